@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Registries, the world, per-node compilation, store, CA service, management API.

@@ -1,0 +1,182 @@
+//! Clusters: where requests can go, and how much of them at once.
+//!
+//! Stands for `envoy.config.cluster.v3.Cluster` without its endpoints (`endpoint.rs`).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::EndpointSet;
+use crate::identity::SpiffeId;
+use crate::resource::Origin;
+
+/// One upstream cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Unique name, `outbound|PORT|SUBSET|HOST` or `inbound|PORT||`.
+    pub name: String,
+    /// Where its endpoints come from.
+    pub discovery: Discovery,
+    /// How one is picked.
+    pub balance: Balance,
+    /// Of one TCP (and TLS) connection. Default 10 s.
+    pub connect_timeout: Duration,
+    /// Circuit-breaker limits, shared by all workers, exact.
+    pub limits: Limits,
+    /// Ejection of failing endpoints. Absent: none.
+    pub outlier: Option<Outlier>,
+    /// TLS to its endpoints.
+    pub tls: ClientTls,
+    /// HTTP protocol to its endpoints.
+    pub protocol: UpstreamProtocol,
+    /// A pooled connection without requests is closed after this time. Default 1 h; zero is off.
+    pub idle_timeout: Duration,
+    /// Requests per connection; 0 is unlimited.
+    pub max_requests_per_connection: u32,
+    /// The user object that shaped it.
+    pub origin: Option<Origin>,
+}
+
+impl Cluster {
+    /// With EDS under its own name and all defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            discovery: Discovery::Eds { service_name: None },
+            balance: Balance::LeastRequest,
+            connect_timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+            outlier: None,
+            tls: ClientTls::None,
+            protocol: UpstreamProtocol::Follow,
+            idle_timeout: Duration::from_secs(3600),
+            max_requests_per_connection: 0,
+            origin: None,
+        }
+    }
+}
+
+/// Where endpoints come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Discovery {
+    /// EDS, under another name than the cluster's if given.
+    Eds {
+        /// `eds_cluster_config.service_name`.
+        service_name: Option<String>,
+    },
+    /// In place.
+    Static(EndpointSet),
+    /// The original destination of the connection (passthrough).
+    OriginalDestination,
+}
+
+/// Load-balancing policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Balance {
+    /// Weighted round robin.
+    RoundRobin,
+    /// The less loaded of two random choices, by weight.
+    #[default]
+    LeastRequest,
+    /// Weighted random.
+    Random,
+}
+
+/// Circuit-breaker limits (`CircuitBreakers`, default priority). `u32::MAX` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Connections to the cluster.
+    pub max_connections: u32,
+    /// Requests that wait for a connection.
+    pub max_pending: u32,
+    /// Requests in flight.
+    pub max_requests: u32,
+    /// Retries in flight.
+    pub max_retries: u32,
+    /// Bounds retries by the number of requests in flight; replaces `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let max = u32::MAX;
+        Self {
+            max_connections: max,
+            max_pending: max,
+            max_requests: max,
+            max_retries: max,
+            retry_budget: Some(RetryBudget::default()),
+        }
+    }
+}
+
+/// `RetryBudget`: retries in flight ≤ max(percent of requests in flight, minimum).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RetryBudget {
+    /// 0–100. Default 20.
+    pub percent: f64,
+    /// Retries that are always allowed. Default 3.
+    pub min_concurrency: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20.0, min_concurrency: 3 }
+    }
+}
+
+/// Outlier detection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outlier {
+    /// Ejects after this many 5xx (or local-origin failures) in a row; 0 is off. Default 5.
+    pub consecutive_5xx: u32,
+    /// Ejects after this many 502, 503, 504 in a row; 0 is off. Default 0.
+    pub consecutive_gateway: u32,
+    /// How often ejected endpoints are looked at. Default 10 s.
+    pub interval: Duration,
+    /// Ejection lasts this long times the number of ejections. Default 30 s.
+    pub base_ejection: Duration,
+    /// Longest ejection. Default 300 s.
+    pub max_ejection: Duration,
+    /// Of all endpoints, 0–100; at least one may always be ejected, but never the last. Default 10.
+    pub max_ejection_percent: u32,
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 5,
+            consecutive_gateway: 0,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            max_ejection_percent: 10,
+        }
+    }
+}
+
+/// TLS towards endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientTls {
+    /// Plain text.
+    None,
+    /// The mesh's mTLS to endpoints that can ([`crate::endpoint::Endpoint::mesh_tls`]); plain text to the others.
+    Mesh {
+        /// `outbound_.PORT_.SUBSET_.HOST`.
+        server_name: String,
+        /// Accepted where the endpoint does not name its own identity. Empty: any of the trust domain.
+        identities: Vec<SpiffeId>,
+    },
+}
+
+/// HTTP protocol towards endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum UpstreamProtocol {
+    /// The protocol of the request (`use_downstream_protocol_config`).
+    #[default]
+    Follow,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}

@@ -1,0 +1,16 @@
+#![forbid(unsafe_code)]
+//! What a proxy must do, validated; and the pure decisions on it: route matching, authorization, and the explanation of either.
+//!
+//! Knows nothing of tokio, hyper, prost or tonic. `xds` turns wire messages into these types and back; the control plane
+//! compiles rules into them; the proxy compiles them into its runtime. The types follow Envoy's v3 API closely, because
+//! that is how they travel; each says which message it stands for.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod identity;
+pub mod listener;
+pub mod matcher;
+pub mod policy;
+pub mod request;
+pub mod resource;
+pub mod route;

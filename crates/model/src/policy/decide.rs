@@ -1,0 +1,1 @@
+//! Authorization decisions: pure, the same for the proxy, the analyzer and `explain`.

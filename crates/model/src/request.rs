@@ -1,0 +1,32 @@
+//! How the pure decisions see a request and a connection, whatever protocol carried them.
+
+use std::net::SocketAddr;
+
+use crate::identity::SpiffeId;
+
+/// Read access to a request head; implemented by the proxy's HTTP/1 and HTTP/2 heads and by `explain`.
+pub trait RequestView {
+    /// The method, such as `GET`.
+    fn method(&self) -> &str;
+    /// Path and query, as sent: `/a/b?c=d`.
+    fn path(&self) -> &str;
+    /// `Host` or `:authority`, with the port if one was sent.
+    fn authority(&self) -> &str;
+    /// `http` or `https`.
+    fn scheme(&self) -> &str;
+    /// All values of a header; `name` is lower-case.
+    fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a;
+}
+
+/// What is known of a connection when it is authorized.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionView<'a> {
+    /// The identity that the peer proved, if the connection is mTLS.
+    pub peer: Option<&'a SpiffeId>,
+    /// The address of the peer.
+    pub source: SocketAddr,
+    /// The original destination.
+    pub destination: SocketAddr,
+    /// The server name of the TLS ClientHello.
+    pub server_name: Option<&'a str>,
+}

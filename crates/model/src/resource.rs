@@ -1,0 +1,146 @@
+//! The resources that travel from the control plane to a proxy, as one type.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Cluster;
+use crate::endpoint::EndpointSet;
+use crate::listener::Listener;
+use crate::route::RouteConfig;
+
+/// The kinds, in the order in which a make-before-break push sends them when it adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ResourceKind {
+    /// `envoy.config.cluster.v3.Cluster`.
+    Cluster,
+    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+    Endpoints,
+    /// `envoy.config.listener.v3.Listener`.
+    Listener,
+    /// `envoy.config.route.v3.RouteConfiguration`.
+    Routes,
+    /// `outrigger.v1.Destination`: which listener serves an address or a name.
+    Destination,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`: only trust bundles travel, never keys.
+    Secret,
+    /// `outrigger.v1.Barrier`: everything before it is in force once it is acknowledged.
+    Barrier,
+}
+
+impl ResourceKind {
+    /// All kinds, in push order.
+    pub const ALL: [Self; 7] = [
+        Self::Secret,
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Routes,
+        Self::Destination,
+        Self::Barrier,
+    ];
+}
+
+/// One resource.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // held behind Arc wherever many of them live
+pub enum Resource {
+    /// See [`ResourceKind::Cluster`].
+    Cluster(Cluster),
+    /// See [`ResourceKind::Endpoints`].
+    Endpoints(EndpointSet),
+    /// See [`ResourceKind::Listener`].
+    Listener(Listener),
+    /// See [`ResourceKind::Routes`].
+    Routes(RouteConfig),
+    /// See [`ResourceKind::Destination`].
+    Destination(Destination),
+    /// See [`ResourceKind::Secret`].
+    Secret(TrustBundleSecret),
+    /// See [`ResourceKind::Barrier`].
+    Barrier(Barrier),
+}
+
+impl Resource {
+    /// Which kind it is.
+    pub fn kind(&self) -> ResourceKind {
+        match self {
+            Self::Cluster(_) => ResourceKind::Cluster,
+            Self::Endpoints(_) => ResourceKind::Endpoints,
+            Self::Listener(_) => ResourceKind::Listener,
+            Self::Routes(_) => ResourceKind::Routes,
+            Self::Destination(_) => ResourceKind::Destination,
+            Self::Secret(_) => ResourceKind::Secret,
+            Self::Barrier(_) => ResourceKind::Barrier,
+        }
+    }
+
+    /// Its name, unique within its kind.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Cluster(r) => &r.name,
+            Self::Endpoints(r) => &r.cluster,
+            Self::Listener(r) => &r.name,
+            Self::Routes(r) => &r.name,
+            Self::Destination(r) => &r.name,
+            Self::Secret(r) => &r.name,
+            Self::Barrier(r) => &r.name,
+        }
+    }
+}
+
+/// Answers "who serves this destination?" on demand (design: config follows use).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// What was asked for: `host:port`, or `network/ip:port` (an empty network is the default one: `/10.0.0.1:80`).
+    pub name: String,
+    /// The outbound listener that serves it.
+    pub listener: String,
+}
+
+/// The roots that a proxy trusts, pushed so that they rotate live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustBundleSecret {
+    /// Always `ROOTCA`, Istio's name.
+    pub name: String,
+    /// PEM certificates of all roots, old and new.
+    pub roots_pem: String,
+}
+
+/// Closes a push: acknowledged when all resources before it are in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barrier {
+    /// Always `barrier`.
+    pub name: String,
+    /// The generation of the world that the push brought.
+    pub generation: u64,
+}
+
+/// Which user object caused a piece of configuration; named in errors, spans and `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// `VirtualService`, `TrafficRules`, `default`, …
+    pub kind: String,
+    /// The namespace of the object.
+    pub namespace: String,
+    /// The name of the object.
+    pub name: String,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// A resource or a field of it that cannot be taken; becomes a NACK (xDS `error_detail`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{kind:?} \"{name}\": {field}: {reason}")]
+pub struct Invalid {
+    /// The kind of the resource.
+    pub kind: ResourceKind,
+    /// The resource.
+    pub name: String,
+    /// The path of the field, such as `virtual_hosts[0].routes[2].match.safe_regex`; empty for the whole resource.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}

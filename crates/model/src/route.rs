@@ -1,0 +1,372 @@
+//! Route configurations: from a request to weighted clusters, with its retries, timeouts and faults.
+//!
+//! Stands for `envoy.config.route.v3.RouteConfiguration`. How a request is matched is `route/table.rs`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::matcher::StringMatch;
+use crate::resource::Origin;
+
+pub mod table;
+
+/// A set of virtual hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteConfig {
+    /// Unique name, such as `8080` or `outbound|8080||catalog.shop.svc.cluster.local`.
+    pub name: String,
+    /// Chosen by authority.
+    pub virtual_hosts: Vec<VirtualHost>,
+}
+
+/// Routes for some authorities.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VirtualHost {
+    /// Name for logs, metrics and errors.
+    pub name: String,
+    /// `host`, `host:port`, `*.suffix`, `prefix.*` or `*`; a domain occurs once per route configuration.
+    pub domains: Vec<String>,
+    /// First match wins.
+    pub routes: Vec<Route>,
+    /// Retries of routes that have none of their own.
+    pub retry: Option<RetryPolicy>,
+}
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// Name for the access log (`%ROUTE_NAME%`) and `http.route`; may be empty.
+    pub name: String,
+    /// Which requests it takes.
+    pub matches: RouteMatch,
+    /// What is done with them.
+    pub action: RouteAction,
+    /// Injected faults; replaces the listener's.
+    pub fault: Option<Fault>,
+    /// Edits of the request before it is forwarded.
+    pub request_headers: HeaderEdits,
+    /// Edits of the response.
+    pub response_headers: HeaderEdits,
+    /// The user object that it comes from.
+    pub origin: Option<Origin>,
+}
+
+/// All conditions must hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteMatch {
+    /// On the path without its query.
+    pub path: PathMatch,
+    /// ASCII case of the path is ignored (not for regular expressions).
+    pub ignore_case: bool,
+    /// On headers; `:method`, `:authority`, `:scheme` and `:path` are headers too.
+    pub headers: Vec<HeaderMatch>,
+    /// On query parameters.
+    pub query: Vec<QueryMatch>,
+}
+
+impl RouteMatch {
+    /// Takes every request.
+    pub fn any() -> Self {
+        Self {
+            path: PathMatch::Prefix("/".into()),
+            ignore_case: false,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }
+    }
+}
+
+/// On the path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathMatch {
+    /// Equal.
+    Exact(String),
+    /// Starts with; `/` also takes CONNECT and `*`.
+    Prefix(String),
+    /// Equal, or starts with it and a `/` (`path_separated_prefix`).
+    Segments(String),
+    /// The whole path matches (RE2).
+    Regex(String),
+    /// A CONNECT request (`connect_matcher`).
+    Connect,
+}
+
+/// On a header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderMatch {
+    /// Lower-case name, or a pseudo-header.
+    pub name: String,
+    /// On its value; several values are joined with `,` as Envoy does.
+    pub value: StringMatch,
+    /// The result is negated; an absent header then matches.
+    pub invert: bool,
+}
+
+/// On a query parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryMatch {
+    /// Its name.
+    pub name: String,
+    /// On its first value.
+    pub value: StringMatch,
+}
+
+/// What is done with a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // nearly all are Forward
+pub enum RouteAction {
+    /// Send it to a cluster.
+    Forward(Forward),
+    /// Answer with a redirect.
+    Redirect(Redirect),
+    /// Answer at once.
+    Direct {
+        /// HTTP status.
+        status: u16,
+        /// The body.
+        body: String,
+    },
+}
+
+/// `RouteAction` of Envoy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Chosen by weight; at least one, and not all of weight 0.
+    pub clusters: Vec<WeightedCluster>,
+    /// From the end of the request to the end of the response, retries included. Absent: none.
+    pub timeout: Option<Duration>,
+    /// Retries. Absent: the virtual host's; absent there too: none.
+    pub retry: Option<RetryPolicy>,
+    /// Edits of path and authority.
+    pub rewrite: Rewrite,
+    /// What consistent hashing hashes, in order.
+    pub hash: Vec<HashOn>,
+}
+
+/// A cluster and its share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightedCluster {
+    /// The name of a cluster.
+    pub cluster: String,
+    /// Its share of the sum; 0 gets nothing.
+    pub weight: u32,
+    /// Edits for this cluster only.
+    pub request_headers: HeaderEdits,
+    /// Edits for this cluster only.
+    pub response_headers: HeaderEdits,
+}
+
+impl WeightedCluster {
+    /// The whole share, no edits.
+    pub fn only(cluster: impl Into<String>) -> Self {
+        Self::share(cluster, 1)
+    }
+
+    /// A share, no edits.
+    pub fn share(cluster: impl Into<String>, weight: u32) -> Self {
+        let none = HeaderEdits::default;
+        Self { cluster: cluster.into(), weight, request_headers: none(), response_headers: none() }
+    }
+}
+
+/// Edits of path and authority.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// Replaces what the path match matched (`prefix_rewrite`).
+    pub prefix: Option<String>,
+    /// Replaces by regular expression: pattern and substitution with `\1`.
+    pub regex: Option<(String, String)>,
+    /// Replaces the authority.
+    pub authority: Option<String>,
+}
+
+/// Source of a hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HashOn {
+    /// A header by lower-case name.
+    Header(String),
+    /// A cookie by name.
+    Cookie(String),
+    /// A query parameter.
+    Query(String),
+    /// The address of the peer.
+    SourceAddress,
+}
+
+/// `RedirectAction`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// New scheme.
+    pub scheme: Option<String>,
+    /// New authority.
+    pub authority: Option<String>,
+    /// New port.
+    pub port: Option<u16>,
+    /// New path; keeps the query unless it has one itself.
+    pub path: Option<String>,
+    /// Replaces the matched prefix.
+    pub prefix: Option<String>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// Edits of headers, in this order: remove, set, add.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderEdits {
+    /// Lower-case names to remove.
+    pub remove: Vec<String>,
+    /// Replace, or add if absent.
+    pub set: Vec<(String, String)>,
+    /// Add a value.
+    pub add: Vec<(String, String)>,
+}
+
+impl HeaderEdits {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
+/// When and how a request is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Conditions, any of which permits a retry.
+    pub on: Vec<RetryOn>,
+    /// Statuses that permit a retry (`retriable-status-codes`).
+    pub statuses: Vec<u16>,
+    /// Retries after the first attempt.
+    pub attempts: u32,
+    /// Of one attempt. Absent: only the route's timeout.
+    pub per_try_timeout: Option<Duration>,
+    /// Base of the exponential back-off with full jitter. Default 25 ms.
+    pub backoff_base: Duration,
+    /// Longest back-off. Default ten times the base.
+    pub backoff_max: Duration,
+    /// Endpoints already tried are avoided while others exist. Default true.
+    pub avoid_previous_hosts: bool,
+}
+
+impl RetryPolicy {
+    /// Outrigger's default: at most 2 retries, only of what provably never reached the application.
+    pub fn never_reached() -> Self {
+        Self {
+            on: vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest],
+            statuses: Vec::new(),
+            attempts: 2,
+            per_try_timeout: None,
+            backoff_base: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            avoid_previous_hosts: true,
+        }
+    }
+}
+
+/// Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on` conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RetryOn {
+    /// `5xx`: any 5xx, or no response at all.
+    FiveXx,
+    /// `gateway-error`: 502, 503, 504.
+    GatewayError,
+    /// `reset`: no response at all.
+    Reset,
+    /// `reset-before-request`: reset before any request byte was sent.
+    ResetBeforeRequest,
+    /// `connect-failure`.
+    ConnectFailure,
+    /// `refused-stream`: REFUSED_STREAM or GOAWAY below the stream's id, or the peer's own mark.
+    RefusedStream,
+    /// `retriable-4xx`: 409.
+    Retriable4xx,
+    /// `retriable-status-codes`.
+    RetriableStatusCodes,
+    /// gRPC `cancelled` (1).
+    Cancelled,
+    /// gRPC `deadline-exceeded` (4).
+    DeadlineExceeded,
+    /// gRPC `resource-exhausted` (8).
+    ResourceExhausted,
+    /// gRPC `internal` (13).
+    Internal,
+    /// gRPC `unavailable` (14).
+    Unavailable,
+}
+
+impl RetryOn {
+    /// Names as in Envoy.
+    pub const NAMES: [(&'static str, Self); 13] = [
+        ("5xx", Self::FiveXx),
+        ("gateway-error", Self::GatewayError),
+        ("reset", Self::Reset),
+        ("reset-before-request", Self::ResetBeforeRequest),
+        ("connect-failure", Self::ConnectFailure),
+        ("refused-stream", Self::RefusedStream),
+        ("retriable-4xx", Self::Retriable4xx),
+        ("retriable-status-codes", Self::RetriableStatusCodes),
+        ("cancelled", Self::Cancelled),
+        ("deadline-exceeded", Self::DeadlineExceeded),
+        ("resource-exhausted", Self::ResourceExhausted),
+        ("internal", Self::Internal),
+        ("unavailable", Self::Unavailable),
+    ];
+
+    /// By Envoy's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, on)| *on)
+    }
+
+    /// Envoy's name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, on)| *on == self).map_or("", |(n, _)| n)
+    }
+
+    /// Whether the condition is one of gRPC's.
+    pub fn is_grpc(self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled
+                | Self::DeadlineExceeded
+                | Self::ResourceExhausted
+                | Self::Internal
+                | Self::Unavailable
+        )
+    }
+}
+
+/// Injected faults (`envoy.filters.http.fault`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Wait before forwarding.
+    pub delay: Option<FaultDelay>,
+    /// Answer instead of forwarding.
+    pub abort: Option<FaultAbort>,
+}
+
+/// An injected delay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FaultDelay {
+    /// How long.
+    pub duration: Duration,
+    /// Of how many requests, 0–100.
+    pub percentage: f64,
+}
+
+/// An injected answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FaultAbort {
+    /// With what.
+    pub status: FaultStatus,
+    /// Of how many requests, 0–100.
+    pub percentage: f64,
+}
+
+/// The status of an injected answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultStatus {
+    /// HTTP status.
+    Http(u16),
+    /// gRPC status code.
+    Grpc(u32),
+}

@@ -1,0 +1,1 @@
+//! Route matching: pure, the same for the proxy, the analyzer and `explain`.

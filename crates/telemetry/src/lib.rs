@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Logs, metric registry, trace export, admin server, readiness, drain.
