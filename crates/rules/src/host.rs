@@ -1,0 +1,174 @@
+//! Names of services: how what a user writes becomes the one name that routes, destinations and the registry agree on.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A resolved host: lower case, without a trailing dot; a service is `name.namespace.svc.<domain>`. May be a wildcard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Host(String);
+
+impl Host {
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is `*` or starts with `*.`.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+
+    /// Whether a name without wildcards belongs to this host.
+    pub fn covers(&self, name: &str) -> bool {
+        match self.0.strip_prefix('*') {
+            Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+            None => self.0 == name,
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Turns names into [`Host`]s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolver {
+    domain: String,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new("cluster.local")
+    }
+}
+
+/// Why a text is not a host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Nothing there.
+    #[error("a host must not be empty")]
+    Empty,
+    /// Longer than DNS allows.
+    #[error("a host has at most 253 characters, this one {0}")]
+    Length(usize),
+    /// A label that DNS does not allow.
+    #[error(
+        "\"{0}\" is not a host: labels have 1 to 63 letters, digits, '-' or '_'; a wildcard is '*' or starts with '*.'"
+    )]
+    Label(String),
+}
+
+impl Resolver {
+    /// With the mesh's domain, such as `cluster.local`.
+    pub fn new(domain: &str) -> Self {
+        Self { domain: domain.trim_matches('.').to_ascii_lowercase() }
+    }
+
+    /// The mesh's domain.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The host of a service.
+    pub fn service(&self, name: &str, namespace: &str) -> Host {
+        Host(format!("{name}.{namespace}.svc.{}", self.domain).to_ascii_lowercase())
+    }
+
+    /// Resolves what was written in a rule of `namespace`: `reviews` is that namespace's service, `reviews.shop` and
+    /// `reviews.shop.svc` are the service of namespace `shop`; everything else stays.
+    ///
+    /// # Errors
+    /// When the text cannot be a DNS name or wildcard.
+    pub fn resolve(&self, text: &str, namespace: &str) -> Result<Host, HostError> {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        match name.len() {
+            0 => return Err(HostError::Empty),
+            1..=253 => {}
+            length => return Err(HostError::Length(length)),
+        }
+        if name == "*" {
+            return Ok(Host(name));
+        }
+        let plain = name.strip_prefix("*.").unwrap_or(&name);
+        if !plain.split('.').all(is_label) {
+            return Err(HostError::Label(text.chars().take(80).collect()));
+        }
+        if name.starts_with('*') {
+            return Ok(Host(name));
+        }
+        let labels: Vec<&str> = name.split('.').collect();
+        Ok(match labels.as_slice() {
+            [service] => self.service(service, namespace),
+            [service, namespace] | [service, namespace, "svc"] => self.service(service, namespace),
+            _ => Host(name),
+        })
+    }
+
+    /// `name` and `namespace` of a host that is a service of the mesh.
+    pub fn split<'a>(&self, host: &'a Host) -> Option<(&'a str, &'a str)> {
+        let rest = host.0.strip_suffix(self.domain.as_str())?.strip_suffix(".svc.")?;
+        rest.split_once('.').filter(|(name, namespace)| *name != "*" && !namespace.contains('.'))
+    }
+
+    /// A host as people say it: `reviews.shop` for a service, otherwise the host.
+    pub fn short(&self, host: &Host) -> String {
+        self.split(host).map_or_else(|| host.0.clone(), |(name, namespace)| format!("{name}.{namespace}"))
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_resolve_in_the_namespace_of_the_rule() {
+        let resolver = Resolver::default();
+        for (text, expected) in [
+            ("reviews", "reviews.shop.svc.cluster.local"),
+            ("Reviews", "reviews.shop.svc.cluster.local"),
+            ("reviews.other", "reviews.other.svc.cluster.local"),
+            ("reviews.other.svc", "reviews.other.svc.cluster.local"),
+            ("reviews.other.svc.cluster.local.", "reviews.other.svc.cluster.local"),
+            ("www.example.com", "www.example.com"),
+            ("*.example.com", "*.example.com"),
+            ("*", "*"),
+        ] {
+            assert_eq!(resolver.resolve(text, "shop").unwrap().as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn what_dns_forbids_is_not_a_host() {
+        for text in
+            ["", ".", "a..b", "a b", "a*", "*a.b", "a.*.b", "http://reviews", "reviews:80", &"a".repeat(64)]
+        {
+            assert!(Resolver::default().resolve(text, "shop").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_domain_is_a_parameter() {
+        let resolver = Resolver::new("mesh.internal");
+        let host = resolver.resolve("reviews", "shop").unwrap();
+        assert_eq!(host.as_str(), "reviews.shop.svc.mesh.internal");
+        assert_eq!(resolver.split(&host), Some(("reviews", "shop")));
+        assert_eq!(resolver.short(&host), "reviews.shop");
+    }
+
+    #[test]
+    fn a_wildcard_covers_what_is_below_it_but_not_itself() {
+        let host = Resolver::default().resolve("*.example.com", "shop").unwrap();
+        assert!(host.covers("www.example.com"));
+        assert!(!host.covers("example.com"));
+    }
+}

@@ -1,0 +1,277 @@
+//! A destination as its clients see it: subsets by label, and the policy for connections to it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Host, Origin, Place, RetryBudget, Visibility};
+
+/// Subsets and client-side policy of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationIntent {
+    /// The object that says so.
+    pub origin: Origin,
+    /// Resolved host; may be a wildcard.
+    pub host: Host,
+    /// Where the host was written.
+    pub place: Place,
+    /// Which clients it applies to.
+    pub visibility: Visibility,
+    /// For all ports and subsets that don't override it.
+    pub policy: TrafficPolicy,
+    /// Whole policies by port: a port's policy inherits nothing.
+    pub ports: BTreeMap<u16, TrafficPolicy>,
+    /// Named parts of the host.
+    pub subsets: Vec<SubsetIntent>,
+}
+
+/// A named part of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubsetIntent {
+    /// As routes name it.
+    pub name: String,
+    /// Labels that an instance must have; empty = all instances.
+    pub labels: BTreeMap<String, String>,
+    /// Overrides the host's policy field by field.
+    pub policy: TrafficPolicy,
+    /// Whole policies by port, which inherit nothing.
+    pub ports: BTreeMap<u16, TrafficPolicy>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+impl SubsetIntent {
+    /// Whether an instance with these labels belongs to the subset.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+impl DestinationIntent {
+    /// The subset of that name.
+    pub fn subset(&self, name: &str) -> Option<&SubsetIntent> {
+        self.subsets.iter().find(|subset| subset.name == name)
+    }
+
+    /// What holds for a port of the host, or of one of its subsets, by Istio's rules of inheritance: the host's policy, or
+    /// its port's instead; then the subset's fields over it; or the subset's port alone.
+    pub fn effective(&self, subset: Option<&str>, port: u16) -> TrafficPolicy {
+        let base = self.ports.get(&port).unwrap_or(&self.policy);
+        match subset.and_then(|name| self.subset(name)) {
+            None => base.clone(),
+            Some(subset) => match subset.ports.get(&port) {
+                Some(whole) => whole.clone(),
+                None => subset.policy.over(base),
+            },
+        }
+    }
+}
+
+/// Client-side policy; `None` = not said here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficPolicy {
+    /// Default: least request.
+    pub load_balancing: Option<LoadBalancing>,
+    /// Limits.
+    pub connection_pool: Option<ConnectionPool>,
+    /// Ejection of failing endpoints; `None` = off.
+    pub outlier: Option<Outlier>,
+    /// Limit of retries to this destination.
+    pub retry_budget: Option<RetryBudget>,
+    /// TLS towards it; `None` = mTLS wherever the peer has it.
+    pub tls: Option<ClientTls>,
+}
+
+impl TrafficPolicy {
+    /// This policy's fields, and where it says nothing those of `base`.
+    pub fn over(&self, base: &Self) -> Self {
+        Self {
+            load_balancing: self.load_balancing.clone().or_else(|| base.load_balancing.clone()),
+            connection_pool: self.connection_pool.clone().or_else(|| base.connection_pool.clone()),
+            outlier: self.outlier.or(base.outlier),
+            retry_budget: self.retry_budget.or(base.retry_budget),
+            tls: self.tls.clone().or_else(|| base.tls.clone()),
+        }
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How an endpoint is picked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadBalancing {
+    /// In turn.
+    RoundRobin,
+    /// The less busy of two random ones.
+    LeastRequest,
+    /// At random.
+    Random,
+    /// The address that the caller connected to.
+    Passthrough,
+    /// The same endpoint for the same key.
+    ConsistentHash {
+        /// What is hashed.
+        key: HashKey,
+        /// How keys are spread.
+        table: HashTable,
+    },
+}
+
+/// What a consistent hash is taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HashKey {
+    /// A request header.
+    Header(String),
+    /// A cookie, set by the proxy when `ttl` is given and the request has none.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Its path.
+        path: Option<String>,
+        /// Its life time; 0 = session.
+        ttl: Option<Duration>,
+    },
+    /// The client's address.
+    SourceIp,
+    /// A query parameter.
+    QueryParameter(String),
+}
+
+/// How a consistent hash spreads keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HashTable {
+    /// Ring of at least so many points, default 1024.
+    Ring(u64),
+    /// Maglev table of that prime size, default 65537.
+    Maglev(u64),
+}
+
+/// Limits on connections and requests; `None` = the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionPool {
+    /// Connections to the destination at once, default unlimited.
+    pub max_connections: Option<u32>,
+    /// To establish a connection, default 10 s.
+    pub connect_timeout: Option<Duration>,
+    /// Idle TCP session, default 1 h.
+    pub tcp_idle_timeout: Option<Duration>,
+    /// Age at which a connection is drained, default unlimited.
+    pub max_connection_duration: Option<Duration>,
+    /// Keep-alive probes, default off.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Requests that wait for a connection, default unlimited.
+    pub max_pending_requests: Option<u32>,
+    /// Requests in flight, default unlimited.
+    pub max_requests: Option<u32>,
+    /// Retries in flight, default unlimited (but inside the budget).
+    pub max_retries: Option<u32>,
+    /// Requests after which a connection is closed; 0 = unlimited.
+    pub max_requests_per_connection: Option<u32>,
+    /// Idle HTTP connection, default 1 h.
+    pub http_idle_timeout: Option<Duration>,
+    /// HTTP/2 streams per connection.
+    pub max_concurrent_streams: Option<u32>,
+    /// Whether HTTP/1 requests travel as HTTP/2.
+    pub h2_upgrade: Option<H2Upgrade>,
+    /// The upstream hop uses the protocol of the downstream one.
+    pub use_client_protocol: bool,
+}
+
+/// TCP keep-alive; `None` = the operating system's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpKeepalive {
+    /// Unanswered probes until the connection is dead.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Between probes.
+    pub interval: Option<Duration>,
+}
+
+/// `h2UpgradePolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum H2Upgrade {
+    /// Keep HTTP/1.
+    Never,
+    /// Upgrade to HTTP/2.
+    Always,
+}
+
+/// Ejection of failing endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outlier {
+    /// Consecutive 5xx (local failures count) until ejection, default 5; 0 = off.
+    pub consecutive_5xx: u32,
+    /// Consecutive 502, 503, 504 until ejection, default 0 = off.
+    pub consecutive_gateway: u32,
+    /// Count local failures (connect, timeout) apart.
+    pub split_local: bool,
+    /// Consecutive local failures until ejection when counted apart, default 5; 0 = off.
+    pub consecutive_local: u32,
+    /// Between sweeps that return endpoints, default 10 s.
+    pub interval: Duration,
+    /// First ejection; grows with each further one. Default 30 s.
+    pub base_ejection: Duration,
+    /// Largest share of ejected endpoints in percent, default 10.
+    pub max_ejection_percent: u32,
+    /// Below this share of healthy endpoints in percent ejection is off, default 0.
+    pub min_health_percent: u32,
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 5,
+            consecutive_gateway: 0,
+            split_local: false,
+            consecutive_local: 5,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection_percent: 10,
+            min_health_percent: 0,
+        }
+    }
+}
+
+/// TLS of a client towards a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientTls {
+    /// Which kind.
+    pub mode: ClientTlsMode,
+    /// Server name; `None` = the host, or the mesh's form.
+    pub sni: Option<String>,
+    /// Accepted names of the server; empty = the expected identity.
+    pub subject_alt_names: Vec<String>,
+    /// CA file for `Simple` and `Mutual`.
+    pub ca_certificates: Option<String>,
+    /// Certificate file for `Mutual`.
+    pub client_certificate: Option<String>,
+    /// Key file for `Mutual`.
+    pub private_key: Option<String>,
+    /// A secret of the control plane instead of files.
+    pub credential_name: Option<String>,
+    /// Accept any server certificate.
+    pub insecure_skip_verify: bool,
+}
+
+/// `tls.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClientTlsMode {
+    /// Plain text.
+    Disable,
+    /// TLS, server verified.
+    Simple,
+    /// TLS with a client certificate from files.
+    Mutual,
+    /// The mesh's own mTLS.
+    IstioMutual,
+}
