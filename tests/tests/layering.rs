@@ -63,17 +63,27 @@ fn declared() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = workspace();
     let members: BTreeSet<String> = metadata.packages.iter().map(|p| p.name.to_string()).collect();
     let ours = |package: &cargo_metadata::Package| {
-        package.dependencies.iter().map(|d| d.name.to_string()).filter(|name| members.contains(name)).collect()
+        package
+            .dependencies
+            .iter()
+            .map(|d| d.name.to_string())
+            .filter(|name| members.contains(name))
+            .collect()
     };
     metadata.packages.iter().map(|package| (package.name.to_string(), ours(package))).collect()
 }
 
 /// Every arrow in `declared` that `allowed` does not draw, as "a -> b"; a crate without a row allows nothing.
-fn forbidden_arrows(declared: &BTreeMap<String, BTreeSet<String>>, allowed: &[(&str, &[&str])]) -> Vec<String> {
+fn forbidden_arrows(
+    declared: &BTreeMap<String, BTreeSet<String>>,
+    allowed: &[(&str, &[&str])],
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for (from, targets) in declared {
         let row = allowed.iter().find(|(name, _)| name == from).map_or(&[][..], |(_, row)| row);
-        wrong.extend(targets.iter().filter(|to| !row.contains(&to.as_str())).map(|to| format!("{from} -> {to}")));
+        wrong.extend(
+            targets.iter().filter(|to| !row.contains(&to.as_str())).map(|to| format!("{from} -> {to}")),
+        );
     }
     wrong
 }
@@ -102,7 +112,11 @@ fn is_xds_seam(relative: &str) -> bool {
 #[test]
 fn every_crate_depends_only_along_the_arrows() {
     let declared = declared();
-    assert_eq!(forbidden_arrows(&declared, ARROWS), Vec::<String>::new(), "arrows that the design does not draw");
+    assert_eq!(
+        forbidden_arrows(&declared, ARROWS),
+        Vec::<String>::new(),
+        "arrows that the design does not draw"
+    );
     for (name, _) in ARROWS {
         assert!(declared.contains_key(*name), "{name} is gone from the workspace: mend the table");
     }
@@ -157,5 +171,8 @@ fn the_slim_proxy_carries_nothing_of_the_control_plane() {
     let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.contains("outrigger-proxy") && names.contains("tokio"), "not the proxy's tree: {names:?}");
     let wrong: Vec<_> = NOT_IN_PROXY.iter().filter(|name| names.contains(**name)).collect();
-    assert!(wrong.is_empty(), "in the sidecar: {wrong:?}; `cargo tree -p outrigger-proxy -i NAME` tells through whom");
+    assert!(
+        wrong.is_empty(),
+        "in the sidecar: {wrong:?}; `cargo tree -p outrigger-proxy -i NAME` tells through whom"
+    );
 }
