@@ -1,1 +1,433 @@
 //! Route matching: pure, the same for the proxy, the analyzer and `explain`.
+//!
+//! A [`RouteTable`] is compiled once per route configuration. Finding a route allocates nothing, unless the authority has
+//! upper-case letters or a header occurs several times.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::matcher::{Matcher, whole_text_regex};
+use crate::request::RequestView;
+use crate::resource::{Invalid, ResourceKind};
+use crate::route::{
+    Forward, HeaderMatch, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch,
+    WeightedCluster,
+};
+
+/// A compiled route configuration.
+#[derive(Debug)]
+pub struct RouteTable {
+    name: String,
+    hosts: Vec<CompiledHost>,
+    exact: HashMap<String, usize, foldhash::quality::RandomState>,
+    /// `*suffix`, longest first.
+    suffixes: Vec<(String, usize)>,
+    /// `prefix*`, longest first.
+    prefixes: Vec<(String, usize)>,
+    any: Option<usize>,
+}
+
+/// A compiled virtual host.
+#[derive(Debug)]
+pub struct CompiledHost {
+    /// Its name.
+    pub name: String,
+    /// Its routes, in order.
+    pub routes: Vec<CompiledRoute>,
+    /// Retries of routes that have none of their own.
+    pub retry: Option<RetryPolicy>,
+}
+
+/// A compiled route.
+#[derive(Debug)]
+pub struct CompiledRoute {
+    /// Dense over the table, so that callers can keep their own data by it.
+    pub id: u32,
+    /// What it was compiled from.
+    pub config: Route,
+    matcher: CompiledMatch,
+    total_weight: u64,
+}
+
+/// The route of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteRef<'a> {
+    /// The virtual host that it was found in.
+    pub host: &'a CompiledHost,
+    /// The route.
+    pub route: &'a CompiledRoute,
+}
+
+impl RouteTable {
+    /// Compiles a route configuration.
+    ///
+    /// # Errors
+    /// The field that cannot be taken: a duplicate domain, a bad regular expression, weights that sum to 0.
+    pub fn compile(config: &RouteConfig) -> Result<Self, Invalid> {
+        let mut table = Self {
+            name: config.name.clone(),
+            hosts: Vec::with_capacity(config.virtual_hosts.len()),
+            exact: HashMap::default(),
+            suffixes: Vec::new(),
+            prefixes: Vec::new(),
+            any: None,
+        };
+        let mut next_id = 0;
+        for (index, host) in config.virtual_hosts.iter().enumerate() {
+            let at = |field: String| format!("virtual_hosts[{index}].{field}");
+            for (i, domain) in host.domains.iter().enumerate() {
+                table
+                    .add_domain(domain, index)
+                    .map_err(|reason| table.invalid(at(format!("domains[{i}]")), reason))?;
+            }
+            let mut routes = Vec::with_capacity(host.routes.len());
+            for (i, route) in host.routes.iter().enumerate() {
+                let compiled = CompiledRoute::compile(route, next_id)
+                    .map_err(|(field, reason)| table.invalid(at(format!("routes[{i}].{field}")), reason))?;
+                routes.push(compiled);
+                next_id += 1;
+            }
+            table.hosts.push(CompiledHost { name: host.name.clone(), routes, retry: host.retry.clone() });
+        }
+        table.suffixes.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        table.prefixes.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        Ok(table)
+    }
+
+    /// The name of the route configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The virtual hosts, in order.
+    pub fn hosts(&self) -> &[CompiledHost] {
+        &self.hosts
+    }
+
+    /// All routes, ordered by [`CompiledRoute::id`].
+    pub fn routes(&self) -> impl Iterator<Item = &CompiledRoute> {
+        self.hosts.iter().flat_map(|host| &host.routes)
+    }
+
+    /// The first route of the request's virtual host that takes it.
+    pub fn find<R: RequestView>(&self, request: &R) -> Option<RouteRef<'_>> {
+        let host = self.find_host(request.authority())?;
+        let route = host.routes.iter().find(|route| route.matcher.mismatch(request).is_none())?;
+        Some(RouteRef { host, route })
+    }
+
+    /// The virtual host for an authority: exact with port, exact without it, longest suffix, longest prefix, `*`.
+    pub fn find_host(&self, authority: &str) -> Option<&CompiledHost> {
+        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
+            return self.any.map(|index| &self.hosts[index]);
+        }
+        let lowered;
+        let authority = if authority.bytes().any(|b| b.is_ascii_uppercase()) {
+            lowered = authority.to_ascii_lowercase();
+            &lowered
+        } else {
+            authority
+        };
+        let host = without_port(authority);
+        let index = self.exact.get(authority).or_else(|| self.exact.get(host)).copied();
+        let index = index.or_else(|| {
+            let longer = |text: &str| host.len() > text.len();
+            let suffix = self.suffixes.iter().find(|(text, _)| longer(text) && host.ends_with(text.as_str()));
+            let found = suffix.or_else(|| {
+                self.prefixes.iter().find(|(text, _)| longer(text) && host.starts_with(text.as_str()))
+            });
+            found.map(|(_, index)| *index).or(self.any)
+        });
+        index.map(|index| &self.hosts[index])
+    }
+
+    /// Why each route of the request's virtual host takes it or not, up to the one that does.
+    pub fn explain<'a, R: RequestView>(&'a self, request: &R) -> Explanation<'a> {
+        let Some(host) = self.find_host(request.authority()) else {
+            return Explanation { host: None, rejected: Vec::new(), route: None };
+        };
+        let mut rejected = Vec::new();
+        for route in &host.routes {
+            match route.matcher.mismatch(request) {
+                Some(why) => rejected.push((route, why)),
+                None => return Explanation { host: Some(host), rejected, route: Some(route) },
+            }
+        }
+        Explanation { host: Some(host), rejected, route: None }
+    }
+
+    fn add_domain(&mut self, domain: &str, index: usize) -> Result<(), String> {
+        let duplicate =
+            || format!("the domain \"{domain}\" occurs twice; each may occur once in a route configuration");
+        let domain = domain.to_ascii_lowercase();
+        if domain == "*" {
+            return if self.any.replace(index).is_some() { Err(duplicate()) } else { Ok(()) };
+        }
+        let wildcards = domain.matches('*').count();
+        if domain.is_empty() || wildcards > 1 {
+            return Err(format!("\"{domain}\" is no domain: write host, host:port, *.suffix, prefix.* or *"));
+        }
+        let list = if let Some(suffix) = domain.strip_prefix('*') {
+            (&mut self.suffixes, suffix)
+        } else if let Some(prefix) = domain.strip_suffix('*') {
+            (&mut self.prefixes, prefix)
+        } else if wildcards == 1 {
+            return Err(format!("\"{domain}\": the * of a domain must be its first or its last character"));
+        } else {
+            return if self.exact.insert(domain.clone(), index).is_some() {
+                Err(duplicate())
+            } else {
+                Ok(())
+            };
+        };
+        if list.0.iter().any(|(text, _)| text == list.1) {
+            return Err(duplicate());
+        }
+        list.0.push((list.1.to_owned(), index));
+        Ok(())
+    }
+
+    fn invalid(&self, field: String, reason: String) -> Invalid {
+        Invalid { kind: ResourceKind::Routes, name: self.name.clone(), field, reason }
+    }
+}
+
+/// What [`RouteTable::explain`] found.
+#[derive(Debug)]
+pub struct Explanation<'a> {
+    /// The virtual host; absent if no domain matched.
+    pub host: Option<&'a CompiledHost>,
+    /// Routes that do not take the request, and why.
+    pub rejected: Vec<(&'a CompiledRoute, Mismatch<'a>)>,
+    /// The route that takes it.
+    pub route: Option<&'a CompiledRoute>,
+}
+
+impl CompiledRoute {
+    fn compile(route: &Route, id: u32) -> Result<Self, (String, String)> {
+        let matcher = CompiledMatch::compile(&route.matches)
+            .map_err(|(field, reason)| (format!("match.{field}"), reason))?;
+        let mut total_weight = 0;
+        if let RouteAction::Forward(forward) = &route.action {
+            total_weight = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
+            if total_weight == 0 {
+                return Err((
+                    "route.weighted_clusters".into(),
+                    "the weights sum to 0, so no cluster could be picked; give at least one a weight".into(),
+                ));
+            }
+            if let Some((pattern, _)) = &forward.rewrite.regex {
+                regex::Regex::new(pattern).map_err(|e| ("route.regex_rewrite".to_owned(), e.to_string()))?;
+            }
+        }
+        Ok(Self { id, config: route.clone(), matcher, total_weight })
+    }
+
+    /// Why it does not take the request, if it does not.
+    pub fn mismatch<R: RequestView>(&self, request: &R) -> Option<Mismatch<'_>> {
+        self.matcher.mismatch(request)
+    }
+
+    /// The cluster for a uniformly random number, by weight; its index in [`Forward::clusters`] comes with it.
+    pub fn pick_cluster<'a>(
+        &self,
+        forward: &'a Forward,
+        random: u64,
+    ) -> Option<(usize, &'a WeightedCluster)> {
+        if let [only] = forward.clusters.as_slice() {
+            return Some((0, only));
+        }
+        // A 64-bit number modulo a sum below 2^40 is biased by less than one in sixteen million.
+        let mut ticket = random.checked_rem(self.total_weight)?;
+        for (index, cluster) in forward.clusters.iter().enumerate() {
+            let weight = u64::from(cluster.weight);
+            if ticket < weight {
+                return Some((index, cluster));
+            }
+            ticket -= weight;
+        }
+        None
+    }
+
+    /// The path with its matched prefix replaced, for prefix rewrites.
+    pub fn replace_prefix(&self, path: &str, replacement: &str) -> String {
+        let matched = match &self.config.matches.path {
+            PathMatch::Exact(p) | PathMatch::Prefix(p) | PathMatch::Segments(p) => p.len(),
+            PathMatch::Regex(_) | PathMatch::Connect => path_of(path).len(),
+        };
+        let rest = path.get(matched..).unwrap_or("");
+        format!("{replacement}{rest}")
+    }
+}
+
+/// Which condition a request does not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch<'a> {
+    /// The path.
+    Path,
+    /// The header of this name.
+    Header(&'a str),
+    /// The query parameter of this name.
+    Query(&'a str),
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path => f.write_str("the path does not match"),
+            Self::Header(name) => write!(f, "the header {name} does not match"),
+            Self::Query(name) => write!(f, "the query parameter {name} does not match"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CompiledMatch {
+    path: CompiledPath,
+    headers: Vec<CompiledHeader>,
+    query: Vec<(String, Matcher)>,
+}
+
+#[derive(Debug)]
+enum CompiledPath {
+    Everything,
+    Exact(String, bool),
+    Prefix(String, bool),
+    Segments(String, bool),
+    Regex(regex::Regex),
+    Connect,
+}
+
+impl CompiledMatch {
+    fn compile(matches: &RouteMatch) -> Result<Self, (String, String)> {
+        let fold = matches.ignore_case;
+        let path = match &matches.path {
+            PathMatch::Prefix(p) if p == "/" || p.is_empty() => CompiledPath::Everything,
+            PathMatch::Prefix(p) => CompiledPath::Prefix(p.clone(), fold),
+            PathMatch::Exact(p) => CompiledPath::Exact(p.clone(), fold),
+            PathMatch::Segments(p) => CompiledPath::Segments(p.trim_end_matches('/').to_owned(), fold),
+            PathMatch::Regex(p) => {
+                CompiledPath::Regex(whole_text_regex(p).map_err(|e| ("safe_regex".into(), e))?)
+            }
+            PathMatch::Connect => CompiledPath::Connect,
+        };
+        let headers = matches
+            .headers
+            .iter()
+            .enumerate()
+            .map(|(i, header)| CompiledHeader::compile(header).map_err(|e| (format!("headers[{i}]"), e)));
+        let query = matches.query.iter().enumerate().map(|(i, query)| {
+            let value = query.value.compile().map_err(|e| (format!("query_parameters[{i}]"), e))?;
+            Ok::<_, (String, String)>((query.name.clone(), value))
+        });
+        Ok(Self {
+            path,
+            headers: headers.collect::<Result<_, _>>()?,
+            query: query.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn mismatch<R: RequestView>(&self, request: &R) -> Option<Mismatch<'_>> {
+        if !self.path.matches(request) {
+            return Some(Mismatch::Path);
+        }
+        if let Some(header) = self.headers.iter().find(|header| !header.matches(request)) {
+            return Some(Mismatch::Header(&header.name));
+        }
+        if self.query.is_empty() {
+            return None;
+        }
+        let query = request.path().split_once('?').map_or("", |(_, query)| query);
+        self.query
+            .iter()
+            .find(|(name, matcher)| !query_matches(query, name, matcher))
+            .map(|(n, _)| Mismatch::Query(n))
+    }
+}
+
+impl CompiledPath {
+    fn matches<R: RequestView>(&self, request: &R) -> bool {
+        let path = path_of(request.path());
+        let equal = |a: &str, b: &str, fold: bool| if fold { a.eq_ignore_ascii_case(b) } else { a == b };
+        let starts = |p: &String, fold| path.get(..p.len()).is_some_and(|start| equal(start, p, fold));
+        match self {
+            Self::Everything => true,
+            Self::Exact(p, fold) => equal(path, p, *fold),
+            Self::Prefix(p, fold) => starts(p, *fold),
+            Self::Segments(p, fold) => {
+                starts(p, *fold) && (path.len() == p.len() || path.as_bytes()[p.len()] == b'/')
+            }
+            Self::Regex(regex) => regex.is_match(path),
+            Self::Connect => request.method() == "CONNECT",
+        }
+    }
+}
+
+/// A compiled [`HeaderMatch`].
+#[derive(Debug)]
+pub(crate) struct CompiledHeader {
+    name: String,
+    value: Matcher,
+    invert: bool,
+}
+
+impl CompiledHeader {
+    pub(crate) fn compile(header: &HeaderMatch) -> Result<Self, String> {
+        if header.name.is_empty() || header.name.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(format!("\"{}\" is no lower-case header name", header.name));
+        }
+        Ok(Self { name: header.name.clone(), value: header.value.compile()?, invert: header.invert })
+    }
+
+    pub(crate) fn matches<R: RequestView>(&self, request: &R) -> bool {
+        let pseudo = match self.name.as_str() {
+            ":method" => Some(request.method()),
+            ":path" => Some(request.path()),
+            ":authority" | "host" => Some(request.authority()),
+            ":scheme" => Some(request.scheme()),
+            _ => None,
+        };
+        let matched = match pseudo {
+            Some(text) => self.value.matches(text.as_bytes()),
+            None => self.matches_values(request),
+        };
+        matched != self.invert
+    }
+
+    fn matches_values<R: RequestView>(&self, request: &R) -> bool {
+        let mut values = request.header(&self.name);
+        let Some(first) = values.next() else { return false };
+        let Some(second) = values.next() else { return self.value.matches(first) };
+        // RFC 9110 section 5.3: several lines of one field are one list.
+        let mut joined = [first, b",", second].concat();
+        for value in values {
+            joined.push(b',');
+            joined.extend_from_slice(value);
+        }
+        self.value.matches(&joined)
+    }
+}
+
+fn query_matches(query: &str, name: &str, matcher: &Matcher) -> bool {
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| *key == name).is_some_and(|(_, value)| matcher.matches(value.as_bytes()))
+}
+
+fn path_of(path_and_query: &str) -> &str {
+    path_and_query.split_once('?').map_or(path_and_query, |(path, _)| path)
+}
+
+/// `host` of `host:port`; keeps an IPv6 literal whole.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() =>
+        {
+            if host.contains(':') && !host.ends_with(']') { authority } else { host }
+        }
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests;

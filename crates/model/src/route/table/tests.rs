@@ -1,0 +1,218 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::matcher::{Pattern, StringMatch};
+use crate::route::{HeaderEdits, QueryMatch, VirtualHost};
+
+struct Request {
+    method: &'static str,
+    path: String,
+    authority: String,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+impl RequestView for Request {
+    fn method(&self) -> &str {
+        self.method
+    }
+    fn path(&self) -> &str {
+        &self.path
+    }
+    fn authority(&self) -> &str {
+        &self.authority
+    }
+    fn scheme(&self) -> &str {
+        "http"
+    }
+    fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        self.headers.iter().filter(move |(n, _)| *n == name).map(|(_, v)| v.as_bytes())
+    }
+}
+
+fn get(authority: &str, path: &str) -> Request {
+    Request { method: "GET", path: path.into(), authority: authority.into(), headers: Vec::new() }
+}
+
+fn route(name: &str, matches: RouteMatch) -> Route {
+    Route {
+        name: name.into(),
+        matches,
+        action: RouteAction::Forward(Forward {
+            clusters: vec![WeightedCluster::only("c")],
+            ..Forward::default()
+        }),
+        fault: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        origin: None,
+    }
+}
+
+fn on_path(path: PathMatch) -> RouteMatch {
+    RouteMatch { path, ..RouteMatch::any() }
+}
+
+fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
+    let domains = domains.iter().map(|d| (*d).to_owned()).collect();
+    VirtualHost { name: name.into(), domains, routes, retry: None }
+}
+
+fn table(hosts: Vec<VirtualHost>) -> RouteTable {
+    RouteTable::compile(&RouteConfig { name: "t".into(), virtual_hosts: hosts }).unwrap()
+}
+
+fn found<'a>(table: &'a RouteTable, request: &Request) -> Option<&'a str> {
+    table.find(request).map(|found| found.route.config.name.as_str())
+}
+
+#[test]
+fn domains_are_tried_from_exact_to_any() {
+    let one = |name: &str| vec![route(name, RouteMatch::any())];
+    let t = table(vec![
+        host("any", &["*"], one("any")),
+        host("suffix", &["*.shop"], one("suffix")),
+        host("longer", &["*.eu.shop"], one("longer")),
+        host("prefix", &["api.*"], one("prefix")),
+        host("exact", &["web.shop"], one("exact")),
+        host("port", &["web.shop:81"], one("port")),
+    ]);
+    for (authority, name) in [
+        ("web.shop", "exact"),
+        ("WEB.shop", "exact"),
+        ("web.shop:80", "exact"),
+        ("web.shop:81", "port"),
+        ("a.shop", "suffix"),
+        ("a.eu.shop", "longer"),
+        ("api.example.org:443", "prefix"),
+        ("[::1]:80", "any"),
+        ("", "any"),
+    ] {
+        assert_eq!(found(&t, &get(authority, "/")), Some(name), "{authority}");
+    }
+}
+
+#[test]
+fn the_first_matching_route_wins() {
+    let t = table(vec![host(
+        "h",
+        &["*"],
+        vec![
+            route("exact", on_path(PathMatch::Exact("/a".into()))),
+            route("segments", on_path(PathMatch::Segments("/a/b".into()))),
+            route("prefix", on_path(PathMatch::Prefix("/a".into()))),
+            route("regex", on_path(PathMatch::Regex("/x[0-9]+".into()))),
+        ],
+    )]);
+    for (path, name) in [
+        ("/a", Some("exact")),
+        ("/a?b=c", Some("exact")),
+        ("/a/b", Some("segments")),
+        ("/a/b/c", Some("segments")),
+        ("/a/bc", Some("prefix")),
+        ("/x12", Some("regex")),
+        ("/x12y", None),
+        ("/A", None),
+    ] {
+        assert_eq!(found(&t, &get("h", path)), name, "{path}");
+    }
+}
+
+#[test]
+fn headers_query_and_method_must_all_match() {
+    let mut matches = RouteMatch::any();
+    matches.headers = vec![
+        HeaderMatch { name: "end-user".into(), value: StringMatch::exact("jason"), invert: false },
+        HeaderMatch { name: ":method".into(), value: StringMatch::exact("GET"), invert: false },
+        HeaderMatch { name: "x-off".into(), value: StringMatch::present(), invert: true },
+    ];
+    matches.query = vec![QueryMatch { name: "v".into(), value: StringMatch::exact("2") }];
+    let t = table(vec![host("h", &["*"], vec![route("r", matches)])]);
+    let with = |headers: &[(&'static str, &'static str)], path: &str| {
+        let mut request = get("h", path);
+        request.headers = headers.to_vec();
+        found(&t, &request).is_some()
+    };
+    assert!(with(&[("end-user", "jason")], "/?v=2"));
+    assert!(!with(&[("end-user", "jason")], "/?v=3"));
+    assert!(!with(&[("end-user", "jason")], "/"));
+    assert!(!with(&[], "/?v=2"));
+    assert!(!with(&[("end-user", "jason"), ("x-off", "")], "/?v=2"));
+    assert!(!with(&[("end-user", "jason"), ("end-user", "x")], "/?v=2"));
+}
+
+#[test]
+fn several_lines_of_a_header_are_one_list() {
+    let value = StringMatch { pattern: Pattern::Exact("a,b,c".into()), ignore_case: false };
+    let mut matches = RouteMatch::any();
+    matches.headers = vec![HeaderMatch { name: "x".into(), value, invert: false }];
+    let t = table(vec![host("h", &["*"], vec![route("r", matches)])]);
+    let mut request = get("h", "/");
+    request.headers = vec![("x", "a"), ("x", "b"), ("x", "c")];
+    assert!(found(&t, &request).is_some());
+}
+
+#[test]
+fn what_cannot_be_taken_is_named_by_its_path() {
+    let compile =
+        |hosts| RouteTable::compile(&RouteConfig { name: "t".into(), virtual_hosts: hosts }).unwrap_err();
+    let error = compile(vec![host("a", &["x"], vec![]), host("b", &["X"], vec![])]);
+    assert_eq!(error.field, "virtual_hosts[1].domains[0]");
+    let error = compile(vec![host("a", &["x"], vec![route("r", on_path(PathMatch::Regex("(".into())))])]);
+    assert_eq!(error.field, "virtual_hosts[0].routes[0].match.safe_regex");
+    let mut zero = route("r", RouteMatch::any());
+    zero.action = RouteAction::Forward(Forward {
+        clusters: vec![WeightedCluster::share("c", 0)],
+        ..Forward::default()
+    });
+    let error = compile(vec![host("a", &["x"], vec![zero])]);
+    assert_eq!(error.field, "virtual_hosts[0].routes[0].route.weighted_clusters");
+}
+
+#[test]
+fn the_explanation_names_the_losing_routes() {
+    let t = table(vec![host(
+        "h",
+        &["*"],
+        vec![route("a", on_path(PathMatch::Exact("/a".into()))), route("b", RouteMatch::any())],
+    )]);
+    let explanation = t.explain(&get("h", "/b"));
+    assert_eq!(explanation.rejected.len(), 1);
+    assert_eq!(explanation.rejected[0].1, Mismatch::Path);
+    assert_eq!(explanation.route.map(|r| r.config.name.as_str()), Some("b"));
+}
+
+#[test]
+fn a_prefix_rewrite_keeps_the_rest_and_the_query() {
+    let t = table(vec![host("h", &["*"], vec![route("r", on_path(PathMatch::Prefix("/api".into())))])]);
+    let found = t.find(&get("h", "/api/v1?x=1")).unwrap();
+    assert_eq!(found.route.replace_prefix("/api/v1?x=1", "/internal"), "/internal/v1?x=1");
+}
+
+proptest! {
+    #[test]
+    fn clusters_are_picked_by_their_share(weights in proptest::collection::vec(0u32..5, 1..5)) {
+        prop_assume!(weights.iter().sum::<u32>() > 0);
+        let clusters: Vec<_> = weights.iter().map(|w| WeightedCluster::share(format!("c{w}"), *w)).collect();
+        let forward = Forward { clusters, ..Forward::default() };
+        let mut one = route("r", RouteMatch::any());
+        one.action = RouteAction::Forward(forward.clone());
+        let compiled = CompiledRoute::compile(&one, 0).unwrap();
+        let total: u32 = weights.iter().sum();
+        let mut counts = vec![0; weights.len()];
+        for ticket in 0..u64::from(total) {
+            counts[compiled.pick_cluster(&forward, ticket).unwrap().0] += 1;
+        }
+        if weights.len() > 1 {
+            prop_assert_eq!(counts, weights);
+        }
+    }
+
+    #[test]
+    fn no_request_panics(authority in ".{0,20}", path in ".{0,20}") {
+        let t = table(vec![
+            host("a", &["*.x", "y.*", "z"], vec![route("p", on_path(PathMatch::Prefix("/ä".into())))]),
+            host("b", &["*"], vec![route("q", on_path(PathMatch::Segments("/é/".into())))]),
+        ]);
+        let _ = t.find(&get(&authority, &path));
+    }
+}
