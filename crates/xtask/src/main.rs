@@ -17,8 +17,8 @@ use cargo_metadata::MetadataCommand;
 const HELP: &str = "\
 Usage: cargo xtask <task>
 
-  check                     what every change must pass; all steps run, even after a failure:
-                            fmt, clippy, docs, deny (bans, licences, sources), house (budgets), layering
+  check [step…]             what every change must pass, or only the named steps; a failure stops no other step:
+                            fmt, house (budgets), deny (bans, licences, sources), clippy, docs, layering
   advisories                cargo-deny against the RustSec database (needs the network)
   fuzz [target] [seconds]   run one fuzz target, or every one, for so many seconds each (60);
                             needs a nightly toolchain and cargo-fuzz
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
-        ["check"] => check(),
+        ["check", wanted @ ..] => check(wanted),
         ["advisories"] => advisories(),
         ["fuzz"] => fuzz(None, "60"),
         ["fuzz", target] => fuzz(Some(target), "60"),
@@ -61,7 +61,7 @@ enum Verdict {
 ///
 /// clippy and rustdoc share the dependencies' metadata, so docs cost only our own crates; the layering test builds
 /// what `cargo test --workspace` uses again (same packages, same features), so CI compiles nothing a second time.
-fn check() -> Result<()> {
+fn check(wanted: &[&str]) -> Result<()> {
     type Step = (&'static str, fn(&Path) -> Result<Verdict>);
     const STEPS: [Step; 6] = [
         ("fmt", |root| cargo(root, &["fmt", "--all", "--check"], &[])),
@@ -77,9 +77,12 @@ fn check() -> Result<()> {
             cargo(root, &["test", "--workspace", "--test", "scenarios", "--locked", "--", "layering::"], &[])
         }),
     ];
+    if let Some(unknown) = wanted.iter().find(|wanted| !STEPS.iter().any(|(name, _)| name == *wanted)) {
+        bail!("no step `{unknown}`; there are {}", STEPS.map(|(name, _)| name).join(", "));
+    }
     let root = workspace_root()?;
     let mut report = Vec::new();
-    for (name, step) in STEPS {
+    for (name, step) in STEPS.into_iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name)) {
         eprintln!("== {name}");
         let start = Instant::now();
         let outcome = step(&root);
