@@ -1,0 +1,16 @@
+//! Traces: who called whom, as it travels in headers and as it leaves the process.
+//!
+//! [`context`] and [`b3`] read and write the headers without allocating, [`sample`] decides before anything is
+//! built, [`span`] is the record of one hop, [`export`] takes records from the workers and sends them by OTLP. What
+//! a span is called and which attributes it has is for the caller to say.
+
+pub mod b3;
+pub mod context;
+pub mod export;
+pub mod sample;
+pub mod span;
+
+pub use context::{Format, Incoming, SpanId, TraceContext, TraceId, extract};
+pub use export::{ExportConfig, ExportError, Exporter, SpanSender, exporter};
+pub use sample::{Decision, Sampler};
+pub use span::{SpanKind, SpanRecord, SpanStatus, Value};
