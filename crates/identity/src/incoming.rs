@@ -1,0 +1,230 @@
+//! Accepts TLS connections for the control plane's servers: gRPC (as a stream for tonic) and HTTPS (by `accept`).
+//!
+//! Bounded: so many handshakes at once, each for so long. No accept error ends the loop, no failed handshake is fatal.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use outrigger_model::identity::SpiffeId;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+use crate::accept::ClientAuth;
+use crate::cert::validity_of;
+use crate::credentials::CredentialStore;
+use crate::error::{CertificateProblem, IdentityError};
+use crate::verify::peer_identity;
+use crate::worker::AcceptConfigs;
+
+/// A client that has not finished its handshake by then is gone or means harm.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at once; further connections wait in the kernel's queue.
+const MAX_HANDSHAKES: usize = 512;
+/// After an accept error such as EMFILE: retrying at once would only burn the CPU.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who is on the other side of an accepted connection; found in the request extensions of tonic's handlers.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// The identity of its verified certificate; `None` when it showed none.
+    pub identity: Option<SpiffeId>,
+    /// Where it connected from.
+    pub remote: SocketAddr,
+    /// When its certificate ends.
+    pub not_after: Option<SystemTime>,
+}
+
+impl PeerInfo {
+    /// Whether the certificate of the handshake is still valid: connections outlive certificates.
+    pub fn is_certificate_valid(&self, now: SystemTime) -> bool {
+        self.identity.is_some() && self.not_after.is_some_and(|end| now <= end)
+    }
+}
+
+type ConfigSource = dyn FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send;
+type Handshaken = Result<(TlsStream<TcpStream>, SocketAddr), (SocketAddr, io::Error)>;
+
+/// A TCP listener that yields connections after their TLS handshake.
+pub struct TlsListener {
+    tcp: TcpListener,
+    config: Box<ConfigSource>,
+    handshakes: JoinSet<Handshaken>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl TlsListener {
+    /// Asks `config` for the configuration of each new connection, so that rotation needs nothing further.
+    pub fn new(
+        tcp: TcpListener,
+        config: impl FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send + 'static,
+    ) -> Self {
+        Self { tcp, config: Box::new(config), handshakes: JoinSet::new(), pause: None }
+    }
+
+    /// The usual source: this store's current certificate, with this ALPN list.
+    pub fn from_store(
+        tcp: TcpListener,
+        store: CredentialStore,
+        alpn: &'static [&'static [u8]],
+        auth: ClientAuth,
+    ) -> Self {
+        let mut configs = AcceptConfigs::default();
+        Self::new(tcp, move || configs.find_or_build(&store.load(), alpn, auth))
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// The next connection whose handshake is done. Cancel-safe: handshakes under way go on.
+    pub async fn accept(&mut self) -> (TlsStream<TcpStream>, PeerInfo) {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<(TlsStream<TcpStream>, PeerInfo)> {
+        loop {
+            // Finished handshakes first: that frees room for new ones.
+            while let Poll::Ready(Some(joined)) = self.handshakes.poll_join_next(cx) {
+                if let Some(connection) = joined.ok().and_then(greet) {
+                    return Poll::Ready(connection);
+                }
+            }
+            if self.handshakes.len() >= MAX_HANDSHAKES {
+                return Poll::Pending; // woken by the next handshake to finish
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match ready!(self.tcp.poll_accept(cx)) {
+                Ok((tcp, remote)) => self.begin(tcp, remote),
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed; going on in 50 ms");
+                    self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, tcp: TcpStream, remote: SocketAddr) {
+        let config = match (self.config)() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::warn!(%remote, %error, "connection closed: no TLS configuration");
+                return;
+            }
+        };
+        self.handshakes.spawn(async move {
+            let handshake = async {
+                tcp.set_nodelay(true)?;
+                TlsAcceptor::from(config).accept(tcp).await
+            };
+            match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Ok(stream)) => Ok((stream, remote)),
+                Ok(Err(error)) => Err((remote, error)),
+                Err(_) => Err((remote, io::Error::new(io::ErrorKind::TimedOut, "not finished within 10 s"))),
+            }
+        });
+    }
+}
+
+fn greet(handshaken: Handshaken) -> Option<(TlsStream<TcpStream>, PeerInfo)> {
+    match handshaken {
+        Ok((stream, remote)) => {
+            let info = peer_info(stream.get_ref().1.peer_certificates().unwrap_or_default(), remote);
+            Some((stream, info))
+        }
+        Err((remote, error)) => {
+            let reason: &dyn fmt::Display = match CertificateProblem::find(&error) {
+                Some(problem) => problem,
+                None => &error,
+            };
+            // Anybody can cause these, so they are not warnings.
+            tracing::info!(%remote, %reason, "TLS handshake failed");
+            None
+        }
+    }
+}
+
+fn peer_info(certificates: &[CertificateDer<'_>], remote: SocketAddr) -> PeerInfo {
+    let identity = peer_identity(certificates).ok();
+    let not_after = certificates.first().and_then(validity_of).map(|(_, end)| end);
+    PeerInfo { identity, remote, not_after }
+}
+
+impl Stream for TlsListener {
+    type Item = io::Result<PeerStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let (stream, info) = ready!(self.get_mut().poll_accept(cx));
+        Poll::Ready(Some(Ok(PeerStream { stream, info })))
+    }
+}
+
+/// A connection for tonic's `serve_with_incoming`, which carries its peer's identity into every request.
+pub struct PeerStream {
+    stream: TlsStream<TcpStream>,
+    info: PeerInfo,
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,155 @@
+//! TLS to servers outside the mesh: a DestinationRule's `SIMPLE` and `MUTUAL`. Names are DNS names and public rules
+//! apply (TLS 1.2 is allowed); SPIFFE secure naming is `connect`'s.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientConfig, Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor,
+    verify_server_name,
+};
+use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::EndEntityCert;
+
+use crate::error::{CertificateProblem, IdentityError};
+use crate::pem;
+use crate::provider::provider;
+
+/// Where Linux distributions keep the public roots.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// How to reach a server outside the mesh.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTls {
+    /// Whom to trust, PEM; `None` means the system's public roots.
+    pub roots_pem: Option<String>,
+    /// The names or URIs of which the server must have one; empty means the SNI's name.
+    pub subject_alt_names: Vec<String>,
+    /// Our client certificate chain and key, PEM: `MUTUAL`.
+    pub client: Option<(String, String)>,
+    /// ALPN in order of preference; empty means none.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+/// A configuration for a server outside the mesh.
+///
+/// # Errors
+/// When roots, certificate or key are unusable.
+pub fn upstream_client_config(settings: &UpstreamTls) -> Result<Arc<ClientConfig>, IdentityError> {
+    let roots = Arc::new(root_store(settings.roots_pem.as_deref())?);
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = if settings.subject_alt_names.is_empty() {
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|error| IdentityError::bundle("upstream", error.to_string()))?;
+        builder.with_webpki_verifier(verifier)
+    } else {
+        let names = settings.subject_alt_names.clone();
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(NamedVerifier { roots, names }))
+    };
+    let mut config = match &settings.client {
+        Some((chain, key)) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(client_key(chain, key)?)))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols.clone_from(&settings.alpn);
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn root_store(text: Option<&str>) -> Result<RootCertStore, IdentityError> {
+    let bad = |reason: String| IdentityError::bundle("upstream", reason);
+    let mut store = RootCertStore::empty();
+    if let Some(text) = text {
+        for root in pem::certificates(text).map_err(bad)? {
+            store.add(root).map_err(|error| bad(error.to_string()))?;
+        }
+    } else {
+        let text = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read_to_string(path).ok());
+        let text = text
+            .ok_or_else(|| bad(format!("no system roots found (looked at {})", SYSTEM_ROOTS.join(", "))))?;
+        // Public bundles carry roots that webpki does not read; the others must not suffer.
+        store.add_parsable_certificates(pem::certificates(&text).map_err(bad)?);
+    }
+    if store.is_empty() { Err(bad("there is no root certificate in it".to_owned())) } else { Ok(store) }
+}
+
+fn client_key(chain: &str, key: &str) -> Result<CertifiedKey, IdentityError> {
+    let chain = pem::certificates(chain).map_err(CertificateProblem::Unreadable)?;
+    if chain.is_empty() {
+        return Err(CertificateProblem::Missing.into());
+    }
+    let key =
+        pem::private_keys(key).map_err(CertificateProblem::BadKey)?.pop().ok_or(CertificateProblem::NoKey)?;
+    CertifiedKey::from_der(chain, key, &provider())
+        .map_err(|error| CertificateProblem::BadKey(error.to_string()).into())
+}
+
+/// Accepts a server that has one of the given names instead of the SNI's.
+#[derive(Debug)]
+struct NamedVerifier {
+    roots: Arc<RootCertStore>,
+    names: Vec<String>,
+}
+
+impl ServerCertVerifier for NamedVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let named = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let has = |wanted: &String| match ServerName::try_from(wanted.as_str()) {
+            Ok(name) => verify_server_name(&parsed, &name).is_ok(),
+            Err(_) => named.valid_uri_names().any(|uri| uri == wanted),
+        };
+        if self.names.iter().any(has) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let presented: Vec<&str> = named.valid_dns_names().chain(named.valid_uri_names()).take(8).collect();
+        let text =
+            format!("expected one of {}, but the server is {}", self.names.join(", "), presented.join(", "));
+        Err(CertificateError::Other(rustls::OtherError(Arc::from(
+            Box::<dyn std::error::Error + Send + Sync>::from(text),
+        )))
+        .into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, leaf, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        crate::verify::verify_tls13(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
