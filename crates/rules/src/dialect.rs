@@ -1,0 +1,50 @@
+//! The languages that users write rules in: one row per kind, one file per kind.
+//!
+//! A dialect reads a spec by its field tables and answers intents. It decides nothing that another dialect would decide
+//! otherwise: names, defaults and limits that all share live in `reader`, `host` and `intent`.
+
+mod authorization_policy;
+mod destination_rule;
+mod peer_authentication;
+mod shared;
+mod traffic_rules;
+mod virtual_service;
+
+use crate::intent::{Intent, ObjectKind};
+use crate::reader::{At, Reader};
+
+/// One kind of object.
+pub(crate) struct Row {
+    pub(crate) kind: ObjectKind,
+    pub(crate) versions: &'static [&'static str],
+    pub(crate) read: fn(&mut Reader<'_>, &At<'_>) -> Vec<Intent>,
+}
+
+const NETWORKING: &[&str] =
+    &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
+const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+const NATIVE: &[&str] = &["outrigger.io/v1"];
+
+pub(crate) const ROWS: &[Row] = &[
+    Row { kind: ObjectKind::VirtualService, versions: NETWORKING, read: virtual_service::read },
+    Row { kind: ObjectKind::DestinationRule, versions: NETWORKING, read: destination_rule::read },
+    Row { kind: ObjectKind::PeerAuthentication, versions: SECURITY, read: peer_authentication::read },
+    Row { kind: ObjectKind::AuthorizationPolicy, versions: SECURITY, read: authorization_policy::read },
+    Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },
+];
+
+/// Kinds that people will try, and why they are refused.
+pub(crate) const FOREIGN: &[(&str, &str)] = &[
+    ("EnvoyFilter", "patches Envoy's own configuration, which Outrigger's proxy does not have"),
+    ("WasmPlugin", "needs a WebAssembly host, which Outrigger's proxy does not have"),
+    ("ProxyConfig", "is not implemented by Outrigger"),
+    ("ServiceEntry", "is not implemented by Outrigger yet; services are registered with the control plane"),
+    ("WorkloadEntry", "is not implemented by Outrigger yet; instances are registered with the control plane"),
+    ("WorkloadGroup", "is not implemented by Outrigger yet; instances are registered with the control plane"),
+    ("Gateway", "is not implemented by Outrigger yet"),
+    ("Sidecar", "is not implemented by Outrigger yet; a sidecar asks only for what its workload calls"),
+    ("RequestAuthentication", "is not implemented by Outrigger yet"),
+    ("Telemetry", "is not implemented by Outrigger yet"),
+    ("HTTPRoute", "is not implemented by Outrigger yet"),
+    ("GRPCRoute", "is not implemented by Outrigger yet"),
+];

@@ -1,0 +1,81 @@
+//! Istio's DestinationRule: subsets of a host and the policy of its clients.
+
+pub(super) mod policy;
+
+use std::collections::BTreeMap;
+
+use super::shared::visibility;
+use crate::intent::{DestinationIntent, Intent, SubsetIntent, TrafficPolicy};
+use crate::reader::{At, Reader, Table};
+
+const SPEC: Table =
+    Table::new("a DestinationRule", &["host", "subsets", "trafficPolicy", "exportTo", "workloadSelector"]);
+const SUBSET: Table = Table::new("a subset", &["name", "labels", "trafficPolicy"]);
+
+/// A policy and its exceptions by port.
+type Policies = (TrafficPolicy, BTreeMap<u16, TrafficPolicy>);
+
+pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
+    let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
+    let host_at = fields.get("host");
+    if host_at.is_none() {
+        reader.missing(&fields, "host");
+    }
+    let place = host_at.as_ref().unwrap_or(spec).place();
+    let host = reader.host(host_at);
+    let (policy, ports): Policies =
+        fields.get("trafficPolicy").map(|at| policy::read(reader, &at)).unwrap_or_default();
+    let mut subsets: Vec<SubsetIntent> = Vec::new();
+    for item in reader.list(fields.get("subsets")) {
+        let Some(read) = subset(reader, &item) else { continue };
+        if subsets.iter().any(|other| other.name == read.name) {
+            reader.error(
+                &item,
+                format!("{}: the subset {} is defined twice", item.path, crate::finding::quote(&read.name)),
+            );
+        }
+        subsets.push(read);
+    }
+    let visibility = visibility(reader, fields.get("exportTo"));
+    if let Some(selector) = fields.get("workloadSelector") {
+        // Ignoring it would apply the policy to every client.
+        reader.not_implemented(&selector, "the whole rule has no effect");
+        return Vec::new();
+    }
+    let Some(host) = host else { return Vec::new() };
+    let origin = reader.origin.clone();
+    vec![Intent::Destination(DestinationIntent { origin, host, place, visibility, policy, ports, subsets })]
+}
+
+fn subset(reader: &mut Reader<'_>, at: &At<'_>) -> Option<SubsetIntent> {
+    let fields = reader.fields(at, &SUBSET)?;
+    let labels = reader.labels(fields.get("labels"));
+    let (policy, ports): Policies =
+        fields.get("trafficPolicy").map(|at| policy::read(reader, &at)).unwrap_or_default();
+    let name_at = fields.get("name");
+    if name_at.is_none() {
+        reader.missing(&fields, "name");
+    }
+    let name = subset_name(reader, name_at)?;
+    Some(SubsetIntent { name, labels, policy, ports, place: at.place() })
+}
+
+/// A subset's name is part of cluster names and SNI, so it must be a label.
+pub(super) fn subset_name(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<String> {
+    let at = at?;
+    let name = reader.text(Some(at.clone()))?;
+    let good = (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.');
+    if !good {
+        let message = format!(
+            "{} must have 1 to 63 letters, digits, '-', '_' and '.', not {}",
+            at.path,
+            crate::finding::quote(&name)
+        );
+        reader.error(&at, message);
+    }
+    good.then_some(name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! `trafficPolicy`: load balancing, limits, ejection, retry budget, TLS; for all ports, and for single ones.
+
+use std::collections::BTreeMap;
+
+use super::Policies;
+use crate::dialect::virtual_service::port_selector;
+use crate::finding::code;
+use crate::intent::{
+    ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, HashKey, HashTable, LoadBalancing, Outlier,
+    RetryBudget, TcpKeepalive, TrafficPolicy,
+};
+use crate::reader::{At, Fields, Reader, Table};
+
+const POLICY: Table = Table::new(
+    "a traffic policy",
+    &["loadBalancer", "connectionPool", "outlierDetection", "tls", "retryBudget", "portLevelSettings"],
+)
+.later(&["tunnel", "proxyProtocol"]);
+const PORT_POLICY: Table = Table::new(
+    "a port's traffic policy",
+    &["port", "loadBalancer", "connectionPool", "outlierDetection", "tls"],
+);
+const BALANCER: Table = Table::new("a load balancer", &["simple", "consistentHash"]).later(&[
+    "localityLbSetting",
+    "warmup",
+    "warmupDurationSecs",
+]);
+const HASH: Table = Table::new(
+    "a consistent hash",
+    &[
+        "httpHeaderName",
+        "httpCookie",
+        "useSourceIp",
+        "httpQueryParameterName",
+        "ringHash",
+        "maglev",
+        "minimumRingSize",
+    ],
+);
+const COOKIE: Table = Table::new("a cookie", &["name", "path", "ttl"]).later(&["attributes"]);
+const RING: Table = Table::new("a ring hash", &["minimumRingSize"]);
+const MAGLEV: Table = Table::new("a maglev table", &["tableSize"]);
+const POOL: Table = Table::new("a connection pool", &["tcp", "http"]);
+const TCP: Table = Table::new(
+    "TCP settings",
+    &["maxConnections", "connectTimeout", "idleTimeout", "maxConnectionDuration", "tcpKeepalive"],
+);
+const KEEPALIVE: Table = Table::new("TCP keep-alive", &["probes", "time", "interval"]);
+const HTTP: Table = Table::new(
+    "HTTP settings",
+    &[
+        "http1MaxPendingRequests",
+        "http2MaxRequests",
+        "maxRetries",
+        "maxRequestsPerConnection",
+        "idleTimeout",
+        "maxConcurrentStreams",
+        "h2UpgradePolicy",
+        "useClientProtocol",
+    ],
+);
+const OUTLIER: Table = Table::new(
+    "outlier detection",
+    &[
+        "consecutive5xxErrors",
+        "consecutiveGatewayErrors",
+        "splitExternalLocalOriginErrors",
+        "consecutiveLocalOriginFailures",
+        "interval",
+        "baseEjectionTime",
+        "maxEjectionPercent",
+        "minHealthPercent",
+        "consecutiveErrors",
+    ],
+);
+const BUDGET: Table = Table::new("a retry budget", &["percent", "minRetryConcurrency", "budgetInterval"]);
+const TLS: Table = Table::new(
+    "client TLS settings",
+    &[
+        "mode",
+        "sni",
+        "caCertificates",
+        "clientCertificate",
+        "privateKey",
+        "credentialName",
+        "subjectAltNames",
+        "insecureSkipVerify",
+    ],
+)
+.later(&["caCrl"]);
+
+pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>) -> Policies {
+    let Some(fields) = reader.fields(at, &POLICY) else { return Policies::default() };
+    let mut ports = BTreeMap::new();
+    for item in reader.list(fields.get("portLevelSettings")) {
+        let Some(fields) = reader.fields(&item, &PORT_POLICY) else { continue };
+        if !fields.has("port") {
+            reader.missing(&fields, "port");
+        }
+        let policy = parts(reader, &fields, None);
+        if let Some(port) = port_selector(reader, fields.get("port"))
+            && ports.insert(port, policy).is_some()
+        {
+            reader.error(&item, format!("{}: the port {port} has settings already", item.path));
+        }
+    }
+    let budget = fields.get("retryBudget").and_then(|at| retry_budget(reader, &at));
+    (parts(reader, &fields, budget), ports)
+}
+
+fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<RetryBudget>) -> TrafficPolicy {
+    TrafficPolicy {
+        load_balancing: fields.get("loadBalancer").and_then(|at| balancer(reader, &at)),
+        connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)),
+        outlier: fields.get("outlierDetection").and_then(|at| outlier(reader, &at)),
+        retry_budget,
+        tls: fields.get("tls").and_then(|at| tls(reader, &at)),
+    }
+}
+
+fn balancer(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing> {
+    let fields = reader.fields(at, &BALANCER)?;
+    if let Some(hash) = fields.get("consistentHash") {
+        if fields.has("simple") {
+            reader.error(
+                at,
+                format!("{} has simple and consistentHash, but only one of them can hold", at.path),
+            );
+        }
+        return consistent_hash(reader, &hash);
+    }
+    let words = [
+        ("ROUND_ROBIN", Some(LoadBalancing::RoundRobin)),
+        ("LEAST_REQUEST", Some(LoadBalancing::LeastRequest)),
+        ("RANDOM", Some(LoadBalancing::Random)),
+        ("PASSTHROUGH", Some(LoadBalancing::Passthrough)),
+        ("LEAST_CONN", Some(LoadBalancing::LeastRequest)),
+        ("UNSPECIFIED", None),
+    ];
+    let names: Vec<(&str, usize)> =
+        words.iter().enumerate().map(|(index, (name, _))| (*name, index)).collect();
+    let chosen = words.into_iter().nth(reader.choice(fields.get("simple"), &names)?)?.1;
+    if let (Some(LoadBalancing::Passthrough), Some(at)) = (&chosen, fields.get("simple")) {
+        reader.not_implemented(&at, "least request is used");
+        return None;
+    }
+    chosen
+}
+
+fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing> {
+    let fields = reader.fields(at, &HASH)?;
+    let keys = ["httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName"];
+    let given: Vec<&'static str> = keys.into_iter().filter(|name| fields.has(name)).collect();
+    let key = match given.as_slice() {
+        ["httpHeaderName"] => {
+            reader.text(fields.get("httpHeaderName")).map(|name| HashKey::Header(name.to_ascii_lowercase()))
+        }
+        ["httpQueryParameterName"] => {
+            reader.text(fields.get("httpQueryParameterName")).map(HashKey::QueryParameter)
+        }
+        ["useSourceIp"] => {
+            reader.boolean(fields.get("useSourceIp")).filter(|on| *on).map(|_| HashKey::SourceIp)
+        }
+        ["httpCookie"] => fields.get("httpCookie").and_then(|at| cookie(reader, &at)),
+        _ => {
+            reader.error(at, format!("{} needs exactly one of {}", at.path, keys.join(", ")));
+            None
+        }
+    };
+    let maglev = fields.get("maglev").and_then(|at| reader.fields(&at, &MAGLEV)).map(|fields| {
+        let size = reader.number(fields.get("tableSize"), 2..=5_000_011).unwrap_or(65537);
+        HashTable::Maglev(u64::from(size))
+    });
+    let ring = fields.get("ringHash").and_then(|at| reader.fields(&at, &RING));
+    let size_at =
+        ring.as_ref().map_or_else(|| fields.get("minimumRingSize"), |ring| ring.get("minimumRingSize"));
+    let size = reader.number(size_at, 1..=8_388_608).unwrap_or(1024);
+    if !reader.options.consistent_hash {
+        reader.not_implemented(at, "least request is used");
+    }
+    Some(LoadBalancing::ConsistentHash {
+        key: key?,
+        table: maglev.unwrap_or(HashTable::Ring(u64::from(size))),
+    })
+}
+
+fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashKey> {
+    let fields = reader.fields(at, &COOKIE)?;
+    if !fields.has("name") {
+        reader.missing(&fields, "name");
+    }
+    let (path, ttl) = (reader.text(fields.get("path")), reader.duration(fields.get("ttl")));
+    Some(HashKey::Cookie { name: reader.text(fields.get("name"))?, path, ttl })
+}
+
+fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
+    let fields = reader.fields(at, &POOL)?;
+    let mut pool = ConnectionPool::default();
+    if let Some(tcp) = fields.get("tcp").and_then(|at| reader.fields(&at, &TCP)) {
+        pool.max_connections = reader.number(tcp.get("maxConnections"), 1..=u32::MAX);
+        pool.connect_timeout = reader.positive(tcp.get("connectTimeout"));
+        pool.tcp_idle_timeout = reader.duration(tcp.get("idleTimeout"));
+        pool.max_connection_duration = reader.positive(tcp.get("maxConnectionDuration"));
+        let keepalive = tcp.get("tcpKeepalive").and_then(|at| reader.fields(&at, &KEEPALIVE));
+        pool.tcp_keepalive = keepalive.map(|fields| TcpKeepalive {
+            probes: reader.number(fields.get("probes"), 0..=u32::MAX).filter(|probes| *probes > 0),
+            time: reader.positive(fields.get("time")),
+            interval: reader.positive(fields.get("interval")),
+        });
+    }
+    if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {
+        // In protobuf 0 is "not set", also for these limits.
+        let mut limit = |name| reader.number(http.get(name), 0..=u32::MAX).filter(|limit| *limit > 0);
+        pool.max_pending_requests = limit("http1MaxPendingRequests");
+        pool.max_requests = limit("http2MaxRequests");
+        pool.max_retries = limit("maxRetries");
+        pool.max_requests_per_connection = limit("maxRequestsPerConnection");
+        pool.max_concurrent_streams = limit("maxConcurrentStreams");
+        pool.http_idle_timeout = reader.duration(http.get("idleTimeout"));
+        pool.use_client_protocol = reader.boolean(http.get("useClientProtocol")).unwrap_or(false);
+        let words = [
+            ("DEFAULT", None),
+            ("DO_NOT_UPGRADE", Some(H2Upgrade::Never)),
+            ("UPGRADE", Some(H2Upgrade::Always)),
+        ];
+        pool.h2_upgrade = reader.choice(http.get("h2UpgradePolicy"), &words).flatten();
+    }
+    Some(pool)
+}
+
+fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
+    let fields = reader.fields(at, &OUTLIER)?;
+    let default = Outlier::default();
+    let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
+    // The deprecated field meant gateway errors, and 0 switches off.
+    let gateway = count("consecutiveErrors", default.consecutive_gateway);
+    let (consecutive_5xx, consecutive_gateway, consecutive_local) = (
+        count("consecutive5xxErrors", default.consecutive_5xx),
+        count("consecutiveGatewayErrors", gateway),
+        count("consecutiveLocalOriginFailures", default.consecutive_local),
+    );
+    if consecutive_gateway > consecutive_5xx && consecutive_5xx > 0 && fields.has("consecutiveGatewayErrors")
+    {
+        let message = format!(
+            "{}: consecutiveGatewayErrors {consecutive_gateway} has no effect, because {consecutive_5xx} consecutive 5xx of \
+             any kind eject before; set consecutive5xxErrors to 0 or higher",
+            at.path
+        );
+        reader.warn(code::NO_EFFECT, at, message);
+    }
+    Some(Outlier {
+        consecutive_5xx,
+        consecutive_gateway,
+        consecutive_local,
+        split_local: reader
+            .boolean(fields.get("splitExternalLocalOriginErrors"))
+            .unwrap_or(default.split_local),
+        interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
+        base_ejection: reader.positive(fields.get("baseEjectionTime")).unwrap_or(default.base_ejection),
+        max_ejection_percent: reader
+            .number(fields.get("maxEjectionPercent"), 0..=100)
+            .unwrap_or(default.max_ejection_percent),
+        min_health_percent: reader
+            .number(fields.get("minHealthPercent"), 0..=100)
+            .unwrap_or(default.min_health_percent),
+    })
+}
+
+fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
+    let fields = reader.fields(at, &BUDGET)?;
+    let default = RetryBudget::default();
+    Some(RetryBudget {
+        percent: reader.percent(fields.get("percent")).unwrap_or(default.percent),
+        min_concurrency: reader
+            .number(fields.get("minRetryConcurrency"), 0..=u32::MAX)
+            .unwrap_or(default.min_concurrency),
+        interval: reader.duration(fields.get("budgetInterval")).unwrap_or(default.interval),
+    })
+}
+
+fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
+    let fields = reader.fields(at, &TLS)?;
+    let words = [
+        ("DISABLE", ClientTlsMode::Disable),
+        ("SIMPLE", ClientTlsMode::Simple),
+        ("MUTUAL", ClientTlsMode::Mutual),
+        ("ISTIO_MUTUAL", ClientTlsMode::IstioMutual),
+    ];
+    let mode = match fields.get("mode") {
+        // The zero value of protobuf.
+        None => ClientTlsMode::Disable,
+        mode => reader.choice(mode, &words)?,
+    };
+    let by_file = fields.has("clientCertificate") && fields.has("privateKey");
+    if mode == ClientTlsMode::Mutual && !by_file && !fields.has("credentialName") {
+        reader.error(
+            at,
+            format!("{}: mode MUTUAL needs clientCertificate and privateKey, or credentialName", at.path),
+        );
+    }
+    Some(ClientTls {
+        mode,
+        sni: reader.text(fields.get("sni")),
+        subject_alt_names: reader.texts(fields.get("subjectAltNames")),
+        ca_certificates: reader.text(fields.get("caCertificates")),
+        client_certificate: reader.text(fields.get("clientCertificate")),
+        private_key: reader.text(fields.get("privateKey")),
+        credential_name: reader.text(fields.get("credentialName")),
+        insecure_skip_verify: reader.boolean(fields.get("insecureSkipVerify")).unwrap_or(false),
+    })
+}

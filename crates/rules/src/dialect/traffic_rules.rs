@@ -1,0 +1,229 @@
+//! The native TrafficRules: one page per service with routing, balancing, circuit breaker, timeout, retry and fault.
+//!
+//! Becomes a route intent (when the page says anything about requests) and a destination intent (when it says anything
+//! about the service's instances).
+
+mod routes;
+
+use std::collections::BTreeMap;
+
+use super::destination_rule::subset_name;
+use super::shared::retry_on;
+use crate::finding::quote;
+use crate::intent::{
+    Backoff, ConnectionPool, DestinationIntent, HttpRoute, Intent, LoadBalancing, Outlier, RetryBudget,
+    RetryIntent, RouteIntent, SubsetIntent, TrafficPolicy, Visibility,
+};
+use crate::reader::{At, Reader, Table};
+
+const SPEC: Table = Table::new(
+    "TrafficRules",
+    &["service", "routes", "subsets", "loadBalancing", "circuitBreaker", "timeout", "retry"],
+)
+.later(&["rateLimit", "hedging"]);
+const SUBSET: Table = Table::new("a subset", &["name", "labels"]);
+const BALANCING: Table = Table::new("load balancing", &["policy"]);
+const BREAKER: Table = Table::new(
+    "a circuit breaker",
+    &[
+        "maxConnections",
+        "maxPending",
+        "maxRequests",
+        "maxRetries",
+        "consecutiveErrors",
+        "interval",
+        "ejectionTime",
+        "maxEjectionPercent",
+    ],
+)
+.later(&["halfOpen"]);
+const RETRY: Table = Table::new("a retry", &["attempts", "on", "perTryTimeout", "backoff", "budget"]);
+const BUDGET: Table = Table::new("a retry budget", &["percent", "minConcurrency"]);
+
+pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
+    let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
+    let service_at = fields.get("service");
+    if service_at.is_none() {
+        reader.missing(&fields, "service");
+    }
+    let place = service_at.as_ref().unwrap_or(spec).place();
+    let host = reader.one_host(service_at);
+    let mut subsets = subsets(reader, fields.get("subsets"));
+    let defaults = routes::Defaults {
+        timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
+        retry: retry(reader, fields.get("retry")).unwrap_or_default(),
+    };
+    let items = reader.list(fields.get("routes"));
+    let mut http: Vec<HttpRoute> = Vec::new();
+    for item in &items {
+        http.extend(routes::route(reader, item, host.as_ref(), &defaults, &mut subsets));
+    }
+    let policy = policy(reader, &fields);
+    let Some(host) = host else { return Vec::new() };
+    if items.is_empty() && (fields.has("timeout") || fields.has("retry")) {
+        http.push(routes::everything(&host, &defaults, place.clone()));
+    }
+    let origin = reader.origin.clone();
+    let mut intents = Vec::new();
+    if !http.is_empty() {
+        let hosts = vec![host.clone()];
+        let visibility = Visibility::Everyone;
+        let (origin, place) = (origin.clone(), place.clone());
+        intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tcp: Vec::new() }));
+    }
+    if !policy.is_empty() || !subsets.is_empty() {
+        intents.push(Intent::Destination(DestinationIntent {
+            origin,
+            host,
+            place,
+            visibility: Visibility::Everyone,
+            policy,
+            ports: BTreeMap::new(),
+            subsets,
+        }));
+    }
+    if intents.is_empty() && !fields.has_later() {
+        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, loadBalancing, circuitBreaker or subsets");
+    }
+    intents
+}
+
+fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<SubsetIntent> {
+    let mut subsets: Vec<SubsetIntent> = Vec::new();
+    for item in reader.list(at) {
+        let Some(fields) = reader.fields(&item, &SUBSET) else { continue };
+        let labels = reader.labels(fields.get("labels"));
+        if !fields.has("name") {
+            reader.missing(&fields, "name");
+        }
+        let Some(name) = subset_name(reader, fields.get("name")) else { continue };
+        if subsets.iter().any(|other| other.name == name) {
+            reader.error(&item, format!("{}: the subset {} is defined twice", item.path, quote(&name)));
+        }
+        subsets.push(SubsetIntent {
+            name,
+            labels,
+            policy: TrafficPolicy::default(),
+            ports: BTreeMap::new(),
+            place: item.place(),
+        });
+    }
+    subsets
+}
+
+fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> TrafficPolicy {
+    let words = [
+        ("roundRobin", Balancer::RoundRobin),
+        ("leastRequest", Balancer::LeastRequest),
+        ("random", Balancer::Random),
+        ("ROUND_ROBIN", Balancer::RoundRobin),
+        ("LEAST_REQUEST", Balancer::LeastRequest),
+        ("RANDOM", Balancer::Random),
+    ];
+    let balancing =
+        fields.get("loadBalancing").and_then(|at| reader.fields(&at, &BALANCING)).and_then(|fields| {
+            if !fields.has("policy") {
+                reader.missing(&fields, "policy");
+            }
+            reader.choice(fields.get("policy"), &words)
+        });
+    let mut policy = TrafficPolicy {
+        load_balancing: balancing.map(|balancer| match balancer {
+            Balancer::RoundRobin => LoadBalancing::RoundRobin,
+            Balancer::LeastRequest => LoadBalancing::LeastRequest,
+            Balancer::Random => LoadBalancing::Random,
+        }),
+        ..TrafficPolicy::default()
+    };
+    if let Some(at) = fields.get("circuitBreaker") {
+        breaker(reader, &at, &mut policy);
+    }
+    // The service's budget also holds for routes with retries of their own.
+    if let Some(budget) = fields.get("retry").and_then(|at| {
+        let budget = at.node.child("budget")?;
+        Some(At { node: budget, path: format!("{}.budget", at.path) })
+    }) {
+        let noted = reader.findings.len();
+        policy.retry_budget = self::budget(reader, &budget);
+        reader.findings.truncate(noted); // told when the retry itself was read
+    }
+    policy
+}
+
+#[derive(Clone, Copy)]
+enum Balancer {
+    RoundRobin,
+    LeastRequest,
+    Random,
+}
+
+fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
+    let Some(fields) = reader.fields(at, &BREAKER) else { return };
+    let mut limit = |name| reader.number(fields.get(name), 0..=u32::MAX);
+    let pool = ConnectionPool {
+        max_connections: limit("maxConnections"),
+        max_pending_requests: limit("maxPending"),
+        max_requests: limit("maxRequests"),
+        max_retries: limit("maxRetries"),
+        ..ConnectionPool::default()
+    };
+    if pool != ConnectionPool::default() {
+        policy.connection_pool = Some(pool);
+    }
+    let ejection = ["consecutiveErrors", "interval", "ejectionTime", "maxEjectionPercent"];
+    if ejection.into_iter().any(|name| fields.has(name)) {
+        let default = Outlier::default();
+        policy.outlier = Some(Outlier {
+            consecutive_5xx: reader
+                .number(fields.get("consecutiveErrors"), 0..=u32::MAX)
+                .unwrap_or(default.consecutive_5xx),
+            interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
+            base_ejection: reader.positive(fields.get("ejectionTime")).unwrap_or(default.base_ejection),
+            max_ejection_percent: reader
+                .number(fields.get("maxEjectionPercent"), 0..=100)
+                .unwrap_or(default.max_ejection_percent),
+            ..default
+        });
+    }
+}
+
+/// A retry block; what it leaves out has our defaults.
+fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryIntent> {
+    let fields = reader.fields(&at?, &RETRY)?;
+    let default = RetryIntent::default();
+    let mut on = default.on;
+    if let Some(at) = fields.get("on") {
+        // A list, or Envoy's comma-separated text.
+        let words = match at.node.as_text() {
+            Some(text) => text.to_owned(),
+            None => reader.texts(Some(at.clone())).join(","),
+        };
+        on = retry_on(reader, &at, &words);
+    }
+    Some(RetryIntent {
+        attempts: reader.number(fields.get("attempts"), 0..=100).unwrap_or(default.attempts),
+        on,
+        per_try_timeout: reader.positive(fields.get("perTryTimeout")),
+        backoff: reader
+            .positive(fields.get("backoff"))
+            .map_or(default.backoff, |base| Backoff { base, max: None }),
+        budget: fields.get("budget").and_then(|at| budget(reader, &at)),
+        explicit: true,
+        ..RetryIntent::default()
+    })
+}
+
+fn budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
+    let fields = reader.fields(at, &BUDGET)?;
+    let default = RetryBudget::default();
+    Some(RetryBudget {
+        percent: reader.percent(fields.get("percent")).unwrap_or(default.percent),
+        min_concurrency: reader
+            .number(fields.get("minConcurrency"), 0..=u32::MAX)
+            .unwrap_or(default.min_concurrency),
+        interval: default.interval,
+    })
+}
+
+#[cfg(test)]
+mod tests;

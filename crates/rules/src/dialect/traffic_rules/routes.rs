@@ -1,0 +1,222 @@
+//! Routes of a native page.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::retry;
+use crate::dialect::destination_rule::subset_name;
+use crate::dialect::shared::{Spelling, header_matches, query_matches, string_match};
+use crate::dialect::virtual_service::grpc_status;
+use crate::finding::quote;
+use crate::intent::{
+    AbortStatus, FaultAbort, FaultDelay, FaultIntent, HeaderEdits, Host, HttpMatch, HttpRoute, Percent,
+    Place, RetryIntent, RouteAction, SubsetIntent, Target, TrafficPolicy, WeightedTarget,
+};
+use crate::reader::{At, Reader, Table};
+use crate::yaml::Value;
+
+const ROUTE: Table = Table::new("a route", &["name", "match", "to", "timeout", "retry", "fault"]);
+const MATCH: Table = Table::new(
+    "a match",
+    &[
+        "path",
+        "method",
+        "authority",
+        "headers",
+        "withoutHeaders",
+        "query",
+        "port",
+        "sourceLabels",
+        "sourceNamespace",
+    ],
+);
+const TO: Table = Table::new("a target", &["service", "subset", "version", "port", "weight"]);
+const FAULT: Table = Table::new("a fault", &["delay", "abort"]);
+const DELAY: Table = Table::new("a fault's delay", &["duration", "percent"]);
+const ABORT: Table = Table::new("a fault's abort", &["status", "grpcStatus", "percent"]);
+
+/// What the page says for every route.
+pub(super) struct Defaults {
+    pub(super) timeout: Option<Duration>,
+    pub(super) retry: RetryIntent,
+}
+
+pub(super) fn route(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    host: Option<&Host>,
+    defaults: &Defaults,
+    subsets: &mut Vec<SubsetIntent>,
+) -> Option<HttpRoute> {
+    let fields = reader.fields(at, &ROUTE)?;
+    let match_at = fields.get("match");
+    let blocks = match &match_at {
+        Some(block) if matches!(block.node.value, Value::Map(_)) => vec![block.clone()],
+        _ => reader.list(match_at),
+    };
+    let matches = blocks.iter().filter_map(|block| http_match(reader, block)).collect();
+    let to = reader.list(fields.get("to"));
+    let lone = to.len() == 1;
+    let mut targets = Vec::new();
+    for item in &to {
+        targets.extend(target(reader, item, host, lone, subsets));
+    }
+    if to.is_empty() {
+        targets.extend(host.map(|host| plain_target(host, at.place())));
+    }
+    let timeout = match fields.get("timeout") {
+        None => defaults.timeout,
+        own => reader.duration(own).filter(|timeout| !timeout.is_zero()),
+    };
+    let route = HttpRoute {
+        name: reader.text(fields.get("name")),
+        matches,
+        action: RouteAction::Forward(targets),
+        rewrite: None,
+        headers: HeaderEdits::default(),
+        timeout,
+        retry: retry(reader, fields.get("retry")).unwrap_or_else(|| defaults.retry.clone()),
+        fault: fault(reader, fields.get("fault")),
+        place: at.place(),
+    };
+    (!route.action.targets().is_empty()).then_some(route)
+}
+
+/// The route of a page that has none: all requests to the service.
+pub(super) fn everything(host: &Host, defaults: &Defaults, place: Place) -> HttpRoute {
+    HttpRoute {
+        name: None,
+        matches: Vec::new(),
+        action: RouteAction::Forward(vec![plain_target(host, place.clone())]),
+        rewrite: None,
+        headers: HeaderEdits::default(),
+        timeout: defaults.timeout,
+        retry: defaults.retry.clone(),
+        fault: FaultIntent::default(),
+        place,
+    }
+}
+
+fn plain_target(host: &Host, place: Place) -> WeightedTarget {
+    let target = Target { host: host.clone(), subset: None, port: None };
+    WeightedTarget { target, weight: 1, headers: HeaderEdits::default(), place }
+}
+
+fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
+    let fields = reader.fields(at, &MATCH)?;
+    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Native, false);
+    let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
+    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
+    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
+    Some(HttpMatch {
+        uri,
+        method,
+        authority,
+        headers,
+        query: query_matches(reader, fields.get("query"), Spelling::Native),
+        port: reader.port(fields.get("port")),
+        source_labels: reader.labels(fields.get("sourceLabels")),
+        source_namespace: reader.text(fields.get("sourceNamespace")),
+        place: at.place(),
+        ..HttpMatch::default()
+    })
+}
+
+fn target(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    host: Option<&Host>,
+    lone: bool,
+    subsets: &mut Vec<SubsetIntent>,
+) -> Option<WeightedTarget> {
+    let fields = reader.fields(at, &TO)?;
+    let weight = match reader.number(fields.get("weight"), 0..=1_000_000) {
+        Some(weight) => weight,
+        None if lone => 1,
+        None => {
+            if !fields.has("weight") {
+                reader.missing(&fields, "weight");
+            }
+            return None;
+        }
+    };
+    let other = fields.has("service");
+    let to = if other { reader.one_host(fields.get("service")) } else { host.cloned() };
+    let port = reader.port(fields.get("port"));
+    let mut place = at.place();
+    let subset = match (fields.get("subset"), fields.get("version")) {
+        (Some(_), Some(_)) => {
+            reader.error(at, format!("{} has subset and version, but only one of them can hold", at.path));
+            None
+        }
+        (Some(subset), None) => {
+            place = subset.place();
+            Some(subset_name(reader, Some(subset))?)
+        }
+        (None, Some(version)) if other => {
+            let message = format!(
+                "{}: a version is one of this page's service; name a subset of the other service",
+                version.path
+            );
+            reader.error(&version, message);
+            None
+        }
+        (None, Some(version)) => {
+            place = version.place();
+            Some(version_subset(reader, &version, subsets)?)
+        }
+        (None, None) => None,
+    };
+    let target = Target { host: to?, subset, port };
+    Some(WeightedTarget { target, weight, headers: HeaderEdits::default(), place })
+}
+
+/// `version: v2` is the subset with the label `version: v2`, made when the page has none.
+fn version_subset(reader: &mut Reader<'_>, at: &At<'_>, subsets: &mut Vec<SubsetIntent>) -> Option<String> {
+    let version = subset_name(reader, Some(at.clone()))?;
+    let labels = BTreeMap::from([("version".to_owned(), version.clone())]);
+    if let Some(same) = subsets.iter().find(|subset| subset.labels == labels) {
+        return Some(same.name.clone());
+    }
+    if subsets.iter().any(|subset| subset.name == version) {
+        let message =
+            format!("{}: the subset {} has other labels than version: {version}", at.path, quote(&version));
+        reader.error(at, message);
+        return None;
+    }
+    subsets.push(SubsetIntent {
+        name: version.clone(),
+        labels,
+        policy: TrafficPolicy::default(),
+        ports: BTreeMap::new(),
+        place: at.place(),
+    });
+    Some(version)
+}
+
+/// Natively a fault without `percent` hits every request.
+fn fault(reader: &mut Reader<'_>, at: Option<At<'_>>) -> FaultIntent {
+    let Some(fields) = at.and_then(|at| reader.fields(&at, &FAULT)) else { return FaultIntent::default() };
+    let delay = fields.get("delay").and_then(|at| {
+        let fields = reader.fields(&at, &DELAY)?;
+        if !fields.has("duration") {
+            reader.missing(&fields, "duration");
+        }
+        let percent = reader.percent(fields.get("percent")).unwrap_or(Percent::ALL);
+        Some(FaultDelay { duration: reader.positive(fields.get("duration"))?, percent })
+    });
+    let abort = fields.get("abort").and_then(|at| {
+        let fields = reader.fields(&at, &ABORT)?;
+        let percent = reader.percent(fields.get("percent")).unwrap_or(Percent::ALL);
+        let status = match (fields.has("status"), fields.get("grpcStatus")) {
+            (true, None) => AbortStatus::Http(reader.status(fields.get("status"))?),
+            (false, Some(status)) => AbortStatus::Grpc(grpc_status(reader, &status)?),
+            _ => {
+                reader.error(&at, format!("{} needs exactly one of status and grpcStatus", at.path));
+                return None;
+            }
+        };
+        Some(FaultAbort { status, percent })
+    });
+    FaultIntent { delay, abort }
+}

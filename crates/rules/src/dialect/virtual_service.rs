@@ -1,0 +1,169 @@
+//! Istio's VirtualService: routing of HTTP and TCP for a set of hosts.
+//!
+//! What cannot be honoured narrows a rule (a match block or a route is left out, with a warning); it never widens one.
+
+mod effects;
+mod http;
+
+pub(super) use effects::grpc_status;
+
+use super::shared::{header_edits, visibility};
+use crate::finding::code;
+use crate::intent::{Intent, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget};
+use crate::reader::{At, Reader, Table};
+use crate::yaml::Value;
+
+const SPEC: Table =
+    Table::new("a VirtualService", &["hosts", "gateways", "http", "tcp", "exportTo"]).later(&["tls"]);
+const TCP: Table = Table::new("a TCP route", &["match", "route"]);
+const TCP_MATCH: Table = Table::new("a TCP match", &["port", "sourceLabels", "sourceNamespace", "gateways"])
+    .later(&["destinationSubnets", "sourceSubnet"]);
+const ROUTE: Table = Table::new("a route destination", &["destination", "weight", "headers"]);
+const DESTINATION: Table = Table::new("a destination", &["host", "subset", "port"]);
+const PORT: Table = Table::new("a port selector", &["number"]);
+
+pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
+    let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
+    let hosts_at = fields.get("hosts");
+    let place = hosts_at.as_ref().unwrap_or(spec).place();
+    let items = reader.list(hosts_at.clone());
+    if items.is_empty() {
+        reader.missing(&fields, "hosts");
+    }
+    let hosts = items.into_iter().filter_map(|item| reader.host(Some(item))).collect();
+    let in_mesh = in_mesh(reader, fields.get("gateways"));
+    let http: Vec<_> =
+        reader.list(fields.get("http")).iter().filter_map(|route| http::route(reader, route)).collect();
+    let tcp: Vec<_> =
+        reader.list(fields.get("tcp")).iter().filter_map(|route| tcp_route(reader, route)).collect();
+    if !fields.has("http") && !fields.has("tcp") && !fields.has_later() {
+        reader.error(spec, "a VirtualService needs http or tcp routes");
+    }
+    let visibility = visibility(reader, fields.get("exportTo"));
+    if !in_mesh || (http.is_empty() && tcp.is_empty()) {
+        return Vec::new();
+    }
+    vec![Intent::Route(RouteIntent { origin: reader.origin.clone(), hosts, place, visibility, http, tcp })]
+}
+
+/// Whether a rule is for sidecars. Gateways are another program's business so far.
+fn in_mesh(reader: &mut Reader<'_>, at: Option<At<'_>>) -> bool {
+    let Some(at) = at else { return true };
+    let gateways = reader.texts(Some(at.clone()));
+    let mesh = gateways.iter().any(|name| name == "mesh") || gateways.is_empty();
+    if !gateways.iter().all(|name| name == "mesh") {
+        let rest = if mesh { "only \"mesh\" is served" } else { "without \"mesh\" the rule has no effect" };
+        reader.not_implemented(&at, &format!("there are no gateways, {rest}"));
+    }
+    mesh
+}
+
+/// Whether a match block applies to sidecars; one for gateways only is left out without a word, as the rule told enough.
+fn block_in_mesh(reader: &mut Reader<'_>, at: Option<At<'_>>) -> bool {
+    let gateways = reader.texts(at);
+    gateways.is_empty() || gateways.iter().any(|name| name == "mesh")
+}
+
+fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute> {
+    let fields = reader.fields(at, &TCP)?;
+    let blocks = reader.list(fields.get("match"));
+    let written = blocks.len();
+    let mut matches = Vec::new();
+    for block in blocks {
+        let Some(fields) = reader.fields(&block, &TCP_MATCH) else { continue };
+        let read = TcpMatch {
+            port: reader.port(fields.get("port")),
+            source_labels: reader.labels(fields.get("sourceLabels")),
+            source_namespace: reader.text(fields.get("sourceNamespace")),
+        };
+        if block_in_mesh(reader, fields.get("gateways")) && keep(reader, &block, fields.has_later()) {
+            matches.push(read);
+        }
+    }
+    let targets = targets(reader, fields.get("route"));
+    if !fields.has("route") {
+        reader.missing(&fields, "route");
+    }
+    (!targets.is_empty() && (written == 0 || !matches.is_empty())).then(|| TcpRoute {
+        matches,
+        targets,
+        place: at.place(),
+    })
+}
+
+/// A match block with a condition that we cannot check matches nothing.
+fn keep(reader: &mut Reader<'_>, block: &At<'_>, has_later: bool) -> bool {
+    if has_later {
+        let message = format!("{} is left out, because a condition of it is not implemented", block.path);
+        reader.warn(code::NOT_IMPLEMENTED, block, message);
+    }
+    !has_later
+}
+
+/// The destinations of a route.
+fn targets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<WeightedTarget> {
+    let items = reader.list(at.clone());
+    if let Some(at) = at.filter(|at| matches!(&at.node.value, Value::List(items) if items.is_empty())) {
+        reader.error(&at, format!("{} must name at least one destination", at.path));
+    }
+    let lone = items.len() == 1;
+    let mut total = 0u32;
+    let mut targets = Vec::new();
+    for item in items {
+        let Some((target, place)) = target(reader, &item, lone) else { continue };
+        match total.checked_add(target.weight) {
+            Some(sum) => total = sum,
+            None => reader
+                .error(&item, format!("{}: the weights of a route must sum to less than 2³²", item.path)),
+        }
+        targets.push(WeightedTarget { place, ..target });
+    }
+    targets
+}
+
+fn target(
+    reader: &mut Reader<'_>,
+    item: &At<'_>,
+    lone: bool,
+) -> Option<(WeightedTarget, crate::intent::Place)> {
+    let fields = reader.fields(item, &ROUTE)?;
+    // Protobuf cannot tell 0 from absent, so Istio gives a lone destination everything.
+    let written = reader.number(fields.get("weight"), 0..=u32::MAX).unwrap_or(0);
+    let weight = if lone { written.max(1) } else { written };
+    let headers = header_edits(reader, fields.get("headers"));
+    let Some(destination) = fields.get("destination") else {
+        reader.missing(&fields, "destination");
+        return None;
+    };
+    let place = destination.place();
+    let fields = reader.fields(&destination, &DESTINATION)?;
+    if !fields.has("host") {
+        reader.missing(&fields, "host");
+    }
+    let host = reader.one_host(fields.get("host"));
+    let subset_at = fields.get("subset");
+    let place = subset_at.as_ref().map_or(place, At::place);
+    let subset = reader.text(subset_at).filter(|name| !name.is_empty());
+    let port = port_selector(reader, fields.get("port"));
+    Some((
+        WeightedTarget {
+            target: Target { host: host?, subset, port },
+            weight,
+            headers,
+            place: Default::default(),
+        },
+        place,
+    ))
+}
+
+/// `port: {number: 80}`.
+pub(super) fn port_selector(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<u16> {
+    let fields = reader.fields(&at?, &PORT)?;
+    if !fields.has("number") {
+        reader.missing(&fields, "number");
+    }
+    reader.port(fields.get("number"))
+}
+
+#[cfg(test)]
+mod tests;

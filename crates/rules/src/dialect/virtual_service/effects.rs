@@ -1,0 +1,219 @@
+//! What a VirtualService's route does to a request beside sending it on: redirects, rewrites, answers, retries, faults.
+
+use crate::dialect::shared::retry_on;
+use crate::finding::{closest, code, quote};
+use crate::intent::{
+    AbortStatus, Backoff, DirectResponse, FaultAbort, FaultDelay, FaultIntent, Percent, Redirect,
+    RedirectPort, RegexRewrite, RetryIntent, RetryOn, Rewrite,
+};
+use crate::reader::{At, Fields, Reader, Table};
+use crate::yaml::Value;
+
+const REDIRECT: Table = Table::new(
+    "a redirect",
+    &["uri", "prefixRewrite", "authority", "scheme", "port", "derivePort", "redirectCode"],
+);
+const REWRITE: Table = Table::new("a rewrite", &["uri", "authority", "uriRegexRewrite"]);
+const REGEX_REWRITE: Table = Table::new("a regex rewrite", &["match", "rewrite"]);
+const DIRECT: Table = Table::new("a direct response", &["status", "body"]);
+const BODY: Table = Table::new("a body", &["string"]).later(&["bytes"]);
+const RETRIES: Table = Table::new(
+    "retries",
+    &["attempts", "perTryTimeout", "retryOn", "backoff", "retryRemoteLocalities", "retryIgnorePreviousHosts"],
+);
+const FAULT: Table = Table::new("a fault", &["delay", "abort"]);
+const DELAY: Table =
+    Table::new("a fault's delay", &["fixedDelay", "percentage", "percent"]).later(&["exponentialDelay"]);
+const ABORT: Table = Table::new("a fault's abort", &["httpStatus", "grpcStatus", "percentage", "percent"])
+    .later(&["http2Error"]);
+const PERCENTAGE: Table = Table::new("a percentage", &["value"]);
+
+pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Redirect> {
+    let fields = reader.fields(at, &REDIRECT)?;
+    let derived = reader.choice(
+        fields.get("derivePort"),
+        &[
+            ("FROM_PROTOCOL_DEFAULT", RedirectPort::SchemeDefault),
+            ("FROM_REQUEST_PORT", RedirectPort::Request),
+        ],
+    );
+    for (one, other) in [("port", "derivePort"), ("uri", "prefixRewrite")] {
+        if fields.has(one) && fields.has(other) {
+            reader.error(at, format!("{} has {one} and {other}, but only one of them can hold", at.path));
+        }
+    }
+    let code_at = fields.get("redirectCode");
+    let code = reader.number(code_at.clone(), 300..=399).unwrap_or(301) as u16;
+    if let Some(at) = code_at.filter(|_| !matches!(code, 301 | 302 | 303 | 307 | 308)) {
+        reader.error(&at, format!("{} must be 301, 302, 303, 307 or 308", at.path));
+    }
+    Some(Redirect {
+        uri: reader.text(fields.get("uri")),
+        prefix_rewrite: reader.text(fields.get("prefixRewrite")),
+        authority: reader.text(fields.get("authority")),
+        scheme: reader
+            .choice(fields.get("scheme"), &[("http", "http"), ("https", "https")])
+            .map(str::to_owned),
+        port: reader.port(fields.get("port")).map(RedirectPort::Fixed).or(derived),
+        code,
+    })
+}
+
+pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
+    let fields = reader.fields(at, &REWRITE)?;
+    let uri_regex = fields.get("uriRegexRewrite").and_then(|at| {
+        let fields = reader.fields(&at, &REGEX_REWRITE)?;
+        for name in ["match", "rewrite"] {
+            if !fields.has(name) {
+                reader.missing(&fields, name);
+            }
+        }
+        let (pattern, substitution) =
+            (reader.pattern(fields.get("match")), reader.text(fields.get("rewrite")));
+        Some(RegexRewrite { pattern: pattern?, substitution: substitution? })
+    });
+    if fields.has("uri") && fields.has("uriRegexRewrite") {
+        reader.error(at, format!("{} has uri and uriRegexRewrite, but only one of them can hold", at.path));
+    }
+    Some(Rewrite {
+        uri: reader.text(fields.get("uri")),
+        authority: reader.text(fields.get("authority")),
+        uri_regex,
+    })
+}
+
+pub(super) fn direct_response(reader: &mut Reader<'_>, at: &At<'_>) -> Option<DirectResponse> {
+    let fields = reader.fields(at, &DIRECT)?;
+    if !fields.has("status") {
+        reader.missing(&fields, "status");
+    }
+    let body = fields.get("body").and_then(|at| {
+        let fields = reader.fields(&at, &BODY)?;
+        reader.text(fields.get("string"))
+    });
+    Some(DirectResponse {
+        status: reader.status(fields.get("status"))?,
+        body: body.unwrap_or_default().into_bytes(),
+    })
+}
+
+/// An absent block is our default; a block without `retryOn` is Istio's list.
+pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryIntent {
+    let default = RetryIntent::default();
+    let Some(at) = at else { return default };
+    let Some(fields) = reader.fields(&at, &RETRIES) else { return default };
+    let attempts = reader.number(fields.get("attempts"), 0..=100);
+    if !fields.has("attempts") {
+        let message =
+            format!("{} has no attempts, which Istio reads as 0: retries are off. Write attempts", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
+    let on = match (fields.get("retryOn"), reader.text(fields.get("retryOn"))) {
+        (Some(at), Some(text)) if !text.trim().is_empty() => retry_on(reader, &at, &text),
+        _ => RetryOn::istio_default(),
+    };
+    RetryIntent {
+        attempts: attempts.unwrap_or(0),
+        on,
+        per_try_timeout: reader.duration(fields.get("perTryTimeout")).filter(|timeout| !timeout.is_zero()),
+        backoff: reader
+            .positive(fields.get("backoff"))
+            .map_or(Backoff::default(), |base| Backoff { base, ..Backoff::default() }),
+        ignore_previous_hosts: reader.boolean(fields.get("retryIgnorePreviousHosts")).unwrap_or(true),
+        remote_localities: reader.boolean(fields.get("retryRemoteLocalities")),
+        budget: None,
+        explicit: true,
+    }
+}
+
+pub(super) fn fault(reader: &mut Reader<'_>, at: Option<At<'_>>) -> FaultIntent {
+    let Some(fields) = at.and_then(|at| reader.fields(&at, &FAULT)) else { return FaultIntent::default() };
+    let delay = fields.get("delay").and_then(|at| {
+        let fields = reader.fields(&at, &DELAY)?;
+        let percent = fault_percent(reader, &at, &fields);
+        if !fields.has("fixedDelay") && !fields.has_later() {
+            reader.missing(&fields, "fixedDelay");
+        }
+        Some(FaultDelay { duration: reader.positive(fields.get("fixedDelay"))?, percent })
+    });
+    let abort = fields.get("abort").and_then(|at| {
+        let fields = reader.fields(&at, &ABORT)?;
+        let percent = fault_percent(reader, &at, &fields);
+        let status = abort_status(reader, &at, &fields)?;
+        Some(FaultAbort { status, percent })
+    });
+    FaultIntent { delay, abort }
+}
+
+fn abort_status(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<AbortStatus> {
+    match (fields.has("httpStatus"), fields.get("grpcStatus")) {
+        (true, Some(_)) => {
+            reader.error(
+                at,
+                format!("{} has httpStatus and grpcStatus, but an abort takes one of them", at.path),
+            );
+            None
+        }
+        (true, None) => reader.status(fields.get("httpStatus")).map(AbortStatus::Http),
+        (false, Some(status)) => grpc_status(reader, &status).map(AbortStatus::Grpc),
+        (false, None) => {
+            if !fields.has_later() {
+                reader.error(at, format!("{} needs httpStatus or grpcStatus", at.path));
+            }
+            None
+        }
+    }
+}
+
+/// `percentage: {value: 50}`, or the deprecated `percent: 50`. Without either a fault never happens, as in Istio.
+fn fault_percent(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Percent {
+    if let Some(percentage) = fields.get("percentage") {
+        let Some(inner) = reader.fields(&percentage, &PERCENTAGE) else { return Percent::NONE };
+        return reader.percent(inner.get("value")).unwrap_or(Percent::NONE);
+    }
+    if fields.has("percent") {
+        return reader.percent(fields.get("percent")).unwrap_or(Percent::NONE);
+    }
+    let message =
+        format!("{} has no percentage, so it never happens: write percentage: {{value: 100}}", at.path);
+    reader.warn(code::NO_EFFECT, at, message);
+    Percent::NONE
+}
+
+const GRPC_STATUSES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// A gRPC status by name or number.
+pub(crate) fn grpc_status(reader: &mut Reader<'_>, at: &At<'_>) -> Option<u32> {
+    let Value::Text(text) = &at.node.value else { return reader.number(Some(at.clone()), 0..=16) };
+    if let Ok(number @ 0..=16) = text.parse::<u32>() {
+        return Some(number);
+    }
+    let found = (0u32..).zip(GRPC_STATUSES).find(|(_, name)| name == text).map(|(number, _)| number);
+    if found.is_none() {
+        let meant = closest(text, GRPC_STATUSES);
+        reader.error_meant(
+            at,
+            format!("{} must be a gRPC status by name or number, not {}", at.path, quote(text)),
+            meant,
+        );
+    }
+    found
+}

@@ -1,0 +1,140 @@
+//! HTTP routes: their matches, and which of the three actions they take.
+
+use super::effects::{direct_response, fault, redirect, retries, rewrite};
+use super::{block_in_mesh, keep, targets};
+use crate::dialect::shared::{Spelling, header_edits, header_matches, query_matches, string_match};
+use crate::finding::code;
+use crate::intent::{HttpMatch, HttpRoute, RouteAction, StringMatch};
+use crate::reader::{At, Reader, Table};
+
+const HTTP: Table = Table::new(
+    "an HTTP route",
+    &[
+        "name",
+        "match",
+        "route",
+        "redirect",
+        "rewrite",
+        "directResponse",
+        "timeout",
+        "retries",
+        "fault",
+        "headers",
+        "delegate",
+    ],
+)
+.later(&["mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "corsPolicy"]);
+const MATCH: Table = Table::new(
+    "an HTTP match",
+    &[
+        "name",
+        "uri",
+        "scheme",
+        "method",
+        "authority",
+        "headers",
+        "withoutHeaders",
+        "queryParams",
+        "ignoreUriCase",
+        "port",
+        "sourceLabels",
+        "sourceNamespace",
+        "gateways",
+    ],
+)
+.ignored(&["statPrefix"]);
+
+pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
+    let fields = reader.fields(at, &HTTP)?;
+    let name = reader.text(fields.get("name"));
+    let blocks = reader.list(fields.get("match"));
+    let written = blocks.len();
+    let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| http_match(reader, block)).collect();
+    let route = HttpRoute {
+        name,
+        rewrite: fields.get("rewrite").and_then(|at| rewrite(reader, &at)),
+        headers: header_edits(reader, fields.get("headers")),
+        timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
+        retry: retries(reader, fields.get("retries")),
+        fault: fault(reader, fields.get("fault")),
+        place: at.place(),
+        action: action(reader, at, &fields)?,
+        matches,
+    };
+    // All of its blocks are for gateways: here it matches nothing.
+    (written == 0 || !route.matches.is_empty()).then_some(route)
+}
+
+fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'_>) -> Option<RouteAction> {
+    if let Some(delegate) = fields.get("delegate") {
+        reader.not_implemented(&delegate, "this route is left out");
+        return None;
+    }
+    let given: Vec<&'static str> =
+        ["route", "redirect", "directResponse"].into_iter().filter(|name| fields.has(name)).collect();
+    match given.as_slice() {
+        ["route"] => {
+            let targets = targets(reader, fields.get("route"));
+            (!targets.is_empty()).then_some(RouteAction::Forward(targets))
+        }
+        ["redirect"] => {
+            for useless in ["rewrite", "fault", "timeout", "retries"] {
+                if let Some(useless) = static_field(useless).and_then(|name| fields.get(name)) {
+                    reader.warn(
+                        code::NO_EFFECT,
+                        &useless,
+                        format!("{} has no effect beside a redirect", useless.path),
+                    );
+                }
+            }
+            redirect(reader, &fields.get("redirect")?).map(RouteAction::Redirect)
+        }
+        ["directResponse"] => {
+            direct_response(reader, &fields.get("directResponse")?).map(RouteAction::Respond)
+        }
+        [] => {
+            reader.error(at, format!("{} needs one of route, redirect or directResponse", at.path));
+            None
+        }
+        several => {
+            reader.error(
+                at,
+                format!("{} has {}, but a route takes exactly one of them", at.path, several.join(" and ")),
+            );
+            None
+        }
+    }
+}
+
+fn static_field(name: &str) -> Option<&'static str> {
+    HTTP.known.iter().copied().find(|known| *known == name)
+}
+
+fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
+    let fields = reader.fields(at, &MATCH)?;
+    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Istio, false);
+    let (uri, scheme, method, authority) =
+        (plain("uri"), plain("scheme"), plain("method"), plain("authority"));
+    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Istio, false);
+    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Istio, true));
+    let ignore_uri_case = reader.boolean(fields.get("ignoreUriCase")).unwrap_or(false);
+    if ignore_uri_case && let (Some(StringMatch::Regex(_)), Some(at)) = (&uri, fields.get("ignoreUriCase")) {
+        let message = format!("{} has no effect on a regex: start the pattern with (?i)", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
+    let read = HttpMatch {
+        name: reader.text(fields.get("name")),
+        uri,
+        ignore_uri_case,
+        scheme,
+        method,
+        authority,
+        headers,
+        query: query_matches(reader, fields.get("queryParams"), Spelling::Istio),
+        port: reader.port(fields.get("port")),
+        source_labels: reader.labels(fields.get("sourceLabels")),
+        source_namespace: reader.text(fields.get("sourceNamespace")),
+        place: at.place(),
+    };
+    (block_in_mesh(reader, fields.get("gateways")) && keep(reader, at, fields.has_later())).then_some(read)
+}

@@ -1,0 +1,198 @@
+//! What is wrong with what a user wrote: one shape for parse errors and analyzer findings, for people and for machines.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The object is refused.
+    Error,
+    /// The object is taken, but probably does not do what was meant.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// The stable codes with one line each. Where istioctl has a finding of the same meaning, its number is kept, so that
+/// suppressions carry over.
+pub mod code {
+    /// Not YAML.
+    pub const SYNTAX: &str = "OUT0001";
+    /// The same key twice in a mapping.
+    pub const DUPLICATE_KEY: &str = "OUT0002";
+    /// Too large, too deep, or expanding too far.
+    pub const LIMIT: &str = "OUT0003";
+    /// Unknown apiVersion or kind.
+    pub const UNKNOWN_KIND: &str = "OUT0004";
+    /// A known field that is not implemented.
+    pub const NOT_IMPLEMENTED: &str = "OUT0005";
+    /// Valid, but without effect.
+    pub const NO_EFFECT: &str = "OUT0006";
+    /// The same object twice.
+    pub const DUPLICATE_OBJECT: &str = "OUT0007";
+    /// A field that does not exist, is missing, or has a bad value.
+    pub const SCHEMA: &str = "IST0106";
+    /// A host or subset that does not exist.
+    pub const REFERENCE: &str = "IST0101";
+    /// Two objects route the same host.
+    pub const CONFLICT: &str = "IST0109";
+    /// A selector without workloads.
+    pub const NO_WORKLOADS: &str = "IST0127";
+    /// A route that no request reaches.
+    pub const UNREACHABLE: &str = "IST0130";
+    /// A subset without instances.
+    pub const EMPTY_SUBSET: &str = "OUT0101";
+    /// Two DestinationRules for one host.
+    pub const DUPLICATE_DESTINATION: &str = "OUT0102";
+    /// All weights are 0.
+    pub const NO_WEIGHT: &str = "OUT0103";
+    /// An attempt may take longer than the request.
+    pub const LONG_ATTEMPT: &str = "OUT0104";
+    /// HTTP attributes in a DENY rule for a TCP port.
+    pub const HTTP_ON_TCP: &str = "OUT0105";
+
+    /// Every code and what it means.
+    pub const ALL: &[(&str, &str)] = &[
+        (SYNTAX, "the text is not YAML or JSON"),
+        (DUPLICATE_KEY, "a key appears twice in one mapping"),
+        (LIMIT, "the text is too large, too deep, or its aliases expand too far"),
+        (UNKNOWN_KIND, "unknown apiVersion or kind"),
+        (NOT_IMPLEMENTED, "a known field that Outrigger does not implement"),
+        (NO_EFFECT, "valid, but without effect as written"),
+        (DUPLICATE_OBJECT, "an object is defined twice"),
+        (SCHEMA, "a field is unknown, missing, or has a bad value"),
+        (REFERENCE, "a route names a host or subset that does not exist"),
+        (CONFLICT, "two objects route the same host"),
+        (NO_WORKLOADS, "a selector matches no workload"),
+        (UNREACHABLE, "a route stands behind one that matches every request"),
+        (EMPTY_SUBSET, "a subset matches no instance of its host"),
+        (DUPLICATE_DESTINATION, "two objects define subsets or policy for the same host"),
+        (NO_WEIGHT, "a route's weights sum to 0"),
+        (LONG_ATTEMPT, "perTryTimeout is longer than the timeout of the whole request"),
+        (HTTP_ON_TCP, "a DENY rule uses HTTP attributes on a TCP port, where they count as matching"),
+    ];
+}
+
+/// One thing that is wrong. Displays as `rules.yaml:14:9 error IST0101: what. Did you mean "this"?`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// One of [`code`].
+    pub code: Cow<'static, str>,
+    /// The source it was found in; empty when there is none.
+    pub file: String,
+    /// Line, from 1; 0 when it belongs to no line.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+    /// The object, as `VirtualService shop/catalog`, when known.
+    pub object: Option<String>,
+    /// Path of the field, such as `spec.http[0].timeout`; empty for the whole text.
+    pub path: String,
+    /// What is wrong, why, and what to do; without a final period.
+    pub message: String,
+    /// What was probably meant, ready to be put in its place.
+    pub suggestion: Option<String>,
+}
+
+impl Finding {
+    /// Whether the object must be refused.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = if self.file.is_empty() { "-" } else { &self.file };
+        match self.line {
+            0 => write!(f, "{file} ")?,
+            line => write!(f, "{file}:{line}:{} ", self.column)?,
+        }
+        write!(f, "{} {}: {}", self.severity, self.code, self.message)?;
+        match &self.suggestion {
+            Some(suggestion) => write!(f, ". Did you mean \"{suggestion}\"?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The candidate most like `text`, when it is like enough to be a slip of the fingers.
+pub(crate) fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    // The distance is quadratic in the lengths, and texts are the user's.
+    if text.len() > 64 {
+        return None;
+    }
+    let lower = text.to_lowercase();
+    let allowed = (text.chars().count() / 3).clamp(1, 3);
+    candidates
+        .into_iter()
+        .filter(|candidate| candidate.len() <= 64 && *candidate != text)
+        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// A user's text for use in a message: quoted, on one line, bounded.
+pub(crate) fn quote(text: &str) -> String {
+    let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().nth(80).is_some() {
+        short.push('…');
+    }
+    format!("\"{short}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_reads_as_place_severity_code_and_advice() {
+        let finding = Finding {
+            severity: Severity::Error,
+            code: code::REFERENCE.into(),
+            file: "rules.yaml".into(),
+            line: 14,
+            column: 9,
+            object: None,
+            path: String::new(),
+            message: "VirtualService default/reviews routes to subset \"v4\", but DestinationRule reviews defines v1, v2, v3"
+                .into(),
+            suggestion: Some("v3".into()),
+        };
+        assert_eq!(
+            finding.to_string(),
+            "rules.yaml:14:9 error IST0101: VirtualService default/reviews routes to subset \"v4\", but DestinationRule \
+             reviews defines v1, v2, v3. Did you mean \"v3\"?"
+        );
+        let json = serde_json::to_string(&finding).unwrap();
+        assert_eq!(serde_json::from_str::<Finding>(&json).unwrap(), finding);
+    }
+
+    #[test]
+    fn a_slip_of_the_fingers_is_recognised_and_a_different_word_is_not() {
+        assert_eq!(closest("timout", ["timeout", "retries"]), Some("timeout".into()));
+        assert_eq!(closest("perTryTimeOut", ["timeout", "perTryTimeout"]), Some("perTryTimeout".into()));
+        assert_eq!(closest("banana", ["timeout", "retries"]), None);
+        assert_eq!(closest(&"t".repeat(100_000), ["timeout"]), None);
+    }
+
+    #[test]
+    fn no_code_is_used_twice() {
+        let codes: std::collections::BTreeSet<_> = code::ALL.iter().map(|(code, _)| code).collect();
+        assert_eq!(codes.len(), code::ALL.len());
+    }
+}
