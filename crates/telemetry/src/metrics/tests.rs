@@ -170,3 +170,38 @@ fn process_metrics_are_plausible() {
     let age = now - series["process_start_time_seconds"];
     assert!((-2.0..3600.0).contains(&age), "{age}");
 }
+
+#[test]
+fn promtool_accepts_the_page() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    let registry = Registry::with_process("proxy", "0.1.0");
+    registry
+        .counters("odd_total", "Back\\slash, \"quote\"\nand line.", ["path"])
+        .with(["a\\b\"c\nd →"])
+        .inc();
+    let histogram = Histogram::new();
+    histogram.observe(7.0);
+    registry.register_fn(move |page| {
+        page.histogram("request_duration", "Duration.")
+            .sample([("reporter", "source")], &histogram.snapshot());
+    });
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = spawned else {
+        assert_ne!(
+            std::env::var("OUTRIGGER_REQUIRE").as_deref(),
+            Ok("all"),
+            "promtool is required and missing"
+        );
+        eprintln!("SKIPPED: promtool is not installed");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(registry.render().as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
