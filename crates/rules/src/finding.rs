@@ -142,8 +142,16 @@ pub(crate) fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a s
         .filter(|candidate| candidate.len() <= 64 && *candidate != text)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
+        .min_by_key(|(distance, candidate)| (*distance, strangeness(text, candidate)))
         .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// Breaks ties: `v4` is nearer to `v3` than to `v1`.
+fn strangeness(text: &str, candidate: &str) -> u32 {
+    let lengths = text.chars().count().abs_diff(candidate.chars().count()) as u32;
+    let letters =
+        text.chars().zip(candidate.chars()).map(|(a, b)| u32::from(a).abs_diff(u32::from(b)).min(1000));
+    lengths * 1000 + letters.sum::<u32>()
 }
 
 /// A user's text for use in a message: quoted, on one line, bounded.

@@ -184,6 +184,7 @@ impl Visibility {
 }
 
 /// One normalised meaning of an object. A native object has up to two.
+#[expect(clippy::large_enum_variant, reason = "there are as many as rules, thousands at most")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Intent {

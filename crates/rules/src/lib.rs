@@ -4,14 +4,19 @@
 //! [`parse`] turns a text into [`Object`]s with [`intent`]s and into [`Finding`]s; [`analyze`] looks at objects together with
 //! the services that exist. Knows nothing of the wire, of proxies, or of how rules are stored.
 
+mod analyze;
+pub mod catalog;
 mod dialect;
 pub mod finding;
+pub mod fuzzing;
 pub mod host;
 pub mod intent;
 mod object;
 mod reader;
 mod yaml;
 
+pub use analyze::{CHECKS, Check, analyze};
+pub use catalog::ServiceCatalog;
 pub use finding::{Finding, Severity};
 pub use host::{Host, HostError, Resolver};
 pub use object::{Object, ParseOptions, Parsed, parse, parse_bytes, parse_with};

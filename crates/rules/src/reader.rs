@@ -14,7 +14,7 @@ use crate::intent::{Origin, Place};
 use crate::object::ParseOptions;
 use crate::yaml::{Key, Node, Value};
 
-pub(crate) use values::{is_header_name, regex_matches_whole};
+pub(crate) use values::is_header_name;
 
 /// The fields of one kind of mapping.
 pub(crate) struct Table {

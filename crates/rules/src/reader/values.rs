@@ -9,7 +9,7 @@ use regex::RegexBuilder;
 
 use super::{At, Reader};
 use crate::finding::{closest, quote};
-use crate::intent::{Host, Percent, StringMatch};
+use crate::intent::{Host, Percent};
 use crate::yaml::{Value, integer};
 
 /// Memory of one compiled pattern. A pattern runs on every request; a larger one is a mistake or an attack.
@@ -246,24 +246,6 @@ fn compile(pattern: &str) -> Result<regex::Regex, regex::Error> {
     RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build()
 }
 
-/// Whether a valid pattern matches the whole text, for the analyzer; what does not compile matches nothing.
-pub(crate) fn regex_matches_whole(pattern: &str, text: &str) -> bool {
-    compile(&anchored(pattern)).is_ok_and(|regex| regex.is_match(text))
-}
-
-impl StringMatch {
-    /// Whether a text matches; the proxy has its own compiled form, this one is for questions.
-    pub fn matches(&self, text: &str) -> bool {
-        match self {
-            Self::Exact(exact) => text == exact,
-            Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
-            Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
-            Self::Regex(pattern) => regex_matches_whole(pattern, text),
-            Self::Present => true,
-        }
-    }
-}
-
 /// Go's durations, as Kubernetes and Istio take them: `1h`, `1m30s`, `1.5s`, `250ms`. At most 100 years.
 fn duration(text: &str) -> Option<Duration> {
     const LONGEST: u128 = 100 * 365 * 86_400 * 1_000_000_000;
@@ -319,12 +301,5 @@ mod tests {
         for text in ["", "5", "s", "1x", "-1s", "1..s", ".s", "1s ", "99999999999h", "1d", &"9".repeat(39)] {
             assert_eq!(duration(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_pattern_is_matched_as_a_whole() {
-        assert!(StringMatch::Regex("/a|/b".into()).matches("/b"));
-        assert!(!StringMatch::Regex("/a|/b".into()).matches("/ab"));
-        assert!(!StringMatch::Regex("/a".into()).matches("/ab"));
     }
 }

@@ -1,0 +1,171 @@
+//! What is wrong with rules that are each well-formed: references to nothing, rules that fight, rules without effect.
+//!
+//! One row per check, one file per topic. A check looks at all objects together and, where it needs to, at the services
+//! that exist. Each row has a test for when it speaks and one for when it must be silent.
+
+mod conflicts;
+mod policies;
+mod references;
+mod routes;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::catalog::ServiceCatalog;
+use crate::finding::{Finding, Severity, code};
+use crate::intent::{
+    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place, RouteIntent,
+    WeightedTarget,
+};
+use crate::object::Object;
+
+/// One check.
+pub struct Check {
+    /// The code of its findings.
+    pub code: &'static str,
+    /// What it looks for.
+    pub what: &'static str,
+    run: fn(&Scene<'_>, &mut Vec<Finding>),
+}
+
+/// Every check, in the order in which they run.
+pub const CHECKS: &[Check] = &[
+    Check { code: code::DUPLICATE_OBJECT, what: "the same object twice", run: conflicts::duplicate_objects },
+    Check {
+        code: code::REFERENCE,
+        what: "a route to a host or port that does not exist",
+        run: references::hosts,
+    },
+    Check {
+        code: code::REFERENCE,
+        what: "a route to a subset that nobody defines",
+        run: references::subsets,
+    },
+    Check { code: code::EMPTY_SUBSET, what: "a subset without instances", run: references::empty_subsets },
+    Check { code: code::NO_WEIGHT, what: "weights that sum to 0", run: routes::no_weight },
+    Check { code: code::UNREACHABLE, what: "a route that no request reaches", run: routes::unreachable },
+    Check { code: code::LONG_ATTEMPT, what: "perTryTimeout longer than timeout", run: routes::long_attempts },
+    Check { code: code::CONFLICT, what: "two objects that route one host", run: conflicts::routes },
+    Check {
+        code: code::DUPLICATE_DESTINATION,
+        what: "two policies for one host",
+        run: conflicts::destinations,
+    },
+    Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
+    Check {
+        code: code::HTTP_ON_TCP,
+        what: "HTTP attributes in a DENY rule for TCP",
+        run: policies::http_on_tcp,
+    },
+];
+
+/// Looks at objects together. Without a catalog, only what the objects themselves can tell is checked.
+pub fn analyze(objects: &[Object], catalog: Option<&ServiceCatalog>) -> Vec<Finding> {
+    let scene = Scene::new(objects, catalog);
+    let mut findings = Vec::new();
+    for check in CHECKS {
+        (check.run)(&scene, &mut findings);
+    }
+    findings.sort_by(|a, b| (&a.file, a.line, a.column, &a.code).cmp(&(&b.file, b.line, b.column, &b.code)));
+    findings
+}
+
+/// All objects, sorted by what they say.
+struct Scene<'o> {
+    objects: &'o [Object],
+    catalog: Option<&'o ServiceCatalog>,
+    routes: Vec<&'o RouteIntent>,
+    destinations: Vec<&'o DestinationIntent>,
+    by_host: BTreeMap<&'o Host, Vec<&'o DestinationIntent>>,
+    authorization: Vec<&'o AuthorizationIntent>,
+    mtls: Vec<&'o MtlsIntent>,
+}
+
+impl<'o> Scene<'o> {
+    fn new(objects: &'o [Object], catalog: Option<&'o ServiceCatalog>) -> Self {
+        let mut scene = Self {
+            objects,
+            catalog,
+            routes: Vec::new(),
+            destinations: Vec::new(),
+            by_host: BTreeMap::new(),
+            authorization: Vec::new(),
+            mtls: Vec::new(),
+        };
+        for intent in objects.iter().flat_map(|object| &object.intents) {
+            match intent {
+                Intent::Route(route) => scene.routes.push(route),
+                Intent::Destination(destination) => {
+                    scene.destinations.push(destination);
+                    scene.by_host.entry(&destination.host).or_default().push(destination);
+                }
+                Intent::Authorization(policy) => scene.authorization.push(policy),
+                Intent::Mtls(policy) => scene.mtls.push(policy),
+            }
+        }
+        scene
+    }
+
+    /// What defines subsets of a host: rules for exactly it, or else wildcards over it.
+    fn destinations_of(&self, host: &Host) -> Vec<&'o DestinationIntent> {
+        match self.by_host.get(host) {
+            Some(exact) => exact.clone(),
+            None => {
+                let wildcards = self.destinations.iter().filter(|intent| intent.host.is_wildcard());
+                wildcards.filter(|intent| intent.host.covers(host.as_str())).copied().collect()
+            }
+        }
+    }
+
+    /// Every target of every route with the route's object.
+    fn targets(&self) -> impl Iterator<Item = (&'o RouteIntent, &'o WeightedTarget)> {
+        self.routes.iter().flat_map(|route| {
+            let http = route.http.iter().flat_map(|http| http.action.targets());
+            http.chain(route.tcp.iter().flat_map(|tcp| &tcp.targets)).map(move |target| (*route, target))
+        })
+    }
+}
+
+fn finding(
+    severity: Severity,
+    code: &'static str,
+    origin: &Origin,
+    place: &Place,
+    message: String,
+) -> Finding {
+    Finding {
+        severity,
+        code: Cow::Borrowed(code),
+        file: origin.file.clone().unwrap_or_default(),
+        line: place.line,
+        column: place.column,
+        object: Some(origin.to_string()),
+        path: place.path.clone(),
+        message,
+        suggestion: None,
+    }
+}
+
+/// Another object as seen from this one: its namespace only when it is another.
+fn seen_from(origin: &Origin, other: &Origin) -> String {
+    if origin.namespace == other.namespace {
+        return format!("{} {}", other.kind, other.name);
+    }
+    other.to_string()
+}
+
+/// A host as people say it: `reviews.shop` for a service, otherwise all of it.
+fn short(host: &Host) -> &str {
+    host.as_str().split_once(".svc.").map_or(host.as_str(), |(name, _)| name)
+}
+
+fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let mut items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    let more = items.len().saturating_sub(12);
+    items.truncate(12);
+    let text = items.join(", ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Objects that fight: the same object twice, two routes or two policies for one host. Both sides are always named.
+
+use std::collections::BTreeMap;
+
+use super::{Scene, finding, seen_from, short};
+use crate::finding::{Finding, Severity, code};
+use crate::intent::{Host, ObjectKind, Origin, Place, Visibility};
+
+pub(super) fn duplicate_objects(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let mut seen: BTreeMap<(ObjectKind, &str, &str), &Origin> = BTreeMap::new();
+    for object in scene.objects {
+        let origin = &object.origin;
+        let key = (object.kind, object.namespace.as_str(), object.name.as_str());
+        let Some(first) = seen.get(&key) else {
+            seen.insert(key, origin);
+            continue;
+        };
+        let place = Place { line: origin.line, column: 1, path: String::new() };
+        let message = format!("{origin} is defined twice, first at {}", position(first));
+        findings.push(finding(Severity::Error, code::DUPLICATE_OBJECT, origin, &place, message));
+    }
+}
+
+/// One claim on a host.
+#[derive(Clone, Copy)]
+struct Claim<'o> {
+    origin: &'o Origin,
+    place: &'o Place,
+    visibility: &'o Visibility,
+    http: bool,
+    tcp: bool,
+}
+
+pub(super) fn routes(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let claims = scene.routes.iter().flat_map(|route| {
+        let claim = Claim {
+            origin: &route.origin,
+            place: &route.place,
+            visibility: &route.visibility,
+            http: !route.http.is_empty(),
+            tcp: !route.tcp.is_empty(),
+        };
+        route.hosts.iter().map(move |host| (host, claim))
+    });
+    for_fights(claims, |host, first, second| {
+        let message = format!(
+            "{} and {} (at {}) both route {}, and only one of them can hold; put their routes into one object",
+            second.origin,
+            seen_from(second.origin, first.origin),
+            position_of(first),
+            short(host)
+        );
+        findings.push(finding(Severity::Error, code::CONFLICT, second.origin, second.place, message));
+    });
+}
+
+pub(super) fn destinations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let claims = scene.destinations.iter().map(|destination| {
+        let (origin, place, visibility) = (&destination.origin, &destination.place, &destination.visibility);
+        (&destination.host, Claim { origin, place, visibility, http: true, tcp: true })
+    });
+    for_fights(claims, |host, first, second| {
+        let message = format!(
+            "{} and {} (at {}) both define subsets or policy of {}; put them into one object",
+            second.origin,
+            seen_from(second.origin, first.origin),
+            position_of(first),
+            short(host)
+        );
+        findings.push(finding(
+            Severity::Warning,
+            code::DUPLICATE_DESTINATION,
+            second.origin,
+            second.place,
+            message,
+        ));
+    });
+}
+
+/// Tells of each claim the first other object that claims the same host for the same clients. An object that stands twice
+/// in the set has a finding of its own.
+fn for_fights<'o>(
+    claims: impl Iterator<Item = (&'o Host, Claim<'o>)>,
+    mut tell: impl FnMut(&Host, &Claim<'o>, &Claim<'o>),
+) {
+    let mut seen: BTreeMap<&Host, Vec<Claim<'o>>> = BTreeMap::new();
+    for (host, claim) in claims {
+        let before = seen.entry(host).or_default();
+        let rival = before.iter().find(|other| {
+            !same_object(other.origin, claim.origin)
+                && overlap(other.visibility, claim.visibility)
+                && (other.http && claim.http || other.tcp && claim.tcp)
+        });
+        if let Some(rival) = rival {
+            tell(host, rival, &claim);
+        } else {
+            // Only claims without a rival are kept, which bounds the search by the number of namespaces that share a host.
+            before.push(claim);
+        }
+    }
+}
+
+fn same_object(one: &Origin, other: &Origin) -> bool {
+    (one.kind, &one.namespace, &one.name) == (other.kind, &other.namespace, &other.name)
+}
+
+fn overlap(one: &Visibility, other: &Visibility) -> bool {
+    match (one, other) {
+        (Visibility::Namespaces(names), other) | (other, Visibility::Namespaces(names)) => {
+            names.iter().any(|name| other.includes(name))
+        }
+        (Visibility::Everyone, Visibility::Everyone) => true,
+    }
+}
+
+fn position(origin: &Origin) -> String {
+    match &origin.file {
+        Some(file) => format!("{file}:{}", origin.line),
+        None => format!("line {}", origin.line),
+    }
+}
+
+fn position_of(claim: &Claim<'_>) -> String {
+    position(&Origin { line: claim.place.line, ..claim.origin.clone() })
+}

@@ -1,0 +1,79 @@
+//! What exists, as far as the analyzer needs to know: services with ports and instances, workloads with labels and ports.
+//!
+//! The control plane fills it from its registry; offline there is none, and what needs it is not checked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// Labels of an instance.
+pub type Labels = BTreeMap<String, String>;
+
+/// The services and workloads of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCatalog {
+    /// By resolved host.
+    pub services: BTreeMap<Host, CatalogService>,
+    /// Everything that policies can select.
+    pub workloads: Vec<CatalogWorkload>,
+    /// Policies of this namespace hold for the whole mesh.
+    pub root_namespace: String,
+}
+
+impl Default for ServiceCatalog {
+    fn default() -> Self {
+        Self {
+            services: BTreeMap::new(),
+            workloads: Vec::new(),
+            root_namespace: "outrigger-system".to_owned(),
+        }
+    }
+}
+
+/// One service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogService {
+    /// Its ports.
+    pub ports: BTreeMap<u16, PortProtocol>,
+    /// The labels of each of its instances.
+    pub instances: Vec<Labels>,
+}
+
+/// One workload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogWorkload {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its own ports, which authorization rules name.
+    pub ports: BTreeMap<u16, PortProtocol>,
+}
+
+/// What is known about a port before the first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortProtocol {
+    /// Declared HTTP/1, HTTP/2 or gRPC.
+    Http,
+    /// Declared opaque.
+    Tcp,
+    /// Found out per connection.
+    Detect,
+}
+
+impl ServiceCatalog {
+    /// The workloads that a policy of `namespace` with that selector is for.
+    pub fn selected<'a>(
+        &'a self,
+        namespace: &'a str,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = &'a CatalogWorkload> {
+        self.workloads.iter().filter(move |workload| {
+            (workload.namespace == namespace || namespace == self.root_namespace)
+                && selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+        })
+    }
+}
