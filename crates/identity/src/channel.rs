@@ -116,10 +116,20 @@ impl ControlPlane {
     /// A new channel. It connects at its first call and again whenever the connection is lost. Call it inside a tokio
     /// runtime. A connection keeps the certificate that it began with; take a new channel to show a new one.
     pub fn channel(&self) -> Channel {
+        self.open(true)
+    }
+
+    /// As [`ControlPlane::channel`], but without showing our certificate: for a caller with a token whose certificate
+    /// is of no use, such as one of an authority that has since been replaced.
+    pub fn anonymous_channel(&self) -> Channel {
+        self.open(false)
+    }
+
+    fn open(&self, show_certificate: bool) -> Channel {
         let shared = self.shared.clone();
         let connector = tower::service_fn(move |_: Uri| {
             let shared = shared.clone();
-            async move { shared.connect().await.map(TokioIo::new) }
+            async move { shared.connect(show_certificate).await.map(TokioIo::new) }
         });
         self.shared.endpoint.connect_with_connector_lazy(connector)
     }
@@ -129,13 +139,13 @@ impl ControlPlane {
     /// # Errors
     /// When no address answers, or the peer is not the control plane; says why for each address.
     pub async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        self.shared.connect().await
+        self.shared.connect(true).await
     }
 }
 
 impl Shared {
-    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.tls_config().map_err(io::Error::other)?;
+    async fn connect(&self, show_certificate: bool) -> io::Result<TlsStream<TcpStream>> {
+        let config = self.tls_config(show_certificate).map_err(io::Error::other)?;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut failures = Vec::new();
         for step in 0..self.addresses.len() {
@@ -152,10 +162,10 @@ impl Shared {
         Err(io::Error::other(failures.join("; ")))
     }
 
-    fn tls_config(&self) -> Result<Arc<ClientConfig>, IdentityError> {
+    fn tls_config(&self, show_certificate: bool) -> Result<Arc<ClientConfig>, IdentityError> {
         let current = self.store.load();
         // An expired certificate would only spoil the handshake; without one a token may still convince.
-        let certificate = current.valid_certificate(SystemTime::now()).cloned();
+        let certificate = current.valid_certificate(SystemTime::now()).filter(|_| show_certificate).cloned();
         match &self.peer {
             ControlPeer::Identity(expected) => {
                 let credentials = Credentials::new(certificate, current.bundle.clone());

@@ -55,6 +55,6 @@ mod tests {
     fn moments_are_written_as_rfc_3339() {
         assert_eq!(rfc3339(from_unix_seconds(1_795_224_600)), "2026-11-21T01:30:00Z");
         assert_eq!(rfc3339(from_unix_seconds(-1)), "1969-12-31T23:59:59Z");
-        assert_eq!(rfc3339(from_unix_seconds(i64::MAX)), rfc3339(from_unix_seconds(i64::MAX)));
+        assert_eq!(rfc3339(from_unix_seconds(1 << 50)), format!("@{}", 1u64 << 50));
     }
 }

@@ -16,7 +16,7 @@ use outrigger_model::identity::SpiffeId;
 use crate::bundle::TrustBundle;
 use crate::cert::WorkloadCertificate;
 use crate::clock::unix_time;
-use crate::credentials::Credentials;
+use crate::credentials::{CredentialStore, Credentials};
 use crate::error::IdentityError;
 use crate::verify::{Role, verify_peer};
 
@@ -78,6 +78,23 @@ impl StateDir {
             Err(error) => loaded.problems.push(error),
         }
         loaded
+    }
+
+    /// A credential store for a start: what is usable here, and `roots` (the join file's) trusted as well until the
+    /// control plane sends the current bundle. Also says what was ignored.
+    pub fn restore(
+        &self,
+        expected: &SpiffeId,
+        roots: &TrustBundle,
+        now: SystemTime,
+    ) -> (CredentialStore, Vec<IdentityError>) {
+        let loaded = self.load(expected, now);
+        let bundle = loaded.bundle.map_or_else(|| roots.clone(), |kept| kept.union(roots));
+        let store = CredentialStore::new(bundle);
+        if let Some(certificate) = loaded.certificate {
+            store.replace_certificate(certificate);
+        }
+        (store, loaded.problems)
     }
 
     /// Writes the credentials; each file is replaced by a rename, so a reader sees the old or the new one.

@@ -23,7 +23,7 @@ const GENERATION: &str = "generation-";
 
 /// The authority of a directory, or `None` when there is none yet.
 pub(super) fn load(directory: &Path, trust_domain: &str) -> Result<Option<SigningSet>, IdentityError> {
-    create_private_dir(directory)?;
+    // A provided directory may be a read-only mount: nothing is made or changed there.
     if directory.join(ROOT).exists() {
         let keys = read_set(directory, false)?;
         tracing::info!(directory = %directory.display(), trust_domain, "using the provided certificate authority");
@@ -36,6 +36,7 @@ pub(super) fn load(directory: &Path, trust_domain: &str) -> Result<Option<Signin
             return Err(IdentityError::content(path, reason));
         }
     }
+    create_private_dir(directory)?;
     match latest_generation(directory)? {
         Some((_, path)) => read_set(&path, true).map(Some),
         None => Ok(None),

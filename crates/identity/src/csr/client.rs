@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use crate::bundle::is_self_issued;
 use crate::cert::WorkloadCertificate;
@@ -72,15 +72,13 @@ pub struct Issued {
 pub struct RequestFailure {
     /// What happened.
     pub error: IdentityError,
-    /// Whether the control plane understood and refused; another proof may convince it.
-    pub refused: bool,
     /// As [`Issued::skew_millis`].
     pub skew_millis: Option<i64>,
 }
 
 impl RequestFailure {
     fn of(error: IdentityError, skew_millis: Option<i64>) -> Self {
-        Self { error, refused: false, skew_millis }
+        Self { error, skew_millis }
     }
 }
 
@@ -114,8 +112,7 @@ pub async fn request_certificate(
     let received = SystemTime::now();
     let response = answer.map_err(|status| {
         let skew_millis = skew(status.metadata(), sent, received);
-        let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied);
-        RequestFailure { error: describe(&status), refused, skew_millis }
+        RequestFailure { error: describe(&status), skew_millis }
     })?;
     let skew_millis = skew(response.metadata(), sent, received);
     let roots_count =

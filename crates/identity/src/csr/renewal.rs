@@ -173,44 +173,43 @@ async fn wait_until(due: SystemTime, hurry: &Notify) {
 
 type Failure = (IdentityError, Option<i64>);
 
-/// One renewal: by certificate while it is valid, by token otherwise or when the certificate is refused.
+/// One renewal: by certificate while it is valid, then by token. Any failure of the first leads to the second: a
+/// server that does not know our certificate's root ends the connection, which looks like any other broken one.
 async fn attempt(enrollment: &Enrollment, store: &CredentialStore) -> Result<Option<i64>, Failure> {
     let by_certificate = store.load().valid_certificate(SystemTime::now()).is_some();
-    let token = enrollment.token.read();
-    let mut proofs = Vec::with_capacity(2);
-    if by_certificate {
-        proofs.push(None);
-    }
-    match token {
-        Ok(Some(token)) => proofs.push(Some(token)),
-        Ok(None) if by_certificate => {}
-        Ok(None) => {
-            let reason = "there is neither a valid certificate nor a token; make a join file with `outrigger token create`";
-            return Err((IdentityError::Control(reason.to_owned()), None));
-        }
-        Err(_) if by_certificate => {}
+    let token = match enrollment.token.read() {
+        Ok(token) => token,
+        Err(_) if by_certificate => None,
         Err(error) => return Err((error, None)),
-    }
-    let mut last: Option<RequestFailure> = None;
-    for proof in proofs {
+    };
+    let mut failures: Vec<RequestFailure> = Vec::new();
+    for proof in [by_certificate.then_some(None), token.map(Some)].into_iter().flatten() {
         // A new channel each time: a connection keeps showing the certificate that it began with.
-        let channel = enrollment.control.channel();
+        let channel = match proof {
+            None => enrollment.control.channel(),
+            Some(_) => enrollment.control.anonymous_channel(),
+        };
         match request_certificate(channel, &enrollment.identity, enrollment.ttl, proof.as_deref()).await {
             Ok(issued) => {
                 let skew = issued.skew_millis;
                 return install(enrollment, store, issued).map(|()| skew).map_err(|error| (error, skew));
             }
-            Err(failure) => {
-                let refused = failure.refused;
-                last = Some(failure);
-                if !refused {
-                    break;
-                }
-            }
+            Err(failure) => failures.push(failure),
         }
     }
-    let nothing = || (IdentityError::Control("nothing was tried".to_owned()), None);
-    Err(last.map_or_else(nothing, |failure| (failure.error, failure.skew_millis)))
+    let skew = failures.iter().find_map(|failure| failure.skew_millis);
+    let error = match (failures.pop(), failures.pop()) {
+        (Some(token), Some(certificate)) if token.error.to_string() != certificate.error.to_string() => {
+            let text = format!("by certificate: {}; by token: {}", certificate.error, token.error);
+            IdentityError::Control(text)
+        }
+        (Some(only), _) => only.error,
+        (None, _) => IdentityError::Control(
+            "there is neither a valid certificate nor a token; make a join file with `outrigger token create`"
+                .to_owned(),
+        ),
+    };
+    Err((error, skew))
 }
 
 /// Puts the answer into force: first checked against the bundle that comes with it, then swapped in, then on disk.
