@@ -13,6 +13,8 @@ pub mod host;
 pub mod intent;
 mod object;
 mod reader;
+#[cfg(test)]
+mod testing;
 mod yaml;
 
 pub use analyze::{CHECKS, Check, analyze};

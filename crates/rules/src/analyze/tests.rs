@@ -1,1 +1,270 @@
+use super::*;
+use crate::catalog::{CatalogService, CatalogWorkload, Labels, PortProtocol};
+use crate::host::Resolver;
+use crate::testing::{object, objects, virtual_service};
 
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// `reviews.shop` with v1 to v3 on port 80 (HTTP), `stock.shop` on port 90 (TCP).
+fn catalog() -> ServiceCatalog {
+    let mut catalog = ServiceCatalog::default();
+    let mut add = |name: &str, port: u16, protocol, versions: &[&str]| {
+        let instances: Vec<Labels> =
+            versions.iter().map(|version| labels(&[("app", name), ("version", version)])).collect();
+        for labels in &instances {
+            let ports = BTreeMap::from([(port, protocol)]);
+            catalog.workloads.push(CatalogWorkload {
+                namespace: "shop".into(),
+                labels: labels.clone(),
+                ports,
+            });
+        }
+        let service = CatalogService { ports: BTreeMap::from([(port, protocol)]), instances };
+        catalog.services.insert(Resolver::default().service(name, "shop"), service);
+    };
+    add("reviews", 80, PortProtocol::Http, &["v1", "v2", "v3"]);
+    add("stock", 90, PortProtocol::Tcp, &["v1"]);
+    catalog
+}
+
+fn found(text: &str) -> Vec<String> {
+    analyze(&objects(text), Some(&catalog())).iter().map(Finding::to_string).collect()
+}
+
+fn only(text: &str) -> String {
+    let mut found = found(text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found.remove(0)
+}
+
+fn silent(text: &str) {
+    assert_eq!(found(text), Vec::<String>::new());
+}
+
+fn destination(subsets: &[&str]) -> String {
+    let subsets: String =
+        subsets.iter().map(|name| format!("- name: {name}\n  labels: {{version: {name}}}\n")).collect();
+    object("networking.istio.io/v1", "DestinationRule", &format!("host: reviews\nsubsets:\n{subsets}"))
+}
+
+fn to(destination: &str) -> String {
+    virtual_service(&format!("hosts: [reviews]\nhttp:\n- route:\n  - destination: {{{destination}}}"))
+}
+
+fn both(one: &str, other: &str) -> String {
+    format!("{one}---\n{other}")
+}
+
+#[test]
+fn a_route_to_a_missing_host_is_told_with_the_nearest() {
+    assert_eq!(
+        only(&to("host: revews")),
+        "rules.yaml:9:20 error IST0101: VirtualService shop/reviews routes to host \"revews.shop\", but there is no such \
+         service. Did you mean \"reviews.shop\"?"
+    );
+    silent(&to("host: reviews"));
+    assert_eq!(analyze(&objects(&to("host: revews")), None), [], "without a catalog nothing is missing");
+}
+
+#[test]
+fn a_route_to_a_port_that_the_service_has_not_is_told() {
+    assert!(
+        only(&to("host: reviews, port: {number: 81}")).contains("port 81 of reviews.shop, which has only 80")
+    );
+    silent(&to("host: reviews, port: {number: 80}"));
+}
+
+#[test]
+fn a_route_to_a_missing_subset_is_told_with_those_that_exist() {
+    let rules = both(&to("host: reviews, subset: v4"), &destination(&["v1", "v2", "v3"]));
+    assert_eq!(
+        only(&rules),
+        "rules.yaml:9:44 error IST0101: VirtualService shop/reviews routes to subset \"v4\", but DestinationRule reviews \
+         defines v1, v2, v3. Did you mean \"v3\"?"
+    );
+    assert!(
+        only(&to("host: reviews, subset: v1")).contains("no DestinationRule defines subsets of reviews.shop")
+    );
+    silent(&both(&to("host: reviews, subset: v3"), &destination(&["v1", "v2", "v3"])));
+}
+
+#[test]
+fn a_subset_may_come_from_a_wildcard_rule_or_a_native_page() {
+    let wildcard = object(
+        "networking.istio.io/v1",
+        "DestinationRule",
+        "host: '*.shop.svc.cluster.local'\nsubsets: [{name: v1, labels: {version: v1}}]",
+    );
+    silent(&both(&to("host: reviews, subset: v1"), &wildcard));
+    silent(&object("outrigger.io/v1", "TrafficRules", "service: reviews\nroutes: [{to: [{version: v2}]}]"));
+}
+
+#[test]
+fn a_subset_without_instances_is_told() {
+    let told = only(&destination(&["v1", "v9"]));
+    assert!(told.contains("warning OUT0101: subset \"v9\"") && told.contains("wants version=v9"), "{told}");
+    silent(&destination(&["v1"]));
+    let mut empty = catalog();
+    empty.services.get_mut(&Resolver::default().service("reviews", "shop")).unwrap().instances.clear();
+    assert_eq!(
+        analyze(&objects(&destination(&["v9"])), Some(&empty)),
+        [],
+        "a service that is down is not the rule's fault"
+    );
+}
+
+#[test]
+fn weights_that_sum_to_nothing_are_an_error() {
+    let split = |one, other| {
+        let spec = format!(
+            "hosts: [reviews]\nhttp:\n- route:\n  - {{destination: {{host: reviews}}, weight: {one}}}\n  - {{destination: {{host: stock}}, weight: {other}}}"
+        );
+        virtual_service(&spec)
+    };
+    assert!(only(&split(0, 0)).contains("error OUT0103"));
+    silent(&split(0, 1));
+    silent(&virtual_service(
+        "hosts: [reviews]\nhttp:\n- route:\n  - {destination: {host: reviews}, weight: 0}",
+    ));
+}
+
+#[test]
+fn a_route_behind_a_catch_all_is_told() {
+    let routes = |first: &str, second: &str| {
+        virtual_service(&format!(
+            "hosts: [reviews]\nhttp:\n- {first}\n  route: [{{destination: {{host: reviews}}}}]\n- {second}\n  route: [{{destination: {{host: stock}}}}]"
+        ))
+    };
+    let narrow = "match: [{uri: {prefix: /a}}]";
+    let told = only(&routes("name: all", narrow));
+    assert!(
+        told.contains("warning IST0130") && told.contains("spec.http[0] (line 8) matches every request"),
+        "{told}"
+    );
+    assert!(only(&routes("match: [{uri: {prefix: /}}]", narrow)).contains("IST0130"));
+    assert!(only(&routes(narrow, narrow)).contains("has the same matches"));
+    silent(&routes(narrow, "name: all"));
+    silent(&routes("match: [{uri: {prefix: /}, method: {exact: GET}}]", narrow));
+    silent(&routes(narrow, "match: [{uri: {prefix: /a}}, {uri: {prefix: /b}}]"));
+}
+
+#[test]
+fn a_tcp_route_behind_a_catch_all_is_told() {
+    let routes = |first: &str, second: &str| {
+        virtual_service(&format!(
+            "hosts: [stock]\ntcp:\n- route: [{{destination: {{host: stock}}}}]\n{first}- route: [{{destination: {{host: stock}}}}]\n{second}"
+        ))
+    };
+    let narrow = "  match: [{port: 90}]\n";
+    assert!(only(&routes("", narrow)).contains("IST0130"));
+    silent(&routes(narrow, ""));
+}
+
+#[test]
+fn an_attempt_longer_than_the_request_is_told() {
+    let times = |attempt, whole| {
+        virtual_service(&format!(
+            "hosts: [reviews]\nhttp:\n- timeout: {whole}\n  retries: {{attempts: 2, perTryTimeout: {attempt}}}\n  route: [{{destination: {{host: reviews}}}}]"
+        ))
+    };
+    assert!(only(&times("3s", "2s")).contains("warning OUT0104"));
+    silent(&times("1s", "2s"));
+    silent(&times("3s", "0s"));
+}
+
+#[test]
+fn two_objects_that_route_one_host_are_both_named() {
+    let other = to("host: stock").replace("name: reviews", "name: late");
+    let told = only(&both(&to("host: reviews"), &other));
+    assert!(told.starts_with("rules.yaml:16:10 error IST0109: VirtualService shop/late and VirtualService reviews (at rules.yaml:6)"), "{told}");
+    let native = object("outrigger.io/v1", "TrafficRules", "service: reviews\ntimeout: 1s");
+    assert!(
+        only(&both(&to("host: reviews"), &native))
+            .contains("TrafficRules shop/reviews and VirtualService reviews")
+    );
+    silent(&both(&to("host: reviews"), &other.replace("hosts: [reviews]", "hosts: [stock]")));
+    let narrow = |namespace: &str, name: &str| {
+        to("host: reviews")
+            .replace("name: reviews", &format!("name: {name}"))
+            .replace("  hosts:", &format!("  exportTo: [{namespace}]\n  hosts:"))
+    };
+    silent(&both(&narrow("a", "x"), &narrow("b", "y")));
+    assert!(only(&both(&narrow("a", "x"), &narrow("a", "y"))).contains("IST0109"));
+}
+
+#[test]
+fn routes_of_different_protocols_do_not_fight() {
+    let tcp = virtual_service("hosts: [reviews]\ntcp:\n- route: [{destination: {host: stock}}]")
+        .replace("name: reviews", "name: tcp");
+    silent(&both(&to("host: reviews"), &tcp));
+}
+
+#[test]
+fn two_policies_for_one_host_are_both_named() {
+    let other = destination(&["v2"]).replace("name: reviews", "name: late");
+    let told = only(&both(&destination(&["v1"]), &other));
+    assert!(
+        told.contains("warning OUT0102: DestinationRule shop/late and DestinationRule reviews"),
+        "{told}"
+    );
+    silent(&both(&destination(&["v1"]), &other.replace("host: reviews", "host: stock").replace("v2", "v1")));
+}
+
+#[test]
+fn the_same_object_twice_is_an_error() {
+    let told = only(&both(&destination(&["v1"]), &destination(&["v1"])));
+    assert!(told.contains("error OUT0007") && told.contains("first at rules.yaml:1"), "{told}");
+    silent(&both(&destination(&["v1"]), &to("host: reviews")));
+}
+
+fn policy(selector: &str, rest: &str) -> String {
+    object(
+        "security.istio.io/v1",
+        "AuthorizationPolicy",
+        &format!("selector: {{matchLabels: {{{selector}}}}}\n{rest}"),
+    )
+}
+
+#[test]
+fn a_selector_without_workloads_is_told() {
+    let told = only(&policy("app: revews", "rules: [{}]"));
+    assert!(told.contains("warning IST0127") && told.contains("app=revews"), "{told}");
+    silent(&policy("app: reviews", "rules: [{}]"));
+    silent(&object("security.istio.io/v1", "AuthorizationPolicy", "rules: [{}]"));
+    let elsewhere = policy("app: reviews", "rules: [{}]").replace("namespace: shop", "namespace: other");
+    assert!(only(&elsewhere).contains("no workload of namespace other"));
+    silent(&elsewhere.replace("namespace: other", "namespace: outrigger-system"));
+    let mtls = |app: &str| {
+        object(
+            "security.istio.io/v1",
+            "PeerAuthentication",
+            &format!("selector: {{matchLabels: {{app: {app}}}}}"),
+        )
+    };
+    assert!(only(&mtls("nobody")).contains("IST0127"));
+    silent(&mtls("reviews"));
+}
+
+#[test]
+fn http_attributes_in_a_deny_rule_on_tcp_are_told() {
+    let deny = |selector: &str, rule: &str| policy(selector, &format!("action: DENY\nrules: [{{{rule}}}]"));
+    let methods = "to: [{operation: {methods: [DELETE]}}]";
+    let told = only(&deny("app: stock", methods));
+    assert!(told.contains("warning OUT0105") && told.contains("port 90"), "{told}");
+    assert!(
+        only(&deny("app: stock", "when: [{key: 'request.headers[a]', values: [b]}]")).contains("OUT0105")
+    );
+    silent(&deny("app: reviews", methods));
+    silent(&deny("app: stock", "to: [{operation: {methods: [DELETE], ports: ['80']}}]"));
+    silent(&deny("app: stock", "to: [{operation: {ports: ['90']}}]"));
+    silent(&policy("app: stock", &format!("rules: [{{{methods}}}]")));
+}
+
+#[test]
+fn every_check_has_a_code_of_the_list() {
+    for check in CHECKS {
+        assert!(code::ALL.iter().any(|(code, _)| *code == check.code), "{}", check.what);
+    }
+}

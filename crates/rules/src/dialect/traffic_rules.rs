@@ -15,6 +15,7 @@ use crate::intent::{
     RetryIntent, RouteIntent, SubsetIntent, TrafficPolicy, Visibility,
 };
 use crate::reader::{At, Reader, Table};
+use crate::yaml::Value;
 
 const SPEC: Table = Table::new(
     "TrafficRules",
@@ -196,7 +197,14 @@ fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryIntent> {
         // A list, or Envoy's comma-separated text.
         let words = match at.node.as_text() {
             Some(text) => text.to_owned(),
-            None => reader.texts(Some(at.clone())).join(","),
+            None => {
+                let items = reader.list(Some(at.clone()));
+                let words = items.into_iter().filter_map(|item| match &item.node.value {
+                    Value::Number(status) => Some(status.clone()),
+                    _ => reader.text(Some(item)),
+                });
+                words.collect::<Vec<_>>().join(",")
+            }
         };
         on = retry_on(reader, &at, &words);
     }

@@ -1,1 +1,132 @@
+use crate::intent::{AuthorizationAction, Condition, IpKey, StringMatch, TextKey};
+use crate::testing::{authorization, object, one_told, told};
 
+fn policy(spec: &str) -> String {
+    object("security.istio.io/v1", "AuthorizationPolicy", spec)
+}
+
+#[test]
+fn sources_operations_and_conditions_arrive() {
+    let text = policy(
+        "selector: {matchLabels: {app: reviews}}
+action: DENY
+rules:
+- from:
+  - source:
+      principals: [cluster.local/ns/shop/sa/web, '*/sa/admin']
+      notNamespaces: [test*]
+      ipBlocks: [10.0.0.0/8, 192.0.2.1]
+      remoteIpBlocks: ['2001:db8::/32']
+  - source: {serviceAccounts: [web, other/cart]}
+  to:
+  - operation:
+      hosts: [reviews.shop]
+      methods: [GET, POST]
+      paths: ['/a/*', '*.json', '/v1/{*}/x/{**}', '*']
+      ports: ['80', 81]
+      notPaths: [/health]
+  when:
+  - {key: 'request.headers[X-User]', values: ['*']}
+  - {key: source.ip, notValues: [10.1.0.0/16]}
+  - {key: destination.port, values: ['80']}
+  - {key: connection.sni, values: [a.b]}",
+    );
+    let found = authorization(&text);
+    assert_eq!(found.action, AuthorizationAction::Deny);
+    let rule = &found.rules[0];
+    assert!(rule.needs_http());
+    let source = &rule.from[0];
+    assert_eq!(source.principals[0], StringMatch::Exact("cluster.local/ns/shop/sa/web".into()));
+    assert_eq!(source.principals[1], StringMatch::Suffix("/sa/admin".into()));
+    assert_eq!(source.not_namespaces, [StringMatch::Prefix("test".into())]);
+    assert_eq!(source.ip_blocks[1].to_string(), "192.0.2.1/32");
+    let accounts: Vec<_> =
+        rule.from[1].service_accounts.iter().map(|a| (a.namespace.as_str(), a.name.as_str())).collect();
+    assert_eq!(accounts, [("shop", "web"), ("other", "cart")]);
+    let operation = &rule.to[0];
+    assert_eq!(operation.ports, [80, 81]);
+    assert_eq!(operation.paths[0], StringMatch::Prefix("/a/".into()));
+    assert_eq!(operation.paths[2], StringMatch::Regex("/v1/[^/]+/x(?:/.*)?".into()));
+    assert_eq!(operation.paths[3], StringMatch::Present);
+    assert!(
+        matches!(&rule.when[0], Condition::Text { key: TextKey::RequestHeader(name), .. } if name == "x-user")
+    );
+    assert!(
+        matches!(&rule.when[1], Condition::Ip { key: IpKey::Source, not_values, .. } if not_values.len() == 1)
+    );
+    assert!(matches!(&rule.when[2], Condition::DestinationPort { values, .. } if values == &[80]));
+}
+
+#[test]
+fn a_policy_without_rules_allows_nothing_and_one_with_an_empty_rule_everything() {
+    let nothing = authorization(&policy("{}"));
+    assert_eq!((nothing.action, nothing.rules.len()), (AuthorizationAction::Allow, 0));
+    let everything = authorization(&policy("rules: [{}]"));
+    assert_eq!(everything.rules.len(), 1);
+    assert!(everything.rules[0].from.is_empty() && everything.rules[0].to.is_empty());
+}
+
+#[test]
+fn an_object_without_a_spec_is_a_policy_too() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny-all}\n";
+    assert_eq!(authorization(text).rules, []);
+}
+
+#[test]
+fn what_is_not_implemented_leaves_an_allow_rule_out_and_widens_a_deny_rule() {
+    let rules = "rules:\n- from: [{source: {requestPrincipals: ['*'], namespaces: [a]}}]\n- {}";
+    let allow = policy(rules);
+    assert!(told(&allow).iter().any(|line| line.contains("this rule is left out")));
+    assert_eq!(authorization(&allow).rules.len(), 1);
+    let deny = authorization(&policy(&format!("action: DENY\n{rules}")));
+    assert_eq!(deny.rules.len(), 2);
+    assert_eq!(deny.rules[0].from[0].namespaces.len(), 1);
+    let condition = "rules:\n- when: [{key: 'request.auth.claims[iss]', values: [x]}]";
+    assert_eq!(authorization(&policy(condition)).rules, []);
+}
+
+#[test]
+fn an_empty_list_is_refused_because_it_would_mean_everybody() {
+    for rules in [
+        "rules: [{from: []}]",
+        "rules: [{from: [{source: {principals: []}}]}]",
+        "rules: [{to: [{operation: {}}]}]",
+        "rules: [{when: [{key: source.ip, values: []}]}]",
+    ] {
+        assert!(one_told(&policy(rules)).contains("must not be"), "{rules}");
+    }
+}
+
+#[test]
+fn a_principal_with_its_scheme_is_told_without() {
+    let told = one_told(&policy("rules: [{from: [{source: {principals: ['spiffe://td/ns/a/sa/b']}}]}]"));
+    assert!(told.ends_with("Did you mean \"td/ns/a/sa/b\"?"), "{told}");
+}
+
+#[test]
+fn custom_and_target_refs_are_refused_rather_than_ignored() {
+    assert!(one_told(&policy("action: CUSTOM\nprovider: {name: x}\nrules: [{}]")).contains("error"));
+    assert!(one_told(&policy("targetRefs: [{kind: Service, name: a}]\nrules: [{}]")).contains("error"));
+}
+
+#[test]
+fn audit_is_read_and_told() {
+    let text = policy("action: AUDIT\nrules: [{}]");
+    assert!(one_told(&text).contains("warning OUT0005"));
+    assert_eq!(authorization(&text).action, AuthorizationAction::Audit);
+}
+
+#[test]
+fn a_misspelt_key_or_block_is_an_error() {
+    assert!(
+        one_told(&policy("rules: [{when: [{key: source.principle, values: [a]}]}]"))
+            .ends_with("\"source.principal\"?")
+    );
+    assert!(
+        one_told(&policy("rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]"))
+            .contains("an address or a block")
+    );
+    assert!(
+        one_told(&policy("rules: [{to: [{operation: {paths: ['/{**}/{**}']}}]}]")).contains("path template")
+    );
+}

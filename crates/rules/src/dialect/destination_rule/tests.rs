@@ -1,1 +1,134 @@
+use std::time::Duration;
 
+use crate::intent::{ClientTlsMode, HashKey, HashTable, LoadBalancing, Outlier};
+use crate::testing::{destination, object, objects, one_told};
+
+fn rule(spec: &str) -> String {
+    object("networking.istio.io/v1beta1", "DestinationRule", spec)
+}
+
+fn policy(fields: &str) -> String {
+    let fields: String = fields.lines().map(|line| format!("  {line}\n")).collect();
+    rule(&format!("host: reviews\ntrafficPolicy:\n{fields}"))
+}
+
+#[test]
+fn subsets_arrive_with_labels_and_policies() {
+    let text = rule(
+        "host: reviews
+subsets:
+- name: v1
+  labels: {version: v1}
+- name: v2
+  labels: {version: v2}
+  trafficPolicy: {loadBalancer: {simple: RANDOM}}",
+    );
+    let found = destination(&text);
+    assert_eq!(found.host.as_str(), "reviews.shop.svc.cluster.local");
+    assert_eq!(found.subset("v1").unwrap().labels["version"], "v1");
+    assert_eq!(found.effective(Some("v2"), 80).load_balancing, Some(LoadBalancing::Random));
+    assert_eq!(found.subset("v2").unwrap().place.line, 10);
+}
+
+#[test]
+fn limits_and_ejection_arrive() {
+    let text = policy(
+        "connectionPool:
+  tcp: {maxConnections: 10, connectTimeout: 1s, tcpKeepalive: {time: 60s}}
+  http: {http1MaxPendingRequests: 5, http2MaxRequests: 20, maxRetries: 3, maxRequestsPerConnection: 0, idleTimeout: 30s}
+outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 2s, maxEjectionPercent: 100}
+retryBudget: {percent: 50, minRetryConcurrency: 1}",
+    );
+    let policy = destination(&text).policy;
+    let pool = policy.connection_pool.unwrap();
+    assert_eq!(
+        (pool.max_connections, pool.max_pending_requests, pool.max_requests, pool.max_retries),
+        (Some(10), Some(5), Some(20), Some(3))
+    );
+    assert_eq!(pool.max_requests_per_connection, None);
+    assert_eq!(pool.tcp_keepalive.unwrap().time, Some(Duration::from_secs(60)));
+    let outlier = policy.outlier.unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_percent), (3, 100));
+    assert_eq!((outlier.interval, outlier.base_ejection), (Duration::from_secs(1), Duration::from_secs(2)));
+    let budget = policy.retry_budget.unwrap();
+    assert_eq!((budget.percent.percentage(), budget.min_concurrency), (50.0, 1));
+}
+
+#[test]
+fn an_empty_outlier_block_switches_ejection_on_with_defaults() {
+    assert_eq!(destination(&policy("outlierDetection: {}")).policy.outlier, Some(Outlier::default()));
+    assert_eq!(destination(&policy("loadBalancer: {simple: RANDOM}")).policy.outlier, None);
+}
+
+#[test]
+fn gateway_errors_that_can_never_eject_are_told() {
+    assert!(one_told(&policy("outlierDetection: {consecutiveGatewayErrors: 10}")).contains("has no effect"));
+    assert_eq!(
+        destination(&policy("outlierDetection: {consecutiveGatewayErrors: 3}"))
+            .policy
+            .outlier
+            .unwrap()
+            .consecutive_gateway,
+        3
+    );
+}
+
+#[test]
+fn a_consistent_hash_is_read_and_told_where_the_data_plane_lacks_it() {
+    let text = policy("loadBalancer: {consistentHash: {httpHeaderName: X-User, maglev: {}}}");
+    assert!(one_told(&text).contains("warning OUT0005: spec.trafficPolicy.loadBalancer.consistentHash"));
+    let expected = LoadBalancing::ConsistentHash {
+        key: HashKey::Header("x-user".into()),
+        table: HashTable::Maglev(65537),
+    };
+    assert_eq!(destination(&text).policy.load_balancing, Some(expected));
+    let options = crate::ParseOptions { consistent_hash: true, ..Default::default() };
+    assert_eq!(crate::parse_with("rules.yaml", &text, &options).findings, []);
+}
+
+#[test]
+fn port_level_settings_stand_alone() {
+    let text = policy(
+        "loadBalancer: {simple: ROUND_ROBIN}
+outlierDetection: {}
+portLevelSettings:
+- port: {number: 80}
+  loadBalancer: {simple: LEAST_REQUEST}",
+    );
+    let effective = destination(&text).effective(None, 80);
+    assert_eq!((effective.load_balancing, effective.outlier), (Some(LoadBalancing::LeastRequest), None));
+}
+
+#[test]
+fn tls_modes_arrive_and_mutual_needs_a_certificate() {
+    let tls = destination(&policy("tls: {mode: ISTIO_MUTUAL, sni: x}")).policy.tls.unwrap();
+    assert_eq!((tls.mode, tls.sni.as_deref()), (ClientTlsMode::IstioMutual, Some("x")));
+    assert!(one_told(&policy("tls: {mode: MUTUAL}")).contains("needs clientCertificate and privateKey"));
+}
+
+#[test]
+fn a_misspelt_word_is_told_with_the_right_one() {
+    let told = one_told(&policy("loadBalancer: {simple: ROUND_ROBBIN}"));
+    assert!(told.starts_with("rules.yaml:8:28 error IST0106"), "{told}");
+    assert!(told.ends_with("Did you mean \"ROUND_ROBIN\"?"), "{told}");
+}
+
+#[test]
+fn a_rule_for_certain_clients_does_not_become_one_for_all() {
+    let text = rule(
+        "host: reviews\nworkloadSelector: {matchLabels: {app: web}}\ntrafficPolicy: {outlierDetection: {}}",
+    );
+    assert!(one_told(&text).contains("the whole rule has no effect"));
+    assert_eq!(objects(&text)[0].intents, []);
+}
+
+#[test]
+fn a_label_that_yaml_reads_as_a_number_must_be_quoted() {
+    let told = one_told(&rule("host: reviews\nsubsets: [{name: v1, labels: {version: 1}}]"));
+    assert!(told.contains("write it in quotes"), "{told}");
+}
+
+#[test]
+fn a_subset_cannot_be_defined_twice() {
+    assert!(one_told(&rule("host: reviews\nsubsets: [{name: v1}, {name: v1}]")).contains("defined twice"));
+}

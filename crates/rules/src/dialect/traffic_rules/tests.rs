@@ -1,1 +1,101 @@
+use std::time::Duration;
 
+use crate::intent::{AbortStatus, LoadBalancing, RetryOn, StringMatch};
+use crate::testing::{destination, object, objects, one_told, route};
+
+fn page(spec: &str) -> String {
+    object("outrigger.io/v1", "TrafficRules", spec)
+}
+
+#[test]
+fn a_whole_page_becomes_a_route_and_a_destination() {
+    let text = include_str!("../../../../../config/examples/traffic-rules.yaml");
+    let route = route(text);
+    let names: Vec<_> = route.http.iter().map(|http| http.name.as_deref().unwrap()).collect();
+    assert_eq!(names, ["testers", "slow-search", "everybody"]);
+    assert_eq!(route.http[0].matches[0].headers[0].value, StringMatch::Exact("tester".into()));
+    assert_eq!(route.http[0].timeout, Some(Duration::from_secs(2)));
+    assert_eq!(route.http[1].timeout, Some(Duration::from_secs(5)));
+    let fault = &route.http[1].fault;
+    assert_eq!(fault.delay.as_ref().unwrap().percent.percentage(), 50.0);
+    assert_eq!(fault.abort.as_ref().unwrap().status, AbortStatus::Http(503));
+    let weights: Vec<_> = route.http[2]
+        .action
+        .targets()
+        .iter()
+        .map(|t| (t.target.subset.as_deref().unwrap(), t.weight))
+        .collect();
+    assert_eq!(weights, [("v1", 90), ("v2", 10)]);
+    assert_eq!(route.http[2].retry.budget.unwrap().min_concurrency, 3);
+
+    let destination = destination(text);
+    assert_eq!(destination.policy.load_balancing, Some(LoadBalancing::LeastRequest));
+    assert_eq!(destination.subset("v3").unwrap().labels["version"], "v3");
+    assert_eq!(destination.policy.connection_pool.unwrap().max_pending_requests, Some(64));
+    let outlier = destination.policy.outlier.unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.base_ejection), (5, Duration::from_secs(15)));
+    assert_eq!(destination.policy.retry_budget.unwrap().percent.percentage(), 20.0);
+}
+
+#[test]
+fn a_timeout_alone_is_a_route_for_everything() {
+    let text = page("service: reviews\ntimeout: 1s");
+    let found = route(&text);
+    assert!(found.http[0].is_catch_all());
+    assert_eq!(found.http[0].timeout, Some(Duration::from_secs(1)));
+    assert_eq!(found.http[0].retry.on, RetryOn::never_reached());
+    assert_eq!(objects(&text)[0].intents.len(), 1);
+}
+
+#[test]
+fn a_route_without_targets_goes_to_the_service() {
+    let found = route(&page("service: reviews\nroutes:\n- match: {path: /slow}\n  timeout: 9s"));
+    assert_eq!(found.http[0].action.targets()[0].target.host.as_str(), "reviews.shop.svc.cluster.local");
+    assert_eq!(found.http[0].matches[0].uri, Some(StringMatch::Exact("/slow".into())));
+}
+
+#[test]
+fn retry_words_may_be_a_list_or_a_text_and_default_to_what_never_reached_the_app() {
+    for on in ["[5xx, 429]", "5xx,429"] {
+        let found = route(&page(&format!(
+            "service: a\nretry: {{attempts: 1, on: {}}}",
+            if on.starts_with('[') { on.to_owned() } else { format!("'{on}'") }
+        )));
+        assert_eq!(found.http[0].retry.on.to_string(), "5xx,429");
+    }
+    let plain = route(&page("service: a\nretry: {attempts: 4}"));
+    assert_eq!((plain.http[0].retry.attempts, plain.http[0].retry.on.clone()), (4, RetryOn::never_reached()));
+}
+
+#[test]
+fn a_version_uses_the_subset_that_has_its_label() {
+    let text =
+        page("service: a\nsubsets: [{name: new, labels: {version: v2}}]\nroutes: [{to: [{version: v2}]}]");
+    assert_eq!(route(&text).http[0].action.targets()[0].target.subset.as_deref(), Some("new"));
+    assert_eq!(destination(&text).subsets.len(), 1);
+    let clash =
+        page("service: a\nsubsets: [{name: v2, labels: {track: x}}]\nroutes: [{to: [{version: v2}]}]");
+    assert!(one_told(&clash).contains("other labels"));
+}
+
+#[test]
+fn several_targets_need_weights() {
+    let text = page("service: a\nroutes: [{to: [{version: v1}, {version: v2, weight: 1}]}]");
+    assert!(one_told(&text).contains("spec.routes[0].to[0].weight is missing"));
+}
+
+#[test]
+fn an_empty_page_is_an_error() {
+    assert!(one_told(&page("service: a")).contains("say nothing about their service"));
+}
+
+#[test]
+fn unknown_fields_are_told_with_the_nearest() {
+    let told = one_told(&page("service: a\ncircuitBraker: {maxRequests: 1}\ntimeout: 1s"));
+    assert!(told.starts_with("rules.yaml:7:3 error") && told.ends_with("\"circuitBreaker\"?"), "{told}");
+}
+
+#[test]
+fn a_page_for_a_wildcard_is_refused() {
+    assert!(one_told(&page("service: '*'\ntimeout: 1s")).contains("one host"));
+}

@@ -1,1 +1,287 @@
+use std::time::Duration;
 
+use crate::intent::{AbortStatus, Percent, RedirectPort, RetryOn, RouteAction, StringMatch, Visibility};
+use crate::testing::{objects, one_told, route, told, virtual_service};
+
+const TO: &str = "    - destination: {host: reviews}\n";
+
+fn http(fields: &str) -> String {
+    let fields: String = fields.lines().map(|line| format!("  {line}\n")).collect();
+    virtual_service(&format!("hosts: [reviews]\nhttp:\n- name: a\n{fields}  route:\n{TO}"))
+}
+
+#[test]
+fn short_hosts_resolve_in_the_namespace_of_the_rule() {
+    let route = route(&virtual_service(&format!("hosts: [reviews, ratings.other]\nhttp:\n- route:\n{TO}")));
+    let hosts: Vec<&str> = route.hosts.iter().map(|host| host.as_str()).collect();
+    assert_eq!(hosts, ["reviews.shop.svc.cluster.local", "ratings.other.svc.cluster.local"]);
+    assert_eq!(route.origin.to_string(), "VirtualService shop/reviews");
+}
+
+#[test]
+fn every_condition_of_a_match_arrives() {
+    let match_block = "match:
+- uri: {prefix: /Api}
+  ignoreUriCase: true
+  scheme: {exact: https}
+  method: {regex: GET|HEAD}
+  authority: {exact: shop.example.com}
+  headers:
+    End-User: {exact: jason}
+    x-debug: {}
+  withoutHeaders:
+    x-bot: {prefix: crawl}
+  queryParams:
+    q: {regex: '[0-9]+'}
+  port: 80
+  sourceLabels: {app: web}
+  sourceNamespace: front
+";
+    let route = route(&http(match_block));
+    let found = &route.http[0].matches[0];
+    assert_eq!(found.uri, Some(StringMatch::Prefix("/Api".into())));
+    assert!(found.ignore_uri_case && !found.is_catch_all());
+    assert_eq!(found.method, Some(StringMatch::Regex("GET|HEAD".into())));
+    let headers: Vec<_> = found.headers.iter().map(|h| (h.name.as_str(), &h.value, h.invert)).collect();
+    assert_eq!(headers[0], ("end-user", &StringMatch::Exact("jason".into()), false));
+    assert_eq!(headers[1], ("x-debug", &StringMatch::Present, false));
+    assert_eq!(headers[2], ("x-bot", &StringMatch::Prefix("crawl".into()), true));
+    assert_eq!(found.query[0].value, StringMatch::Regex("[0-9]+".into()));
+    assert_eq!((found.port, found.source_namespace.as_deref()), (Some(80), Some("front")));
+    assert_eq!(found.source_labels["app"], "web");
+}
+
+#[test]
+fn weights_headers_and_subsets_arrive() {
+    let text = virtual_service(
+        "hosts: [reviews]
+http:
+- route:
+  - destination: {host: reviews, subset: v1, port: {number: 9080}}
+    weight: 90
+    headers: {request: {set: {X-A: '1'}, remove: [X-B]}, response: {add: {x-c: '2'}}}
+  - destination: {host: reviews, subset: v2}
+    weight: 10",
+    );
+    let route = route(&text);
+    let targets = route.http[0].action.targets();
+    assert_eq!(targets.iter().map(|t| t.weight).collect::<Vec<_>>(), [90, 10]);
+    assert_eq!((targets[0].target.subset.as_deref(), targets[0].target.port), (Some("v1"), Some(9080)));
+    assert_eq!(targets[0].headers.request.set, [("x-a".to_owned(), "1".to_owned())]);
+    assert_eq!(targets[0].headers.request.remove, ["x-b"]);
+    assert_eq!(targets[0].headers.response.add, [("x-c".to_owned(), "2".to_owned())]);
+}
+
+#[test]
+fn a_lone_destination_without_weight_gets_everything() {
+    assert_eq!(route(&http("")).http[0].action.targets()[0].weight, 1);
+}
+
+#[test]
+fn retries_have_our_default_when_absent_and_istios_when_only_begun() {
+    let absent = route(&http(""));
+    assert_eq!(absent.http[0].retry.on, RetryOn::never_reached());
+    assert!(!absent.http[0].retry.explicit);
+    let begun = route(&http("retries: {attempts: 3}"));
+    assert_eq!(begun.http[0].retry.on.to_string(), "connect-failure,refused-stream,cancelled,unavailable");
+    assert_eq!(begun.http[0].retry.attempts, 3);
+    assert_eq!(route(&http("retries: {attempts: 0}")).http[0].retry.attempts, 0);
+}
+
+#[test]
+fn all_fields_of_retries_arrive() {
+    let text = http(
+        "retries: {attempts: 2, perTryTimeout: 1s, retryOn: '5xx, 429', backoff: 10ms, retryRemoteLocalities: true, retryIgnorePreviousHosts: false}",
+    );
+    let retry = route(&text).http[0].retry.clone();
+    assert_eq!(retry.on.to_string(), "5xx,429");
+    assert_eq!(retry.per_try_timeout, Some(Duration::from_secs(1)));
+    assert_eq!(retry.backoff.base, Duration::from_millis(10));
+    assert_eq!((retry.remote_localities, retry.ignore_previous_hosts), (Some(true), false));
+}
+
+#[test]
+fn a_wrong_retry_condition_is_told_with_the_right_one() {
+    let told = one_told(&http("retries: {attempts: 1, retryOn: 'connect-failur'}"));
+    assert!(told.contains("rules.yaml:9:37 error IST0106"), "{told}");
+    assert!(told.ends_with("Did you mean \"connect-failure\"?"), "{told}");
+}
+
+#[test]
+fn retries_without_attempts_are_off_and_say_so() {
+    let text = http("retries: {retryOn: 5xx}");
+    assert!(one_told(&text).contains("warning OUT0006"));
+    assert_eq!(route(&text).http[0].retry.attempts, 0);
+}
+
+#[test]
+fn faults_arrive_with_their_share() {
+    let text = http(
+        "fault:\n  delay: {fixedDelay: 5s, percentage: {value: 0.1}}\n  abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}",
+    );
+    let fault = route(&text).http[0].fault.clone();
+    let (delay, abort) = (fault.delay.unwrap(), fault.abort.unwrap());
+    assert_eq!((delay.duration, delay.percent.per_million), (Duration::from_secs(5), 1000));
+    assert_eq!((abort.status, abort.percent), (AbortStatus::Grpc(14), Percent::ALL));
+}
+
+#[test]
+fn a_fault_without_percentage_never_happens_and_says_so() {
+    let text = http("fault: {abort: {httpStatus: 500}}");
+    assert!(one_told(&text).contains("so it never happens"));
+    assert_eq!(route(&text).http[0].fault.abort.as_ref().unwrap().percent, Percent::NONE);
+}
+
+#[test]
+fn redirects_rewrites_and_own_answers_arrive() {
+    let text = virtual_service(
+        "hosts: [reviews]
+http:
+- match: [{uri: {prefix: /old}}]
+  redirect: {uri: /new, authority: example.com, derivePort: FROM_REQUEST_PORT, redirectCode: 308}
+- match: [{uri: {prefix: /down}}]
+  directResponse: {status: 503, body: {string: gone}}
+- rewrite: {uriRegexRewrite: {match: '^/a/(.*)', rewrite: '/b/\\1'}, authority: other}
+  route: [{destination: {host: reviews}}]",
+    );
+    let route = route(&text);
+    let RouteAction::Redirect(redirect) = &route.http[0].action else { panic!("{:?}", route.http[0]) };
+    assert_eq!((redirect.code, redirect.port), (308, Some(RedirectPort::Request)));
+    let RouteAction::Respond(answer) = &route.http[1].action else { panic!("{:?}", route.http[1]) };
+    assert_eq!((answer.status, answer.body.as_slice()), (503, b"gone".as_slice()));
+    let rewrite = route.http[2].rewrite.as_ref().unwrap();
+    assert_eq!(rewrite.uri_regex.as_ref().unwrap().substitution, "/b/\\1");
+}
+
+#[test]
+fn a_timeout_of_zero_is_off() {
+    assert_eq!(route(&http("timeout: 0s")).http[0].timeout, None);
+    assert_eq!(route(&http("timeout: 1.5s")).http[0].timeout, Some(Duration::from_millis(1500)));
+}
+
+#[test]
+fn an_unknown_field_is_an_error_at_its_key_with_a_suggestion() {
+    assert_eq!(
+        one_told(&http("timout: 1s")),
+        "rules.yaml:9:5 error IST0106: unknown field \"timout\" in an HTTP route. Did you mean \"timeout\"?"
+    );
+}
+
+#[test]
+fn a_known_field_that_is_not_implemented_is_a_warning_naming_it() {
+    for field in ["mirror: {host: other}", "corsPolicy: {allowOrigins: [{exact: '*'}]}"] {
+        let told = one_told(&http(field));
+        assert!(told.starts_with("rules.yaml:9:5 warning OUT0005: spec.http[0]."), "{told}");
+    }
+}
+
+#[test]
+fn a_bad_pattern_is_an_error_at_its_place() {
+    let told = one_told(&http("match: [{uri: {regex: '(a'}}]"));
+    assert!(
+        told.starts_with("rules.yaml:9:27 error IST0106: spec.http[0].match[0].uri.regex is not"),
+        "{told}"
+    );
+    for bad in ["a)|(b", "(?x)a # b", "\\w{1000}{1000}"] {
+        assert!(
+            one_told(&http(&format!("match: [{{uri: {{regex: '{bad}'}}}}]"))).contains("regular expression"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_duration_without_unit_is_told_with_one() {
+    let told = one_told(&http("timeout: 5"));
+    assert!(told.ends_with("not the number 5. Did you mean \"5s\"?"), "{told}");
+}
+
+#[test]
+fn all_errors_of_a_document_are_told_not_only_the_first() {
+    let text = virtual_service(
+        "hosts: ['a b']
+http:
+- timeout: soon
+  retries: {attempts: -1}
+  rout: []
+- redirect: {redirectCode: 200}
+  route: [{destination: {hots: x}}]",
+    );
+    let told = told(&text);
+    let lines: Vec<&str> = told.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    let expected = [
+        "rules.yaml:6:11",
+        "rules.yaml:8:5",
+        "rules.yaml:8:14",
+        "rules.yaml:9:25",
+        "rules.yaml:10:5",
+        "rules.yaml:11:5",
+    ];
+    assert_eq!(lines, expected, "{told:#?}");
+}
+
+#[test]
+fn a_rule_for_gateways_only_has_no_effect_and_says_so() {
+    let text = virtual_service(&format!("hosts: [reviews]\ngateways: [public]\nhttp:\n- route:\n{TO}"));
+    assert!(one_told(&text).contains("warning OUT0005: spec.gateways"));
+    assert_eq!(objects(&text)[0].intents, []);
+}
+
+#[test]
+fn a_match_that_cannot_be_checked_matches_nothing_rather_than_everything() {
+    let text = virtual_service(
+        "hosts: [reviews]
+gateways: [mesh, public]
+http:
+- match: [{gateways: [public]}]
+  route: [{destination: {host: a}}]
+- route: [{destination: {host: b}}]
+tcp:
+- match: [{destinationSubnets: [10.0.0.0/8]}]
+  route: [{destination: {host: c}}]",
+    );
+    let route = route(&text);
+    assert_eq!(route.http.len(), 1);
+    assert_eq!(route.http[0].action.targets()[0].target.host.as_str(), "b.shop.svc.cluster.local");
+    assert_eq!(route.tcp, []);
+}
+
+#[test]
+fn tcp_routes_and_visibility_arrive() {
+    let text = virtual_service(
+        "hosts: [stock]
+exportTo: ['.', front]
+tcp:
+- match: [{port: 9000}]
+  route: [{destination: {host: stock, port: {number: 9000}}}]",
+    );
+    let route = route(&text);
+    assert_eq!(route.tcp[0].matches[0].port, Some(9000));
+    assert_eq!(route.visibility, Visibility::Namespaces(vec!["shop".into(), "front".into()]));
+}
+
+#[test]
+fn a_route_takes_exactly_one_action() {
+    let none = virtual_service("hosts: [reviews]\nhttp:\n- name: x");
+    assert!(one_told(&none).contains("needs one of route, redirect or directResponse"));
+    let both = virtual_service(&format!("hosts: [reviews]\nhttp:\n- redirect: {{uri: /}}\n  route:\n{TO}"));
+    assert!(one_told(&both).contains("route and redirect, but a route takes exactly one"));
+}
+
+#[test]
+fn weights_cannot_overflow() {
+    let text = virtual_service(
+        "hosts: [reviews]
+http:
+- route:
+  - {destination: {host: a}, weight: 4294967295}
+  - {destination: {host: b}, weight: 1}",
+    );
+    assert!(one_told(&text).contains("must sum to less than"));
+}
+
+#[test]
+fn a_header_value_with_a_line_break_is_refused() {
+    let text = http("headers: {request: {set: {x-a: \"b\\r\\nc: d\"}}}");
+    assert!(one_told(&text).contains("control character"));
+}

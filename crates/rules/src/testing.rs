@@ -1,0 +1,64 @@
+//! Short ways of the tests to read a text and to look at what came out.
+
+use crate::intent::{AuthorizationIntent, DestinationIntent, Intent, MtlsIntent, RouteIntent};
+use crate::{Finding, Object, parse};
+
+/// Objects of a text that must be free of errors.
+pub(crate) fn objects(text: &str) -> Vec<Object> {
+    let parsed = parse("rules.yaml", text);
+    assert!(!parsed.has_errors(), "{:#?}", parsed.findings);
+    parsed.objects
+}
+
+/// All findings of a text, as people read them.
+pub(crate) fn told(text: &str) -> Vec<String> {
+    parse("rules.yaml", text).findings.iter().map(Finding::to_string).collect()
+}
+
+/// The one finding of a text.
+pub(crate) fn one_told(text: &str) -> String {
+    let mut told = told(text);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    told.remove(0)
+}
+
+fn intents(text: &str) -> Vec<Intent> {
+    objects(text).into_iter().flat_map(|object| object.intents).collect()
+}
+
+pub(crate) fn route(text: &str) -> RouteIntent {
+    intents(text)
+        .into_iter()
+        .find_map(|intent| if let Intent::Route(route) = intent { Some(route) } else { None })
+        .unwrap()
+}
+
+pub(crate) fn destination(text: &str) -> DestinationIntent {
+    let found = |intent| if let Intent::Destination(destination) = intent { Some(destination) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
+}
+
+pub(crate) fn mtls(text: &str) -> MtlsIntent {
+    intents(text)
+        .into_iter()
+        .find_map(|intent| if let Intent::Mtls(mtls) = intent { Some(mtls) } else { None })
+        .unwrap()
+}
+
+pub(crate) fn authorization(text: &str) -> AuthorizationIntent {
+    let found = |intent| if let Intent::Authorization(policy) = intent { Some(policy) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
+}
+
+/// A VirtualService `shop/reviews` with this spec, which starts at line 6 and is not indented.
+pub(crate) fn virtual_service(spec: &str) -> String {
+    object("networking.istio.io/v1", "VirtualService", spec)
+}
+
+/// Any object `shop/reviews` with this spec, which starts at line 6 and is not indented.
+pub(crate) fn object(api_version: &str, kind: &str, spec: &str) -> String {
+    let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: reviews, namespace: shop}}\n# the rule\nspec:\n{spec}"
+    )
+}
