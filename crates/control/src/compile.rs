@@ -1,0 +1,29 @@
+//! From the world to what one client is told: (world, intents, node) → `model`, one file per resource kind.
+//!
+//! Pure. A resource is compiled when somebody asks for it by name; [`cache`] keeps it for all clients that see the same.
+
+use outrigger_model::resource::Origin;
+use outrigger_rules::intent;
+
+mod authorization;
+pub mod cache;
+mod cluster;
+mod destination;
+mod endpoints;
+mod inbound;
+pub mod names;
+mod outbound;
+mod route;
+pub mod scope;
+
+#[cfg(test)]
+mod tests;
+
+/// The model's form of an origin.
+fn origin(origin: &intent::Origin) -> Origin {
+    Origin {
+        kind: origin.kind.as_str().to_owned(),
+        namespace: origin.namespace.clone(),
+        name: origin.name.clone(),
+    }
+}

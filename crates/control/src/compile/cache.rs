@@ -1,0 +1,98 @@
+//! Compiled resources of one world, shared by all clients that see the same.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outrigger_model::resource::{Barrier, Resource, ResourceKind, TrustBundleSecret};
+use outrigger_xds::ClientKind;
+use outrigger_xds::server::Versioned;
+use parking_lot::Mutex;
+
+use super::scope::Scope;
+use super::{cluster, destination, endpoints, inbound, names, outbound, route};
+use crate::world::World;
+
+/// A world and what was compiled from it so far.
+pub struct Compiled {
+    world: Arc<World>,
+    roots_pem: Arc<str>,
+    cache: Mutex<HashMap<(ResourceKind, String), HashMap<Scope, Option<Arc<Versioned>>>>>,
+}
+
+impl Compiled {
+    /// Nothing is compiled yet.
+    pub fn new(world: Arc<World>, roots_pem: Arc<str>) -> Self {
+        Self { world, roots_pem, cache: Mutex::default() }
+    }
+
+    /// The world.
+    pub fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// The resource of a name as a client sees it; `None` when it does not exist for that client.
+    pub fn resource(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
+        if kind == ResourceKind::Barrier {
+            return self.compile(scope, kind, name).map(|resource| Arc::new(Versioned::new(resource)));
+        }
+        let key = (kind, name.to_owned());
+        if let Some(known) = self.cache.lock().get(&key).and_then(|by_scope| by_scope.get(scope)) {
+            return known.clone();
+        }
+        // Compiled outside the lock: two clients may do the same work once, which is cheaper than one waiting for another.
+        let compiled = self.compile(scope, kind, name).map(|resource| Arc::new(Versioned::new(resource)));
+        self.cache.lock().entry(key).or_default().insert(scope.clone(), compiled.clone());
+        compiled
+    }
+
+    /// All resources of a kind that a wildcard subscription of a client gets.
+    pub fn wildcard(&self, scope: &Scope, kind: ResourceKind) -> Vec<Arc<Versioned>> {
+        let names = match (scope.kind, kind) {
+            (ClientKind::Envoy, ResourceKind::Listener) => outbound::envoy_names(&self.world),
+            (ClientKind::Envoy, ResourceKind::Cluster) => self.envoy_clusters(scope),
+            (ClientKind::Outrigger, ResourceKind::Listener) => inbound::names_for(&self.world, scope),
+            (ClientKind::Outrigger, ResourceKind::Cluster) => {
+                let ports = scope.own(&self.world).map(|own| own.ports.clone()).unwrap_or_default();
+                ports.iter().map(|port| names::inbound_cluster(port.number)).collect()
+            }
+            _ => Vec::new(),
+        };
+        names.iter().filter_map(|name| self.resource(scope, kind, name)).collect()
+    }
+
+    /// Every service port and every subset that a route of this client may name.
+    fn envoy_clusters(&self, scope: &Scope) -> Vec<String> {
+        let mut all = Vec::new();
+        for service in self.world.services() {
+            let subsets = self.world.destination_for(&service.host, &scope.namespace);
+            let subsets = subsets.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
+            for port in service.ports.keys() {
+                let name = |subset: &str| names::outbound(*port, subset, service.host.as_str());
+                all.push(name(""));
+                all.extend(subsets.iter().map(|subset| name(&subset.name)));
+            }
+        }
+        all
+    }
+
+    fn compile(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
+        let world = &self.world;
+        Some(match kind {
+            ResourceKind::Listener => Resource::Listener(
+                inbound::compile(world, scope, name).or_else(|| outbound::compile(world, scope, name))?,
+            ),
+            ResourceKind::Routes => Resource::Routes(route::compile(world, scope, name)?),
+            ResourceKind::Cluster => Resource::Cluster(cluster::compile(world, scope, name)?),
+            ResourceKind::Endpoints => Resource::Endpoints(endpoints::compile(world, scope, name)?),
+            ResourceKind::Destination => Resource::Destination(destination::compile(world, scope, name)?),
+            ResourceKind::Secret if name == "ROOTCA" => Resource::Secret(TrustBundleSecret {
+                name: name.to_owned(),
+                roots_pem: self.roots_pem.to_string(),
+            }),
+            ResourceKind::Barrier if name == "barrier" => {
+                Resource::Barrier(Barrier { name: name.to_owned(), generation: world.generation })
+            }
+            ResourceKind::Secret | ResourceKind::Barrier => return None,
+        })
+    }
+}

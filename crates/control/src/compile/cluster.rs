@@ -1,0 +1,111 @@
+//! Clusters: one per service port and subset, shaped by the destination's traffic policy.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use outrigger_model::cluster::{
+    Balance, ClientTls, Cluster, Discovery, Limits, Outlier, RetryBudget, UpstreamProtocol,
+};
+use outrigger_model::identity::SpiffeId;
+use outrigger_rules::intent::{self, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
+use outrigger_xds::ClientKind;
+
+use super::names::{self, Outbound};
+use super::scope::Scope;
+use super::{endpoints, origin};
+use crate::instance::Protocol;
+use crate::world::World;
+
+/// The cluster of a name; `None` when there is no such service or workload.
+pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluster> {
+    if names::parse_inbound_cluster(name).is_some() {
+        let mut cluster = Cluster::new(name);
+        cluster.discovery = Discovery::OriginalDestination;
+        return Some(cluster);
+    }
+    let outbound = Outbound::parse(name)?;
+    let endpoints = endpoints::compile(world, scope, name)?;
+    let mut cluster = Cluster::new(name);
+    let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
+    let identities: Vec<_> = identities.into_iter().collect();
+    let workload: Option<std::net::IpAddr> = outbound.host.parse().ok();
+    let host = match workload {
+        // A call to the address of a workload obeys the policy of its service.
+        Some(address) => {
+            let instance = world.at_address(address).iter().find(|i| i.port(outbound.port).is_some())?;
+            world.resolver.service(&instance.service, &instance.namespace)
+        }
+        None => world.resolver.resolve(outbound.host, &scope.namespace).ok()?,
+    };
+    let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
+    let server_name = names::server_name(outbound.port, outbound.subset, &host);
+    cluster.tls = ClientTls::Mesh { server_name, identities };
+    cluster.protocol = match protocol {
+        Protocol::Grpc | Protocol::Http2 => UpstreamProtocol::Http2,
+        Protocol::Auto | Protocol::Http | Protocol::Tcp => UpstreamProtocol::Follow,
+    };
+    if let Some(rule) = world.destination_for(&host, &scope.namespace) {
+        cluster.origin = Some(origin(&rule.origin));
+        let subset = Some(outbound.subset).filter(|s| !s.is_empty());
+        apply(&mut cluster, &rule.effective(subset, outbound.port));
+    }
+    if scope.kind == ClientKind::Grpc && !scope.secure {
+        cluster.tls = ClientTls::None;
+    }
+    Some(cluster)
+}
+
+fn apply(cluster: &mut Cluster, policy: &TrafficPolicy) {
+    match &policy.load_balancing {
+        Some(LoadBalancing::RoundRobin) => cluster.balance = Balance::RoundRobin,
+        Some(LoadBalancing::Random) => cluster.balance = Balance::Random,
+        Some(LoadBalancing::Passthrough) => cluster.discovery = Discovery::OriginalDestination,
+        // Consistent hashing is reported as not implemented when the rule is applied.
+        Some(LoadBalancing::LeastRequest | LoadBalancing::ConsistentHash { .. }) | None => {}
+    }
+    if let Some(pool) = &policy.connection_pool {
+        limits(cluster, pool);
+    }
+    if let Some(budget) = &policy.retry_budget {
+        cluster.limits.retry_budget = Some(RetryBudget {
+            percent: budget.percent.percentage(),
+            min_concurrency: budget.min_concurrency,
+        });
+    }
+    cluster.outlier = policy.outlier.map(outlier);
+    if policy.tls.as_ref().is_some_and(|tls| tls.mode == ClientTlsMode::Disable) {
+        cluster.tls = ClientTls::None;
+    }
+}
+
+fn limits(cluster: &mut Cluster, pool: &ConnectionPool) {
+    let limits: &mut Limits = &mut cluster.limits;
+    limits.max_connections = pool.max_connections.unwrap_or(limits.max_connections);
+    limits.max_pending = pool.max_pending_requests.unwrap_or(limits.max_pending);
+    limits.max_requests = pool.max_requests.unwrap_or(limits.max_requests);
+    if let Some(retries) = pool.max_retries {
+        // A limit that the user wrote replaces the budget that we would have used.
+        limits.max_retries = retries;
+        limits.retry_budget = None;
+    }
+    cluster.connect_timeout = pool.connect_timeout.unwrap_or(cluster.connect_timeout);
+    cluster.idle_timeout = pool.http_idle_timeout.unwrap_or(cluster.idle_timeout);
+    cluster.max_requests_per_connection = pool.max_requests_per_connection.unwrap_or(0);
+    if pool.h2_upgrade == Some(H2Upgrade::Always) {
+        cluster.protocol = UpstreamProtocol::Http2;
+    }
+    if pool.use_client_protocol {
+        cluster.protocol = UpstreamProtocol::Follow;
+    }
+}
+
+fn outlier(rule: intent::Outlier) -> Outlier {
+    Outlier {
+        consecutive_5xx: rule.consecutive_5xx,
+        consecutive_gateway: rule.consecutive_gateway,
+        interval: rule.interval,
+        base_ejection: rule.base_ejection,
+        max_ejection: rule.base_ejection.max(Duration::from_secs(300)),
+        max_ejection_percent: rule.max_ejection_percent,
+    }
+}

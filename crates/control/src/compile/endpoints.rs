@@ -1,0 +1,85 @@
+//! Endpoints: the running instances of a service port, or of a subset of it, by locality.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
+use outrigger_rules::intent::{Host, MtlsMode};
+
+use super::names::Outbound;
+use super::scope::Scope;
+use crate::instance::{Instance, State};
+use crate::world::World;
+
+/// The endpoints of a cluster; `None` when there is no such service or workload.
+pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<EndpointSet> {
+    let outbound = Outbound::parse(name)?;
+    if let Ok(address) = outbound.host.parse() {
+        let at = world.at_address(address).iter().filter(|instance| instance.port(outbound.port).is_some());
+        return Some(by_locality(world, name, outbound.port, at.map(AsRef::as_ref)));
+    }
+    let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
+    let service = world.service(&host)?;
+    service.ports.get(&outbound.port)?;
+    let chosen = service.instances.iter().map(AsRef::as_ref).filter(|instance: &&Instance| {
+        instance.port(outbound.port).is_some() && in_subset(world, scope, &host, outbound.subset, instance)
+    });
+    Some(by_locality(world, name, outbound.port, chosen))
+}
+
+/// A subset that nobody defined has no endpoints: requests fail instead of going to the wrong version.
+fn in_subset(world: &World, scope: &Scope, host: &Host, subset: &str, instance: &Instance) -> bool {
+    subset.is_empty()
+        || world
+            .destination_for(host, &scope.namespace)
+            .and_then(|rule| rule.subset(subset))
+            .is_some_and(|subset| subset.selects(&instance.labels))
+}
+
+fn by_locality<'a>(
+    world: &World,
+    name: &str,
+    port: u16,
+    instances: impl Iterator<Item = &'a Instance>,
+) -> EndpointSet {
+    let mut localities: BTreeMap<Locality, Vec<Endpoint>> = BTreeMap::new();
+    for instance in instances {
+        let locality =
+            Locality { region: instance.region.clone(), zone: instance.zone.clone(), sub_zone: String::new() };
+        if let Some(endpoint) = endpoint(world, instance, port) {
+            localities.entry(locality).or_default().push(endpoint);
+        }
+    }
+    let localities = localities.into_iter().map(|(locality, endpoints)| LocalityEndpoints {
+        locality,
+        priority: 0,
+        weight: endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add),
+        endpoints,
+    });
+    EndpointSet { cluster: name.to_owned(), localities: localities.collect() }
+}
+
+fn endpoint(world: &World, instance: &Instance, port: u16) -> Option<Endpoint> {
+    let health = match instance.state {
+        State::Running => Health::Healthy,
+        State::Stopping => Health::Draining,
+        State::Starting | State::Unhealthy | State::Maintenance => Health::Unhealthy,
+        State::Stopped => return None,
+    };
+    Some(Endpoint {
+        address: SocketAddr::new(*instance.addresses.first()?, port),
+        weight: instance.weight,
+        health,
+        identity: instance.identity(&world.settings.trust_domain).ok().filter(|_| instance.sidecar),
+        mesh_tls: instance.sidecar && world.mtls_mode(instance, port) != MtlsMode::Disable,
+        workload: Some(workload(instance)),
+    })
+}
+
+/// How metrics name an instance.
+fn workload(instance: &Instance) -> Workload {
+    let version = instance.labels.get("version").cloned().unwrap_or_default();
+    let name =
+        if version.is_empty() { instance.service.clone() } else { format!("{}-{version}", instance.service) };
+    Workload { name, namespace: instance.namespace.clone(), service: instance.service.clone(), revision: version }
+}

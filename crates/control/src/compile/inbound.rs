@@ -1,0 +1,129 @@
+//! Inbound listeners: one per address and port of the client's own registration, with its mTLS mode and authorization.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use outrigger_model::listener::{
+    ChainMatch, Direction, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, TcpProxy, Terminal,
+    TransportMatch,
+};
+use outrigger_model::route::{
+    Forward, HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+};
+use outrigger_rules::intent::MtlsMode;
+
+use super::authorization;
+use super::names;
+use super::outbound::{chain, http};
+use super::scope::Scope;
+use crate::instance::{Instance, Protocol};
+use crate::world::World;
+
+/// The names of all inbound listeners of a client.
+pub(super) fn names_for(world: &World, scope: &Scope) -> Vec<String> {
+    let Some(own) = scope.own(world) else { return Vec::new() };
+    let ports = own.ports.iter().map(|port| port.number);
+    ports.flat_map(|port| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port))).map(names::inbound_listener).collect()
+}
+
+/// The inbound listener of a name; `None` unless the address and port are the client's own.
+pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listener> {
+    let address = names::parse_inbound_listener(name)?;
+    let own = scope.own(world)?;
+    if !own.addresses.contains(&address.ip()) {
+        return None;
+    }
+    let protocol = own.port(address.port())?.protocol;
+    Some(Listener {
+        name: name.to_owned(),
+        direction: Direction::Inbound,
+        addresses: vec![address],
+        chains: chains(world, own, address.port(), protocol),
+        default_chain: None,
+    })
+}
+
+const HTTP_ALPN: [&str; 2] = ["istio-http/1.1", "istio-h2"];
+const DETECTED_HTTP: [&str; 2] = ["http/1.1", "h2c"];
+
+fn chains(world: &World, own: &Instance, port: u16, protocol: Protocol) -> Vec<FilterChain> {
+    let mode = world.mtls_mode(own, port);
+    let web = || web(world, own, port);
+    let tcp = || Terminal::Tcp(TcpProxy {
+        clusters: vec![WeightedCluster::only(names::inbound_cluster(port))],
+        idle_timeout: Duration::from_secs(3600),
+    });
+    let on = |transport, protocols: &[&str]| ChainMatch {
+        transport,
+        application_protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),
+        ..ChainMatch::default()
+    };
+    let mut chains = Vec::new();
+    if mode != MtlsMode::Disable {
+        // Under STRICT all TLS is the mesh's; under PERMISSIVE only what says so by its ALPN, the rest is the app's own.
+        let (mesh_http, mesh_tcp): (&[&str], &[&str]) = match mode {
+            MtlsMode::Strict => (&[], &[]),
+            _ => (&["istio-http/1.1", "istio-h2", "istio"], &["istio"]),
+        };
+        match protocol {
+            Protocol::Tcp => chains.push(mesh(chain("mtls-tcp", on(TransportMatch::Tls, mesh_tcp), tcp()))),
+            Protocol::Auto => {
+                chains.push(mesh(chain("mtls-http", on(TransportMatch::Tls, &HTTP_ALPN), web())));
+                chains.push(mesh(chain("mtls-tcp", on(TransportMatch::Tls, mesh_tcp), tcp())));
+            }
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                chains.push(mesh(chain("mtls-http", on(TransportMatch::Tls, mesh_http), web())));
+            }
+        }
+    }
+    if mode != MtlsMode::Strict {
+        match protocol {
+            Protocol::Tcp => chains.push(chain("plain-tcp", on(TransportMatch::Plain, &[]), tcp())),
+            Protocol::Auto => {
+                chains.push(chain("plain-http", on(TransportMatch::Plain, &DETECTED_HTTP), web()));
+                chains.push(chain("plain-tcp", on(TransportMatch::Plain, &[]), tcp()));
+            }
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                chains.push(chain("plain-http", on(TransportMatch::Plain, &[]), web()));
+            }
+        }
+        chains.push(chain("app-tls", on(TransportMatch::Tls, &[]), tcp()));
+    }
+    for chain in &mut chains {
+        if matches!(chain.terminal, Terminal::Tcp(_)) {
+            chain.authorization = authorization::compile(world, own, false);
+        }
+    }
+    chains
+}
+
+fn mesh(mut chain: FilterChain) -> FilterChain {
+    let alpn = match chain.terminal {
+        Terminal::Http(_) => vec!["istio-h2", "istio-http/1.1", "h2", "http/1.1", "istio"],
+        Terminal::Tcp(_) => vec!["istio"],
+    };
+    chain.tls = Some(ServerTls::Mesh { alpn: alpn.into_iter().map(str::to_owned).collect() });
+    chain
+}
+
+fn web(world: &World, own: &Instance, port: u16) -> Terminal {
+    let cluster = names::inbound_cluster(port);
+    let route = Route {
+        name: "default".into(),
+        matches: RouteMatch::any(),
+        // The client's sidecar owns timeouts and retries; here nothing is tried again.
+        action: RouteAction::Forward(Forward {
+            clusters: vec![WeightedCluster::only(cluster.clone())],
+            ..Forward::default()
+        }),
+        fault: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        origin: None,
+    };
+    let host = VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes: vec![route], retry: None };
+    let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
+    let mut http = http(world, routes);
+    http.filters = authorization::compile(world, own, true).into_iter().map(HttpFilter::Rbac).collect();
+    Terminal::Http(Box::new(http))
+}

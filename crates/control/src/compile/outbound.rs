@@ -1,0 +1,112 @@
+//! Outbound listeners: by destination for Outrigger and gRPC, by port for Envoy.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use outrigger_model::listener::{
+    ChainMatch, Codec, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal, Tracing,
+};
+use outrigger_model::route::WeightedCluster;
+use outrigger_rules::intent::TcpMatch;
+use outrigger_xds::ClientKind;
+
+use super::names::{self, Outbound};
+use super::route::weighted;
+use super::scope::Scope;
+use crate::instance::Protocol;
+use crate::world::{World, selected};
+
+/// The outbound listener of a name.
+pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listener> {
+    match scope.kind {
+        ClientKind::Outrigger => for_destination(world, scope, name, name),
+        ClientKind::Grpc => {
+            // gRPC asks for the authority of its target and needs a listener of that name.
+            let (host, port) = name.rsplit_once(':')?;
+            let host = world.resolver.resolve(host, &scope.namespace).ok()?;
+            for_destination(world, scope, name, &names::outbound(port.parse().ok()?, "", host.as_str()))
+        }
+        ClientKind::Envoy => {
+            let port = name.strip_prefix("outbound_")?.parse().ok()?;
+            for_port(world, scope, port)
+        }
+    }
+}
+
+/// The names of all outbound listeners of an Envoy.
+pub(super) fn envoy_names(world: &World) -> Vec<String> {
+    let mut ports: Vec<u16> = world.services().flat_map(|service| http_ports(&service.ports)).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports.into_iter().map(|port| format!("outbound_{port}")).collect()
+}
+
+fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterator<Item = u16> {
+    ports.iter().filter(|(_, protocol)| **protocol != Protocol::Tcp).map(|(port, _)| *port)
+}
+
+fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
+    world.services().find(|service| service.ports.get(&port).is_some_and(|p| *p != Protocol::Tcp))?;
+    let bind = scope.bind.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let http = http(world, RouteSource::Named(port.to_string()));
+    let chain = chain("http", ChainMatch::default(), Terminal::Http(Box::new(http)));
+    Some(listener(&format!("outbound_{port}"), vec![SocketAddr::new(bind, port)], vec![chain]))
+}
+
+fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Option<Listener> {
+    let outbound = Outbound::parse(key)?;
+    let routes = || RouteSource::Named(key.to_owned());
+    let (protocol, clusters, address) = if let Ok(address) = outbound.host.parse::<IpAddr>() {
+        let instance = world.at_address(address).iter().find(|i| i.port(outbound.port).is_some())?;
+        let protocol = instance.port(outbound.port)?.protocol;
+        (protocol, vec![WeightedCluster::only(key)], Some(SocketAddr::new(address, outbound.port)))
+    } else {
+        let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
+        let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
+        (protocol, tcp_clusters(world, scope, &outbound, key), None)
+    };
+    let tcp = || Terminal::Tcp(TcpProxy { clusters: clusters.clone(), idle_timeout: Duration::from_secs(3600) });
+    let web = || Terminal::Http(Box::new(http(world, routes())));
+    let chains = match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => vec![chain("http", ChainMatch::default(), web())],
+        Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
+        Protocol::Auto => {
+            let detected = ChainMatch {
+                application_protocols: vec!["http/1.1".into(), "h2c".into()],
+                ..ChainMatch::default()
+            };
+            vec![chain("http", detected, web()), chain("tcp", ChainMatch::default(), tcp())]
+        }
+    };
+    Some(listener(name, address.into_iter().collect(), chains))
+}
+
+fn tcp_clusters(world: &World, scope: &Scope, outbound: &Outbound<'_>, key: &str) -> Vec<WeightedCluster> {
+    let own = || vec![WeightedCluster::only(key)];
+    let Ok(host) = world.resolver.resolve(outbound.host, &scope.namespace) else { return own() };
+    let Some(intent) = world.route_for(&host, &scope.namespace) else { return own() };
+    let applies = |m: &TcpMatch| {
+        m.port.is_none_or(|p| p == outbound.port)
+            && m.source_namespace.as_ref().is_none_or(|n| *n == scope.namespace)
+            && (m.source_labels.is_empty()
+                || scope.labels(world).is_some_and(|labels| selected(&m.source_labels, labels)))
+    };
+    let route = intent.tcp.iter().find(|route| route.matches.is_empty() || route.matches.iter().any(applies));
+    route.map_or_else(own, |route| weighted(&route.targets, outbound.port))
+}
+
+/// The HTTP connection manager of every chain that the control plane makes.
+pub(super) fn http(world: &World, routes: RouteSource) -> HttpConnection {
+    let mut http = HttpConnection::new(routes);
+    http.codec = Codec::Auto;
+    http.tracing = Some(Tracing { random_sampling: world.settings.sampling });
+    http
+}
+
+pub(super) fn chain(name: &str, matches: ChainMatch, terminal: Terminal) -> FilterChain {
+    FilterChain { name: name.to_owned(), matches, tls: None, authorization: Vec::new(), terminal }
+}
+
+fn listener(name: &str, addresses: Vec<SocketAddr>, chains: Vec<FilterChain>) -> Listener {
+    Listener { name: name.to_owned(), direction: Direction::Outbound, addresses, chains, default_chain: None }
+}

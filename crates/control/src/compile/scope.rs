@@ -1,0 +1,40 @@
+//! Who asks: what of a client decides what it is told, and therefore belongs into cache keys.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_xds::ClientKind;
+
+use crate::instance::Instance;
+use crate::world::World;
+
+/// A client as compilation sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Outrigger, Envoy or gRPC.
+    pub kind: ClientKind,
+    /// Its namespace, from its identity.
+    pub namespace: String,
+    /// Its service account, from its identity; with the namespace it says which instances are its own.
+    pub service_account: String,
+    /// The registered instance that it stands beside, if it named one that its identity may have.
+    pub instance: Option<String>,
+    /// Where an Envoy binds its outbound listeners. Default 127.0.0.1.
+    pub bind: Option<IpAddr>,
+    /// A gRPC client that has certificates.
+    pub secure: bool,
+}
+
+impl Scope {
+    /// Its own registration.
+    pub fn own<'a>(&self, world: &'a World) -> Option<&'a Arc<Instance>> {
+        let instance = world.instance(self.instance.as_deref()?)?;
+        (instance.namespace == self.namespace && instance.service_account == self.service_account).then_some(instance)
+    }
+
+    /// The labels of its own registration: what `sourceLabels` compares.
+    pub fn labels<'a>(&self, world: &'a World) -> Option<&'a BTreeMap<String, String>> {
+        self.own(world).map(|instance| &instance.labels)
+    }
+}

@@ -1,0 +1,229 @@
+use std::sync::Arc;
+
+use outrigger_model::cluster::ClientTls;
+use outrigger_model::listener::{ChainInput, HttpFilter, Terminal};
+use outrigger_model::policy::decide::PolicySet;
+use outrigger_model::request::ConnectionView;
+use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::route::RouteAction;
+use outrigger_rules::intent::Intent;
+use outrigger_xds::ClientKind;
+
+use super::cache::Compiled;
+use super::scope::Scope;
+use crate::instance::{Instance, Protocol, State, sample};
+use crate::world::{MeshSettings, World};
+
+fn intents(yaml: &str) -> Vec<Intent> {
+    let parsed = outrigger_rules::parse("test.yaml", yaml);
+    assert!(parsed.findings.iter().all(|f| !f.is_error()), "{:?}", parsed.findings);
+    parsed.objects.into_iter().flat_map(|object| object.intents).collect()
+}
+
+fn shop() -> Vec<Instance> {
+    let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
+    v2.weight = 50;
+    vec![
+        sample("web-1", "web", "v1", "127.0.0.10", 8080, Protocol::Http),
+        sample("catalog-v1", "catalog", "v1", "127.0.0.11", 8080, Protocol::Http),
+        v2,
+        sample("stock-1", "stock", "v1", "127.0.0.13", 7000, Protocol::Tcp),
+    ]
+}
+
+fn compiled(instances: Vec<Instance>, yaml: &str) -> Compiled {
+    let world = World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents(yaml));
+    Compiled::new(Arc::new(world), "roots".into())
+}
+
+fn scope(kind: ClientKind, account: &str, instance: &str) -> Scope {
+    Scope {
+        kind,
+        namespace: "shop".into(),
+        service_account: account.into(),
+        instance: Some(instance.into()),
+        bind: None,
+        secure: false,
+    }
+}
+
+fn web() -> Scope {
+    scope(ClientKind::Outrigger, "web", "web-1")
+}
+
+fn get(compiled: &Compiled, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
+    compiled.resource(scope, kind, name).map(|versioned| (*versioned.resource).clone())
+}
+
+const CATALOG: &str = "outbound|8080||catalog.shop.svc.cluster.local";
+
+const CANARY: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec:
+  host: catalog
+  trafficPolicy: {connectionPool: {http: {http2MaxRequests: 9}}, outlierDetection: {consecutive5xxErrors: 3}}
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec:
+  hosts: [catalog]
+  http:
+  - route:
+    - {destination: {host: catalog, subset: v1}, weight: 90}
+    - {destination: {host: catalog, subset: v2}, weight: 10}
+";
+
+#[test]
+fn a_destination_leads_to_listener_routes_cluster_and_endpoints() {
+    let c = compiled(shop(), "");
+    let Some(Resource::Destination(d)) = get(&c, &web(), ResourceKind::Destination, "catalog:8080") else {
+        panic!("no destination")
+    };
+    assert_eq!(d.listener, CATALOG);
+    assert!(get(&c, &web(), ResourceKind::Destination, "nobody:80").is_none());
+    let Some(Resource::Listener(listener)) = get(&c, &web(), ResourceKind::Listener, CATALOG) else {
+        panic!("no listener")
+    };
+    assert!(matches!(listener.chains[0].terminal, Terminal::Http(_)));
+    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, CATALOG) else {
+        panic!("no endpoints")
+    };
+    assert_eq!(set.len(), 2);
+    let identity = set.iter().next().and_then(|e| e.identity.clone()).unwrap();
+    assert_eq!(identity.as_str(), "spiffe://cluster.local/ns/shop/sa/catalog");
+}
+
+#[test]
+fn weights_become_clusters_of_subsets() {
+    let c = compiled(shop(), CANARY);
+    let Some(Resource::Routes(routes)) = get(&c, &web(), ResourceKind::Routes, CATALOG) else { panic!("no routes") };
+    let RouteAction::Forward(forward) = &routes.virtual_hosts[0].routes[0].action else { panic!("no forward") };
+    let shares: Vec<_> = forward.clusters.iter().map(|c| (c.cluster.as_str(), c.weight)).collect();
+    assert_eq!(
+        shares,
+        [
+            ("outbound|8080|v1|catalog.shop.svc.cluster.local", 90),
+            ("outbound|8080|v2|catalog.shop.svc.cluster.local", 10)
+        ]
+    );
+    let Some(Resource::Cluster(cluster)) = get(&c, &web(), ResourceKind::Cluster, shares[1].0) else {
+        panic!("no cluster")
+    };
+    assert_eq!(cluster.limits.max_requests, 9);
+    assert_eq!(cluster.outlier.map(|o| o.consecutive_5xx), Some(3));
+    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, shares[1].0) else {
+        panic!("no endpoints")
+    };
+    assert_eq!(set.iter().map(|e| e.address.to_string()).collect::<Vec<_>>(), ["127.0.0.12:8080"]);
+}
+
+#[test]
+fn a_subset_that_nobody_defined_has_no_endpoints() {
+    let c = compiled(shop(), CANARY);
+    let name = "outbound|8080|v9|catalog.shop.svc.cluster.local";
+    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, name) else { panic!("none") };
+    assert!(set.is_empty());
+}
+
+#[test]
+fn only_running_instances_take_new_requests() {
+    let mut instances = shop();
+    instances[1].state = State::Maintenance;
+    instances[2].state = State::Stopped;
+    let c = compiled(instances, "");
+    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, CATALOG) else { panic!("none") };
+    let health: Vec<_> = set.iter().map(|e| e.health).collect();
+    assert_eq!(health, [outrigger_model::endpoint::Health::Unhealthy]);
+}
+
+#[test]
+fn a_client_sees_only_its_own_inbound_listener() {
+    let c = compiled(shop(), "");
+    let names: Vec<_> =
+        c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.clone()).collect();
+    assert_eq!(names, ["inbound|127.0.0.10:8080"]);
+    assert!(get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.11:8080").is_none());
+    let impostor = scope(ClientKind::Outrigger, "web", "catalog-v1");
+    assert!(c.wildcard(&impostor, ResourceKind::Listener).is_empty());
+}
+
+#[test]
+fn strict_leaves_no_chain_for_plain_text() {
+    let strict = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+";
+    let input = |tls, protocols| ChainInput {
+        destination_port: 8080,
+        tls,
+        server_name: None,
+        application_protocols: protocols,
+    };
+    for (yaml, plain) in [("", true), (strict, false)] {
+        let c = compiled(shop(), yaml);
+        let name = "inbound|127.0.0.10:8080";
+        let Some(Resource::Listener(l)) = get(&c, &web(), ResourceKind::Listener, name) else { panic!("none") };
+        assert_eq!(l.select(&input(false, &[])).is_some(), plain);
+        let mesh = l.select(&input(true, &["istio-http/1.1"])).unwrap();
+        assert!(mesh.tls.is_some());
+    }
+}
+
+#[test]
+fn an_authorization_policy_decides_by_identity_and_path() {
+    let c = compiled(
+        shop(),
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: stock, namespace: shop}
+spec:
+  selector: {matchLabels: {app: stock}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
+",
+    );
+    let own = scope(ClientKind::Outrigger, "stock", "stock-1");
+    let Some(Resource::Listener(l)) = get(&c, &own, ResourceKind::Listener, "inbound|127.0.0.13:7000") else {
+        panic!("none")
+    };
+    let set = PolicySet::compile(&l.chains[0].authorization).unwrap();
+    let address = "127.0.0.13:7000".parse().unwrap();
+    let decide = |id: &str| {
+        let peer = outrigger_model::identity::SpiffeId::parse(id).unwrap();
+        let view = ConnectionView { peer: Some(&peer), source: address, destination: address, server_name: None };
+        set.decide_connection(&view).is_allow()
+    };
+    assert!(decide("spiffe://cluster.local/ns/shop/sa/web"));
+    assert!(!decide("spiffe://cluster.local/ns/shop/sa/load"));
+    let Some(Resource::Listener(other)) =
+        get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080")
+    else {
+        panic!("none")
+    };
+    let Terminal::Http(http) = &other.chains[0].terminal else { panic!("no http") };
+    assert!(!http.filters.iter().any(|f| matches!(f, HttpFilter::Rbac(_))));
+}
+
+#[test]
+fn envoy_gets_everything_and_grpc_what_it_names() {
+    let c = compiled(shop(), CANARY);
+    let envoy = scope(ClientKind::Envoy, "web", "envoy");
+    assert_eq!(c.wildcard(&envoy, ResourceKind::Listener).len(), 1);
+    assert_eq!(c.wildcard(&envoy, ResourceKind::Cluster).len(), 5);
+    let Some(Resource::Routes(routes)) = get(&c, &envoy, ResourceKind::Routes, "8080") else { panic!("no routes") };
+    assert_eq!(routes.virtual_hosts.len(), 2);
+    let grpc = scope(ClientKind::Grpc, "web", "grpc");
+    let Some(Resource::Listener(l)) = get(&c, &grpc, ResourceKind::Listener, "catalog.shop:8080") else {
+        panic!("no listener")
+    };
+    assert_eq!(l.name, "catalog.shop:8080");
+    let Some(Resource::Cluster(cluster)) = get(&c, &grpc, ResourceKind::Cluster, CATALOG) else { panic!("none") };
+    assert_eq!(cluster.tls, ClientTls::None);
+}

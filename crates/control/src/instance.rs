@@ -1,0 +1,245 @@
+//! Instances: what a registry says of one running copy of a service. The same shape in files, in the management API and on disk.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use outrigger_model::identity::{SpiffeError, SpiffeId};
+use serde::{Deserialize, Serialize};
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Instance {
+    /// Unique in the mesh, such as `catalog-v1-1`.
+    pub id: String,
+    /// The service, such as `catalog`.
+    pub service: String,
+    /// Its namespace. Default `default`.
+    #[serde(default = "default_name")]
+    pub namespace: String,
+    /// Addresses, the first is the main one (dual stack: one of each family).
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// The network that the addresses belong to; empty is the default one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
+    /// Ports and what they speak.
+    pub ports: Vec<Port>,
+    /// For subsets and selectors. `version` is filled from [`Instance::version`] when absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free text for people and other registries.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Free tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Version of the software.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Share of traffic relative to its siblings, at least 1. Default 100.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+    /// Zone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// Region.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
+    /// Its SPIFFE id is `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. Default `default`.
+    #[serde(default = "default_name")]
+    pub service_account: String,
+    /// Only `running` takes new requests. Default `running`.
+    #[serde(default)]
+    pub state: State,
+    /// It has a sidecar that speaks the mesh's mTLS. Default true.
+    #[serde(default = "yes")]
+    pub sidecar: bool,
+    /// Seconds after the last heartbeat at which it expires. Absent: it stays until deregistered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u32>,
+}
+
+/// A port of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// The number.
+    pub number: u16,
+    /// A name, such as `http`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// What it speaks. Default `auto`: detected per connection.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Detected per connection.
+    #[default]
+    Auto,
+    /// HTTP/1.1 (and HTTP/2 when the client speaks it).
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// The life of an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not ready yet.
+    Starting,
+    /// Takes requests.
+    #[default]
+    Running,
+    /// A health check fails.
+    Unhealthy,
+    /// Taken out by an operator.
+    Maintenance,
+    /// Finishes what it has.
+    Stopping,
+    /// Gone, but still listed.
+    Stopped,
+}
+
+impl Instance {
+    /// What is wrong with it, named by field.
+    ///
+    /// # Errors
+    /// The first field that cannot be taken.
+    pub fn validate(&self) -> Result<(), String> {
+        for (field, text) in
+            [("service", &self.service), ("namespace", &self.namespace), ("serviceAccount", &self.service_account)]
+        {
+            if !is_label(text) {
+                return Err(format!(
+                    "instance \"{}\": {field}: \"{text}\" must have 1 to 63 lower-case letters, digits or '-'",
+                    self.id
+                ));
+            }
+        }
+        if self.id.is_empty() || self.id.len() > 253 || self.id.chars().any(|c| c.is_control() || c == '/') {
+            return Err(format!("id: {:?} must have 1 to 253 characters, none of them '/' or a control character", self.id));
+        }
+        if self.addresses.is_empty() {
+            return Err(format!("instance \"{}\": addresses: at least one IP address is needed", self.id));
+        }
+        if self.weight == 0 {
+            return Err(format!("instance \"{}\": weight: must be at least 1; use state: maintenance to take it out", self.id));
+        }
+        if self.ttl_seconds == Some(0) {
+            return Err(format!("instance \"{}\": ttlSeconds: must be at least 1", self.id));
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            if port.number == 0 {
+                return Err(format!("instance \"{}\": ports[{i}].number: must be 1 to 65535", self.id));
+            }
+            if self.ports[..i].iter().any(|other| other.number == port.number) {
+                return Err(format!("instance \"{}\": ports[{i}].number: {} occurs twice", self.id, port.number));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills in the `version` label.
+    pub fn normalise(mut self) -> Self {
+        if let Some(version) = &self.version {
+            self.labels.entry("version".into()).or_insert_with(|| version.clone());
+        }
+        self.labels.entry("app".into()).or_insert_with(|| self.service.clone());
+        self
+    }
+
+    /// Its identity.
+    ///
+    /// # Errors
+    /// When namespace or service account cannot be part of a SPIFFE id; `validate` refuses such instances.
+    pub fn identity(&self, trust_domain: &str) -> Result<SpiffeId, SpiffeError> {
+        SpiffeId::workload(trust_domain, &self.namespace, &self.service_account)
+    }
+
+    /// The port of that number.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn default_name() -> String {
+    "default".into()
+}
+
+fn default_weight() -> u32 {
+    100
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+pub(crate) fn sample(id: &str, service: &str, version: &str, address: &str, port: u16, protocol: Protocol) -> Instance {
+    Instance {
+        id: id.into(),
+        service: service.into(),
+        namespace: "shop".into(),
+        addresses: vec![address.parse().unwrap()],
+        network: String::new(),
+        ports: vec![Port { number: port, name: String::new(), protocol }],
+        labels: BTreeMap::new(),
+        metadata: BTreeMap::new(),
+        tags: Vec::new(),
+        version: Some(version.into()),
+        weight: 100,
+        zone: String::new(),
+        region: String::new(),
+        service_account: service.into(),
+        state: State::Running,
+        sidecar: true,
+        ttl_seconds: None,
+    }
+    .normalise()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_refused_by_the_field_that_is_wrong() {
+        let good = sample("a", "web", "v1", "127.0.0.5", 80, Protocol::Http);
+        assert_eq!(good.validate(), Ok(()));
+        let broken = |change: fn(&mut Instance)| {
+            let mut bad = good.clone();
+            change(&mut bad);
+            bad.validate().unwrap_err()
+        };
+        assert!(broken(|i| i.service = "Web".into()).contains("service"));
+        assert!(broken(|i| i.addresses.clear()).contains("addresses"));
+        assert!(broken(|i| i.weight = 0).contains("weight"));
+        assert!(broken(|i| i.ports[0].number = 0).contains("ports[0].number"));
+        assert!(broken(|i| i.ports.push(i.ports[0].clone())).contains("twice"));
+        assert!(broken(|i| i.id = "a/b".into()).contains("id"));
+    }
+
+    #[test]
+    fn the_version_becomes_a_label_unless_there_is_one() {
+        let instance = sample("a", "web", "v1", "127.0.0.5", 80, Protocol::Http);
+        assert_eq!(instance.labels["version"], "v1");
+        assert_eq!(instance.labels["app"], "web");
+    }
+}

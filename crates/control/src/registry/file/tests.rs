@@ -1,0 +1,84 @@
+use std::fs;
+
+use super::*;
+
+const ONE: &str = "instances:\n- id: web-1\n  service: web\n  addresses: [127.0.0.5]\n  ports: [{number: 80, protocol: http}]\n";
+
+fn ids(changes: &Changes) -> Vec<Vec<String>> {
+    let ids = |event: &Event| match event {
+        Event::Reset(instances) => instances.iter().map(|instance| instance.id.clone()).collect(),
+        other => panic!("a scan only resets, not {other:?}"),
+    };
+    changes.events.iter().map(|(_, event)| ids(event)).collect()
+}
+
+#[test]
+fn a_changed_file_is_read_again_and_an_unchanged_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    fs::write(&path, ONE).unwrap();
+    let mut registry = FileRegistry::new(vec![dir.path().display().to_string()]);
+    assert_eq!(ids(&registry.scan()), [["web-1"]]);
+    assert!(registry.scan().events.is_empty());
+    fs::write(&path, ONE.replace("web-1", "web-2")).unwrap();
+    assert_eq!(ids(&registry.scan()), [["web-2"]]);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(ids(&registry.scan()), [Vec::<String>::new()]);
+}
+
+#[test]
+fn a_bad_file_is_reported_with_its_line_and_its_last_good_content_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    let pattern = path.display().to_string();
+    fs::write(&path, ONE).unwrap();
+    let mut registry = FileRegistry::new(vec![pattern.clone()]);
+    registry.scan();
+    for (bad, line, word) in [
+        (ONE.replace("service:", "servise:"), 3, "servise"),
+        (ONE.replace("number: 80", "number: 0"), 2, "ports[0].number"),
+        (format!("{ONE}- id: web-1\n  service: web\n  addresses: [127.0.0.6]\n  ports: []\n"), 2, "twice"),
+    ] {
+        fs::write(&path, bad).unwrap();
+        let changes = registry.scan();
+        assert!(changes.events.is_empty(), "{word}");
+        let [problem] = changes.problems.as_slice() else { panic!("{:?}", changes.problems) };
+        assert_eq!(problem.line, line, "{problem}");
+        assert!(problem.message.contains(word) && problem.to_string().starts_with(&pattern), "{problem}");
+        assert_eq!(registry.scan().problems.len(), 1, "an unchanged bad file is still bad");
+    }
+    fs::write(&path, ONE).unwrap();
+    assert!(registry.scan().problems.is_empty());
+}
+
+#[test]
+fn a_pattern_takes_what_it_matches() {
+    assert!(matches("*.yaml", "a.yaml") && matches("a*c*e", "abcde") && matches("*", ""));
+    assert!(!matches("*.yaml", "a.yml") && !matches("a*", "b") && !matches("a*b", "a"));
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["one.reg", "two.reg", "three.yaml", ".hidden.reg"] {
+        fs::write(dir.path().join(name), ONE).unwrap();
+    }
+    let paths = expand(&dir.path().join("*.reg").display().to_string()).unwrap();
+    assert_eq!(paths, [dir.path().join("one.reg"), dir.path().join("two.reg")]);
+}
+
+#[tokio::test]
+async fn a_watched_file_is_told_when_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    fs::write(&path, ONE).unwrap();
+    let (told, mut heard) = mpsc::channel(4);
+    let registry = FileRegistry::new(vec![path.display().to_string()]);
+    let watching = tokio::spawn(registry.watch(move |changes| {
+        let told = told.clone();
+        async move { told.send(ids(&changes)).await.is_ok() }
+    }));
+    assert_eq!(heard.recv().await.unwrap(), [["web-1"]]);
+    // As editors do: written aside, then renamed over it.
+    let aside = dir.path().join(".web.yaml.new");
+    fs::write(&aside, ONE.replace("web-1", "web-2")).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(heard.recv().await.unwrap(), [["web-2"]]);
+    watching.abort();
+}

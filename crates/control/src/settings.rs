@@ -1,0 +1,347 @@
+//! What an operator sets: a YAML file, overridden by flags. Defaults are for one machine; nothing listens beyond loopback
+//! but the TLS port for proxies.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use outrigger_model::identity::{SpiffeId, is_trust_domain};
+use serde::{Deserialize, Serialize};
+
+use crate::world::MeshSettings;
+
+/// Everything about one control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Rules, registrations, tokens, keys. Made with mode 0700. Default `outrigger-data`.
+    pub data_dir: PathBuf,
+    /// xDS and certificate requests over TLS. Default `0.0.0.0:15012`.
+    pub xds_address: SocketAddr,
+    /// xDS without TLS: whoever reaches the port can read the configuration. For tests with clients that cannot do mTLS.
+    /// Default: closed.
+    pub plaintext_xds: Option<PlaintextXds>,
+    /// The management socket, mode 0600. Default `<dataDir>/outrigger.sock`.
+    pub socket: Option<PathBuf>,
+    /// The management API over TLS as well, with an admin token or certificate. Default: closed.
+    pub management_address: Option<SocketAddr>,
+    /// Metrics, readiness and debug pages, without authentication. Default `127.0.0.1:15014`.
+    pub metrics_address: SocketAddr,
+    /// Where the built-in trace store receives OTLP over gRPC, without authentication. Default `127.0.0.1:15018`.
+    pub otlp_address: Option<SocketAddr>,
+    /// Where the built-in trace store answers Jaeger's query API, without authentication. Default `127.0.0.1:15019`.
+    pub query_address: Option<SocketAddr>,
+    /// Spans that the trace store keeps. Default 20,000.
+    pub trace_spans: usize,
+    /// Registry files, directories of `.yaml`, `.yml` and `.json` files, or patterns with `*` in the file name.
+    pub registry_files: Vec<String>,
+    /// Trust domain of all identities. Default `cluster.local`.
+    pub trust_domain: String,
+    /// DNS domain of services. Default `cluster.local`.
+    pub domain: String,
+    /// Policies in this namespace hold for the whole mesh. Default `outrigger-system`.
+    pub root_namespace: String,
+    /// Percentage of root spans that are recorded. Default 1.
+    pub sampling: f64,
+    /// DNS names by which proxies reach the control plane. Default `localhost`.
+    pub dns_names: Vec<String>,
+    /// IP addresses by which proxies reach the control plane. Default 127.0.0.1, ::1 and the address of `xdsAddress`.
+    pub ips: Vec<IpAddr>,
+    /// The authority's directory; see the identity crate for provided roots. Default `<dataDir>/ca`.
+    pub authority_dir: Option<PathBuf>,
+    /// What join files name as the control plane's address, `host:port`. Default: the first DNS name and the xDS port.
+    pub advertise: Option<String>,
+    /// End when standard input reaches its end: for children that must not outlive their parent. Default false.
+    pub parent_pipe: bool,
+    /// Log filter. Default `info`.
+    pub log: Option<String>,
+    /// `text` or `json`. Default `text`.
+    pub log_format: Option<String>,
+}
+
+/// xDS without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlaintextXds {
+    /// Where, such as `127.0.0.1:15010`.
+    pub address: SocketAddr,
+    /// The identity that every client on it has. Without one, the node's own metadata `NAMESPACE` and `SERVICE_ACCOUNT` are
+    /// believed.
+    #[serde(default)]
+    pub identity: Option<SpiffeId>,
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let mesh = MeshSettings::default();
+        Self {
+            data_dir: "outrigger-data".into(),
+            xds_address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15012),
+            plaintext_xds: None,
+            socket: None,
+            management_address: None,
+            metrics_address: loopback(15014),
+            otlp_address: Some(loopback(15018)),
+            query_address: Some(loopback(15019)),
+            trace_spans: 20_000,
+            registry_files: Vec::new(),
+            trust_domain: mesh.trust_domain,
+            domain: mesh.domain,
+            root_namespace: mesh.root_namespace,
+            sampling: mesh.sampling,
+            dns_names: vec!["localhost".into()],
+            ips: Vec::new(),
+            authority_dir: None,
+            advertise: None,
+            parent_pipe: false,
+            log: None,
+            log_format: None,
+        }
+    }
+}
+
+impl Settings {
+    /// For tests and embedding: everything on loopback with port 0.
+    pub fn ephemeral(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            xds_address: loopback(0),
+            management_address: Some(loopback(0)),
+            metrics_address: loopback(0),
+            otlp_address: Some(loopback(0)),
+            query_address: Some(loopback(0)),
+            sampling: 100.0,
+            ..Self::default()
+        }
+    }
+
+    /// Reads a YAML or JSON file.
+    ///
+    /// # Errors
+    /// Names the file, and line and column of what is wrong in it.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the configuration {} cannot be read", path.display()))?;
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        match serde_saphyr::from_str(&text) {
+            Ok(settings) => Ok(settings),
+            Err(error) => {
+                let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column()));
+                bail!("{}{}: {}", path.display(), place.unwrap_or_default(), error.without_snippet())
+            }
+        }
+    }
+
+    /// What cannot work, found before anything is started.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        if !is_trust_domain(&self.trust_domain) {
+            bail!("trustDomain: \"{}\" may have only a-z, 0-9, '.', '-' and '_'", self.trust_domain);
+        }
+        if self.domain.trim_matches('.').is_empty() {
+            bail!("domain: must not be empty; the usual one is cluster.local");
+        }
+        if !(0.0..=100.0).contains(&self.sampling) {
+            bail!("sampling: {} is not a percentage from 0 to 100", self.sampling);
+        }
+        if self.trace_spans == 0 {
+            bail!("traceSpans: must be at least 1; to switch the trace store off leave out otlpAddress");
+        }
+        let plain = self.plaintext_xds.as_ref().and_then(|plain| plain.identity.as_ref());
+        if let Some(identity) = plain.filter(|identity| identity.trust_domain() != self.trust_domain) {
+            bail!("plaintextXds.identity: {identity} is not of trust domain {}", self.trust_domain);
+        }
+        Ok(())
+    }
+
+    /// The part that shapes compilation.
+    pub fn mesh(&self) -> MeshSettings {
+        MeshSettings {
+            trust_domain: self.trust_domain.clone(),
+            domain: self.domain.clone(),
+            root_namespace: self.root_namespace.clone(),
+            sampling: self.sampling,
+        }
+    }
+
+    /// Where the management socket is.
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.data_dir.join("outrigger.sock"))
+    }
+
+    /// Where the authority keeps its keys.
+    pub fn authority_path(&self) -> PathBuf {
+        self.authority_dir.clone().unwrap_or_else(|| self.data_dir.join("ca"))
+    }
+
+    /// The IP addresses in the control plane's certificate.
+    pub fn certificate_ips(&self) -> Vec<IpAddr> {
+        let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+        let bound = [Some(self.xds_address), self.management_address].into_iter().flatten().map(|address| address.ip());
+        for ip in bound.filter(|ip| !ip.is_unspecified()).chain(self.ips.iter().copied()) {
+            if !ips.contains(&ip) {
+                ips.push(ip);
+            }
+        }
+        ips
+    }
+
+    /// What join files name, once the real xDS address is known.
+    pub fn advertised(&self, bound: SocketAddr) -> String {
+        if let Some(advertise) = &self.advertise {
+            return advertise.clone();
+        }
+        if !bound.ip().is_unspecified() {
+            return bound.to_string();
+        }
+        let name = self.dns_names.first().map_or("localhost", String::as_str);
+        format!("{name}:{}", bound.port())
+    }
+}
+
+/// Flags of `outrigger-control` and of `outrigger control-plane`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ControlArgs {
+    /// Configuration file, YAML or JSON; flags override it
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_CONTROL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where rules, registrations and keys are kept
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// xDS and certificate requests over TLS [default: 0.0.0.0:15012]
+    #[arg(long, value_name = "ADDRESS")]
+    pub xds_address: Option<SocketAddr>,
+    /// xDS without TLS; insecure, for tests
+    #[arg(long, value_name = "ADDRESS")]
+    pub plaintext_xds_address: Option<SocketAddr>,
+    /// Management socket [default: <data dir>/outrigger.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Management API over TLS
+    #[arg(long, value_name = "ADDRESS")]
+    pub management_address: Option<SocketAddr>,
+    /// Metrics, readiness and debug pages [default: 127.0.0.1:15014]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
+    /// OTLP receiver of the built-in trace store [default: 127.0.0.1:15018]
+    #[arg(long, value_name = "ADDRESS")]
+    pub otlp_address: Option<SocketAddr>,
+    /// Jaeger query API of the built-in trace store [default: 127.0.0.1:15019]
+    #[arg(long, value_name = "ADDRESS")]
+    pub query_address: Option<SocketAddr>,
+    /// Registry file, directory or pattern; may be repeated
+    #[arg(long = "registry", value_name = "PATH")]
+    pub registry_files: Vec<String>,
+    /// Trust domain of all identities [default: cluster.local]
+    #[arg(long)]
+    pub trust_domain: Option<String>,
+    /// DNS domain of services [default: cluster.local]
+    #[arg(long)]
+    pub domain: Option<String>,
+    /// Percentage of root spans that are recorded [default: 1]
+    #[arg(long, value_name = "PERCENT")]
+    pub sampling: Option<f64>,
+    /// DNS name in the control plane's certificate; may be repeated
+    #[arg(long = "dns-name", value_name = "NAME")]
+    pub dns_names: Vec<String>,
+    /// IP address in the control plane's certificate; may be repeated
+    #[arg(long = "ip", value_name = "IP")]
+    pub ips: Vec<IpAddr>,
+    /// The authority's directory; with root.pem, issuer.pem and issuer.key in it these are used
+    #[arg(long, value_name = "DIR")]
+    pub authority_dir: Option<PathBuf>,
+    /// End when standard input ends
+    #[arg(long)]
+    pub parent_pipe: bool,
+    /// Log filter, such as info,outrigger_control=debug
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl ControlArgs {
+    /// The file's settings with the flags over them.
+    ///
+    /// # Errors
+    /// When the file cannot be read or a setting cannot work.
+    pub fn settings(self) -> anyhow::Result<Settings> {
+        fn over<T>(slot: &mut T, flag: Option<T>) {
+            if let Some(value) = flag {
+                *slot = value;
+            }
+        }
+        let mut settings = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        over(&mut settings.data_dir, self.data_dir);
+        over(&mut settings.xds_address, self.xds_address);
+        over(&mut settings.metrics_address, self.metrics_address);
+        over(&mut settings.trust_domain, self.trust_domain);
+        over(&mut settings.domain, self.domain);
+        over(&mut settings.sampling, self.sampling);
+        settings.socket = self.socket.or(settings.socket);
+        settings.management_address = self.management_address.or(settings.management_address);
+        settings.otlp_address = self.otlp_address.or(settings.otlp_address);
+        settings.query_address = self.query_address.or(settings.query_address);
+        settings.authority_dir = self.authority_dir.or(settings.authority_dir);
+        settings.log = self.log.or(settings.log);
+        settings.log_format = self.log_format.or(settings.log_format);
+        settings.parent_pipe |= self.parent_pipe;
+        if let Some(address) = self.plaintext_xds_address {
+            let identity = settings.plaintext_xds.take().and_then(|plain| plain.identity);
+            settings.plaintext_xds = Some(PlaintextXds { address, identity });
+        }
+        settings.registry_files.extend(self.registry_files);
+        settings.dns_names.extend(self.dns_names);
+        settings.ips.extend(self.ips);
+        settings.validate()?;
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.yaml");
+        std::fs::write(&path, "dataDir: /var/lib/o\nsampling: 50\ntrustDomain: mesh.example\n").unwrap();
+        let args = ControlArgs { config: Some(path), sampling: Some(25.0), ..ControlArgs::default() };
+        let settings = args.settings().unwrap();
+        assert_eq!(settings.data_dir, Path::new("/var/lib/o"));
+        assert!((settings.sampling - 25.0).abs() < f64::EPSILON);
+        assert_eq!(settings.trust_domain, "mesh.example");
+        assert_eq!(settings.xds_address.port(), 15012);
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.yaml");
+        std::fs::write(&path, "sampling: 50\nxdsAdress: 127.0.0.1:1\n").unwrap();
+        let error = Settings::read(&path).unwrap_err().to_string();
+        assert!(error.contains("control.yaml:2") && error.contains("xdsAdress"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let broken = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.validate().unwrap_err().to_string()
+        };
+        assert!(broken(|s| s.sampling = 101.0).starts_with("sampling"));
+        assert!(broken(|s| s.trust_domain = "A B".into()).starts_with("trustDomain"));
+        assert!(broken(|s| s.domain = ".".into()).starts_with("domain"));
+    }
+}

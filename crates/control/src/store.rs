@@ -1,0 +1,290 @@
+//! What survives: rules with versions and history, registrations, tokens, and the generation counter, in one redb file.
+//!
+//! Every commit is durable when it returns, so a kill at any moment loses nothing that was acknowledged. Blocking: callers
+//! on the runtime go through [`Store::commit`], which moves the work to the blocking pool. What is stored is decided by the
+//! keeper; nothing here looks into rules.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub mod records;
+
+use records::{HistoryEntry, StoredInstance, StoredRule, StoredToken};
+
+/// The layout below. A store with a higher number is of a newer release and is refused.
+pub const FORMAT: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const RULES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rules");
+const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
+const INSTANCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("instances");
+const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+
+const FORMAT_KEY: &str = "format";
+const GENERATION_KEY: &str = "generation-reserved";
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It is in use.
+    #[error("the store {0} is open in another process; a data directory serves one control plane")]
+    InUse(PathBuf),
+    /// It is of a newer release.
+    #[error("the store {path} has format {found}, this release reads up to {FORMAT}; start the newer release again, or restore a backup")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// It is not a store, or it is damaged.
+    #[error("the store {path} is damaged: {reason}; move it away to start empty, or restore a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The system refuses.
+    #[error("the store {path} cannot be used: {reason}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+/// One change; a commit takes several, and all of them or none.
+#[derive(Debug, Clone)]
+pub enum Mutation {
+    /// Writes a rule and its entry in the history.
+    PutRule(Box<StoredRule>),
+    /// Removes a rule and notes that in the history.
+    DeleteRule {
+        /// The object's key, `Kind/namespace/name`.
+        key: String,
+        /// What the history says of it.
+        entry: Box<HistoryEntry>,
+    },
+    /// Writes a registration.
+    PutInstance(Box<StoredInstance>),
+    /// Removes a registration.
+    DeleteInstance(String),
+    /// Writes a token.
+    PutToken(Box<StoredToken>),
+    /// Removes a token, by the hash of its secret.
+    DeleteToken(String),
+    /// No generation above this one has been used.
+    ReserveGeneration(u64),
+}
+
+/// Everything that is stored, but the history.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The rules, by key.
+    pub rules: Vec<StoredRule>,
+    /// The registrations, by id.
+    pub instances: Vec<StoredInstance>,
+    /// The tokens.
+    pub tokens: Vec<StoredToken>,
+    /// Every generation that was ever used is at most this.
+    pub generation: u64,
+    /// The highest version that each object ever had, deleted ones included.
+    pub versions: BTreeMap<String, u64>,
+}
+
+/// The open store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    database: Arc<Database>,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the file, making it when it is not there. Blocks.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let io = |reason: std::io::Error| StoreError::Io { path: path.to_owned(), reason: reason.to_string() };
+        // Made by us, so that its mode is 0600 from the beginning: it names identities and hashes.
+        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        drop(file.map_err(io)?);
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+            DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => io(error),
+            other => StoreError::Damaged { path: path.to_owned(), reason: other.to_string() },
+        })?;
+        let store = Self { database: Arc::new(database), path: path.to_owned() };
+        store.prepare()?;
+        Ok(store)
+    }
+
+    fn prepare(&self) -> Result<(), StoreError> {
+        let found = self.write(|transaction| {
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get(FORMAT_KEY)?.map(|value| value.value());
+            if found.is_none() {
+                meta.insert(FORMAT_KEY, FORMAT)?;
+                // All tables exist from the start, so that reading needs no special case.
+                transaction.open_table(RULES)?;
+                transaction.open_table(HISTORY)?;
+                transaction.open_table(INSTANCES)?;
+                transaction.open_table(TOKENS)?;
+            }
+            Ok(found)
+        })?;
+        match found {
+            Some(found) if found > FORMAT => Err(StoreError::Newer { path: self.path.clone(), found }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads everything but the history. Blocks.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn load(&self) -> Result<Contents, StoreError> {
+        let read = || -> Result<Contents, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let generation = transaction.open_table(META)?.get(GENERATION_KEY)?.map_or(0, |value| value.value());
+            let mut versions = BTreeMap::new();
+            for row in transaction.open_table(HISTORY)?.iter()? {
+                let (at, _) = row?;
+                let (key, version) = at.value();
+                // Rows come in order, so the last one of a key is its highest.
+                versions.insert(key.to_owned(), version);
+            }
+            Ok(Contents {
+                rules: read_all(&transaction.open_table(RULES)?)?,
+                instances: read_all(&transaction.open_table(INSTANCES)?)?,
+                tokens: read_all(&transaction.open_table(TOKENS)?)?,
+                generation,
+                versions,
+            })
+        };
+        read().map_err(|error| self.failure(&error))
+    }
+
+    /// All versions of an object, the newest first; deletions too. Blocks.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn history(&self, key: &str) -> Result<Vec<HistoryEntry>, StoreError> {
+        let read = || -> Result<Vec<HistoryEntry>, redb::Error> {
+            let transaction = self.database.begin_read()?;
+            let table = transaction.open_table(HISTORY)?;
+            let mut entries = Vec::new();
+            for row in table.range((key, 0)..=(key, u64::MAX))? {
+                let (at, value) = row?;
+                entries.push(parse(at.value().0, value.value())?);
+            }
+            entries.reverse();
+            Ok(entries)
+        };
+        read().map_err(|error| self.failure(&error))
+    }
+
+    /// Writes all changes or none; durable when it returns.
+    ///
+    /// # Errors
+    /// When they could not be written; nothing has changed then.
+    pub async fn commit(&self, mutations: Vec<Mutation>) -> Result<(), StoreError> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || store.commit_blocking(&mutations)).await {
+            Ok(result) => result,
+            Err(error) => Err(StoreError::Io { path: self.path.clone(), reason: error.to_string() }),
+        }
+    }
+
+    /// As [`Store::commit`], on this thread.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit_blocking(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            for mutation in mutations {
+                apply(transaction, mutation)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let run = || -> Result<T, redb::Error> {
+            // redb's default durability is Immediate: commit returns after the data is on disk.
+            let transaction = self.database.begin_write()?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        run().map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &redb::Error) -> StoreError {
+        let path = self.path.clone();
+        match error {
+            redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
+                StoreError::Io { path, reason: error.to_string() }
+            }
+            other => StoreError::Damaged { path, reason: other.to_string() },
+        }
+    }
+}
+
+fn apply(transaction: &WriteTransaction, mutation: &Mutation) -> Result<(), redb::Error> {
+    match mutation {
+        Mutation::PutRule(rule) => {
+            let entry = HistoryEntry::applied(rule);
+            transaction.open_table(HISTORY)?.insert((rule.key.as_str(), rule.version), bytes(&entry)?.as_slice())?;
+            transaction.open_table(RULES)?.insert(rule.key.as_str(), bytes(rule)?.as_slice())?;
+        }
+        Mutation::DeleteRule { key, entry } => {
+            transaction.open_table(HISTORY)?.insert((key.as_str(), entry.version), bytes(entry)?.as_slice())?;
+            transaction.open_table(RULES)?.remove(key.as_str())?;
+        }
+        Mutation::PutInstance(stored) => {
+            transaction.open_table(INSTANCES)?.insert(stored.instance.id.as_str(), bytes(stored)?.as_slice())?;
+        }
+        Mutation::DeleteInstance(id) => {
+            transaction.open_table(INSTANCES)?.remove(id.as_str())?;
+        }
+        Mutation::PutToken(token) => {
+            transaction.open_table(TOKENS)?.insert(token.secret_sha256.as_str(), bytes(token)?.as_slice())?;
+        }
+        Mutation::DeleteToken(hash) => {
+            transaction.open_table(TOKENS)?.remove(hash.as_str())?;
+        }
+        Mutation::ReserveGeneration(generation) => {
+            transaction.open_table(META)?.insert(GENERATION_KEY, *generation)?;
+        }
+    }
+    Ok(())
+}
+
+fn bytes(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| redb::Error::Io(std::io::Error::other(error)))
+}
+
+fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(value).map_err(|error| redb::Error::Corrupted(format!("the record \"{key}\" cannot be read: {error}")))
+}
+
+fn read_all<T: DeserializeOwned>(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<T>, redb::Error> {
+    let mut all = Vec::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        all.push(parse(key.value(), value.value())?);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! The records on disk, JSON. Fields are only ever added, with a default, within one format number.
+
+use jiff::Timestamp;
+use outrigger_model::identity::SpiffeId;
+use outrigger_rules::Object;
+use serde::{Deserialize, Serialize};
+
+use crate::instance::Instance;
+
+/// A rule in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredRule {
+    /// `Kind/namespace/name`.
+    pub key: String,
+    /// Counts from 1 over the whole history of the key, deletions included.
+    pub version: u64,
+    /// The generation of the world that it appeared in.
+    pub generation: u64,
+    /// Who applied it.
+    pub author: String,
+    /// When.
+    pub at: Timestamp,
+    /// The file that it was applied from, if known.
+    pub file: Option<String>,
+    /// The namespace for a text that names none.
+    pub namespace: String,
+    /// As the user wrote it.
+    pub source: String,
+    /// The same as JSON with ordered keys: equal texts are equal rules.
+    pub json: serde_json::Value,
+}
+
+/// One version of a rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// Counts from 1.
+    pub version: u64,
+    /// What happened.
+    pub action: HistoryAction,
+    /// The generation of the world that showed it first.
+    pub generation: u64,
+    /// Who did it.
+    pub author: String,
+    /// When.
+    #[schema(value_type = String)]
+    pub at: Timestamp,
+    /// As the user wrote it; empty for a deletion.
+    pub source: String,
+}
+
+/// What happened to a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HistoryAction {
+    /// Made or changed.
+    Applied,
+    /// Deleted.
+    Deleted,
+}
+
+impl HistoryEntry {
+    /// The entry of a rule that is being written.
+    pub fn applied(rule: &StoredRule) -> Self {
+        Self {
+            version: rule.version,
+            action: HistoryAction::Applied,
+            generation: rule.generation,
+            author: rule.author.clone(),
+            at: rule.at,
+            source: rule.source.clone(),
+        }
+    }
+}
+
+/// A registration that came over the API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredInstance {
+    /// What was registered.
+    pub instance: Instance,
+    /// The identity that registered it; none for an operator.
+    pub by: Option<SpiffeId>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A join token. The secret itself is never stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredToken {
+    /// SHA-256 of the secret, hex.
+    pub secret_sha256: String,
+    /// The identity that it proves.
+    pub identity: SpiffeId,
+    /// Services that its holder may register; empty for the one named as the service account.
+    pub services: Vec<String>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// It proves nothing from then on.
+    pub expires: Option<Timestamp>,
+    /// Certificates that it may still be used for; none for any number.
+    pub uses_left: Option<u32>,
+}
+
+impl StoredToken {
+    /// Whether its holder may register instances of a service in its namespace.
+    pub fn may_register(&self, service: &str) -> bool {
+        match self.services.as_slice() {
+            [] => self.identity.service_account() == Some(service),
+            services => services.iter().any(|allowed| allowed == service || allowed == "*"),
+        }
+    }
+}
+
+/// `Kind/namespace/name`, by which a rule is stored and asked for.
+pub fn rule_key(object: &Object) -> String {
+    format!("{}/{}/{}", object.kind, object.namespace, object.name)
+}

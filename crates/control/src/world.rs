@@ -1,0 +1,222 @@
+//! The world: services, instances and intents as one immutable value, indexed by what compilation asks for.
+//!
+//! Built off to the side on every change and swapped in; nothing here does I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_rules::intent::{
+    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent,
+};
+use outrigger_rules::host::Resolver;
+
+use crate::instance::{Instance, Protocol};
+
+/// Mesh-wide settings that shape compilation.
+#[derive(Debug, Clone)]
+pub struct MeshSettings {
+    /// Trust domain of all identities. Default `cluster.local`.
+    pub trust_domain: String,
+    /// DNS domain of services. Default `cluster.local`.
+    pub domain: String,
+    /// Policies in this namespace hold for the whole mesh. Default `outrigger-system`.
+    pub root_namespace: String,
+    /// Percentage of root spans that are recorded. Default 1.
+    pub sampling: f64,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".into(),
+            domain: "cluster.local".into(),
+            root_namespace: "outrigger-system".into(),
+            sampling: 1.0,
+        }
+    }
+}
+
+/// A service: the instances that registered under one name.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its host.
+    pub host: Host,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its short name.
+    pub name: String,
+    /// Ports of all instances; where instances disagree the smallest instance id decides.
+    pub ports: BTreeMap<u16, Protocol>,
+    /// Its instances, by id.
+    pub instances: Vec<Arc<Instance>>,
+}
+
+/// Everything that compilation looks at.
+#[derive(Debug)]
+pub struct World {
+    /// Grows with every change.
+    pub generation: u64,
+    /// Settings.
+    pub settings: MeshSettings,
+    /// Turns names into hosts.
+    pub resolver: Resolver,
+    services: BTreeMap<Host, Service>,
+    instances: BTreeMap<String, Arc<Instance>>,
+    by_address: HashMap<IpAddr, Vec<Arc<Instance>>>,
+    routes: Vec<Arc<RouteIntent>>,
+    destinations: Vec<Arc<DestinationIntent>>,
+    mtls: Vec<Arc<MtlsIntent>>,
+    authorization: Vec<Arc<AuthorizationIntent>>,
+}
+
+impl World {
+    /// Builds the indexes. Intents are taken in the order of their objects' names, so that the result does not depend on
+    /// the order of application.
+    pub fn new(
+        generation: u64,
+        settings: MeshSettings,
+        instances: impl IntoIterator<Item = Arc<Instance>>,
+        intents: impl IntoIterator<Item = Intent>,
+    ) -> Self {
+        let resolver = Resolver::new(&settings.domain);
+        let mut world = Self {
+            generation,
+            settings,
+            resolver,
+            services: BTreeMap::new(),
+            instances: instances.into_iter().map(|i| (i.id.clone(), i)).collect(),
+            by_address: HashMap::new(),
+            routes: Vec::new(),
+            destinations: Vec::new(),
+            mtls: Vec::new(),
+            authorization: Vec::new(),
+        };
+        world.index_instances();
+        for intent in intents {
+            match intent {
+                Intent::Route(i) => world.routes.push(Arc::new(i)),
+                Intent::Destination(i) => world.destinations.push(Arc::new(i)),
+                Intent::Mtls(i) => world.mtls.push(Arc::new(i)),
+                Intent::Authorization(i) => world.authorization.push(Arc::new(i)),
+            }
+        }
+        world.routes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        world.destinations.sort_by(|a, b| a.origin.cmp(&b.origin));
+        world.mtls.sort_by(|a, b| a.origin.cmp(&b.origin));
+        world.authorization.sort_by(|a, b| a.origin.cmp(&b.origin));
+        world
+    }
+
+    fn index_instances(&mut self) {
+        for instance in self.instances.values() {
+            for address in &instance.addresses {
+                self.by_address.entry(*address).or_default().push(instance.clone());
+            }
+            let host = self.resolver.service(&instance.service, &instance.namespace);
+            let service = self.services.entry(host.clone()).or_insert_with(|| Service {
+                host,
+                namespace: instance.namespace.clone(),
+                name: instance.service.clone(),
+                ports: BTreeMap::new(),
+                instances: Vec::new(),
+            });
+            for port in &instance.ports {
+                service.ports.entry(port.number).or_insert(port.protocol);
+            }
+            service.instances.push(instance.clone());
+        }
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The service of a host.
+    pub fn service(&self, host: &Host) -> Option<&Service> {
+        self.services.get(host)
+    }
+
+    /// All instances, by id.
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.values()
+    }
+
+    /// The instance of an id.
+    pub fn instance(&self, id: &str) -> Option<&Arc<Instance>> {
+        self.instances.get(id)
+    }
+
+    /// Instances at an address.
+    pub fn at_address(&self, address: IpAddr) -> &[Arc<Instance>] {
+        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// The routing that a client of `namespace` has for a host: an exact host goes before a wildcard, the longer wildcard
+    /// before the shorter, then the first by name.
+    pub fn route_for(&self, host: &Host, namespace: &str) -> Option<&Arc<RouteIntent>> {
+        let visible = self.routes.iter().filter(|route| route.visibility.includes(namespace));
+        let score = |route: &RouteIntent| route.hosts.iter().filter_map(|h| specificity(h, host)).max();
+        best(visible.filter_map(|route| score(route).map(|score| (score, route))))
+    }
+
+    /// The client-side policy that a client of `namespace` has for a host; the client's own namespace goes first, then the
+    /// service's, then any.
+    pub fn destination_for(&self, host: &Host, namespace: &str) -> Option<&Arc<DestinationIntent>> {
+        let visible = self.destinations.iter().filter(|rule| rule.visibility.includes(namespace));
+        let owner = self.resolver.split(host).map(|(_, namespace)| namespace.to_owned());
+        let rank = |rule: &DestinationIntent| {
+            if rule.origin.namespace == namespace {
+                2
+            } else {
+                usize::from(Some(&rule.origin.namespace) == owner.as_ref())
+            }
+        };
+        best(visible.filter_map(|rule| specificity(&rule.host, host).map(|s| ((s, rank(rule)), rule))))
+    }
+
+    /// What an instance accepts on a port: the narrowest scope that says something, finally PERMISSIVE.
+    pub fn mtls_mode(&self, instance: &Instance, port: u16) -> MtlsMode {
+        let selects = |intent: &&Arc<MtlsIntent>| {
+            !intent.selector.is_empty()
+                && intent.origin.namespace == instance.namespace
+                && selected(&intent.selector, &instance.labels)
+        };
+        let wide = |namespace: &str| {
+            self.mtls.iter().find(|i| i.selector.is_empty() && i.origin.namespace == namespace).and_then(|i| i.mode)
+        };
+        let inherited =
+            || wide(&instance.namespace).or_else(|| wide(&self.settings.root_namespace)).unwrap_or(MtlsMode::Permissive);
+        match self.mtls.iter().find(selects) {
+            None => inherited(),
+            Some(own) => own.ports.get(&port).copied().flatten().or(own.mode).unwrap_or_else(inherited),
+        }
+    }
+
+    /// The authorization policies of an instance: those of its namespace and of the root namespace that select it.
+    pub fn authorization_for(&self, instance: &Instance) -> impl Iterator<Item = &Arc<AuthorizationIntent>> {
+        self.authorization.iter().filter(move |intent| {
+            let scope = &intent.origin.namespace;
+            (*scope == instance.namespace || *scope == self.settings.root_namespace)
+                && selected(&intent.selector, &instance.labels)
+        })
+    }
+}
+
+/// Whether labels satisfy a selector.
+pub fn selected(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+fn specificity(pattern: &Host, host: &Host) -> Option<usize> {
+    if pattern == host {
+        return Some(usize::MAX);
+    }
+    pattern.covers(host.as_str()).then(|| pattern.as_str().len())
+}
+
+/// The first of those with the highest score.
+fn best<'a, S: PartialOrd, T>(scored: impl Iterator<Item = (S, &'a T)>) -> Option<&'a T> {
+    scored.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, item)| item)
+}

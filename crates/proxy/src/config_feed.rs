@@ -1,0 +1,3 @@
+//! The feed of configuration: what the control plane sends becomes snapshots.
+
+pub mod state;

@@ -1,0 +1,295 @@
+//! Which resources were received, which are in force, and what to subscribe to: a pure state machine with an injected clock.
+//!
+//! ADS has no transaction across types. A resource is *received* when the client has it, and goes *in force* once all that it
+//! refers to was received too, at the latest [`WARM_LIMIT`] after it arrived; until then its previous version serves.
+//!
+//! ```text
+//!            refers to                    refers to             refers to
+//! Destination ───────▶ Listener ──────▶ Routes ──────▶ Cluster ──────▶ Endpoints
+//!                          └──────────────────────────────▲ (TCP)
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_model::cluster::{Cluster, Discovery};
+use outrigger_model::listener::{Listener, RouteSource, Terminal};
+use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::route::{RouteAction, RouteConfig};
+
+/// A resource goes in force at the latest this long after it arrived, even if something that it names is missing.
+pub const WARM_LIMIT: Duration = Duration::from_secs(15);
+
+/// Kind and name.
+pub type Key = (ResourceKind, String);
+
+/// A received resource.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// Its version.
+    pub version: String,
+    since: Instant,
+}
+
+/// All that is known of configuration.
+#[derive(Debug, Default)]
+pub struct FeedState {
+    received: BTreeMap<Key, Held>,
+    in_force: BTreeMap<Key, Held>,
+    demanded: BTreeSet<String>,
+    always: BTreeSet<Key>,
+    absent: BTreeSet<String>,
+    subscribed: BTreeSet<Key>,
+    barrier: Option<u64>,
+    acknowledged: u64,
+}
+
+/// What a step asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// What is in force changed: build and swap a snapshot before anything else.
+    pub changed: bool,
+    /// Names to subscribe to.
+    pub subscribe: Vec<Key>,
+    /// Names that nothing refers to any more.
+    pub unsubscribe: Vec<Key>,
+    /// After the swap: acknowledge this generation.
+    pub barrier: Option<u64>,
+    /// Step again at this time, even if nothing arrives.
+    pub deadline: Option<Instant>,
+    /// Went in force although these were missing.
+    pub late: Vec<(Key, Key)>,
+}
+
+impl FeedState {
+    /// `always` are subscribed whatever happens: the trust bundle, the barrier.
+    pub fn new(always: impl IntoIterator<Item = Key>) -> Self {
+        Self { always: always.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Somebody wants a destination.
+    pub fn demand(&mut self, destination: &str) {
+        self.demanded.insert(destination.to_owned());
+    }
+
+    /// Nobody wants it any more.
+    pub fn forget(&mut self, destination: &str) {
+        self.demanded.remove(destination);
+        self.absent.remove(destination);
+        self.received.remove(&(ResourceKind::Destination, destination.to_owned()));
+    }
+
+    /// A resource arrived.
+    pub fn upsert(&mut self, resource: Resource, version: String, now: Instant) {
+        if let Resource::Barrier(barrier) = &resource {
+            self.barrier = Some(barrier.generation);
+            return;
+        }
+        let key = (resource.kind(), resource.name().to_owned());
+        if key.0 == ResourceKind::Destination {
+            self.absent.remove(&key.1);
+        }
+        self.received.insert(key, Held { resource: Arc::new(resource), version, since: now });
+    }
+
+    /// The control plane says that a name does not exist.
+    pub fn remove(&mut self, kind: ResourceKind, name: &str) {
+        if kind == ResourceKind::Destination {
+            self.absent.insert(name.to_owned());
+        }
+        self.received.remove(&(kind, name.to_owned()));
+    }
+
+    /// Everything that is in force.
+    pub fn in_force(&self) -> impl Iterator<Item = (&Key, &Held)> {
+        self.in_force.iter()
+    }
+
+    /// Destinations that are known not to be in the mesh.
+    pub fn absent(&self) -> &BTreeSet<String> {
+        &self.absent
+    }
+
+    /// The last acknowledged generation.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Starts from what was stored on disk: in force at once, and replaced by whatever the control plane says.
+    pub fn restore(
+        &mut self,
+        stored: impl IntoIterator<Item = (Resource, String)>,
+        generation: u64,
+        now: Instant,
+    ) {
+        for (resource, version) in stored {
+            let key = (resource.kind(), resource.name().to_owned());
+            let held = Held { resource: Arc::new(resource), version, since: now };
+            self.received.insert(key.clone(), held.clone());
+            self.in_force.insert(key, held);
+        }
+        self.acknowledged = generation;
+    }
+
+    /// Brings in force what is ready.
+    pub fn step(&mut self, now: Instant) -> Step {
+        let mut step = Step::default();
+        let waiting = self.promote(now, &mut step);
+        self.retire(&mut step);
+        self.subscriptions(&mut step);
+        if waiting == 0
+            && step.subscribe.is_empty()
+            && let Some(generation) = self.barrier.take()
+        {
+            self.acknowledged = generation;
+            step.barrier = Some(generation);
+        }
+        step
+    }
+
+    /// Leaves first, so that one pass carries a whole chain; returns how many wait.
+    fn promote(&mut self, now: Instant, step: &mut Step) -> usize {
+        use ResourceKind::{Cluster, Destination, Endpoints, Listener, Routes, Secret};
+        let mut waiting = 0;
+        for kind in [Secret, Endpoints, Cluster, Routes, Listener, Destination] {
+            let candidates: Vec<Key> = self
+                .received
+                .range((kind, String::new())..)
+                .take_while(|((k, _), _)| *k == kind)
+                .filter(|(key, held)| {
+                    self.in_force.get(*key).is_none_or(|old| !Arc::ptr_eq(&old.resource, &held.resource))
+                })
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in candidates {
+                let Some(held) = self.received.get(&key).cloned() else { continue };
+                let missing = references(&held.resource).into_iter().find(|needed| !self.is_ready(needed));
+                if let Some(missing) = missing {
+                    let limit = held.since + WARM_LIMIT;
+                    if now < limit {
+                        waiting += 1;
+                        step.deadline = Some(step.deadline.map_or(limit, |d| d.min(limit)));
+                        continue;
+                    }
+                    step.late.push((key.clone(), missing));
+                }
+                let same = self.in_force.get(&key).is_some_and(|old| old.resource == held.resource);
+                self.in_force.insert(key, held);
+                step.changed |= !same;
+            }
+        }
+        waiting
+    }
+
+    /// Something is ready when it is in force, so that a whole chain is.
+    fn is_ready(&self, key: &Key) -> bool {
+        self.in_force.contains_key(key)
+    }
+
+    /// What was removed stays while something in force refers to it.
+    fn retire(&mut self, step: &mut Step) {
+        loop {
+            let referred: BTreeSet<Key> =
+                self.in_force.values().flat_map(|held| references(&held.resource)).collect();
+            let gone: Vec<Key> = self
+                .in_force
+                .keys()
+                .filter(|key| !self.received.contains_key(*key) && !referred.contains(*key))
+                .cloned()
+                .collect();
+            if gone.is_empty() {
+                return;
+            }
+            step.changed = true;
+            for key in gone {
+                self.in_force.remove(&key);
+            }
+        }
+    }
+
+    /// Demands, and everything that received or serving resources refer to.
+    fn subscriptions(&mut self, step: &mut Step) {
+        let mut wanted = self.always.clone();
+        wanted.extend(self.demanded.iter().map(|name| (ResourceKind::Destination, name.clone())));
+        let mut open: Vec<Key> = wanted.iter().cloned().collect();
+        // Inbound listeners and clusters come by wildcard; they are roots as well.
+        open.extend(self.received.keys().filter(|key| self.is_wildcard(key)).cloned());
+        while let Some(key) = open.pop() {
+            for held in [self.received.get(&key), self.in_force.get(&key)].into_iter().flatten() {
+                for needed in references(&held.resource) {
+                    if wanted.insert(needed.clone()) {
+                        open.push(needed);
+                    }
+                }
+            }
+        }
+        step.subscribe = wanted.difference(&self.subscribed).cloned().collect();
+        step.unsubscribe = self.subscribed.difference(&wanted).cloned().collect();
+        for key in &step.unsubscribe {
+            self.received.remove(key);
+        }
+        self.subscribed = wanted;
+        if !step.unsubscribe.is_empty() {
+            self.retire(step);
+        }
+    }
+
+    fn is_wildcard(&self, key: &Key) -> bool {
+        matches!(key.0, ResourceKind::Listener | ResourceKind::Cluster) && !self.subscribed.contains(key)
+    }
+}
+
+/// What a resource refers to.
+fn references(resource: &Resource) -> Vec<Key> {
+    match resource {
+        Resource::Destination(destination) => vec![(ResourceKind::Listener, destination.listener.clone())],
+        Resource::Listener(listener) => of_listener(listener),
+        Resource::Routes(routes) => of_routes(routes),
+        Resource::Cluster(cluster) => of_cluster(cluster).into_iter().collect(),
+        Resource::Endpoints(_) | Resource::Secret(_) | Resource::Barrier(_) => Vec::new(),
+    }
+}
+
+fn of_listener(listener: &Listener) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for chain in listener.chains.iter().chain(&listener.default_chain) {
+        match &chain.terminal {
+            Terminal::Http(http) => match &http.routes {
+                RouteSource::Named(name) => keys.push((ResourceKind::Routes, name.clone())),
+                RouteSource::Inline(routes) => keys.extend(of_routes(routes)),
+            },
+            Terminal::Tcp(tcp) => {
+                keys.extend(tcp.clusters.iter().map(|c| (ResourceKind::Cluster, c.cluster.clone())));
+            }
+        }
+    }
+    keys
+}
+
+fn of_routes(routes: &RouteConfig) -> Vec<Key> {
+    let routes = routes.virtual_hosts.iter().flat_map(|host| &host.routes);
+    let forwards = routes.filter_map(|route| match &route.action {
+        RouteAction::Forward(forward) => Some(forward),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+    });
+    forwards
+        .flat_map(|forward| &forward.clusters)
+        .map(|cluster| (ResourceKind::Cluster, cluster.cluster.clone()))
+        .collect()
+}
+
+fn of_cluster(cluster: &Cluster) -> Option<Key> {
+    match &cluster.discovery {
+        Discovery::Eds { service_name } => {
+            let name = service_name.clone().unwrap_or_else(|| cluster.name.clone());
+            Some((ResourceKind::Endpoints, name))
+        }
+        Discovery::Static(_) | Discovery::OriginalDestination => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

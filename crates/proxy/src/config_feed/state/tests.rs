@@ -1,0 +1,180 @@
+use outrigger_model::endpoint::EndpointSet;
+use outrigger_model::listener::{ChainMatch, Direction, FilterChain, HttpConnection};
+use outrigger_model::resource::{Barrier, Destination};
+use outrigger_model::route::{Forward, HeaderEdits, Route, RouteMatch, VirtualHost, WeightedCluster};
+
+use super::*;
+
+fn key(kind: ResourceKind, name: &str) -> Key {
+    (kind, name.to_owned())
+}
+
+fn destination(name: &str, listener: &str) -> Resource {
+    Resource::Destination(Destination { name: name.into(), listener: listener.into() })
+}
+
+fn listener(name: &str, routes: &str) -> Resource {
+    let http = HttpConnection::new(RouteSource::Named(routes.into()));
+    let chain = FilterChain {
+        name: "http".into(),
+        matches: ChainMatch::default(),
+        tls: None,
+        authorization: Vec::new(),
+        terminal: Terminal::Http(Box::new(http)),
+    };
+    Resource::Listener(Listener {
+        name: name.into(),
+        direction: Direction::Outbound,
+        addresses: Vec::new(),
+        chains: vec![chain],
+        default_chain: None,
+    })
+}
+
+fn routes(name: &str, clusters: &[&str]) -> Resource {
+    let clusters = clusters.iter().map(|c| WeightedCluster::only(*c)).collect();
+    let route = Route {
+        name: String::new(),
+        matches: RouteMatch::any(),
+        action: RouteAction::Forward(Forward { clusters, ..Forward::default() }),
+        fault: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        origin: None,
+    };
+    let host = VirtualHost { name: "h".into(), domains: vec!["*".into()], routes: vec![route], retry: None };
+    Resource::Routes(RouteConfig { name: name.into(), virtual_hosts: vec![host] })
+}
+
+fn cluster(name: &str) -> Resource {
+    Resource::Cluster(Cluster::new(name))
+}
+
+fn endpoints(name: &str) -> Resource {
+    Resource::Endpoints(EndpointSet { cluster: name.into(), localities: Vec::new() })
+}
+
+fn barrier(generation: u64) -> Resource {
+    Resource::Barrier(Barrier { name: "barrier".into(), generation })
+}
+
+fn feed(state: &mut FeedState, resources: Vec<Resource>, now: Instant) -> Step {
+    for resource in resources {
+        state.upsert(resource, "v".into(), now);
+    }
+    state.step(now)
+}
+
+fn serving(state: &FeedState) -> Vec<String> {
+    state.in_force().map(|((_, name), _)| name.clone()).collect()
+}
+
+/// A state in which `d` is served over `l`, `r`, `c` and its endpoints.
+fn served(now: Instant) -> FeedState {
+    let mut state = FeedState::new([]);
+    state.demand("d");
+    state.step(now);
+    feed(&mut state, vec![destination("d", "l")], now);
+    feed(&mut state, vec![listener("l", "r")], now);
+    feed(&mut state, vec![routes("r", &["c"])], now);
+    feed(&mut state, vec![cluster("c")], now);
+    feed(&mut state, vec![endpoints("c")], now);
+    state
+}
+
+#[test]
+fn a_demand_leads_down_to_endpoints_and_only_then_is_anything_in_force() {
+    use ResourceKind::{Cluster, Destination, Endpoints, Listener, Routes};
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    state.demand("d");
+    assert_eq!(state.step(now).subscribe, [key(Destination, "d")]);
+    assert_eq!(feed(&mut state, vec![destination("d", "l")], now).subscribe, [key(Listener, "l")]);
+    assert_eq!(feed(&mut state, vec![listener("l", "r")], now).subscribe, [key(Routes, "r")]);
+    assert_eq!(feed(&mut state, vec![routes("r", &["c"])], now).subscribe, [key(Cluster, "c")]);
+    let step = feed(&mut state, vec![cluster("c")], now);
+    assert_eq!(step.subscribe, [key(Endpoints, "c")]);
+    assert!(!step.changed);
+    assert!(feed(&mut state, vec![endpoints("c")], now).changed);
+    assert_eq!(serving(&state).len(), 5);
+}
+
+#[test]
+fn a_barrier_is_acknowledged_only_when_all_before_it_is_in_force() {
+    let now = Instant::now();
+    let mut state = served(now);
+    let step = feed(&mut state, vec![routes("r", &["c", "c2"]), barrier(9)], now);
+    assert_eq!((step.barrier, step.changed), (None, false));
+    let step = feed(&mut state, vec![cluster("c2")], now);
+    assert_eq!(step.barrier, None);
+    let step = feed(&mut state, vec![endpoints("c2")], now);
+    assert_eq!((step.barrier, step.changed), (Some(9), true));
+    assert_eq!(state.acknowledged(), 9);
+}
+
+#[test]
+fn the_old_routes_serve_until_the_new_cluster_is_warm_or_the_limit_passes() {
+    let now = Instant::now();
+    let mut state = served(now);
+    let step = feed(&mut state, vec![routes("r", &["missing"])], now);
+    assert_eq!(step.deadline, Some(now + WARM_LIMIT));
+    assert!(!step.changed);
+    let step = state.step(now + WARM_LIMIT);
+    assert!(step.changed);
+    assert_eq!(step.late, [(key(ResourceKind::Routes, "r"), key(ResourceKind::Cluster, "missing"))]);
+}
+
+#[test]
+fn what_was_removed_serves_while_something_refers_to_it() {
+    let now = Instant::now();
+    let mut state = served(now);
+    state.remove(ResourceKind::Cluster, "c");
+    assert!(!state.step(now).changed);
+    assert!(serving(&state).contains(&"c".to_owned()));
+    let step = feed(&mut state, vec![cluster("c2"), endpoints("c2"), routes("r", &["c2"])], now);
+    assert!(step.changed);
+    assert!(!serving(&state).contains(&"c".to_owned()));
+}
+
+#[test]
+fn what_nobody_needs_is_unsubscribed_and_dropped() {
+    let now = Instant::now();
+    let mut state = served(now);
+    state.forget("d");
+    let step = state.step(now);
+    assert_eq!(step.unsubscribe.len(), 5);
+    assert!(step.changed);
+    assert!(serving(&state).is_empty());
+}
+
+#[test]
+fn a_destination_outside_the_mesh_is_remembered_until_it_appears() {
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    state.demand("d");
+    state.remove(ResourceKind::Destination, "d");
+    state.step(now);
+    assert!(state.absent().contains("d"));
+    feed(&mut state, vec![destination("d", "l")], now);
+    assert!(!state.absent().contains("d"));
+}
+
+#[test]
+fn an_equal_resource_changes_nothing() {
+    let now = Instant::now();
+    let mut state = served(now);
+    assert!(!feed(&mut state, vec![cluster("c")], now).changed);
+}
+
+#[test]
+fn what_was_stored_serves_at_once() {
+    let now = Instant::now();
+    let stored: Vec<_> =
+        served(now).in_force().map(|(_, held)| ((*held.resource).clone(), held.version.clone())).collect();
+    let mut state = FeedState::new([]);
+    state.demand("d");
+    state.restore(stored, 3, now);
+    assert_eq!(serving(&state).len(), 5);
+    assert_eq!(state.step(now).subscribe.len(), 5);
+    assert_eq!(state.acknowledged(), 3);
+}
