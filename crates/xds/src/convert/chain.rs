@@ -1,0 +1,238 @@
+//! Filter chains: their match, their TLS, the policies of connections, and what happens then.
+
+use outrigger_model::listener::{ChainMatch, FilterChain, HttpFilter, TcpProxy, Terminal, TransportMatch};
+use outrigger_model::policy::Rbac;
+use outrigger_model::route::WeightedCluster;
+
+use super::extension::{self, HTTP_MANAGER, NETWORK_RBAC, TCP_PROXY, is, unpack};
+use super::flaw::{Decoded, Under, each, flaw};
+use super::metadata::{origins_value, our, ours};
+use super::value::{duration_or, port};
+use super::{forward, http, left_out, note, policy, tls};
+use crate::kind::ClientKind;
+use crate::wire::hcm::HttpConnectionManager;
+use crate::wire::listener::{self, Filter, FilterChainMatch, filter::ConfigType};
+use crate::wire::protobuf::{Any, Value};
+use crate::wire::tcp_proxy::{self, tcp_proxy as tcp};
+use crate::wire::{self, any, network_rbac, uint};
+
+/// Where the origins of the policies ride: on the chain, for its RBAC messages have no metadata.
+const CONNECTION_ORIGINS: &str = "network_rbac_origins";
+const REQUEST_ORIGINS: &str = "http_rbac_origins";
+
+pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -> listener::FilterChain {
+    let filter = |name: &str, config: Any| Filter {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(config)),
+    };
+    let mut filters: Vec<_> = chain
+        .authorization
+        .iter()
+        .map(|rbac| {
+            let config = network_rbac::Rbac {
+                rules: Some(policy::encode(rbac)),
+                stat_prefix: format!("{stat_prefix}."),
+                ..Default::default()
+            };
+            filter(NETWORK_RBAC, any(&config))
+        })
+        .collect();
+    filters.push(match &chain.terminal {
+        Terminal::Http(http) => filter(HTTP_MANAGER, any(&http::encode(http, stat_prefix, kind))),
+        Terminal::Tcp(proxy) => filter(TCP_PROXY, any(&encode_tcp(proxy, stat_prefix, kind))),
+    });
+    let connection = origins_value(chain.authorization.iter().map(policy::origins));
+    let request = match &chain.terminal {
+        Terminal::Http(http) => origins_value(http.filters.iter().filter_map(|f| match f {
+            HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
+            HttpFilter::Fault(_) => None,
+        })),
+        Terminal::Tcp(_) => None,
+    };
+    let origins = [(CONNECTION_ORIGINS, connection), (REQUEST_ORIGINS, request)];
+    listener::FilterChain {
+        filter_chain_match: (chain.matches != ChainMatch::default()).then(|| encode_match(&chain.matches)),
+        filters,
+        metadata: ours(origins.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))),
+        transport_socket: chain.tls.as_ref().map(tls::encode_server),
+        name: chain.name.clone(),
+        ..Default::default()
+    }
+}
+
+fn encode_match(matches: &ChainMatch) -> FilterChainMatch {
+    FilterChainMatch {
+        destination_port: matches.destination_port.and_then(|port| uint(u32::from(port))),
+        server_names: matches.server_names.clone(),
+        transport_protocol: match matches.transport {
+            TransportMatch::Any => "",
+            TransportMatch::Tls => "tls",
+            TransportMatch::Plain => "raw_buffer",
+        }
+        .to_owned(),
+        application_protocols: matches.application_protocols.clone(),
+        ..Default::default()
+    }
+}
+
+fn encode_tcp(proxy: &TcpProxy, stat_prefix: &str, kind: ClientKind) -> tcp_proxy::TcpProxy {
+    let specifier = match proxy.clusters.as_slice() {
+        [one] if one.weight == 1 => tcp::ClusterSpecifier::Cluster(one.cluster.clone()),
+        many => tcp::ClusterSpecifier::WeightedClusters(tcp::WeightedCluster {
+            clusters: many
+                .iter()
+                // Envoy refuses a weight of 0 here.
+                .filter(|c| kind == ClientKind::Outrigger || c.weight > 0)
+                .map(|c| tcp::weighted_cluster::ClusterWeight {
+                    name: c.cluster.clone(),
+                    weight: c.weight,
+                    metadata_match: None,
+                })
+                .collect(),
+        }),
+    };
+    tcp_proxy::TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        idle_timeout: Some(wire::duration(proxy.idle_timeout)),
+        cluster_specifier: Some(specifier),
+        ..Default::default()
+    }
+}
+
+pub(super) fn decode(wire: &listener::FilterChain) -> Decoded<FilterChain> {
+    note!(wire, transport_socket_connect_timeout);
+    let origins = |name| our(wire.metadata.as_ref(), name);
+    let (authorization, terminal) =
+        decode_filters(&wire.filters, origins(CONNECTION_ORIGINS), origins(REQUEST_ORIGINS))?;
+    Ok(FilterChain {
+        name: wire.name.clone(),
+        matches: wire
+            .filter_chain_match
+            .as_ref()
+            .map_or(Ok(ChainMatch::default()), decode_match)
+            .under("filter_chain_match")?,
+        tls: tls::decode_server(wire.transport_socket.as_ref()).under("transport_socket")?,
+        authorization,
+        terminal,
+    })
+}
+
+fn decode_match(wire: &FilterChainMatch) -> Decoded<ChainMatch> {
+    // Leaving out a condition would take connections that are not meant.
+    for (field, given) in [
+        ("prefix_ranges", !wire.prefix_ranges.is_empty()),
+        ("address_suffix", !wire.address_suffix.is_empty()),
+        ("direct_source_prefix_ranges", !wire.direct_source_prefix_ranges.is_empty()),
+        ("source_type", wire.source_type != 0),
+        ("source_prefix_ranges", !wire.source_prefix_ranges.is_empty()),
+        ("source_ports", !wire.source_ports.is_empty()),
+    ] {
+        if given {
+            return flaw(field, "is not supported");
+        }
+    }
+    Ok(ChainMatch {
+        destination_port: wire
+            .destination_port
+            .as_ref()
+            .map(|v| port(v.value, "destination_port"))
+            .transpose()?,
+        server_names: each(&wire.server_names, "server_names", |name| server_name(name))?,
+        transport: match wire.transport_protocol.as_str() {
+            "" => TransportMatch::Any,
+            "tls" => TransportMatch::Tls,
+            "raw_buffer" => TransportMatch::Plain,
+            other => {
+                return flaw("transport_protocol", format!("\"{other}\" is neither tls nor raw_buffer"));
+            }
+        },
+        application_protocols: wire.application_protocols.clone(),
+    })
+}
+
+fn server_name(name: &str) -> Decoded<String> {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    if rest.is_empty() || rest.contains('*') {
+        return flaw("", format!("\"{}\" is neither a name nor *.suffix", name.escape_debug()));
+    }
+    Ok(name.to_owned())
+}
+
+fn decode_filters(
+    wire: &[Filter],
+    connection: Option<&Value>,
+    request: Option<&Value>,
+) -> Decoded<(Vec<Rbac>, Terminal)> {
+    let mut authorization = Vec::new();
+    let mut policies = 0;
+    let mut terminal = None;
+    for (i, filter) in wire.iter().enumerate() {
+        let field = format!("filters[{i}]");
+        let typed = format!("{field}.typed_config");
+        if terminal.is_some() {
+            return flaw(field, "no filter may follow the HTTP connection manager or the TCP proxy");
+        }
+        let config = match &filter.config_type {
+            Some(ConfigType::TypedConfig(config)) => Some(config),
+            _ => None,
+        };
+        match config {
+            Some(config) if is::<network_rbac::Rbac>(config) => {
+                let rbac: network_rbac::Rbac = unpack(config).under(&typed)?;
+                authorization.extend(decode_rbac(&rbac, connection, policies).under(&typed)?);
+                policies += 1;
+            }
+            Some(config) if is::<HttpConnectionManager>(config) => {
+                let manager: HttpConnectionManager = unpack(config).under(&typed)?;
+                terminal = Some(Terminal::Http(Box::new(http::decode(&manager, request).under(&typed)?)));
+            }
+            Some(config) if is::<tcp_proxy::TcpProxy>(config) => {
+                let proxy: tcp_proxy::TcpProxy = unpack(config).under(&typed)?;
+                terminal = Some(Terminal::Tcp(decode_tcp(&proxy).under(&typed)?));
+            }
+            _ if extension::is_meaningless(&filter.name) => {
+                left_out("a network filter that means nothing here");
+            }
+            other => return extension::unknown("network filter", &filter.name, other).under(field),
+        }
+    }
+    match terminal {
+        Some(terminal) => Ok((authorization, terminal)),
+        None => flaw("filters", "must end with an HTTP connection manager or a TCP proxy"),
+    }
+}
+
+fn decode_rbac(wire: &network_rbac::Rbac, origins: Option<&Value>, index: usize) -> Decoded<Option<Rbac>> {
+    note!(wire, shadow_rules, shadow_matcher, delay_deny);
+    if wire.matcher.is_some() {
+        return flaw("matcher", "is not supported; use rules");
+    }
+    // No rules: nothing is enforced.
+    wire.rules.as_ref().map(|rules| policy::decode(rules, origins, index)).transpose().under("rules")
+}
+
+fn decode_tcp(wire: &tcp_proxy::TcpProxy) -> Decoded<TcpProxy> {
+    note!(wire, metadata_match, hash_policy, max_connect_attempts, max_downstream_connection_duration);
+    if wire.tunneling_config.is_some() {
+        return flaw("tunneling_config", "is not supported");
+    }
+    let clusters = match &wire.cluster_specifier {
+        Some(tcp::ClusterSpecifier::Cluster(name)) if name.is_empty() => {
+            return flaw("cluster", "must not be empty");
+        }
+        Some(tcp::ClusterSpecifier::Cluster(name)) => vec![WeightedCluster::only(name.as_str())],
+        Some(tcp::ClusterSpecifier::WeightedClusters(weighted)) => {
+            let clusters = each(&weighted.clusters, "weighted_clusters.clusters", |c| {
+                if c.name.is_empty() {
+                    return flaw("name", "must not be empty");
+                }
+                Ok(WeightedCluster::share(c.name.as_str(), c.weight))
+            })?;
+            forward::check_weights(clusters.iter().map(|c| c.weight)).under("weighted_clusters.clusters")?;
+            clusters
+        }
+        None => return flaw("cluster", "one of cluster and weighted_clusters is required"),
+    };
+    let hour = std::time::Duration::from_secs(3600);
+    Ok(TcpProxy { clusters, idle_timeout: duration_or(wire.idle_timeout.as_ref(), hour, "idle_timeout")? })
+}

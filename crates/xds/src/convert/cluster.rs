@@ -1,0 +1,351 @@
+//! `Cluster`: discovery, balancing, limits, ejection, TLS, protocol.
+
+use std::time::Duration;
+
+use outrigger_model::cluster::{Balance, Cluster, Discovery, Limits, Outlier, RetryBudget, UpstreamProtocol};
+
+use super::extension::{HTTP_OPTIONS, is, unpack};
+use super::flaw::{Decoded, Under, flaw};
+use super::value::{duration_or, percent, positive_or, uint_or};
+use super::{endpoint, left_out, metadata, note, tls};
+use crate::kind::ClientKind;
+use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
+use crate::wire::cluster::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy, common_lb_config,
+};
+use crate::wire::cluster::{self, CircuitBreakers, OutlierDetection};
+use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions};
+use crate::wire::upstream_http::{HttpProtocolOptions, http_protocol_options as options};
+use crate::wire::{self, ads, any, boolean, scalar, uint};
+
+pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
+    let foreign = kind != ClientKind::Outrigger;
+    let original = model.discovery == Discovery::OriginalDestination;
+    let mut wire = cluster::Cluster {
+        name: model.name.clone(),
+        lb_policy: match (kind, model.balance) {
+            (ClientKind::Grpc, _) | (_, Balance::RoundRobin) => LbPolicy::RoundRobin,
+            (_, Balance::LeastRequest) => LbPolicy::LeastRequest,
+            (_, Balance::Random) => LbPolicy::Random,
+        } as i32,
+        connect_timeout: Some(wire::duration(match model.connect_timeout {
+            // Envoy refuses zero.
+            Duration::ZERO if foreign => Duration::from_secs(10),
+            timeout => timeout,
+        })),
+        circuit_breakers: Some(encode_limits(&model.limits)),
+        metadata: metadata::encode_origin(model.origin.as_ref()),
+        ..Default::default()
+    };
+    let of_type = |t: DiscoveryType| Some(ClusterDiscoveryType::Type(t as i32));
+    match &model.discovery {
+        Discovery::Eds { service_name } => {
+            wire.cluster_discovery_type = of_type(DiscoveryType::Eds);
+            wire.eds_cluster_config = Some(EdsClusterConfig {
+                eds_config: Some(ads()),
+                service_name: service_name.clone().unwrap_or_default(),
+            });
+        }
+        Discovery::Static(set) => {
+            wire.cluster_discovery_type = of_type(DiscoveryType::Static);
+            let mut assignment = endpoint::encode(set, kind);
+            if foreign && assignment.cluster_name.is_empty() {
+                assignment.cluster_name.clone_from(&model.name);
+            }
+            wire.load_assignment = Some(assignment);
+        }
+        Discovery::OriginalDestination => {
+            wire.cluster_discovery_type = of_type(DiscoveryType::OriginalDst);
+            if foreign {
+                wire.lb_policy = LbPolicy::ClusterProvided as i32;
+            }
+        }
+    }
+    if kind == ClientKind::Grpc {
+        wire.transport_socket = tls::encode_for_grpc(&model.tls);
+        return wire;
+    }
+    wire.outlier_detection = model.outlier.as_ref().map(|o| encode_outlier(o, foreign));
+    wire.transport_socket_matches = tls::encode_matches(model);
+    wire.typed_extension_protocol_options =
+        [(HTTP_OPTIONS.to_owned(), any(&encode_protocol(model)))].into_iter().collect();
+    if foreign && !original {
+        wire.common_lb_config = Some(CommonLbConfig {
+            // "Unhealthy takes none" holds also when most are.
+            healthy_panic_threshold: Some(scalar::Percent { value: 0.0 }),
+            locality_config_specifier: Some(
+                common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default()),
+            ),
+            ..Default::default()
+        });
+    }
+    wire
+}
+
+fn encode_limits(limits: &Limits) -> CircuitBreakers {
+    CircuitBreakers {
+        thresholds: vec![Thresholds {
+            max_connections: uint(limits.max_connections),
+            max_pending_requests: uint(limits.max_pending),
+            max_requests: uint(limits.max_requests),
+            max_retries: uint(limits.max_retries),
+            retry_budget: limits.retry_budget.map(|budget| thresholds::RetryBudget {
+                budget_percent: Some(scalar::Percent { value: budget.percent }),
+                min_retry_concurrency: uint(budget.min_concurrency),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn encode_outlier(outlier: &Outlier, foreign: bool) -> OutlierDetection {
+    let enforced = |threshold: u32| uint(if threshold == 0 { 0 } else { 100 });
+    OutlierDetection {
+        consecutive_5xx: uint(outlier.consecutive_5xx),
+        enforcing_consecutive_5xx: enforced(outlier.consecutive_5xx),
+        consecutive_gateway_failure: uint(outlier.consecutive_gateway),
+        enforcing_consecutive_gateway_failure: enforced(outlier.consecutive_gateway),
+        // Ejection by success rate is on by default in Envoy and not part of the model.
+        enforcing_success_rate: uint(0),
+        interval: Some(wire::duration(outlier.interval)),
+        base_ejection_time: Some(wire::duration(outlier.base_ejection)),
+        max_ejection_time: Some(wire::duration(outlier.max_ejection)),
+        max_ejection_percent: uint(outlier.max_ejection_percent),
+        always_eject_one_host: if foreign { boolean(true) } else { None },
+        ..Default::default()
+    }
+}
+
+fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
+    use options::{UpstreamProtocolOptions as U, explicit_http_config::ProtocolConfig as P};
+    let explicit =
+        |config| U::ExplicitHttpConfig(options::ExplicitHttpConfig { protocol_config: Some(config) });
+    HttpProtocolOptions {
+        common_http_protocol_options: Some(wire::core::HttpProtocolOptions {
+            idle_timeout: Some(wire::duration(model.idle_timeout)),
+            max_requests_per_connection: match model.max_requests_per_connection {
+                0 => None,
+                n => uint(n),
+            },
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(match model.protocol {
+            UpstreamProtocol::Http1 => explicit(P::HttpProtocolOptions(Http1ProtocolOptions::default())),
+            UpstreamProtocol::Http2 => explicit(P::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+            UpstreamProtocol::Follow => U::UseDownstreamProtocolConfig(options::UseDownstreamHttpConfig {
+                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
+    note!(
+        wire,
+        health_checks,
+        lb_subset_config,
+        filters,
+        upstream_bind_config,
+        upstream_connection_options,
+        per_connection_buffer_limit_bytes,
+        preconnect_policy,
+        close_connections_on_host_health_failure,
+        connection_pool_per_downstream_connection,
+    );
+    if wire.name.is_empty() {
+        return flaw("name", "must not be empty");
+    }
+    if wire.transport_socket_matcher.is_some() {
+        return flaw("transport_socket_matcher", "is not supported; use transport_socket_matches");
+    }
+    let http = decode_protocol(wire)?;
+    Ok(Cluster {
+        name: wire.name.clone(),
+        discovery: decode_discovery(wire)?,
+        balance: decode_balance(wire),
+        connect_timeout: duration_or(
+            wire.connect_timeout.as_ref(),
+            Duration::from_secs(5),
+            "connect_timeout",
+        )?,
+        limits: decode_limits(wire.circuit_breakers.as_ref()).under("circuit_breakers")?,
+        outlier: wire
+            .outlier_detection
+            .as_ref()
+            .map(decode_outlier)
+            .transpose()
+            .under("outlier_detection")?,
+        tls: tls::decode_cluster(&wire.transport_socket_matches, wire.transport_socket.as_ref())?,
+        protocol: http.protocol,
+        idle_timeout: http.idle_timeout,
+        max_requests_per_connection: http.max_requests,
+        origin: metadata::decode_origin(wire.metadata.as_ref())?,
+    })
+}
+
+fn decode_discovery(wire: &cluster::Cluster) -> Decoded<Discovery> {
+    let given = match &wire.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(t)) => DiscoveryType::try_from(*t),
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return flaw("cluster_type", format!("\"{}\" is not supported", custom.name));
+        }
+        None => Ok(DiscoveryType::Static),
+    };
+    match given {
+        Ok(DiscoveryType::Eds) => {
+            let Some(eds) = &wire.eds_cluster_config else {
+                return flaw("eds_cluster_config", "is required for EDS");
+            };
+            let service_name = (!eds.service_name.is_empty()).then(|| eds.service_name.clone());
+            Ok(Discovery::Eds { service_name })
+        }
+        Ok(DiscoveryType::Static) => {
+            let Some(assignment) = &wire.load_assignment else {
+                return flaw("load_assignment", "is required for STATIC");
+            };
+            Ok(Discovery::Static(endpoint::decode(assignment).under("load_assignment")?))
+        }
+        Ok(DiscoveryType::OriginalDst) => {
+            if wire.load_assignment.is_some() {
+                return flaw("load_assignment", "must not be given for ORIGINAL_DST");
+            }
+            Ok(Discovery::OriginalDestination)
+        }
+        Ok(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
+            flaw("type", "endpoints by DNS are not supported; use EDS")
+        }
+        Err(_) => flaw("type", "is unknown"),
+    }
+}
+
+fn decode_balance(wire: &cluster::Cluster) -> Balance {
+    let named = wire.load_balancing_policy.iter().flat_map(|p| &p.policies).find_map(|policy| {
+        let url = policy.typed_extension_config.as_ref()?.typed_config.as_ref()?.type_url.as_str();
+        match url.rsplit('.').next()? {
+            "RoundRobin" => Some(Balance::RoundRobin),
+            "LeastRequest" => Some(Balance::LeastRequest),
+            "Random" => Some(Balance::Random),
+            _ => None,
+        }
+    });
+    named.unwrap_or_else(|| match LbPolicy::try_from(wire.lb_policy) {
+        Ok(LbPolicy::RoundRobin) => Balance::RoundRobin,
+        Ok(LbPolicy::Random) => Balance::Random,
+        Ok(LbPolicy::LeastRequest | LbPolicy::ClusterProvided) => Balance::LeastRequest,
+        _ => {
+            left_out("lb_policy other than ROUND_ROBIN, LEAST_REQUEST and RANDOM");
+            Balance::LeastRequest
+        }
+    })
+}
+
+fn decode_limits(wire: Option<&CircuitBreakers>) -> Decoded<Limits> {
+    let default_priority = wire.and_then(|w| w.thresholds.iter().enumerate().find(|(_, t)| t.priority == 0));
+    let empty = Thresholds::default();
+    let (i, t) = default_priority.unwrap_or((0, &empty));
+    // What is absent has Envoy's defaults.
+    Ok(Limits {
+        max_connections: uint_or(t.max_connections.as_ref(), 1024),
+        max_pending: uint_or(t.max_pending_requests.as_ref(), 1024),
+        max_requests: uint_or(t.max_requests.as_ref(), 1024),
+        max_retries: uint_or(t.max_retries.as_ref(), 3),
+        retry_budget: t
+            .retry_budget
+            .as_ref()
+            .map(decode_budget)
+            .transpose()
+            .under(format_args!("thresholds[{i}].retry_budget"))?,
+    })
+}
+
+fn decode_budget(wire: &thresholds::RetryBudget) -> Decoded<RetryBudget> {
+    let default = RetryBudget::default();
+    Ok(RetryBudget {
+        percent: wire.budget_percent.as_ref().map_or(Ok(default.percent), percent).under("budget_percent")?,
+        min_concurrency: uint_or(wire.min_retry_concurrency.as_ref(), default.min_concurrency),
+    })
+}
+
+fn decode_outlier(wire: &OutlierDetection) -> Decoded<Outlier> {
+    note!(
+        wire,
+        split_external_local_origin_errors,
+        consecutive_local_origin_failure,
+        failure_percentage_threshold,
+        max_ejection_time_jitter,
+        monitors,
+    );
+    let default = Outlier::default();
+    let percent = uint_or(wire.max_ejection_percent.as_ref(), 10);
+    if percent > 100 {
+        return flaw("max_ejection_percent", format!("{percent} is greater than 100"));
+    }
+    let enforced = |v: Option<&wire::protobuf::UInt32Value>, default: u32| uint_or(v, default) > 0;
+    let five = enforced(wire.enforcing_consecutive_5xx.as_ref(), 100);
+    let gateway = enforced(wire.enforcing_consecutive_gateway_failure.as_ref(), 0);
+    Ok(Outlier {
+        consecutive_5xx: if five { uint_or(wire.consecutive_5xx.as_ref(), 5) } else { 0 },
+        consecutive_gateway: if gateway { uint_or(wire.consecutive_gateway_failure.as_ref(), 5) } else { 0 },
+        interval: positive_or(wire.interval.as_ref(), default.interval, "interval")?,
+        base_ejection: positive_or(
+            wire.base_ejection_time.as_ref(),
+            default.base_ejection,
+            "base_ejection_time",
+        )?,
+        max_ejection: positive_or(
+            wire.max_ejection_time.as_ref(),
+            default.max_ejection,
+            "max_ejection_time",
+        )?,
+        max_ejection_percent: percent,
+    })
+}
+
+struct Protocol {
+    protocol: UpstreamProtocol,
+    idle_timeout: Duration,
+    max_requests: u32,
+}
+
+#[allow(deprecated)] // the fields that HttpProtocolOptions replaced are still sent
+fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
+    use options::{UpstreamProtocolOptions as U, explicit_http_config::ProtocolConfig as P};
+    let field = format!("typed_extension_protocol_options[{HTTP_OPTIONS}]");
+    let packed = wire.typed_extension_protocol_options.get(HTTP_OPTIONS);
+    let http: Option<HttpProtocolOptions> = match packed {
+        Some(config) if is::<HttpProtocolOptions>(config) => Some(unpack(config).under(&field)?),
+        Some(config) => return flaw(&field, format!("{} is not HttpProtocolOptions", config.type_url)),
+        None => None,
+    };
+    let protocol = match http.as_ref().and_then(|h| h.upstream_protocol_options.as_ref()) {
+        Some(U::UseDownstreamProtocolConfig(_) | U::AutoConfig(_)) => UpstreamProtocol::Follow,
+        Some(U::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
+            Some(P::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
+            Some(P::Http2ProtocolOptions(_)) => UpstreamProtocol::Http2,
+            Some(P::Http3ProtocolOptions(_)) => {
+                return flaw(format_args!("{field}.explicit_http_config"), "HTTP/3 is not supported");
+            }
+            None => return flaw(format_args!("{field}.explicit_http_config"), "a protocol is required"),
+        },
+        None if wire.http2_protocol_options.is_some() => UpstreamProtocol::Http2,
+        None => UpstreamProtocol::Http1,
+    };
+    let common = http
+        .as_ref()
+        .and_then(|h| h.common_http_protocol_options.as_ref())
+        .or(wire.common_http_protocol_options.as_ref());
+    let idle = common.and_then(|c| c.idle_timeout.as_ref());
+    Ok(Protocol {
+        protocol,
+        idle_timeout: duration_or(idle, Duration::from_secs(3600), "idle_timeout").under(&field)?,
+        max_requests: common
+            .and_then(|c| c.max_requests_per_connection.as_ref())
+            .or(wire.max_requests_per_connection.as_ref())
+            .map_or(0, |v| v.value),
+    })
+}

@@ -1,0 +1,236 @@
+//! The action of a route that forwards: clusters by weight, rewrites, hashing.
+
+use std::time::Duration;
+
+use outrigger_model::route::{Forward, HashOn, HeaderEdits, Rewrite, WeightedCluster};
+
+use super::flaw::{Decoded, Flaw, Under, each, flaw};
+use super::value::{duration_or, uint_or};
+use super::{headers, left_out, matcher, note, retry};
+use crate::kind::ClientKind;
+use crate::wire::matcher::RegexMatchAndSubstitute;
+use crate::wire::route::route_action::{
+    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration,
+    hash_policy::{self, PolicySpecifier},
+};
+use crate::wire::route::{self, weighted_cluster::ClusterWeight};
+use crate::wire::{self, uint};
+
+pub(super) fn encode(forward: &Forward, kind: ClientKind) -> route::RouteAction {
+    let timeout = wire::duration(forward.timeout.unwrap_or_default());
+    route::RouteAction {
+        cluster_specifier: Some(encode_clusters(&forward.clusters, kind)),
+        // gRPC reads only this one (gRFC A31).
+        max_stream_duration: (kind == ClientKind::Grpc && forward.timeout.is_some())
+            .then(|| MaxStreamDuration { max_stream_duration: Some(timeout), ..Default::default() }),
+        // Absent would be Envoy's 15 s.
+        timeout: Some(timeout),
+        retry_policy: forward.retry.as_ref().and_then(|r| retry::encode(r, kind)),
+        prefix_rewrite: forward.rewrite.prefix.clone().unwrap_or_default(),
+        regex_rewrite: forward.rewrite.regex.as_ref().map(|(pattern, substitution)| {
+            RegexMatchAndSubstitute {
+                pattern: Some(matcher::encode_regex(pattern)),
+                substitution: substitution.clone(),
+            }
+        }),
+        host_rewrite_specifier: forward
+            .rewrite
+            .authority
+            .clone()
+            .map(HostRewriteSpecifier::HostRewriteLiteral),
+        hash_policy: forward.hash.iter().map(encode_hash).collect(),
+        ..Default::default()
+    }
+}
+
+fn encode_clusters(clusters: &[WeightedCluster], kind: ClientKind) -> ClusterSpecifier {
+    match clusters {
+        [one] if *one == WeightedCluster::only(one.cluster.as_str()) => {
+            ClusterSpecifier::Cluster(one.cluster.clone())
+        }
+        many => ClusterSpecifier::WeightedClusters(route::WeightedCluster {
+            clusters: many.iter().map(|c| encode_share(c, kind)).collect(),
+            ..Default::default()
+        }),
+    }
+}
+
+fn encode_share(share: &WeightedCluster, kind: ClientKind) -> ClusterWeight {
+    let (request_headers_to_add, request_headers_to_remove) = headers::encode(&share.request_headers, kind);
+    let (response_headers_to_add, response_headers_to_remove) =
+        headers::encode(&share.response_headers, kind);
+    ClusterWeight {
+        name: share.cluster.clone(),
+        weight: uint(share.weight),
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        ..Default::default()
+    }
+}
+
+fn encode_hash(on: &HashOn) -> HashPolicy {
+    let specifier = match on {
+        HashOn::Header(name) => {
+            PolicySpecifier::Header(hash_policy::Header { header_name: name.clone(), ..Default::default() })
+        }
+        HashOn::Cookie(name) => {
+            PolicySpecifier::Cookie(hash_policy::Cookie { name: name.clone(), ..Default::default() })
+        }
+        HashOn::Query(name) => {
+            PolicySpecifier::QueryParameter(hash_policy::QueryParameter { name: name.clone() })
+        }
+        HashOn::SourceAddress => {
+            PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true })
+        }
+    };
+    HashPolicy { terminal: false, policy_specifier: Some(specifier) }
+}
+
+pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
+    note!(
+        wire,
+        metadata_match,
+        idle_timeout,
+        flush_timeout,
+        append_x_forwarded_host,
+        retry_policy_typed_config,
+        request_mirror_policies,
+        rate_limits,
+        upgrade_configs,
+        internal_redirect_policy,
+        hedge_policy,
+        max_stream_duration,
+        early_data_policy,
+    );
+    let timeout = duration_or(wire.timeout.as_ref(), Duration::from_secs(15), "timeout")?;
+    Ok(Forward {
+        clusters: decode_clusters(wire.cluster_specifier.as_ref())?,
+        timeout: (!timeout.is_zero()).then_some(timeout),
+        retry: wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?,
+        rewrite: decode_rewrite(wire)?,
+        hash: each(&wire.hash_policy, "hash_policy", decode_hash)?,
+    })
+}
+
+fn decode_rewrite(wire: &route::RouteAction) -> Decoded<Rewrite> {
+    if wire.path_rewrite_policy.is_some() {
+        return flaw("path_rewrite_policy", "is not supported");
+    }
+    if !wire.path_rewrite.is_empty() {
+        return flaw("path_rewrite", "is not supported; use regex_rewrite");
+    }
+    let prefix = (!wire.prefix_rewrite.is_empty()).then(|| wire.prefix_rewrite.clone());
+    let regex = wire.regex_rewrite.as_ref().map(decode_substitution).transpose().under("regex_rewrite")?;
+    if prefix.is_some() && regex.is_some() {
+        return flaw("prefix_rewrite", "must not be given together with regex_rewrite");
+    }
+    let authority = match &wire.host_rewrite_specifier {
+        None => None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if host.is_empty() => {
+            return flaw("host_rewrite_literal", "must not be empty");
+        }
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(host.clone()),
+        Some(_) => {
+            left_out("host_rewrite_specifier other than host_rewrite_literal");
+            None
+        }
+    };
+    Ok(Rewrite { prefix, regex, authority })
+}
+
+fn decode_substitution(wire: &RegexMatchAndSubstitute) -> Decoded<(String, String)> {
+    let Some(pattern) = &wire.pattern else { return flaw("pattern", "is required") };
+    Ok((matcher::decode_regex(pattern).under("pattern")?, wire.substitution.clone()))
+}
+
+fn decode_clusters(wire: Option<&ClusterSpecifier>) -> Decoded<Vec<WeightedCluster>> {
+    match wire {
+        Some(ClusterSpecifier::Cluster(name)) if name.is_empty() => flaw("cluster", "must not be empty"),
+        Some(ClusterSpecifier::Cluster(name)) => Ok(vec![WeightedCluster::only(name.as_str())]),
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            decode_weighted(weighted).under("weighted_clusters")
+        }
+        Some(ClusterSpecifier::ClusterHeader(_)) => flaw("cluster_header", "is not supported"),
+        Some(_) => flaw("cluster_specifier_plugin", "is not supported"),
+        None => flaw("cluster", "one of cluster and weighted_clusters is required"),
+    }
+}
+
+fn decode_weighted(wire: &route::WeightedCluster) -> Decoded<Vec<WeightedCluster>> {
+    let clusters = each(&wire.clusters, "clusters", decode_share)?;
+    check_weights(clusters.iter().map(|c| c.weight)).map_err(|flaw| flaw.under("clusters"))?;
+    Ok(clusters)
+}
+
+/// Weights must have a sum from 1 to `u32::MAX`.
+pub(super) fn check_weights(weights: impl Iterator<Item = u32>) -> Decoded<()> {
+    match weights.map(u64::from).sum::<u64>() {
+        0 => Err(Flaw::new("the sum of the weights is 0; at least one must be greater")),
+        sum if sum > u64::from(u32::MAX) => {
+            Err(Flaw::new(format!("the sum of the weights is {sum}; at most {} is allowed", u32::MAX)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn decode_share(wire: &ClusterWeight) -> Decoded<WeightedCluster> {
+    if !wire.cluster_header.is_empty() {
+        return flaw("cluster_header", "is not supported");
+    }
+    if wire.name.is_empty() {
+        return flaw("name", "must not be empty");
+    }
+    note!(wire, metadata_match, typed_per_filter_config, host_rewrite_specifier);
+    Ok(WeightedCluster {
+        cluster: wire.name.clone(),
+        weight: uint_or(wire.weight.as_ref(), 0),
+        request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
+        response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
+    })
+}
+
+pub(super) fn request_edits(
+    add: &[wire::core::HeaderValueOption],
+    remove: &[String],
+) -> Decoded<HeaderEdits> {
+    headers::decode(add, remove, "request_headers_to_add", "request_headers_to_remove")
+}
+
+pub(super) fn response_edits(
+    add: &[wire::core::HeaderValueOption],
+    remove: &[String],
+) -> Decoded<HeaderEdits> {
+    headers::decode(add, remove, "response_headers_to_add", "response_headers_to_remove")
+}
+
+fn decode_hash(wire: &HashPolicy) -> Decoded<HashOn> {
+    if wire.terminal {
+        left_out("hash_policy.terminal");
+    }
+    let named = |name: &str, field: &str| {
+        if name.is_empty() { flaw(field, "must not be empty") } else { Ok(name.to_owned()) }
+    };
+    Ok(match &wire.policy_specifier {
+        Some(PolicySpecifier::Header(h)) => {
+            note!(h, regex_rewrite);
+            HashOn::Header(named(&h.header_name, "header.header_name")?.to_ascii_lowercase())
+        }
+        Some(PolicySpecifier::Cookie(c)) => {
+            note!(c, ttl);
+            HashOn::Cookie(named(&c.name, "cookie.name")?)
+        }
+        Some(PolicySpecifier::QueryParameter(q)) => HashOn::Query(named(&q.name, "query_parameter.name")?),
+        Some(PolicySpecifier::ConnectionProperties(p)) if p.source_ip => HashOn::SourceAddress,
+        Some(PolicySpecifier::ConnectionProperties(_)) => {
+            return flaw("connection_properties.source_ip", "must be true");
+        }
+        Some(PolicySpecifier::FilterState(_)) => return flaw("filter_state", "is not supported"),
+        None => {
+            return Err(Flaw::new(
+                "one of header, cookie, query_parameter and connection_properties is required",
+            ));
+        }
+    })
+}

@@ -1,0 +1,210 @@
+//! The HTTP connection manager and its filters.
+
+use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
+use outrigger_model::route::Fault;
+
+use super::extension::{self, FAULT, HTTP_RBAC, ROUTER, is, unpack};
+use super::flaw::{Decoded, Under, flaw};
+use super::value::{duration_or, percent, uint_or};
+use super::{left_out, note, policy, retry, route};
+use crate::kind::ClientKind;
+use crate::wire::hcm::{
+    self, HttpConnectionManager, Rds,
+    http_connection_manager::{CodecType, RouteSpecifier, UpgradeConfig},
+    http_filter::ConfigType,
+};
+use crate::wire::http_fault::HttpFault;
+use crate::wire::http_rbac::Rbac;
+use crate::wire::protobuf::{Any, Value};
+use crate::wire::router::Router;
+use crate::wire::{self, ads, any, boolean, scalar, uint};
+
+pub(super) fn encode(http: &HttpConnection, stat_prefix: &str, kind: ClientKind) -> HttpConnectionManager {
+    let manager = HttpConnectionManager {
+        stat_prefix: stat_prefix.to_owned(),
+        http_filters: encode_filters(&http.filters, kind),
+        route_specifier: Some(encode_routes(&http.routes, kind)),
+        ..Default::default()
+    };
+    if kind == ClientKind::Grpc {
+        return manager;
+    }
+    let foreign = kind == ClientKind::Envoy;
+    HttpConnectionManager {
+        codec_type: match http.codec {
+            Codec::Auto => CodecType::Auto,
+            Codec::Http1 => CodecType::Http1,
+            Codec::Http2 => CodecType::Http2,
+        } as i32,
+        tracing: http.tracing.map(|t| hcm::http_connection_manager::Tracing {
+            random_sampling: Some(scalar::Percent { value: t.random_sampling }),
+            ..Default::default()
+        }),
+        max_request_headers_kb: match http.max_request_headers_kb {
+            0 => None,
+            kb if foreign => uint(kb.min(8192)),
+            kb => uint(kb),
+        },
+        request_headers_timeout: Some(wire::duration(http.request_headers_timeout)),
+        stream_idle_timeout: Some(wire::duration(http.stream_idle_timeout)),
+        common_http_protocol_options: Some(wire::core::HttpProtocolOptions {
+            idle_timeout: Some(wire::duration(http.idle_timeout)),
+            ..Default::default()
+        }),
+        // Ours tunnels any upgrade and normalises for itself; Envoy must be told.
+        upgrade_configs: Vec::from_iter(
+            foreign.then(|| UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }),
+        ),
+        normalize_path: if foreign { boolean(true) } else { None },
+        ..manager
+    }
+}
+
+fn encode_routes(routes: &RouteSource, kind: ClientKind) -> RouteSpecifier {
+    match routes {
+        RouteSource::Named(name) => {
+            RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.clone() })
+        }
+        RouteSource::Inline(config) => {
+            let mut config = route::encode(config, kind);
+            // Routes in place are refused by Envoy while a cluster is missing, unless told otherwise.
+            config.validate_clusters = boolean(false);
+            RouteSpecifier::RouteConfig(config)
+        }
+    }
+}
+
+fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilter> {
+    let filter = |name: &str, config: Any| hcm::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(config)),
+        ..Default::default()
+    };
+    let mut all = Vec::with_capacity(filters.len() + 2);
+    if kind != ClientKind::Grpc {
+        all.extend(filters.iter().map(|f| match f {
+            HttpFilter::Rbac(rbac) => {
+                filter(HTTP_RBAC, any(&Rbac { rules: Some(policy::encode(rbac)), ..Default::default() }))
+            }
+            HttpFilter::Fault(fault) => filter(FAULT, any(&retry::encode_fault(fault, kind))),
+        }));
+    }
+    // A route's faults need the filter to be there.
+    if kind == ClientKind::Envoy && !filters.iter().any(|f| matches!(f, HttpFilter::Fault(_))) {
+        all.push(filter(FAULT, any(&retry::encode_fault(&Fault::default(), kind))));
+    }
+    all.push(filter(ROUTER, any(&Router::default())));
+    all
+}
+
+/// `origins` are those of the filter chain's HTTP policies.
+pub(super) fn decode(wire: &HttpConnectionManager, origins: Option<&Value>) -> Decoded<HttpConnection> {
+    note!(
+        wire,
+        add_user_agent,
+        local_reply_config,
+        strip_matching_host_port,
+        merge_slashes,
+        path_with_escaped_slashes_action,
+        early_header_mutation_extensions,
+        original_ip_detection_extensions,
+        request_timeout,
+        access_log,
+    );
+    let routes = match &wire.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {
+            return flaw("rds.route_config_name", "must not be empty");
+        }
+        Some(RouteSpecifier::Rds(rds)) => RouteSource::Named(rds.route_config_name.clone()),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            RouteSource::Inline(route::decode(config).under("route_config")?)
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => return flaw("scoped_routes", "is not supported"),
+        None => return flaw("rds", "one of rds and route_config is required"),
+    };
+    let default = HttpConnection::new(RouteSource::Named(String::new()));
+    let idle = wire.common_http_protocol_options.as_ref().and_then(|c| c.idle_timeout.as_ref());
+    Ok(HttpConnection {
+        routes,
+        filters: decode_filters(&wire.http_filters, origins)?,
+        codec: match CodecType::try_from(wire.codec_type) {
+            Ok(CodecType::Auto) => Codec::Auto,
+            Ok(CodecType::Http1) => Codec::Http1,
+            Ok(CodecType::Http2) => Codec::Http2,
+            _ => return flaw("codec_type", "only AUTO, HTTP1 and HTTP2 are supported"),
+        },
+        tracing: wire.tracing.as_ref().map(decode_tracing).transpose().under("tracing")?,
+        max_request_headers_kb: uint_or(wire.max_request_headers_kb.as_ref(), default.max_request_headers_kb),
+        request_headers_timeout: duration_or(
+            wire.request_headers_timeout.as_ref(),
+            default.request_headers_timeout,
+            "request_headers_timeout",
+        )?,
+        stream_idle_timeout: duration_or(
+            wire.stream_idle_timeout.as_ref(),
+            default.stream_idle_timeout,
+            "stream_idle_timeout",
+        )?,
+        idle_timeout: duration_or(idle, default.idle_timeout, "common_http_protocol_options.idle_timeout")?,
+    })
+}
+
+fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Tracing> {
+    note!(wire, custom_tags, overall_sampling);
+    let random_sampling =
+        wire.random_sampling.as_ref().map_or(Ok(100.0), percent).under("random_sampling")?;
+    Ok(Tracing { random_sampling })
+}
+
+fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<Vec<HttpFilter>> {
+    let mut filters = Vec::with_capacity(wire.len());
+    let mut policies = 0;
+    let mut routed = false;
+    for (i, filter) in wire.iter().enumerate() {
+        let field = format!("http_filters[{i}]");
+        if routed {
+            return flaw(field, "no filter may follow the router");
+        }
+        let config = match &filter.config_type {
+            Some(ConfigType::TypedConfig(config)) => Some(config),
+            _ => None,
+        };
+        match config {
+            _ if filter.disabled => left_out("a disabled HTTP filter"),
+            Some(config) if is::<Router>(config) => routed = true,
+            Some(config) if is::<Rbac>(config) => {
+                let rbac: Rbac = unpack(config).under(format_args!("{field}.typed_config"))?;
+                let rules = decode_rbac(&rbac, origins, policies);
+                filters.extend(rules.under(format_args!("{field}.typed_config"))?.map(HttpFilter::Rbac));
+                policies += 1;
+            }
+            Some(config) if is::<HttpFault>(config) => {
+                let fault: HttpFault = unpack(config).under(format_args!("{field}.typed_config"))?;
+                let fault = retry::decode_fault(&fault).under(format_args!("{field}.typed_config"))?;
+                filters.push(HttpFilter::Fault(fault));
+            }
+            _ if filter.is_optional => left_out("an unknown optional HTTP filter"),
+            _ if extension::is_meaningless(&filter.name) => {
+                left_out("an HTTP filter that means nothing here")
+            }
+            other => return extension::unknown("HTTP filter", &filter.name, other).under(field),
+        }
+    }
+    if !routed {
+        return flaw("http_filters", "must end with the router, envoy.filters.http.router");
+    }
+    Ok(filters)
+}
+
+fn decode_rbac(
+    wire: &Rbac,
+    origins: Option<&Value>,
+    index: usize,
+) -> Decoded<Option<outrigger_model::policy::Rbac>> {
+    note!(wire, shadow_rules, shadow_matcher);
+    if wire.matcher.is_some() {
+        return flaw("matcher", "is not supported; use rules");
+    }
+    // No rules: nothing is enforced.
+    wire.rules.as_ref().map(|rules| policy::decode(rules, origins, index)).transpose().under("rules")
+}

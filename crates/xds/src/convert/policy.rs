@@ -1,0 +1,207 @@
+//! RBAC, for connections and for requests. Nothing is ever left out here: what is not understood is refused.
+
+use std::collections::BTreeMap;
+
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::resource::Origin;
+
+use super::flaw::{Decoded, Flaw, Under, each, flaw};
+use super::value::port;
+use super::{address, matcher, metadata};
+use crate::wire::matcher::{PathMatcher, filter_state_matcher, path_matcher};
+use crate::wire::protobuf::Value;
+use crate::wire::rbac::{self, permission::Rule, principal::Identifier, rbac::Action};
+
+/// Where newer Istio puts the identity that the peer proved.
+const ISTIO_PEER: &str = "io.istio.peer_principal";
+
+pub(super) fn encode(filter: &Rbac) -> rbac::Rbac {
+    rbac::Rbac {
+        action: match filter.action {
+            RbacAction::Allow => Action::Allow,
+            RbacAction::Deny => Action::Deny,
+            RbacAction::Log => Action::Log,
+        } as i32,
+        policies: filter.policies.iter().map(|(name, p)| (name.clone(), encode_policy(p))).collect(),
+        ..Default::default()
+    }
+}
+
+/// The user objects of a filter's policies, by policy.
+pub(super) fn origins(filter: &Rbac) -> BTreeMap<&String, &Origin> {
+    filter.policies.iter().filter_map(|(name, p)| Some((name, p.origin.as_ref()?))).collect()
+}
+
+fn encode_policy(policy: &RbacPolicy) -> rbac::Policy {
+    // An empty list matches nothing, but the wire must not have one.
+    let mut permissions: Vec<_> = policy.permissions.iter().map(encode_permission).collect();
+    if permissions.is_empty() {
+        permissions.push(encode_permission(&Permission::Not(Box::new(Permission::Any))));
+    }
+    let mut principals: Vec<_> = policy.principals.iter().map(encode_principal).collect();
+    if principals.is_empty() {
+        principals.push(encode_principal(&Principal::Not(Box::new(Principal::Any))));
+    }
+    rbac::Policy { permissions, principals, ..Default::default() }
+}
+
+fn encode_permission(permission: &Permission) -> rbac::Permission {
+    let set =
+        |all: &[Permission]| rbac::permission::Set { rules: all.iter().map(encode_permission).collect() };
+    let rule = match permission {
+        Permission::Any => Rule::Any(true),
+        Permission::And(all) if all.is_empty() => Rule::Any(true),
+        Permission::Or(all) if all.is_empty() => Rule::NotRule(Box::new(encode_permission(&Permission::Any))),
+        Permission::And(all) => Rule::AndRules(set(all)),
+        Permission::Or(all) => Rule::OrRules(set(all)),
+        Permission::Not(one) => Rule::NotRule(Box::new(encode_permission(one))),
+        Permission::Header(header) => Rule::Header(matcher::encode_header(header)),
+        Permission::Path(path) => {
+            Rule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(matcher::encode(path))) })
+        }
+        Permission::DestinationPort(port) => Rule::DestinationPort(u32::from(*port)),
+        Permission::DestinationIp(net) => Rule::DestinationIp(address::encode_range(net)),
+        Permission::ServerName(name) => Rule::RequestedServerName(matcher::encode(name)),
+    };
+    rbac::Permission { rule: Some(rule) }
+}
+
+fn encode_principal(principal: &Principal) -> rbac::Principal {
+    let set = |all: &[Principal]| rbac::principal::Set { ids: all.iter().map(encode_principal).collect() };
+    let identifier = match principal {
+        Principal::Any => Identifier::Any(true),
+        Principal::And(all) if all.is_empty() => Identifier::Any(true),
+        Principal::Or(all) if all.is_empty() => {
+            Identifier::NotId(Box::new(encode_principal(&Principal::Any)))
+        }
+        Principal::And(all) => Identifier::AndIds(set(all)),
+        Principal::Or(all) => Identifier::OrIds(set(all)),
+        Principal::Not(one) => Identifier::NotId(Box::new(encode_principal(one))),
+        Principal::Authenticated(name) => Identifier::Authenticated(rbac::principal::Authenticated {
+            principal_name: name.as_ref().map(matcher::encode),
+        }),
+        Principal::SourceIp(net) => Identifier::DirectRemoteIp(address::encode_range(net)),
+        Principal::Header(header) => Identifier::Header(matcher::encode_header(header)),
+    };
+    rbac::Principal { identifier: Some(identifier) }
+}
+
+/// `origins` are those of the filter chain, `index` is the filter's position among the RBAC filters of its layer.
+pub(super) fn decode(wire: &rbac::Rbac, origins: Option<&Value>, index: usize) -> Decoded<Rbac> {
+    let action = match Action::try_from(wire.action) {
+        Ok(Action::Allow) => RbacAction::Allow,
+        Ok(Action::Deny) => RbacAction::Deny,
+        Ok(Action::Log) => RbacAction::Log,
+        Err(_) => return flaw("action", format!("{} is unknown", wire.action)),
+    };
+    let mut policies = BTreeMap::new();
+    for (name, policy) in &wire.policies {
+        let mut policy = decode_policy(policy).under(format_args!("policies[{name}]"))?;
+        policy.origin = metadata::policy_origin(origins, index, name);
+        policies.insert(name.clone(), policy);
+    }
+    Ok(Rbac { action, policies })
+}
+
+fn decode_policy(wire: &rbac::Policy) -> Decoded<RbacPolicy> {
+    if wire.condition.is_some() || wire.checked_condition.is_some() {
+        return flaw("condition", "is not supported");
+    }
+    if wire.permissions.is_empty() {
+        return flaw("permissions", "must not be empty");
+    }
+    if wire.principals.is_empty() {
+        return flaw("principals", "must not be empty");
+    }
+    Ok(RbacPolicy {
+        permissions: each(&wire.permissions, "permissions", decode_permission)?,
+        principals: each(&wire.principals, "principals", decode_principal)?,
+        origin: None,
+    })
+}
+
+fn not_empty<T>(all: Vec<T>) -> Decoded<Vec<T>> {
+    if all.is_empty() { Err(Flaw::new("must not be empty")) } else { Ok(all) }
+}
+
+fn decode_permission(wire: &rbac::Permission) -> Decoded<Permission> {
+    let Some(rule) = &wire.rule else { return Err(Flaw::new("a rule is required")) };
+    let set = |set: &rbac::permission::Set, field: &str| {
+        each(&set.rules, "rules", decode_permission).and_then(not_empty).under(field)
+    };
+    Ok(match rule {
+        Rule::Any(true) => Permission::Any,
+        Rule::Any(false) => return flaw("any", "must be true"),
+        Rule::AndRules(all) => Permission::And(set(all, "and_rules")?),
+        Rule::OrRules(all) => Permission::Or(set(all, "or_rules")?),
+        Rule::NotRule(one) => Permission::Not(Box::new(decode_permission(one).under("not_rule")?)),
+        Rule::Header(header) => {
+            all_of(matcher::decode_header(header).under("header")?, Permission::Header, Permission::And)
+        }
+        Rule::UrlPath(path) => match &path.rule {
+            Some(path_matcher::Rule::Path(path)) => {
+                Permission::Path(matcher::decode(path).under("url_path.path")?)
+            }
+            None => return flaw("url_path.path", "is required"),
+        },
+        Rule::DestinationPort(value) => Permission::DestinationPort(port(*value, "destination_port")?),
+        Rule::DestinationIp(range) => {
+            Permission::DestinationIp(address::decode_range(range).under("destination_ip")?)
+        }
+        Rule::RequestedServerName(name) => {
+            Permission::ServerName(matcher::decode(name).under("requested_server_name")?)
+        }
+        Rule::DestinationPortRange(_) => return flaw("destination_port_range", "is not supported"),
+        _ => return Err(Flaw::new("a rule by metadata, URI template or extension is not supported")),
+    })
+}
+
+fn decode_principal(wire: &rbac::Principal) -> Decoded<Principal> {
+    let Some(identifier) = &wire.identifier else { return Err(Flaw::new("an identifier is required")) };
+    let set = |set: &rbac::principal::Set, field: &str| {
+        each(&set.ids, "ids", decode_principal).and_then(not_empty).under(field)
+    };
+    Ok(match identifier {
+        Identifier::Any(true) => Principal::Any,
+        Identifier::Any(false) => return flaw("any", "must be true"),
+        Identifier::AndIds(all) => Principal::And(set(all, "and_ids")?),
+        Identifier::OrIds(all) => Principal::Or(set(all, "or_ids")?),
+        Identifier::NotId(one) => Principal::Not(Box::new(decode_principal(one).under("not_id")?)),
+        Identifier::Authenticated(who) => {
+            let name = who.principal_name.as_ref().map(matcher::decode).transpose();
+            Principal::Authenticated(name.under("authenticated.principal_name")?)
+        }
+        Identifier::FilterState(state) if state.key == ISTIO_PEER => match &state.matcher {
+            Some(filter_state_matcher::Matcher::StringMatch(name)) => {
+                Principal::Authenticated(Some(matcher::decode(name).under("filter_state.string_match")?))
+            }
+            _ => return flaw("filter_state", "a string_match is required"),
+        },
+        Identifier::DirectRemoteIp(range) => {
+            Principal::SourceIp(address::decode_range(range).under("direct_remote_ip")?)
+        }
+        Identifier::Header(header) => {
+            all_of(matcher::decode_header(header).under("header")?, Principal::Header, Principal::And)
+        }
+        Identifier::RemoteIp(_) => {
+            return flaw(
+                "remote_ip",
+                "what a header says of the address is not trusted; use direct_remote_ip",
+            );
+        }
+        _ => return Err(Flaw::new("a principal by source_ip, path, metadata or extension is not supported")),
+    })
+}
+
+/// One condition as it is, several as all of them.
+fn all_of<C, T>(conditions: Vec<C>, one: impl Fn(C) -> T, all: impl Fn(Vec<T>) -> T) -> T {
+    let mut each: Vec<T> = conditions.into_iter().map(one).collect();
+    match (each.len(), each.pop()) {
+        (1, Some(only)) => only,
+        (_, Some(last)) => {
+            each.push(last);
+            all(each)
+        }
+        (_, None) => all(each),
+    }
+}

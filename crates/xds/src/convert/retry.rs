@@ -1,0 +1,153 @@
+//! Retry policies and injected faults.
+
+use std::time::Duration;
+
+use outrigger_model::route::{Fault, FaultAbort, FaultDelay, FaultStatus, RetryOn, RetryPolicy};
+
+use super::flaw::{Decoded, Under, each, flaw};
+use super::value::{duration, duration_at, fraction, percent_of_fraction, status, uint_or};
+use super::{left_out, note};
+use crate::kind::ClientKind;
+use crate::wire::common_fault::{self, fault_delay::FaultDelaySecifier};
+use crate::wire::http_fault::{self, HttpFault, fault_abort::ErrorType};
+use crate::wire::route::{self, retry_policy};
+use crate::wire::{self, any, previous_hosts::PreviousHostsPredicate, scalar, uint};
+
+const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
+
+pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::RetryPolicy> {
+    if kind == ClientKind::Grpc && policy.attempts == 0 {
+        return None; // gRPC refuses a policy without retries
+    }
+    let on: Vec<_> = policy.on.iter().map(|on| on.name()).collect();
+    let avoid = policy.avoid_previous_hosts && kind != ClientKind::Grpc;
+    // Both clients refuse a back-off of zero; Envoy also one whose longest is below its base.
+    let base = policy.backoff_base.max(Duration::from_millis(1));
+    let longest = policy.backoff_max.max(base);
+    let exact = kind == ClientKind::Outrigger;
+    Some(route::RetryPolicy {
+        retry_on: on.join(","),
+        num_retries: uint(policy.attempts),
+        per_try_timeout: policy.per_try_timeout.map(wire::duration),
+        retry_host_predicate: Vec::from_iter(avoid.then(|| retry_policy::RetryHostPredicate {
+            name: PREVIOUS_HOSTS.to_owned(),
+            config_type: Some(retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
+                &PreviousHostsPredicate {},
+            ))),
+        })),
+        host_selection_retry_max_attempts: if avoid { 5 } else { 0 },
+        retriable_status_codes: policy.statuses.iter().map(|s| u32::from(*s)).collect(),
+        retry_back_off: Some(retry_policy::RetryBackOff {
+            base_interval: Some(wire::duration(if exact { policy.backoff_base } else { base })),
+            max_interval: Some(wire::duration(if exact { policy.backoff_max } else { longest })),
+        }),
+        ..Default::default()
+    })
+}
+
+pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
+    note!(
+        wire,
+        per_try_idle_timeout,
+        retry_priority,
+        retry_options_predicates,
+        rate_limited_retry_back_off,
+        retriable_headers,
+        retriable_request_headers,
+        refresh_cluster_on_retry,
+    );
+    let mut on = Vec::new();
+    for name in wire.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        match RetryOn::parse(name) {
+            Some(condition) if !on.contains(&condition) => on.push(condition),
+            Some(_) => {}
+            None => left_out("retry_on: an unknown condition"), // as Envoy does
+        }
+    }
+    let (backoff_base, backoff_max) = match &wire.retry_back_off {
+        None => (Duration::from_millis(25), Duration::from_millis(250)),
+        Some(back_off) => decode_back_off(back_off).under("retry_back_off")?,
+    };
+    Ok(RetryPolicy {
+        on,
+        statuses: each(&wire.retriable_status_codes, "retriable_status_codes", |code| {
+            status(*code, 100..=599, "")
+        })?,
+        attempts: uint_or(wire.num_retries.as_ref(), 1),
+        per_try_timeout: duration_at(wire.per_try_timeout.as_ref(), "per_try_timeout")?
+            .filter(|d| !d.is_zero()),
+        backoff_base,
+        backoff_max,
+        avoid_previous_hosts: wire.retry_host_predicate.iter().any(|p| p.name.ends_with("previous_hosts")),
+    })
+}
+
+fn decode_back_off(wire: &retry_policy::RetryBackOff) -> Decoded<(Duration, Duration)> {
+    let Some(base) = &wire.base_interval else { return flaw("base_interval", "is required") };
+    let base = duration(base).under("base_interval")?;
+    let longest =
+        duration_at(wire.max_interval.as_ref(), "max_interval")?.unwrap_or_else(|| base.saturating_mul(10));
+    if longest < base {
+        return flaw("max_interval", "must not be less than base_interval");
+    }
+    Ok((base, longest))
+}
+
+pub(super) fn encode_fault(fault: &Fault, kind: ClientKind) -> HttpFault {
+    // Envoy refuses a delay of zero.
+    let kept = |delay: &&FaultDelay| kind == ClientKind::Outrigger || !delay.duration.is_zero();
+    HttpFault {
+        delay: fault.delay.as_ref().filter(kept).map(|delay| common_fault::FaultDelay {
+            percentage: Some(fraction(delay.percentage)),
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(wire::duration(delay.duration))),
+            ..Default::default()
+        }),
+        abort: fault.abort.as_ref().map(|abort| http_fault::FaultAbort {
+            percentage: Some(fraction(abort.percentage)),
+            error_type: Some(match abort.status {
+                FaultStatus::Http(status) => ErrorType::HttpStatus(u32::from(status)),
+                FaultStatus::Grpc(status) => ErrorType::GrpcStatus(status),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+pub(super) fn decode_fault(wire: &HttpFault) -> Decoded<Fault> {
+    note!(wire, max_active_faults, response_rate_limit);
+    // Each of these narrows the fault; without it all requests would be hit.
+    if !wire.headers.is_empty() || !wire.downstream_nodes.is_empty() || !wire.upstream_cluster.is_empty() {
+        return flaw("headers", "faults for some headers, nodes or clusters only are not supported");
+    }
+    Ok(Fault {
+        delay: wire.delay.as_ref().map(decode_delay).transpose().under("delay")?,
+        abort: wire.abort.as_ref().map(decode_abort).transpose().under("abort")?,
+    })
+}
+
+fn percentage(wire: Option<&scalar::FractionalPercent>) -> Decoded<f64> {
+    wire.map_or(Ok(0.0), percent_of_fraction).under("percentage")
+}
+
+fn decode_delay(wire: &common_fault::FaultDelay) -> Decoded<FaultDelay> {
+    let percentage = percentage(wire.percentage.as_ref())?;
+    match &wire.fault_delay_secifier {
+        Some(FaultDelaySecifier::FixedDelay(d)) => {
+            Ok(FaultDelay { duration: duration(d).under("fixed_delay")?, percentage })
+        }
+        Some(FaultDelaySecifier::HeaderDelay(_)) => flaw("header_delay", "is not supported"),
+        None => flaw("fixed_delay", "is required"),
+    }
+}
+
+fn decode_abort(wire: &http_fault::FaultAbort) -> Decoded<FaultAbort> {
+    let percentage = percentage(wire.percentage.as_ref())?;
+    let status = match &wire.error_type {
+        Some(ErrorType::HttpStatus(code)) => FaultStatus::Http(status(*code, 200..=599, "http_status")?),
+        Some(ErrorType::GrpcStatus(code)) => FaultStatus::Grpc(*code),
+        Some(ErrorType::HeaderAbort(_)) => return flaw("header_abort", "is not supported"),
+        None => return flaw("http_status", "one of http_status and grpc_status is required"),
+    };
+    Ok(FaultAbort { status, percentage })
+}

@@ -1,0 +1,351 @@
+//! Route configurations: virtual hosts, routes, matches, redirects, direct responses.
+
+use std::collections::HashSet;
+
+use outrigger_model::route::{
+    Fault, PathMatch, Redirect, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
+};
+use prost::Message;
+
+use super::flaw::{Decoded, Under, each, flaw};
+use super::forward::{request_edits, response_edits};
+use super::value::{port, status};
+use super::{extension, forward, headers, left_out, matcher, metadata, note, retry};
+use crate::kind::ClientKind;
+use crate::wire::http_fault::HttpFault;
+use crate::wire::route::{
+    self, DirectResponseAction, RedirectAction,
+    redirect_action::{PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier},
+    route::Action,
+    route_match::{ConnectMatcher, PathSpecifier},
+};
+use crate::wire::{self, any, boolean, core::DataSource, core::data_source::Specifier, uint};
+
+/// Envoy's `max_direct_response_body_size_bytes` unless told otherwise.
+const DIRECT_BODY_LIMIT: usize = 4096;
+
+pub(super) fn encode(config: &RouteConfig, kind: ClientKind) -> route::RouteConfiguration {
+    let longest_body = config
+        .virtual_hosts
+        .iter()
+        .flat_map(|host| &host.routes)
+        .map(|route| match &route.action {
+            RouteAction::Direct { body, .. } => body.len(),
+            _ => 0,
+        })
+        .max()
+        .unwrap_or(0);
+    route::RouteConfiguration {
+        name: config.name.clone(),
+        virtual_hosts: config.virtual_hosts.iter().map(|host| encode_host(host, kind)).collect(),
+        max_direct_response_body_size_bytes: (longest_body > DIRECT_BODY_LIMIT)
+            .then(|| uint(u32::try_from(longest_body).unwrap_or(u32::MAX)))
+            .flatten(),
+        ..Default::default()
+    }
+}
+
+fn encode_host(host: &VirtualHost, kind: ClientKind) -> route::VirtualHost {
+    let routes = host.routes.iter();
+    route::VirtualHost {
+        name: host.name.clone(),
+        domains: host.domains.clone(),
+        routes: routes
+            .filter(|r| kind != ClientKind::Grpc || r.matches.path != PathMatch::Connect)
+            .map(|r| encode_route(r, kind))
+            .collect(),
+        retry_policy: host.retry.as_ref().and_then(|r| retry::encode(r, kind)),
+        ..Default::default()
+    }
+}
+
+fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
+    let (request_headers_to_add, request_headers_to_remove) = headers::encode(&route.request_headers, kind);
+    let (response_headers_to_add, response_headers_to_remove) =
+        headers::encode(&route.response_headers, kind);
+    let fault = route.fault.as_ref().filter(|_| kind != ClientKind::Grpc);
+    route::Route {
+        name: route.name.clone(),
+        r#match: Some(encode_match(&route.matches, kind)),
+        metadata: metadata::encode_origin(route.origin.as_ref()),
+        typed_per_filter_config: fault
+            .map(|f| (extension::FAULT.to_owned(), any(&retry::encode_fault(f, kind))))
+            .into_iter()
+            .collect(),
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        action: Some(match &route.action {
+            RouteAction::Forward(f) => Action::Route(forward::encode(f, kind)),
+            RouteAction::Redirect(r) => Action::Redirect(encode_redirect(r)),
+            RouteAction::Direct { status, body } => Action::DirectResponse(DirectResponseAction {
+                status: u32::from(*status),
+                body: (!body.is_empty()).then(|| DataSource {
+                    specifier: Some(Specifier::InlineString(body.clone())),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
+    route::RouteMatch {
+        case_sensitive: if matches.ignore_case { boolean(false) } else { None },
+        headers: matches.headers.iter().map(matcher::encode_header).collect(),
+        query_parameters: matches.query.iter().map(matcher::encode_query).collect(),
+        path_specifier: Some(match &matches.path {
+            PathMatch::Exact(s) => PathSpecifier::Path(s.clone()),
+            PathMatch::Prefix(s) => PathSpecifier::Prefix(s.clone()),
+            PathMatch::Segments(s) if kind == ClientKind::Grpc => {
+                PathSpecifier::SafeRegex(matcher::encode_regex(&format!("{}(/.*)?", escape(s))))
+            }
+            PathMatch::Segments(s) => PathSpecifier::PathSeparatedPrefix(s.clone()),
+            PathMatch::Regex(s) => PathSpecifier::SafeRegex(matcher::encode_regex(s)),
+            PathMatch::Connect => PathSpecifier::ConnectMatcher(ConnectMatcher {}),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Escapes what RE2 reads as syntax.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if r"\.+*?()|[]{}^$".contains(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+fn encode_redirect(redirect: &Redirect) -> RedirectAction {
+    let path = redirect.path.clone().map(PathRewriteSpecifier::PathRedirect);
+    RedirectAction {
+        host_redirect: redirect.authority.clone().unwrap_or_default(),
+        port_redirect: redirect.port.map_or(0, u32::from),
+        response_code: match redirect.status {
+            302 => Code::Found,
+            303 => Code::SeeOther,
+            307 => Code::TemporaryRedirect,
+            308 => Code::PermanentRedirect,
+            _ => Code::MovedPermanently,
+        } as i32,
+        scheme_rewrite_specifier: redirect.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: path.or(redirect.prefix.clone().map(PathRewriteSpecifier::PrefixRewrite)),
+        ..Default::default()
+    }
+}
+
+/// The name may be empty here: a configuration in place needs none.
+pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
+    note!(
+        wire,
+        response_headers_to_add,
+        response_headers_to_remove,
+        request_headers_to_add,
+        request_headers_to_remove,
+        request_mirror_policies,
+        typed_per_filter_config,
+        ignore_port_in_host_matching,
+        ignore_path_parameters_in_path_matching,
+    );
+    if wire.vhds.is_some() {
+        return flaw("vhds", "is not supported");
+    }
+    let virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", decode_host)?;
+    let mut seen = HashSet::new();
+    for (i, host) in virtual_hosts.iter().enumerate() {
+        for (j, domain) in host.domains.iter().enumerate() {
+            if !seen.insert(domain.to_ascii_lowercase()) {
+                return flaw(
+                    format_args!("virtual_hosts[{i}].domains[{j}]"),
+                    format!(
+                        "\"{domain}\" occurs more than once; a domain may occur once per route configuration"
+                    ),
+                );
+            }
+        }
+    }
+    Ok(RouteConfig { name: wire.name.clone(), virtual_hosts })
+}
+
+fn decode_host(wire: &route::VirtualHost) -> Decoded<VirtualHost> {
+    note!(
+        wire,
+        rate_limits,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        typed_per_filter_config,
+        retry_policy_typed_config,
+        hedge_policy,
+        request_mirror_policies,
+    );
+    if wire.matcher.is_some() {
+        return flaw("matcher", "is not supported; use routes");
+    }
+    if wire.require_tls != 0 {
+        return flaw("require_tls", "is not supported");
+    }
+    if wire.name.is_empty() {
+        return flaw("name", "must not be empty");
+    }
+    if wire.domains.is_empty() {
+        return flaw("domains", "must not be empty");
+    }
+    Ok(VirtualHost {
+        name: wire.name.clone(),
+        domains: each(&wire.domains, "domains", |domain| decode_domain(domain))?,
+        routes: each(&wire.routes, "routes", decode_route)?,
+        retry: wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?,
+    })
+}
+
+fn decode_domain(domain: &str) -> Decoded<String> {
+    let stars = domain.bytes().filter(|b| *b == b'*').count();
+    let at_an_end = domain.starts_with('*') || domain.ends_with('*');
+    let plain = domain.bytes().all(|b| b.is_ascii_graphic());
+    if domain.is_empty() || !plain || stars > 1 || (stars == 1 && !at_an_end) {
+        return flaw(
+            "",
+            format!("\"{}\" is no host, host:port, *.suffix, prefix.* or *", domain.escape_debug()),
+        );
+    }
+    Ok(domain.to_owned())
+}
+
+fn decode_route(wire: &route::Route) -> Decoded<Route> {
+    note!(wire, tracing);
+    let Some(matches) = &wire.r#match else { return flaw("match", "is required") };
+    let action = match &wire.action {
+        Some(Action::Route(r)) => RouteAction::Forward(forward::decode(r).under("route")?),
+        Some(Action::Redirect(r)) => RouteAction::Redirect(decode_redirect(r).under("redirect")?),
+        Some(Action::DirectResponse(r)) => decode_direct(r).under("direct_response")?,
+        Some(Action::FilterAction(_)) => return flaw("filter_action", "is not supported"),
+        Some(Action::NonForwardingAction(_)) => return flaw("non_forwarding_action", "is not supported"),
+        None => return flaw("route", "one of route, redirect and direct_response is required"),
+    };
+    Ok(Route {
+        name: wire.name.clone(),
+        matches: decode_match(matches).under("match")?,
+        action,
+        fault: decode_fault(wire)?,
+        request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
+        response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
+        origin: metadata::decode_origin(wire.metadata.as_ref())?,
+    })
+}
+
+fn decode_fault(wire: &route::Route) -> Decoded<Option<Fault>> {
+    let mut fault = None;
+    for (name, config) in &wire.typed_per_filter_config {
+        let field = format!("typed_per_filter_config[{name}]");
+        if config.type_url == wire::url::<HttpFault>() {
+            let message = HttpFault::decode(config.value.as_slice())
+                .or_else(|error| flaw(&field, format!("malformed protobuf: {error}")))?;
+            fault = Some(retry::decode_fault(&message).under(&field)?);
+        } else if extension::decides_access(&config.type_url) {
+            return flaw(&field, "authorization for one route only is not supported");
+        } else {
+            left_out("typed_per_filter_config other than envoy.filters.http.fault");
+        }
+    }
+    Ok(fault)
+}
+
+fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
+    // Leaving out a condition would take requests that are not meant.
+    for (field, given) in [
+        ("runtime_fraction", wire.runtime_fraction.is_some()),
+        ("cookies", !wire.cookies.is_empty()),
+        ("grpc", wire.grpc.is_some()),
+        ("tls_context", wire.tls_context.is_some()),
+        ("dynamic_metadata", !wire.dynamic_metadata.is_empty()),
+        ("filter_state", !wire.filter_state.is_empty()),
+    ] {
+        if given {
+            return flaw(field, "is not supported");
+        }
+    }
+    let path = match &wire.path_specifier {
+        Some(PathSpecifier::Prefix(s)) => PathMatch::Prefix(s.clone()),
+        Some(PathSpecifier::Path(s)) => PathMatch::Exact(s.clone()),
+        Some(PathSpecifier::SafeRegex(r)) => PathMatch::Regex(matcher::decode_regex(r).under("safe_regex")?),
+        Some(PathSpecifier::ConnectMatcher(_)) => PathMatch::Connect,
+        Some(PathSpecifier::PathSeparatedPrefix(s)) => {
+            if s.len() < 2 || s.ends_with('/') || s.contains(['?', '#']) {
+                return flaw(
+                    "path_separated_prefix",
+                    format!("\"{s}\" must be longer than one character, without ?, # and a / at its end"),
+                );
+            }
+            PathMatch::Segments(s.clone())
+        }
+        Some(PathSpecifier::PathMatchPolicy(_)) => return flaw("path_match_policy", "is not supported"),
+        None => {
+            return flaw(
+                "prefix",
+                "one of prefix, path, safe_regex, path_separated_prefix and connect_matcher is required",
+            );
+        }
+    };
+    Ok(RouteMatch {
+        path,
+        ignore_case: wire.case_sensitive.is_some_and(|v| !v.value),
+        headers: each(&wire.headers, "headers", matcher::decode_header)?.into_iter().flatten().collect(),
+        query: each(&wire.query_parameters, "query_parameters", matcher::decode_query)?,
+    })
+}
+
+fn decode_redirect(wire: &RedirectAction) -> Decoded<Redirect> {
+    note!(wire, strip_query);
+    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let (mut path, mut prefix) = (None, None);
+    match &wire.path_rewrite_specifier {
+        Some(PathRewriteSpecifier::PathRedirect(p)) => path = given(p),
+        Some(PathRewriteSpecifier::PrefixRewrite(p)) => prefix = given(p),
+        Some(PathRewriteSpecifier::RegexRewrite(_)) => return flaw("regex_rewrite", "is not supported"),
+        Some(PathRewriteSpecifier::PathRewrite(_)) => return flaw("path_rewrite", "is not supported"),
+        None => {}
+    }
+    Ok(Redirect {
+        scheme: match &wire.scheme_rewrite_specifier {
+            Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".to_owned()),
+            Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => given(scheme),
+            _ => None,
+        },
+        authority: given(&wire.host_redirect),
+        port: Some(port(wire.port_redirect, "port_redirect")?).filter(|p| *p != 0),
+        path,
+        prefix,
+        status: match Code::try_from(wire.response_code) {
+            Ok(Code::MovedPermanently) => 301,
+            Ok(Code::Found) => 302,
+            Ok(Code::SeeOther) => 303,
+            Ok(Code::TemporaryRedirect) => 307,
+            Ok(Code::PermanentRedirect) => 308,
+            Err(_) => return flaw("response_code", format!("{} is unknown", wire.response_code)),
+        },
+    })
+}
+
+fn decode_direct(wire: &DirectResponseAction) -> Decoded<RouteAction> {
+    note!(wire, body_format);
+    let status = status(wire.status, 200..=599, "status")?;
+    let body = match wire.body.as_ref().and_then(|b| b.specifier.as_ref()) {
+        None => String::new(),
+        Some(Specifier::InlineString(text)) => text.clone(),
+        Some(Specifier::InlineBytes(bytes)) => match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => return flaw("body.inline_bytes", "must be UTF-8"),
+        },
+        Some(_) => return flaw("body", "only inline_string and inline_bytes are supported"),
+    };
+    Ok(RouteAction::Direct { status, body })
+}

@@ -1,0 +1,131 @@
+//! The ADS server: delta and state-of-the-world over one engine, for Outrigger, Envoy and gRPC clients.
+//!
+//! Owns what each subscriber was sent and what it acknowledged. What there is to send comes from a [`Source`]; nothing here
+//! knows registries or rules.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::resource::{Resource, ResourceKind};
+use tokio::sync::watch;
+
+use crate::{ClientKind, Encoded, NodeInfo, encode, version_of};
+
+mod delta;
+mod engine;
+mod service;
+mod sotw;
+mod subscription;
+
+#[cfg(test)]
+mod tests;
+
+pub use service::AdsService;
+
+/// The tonic service; add it to a `Server`.
+pub type AdsServer<S> = AggregatedDiscoveryServiceServer<AdsService<S>>;
+
+/// A resource with its version, encoded at most once for each kind of client.
+#[derive(Debug)]
+pub struct Versioned {
+    /// Its name.
+    pub name: String,
+    /// From its content, see [`version_of`].
+    pub version: String,
+    /// The resource.
+    pub resource: Arc<Resource>,
+    encoded: [OnceLock<Encoded>; 3],
+}
+
+impl Versioned {
+    /// Computes the version.
+    pub fn new(resource: Resource) -> Self {
+        let version = version_of(&resource);
+        Self {
+            name: resource.name().to_owned(),
+            version,
+            resource: Arc::new(resource),
+            encoded: Default::default(),
+        }
+    }
+
+    /// As one kind of client reads it.
+    pub fn encoded(&self, kind: ClientKind) -> &Encoded {
+        self.encoded[kind.index()].get_or_init(|| encode(&self.resource, kind))
+    }
+}
+
+/// Where resources come from.
+pub trait Source: Send + Sync + 'static {
+    /// A client opened a stream. `peer` is the identity that its certificate proved.
+    ///
+    /// # Errors
+    /// The status with which the stream is refused.
+    #[allow(clippy::result_large_err)] // tonic's own type
+    fn open(
+        &self,
+        node: &NodeInfo,
+        peer: Option<&SpiffeId>,
+        remote: Option<SocketAddr>,
+    ) -> Result<Arc<dyn View>, tonic::Status>;
+}
+
+/// What one client may see.
+pub trait View: Send + Sync + 'static {
+    /// How resources are encoded for it.
+    fn kind(&self) -> ClientKind;
+    /// The generation of the world; a change makes the server compare again.
+    fn changes(&self) -> watch::Receiver<u64>;
+    /// A resource by name.
+    fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>>;
+    /// All resources that a wildcard subscription gets.
+    fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>>;
+    /// Something happened on the stream.
+    fn report(&self, event: ClientEvent);
+}
+
+/// What happens on the stream of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// A response of a kind was sent.
+    Sent {
+        /// The kind.
+        kind: ResourceKind,
+        /// The generation that it brings.
+        generation: u64,
+        /// Number of resources in it, removals included.
+        resources: usize,
+    },
+    /// The client accepted everything of a kind up to a generation.
+    Acked {
+        /// The kind.
+        kind: ResourceKind,
+        /// The generation.
+        generation: u64,
+    },
+    /// The client refused a resource.
+    Nacked {
+        /// The kind.
+        kind: ResourceKind,
+        /// The resource; several names joined with `, ` where the client does not say which of them.
+        name: String,
+        /// The refused version; empty where several are meant.
+        version: String,
+        /// Path of the field; empty where the client does not say.
+        field: String,
+        /// The client's words.
+        reason: String,
+    },
+    /// The client has everything up to a generation in force.
+    BarrierAcked {
+        /// The generation.
+        generation: u64,
+    },
+    /// The stream ended.
+    Closed {
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,283 @@
+use std::collections::BTreeMap;
+
+use outrigger_model::cluster::Cluster;
+use outrigger_model::endpoint::EndpointSet;
+use outrigger_model::resource::Barrier;
+use parking_lot::Mutex;
+
+use super::engine::{Engine, Outgoing};
+use super::*;
+use crate::wire::{discovery, rpc};
+use crate::{nack, type_url};
+
+/// A view whose contents the test changes.
+struct Shelf {
+    kind: ClientKind,
+    items: Mutex<BTreeMap<(ResourceKind, String), Arc<Versioned>>>,
+    events: Mutex<Vec<ClientEvent>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Shelf {
+    fn new(kind: ClientKind) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            items: Mutex::default(),
+            events: Mutex::default(),
+            changes: watch::channel(0).0,
+        })
+    }
+
+    fn put(&self, resource: Resource) {
+        let key = (resource.kind(), resource.name().to_owned());
+        self.items.lock().insert(key, Arc::new(Versioned::new(resource)));
+    }
+
+    fn take(&self, kind: ResourceKind, name: &str) {
+        self.items.lock().remove(&(kind, name.to_owned()));
+    }
+
+    fn events(&self) -> Vec<ClientEvent> {
+        std::mem::take(&mut self.events.lock())
+    }
+}
+
+impl View for Shelf {
+    fn kind(&self) -> ClientKind {
+        self.kind
+    }
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+    fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
+        self.items.lock().get(&(kind, name.to_owned())).cloned()
+    }
+    fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>> {
+        self.items.lock().iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v.clone()).collect()
+    }
+    fn report(&self, event: ClientEvent) {
+        self.events.lock().push(event);
+    }
+}
+
+fn cluster(name: &str, requests: u32) -> Resource {
+    let mut cluster = Cluster::new(name);
+    cluster.max_requests_per_connection = requests;
+    Resource::Cluster(cluster)
+}
+
+fn endpoints(name: &str) -> Resource {
+    Resource::Endpoints(EndpointSet { cluster: name.into(), localities: Vec::new() })
+}
+
+fn delta(kind: ResourceKind, subscribe: &[&str], nonce: &str) -> discovery::DeltaDiscoveryRequest {
+    discovery::DeltaDiscoveryRequest {
+        type_url: type_url(kind).to_owned(),
+        resource_names_subscribe: subscribe.iter().map(|s| (*s).to_owned()).collect(),
+        response_nonce: nonce.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn ask(engine: &mut Engine, request: discovery::DeltaDiscoveryRequest) -> Vec<Outgoing> {
+    super::delta::take(engine, &request).unwrap();
+    engine.next(1)
+}
+
+fn upserts(out: &[Outgoing]) -> Vec<&str> {
+    out.iter().flat_map(|o| o.difference.upserts.iter().map(|v| v.name.as_str())).collect()
+}
+
+const CDS: ResourceKind = ResourceKind::Cluster;
+const EDS: ResourceKind = ResourceKind::Endpoints;
+
+#[test]
+fn a_wildcard_gets_everything_once() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(cluster("a", 0));
+    shelf.put(cluster("b", 0));
+    let mut engine = Engine::new(shelf.clone(), false);
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    assert_eq!(upserts(&out), ["a", "b"]);
+    assert!(ask(&mut engine, delta(CDS, &[], &out[0].nonce)).is_empty());
+    shelf.put(cluster("b", 1));
+    assert_eq!(upserts(&engine.next(2)), ["b"]);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_removed_and_sent_when_it_appears() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    let mut engine = Engine::new(shelf.clone(), false);
+    let out = ask(&mut engine, delta(EDS, &["x"], ""));
+    assert_eq!(out[0].difference.absent, ["x"]);
+    assert!(ask(&mut engine, delta(EDS, &[], &out[0].nonce)).is_empty());
+    shelf.put(endpoints("x"));
+    assert_eq!(upserts(&engine.next(2)), ["x"]);
+}
+
+#[test]
+fn a_slow_client_sees_only_the_latest() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(cluster("a", 0));
+    let mut engine = Engine::new(shelf.clone(), false);
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    for requests in 1..=5 {
+        shelf.put(cluster("a", requests));
+        assert!(engine.next(u64::from(requests)).is_empty());
+    }
+    let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
+    let Resource::Cluster(latest) = &*out[0].difference.upserts[0].resource else { panic!("no cluster") };
+    assert_eq!((out.len(), latest.max_requests_per_connection), (1, 5));
+}
+
+#[test]
+fn an_addition_goes_before_a_removal() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(cluster("old", 0));
+    let mut engine = Engine::new(shelf.clone(), false);
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    ask(&mut engine, delta(CDS, &[], &out[0].nonce));
+    shelf.take(CDS, "old");
+    shelf.put(cluster("new", 0));
+    let out = engine.next(2);
+    assert_eq!((upserts(&out), out[0].difference.removed.len()), (vec!["new"], 0));
+    let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
+    assert_eq!(out[0].difference.removed, ["old"]);
+}
+
+#[test]
+fn the_barrier_waits_for_every_answer() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(cluster("a", 0));
+    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 1 }));
+    let mut engine = Engine::new(shelf.clone(), false);
+    assert_eq!(upserts(&ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], ""))), ["barrier"]);
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 2 }));
+    assert!(ask(&mut engine, delta(ResourceKind::Barrier, &[], "1")).is_empty());
+    let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
+    assert_eq!(upserts(&out), ["barrier"]);
+    shelf.events();
+    ask(&mut engine, delta(ResourceKind::Barrier, &[], &out[0].nonce));
+    assert_eq!(shelf.events(), [ClientEvent::BarrierAcked { generation: 2 }]);
+}
+
+#[test]
+fn a_refusal_with_details_names_the_resource_and_is_not_sent_again() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    for name in ["a", "b", "c"] {
+        shelf.put(cluster(name, 0));
+    }
+    let mut engine = Engine::new(shelf.clone(), false);
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    let entry = nack::Entry {
+        type_url: type_url(CDS).into(),
+        name: "b".into(),
+        version: "v".into(),
+        field: "lb_policy".into(),
+        reason: "unknown".into(),
+    };
+    let mut request = delta(CDS, &[], &out[0].nonce);
+    request.error_detail = Some(nack::status(vec![entry]));
+    shelf.events();
+    assert!(ask(&mut engine, request).is_empty());
+    let events = shelf.events();
+    assert!(
+        matches!(&events[0], ClientEvent::Nacked { name, field, .. } if name == "b" && field == "lb_policy")
+    );
+    shelf.put(cluster("b", 1));
+    assert_eq!(upserts(&engine.next(2)), ["b"]);
+}
+
+#[test]
+fn suspects_of_a_foreign_refusal_are_sent_one_by_one() {
+    let shelf = Shelf::new(ClientKind::Envoy);
+    for name in ["a", "b"] {
+        shelf.put(cluster(name, 0));
+    }
+    let mut engine = Engine::new(shelf.clone(), false);
+    let refuse = |nonce: &str| {
+        let mut request = delta(CDS, &[], nonce);
+        request.error_detail = Some(rpc::Status { message: "bad".into(), ..Default::default() });
+        request
+    };
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    let out = ask(&mut engine, refuse(&out[0].nonce));
+    assert_eq!(upserts(&out), ["a"]);
+    let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
+    assert_eq!(upserts(&out), ["b"]);
+    shelf.events();
+    assert!(ask(&mut engine, refuse(&out[0].nonce)).is_empty());
+    let events = shelf.events();
+    assert!(matches!(&events[0], ClientEvent::Nacked { name, .. } if name == "b"), "{events:?}");
+}
+
+#[test]
+fn a_reconnecting_client_gets_only_what_changed() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(endpoints("a"));
+    let version = shelf.resource(EDS, "a").unwrap().version.clone();
+    let mut engine = Engine::new(shelf.clone(), false);
+    let mut request = delta(EDS, &["a", "gone"], "");
+    request.initial_resource_versions =
+        [("a".to_owned(), version), ("gone".to_owned(), "v".to_owned())].into_iter().collect();
+    let out = ask(&mut engine, request);
+    assert!(upserts(&out).is_empty());
+    assert_eq!(out[0].difference.removed, ["gone"]);
+}
+
+fn sotw(kind: ResourceKind, names: &[&str], nonce: &str) -> discovery::DiscoveryRequest {
+    discovery::DiscoveryRequest {
+        type_url: type_url(kind).to_owned(),
+        resource_names: names.iter().map(|s| (*s).to_owned()).collect(),
+        response_nonce: nonce.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn ask_whole(
+    engine: &mut Engine,
+    request: &discovery::DiscoveryRequest,
+) -> Vec<discovery::DiscoveryResponse> {
+    super::sotw::take(engine, request).unwrap();
+    engine.next(1).into_iter().filter_map(|out| super::sotw::response(engine, out)).collect()
+}
+
+#[test]
+fn whole_sets_keep_what_is_removed_until_the_addition_is_answered() {
+    let shelf = Shelf::new(ClientKind::Envoy);
+    shelf.put(cluster("old", 0));
+    let mut engine = Engine::new(shelf.clone(), true);
+    let first = ask_whole(&mut engine, &sotw(CDS, &[], ""));
+    assert_eq!(first[0].resources.len(), 1);
+    assert!(ask_whole(&mut engine, &sotw(CDS, &[], &first[0].nonce)).is_empty());
+    shelf.take(CDS, "old");
+    shelf.put(cluster("new", 0));
+    let added: Vec<_> = engine.next(2);
+    let added = super::sotw::response(&mut engine, added.into_iter().next().unwrap()).unwrap();
+    assert_eq!(added.resources.len(), 2);
+    let removed = ask_whole(&mut engine, &sotw(CDS, &[], &added.nonce));
+    assert_eq!(removed[0].resources.len(), 1);
+}
+
+#[test]
+fn whole_sets_answer_names_and_ignore_old_nonces() {
+    let shelf = Shelf::new(ClientKind::Grpc);
+    shelf.put(endpoints("a"));
+    let mut engine = Engine::new(shelf.clone(), true);
+    assert!(ask_whole(&mut engine, &sotw(EDS, &["b"], "")).is_empty());
+    let out = ask_whole(&mut engine, &sotw(EDS, &["a", "b"], ""));
+    assert_eq!(out[0].resources.len(), 1);
+    assert!(ask_whole(&mut engine, &sotw(EDS, &["a", "b", "c"], "0")).is_empty());
+    shelf.put(endpoints("b"));
+    let out = ask_whole(&mut engine, &sotw(EDS, &["a", "b"], &out[0].nonce));
+    assert_eq!(out[0].resources.len(), 2);
+}
+
+#[test]
+fn an_envoy_without_anything_is_still_answered() {
+    let shelf = Shelf::new(ClientKind::Envoy);
+    let mut engine = Engine::new(shelf, true);
+    let out = ask_whole(&mut engine, &sotw(ResourceKind::Listener, &[], ""));
+    assert_eq!((out.len(), out[0].resources.len()), (1, 0));
+}
