@@ -1,0 +1,80 @@
+//! The HTTP/1 codec: bytes in, heads and body chunks out, and back. Sans-I/O: the connection owns sockets and time.
+//!
+//! `parse` finds heads, `strict` says what is refused and why, `body` unframes and `encode` frames bodies, `write`
+//! puts heads on the wire in one pass. Which upstream gets the request is none of its business.
+
+pub mod body;
+pub mod encode;
+pub mod fields;
+pub mod fuzzing;
+pub mod known;
+pub mod message;
+pub mod parse;
+pub mod strict;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use body::{BodyDecoder, Decoded, Step};
+pub use encode::{BodyEncoder, ChunkHead, EncodeError};
+pub use fields::{EditError, H1Fields};
+pub use known::Known;
+pub use message::{H1Request, H1Response};
+pub use parse::{Asked, Parsed, RequestParser, ResponseParser};
+pub use strict::Refusal;
+
+/// Ceiling of every head: ranges are 16 bits wide, and edits need room behind the bytes that arrived.
+pub const MAX_HEAD: usize = 60 * 1024;
+
+/// How much of a head or of chunk framing is read before the message is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a whole head, start line included; more than [`MAX_HEAD`] counts as [`MAX_HEAD`].
+    pub head: usize,
+    /// Bytes of the start line.
+    pub start_line: usize,
+    /// Header lines; more than [`parse::MAX_FIELDS`] counts as that.
+    pub fields: usize,
+    /// Bytes of a trailer section.
+    pub trailers: usize,
+    /// Bytes of one chunk-size line, extensions included.
+    pub chunk_line: usize,
+    /// Bytes of chunk extensions in one message.
+    pub chunk_extensions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: MAX_HEAD,
+            start_line: 16 * 1024,
+            fields: 100,
+            trailers: 16 * 1024,
+            chunk_line: 1024,
+            chunk_extensions: 16 * 1024,
+        }
+    }
+}
+
+/// How the body of a message is delimited (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// No body, and no field that says so.
+    None,
+    /// `Content-Length`.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// Responses only: until the connection closes.
+    Close,
+    /// After a 101 or a CONNECT's 2xx: what follows is not HTTP any more.
+    Tunnel,
+}
+
+impl Framing {
+    /// Whether no body byte can follow.
+    pub fn is_empty(self) -> bool {
+        matches!(self, Self::None | Self::Length(0))
+    }
+}

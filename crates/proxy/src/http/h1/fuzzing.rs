@@ -1,0 +1,1 @@
+//! Fuzz bodies: plain functions that assert what must hold for any bytes.

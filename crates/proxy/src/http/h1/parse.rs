@@ -1,0 +1,322 @@
+//! Finds a head in the connection's buffer and takes it out of there.
+//!
+//! The end of the head is searched line by line from where the last search stopped, so a head that comes in single bytes
+//! is scanned once, and parsed once when it is complete. The rules are in `strict`.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, BytesMut};
+
+use super::fields::{Field, H1Fields};
+use super::known::Known;
+use super::message::{H1Request, H1Response, Span, TargetForm};
+use super::strict::{self, Refusal};
+use super::{Framing, Limits, MAX_HEAD};
+
+/// The most header lines that [`Limits::fields`] can allow: the array on the stack.
+pub const MAX_FIELDS: usize = 256;
+
+/// Up to this size a head with bytes behind it is copied out: cheaper than splitting the buffer, which would make it
+/// shared, and it leaves room for edits.
+const COPY_OUT: usize = 4096;
+
+/// Room behind a copied head for trace context, request id and the like.
+const EDIT_ROOM: usize = 256;
+
+/// Interim responses before the final one; a server needs one or two.
+const MAX_INTERIM: u8 = 16;
+
+/// What a parser found.
+#[derive(Debug)]
+pub enum Parsed<H> {
+    /// Read more into the same buffer and try again.
+    NeedMore,
+    /// The head is out of the buffer; what is left there follows it.
+    Head(H),
+}
+
+/// What a response answers: it decides on its body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The request was HEAD.
+    pub head: bool,
+    /// The request was CONNECT.
+    pub connect: bool,
+    /// The request that was forwarded asked for an upgrade.
+    pub upgrade: bool,
+}
+
+impl Asked {
+    /// For a forwarded request with this method.
+    pub fn method(method: &str, upgrade: bool) -> Self {
+        Self { head: method == "HEAD", connect: method == "CONNECT", upgrade }
+    }
+}
+
+/// Where the search for the blank line stands.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// First byte not looked at.
+    at: usize,
+    /// Start of the line that `at` is in.
+    line: usize,
+    /// Complete lines so far.
+    pub(super) lines: usize,
+}
+
+impl Scan {
+    /// The length of the head, once its blank line is there.
+    pub(super) fn head_len(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
+        let max = limits.head.min(MAX_HEAD);
+        while let Some(found) = memchr::memchr(b'\n', &buf[self.at..]) {
+            let lf = self.at + found;
+            if lf == self.line || buf[lf - 1] != b'\r' {
+                return Err(Refusal::BareLf);
+            }
+            if self.lines == 0 && lf - self.line > limits.start_line {
+                return Err(Refusal::StartLineTooLong);
+            }
+            if lf >= max {
+                return Err(Refusal::HeadTooLarge);
+            }
+            let blank = lf - 1 == self.line;
+            (self.at, self.line) = (lf + 1, lf + 1);
+            if blank {
+                return Ok(Some(lf + 1));
+            }
+            self.lines += 1;
+            if self.lines > limits.fields.min(MAX_FIELDS) + 1 {
+                return Err(Refusal::TooManyFields);
+            }
+        }
+        self.at = buf.len();
+        if self.lines == 0 && buf.len() > limits.start_line {
+            return Err(Refusal::StartLineTooLong);
+        }
+        if buf.len() >= max { Err(Refusal::HeadTooLarge) } else { Ok(None) }
+    }
+}
+
+/// Takes the head out of the connection's buffer. A buffer with nothing else in it moves as a whole, allocation and all.
+pub(super) fn take_head(buf: &mut BytesMut, len: usize) -> BytesMut {
+    if buf.len() == len {
+        return std::mem::take(buf);
+    }
+    if len > COPY_OUT {
+        return buf.split_to(len);
+    }
+    let mut head = BytesMut::with_capacity(len + EDIT_ROOM);
+    head.extend_from_slice(&buf[..len]);
+    buf.advance(len);
+    head
+}
+
+type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
+
+/// Ranges for httparse's slices of `base`.
+fn ranges(fields: &mut H1Fields, base: &[u8], headers: &[httparse::Header<'_>]) {
+    let start_of = |part: &[u8]| (part.as_ptr() as usize).wrapping_sub(base.as_ptr() as usize) as u16;
+    for header in headers {
+        let (name, name_len) = (start_of(header.name.as_bytes()), header.name.len() as u16);
+        let known = Known::of(header.name.as_bytes());
+        // An empty value may point anywhere: it then starts right behind the colon.
+        let value = if header.value.is_empty() { name + name_len + 1 } else { start_of(header.value) };
+        let value_len = header.value.len() as u16;
+        fields.list.push(Field { name, name_len, value, value_len, known, arrived: true });
+        fields.present |= known.bit();
+    }
+}
+
+/// Parses request heads of one connection.
+#[derive(Debug)]
+pub struct RequestParser {
+    limits: Limits,
+    scan: Scan,
+    skipped_blank: bool,
+}
+
+impl RequestParser {
+    /// A parser for one downstream connection.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, scan: Scan::default(), skipped_blank: false }
+    }
+
+    /// Whether no byte of the next request has been seen: the connection is idle.
+    pub fn is_idle(&self) -> bool {
+        self.scan.at == 0
+    }
+
+    /// Looks for a whole head at the start of `buf`. Between calls that answer `NeedMore`, only append to it.
+    ///
+    /// # Errors
+    /// When the head breaks a rule; the connection is then to be closed after the answer.
+    pub fn parse(&mut self, buf: &mut BytesMut) -> Result<Parsed<H1Request>, Refusal> {
+        // RFC 9112, section 2.2: one empty line before the request line is tolerated (old clients end a body so).
+        if !self.skipped_blank && self.scan.at <= 1 && buf.first() == Some(&b'\r') {
+            match buf.get(1) {
+                None => return Ok(Parsed::NeedMore),
+                Some(b'\n') => {
+                    buf.advance(2);
+                    self.skipped_blank = true;
+                }
+                Some(_) => return Err(Refusal::BareCr),
+            }
+        }
+        let Some(len) = self.scan.head_len(buf, &self.limits)? else { return Ok(Parsed::NeedMore) };
+        if self.scan.lines == 0 {
+            return Err(Refusal::RequestLine);
+        }
+        self.scan = Scan::default();
+        self.skipped_blank = false;
+        request(take_head(buf, len), self.limits.fields).map(Parsed::Head)
+    }
+}
+
+/// A whole head, in a buffer of its own.
+fn request(buf: BytesMut, max_fields: usize) -> Result<H1Request, Refusal> {
+    let mut fields = H1Fields::default();
+    let mut slots: Slots<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let slots = &mut slots[..max_fields.min(MAX_FIELDS)];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(&buf, slots) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Refusal::RequestLine),
+        Err(error) => return Err(strict::explain(&buf, error, true)),
+    }
+    let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(Refusal::RequestLine);
+    };
+    if method.len() > 64 {
+        return Err(Refusal::Method);
+    }
+    ranges(&mut fields, &buf, parsed.headers);
+    let (is_connect, method_len) = (method == "CONNECT", method.len());
+    let target = strict::target(method.as_bytes(), path.as_bytes())?;
+    // One space after the method: httparse lets nothing else through.
+    let at = method_len + 1;
+    let span =
+        |range: &std::ops::Range<usize>| Span { start: (at + range.start) as u16, len: range.len() as u16 };
+    let (path, mut authority) = (span(&target.path), span(&target.authority));
+    let asked_options = method == "OPTIONS";
+    fields.buf = buf;
+
+    let seen = strict::survey(&mut fields, true)?;
+    let host = seen.host.map(|at| fields.list[at]);
+    let named = fields.text(authority.start, authority.len);
+    strict::host(host.as_ref().map(|field| fields.value_of(field)), minor, target.form, named)?;
+    if let (Some(host), 0) = (host, authority.len) {
+        authority = Span { start: host.value, len: host.value_len };
+    }
+    let framing = strict::request_framing(&seen, minor, is_connect)?;
+    let mut request = H1Request {
+        fields,
+        method: Span { start: 0, len: method_len as u16 },
+        path,
+        authority,
+        form: target.form,
+        minor,
+        scheme: target.scheme,
+        framing,
+        new_authority: false,
+    };
+    if target.form == TargetForm::Absolute {
+        complete_path(&mut request, asked_options)?;
+    }
+    Ok(request)
+}
+
+/// RFC 9112, sections 3.2.1 and 3.2.4: an absolute form without a path means `/`, and for OPTIONS `*`.
+fn complete_path(request: &mut H1Request, is_options: bool) -> Result<(), Refusal> {
+    let path = match request.path().as_bytes().first() {
+        Some(b'/') => return Ok(()),
+        Some(_) => format!("/{}", request.path()),
+        None if is_options => "*".to_owned(),
+        None => "/".to_owned(),
+    };
+    request.set_path(&path).map_err(|_| Refusal::HeadTooLarge)
+}
+
+/// Parses response heads of one upstream connection.
+#[derive(Debug)]
+pub struct ResponseParser {
+    limits: Limits,
+    scan: Scan,
+    interim: u8,
+}
+
+impl ResponseParser {
+    /// A parser for one upstream connection.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, scan: Scan::default(), interim: 0 }
+    }
+
+    /// Whether no byte of the next response has been seen.
+    pub fn is_idle(&self) -> bool {
+        self.scan.at == 0
+    }
+
+    /// Looks for a whole head at the start of `buf`. Interim heads (1xx) come out like others: forward them and parse on.
+    /// Behind a head whose framing is [`Framing::Tunnel`], what is left in `buf` belongs to the tunnel.
+    ///
+    /// # Errors
+    /// When the head breaks a rule; the connection is then to be closed.
+    pub fn parse(&mut self, buf: &mut BytesMut, asked: Asked) -> Result<Parsed<H1Response>, Refusal> {
+        let Some(len) = self.scan.head_len(buf, &self.limits)? else { return Ok(Parsed::NeedMore) };
+        if self.scan.lines == 0 {
+            return Err(Refusal::StatusLine);
+        }
+        self.scan = Scan::default();
+        let head = response(take_head(buf, len), self.limits.fields, asked)?;
+        self.interim = if head.is_interim() { self.interim + 1 } else { 0 };
+        if self.interim > MAX_INTERIM { Err(Refusal::TooManyInterim) } else { Ok(Parsed::Head(head)) }
+    }
+}
+
+fn response(buf: BytesMut, max_fields: usize, asked: Asked) -> Result<H1Response, Refusal> {
+    let mut fields = H1Fields::default();
+    let mut slots: Slots<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let slots = &mut slots[..max_fields.min(MAX_FIELDS)];
+    let mut parsed = httparse::Response::new(&mut []);
+    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &buf, slots) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Refusal::StatusLine),
+        Err(error) => return Err(strict::explain(&buf, error, false)),
+    }
+    let (Some(minor), Some(status)) = (parsed.version, parsed.code) else { return Err(Refusal::StatusLine) };
+    if status < 100 {
+        return Err(Refusal::StatusLine);
+    }
+    ranges(&mut fields, &buf, parsed.headers);
+    // "HTTP/1.1 200 OK": the phrase starts at 13, and httparse has checked its bytes.
+    let end = memchr::memchr(b'\r', &buf).unwrap_or(buf.len());
+    let reason = Span { start: 13.min(end) as u16, len: end.saturating_sub(13) as u16 };
+    fields.buf = buf;
+    let seen = strict::survey(&mut fields, false)?;
+    let framing = strict::response_framing(&seen, minor, status, asked)?;
+    Ok(H1Response { fields, status, reason, minor, framing })
+}
+
+/// The lines of a trailer section, blank line included, in a buffer of their own; forbidden ones are dropped.
+pub(super) fn trailers(buf: BytesMut, max_fields: usize) -> Result<H1Fields, Refusal> {
+    let mut fields = H1Fields::default();
+    let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    match httparse::parse_headers(&buf, &mut slots[..max_fields.min(MAX_FIELDS)]) {
+        Ok(httparse::Status::Complete((_, headers))) => ranges(&mut fields, &buf, headers),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TrailersTooLarge),
+        _ => return Err(Refusal::Trailer),
+    }
+    fields.buf = buf;
+    for at in 0..fields.list.len() {
+        if strict::is_forbidden_trailer(fields.name_of(&fields.list[at])) {
+            fields.list[at].name_len = 0;
+        }
+    }
+    Ok(fields)
+}
+
+impl Framing {
+    /// What a request or response of `length` bytes says; `None` is chunked.
+    pub fn of_length(length: Option<u64>) -> Self {
+        length.map_or(Self::Chunked, Self::Length)
+    }
+}

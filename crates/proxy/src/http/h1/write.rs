@@ -1,0 +1,276 @@
+//! Puts a head on the wire in one pass: lines as they arrived are copied in runs, hop-by-hop fields stay behind, and the
+//! framing and connection fields are ours (RFC 9110, section 7.6.1; RFC 9112, sections 6 and 9).
+//!
+//! Nothing is added that the message does not need: no Via, Date or Server.
+
+use bytes::BytesMut;
+
+use super::Framing;
+use super::fields::{Field, H1Fields, list_members};
+use super::known::{HOP_BY_HOP, Known};
+use super::message::{H1Request, H1Response, TargetForm};
+use super::strict;
+
+const FRAMING: u32 = (1 << Known::ContentLength as u8) | (1 << Known::TransferEncoding as u8);
+
+/// What we say about the connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Persist {
+    /// Nothing: HTTP/1.1 persists.
+    #[default]
+    Implied,
+    /// `Connection: close`.
+    Close,
+    /// `Connection: keep-alive`, for an HTTP/1.0 peer that asked for it.
+    KeepAlive,
+}
+
+impl Persist {
+    /// For a response to a client of HTTP/1.`minor`.
+    pub fn downstream(minor: u8, keep: bool) -> Self {
+        match (keep, minor) {
+            (false, _) => Self::Close,
+            (true, 0) => Self::KeepAlive,
+            (true, _) => Self::Implied,
+        }
+    }
+}
+
+/// How a head is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct How {
+    /// The framing that the body will have on this connection.
+    pub framing: Framing,
+    pub persist: Persist,
+    /// The upgrade that the head asks for, or answers, is forwarded.
+    pub upgrade: bool,
+}
+
+impl How {
+    /// A message on a connection that persists.
+    pub fn framed(framing: Framing) -> Self {
+        Self { framing, persist: Persist::Implied, upgrade: false }
+    }
+}
+
+/// The framing of a forwarded response on a connection to a client of HTTP/1.`minor`: 1.0 knows no chunks, and for 1.1 a
+/// body until close becomes chunked, so that its connection lives on.
+pub fn downstream_framing(framing: Framing, minor: u8) -> Framing {
+    match framing {
+        Framing::Chunked if minor == 0 => Framing::Close,
+        Framing::Close if minor > 0 => Framing::Chunked,
+        framing => framing,
+    }
+}
+
+/// Writes a request head.
+pub fn request(head: &H1Request, how: How, out: &mut BytesMut) {
+    out.reserve(head.fields.buf.len() + 128);
+    let target = if head.form == TargetForm::Authority { head.authority() } else { head.path() };
+    request_line(head.method().as_bytes(), target.as_bytes(), out);
+
+    let mut skip = HOP_BY_HOP;
+    let host_line = head.fields.has(Known::Host);
+    if head.new_authority || !host_line {
+        skip |= Known::Host.bit();
+        // RFC 9112, section 3.2: 1.1 needs a Host, even an empty one. It goes first where the old one's place is unknown.
+        line(b"Host", head.authority().as_bytes(), out);
+    }
+    if head.minor == 0 {
+        skip |= Known::Expect.bit(); // RFC 9110, section 10.1.1: void in 1.0, but we send 1.1
+    }
+    let own_framing = framing_skip(&head.fields, how.framing == head.framing, &mut skip);
+    copy(&head.fields, skip, out);
+    if own_framing {
+        framing(how.framing, out);
+    }
+    let upgrade = how.upgrade && copy_upgrade(&head.fields, out);
+    let te = wants_trailers(&head.fields);
+    if te {
+        out.extend_from_slice(b"TE: trailers\r\n");
+    }
+    connection(how.persist, upgrade, te, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a response head, interim ones too (they say nothing about framing or connection).
+pub fn response(head: &H1Response, how: How, out: &mut BytesMut) {
+    out.reserve(head.fields.buf.len() + 128);
+    status_line(head.status(), head.reason(), out);
+    let mut skip = HOP_BY_HOP;
+    // HEAD and 304 describe the body that a GET would have: those fields pass as they are.
+    let describes = how.framing == Framing::None && head.framing == Framing::None;
+    let bodyless = is_bodyless(head.status()) || how.framing == Framing::Tunnel;
+    let own_framing = match bodyless {
+        true => {
+            skip |= FRAMING;
+            false
+        }
+        false => framing_skip(&head.fields, how.framing == head.framing, &mut skip) && !describes,
+    };
+    copy(&head.fields, skip, out);
+    if own_framing {
+        framing(how.framing, out);
+    }
+    let upgrade = how.upgrade && copy_upgrade(&head.fields, out);
+    if !head.is_interim() {
+        connection(how.persist, upgrade, false, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// 1xx and 204 never have Content-Length or Transfer-Encoding (RFC 9112, section 6.1; RFC 9110, section 8.6).
+pub(crate) fn is_bodyless(status: u16) -> bool {
+    status < 200 || status == 204
+}
+
+pub(crate) fn request_line(method: &[u8], target: &[u8], out: &mut BytesMut) {
+    out.extend_from_slice(method);
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(target);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+}
+
+pub(crate) fn status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
+    let digit = |number: u16| b'0' + (number % 10) as u8;
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
+    out.extend_from_slice(reason);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// One header line.
+pub(crate) fn line(name: &[u8], value: &[u8], out: &mut BytesMut) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The field that announces `framing`, if one does.
+pub(crate) fn framing(framing: Framing, out: &mut BytesMut) {
+    match framing {
+        Framing::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            decimal(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::None | Framing::Close | Framing::Tunnel => {}
+    }
+}
+
+fn decimal(mut number: u64, out: &mut BytesMut) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// The `Connection` field, if something is to be said.
+pub(crate) fn connection(persist: Persist, upgrade: bool, te: bool, out: &mut BytesMut) {
+    let options = [
+        (persist == Persist::Close, "close"),
+        (persist == Persist::KeepAlive, "keep-alive"),
+        (upgrade, "Upgrade"),
+        (te, "TE"), // RFC 9110, section 10.1.4: whoever sends TE lists it
+    ];
+    let mut before: &[u8] = b"Connection: ";
+    for (_, option) in options.iter().filter(|(said, _)| *said) {
+        out.extend_from_slice(before);
+        out.extend_from_slice(option.as_bytes());
+        before = b", ";
+    }
+    if before == b", " {
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Decides on the framing lines: those that arrived stay, spelling and place, where the framing is the same. Says whether
+/// ours has to be written.
+fn framing_skip(fields: &H1Fields, same: bool, skip: &mut u32) -> bool {
+    let mut lines = fields.list.iter().filter(|f| f.known.bit() & FRAMING != 0 && !f.is_removed());
+    let keep =
+        same && fields.present & FRAMING != 0 && lines.clone().next().is_some() && lines.all(|f| f.arrived);
+    if !keep {
+        *skip |= FRAMING;
+    }
+    !keep
+}
+
+/// Copies all lines but those in `skip`, and those that arrived and that `Connection` names.
+fn copy(fields: &H1Fields, skip: u32, out: &mut BytesMut) {
+    let goes = |field: &Field| {
+        !field.is_removed()
+            && field.known.bit() & skip == 0
+            && !(fields.options.names_fields && is_named(fields, field))
+    };
+    let list = &fields.list;
+    let mut at = 0;
+    while at < list.len() {
+        let first = &list[at];
+        at += 1;
+        if !goes(first) {
+            continue;
+        }
+        if !first.arrived {
+            line(fields.name_of(first), fields.value_of(first), out);
+            continue;
+        }
+        // Neighbours that arrived together are together in the buffer, with their CRLFs.
+        while at < list.len() && list[at].arrived && goes(&list[at]) {
+            at += 1;
+        }
+        let last = &list[at - 1];
+        let end = usize::from(last.value) + usize::from(last.value_len);
+        out.extend_from_slice(&fields.buf[usize::from(first.name)..end]);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether the peer's `Connection` names this line, which came from that peer too. Host and framing fields are ours to
+/// decide: naming them is an old trick to have a proxy take them away.
+fn is_named(fields: &H1Fields, field: &Field) -> bool {
+    const KEPT: u32 = FRAMING | (1 << Known::Host as u8);
+    field.arrived
+        && field.known.bit() & KEPT == 0
+        && fields
+            .known(Known::Connection)
+            .flat_map(list_members)
+            .any(|option| option.eq_ignore_ascii_case(fields.name_of(field)))
+}
+
+/// The lines that mean something beyond this connection, without the framing that is this connection's own.
+pub(crate) fn end_to_end(fields: &H1Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let skip = HOP_BY_HOP | Known::TransferEncoding.bit();
+    let goes = move |field: &&Field| {
+        !field.is_removed()
+            && field.known.bit() & skip == 0
+            && !(fields.options.names_fields && is_named(fields, field))
+    };
+    fields.list.iter().filter(goes).map(|field| (fields.name_of(field), fields.value_of(field)))
+}
+
+/// Writes the `Upgrade` lines, unless they offer h2c.
+fn copy_upgrade(fields: &H1Fields, out: &mut BytesMut) -> bool {
+    let mut any = false;
+    for field in fields.list.iter().filter(|f| f.known == Known::Upgrade && !f.is_removed()) {
+        if !strict::is_h2c(fields.value_of(field)) {
+            line(fields.name_of(field), fields.value_of(field), out);
+            any = true;
+        }
+    }
+    any
+}
+
+/// `TE` passes as far as it says that trailers are understood.
+pub(crate) fn wants_trailers(fields: &H1Fields) -> bool {
+    fields.known(Known::Te).flat_map(list_members).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}

@@ -1,0 +1,499 @@
+//! One view of a request or response head, whatever protocol carried it: routing, policy and filters are written once.
+//!
+//! An HTTP/1 head owns the bytes that arrived, an HTTP/2 head is what the h2 crate made of its frames. What has to change
+//! between the two is in `convert`.
+
+use bytes::BytesMut;
+use http::header::{HeaderMap, HeaderName, HeaderValue, ValueIter};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, StatusCode, Uri};
+use outrigger_model::request::RequestView;
+
+use super::h1::fields::Values;
+use super::h1::strict::{self, Refusal};
+use super::h1::write::How;
+use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
+
+/// The head of a request.
+#[derive(Debug, Clone)]
+pub enum RequestHead {
+    H1(H1Request),
+    H2(http::request::Parts),
+}
+
+/// The head of a response.
+#[derive(Debug, Clone)]
+pub enum ResponseHead {
+    H1(H1Response),
+    H2(http::response::Parts),
+}
+
+/// The trailer section of a message.
+#[derive(Debug, Clone)]
+pub enum Trailers {
+    H1(H1Fields),
+    H2(HeaderMap),
+}
+
+/// All values of one header.
+pub enum HeaderValues<'a> {
+    H1(Values<'a>),
+    H2(ValueIter<'a, HeaderValue>),
+}
+
+impl<'a> Iterator for HeaderValues<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self {
+            Self::H1(values) => values.next(),
+            Self::H2(values) => values.next().map(HeaderValue::as_bytes),
+        }
+    }
+}
+
+fn name_and_value(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), EditError> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| EditError::Name)?;
+    Ok((name, HeaderValue::from_bytes(value).map_err(|_| EditError::Value)?))
+}
+
+fn set_in(map: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditError> {
+    let (name, value) = name_and_value(name, value)?;
+    map.try_insert(name, value).map(|_| ()).map_err(|_| EditError::TooLarge)
+}
+
+fn append_in(map: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditError> {
+    let (name, value) = name_and_value(name, value)?;
+    map.try_append(name, value).map(|_| ()).map_err(|_| EditError::TooLarge)
+}
+
+fn remove_prefix_in(map: &mut HeaderMap, prefix: &str) -> bool {
+    let gone: Vec<HeaderName> =
+        map.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+    gone.iter().for_each(|name| while map.remove(name).is_some() {});
+    !gone.is_empty()
+}
+
+macro_rules! header_methods {
+    () => {
+        /// All values of a header; the name in lower-case.
+        pub fn headers<'a>(&'a self, name: &'a str) -> HeaderValues<'a> {
+            match self {
+                Self::H1(head) => HeaderValues::H1(head.fields().headers(name)),
+                Self::H2(head) => HeaderValues::H2(map_of(head).get_all(name).iter()),
+            }
+        }
+
+        /// The first value of a header.
+        pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
+            self.headers(name).next()
+        }
+
+        /// Whether there is such a header.
+        pub fn has(&self, name: &str) -> bool {
+            self.headers(name).next().is_some()
+        }
+
+        /// Visits every header, edits included, in order; names as they were sent.
+        pub fn each_header(&self, mut visit: impl FnMut(&[u8], &[u8])) {
+            match self {
+                Self::H1(head) => head.fields().iter().for_each(|(name, value)| visit(name, value)),
+                Self::H2(head) => {
+                    map_of(head)
+                        .iter()
+                        .for_each(|(name, value)| visit(name.as_str().as_bytes(), value.as_bytes()));
+                }
+            }
+        }
+
+        /// Adds a value, keeping those that are there.
+        ///
+        /// # Errors
+        /// When name or value could not be a header.
+        pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+            match self {
+                Self::H1(head) => head.fields_mut().append(name, value),
+                Self::H2(head) => append_in(map_of_mut(head), name, value.as_ref()),
+            }
+        }
+
+        /// Removes all values of a header; says whether there was one.
+        pub fn remove(&mut self, name: &str) -> bool {
+            match self {
+                Self::H1(head) => head.fields_mut().remove(name),
+                Self::H2(head) => map_of_mut(head).remove(name).is_some(),
+            }
+        }
+
+        /// Removes all headers whose (lower-case) name starts so; says whether there was one.
+        pub fn remove_prefix(&mut self, prefix: &str) -> bool {
+            match self {
+                Self::H1(head) => head.fields_mut().remove_prefix(prefix),
+                Self::H2(head) => remove_prefix_in(map_of_mut(head), prefix),
+            }
+        }
+    };
+}
+
+/// Access to the header map, so that one macro serves the two kinds of head and the trailers.
+trait HasMap {
+    fn map(&self) -> &HeaderMap;
+    fn map_mut(&mut self) -> &mut HeaderMap;
+}
+
+impl HasMap for http::request::Parts {
+    fn map(&self) -> &HeaderMap {
+        &self.headers
+    }
+    fn map_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+}
+
+impl HasMap for http::response::Parts {
+    fn map(&self) -> &HeaderMap {
+        &self.headers
+    }
+    fn map_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+}
+
+impl HasMap for HeaderMap {
+    fn map(&self) -> &HeaderMap {
+        self
+    }
+    fn map_mut(&mut self) -> &mut HeaderMap {
+        self
+    }
+}
+
+fn map_of(head: &impl HasMap) -> &HeaderMap {
+    head.map()
+}
+
+fn map_of_mut(head: &mut impl HasMap) -> &mut HeaderMap {
+    head.map_mut()
+}
+
+impl RequestHead {
+    /// A head that the h2 crate received.
+    ///
+    /// # Errors
+    /// When it breaks a rule that the h2 crate does not check, and that an HTTP/1 hop would suffer from.
+    pub fn from_h2(parts: http::request::Parts) -> Result<Self, Refusal> {
+        strict::h2_request(&parts)?;
+        Ok(Self::H2(parts))
+    }
+
+    header_methods!();
+
+    /// Replaces all values of a header by one. `host` changes the authority.
+    ///
+    /// # Errors
+    /// When name or value could not be a header.
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+        if name.eq_ignore_ascii_case("host") {
+            let authority = std::str::from_utf8(value.as_ref()).map_err(|_| EditError::Value)?;
+            return self.set_authority(authority);
+        }
+        match self {
+            Self::H1(head) => head.fields.set(name, value),
+            Self::H2(head) => set_in(&mut head.headers, name, value.as_ref()),
+        }
+    }
+
+    /// The method, such as `GET`.
+    pub fn method(&self) -> &str {
+        match self {
+            Self::H1(head) => head.method(),
+            Self::H2(head) => head.method.as_str(),
+        }
+    }
+
+    /// Path and query as sent; empty for CONNECT.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::H1(head) => head.path(),
+            Self::H2(head) => head.uri.path_and_query().map_or("", PathAndQuery::as_str),
+        }
+    }
+
+    /// `Host` or `:authority`, with the port if one was sent.
+    pub fn authority(&self) -> &str {
+        match self {
+            Self::H1(head) => head.authority(),
+            Self::H2(head) => match head.uri.authority() {
+                Some(authority) => authority.as_str(),
+                None => {
+                    head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("")
+                }
+            },
+        }
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &str {
+        match self {
+            Self::H1(head) => head.scheme(),
+            Self::H2(head) => head.uri.scheme_str().unwrap_or("http"),
+        }
+    }
+
+    /// Whether this is an HTTP/2 head.
+    pub fn is_h2(&self) -> bool {
+        matches!(self, Self::H2(_))
+    }
+
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`, as access logs write it.
+    pub fn version(&self) -> &'static str {
+        match self {
+            Self::H1(head) if head.minor() == 0 => "HTTP/1.0",
+            Self::H1(_) => "HTTP/1.1",
+            Self::H2(_) => "HTTP/2",
+        }
+    }
+
+    /// The protocol that the client wants to switch to: `Upgrade` of HTTP/1.1, `:protocol` of HTTP/2 (RFC 8441).
+    pub fn upgrade(&self) -> Option<&[u8]> {
+        match self {
+            Self::H1(head) => head.upgrade(),
+            Self::H2(head) => head.extensions.get::<h2::ext::Protocol>().map(|p| p.as_str().as_bytes()),
+        }
+    }
+
+    /// A CONNECT that opens a tunnel to what it names (not an extended CONNECT, which is an upgrade).
+    pub fn is_connect(&self) -> bool {
+        self.method() == "CONNECT" && self.upgrade().is_none()
+    }
+
+    /// The framing of the body that follows. `ended`: the HTTP/2 stream ended with its headers (ignored for HTTP/1).
+    ///
+    /// # Errors
+    /// When an HTTP/2 head's Content-Length is none.
+    pub fn framing(&self, ended: bool) -> Result<Framing, Refusal> {
+        match self {
+            Self::H1(head) => Ok(head.framing()),
+            Self::H2(head) if head.method == Method::CONNECT => Ok(Framing::Tunnel),
+            Self::H2(head) => Ok(match strict::h2_content_length(&head.headers)? {
+                Some(length) => Framing::Length(length),
+                None if ended => Framing::None,
+                None => Framing::Chunked,
+            }),
+        }
+    }
+
+    /// Replaces the method.
+    ///
+    /// # Errors
+    /// When it is not a token.
+    pub fn set_method(&mut self, method: &str) -> Result<(), EditError> {
+        match self {
+            Self::H1(head) => head.set_method(method),
+            Self::H2(head) => {
+                head.method = Method::from_bytes(method.as_bytes()).map_err(|_| EditError::Line)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces path and query.
+    ///
+    /// # Errors
+    /// When it is not a valid path.
+    pub fn set_path(&mut self, path: &str) -> Result<(), EditError> {
+        match self {
+            Self::H1(head) => head.set_path(path),
+            Self::H2(head) => {
+                if !(path.starts_with('/') && strict::is_target(path.as_bytes())) {
+                    return Err(EditError::Line);
+                }
+                let path = PathAndQuery::try_from(path).map_err(|_| EditError::Line)?;
+                edit_uri(&mut head.uri, |uri| uri.path_and_query = Some(path))
+            }
+        }
+    }
+
+    /// Replaces the authority (`Host`, `:authority`).
+    ///
+    /// # Errors
+    /// When it is not `host` or `host:port`.
+    pub fn set_authority(&mut self, authority: &str) -> Result<(), EditError> {
+        match self {
+            Self::H1(head) => head.set_authority(authority),
+            Self::H2(head) => {
+                if !strict::is_authority(authority.as_bytes()) {
+                    return Err(EditError::Line);
+                }
+                let authority = Authority::try_from(authority).map_err(|_| EditError::Line)?;
+                head.headers.remove(http::header::HOST);
+                edit_uri(&mut head.uri, |uri| uri.authority = Some(authority))
+            }
+        }
+    }
+
+    /// Says whether the connection that the request came by was TLS.
+    pub fn set_scheme(&mut self, scheme: &'static str) {
+        match self {
+            Self::H1(head) => head.set_scheme(scheme),
+            Self::H2(head) => {
+                let scheme = if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP };
+                // Without an authority and a path (CONNECT) there is no scheme to be had.
+                let _ = edit_uri(&mut head.uri, |uri| uri.scheme = Some(scheme));
+            }
+        }
+    }
+
+    /// Writes it as an HTTP/1.1 head.
+    pub fn write_h1(&self, how: How, out: &mut BytesMut) {
+        match self {
+            Self::H1(head) => super::h1::write::request(head, how, out),
+            Self::H2(head) => super::convert::write_request(head, how, out),
+        }
+    }
+}
+
+fn edit_uri(uri: &mut Uri, edit: impl FnOnce(&mut http::uri::Parts)) -> Result<(), EditError> {
+    let mut parts = uri.clone().into_parts();
+    edit(&mut parts);
+    // http knows no authority with a path but without a scheme.
+    if parts.scheme.is_none() && parts.path_and_query.is_some() && parts.authority.is_some() {
+        parts.scheme = Some(Scheme::HTTP);
+    }
+    *uri = Uri::from_parts(parts).map_err(|_| EditError::Line)?;
+    Ok(())
+}
+
+impl RequestView for RequestHead {
+    fn method(&self) -> &str {
+        self.method()
+    }
+
+    fn path(&self) -> &str {
+        self.path()
+    }
+
+    fn authority(&self) -> &str {
+        self.authority()
+    }
+
+    fn scheme(&self) -> &str {
+        self.scheme()
+    }
+
+    fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        self.headers(name)
+    }
+}
+
+impl ResponseHead {
+    header_methods!();
+
+    /// Replaces all values of a header by one.
+    ///
+    /// # Errors
+    /// When name or value could not be a header.
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
+        match self {
+            Self::H1(head) => head.fields.set(name, value),
+            Self::H2(head) => set_in(&mut head.headers, name, value.as_ref()),
+        }
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::H1(head) => head.status(),
+            Self::H2(head) => head.status.as_u16(),
+        }
+    }
+
+    /// Replaces the status code; one that is none becomes 500.
+    pub fn set_status(&mut self, status: u16) {
+        let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        match self {
+            Self::H1(head) => head.set_status(code.as_u16()),
+            Self::H2(head) => head.status = code,
+        }
+    }
+
+    /// Whether this is an HTTP/2 head.
+    pub fn is_h2(&self) -> bool {
+        matches!(self, Self::H2(_))
+    }
+
+    /// A 1xx other than 101: the final response is still to come.
+    pub fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status()) && self.status() != 101
+    }
+
+    /// The framing of the body that follows. `ended`: the HTTP/2 stream ended with its headers; `head`: it answers a HEAD
+    /// (both ignored for HTTP/1, whose parser was told).
+    ///
+    /// # Errors
+    /// When an HTTP/2 head's Content-Length is none.
+    pub fn framing(&self, ended: bool, head: bool) -> Result<Framing, Refusal> {
+        match self {
+            Self::H1(response) => Ok(response.framing()),
+            Self::H2(_) if head || matches!(self.status(), 100..=199 | 204 | 304) => Ok(Framing::None),
+            Self::H2(response) => Ok(match strict::h2_content_length(&response.headers)? {
+                Some(length) => Framing::Length(length),
+                None if ended => Framing::Length(0),
+                None => Framing::Chunked,
+            }),
+        }
+    }
+
+    /// Writes it as an HTTP/1.1 head.
+    pub fn write_h1(&self, how: How, out: &mut BytesMut) {
+        match self {
+            Self::H1(head) => super::h1::write::response(head, how, out),
+            Self::H2(head) => super::convert::write_response(head, how, out),
+        }
+    }
+}
+
+impl Trailers {
+    header_methods!();
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::H1(fields) => fields.is_empty(),
+            Self::H2(map) => map.is_empty(),
+        }
+    }
+}
+
+/// What the macro asks of an HTTP/1 head.
+trait HasFields {
+    fn fields(&self) -> &H1Fields;
+    fn fields_mut(&mut self) -> &mut H1Fields;
+}
+
+impl HasFields for H1Request {
+    fn fields(&self) -> &H1Fields {
+        &self.fields
+    }
+    fn fields_mut(&mut self) -> &mut H1Fields {
+        &mut self.fields
+    }
+}
+
+impl HasFields for H1Response {
+    fn fields(&self) -> &H1Fields {
+        &self.fields
+    }
+    fn fields_mut(&mut self) -> &mut H1Fields {
+        &mut self.fields
+    }
+}
+
+impl HasFields for H1Fields {
+    fn fields(&self) -> &H1Fields {
+        self
+    }
+    fn fields_mut(&mut self) -> &mut H1Fields {
+        self
+    }
+}
