@@ -60,6 +60,16 @@ pub(super) fn nacked(
     }
 }
 
+/// Refusals after the ACK; those of versions that were replaced since are old news.
+pub(super) fn vetoed(view: &dyn View, kind: ResourceKind, subscription: &Subscription, status: &rpc::Status) {
+    for e in nack::entries(status) {
+        if subscription.was_sent(&e.name, &e.version) {
+            let nack::Entry { name, version, field, reason, .. } = e;
+            view.report(ClientEvent::Nacked { kind, name, version, field, reason });
+        }
+    }
+}
+
 fn report_all(view: &dyn View, kind: ResourceKind, answered: InFlight, reason: &str) {
     for (name, version) in answered.items {
         let (field, reason) = (String::new(), reason.to_owned());

@@ -120,7 +120,8 @@ impl Session {
         }
     }
 
-    /// An ACK or a NACK; one of a response that is not the last of its kind is ignored.
+    /// An ACK or a NACK. One of a response that is not the last of its kind is ignored, unless it names resources in
+    /// our own way: so a client takes back an ACK when it finds later that it cannot put a resource in force.
     pub(super) fn answer(
         &mut self,
         kind: ResourceKind,
@@ -129,7 +130,12 @@ impl Session {
         singles_out: bool,
     ) {
         let Some(subscription) = self.subscriptions.get_mut(&kind) else { return };
-        let Some(answered) = subscription.in_flight.take_if(|waiting| waiting.nonce == nonce) else { return };
+        let Some(answered) = subscription.in_flight.take_if(|waiting| waiting.nonce == nonce) else {
+            if let Some(error) = error {
+                status::vetoed(&*self.view, kind, subscription, error);
+            }
+            return;
+        };
         match error {
             None => status::acked(&*self.view, kind, answered),
             Some(error) => {

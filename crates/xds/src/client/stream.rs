@@ -1,0 +1,192 @@
+//! One stream: tells what is wanted, validates responses, answers them.
+
+use std::collections::HashSet;
+
+use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use tokio::sync::mpsc;
+
+use super::subscription::{Has, Told};
+use super::{Event, Shared, Veto};
+use crate::convert::decode;
+use crate::kind::{kind_of, type_url};
+use crate::nack;
+use crate::wire::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::wire::{core, rpc};
+
+/// Why a stream ended, or that the whole client must.
+pub(super) enum End {
+    /// The consumer is gone.
+    Consumer,
+    /// The connection is.
+    Stream(String),
+}
+
+/// The state of one stream.
+pub(super) struct Conversation<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) has: &'a mut Has,
+    pub(super) events: &'a mpsc::Sender<Event>,
+    pub(super) requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    pub(super) told: Told,
+    /// Goes into the first request.
+    pub(super) node: Option<core::Node>,
+    /// The barrier that waits to be in force: its nonce and generation.
+    pub(super) barrier: Option<(String, u64)>,
+}
+
+impl Conversation<'_> {
+    async fn request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), End> {
+        request.node = self.node.take();
+        let closed = |_| End::Stream("the control plane closed the stream".to_owned());
+        self.requests.send(request).await.map_err(closed)
+    }
+
+    /// Tells what changed on our side: wishes, a barrier in force, refusals.
+    pub(super) async fn tell(&mut self) -> Result<(), End> {
+        let (requests, in_force, vetoes) = {
+            let mut wanted = self.shared.wanted.lock();
+            let requests = self.told.tell(&wanted.asks, self.has);
+            (requests, wanted.in_force, std::mem::take(&mut wanted.vetoes))
+        };
+        for veto in &vetoes {
+            // So that a new stream brings it, and the refusal, again.
+            if let Some(version) = self.has.get_mut(&veto.kind).and_then(|has| has.get_mut(&veto.name)) {
+                version.clear();
+            }
+        }
+        for request in requests {
+            self.request(request).await?;
+        }
+        for veto in vetoes {
+            self.veto(veto).await?;
+        }
+        if let Some((nonce, _)) = self.barrier.take_if(|(_, waiting)| in_force >= Some(*waiting)) {
+            self.answer(type_url(ResourceKind::Barrier), nonce, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn veto(&mut self, veto: Veto) -> Result<(), End> {
+        let Veto { kind, name, version, invalid } = veto;
+        if !self.told.knows(kind) {
+            return Ok(());
+        }
+        let entry = entry(kind, name, version, &invalid);
+        self.answer(type_url(kind), String::new(), Some(nack::status(vec![entry]))).await
+    }
+
+    async fn answer(&mut self, type_url: &str, nonce: String, error: Option<rpc::Status>) -> Result<(), End> {
+        self.request(DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            response_nonce: nonce,
+            error_detail: error,
+            ..Default::default()
+        })
+        .await
+    }
+
+    async fn event(&self, event: Event) -> Result<(), End> {
+        self.events.send(event).await.map_err(|_| End::Consumer)
+    }
+
+    /// Delivers what is good in a response, then acknowledges it, naming what is not.
+    pub(super) async fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<(), End> {
+        let Some(kind) = kind_of(&response.type_url).filter(|kind| self.told.knows(*kind)) else {
+            let message = format!("nobody asked for type \"{}\"", response.type_url.escape_debug());
+            tracing::debug!(message, "a response was refused");
+            let status = rpc::Status { code: 3, message, ..Default::default() };
+            return self.answer(&response.type_url, response.nonce, Some(status)).await;
+        };
+        let (upserts, refused) = self.sort(kind, response.resources);
+        let has = self.has.entry(kind).or_default();
+        for name in &response.removed_resources {
+            has.remove(name);
+        }
+        if kind != ResourceKind::Barrier {
+            has.extend(upserts.iter().map(|(r, version)| (r.name().to_owned(), version.clone())));
+        }
+        let barrier = upserts.iter().find_map(|(resource, _)| match resource {
+            Resource::Barrier(barrier) => Some(barrier.generation),
+            _ => None,
+        });
+        let removed = response.removed_resources;
+        let entries: Vec<_> = refused
+            .iter()
+            .map(|(invalid, version)| entry(kind, invalid.name.clone(), version.clone(), invalid))
+            .collect();
+        self.event(Event::Update { kind, upserts, removed }).await?;
+        for (invalid, version) in refused {
+            self.event(Event::Rejected { invalid, version }).await?;
+        }
+        match barrier {
+            Some(generation) if entries.is_empty() => {
+                self.barrier = Some((response.nonce, generation));
+                self.tell().await
+            }
+            _ => {
+                let error = (!entries.is_empty()).then(|| nack::status(entries));
+                self.answer(&response.type_url, response.nonce, error).await
+            }
+        }
+    }
+
+    /// Validated resources, and what is wrong with the others; names that nobody wants any more are neither.
+    #[allow(clippy::type_complexity)]
+    fn sort(
+        &self,
+        kind: ResourceKind,
+        resources: Vec<discovery::Resource>,
+    ) -> (Vec<(Resource, String)>, Vec<(Invalid, String)>) {
+        let mut upserts = Vec::with_capacity(resources.len());
+        let mut refused = Vec::new();
+        let mut seen = HashSet::new();
+        for wire in resources {
+            // Without a body it only prolongs the life of what was sent before.
+            let Some(any) = wire.resource else { continue };
+            if kind != ResourceKind::Barrier && !self.told.wants(kind, &wire.name) {
+                continue;
+            }
+            let decoded = if seen.insert(wire.name.clone()) {
+                checked(kind, &wire.name, &any.type_url, &any.value)
+            } else {
+                Err(invalid(kind, &wire.name, "occurs more than once in one response"))
+            };
+            match decoded {
+                Ok(resource) => upserts.push((resource, wire.version)),
+                Err(mut invalid) => {
+                    // Under the name by which the control plane knows it.
+                    invalid.name = wire.name;
+                    invalid.kind = kind;
+                    refused.push((invalid, wire.version));
+                }
+            }
+        }
+        (upserts, refused)
+    }
+}
+
+fn checked(kind: ResourceKind, name: &str, type_url: &str, value: &[u8]) -> Result<Resource, Invalid> {
+    let resource = decode(type_url, value)?;
+    if resource.kind() != kind {
+        return Err(invalid(kind, name, format!("is a {:?}, but came as a {kind:?}", resource.kind())));
+    }
+    if resource.name() != name {
+        let other = resource.name().escape_debug();
+        return Err(invalid(kind, name, format!("is named \"{other}\" inside; both names must be the same")));
+    }
+    Ok(resource)
+}
+
+fn invalid(kind: ResourceKind, name: &str, reason: impl Into<String>) -> Invalid {
+    Invalid { kind, name: name.to_owned(), field: String::new(), reason: reason.into() }
+}
+
+fn entry(kind: ResourceKind, name: String, version: String, invalid: &Invalid) -> nack::Entry {
+    nack::Entry {
+        type_url: type_url(kind).to_owned(),
+        name,
+        version,
+        field: invalid.field.clone(),
+        reason: invalid.reason.clone(),
+    }
+}
