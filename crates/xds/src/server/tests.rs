@@ -80,7 +80,7 @@ fn delta(kind: ResourceKind, subscribe: &[&str], nonce: &str) -> discovery::Delt
 }
 
 fn ask(engine: &mut Engine, request: discovery::DeltaDiscoveryRequest) -> Vec<Outgoing> {
-    super::delta::take(engine, &request).unwrap();
+    delta::take(engine, &request).unwrap();
     engine.next(1)
 }
 
@@ -239,8 +239,8 @@ fn ask_whole(
     engine: &mut Engine,
     request: &discovery::DiscoveryRequest,
 ) -> Vec<discovery::DiscoveryResponse> {
-    super::sotw::take(engine, request).unwrap();
-    engine.next(1).into_iter().filter_map(|out| super::sotw::response(engine, out)).collect()
+    sotw::take(engine, request).unwrap();
+    engine.next(1).into_iter().filter_map(|out| sotw::response(engine, out)).collect()
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn whole_sets_keep_what_is_removed_until_the_addition_is_answered() {
     shelf.take(CDS, "old");
     shelf.put(cluster("new", 0));
     let added: Vec<_> = engine.next(2);
-    let added = super::sotw::response(&mut engine, added.into_iter().next().unwrap()).unwrap();
+    let added = sotw::response(&mut engine, added.into_iter().next().unwrap()).unwrap();
     assert_eq!(added.resources.len(), 2);
     let removed = ask_whole(&mut engine, &sotw(CDS, &[], &added.nonce));
     assert_eq!(removed[0].resources.len(), 1);
