@@ -1,3 +1,253 @@
-//! The feed of configuration: what the control plane sends becomes snapshots.
+//! The feed of configuration: what the control plane sends becomes snapshots, what workers ask for becomes subscriptions.
+//!
+//! Runs on the control runtime. Decides nothing itself: `state` says what is in force and what to subscribe to; building and
+//! swapping the snapshot is the [`Publish`]er's.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use outrigger_xds::client::{Client, Event};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::disk::{SnapshotFile, Unusable};
 
 pub mod state;
+
+use state::{FeedState, Key, Step};
+
+/// Takes what is in force.
+pub trait Publish: Send + 'static {
+    /// Builds and swaps a snapshot. What cannot be built is left out of it and returned; its last good version stays.
+    fn publish(
+        &mut self,
+        generation: u64,
+        in_force: &[Arc<Resource>],
+        absent: &BTreeSet<String>,
+    ) -> Vec<(Key, Invalid)>;
+    /// New roots to trust, PEM.
+    fn trust(&mut self, roots_pem: &str);
+}
+
+/// What the feed says of itself to the admin server and to readiness.
+#[derive(Debug, Clone, Default)]
+pub struct FeedStatus {
+    /// The stream to the control plane is open.
+    pub connected: bool,
+    /// Why it is not, if it is not.
+    pub disconnected: Option<String>,
+    /// The last generation that is in force.
+    pub generation: u64,
+    /// The first configuration was applied, from the control plane or from disk.
+    pub applied: bool,
+    /// When what serves was stored, while it comes from disk.
+    pub from_disk: Option<SystemTime>,
+    /// Refused resources, the newest last.
+    pub refused: Vec<String>,
+    /// Versions of what is in force.
+    pub versions: Vec<(Key, String)>,
+}
+
+/// Refusals that are remembered for people.
+const MOST_REFUSED: usize = 32;
+/// The disk is written at most this often.
+const WRITE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Everything that the feed works with.
+pub struct ConfigFeed<P> {
+    /// The ADS client.
+    pub client: Client,
+    /// Its events.
+    pub events: mpsc::Receiver<Event>,
+    /// Destinations that workers ask for.
+    pub demands: mpsc::Receiver<String>,
+    /// The state.
+    pub state: FeedState,
+    /// Takes what is in force.
+    pub publisher: P,
+    /// Holds the last good configuration.
+    pub file: SnapshotFile,
+    /// What the feed says of itself.
+    pub status: Arc<Mutex<FeedStatus>>,
+}
+
+/// What is subscribed whatever happens.
+pub fn always() -> [Key; 2] {
+    [(ResourceKind::Secret, "ROOTCA".to_owned()), (ResourceKind::Barrier, "barrier".to_owned())]
+}
+
+impl<P: Publish> ConfigFeed<P> {
+    /// Serves from disk until the control plane answers, if there is something to serve from.
+    pub fn restore(&mut self) {
+        match self.file.read() {
+            Ok(good) => {
+                tracing::info!(
+                    age_seconds = good.age.as_secs(),
+                    generation = good.generation,
+                    resources = good.resources.len(),
+                    "serving the last good configuration from disk until the control plane answers"
+                );
+                let stored = good.resources.into_iter().map(|stored| (stored.resource, stored.version));
+                self.state.restore(stored, good.generation, Instant::now());
+                self.status.lock().from_disk = SystemTime::now().checked_sub(good.age);
+                self.publish();
+            }
+            Err(Unusable::Absent(_)) => {}
+            Err(unusable) => tracing::warn!(%unusable, "no configuration from disk"),
+        }
+    }
+
+    /// Runs until the client ends.
+    pub async fn run(mut self) {
+        self.client.wildcard(ResourceKind::Listener);
+        self.client.wildcard(ResourceKind::Cluster);
+        let mut deadline = self.advance();
+        let mut unsaved = false;
+        let mut last_write = Instant::now();
+        loop {
+            let warm = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let write = async {
+                match unsaved {
+                    true => tokio::time::sleep_until((last_write + WRITE_INTERVAL).into()).await,
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => unsaved |= self.take(event),
+                    None => return,
+                },
+                Some(destination) = self.demands.recv() => self.state.demand(&destination),
+                () = warm => {}
+                () = write => {
+                    self.save().await;
+                    unsaved = false;
+                    last_write = Instant::now();
+                    continue;
+                }
+            }
+            deadline = self.advance();
+        }
+    }
+
+    /// Whether something arrived that is worth storing.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Connected => {
+                tracing::info!("connected to the control plane");
+                let mut status = self.status.lock();
+                status.connected = true;
+                status.disconnected = None;
+            }
+            Event::Disconnected { reason } => {
+                let mut status = self.status.lock();
+                if status.connected || status.disconnected.as_ref() != Some(&reason) {
+                    tracing::warn!(
+                        reason,
+                        "no stream to the control plane; the last good configuration goes on serving"
+                    );
+                }
+                status.connected = false;
+                status.disconnected = Some(reason);
+            }
+            Event::Update { kind, upserts, removed } => {
+                let now = Instant::now();
+                for (resource, version) in upserts {
+                    if let Resource::Secret(secret) = &resource {
+                        self.publisher.trust(&secret.roots_pem);
+                    }
+                    self.state.upsert(resource, version, now);
+                }
+                for name in removed {
+                    self.state.remove(kind, &name);
+                }
+                let mut status = self.status.lock();
+                if status.from_disk.take().is_some() {
+                    tracing::info!("the control plane answers again");
+                }
+                return true;
+            }
+            Event::Rejected { invalid, version } => self.refuse(&invalid, &version),
+        }
+        false
+    }
+
+    fn refuse(&self, invalid: &Invalid, version: &str) {
+        tracing::warn!(%invalid, version, "a resource is refused; its last good version goes on serving");
+        let mut status = self.status.lock();
+        if status.refused.len() == MOST_REFUSED {
+            status.refused.remove(0);
+        }
+        status.refused.push(format!("{invalid} (version {version})"));
+    }
+
+    /// Brings in force what is ready, until nothing changes.
+    fn advance(&mut self) -> Option<Instant> {
+        let step = self.state.step(Instant::now());
+        let Step { changed, subscribe, unsubscribe, barrier, deadline, late } = step;
+        for ((kind, name), (missing_kind, missing)) in late {
+            tracing::warn!(
+                ?kind,
+                name,
+                ?missing_kind,
+                missing,
+                "in force although what it refers to did not arrive in time"
+            );
+        }
+        for (kind, name) in &unsubscribe {
+            self.client.unsubscribe(*kind, name);
+        }
+        for (kind, name) in &subscribe {
+            self.client.subscribe(*kind, name);
+        }
+        if changed || barrier.is_some() || !self.status.lock().applied {
+            self.publish();
+        }
+        if let Some(generation) = barrier {
+            // After the swap: every worker reads the new snapshot with its next request or connection.
+            self.client.ack_barrier(generation);
+        }
+        deadline
+    }
+
+    fn publish(&mut self) {
+        let in_force: Vec<Arc<Resource>> =
+            self.state.in_force().map(|(_, held)| held.resource.clone()).collect();
+        let generation = self.state.acknowledged();
+        let refused = self.publisher.publish(generation, &in_force, self.state.absent());
+        for ((kind, name), invalid) in refused {
+            let version = self.state.version(kind, &name).unwrap_or_default();
+            self.refuse(&invalid, &version);
+            self.client.reject(kind, &name, &version, invalid);
+        }
+        let mut status = self.status.lock();
+        status.applied |= generation > 0 || !in_force.is_empty();
+        status.generation = generation;
+        status.versions =
+            self.state.in_force().map(|(key, held)| (key.clone(), held.version.clone())).collect();
+    }
+
+    async fn save(&self) {
+        let file = self.file.clone();
+        let generation = self.state.acknowledged();
+        let held: Vec<_> =
+            self.state.in_force().map(|(_, held)| (held.resource.clone(), held.version.clone())).collect();
+        let written = tokio::task::spawn_blocking(move || {
+            file.write(generation, held.iter().map(|(resource, version)| (&**resource, version.as_str())))
+        });
+        match written.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the last good configuration could not be stored; a restart during an outage would serve an older one")
+            }
+            Err(error) => tracing::warn!(%error, "storing the configuration failed"),
+        }
+    }
+}

@@ -42,6 +42,7 @@ pub struct FeedState {
     demanded: BTreeSet<String>,
     always: BTreeSet<Key>,
     absent: BTreeSet<String>,
+    absent_changed: bool,
     subscribed: BTreeSet<Key>,
     barrier: Option<u64>,
     acknowledged: u64,
@@ -98,7 +99,7 @@ impl FeedState {
     /// The control plane says that a name does not exist.
     pub fn remove(&mut self, kind: ResourceKind, name: &str) {
         if kind == ResourceKind::Destination {
-            self.absent.insert(name.to_owned());
+            self.absent_changed |= self.absent.insert(name.to_owned());
         }
         self.received.remove(&(kind, name.to_owned()));
     }
@@ -106,6 +107,11 @@ impl FeedState {
     /// Everything that is in force.
     pub fn in_force(&self) -> impl Iterator<Item = (&Key, &Held)> {
         self.in_force.iter()
+    }
+
+    /// The version that was received of a name.
+    pub fn version(&self, kind: ResourceKind, name: &str) -> Option<String> {
+        self.received.get(&(kind, name.to_owned())).map(|held| held.version.clone())
     }
 
     /// Destinations that are known not to be in the mesh.
@@ -136,7 +142,7 @@ impl FeedState {
 
     /// Brings in force what is ready.
     pub fn step(&mut self, now: Instant) -> Step {
-        let mut step = Step::default();
+        let mut step = Step { changed: std::mem::take(&mut self.absent_changed), ..Step::default() };
         let waiting = self.promote(now, &mut step);
         self.retire(&mut step);
         self.subscriptions(&mut step);
