@@ -1,2 +1,70 @@
 #![forbid(unsafe_code)]
 //! Registries, the world, per-node compilation, store, CA service, management API.
+//!
+//! [`run`] is the whole program; [`ControlPlane::start`] embeds it. Changes go through the [`keeper`], which alone owns what
+//! is mutable; everybody else reads immutable worlds.
+
+pub mod api;
+pub mod client;
+pub mod compile;
+pub mod instance;
+pub mod keeper;
+pub mod registry;
+pub mod settings;
+pub mod status;
+pub mod store;
+pub mod tokens;
+pub mod traces;
+pub mod world;
+
+mod app;
+mod debug;
+mod metrics;
+mod xds_source;
+
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+use outrigger_telemetry::drain::{on_signals, parent_pipe};
+use outrigger_telemetry::logging;
+
+pub use app::{Addresses, ControlPlane, Running};
+pub use client::{Client, ClientError};
+pub use settings::{ControlArgs, PlaintextXds, Settings};
+
+/// Runs a control plane until a signal, or until standard input ends if the settings say so.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(args: ControlArgs) -> anyhow::Result<()> {
+    let settings = args.settings()?;
+    let format = settings.log_format.as_deref().unwrap_or("text").parse()?;
+    let logs = logging::init(format, settings.log.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(async move {
+        let parent = settings.parent_pipe.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
+        let parent = parent.context("parentPipe: standard input cannot be watched")?;
+        let running = ControlPlane::start_with(settings, Some(logs)).await?;
+        let orphaned = async {
+            match parent {
+                Some(pipe) => parent_pipe(pipe).await,
+                None => std::future::pending().await,
+            }
+        };
+        let drain = running.drain().clone();
+        tokio::select! {
+            ended = on_signals(drain.clone()) => ended.context("signals cannot be watched")?,
+            ended = orphaned => {
+                ended.context("standard input cannot be watched")?;
+                tracing::info!("the parent is gone: stopping");
+            }
+            () = drain.draining() => {}
+        }
+        running.stop().await;
+        Ok(())
+    })
+}

@@ -1,2 +1,15 @@
 //! Binary.
-fn main() {}
+
+use clap::Parser;
+
+/// The control plane of an Outrigger mesh
+#[derive(Parser)]
+#[command(name = "outrigger-control", version)]
+struct Command {
+    #[command(flatten)]
+    args: outrigger_control::ControlArgs,
+}
+
+fn main() -> anyhow::Result<()> {
+    outrigger_control::run(Command::parse().args)
+}

@@ -1,0 +1,236 @@
+//! The management API: HTTP/JSON, described by an OpenAPI document at `/openapi.json`.
+//!
+//! Handlers translate: they check the caller, hand the change to the keeper, and shape the answer. One file per subject;
+//! the bodies, shared with the client, are in [`types`].
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use outrigger_identity::Authority;
+use outrigger_model::identity::SpiffeId;
+
+use crate::keeper::{Keeper, Refused};
+use crate::metrics::Metrics;
+use crate::registry::api::Caller;
+use crate::settings::Settings;
+use crate::status::Board;
+use crate::store::Store;
+use crate::tokens::{ADMIN_SERVICE_ACCOUNT, AdminToken, Tokens};
+use crate::traces::{TraceStore, query};
+
+pub mod openapi;
+pub mod types;
+
+mod identities;
+mod instances;
+mod rules;
+mod status;
+
+use types::ErrorBody;
+
+/// A rule file of 8 MiB has some 200,000 lines.
+const MAX_BODY: usize = 8 << 20;
+/// An answer that waits for proxies waits at most so long.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+/// How a connection reached the API; put into the request's extensions by the server that accepted it.
+#[derive(Debug, Clone)]
+pub enum Channel {
+    /// The unix socket: its mode 0600 is the proof.
+    Socket,
+    /// TLS, with the identity of a verified client certificate and its end.
+    Tls {
+        /// The identity.
+        identity: Option<SpiffeId>,
+        /// When the certificate ends; connections outlive certificates.
+        not_after: Option<SystemTime>,
+    },
+}
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) keeper: Keeper,
+    pub(crate) store: Store,
+    pub(crate) board: Arc<Board>,
+    pub(crate) tokens: Tokens,
+    pub(crate) admin: AdminToken,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// What join files name as the control plane's address.
+    pub(crate) advertised: String,
+}
+
+/// All routes, behind the check of the caller.
+pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
+    let mut router: Router = Router::new()
+        .merge(rules::routes())
+        .merge(instances::routes())
+        .merge(status::routes())
+        .merge(identities::routes())
+        .merge(openapi::routes())
+        .with_state(api.clone());
+    if let Some(traces) = traces {
+        router = router.merge(query::router(traces));
+    }
+    router
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(api, authenticate))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+async fn unknown(request: Request) -> Problem {
+    let text = format!("there is no {} here; /openapi.json lists what there is", request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, text)
+}
+
+async fn wrong_method(request: Request) -> Problem {
+    let text = format!("{} does not take {}; see /openapi.json", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, text)
+}
+
+/// Who calls becomes an extension; whoever is nobody gets no further.
+async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let channel = request.extensions().get::<Channel>().cloned();
+    let bearer = request
+        .headers()
+        .get(http::header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim().to_owned());
+    match api.caller(channel.as_ref(), bearer.as_deref()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+impl Api {
+    fn caller(&self, channel: Option<&Channel>, bearer: Option<&str>) -> Result<Caller, Problem> {
+        let nobody = |text: &str| Problem::new(StatusCode::UNAUTHORIZED, text.to_owned());
+        let (identity, not_after) = match channel {
+            Some(Channel::Socket) => return Ok(Caller::Operator("socket".to_owned())),
+            Some(Channel::Tls { identity, not_after }) => (identity, not_after),
+            None => return Err(nobody("this listener does not say who calls")),
+        };
+        if let Some(bearer) = bearer {
+            if self.shared.admin.is(bearer) {
+                return Ok(Caller::Operator("admin token".to_owned()));
+            }
+            let identity = self.shared.tokens.check(bearer, jiff::Timestamp::now()).map_err(|denied| nobody(&denied.0))?;
+            return Ok(self.workload(identity));
+        }
+        let Some(identity) = identity.clone().filter(|_| not_after.is_some_and(|end| SystemTime::now() <= end)) else {
+            return Err(nobody("show the admin token (Authorization: Bearer …) or a valid certificate of this mesh"));
+        };
+        let mesh = &self.shared.settings;
+        if identity.trust_domain() != mesh.trust_domain {
+            return Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is not of this mesh")));
+        }
+        let admin = identity.namespace() == Some(mesh.root_namespace.as_str())
+            && identity.service_account() == Some(ADMIN_SERVICE_ACCOUNT);
+        Ok(if admin { Caller::Operator(identity.to_string()) } else { self.workload(identity) })
+    }
+
+    fn workload(&self, identity: SpiffeId) -> Caller {
+        let services = self.shared.tokens.services_of(&identity);
+        Caller::Workload { identity, services }
+    }
+}
+
+/// Operators only.
+pub(crate) fn operator(caller: &Caller) -> Result<&str, Problem> {
+    match caller {
+        Caller::Operator(name) => Ok(name),
+        Caller::Workload { identity, .. } => {
+            let text = format!("{identity} is a workload; only operators may do that");
+            Err(Problem::new(StatusCode::FORBIDDEN, text))
+        }
+    }
+}
+
+/// An error on its way out: `{"error": …, "findings": […]}`.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, error: String) -> Self {
+        Self { status, body: ErrorBody { error, findings: Vec::new() } }
+    }
+
+    pub(crate) fn findings(error: String, findings: Vec<outrigger_rules::Finding>) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, body: ErrorBody { error, findings } }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        let status = match refused {
+            Refused::Findings(findings) => {
+                let errors = findings.iter().filter(|finding| finding.is_error()).count();
+                return Self::findings(format!("nothing was applied: {errors} error(s)"), findings);
+            }
+            Refused::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refused::Forbidden(_) => StatusCode::FORBIDDEN,
+            Refused::Unknown(_) => StatusCode::NOT_FOUND,
+            Refused::Conflict(_) => StatusCode::CONFLICT,
+            Refused::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, text)
+    }
+}
+
+impl From<crate::store::StoreError> for Problem {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+impl From<axum::extract::rejection::JsonRejection> for Problem {
+    fn from(rejection: axum::extract::rejection::JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<axum::extract::rejection::QueryRejection> for Problem {
+    fn from(rejection: axum::extract::rejection::QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, axum::Json(self.body)).into_response()
+    }
+}
+
+/// A wish to wait, in seconds.
+pub(crate) fn timeout(seconds: Option<f64>) -> Result<Duration, Problem> {
+    let seconds = seconds.unwrap_or(30.0);
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) => Ok(timeout.min(MAX_WAIT)),
+        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("timeout: {seconds} is not a number of seconds"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! `/v1/instances` and `/v1/services`: registrations and what they add up to.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, Path, State};
+use axum::routing::{delete, get, put};
+use axum::{Json, Router};
+
+use super::types::{ChangedBody, ErrorBody, InstanceBody, ServiceBody, StateBody};
+use super::{Api, Problem, operator};
+use crate::instance::Instance;
+use crate::registry::api::Caller;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/instances", get(list).post(register))
+        .route("/v1/instances/{id}", delete(deregister))
+        .route("/v1/instances/{id}/heartbeat", put(heartbeat))
+        .route("/v1/instances/{id}/state", put(set_state))
+        .route("/v1/services", get(services))
+}
+
+/// All instances, of files too. A workload sees its own.
+#[utoipa::path(get, path = "/v1/instances", responses((status = 200, body = Vec<InstanceBody>)))]
+pub(super) async fn list(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Json<Vec<InstanceBody>> {
+    let published = api.shared.keeper.published();
+    let visible = published.compiled.world().instances().filter(|instance| caller.may_touch(instance).is_ok());
+    let body = |instance: &std::sync::Arc<Instance>| {
+        let registration = published.registrations.get(&instance.id);
+        InstanceBody {
+            instance: (**instance).clone(),
+            registry: if registration.is_some() { "api" } else { "file" }.to_owned(),
+            by: registration.and_then(|registration| registration.stored.by.as_ref()).map(ToString::to_string),
+        }
+    };
+    Json(visible.map(body).collect())
+}
+
+/// Registers an instance, or replaces its registration. Also renews its lease.
+#[utoipa::path(post, path = "/v1/instances", request_body = Instance,
+    responses((status = 200, body = ChangedBody), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn register(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<Instance>, JsonRejection>,
+) -> Result<Json<ChangedBody>, Problem> {
+    let Json(instance) = body?;
+    let generation = api.shared.keeper.register(instance, caller).await?;
+    Ok(Json(ChangedBody { generation }))
+}
+
+/// Renews the lease of an instance. 404 means: register again.
+#[utoipa::path(put, path = "/v1/instances/{id}/heartbeat", params(("id" = String, Path)),
+    responses((status = 200, body = ChangedBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn heartbeat(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<ChangedBody>, Problem> {
+    let generation = api.shared.keeper.heartbeat(&id, caller).await?;
+    Ok(Json(ChangedBody { generation }))
+}
+
+/// Changes the state of an instance; only `running` takes new requests.
+#[utoipa::path(put, path = "/v1/instances/{id}/state", params(("id" = String, Path)), request_body = StateBody,
+    responses((status = 200, body = ChangedBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn set_state(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    body: Result<Json<StateBody>, JsonRejection>,
+) -> Result<Json<ChangedBody>, Problem> {
+    let Json(StateBody { state }) = body?;
+    let generation = api.shared.keeper.set_state(&id, state, caller).await?;
+    Ok(Json(ChangedBody { generation }))
+}
+
+/// Ends a registration.
+#[utoipa::path(delete, path = "/v1/instances/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = ChangedBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn deregister(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<ChangedBody>, Problem> {
+    let generation = api.shared.keeper.deregister(&id, caller).await?;
+    Ok(Json(ChangedBody { generation }))
+}
+
+/// All services.
+#[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Vec<ServiceBody>)))]
+pub(super) async fn services(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<ServiceBody>>, Problem> {
+    operator(&caller)?;
+    let published = api.shared.keeper.published();
+    let body = |service: &crate::world::Service| ServiceBody {
+        host: service.host.to_string(),
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        ports: service.ports.clone(),
+        instances: service.instances.iter().map(|instance| (instance.id.clone(), instance.state)).collect(),
+    };
+    Ok(Json(published.compiled.world().services().map(body).collect()))
+}

@@ -1,0 +1,168 @@
+//! `/v1/rules`: apply, list, read, history, delete.
+
+use std::time::Instant;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use outrigger_rules::{Parsed, parse_bytes};
+
+use super::types::{ApplyBody, ApplyQuery, DeleteBody, ErrorBody, HistoryEntry, RuleBody, RulesQuery};
+use super::{Api, Problem, operator, timeout};
+use crate::keeper::{Rule, rules};
+use crate::registry::api::Caller;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/rules", post(apply).get(list))
+        .route("/v1/rules/{kind}/{namespace}/{name}", get(read).delete(remove))
+        .route("/v1/rules/{kind}/{namespace}/{name}/history", get(history))
+}
+
+type Key = Path<(String, String, String)>;
+
+fn key(Path((kind, namespace, name)): &Key) -> String {
+    format!("{kind}/{namespace}/{name}")
+}
+
+/// Applies the objects of a YAML or JSON text, all or none.
+#[utoipa::path(post, path = "/v1/rules", params(ApplyQuery), request_body(content = String, content_type = "application/yaml"),
+    responses((status = 200, body = ApplyBody), (status = 422, body = ErrorBody, description = "Errors; nothing was applied")))]
+pub(super) async fn apply(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<ApplyQuery>, QueryRejection>,
+    body: Bytes,
+) -> Result<Json<ApplyBody>, Problem> {
+    let Query(query) = query?;
+    let author = query.author.clone().unwrap_or_else(|| operator(&caller).unwrap_or_default().to_owned());
+    operator(&caller)?;
+    let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
+    let namespace = query.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let options = rules::options(&api.shared.settings.mesh(), &namespace);
+    let file = query.file.clone().unwrap_or_default();
+    // Up to 8 MiB of YAML: not on the runtime's threads.
+    let parsed = tokio::task::spawn_blocking(move || parse_bytes(&file, &body, &options)).await;
+    let Parsed { objects, findings } =
+        parsed.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the text cannot be read: {error}")))?;
+    let errors = findings.iter().filter(|finding| finding.is_error()).count();
+    if errors > 0 {
+        api.shared.metrics.validation_failed.inc();
+        return Err(Problem::findings(format!("nothing was applied: {errors} error(s)"), findings));
+    }
+    if objects.is_empty() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "the text holds no object; nothing was applied".to_owned()));
+    }
+    let begun = Instant::now();
+    let applied = api.shared.keeper.apply(objects, &namespace, &author, query.dry_run).await;
+    let outcome = if applied.is_ok() { &api.shared.metrics.validation_passed } else { &api.shared.metrics.validation_failed };
+    outcome.inc();
+    let applied = applied?;
+    let in_force = match wait {
+        Some(wait) if !query.dry_run => Some(api.shared.board.wait(applied.generation, wait).await),
+        _ => None,
+    };
+    let in_force_millis = in_force.as_ref().map(|_| begun.elapsed().as_secs_f64() * 1000.0);
+    let findings = findings.into_iter().chain(applied.findings).collect();
+    let (generation, dry_run, objects) = (applied.generation, applied.dry_run, applied.objects);
+    Ok(Json(ApplyBody { generation, dry_run, objects, findings, in_force, in_force_millis }))
+}
+
+fn body(rule: &Rule) -> RuleBody {
+    let stored = rule.stored();
+    let mut parts = stored.key.splitn(3, '/').map(str::to_owned);
+    RuleBody {
+        kind: parts.next().unwrap_or_default(),
+        namespace: parts.next().unwrap_or_default(),
+        name: parts.next().unwrap_or_default(),
+        version: stored.version,
+        generation: stored.generation,
+        author: stored.author.clone(),
+        at: stored.at,
+        source: stored.source.clone(),
+        object: stored.json.clone(),
+        problem: rule.problem.clone(),
+    }
+}
+
+/// All rules.
+#[utoipa::path(get, path = "/v1/rules", params(RulesQuery), responses((status = 200, body = Vec<RuleBody>)))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<RulesQuery>, QueryRejection>,
+) -> Result<Json<Vec<RuleBody>>, Problem> {
+    operator(&caller)?;
+    let Query(query) = query?;
+    let published = api.shared.keeper.published();
+    let mut all: Vec<RuleBody> = published.rules.values().map(|rule| body(rule)).collect();
+    all.retain(|rule| {
+        query.kind.as_ref().is_none_or(|kind| rule.kind.eq_ignore_ascii_case(kind))
+            && query.namespace.as_ref().is_none_or(|namespace| rule.namespace == *namespace)
+    });
+    Ok(Json(all))
+}
+
+/// One rule.
+#[utoipa::path(get, path = "/v1/rules/{kind}/{namespace}/{name}",
+    params(("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = RuleBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn read(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    path: Key,
+) -> Result<Json<RuleBody>, Problem> {
+    operator(&caller)?;
+    let key = key(&path);
+    let published = api.shared.keeper.published();
+    let rule = published.rules.get(&key).ok_or_else(|| missing(&key))?;
+    Ok(Json(body(rule)))
+}
+
+fn missing(key: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no rule {key}; GET /v1/rules lists those that exist"))
+}
+
+/// All versions of a rule, the newest first; deletions too.
+#[utoipa::path(get, path = "/v1/rules/{kind}/{namespace}/{name}/history",
+    params(("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = Vec<HistoryEntry>), (status = 404, body = ErrorBody)))]
+pub(super) async fn history(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    path: Key,
+) -> Result<Json<Vec<HistoryEntry>>, Problem> {
+    operator(&caller)?;
+    let key = key(&path);
+    let (store, asked) = (api.shared.store.clone(), key.clone());
+    let entries = tokio::task::spawn_blocking(move || store.history(&asked)).await;
+    let entries = entries.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    if entries.is_empty() { Err(missing(&key)) } else { Ok(Json(entries)) }
+}
+
+/// Deletes a rule.
+#[utoipa::path(delete, path = "/v1/rules/{kind}/{namespace}/{name}",
+    params(("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path), ApplyQuery),
+    responses((status = 200, body = DeleteBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    path: Key,
+    query: Result<Query<ApplyQuery>, QueryRejection>,
+) -> Result<Json<DeleteBody>, Problem> {
+    let Query(query) = query?;
+    let author = query.author.clone().unwrap_or(operator(&caller)?.to_owned());
+    operator(&caller)?;
+    let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
+    let begun = Instant::now();
+    let removed = api.shared.keeper.delete(&key(&path), &author).await?;
+    let in_force = match wait {
+        Some(wait) => Some(api.shared.board.wait(removed.generation, wait).await),
+        None => None,
+    };
+    let in_force_millis = in_force.as_ref().map(|_| begun.elapsed().as_secs_f64() * 1000.0);
+    Ok(Json(DeleteBody { version: removed.version, generation: removed.generation, in_force, in_force_millis }))
+}

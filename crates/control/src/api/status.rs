@@ -1,0 +1,83 @@
+//! `/v1/status`: who is connected, what is in force, and waiting for it.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
+use axum::routing::get;
+use axum::{Json, Router};
+
+use super::types::{InForce, RuleState, RuleStatusBody, StatusBody, WaitQuery};
+use super::{Api, Problem, Shared, operator, timeout};
+use crate::keeper::Rule;
+use crate::registry::api::Caller;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/status/rules", get(rules))
+        .route("/v1/status/wait", get(wait))
+}
+
+/// Connected proxies and what is wrong at the moment.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = StatusBody)))]
+pub(super) async fn status(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<StatusBody>, Problem> {
+    operator(&caller)?;
+    Ok(Json(body(&api.shared)))
+}
+
+pub(crate) fn body(shared: &Shared) -> StatusBody {
+    let published = shared.keeper.published();
+    let generation = published.generation();
+    StatusBody {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        generation,
+        rules: published.rules.len(),
+        instances: published.compiled.world().instances().count(),
+        proxies: shared.board.proxies(generation),
+        held: published.held.clone(),
+        problems: published.problems.to_vec(),
+    }
+}
+
+/// Every rule and how far it has come.
+#[utoipa::path(get, path = "/v1/status/rules", responses((status = 200, body = Vec<RuleStatusBody>)))]
+pub(super) async fn rules(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<RuleStatusBody>>, Problem> {
+    operator(&caller)?;
+    let published = api.shared.keeper.published();
+    Ok(Json(published.rules.values().map(|rule| rule_status(&api.shared, rule)).collect()))
+}
+
+fn rule_status(shared: &Shared, rule: &Rule) -> RuleStatusBody {
+    let stored = rule.stored();
+    let mut parts = stored.key.splitn(3, '/').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    let (kind, namespace, name) = (part(), part(), part());
+    let InForce { proxies, of, waiting, .. } = shared.board.in_force(stored.generation);
+    let refused = shared.board.refused_rule(&format!("{kind} {namespace}/{name}"));
+    let (state, reasons) = match (&rule.problem, refused.is_empty(), waiting.is_empty()) {
+        (Some(problem), _, _) => (RuleState::NotUnderstood, vec![problem.clone()]),
+        (None, false, _) => (RuleState::Refused, refused),
+        (None, true, true) => (RuleState::InForce, Vec::new()),
+        (None, true, false) => (RuleState::Stale, Vec::new()),
+    };
+    let (version, generation) = (stored.version, stored.generation);
+    RuleStatusBody { kind, namespace, name, version, generation, state, proxies, of, waiting, reasons }
+}
+
+/// Answers when every connected proxy has a generation in force, or when waiting is pointless.
+#[utoipa::path(get, path = "/v1/status/wait", params(WaitQuery), responses((status = 200, body = InForce)))]
+pub(super) async fn wait(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<WaitQuery>, QueryRejection>,
+) -> Result<Json<InForce>, Problem> {
+    operator(&caller)?;
+    let Query(query) = query?;
+    let generation = query.generation.unwrap_or_else(|| api.shared.keeper.published().generation());
+    Ok(Json(api.shared.board.wait(generation, timeout(query.timeout)?).await))
+}

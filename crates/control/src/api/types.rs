@@ -1,0 +1,358 @@
+//! The bodies of the management API, for server and client alike.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use outrigger_rules::Finding;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::instance::{Instance, Protocol, State};
+pub use crate::keeper::{Action, AppliedObject};
+pub use crate::registry::api::Held;
+pub use crate::registry::file::Problem as FileProblem;
+pub use crate::status::{InForce, ProxyStatus, Refusal, TypeStatus};
+pub use crate::store::records::{HistoryAction, HistoryEntry};
+
+/// Every error of the API.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What, where, why, what to do.
+    pub error: String,
+    /// What is wrong in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<FindingBody>)]
+    pub findings: Vec<Finding>,
+}
+
+/// Something wrong in a rule; how [`Finding`] is written.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FindingBody {
+    /// `error` or `warning`.
+    pub severity: String,
+    /// A stable code, such as `IST0101`.
+    pub code: String,
+    /// The file it was found in; may be empty.
+    pub file: String,
+    /// Line, from 1; 0 when it belongs to none.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// The object, as `VirtualService shop/catalog`.
+    pub object: Option<String>,
+    /// Path of the field.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What was probably meant.
+    pub suggestion: Option<String>,
+}
+
+/// How to apply.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct ApplyQuery {
+    /// Only say what would happen. Default false.
+    pub dry_run: bool,
+    /// Answer when all connected proxies have it in force. Default false.
+    pub wait: bool,
+    /// Seconds to wait at most. Default 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+    /// Who applies, for the history. Default: how the caller proved itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// Namespace of objects that name none. Default `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of the file, for findings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// An application that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplyBody {
+    /// The generation of the world that has it.
+    pub generation: u64,
+    /// Nothing was really changed.
+    pub dry_run: bool,
+    /// The objects, in the order of the text.
+    pub objects: Vec<AppliedObject>,
+    /// Warnings.
+    #[schema(value_type = Vec<FindingBody>)]
+    pub findings: Vec<Finding>,
+    /// With `wait`: how far it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
+    /// With `wait`: milliseconds from the change until it was in force everywhere, or until waiting ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force_millis: Option<f64>,
+}
+
+/// A deletion that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeleteBody {
+    /// The version that the history gives the deletion.
+    pub version: u64,
+    /// The generation without the rule.
+    pub generation: u64,
+    /// With `wait`: how far it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
+    /// With `wait`: milliseconds from the change until it was in force everywhere, or until waiting ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force_millis: Option<f64>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleBody {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its version, counted from 1 over the whole history.
+    pub version: u64,
+    /// The generation that it appeared in.
+    pub generation: u64,
+    /// Who applied it.
+    pub author: String,
+    /// When.
+    #[schema(value_type = String)]
+    pub at: Timestamp,
+    /// As the user wrote it.
+    pub source: String,
+    /// The same as JSON.
+    #[schema(value_type = Object)]
+    pub object: serde_json::Value,
+    /// Why it is not in force anywhere, if this release does not understand it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// What a list of rules is narrowed to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct RulesQuery {
+    /// Only this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only this namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// A rule and how far it has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleStatusBody {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// The generation that it appeared in.
+    pub generation: u64,
+    /// `in force`, `stale` (some proxies lack it), `refused`, or `not understood`.
+    pub state: RuleState,
+    /// Proxies that have it.
+    pub proxies: usize,
+    /// Connected proxies.
+    pub of: usize,
+    /// Who lacks it.
+    pub waiting: Vec<String>,
+    /// Who refused something made from it, and why; or why it is not understood.
+    pub reasons: Vec<String>,
+}
+
+/// How far a rule has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum RuleState {
+    /// Every connected proxy has it.
+    #[serde(rename = "in force")]
+    InForce,
+    /// Some proxies lack it.
+    #[serde(rename = "stale")]
+    Stale,
+    /// A proxy refused something made from it.
+    #[serde(rename = "refused")]
+    Refused,
+    /// This release does not understand the stored text.
+    #[serde(rename = "not understood")]
+    NotUnderstood,
+}
+
+/// The state of the mesh as the control plane sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusBody {
+    /// The control plane's version.
+    pub version: String,
+    /// The latest generation.
+    pub generation: u64,
+    /// Rules.
+    pub rules: usize,
+    /// Instances.
+    pub instances: usize,
+    /// Connected proxies.
+    pub proxies: Vec<ProxyStatus>,
+    /// Services whose expiries are held.
+    pub held: Vec<Held>,
+    /// What is wrong in registry files.
+    pub problems: Vec<FileProblem>,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub struct WaitQuery {
+    /// The generation. Default: the latest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Seconds to wait at most. Default 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+}
+
+/// An instance and where it comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceBody {
+    /// What was registered.
+    pub instance: Instance,
+    /// `api` or `file`.
+    pub registry: String,
+    /// The identity that registered it; none for an operator or a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// A change of state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StateBody {
+    /// The new one.
+    pub state: State,
+}
+
+/// A change that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangedBody {
+    /// The generation of the world that has it.
+    pub generation: u64,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceBody {
+    /// Its host.
+    pub host: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its ports and what they speak.
+    pub ports: BTreeMap<u16, Protocol>,
+    /// Its instances, by id, and their states.
+    pub instances: BTreeMap<String, State>,
+}
+
+/// What a new join token is for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Namespace of the identity.
+    pub namespace: String,
+    /// Service account of the identity.
+    pub service_account: String,
+    /// Services that its holder may register. Default: the one named as the service account; `*` is any.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Seconds that it is good for. Default: 24 h; 0 is for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// How often it may be used. Default: as often as wanted, so that a sidecar that lost its state can come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// The control plane's address as the workload sees it, `host:port`. Default: what the control plane advertises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// A join token as it is listed: without its secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenBody {
+    /// The identity that it proves.
+    pub identity: String,
+    /// Services that its holder may register.
+    pub services: Vec<String>,
+    /// When it was made.
+    #[schema(value_type = String)]
+    pub created: Timestamp,
+    /// When it ends.
+    #[schema(value_type = Option<String>)]
+    pub expires: Option<Timestamp>,
+    /// How often it may still be used.
+    pub uses_left: Option<u32>,
+}
+
+/// Tokens that were revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RevokedBody {
+    /// How many.
+    pub revoked: usize,
+}
+
+/// A key and certificate that the control plane makes, for a workload without an agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IdentityRequest {
+    /// Namespace of the identity.
+    pub namespace: String,
+    /// Service account of the identity; `outrigger-admin` in the root namespace makes an operator.
+    pub service_account: String,
+    /// Seconds that the certificate is good for. Default 24 h, at most 30 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// An identity.
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityBody {
+    /// The SPIFFE id.
+    pub identity: String,
+    /// Private key, PEM. It is not kept.
+    pub key: String,
+    /// Certificate and intermediates, PEM.
+    pub certificate: String,
+    /// Roots, PEM.
+    pub roots: String,
+    /// When the certificate ends.
+    #[schema(value_type = String)]
+    pub not_after: Timestamp,
+}
+
+/// Whom the mesh trusts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustBundleBody {
+    /// The trust domain.
+    pub trust_domain: String,
+    /// Its roots, PEM.
+    pub roots: String,
+}

@@ -1,0 +1,266 @@
+//! Starts and stops a control plane: opens the store, loads registries, and only then listens.
+//!
+//! ```text
+//! settings -> authority, store, files -> keeper (first world) -> board, tokens -> servers
+//! ```
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use outrigger_identity::{Authority, AuthorityOptions, CredentialStore, keep_server_certificate};
+use outrigger_telemetry::{Drain, LogControl, Readiness, Registry};
+use tokio::task::JoinSet;
+
+use crate::api::{Api, Shared};
+use crate::keeper::{Keeper, Start};
+use crate::metrics::{Metrics, observe};
+use crate::registry::file::FileRegistry;
+use crate::settings::Settings;
+use crate::status::Board;
+use crate::store::Store;
+use crate::tokens::{AdminToken, Tokens};
+use crate::traces::TraceStore;
+
+mod http;
+mod servers;
+
+/// The store in the data directory.
+const STORE_FILE: &str = "outrigger.redb";
+/// For streams to see their end, once told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A control plane.
+pub struct ControlPlane;
+
+/// A control plane that runs.
+pub struct Running {
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// The management socket.
+    pub socket: PathBuf,
+    keeper: Keeper,
+    board: Arc<Board>,
+    traces: TraceStore,
+    authority: Arc<Authority>,
+    drain: Drain,
+    tasks: JoinSet<()>,
+}
+
+/// Where a control plane listens: what was really bound.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// xDS and certificate requests over TLS.
+    pub xds: SocketAddr,
+    /// xDS without TLS.
+    pub plaintext_xds: Option<SocketAddr>,
+    /// The management API over TLS.
+    pub management: Option<SocketAddr>,
+    /// Metrics, readiness, debug pages.
+    pub metrics: SocketAddr,
+    /// OTLP receiver.
+    pub otlp: Option<SocketAddr>,
+    /// Jaeger's query API.
+    pub query: Option<SocketAddr>,
+}
+
+/// What was opened before anything listens.
+pub(crate) struct Parts {
+    pub(crate) settings: Settings,
+    pub(crate) keeper: Keeper,
+    pub(crate) store: Store,
+    pub(crate) board: Arc<Board>,
+    pub(crate) tokens: Tokens,
+    pub(crate) admin: AdminToken,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) credentials: CredentialStore,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    pub(crate) traces: TraceStore,
+    pub(crate) logs: Option<LogControl>,
+    pub(crate) drain: Drain,
+}
+
+impl ControlPlane {
+    /// Starts on the present tokio runtime, with port 0 wherever the settings say so. Returns when it serves.
+    ///
+    /// # Errors
+    /// When a setting cannot work, a file cannot be used, or an address is taken.
+    pub async fn start(settings: Settings) -> anyhow::Result<Running> {
+        Self::start_with(settings, None).await
+    }
+
+    /// As [`ControlPlane::start`], with the log filter on the metrics port.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub async fn start_with(settings: Settings, logs: Option<LogControl>) -> anyhow::Result<Running> {
+        settings.validate()?;
+        let mut tasks = JoinSet::new();
+        let (parts, files) = open(settings, logs, &mut tasks).await?;
+        if !files.is_empty() {
+            let keeper = parts.keeper.clone();
+            tasks.spawn(async move { watch_files(files, keeper).await });
+        }
+        tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone()));
+        let (keeper, board, traces) = (parts.keeper.clone(), parts.board.clone(), parts.traces.clone());
+        let (authority, drain, socket) = (parts.authority.clone(), parts.drain.clone(), parts.settings.socket_path());
+        let addresses = servers::start(parts, &mut tasks).await?;
+        tracing::info!(
+            xds = %addresses.xds, socket = %socket.display(), generation = keeper.published().generation(),
+            "the control plane serves"
+        );
+        Ok(Running { addresses, socket, keeper, board, traces, authority, drain, tasks })
+    }
+}
+
+async fn open(
+    settings: Settings,
+    logs: Option<LogControl>,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<(Parts, FileRegistry)> {
+    let opened = tokio::task::spawn_blocking(move || open_files(settings)).await;
+    let (settings, store, contents, authority, admin, mut files) = opened.context("opening the data directory")??;
+    let authority = Arc::new(authority);
+    let credentials = CredentialStore::default();
+    let (names, ips) = (settings.dns_names.clone(), settings.certificate_ips());
+    tasks.spawn(keep_server_certificate(authority.clone(), credentials.clone(), names, ips));
+    credentials.ready().await;
+    let first = tokio::task::spawn_blocking(move || {
+        let changes = files.scan();
+        (files, changes)
+    });
+    let (files, changes) = first.await.context("reading the registry files")?;
+    if !changes.problems.is_empty() {
+        // Going on would take instances away from proxies that serve well without us.
+        let problems: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
+        bail!("the registry files cannot be used: {}", problems.join("; "));
+    }
+    let mut contents = contents;
+    let tokens = Tokens::new(store.clone(), std::mem::take(&mut contents.tokens));
+    let start = Start {
+        store: store.clone(),
+        contents,
+        settings: settings.mesh(),
+        files: changes.events,
+        roots_pem: authority.bundle().to_pem(&settings.trust_domain).into(),
+    };
+    let keeper = Keeper::start(start).await?;
+    let board = Arc::new(Board::default());
+    let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::new(&registry);
+    let traces = TraceStore::new(settings.trace_spans);
+    observe(&registry, keeper.clone(), board.clone(), traces.clone());
+    let drain = Drain::new();
+    let parts =
+        Parts { settings, keeper, store, board, tokens, admin, authority, credentials, metrics, registry, traces, logs, drain };
+    Ok((parts, files))
+}
+
+type Opened = (Settings, Store, crate::store::Contents, Authority, AdminToken, FileRegistry);
+
+fn open_files(settings: Settings) -> anyhow::Result<Opened> {
+    use std::os::unix::fs::DirBuilderExt;
+    let directory = &settings.data_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("the data directory {} cannot be made", directory.display()))?;
+    let store = Store::open(&directory.join(STORE_FILE))?;
+    let contents = store.load()?;
+    let authority = Authority::open(&settings.authority_path(), AuthorityOptions::new(&settings.trust_domain))?;
+    let admin = AdminToken::open(directory)?;
+    let files = FileRegistry::new(settings.registry_files.clone());
+    Ok((settings, store, contents, authority, admin, files))
+}
+
+async fn watch_files(files: FileRegistry, keeper: Keeper) {
+    files
+        .watch(|changes| {
+            let keeper = keeper.clone();
+            async move {
+                keeper.problems(changes.problems).await;
+                for (source, event) in changes.events {
+                    if keeper.registry(source, event).await.is_err() {
+                        return false;
+                    }
+                }
+                true
+            }
+        })
+        .await;
+}
+
+async fn watch_roots(authority: Arc<Authority>, keeper: Keeper) {
+    let mut changed = authority.subscribe();
+    while changed.changed().await.is_ok() {
+        keeper.roots(authority.bundle().to_pem(authority.trust_domain()).into()).await;
+    }
+}
+
+impl Running {
+    /// A client of the management socket.
+    pub fn client(&self) -> crate::client::Client {
+        crate::client::Client::socket(&self.socket)
+    }
+
+    /// What changes the world, without HTTP.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Who is connected.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// The built-in trace store.
+    pub fn traces(&self) -> &TraceStore {
+        &self.traces
+    }
+
+    /// The certificate authority.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// Begin it to stop the servers.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Stops listening, ends streams and removes the socket.
+    pub async fn stop(mut self) {
+        self.drain.begin();
+        let servers = self.drain.wait_idle(STOP_TIMEOUT).await;
+        if let Err(forced) = servers {
+            tracing::info!("{forced}");
+        }
+        self.tasks.shutdown().await;
+        remove_socket(&self.socket);
+    }
+}
+
+/// Only a socket is removed: the path may be a mistake.
+fn remove_socket(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
+    let Parts { settings, keeper, store, board, tokens, admin, authority, metrics, .. } = parts;
+    let shared = Arc::new(Shared { settings, keeper, store, board, tokens, admin, authority, metrics, advertised });
+    (Api { shared: shared.clone() }, shared)
+}
+
+/// The readiness of a control plane that serves: everything was loaded before, so only the drain counts.
+fn readiness(drain: &Drain) -> Readiness {
+    let readiness = Readiness::new();
+    readiness.fail_when_draining(drain);
+    readiness
+}

@@ -1,0 +1,74 @@
+//! The port for machines and the curious: metrics, readiness, and pages that show what the control plane believes.
+//! Nothing here changes anything but the log filter, and nothing shows a secret.
+
+use std::sync::Arc;
+
+use outrigger_telemetry::admin::{AdminResponse, Row, Table, rows};
+use outrigger_telemetry::{LogControl, Readiness, Registry};
+use serde_json::{Value, json};
+
+use crate::api::Shared;
+
+/// The table of the port.
+pub(crate) fn table(
+    shared: &Arc<Shared>,
+    registry: Registry,
+    readiness: Readiness,
+    logs: Option<LogControl>,
+) -> Table {
+    let page = |path: &'static str, help: &'static str, show: fn(&Shared) -> Value| {
+        let shared = shared.clone();
+        Row::get(path, help, move |_| AdminResponse::json(&show(&shared)))
+    };
+    let mut table = Table::new("Outrigger control plane")
+        .with(rows::ready("/ready", readiness))
+        .with(rows::metrics("/metrics", registry))
+        .with(page("/debug/syncz", "per proxy: what it has in force, what it refused", syncz))
+        .with(page("/debug/connections", "connected xDS clients", connections))
+        .with(page("/debug/registryz", "services and instances", registryz))
+        .with(page("/debug/configz", "rules as they were written", configz));
+    if let Some(logs) = logs {
+        table.push(rows::logging(logs));
+    }
+    table
+}
+
+fn syncz(shared: &Shared) -> Value {
+    json!(shared.board.proxies(shared.keeper.published().generation()))
+}
+
+fn connections(shared: &Shared) -> Value {
+    let latest = shared.keeper.published().generation();
+    let proxies = shared.board.proxies(latest);
+    let short = |proxy: &crate::status::ProxyStatus| {
+        json!({
+            "node": proxy.node, "instance": proxy.instance, "identity": proxy.identity, "client": proxy.client,
+            "version": proxy.version, "connectedSeconds": proxy.connected_seconds,
+        })
+    };
+    json!({ "generation": latest, "clients": proxies.iter().map(short).collect::<Vec<_>>() })
+}
+
+fn registryz(shared: &Shared) -> Value {
+    let published = shared.keeper.published();
+    let world = published.compiled.world();
+    let service = |service: &crate::world::Service| {
+        let instances: Vec<_> = service.instances.iter().map(AsRef::as_ref).collect();
+        json!({ "host": service.host, "ports": service.ports, "instances": instances })
+    };
+    json!({
+        "generation": world.generation,
+        "services": world.services().map(service).collect::<Vec<_>>(),
+        "problems": *published.problems,
+        "held": published.held,
+    })
+}
+
+fn configz(shared: &Shared) -> Value {
+    let published = shared.keeper.published();
+    let rule = |rule: &Arc<crate::keeper::Rule>| {
+        let stored = rule.stored();
+        json!({ "key": stored.key, "version": stored.version, "generation": stored.generation, "object": stored.json, "problem": rule.problem })
+    };
+    json!({ "generation": published.generation(), "rules": published.rules.values().map(rule).collect::<Vec<_>>() })
+}

@@ -1,0 +1,488 @@
+//! The one task that owns what changes: rules, registrations, leases. Every change becomes a new immutable world.
+//!
+//! ```text
+//! API, registries --Command--> keeper: decide -> commit to the store -> build World -> swap -> watch<generation> -> reply
+//! ```
+//!
+//! Commands that arrive within [`BURST`] share one commit and one world. A reply is sent only when the change is durable and
+//! swapped in. Readers never wait for the keeper: they load [`Published`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use outrigger_rules::{Finding, Object};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::compile::cache::Compiled;
+use crate::instance::{Instance, State};
+use crate::registry::Event;
+use crate::registry::api::{Caller, Held, Leases};
+use crate::registry::file::Problem;
+use crate::store::records::{StoredInstance, StoredRule};
+use crate::store::{Contents, Mutation, Store, StoreError};
+use crate::world::MeshSettings;
+
+mod draft;
+pub mod rules;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use draft::Draft;
+pub use rules::{Action, Applied, AppliedObject, Rule, catalog};
+
+/// Changes that come this close together become one world.
+const BURST: Duration = Duration::from_millis(2);
+/// Commands that may wait; a sender waits beyond that.
+const QUEUE: usize = 1024;
+/// Commands per turn.
+const TURN: usize = 256;
+/// Generations reserved at a time: after a crash counting goes on above them, so none is used twice.
+const RESERVE: u64 = 4096;
+
+/// Why a change was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// The rules have errors; nothing was applied.
+    #[error("nothing was applied: {}", .0.iter().filter(|f| f.is_error()).map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Findings(Vec<Finding>),
+    /// The request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// The caller may not.
+    #[error("{0}")]
+    Forbidden(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    Unknown(String),
+    /// It belongs to somebody else.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store cannot be written; nothing has changed.
+    #[error("{0}")]
+    Store(String),
+    /// The control plane is stopping.
+    #[error("the control plane is stopping; try again when it is back")]
+    Stopping,
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Refused>>;
+
+/// One thing to do.
+pub(crate) enum Command {
+    Apply { objects: Vec<Object>, namespace: String, author: String, dry_run: bool, reply: Reply<Applied> },
+    Delete { key: String, author: String, reply: Reply<Removed> },
+    Register { instance: Box<Instance>, caller: Caller, reply: Reply<u64> },
+    SetState { id: String, state: State, caller: Caller, reply: Reply<u64> },
+    Heartbeat { id: String, caller: Caller, reply: Reply<u64> },
+    Deregister { id: String, caller: Caller, reply: Reply<u64> },
+    Registry { source: String, event: Event, reply: Option<Reply<u64>> },
+    Problems(Vec<Problem>),
+    Roots(Arc<str>),
+}
+
+/// A deletion that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The version that the history gives the deletion.
+    pub version: u64,
+    /// The generation without the rule.
+    pub generation: u64,
+}
+
+/// A registered instance and where it comes from.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// What was registered.
+    pub stored: StoredInstance,
+}
+
+/// A consistent view of everything that the keeper keeps.
+pub struct Published {
+    /// The world and what was compiled from it.
+    pub compiled: Arc<Compiled>,
+    /// The rules, by `Kind/namespace/name`.
+    pub rules: Arc<BTreeMap<String, Arc<Rule>>>,
+    /// Registrations over the API, by id; the world has those of files as well.
+    pub registrations: Arc<BTreeMap<String, Registration>>,
+    /// What is wrong in registry files.
+    pub problems: Arc<Vec<Problem>>,
+    /// Services whose expiries are held.
+    pub held: Vec<Held>,
+    /// When this generation was published.
+    pub at: std::time::SystemTime,
+}
+
+impl Published {
+    /// The number of the world.
+    pub fn generation(&self) -> u64 {
+        self.compiled.world().generation
+    }
+}
+
+/// The handle on the keeper; cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    commands: mpsc::Sender<Command>,
+    published: Arc<ArcSwap<Published>>,
+    generation: watch::Receiver<u64>,
+}
+
+/// What the keeper starts from.
+pub struct Start {
+    /// Where changes go.
+    pub store: Store,
+    /// What the store held.
+    pub contents: Contents,
+    /// Mesh-wide settings.
+    pub settings: MeshSettings,
+    /// The first scan of the registry files.
+    pub files: Vec<(String, Event)>,
+    /// The roots that proxies trust, PEM.
+    pub roots_pem: Arc<str>,
+}
+
+impl Keeper {
+    /// Builds the first world, with everything that was stored and registered, and starts the task. It ends when every
+    /// handle is gone.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn start(start: Start) -> Result<Self, StoreError> {
+        let mut draft = Draft::load(start.contents, start.settings, start.roots_pem);
+        for (source, event) in start.files {
+            draft.registry(source, event);
+        }
+        // Counting goes on above everything that was ever shown, so a proxy never sees a generation twice.
+        let generation = draft.reserved + 1;
+        draft.generation = generation;
+        draft.reserved = generation + RESERVE;
+        start.store.commit(vec![Mutation::ReserveGeneration(draft.reserved)]).await?;
+        let mut leases = Leases::default();
+        let now = Instant::now();
+        for registration in draft.registrations.values() {
+            leases.renew(&registration.stored.instance, now);
+        }
+        let problems = Arc::default();
+        let first = draft.publish(&problems, leases.held());
+        let published = Arc::new(ArcSwap::from_pointee(first));
+        let (generation, watched) = watch::channel(generation);
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let task = Task { store: start.store, draft, leases, problems, published: published.clone(), generation };
+        tokio::spawn(task.run(queue));
+        Ok(Self { commands, published, generation: watched })
+    }
+
+    /// What is in force now.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.load_full()
+    }
+
+    /// Wakes at every new generation.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.clone()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Refused::Stopping)?;
+        answer.await.map_err(|_| Refused::Stopping)?
+    }
+
+    /// Applies objects, all or none; a dry run only says what would happen. `namespace` is the one for objects whose text
+    /// names none.
+    ///
+    /// # Errors
+    /// The findings, when the objects have errors together with those that are there.
+    pub async fn apply(&self, objects: Vec<Object>, namespace: &str, author: &str, dry_run: bool) -> Result<Applied, Refused> {
+        let (namespace, author) = (namespace.to_owned(), author.to_owned());
+        self.ask(|reply| Command::Apply { objects, namespace, author, dry_run, reply }).await
+    }
+
+    /// Deletes a rule by `Kind/namespace/name`.
+    ///
+    /// # Errors
+    /// `Unknown` when there is none.
+    pub async fn delete(&self, key: &str, author: &str) -> Result<Removed, Refused> {
+        let (key, author) = (key.to_owned(), author.to_owned());
+        self.ask(|reply| Command::Delete { key, author, reply }).await
+    }
+
+    /// Registers an instance, or replaces a registration.
+    ///
+    /// # Errors
+    /// When it is not valid, belongs to somebody else, or the caller may not.
+    pub async fn register(&self, instance: Instance, caller: Caller) -> Result<u64, Refused> {
+        let instance = Box::new(instance);
+        self.ask(|reply| Command::Register { instance, caller, reply }).await
+    }
+
+    /// Changes the state of a registered instance.
+    ///
+    /// # Errors
+    /// As [`Keeper::register`].
+    pub async fn set_state(&self, id: &str, state: State, caller: Caller) -> Result<u64, Refused> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::SetState { id, state, caller, reply }).await
+    }
+
+    /// Renews a lease.
+    ///
+    /// # Errors
+    /// `Unknown` when it is not registered (any more): register it again.
+    pub async fn heartbeat(&self, id: &str, caller: Caller) -> Result<u64, Refused> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::Heartbeat { id, caller, reply }).await
+    }
+
+    /// Ends a registration.
+    ///
+    /// # Errors
+    /// `Unknown` when there is none.
+    pub async fn deregister(&self, id: &str, caller: Caller) -> Result<u64, Refused> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::Deregister { id, caller, reply }).await
+    }
+
+    /// What a registry other than the API says; returns once it is in force.
+    ///
+    /// # Errors
+    /// Only when the keeper is gone.
+    pub async fn registry(&self, source: String, event: Event) -> Result<u64, Refused> {
+        self.ask(|reply| Command::Registry { source, event, reply: Some(reply) }).await
+    }
+
+    /// What is wrong in registry files now.
+    pub async fn problems(&self, problems: Vec<Problem>) {
+        let _ = self.commands.send(Command::Problems(problems)).await;
+    }
+
+    /// New roots.
+    pub async fn roots(&self, roots_pem: Arc<str>) {
+        let _ = self.commands.send(Command::Roots(roots_pem)).await;
+    }
+}
+
+/// Sends one reply once the turn is over.
+type Finish = Box<dyn FnOnce(Result<u64, &Refused>) + Send>;
+
+struct Task {
+    store: Store,
+    draft: Draft,
+    leases: Leases,
+    problems: Arc<Vec<Problem>>,
+    published: Arc<ArcSwap<Published>>,
+    generation: watch::Sender<u64>,
+}
+
+impl Task {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut batch = Vec::with_capacity(TURN);
+        loop {
+            let now = Instant::now();
+            let deadline = self.leases.next_deadline(now).unwrap_or(now + Duration::from_secs(3600));
+            tokio::select! {
+                received = queue.recv_many(&mut batch, TURN) => {
+                    if received == 0 {
+                        return;
+                    }
+                    let end = Instant::now() + BURST;
+                    while batch.len() < TURN {
+                        match tokio::time::timeout_at(end, queue.recv()).await {
+                            Ok(Some(command)) => batch.push(command),
+                            _ => break,
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            self.turn(&mut batch).await;
+        }
+    }
+
+    async fn turn(&mut self, batch: &mut Vec<Command>) {
+        let mut turn = Turn {
+            draft: self.draft.next(),
+            mutations: Vec::new(),
+            changed: false,
+            finish: Vec::new(),
+            renew: Vec::new(),
+            forget: Vec::new(),
+        };
+        let mut republish = false;
+        for command in batch.drain(..) {
+            match command {
+                Command::Problems(problems) => {
+                    self.problems = Arc::new(problems);
+                    republish = true;
+                }
+                other => turn.take(other),
+            }
+        }
+        let held = self.leases.held();
+        turn.expire(&mut self.leases, Instant::now());
+        republish |= held != self.leases.held();
+        if turn.changed && turn.draft.generation > turn.draft.reserved {
+            turn.draft.reserved = turn.draft.generation + RESERVE;
+            turn.mutations.push(Mutation::ReserveGeneration(turn.draft.reserved));
+        }
+        if !turn.mutations.is_empty()
+            && let Err(error) = self.store.commit(turn.mutations).await
+        {
+            tracing::error!(%error, "a change could not be stored and was refused");
+            let refused = Refused::from(error);
+            turn.finish.into_iter().for_each(|finish| finish(Err(&refused)));
+            self.lease_again();
+            return;
+        }
+        let now = Instant::now();
+        turn.renew.iter().for_each(|instance| self.leases.renew(instance, now));
+        turn.forget.iter().for_each(|id| self.leases.forget(id));
+        if turn.changed {
+            self.draft = turn.draft;
+        }
+        if turn.changed || republish {
+            self.published.store(Arc::new(self.draft.publish(&self.problems, self.leases.held())));
+        }
+        if turn.changed {
+            self.generation.send_replace(self.draft.generation);
+        }
+        let generation = self.draft.generation;
+        turn.finish.into_iter().for_each(|finish| finish(Ok(generation)));
+    }
+}
+
+impl Task {
+    /// What had expired is still registered when the store refused: it gets a new lease.
+    fn lease_again(&mut self) {
+        let now = Instant::now();
+        for registration in self.draft.registrations.values() {
+            if self.leases.age(&registration.stored.instance.id, now).is_none() {
+                self.leases.renew(&registration.stored.instance, now);
+            }
+        }
+    }
+}
+
+/// What the commands of one turn add up to.
+struct Turn {
+    draft: Draft,
+    mutations: Vec<Mutation>,
+    changed: bool,
+    finish: Vec<Finish>,
+    renew: Vec<Arc<Instance>>,
+    forget: Vec<String>,
+}
+
+impl Turn {
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Apply { objects, namespace, author, dry_run, reply } => {
+                let result = self.draft.apply(objects, &namespace, &author, dry_run);
+                self.settle(reply, result, |applied, generation| applied.generation = generation);
+            }
+            Command::Delete { key, author, reply } => {
+                let result = self.draft.delete(&key, &author);
+                self.settle(reply, result, |removed, generation| removed.generation = generation);
+            }
+            Command::Register { instance, caller, reply } => {
+                let result = self.draft.register(*instance, &caller);
+                if let Ok((_, outcome)) = &result {
+                    self.renew.push(outcome.clone());
+                }
+                self.settle_number(reply, result.map(|(changes, _)| changes));
+            }
+            Command::SetState { id, state, caller, reply } => {
+                let result = self.draft.set_state(&id, state, &caller);
+                self.settle_number(reply, result);
+            }
+            Command::Heartbeat { id, caller, reply } => {
+                let result = self.draft.touchable(&id, &caller).map(|registration| {
+                    self.renew.push(Arc::new(registration.stored.instance.clone()));
+                    Vec::new()
+                });
+                self.settle_number(reply, result);
+            }
+            Command::Deregister { id, caller, reply } => {
+                let result = self.draft.deregister(&id, &caller);
+                if result.is_ok() {
+                    self.forget.push(id);
+                }
+                self.settle_number(reply, result);
+            }
+            Command::Registry { source, event, reply } => {
+                self.changed |= self.draft.registry(source, event);
+                if let Some(reply) = reply {
+                    self.finish.push(Box::new(move |result| {
+                        let _ = reply.send(result.map_err(Clone::clone));
+                    }));
+                }
+            }
+            Command::Roots(roots_pem) => {
+                self.changed |= self.draft.roots_pem != roots_pem;
+                self.draft.roots_pem = roots_pem;
+            }
+            Command::Problems(_) => {}
+        }
+    }
+
+    fn settle_number(&mut self, reply: Reply<u64>, result: Result<Vec<Mutation>, Refused>) {
+        self.settle(reply, result.map(|mutations| (mutations, 0)), |number, generation| *number = generation);
+    }
+
+    /// Notes the changes of a command; its answer goes out when they are durable and in force, a refusal at once.
+    fn settle<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        result: Result<(Vec<Mutation>, T), Refused>,
+        number: impl FnOnce(&mut T, u64) + Send + 'static,
+    ) {
+        match result {
+            Ok((mutations, mut value)) => {
+                self.changed |= !mutations.is_empty();
+                self.mutations.extend(mutations);
+                self.finish.push(Box::new(move |result| {
+                    let answer = result.map_err(Clone::clone).map(|generation| {
+                        number(&mut value, generation);
+                        value
+                    });
+                    // The caller may be gone; the change stands.
+                    let _ = reply.send(answer);
+                }));
+            }
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+            }
+        }
+    }
+
+    fn expire(&mut self, leases: &mut Leases, now: Instant) {
+        let draft = &self.draft;
+        // A heartbeat of this very turn saves its instance.
+        for instance in &self.renew {
+            leases.renew(instance, now);
+        }
+        let expired = leases.expire(now, |service| draft.members(service));
+        for id in expired {
+            tracing::warn!(instance = %id, "expired: no heartbeat within its TTL");
+            self.mutations.extend(self.draft.remove_registration(&id));
+            self.changed = true;
+        }
+    }
+}
+
+/// A rule as it is stored, for [`Published`].
+impl Rule {
+    /// What the store holds of it.
+    pub fn stored(&self) -> &StoredRule {
+        &self.stored
+    }
+}

@@ -1,0 +1,278 @@
+//! The keeper's state, and each command as a function on it that says what to store. Copy on write: a draft that is dropped
+//! has changed nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use outrigger_rules::{Object, ParseOptions, analyze, parse_with};
+
+use super::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
+use super::{Published, Refused, Registration, Removed};
+use crate::compile::cache::Compiled;
+use crate::instance::{Instance, State};
+use crate::registry::Event;
+use crate::registry::api::{Caller, Held, service_of};
+use crate::registry::file::Problem;
+use crate::store::records::{HistoryEntry, HistoryAction, StoredInstance, StoredRule, rule_key};
+use crate::store::{Contents, Mutation};
+use crate::world::{MeshSettings, World};
+
+type Files = BTreeMap<String, BTreeMap<String, Arc<Instance>>>;
+
+#[derive(Clone)]
+pub(super) struct Draft {
+    pub(super) generation: u64,
+    pub(super) reserved: u64,
+    pub(super) settings: MeshSettings,
+    pub(super) roots_pem: Arc<str>,
+    pub(super) rules: Arc<BTreeMap<String, Arc<Rule>>>,
+    pub(super) registrations: Arc<BTreeMap<String, Registration>>,
+    /// By registry source, then by id.
+    files: Arc<Files>,
+    /// The highest version that each object ever had.
+    versions: Arc<BTreeMap<String, u64>>,
+}
+
+impl Draft {
+    pub(super) fn load(contents: Contents, settings: MeshSettings, roots_pem: Arc<str>) -> Self {
+        let mut rules = BTreeMap::new();
+        for stored in contents.rules {
+            rules.insert(stored.key.clone(), Arc::new(reload(stored, &settings)));
+        }
+        let registration = |stored: StoredInstance| (stored.instance.id.clone(), Registration { stored });
+        Self {
+            generation: contents.generation,
+            reserved: contents.generation,
+            settings,
+            roots_pem,
+            rules: Arc::new(rules),
+            registrations: Arc::new(contents.instances.into_iter().map(registration).collect()),
+            files: Arc::default(),
+            versions: Arc::new(contents.versions),
+        }
+    }
+
+    /// The state to work on, with the number that it will have if something changes.
+    pub(super) fn next(&self) -> Self {
+        Self { generation: self.generation + 1, ..self.clone() }
+    }
+
+    pub(super) fn publish(&self, problems: &Arc<Vec<Problem>>, held: Vec<Held>) -> Published {
+        Published {
+            compiled: Arc::new(Compiled::new(Arc::new(self.world()), self.roots_pem.clone())),
+            rules: self.rules.clone(),
+            registrations: self.registrations.clone(),
+            problems: problems.clone(),
+            held,
+            at: SystemTime::now(),
+        }
+    }
+
+    pub(super) fn world(&self) -> World {
+        let intents = self.rules.values().filter_map(|rule| rule.object.as_ref()).flat_map(|object| object.intents.clone());
+        World::new(self.generation, self.settings.clone(), self.instances().values().cloned(), intents)
+    }
+
+    /// All instances. An id that several sources claim belongs to the API, else to the first file: the world must not
+    /// depend on who spoke last.
+    fn instances(&self) -> BTreeMap<String, Arc<Instance>> {
+        let mut all = BTreeMap::new();
+        for (id, registration) in self.registrations.iter() {
+            all.insert(id.clone(), Arc::new(registration.stored.instance.clone()));
+        }
+        for (id, instance) in self.files.values().flatten() {
+            all.entry(id.clone()).or_insert_with(|| instance.clone());
+        }
+        all
+    }
+
+    /// How many instances a `namespace/service` has.
+    pub(super) fn members(&self, service: &str) -> usize {
+        self.instances().values().filter(|instance| service_of(instance) == service).count()
+    }
+
+    /// Whether something changed.
+    pub(super) fn registry(&mut self, source: String, event: Event) -> bool {
+        let before = self.files.get(&source);
+        let mut after = before.cloned().unwrap_or_default();
+        match event {
+            Event::Reset(all) => after = all.into_iter().map(|instance| (instance.id.clone(), instance)).collect(),
+            Event::Upsert(instance) => {
+                after.insert(instance.id.clone(), instance);
+            }
+            Event::Remove(id) => {
+                after.remove(&id);
+            }
+        }
+        if before.is_some_and(|before| *before == after) || (before.is_none() && after.is_empty()) {
+            return false;
+        }
+        let files = Arc::make_mut(&mut self.files);
+        if after.is_empty() { files.remove(&source) } else { files.insert(source, after) };
+        true
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        objects: Vec<Object>,
+        namespace: &str,
+        author: &str,
+        dry_run: bool,
+    ) -> Result<(Vec<Mutation>, Applied), Refused> {
+        let findings = self.judge(&objects)?;
+        let mut mutations = Vec::new();
+        let mut applied = Vec::new();
+        for object in objects {
+            let key = rule_key(&object);
+            let (kind, ns, name) = (object.kind.to_string(), object.namespace.clone(), object.name.clone());
+            let known = self.rules.get(&key);
+            let same = known.is_some_and(|rule| rule.object.is_some() && rule.stored.json == object.json);
+            let action = match (same, known) {
+                (true, _) => Action::Unchanged,
+                (false, Some(_)) => Action::Updated,
+                (false, None) => Action::Created,
+            };
+            let last = self.versions.get(&key).copied().unwrap_or(0);
+            let version = if same { known.map_or(last, |rule| rule.stored.version) } else { last + 1 };
+            applied.push(AppliedObject { kind, namespace: ns, name, version, action });
+            if same || dry_run {
+                continue;
+            }
+            let stored = StoredRule {
+                key: key.clone(),
+                version,
+                generation: self.generation,
+                author: author.to_owned(),
+                at: Timestamp::now(),
+                file: object.origin.file.clone(),
+                namespace: namespace.to_owned(),
+                source: object.source.clone(),
+                json: object.json.clone(),
+            };
+            mutations.push(Mutation::PutRule(Box::new(stored.clone())));
+            Arc::make_mut(&mut self.versions).insert(key.clone(), version);
+            Arc::make_mut(&mut self.rules).insert(key, Arc::new(Rule { stored, object: Some(object), problem: None }));
+        }
+        Ok((mutations, Applied { generation: 0, dry_run, objects: applied, findings }))
+    }
+
+    /// What the analyzer says of these objects together with all others. What it said before, of others, is not their fault.
+    fn judge(&self, objects: &[Object]) -> Result<Vec<outrigger_rules::Finding>, Refused> {
+        let keys: Vec<String> = objects.iter().map(rule_key).collect();
+        if let Some((i, key)) = keys.iter().enumerate().find(|(i, key)| keys[..*i].contains(key)) {
+            let line = objects[i].origin.line;
+            return Err(Refused::Invalid(format!("{key} occurs twice in one request, the second time at line {line}")));
+        }
+        let present: Vec<Object> = self.rules.values().filter_map(|rule| rule.object.clone()).collect();
+        let mut merged: Vec<Object> = present.iter().filter(|object| !keys.contains(&rule_key(object))).cloned().collect();
+        merged.extend(objects.iter().cloned());
+        let catalog = catalog(&self.world());
+        let before = analyze(&present, Some(&catalog));
+        let ids: Vec<String> = objects.iter().map(Object::id).collect();
+        let mut findings = analyze(&merged, Some(&catalog));
+        findings.retain(|finding| {
+            let own = finding.object.as_ref().is_some_and(|object| ids.contains(object));
+            own || !before.iter().any(|old| rules::same_finding(old, finding))
+        });
+        if findings.iter().any(outrigger_rules::Finding::is_error) {
+            return Err(Refused::Findings(findings));
+        }
+        Ok(findings)
+    }
+
+    pub(super) fn delete(&mut self, key: &str, author: &str) -> Result<(Vec<Mutation>, Removed), Refused> {
+        if Arc::make_mut(&mut self.rules).remove(key).is_none() {
+            return Err(Refused::Unknown(format!("there is no rule {key}; `outrigger get` lists those that exist")));
+        }
+        let version = self.versions.get(key).copied().unwrap_or(0) + 1;
+        Arc::make_mut(&mut self.versions).insert(key.to_owned(), version);
+        let entry = HistoryEntry {
+            version,
+            action: HistoryAction::Deleted,
+            generation: self.generation,
+            author: author.to_owned(),
+            at: Timestamp::now(),
+            source: String::new(),
+        };
+        let mutation = Mutation::DeleteRule { key: key.to_owned(), entry: Box::new(entry) };
+        Ok((vec![mutation], Removed { version, generation: 0 }))
+    }
+
+    /// Also yields the instance as it was registered.
+    pub(super) fn register(&mut self, instance: Instance, caller: &Caller) -> Result<(Vec<Mutation>, Arc<Instance>), Refused> {
+        instance.validate().map_err(Refused::Invalid)?;
+        let instance = instance.normalise();
+        caller.may_register(&instance).map_err(Refused::Forbidden)?;
+        if let Some((file, _)) = self.files.iter().find(|(_, instances)| instances.contains_key(&instance.id)) {
+            return Err(Refused::Conflict(format!("instance \"{}\" is registered by the file {file}", instance.id)));
+        }
+        if let Some(known) = self.registrations.get(&instance.id) {
+            caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
+            if known.stored.instance == instance {
+                return Ok((Vec::new(), Arc::new(instance)));
+            }
+        }
+        let stored = StoredInstance { instance: instance.clone(), by: caller.identity().cloned(), at: Timestamp::now() };
+        Ok((self.put(stored), Arc::new(instance)))
+    }
+
+    fn put(&mut self, stored: StoredInstance) -> Vec<Mutation> {
+        let registration = Registration { stored: stored.clone() };
+        Arc::make_mut(&mut self.registrations).insert(stored.instance.id.clone(), registration);
+        vec![Mutation::PutInstance(Box::new(stored))]
+    }
+
+    /// A registration that the caller may act on.
+    pub(super) fn touchable(&self, id: &str, caller: &Caller) -> Result<&Registration, Refused> {
+        let Some(registration) = self.registrations.get(id) else {
+            let file = self.files.iter().find(|(_, instances)| instances.contains_key(id));
+            return Err(match file {
+                Some((file, _)) => Refused::Conflict(format!("instance \"{id}\" is registered by the file {file}; change it there")),
+                None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
+            });
+        };
+        caller.may_touch(&registration.stored.instance).map_err(Refused::Forbidden)?;
+        Ok(registration)
+    }
+
+    pub(super) fn set_state(&mut self, id: &str, state: State, caller: &Caller) -> Result<Vec<Mutation>, Refused> {
+        let mut stored = self.touchable(id, caller)?.stored.clone();
+        if stored.instance.state == state {
+            return Ok(Vec::new());
+        }
+        stored.instance.state = state;
+        Ok(self.put(stored))
+    }
+
+    pub(super) fn deregister(&mut self, id: &str, caller: &Caller) -> Result<Vec<Mutation>, Refused> {
+        self.touchable(id, caller)?;
+        Ok(self.remove_registration(id))
+    }
+
+    pub(super) fn remove_registration(&mut self, id: &str) -> Vec<Mutation> {
+        match Arc::make_mut(&mut self.registrations).remove(id) {
+            Some(_) => vec![Mutation::DeleteInstance(id.to_owned())],
+            None => Vec::new(),
+        }
+    }
+}
+
+/// A stored rule is parsed again: what it means is the business of this release, not of the one that stored it.
+fn reload(stored: StoredRule, settings: &MeshSettings) -> Rule {
+    let options = rules::options(settings, &stored.namespace);
+    let mut parsed = parse_again(&stored, &options);
+    let object = parsed.objects.pop().filter(|object| parsed.objects.is_empty() && rule_key(object) == stored.key);
+    let problem = object.is_none().then(|| {
+        let errors: Vec<String> = parsed.findings.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
+        let problem = format!("this release does not understand the stored rule: {}", errors.join("; "));
+        tracing::error!(rule = %stored.key, "{problem}; it is kept, but not in force");
+        problem
+    });
+    Rule { stored, object, problem }
+}
+
+fn parse_again(stored: &StoredRule, options: &ParseOptions) -> outrigger_rules::Parsed {
+    parse_with(stored.file.as_deref().unwrap_or_default(), &stored.source, options)
+}

@@ -1,0 +1,99 @@
+//! Rules as the keeper holds them, and what the analyzer needs to know of the world.
+
+use outrigger_rules::catalog::{CatalogService, CatalogWorkload, PortProtocol};
+use outrigger_rules::{Finding, Object, ParseOptions, Resolver, ServiceCatalog};
+use serde::{Deserialize, Serialize};
+
+use crate::instance::Protocol;
+use crate::store::records::StoredRule;
+use crate::world::{MeshSettings, World};
+
+/// A rule and what it means.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub(crate) stored: StoredRule,
+    /// Nothing when this release does not understand the stored text.
+    pub object: Option<Object>,
+    /// Why it is not understood.
+    pub problem: Option<String>,
+}
+
+/// What an application did to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is new.
+    Created,
+    /// It has changed.
+    Updated,
+    /// It was there already, exactly so.
+    Unchanged,
+}
+
+/// One object of an application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedObject {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The version that it has now (in a dry run: would have).
+    pub version: u64,
+    /// What happened.
+    pub action: Action,
+}
+
+/// An application that was carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The generation that has it.
+    pub generation: u64,
+    /// Nothing was really changed.
+    pub dry_run: bool,
+    /// The objects, in the order of the text.
+    pub objects: Vec<AppliedObject>,
+    /// Warnings of the analyzer.
+    pub findings: Vec<Finding>,
+}
+
+/// How texts are read in this mesh.
+pub(crate) fn options(settings: &MeshSettings, namespace: &str) -> ParseOptions {
+    ParseOptions {
+        resolver: Resolver::new(&settings.domain),
+        default_namespace: namespace.to_owned(),
+        ..ParseOptions::default()
+    }
+}
+
+/// Whether two findings are the same but for the place of the text.
+pub(super) fn same_finding(a: &Finding, b: &Finding) -> bool {
+    a.code == b.code && a.object == b.object && a.path == b.path && a.message == b.message
+}
+
+/// What the analyzer needs to know of a world.
+pub fn catalog(world: &World) -> ServiceCatalog {
+    let protocol = |protocol: Protocol| match protocol {
+        Protocol::Auto => PortProtocol::Detect,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => PortProtocol::Http,
+        Protocol::Tcp => PortProtocol::Tcp,
+    };
+    let mut catalog = ServiceCatalog { root_namespace: world.settings.root_namespace.clone(), ..ServiceCatalog::default() };
+    for service in world.services() {
+        let known = CatalogService {
+            ports: service.ports.iter().map(|(port, spoken)| (*port, protocol(*spoken))).collect(),
+            instances: service.instances.iter().map(|instance| instance.labels.clone()).collect(),
+        };
+        catalog.services.insert(service.host.clone(), known);
+    }
+    for instance in world.instances() {
+        catalog.workloads.push(CatalogWorkload {
+            namespace: instance.namespace.clone(),
+            labels: instance.labels.clone(),
+            ports: instance.ports.iter().map(|port| (port.number, protocol(port.protocol))).collect(),
+        });
+    }
+    catalog
+}

@@ -1,0 +1,93 @@
+//! The control plane's metrics, under the names that Istio's dashboards use.
+
+use std::sync::Arc;
+
+use outrigger_model::resource::ResourceKind;
+use outrigger_telemetry::Registry;
+use outrigger_telemetry::metrics::{SharedCounter, SharedHistogram, Vector};
+
+use crate::keeper::Keeper;
+use crate::status::Board;
+use crate::traces::TraceStore;
+
+/// Seconds; a push to everybody is expected within some ten milliseconds.
+const SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0];
+
+/// What is counted as it happens.
+pub struct Metrics {
+    /// `pilot_xds_pushes{type}`.
+    pushes: Arc<Vector<SharedCounter, 1>>,
+    /// `pilot_total_xds_rejects`.
+    pub rejects: Arc<SharedCounter>,
+    /// `pilot_xds_rejects{type}`, in Istio `pilot_xds_cds_reject` and so on.
+    reject_types: Arc<Vector<SharedCounter, 1>>,
+    /// `pilot_proxy_convergence_time`: from the change to a proxy that has it in force.
+    pub convergence: Arc<SharedHistogram>,
+    /// `galley_validation_passed`.
+    pub validation_passed: Arc<SharedCounter>,
+    /// `galley_validation_failed`.
+    pub validation_failed: Arc<SharedCounter>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &Registry) -> Arc<Self> {
+        Arc::new(Self {
+            pushes: registry.counters("pilot_xds_pushes", "Responses sent to xDS clients, by type.", ["type"]),
+            rejects: registry.counter("pilot_total_xds_rejects", "Resources that xDS clients refused."),
+            reject_types: registry.counters("pilot_xds_rejects", "Resources that xDS clients refused, by type.", ["type"]),
+            convergence: registry.histogram(
+                "pilot_proxy_convergence_time",
+                "Seconds from a change until a proxy acknowledged that it is in force.",
+                SECONDS,
+            ),
+            validation_passed: registry.counter("galley_validation_passed", "Applications of rules that were accepted."),
+            validation_failed: registry.counter("galley_validation_failed", "Applications of rules that were refused."),
+        })
+    }
+
+    /// A response went out.
+    pub fn pushed(&self, kind: ResourceKind) {
+        self.pushes.with([short(kind)]).inc();
+    }
+
+    /// A resource was refused.
+    pub fn rejected(&self, kind: ResourceKind) {
+        self.rejects.inc();
+        self.reject_types.with([short(kind)]).inc();
+    }
+}
+
+/// What is only looked at when somebody scrapes.
+pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: TraceStore) {
+    registry.register_fn(move |page| {
+        let published = keeper.published();
+        let world = published.compiled.world();
+        page.gauge("pilot_xds", "Connected xDS clients.").sample((), board.len());
+        page.gauge("pilot_services", "Known services.").sample((), world.services().count());
+        page.gauge("outrigger_instances", "Known instances.").sample((), world.instances().count());
+        page.gauge("outrigger_rules", "Stored rules.").sample((), published.rules.len());
+        page.gauge("outrigger_generation", "Number of the latest world.").sample((), published.generation());
+        let held: usize = published.held.iter().map(|held| held.instances.len()).sum();
+        page.gauge("outrigger_held_expiries", "Instances that are kept in spite of missing heartbeats.").sample((), held);
+        let bad = published.problems.len();
+        page.gauge("outrigger_registry_problems", "Registry files that cannot be read.").sample((), bad);
+        let counts = traces.counts();
+        page.gauge("outrigger_trace_spans", "Spans in the built-in trace store.").sample((), counts.kept);
+        page.counter("outrigger_trace_spans_received_total", "Spans received.").sample((), counts.received);
+        page.counter("outrigger_trace_spans_dropped_total", "Spans pushed out or refused.").sample((), counts.dropped);
+    });
+}
+
+/// Istio's short names.
+fn short(kind: ResourceKind) -> &'static str {
+    match kind {
+        ResourceKind::Cluster => "cds",
+        ResourceKind::Endpoints => "eds",
+        ResourceKind::Listener => "lds",
+        ResourceKind::Routes => "rds",
+        ResourceKind::Destination => "destination",
+        ResourceKind::Secret => "sds",
+        ResourceKind::Barrier => "barrier",
+    }
+}

@@ -1,0 +1,474 @@
+//! What each connected proxy has in force, what it refused and why; and what that means for each rule.
+//!
+//! Fed by the xDS server's events. For an Outrigger proxy the barrier decides: it is acknowledged when everything before it
+//! is in force. A foreign client has a generation when everything of it was sent and answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_xds::ClientKind;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
+const MOST_NACKS: usize = 200;
+
+/// A client of the xDS server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// What it calls itself.
+    pub node: String,
+    /// The registered instance that it stands beside.
+    pub instance: Option<String>,
+    /// What its certificate proves.
+    pub identity: Option<SpiffeId>,
+    /// Outrigger, Envoy or gRPC.
+    pub kind: ClientKind,
+    /// The program and its version.
+    pub version: String,
+}
+
+/// A refused resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// `Cluster`, `Listener`, …
+    pub kind: String,
+    /// The resource; empty when the client did not say.
+    pub name: String,
+    /// The refused version.
+    pub version: String,
+    /// The path of the field; empty for the whole resource.
+    pub field: String,
+    /// Why.
+    pub reason: String,
+    /// The rules that the resource was made from, as `VirtualService shop/catalog`.
+    pub rules: Vec<String>,
+    /// Seconds since it was refused.
+    pub age_seconds: u64,
+}
+
+/// One type of resource on one stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeStatus {
+    /// Responses sent.
+    pub sent: u64,
+    /// Responses acknowledged.
+    pub acked: u64,
+    /// Responses refused.
+    pub nacked: u64,
+    /// `SYNCED`, `STALE` (not acknowledged yet) or `NOT SENT`.
+    pub state: String,
+}
+
+/// A connected proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyStatus {
+    /// What it calls itself.
+    pub node: String,
+    /// The registered instance that it stands beside.
+    pub instance: Option<String>,
+    /// Its identity.
+    pub identity: Option<String>,
+    /// `outrigger`, `envoy` or `grpc`.
+    pub client: String,
+    /// The program and its version.
+    pub version: String,
+    /// Seconds since it connected.
+    pub connected_seconds: u64,
+    /// The generation that it has in force.
+    pub generation: u64,
+    /// Whether that is the latest.
+    pub synced: bool,
+    /// By type of resource.
+    pub types: BTreeMap<String, TypeStatus>,
+    /// What it refuses at present.
+    pub refused: Vec<Refusal>,
+}
+
+/// How far a generation has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InForce {
+    /// Whether every connected proxy has it.
+    pub complete: bool,
+    /// Proxies that have it.
+    pub proxies: usize,
+    /// Connected proxies.
+    pub of: usize,
+    /// Who has not.
+    pub waiting: Vec<String>,
+    /// Who refused something of it, and why.
+    pub refused: Vec<String>,
+}
+
+struct Entry {
+    client: Client,
+    connected: SystemTime,
+    barrier: u64,
+    /// The latest generation of which something was sent.
+    sent: u64,
+    settled: u64,
+    types: BTreeMap<ResourceKind, TypeCount>,
+    refused: BTreeMap<(ResourceKind, String), (Refusal, SystemTime, u64)>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct TypeCount {
+    sent: u64,
+    acked: u64,
+    nacked: u64,
+    in_flight: bool,
+}
+
+/// All connected proxies.
+pub struct Board {
+    entries: Mutex<BTreeMap<u64, Entry>>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        let (changed, _) = watch::channel(());
+        Self { entries: Mutex::default(), changed }
+    }
+}
+
+/// A refusal as an event brings it.
+#[derive(Debug, Clone)]
+pub struct Nack {
+    /// The resource; empty when the client did not say.
+    pub name: String,
+    /// The refused version.
+    pub version: String,
+    /// The path of the field.
+    pub field: String,
+    /// Why.
+    pub reason: String,
+    /// The rules behind it.
+    pub rules: Vec<String>,
+}
+
+impl Board {
+    /// A stream has said who it is.
+    pub fn connected(&self, stream: u64, client: Client) {
+        let entry = Entry {
+            client,
+            connected: SystemTime::now(),
+            barrier: 0,
+            sent: 0,
+            settled: 0,
+            types: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        };
+        self.entries.lock().insert(stream, entry);
+        self.changed.send_replace(());
+    }
+
+    /// A stream has ended.
+    pub fn disconnected(&self, stream: u64) {
+        self.entries.lock().remove(&stream);
+        self.changed.send_replace(());
+    }
+
+    fn change(&self, stream: u64, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.lock().get_mut(&stream) {
+            change(entry);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// A response of a kind went out; the next one of that kind waits until it is answered.
+    pub fn sent(&self, stream: u64, kind: ResourceKind, generation: u64) {
+        self.change(stream, |entry| {
+            let count = entry.types.entry(kind).or_default();
+            count.sent += 1;
+            count.in_flight = true;
+            entry.sent = entry.sent.max(generation);
+        });
+    }
+
+    /// A response of a kind was acknowledged. `cured` says of what was refused earlier whether another version has been
+    /// taken since.
+    pub fn acked(&self, stream: u64, kind: ResourceKind, cured: impl Fn(&Refusal) -> bool) {
+        self.change(stream, |entry| {
+            let count = entry.types.entry(kind).or_default();
+            count.acked += 1;
+            count.in_flight = false;
+            entry.refused.retain(|(of, _), (refusal, ..)| *of != kind || !cured(refusal));
+        });
+    }
+
+    /// A resource was refused.
+    pub fn nacked(&self, stream: u64, kind: ResourceKind, nack: Nack) {
+        self.change(stream, |entry| {
+            let count = entry.types.entry(kind).or_default();
+            count.nacked += 1;
+            count.in_flight = false;
+            let refusal = Refusal {
+                kind: format!("{kind:?}"),
+                name: nack.name.clone(),
+                version: nack.version,
+                field: nack.field,
+                reason: nack.reason,
+                rules: nack.rules,
+                age_seconds: 0,
+            };
+            if entry.refused.len() < MOST_NACKS {
+                let generation = entry.sent;
+                entry.refused.insert((kind, nack.name), (refusal, SystemTime::now(), generation));
+            }
+        });
+    }
+
+    /// Everything up to a generation was sent and answered.
+    pub fn settled(&self, stream: u64, generation: u64) {
+        self.change(stream, |entry| entry.settled = entry.settled.max(generation));
+    }
+
+    /// A barrier was acknowledged.
+    pub fn barrier(&self, stream: u64, generation: u64) {
+        self.change(stream, |entry| entry.barrier = entry.barrier.max(generation));
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every connected proxy; `latest` is the generation of the world.
+    pub fn proxies(&self, latest: u64) -> Vec<ProxyStatus> {
+        let now = SystemTime::now();
+        let mut all: Vec<ProxyStatus> = self.entries.lock().values().map(|entry| entry.status(latest, now)).collect();
+        all.sort_by(|a, b| (&a.instance, &a.node).cmp(&(&b.instance, &b.node)));
+        all
+    }
+
+    /// How far a generation has come.
+    pub fn in_force(&self, generation: u64) -> InForce {
+        let entries = self.entries.lock();
+        let mut result = InForce { of: entries.len(), ..InForce::default() };
+        for entry in entries.values() {
+            if entry.generation() >= generation {
+                result.proxies += 1;
+            } else {
+                result.waiting.push(entry.name());
+            }
+            result.refused.extend(entry.refusals_since(generation));
+        }
+        result.complete = result.waiting.is_empty() && result.refused.is_empty();
+        result
+    }
+
+    /// Refusals of resources that were made from a rule, `VirtualService shop/catalog`, as `proxy: reason`.
+    pub fn refused_rule(&self, rule: &str) -> Vec<String> {
+        let entries = self.entries.lock();
+        let of = |entry: &Entry| {
+            let about = entry.refused.values().filter(|(refusal, ..)| refusal.rules.iter().any(|r| r == rule));
+            about.map(|(refusal, ..)| format!("{}: {}", entry.name(), refusal.text())).collect::<Vec<_>>()
+        };
+        entries.values().flat_map(of).collect()
+    }
+
+    /// Waits until every connected proxy has a generation in force, or has refused something of it; at most `timeout`.
+    pub async fn wait(&self, generation: u64, timeout: Duration) -> InForce {
+        let mut changed = self.changed.subscribe();
+        let reached = async {
+            loop {
+                changed.mark_unchanged();
+                let state = self.in_force(generation);
+                // Whoever refused will not come round by waiting.
+                if state.waiting.len() <= self.refusing(generation) {
+                    return state;
+                }
+                if changed.changed().await.is_err() {
+                    return state;
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(state) => state,
+            Err(_) => self.in_force(generation),
+        }
+    }
+
+    /// Proxies that lack a generation because they refused something of it.
+    fn refusing(&self, generation: u64) -> usize {
+        let entries = self.entries.lock();
+        let stuck = |entry: &&Entry| entry.generation() < generation && !entry.refusals_since(generation).is_empty();
+        entries.values().filter(stuck).count()
+    }
+}
+
+impl Entry {
+    fn generation(&self) -> u64 {
+        if self.client.kind == ClientKind::Outrigger { self.barrier } else { self.settled }
+    }
+
+    fn name(&self) -> String {
+        self.client.instance.clone().unwrap_or_else(|| self.client.node.clone())
+    }
+
+    fn refusals_since(&self, generation: u64) -> Vec<String> {
+        let since = self.refused.values().filter(|(_, _, at)| *at >= generation);
+        since.map(|(refusal, ..)| format!("{}: {}", self.name(), refusal.text())).collect()
+    }
+
+    fn status(&self, latest: u64, now: SystemTime) -> ProxyStatus {
+        let age = |since: SystemTime| now.duration_since(since).map_or(0, |age| age.as_secs());
+        let generation = self.generation();
+        let state = |count: &TypeCount| match (count.sent, count.in_flight) {
+            (0, _) => "NOT SENT",
+            (_, false) => "SYNCED",
+            (_, true) => "STALE",
+        };
+        let types = self.types.iter().map(|(kind, count)| {
+            let TypeCount { sent, acked, nacked, .. } = *count;
+            (format!("{kind:?}"), TypeStatus { sent, acked, nacked, state: state(count).to_owned() })
+        });
+        ProxyStatus {
+            node: self.client.node.clone(),
+            instance: self.client.instance.clone(),
+            identity: self.client.identity.as_ref().map(ToString::to_string),
+            client: format!("{:?}", self.client.kind).to_lowercase(),
+            version: self.client.version.clone(),
+            connected_seconds: age(self.connected),
+            generation,
+            synced: generation >= latest,
+            types: types.collect(),
+            refused: self
+                .refused
+                .values()
+                .map(|(refusal, at, _)| Refusal { age_seconds: age(*at), ..refusal.clone() })
+                .collect(),
+        }
+    }
+}
+
+impl Refusal {
+    fn text(&self) -> String {
+        let field = if self.field.is_empty() { String::new() } else { format!("{}: ", self.field) };
+        format!("{} \"{}\": {field}{}", self.kind, self.name, self.reason)
+    }
+}
+
+/// The rules that a resource was made from, as `VirtualService shop/catalog`.
+pub fn rules_of(resource: &Resource) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    if let Ok(json) = serde_json::to_value(resource) {
+        collect(&json, &mut found);
+    }
+    found.into_iter().collect()
+}
+
+/// The model marks what a rule caused with an `Origin`, wherever it stands: an object of exactly kind, namespace and name.
+fn collect(json: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match json {
+        serde_json::Value::Object(map) => {
+            let text = |key: &str| map.get(key).and_then(serde_json::Value::as_str);
+            if let (3, Some(kind), Some(namespace), Some(name)) = (map.len(), text("kind"), text("namespace"), text("name")) {
+                found.insert(format!("{kind} {namespace}/{name}"));
+            }
+            map.values().for_each(|value| collect(value, found));
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|value| collect(value, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(name: &str, kind: ClientKind) -> Client {
+        Client { node: name.into(), instance: None, identity: None, kind, version: "1".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
+        let board = std::sync::Arc::new(Board::default());
+        board.connected(1, client("a", ClientKind::Outrigger));
+        board.connected(2, client("b", ClientKind::Outrigger));
+        board.barrier(1, 7);
+        let state = board.in_force(7);
+        assert_eq!((state.complete, state.proxies, state.of), (false, 1, 2));
+        assert_eq!(state.waiting, ["b"]);
+        let waiting = tokio::spawn({
+            let board = board.clone();
+            async move { board.wait(7, Duration::from_secs(60)).await }
+        });
+        tokio::task::yield_now().await;
+        board.barrier(2, 6);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "an older barrier is not enough");
+        board.barrier(2, 8);
+        assert!(waiting.await.unwrap().complete);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_silent_proxy_times_out_and_names_it() {
+        let board = Board::default();
+        board.connected(1, client("a", ClientKind::Outrigger));
+        let state = board.wait(1, Duration::from_secs(5)).await;
+        assert!(!state.complete);
+        assert_eq!(state.waiting, ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_leaves_is_not_waited_for() {
+        let board = Board::default();
+        board.connected(1, client("a", ClientKind::Outrigger));
+        let (state, ()) = tokio::join!(board.wait(1, Duration::from_secs(60)), async { board.disconnected(1) });
+        assert!(state.complete);
+    }
+
+    #[test]
+    fn a_foreign_client_has_a_generation_when_everything_sent_is_acknowledged() {
+        let board = Board::default();
+        board.connected(1, client("envoy", ClientKind::Envoy));
+        board.sent(1, ResourceKind::Cluster, 3);
+        board.sent(1, ResourceKind::Listener, 3);
+                assert!(!board.in_force(3).complete);
+        board.acked(1, ResourceKind::Cluster, |_| true);
+        assert!(!board.in_force(3).complete);
+        let types = &board.proxies(3)[0].types;
+        assert_eq!((types["Cluster"].state.as_str(), types["Listener"].state.as_str()), ("SYNCED", "STALE"));
+        board.acked(1, ResourceKind::Listener, |_| true);
+        board.settled(1, 3);
+        assert!(board.in_force(3).complete);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
+        let board = Board::default();
+        board.connected(1, client("a", ClientKind::Outrigger));
+        board.sent(1, ResourceKind::Routes, 5);
+        let nack = Nack {
+            name: "outbound|80||web".into(),
+            version: "x".into(),
+            field: "virtual_hosts[0]".into(),
+            reason: "bad regex".into(),
+            rules: vec!["VirtualService shop/web".into()],
+        };
+        board.nacked(1, ResourceKind::Routes, nack);
+        let state = board.wait(5, Duration::from_secs(60)).await;
+        assert!(!state.complete);
+        assert!(state.refused[0].contains("bad regex") && state.refused[0].contains("virtual_hosts[0]"), "{state:?}");
+        assert_eq!(board.refused_rule("VirtualService shop/web").len(), 1);
+        assert!(board.refused_rule("VirtualService shop/other").is_empty());
+        board.acked(1, ResourceKind::Routes, |refusal| refusal.version != "x");
+        assert_eq!(board.refused_rule("VirtualService shop/web").len(), 1, "other resources of the kind were taken");
+        board.acked(1, ResourceKind::Routes, |refusal| refusal.name == "outbound|80||web");
+        assert!(board.refused_rule("VirtualService shop/web").is_empty(), "a good version takes the refusal back");
+    }
+}

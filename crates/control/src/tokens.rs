@@ -1,0 +1,304 @@
+//! Join tokens and the admin token. Only hashes are kept; a secret is shown once, when it is made.
+//!
+//! Looked up in memory, because the CSR service asks from the runtime's threads; written to the store behind that.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use outrigger_identity::csr::service::{Caller, CallerPolicy, Denied};
+use outrigger_identity::state_dir::write_private;
+use outrigger_model::identity::SpiffeId;
+use parking_lot::Mutex;
+
+use crate::store::records::StoredToken;
+use crate::store::{Mutation, Store, StoreError};
+
+/// Recognisable in logs and by secret scanners.
+const JOIN_PREFIX: &str = "outrigger-join-";
+const ADMIN_PREFIX: &str = "outrigger-admin-";
+/// The file of the admin token in the data directory.
+pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+/// The service account, in the root namespace, whose certificate makes an operator.
+pub const ADMIN_SERVICE_ACCOUNT: &str = "outrigger-admin";
+
+/// All join tokens.
+#[derive(Clone)]
+pub struct Tokens {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    by_hash: Mutex<BTreeMap<String, StoredToken>>,
+}
+
+/// What a new token may do.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The identity that it proves.
+    pub identity: SpiffeId,
+    /// Services that its holder may register; empty for the one named as the service account.
+    pub services: Vec<String>,
+    /// How long it proves it.
+    pub ttl: Option<Duration>,
+    /// How many certificates it may be used for.
+    pub uses: Option<u32>,
+}
+
+impl Tokens {
+    /// With what the store held.
+    pub fn new(store: Store, tokens: Vec<StoredToken>) -> Self {
+        let by_hash = tokens.into_iter().map(|token| (token.secret_sha256.clone(), token)).collect();
+        Self { shared: Arc::new(Shared { store, by_hash: Mutex::new(by_hash) }) }
+    }
+
+    /// Makes a token; returns its secret and what is stored of it.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn create(&self, grant: Grant) -> Result<(String, StoredToken), StoreError> {
+        let secret = secret(JOIN_PREFIX);
+        let created = Timestamp::now();
+        let token = StoredToken {
+            secret_sha256: hash(&secret),
+            identity: grant.identity,
+            services: grant.services,
+            created,
+            // A wish for longer than the calendar goes means for ever.
+            expires: grant.ttl.and_then(|ttl| created.checked_add(ttl).ok()),
+            uses_left: grant.uses,
+        };
+        self.shared.store.commit(vec![Mutation::PutToken(Box::new(token.clone()))]).await?;
+        self.shared.by_hash.lock().insert(token.secret_sha256.clone(), token.clone());
+        Ok((secret, token))
+    }
+
+    /// Revokes all tokens of an identity; says how many there were.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub async fn revoke(&self, identity: &SpiffeId) -> Result<usize, StoreError> {
+        let of = |token: &&StoredToken| token.identity == *identity;
+        let hashes: Vec<String> = self.shared.by_hash.lock().values().filter(of).map(|t| t.secret_sha256.clone()).collect();
+        let mutations = hashes.iter().cloned().map(Mutation::DeleteToken).collect();
+        self.shared.store.commit(mutations).await?;
+        let mut by_hash = self.shared.by_hash.lock();
+        hashes.iter().for_each(|hash| drop(by_hash.remove(hash)));
+        Ok(hashes.len())
+    }
+
+    /// All tokens, for listing.
+    pub fn list(&self) -> Vec<StoredToken> {
+        self.shared.by_hash.lock().values().cloned().collect()
+    }
+
+    /// The services that an identity may register: those of all its tokens, expired ones too, because what it joined for
+    /// does not end with the paper; without any token the service of its own name.
+    pub fn services_of(&self, identity: &SpiffeId) -> Vec<String> {
+        let by_hash = self.shared.by_hash.lock();
+        let mut services = Vec::new();
+        let own = identity.service_account().map(str::to_owned);
+        let mut any = false;
+        for token in by_hash.values().filter(|token| token.identity == *identity) {
+            any = true;
+            match token.services.as_slice() {
+                [] => services.extend(own.clone()),
+                named => services.extend(named.iter().cloned()),
+            }
+        }
+        if !any {
+            services.extend(own);
+        }
+        services.sort();
+        services.dedup();
+        services
+    }
+
+    /// The identity of a secret, if it is good now.
+    ///
+    /// # Errors
+    /// Says why it is not.
+    pub fn check(&self, secret: &str, now: Timestamp) -> Result<SpiffeId, Denied> {
+        let by_hash = self.shared.by_hash.lock();
+        let token = find(&by_hash, secret)?;
+        usable(token, now)?;
+        Ok(token.identity.clone())
+    }
+
+    /// As [`Tokens::check`], and counts one use.
+    fn redeem(&self, secret: &str, now: Timestamp) -> Result<SpiffeId, Denied> {
+        let mut by_hash = self.shared.by_hash.lock();
+        find(&by_hash, secret)?;
+        let Some(token) = by_hash.get_mut(&hash(secret)) else { return Err(unknown()) };
+        usable(token, now)?;
+        if let Some(left) = &mut token.uses_left {
+            *left -= 1;
+            let mutation = Mutation::PutToken(Box::new(token.clone()));
+            let store = self.shared.store.clone();
+            // The caller must not wait for the disk. A crash in between gives back one use at most.
+            tokio::spawn(async move {
+                if let Err(error) = store.commit(vec![mutation]).await {
+                    tracing::error!(%error, "the use of a token could not be stored");
+                }
+            });
+        }
+        Ok(token.identity.clone())
+    }
+}
+
+fn unknown() -> Denied {
+    Denied("the token is unknown: it was revoked, or made by another control plane; `outrigger token create` makes one".into())
+}
+
+fn find<'t>(by_hash: &'t BTreeMap<String, StoredToken>, secret: &str) -> Result<&'t StoredToken, Denied> {
+    // The map is keyed by a hash of the secret, so its order tells a guesser nothing.
+    by_hash.get(&hash(secret)).ok_or_else(unknown)
+}
+
+fn usable(token: &StoredToken, now: Timestamp) -> Result<(), Denied> {
+    if let Some(expires) = token.expires.filter(|expires| *expires <= now) {
+        return Err(Denied(format!("the token of {} expired at {expires}", token.identity)));
+    }
+    if token.uses_left == Some(0) {
+        return Err(Denied(format!("the token of {} has been used as often as it may", token.identity)));
+    }
+    Ok(())
+}
+
+impl CallerPolicy for Tokens {
+    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+        let secret = caller.bearer.as_deref().ok_or_else(|| {
+            Denied("neither a token nor a valid certificate was shown; join with the file of `outrigger token create`".into())
+        })?;
+        self.redeem(secret, Timestamp::now())
+    }
+
+    /// A certificate's holder goes on as the same identity, but an operator's certificate is issued anew each time.
+    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
+        match identity.service_account() {
+            Some(ADMIN_SERVICE_ACCOUNT | outrigger_identity::CONTROL_SERVICE_ACCOUNT) => {
+                Err(Denied(format!("{identity} is not renewed here; issue a new certificate")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The admin token's hash; the secret is made at the first start and lies in the data directory, mode 0600.
+pub struct AdminToken {
+    sha256: String,
+}
+
+impl AdminToken {
+    /// Reads the token of a data directory, making it when there is none. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(data_dir: &Path) -> anyhow::Result<Self> {
+        let path = data_dir.join(ADMIN_TOKEN_FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) if text.trim().len() >= 32 => text,
+            Ok(_) => anyhow::bail!("{}: too short for a token; remove the file and start again", path.display()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let made = secret(ADMIN_PREFIX) + "\n";
+                write_private(&path, made.as_bytes())?;
+                made
+            }
+            Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        };
+        Ok(Self { sha256: hash(text.trim()) })
+    }
+
+    /// Whether that is the token. Hashes are compared, so the time tells nothing of the secret.
+    pub fn is(&self, secret: &str) -> bool {
+        hash(secret) == self.sha256
+    }
+}
+
+fn secret(prefix: &str) -> String {
+    let mut random = [0; 32];
+    // The system's generator fails only where nothing else would work either; an empty secret must never be made then.
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        std::process::abort();
+    }
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random))
+}
+
+fn hash(secret: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn id(name: &str) -> SpiffeId {
+        SpiffeId::workload("cluster.local", "shop", name).unwrap()
+    }
+
+    fn caller(bearer: Option<&str>) -> Caller {
+        Caller { certificate: None, bearer: bearer.map(str::to_owned), remote: SocketAddr::from(([127, 0, 0, 1], 1)) }
+    }
+
+    fn grant(name: &str) -> Grant {
+        Grant { identity: id(name), services: Vec::new(), ttl: None, uses: None }
+    }
+
+    #[tokio::test]
+    async fn a_token_proves_its_identity_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s.redb")).unwrap();
+        let tokens = Tokens::new(store.clone(), Vec::new());
+        let (secret, stored) = tokens.create(grant("web")).await.unwrap();
+        assert_eq!(tokens.identify(&caller(Some(&secret))).unwrap(), id("web"));
+        assert!(tokens.identify(&caller(Some("outrigger-join-guess"))).unwrap_err().0.contains("unknown"));
+        assert!(tokens.identify(&caller(None)).is_err());
+        assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
+        let reopened = Tokens::new(store.clone(), store.load().unwrap().tokens);
+        assert_eq!(reopened.check(&secret, Timestamp::now()).unwrap(), id("web"));
+        assert_eq!(reopened.revoke(&id("web")).await.unwrap(), 1);
+        assert!(reopened.check(&secret, Timestamp::now()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_token_ends_by_time_and_by_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
+        let hour = Some(Duration::from_secs(3600));
+        let (secret, stored) = tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
+        let late = stored.expires.unwrap();
+        assert!(tokens.check(&secret, late).unwrap_err().0.contains("expired"));
+        assert!(tokens.identify(&caller(Some(&secret))).is_ok());
+        assert!(tokens.identify(&caller(Some(&secret))).unwrap_err().0.contains("as often"));
+    }
+
+    #[tokio::test]
+    async fn services_come_from_tokens_and_default_to_the_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
+        assert_eq!(tokens.services_of(&id("web")), ["web"]);
+        tokens.create(Grant { services: vec!["shopfront".into()], ..grant("web") }).await.unwrap();
+        assert_eq!(tokens.services_of(&id("web")), ["shopfront"]);
+    }
+
+    #[test]
+    fn the_admin_token_is_made_once_and_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        AdminToken::open(dir.path()).unwrap();
+        let path = dir.path().join(ADMIN_TOKEN_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = AdminToken::open(dir.path()).unwrap();
+        assert!(again.is(text.trim()) && !again.is("guess"));
+    }
+}

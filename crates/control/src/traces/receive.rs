@@ -1,0 +1,148 @@
+//! OTLP/gRPC: from `ExportTraceServiceRequest` to spans.
+
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1 as otlp;
+use serde_json::Value as Json;
+use tonic::{Request, Response, Status};
+
+use super::{Process, Span, Tag, TraceStore};
+
+/// A batch of an SDK has some hundred KiB; the collector's own limit is 4 MiB.
+const MAX_MESSAGE: usize = 8 << 20;
+
+/// The receiver.
+pub struct Receiver {
+    store: TraceStore,
+}
+
+impl Receiver {
+    /// As a tonic service.
+    pub fn server(store: TraceStore) -> TraceServiceServer<Self> {
+        TraceServiceServer::new(Self { store }).max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let mut spans = Vec::new();
+        let mut rejected = 0;
+        for group in request.into_inner().resource_spans {
+            let attributes = group.resource.map(|resource| resource.attributes).unwrap_or_default();
+            let process = Arc::new(process(attributes));
+            for wire in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                match span(wire, &process) {
+                    Some(span) => spans.push(span),
+                    None => rejected += 1,
+                }
+            }
+        }
+        self.store.add(spans);
+        let partial_success = (rejected > 0).then(|| ExportTracePartialSuccess {
+            rejected_spans: rejected,
+            error_message: "spans need a trace id of 16 and a span id of 8 bytes, not all zero".to_owned(),
+        });
+        Ok(Response::new(ExportTraceServiceResponse { partial_success }))
+    }
+}
+
+fn process(attributes: Vec<KeyValue>) -> Process {
+    let mut process = Process { service: "unknown_service".to_owned(), tags: Vec::new() };
+    for (key, tag) in tags(attributes) {
+        match (key.as_str(), &tag) {
+            ("service.name", Tag::Text(name)) => process.service.clone_from(name),
+            _ => process.tags.push((key, tag)),
+        }
+    }
+    process
+}
+
+fn span(wire: otlp::Span, process: &Arc<Process>) -> Option<Span> {
+    let trace: [u8; 16] = wire.trace_id.as_slice().try_into().ok().filter(|id| *id != [0; 16])?;
+    let id: [u8; 8] = wire.span_id.as_slice().try_into().ok().filter(|id| *id != [0; 8])?;
+    let parent = wire.parent_span_id.as_slice().try_into().ok().filter(|id| *id != [0; 8]);
+    let kind = match otlp::span::SpanKind::try_from(wire.kind) {
+        Ok(otlp::span::SpanKind::Server) => Some("server"),
+        Ok(otlp::span::SpanKind::Client) => Some("client"),
+        Ok(otlp::span::SpanKind::Producer) => Some("producer"),
+        Ok(otlp::span::SpanKind::Consumer) => Some("consumer"),
+        Ok(otlp::span::SpanKind::Internal) => Some("internal"),
+        _ => None,
+    };
+    let mut all = tags(wire.attributes);
+    all.extend(kind.map(|kind| ("span.kind".to_owned(), Tag::Text(kind.to_owned()))));
+    if !wire.trace_state.is_empty() {
+        all.push(("w3c.tracestate".to_owned(), Tag::Text(wire.trace_state)));
+    }
+    // As the OpenTelemetry specification maps a status to Jaeger.
+    if let Some(status) = wire.status {
+        if status.code == otlp::status::StatusCode::Error as i32 {
+            all.push(("error".to_owned(), Tag::Bool(true)));
+            all.push(("otel.status_code".to_owned(), Tag::Text("ERROR".to_owned())));
+        } else if status.code == otlp::status::StatusCode::Ok as i32 {
+            all.push(("otel.status_code".to_owned(), Tag::Text("OK".to_owned())));
+        }
+        if !status.message.is_empty() {
+            all.push(("otel.status_description".to_owned(), Tag::Text(status.message)));
+        }
+    }
+    let log = |event: otlp::span::Event| {
+        let mut fields = tags(event.attributes);
+        fields.insert(0, ("event".to_owned(), Tag::Text(event.name)));
+        (event.time_unix_nano, fields)
+    };
+    Some(Span {
+        trace,
+        id,
+        parent,
+        name: wire.name,
+        start: wire.start_time_unix_nano,
+        end: wire.end_time_unix_nano.max(wire.start_time_unix_nano),
+        tags: all,
+        logs: wire.events.into_iter().map(log).collect(),
+        process: process.clone(),
+    })
+}
+
+fn tags(attributes: Vec<KeyValue>) -> Vec<(String, Tag)> {
+    let value = |attribute: KeyValue| Some((attribute.key, tag(attribute.value?.value?)));
+    attributes.into_iter().filter_map(value).collect()
+}
+
+fn tag(value: Value) -> Tag {
+    match value {
+        Value::StringValue(text) => Tag::Text(text),
+        Value::BoolValue(value) => Tag::Bool(value),
+        Value::IntValue(value) => Tag::Int(value),
+        Value::DoubleValue(value) => Tag::Float(value),
+        other => Tag::Text(json(other).to_string()),
+    }
+}
+
+// Depth is bounded by prost's own limit on nested messages.
+fn json(value: Value) -> Json {
+    let inner = |value: AnyValue| value.value.map_or(Json::Null, json);
+    match value {
+        Value::StringValue(text) => Json::String(text),
+        Value::BoolValue(value) => Json::Bool(value),
+        Value::IntValue(value) => value.into(),
+        Value::DoubleValue(value) => value.into(),
+        Value::ArrayValue(list) => Json::Array(list.values.into_iter().map(inner).collect()),
+        Value::KvlistValue(map) => {
+            let pair = |pair: KeyValue| (pair.key, pair.value.map_or(Json::Null, inner));
+            Json::Object(map.values.into_iter().map(pair).collect())
+        }
+        Value::BytesValue(bytes) => Json::String(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+        _ => Json::Null,
+    }
+}

@@ -1,0 +1,212 @@
+//! Joins the world to the ADS server: who a client is, what it may see, and what it reports.
+//!
+//! Identity decides, never the node's own words: namespace and service account come from the certificate, and the instance
+//! that a node names counts only while it is registered with that very identity. Otherwise the node is a mere client of its
+//! namespace.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::resource::ResourceKind;
+use outrigger_xds::server::{ClientEvent, Source, Versioned, View};
+use outrigger_xds::{ClientKind, NodeInfo};
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::compile::scope::Scope;
+use crate::keeper::Keeper;
+use crate::metrics::Metrics;
+use crate::status::{Board, Client, Nack, Refusal, rules_of};
+
+/// What every stream shares.
+#[derive(Clone)]
+pub struct XdsSource {
+    keeper: Keeper,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    trust_domain: String,
+    /// On the port without TLS: who everybody is there, or nobody, and the node's word is taken.
+    plaintext: Option<Option<SpiffeId>>,
+    streams: Arc<AtomicU64>,
+}
+
+impl XdsSource {
+    /// For the TLS port: without a certificate nobody is told anything.
+    pub fn new(keeper: Keeper, board: Arc<Board>, metrics: Arc<Metrics>, trust_domain: &str) -> Self {
+        let trust_domain = trust_domain.to_owned();
+        Self { keeper, board, metrics, trust_domain, plaintext: None, streams: Arc::default() }
+    }
+
+    /// The same world for the port without TLS.
+    #[must_use]
+    pub fn plaintext(&self, identity: Option<SpiffeId>) -> Self {
+        Self { plaintext: Some(identity), ..self.clone() }
+    }
+
+    #[allow(clippy::result_large_err)] // tonic's own type
+    fn identity(&self, node: &NodeInfo, peer: Option<&SpiffeId>) -> Result<SpiffeId, Status> {
+        let identity = match (peer, &self.plaintext) {
+            (Some(peer), _) => peer.clone(),
+            (None, Some(Some(everybody))) => everybody.clone(),
+            (None, Some(None)) => {
+                let namespace = text(node, "NAMESPACE").unwrap_or("default");
+                let account = text(node, "SERVICE_ACCOUNT").unwrap_or("default");
+                let claimed = SpiffeId::workload(&self.trust_domain, namespace, account);
+                claimed.map_err(|error| Status::invalid_argument(format!("node metadata: {error}")))?
+            }
+            (None, None) => {
+                return Err(Status::unauthenticated(
+                    "xDS takes a client certificate of this mesh: ask for one first (CSR service, or `outrigger identity issue`)",
+                ));
+            }
+        };
+        if identity.trust_domain() != self.trust_domain {
+            let reason = format!("{identity} is not of trust domain {}", self.trust_domain);
+            return Err(Status::permission_denied(reason));
+        }
+        Ok(identity)
+    }
+}
+
+impl Source for XdsSource {
+    fn open(
+        &self,
+        node: &NodeInfo,
+        peer: Option<&SpiffeId>,
+        remote: Option<SocketAddr>,
+    ) -> Result<Arc<dyn View>, Status> {
+        let identity = self.identity(node, peer).inspect_err(|status| {
+            tracing::warn!(node = %node.id, ?remote, reason = status.message(), "xDS stream refused");
+        })?;
+        let (Some(namespace), Some(service_account)) = (identity.namespace(), identity.service_account()) else {
+            let reason = format!("{identity} is no workload of this mesh: it has no namespace and service account");
+            return Err(Status::permission_denied(reason));
+        };
+        let claimed = text(node, "INSTANCE").unwrap_or(&node.id).to_owned();
+        let scope = Scope {
+            kind: client_kind(&node.user_agent),
+            namespace: namespace.to_owned(),
+            service_account: service_account.to_owned(),
+            instance: (!claimed.is_empty()).then_some(claimed),
+            bind: text(node, "OUTBOUND_BIND").and_then(|ip| ip.parse().ok()),
+            secure: node.metadata.get("SECURE").is_some_and(|secure| *secure == true || *secure == "true"),
+        };
+        let own = scope.own(self.keeper.published().compiled.world()).is_some();
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        let client = Client {
+            node: node.id.clone(),
+            instance: scope.instance.clone().filter(|_| own),
+            identity: Some(identity.clone()),
+            kind: scope.kind,
+            version: format!("{} {}", node.user_agent, node.version).trim().to_owned(),
+        };
+        tracing::info!(node = %node.id, id = %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
+        self.board.connected(stream, client);
+        Ok(Arc::new(Subscriber {
+            source: self.clone(),
+            stream,
+            node: node.id.clone(),
+            scope,
+        }))
+    }
+}
+
+/// A string of the node's metadata.
+fn text<'n>(node: &'n NodeInfo, key: &str) -> Option<&'n str> {
+    node.metadata.get(key)?.as_str().filter(|text| !text.is_empty())
+}
+
+/// By the name that programs give themselves: `outrigger`, `envoy`, `gRPC C-core`, `gRPC Go`, `grpc-java`.
+fn client_kind(user_agent: &str) -> ClientKind {
+    let lower = user_agent.to_ascii_lowercase();
+    if lower.starts_with("outrigger") {
+        ClientKind::Outrigger
+    } else if lower.starts_with("grpc") {
+        ClientKind::Grpc
+    } else {
+        ClientKind::Envoy
+    }
+}
+
+/// One stream.
+struct Subscriber {
+    source: XdsSource,
+    stream: u64,
+    node: String,
+    scope: Scope,
+}
+
+impl Subscriber {
+    fn nack(&self, kind: ResourceKind, name: String, version: String, field: String, reason: String) {
+        tracing::warn!(node = %self.node, ?kind, name, field, reason, "xDS client refused a resource");
+        self.source.metrics.rejected(kind);
+        // Several names stand in one text when the client did not say which one it meant.
+        let rules = name.split(", ").filter_map(|name| self.resource(kind, name)).flat_map(|v| rules_of(&v.resource));
+        let rules = rules.collect::<BTreeSet<_>>().into_iter().collect();
+        self.source.board.nacked(self.stream, kind, Nack { name, version, field, reason, rules });
+    }
+
+    /// Whether another version than the refused one has been taken, or the resource is gone.
+    fn is_cured(&self, kind: ResourceKind, refusal: &Refusal) -> bool {
+        refusal.version.is_empty()
+            || self.resource(kind, &refusal.name).is_none_or(|current| current.version != refusal.version)
+    }
+
+    fn converged(&self, generation: u64) {
+        let published = self.source.keeper.published();
+        // Only the latest: of older ones the time is no longer known, and nobody waits for them.
+        if published.generation() == generation
+            && let Ok(taken) = SystemTime::now().duration_since(published.at)
+        {
+            self.source.metrics.convergence.observe(taken.as_secs_f64());
+        }
+    }
+}
+
+impl View for Subscriber {
+    fn kind(&self) -> ClientKind {
+        self.scope.kind
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.source.keeper.subscribe()
+    }
+
+    fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
+        self.source.keeper.published().compiled.resource(&self.scope, kind, name)
+    }
+
+    fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>> {
+        self.source.keeper.published().compiled.wildcard(&self.scope, kind)
+    }
+
+    fn report(&self, event: ClientEvent) {
+        let board = &self.source.board;
+        match event {
+            ClientEvent::Sent { kind, generation, .. } => {
+                self.source.metrics.pushed(kind);
+                board.sent(self.stream, kind, generation);
+            }
+            ClientEvent::Acked { kind, .. } => {
+                board.acked(self.stream, kind, |refusal| self.is_cured(kind, refusal));
+            }
+            ClientEvent::Nacked { kind, name, version, field, reason } => self.nack(kind, name, version, field, reason),
+            ClientEvent::BarrierAcked { generation } => {
+                board.barrier(self.stream, generation);
+                self.converged(generation);
+            }
+            ClientEvent::Settled { generation } => board.settled(self.stream, generation),
+            ClientEvent::Closed { reason } => {
+                tracing::info!(node = %self.node, reason, "xDS client disconnected");
+                board.disconnected(self.stream);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
