@@ -123,6 +123,11 @@ pub enum ClientEvent {
         /// The generation.
         generation: u64,
     },
+    /// A client without barriers was sent everything up to a generation, and has answered all of it.
+    Settled {
+        /// The generation.
+        generation: u64,
+    },
     /// The stream ended.
     Closed {
         /// Why.

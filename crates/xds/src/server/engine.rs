@@ -1,12 +1,13 @@
 //! The engine of one stream: decides what to send next. Pure but for the view that it asks.
 //!
-//! Make before break, and latest wins: additions and changes go in [`ResourceKind::ALL`]'s order, removals in reverse once no
-//! client has an addition left to answer, and the barrier when nothing is left at all. A kind whose last response is not
-//! answered waits, and is compared with the newest state when the answer comes, so a slow client costs one pending state.
+//! Make before break, and latest wins: additions and changes go in [`ResourceKind::ALL`]'s order, removals in reverse once
+//! no addition is left to answer, and the barrier when nothing is left at all. A kind whose last response is not answered
+//! waits, and is compared with the newest state when the answer comes, so a slow client costs one pending state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use outrigger_model::cluster::Discovery;
 use outrigger_model::resource::{Resource, ResourceKind};
 
 use super::subscription::{Difference, Flight, Subscription};
@@ -69,10 +70,14 @@ impl Engine {
     /// Takes the answer that a request carries.
     pub(super) fn answer(&mut self, kind: ResourceKind, nonce: &str, error: Option<&rpc::Status>) -> Answer {
         let subscription = self.subscriptions.entry(kind).or_default();
+        let flight = subscription.flight.take_if(|flight| flight.nonce == nonce);
+        if let (None, Some(status)) = (&flight, error) {
+            vetoed(&*self.view, kind, subscription, status);
+        }
         if nonce.is_empty() {
             return Answer::Fine;
         }
-        let Some(flight) = subscription.flight.take_if(|flight| flight.nonce == nonce) else {
+        let Some(flight) = flight else {
             return if subscription.flight.is_some() || error.is_some() {
                 Answer::Stale
             } else {
@@ -118,7 +123,7 @@ impl Engine {
             // Envoy does not say which in a form that can be read; each alone tells.
             let subscription = self.subscriptions.entry(kind).or_default();
             for (name, _) in &flight.sent {
-                subscription.sent.remove(name);
+                subscription.resend(name);
             }
             subscription.suspects.extend(flight.sent.into_iter().map(|(name, _)| name));
             return;
@@ -138,24 +143,26 @@ impl Engine {
     /// Everything that can be sent now.
     pub(super) fn next(&mut self, generation: u64) -> Vec<Outgoing> {
         let mut out = Vec::new();
-        let mut open_ends = false;
+        let mut waiting = Vec::new();
+        let mut unanswered = false;
         for kind in ResourceKind::ALL.into_iter().filter(|kind| *kind != ResourceKind::Barrier) {
             let Some(mut difference) = self.difference(kind) else { continue };
             difference.removed.clear();
-            let waiting = self.subscription(kind).flight.is_some();
-            let answer = self.subscription(kind).answer;
-            if waiting {
-                open_ends = true;
-                // What comes later may refer to what waits here.
-                if !difference.upserts.is_empty() {
-                    return out;
-                }
-            } else if answer || !difference.is_empty() {
-                open_ends = true;
-                out.push(self.outgoing(kind, difference, generation));
+            let subscription = self.subscription(kind);
+            let in_flight = subscription.flight.is_some();
+            unanswered |= in_flight;
+            if !subscription.answer && difference.is_empty() {
+                continue;
             }
+            if in_flight || waiting.iter().any(|earlier| holds(*earlier, kind)) {
+                waiting.push(kind);
+                continue;
+            }
+            unanswered = true;
+            self.warm_anew(&difference);
+            out.push(self.outgoing(kind, difference, generation));
         }
-        if open_ends {
+        if unanswered || !waiting.is_empty() {
             return out;
         }
         for kind in ResourceKind::ALL.into_iter().rev().filter(|kind| *kind != ResourceKind::Barrier) {
@@ -164,20 +171,41 @@ impl Engine {
                 return vec![self.outgoing(kind, difference, generation)];
             }
         }
-        out.extend(self.barrier());
+        out.extend(self.barrier(generation));
         out
     }
 
-    fn difference(&self, kind: ResourceKind) -> Option<Difference> {
-        let subscription = self.subscriptions.get(&kind).filter(|s| s.open)?;
+    fn difference(&mut self, kind: ResourceKind) -> Option<Difference> {
+        let subscription = self.subscriptions.get_mut(&kind).filter(|s| s.open)?;
         if !self.view.kind().takes(kind) {
             return Some(Difference::default());
         }
         let mut difference = subscription.difference(kind, &*self.view);
-        if let Some(suspect) = subscription.suspects.front() {
-            difference.upserts.retain(|versioned| versioned.name == *suspect);
+        // A suspect that is gone, or that the client already has again, is none.
+        let upserts = &mut difference.upserts;
+        while let Some(suspect) = subscription.suspects.front() {
+            if upserts.iter().any(|versioned| versioned.name == *suspect) {
+                upserts.retain(|versioned| versioned.name == *suspect);
+                break;
+            }
+            subscription.suspects.pop_front();
         }
         Some(difference)
+    }
+
+    /// A real Envoy warms a changed cluster anew and waits for its endpoints, though it does not ask for them again.
+    fn warm_anew(&mut self, difference: &Difference) {
+        if self.view.kind() == ClientKind::Outrigger {
+            return;
+        }
+        let Some(endpoints) = self.subscriptions.get_mut(&ResourceKind::Endpoints) else { return };
+        for versioned in &difference.upserts {
+            if let Resource::Cluster(cluster) = &*versioned.resource
+                && let Discovery::Eds { service_name } = &cluster.discovery
+            {
+                endpoints.resend(service_name.as_ref().unwrap_or(&cluster.name));
+            }
+        }
     }
 
     fn outgoing(&mut self, kind: ResourceKind, difference: Difference, generation: u64) -> Outgoing {
@@ -193,18 +221,43 @@ impl Engine {
         Outgoing { kind, nonce, generation, difference }
     }
 
-    /// The barrier carries the generation of the resource itself, which the view and the differences come from.
-    fn barrier(&mut self) -> Option<Outgoing> {
+    /// The barrier carries the generation of the resource itself. One that is newer than what was compared with the
+    /// client's state waits: the world moved meanwhile, and its change wakes the stream.
+    fn barrier(&mut self, compared: u64) -> Option<Outgoing> {
         let kind = ResourceKind::Barrier;
         if self.view.kind() != ClientKind::Outrigger {
+            self.view.report(ClientEvent::Settled { generation: compared });
             return None;
         }
         let subscription = self.subscriptions.get(&kind).filter(|s| s.open && s.flight.is_none())?;
         let difference = subscription.difference(kind, &*self.view);
         let generation = match &*difference.upserts.first()?.resource {
-            Resource::Barrier(barrier) => barrier.generation,
+            Resource::Barrier(barrier) if barrier.generation <= compared => barrier.generation,
             _ => return None,
         };
         Some(self.outgoing(kind, difference, generation))
+    }
+}
+
+/// Whether additions of `later` must wait while those of `earlier` cannot be sent yet.
+///
+/// Endpoints and secrets never wait for clusters: Envoy acknowledges a cluster only when it has both.
+fn holds(earlier: ResourceKind, later: ResourceKind) -> bool {
+    use ResourceKind::{Cluster, Destination, Endpoints, Listener, Routes};
+    match earlier {
+        Cluster | Endpoints => matches!(later, Listener | Routes | Destination),
+        Listener => later == Destination,
+        _ => false,
+    }
+}
+
+/// A client takes back an ACK when it finds later that it cannot put a resource in force. Refusals of versions that were
+/// replaced since are old news.
+fn vetoed(view: &dyn View, kind: ResourceKind, subscription: &Subscription, status: &rpc::Status) {
+    for entry in nack::entries(status) {
+        if subscription.sent.get(&entry.name).is_some_and(|known| known.version == entry.version) {
+            let nack::Entry { name, version, field, reason, .. } = entry;
+            view.report(ClientEvent::Nacked { kind, name, version, field, reason });
+        }
     }
 }

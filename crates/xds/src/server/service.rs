@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -18,8 +19,10 @@ use super::{AdsServer, ClientEvent, Source, View, delta, sotw};
 use crate::NodeInfo;
 use crate::wire::{core, discovery};
 
-/// Largest message that a client may send.
-const MAX_REQUEST: usize = 4 << 20;
+/// Largest message that a client may send: one that reconnects lists all names and versions that it has.
+const MAX_REQUEST: usize = 16 << 20;
+/// A client that opens a stream must say who it is within this time.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Responses between the engine and a slow stream.
 const BACKLOG: usize = 8;
 
@@ -144,7 +147,7 @@ async fn run<P: Protocol, S: Source>(
     mut requests: Streaming<P::Request>,
     sender: mpsc::Sender<Result<P::Response, Status>>,
 ) {
-    let Ok(Some(first)) = requests.message().await else { return };
+    let Ok(Ok(Some(first))) = tokio::time::timeout(FIRST_REQUEST, requests.message()).await else { return };
     let opened = P::node(&first)
         .ok_or_else(|| Status::invalid_argument("the first request of an ADS stream must name the node"))
         .and_then(|node| source.open(&NodeInfo::from_wire(node), peer.as_ref(), remote));

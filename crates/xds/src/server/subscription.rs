@@ -108,6 +108,13 @@ impl Subscription {
         self.answer = false;
     }
 
+    /// Whatever version the client has, it is sent again.
+    pub(super) fn resend(&mut self, name: &str) {
+        if let Some(known) = self.sent.get_mut(name) {
+            known.version.clear();
+        }
+    }
+
     /// Forgets names that the client does not want any more.
     pub(super) fn unsubscribe(&mut self, name: &str) {
         self.names.remove(name);

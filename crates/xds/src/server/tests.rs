@@ -149,17 +149,96 @@ fn an_addition_goes_before_a_removal() {
 fn the_barrier_waits_for_every_answer() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(cluster("a", 0));
-    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 1 }));
+    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 0 }));
     let mut engine = Engine::new(shelf.clone(), false);
     assert_eq!(upserts(&ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], ""))), ["barrier"]);
     let out = ask(&mut engine, delta(CDS, &["*"], ""));
-    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 2 }));
+    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 1 }));
     assert!(ask(&mut engine, delta(ResourceKind::Barrier, &[], "1")).is_empty());
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
     assert_eq!(upserts(&out), ["barrier"]);
     shelf.events();
     ask(&mut engine, delta(ResourceKind::Barrier, &[], &out[0].nonce));
-    assert_eq!(shelf.events(), [ClientEvent::BarrierAcked { generation: 2 }]);
+    assert_eq!(shelf.events(), [ClientEvent::BarrierAcked { generation: 1 }]);
+}
+
+#[test]
+fn a_barrier_that_is_ahead_of_what_was_compared_waits_for_the_next_comparison() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 7 }));
+    let mut engine = Engine::new(shelf.clone(), false);
+    assert!(ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], "")).is_empty());
+    assert_eq!(upserts(&engine.next(7)), ["barrier"]);
+}
+
+#[test]
+fn endpoints_do_not_wait_for_clusters_but_listeners_do() {
+    let shelf = Shelf::new(ClientKind::Envoy);
+    shelf.put(cluster("a", 0));
+    let mut engine = Engine::new(shelf.clone(), false);
+    // An Envoy answers clusters only when they have their endpoints.
+    assert_eq!(upserts(&ask(&mut engine, delta(CDS, &["*"], ""))), ["a"]);
+    shelf.put(cluster("b", 0));
+    shelf.put(endpoints("a"));
+    assert!(ask(&mut engine, delta(ResourceKind::Listener, &["*"], "")).is_empty());
+    assert_eq!(upserts(&ask(&mut engine, delta(ResourceKind::Endpoints, &["a"], ""))), ["a"]);
+    let out = ask(&mut engine, delta(CDS, &[], "1"));
+    assert_eq!(out.iter().map(|o| o.kind).collect::<Vec<_>>(), [CDS, ResourceKind::Listener]);
+}
+
+#[test]
+fn an_envoy_gets_the_endpoints_of_a_changed_cluster_again() {
+    let shelf = Shelf::new(ClientKind::Envoy);
+    shelf.put(cluster("a", 0));
+    shelf.put(endpoints("a"));
+    let mut engine = Engine::new(shelf.clone(), false);
+    ask(&mut engine, delta(CDS, &["*"], ""));
+    ask(&mut engine, delta(CDS, &[], "1"));
+    assert_eq!(upserts(&ask(&mut engine, delta(ResourceKind::Endpoints, &["a"], ""))), ["a"]);
+    ask(&mut engine, delta(ResourceKind::Endpoints, &[], "2"));
+    shelf.put(cluster("a", 5));
+    let out = engine.next(2);
+    assert_eq!(
+        out.iter().map(|o| (o.kind, o.difference.upserts.len())).collect::<Vec<_>>(),
+        [(CDS, 1), (ResourceKind::Endpoints, 1)]
+    );
+}
+
+#[test]
+fn a_suspect_that_is_gone_holds_nobody_up() {
+    let shelf = Shelf::new(ClientKind::Envoy);
+    shelf.put(cluster("a", 0));
+    shelf.put(cluster("b", 0));
+    let mut engine = Engine::new(shelf.clone(), false);
+    ask(&mut engine, delta(CDS, &["*"], ""));
+    let mut refusal = delta(CDS, &[], "1");
+    refusal.error_detail = Some(rpc::Status { message: "no".into(), ..Default::default() });
+    shelf.take(CDS, "a");
+    assert_eq!(upserts(&ask(&mut engine, refusal)), ["b"]);
+    let out = ask(&mut engine, delta(CDS, &[], "2"));
+    assert_eq!(out[0].difference.removed, ["a"], "what the client may have of it is taken back");
+}
+
+#[test]
+fn a_client_may_refuse_a_version_after_its_ack() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    shelf.put(cluster("a", 0));
+    let mut engine = Engine::new(shelf.clone(), false);
+    let version = ask(&mut engine, delta(CDS, &["*"], ""))[0].difference.upserts[0].version.clone();
+    ask(&mut engine, delta(CDS, &[], "1"));
+    shelf.events();
+    for (version, reported) in [("another", 0), (version.as_str(), 1)] {
+        let mut veto = delta(CDS, &[], "");
+        veto.error_detail = Some(nack::status(vec![nack::Entry {
+            type_url: type_url(CDS).into(),
+            name: "a".into(),
+            version: version.into(),
+            field: "name".into(),
+            reason: "cannot".into(),
+        }]));
+        assert!(ask(&mut engine, veto).is_empty());
+        assert_eq!(shelf.events().len(), reported, "{version}");
+    }
 }
 
 #[test]

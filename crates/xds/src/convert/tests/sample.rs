@@ -1,0 +1,427 @@
+//! Strategies for resources that are valid and in the model's own spelling, so that equality is the right comparison.
+
+use std::time::Duration;
+
+use outrigger_model::cluster::*;
+use outrigger_model::endpoint::*;
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::listener::*;
+use outrigger_model::matcher::{Pattern, StringMatch};
+use outrigger_model::policy::*;
+use outrigger_model::resource::*;
+use outrigger_model::route::*;
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z|._-]{1,12}"
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-zA-Z0-9%/. ]{1,10}", Just("ü€%%x".to_owned()), Just("100%".to_owned())]
+}
+
+fn token() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9-]{0,8}"
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (1_u64..100_000, 0_u32..1_000_000_000).prop_map(|(s, n)| Duration::new(s, n))
+}
+
+fn duration_or_off() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(Duration::ZERO), duration()]
+}
+
+/// Exact to a ten-thousandth, as the wire is.
+fn percentage() -> impl Strategy<Value = f64> {
+    prop_oneof![(0_u32..=100).prop_map(f64::from), (0_u32..=1_000_000).prop_map(|n| f64::from(n) / 10_000.0)]
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    (name(), name(), text()).prop_map(|(kind, namespace, name)| Origin { kind, namespace, name })
+}
+
+fn identity() -> impl Strategy<Value = SpiffeId> {
+    ("[a-z]{1,5}", "[a-z]{1,5}").prop_map(|(n, s)| SpiffeId::workload("cluster.local", &n, &s).unwrap())
+}
+
+fn address() -> impl Strategy<Value = std::net::SocketAddr> {
+    prop_oneof![
+        (any::<[u8; 4]>(), any::<u16>()).prop_map(Into::into),
+        (any::<[u8; 16]>(), any::<u16>()).prop_map(Into::into),
+    ]
+}
+
+fn net() -> impl Strategy<Value = ipnet::IpNet> {
+    prop_oneof![
+        (any::<[u8; 4]>(), 0_u8..=32).prop_map(|(ip, n)| ipnet::IpNet::new(ip.into(), n).unwrap()),
+        (any::<[u8; 16]>(), 0_u8..=128).prop_map(|(ip, n)| ipnet::IpNet::new(ip.into(), n).unwrap()),
+    ]
+}
+
+fn string_match() -> impl Strategy<Value = StringMatch> {
+    let fold = |(pattern, ignore_case)| StringMatch { pattern, ignore_case };
+    let plain = prop_oneof![
+        prop_oneof![text(), Just(String::new())].prop_map(Pattern::Exact),
+        text().prop_map(Pattern::Prefix),
+        text().prop_map(Pattern::Suffix),
+        text().prop_map(Pattern::Contains),
+    ];
+    let never_folded = prop_oneof![
+        prop_oneof![Just("a+b?"), Just("[0-9]{3}"), Just(".*")].prop_map(|r| Pattern::Regex(r.to_owned())),
+        Just(Pattern::Present),
+    ];
+    prop_oneof![(plain, any::<bool>()).prop_map(fold), (never_folded, Just(false)).prop_map(fold)]
+}
+
+fn header_match() -> impl Strategy<Value = HeaderMatch> {
+    let name = prop_oneof![token(), Just(":path".to_owned()), Just(":authority".to_owned())];
+    (name, string_match(), any::<bool>()).prop_map(|(name, value, invert)| HeaderMatch {
+        name,
+        value,
+        invert,
+    })
+}
+
+fn permission() -> impl Strategy<Value = Permission> {
+    let leaf = prop_oneof![
+        Just(Permission::Any),
+        header_match().prop_map(Permission::Header),
+        string_match().prop_map(Permission::Path),
+        any::<u16>().prop_map(Permission::DestinationPort),
+        net().prop_map(Permission::DestinationIp),
+        string_match().prop_map(Permission::ServerName),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 1..3).prop_map(Permission::And),
+            vec(inner.clone(), 1..3).prop_map(Permission::Or),
+            inner.prop_map(|p| Permission::Not(Box::new(p))),
+        ]
+    })
+}
+
+fn principal() -> impl Strategy<Value = Principal> {
+    let leaf = prop_oneof![
+        Just(Principal::Any),
+        of(string_match()).prop_map(Principal::Authenticated),
+        net().prop_map(Principal::SourceIp),
+        header_match().prop_map(Principal::Header),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 1..3).prop_map(Principal::And),
+            vec(inner.clone(), 1..3).prop_map(Principal::Or),
+            inner.prop_map(|p| Principal::Not(Box::new(p))),
+        ]
+    })
+}
+
+fn rbac() -> impl Strategy<Value = Rbac> {
+    let policy = (vec(permission(), 1..3), vec(principal(), 1..3), of(origin()))
+        .prop_map(|(permissions, principals, origin)| RbacPolicy { permissions, principals, origin });
+    let action = prop_oneof![Just(RbacAction::Allow), Just(RbacAction::Deny), Just(RbacAction::Log)];
+    (action, btree_map(name(), policy, 0..3)).prop_map(|(action, policies)| Rbac { action, policies })
+}
+
+fn edits() -> impl Strategy<Value = HeaderEdits> {
+    let value = || prop_oneof![text(), Just(String::new())];
+    (vec(token(), 0..2), vec((token(), value()), 0..2), vec((token(), value()), 0..2))
+        .prop_map(|(remove, set, add)| HeaderEdits { remove, set, add })
+}
+
+fn weighted() -> impl Strategy<Value = Vec<WeightedCluster>> {
+    let one = (name(), 0_u32..1000, edits(), edits()).prop_map(
+        |(cluster, weight, request_headers, response_headers)| WeightedCluster {
+            cluster,
+            weight,
+            request_headers,
+            response_headers,
+        },
+    );
+    prop_oneof![
+        name().prop_map(|cluster| vec![WeightedCluster::only(cluster)]),
+        vec(one, 1..4).prop_map(|mut all| {
+            all[0].weight += 1;
+            all
+        }),
+    ]
+}
+
+fn retry() -> impl Strategy<Value = RetryPolicy> {
+    let on = btree_set(proptest::sample::select(RetryOn::NAMES.to_vec()), 0..5);
+    (on, vec(100_u16..600, 0..3), 0_u32..9, of(duration()), duration(), duration(), any::<bool>()).prop_map(
+        |(on, statuses, attempts, per_try_timeout, base, more, avoid)| RetryPolicy {
+            on: on.into_iter().map(|(_, on)| on).collect(),
+            statuses,
+            attempts,
+            per_try_timeout,
+            backoff_base: base,
+            backoff_max: base + more,
+            avoid_previous_hosts: avoid,
+        },
+    )
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let delay =
+        (duration(), percentage()).prop_map(|(duration, percentage)| FaultDelay { duration, percentage });
+    let status =
+        prop_oneof![(200_u16..600).prop_map(FaultStatus::Http), (0_u32..17).prop_map(FaultStatus::Grpc)];
+    let abort = (status, percentage()).prop_map(|(status, percentage)| FaultAbort { status, percentage });
+    (of(delay), of(abort)).prop_map(|(delay, abort)| Fault { delay, abort })
+}
+
+fn forward() -> impl Strategy<Value = Forward> {
+    let rewrite = (0..3, "/[a-z]{0,5}", of(name())).prop_map(|(which, path, authority)| Rewrite {
+        prefix: (which == 1).then(|| path.clone()),
+        regex: (which == 2).then(|| ("^/(.*)$".to_owned(), format!("{path}/\\1"))),
+        authority,
+    });
+    let hash = prop_oneof![
+        token().prop_map(HashOn::Header),
+        token().prop_map(HashOn::Cookie),
+        token().prop_map(HashOn::Query),
+        Just(HashOn::SourceAddress),
+    ];
+    (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3)).prop_map(
+        |(clusters, timeout, retry, rewrite, hash)| Forward { clusters, timeout, retry, rewrite, hash },
+    )
+}
+
+fn action() -> impl Strategy<Value = RouteAction> {
+    let status = proptest::sample::select(vec![301_u16, 302, 303, 307, 308]);
+    let redirect = (of(token()), of(name()), of(1_u16..), 0..3, "/[a-z]{0,5}", status).prop_map(
+        |(scheme, authority, port, which, path, status)| Redirect {
+            scheme,
+            authority,
+            port,
+            path: (which == 1).then(|| path.clone()),
+            prefix: (which == 2).then(|| path.clone()),
+            status,
+        },
+    );
+    prop_oneof![
+        4 => forward().prop_map(RouteAction::Forward),
+        1 => redirect.prop_map(RouteAction::Redirect),
+        1 => (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Direct { status, body }),
+    ]
+}
+
+fn route_match() -> impl Strategy<Value = RouteMatch> {
+    let path = prop_oneof![
+        "/[a-zA-Z/]{0,8}".prop_map(PathMatch::Exact),
+        "/[a-zA-Z/]{0,8}".prop_map(PathMatch::Prefix),
+        "/[a-z/]{0,8}[a-z]".prop_map(PathMatch::Segments),
+        Just(PathMatch::Regex("/v[12]/.*".to_owned())),
+        Just(PathMatch::Connect),
+    ];
+    let query = (token(), string_match()).prop_map(|(name, value)| QueryMatch { name, value });
+    (path, any::<bool>(), vec(header_match(), 0..3), vec(query, 0..2))
+        .prop_map(|(path, ignore_case, headers, query)| RouteMatch { path, ignore_case, headers, query })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let name = prop_oneof![name(), Just(String::new())];
+    (name, route_match(), action(), of(fault()), edits(), edits(), of(origin())).prop_map(
+        |(name, matches, action, fault, request_headers, response_headers, origin)| Route {
+            name,
+            matches,
+            action,
+            fault,
+            request_headers,
+            response_headers,
+            origin,
+        },
+    )
+}
+
+fn route_config() -> impl Strategy<Value = RouteConfig> {
+    let host = (name(), btree_set("[a-z]{1,8}", 1..3), vec(route(), 0..3), of(retry()));
+    (name(), vec(host, 0..3)).prop_map(|(name, hosts)| RouteConfig {
+        name,
+        virtual_hosts: hosts
+            .into_iter()
+            .enumerate()
+            .map(|(i, (name, domains, routes, retry))| VirtualHost {
+                name,
+                domains: domains
+                    .into_iter()
+                    .map(|d| format!("{d}.h{i}:80"))
+                    .chain([format!("*.h{i}")])
+                    .collect(),
+                routes,
+                retry,
+            })
+            .collect(),
+    })
+}
+
+fn http() -> impl Strategy<Value = HttpConnection> {
+    let routes =
+        prop_oneof![name().prop_map(RouteSource::Named), route_config().prop_map(RouteSource::Inline)];
+    let filter = prop_oneof![rbac().prop_map(HttpFilter::Rbac), fault().prop_map(HttpFilter::Fault)];
+    let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
+    let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });
+    let times = (duration_or_off(), duration_or_off(), duration_or_off());
+    (routes, vec(filter, 0..3), codec, of(tracing), 1_u32..9000, times).prop_map(
+        |(routes, filters, codec, tracing, max_request_headers_kb, times)| HttpConnection {
+            routes,
+            filters,
+            codec,
+            tracing,
+            max_request_headers_kb,
+            request_headers_timeout: times.0,
+            stream_idle_timeout: times.1,
+            idle_timeout: times.2,
+        },
+    )
+}
+
+fn chain() -> impl Strategy<Value = FilterChain> {
+    let clusters = vec((name(), 1_u32..100), 1..3);
+    let tcp = (clusters, duration_or_off()).prop_map(|(clusters, idle_timeout)| TcpProxy {
+        clusters: clusters.into_iter().map(|(c, w)| WeightedCluster::share(c, w)).collect(),
+        idle_timeout,
+    });
+    let terminal = prop_oneof![http().prop_map(|h| Terminal::Http(Box::new(h))), tcp.prop_map(Terminal::Tcp)];
+    let server_name = prop_oneof![token(), token().prop_map(|t| format!("*.{t}"))];
+    let transport =
+        prop_oneof![Just(TransportMatch::Any), Just(TransportMatch::Tls), Just(TransportMatch::Plain)];
+    let matches = (of(any::<u16>()), vec(server_name, 0..3), transport, vec(token(), 0..3)).prop_map(
+        |(destination_port, server_names, transport, application_protocols)| ChainMatch {
+            destination_port,
+            server_names,
+            transport,
+            application_protocols,
+        },
+    );
+    let tls = vec(token(), 0..3).prop_map(|alpn| ServerTls::Mesh { alpn });
+    let name = prop_oneof![name(), Just(String::new())];
+    (name, matches, of(tls), vec(rbac(), 0..3), terminal).prop_map(
+        |(name, matches, tls, authorization, terminal)| FilterChain {
+            name,
+            matches,
+            tls,
+            authorization,
+            terminal,
+        },
+    )
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)];
+    (name(), direction, vec(address(), 0..3), vec(chain(), 1..4), of(chain())).prop_map(
+        |(name, direction, addresses, mut chains, default_chain)| {
+            for (port, chain) in chains.iter_mut().enumerate() {
+                chain.matches.destination_port = Some(port as u16); // no two alike
+            }
+            Listener { name, direction, addresses, chains, default_chain }
+        },
+    )
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let workload = (text(), text(), text(), text())
+        .prop_map(|(name, namespace, service, revision)| Workload { name, namespace, service, revision });
+    let health = prop_oneof![Just(Health::Healthy), Just(Health::Unhealthy), Just(Health::Draining)];
+    (address(), 1_u32..1000, health, of(identity()), any::<bool>(), of(workload)).prop_map(
+        |(address, weight, health, identity, mesh_tls, workload)| Endpoint {
+            address,
+            weight,
+            health,
+            identity,
+            mesh_tls,
+            workload,
+        },
+    )
+}
+
+fn endpoints() -> impl Strategy<Value = EndpointSet> {
+    let place = (token(), token(), prop_oneof![token(), Just(String::new())])
+        .prop_map(|(region, zone, sub_zone)| Locality { region, zone, sub_zone });
+    let locality = (place, 0_u32..4, 0_u32..100, vec(endpoint(), 0..4)).prop_map(
+        |(locality, priority, weight, endpoints)| LocalityEndpoints { locality, priority, weight, endpoints },
+    );
+    (name(), vec(locality, 0..4)).prop_map(|(cluster, localities)| EndpointSet { cluster, localities })
+}
+
+fn outlier() -> impl Strategy<Value = Outlier> {
+    (0_u32..9, 0_u32..9, duration(), duration(), duration(), 0_u32..=100).prop_map(
+        |(consecutive_5xx, consecutive_gateway, interval, base_ejection, max_ejection, percent)| Outlier {
+            consecutive_5xx,
+            consecutive_gateway,
+            interval,
+            base_ejection,
+            max_ejection,
+            max_ejection_percent: percent,
+        },
+    )
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let discovery = prop_oneof![
+        of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
+        endpoints().prop_map(Discovery::Static),
+        Just(Discovery::OriginalDestination),
+    ];
+    let balance = prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastRequest), Just(Balance::Random)];
+    let budget = (percentage(), any::<u32>())
+        .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
+    let limits = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), of(budget)).prop_map(
+        |(max_connections, max_pending, max_requests, max_retries, retry_budget)| Limits {
+            max_connections,
+            max_pending,
+            max_requests,
+            max_retries,
+            retry_budget,
+        },
+    );
+    let tls = prop_oneof![
+        Just(ClientTls::None),
+        (name(), vec(identity(), 0..3))
+            .prop_map(|(server_name, identities)| ClientTls::Mesh { server_name, identities }),
+    ];
+    let protocol = prop_oneof![
+        Just(UpstreamProtocol::Follow),
+        Just(UpstreamProtocol::Http1),
+        Just(UpstreamProtocol::Http2)
+    ];
+    let http = (protocol, duration_or_off(), any::<u32>());
+    (name(), discovery, balance, duration(), limits, of(outlier()), tls, http, of(origin())).prop_map(
+        |(name, discovery, balance, connect_timeout, limits, outlier, tls, http, origin)| Cluster {
+            name,
+            discovery,
+            balance,
+            connect_timeout,
+            limits,
+            outlier,
+            tls,
+            protocol: http.0,
+            idle_timeout: http.1,
+            max_requests_per_connection: http.2,
+            origin,
+        },
+    )
+}
+
+/// Any resource.
+pub(crate) fn resource() -> impl Strategy<Value = Resource> {
+    let roots = "[A-Za-z0-9]{0,40}".prop_map(|body| TrustBundleSecret {
+        name: "ROOTCA".to_owned(),
+        roots_pem: format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"),
+    });
+    prop_oneof![
+        3 => cluster().prop_map(Resource::Cluster),
+        2 => endpoints().prop_map(Resource::Endpoints),
+        3 => listener().prop_map(Resource::Listener),
+        3 => route_config().prop_map(Resource::Routes),
+        1 => roots.prop_map(Resource::Secret),
+        1 => (name(), name()).prop_map(|(name, listener)| Resource::Destination(Destination { name, listener })),
+        1 => any::<u64>().prop_map(|generation| {
+            Resource::Barrier(Barrier { name: "barrier".to_owned(), generation })
+        }),
+    ]
+}
