@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod encode;
+mod explain;
 pub mod fields;
 pub mod fuzzing;
 pub mod known;

@@ -200,11 +200,11 @@ fn chunk_line(
         return if buf.len() > limits.chunk_line { Err(Refusal::ChunkLine) } else { Ok(None) };
     };
     let lf = *scanned + found;
-    if lf == 0 || buf[lf - 1] != b'\r' {
-        return Err(Refusal::BareLf);
-    }
     if lf > limits.chunk_line {
         return Err(Refusal::ChunkLine);
+    }
+    if lf == 0 || buf[lf - 1] != b'\r' {
+        return Err(Refusal::BareLf);
     }
     let line = &buf[..lf - 1];
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
 
+use super::explain;
 use super::fields::{Field, H1Fields};
 use super::known::Known;
 use super::message::{H1Request, H1Response, Span, TargetForm};
@@ -70,14 +71,15 @@ impl Scan {
         let max = limits.head.min(MAX_HEAD);
         while let Some(found) = memchr::memchr(b'\n', &buf[self.at..]) {
             let lf = self.at + found;
-            if lf == self.line || buf[lf - 1] != b'\r' {
-                return Err(Refusal::BareLf);
-            }
+            // Sizes first, so that the verdict does not depend on how the bytes were split.
             if self.lines == 0 && lf - self.line > limits.start_line {
                 return Err(Refusal::StartLineTooLong);
             }
             if lf >= max {
                 return Err(Refusal::HeadTooLarge);
+            }
+            if lf == self.line || buf[lf - 1] != b'\r' {
+                return Err(Refusal::BareLf);
             }
             let blank = lf - 1 == self.line;
             (self.at, self.line) = (lf + 1, lf + 1);
@@ -181,7 +183,7 @@ fn request(buf: BytesMut, max_fields: usize) -> Result<H1Request, Refusal> {
     match parsed.parse_with_uninit_headers(&buf, slots) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Refusal::RequestLine),
-        Err(error) => return Err(strict::explain(&buf, error, true)),
+        Err(error) => return Err(explain::head(&buf, error, true)),
     }
     let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Refusal::RequestLine);
@@ -280,7 +282,7 @@ fn response(buf: BytesMut, max_fields: usize, asked: Asked) -> Result<H1Response
     match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &buf, slots) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Refusal::StatusLine),
-        Err(error) => return Err(strict::explain(&buf, error, false)),
+        Err(error) => return Err(explain::head(&buf, error, false)),
     }
     let (Some(minor), Some(status)) = (parsed.version, parsed.code) else { return Err(Refusal::StatusLine) };
     if status < 100 {
