@@ -265,6 +265,7 @@ fn anchor(root: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, String
 }
 
 /// Whether a certificate names itself as its issuer, as roots do.
+#[cfg(feature = "csr")]
 pub(crate) fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
 }
