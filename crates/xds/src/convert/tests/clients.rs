@@ -1,1 +1,157 @@
+//! What each kind of client is sent, where it differs.
 
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery, UpstreamProtocol};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints};
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::listener::{
+    ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, Terminal, TransportMatch,
+};
+use prost::Message;
+
+use super::*;
+use crate::wire::{core, hcm, tls};
+
+fn cluster(protocol: UpstreamProtocol) -> Cluster {
+    let mut cluster = Cluster::new("outbound|80||a");
+    cluster.protocol = protocol;
+    cluster.tls = ClientTls::Mesh {
+        server_name: "outbound_.80_._.a".into(),
+        identities: vec![SpiffeId::parse("spiffe://td/ns/a/sa/b").unwrap()],
+    };
+    cluster
+}
+
+fn context(socket: Option<&core::TransportSocket>) -> tls::UpstreamTlsContext {
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &socket.unwrap().config_type else {
+        panic!("has no configuration")
+    };
+    tls::UpstreamTlsContext::decode(any.value.as_slice()).unwrap()
+}
+
+#[test]
+fn an_envoy_offers_what_it_will_speak_under_tls_1_3() {
+    for (protocol, alpn) in [
+        (UpstreamProtocol::Http1, "istio-http/1.1"),
+        (UpstreamProtocol::Http2, "istio-h2"),
+        (UpstreamProtocol::Follow, "istio"),
+    ] {
+        let wire = cluster::encode(&cluster(protocol), ClientKind::Envoy);
+        let [mesh, plain] = wire.transport_socket_matches.as_slice() else { panic!("two matches") };
+        assert_eq!((mesh.name.as_str(), plain.name.as_str()), ("tlsMode-istio", "tlsMode-disabled"));
+        let context = context(mesh.transport_socket.as_ref());
+        assert_eq!(context.sni, "outbound_.80_._.a");
+        let common = context.common_tls_context.unwrap();
+        assert_eq!(common.alpn_protocols, [alpn]);
+        let params = common.tls_params.unwrap();
+        assert_eq!((params.tls_minimum_protocol_version, params.tls_maximum_protocol_version), (4, 4));
+        assert_eq!(
+            common.tls_certificate_sds_secret_configs[0].sds_config, None,
+            "a static secret of its own"
+        );
+        assert!(wire.typed_extension_protocol_options.contains_key(extension::HTTP_OPTIONS));
+    }
+}
+
+#[test]
+fn an_envoy_binds_its_addresses_and_looks_at_first_bytes_only_where_chains_ask() {
+    let chain = |transport| FilterChain {
+        name: String::new(),
+        matches: ChainMatch { transport, ..Default::default() },
+        tls: None,
+        authorization: vec![],
+        terminal: Terminal::Http(Box::new(HttpConnection::new(RouteSource::Named("r".into())))),
+    };
+    let mut listener = Listener {
+        name: "l".into(),
+        direction: Direction::Outbound,
+        addresses: vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()],
+        chains: vec![chain(TransportMatch::Any)],
+        default_chain: None,
+    };
+    let wire = listener::encode(&listener, ClientKind::Envoy);
+    assert!(wire.bind_to_port.unwrap().value);
+    assert!(wire.listener_filters.is_empty());
+    assert_eq!(wire.additional_addresses.len(), 1);
+    listener.chains.push(chain(TransportMatch::Tls));
+    listener.chains[1].matches.application_protocols = vec!["istio".into()];
+    let wire = listener::encode(&listener, ClientKind::Envoy);
+    let names: Vec<_> = wire.listener_filters.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, [extension::TLS_INSPECTOR, extension::HTTP_INSPECTOR]);
+    assert!(listener::encode(&listener, ClientKind::Outrigger).listener_filters.is_empty());
+}
+
+#[test]
+fn grpc_gets_an_api_listener_with_nothing_but_the_router() {
+    let mut http = HttpConnection::new(RouteSource::Named("r".into()));
+    http.filters.push(outrigger_model::listener::HttpFilter::Fault(Default::default()));
+    let listener = Listener {
+        name: "svc:80".into(),
+        direction: Direction::Outbound,
+        addresses: vec!["10.0.0.1:80".parse().unwrap()],
+        chains: vec![FilterChain {
+            name: String::new(),
+            matches: ChainMatch::default(),
+            tls: None,
+            authorization: vec![],
+            terminal: Terminal::Http(Box::new(http)),
+        }],
+        default_chain: None,
+    };
+    let wire = listener::encode(&listener, ClientKind::Grpc);
+    assert!(wire.address.is_none() && wire.filter_chains.is_empty());
+    let any = wire.api_listener.unwrap().api_listener.unwrap();
+    assert_eq!(any.type_url, wire::url::<hcm::HttpConnectionManager>());
+    let manager = hcm::HttpConnectionManager::decode(any.value.as_slice()).unwrap();
+    let names: Vec<_> = manager.http_filters.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, [extension::ROUTER]);
+}
+
+#[test]
+fn grpc_gets_certificates_from_its_provider_and_only_for_the_mesh() {
+    let wire = cluster::encode(&cluster(UpstreamProtocol::Http2), ClientKind::Grpc);
+    assert!(wire.transport_socket_matches.is_empty() && wire.typed_extension_protocol_options.is_empty());
+    let common = context(wire.transport_socket.as_ref()).common_tls_context.unwrap();
+    assert_eq!(common.tls_certificate_provider_instance.unwrap().instance_name, "default");
+    assert!(common.tls_params.is_none(), "gRPC refuses parameters");
+    let plain = cluster::encode(&Cluster::new("c"), ClientKind::Grpc);
+    assert!(plain.transport_socket.is_none());
+}
+
+#[test]
+fn grpc_gets_priorities_without_gaps_and_each_locality_once() {
+    let locality = |zone: &str, priority, weight| LocalityEndpoints {
+        locality: Locality { zone: zone.into(), ..Default::default() },
+        priority,
+        weight,
+        endpoints: vec![Endpoint {
+            address: "10.0.0.1:80".parse().unwrap(),
+            weight: 1,
+            health: Default::default(),
+            identity: None,
+            mesh_tls: true,
+            workload: None,
+        }],
+    };
+    let set = EndpointSet {
+        cluster: "c".into(),
+        localities: vec![locality("a", 5, 2), locality("b", 1, 0), locality("a", 5, 3)],
+    };
+    let wire = endpoint::encode(&set, ClientKind::Grpc);
+    let seen: Vec<_> = wire
+        .endpoints
+        .iter()
+        .map(|l| (l.priority, l.load_balancing_weight.unwrap().value, l.lb_endpoints.len()))
+        .collect();
+    assert_eq!(seen, [(0, 1, 1), (1, 5, 2)]);
+    assert!(wire.endpoints[0].lb_endpoints[0].metadata.is_none());
+}
+
+#[test]
+fn an_envoy_is_told_an_original_destination_in_its_own_way() {
+    use crate::wire::cluster::cluster::LbPolicy;
+    let mut cluster = Cluster::new("passthrough");
+    cluster.discovery = Discovery::OriginalDestination;
+    let wire = cluster::encode(&cluster, ClientKind::Envoy);
+    assert_eq!(wire.lb_policy, LbPolicy::ClusterProvided as i32);
+    assert!(wire.common_lb_config.is_none());
+}
