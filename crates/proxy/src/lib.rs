@@ -1,3 +1,25 @@
 #![forbid(unsafe_code)]
 //! The sidecar: accept, detect, terminate, authorize, route, pick, connect, forward.
+//!
+//! N workers share nothing on the hot path but what must be exact; a control runtime beside them has xDS, certificates,
+//! telemetry export and the admin pages. `app` starts both, `conn` is the table of contents of a connection's life.
+
+pub mod access_log;
+pub mod admin;
+pub mod app;
+pub mod balance;
+pub mod bootstrap;
+pub mod config_feed;
+pub mod conn;
+pub mod detect;
+pub mod disk;
+pub mod failure;
 pub mod http;
+pub mod l4;
+pub mod listen;
+pub mod metrics;
+pub mod record;
+pub mod runtime;
+pub mod stream;
+pub mod upstream;
+pub mod worker;

@@ -1,0 +1,112 @@
+//! Picking one endpoint of a priority level. Each policy is a file and a row in [`pick`].
+//!
+//! Who may be picked (health, ejection, hosts already tried) is decided by the cluster; a policy only chooses.
+
+use outrigger_model::cluster::Balance;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use crate::runtime::endpoint::EndpointState;
+
+mod least_request;
+mod random;
+mod round_robin;
+
+/// The endpoints of one priority that take requests, with their effective weights.
+#[derive(Debug)]
+pub struct Level {
+    /// 0 is the most wanted.
+    pub priority: u32,
+    /// The endpoints.
+    pub members: Vec<Arc<EndpointState>>,
+    weights: Vec<u32>,
+    /// Running sums of the weights, for a choice by binary search.
+    cumulative: Vec<u64>,
+    /// The order of a weighted round robin; empty if all weights are equal.
+    schedule: Vec<u32>,
+}
+
+/// Those of a level that may be picked now.
+pub enum Candidates<'a> {
+    /// All of them.
+    All(&'a Level),
+    /// These indices.
+    Some(&'a Level, &'a [u32]),
+}
+
+impl Level {
+    /// Of members with weights of at least 1.
+    pub fn new(priority: u32, members: Vec<(Arc<EndpointState>, u32)>) -> Self {
+        let (members, weights): (Vec<_>, Vec<u32>) = members.into_iter().map(|(m, w)| (m, w.max(1))).unzip();
+        let cumulative = weights
+            .iter()
+            .scan(0, |sum, w| {
+                *sum += u64::from(*w);
+                Some(*sum)
+            })
+            .collect();
+        let schedule = round_robin::schedule(&weights);
+        Self { priority, members, weights, cumulative, schedule }
+    }
+
+    fn by_ticket(&self, ticket: u64) -> usize {
+        self.cumulative.partition_point(|sum| *sum <= ticket).min(self.members.len() - 1)
+    }
+}
+
+impl<'a> Candidates<'a> {
+    fn level(&self) -> &'a Level {
+        match self {
+            Self::All(level) | Self::Some(level, _) => level,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::All(level) => level.members.len(),
+            Self::Some(_, indices) => indices.len(),
+        }
+    }
+
+    /// One of them at random, by weight; the index in the level.
+    fn weighted(&self, random: impl FnOnce(u64) -> u64) -> usize {
+        match self {
+            Self::All(level) => level.by_ticket(random(level.cumulative.last().copied().unwrap_or(1))),
+            Self::Some(level, indices) => {
+                let weight = |i: &u32| u64::from(level.weights[*i as usize]);
+                let mut ticket = random(indices.iter().map(weight).sum());
+                let found = indices.iter().find(|i| {
+                    let taken = ticket < weight(i);
+                    ticket = ticket.wrapping_sub(if taken { 0 } else { weight(i) });
+                    taken
+                });
+                found.or(indices.last()).map_or(0, |i| *i as usize)
+            }
+        }
+    }
+}
+
+/// Picks one; `None` only if there are no candidates. `cursor` belongs to the cluster.
+pub fn pick<'a>(
+    policy: Balance,
+    candidates: &Candidates<'a>,
+    cursor: &AtomicUsize,
+) -> Option<&'a Arc<EndpointState>> {
+    let level = candidates.level();
+    let index = match candidates.len() {
+        0 => return None,
+        1 => match candidates {
+            Candidates::All(_) => 0,
+            Candidates::Some(_, indices) => indices[0] as usize,
+        },
+        _ => match policy {
+            Balance::RoundRobin => round_robin::pick(candidates, cursor),
+            Balance::LeastRequest => least_request::pick(candidates, |n| fastrand::u64(..n)),
+            Balance::Random => random::pick(candidates, |n| fastrand::u64(..n)),
+        },
+    };
+    level.members.get(index)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The life of a downstream connection: the table of contents. [`serve_inbound`] and [`serve_outbound`] are it; each line is
+//! a stage, and what a stage does is in its own module.
+//!
+//! ```text
+//! accept ─> listener ─> detect ─> chain ─> terminate ─> authorize ─> HTTP or bytes
+//! ```
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_model::listener::{ChainInput, Codec, Direction};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::detect::{self, Detected, Look, Outcome, Patience};
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::server::{self, HttpVersion};
+use crate::l4::{self, Upstream};
+use crate::listen::Purpose;
+use crate::runtime::snapshot::{ChainHandle, HttpHandle, ListenerHandle, TerminalHandle};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+mod authorize;
+mod early;
+mod info;
+pub(crate) mod open;
+mod resolve;
+mod terminate;
+
+pub use info::ConnInfo;
+pub use open::Connections;
+
+/// Of a TLS handshake, and of the first bytes once they have begun.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client that speaks first has spoken by then: a server's bytes are held back so long, so that a client with a sidecar
+/// is not answered in plain text (design: max(3 RTT, 20 ms); a host in one region is well within).
+const HOLD: Duration = Duration::from_millis(50);
+
+/// A connection as it comes from the accept loop.
+pub struct Accepted {
+    pub tcp: TcpStream,
+    pub source: SocketAddr,
+    /// The original destination.
+    pub destination: SocketAddr,
+    pub purpose: Purpose,
+}
+
+/// What is known after the first bytes.
+pub(crate) struct Seen {
+    /// `None` if nobody asked.
+    detected: Option<Detected>,
+    stream: Stream,
+    early: Option<Upstream>,
+}
+
+/// Serves a connection to its end. Whatever fails is logged as one record.
+pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let mut info = ConnInfo::early(&accepted);
+    let served = match accepted.purpose.clone() {
+        Purpose::Inbound { .. } => Box::pin(serve_inbound(&worker, accepted.tcp, &mut info)).await,
+        Purpose::Outbound { to } => Box::pin(serve_outbound(&worker, accepted.tcp, to, &mut info)).await,
+    };
+    if let Err(failure) = served {
+        info::refuse(&worker, info, &failure);
+    }
+}
+
+/// A connection to our workload.
+async fn serve_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<(), Failure> {
+    info.listener = resolve::inbound(worker, info.destination).await?;
+    let mut seen = look(worker, info, Stream::Tcp(tcp)).await?;
+    info.chain = select(info, seen.detected.as_ref())?;
+    let chain = info.chain.clone();
+    let version = match (&chain.tls, &seen.detected) {
+        (Some(tls), Some(Detected::Tls(hello))) => {
+            let terminated = terminate::mesh(worker, tls, hello, seen.stream, info).await?;
+            seen.stream = terminated.stream;
+            terminated.version
+        }
+        (Some(_), _) => return Err(terminate::plain_text(info)),
+        (None, detected) => version_of(detected.as_ref()),
+    };
+    authorize::connection(info)?;
+    dispatch(worker, info, seen, version).await
+}
+
+/// A connection from our workload.
+async fn serve_outbound(
+    worker: &Rc<Worker>,
+    tcp: TcpStream,
+    to: Option<Arc<str>>,
+    info: &mut ConnInfo,
+) -> Result<(), Failure> {
+    (info.listener, info.destination) = resolve::outbound(worker, info.destination, to.as_deref()).await?;
+    let seen = look(worker, info, Stream::Tcp(tcp)).await?;
+    info.chain = select(info, seen.detected.as_ref())?;
+    if info.chain.tls.is_some() {
+        let detail = format!("chain {} terminates TLS, which outbound never does", info.chain.name);
+        return Err(Failure::local(Stage::Terminate, FailureKind::NoChain, detail));
+    }
+    authorize::connection(info)?;
+    let version = version_of(seen.detected.as_ref());
+    dispatch(worker, info, seen, version).await
+}
+
+/// Looks at the first bytes, if the listener's chains ask for them.
+async fn look(worker: &Rc<Worker>, info: &mut ConnInfo, stream: Stream) -> Result<Seen, Failure> {
+    if !info.listener.needs_first_bytes {
+        return Ok(Seen { detected: None, stream, early: None });
+    }
+    // The server may be the one that speaks first, if a silent connection would be the TCP proxy's.
+    let server_first = early::chain(worker, info);
+    let hold = server_first.is_some().then(|| Instant::now() + HOLD);
+    let first = hold.unwrap_or_else(|| Instant::now() + HANDSHAKE_TIMEOUT);
+    let patience = Patience { first: Some(first), rest: HANDSHAKE_TIMEOUT };
+    match (detect::detect(stream, Look::Everything, patience).await?, server_first) {
+        (Outcome::Decided(detected, stream), _) => Ok(Seen { detected: Some(detected), stream, early: None }),
+        (Outcome::Silent(stream), Some(chain)) => early::race(worker, info, chain, stream).await,
+        (Outcome::Silent(_), None) => {
+            let detail = format!("not a byte came for {HANDSHAKE_TIMEOUT:?}");
+            Err(Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail))
+        }
+    }
+}
+
+/// Chooses the chain and notes what it was chosen by.
+fn select(info: &mut ConnInfo, detected: Option<&Detected>) -> Result<Arc<ChainHandle>, Failure> {
+    info.note(detected);
+    info.chosen(&info.listener).cloned().ok_or_else(|| {
+        // Under STRICT the reason is worth more than "no chain".
+        if detected.is_some() && !info.is_tls && !info.listener.takes_plain {
+            return terminate::plain_text(info);
+        }
+        let what = detected.map_or("a connection", name_of);
+        let detail = format!("listener {} has no filter chain for {what}", info.listener.name());
+        Failure::local(Stage::Route, FailureKind::NoChain, detail)
+    })
+}
+
+fn name_of(detected: &Detected) -> &'static str {
+    match detected {
+        Detected::Tls(_) => "TLS of this server name and these ALPN names",
+        Detected::Http1 => "HTTP/1 in plain text",
+        Detected::Http2 => "HTTP/2 in plain text",
+        Detected::Opaque => "plain text that is not HTTP",
+    }
+}
+
+fn version_of(detected: Option<&Detected>) -> Option<HttpVersion> {
+    match detected {
+        Some(Detected::Http1) => Some(HttpVersion::Http1),
+        Some(Detected::Http2) => Some(HttpVersion::Http2),
+        Some(Detected::Tls(_) | Detected::Opaque) | None => None,
+    }
+}
+
+/// The end of the chain; from here on the connection is registered, so that a change of policy can close it.
+async fn dispatch(
+    worker: &Rc<Worker>,
+    info: &ConnInfo,
+    seen: Seen,
+    version: Option<HttpVersion>,
+) -> Result<(), Failure> {
+    let info = Rc::new(info.clone());
+    let open = worker.connections.register(&info);
+    let chain = info.chain.clone();
+    let serving = async {
+        match &chain.terminal {
+            TerminalHandle::Http(http) => {
+                let Some((version, stream)) = settle(http, version, seen.stream).await? else {
+                    return Ok(());
+                };
+                server::serve(worker.clone(), stream, http.clone(), info.clone(), version).await;
+            }
+            TerminalHandle::Tcp(tcp) => {
+                l4::serve(worker.clone(), info.clone(), seen.stream, tcp, seen.early).await;
+            }
+        }
+        Ok(())
+    };
+    let drain = worker.shared.drain.clone();
+    tokio::select! {
+        served = Box::pin(serving) => served,
+        failure = open.closed() => Err(failure),
+        () = drain.forced() => Ok(()),
+    }
+}
+
+/// The HTTP version, from the codec, ALPN or the first bytes. `None`: closed before a byte.
+async fn settle(
+    http: &HttpHandle,
+    known: Option<HttpVersion>,
+    stream: Stream,
+) -> Result<Option<(HttpVersion, Stream)>, Failure> {
+    match http.config.codec {
+        Codec::Http1 => return Ok(Some((HttpVersion::Http1, stream))),
+        Codec::Http2 => return Ok(Some((HttpVersion::Http2, stream))),
+        Codec::Auto => {}
+    }
+    if let Some(version) = known {
+        return Ok(Some((version, stream)));
+    }
+    let idle = http.config.idle_timeout;
+    let first = (!idle.is_zero()).then(|| Instant::now() + idle);
+    let head = http.config.request_headers_timeout;
+    let rest = if head.is_zero() { HANDSHAKE_TIMEOUT } else { head };
+    Ok(match detect::detect(stream, Look::Http, Patience { first, rest }).await? {
+        Outcome::Decided(Detected::Http2, stream) => Some((HttpVersion::Http2, stream)),
+        // The HTTP/1 codec answers what is not HTTP with the right status.
+        Outcome::Decided(_, stream) => Some((HttpVersion::Http1, stream)),
+        Outcome::Silent(_) => None,
+    })
+}
+
+/// What a chain is chosen by.
+fn chain_input<'a>(info: &'a ConnInfo, protocols: &'a [&'a str]) -> ChainInput<'a> {
+    ChainInput {
+        destination_port: info.destination.port(),
+        tls: info.is_tls,
+        server_name: info.server_name.as_deref(),
+        application_protocols: protocols,
+    }
+}
+
+/// Which direction a purpose has.
+fn direction(purpose: &Purpose) -> Direction {
+    match purpose {
+        Purpose::Inbound { .. } => Direction::Inbound,
+        Purpose::Outbound { .. } => Direction::Outbound,
+    }
+}
+
+/// The present chain of a listener for a connection.
+fn chosen<'l>(info: &ConnInfo, listener: &'l ListenerHandle) -> Option<&'l Arc<ChainHandle>> {
+    let protocols: Vec<&str> = info.protocols.iter().map(|p| &**p).collect();
+    listener.select(&chain_input(info, &protocols))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! What is known of a downstream connection, shared by everything that happens on it.
+
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::listener::{Direction, Listener, TcpProxy};
+use outrigger_model::policy::decide::PolicySet;
+use outrigger_model::request::ConnectionView;
+use rustls::pki_types::CertificateDer;
+use tokio::time::Instant;
+
+use super::{Accepted, direction};
+use crate::detect::Detected;
+use crate::failure::Failure;
+use crate::listen::Purpose;
+use crate::record::{Protocol, StreamRecord};
+use crate::runtime::snapshot::{ChainHandle, ListenerHandle, TcpHandle, TerminalHandle};
+use crate::worker::Worker;
+
+/// One downstream connection.
+#[derive(Clone)]
+pub struct ConnInfo {
+    pub direction: Direction,
+    /// The peer's address.
+    pub source: SocketAddr,
+    /// The original destination. Outbound in explicit mode: the bound address with the destination's port.
+    pub destination: SocketAddr,
+    /// Where the application is, if it is not at the original destination.
+    pub app: Option<SocketAddr>,
+    /// The identity that the peer proved.
+    pub peer: Option<SpiffeId>,
+    /// Of the ClientHello.
+    pub server_name: Option<Box<str>>,
+    /// Mesh mTLS was terminated.
+    pub mtls: bool,
+    pub listener: Arc<ListenerHandle>,
+    pub chain: Arc<ChainHandle>,
+    pub started: Instant,
+    /// Why the connection is being closed, if a change of policy or trust does it.
+    pub closed_by: Rc<OnceCell<Failure>>,
+    /// It began with a ClientHello.
+    pub(crate) is_tls: bool,
+    /// ALPN names offered, or what was detected in plain text: what the chain was chosen by.
+    pub(crate) protocols: Rc<[Box<str>]>,
+    /// What the peer presented, to be judged again when trust changes.
+    pub(crate) certificates: Rc<[CertificateDer<'static>]>,
+}
+
+/// Stands in records of connections that found no listener or chain.
+static NOWHERE: LazyLock<(Arc<ListenerHandle>, Arc<ChainHandle>)> = LazyLock::new(|| {
+    let config = Listener {
+        name: String::new(),
+        direction: Direction::Inbound,
+        addresses: Vec::new(),
+        chains: Vec::new(),
+        default_chain: None,
+    };
+    let tcp = TcpProxy { clusters: Vec::new(), idle_timeout: std::time::Duration::ZERO };
+    let chain = ChainHandle {
+        name: String::new(),
+        tls: None,
+        authorization: PolicySet::default(),
+        terminal: TerminalHandle::Tcp(TcpHandle { config: tcp, clusters: Vec::new() }),
+    };
+    (Arc::new(ListenerHandle::new(Arc::new(config), Vec::new())), Arc::new(chain))
+});
+
+impl ConnInfo {
+    /// As accepted: nothing is known but addresses.
+    pub fn early(accepted: &Accepted) -> Self {
+        let (listener, chain) = NOWHERE.clone();
+        let app = match accepted.purpose {
+            Purpose::Inbound { app } => app,
+            Purpose::Outbound { .. } => None,
+        };
+        let (source, destination) = (accepted.source, accepted.destination);
+        Self { app, ..Self::new(direction(&accepted.purpose), source, destination, listener, chain) }
+    }
+
+    /// Plain text, of an unknown peer, on this chain.
+    pub fn new(
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+        listener: Arc<ListenerHandle>,
+        chain: Arc<ChainHandle>,
+    ) -> Self {
+        Self {
+            direction,
+            source,
+            destination,
+            app: None,
+            peer: None,
+            server_name: None,
+            mtls: false,
+            listener,
+            chain,
+            started: Instant::now(),
+            closed_by: Rc::default(),
+            is_tls: false,
+            protocols: Rc::default(),
+            certificates: Rc::default(),
+        }
+    }
+
+    /// What policies see.
+    pub fn view(&self) -> ConnectionView<'_> {
+        ConnectionView {
+            peer: self.peer.as_ref(),
+            source: self.source,
+            destination: self.destination,
+            server_name: self.server_name.as_deref(),
+        }
+    }
+
+    /// Keeps what a chain is chosen by.
+    pub(super) fn note(&mut self, detected: Option<&Detected>) {
+        let plain = |name: &str| Rc::from([Box::from(name)]);
+        match detected {
+            Some(Detected::Tls(hello)) => {
+                self.is_tls = true;
+                self.server_name.clone_from(&hello.server_name);
+                self.protocols = hello.alpn_names().into_iter().map(Box::from).collect();
+            }
+            Some(Detected::Http1) => self.protocols = plain("http/1.1"),
+            Some(Detected::Http2) => self.protocols = plain("h2c"),
+            Some(Detected::Opaque) | None => {}
+        }
+    }
+
+    /// The chain of this listener that takes the connection.
+    pub(super) fn chosen<'l>(&self, listener: &'l ListenerHandle) -> Option<&'l Arc<ChainHandle>> {
+        super::chosen(self, listener)
+    }
+}
+
+/// Writes the record of a connection that failed before anything served it, or that was closed under it.
+pub(super) fn refuse(worker: &Rc<Worker>, info: ConnInfo, failure: &Failure) {
+    tracing::info!(
+        source = %info.source,
+        destination = %info.destination,
+        listener = info.listener.name(),
+        %failure,
+        "connection closed"
+    );
+    StreamRecord::open(worker, &Rc::new(info), Protocol::Tcp).fail(failure);
+}

@@ -1,0 +1,151 @@
+//! The open connections of a worker: when authorization, mTLS mode or trust changes, exactly those that are now forbidden
+//! are closed, with flag and reason.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use outrigger_identity::{TrustBundle, verify};
+use rustls::pki_types::UnixTime;
+use slab::Slab;
+use tokio::sync::Notify;
+
+use super::{ConnInfo, authorize, terminate};
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::runtime::snapshot::Snapshot;
+use crate::worker::Worker;
+
+/// Addresses remembered as having a sidecar; beyond it the memory starts over.
+const MAX_SIDECARS: usize = 4096;
+
+/// The open connections of one worker.
+#[derive(Default)]
+pub struct Connections {
+    open: Rc<RefCell<Slab<Rc<Entry>>>>,
+    sidecars: RefCell<HashSet<IpAddr>>,
+}
+
+struct Entry {
+    info: Rc<ConnInfo>,
+    /// When the peer was verified: its certificate may expire since, which ends no connection.
+    verified: SystemTime,
+    closing: Notify,
+}
+
+/// A connection's place in the registry.
+pub struct Open {
+    all: Rc<RefCell<Slab<Rc<Entry>>>>,
+    key: usize,
+    entry: Rc<Entry>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.all.borrow_mut().try_remove(self.key);
+    }
+}
+
+impl Open {
+    /// Resolves with the reason when the connection is to be closed.
+    pub async fn closed(&self) -> Failure {
+        loop {
+            if let Some(failure) = self.entry.info.closed_by.get() {
+                return failure.clone();
+            }
+            self.entry.closing.notified().await;
+        }
+    }
+}
+
+impl Connections {
+    /// Adds a connection.
+    pub fn register(&self, info: &Rc<ConnInfo>) -> Open {
+        let entry = Entry { info: info.clone(), verified: SystemTime::now(), closing: Notify::new() };
+        let entry = Rc::new(entry);
+        let key = self.open.borrow_mut().insert(entry.clone());
+        Open { all: self.open.clone(), key, entry }
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// A source that spoke the mesh's mTLS.
+    pub fn note_sidecar(&self, source: IpAddr) {
+        let mut sidecars = self.sidecars.borrow_mut();
+        if sidecars.len() >= MAX_SIDECARS {
+            sidecars.clear();
+        }
+        sidecars.insert(source);
+    }
+
+    /// Whether a source is known to have a sidecar.
+    pub fn is_sidecar(&self, source: IpAddr) -> bool {
+        self.sidecars.borrow().contains(&source)
+    }
+
+    /// Judges every connection again.
+    fn judge(&self, snapshot: &Snapshot, trust: Option<&TrustBundle>) {
+        for (_, entry) in self.open.borrow().iter() {
+            if let Err(failure) = verdict(entry, snapshot, trust) {
+                // Set once; a second reason changes nothing.
+                let _ = entry.info.closed_by.set(failure);
+                entry.closing.notify_one();
+            }
+        }
+    }
+}
+
+fn verdict(entry: &Entry, snapshot: &Snapshot, trust: Option<&TrustBundle>) -> Result<(), Failure> {
+    let info = &*entry.info;
+    if let Some(bundle) = trust.filter(|_| info.mtls) {
+        let now = entry.verified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(now);
+        verify::verify_peer(bundle, &info.certificates, verify::Role::Client, now).map_err(|problem| {
+            let detail = format!("trust has changed: {problem}");
+            Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, detail)
+        })?;
+    }
+    // A listener that is gone serves what it has until the connection ends.
+    let Some(listener) = snapshot.listener_named(info.listener.name()) else { return Ok(()) };
+    if Arc::ptr_eq(listener, &info.listener) {
+        return Ok(());
+    }
+    match info.chosen(listener) {
+        None if !info.is_tls => Err(terminate::plain_text(info)),
+        None => {
+            let detail = format!("listener {} has no filter chain for it any more", listener.name());
+            Err(Failure::local(Stage::Authorize, FailureKind::NoChain, detail))
+        }
+        Some(chain) if chain.tls.is_some() != info.mtls => {
+            let detail = format!("the mTLS mode of {} has changed", listener.name());
+            Err(Failure::local(Stage::Terminate, FailureKind::PlainText, detail))
+        }
+        Some(chain) => {
+            let again = ConnInfo { chain: chain.clone(), ..info.clone() };
+            authorize::connection(&again)
+        }
+    }
+}
+
+/// Judges the open connections whenever configuration or trust changes; a task of each worker, for its life.
+pub async fn watch(worker: Rc<Worker>) {
+    let mut swapped = worker.shared.swapped.subscribe();
+    let mut credentials = worker.shared.credentials.subscribe();
+    let mut known = worker.shared.credentials.load().bundle.clone();
+    loop {
+        // Neither sender ends before the worker does.
+        tokio::select! {
+            changed = swapped.changed() => if changed.is_err() { return },
+            changed = credentials.changed() => if changed.is_err() { return },
+        }
+        let bundle = worker.shared.credentials.load().bundle.clone();
+        let trust = (bundle.fingerprints() != known.fingerprints()).then_some(&*bundle);
+        worker.connections.judge(&worker.snapshot(), trust);
+        known = bundle;
+    }
+}

@@ -1,0 +1,116 @@
+//! Termination of mesh mTLS. The configuration is chosen from the ClientHello that `detect` parsed: which ALPN name we answer
+//! depends on what the client offered, and a client without a common name is served without one.
+
+use std::rc::Rc;
+
+use outrigger_identity::{CertificateProblem, IdentityError, peer_identity};
+use outrigger_model::listener::ServerTls;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::{ConnInfo, HANDSHAKE_TIMEOUT};
+use crate::detect::Hello;
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::server::HttpVersion;
+use crate::stream::{Stream, Wire};
+use crate::worker::Worker;
+
+/// A connection whose TLS is terminated.
+pub(super) struct Terminated {
+    pub stream: Stream,
+    /// What ALPN says about the inside.
+    pub version: Option<HttpVersion>,
+}
+
+/// Names that we understand, beyond those of the configuration none is ever answered: `istio-peer-exchange` begins a
+/// binary preface.
+const UNDERSTOOD: [&str; 5] = ["istio-h2", "istio-http/1.1", "h2", "http/1.1", "istio"];
+
+/// The first name of ours that the client offers.
+fn answer<'t>(ours: &'t [String], hello: &Hello) -> Option<&'t str> {
+    let understood = |name: &&String| UNDERSTOOD.contains(&name.as_str());
+    ours.iter().filter(understood).find(|name| hello.offers(name.as_bytes())).map(String::as_str)
+}
+
+/// Terminates the mesh's mTLS; the peer's identity goes into `info`.
+pub(super) async fn mesh(
+    worker: &Rc<Worker>,
+    tls: &ServerTls,
+    hello: &Hello,
+    stream: Stream,
+    info: &mut ConnInfo,
+) -> Result<Terminated, Failure> {
+    let ServerTls::Mesh { alpn } = tls;
+    let chosen = answer(alpn, hello);
+    let names: Vec<&[u8]> = chosen.iter().map(|name| name.as_bytes()).collect();
+    let config = worker.tls.borrow_mut().accept(&names).map_err(|error| not_ours(&error))?;
+    let (prefix, Stream::Tcp(tcp)) = stream.split_prefix() else {
+        let detail = "TLS would have to be terminated inside of TLS";
+        return Err(Failure::local(Stage::Terminate, FailureKind::Internal, detail));
+    };
+    let handshake = TlsAcceptor::from(config).accept(Wire::with_prefix(tcp, &prefix));
+    let tls = match timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            let reason =
+                CertificateProblem::find(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            return Err(Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, reason));
+        }
+        Err(_) => {
+            let detail = format!("the TLS handshake was not finished within {HANDSHAKE_TIMEOUT:?}");
+            return Err(Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, detail));
+        }
+    };
+    let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = peer_identity(certificates).map_err(|problem| {
+        Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, problem.to_string())
+    })?;
+    info.certificates = certificates.into();
+    info.peer = Some(peer);
+    info.mtls = true;
+    worker.connections.note_sidecar(info.source.ip());
+    let version = match chosen {
+        Some("istio-h2" | "h2") => Some(HttpVersion::Http2),
+        Some("istio-http/1.1" | "http/1.1") => Some(HttpVersion::Http1),
+        _ => None,
+    };
+    Ok(Terminated { stream: Stream::Tls(Box::new(tls.into())), version })
+}
+
+fn not_ours(error: &IdentityError) -> Failure {
+    Failure::local(Stage::Terminate, FailureKind::TlsFailed, error.to_string())
+}
+
+/// A client without TLS where mTLS is required.
+pub(super) fn plain_text(info: &ConnInfo) -> Failure {
+    let detail = format!(
+        "{} requires mTLS (STRICT), and {} sent plain text; give the client a sidecar, or set the mode to PERMISSIVE",
+        info.listener.name(),
+        info.source
+    );
+    Failure::downstream(Stage::Terminate, FailureKind::PlainText, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(names: &[&str]) -> Hello {
+        Hello { server_name: None, alpn: names.iter().map(|n| n.as_bytes().into()).collect() }
+    }
+
+    #[test]
+    fn the_answer_is_our_first_choice_among_what_is_offered() {
+        let ours: Vec<String> = UNDERSTOOD.iter().map(|n| (*n).to_owned()).collect();
+        assert_eq!(answer(&ours, &offered(&["istio-http/1.1", "istio", "http/1.1"])), Some("istio-http/1.1"));
+        assert_eq!(answer(&ours, &offered(&["istio-h2", "istio", "h2"])), Some("istio-h2"));
+        assert_eq!(answer(&ours, &offered(&["h2", "http/1.1"])), Some("h2"));
+        assert_eq!(answer(&ours, &offered(&["spdy/3"])), None);
+    }
+
+    #[test]
+    fn peer_exchange_is_never_answered() {
+        let ours = ["istio-peer-exchange".to_owned(), "istio".to_owned()];
+        assert_eq!(answer(&ours, &offered(&["istio-peer-exchange", "istio"])), Some("istio"));
+    }
+}

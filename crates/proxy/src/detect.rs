@@ -1,0 +1,171 @@
+//! What the first bytes of a connection are: a value, never a dispatch.
+//!
+//! `tls` and `http` are pure; here is the reading, bounded in bytes and time. Which chain the value leads to is the
+//! listener's business.
+//!
+//! ```text
+//! bytes so far ─> tls::parse ─not TLS─> http::classify ─neither─> Opaque
+//!                    │ whole hello         │ request line or preface
+//!                    v                     v
+//!                   Tls                Http1 / Http2
+//! ```
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
+
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::stream::Stream;
+
+pub mod http;
+pub mod tls;
+
+pub use tls::Hello;
+
+/// More is never looked at; what is undecided by then is opaque.
+pub const MAX_PEEK: usize = 32 * 1024;
+
+/// Of one read: most first flights fit.
+const READ: usize = 4096;
+
+/// What the first bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detected {
+    /// A TLS ClientHello.
+    Tls(Hello),
+    /// An HTTP/1 request line.
+    Http1,
+    /// The HTTP/2 connection preface.
+    Http2,
+    /// Anything else.
+    Opaque,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// TLS and HTTP.
+    Everything,
+    /// HTTP only: inside TLS, or where TLS would be the application's.
+    Http,
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the first byte. `None`: for ever.
+    pub first: Option<Instant>,
+    /// From the first byte until there is a verdict.
+    pub rest: Duration,
+}
+
+/// How looking ended.
+pub enum Outcome {
+    /// With a verdict.
+    Decided(Detected, Stream),
+    /// Not a byte came before [`Patience::first`].
+    Silent(Stream),
+}
+
+/// The verdict on these bytes; `None`: more are needed. After `eof` and at [`MAX_PEEK`] there always is one.
+pub fn classify(bytes: &[u8], look: Look, eof: bool) -> Option<Detected> {
+    if look == Look::Everything {
+        match tls::parse(bytes) {
+            tls::Parsed::Hello(hello) => return Some(Detected::Tls(hello)),
+            tls::Parsed::NeedMore if !eof && bytes.len() < MAX_PEEK => return None,
+            tls::Parsed::NeedMore | tls::Parsed::NotTls => {}
+        }
+    }
+    match http::classify(bytes) {
+        http::Verdict::Http1 => Some(Detected::Http1),
+        http::Verdict::Http2 => Some(Detected::Http2),
+        http::Verdict::NeedMore if !eof && bytes.len() < MAX_PEEK => None,
+        http::Verdict::NeedMore | http::Verdict::Other => Some(Detected::Opaque),
+    }
+}
+
+/// Reads until there is a verdict.
+///
+/// # Errors
+/// The peer reset the connection, or began and did not go on in time.
+pub async fn detect(stream: Stream, look: Look, patience: Patience) -> Result<Outcome, Failure> {
+    let (prefix, mut stream) = stream.split_prefix();
+    let mut seen = BytesMut::from(prefix);
+    let mut eof = false;
+    let mut deadline = if seen.is_empty() { patience.first } else { Some(Instant::now() + patience.rest) };
+    loop {
+        if (eof || !seen.is_empty())
+            && let Some(detected) = classify(&seen, look, eof)
+        {
+            return Ok(Outcome::Decided(detected, rewind(seen, stream)));
+        }
+        if !until(deadline, readable(&stream)).await {
+            return silent_or_slow(seen, stream);
+        }
+        seen.reserve(READ);
+        let Some(read) = until_some(deadline, stream.read_buf(&mut seen)).await else {
+            return silent_or_slow(seen, stream);
+        };
+        let first = deadline == patience.first;
+        match read {
+            Ok(0) => eof = true,
+            Ok(_) if first => deadline = Some(Instant::now() + patience.rest),
+            Ok(_) => {}
+            Err(error) => {
+                let kind = FailureKind::DownstreamClosed;
+                return Err(Failure::downstream(Stage::Detect, kind, error.to_string()));
+            }
+        }
+    }
+}
+
+fn rewind(seen: BytesMut, stream: Stream) -> Stream {
+    Stream::rewound(seen.freeze(), stream)
+}
+
+fn silent_or_slow(seen: BytesMut, stream: Stream) -> Result<Outcome, Failure> {
+    if seen.is_empty() {
+        return Ok(Outcome::Silent(stream));
+    }
+    let detail = format!("{} bytes came, too few to tell what they are, and then none in time", seen.len());
+    Err(Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail))
+}
+
+/// Without a buffer: an idle connection should not own one.
+pub async fn readable(stream: &Stream) {
+    if let Stream::Tcp(tcp) = stream {
+        // An error shows itself in the read.
+        let _ = tcp.readable().await;
+    }
+}
+
+async fn until(deadline: Option<Instant>, future: impl Future<Output = ()>) -> bool {
+    until_some(deadline, future).await.is_some()
+}
+
+async fn until_some<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// What fuzzers call: any bytes, in any two pieces, yield one verdict without a panic.
+pub fn fuzz_detect(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    for look in [Look::Everything, Look::Http] {
+        let whole = classify(&bytes, look, true);
+        let cut = bytes.first().map_or(0, |b| usize::from(*b) % bytes.len().max(1));
+        // An early verdict is final: more bytes must not change it.
+        if let Some(early) = classify(&bytes[..cut], look, false) {
+            let later = classify(&bytes, look, false);
+            assert_eq!(Some(early), later, "cut at {cut}");
+        }
+        assert!(whole.is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+/// A real ClientHello of rustls.
+fn client_hello(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// The same handshake bytes in records of at most `size`.
+fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
+    let record = |piece: &[u8]| {
+        let length = (piece.len() as u16).to_be_bytes();
+        [&[22, 3, 1, length[0], length[1]], piece].concat()
+    };
+    hello[5..].chunks(size).flat_map(record).collect()
+}
+
+const SNI: &str = "outbound_.8080_.v1_.catalog.shop.svc.cluster.local";
+
+#[test]
+fn a_hello_yields_server_name_and_offered_protocols() {
+    let bytes = client_hello(SNI, &[b"istio-h2", b"istio", b"h2"]);
+    assert!(bytes.len() > 1400, "post-quantum: larger than a segment");
+    let Some(Detected::Tls(hello)) = classify(&bytes, Look::Everything, false) else { panic!() };
+    assert_eq!(hello.server_name.as_deref(), Some(SNI));
+    assert_eq!(hello.alpn_names(), ["istio-h2", "istio", "h2"]);
+    assert!(hello.offers(b"istio") && !hello.offers(b"istio-peer-exchange"));
+}
+
+#[test]
+fn a_hello_in_many_records_is_the_same_hello() {
+    let bytes = client_hello(SNI, &[b"istio"]);
+    let whole = classify(&bytes, Look::Everything, false);
+    assert_eq!(classify(&in_records(&bytes, 100), Look::Everything, false), whole);
+    assert_eq!(classify(&in_records(&bytes, 1), Look::Everything, false), whole);
+}
+
+#[test]
+fn http_is_told_from_everything_else() {
+    let cases: [(&[u8], Detected); 12] = [
+        (b"GET / HTTP/1.1\r\n", Detected::Http1),
+        (b"GET ", Detected::Http1),
+        (b"get /", Detected::Http1),
+        (b"\r\n\r\nPOST /x", Detected::Http1),
+        (b"PURGE /x HTTP/1.1\r\n", Detected::Http1),
+        (b"PURGE /x\r\n", Detected::Opaque),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Detected::Http2),
+        (b"PRI * HTTP/2.0\r\nfoo", Detected::Http1),
+        (b"*2\r\n$3\r\nGET\r\n", Detected::Opaque),
+        (b"\x00\x01\x02", Detected::Opaque),
+        (b"SSH-2.0-x\r\n", Detected::Opaque),
+        (b"EHLO there\r\n", Detected::Opaque),
+    ];
+    for (bytes, expected) in cases {
+        assert_eq!(
+            classify(bytes, Look::Http, false),
+            Some(expected),
+            "{:?}",
+            bytes.escape_ascii().to_string()
+        );
+    }
+}
+
+#[test]
+fn what_is_cut_short_is_opaque() {
+    for bytes in [&b""[..], b"GE", b"PRI * HT", b"\x16\x03\x01"] {
+        assert_eq!(classify(bytes, Look::Everything, false), None);
+        assert_eq!(classify(bytes, Look::Everything, true), Some(Detected::Opaque));
+    }
+}
+
+#[test]
+fn tls_inside_is_not_looked_for_where_it_would_be_the_applications() {
+    let bytes = client_hello(SNI, &[]);
+    assert_eq!(classify(&bytes, Look::Http, false), Some(Detected::Opaque));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_split_yields_the_same_verdict(which in 0_usize..5, cut in any::<prop::sample::Index>()) {
+        let bytes = match which {
+            0 => client_hello(SNI, &[b"istio-http/1.1", b"istio"]),
+            1 => in_records(&client_hello("a.b", &[]), 77),
+            2 => b"\r\nPROPFIND /a HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+            3 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0".to_vec(),
+            _ => b"hello, this is opaque\n".to_vec(),
+        };
+        let whole = classify(&bytes, Look::Everything, true);
+        if let Some(early) = classify(&bytes[..cut.index(bytes.len())], Look::Everything, false) {
+            prop_assert_eq!(Some(early), whole);
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics(data in prop::collection::vec(any::<u8>(), 0..600)) {
+        fuzz_detect(&data);
+    }
+
+    #[test]
+    fn a_damaged_hello_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = client_hello(SNI, &[b"istio"]);
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        fuzz_detect(&bytes);
+    }
+}
+
+async fn pair() -> (TcpStream, Stream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, Stream::Tcp(listener.accept().await.unwrap().0))
+}
+
+fn patience(first: Option<Instant>) -> Patience {
+    Patience { first, rest: Duration::from_secs(5) }
+}
+
+#[tokio::test]
+async fn the_bytes_that_were_looked_at_are_still_there() {
+    let (mut client, server) = pair().await;
+    let looking = tokio::spawn(async move { detect(server, Look::Everything, patience(None)).await });
+    client.write_all(b"PUR").await.unwrap();
+    tokio::task::yield_now().await;
+    client.write_all(b"GE / HTTP/1.1\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    let Ok(Ok(Outcome::Decided(Detected::Http1, mut stream))) = looking.await else { panic!() };
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "PURGE / HTTP/1.1\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_silent_client_is_told_from_a_slow_one() {
+    let (mut client, server) = pair().await;
+    let Ok(Outcome::Silent(server)) = detect(server, Look::Everything, patience(Some(Instant::now()))).await
+    else {
+        panic!()
+    };
+    client.write_all(b"\x16\x03").await.unwrap();
+    let patience = Patience { first: None, rest: Duration::from_millis(1) };
+    let failure = detect(server, Look::Everything, patience).await.err().unwrap();
+    assert_eq!(failure.kind, FailureKind::RequestTimeout);
+}

@@ -1,0 +1,327 @@
+//! Why something did not work, as one value: built where the knowledge is, turned into text only by the response and the
+//! access log.
+//!
+//! Owns the table from kind to response flag, HTTP status and gRPC status; decides nothing about retries beyond what the
+//! place of failure can prove.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use outrigger_model::resource::Origin;
+
+/// On whose side it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The peer that connected to us.
+    Downstream,
+    /// The peer that we connected to.
+    Upstream,
+    /// We ourselves: configuration, limits, policy.
+    Local,
+}
+
+/// In which stage of a connection's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Accept,
+    Detect,
+    Terminate,
+    Authorize,
+    Route,
+    Pick,
+    Connect,
+    Forward,
+}
+
+/// Whether the request can be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// No.
+    Never,
+    /// As long as no byte of it was given to the upstream.
+    IfUnsent,
+    /// Yes: the application provably never saw it.
+    Safe,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FailureKind {
+    /// No route takes the request.
+    NoRoute,
+    /// The listener has no filter chain for the connection.
+    NoChain,
+    /// No listener serves the address.
+    NoListener,
+    /// The route names a cluster that is not there.
+    NoCluster,
+    /// The configuration did not arrive in time.
+    Pending,
+    /// Not in the mesh, and the outbound policy is `REGISTRY_ONLY`.
+    Blocked,
+    /// The name could not be resolved.
+    DnsFailed,
+    /// The cluster has no endpoint at all.
+    NoEndpoints,
+    /// It has, but none is healthy.
+    NoHealthyUpstream,
+    /// It has healthy ones, but all are ejected.
+    AllEjected,
+    /// TCP refused, unreachable, reset while connecting.
+    ConnectFailed,
+    /// No answer to the connect in time.
+    ConnectTimeout,
+    /// The TLS handshake failed: identity, trust, protocol.
+    TlsFailed,
+    /// A limit is reached.
+    Overflow {
+        /// Such as `max_requests`.
+        limit: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// The route's timeout.
+    UpstreamTimeout,
+    /// The time of one attempt.
+    PerTryTimeout,
+    /// The longest life of a stream.
+    DurationTimeout,
+    /// Reset by the upstream.
+    UpstreamReset,
+    /// The upstream closed the connection before its response was complete.
+    UpstreamClosed,
+    /// REFUSED_STREAM, GOAWAY below the stream, or the peer's own mark.
+    RefusedStream,
+    /// The upstream broke the protocol.
+    UpstreamProtocol,
+    /// Retries were used up; the last failure is in the detail.
+    RetriesExhausted,
+    /// The downstream broke the protocol; answered with this status.
+    BadRequest(u16),
+    /// The downstream broke a protocol that has no status to answer with.
+    DownstreamProtocol,
+    /// The downstream went away.
+    DownstreamClosed,
+    /// The first bytes or the request head did not come in time.
+    RequestTimeout,
+    /// An authorization policy denies it; named in the detail.
+    Denied,
+    /// An injected abort.
+    FaultAbort(u16),
+    /// A client of the mesh must use mTLS (STRICT).
+    PlainText,
+    /// Nothing moved for too long.
+    IdleTimeout,
+    /// The process is ending.
+    Draining,
+    /// We could not go on: sockets, memory, a broken invariant.
+    Internal,
+}
+
+/// The one failure type of the data path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub side: Side,
+    pub stage: Stage,
+    pub kind: FailureKind,
+    pub retry: Retry,
+    /// What an operator needs beyond the kind: names, addresses, the system's words. May be empty.
+    pub detail: Cow<'static, str>,
+    /// The user object that caused it.
+    pub origin: Option<Arc<Origin>>,
+}
+
+impl Failure {
+    /// A failure of our own making, not to be retried.
+    pub fn local(stage: Stage, kind: FailureKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { side: Side::Local, stage, kind, retry: Retry::Never, detail: detail.into(), origin: None }
+    }
+
+    /// A failure of the peer that connected to us.
+    pub fn downstream(stage: Stage, kind: FailureKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { side: Side::Downstream, ..Self::local(stage, kind, detail) }
+    }
+
+    /// A failure of the peer that we connect to.
+    pub fn upstream(
+        stage: Stage,
+        kind: FailureKind,
+        retry: Retry,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { side: Side::Upstream, retry, ..Self::local(stage, kind, detail) }
+    }
+
+    /// The same, with the user object that caused it.
+    #[must_use]
+    pub fn because_of(mut self, origin: Option<Arc<Origin>>) -> Self {
+        self.origin = origin;
+        self
+    }
+}
+
+impl FailureKind {
+    /// Envoy's response flag; `-` where Envoy has none.
+    pub fn flag(&self) -> &'static str {
+        match self {
+            Self::NoRoute | Self::NoChain | Self::NoListener | Self::Blocked => "NR",
+            Self::NoCluster | Self::Pending => "NC",
+            Self::DnsFailed => "DF",
+            Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected => "UH",
+            Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => "UF",
+            Self::Overflow { .. } => "UO",
+            Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
+            Self::DurationTimeout => "DT",
+            Self::UpstreamReset | Self::RefusedStream => "UR",
+            Self::UpstreamClosed => "UC",
+            Self::UpstreamProtocol => "UPE",
+            Self::RetriesExhausted => "URX",
+            Self::BadRequest(_) | Self::DownstreamProtocol => "DPE",
+            Self::DownstreamClosed => "DC",
+            Self::FaultAbort(_) => "FI",
+            Self::IdleTimeout => "SI",
+            Self::RequestTimeout | Self::Denied | Self::PlainText | Self::Draining | Self::Internal => "-",
+        }
+    }
+
+    /// The HTTP status of the response that we make.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoRoute => 404,
+            Self::Blocked => 502,
+            Self::Denied | Self::PlainText => 403,
+            Self::BadRequest(status) | Self::FaultAbort(status) => *status,
+            Self::DownstreamProtocol => 400,
+            Self::RequestTimeout | Self::IdleTimeout => 408,
+            Self::UpstreamTimeout | Self::PerTryTimeout | Self::DurationTimeout => 504,
+            Self::UpstreamProtocol => 502,
+            Self::DownstreamClosed => 499,
+            Self::Internal => 500,
+            _ => 503,
+        }
+    }
+
+    /// The gRPC status: the mapping of HTTP statuses in gRPC's documentation, as Envoy does.
+    pub fn grpc_status(&self) -> u32 {
+        match self.status() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502..=504 => 14,
+            499 => 1,
+            _ => 2,
+        }
+    }
+
+    /// The kind in one word, for `x-outrigger-error`, logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::NoChain => "no_filter_chain",
+            Self::NoListener => "no_listener",
+            Self::NoCluster => "no_cluster",
+            Self::Pending => "config_pending",
+            Self::Blocked => "not_in_mesh",
+            Self::DnsFailed => "dns_failed",
+            Self::NoEndpoints => "no_endpoints",
+            Self::NoHealthyUpstream => "no_healthy_upstream",
+            Self::AllEjected => "all_ejected",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::Overflow { .. } => "overflow",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::PerTryTimeout => "per_try_timeout",
+            Self::DurationTimeout => "max_duration",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamClosed => "upstream_closed",
+            Self::RefusedStream => "refused_stream",
+            Self::UpstreamProtocol => "upstream_protocol_error",
+            Self::RetriesExhausted => "retries_exhausted",
+            Self::BadRequest(_) => "bad_request",
+            Self::DownstreamProtocol => "protocol_error",
+            Self::DownstreamClosed => "downstream_closed",
+            Self::RequestTimeout => "request_timeout",
+            Self::Denied => "denied",
+            Self::FaultAbort(_) => "fault_abort",
+            Self::PlainText => "mtls_required",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Side {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Local => "local",
+        }
+    }
+}
+
+impl Stage {
+    /// In one word: the verbs of the path.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Detect => "detect",
+            Self::Terminate => "terminate",
+            Self::Authorize => "authorize",
+            Self::Route => "route",
+            Self::Pick => "pick",
+            Self::Connect => "connect",
+            Self::Forward => "forward",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.side.name(), self.stage.name(), self.kind.name())?;
+        if let FailureKind::Overflow { limit, value } = &self.kind {
+            write!(f, " of {limit}={value}")?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        if let Some(origin) = &self.origin {
+            write!(f, " ({origin})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overflow_names_limit_value_scope_and_cause() {
+        let origin =
+            Origin { kind: "DestinationRule".into(), namespace: "shop".into(), name: "catalog".into() };
+        let failure = Failure::local(
+            Stage::Pick,
+            FailureKind::Overflow { limit: "max_requests", value: 5 },
+            "cluster outbound|8080||catalog",
+        )
+        .because_of(Some(Arc::new(origin)));
+        assert_eq!(
+            failure.to_string(),
+            "local pick: overflow of max_requests=5: cluster outbound|8080||catalog (DestinationRule shop/catalog)"
+        );
+        assert_eq!((failure.kind.flag(), failure.kind.status(), failure.kind.grpc_status()), ("UO", 503, 14));
+    }
+
+    #[test]
+    fn a_failure_stays_small() {
+        assert!(size_of::<Failure>() <= 72, "{}", size_of::<Failure>());
+    }
+}

@@ -1,0 +1,277 @@
+//! Opaque connections: pick, connect (again elsewhere if that fails), copy both ways with half-close.
+//!
+//! Bytes are not looked at. A buffer is borrowed only while bytes are in flight, so an idle tunnel owns none.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::conn::ConnInfo;
+use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
+use crate::http::timeout::{Timer, after};
+use crate::http::wire::Buffers;
+use crate::record::{Protocol, StreamRecord};
+use crate::runtime::cluster::{ClusterHandle, PickContext};
+use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
+use crate::runtime::limits::ConnectionPermit;
+use crate::runtime::snapshot::TcpHandle;
+use crate::stream::Stream;
+use crate::upstream::connect::{Want, connect};
+use crate::worker::Worker;
+
+/// Endpoints tried in all.
+const ATTEMPTS: usize = 3;
+
+/// Metrics of a long tunnel are brought up to date this often, while bytes flow.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// A bulk transfer earns reads of this size.
+const BULK: usize = 64 * 1024;
+
+/// A connection to an endpoint, with what it holds.
+pub struct Upstream {
+    pub stream: Stream,
+    cluster: Arc<ClusterHandle>,
+    endpoint: Arc<EndpointState>,
+    local: SocketAddr,
+    _in_flight: InFlight,
+    _permit: Option<ConnectionPermit>,
+}
+
+/// Serves a connection to its end. `early`: the upstream was dialled while the first byte was waited for.
+pub async fn serve(
+    worker: Rc<Worker>,
+    info: Rc<ConnInfo>,
+    stream: Stream,
+    tcp: &TcpHandle,
+    early: Option<Upstream>,
+) {
+    let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp);
+    let dialled = match early {
+        Some(upstream) => Ok(upstream),
+        None => Box::pin(dial(&worker, &info, tcp)).await,
+    };
+    let mut upstream = match dialled {
+        Ok(upstream) => upstream,
+        Err(failure) => {
+            tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
+            return record.fail(&failure);
+        }
+    };
+    record.cluster = Some(upstream.cluster.clone());
+    record.endpoint = Some(upstream.endpoint.clone());
+    record.upstream_local = Some(upstream.local);
+    record.tcp_opened();
+    let mut downstream = stream;
+    let idle = tcp.config.idle_timeout;
+    let copied = copy(&mut downstream, &mut upstream.stream, &mut record, &worker.buffers, idle).await;
+    if let Err(failure) = copied {
+        record.fail(&failure);
+    }
+}
+
+/// Picks and connects; a failed connect is tried elsewhere, because the application never saw it.
+///
+/// # Errors
+/// No cluster, nothing to pick, or nobody answered.
+pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Result<Upstream, Failure> {
+    let cluster = tcp.pick(fastrand::u64(..)).map_err(|name| {
+        let detail = format!("chain {} names {name}", info.chain.name);
+        Failure::local(Stage::Route, FailureKind::NoCluster, detail)
+    })?;
+    let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    loop {
+        let destination = info.app.unwrap_or(info.destination);
+        let endpoint = cluster.pick(&PickContext { tried: &tried, destination, hash: None })?;
+        let in_flight = endpoint.begin();
+        tried.push(endpoint.address);
+        let failure = match connect(worker, cluster, &endpoint, Want::Tcp).await {
+            Ok(connected) => {
+                endpoint.report(cluster, Outcome::Success);
+                let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
+                let cluster = cluster.clone();
+                return Ok(Upstream { stream, cluster, endpoint, local, _in_flight: in_flight, _permit });
+            }
+            Err(failure) => failure,
+        };
+        let cells = worker.metrics.cluster(&cluster.name);
+        match failure.kind {
+            FailureKind::Overflow { .. } => cells.pending_overflow.inc(),
+            _ => cells.connect_failures.inc(),
+        }
+        let theirs = failure.side == Side::Upstream;
+        endpoint.report(cluster, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure });
+        if failure.retry != Retry::Safe || tried.len() == ATTEMPTS {
+            return Err(failure);
+        }
+    }
+}
+
+/// One direction of a tunnel.
+struct Half {
+    buf: BytesMut,
+    /// Bytes taken over.
+    bytes: u64,
+    /// The last read filled the buffer.
+    bulk: bool,
+    unflushed: bool,
+    state: State,
+}
+
+#[derive(PartialEq)]
+enum State {
+    Open,
+    /// The source has ended; the sink is to be told.
+    Ending,
+    Ended,
+}
+
+/// Which side broke.
+enum Broken {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+impl Half {
+    fn new() -> Self {
+        Self { buf: BytesMut::new(), bytes: 0, bulk: false, unflushed: false, state: State::Open }
+    }
+
+    /// Moves bytes until neither side goes on; ready when this direction has ended.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        buffers: &Buffers,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            while !self.buf.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, &self.buf) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
+                    }
+                    Poll::Ready(Ok(n)) => {
+                        self.buf.advance(n);
+                        self.unflushed = true;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Sink(error))),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            match self.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Ending => match Pin::new(&mut *to).poll_shutdown(cx) {
+                    // A sink that is gone already need not be told.
+                    Poll::Ready(_) => self.state = State::Ended,
+                    Poll::Pending => return Poll::Pending,
+                },
+                State::Open => match self.poll_fill(cx, from, buffers) {
+                    Poll::Ready(Ok(0)) => self.state = State::Ending,
+                    Poll::Ready(Ok(n)) => self.bytes += n as u64,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Source(error))),
+                    Poll::Pending if self.unflushed => match Pin::new(&mut *to).poll_flush(cx) {
+                        Poll::Ready(Ok(())) => {
+                            self.unflushed = false;
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Sink(error))),
+                        Poll::Pending => return Poll::Pending,
+                    },
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<usize>> {
+        let mut buf = std::mem::take(&mut self.buf);
+        if buf.capacity() == 0 {
+            buf = if self.bulk { BytesMut::with_capacity(BULK) } else { buffers.take() };
+        }
+        let room = buf.capacity();
+        let polled = pin!(from.read_buf(&mut buf)).poll(cx);
+        match polled {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.bulk = n == room;
+                self.buf = buf;
+            }
+            _ => {
+                self.bulk = false;
+                buffers.give(buf);
+            }
+        }
+        polled
+    }
+}
+
+/// Copies both ways until both have ended, one side breaks, or nothing moves for `idle` (zero: for ever).
+async fn copy(
+    downstream: &mut Stream,
+    upstream: &mut Stream,
+    record: &mut StreamRecord,
+    buffers: &Buffers,
+    idle: Duration,
+) -> Result<(), Failure> {
+    let (mut up, mut down) = (Half::new(), Half::new());
+    let mut timer = Timer::default();
+    let mut deadline = after(idle);
+    let mut shown = Instant::now();
+    poll_fn(|cx| {
+        let before = up.bytes + down.bytes;
+        let sending = up.poll(cx, downstream, upstream, buffers);
+        let receiving = down.poll(cx, upstream, downstream, buffers);
+        (record.received, record.sent) = (up.bytes, down.bytes);
+        if let Poll::Ready(Err(broken)) = sending {
+            return Poll::Ready(Err(name(broken, true)));
+        }
+        if let Poll::Ready(Err(broken)) = receiving {
+            return Poll::Ready(Err(name(broken, false)));
+        }
+        if up.state == State::Ended && down.state == State::Ended {
+            return Poll::Ready(Ok(()));
+        }
+        if up.bytes + down.bytes != before {
+            deadline = after(idle);
+            let now = Instant::now();
+            if now.saturating_duration_since(shown) > PROGRESS {
+                shown = now;
+                record.tcp_progress();
+            }
+        }
+        timer.poll(cx, deadline).map(|()| {
+            let detail = format!("no byte in either direction for {idle:?}");
+            Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout, detail))
+        })
+    })
+    .await
+}
+
+/// From an error of one direction to the side that it is about.
+fn name(broken: Broken, towards_upstream: bool) -> Failure {
+    let (error, upstream) = match broken {
+        Broken::Source(error) => (error, !towards_upstream),
+        Broken::Sink(error) => (error, towards_upstream),
+    };
+    if upstream {
+        let kind = FailureKind::UpstreamClosed;
+        Failure::upstream(Stage::Forward, kind, Retry::Never, error.to_string())
+    } else {
+        Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, error.to_string())
+    }
+}

@@ -1,0 +1,11 @@
+//! What serves traffic: `model` compiled, with handles to what lives longer than one configuration.
+//!
+//! A snapshot is immutable and shared by all workers; clusters, limits and endpoint state are shared atomics and survive
+//! it. Pools, regex caches and metric shards belong to the workers.
+
+pub mod build;
+pub mod cluster;
+pub mod endpoint;
+pub mod limits;
+pub mod outlier;
+pub mod snapshot;

@@ -1,0 +1,322 @@
+//! From model resources to a [`Snapshot`]; and the check that a single resource can be compiled.
+//!
+//! What did not change since the last build is taken over: clusters by configuration, route tables and listeners by the
+//! very resource. Which resources go in at all is `config_feed`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use outrigger_model::cluster::{Balance, ClientTls, Cluster, Discovery};
+use outrigger_model::listener::{
+    ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
+};
+use outrigger_model::policy::decide::PolicySet;
+use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use outrigger_model::route::table::RouteTable;
+use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
+
+use crate::http::filter;
+use crate::runtime::cluster::{ClusterHandle, eds_name};
+use crate::runtime::snapshot::{
+    ChainHandle, Destination, FastMap, HttpHandle, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
+};
+
+/// The cluster and listener of connections that leave the mesh.
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+
+/// Resources that are in force, by kind and name.
+pub type InForce<'a> = BTreeMap<(ResourceKind, &'a str), &'a Arc<Resource>>;
+
+/// Builds snapshots, one after the other.
+#[derive(Default)]
+pub struct Builder {
+    generation: u64,
+    ids: FastMap<String, u32>,
+    routes: FastMap<String, (Arc<Resource>, Arc<RouteTable>)>,
+    listeners: FastMap<String, (Arc<Resource>, Arc<ListenerHandle>)>,
+    endpoints: FastMap<String, Arc<Resource>>,
+}
+
+impl Builder {
+    /// Builds the next snapshot; what cannot be compiled is left out and named.
+    pub fn build<'a>(
+        &mut self,
+        before: &Snapshot,
+        in_force: &InForce<'a>,
+        absent: impl IntoIterator<Item = &'a str>,
+    ) -> (Snapshot, Vec<Invalid>) {
+        self.generation = self.generation.max(before.generation) + 1;
+        let mut snapshot = Snapshot { generation: self.generation, ..Snapshot::default() };
+        let mut invalid = Vec::new();
+        let changed = self.clusters(before, in_force, &mut snapshot, &mut invalid);
+        let changed = self.routes(in_force, &mut invalid) || changed;
+        self.listeners(in_force, changed, &mut snapshot, &mut invalid);
+        for resource in of_kind(in_force, ResourceKind::Destination) {
+            if let Resource::Destination(destination) = &**resource
+                && let Some(listener) = snapshot.by_name.get(&destination.listener)
+            {
+                let answer = Destination::Listener(listener.clone());
+                snapshot.destinations.insert(destination.name.clone(), answer);
+            }
+        }
+        for name in absent {
+            snapshot.destinations.insert(name.to_owned(), Destination::NotInMesh);
+        }
+        (snapshot, invalid)
+    }
+
+    /// Clusters and their endpoints; says whether any handle is another one than before.
+    fn clusters(
+        &mut self,
+        before: &Snapshot,
+        in_force: &InForce<'_>,
+        snapshot: &mut Snapshot,
+        invalid: &mut Vec<Invalid>,
+    ) -> bool {
+        let passthrough = Arc::new(Resource::Cluster(passthrough_cluster()));
+        let all = of_kind(in_force, ResourceKind::Cluster).chain([&passthrough]);
+        let mut changed = false;
+        for resource in all {
+            let Resource::Cluster(config) = &**resource else { continue };
+            let old = before.clusters.get(config.name.as_str());
+            let handle = match old.filter(|old| *old.config == *config) {
+                Some(same) => same.clone(),
+                None => {
+                    let next = self.ids.len() as u32;
+                    let id = *self.ids.entry(config.name.clone()).or_insert(next);
+                    match ClusterHandle::new(id, Arc::new(config.clone()), old.map(|old| &**old)) {
+                        Ok(handle) => {
+                            changed = true;
+                            Arc::new(handle)
+                        }
+                        Err(error) => {
+                            invalid.push(error);
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.feed_endpoints(&handle, old.is_none(), in_force);
+            snapshot.clusters.insert(handle.name.clone(), handle);
+        }
+        changed |= before.clusters.len() != snapshot.clusters.len();
+        self.endpoints.retain(|name, _| snapshot.clusters.contains_key(name.as_str()));
+        changed
+    }
+
+    fn feed_endpoints(&mut self, handle: &ClusterHandle, fresh: bool, in_force: &InForce<'_>) {
+        let Some(name) = eds_name(&handle.config) else { return };
+        let Some(resource) = in_force.get(&(ResourceKind::Endpoints, name)) else { return };
+        let known = self.endpoints.get(&*handle.name);
+        if !fresh && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {
+            return;
+        }
+        if let Resource::Endpoints(set) = &***resource {
+            handle.update(set);
+        }
+        self.endpoints.insert(handle.name.to_string(), (*resource).clone());
+    }
+
+    fn routes(&mut self, in_force: &InForce<'_>, invalid: &mut Vec<Invalid>) -> bool {
+        let mut next = FastMap::default();
+        let mut changed = false;
+        for resource in of_kind(in_force, ResourceKind::Routes) {
+            let Resource::Routes(config) = &**resource else { continue };
+            let kept = self.routes.get(&config.name).filter(|(known, _)| Arc::ptr_eq(known, resource));
+            let table = match kept {
+                Some((_, table)) => table.clone(),
+                None => match RouteTable::compile(config) {
+                    Ok(table) => {
+                        changed = true;
+                        Arc::new(table)
+                    }
+                    Err(error) => {
+                        invalid.push(error);
+                        continue;
+                    }
+                },
+            };
+            next.insert(config.name.clone(), (resource.clone(), table));
+        }
+        changed |= next.len() != self.routes.len();
+        self.routes = next;
+        changed
+    }
+
+    fn listeners(
+        &mut self,
+        in_force: &InForce<'_>,
+        changed: bool,
+        snapshot: &mut Snapshot,
+        invalid: &mut Vec<Invalid>,
+    ) {
+        let mut next = FastMap::default();
+        let passthrough = Arc::new(Resource::Listener(passthrough_listener()));
+        for resource in of_kind(in_force, ResourceKind::Listener).chain([&passthrough]) {
+            let Resource::Listener(config) = &**resource else { continue };
+            let kept = self.listeners.get(&config.name);
+            let kept = kept.filter(|(known, _)| !changed && Arc::ptr_eq(known, resource));
+            let handle = match kept {
+                Some((_, handle)) => handle.clone(),
+                None => match compile_listener(config, &self.routes, &snapshot.clusters) {
+                    Ok(handle) => Arc::new(handle),
+                    Err(error) => {
+                        invalid.push(error);
+                        continue;
+                    }
+                },
+            };
+            for address in &config.addresses {
+                snapshot.by_address.insert((config.direction, *address), handle.clone());
+            }
+            snapshot.by_name.insert(config.name.clone(), handle.clone());
+            next.insert(config.name.clone(), (resource.clone(), handle));
+        }
+        self.listeners = next;
+    }
+}
+
+/// Whether a resource can be compiled; what is wrong with it becomes a NACK.
+///
+/// # Errors
+/// The field that cannot be taken.
+pub fn check(resource: &Resource) -> Result<(), Invalid> {
+    match resource {
+        Resource::Cluster(config) => ClusterHandle::new(0, Arc::new(config.clone()), None).map(|_| ()),
+        Resource::Routes(config) => RouteTable::compile(config).map(|_| ()),
+        Resource::Listener(config) => {
+            compile_listener(config, &FastMap::default(), &FastMap::default()).map(|_| ())
+        }
+        Resource::Endpoints(_) | Resource::Destination(_) | Resource::Secret(_) | Resource::Barrier(_) => {
+            Ok(())
+        }
+    }
+}
+
+fn of_kind<'i>(
+    in_force: &'i InForce<'_>,
+    kind: ResourceKind,
+) -> impl Iterator<Item = &'i Arc<Resource>> + 'i {
+    in_force.range((kind, "")..).take_while(move |((k, _), _)| *k == kind).map(|(_, resource)| *resource)
+}
+
+type Routes = FastMap<String, (Arc<Resource>, Arc<RouteTable>)>;
+type Clusters = FastMap<Arc<str>, Arc<ClusterHandle>>;
+
+fn compile_listener(
+    config: &Listener,
+    routes: &Routes,
+    clusters: &Clusters,
+) -> Result<ListenerHandle, Invalid> {
+    let invalid = |field: String, reason: String| Invalid {
+        kind: ResourceKind::Listener,
+        name: config.name.clone(),
+        field,
+        reason,
+    };
+    let mut chains = Vec::with_capacity(config.chains.len() + 1);
+    for (i, chain) in config.chains.iter().chain(&config.default_chain).enumerate() {
+        let field = if i < config.chains.len() {
+            format!("filter_chains[{i}]")
+        } else {
+            "default_filter_chain".to_owned()
+        };
+        let at = |(inner, reason): (String, String)| invalid(format!("{field}.{inner}"), reason);
+        let authorization = PolicySet::compile(&chain.authorization).map_err(at)?;
+        let terminal = match &chain.terminal {
+            Terminal::Http(http) => {
+                TerminalHandle::Http(Arc::new(compile_http(http, routes, clusters).map_err(at)?))
+            }
+            Terminal::Tcp(tcp) => TerminalHandle::Tcp(TcpHandle {
+                config: tcp.clone(),
+                clusters: tcp.clusters.iter().map(|c| clusters.get(c.cluster.as_str()).cloned()).collect(),
+            }),
+        };
+        let (name, tls) = (chain.name.clone(), chain.tls.clone());
+        chains.push(Arc::new(ChainHandle { name, tls, authorization, terminal }));
+    }
+    Ok(ListenerHandle::new(Arc::new(config.clone()), chains))
+}
+
+fn compile_http(
+    config: &HttpConnection,
+    routes: &Routes,
+    clusters: &Clusters,
+) -> Result<HttpHandle, (String, String)> {
+    let failed = |e: Invalid| (format!("route_config.{}", e.field), e.reason);
+    let (table, inline);
+    let used: &RouteConfig = match &config.routes {
+        RouteSource::Inline(routes) => {
+            table = Arc::new(RouteTable::compile(routes).map_err(failed)?);
+            routes
+        }
+        RouteSource::Named(name) => match routes.get(name) {
+            Some((resource, compiled)) => {
+                table = compiled.clone();
+                match &**resource {
+                    Resource::Routes(routes) => routes,
+                    _ => return Err(("rds".into(), format!("{name} is not a route configuration"))),
+                }
+            }
+            None => {
+                inline = RouteConfig { name: format!("{name} (not received)"), virtual_hosts: Vec::new() };
+                table = Arc::new(RouteTable::compile(&inline).map_err(failed)?);
+                &inline
+            }
+        },
+    };
+    let mut filters = Vec::with_capacity(config.filters.len());
+    for (i, filter) in config.filters.iter().enumerate() {
+        let at = |(field, reason): (String, String)| (format!("http_filters[{i}].{field}"), reason);
+        filters.push(filter::build(filter).map_err(at)?);
+    }
+    let mut named = Clusters::default();
+    for name in cluster_names(used) {
+        if let Some(handle) = clusters.get(name) {
+            named.insert(handle.name.clone(), handle.clone());
+        }
+    }
+    Ok(HttpHandle { config: config.clone(), routes: table, filters, clusters: named })
+}
+
+fn cluster_names(routes: &RouteConfig) -> impl Iterator<Item = &str> {
+    let routes = routes.virtual_hosts.iter().flat_map(|host| &host.routes);
+    let forwards = routes.filter_map(|route| match &route.action {
+        RouteAction::Forward(forward) => Some(&forward.clusters),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+    });
+    forwards.flatten().map(|cluster| cluster.cluster.as_str())
+}
+
+fn passthrough_cluster() -> Cluster {
+    Cluster {
+        discovery: Discovery::OriginalDestination,
+        balance: Balance::RoundRobin,
+        tls: ClientTls::None,
+        ..Cluster::new(PASSTHROUGH)
+    }
+}
+
+fn passthrough_listener() -> Listener {
+    let tcp = TcpProxy {
+        clusters: vec![WeightedCluster::only(PASSTHROUGH)],
+        idle_timeout: std::time::Duration::from_secs(3600),
+    };
+    let chain = FilterChain {
+        name: PASSTHROUGH.into(),
+        matches: ChainMatch::default(),
+        tls: None,
+        authorization: Vec::new(),
+        terminal: Terminal::Tcp(tcp),
+    };
+    Listener {
+        name: PASSTHROUGH.into(),
+        direction: Direction::Outbound,
+        addresses: Vec::new(),
+        chains: vec![chain],
+        default_chain: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints};
+use outrigger_model::listener::ChainInput;
+use outrigger_model::resource;
+use outrigger_model::route::{Forward, HeaderEdits, Route, RouteMatch, VirtualHost};
+
+use super::*;
+
+fn cluster(name: &str) -> Arc<Resource> {
+    Arc::new(Resource::Cluster(Cluster::new(name)))
+}
+
+fn endpoints(name: &str, last: u8) -> Arc<Resource> {
+    let endpoint = Endpoint {
+        address: ([10, 0, 0, last], 80).into(),
+        weight: 1,
+        health: Health::Healthy,
+        identity: None,
+        mesh_tls: false,
+        workload: None,
+    };
+    let locality = LocalityEndpoints { endpoints: vec![endpoint], ..LocalityEndpoints::default() };
+    Arc::new(Resource::Endpoints(EndpointSet { cluster: name.into(), localities: vec![locality] }))
+}
+
+fn routes(name: &str, to: &str) -> Arc<Resource> {
+    let route = Route {
+        name: String::new(),
+        matches: RouteMatch::any(),
+        action: RouteAction::Forward(Forward {
+            clusters: vec![WeightedCluster::only(to)],
+            ..Forward::default()
+        }),
+        fault: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        origin: None,
+    };
+    let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
+    Arc::new(Resource::Routes(RouteConfig { name: name.into(), virtual_hosts: vec![host] }))
+}
+
+fn listener(name: &str, routes: &str) -> Arc<Resource> {
+    let http = HttpConnection::new(RouteSource::Named(routes.into()));
+    let chain = FilterChain {
+        name: "http".into(),
+        matches: ChainMatch::default(),
+        tls: None,
+        authorization: Vec::new(),
+        terminal: Terminal::Http(Box::new(http)),
+    };
+    Arc::new(Resource::Listener(Listener {
+        name: name.into(),
+        direction: Direction::Outbound,
+        addresses: vec![([10, 1, 1, 1], 80).into()],
+        chains: vec![chain],
+        default_chain: None,
+    }))
+}
+
+fn destination(name: &str, listener: &str) -> Arc<Resource> {
+    let destination = resource::Destination { name: name.into(), listener: listener.into() };
+    Arc::new(Resource::Destination(destination))
+}
+
+fn build(builder: &mut Builder, before: &Snapshot, resources: &[Arc<Resource>]) -> Snapshot {
+    let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
+    let (snapshot, invalid) = builder.build(before, &in_force, ["gone:80"]);
+    assert_eq!(invalid, []);
+    snapshot
+}
+
+fn everything() -> Vec<Arc<Resource>> {
+    vec![cluster("c"), endpoints("c", 1), routes("r", "c"), listener("l", "r"), destination("shop:80", "l")]
+}
+
+#[test]
+fn a_destination_leads_to_its_endpoints() {
+    let snapshot = build(&mut Builder::default(), &Snapshot::default(), &everything());
+    let Some(Destination::Listener(found)) = snapshot.destination("shop:80") else { panic!() };
+    assert!(Arc::ptr_eq(found, snapshot.listener(Direction::Outbound, ([10, 1, 1, 1], 80).into()).unwrap()));
+    let input =
+        ChainInput { destination_port: 80, tls: false, server_name: None, application_protocols: &[] };
+    let TerminalHandle::Http(http) = &found.select(&input).unwrap().terminal else { panic!() };
+    assert_eq!(http.cluster("c").unwrap().endpoints().all.len(), 1);
+    assert!(matches!(snapshot.destination("gone:80"), Some(Destination::NotInMesh)));
+    assert!(snapshot.destination("unknown:80").is_none());
+    assert!(snapshot.http("l", "http").is_some() && snapshot.http("l", "tcp").is_none());
+}
+
+#[test]
+fn an_endpoint_update_changes_neither_cluster_nor_listener_handles() {
+    let mut builder = Builder::default();
+    let mut resources = everything();
+    let first = build(&mut builder, &Snapshot::default(), &resources);
+    resources[1] = endpoints("c", 2);
+    let second = build(&mut builder, &first, &resources);
+    assert!(Arc::ptr_eq(first.cluster("c").unwrap(), second.cluster("c").unwrap()));
+    assert!(Arc::ptr_eq(first.listener_named("l").unwrap(), second.listener_named("l").unwrap()));
+    assert_eq!(second.cluster("c").unwrap().endpoints().all[0].address, ([10, 0, 0, 2], 80).into());
+    assert!(second.generation > first.generation);
+}
+
+#[test]
+fn a_changed_cluster_reaches_the_routes_and_keeps_its_id() {
+    let mut builder = Builder::default();
+    let mut resources = everything();
+    let first = build(&mut builder, &Snapshot::default(), &resources);
+    let mut changed = Cluster::new("c");
+    changed.limits.max_requests = 1;
+    resources[0] = Arc::new(Resource::Cluster(changed));
+    let second = build(&mut builder, &first, &resources);
+    let http = second.http("l", "http").unwrap();
+    assert_eq!(http.cluster("c").unwrap().config.limits.max_requests, 1);
+    assert_eq!(first.cluster("c").unwrap().id, second.cluster("c").unwrap().id);
+    assert_eq!(http.cluster("c").unwrap().endpoints().all.len(), 1, "endpoints stay");
+}
+
+#[test]
+fn routes_that_did_not_arrive_leave_an_empty_table_that_says_so() {
+    let resources = [listener("l", "r")];
+    let snapshot = build(&mut Builder::default(), &Snapshot::default(), &resources);
+    assert_eq!(snapshot.http("l", "http").unwrap().routes.name(), "r (not received)");
+}
+
+#[test]
+fn a_resource_that_cannot_be_compiled_is_named_by_field() {
+    let mut bad = Cluster::new("c");
+    bad.tls = ClientTls::Mesh { server_name: "no name".into(), identities: Vec::new() };
+    let error = check(&Resource::Cluster(bad)).unwrap_err();
+    assert_eq!((error.name.as_str(), error.field.as_str()), ("c", "transport_socket.sni"));
+    assert!(check(&everything()[3]).is_ok());
+}

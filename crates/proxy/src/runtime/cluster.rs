@@ -1,0 +1,306 @@
+//! A cluster as it runs: its configuration, its limits, and one cell with its endpoints and their health.
+//!
+//! A handle is made anew when the configuration changes; what must outlive that (counts, ejections, endpoint state, the
+//! round robin's place) is shared by all handles of the name. Which endpoint of those allowed is `balance`'s business.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use outrigger_identity::PeerExpectation;
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
+use outrigger_model::endpoint::{EndpointSet, Health as Reported};
+use outrigger_model::resource::{Invalid, Origin, ResourceKind};
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::balance::{self, Candidates, Level};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::runtime::endpoint::{EndpointState, Outcome};
+use crate::runtime::limits::Limits;
+use crate::runtime::outlier::Ejections;
+
+/// Addresses that nobody told us (passthrough, the application) kept per cluster.
+const MAX_DYNAMIC: usize = 1024;
+
+/// One cluster.
+pub struct ClusterHandle {
+    /// Dense, stable for the name as long as the process lives.
+    pub id: u32,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it was built from.
+    pub config: Arc<Cluster>,
+    /// The user object that shaped it.
+    pub origin: Option<Arc<Origin>>,
+    /// Circuit-breaker limits.
+    pub limits: Limits,
+    /// SNI of mesh TLS.
+    pub server_name: Option<ServerName<'static>>,
+    /// Whom an endpoint without an identity of its own must prove to be; `None`: our trust domain.
+    pub expected: Option<PeerExpectation>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    table: ArcSwap<EndpointTable>,
+    ejections: Ejections,
+    cursor: AtomicUsize,
+    last_dynamic: ArcSwapOption<EndpointState>,
+    dynamic: Mutex<HashMap<SocketAddr, Arc<EndpointState>>>,
+}
+
+/// The endpoints of one moment: addresses and health together.
+#[derive(Debug, Default)]
+pub struct EndpointTable {
+    /// All of them, those that take no requests too.
+    pub all: Vec<Arc<EndpointState>>,
+    /// Those that take requests, most wanted priority first.
+    pub levels: Vec<Level>,
+    /// Whether an endpoint set has arrived at all.
+    pub known: bool,
+}
+
+/// What a pick depends on besides the cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct PickContext<'a> {
+    /// Endpoints that this request tried already; avoided while there are others.
+    pub tried: &'a [SocketAddr],
+    /// Where the connection was going, or in explicit mode inbound, where the application is. Clusters of kind original
+    /// destination go there.
+    pub destination: SocketAddr,
+    /// For consistent hashing.
+    pub hash: Option<u64>,
+}
+
+impl ClusterHandle {
+    /// A handle; takes over all that lives from an earlier handle of the same name.
+    ///
+    /// # Errors
+    /// A server name that TLS cannot send.
+    pub fn new(id: u32, config: Arc<Cluster>, before: Option<&Self>) -> Result<Self, Invalid> {
+        let name: Arc<str> = before.map_or_else(|| config.name.as_str().into(), |b| b.name.clone());
+        let origin = config.origin.clone().map(Arc::new);
+        let (server_name, expected) = match &config.tls {
+            ClientTls::None => (None, None),
+            ClientTls::Mesh { server_name, identities } => {
+                let parsed = ServerName::try_from(server_name.clone()).map_err(|e| Invalid {
+                    kind: ResourceKind::Cluster,
+                    name: config.name.clone(),
+                    field: "transport_socket.sni".into(),
+                    reason: format!("\"{server_name}\" cannot be sent as a server name: {e}"),
+                })?;
+                let expected = match identities.as_slice() {
+                    [] => None,
+                    [only] => Some(PeerExpectation::Exactly(only.clone())),
+                    list => Some(PeerExpectation::AnyOf(list.to_vec())),
+                };
+                (Some(parsed), expected)
+            }
+        };
+        let (limits, shared) = match before {
+            Some(before) => {
+                before.limits.configure(config.limits, origin.clone());
+                (before.limits.clone(), before.shared.clone())
+            }
+            None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Shared::default())),
+        };
+        let handle = Self { id, name, config, origin, limits, server_name, expected, shared };
+        if handle.config.outlier.is_none() && handle.shared.ejections.any() {
+            handle.endpoints().all.iter().for_each(|e| handle.shared.ejections.forgive(&e.load.health));
+        }
+        if let Discovery::Static(set) = &handle.config.discovery {
+            handle.update(set);
+        }
+        Ok(handle)
+    }
+
+    /// Replaces the endpoints; load and ejection are kept by address.
+    pub fn update(&self, set: &EndpointSet) {
+        let before = self.shared.table.load_full();
+        let known: HashMap<SocketAddr, &Arc<EndpointState>> =
+            before.all.iter().map(|e| (e.address, e)).collect();
+        let table = EndpointTable::new(set, &known);
+        let after: HashMap<SocketAddr, ()> = table.all.iter().map(|e| (e.address, ())).collect();
+        self.shared.table.store(Arc::new(table));
+        for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
+            self.shared.ejections.forgive(&gone.load.health);
+        }
+    }
+
+    /// The endpoints of this moment.
+    pub fn endpoints(&self) -> arc_swap::Guard<Arc<EndpointTable>> {
+        self.shared.table.load()
+    }
+
+    /// Picks an endpoint.
+    ///
+    /// # Errors
+    /// There is none: no endpoints, none healthy, or all ejected.
+    pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
+        if self.config.discovery == Discovery::OriginalDestination {
+            return Ok(self.dynamic(ctx.destination));
+        }
+        let table = self.shared.table.load();
+        if ctx.tried.is_empty() && !self.shared.ejections.any() {
+            let found = table.levels.first().and_then(|level| {
+                balance::pick(self.config.balance, &Candidates::All(level), &self.shared.cursor)
+            });
+            return found.cloned().ok_or_else(|| self.nothing(&table, false));
+        }
+        self.pick_among(&table, ctx.tried, Instant::now())
+    }
+
+    /// The pick that looks at each endpoint: something is ejected, or hosts are avoided.
+    fn pick_among(
+        &self,
+        table: &EndpointTable,
+        tried: &[SocketAddr],
+        now: Instant,
+    ) -> Result<Arc<EndpointState>, Failure> {
+        let mut again: Option<&Arc<EndpointState>> = None;
+        for level in &table.levels {
+            let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
+            for (i, member) in level.members.iter().enumerate() {
+                if self.shared.ejections.is_ejected(&member.load.health, now) {
+                    continue;
+                }
+                if tried.contains(&member.address) {
+                    again = again.or(Some(member));
+                } else {
+                    usable.push(i as u32);
+                }
+            }
+            let candidates = Candidates::Some(level, &usable);
+            if let Some(found) = balance::pick(self.config.balance, &candidates, &self.shared.cursor) {
+                return Ok(found.clone());
+            }
+            // A lower priority is for when this one cannot serve at all, not for variety among retries.
+            if let Some(again) = again {
+                return Ok(again.clone());
+            }
+        }
+        Err(self.nothing(table, true))
+    }
+
+    #[cold]
+    fn nothing(&self, table: &EndpointTable, looked: bool) -> Failure {
+        let (kind, detail) = if table.all.is_empty() {
+            let why = if table.known { "has no endpoints" } else { "has not received its endpoints" };
+            (FailureKind::NoEndpoints, format!("cluster {} {why}", self.name))
+        } else if looked && !table.levels.is_empty() {
+            let n = table.all.len();
+            (FailureKind::AllEjected, format!("cluster {}: all of {n} endpoints are ejected", self.name))
+        } else {
+            let n = table.all.len();
+            (
+                FailureKind::NoHealthyUpstream,
+                format!("cluster {}: none of {n} endpoints is healthy", self.name),
+            )
+        };
+        let failure = Failure { retry: Retry::IfUnsent, ..Failure::local(Stage::Pick, kind, detail) };
+        failure.because_of(self.origin.clone())
+    }
+
+    fn dynamic(&self, address: SocketAddr) -> Arc<EndpointState> {
+        if let Some(last) = &*self.shared.last_dynamic.load()
+            && last.address == address
+        {
+            return last.clone();
+        }
+        let mut known = self.shared.dynamic.lock();
+        if known.len() >= MAX_DYNAMIC {
+            known.retain(|_, endpoint| endpoint.in_flight() > 0);
+        }
+        let endpoint = known.entry(address).or_insert_with(|| Arc::new(EndpointState::plain(address)));
+        self.shared.last_dynamic.store(Some(endpoint.clone()));
+        endpoint.clone()
+    }
+
+    /// Records an outcome for outlier ejection.
+    pub(crate) fn record(&self, endpoint: &EndpointState, outcome: Outcome, now: Instant) {
+        let Some(rules) = &self.config.outlier else { return };
+        let table = self.shared.table.load();
+        let peers = table.all.iter().filter(|e| e.reported == Reported::Healthy).map(|e| &e.load.health);
+        let cause = self.shared.ejections.record(rules, &endpoint.load.health, outcome, now, peers);
+        if let Some(cause) = cause {
+            tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
+        }
+    }
+
+    /// The cluster's ejections.
+    pub fn ejections(&self) -> &Ejections {
+        &self.shared.ejections
+    }
+
+    /// Healthy endpoints, and all.
+    pub fn membership(&self) -> (usize, usize) {
+        let table = self.shared.table.load();
+        (table.levels.iter().map(|level| level.members.len()).sum(), table.all.len())
+    }
+
+    /// The name under which its endpoints are asked for; `None` if it needs none.
+    pub fn eds_name(&self) -> Option<&str> {
+        eds_name(&self.config)
+    }
+}
+
+/// The name under which a cluster's endpoints are asked for; `None` if it needs none.
+pub fn eds_name(cluster: &Cluster) -> Option<&str> {
+    match &cluster.discovery {
+        Discovery::Eds { service_name } => Some(service_name.as_deref().unwrap_or(&cluster.name)),
+        Discovery::Static(_) | Discovery::OriginalDestination => None,
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            table: ArcSwap::default(),
+            ejections: Ejections::default(),
+            // Workloads that start together must not all begin with the same endpoint.
+            cursor: AtomicUsize::new(fastrand::usize(..1 << 16)),
+            last_dynamic: ArcSwapOption::empty(),
+            dynamic: Mutex::default(),
+        }
+    }
+}
+
+impl EndpointTable {
+    fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>) -> Self {
+        let mut all = Vec::with_capacity(set.len());
+        let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u32)>> = BTreeMap::new();
+        for locality in &set.localities {
+            let healthy = locality.endpoints.iter().filter(|e| e.health == Reported::Healthy);
+            let sum: u64 = healthy.map(|e| u64::from(e.weight.max(1))).sum();
+            for config in &locality.endpoints {
+                let endpoint = Arc::new(EndpointState::new(config, before.get(&config.address).copied()));
+                all.push(endpoint.clone());
+                if config.health != Reported::Healthy {
+                    continue;
+                }
+                let weight = share(locality.weight, config.weight.max(1), sum);
+                levels.entry(locality.priority).or_default().push((endpoint, weight));
+            }
+        }
+        let levels = levels.into_iter().map(|(priority, members)| Level::new(priority, members)).collect();
+        Self { all, levels, known: true }
+    }
+}
+
+/// An endpoint's part of its locality's share, in units fine enough for a thousand endpoints.
+fn share(locality: u32, weight: u32, sum: u64) -> u32 {
+    const UNIT: u64 = 10_000;
+    if locality == 0 || sum == 0 {
+        return u32::try_from(u64::from(weight) * UNIT).unwrap_or(u32::MAX);
+    }
+    let scaled = u128::from(locality) * u128::from(UNIT) * u128::from(weight) / u128::from(sum);
+    u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use outrigger_model::cluster::{Balance, Outlier};
+use outrigger_model::endpoint::{Endpoint, LocalityEndpoints};
+
+use super::*;
+
+fn endpoint(last: u8, health: Reported) -> Endpoint {
+    let address = SocketAddr::from(([10, 0, 0, last], 80));
+    Endpoint { address, weight: 1, health, identity: None, mesh_tls: false, workload: None }
+}
+
+fn set(levels: &[&[Endpoint]]) -> EndpointSet {
+    let locality = |(priority, endpoints): (usize, &&[Endpoint])| LocalityEndpoints {
+        priority: priority as u32,
+        weight: 1,
+        endpoints: endpoints.to_vec(),
+        ..LocalityEndpoints::default()
+    };
+    EndpointSet { cluster: "c".into(), localities: levels.iter().enumerate().map(locality).collect() }
+}
+
+fn cluster(edit: impl FnOnce(&mut Cluster)) -> ClusterHandle {
+    let mut config = Cluster { balance: Balance::RoundRobin, ..Cluster::new("c") };
+    edit(&mut config);
+    ClusterHandle::new(0, Arc::new(config), None).unwrap()
+}
+
+fn anywhere(tried: &[SocketAddr]) -> PickContext<'_> {
+    PickContext { tried, destination: SocketAddr::from(([10, 9, 9, 9], 80)), hash: None }
+}
+
+fn host(picked: &EndpointState) -> u8 {
+    let std::net::IpAddr::V4(ip) = picked.address.ip() else { unreachable!() };
+    ip.octets()[3]
+}
+
+fn reach(cluster: &ClusterHandle, tried: &[SocketAddr]) -> Vec<u8> {
+    let mut hosts: Vec<u8> =
+        (0..64).filter_map(|_| cluster.pick(&anywhere(tried)).ok()).map(|e| host(&e)).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+use Reported::{Draining, Healthy, Unhealthy};
+
+#[test]
+fn late_endpoint_update_keeps_in_flight_load_and_ejection() {
+    let cluster = cluster(|c| {
+        c.outlier = Some(Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() });
+    });
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
+    let picked = cluster.endpoints().all[0].clone();
+    let _request = picked.begin();
+    picked.report(&cluster, Outcome::Status(500));
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(4, Healthy)]]));
+    assert_eq!(cluster.endpoints().all[0].in_flight(), 1);
+    assert_eq!(reach(&cluster, &[]), [2, 4]);
+}
+
+#[test]
+fn a_new_configuration_keeps_counts_and_endpoints() {
+    let first = cluster(|c| c.limits.max_requests = 1);
+    first.update(&set(&[&[endpoint(1, Healthy)]]));
+    let _request = first.limits.try_request().unwrap();
+    let mut config = (*first.config).clone();
+    config.limits.max_requests = 2;
+    let second = ClusterHandle::new(0, Arc::new(config), Some(&first)).unwrap();
+    let _another = second.limits.try_request().unwrap();
+    assert!(second.limits.try_request().is_err());
+    assert_eq!(reach(&second, &[]), [1]);
+}
+
+#[test]
+fn the_most_wanted_priority_with_a_usable_endpoint_serves() {
+    let cluster = cluster(|_| {});
+    cluster.update(&set(&[&[endpoint(1, Unhealthy), endpoint(2, Draining)], &[endpoint(3, Healthy)]]));
+    assert_eq!(reach(&cluster, &[]), [3]);
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Draining)], &[endpoint(3, Healthy)]]));
+    assert_eq!(reach(&cluster, &[]), [1]);
+}
+
+#[test]
+fn an_ejected_level_falls_to_the_next() {
+    let cluster = cluster(|c| {
+        c.outlier = Some(Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() });
+    });
+    cluster.update(&set(&[&[endpoint(1, Healthy)], &[endpoint(2, Healthy)]]));
+    cluster.endpoints().all[0].report(&cluster, Outcome::GatewayError);
+    assert_eq!(reach(&cluster, &[]), [2]);
+}
+
+#[test]
+fn tried_hosts_are_avoided_while_there_are_others() {
+    let cluster = cluster(|_| {});
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)], &[endpoint(3, Healthy)]]));
+    let tried: Vec<_> = cluster.endpoints().all.iter().map(|e| e.address).collect();
+    assert_eq!(reach(&cluster, &tried[..1]), [2]);
+    assert_eq!(reach(&cluster, &tried[..2]), [1], "a retry does not leave the priority");
+}
+
+#[test]
+fn nothing_to_pick_says_which_nothing() {
+    let cluster = cluster(|_| {});
+    let kind = |c: &ClusterHandle| c.pick(&anywhere(&[])).unwrap_err();
+    assert!(kind(&cluster).detail.contains("not received"));
+    cluster.update(&set(&[]));
+    assert_eq!(kind(&cluster).kind, FailureKind::NoEndpoints);
+    cluster.update(&set(&[&[endpoint(1, Unhealthy)]]));
+    assert_eq!(kind(&cluster).kind, FailureKind::NoHealthyUpstream);
+}
+
+#[test]
+fn the_original_destination_is_an_endpoint_whose_load_is_kept() {
+    let cluster = cluster(|c| c.discovery = Discovery::OriginalDestination);
+    let first = cluster.pick(&anywhere(&[])).unwrap();
+    assert_eq!(host(&first), 9);
+    let elsewhere = SocketAddr::from(([127, 0, 0, 5], 9080));
+    assert_eq!(host(&cluster.pick(&PickContext { destination: elsewhere, ..anywhere(&[]) }).unwrap()), 5);
+    assert!(Arc::ptr_eq(&first, &cluster.pick(&anywhere(&[])).unwrap()));
+}
+
+#[test]
+fn locality_weights_share_before_endpoint_weights() {
+    let cluster = cluster(|_| {});
+    let mut set = set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)], &[endpoint(3, Healthy)]]);
+    set.localities[1].priority = 0;
+    cluster.update(&set);
+    let mut counts = [0; 4];
+    for _ in 0..400 {
+        counts[usize::from(host(&cluster.pick(&anywhere(&[])).unwrap()))] += 1;
+    }
+    assert_eq!(counts, [0, 100, 100, 200]);
+}

@@ -1,0 +1,110 @@
+//! One endpoint: where it is and who it is, with the load and health that outlive any endpoint set.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
+use outrigger_model::identity::SpiffeId;
+use tokio::time::Instant;
+
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::outlier::Health;
+
+pub use crate::runtime::outlier::Outcome;
+
+/// One endpoint of one cluster.
+#[derive(Debug)]
+pub struct EndpointState {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whom it must prove to be.
+    pub identity: Option<SpiffeId>,
+    /// It speaks the mesh's mTLS.
+    pub mesh_tls: bool,
+    /// For metrics labels.
+    pub workload: Option<Arc<Workload>>,
+    /// As the control plane sees it.
+    pub reported: Reported,
+    /// Kept by address when the set changes.
+    pub load: Arc<Load>,
+}
+
+/// What is kept of an endpoint while its address stays in the cluster.
+#[derive(Debug, Default)]
+pub struct Load {
+    in_flight: AtomicU32,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    pub(crate) health: Health,
+}
+
+/// A request or connection in flight to an endpoint.
+#[must_use = "it counts only while it lives"]
+#[derive(Debug)]
+pub struct InFlight(Arc<Load>);
+
+impl EndpointState {
+    /// As configured, with load and workload taken over from an earlier state of the same address.
+    pub fn new(config: &Endpoint, before: Option<&Arc<Self>>) -> Self {
+        // Metrics are found by the address of the workload, so an unchanged one keeps its allocation.
+        let workload = config.workload.as_ref().map(|workload| {
+            let kept = before.and_then(|b| b.workload.as_ref()).filter(|kept| ***kept == *workload);
+            kept.cloned().unwrap_or_else(|| Arc::new(workload.clone()))
+        });
+        Self {
+            address: config.address,
+            identity: config.identity.clone(),
+            mesh_tls: config.mesh_tls,
+            workload,
+            reported: config.health,
+            load: before.map(|b| b.load.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// A destination that no control plane told us: the application, or a passthrough.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            identity: None,
+            mesh_tls: false,
+            workload: None,
+            reported: Reported::Healthy,
+            load: Arc::default(),
+        }
+    }
+
+    /// Begins a request or connection.
+    pub fn begin(&self) -> InFlight {
+        self.load.in_flight.fetch_add(1, Relaxed);
+        self.load.requests.fetch_add(1, Relaxed);
+        InFlight(self.load.clone())
+    }
+
+    /// Requests and connections in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight.load(Relaxed)
+    }
+
+    /// Requests since the endpoint is known, and failed ones among them.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.load.requests.load(Relaxed), self.load.errors.load(Relaxed))
+    }
+
+    /// Tells what became of a request: the cluster may eject the endpoint.
+    pub fn report(&self, cluster: &ClusterHandle, outcome: Outcome) {
+        if matches!(outcome, Outcome::GatewayError | Outcome::Status(500..)) {
+            self.load.errors.fetch_add(1, Relaxed);
+        }
+        // Without rules there is no clock to read.
+        if cluster.config.outlier.is_some() {
+            cluster.record(self, outcome, Instant::now());
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}

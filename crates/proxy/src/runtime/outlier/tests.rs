@@ -1,0 +1,107 @@
+use super::*;
+
+fn rules() -> Outlier {
+    Outlier { consecutive_5xx: 3, max_ejection_percent: 100, ..Outlier::default() }
+}
+
+struct Cluster {
+    rules: Outlier,
+    ejections: Ejections,
+    endpoints: Vec<Health>,
+    now: Instant,
+}
+
+impl Cluster {
+    fn of(n: usize, rules: Outlier) -> Self {
+        let ejections = Ejections::default();
+        let now = ejections.epoch;
+        Self { rules, ejections, endpoints: (0..n).map(|_| Health::default()).collect(), now }
+    }
+
+    fn report(&self, i: usize, outcome: Outcome) -> Option<Cause> {
+        let peers = self.endpoints.iter();
+        self.ejections.record(&self.rules, &self.endpoints[i], outcome, self.now, peers)
+    }
+
+    fn fail(&self, i: usize, times: usize) -> Option<Cause> {
+        (0..times).filter_map(|_| self.report(i, Outcome::Status(500))).next()
+    }
+
+    fn ejected(&self, i: usize) -> bool {
+        self.ejections.is_ejected(&self.endpoints[i], self.now)
+    }
+}
+
+#[test]
+fn the_third_failure_in_a_row_ejects_and_a_success_between_starts_over() {
+    let cluster = Cluster::of(3, rules());
+    cluster.fail(0, 2);
+    assert_eq!(cluster.report(0, Outcome::Status(404)), None);
+    assert_eq!(cluster.fail(0, 2), None);
+    assert!(!cluster.ejected(0));
+    assert_eq!(cluster.fail(0, 1), Some(Cause::Consecutive5xx));
+    assert!(cluster.ejected(0) && cluster.ejections.any());
+}
+
+#[test]
+fn each_ejection_lasts_longer_than_the_one_before_up_to_the_maximum() {
+    let limits = Outlier { max_ejection: Duration::from_secs(70), ..rules() };
+    let mut cluster = Cluster::of(3, limits);
+    for seconds in [30, 60, 70, 70] {
+        cluster.fail(0, 3);
+        let (_, left) = cluster.ejections.ejection(&cluster.endpoints[0], cluster.now).unwrap();
+        assert_eq!(left, Duration::from_secs(seconds));
+        cluster.now += Duration::from_secs(seconds) - Duration::from_millis(1);
+        assert!(cluster.ejected(0));
+        cluster.now += Duration::from_millis(1);
+        assert!(!cluster.ejected(0));
+        assert!(!cluster.ejections.any(), "nothing is left to look at");
+    }
+}
+
+#[test]
+fn the_last_endpoint_is_never_ejected() {
+    let cluster = Cluster::of(1, rules());
+    assert_eq!(cluster.fail(0, 50), None);
+    let cluster = Cluster::of(2, rules());
+    assert!(cluster.fail(0, 3).is_some());
+    assert_eq!(cluster.fail(1, 50), None);
+}
+
+#[test]
+fn the_percentage_bounds_ejections_but_one_may_always_go() {
+    let cluster = Cluster::of(5, Outlier { max_ejection_percent: 10, ..rules() });
+    assert!(cluster.fail(0, 3).is_some());
+    assert_eq!(cluster.fail(1, 3), None);
+    let cluster = Cluster::of(5, Outlier { max_ejection_percent: 40, ..rules() });
+    assert!(cluster.fail(0, 3).is_some() && cluster.fail(1, 3).is_some());
+    assert_eq!(cluster.fail(2, 3), None);
+}
+
+#[test]
+fn gateway_errors_count_only_502_503_504_and_lost_connections() {
+    let only_gateway = Outlier { consecutive_5xx: 0, consecutive_gateway: 2, ..rules() };
+    let cluster = Cluster::of(3, only_gateway);
+    cluster.report(0, Outcome::Status(503));
+    cluster.report(0, Outcome::Status(500));
+    assert_eq!(cluster.report(0, Outcome::GatewayError), None, "the 500 broke the run");
+    assert_eq!(cluster.report(0, Outcome::Status(504)), Some(Cause::ConsecutiveGateway));
+}
+
+#[test]
+fn our_own_failures_say_nothing_about_the_endpoint() {
+    let cluster = Cluster::of(3, rules());
+    cluster.fail(0, 2);
+    assert_eq!(cluster.report(0, Outcome::LocalFailure), None);
+    assert_eq!(cluster.fail(0, 1), Some(Cause::Consecutive5xx));
+}
+
+#[test]
+fn late_failures_of_an_ejected_endpoint_do_not_prolong_its_ejection() {
+    let mut cluster = Cluster::of(3, rules());
+    cluster.fail(0, 3);
+    assert_eq!(cluster.fail(0, 10), None);
+    cluster.now += Duration::from_secs(30);
+    assert!(!cluster.ejected(0));
+    assert_eq!(cluster.ejections.total(), 1);
+}

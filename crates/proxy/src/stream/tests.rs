@@ -1,0 +1,37 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+#[tokio::test]
+async fn bytes_read_ahead_come_first_and_then_the_stream_is_what_it_wrapped() {
+    let (mut client, server) = pair().await;
+    client.write_all(b" world").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut stream = Stream::rewound(Bytes::from_static(b"hello"), server.into());
+    assert_eq!(stream.peeked(), b"hello");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello world");
+    assert!(matches!(stream, Stream::Tcp(_)));
+}
+
+#[tokio::test]
+async fn the_wire_gives_small_readers_what_one_large_read_took() {
+    let (mut client, server) = pair().await;
+    client.write_all(&[7; 10_000]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut wire = Wire::with_prefix(server, b"abc");
+    let mut small = [0; 2];
+    wire.read_exact(&mut small).await.unwrap();
+    assert_eq!(&small, b"ab");
+    let mut rest = Vec::new();
+    wire.read_to_end(&mut rest).await.unwrap();
+    assert_eq!((rest.len(), rest[0], rest[1]), (10_001, b'c', 7));
+}

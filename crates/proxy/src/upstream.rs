@@ -1,0 +1,4 @@
+//! The way to an endpoint: `connect` makes a connection, `pool` keeps those that can serve again.
+
+pub mod connect;
+pub mod pool;

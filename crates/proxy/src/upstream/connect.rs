@@ -1,0 +1,227 @@
+//! One connection to an endpoint: TCP, and mesh mTLS where the endpoint has a sidecar.
+//!
+//! Secure naming is here: the endpoint must prove the identity that the control plane named for it. Pools, retries and
+//! what is spoken on the connection are others'.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_identity::{CertificateProblem, IdentityError, PeerExpectation};
+use outrigger_model::cluster::ClientTls;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::runtime::limits::ConnectionPermit;
+use crate::stream::{Stream, TlsStream, Wire};
+use crate::worker::Worker;
+
+/// What will be spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Bytes.
+    Tcp,
+}
+
+/// What was agreed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Negotiated {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Bytes.
+    Opaque,
+}
+
+/// A new connection.
+pub struct Connected {
+    pub stream: Stream,
+    pub protocol: Negotiated,
+    /// Our address.
+    pub local: SocketAddr,
+    /// Held for the life of the connection; absent where the cluster has no limit.
+    pub permit: Option<ConnectionPermit>,
+}
+
+/// Istio's names first; never `istio-peer-exchange`, which begins a binary preface.
+const ALPN_HTTP1: &[&[u8]] = &[b"istio-http/1.1", b"istio", b"http/1.1"];
+const ALPN_HTTP2: &[&[u8]] = &[b"istio-h2", b"istio", b"h2"];
+const ALPN_TCP: &[&[u8]] = &[b"istio"];
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Connects to an endpoint.
+///
+/// # Errors
+/// A limit is reached, nobody answers in time, or the peer is not whom we wanted.
+pub async fn connect(
+    worker: &Rc<Worker>,
+    cluster: &Arc<ClusterHandle>,
+    endpoint: &Arc<EndpointState>,
+    want: Want,
+) -> Result<Connected, Failure> {
+    let config = &cluster.config;
+    let permit = match config.limits.max_connections {
+        u32::MAX => None,
+        _ => Some(cluster.limits.connection().await?),
+    };
+    let deadline = Instant::now() + config.connect_timeout;
+    let attempt = TcpStream::connect(endpoint.address);
+    let tcp = match timeout_at(deadline, attempt).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(error)) => return Err(refused(cluster, endpoint, &error)),
+        Err(_) => return Err(too_late(cluster, endpoint, "TCP connect")),
+    };
+    prepare(&tcp);
+    let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
+    if !endpoint.mesh_tls || config.tls == ClientTls::None {
+        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit });
+    }
+    let handshake = Box::pin(handshake(worker, cluster, endpoint, want, tcp));
+    let tls = match timeout_at(deadline, handshake).await {
+        Ok(result) => result?,
+        Err(_) => return Err(too_late(cluster, endpoint, "TLS handshake")),
+    };
+    let protocol = negotiated(want, tls.get_ref().1.alpn_protocol());
+    Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
+}
+
+/// Options of every socket of the data path.
+pub fn prepare(tcp: &TcpStream) {
+    // Without either the connection still works, so a failure is only worth a word.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let set = tcp.set_nodelay(true).and_then(|()| SockRef::from(tcp).set_tcp_keepalive(&keepalive));
+    if let Err(error) = set {
+        tracing::debug!(%error, "socket options");
+    }
+}
+
+async fn handshake(
+    worker: &Rc<Worker>,
+    cluster: &ClusterHandle,
+    endpoint: &EndpointState,
+    want: Want,
+    tcp: TcpStream,
+) -> Result<TlsStream, Failure> {
+    let expected = expectation(worker, cluster, endpoint)?;
+    let alpn = match want {
+        Want::Http1 => ALPN_HTTP1,
+        Want::Http2 => ALPN_HTTP2,
+        Want::Tcp => ALPN_TCP,
+    };
+    let config = worker.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
+    let Some(name) = cluster.server_name.clone() else {
+        let detail = format!("cluster {} has mesh TLS without a server name", cluster.name);
+        return Err(Failure::local(Stage::Connect, FailureKind::TlsFailed, detail));
+    };
+    let connector = TlsConnector::from(config);
+    match connector.connect(name, Wire::new(tcp)).await {
+        Ok(tls) => Ok(tls.into()),
+        Err(error) => Err(untrusted(cluster, endpoint, &expected, &error)),
+    }
+}
+
+fn expectation(
+    worker: &Worker,
+    cluster: &ClusterHandle,
+    endpoint: &EndpointState,
+) -> Result<PeerExpectation, Failure> {
+    if let Some(id) = &endpoint.identity {
+        return Ok(PeerExpectation::Exactly(id.clone()));
+    }
+    if let Some(expected) = &cluster.expected {
+        return Ok(expected.clone());
+    }
+    let mut tls = worker.tls.borrow_mut();
+    let own = tls.credentials().certificate.as_ref();
+    let own = own.ok_or_else(|| no_tls(cluster, &IdentityError::NoCertificate))?;
+    Ok(PeerExpectation::TrustDomain(own.id().trust_domain().to_owned()))
+}
+
+fn plain(want: Want) -> Negotiated {
+    match want {
+        Want::Http1 => Negotiated::Http1,
+        Want::Http2 => Negotiated::Http2,
+        Want::Tcp => Negotiated::Opaque,
+    }
+}
+
+/// The peer's answer decides; `istio` alone, or no answer, leaves it at what we wanted.
+fn negotiated(want: Want, alpn: Option<&[u8]>) -> Negotiated {
+    match alpn {
+        Some(b"h2" | b"istio-h2") => Negotiated::Http2,
+        Some(b"http/1.1" | b"istio-http/1.1") => Negotiated::Http1,
+        _ => plain(want),
+    }
+}
+
+fn refused(cluster: &ClusterHandle, endpoint: &EndpointState, error: &io::Error) -> Failure {
+    let detail = format!("{} of cluster {}: {error}", endpoint.address, cluster.name);
+    // Out of descriptors or ports is ours, not the endpoint's.
+    let ours = matches!(error.raw_os_error(), Some(libc_errno::EMFILE | libc_errno::ENFILE));
+    if ours || error.kind() == io::ErrorKind::AddrNotAvailable {
+        let failure = Failure::local(Stage::Connect, FailureKind::Internal, detail);
+        return Failure { retry: Retry::Safe, ..failure };
+    }
+    Failure::upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe, detail)
+}
+
+/// The two numbers that Linux and the BSDs share.
+pub(crate) mod libc_errno {
+    pub(crate) const ENFILE: i32 = 23;
+    pub(crate) const EMFILE: i32 = 24;
+}
+
+fn too_late(cluster: &ClusterHandle, endpoint: &EndpointState, step: &str) -> Failure {
+    let limit = cluster.config.connect_timeout;
+    let detail =
+        format!("{} of cluster {}: {step} not finished within {limit:?}", endpoint.address, cluster.name);
+    Failure::upstream(Stage::Connect, FailureKind::ConnectTimeout, Retry::Safe, detail)
+}
+
+fn no_tls(cluster: &ClusterHandle, error: &IdentityError) -> Failure {
+    let detail = format!("cluster {}: {error}", cluster.name);
+    Failure { retry: Retry::Safe, ..Failure::local(Stage::Connect, FailureKind::TlsFailed, detail) }
+}
+
+/// Names both identities, whom we wanted and who answered.
+fn untrusted(
+    cluster: &ClusterHandle,
+    endpoint: &EndpointState,
+    expected: &PeerExpectation,
+    error: &io::Error,
+) -> Failure {
+    let reason = match CertificateProblem::find(error) {
+        Some(problem @ CertificateProblem::WrongIdentity { .. }) => problem.to_string(),
+        Some(problem) => format!("expected {expected}, but {problem}"),
+        None => format!("expected {expected}, and the TLS handshake failed: {error}"),
+    };
+    let detail = format!("{} of cluster {}: {reason}", endpoint.address, cluster.name);
+    Failure::upstream(Stage::Connect, FailureKind::TlsFailed, Retry::Safe, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peers_answer_decides_what_is_spoken() {
+        assert_eq!(negotiated(Want::Http1, Some(b"istio-h2")), Negotiated::Http2);
+        assert_eq!(negotiated(Want::Http2, Some(b"http/1.1")), Negotiated::Http1);
+        assert_eq!(negotiated(Want::Http2, Some(b"istio")), Negotiated::Http2);
+        assert_eq!(negotiated(Want::Tcp, None), Negotiated::Opaque);
+    }
+}
