@@ -1,5 +1,22 @@
-//! HTTP in the data path: heads, the HTTP/1 codec, and what crosses between HTTP/1 and HTTP/2.
+//! HTTP in the data path: one request from its head to the last byte of its response.
+//!
+//! `server` reads requests, `request` routes and filters them, `retry` over `attempt` and `exchange` sends them and brings
+//! their responses, `respond` answers. `h1` is the codec, `head`, `body` and `send` are the two protocols as one.
 
+pub mod attempt;
+pub mod body;
 pub mod convert;
+pub mod copy;
+pub mod exchange;
+pub mod filter;
 pub mod h1;
 pub mod head;
+pub mod request;
+pub mod respond;
+pub mod retry;
+pub mod send;
+pub mod server;
+pub mod timeout;
+pub mod trace;
+pub mod upgrade;
+pub mod wire;

@@ -60,7 +60,10 @@ pub struct Shared {
     /// Wakes those who wait for configuration.
     pub swapped: watch::Sender<u64>,
     pub credentials: CredentialStore,
-    pub spans: SpanSender,
+    /// Absent: nothing is recorded, contexts are only passed on.
+    pub spans: Option<SpanSender>,
+    /// Percentage of root spans, instead of what listeners say.
+    pub sampling: Option<f64>,
     pub access_log: access_log::Sink,
     pub drain: Drain,
     pub demand: Demand,

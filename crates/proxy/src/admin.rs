@@ -1,0 +1,164 @@
+//! The admin pages of the sidecar: what it was told, what it does with it, how its peers are.
+//!
+//! Rows only; the server, the index and the rows that every process has are `telemetry`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use outrigger_identity::RenewalHandle;
+use outrigger_model::resource::ResourceKind;
+use outrigger_telemetry::admin::rows;
+use outrigger_telemetry::admin::{AdminResponse, Row, Table};
+use outrigger_telemetry::logging::LogControl;
+use outrigger_telemetry::metrics::Registry;
+use outrigger_telemetry::{Drain, Readiness};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::config_feed::FeedStatus;
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::runtime::snapshot::Destination;
+use crate::worker::Shared;
+
+/// What the pages look at.
+#[derive(Clone)]
+pub struct Pages {
+    /// The data path.
+    pub shared: Arc<Shared>,
+    /// The configuration feed.
+    pub feed: Arc<Mutex<FeedStatus>>,
+    /// The renewal loop.
+    pub renewal: RenewalHandle,
+    /// Whether the process can take traffic.
+    pub readiness: Readiness,
+    /// Metrics.
+    pub registry: Registry,
+    /// The log filter.
+    pub logs: LogControl,
+    /// The end.
+    pub drain: Drain,
+}
+
+impl Pages {
+    /// All pages, for the admin port.
+    pub fn admin(&self) -> Table {
+        let page = |show: fn(&Pages) -> Value| {
+            let pages = self.clone();
+            move |_| AdminResponse::json(&show(&pages))
+        };
+        Table::new("outrigger-proxy")
+            .with(rows::ready("/ready", self.readiness.clone()))
+            .with(rows::metrics("/stats/prometheus", self.registry.clone()))
+            .with(Row::get("/config_dump", "resources in force with their versions, refusals, destinations", page(config_dump)))
+            .with(Row::get("/clusters", "endpoints with health, load and ejections; limits and their use", page(clusters)))
+            .with(Row::get("/listeners", "listeners and the addresses that they serve", page(listeners)))
+            .with(Row::get("/certs", "our certificate, the trust bundle, renewal, clock skew", page(certs)))
+            .with(rows::logging(self.logs.clone()))
+            .with(rows::quit(self.drain.clone()))
+    }
+
+    /// For a scraper's port.
+    pub fn metrics(&self) -> Table {
+        Table::new("outrigger-proxy metrics")
+            .with(rows::metrics("/stats/prometheus", self.registry.clone()))
+            .with(rows::metrics("/metrics", self.registry.clone()))
+    }
+
+    /// For a probe's port.
+    pub fn health(&self) -> Table {
+        Table::new("outrigger-proxy health").with(rows::ready("/healthz/ready", self.readiness.clone()))
+    }
+}
+
+fn config_dump(pages: &Pages) -> Value {
+    let feed = pages.feed.lock().clone();
+    let snapshot = pages.shared.snapshot.load();
+    let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
+    for ((kind, name), version) in feed.versions {
+        versions.entry(kind).or_default().insert(name, version);
+    }
+    let versions: BTreeMap<String, _> = versions.into_iter().map(|(kind, all)| (format!("{kind:?}"), all)).collect();
+    let listeners: BTreeMap<&str, _> = snapshot.listeners().map(|l| (l.name(), &*l.config)).collect();
+    let clusters: BTreeMap<&str, _> = snapshot.clusters().map(|c| (&*c.name, &*c.config)).collect();
+    let destinations: BTreeMap<&str, _> = snapshot
+        .destinations()
+        .map(|(name, answer)| match answer {
+            Destination::Listener(listener) => (name, listener.name().to_owned()),
+            Destination::NotInMesh => (name, "not in the mesh".to_owned()),
+        })
+        .collect();
+    json!({
+        "controlPlane": { "connected": feed.connected, "error": feed.disconnected },
+        "generation": feed.generation,
+        "snapshot": snapshot.generation,
+        "fromDiskSince": feed.from_disk.map(seconds_since),
+        "refused": feed.refused,
+        "versions": versions,
+        "destinations": destinations,
+        "listeners": listeners,
+        "clusters": clusters,
+    })
+}
+
+fn seconds_since(time: std::time::SystemTime) -> u64 {
+    time.elapsed().map(|age| age.as_secs()).unwrap_or_default()
+}
+
+fn clusters(pages: &Pages) -> Value {
+    let snapshot = pages.shared.snapshot.load();
+    let all: BTreeMap<&str, Value> = snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster))).collect();
+    json!(all)
+}
+
+fn describe(cluster: &ClusterHandle) -> Value {
+    let now = Instant::now();
+    let used = cluster.limits.view();
+    let limit = |value: u32| if value == u32::MAX { json!("unlimited") } else { json!(value) };
+    let endpoints = cluster.endpoints();
+    let endpoint = |endpoint: &Arc<EndpointState>| {
+        let ejection = cluster.ejections().ejection(&endpoint.load.health, now);
+        let (requests, errors) = endpoint.totals();
+        json!({
+            "address": endpoint.address,
+            "identity": endpoint.identity,
+            "mtls": endpoint.mesh_tls,
+            "workload": endpoint.workload.as_deref(),
+            "health": endpoint.reported,
+            "inFlight": endpoint.in_flight(),
+            "requests": requests,
+            "errors": errors,
+            "ejected": ejection.map(|(cause, left)| json!({ "cause": cause, "secondsLeft": left.as_secs_f64() })),
+        })
+    };
+    json!({
+        "origin": cluster.origin.as_ref().map(ToString::to_string),
+        "balance": cluster.config.balance,
+        "limits": {
+            "connections": { "used": used.connections, "max": limit(used.limits.max_connections), "refused": used.connection_overflows },
+            "pending": { "used": used.pending, "max": limit(used.limits.max_pending), "refused": used.pending_overflows },
+            "requests": { "used": used.requests, "max": limit(used.limits.max_requests), "refused": used.request_overflows },
+            "retries": { "used": used.retries, "max": limit(used.limits.max_retries), "budget": used.limits.retry_budget, "refused": used.retry_overflows },
+        },
+        "ejections": cluster.ejections().total(),
+        "endpoints": endpoints.all.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+fn listeners(pages: &Pages) -> Value {
+    let snapshot = pages.shared.snapshot.load();
+    let all: BTreeMap<&str, Value> = snapshot
+        .listeners()
+        .map(|listener| {
+            let chains: Vec<&str> = listener.chains.iter().map(|chain| chain.name.as_str()).collect();
+            let config = &listener.config;
+            (listener.name(), json!({ "direction": config.direction, "addresses": config.addresses, "chains": chains }))
+        })
+        .collect();
+    json!(all)
+}
+
+fn certs(pages: &Pages) -> Value {
+    json!(*pages.renewal.status().borrow())
+}

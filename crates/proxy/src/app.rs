@@ -1,0 +1,348 @@
+//! The process: workers for traffic, one control runtime for everything else, and how both begin and end.
+//!
+//! ```text
+//! bootstrap ─▶ identity ─▶ bind ─▶ workers (accept, pending) ─┐
+//!                   └▶ control runtime: renew, feed, export, admin ├▶ SIGTERM: grace ─▶ drain ─▶ end
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use outrigger_model::endpoint::{Locality, Workload};
+use outrigger_telemetry::admin::AdminServer;
+use outrigger_telemetry::logging::{self, LogFormat};
+use outrigger_telemetry::trace::{ExportConfig, Exporter, SpanSender, exporter};
+use outrigger_telemetry::{Drain, LogControl, Readiness, Registry, drain};
+use outrigger_xds::NodeInfo;
+use outrigger_xds::client::{self, Client, Event, Options};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use crate::access_log;
+use crate::admin::Pages;
+use crate::bootstrap::{Bootstrap, Format};
+use crate::config_feed::state::FeedState;
+use crate::config_feed::{self, ConfigFeed, FeedStatus};
+use crate::disk::SnapshotFile;
+use crate::listen;
+use crate::metrics;
+use crate::runtime::snapshot::Snapshot;
+use crate::worker::{Demand, Shared};
+
+mod identity;
+mod publish;
+mod workers;
+
+use identity::Joined;
+use publish::Publisher;
+
+/// Command line of the sidecar.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ProxyArgs {
+    /// The bootstrap file (YAML or JSON).
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_BOOTSTRAP")]
+    pub bootstrap: PathBuf,
+    /// Log filter, such as `info,outrigger_proxy=debug`; overrides the bootstrap file.
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Runs the sidecar until it has drained.
+///
+/// # Errors
+/// What kept it from starting. After the start nothing ends it but signals, its parent, or `/quitquitquit`.
+pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
+    let bootstrap = Bootstrap::read(&args.bootstrap)?;
+    let format = match bootstrap.log.format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    let logs = logging::init(format, Some(args.log.as_ref().unwrap_or(&bootstrap.log.level)))?;
+    let joined = Joined::start(&bootstrap)?;
+    let count = bootstrap.workers.unwrap_or_else(workers::default_count);
+    let sockets = listen::bind(count, &bootstrap.inbound, &bootstrap.outbound)?;
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(4)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control runtime cannot be started")?;
+    let (process, feed, tracing) = assemble(&bootstrap, &joined, logs, control.handle())?;
+    let workers = workers::start(&process.pages.shared, sockets, &process.pages.readiness)?;
+    let ended = control.block_on(process.run(&bootstrap, &joined, feed, tracing));
+    workers.stop();
+    // Nothing on it is worth waiting for any more.
+    control.shutdown_timeout(Duration::from_millis(200));
+    ended
+}
+
+type Feed = ConfigFeed<Publisher>;
+type Tracing = Option<(Exporter, SpanSender)>;
+
+/// What the control runtime works with.
+struct Process {
+    pages: Pages,
+}
+
+fn assemble(
+    bootstrap: &Bootstrap,
+    joined: &Joined,
+    logs: LogControl,
+    runtime: &tokio::runtime::Handle,
+) -> anyhow::Result<(Process, Feed, Tracing)> {
+    let _inside = runtime.enter();
+    let tracing = spans(bootstrap)?;
+    let (demand, demands) = Demand::channel();
+    let totals = metrics::Totals::new(local(bootstrap, joined));
+    let shared = Arc::new(Shared {
+        snapshot: ArcSwap::from_pointee(Snapshot::default()),
+        generation: AtomicU64::new(0),
+        swapped: watch::channel(0).0,
+        credentials: joined.store.clone(),
+        sampling: bootstrap.tracing.sampling,
+        spans: tracing.as_ref().map(|(_, sender)| sender.clone()),
+        access_log: access_log(bootstrap)?,
+        drain: Drain::new(),
+        demand,
+        node: bootstrap.node.clone(),
+        metrics: totals.clone(),
+        outbound_policy: bootstrap.outbound_policy,
+        pending_timeout: bootstrap.pending_timeout,
+    });
+    let registry = Registry::with_process("proxy", env!("CARGO_PKG_VERSION"));
+    registry.register(totals);
+    if let Some((_, sender)) = &tracing {
+        registry.register(sender.source());
+    }
+    let (feed, status) = feed(bootstrap, joined, &shared, demands);
+    let gauges = status.clone();
+    registry.register_fn(move |page| feed_metrics(&gauges.lock(), page));
+    let readiness = readiness(joined, &status);
+    let drain = shared.drain.clone();
+    let renewal = joined.renewal.clone();
+    let pages = Pages { shared, feed: status, renewal, readiness, registry, logs, drain };
+    Ok((Process { pages }, feed, tracing))
+}
+
+impl Process {
+    async fn run(
+        &self,
+        bootstrap: &Bootstrap,
+        joined: &Joined,
+        mut feed: Feed,
+        tracing: Tracing,
+    ) -> anyhow::Result<()> {
+        tokio::spawn(joined.renew());
+        feed.restore();
+        tokio::spawn(feed.run());
+        self.serve_pages(bootstrap).await?;
+        let drain = self.pages.drain.clone();
+        let exporter = tracing.map(|(exporter, _)| {
+            let drain = drain.clone();
+            tokio::spawn(async move {
+                let stop = async move {
+                    drain.draining().await;
+                    let _ = drain.wait_idle(Duration::from_secs(3600)).await;
+                };
+                exporter.run(stop, Duration::from_secs(2)).await;
+            })
+        });
+        stop_asked(bootstrap, &self.pages).await?;
+        drain.begin();
+        if let Err(forced) = drain.wait_idle(bootstrap.drain_timeout).await {
+            tracing::warn!(active = forced.active, "not everything has ended in time; the rest is cut");
+        }
+        if let Some(exporter) = exporter {
+            let _ = tokio::time::timeout(Duration::from_secs(3), exporter).await;
+        }
+        tracing::info!("drained");
+        Ok(())
+    }
+
+    async fn serve_pages(&self, bootstrap: &Bootstrap) -> anyhow::Result<()> {
+        let pages = &self.pages;
+        let mut servers = vec![("admin", bootstrap.admin, pages.admin())];
+        servers.extend(bootstrap.metrics.map(|address| ("metrics", address, pages.metrics())));
+        servers.extend(bootstrap.health.map(|address| ("health", address, pages.health())));
+        for (name, address, table) in servers {
+            let server = AdminServer::bind(address, table).await.with_context(|| format!("{name}: {address}"))?;
+            tracing::info!(address = %server.local_addr(), "{name} pages");
+            // The pages answer until the process is gone, the drain included.
+            tokio::spawn(server.serve(std::future::pending()));
+        }
+        Ok(())
+    }
+}
+
+/// Resolves when draining shall begin: a signal and its grace period, the parent's end, or `/quitquitquit`.
+async fn stop_asked(bootstrap: &Bootstrap, pages: &Pages) -> anyhow::Result<()> {
+    let signals = Drain::new();
+    let watched = signals.clone();
+    let drain = pages.drain.clone();
+    tokio::spawn(async move {
+        if let Err(error) = drain::on_signals(watched.clone()).await {
+            tracing::error!(%error, "signals cannot be watched; use /quitquitquit to stop");
+            std::future::pending::<()>().await;
+        }
+        drain.force();
+    });
+    let parent = async {
+        match bootstrap.parent_pipe {
+            true => drain::parent_stdin().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.draining() => {
+            let leaving = pages.readiness.register("signal");
+            leaving.set_not_ready("stopping; connections are still accepted for the grace period");
+            tokio::select! {
+                () = tokio::time::sleep(bootstrap.grace) => {}
+                () = pages.drain.draining() => {}
+            }
+        }
+        ended = parent => {
+            ended.context("parent_pipe: standard input cannot be watched")?;
+            tracing::info!("the parent is gone: stopping at once");
+            pages.drain.force();
+        }
+        () = pages.drain.draining() => {}
+    }
+    Ok(())
+}
+
+fn spans(bootstrap: &Bootstrap) -> anyhow::Result<Tracing> {
+    if bootstrap.tracing.otlp.is_empty() {
+        return Ok(None);
+    }
+    let node = &bootstrap.node;
+    let name = if node.app.is_empty() { &node.workload } else { &node.app };
+    let resource = [
+        ("service.name", format!("{name}.{}", node.namespace)),
+        ("service.namespace", node.namespace.clone()),
+        ("service.version", node.version.clone()),
+        ("service.instance.id", node.id.clone()),
+    ];
+    let (sender, exporter) = exporter(ExportConfig {
+        endpoints: bootstrap.tracing.otlp.clone(),
+        resource: resource.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        interval: Duration::from_millis(bootstrap.tracing.flush_ms.max(10)),
+        ..ExportConfig::default()
+    })
+    .context("tracing.otlp")?;
+    Ok(Some((exporter, sender)))
+}
+
+fn access_log(bootstrap: &Bootstrap) -> anyhow::Result<access_log::Sink> {
+    let format = match bootstrap.access_log.format {
+        Format::Text => access_log::Format::Text,
+        Format::Json => access_log::Format::Json,
+    };
+    let target = match bootstrap.access_log.path.as_str() {
+        "off" => return Ok(access_log::Sink::off()),
+        "-" => access_log::Target::Stdout,
+        path => access_log::Target::File(path.into()),
+    };
+    access_log::Sink::to(&target, format).with_context(|| format!("access_log.path: {}", bootstrap.access_log.path))
+}
+
+fn local(bootstrap: &Bootstrap, joined: &Joined) -> metrics::Local {
+    let node = &bootstrap.node;
+    metrics::Local {
+        workload: Workload {
+            name: node.workload.clone(),
+            namespace: joined.id.namespace().unwrap_or(&node.namespace).to_owned(),
+            service: if node.app.is_empty() { node.workload.clone() } else { node.app.clone() },
+            revision: node.version.clone(),
+        },
+        principal: Some(joined.id.clone()),
+        cluster: node.cluster.clone(),
+        node_id: node_id(bootstrap),
+        mesh_id: joined.id.trust_domain().to_owned(),
+    }
+}
+
+fn node_id(bootstrap: &Bootstrap) -> String {
+    let node = &bootstrap.node;
+    let address = bootstrap.inbound.first().map_or_else(String::new, |inbound| inbound.bind.ip().to_string());
+    format!("sidecar~{address}~{}.{}~{}", node.id, node.namespace, node.cluster)
+}
+
+fn feed(
+    bootstrap: &Bootstrap,
+    joined: &Joined,
+    shared: &Arc<Shared>,
+    demands: mpsc::Receiver<String>,
+) -> (Feed, Arc<Mutex<FeedStatus>>) {
+    let (client, events) = ads(bootstrap, joined);
+    let mut state = FeedState::new(config_feed::always());
+    for outbound in &bootstrap.outbound {
+        state.demand(&outbound.to);
+    }
+    let status = Arc::new(Mutex::new(FeedStatus::default()));
+    let bound_to = format!("{} {}", joined.id, bootstrap.node.id);
+    let publisher = Publisher::new(shared.clone(), joined.id.trust_domain().to_owned());
+    let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
+    let feed = ConfigFeed { client, events, demands, state, publisher, file, status: status.clone() };
+    (feed, status)
+}
+
+/// The ADS client waits for the certificate: who we are decides what we are told.
+fn ads(bootstrap: &Bootstrap, joined: &Joined) -> (Client, mpsc::Receiver<Event>) {
+    let node = &bootstrap.node;
+    let info = NodeInfo {
+        id: node_id(bootstrap),
+        cluster: node.cluster.clone(),
+        locality: Locality {
+            region: node.locality.region.clone(),
+            zone: node.locality.zone.clone(),
+            sub_zone: String::new(),
+        },
+        user_agent: "outrigger".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        metadata: json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace }),
+    };
+    let (store, control) = (joined.store.clone(), joined.control.clone());
+    let connect = move || {
+        let (store, control) = (store.clone(), control.clone());
+        async move {
+            store.ready().await;
+            Ok(control.channel())
+        }
+    };
+    let (client, events, run) = client::start(connect, info, Options::default());
+    tokio::spawn(run);
+    (client, events)
+}
+
+fn readiness(joined: &Joined, feed: &Arc<Mutex<FeedStatus>>) -> Readiness {
+    let readiness = Readiness::new();
+    let store = joined.store.clone();
+    readiness.probe("identity", Duration::from_secs(1), move || {
+        let there = store.load().valid_certificate(std::time::SystemTime::now()).is_some();
+        async move { if there { Ok(()) } else { Err("there is no valid certificate yet; see /certs".to_owned()) } }
+    });
+    let feed = feed.clone();
+    readiness.probe("configuration", Duration::from_secs(1), move || {
+        let status = feed.lock();
+        let reason = status.disconnected.clone().unwrap_or_else(|| "waiting for the control plane".into());
+        let applied = status.applied;
+        async move { if applied { Ok(()) } else { Err(reason) } }
+    });
+    readiness
+}
+
+fn feed_metrics(status: &FeedStatus, page: &mut outrigger_telemetry::metrics::Page) {
+    let connected = status.connected;
+    page.gauge("outrigger_control_plane_connected", "1 while the ADS stream is open.").sample((), connected);
+    page.gauge("outrigger_config_generation", "Generation that is in force.").sample((), status.generation);
+    let age = status.from_disk.and_then(|since| since.elapsed().ok()).map_or(0, |age| age.as_secs());
+    page.gauge("outrigger_config_from_disk_seconds", "Age of the configuration while it serves from disk, else 0.")
+        .sample((), age);
+}

@@ -1,0 +1,49 @@
+//! Between the configuration feed and the workers: builds snapshots and swaps them in.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use outrigger_identity::TrustBundle;
+use outrigger_model::resource::{Invalid, Resource};
+
+use crate::config_feed::Publish;
+use crate::config_feed::state::Key;
+use crate::runtime::build::{Builder, InForce};
+use crate::worker::Shared;
+
+/// Swaps snapshots into `Shared`.
+pub struct Publisher {
+    shared: Arc<Shared>,
+    builder: Builder,
+    trust_domain: String,
+}
+
+impl Publisher {
+    /// `trust_domain` is whose roots arrive.
+    pub fn new(shared: Arc<Shared>, trust_domain: String) -> Self {
+        Self { shared, builder: Builder::default(), trust_domain }
+    }
+}
+
+impl Publish for Publisher {
+    fn publish(&mut self, _: u64, in_force: &[Arc<Resource>], absent: &BTreeSet<String>) -> Vec<(Key, Invalid)> {
+        let by_key: InForce<'_> = in_force.iter().map(|r| ((r.kind(), r.name()), r)).collect();
+        let before = self.shared.snapshot.load_full();
+        let (snapshot, invalid) = self.builder.build(&before, &by_key, absent.iter().map(String::as_str));
+        self.shared.swap(snapshot);
+        invalid.into_iter().map(|invalid| ((invalid.kind, invalid.name.clone()), invalid)).collect()
+    }
+
+    fn trust(&mut self, roots_pem: &str) {
+        match TrustBundle::from_pem(&self.trust_domain, roots_pem) {
+            Ok(bundle) => {
+                let kept = self.shared.credentials.load();
+                if kept.bundle.fingerprints() != bundle.fingerprints() {
+                    self.shared.credentials.replace_bundle(Arc::new(bundle));
+                    tracing::info!("the trust bundle has changed");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the pushed trust bundle cannot be used; the one in use stays"),
+        }
+    }
+}

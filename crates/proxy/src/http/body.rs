@@ -1,0 +1,324 @@
+//! The two ends of a body: [`Body`] lends chunks and then trailers, [`super::send::Sender`] takes them.
+//!
+//! A chunk stays where it arrived (the connection's buffer, h2's `Bytes`) until it is consumed, and it is consumed only
+//! when the other side has taken it: that is all there is to back-pressure.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{Reason, RecvStream};
+
+use super::h1::{BodyDecoder, Framing, Limits, Refusal, Step};
+use super::head::Trailers;
+use super::wire::Incoming;
+
+/// The largest request body that is copied aside for retries.
+pub const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// Where a body comes from.
+pub enum Body {
+    /// Nothing follows.
+    Empty,
+    /// From an HTTP/1 connection.
+    H1(H1Body),
+    /// From an HTTP/2 stream.
+    H2(H2Body),
+    /// Any of them, copied aside while it is read so that it can be read again.
+    Replay(Box<Replay>),
+}
+
+/// What a body has next.
+#[derive(Debug)]
+pub enum Frame {
+    /// So many bytes: see [`Body::chunk`].
+    Data(usize),
+    /// The trailers; `End` follows.
+    Trailers(Trailers),
+    /// Nothing more.
+    End,
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Malformed framing, or the end of the connection in the middle.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The stream was reset, or its connection broke.
+    #[error("{0}")]
+    H2(#[from] h2::Error),
+}
+
+/// The body of an HTTP/1 message, with the reading half that it comes from.
+pub struct H1Body {
+    pub incoming: Incoming,
+    decoder: BodyDecoder,
+}
+
+/// The body of an HTTP/2 message.
+pub struct H2Body {
+    recv: RecvStream,
+    chunk: Bytes,
+    data_ended: bool,
+}
+
+/// A body that can be read again as long as it is short.
+pub struct Replay {
+    live: Body,
+    saved: BytesMut,
+    trailers: Option<Trailers>,
+    ended: bool,
+    /// How much of `saved` this reading has consumed.
+    at: usize,
+    /// This reading has had the trailers.
+    trailers_read: bool,
+    /// The body outgrew the limit: it can be read on, but not again.
+    lost: bool,
+}
+
+impl Body {
+    /// Of an HTTP/1 message with this framing.
+    pub fn h1(incoming: Incoming, framing: Framing, limits: Limits) -> Self {
+        Self::H1(H1Body { incoming, decoder: BodyDecoder::new(framing, limits) })
+    }
+
+    /// Of an HTTP/2 stream.
+    pub fn h2(recv: RecvStream) -> Self {
+        Self::H2(H2Body { recv, chunk: Bytes::new(), data_ended: false })
+    }
+
+    /// Copies the body aside from now on, unless it is known to be empty or to be too long.
+    pub fn make_replayable(self) -> Self {
+        let hopeless = match &self {
+            Self::Replay(_) | Self::Empty => true,
+            Self::H1(body) => body.decoder.remaining().is_some_and(|left| left > REPLAY_LIMIT as u64),
+            Self::H2(_) => false,
+        };
+        if hopeless || self.is_end() {
+            return self;
+        }
+        Self::Replay(Box::new(Replay {
+            live: self,
+            saved: BytesMut::new(),
+            trailers: None,
+            ended: false,
+            at: 0,
+            trailers_read: false,
+            lost: false,
+        }))
+    }
+
+    /// Whether it can be sent once more from its start. `untouched`: nothing was read from it yet.
+    pub fn can_replay(&self, untouched: bool) -> bool {
+        match self {
+            Self::Replay(replay) => !replay.lost,
+            _ => untouched || self.is_empty_message(),
+        }
+    }
+
+    /// Goes back to the start; only after [`Body::can_replay`] said so.
+    pub fn rewind(&mut self) {
+        if let Self::Replay(replay) = self {
+            (replay.at, replay.trailers_read) = (0, false);
+        }
+    }
+
+    /// No retry will come: nothing more is copied aside.
+    pub fn stop_recording(&mut self) {
+        if let Self::Replay(replay) = self {
+            replay.lost = true;
+            replay.forget_consumed();
+        }
+    }
+
+    /// The body without the copy; what was read is gone.
+    pub fn into_live(self) -> Self {
+        match self {
+            Self::Replay(replay) => replay.live,
+            live => live,
+        }
+    }
+
+    fn is_empty_message(&self) -> bool {
+        // A body that never had bytes is at its end before anything was read.
+        matches!(self, Self::Empty) || self.is_end()
+    }
+
+    /// What comes next.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        match self {
+            Self::Empty => Poll::Ready(Ok(Frame::End)),
+            Self::H1(body) => body.poll_chunk(cx),
+            Self::H2(body) => body.poll_chunk(cx),
+            Self::Replay(replay) => replay.poll_chunk(cx),
+        }
+    }
+
+    /// The first `len` bytes that [`Body::poll_chunk`] has lent.
+    pub fn chunk(&self, len: usize) -> &[u8] {
+        let bytes: &[u8] = match self {
+            Self::Empty => &[],
+            Self::H1(body) => &body.incoming.buf,
+            Self::H2(body) => &body.chunk,
+            Self::Replay(replay) if replay.at < replay.saved.len() => &replay.saved[replay.at..],
+            Self::Replay(replay) => return replay.live.chunk(len),
+        };
+        &bytes[..len.min(bytes.len())]
+    }
+
+    /// The other side has taken `len` bytes.
+    pub fn consume(&mut self, len: usize) {
+        match self {
+            Self::Empty => {}
+            Self::H1(body) => body.decoder.consume(&mut body.incoming.buf, len),
+            Self::H2(body) => {
+                body.chunk.advance(len);
+                body.release(len);
+            }
+            Self::Replay(replay) => replay.consume(len),
+        }
+    }
+
+    /// Takes `len` bytes that were lent; without a copy where they came by HTTP/2.
+    pub fn take(&mut self, len: usize) -> Bytes {
+        if let Self::H2(body) = self {
+            let bytes = body.chunk.split_to(len);
+            body.release(len);
+            return bytes;
+        }
+        let bytes = Bytes::copy_from_slice(self.chunk(len));
+        self.consume(len);
+        bytes
+    }
+
+    /// Whether it is known, without waiting, that nothing follows, not even trailers.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::H1(body) => body.decoder.is_done(),
+            Self::H2(body) => body.chunk.is_empty() && body.recv.is_end_stream(),
+            Self::Replay(replay) => {
+                replay.at == replay.saved.len()
+                    && (replay.trailers.is_none() || replay.trailers_read)
+                    && (replay.ended || replay.live.is_end())
+            }
+        }
+    }
+
+    /// Ready when the client has gone away after its message. Only for HTTP/1: an HTTP/2 client says so by a reset.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::H1(body) if body.decoder.is_done() => body.incoming.poll_closed(cx),
+            Self::Replay(replay) => replay.live.poll_gone(cx),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl H1Body {
+    /// Whether the whole message was read.
+    pub fn is_done(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        loop {
+            match self.decoder.poll(&mut self.incoming.buf)? {
+                Step::Data(len) => return Poll::Ready(Ok(Frame::Data(len))),
+                Step::Trailers(fields) => return Poll::Ready(Ok(Frame::Trailers(Trailers::H1(fields)))),
+                Step::End => return Poll::Ready(Ok(Frame::End)),
+                Step::NeedMore => {
+                    if ready!(self.incoming.poll_fill(cx))? == 0 {
+                        self.decoder.eof()?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl H2Body {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        while !self.data_ended {
+            if !self.chunk.is_empty() {
+                return Poll::Ready(Ok(Frame::Data(self.chunk.len())));
+            }
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(chunk)) => self.chunk = chunk,
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => self.data_ended = true,
+            }
+        }
+        let trailers = ready!(self.recv.poll_trailers(cx))?;
+        Poll::Ready(Ok(trailers.map_or(Frame::End, |map| Frame::Trailers(Trailers::H2(map)))))
+    }
+
+    /// Opens the window by what the sink has taken: earlier would let the peer fill our memory.
+    fn release(&mut self, len: usize) {
+        // It fails only for more than was received.
+        let _ = self.recv.flow_control().release_capacity(len);
+    }
+}
+
+impl Replay {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
+        if self.at < self.saved.len() {
+            return Poll::Ready(Ok(Frame::Data(self.saved.len() - self.at)));
+        }
+        if let Some(trailers) = self.trailers.as_ref().filter(|_| !self.trailers_read) {
+            self.trailers_read = true;
+            return Poll::Ready(Ok(Frame::Trailers(trailers.clone())));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(Frame::End));
+        }
+        let frame = ready!(self.live.poll_chunk(cx))?;
+        match &frame {
+            Frame::Data(_) => {}
+            Frame::Trailers(trailers) => {
+                self.trailers = Some(trailers.clone());
+                self.trailers_read = true;
+            }
+            Frame::End => self.ended = true,
+        }
+        Poll::Ready(Ok(frame))
+    }
+
+    fn consume(&mut self, len: usize) {
+        if self.at < self.saved.len() {
+            self.at += len;
+            if self.lost {
+                self.forget_consumed();
+            }
+            return;
+        }
+        if !self.lost && self.saved.len() + len <= REPLAY_LIMIT {
+            self.saved.extend_from_slice(self.live.chunk(len));
+            self.at = self.saved.len();
+        } else {
+            self.lost = true;
+            self.forget_consumed();
+        }
+        self.live.consume(len);
+    }
+
+    fn forget_consumed(&mut self) {
+        self.saved.advance(self.at);
+        self.at = 0;
+        if self.saved.is_empty() {
+            self.saved = BytesMut::new();
+        }
+    }
+}
+
+/// The reset reason behind an error, if there is one.
+pub fn reset_reason(error: &BodyError) -> Option<Reason> {
+    match error {
+        BodyError::H2(error) => error.reason(),
+        _ => None,
+    }
+}

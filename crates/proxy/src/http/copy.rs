@@ -1,0 +1,111 @@
+//! The one copy loop: any [`Body`] into any [`Sender`], with back-pressure, polled from the task of the request.
+//!
+//! Both directions of a request are two `Flow`s in one task. A flow flushes when it has nothing more to read, so that a
+//! head and the first bytes of its body leave in one write.
+
+use std::task::{Context, Poll, ready};
+
+use super::body::{Body, BodyError, Frame};
+use super::head::Trailers;
+use super::send::{SendError, Sender};
+
+/// One direction of a request.
+#[derive(Debug, Default)]
+pub struct Flow {
+    state: State,
+    /// Body bytes that went through.
+    pub bytes: u64,
+    /// `grpc-status` of the trailers.
+    pub grpc_status: Option<u32>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Flowing,
+    Flushing,
+    Done,
+    /// The sink is gone; nothing is read any more.
+    Cut,
+}
+
+/// Why a flow stopped, and which end is to blame.
+#[derive(Debug)]
+pub enum CopyError {
+    Read(BodyError),
+    Write(SendError),
+}
+
+impl Flow {
+    /// Whether the whole body has left.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Whether it neither has nor will have anything to do.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Done | State::Cut)
+    }
+
+    /// Stops for good.
+    pub fn cut(&mut self) {
+        self.state = State::Cut;
+    }
+
+    /// Moves what can be moved. Ready when all has left.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Body,
+        to: &mut Sender,
+    ) -> Poll<Result<(), CopyError>> {
+        while self.state == State::Flowing {
+            if to.is_finished() {
+                self.state = State::Flushing;
+                break;
+            }
+            match from.poll_chunk(cx) {
+                Poll::Pending => {
+                    to.idle();
+                    if let Poll::Ready(error) = to.poll_reset(cx) {
+                        return Poll::Ready(Err(CopyError::Write(error)));
+                    }
+                    return match to.poll_flush(cx) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(CopyError::Write(error))),
+                        _ => Poll::Pending,
+                    };
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(CopyError::Read(error))),
+                Poll::Ready(Ok(Frame::Data(len))) => {
+                    let room = ready!(to.poll_room(cx, len)).map_err(CopyError::Write)?;
+                    let len = len.min(room);
+                    to.send(from, len).map_err(CopyError::Write)?;
+                    self.bytes += len as u64;
+                }
+                Poll::Ready(Ok(Frame::Trailers(trailers))) => {
+                    self.grpc_status = grpc_status(&trailers);
+                    to.finish(Some(trailers)).map_err(CopyError::Write)?;
+                }
+                Poll::Ready(Ok(Frame::End)) => to.finish(None).map_err(CopyError::Write)?,
+            }
+        }
+        if self.state == State::Flushing {
+            ready!(to.poll_flush(cx)).map_err(CopyError::Write)?;
+            self.state = State::Done;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The `grpc-status` of a trailer section.
+pub fn grpc_status(trailers: &Trailers) -> Option<u32> {
+    trailers.first("grpc-status").and_then(parse_status)
+}
+
+/// A gRPC status code.
+pub fn parse_status(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

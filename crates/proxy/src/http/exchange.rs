@@ -1,0 +1,296 @@
+//! The exchange of one attempt, in the task of its request: the body goes up while the response is awaited and comes down;
+//! the client's close and the deadlines are watched all the while.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use h2::Reason;
+use tokio::time::Instant;
+
+use super::attempt::{Live, Response};
+use super::body::{Body, BodyError, reset_reason};
+use super::copy::{CopyError, Flow};
+use super::h1::{Framing, Limits, Refusal};
+use super::head::ResponseHead;
+use super::request::RequestCtx;
+use super::respond::BeginError;
+use super::send::Sender;
+use super::timeout::{after, earlier};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
+
+/// Runs `future` while watching the client and the deadlines.
+pub async fn guarded<T>(
+    ctx: &mut RequestCtx<'_>,
+    per_try: Option<Instant>,
+    future: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => poll_client(ctx, cx).map_err_into(ctx, cx, per_try),
+    })
+    .await
+}
+
+/// The second half of a look around: deadlines, after the client.
+trait ThenDeadlines<T> {
+    fn map_err_into(
+        self,
+        ctx: &mut RequestCtx<'_>,
+        cx: &mut Context<'_>,
+        per_try: Option<Instant>,
+    ) -> Poll<Result<T, Failure>>;
+}
+
+impl<T> ThenDeadlines<T> for Poll<Failure> {
+    fn map_err_into(
+        self,
+        ctx: &mut RequestCtx<'_>,
+        cx: &mut Context<'_>,
+        per_try: Option<Instant>,
+    ) -> Poll<Result<T, Failure>> {
+        match self {
+            Poll::Ready(failure) => Poll::Ready(Err(failure)),
+            Poll::Pending => poll_deadline(ctx, cx, per_try, None).map(Err),
+        }
+    }
+}
+
+/// Ready when the client is gone.
+fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failure> {
+    let gone = ctx.body.poll_gone(cx).is_ready()
+        || ctx.responder.as_mut().is_some_and(|responder| responder.poll_gone(cx).is_ready());
+    if gone { Poll::Ready(client_gone("the client went away")) } else { Poll::Pending }
+}
+
+/// Ready when time is up: of the route, of the attempt, or without a byte (`idle`).
+fn poll_deadline(
+    ctx: &mut RequestCtx<'_>,
+    cx: &mut Context<'_>,
+    per_try: Option<Instant>,
+    idle: Option<Instant>,
+) -> Poll<Failure> {
+    let next = earlier(earlier(ctx.deadline, per_try), idle);
+    if ctx.timer.poll(cx, next).is_pending() {
+        return Poll::Pending;
+    }
+    let passed = |deadline: Option<Instant>| deadline.is_some() && deadline == next;
+    let local = |kind, detail| Failure::local(Stage::Forward, kind, detail);
+    Poll::Ready(if passed(ctx.deadline) {
+        local(FailureKind::UpstreamTimeout, "the route's timeout")
+    } else if passed(per_try) {
+        local(FailureKind::PerTryTimeout, "the time of one attempt")
+    } else {
+        local(FailureKind::IdleTimeout, "no byte in either direction")
+    })
+}
+
+/// Watches for streams in which nothing moves. Looks at the counters only when its time comes, so it is exact to one
+/// period.
+struct Idle {
+    at: Option<Instant>,
+    seen: u64,
+}
+
+impl Idle {
+    fn new(ctx: &RequestCtx<'_>) -> Self {
+        Self { at: after(ctx.view.http.config.stream_idle_timeout), seen: 0 }
+    }
+
+    /// Whether bytes have moved since the last look; then a new period begins.
+    fn moved(&mut self, ctx: &RequestCtx<'_>, bytes: u64) -> bool {
+        if bytes == self.seen {
+            return false;
+        }
+        self.seen = bytes;
+        self.at = after(ctx.view.http.config.stream_idle_timeout);
+        true
+    }
+
+    fn poll(
+        &mut self,
+        ctx: &mut RequestCtx<'_>,
+        cx: &mut Context<'_>,
+        per_try: Option<Instant>,
+        bytes: u64,
+    ) -> Poll<Failure> {
+        loop {
+            match poll_deadline(ctx, cx, per_try, self.at) {
+                Poll::Ready(failure) if failure.kind == FailureKind::IdleTimeout && self.moved(ctx, bytes) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Sends the request and waits for the head of its final response; interim ones are forwarded.
+pub async fn until_head(
+    ctx: &mut RequestCtx<'_>,
+    live: &mut Live,
+    per_try: Option<Instant>,
+) -> Result<ResponseHead, Failure> {
+    let mut idle = Idle::new(ctx);
+    let result = poll_fn(|cx| {
+        if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
+            return Poll::Ready(Err(failure));
+        }
+        loop {
+            match live.poll_head(cx) {
+                Poll::Ready(Ok(head)) if head.is_interim() => {
+                    if let Some(responder) = &mut ctx.responder {
+                        responder.interim(&head);
+                    }
+                }
+                Poll::Ready(result) => return Poll::Ready(result),
+                Poll::Pending => break,
+            }
+        }
+        if let Some(responder) = &mut ctx.responder
+            && let Poll::Ready(Err(_)) = responder.poll_flush(cx)
+        {
+            return Poll::Ready(Err(client_gone("the client went away")));
+        }
+        match poll_client(ctx, cx) {
+            Poll::Ready(failure) => Poll::Ready(Err(failure)),
+            Poll::Pending => idle.poll(ctx, cx, per_try, live.upload.bytes).map(Err),
+        }
+    })
+    .await;
+    ctx.record.received = live.upload.bytes;
+    result
+}
+
+/// Forwards the response. On failure the client has been told as far as its protocol can.
+pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result<(), Failure> {
+    let tunnel = ctx.upgrade.is_open(&response.head, response.framing);
+    if tunnel {
+        response.framing = Framing::Tunnel;
+        response.live.open_tunnel();
+        ctx.open_tunnel();
+        response.body = into_tunnel(response.body);
+    }
+    let Some(responder) = ctx.responder.take() else { return Ok(()) };
+    let drain = ctx.conn.worker.shared.drain.is_draining();
+    let ended = response.body.is_end();
+    ctx.record.status = response.head.status();
+    let begun = responder.begin(&response.head, response.framing, ended, drain, Some(&ctx.head));
+    let begun = begun.map_err(|error| match error {
+        BeginError::Convert(error) => {
+            let kind = FailureKind::UpstreamProtocol;
+            Failure::upstream(Stage::Forward, kind, Retry::Never, error.to_string())
+        }
+        BeginError::Send(error) => client_gone(&error.to_string()),
+    })?;
+    ctx.keep &= begun.keeps && !tunnel;
+    let Response { mut body, mut live, .. } = response;
+    let mut sender = begun.sender;
+    let mut down = Flow::default();
+    let result = copy(ctx, &mut live, &mut body, &mut sender, &mut down, tunnel).await;
+    ctx.record.received = live.upload.bytes;
+    ctx.record.sent = down.bytes;
+    if down.grpc_status.is_some() {
+        ctx.record.grpc_status = down.grpc_status;
+    }
+    match &result {
+        Ok(()) => live.recycle(ctx, body),
+        Err(Cut { reason, .. }) => {
+            ctx.keep = false;
+            sender.reset(*reason);
+        }
+    }
+    ctx.sender = Some(sender);
+    result.map_err(|cut| cut.failure)
+}
+
+/// A response that broke off, and what an HTTP/2 client is told.
+struct Cut {
+    failure: Failure,
+    reason: Reason,
+}
+
+impl From<Failure> for Cut {
+    fn from(failure: Failure) -> Self {
+        Self { failure, reason: Reason::INTERNAL_ERROR }
+    }
+}
+
+async fn copy(
+    ctx: &mut RequestCtx<'_>,
+    live: &mut Live,
+    body: &mut Body,
+    sender: &mut Sender,
+    down: &mut Flow,
+    tunnel: bool,
+) -> Result<(), Cut> {
+    let mut idle = Idle::new(ctx);
+    poll_fn(|cx| {
+        if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
+            return Poll::Ready(Err(failure.into()));
+        }
+        match down.poll(cx, body, sender) {
+            Poll::Ready(Ok(())) if !tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(CopyError::Read(error))) => return Poll::Ready(Err(upstream_cut(&error))),
+            Poll::Ready(Err(CopyError::Write(error))) => {
+                return Poll::Ready(Err(client_gone(&error.to_string()).into()));
+            }
+            _ => {}
+        }
+        // In a tunnel the end of one direction is not the end of the other.
+        if !tunnel && ctx.body.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(client_gone("the client went away").into()));
+        }
+        idle.poll(ctx, cx, None, live.upload.bytes + down.bytes).map(|failure| Err(failure.into()))
+    })
+    .await
+}
+
+/// The body of a connection that is a tunnel from here on; what was read already belongs to it.
+pub fn into_tunnel(body: Body) -> Body {
+    match body.into_live() {
+        Body::H1(body) => Body::h1(body.incoming, Framing::Tunnel, Limits::default()),
+        other => other,
+    }
+}
+
+fn client_gone(detail: &str) -> Failure {
+    Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, detail.to_owned())
+}
+
+/// A request body that broke off.
+pub fn downstream_failure(error: &BodyError) -> Failure {
+    match error {
+        BodyError::Refused(Refusal::UnexpectedEof) | BodyError::Io(_) | BodyError::H2(_) => {
+            client_gone(&error.to_string())
+        }
+        BodyError::Refused(refusal) => {
+            let kind = FailureKind::BadRequest(refusal.status());
+            Failure::downstream(Stage::Forward, kind, refusal.to_string())
+        }
+    }
+}
+
+/// A response body that broke off.
+fn upstream_cut(error: &BodyError) -> Cut {
+    let kind = match error {
+        BodyError::Refused(Refusal::UnexpectedEof) => FailureKind::UpstreamClosed,
+        BodyError::Refused(_) => FailureKind::UpstreamProtocol,
+        BodyError::Io(_) | BodyError::H2(_) => FailureKind::UpstreamReset,
+    };
+    let failure = Failure::upstream(Stage::Forward, kind, Retry::Never, error.to_string());
+    Cut { failure, reason: reset_reason(error).unwrap_or(Reason::INTERNAL_ERROR) }
+}
+
+/// An HTTP/2 stream that ended before its response.
+pub fn h2_failure(error: &h2::Error) -> Failure {
+    // RFC 9113, sections 6.8 and 8.7: REFUSED_STREAM, and a GOAWAY below this stream (the only ones that the h2 crate
+    // reports it to), say that the request was not processed.
+    let refused = error.reason() == Some(Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
+    let (kind, retry) = match refused {
+        true => (FailureKind::RefusedStream, Retry::Safe),
+        false if error.is_io() => (FailureKind::UpstreamClosed, Retry::Never),
+        false if error.is_reset() && error.is_remote() => (FailureKind::UpstreamReset, Retry::Never),
+        false => (FailureKind::UpstreamProtocol, Retry::Never),
+    };
+    Failure::upstream(Stage::Forward, kind, retry, error.to_string())
+}

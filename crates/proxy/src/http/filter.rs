@@ -1,0 +1,62 @@
+//! Request filters, compiled when the runtime is built: run in order, once per request, before the retry loop.
+//!
+//! To add one: a file in `filter/` and a row here.
+
+use outrigger_model::listener::HttpFilter;
+use outrigger_model::request::ConnectionView;
+use outrigger_model::route::Fault;
+
+use super::head::RequestHead;
+use crate::failure::Failure;
+
+pub mod fault;
+pub mod rbac;
+
+/// A compiled request filter.
+#[derive(Debug)]
+pub enum Filter {
+    /// Authorization.
+    Rbac(rbac::Rbac),
+    /// Injected faults.
+    Fault(fault::FaultFilter),
+}
+
+/// Compiles a filter.
+///
+/// # Errors
+/// The field that cannot be taken, and why.
+pub fn build(config: &HttpFilter) -> Result<Filter, (String, String)> {
+    Ok(match config {
+        HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
+        HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
+    })
+}
+
+/// What a filter sees.
+pub struct Input<'a> {
+    pub connection: ConnectionView<'a>,
+    pub request: &'a RequestHead,
+    /// The route's own fault, which replaces the listener's.
+    pub route_fault: Option<&'a Fault>,
+}
+
+/// What a filter wants.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on.
+    Continue,
+    /// Wait, then go on or fail.
+    Delay(std::time::Duration, Option<Failure>),
+    /// Answer with this.
+    Fail(Failure),
+}
+
+impl Filter {
+    /// Looks at a request.
+    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+        match self {
+            Self::Rbac(rbac) => rbac.on_request(input),
+            Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Authorization at L7: `envoy.filters.http.rbac`. The decision is the model's.
+
+use std::sync::Arc;
+
+use outrigger_model::policy::decide::{Decision, PolicySet};
+use outrigger_model::policy::{self};
+
+use super::{Input, Verdict};
+use crate::failure::{Failure, FailureKind, Stage};
+
+/// A compiled RBAC filter.
+#[derive(Debug)]
+pub struct Rbac(PolicySet);
+
+impl Rbac {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// The field that cannot be taken, and why.
+    pub fn build(config: &policy::Rbac) -> Result<Self, (String, String)> {
+        PolicySet::compile([config]).map(Self)
+    }
+
+    pub(super) fn on_request(&self, input: &Input<'_>) -> Verdict {
+        match self.0.decide(&input.connection, Some(input.request)) {
+            Decision::Allow => Verdict::Continue,
+            Decision::Deny(denial) => {
+                let origin = denial.origin().cloned().map(Arc::new);
+                let failure = Failure::local(Stage::Authorize, FailureKind::Denied, denial.to_string());
+                Verdict::Fail(failure.because_of(origin))
+            }
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! The life of one request, as a list of calls: identify, route, filter, forward with retries, respond, record.
+//!
+//! A request reads the runtime once and keeps what it read through its retries.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_model::listener::Direction;
+use outrigger_model::request::ConnectionView;
+use outrigger_model::route::table::{CompiledRoute, RouteRef};
+use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
+use tokio::time::Instant;
+
+use super::attempt::Plan;
+use super::body::Body;
+use super::exchange;
+use super::filter::{Input, Verdict};
+use super::h1::{Framing, H1Request};
+use super::head::RequestHead;
+use super::respond::{self, Audience, BeginError, ERROR_HEADER, Local, Responder};
+use super::retry;
+use super::send::Sender;
+use super::timeout::Timer;
+use super::trace::{self, Recording};
+use super::upgrade::Upgrade;
+use crate::conn::ConnInfo;
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::record::{Protocol, StreamRecord};
+use crate::runtime::limits::RequestPermit;
+use crate::runtime::snapshot::HttpHandle;
+use crate::worker::Worker;
+
+pub mod edit;
+
+/// What a connection's requests share.
+pub struct HttpConn {
+    pub worker: Rc<Worker>,
+    pub info: Rc<ConnInfo>,
+    view: RefCell<Rc<View>>,
+    /// `x-forwarded-client-cert` for the application, made once per connection.
+    client_cert: Option<Box<str>>,
+}
+
+/// The configuration that a request sees.
+pub struct View {
+    generation: u64,
+    pub http: Arc<HttpHandle>,
+}
+
+impl HttpConn {
+    /// For a connection that was accepted with this configuration.
+    pub fn new(worker: Rc<Worker>, info: Rc<ConnInfo>, http: Arc<HttpHandle>) -> Self {
+        let generation = worker.snapshot().generation;
+        let own = worker.metrics.local().principal.as_ref();
+        let client_cert = info.peer.as_ref().filter(|_| info.direction == Direction::Inbound).map(|peer| {
+            let by = own.map_or(String::new(), |own| format!("By={own};"));
+            format!("{by}URI={peer}").into_boxed_str()
+        });
+        Self { worker, info, view: RefCell::new(Rc::new(View { generation, http })), client_cert }
+    }
+
+    /// The present configuration of the connection's listener and chain. If either is gone the old one serves on, until
+    /// the connection is closed.
+    pub fn view(&self) -> Rc<View> {
+        let snapshot = self.worker.snapshot();
+        let mut view = self.view.borrow_mut();
+        if view.generation != snapshot.generation {
+            let found = snapshot.http(self.info.listener.name(), &self.info.chain.name);
+            let http = found.unwrap_or_else(|| view.http.clone());
+            *view = Rc::new(View { generation: snapshot.generation, http });
+        }
+        view.clone()
+    }
+
+    /// Whether the client is our own application, or a peer of the mesh.
+    pub fn is_trusted(&self) -> bool {
+        self.info.direction == Direction::Outbound || self.info.peer.is_some()
+    }
+
+    /// The scheme that requests of this connection have.
+    pub fn scheme(&self) -> &'static str {
+        if self.info.mtls && self.info.direction == Direction::Inbound { "https" } else { "http" }
+    }
+}
+
+/// One request.
+pub struct RequestCtx<'c> {
+    pub conn: &'c HttpConn,
+    pub view: Rc<View>,
+    pub record: StreamRecord,
+    pub head: RequestHead,
+    pub framing: Framing,
+    pub upgrade: Upgrade,
+    pub body: Body,
+    /// Until the response begins.
+    pub responder: Option<Responder>,
+    /// From then on.
+    pub sender: Option<Sender>,
+    pub timer: Timer,
+    /// Of the route.
+    pub deadline: Option<Instant>,
+    pub recording: Option<Recording>,
+    pub permit: Option<RequestPermit>,
+    /// The downstream connection can take another request.
+    pub keep: bool,
+}
+
+/// What is left when a request has ended.
+pub struct Done {
+    pub body: Body,
+    /// Absent if there was no response.
+    pub sender: Option<Sender>,
+    /// Unused, if there was none.
+    pub responder: Option<Responder>,
+    pub keep: bool,
+}
+
+impl Drop for RequestCtx<'_> {
+    fn drop(&mut self) {
+        // The record writes the request down, also when the task is cancelled.
+        let nothing = RequestHead::H2(http::Request::new(()).into_parts().0);
+        self.record.request = Some(std::mem::replace(&mut self.head, nothing));
+    }
+}
+
+/// Serves one request to its end.
+pub async fn handle(conn: &HttpConn, head: RequestHead, framing: Framing, body: Body, responder: Responder) -> Done {
+    let mut ctx = RequestCtx::open(conn, head, framing, body, responder);
+    if let Err(failure) = run(&mut ctx).await {
+        answer(&mut ctx, &failure).await;
+    }
+    Done {
+        body: std::mem::replace(&mut ctx.body, Body::Empty).into_live(),
+        sender: ctx.sender.take(),
+        responder: ctx.responder.take(),
+        keep: ctx.keep,
+    }
+}
+
+async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
+    edit::identify(ctx);
+    let view = ctx.view.clone();
+    let found = route(ctx, &view)?;
+    trace(ctx, found.route);
+    filter(ctx, &view, found.route).await?;
+    match &found.route.config.action {
+        RouteAction::Forward(forward) => {
+            let host_retry = found.host.retry.as_ref();
+            Box::pin(self::forward(ctx, &view, found.route, forward, host_retry)).await
+        }
+        RouteAction::Redirect(redirect) => {
+            let location = edit::location(&ctx.head, found.route, redirect);
+            let status = status_of(redirect);
+            reply(ctx, respond::direct(status, "", false, Some(&location)), "direct_response").await
+        }
+        RouteAction::Direct { status, body } => {
+            let is_head = ctx.head.method() == "HEAD";
+            reply(ctx, respond::direct(*status, body, is_head, None), "direct_response").await
+        }
+    }
+}
+
+fn status_of(redirect: &Redirect) -> u16 {
+    if redirect.status == 0 { 301 } else { redirect.status }
+}
+
+impl<'c> RequestCtx<'c> {
+    fn open(conn: &'c HttpConn, head: RequestHead, framing: Framing, body: Body, responder: Responder) -> Self {
+        let protocol = match &head {
+            RequestHead::H1(head) if head.minor() == 0 => Protocol::Http10,
+            RequestHead::H1(_) => Protocol::Http11,
+            RequestHead::H2(_) => Protocol::Http2,
+        };
+        let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol);
+        let grpc = head.first("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        record.is_grpc = grpc;
+        let upgrade = Upgrade::of(&head, framing);
+        Self {
+            conn,
+            view: conn.view(),
+            record,
+            head,
+            framing,
+            upgrade,
+            body,
+            responder: Some(responder),
+            sender: None,
+            timer: Timer::default(),
+            deadline: None,
+            recording: None,
+            permit: None,
+            keep: true,
+        }
+    }
+
+    /// Copies the body aside from now on.
+    pub fn make_replayable(&mut self) {
+        self.body = std::mem::replace(&mut self.body, Body::Empty).make_replayable();
+    }
+
+    /// The request's side of a tunnel; it has no time limit of the route any more.
+    pub fn open_tunnel(&mut self) {
+        self.body = exchange::into_tunnel(std::mem::replace(&mut self.body, Body::Empty));
+        self.deadline = None;
+    }
+
+    /// What policies see of the connection.
+    fn connection(&self) -> ConnectionView<'c> {
+        let info = &self.conn.info;
+        ConnectionView {
+            peer: info.peer.as_ref(),
+            source: info.source,
+            destination: info.destination,
+            server_name: info.server_name.as_deref(),
+        }
+    }
+}
+
+fn route<'v>(ctx: &RequestCtx<'_>, view: &'v View) -> Result<RouteRef<'v>, Failure> {
+    view.http.routes.find(&ctx.head).ok_or_else(|| {
+        let detail = format!(
+            "no route of {} takes {} {}{}",
+            view.http.routes.name(),
+            ctx.head.method(),
+            ctx.head.authority(),
+            ctx.head.path().split('?').next().unwrap_or_default()
+        );
+        Failure::local(Stage::Route, FailureKind::NoRoute, detail)
+    })
+}
+
+/// Decides on recording; opens the server span.
+fn trace(ctx: &mut RequestCtx<'_>, route: &CompiledRoute) {
+    if ctx.conn.worker.shared.access_log.is_on() && !route.config.name.is_empty() {
+        ctx.record.route = Some(route.config.name.as_str().into());
+    }
+    ctx.recording = trace::decide(&ctx.conn.worker.shared, &ctx.view.http.config, &mut ctx.head);
+    let info = &ctx.conn.info;
+    if let Some(recording) = ctx.recording.filter(|_| info.direction == Direction::Inbound) {
+        let local = ctx.conn.worker.metrics.local();
+        ctx.record.span = Some(recording.server(&mut ctx.head, &route.config.name, info, local));
+    }
+}
+
+/// Runs the request filters, in order.
+async fn filter(ctx: &mut RequestCtx<'_>, view: &View, route: &CompiledRoute) -> Result<(), Failure> {
+    let mut route_fault = route.config.fault.as_ref();
+    for filter in &view.http.filters {
+        if let super::filter::Filter::Fault(_) = filter {
+            // Drawn below, or here if the listener has the filter: never twice.
+            let verdict = filter.on_request(&Input { connection: ctx.connection(), request: &ctx.head, route_fault });
+            route_fault = None;
+            apply(ctx, verdict).await?;
+            continue;
+        }
+        let verdict = filter.on_request(&Input { connection: ctx.connection(), request: &ctx.head, route_fault });
+        apply(ctx, verdict).await?;
+    }
+    match route_fault {
+        Some(fault) if !view.http.filters.iter().any(|f| matches!(f, super::filter::Filter::Fault(_))) => {
+            apply(ctx, super::filter::fault::plan(fault)).await
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn apply(ctx: &mut RequestCtx<'_>, verdict: Verdict) -> Result<(), Failure> {
+    match verdict {
+        Verdict::Continue => Ok(()),
+        Verdict::Fail(failure) => Err(failure),
+        Verdict::Delay(delay, then) => {
+            ctx.record.flags.add("DI");
+            let sleep = Box::pin(async move {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            });
+            exchange::guarded(ctx, None, sleep).await?;
+            then.map_or(Ok(()), Err)
+        }
+    }
+}
+
+/// Forwards the request to one of the route's clusters and its response to the client.
+async fn forward(
+    ctx: &mut RequestCtx<'_>,
+    view: &View,
+    route: &CompiledRoute,
+    forward: &Forward,
+    host_retry: Option<&RetryPolicy>,
+) -> Result<(), Failure> {
+    let picked = route.pick_cluster(forward, fastrand::u64(..));
+    let (_, weighted) = picked.ok_or_else(|| no_cluster(route, "a cluster of weight 0"))?;
+    let cluster = view.http.cluster(&weighted.cluster).ok_or_else(|| no_cluster(route, &weighted.cluster))?;
+    ctx.record.cluster = Some(cluster.clone());
+    edit::request(ctx, route, forward, weighted)?;
+    ctx.deadline = forward.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| ctx.record.started + timeout);
+    let retry = forward.retry.as_ref().or(host_retry);
+    let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade };
+    let mut response = retry::run(ctx, &plan).await?;
+    edit::response(ctx, &plan, &mut response);
+    if let Some(status) = response.head.first("grpc-status").and_then(super::copy::parse_status) {
+        ctx.record.grpc_status = Some(status);
+    }
+    ctx.record.details = Cow::Borrowed("via_upstream");
+    exchange::deliver(ctx, response).await
+}
+
+fn no_cluster(route: &CompiledRoute, name: &str) -> Failure {
+    let origin = route.config.origin.clone().map(Arc::new);
+    let detail = format!("route \"{}\" names {name}", route.config.name);
+    Failure::local(Stage::Route, FailureKind::NoCluster, detail).because_of(origin)
+}
+
+/// Tells the client what failed, if it can still be told.
+async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
+    ctx.record.fail(failure);
+    if failure.kind == FailureKind::DownstreamClosed {
+        ctx.keep = false;
+        // A response that was sent before stays in the record; else this is what Envoy logs.
+        if ctx.record.status == 0 {
+            ctx.responder = None;
+        }
+        return;
+    }
+    if ctx.responder.is_none() {
+        // The response had begun: `deliver` has broken it off.
+        ctx.keep = false;
+        return;
+    }
+    if matches!(failure.kind, FailureKind::BadRequest(_)) {
+        ctx.keep = false;
+    }
+    let conn = ctx.conn;
+    let audience = Audience {
+        trusted: conn.is_trusted(),
+        is_grpc: ctx.record.is_grpc,
+        is_head: ctx.head.method() == "HEAD",
+        request_id: ctx.head.first("x-request-id"),
+        hop: &conn.worker.metrics.local().workload.name,
+    };
+    let local = respond::local(failure, &audience);
+    let details = std::mem::take(&mut ctx.record.details);
+    // The client may be gone by now; the failure is recorded either way.
+    let _ = reply(ctx, local, "").await;
+    ctx.record.details = details;
+}
+
+/// Sends a response of our own.
+async fn reply(ctx: &mut RequestCtx<'_>, local: Local, details: &'static str) -> Result<(), Failure> {
+    let Some(responder) = ctx.responder.take() else { return Ok(()) };
+    ctx.record.status = local.head.status();
+    ctx.record.grpc_status = local.grpc_status;
+    ctx.record.details = Cow::Borrowed(details);
+    let drain = ctx.conn.worker.shared.drain.is_draining() || !ctx.keep;
+    let framing = match &local.head {
+        super::head::ResponseHead::H1(head) => head.framing(),
+        super::head::ResponseHead::H2(_) => Framing::Chunked,
+    };
+    // A response to HEAD has the length but not the body.
+    let framing = if local.body.is_empty() && framing != Framing::Length(0) { Framing::None } else { framing };
+    let begun = responder.begin(&local.head, framing, local.body.is_empty(), drain, Some(&ctx.head));
+    let mut begun = begun.map_err(|error| client_lost(&error))?;
+    ctx.keep &= begun.keeps;
+    let sent = begun.sender.send_text(&local.body);
+    ctx.record.sent = local.body.len() as u64;
+    let result = match sent {
+        Ok(()) => std::future::poll_fn(|cx| begun.sender.poll_flush(cx)).await,
+        Err(error) => Err(error),
+    };
+    ctx.sender = Some(begun.sender);
+    result.map_err(|error| client_lost(&BeginError::Send(error)))
+}
+
+fn client_lost(error: &BeginError) -> Failure {
+    Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, format!("{error:?}"))
+}
+
+/// A request that could not even be read: answered and recorded like any other.
+pub async fn refuse(conn: &HttpConn, failure: &Failure, body: Body, responder: Responder) -> Done {
+    // Nothing of the head can be trusted, so the record shows none of it.
+    let head = match H1Request::new("GET", "/", "") {
+        Ok(head) => RequestHead::H1(head),
+        Err(_) => RequestHead::H2(http::Request::new(()).into_parts().0),
+    };
+    let mut ctx = RequestCtx::open(conn, head, Framing::None, body, responder);
+    ctx.keep = false;
+    answer(&mut ctx, failure).await;
+    Done {
+        body: std::mem::replace(&mut ctx.body, Body::Empty),
+        sender: ctx.sender.take(),
+        responder: ctx.responder.take(),
+        keep: false,
+    }
+}
+
+/// The headers that only our own components may set.
+pub const OWN_PREFIX: &str = "x-outrigger-";
+
+/// Removes what an application or an outsider must not say in a response.
+pub fn strip_forged(head: &mut super::head::ResponseHead, trusted: bool) {
+    if !trusted {
+        head.remove(ERROR_HEADER);
+    }
+}

@@ -1,0 +1,156 @@
+//! Edits of heads: what identifies a request, what a route rewrites, what must not pass.
+
+use outrigger_model::cluster::ClientTls;
+use outrigger_model::listener::Direction;
+use outrigger_model::route::table::CompiledRoute;
+use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
+
+use super::{OWN_PREFIX, RequestCtx, strip_forged};
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::attempt::{Plan, Response};
+use crate::http::h1::EditError;
+use crate::http::head::{RequestHead, ResponseHead};
+
+/// Envoy's header for a rewritten path.
+const ORIGINAL_PATH: &str = "x-envoy-original-path";
+
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
+
+/// Forwarding headers as an Envoy sidecar sets them, and a request id; what only sidecars may say is removed.
+pub fn identify(ctx: &mut RequestCtx<'_>) {
+    let conn = ctx.conn;
+    let head = &mut ctx.head;
+    head.remove_prefix(OWN_PREFIX);
+    if !conn.is_trusted() {
+        head.remove_prefix("x-envoy-");
+    }
+    // Only what this connection proved may stand here.
+    match &conn.client_cert {
+        Some(text) => put(head, CLIENT_CERT, text.as_bytes()),
+        None => {
+            head.remove(CLIENT_CERT);
+        }
+    }
+    if !head.has("x-forwarded-proto") {
+        put(head, "x-forwarded-proto", conn.scheme().as_bytes());
+    }
+    if !head.has("x-request-id") {
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes())
+            .into_uuid()
+            .hyphenated()
+            .encode_lower(&mut id);
+        put(head, "x-request-id", id.as_bytes());
+    }
+}
+
+/// Sets a header of ours; a head that is full already goes on without it.
+fn put(head: &mut RequestHead, name: &str, value: &[u8]) {
+    if head.set(name, value).is_err() {
+        tracing::debug!(header = name, "a request head has no room for a header of ours");
+    }
+}
+
+/// Edits of the route and of the picked cluster.
+///
+/// # Errors
+/// When the result would not be a valid request: the client's own text made it so.
+pub fn request(
+    ctx: &mut RequestCtx<'_>,
+    route: &CompiledRoute,
+    forward: &Forward,
+    weighted: &WeightedCluster,
+) -> Result<(), Failure> {
+    let bad = |error: EditError| {
+        let kind = FailureKind::BadRequest(if error == EditError::TooLarge { 431 } else { 400 });
+        Failure::downstream(Stage::Route, kind, error.to_string())
+    };
+    let head = &mut ctx.head;
+    apply_request(head, &weighted.request_headers).map_err(bad)?;
+    apply_request(head, &route.config.request_headers).map_err(bad)?;
+    let rewrite = &forward.rewrite;
+    let path = match &rewrite.prefix {
+        Some(prefix) => Some(joined(route.replace_prefix(head.path(), prefix))),
+        None => route.replace_regex(head.path()).map(joined),
+    };
+    if let Some(path) = path.filter(|path| path != head.path()) {
+        let original = head.path().to_owned();
+        head.set(ORIGINAL_PATH, original).map_err(bad)?;
+        head.set_path(&path).map_err(bad)?;
+    }
+    if let Some(authority) = &rewrite.authority {
+        head.set_authority(authority).map_err(bad)?;
+    }
+    Ok(())
+}
+
+/// A replaced prefix may leave two slashes or none: `/a/` by `/` in `/a/b`, and `/a` by `/` in `/a`.
+fn joined(path: String) -> String {
+    if path.starts_with("//") {
+        return path[1..].to_owned();
+    }
+    if path.starts_with('/') { path } else { format!("/{path}") }
+}
+
+fn apply_request(head: &mut RequestHead, edits: &HeaderEdits) -> Result<(), EditError> {
+    for name in &edits.remove {
+        head.remove(name);
+    }
+    for (name, value) in &edits.set {
+        head.set(name, value)?;
+    }
+    for (name, value) in &edits.add {
+        head.append(name, value)?;
+    }
+    Ok(())
+}
+
+fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
+    for name in &edits.remove {
+        head.remove(name);
+    }
+    let set = edits.set.iter().map(|(name, value)| (name, value, true));
+    let add = edits.add.iter().map(|(name, value)| (name, value, false));
+    for (name, value, replace) in set.chain(add) {
+        let done = if replace { head.set(name, value) } else { head.append(name, value) };
+        if let Err(error) = done {
+            tracing::debug!(header = name.as_str(), %error, "a response header could not be edited");
+        }
+    }
+}
+
+/// Edits of the response.
+pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, response: &mut Response) {
+    let peer = response.live.endpoint.mesh_tls && plan.cluster.config.tls != ClientTls::None;
+    strip_forged(&mut response.head, peer && ctx.conn.info.direction == Direction::Outbound);
+    apply_response(&mut response.head, &plan.weighted.response_headers);
+    apply_response(&mut response.head, &plan.route.config.response_headers);
+}
+
+/// Where a redirect leads.
+pub fn location(head: &RequestHead, route: &CompiledRoute, redirect: &Redirect) -> String {
+    let scheme = redirect.scheme.as_deref().unwrap_or(head.scheme());
+    let authority = redirect.authority.as_deref().unwrap_or(head.authority());
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => host,
+        _ => authority,
+    };
+    let default = if scheme == "https" { 443 } else { 80 };
+    let authority = match redirect.port {
+        Some(port) if port == default => host.to_owned(),
+        Some(port) => format!("{host}:{port}"),
+        // A new scheme means that scheme's own port, unless the rule names one with its authority.
+        None if redirect.scheme.is_some() && redirect.authority.is_none() => host.to_owned(),
+        None => authority.to_owned(),
+    };
+    let (path, query) = head.path().split_once('?').map_or((head.path(), None), |(p, q)| (p, Some(q)));
+    let path = match (&redirect.path, &redirect.prefix) {
+        (Some(path), _) => path.clone(),
+        (None, Some(prefix)) => joined(route.replace_prefix(path, prefix)),
+        (None, None) => path.to_owned(),
+    };
+    match query {
+        Some(query) if !path.contains('?') => format!("{scheme}://{authority}{path}?{query}"),
+        _ => format!("{scheme}://{authority}{path}"),
+    }
+}

@@ -1,0 +1,363 @@
+//! The downstream's end of a response: [`Responder`] sends heads; [`local`] is the only place where a [`Failure`] becomes
+//! a status, a gRPC status and a header.
+//!
+//! Peers inside the mesh and our own application get `x-outrigger-error`; outsiders get the status and the request id.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+
+use super::convert::{self, ConvertError};
+use super::h1::write::{How, Persist, downstream_framing};
+use super::h1::{Framing, H1Response};
+use super::head::{RequestHead, ResponseHead};
+use super::send::{SendError, Sender};
+use super::wire::Outgoing;
+use crate::failure::{Failure, FailureKind, Retry};
+
+/// The header that names side, stage, reason and configuration object of a failure.
+pub const ERROR_HEADER: &str = "x-outrigger-error";
+
+/// In [`ERROR_HEADER`]: the application provably never saw the request.
+const NOT_REACHED: &str = "reached=no";
+
+/// Sends heads to the downstream.
+pub enum Responder {
+    H1(H1Responder),
+    H2(SendResponse<Bytes>),
+}
+
+/// To a client of HTTP/1.
+pub struct H1Responder {
+    outgoing: Outgoing,
+    minor: u8,
+    keep: bool,
+}
+
+/// A response that has begun.
+pub struct Begun {
+    pub sender: Sender,
+    /// The connection lives on, as far as this response goes.
+    pub keeps: bool,
+}
+
+/// Why a response could not begin.
+#[derive(Debug)]
+pub enum BeginError {
+    /// The head does not fit the client's protocol.
+    Convert(ConvertError),
+    /// The client is gone.
+    Send(SendError),
+}
+
+impl Responder {
+    /// To a client of HTTP/1.`minor` whose connection may live on.
+    pub fn h1(outgoing: Outgoing, minor: u8, keep: bool) -> Self {
+        Self::H1(H1Responder { outgoing, minor, keep })
+    }
+
+    /// Forwards an interim response (1xx). Clients of HTTP/1.0 do not know them (RFC 9110, section 15.2).
+    pub fn interim(&mut self, head: &ResponseHead) {
+        match self {
+            Self::H1(to) if to.minor == 0 => {}
+            Self::H1(to) => head.write_h1(How::framed(Framing::None), to.outgoing.buffer()),
+            Self::H2(to) => {
+                if let Ok(response) = convert::response_to_h2(head) {
+                    // A stream that is gone shows itself elsewhere.
+                    let _ = to.send_informational(response);
+                }
+            }
+        }
+    }
+
+    /// Sends what is buffered.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        match self {
+            Self::H1(to) => Poll::Ready(Ok(ready!(to.outgoing.poll_flush(cx))?)),
+            Self::H2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready when an HTTP/2 client has reset the stream before there was a response.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::H1(_) => Poll::Pending,
+            Self::H2(to) => to.poll_reset(cx).map(|_| ()),
+        }
+    }
+
+    /// Begins the response. `framing` is the body's as it comes; `ended`: there is none. `drain`: the connection is not to
+    /// live on. `request` is what it answers.
+    ///
+    /// # Errors
+    /// When the client is gone, or the head does not fit its protocol.
+    pub fn begin(
+        self,
+        head: &ResponseHead,
+        framing: Framing,
+        ended: bool,
+        drain: bool,
+        request: Option<&RequestHead>,
+    ) -> Result<Begun, BeginError> {
+        match self {
+            Self::H1(to) => Ok(to.begin(head, framing, drain, request)),
+            Self::H2(mut to) => {
+                let response = convert::response_to_h2(head).map_err(BeginError::Convert)?;
+                let end = ended && framing != Framing::Tunnel;
+                let stream = to.send_response(response, end).map_err(|e| BeginError::Send(e.into()))?;
+                Ok(Begun { sender: Sender::h2((!end).then_some(stream)), keeps: true })
+            }
+        }
+    }
+
+    /// Breaks the exchange off: the client must not take what it got for a whole response.
+    pub fn abort(self, reason: Reason) {
+        if let Self::H2(mut to) = self {
+            to.send_reset(reason);
+        }
+    }
+}
+
+impl H1Responder {
+    fn begin(
+        mut self,
+        head: &ResponseHead,
+        framing: Framing,
+        drain: bool,
+        request: Option<&RequestHead>,
+    ) -> Begun {
+        let framing = downstream_framing(framing, self.minor);
+        let tunnel = framing == Framing::Tunnel;
+        let keeps = self.keep && !drain && !matches!(framing, Framing::Close | Framing::Tunnel);
+        // A tunnel ends with its connection; saying so would contradict `Connection: Upgrade`.
+        let persist = if tunnel { Persist::Implied } else { Persist::downstream(self.minor, keeps) };
+        let how = How { framing, persist, upgrade: tunnel };
+        match (head, request) {
+            // The 200 of an extended CONNECT is the 101 that an HTTP/1 client waits for (RFC 8441, section 5).
+            (ResponseHead::H2(_), Some(RequestHead::H1(request))) if tunnel && request.upgrade().is_some() => {
+                let head = convert::switching_protocols(head, request);
+                super::h1::write::response(&head, how, self.outgoing.buffer());
+            }
+            _ => head.write_h1(how, self.outgoing.buffer()),
+        }
+        Begun { sender: Sender::h1(self.outgoing, framing), keeps }
+    }
+}
+
+/// For whom a response of our own is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Audience<'a> {
+    /// Our own application, or a peer of the mesh.
+    pub trusted: bool,
+    pub is_grpc: bool,
+    pub is_head: bool,
+    pub request_id: Option<&'a [u8]>,
+    /// Names this hop.
+    pub hop: &'a str,
+}
+
+/// A response of our own.
+pub struct Local {
+    pub head: ResponseHead,
+    pub body: Cow<'static, str>,
+    pub grpc_status: Option<u32>,
+}
+
+/// The response for a failure.
+pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
+    let injected = failure.detail.strip_prefix("grpc-status=").and_then(|s| s.parse::<u32>().ok());
+    let injected = injected.filter(|_| matches!(failure.kind, FailureKind::FaultAbort(_)));
+    let status = injected.map_or(failure.kind.status(), http_of_grpc);
+    let text = text_of(failure, to.trusted);
+    let (mut head, body, grpc_status) = if to.is_grpc {
+        let code = injected.unwrap_or_else(|| failure.kind.grpc_status());
+        let mut head = H1Response::new(200, Framing::Length(0));
+        set(&mut head, "content-type", b"application/grpc");
+        set(&mut head, "grpc-status", code.to_string().as_bytes());
+        set(&mut head, "grpc-message", percent_encoded(&text).as_bytes());
+        (head, Cow::Borrowed(""), Some(code))
+    } else {
+        let mut head = H1Response::new(status, Framing::Length(text.len() as u64));
+        set(&mut head, "content-type", b"text/plain");
+        (head, text, None)
+    };
+    if to.trusted {
+        set(&mut head, ERROR_HEADER, describe(failure, to.hop).as_bytes());
+    } else if let Some(id) = to.request_id {
+        set(&mut head, "x-request-id", id);
+    }
+    let body = if to.is_head { Cow::Borrowed("") } else { body };
+    Local { head: ResponseHead::H1(head), body, grpc_status }
+}
+
+/// A direct response or redirect of a route.
+pub fn direct(status: u16, body: &str, is_head: bool, location: Option<&str>) -> Local {
+    let mut head = H1Response::new(status, Framing::Length(body.len() as u64));
+    if !body.is_empty() {
+        set(&mut head, "content-type", b"text/plain");
+    }
+    if let Some(location) = location {
+        set(&mut head, "location", location.as_bytes());
+    }
+    let body = if is_head { String::new() } else { body.to_owned() };
+    Local { head: ResponseHead::H1(head), body: body.into(), grpc_status: None }
+}
+
+fn set(head: &mut H1Response, name: &str, value: &[u8]) {
+    // Our own text is clean; a request id was a header before. A head of our own has room.
+    let _ = head.fields.append(name, value);
+}
+
+/// Envoy's words where it has some: people grep for them.
+fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
+    match &failure.kind {
+        FailureKind::Denied => "RBAC: access denied".into(),
+        FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
+            "no healthy upstream".into()
+        }
+        FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout => "upstream request timeout".into(),
+        FailureKind::FaultAbort(_) => "fault filter abort".into(),
+        FailureKind::BadRequest(_) => failure.detail.clone(),
+        FailureKind::NoRoute => "no route".into(),
+        FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {
+            "upstream connect error or disconnect/reset before headers. reset reason: connection failure".into()
+        }
+        FailureKind::UpstreamClosed => {
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination".into()
+        }
+        FailureKind::UpstreamReset | FailureKind::RefusedStream => {
+            "upstream connect error or disconnect/reset before headers. reset reason: remote reset".into()
+        }
+        FailureKind::Overflow { limit, value } if trusted => {
+            format!("upstream connect error or disconnect/reset before headers. reset reason: overflow ({limit}={value})")
+                .into()
+        }
+        FailureKind::Overflow { .. } => {
+            "upstream connect error or disconnect/reset before headers. reset reason: overflow".into()
+        }
+        kind => kind.name().into(),
+    }
+}
+
+/// The value of [`ERROR_HEADER`].
+fn describe(failure: &Failure, hop: &str) -> String {
+    let mut text = String::with_capacity(160);
+    let reached = if failure.retry == Retry::Safe { "; reached=no" } else { "" };
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "side={}; hop={hop}; stage={}; reason={}{reached}",
+        failure.side.name(),
+        failure.stage.name(),
+        failure.kind.name()
+    );
+    if let FailureKind::Overflow { limit, value } = failure.kind {
+        let _ = write!(text, "; limit={limit}:{value}");
+    }
+    if let Some(origin) = &failure.origin {
+        let _ = write!(text, "; config=\"{origin}\"");
+    }
+    if !failure.detail.is_empty() {
+        let _ = write!(text, "; detail=\"{}\"", failure.detail.replace('"', "'"));
+    }
+    text.retain(|c| c == ' ' || c.is_ascii_graphic());
+    text
+}
+
+/// Whether a peer sidecar says that the application never saw the request.
+pub fn says_not_reached(head: &ResponseHead) -> bool {
+    head.first(ERROR_HEADER)
+        .is_some_and(|value| value.split(|&b| b == b';').any(|part| part.trim_ascii() == NOT_REACHED.as_bytes()))
+}
+
+/// The HTTP status for an injected gRPC status, for requests that are not gRPC (as Envoy maps it).
+fn http_of_grpc(status: u32) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
+/// gRPC's percent-encoding of `grpc-message`.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use outrigger_model::resource::Origin;
+
+    use super::*;
+    use crate::failure::Stage;
+
+    fn audience(trusted: bool, is_grpc: bool) -> Audience<'static> {
+        Audience { trusted, is_grpc, is_head: false, request_id: Some(b"id-1"), hop: "catalog-v1" }
+    }
+
+    fn denied() -> Failure {
+        let origin = Origin { kind: "AuthorizationPolicy".into(), namespace: "shop".into(), name: "deny".into() };
+        Failure::local(Stage::Authorize, FailureKind::Denied, "denied by policy p").because_of(Some(Arc::new(origin)))
+    }
+
+    #[test]
+    fn denial_names_the_policy_to_peers_only() {
+        let peer = local(&denied(), &audience(true, false));
+        assert_eq!((peer.head.status(), &*peer.body), (403, "RBAC: access denied"));
+        let error = String::from_utf8_lossy(peer.head.first(ERROR_HEADER).unwrap()).into_owned();
+        for part in ["side=local", "hop=catalog-v1", "reason=denied", "config=\"AuthorizationPolicy shop/deny\""] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let outsider = local(&denied(), &audience(false, false));
+        assert!(!outsider.head.has(ERROR_HEADER));
+        assert_eq!(outsider.head.first("x-request-id"), Some(b"id-1".as_slice()));
+    }
+
+    #[test]
+    fn grpc_requests_get_trailers_only() {
+        let response = local(&denied(), &audience(true, true));
+        assert_eq!(response.head.status(), 200);
+        assert_eq!(response.head.first("grpc-status"), Some(b"7".as_slice()));
+        assert_eq!(response.head.first("grpc-message"), Some(b"RBAC: access denied".as_slice()));
+        assert!(response.body.is_empty());
+    }
+
+    #[test]
+    fn only_a_provable_failure_carries_the_mark() {
+        let safe = Failure::upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe, "refused");
+        assert!(says_not_reached(&local(&safe, &audience(true, false)).head));
+        let unknown = Failure::upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::IfUnsent, "");
+        assert!(!says_not_reached(&local(&unknown, &audience(true, false)).head));
+    }
+
+    #[test]
+    fn injected_grpc_status_maps_to_http_for_others() {
+        let failure = Failure::local(Stage::Route, FailureKind::FaultAbort(200), "grpc-status=14");
+        assert_eq!(local(&failure, &audience(true, false)).head.status(), 503);
+        assert_eq!(local(&failure, &audience(true, true)).grpc_status, Some(14));
+    }
+}

@@ -1,0 +1,239 @@
+//! The loop over attempts: who may be tried again, when, and how often.
+//!
+//! ```text
+//! attempt ──response or failure──> a condition of the policy holds? ──no──> taken
+//!    ^                                   │ yes
+//!    │                        attempts left, body replayable, budget, time? ──no──> taken, flagged URX or as it is
+//!    └──back-off, full jitter────────────┘ yes
+//! ```
+//!
+//! Apart from the policy, a request is sent once more on a fresh connection when its pooled one turned out to be closed,
+//! if nothing was written, or if the method is idempotent (RFC 9110, section 9.2.2): once a byte was written to a reused
+//! connection, silence is no proof.
+
+use std::time::Duration;
+
+use outrigger_model::cluster::ClientTls;
+use outrigger_model::route::{RetryOn, RetryPolicy};
+
+use super::attempt::{self, Failed, Plan, Response, Tried};
+use super::copy::parse_status;
+use super::exchange;
+use super::request::RequestCtx;
+use super::respond::says_not_reached;
+use super::upgrade::Upgrade;
+use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
+
+/// Sends the request until there is a response to forward, or no more attempt to make.
+pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Response, Failure> {
+    // Held until the response is delivered: `ctx` keeps it.
+    let permit = plan.cluster.limits.try_request().inspect_err(|_| {
+        ctx.conn.worker.metrics.cluster(&plan.cluster.name).pending_overflow.inc();
+    })?;
+    ctx.permit = Some(permit);
+    let policy = plan.retry.filter(|policy| policy.attempts > 0);
+    if policy.is_some_and(needs_replay) && plan.upgrade == Upgrade::None {
+        ctx.make_replayable();
+    }
+    let mut tried = Tried::new();
+    let mut number = 1;
+    let mut fresh = false;
+    // One retry in flight at a time; replaced by the next.
+    let mut _retry_permit = None;
+    loop {
+        let result = attempt::run(ctx, plan, number, &mut tried, fresh).await;
+        if !fresh && revives(ctx, &result) {
+            fresh = true;
+            tried.pop();
+            ctx.body.rewind();
+            continue;
+        }
+        let Some(policy) = policy.filter(|policy| is_retriable(policy, plan, &result)) else {
+            return taken(ctx, plan, number, result);
+        };
+        if number > policy.attempts {
+            ctx.record.flags.add("URX");
+            return taken(ctx, plan, number, result);
+        }
+        let untouched = untouched(&result);
+        if plan.upgrade == Upgrade::None && !ctx.body.can_replay(untouched) {
+            tracing::debug!("a request is no longer replayable: its body is larger than the limit");
+            return taken(ctx, plan, number, result);
+        }
+        let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
+        match plan.cluster.limits.try_retry() {
+            Ok(permit) => _retry_permit = Some(permit),
+            Err(_) => {
+                cells.retry_overflow.inc();
+                ctx.record.flags.add("UO");
+                return taken(ctx, plan, number, result);
+            }
+        }
+        cells.retries.inc();
+        drop(result);
+        back_off(ctx, policy, number).await?;
+        ctx.body.rewind();
+        number += 1;
+        fresh = false;
+    }
+}
+
+/// The last word of the loop.
+fn taken(
+    ctx: &mut RequestCtx<'_>,
+    plan: &Plan<'_>,
+    number: u32,
+    result: Result<Response, Failed>,
+) -> Result<Response, Failure> {
+    ctx.body.stop_recording();
+    if number > 1 && result.as_ref().is_ok_and(|response| response.head.status() < 500) {
+        ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();
+    }
+    result.map_err(|failed| failed.failure)
+}
+
+/// Whether any condition can hold after bytes of the body were sent.
+fn needs_replay(policy: &RetryPolicy) -> bool {
+    let before_body = |on: &RetryOn| matches!(on, RetryOn::ConnectFailure | RetryOn::ResetBeforeRequest);
+    !policy.statuses.is_empty() || !policy.on.iter().all(before_body)
+}
+
+/// Whether the upstream has had nothing of the body.
+fn untouched(result: &Result<Response, Failed>) -> bool {
+    match result {
+        Ok(response) => response.live.upload.bytes == 0 && !response.live.upload.is_over(),
+        Err(failed) => failed.failure.stage != Stage::Forward,
+    }
+}
+
+/// A dead pooled connection: sent again at once, on a fresh one.
+fn revives(ctx: &RequestCtx<'_>, result: &Result<Response, Failed>) -> bool {
+    let Err(Failed { failure, stale: true }) = result else { return false };
+    let safe = failure.retry == Retry::Safe || is_idempotent(ctx.head.method());
+    safe && ctx.body.can_replay(false)
+}
+
+/// RFC 9110, section 9.2.2.
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
+
+/// Whether a condition of the policy holds.
+fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<Response, Failed>) -> bool {
+    match result {
+        Err(failed) => policy.on.iter().any(|on| holds_for_failure(*on, &failed.failure)),
+        Ok(response) => {
+            let head = &response.head;
+            let status = head.status();
+            // Only a peer sidecar's word counts: an application could say anything.
+            let peer = response.live.endpoint.mesh_tls && plan.cluster.config.tls != ClientTls::None;
+            let not_reached = peer && says_not_reached(head);
+            let grpc = head.first("grpc-status").and_then(parse_status);
+            policy.statuses.contains(&status)
+                || policy.on.iter().any(|on| holds_for_response(*on, status, grpc, not_reached))
+        }
+    }
+}
+
+fn holds_for_failure(on: RetryOn, failure: &Failure) -> bool {
+    let timed_out = failure.kind == FailureKind::PerTryTimeout;
+    if failure.side != Side::Upstream && !timed_out {
+        return false;
+    }
+    match on {
+        RetryOn::ConnectFailure => failure.stage == Stage::Connect,
+        RetryOn::RefusedStream => failure.kind == FailureKind::RefusedStream,
+        RetryOn::ResetBeforeRequest => failure.retry == Retry::Safe,
+        RetryOn::Reset => !timed_out,
+        // No response at all, or none in time.
+        RetryOn::FiveXx | RetryOn::GatewayError => true,
+        _ => false,
+    }
+}
+
+fn holds_for_response(on: RetryOn, status: u16, grpc: Option<u32>, not_reached: bool) -> bool {
+    match on {
+        RetryOn::FiveXx => status >= 500,
+        RetryOn::GatewayError => matches!(status, 502..=504),
+        RetryOn::Retriable4xx => status == 409,
+        RetryOn::RefusedStream | RetryOn::ResetBeforeRequest | RetryOn::ConnectFailure => not_reached,
+        RetryOn::Cancelled => grpc == Some(1),
+        RetryOn::DeadlineExceeded => grpc == Some(4),
+        RetryOn::ResourceExhausted => grpc == Some(8),
+        RetryOn::Internal => grpc == Some(13),
+        RetryOn::Unavailable => grpc == Some(14),
+        RetryOn::Reset | RetryOn::RetriableStatusCodes => false,
+    }
+}
+
+/// The longest wait before retry `number` (from 1): the base, doubled each time.
+fn ceiling(policy: &RetryPolicy, number: u32) -> Duration {
+    let doubled = policy.backoff_base.saturating_mul(2_u32.saturating_pow(number - 1));
+    doubled.min(policy.backoff_max.max(policy.backoff_base))
+}
+
+/// Full jitter: uniformly between nothing and the ceiling, so that retries of many clients spread.
+async fn back_off(ctx: &mut RequestCtx<'_>, policy: &RetryPolicy, number: u32) -> Result<(), Failure> {
+    let wait = ceiling(policy, number).mul_f64(fastrand::f64());
+    if wait.is_zero() {
+        return Ok(());
+    }
+    let sleep = async {
+        tokio::time::sleep(wait).await;
+        Ok(())
+    };
+    exchange::guarded(ctx, None, sleep).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(stage: Stage, kind: FailureKind, retry: Retry) -> Failure {
+        Failure::upstream(stage, kind, retry, "")
+    }
+
+    #[test]
+    fn default_policy_retries_only_what_never_reached_the_application() {
+        let policy = RetryPolicy::never_reached();
+        let any = |failure: &Failure| policy.on.iter().any(|on| holds_for_failure(*on, failure));
+        assert!(any(&upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe)));
+        assert!(any(&upstream(Stage::Forward, FailureKind::RefusedStream, Retry::Safe)));
+        assert!(any(&upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::Safe)));
+        assert!(!any(&upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::Never)));
+        assert!(!any(&Failure::local(Stage::Forward, FailureKind::PerTryTimeout, "")));
+        let response = |status, reached: bool| policy.on.iter().any(|on| holds_for_response(*on, status, None, !reached));
+        assert!(!response(503, true));
+        assert!(response(503, false));
+    }
+
+    #[test]
+    fn conditions_hold_for_what_they_name() {
+        let timeout = Failure::local(Stage::Forward, FailureKind::PerTryTimeout, "");
+        assert!(holds_for_failure(RetryOn::FiveXx, &timeout));
+        assert!(!holds_for_failure(RetryOn::Reset, &timeout));
+        let gone = Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, "");
+        assert!(!holds_for_failure(RetryOn::FiveXx, &gone));
+        let overflow = Failure::local(Stage::Pick, FailureKind::Overflow { limit: "max_requests", value: 1 }, "");
+        assert!(!holds_for_failure(RetryOn::FiveXx, &overflow));
+        for (on, code) in [(RetryOn::Cancelled, 1), (RetryOn::Unavailable, 14), (RetryOn::Internal, 13)] {
+            assert!(holds_for_response(on, 200, Some(code), false));
+            assert!(!holds_for_response(on, 200, Some(0), false));
+        }
+        assert!(holds_for_response(RetryOn::Retriable4xx, 409, None, false));
+        assert!(!holds_for_response(RetryOn::GatewayError, 500, None, false));
+    }
+
+    #[test]
+    fn back_off_doubles_up_to_its_limit() {
+        let policy = RetryPolicy::never_reached();
+        let millis: Vec<_> = (1..7).map(|number| ceiling(&policy, number).as_millis()).collect();
+        assert_eq!(millis, [25, 50, 100, 200, 250, 250]);
+    }
+
+    #[test]
+    fn post_and_patch_are_not_idempotent() {
+        assert!(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].iter().all(|method| is_idempotent(method)));
+        assert!(!["POST", "PATCH", "CONNECT", "get"].iter().any(|method| is_idempotent(method)));
+    }
+}

@@ -1,0 +1,230 @@
+//! The sink of a body: [`Sender`] takes chunks as far as it has room, then trailers, and ends the message.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+
+use super::body::Body;
+use super::convert;
+use super::h1::{BodyEncoder, EncodeError, Framing};
+use super::head::Trailers;
+use super::wire::{HIGH_WATER, Outgoing};
+
+/// Where a body goes.
+pub enum Sender {
+    /// Onto an HTTP/1 connection.
+    H1(H1Sender),
+    /// Into an HTTP/2 stream.
+    H2(H2Sender),
+}
+
+/// Why a body could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The stream was reset, or its connection broke.
+    #[error("{0}")]
+    H2(#[from] h2::Error),
+    /// The peer reset the stream.
+    #[error("the stream was reset: {0}")]
+    Reset(Reason),
+    /// The body does not fit what was announced.
+    #[error("{0}")]
+    Length(#[from] EncodeError),
+}
+
+/// Onto an HTTP/1 connection, with the writing half.
+pub struct H1Sender {
+    pub outgoing: Outgoing,
+    encoder: BodyEncoder,
+    /// The end of this body is the end of our side of the connection.
+    half_close: bool,
+    finished: bool,
+}
+
+/// Into an HTTP/2 stream. Without a stream the message has ended with its head.
+pub struct H2Sender {
+    stream: Option<SendStream<Bytes>>,
+    reserved: bool,
+    finished: bool,
+}
+
+impl Sender {
+    /// For a message whose head is in `outgoing`'s buffer.
+    pub fn h1(outgoing: Outgoing, framing: Framing) -> Self {
+        let half_close = framing == Framing::Tunnel;
+        Self::H1(H1Sender { outgoing, encoder: BodyEncoder::new(framing), half_close, finished: false })
+    }
+
+    /// For an HTTP/2 message whose head was sent; `stream` is absent if it ended with that.
+    pub fn h2(stream: Option<SendStream<Bytes>>) -> Self {
+        let finished = stream.is_none();
+        Self::H2(H2Sender { stream, reserved: false, finished })
+    }
+
+    /// Whether the message was ended (though perhaps not flushed).
+    pub fn is_finished(&self) -> bool {
+        match self {
+            Self::H1(sender) => sender.finished,
+            Self::H2(sender) => sender.finished,
+        }
+    }
+
+    /// How many of `wanted` bytes it takes now. Pending: it flushes meanwhile.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, SendError>> {
+        match self {
+            Self::H1(sender) => {
+                if sender.outgoing.room() == 0 {
+                    ready!(sender.outgoing.poll_flush(cx))?;
+                }
+                Poll::Ready(Ok(sender.outgoing.room()))
+            }
+            Self::H2(sender) => sender.poll_room(cx, wanted),
+        }
+    }
+
+    /// Sends `len` bytes of what `body` has lent, within the room that was granted. Ends the message if the body does.
+    ///
+    /// # Errors
+    /// When the stream is closed, or the body is longer than announced.
+    pub fn send(&mut self, body: &mut Body, len: usize) -> Result<(), SendError> {
+        match self {
+            Self::H1(sender) => {
+                let chunk = body.chunk(len);
+                sender.encoder.encode(chunk, sender.outgoing.buffer())?;
+                body.consume(len);
+            }
+            Self::H2(sender) => {
+                let data = body.take(len);
+                let end = body.is_end();
+                if let Some(stream) = &mut sender.stream {
+                    stream.send_data(data, end)?;
+                }
+                sender.finished = end;
+                return Ok(());
+            }
+        }
+        if body.is_end() { self.finish(None) } else { Ok(()) }
+    }
+
+    /// Sends a short text of our own and ends the message. It may wait in the h2 crate's buffer.
+    ///
+    /// # Errors
+    /// When the stream is closed.
+    pub fn send_text(&mut self, text: &str) -> Result<(), SendError> {
+        match self {
+            _ if text.is_empty() => return self.finish(None),
+            Self::H1(sender) => {
+                sender.encoder.encode(text.as_bytes(), sender.outgoing.buffer())?;
+                sender.encoder.finish(sender.outgoing.buffer())?;
+                sender.finished = true;
+            }
+            Self::H2(sender) => {
+                if let Some(stream) = &mut sender.stream {
+                    stream.send_data(Bytes::copy_from_slice(text.as_bytes()), true)?;
+                }
+                sender.finished = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the message.
+    ///
+    /// # Errors
+    /// When the stream is closed, or the body is shorter than announced.
+    pub fn finish(&mut self, trailers: Option<Trailers>) -> Result<(), SendError> {
+        if self.is_finished() {
+            return Ok(());
+        }
+        match self {
+            Self::H1(sender) => {
+                let out = sender.outgoing.buffer();
+                match &trailers {
+                    Some(trailers) => sender.encoder.finish_with(convert::trailer_lines(trailers), out)?,
+                    None => sender.encoder.finish(out)?,
+                }
+                sender.finished = true;
+            }
+            Self::H2(sender) => {
+                if let Some(stream) = &mut sender.stream {
+                    match trailers {
+                        Some(trailers) => stream.send_trailers(convert::trailers_to_h2(trailers))?,
+                        None => stream.send_data(Bytes::new(), true)?,
+                    }
+                }
+                sender.finished = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is buffered. HTTP/2 frames are written by the connection's own task.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        match self {
+            Self::H1(sender) if sender.finished && sender.half_close => {
+                Poll::Ready(Ok(ready!(sender.outgoing.poll_shutdown(cx))?))
+            }
+            Self::H1(sender) => Poll::Ready(Ok(ready!(sender.outgoing.poll_flush(cx))?)),
+            Self::H2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Nothing to send for now: capacity that is not used goes back to the other streams of the connection.
+    pub fn idle(&mut self) {
+        if let Self::H2(sender) = self
+            && sender.reserved
+            && let Some(stream) = &mut sender.stream
+        {
+            stream.reserve_capacity(0);
+            sender.reserved = false;
+        }
+    }
+
+    /// Ready when the peer does not want the message any more.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
+        match self {
+            Self::H2(H2Sender { stream: Some(stream), .. }) => Poll::Ready(match ready!(stream.poll_reset(cx)) {
+                Ok(reason) => SendError::Reset(reason),
+                Err(error) => error.into(),
+            }),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Ends the message by force. HTTP/1 has no word for that but the end of the connection.
+    pub fn reset(&mut self, reason: Reason) {
+        if let Self::H2(H2Sender { stream: Some(stream), .. }) = self {
+            stream.send_reset(reason);
+        }
+    }
+}
+
+impl H2Sender {
+    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, SendError>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(wanted)) };
+        let wanted = wanted.min(HIGH_WATER);
+        stream.reserve_capacity(wanted);
+        self.reserved = true;
+        loop {
+            // send_data beyond the granted capacity would be buffered without limit.
+            match stream.capacity() {
+                0 => match ready!(stream.poll_capacity(cx)) {
+                    Some(granted) => {
+                        granted?;
+                    }
+                    // The stream is not writable any more; a reset says why, if there was one.
+                    None => {
+                        let reason = ready!(stream.poll_reset(cx))?;
+                        return Poll::Ready(Err(SendError::Reset(reason)));
+                    }
+                },
+                granted => return Poll::Ready(Ok(granted.min(wanted))),
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A downstream HTTP/1 connection: heads are read one after the other, requests served in order.
+//!
+//! ```text
+//! idle ──first byte──> head ──> request ──kept alive──> idle
+//!   └─idle timeout      └─too slow: 408   └─close, early response: linger──> closed
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::DRAIN_IDLE;
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::body::{Body, Frame};
+use crate::http::h1::{Framing, H1Request, Limits, Parsed, Refusal, RequestParser};
+use crate::http::head::RequestHead;
+use crate::http::request::{self, Done, HttpConn};
+use crate::http::respond::Responder;
+use crate::http::send::Sender;
+use crate::http::timeout::{Timer, after, earlier};
+use crate::http::wire::{self, Incoming, Outgoing};
+use crate::stream::Stream;
+
+/// After a response that closes the connection, so much of what the client still sends is read and dropped: closing at
+/// once would reset the connection, and with it the response (RFC 9112, section 9.6).
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// How much of a request body that nobody wanted is read to save the connection.
+const DRAIN_BODY: usize = 64 * 1024;
+
+/// What the client sent next.
+#[allow(clippy::large_enum_variant)] // nearly all are heads, and a box would be an allocation per request
+enum Next {
+    Head(H1Request),
+    Refused(Refusal),
+    /// The head began and did not end in time.
+    Slow,
+    /// Nothing more: closed, idle for too long, draining.
+    End,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(conn: &HttpConn, stream: Stream) {
+    let (mut incoming, mut outgoing) = wire::split(stream, &conn.worker.buffers);
+    let config = &conn.view().http.config;
+    let limits = Limits { head: config.max_request_headers_kb as usize * 1024, ..Limits::default() };
+    let mut parser = RequestParser::new(limits);
+    let mut timer = Timer::default();
+    let drain = conn.worker.shared.drain.clone();
+    let mut draining = pin!(drain.draining());
+    loop {
+        let next = read_head(conn, &mut incoming, &mut parser, &mut timer, draining.as_mut()).await;
+        let refusal = match next {
+            Next::Head(head) => {
+                let done = serve_one(conn, head, limits, incoming, outgoing).await;
+                match reunite(done, &mut timer).await {
+                    Reunited::Next(halves) => (incoming, outgoing) = halves,
+                    Reunited::Close(halves) => return linger(halves, &mut timer).await,
+                    Reunited::Gone => return,
+                }
+                continue;
+            }
+            Next::End => {
+                // A TLS peer is told; nobody waits for the answer.
+                let _ = poll_fn(|cx| outgoing.poll_shutdown(cx)).await;
+                return;
+            }
+            Next::Refused(refusal) => {
+                Failure::downstream(Stage::Forward, FailureKind::BadRequest(refusal.status()), refusal.to_string())
+            }
+            Next::Slow => Failure::downstream(
+                Stage::Forward,
+                FailureKind::RequestTimeout,
+                "the request head did not come in time",
+            ),
+        };
+        let body = Body::h1(incoming, Framing::Close, limits);
+        let done = request::refuse(conn, &refusal, body, Responder::h1(outgoing, 1, false)).await;
+        if let Reunited::Close(halves) | Reunited::Next(halves) = halves_of(done) {
+            linger(halves, &mut timer).await;
+        }
+        return;
+    }
+}
+
+async fn serve_one(
+    conn: &HttpConn,
+    mut head: H1Request,
+    limits: Limits,
+    incoming: Incoming,
+    outgoing: Outgoing,
+) -> Done {
+    head.set_scheme(conn.scheme());
+    let (framing, minor, keep) = (head.framing(), head.minor(), head.keeps_alive());
+    let body = Body::h1(incoming, framing, limits);
+    let responder = Responder::h1(outgoing, minor, keep);
+    request::handle(conn, RequestHead::H1(head), framing, body, responder).await
+}
+
+/// Reads the next head. Between requests the idle timeout runs, within a head the shorter one for heads.
+async fn read_head(
+    conn: &HttpConn,
+    incoming: &mut Incoming,
+    parser: &mut RequestParser,
+    timer: &mut Timer,
+    mut draining: Pin<&mut impl Future<Output = ()>>,
+) -> Next {
+    let mut begun: Option<Instant> = None;
+    let mut idle: Option<Option<Instant>> = None;
+    let mut drained = false;
+    let mut drain_idle = None;
+    poll_fn(|cx: &mut Context<'_>| {
+        loop {
+            match parser.parse(&mut incoming.buf) {
+                Ok(Parsed::Head(head)) => return Poll::Ready(Next::Head(head)),
+                Ok(Parsed::NeedMore) => {}
+                Err(refusal) => return Poll::Ready(Next::Refused(refusal)),
+            }
+            match incoming.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if incoming.buf.is_empty() => return Poll::Ready(Next::End),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Next::Refused(Refusal::UnexpectedEof)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Next::End),
+                Poll::Pending => break,
+            }
+        }
+        let view = conn.view();
+        let config = &view.http.config;
+        if !parser.is_idle() {
+            let since = *begun.get_or_insert_with(Instant::now);
+            let limit = config.request_headers_timeout;
+            let deadline = (!limit.is_zero()).then(|| since + limit);
+            return timer.poll(cx, deadline).map(|()| Next::Slow);
+        }
+        let idle = *idle.get_or_insert_with(|| after(config.idle_timeout));
+        if !drained && draining.as_mut().poll(cx).is_ready() {
+            drained = true;
+            drain_idle = Some(Instant::now() + DRAIN_IDLE);
+        }
+        timer.poll(cx, earlier(idle, drain_idle)).map(|()| Next::End)
+    })
+    .await
+}
+
+/// What can be done with a connection after a request.
+enum Reunited {
+    Next((Incoming, Outgoing)),
+    Close((Incoming, Outgoing)),
+    Gone,
+}
+
+/// Both halves, if both are still there.
+fn halves_of(done: Done) -> Reunited {
+    let complete = done.sender.as_ref().is_some_and(Sender::is_finished);
+    match (done.body, done.sender) {
+        (Body::H1(body), Some(Sender::H1(sender))) if complete => {
+            let reusable = done.keep && body.is_done();
+            let halves = (body.incoming, sender.outgoing);
+            if reusable { Reunited::Next(halves) } else { Reunited::Close(halves) }
+        }
+        // A response that broke off ends with its connection, and without a farewell: the client must notice.
+        _ => Reunited::Gone,
+    }
+}
+
+/// Brings the halves back together. The rest of a short body that nobody read (an early response) is read and dropped.
+async fn reunite(mut done: Done, timer: &mut Timer) -> Reunited {
+    let complete = done.sender.as_ref().is_some_and(Sender::is_finished);
+    if complete && done.keep && !done.body.is_end() {
+        let deadline = Some(Instant::now() + LINGER_TIME);
+        let mut left = DRAIN_BODY;
+        let body = &mut done.body;
+        poll_fn(|cx| {
+            loop {
+                match body.poll_chunk(cx) {
+                    Poll::Ready(Ok(Frame::Data(len))) if len <= left => {
+                        left -= len;
+                        body.consume(len);
+                    }
+                    Poll::Ready(Ok(Frame::Trailers(_))) => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return timer.poll(cx, deadline),
+                }
+            }
+        })
+        .await;
+    }
+    halves_of(done)
+}
+
+/// Ends our side, and drops what the client still sends for a while.
+async fn linger((mut incoming, mut outgoing): (Incoming, Outgoing), timer: &mut Timer) {
+    let deadline = Some(Instant::now() + LINGER_TIME);
+    let mut left = LINGER_BYTES;
+    let mut shut = false;
+    poll_fn(|cx| {
+        if !shut && outgoing.poll_shutdown(cx).is_ready() {
+            shut = true;
+        }
+        loop {
+            incoming.buf.clear();
+            match incoming.poll_fill(cx) {
+                Poll::Ready(Ok(n)) if n > 0 && n <= left => left -= n,
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return timer.poll(cx, deadline),
+            }
+        }
+    })
+    .await;
+}

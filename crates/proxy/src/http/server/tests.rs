@@ -1,0 +1,8 @@
+//! The HTTP data path over loopback sockets: raw bytes in, raw bytes out.
+
+mod h1;
+mod h2;
+mod limits;
+mod retries;
+mod rig;
+mod world;

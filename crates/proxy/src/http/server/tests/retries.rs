@@ -1,0 +1,245 @@
+//! What is tried again, and what is not.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_model::route::{RetryOn, RetryPolicy};
+
+use super::super::HttpVersion::Http1;
+use super::rig::*;
+
+fn policy(on: &[RetryOn]) -> RetryPolicy {
+    RetryPolicy {
+        on: on.to_vec(),
+        backoff_base: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(2),
+        ..RetryPolicy::never_reached()
+    }
+}
+
+#[tokio::test]
+async fn refused_connection_is_retried_elsewhere() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            let head = wire.head().await;
+            assert_eq!(headers(&head)["x-envoy-attempt-count"], "2");
+            assert_eq!(wire.bytes(4).await, "body");
+            wire.send(&ok("ok")).await;
+        })
+        .await;
+        let mut setup = Setup::to(&[nobody().await, app]);
+        setup.forward().retry = Some(RetryPolicy { attempts: 5, ..policy(&[RetryOn::ConnectFailure]) });
+        setup.cluster.balance = outrigger_model::cluster::Balance::RoundRobin;
+        let rig = proxy(setup, Http1).await;
+        // Whichever is picked first: the request arrives at the one that lives.
+        let mut client = Wire::connect(rig.address).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connect_failure_without_policy_is_a_503_that_names_the_hop() {
+    run(async {
+        let rig = proxy(Setup::to(&[nobody().await]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        let error = &headers(&head)["x-outrigger-error"];
+        assert!(error.contains("side=upstream") && error.contains("stage=connect"), "{error}");
+        assert!(error.contains("reason=connect_failed; reached=no"), "{error}");
+    })
+    .await;
+}
+
+/// An app that answers one request per connection and closes as soon as the next one has come.
+async fn forgetful(requests: Count) -> std::net::SocketAddr {
+    upstream(move |number, mut wire| {
+        let requests = requests.clone();
+        async move {
+            wire.head().await;
+            requests.set(requests.get() + 1);
+            wire.send(&ok("ok")).await;
+            if number == 0 {
+                // Reads the next request and leaves without a word.
+                wire.head().await;
+                requests.set(requests.get() + 1);
+            } else {
+                wire.rest().await;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn get_on_a_dying_pooled_connection_is_sent_again() {
+    run(async {
+        let requests: Count = Rc::default();
+        let rig = proxy(Setup::to(&[forgetful(requests.clone()).await]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+            client.bytes(2).await;
+        }
+        assert_eq!(requests.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn post_on_a_dying_pooled_connection_is_not() {
+    run(async {
+        let requests: Count = Rc::default();
+        let mut setup = Setup::to(&[forgetful(requests.clone()).await]);
+        setup.forward().retry = Some(RetryPolicy::never_reached());
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.head().await;
+        client.bytes(2).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert!(!headers(&head)["x-outrigger-error"].contains("reached=no"));
+        assert_eq!(requests.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn closed_pooled_connection_is_not_used() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            wire.head().await;
+            wire.send(&ok("ok")).await;
+        })
+        .await;
+        let rig = proxy(Setup::to(&[app]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        for _ in 0..5 {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+            client.bytes(2).await;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Answers 503 so many times, then 200 with the body that it got.
+async fn recovering(failures: usize, body: usize, seen: Count) -> std::net::SocketAddr {
+    upstream(move |_, mut wire| {
+        let seen = seen.clone();
+        async move {
+            loop {
+                wire.head().await;
+                let text = wire.bytes(body).await;
+                seen.set(seen.get() + 1);
+                if seen.get() <= failures {
+                    wire.send("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+                } else {
+                    wire.send(&ok(&text)).await;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn body_is_replayed_until_the_application_recovers() {
+    run(async {
+        let seen: Count = Rc::default();
+        let mut setup = Setup::to(&[recovering(2, 5, seen.clone()).await]);
+        setup.forward().retry = Some(policy(&[RetryOn::FiveXx]));
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        assert_eq!(client.bytes(5).await, "hello");
+        assert_eq!(seen.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn exhausted_retries_pass_the_last_response_on() {
+    run(async {
+        let seen: Count = Rc::default();
+        let mut setup = Setup::to(&[recovering(9, 0, seen.clone()).await]);
+        setup.forward().retry = Some(policy(&[RetryOn::GatewayError]));
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 503 Busy"));
+        assert_eq!(seen.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn body_beyond_the_limit_is_no_longer_replayable() {
+    run(async {
+        let seen: Count = Rc::default();
+        let size = 70_000;
+        let mut setup = Setup::to(&[recovering(1, size, seen.clone()).await]);
+        setup.forward().retry = Some(policy(&[RetryOn::FiveXx]));
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let body = "x".repeat(size);
+        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{body}")).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 503"));
+        assert_eq!(seen.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retry_limit_is_exact() {
+    run(async {
+        let seen: Count = Rc::default();
+        let mut setup = Setup::to(&[recovering(9, 0, seen.clone()).await]);
+        setup.forward().retry = Some(policy(&[RetryOn::FiveXx]));
+        setup.cluster.limits.retry_budget = None;
+        setup.cluster.limits.max_retries = 0;
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 503"));
+        assert_eq!(seen.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempt_that_takes_too_long_is_followed_by_another() {
+    run(async {
+        let attempts: Rc<Cell<usize>> = Rc::default();
+        let counted = attempts.clone();
+        let app = upstream(move |number, mut wire| {
+            counted.set(number + 1);
+            async move {
+                wire.head().await;
+                if number > 0 {
+                    wire.send(&ok("ok")).await;
+                }
+                wire.rest().await;
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        let retry = policy(&[RetryOn::FiveXx]);
+        setup.forward().retry = Some(RetryPolicy { per_try_timeout: Some(Duration::from_secs(2)), ..retry });
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        assert_eq!(attempts.get(), 2);
+    })
+    .await;
+}

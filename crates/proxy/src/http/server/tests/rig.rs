@@ -1,0 +1,214 @@
+//! A proxy connection between a raw client and raw upstreams, over loopback.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_model::cluster::{Cluster, Discovery};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints, Workload};
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::listener::{Direction, HttpConnection, RouteSource};
+use outrigger_model::route::{Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
+
+use super::super::{HttpVersion, serve};
+use super::world;
+use crate::access_log::Sink;
+use crate::conn::Accepted;
+use crate::listen::Purpose;
+use crate::worker::Worker;
+
+/// What a test may change before the proxy is built.
+pub struct Setup {
+    pub route: Route,
+    pub http: HttpConnection,
+    pub cluster: Cluster,
+    pub direction: Direction,
+    /// The identity that the client has proved.
+    pub peer: Option<SpiffeId>,
+    pub log: Option<Sink>,
+}
+
+impl Setup {
+    /// Everything to one cluster of these endpoints.
+    pub fn to(endpoints: &[SocketAddr]) -> Self {
+        let forward = Forward { clusters: vec![WeightedCluster::only("c")], ..Forward::default() };
+        let route = Route {
+            name: "r".into(),
+            matches: RouteMatch::any(),
+            action: RouteAction::Forward(forward),
+            fault: None,
+            request_headers: Default::default(),
+            response_headers: Default::default(),
+            origin: None,
+        };
+        let endpoint = |address: &SocketAddr| Endpoint {
+            address: *address,
+            weight: 1,
+            health: Health::Healthy,
+            identity: None,
+            mesh_tls: false,
+            workload: Some(Workload { name: "app-v1".into(), ..Workload::default() }),
+        };
+        let locality = LocalityEndpoints {
+            weight: 1,
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            ..LocalityEndpoints::default()
+        };
+        let set = EndpointSet { cluster: "c".into(), localities: vec![locality] };
+        let cluster = Cluster { discovery: Discovery::Static(set), ..Cluster::new("c") };
+        let http = HttpConnection::new(RouteSource::Named("routes".into()));
+        Self { route, http, cluster, direction: Direction::Outbound, peer: None, log: None }
+    }
+
+    pub fn forward(&mut self) -> &mut Forward {
+        match &mut self.route.action {
+            RouteAction::Forward(forward) => forward,
+            _ => panic!("the route does not forward"),
+        }
+    }
+
+    /// The configuration of the connection manager, routes included.
+    pub fn finish(self) -> (HttpConnection, Cluster, Direction) {
+        let host = VirtualHost {
+            name: "any".into(),
+            domains: vec!["*".into()],
+            routes: vec![self.route],
+            retry: None,
+        };
+        let routes = RouteConfig { name: "routes".into(), virtual_hosts: vec![host] };
+        let http = HttpConnection { routes: RouteSource::Inline(routes), ..self.http };
+        (http, self.cluster, self.direction)
+    }
+}
+
+/// A running proxy.
+pub struct Rig {
+    pub address: SocketAddr,
+    pub worker: Rc<Worker>,
+}
+
+/// Runs a test on a local task set, within a time that no test needs.
+pub async fn run<F: Future>(test: F) -> F::Output {
+    let local = LocalSet::new();
+    let limit = Duration::from_secs(3600);
+    local.run_until(timeout(limit, test)).await.expect("the test hangs")
+}
+
+/// Serves every connection to a new loopback port.
+pub async fn proxy(setup: Setup, version: HttpVersion) -> Rig {
+    let world = world::World::new(setup);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let worker = world.worker.clone();
+    spawn_local(async move {
+        loop {
+            let (stream, source) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let purpose = Purpose::Inbound { app: None };
+            let accepted = Accepted { tcp: stream, source, destination: address, purpose };
+            let info = Rc::new(world.info(&accepted));
+            spawn_local(serve(world.worker.clone(), accepted.tcp.into(), world.http.clone(), info, version));
+        }
+    });
+    Rig { address, worker }
+}
+
+/// An upstream whose connections are served one after the other by `script`, which is told their number from 0.
+pub async fn upstream<F, Fut>(mut script: F) -> SocketAddr
+where
+    F: FnMut(usize, Wire) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        let mut number = 0;
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            spawn_local(script(number, Wire::new(stream)));
+            number += 1;
+        }
+    });
+    address
+}
+
+/// An address where nobody listens.
+pub async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A raw connection that remembers what it read too much.
+pub struct Wire {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Wire {
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Reads up to and including `marker`.
+    pub async fn until(&mut self, marker: &str) -> String {
+        loop {
+            let found = self.read.windows(marker.len()).position(|window| window == marker.as_bytes());
+            if let Some(at) = found {
+                let rest = self.read.split_off(at + marker.len());
+                return String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap();
+            }
+            let n = self.stream.read_buf(&mut self.read).await.unwrap();
+            assert!(n > 0, "ended before {marker:?}: {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
+    /// A whole head.
+    pub async fn head(&mut self) -> String {
+        self.until("\r\n\r\n").await
+    }
+
+    /// So many bytes.
+    pub async fn bytes(&mut self, count: usize) -> String {
+        while self.read.len() < count {
+            assert!(self.stream.read_buf(&mut self.read).await.unwrap() > 0, "ended early");
+        }
+        let rest = self.read.split_off(count);
+        String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap()
+    }
+
+    /// All that comes until the end; an abrupt end is one too.
+    pub async fn rest(&mut self) -> String {
+        while matches!(self.stream.read_buf(&mut self.read).await, Ok(n) if n > 0) {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
+    }
+}
+
+/// Headers of a head, lower-case names.
+pub fn headers(head: &str) -> HashMap<String, String> {
+    let lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    lines.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect()
+}
+
+/// Shared counters of a script.
+pub type Count = Rc<std::cell::Cell<usize>>;
+
+/// A response with a length.
+pub fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+

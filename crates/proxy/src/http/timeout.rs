@@ -1,0 +1,81 @@
+//! One timer per connection or stream, for whatever deadline is next.
+//!
+//! Arming a timer for every request would cost more than reading its head. So the timer is left as it is while it fires
+//! early enough, and looks again when it fires; it never sleeps longer than [`ARM`], so that a shorter deadline seldom
+//! needs it moved.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The longest sleep without a look at the clock.
+const ARM: Duration = Duration::from_secs(300);
+
+/// A lazy timer.
+#[derive(Default)]
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    /// Ready once `deadline` has passed; never without one.
+    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
+        let Some(deadline) = deadline else { return Poll::Pending };
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if sleep.deadline() > deadline {
+                    sleep.as_mut().reset(deadline);
+                }
+                sleep
+            }
+            None => self.sleep.insert(Box::pin(sleep_until(deadline.min(Instant::now() + ARM)))),
+        };
+        loop {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline.min(now + ARM));
+        }
+    }
+}
+
+/// When a duration is over that begins now; `None` for a duration of zero, which means off.
+pub fn after(duration: Duration) -> Option<Instant> {
+    (!duration.is_zero()).then(|| Instant::now() + duration)
+}
+
+/// The earlier of two deadlines.
+pub fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn timer_follows_deadlines_in_both_directions() {
+        let mut timer = Timer::default();
+        let start = Instant::now();
+        let far = Some(start + Duration::from_secs(900));
+        let near = Some(start + Duration::from_secs(2));
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, far))).await.is_pending());
+        poll_fn(|cx| timer.poll(cx, near)).await;
+        assert_eq!(start.elapsed().as_secs(), 2);
+        poll_fn(|cx| timer.poll(cx, far)).await;
+        assert_eq!(start.elapsed().as_secs(), 900);
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, None))).await.is_pending());
+    }
+}

@@ -1,0 +1,226 @@
+//! The two halves of an HTTP/1 connection: bytes in, bytes out, and the worker's buffers lent to them.
+//!
+//! A half holds a buffer only while bytes are in flight, so that an idle connection costs no buffer. Each half is owned by
+//! whoever reads or writes just now (a body, a sender) and comes back when the message ends; both share the stream.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use crate::stream::Stream;
+
+/// Size of a pooled buffer: one TLS record.
+pub const BUFFER: usize = 16 * 1024;
+
+/// A bulk transfer earns reads of this size.
+const BULK: usize = 64 * 1024;
+
+/// More than this is not put into the output buffer before it was written: back-pressure.
+pub const HIGH_WATER: usize = 64 * 1024;
+
+/// Buffers kept by a worker.
+const KEPT: usize = 64;
+
+/// A worker's spare buffers.
+#[derive(Default)]
+pub struct Buffers {
+    free: RefCell<Vec<BytesMut>>,
+}
+
+impl Buffers {
+    /// None yet.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// An empty buffer with room.
+    pub fn take(&self) -> BytesMut {
+        self.free.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+    }
+
+    /// Takes a buffer back. One that is shared, small or has grown is dropped.
+    pub fn give(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        // Moves a buffer that was advanced back to its start; allocates only if somebody still shares it.
+        if !buffer.try_reclaim(BUFFER) || buffer.capacity() > BULK {
+            return;
+        }
+        let mut free = self.free.borrow_mut();
+        if free.len() < KEPT {
+            free.push(buffer);
+        }
+    }
+}
+
+type Shared = Rc<RefCell<Stream>>;
+
+/// The reading half.
+pub struct Incoming {
+    stream: Shared,
+    buffers: Rc<Buffers>,
+    /// Bytes that were read and not used. Without any, there is no buffer behind it.
+    pub buf: BytesMut,
+    eof: bool,
+    /// The last read filled the buffer: the next may be larger.
+    bulk: bool,
+}
+
+/// The writing half.
+pub struct Outgoing {
+    stream: Shared,
+    buffers: Rc<Buffers>,
+    buf: BytesMut,
+    /// Bytes that the stream has taken, ever.
+    written: u64,
+    /// The stream has taken bytes that it may not have sent (TLS).
+    unflushed: bool,
+}
+
+/// Splits a connection.
+pub fn split(stream: Stream, buffers: &Rc<Buffers>) -> (Incoming, Outgoing) {
+    let stream = Rc::new(RefCell::new(stream));
+    let incoming = Incoming {
+        stream: stream.clone(),
+        buffers: buffers.clone(),
+        buf: BytesMut::new(),
+        eof: false,
+        bulk: false,
+    };
+    let buffers = buffers.clone();
+    (incoming, Outgoing { stream, buffers, buf: BytesMut::new(), written: 0, unflushed: false })
+}
+
+impl Incoming {
+    /// Reads more behind what is there; 0 is the end of the stream.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        if self.buf.is_empty() {
+            if self.buf.capacity() < BUFFER {
+                self.buf = self.buffers.take();
+            }
+        } else if self.buf.capacity() - self.buf.len() < 1024 {
+            self.buf.reserve(if self.bulk { BULK } else { BUFFER });
+        }
+        let room = self.buf.capacity() - self.buf.len();
+        let polled = {
+            let mut stream = self.stream.borrow_mut();
+            pin!(stream.read_buf(&mut self.buf)).poll(cx)
+        };
+        match polled {
+            Poll::Ready(Ok(0)) => {
+                self.eof = true;
+                self.release();
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Ok(n)) => {
+                self.bulk = n == room;
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(error)) => {
+                self.eof = true;
+                self.release();
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                self.release();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Gives an empty buffer back to the worker.
+    fn release(&mut self) {
+        if self.buf.is_empty() && self.buf.capacity() > 0 {
+            self.buffers.give(std::mem::take(&mut self.buf));
+        }
+    }
+
+    /// Whether the peer has closed its side and all it sent was used.
+    pub fn is_eof(&self) -> bool {
+        self.eof && self.buf.is_empty()
+    }
+
+    /// Ready when the peer has closed its side while nothing was expected of it. What it sends early is kept, up to a
+    /// buffer; beyond that nobody looks until it is wanted.
+    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.eof {
+                return Poll::Ready(());
+            }
+            if self.buf.len() >= BUFFER {
+                return Poll::Pending;
+            }
+            if !matches!(ready!(self.poll_fill(cx)), Ok(n) if n > 0) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// The worker's buffers.
+    pub fn buffers(&self) -> &Rc<Buffers> {
+        &self.buffers
+    }
+}
+
+impl Outgoing {
+    /// Where to write heads and framing; [`Outgoing::poll_flush`] sends it.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        if self.buf.capacity() == 0 {
+            self.buf = self.buffers.take();
+        }
+        &mut self.buf
+    }
+
+    /// Room for body bytes before a flush is needed.
+    pub fn room(&self) -> usize {
+        HIGH_WATER.saturating_sub(self.buf.len())
+    }
+
+    /// Whether bytes wait to be written.
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty() && !self.unflushed
+    }
+
+    /// Bytes that the stream has taken, ever.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes what is buffered.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut stream = self.stream.borrow_mut();
+        while !self.buf.is_empty() {
+            let n = ready!(Pin::new(&mut *stream).poll_write(cx, &self.buf))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n as u64;
+            self.unflushed = true;
+            self.buf.advance(n);
+        }
+        self.buffers.give(std::mem::take(&mut self.buf));
+        ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends our side of the connection, after a flush.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! The metrics of traffic: Istio's families per stream and the short list of Envoy's cluster statistics.
+//!
+//! Each worker owns a [`Shard`]: cells with a single writer, found by a small key without formatting any label. Labels
+//! are made once per series; [`Totals`] merges the shards by their label text when somebody scrapes. Series are bounded.
+
+pub mod cluster;
+mod labels;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use outrigger_model::endpoint::Workload;
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::listener::Direction;
+use outrigger_telemetry::metrics::{Counter, Histogram, HistogramSnapshot, Labels, Page, Source};
+use parking_lot::Mutex;
+
+pub use cluster::ClusterCells;
+
+use crate::record::{Flags, Protocol};
+
+/// Series per worker and family; what comes later shares one series labelled `other`.
+pub const MAX_SERIES: usize = 8192;
+
+/// Keys cached per worker; beyond that the cache starts over and finds its series by label text.
+const MAX_KEYS: usize = 4 * MAX_SERIES;
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Who we are: one side of every label set.
+#[derive(Debug, Clone, Default)]
+pub struct Local {
+    /// Our workload.
+    pub workload: Workload,
+    /// Our identity.
+    pub principal: Option<SpiffeId>,
+    /// The cluster (of workloads) that we run in, Istio's `source_cluster`.
+    pub cluster: String,
+    /// `sidecar~ip~name~domain`: in spans.
+    pub node_id: String,
+    /// Istio's mesh id: in spans.
+    pub mesh_id: String,
+}
+
+/// What tells one series from another.
+#[derive(Debug, Clone, Copy)]
+pub struct SeriesOf<'a> {
+    pub direction: Direction,
+    pub protocol: Protocol,
+    pub is_grpc: bool,
+    pub code: u16,
+    pub grpc_status: Option<u32>,
+    pub flags: Flags,
+    pub mtls: bool,
+    /// The identity of the downstream peer (inbound), with its hash by [`Shard::hash_of`].
+    pub peer: Option<&'a SpiffeId>,
+    pub peer_hash: u64,
+    pub cluster: Option<&'a str>,
+    pub cluster_id: u32,
+    /// Of the endpoint that was picked (outbound).
+    pub workload: Option<&'a Arc<Workload>>,
+    pub endpoint_identity: Option<&'a SpiffeId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    peer_hash: u64,
+    /// Address of the `Arc<Workload>`, which the cached entry keeps alive so that it cannot be used twice.
+    workload: usize,
+    cluster_id: u32,
+    flags: Flags,
+    code: u16,
+    grpc_status: u16,
+    direction: Direction,
+    protocol: Protocol,
+    is_grpc: bool,
+    mtls: bool,
+}
+
+impl SeriesOf<'_> {
+    fn key(&self) -> Key {
+        Key {
+            peer_hash: self.peer_hash,
+            workload: self.workload.map_or(0, |w| Arc::as_ptr(w) as usize),
+            cluster_id: self.cluster.map_or(u32::MAX, |_| self.cluster_id),
+            flags: self.flags,
+            code: self.code,
+            grpc_status: self.grpc_status.map_or(u16::MAX, |s| s.min(0x7fff) as u16),
+            direction: self.direction,
+            protocol: self.protocol,
+            is_grpc: self.is_grpc,
+            mtls: self.mtls,
+        }
+    }
+}
+
+/// The cells of one request series: the four families have the same labels.
+#[derive(Debug, Default)]
+pub struct RequestCells {
+    pub requests: Counter,
+    pub duration: Histogram,
+    pub request_bytes: Histogram,
+    pub response_bytes: Histogram,
+}
+
+/// The cells of one TCP series.
+#[derive(Debug, Default)]
+pub struct TcpCells {
+    pub opened: Counter,
+    pub closed: Counter,
+    pub received: Counter,
+    pub sent: Counter,
+}
+
+/// The series of one kind, published to the scraper.
+struct Published<C>(Mutex<Vec<(Labels, Arc<C>)>>);
+
+impl<C> Default for Published<C> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// What a shard shows.
+#[derive(Default)]
+struct ShardTable {
+    requests: Published<RequestCells>,
+    tcp: Published<TcpCells>,
+    clusters: Published<ClusterCells>,
+}
+
+/// One worker's finder of cells of one kind.
+struct Finder<C> {
+    by_key: FastMap<Key, (Arc<C>, Option<Arc<Workload>>)>,
+    by_labels: HashMap<Labels, Arc<C>>,
+}
+
+impl<C: Default> Finder<C> {
+    fn new() -> Self {
+        Self { by_key: FastMap::default(), by_labels: HashMap::new() }
+    }
+
+    fn find(&mut self, series: &SeriesOf<'_>, local: &Local, published: &Published<C>) -> &C {
+        let key = series.key();
+        if self.by_key.len() >= MAX_KEYS && !self.by_key.contains_key(&key) {
+            self.by_key.clear();
+        }
+        let by_labels = &mut self.by_labels;
+        let entry = self.by_key.entry(key).or_insert_with(|| {
+            let mut labels = labels::of(series, local);
+            if by_labels.len() >= MAX_SERIES && !by_labels.contains_key(&labels) {
+                labels = labels::other(series.direction);
+            }
+            let cells = by_labels.entry(labels).or_insert_with_key(|labels| {
+                let cells = Arc::new(C::default());
+                published.0.lock().push((labels.clone(), cells.clone()));
+                cells
+            });
+            (cells.clone(), series.workload.cloned())
+        });
+        &entry.0
+    }
+}
+
+/// One worker's metrics.
+pub struct Shard {
+    totals: Arc<Totals>,
+    table: Arc<ShardTable>,
+    requests: RefCell<Finder<RequestCells>>,
+    tcp: RefCell<Finder<TcpCells>>,
+    clusters: RefCell<FastMap<Arc<str>, Arc<ClusterCells>>>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Shard {
+    /// Who we are.
+    pub fn local(&self) -> &Local {
+        &self.totals.local
+    }
+
+    /// A hash of a peer's identity for [`SeriesOf::peer_hash`]; taken once per connection.
+    pub fn hash_of(&self, peer: Option<&SpiffeId>) -> u64 {
+        peer.map_or(0, |peer| self.hasher.hash_one(peer.as_str()) | 1)
+    }
+
+    /// Counts a finished request.
+    pub fn request(&self, series: &SeriesOf<'_>, millis: f64, received: u64, sent: u64) {
+        let mut finder = self.requests.borrow_mut();
+        let cells = finder.find(series, &self.totals.local, &self.table.requests);
+        cells.requests.inc();
+        cells.duration.observe(millis);
+        cells.request_bytes.observe(received as f64);
+        cells.response_bytes.observe(sent as f64);
+    }
+
+    /// Calls `update` with the cells of a TCP series.
+    pub fn tcp(&self, series: &SeriesOf<'_>, update: impl FnOnce(&TcpCells)) {
+        let mut finder = self.tcp.borrow_mut();
+        update(finder.find(series, &self.totals.local, &self.table.tcp));
+    }
+
+    /// The cells of a cluster; keep them where they are used often.
+    pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterCells> {
+        let mut clusters = self.clusters.borrow_mut();
+        if let Some(cells) = clusters.get(&**name) {
+            return cells.clone();
+        }
+        // Cluster names come from the control plane, not from peers: bounded by the configuration that was in use.
+        let cells = Arc::new(ClusterCells::default());
+        clusters.insert(name.clone(), cells.clone());
+        let labels = Labels::new().with("envoy_cluster_name", name);
+        self.table.clusters.0.lock().push((labels, cells.clone()));
+        cells
+    }
+}
+
+/// All shards together: what a scrape shows.
+pub struct Totals {
+    local: Local,
+    shards: Mutex<Vec<Arc<ShardTable>>>,
+}
+
+impl Totals {
+    /// Without shards yet.
+    pub fn new(local: Local) -> Arc<Self> {
+        Arc::new(Self { local, shards: Mutex::default() })
+    }
+
+    /// Who we are.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// A shard for one worker. Its counts stay when the worker ends.
+    pub fn shard(self: &Arc<Self>) -> Shard {
+        let table = Arc::new(ShardTable::default());
+        self.shards.lock().push(table.clone());
+        Shard {
+            totals: self.clone(),
+            table,
+            requests: RefCell::new(Finder::new()),
+            tcp: RefCell::new(Finder::new()),
+            clusters: RefCell::default(),
+            hasher: foldhash::fast::RandomState::default(),
+        }
+    }
+
+    fn merged<C, S: Default>(
+        &self,
+        published: impl Fn(&ShardTable) -> &Published<C>,
+        add: impl Fn(&C, &mut S),
+    ) -> BTreeMap<Labels, S> {
+        let mut merged = BTreeMap::<Labels, S>::new();
+        for shard in self.shards.lock().iter() {
+            for (labels, cells) in published(shard).0.lock().iter() {
+                add(cells, merged.entry(labels.clone()).or_default());
+            }
+        }
+        merged
+    }
+}
+
+#[derive(Default)]
+struct RequestTotals {
+    requests: u64,
+    duration: HistogramSnapshot,
+    request_bytes: HistogramSnapshot,
+    response_bytes: HistogramSnapshot,
+}
+
+#[derive(Default)]
+struct TcpTotals {
+    opened: u64,
+    closed: u64,
+    received: u64,
+    sent: u64,
+}
+
+impl Source for Totals {
+    fn collect(&self, page: &mut Page) {
+        let requests = self.merged(
+            |shard| &shard.requests,
+            |cells, total: &mut RequestTotals| {
+                total.requests += cells.requests.value();
+                cells.duration.merge_into(&mut total.duration);
+                cells.request_bytes.merge_into(&mut total.request_bytes);
+                cells.response_bytes.merge_into(&mut total.response_bytes);
+            },
+        );
+        for (labels, total) in &requests {
+            page.counter("istio_requests_total", "Requests.").sample(labels, total.requests);
+            page.histogram("istio_request_duration_milliseconds", "Time from request to end of response.")
+                .sample(labels, &total.duration);
+            page.histogram("istio_request_bytes", "Size of request bodies.").sample(labels, &total.request_bytes);
+            page.histogram("istio_response_bytes", "Size of response bodies.")
+                .sample(labels, &total.response_bytes);
+        }
+        let tcp = self.merged(
+            |shard| &shard.tcp,
+            |cells, total: &mut TcpTotals| {
+                total.opened += cells.opened.value();
+                total.closed += cells.closed.value();
+                total.received += cells.received.value();
+                total.sent += cells.sent.value();
+            },
+        );
+        for (labels, total) in &tcp {
+            page.counter("istio_tcp_connections_opened_total", "TCP connections opened.")
+                .sample(labels, total.opened);
+            page.counter("istio_tcp_connections_closed_total", "TCP connections closed.")
+                .sample(labels, total.closed);
+            page.counter("istio_tcp_received_bytes_total", "Bytes received from clients.")
+                .sample(labels, total.received);
+            page.counter("istio_tcp_sent_bytes_total", "Bytes sent to clients.").sample(labels, total.sent);
+        }
+        let clusters = self.merged(|shard| &shard.clusters, ClusterCells::add_to);
+        for (labels, total) in &clusters {
+            total.write(labels, page);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! What is remembered of one stream (a request, or a TCP connection) until it ends: a [`StreamRecord`] is opened with the
+//! stream and, when dropped, writes the access log line, counts the metrics and sends the server span, exactly once.
+//!
+//! It collects; how a line or a label looks is `access_log/format` and `metrics`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_model::listener::Direction;
+use outrigger_telemetry::trace::{SpanRecord, SpanStatus};
+use tokio::time::Instant;
+
+use crate::access_log;
+use crate::conn::ConnInfo;
+use crate::failure::{Failure, FailureKind, Side};
+use crate::http::head::RequestHead;
+use crate::metrics::SeriesOf;
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::worker::Worker;
+
+/// What a stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+    Tcp,
+}
+
+impl Protocol {
+    /// As access logs write it; `None` for TCP.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Http10 => Some("HTTP/1.0"),
+            Self::Http11 => Some("HTTP/1.1"),
+            Self::Http2 => Some("HTTP/2"),
+            Self::Tcp => None,
+        }
+    }
+}
+
+/// Envoy's response flags, as a set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Flags(u32);
+
+/// In Envoy's order of writing.
+const FLAG_NAMES: [&str; 22] = [
+    "UH", "UF", "UO", "NR", "URX", "NC", "DT", "UT", "LR", "UR", "UC", "DC", "DI", "FI", "RL", "UAEX", "SI", "DPE",
+    "UPE", "DF", "OM", "IH",
+];
+
+impl Flags {
+    /// Adds a flag by name; `-` and unknown names add nothing.
+    pub fn add(&mut self, name: &str) {
+        if let Some(bit) = FLAG_NAMES.iter().position(|known| *known == name) {
+            self.0 |= 1 << bit;
+        }
+    }
+
+    /// Whether none is set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("-");
+        }
+        let mut before = "";
+        for (bit, name) in FLAG_NAMES.iter().enumerate() {
+            if self.0 & (1 << bit) != 0 {
+                write!(f, "{before}{name}")?;
+                before = ",";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The record of one stream.
+pub struct StreamRecord {
+    worker: Rc<Worker>,
+    pub conn: Rc<ConnInfo>,
+    pub started: Instant,
+    pub protocol: Protocol,
+    /// The request as it was forwarded, edits included.
+    pub request: Option<RequestHead>,
+    /// 0 until there is a response.
+    pub status: u16,
+    pub grpc_status: Option<u32>,
+    pub is_grpc: bool,
+    pub flags: Flags,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Cow<'static, str>,
+    /// Why it failed, in full.
+    pub failure: Option<Box<Failure>>,
+    pub received: u64,
+    pub sent: u64,
+    pub route: Option<Box<str>>,
+    pub cluster: Option<Arc<ClusterHandle>>,
+    pub endpoint: Option<Arc<EndpointState>>,
+    pub upstream_local: Option<SocketAddr>,
+    /// From the end of our request to the head of the response, `x-envoy-upstream-service-time`.
+    pub upstream_time: Option<Duration>,
+    /// Inbound, where this request is recorded.
+    pub span: Option<Box<SpanRecord>>,
+    peer_hash: u64,
+    /// TCP: what was counted already.
+    counted: Option<(u64, u64)>,
+}
+
+impl StreamRecord {
+    /// Opens the record of a stream.
+    pub fn open(worker: &Rc<Worker>, conn: &Rc<ConnInfo>, protocol: Protocol) -> Self {
+        let peer_hash = worker.metrics.hash_of(conn.peer.as_ref());
+        Self {
+            worker: worker.clone(),
+            conn: conn.clone(),
+            started: Instant::now(),
+            protocol,
+            request: None,
+            status: 0,
+            grpc_status: None,
+            is_grpc: false,
+            flags: Flags::default(),
+            details: Cow::Borrowed(""),
+            failure: None,
+            received: 0,
+            sent: 0,
+            route: None,
+            cluster: None,
+            endpoint: None,
+            upstream_local: None,
+            upstream_time: None,
+            span: None,
+            peer_hash,
+            counted: None,
+        }
+    }
+
+    /// Notes a failure: its flag, its words, its cause.
+    pub fn fail(&mut self, failure: &Failure) {
+        self.flags.add(failure.kind.flag());
+        if self.details.is_empty() || failure.side != Side::Downstream {
+            self.details = details_of(&failure.kind).into();
+        }
+        self.failure = Some(Box::new(failure.clone()));
+    }
+
+    /// TCP: a connection to the upstream stands. Counts it as opened.
+    pub fn tcp_opened(&mut self) {
+        self.counted = Some((0, 0));
+        let series = self.series();
+        self.worker.metrics.tcp(&series, |cells| cells.opened.inc());
+    }
+
+    /// TCP: counts the bytes of a long-lived connection so far.
+    pub fn tcp_progress(&mut self) {
+        let Some((received, sent)) = self.counted else { return };
+        self.counted = Some((self.received, self.sent));
+        let series = self.series();
+        self.worker.metrics.tcp(&series, |cells| {
+            cells.received.add(self.received - received);
+            cells.sent.add(self.sent - sent);
+        });
+    }
+
+    fn series(&self) -> SeriesOf<'_> {
+        let outbound = self.conn.direction == Direction::Outbound;
+        let endpoint = self.endpoint.as_deref().filter(|_| outbound);
+        SeriesOf {
+            direction: self.conn.direction,
+            protocol: self.protocol,
+            is_grpc: self.is_grpc,
+            code: self.status,
+            grpc_status: self.grpc_status,
+            flags: self.flags,
+            mtls: self.conn.mtls,
+            peer: self.conn.peer.as_ref(),
+            peer_hash: self.peer_hash,
+            cluster: self.cluster.as_ref().map(|cluster| &*cluster.name),
+            cluster_id: self.cluster.as_ref().map_or(0, |cluster| cluster.id),
+            workload: endpoint.and_then(|endpoint| endpoint.workload.as_ref()),
+            endpoint_identity: endpoint.and_then(|endpoint| endpoint.identity.as_ref()),
+        }
+    }
+
+    fn finish_span(&mut self) {
+        let Some(mut span) = self.span.take() else { return };
+        if self.status > 0 {
+            span.set("http.response.status_code", self.status);
+        }
+        if let Some(status) = self.grpc_status {
+            span.set("rpc.grpc.status_code", status);
+        }
+        if !self.flags.is_empty() {
+            span.set("response_flags", self.flags.to_string());
+        }
+        if let Some(failure) = &self.failure {
+            span.set("error.type", failure.kind.name());
+            span.set("outrigger.error", failure.to_string());
+        }
+        // A server span is an error for 5xx, not for 4xx (semantic conventions for HTTP).
+        if self.status >= 500 || (self.status == 0 && self.failure.is_some()) {
+            if self.failure.is_none() {
+                span.set("error.type", self.status.to_string());
+            }
+            span.status = SpanStatus::Error(Cow::Borrowed(""));
+        }
+        span.finish();
+        if let Some(spans) = &self.worker.shared.spans {
+            spans.try_send(*span);
+        }
+    }
+}
+
+impl Drop for StreamRecord {
+    fn drop(&mut self) {
+        let elapsed = self.started.elapsed();
+        // A change of policy or trust closes connections under their streams.
+        let cut = self.failure.as_ref().map_or(self.status == 0, |f| f.kind == FailureKind::DownstreamClosed);
+        let conn = self.conn.clone();
+        if let Some(failure) = conn.closed_by.get().filter(|_| cut) {
+            self.fail(failure);
+        }
+        if self.protocol == Protocol::Tcp {
+            if self.counted.is_some() {
+                self.tcp_progress();
+                let series = self.series();
+                self.worker.metrics.tcp(&series, |cells| cells.closed.inc());
+            }
+        } else {
+            let series = self.series();
+            let millis = elapsed.as_secs_f64() * 1000.0;
+            self.worker.metrics.request(&series, millis, self.received, self.sent);
+        }
+        self.finish_span();
+        let log = &self.worker.shared.access_log;
+        if log.is_on() {
+            log.write(access_log::format::line(self, elapsed, log.format()));
+        }
+        if let Some(RequestHead::H1(head)) = self.request.take() {
+            self.worker.buffers.give(head.fields.into_buffer());
+        }
+    }
+}
+
+/// `%RESPONSE_CODE_DETAILS%` in Envoy's words, where Envoy has some.
+fn details_of(kind: &FailureKind) -> &'static str {
+    match kind {
+        FailureKind::NoRoute => "route_not_found",
+        FailureKind::NoCluster => "cluster_not_found",
+        FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => "no_healthy_upstream",
+        FailureKind::Denied => "rbac_access_denied",
+        FailureKind::FaultAbort(_) => "fault_filter_abort",
+        FailureKind::UpstreamTimeout => "response_timeout",
+        FailureKind::PerTryTimeout => "upstream_per_try_timeout",
+        FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {
+            "upstream_reset_before_response_started{connection_failure}"
+        }
+        FailureKind::UpstreamReset | FailureKind::RefusedStream => {
+            "upstream_reset_before_response_started{remote_reset}"
+        }
+        FailureKind::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}",
+        FailureKind::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
+        FailureKind::Overflow { .. } => "upstream_reset_before_response_started{overflow}",
+        FailureKind::DownstreamClosed => "downstream_remote_disconnect",
+        FailureKind::RequestTimeout => "request_header_timeout",
+        FailureKind::IdleTimeout => "stream_idle_timeout",
+        kind => kind.name(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_written_as_envoy_writes_them() {
+        let mut flags = Flags::default();
+        assert_eq!(flags.to_string(), "-");
+        flags.add("-");
+        assert!(flags.is_empty());
+        flags.add("URX");
+        flags.add("UF");
+        assert_eq!(flags.to_string(), "UF,URX");
+    }
+}

@@ -1,0 +1,325 @@
+//! A worker's upstream HTTP connections: idle HTTP/1 ones, last in first out, and HTTP/2 ones that requests share.
+//!
+//! A connection serves only requests for the same cluster, address, identity and protocol, and TLS only while the
+//! credentials that it was made with are current. How a connection is made is `connect`; limits are the cluster's.
+//!
+//! ```text
+//! checkout ──idle and alive──> in use ──message ended cleanly──> idle ──sweep: too old, closed, starving──> closed
+//!     └──miss──> connect ──────^   └──anything else──> closed
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_model::identity::SpiffeId;
+use tokio::time::{Instant, timeout};
+
+use crate::failure::Failure;
+use crate::metrics::ClusterCells;
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::upstream::connect::{self, Connected, Negotiated, Want};
+use crate::worker::Worker;
+
+pub mod h1;
+pub mod h2;
+
+pub use h1::H1Conn;
+pub use h2::H2Lease;
+
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Where a connection goes. The rest of what must agree is compared at checkout, see [`Fit`].
+type Key = (u32, SocketAddr);
+
+/// What a connection was made for.
+#[derive(Clone)]
+pub struct Fit {
+    identity: Option<SpiffeId>,
+    mesh_tls: bool,
+    /// Of the credentials, for TLS.
+    credentials: u64,
+    /// Of the cluster: a changed one may want other TLS.
+    cluster: Arc<ClusterHandle>,
+}
+
+impl Fit {
+    fn new(worker: &Worker, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
+        Self {
+            identity: endpoint.identity.clone(),
+            mesh_tls: endpoint.mesh_tls,
+            credentials: worker.shared.credentials.generation(),
+            cluster: cluster.clone(),
+        }
+    }
+
+    fn suits(&self, worker: &Worker, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> bool {
+        let same_cluster =
+            Arc::ptr_eq(&self.cluster, cluster) || self.cluster.config.tls == cluster.config.tls;
+        same_cluster
+            && self.mesh_tls == endpoint.mesh_tls
+            && self.identity == endpoint.identity
+            && (!self.mesh_tls || self.credentials == worker.shared.credentials.generation())
+    }
+}
+
+/// A connection that counts as active in the metrics while it lives.
+pub struct Counted(Arc<ClusterCells>);
+
+impl Counted {
+    fn new(cells: Arc<ClusterCells>) -> Self {
+        cells.connections.inc();
+        cells.connections_active.inc();
+        Self(cells)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections_active.dec();
+    }
+}
+
+/// A connection for one request.
+pub enum Leased {
+    H1(H1Conn),
+    H2(H2Lease),
+}
+
+#[derive(Default)]
+struct Inner {
+    h1: RefCell<FastMap<Key, Vec<H1Conn>>>,
+    h2: RefCell<FastMap<Key, h2::Shared>>,
+    sweeping: Cell<bool>,
+    /// Clusters whose starvation is listened to.
+    givers: RefCell<FastMap<u32, ()>>,
+}
+
+/// The pools of one worker; a clone is another handle.
+#[derive(Clone, Default)]
+pub struct Pools(Rc<Inner>);
+
+impl Pools {
+    /// Empty.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A connection to this endpoint. `fresh`: not a pooled HTTP/1 one, because one of those was just found dead.
+    ///
+    /// # Errors
+    /// A limit is reached, or the connection cannot be made.
+    pub async fn lease(
+        &self,
+        worker: &Rc<Worker>,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+        want: Want,
+        fresh: bool,
+    ) -> Result<Leased, Failure> {
+        if let Want::Http2 = want {
+            return self.lease_h2(worker, cluster, endpoint).await;
+        }
+        if !fresh && let Some(conn) = self.take_idle(worker, cluster, endpoint) {
+            return Ok(Leased::H1(conn));
+        }
+        // Connecting is rare and its future large (a TLS handshake): it does not belong into every request's.
+        let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http1)).await?;
+        let fit = Fit::new(worker, cluster, endpoint);
+        Ok(match connected.protocol {
+            Negotiated::Http2 => {
+                let shared = self.shared(cluster, endpoint);
+                Leased::H2(Box::pin(h2::start(worker, connected, fit, &shared)).await?)
+            }
+            _ => Leased::H1(H1Conn::new(worker, connected, fit, endpoint.address)),
+        })
+    }
+
+    async fn lease_h2(
+        &self,
+        worker: &Rc<Worker>,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Leased, Failure> {
+        let shared = self.shared(cluster, endpoint);
+        loop {
+            if let Some(lease) = shared.take(worker, cluster, endpoint) {
+                return Ok(Leased::H2(lease));
+            }
+            if !fresh_or_wait(&shared).await {
+                continue;
+            }
+            // From here on others wait for our connection; the guard wakes them however this ends.
+            let _connecting = shared.connecting();
+            let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http2)).await?;
+            let fit = Fit::new(worker, cluster, endpoint);
+            if let Negotiated::Http1 = connected.protocol {
+                return Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint.address)));
+            }
+            let lease = Box::pin(h2::start(worker, connected, fit, &shared)).await?;
+            self.start_sweeping();
+            return Ok(Leased::H2(lease));
+        }
+    }
+
+    fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Shared {
+        self.0.h2.borrow_mut().entry((cluster.id, endpoint.address)).or_default().clone()
+    }
+
+    fn take_idle(
+        &self,
+        worker: &Worker,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &EndpointState,
+    ) -> Option<H1Conn> {
+        let mut pools = self.0.h1.borrow_mut();
+        let idle = pools.get_mut(&(cluster.id, endpoint.address))?;
+        while let Some(mut conn) = idle.pop() {
+            if conn.suits(worker, cluster, endpoint) && conn.is_alive() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back after a message that ended cleanly.
+    pub fn put(&self, mut conn: H1Conn) {
+        let limits = &conn.cluster().limits;
+        if conn.is_spent() || limits.is_starving() {
+            return;
+        }
+        if conn.cluster().config.limits.max_connections != u32::MAX {
+            self.listen_for_starvation(&conn.cluster().clone());
+        }
+        conn.rest();
+        self.0.h1.borrow_mut().entry(conn.key()).or_default().push(conn);
+        self.start_sweeping();
+    }
+
+    /// Idle HTTP/1 connections, for the admin pages and tests.
+    pub fn idle(&self) -> usize {
+        self.0.h1.borrow().values().map(Vec::len).sum()
+    }
+
+    /// Gives one idle connection of a cluster up.
+    fn give_up_one(&self, cluster: u32) -> bool {
+        let found = {
+            let mut pools = self.0.h1.borrow_mut();
+            let mut of_cluster =
+                pools.iter_mut().filter(|((id, _), idle)| *id == cluster && !idle.is_empty());
+            // The oldest: the bottom of the stack.
+            of_cluster.next().map(|(_, idle)| idle.remove(0))
+        };
+        // Dropped outside of the borrow: it frees a permit, and that may wake somebody.
+        found.is_some()
+    }
+
+    /// A cluster with a connection limit: when anybody on any worker waits for a connection, one of ours goes.
+    fn listen_for_starvation(&self, cluster: &Arc<ClusterHandle>) {
+        if self.0.givers.borrow_mut().insert(cluster.id, ()).is_some() {
+            return;
+        }
+        let (inner, limits, id) = (Rc::downgrade(&self.0), cluster.limits.clone(), cluster.id);
+        tokio::task::spawn_local(async move {
+            loop {
+                // A timeout, so that the task does not outlive the pool.
+                let starving = timeout(SWEEP, limits.starving()).await.is_ok();
+                let Some(inner) = inner.upgrade() else { return };
+                let pools = Self(inner);
+                let gave = (starving || limits.is_starving()) && pools.give_up_one(id);
+                let any =
+                    pools.0.h1.borrow().iter().any(|((cluster, _), idle)| *cluster == id && !idle.is_empty());
+                if !any && !gave {
+                    pools.0.givers.borrow_mut().remove(&id);
+                    return;
+                }
+            }
+        });
+    }
+
+    fn start_sweeping(&self) {
+        if self.0.sweeping.replace(true) {
+            return;
+        }
+        let inner = Rc::downgrade(&self.0);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(inner) = inner.upgrade() else { return };
+                if Self(inner).sweep() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Closes what is closed by the peer or idle for too long; says whether nothing is left to watch.
+    fn sweep(&self) -> bool {
+        let now = Instant::now();
+        let mut closed = Vec::new();
+        let mut pools = self.0.h1.borrow_mut();
+        for idle in pools.values_mut() {
+            let mut at = 0;
+            while at < idle.len() {
+                let gone = idle[at].is_too_old(now) || !idle[at].is_alive();
+                if gone { closed.push(idle.remove(at)) } else { at += 1 }
+            }
+        }
+        pools.retain(|_, idle| !idle.is_empty());
+        let mut shared = self.0.h2.borrow_mut();
+        shared.retain(|_, shared| shared.sweep(now));
+        let empty = pools.is_empty() && shared.is_empty();
+        if empty {
+            self.0.sweeping.set(false);
+        }
+        drop((pools, shared));
+        drop(closed);
+        empty
+    }
+}
+
+/// Whether it is on us to connect; otherwise waits until somebody else has tried.
+async fn fresh_or_wait(shared: &h2::Shared) -> bool {
+    match shared.wait() {
+        Some(waiting) => {
+            waiting.await;
+            false
+        }
+        None => true,
+    }
+}
+
+/// Connects and counts.
+async fn connect(
+    worker: &Rc<Worker>,
+    cluster: &Arc<ClusterHandle>,
+    endpoint: &Arc<EndpointState>,
+    want: Want,
+) -> Result<Connected, Failure> {
+    let connected: Result<Connected, Failure> = async_connect(worker, cluster, endpoint, want).await;
+    if let Err(failure) = &connected {
+        let cells = worker.metrics.cluster(&cluster.name);
+        match failure.kind {
+            crate::failure::FailureKind::Overflow { .. } => cells.pending_overflow.inc(),
+            _ => cells.connect_failures.inc(),
+        }
+    }
+    connected
+}
+
+fn async_connect<'a>(
+    worker: &'a Rc<Worker>,
+    cluster: &'a Arc<ClusterHandle>,
+    endpoint: &'a Arc<EndpointState>,
+    want: Want,
+) -> impl Future<Output = Result<Connected, Failure>> + 'a {
+    connect::connect(worker, cluster, endpoint, want)
+}

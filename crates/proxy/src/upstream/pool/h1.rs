@@ -1,0 +1,93 @@
+//! One upstream HTTP/1 connection: its two halves, its parser, and what it was made for.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use tokio::time::Instant;
+
+use super::{Counted, Fit, Key};
+use crate::http::h1::{Limits, ResponseParser};
+use crate::http::wire::{self, Incoming, Outgoing};
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::runtime::limits::ConnectionPermit;
+use crate::upstream::connect::Connected;
+use crate::worker::Worker;
+
+/// A connection with both of its halves at home.
+pub struct H1Conn {
+    pub incoming: Incoming,
+    pub outgoing: Outgoing,
+    pub meta: Box<Meta>,
+}
+
+/// What stays together while the halves are out.
+pub struct Meta {
+    pub parser: ResponseParser,
+    pub local: Option<SocketAddr>,
+    /// Requests that it has served, the current one included.
+    pub requests: u32,
+    address: SocketAddr,
+    fit: Fit,
+    idle_since: Instant,
+    _counted: Counted,
+    _permit: Option<ConnectionPermit>,
+}
+
+impl H1Conn {
+    pub(super) fn new(worker: &Rc<Worker>, connected: Connected, fit: Fit, address: SocketAddr) -> Self {
+        let (incoming, outgoing) = wire::split(connected.stream, &worker.buffers);
+        let counted = Counted::new(worker.metrics.cluster(&fit.cluster.name));
+        let meta = Meta {
+            parser: ResponseParser::new(Limits::default()),
+            local: Some(connected.local),
+            requests: 0,
+            address,
+            fit,
+            idle_since: Instant::now(),
+            _counted: counted,
+            _permit: connected.permit,
+        };
+        Self { incoming, outgoing, meta: Box::new(meta) }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        (self.meta.fit.cluster.id, self.meta.address)
+    }
+
+    pub(super) fn cluster(&self) -> &Arc<ClusterHandle> {
+        &self.meta.fit.cluster
+    }
+
+    pub(super) fn suits(
+        &self,
+        worker: &Worker,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &EndpointState,
+    ) -> bool {
+        self.meta.fit.suits(worker, cluster, endpoint) && !self.is_too_old(Instant::now())
+    }
+
+    /// Whether nothing came while it was idle: neither the end nor bytes that nobody asked for. Costs a system call only
+    /// if something did.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.incoming.buf.is_empty()
+            && self.incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        let most = self.meta.fit.cluster.config.max_requests_per_connection;
+        most > 0 && self.meta.requests >= most
+    }
+
+    pub(super) fn is_too_old(&self, now: Instant) -> bool {
+        let idle = self.meta.fit.cluster.config.idle_timeout;
+        !idle.is_zero() && now.saturating_duration_since(self.meta.idle_since) >= idle
+    }
+
+    pub(super) fn rest(&mut self) {
+        self.meta.idle_since = Instant::now();
+    }
+}
