@@ -179,4 +179,4 @@ macro_rules! note {
 use note;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

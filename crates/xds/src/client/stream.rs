@@ -166,10 +166,11 @@ impl Conversation<'_> {
 }
 
 fn checked(kind: ResourceKind, name: &str, type_url: &str, value: &[u8]) -> Result<Resource, Invalid> {
-    let resource = decode(type_url, value)?;
-    if resource.kind() != kind {
-        return Err(invalid(kind, name, format!("is a {:?}, but came as a {kind:?}", resource.kind())));
+    if kind_of(type_url) != Some(kind) {
+        let type_url = type_url.escape_debug();
+        return Err(invalid(kind, name, format!("is a \"{type_url}\", but came as a {kind:?}")));
     }
+    let resource = decode(type_url, value)?;
     if resource.name() != name {
         let other = resource.name().escape_debug();
         return Err(invalid(kind, name, format!("is named \"{other}\" inside; both names must be the same")));

@@ -100,7 +100,6 @@ pub(super) fn encode_fault(fault: &Fault, kind: ClientKind) -> HttpFault {
         delay: fault.delay.as_ref().filter(kept).map(|delay| common_fault::FaultDelay {
             percentage: Some(fraction(delay.percentage)),
             fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(wire::duration(delay.duration))),
-            ..Default::default()
         }),
         abort: fault.abort.as_ref().map(|abort| http_fault::FaultAbort {
             percentage: Some(fraction(abort.percentage)),

@@ -10,6 +10,8 @@ use super::*;
 use crate::wire::{discovery, rpc};
 use crate::{nack, type_url};
 
+mod over_the_wire;
+
 /// A view whose contents the test changes.
 struct Shelf {
     kind: ClientKind,

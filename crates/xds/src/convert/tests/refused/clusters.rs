@@ -1,0 +1,87 @@
+//! Clusters that are refused.
+
+use super::*;
+
+fn cluster() -> wire::cluster::Cluster {
+    let mut model = outrigger_model::cluster::Cluster::new("it");
+    model.tls = outrigger_model::cluster::ClientTls::Mesh {
+        server_name: "outbound_.80_._.a".into(),
+        identities: vec![outrigger_model::identity::SpiffeId::parse("spiffe://td/ns/a/sa/b").unwrap()],
+    };
+    model.outlier = Some(Default::default());
+    crate::convert::cluster::encode(&model, ClientKind::Outrigger)
+}
+
+fn change_tls(c: &mut wire::cluster::Cluster, change: impl Fn(&mut tls::CommonTlsContext)) {
+    let socket = c.transport_socket_matches[0].transport_socket.as_mut().unwrap();
+    let Some(core::transport_socket::ConfigType::TypedConfig(config)) = &mut socket.config_type else {
+        unreachable!()
+    };
+    let mut context = tls::UpstreamTlsContext::decode(config.value.as_slice()).unwrap();
+    change(context.common_tls_context.as_mut().unwrap());
+    *config = any(&context);
+}
+
+#[test]
+fn broken_clusters_are_refused_at_the_field() {
+    use wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let of_type = |t: DiscoveryType| Some(ClusterDiscoveryType::Type(t as i32));
+    each_is_refused(
+        ResourceKind::Cluster,
+        &cluster(),
+        cases! { wire::cluster::Cluster;
+            "name" => |c| c.name.clear(),
+            "type" => |c| c.cluster_discovery_type = of_type(DiscoveryType::StrictDns),
+            "eds_cluster_config" => |c| c.eds_cluster_config = None,
+            "load_assignment" => |c| c.cluster_discovery_type = of_type(DiscoveryType::Static),
+            "cluster_type" => |c| {
+                c.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(Default::default()))
+            },
+            "connect_timeout" => |c| c.connect_timeout = Some(protobuf::Duration { seconds: 0, nanos: -1 }),
+            "circuit_breakers.thresholds[0].retry_budget.budget_percent.value" => |c| {
+                let threshold = &mut c.circuit_breakers.as_mut().unwrap().thresholds[0];
+                threshold.retry_budget.as_mut().unwrap().budget_percent = Some(scalar::Percent { value: 101.0 })
+            },
+            "outlier_detection.interval" => |c| {
+                c.outlier_detection.as_mut().unwrap().interval = Some(Default::default())
+            },
+            "outlier_detection.max_ejection_percent" => |c| {
+                c.outlier_detection.as_mut().unwrap().max_ejection_percent = uint(101)
+            },
+            "transport_socket_matches[0].transport_socket" => |c| {
+                c.transport_socket_matches[0].transport_socket = None
+            },
+            "transport_socket_matches[0].match" => |c| c.transport_socket_matches[0].r#match = None,
+            "transport_socket_matches[1].match" => |c| {
+                c.transport_socket_matches[1].r#match = c.transport_socket_matches[0].r#match.clone()
+            },
+            "transport_socket" => |c| {
+                c.transport_socket = c.transport_socket_matches[0].transport_socket.clone()
+            },
+            "transport_socket_matches[0].transport_socket.typed_config.common_tls_context.tls_certificate_sds_secret_configs" => |c| {
+                change_tls(c, |tls| tls.tls_certificate_sds_secret_configs.clear())
+            },
+            "transport_socket_matches[0].transport_socket.typed_config.common_tls_context.combined_validation_context" => |c| {
+                change_tls(c, |tls| tls.validation_context_type = None)
+            },
+            "transport_socket_matches[0].transport_socket.typed_config.common_tls_context.combined_validation_context.default_validation_context.match_typed_subject_alt_names[0]" => |c| {
+                change_tls(c, |tls| {
+                    if let Some(tls::common_tls_context::ValidationContextType::CombinedValidationContext(context)) =
+                        &mut tls.validation_context_type
+                    {
+                        let default = context.default_validation_context.as_mut().unwrap();
+                        default.match_typed_subject_alt_names[0].san_type = 2;
+                    }
+                })
+            },
+            "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions]" => |c| {
+                c.typed_extension_protocol_options
+                    .insert(crate::convert::extension::HTTP_OPTIONS.into(), unheard_of());
+            },
+            "metadata.filter_metadata[outrigger].origin" => |c| {
+                let fields = [("origin".to_owned(), crate::convert::metadata::text("x"))];
+                c.metadata = crate::convert::metadata::ours(fields)
+            },
+        },
+    );
+}
