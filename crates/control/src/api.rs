@@ -131,11 +131,19 @@ impl Api {
             if self.shared.admin.is(bearer) {
                 return Ok(Caller::Operator("admin token".to_owned()));
             }
-            let identity = self.shared.tokens.check(bearer, jiff::Timestamp::now()).map_err(|denied| nobody(&denied.0))?;
+            let identity = self
+                .shared
+                .tokens
+                .check(bearer, jiff::Timestamp::now())
+                .map_err(|denied| nobody(&denied.0))?;
             return Ok(self.workload(identity));
         }
-        let Some(identity) = identity.clone().filter(|_| not_after.is_some_and(|end| SystemTime::now() <= end)) else {
-            return Err(nobody("show the admin token (Authorization: Bearer …) or a valid certificate of this mesh"));
+        let Some(identity) =
+            identity.clone().filter(|_| not_after.is_some_and(|end| SystemTime::now() <= end))
+        else {
+            return Err(nobody(
+                "show the admin token (Authorization: Bearer …) or a valid certificate of this mesh",
+            ));
         };
         let mesh = &self.shared.settings;
         if identity.trust_domain() != mesh.trust_domain {
@@ -228,7 +236,10 @@ pub(crate) fn timeout(seconds: Option<f64>) -> Result<Duration, Problem> {
     let seconds = seconds.unwrap_or(30.0);
     match Duration::try_from_secs_f64(seconds) {
         Ok(timeout) => Ok(timeout.min(MAX_WAIT)),
-        Err(_) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("timeout: {seconds} is not a number of seconds"))),
+        Err(_) => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("timeout: {seconds} is not a number of seconds"),
+        )),
     }
 }
 

@@ -42,6 +42,7 @@ pub struct Running {
     /// The management socket.
     pub socket: PathBuf,
     keeper: Keeper,
+    store: Store,
     board: Arc<Board>,
     traces: TraceStore,
     authority: Arc<Authority>,
@@ -106,13 +107,15 @@ impl ControlPlane {
         }
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone()));
         let (keeper, board, traces) = (parts.keeper.clone(), parts.board.clone(), parts.traces.clone());
-        let (authority, drain, socket) = (parts.authority.clone(), parts.drain.clone(), parts.settings.socket_path());
+        let store = parts.store.clone();
+        let (authority, drain, socket) =
+            (parts.authority.clone(), parts.drain.clone(), parts.settings.socket_path());
         let addresses = servers::start(parts, &mut tasks).await?;
         tracing::info!(
             xds = %addresses.xds, socket = %socket.display(), generation = keeper.published().generation(),
             "the control plane serves"
         );
-        Ok(Running { addresses, socket, keeper, board, traces, authority, drain, tasks })
+        Ok(Running { addresses, socket, keeper, store, board, traces, authority, drain, tasks })
     }
 }
 
@@ -122,7 +125,8 @@ async fn open(
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(Parts, FileRegistry)> {
     let opened = tokio::task::spawn_blocking(move || open_files(settings)).await;
-    let (settings, store, contents, authority, admin, mut files) = opened.context("opening the data directory")??;
+    let (settings, store, contents, authority, admin, mut files) =
+        opened.context("opening the data directory")??;
     let authority = Arc::new(authority);
     let credentials = CredentialStore::default();
     let (names, ips) = (settings.dns_names.clone(), settings.certificate_ips());
@@ -154,8 +158,21 @@ async fn open(
     let traces = TraceStore::new(settings.trace_spans);
     observe(&registry, keeper.clone(), board.clone(), traces.clone());
     let drain = Drain::new();
-    let parts =
-        Parts { settings, keeper, store, board, tokens, admin, authority, credentials, metrics, registry, traces, logs, drain };
+    let parts = Parts {
+        settings,
+        keeper,
+        store,
+        board,
+        tokens,
+        admin,
+        authority,
+        credentials,
+        metrics,
+        registry,
+        traces,
+        logs,
+        drain,
+    };
     Ok((parts, files))
 }
 
@@ -171,7 +188,8 @@ fn open_files(settings: Settings) -> anyhow::Result<Opened> {
         .with_context(|| format!("the data directory {} cannot be made", directory.display()))?;
     let store = Store::open(&directory.join(STORE_FILE))?;
     let contents = store.load()?;
-    let authority = Authority::open(&settings.authority_path(), AuthorityOptions::new(&settings.trust_domain))?;
+    let authority =
+        Authority::open(&settings.authority_path(), AuthorityOptions::new(&settings.trust_domain))?;
     let admin = AdminToken::open(directory)?;
     let files = FileRegistry::new(settings.registry_files.clone());
     Ok((settings, store, contents, authority, admin, files))
@@ -235,12 +253,23 @@ impl Running {
     /// Stops listening, ends streams and removes the socket.
     pub async fn stop(mut self) {
         self.drain.begin();
+        // xDS streams end with the keeper; until then tonic would wait for them.
+        self.keeper.stop().await;
         let servers = self.drain.wait_idle(STOP_TIMEOUT).await;
         if let Err(forced) = servers {
             tracing::info!("{forced}");
         }
         self.tasks.shutdown().await;
         remove_socket(&self.socket);
+        // Handlers that still run hold the store; whoever starts again in this process needs it free.
+        let free = async {
+            while self.store.is_shared() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, free).await.is_err() {
+            tracing::warn!("a request is still under way and holds the store");
+        }
     }
 }
 
@@ -254,7 +283,8 @@ fn remove_socket(path: &Path) {
 
 pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
     let Parts { settings, keeper, store, board, tokens, admin, authority, metrics, .. } = parts;
-    let shared = Arc::new(Shared { settings, keeper, store, board, tokens, admin, authority, metrics, advertised });
+    let shared =
+        Arc::new(Shared { settings, keeper, store, board, tokens, admin, authority, metrics, advertised });
     (Api { shared: shared.clone() }, shared)
 }
 

@@ -21,9 +21,9 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::api::types::{
-    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, HistoryEntry, IdentityBody, IdentityRequest, InForce,
-    InstanceBody, RevokedBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody, StatusBody, TokenBody,
-    TokenRequest, TrustBundleBody, WaitQuery,
+    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, HistoryEntry, IdentityBody, IdentityRequest,
+    InForce, InstanceBody, RevokedBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody,
+    StatusBody, TokenBody, TokenRequest, TrustBundleBody, WaitQuery,
 };
 use crate::instance::{Instance, State};
 
@@ -168,9 +168,15 @@ impl Client {
             Err(_) => return Err(self.unreachable("no connection within 5 s")),
         };
         let answer = async {
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.unreachable(e))?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|e| self.unreachable(e))?;
             let driver = tokio::spawn(connection);
-            let mut request = Request::builder().method(method).uri(path).header(HOST, "outrigger").header(CONTENT_TYPE, content_type);
+            let mut request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header(HOST, "outrigger")
+                .header(CONTENT_TYPE, content_type);
             if let Some(bearer) = &self.bearer {
                 request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
             }
@@ -189,13 +195,22 @@ impl Client {
             return Ok(body);
         }
         let body = serde_json::from_slice(&body).unwrap_or_else(|_| ErrorBody {
-            error: format!("{status}: {}", String::from_utf8_lossy(&body).chars().take(500).collect::<String>()),
+            error: format!(
+                "{status}: {}",
+                String::from_utf8_lossy(&body).chars().take(500).collect::<String>()
+            ),
             findings: Vec::new(),
         });
         Err(ClientError::Refused { status, body: Box::new(body) })
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>, patience: Duration) -> Result<T, ClientError> {
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
         let body = match body {
             Some(body) => serde_json::to_vec(body).map_err(|error| self.unexpected(error))?,
             None => Vec::new(),
@@ -219,7 +234,9 @@ impl Client {
     pub async fn apply(&self, text: &str, query: &ApplyQuery) -> Result<ApplyBody, ClientError> {
         let path = format!("/v1/rules{}", query_string(query));
         let body = Bytes::copy_from_slice(text.as_bytes());
-        let answer = self.call(Method::POST, &path, "application/yaml", body, patience(query.wait, query.timeout)).await?;
+        let answer = self
+            .call(Method::POST, &path, "application/yaml", body, patience(query.wait, query.timeout))
+            .await?;
         serde_json::from_slice(&answer).map_err(|error| self.unexpected(error))
     }
 
@@ -243,7 +260,12 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn history(&self, kind: &str, namespace: &str, name: &str) -> Result<Vec<HistoryEntry>, ClientError> {
+    pub async fn history(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<HistoryEntry>, ClientError> {
         self.get(&format!("{}/history", rule_path(kind, namespace, name))).await
     }
 
@@ -251,7 +273,13 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn delete(&self, kind: &str, namespace: &str, name: &str, query: &ApplyQuery) -> Result<DeleteBody, ClientError> {
+    pub async fn delete(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        query: &ApplyQuery,
+    ) -> Result<DeleteBody, ClientError> {
         let path = format!("{}{}", rule_path(kind, namespace, name), query_string(query));
         self.json(Method::DELETE, &path, None::<&()>, patience(query.wait, query.timeout)).await
     }
@@ -277,7 +305,13 @@ impl Client {
     /// # Errors
     /// `Refused` with 404 when it must be registered again.
     pub async fn heartbeat(&self, id: &str) -> Result<ChangedBody, ClientError> {
-        self.json(Method::PUT, &format!("/v1/instances/{}/heartbeat", escape(id)), None::<&()>, Duration::ZERO).await
+        self.json(
+            Method::PUT,
+            &format!("/v1/instances/{}/heartbeat", escape(id)),
+            None::<&()>,
+            Duration::ZERO,
+        )
+        .await
     }
 
     /// Changes the state of an instance.
@@ -350,7 +384,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn revoke_tokens(&self, namespace: &str, service_account: &str) -> Result<RevokedBody, ClientError> {
+    pub async fn revoke_tokens(
+        &self,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<RevokedBody, ClientError> {
         let path = format!("/v1/tokens/{}/{}", escape(namespace), escape(service_account));
         self.json(Method::DELETE, &path, None::<&()>, Duration::ZERO).await
     }
@@ -373,7 +411,11 @@ impl Client {
 }
 
 fn patience(wait: bool, seconds: Option<f64>) -> Duration {
-    if wait { Duration::try_from_secs_f64(seconds.unwrap_or(30.0)).unwrap_or_default() } else { Duration::ZERO }
+    if wait {
+        Duration::try_from_secs_f64(seconds.unwrap_or(30.0)).unwrap_or_default()
+    } else {
+        Duration::ZERO
+    }
 }
 
 fn rule_path(kind: &str, namespace: &str, name: &str) -> String {
@@ -413,7 +455,12 @@ mod tests {
     #[test]
     fn a_query_names_only_what_is_set_and_escapes_it() {
         assert_eq!(query_string(&ApplyQuery::default()), "");
-        let query = ApplyQuery { wait: true, author: Some("Ann & Bob".into()), timeout: Some(1.5), ..ApplyQuery::default() };
+        let query = ApplyQuery {
+            wait: true,
+            author: Some("Ann & Bob".into()),
+            timeout: Some(1.5),
+            ..ApplyQuery::default()
+        };
         assert_eq!(query_string(&query), "?author=Ann%20%26%20Bob&timeout=1.5&wait=true");
     }
 

@@ -29,9 +29,11 @@ mod draft;
 pub mod rules;
 #[cfg(test)]
 pub(crate) mod tests;
+mod turn;
 
 use draft::Draft;
 pub use rules::{Action, Applied, AppliedObject, Rule, catalog};
+use turn::Turn;
 
 /// Changes that come this close together become one world.
 const BURST: Duration = Duration::from_millis(2);
@@ -87,6 +89,7 @@ pub(crate) enum Command {
     Registry { source: String, event: Event, reply: Option<Reply<u64>> },
     Problems(Vec<Problem>),
     Roots(Arc<str>),
+    Stop,
 }
 
 /// A deletion that was carried out.
@@ -176,7 +179,8 @@ impl Keeper {
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (generation, watched) = watch::channel(generation);
         let (commands, queue) = mpsc::channel(QUEUE);
-        let task = Task { store: start.store, draft, leases, problems, published: published.clone(), generation };
+        let task =
+            Task { store: start.store, draft, leases, problems, published: published.clone(), generation };
         tokio::spawn(task.run(queue));
         Ok(Self { commands, published, generation: watched })
     }
@@ -202,7 +206,13 @@ impl Keeper {
     ///
     /// # Errors
     /// The findings, when the objects have errors together with those that are there.
-    pub async fn apply(&self, objects: Vec<Object>, namespace: &str, author: &str, dry_run: bool) -> Result<Applied, Refused> {
+    pub async fn apply(
+        &self,
+        objects: Vec<Object>,
+        namespace: &str,
+        author: &str,
+        dry_run: bool,
+    ) -> Result<Applied, Refused> {
         let (namespace, author) = (namespace.to_owned(), author.to_owned());
         self.ask(|reply| Command::Apply { objects, namespace, author, dry_run, reply }).await
     }
@@ -265,14 +275,16 @@ impl Keeper {
         let _ = self.commands.send(Command::Problems(problems)).await;
     }
 
+    /// Ends the task, and with it every stream that waits for generations. Changes are refused from then on.
+    pub async fn stop(&self) {
+        let _ = self.commands.send(Command::Stop).await;
+    }
+
     /// New roots.
     pub async fn roots(&self, roots_pem: Arc<str>) {
         let _ = self.commands.send(Command::Roots(roots_pem)).await;
     }
 }
-
-/// Sends one reply once the turn is over.
-type Finish = Box<dyn FnOnce(Result<u64, &Refused>) + Send>;
 
 struct Task {
     store: Store,
@@ -304,19 +316,16 @@ impl Task {
                 }
                 () = tokio::time::sleep_until(deadline) => {}
             }
+            let stop = batch.iter().any(|command| matches!(command, Command::Stop));
             self.turn(&mut batch).await;
+            if stop {
+                return;
+            }
         }
     }
 
     async fn turn(&mut self, batch: &mut Vec<Command>) {
-        let mut turn = Turn {
-            draft: self.draft.next(),
-            mutations: Vec::new(),
-            changed: false,
-            finish: Vec::new(),
-            renew: Vec::new(),
-            forget: Vec::new(),
-        };
+        let mut turn = Turn::new(self.draft.next());
         let mut republish = false;
         for command in batch.drain(..) {
             match command {
@@ -368,113 +377,6 @@ impl Task {
             if self.leases.age(&registration.stored.instance.id, now).is_none() {
                 self.leases.renew(&registration.stored.instance, now);
             }
-        }
-    }
-}
-
-/// What the commands of one turn add up to.
-struct Turn {
-    draft: Draft,
-    mutations: Vec<Mutation>,
-    changed: bool,
-    finish: Vec<Finish>,
-    renew: Vec<Arc<Instance>>,
-    forget: Vec<String>,
-}
-
-impl Turn {
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Apply { objects, namespace, author, dry_run, reply } => {
-                let result = self.draft.apply(objects, &namespace, &author, dry_run);
-                self.settle(reply, result, |applied, generation| applied.generation = generation);
-            }
-            Command::Delete { key, author, reply } => {
-                let result = self.draft.delete(&key, &author);
-                self.settle(reply, result, |removed, generation| removed.generation = generation);
-            }
-            Command::Register { instance, caller, reply } => {
-                let result = self.draft.register(*instance, &caller);
-                if let Ok((_, outcome)) = &result {
-                    self.renew.push(outcome.clone());
-                }
-                self.settle_number(reply, result.map(|(changes, _)| changes));
-            }
-            Command::SetState { id, state, caller, reply } => {
-                let result = self.draft.set_state(&id, state, &caller);
-                self.settle_number(reply, result);
-            }
-            Command::Heartbeat { id, caller, reply } => {
-                let result = self.draft.touchable(&id, &caller).map(|registration| {
-                    self.renew.push(Arc::new(registration.stored.instance.clone()));
-                    Vec::new()
-                });
-                self.settle_number(reply, result);
-            }
-            Command::Deregister { id, caller, reply } => {
-                let result = self.draft.deregister(&id, &caller);
-                if result.is_ok() {
-                    self.forget.push(id);
-                }
-                self.settle_number(reply, result);
-            }
-            Command::Registry { source, event, reply } => {
-                self.changed |= self.draft.registry(source, event);
-                if let Some(reply) = reply {
-                    self.finish.push(Box::new(move |result| {
-                        let _ = reply.send(result.map_err(Clone::clone));
-                    }));
-                }
-            }
-            Command::Roots(roots_pem) => {
-                self.changed |= self.draft.roots_pem != roots_pem;
-                self.draft.roots_pem = roots_pem;
-            }
-            Command::Problems(_) => {}
-        }
-    }
-
-    fn settle_number(&mut self, reply: Reply<u64>, result: Result<Vec<Mutation>, Refused>) {
-        self.settle(reply, result.map(|mutations| (mutations, 0)), |number, generation| *number = generation);
-    }
-
-    /// Notes the changes of a command; its answer goes out when they are durable and in force, a refusal at once.
-    fn settle<T: Send + 'static>(
-        &mut self,
-        reply: Reply<T>,
-        result: Result<(Vec<Mutation>, T), Refused>,
-        number: impl FnOnce(&mut T, u64) + Send + 'static,
-    ) {
-        match result {
-            Ok((mutations, mut value)) => {
-                self.changed |= !mutations.is_empty();
-                self.mutations.extend(mutations);
-                self.finish.push(Box::new(move |result| {
-                    let answer = result.map_err(Clone::clone).map(|generation| {
-                        number(&mut value, generation);
-                        value
-                    });
-                    // The caller may be gone; the change stands.
-                    let _ = reply.send(answer);
-                }));
-            }
-            Err(refused) => {
-                let _ = reply.send(Err(refused));
-            }
-        }
-    }
-
-    fn expire(&mut self, leases: &mut Leases, now: Instant) {
-        let draft = &self.draft;
-        // A heartbeat of this very turn saves its instance.
-        for instance in &self.renew {
-            leases.renew(instance, now);
-        }
-        let expired = leases.expire(now, |service| draft.members(service));
-        for id in expired {
-            tracing::warn!(instance = %id, "expired: no heartbeat within its TTL");
-            self.mutations.extend(self.draft.remove_registration(&id));
-            self.changed = true;
         }
     }
 }

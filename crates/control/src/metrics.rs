@@ -33,16 +33,26 @@ impl Metrics {
     /// Registers everything.
     pub fn new(registry: &Registry) -> Arc<Self> {
         Arc::new(Self {
-            pushes: registry.counters("pilot_xds_pushes", "Responses sent to xDS clients, by type.", ["type"]),
+            pushes: registry.counters(
+                "pilot_xds_pushes",
+                "Responses sent to xDS clients, by type.",
+                ["type"],
+            ),
             rejects: registry.counter("pilot_total_xds_rejects", "Resources that xDS clients refused."),
-            reject_types: registry.counters("pilot_xds_rejects", "Resources that xDS clients refused, by type.", ["type"]),
+            reject_types: registry.counters(
+                "pilot_xds_rejects",
+                "Resources that xDS clients refused, by type.",
+                ["type"],
+            ),
             convergence: registry.histogram(
                 "pilot_proxy_convergence_time",
                 "Seconds from a change until a proxy acknowledged that it is in force.",
                 SECONDS,
             ),
-            validation_passed: registry.counter("galley_validation_passed", "Applications of rules that were accepted."),
-            validation_failed: registry.counter("galley_validation_failed", "Applications of rules that were refused."),
+            validation_passed: registry
+                .counter("galley_validation_passed", "Applications of rules that were accepted."),
+            validation_failed: registry
+                .counter("galley_validation_failed", "Applications of rules that were refused."),
         })
     }
 
@@ -69,13 +79,15 @@ pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: T
         page.gauge("outrigger_rules", "Stored rules.").sample((), published.rules.len());
         page.gauge("outrigger_generation", "Number of the latest world.").sample((), published.generation());
         let held: usize = published.held.iter().map(|held| held.instances.len()).sum();
-        page.gauge("outrigger_held_expiries", "Instances that are kept in spite of missing heartbeats.").sample((), held);
+        page.gauge("outrigger_held_expiries", "Instances that are kept in spite of missing heartbeats.")
+            .sample((), held);
         let bad = published.problems.len();
         page.gauge("outrigger_registry_problems", "Registry files that cannot be read.").sample((), bad);
         let counts = traces.counts();
         page.gauge("outrigger_trace_spans", "Spans in the built-in trace store.").sample((), counts.kept);
         page.counter("outrigger_trace_spans_received_total", "Spans received.").sample((), counts.received);
-        page.counter("outrigger_trace_spans_dropped_total", "Spans pushed out or refused.").sample((), counts.dropped);
+        page.counter("outrigger_trace_spans_dropped_total", "Spans pushed out or refused.")
+            .sample((), counts.dropped);
     });
 }
 

@@ -185,7 +185,10 @@ impl Settings {
     /// The IP addresses in the control plane's certificate.
     pub fn certificate_ips(&self) -> Vec<IpAddr> {
         let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
-        let bound = [Some(self.xds_address), self.management_address].into_iter().flatten().map(|address| address.ip());
+        let bound = [Some(self.xds_address), self.management_address]
+            .into_iter()
+            .flatten()
+            .map(|address| address.ip());
         for ip in bound.filter(|ip| !ip.is_unspecified()).chain(self.ips.iter().copied()) {
             if !ips.contains(&ip) {
                 ips.push(ip);

@@ -35,7 +35,9 @@ pub enum StoreError {
     #[error("the store {0} is open in another process; a data directory serves one control plane")]
     InUse(PathBuf),
     /// It is of a newer release.
-    #[error("the store {path} has format {found}, this release reads up to {FORMAT}; start the newer release again, or restore a backup")]
+    #[error(
+        "the store {path} has format {found}, this release reads up to {FORMAT}; start the newer release again, or restore a backup"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -113,18 +115,34 @@ impl Store {
     /// See [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         use std::os::unix::fs::OpenOptionsExt;
-        let io = |reason: std::io::Error| StoreError::Io { path: path.to_owned(), reason: reason.to_string() };
+        let io =
+            |reason: std::io::Error| StoreError::Io { path: path.to_owned(), reason: reason.to_string() };
         // Made by us, so that its mode is 0600 from the beginning: it names identities and hashes.
-        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path);
         drop(file.map_err(io)?);
         let database = Database::create(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-            DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => io(error),
+            DatabaseError::Storage(redb::StorageError::Io(error))
+                if error.kind() != std::io::ErrorKind::InvalidData =>
+            {
+                io(error)
+            }
             other => StoreError::Damaged { path: path.to_owned(), reason: other.to_string() },
         })?;
         let store = Self { database: Arc::new(database), path: path.to_owned() };
         store.prepare()?;
         Ok(store)
+    }
+
+    /// Whether other handles exist; the file is free when the last one is dropped.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.database) > 1
     }
 
     fn prepare(&self) -> Result<(), StoreError> {
@@ -154,7 +172,8 @@ impl Store {
     pub fn load(&self) -> Result<Contents, StoreError> {
         let read = || -> Result<Contents, redb::Error> {
             let transaction = self.database.begin_read()?;
-            let generation = transaction.open_table(META)?.get(GENERATION_KEY)?.map_or(0, |value| value.value());
+            let generation =
+                transaction.open_table(META)?.get(GENERATION_KEY)?.map_or(0, |value| value.value());
             let mut versions = BTreeMap::new();
             for row in transaction.open_table(HISTORY)?.iter()? {
                 let (at, _) = row?;
@@ -217,7 +236,10 @@ impl Store {
         })
     }
 
-    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let run = || -> Result<T, redb::Error> {
             // redb's default durability is Immediate: commit returns after the data is on disk.
             let transaction = self.database.begin_write()?;
@@ -243,15 +265,21 @@ fn apply(transaction: &WriteTransaction, mutation: &Mutation) -> Result<(), redb
     match mutation {
         Mutation::PutRule(rule) => {
             let entry = HistoryEntry::applied(rule);
-            transaction.open_table(HISTORY)?.insert((rule.key.as_str(), rule.version), bytes(&entry)?.as_slice())?;
+            transaction
+                .open_table(HISTORY)?
+                .insert((rule.key.as_str(), rule.version), bytes(&entry)?.as_slice())?;
             transaction.open_table(RULES)?.insert(rule.key.as_str(), bytes(rule)?.as_slice())?;
         }
         Mutation::DeleteRule { key, entry } => {
-            transaction.open_table(HISTORY)?.insert((key.as_str(), entry.version), bytes(entry)?.as_slice())?;
+            transaction
+                .open_table(HISTORY)?
+                .insert((key.as_str(), entry.version), bytes(entry)?.as_slice())?;
             transaction.open_table(RULES)?.remove(key.as_str())?;
         }
         Mutation::PutInstance(stored) => {
-            transaction.open_table(INSTANCES)?.insert(stored.instance.id.as_str(), bytes(stored)?.as_slice())?;
+            transaction
+                .open_table(INSTANCES)?
+                .insert(stored.instance.id.as_str(), bytes(stored)?.as_slice())?;
         }
         Mutation::DeleteInstance(id) => {
             transaction.open_table(INSTANCES)?.remove(id.as_str())?;
@@ -274,10 +302,13 @@ fn bytes(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
 }
 
 fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, redb::Error> {
-    serde_json::from_slice(value).map_err(|error| redb::Error::Corrupted(format!("the record \"{key}\" cannot be read: {error}")))
+    serde_json::from_slice(value)
+        .map_err(|error| redb::Error::Corrupted(format!("the record \"{key}\" cannot be read: {error}")))
 }
 
-fn read_all<T: DeserializeOwned>(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<T>, redb::Error> {
+fn read_all<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Vec<T>, redb::Error> {
     let mut all = Vec::new();
     for row in table.iter()? {
         let (key, value) = row?;

@@ -85,7 +85,8 @@ impl Tokens {
     /// When that could not be stored.
     pub async fn revoke(&self, identity: &SpiffeId) -> Result<usize, StoreError> {
         let of = |token: &&StoredToken| token.identity == *identity;
-        let hashes: Vec<String> = self.shared.by_hash.lock().values().filter(of).map(|t| t.secret_sha256.clone()).collect();
+        let hashes: Vec<String> =
+            self.shared.by_hash.lock().values().filter(of).map(|t| t.secret_sha256.clone()).collect();
         let mutations = hashes.iter().cloned().map(Mutation::DeleteToken).collect();
         self.shared.store.commit(mutations).await?;
         let mut by_hash = self.shared.by_hash.lock();
@@ -204,7 +205,9 @@ impl AdminToken {
         let path = data_dir.join(ADMIN_TOKEN_FILE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().len() >= 32 => text,
-            Ok(_) => anyhow::bail!("{}: too short for a token; remove the file and start again", path.display()),
+            Ok(_) => {
+                anyhow::bail!("{}: too short for a token; remove the file and start again", path.display())
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let made = secret(ADMIN_PREFIX) + "\n";
                 write_private(&path, made.as_bytes())?;
@@ -246,7 +249,11 @@ mod tests {
     }
 
     fn caller(bearer: Option<&str>) -> Caller {
-        Caller { certificate: None, bearer: bearer.map(str::to_owned), remote: SocketAddr::from(([127, 0, 0, 1], 1)) }
+        Caller {
+            certificate: None,
+            bearer: bearer.map(str::to_owned),
+            remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+        }
     }
 
     fn grant(name: &str) -> Grant {
@@ -274,7 +281,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
         let hour = Some(Duration::from_secs(3600));
-        let (secret, stored) = tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
+        let (secret, stored) =
+            tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
         let late = stored.expires.unwrap();
         assert!(tokens.check(&secret, late).unwrap_err().0.contains("expired"));
         assert!(tokens.identify(&caller(Some(&secret))).is_ok());

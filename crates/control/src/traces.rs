@@ -127,8 +127,14 @@ pub struct Filter {
 impl TraceStore {
     /// Keeps at most `capacity` spans.
     pub fn new(capacity: usize) -> Self {
-        let ring =
-            Ring { capacity, spans: 0, traces: HashMap::new(), order: VecDeque::new(), received: 0, dropped: 0 };
+        let ring = Ring {
+            capacity,
+            spans: 0,
+            traces: HashMap::new(),
+            order: VecDeque::new(),
+            received: 0,
+            dropped: 0,
+        };
         Self { shared: Arc::new(Mutex::new(ring)) }
     }
 
@@ -210,7 +216,10 @@ impl Filter {
             && (self.until == 0 || span.start <= self.until)
             && long >= self.shortest
             && (self.longest == 0 || long <= self.longest)
-            && self.tags.iter().all(|(key, value)| span.tags.iter().any(|(k, v)| k == key && v.text() == *value))
+            && self
+                .tags
+                .iter()
+                .all(|(key, value)| span.tags.iter().any(|(k, v)| k == key && v.text() == *value))
     }
 }
 

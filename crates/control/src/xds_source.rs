@@ -82,8 +82,10 @@ impl Source for XdsSource {
         let identity = self.identity(node, peer).inspect_err(|status| {
             tracing::warn!(node = %node.id, ?remote, reason = status.message(), "xDS stream refused");
         })?;
-        let (Some(namespace), Some(service_account)) = (identity.namespace(), identity.service_account()) else {
-            let reason = format!("{identity} is no workload of this mesh: it has no namespace and service account");
+        let (Some(namespace), Some(service_account)) = (identity.namespace(), identity.service_account())
+        else {
+            let reason =
+                format!("{identity} is no workload of this mesh: it has no namespace and service account");
             return Err(Status::permission_denied(reason));
         };
         let claimed = text(node, "INSTANCE").unwrap_or(&node.id).to_owned();
@@ -106,12 +108,7 @@ impl Source for XdsSource {
         };
         tracing::info!(node = %node.id, id = %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
         self.board.connected(stream, client);
-        Ok(Arc::new(Subscriber {
-            source: self.clone(),
-            stream,
-            node: node.id.clone(),
-            scope,
-        }))
+        Ok(Arc::new(Subscriber { source: self.clone(), stream, node: node.id.clone(), scope }))
     }
 }
 
@@ -145,7 +142,8 @@ impl Subscriber {
         tracing::warn!(node = %self.node, ?kind, name, field, reason, "xDS client refused a resource");
         self.source.metrics.rejected(kind);
         // Several names stand in one text when the client did not say which one it meant.
-        let rules = name.split(", ").filter_map(|name| self.resource(kind, name)).flat_map(|v| rules_of(&v.resource));
+        let rules =
+            name.split(", ").filter_map(|name| self.resource(kind, name)).flat_map(|v| rules_of(&v.resource));
         let rules = rules.collect::<BTreeSet<_>>().into_iter().collect();
         self.source.board.nacked(self.stream, kind, Nack { name, version, field, reason, rules });
     }
@@ -194,7 +192,9 @@ impl View for Subscriber {
             ClientEvent::Acked { kind, .. } => {
                 board.acked(self.stream, kind, |refusal| self.is_cured(kind, refusal));
             }
-            ClientEvent::Nacked { kind, name, version, field, reason } => self.nack(kind, name, version, field, reason),
+            ClientEvent::Nacked { kind, name, version, field, reason } => {
+                self.nack(kind, name, version, field, reason)
+            }
             ClientEvent::BarrierAcked { generation } => {
                 board.barrier(self.stream, generation);
                 self.converged(generation);

@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use outrigger_identity::JoinFile;
 use outrigger_model::identity::SpiffeId;
 
-use super::types::{ErrorBody, IdentityBody, IdentityRequest, RevokedBody, TokenBody, TokenRequest, TrustBundleBody};
+use super::types::{
+    ErrorBody, IdentityBody, IdentityRequest, RevokedBody, TokenBody, TokenRequest, TrustBundleBody,
+};
 use super::{Api, Problem, operator};
 use crate::registry::api::Caller;
 use crate::tokens::Grant;
@@ -32,7 +34,8 @@ fn identity(api: &Api, namespace: &str, service_account: &str) -> Result<SpiffeI
     if namespace.is_empty() || service_account.is_empty() {
         return Err(wrong("namespace and serviceAccount: both are needed".to_owned()));
     }
-    SpiffeId::workload(&api.shared.settings.trust_domain, namespace, service_account).map_err(|error| wrong(error.to_string()))
+    SpiffeId::workload(&api.shared.settings.trust_domain, namespace, service_account)
+        .map_err(|error| wrong(error.to_string()))
 }
 
 /// Makes a join token; answers the join file, which holds its secret.
@@ -46,7 +49,8 @@ pub(super) async fn create_token(
     let by = operator(&caller)?;
     let Json(request) = body?;
     let identity = identity(&api, &request.namespace, &request.service_account)?;
-    let ttl = Some(request.ttl_seconds.unwrap_or(DEFAULT_TTL)).filter(|ttl| *ttl > 0).map(Duration::from_secs);
+    let ttl =
+        Some(request.ttl_seconds.unwrap_or(DEFAULT_TTL)).filter(|ttl| *ttl > 0).map(Duration::from_secs);
     let grant = Grant { identity: identity.clone(), services: request.services, ttl, uses: request.uses };
     let (secret, token) = api.shared.tokens.create(grant).await?;
     tracing::info!(id = %identity, by, expires = ?token.expires, "join token made");
@@ -103,7 +107,8 @@ pub(super) async fn issue(
     }
     let ttl = request.ttl_seconds.map(Duration::from_secs);
     let issued = api.shared.authority.issue_key_and_certificate(&identity, ttl);
-    let issued = issued.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let issued =
+        issued.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     tracing::info!(id = %identity, by, "key and certificate issued");
     let not_after = Timestamp::try_from(issued.certificate.not_after())
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;

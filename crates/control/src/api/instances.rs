@@ -21,15 +21,21 @@ pub(super) fn routes() -> Router<Api> {
 
 /// All instances, of files too. A workload sees its own.
 #[utoipa::path(get, path = "/v1/instances", responses((status = 200, body = Vec<InstanceBody>)))]
-pub(super) async fn list(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Json<Vec<InstanceBody>> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Json<Vec<InstanceBody>> {
     let published = api.shared.keeper.published();
-    let visible = published.compiled.world().instances().filter(|instance| caller.may_touch(instance).is_ok());
+    let visible =
+        published.compiled.world().instances().filter(|instance| caller.may_touch(instance).is_ok());
     let body = |instance: &std::sync::Arc<Instance>| {
         let registration = published.registrations.get(&instance.id);
         InstanceBody {
             instance: (**instance).clone(),
             registry: if registration.is_some() { "api" } else { "file" }.to_owned(),
-            by: registration.and_then(|registration| registration.stored.by.as_ref()).map(ToString::to_string),
+            by: registration
+                .and_then(|registration| registration.stored.by.as_ref())
+                .map(ToString::to_string),
         }
     };
     Json(visible.map(body).collect())

@@ -8,12 +8,30 @@ use super::{Api, identities, instances, rules, status, types};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Outrigger management API", description = "Rules, registrations, identities and status of a mesh."),
+    info(
+        title = "Outrigger management API",
+        description = "Rules, registrations, identities and status of a mesh."
+    ),
     paths(
-        rules::apply, rules::list, rules::read, rules::history, rules::remove,
-        instances::list, instances::register, instances::heartbeat, instances::set_state, instances::deregister,
-        instances::services, status::status, status::rules, status::wait, identities::create_token,
-        identities::list_tokens, identities::revoke_tokens, identities::issue, identities::trust_bundle,
+        rules::apply,
+        rules::list,
+        rules::read,
+        rules::history,
+        rules::remove,
+        instances::list,
+        instances::register,
+        instances::heartbeat,
+        instances::set_state,
+        instances::deregister,
+        instances::services,
+        status::status,
+        status::rules,
+        status::wait,
+        identities::create_token,
+        identities::list_tokens,
+        identities::revoke_tokens,
+        identities::issue,
+        identities::trust_bundle,
     ),
     components(schemas(types::FindingBody))
 )]

@@ -46,19 +46,27 @@ pub(super) async fn apply(
     let file = query.file.clone().unwrap_or_default();
     // Up to 8 MiB of YAML: not on the runtime's threads.
     let parsed = tokio::task::spawn_blocking(move || parse_bytes(&file, &body, &options)).await;
-    let Parsed { objects, findings } =
-        parsed.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the text cannot be read: {error}")))?;
+    let Parsed { objects, findings } = parsed.map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the text cannot be read: {error}"))
+    })?;
     let errors = findings.iter().filter(|finding| finding.is_error()).count();
     if errors > 0 {
         api.shared.metrics.validation_failed.inc();
         return Err(Problem::findings(format!("nothing was applied: {errors} error(s)"), findings));
     }
     if objects.is_empty() {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "the text holds no object; nothing was applied".to_owned()));
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the text holds no object; nothing was applied".to_owned(),
+        ));
     }
     let begun = Instant::now();
     let applied = api.shared.keeper.apply(objects, &namespace, &author, query.dry_run).await;
-    let outcome = if applied.is_ok() { &api.shared.metrics.validation_passed } else { &api.shared.metrics.validation_failed };
+    let outcome = if applied.is_ok() {
+        &api.shared.metrics.validation_passed
+    } else {
+        &api.shared.metrics.validation_failed
+    };
     outcome.inc();
     let applied = applied?;
     let in_force = match wait {
@@ -123,7 +131,10 @@ pub(super) async fn read(
 }
 
 fn missing(key: &str) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, format!("there is no rule {key}; GET /v1/rules lists those that exist"))
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no rule {key}; GET /v1/rules lists those that exist"),
+    )
 }
 
 /// All versions of a rule, the newest first; deletions too.
@@ -139,7 +150,8 @@ pub(super) async fn history(
     let key = key(&path);
     let (store, asked) = (api.shared.store.clone(), key.clone());
     let entries = tokio::task::spawn_blocking(move || store.history(&asked)).await;
-    let entries = entries.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let entries =
+        entries.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
     if entries.is_empty() { Err(missing(&key)) } else { Ok(Json(entries)) }
 }
 
@@ -164,5 +176,10 @@ pub(super) async fn remove(
         None => None,
     };
     let in_force_millis = in_force.as_ref().map(|_| begun.elapsed().as_secs_f64() * 1000.0);
-    Ok(Json(DeleteBody { version: removed.version, generation: removed.generation, in_force, in_force_millis }))
+    Ok(Json(DeleteBody {
+        version: removed.version,
+        generation: removed.generation,
+        in_force,
+        in_force_millis,
+    }))
 }

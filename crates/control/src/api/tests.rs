@@ -1,0 +1,241 @@
+use std::os::unix::fs::PermissionsExt;
+
+use http::Method;
+use outrigger_identity::{Credentials, TrustBundle, WorkloadCertificate};
+
+use super::types::{Action, ApplyQuery, IdentityBody, IdentityRequest, RuleState, RulesQuery, TokenRequest};
+use crate::client::Client;
+use crate::instance::{Instance, Protocol, State, sample};
+use crate::{ControlPlane, Running, Settings};
+
+const SUBSETS: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec: {host: catalog, subsets: [{name: v1, labels: {version: v1}}]}
+";
+
+async fn start() -> (Running, Client, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let running = ControlPlane::start(Settings::ephemeral(dir.path())).await.unwrap();
+    let client = running.client();
+    (running, client, dir)
+}
+
+fn catalog(id: &str) -> Instance {
+    sample(id, "catalog", "v1", "127.0.0.5", 8080, Protocol::Http)
+}
+
+#[tokio::test]
+async fn rules_live_and_die_over_the_socket() {
+    let (running, client, dir) = start().await;
+    let mode = std::fs::metadata(&running.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    client.register(&catalog("c1")).await.unwrap();
+    let query = ApplyQuery { author: Some("ann".into()), wait: true, ..ApplyQuery::default() };
+    let applied = client.apply(SUBSETS, &query).await.unwrap();
+    assert_eq!(applied.objects[0].action, Action::Created);
+    assert!(applied.in_force.unwrap().complete, "nobody is connected, so nobody lacks it");
+
+    let rule = client.rule("DestinationRule", "shop", "catalog").await.unwrap();
+    assert_eq!((rule.version, rule.author.as_str(), rule.source.trim_end()), (1, "ann", SUBSETS.trim_end()));
+    assert_eq!(
+        client.rules(&RulesQuery { kind: Some("VirtualService".into()), namespace: None }).await.unwrap(),
+        []
+    );
+    let status = client.rules_status().await.unwrap();
+    assert_eq!((status[0].state, status[0].name.as_str()), (RuleState::InForce, "catalog"));
+
+    client.delete("DestinationRule", "shop", "catalog", &ApplyQuery::default()).await.unwrap();
+    let history = client.history("DestinationRule", "shop", "catalog").await.unwrap();
+    assert_eq!(
+        history.iter().map(|entry| (entry.version, entry.author.as_str())).collect::<Vec<_>>(),
+        [(2, "socket"), (1, "ann")]
+    );
+    let missing = client.rule("DestinationRule", "shop", "catalog").await.unwrap_err();
+    assert_eq!(missing.status().unwrap(), 404);
+
+    client.apply(SUBSETS, &query).await.unwrap();
+    running.stop().await;
+    assert!(!dir.path().join("outrigger.sock").exists());
+    let again = ControlPlane::start(Settings::ephemeral(dir.path())).await.unwrap();
+    let client = again.client();
+    assert_eq!(client.rule("DestinationRule", "shop", "catalog").await.unwrap().version, 3);
+    assert_eq!(client.instances().await.unwrap()[0].instance.id, "c1");
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn refused_rules_come_back_as_findings_with_file_line_and_advice() {
+    let (running, client, _dir) = start().await;
+    client.register(&catalog("c1")).await.unwrap();
+    let typo = SUBSETS.replace("host:", "hosst:");
+    let query = ApplyQuery { file: Some("rules.yaml".into()), ..ApplyQuery::default() };
+    let error = client.apply(&typo, &query).await.unwrap_err();
+    assert_eq!(error.status().unwrap(), 422);
+    let finding = error
+        .findings()
+        .iter()
+        .find(|finding| finding.is_error() && finding.message.contains("hosst"))
+        .unwrap();
+    assert_eq!((finding.file.as_str(), finding.line), ("rules.yaml", 4));
+    assert_eq!(finding.suggestion.as_deref(), Some("host"));
+    assert_eq!(client.apply("", &query).await.unwrap_err().status().unwrap(), 400);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn registrations_are_checked_listed_and_changed() {
+    let (running, client, _dir) = start().await;
+    client.register(&catalog("c1")).await.unwrap();
+    client.register(&Instance { version: Some("v2".into()), ..catalog("c2") }).await.unwrap();
+    client.set_state("c2", State::Maintenance).await.unwrap();
+    let services = client.services().await.unwrap();
+    assert_eq!(services[0].host, "catalog.shop.svc.cluster.local");
+    assert_eq!(services[0].instances["c2"], State::Maintenance);
+    let bad = client.register(&Instance { weight: 0, ..catalog("c3") }).await.unwrap_err();
+    assert!(bad.status().unwrap() == 400 && bad.to_string().contains("weight"), "{bad}");
+    client.deregister("c1").await.unwrap();
+    assert_eq!(client.heartbeat("c1").await.unwrap_err().status().unwrap(), 404);
+    running.stop().await;
+}
+
+fn over_tls(running: &Running, identity: Option<&IdentityBody>) -> Client {
+    let roots = running.authority().bundle().to_pem("cluster.local");
+    let bundle = TrustBundle::from_pem("cluster.local", &roots).unwrap();
+    let certificate = identity.map(|own| {
+        let parsed =
+            WorkloadCertificate::from_key_and_chain(&own.key, &own.certificate, std::time::SystemTime::now());
+        std::sync::Arc::new(parsed.unwrap())
+    });
+    let credentials = Credentials::new(certificate, std::sync::Arc::new(bundle));
+    let address = running.addresses.management.unwrap().to_string();
+    Client::tls(&address, "cluster.local", &credentials).unwrap()
+}
+
+fn request(service_account: &str) -> IdentityRequest {
+    IdentityRequest { namespace: "shop".into(), service_account: service_account.into(), ttl_seconds: None }
+}
+
+#[tokio::test]
+async fn over_tls_nobody_is_told_anything_and_the_admin_token_opens_everything() {
+    let (running, socket, dir) = start().await;
+    let nobody = over_tls(&running, None);
+    assert_eq!(nobody.status().await.unwrap_err().status().unwrap(), 401);
+    assert_eq!(
+        nobody.clone().with_token("outrigger-admin-guess").status().await.unwrap_err().status().unwrap(),
+        401
+    );
+    let token = std::fs::read_to_string(dir.path().join(crate::tokens::ADMIN_TOKEN_FILE)).unwrap();
+    let admin = nobody.with_token(token.trim());
+    admin.register(&catalog("c1")).await.unwrap();
+    let operator = IdentityRequest { namespace: "outrigger-system".into(), ..request("outrigger-admin") };
+    let by_certificate = over_tls(&running, Some(&socket.issue_identity(&operator).await.unwrap()));
+    assert_eq!(by_certificate.status().await.unwrap().instances, 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_workload_may_only_act_for_itself() {
+    let (running, socket, _dir) = start().await;
+    let own = over_tls(&running, Some(&socket.issue_identity(&request("catalog")).await.unwrap()));
+    own.register(&catalog("c1")).await.unwrap();
+    own.heartbeat("c1").await.unwrap();
+    let forbidden = |result: Result<super::types::ChangedBody, crate::ClientError>| {
+        assert_eq!(result.unwrap_err().status().unwrap(), 403);
+    };
+    forbidden(own.register(&sample("w1", "web", "v1", "127.0.0.6", 80, Protocol::Http)).await);
+    forbidden(own.register(&Instance { service: "bank".into(), ..catalog("c2") }).await);
+    socket.register(&sample("w1", "web", "v1", "127.0.0.6", 80, Protocol::Http)).await.unwrap();
+    forbidden(own.deregister("w1").await);
+    for path in ["/v1/rules", "/v1/status", "/v1/tokens", "/v1/services"] {
+        let result =
+            own.call(Method::GET, path, "application/json", Default::default(), Default::default()).await;
+        assert_eq!(result.unwrap_err().status().unwrap(), 403, "{path}");
+    }
+    assert_eq!(own.apply(SUBSETS, &ApplyQuery::default()).await.unwrap_err().status().unwrap(), 403);
+    assert_eq!(own.issue_identity(&request("web")).await.err().unwrap().status().unwrap(), 403);
+    let visible: Vec<String> =
+        own.instances().await.unwrap().into_iter().map(|body| body.instance.id).collect();
+    assert_eq!(visible, ["c1"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_join_token_registers_what_it_names() {
+    let (running, socket, _dir) = start().await;
+    let wanted = TokenRequest {
+        namespace: "shop".into(),
+        service_account: "catalog".into(),
+        services: vec!["catalog".into(), "search".into()],
+        ..TokenRequest::default()
+    };
+    let join = socket.create_token(&wanted).await.unwrap();
+    assert_eq!(join.address, running.addresses.xds.to_string());
+    let workload = over_tls(&running, None).with_token(&join.token);
+    workload.register(&Instance { service: "search".into(), ..catalog("s1") }).await.unwrap();
+    let listed = serde_json::to_string(&socket.tokens().await.unwrap()).unwrap();
+    assert!(listed.contains("search") && !listed.contains(&join.token));
+    assert_eq!(socket.revoke_tokens("shop", "catalog").await.unwrap().revoked, 1);
+    assert_eq!(workload.heartbeat("s1").await.unwrap_err().status().unwrap(), 401);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_an_error_in_json() {
+    let (running, client, _dir) = start().await;
+    for (method, path, status) in [
+        (Method::GET, "/v2/rules", 404),
+        (Method::PATCH, "/v1/rules", 405),
+        (Method::GET, "/v1/status/wait?generation=x", 400),
+    ] {
+        let error = client
+            .call(method, path, "application/json", Default::default(), Default::default())
+            .await
+            .unwrap_err();
+        assert_eq!(error.status().unwrap(), status, "{path}");
+        assert!(!error.to_string().is_empty());
+    }
+    let broken = client
+        .call(Method::POST, "/v1/instances", "application/json", "{".into(), Default::default())
+        .await;
+    assert_eq!(broken.unwrap_err().status().unwrap(), 400);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_document_describes_every_path_that_is_served() {
+    let document = serde_json::to_value(super::openapi::document()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    for path in [
+        "/v1/rules",
+        "/v1/rules/{kind}/{namespace}/{name}",
+        "/v1/rules/{kind}/{namespace}/{name}/history",
+        "/v1/instances",
+        "/v1/instances/{id}",
+        "/v1/instances/{id}/heartbeat",
+        "/v1/instances/{id}/state",
+        "/v1/services",
+        "/v1/status",
+        "/v1/status/rules",
+        "/v1/status/wait",
+        "/v1/tokens",
+        "/v1/tokens/{namespace}/{service_account}",
+        "/v1/identities",
+        "/v1/trust-bundle",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    assert_eq!(paths.len(), 15);
+    let (running, client, _dir) = start().await;
+    let served: serde_json::Value = client.get("/openapi.json").await.unwrap();
+    assert_eq!(served, document);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_control_plane_on_the_same_data_is_refused() {
+    let (running, _, dir) = start().await;
+    let error = ControlPlane::start(Settings::ephemeral(dir.path())).await.err().unwrap().to_string();
+    assert!(error.contains("another process"), "{error}");
+    running.stop().await;
+}

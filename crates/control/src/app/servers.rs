@@ -35,9 +35,9 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const STREAMS_PER_CONNECTION: u32 = 100;
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{what} cannot listen on {address}: choose another address or stop what holds it"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{what} cannot listen on {address}: choose another address or stop what holds it")
+    })
 }
 
 /// A socket that a dead control plane left behind is replaced, one that answers is not.
@@ -50,14 +50,15 @@ async fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
         if tokio::net::UnixStream::connect(path).await.is_ok() {
             bail!("another control plane answers on the management socket {shown}");
         }
-        std::fs::remove_file(path).with_context(|| format!("the old management socket {shown} cannot be removed"))?;
+        std::fs::remove_file(path)
+            .with_context(|| format!("the old management socket {shown} cannot be removed"))?;
     }
     // Bound under a name that nobody knows in a directory of our own, closed to others, and only then given its name:
     // between bind and chmod a socket has the mode of the umask.
     let aside = path.with_extension(format!("{}.new", std::process::id()));
     let _ = std::fs::remove_file(&aside);
-    let listener =
-        UnixListener::bind(&aside).with_context(|| format!("the management socket {} cannot be bound", aside.display()))?;
+    let listener = UnixListener::bind(&aside)
+        .with_context(|| format!("the management socket {} cannot be bound", aside.display()))?;
     std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| std::fs::rename(&aside, path))
         .with_context(|| format!("the management socket {shown} cannot be given its mode and name"))?;
@@ -88,7 +89,12 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let (drain, credentials) = (parts.drain.clone(), parts.credentials.clone());
     let (traces, registry, logs) = (parts.traces.clone(), parts.registry.clone(), parts.logs.clone());
 
-    let source = XdsSource::new(parts.keeper.clone(), parts.board.clone(), parts.metrics.clone(), &settings.trust_domain);
+    let source = XdsSource::new(
+        parts.keeper.clone(),
+        parts.board.clone(),
+        parts.metrics.clone(),
+        &settings.trust_domain,
+    );
     let csr = CertificateService::new(parts.authority.clone(), Arc::new(parts.tokens.clone())).into_server();
     let mut addresses = Addresses {
         xds: xds.local_addr()?,
@@ -149,11 +155,20 @@ fn grpc() -> Server {
         .tcp_nodelay(true)
 }
 
-fn serve_plain(tasks: &mut JoinSet<()>, drain: &Drain, what: &'static str, server: Router, listener: TcpListener) {
+fn serve_plain(
+    tasks: &mut JoinSet<()>,
+    drain: &Drain,
+    what: &'static str,
+    server: Router,
+    listener: TcpListener,
+) {
     let stop = drain.clone();
     let incoming = TcpListenerStream::new(listener);
     spawn(tasks, drain, async move {
-        ended(what, server.serve_with_incoming_shutdown(incoming, async move { stop.draining().await }).await);
+        ended(
+            what,
+            server.serve_with_incoming_shutdown(incoming, async move { stop.draining().await }).await,
+        );
     });
 }
 

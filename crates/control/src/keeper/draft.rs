@@ -15,7 +15,7 @@ use crate::instance::{Instance, State};
 use crate::registry::Event;
 use crate::registry::api::{Caller, Held, service_of};
 use crate::registry::file::Problem;
-use crate::store::records::{HistoryEntry, HistoryAction, StoredInstance, StoredRule, rule_key};
+use crate::store::records::{HistoryAction, HistoryEntry, StoredInstance, StoredRule, rule_key};
 use crate::store::{Contents, Mutation};
 use crate::world::{MeshSettings, World};
 
@@ -71,7 +71,11 @@ impl Draft {
     }
 
     pub(super) fn world(&self) -> World {
-        let intents = self.rules.values().filter_map(|rule| rule.object.as_ref()).flat_map(|object| object.intents.clone());
+        let intents = self
+            .rules
+            .values()
+            .filter_map(|rule| rule.object.as_ref())
+            .flat_map(|object| object.intents.clone());
         World::new(self.generation, self.settings.clone(), self.instances().values().cloned(), intents)
     }
 
@@ -98,7 +102,9 @@ impl Draft {
         let before = self.files.get(&source);
         let mut after = before.cloned().unwrap_or_default();
         match event {
-            Event::Reset(all) => after = all.into_iter().map(|instance| (instance.id.clone(), instance)).collect(),
+            Event::Reset(all) => {
+                after = all.into_iter().map(|instance| (instance.id.clone(), instance)).collect()
+            }
             Event::Upsert(instance) => {
                 after.insert(instance.id.clone(), instance);
             }
@@ -110,7 +116,11 @@ impl Draft {
             return false;
         }
         let files = Arc::make_mut(&mut self.files);
-        if after.is_empty() { files.remove(&source) } else { files.insert(source, after) };
+        if after.is_empty() {
+            files.remove(&source)
+        } else {
+            files.insert(source, after)
+        };
         true
     }
 
@@ -153,7 +163,8 @@ impl Draft {
             };
             mutations.push(Mutation::PutRule(Box::new(stored.clone())));
             Arc::make_mut(&mut self.versions).insert(key.clone(), version);
-            Arc::make_mut(&mut self.rules).insert(key, Arc::new(Rule { stored, object: Some(object), problem: None }));
+            Arc::make_mut(&mut self.rules)
+                .insert(key, Arc::new(Rule { stored, object: Some(object), problem: None }));
         }
         Ok((mutations, Applied { generation: 0, dry_run, objects: applied, findings }))
     }
@@ -163,10 +174,13 @@ impl Draft {
         let keys: Vec<String> = objects.iter().map(rule_key).collect();
         if let Some((i, key)) = keys.iter().enumerate().find(|(i, key)| keys[..*i].contains(key)) {
             let line = objects[i].origin.line;
-            return Err(Refused::Invalid(format!("{key} occurs twice in one request, the second time at line {line}")));
+            return Err(Refused::Invalid(format!(
+                "{key} occurs twice in one request, the second time at line {line}"
+            )));
         }
         let present: Vec<Object> = self.rules.values().filter_map(|rule| rule.object.clone()).collect();
-        let mut merged: Vec<Object> = present.iter().filter(|object| !keys.contains(&rule_key(object))).cloned().collect();
+        let mut merged: Vec<Object> =
+            present.iter().filter(|object| !keys.contains(&rule_key(object))).cloned().collect();
         merged.extend(objects.iter().cloned());
         let catalog = catalog(&self.world());
         let before = analyze(&present, Some(&catalog));
@@ -184,7 +198,9 @@ impl Draft {
 
     pub(super) fn delete(&mut self, key: &str, author: &str) -> Result<(Vec<Mutation>, Removed), Refused> {
         if Arc::make_mut(&mut self.rules).remove(key).is_none() {
-            return Err(Refused::Unknown(format!("there is no rule {key}; `outrigger get` lists those that exist")));
+            return Err(Refused::Unknown(format!(
+                "there is no rule {key}; `outrigger get` lists those that exist"
+            )));
         }
         let version = self.versions.get(key).copied().unwrap_or(0) + 1;
         Arc::make_mut(&mut self.versions).insert(key.to_owned(), version);
@@ -201,12 +217,20 @@ impl Draft {
     }
 
     /// Also yields the instance as it was registered.
-    pub(super) fn register(&mut self, instance: Instance, caller: &Caller) -> Result<(Vec<Mutation>, Arc<Instance>), Refused> {
+    pub(super) fn register(
+        &mut self,
+        instance: Instance,
+        caller: &Caller,
+    ) -> Result<(Vec<Mutation>, Arc<Instance>), Refused> {
         instance.validate().map_err(Refused::Invalid)?;
         let instance = instance.normalise();
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
-        if let Some((file, _)) = self.files.iter().find(|(_, instances)| instances.contains_key(&instance.id)) {
-            return Err(Refused::Conflict(format!("instance \"{}\" is registered by the file {file}", instance.id)));
+        if let Some((file, _)) = self.files.iter().find(|(_, instances)| instances.contains_key(&instance.id))
+        {
+            return Err(Refused::Conflict(format!(
+                "instance \"{}\" is registered by the file {file}",
+                instance.id
+            )));
         }
         if let Some(known) = self.registrations.get(&instance.id) {
             caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
@@ -214,7 +238,11 @@ impl Draft {
                 return Ok((Vec::new(), Arc::new(instance)));
             }
         }
-        let stored = StoredInstance { instance: instance.clone(), by: caller.identity().cloned(), at: Timestamp::now() };
+        let stored = StoredInstance {
+            instance: instance.clone(),
+            by: caller.identity().cloned(),
+            at: Timestamp::now(),
+        };
         Ok((self.put(stored), Arc::new(instance)))
     }
 
@@ -229,7 +257,9 @@ impl Draft {
         let Some(registration) = self.registrations.get(id) else {
             let file = self.files.iter().find(|(_, instances)| instances.contains_key(id));
             return Err(match file {
-                Some((file, _)) => Refused::Conflict(format!("instance \"{id}\" is registered by the file {file}; change it there")),
+                Some((file, _)) => Refused::Conflict(format!(
+                    "instance \"{id}\" is registered by the file {file}; change it there"
+                )),
                 None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
             });
         };
@@ -237,7 +267,12 @@ impl Draft {
         Ok(registration)
     }
 
-    pub(super) fn set_state(&mut self, id: &str, state: State, caller: &Caller) -> Result<Vec<Mutation>, Refused> {
+    pub(super) fn set_state(
+        &mut self,
+        id: &str,
+        state: State,
+        caller: &Caller,
+    ) -> Result<Vec<Mutation>, Refused> {
         let mut stored = self.touchable(id, caller)?.stored.clone();
         if stored.instance.state == state {
             return Ok(Vec::new());
@@ -263,9 +298,11 @@ impl Draft {
 fn reload(stored: StoredRule, settings: &MeshSettings) -> Rule {
     let options = rules::options(settings, &stored.namespace);
     let mut parsed = parse_again(&stored, &options);
-    let object = parsed.objects.pop().filter(|object| parsed.objects.is_empty() && rule_key(object) == stored.key);
+    let object =
+        parsed.objects.pop().filter(|object| parsed.objects.is_empty() && rule_key(object) == stored.key);
     let problem = object.is_none().then(|| {
-        let errors: Vec<String> = parsed.findings.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
+        let errors: Vec<String> =
+            parsed.findings.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
         let problem = format!("this release does not understand the stored rule: {}", errors.join("; "));
         tracing::error!(rule = %stored.key, "{problem}; it is kept, but not in force");
         problem

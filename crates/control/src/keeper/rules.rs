@@ -80,7 +80,8 @@ pub fn catalog(world: &World) -> ServiceCatalog {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => PortProtocol::Http,
         Protocol::Tcp => PortProtocol::Tcp,
     };
-    let mut catalog = ServiceCatalog { root_namespace: world.settings.root_namespace.clone(), ..ServiceCatalog::default() };
+    let mut catalog =
+        ServiceCatalog { root_namespace: world.settings.root_namespace.clone(), ..ServiceCatalog::default() };
     for service in world.services() {
         let known = CatalogService {
             ports: service.ports.iter().map(|(port, spoken)| (*port, protocol(*spoken))).collect(),

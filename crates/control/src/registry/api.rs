@@ -137,7 +137,10 @@ impl Leases {
 
     /// When [`Leases::expire`] has something to do next.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        self.leases.values().map(|lease| if lease.held { now + RECHECK } else { lease.renewed + lease.ttl }).min()
+        self.leases
+            .values()
+            .map(|lease| if lease.held { now + RECHECK } else { lease.renewed + lease.ttl })
+            .min()
     }
 
     /// The instances that expire now; their leases are gone. `members` are all instances of a `namespace/service`, with or
@@ -145,11 +148,13 @@ impl Leases {
     pub fn expire(&mut self, now: Instant, members: impl Fn(&str) -> usize) -> Vec<String> {
         let longest = self.leases.values().map(|lease| lease.ttl).max().unwrap_or_default();
         self.recent.retain(|(_, _, at)| now.saturating_duration_since(*at) <= longest);
-        let due: BTreeSet<String> = self.leases.values().filter(|lease| lease.is_due(now)).map(|l| l.service.clone()).collect();
+        let due: BTreeSet<String> =
+            self.leases.values().filter(|lease| lease.is_due(now)).map(|l| l.service.clone()).collect();
         let mut expired = Vec::new();
         for service in due {
             // Late ones count too: heartbeats of one service do not come at the same instant, so neither do expiries.
-            let late = self.leases.values().filter(|lease| lease.service == service && lease.is_late(now)).count();
+            let late =
+                self.leases.values().filter(|lease| lease.service == service && lease.is_late(now)).count();
             let gone = self.recent.iter().filter(|(of, _, _)| *of == service).count();
             let (missing, all) = (late + gone, members(&service) + gone);
             let mass = missing >= 2 && missing * 100 > all * MASS_PERCENT;
@@ -189,7 +194,10 @@ impl Leases {
         for (id, lease) in self.leases.iter().filter(|(_, lease)| lease.held) {
             by_service.entry(&lease.service).or_default().push(id.clone());
         }
-        by_service.into_iter().map(|(service, instances)| Held { service: service.to_owned(), instances }).collect()
+        by_service
+            .into_iter()
+            .map(|(service, instances)| Held { service: service.to_owned(), instances })
+            .collect()
     }
 }
 

@@ -95,7 +95,8 @@ impl FileRegistry {
         }
         // A directory that cannot be listed is no proof that its files are gone.
         if changes.problems.is_empty() {
-            let gone: Vec<PathBuf> = self.seen.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+            let gone: Vec<PathBuf> =
+                self.seen.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
             for path in gone {
                 self.seen.remove(&path);
                 changes.events.push((path.display().to_string(), Event::Reset(Vec::new())));
@@ -234,13 +235,18 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, String> {
         return Ok(vec![path.to_owned()]);
     }
     let directory = directory_of(pattern);
-    let listed = std::fs::read_dir(&directory).map_err(|error| format!("{} cannot be listed: {error}", directory.display()))?;
+    let listed = std::fs::read_dir(&directory)
+        .map_err(|error| format!("{} cannot be listed: {error}", directory.display()))?;
     let mut paths = Vec::new();
     for entry in listed {
         let entry = entry.map_err(|error| format!("{} cannot be listed: {error}", directory.display()))?;
         let file = entry.file_name().to_string_lossy().into_owned();
         // Hidden files are editors' and renames' temporaries.
-        let wanted = if globbed { matches(&name, &file) } else { [".yaml", ".yml", ".json"].iter().any(|e| file.ends_with(e)) };
+        let wanted = if globbed {
+            matches(&name, &file)
+        } else {
+            [".yaml", ".yml", ".json"].iter().any(|e| file.ends_with(e))
+        };
         if wanted && !file.starts_with('.') && entry.path().is_file() {
             paths.push(entry.path());
         }

@@ -60,17 +60,22 @@ async fn operation_names(State(store): State<TraceStore>, Path(service): Path<St
     answer(names)
 }
 
-async fn operations(State(store): State<TraceStore>, Query(query): Query<HashMap<String, String>>) -> Response {
+async fn operations(
+    State(store): State<TraceStore>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
     let Some(service) = query.get("service") else {
         return failure(StatusCode::BAD_REQUEST, "parameter 'service' is required".to_owned());
     };
     let wanted = query.get("spanKind").filter(|kind| !kind.is_empty());
-    let all = store.operations(service).into_iter().filter(|(_, kind)| wanted.is_none_or(|wanted| wanted == kind));
+    let all =
+        store.operations(service).into_iter().filter(|(_, kind)| wanted.is_none_or(|wanted| wanted == kind));
     answer(all.map(|(name, kind)| json!({ "name": name, "spanKind": kind })).collect())
 }
 
 async fn traces(State(store): State<TraceStore>, Query(query): Query<Vec<(String, String)>>) -> Response {
-    let ids: Vec<&str> = query.iter().filter(|(key, _)| key == "traceID").map(|(_, id)| id.as_str()).collect();
+    let ids: Vec<&str> =
+        query.iter().filter(|(key, _)| key == "traceID").map(|(_, id)| id.as_str()).collect();
     if !ids.is_empty() {
         let found = ids.into_iter().filter_map(parse_id).filter_map(|id| store.trace(&id));
         return answer(found.map(|spans| shape(&spans)).collect());
@@ -99,7 +104,11 @@ fn parse_id(text: &str) -> Option<TraceId> {
 
 fn filter(query: &[(String, String)], now: SystemTime) -> Result<Filter, String> {
     let value = |name: &str| {
-        query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     };
     let micros = |name: &str| match value(name) {
         None => Ok(0),
@@ -110,7 +119,9 @@ fn filter(query: &[(String, String)], now: SystemTime) -> Result<Filter, String>
     };
     let span = |name: &str| match value(name) {
         None => Ok(None),
-        Some(text) => duration(text).map(Some).ok_or_else(|| format!("parameter '{name}': \"{text}\" is not a duration such as 1h or 20ms")),
+        Some(text) => duration(text)
+            .map(Some)
+            .ok_or_else(|| format!("parameter '{name}': \"{text}\" is not a duration such as 1h or 20ms")),
     };
     let mut filter = Filter {
         service: value("service").map(str::to_owned),
@@ -127,7 +138,8 @@ fn filter(query: &[(String, String)], now: SystemTime) -> Result<Filter, String>
         filter.from = since.map_or(0, nanos);
     }
     if let Some(limit) = value("limit") {
-        let parsed: usize = limit.parse().map_err(|_| format!("parameter 'limit': \"{limit}\" is not a number"))?;
+        let parsed: usize =
+            limit.parse().map_err(|_| format!("parameter 'limit': \"{limit}\" is not a number"))?;
         filter.limit = parsed.clamp(1, MAX_LIMIT);
     }
     if let Some(tags) = value("tags") {
@@ -136,7 +148,8 @@ fn filter(query: &[(String, String)], now: SystemTime) -> Result<Filter, String>
         filter.tags.extend(tags);
     }
     for (_, tag) in query.iter().filter(|(key, _)| key == "tag") {
-        let (key, value) = tag.split_once(':').ok_or_else(|| format!("parameter 'tag': \"{tag}\" is not key:value"))?;
+        let (key, value) =
+            tag.split_once(':').ok_or_else(|| format!("parameter 'tag': \"{tag}\" is not key:value"))?;
         filter.tags.push((key.to_owned(), value.to_owned()));
     }
     Ok(filter)
@@ -179,7 +192,10 @@ fn shape(spans: &[Arc<Span>]) -> Value {
         .iter()
         .enumerate()
         .map(|(i, process)| {
-            (format!("p{}", i + 1), json!({ "serviceName": process.service, "tags": shape_tags(&process.tags) }))
+            (
+                format!("p{}", i + 1),
+                json!({ "serviceName": process.service, "tags": shape_tags(&process.tags) }),
+            )
         })
         .collect();
     let id = spans.first().map(|span| hex(&span.trace)).unwrap_or_default();
@@ -188,7 +204,8 @@ fn shape(spans: &[Arc<Span>]) -> Value {
 
 fn shape_span(span: &Span, process: &str) -> Value {
     let trace = hex(&span.trace);
-    let reference = |parent: super::SpanId| json!({ "refType": "CHILD_OF", "traceID": trace, "spanID": hex(&parent) });
+    let reference =
+        |parent: super::SpanId| json!({ "refType": "CHILD_OF", "traceID": trace, "spanID": hex(&parent) });
     let log = |(at, fields): &(u64, Vec<(String, Tag)>)| json!({ "timestamp": at / 1000, "fields": shape_tags(fields) });
     json!({
         "traceID": trace,
@@ -225,7 +242,13 @@ mod tests {
 
     #[test]
     fn durations_read_as_go_writes_them() {
-        for (text, expected) in [("1h", 3_600_000_000), ("20ms", 20_000), ("1.5s", 1_500_000), ("100us", 100), ("2d", 172_800_000_000)] {
+        for (text, expected) in [
+            ("1h", 3_600_000_000),
+            ("20ms", 20_000),
+            ("1.5s", 1_500_000),
+            ("100us", 100),
+            ("2d", 172_800_000_000),
+        ] {
             assert_eq!(duration(text).unwrap().as_micros(), expected, "{text}");
         }
         for bad in ["", "5", "h", "-1s", "1x", "1..5s"] {
@@ -243,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_bad_parameter_is_named() {
-        let bad = |key: &str, value: &str| filter(&[(key.into(), value.into())], SystemTime::now()).unwrap_err();
+        let bad =
+            |key: &str, value: &str| filter(&[(key.into(), value.into())], SystemTime::now()).unwrap_err();
         assert!(bad("start", "x").contains("start"));
         assert!(bad("minDuration", "5").contains("minDuration"));
         assert!(bad("limit", "x").contains("limit"));

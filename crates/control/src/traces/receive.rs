@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -23,9 +25,14 @@ pub struct Receiver {
 }
 
 impl Receiver {
+    /// Puts what it receives into the store.
+    pub fn new(store: TraceStore) -> Self {
+        Self { store }
+    }
+
     /// As a tonic service.
     pub fn server(store: TraceStore) -> TraceServiceServer<Self> {
-        TraceServiceServer::new(Self { store }).max_decoding_message_size(MAX_MESSAGE)
+        TraceServiceServer::new(Self::new(store)).max_decoding_message_size(MAX_MESSAGE)
     }
 }
 

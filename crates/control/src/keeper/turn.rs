@@ -1,0 +1,132 @@
+//! What the commands of one turn add up to: a draft, what to store, and whom to answer when it is done.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::draft::Draft;
+use super::{Command, Refused, Reply};
+use crate::instance::Instance;
+use crate::registry::api::Leases;
+use crate::store::Mutation;
+
+/// Sends one reply once the turn is over.
+type Finish = Box<dyn FnOnce(Result<u64, &Refused>) + Send>;
+
+/// What the commands of one turn add up to.
+pub(super) struct Turn {
+    pub(super) draft: Draft,
+    pub(super) mutations: Vec<Mutation>,
+    pub(super) changed: bool,
+    pub(super) finish: Vec<Finish>,
+    pub(super) renew: Vec<Arc<Instance>>,
+    pub(super) forget: Vec<String>,
+}
+
+impl Turn {
+    pub(super) fn new(draft: Draft) -> Self {
+        Self {
+            draft,
+            mutations: Vec::new(),
+            changed: false,
+            finish: Vec::new(),
+            renew: Vec::new(),
+            forget: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, command: Command) {
+        match command {
+            Command::Apply { objects, namespace, author, dry_run, reply } => {
+                let result = self.draft.apply(objects, &namespace, &author, dry_run);
+                self.settle(reply, result, |applied, generation| applied.generation = generation);
+            }
+            Command::Delete { key, author, reply } => {
+                let result = self.draft.delete(&key, &author);
+                self.settle(reply, result, |removed, generation| removed.generation = generation);
+            }
+            Command::Register { instance, caller, reply } => {
+                let result = self.draft.register(*instance, &caller);
+                if let Ok((_, outcome)) = &result {
+                    self.renew.push(outcome.clone());
+                }
+                self.settle_number(reply, result.map(|(changes, _)| changes));
+            }
+            Command::SetState { id, state, caller, reply } => {
+                let result = self.draft.set_state(&id, state, &caller);
+                self.settle_number(reply, result);
+            }
+            Command::Heartbeat { id, caller, reply } => {
+                let result = self.draft.touchable(&id, &caller).map(|registration| {
+                    self.renew.push(Arc::new(registration.stored.instance.clone()));
+                    Vec::new()
+                });
+                self.settle_number(reply, result);
+            }
+            Command::Deregister { id, caller, reply } => {
+                let result = self.draft.deregister(&id, &caller);
+                if result.is_ok() {
+                    self.forget.push(id);
+                }
+                self.settle_number(reply, result);
+            }
+            Command::Registry { source, event, reply } => {
+                self.changed |= self.draft.registry(source, event);
+                if let Some(reply) = reply {
+                    self.finish.push(Box::new(move |result| {
+                        let _ = reply.send(result.map_err(Clone::clone));
+                    }));
+                }
+            }
+            Command::Roots(roots_pem) => {
+                self.changed |= self.draft.roots_pem != roots_pem;
+                self.draft.roots_pem = roots_pem;
+            }
+            Command::Problems(_) | Command::Stop => {}
+        }
+    }
+
+    fn settle_number(&mut self, reply: Reply<u64>, result: Result<Vec<Mutation>, Refused>) {
+        self.settle(reply, result.map(|mutations| (mutations, 0)), |number, generation| *number = generation);
+    }
+
+    /// Notes the changes of a command; its answer goes out when they are durable and in force, a refusal at once.
+    fn settle<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        result: Result<(Vec<Mutation>, T), Refused>,
+        number: impl FnOnce(&mut T, u64) + Send + 'static,
+    ) {
+        match result {
+            Ok((mutations, mut value)) => {
+                self.changed |= !mutations.is_empty();
+                self.mutations.extend(mutations);
+                self.finish.push(Box::new(move |result| {
+                    let answer = result.map_err(Clone::clone).map(|generation| {
+                        number(&mut value, generation);
+                        value
+                    });
+                    // The caller may be gone; the change stands.
+                    let _ = reply.send(answer);
+                }));
+            }
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+            }
+        }
+    }
+
+    pub(super) fn expire(&mut self, leases: &mut Leases, now: Instant) {
+        let draft = &self.draft;
+        // A heartbeat of this very turn saves its instance.
+        for instance in &self.renew {
+            leases.renew(instance, now);
+        }
+        let expired = leases.expire(now, |service| draft.members(service));
+        for id in expired {
+            tracing::warn!(instance = %id, "expired: no heartbeat within its TTL");
+            self.mutations.extend(self.draft.remove_registration(&id));
+            self.changed = true;
+        }
+    }
+}

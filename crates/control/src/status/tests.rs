@@ -1,0 +1,93 @@
+use super::*;
+
+fn client(name: &str, kind: ClientKind) -> Client {
+    Client { node: name.into(), instance: None, identity: None, kind, version: "1".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
+    let board = std::sync::Arc::new(Board::default());
+    board.connected(1, client("a", ClientKind::Outrigger));
+    board.connected(2, client("b", ClientKind::Outrigger));
+    board.barrier(1, 7);
+    let state = board.in_force(7);
+    assert_eq!((state.complete, state.proxies, state.of), (false, 1, 2));
+    assert_eq!(state.waiting, ["b"]);
+    let waiting = tokio::spawn({
+        let board = board.clone();
+        async move { board.wait(7, Duration::from_secs(60)).await }
+    });
+    tokio::task::yield_now().await;
+    board.barrier(2, 6);
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "an older barrier is not enough");
+    board.barrier(2, 8);
+    assert!(waiting.await.unwrap().complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_silent_proxy_times_out_and_names_it() {
+    let board = Board::default();
+    board.connected(1, client("a", ClientKind::Outrigger));
+    let state = board.wait(1, Duration::from_secs(5)).await;
+    assert!(!state.complete);
+    assert_eq!(state.waiting, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_leaves_is_not_waited_for() {
+    let board = Board::default();
+    board.connected(1, client("a", ClientKind::Outrigger));
+    let (state, ()) = tokio::join!(board.wait(1, Duration::from_secs(60)), async { board.disconnected(1) });
+    assert!(state.complete);
+}
+
+#[test]
+fn a_foreign_client_has_a_generation_when_everything_sent_is_acknowledged() {
+    let board = Board::default();
+    board.connected(1, client("envoy", ClientKind::Envoy));
+    board.sent(1, ResourceKind::Cluster, 3);
+    board.sent(1, ResourceKind::Listener, 3);
+    assert!(!board.in_force(3).complete);
+    board.acked(1, ResourceKind::Cluster, |_| true);
+    assert!(!board.in_force(3).complete);
+    let types = &board.proxies(3)[0].types;
+    assert_eq!((types["Cluster"].state.as_str(), types["Listener"].state.as_str()), ("SYNCED", "STALE"));
+    board.acked(1, ResourceKind::Listener, |_| true);
+    board.settled(1, 3);
+    assert!(board.in_force(3).complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
+    let board = Board::default();
+    board.connected(1, client("a", ClientKind::Outrigger));
+    board.sent(1, ResourceKind::Routes, 5);
+    let nack = Nack {
+        name: "outbound|80||web".into(),
+        version: "x".into(),
+        field: "virtual_hosts[0]".into(),
+        reason: "bad regex".into(),
+        rules: vec!["VirtualService shop/web".into()],
+    };
+    board.nacked(1, ResourceKind::Routes, nack);
+    let state = board.wait(5, Duration::from_secs(60)).await;
+    assert!(!state.complete);
+    assert!(
+        state.refused[0].contains("bad regex") && state.refused[0].contains("virtual_hosts[0]"),
+        "{state:?}"
+    );
+    assert_eq!(board.refused_rule("VirtualService shop/web").len(), 1);
+    assert!(board.refused_rule("VirtualService shop/other").is_empty());
+    board.acked(1, ResourceKind::Routes, |refusal| refusal.version != "x");
+    assert_eq!(
+        board.refused_rule("VirtualService shop/web").len(),
+        1,
+        "other resources of the kind were taken"
+    );
+    board.acked(1, ResourceKind::Routes, |refusal| refusal.name == "outbound|80||web");
+    assert!(
+        board.refused_rule("VirtualService shop/web").is_empty(),
+        "a good version takes the refusal back"
+    );
+}
