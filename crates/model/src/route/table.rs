@@ -47,6 +47,8 @@ pub struct CompiledRoute {
     pub config: Route,
     matcher: CompiledMatch,
     total_weight: u64,
+    /// Compiled `regex_rewrite`, with its substitution in the syntax of `regex`.
+    rewrite: Option<(regex::Regex, String)>,
 }
 
 /// The route of a request.
@@ -208,6 +210,7 @@ impl CompiledRoute {
         let matcher = CompiledMatch::compile(&route.matches)
             .map_err(|(field, reason)| (format!("match.{field}"), reason))?;
         let mut total_weight = 0;
+        let mut rewrite = None;
         if let RouteAction::Forward(forward) = &route.action {
             total_weight = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
             if total_weight == 0 {
@@ -216,11 +219,13 @@ impl CompiledRoute {
                     "the weights sum to 0, so no cluster could be picked; give at least one a weight".into(),
                 ));
             }
-            if let Some((pattern, _)) = &forward.rewrite.regex {
-                regex::Regex::new(pattern).map_err(|e| ("route.regex_rewrite".to_owned(), e.to_string()))?;
+            if let Some((pattern, substitution)) = &forward.rewrite.regex {
+                let regex =
+                    regex::Regex::new(pattern).map_err(|e| ("route.regex_rewrite".to_owned(), e.to_string()))?;
+                rewrite = Some((regex, rust_substitution(substitution)));
             }
         }
-        Ok(Self { id, config: route.clone(), matcher, total_weight })
+        Ok(Self { id, config: route.clone(), matcher, total_weight, rewrite })
     }
 
     /// Why it does not take the request, if it does not.
@@ -247,6 +252,14 @@ impl CompiledRoute {
             ticket -= weight;
         }
         None
+    }
+
+    /// The path (its query stays) after the regular-expression rewrite, if the route has one.
+    pub fn replace_regex(&self, path_and_query: &str) -> Option<String> {
+        let (regex, substitution) = self.rewrite.as_ref()?;
+        let path = path_of(path_and_query);
+        let query = &path_and_query[path.len()..];
+        Some(format!("{}{query}", regex.replace_all(path, substitution.as_str())))
     }
 
     /// The path with its matched prefix replaced, for prefix rewrites.
@@ -411,6 +424,27 @@ impl CompiledHeader {
 fn query_matches(query: &str, name: &str, matcher: &Matcher) -> bool {
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.find(|(key, _)| *key == name).is_some_and(|(_, value)| matcher.matches(value.as_bytes()))
+}
+
+/// RE2's `\\1` as `${1}`; a literal `$` is doubled.
+fn rust_substitution(substitution: &str) -> String {
+    let mut out = String::with_capacity(substitution.len() + 8);
+    let mut chars = substitution.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('\\', Some(digit)) if digit.is_ascii_digit() => {
+                out.push_str(&format!("${{{digit}}}"));
+                chars.next();
+            }
+            ('\\', Some('\\')) => {
+                out.push('\\');
+                chars.next();
+            }
+            ('$', _) => out.push_str("$$"),
+            _ => out.push(c),
+        }
+    }
+    out
 }
 
 fn path_of(path_and_query: &str) -> &str {

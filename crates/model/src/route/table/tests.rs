@@ -188,6 +188,22 @@ fn a_prefix_rewrite_keeps_the_rest_and_the_query() {
     assert_eq!(found.route.replace_prefix("/api/v1?x=1", "/internal"), "/internal/v1?x=1");
 }
 
+#[test]
+fn a_regex_rewrite_speaks_re2_and_keeps_the_query() {
+    let mut rewriting = route("r", RouteMatch::any());
+    rewriting.action = RouteAction::Forward(Forward {
+        clusters: vec![WeightedCluster::only("c")],
+        rewrite: Rewrite {
+            regex: Some(("^/v([0-9]+)/(.*)$".into(), r"/\2/$/\1".into())),
+            ..Rewrite::default()
+        },
+        ..Forward::default()
+    });
+    let t = table(vec![host("h", &["*"], vec![rewriting])]);
+    let found = t.find(&get("h", "/v2/items?x=/v9/y")).unwrap();
+    assert_eq!(found.route.replace_regex("/v2/items?x=/v9/y").as_deref(), Some("/items/$/2?x=/v9/y"));
+}
+
 proptest! {
     #[test]
     fn clusters_are_picked_by_their_share(weights in proptest::collection::vec(0u32..5, 1..5)) {
