@@ -115,7 +115,8 @@ impl Source for Sink {
     fn collect(&self, page: &mut Page) {
         page.counter("outrigger_access_log_lines_total", "Access log lines written.")
             .sample((), self.counts.written.load(Relaxed));
-        page.counter("outrigger_access_log_dropped_total", "Access log lines dropped.").sample((), self.dropped());
+        page.counter("outrigger_access_log_dropped_total", "Access log lines dropped.")
+            .sample((), self.dropped());
     }
 }
 

@@ -293,7 +293,8 @@ impl Source for Totals {
             page.counter("istio_requests_total", "Requests.").sample(labels, total.requests);
             page.histogram("istio_request_duration_milliseconds", "Time from request to end of response.")
                 .sample(labels, &total.duration);
-            page.histogram("istio_request_bytes", "Size of request bodies.").sample(labels, &total.request_bytes);
+            page.histogram("istio_request_bytes", "Size of request bodies.")
+                .sample(labels, &total.request_bytes);
             page.histogram("istio_response_bytes", "Size of response bodies.")
                 .sample(labels, &total.response_bytes);
         }

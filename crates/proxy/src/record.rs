@@ -50,8 +50,8 @@ pub struct Flags(u32);
 
 /// In Envoy's order of writing.
 const FLAG_NAMES: [&str; 22] = [
-    "UH", "UF", "UO", "NR", "URX", "NC", "DT", "UT", "LR", "UR", "UC", "DC", "DI", "FI", "RL", "UAEX", "SI", "DPE",
-    "UPE", "DF", "OM", "IH",
+    "UH", "UF", "UO", "NR", "URX", "NC", "DT", "UT", "LR", "UR", "UC", "DC", "DI", "FI", "RL", "UAEX", "SI",
+    "DPE", "UPE", "DF", "OM", "IH",
 ];
 
 impl Flags {
@@ -257,7 +257,9 @@ fn details_of(kind: &FailureKind) -> &'static str {
     match kind {
         FailureKind::NoRoute => "route_not_found",
         FailureKind::NoCluster => "cluster_not_found",
-        FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => "no_healthy_upstream",
+        FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
+            "no_healthy_upstream"
+        }
         FailureKind::Denied => "rbac_access_denied",
         FailureKind::FaultAbort(_) => "fault_filter_abort",
         FailureKind::UpstreamTimeout => "response_timeout",

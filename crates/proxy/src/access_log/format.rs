@@ -38,8 +38,8 @@ const NAMES: [&str; 24] = [
 
 /// What stands around each field of the text format: before it. The last is followed by a line feed.
 const BEFORE: [&str; 24] = [
-    "[", "] \"", " ", " ", "\" ", " ", " ", " ", " \"", "\" ", " ", " ", " ", " \"", "\" \"", "\" \"", "\" \"", "\" \"",
-    "\" ", " ", " ", " ", " ", " ",
+    "[", "] \"", " ", " ", "\" ", " ", " ", " ", " \"", "\" ", " ", " ", " ", " \"", "\" \"", "\" \"",
+    "\" \"", "\" \"", "\" ", " ", " ", " ", " ", " ",
 ];
 
 /// Fields that are numbers in JSON.

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use h2::client::ResponseFuture;
 use outrigger_model::cluster::UpstreamProtocol;
-use outrigger_model::route::{Forward, RetryPolicy, WeightedCluster};
 use outrigger_model::route::table::CompiledRoute;
+use outrigger_model::route::{Forward, RetryPolicy, WeightedCluster};
 use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -267,7 +267,12 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
 }
 
 impl Live {
-    fn send_h1(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, mut conn: H1Conn, endpoint: &Arc<EndpointState>) -> Self {
+    fn send_h1(
+        ctx: &mut RequestCtx<'_>,
+        plan: &Plan<'_>,
+        mut conn: H1Conn,
+        endpoint: &Arc<EndpointState>,
+    ) -> Self {
         let upgrade = plan.upgrade == Upgrade::Protocol;
         // Until the tunnel stands nothing follows the head.
         let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
@@ -289,9 +294,10 @@ impl Live {
         mut lease: H2Lease,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Self, Failure> {
-        let request = convert::request_to_h2(&ctx.head, plan.upgrade == Upgrade::Protocol).map_err(|error| {
-            Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
-        })?;
+        let request =
+            convert::request_to_h2(&ctx.head, plan.upgrade == Upgrade::Protocol).map_err(|error| {
+                Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
+            })?;
         let end = plan.upgrade == Upgrade::None && ctx.body.is_end();
         ctx.record.upstream_local = Some(lease.state.local);
         let (response, stream) = lease.sender.send_request(request, end).map_err(|error| {

@@ -112,12 +112,9 @@ impl Body {
         }))
     }
 
-    /// Whether it can be sent once more from its start. `untouched`: nothing was read from it yet.
-    pub fn can_replay(&self, untouched: bool) -> bool {
-        match self {
-            Self::Replay(replay) => !replay.lost,
-            _ => untouched || self.is_empty_message(),
-        }
+    /// Whether it was copied aside and can be sent once more from its start.
+    pub fn can_replay(&self) -> bool {
+        matches!(self, Self::Replay(replay) if !replay.lost)
     }
 
     /// Goes back to the start; only after [`Body::can_replay`] said so.
@@ -141,11 +138,6 @@ impl Body {
             Self::Replay(replay) => replay.live,
             live => live,
         }
-    }
-
-    fn is_empty_message(&self) -> bool {
-        // A body that never had bytes is at its end before anything was read.
-        matches!(self, Self::Empty) || self.is_end()
     }
 
     /// What comes next.

@@ -117,7 +117,8 @@ impl Idle {
     ) -> Poll<Failure> {
         loop {
             match poll_deadline(ctx, cx, per_try, self.at) {
-                Poll::Ready(failure) if failure.kind == FailureKind::IdleTimeout && self.moved(ctx, bytes) => {}
+                Poll::Ready(failure)
+                    if failure.kind == FailureKind::IdleTimeout && self.moved(ctx, bytes) => {}
                 other => return other,
             }
         }
@@ -196,6 +197,8 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result
         Ok(()) => live.recycle(ctx, body),
         Err(Cut { reason, .. }) => {
             ctx.keep = false;
+            // What came of the response leaves, as far as it goes at once; then the end shows that it is not all.
+            poll_fn(|cx| Poll::Ready(sender.poll_flush(cx).is_ready())).await;
             sender.reset(*reason);
         }
     }

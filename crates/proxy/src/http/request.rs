@@ -94,6 +94,8 @@ pub struct RequestCtx<'c> {
     pub framing: Framing,
     pub upgrade: Upgrade,
     pub body: Body,
+    /// There never was any byte of it.
+    bodyless: bool,
     /// Until the response begins.
     pub responder: Option<Responder>,
     /// From then on.
@@ -184,6 +186,7 @@ impl<'c> RequestCtx<'c> {
             head,
             framing,
             upgrade,
+            bodyless: body.is_end(),
             body,
             responder: Some(responder),
             sender: None,
@@ -193,6 +196,11 @@ impl<'c> RequestCtx<'c> {
             permit: None,
             keep: true,
         }
+    }
+
+    /// Whether the request can be sent once more. `untouched`: no byte of its body was read.
+    pub fn can_replay(&self, untouched: bool) -> bool {
+        self.bodyless || untouched || self.upgrade != Upgrade::None || self.body.can_replay()
     }
 
     /// Copies the body aside from now on.

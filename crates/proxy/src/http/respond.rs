@@ -138,7 +138,9 @@ impl H1Responder {
         let how = How { framing, persist, upgrade: tunnel };
         match (head, request) {
             // The 200 of an extended CONNECT is the 101 that an HTTP/1 client waits for (RFC 8441, section 5).
-            (ResponseHead::H2(_), Some(RequestHead::H1(request))) if tunnel && request.upgrade().is_some() => {
+            (ResponseHead::H2(_), Some(RequestHead::H1(request)))
+                if tunnel && request.upgrade().is_some() =>
+            {
                 let head = convert::switching_protocols(head, request);
                 super::h1::write::response(&head, how, self.outgoing.buffer());
             }
@@ -270,8 +272,9 @@ fn describe(failure: &Failure, hop: &str) -> String {
 
 /// Whether a peer sidecar says that the application never saw the request.
 pub fn says_not_reached(head: &ResponseHead) -> bool {
-    head.first(ERROR_HEADER)
-        .is_some_and(|value| value.split(|&b| b == b';').any(|part| part.trim_ascii() == NOT_REACHED.as_bytes()))
+    head.first(ERROR_HEADER).is_some_and(|value| {
+        value.split(|&b| b == b';').any(|part| part.trim_ascii() == NOT_REACHED.as_bytes())
+    })
 }
 
 /// The HTTP status for an injected gRPC status, for requests that are not gRPC (as Envoy maps it).
@@ -320,8 +323,10 @@ mod tests {
     }
 
     fn denied() -> Failure {
-        let origin = Origin { kind: "AuthorizationPolicy".into(), namespace: "shop".into(), name: "deny".into() };
-        Failure::local(Stage::Authorize, FailureKind::Denied, "denied by policy p").because_of(Some(Arc::new(origin)))
+        let origin =
+            Origin { kind: "AuthorizationPolicy".into(), namespace: "shop".into(), name: "deny".into() };
+        Failure::local(Stage::Authorize, FailureKind::Denied, "denied by policy p")
+            .because_of(Some(Arc::new(origin)))
     }
 
     #[test]
@@ -329,7 +334,9 @@ mod tests {
         let peer = local(&denied(), &audience(true, false));
         assert_eq!((peer.head.status(), &*peer.body), (403, "RBAC: access denied"));
         let error = String::from_utf8_lossy(peer.head.first(ERROR_HEADER).unwrap()).into_owned();
-        for part in ["side=local", "hop=catalog-v1", "reason=denied", "config=\"AuthorizationPolicy shop/deny\""] {
+        for part in
+            ["side=local", "hop=catalog-v1", "reason=denied", "config=\"AuthorizationPolicy shop/deny\""]
+        {
             assert!(error.contains(part), "{part} in {error}");
         }
         let outsider = local(&denied(), &audience(false, false));

@@ -56,7 +56,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Response, 
             return taken(ctx, plan, number, result);
         }
         let untouched = untouched(&result);
-        if plan.upgrade == Upgrade::None && !ctx.body.can_replay(untouched) {
+        if !ctx.can_replay(untouched) {
             tracing::debug!("a request is no longer replayable: its body is larger than the limit");
             return taken(ctx, plan, number, result);
         }
@@ -110,7 +110,7 @@ fn untouched(result: &Result<Response, Failed>) -> bool {
 fn revives(ctx: &RequestCtx<'_>, result: &Result<Response, Failed>) -> bool {
     let Err(Failed { failure, stale: true }) = result else { return false };
     let safe = failure.retry == Retry::Safe || is_idempotent(ctx.head.method());
-    safe && ctx.body.can_replay(false)
+    safe && ctx.can_replay(false)
 }
 
 /// RFC 9110, section 9.2.2.
@@ -202,7 +202,9 @@ mod tests {
         assert!(any(&upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::Safe)));
         assert!(!any(&upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::Never)));
         assert!(!any(&Failure::local(Stage::Forward, FailureKind::PerTryTimeout, "")));
-        let response = |status, reached: bool| policy.on.iter().any(|on| holds_for_response(*on, status, None, !reached));
+        let response = |status, reached: bool| {
+            policy.on.iter().any(|on| holds_for_response(*on, status, None, !reached))
+        };
         assert!(!response(503, true));
         assert!(response(503, false));
     }
@@ -214,7 +216,8 @@ mod tests {
         assert!(!holds_for_failure(RetryOn::Reset, &timeout));
         let gone = Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, "");
         assert!(!holds_for_failure(RetryOn::FiveXx, &gone));
-        let overflow = Failure::local(Stage::Pick, FailureKind::Overflow { limit: "max_requests", value: 1 }, "");
+        let overflow =
+            Failure::local(Stage::Pick, FailureKind::Overflow { limit: "max_requests", value: 1 }, "");
         assert!(!holds_for_failure(RetryOn::FiveXx, &overflow));
         for (on, code) in [(RetryOn::Cancelled, 1), (RetryOn::Unavailable, 14), (RetryOn::Internal, 13)] {
             assert!(holds_for_response(on, 200, Some(code), false));
@@ -233,7 +236,9 @@ mod tests {
 
     #[test]
     fn post_and_patch_are_not_idempotent() {
-        assert!(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].iter().all(|method| is_idempotent(method)));
+        assert!(
+            ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].iter().all(|method| is_idempotent(method))
+        );
         assert!(!["POST", "PATCH", "CONNECT", "get"].iter().any(|method| is_idempotent(method)));
     }
 }

@@ -188,10 +188,12 @@ impl Sender {
     /// Ready when the peer does not want the message any more.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<SendError> {
         match self {
-            Self::H2(H2Sender { stream: Some(stream), .. }) => Poll::Ready(match ready!(stream.poll_reset(cx)) {
-                Ok(reason) => SendError::Reset(reason),
-                Err(error) => error.into(),
-            }),
+            Self::H2(H2Sender { stream: Some(stream), .. }) => {
+                Poll::Ready(match ready!(stream.poll_reset(cx)) {
+                    Ok(reason) => SendError::Reset(reason),
+                    Err(error) => error.into(),
+                })
+            }
             _ => Poll::Pending,
         }
     }

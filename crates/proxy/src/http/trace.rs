@@ -62,7 +62,8 @@ fn put(head: &mut RequestHead, context: &TraceContext, format: Format) {
 impl Recording {
     fn begin(&self, head: &RequestHead, kind: SpanKind, route: &str) -> Box<SpanRecord> {
         let name: Cow<'static, str> =
-            if route.is_empty() { head.method().to_owned() } else { format!("{} {route}", head.method()) }.into();
+            if route.is_empty() { head.method().to_owned() } else { format!("{} {route}", head.method()) }
+                .into();
         let mut span =
             SpanRecord::begin(&self.context, self.has_parent.then_some(self.context.parent), kind, name);
         span.tracestate = head.first(TRACESTATE).and_then(|s| std::str::from_utf8(s).ok()).map(Into::into);
@@ -80,7 +81,13 @@ impl Recording {
     }
 
     /// The server span of an inbound request; becomes the parent of what the application does.
-    pub fn server(&self, head: &mut RequestHead, route: &str, conn: &ConnInfo, local: &Local) -> Box<SpanRecord> {
+    pub fn server(
+        &self,
+        head: &mut RequestHead,
+        route: &str,
+        conn: &ConnInfo,
+        local: &Local,
+    ) -> Box<SpanRecord> {
         let mut span = self.begin(head, SpanKind::Server, route);
         let (path, query) = head.path().split_once('?').unwrap_or((head.path(), ""));
         span.set_text("url.path", path);

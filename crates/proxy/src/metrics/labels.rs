@@ -24,7 +24,11 @@ struct Service {
 /// The labels of one series. Who the other side is, is known as far as its identity (inbound) or its endpoint (outbound)
 /// says.
 pub(super) fn of(series: &SeriesOf<'_>, local: &Local) -> Labels {
-    let own = Party { workload: Some(&local.workload), principal: local.principal.as_ref(), cluster: &local.cluster };
+    let own = Party {
+        workload: Some(&local.workload),
+        principal: local.principal.as_ref(),
+        cluster: &local.cluster,
+    };
     let mut labels = Labels::new();
     match series.direction {
         Direction::Outbound => {
@@ -154,10 +158,8 @@ fn service_of(cluster: Option<&str>, endpoint_namespace: &str) -> Service {
         (Some(name), Some(namespace), Some("svc")) => {
             Service { host: host.to_owned(), name: name.to_owned(), namespace: namespace.to_owned() }
         }
-        _ => Service {
-            host: host.to_owned(),
-            name: host.to_owned(),
-            namespace: endpoint_namespace.to_owned(),
-        },
+        _ => {
+            Service { host: host.to_owned(), name: host.to_owned(), namespace: endpoint_namespace.to_owned() }
+        }
     }
 }

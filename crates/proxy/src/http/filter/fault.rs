@@ -57,9 +57,8 @@ mod tests {
             abort: Some(FaultAbort { status: FaultStatus::Http(500), percentage }),
         };
         fastrand::seed(7);
-        let count = |percentage| {
-            (0..10_000).filter(|_| matches!(plan(&abort(percentage)), Verdict::Fail(_))).count()
-        };
+        let count =
+            |percentage| (0..10_000).filter(|_| matches!(plan(&abort(percentage)), Verdict::Fail(_))).count();
         assert_eq!(count(0.0), 0);
         assert_eq!(count(100.0), 10_000);
         // Ten percent of 10,000, standard deviation 30.

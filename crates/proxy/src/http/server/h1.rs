@@ -69,9 +69,11 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
                 let _ = poll_fn(|cx| outgoing.poll_shutdown(cx)).await;
                 return;
             }
-            Next::Refused(refusal) => {
-                Failure::downstream(Stage::Forward, FailureKind::BadRequest(refusal.status()), refusal.to_string())
-            }
+            Next::Refused(refusal) => Failure::downstream(
+                Stage::Forward,
+                FailureKind::BadRequest(refusal.status()),
+                refusal.to_string(),
+            ),
             Next::Slow => Failure::downstream(
                 Stage::Forward,
                 FailureKind::RequestTimeout,

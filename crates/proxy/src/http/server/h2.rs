@@ -82,9 +82,8 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
                 idle = None;
                 return Poll::Pending;
             }
-            let deadline = *idle.get_or_insert_with(|| {
-                after(conn.view().http.config.idle_timeout).unwrap_or_else(far)
-            });
+            let deadline =
+                *idle.get_or_insert_with(|| after(conn.view().http.config.idle_timeout).unwrap_or_else(far));
             if timer.poll(cx, Some(deadline)).is_ready() {
                 idle = Some(far());
                 connection.graceful_shutdown();
@@ -121,7 +120,8 @@ async fn serve_stream(
     let ended = recv.is_end_stream();
     let body = if ended { Body::Empty } else { Body::h2(recv) };
     let responder = Responder::H2(respond);
-    let head = RequestHead::from_h2(parts).and_then(|head| head.framing(ended).map(|framing| (head, framing)));
+    let head =
+        RequestHead::from_h2(parts).and_then(|head| head.framing(ended).map(|framing| (head, framing)));
     let done = match head {
         Ok((mut head, framing)) => {
             head.set_scheme(conn.scheme());

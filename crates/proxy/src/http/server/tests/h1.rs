@@ -130,7 +130,8 @@ async fn expect_and_interim_responses_are_the_applications_business() {
         let app = upstream(|_, mut wire| async move {
             let head = wire.head().await;
             assert!(head.contains("Expect: 100-continue\r\n"), "{head}");
-            wire.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n").await;
+            wire.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+                .await;
             assert_eq!(wire.bytes(4).await, "body");
             wire.send(&ok("done")).await;
         })
@@ -264,7 +265,12 @@ async fn large_bodies_stream_both_ways() {
         .await;
         let rig = proxy(Setup::to(&[app]), Http1).await;
         let mut client = Wire::connect(rig.address).await;
-        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n{}", "u".repeat(SIZE))).await;
+        client
+            .send(&format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n{}",
+                "u".repeat(SIZE)
+            ))
+            .await;
         client.head().await;
         assert!(client.bytes(SIZE).await.bytes().all(|b| b == b'd'));
     })

@@ -96,7 +96,8 @@ async fn trailers_only_stays_a_single_frame() {
         .await;
         let rig = proxy(Setup::to(&[app]), Http2).await;
         let mut send = client(rig.address).await;
-        let (response, _) = send.send_request(Request::post("http://a/p.S/C").body(()).unwrap(), true).unwrap();
+        let (response, _) =
+            send.send_request(Request::post("http://a/p.S/C").body(()).unwrap(), true).unwrap();
         let response = response.await.unwrap();
         assert_eq!(response.headers()["grpc-status"], "5");
         assert!(response.body().is_end_stream());
@@ -131,7 +132,10 @@ async fn h2_client_reaches_an_http1_application() {
             assert_eq!(fields["cookie"], "a=1; b=2");
             assert_eq!(fields["transfer-encoding"], "chunked");
             assert_eq!(wire.until("\r\n\r\n").await, "3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n");
-            wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-End: z\r\n\r\n").await;
+            wire.send(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-End: z\r\n\r\n",
+            )
+            .await;
             wire.rest().await;
         })
         .await;
@@ -183,7 +187,10 @@ async fn websocket_crosses_from_h2_to_http1() {
             let head = wire.head().await;
             assert!(head.starts_with("GET /chat HTTP/1.1\r\n"), "{head}");
             assert_eq!(headers(&head)["upgrade"], "websocket");
-            wire.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello").await;
+            wire.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello",
+            )
+            .await;
             assert_eq!(wire.rest().await, "ping");
         })
         .await;
@@ -281,7 +288,8 @@ async fn cancelled_stream_cancels_its_upstream_request() {
         .await;
         let rig = proxy(Setup::to(&[app]), Http2).await;
         let mut send = client(rig.address).await;
-        let (response, stream) = send.send_request(Request::post("http://a/").body(()).unwrap(), false).unwrap();
+        let (response, stream) =
+            send.send_request(Request::post("http://a/").body(()).unwrap(), false).unwrap();
         let response = response.await.unwrap();
         drop((response, stream));
         gone.notified().await;

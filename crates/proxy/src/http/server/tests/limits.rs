@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_model::listener::{Direction, HttpFilter};
-use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::matcher::StringMatch;
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::{Fault, FaultAbort, FaultDelay, FaultStatus, PathMatch, RouteAction};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -72,7 +72,9 @@ async fn endless_head_is_a_431_and_the_end() {
 async fn garbage_is_a_400_and_the_end() {
     run(async {
         let rig = proxy(Setup::to(&[echo().await]), Http1).await;
-        for garbage in ["\x16\x03\x01\x02\x00\r\n\r\n", "GET / HTTP/1.1\nHost: a\n\n", "GET  / HTTP/1.1\r\n\r\n"] {
+        for garbage in
+            ["\x16\x03\x01\x02\x00\r\n\r\n", "GET / HTTP/1.1\nHost: a\n\n", "GET  / HTTP/1.1\r\n\r\n"]
+        {
             let mut client = Wire::connect(rig.address).await;
             client.send(garbage).await;
             let answer = client.rest().await;

@@ -10,7 +10,9 @@ use outrigger_model::cluster::{Cluster, Discovery};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints, Workload};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{Direction, HttpConnection, RouteSource};
-use outrigger_model::route::{Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster};
+use outrigger_model::route::{
+    Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
@@ -96,7 +98,7 @@ pub struct Rig {
 /// Runs a test on a local task set, within a time that no test needs.
 pub async fn run<F: Future>(test: F) -> F::Output {
     let local = LocalSet::new();
-    let limit = Duration::from_secs(3600);
+    let limit = Duration::from_secs(7200);
     local.run_until(timeout(limit, test)).await.expect("the test hangs")
 }
 
@@ -211,4 +213,3 @@ pub type Count = Rc<std::cell::Cell<usize>>;
 pub fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
-
