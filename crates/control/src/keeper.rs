@@ -4,7 +4,7 @@
 //! API, registries --Command--> keeper: decide -> commit to the store -> build World -> swap -> watch<generation> -> reply
 //! ```
 //!
-//! Commands that arrive within [`BURST`] share one commit and one world. A reply is sent only when the change is durable and
+//! Commands that arrive within 2 ms share one commit and one world. A reply is sent only when the change is durable and
 //! swapped in. Readers never wait for the keeper: they load [`Published`].
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Where instances come from. A registry emits [`Event`]s to the keeper, which alone decides what the world is.
 //!
-//! [`file`] watches files; [`api`] holds the rules of registrations over the management API: who may register what, and
+//! [`mod@file`] watches files; [`api`] holds the rules of registrations over the management API: who may register what, and
 //! when a registration has expired. Further registries are further senders of the same events.
 
 use std::sync::Arc;

@@ -225,7 +225,7 @@ pub struct ControlArgs {
     /// xDS without TLS; insecure, for tests
     #[arg(long, value_name = "ADDRESS")]
     pub plaintext_xds_address: Option<SocketAddr>,
-    /// Management socket [default: <data dir>/outrigger.sock]
+    /// Management socket [default: outrigger.sock in the data directory]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Management API over TLS

@@ -238,12 +238,22 @@ impl Draft {
                 return Ok((Vec::new(), Arc::new(instance)));
             }
         }
+        let instance = self.keep_out(instance, caller);
         let stored = StoredInstance {
             instance: instance.clone(),
             by: caller.identity().cloned(),
             at: Timestamp::now(),
         };
         Ok((self.put(stored), Arc::new(instance)))
+    }
+
+    /// What an operator took out does not come back because its sidecar was restarted and registers again.
+    fn keep_out(&self, mut instance: Instance, caller: &Caller) -> Instance {
+        let known = self.registrations.get(&instance.id).map(|known| known.stored.instance.state);
+        if matches!(caller, Caller::Workload { .. }) && known == Some(State::Maintenance) {
+            instance.state = State::Maintenance;
+        }
+        instance
     }
 
     fn put(&mut self, stored: StoredInstance) -> Vec<Mutation> {

@@ -225,6 +225,21 @@ async fn a_workload_cannot_take_over_the_instance_of_another() {
 }
 
 #[tokio::test]
+async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operators_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
+    let own = Caller::Workload { identity, services: vec!["catalog".into()] };
+    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
+    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    keeper.register(catalog_instance("c1"), own).await.unwrap();
+    let state = || keeper.published().compiled.world().instance("c1").unwrap().state;
+    assert_eq!(state(), State::Maintenance);
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(state(), State::Running);
+}
+
+#[tokio::test]
 async fn new_roots_make_a_new_world() {
     let dir = tempfile::tempdir().unwrap();
     let (keeper, _) = keeper(dir.path()).await;

@@ -96,6 +96,20 @@ fn a_damaged_file_is_named_and_not_overwritten() {
 }
 
 #[test]
+fn a_truncated_store_is_refused_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.redb");
+    let store = Store::open(&path).unwrap();
+    store.commit_blocking(&(1..200).map(|n| put("a", n)).collect::<Vec<_>>()).unwrap();
+    drop(store);
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+    let opened = Store::open(&path).and_then(|store| store.load());
+    let error = opened.err().unwrap().to_string();
+    assert!(error.contains("s.redb"), "{error}");
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("s.redb")).unwrap();
