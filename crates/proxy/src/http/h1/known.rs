@@ -34,44 +34,39 @@ pub enum Known {
 }
 
 impl Known {
-    /// Recognises a name in any case.
+    /// Recognises a name (a token) in any case. One comparison at most: length and first letter leave one candidate.
     pub fn of(name: &[u8]) -> Self {
-        let (text, known): (&[u8], Self) = match name.len() {
-            2 => (b"te", Self::Te),
-            4 if name[0] | 0x20 == b'h' => (b"host", Self::Host),
-            4 => (b"date", Self::Date),
-            6 => match name[0] | 0x20 {
-                b'e' => (b"expect", Self::Expect),
-                b'c' => (b"cookie", Self::Cookie),
-                b's' => (b"server", Self::Server),
-                _ => (b"accept", Self::Accept),
-            },
-            7 => match name[0] | 0x20 {
-                b'u' => (b"upgrade", Self::Upgrade),
-                b't' => (b"trailer", Self::Trailer),
-                _ => (b"baggage", Self::Baggage),
-            },
-            10 => match name[0] | 0x20 {
-                b'c' => (b"connection", Self::Connection),
-                b'k' => (b"keep-alive", Self::KeepAlive),
-                b't' => (b"tracestate", Self::Tracestate),
-                _ => (b"user-agent", Self::UserAgent),
-            },
-            11 => (b"traceparent", Self::Traceparent),
-            12 if name[0] | 0x20 == b'c' => (b"content-type", Self::ContentType),
-            12 => (b"x-request-id", Self::XRequestId),
-            13 => (b"authorization", Self::Authorization),
-            14 if name[0] | 0x20 == b'c' => (b"content-length", Self::ContentLength),
-            14 => (b"http2-settings", Self::Http2Settings),
-            15 => (b"x-forwarded-for", Self::XForwardedFor),
-            16 => (b"proxy-connection", Self::ProxyConnection),
-            17 if name[0] | 0x20 == b't' => (b"transfer-encoding", Self::TransferEncoding),
-            17 if name[0] | 0x20 == b's' => (b"sec-websocket-key", Self::SecWebsocketKey),
-            17 => (b"x-forwarded-proto", Self::XForwardedProto),
-            20 => (b"sec-websocket-accept", Self::SecWebsocketAccept),
+        let Some(first) = name.first().map(|byte| byte | 0x20) else { return Self::Other };
+        let (same, known) = match (name.len(), first) {
+            (2, _) => (is(name, b"te"), Self::Te),
+            (4, b'h') => (is(name, b"host"), Self::Host),
+            (4, _) => (is(name, b"date"), Self::Date),
+            (6, b'e') => (is(name, b"expect"), Self::Expect),
+            (6, b'c') => (is(name, b"cookie"), Self::Cookie),
+            (6, b's') => (is(name, b"server"), Self::Server),
+            (6, _) => (is(name, b"accept"), Self::Accept),
+            (7, b'u') => (is(name, b"upgrade"), Self::Upgrade),
+            (7, b't') => (is(name, b"trailer"), Self::Trailer),
+            (7, _) => (is(name, b"baggage"), Self::Baggage),
+            (10, b'c') => (is(name, b"connection"), Self::Connection),
+            (10, b'k') => (is(name, b"keep-alive"), Self::KeepAlive),
+            (10, b't') => (is(name, b"tracestate"), Self::Tracestate),
+            (10, _) => (is(name, b"user-agent"), Self::UserAgent),
+            (11, _) => (is(name, b"traceparent"), Self::Traceparent),
+            (12, b'c') => (is(name, b"content-type"), Self::ContentType),
+            (12, _) => (is(name, b"x-request-id"), Self::XRequestId),
+            (13, _) => (is(name, b"authorization"), Self::Authorization),
+            (14, b'c') => (is(name, b"content-length"), Self::ContentLength),
+            (14, _) => (is(name, b"http2-settings"), Self::Http2Settings),
+            (15, _) => (is(name, b"x-forwarded-for"), Self::XForwardedFor),
+            (16, _) => (is(name, b"proxy-connection"), Self::ProxyConnection),
+            (17, b't') => (is(name, b"transfer-encoding"), Self::TransferEncoding),
+            (17, b's') => (is(name, b"sec-websocket-key"), Self::SecWebsocketKey),
+            (17, _) => (is(name, b"x-forwarded-proto"), Self::XForwardedProto),
+            (20, _) => (is(name, b"sec-websocket-accept"), Self::SecWebsocketAccept),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(text) { known } else { Self::Other }
+        if same { known } else { Self::Other }
     }
 
     /// This name's bit in a presence set; `Other` has none.
@@ -83,6 +78,13 @@ impl Known {
     pub fn is_hop_by_hop(self) -> bool {
         self.bit() & HOP_BY_HOP != 0
     }
+}
+
+/// Compares whole words: the length is a constant here. Setting the case bit is exact for tokens, whose bytes are all above
+/// 0x20; the only others that it could confuse are control bytes.
+fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
+    let Some(name) = name.first_chunk::<N>() else { return false };
+    name.iter().zip(text).fold(0, |differ, (a, b)| differ | ((a | 0x20) ^ b)) == 0
 }
 
 /// `Upgrade` and `TE` are in the set too: the writer lets them through where they were agreed on.

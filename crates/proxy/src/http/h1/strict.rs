@@ -6,7 +6,7 @@
 
 use http::request::Parts;
 
-use super::fields::{ConnectionOptions, H1Fields, is_tchar, list_members};
+use super::fields::{ConnectionOptions, H1Fields, class, is_tchar, list_members};
 use super::known::Known;
 use super::parse::Asked;
 use super::{Framing, message::TargetForm};
@@ -336,9 +336,12 @@ pub(crate) fn is_method(method: &[u8]) -> bool {
 /// Characters of a target. Visible ASCII, but none that another recipient might cut (`#`), turn into a slash (`\`) or
 /// refuse in HTTP/2. `{`, `}`, `|`, `^` and `"` are no URI characters either, yet harmless and sent by real clients.
 pub(crate) fn is_target(target: &[u8]) -> bool {
-    !target.is_empty()
-        && target.iter().all(|&b| b.is_ascii_graphic() && !matches!(b, b'#' | b'\\' | b'<' | b'>' | b'`'))
+    !target.is_empty() && target.iter().all(|&b| TARGET[usize::from(b)])
 }
+
+static TARGET: [bool; 256] = class(b"!\"$%&'()*+,-./:;=?@[]^_{|}~");
+
+static HOST: [bool; 256] = class(b"-._~%!$&'()*+,;=");
 
 /// `host` or `host:port` (RFC 3986, section 3.2): no user info, no empty host or port, brackets only around an IPv6 literal.
 pub(crate) fn is_authority(authority: &[u8]) -> bool {
@@ -365,7 +368,7 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
         }
         _ => false,
     };
-    let in_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
+    let in_name = |b: &u8| HOST[usize::from(*b)];
     port_ok && !host.is_empty() && (host[0] == b'[' || host.iter().all(in_name))
 }
 
