@@ -185,7 +185,11 @@ async fn dispatch(
     let drain = worker.shared.drain.clone();
     tokio::select! {
         served = Box::pin(serving) => served,
-        failure = open.closed() => Err(failure),
+        failure = open.closed() => {
+            // The records of what was under way take the reason from `closed_by`.
+            tracing::info!(source = %info.source, listener = info.listener.name(), %failure, "open connection closed");
+            Ok(())
+        }
         () = drain.forced() => Ok(()),
     }
 }

@@ -35,10 +35,12 @@ pub struct Builder {
     routes: FastMap<String, (Arc<Resource>, Arc<RouteTable>)>,
     listeners: FastMap<String, (Arc<Resource>, Arc<ListenerHandle>)>,
     endpoints: FastMap<String, Arc<Resource>>,
+    /// What could not be compiled and was said so.
+    refused: FastMap<(ResourceKind, String), Arc<Resource>>,
 }
 
 impl Builder {
-    /// Builds the next snapshot; what cannot be compiled is left out and named.
+    /// Builds the next snapshot; what cannot be compiled is named once, and its last good version stays.
     pub fn build<'a>(
         &mut self,
         before: &Snapshot,
@@ -62,7 +64,14 @@ impl Builder {
         for name in absent {
             snapshot.destinations.insert(name.to_owned(), Destination::NotInMesh);
         }
+        invalid.retain(|invalid| self.is_news(invalid, in_force));
         (snapshot, invalid)
+    }
+
+    fn is_news(&mut self, invalid: &Invalid, in_force: &InForce<'_>) -> bool {
+        let Some(resource) = in_force.get(&(invalid.kind, invalid.name.as_str())) else { return true };
+        let told = self.refused.insert((invalid.kind, invalid.name.clone()), (*resource).clone());
+        told.is_none_or(|told| !Arc::ptr_eq(&told, resource))
     }
 
     /// Clusters and their endpoints; says whether any handle is another one than before.
@@ -91,7 +100,8 @@ impl Builder {
                         }
                         Err(error) => {
                             invalid.push(error);
-                            continue;
+                            let Some(last_good) = old else { continue };
+                            last_good.clone()
                         }
                     }
                 }
@@ -132,6 +142,8 @@ impl Builder {
                     }
                     Err(error) => {
                         invalid.push(error);
+                        let Some(last_good) = self.routes.get(&config.name) else { continue };
+                        next.insert(config.name.clone(), last_good.clone());
                         continue;
                     }
                 },
@@ -162,12 +174,15 @@ impl Builder {
                     Ok(handle) => Arc::new(handle),
                     Err(error) => {
                         invalid.push(error);
-                        continue;
+                        match self.listeners.get(&config.name) {
+                            Some((_, last_good)) => last_good.clone(),
+                            None => continue,
+                        }
                     }
                 },
             };
-            for address in &config.addresses {
-                snapshot.by_address.insert((config.direction, *address), handle.clone());
+            for address in &handle.config.addresses {
+                snapshot.by_address.insert((handle.config.direction, *address), handle.clone());
             }
             snapshot.by_name.insert(config.name.clone(), handle.clone());
             next.insert(config.name.clone(), (resource.clone(), handle));

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
@@ -22,7 +23,7 @@ use crate::balance::{self, Candidates, Level};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::runtime::limits::Limits;
-use crate::runtime::outlier::Ejections;
+use crate::runtime::outlier::{Cause, Ejections};
 
 /// Addresses that nobody told us (passthrough, the application) kept per cluster.
 const MAX_DYNAMIC: usize = 1024;
@@ -235,6 +236,11 @@ impl ClusterHandle {
     /// The cluster's ejections.
     pub fn ejections(&self) -> &Ejections {
         &self.shared.ejections
+    }
+
+    /// Why an endpoint is ejected, and for how much longer; `None` if it is not.
+    pub fn ejection(&self, endpoint: &EndpointState) -> Option<(Cause, Duration)> {
+        self.shared.ejections.ejection(&endpoint.load.health, Instant::now())
     }
 
     /// Healthy endpoints, and all.

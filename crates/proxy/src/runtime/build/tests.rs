@@ -130,3 +130,19 @@ fn a_resource_that_cannot_be_compiled_is_named_by_field() {
     assert_eq!((error.name.as_str(), error.field.as_str()), ("c", "transport_socket.sni"));
     assert!(check(&everything()[3]).is_ok());
 }
+
+#[test]
+fn what_cannot_be_compiled_leaves_its_last_good_version_serving() {
+    let mut builder = Builder::default();
+    let mut resources = everything();
+    let first = build(&mut builder, &Snapshot::default(), &resources);
+    let Resource::Routes(mut bad) = (*resources[2]).clone() else { panic!() };
+    bad.virtual_hosts[0].domains.push("*".into());
+    resources[2] = Arc::new(Resource::Routes(bad));
+    let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
+    let (second, invalid) = builder.build(&first, &in_force, []);
+    assert_eq!(invalid[0].name, "r");
+    assert_eq!(second.http("l", "http").unwrap().routes.hosts().len(), 1);
+    let (third, invalid) = builder.build(&second, &in_force, []);
+    assert_eq!((invalid.len(), third.http("l", "http").unwrap().routes.hosts().len()), (0, 1), "told once");
+}

@@ -1,0 +1,191 @@
+//! Bytes: half-close, pending configuration, retries of the connect, who speaks first.
+
+use std::net::SocketAddr;
+
+use outrigger_model::listener::{Direction, TransportMatch};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::rig::*;
+use crate::bootstrap::OutboundPolicy;
+
+/// One plain TCP chain for whatever is sent to `address`.
+fn plain(address: SocketAddr) -> [outrigger_model::resource::Resource; 2] {
+    let chains = vec![chain("tcp", TransportMatch::Any, &[], tcp("app"))];
+    [app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]
+}
+
+/// A port whose protocol nobody declared, plain text only.
+fn undeclared(address: SocketAddr) -> [outrigger_model::resource::Resource; 2] {
+    let chains = vec![
+        chain("web", TransportMatch::Plain, &["http/1.1", "h2c"], tcp("nowhere")),
+        chain("tcp", TransportMatch::Plain, &[], tcp("app")),
+    ];
+    [app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]
+}
+
+#[tokio::test]
+async fn a_client_that_ends_first_still_gets_the_whole_answer() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(echo("").await);
+        rig.apply(plain(address));
+        let text = "ping ".repeat(100_000);
+        assert_eq!(exchange(address, &text).await.unwrap(), text);
+        let line = rig.line().await;
+        assert_eq!(
+            (line["bytes_received"].as_u64(), line["bytes_sent"].as_u64()),
+            (Some(500_000), Some(500_000))
+        );
+        assert_eq!(line["response_flags"], serde_json::json!("-"));
+        assert_eq!(rig.worker.connections.count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_waits_for_its_configuration() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(echo("").await);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"early").await.unwrap();
+        tokio::task::yield_now().await;
+        rig.apply(plain(address));
+        assert_eq!(read(&mut stream, 5).await, "early");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn configuration_that_never_comes_ends_the_connection_with_a_reason() {
+    local(async {
+        let mut rig = Rig::new(|shared| shared.pending_timeout = std::time::Duration::from_millis(20));
+        let address = rig.inbound(nobody().await);
+        assert_eq!(exchange(address, "x").await.unwrap_or_default(), "");
+        let line = rig.line().await;
+        assert_eq!(line["response_flags"], serde_json::json!("NC"));
+        assert!(line["error"].as_str().unwrap().contains("config_pending"), "{line}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_destination_is_asked_for_when_it_is_first_used() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.outbound("stock.shop:8080");
+        let app = echo("").await;
+        let client = tokio::task::spawn_local(exchange(address, "hello"));
+        assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().as_deref(), Some("stock.shop:8080"));
+        rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));
+        assert_eq!(client.await.unwrap().unwrap(), "hello");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_mesh_is_refused_under_registry_only() {
+    local(async {
+        let mut rig = Rig::new(|shared| shared.outbound_policy = OutboundPolicy::RegistryOnly);
+        let address = rig.outbound("outside.test:80");
+        rig.apply([]);
+        assert_eq!(exchange(address, "x").await.unwrap_or_default(), "");
+        let line = rig.line().await;
+        assert!(line["error"].as_str().unwrap().contains("REGISTRY_ONLY"), "{line}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_connect_is_tried_on_another_endpoint() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let dead = nobody().await;
+        let endpoints = vec![endpoint(dead, None), endpoint(echo("").await, None)];
+        rig.apply(service("stock", cluster("stock", endpoints)));
+        let address = rig.outbound("stock.shop:8080");
+        for _ in 0..8 {
+            assert_eq!(exchange(address, "hello").await.unwrap(), "hello");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_nobody_answers_the_record_says_who_was_tried() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let dead = nobody().await;
+        rig.apply(service("stock", cluster("stock", vec![endpoint(dead, None)])));
+        let address = rig.outbound("stock.shop:8080");
+        assert_eq!(exchange(address, "x").await.unwrap_or_default(), "");
+        let line = rig.line().await;
+        assert_eq!(line["response_flags"], serde_json::json!("UF"));
+        assert!(line["error"].as_str().unwrap().contains(&dead.to_string()), "{line}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_waits_for_its_turn() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let mut limited = cluster("stock", vec![endpoint(echo("").await, None)]);
+        (limited.limits.max_connections, limited.limits.max_pending) = (1, 1);
+        rig.apply(service("stock", limited));
+        let address = rig.outbound("stock.shop:8080");
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(b"a").await.unwrap();
+        assert_eq!(read(&mut first, 1).await, "a");
+        let second = tokio::task::spawn_local(exchange(address, "b"));
+        let cluster = rig.worker.snapshot().cluster("stock").unwrap().clone();
+        while cluster.limits.view().pending == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(exchange(address, "c").await.unwrap_or_default(), "", "the queue is full");
+        assert_eq!(rig.line().await["response_flags"], serde_json::json!("UO"));
+        drop(first);
+        assert_eq!(second.await.unwrap().unwrap(), "b");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_may_speak_first_where_no_protocol_is_declared() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(echo("220 ready\n").await);
+        rig.apply(undeclared(address));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert_eq!(read(&mut stream, 10).await, "220 ready\n");
+        stream.write_all(b"EHLO\n").await.unwrap();
+        assert_eq!(read(&mut stream, 5).await, "EHLO\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_client_of_a_silent_server_is_still_seen_to_speak_http() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let app = echo("").await;
+        let address = rig.inbound(app);
+        rig.apply(undeclared(address));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The race has begun once the application is dialled.
+        let cluster = rig.worker.snapshot().cluster("app").unwrap().clone();
+        let context = crate::runtime::cluster::PickContext { tried: &[], destination: app, hash: None };
+        while cluster.pick(&context).unwrap().in_flight() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        // The chain for HTTP names a cluster that is not there, which proves that it was chosen.
+        let mut rest = Vec::new();
+        let _ = timeout(LONG, stream.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(rest, b"");
+        assert!(rig.line().await["error"].as_str().unwrap().contains("nowhere"));
+    })
+    .await;
+}
