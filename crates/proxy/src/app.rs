@@ -117,6 +117,9 @@ fn assemble(
     });
     let registry = Registry::with_process("proxy", env!("CARGO_PKG_VERSION"));
     registry.register(totals);
+    registry.register(Arc::new(shared.access_log.clone()));
+    let seen = shared.clone();
+    registry.register_fn(move |page| metrics::cluster::write_state(&seen.snapshot.load(), page));
     if let Some((_, sender)) = &tracing {
         registry.register(sender.source());
     }

@@ -26,35 +26,16 @@ pub async fn guarded<T>(
     future: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => poll_client(ctx, cx).map_err_into(ctx, cx, per_try),
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        if let Poll::Ready(failure) = poll_client(ctx, cx) {
+            return Poll::Ready(Err(failure));
+        }
+        poll_deadline(ctx, cx, per_try, None).map(Err)
     })
     .await
-}
-
-/// The second half of a look around: deadlines, after the client.
-trait ThenDeadlines<T> {
-    fn map_err_into(
-        self,
-        ctx: &mut RequestCtx<'_>,
-        cx: &mut Context<'_>,
-        per_try: Option<Instant>,
-    ) -> Poll<Result<T, Failure>>;
-}
-
-impl<T> ThenDeadlines<T> for Poll<Failure> {
-    fn map_err_into(
-        self,
-        ctx: &mut RequestCtx<'_>,
-        cx: &mut Context<'_>,
-        per_try: Option<Instant>,
-    ) -> Poll<Result<T, Failure>> {
-        match self {
-            Poll::Ready(failure) => Poll::Ready(Err(failure)),
-            Poll::Pending => poll_deadline(ctx, cx, per_try, None).map(Err),
-        }
-    }
 }
 
 /// Ready when the client is gone.

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_model::listener::Direction;
-use outrigger_model::request::ConnectionView;
 use outrigger_model::route::table::{CompiledRoute, RouteRef};
 use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
 use tokio::time::Instant;
@@ -16,7 +15,7 @@ use tokio::time::Instant;
 use super::attempt::Plan;
 use super::body::Body;
 use super::exchange;
-use super::filter::{Input, Verdict};
+use super::filter::{self, Filter, Input, Verdict};
 use super::h1::{Framing, H1Request};
 use super::head::RequestHead;
 use super::respond::{self, Audience, BeginError, ERROR_HEADER, Local, Responder};
@@ -128,7 +127,13 @@ impl Drop for RequestCtx<'_> {
 }
 
 /// Serves one request to its end.
-pub async fn handle(conn: &HttpConn, head: RequestHead, framing: Framing, body: Body, responder: Responder) -> Done {
+pub async fn handle(
+    conn: &HttpConn,
+    head: RequestHead,
+    framing: Framing,
+    body: Body,
+    responder: Responder,
+) -> Done {
     let mut ctx = RequestCtx::open(conn, head, framing, body, responder);
     if let Err(failure) = run(&mut ctx).await {
         answer(&mut ctx, &failure).await;
@@ -169,7 +174,13 @@ fn status_of(redirect: &Redirect) -> u16 {
 }
 
 impl<'c> RequestCtx<'c> {
-    fn open(conn: &'c HttpConn, head: RequestHead, framing: Framing, body: Body, responder: Responder) -> Self {
+    fn open(
+        conn: &'c HttpConn,
+        head: RequestHead,
+        framing: Framing,
+        body: Body,
+        responder: Responder,
+    ) -> Self {
         let protocol = match &head {
             RequestHead::H1(head) if head.minor() == 0 => Protocol::Http10,
             RequestHead::H1(_) => Protocol::Http11,
@@ -213,17 +224,6 @@ impl<'c> RequestCtx<'c> {
         self.body = exchange::into_tunnel(std::mem::replace(&mut self.body, Body::Empty));
         self.deadline = None;
     }
-
-    /// What policies see of the connection.
-    fn connection(&self) -> ConnectionView<'c> {
-        let info = &self.conn.info;
-        ConnectionView {
-            peer: info.peer.as_ref(),
-            source: info.source,
-            destination: info.destination,
-            server_name: info.server_name.as_deref(),
-        }
-    }
 }
 
 fn route<'v>(ctx: &RequestCtx<'_>, view: &'v View) -> Result<RouteRef<'v>, Failure> {
@@ -252,24 +252,18 @@ fn trace(ctx: &mut RequestCtx<'_>, route: &CompiledRoute) {
     }
 }
 
-/// Runs the request filters, in order.
+/// Runs the request filters, in order, and the route's own fault where the listener has no fault filter for it.
 async fn filter(ctx: &mut RequestCtx<'_>, view: &View, route: &CompiledRoute) -> Result<(), Failure> {
-    let mut route_fault = route.config.fault.as_ref();
+    let route_fault = route.config.fault.as_ref();
+    let mut drawn = false;
     for filter in &view.http.filters {
-        if let super::filter::Filter::Fault(_) = filter {
-            // Drawn below, or here if the listener has the filter: never twice.
-            let verdict = filter.on_request(&Input { connection: ctx.connection(), request: &ctx.head, route_fault });
-            route_fault = None;
-            apply(ctx, verdict).await?;
-            continue;
-        }
-        let verdict = filter.on_request(&Input { connection: ctx.connection(), request: &ctx.head, route_fault });
+        let input = Input { connection: ctx.conn.info.view(), request: &ctx.head, route_fault };
+        let verdict = filter.on_request(&input);
+        drawn |= matches!(filter, Filter::Fault(_));
         apply(ctx, verdict).await?;
     }
     match route_fault {
-        Some(fault) if !view.http.filters.iter().any(|f| matches!(f, super::filter::Filter::Fault(_))) => {
-            apply(ctx, super::filter::fault::plan(fault)).await
-        }
+        Some(fault) if !drawn => apply(ctx, filter::fault::plan(fault)).await,
         _ => Ok(()),
     }
 }
@@ -303,7 +297,8 @@ async fn forward(
     let cluster = view.http.cluster(&weighted.cluster).ok_or_else(|| no_cluster(route, &weighted.cluster))?;
     ctx.record.cluster = Some(cluster.clone());
     edit::request(ctx, route, forward, weighted)?;
-    ctx.deadline = forward.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| ctx.record.started + timeout);
+    ctx.deadline =
+        forward.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| ctx.record.started + timeout);
     let retry = forward.retry.as_ref().or(host_retry);
     let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade };
     let mut response = retry::run(ctx, &plan).await?;
@@ -367,7 +362,8 @@ async fn reply(ctx: &mut RequestCtx<'_>, local: Local, details: &'static str) ->
         super::head::ResponseHead::H2(_) => Framing::Chunked,
     };
     // A response to HEAD has the length but not the body.
-    let framing = if local.body.is_empty() && framing != Framing::Length(0) { Framing::None } else { framing };
+    let framing =
+        if local.body.is_empty() && framing != Framing::Length(0) { Framing::None } else { framing };
     let begun = responder.begin(&local.head, framing, local.body.is_empty(), drain, Some(&ctx.head));
     let mut begun = begun.map_err(|error| client_lost(&error))?;
     ctx.keep &= begun.keeps;

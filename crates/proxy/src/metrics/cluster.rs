@@ -2,9 +2,15 @@
 //!
 //! What describes state rather than events (membership, open breakers) is read from the runtime snapshot at scrape.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_telemetry::metrics::{Counter, Gauge, Histogram, HistogramSnapshot, Labels, Page};
+
+use tokio::time::Instant;
+
+use crate::runtime::endpoint::EndpointState;
+use crate::runtime::snapshot::Snapshot;
 
 /// The cells of one cluster.
 #[derive(Debug, Default)]
@@ -93,5 +99,41 @@ impl ClusterTotals {
         page.histogram("envoy_cluster_upstream_rq_time", "Time to the response, in milliseconds.")
             .sample(labels, &self.time);
         page.gauge("envoy_cluster_upstream_cx_active", "Open connections.").sample(labels, self.active);
+    }
+}
+
+/// What the clusters of a snapshot are like at this moment: membership, ejections, open breakers.
+pub fn write_state(snapshot: &Snapshot, page: &mut Page) {
+    for cluster in snapshot.clusters() {
+        let labels = Labels::new().with("envoy_cluster_name", &cluster.name);
+        let (healthy, total) = cluster.membership();
+        let view = cluster.limits.view();
+        let now = Instant::now();
+        let is_ejected = |e: &&Arc<EndpointState>| cluster.ejections().is_ejected(&e.load.health, now);
+        let ejected = cluster.endpoints().all.iter().filter(is_ejected).count();
+        let limits = &view.limits;
+        let gauges = [
+            ("envoy_cluster_membership_healthy", "Endpoints that take requests.", healthy as u64),
+            ("envoy_cluster_membership_total", "Endpoints.", total as u64),
+            ("envoy_cluster_outlier_detection_ejections_active", "Ejected endpoints.", ejected as u64),
+            (
+                "envoy_cluster_circuit_breakers_default_cx_open",
+                "Whether the connection limit is reached.",
+                u64::from(view.connections >= limits.max_connections),
+            ),
+            (
+                "envoy_cluster_circuit_breakers_default_rq_open",
+                "Whether the request limit is reached.",
+                u64::from(view.requests >= limits.max_requests),
+            ),
+            (
+                "envoy_cluster_circuit_breakers_default_rq_pending_open",
+                "Whether the limit of waiting requests is reached.",
+                u64::from(view.pending >= limits.max_pending),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            page.gauge(name, help).sample(&labels, value);
+        }
     }
 }

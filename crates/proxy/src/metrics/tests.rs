@@ -1,1 +1,144 @@
-//! Tests.
+use outrigger_telemetry::metrics::Registry;
+
+use super::*;
+
+fn local() -> Local {
+    Local {
+        workload: Workload {
+            name: "web-v1".into(),
+            namespace: "shop".into(),
+            service: "web".into(),
+            revision: "v1".into(),
+        },
+        principal: Some(SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap()),
+        cluster: "home".into(),
+        ..Local::default()
+    }
+}
+
+fn series(direction: Direction, code: u16) -> SeriesOf<'static> {
+    SeriesOf {
+        direction,
+        protocol: Protocol::Http11,
+        is_grpc: false,
+        code,
+        grpc_status: None,
+        flags: Flags::default(),
+        mtls: true,
+        peer: None,
+        peer_hash: 0,
+        cluster: Some("outbound|8080|v1|catalog.shop.svc.cluster.local"),
+        cluster_id: 3,
+        workload: None,
+        endpoint_identity: None,
+    }
+}
+
+fn page(totals: &Arc<Totals>) -> String {
+    let registry = Registry::new();
+    registry.register(totals.clone());
+    registry.render()
+}
+
+#[test]
+fn shards_of_one_series_add_up() {
+    let totals = Totals::new(local());
+    let shards = [totals.shard(), totals.shard()];
+    let workload =
+        Arc::new(Workload { name: "catalog-v1".into(), service: "catalog".into(), ..Workload::default() });
+    for shard in &shards {
+        let series = SeriesOf { workload: Some(&workload), ..series(Direction::Outbound, 200) };
+        shard.request(&series, 3.0, 10, 20);
+        shard.request(&series, 3.0, 10, 20);
+    }
+    let page = page(&totals);
+    let line = page.lines().find(|line| line.starts_with("istio_requests_total{")).unwrap();
+    assert!(line.ends_with("} 4"), "{line}");
+    for label in [
+        "reporter=\"source\"",
+        "source_workload=\"web-v1\"",
+        "source_principal=\"spiffe://td/ns/shop/sa/web\"",
+        "source_cluster=\"home\"",
+        "destination_workload=\"catalog-v1\"",
+        "destination_service=\"catalog.shop.svc.cluster.local\"",
+        "destination_service_name=\"catalog\"",
+        "destination_service_namespace=\"shop\"",
+        "request_protocol=\"http\"",
+        "response_code=\"200\"",
+        "response_flags=\"-\"",
+        "connection_security_policy=\"unknown\"",
+    ] {
+        assert!(line.contains(label), "{label} in {line}");
+    }
+    assert!(page.contains("istio_request_bytes_sum{") && page.contains("istio_response_bytes_count{"));
+}
+
+#[test]
+fn inbound_series_name_the_proved_peer() {
+    let totals = Totals::new(local());
+    let shard = totals.shard();
+    let peer = SpiffeId::parse("spiffe://td/ns/front/sa/cart").unwrap();
+    let peer_hash = shard.hash_of(Some(&peer));
+    let series = SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 403) };
+    shard.request(&series, 1.0, 0, 0);
+    let page = page(&totals);
+    for label in [
+        "reporter=\"destination\"",
+        "source_principal=\"spiffe://td/ns/front/sa/cart\"",
+        "source_workload_namespace=\"front\"",
+        "destination_workload=\"web-v1\"",
+        "destination_service_name=\"web\"",
+        "connection_security_policy=\"mutual_tls\"",
+    ] {
+        assert!(page.contains(label), "{label} in {page}");
+    }
+}
+
+#[test]
+fn series_are_bounded() {
+    let totals = Totals::new(local());
+    let shard = totals.shard();
+    for account in 0..MAX_SERIES + 20 {
+        let peer = SpiffeId::parse(&format!("spiffe://td/ns/a/sa/s{account}")).unwrap();
+        let peer_hash = shard.hash_of(Some(&peer));
+        shard.request(
+            &SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 200) },
+            1.0,
+            0,
+            0,
+        );
+    }
+    let page = page(&totals);
+    let count = page.lines().filter(|line| line.starts_with("istio_requests_total{")).count();
+    assert_eq!(count, MAX_SERIES + 1);
+    let other = page.lines().find(|line| line.contains("destination_service=\"other\"")).unwrap();
+    assert!(other.ends_with("} 20"), "{other}");
+}
+
+#[test]
+fn tcp_and_cluster_families_have_their_names() {
+    let totals = Totals::new(local());
+    let shard = totals.shard();
+    let tcp = SeriesOf { protocol: Protocol::Tcp, ..series(Direction::Outbound, 0) };
+    shard.tcp(&tcp, |cells| {
+        cells.opened.inc();
+        cells.sent.add(7);
+    });
+    let cells = shard.cluster(&"outbound|9080|v1|reviews".into());
+    cells.attempt();
+    cells.response(503, std::time::Duration::from_millis(2));
+    cells.connections_active.inc();
+    let page = page(&totals);
+    for line in [
+        "istio_tcp_connections_opened_total{",
+        "istio_tcp_sent_bytes_total{",
+        "envoy_cluster_upstream_rq_total{envoy_cluster_name=\"outbound|9080|v1|reviews\"} 1",
+        "envoy_cluster_upstream_rq_xx{envoy_cluster_name=\"outbound|9080|v1|reviews\",envoy_response_code_class=\"5\"} 1",
+        "envoy_cluster_upstream_cx_active{envoy_cluster_name=\"outbound|9080|v1|reviews\"} 1",
+        "envoy_cluster_upstream_rq_time_count{",
+    ] {
+        assert!(page.contains(line), "{line} in {page}");
+    }
+    let tcp = page.lines().find(|line| line.starts_with("istio_tcp_sent_bytes_total{")).unwrap();
+    assert!(!tcp.contains("response_code") && tcp.ends_with(" 7"), "{tcp}");
+}

@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use std::time::Duration;
 use outrigger_model::identity::SpiffeId;
 use tokio::time::{Instant, timeout};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
@@ -304,22 +303,13 @@ async fn connect(
     endpoint: &Arc<EndpointState>,
     want: Want,
 ) -> Result<Connected, Failure> {
-    let connected: Result<Connected, Failure> = async_connect(worker, cluster, endpoint, want).await;
+    let connected = connect::connect(worker, cluster, endpoint, want).await;
     if let Err(failure) = &connected {
         let cells = worker.metrics.cluster(&cluster.name);
         match failure.kind {
-            crate::failure::FailureKind::Overflow { .. } => cells.pending_overflow.inc(),
+            FailureKind::Overflow { .. } => cells.pending_overflow.inc(),
             _ => cells.connect_failures.inc(),
         }
     }
     connected
-}
-
-fn async_connect<'a>(
-    worker: &'a Rc<Worker>,
-    cluster: &'a Arc<ClusterHandle>,
-    endpoint: &'a Arc<EndpointState>,
-    want: Want,
-) -> impl Future<Output = Result<Connected, Failure>> + 'a {
-    connect::connect(worker, cluster, endpoint, want)
 }

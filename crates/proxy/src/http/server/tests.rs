@@ -5,4 +5,5 @@ mod h2;
 mod limits;
 mod retries;
 mod rig;
+mod telemetry;
 mod world;

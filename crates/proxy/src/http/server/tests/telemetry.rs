@@ -1,0 +1,223 @@
+//! What a request leaves behind: a log line, metrics, trace context; and configuration that changes under it.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use outrigger_model::identity::SpiffeId;
+use outrigger_model::listener::{Direction, Tracing};
+use outrigger_telemetry::metrics::Registry;
+
+use super::super::HttpVersion::Http1;
+use super::rig::*;
+use super::world;
+use crate::access_log::{Format, Sink};
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+struct Pipe(Sender<String>);
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(String::from_utf8_lossy(bytes).into_owned()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn log(format: Format) -> (Sink, Receiver<String>) {
+    let (sender, lines) = channel();
+    (Sink::writer(Box::new(Pipe(sender)), format).unwrap(), lines)
+}
+
+fn next(lines: &Receiver<String>) -> String {
+    lines.recv_timeout(Duration::from_secs(20)).expect("no line was logged")
+}
+
+async fn app() -> std::net::SocketAddr {
+    upstream(|_, mut wire| async move {
+        loop {
+            wire.head().await;
+            wire.send(&ok("hello")).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn text_line_is_istios() {
+    run(async {
+        let (sink, lines) = log(Format::Text);
+        let address = app().await;
+        let mut setup = Setup::to(&[address]);
+        setup.log = Some(sink);
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client
+            .send("GET /a?b HTTP/1.1\r\nHost: shop\r\nUser-Agent: \"evil\"\r\nX-Request-Id: id-7\r\n\r\n")
+            .await;
+        client.head().await;
+        client.bytes(5).await;
+        let line = next(&lines);
+        let rest = line.split_once("] ").unwrap().1;
+        assert!(rest.starts_with("\"GET /a?b HTTP/1.1\" 200 - via_upstream - \"-\" 0 5 "), "{line}");
+        let tail = format!("\"-\" \"\\x22evil\\x22\" \"id-7\" \"shop\" \"{address}\" c 127.0.0.1:");
+        assert!(rest.contains(&tail), "{tail} in {line}");
+        assert!(line.ends_with(" - r\n"), "{line}");
+        assert!(line.starts_with("[20") && line[1..].split(']').next().unwrap().ends_with('Z'), "{line}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn refusals_are_logged_once_too() {
+    run(async {
+        let (sink, lines) = log(Format::Json);
+        let mut setup = Setup::to(&[nobody().await]);
+        setup.log = Some(sink);
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.head().await;
+        let line = next(&lines);
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["response_code"], 503);
+        assert_eq!(line["response_flags"], "UF");
+        assert_eq!(line["upstream_cluster"], "c");
+        assert!(line["error"].as_str().unwrap().contains("connect_failed"), "{line}");
+        let mut client = Wire::connect(rig.address).await;
+        client.send("BROKEN\r\n\r\n").await;
+        client.rest().await;
+        let line: serde_json::Value = serde_json::from_str(&next(&lines)).unwrap();
+        assert_eq!((&line["response_code"], &line["response_flags"]), (&400.into(), &"DPE".into()));
+        assert!(lines.recv_timeout(Duration::from_millis(50)).is_err(), "a second line");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_code() {
+    run(async {
+        let rig = proxy(Setup::to(&[app().await]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        for _ in 0..3 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            client.head().await;
+            client.bytes(5).await;
+        }
+        // The record closes when the connection looks for the next request.
+        client.send("GET / HTTP/1.0\r\n\r\n").await;
+        client.rest().await;
+        let registry = Registry::new();
+        registry.register(rig.worker.shared.metrics.clone());
+        let page = registry.render();
+        let line = page.lines().find(|l| l.starts_with("istio_requests_total{")).unwrap();
+        assert!(line.contains("response_code=\"200\"") && line.ends_with("} 4"), "{line}");
+        assert!(page.contains("destination_workload=\"app-v1\""), "{page}");
+    })
+    .await;
+}
+
+/// Sends one request with these trace headers; what the application got of them.
+async fn traced(sampling: Option<f64>, direction: Direction, headers_sent: &str) -> (Option<String>, Rig) {
+    let (seen, got) = channel();
+    let app = upstream(move |_, mut wire| {
+        let seen = seen.clone();
+        async move {
+            let head = wire.head().await;
+            seen.send(headers(&head).get("traceparent").cloned()).unwrap();
+            wire.send(&ok("")).await;
+        }
+    })
+    .await;
+    let mut setup = Setup::to(&[app]);
+    setup.direction = direction;
+    setup.http.tracing = sampling.map(|random_sampling| Tracing { random_sampling });
+    let rig = proxy(setup, Http1).await;
+    let mut client = Wire::connect(rig.address).await;
+    client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers_sent}\r\n")).await;
+    client.head().await;
+    (got.recv().unwrap(), rig)
+}
+
+#[tokio::test]
+async fn recorded_span_becomes_the_parent() {
+    run(async {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let sent = format!("traceparent: {PARENT}\r\n");
+            let (got, _rig) = traced(Some(0.0), direction, &sent).await;
+            let got = got.unwrap();
+            assert_eq!(got[..36], PARENT[..36], "the trace goes on");
+            assert_ne!(got[36..52], PARENT[36..52], "with our span as parent");
+            assert!(got.ends_with("-01"), "{got}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn context_that_is_not_recorded_passes_byte_for_byte() {
+    run(async {
+        let unsampled = PARENT.replace("-01", "-00");
+        for (sampling, header) in
+            [(Some(100.0), unsampled.as_str()), (Some(100.0), "00-zz-not-a-context"), (None, PARENT)]
+        {
+            let (got, _rig) =
+                traced(sampling, Direction::Outbound, &format!("traceparent: {header}\r\n")).await;
+            assert_eq!(got.as_deref(), Some(header));
+        }
+        let (got, _rig) = traced(Some(100.0), Direction::Outbound, "").await;
+        assert!(got.unwrap().ends_with("-03"), "a new trace, sampled and random");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn proved_peer_is_told_to_the_application() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            let head = wire.head().await;
+            let client = &headers(&head)["x-forwarded-client-cert"];
+            assert_eq!(client, "By=spiffe://td/ns/shop/sa/web;URI=spiffe://td/ns/shop/sa/cart");
+            assert_eq!(headers(&head)["x-forwarded-proto"], "https");
+            wire.send(&ok("")).await;
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.direction = Direction::Inbound;
+        setup.peer = Some(SpiffeId::parse("spiffe://td/ns/shop/sa/cart").unwrap());
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: URI=spiffe://td/admin\r\n\r\n")
+            .await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn open_connection_follows_a_new_configuration() {
+    run(async {
+        let (old, new) = (
+            app().await,
+            upstream(|_, mut wire| async move {
+                wire.head().await;
+                wire.send(&ok("fresh")).await;
+            })
+            .await,
+        );
+        let rig = proxy(Setup::to(&[old]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        for body in ["hello", "fresh"] {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            client.head().await;
+            assert_eq!(client.bytes(5).await, body);
+            let next = world::snapshot(Setup::to(&[new]), &rig.worker.shared.snapshot.load());
+            rig.worker.shared.swap(next);
+        }
+    })
+    .await;
+}
