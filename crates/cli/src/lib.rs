@@ -1,2 +1,89 @@
 #![forbid(unsafe_code)]
-//! The outrigger command.
+//! The `outrigger` command: control plane and sidecar in one binary, the operator's verbs, and the demo.
+//!
+//! Data goes to standard output, messages to standard error. Exit codes are istioctl's: 0 fine, 1 failed, 64 usage,
+//! 65 bad data, 79 the analyzer found something.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use outrigger_control::ControlArgs;
+use outrigger_proxy::app::ProxyArgs;
+
+mod command;
+mod demo;
+mod print;
+mod shop;
+mod waterfall;
+
+/// A service mesh: control plane, sidecars, rules, traces
+#[derive(Parser)]
+#[command(name = "outrigger", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // parsed once
+enum Command {
+    /// Run the control plane
+    ControlPlane(ControlArgs),
+    /// Run a sidecar
+    Proxy(ProxyArgs),
+    /// Apply rules from files (- is standard input)
+    Apply(command::rules::Apply),
+    /// Show rules
+    Get(command::rules::Get),
+    /// Delete a rule
+    Delete(command::rules::Delete),
+    /// Check rules without a control plane
+    Analyze(command::analyze::Analyze),
+    /// Show what is in force: per proxy and per rule
+    Status(command::status::Status),
+    /// Make join tokens for sidecars
+    Token(command::identity::Token),
+    /// Issue certificates for machines without a sidecar
+    Identity(command::identity::Identity),
+    /// Show traces as waterfalls
+    Traces(command::traces::Traces),
+    /// Run a shop in a mesh and push rules to it while it is under load
+    Demo(demo::Demo),
+    /// One application of the demo's shop
+    #[command(hide = true)]
+    DemoApp(shop::ShopArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = !error.use_stderr();
+            let _ = error.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(64) };
+        }
+    };
+    let done = match cli.command {
+        Command::ControlPlane(args) => outrigger_control::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Proxy(args) => outrigger_proxy::app::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Analyze(args) => args.run(),
+        Command::Apply(args) => wait(args.run()),
+        Command::Get(args) => wait(args.run()),
+        Command::Delete(args) => wait(args.run()),
+        Command::Status(args) => wait(args.run()),
+        Command::Token(args) => wait(args.run()),
+        Command::Identity(args) => wait(args.run()),
+        Command::Traces(args) => wait(args.run()),
+        Command::Demo(args) => wait(args.run()),
+        Command::DemoApp(args) => wait(args.run()),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn wait(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+}

@@ -1,2 +1,6 @@
-//! Binary.
-fn main() {}
+#![forbid(unsafe_code)]
+//! The `outrigger` command.
+
+fn main() -> std::process::ExitCode {
+    outrigger_cli::main()
+}

@@ -116,9 +116,11 @@ impl Instance {
     /// # Errors
     /// The first field that cannot be taken.
     pub fn validate(&self) -> Result<(), String> {
-        for (field, text) in
-            [("service", &self.service), ("namespace", &self.namespace), ("serviceAccount", &self.service_account)]
-        {
+        for (field, text) in [
+            ("service", &self.service),
+            ("namespace", &self.namespace),
+            ("serviceAccount", &self.service_account),
+        ] {
             if !is_label(text) {
                 return Err(format!(
                     "instance \"{}\": {field}: \"{text}\" must have 1 to 63 lower-case letters, digits or '-'",
@@ -127,13 +129,19 @@ impl Instance {
             }
         }
         if self.id.is_empty() || self.id.len() > 253 || self.id.chars().any(|c| c.is_control() || c == '/') {
-            return Err(format!("id: {:?} must have 1 to 253 characters, none of them '/' or a control character", self.id));
+            return Err(format!(
+                "id: {:?} must have 1 to 253 characters, none of them '/' or a control character",
+                self.id
+            ));
         }
         if self.addresses.is_empty() {
             return Err(format!("instance \"{}\": addresses: at least one IP address is needed", self.id));
         }
         if self.weight == 0 {
-            return Err(format!("instance \"{}\": weight: must be at least 1; use state: maintenance to take it out", self.id));
+            return Err(format!(
+                "instance \"{}\": weight: must be at least 1; use state: maintenance to take it out",
+                self.id
+            ));
         }
         if self.ttl_seconds == Some(0) {
             return Err(format!("instance \"{}\": ttlSeconds: must be at least 1", self.id));
@@ -143,7 +151,10 @@ impl Instance {
                 return Err(format!("instance \"{}\": ports[{i}].number: must be 1 to 65535", self.id));
             }
             if self.ports[..i].iter().any(|other| other.number == port.number) {
-                return Err(format!("instance \"{}\": ports[{i}].number: {} occurs twice", self.id, port.number));
+                return Err(format!(
+                    "instance \"{}\": ports[{i}].number: {} occurs twice",
+                    self.id, port.number
+                ));
             }
         }
         Ok(())
@@ -192,7 +203,14 @@ fn yes() -> bool {
 }
 
 #[cfg(test)]
-pub(crate) fn sample(id: &str, service: &str, version: &str, address: &str, port: u16, protocol: Protocol) -> Instance {
+pub(crate) fn sample(
+    id: &str,
+    service: &str,
+    version: &str,
+    address: &str,
+    port: u16,
+    protocol: Protocol,
+) -> Instance {
     Instance {
         id: id.into(),
         service: service.into(),

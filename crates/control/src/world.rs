@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
     AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent,
 };
-use outrigger_rules::host::Resolver;
 
 use crate::instance::{Instance, Protocol};
 
@@ -184,10 +184,16 @@ impl World {
                 && selected(&intent.selector, &instance.labels)
         };
         let wide = |namespace: &str| {
-            self.mtls.iter().find(|i| i.selector.is_empty() && i.origin.namespace == namespace).and_then(|i| i.mode)
+            self.mtls
+                .iter()
+                .find(|i| i.selector.is_empty() && i.origin.namespace == namespace)
+                .and_then(|i| i.mode)
         };
-        let inherited =
-            || wide(&instance.namespace).or_else(|| wide(&self.settings.root_namespace)).unwrap_or(MtlsMode::Permissive);
+        let inherited = || {
+            wide(&instance.namespace)
+                .or_else(|| wide(&self.settings.root_namespace))
+                .unwrap_or(MtlsMode::Permissive)
+        };
         match self.mtls.iter().find(selects) {
             None => inherited(),
             Some(own) => own.ports.get(&port).copied().flatten().or(own.mode).unwrap_or_else(inherited),

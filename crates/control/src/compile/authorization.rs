@@ -30,7 +30,8 @@ pub(super) fn compile(world: &World, own: &Instance, http: bool) -> Vec<Rbac> {
     for (action, rbac) in actions {
         let with_action: Vec<_> = all.iter().filter(|intent| intent.action == action).collect();
         if !with_action.is_empty() {
-            let policies = with_action.iter().flat_map(|intent| policies(intent, http)).collect::<BTreeMap<_, _>>();
+            let policies =
+                with_action.iter().flat_map(|intent| policies(intent, http)).collect::<BTreeMap<_, _>>();
             filters.push(Rbac { action: rbac, policies });
         }
     }
@@ -39,7 +40,8 @@ pub(super) fn compile(world: &World, own: &Instance, http: bool) -> Vec<Rbac> {
 
 fn policies(intent: &AuthorizationIntent, http: bool) -> Vec<(String, RbacPolicy)> {
     let name = format!("ns[{}]-policy[{}]", intent.origin.namespace, intent.origin.name);
-    let usable = |rule: &AuthorizationRule| http || intent.action != AuthorizationAction::Allow || !rule.needs_http();
+    let usable =
+        |rule: &AuthorizationRule| http || intent.action != AuthorizationAction::Allow || !rule.needs_http();
     let rules = intent.rules.iter().enumerate().filter(|(_, rule)| usable(rule));
     rules
         .map(|(i, rule)| {
@@ -115,7 +117,11 @@ fn principal(rule: &AuthorizationRule, http: bool) -> Principal {
             }
             Condition::Text { key: TextKey::RequestHeader(name), values, not_values } if http => {
                 let header = |v: &intent::StringMatch| {
-                    Principal::Header(HeaderMatch { name: name.clone(), value: text(v, false), invert: false })
+                    Principal::Header(HeaderMatch {
+                        name: name.clone(),
+                        value: text(v, false),
+                        invert: false,
+                    })
                 };
                 one_of_principals(&mut all, values.iter().map(header));
                 none_of_principals(&mut all, not_values.iter().map(header));
@@ -139,7 +145,10 @@ fn source(source: &Source) -> Principal {
     one_of_principals(&mut all, source.service_accounts.iter().map(by_account));
     none_of_principals(&mut all, source.not_service_accounts.iter().map(by_account));
     one_of_principals(&mut all, source.ip_blocks.iter().chain(&source.remote_ip_blocks).map(by_address));
-    none_of_principals(&mut all, source.not_ip_blocks.iter().chain(&source.not_remote_ip_blocks).map(by_address));
+    none_of_principals(
+        &mut all,
+        source.not_ip_blocks.iter().chain(&source.not_remote_ip_blocks).map(by_address),
+    );
     if all.is_empty() { Principal::Any } else { Principal::And(all) }
 }
 

@@ -44,8 +44,11 @@ fn by_locality<'a>(
 ) -> EndpointSet {
     let mut localities: BTreeMap<Locality, Vec<Endpoint>> = BTreeMap::new();
     for instance in instances {
-        let locality =
-            Locality { region: instance.region.clone(), zone: instance.zone.clone(), sub_zone: String::new() };
+        let locality = Locality {
+            region: instance.region.clone(),
+            zone: instance.zone.clone(),
+            sub_zone: String::new(),
+        };
         if let Some(endpoint) = endpoint(world, instance, port) {
             localities.entry(locality).or_default().push(endpoint);
         }
@@ -81,5 +84,10 @@ fn workload(instance: &Instance) -> Workload {
     let version = instance.labels.get("version").cloned().unwrap_or_default();
     let name =
         if version.is_empty() { instance.service.clone() } else { format!("{}-{version}", instance.service) };
-    Workload { name, namespace: instance.namespace.clone(), service: instance.service.clone(), revision: version }
+    Workload {
+        name,
+        namespace: instance.namespace.clone(),
+        service: instance.service.clone(),
+        revision: version,
+    }
 }

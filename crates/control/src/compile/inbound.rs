@@ -23,7 +23,10 @@ use crate::world::World;
 pub(super) fn names_for(world: &World, scope: &Scope) -> Vec<String> {
     let Some(own) = scope.own(world) else { return Vec::new() };
     let ports = own.ports.iter().map(|port| port.number);
-    ports.flat_map(|port| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port))).map(names::inbound_listener).collect()
+    ports
+        .flat_map(|port| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port)))
+        .map(names::inbound_listener)
+        .collect()
 }
 
 /// The inbound listener of a name; `None` unless the address and port are the client's own.
@@ -49,10 +52,12 @@ const DETECTED_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 fn chains(world: &World, own: &Instance, port: u16, protocol: Protocol) -> Vec<FilterChain> {
     let mode = world.mtls_mode(own, port);
     let web = || web(world, own, port);
-    let tcp = || Terminal::Tcp(TcpProxy {
-        clusters: vec![WeightedCluster::only(names::inbound_cluster(port))],
-        idle_timeout: Duration::from_secs(3600),
-    });
+    let tcp = || {
+        Terminal::Tcp(TcpProxy {
+            clusters: vec![WeightedCluster::only(names::inbound_cluster(port))],
+            idle_timeout: Duration::from_secs(3600),
+        })
+    };
     let on = |transport, protocols: &[&str]| ChainMatch {
         transport,
         application_protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),
@@ -121,7 +126,12 @@ fn web(world: &World, own: &Instance, port: u16) -> Terminal {
         response_headers: HeaderEdits::default(),
         origin: None,
     };
-    let host = VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes: vec![route], retry: None };
+    let host = VirtualHost {
+        name: format!("inbound|{port}"),
+        domains: vec!["*".into()],
+        routes: vec![route],
+        retry: None,
+    };
     let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
     let mut http = http(world, routes);
     http.filters = authorization::compile(world, own, true).into_iter().map(HttpFilter::Rbac).collect();

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use outrigger_model::listener::{
-    ChainMatch, Codec, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal, Tracing,
+    ChainMatch, Codec, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
+    Tracing,
 };
 use outrigger_model::route::WeightedCluster;
 use outrigger_rules::intent::TcpMatch;
@@ -65,10 +66,13 @@ fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Optio
         let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
         (protocol, tcp_clusters(world, scope, &outbound, key), None)
     };
-    let tcp = || Terminal::Tcp(TcpProxy { clusters: clusters.clone(), idle_timeout: Duration::from_secs(3600) });
+    let tcp =
+        || Terminal::Tcp(TcpProxy { clusters: clusters.clone(), idle_timeout: Duration::from_secs(3600) });
     let web = || Terminal::Http(Box::new(http(world, routes())));
     let chains = match protocol {
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => vec![chain("http", ChainMatch::default(), web())],
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            vec![chain("http", ChainMatch::default(), web())]
+        }
         Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
         Protocol::Auto => {
             let detected = ChainMatch {

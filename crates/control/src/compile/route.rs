@@ -2,8 +2,9 @@
 
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HeaderEdits, HeaderMatch, PathMatch, QueryMatch, Redirect,
-    RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HeaderEdits, HeaderMatch, PathMatch, QueryMatch,
+    Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
+    WeightedCluster,
 };
 use outrigger_rules::intent::{self, HttpMatch, HttpRoute, RouteIntent};
 use outrigger_xds::ClientKind;
@@ -50,7 +51,13 @@ fn by_port(world: &World, scope: &Scope, port: u16) -> RouteConfig {
     RouteConfig { name: port.to_string(), virtual_hosts: virtual_hosts.collect() }
 }
 
-fn virtual_host(world: &World, scope: &Scope, service: &Service, port: u16, domains: Vec<String>) -> VirtualHost {
+fn virtual_host(
+    world: &World,
+    scope: &Scope,
+    service: &Service,
+    port: u16,
+    domains: Vec<String>,
+) -> VirtualHost {
     let name = format!("{}:{port}", service.host.as_str());
     let intent = world.route_for(&service.host, &scope.namespace).filter(|intent| !intent.http.is_empty());
     let routes = match intent {
@@ -186,7 +193,8 @@ fn retry(retry: &intent::RetryIntent) -> RetryPolicy {
 }
 
 fn fault(fault: &intent::FaultIntent) -> Option<Fault> {
-    let delay = fault.delay.as_ref().map(|d| FaultDelay { duration: d.duration, percentage: d.percent.percentage() });
+    let delay =
+        fault.delay.as_ref().map(|d| FaultDelay { duration: d.duration, percentage: d.percent.percentage() });
     let abort = fault.abort.as_ref().map(|a| FaultAbort {
         status: match a.status {
             intent::AbortStatus::Http(status) => FaultStatus::Http(status),

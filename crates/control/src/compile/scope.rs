@@ -30,7 +30,8 @@ impl Scope {
     /// Its own registration.
     pub fn own<'a>(&self, world: &'a World) -> Option<&'a Arc<Instance>> {
         let instance = world.instance(self.instance.as_deref()?)?;
-        (instance.namespace == self.namespace && instance.service_account == self.service_account).then_some(instance)
+        (instance.namespace == self.namespace && instance.service_account == self.service_account)
+            .then_some(instance)
     }
 
     /// The labels of its own registration: what `sourceLabels` compares.

@@ -100,8 +100,12 @@ fn a_destination_leads_to_listener_routes_cluster_and_endpoints() {
 #[test]
 fn weights_become_clusters_of_subsets() {
     let c = compiled(shop(), CANARY);
-    let Some(Resource::Routes(routes)) = get(&c, &web(), ResourceKind::Routes, CATALOG) else { panic!("no routes") };
-    let RouteAction::Forward(forward) = &routes.virtual_hosts[0].routes[0].action else { panic!("no forward") };
+    let Some(Resource::Routes(routes)) = get(&c, &web(), ResourceKind::Routes, CATALOG) else {
+        panic!("no routes")
+    };
+    let RouteAction::Forward(forward) = &routes.virtual_hosts[0].routes[0].action else {
+        panic!("no forward")
+    };
     let shares: Vec<_> = forward.clusters.iter().map(|c| (c.cluster.as_str(), c.weight)).collect();
     assert_eq!(
         shares,
@@ -125,7 +129,9 @@ fn weights_become_clusters_of_subsets() {
 fn a_subset_that_nobody_defined_has_no_endpoints() {
     let c = compiled(shop(), CANARY);
     let name = "outbound|8080|v9|catalog.shop.svc.cluster.local";
-    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, name) else { panic!("none") };
+    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, name) else {
+        panic!("none")
+    };
     assert!(set.is_empty());
 }
 
@@ -135,7 +141,9 @@ fn only_running_instances_take_new_requests() {
     instances[1].state = State::Maintenance;
     instances[2].state = State::Stopped;
     let c = compiled(instances, "");
-    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, CATALOG) else { panic!("none") };
+    let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, CATALOG) else {
+        panic!("none")
+    };
     let health: Vec<_> = set.iter().map(|e| e.health).collect();
     assert_eq!(health, [outrigger_model::endpoint::Health::Unhealthy]);
 }
@@ -143,8 +151,7 @@ fn only_running_instances_take_new_requests() {
 #[test]
 fn a_client_sees_only_its_own_inbound_listener() {
     let c = compiled(shop(), "");
-    let names: Vec<_> =
-        c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.clone()).collect();
+    let names: Vec<_> = c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.clone()).collect();
     assert_eq!(names, ["inbound|127.0.0.10:8080"]);
     assert!(get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.11:8080").is_none());
     let impostor = scope(ClientKind::Outrigger, "web", "catalog-v1");
@@ -168,7 +175,9 @@ spec: {mtls: {mode: STRICT}}
     for (yaml, plain) in [("", true), (strict, false)] {
         let c = compiled(shop(), yaml);
         let name = "inbound|127.0.0.10:8080";
-        let Some(Resource::Listener(l)) = get(&c, &web(), ResourceKind::Listener, name) else { panic!("none") };
+        let Some(Resource::Listener(l)) = get(&c, &web(), ResourceKind::Listener, name) else {
+            panic!("none")
+        };
         assert_eq!(l.select(&input(false, &[])).is_some(), plain);
         let mesh = l.select(&input(true, &["istio-http/1.1"])).unwrap();
         assert!(mesh.tls.is_some());
@@ -197,13 +206,13 @@ spec:
     let address = "127.0.0.13:7000".parse().unwrap();
     let decide = |id: &str| {
         let peer = outrigger_model::identity::SpiffeId::parse(id).unwrap();
-        let view = ConnectionView { peer: Some(&peer), source: address, destination: address, server_name: None };
+        let view =
+            ConnectionView { peer: Some(&peer), source: address, destination: address, server_name: None };
         set.decide_connection(&view).is_allow()
     };
     assert!(decide("spiffe://cluster.local/ns/shop/sa/web"));
     assert!(!decide("spiffe://cluster.local/ns/shop/sa/load"));
-    let Some(Resource::Listener(other)) =
-        get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080")
+    let Some(Resource::Listener(other)) = get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080")
     else {
         panic!("none")
     };
@@ -217,13 +226,17 @@ fn envoy_gets_everything_and_grpc_what_it_names() {
     let envoy = scope(ClientKind::Envoy, "web", "envoy");
     assert_eq!(c.wildcard(&envoy, ResourceKind::Listener).len(), 1);
     assert_eq!(c.wildcard(&envoy, ResourceKind::Cluster).len(), 5);
-    let Some(Resource::Routes(routes)) = get(&c, &envoy, ResourceKind::Routes, "8080") else { panic!("no routes") };
+    let Some(Resource::Routes(routes)) = get(&c, &envoy, ResourceKind::Routes, "8080") else {
+        panic!("no routes")
+    };
     assert_eq!(routes.virtual_hosts.len(), 2);
     let grpc = scope(ClientKind::Grpc, "web", "grpc");
     let Some(Resource::Listener(l)) = get(&c, &grpc, ResourceKind::Listener, "catalog.shop:8080") else {
         panic!("no listener")
     };
     assert_eq!(l.name, "catalog.shop:8080");
-    let Some(Resource::Cluster(cluster)) = get(&c, &grpc, ResourceKind::Cluster, CATALOG) else { panic!("none") };
+    let Some(Resource::Cluster(cluster)) = get(&c, &grpc, ResourceKind::Cluster, CATALOG) else {
+        panic!("none")
+    };
     assert_eq!(cluster.tls, ClientTls::None);
 }

@@ -1,0 +1,97 @@
+//! `token create` and `identity issue`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use outrigger_control::api::types::{IdentityRequest, TokenRequest};
+use outrigger_identity::state_dir::write_private;
+
+use super::Server;
+
+/// Join tokens.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    verb: TokenVerb,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Print a join file: address, roots, token
+    Create {
+        /// Namespace of the identity
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        /// Service account of the identity
+        #[arg(long, default_value = "default")]
+        service_account: String,
+        /// Service that the identity may register; may be repeated
+        #[arg(long = "service")]
+        services: Vec<String>,
+        /// Seconds until the token ends
+        #[arg(long)]
+        ttl_seconds: Option<u64>,
+        /// The control plane's address in the join file, `host:port`
+        #[arg(long)]
+        address: Option<String>,
+    },
+}
+
+impl Token {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.server.client()?;
+        let TokenVerb::Create { namespace, service_account, services, ttl_seconds, address } = self.verb;
+        let request = TokenRequest { namespace, service_account, services, ttl_seconds, uses: None, address };
+        println!("{}", client.create_token(&request).await?.to_json());
+        eprintln!("this file is a secret: whoever has it can become the workload");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Certificates for machines without a sidecar.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Identity {
+    #[command(subcommand)]
+    verb: IdentityVerb,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+enum IdentityVerb {
+    /// Write key.pem, certificate.pem and roots.pem
+    Issue {
+        /// Namespace of the identity
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        /// Service account of the identity
+        #[arg(long, default_value = "default")]
+        service_account: String,
+        /// Seconds until the certificate ends
+        #[arg(long)]
+        ttl_seconds: Option<u64>,
+        /// Where to write
+        #[arg(long, default_value = ".")]
+        directory: PathBuf,
+    },
+}
+
+impl Identity {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.server.client()?;
+        let IdentityVerb::Issue { namespace, service_account, ttl_seconds, directory } = self.verb;
+        let issued =
+            client.issue_identity(&IdentityRequest { namespace, service_account, ttl_seconds }).await?;
+        std::fs::create_dir_all(&directory)?;
+        for (name, text) in
+            [("key.pem", &issued.key), ("certificate.pem", &issued.certificate), ("roots.pem", &issued.roots)]
+        {
+            write_private(&directory.join(name), text.as_bytes())?;
+        }
+        println!("{} until {}", issued.identity, issued.not_after);
+        Ok(ExitCode::SUCCESS)
+    }
+}

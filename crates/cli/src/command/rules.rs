@@ -1,0 +1,202 @@
+//! `apply`, `get`, `delete`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use outrigger_control::api::types::{ApplyBody, ApplyQuery, InForce, RulesQuery};
+use outrigger_control::client::ClientError;
+use outrigger_rules::Finding;
+
+use super::{Server, author};
+use crate::print::{Output, show, table};
+
+/// Apply rules.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Apply {
+    /// Files or directories of YAML or JSON; - is standard input
+    #[arg(short, long = "file", required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Return when every affected proxy has the rules in force
+    #[arg(long)]
+    wait: bool,
+    /// Seconds to wait
+    #[arg(long, default_value_t = 30.0)]
+    timeout: f64,
+    /// Only check
+    #[arg(long)]
+    dry_run: bool,
+    /// Namespace of objects that name none
+    #[arg(short, long)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Apply {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.server.client()?;
+        let mut code = ExitCode::SUCCESS;
+        for file in expand(&self.files)? {
+            let text = read(&file)?;
+            let query = ApplyQuery {
+                dry_run: self.dry_run,
+                wait: self.wait,
+                timeout: Some(self.timeout),
+                author: author(),
+                namespace: self.namespace.clone(),
+                file: Some(file.display().to_string()),
+            };
+            match client.apply(&text, &query).await {
+                Ok(body) => {
+                    print_findings(&body.findings);
+                    print_applied(&body);
+                    if body.in_force.as_ref().is_some_and(|in_force| !in_force.complete) {
+                        code = ExitCode::FAILURE;
+                    }
+                }
+                Err(error) => code = refused(&error)?,
+            }
+        }
+        Ok(code)
+    }
+}
+
+fn print_applied(body: &ApplyBody) {
+    for object in &body.objects {
+        let dry = if body.dry_run { " (dry run)" } else { "" };
+        println!(
+            "{} {}/{} version {} {:?}{dry}",
+            object.kind, object.namespace, object.name, object.version, object.action
+        );
+    }
+    if let Some(in_force) = &body.in_force {
+        eprintln!("{}", in_force_text(in_force, body.in_force_millis));
+    }
+}
+
+fn in_force_text(in_force: &InForce, millis: Option<f64>) -> String {
+    let InForce { proxies, of, .. } = in_force;
+    let mut text = format!("in force on {proxies}/{of} proxies after {:.0} ms", millis.unwrap_or_default());
+    if !in_force.complete {
+        text.push_str(&format!("; waiting for {}", in_force.waiting.join(", ")));
+    }
+    text
+}
+
+fn print_findings(findings: &[Finding]) {
+    for finding in findings {
+        eprintln!("{finding}");
+    }
+}
+
+fn refused(error: &ClientError) -> anyhow::Result<ExitCode> {
+    if error.findings().is_empty() {
+        anyhow::bail!("{error}");
+    }
+    print_findings(error.findings());
+    eprintln!("nothing was applied");
+    Ok(ExitCode::from(65))
+}
+
+/// Directories stand for the rule files in them, by name.
+pub(super) fn expand(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+        let mut inside: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+        inside.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
+        inside.sort();
+        files.extend(inside);
+    }
+    Ok(files)
+}
+
+pub(super) fn read(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| file.display().to_string())
+}
+
+/// Show rules.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// Kind, such as VirtualService; all kinds without it
+    kind: Option<String>,
+    /// Name, with its namespace by -n
+    name: Option<String>,
+    /// Namespace; all without it
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Table or JSON
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Get {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.server.client()?;
+        if let (Some(kind), Some(name)) = (&self.kind, &self.name) {
+            let namespace = self.namespace.as_deref().unwrap_or("default");
+            let rule = client.rule(kind, namespace, name).await?;
+            show(self.output, &rule, || rule.source.clone())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let query = RulesQuery { kind: self.kind, namespace: self.namespace };
+        let rules = client.rules(&query).await?;
+        show(self.output, &rules, || {
+            let row = |r: &outrigger_control::api::types::RuleBody| {
+                [
+                    r.kind.clone(),
+                    r.namespace.clone(),
+                    r.name.clone(),
+                    r.version.to_string(),
+                    r.author.clone(),
+                    r.at.to_string(),
+                ]
+            };
+            table(["KIND", "NAMESPACE", "NAME", "VERSION", "AUTHOR", "APPLIED"], rules.iter().map(row))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Delete a rule.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    /// Kind, such as VirtualService
+    kind: String,
+    /// Name
+    name: String,
+    /// Namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// Return when every affected proxy has forgotten it
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Delete {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = self.server.client()?;
+        let query = ApplyQuery { wait: self.wait, author: author(), ..ApplyQuery::default() };
+        let body = client.delete(&self.kind, &self.namespace, &self.name, &query).await?;
+        println!("{} {}/{} deleted", self.kind, self.namespace, self.name);
+        if let Some(in_force) = &body.in_force {
+            eprintln!("{}", in_force_text(in_force, body.in_force_millis));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,121 @@
+//! The demo: a control plane, a shop, one real sidecar per workload, a load, and rules pushed while it runs.
+//!
+//! Everything is this same binary, executed again; children end when their standard input does, so that nothing outlives the
+//! demo, however it ends.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::command::traces;
+use crate::waterfall;
+
+mod bounds;
+mod load;
+mod mesh;
+mod steps;
+mod tour;
+
+use load::Load;
+use mesh::Mesh;
+
+/// Run a shop in a mesh and push rules to it while it is under load.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Demo {
+    /// Exit non-zero when an effect is missed
+    #[arg(long)]
+    assert: bool,
+    /// Stay up after the tour
+    #[arg(long)]
+    keep: bool,
+    /// Send spans to this OTLP/gRPC endpoint as well; default: 127.0.0.1:4317 if something listens there
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
+}
+
+impl Demo {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::select! {
+            done = self.tour() => done,
+            signal = interrupted => {
+                signal?;
+                eprintln!("stopped");
+                Ok(ExitCode::from(130))
+            }
+        }
+    }
+
+    async fn tour(&self) -> anyhow::Result<ExitCode> {
+        let started = Instant::now();
+        let otlp = match &self.otlp {
+            Some(url) => Some(url.clone()),
+            None => listening_collector().await,
+        };
+        let mut mesh = Mesh::start(otlp).await?;
+        println!(
+            "✔ control plane {}   ✔ {n}/{n} sidecars ready, mTLS STRICT (SPIFFE, 24 h certificates)   {:.1} s",
+            mesh.address(1, mesh::XDS),
+            started.elapsed().as_secs_f64(),
+            n = mesh.sidecars(),
+        );
+        let load = Load::start(mesh.load_entry());
+        let warm = load.window(Duration::from_secs(3)).await;
+        println!(
+            "✔ load {} requests/s through web, catalog, reviews, pricing, stock: success {:.1} %, p50 {:.1} ms",
+            load::RATE,
+            100.0 * load::success(&warm),
+            load::latency(&warm, 0.5).as_secs_f64() * 1e3,
+        );
+        let mut missed = tour::run(&mesh, &load).await?;
+        if let Err(error) = show_trace(&mesh).await {
+            missed.push(format!("trace: {error:#}"));
+        }
+        if let Some(dead) = mesh.first_dead_child() {
+            missed.push(format!("{dead} has ended during the tour"));
+        }
+        mesh.print_places();
+        for miss in &missed {
+            println!("✘ {miss}");
+        }
+        if missed.is_empty() {
+            println!("✔ every effect was seen, {:.0} s in all", started.elapsed().as_secs_f64());
+        }
+        if self.keep {
+            println!("\nstaying up; Ctrl-C ends it");
+            std::future::pending::<()>().await;
+        }
+        Ok(if self.assert && !missed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+async fn listening_collector() -> Option<String> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 4317));
+    let connect = tokio::net::TcpStream::connect(address);
+    let connected = tokio::time::timeout(Duration::from_millis(200), connect).await;
+    matches!(connected, Ok(Ok(_))).then(|| format!("http://{address}"))
+}
+
+/// Services that a whole trace of the shop has.
+const HOPS: [&str; 5] = ["load.shop", "web.shop", "catalog.shop", "reviews.shop", "pricing.shop"];
+
+/// Prints the newest whole trace.
+async fn show_trace(mesh: &Mesh) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let found = traces::fetch(&mesh.query_url(), "/api/traces?service=web.shop&limit=40").await?;
+        let whole = found.iter().find(|t| HOPS.iter().all(|hop| t.spans.iter().any(|s| s.service == *hop)));
+        if let Some(trace) = whole {
+            println!("\n{}", waterfall::render(trace));
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let most = found.iter().map(|t| t.spans.len()).max().unwrap_or_default();
+            return Err(anyhow::anyhow!("{} traces, the largest of {most} spans", found.len()))
+                .context(format!("no trace has all of {HOPS:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}

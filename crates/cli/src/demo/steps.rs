@@ -1,0 +1,192 @@
+//! What the tour pushes, and how each effect is judged.
+
+use std::time::Duration;
+
+use super::bounds::interval;
+use super::load::{Sample, latency, share, success, version_share};
+
+/// Service, version (all if absent) and setting of a switch.
+type Switch = (&'static str, Option<&'static str>, &'static str);
+
+/// One step.
+pub(super) struct Step {
+    pub(super) title: &'static str,
+    /// Switches thrown in the applications before the first measurement.
+    pub(super) scene: &'static [Switch],
+    pub(super) yaml: &'static str,
+    /// Left out of the measurement after the rule is in force.
+    pub(super) settle: Duration,
+    /// What was seen, or what was missed.
+    pub(super) judge: fn(&[Sample], &[Sample]) -> anyhow::Result<String>,
+}
+
+/// The tour.
+pub(super) const STEPS: [Step; 7] = [
+    Step {
+        title: "canary: one request in ten to catalog v2",
+        scene: &[],
+        yaml: include_str!("../../../../config/demo/canary.yaml"),
+        settle: Duration::ZERO,
+        judge: canary,
+    },
+    Step {
+        title: "header route: jason gets reviews v3, everybody else v1",
+        scene: &[],
+        yaml: include_str!("../../../../config/demo/header-route.yaml"),
+        settle: Duration::ZERO,
+        judge: header_route,
+    },
+    Step {
+        title: "fault injection: 400 ms for 30 %, 500 for 20 % of requests to reviews",
+        scene: &[],
+        yaml: include_str!("../../../../config/demo/fault.yaml"),
+        settle: Duration::ZERO,
+        judge: fault,
+    },
+    Step {
+        title: "timeout: reviews takes 900 ms, web waits no longer than 300 ms",
+        scene: &[("reviews", None, "delay=900")],
+        yaml: include_str!("../../../../config/demo/timeout.yaml"),
+        settle: Duration::ZERO,
+        judge: timeout,
+    },
+    Step {
+        title: "retries: reviews fails 30 % of requests",
+        scene: &[("reviews", None, "fail=30")],
+        yaml: include_str!("../../../../config/demo/retries.yaml"),
+        settle: Duration::ZERO,
+        judge: retries,
+    },
+    Step {
+        title: "circuit breaker: reviews v2 fails every request and is ejected",
+        scene: &[("reviews", Some("v2"), "fail=100")],
+        yaml: include_str!("../../../../config/demo/breaker.yaml"),
+        settle: Duration::from_secs(2),
+        judge: breaker,
+    },
+    Step {
+        title: "authorization: web may no longer read items from catalog",
+        scene: &[],
+        yaml: include_str!("../../../../config/demo/deny.yaml"),
+        settle: Duration::ZERO,
+        judge: deny,
+    },
+];
+
+fn percent(share: f64) -> f64 {
+    share * 100.0
+}
+
+/// The measured share is one that the true share yields, but for one run in a million.
+fn expect_share(what: &str, seen: f64, truth: f64, n: usize) -> anyhow::Result<()> {
+    let (low, high) = interval(truth, n);
+    anyhow::ensure!(
+        low <= seen && seen <= high,
+        "{what}: {:.1} % of {n}, expected {:.1} % to {:.1} %",
+        percent(seen),
+        percent(low),
+        percent(high)
+    );
+    Ok(())
+}
+
+fn canary(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let ((was, _), (is, n)) = (version_share(before, "catalog", "v2"), version_share(after, "catalog", "v2"));
+    expect_share("catalog v2", is, 0.1, n)?;
+    anyhow::ensure!(was > is, "catalog v2 had {:.1} % before", percent(was));
+    Ok(format!("catalog v2: {:.1} % → {:.1} % of {n} requests", percent(was), percent(is)))
+}
+
+fn header_route(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let split = |samples: &[Sample], jason: bool| -> Vec<Sample> {
+        samples.iter().filter(|s| s.jason == jason).cloned().collect()
+    };
+    let (was, _) = version_share(&split(before, true), "reviews", "v3");
+    let (jason, n) = version_share(&split(after, true), "reviews", "v3");
+    let (others, m) = version_share(&split(after, false), "reviews", "v1");
+    anyhow::ensure!(n > 100 && m > 100, "too few answers from reviews: {n} and {m}");
+    anyhow::ensure!(jason >= 1.0, "jason got v3 in {:.1} % of {n} requests", percent(jason));
+    anyhow::ensure!(others >= 1.0, "others got v1 in {:.1} % of {m} requests", percent(others));
+    Ok(format!(
+        "jason gets reviews v3: {:.1} % → {:.1} %; others get v1: {:.1} %",
+        percent(was),
+        percent(jason),
+        percent(others)
+    ))
+}
+
+fn fault(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let slow = |s: &Sample| s.latency >= Duration::from_millis(400);
+    let (was_slow, is_slow) = (share(before, slow), share(after, slow));
+    let aborted = share(after, |s| s.status == 500);
+    let n = after.len();
+    expect_share("status 500", aborted, 0.2, n)?;
+    let (low, high) = interval(0.3, n);
+    // A crowded machine makes some requests slow by itself; those before the rule say how many.
+    anyhow::ensure!(
+        is_slow >= low && is_slow <= high + was_slow + 0.05,
+        "{:.1} % took 400 ms or more (before: {:.1} %), expected about 30 %",
+        percent(is_slow),
+        percent(was_slow)
+    );
+    Ok(format!(
+        "slow: {:.1} % → {:.1} %; status 500: {:.1} % → {:.1} %",
+        percent(was_slow),
+        percent(is_slow),
+        percent(share(before, |s| s.status == 500)),
+        percent(aborted)
+    ))
+}
+
+fn timeout(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let (was, is) = (latency(before, 0.5), latency(after, 0.5));
+    let timed_out = share(after, |s| s.status == 504);
+    anyhow::ensure!(
+        was >= Duration::from_millis(900),
+        "the median was {was:?} before, it should be 900 ms or more"
+    );
+    anyhow::ensure!(is <= was - Duration::from_millis(300), "the median is {is:?}, it was {was:?}");
+    anyhow::ensure!(timed_out >= 0.99, "{:.1} % were answered 504, expected all", percent(timed_out));
+    Ok(format!(
+        "median {:.0} ms → {:.0} ms; status 504: {:.1} % → {:.1} %",
+        was.as_secs_f64() * 1e3,
+        is.as_secs_f64() * 1e3,
+        percent(share(before, |s| s.status == 504)),
+        percent(timed_out)
+    ))
+}
+
+fn retries(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let (was, is) = (success(before), success(after));
+    expect_share("success without retries", was, 0.7, before.len())?;
+    // Three retries of an independent 30 %: 1 - 0.3^4.
+    let (low, _) = interval(1.0 - 0.3f64.powi(4), after.len());
+    anyhow::ensure!(is >= low, "success {:.1} %, expected at least {:.1} %", percent(is), percent(low));
+    Ok(format!("success {:.1} % → {:.1} %", percent(was), percent(is)))
+}
+
+fn breaker(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let (was, is) = (success(before), success(after));
+    let (v2, n) = version_share(after, "reviews", "v2");
+    anyhow::ensure!(
+        was <= 0.9,
+        "success was {:.1} % before, the failing version was hardly used",
+        percent(was)
+    );
+    anyhow::ensure!(is >= 0.99, "success {:.1} % with the failing version ejected", percent(is));
+    anyhow::ensure!(v2 <= 0.01, "reviews v2 still answers {:.1} % of {n} requests", percent(v2));
+    Ok(format!(
+        "success {:.1} % → {:.1} %; reviews v2 answers {:.1} %",
+        percent(was),
+        percent(is),
+        percent(v2)
+    ))
+}
+
+fn deny(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let denied = |samples: &[Sample]| share(samples, |s| s.reply.failed.get("catalog") == Some(&403));
+    let (was, is) = (denied(before), denied(after));
+    anyhow::ensure!(was <= 0.0, "{:.1} % were denied before", percent(was));
+    anyhow::ensure!(is >= 1.0, "{:.1} % were denied, expected all", percent(is));
+    Ok(format!("denied with 403 by catalog's sidecar: {:.1} % → {:.1} %", percent(was), percent(is)))
+}

@@ -1,0 +1,71 @@
+//! The tour: each step sets a scene, measures, pushes a rule, measures again, judges, and undoes itself.
+
+use std::time::Duration;
+
+use super::load::{Load, Sample};
+use super::mesh::Mesh;
+use super::steps::{STEPS, Step};
+
+/// Requests of one measurement: enough that judged shares are far from their bounds.
+const WINDOW: Duration = Duration::from_secs(6);
+
+/// Runs all steps; returns what was missed.
+pub(super) async fn run(mesh: &Mesh, load: &Load) -> anyhow::Result<Vec<String>> {
+    let mut missed = Vec::new();
+    for (number, step) in STEPS.iter().enumerate() {
+        println!("\n▶ {}/{} {}", number + 1, STEPS.len(), step.title);
+        for line in step.yaml.trim().lines() {
+            println!("    {line}");
+        }
+        match take(mesh, load, step).await {
+            Ok(lines) => lines.iter().for_each(|line| println!("  ✔ {line}")),
+            Err(error) => {
+                println!("  ✘ {error:#}");
+                missed.push(format!("{}: {error:#}", step.title));
+            }
+        }
+    }
+    Ok(missed)
+}
+
+async fn take(mesh: &Mesh, load: &Load, step: &Step) -> anyhow::Result<Vec<String>> {
+    for (service, version, setting) in step.scene {
+        mesh.switch(service, *version, setting).await?;
+    }
+    let before = load.window(WINDOW).await;
+    let applied = mesh.apply(step.yaml).await;
+    let judged = match &applied {
+        Ok(applied) => {
+            if !step.settle.is_zero() {
+                drop(load.window(step.settle).await);
+            }
+            let after = load.window(WINDOW).await;
+            let in_force = applied.in_force.as_ref().map(|f| (f.proxies, f.of)).unwrap_or_default();
+            judge(step, &before, &after).map(|effect| {
+                let millis = applied.in_force_millis.unwrap_or_default();
+                vec![
+                    format!("in force on {}/{} proxies after {millis:.0} ms", in_force.0, in_force.1),
+                    effect,
+                ]
+            })
+        }
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    };
+    if let Ok(applied) = &applied {
+        mesh.undo(applied).await?;
+    }
+    for (service, version, _) in step.scene {
+        mesh.switch(service, *version, "fail=0&delay=0").await?;
+    }
+    judged
+}
+
+fn judge(step: &Step, before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        before.len() > 200 && after.len() > 200,
+        "too few requests were answered: {} before, {} after",
+        before.len(),
+        after.len()
+    );
+    (step.judge)(before, after)
+}
