@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use h2::client::ResponseFuture;
 use outrigger_model::cluster::UpstreamProtocol;
@@ -13,7 +13,7 @@ use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::body::Body;
+use super::body::{Body, Frame};
 use super::convert;
 use super::copy::{CopyError, Flow};
 use super::exchange;
@@ -262,6 +262,26 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
         number /= 10;
         if number == 0 || at == 0 {
             return &digits[at..];
+        }
+    }
+}
+
+impl Response {
+    /// Nobody wants it. If its body is short and here already, its connection serves on.
+    pub fn discard(mut self, ctx: &RequestCtx<'_>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut left = super::wire::BUFFER;
+        loop {
+            match self.body.poll_chunk(&mut cx) {
+                Poll::Ready(Ok(Frame::Data(len))) if len > left => return,
+                Poll::Ready(Ok(Frame::Data(len))) => {
+                    left -= len;
+                    self.body.consume(len);
+                }
+                Poll::Ready(Ok(Frame::Trailers(_))) => {}
+                Poll::Ready(Ok(Frame::End)) => return self.live.recycle(ctx, self.body),
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
         }
     }
 }

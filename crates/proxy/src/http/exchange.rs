@@ -165,7 +165,10 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result
         BeginError::Send(error) => client_gone(&error.to_string()),
     })?;
     ctx.keep &= begun.keeps && !tunnel;
-    let Response { mut body, mut live, .. } = response;
+    let Response { head, mut body, mut live, .. } = response;
+    if let ResponseHead::H1(head) = head {
+        ctx.conn.worker.buffers.give(head.fields.into_buffer());
+    }
     let mut sender = begun.sender;
     let mut down = Flow::default();
     let result = copy(ctx, &mut live, &mut body, &mut sender, &mut down, tunnel).await;

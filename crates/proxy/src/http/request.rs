@@ -115,6 +115,7 @@ pub struct Done {
     pub sender: Option<Sender>,
     /// Unused, if there was none.
     pub responder: Option<Responder>,
+    pub timer: Timer,
     pub keep: bool,
 }
 
@@ -127,14 +128,18 @@ impl Drop for RequestCtx<'_> {
 }
 
 /// Serves one request to its end.
+///
+/// `timer` is the connection's, lent so that its requests need none of their own.
 pub async fn handle(
     conn: &HttpConn,
     head: RequestHead,
     framing: Framing,
     body: Body,
     responder: Responder,
+    timer: Timer,
 ) -> Done {
     let mut ctx = RequestCtx::open(conn, head, framing, body, responder);
+    ctx.timer = timer;
     if let Err(failure) = run(&mut ctx).await {
         answer(&mut ctx, &failure).await;
     }
@@ -142,6 +147,7 @@ pub async fn handle(
         body: std::mem::replace(&mut ctx.body, Body::Empty).into_live(),
         sender: ctx.sender.take(),
         responder: ctx.responder.take(),
+        timer: std::mem::take(&mut ctx.timer),
         keep: ctx.keep,
     }
 }
@@ -155,7 +161,7 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
             let host_retry = found.host.retry.as_ref();
-            Box::pin(self::forward(ctx, &view, found.route, forward, host_retry)).await
+            self::forward(ctx, &view, found.route, forward, host_retry).await
         }
         RouteAction::Redirect(redirect) => {
             let location = edit::location(&ctx.head, found.route, redirect);
@@ -395,6 +401,7 @@ pub async fn refuse(conn: &HttpConn, failure: &Failure, body: Body, responder: R
         body: std::mem::replace(&mut ctx.body, Body::Empty),
         sender: ctx.sender.take(),
         responder: ctx.responder.take(),
+        timer: Timer::default(),
         keep: false,
     }
 }

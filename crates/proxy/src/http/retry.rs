@@ -70,7 +70,9 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Response, 
             }
         }
         cells.retries.inc();
-        drop(result);
+        if let Ok(response) = result {
+            response.discard(ctx);
+        }
         back_off(ctx, policy, number).await?;
         ctx.body.rewind();
         number += 1;

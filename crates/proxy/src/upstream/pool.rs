@@ -230,7 +230,7 @@ impl Pools {
         tokio::task::spawn_local(async move {
             loop {
                 // A timeout, so that the task does not outlive the pool.
-                let starving = timeout(SWEEP, limits.starving()).await.is_ok();
+                let starving = limits.is_starving() || timeout(SWEEP, limits.starving()).await.is_ok();
                 let Some(inner) = inner.upgrade() else { return };
                 let pools = Self(inner);
                 let gave = (starving || limits.is_starving()) && pools.give_up_one(id);

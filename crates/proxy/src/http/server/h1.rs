@@ -56,7 +56,8 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
         let next = read_head(conn, &mut incoming, &mut parser, &mut timer, draining.as_mut()).await;
         let refusal = match next {
             Next::Head(head) => {
-                let done = serve_one(conn, head, limits, incoming, outgoing).await;
+                let mut done = serve_one(conn, head, limits, incoming, outgoing, timer).await;
+                timer = std::mem::take(&mut done.timer);
                 match reunite(done, &mut timer).await {
                     Reunited::Next(halves) => (incoming, outgoing) = halves,
                     Reunited::Close(halves) => return linger(halves, &mut timer).await,
@@ -95,12 +96,13 @@ async fn serve_one(
     limits: Limits,
     incoming: Incoming,
     outgoing: Outgoing,
+    timer: Timer,
 ) -> Done {
     head.set_scheme(conn.scheme());
     let (framing, minor, keep) = (head.framing(), head.minor(), head.keeps_alive());
     let body = Body::h1(incoming, framing, limits);
     let responder = Responder::h1(outgoing, minor, keep);
-    request::handle(conn, RequestHead::H1(head), framing, body, responder).await
+    request::handle(conn, RequestHead::H1(head), framing, body, responder, timer).await
 }
 
 /// Reads the next head. Between requests the idle timeout runs, within a head the shorter one for heads.

@@ -125,7 +125,7 @@ async fn serve_stream(
     let done = match head {
         Ok((mut head, framing)) => {
             head.set_scheme(conn.scheme());
-            request::handle(&conn, head, framing, body, responder).await
+            request::handle(&conn, head, framing, body, responder, Timer::default()).await
         }
         Err(refusal) => {
             let kind = FailureKind::BadRequest(refusal.status());

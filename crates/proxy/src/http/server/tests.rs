@@ -3,6 +3,7 @@
 mod h1;
 mod h2;
 mod limits;
+mod pooling;
 mod retries;
 mod rig;
 mod telemetry;

@@ -1,0 +1,185 @@
+//! Upstream connections: how many there are, how long they live, who shares them.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use outrigger_model::cluster::UpstreamProtocol;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use super::super::HttpVersion::{Http1, Http2};
+use super::rig::*;
+
+/// Answers every request with the number of its connection.
+async fn numbered() -> std::net::SocketAddr {
+    upstream(|number, mut wire| async move {
+        loop {
+            wire.head().await;
+            wire.send(&ok(&number.to_string())).await;
+        }
+    })
+    .await
+}
+
+async fn get(client: &mut Wire) -> String {
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    client.bytes(1).await
+}
+
+#[tokio::test]
+async fn connection_serves_no_more_requests_than_allowed() {
+    run(async {
+        let mut setup = Setup::to(&[numbered().await]);
+        setup.cluster.max_requests_per_connection = 2;
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let mut numbers = String::new();
+        for _ in 0..5 {
+            numbers.push_str(&get(&mut client).await);
+        }
+        assert_eq!(numbers, "00112");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connection_is_given_up_after_its_time() {
+    run(async {
+        let gone = Rc::new(Notify::new());
+        let signal = gone.clone();
+        let app = upstream(move |_, mut wire| {
+            let signal = signal.clone();
+            async move {
+                wire.head().await;
+                wire.send(&ok("x")).await;
+                wire.rest().await;
+                signal.notify_one();
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.idle_timeout = Duration::from_secs(60);
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let start = tokio::time::Instant::now();
+        get(&mut client).await;
+        gone.notified().await;
+        let elapsed = start.elapsed().as_secs();
+        assert!((60..=65).contains(&elapsed), "{elapsed}");
+        assert_eq!(rig.worker.pools.idle(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn request_beyond_the_connection_limit_waits_its_turn() {
+    run(async {
+        let (arrived, release) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let signals = (arrived.clone(), release.clone());
+        let app = upstream(move |number, mut wire| {
+            let (arrived, release) = signals.clone();
+            async move {
+                wire.head().await;
+                if number == 0 {
+                    arrived.notify_one();
+                    release.notified().await;
+                }
+                wire.send(&ok(&number.to_string())).await;
+                wire.rest().await;
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.limits.max_connections = 1;
+        setup.cluster.limits.max_pending = 1;
+        let rig = proxy(setup, Http1).await;
+        let mut clients = [
+            Wire::connect(rig.address).await,
+            Wire::connect(rig.address).await,
+            Wire::connect(rig.address).await,
+        ];
+        let [first, second, third] = &mut clients;
+        first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        arrived.notified().await;
+        let cluster = rig.worker.snapshot().cluster("c").unwrap().clone();
+        second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        while cluster.limits.view().pending == 0 {
+            tokio::task::yield_now().await;
+        }
+        third.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = third.head().await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert!(headers(&head)["x-outrigger-error"].contains("limit=max_pending:1"), "{head}");
+        release.notify_one();
+        for client in [first, second] {
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn concurrent_h2_requests_share_one_connection() {
+    run(async {
+        let connections: Count = Rc::default();
+        let counted = connections.clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        spawn_local(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                counted.set(counted.get() + 1);
+                spawn_local(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    }
+                });
+            }
+        });
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        let rig = proxy(setup, Http2).await;
+        let stream = TcpStream::connect(rig.address).await.unwrap();
+        let (mut send, connection) = h2::client::handshake::<_>(stream).await.unwrap();
+        let _: &h2::client::SendRequest<Bytes> = &send;
+        spawn_local(async move {
+            let _ = connection.await;
+        });
+        let request = || Request::get("http://a/").body(()).unwrap();
+        let responses: Vec<_> = (0..20).map(|_| send.send_request(request(), true).unwrap().0).collect();
+        for response in responses {
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+        assert_eq!(connections.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retried_response_leaves_its_connection_usable() {
+    run(async {
+        let app = upstream(|number, mut wire| async move {
+            assert_eq!(number, 0, "the connection was thrown away");
+            wire.head().await;
+            wire.send("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy").await;
+            wire.head().await;
+            wire.send(&ok("x")).await;
+            wire.rest().await;
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.forward().retry = Some(outrigger_model::route::RetryPolicy {
+            on: vec![outrigger_model::route::RetryOn::FiveXx],
+            ..outrigger_model::route::RetryPolicy::never_reached()
+        });
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        assert_eq!(get(&mut client).await, "x");
+    })
+    .await;
+}
