@@ -9,6 +9,7 @@ pub mod fuzzing;
 pub mod kind;
 pub mod node;
 
+#[cfg(any(feature = "client", feature = "server"))]
 mod nack;
 mod wire;
 

@@ -1,11 +1,10 @@
 //! The typed details of a NACK: which resources of a response were refused, by field path and reason.
-#![cfg(any(feature = "client", feature = "server"))]
 
 use prost::Message;
 
 use crate::wire::own::NackDetails;
 pub(crate) use crate::wire::own::nack_details::Entry;
-use crate::wire::{protobuf, rpc};
+use crate::wire::rpc;
 
 const TYPE_URL: &str = "type.googleapis.com/outrigger.v1.NackDetails";
 /// `google.rpc.Code.INVALID_ARGUMENT`.
@@ -27,7 +26,10 @@ pub(crate) fn status(entries: Vec<Entry>) -> rpc::Status {
     rpc::Status {
         code: INVALID_ARGUMENT,
         message: texts.join("; "),
-        details: vec![protobuf::Any { type_url: TYPE_URL.to_owned(), value: details.encode_to_vec() }],
+        details: vec![crate::wire::protobuf::Any {
+            type_url: TYPE_URL.to_owned(),
+            value: details.encode_to_vec(),
+        }],
     }
 }
 

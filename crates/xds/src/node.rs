@@ -20,15 +20,14 @@ pub struct NodeInfo {
     pub metadata: serde_json::Value,
 }
 
-#[cfg(any(feature = "client", feature = "server"))]
-mod wire_node {
-    use serde_json::{Map, Number, Value as Json};
+#[cfg(feature = "client")]
+mod to_wire {
+    use serde_json::{Map, Value as Json};
 
-    use super::{Locality, NodeInfo};
+    use super::NodeInfo;
     use crate::wire::core::{self, node::UserAgentVersionType};
     use crate::wire::protobuf::{ListValue, Struct, Value, value::Kind};
 
-    #[cfg(feature = "client")]
     impl NodeInfo {
         pub(crate) fn to_wire(&self) -> core::Node {
             core::Node {
@@ -43,7 +42,7 @@ mod wire_node {
                 user_agent_version_type: (!self.version.is_empty())
                     .then(|| UserAgentVersionType::UserAgentVersion(self.version.clone())),
                 metadata: match &self.metadata {
-                    Json::Object(map) => Some(to_struct(map)),
+                    Json::Object(map) => Some(structure(map)),
                     _ => None,
                 },
                 ..Default::default()
@@ -51,7 +50,31 @@ mod wire_node {
         }
     }
 
-    #[cfg(feature = "server")]
+    fn structure(map: &Map<String, Json>) -> Struct {
+        Struct { fields: map.iter().map(|(k, v)| (k.clone(), value(v))).collect() }
+    }
+
+    fn value(json: &Json) -> Value {
+        let kind = match json {
+            Json::Null => Kind::NullValue(0),
+            Json::Bool(b) => Kind::BoolValue(*b),
+            Json::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or_default()),
+            Json::String(s) => Kind::StringValue(s.clone()),
+            Json::Array(all) => Kind::ListValue(ListValue { values: all.iter().map(value).collect() }),
+            Json::Object(map) => Kind::StructValue(structure(map)),
+        };
+        Value { kind: Some(kind) }
+    }
+}
+
+#[cfg(feature = "server")]
+mod from_wire {
+    use serde_json::{Number, Value as Json};
+
+    use super::{Locality, NodeInfo};
+    use crate::wire::core::{self, node::UserAgentVersionType};
+    use crate::wire::protobuf::{Struct, Value, value::Kind};
+
     impl NodeInfo {
         pub(crate) fn from_wire(wire: &core::Node) -> Self {
             let place = wire.locality.clone().unwrap_or_default();
@@ -70,49 +93,28 @@ mod wire_node {
                 locality: Locality { region: place.region, zone: place.zone, sub_zone: place.sub_zone },
                 user_agent: wire.user_agent_name.clone(),
                 version,
-                metadata: wire.metadata.as_ref().map_or(Json::Null, from_struct),
+                metadata: wire.metadata.as_ref().map_or(Json::Null, structure),
             }
         }
     }
 
-    #[cfg(feature = "client")]
-    fn to_struct(map: &Map<String, Json>) -> Struct {
-        Struct { fields: map.iter().map(|(k, v)| (k.clone(), to_value(v))).collect() }
-    }
-
-    #[cfg(feature = "client")]
-    fn to_value(json: &Json) -> Value {
-        let kind = match json {
-            Json::Null => Kind::NullValue(0),
-            Json::Bool(b) => Kind::BoolValue(*b),
-            Json::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or_default()),
-            Json::String(s) => Kind::StringValue(s.clone()),
-            Json::Array(all) => Kind::ListValue(ListValue { values: all.iter().map(to_value).collect() }),
-            Json::Object(map) => Kind::StructValue(to_struct(map)),
-        };
-        Value { kind: Some(kind) }
-    }
-
-    #[cfg(feature = "server")]
-    fn from_struct(wire: &Struct) -> Json {
-        Json::Object(wire.fields.iter().map(|(k, v)| (k.clone(), from_value(v))).collect())
+    fn structure(wire: &Struct) -> Json {
+        Json::Object(wire.fields.iter().map(|(k, v)| (k.clone(), value(v))).collect())
     }
 
     // The depth is bounded by prost's own limit on nested messages.
-    #[cfg(feature = "server")]
-    fn from_value(wire: &Value) -> Json {
+    fn value(wire: &Value) -> Json {
         match &wire.kind {
             None | Some(Kind::NullValue(_)) => Json::Null,
             Some(Kind::BoolValue(b)) => Json::Bool(*b),
             Some(Kind::NumberValue(n)) => number(*n),
             Some(Kind::StringValue(s)) => Json::String(s.clone()),
-            Some(Kind::ListValue(all)) => Json::Array(all.values.iter().map(from_value).collect()),
-            Some(Kind::StructValue(s)) => from_struct(s),
+            Some(Kind::ListValue(all)) => Json::Array(all.values.iter().map(value).collect()),
+            Some(Kind::StructValue(s)) => structure(s),
         }
     }
 
     /// Whole numbers stay whole: protobuf's JSON has only doubles.
-    #[cfg(feature = "server")]
     fn number(n: f64) -> Json {
         const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
         if n.fract() == 0.0 && n.abs() < EXACT {

@@ -21,15 +21,17 @@ pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
+#[cfg(any(feature = "client", feature = "server"))]
 pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use envoy_types::pb::envoy::r#type::v3 as scalar;
 pub(crate) use envoy_types::pb::google::protobuf;
+#[cfg(any(feature = "client", feature = "server"))]
 pub(crate) use envoy_types::pb::google::rpc;
 
 /// Generated from `proto/outrigger/v1`.
 pub(crate) mod own {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, dead_code)] // without client and server nobody refuses anything
     include!(concat!(env!("OUT_DIR"), "/outrigger.v1.rs"));
 }
 

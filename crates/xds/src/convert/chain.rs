@@ -30,7 +30,7 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
         .iter()
         .map(|rbac| {
             let config = network_rbac::Rbac {
-                rules: Some(policy::encode(rbac)),
+                rules: Some(policy::encode_for_connections(rbac, kind)),
                 stat_prefix: format!("{stat_prefix}."),
                 ..Default::default()
             };

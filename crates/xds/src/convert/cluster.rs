@@ -111,7 +111,12 @@ fn encode_outlier(outlier: &Outlier, foreign: bool) -> OutlierDetection {
         enforcing_success_rate: uint(0),
         interval: Some(wire::duration(outlier.interval)),
         base_ejection_time: Some(wire::duration(outlier.base_ejection)),
-        max_ejection_time: Some(wire::duration(outlier.max_ejection)),
+        // Envoy refuses a longest below the base.
+        max_ejection_time: Some(wire::duration(if foreign {
+            outlier.max_ejection.max(outlier.base_ejection)
+        } else {
+            outlier.max_ejection
+        })),
         max_ejection_percent: uint(outlier.max_ejection_percent),
         always_eject_one_host: if foreign { boolean(true) } else { None },
         ..Default::default()

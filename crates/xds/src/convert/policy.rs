@@ -8,12 +8,46 @@ use outrigger_model::resource::Origin;
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::port;
 use super::{address, matcher, metadata};
+use crate::kind::ClientKind;
 use crate::wire::matcher::{PathMatcher, filter_state_matcher, path_matcher};
 use crate::wire::protobuf::Value;
 use crate::wire::rbac::{self, permission::Rule, principal::Identifier, rbac::Action};
 
 /// Where newer Istio puts the identity that the peer proved.
 const ISTIO_PEER: &str = "io.istio.peer_principal";
+
+/// For connections, as Envoy wants it: conditions on requests, which never hold there, it refuses outright.
+pub(super) fn encode_for_connections(filter: &Rbac, kind: ClientKind) -> rbac::Rbac {
+    if kind != ClientKind::Envoy {
+        return encode(filter);
+    }
+    let mut filter = filter.clone();
+    for policy in filter.policies.values_mut() {
+        policy.permissions.iter_mut().for_each(never_on_a_request);
+        policy.principals.iter_mut().for_each(never_on_its_header);
+    }
+    encode(&filter)
+}
+
+fn never_on_a_request(permission: &mut Permission) {
+    match permission {
+        Permission::And(all) | Permission::Or(all) => all.iter_mut().for_each(never_on_a_request),
+        Permission::Not(one) => never_on_a_request(one),
+        Permission::Header(_) | Permission::Path(_) => {
+            *permission = Permission::Not(Box::new(Permission::Any));
+        }
+        _ => {}
+    }
+}
+
+fn never_on_its_header(principal: &mut Principal) {
+    match principal {
+        Principal::And(all) | Principal::Or(all) => all.iter_mut().for_each(never_on_its_header),
+        Principal::Not(one) => never_on_its_header(one),
+        Principal::Header(_) => *principal = Principal::Not(Box::new(Principal::Any)),
+        _ => {}
+    }
+}
 
 pub(super) fn encode(filter: &Rbac) -> rbac::Rbac {
     rbac::Rbac {

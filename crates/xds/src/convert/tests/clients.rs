@@ -155,3 +155,30 @@ fn an_envoy_is_told_an_original_destination_in_its_own_way() {
     assert_eq!(wire.lb_policy, LbPolicy::ClusterProvided as i32);
     assert!(wire.common_lb_config.is_none());
 }
+
+#[test]
+fn an_envoy_is_spared_what_it_would_refuse() {
+    use outrigger_model::matcher::StringMatch;
+    use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+    use std::time::Duration;
+    let mut cluster = Cluster::new("c");
+    cluster.outlier = Some(outrigger_model::cluster::Outlier {
+        base_ejection: Duration::from_secs(400),
+        ..Default::default()
+    });
+    let outlier = cluster::encode(&cluster, ClientKind::Envoy).outlier_detection.unwrap();
+    assert_eq!(outlier.max_ejection_time, outlier.base_ejection_time, "a longest below the base");
+    // Conditions on requests never hold on connections; Envoy's network filter wants to see none.
+    let path = Permission::Path(StringMatch::exact("/"));
+    let policy = RbacPolicy {
+        permissions: vec![Permission::Or(vec![path])],
+        principals: vec![Principal::Any],
+        origin: None,
+    };
+    let filter = Rbac { action: RbacAction::Deny, policies: [("p".to_owned(), policy)].into() };
+    let wire = policy::encode_for_connections(&filter, ClientKind::Envoy);
+    let told = policy::decode(&wire, None, 0).unwrap();
+    let never = Permission::Not(Box::new(Permission::Any));
+    assert_eq!(told.policies["p"].permissions, [Permission::Or(vec![never])]);
+    assert_eq!(policy::encode_for_connections(&filter, ClientKind::Outrigger), policy::encode(&filter));
+}
