@@ -72,8 +72,10 @@ pub enum FailureKind {
     ConnectFailed,
     /// No answer to the connect in time.
     ConnectTimeout,
-    /// The TLS handshake failed: identity, trust, protocol.
+    /// The TLS handshake with the upstream failed: identity, trust, protocol.
     TlsFailed,
+    /// The TLS handshake with the downstream failed, or its certificate is no longer trusted.
+    DownstreamTls,
     /// A limit is reached.
     Overflow {
         /// Such as `max_requests`.
@@ -177,7 +179,7 @@ impl FailureKind {
             Self::UpstreamClosed => "UC",
             Self::UpstreamProtocol => "UPE",
             Self::RetriesExhausted => "URX",
-            Self::BadRequest(_) | Self::DownstreamProtocol => "DPE",
+            Self::BadRequest(_) | Self::DownstreamProtocol | Self::DownstreamTls => "DPE",
             Self::DownstreamClosed => "DC",
             Self::FaultAbort(_) => "FI",
             Self::IdleTimeout => "SI",
@@ -230,7 +232,7 @@ impl FailureKind {
             Self::AllEjected => "all_ejected",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
-            Self::TlsFailed => "tls_failed",
+            Self::TlsFailed | Self::DownstreamTls => "tls_failed",
             Self::Overflow { .. } => "overflow",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::PerTryTimeout => "per_try_timeout",

@@ -6,6 +6,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+
 use super::{ConnInfo, HANDSHAKE_TIMEOUT, Seen, authorize};
 use crate::detect::{self, Detected, Look, Outcome, Patience};
 use crate::failure::{Failure, FailureKind, Stage};
@@ -13,6 +16,9 @@ use crate::l4;
 use crate::runtime::snapshot::{ChainHandle, TerminalHandle};
 use crate::stream::Stream;
 use crate::worker::Worker;
+
+/// Of the first read from a server that speaks first.
+const GREETING: usize = 4096;
 
 /// The chain of a connection on which the client stays silent, if there is one to race for.
 pub(super) fn chain(worker: &Worker, info: &ConnInfo) -> Option<Arc<ChainHandle>> {
@@ -41,18 +47,19 @@ pub(super) async fn race(
             "only a TCP chain can be raced for",
         ));
     };
-    let upstream = Box::pin(l4::dial(worker, info, tcp)).await?;
+    let mut upstream = Box::pin(l4::dial(worker, info, tcp)).await?;
     let idle = tcp.config.idle_timeout;
-    let server_spoke = tokio::select! {
+    let greeting = tokio::select! {
         biased;
-        () = detect::readable(&stream) => false,
-        () = spoke(&upstream.stream) => true,
+        () = detect::readable(&stream) => None,
+        greeting = spoke(&mut upstream.stream) => Some(greeting),
         () = tokio::time::sleep(idle), if !idle.is_zero() => {
             let detail = format!("neither side said anything for {idle:?}");
             return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout, detail));
         }
     };
-    if server_spoke {
+    if let Some(greeting) = greeting {
+        upstream.stream = Stream::rewound(greeting, upstream.stream);
         return Ok(Seen { detected: Some(Detected::Opaque), stream, early: Some(upstream) });
     }
     let patience = Patience { first: None, rest: HANDSHAKE_TIMEOUT };
@@ -68,10 +75,11 @@ pub(super) async fn race(
     }
 }
 
-/// Bytes on the socket; under TLS they may be the peer's session tickets, which ours never sends.
-async fn spoke(stream: &Stream) {
-    match stream.tcp() {
-        Some(tcp) => drop(tcp.readable().await),
-        None => std::future::pending().await,
-    }
+/// What the server says first; nothing if it ends or breaks, which the tunnel will pass on. Reads instead of waiting for the
+/// socket: under TLS what comes may be session tickets. Cancelled without loss.
+async fn spoke(stream: &mut Stream) -> Bytes {
+    let mut greeting = BytesMut::with_capacity(GREETING);
+    // An error shows itself again in the tunnel.
+    let _ = stream.read_buf(&mut greeting).await;
+    greeting.freeze()
 }

@@ -107,7 +107,7 @@ fn verdict(entry: &Entry, snapshot: &Snapshot, trust: Option<&TrustBundle>) -> R
         let now = UnixTime::since_unix_epoch(now);
         verify::verify_peer(bundle, &info.certificates, verify::Role::Client, now).map_err(|problem| {
             let detail = format!("trust has changed: {problem}");
-            Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, detail)
+            Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, detail)
         })?;
     }
     // A listener that is gone serves what it has until the connection ends.

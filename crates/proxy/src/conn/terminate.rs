@@ -54,16 +54,16 @@ pub(super) async fn mesh(
         Ok(Err(error)) => {
             let reason =
                 CertificateProblem::find(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            return Err(Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, reason));
+            return Err(Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, reason));
         }
         Err(_) => {
             let detail = format!("the TLS handshake was not finished within {HANDSHAKE_TIMEOUT:?}");
-            return Err(Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, detail));
+            return Err(Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, detail));
         }
     };
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = peer_identity(certificates).map_err(|problem| {
-        Failure::downstream(Stage::Terminate, FailureKind::TlsFailed, problem.to_string())
+        Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, problem.to_string())
     })?;
     info.certificates = certificates.into();
     info.peer = Some(peer);
