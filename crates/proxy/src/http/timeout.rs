@@ -1,7 +1,7 @@
 //! One timer per connection or stream, for whatever deadline is next.
 //!
 //! Arming a timer for every request would cost more than reading its head. So the timer is left as it is while it fires
-//! early enough, and looks again when it fires; it never sleeps longer than [`ARM`], so that a shorter deadline seldom
+//! early enough, and looks again when it fires; it never sleeps longer than `ARM`, so that a shorter deadline seldom
 //! needs it moved.
 
 use std::future::Future;
