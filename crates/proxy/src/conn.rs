@@ -1,4 +1,4 @@
-//! The life of a downstream connection: the table of contents. [`serve_inbound`] and [`serve_outbound`] are it; each line is
+//! The life of a downstream connection: the table of contents. `serve_inbound` and `serve_outbound` are it; each line is
 //! a stage, and what a stage does is in its own module.
 //!
 //! ```text

@@ -78,7 +78,7 @@ pub(super) async fn mesh(
 }
 
 fn not_ours(error: &IdentityError) -> Failure {
-    Failure::local(Stage::Terminate, FailureKind::TlsFailed, error.to_string())
+    Failure::local(Stage::Terminate, FailureKind::DownstreamTls, error.to_string())
 }
 
 /// A client without TLS where mTLS is required.
