@@ -1,4 +1,7 @@
 #![forbid(unsafe_code)]
-//! The harness.
+//! The harness: real processes of the real binary on addresses of their own, and ways to wait for conditions.
 
+pub mod app;
+pub mod mesh;
 pub mod require;
+pub mod wait;

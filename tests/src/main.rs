@@ -1,2 +1,6 @@
-//! The outrigger command under test.
-fn main() {}
+#![forbid(unsafe_code)]
+//! The `outrigger` command as the scenarios start it.
+
+fn main() -> std::process::ExitCode {
+    outrigger_cli::main()
+}

@@ -2,4 +2,11 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]
 
+mod foreign;
 mod layering;
+mod outage;
+mod rules;
+mod thin_thread;
+
+/// The command under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_outrigger-under-test");

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! Binary.
 
 use clap::Parser;

@@ -45,9 +45,10 @@ impl Session {
         Self { address, stream: Mutex::new(None) }
     }
 
-    /// How many are left; `None` when stock cannot be reached.
+    /// How many are left; `None` when stock cannot be reached, or somebody else is asking: one session must never be the
+    /// bottleneck of the shop.
     pub(super) async fn left(&self, id: &str) -> Option<u32> {
-        let mut slot = self.stream.lock().await;
+        let mut slot = self.stream.try_lock().ok()?;
         let asked = tokio::time::timeout(Duration::from_secs(1), self.ask(&mut slot, id)).await;
         match asked {
             Ok(Ok(left)) => Some(left),

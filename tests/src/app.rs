@@ -1,0 +1,80 @@
+//! Applications behind sidecars, in the process of the test: raw enough to see every byte that arrives.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+/// An HTTP/1.1 application that answers with its name and the head that it received, byte for byte.
+pub async fn echo(listen: SocketAddr, name: &'static str) {
+    serve(listen, move |stream| echo_heads(stream, name)).await;
+}
+
+/// A TCP application that speaks first and then returns what it gets.
+pub async fn greeter(listen: SocketAddr) {
+    serve(listen, |mut stream| async move {
+        stream.write_all(b"hello\n").await?;
+        let (mut from, mut to) = stream.split();
+        tokio::io::copy(&mut from, &mut to).await?;
+        to.shutdown().await
+    })
+    .await;
+}
+
+async fn serve<F, A>(listen: SocketAddr, talk: F)
+where
+    F: Fn(TcpStream) -> A + Send + 'static,
+    A: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind(listen).await.expect("the application's address is free");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(talk(stream));
+        }
+    });
+}
+
+async fn echo_heads(stream: TcpStream, name: &'static str) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        let mut length = 0;
+        loop {
+            let start = head.len();
+            if stream.read_line(&mut head).await? == 0 {
+                return Ok(());
+            }
+            let line = head[start..].trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let text = format!("{name}\n{head}");
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nX-App-Name: {name}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        stream.get_mut().write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// One HTTP/1.1 exchange on a connection of its own: status and everything that came, as text.
+pub async fn get(address: SocketAddr, path: &str, headers: &str) -> std::io::Result<(u16, String)> {
+    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n"))
+        .await
+}
+
+/// Sends bytes, reads to the end.
+pub async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {text:?}")))?;
+    Ok((status, text))
+}

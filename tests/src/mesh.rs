@@ -1,0 +1,280 @@
+//! A mesh of real processes: one control plane, sidecars, each workload on its own loopback address.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use outrigger_control::api::types::{ApplyBody, ApplyQuery, IdentityBody, IdentityRequest, TokenRequest};
+use outrigger_control::client::{Client, ClientError};
+use outrigger_control::instance::{Instance, Port, Protocol, State};
+use serde_json::{Value, json};
+
+use crate::app;
+use crate::wait::eventually;
+
+/// A mesh; its processes end with it.
+pub struct Mesh {
+    directory: tempfile::TempDir,
+    binary: PathBuf,
+    net: [u8; 2],
+    settings: Value,
+    control: Option<Process>,
+    /// The management API.
+    pub client: Client,
+}
+
+/// A process whose standard input is ours: it ends when we do.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// A workload's sidecar and addresses.
+pub struct Sidecar {
+    /// The process; `None` after [`Sidecar::kill`].
+    process: Option<Process>,
+    bootstrap: PathBuf,
+    name: String,
+    /// What peers connect to.
+    pub inbound: SocketAddr,
+    /// Where the application listens.
+    pub app: SocketAddr,
+    /// Where the sidecar stands for each destination, in the order given.
+    pub outbound: Vec<SocketAddr>,
+    /// Its admin pages.
+    pub admin: SocketAddr,
+}
+
+/// What a workload is.
+pub struct Spec<'a> {
+    /// Service and service account.
+    pub service: &'a str,
+    /// Version label.
+    pub version: &'a str,
+    /// Last part of its address.
+    pub host: u8,
+    /// Protocol of its one port.
+    pub protocol: Protocol,
+    /// Destinations that it calls.
+    pub calls: &'a [&'a str],
+}
+
+/// Namespace of everything.
+pub const NAMESPACE: &str = "shop";
+/// Registered port of every workload.
+pub const PORT: u16 = 8080;
+
+impl Process {
+    fn start(binary: &Path, args: &[&str], log: PathBuf) -> Self {
+        let out = File::create(&log).expect("a log in the mesh's own directory");
+        let err = out.try_clone().expect("a log in the mesh's own directory");
+        let mut command = Command::new(binary);
+        command.args(args).stdin(Stdio::piped()).stdout(out).stderr(err);
+        let child = command.spawn().expect("the binary under test starts");
+        Self { child, log }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(12).collect();
+            eprintln!("--- {}", self.log.display());
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+impl Mesh {
+    /// A control plane of the binary under test.
+    pub async fn start(binary: &str) -> Self {
+        Self::start_with(binary, json!({})).await
+    }
+
+    /// As [`Mesh::start`], with more settings.
+    pub async fn start_with(binary: &str, more: Value) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let net = free_net();
+        let client = Client::socket(directory.path().join("control/outrigger.sock"));
+        let mut mesh =
+            Self { directory, binary: binary.into(), net, settings: json!({}), control: None, client };
+        let mut settings = json!({
+            "dataDir": mesh.path("control"),
+            "xdsAddress": mesh.address(1, 15012),
+            "metricsAddress": mesh.address(1, 15014),
+            "otlpAddress": mesh.address(1, 4317),
+            "queryAddress": mesh.address(1, 16686),
+            "sampling": 100.0,
+            "parentPipe": true,
+        });
+        if let (Some(all), Some(more)) = (settings.as_object_mut(), more.as_object()) {
+            all.extend(more.clone());
+        }
+        mesh.settings = settings;
+        mesh.start_control().await;
+        mesh
+    }
+
+    /// Starts the control plane (again).
+    pub async fn start_control(&mut self) {
+        let file = self.path("control.json");
+        std::fs::write(&file, self.settings.to_string()).expect("a file in the mesh's own directory");
+        let args = ["control-plane", "--config", &file.display().to_string()];
+        self.control = Some(Process::start(&self.binary, &args, self.path("control.log")));
+        eventually("the control plane answers", || self.client.status()).await;
+    }
+
+    /// Kills the control plane at once.
+    pub fn kill_control(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.kill();
+        }
+    }
+
+    /// An address of this mesh's network.
+    pub fn address(&self, host: u8, port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::new(127, self.net[0], self.net[1], host), port))
+    }
+
+    /// A file of this mesh.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Applies rules and waits until they are in force.
+    pub async fn apply(&self, yaml: &str) -> ApplyBody {
+        let body = self.try_apply(yaml).await.expect("the rules are taken");
+        let in_force = body.in_force.as_ref().expect("the answer says what is in force");
+        assert!(in_force.complete, "{in_force:?}");
+        body
+    }
+
+    /// Applies rules.
+    pub async fn try_apply(&self, yaml: &str) -> Result<ApplyBody, ClientError> {
+        let query = ApplyQuery { wait: true, timeout: Some(20.0), ..ApplyQuery::default() };
+        self.client.apply(yaml, &query).await
+    }
+
+    /// Key, certificate and roots for a client without a sidecar.
+    pub async fn issue(&self, account: &str) -> IdentityBody {
+        let request = IdentityRequest {
+            namespace: NAMESPACE.into(),
+            service_account: account.into(),
+            ttl_seconds: None,
+        };
+        self.client.issue_identity(&request).await.expect("an identity is issued")
+    }
+
+    /// Registers a workload, starts its sidecar and waits until it is ready.
+    pub async fn workload(&self, spec: &Spec<'_>) -> Sidecar {
+        let id = format!("{}-{}", spec.service, spec.version);
+        self.client.register(&self.instance(&id, spec)).await.expect("the registration is taken");
+        let request = TokenRequest {
+            namespace: NAMESPACE.into(),
+            service_account: spec.service.into(),
+            services: vec![spec.service.into()],
+            ..TokenRequest::default()
+        };
+        let join = self.path(&format!("{id}.join"));
+        let token = self.client.create_token(&request).await.expect("a token is made");
+        token.write(&join).expect("a file in the mesh's own directory");
+        let outbound: Vec<SocketAddr> =
+            (0..spec.calls.len()).map(|i| self.address(spec.host, 15101 + i as u16)).collect();
+        let (inbound, app) = (self.address(spec.host, PORT), self.address(spec.host, PORT + 1000));
+        let admin = self.address(spec.host, 15000);
+        let binds = outbound.iter().zip(spec.calls).map(|(bind, to)| json!({ "bind": bind, "to": to }));
+        let bootstrap = json!({
+            "node": { "id": id, "workload": id, "namespace": NAMESPACE, "service_account": spec.service,
+                      "app": spec.service, "version": spec.version },
+            "join": join,
+            "state_dir": self.path(&format!("{id}.state")),
+            "workers": 1,
+            "admin": admin,
+            "inbound": [{ "bind": inbound, "app": app }],
+            "outbound": binds.collect::<Vec<_>>(),
+            "tracing": { "otlp": [format!("http://{}", self.address(1, 4317))], "flush_ms": 50 },
+            "access_log": { "path": self.path(&format!("{id}.access")) },
+            "parent_pipe": true,
+        });
+        let file = self.path(&format!("{id}.json"));
+        std::fs::write(&file, bootstrap.to_string()).expect("a file in the mesh's own directory");
+        let mut sidecar = Sidecar { process: None, bootstrap: file, name: id, inbound, app, outbound, admin };
+        sidecar.start(self).await;
+        sidecar
+    }
+
+    fn instance(&self, id: &str, spec: &Spec<'_>) -> Instance {
+        Instance {
+            id: id.to_owned(),
+            service: spec.service.into(),
+            namespace: NAMESPACE.into(),
+            addresses: vec![self.address(spec.host, 0).ip()],
+            network: String::new(),
+            ports: vec![Port { number: PORT, name: String::new(), protocol: spec.protocol }],
+            labels: Default::default(),
+            metadata: Default::default(),
+            tags: Vec::new(),
+            version: Some(spec.version.into()),
+            weight: 100,
+            zone: String::new(),
+            region: String::new(),
+            service_account: spec.service.into(),
+            state: State::Running,
+            sidecar: true,
+            ttl_seconds: None,
+        }
+    }
+}
+
+impl Sidecar {
+    /// Starts the process (again) and waits until it is ready.
+    pub async fn start(&mut self, mesh: &Mesh) {
+        let args = ["proxy", "--bootstrap", &self.bootstrap.display().to_string()];
+        self.process = Some(Process::start(&mesh.binary, &args, mesh.path(&format!("{}.log", self.name))));
+        eventually(&format!("{} is ready", self.name), || async {
+            match app::get(self.admin, "/ready", "").await {
+                Ok((200, _)) => Ok(()),
+                Ok((_, text)) => Err(text),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+    }
+
+    /// Kills the process at once.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// An admin page.
+    pub async fn page(&self, path: &str) -> String {
+        app::get(self.admin, path, "").await.expect("the admin page answers").1
+    }
+}
+
+/// A 127.x.y.0/24 whose control-plane port is free.
+fn free_net() -> [u8; 2] {
+    for _ in 0..1000 {
+        let net = [fastrand::u8(1..255), fastrand::u8(0..255)];
+        let address = SocketAddr::from((Ipv4Addr::new(127, net[0], net[1], 1), 15012));
+        if TcpListener::bind(address).is_ok() {
+            return net;
+        }
+    }
+    panic!("no free 127.x.y.0/24")
+}
