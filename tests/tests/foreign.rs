@@ -104,10 +104,12 @@ async fn certificates_that_the_mesh_did_not_issue_are_refused() {
     assert!(text.contains("alert"), "{text}");
 }
 
-/// One request over `openssl s_client`; everything that it printed.
+/// One request over `openssl s_client`; everything that it printed. A client that hangs is ended after ten seconds.
 fn talk(openssl: &Path, to: &Sidecar, key: &Path, certificate: &Path) -> String {
     use std::io::Write;
-    let mut child = Command::new(openssl)
+    let mut child = Command::new("timeout")
+        .args(["--kill-after=1", "10"])
+        .arg(openssl)
         .args([
             "s_client",
             "-connect",
@@ -120,6 +122,8 @@ fn talk(openssl: &Path, to: &Sidecar, key: &Path, certificate: &Path) -> String 
         .arg("-key")
         .arg(key)
         .arg("-cert")
+        .arg(certificate)
+        .arg("-cert_chain")
         .arg(certificate)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

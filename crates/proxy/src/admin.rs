@@ -51,8 +51,16 @@ impl Pages {
         Table::new("outrigger-proxy")
             .with(rows::ready("/ready", self.readiness.clone()))
             .with(rows::metrics("/stats/prometheus", self.registry.clone()))
-            .with(Row::get("/config_dump", "resources in force with their versions, refusals, destinations", page(config_dump)))
-            .with(Row::get("/clusters", "endpoints with health, load and ejections; limits and their use", page(clusters)))
+            .with(Row::get(
+                "/config_dump",
+                "resources in force with their versions, refusals, destinations",
+                page(config_dump),
+            ))
+            .with(Row::get(
+                "/clusters",
+                "endpoints with health, load and ejections; limits and their use",
+                page(clusters),
+            ))
             .with(Row::get("/listeners", "listeners and the addresses that they serve", page(listeners)))
             .with(Row::get("/certs", "our certificate, the trust bundle, renewal, clock skew", page(certs)))
             .with(rows::logging(self.logs.clone()))
@@ -79,7 +87,8 @@ fn config_dump(pages: &Pages) -> Value {
     for ((kind, name), version) in feed.versions {
         versions.entry(kind).or_default().insert(name, version);
     }
-    let versions: BTreeMap<String, _> = versions.into_iter().map(|(kind, all)| (format!("{kind:?}"), all)).collect();
+    let versions: BTreeMap<String, _> =
+        versions.into_iter().map(|(kind, all)| (format!("{kind:?}"), all)).collect();
     let listeners: BTreeMap<&str, _> = snapshot.listeners().map(|l| (l.name(), &*l.config)).collect();
     let clusters: BTreeMap<&str, _> = snapshot.clusters().map(|c| (&*c.name, &*c.config)).collect();
     let destinations: BTreeMap<&str, _> = snapshot
@@ -108,7 +117,8 @@ fn seconds_since(time: std::time::SystemTime) -> u64 {
 
 fn clusters(pages: &Pages) -> Value {
     let snapshot = pages.shared.snapshot.load();
-    let all: BTreeMap<&str, Value> = snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster))).collect();
+    let all: BTreeMap<&str, Value> =
+        snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster))).collect();
     json!(all)
 }
 
@@ -153,7 +163,10 @@ fn listeners(pages: &Pages) -> Value {
         .map(|listener| {
             let chains: Vec<&str> = listener.chains.iter().map(|chain| chain.name.as_str()).collect();
             let config = &listener.config;
-            (listener.name(), json!({ "direction": config.direction, "addresses": config.addresses, "chains": chains }))
+            (
+                listener.name(),
+                json!({ "direction": config.direction, "addresses": config.addresses, "chains": chains }),
+            )
         })
         .collect();
     json!(all)

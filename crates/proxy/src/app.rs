@@ -174,7 +174,8 @@ impl Process {
         servers.extend(bootstrap.metrics.map(|address| ("metrics", address, pages.metrics())));
         servers.extend(bootstrap.health.map(|address| ("health", address, pages.health())));
         for (name, address, table) in servers {
-            let server = AdminServer::bind(address, table).await.with_context(|| format!("{name}: {address}"))?;
+            let server =
+                AdminServer::bind(address, table).await.with_context(|| format!("{name}: {address}"))?;
             tracing::info!(address = %server.local_addr(), "{name} pages");
             // The pages answer until the process is gone, the drain included.
             tokio::spawn(server.serve(std::future::pending()));
@@ -252,7 +253,8 @@ fn access_log(bootstrap: &Bootstrap) -> anyhow::Result<access_log::Sink> {
         "-" => access_log::Target::Stdout,
         path => access_log::Target::File(path.into()),
     };
-    access_log::Sink::to(&target, format).with_context(|| format!("access_log.path: {}", bootstrap.access_log.path))
+    access_log::Sink::to(&target, format)
+        .with_context(|| format!("access_log.path: {}", bootstrap.access_log.path))
 }
 
 fn local(bootstrap: &Bootstrap, joined: &Joined) -> metrics::Local {
@@ -346,6 +348,9 @@ fn feed_metrics(status: &FeedStatus, page: &mut outrigger_telemetry::metrics::Pa
     page.gauge("outrigger_control_plane_connected", "1 while the ADS stream is open.").sample((), connected);
     page.gauge("outrigger_config_generation", "Generation that is in force.").sample((), status.generation);
     let age = status.from_disk.and_then(|since| since.elapsed().ok()).map_or(0, |age| age.as_secs());
-    page.gauge("outrigger_config_from_disk_seconds", "Age of the configuration while it serves from disk, else 0.")
-        .sample((), age);
+    page.gauge(
+        "outrigger_config_from_disk_seconds",
+        "Age of the configuration while it serves from disk, else 0.",
+    )
+    .sample((), age);
 }

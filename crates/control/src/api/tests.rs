@@ -195,9 +195,8 @@ async fn what_does_not_exist_is_an_error_in_json() {
         assert_eq!(error.status().unwrap(), status, "{path}");
         assert!(!error.to_string().is_empty());
     }
-    let broken = client
-        .call(Method::POST, "/v1/instances", "application/json", "{".into(), Default::default())
-        .await;
+    let broken =
+        client.call(Method::POST, "/v1/instances", "application/json", "{".into(), Default::default()).await;
     assert_eq!(broken.unwrap_err().status().unwrap(), 400);
     running.stop().await;
 }

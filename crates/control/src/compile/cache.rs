@@ -12,11 +12,14 @@ use super::scope::Scope;
 use super::{cluster, destination, endpoints, inbound, names, outbound, route};
 use crate::world::World;
 
+/// What each scope sees of one name; `None` was found not to exist.
+type ByScope = HashMap<Scope, Option<Arc<Versioned>>>;
+
 /// A world and what was compiled from it so far.
 pub struct Compiled {
     world: Arc<World>,
     roots_pem: Arc<str>,
-    cache: Mutex<HashMap<(ResourceKind, String), HashMap<Scope, Option<Arc<Versioned>>>>>,
+    cache: Mutex<HashMap<(ResourceKind, String), ByScope>>,
 }
 
 impl Compiled {

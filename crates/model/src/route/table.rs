@@ -220,8 +220,8 @@ impl CompiledRoute {
                 ));
             }
             if let Some((pattern, substitution)) = &forward.rewrite.regex {
-                let regex =
-                    regex::Regex::new(pattern).map_err(|e| ("route.regex_rewrite".to_owned(), e.to_string()))?;
+                let regex = regex::Regex::new(pattern)
+                    .map_err(|e| ("route.regex_rewrite".to_owned(), e.to_string()))?;
                 rewrite = Some((regex, rust_substitution(substitution)));
             }
         }

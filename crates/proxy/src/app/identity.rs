@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use outrigger_identity::{
-    ControlPeer, ControlPlane, CredentialStore, Enrollment, JoinFile, RenewalHandle, StateDir, Token, TrustBundle,
-    run_renewal,
+    ControlPeer, ControlPlane, CredentialStore, Enrollment, JoinFile, RenewalHandle, StateDir, Token,
+    TrustBundle, run_renewal,
 };
 use outrigger_model::identity::SpiffeId;
 
@@ -46,7 +46,8 @@ impl Joined {
             tracing::warn!(%problem, "a file of the state directory is ignored");
         }
         let peer = ControlPeer::outrigger(&join.trust_domain).context("join: trust_domain")?;
-        let control = ControlPlane::new(&[join.address.as_str()], peer, store.clone()).context("join: address")?;
+        let control =
+            ControlPlane::new(&[join.address.as_str()], peer, store.clone()).context("join: address")?;
         let enrollment = Enrollment {
             identity: id.clone(),
             control: control.clone(),

@@ -26,7 +26,12 @@ impl Publisher {
 }
 
 impl Publish for Publisher {
-    fn publish(&mut self, _: u64, in_force: &[Arc<Resource>], absent: &BTreeSet<String>) -> Vec<(Key, Invalid)> {
+    fn publish(
+        &mut self,
+        _: u64,
+        in_force: &[Arc<Resource>],
+        absent: &BTreeSet<String>,
+    ) -> Vec<(Key, Invalid)> {
         let by_key: InForce<'_> = in_force.iter().map(|r| ((r.kind(), r.name()), r)).collect();
         let before = self.shared.snapshot.load_full();
         let (snapshot, invalid) = self.builder.build(&before, &by_key, absent.iter().map(String::as_str));
@@ -43,7 +48,9 @@ impl Publish for Publisher {
                     tracing::info!("the trust bundle has changed");
                 }
             }
-            Err(error) => tracing::warn!(%error, "the pushed trust bundle cannot be used; the one in use stays"),
+            Err(error) => {
+                tracing::warn!(%error, "the pushed trust bundle cannot be used; the one in use stays")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::matcher::{Pattern, StringMatch};
-use crate::route::{HeaderEdits, QueryMatch, VirtualHost};
+use crate::route::{HeaderEdits, QueryMatch, Rewrite, VirtualHost};
 
 struct Request {
     method: &'static str,
