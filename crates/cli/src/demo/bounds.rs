@@ -8,6 +8,10 @@ pub(super) fn interval(p: f64, n: usize) -> (f64, f64) {
     if n == 0 {
         return (0.0, 1.0);
     }
+    if p <= 0.0 || p >= 1.0 {
+        // A certainty yields nothing but itself.
+        return (p, p);
+    }
     let limit = (2.0 / ALARM).ln() / n as f64;
     (edge(p, 0.0, limit), edge(p, 1.0, limit))
 }
