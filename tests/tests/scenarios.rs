@@ -5,6 +5,7 @@
 mod foreign;
 mod layering;
 mod outage;
+mod pushes;
 mod rules;
 mod thin_thread;
 
