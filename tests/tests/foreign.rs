@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use outrigger_control::instance::Protocol;
 use outrigger_tests::app::{echo, get};
-use outrigger_tests::mesh::{Mesh, Sidecar};
+use outrigger_tests::mesh::{Mesh, Sidecar, Spec};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use serde_json::json;
@@ -226,4 +227,51 @@ async fn envoy_bootstrap(mesh: &Mesh, api_type: &str) -> serde_json::Value {
             }],
         },
     })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_grpc_client_without_a_proxy_honours_weights() {
+    let Some(python) = require::tool("python") else { return };
+    // grpcio without certificates of its own speaks plain xDS, so the mesh stays PERMISSIVE here.
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = probe.local_addr().unwrap();
+    drop(probe);
+    let identity = "spiffe://cluster.local/ns/shop/sa/web";
+    let mesh =
+        Mesh::start_with(BINARY, json!({ "plaintextXds": { "address": plain, "identity": identity } })).await;
+    let grpc = |version, host| Spec { protocol: Protocol::Grpc, ..catalog(version, host) };
+    let (v1, v2) = (mesh.workload(&grpc("v1", 11)).await, mesh.workload(&grpc("v2", 12)).await);
+    mesh.apply(
+        "apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: catalog, namespace: shop}
+spec:
+  service: catalog
+  routes: [{to: [{version: v1, weight: 90}, {version: v2, weight: 10}]}]
+",
+    )
+    .await;
+    let bootstrap = json!({
+        "xds_servers": [{ "server_uri": plain.to_string(), "channel_creds": [{ "type": "insecure" }],
+                          "server_features": ["xds_v3"] }],
+        "node": { "id": "grpc-1", "locality": { "zone": "z" } },
+    });
+    let bootstrap = write(&mesh.path("grpc.json"), &bootstrap.to_string());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/xds_grpc.py");
+    let output = Command::new("timeout")
+        .args(["--kill-after=1", "60"])
+        .arg(python)
+        .arg(script)
+        .args(["xds:///catalog.shop:8080", "1000", &format!("v1={}", v1.app), &format!("v2={}", v2.app)])
+        .env("GRPC_XDS_BOOTSTRAP", bootstrap)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let count = |name: &str| text.split_whitespace().find_map(|w| w.strip_prefix(name)?.parse::<u32>().ok());
+    let (v1, v2) = (count("v1="), count("v2="));
+    println!("{text}");
+    // 1,000 draws of one in ten: 48 to 165 but for one run in a million (Chernoff).
+    let fair = v2.is_some_and(|v2| (48..=165).contains(&v2)) && v1.unwrap_or(0) + v2.unwrap_or(0) == 1000;
+    assert!(fair, "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
