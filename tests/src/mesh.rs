@@ -20,6 +20,8 @@ pub struct Mesh {
     net: [u8; 2],
     settings: Value,
     control: Option<Process>,
+    /// Where sidecars that are started from now on send their spans, beside the control plane's own store.
+    pub collectors: Vec<String>,
     /// The management API.
     pub client: Client,
 }
@@ -109,8 +111,15 @@ impl Mesh {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let net = free_net();
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
-        let mut mesh =
-            Self { directory, binary: binary.into(), net, settings: json!({}), control: None, client };
+        let mut mesh = Self {
+            directory,
+            binary: binary.into(),
+            net,
+            settings: json!({}),
+            control: None,
+            collectors: Vec::new(),
+            client,
+        };
         let mut settings = json!({
             "dataDir": mesh.path("control"),
             "xdsAddress": mesh.address(1, 15012),
@@ -196,6 +205,8 @@ impl Mesh {
         let (inbound, app) = (self.address(spec.host, PORT), self.address(spec.host, PORT + 1000));
         let admin = self.address(spec.host, 15000);
         let binds = outbound.iter().zip(spec.calls).map(|(bind, to)| json!({ "bind": bind, "to": to }));
+        let mut collectors = vec![format!("http://{}", self.address(1, 4317))];
+        collectors.extend(self.collectors.iter().cloned());
         let bootstrap = json!({
             "node": { "id": id, "workload": id, "namespace": NAMESPACE, "service_account": spec.service,
                       "app": spec.service, "version": spec.version },
@@ -205,7 +216,7 @@ impl Mesh {
             "admin": admin,
             "inbound": [{ "bind": inbound, "app": app }],
             "outbound": binds.collect::<Vec<_>>(),
-            "tracing": { "otlp": [format!("http://{}", self.address(1, 4317))], "flush_ms": 50 },
+            "tracing": { "otlp": collectors, "flush_ms": 50 },
             "access_log": { "path": self.path(&format!("{id}.access")) },
             "parent_pipe": true,
         });

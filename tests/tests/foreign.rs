@@ -275,3 +275,86 @@ spec:
     let fair = v2.is_some_and(|v2| (48..=165).contains(&v2)) && v1.unwrap_or(0) + v2.unwrap_or(0) == 1000;
     assert!(fair, "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_jaeger_shows_every_hop_and_every_attempt_with_the_right_parents() {
+    let Some(jaeger) = require::tool("jaeger") else { return };
+    let mut mesh = Mesh::start(BINARY).await;
+    let at = |port| mesh.address(40, port);
+    let config = format!(
+        "service:
+  extensions: [jaeger_storage, jaeger_query]
+  pipelines: {{traces: {{receivers: [otlp], processors: [], exporters: [jaeger_storage_exporter]}}}}
+  telemetry: {{metrics: {{level: none}}}}
+extensions:
+  jaeger_storage: {{backends: {{main: {{memory: {{max_traces: 1000}}}}}}}}
+  jaeger_query: {{storage: {{traces: main}}, http: {{endpoint: \"{}\"}}, grpc: {{endpoint: \"{}\"}}}}
+receivers: {{otlp: {{protocols: {{grpc: {{endpoint: \"{}\"}}}}}}}}
+exporters: {{jaeger_storage_exporter: {{trace_storage: main}}}}
+",
+        at(16686),
+        at(16685),
+        at(4317)
+    );
+    let (query, collector) = (at(16686), format!("http://{}", at(4317)));
+    let config = write(&mesh.path("jaeger.yaml"), &config);
+    let log = std::fs::File::create(mesh.path("jaeger.log")).unwrap();
+    let child = Command::new(jaeger)
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let _jaeger = Foreign(child);
+    eventually("Jaeger answers", || async { get(query, "/api/services", "").await }).await;
+    mesh.collectors.push(collector);
+    let catalog = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    mesh.apply(STRICT).await;
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec:
+  hosts: [catalog]
+  http: [{retries: {attempts: 1, retryOn: 5xx}, route: [{destination: {host: catalog}}]}]
+",
+    )
+    .await;
+    // Nobody listens behind the sidecar, so both attempts arrive there and fail there.
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let headers = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n");
+    assert_eq!(get(web.outbound[0], "/", &headers).await.unwrap().0, 503);
+    echo(catalog.app, "catalog-v1").await;
+    let spans = eventually("the whole trace", || async {
+        let (_, text) = get(query, &format!("/api/traces/{trace}"), "").await.map_err(|e| e.to_string())?;
+        let start = text.find('{').ok_or_else(|| text.clone())?;
+        let end = text.rfind('}').ok_or_else(|| text.clone())?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text[start..=end]).map_err(|e| format!("{e}: {text}"))?;
+        let spans = json["data"][0]["spans"].as_array().cloned().unwrap_or_default();
+        if spans.len() == 4 { Ok(spans) } else { Err(format!("{} spans", spans.len())) }
+    })
+    .await;
+    let kind = |span: &serde_json::Value, kind: &str| {
+        span["tags"].as_array().unwrap().iter().any(|t| t["key"] == "span.kind" && t["value"] == kind)
+    };
+    let clients: Vec<_> = spans.iter().filter(|s| kind(s, "client")).collect();
+    let servers: Vec<_> = spans.iter().filter(|s| kind(s, "server")).collect();
+    assert_eq!((clients.len(), servers.len()), (2, 2), "{spans:?}");
+    for client in &clients {
+        assert_eq!(client["references"][0]["spanID"], "00f067aa0ba902b7");
+        let below = servers.iter().filter(|s| s["references"][0]["spanID"] == client["spanID"]).count();
+        assert_eq!(below, 1, "each attempt has its own server span");
+    }
+    let resent = |s: &&&serde_json::Value| {
+        s["tags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|t| t["key"] == "http.request.resend_count" && t["value"] == 1)
+    };
+    assert_eq!(clients.iter().filter(resent).count(), 1, "{clients:?}");
+}
