@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use outrigger_tests::app::{exchange, get};
 use outrigger_tests::mesh::Mesh;
+use outrigger_tests::wait::eventually;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -65,5 +66,10 @@ spec:
     .await;
     let (status, text) = get(web.outbound[0], "/", "").await.unwrap();
     assert!(status == 504 && text.contains("x-outrigger-error: "), "{text}");
-    assert!(text.contains("UT"), "{text}");
+    assert!(text.contains("reason=upstream_timeout"), "{text}");
+    eventually("the access log's line with its flag", || async {
+        let log = std::fs::read_to_string(mesh.path("web-v1.access")).map_err(|e| e.to_string())?;
+        if log.contains(" 504 UT ") { Ok(()) } else { Err(log) }
+    })
+    .await;
 }

@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]
 
+mod crash;
+mod failures;
 mod foreign;
+mod jaeger;
 mod layering;
 mod outage;
 mod pushes;
