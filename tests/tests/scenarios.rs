@@ -9,6 +9,7 @@ mod jaeger;
 mod layering;
 mod outage;
 mod pushes;
+mod rotation;
 mod rules;
 mod thin_thread;
 

@@ -188,8 +188,11 @@ fn open_files(settings: Settings) -> anyhow::Result<Opened> {
         .with_context(|| format!("the data directory {} cannot be made", directory.display()))?;
     let store = Store::open(&directory.join(STORE_FILE))?;
     let contents = store.load()?;
-    let authority =
-        Authority::open(&settings.authority_path(), AuthorityOptions::new(&settings.trust_domain))?;
+    let options = AuthorityOptions {
+        default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
+        ..AuthorityOptions::new(&settings.trust_domain)
+    };
+    let authority = Authority::open(&settings.authority_path(), options)?;
     let admin = AdminToken::open(directory)?;
     let files = FileRegistry::new(settings.registry_files.clone());
     Ok((settings, store, contents, authority, admin, files))

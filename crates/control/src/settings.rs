@@ -49,6 +49,9 @@ pub struct Settings {
     pub ips: Vec<IpAddr>,
     /// The authority's directory; see the identity crate for provided roots. Default `<dataDir>/ca`.
     pub authority_dir: Option<PathBuf>,
+    /// Seconds that a workload's certificate lives; sidecars renew it halfway. Default 86,400, a day: an outage of hours
+    /// is survived.
+    pub certificate_ttl_seconds: u64,
     /// What join files name as the control plane's address, `host:port`. Default: the first DNS name and the xDS port.
     pub advertise: Option<String>,
     /// End when standard input reaches its end: for children that must not outlive their parent. Default false.
@@ -96,6 +99,7 @@ impl Default for Settings {
             dns_names: vec!["localhost".into()],
             ips: Vec::new(),
             authority_dir: None,
+            certificate_ttl_seconds: 86_400,
             advertise: None,
             parent_pipe: false,
             log: None,
@@ -154,6 +158,9 @@ impl Settings {
         }
         if self.trace_spans == 0 {
             bail!("traceSpans: must be at least 1; to switch the trace store off leave out otlpAddress");
+        }
+        if !(1..=30 * 86_400).contains(&self.certificate_ttl_seconds) {
+            bail!("certificateTtlSeconds: {} is not from 1 to 2592000", self.certificate_ttl_seconds);
         }
         let plain = self.plaintext_xds.as_ref().and_then(|plain| plain.identity.as_ref());
         if let Some(identity) = plain.filter(|identity| identity.trust_domain() != self.trust_domain) {

@@ -64,6 +64,7 @@ pub struct Enrollment {
     /// The proof for the first time, and for when the certificate has expired.
     pub token: Token,
     /// The lifetime to ask for; the authority has the last word. Default of the product: 24 h.
+    /// Zero leaves it to the authority.
     pub ttl: Duration,
     /// Where to keep what we get; `None` keeps it in memory only.
     pub state: Option<StateDir>,

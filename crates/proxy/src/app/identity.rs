@@ -11,8 +11,8 @@ use outrigger_model::identity::SpiffeId;
 
 use crate::bootstrap::Bootstrap;
 
-/// The lifetime that is asked for; the authority has the last word.
-const TTL: Duration = Duration::from_secs(24 * 3600);
+/// Nothing asked for: how long certificates live is the control plane's setting (a day by default).
+const TTL: Duration = Duration::ZERO;
 
 /// Everything about identity that the rest of the process needs.
 pub struct Joined {
