@@ -30,6 +30,8 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("curl", Source::Debian("curl")),
     ("openssl", Source::Debian("openssl")),
     ("ip", Source::Debian("iproute2")),
+    ("haproxy", Source::Debian("haproxy")),
+    ("valgrind", Source::Debian("valgrind")),
     ("unshare", Source::Debian("util-linux")),
 ];
 

@@ -22,6 +22,8 @@ Usage: cargo xtask <task>
   advisories                cargo-deny against the RustSec database (needs the network)
   fuzz [target] [seconds]   run one fuzz target, or every one, for so many seconds each (60);
                             needs a nightly toolchain and cargo-fuzz
+  bench [argument…]         sidecars side by side: ours, Envoy, HAProxy, a bare relay (`bench --help`)
+  instructions [argument…]  user instructions, system calls and allocations per request, against tests/bench/baseline.json
 
 cargo-deny and cargo-fuzz are looked for in $OUTRIGGER_TOOLS/bin (default ~/.cache/outrigger/bin), then on PATH;
 `bash .ci/run tools` installs the former. With OUTRIGGER_REQUIRE=all a missing cargo-deny fails the check.
@@ -40,6 +42,10 @@ fn main() -> ExitCode {
         ["fuzz"] => fuzz(None, "60"),
         ["fuzz", target] => fuzz(Some(target), "60"),
         ["fuzz", target, seconds] => fuzz(Some(target), seconds),
+        ["bench", more @ ..] => bench("compare", &[], more),
+        ["instructions", more @ ..] => {
+            bench("instructions", &["--baseline", "tests/bench/baseline.json"], more)
+        }
         _ => Err(anyhow::anyhow!("unknown task `{}`\n\n{HELP}", words.join(" "))),
     };
     match outcome {
@@ -182,9 +188,34 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Builds what is measured as it is released, then measures.
+fn bench(task: &str, first: &[&str], more: &[&str]) -> Result<()> {
+    let root = workspace_root()?;
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    let bin = metadata.target_directory.join("release");
+    cargo(
+        &root,
+        &[
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "outrigger-proxy",
+            "-p",
+            "outrigger-cli",
+            "-p",
+            "outrigger-bench",
+        ],
+        &[],
+    )?;
+    let mut command = Command::new(bin.join("outrigger-bench"));
+    command.current_dir(&root).arg(task).args(["--bin", bin.as_str()]).args(first).args(more);
+    run(&mut command)
+}
+
 fn workspace_root() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec()?;
+    // Asked of the folder that we run in: an xtask from a shared target folder may have been built in another clone.
+    let metadata = MetadataCommand::new().no_deps().exec()?;
     Ok(metadata.workspace_root.into())
 }
 
