@@ -16,7 +16,7 @@ use super::attempt::Plan;
 use super::body::Body;
 use super::exchange;
 use super::filter::{self, Filter, Input, Verdict};
-use super::h1::{Framing, H1Request};
+use super::h1::Framing;
 use super::head::RequestHead;
 use super::respond::{self, Audience, BeginError, ERROR_HEADER, Local, Responder};
 use super::retry;
@@ -95,6 +95,8 @@ pub struct RequestCtx<'c> {
     pub body: Body,
     /// There never was any byte of it.
     bodyless: bool,
+    /// The head stands in for one that could not be read: the record shows none.
+    unread: bool,
     /// Until the response begins.
     pub responder: Option<Responder>,
     /// From then on.
@@ -123,7 +125,8 @@ impl Drop for RequestCtx<'_> {
     fn drop(&mut self) {
         // The record writes the request down, also when the task is cancelled.
         let nothing = RequestHead::H2(http::Request::new(()).into_parts().0);
-        self.record.request = Some(std::mem::replace(&mut self.head, nothing));
+        let head = std::mem::replace(&mut self.head, nothing);
+        self.record.request = (!self.unread).then_some(head);
     }
 }
 
@@ -204,6 +207,7 @@ impl<'c> RequestCtx<'c> {
             framing,
             upgrade,
             bodyless: body.is_end(),
+            unread: false,
             body,
             responder: Some(responder),
             sender: None,
@@ -389,12 +393,14 @@ fn client_lost(error: &BeginError) -> Failure {
 
 /// A request that could not even be read: answered and recorded like any other.
 pub async fn refuse(conn: &HttpConn, failure: &Failure, body: Body, responder: Responder) -> Done {
-    // Nothing of the head can be trusted, so the record shows none of it.
-    let head = match H1Request::new("GET", "/", "") {
-        Ok(head) => RequestHead::H1(head),
-        Err(_) => RequestHead::H2(http::Request::new(()).into_parts().0),
+    let protocol = match &responder {
+        Responder::H1(_) => Protocol::Http11,
+        Responder::H2(_) => Protocol::Http2,
     };
-    let mut ctx = RequestCtx::open(conn, head, Framing::None, body, responder);
+    let nothing = RequestHead::H2(http::Request::new(()).into_parts().0);
+    let mut ctx = RequestCtx::open(conn, nothing, Framing::None, body, responder);
+    ctx.record.protocol = protocol;
+    ctx.unread = true;
     ctx.keep = false;
     answer(&mut ctx, failure).await;
     Done {

@@ -92,6 +92,8 @@ async fn refusals_are_logged_once_too() {
         client.rest().await;
         let line: serde_json::Value = serde_json::from_str(&next(&lines)).unwrap();
         assert_eq!((&line["response_code"], &line["response_flags"]), (&400.into(), &"DPE".into()));
+        assert_eq!(line["protocol"], "HTTP/1.1", "what the client spoke, although its head could not be read");
+        assert_eq!((&line["method"], &line["path"]), (&serde_json::Value::Null, &serde_json::Value::Null));
         assert!(lines.recv_timeout(Duration::from_millis(50)).is_err(), "a second line");
     })
     .await;
