@@ -96,6 +96,8 @@ struct Wanted {
     /// Everything up to this generation is in force.
     in_force: Option<u64>,
     vetoes: Vec<Veto>,
+    /// Given up since the stream was last told; asked for again in between, they have to be sent again.
+    dropped: BTreeSet<(ResourceKind, String)>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,6 +112,9 @@ struct Veto {
     version: String,
     invalid: Invalid,
 }
+
+/// Dropped names that wait for a stream: more only gather while there is none.
+const MOST_DROPPED: usize = 16 * 1024;
 
 /// Vetoes that wait for a stream; more are only logged.
 const MOST_VETOES: usize = 1024;
@@ -147,8 +152,11 @@ impl Client {
     /// No longer asks for it.
     pub fn unsubscribe(&self, kind: ResourceKind, name: &str) {
         self.ask(|w| {
-            if let Some(ask) = w.asks.get_mut(&kind) {
-                ask.names.remove(name);
+            if let Some(ask) = w.asks.get_mut(&kind)
+                && ask.names.remove(name)
+                && w.dropped.len() < MOST_DROPPED
+            {
+                w.dropped.insert((kind, name.to_owned()));
             }
         });
     }

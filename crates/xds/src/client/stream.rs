@@ -45,7 +45,8 @@ impl Conversation<'_> {
     pub(super) async fn tell(&mut self) -> Result<(), End> {
         let (requests, in_force, vetoes) = {
             let mut wanted = self.shared.wanted.lock();
-            let requests = self.told.tell(&wanted.asks, self.has);
+            let dropped = std::mem::take(&mut wanted.dropped);
+            let requests = self.told.tell(&wanted.asks, &dropped, self.has);
             (requests, wanted.in_force, std::mem::take(&mut wanted.vetoes))
         };
         for veto in &vetoes {

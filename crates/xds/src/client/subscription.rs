@@ -1,6 +1,6 @@
 //! The difference between what is wanted and what the stream was told, as requests; and what the client has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use outrigger_model::resource::ResourceKind;
 
@@ -27,15 +27,20 @@ impl Told {
         self.asks.contains_key(&kind)
     }
 
-    /// The requests that tell the stream what is wanted now, in push order.
+    /// The requests that tell the stream what is wanted now, in push order. What was dropped and is wanted again is asked
+    /// for once more, because the consumer has it no longer.
     pub(super) fn tell(
         &mut self,
         wanted: &BTreeMap<ResourceKind, Ask>,
+        dropped: &BTreeSet<(ResourceKind, String)>,
         has: &mut Has,
     ) -> Vec<DeltaDiscoveryRequest> {
         ResourceKind::ALL
             .into_iter()
-            .filter_map(|kind| self.tell_kind(kind, wanted.get(&kind)?, has.entry(kind).or_default()))
+            .filter_map(|kind| {
+                let again = dropped.iter().filter(|(k, _)| *k == kind).map(|(_, name)| name);
+                self.tell_kind(kind, wanted.get(&kind)?, again.collect(), has.entry(kind).or_default())
+            })
             .collect()
     }
 
@@ -43,17 +48,21 @@ impl Told {
         &mut self,
         kind: ResourceKind,
         wanted: &Ask,
+        mut again: Vec<&String>,
         has: &mut HashMap<String, String>,
     ) -> Option<DeltaDiscoveryRequest> {
+        again.retain(|name| wanted.names.contains(*name));
+        again.iter().for_each(|name| drop(has.remove(*name)));
         has.retain(|name, _| wanted.wildcard || wanted.names.contains(name));
         let told = self.asks.get(&kind);
         let first = told.is_none();
         let empty = Ask::default();
         let told = told.unwrap_or(&empty);
-        if told == wanted {
+        again.retain(|name| told.names.contains(*name));
+        if told == wanted && again.is_empty() {
             return None; // also: nothing was ever wanted
         }
-        let mut subscribe: Vec<String> = wanted.names.difference(&told.names).cloned().collect();
+        let mut subscribe: Vec<String> = wanted.names.difference(&told.names).chain(again).cloned().collect();
         let mut unsubscribe: Vec<String> = told.names.difference(&wanted.names).cloned().collect();
         match (told.wildcard, wanted.wildcard) {
             // The form that every control plane knows: a first request without names.

@@ -314,6 +314,28 @@ async fn names_that_nobody_wants_any_more_are_not_delivered() {
 }
 
 #[tokio::test]
+async fn what_was_dropped_and_is_wanted_again_is_asked_for_again() {
+    let mut play = Play::start().await;
+    play.client.subscribe(CDS, "a");
+    let mut line = play.line().await;
+    line.hear().await;
+    line.say(CDS, "n1", vec![cluster("a", "1")], &[]).await;
+    assert_eq!(play.update().await.0, ["a@1"]);
+    line.hear().await;
+    // The stream hears of neither before both have happened: this runtime has one thread.
+    play.client.unsubscribe(CDS, "a");
+    play.client.subscribe(CDS, "a");
+    let again = line.hear().await;
+    assert_eq!(
+        (again.resource_names_subscribe, again.resource_names_unsubscribe),
+        (vec!["a".to_owned()], vec![])
+    );
+    drop(line);
+    let mut line = play.line().await;
+    assert!(line.hear().await.initial_resource_versions.is_empty(), "the consumer has it no longer");
+}
+
+#[tokio::test]
 async fn a_control_plane_that_cannot_be_reached_is_told_of_and_tried_again() {
     let attempts = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = attempts.clone();

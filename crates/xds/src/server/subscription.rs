@@ -119,7 +119,10 @@ impl Subscription {
     pub(super) fn unsubscribe(&mut self, name: &str) {
         self.names.remove(name);
         self.absent.remove(name);
-        if !self.wildcard {
+        if self.wildcard {
+            // Asked for again before the difference is taken, it must be sent: the client has dropped it.
+            self.resend(name);
+        } else {
             self.sent.remove(name);
         }
     }
