@@ -93,7 +93,7 @@ fn config_dump(pages: &Pages) -> Value {
     let clusters: BTreeMap<&str, _> = snapshot.clusters().map(|c| (&*c.name, &*c.config)).collect();
     let destinations: BTreeMap<&str, _> = snapshot
         .destinations()
-        .map(|(name, answer)| match answer {
+        .map(|(name, known)| match &known.answer {
             Destination::Listener(listener) => (name, listener.name().to_owned()),
             Destination::NotInMesh => (name, "not in the mesh".to_owned()),
         })

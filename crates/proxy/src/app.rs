@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access_log;
 use crate::admin::Pages;
 use crate::bootstrap::{Bootstrap, Format};
-use crate::config_feed::state::FeedState;
+use crate::config_feed::state::{Bounds, FeedState};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::disk::SnapshotFile;
 use crate::listen;
@@ -288,13 +288,14 @@ fn feed(
     let (client, events) = ads(bootstrap, joined);
     let mut state = FeedState::new(config_feed::always());
     for outbound in &bootstrap.outbound {
-        state.demand(&outbound.to);
+        state.pin(&outbound.to);
     }
     let status = Arc::new(Mutex::new(FeedStatus::default()));
     let bound_to = format!("{} {}", joined.id, bootstrap.node.id);
     let publisher = Publisher::new(shared.clone(), joined.id.trust_domain().to_owned());
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
-    let feed = ConfigFeed { client, events, demands, state, publisher, file, status: status.clone() };
+    let bounds = Bounds::default();
+    let feed = ConfigFeed { client, events, demands, state, publisher, bounds, file, status: status.clone() };
     (feed, status)
 }
 
@@ -346,6 +347,10 @@ fn readiness(joined: &Joined, feed: &Arc<Mutex<FeedStatus>>) -> Readiness {
 fn feed_metrics(status: &FeedStatus, page: &mut outrigger_telemetry::metrics::Page) {
     let connected = status.connected;
     page.gauge("outrigger_control_plane_connected", "1 while the ADS stream is open.").sample((), connected);
+    page.gauge("outrigger_destinations", "Destinations subscribed to.")
+        .sample((), status.destinations as u64);
+    page.counter("outrigger_destinations_forgotten_total", "Destinations given up because nobody used them.")
+        .sample((), status.forgotten);
     page.gauge("outrigger_config_generation", "Generation that is in force.").sample((), status.generation);
     let age = status.from_disk.and_then(|since| since.elapsed().ok()).map_or(0, |age| age.as_secs());
     page.gauge(

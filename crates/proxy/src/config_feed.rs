@@ -16,7 +16,7 @@ use crate::disk::{SnapshotFile, Unusable};
 
 pub mod state;
 
-use state::{FeedState, Key, Step};
+use state::{Bounds, FeedState, Key, Step};
 
 /// Takes what is in force.
 pub trait Publish: Send + 'static {
@@ -29,6 +29,10 @@ pub trait Publish: Send + 'static {
     ) -> Vec<(Key, Invalid)>;
     /// New roots to trust, PEM.
     fn trust(&mut self, roots_pem: &str);
+    /// The destinations that were answered, with the time for which nobody has used them; `None`: somebody does.
+    fn usage(&self) -> Vec<(String, Option<Duration>)>;
+    /// From now on nobody begins to use a destination; says no if somebody has begun.
+    fn retire(&self, destination: &str) -> bool;
 }
 
 /// What the feed says of itself to the admin server and to readiness.
@@ -46,12 +50,18 @@ pub struct FeedStatus {
     pub from_disk: Option<SystemTime>,
     /// Refused resources, the newest last.
     pub refused: Vec<String>,
+    /// Destinations subscribed to.
+    pub destinations: usize,
+    /// Destinations that were given up because nobody used them.
+    pub forgotten: u64,
     /// Versions of what is in force.
     pub versions: Vec<(Key, String)>,
 }
 
 /// Refusals that are remembered for people.
 const MOST_REFUSED: usize = 32;
+/// How often unused destinations are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
 /// The disk is written at most this often.
 const WRITE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -67,6 +77,8 @@ pub struct ConfigFeed<P> {
     pub state: FeedState,
     /// Takes what is in force.
     pub publisher: P,
+    /// How many destinations are kept.
+    pub bounds: Bounds,
     /// Holds the last good configuration.
     pub file: SnapshotFile,
     /// What the feed says of itself.
@@ -106,6 +118,7 @@ impl<P: Publish> ConfigFeed<P> {
         let mut deadline = self.advance();
         let mut unsaved = false;
         let mut last_write = Instant::now();
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let warm = async {
                 match deadline {
@@ -124,7 +137,13 @@ impl<P: Publish> ConfigFeed<P> {
                     Some(event) => unsaved |= self.take(event),
                     None => return,
                 },
-                Some(destination) = self.demands.recv() => self.state.demand(&destination),
+                Some(destination) = self.demands.recv() => {
+                    self.state.demand(&destination, Instant::now());
+                    if self.state.is_crowded(&self.bounds) {
+                        self.forget_unused();
+                    }
+                }
+                _ = sweep.tick() => self.forget_unused(),
                 () = warm => {}
                 () = write => {
                     self.save().await;
@@ -134,6 +153,19 @@ impl<P: Publish> ConfigFeed<P> {
                 }
             }
             deadline = self.advance();
+        }
+    }
+
+    /// Gives up what nobody uses. The step that follows unsubscribes, before anybody is heard who asks anew.
+    fn forget_unused(&mut self) {
+        let used = self.publisher.usage();
+        for name in self.state.surplus(&used, &self.bounds, Instant::now()) {
+            let answered = used.iter().any(|(known, _)| *known == name);
+            if !answered || self.publisher.retire(&name) {
+                tracing::debug!(destination = name, "forgotten: nobody has used it");
+                self.state.forget(&name);
+                self.status.lock().forgotten += 1;
+            }
         }
     }
 
@@ -230,6 +262,7 @@ impl<P: Publish> ConfigFeed<P> {
         let mut status = self.status.lock();
         status.applied |= generation > 0 || !in_force.is_empty();
         status.generation = generation;
+        status.destinations = self.state.destinations();
         status.versions =
             self.state.in_force().map(|(key, held)| (key.clone(), held.version.clone())).collect();
     }

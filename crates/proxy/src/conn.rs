@@ -95,7 +95,10 @@ async fn serve_outbound(
     to: Option<Arc<str>>,
     info: &mut ConnInfo,
 ) -> Result<(), Failure> {
-    (info.listener, info.destination) = resolve::outbound(worker, info.destination, to.as_deref()).await?;
+    let found = resolve::outbound(worker, info.destination, to.as_deref()).await?;
+    (info.listener, info.destination) = (found.listener, found.destination);
+    // Until the connection ends: a destination in use is never forgotten.
+    let _in_use = found.in_use;
     let seen = look(worker, info, Stream::Tcp(tcp)).await?;
     info.chain = select(info, seen.detected.as_ref())?;
     if info.chain.tls.is_some() {

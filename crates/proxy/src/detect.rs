@@ -12,13 +12,14 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::stream::Stream;
 
+pub mod fuzzing;
 pub mod http;
 pub mod tls;
 
@@ -149,21 +150,6 @@ async fn until_some<T>(deadline: Option<Instant>, future: impl Future<Output = T
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),
-    }
-}
-
-/// What fuzzers call: any bytes, in any two pieces, yield one verdict without a panic.
-pub fn fuzz_detect(data: &[u8]) {
-    let bytes = Bytes::copy_from_slice(data);
-    for look in [Look::Everything, Look::Http] {
-        let whole = classify(&bytes, look, true);
-        let cut = bytes.first().map_or(0, |b| usize::from(*b) % bytes.len().max(1));
-        // An early verdict is final: more bytes must not change it.
-        if let Some(early) = classify(&bytes[..cut], look, false) {
-            let later = classify(&bytes, look, false);
-            assert_eq!(Some(early), later, "cut at {cut}");
-        }
-        assert!(whole.is_some());
     }
 }
 

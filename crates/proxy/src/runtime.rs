@@ -9,3 +9,4 @@ pub mod endpoint;
 pub mod limits;
 pub mod outlier;
 pub mod snapshot;
+pub mod usage;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_identity::TrustBundle;
 use outrigger_model::resource::{Invalid, Resource};
@@ -37,6 +38,16 @@ impl Publish for Publisher {
         let (snapshot, invalid) = self.builder.build(&before, &by_key, absent.iter().map(String::as_str));
         self.shared.swap(snapshot);
         invalid.into_iter().map(|invalid| ((invalid.kind, invalid.name.clone()), invalid)).collect()
+    }
+
+    fn usage(&self) -> Vec<(String, Option<Duration>)> {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.destinations().map(|(name, known)| (name.to_owned(), known.usage.idle())).collect()
+    }
+
+    fn retire(&self, destination: &str) -> bool {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.destination(destination).is_none_or(|known| known.usage.close())
     }
 
     fn trust(&mut self, roots_pem: &str) {

@@ -21,6 +21,24 @@ use outrigger_model::route::{RouteAction, RouteConfig};
 /// A resource goes in force at the latest this long after it arrived, even if something that it names is missing.
 pub const WARM_LIMIT: Duration = Duration::from_secs(15);
 
+/// A connection waits for an answer no longer than this, so who asked before has given up.
+const WAITING: Duration = Duration::from_secs(60);
+
+/// How many destinations are kept, and for how long nobody may use one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Beyond so many those that were unused for the longest are forgotten. Those in use stay, however many they are.
+    pub most: usize,
+    /// One that nobody has used for so long is forgotten.
+    pub idle: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { most: 1024, idle: Duration::from_secs(3600) }
+    }
+}
+
 /// Kind and name.
 pub type Key = (ResourceKind, String);
 
@@ -39,7 +57,9 @@ pub struct Held {
 pub struct FeedState {
     received: BTreeMap<Key, Held>,
     in_force: BTreeMap<Key, Held>,
-    demanded: BTreeSet<String>,
+    /// With the time at which somebody last asked.
+    demanded: BTreeMap<String, Instant>,
+    pinned: BTreeSet<String>,
     always: BTreeSet<Key>,
     absent: BTreeSet<String>,
     absent_changed: bool,
@@ -72,14 +92,54 @@ impl FeedState {
     }
 
     /// Somebody wants a destination.
-    pub fn demand(&mut self, destination: &str) {
-        self.demanded.insert(destination.to_owned());
+    pub fn demand(&mut self, destination: &str, now: Instant) {
+        self.demanded.insert(destination.to_owned(), now);
+    }
+
+    /// Somebody wants a destination for good: it is never surplus.
+    pub fn pin(&mut self, destination: &str) {
+        self.pinned.insert(destination.to_owned());
+    }
+
+    /// How many destinations are subscribed to.
+    pub fn destinations(&self) -> usize {
+        self.demanded.keys().chain(&self.pinned).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether there are more than the bound, so that the longest unused have to go.
+    pub fn is_crowded(&self, bounds: &Bounds) -> bool {
+        self.demanded.len() > bounds.most
+    }
+
+    /// The destinations to forget: all that were idle for too long, then the longest idle until the bound holds. `used` are
+    /// those that were answered, with the time for which nobody has used them, or `None` while somebody does. Who waits
+    /// for an answer uses the destination too.
+    pub fn surplus(&self, used: &[(String, Option<Duration>)], bounds: &Bounds, now: Instant) -> Vec<String> {
+        let used: BTreeMap<&str, Option<Duration>> =
+            used.iter().map(|(name, idle)| (&**name, *idle)).collect();
+        let mut idle: Vec<(Duration, &String)> = self
+            .demanded
+            .iter()
+            .filter(|(name, _)| !self.pinned.contains(*name))
+            .filter_map(|(name, asked)| {
+                let idle = match used.get(name.as_str()) {
+                    Some(idle) => (*idle)?,
+                    None => Some(now.saturating_duration_since(*asked)).filter(|asked| *asked > WAITING)?,
+                };
+                Some((idle, name))
+            })
+            .collect();
+        idle.sort_unstable_by(|a, b| b.cmp(a));
+        let beyond = self.demanded.len().saturating_sub(bounds.most);
+        let old = idle.iter().take_while(|(idle, _)| *idle >= bounds.idle).count();
+        idle.truncate(beyond.max(old));
+        idle.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// Nobody wants it any more.
     pub fn forget(&mut self, destination: &str) {
         self.demanded.remove(destination);
-        self.absent.remove(destination);
+        self.absent_changed |= self.absent.remove(destination);
         self.received.remove(&(ResourceKind::Destination, destination.to_owned()));
     }
 
@@ -133,6 +193,10 @@ impl FeedState {
     ) {
         for (resource, version) in stored {
             let key = (resource.kind(), resource.name().to_owned());
+            if key.0 == ResourceKind::Destination {
+                // It serves, so nobody will ask for it: without this it would stay as it was stored for ever.
+                self.demanded.insert(key.1.clone(), now);
+            }
             let held = Held { resource: Arc::new(resource), version, since: now };
             self.received.insert(key.clone(), held.clone());
             self.in_force.insert(key, held);
@@ -219,7 +283,8 @@ impl FeedState {
     /// Demands, and everything that received or serving resources refer to.
     fn subscriptions(&mut self, step: &mut Step) {
         let mut wanted = self.always.clone();
-        wanted.extend(self.demanded.iter().map(|name| (ResourceKind::Destination, name.clone())));
+        let destinations = self.demanded.keys().chain(&self.pinned);
+        wanted.extend(destinations.map(|name| (ResourceKind::Destination, name.clone())));
         let mut open: Vec<Key> = wanted.iter().cloned().collect();
         // Inbound listeners and clusters come by wildcard; they are roots as well.
         open.extend(self.received.keys().filter(|key| self.is_wildcard(key)).cloned());

@@ -13,6 +13,7 @@ use crate::bootstrap::OutboundPolicy;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::build::PASSTHROUGH;
 use crate::runtime::snapshot::{Destination, ListenerHandle, Snapshot};
+use crate::runtime::usage::InUse;
 use crate::worker::Worker;
 
 /// Of a name that is not in the mesh.
@@ -32,12 +33,21 @@ pub(super) async fn inbound(
     worker.shared.wait_for(&format!("inbound {destination}"), || {}, find).await
 }
 
-/// The outbound listener of a name or an address, and the destination with its port.
+/// Where an outbound connection goes.
+pub(super) struct Outbound {
+    pub listener: Arc<ListenerHandle>,
+    /// With the port of what an explicit address stands for.
+    pub destination: SocketAddr,
+    /// Keeps the destination from being forgotten. Absent for a listener that nobody asked for.
+    pub in_use: Option<InUse>,
+}
+
+/// The outbound listener of a name or an address.
 pub(super) async fn outbound(
     worker: &Rc<Worker>,
     destination: SocketAddr,
     to: Option<&str>,
-) -> Result<(Arc<ListenerHandle>, SocketAddr), Failure> {
+) -> Result<Outbound, Failure> {
     let by_address;
     let name = match to {
         Some(name) => name,
@@ -48,19 +58,26 @@ pub(super) async fn outbound(
     };
     let find = |snapshot: &Snapshot| {
         if let Some(known) = snapshot.destination(name) {
-            return Some(known.clone());
+            // One that was just forgotten is asked for anew.
+            let in_use = known.usage.begin()?;
+            return Some((known.answer.clone(), Some(in_use)));
         }
         // With a foreign control plane the feed is the wildcard: a listener for the very address needs no answer.
         let by_address = snapshot.listener(Direction::Outbound, destination).filter(|_| to.is_none());
-        by_address.cloned().map(Destination::Listener)
+        by_address.cloned().map(|listener| (Destination::Listener(listener), None))
     };
-    let found = match find(&worker.snapshot()) {
+    let (found, in_use) = match find(&worker.snapshot()) {
         Some(found) => found,
         None => worker.shared.wait_for(name, || worker.shared.demand.ask(name), find).await?,
     };
     match found {
-        Destination::Listener(listener) => Ok((listener, with_port(destination, to))),
-        Destination::NotInMesh => passthrough(worker, destination, to).await,
+        Destination::Listener(listener) => {
+            Ok(Outbound { listener, destination: with_port(destination, to), in_use })
+        }
+        Destination::NotInMesh => {
+            let (listener, destination) = passthrough(worker, destination, to).await?;
+            Ok(Outbound { listener, destination, in_use })
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
 use crate::http::filter;
 use crate::runtime::cluster::{ClusterHandle, eds_name};
 use crate::runtime::snapshot::{
-    ChainHandle, Destination, FastMap, HttpHandle, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
+    ChainHandle, Destination, FastMap, HttpHandle, Known, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
 };
 
 /// The cluster and listener of connections that leave the mesh.
@@ -57,12 +57,13 @@ impl Builder {
             if let Resource::Destination(destination) = &**resource
                 && let Some(listener) = snapshot.by_name.get(&destination.listener)
             {
-                let answer = Destination::Listener(listener.clone());
-                snapshot.destinations.insert(destination.name.clone(), answer);
+                let known = known(before, &destination.name, Destination::Listener(listener.clone()));
+                snapshot.destinations.insert(destination.name.clone(), known);
             }
         }
         for name in absent {
-            snapshot.destinations.insert(name.to_owned(), Destination::NotInMesh);
+            let known = known(before, name, Destination::NotInMesh);
+            snapshot.destinations.insert(name.to_owned(), known);
         }
         invalid.retain(|invalid| self.is_news(invalid, in_force));
         (snapshot, invalid)
@@ -189,6 +190,12 @@ impl Builder {
         }
         self.listeners = next;
     }
+}
+
+/// A new answer for a destination; its use goes on, unless it was forgotten in between.
+fn known(before: &Snapshot, name: &str, answer: Destination) -> Known {
+    let usage = before.destination(name).map(|known| &known.usage).filter(|usage| !usage.is_closed());
+    Known { answer, usage: usage.cloned().unwrap_or_default() }
 }
 
 /// Whether a resource can be compiled; what is wrong with it becomes a NACK.

@@ -14,6 +14,7 @@ use outrigger_model::route::table::RouteTable;
 
 use crate::http::filter::Filter;
 use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::usage::Usage;
 
 /// Names and addresses come from the control plane, so a fast hash is safe.
 pub type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -25,8 +26,17 @@ pub struct Snapshot {
     pub generation: u64,
     pub(super) by_address: FastMap<(Direction, SocketAddr), Arc<ListenerHandle>>,
     pub(super) by_name: FastMap<String, Arc<ListenerHandle>>,
-    pub(super) destinations: FastMap<String, Destination>,
+    pub(super) destinations: FastMap<String, Known>,
     pub(super) clusters: FastMap<Arc<str>, Arc<ClusterHandle>>,
+}
+
+/// A destination that the control plane has answered for.
+#[derive(Clone)]
+pub struct Known {
+    /// The answer.
+    pub answer: Destination,
+    /// Shared by all snapshots that know it.
+    pub usage: Arc<Usage>,
 }
 
 /// What the control plane said about a destination.
@@ -101,7 +111,7 @@ impl Snapshot {
     }
 
     /// What is known of a destination (`host:port`, `network/ip:port`); `None`: no answer yet.
-    pub fn destination(&self, name: &str) -> Option<&Destination> {
+    pub fn destination(&self, name: &str) -> Option<&Known> {
         self.destinations.get(name)
     }
 
@@ -121,8 +131,8 @@ impl Snapshot {
     }
 
     /// All answers about destinations.
-    pub fn destinations(&self) -> impl Iterator<Item = (&str, &Destination)> {
-        self.destinations.iter().map(|(name, answer)| (name.as_str(), answer))
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, &Known)> {
+        self.destinations.iter().map(|(name, known)| (name.as_str(), known))
     }
 
     /// The present form of a listener's chain; `None` if either is gone.

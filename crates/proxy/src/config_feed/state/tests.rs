@@ -72,7 +72,7 @@ fn serving(state: &FeedState) -> Vec<String> {
 /// A state in which `d` is served over `l`, `r`, `c` and its endpoints.
 fn served(now: Instant) -> FeedState {
     let mut state = FeedState::new([]);
-    state.demand("d");
+    state.demand("d", now);
     state.step(now);
     feed(&mut state, vec![destination("d", "l")], now);
     feed(&mut state, vec![listener("l", "r")], now);
@@ -87,7 +87,7 @@ fn a_demand_leads_down_to_endpoints_and_only_then_is_anything_in_force() {
     use ResourceKind::{Cluster, Destination, Endpoints, Listener, Routes};
     let now = Instant::now();
     let mut state = FeedState::new([]);
-    state.demand("d");
+    state.demand("d", now);
     assert_eq!(state.step(now).subscribe, [key(Destination, "d")]);
     assert_eq!(feed(&mut state, vec![destination("d", "l")], now).subscribe, [key(Listener, "l")]);
     assert_eq!(feed(&mut state, vec![listener("l", "r")], now).subscribe, [key(Routes, "r")]);
@@ -151,7 +151,7 @@ fn what_nobody_needs_is_unsubscribed_and_dropped() {
 fn a_destination_outside_the_mesh_is_remembered_until_it_appears() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
-    state.demand("d");
+    state.demand("d", now);
     state.remove(ResourceKind::Destination, "d");
     state.step(now);
     assert!(state.absent().contains("d"));
@@ -172,9 +172,67 @@ fn what_was_stored_serves_at_once() {
     let stored: Vec<_> =
         served(now).in_force().map(|(_, held)| ((*held.resource).clone(), held.version.clone())).collect();
     let mut state = FeedState::new([]);
-    state.demand("d");
+    state.demand("d", now);
     state.restore(stored, 3, now);
     assert_eq!(serving(&state).len(), 5);
     assert_eq!(state.step(now).subscribe.len(), 5);
     assert_eq!(state.acknowledged(), 3);
+}
+
+fn bounds(most: usize, idle: u64) -> Bounds {
+    Bounds { most, idle: Duration::from_secs(idle) }
+}
+
+#[test]
+fn the_longest_unused_go_first_and_what_is_in_use_never() {
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    for name in ["a", "b", "c", "d", "waiting"] {
+        state.demand(name, now);
+    }
+    state.pin("pinned");
+    state.demand("pinned", now);
+    let idle = |name: &str, seconds: u64| (name.to_owned(), Some(Duration::from_secs(seconds)));
+    let used = [idle("a", 5), idle("b", 700), ("c".to_owned(), None), idle("d", 9), idle("pinned", 9000)];
+    let surplus = |most, limit| state.surplus(&used, &bounds(most, limit), now);
+    assert_eq!(surplus(100, 3600), Vec::<String>::new());
+    assert_eq!(surplus(100, 600), ["b"], "idle for too long");
+    assert_eq!(surplus(4, 3600), ["b", "d"], "six are known, two of them are too many");
+    assert_eq!(surplus(0, 3600), ["b", "d", "a"], "c is in use, one is waited for, one is pinned");
+    assert!(!state.is_crowded(&bounds(6, 0)) && state.is_crowded(&bounds(5, 0)));
+}
+
+#[test]
+fn what_was_asked_for_and_never_answered_is_forgotten_once_nobody_can_wait_for_it() {
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    state.demand("silent", now);
+    assert!(state.surplus(&[], &bounds(0, 0), now + WAITING).is_empty());
+    let later = now + WAITING + Duration::from_secs(1);
+    assert_eq!(state.surplus(&[], &bounds(0, 3600), later), ["silent"]);
+}
+
+#[test]
+fn what_is_outside_the_mesh_is_forgotten_too() {
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    state.demand("d", now);
+    state.remove(ResourceKind::Destination, "d");
+    state.step(now);
+    state.forget("d");
+    let step = state.step(now);
+    assert!(step.changed && state.absent().is_empty());
+    assert_eq!(step.unsubscribe, [key(ResourceKind::Destination, "d")]);
+    state.demand("d", now);
+    assert_eq!(state.step(now).subscribe, [key(ResourceKind::Destination, "d")]);
+}
+
+#[test]
+fn a_stored_destination_is_subscribed_although_nobody_asks_for_it() {
+    let now = Instant::now();
+    let stored: Vec<_> =
+        served(now).in_force().map(|(_, held)| ((*held.resource).clone(), held.version.clone())).collect();
+    let mut state = FeedState::new([]);
+    state.restore(stored, 3, now);
+    assert!(state.step(now).subscribe.contains(&key(ResourceKind::Destination, "d")));
 }

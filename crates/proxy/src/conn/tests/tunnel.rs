@@ -1,6 +1,7 @@
 //! Bytes: half-close, pending configuration, retries of the connect, who speaks first.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use outrigger_model::listener::{Direction, TransportMatch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,6 +78,35 @@ async fn a_destination_is_asked_for_when_it_is_first_used() {
         let mut rig = Rig::new(|_| {});
         let address = rig.outbound("stock.shop:8080");
         let app = echo("").await;
+        let client = tokio::task::spawn_local(exchange(address, "hello"));
+        assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().as_deref(), Some("stock.shop:8080"));
+        rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));
+        assert_eq!(client.await.unwrap().unwrap(), "hello");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_destination_in_use_is_never_forgotten_and_a_forgotten_one_is_asked_for_anew() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let app = echo("").await;
+        rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));
+        let address = rig.outbound("stock.shop:8080");
+        let usage = rig.worker.snapshot().destination("stock.shop:8080").unwrap().usage.clone();
+        let mut open = TcpStream::connect(address).await.unwrap();
+        open.write_all(b"a").await.unwrap();
+        assert_eq!(read(&mut open, 1).await, "a");
+        assert!(usage.idle().is_none() && !usage.close());
+        // Another configuration is another snapshot, but the same use.
+        rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));
+        assert!(Arc::ptr_eq(&rig.worker.snapshot().destination("stock.shop:8080").unwrap().usage, &usage));
+        drop(open);
+        rig.line().await;
+        while usage.idle().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(usage.close());
         let client = tokio::task::spawn_local(exchange(address, "hello"));
         assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().as_deref(), Some("stock.shop:8080"));
         rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));

@@ -76,13 +76,16 @@ fn everything() -> Vec<Arc<Resource>> {
 #[test]
 fn a_destination_leads_to_its_endpoints() {
     let snapshot = build(&mut Builder::default(), &Snapshot::default(), &everything());
-    let Some(Destination::Listener(found)) = snapshot.destination("shop:80") else { panic!() };
+    let Some(Destination::Listener(found)) = snapshot.destination("shop:80").map(|known| &known.answer)
+    else {
+        panic!()
+    };
     assert!(Arc::ptr_eq(found, snapshot.listener(Direction::Outbound, ([10, 1, 1, 1], 80).into()).unwrap()));
     let input =
         ChainInput { destination_port: 80, tls: false, server_name: None, application_protocols: &[] };
     let TerminalHandle::Http(http) = &found.select(&input).unwrap().terminal else { panic!() };
     assert_eq!(http.cluster("c").unwrap().endpoints().all.len(), 1);
-    assert!(matches!(snapshot.destination("gone:80"), Some(Destination::NotInMesh)));
+    assert!(matches!(snapshot.destination("gone:80").unwrap().answer, Destination::NotInMesh));
     assert!(snapshot.destination("unknown:80").is_none());
     assert!(snapshot.http("l", "http").is_some() && snapshot.http("l", "tcp").is_none());
 }
