@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::fuzzing::{fuzz_detect, in_records};
 use super::*;
 
 /// A real ClientHello of rustls.
@@ -22,15 +23,6 @@ fn client_hello(name: &str, alpn: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// The same handshake bytes in records of at most `size`.
-fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
-    let record = |piece: &[u8]| {
-        let length = (piece.len() as u16).to_be_bytes();
-        [&[22, 3, 1, length[0], length[1]], piece].concat()
-    };
-    hello[5..].chunks(size).flat_map(record).collect()
-}
-
 const SNI: &str = "outbound_.8080_.v1_.catalog.shop.svc.cluster.local";
 
 #[test]
@@ -47,8 +39,8 @@ fn a_hello_yields_server_name_and_offered_protocols() {
 fn a_hello_in_many_records_is_the_same_hello() {
     let bytes = client_hello(SNI, &[b"istio"]);
     let whole = classify(&bytes, Look::Everything, false);
-    assert_eq!(classify(&in_records(&bytes, 100), Look::Everything, false), whole);
-    assert_eq!(classify(&in_records(&bytes, 1), Look::Everything, false), whole);
+    assert_eq!(classify(&in_records(&bytes[5..], 100), Look::Everything, false), whole);
+    assert_eq!(classify(&in_records(&bytes[5..], 1), Look::Everything, false), whole);
 }
 
 #[test]
@@ -98,7 +90,7 @@ proptest! {
     fn any_split_yields_the_same_verdict(which in 0_usize..5, cut in any::<prop::sample::Index>()) {
         let bytes = match which {
             0 => client_hello(SNI, &[b"istio-http/1.1", b"istio"]),
-            1 => in_records(&client_hello("a.b", &[]), 77),
+            1 => in_records(&client_hello("a.b", &[])[5..], 77),
             2 => b"\r\nPROPFIND /a HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
             3 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0".to_vec(),
             _ => b"hello, this is opaque\n".to_vec(),
@@ -115,10 +107,38 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_hello_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let mut bytes = client_hello(SNI, &[b"istio"]);
+    fn a_damaged_hello_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<[u8; 2]>()) {
+        let mut bytes = [&cut[..], &client_hello(SNI, &[b"istio"])].concat();
         let at = at.index(bytes.len());
         bytes[at] = byte;
+        fuzz_detect(&bytes);
+    }
+}
+
+#[test]
+fn the_corpus_and_its_mutations_hold() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/detect");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "the corpus is gone");
+    let corpus: Vec<Vec<u8>> = files.into_iter().map(|file| std::fs::read(file).unwrap()).collect();
+    corpus.iter().for_each(|bytes| fuzz_detect(bytes));
+    let mut rng = fastrand::Rng::with_seed(5);
+    for round in 0..15_000 {
+        let mut bytes = corpus[round % corpus.len()].clone();
+        for _ in 0..1 + rng.usize(..4) {
+            let at = rng.usize(..=bytes.len());
+            match rng.u8(..6) {
+                0 | 1 if at < bytes.len() => bytes[at] = rng.u8(..),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                3 => bytes.truncate(at.max(2)),
+                4 => bytes.insert(at, *rng.choice(b"\x16\x03\x01\x00\r\n PRIGET/").unwrap()),
+                _ => {
+                    let other = &corpus[rng.usize(..corpus.len())];
+                    bytes.extend_from_slice(&other[rng.usize(..=other.len())..]);
+                }
+            }
+        }
         fuzz_detect(&bytes);
     }
 }
