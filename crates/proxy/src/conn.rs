@@ -28,6 +28,7 @@ mod early;
 mod info;
 pub(crate) mod open;
 mod resolve;
+mod rtt;
 mod terminate;
 
 pub use info::ConnInfo;
@@ -35,10 +36,6 @@ pub use open::Connections;
 
 /// Of a TLS handshake, and of the first bytes once they have begun.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A client that speaks first has spoken by then: a server's bytes are held back so long, so that a client with a sidecar
-/// is not answered in plain text (design: max(3 RTT, 20 ms); a host in one region is well within).
-const HOLD: Duration = Duration::from_millis(50);
 
 /// A connection as it comes from the accept loop.
 pub struct Accepted {
@@ -55,6 +52,8 @@ pub(crate) struct Seen {
     detected: Option<Detected>,
     stream: Stream,
     early: Option<Upstream>,
+    /// The server was heard before the client.
+    server_first: bool,
 }
 
 /// Serves a connection to its end. Whatever fails is logged as one record.
@@ -78,8 +77,17 @@ async fn serve_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo)
     let version = match (&chain.tls, &seen.detected) {
         (Some(tls), Some(Detected::Tls(hello))) => {
             let terminated = terminate::mesh(worker, tls, hello, seen.stream, info).await?;
-            seen.stream = terminated.stream;
-            terminated.version
+            match terminated.version {
+                Some(version) => {
+                    seen.stream = terminated.stream;
+                    Some(version)
+                }
+                None => {
+                    let (inside, version) = look_inside(worker, info, terminated.stream).await?;
+                    seen = inside;
+                    version
+                }
+            }
         }
         (Some(_), _) => return Err(terminate::plain_text(info)),
         (None, detected) => version_of(detected.as_ref()),
@@ -113,21 +121,37 @@ async fn serve_outbound(
 /// Looks at the first bytes, if the listener's chains ask for them.
 async fn look(worker: &Rc<Worker>, info: &mut ConnInfo, stream: Stream) -> Result<Seen, Failure> {
     if !info.listener.needs_first_bytes {
-        return Ok(Seen { detected: None, stream, early: None });
+        return Ok(Seen { detected: None, stream, early: None, server_first: false });
     }
     // The server may be the one that speaks first, if a silent connection would be the TCP proxy's.
-    let server_first = early::chain(worker, info);
-    let hold = server_first.is_some().then(|| Instant::now() + HOLD);
-    let first = hold.unwrap_or_else(|| Instant::now() + HANDSHAKE_TIMEOUT);
-    let patience = Patience { first: Some(first), rest: HANDSHAKE_TIMEOUT };
-    match (detect::detect(stream, Look::Everything, patience).await?, server_first) {
-        (Outcome::Decided(detected, stream), _) => Ok(Seen { detected: Some(detected), stream, early: None }),
-        (Outcome::Silent(stream), Some(chain)) => early::race(worker, info, chain, stream).await,
-        (Outcome::Silent(_), None) => {
-            let detail = format!("not a byte came for {HANDSHAKE_TIMEOUT:?}");
-            Err(Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail))
-        }
+    let silent = early::chain(worker, info);
+    early::first_bytes(worker, info, stream, Look::Everything, silent).await
+}
+
+/// Looks into TLS whose ALPN leaves open what is inside, where that makes a difference: the second of the two detections.
+async fn look_inside(
+    worker: &Rc<Worker>,
+    info: &mut ConnInfo,
+    stream: Stream,
+) -> Result<(Seen, Option<HttpVersion>), Failure> {
+    let (http1, http2) = (info.inside(HttpVersion::Http1), info.inside(HttpVersion::Http2));
+    if http1.is_none() && http2.is_none() {
+        return Ok((Seen { detected: None, stream, early: None, server_first: false }, None));
     }
+    let silent = Some(info.chain.clone());
+    let seen = early::first_bytes(worker, info, stream, Look::Http, silent).await?;
+    let version = version_of(seen.detected.as_ref());
+    let chain = match version {
+        Some(HttpVersion::Http1) => http1,
+        Some(HttpVersion::Http2) => http2,
+        None => None,
+    };
+    if let (Some(chain), Some(version)) = (chain, version) {
+        info.found_inside(version);
+        info.chain = chain;
+        return Ok((seen, Some(version)));
+    }
+    Ok((seen, None))
 }
 
 /// Chooses the chain and notes what it was chosen by.

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use outrigger_model::endpoint::Workload;
 use outrigger_model::identity::SpiffeId;
@@ -220,17 +221,24 @@ impl Shard {
 pub struct Totals {
     local: Local,
     shards: Mutex<Vec<Arc<ShardTable>>>,
+    /// Races for the first bytes that the client won, and that the server won.
+    raced: [AtomicU64; 2],
 }
 
 impl Totals {
     /// Without shards yet.
     pub fn new(local: Local) -> Arc<Self> {
-        Arc::new(Self { local, shards: Mutex::default() })
+        Arc::new(Self { local, shards: Mutex::default(), raced: Default::default() })
     }
 
     /// Who we are.
     pub fn local(&self) -> &Local {
         &self.local
+    }
+
+    /// Counts a connection on which both sides were waited for.
+    pub fn count_race(&self, server_first: bool) {
+        self.raced[usize::from(server_first)].fetch_add(1, Relaxed);
     }
 
     /// A shard for one worker. Its counts stay when the worker ends.
@@ -280,6 +288,12 @@ struct TcpTotals {
 
 impl Source for Totals {
     fn collect(&self, page: &mut Page) {
+        for (speaker, count) in ["client", "server"].into_iter().zip(&self.raced) {
+            let help =
+                "Connections without a declared protocol, by who spoke first after the upstream was dialled.";
+            let labels = Labels::new().with("speaker", speaker);
+            page.counter("outrigger_raced_connections_total", help).sample(&labels, count.load(Relaxed));
+        }
         let requests = self.merged(
             |shard| &shard.requests,
             |cells, total: &mut RequestTotals| {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{Accepted, direction};
 use crate::detect::Detected;
 use crate::failure::Failure;
+use crate::http::server::HttpVersion;
 use crate::listen::Purpose;
 use crate::record::{Protocol, StreamRecord};
 use crate::runtime::snapshot::{ChainHandle, ListenerHandle, TcpHandle, TerminalHandle};
@@ -123,12 +124,35 @@ impl ConnInfo {
             Some(Detected::Tls(hello)) => {
                 self.is_tls = true;
                 self.server_name.clone_from(&hello.server_name);
-                self.protocols = hello.alpn_names().into_iter().map(Box::from).collect();
+                self.protocols = match self.direction {
+                    Direction::Inbound => hello.mesh_protocols(),
+                    Direction::Outbound => hello.alpn_names().into_iter().map(Box::from).collect(),
+                };
             }
             Some(Detected::Http1) => self.protocols = plain("http/1.1"),
             Some(Detected::Http2) => self.protocols = plain("h2c"),
             Some(Detected::Opaque) | None => {}
         }
+    }
+
+    /// The chain for HTTP in mesh TLS, where the present one takes bytes because ALPN did not say what is inside.
+    pub(super) fn inside(&self, version: HttpVersion) -> Option<Arc<ChainHandle>> {
+        if matches!(self.chain.terminal, TerminalHandle::Http(_)) {
+            return None;
+        }
+        let mut again = self.clone();
+        again.found_inside(version);
+        let found = again.chosen(&self.listener)?;
+        (found.tls.is_some() && matches!(found.terminal, TerminalHandle::Http(_))).then(|| found.clone())
+    }
+
+    /// From now on the connection counts as one whose ALPN said so.
+    pub(super) fn found_inside(&mut self, version: HttpVersion) {
+        let name = match version {
+            HttpVersion::Http1 => "istio-http/1.1",
+            HttpVersion::Http2 => "istio-h2",
+        };
+        self.protocols = Rc::from([Box::from(name)]);
     }
 
     /// The chain of this listener that takes the connection.

@@ -13,6 +13,7 @@ use rustls::pki_types::UnixTime;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::early::Speakers;
 use super::{ConnInfo, authorize, terminate};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::snapshot::Snapshot;
@@ -26,6 +27,8 @@ const MAX_SIDECARS: usize = 4096;
 pub struct Connections {
     open: Rc<RefCell<Slab<Rc<Entry>>>>,
     sidecars: RefCell<HashSet<IpAddr>>,
+    /// Where servers speak first.
+    pub(super) speakers: Speakers,
 }
 
 struct Entry {

@@ -36,6 +36,36 @@ fn a_hello_yields_server_name_and_offered_protocols() {
 }
 
 #[test]
+fn a_sidecar_is_known_by_its_alpn_or_by_its_server_name() {
+    let protocols = |sni: Option<&str>, alpn: &[&str]| -> Vec<Box<str>> {
+        let alpn = alpn.iter().map(|name| name.as_bytes().into()).collect();
+        Hello { server_name: sni.map(Into::into), alpn }.mesh_protocols()
+    };
+    let own = |list: &[&str]| list.iter().copied().map(Box::from).collect::<Vec<Box<str>>>();
+    assert_eq!(protocols(Some(SNI), &[]), own(&["istio"]));
+    assert_eq!(
+        protocols(Some(SNI), &["h2", "http/1.1"]),
+        own(&["h2", "http/1.1", "istio-h2", "istio-http/1.1", "istio"])
+    );
+    assert_eq!(protocols(Some(SNI), &["istio-h2", "h2"]), own(&["istio-h2", "h2"]), "it says so itself");
+    assert_eq!(protocols(Some("shop.example.com"), &["h2"]), own(&["h2"]), "the application's own");
+    assert_eq!(protocols(None, &["h2"]), own(&["h2"]));
+    for name in ["outbound_.80_._.a", "outbound_.8080_.v1_.b.c"] {
+        assert!(tls::is_mesh_name(name), "{name}");
+    }
+    for name in [
+        "outbound",
+        "outbound_.80",
+        "outbound_.x_._.a",
+        "outbound_.80_._.",
+        "outbound_.80_.v1",
+        "inbound_.80_._.a",
+    ] {
+        assert!(!tls::is_mesh_name(name), "{name}");
+    }
+}
+
+#[test]
 fn a_hello_in_many_records_is_the_same_hello() {
     let bytes = client_hello(SNI, &[b"istio"]);
     let whole = classify(&bytes, Look::Everything, false);

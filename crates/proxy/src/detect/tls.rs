@@ -38,10 +38,33 @@ impl Hello {
         self.alpn.iter().filter_map(|name| std::str::from_utf8(name).ok()).collect()
     }
 
+    /// The offered names by which filter chains tell the mesh's TLS from the application's: a sidecar that is known only
+    /// by its server name counts as if it had offered Istio's names for what it offers.
+    pub fn mesh_protocols<T: FromIterator<Box<str>>>(&self) -> T {
+        let ours = self.server_name.as_deref().is_some_and(is_mesh_name)
+            && !self.alpn.iter().any(|name| name.starts_with(b"istio"));
+        let offered = self.alpn_names();
+        let istio = |name: &&str| match *name {
+            "h2" => Some("istio-h2"),
+            "http/1.1" => Some("istio-http/1.1"),
+            _ => None,
+        };
+        let also = offered.iter().filter_map(istio).chain(["istio"]).filter(|_| ours);
+        offered.iter().copied().chain(also).map(Box::from).collect()
+    }
+
     /// Whether a name is offered.
     pub fn offers(&self, name: &[u8]) -> bool {
         self.alpn.iter().any(|offered| **offered == *name)
     }
+}
+
+/// Whether a server name is `outbound_.PORT_.SUBSET_.HOST`; the subset may be empty.
+pub fn is_mesh_name(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("outbound_.") else { return false };
+    let mut parts = rest.splitn(3, "_.");
+    let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
+    port && parts.next().is_some() && parts.next().is_some_and(|host| !host.is_empty())
 }
 
 /// Looks for a ClientHello at the start of the bytes.

@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 
-use outrigger_model::listener::{Direction, TransportMatch};
-use tokio::io::AsyncWriteExt;
+use outrigger_identity::{PeerExpectation, client_config};
+use outrigger_model::listener::{Direction, HttpConnection, RouteSource, Terminal, TransportMatch};
+use outrigger_model::route::{HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::rig::*;
 
@@ -108,6 +113,136 @@ async fn a_new_certificate_is_used_without_cutting_what_is_open() {
         assert_eq!(exchange(entry, "new").await.unwrap(), "new");
         open.write_all(b"b").await.unwrap();
         assert_eq!(read(&mut open, 1).await, "b");
+    })
+    .await;
+}
+
+/// A sidecar that is not ours: its TLS with this server name and these ALPN names.
+async fn foreign(
+    authority: &outrigger_identity::Authority,
+    to: SocketAddr,
+    name: &str,
+    alpn: &[&[u8]],
+) -> TlsStream<TcpStream> {
+    let credentials = credentials(authority, "web").load();
+    let config = client_config(&credentials, PeerExpectation::Exactly(id("stock")), alpn).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let tcp = TcpStream::connect(to).await.unwrap();
+    TlsConnector::from(config).connect(name, tcp).await.unwrap()
+}
+
+const OURS: &str = "outbound_.8080_._.stock.shop.svc.cluster.local";
+
+#[tokio::test]
+async fn tls_with_our_server_name_is_the_meshs_when_permissive() {
+    local(async {
+        let authority = authority();
+        let (mut inbound, address) = server(&authority, false).await;
+        for alpn in [&[][..], &[&b"h2"[..]]] {
+            let mut tls = foreign(&authority, address, OURS, alpn).await;
+            tls.write_all(b"ping").await.unwrap();
+            let mut answer = [0; 4];
+            tls.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"ping");
+            drop(tls);
+            assert_eq!(inbound.line().await["requested_server_name"], OURS);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_tls_is_the_applications_own_and_passes_through_when_permissive() {
+    local(async {
+        let authority = authority();
+        let store = credentials(&authority, "stock");
+        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let address = rig.inbound(echo("").await);
+        let chains = vec![
+            mesh_chain("mtls-tcp", &["istio"], Vec::new()),
+            chain("plain-tcp", TransportMatch::Plain, &[], tcp("app")),
+            chain("app-tls", TransportMatch::Tls, &[], tcp("app")),
+        ];
+        rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+        let config = client_config(
+            &credentials(&authority, "web").load(),
+            PeerExpectation::Exactly(id("stock")),
+            &[b"h2"],
+        );
+        let name = ServerName::try_from("stock.example.com").unwrap();
+        let mut client = rustls::ClientConnection::new(config.unwrap(), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(&hello).await.unwrap();
+        // The application echoes: had we answered, it would be a ServerHello.
+        let mut answer = vec![0; hello.len()];
+        tcp.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, hello);
+    })
+    .await;
+}
+
+/// Answers every request with 204.
+fn answering() -> Terminal {
+    let route = Route {
+        name: "all".into(),
+        matches: RouteMatch::any(),
+        action: RouteAction::Direct { status: 204, body: String::new() },
+        fault: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        origin: None,
+    };
+    let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
+    let routes = RouteConfig { name: "r".into(), virtual_hosts: vec![host] };
+    Terminal::Http(Box::new(HttpConnection::new(RouteSource::Inline(routes))))
+}
+
+#[tokio::test]
+async fn inside_of_mesh_tls_first_bytes_decide_where_alpn_does_not() {
+    local(async {
+        let authority = authority();
+        let store = credentials(&authority, "stock");
+        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let address = rig.inbound(echo("").await);
+        let mut http = mesh_chain("mtls-http", &["istio-http/1.1", "istio-h2"], Vec::new());
+        http.terminal = answering();
+        let chains = vec![http, mesh_chain("mtls-tcp", &[], Vec::new())];
+        rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+
+        let mut tls = foreign(&authority, address, OURS, &[b"istio"]).await;
+        tls.write_all(b"GET / HTTP/1.1\r\nHost: stock\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        tls.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 204");
+        drop(tls);
+        assert_eq!(rig.line().await["protocol"], "HTTP/1.1");
+
+        let mut tls = foreign(&authority, address, OURS, &[b"istio"]).await;
+        tls.write_all(b"\x00bytes").await.unwrap();
+        let mut answer = [0; 6];
+        tls.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"\x00bytes");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_may_speak_first_inside_of_mesh_tls() {
+    local(async {
+        let authority = authority();
+        let store = credentials(&authority, "stock");
+        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let address = rig.inbound(echo("220 ready").await);
+        let mut http = mesh_chain("mtls-http", &["istio-http/1.1"], Vec::new());
+        http.terminal = answering();
+        let chains = vec![http, mesh_chain("mtls-tcp", &[], Vec::new())];
+        rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+        let mut tls = foreign(&authority, address, OURS, &[b"istio"]).await;
+        let mut greeting = [0; 9];
+        tls.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 ready");
     })
     .await;
 }

@@ -219,3 +219,61 @@ async fn a_slow_client_of_a_silent_server_is_still_seen_to_speak_http() {
     })
     .await;
 }
+
+/// How often the client, and how often the server won a race.
+fn races(rig: &Rig) -> [u64; 2] {
+    let registry = outrigger_telemetry::metrics::Registry::new();
+    registry.register(rig.worker.shared.metrics.clone());
+    let page = registry.render();
+    ["client", "server"].map(|speaker| {
+        let name = format!("outrigger_raced_connections_total{{speaker=\"{speaker}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_remembered_and_the_memory_decides_nothing() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(echo("220 ready\n").await);
+        rig.apply(undeclared(address));
+        for n in 1..4 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(read(&mut stream, 10).await, "220 ready\n");
+            assert_eq!(races(&rig), [0, n]);
+            drop(stream);
+            rig.line().await;
+        }
+        // Not even a remembered server makes opaque bytes of a request, so no policy for requests is gone around.
+        let silent = echo("").await;
+        let address = rig.inbound(silent);
+        rig.apply(undeclared(address));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let _ = timeout(LONG, stream.read_to_end(&mut Vec::new())).await.unwrap();
+        assert!(rig.line().await["error"].as_str().unwrap().contains("nowhere"));
+        assert_eq!(races(&rig), [1, 3], "the upstream was dialled at once, and went unused");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_servers_first_words_are_held_back_while_the_client_may_begin_tls() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(echo("220 ready\n").await);
+        let chains = vec![
+            mesh_chain("mtls-tcp", &["istio"], Vec::new()),
+            chain("plain-tcp", TransportMatch::Plain, &[], tcp("app")),
+        ];
+        rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+        for _ in 0..2 {
+            let begun = std::time::Instant::now();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert_eq!(read(&mut stream, 10).await, "220 ready\n");
+            assert!(begun.elapsed() >= std::time::Duration::from_millis(20), "{:?}", begun.elapsed());
+        }
+        assert_eq!(races(&rig), [0, 2], "the second was remembered, and held back all the same");
+    })
+    .await;
+}
