@@ -80,6 +80,35 @@ pub enum Balance {
     LeastRequest,
     /// Weighted random.
     Random,
+    /// The same endpoint for the same hash of a request: a ring of points (ketama).
+    RingHash {
+        /// At least so many points. Default 1024.
+        minimum: u64,
+        /// At most so many points. Default and limit [`MAX_RING`].
+        maximum: u64,
+    },
+    /// The same endpoint for the same hash of a request: a lookup table.
+    Maglev {
+        /// Slots of the table, a prime up to [`MAX_MAGLEV`]. Default 65537.
+        size: u64,
+    },
+}
+
+/// Most points of a ring, as in Envoy.
+pub const MAX_RING: u64 = 8_388_608;
+/// Most slots of a Maglev table, as in Envoy.
+pub const MAX_MAGLEV: u64 = 5_000_011;
+
+impl Balance {
+    /// Whether the hash of a request decides.
+    pub fn hashes(self) -> bool {
+        matches!(self, Self::RingHash { .. } | Self::Maglev { .. })
+    }
+}
+
+/// Whether a number is a prime, as the size of a Maglev table must be.
+pub fn is_prime(number: u64) -> bool {
+    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
 }
 
 /// Circuit-breaker limits (`CircuitBreakers`, default priority). `u32::MAX` is unlimited.

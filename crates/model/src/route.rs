@@ -186,8 +186,16 @@ pub struct Rewrite {
 pub enum HashOn {
     /// A header by lower-case name.
     Header(String),
-    /// A cookie by name.
-    Cookie(String),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Path of a cookie that we set.
+        path: Option<String>,
+        /// A client without the cookie is given one that lives so long; zero: for the browser's session. Absent: none is
+        /// set.
+        ttl: Option<Duration>,
+    },
     /// A query parameter.
     Query(String),
     /// The address of the peer.

@@ -2,14 +2,19 @@
 //!
 //! Who may be picked (health, ejection, hosts already tried) is decided by the cluster; a policy only chooses.
 
-use outrigger_model::cluster::Balance;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+
+use outrigger_model::cluster::Balance;
+use xxhash_rust::xxh64::xxh64;
 
 use crate::runtime::endpoint::EndpointState;
 
 mod least_request;
+mod maglev;
 mod random;
+mod ring_hash;
 mod round_robin;
 
 /// The endpoints of one priority that take requests, with their effective weights.
@@ -24,19 +29,29 @@ pub struct Level {
     cumulative: Vec<u64>,
     /// The order of a weighted round robin; empty if all weights are equal.
     schedule: Vec<u32>,
+    table: HashTable,
+}
+
+/// For consistent hashing, made once per set of endpoints.
+#[derive(Debug)]
+enum HashTable {
+    /// The policy needs none.
+    None,
+    Ring(ring_hash::Ring),
+    Maglev(maglev::Table),
 }
 
 /// Those of a level that may be picked now.
 pub enum Candidates<'a> {
     /// All of them.
     All(&'a Level),
-    /// These indices.
+    /// These indices, in order.
     Some(&'a Level, &'a [u32]),
 }
 
 impl Level {
-    /// Of members with weights of at least 1.
-    pub fn new(priority: u32, members: Vec<(Arc<EndpointState>, u32)>) -> Self {
+    /// Of members with weights of at least 1, for this policy.
+    pub fn new(priority: u32, members: Vec<(Arc<EndpointState>, u32)>, policy: Balance) -> Self {
         let (members, weights): (Vec<_>, Vec<u32>) = members.into_iter().map(|(m, w)| (m, w.max(1))).unzip();
         let cumulative = weights
             .iter()
@@ -46,7 +61,21 @@ impl Level {
             })
             .collect();
         let schedule = round_robin::schedule(&weights);
-        Self { priority, members, weights, cumulative, schedule }
+        let keys = || members.iter().map(|m| m.address).zip(weights.iter().copied()).collect::<Vec<_>>();
+        let table = match policy {
+            Balance::RoundRobin | Balance::LeastRequest | Balance::Random => HashTable::None,
+            Balance::RingHash { minimum, maximum } => {
+                HashTable::Ring(ring_hash::ring(&keys(), minimum.max(1), maximum.max(1)))
+            }
+            Balance::Maglev { size } => HashTable::Maglev(maglev::table(&keys(), size.max(2))),
+        };
+        Self { priority, members, weights, cumulative, schedule, table }
+    }
+
+    /// The same members for another policy.
+    pub fn with_policy(&self, policy: Balance) -> Self {
+        let members = self.members.iter().cloned().zip(self.weights.iter().copied());
+        Self::new(self.priority, members.collect(), policy)
     }
 
     fn by_ticket(&self, ticket: u64) -> usize {
@@ -68,6 +97,14 @@ impl<'a> Candidates<'a> {
         }
     }
 
+    /// Whether a member of the level is among them.
+    fn takes(&self, index: u32) -> bool {
+        match self {
+            Self::All(_) => true,
+            Self::Some(_, indices) => indices.binary_search(&index).is_ok(),
+        }
+    }
+
     /// One of them at random, by weight; the index in the level.
     fn weighted(&self, random: impl FnOnce(u64) -> u64) -> usize {
         match self {
@@ -86,11 +123,18 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// Picks one; `None` only if there are no candidates. `cursor` belongs to the cluster.
+/// The hash of a peer's address.
+pub fn hash_of_ip(ip: IpAddr) -> u64 {
+    xxh64(ip.to_string().as_bytes(), 0)
+}
+
+/// Picks one; `None` only if there are no candidates. `cursor` belongs to the cluster; `hash` is the request's, without
+/// which a consistent hash takes any.
 pub fn pick<'a>(
     policy: Balance,
     candidates: &Candidates<'a>,
     cursor: &AtomicUsize,
+    hash: Option<u64>,
 ) -> Option<&'a Arc<EndpointState>> {
     let level = candidates.level();
     let index = match candidates.len() {
@@ -103,6 +147,17 @@ pub fn pick<'a>(
             Balance::RoundRobin => round_robin::pick(candidates, cursor),
             Balance::LeastRequest => least_request::pick(candidates, |n| fastrand::u64(..n)),
             Balance::Random => random::pick(candidates, |n| fastrand::u64(..n)),
+            Balance::RingHash { .. } | Balance::Maglev { .. } => {
+                let hash = hash.unwrap_or_else(|| fastrand::u64(..));
+                let found = match &level.table {
+                    HashTable::Ring(ring) => ring_hash::pick(ring, candidates, hash),
+                    HashTable::Maglev(table) => maglev::pick(table, candidates, hash),
+                    HashTable::None => None,
+                };
+                // A handle of the time before the policy: the endpoints are shared, the table is not made for it. Also an
+                // endpoint too light for a point of its own.
+                found.unwrap_or_else(|| random::pick(candidates, |n| fastrand::u64(..n)))
+            }
         },
     };
     level.members.get(index)

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod exchange;
 pub mod filter;
 pub mod h1;
+pub mod hash;
 pub mod head;
 pub mod request;
 pub mod respond;

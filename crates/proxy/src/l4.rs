@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
+use crate::balance;
 use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
@@ -90,9 +91,11 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         Failure::local(Stage::Route, FailureKind::NoCluster, detail)
     })?;
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    // Of a connection only its source can be hashed, whatever the rule names for requests.
+    let hash = cluster.config.balance.hashes().then(|| balance::hash_of_ip(info.source.ip()));
     loop {
         let destination = info.app.unwrap_or(info.destination);
-        let endpoint = cluster.pick(&PickContext { tried: &tried, destination, hash: None })?;
+        let endpoint = cluster.pick(&PickContext { tried: &tried, destination, hash })?;
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
         let failure = match connect(worker, cluster, &endpoint, Want::Tcp).await {

@@ -77,7 +77,7 @@ impl Default for ParseOptions {
         Self {
             resolver: Resolver::default(),
             default_namespace: "default".to_owned(),
-            consistent_hash: false,
+            consistent_hash: true,
         }
     }
 }

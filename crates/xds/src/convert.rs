@@ -14,6 +14,7 @@ use crate::kind::{ClientKind, kind_of, type_url};
 use crate::wire::{self, own};
 
 mod address;
+mod balance;
 mod chain;
 mod cluster;
 mod endpoint;

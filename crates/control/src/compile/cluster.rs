@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Balance, ClientTls, Cluster, Discovery, Limits, Outlier, RetryBudget, UpstreamProtocol,
+    Balance, ClientTls, Cluster, Discovery, Limits, MAX_RING, Outlier, RetryBudget, UpstreamProtocol,
 };
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::{self, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
+use outrigger_rules::intent::{
+    self, ClientTlsMode, ConnectionPool, H2Upgrade, HashTable, LoadBalancing, TrafficPolicy,
+};
 use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
@@ -60,8 +62,13 @@ fn apply(cluster: &mut Cluster, policy: &TrafficPolicy) {
         Some(LoadBalancing::RoundRobin) => cluster.balance = Balance::RoundRobin,
         Some(LoadBalancing::Random) => cluster.balance = Balance::Random,
         Some(LoadBalancing::Passthrough) => cluster.discovery = Discovery::OriginalDestination,
-        // Consistent hashing is reported as not implemented when the rule is applied.
-        Some(LoadBalancing::LeastRequest | LoadBalancing::ConsistentHash { .. }) | None => {}
+        Some(LoadBalancing::ConsistentHash { table, .. }) => {
+            cluster.balance = match *table {
+                HashTable::Ring(minimum) => Balance::RingHash { minimum, maximum: MAX_RING },
+                HashTable::Maglev(size) => Balance::Maglev { size },
+            };
+        }
+        Some(LoadBalancing::LeastRequest) | None => {}
     }
     if let Some(pool) = &policy.connection_pool {
         limits(cluster, pool);

@@ -2,11 +2,11 @@
 
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HeaderEdits, HeaderMatch, PathMatch, QueryMatch,
-    Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
-    WeightedCluster,
+    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HashOn, HeaderEdits, HeaderMatch, PathMatch,
+    QueryMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
+    VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::{self, HttpMatch, HttpRoute, RouteIntent};
+use outrigger_rules::intent::{self, HashKey, Host, HttpMatch, HttpRoute, LoadBalancing, RouteIntent};
 use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
@@ -25,7 +25,7 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteC
     let outbound = Outbound::parse(name)?;
     let virtual_hosts = if outbound.host.parse::<std::net::IpAddr>().is_ok() {
         let only = vec![WeightedCluster::only(name)];
-        vec![host(name, vec!["*".into()], vec![default_route(only)])]
+        vec![host(name, vec!["*".into()], vec![default_route(only, Vec::new())])]
     } else {
         let resolved = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
         let service = world.service(&resolved)?;
@@ -63,7 +63,8 @@ fn virtual_host(
     let routes = match intent {
         None => {
             let cluster = names::outbound(port, "", service.host.as_str());
-            vec![default_route(vec![WeightedCluster::only(cluster)])]
+            let hash = hash_of(world, scope, &service.host, None, port).into_iter().collect();
+            vec![default_route(vec![WeightedCluster::only(cluster)], hash)]
         }
         Some(intent) => routes(world, scope, intent, port),
     };
@@ -74,13 +75,14 @@ fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
     VirtualHost { name: name.to_owned(), domains, routes, retry: None }
 }
 
-fn default_route(clusters: Vec<WeightedCluster>) -> Route {
+fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {
     Route {
         name: "default".into(),
         matches: RouteMatch::any(),
         action: RouteAction::Forward(Forward {
             clusters,
             retry: Some(RetryPolicy::never_reached()),
+            hash,
             ..Forward::default()
         }),
         fault: None,
@@ -93,6 +95,7 @@ fn default_route(clusters: Vec<WeightedCluster>) -> Route {
 fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<Route> {
     let mut routes = Vec::new();
     for (index, http) in intent.http.iter().enumerate() {
+        let hash = hashes(world, scope, http, port);
         let name = http.name.clone().unwrap_or_else(|| format!("{}[{index}]", intent.origin.name));
         let applies = |m: &&HttpMatch| {
             m.port.is_none_or(|p| p == port)
@@ -101,19 +104,49 @@ fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<
                     || scope.labels(world).is_some_and(|labels| selected(&m.source_labels, labels)))
         };
         if http.matches.is_empty() {
-            routes.push(route(intent, http, &name, RouteMatch::any(), port));
+            routes.push(route(intent, http, &name, RouteMatch::any(), port, hash.clone()));
         }
         for m in http.matches.iter().filter(applies) {
-            routes.push(route(intent, http, &name, route_match(m), port));
+            routes.push(route(intent, http, &name, route_match(m), port, hash.clone()));
         }
     }
     routes
 }
 
-fn route(intent: &RouteIntent, http: &HttpRoute, name: &str, matches: RouteMatch, port: u16) -> Route {
+/// What the destinations of a route hash: a hash policy belongs to the rule of a destination, and travels on the route.
+fn hashes(world: &World, scope: &Scope, http: &HttpRoute, port: u16) -> Vec<HashOn> {
+    let intent::RouteAction::Forward(targets) = &http.action else { return Vec::new() };
+    let mut found = Vec::new();
+    for target in targets.iter().map(|weighted| &weighted.target) {
+        let port = target.port.unwrap_or(port);
+        let hash = hash_of(world, scope, &target.host, target.subset.as_deref(), port);
+        found.extend(hash.filter(|hash| !found.contains(hash)));
+    }
+    found
+}
+
+fn hash_of(world: &World, scope: &Scope, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {
+    let policy = world.destination_for(host, &scope.namespace)?.effective(subset, port);
+    let Some(LoadBalancing::ConsistentHash { key, .. }) = policy.load_balancing else { return None };
+    Some(match key {
+        HashKey::Header(name) => HashOn::Header(name),
+        HashKey::Cookie { name, path, ttl } => HashOn::Cookie { name, path, ttl },
+        HashKey::SourceIp => HashOn::SourceAddress,
+        HashKey::QueryParameter(name) => HashOn::Query(name),
+    })
+}
+
+fn route(
+    intent: &RouteIntent,
+    http: &HttpRoute,
+    name: &str,
+    matches: RouteMatch,
+    port: u16,
+    hash: Vec<HashOn>,
+) -> Route {
     Route {
         name: name.to_owned(),
-        action: action(http, &matches, port),
+        action: action(http, &matches, port, hash),
         matches,
         fault: fault(&http.fault),
         request_headers: edits(&http.headers.request),
@@ -122,14 +155,14 @@ fn route(intent: &RouteIntent, http: &HttpRoute, name: &str, matches: RouteMatch
     }
 }
 
-fn action(http: &HttpRoute, matches: &RouteMatch, port: u16) -> RouteAction {
+fn action(http: &HttpRoute, matches: &RouteMatch, port: u16, hash: Vec<HashOn>) -> RouteAction {
     match &http.action {
         intent::RouteAction::Forward(targets) => RouteAction::Forward(Forward {
             clusters: weighted(targets, port),
             timeout: http.timeout,
             retry: Some(retry(&http.retry)),
             rewrite: http.rewrite.as_ref().map(|r| rewrite(r, matches)).unwrap_or_default(),
-            hash: Vec::new(),
+            hash,
         }),
         intent::RouteAction::Redirect(redirect) => RouteAction::Redirect(Redirect {
             scheme: redirect.scheme.clone(),

@@ -240,3 +240,54 @@ fn envoy_gets_everything_and_grpc_what_it_names() {
     };
     assert_eq!(cluster.tls, ClientTls::None);
 }
+
+#[test]
+fn a_consistent_hash_is_the_clusters_table_and_the_routes_key() {
+    use outrigger_model::cluster::Balance;
+    use outrigger_model::route::HashOn;
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec:
+  host: catalog
+  trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: X-User, minimumRingSize: 64}}}
+  subsets:
+  - {name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {}}}}}
+";
+    let hash_of = |compiled: &Compiled| {
+        let Some(Resource::Routes(routes)) = get(compiled, &web(), ResourceKind::Routes, CATALOG) else {
+            panic!()
+        };
+        let RouteAction::Forward(forward) = routes.virtual_hosts[0].routes[0].action.clone() else {
+            panic!()
+        };
+        forward.hash
+    };
+    let plain = compiled(shop(), rule);
+    assert_eq!(hash_of(&plain), [HashOn::Header("x-user".into())]);
+    let balance = |compiled: &Compiled, name: &str| {
+        let Some(Resource::Cluster(cluster)) = get(compiled, &web(), ResourceKind::Cluster, name) else {
+            panic!()
+        };
+        cluster.balance
+    };
+    assert_eq!(balance(&plain, CATALOG), Balance::RingHash { minimum: 64, maximum: 8_388_608 });
+    let routed = format!(
+        "{rule}---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: catalog, namespace: shop}}
+spec:
+  hosts: [catalog]
+  http:
+  - route:
+    - {{destination: {{host: catalog}}, weight: 50}}
+    - {{destination: {{host: catalog, subset: v1}}, weight: 50}}
+"
+    );
+    let routed = compiled(shop(), &routed);
+    assert_eq!(hash_of(&routed), [HashOn::Header("x-user".into()), HashOn::SourceAddress]);
+    let v1 = "outbound|8080|v1|catalog.shop.svc.cluster.local";
+    assert_eq!(balance(&routed, v1), Balance::Maglev { size: 65_537 });
+}

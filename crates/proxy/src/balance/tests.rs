@@ -6,11 +6,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn level(weights: &[u32]) -> Level {
+    hashed(weights, Balance::Random)
+}
+
+fn hashed(weights: &[u32], policy: Balance) -> Level {
     let member = |(i, weight): (usize, &u32)| {
         let address = format!("10.0.0.{}:80", i + 1).parse().unwrap();
         (Arc::new(EndpointState::plain(address)), *weight)
     };
-    Level::new(0, weights.iter().enumerate().map(member).collect())
+    Level::new(0, weights.iter().enumerate().map(member).collect(), policy)
 }
 
 fn shares(policy: Balance, candidates: &Candidates<'_>, rounds: usize) -> HashMap<u8, usize> {
@@ -18,8 +22,8 @@ fn shares(policy: Balance, candidates: &Candidates<'_>, rounds: usize) -> HashMa
     let cursor = AtomicUsize::new(0);
     let mut counts = HashMap::new();
     for _ in 0..rounds {
-        let picked = pick(policy, candidates, &cursor).unwrap();
-        let std::net::IpAddr::V4(ip) = picked.address.ip() else { unreachable!() };
+        let picked = pick(policy, candidates, &cursor, None).unwrap();
+        let IpAddr::V4(ip) = picked.address.ip() else { unreachable!() };
         *counts.entry(ip.octets()[3]).or_default() += 1;
     }
     counts
@@ -63,6 +67,87 @@ fn random_follows_the_weights() {
     assert!((7_300..7_700).contains(&counts[&2]), "{counts:?}");
 }
 
+const RING: Balance = Balance::RingHash { minimum: 1024, maximum: 8_388_608 };
+const MAGLEV: Balance = Balance::Maglev { size: 1009 };
+
+/// Whom each of 3000 keys gets.
+fn owners(policy: Balance, candidates: &Candidates<'_>) -> Vec<std::net::SocketAddr> {
+    let cursor = AtomicUsize::new(0);
+    let key = |n: u32| Some(xxh64(&n.to_be_bytes(), 0));
+    (0..3000).map(|n| pick(policy, candidates, &cursor, key(n)).unwrap().address).collect()
+}
+
+/// The ring of Envoy's own unit test.
+#[test]
+fn the_ring_is_envoys_point_for_point() {
+    let members: Vec<_> =
+        (90..96).map(|port| (std::net::SocketAddr::from(([127, 0, 0, 1], port)), 1)).collect();
+    let ring = ring_hash::ring(&members, 12, 8_388_608);
+    let points: Vec<_> = ring.iter().map(|(point, index)| (90 + index, *point)).collect();
+    let envoys = [
+        (94, 833_437_586_790_550_860),
+        (92, 928_266_305_478_181_108),
+        (90, 1_033_482_794_131_418_490),
+        (95, 3_551_244_743_356_806_947),
+        (93, 3_851_675_632_748_031_481),
+        (91, 5_583_722_120_771_150_861),
+        (91, 6_311_230_543_546_372_928),
+        (93, 7_700_377_290_971_790_572),
+        (95, 13_144_177_310_400_110_813),
+        (92, 13_444_792_449_719_432_967),
+        (94, 15_516_499_411_664_133_160),
+        (90, 16_117_243_373_044_804_889),
+    ];
+    assert_eq!(points, envoys);
+}
+
+#[test]
+fn a_key_keeps_its_endpoint_and_only_a_lost_endpoints_keys_move() {
+    for policy in [RING, MAGLEV] {
+        let level = hashed(&[1; 5], policy);
+        let before = owners(policy, &Candidates::All(&level));
+        assert_eq!(before, owners(policy, &Candidates::All(&level)));
+        let after = owners(policy, &Candidates::Some(&level, &[0, 1, 3, 4]));
+        let gone = level.members[2].address;
+        let mut heirs = HashMap::new();
+        for (before, after) in before.iter().zip(&after) {
+            assert_ne!(*after, gone);
+            match *before == gone {
+                true => *heirs.entry(*after).or_insert(0) += 1,
+                false => assert_eq!(before, after, "{policy:?}: a key of a healthy endpoint has moved"),
+            }
+        }
+        assert_eq!(heirs.len(), 4, "{policy:?}: the others share what it had: {heirs:?}");
+    }
+}
+
+#[test]
+fn keys_spread_by_weight() {
+    for policy in [RING, MAGLEV] {
+        let level = hashed(&[3, 1], policy);
+        let owners = owners(policy, &Candidates::All(&level));
+        let heavy = owners.iter().filter(|owner| **owner == level.members[0].address).count();
+        assert!((2050..2450).contains(&heavy), "{policy:?}: {heavy} of 3000 instead of about 2250");
+    }
+}
+
+#[test]
+fn a_new_endpoint_takes_about_its_share_of_a_ring_and_nothing_else_moves() {
+    let (four, five) = (hashed(&[1; 4], RING), hashed(&[1; 5], RING));
+    let (before, after) = (owners(RING, &Candidates::All(&four)), owners(RING, &Candidates::All(&five)));
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+    assert!((300..1000).contains(&moved), "{moved} of 3000 moved; a fifth would be 600");
+}
+
+#[test]
+fn a_handle_of_the_time_before_the_policy_still_picks() {
+    let level = hashed(&[1, 1], Balance::Random);
+    assert!(pick(RING, &Candidates::All(&level), &AtomicUsize::new(0), Some(7)).is_some());
+    let level = level.with_policy(RING);
+    let same = |_| pick(RING, &Candidates::All(&level), &AtomicUsize::new(0), Some(7)).unwrap().address;
+    assert_eq!((0..9).map(same).collect::<std::collections::HashSet<_>>().len(), 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -73,19 +158,19 @@ proptest! {
         seed in any::<u64>(),
     ) {
         fastrand::seed(seed);
-        let level = level(&weights);
         let indices: Vec<u32> = (0..weights.len() as u32).filter(|i| mask & (1 << i) != 0).collect();
         let cursor = AtomicUsize::new(seed as usize);
-        for policy in [Balance::RoundRobin, Balance::LeastRequest, Balance::Random] {
+        for policy in [Balance::RoundRobin, Balance::LeastRequest, Balance::Random, RING, MAGLEV] {
+            let level = hashed(&weights, policy);
             for _ in 0..20 {
-                match pick(policy, &Candidates::Some(&level, &indices), &cursor) {
+                match pick(policy, &Candidates::Some(&level, &indices), &cursor, Some(fastrand::u64(..))) {
                     Some(picked) => {
                         let index = level.members.iter().position(|m| Arc::ptr_eq(m, picked)).unwrap();
                         prop_assert!(indices.contains(&(index as u32)));
                     }
                     None => prop_assert!(indices.is_empty()),
                 }
-                prop_assert!(pick(policy, &Candidates::All(&level), &cursor).is_some());
+                prop_assert!(pick(policy, &Candidates::All(&level), &cursor, None).is_some());
             }
         }
     }

@@ -40,6 +40,8 @@ pub struct Plan<'p> {
     pub cluster: &'p Arc<ClusterHandle>,
     pub weighted: &'p WeightedCluster,
     pub upgrade: Upgrade,
+    /// For consistent hashing.
+    pub hash: Option<u64>,
 }
 
 /// Endpoints that earlier attempts used.
@@ -126,7 +128,7 @@ fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<Endp
     plan.cluster.pick(&PickContext {
         tried: if avoid { tried } else { &[] },
         destination: info.app.unwrap_or(info.destination),
-        hash: None,
+        hash: plan.hash,
     })
 }
 

@@ -17,6 +17,7 @@ use super::body::Body;
 use super::exchange;
 use super::filter::{self, Filter, Input, Verdict};
 use super::h1::Framing;
+use super::hash::{self, Hashed};
 use super::head::RequestHead;
 use super::respond::{self, Audience, BeginError, ERROR_HEADER, Local, Responder};
 use super::retry;
@@ -310,9 +311,17 @@ async fn forward(
     ctx.deadline =
         forward.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| ctx.record.started + timeout);
     let retry = forward.retry.as_ref().or(host_retry);
-    let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade };
+    let hashed = match cluster.config.balance.hashes() {
+        true => hash::of(&forward.hash, &ctx.head, ctx.conn.info.source),
+        false => Hashed::default(),
+    };
+    let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade, hash: hashed.hash };
     let mut response = retry::run(ctx, &plan).await?;
     edit::response(ctx, &plan, &mut response);
+    if let Some(cookie) = hashed.cookie {
+        // A head without room goes on without it: the client is given another next time.
+        let _ = response.head.append("set-cookie", cookie);
+    }
     if let Some(status) = response.head.first("grpc-status").and_then(super::copy::parse_status) {
         ctx.record.grpc_status = Some(status);
     }

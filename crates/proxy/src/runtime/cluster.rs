@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
-use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
+use outrigger_model::cluster::{Balance, ClientTls, Cluster, Discovery};
 use outrigger_model::endpoint::{EndpointSet, Health as Reported};
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
@@ -116,6 +116,8 @@ impl ClusterHandle {
         }
         if let Discovery::Static(set) = &handle.config.discovery {
             handle.update(set);
+        } else if before.is_some_and(|before| before.config.balance != handle.config.balance) {
+            handle.shared.table.store(Arc::new(handle.endpoints().with_policy(handle.config.balance)));
         }
         Ok(handle)
     }
@@ -125,7 +127,7 @@ impl ClusterHandle {
         let before = self.shared.table.load_full();
         let known: HashMap<SocketAddr, &Arc<EndpointState>> =
             before.all.iter().map(|e| (e.address, e)).collect();
-        let table = EndpointTable::new(set, &known);
+        let table = EndpointTable::new(set, &known, self.config.balance);
         let after: HashMap<SocketAddr, ()> = table.all.iter().map(|e| (e.address, ())).collect();
         self.shared.table.store(Arc::new(table));
         for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
@@ -149,18 +151,18 @@ impl ClusterHandle {
         let table = self.shared.table.load();
         if ctx.tried.is_empty() && !self.shared.ejections.any() {
             let found = table.levels.first().and_then(|level| {
-                balance::pick(self.config.balance, &Candidates::All(level), &self.shared.cursor)
+                balance::pick(self.config.balance, &Candidates::All(level), &self.shared.cursor, ctx.hash)
             });
             return found.cloned().ok_or_else(|| self.nothing(&table, false));
         }
-        self.pick_among(&table, ctx.tried, Instant::now())
+        self.pick_among(&table, ctx, Instant::now())
     }
 
     /// The pick that looks at each endpoint: something is ejected, or hosts are avoided.
     fn pick_among(
         &self,
         table: &EndpointTable,
-        tried: &[SocketAddr],
+        ctx: &PickContext<'_>,
         now: Instant,
     ) -> Result<Arc<EndpointState>, Failure> {
         let mut again: Option<&Arc<EndpointState>> = None;
@@ -170,14 +172,16 @@ impl ClusterHandle {
                 if self.shared.ejections.is_ejected(&member.load.health, now) {
                     continue;
                 }
-                if tried.contains(&member.address) {
+                if ctx.tried.contains(&member.address) {
                     again = again.or(Some(member));
                 } else {
                     usable.push(i as u32);
                 }
             }
             let candidates = Candidates::Some(level, &usable);
-            if let Some(found) = balance::pick(self.config.balance, &candidates, &self.shared.cursor) {
+            if let Some(found) =
+                balance::pick(self.config.balance, &candidates, &self.shared.cursor, ctx.hash)
+            {
                 return Ok(found.clone());
             }
             // A lower priority is for when this one cannot serve at all, not for variety among retries.
@@ -277,7 +281,13 @@ impl Default for Shared {
 }
 
 impl EndpointTable {
-    fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>) -> Self {
+    /// The same endpoints, for another load-balancing policy.
+    fn with_policy(&self, policy: Balance) -> Self {
+        let levels = self.levels.iter().map(|level| level.with_policy(policy)).collect();
+        Self { all: self.all.clone(), levels, known: self.known }
+    }
+
+    fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>, policy: Balance) -> Self {
         let mut all = Vec::with_capacity(set.len());
         let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u32)>> = BTreeMap::new();
         for locality in &set.localities {
@@ -293,7 +303,8 @@ impl EndpointTable {
                 levels.entry(locality.priority).or_default().push((endpoint, weight));
             }
         }
-        let levels = levels.into_iter().map(|(priority, members)| Level::new(priority, members)).collect();
+        let levels =
+            levels.into_iter().map(|(priority, members)| Level::new(priority, members, policy)).collect();
         Self { all, levels, known: true }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use outrigger_model::cluster::{Balance, Cluster, Discovery, Limits, Outlier, RetryBudget, UpstreamProtocol};
+use outrigger_model::cluster::{Cluster, Discovery, Limits, Outlier, RetryBudget, UpstreamProtocol};
 
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, positive_or, uint_or};
-use super::{endpoint, left_out, metadata, note, tls};
+use super::{balance, endpoint, metadata, note, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
@@ -23,11 +23,6 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
     let original = model.discovery == Discovery::OriginalDestination;
     let mut wire = cluster::Cluster {
         name: model.name.clone(),
-        lb_policy: match (kind, model.balance) {
-            (ClientKind::Grpc, _) | (_, Balance::RoundRobin) => LbPolicy::RoundRobin,
-            (_, Balance::LeastRequest) => LbPolicy::LeastRequest,
-            (_, Balance::Random) => LbPolicy::Random,
-        } as i32,
         connect_timeout: Some(wire::duration(match model.connect_timeout {
             // Envoy refuses zero.
             Duration::ZERO if foreign => Duration::from_secs(10),
@@ -37,6 +32,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         metadata: metadata::encode_origin(model.origin.as_ref()),
         ..Default::default()
     };
+    balance::encode(model.balance, kind, &mut wire);
     let of_type = |t: DiscoveryType| Some(ClusterDiscoveryType::Type(t as i32));
     match &model.discovery {
         Discovery::Eds { service_name } => {
@@ -58,6 +54,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
             wire.cluster_discovery_type = of_type(DiscoveryType::OriginalDst);
             if foreign {
                 wire.lb_policy = LbPolicy::ClusterProvided as i32;
+                wire.lb_config = None;
             }
         }
     }
@@ -172,7 +169,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
     Ok(Cluster {
         name: wire.name.clone(),
         discovery: decode_discovery(wire)?,
-        balance: decode_balance(wire),
+        balance: balance::decode(wire)?,
         connect_timeout: duration_or(
             wire.connect_timeout.as_ref(),
             Duration::from_secs(5),
@@ -226,27 +223,6 @@ fn decode_discovery(wire: &cluster::Cluster) -> Decoded<Discovery> {
         }
         Err(_) => flaw("type", "is unknown"),
     }
-}
-
-fn decode_balance(wire: &cluster::Cluster) -> Balance {
-    let named = wire.load_balancing_policy.iter().flat_map(|p| &p.policies).find_map(|policy| {
-        let url = policy.typed_extension_config.as_ref()?.typed_config.as_ref()?.type_url.as_str();
-        match url.rsplit('.').next()? {
-            "RoundRobin" => Some(Balance::RoundRobin),
-            "LeastRequest" => Some(Balance::LeastRequest),
-            "Random" => Some(Balance::Random),
-            _ => None,
-        }
-    });
-    named.unwrap_or_else(|| match LbPolicy::try_from(wire.lb_policy) {
-        Ok(LbPolicy::RoundRobin) => Balance::RoundRobin,
-        Ok(LbPolicy::Random) => Balance::Random,
-        Ok(LbPolicy::LeastRequest | LbPolicy::ClusterProvided) => Balance::LeastRequest,
-        _ => {
-            left_out("lb_policy other than ROUND_ROBIN, LEAST_REQUEST and RANDOM");
-            Balance::LeastRequest
-        }
-    })
 }
 
 fn decode_limits(wire: Option<&CircuitBreakers>) -> Decoded<Limits> {

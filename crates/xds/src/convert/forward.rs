@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger_model::route::{Forward, HashOn, HeaderEdits, Rewrite, WeightedCluster};
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
-use super::value::{duration_or, uint_or};
+use super::value::{duration_at, duration_or, uint_or};
 use super::{headers, left_out, matcher, note, retry};
 use crate::kind::ClientKind;
 use crate::wire::matcher::RegexMatchAndSubstitute;
@@ -75,9 +75,12 @@ fn encode_hash(on: &HashOn) -> HashPolicy {
         HashOn::Header(name) => {
             PolicySpecifier::Header(hash_policy::Header { header_name: name.clone(), ..Default::default() })
         }
-        HashOn::Cookie(name) => {
-            PolicySpecifier::Cookie(hash_policy::Cookie { name: name.clone(), ..Default::default() })
-        }
+        HashOn::Cookie { name, path, ttl } => PolicySpecifier::Cookie(hash_policy::Cookie {
+            name: name.clone(),
+            ttl: ttl.map(wire::duration),
+            path: path.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
         HashOn::Query(name) => {
             PolicySpecifier::QueryParameter(hash_policy::QueryParameter { name: name.clone() })
         }
@@ -218,8 +221,12 @@ fn decode_hash(wire: &HashPolicy) -> Decoded<HashOn> {
             HashOn::Header(named(&h.header_name, "header.header_name")?.to_ascii_lowercase())
         }
         Some(PolicySpecifier::Cookie(c)) => {
-            note!(c, ttl);
-            HashOn::Cookie(named(&c.name, "cookie.name")?)
+            note!(c, attributes);
+            HashOn::Cookie {
+                name: named(&c.name, "cookie.name")?,
+                path: (!c.path.is_empty()).then(|| c.path.clone()),
+                ttl: duration_at(c.ttl.as_ref(), "cookie.ttl")?,
+            }
         }
         Some(PolicySpecifier::QueryParameter(q)) => HashOn::Query(named(&q.name, "query_parameter.name")?),
         Some(PolicySpecifier::ConnectionProperties(p)) if p.source_ip => HashOn::SourceAddress,

@@ -131,3 +131,23 @@ fn locality_weights_share_before_endpoint_weights() {
     }
     assert_eq!(counts, [0, 100, 100, 200]);
 }
+
+#[test]
+fn a_policy_that_changes_finds_the_endpoints_that_are_there() {
+    let before = cluster(|_| {});
+    before.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
+    let mut config = (*before.config).clone();
+    config.balance = Balance::RingHash { minimum: 64, maximum: 1024 };
+    let after = ClusterHandle::new(0, Arc::new(config), Some(&before)).unwrap();
+    for key in 0..50_u64 {
+        let context = PickContext { hash: Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)), ..anywhere(&[]) };
+        let first = after.pick(&context).unwrap().address;
+        assert!((0..4).all(|_| after.pick(&context).unwrap().address == first));
+        // A retry goes elsewhere, and always to the same one.
+        let tried = [first];
+        let again = PickContext { tried: &tried, ..context };
+        let second = after.pick(&again).unwrap().address;
+        assert!(second != first && after.pick(&again).unwrap().address == second);
+    }
+    assert_eq!(reach(&after, &[]), [1, 2, 3], "without a hash any will do");
+}

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::cluster::is_prime;
+
 use super::Policies;
 use crate::dialect::virtual_service::port_selector;
 use crate::finding::code;
@@ -168,8 +170,12 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
         }
     };
     let maglev = fields.get("maglev").and_then(|at| reader.fields(&at, &MAGLEV)).map(|fields| {
-        let size = reader.number(fields.get("tableSize"), 2..=5_000_011).unwrap_or(65537);
-        HashTable::Maglev(u64::from(size))
+        let size_at = fields.get("tableSize");
+        let size = u64::from(reader.number(size_at.clone(), 2..=5_000_011).unwrap_or(65537));
+        if let Some(at) = size_at.filter(|_| !is_prime(size)) {
+            reader.error(&at, format!("{} must be a prime, such as 65537, not {size}", at.path));
+        }
+        HashTable::Maglev(size)
     });
     let ring = fields.get("ringHash").and_then(|at| reader.fields(&at, &RING));
     let size_at =

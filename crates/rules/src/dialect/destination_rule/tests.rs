@@ -76,14 +76,17 @@ fn gateway_errors_that_can_never_eject_are_told() {
 #[test]
 fn a_consistent_hash_is_read_and_told_where_the_data_plane_lacks_it() {
     let text = policy("loadBalancer: {consistentHash: {httpHeaderName: X-User, maglev: {}}}");
-    assert!(one_told(&text).contains("warning OUT0005: spec.trafficPolicy.loadBalancer.consistentHash"));
+    let lacking = crate::ParseOptions { consistent_hash: false, ..Default::default() };
+    let told = crate::parse_with("rules.yaml", &text, &lacking).findings;
+    assert!(told[0].to_string().contains("warning OUT0005: spec.trafficPolicy.loadBalancer.consistentHash"));
     let expected = LoadBalancing::ConsistentHash {
         key: HashKey::Header("x-user".into()),
         table: HashTable::Maglev(65537),
     };
     assert_eq!(destination(&text).policy.load_balancing, Some(expected));
-    let options = crate::ParseOptions { consistent_hash: true, ..Default::default() };
-    assert_eq!(crate::parse_with("rules.yaml", &text, &options).findings, []);
+    assert_eq!(crate::parse("rules.yaml", &text).findings, []);
+    let text = policy("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 1000}}}");
+    assert!(one_told(&text).contains("must be a prime"));
 }
 
 #[test]

@@ -182,3 +182,14 @@ fn an_envoy_is_spared_what_it_would_refuse() {
     assert_eq!(told.policies["p"].permissions, [Permission::Or(vec![never])]);
     assert_eq!(policy::encode_for_connections(&filter, ClientKind::Outrigger), policy::encode(&filter));
 }
+
+#[test]
+fn grpc_gets_a_ring_where_others_get_a_table() {
+    use crate::wire::cluster::cluster::LbPolicy;
+    use outrigger_model::cluster::Balance;
+    let mut cluster = Cluster::new("c");
+    cluster.balance = Balance::Maglev { size: 65_537 };
+    let policy = |kind| cluster::encode(&cluster, kind).lb_policy;
+    assert_eq!(policy(ClientKind::Grpc), LbPolicy::RingHash as i32);
+    assert_eq!(policy(ClientKind::Envoy), LbPolicy::Maglev as i32);
+}

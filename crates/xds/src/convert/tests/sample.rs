@@ -182,7 +182,11 @@ fn forward() -> impl Strategy<Value = Forward> {
     });
     let hash = prop_oneof![
         token().prop_map(HashOn::Header),
-        token().prop_map(HashOn::Cookie),
+        (token(), of(token()), of(duration_or_off())).prop_map(|(name, path, ttl)| HashOn::Cookie {
+            name,
+            path,
+            ttl
+        }),
         token().prop_map(HashOn::Query),
         Just(HashOn::SourceAddress),
     ];
@@ -367,7 +371,15 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         endpoints().prop_map(Discovery::Static),
         Just(Discovery::OriginalDestination),
     ];
-    let balance = prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastRequest), Just(Balance::Random)];
+    let ring = (1_u64..9000, 0_u64..9000)
+        .prop_map(|(minimum, more)| Balance::RingHash { minimum, maximum: minimum + more });
+    let balance = prop_oneof![
+        Just(Balance::RoundRobin),
+        Just(Balance::LeastRequest),
+        Just(Balance::Random),
+        ring,
+        proptest::sample::select(vec![2_u64, 251, 65_537]).prop_map(|size| Balance::Maglev { size }),
+    ];
     let budget = (percentage(), any::<u32>())
         .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
     let limits = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), of(budget)).prop_map(

@@ -249,3 +249,40 @@ async fn attempt_that_takes_too_long_is_followed_by_another() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_cookie_that_the_proxy_sets_leads_back_to_the_same_endpoint() {
+    run(async {
+        let mut addresses = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            addresses.push(
+                upstream(move |_, mut wire| async move {
+                    loop {
+                        wire.head().await;
+                        wire.send(&ok(name)).await;
+                    }
+                })
+                .await,
+            );
+        }
+        let mut setup = Setup::to(&addresses);
+        setup.cluster.balance = outrigger_model::cluster::Balance::Maglev { size: 251 };
+        let ttl = Some(std::time::Duration::from_secs(60));
+        setup.forward().hash =
+            vec![outrigger_model::route::HashOn::Cookie { name: "sid".into(), path: Some("/".into()), ttl }];
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        for _ in 0..8 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let set = headers(&client.head().await)["set-cookie"].clone();
+            let owner = client.bytes(1).await;
+            let cookie = set.split(';').next().unwrap().to_owned();
+            for _ in 0..4 {
+                client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: x=y; {cookie}\r\n\r\n")).await;
+                assert!(!headers(&client.head().await).contains_key("set-cookie"));
+                assert_eq!(client.bytes(1).await, owner);
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,128 @@
+//! Load-balancing policies: `lb_policy` with its settings, or a list of typed policies of which the first known one counts.
+
+use outrigger_model::cluster::{Balance, MAX_MAGLEV, MAX_RING, is_prime};
+
+use super::extension::unpack;
+use super::flaw::{Decoded, Under, flaw};
+use super::{left_out, note};
+use crate::kind::ClientKind;
+use crate::wire::cluster::Cluster;
+use crate::wire::cluster::cluster::ring_hash_lb_config::HashFunction;
+use crate::wire::cluster::cluster::{LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig};
+use crate::wire::protobuf::{Any, UInt64Value};
+use crate::wire::{maglev, ring_hash};
+
+const DEFAULT_RING: u64 = 1024;
+const DEFAULT_MAGLEV: u64 = 65_537;
+
+/// Sets the policy.
+pub(super) fn encode(balance: Balance, kind: ClientKind, wire: &mut Cluster) {
+    // gRPC knows a ring, but no table (gRFC A42); both keep keys where they are.
+    let balance = match (kind, balance) {
+        (ClientKind::Grpc, Balance::Maglev { .. }) => {
+            Balance::RingHash { minimum: DEFAULT_RING, maximum: MAX_RING }
+        }
+        (ClientKind::Grpc, Balance::LeastRequest | Balance::Random) => Balance::RoundRobin,
+        (_, balance) => balance,
+    };
+    let number = |value: u64| Some(UInt64Value { value });
+    let (policy, config) = match balance {
+        Balance::RoundRobin => (LbPolicy::RoundRobin, None),
+        Balance::LeastRequest => (LbPolicy::LeastRequest, None),
+        Balance::Random => (LbPolicy::Random, None),
+        Balance::RingHash { minimum, maximum } => {
+            let config = RingHashLbConfig {
+                minimum_ring_size: number(minimum),
+                maximum_ring_size: number(maximum),
+                hash_function: HashFunction::XxHash as i32,
+            };
+            (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(config)))
+        }
+        Balance::Maglev { size } => {
+            (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: number(size) })))
+        }
+    };
+    wire.lb_policy = policy as i32;
+    wire.lb_config = config;
+}
+
+pub(super) fn decode(wire: &Cluster) -> Decoded<Balance> {
+    let typed = wire.load_balancing_policy.iter().flat_map(|p| &p.policies);
+    for (i, policy) in typed.enumerate() {
+        let config = policy.typed_extension_config.as_ref().and_then(|typed| typed.typed_config.as_ref());
+        let field = format!("load_balancing_policy.policies[{i}]");
+        if let Some(found) = config.map(decode_typed).transpose().under(field)?.flatten() {
+            return Ok(found);
+        }
+    }
+    match LbPolicy::try_from(wire.lb_policy) {
+        Ok(LbPolicy::RoundRobin) => Ok(Balance::RoundRobin),
+        Ok(LbPolicy::Random) => Ok(Balance::Random),
+        Ok(LbPolicy::LeastRequest | LbPolicy::ClusterProvided) => Ok(Balance::LeastRequest),
+        Ok(LbPolicy::RingHash) => {
+            let config = match &wire.lb_config {
+                Some(LbConfig::RingHashLbConfig(config)) => config.clone(),
+                _ => RingHashLbConfig::default(),
+            };
+            if config.hash_function != HashFunction::XxHash as i32 {
+                left_out("ring_hash_lb_config.hash_function other than XX_HASH");
+            }
+            ring(config.minimum_ring_size, config.maximum_ring_size).under("ring_hash_lb_config")
+        }
+        Ok(LbPolicy::Maglev) => {
+            let size = match &wire.lb_config {
+                Some(LbConfig::MaglevLbConfig(config)) => config.table_size,
+                _ => None,
+            };
+            table(size).under("maglev_lb_config")
+        }
+        _ => {
+            left_out("lb_policy other than ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH and MAGLEV");
+            Ok(Balance::LeastRequest)
+        }
+    }
+}
+
+/// A policy that is known.
+fn decode_typed(config: &Any) -> Decoded<Option<Balance>> {
+    Ok(Some(match config.type_url.rsplit('.').next().unwrap_or_default() {
+        "RoundRobin" => Balance::RoundRobin,
+        "LeastRequest" => Balance::LeastRequest,
+        "Random" => Balance::Random,
+        "RingHash" => {
+            let config: ring_hash::RingHash = unpack(config)?;
+            note!(config, consistent_hashing_lb_config);
+            ring(config.minimum_ring_size, config.maximum_ring_size)?
+        }
+        "Maglev" => {
+            let config: maglev::Maglev = unpack(config)?;
+            note!(config, consistent_hashing_lb_config);
+            table(config.table_size)?
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn ring(minimum: Option<UInt64Value>, maximum: Option<UInt64Value>) -> Decoded<Balance> {
+    let maximum = maximum.map_or(MAX_RING, |value| value.value);
+    // The default gives way to a lower maximum, as in Envoy.
+    let minimum = minimum.map_or(DEFAULT_RING.min(maximum), |value| value.value);
+    if !(1..=MAX_RING).contains(&maximum) {
+        return flaw("maximum_ring_size", format!("{maximum} is not in 1..={MAX_RING}"));
+    }
+    if !(1..=maximum).contains(&minimum) {
+        return flaw(
+            "minimum_ring_size",
+            format!("{minimum} is not in 1..={maximum}, the maximum_ring_size"),
+        );
+    }
+    Ok(Balance::RingHash { minimum, maximum })
+}
+
+fn table(size: Option<UInt64Value>) -> Decoded<Balance> {
+    let size = size.map_or(DEFAULT_MAGLEV, |value| value.value);
+    if size > MAX_MAGLEV || !is_prime(size) {
+        return flaw("table_size", format!("{size} is not a prime up to {MAX_MAGLEV}"));
+    }
+    Ok(Balance::Maglev { size })
+}
