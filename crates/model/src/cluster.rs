@@ -195,7 +195,25 @@ pub enum ClientTls {
         server_name: String,
         /// Accepted where the endpoint does not name its own identity. Empty: any of the trust domain.
         identities: Vec<SpiffeId>,
+        /// Never plain text: an endpoint that cannot do mTLS is not reached at all.
+        #[serde(default)]
+        required: bool,
     },
+    /// TLS to servers that are not the mesh's, with all endpoints.
+    Outside(OutsideTls),
+}
+
+/// TLS to servers that are not the mesh's: their names are DNS names, and public rules apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutsideTls {
+    /// SNI.
+    pub server_name: String,
+    /// DNS names or URIs of which the server must have one. Empty: the server name.
+    pub subject_alt_names: Vec<String>,
+    /// A file of the proxy's with the roots to trust, PEM. Absent: the system's public roots.
+    pub roots_file: Option<String>,
+    /// Files of the proxy's with the client's certificate chain and key, PEM. Absent: the client shows none.
+    pub client_files: Option<(String, String)>,
 }
 
 /// HTTP protocol towards endpoints.

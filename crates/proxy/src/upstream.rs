@@ -1,4 +1,5 @@
 //! The way to an endpoint: `connect` makes a connection, `pool` keeps those that can serve again.
 
 pub mod connect;
+pub mod outside;
 pub mod pool;

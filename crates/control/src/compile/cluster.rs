@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Balance, ClientTls, Cluster, Discovery, Limits, MAX_RING, Outlier, RetryBudget, UpstreamProtocol,
+    Balance, ClientTls, Cluster, Discovery, Limits, MAX_RING, Outlier, OutsideTls, RetryBudget,
+    UpstreamProtocol,
 };
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{
-    self, ClientTlsMode, ConnectionPool, H2Upgrade, HashTable, LoadBalancing, TrafficPolicy,
+    self, ClientTlsMode, ConnectionPool, H2Upgrade, HashTable, Host, LoadBalancing, TrafficPolicy,
 };
 use outrigger_xds::ClientKind;
 
@@ -41,7 +42,7 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
     };
     let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
     let server_name = names::server_name(outbound.port, outbound.subset, &host);
-    cluster.tls = ClientTls::Mesh { server_name, identities };
+    cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
     cluster.protocol = match protocol {
         Protocol::Grpc | Protocol::Http2 => UpstreamProtocol::Http2,
         Protocol::Auto | Protocol::Http | Protocol::Tcp => UpstreamProtocol::Follow,
@@ -49,15 +50,15 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
     if let Some(rule) = world.destination_for(&host, &scope.namespace) {
         cluster.origin = Some(origin(&rule.origin));
         let subset = Some(outbound.subset).filter(|s| !s.is_empty());
-        apply(&mut cluster, &rule.effective(subset, outbound.port));
+        apply(&mut cluster, &rule.effective(subset, outbound.port), &host);
     }
-    if scope.kind == ClientKind::Grpc && !scope.secure {
+    if scope.kind == ClientKind::Grpc && !scope.secure && matches!(cluster.tls, ClientTls::Mesh { .. }) {
         cluster.tls = ClientTls::None;
     }
     Some(cluster)
 }
 
-fn apply(cluster: &mut Cluster, policy: &TrafficPolicy) {
+fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {
     match &policy.load_balancing {
         Some(LoadBalancing::RoundRobin) => cluster.balance = Balance::RoundRobin,
         Some(LoadBalancing::Random) => cluster.balance = Balance::Random,
@@ -80,8 +81,35 @@ fn apply(cluster: &mut Cluster, policy: &TrafficPolicy) {
         });
     }
     cluster.outlier = policy.outlier.map(outlier);
-    if policy.tls.as_ref().is_some_and(|tls| tls.mode == ClientTlsMode::Disable) {
-        cluster.tls = ClientTls::None;
+    if let Some(rule) = &policy.tls {
+        cluster.tls = tls(rule, std::mem::replace(&mut cluster.tls, ClientTls::None), host);
+    }
+}
+
+/// What a rule says of TLS; `mesh` is what holds without a rule.
+fn tls(rule: &intent::ClientTls, mesh: ClientTls, host: &Host) -> ClientTls {
+    match (rule.mode, mesh) {
+        // Whoever writes it down wants no plain text, also where a peer has no sidecar.
+        (ClientTlsMode::IstioMutual, ClientTls::Mesh { server_name, identities, .. }) => {
+            let named: Vec<SpiffeId> =
+                rule.subject_alt_names.iter().filter_map(|name| SpiffeId::parse(name).ok()).collect();
+            ClientTls::Mesh {
+                server_name: rule.sni.clone().unwrap_or(server_name),
+                identities: if named.is_empty() { identities } else { named },
+                required: true,
+            }
+        }
+        (ClientTlsMode::IstioMutual, other) => other,
+        (ClientTlsMode::Disable, _) => ClientTls::None,
+        (ClientTlsMode::Simple | ClientTlsMode::Mutual, _) => ClientTls::Outside(OutsideTls {
+            server_name: rule.sni.clone().unwrap_or_else(|| host.as_str().to_owned()),
+            subject_alt_names: rule.subject_alt_names.clone(),
+            roots_file: rule.ca_certificates.clone(),
+            client_files: match rule.mode {
+                ClientTlsMode::Mutual => rule.client_certificate.clone().zip(rule.private_key.clone()),
+                _ => None,
+            },
+        }),
     }
 }
 

@@ -291,3 +291,41 @@ spec:
     let v1 = "outbound|8080|v1|catalog.shop.svc.cluster.local";
     assert_eq!(balance(&routed, v1), Balance::Maglev { size: 65_537 });
 }
+
+#[test]
+fn the_tls_mode_of_a_rule_is_obeyed_and_never_falls_back_to_plain_text() {
+    let tls = |mode: &str, kind| {
+        let rule = format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: catalog, namespace: shop}}
+spec: {{host: catalog, trafficPolicy: {{tls: {mode}}}}}
+"
+        );
+        let compiled = compiled(shop(), &rule);
+        let client = scope(kind, "web", "web-1");
+        let Some(Resource::Cluster(cluster)) = get(&compiled, &client, ResourceKind::Cluster, CATALOG) else {
+            panic!()
+        };
+        cluster.tls
+    };
+    let ours = ClientKind::Outrigger;
+    assert_eq!(tls("{mode: DISABLE}", ours), ClientTls::None);
+    assert!(
+        matches!(tls("{mode: ISTIO_MUTUAL}", ours), ClientTls::Mesh { required: true, identities, .. } if identities.len() == 1)
+    );
+    let simple = tls("{mode: SIMPLE, caCertificates: /ca.pem, subjectAltNames: [a.test]}", ours);
+    let ClientTls::Outside(simple) = simple else { panic!("{simple:?}") };
+    assert_eq!(
+        simple.server_name, "catalog.shop.svc.cluster.local",
+        "the host, unless the rule names another"
+    );
+    assert_eq!((simple.roots_file.as_deref(), simple.client_files), (Some("/ca.pem"), None));
+    let mutual = tls("{mode: MUTUAL, sni: b.test, clientCertificate: /c.pem, privateKey: /k.pem}", ours);
+    let ClientTls::Outside(mutual) = mutual else { panic!("{mutual:?}") };
+    assert_eq!((mutual.server_name.as_str(), mutual.roots_file), ("b.test", None));
+    assert_eq!(mutual.client_files, Some(("/c.pem".into(), "/k.pem".into())));
+    // Also for a client of which the mesh's mTLS is not asked.
+    assert!(matches!(tls("{mode: SIMPLE}", ClientKind::Grpc), ClientTls::Outside(_)));
+}

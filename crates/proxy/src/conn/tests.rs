@@ -1,6 +1,7 @@
 //! Connections over loopback sockets, from accept to the application.
 
 mod mesh;
+mod outside;
 mod policy;
 mod rig;
 mod tunnel;

@@ -230,7 +230,7 @@ async fn attempt(
 /// Tells the endpoint what came of it.
 fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<Response, Failed>) {
     let outcome = match result {
-        Ok(response) if super::respond::says_not_reached(&response.head) && endpoint.mesh_tls => {
+        Ok(response) if super::respond::says_not_reached(&response.head) && plan.cluster.uses_mesh(endpoint) => {
             Outcome::GatewayError
         }
         Ok(response) => Outcome::Status(response.head.status()),

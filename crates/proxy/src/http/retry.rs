@@ -13,7 +13,6 @@
 
 use std::time::Duration;
 
-use outrigger_model::cluster::ClientTls;
 use outrigger_model::route::{RetryOn, RetryPolicy};
 
 use super::attempt::{self, Failed, Plan, Response, Tried};
@@ -128,7 +127,7 @@ fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<Response,
             let head = &response.head;
             let status = head.status();
             // Only a peer sidecar's word counts: an application could say anything.
-            let peer = response.live.endpoint.mesh_tls && plan.cluster.config.tls != ClientTls::None;
+            let peer = plan.cluster.uses_mesh(&response.live.endpoint);
             let not_reached = peer && says_not_reached(head);
             let grpc = head.first("grpc-status").and_then(parse_status);
             policy.statuses.contains(&status)

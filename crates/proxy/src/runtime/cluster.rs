@@ -24,6 +24,7 @@ use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::runtime::limits::Limits;
 use crate::runtime::outlier::{Cause, Ejections};
+use crate::upstream::outside::OutsideConfigs;
 
 /// Addresses that nobody told us (passthrough, the application) kept per cluster.
 const MAX_DYNAMIC: usize = 1024;
@@ -40,10 +41,12 @@ pub struct ClusterHandle {
     pub origin: Option<Arc<Origin>>,
     /// Circuit-breaker limits.
     pub limits: Limits,
-    /// SNI of mesh TLS.
+    /// SNI of TLS.
     pub server_name: Option<ServerName<'static>>,
     /// Whom an endpoint without an identity of its own must prove to be; `None`: our trust domain.
     pub expected: Option<PeerExpectation>,
+    /// TLS to servers outside the mesh.
+    pub outside: Option<OutsideConfigs>,
     shared: Arc<Shared>,
 }
 
@@ -86,15 +89,29 @@ impl ClusterHandle {
     pub fn new(id: u32, config: Arc<Cluster>, before: Option<&Self>) -> Result<Self, Invalid> {
         let name: Arc<str> = before.map_or_else(|| config.name.as_str().into(), |b| b.name.clone());
         let origin = config.origin.clone().map(Arc::new);
+        let invalid = |field: &str, reason: String| Invalid {
+            kind: ResourceKind::Cluster,
+            name: config.name.clone(),
+            field: field.to_owned(),
+            reason,
+        };
+        let sni = |name: &String| {
+            ServerName::try_from(name.clone()).map_err(|error| {
+                let reason = format!("\"{name}\" cannot be sent as a server name: {error}");
+                invalid("transport_socket.sni", reason)
+            })
+        };
+        let mut outside = None;
         let (server_name, expected) = match &config.tls {
             ClientTls::None => (None, None),
-            ClientTls::Mesh { server_name, identities } => {
-                let parsed = ServerName::try_from(server_name.clone()).map_err(|e| Invalid {
-                    kind: ResourceKind::Cluster,
-                    name: config.name.clone(),
-                    field: "transport_socket.sni".into(),
-                    reason: format!("\"{server_name}\" cannot be sent as a server name: {e}"),
-                })?;
+            ClientTls::Outside(tls) => {
+                let configs =
+                    OutsideConfigs::load(tls).map_err(|reason| invalid("transport_socket", reason))?;
+                outside = Some(configs);
+                (Some(sni(&tls.server_name)?), None)
+            }
+            ClientTls::Mesh { server_name, identities, .. } => {
+                let parsed = sni(server_name)?;
                 let expected = match identities.as_slice() {
                     [] => None,
                     [only] => Some(PeerExpectation::Exactly(only.clone())),
@@ -110,7 +127,7 @@ impl ClusterHandle {
             }
             None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Shared::default())),
         };
-        let handle = Self { id, name, config, origin, limits, server_name, expected, shared };
+        let handle = Self { id, name, config, origin, limits, server_name, expected, outside, shared };
         if handle.config.outlier.is_none() && handle.shared.ejections.any() {
             handle.endpoints().all.iter().for_each(|e| handle.shared.ejections.forgive(&e.load.health));
         }
@@ -120,6 +137,14 @@ impl ClusterHandle {
             handle.shared.table.store(Arc::new(handle.endpoints().with_policy(handle.config.balance)));
         }
         Ok(handle)
+    }
+
+    /// Whether connections to an endpoint are the mesh's mTLS.
+    pub fn uses_mesh(&self, endpoint: &EndpointState) -> bool {
+        match &self.config.tls {
+            ClientTls::Mesh { required, .. } => *required || endpoint.mesh_tls,
+            ClientTls::None | ClientTls::Outside(_) => false,
+        }
     }
 
     /// Replaces the endpoints; load and ejection are kept by address.

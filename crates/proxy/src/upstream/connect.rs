@@ -1,4 +1,4 @@
-//! One connection to an endpoint: TCP, and mesh mTLS where the endpoint has a sidecar.
+//! One connection to an endpoint: TCP, mesh mTLS where the endpoint has a sidecar, TLS where a rule asks for it.
 //!
 //! Secure naming is here: the endpoint must prove the identity that the control plane named for it. Pools, retries and
 //! what is spoken on the connection are others'.
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_identity::{CertificateProblem, IdentityError, PeerExpectation};
-use outrigger_model::cluster::ClientTls;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -87,11 +88,17 @@ pub async fn connect(
     };
     prepare(&tcp);
     let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
-    if !endpoint.mesh_tls || config.tls == ClientTls::None {
-        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit });
-    }
-    let handshake = Box::pin(handshake(worker, cluster, endpoint, want, tcp));
-    let tls = match timeout_at(deadline, handshake).await {
+    let tls = match &cluster.outside {
+        Some(configs) => {
+            let config = configs.wanting(want).clone();
+            timeout_at(deadline, Box::pin(outside(cluster, endpoint, config, tcp))).await
+        }
+        None if cluster.uses_mesh(endpoint) => {
+            timeout_at(deadline, Box::pin(handshake(worker, cluster, endpoint, want, tcp))).await
+        }
+        None => return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit }),
+    };
+    let tls = match tls {
         Ok(result) => result?,
         Err(_) => return Err(too_late(cluster, endpoint, "TLS handshake")),
     };
@@ -123,15 +130,35 @@ async fn handshake(
         Want::Tcp => ALPN_TCP,
     };
     let config = worker.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
-    let Some(name) = cluster.server_name.clone() else {
-        let detail = format!("cluster {} has mesh TLS without a server name", cluster.name);
-        return Err(Failure::local(Stage::Connect, FailureKind::TlsFailed, detail));
-    };
+    let name = server_name(cluster)?;
     let connector = TlsConnector::from(config);
     match connector.connect(name, Wire::new(tcp)).await {
         Ok(tls) => Ok(tls.into()),
         Err(error) => Err(untrusted(cluster, endpoint, &expected, &error)),
     }
+}
+
+/// The handshake with a server outside the mesh.
+async fn outside(
+    cluster: &ClusterHandle,
+    endpoint: &EndpointState,
+    config: Arc<ClientConfig>,
+    tcp: TcpStream,
+) -> Result<TlsStream, Failure> {
+    let name = server_name(cluster)?;
+    TlsConnector::from(config).connect(name, Wire::new(tcp)).await.map(Into::into).map_err(|error| {
+        let detail =
+            format!("{} of cluster {}: the TLS handshake failed: {error}", endpoint.address, cluster.name);
+        Failure::upstream(Stage::Connect, FailureKind::TlsFailed, Retry::Safe, detail)
+            .because_of(cluster.origin.clone())
+    })
+}
+
+fn server_name(cluster: &ClusterHandle) -> Result<ServerName<'static>, Failure> {
+    cluster.server_name.clone().ok_or_else(|| {
+        let detail = format!("cluster {} has TLS without a server name", cluster.name);
+        Failure::local(Stage::Connect, FailureKind::TlsFailed, detail)
+    })
 }
 
 fn expectation(

@@ -43,8 +43,9 @@ type Key = (u32, SocketAddr);
 #[derive(Clone)]
 pub struct Fit {
     identity: Option<SpiffeId>,
-    mesh_tls: bool,
-    /// Of the credentials, for TLS.
+    /// The mesh's mTLS.
+    mesh: bool,
+    /// Of the credentials, for that.
     credentials: u64,
     /// Of the cluster: a changed one may want other TLS.
     cluster: Arc<ClusterHandle>,
@@ -54,7 +55,7 @@ impl Fit {
     fn new(worker: &Worker, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
         Self {
             identity: endpoint.identity.clone(),
-            mesh_tls: endpoint.mesh_tls,
+            mesh: cluster.uses_mesh(endpoint),
             credentials: worker.shared.credentials.generation(),
             cluster: cluster.clone(),
         }
@@ -64,9 +65,9 @@ impl Fit {
         let same_cluster =
             Arc::ptr_eq(&self.cluster, cluster) || self.cluster.config.tls == cluster.config.tls;
         same_cluster
-            && self.mesh_tls == endpoint.mesh_tls
+            && self.mesh == cluster.uses_mesh(endpoint)
             && self.identity == endpoint.identity
-            && (!self.mesh_tls || self.credentials == worker.shared.credentials.generation())
+            && (!self.mesh || self.credentials == worker.shared.credentials.generation())
     }
 }
 

@@ -64,6 +64,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
     }
     wire.outlier_detection = model.outlier.as_ref().map(|o| encode_outlier(o, foreign));
     wire.transport_socket_matches = tls::encode_matches(model);
+    wire.transport_socket = tls::encode_for_all(model, kind);
     wire.typed_extension_protocol_options =
         [(HTTP_OPTIONS.to_owned(), any(&encode_protocol(model)))].into_iter().collect();
     if foreign && !original {

@@ -1,15 +1,19 @@
 //! The mesh's mTLS on both sides of a connection, as TLS contexts whose secrets are fetched by Istio's names.
 //!
-//! Only that is taken: other TLS has no place in the model, and guessing at it could send plain text or trust anybody.
+//! Towards servers outside the mesh: TLS with roots and certificates from files of the client's. Nothing else is taken:
+//! guessing at it could send plain text or trust anybody.
 
-use outrigger_model::cluster::{ClientTls, Cluster, UpstreamProtocol};
+use outrigger_model::cluster::{ClientTls, Cluster, OutsideTls, UpstreamProtocol};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::ServerTls;
+
+mod outside;
 
 use super::endpoint::{ISTIO, TLS_MODE};
 use super::extension::{self, RAW_SOCKET, TLS_SOCKET, is, unpack};
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::metadata::{as_text, structure, text};
+use crate::kind::ClientKind;
 use crate::wire::cluster::cluster::TransportSocketMatch;
 use crate::wire::core::{TransportSocket, transport_socket::ConfigType};
 use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
@@ -81,18 +85,10 @@ fn common(alpn: Vec<String>, identities: &[SpiffeId]) -> CommonTlsContext {
 
 /// Where an endpoint has a sidecar, mTLS; elsewhere plain text.
 pub(super) fn encode_matches(cluster: &Cluster) -> Vec<TransportSocketMatch> {
-    let ClientTls::Mesh { server_name, identities } = &cluster.tls else { return Vec::new() };
-    // `istio` alone lets the server look for itself at what is inside.
-    let alpn = match cluster.protocol {
-        UpstreamProtocol::Http1 => "istio-http/1.1",
-        UpstreamProtocol::Http2 => "istio-h2",
-        UpstreamProtocol::Follow => ISTIO,
+    let ClientTls::Mesh { server_name, identities, required: false } = &cluster.tls else {
+        return Vec::new();
     };
-    let context = UpstreamTlsContext {
-        common_tls_context: Some(common(vec![alpn.to_owned()], identities)),
-        sni: server_name.clone(),
-        ..Default::default()
-    };
+    let context = mesh_context(cluster, server_name, identities);
     vec![
         TransportSocketMatch {
             name: "tlsMode-istio".to_owned(),
@@ -107,10 +103,44 @@ pub(super) fn encode_matches(cluster: &Cluster) -> Vec<TransportSocketMatch> {
     ]
 }
 
+/// TLS with all endpoints, whatever they say of themselves.
+pub(super) fn encode_for_all(cluster: &Cluster, kind: ClientKind) -> Option<TransportSocket> {
+    let context = match &cluster.tls {
+        ClientTls::Mesh { server_name, identities, required: true } => {
+            mesh_context(cluster, server_name, identities)
+        }
+        ClientTls::Outside(tls) => outside::encode(tls, cluster.protocol, kind),
+        ClientTls::Mesh { .. } | ClientTls::None => return None,
+    };
+    Some(socket(TLS_SOCKET, any(&context)))
+}
+
+fn mesh_context(cluster: &Cluster, server_name: &str, identities: &[SpiffeId]) -> UpstreamTlsContext {
+    // `istio` alone lets the server look for itself at what is inside.
+    let alpn = match cluster.protocol {
+        UpstreamProtocol::Http1 => "istio-http/1.1",
+        UpstreamProtocol::Http2 => "istio-h2",
+        UpstreamProtocol::Follow => ISTIO,
+    };
+    UpstreamTlsContext {
+        common_tls_context: Some(common(vec![alpn.to_owned()], identities)),
+        sni: server_name.to_owned(),
+        ..Default::default()
+    }
+}
+
 /// For gRPC: both certificates from provider instances of its bootstrap; it knows no other way (gRFC A29).
 #[allow(deprecated)] // gRPC reads only the untyped names; the typed ones it would silently not check
 pub(super) fn encode_for_grpc(tls: &ClientTls) -> Option<TransportSocket> {
-    let ClientTls::Mesh { identities, .. } = tls else { return None };
+    let names: Vec<StringMatcher> = match tls {
+        ClientTls::None => return None,
+        ClientTls::Mesh { identities, .. } => identities.iter().map(exact).collect(),
+        // Its bootstrap has no other roots than the mesh's: the connection fails, which is better than plain text.
+        ClientTls::Outside(OutsideTls { server_name, .. }) => vec![StringMatcher {
+            ignore_case: false,
+            match_pattern: Some(MatchPattern::Exact(server_name.clone())),
+        }],
+    };
     let instance = || CertificateProviderPluginInstance {
         instance_name: GRPC_INSTANCE.to_owned(),
         certificate_name: String::new(),
@@ -121,7 +151,7 @@ pub(super) fn encode_for_grpc(tls: &ClientTls) -> Option<TransportSocket> {
             validation_context_type: Some(ValidationContextType::ValidationContext(
                 CertificateValidationContext {
                     ca_certificate_provider_instance: Some(instance()),
-                    match_subject_alt_names: identities.iter().map(exact).collect(),
+                    match_subject_alt_names: names,
                     ..Default::default()
                 },
             )),
@@ -137,12 +167,12 @@ pub(super) fn decode_cluster(
     socket: Option<&TransportSocket>,
 ) -> Decoded<ClientTls> {
     if let Some(socket) = socket
-        && upstream_context(socket).under("transport_socket")?.is_some()
+        && let Some(context) = upstream_context(socket).under("transport_socket")?
     {
-        return flaw(
-            "transport_socket",
-            "TLS for all endpoints is not supported; use transport_socket_matches with tlsMode",
-        );
+        if !matches.is_empty() {
+            return flaw("transport_socket", "TLS must not be given together with transport_socket_matches");
+        }
+        return decode_for_all(&context).under("transport_socket.typed_config");
     }
     let mut tls = ClientTls::None;
     for (i, one) in matches.iter().enumerate() {
@@ -189,7 +219,22 @@ fn typed(socket: &TransportSocket) -> Option<&Any> {
 fn decode_upstream(wire: &UpstreamTlsContext) -> Decoded<ClientTls> {
     let Some(common) = &wire.common_tls_context else { return flaw("common_tls_context", "is required") };
     let identities = peers(common).under("common_tls_context")?;
-    Ok(ClientTls::Mesh { server_name: wire.sni.clone(), identities })
+    Ok(ClientTls::Mesh { server_name: wire.sni.clone(), identities, required: false })
+}
+
+/// The mesh's, if it shows the mesh's certificate; else to a server outside.
+fn decode_for_all(wire: &UpstreamTlsContext) -> Decoded<ClientTls> {
+    let ours =
+        wire.common_tls_context.as_ref().is_some_and(|c| !c.tls_certificate_sds_secret_configs.is_empty());
+    if !ours {
+        return outside::decode(wire).map(ClientTls::Outside);
+    }
+    match decode_upstream(wire)? {
+        ClientTls::Mesh { server_name, identities, .. } => {
+            Ok(ClientTls::Mesh { server_name, identities, required: true })
+        }
+        other => Ok(other),
+    }
 }
 
 /// Requires the mesh's own certificate and roots; yields the identities that the other side may have.

@@ -232,7 +232,7 @@ pub fn cluster(name: &str, endpoints: Vec<Endpoint>) -> Cluster {
     let locality = LocalityEndpoints { weight: 1, endpoints, ..LocalityEndpoints::default() };
     Cluster {
         discovery: Discovery::Static(EndpointSet { cluster: name.into(), localities: vec![locality] }),
-        tls: ClientTls::Mesh { server_name, identities: Vec::new() },
+        tls: ClientTls::Mesh { server_name, identities: Vec::new(), required: false },
         ..Cluster::new(name)
     }
 }

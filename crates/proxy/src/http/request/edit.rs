@@ -1,6 +1,5 @@
 //! Edits of heads: what identifies a request, what a route rewrites, what must not pass.
 
-use outrigger_model::cluster::ClientTls;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
@@ -121,7 +120,7 @@ fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
 
 /// Edits of the response.
 pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, response: &mut Response) {
-    let peer = response.live.endpoint.mesh_tls && plan.cluster.config.tls != ClientTls::None;
+    let peer = plan.cluster.uses_mesh(&response.live.endpoint);
     strip_forged(&mut response.head, peer && ctx.conn.info.direction == Direction::Outbound);
     apply_response(&mut response.head, &plan.weighted.response_headers);
     apply_response(&mut response.head, &plan.route.config.response_headers);

@@ -128,7 +128,7 @@ fn routes_that_did_not_arrive_leave_an_empty_table_that_says_so() {
 #[test]
 fn a_resource_that_cannot_be_compiled_is_named_by_field() {
     let mut bad = Cluster::new("c");
-    bad.tls = ClientTls::Mesh { server_name: "no name".into(), identities: Vec::new() };
+    bad.tls = ClientTls::Mesh { server_name: "no name".into(), identities: Vec::new(), required: false };
     let error = check(&Resource::Cluster(bad)).unwrap_err();
     assert_eq!((error.name.as_str(), error.field.as_str()), ("c", "transport_socket.sni"));
     assert!(check(&everything()[3]).is_ok());

@@ -298,6 +298,28 @@ fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
         mode => reader.choice(mode, &words)?,
     };
     let by_file = fields.has("clientCertificate") && fields.has("privateKey");
+    let outside = matches!(mode, ClientTlsMode::Simple | ClientTlsMode::Mutual);
+    if let Some(at) = fields.get("credentialName").filter(|_| outside) {
+        match mode {
+            // Ignored, it would leave the client without the certificate that the server asks for.
+            ClientTlsMode::Mutual if !by_file => reader.error(
+                &at,
+                format!("{} is not implemented by Outrigger; name files: clientCertificate, privateKey, caCertificates", at.path),
+            ),
+            _ => reader.not_implemented(&at, "the files, or else the system's public roots, are used"),
+        }
+    }
+    if let Some(at) = fields.get("insecureSkipVerify").filter(|_| outside)
+        && reader.boolean(Some(at.clone())) == Some(true)
+    {
+        reader.not_implemented(&at, "the server is verified all the same");
+    }
+    for name in ["caCertificates", "clientCertificate", "privateKey", "credentialName"] {
+        if let Some(at) = fields.get(name).filter(|_| !outside) {
+            let message = format!("{} has no effect: only the modes SIMPLE and MUTUAL use it", at.path);
+            reader.warn(code::NO_EFFECT, &at, message);
+        }
+    }
     if mode == ClientTlsMode::Mutual && !by_file && !fields.has("credentialName") {
         reader.error(
             at,

@@ -110,6 +110,29 @@ fn tls_modes_arrive_and_mutual_needs_a_certificate() {
 }
 
 #[test]
+fn what_tls_cannot_do_is_told_and_never_ignored() {
+    for (tls, told) in [
+        (
+            "{mode: MUTUAL, credentialName: c}",
+            "error OUT0001: spec.trafficPolicy.tls.credentialName is not implemented",
+        ),
+        ("{mode: SIMPLE, credentialName: c}", "warning OUT0005: spec.trafficPolicy.tls.credentialName"),
+        ("{mode: SIMPLE, insecureSkipVerify: true}", "the server is verified all the same"),
+        ("{mode: ISTIO_MUTUAL, caCertificates: /ca.pem}", "has no effect"),
+    ] {
+        let text = one_told(&policy(&format!("tls: {tls}")));
+        assert!(text.contains(told.rsplit(": ").next().unwrap()), "{tls}: {text}");
+        assert_eq!(text.contains(" error "), told.starts_with("error"), "{tls}: {text}");
+    }
+    for quiet in [
+        "{mode: SIMPLE, sni: a.b, caCertificates: /ca.pem, subjectAltNames: [a.b]}",
+        "{mode: SIMPLE, insecureSkipVerify: false}",
+    ] {
+        assert_eq!(crate::parse("rules.yaml", &policy(&format!("tls: {quiet}"))).findings, []);
+    }
+}
+
+#[test]
 fn a_misspelt_word_is_told_with_the_right_one() {
     let told = one_told(&policy("loadBalancer: {simple: ROUND_ROBBIN}"));
     assert!(told.starts_with("rules.yaml:8:28 error IST0106"), "{told}");

@@ -17,6 +17,7 @@ fn cluster(protocol: UpstreamProtocol) -> Cluster {
     cluster.tls = ClientTls::Mesh {
         server_name: "outbound_.80_._.a".into(),
         identities: vec![SpiffeId::parse("spiffe://td/ns/a/sa/b").unwrap()],
+        required: false,
     };
     cluster
 }

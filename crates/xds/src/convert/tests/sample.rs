@@ -393,8 +393,14 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     );
     let tls = prop_oneof![
         Just(ClientTls::None),
-        (name(), vec(identity(), 0..3))
-            .prop_map(|(server_name, identities)| ClientTls::Mesh { server_name, identities }),
+        (name(), vec(identity(), 0..3), any::<bool>()).prop_map(|(server_name, identities, required)| {
+            ClientTls::Mesh { server_name, identities, required }
+        }),
+        (name(), vec(token(), 0..3), of(name()), of((name(), name()))).prop_map(
+            |(server_name, subject_alt_names, roots_file, client_files)| {
+                ClientTls::Outside(OutsideTls { server_name, subject_alt_names, roots_file, client_files })
+            }
+        ),
     ];
     let protocol = prop_oneof![
         Just(UpstreamProtocol::Follow),

@@ -267,7 +267,7 @@ async fn a_cookie_that_the_proxy_sets_leads_back_to_the_same_endpoint() {
         }
         let mut setup = Setup::to(&addresses);
         setup.cluster.balance = outrigger_model::cluster::Balance::Maglev { size: 251 };
-        let ttl = Some(std::time::Duration::from_secs(60));
+        let ttl = Some(Duration::from_secs(60));
         setup.forward().hash =
             vec![outrigger_model::route::HashOn::Cookie { name: "sid".into(), path: Some("/".into()), ttl }];
         let rig = proxy(setup, Http1).await;

@@ -7,6 +7,7 @@ fn cluster() -> wire::cluster::Cluster {
     model.tls = outrigger_model::cluster::ClientTls::Mesh {
         server_name: "outbound_.80_._.a".into(),
         identities: vec![outrigger_model::identity::SpiffeId::parse("spiffe://td/ns/a/sa/b").unwrap()],
+        required: false,
     };
     model.outlier = Some(Default::default());
     crate::convert::cluster::encode(&model, ClientKind::Outrigger)
