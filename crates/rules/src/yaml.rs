@@ -174,16 +174,18 @@ fn refused(spot: Spot, message: String) -> Document {
     Document { text: String::new(), root: None, troubles: vec![trouble] }
 }
 
-/// Cuts at lines that start with `---`, which nothing inside a document may (YAML 1.2.2, c-forbidden). A separator that
-/// follows `%` directives belongs to them.
+/// Cuts before lines that start with `---` and after lines that start with `...`, which nothing inside a document may (YAML
+/// 1.2.2, c-forbidden). A separator that follows `%` directives belongs to them.
 fn chunks(text: &str) -> Vec<(u32, &str)> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1u32, 0);
     let mut only_directives = false;
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let separator = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let marker = |marker: &str| {
+            line.strip_prefix(marker)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+        };
+        let separator = marker("---");
         if separator && !only_directives && offset > start {
             chunks.push((start_line, &text[start..offset]));
             (start, start_line) = (offset, index as u32 + 1);
@@ -197,6 +199,11 @@ fn chunks(text: &str) -> Vec<(u32, &str)> {
             only_directives = false;
         }
         offset += line.len();
+        if marker("...") {
+            chunks.push((start_line, &text[start..offset]));
+            (start, start_line) = (offset, index as u32 + 2);
+            only_directives = false;
+        }
     }
     if offset > start {
         chunks.push((start_line, &text[start..offset]));

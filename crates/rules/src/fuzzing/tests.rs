@@ -99,3 +99,11 @@ proptest! {
         fuzz_rules(&bytes);
     }
 }
+
+#[test]
+fn the_corpus_holds() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/rules");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 10, "the corpus is gone");
+    files.into_iter().for_each(|file| fuzz_rules(&std::fs::read(file).unwrap()));
+}

@@ -7,7 +7,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 use super::{Document, Key, Node, Spot, Trouble, Value};
 use crate::finding::{code, quote};
 
-/// The documents of one chunk: one, or several when they are separated by `...` alone.
+/// The documents of one chunk: one, unless it is not YAML.
 pub(super) fn documents(chunk: &str, first_line: u32, depth: usize, nodes: &mut usize) -> Vec<Document> {
     let mut builder =
         Builder { first_line, depth, nodes, open: Vec::new(), anchors: HashMap::new(), troubles: Vec::new() };

@@ -122,3 +122,14 @@ fn an_empty_text_has_no_objects() {
         assert!(load(text, BOUNDS).iter().all(|d| d.root.is_none() && d.troubles.is_empty()), "{text:?}");
     }
 }
+
+/// Found by fuzzing: the source that was stored of the first could not be read again.
+#[test]
+fn what_follows_an_end_mark_is_another_document() {
+    let documents = load("a: 1\n...\nb: 2\n...\n# c\n: [\n", BOUNDS);
+    assert_eq!(documents.len(), 3);
+    assert!(!documents[0].text.contains('b') && documents[0].troubles.is_empty());
+    assert_eq!(documents[1].root.as_ref().unwrap().spot.line, 3);
+    assert!(documents[2].root.is_none() && documents[2].troubles[0].spot.line >= 5);
+    assert_eq!(load("a: |\n  ...\n  b\n", BOUNDS).len(), 1, "inside of a block scalar it is text");
+}

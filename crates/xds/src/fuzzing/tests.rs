@@ -87,3 +87,11 @@ fn a_policy_that_nests_without_end_is_refused() {
     let refused = decode(type_url(ResourceKind::Listener), &listener).unwrap_err();
     assert!(refused.reason.contains("recursion limit"), "{refused}");
 }
+
+#[test]
+fn the_corpus_holds() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/xds");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 10, "the corpus is gone");
+    files.into_iter().for_each(|file| fuzz_decode(&std::fs::read(file).unwrap()));
+}
