@@ -9,6 +9,7 @@ pub mod convert;
 pub mod copy;
 pub mod exchange;
 pub mod filter;
+pub mod grpc;
 pub mod h1;
 pub mod hash;
 pub mod head;

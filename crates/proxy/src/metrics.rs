@@ -57,6 +57,8 @@ pub struct SeriesOf<'a> {
     pub mtls: bool,
     /// The identity of the downstream peer (inbound), with its hash by [`Shard::hash_of`].
     pub peer: Option<&'a SpiffeId>,
+    /// The host by which a sidecar called us (inbound), hashed with it.
+    pub called: Option<&'a str>,
     pub peer_hash: u64,
     pub cluster: Option<&'a str>,
     pub cluster_id: u32,
@@ -104,6 +106,9 @@ pub struct RequestCells {
     pub duration: Histogram,
     pub request_bytes: Histogram,
     pub response_bytes: Histogram,
+    /// Of gRPC.
+    pub request_messages: Counter,
+    pub response_messages: Counter,
 }
 
 /// The cells of one TCP series.
@@ -181,9 +186,9 @@ impl Shard {
         &self.totals.local
     }
 
-    /// A hash of a peer's identity for [`SeriesOf::peer_hash`]; taken once per connection.
-    pub fn hash_of(&self, peer: Option<&SpiffeId>) -> u64 {
-        peer.map_or(0, |peer| self.hasher.hash_one(peer.as_str()) | 1)
+    /// A hash of a peer's identity, and of the host by which it called us, for [`SeriesOf::peer_hash`].
+    pub fn hash_of(&self, peer: Option<&SpiffeId>, called: Option<&str>) -> u64 {
+        peer.map_or(0, |peer| self.hasher.hash_one((peer.as_str(), called)) | 1)
     }
 
     /// Counts a finished request.
@@ -194,6 +199,14 @@ impl Shard {
         cells.duration.observe(millis);
         cells.request_bytes.observe(received as f64);
         cells.response_bytes.observe(sent as f64);
+    }
+
+    /// Counts the messages of a finished request of gRPC.
+    pub fn messages(&self, series: &SeriesOf<'_>, request: u64, response: u64) {
+        let mut finder = self.requests.borrow_mut();
+        let cells = finder.find(series, &self.totals.local, &self.table.requests);
+        cells.request_messages.add(request);
+        cells.response_messages.add(response);
     }
 
     /// Calls `update` with the cells of a TCP series.
@@ -276,6 +289,8 @@ struct RequestTotals {
     duration: HistogramSnapshot,
     request_bytes: HistogramSnapshot,
     response_bytes: HistogramSnapshot,
+    request_messages: u64,
+    response_messages: u64,
 }
 
 #[derive(Default)]
@@ -301,6 +316,8 @@ impl Source for Totals {
                 cells.duration.merge_into(&mut total.duration);
                 cells.request_bytes.merge_into(&mut total.request_bytes);
                 cells.response_bytes.merge_into(&mut total.response_bytes);
+                total.request_messages += cells.request_messages.value();
+                total.response_messages += cells.response_messages.value();
             },
         );
         for (labels, total) in &requests {
@@ -311,6 +328,12 @@ impl Source for Totals {
                 .sample(labels, &total.request_bytes);
             page.histogram("istio_response_bytes", "Size of response bodies.")
                 .sample(labels, &total.response_bytes);
+            if total.request_messages + total.response_messages > 0 {
+                page.counter("istio_request_messages_total", "Messages of gRPC requests.")
+                    .sample(labels, total.request_messages);
+                page.counter("istio_response_messages_total", "Messages of gRPC responses.")
+                    .sample(labels, total.response_messages);
+            }
         }
         let tcp = self.merged(
             |shard| &shard.tcp,

@@ -103,6 +103,8 @@ pub struct StreamRecord {
     pub failure: Option<Box<Failure>>,
     pub received: u64,
     pub sent: u64,
+    /// Messages of gRPC, of the request and of the response.
+    pub messages: (u64, u64),
     pub route: Option<Box<str>>,
     pub cluster: Option<Arc<ClusterHandle>>,
     pub endpoint: Option<Arc<EndpointState>>,
@@ -119,7 +121,7 @@ pub struct StreamRecord {
 impl StreamRecord {
     /// Opens the record of a stream.
     pub fn open(worker: &Rc<Worker>, conn: &Rc<ConnInfo>, protocol: Protocol) -> Self {
-        let peer_hash = worker.metrics.hash_of(conn.peer.as_ref());
+        let peer_hash = worker.metrics.hash_of(conn.peer.as_ref(), conn.called());
         Self {
             worker: worker.clone(),
             conn: conn.clone(),
@@ -134,6 +136,7 @@ impl StreamRecord {
             failure: None,
             received: 0,
             sent: 0,
+            messages: (0, 0),
             route: None,
             cluster: None,
             endpoint: None,
@@ -184,6 +187,7 @@ impl StreamRecord {
             flags: self.flags,
             mtls: self.conn.mtls,
             peer: self.conn.peer.as_ref(),
+            called: self.conn.called(),
             peer_hash: self.peer_hash,
             cluster: self.cluster.as_ref().map(|cluster| &*cluster.name),
             cluster_id: self.cluster.as_ref().map_or(0, |cluster| cluster.id),
@@ -240,6 +244,9 @@ impl Drop for StreamRecord {
             let series = self.series();
             let millis = elapsed.as_secs_f64() * 1000.0;
             self.worker.metrics.request(&series, millis, self.received, self.sent);
+            if self.is_grpc {
+                self.worker.metrics.messages(&series, self.messages.0, self.messages.1);
+            }
         }
         self.finish_span();
         let log = &self.worker.shared.access_log;

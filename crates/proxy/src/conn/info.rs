@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use super::{Accepted, direction};
-use crate::detect::Detected;
+use crate::detect::{Detected, tls};
 use crate::failure::Failure;
 use crate::http::server::HttpVersion;
 use crate::listen::Purpose;
@@ -115,6 +115,12 @@ impl ConnInfo {
             destination: self.destination,
             server_name: self.server_name.as_deref(),
         }
+    }
+
+    /// The host by which a peer of the mesh called us.
+    pub fn called(&self) -> Option<&str> {
+        let named = self.server_name.as_deref().filter(|_| self.mtls && self.direction == Direction::Inbound);
+        named.and_then(tls::mesh_host)
     }
 
     /// Keeps what a chain is chosen by.

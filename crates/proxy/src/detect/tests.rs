@@ -51,7 +51,7 @@ fn a_sidecar_is_known_by_its_alpn_or_by_its_server_name() {
     assert_eq!(protocols(Some("shop.example.com"), &["h2"]), own(&["h2"]), "the application's own");
     assert_eq!(protocols(None, &["h2"]), own(&["h2"]));
     for name in ["outbound_.80_._.a", "outbound_.8080_.v1_.b.c"] {
-        assert!(tls::is_mesh_name(name), "{name}");
+        assert!(tls::mesh_host(name).is_some(), "{name}");
     }
     for name in [
         "outbound",
@@ -61,7 +61,7 @@ fn a_sidecar_is_known_by_its_alpn_or_by_its_server_name() {
         "outbound_.80_.v1",
         "inbound_.80_._.a",
     ] {
-        assert!(!tls::is_mesh_name(name), "{name}");
+        assert_eq!(tls::mesh_host(name), None, "{name}");
     }
 }
 

@@ -41,7 +41,7 @@ impl Hello {
     /// The offered names by which filter chains tell the mesh's TLS from the application's: a sidecar that is known only
     /// by its server name counts as if it had offered Istio's names for what it offers.
     pub fn mesh_protocols<T: FromIterator<Box<str>>>(&self) -> T {
-        let ours = self.server_name.as_deref().is_some_and(is_mesh_name)
+        let ours = self.server_name.as_deref().is_some_and(|name| mesh_host(name).is_some())
             && !self.alpn.iter().any(|name| name.starts_with(b"istio"));
         let offered = self.alpn_names();
         let istio = |name: &&str| match *name {
@@ -59,12 +59,12 @@ impl Hello {
     }
 }
 
-/// Whether a server name is `outbound_.PORT_.SUBSET_.HOST`; the subset may be empty.
-pub fn is_mesh_name(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("outbound_.") else { return false };
-    let mut parts = rest.splitn(3, "_.");
-    let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
-    port && parts.next().is_some() && parts.next().is_some_and(|host| !host.is_empty())
+/// The host of a server name of the form `outbound_.PORT_.SUBSET_.HOST`; the subset may be empty.
+pub fn mesh_host(name: &str) -> Option<&str> {
+    let mut parts = name.strip_prefix("outbound_.")?.splitn(3, "_.");
+    parts.next()?.parse::<u16>().ok()?;
+    parts.next()?;
+    parts.next().filter(|host| !host.is_empty())
 }
 
 /// Looks for a ClientHello at the start of the bytes.

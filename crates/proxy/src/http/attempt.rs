@@ -206,6 +206,7 @@ async fn attempt(
         }
     };
     live.span = span;
+    live.upload.count_messages(ctx.record.is_grpc);
     let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
     cells.attempt();
     match exchange::until_head(ctx, &mut live, per_try).await {
@@ -230,7 +231,9 @@ async fn attempt(
 /// Tells the endpoint what came of it.
 fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<Response, Failed>) {
     let outcome = match result {
-        Ok(response) if super::respond::says_not_reached(&response.head) && plan.cluster.uses_mesh(endpoint) => {
+        Ok(response)
+            if super::respond::says_not_reached(&response.head) && plan.cluster.uses_mesh(endpoint) =>
+        {
             Outcome::GatewayError
         }
         Ok(response) => Outcome::Status(response.head.status()),
@@ -256,7 +259,8 @@ fn finish_span(
     }
 }
 
-fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
+/// A number in digits, without an allocation.
+pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;

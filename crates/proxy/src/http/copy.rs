@@ -6,6 +6,7 @@
 use std::task::{Context, Poll, ready};
 
 use super::body::{Body, BodyError, Frame};
+use super::grpc::Messages;
 use super::head::Trailers;
 use super::send::{SendError, Sender};
 
@@ -17,6 +18,8 @@ pub struct Flow {
     pub bytes: u64,
     /// `grpc-status` of the trailers.
     pub grpc_status: Option<u32>,
+    /// Where messages of gRPC are counted.
+    messages: Option<Box<Messages>>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,16 @@ pub enum CopyError {
 }
 
 impl Flow {
+    /// Counts messages from now on, if this is gRPC.
+    pub fn count_messages(&mut self, is_grpc: bool) {
+        self.messages = is_grpc.then(Box::default);
+    }
+
+    /// Messages that went through.
+    pub fn messages(&self) -> u64 {
+        self.messages.as_ref().map_or(0, |messages| messages.count)
+    }
+
     /// Whether the whole body has left.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
@@ -79,6 +92,9 @@ impl Flow {
                 Poll::Ready(Ok(Frame::Data(len))) => {
                     let room = ready!(to.poll_room(cx, len)).map_err(CopyError::Write)?;
                     let len = len.min(room);
+                    if let Some(messages) = &mut self.messages {
+                        messages.feed(from.chunk(len));
+                    }
                     to.send(from, len).map_err(CopyError::Write)?;
                     self.bytes += len as u64;
                 }

@@ -171,9 +171,11 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result
     }
     let mut sender = begun.sender;
     let mut down = Flow::default();
+    down.count_messages(ctx.record.is_grpc);
     let result = copy(ctx, &mut live, &mut body, &mut sender, &mut down, tunnel).await;
     ctx.record.received = live.upload.bytes;
     ctx.record.sent = down.bytes;
+    ctx.record.messages = (live.upload.messages(), down.messages());
     if down.grpc_status.is_some() {
         ctx.record.grpc_status = down.grpc_status;
     }

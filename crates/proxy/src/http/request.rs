@@ -16,6 +16,7 @@ use super::attempt::Plan;
 use super::body::Body;
 use super::exchange;
 use super::filter::{self, Filter, Input, Verdict};
+use super::grpc;
 use super::h1::Framing;
 use super::hash::{self, Hashed};
 use super::head::RequestHead;
@@ -197,8 +198,7 @@ impl<'c> RequestCtx<'c> {
             RequestHead::H2(_) => Protocol::Http2,
         };
         let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol);
-        let grpc = head.first("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
-        record.is_grpc = grpc;
+        record.is_grpc = head.first("content-type").is_some_and(grpc::is_grpc);
         let upgrade = Upgrade::of(&head, framing);
         Self {
             conn,

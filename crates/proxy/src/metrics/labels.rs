@@ -47,9 +47,7 @@ pub(super) fn of(series: &SeriesOf<'_>, local: &Local) -> Labels {
             labels.push("reporter", "destination");
             party(&mut labels, &SOURCE, &Party { workload: None, principal: series.peer, cluster: UNKNOWN });
             party(&mut labels, &DESTINATION, &own);
-            let Workload { service: name, namespace, .. } = &local.workload;
-            let host = format!("{name}.{namespace}.svc.cluster.local");
-            service(&mut labels, &Service { host, name: name.clone(), namespace: namespace.clone() });
+            service(&mut labels, &called(series.called, &local.workload));
         }
     }
     let protocol = match series.protocol {
@@ -143,6 +141,20 @@ fn service(labels: &mut Labels, service: &Service) {
     labels.push("destination_service_namespace", known(&service.namespace));
 }
 
+/// The service that was called: the one that a sidecar named, as long as it is of our namespace; else our workload's own.
+/// A workload may stand behind several services, and their hosts may be of any domain.
+fn called(host: Option<&str>, own: &Workload) -> Service {
+    if let Some(host) = host {
+        let called = service_of_host(host, &own.namespace);
+        if called.namespace == own.namespace {
+            return called;
+        }
+    }
+    let Workload { service: name, namespace, .. } = own;
+    let host = format!("{name}.{namespace}.svc.cluster.local");
+    Service { host, name: name.clone(), namespace: namespace.clone() }
+}
+
 /// The service behind `outbound|PORT|SUBSET|HOST`; a host of the form `name.namespace.svc…` names its namespace itself.
 fn service_of(cluster: Option<&str>, endpoint_namespace: &str) -> Service {
     let Some(cluster) = cluster else {
@@ -152,14 +164,16 @@ fn service_of(cluster: Option<&str>, endpoint_namespace: &str) -> Service {
         ["outbound", _, _, host] => *host,
         _ => cluster,
     };
+    service_of_host(host, endpoint_namespace)
+}
+
+fn service_of_host(host: &str, otherwise: &str) -> Service {
     let mut parts = host.split('.');
     let (name, namespace, kind) = (parts.next(), parts.next(), parts.next());
     match (name, namespace, kind) {
         (Some(name), Some(namespace), Some("svc")) => {
             Service { host: host.to_owned(), name: name.to_owned(), namespace: namespace.to_owned() }
         }
-        _ => {
-            Service { host: host.to_owned(), name: host.to_owned(), namespace: endpoint_namespace.to_owned() }
-        }
+        _ => Service { host: host.to_owned(), name: host.to_owned(), namespace: otherwise.to_owned() },
     }
 }

@@ -26,6 +26,7 @@ fn series(direction: Direction, code: u16) -> SeriesOf<'static> {
         flags: Flags::default(),
         mtls: true,
         peer: None,
+        called: None,
         peer_hash: 0,
         cluster: Some("outbound|8080|v1|catalog.shop.svc.cluster.local"),
         cluster_id: 3,
@@ -78,7 +79,7 @@ fn inbound_series_name_the_proved_peer() {
     let totals = Totals::new(local());
     let shard = totals.shard();
     let peer = SpiffeId::parse("spiffe://td/ns/front/sa/cart").unwrap();
-    let peer_hash = shard.hash_of(Some(&peer));
+    let peer_hash = shard.hash_of(Some(&peer), None);
     let series = SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 403) };
     shard.request(&series, 1.0, 0, 0);
     let page = page(&totals);
@@ -100,7 +101,7 @@ fn series_are_bounded() {
     let shard = totals.shard();
     for account in 0..MAX_SERIES + 20 {
         let peer = SpiffeId::parse(&format!("spiffe://td/ns/a/sa/s{account}")).unwrap();
-        let peer_hash = shard.hash_of(Some(&peer));
+        let peer_hash = shard.hash_of(Some(&peer), None);
         shard.request(
             &SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 200) },
             1.0,
@@ -141,4 +142,53 @@ fn tcp_and_cluster_families_have_their_names() {
     }
     let tcp = page.lines().find(|line| line.starts_with("istio_tcp_sent_bytes_total{")).unwrap();
     assert!(!tcp.contains("response_code") && tcp.ends_with(" 7"), "{tcp}");
+}
+
+#[test]
+fn inbound_series_name_the_service_that_was_called() {
+    let totals = Totals::new(local());
+    let shard = totals.shard();
+    let peer = SpiffeId::parse("spiffe://td/ns/front/sa/cart").unwrap();
+    let call = |called| {
+        let peer_hash = shard.hash_of(Some(&peer), called);
+        let series = SeriesOf { peer: Some(&peer), called, peer_hash, ..series(Direction::Inbound, 200) };
+        shard.request(&series, 1.0, 0, 0);
+    };
+    call(Some("web-admin.shop.svc.example.org"));
+    call(Some("www.example.com"));
+    call(Some("stock.warehouse.svc.cluster.local"));
+    call(None);
+    let page = page(&totals);
+    let count = |service: &str| {
+        let label = format!("destination_service=\"{service}\"");
+        let line = page.lines().find(|l| l.starts_with("istio_requests_total{") && l.contains(&label));
+        line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+    };
+    assert_eq!(count("web-admin.shop.svc.example.org").as_deref(), Some("1"));
+    assert_eq!(count("www.example.com").as_deref(), Some("1"));
+    assert_eq!(
+        count("web.shop.svc.cluster.local").as_deref(),
+        Some("2"),
+        "another namespace's is not ours to name"
+    );
+    assert_eq!(count("stock.warehouse.svc.cluster.local"), None);
+}
+
+#[test]
+fn messages_are_shown_for_grpc_only() {
+    let totals = Totals::new(local());
+    let shard = totals.shard();
+    shard.request(&series(Direction::Outbound, 200), 1.0, 0, 0);
+    assert!(!page(&totals).contains("messages_total"));
+    let grpc = SeriesOf { is_grpc: true, grpc_status: Some(0), ..series(Direction::Outbound, 200) };
+    shard.request(&grpc, 1.0, 0, 0);
+    shard.messages(&grpc, 3, 5);
+    let page = page(&totals);
+    for (name, count) in [("istio_request_messages_total{", " 3"), ("istio_response_messages_total{", " 5")] {
+        let lines: Vec<_> = page.lines().filter(|line| line.starts_with(name)).collect();
+        assert!(
+            matches!(lines.as_slice(), [one] if one.ends_with(count) && one.contains("\"grpc\"")),
+            "{lines:?}"
+        );
+    }
 }

@@ -6,12 +6,16 @@ use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
 
 use super::{OWN_PREFIX, RequestCtx, strip_forged};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::attempt::{Plan, Response};
+use crate::http::attempt::{Plan, Response, decimal};
 use crate::http::h1::EditError;
 use crate::http::head::{RequestHead, ResponseHead};
 
 /// Envoy's header for a rewritten path.
 const ORIGINAL_PATH: &str = "x-envoy-original-path";
+
+/// Milliseconds from the end of the request to the head of its response; each proxy on the way replaces it by its own, as
+/// Envoys do.
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
@@ -118,9 +122,20 @@ fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
     }
 }
 
+fn put_response(head: &mut ResponseHead, name: &str, value: &[u8]) {
+    if head.set(name, value).is_err() {
+        tracing::debug!(header = name, "a response head has no room for a header of ours");
+    }
+}
+
 /// Edits of the response.
 pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, response: &mut Response) {
     let peer = plan.cluster.uses_mesh(&response.live.endpoint);
+    if let Some(time) = ctx.record.upstream_time {
+        let mut digits = [0; 10];
+        let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        put_response(&mut response.head, SERVICE_TIME, decimal(millis, &mut digits));
+    }
     strip_forged(&mut response.head, peer && ctx.conn.info.direction == Direction::Outbound);
     apply_response(&mut response.head, &plan.weighted.response_headers);
     apply_response(&mut response.head, &plan.route.config.response_headers);

@@ -92,7 +92,10 @@ async fn refusals_are_logged_once_too() {
         client.rest().await;
         let line: serde_json::Value = serde_json::from_str(&next(&lines)).unwrap();
         assert_eq!((&line["response_code"], &line["response_flags"]), (&400.into(), &"DPE".into()));
-        assert_eq!(line["protocol"], "HTTP/1.1", "what the client spoke, although its head could not be read");
+        assert_eq!(
+            line["protocol"], "HTTP/1.1",
+            "what the client spoke, although its head could not be read"
+        );
         assert_eq!((&line["method"], &line["path"]), (&serde_json::Value::Null, &serde_json::Value::Null));
         assert!(lines.recv_timeout(Duration::from_millis(50)).is_err(), "a second line");
     })
@@ -219,6 +222,58 @@ async fn open_connection_follows_a_new_configuration() {
             assert_eq!(client.bytes(5).await, body);
             let next = world::snapshot(Setup::to(&[new]), &rig.worker.shared.snapshot.load());
             rig.worker.shared.swap(next);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_says_how_long_the_upstream_took() {
+    run(async {
+        let upstream = upstream(|_, mut wire| async move {
+            wire.head().await;
+            wire.send(
+                "HTTP/1.1 200 OK\r\nX-Envoy-Upstream-Service-Time: 123456\r\nContent-Length: 0\r\n\r\n",
+            )
+            .await;
+            wire.rest().await;
+        })
+        .await;
+        let rig = proxy(Setup::to(&[upstream]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = client.head().await;
+        assert_eq!(head.to_ascii_lowercase().matches("x-envoy-upstream-service-time").count(), 1, "{head}");
+        let millis: u32 = headers(&head)["x-envoy-upstream-service-time"].parse().unwrap();
+        assert!(millis < 100_000, "our own measure, not the one that the application made up");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn messages_of_grpc_are_counted_both_ways() {
+    run(async {
+        let message = "\0\0\0\0\x01a";
+        let upstream = upstream(move |_, mut wire| async move {
+            wire.head().await;
+            wire.bytes(3 * message.len()).await;
+            let body = message.repeat(2);
+            wire.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+            wire.rest().await;
+        })
+        .await;
+        let rig = proxy(Setup::to(&[upstream]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let body = message.repeat(3);
+        let length = body.len();
+        client.send(&format!("POST /a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc+proto\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")).await;
+        client.rest().await;
+        let registry = Registry::new();
+        registry.register(rig.worker.shared.metrics.clone());
+        let page = registry.render();
+        for (name, count) in [("istio_request_messages_total{", " 3"), ("istio_response_messages_total{", " 2")] {
+            let line = page.lines().find(|line| line.starts_with(name)).unwrap();
+            assert!(line.ends_with(count), "{line}");
         }
     })
     .await;

@@ -1,0 +1,68 @@
+//! What gRPC puts into HTTP, as far as a proxy looks: its content type, and how many messages a body carries.
+
+/// Whether a content type is gRPC's: `application/grpc`, or with a codec such as `+proto`; gRPC-Web is another protocol.
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Counts messages of a body by their five-byte headers: a flag and a length. Looks at no message.
+#[derive(Debug, Default)]
+pub struct Messages {
+    /// Whose header was whole.
+    pub count: u64,
+    /// Of the present header.
+    seen: u8,
+    length: u32,
+    /// Payload bytes of the present message that are still to come.
+    left: u32,
+}
+
+impl Messages {
+    /// Takes the next bytes of the body, cut anywhere.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let skipped = bytes.len().min(self.left as usize);
+                self.left -= skipped as u32;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            if self.seen > 0 {
+                self.length = self.length << 8 | u32::from(*first);
+            }
+            self.seen += 1;
+            if self.seen == 5 {
+                self.count += 1;
+                (self.left, self.seen, self.length) = (self.length, 0, 0);
+            }
+            bytes = rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_counted_however_the_body_is_cut() {
+        let body =
+            b"\0\0\0\0\x03abc\x01\0\0\0\0\0\0\0\x01\x2c".iter().copied().chain([7; 300]).collect::<Vec<_>>();
+        for size in [1, 2, 5, 7, 64, body.len()] {
+            let mut messages = Messages::default();
+            body.chunks(size).for_each(|piece| messages.feed(piece));
+            assert_eq!((messages.count, messages.left), (3, 0), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn only_grpc_is_grpc() {
+        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
+            assert!(is_grpc(yes.as_bytes()), "{yes}");
+        }
+        for no in ["application/grpc-web", "application/grpc-web-text+proto", "application/json", ""] {
+            assert!(!is_grpc(no.as_bytes()), "{no}");
+        }
+    }
+}
