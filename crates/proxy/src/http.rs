@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod h1;
 pub mod hash;
 pub mod head;
+pub mod introduce;
 pub mod request;
 pub mod respond;
 pub mod retry;

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 pub use cluster::ClusterCells;
 
+use crate::http::introduce::{self, Introduced};
 use crate::record::{Flags, Protocol};
 
 /// Series per worker and family; what comes later shares one series labelled `other`.
@@ -59,6 +60,8 @@ pub struct SeriesOf<'a> {
     pub peer: Option<&'a SpiffeId>,
     /// The host by which a sidecar called us (inbound), hashed with it.
     pub called: Option<&'a str>,
+    /// Who the downstream peer says it is.
+    pub said: Option<&'a Introduced>,
     pub peer_hash: u64,
     pub cluster: Option<&'a str>,
     pub cluster_id: u32,
@@ -186,9 +189,15 @@ impl Shard {
         &self.totals.local
     }
 
-    /// A hash of a peer's identity, and of the host by which it called us, for [`SeriesOf::peer_hash`].
-    pub fn hash_of(&self, peer: Option<&SpiffeId>, called: Option<&str>) -> u64 {
-        peer.map_or(0, |peer| self.hasher.hash_one((peer.as_str(), called)) | 1)
+    /// A hash of a peer's identity, of the host by which it called us and of who it says it is, for
+    /// [`SeriesOf::peer_hash`].
+    pub fn hash_of(&self, peer: Option<&SpiffeId>, called: Option<&str>, said: Option<&Introduced>) -> u64 {
+        peer.map_or(0, |peer| self.hasher.hash_one((peer.as_str(), called, said)) | 1)
+    }
+
+    /// What we say to peer sidecars of ourselves.
+    pub fn introduction(&self) -> Option<&str> {
+        self.totals.introduction.as_deref()
     }
 
     /// Counts a finished request.
@@ -233,6 +242,7 @@ impl Shard {
 /// All shards together: what a scrape shows.
 pub struct Totals {
     local: Local,
+    introduction: Option<Box<str>>,
     shards: Mutex<Vec<Arc<ShardTable>>>,
     /// Races for the first bytes that the client won, and that the server won.
     raced: [AtomicU64; 2],
@@ -241,7 +251,8 @@ pub struct Totals {
 impl Totals {
     /// Without shards yet.
     pub fn new(local: Local) -> Arc<Self> {
-        Arc::new(Self { local, shards: Mutex::default(), raced: Default::default() })
+        let introduction = introduce::text(&local.workload, &local.cluster);
+        Arc::new(Self { introduction, local, shards: Mutex::default(), raced: Default::default() })
     }
 
     /// Who we are.

@@ -113,7 +113,6 @@ pub struct StreamRecord {
     pub upstream_time: Option<Duration>,
     /// Inbound, where this request is recorded.
     pub span: Option<Box<SpanRecord>>,
-    peer_hash: u64,
     /// TCP: what was counted already.
     counted: Option<(u64, u64)>,
 }
@@ -121,7 +120,6 @@ pub struct StreamRecord {
 impl StreamRecord {
     /// Opens the record of a stream.
     pub fn open(worker: &Rc<Worker>, conn: &Rc<ConnInfo>, protocol: Protocol) -> Self {
-        let peer_hash = worker.metrics.hash_of(conn.peer.as_ref(), conn.called());
         Self {
             worker: worker.clone(),
             conn: conn.clone(),
@@ -143,7 +141,6 @@ impl StreamRecord {
             upstream_local: None,
             upstream_time: None,
             span: None,
-            peer_hash,
             counted: None,
         }
     }
@@ -188,7 +185,8 @@ impl StreamRecord {
             mtls: self.conn.mtls,
             peer: self.conn.peer.as_ref(),
             called: self.conn.called(),
-            peer_hash: self.peer_hash,
+            said: self.conn.introduction.peer().map(|said| &**said),
+            peer_hash: self.conn.series_hash(&self.worker.metrics),
             cluster: self.cluster.as_ref().map(|cluster| &*cluster.name),
             cluster_id: self.cluster.as_ref().map_or(0, |cluster| cluster.id),
             workload: endpoint.and_then(|endpoint| endpoint.workload.as_ref()),

@@ -1,6 +1,6 @@
 //! What is known of a downstream connection, shared by everything that happens on it.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -15,8 +15,10 @@ use tokio::time::Instant;
 use super::{Accepted, direction};
 use crate::detect::{Detected, tls};
 use crate::failure::Failure;
+use crate::http::introduce::Introduction;
 use crate::http::server::HttpVersion;
 use crate::listen::Purpose;
+use crate::metrics::Shard;
 use crate::record::{Protocol, StreamRecord};
 use crate::runtime::snapshot::{ChainHandle, ListenerHandle, TcpHandle, TerminalHandle};
 use crate::worker::Worker;
@@ -42,6 +44,10 @@ pub struct ConnInfo {
     pub started: Instant,
     /// Why the connection is being closed, if a change of policy or trust does it.
     pub closed_by: Rc<OnceCell<Failure>>,
+    /// Who the peer says it is, beyond what it proved.
+    pub introduction: Introduction,
+    /// Hash of what tells its series from others, once it is known.
+    pub(super) series_hash: Cell<u64>,
     /// It began with a ClientHello.
     pub(crate) is_tls: bool,
     /// ALPN names offered, or what was detected in plain text: what the chain was chosen by.
@@ -101,6 +107,8 @@ impl ConnInfo {
             chain,
             started: Instant::now(),
             closed_by: Rc::default(),
+            introduction: Introduction::default(),
+            series_hash: Cell::new(0),
             is_tls: false,
             protocols: Rc::default(),
             certificates: Rc::default(),
@@ -121,6 +129,15 @@ impl ConnInfo {
     pub fn called(&self) -> Option<&str> {
         let named = self.server_name.as_deref().filter(|_| self.mtls && self.direction == Direction::Inbound);
         named.and_then(tls::mesh_host)
+    }
+
+    /// Of peer and called host, for metrics: taken once, when the first stream ends.
+    pub fn series_hash(&self, shard: &Shard) -> u64 {
+        if self.series_hash.get() == 0 && self.peer.is_some() {
+            let said = self.introduction.peer().map(|said| &**said);
+            self.series_hash.set(shard.hash_of(self.peer.as_ref(), self.called(), said));
+        }
+        self.series_hash.get()
     }
 
     /// Keeps what a chain is chosen by.

@@ -20,6 +20,7 @@ use super::exchange;
 use super::h1::write::How;
 use super::h1::{Asked, Framing, Limits, Parsed};
 use super::head::{RequestHead, ResponseHead};
+use super::introduce;
 use super::request::RequestCtx;
 use super::send::Sender;
 use super::trace;
@@ -299,6 +300,7 @@ impl Live {
         mut conn: H1Conn,
         endpoint: &Arc<EndpointState>,
     ) -> Self {
+        introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
         let upgrade = plan.upgrade == Upgrade::Protocol;
         // Until the tunnel stands nothing follows the head.
         let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
@@ -320,6 +322,7 @@ impl Live {
         mut lease: H2Lease,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Self, Failure> {
+        introduce::ourselves(ctx, !lease.reused && plan.cluster.uses_mesh(endpoint));
         let request =
             convert::request_to_h2(&ctx.head, plan.upgrade == Upgrade::Protocol).map_err(|error| {
                 Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())

@@ -107,6 +107,8 @@ pub struct RequestCtx<'c> {
     /// Of the route.
     pub deadline: Option<Instant>,
     pub recording: Option<Recording>,
+    /// The head says who we are.
+    pub introduced: bool,
     pub permit: Option<RequestPermit>,
     /// The downstream connection can take another request.
     pub keep: bool,
@@ -215,6 +217,7 @@ impl<'c> RequestCtx<'c> {
             timer: Timer::default(),
             deadline: None,
             recording: None,
+            introduced: false,
             permit: None,
             keep: true,
         }

@@ -45,7 +45,12 @@ pub(super) fn of(series: &SeriesOf<'_>, local: &Local) -> Labels {
         }
         Direction::Inbound => {
             labels.push("reporter", "destination");
-            party(&mut labels, &SOURCE, &Party { workload: None, principal: series.peer, cluster: UNKNOWN });
+            let peer = Party {
+                workload: series.said.map(|said| &said.workload),
+                principal: series.peer,
+                cluster: series.said.map_or(UNKNOWN, |said| &said.cluster),
+            };
+            party(&mut labels, &SOURCE, &peer);
             party(&mut labels, &DESTINATION, &own);
             service(&mut labels, &called(series.called, &local.workload));
         }

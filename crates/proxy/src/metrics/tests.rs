@@ -27,6 +27,7 @@ fn series(direction: Direction, code: u16) -> SeriesOf<'static> {
         mtls: true,
         peer: None,
         called: None,
+        said: None,
         peer_hash: 0,
         cluster: Some("outbound|8080|v1|catalog.shop.svc.cluster.local"),
         cluster_id: 3,
@@ -79,7 +80,7 @@ fn inbound_series_name_the_proved_peer() {
     let totals = Totals::new(local());
     let shard = totals.shard();
     let peer = SpiffeId::parse("spiffe://td/ns/front/sa/cart").unwrap();
-    let peer_hash = shard.hash_of(Some(&peer), None);
+    let peer_hash = shard.hash_of(Some(&peer), None, None);
     let series = SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 403) };
     shard.request(&series, 1.0, 0, 0);
     let page = page(&totals);
@@ -101,7 +102,7 @@ fn series_are_bounded() {
     let shard = totals.shard();
     for account in 0..MAX_SERIES + 20 {
         let peer = SpiffeId::parse(&format!("spiffe://td/ns/a/sa/s{account}")).unwrap();
-        let peer_hash = shard.hash_of(Some(&peer), None);
+        let peer_hash = shard.hash_of(Some(&peer), None, None);
         shard.request(
             &SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 200) },
             1.0,
@@ -150,7 +151,7 @@ fn inbound_series_name_the_service_that_was_called() {
     let shard = totals.shard();
     let peer = SpiffeId::parse("spiffe://td/ns/front/sa/cart").unwrap();
     let call = |called| {
-        let peer_hash = shard.hash_of(Some(&peer), called);
+        let peer_hash = shard.hash_of(Some(&peer), called, None);
         let series = SeriesOf { peer: Some(&peer), called, peer_hash, ..series(Direction::Inbound, 200) };
         shard.request(&series, 1.0, 0, 0);
     };

@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 
 use outrigger_identity::{PeerExpectation, client_config};
+use outrigger_model::endpoint::Workload;
 use outrigger_model::listener::{Direction, HttpConnection, RouteSource, Terminal, TransportMatch};
-use outrigger_model::route::{HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost};
+use outrigger_model::resource::Resource;
+use outrigger_model::route::{
+    Forward, HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::rig::*;
+use crate::metrics::{Local, Totals};
 
 /// The sidecar of `stock`, STRICT or PERMISSIVE; its address.
 async fn server(authority: &outrigger_identity::Authority, strict: bool) -> (Rig, SocketAddr) {
@@ -185,10 +190,15 @@ async fn other_tls_is_the_applications_own_and_passes_through_when_permissive() 
 
 /// Answers every request with 204.
 fn answering() -> Terminal {
+    http(RouteAction::Direct { status: 204, body: String::new() })
+}
+
+/// Does the same with every request.
+fn http(action: RouteAction) -> Terminal {
     let route = Route {
         name: "all".into(),
         matches: RouteMatch::any(),
-        action: RouteAction::Direct { status: 204, body: String::new() },
+        action,
         fault: None,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
@@ -243,6 +253,60 @@ async fn a_server_may_speak_first_inside_of_mesh_tls() {
         let mut greeting = [0; 9];
         tls.read_exact(&mut greeting).await.unwrap();
         assert_eq!(&greeting, b"220 ready");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sidecars_introduce_themselves_once_per_connection() {
+    local(async {
+        let authority = authority();
+        let store = credentials(&authority, "stock");
+        let mut inbound = Rig::new(|shared| shared.credentials = store);
+        let address = inbound.inbound(nobody().await);
+        let mut chain = mesh_chain("mtls-http", &[], Vec::new());
+        chain.terminal = answering();
+        inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), vec![chain])]);
+
+        let store = credentials(&authority, "web");
+        let workload = Workload {
+            name: "web-v7".into(),
+            namespace: "shop".into(),
+            service: "web".into(),
+            ..Workload::default()
+        };
+        let mut outbound = Rig::new(|shared| {
+            shared.credentials = store;
+            shared.metrics = Totals::new(Local { workload, cluster: "home".into(), ..Local::default() });
+        });
+        let to = Forward { clusters: vec![WeightedCluster::only("stock")], ..Forward::default() };
+        let chains =
+            vec![super::rig::chain("http", TransportMatch::Any, &[], http(RouteAction::Forward(to)))];
+        outbound.apply([
+            Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
+            listener("out", Direction::Outbound, None, chains),
+            destination("stock.shop:8080", "out"),
+        ]);
+        let mut client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: stock\r\n\r\n").await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            assert!(head.starts_with(b"HTTP/1.1 204"));
+        }
+        drop(client);
+        for _ in 0..3 {
+            assert_eq!(inbound.line().await["response_code"], 204);
+        }
+        let registry = outrigger_telemetry::metrics::Registry::new();
+        registry.register(inbound.worker.shared.metrics.clone());
+        let page = registry.render();
+        let lines: Vec<_> = page.lines().filter(|line| line.starts_with("istio_requests_total{")).collect();
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        assert!(line.ends_with(" 3") && line.contains("source_workload=\"web-v7\""), "{line}");
+        assert!(line.contains("source_cluster=\"home\""), "{line}");
     })
     .await;
 }

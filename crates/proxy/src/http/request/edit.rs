@@ -9,6 +9,7 @@ use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Plan, Response, decimal};
 use crate::http::h1::EditError;
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::introduce;
 
 /// Envoy's header for a rewritten path.
 const ORIGINAL_PATH: &str = "x-envoy-original-path";
@@ -23,6 +24,7 @@ const CLIENT_CERT: &str = "x-forwarded-client-cert";
 pub fn identify(ctx: &mut RequestCtx<'_>) {
     let conn = ctx.conn;
     let head = &mut ctx.head;
+    introduce::listen(&conn.info, head);
     head.remove_prefix(OWN_PREFIX);
     if !conn.is_trusted() {
         head.remove_prefix("x-envoy-");

@@ -278,3 +278,54 @@ async fn messages_of_grpc_are_counted_both_ways() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_peer_that_introduces_itself_is_named_and_the_application_never_sees_it() {
+    run(async {
+        let mut setup = Setup::to(&[app().await]);
+        setup.direction = Direction::Inbound;
+        setup.peer = Some(SpiffeId::parse("spiffe://td/ns/shop/sa/cart").unwrap());
+        let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let heads = seen.clone();
+        let address = upstream(move |_, mut wire| {
+            let heads = heads.clone();
+            async move {
+                for _ in 0..3 {
+                    let head = wire.head().await;
+                    heads.borrow_mut().push(head);
+                    wire.send(&ok("hello")).await;
+                }
+            }
+        })
+        .await;
+        let endpoint = Setup::to(&[address]).cluster;
+        setup.cluster = endpoint;
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let first = "X-Outrigger-Peer: 1;cart-v2;shop;cart;v2;east\r\nX-Envoy-Peer-Metadata-Id: a\r\nX-Envoy-Peer-Metadata: b\r\n";
+        let later = "X-Outrigger-Peer: 1;evil;shop;evil;v1;west\r\nX-Envoy-Peer-Metadata: b\r\n";
+        for headers in [first, later, ""] {
+            client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n")).await;
+            client.head().await;
+            client.bytes(5).await;
+        }
+        drop(client);
+        for head in seen.borrow().iter() {
+            let head = head.to_ascii_lowercase();
+            assert!(!head.contains("x-outrigger-peer") && !head.contains("peer-metadata"), "{head}");
+        }
+        let registry = Registry::new();
+        registry.register(rig.worker.shared.metrics.clone());
+        let mut page = registry.render();
+        while !page.contains("source_workload=\"cart-v2\"") || !page.contains("} 3") {
+            tokio::task::yield_now().await;
+            page = registry.render();
+        }
+        let lines: Vec<_> = page.lines().filter(|line| line.starts_with("istio_requests_total{")).collect();
+        let [line] = lines.as_slice() else { panic!("one series: {lines:?}") };
+        for label in ["source_app=\"cart\"", "source_version=\"v2\"", "source_cluster=\"east\"", "source_workload_namespace=\"shop\""] {
+            assert!(line.contains(label), "{label} in {line}");
+        }
+    })
+    .await;
+}
