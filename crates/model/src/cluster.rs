@@ -108,7 +108,10 @@ impl Balance {
 
 /// Whether a number is a prime, as the size of a Maglev table must be.
 pub fn is_prime(number: u64) -> bool {
-    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+    number >= 2
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// Circuit-breaker limits (`CircuitBreakers`, default priority). `u32::MAX` is unlimited.

@@ -61,7 +61,7 @@ pub(super) fn decode(wire: &Cluster) -> Decoded<Balance> {
         Ok(LbPolicy::LeastRequest | LbPolicy::ClusterProvided) => Ok(Balance::LeastRequest),
         Ok(LbPolicy::RingHash) => {
             let config = match &wire.lb_config {
-                Some(LbConfig::RingHashLbConfig(config)) => config.clone(),
+                Some(LbConfig::RingHashLbConfig(config)) => *config,
                 _ => RingHashLbConfig::default(),
             };
             if config.hash_function != HashFunction::XxHash as i32 {
