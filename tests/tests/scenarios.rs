@@ -5,6 +5,7 @@
 mod crash;
 mod failures;
 mod foreign;
+mod hashing;
 mod jaeger;
 mod layering;
 mod outage;

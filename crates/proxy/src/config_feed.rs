@@ -284,3 +284,6 @@ impl<P: Publish> ConfigFeed<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
