@@ -1,7 +1,7 @@
 //! What is wrong with what a user wrote: one shape for parse errors and analyzer findings, for people and for machines.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,7 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = if self.file.is_empty() { "-" } else { &self.file };
+        let mut f = OneLine(f);
         match self.line {
             0 => write!(f, "{file} ")?,
             line => write!(f, "{file}:{line}:{} ", self.column)?,
@@ -126,6 +127,24 @@ impl fmt::Display for Finding {
             Some(suggestion) => write!(f, ". Did you mean \"{suggestion}\"?"),
             None => Ok(()),
         }
+    }
+}
+
+/// Texts of users stand in findings: what would break a line, or move a terminal's cursor, is escaped.
+struct OneLine<'f, 'a>(&'f mut fmt::Formatter<'a>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            match piece.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    self.0.write_str(&piece[..at])?;
+                    write!(self.0, "{}", last.escape_default())?;
+                }
+                _ => self.0.write_str(piece)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -166,6 +185,23 @@ pub(crate) fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by fuzzing: a label with line feeds made several lines of one finding.
+    #[test]
+    fn a_finding_is_one_line_whatever_it_quotes() {
+        let finding = Finding {
+            severity: Severity::Warning,
+            code: code::NO_EFFECT.into(),
+            file: "a.yaml".into(),
+            line: 1,
+            column: 2,
+            object: None,
+            path: String::new(),
+            message: "selects app=\na\u{1b}[2Jb\r, ü".into(),
+            suggestion: None,
+        };
+        assert!(finding.to_string().ends_with(r"selects app=\na\u{1b}[2Jb\r, ü"), "{finding}");
+    }
 
     #[test]
     fn a_finding_reads_as_place_severity_code_and_advice() {
