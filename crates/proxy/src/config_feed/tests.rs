@@ -8,10 +8,12 @@ use tokio::time::timeout;
 
 use super::*;
 
+type Used = Vec<(String, Option<Duration>)>;
+
 /// Says what the test says, and notes what is retired.
 struct Users {
-    used: Arc<Mutex<Vec<(String, Option<Duration>)>>>,
-    retired: mpsc::UnboundedSender<String>,
+    used: Arc<Mutex<Used>>,
+    retired: mpsc::Sender<String>,
 }
 
 impl Publish for Users {
@@ -19,12 +21,12 @@ impl Publish for Users {
         Vec::new()
     }
     fn trust(&mut self, _: &str) {}
-    fn usage(&self) -> Vec<(String, Option<Duration>)> {
+    fn usage(&self) -> Used {
         self.used.lock().clone()
     }
     fn retire(&self, destination: &str) -> bool {
         self.used.lock().retain(|(name, _)| name != destination);
-        self.retired.send(destination.to_owned()).is_ok()
+        self.retired.try_send(destination.to_owned()).is_ok()
     }
 }
 
@@ -34,8 +36,8 @@ async fn beyond_the_bound_a_demand_displaces_what_was_unused_for_the_longest() {
     let (client, events, run) = client::start(unreachable, NodeInfo::default(), Options::default());
     tokio::spawn(run);
     let (demand, demands) = mpsc::channel(8);
-    let (retired, mut gone) = mpsc::unbounded_channel();
-    let used = Arc::new(Mutex::new(Vec::new()));
+    let (retired, mut gone) = mpsc::channel(8);
+    let used = Arc::new(Mutex::new(Used::new()));
     let directory = tempfile::tempdir().unwrap();
     let status = Arc::new(Mutex::new(FeedStatus::default()));
     let feed = ConfigFeed {
