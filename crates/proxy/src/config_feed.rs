@@ -156,9 +156,13 @@ impl<P: Publish> ConfigFeed<P> {
         }
     }
 
-    /// Gives up what nobody uses. The step that follows unsubscribes, before anybody is heard who asks anew.
+    /// Gives up what nobody uses. The step that follows unsubscribes, before anybody is heard who asks anew. While the control
+    /// plane is away nothing that was answered is given up: nobody could answer for it again.
     fn forget_unused(&mut self) {
-        let used = self.publisher.usage();
+        let mut used = self.publisher.usage();
+        if !self.status.lock().connected {
+            used.iter_mut().for_each(|(_, idle)| *idle = None);
+        }
         for name in self.state.surplus(&used, &self.bounds, Instant::now()) {
             let answered = used.iter().any(|(known, _)| *known == name);
             if !answered || self.publisher.retire(&name) {

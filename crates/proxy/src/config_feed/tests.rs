@@ -1,12 +1,10 @@
-//! The feed as a task, with a control plane that never answers.
+//! What the feed gives up, and for whom.
 
 use std::time::Duration;
 
+use super::*;
 use outrigger_xds::NodeInfo;
 use outrigger_xds::client::{self, Options};
-use tokio::time::timeout;
-
-use super::*;
 
 type Used = Vec<(String, Option<Duration>)>;
 
@@ -30,45 +28,68 @@ impl Publish for Users {
     }
 }
 
-#[tokio::test]
-async fn beyond_the_bound_a_demand_displaces_what_was_unused_for_the_longest() {
+struct Scene {
+    feed: ConfigFeed<Users>,
+    used: Arc<Mutex<Used>>,
+    retired: mpsc::Receiver<String>,
+    _directory: tempfile::TempDir,
+}
+
+/// A feed that keeps two destinations.
+fn scene(connected: bool) -> Scene {
     let unreachable = || async { Err("nobody is there".to_owned()) };
-    let (client, events, run) = client::start(unreachable, NodeInfo::default(), Options::default());
-    tokio::spawn(run);
-    let (demand, demands) = mpsc::channel(8);
-    let (retired, mut gone) = mpsc::channel(8);
+    let (client, events, _) = client::start(unreachable, NodeInfo::default(), Options::default());
+    let (retired, gone) = mpsc::channel(8);
     let used = Arc::new(Mutex::new(Used::new()));
     let directory = tempfile::tempdir().unwrap();
-    let status = Arc::new(Mutex::new(FeedStatus::default()));
     let feed = ConfigFeed {
         client,
         events,
-        demands,
+        demands: mpsc::channel(1).1,
         state: FeedState::new(always()),
         publisher: Users { used: used.clone(), retired },
         bounds: Bounds { most: 2, idle: Duration::from_secs(3600) },
         file: SnapshotFile::new(directory.path(), "test"),
-        status: status.clone(),
+        status: Arc::new(Mutex::new(FeedStatus { connected, ..FeedStatus::default() })),
     };
-    let feed = tokio::spawn(feed.run());
-    let idle = |name: &str, seconds| (name.to_owned(), Some(Duration::from_secs(seconds)));
-    used.lock().extend([idle("a", 10), idle("b", 99), ("c".to_owned(), None)]);
-    for name in ["a", "b", "c"] {
-        demand.send(name.to_owned()).await.unwrap();
+    Scene { feed, used, retired: gone, _directory: directory }
+}
+
+impl Scene {
+    /// As the feed does when a worker asks; what is given up for it.
+    fn demand(&mut self, name: &str) -> Vec<String> {
+        self.feed.state.demand(name, Instant::now());
+        if self.feed.state.is_crowded(&self.feed.bounds) {
+            self.feed.forget_unused();
+        }
+        self.feed.advance();
+        std::iter::from_fn(|| self.retired.try_recv().ok()).collect()
     }
-    let long = Duration::from_secs(20);
-    assert_eq!(timeout(long, gone.recv()).await.unwrap().as_deref(), Some("b"));
-    demand.send("d".to_owned()).await.unwrap();
-    assert_eq!(
-        timeout(long, gone.recv()).await.unwrap().as_deref(),
-        Some("a"),
-        "c is in use, d is waited for"
-    );
-    demand.send("e".to_owned()).await.unwrap();
-    while status.lock().destinations < 3 {
-        tokio::task::yield_now().await;
+}
+
+fn idle(name: &str, seconds: u64) -> (String, Option<Duration>) {
+    (name.to_owned(), Some(Duration::from_secs(seconds)))
+}
+
+#[test]
+fn beyond_the_bound_a_demand_displaces_what_was_unused_for_the_longest() {
+    let mut scene = scene(true);
+    scene.used.lock().extend([idle("a", 10), idle("b", 99), ("c".to_owned(), None)]);
+    assert!(scene.demand("a").is_empty() && scene.demand("b").is_empty());
+    assert_eq!(scene.demand("c"), ["b"]);
+    assert_eq!(scene.demand("d"), ["a"], "c is in use, d is waited for");
+    assert!(scene.demand("e").is_empty(), "the bound gives way to what is in use");
+    let status = scene.feed.status.lock();
+    assert_eq!((status.destinations, status.forgotten), (3, 2));
+}
+
+#[test]
+fn while_the_control_plane_is_away_nothing_that_it_answered_is_given_up() {
+    let mut scene = scene(false);
+    scene.used.lock().extend([idle("a", 10_000), idle("b", 99), idle("c", 5)]);
+    for name in ["a", "b", "c", "d"] {
+        assert!(scene.demand(name).is_empty());
     }
-    assert!(gone.try_recv().is_err(), "nothing is left that could go: the bound gives way to what is in use");
-    assert_eq!(status.lock().forgotten, 2);
-    feed.abort();
+    scene.feed.status.lock().connected = true;
+    assert_eq!(scene.demand("e"), ["a", "b", "c"]);
 }
