@@ -74,11 +74,7 @@ pub struct ParseOptions {
 
 impl Default for ParseOptions {
     fn default() -> Self {
-        Self {
-            resolver: Resolver::default(),
-            default_namespace: "default".to_owned(),
-            consistent_hash: true,
-        }
+        Self { resolver: Resolver::default(), default_namespace: "default".to_owned(), consistent_hash: true }
     }
 }
 
