@@ -19,6 +19,9 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// How one is picked.
     pub balance: Balance,
+    /// New endpoints get their share only little by little; not with consistent hashing. Absent: at once.
+    #[serde(default)]
+    pub warmup: Option<Warmup>,
     /// Of one TCP (and TLS) connection. Default 10 s.
     pub connect_timeout: Duration,
     /// Circuit-breaker limits, shared by all workers, exact.
@@ -44,6 +47,7 @@ impl Cluster {
             name: name.into(),
             discovery: Discovery::Eds { service_name: None },
             balance: Balance::LeastRequest,
+            warmup: None,
             connect_timeout: Duration::from_secs(10),
             limits: Limits::default(),
             outlier: None,
@@ -92,6 +96,15 @@ pub enum Balance {
         /// Slots of the table, a prime up to [`MAX_MAGLEV`]. Default 65537.
         size: u64,
     },
+}
+
+/// Slow start of new endpoints (`SlowStartConfig`): the weight grows linearly with the age.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Warmup {
+    /// An endpoint is warm after this time.
+    pub window: Duration,
+    /// The least part of its weight, 0-100. Default 10.
+    pub minimum_percent: f64,
 }
 
 /// Most points of a ring, as in Envoy.

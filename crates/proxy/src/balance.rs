@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use outrigger_model::cluster::Balance;
+use outrigger_model::cluster::{Balance, Warmup};
+use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::runtime::endpoint::EndpointState;
@@ -16,6 +17,9 @@ mod maglev;
 mod random;
 mod ring_hash;
 mod round_robin;
+
+/// When all endpoints are new, somebody has to take the request: so often another one is drawn.
+const DRAWS: usize = 8;
 
 /// The endpoints of one priority that take requests, with their effective weights.
 #[derive(Debug)]
@@ -30,6 +34,15 @@ pub struct Level {
     /// The order of a weighted round robin; empty if all weights are equal.
     schedule: Vec<u32>,
     table: HashTable,
+    warming: Option<Warming>,
+}
+
+/// Some members came lately and get less than their share.
+#[derive(Debug)]
+struct Warming {
+    rule: Warmup,
+    /// Then all are warm.
+    until: Instant,
 }
 
 /// For consistent hashing, made once per set of endpoints.
@@ -69,7 +82,14 @@ impl Level {
             }
             Balance::Maglev { size } => HashTable::Maglev(maglev::table(&keys(), size.max(2))),
         };
-        Self { priority, members, weights, cumulative, schedule, table }
+        Self { priority, members, weights, cumulative, schedule, table, warming: None }
+    }
+
+    /// New members get their share little by little.
+    pub fn warming(mut self, rule: Option<Warmup>) -> Self {
+        let last = self.members.iter().map(|member| member.since).max();
+        self.warming = rule.zip(last).map(|(rule, last)| Warming { rule, until: last + rule.window });
+        self
     }
 
     /// The same members for another policy.
@@ -137,30 +157,55 @@ pub fn pick<'a>(
     hash: Option<u64>,
 ) -> Option<&'a Arc<EndpointState>> {
     let level = candidates.level();
-    let index = match candidates.len() {
+    let mut index = match candidates.len() {
         0 => return None,
         1 => match candidates {
             Candidates::All(_) => 0,
             Candidates::Some(_, indices) => indices[0] as usize,
         },
-        _ => match policy {
-            Balance::RoundRobin => round_robin::pick(candidates, cursor),
-            Balance::LeastRequest => least_request::pick(candidates, |n| fastrand::u64(..n)),
-            Balance::Random => random::pick(candidates, |n| fastrand::u64(..n)),
-            Balance::RingHash { .. } | Balance::Maglev { .. } => {
-                let hash = hash.unwrap_or_else(|| fastrand::u64(..));
-                let found = match &level.table {
-                    HashTable::Ring(ring) => ring_hash::pick(ring, candidates, hash),
-                    HashTable::Maglev(table) => maglev::pick(table, candidates, hash),
-                    HashTable::None => None,
-                };
-                // A handle of the time before the policy: the endpoints are shared, the table is not made for it. Also an
-                // endpoint too light for a point of its own.
-                found.unwrap_or_else(|| random::pick(candidates, |n| fastrand::u64(..n)))
-            }
-        },
+        _ => choose(policy, candidates, cursor, hash),
     };
+    if let Some(warming) = level.warming.as_ref().filter(|_| candidates.len() > 1) {
+        let now = Instant::now();
+        let mut draws = 0;
+        while now < warming.until && draws < DRAWS && warming.declines(&level.members[index], now) {
+            index = choose(policy, candidates, cursor, hash);
+            draws += 1;
+        }
+    }
     level.members.get(index)
+}
+
+impl Warming {
+    /// Whether a member is passed over this time: as often as its share is not yet its own.
+    fn declines(&self, member: &EndpointState, now: Instant) -> bool {
+        let age = now.saturating_duration_since(member.since);
+        if age >= self.rule.window {
+            return false;
+        }
+        let part = age.as_secs_f64() / self.rule.window.as_secs_f64();
+        fastrand::f64() >= part.max(self.rule.minimum_percent / 100.0)
+    }
+}
+
+fn choose(policy: Balance, candidates: &Candidates<'_>, cursor: &AtomicUsize, hash: Option<u64>) -> usize {
+    let level = candidates.level();
+    match policy {
+        Balance::RoundRobin => round_robin::pick(candidates, cursor),
+        Balance::LeastRequest => least_request::pick(candidates, |n| fastrand::u64(..n)),
+        Balance::Random => random::pick(candidates, |n| fastrand::u64(..n)),
+        Balance::RingHash { .. } | Balance::Maglev { .. } => {
+            let hash = hash.unwrap_or_else(|| fastrand::u64(..));
+            let found = match &level.table {
+                HashTable::Ring(ring) => ring_hash::pick(ring, candidates, hash),
+                HashTable::Maglev(table) => maglev::pick(table, candidates, hash),
+                HashTable::None => None,
+            };
+            // A handle of the time before the policy: the endpoints are shared, the table is not made for it. Also an
+            // endpoint too light for a point of its own.
+            found.unwrap_or_else(|| random::pick(candidates, |n| fastrand::u64(..n)))
+        }
+    }
 }
 
 #[cfg(test)]

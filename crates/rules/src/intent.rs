@@ -12,7 +12,7 @@ use std::fmt;
 
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, HashKey, HashTable,
-    LoadBalancing, Outlier, SubsetIntent, TcpKeepalive, TrafficPolicy,
+    LoadBalancing, Outlier, SubsetIntent, TcpKeepalive, TrafficPolicy, Warmup,
 };
 pub use retry::{Backoff, RetryBudget, RetryCondition, RetryIntent, RetryOn};
 pub use route::{

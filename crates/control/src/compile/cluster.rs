@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_model::cluster::{
     Balance, ClientTls, Cluster, Discovery, Limits, MAX_RING, Outlier, OutsideTls, RetryBudget,
-    UpstreamProtocol,
+    UpstreamProtocol, Warmup,
 };
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{
@@ -71,6 +71,10 @@ fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {
         }
         Some(LoadBalancing::LeastRequest) | None => {}
     }
+    cluster.warmup = policy
+        .warmup
+        .filter(|_| !cluster.balance.hashes())
+        .map(|warmup| Warmup { window: warmup.duration, minimum_percent: warmup.minimum.percentage() });
     if let Some(pool) = &policy.connection_pool {
         limits(cluster, pool);
     }

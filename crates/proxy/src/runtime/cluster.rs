@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
-use outrigger_model::cluster::{Balance, ClientTls, Cluster, Discovery};
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
 use outrigger_model::endpoint::{EndpointSet, Health as Reported};
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
@@ -133,8 +133,8 @@ impl ClusterHandle {
         }
         if let Discovery::Static(set) = &handle.config.discovery {
             handle.update(set);
-        } else if before.is_some_and(|before| before.config.balance != handle.config.balance) {
-            handle.shared.table.store(Arc::new(handle.endpoints().with_policy(handle.config.balance)));
+        } else if before.is_some_and(|before| balances_otherwise(&before.config, &handle.config)) {
+            handle.shared.table.store(Arc::new(handle.endpoints().with_policy(&handle.config)));
         }
         Ok(handle)
     }
@@ -152,7 +152,7 @@ impl ClusterHandle {
         let before = self.shared.table.load_full();
         let known: HashMap<SocketAddr, &Arc<EndpointState>> =
             before.all.iter().map(|e| (e.address, e)).collect();
-        let table = EndpointTable::new(set, &known, self.config.balance);
+        let table = EndpointTable::new(set, &known, &self.config);
         let after: HashMap<SocketAddr, ()> = table.all.iter().map(|e| (e.address, ())).collect();
         self.shared.table.store(Arc::new(table));
         for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
@@ -284,6 +284,10 @@ impl ClusterHandle {
     }
 }
 
+fn balances_otherwise(before: &Cluster, after: &Cluster) -> bool {
+    (before.balance, before.warmup) != (after.balance, after.warmup)
+}
+
 /// The name under which a cluster's endpoints are asked for; `None` if it needs none.
 pub fn eds_name(cluster: &Cluster) -> Option<&str> {
     match &cluster.discovery {
@@ -307,12 +311,13 @@ impl Default for Shared {
 
 impl EndpointTable {
     /// The same endpoints, for another load-balancing policy.
-    fn with_policy(&self, policy: Balance) -> Self {
-        let levels = self.levels.iter().map(|level| level.with_policy(policy)).collect();
+    fn with_policy(&self, cluster: &Cluster) -> Self {
+        let levels = self.levels.iter();
+        let levels = levels.map(|level| level.with_policy(cluster.balance).warming(cluster.warmup)).collect();
         Self { all: self.all.clone(), levels, known: self.known }
     }
 
-    fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>, policy: Balance) -> Self {
+    fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>, cluster: &Cluster) -> Self {
         let mut all = Vec::with_capacity(set.len());
         let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u32)>> = BTreeMap::new();
         for locality in &set.localities {
@@ -328,8 +333,9 @@ impl EndpointTable {
                 levels.entry(locality.priority).or_default().push((endpoint, weight));
             }
         }
-        let levels =
-            levels.into_iter().map(|(priority, members)| Level::new(priority, members, policy)).collect();
+        let level =
+            |(priority, members)| Level::new(priority, members, cluster.balance).warming(cluster.warmup);
+        let levels = levels.into_iter().map(level).collect();
         Self { all, levels, known: true }
     }
 }

@@ -26,6 +26,8 @@ pub struct EndpointState {
     pub workload: Option<Arc<Workload>>,
     /// As the control plane sees it.
     pub reported: Reported,
+    /// Since when it takes requests.
+    pub since: Instant,
     /// Kept by address when the set changes.
     pub load: Arc<Load>,
 }
@@ -58,6 +60,7 @@ impl EndpointState {
             mesh_tls: config.mesh_tls,
             workload,
             reported: config.health,
+            since: before.filter(|b| b.reported == Reported::Healthy).map_or_else(Instant::now, |b| b.since),
             load: before.map(|b| b.load.clone()).unwrap_or_default(),
         }
     }
@@ -70,6 +73,7 @@ impl EndpointState {
             mesh_tls: false,
             workload: None,
             reported: Reported::Healthy,
+            since: Instant::now(),
             load: Arc::default(),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Origin, Place, RetryBudget, Visibility};
+use super::{Host, Origin, Percent, Place, RetryBudget, Visibility};
 
 /// Subsets and client-side policy of one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,8 @@ impl DestinationIntent {
 pub struct TrafficPolicy {
     /// Default: least request.
     pub load_balancing: Option<LoadBalancing>,
+    /// New endpoints get their share little by little; `None` = at once.
+    pub warmup: Option<Warmup>,
     /// Limits.
     pub connection_pool: Option<ConnectionPool>,
     /// Ejection of failing endpoints; `None` = off.
@@ -88,6 +90,7 @@ impl TrafficPolicy {
     pub fn over(&self, base: &Self) -> Self {
         Self {
             load_balancing: self.load_balancing.clone().or_else(|| base.load_balancing.clone()),
+            warmup: self.warmup.or(base.warmup),
             connection_pool: self.connection_pool.clone().or_else(|| base.connection_pool.clone()),
             outlier: self.outlier.or(base.outlier),
             retry_budget: self.retry_budget.or(base.retry_budget),
@@ -99,6 +102,15 @@ impl TrafficPolicy {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Slow start of new endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warmup {
+    /// An endpoint is warm after this time.
+    pub duration: Duration,
+    /// The least part of its share, default 10 %.
+    pub minimum: Percent,
 }
 
 /// How an endpoint is picked.

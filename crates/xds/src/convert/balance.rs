@@ -1,22 +1,32 @@
 //! Load-balancing policies: `lb_policy` with its settings, or a list of typed policies of which the first known one counts.
 
-use outrigger_model::cluster::{Balance, MAX_MAGLEV, MAX_RING, is_prime};
+use outrigger_model::cluster::{Balance, MAX_MAGLEV, MAX_RING, Warmup, is_prime};
 
 use super::extension::unpack;
 use super::flaw::{Decoded, Under, flaw};
+use super::value::{self, percent};
 use super::{left_out, note};
 use crate::kind::ClientKind;
 use crate::wire::cluster::Cluster;
 use crate::wire::cluster::cluster::ring_hash_lb_config::HashFunction;
-use crate::wire::cluster::cluster::{LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig};
+use crate::wire::cluster::cluster::{
+    LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig,
+    SlowStartConfig,
+};
 use crate::wire::protobuf::{Any, UInt64Value};
-use crate::wire::{maglev, ring_hash};
+use crate::wire::{duration, maglev, ring_hash, scalar};
 
 const DEFAULT_RING: u64 = 1024;
 const DEFAULT_MAGLEV: u64 = 65_537;
 
 /// Sets the policy.
-pub(super) fn encode(balance: Balance, kind: ClientKind, wire: &mut Cluster) {
+pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind, wire: &mut Cluster) {
+    let slow_start = model.warmup.filter(|_| kind != ClientKind::Grpc).map(|warmup| SlowStartConfig {
+        slow_start_window: Some(duration(warmup.window)),
+        aggression: None,
+        min_weight_percent: Some(scalar::Percent { value: warmup.minimum_percent }),
+    });
+    let balance = model.balance;
     // gRPC knows a ring, but no table (gRFC A42); both keep keys where they are.
     let balance = match (kind, balance) {
         (ClientKind::Grpc, Balance::Maglev { .. }) => {
@@ -27,8 +37,20 @@ pub(super) fn encode(balance: Balance, kind: ClientKind, wire: &mut Cluster) {
     };
     let number = |value: u64| Some(UInt64Value { value });
     let (policy, config) = match balance {
-        Balance::RoundRobin => (LbPolicy::RoundRobin, None),
-        Balance::LeastRequest => (LbPolicy::LeastRequest, None),
+        Balance::RoundRobin => {
+            let config =
+                |slow_start_config| LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config });
+            (LbPolicy::RoundRobin, slow_start.map(|slow| config(Some(slow))))
+        }
+        Balance::LeastRequest => {
+            let config = |slow_start_config| {
+                LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+                    slow_start_config,
+                    ..Default::default()
+                })
+            };
+            (LbPolicy::LeastRequest, slow_start.map(|slow| config(Some(slow))))
+        }
         Balance::Random => (LbPolicy::Random, None),
         Balance::RingHash { minimum, maximum } => {
             let config = RingHashLbConfig {
@@ -81,6 +103,25 @@ pub(super) fn decode(wire: &Cluster) -> Decoded<Balance> {
             Ok(Balance::LeastRequest)
         }
     }
+}
+
+pub(super) fn decode_warmup(wire: &Cluster) -> Decoded<Option<Warmup>> {
+    let (slow, field) = match &wire.lb_config {
+        Some(LbConfig::RoundRobinLbConfig(config)) => (&config.slow_start_config, "round_robin_lb_config"),
+        Some(LbConfig::LeastRequestLbConfig(config)) => {
+            note!(config, choice_count, active_request_bias);
+            (&config.slow_start_config, "least_request_lb_config")
+        }
+        _ => return Ok(None),
+    };
+    slow.as_ref().map(decode_slow_start).transpose().under(format_args!("{field}.slow_start_config"))
+}
+
+fn decode_slow_start(wire: &SlowStartConfig) -> Decoded<Warmup> {
+    note!(wire, aggression);
+    let Some(window) = &wire.slow_start_window else { return flaw("slow_start_window", "is required") };
+    let minimum = wire.min_weight_percent.as_ref().map_or(Ok(10.0), percent).under("min_weight_percent")?;
+    Ok(Warmup { window: value::duration(window).under("slow_start_window")?, minimum_percent: minimum })
 }
 
 /// A policy that is known.

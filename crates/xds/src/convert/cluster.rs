@@ -32,7 +32,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         metadata: metadata::encode_origin(model.origin.as_ref()),
         ..Default::default()
     };
-    balance::encode(model.balance, kind, &mut wire);
+    balance::encode(model, kind, &mut wire);
     let of_type = |t: DiscoveryType| Some(ClusterDiscoveryType::Type(t as i32));
     match &model.discovery {
         Discovery::Eds { service_name } => {
@@ -171,6 +171,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         name: wire.name.clone(),
         discovery: decode_discovery(wire)?,
         balance: balance::decode(wire)?,
+        warmup: balance::decode_warmup(wire)?,
         connect_timeout: duration_or(
             wire.connect_timeout.as_ref(),
             Duration::from_secs(5),

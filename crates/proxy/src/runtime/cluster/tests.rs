@@ -1,4 +1,4 @@
-use outrigger_model::cluster::{Balance, Outlier};
+use outrigger_model::cluster::{Balance, Outlier, Warmup};
 use outrigger_model::endpoint::{Endpoint, LocalityEndpoints};
 
 use super::*;
@@ -150,4 +150,47 @@ fn a_policy_that_changes_finds_the_endpoints_that_are_there() {
         assert!(second != first && after.pick(&again).unwrap().address == second);
     }
     assert_eq!(reach(&after, &[]), [1, 2, 3], "without a hash any will do");
+}
+
+/// Of 2000 picks, how many go to each of the endpoints 1, 2 and 3.
+fn shares(cluster: &ClusterHandle) -> [usize; 3] {
+    fastrand::seed(11);
+    let mut counts = [0; 3];
+    (0..2000).for_each(|_| counts[usize::from(host(&cluster.pick(&anywhere(&[])).unwrap()) - 1)] += 1);
+    counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_endpoint_gets_its_share_little_by_little() {
+    for balance in [Balance::RoundRobin, Balance::LeastRequest, Balance::Random] {
+        let cluster = cluster(|c| {
+            c.balance = balance;
+            c.warmup = Some(Warmup { window: Duration::from_secs(100), minimum_percent: 10.0 });
+        });
+        cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+        assert!(shares(&cluster)[..2].iter().all(|n| (700..1300).contains(n)), "all are new: {balance:?}");
+        tokio::time::advance(Duration::from_secs(200)).await;
+        let three = || set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]);
+        cluster.update(&three());
+        let cold = shares(&cluster)[2];
+        tokio::time::advance(Duration::from_secs(50)).await;
+        // Another update does not make it new again.
+        cluster.update(&three());
+        let half = shares(&cluster)[2];
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let warm = shares(&cluster)[2];
+        assert!((30..180).contains(&cold), "{balance:?}: {cold} of 2000, a tenth of its share is 67 to 95");
+        assert!((300..520).contains(&half), "{balance:?}: {half} of 2000, half its share is 400");
+        assert!((560..780).contains(&warm), "{balance:?}: {warm} of 2000, its share is 667");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_comes_back_to_health_is_new_again() {
+    let cluster =
+        cluster(|c| c.warmup = Some(Warmup { window: Duration::from_secs(100), minimum_percent: 1.0 }));
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Unhealthy)]]));
+    tokio::time::advance(Duration::from_secs(500)).await;
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
+    assert!(shares(&cluster)[2] < 60);
 }

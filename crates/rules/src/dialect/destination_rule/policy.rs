@@ -8,8 +8,8 @@ use super::Policies;
 use crate::dialect::virtual_service::port_selector;
 use crate::finding::code;
 use crate::intent::{
-    ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, HashKey, HashTable, LoadBalancing, Outlier,
-    RetryBudget, TcpKeepalive, TrafficPolicy,
+    ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, HashKey, HashTable, LoadBalancing, Outlier, Percent,
+    RetryBudget, TcpKeepalive, TrafficPolicy, Warmup,
 };
 use crate::reader::{At, Fields, Reader, Table};
 
@@ -22,11 +22,10 @@ const PORT_POLICY: Table = Table::new(
     "a port's traffic policy",
     &["port", "loadBalancer", "connectionPool", "outlierDetection", "tls"],
 );
-const BALANCER: Table = Table::new("a load balancer", &["simple", "consistentHash"]).later(&[
-    "localityLbSetting",
-    "warmup",
-    "warmupDurationSecs",
-]);
+const BALANCER: Table =
+    Table::new("a load balancer", &["simple", "consistentHash", "warmup", "warmupDurationSecs"])
+        .later(&["localityLbSetting"]);
+const WARMUP: Table = Table::new("a warm-up", &["duration", "minimumPercent"]).later(&["aggression"]);
 const HASH: Table = Table::new(
     "a consistent hash",
     &[
@@ -111,8 +110,12 @@ pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>) -> Policies {
 }
 
 fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<RetryBudget>) -> TrafficPolicy {
+    let balancer_at = fields.get("loadBalancer");
+    let balancer_fields = balancer_at.as_ref().and_then(|at| reader.fields(at, &BALANCER));
+    let both = balancer_at.as_ref().zip(balancer_fields.as_ref());
     TrafficPolicy {
-        load_balancing: fields.get("loadBalancer").and_then(|at| balancer(reader, &at)),
+        load_balancing: both.and_then(|(at, fields)| balancer(reader, at, fields)),
+        warmup: both.and_then(|(_, fields)| warmup(reader, fields)),
         connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)),
         outlier: fields.get("outlierDetection").and_then(|at| outlier(reader, &at)),
         retry_budget,
@@ -120,8 +123,28 @@ fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<Retr
     }
 }
 
-fn balancer(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing> {
-    let fields = reader.fields(at, &BALANCER)?;
+/// `warmup`, or what it was called before.
+fn warmup(reader: &mut Reader<'_>, balancer: &Fields<'_>) -> Option<Warmup> {
+    let at = balancer.get("warmup").or_else(|| balancer.get("warmupDurationSecs"))?;
+    if balancer.has("consistentHash") {
+        let message =
+            format!("{} has no effect together with consistentHash: a key has its endpoint", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+        return None;
+    }
+    let minimum = Percent { per_million: 100_000 };
+    if !balancer.has("warmup") {
+        return Some(Warmup { duration: reader.positive(Some(at))?, minimum });
+    }
+    let fields = reader.fields(&at, &WARMUP)?;
+    if !fields.has("duration") {
+        reader.missing(&fields, "duration");
+    }
+    let minimum = reader.percent(fields.get("minimumPercent")).unwrap_or(minimum);
+    Some(Warmup { duration: reader.positive(fields.get("duration"))?, minimum })
+}
+
+fn balancer(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<LoadBalancing> {
     if let Some(hash) = fields.get("consistentHash") {
         if fields.has("simple") {
             reader.error(

@@ -158,3 +158,19 @@ fn a_label_that_yaml_reads_as_a_number_must_be_quoted() {
 fn a_subset_cannot_be_defined_twice() {
     assert!(one_told(&rule("host: reviews\nsubsets: [{name: v1}, {name: v1}]")).contains("defined twice"));
 }
+
+#[test]
+fn a_warm_up_arrives_by_either_name() {
+    let warmup = |text: &str| destination(&policy(&format!("loadBalancer: {text}"))).policy.warmup;
+    let old = warmup("{simple: LEAST_REQUEST, warmupDurationSecs: 30s}").unwrap();
+    assert_eq!((old.duration, old.minimum.percentage()), (Duration::from_secs(30), 10.0));
+    let new = warmup("{simple: ROUND_ROBIN, warmup: {duration: 1m, minimumPercent: 25}}").unwrap();
+    assert_eq!((new.duration, new.minimum.percentage()), (Duration::from_secs(60), 25.0));
+    assert_eq!(warmup("{simple: ROUND_ROBIN}"), None);
+    assert!(
+        one_told(&policy("loadBalancer: {warmup: {duration: 1m, aggression: 2}}"))
+            .contains("not implemented")
+    );
+    let hash = policy("loadBalancer: {consistentHash: {useSourceIp: true}, warmupDurationSecs: 30s}");
+    assert!(one_told(&hash).contains("no effect together with consistentHash"));
+}

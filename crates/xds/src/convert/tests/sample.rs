@@ -407,9 +407,12 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         Just(UpstreamProtocol::Http1),
         Just(UpstreamProtocol::Http2)
     ];
-    let http = (protocol, duration_or_off(), any::<u32>());
+    let warmup =
+        of((duration(), percentage())
+            .prop_map(|(window, minimum_percent)| Warmup { window, minimum_percent }));
+    let http = (protocol, duration_or_off(), any::<u32>(), warmup);
     (name(), discovery, balance, duration(), limits, of(outlier()), tls, http, of(origin())).prop_map(
-        |(name, discovery, balance, connect_timeout, limits, outlier, tls, http, origin)| Cluster {
+        |(
             name,
             discovery,
             balance,
@@ -417,12 +420,29 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             limits,
             outlier,
             tls,
-            protocol: http.0,
-            idle_timeout: http.1,
-            max_requests_per_connection: http.2,
+            (protocol, idle_timeout, max_requests, warmup),
+            origin,
+        )| Cluster {
+            warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
+            name,
+            discovery,
+            balance,
+            connect_timeout,
+            limits,
+            outlier,
+            tls,
+            protocol,
+            idle_timeout,
+            max_requests_per_connection: max_requests,
             origin,
         },
     )
+}
+
+/// The wire has a place for slow start only with these.
+fn slow_starts(discovery: &Discovery, balance: Balance) -> bool {
+    *discovery != Discovery::OriginalDestination
+        && matches!(balance, Balance::RoundRobin | Balance::LeastRequest)
 }
 
 /// Any resource.
