@@ -59,7 +59,7 @@ impl Speakers {
         self.0.borrow().get(listener).is_some_and(|heard| heard.server > heard.client)
     }
 
-    fn server(&self, listener: &str) {
+    pub(super) fn server(&self, listener: &str) {
         let mut all = self.0.borrow_mut();
         if all.len() >= MAX_SPEAKERS && !all.contains_key(listener) {
             all.clear();
@@ -98,6 +98,10 @@ pub(super) fn chain(worker: &Worker, info: &ConnInfo) -> Option<Arc<ChainHandle>
 
 fn takes_tls(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| chain.tls.is_some())
+}
+
+fn takes_http(info: &ConnInfo) -> bool {
+    info.listener.chains.iter().any(|chain| matches!(chain.terminal, TerminalHandle::Http(_)))
 }
 
 /// What the first bytes are; `silent` is the chain of a client that says nothing, if it may.
@@ -168,10 +172,21 @@ async fn race(
     held: Option<Instant>,
 ) -> Result<Seen, Failure> {
     info.chain = chain.clone();
-    authorize::connection(info)?;
     let tcp = bytes_of(chain)?;
-    let mut upstream = Box::pin(l4::dial(worker, info, tcp)).await?;
     let idle = tcp.config.idle_timeout;
+    if let Err(denied) = authorize::connection(info) {
+        // Nothing is dialled for it. But a request may be allowed where bytes are not: only the client can tell.
+        if !takes_http(info) {
+            return Err(denied);
+        }
+        let first = (!idle.is_zero()).then(|| Instant::now() + idle);
+        let patience = Patience { first, rest: HANDSHAKE_TIMEOUT };
+        return match detect::detect(stream, look, patience).await? {
+            Outcome::Decided(detected, stream) => Ok(Seen::of(detected, stream)),
+            Outcome::Silent(_) => Err(denied),
+        };
+    }
+    let mut upstream = Box::pin(l4::dial(worker, info, tcp)).await?;
     let greeting = tokio::select! {
         biased;
         said = spoke(&mut stream) => Err(said),

@@ -189,7 +189,7 @@ async fn other_tls_is_the_applications_own_and_passes_through_when_permissive() 
 }
 
 /// Answers every request with 204.
-fn answering() -> Terminal {
+pub(super) fn answering() -> Terminal {
     http(RouteAction::Direct { status: 204, body: String::new() })
 }
 

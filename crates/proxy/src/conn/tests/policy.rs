@@ -149,3 +149,28 @@ async fn a_listener_that_goes_away_serves_what_it_has() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn where_bytes_are_denied_a_slow_request_is_still_waited_for() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(nobody().await);
+        let mut bytes = chain("tcp", TransportMatch::Plain, &[], tcp("app"));
+        let policy =
+            RbacPolicy { permissions: vec![Permission::Any], principals: vec![Principal::Any], origin: None };
+        bytes.authorization =
+            vec![Rbac { action: RbacAction::Deny, policies: BTreeMap::from([("p".into(), policy)]) }];
+        let web = chain("web", TransportMatch::Plain, &["http/1.1", "h2c"], super::mesh::answering());
+        rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), vec![web, bytes])]);
+        // As if servers spoke first here: the client's time is over before it has begun.
+        rig.worker.connections.speakers.server("in");
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let mut opaque = TcpStream::connect(address).await.unwrap();
+        opaque.write_all(b"\0\0").await.unwrap();
+        let _ = timeout(LONG, opaque.read_to_end(&mut Vec::new())).await.unwrap();
+        assert!(rig.line().await["error"].as_str().unwrap().contains("denied"));
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(read(&mut slow, 12).await, "HTTP/1.1 204");
+    })
+    .await;
+}
