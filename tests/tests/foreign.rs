@@ -14,7 +14,7 @@ use crate::BINARY;
 use crate::thin_thread::{STRICT, catalog, web};
 
 /// A foreign process that ends with the test.
-struct Foreign(Child);
+pub(crate) struct Foreign(Child);
 
 impl Drop for Foreign {
     fn drop(&mut self) {
@@ -155,17 +155,7 @@ async fn envoy_joins(api_type: &str) {
     echo(catalog.app, "catalog-v1").await;
     mesh.apply(STRICT).await;
     let (bind, admin) = (mesh.address(30, 0).ip(), mesh.address(30, 15000));
-    let config = write(&mesh.path("envoy.json"), &envoy_bootstrap(&mesh, api_type).await.to_string());
-    let log = std::fs::File::create(mesh.path("envoy.log")).unwrap();
-    let child = Command::new(envoy)
-        .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let _envoy = Foreign(child);
+    let _envoy = start_envoy(&mesh, &envoy, api_type).await;
     let entry = std::net::SocketAddr::new(bind, 8080);
     let text = eventually("a request through Envoy and our sidecar", || async {
         let request = "GET /from-envoy HTTP/1.1\r\nHost: catalog.shop:8080\r\nConnection: close\r\n\r\n";
@@ -188,6 +178,21 @@ async fn envoy_joins(api_type: &str) {
     let seen =
         status.proxies.iter().find(|p| p.client == "envoy").expect("the control plane knows the Envoy");
     assert!(seen.refused.is_empty(), "{:?}", seen.refused);
+}
+
+/// A real Envoy as the sidecar of `web`: at host 30 it stands for every service, at the port of the service.
+pub(crate) async fn start_envoy(mesh: &Mesh, envoy: &Path, api_type: &str) -> Foreign {
+    let config = write(&mesh.path("envoy.json"), &envoy_bootstrap(mesh, api_type).await.to_string());
+    let log = std::fs::File::create(mesh.path("envoy.log")).unwrap();
+    let child = Command::new(envoy)
+        .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Foreign(child)
 }
 
 async fn envoy_bootstrap(mesh: &Mesh, api_type: &str) -> serde_json::Value {
