@@ -174,13 +174,28 @@ fn refused(spot: Spot, message: String) -> Document {
     Document { text: String::new(), root: None, troubles: vec![trouble] }
 }
 
+/// Lines with their breaks: a line feed, a carriage return, or both (YAML 1.2.2, b-break).
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = match rest.find(['\n', '\r']) {
+            Some(at) if rest[at..].starts_with("\r\n") => at + 2,
+            Some(at) => at + 1,
+            None => rest.len(),
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        (!line.is_empty()).then_some(line)
+    })
+}
+
 /// Cuts before lines that start with `---` and after lines that start with `...`, which nothing inside a document may (YAML
 /// 1.2.2, c-forbidden). A separator that follows `%` directives belongs to them.
 fn chunks(text: &str) -> Vec<(u32, &str)> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1u32, 0);
     let mut only_directives = false;
-    for (index, line) in text.split_inclusive('\n').enumerate() {
+    for (index, line) in lines(text).enumerate() {
         let marker = |marker: &str| {
             line.strip_prefix(marker)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))

@@ -249,8 +249,10 @@ fn is_number(text: &str) -> bool {
 /// The text of a document without its separator lines.
 fn body(chunk: &str) -> String {
     let rest = chunk.strip_prefix("---").map_or(chunk, |rest| rest.trim_start_matches([' ', '\t']));
-    let rest = rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix('\n')).unwrap_or(rest);
-    let end = rest.find("\n...").filter(|at| rest[at + 4..].trim().is_empty());
+    let rest = rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix(['\n', '\r'])).unwrap_or(rest);
+    let end = rest
+        .rfind("...")
+        .filter(|at| rest[..*at].ends_with(['\n', '\r']) && rest[at + 3..].trim().is_empty());
     let mut text = rest[..end.unwrap_or(rest.len())].trim_end().to_owned();
     text.push('\n');
     text

@@ -133,3 +133,14 @@ fn what_follows_an_end_mark_is_another_document() {
     assert!(documents[2].root.is_none() && documents[2].troubles[0].spot.line >= 5);
     assert_eq!(load("a: |\n  ...\n  b\n", BOUNDS).len(), 1, "inside of a block scalar it is text");
 }
+
+/// Found by fuzzing: a carriage return alone ends a line too.
+#[test]
+fn documents_are_cut_at_every_kind_of_line_break() {
+    for text in ["a: 1\r---\rb: 2\r...\rc: 3\r", "a: 1\r\n---\r\nb: 2\r\n...\r\nc: 3\r\n"] {
+        let documents = load(text, BOUNDS);
+        let at: Vec<_> = documents.iter().map(|d| d.root.as_ref().unwrap().spot.line).collect();
+        assert_eq!(at, [1, 3, 5], "{text:?}");
+        assert!(documents.iter().all(|d| d.text.trim_end().lines().count() == 1), "{documents:?}");
+    }
+}
