@@ -189,6 +189,11 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+fn is_marker(line: &str, marker: &str) -> bool {
+    let rest = line.strip_prefix(marker);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
 /// Cuts before lines that start with `---` and after lines that start with `...`, which nothing inside a document may (YAML
 /// 1.2.2, c-forbidden). A separator that follows `%` directives belongs to them.
 fn chunks(text: &str) -> Vec<(u32, &str)> {
@@ -196,11 +201,7 @@ fn chunks(text: &str) -> Vec<(u32, &str)> {
     let (mut start, mut start_line, mut offset) = (0, 1u32, 0);
     let mut only_directives = false;
     for (index, line) in lines(text).enumerate() {
-        let marker = |marker: &str| {
-            line.strip_prefix(marker)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-        };
-        let separator = marker("---");
+        let separator = is_marker(line, "---");
         if separator && !only_directives && offset > start {
             chunks.push((start_line, &text[start..offset]));
             (start, start_line) = (offset, index as u32 + 1);
@@ -214,7 +215,7 @@ fn chunks(text: &str) -> Vec<(u32, &str)> {
             only_directives = false;
         }
         offset += line.len();
-        if marker("...") {
+        if is_marker(line, "...") {
             chunks.push((start_line, &text[start..offset]));
             (start, start_line) = (offset, index as u32 + 2);
             only_directives = false;

@@ -250,10 +250,9 @@ fn is_number(text: &str) -> bool {
 fn body(chunk: &str) -> String {
     let rest = chunk.strip_prefix("---").map_or(chunk, |rest| rest.trim_start_matches([' ', '\t']));
     let rest = rest.strip_prefix("\r\n").or_else(|| rest.strip_prefix(['\n', '\r'])).unwrap_or(rest);
-    let end = rest
-        .rfind("...")
-        .filter(|at| rest[..*at].ends_with(['\n', '\r']) && rest[at + 3..].trim().is_empty());
-    let mut text = rest[..end.unwrap_or(rest.len())].trim_end().to_owned();
+    // Chunks end after an end mark, if there is one; what stands behind it on its line is no part of the document.
+    let last = super::lines(rest).last().filter(|line| super::is_marker(line, "...")).unwrap_or_default();
+    let mut text = rest[..rest.len() - last.len()].trim_end().to_owned();
     text.push('\n');
     text
 }

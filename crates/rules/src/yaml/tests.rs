@@ -144,3 +144,11 @@ fn documents_are_cut_at_every_kind_of_line_break() {
         assert!(documents.iter().all(|d| d.text.trim_end().lines().count() == 1), "{documents:?}");
     }
 }
+
+/// Found by fuzzing: what cannot be read behind an end mark is not stored with the object before it.
+#[test]
+fn what_stands_behind_an_end_mark_is_no_part_of_the_document() {
+    let documents = load("a: 1\n... # \0...\n", BOUNDS);
+    assert_eq!(documents[0].text, "a: 1\n");
+    assert_eq!(load("a: 1\n... # fine\n", BOUNDS)[0].text, "a: 1\n");
+}
