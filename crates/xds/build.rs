@@ -4,7 +4,8 @@ use std::error::Error;
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let include = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?).join("../../proto");
+    let include = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?)
+        .join("../../proto");
     let files = ["destination", "barrier", "nack"].map(|f| include.join(format!("outrigger/v1/{f}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());

@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("outrigger-cli", ALL),
     ("outrigger-tests", ALL),
+    ("outrigger-bench", &["outrigger-control", "outrigger-tests"]),
     ("xtask", &[]),
 ];
 

@@ -152,7 +152,11 @@ pub(crate) fn load(text: &str, bounds: Bounds) -> Vec<Document> {
             text.len(),
             bounds.bytes
         );
-        return vec![refused(Spot { line: 1, column: 1 }, message)];
+        return vec![refused(Spot { line: 1, column: 1 }, crate::finding::code::LIMIT, message)];
+    }
+    if let Some((spot, found)) = unprintable(text) {
+        let message = format!("this is not YAML: it holds the control character U+{:04X}", u32::from(found));
+        return vec![refused(spot, crate::finding::code::SYNTAX, message)];
     }
     let mut documents = Vec::new();
     // Shared by all documents: many small ones cost as much as a big one.
@@ -161,7 +165,11 @@ pub(crate) fn load(text: &str, bounds: Bounds) -> Vec<Document> {
         if documents.len() >= bounds.documents {
             let message =
                 format!("the text has more than {} documents; split it into files", bounds.documents);
-            documents.push(refused(Spot { line: first_line, column: 1 }, message));
+            documents.push(refused(
+                Spot { line: first_line, column: 1 },
+                crate::finding::code::LIMIT,
+                message,
+            ));
             break;
         }
         documents.extend(build::documents(chunk, first_line, bounds.depth, &mut nodes));
@@ -169,9 +177,19 @@ pub(crate) fn load(text: &str, bounds: Bounds) -> Vec<Document> {
     documents
 }
 
-fn refused(spot: Spot, message: String) -> Document {
-    let trouble = Trouble { spot, code: crate::finding::code::LIMIT, message, suggestion: None };
+fn refused(spot: Spot, code: &'static str, message: String) -> Document {
+    let trouble = Trouble { spot, code, message, suggestion: None };
     Document { text: String::new(), root: None, troubles: vec![trouble] }
+}
+
+/// The first character that no YAML may hold (1.2.2, c-printable). Parsers differ in what they make of one: NUL ends the
+/// text for some, and what stands behind it would be stored unread.
+fn unprintable(text: &str) -> Option<(Spot, char)> {
+    let control = |c: char| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r');
+    let at = text.find(control)?;
+    let line = lines(&text[..at]).count().max(1) as u32 + u32::from(text[..at].ends_with(['\n', '\r']));
+    let column = text[..at].chars().rev().take_while(|c| !matches!(c, '\n' | '\r')).count() as u32 + 1;
+    Some((Spot { line, column }, text[at..].chars().next()?))
 }
 
 /// Lines with their breaks: a line feed, a carriage return, or both (YAML 1.2.2, b-break).

@@ -148,7 +148,21 @@ fn documents_are_cut_at_every_kind_of_line_break() {
 /// Found by fuzzing: what cannot be read behind an end mark is not stored with the object before it.
 #[test]
 fn what_stands_behind_an_end_mark_is_no_part_of_the_document() {
-    let documents = load("a: 1\n... # \0...\n", BOUNDS);
-    assert_eq!(documents[0].text, "a: 1\n");
     assert_eq!(load("a: 1\n... # fine\n", BOUNDS)[0].text, "a: 1\n");
+}
+
+/// Found by fuzzing: a parser may take NUL for the end of the text.
+#[test]
+fn a_control_character_is_refused_where_it_stands() {
+    for (text, line, column) in [("a: 1\n...\0b\n", 2, 4), ("\u{1b}[31m", 1, 1), ("a:\r\n\r\n\u{7f}", 3, 1)] {
+        let documents = load(text, BOUNDS);
+        assert!(documents.len() == 1 && documents[0].root.is_none(), "{documents:?}");
+        let trouble = &documents[0].troubles[0];
+        assert_eq!(
+            (trouble.spot, trouble.code),
+            (Spot { line, column }, crate::finding::code::SYNTAX),
+            "{text:?}"
+        );
+    }
+    assert!(load("a: \"\\0\"\n", BOUNDS)[0].troubles.is_empty(), "escaped it is text");
 }

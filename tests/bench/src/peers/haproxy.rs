@@ -10,7 +10,7 @@ use crate::process::Process;
 
 const COMMON: &str = "global
     nbthread 1
-    maxconn 12000
+    maxconn 9800
     ssl-default-bind-options ssl-min-ver TLSv1.3
     ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
     ssl-default-server-options ssl-min-ver TLSv1.3
