@@ -46,7 +46,8 @@ fn end(site: &Site<'_>, name: &str, from: &Ports, to: &Ports, inbound: bool) -> 
         let (bind, server) = if inbound {
             (format!(" {tls}{alpn}"), clear.to_owned())
         } else {
-            (clear.to_owned(), format!(" {tls} sni str(echo.bench){alpn}"))
+            // Without `sni`: HAProxy would look for it in the certificate, which has only a SPIFFE id.
+            (clear.to_owned(), format!(" {tls}{alpn}"))
         };
         writeln!(config, "listen {kind:?}\n    bind {from} backlog 4096{bind}")?;
         if version.is_some() {
