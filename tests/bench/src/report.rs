@@ -95,6 +95,7 @@ fn ratio(own: &[&Sample], other: &[&Sample], of: fn(&Sample) -> f64) -> String {
         .collect();
     ratios.sort_by(f64::total_cmp);
     match (ratios.first(), ratios.last()) {
+        (Some(_), Some(_)) if ratios.len() == 1 => format!("{:.2}", ratios[0]),
         (Some(least), Some(most)) => format!("{:.2} ({least:.2}–{most:.2})", median(ratios.clone())),
         _ => "–".into(),
     }
