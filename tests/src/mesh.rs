@@ -279,7 +279,7 @@ impl Sidecar {
 }
 
 /// A 127.x.y.0/24 whose control-plane port is free.
-fn free_net() -> [u8; 2] {
+pub fn free_net() -> [u8; 2] {
     for _ in 0..1000 {
         let net = [fastrand::u8(1..255), fastrand::u8(0..255)];
         let address = SocketAddr::from((Ipv4Addr::new(127, net[0], net[1], 1), 15012));

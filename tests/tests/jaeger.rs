@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 
 use outrigger_control::instance::Protocol;
 use outrigger_tests::app::get;
+use outrigger_tests::jaeger::{Jaeger, Places};
 use outrigger_tests::mesh::{Mesh, Spec};
 use outrigger_tests::require;
-use outrigger_tests::wait::eventually;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
@@ -28,16 +27,6 @@ spec:
   - route: [{destination: {host: reviews}}]
     retries: {attempts: 2, retryOn: 5xx}
 ";
-
-/// Jaeger ends with the test.
-struct Jaeger(Child);
-
-impl Drop for Jaeger {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// An application that answers 503 so many times, and else calls others in turn, passing `traceparent` on.
 async fn app(listen: SocketAddr, calls: Vec<SocketAddr>, mut failures: u32) {
@@ -69,55 +58,17 @@ async fn app(listen: SocketAddr, calls: Vec<SocketAddr>, mut failures: u32) {
     });
 }
 
-fn start(program: &std::path::Path, mesh: &Mesh) -> Jaeger {
-    let config = json!({
-        "service": {
-            "extensions": ["jaeger_storage", "jaeger_query"],
-            "pipelines": { "traces": { "receivers": ["otlp"], "exporters": ["jaeger_storage_exporter"] } },
-            "telemetry": { "metrics": { "level": "none" } },
-        },
-        "extensions": {
-            "jaeger_storage": { "backends": { "memory": { "memory": { "max_traces": 1000 } } } },
-            "jaeger_query": {
-                "storage": { "traces": "memory" },
-                "grpc": { "endpoint": mesh.address(1, 16695) },
-                "http": { "endpoint": mesh.address(1, 16696) },
-            },
-        },
-        "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": mesh.address(1, 4317) } } } },
-        "exporters": { "jaeger_storage_exporter": { "trace_storage": "memory" } },
-    });
-    let file = mesh.path("jaeger.json");
-    std::fs::write(&file, config.to_string()).unwrap();
-    let log = std::fs::File::create(mesh.path("jaeger.log")).unwrap();
-    let mut command = Command::new(program);
-    command.arg("--config").arg(&file).stdin(Stdio::null());
-    command.stdout(log.try_clone().unwrap()).stderr(log);
-    Jaeger(command.spawn().unwrap())
-}
-
-/// The trace as Jaeger has it, once it holds `count` spans.
-async fn trace(mesh: &Mesh, count: usize) -> Value {
-    eventually("the whole trace in Jaeger", || async {
-        let path = format!("/api/traces/{TRACE}");
-        let (_, text) = get(mesh.address(1, 16696), &path, "").await.map_err(|e| e.to_string())?;
-        let from = text.find('{').ok_or_else(|| text.clone())?;
-        let mut values = serde_json::Deserializer::from_str(text[from..].trim()).into_iter::<Value>();
-        let Some(Ok(value)) = values.next() else { return Err(text.clone()) };
-        let trace = value["data"][0].clone();
-        let spans = trace["spans"].as_array().map_or(0, Vec::len);
-        if spans == count { Ok(trace) } else { Err(format!("{spans} of {count} spans: {trace}")) }
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn jaeger_gives_back_every_hop_with_its_parent_and_its_attempts() {
     let Some(program) = require::tool("jaeger") else { return };
     // The sidecars of this harness export to the address that the control plane's own store leaves free here.
     let mesh = Mesh::start_with(BINARY, json!({ "otlpAddress": "127.0.0.1:0" })).await;
-    let _jaeger = start(&program, &mesh);
-    eventually("Jaeger answers", || get(mesh.address(1, 16696), "/api/services", "")).await;
+    let places = Places {
+        otlp: mesh.address(1, 4317),
+        query: mesh.address(1, 16696),
+        query_grpc: mesh.address(1, 16695),
+    };
+    let jaeger = Jaeger::start(&program, &mesh.path(""), places).await;
 
     let spec = |service, host, calls| Spec { service, version: "v1", host, protocol: Protocol::Http, calls };
     let pricing = mesh.workload(&spec("pricing", 13, &[])).await;
@@ -134,7 +85,7 @@ async fn jaeger_gives_back_every_hop_with_its_parent_and_its_attempts() {
     let (status, text) = get(web.inbound, "/", &headers).await.unwrap();
     assert_eq!(status, 200, "{text}");
 
-    let trace = trace(&mesh, 9).await;
+    let trace = jaeger.trace(TRACE, 9).await;
     let mut found: BTreeMap<String, u32> = BTreeMap::new();
     let (mut hops, mut kinds) = (BTreeMap::new(), BTreeMap::new());
     let spans = trace["spans"].as_array().unwrap();
@@ -156,7 +107,10 @@ async fn jaeger_gives_back_every_hop_with_its_parent_and_its_attempts() {
         };
         *found.entry(format!("{} {} under {above}", hops[id], kinds[id])).or_default() += 1;
     }
-    println!("{found:#?}");
+    let resent = |span: &&serde_json::Value| {
+        span["tags"].as_array().unwrap().iter().any(|tag| tag["key"] == "http.request.resend_count")
+    };
+    assert_eq!(spans.iter().filter(resent).count(), 1, "the second attempt says that it is one");
     let wanted = [
         ("catalog client under catalog server", 1),
         ("catalog server under web client", 1),

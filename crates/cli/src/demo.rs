@@ -30,6 +30,9 @@ pub(crate) struct Demo {
     /// Stay up after the tour
     #[arg(long)]
     keep: bool,
+    /// Only these steps of the tour, by name, or `none`
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    steps: Vec<String>,
     /// Send spans to this OTLP/gRPC endpoint as well; default: 127.0.0.1:4317 if something listens there
     #[arg(long, value_name = "URL")]
     otlp: Option<String>,
@@ -50,6 +53,7 @@ impl Demo {
 
     async fn tour(&self) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
+        let steps = tour::choose(&self.steps)?;
         let otlp = match &self.otlp {
             Some(url) => Some(url.clone()),
             None => listening_collector().await,
@@ -69,7 +73,7 @@ impl Demo {
             100.0 * load::success(&warm),
             load::latency(&warm, 0.5).as_secs_f64() * 1e3,
         );
-        let mut missed = tour::run(&mesh, &load).await?;
+        let mut missed = tour::run(&mesh, &load, &steps).await?;
         if let Err(error) = show_trace(&mesh).await {
             missed.push(format!("trace: {error:#}"));
         }

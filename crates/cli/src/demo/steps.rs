@@ -10,6 +10,8 @@ type Switch = (&'static str, Option<&'static str>, &'static str);
 
 /// One step.
 pub(super) struct Step {
+    /// For `--steps`.
+    pub(super) name: &'static str,
     pub(super) title: &'static str,
     /// Switches thrown in the applications before the first measurement.
     pub(super) scene: &'static [Switch],
@@ -23,6 +25,7 @@ pub(super) struct Step {
 /// The tour.
 pub(super) const STEPS: [Step; 7] = [
     Step {
+        name: "canary",
         title: "canary: one request in ten to catalog v2",
         scene: &[],
         yaml: include_str!("../../../../config/demo/canary.yaml"),
@@ -30,6 +33,7 @@ pub(super) const STEPS: [Step; 7] = [
         judge: canary,
     },
     Step {
+        name: "header-route",
         title: "header route: jason gets reviews v3, everybody else v1",
         scene: &[],
         yaml: include_str!("../../../../config/demo/header-route.yaml"),
@@ -37,6 +41,7 @@ pub(super) const STEPS: [Step; 7] = [
         judge: header_route,
     },
     Step {
+        name: "fault",
         title: "fault injection: 400 ms for 30 %, 500 for 20 % of requests to reviews",
         scene: &[],
         yaml: include_str!("../../../../config/demo/fault.yaml"),
@@ -44,6 +49,7 @@ pub(super) const STEPS: [Step; 7] = [
         judge: fault,
     },
     Step {
+        name: "timeout",
         title: "timeout: reviews takes 900 ms, web waits no longer than 300 ms",
         scene: &[("reviews", None, "delay=900")],
         yaml: include_str!("../../../../config/demo/timeout.yaml"),
@@ -51,6 +57,7 @@ pub(super) const STEPS: [Step; 7] = [
         judge: timeout,
     },
     Step {
+        name: "retries",
         title: "retries: reviews fails 30 % of requests",
         scene: &[("reviews", None, "fail=30")],
         yaml: include_str!("../../../../config/demo/retries.yaml"),
@@ -58,6 +65,7 @@ pub(super) const STEPS: [Step; 7] = [
         judge: retries,
     },
     Step {
+        name: "breaker",
         title: "circuit breaker: reviews v2 fails every request and is ejected",
         scene: &[("reviews", Some("v2"), "fail=100")],
         yaml: include_str!("../../../../config/demo/breaker.yaml"),
@@ -65,6 +73,7 @@ pub(super) const STEPS: [Step; 7] = [
         judge: breaker,
     },
     Step {
+        name: "deny",
         title: "authorization: web may no longer read items from catalog",
         scene: &[],
         yaml: include_str!("../../../../config/demo/deny.yaml"),

@@ -9,11 +9,25 @@ use super::steps::{STEPS, Step};
 /// Requests of one measurement: enough that judged shares are far from their bounds.
 const WINDOW: Duration = Duration::from_secs(6);
 
-/// Runs all steps; returns what was missed.
-pub(super) async fn run(mesh: &Mesh, load: &Load) -> anyhow::Result<Vec<String>> {
+/// The steps of these names, in the tour's order; all without names.
+///
+/// # Errors
+/// When there is no step of a name.
+pub(super) fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Step>> {
+    if let Some(unknown) =
+        names.iter().find(|name| *name != "none" && STEPS.iter().all(|step| step.name != **name))
+    {
+        let known: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        anyhow::bail!("--steps: no step `{unknown}`; there are {}, or `none`", known.join(", "));
+    }
+    Ok(STEPS.iter().filter(|step| names.is_empty() || names.iter().any(|name| name == step.name)).collect())
+}
+
+/// Runs steps; returns what was missed.
+pub(super) async fn run(mesh: &Mesh, load: &Load, steps: &[&Step]) -> anyhow::Result<Vec<String>> {
     let mut missed = Vec::new();
-    for (number, step) in STEPS.iter().enumerate() {
-        println!("\n▶ {}/{} {}", number + 1, STEPS.len(), step.title);
+    for (number, step) in steps.iter().enumerate() {
+        println!("\n▶ {}/{} {}", number + 1, steps.len(), step.title);
         for line in step.yaml.trim().lines() {
             println!("    {line}");
         }
