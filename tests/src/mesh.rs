@@ -189,8 +189,7 @@ impl Mesh {
 
     /// Registers a workload, starts its sidecar and waits until it is ready.
     pub async fn workload(&self, spec: &Spec<'_>) -> Sidecar {
-        let id = format!("{}-{}", spec.service, spec.version);
-        self.client.register(&self.instance(&id, spec)).await.expect("the registration is taken");
+        let id = self.register(spec).await;
         let request = TokenRequest {
             namespace: NAMESPACE.into(),
             service_account: spec.service.into(),
@@ -225,6 +224,13 @@ impl Mesh {
         let mut sidecar = Sidecar { process: None, bootstrap: file, name: id, inbound, app, outbound, admin };
         sidecar.start(self).await;
         sidecar
+    }
+
+    /// Registers a workload; its id. Whatever listens there need not be a sidecar of ours.
+    pub async fn register(&self, spec: &Spec<'_>) -> String {
+        let id = format!("{}-{}", spec.service, spec.version);
+        self.client.register(&self.instance(&id, spec)).await.expect("the registration is taken");
+        id
     }
 
     fn instance(&self, id: &str, spec: &Spec<'_>) -> Instance {

@@ -106,7 +106,7 @@ async fn certificates_that_the_mesh_did_not_issue_are_refused() {
 }
 
 /// One request over `openssl s_client`; everything that it printed. A client that hangs is ended after ten seconds.
-fn talk(openssl: &Path, to: &Sidecar, key: &Path, certificate: &Path) -> String {
+pub(crate) fn talk(openssl: &Path, to: &Sidecar, key: &Path, certificate: &Path) -> String {
     use std::io::Write;
     let mut child = Command::new("timeout")
         .args(["--kill-after=1", "10"])
