@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]
 
+mod bodies;
 mod certificates;
 mod crash;
 mod demo;
@@ -10,6 +11,7 @@ mod foreign;
 mod hashing;
 mod jaeger;
 mod layering;
+mod messages;
 mod outage;
 mod pushes;
 mod rotation;

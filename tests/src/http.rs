@@ -1,0 +1,119 @@
+//! HTTP/1 and HTTP/2 applications and clients with real bodies: an echo that streams, and a client that sends what it is told.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// A request body.
+pub type Body = BoxBody<Bytes, std::convert::Infallible>;
+
+/// A body with its length announced.
+pub fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).boxed()
+}
+
+/// A body that is sent as it is written, and where to write it.
+pub fn streamed() -> (mpsc::Sender<Frame<Bytes>>, Body) {
+    let (send, receive) = mpsc::channel(1);
+    let frames = tokio_stream::StreamExt::map(ReceiverStream::new(receive), Ok);
+    (send, BodyExt::boxed(StreamBody::new(frames)))
+}
+
+/// A body in pieces, with trailers.
+pub fn pieces(bytes: &Bytes, size: usize, trailers: Option<HeaderMap>) -> Body {
+    let (send, body) = streamed();
+    let bytes = bytes.clone();
+    tokio::spawn(async move {
+        for at in (0..bytes.len()).step_by(size.max(1)) {
+            let piece = bytes.slice(at..bytes.len().min(at + size));
+            if send.send(Frame::data(piece)).await.is_err() {
+                return;
+            }
+        }
+        if let Some(trailers) = trailers {
+            let _ = send.send(Frame::trailers(trailers)).await;
+        }
+    });
+    body
+}
+
+/// An application that returns each body as it comes, trailers included, with the head's content type.
+pub async fn echo(listen: SocketAddr) {
+    let listener = TcpListener::bind(listen).await.expect("the application's address is free");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let service =
+                    service_fn(|request: Request<Incoming>| async { Ok::<_, hyper::Error>(answer(request)) });
+                let builder = auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+}
+
+fn answer(request: Request<Incoming>) -> Response<Incoming> {
+    let (head, body) = request.into_parts();
+    let mut response = Response::new(body);
+    for name in ["content-type", "trailer"] {
+        if let Some(value) = head.headers.get(name) {
+            response.headers_mut().insert(http::HeaderName::from_static(name), value.clone());
+        }
+    }
+    response
+}
+
+/// A client connection.
+pub enum Client {
+    /// HTTP/1.1.
+    H1(http1::SendRequest<Body>),
+    /// HTTP/2 with prior knowledge.
+    H2(http2::SendRequest<Body>),
+}
+
+impl Client {
+    /// Over HTTP/1.1.
+    pub async fn h1(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the sidecar listens");
+        let (send, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
+        tokio::spawn(connection);
+        Self::H1(send)
+    }
+
+    /// Over HTTP/2.
+    pub async fn h2(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the sidecar listens");
+        let io = TokioIo::new(stream);
+        let (send, connection) = http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
+        tokio::spawn(connection);
+        Self::H2(send)
+    }
+
+    /// Sends a request, waits for the head of the answer.
+    ///
+    /// # Errors
+    /// When the connection or the stream breaks.
+    pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::H1(send) => {
+                send.ready().await?;
+                send.send_request(request).await
+            }
+            Self::H2(send) => {
+                send.ready().await?;
+                send.send_request(request).await
+            }
+        }
+    }
+}
