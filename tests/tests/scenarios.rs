@@ -11,6 +11,7 @@ mod foreign;
 mod hashing;
 mod jaeger;
 mod layering;
+mod limits;
 mod messages;
 mod outage;
 mod pushes;
