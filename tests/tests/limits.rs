@@ -94,7 +94,9 @@ spec: {host: catalog, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 
     .await;
     let (status, text) = get(web.outbound[0], "/", "").await.unwrap();
     assert_eq!(status, 503, "{text}");
-    for part in ["x-outrigger-error: ", "reason=overflow", "limit=max_requests:3", "DestinationRule shop/catalog"] {
+    for part in
+        ["x-outrigger-error: ", "reason=overflow", "limit=max_requests:3", "DestinationRule shop/catalog"]
+    {
         assert!(text.contains(part), "no {part}: {text}");
     }
     log_has(&mesh, "web-v1", " 503 UO ").await;

@@ -204,13 +204,13 @@ fn functions(text: &str) -> BTreeMap<&str, Spent> {
         } else if let Some(rest) = line.strip_prefix("calls=") {
             found.entry(callee).or_default().calls += number(rest.split(' ').next());
             of_callee = true;
-        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
-            if !std::mem::take(&mut of_callee) {
-                let mut costs = line.split(' ').skip(1);
-                let spent = found.entry(function).or_default();
-                spent.instructions += number(costs.next());
-                spent.system_calls += number(costs.next());
-            }
+        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first))
+            && !std::mem::take(&mut of_callee)
+        {
+            let mut costs = line.split(' ').skip(1);
+            let spent = found.entry(function).or_default();
+            spent.instructions += number(costs.next());
+            spent.system_calls += number(costs.next());
         }
     }
     found
