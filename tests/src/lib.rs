@@ -3,6 +3,7 @@
 //! The harness: real processes of the real binary on addresses of their own, and ways to wait for conditions.
 
 pub mod app;
+pub mod fake_control;
 pub mod http;
 pub mod jaeger;
 pub mod mesh;

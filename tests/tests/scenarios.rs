@@ -7,6 +7,7 @@ mod certificates;
 mod crash;
 mod demo;
 mod failures;
+mod fake_control;
 mod foreign;
 mod hashing;
 mod jaeger;
