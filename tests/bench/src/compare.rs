@@ -158,12 +158,7 @@ pub fn run(args: &Args) -> Result<()> {
 async fn measure(args: &Args) -> Result<Results> {
     let binary = args.programs.bin.join("outrigger");
     let mesh = Mesh::start_with(&binary.display().to_string(), json!({ "sampling": 0.0 })).await;
-    let directory = mesh.path("bench");
-    std::fs::create_dir_all(&directory)?;
-    let exe = std::env::current_exe()?.display().to_string();
-    let words = [&exe, "app", "--ip", &mesh.address(2, 0).ip().to_string()].map(str::to_owned);
-    let mut app = Process::start("app", LOAD_CPU, &words, &directory)?;
-    let site = Site { mesh: &mesh, directory, bin: args.programs.bin.clone(), app: app.answer()? };
+    let (site, _app) = Site::open(&mesh, &args.programs.bin)?;
     site.write_pki().await?;
 
     let mut results = Results {

@@ -96,12 +96,7 @@ async fn count_all(args: &Args) -> Result<BTreeMap<String, Count>> {
     std::fs::create_dir_all(&out)?;
     let binary = args.programs.bin.join("outrigger");
     let mesh = Mesh::start_with(&binary.display().to_string(), json!({ "sampling": 0.0 })).await;
-    let directory = mesh.path("bench");
-    std::fs::create_dir_all(&directory)?;
-    let exe = std::env::current_exe()?.display().to_string();
-    let words = [&exe, "app", "--ip", &mesh.address(2, 0).ip().to_string()].map(str::to_owned);
-    let mut app = Process::start("app", LOAD_CPU, &words, &directory)?;
-    let site = Site { mesh: &mesh, directory, bin: args.programs.bin.clone(), app: app.answer()? };
+    let (site, _app) = Site::open(&mesh, &args.programs.bin)?;
     let valgrind = outrigger_tests::require::tool("valgrind").context("valgrind is needed")?;
     let file = format!("--callgrind-out-file={}/NAME", out.display());
     let wrap = [&valgrind.display().to_string(), "--tool=callgrind", "--collect-systime=nsec", &file];

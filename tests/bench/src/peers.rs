@@ -52,7 +52,18 @@ pub struct Site<'a> {
     pub app: Ports,
 }
 
-impl Site<'_> {
+impl<'m> Site<'m> {
+    /// Starts the application; it ends with the process that is returned.
+    pub fn open(mesh: &'m Mesh, bin: &Path) -> Result<(Self, Process)> {
+        let directory = mesh.path("bench");
+        std::fs::create_dir_all(&directory)?;
+        let exe = path_text(&std::env::current_exe()?);
+        let words = argv([&exe, "app", "--ip", &mesh.address(2, 0).ip().to_string()]);
+        let mut app = Process::start("app", LOAD_CPU, &words, &directory)?;
+        let ports = app.answer()?;
+        Ok((Self { mesh, directory, bin: bin.to_owned(), app: ports }, app))
+    }
+
     /// The same five ports on the last part `host` of the mesh's network.
     pub fn ports(&self, host: u8, first: u16) -> Ports {
         let at = |offset| self.mesh.address(host, first + offset);
