@@ -208,4 +208,7 @@ async fn the_shop_leaves_whole_traces_with_their_attempts_in_a_real_jaeger() {
     assert!(siblings >= 2, "each attempt is a span of its own under the same parent: {retried}");
     let below = hops.values().filter(|hop| hop.above == Some(again.0)).count();
     assert_eq!(below, 1, "and arrived at the server as one: {retried}");
+    // A killed demo cannot remove its files.
+    demo.signal(Signal::INT);
+    assert_eq!(demo.child.wait().unwrap().code(), Some(130));
 }

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod certificates;
+mod cli;
 mod crash;
 mod demo;
 mod failures;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use outrigger_control::api::types::{ApplyBody, ApplyQuery, InForce, RulesQuery};
+use outrigger_control::api::types::{ApplyBody, ApplyQuery, InForce, RuleBody, RulesQuery};
 use outrigger_control::client::ClientError;
 use outrigger_rules::Finding;
+use serde::Serialize;
 
 use super::{Server, author};
 use crate::print::{Output, show, table};
@@ -136,11 +137,81 @@ pub(crate) struct Get {
     /// Namespace; all without it
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Table or JSON
+    /// A table, JSON, YAML that `apply` takes back, or names alone
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    output: Form,
     #[command(flatten)]
     server: Server,
+}
+
+/// How rules are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// A table; of a single rule, its source.
+    #[default]
+    Table,
+    /// JSON.
+    Json,
+    /// What was applied, one document per rule, each with its namespace.
+    Yaml,
+    /// `Kind namespace/name`, a line per rule.
+    Name,
+}
+
+impl Form {
+    fn print<T: Serialize>(
+        self,
+        data: &T,
+        rules: &[RuleBody],
+        text: fn(&[RuleBody]) -> String,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Table => show(Output::Table, data, || text(rules)),
+            Self::Json => show(Output::Json, data, String::new),
+            Self::Yaml => show(Output::Table, data, || sources(rules)),
+            Self::Name => show(Output::Table, data, || names(rules)),
+        }
+    }
+}
+
+fn sources(rules: &[RuleBody]) -> String {
+    let documents: Vec<String> = rules.iter().map(document).collect();
+    documents.join("---\n")
+}
+
+/// A rule that was applied with `-n` and names no namespace is printed from its object, with the namespace: applied
+/// again as it was written, it would come to stand in another.
+fn document(rule: &RuleBody) -> String {
+    let mut object = rule.object.clone();
+    match object.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
+        Some(metadata) if !metadata.contains_key("namespace") => {
+            metadata.insert("namespace".to_owned(), rule.namespace.clone().into());
+            format!("{object:#}\n")
+        }
+        _ => rule.source.trim_end().to_owned() + "\n",
+    }
+}
+
+fn written(rules: &[RuleBody]) -> String {
+    rules.iter().map(|rule| rule.source.as_str()).collect()
+}
+
+fn names(rules: &[RuleBody]) -> String {
+    rules.iter().map(|rule| format!("{} {}/{}\n", rule.kind, rule.namespace, rule.name)).collect()
+}
+
+fn overview(rules: &[RuleBody]) -> String {
+    let row = |r: &RuleBody| {
+        [
+            r.kind.clone(),
+            r.namespace.clone(),
+            r.name.clone(),
+            r.version.to_string(),
+            r.author.clone(),
+            r.at.to_string(),
+        ]
+    };
+    table(["KIND", "NAMESPACE", "NAME", "VERSION", "AUTHOR", "APPLIED"], rules.iter().map(row))
 }
 
 impl Get {
@@ -149,24 +220,12 @@ impl Get {
         if let (Some(kind), Some(name)) = (&self.kind, &self.name) {
             let namespace = self.namespace.as_deref().unwrap_or("default");
             let rule = client.rule(kind, namespace, name).await?;
-            show(self.output, &rule, || rule.source.clone())?;
+            self.output.print(&rule, std::slice::from_ref(&rule), written)?;
             return Ok(ExitCode::SUCCESS);
         }
         let query = RulesQuery { kind: self.kind, namespace: self.namespace };
         let rules = client.rules(&query).await?;
-        show(self.output, &rules, || {
-            let row = |r: &outrigger_control::api::types::RuleBody| {
-                [
-                    r.kind.clone(),
-                    r.namespace.clone(),
-                    r.name.clone(),
-                    r.version.to_string(),
-                    r.author.clone(),
-                    r.at.to_string(),
-                ]
-            };
-            table(["KIND", "NAMESPACE", "NAME", "VERSION", "AUTHOR", "APPLIED"], rules.iter().map(row))
-        })?;
+        self.output.print(&rules, &rules, overview)?;
         Ok(ExitCode::SUCCESS)
     }
 }
