@@ -25,7 +25,7 @@ pub struct Args {
     /// Requests that are counted.
     #[arg(long, default_value_t = 1000)]
     requests: u64,
-    /// The counts that hold; more than 2 % above one of them fails.
+    /// The counts that hold; more than 2 % above one of them fails (4 % for HTTP/2).
     #[arg(long)]
     baseline: Option<PathBuf>,
     /// Writes the counts there.
@@ -68,8 +68,12 @@ impl Count {
     }
 }
 
-/// How much a count may grow.
-const TOLERANCE: f64 = 1.02;
+/// How much a count may grow. Of HTTP/2, whose frames meet in one wake-up or in two as timing has it, a little more: runs of
+/// the same binary differ by 1.5 %, and those of HTTP/1 and TCP by 0.3 %.
+fn tolerance(kind: &str) -> f64 {
+    if matches!(kind, "h2" | "grpc") { 1.04 } else { 1.02 }
+}
+
 /// Requests before those that are counted: pools, caches and buffers are then filled.
 const WARM_UP: u64 = 300;
 
@@ -241,7 +245,7 @@ fn hold(baseline: &Path, counts: &BTreeMap<String, Count>) -> Result<()> {
             ("allocations", count.allocations, most.allocations),
         ] {
             // Timers and keep-alives of the control plane add a little of their own.
-            if now > then * TOLERANCE + 0.1 {
+            if now > then * tolerance(kind) + 0.1 {
                 grown.push(format!("{kind}: {now:.2} {what} per request, {then:.2} in the baseline"));
             }
         }
