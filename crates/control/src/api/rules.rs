@@ -108,10 +108,19 @@ pub(super) async fn list(
     let published = api.shared.keeper.published();
     let mut all: Vec<RuleBody> = published.rules.values().map(|rule| body(rule)).collect();
     all.retain(|rule| {
-        query.kind.as_ref().is_none_or(|kind| rule.kind.eq_ignore_ascii_case(kind))
+        query.kind.as_ref().is_none_or(|kind| names_kind(kind, &rule.kind))
             && query.namespace.as_ref().is_none_or(|namespace| rule.namespace == *namespace)
     });
     Ok(Json(all))
+}
+
+/// Whether this is the kind or its plural, in any case, as kubectl takes them.
+fn names_kind(asked: &str, kind: &str) -> bool {
+    let singular = match asked.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => asked.strip_suffix('s').unwrap_or(asked).to_owned(),
+    };
+    kind.eq_ignore_ascii_case(asked) || kind.eq_ignore_ascii_case(&singular)
 }
 
 /// One rule.
@@ -182,4 +191,22 @@ pub(super) async fn remove(
         in_force,
         in_force_millis,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_kind;
+
+    #[test]
+    fn a_kind_may_be_named_in_the_plural_and_in_any_case() {
+        for (asked, kind) in [
+            ("virtualservices", "VirtualService"),
+            ("AuthorizationPolicies", "AuthorizationPolicy"),
+            ("TrafficRules", "TrafficRules"),
+            ("destinationrule", "DestinationRule"),
+        ] {
+            assert!(names_kind(asked, kind), "{asked}");
+        }
+        assert!(!names_kind("virtual", "VirtualService") && !names_kind("trafficrule", "TrafficRules"));
+    }
 }
