@@ -36,7 +36,7 @@ async fn curl_reaches_nginx_through_two_sidecars() {
     let web = mesh.workload(&web(&["catalog:8080"])).await;
     mesh.apply(STRICT).await;
     let config = format!(
-        "daemon off; pid {0}/nginx.pid; error_log {0}/nginx.error; events {{}}
+        "daemon off; master_process off; pid {0}/nginx.pid; error_log {0}/nginx.error; events {{}}
 http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
  server {{ listen {1}; location / {{ return 200 \"nginx says $request_method $uri\\n\"; }} }} }}",
         mesh.path("").display(),

@@ -122,7 +122,7 @@ spec:
   host: catalog
   trafficPolicy:
     loadBalancer: {simple: ROUND_ROBIN}
-    outlierDetection: {consecutive5xxErrors: 3, interval: 0.2s, baseEjectionTime: 1s, maxEjectionPercent: 100}
+    outlierDetection: {consecutive5xxErrors: 3, interval: 0.2s, baseEjectionTime: 5s, maxEjectionPercent: 100}
 ",
     )
     .await;
