@@ -156,9 +156,11 @@ impl FeedState {
         self.received.insert(key, Held { resource: Arc::new(resource), version, since: now });
     }
 
-    /// The control plane says that a name does not exist.
+    /// The control plane says that a name does not exist. Of a destination that nobody asks for (any more) this is not kept:
+    /// traffic to what is known to be absent passes by the mesh, and nobody would be told when it joins.
     pub fn remove(&mut self, kind: ResourceKind, name: &str) {
-        if kind == ResourceKind::Destination {
+        let wanted = self.demanded.contains_key(name) || self.pinned.contains(name);
+        if kind == ResourceKind::Destination && wanted {
             self.absent_changed |= self.absent.insert(name.to_owned());
         }
         self.received.remove(&(kind, name.to_owned()));

@@ -148,6 +148,20 @@ fn what_nobody_needs_is_unsubscribed_and_dropped() {
 }
 
 #[test]
+fn that_a_destination_is_absent_is_not_kept_where_nobody_asks_for_it() {
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    state.remove(ResourceKind::Destination, "never-asked");
+    state.demand("d", now);
+    state.forget("d");
+    state.remove(ResourceKind::Destination, "d"); // crossed the unsubscription on its way
+    assert!(state.absent().is_empty());
+    state.pin("d");
+    state.remove(ResourceKind::Destination, "d");
+    assert!(state.absent().contains("d"));
+}
+
+#[test]
 fn a_destination_outside_the_mesh_is_remembered_until_it_appears() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
