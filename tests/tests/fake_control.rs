@@ -12,6 +12,11 @@ const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 const NAME: &str = "outbound|8080||catalog.shop.svc.cluster.local";
 
+/// A whole `Cluster`: its name, type ORIGINAL_DST, load balancing CLUSTER_PROVIDED.
+fn whole(name: &str) -> Vec<u8> {
+    [named(name), vec![0x10, 4, 0x30, 6]].concat()
+}
+
 /// A `Cluster` or `RouteConfiguration` that has nothing but its name (field 1 of both).
 fn named(name: &str) -> Vec<u8> {
     let mut bytes = vec![0x0a, name.len() as u8];
@@ -35,14 +40,14 @@ async fn rubbish(line: &mut Line, web: &Sidecar) {
     no(line.answer("malformed").await, &[NAME]);
     serves(web, "malformed bytes").await;
 
-    let twin = || resource(NAME, CLUSTER, named(NAME));
+    let twin = || resource(NAME, CLUSTER, whole(NAME));
     line.say(response("twins", CLUSTER, vec![twin(), twin()], &[])).await;
-    no(line.answer("twins").await, &[NAME]);
+    no(line.answer("twins").await, &[NAME, "more than once"]);
     serves(web, "the same name twice").await;
 
-    let other = resource(NAME, CLUSTER, named("another"));
+    let other = resource(NAME, CLUSTER, whole("another"));
     line.say(response("misnamed", CLUSTER, vec![other], &[])).await;
-    no(line.answer("misnamed").await, &[NAME]);
+    no(line.answer("misnamed").await, &[NAME, "must be the same"]);
     serves(web, "a resource under another's name").await;
 
     let wrong = resource(NAME, ROUTES, named(NAME));

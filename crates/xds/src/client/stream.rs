@@ -140,17 +140,21 @@ impl Conversation<'_> {
     ) -> (Vec<(Resource, String)>, Vec<(Invalid, String)>) {
         let mut upserts = Vec::with_capacity(resources.len());
         let mut refused = Vec::new();
+        // Of a name that occurs twice none is taken: which one was meant is anybody's guess, and the last good one stays.
         let mut seen = HashSet::new();
+        let bodies = resources.iter().filter(|wire| wire.resource.is_some());
+        let repeated: HashSet<String> =
+            bodies.filter(|wire| !seen.insert(&wire.name)).map(|wire| wire.name.clone()).collect();
         for wire in resources {
             // Without a body it only prolongs the life of what was sent before.
             let Some(any) = wire.resource else { continue };
             if kind != ResourceKind::Barrier && !self.told.wants(kind, &wire.name) {
                 continue;
             }
-            let decoded = if seen.insert(wire.name.clone()) {
-                checked(kind, &wire.name, &any.type_url, &any.value)
-            } else {
+            let decoded = if repeated.contains(&wire.name) {
                 Err(invalid(kind, &wire.name, "occurs more than once in one response"))
+            } else {
+                checked(kind, &wire.name, &any.type_url, &any.value)
             };
             match decoded {
                 Ok(resource) => upserts.push((resource, wire.version)),

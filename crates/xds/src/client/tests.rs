@@ -188,7 +188,8 @@ async fn good_resources_of_a_response_are_delivered_and_bad_ones_named_in_the_na
     invalid.outlier =
         Some(outrigger_model::cluster::Outlier { interval: Duration::ZERO, ..Default::default() });
     let invalid = sent("f", "7", &Resource::Cluster(invalid));
-    let all = vec![cluster("a", "1"), malformed("b"), misnamed, endpoints, cluster("a", "2"), invalid];
+    let (twin, other) = (cluster("g", "1"), cluster("g", "2"));
+    let all = vec![cluster("a", "1"), malformed("b"), misnamed, endpoints, twin, other, invalid];
     line.say(CDS, "n1", all, &["gone"]).await;
     assert_eq!(play.update().await, (vec!["a@1".to_owned()], vec!["gone".to_owned()]));
     let answer = line.hear().await;
@@ -200,7 +201,8 @@ async fn good_resources_of_a_response_are_delivered_and_bad_ones_named_in_the_na
         ("b", "1", ""),
         ("d", "1", ""),
         ("e", "1", ""),
-        ("a", "2", ""),
+        ("g", "1", ""),
+        ("g", "2", ""),
         ("f", "7", "outlier_detection.interval"),
     ];
     assert_eq!(named, expected);
