@@ -57,7 +57,7 @@ impl Apply {
                         code = ExitCode::FAILURE;
                     }
                 }
-                Err(error) => code = refused(&error)?,
+                Err(error) => code = refused(&file, &error)?,
             }
         }
         Ok(code)
@@ -92,12 +92,12 @@ fn print_findings(findings: &[Finding]) {
     }
 }
 
-fn refused(error: &ClientError) -> anyhow::Result<ExitCode> {
+fn refused(file: &Path, error: &ClientError) -> anyhow::Result<ExitCode> {
     if error.findings().is_empty() {
         anyhow::bail!("{error}");
     }
     print_findings(error.findings());
-    eprintln!("nothing was applied");
+    eprintln!("nothing of {} was applied", file.display());
     Ok(ExitCode::from(65))
 }
 
