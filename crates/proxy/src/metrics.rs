@@ -200,22 +200,24 @@ impl Shard {
         self.totals.introduction.as_deref()
     }
 
-    /// Counts a finished request.
-    pub fn request(&self, series: &SeriesOf<'_>, millis: f64, received: u64, sent: u64) {
+    /// Counts a finished request; `messages`: of gRPC, there and back.
+    pub fn request(
+        &self,
+        series: &SeriesOf<'_>,
+        millis: f64,
+        (received, sent): (u64, u64),
+        messages: Option<(u64, u64)>,
+    ) {
         let mut finder = self.requests.borrow_mut();
         let cells = finder.find(series, &self.totals.local, &self.table.requests);
         cells.requests.inc();
         cells.duration.observe(millis);
         cells.request_bytes.observe(received as f64);
         cells.response_bytes.observe(sent as f64);
-    }
-
-    /// Counts the messages of a finished request of gRPC.
-    pub fn messages(&self, series: &SeriesOf<'_>, request: u64, response: u64) {
-        let mut finder = self.requests.borrow_mut();
-        let cells = finder.find(series, &self.totals.local, &self.table.requests);
-        cells.request_messages.add(request);
-        cells.response_messages.add(response);
+        if let Some((request, response)) = messages {
+            cells.request_messages.add(request);
+            cells.response_messages.add(response);
+        }
     }
 
     /// Calls `update` with the cells of a TCP series.

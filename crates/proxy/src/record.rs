@@ -241,10 +241,8 @@ impl Drop for StreamRecord {
         } else {
             let series = self.series();
             let millis = elapsed.as_secs_f64() * 1000.0;
-            self.worker.metrics.request(&series, millis, self.received, self.sent);
-            if self.is_grpc {
-                self.worker.metrics.messages(&series, self.messages.0, self.messages.1);
-            }
+            let messages = self.is_grpc.then_some(self.messages);
+            self.worker.metrics.request(&series, millis, (self.received, self.sent), messages);
         }
         self.finish_span();
         let log = &self.worker.shared.access_log;

@@ -50,8 +50,8 @@ fn shards_of_one_series_add_up() {
         Arc::new(Workload { name: "catalog-v1".into(), service: "catalog".into(), ..Workload::default() });
     for shard in &shards {
         let series = SeriesOf { workload: Some(&workload), ..series(Direction::Outbound, 200) };
-        shard.request(&series, 3.0, 10, 20);
-        shard.request(&series, 3.0, 10, 20);
+        shard.request(&series, 3.0, (10, 20), None);
+        shard.request(&series, 3.0, (10, 20), None);
     }
     let page = page(&totals);
     let line = page.lines().find(|line| line.starts_with("istio_requests_total{")).unwrap();
@@ -82,7 +82,7 @@ fn inbound_series_name_the_proved_peer() {
     let peer = SpiffeId::parse("spiffe://td/ns/front/sa/cart").unwrap();
     let peer_hash = shard.hash_of(Some(&peer), None, None);
     let series = SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 403) };
-    shard.request(&series, 1.0, 0, 0);
+    shard.request(&series, 1.0, (0, 0), None);
     let page = page(&totals);
     for label in [
         "reporter=\"destination\"",
@@ -106,8 +106,8 @@ fn series_are_bounded() {
         shard.request(
             &SeriesOf { peer: Some(&peer), peer_hash, ..series(Direction::Inbound, 200) },
             1.0,
-            0,
-            0,
+            (0, 0),
+            None,
         );
     }
     let page = page(&totals);
@@ -153,7 +153,7 @@ fn inbound_series_name_the_service_that_was_called() {
     let call = |called| {
         let peer_hash = shard.hash_of(Some(&peer), called, None);
         let series = SeriesOf { peer: Some(&peer), called, peer_hash, ..series(Direction::Inbound, 200) };
-        shard.request(&series, 1.0, 0, 0);
+        shard.request(&series, 1.0, (0, 0), None);
     };
     call(Some("web-admin.shop.svc.example.org"));
     call(Some("www.example.com"));
@@ -179,11 +179,10 @@ fn inbound_series_name_the_service_that_was_called() {
 fn messages_are_shown_for_grpc_only() {
     let totals = Totals::new(local());
     let shard = totals.shard();
-    shard.request(&series(Direction::Outbound, 200), 1.0, 0, 0);
+    shard.request(&series(Direction::Outbound, 200), 1.0, (0, 0), None);
     assert!(!page(&totals).contains("messages_total"));
     let grpc = SeriesOf { is_grpc: true, grpc_status: Some(0), ..series(Direction::Outbound, 200) };
-    shard.request(&grpc, 1.0, 0, 0);
-    shard.messages(&grpc, 3, 5);
+    shard.request(&grpc, 1.0, (0, 0), Some((3, 5)));
     let page = page(&totals);
     for (name, count) in [("istio_request_messages_total{", " 3"), ("istio_response_messages_total{", " 5")] {
         let lines: Vec<_> = page.lines().filter(|line| line.starts_with(name)).collect();
