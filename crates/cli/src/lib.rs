@@ -31,6 +31,9 @@ enum Command {
     ControlPlane(ControlArgs),
     /// Run a sidecar
     Proxy(ProxyArgs),
+    /// Bring a workload's connections to its sidecar: rules of the kernel
+    #[command(subcommand)]
+    Intercept(outrigger_proxy::intercept::Command),
     /// Apply rules from files (- is standard input)
     Apply(command::rules::Apply),
     /// Show rules
@@ -67,6 +70,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::ControlPlane(args) => outrigger_control::run(args).map(|()| ExitCode::SUCCESS),
         Command::Proxy(args) => outrigger_proxy::app::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Intercept(command) => outrigger_proxy::intercept::apply::run(&command)
+            .map(|done| if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Command::Analyze(args) => args.run(),
         Command::Apply(args) => wait(args.run()),
         Command::Get(args) => wait(args.run()),

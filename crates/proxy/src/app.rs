@@ -25,10 +25,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access_log;
 use crate::admin::Pages;
-use crate::bootstrap::{Bootstrap, Format};
+use crate::bootstrap::{Bootstrap, Format, Mode};
 use crate::config_feed::state::{Bounds, FeedState};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::disk::SnapshotFile;
+use crate::intercept::probe::{self, Token};
 use crate::listen;
 use crate::metrics;
 use crate::runtime::snapshot::Snapshot;
@@ -65,7 +66,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let logs = logging::init(format, Some(args.log.as_ref().unwrap_or(&bootstrap.log.level)))?;
     let joined = Joined::start(&bootstrap)?;
     let count = bootstrap.workers.unwrap_or_else(workers::default_count);
-    let sockets = listen::bind(count, &bootstrap.inbound, &bootstrap.outbound)?;
+    let sockets = listen::bind(count, &bootstrap)?;
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(4)
@@ -114,6 +115,8 @@ fn assemble(
         metrics: totals.clone(),
         outbound_policy: bootstrap.outbound_policy,
         pending_timeout: bootstrap.pending_timeout,
+        mark: bootstrap.interception.mark,
+        token: Token::new(),
     });
     let registry = Registry::with_process("proxy", env!("CARGO_PKG_VERSION"));
     registry.register(totals);
@@ -127,6 +130,7 @@ fn assemble(
     let gauges = status.clone();
     registry.register_fn(move |page| feed_metrics(&gauges.lock(), page));
     let readiness = readiness(joined, &status);
+    expect_interception(bootstrap, &shared.token, &readiness);
     let drain = shared.drain.clone();
     let renewal = joined.renewal.clone();
     let pages = Pages { shared, feed: status, renewal, readiness, registry, logs, drain };
@@ -275,7 +279,8 @@ fn local(bootstrap: &Bootstrap, joined: &Joined) -> metrics::Local {
 
 fn node_id(bootstrap: &Bootstrap) -> String {
     let node = &bootstrap.node;
-    let address = bootstrap.inbound.first().map_or_else(String::new, |inbound| inbound.bind.ip().to_string());
+    let address = node.address.or_else(|| bootstrap.inbound.first().map(|inbound| inbound.bind.ip()));
+    let address = address.map_or_else(String::new, |address| address.to_string());
     format!("sidecar~{address}~{}.{}~{}", node.id, node.namespace, node.cluster)
 }
 
@@ -342,6 +347,18 @@ fn readiness(joined: &Joined, feed: &Arc<Mutex<FeedStatus>>) -> Readiness {
         async move { if applied { Ok(()) } else { Err(reason) } }
     });
     readiness
+}
+
+/// Fails closed: a sidecar that is told to expect interception is not ready while the rules are absent.
+fn expect_interception(bootstrap: &Bootstrap, token: &Token, readiness: &Readiness) {
+    if bootstrap.mode == Mode::Explicit || !bootstrap.interception.required {
+        return;
+    }
+    let token = token.clone();
+    readiness.probe("interception", Duration::from_secs(2), move || {
+        let token = token.clone();
+        async move { probe::check(&token, &probe::reachable()).await }
+    });
 }
 
 fn feed_metrics(status: &FeedStatus, page: &mut outrigger_telemetry::metrics::Page) {

@@ -3,11 +3,13 @@
 //! Everything else comes from the control plane. Reading it is the only thing that may stop the process at start.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::intercept;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,10 +37,13 @@ pub struct Bootstrap {
     /// How connections reach the proxy.
     #[serde(default)]
     pub mode: Mode,
-    /// Explicit mode: what is accepted for the workload.
+    /// Modes redirect and tproxy: the ports that the rules of interception name.
+    #[serde(default)]
+    pub interception: Interception,
+    /// What is accepted for the workload, beside what interception brings.
     #[serde(default)]
     pub inbound: Vec<InboundBind>,
-    /// Explicit mode: what the workload calls.
+    /// What the workload calls, beside what interception brings.
     #[serde(default)]
     pub outbound: Vec<OutboundBind>,
     /// What happens with destinations that are not in the mesh.
@@ -79,6 +84,9 @@ pub struct Node {
     /// Its namespace. Default `default`.
     #[serde(default = "default_name")]
     pub namespace: String,
+    /// The address by which it is known. Default: the first inbound one; with interception none is needed.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
     /// Its service account. Default `default`.
     #[serde(default = "default_name")]
     pub service_account: String,
@@ -115,6 +123,30 @@ pub enum Mode {
     /// By addresses bound for each destination; no privilege needed.
     #[default]
     Explicit,
+    /// By address translation in the kernel: `outrigger-proxy intercept apply`.
+    Redirect,
+    /// The same, but inbound connections keep the client's address, also towards the application; needs CAP_NET_ADMIN.
+    Tproxy,
+}
+
+/// What the rules of interception name; the defaults are those of `outrigger-proxy intercept apply`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Interception {
+    /// Takes connections to the workload, on all addresses. Default 15006.
+    pub inbound_port: u16,
+    /// Takes connections from the workload, on the loopback addresses. Default 15001.
+    pub outbound_port: u16,
+    /// Socket mark, of use only with `mode: tproxy`. Default 1337.
+    pub mark: u32,
+    /// Not ready while the rules are absent. Default true.
+    pub required: bool,
+}
+
+impl Default for Interception {
+    fn default() -> Self {
+        Self { inbound_port: 15006, outbound_port: 15001, mark: intercept::MARK, required: true }
+    }
 }
 
 /// An address that stands for the workload.
@@ -273,6 +305,15 @@ impl Bootstrap {
                 return Err(format!("outbound[{i}].to: \"{}\" is not host:port", outbound.to));
             }
         }
+        let ports = &self.interception;
+        if self.mode != Mode::Explicit
+            && (ports.inbound_port == 0 || ports.inbound_port == ports.outbound_port)
+        {
+            return Err(
+                "interception: inbound_port and outbound_port must be two ports, as the rules name them"
+                    .into(),
+            );
+        }
         if self.workers == Some(0) {
             return Err("workers: must be at least 1; leave it out for the CPU quota".into());
         }
@@ -382,6 +423,8 @@ mod tests {
             ("grace: soon\n", "soon"),
             ("tracing: {sampling: 101}\n", "tracing.sampling"),
             ("admin: here\n", "admin"),
+            ("mode: iptables\n", "iptables"),
+            ("mode: redirect\ninterception: {outbound_port: 15006}\n", "interception"),
         ] {
             let error = parse(&format!("{SMALL}{extra}")).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("b.yaml"), "{error}");

@@ -43,6 +43,8 @@ pub struct Accepted {
     pub source: SocketAddr,
     /// The original destination.
     pub destination: SocketAddr,
+    /// It came without address translation: the application shall see the client's address.
+    pub transparent: bool,
     pub purpose: Purpose,
 }
 

@@ -94,8 +94,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     // Of a connection only its source can be hashed, whatever the rule names for requests.
     let hash = cluster.config.balance.hashes().then(|| balance::hash_of_ip(info.source.ip()));
     loop {
-        let destination = info.app.unwrap_or(info.destination);
-        let endpoint = cluster.pick(&PickContext { tried: &tried, destination, hash })?;
+        let endpoint = cluster.pick(&PickContext { tried: &tried, original: info.original(), hash })?;
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
         let failure = match connect(worker, cluster, &endpoint, Want::Tcp).await {

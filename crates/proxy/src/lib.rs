@@ -15,6 +15,7 @@ pub mod detect;
 pub mod disk;
 pub mod failure;
 pub mod http;
+pub mod intercept;
 pub mod l4;
 pub mod listen;
 pub mod metrics;

@@ -1,12 +1,12 @@
 //! Listening sockets: one per worker and address (`SO_REUSEPORT`), bound before there is any configuration.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::bootstrap::{InboundBind, OutboundBind};
+use crate::bootstrap::{Bootstrap, Mode};
 
 pub mod accept;
 pub mod orig_dst;
@@ -41,47 +41,114 @@ pub struct Bound {
 
 /// Why an address cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen on {address} ({what}): {source}; is another process there, or the address not on this host?"
-)]
+#[error("cannot listen on {address} ({what}): {source}; {hint}")]
 pub struct BindError {
     pub address: SocketAddr,
     pub what: String,
+    pub hint: &'static str,
     pub source: io::Error,
 }
 
-/// Binds all sockets of explicit mode, for each worker its own set.
+/// A socket to bind.
+struct Wanted {
+    address: SocketAddr,
+    purpose: Purpose,
+    what: String,
+    intercepted: bool,
+    /// Takes connections to addresses that are not its own.
+    transparent: bool,
+}
+
+/// Binds all sockets, for each worker its own set.
 ///
 /// # Errors
 /// The first address that cannot be bound.
-pub fn bind(
-    workers: usize,
-    inbound: &[InboundBind],
-    outbound: &[OutboundBind],
-) -> Result<Vec<Vec<Bound>>, BindError> {
+pub fn bind(workers: usize, bootstrap: &Bootstrap) -> Result<Vec<Vec<Bound>>, BindError> {
     let mut sets: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
-    let wanted = inbound
-        .iter()
-        .map(|i| (i.bind, Purpose::Inbound { app: Some(i.app) }, format!("inbound for {}", i.app)));
-    let outbound = outbound.iter().map(|o| {
-        let to = Some(o.to.as_str().into());
-        (o.bind, Purpose::Outbound { to }, format!("outbound to {}", o.to))
-    });
-    for (address, purpose, what) in wanted.chain(outbound) {
-        let failed = |source| BindError { address, what: what.clone(), source };
+    for wanted in listed(bootstrap).into_iter().chain(intercepted(bootstrap)) {
+        let Wanted { address, purpose, what, intercepted, transparent } = wanted;
         // The first socket may choose the port; the others join it.
         let mut real = address;
         for set in &mut sets {
-            let listener = open(real, workers > 1).map_err(failed)?;
-            real = listener.local_addr().map_err(failed)?;
-            let (purpose, original) = (purpose.clone(), OriginalDst::Bound(real));
-            set.push(Bound { listener, address: real, purpose, original });
+            let opened = open(real, workers > 1, transparent).and_then(|l| Ok((l.local_addr()?, l)));
+            let listener = match opened {
+                Ok((bound, listener)) => {
+                    real = bound;
+                    listener
+                }
+                Err(error) if intercepted && address.is_ipv6() && is_no_family(&error) => {
+                    tracing::info!(%address, "this host has no IPv6: nothing of it will be intercepted");
+                    break;
+                }
+                Err(source) => {
+                    return Err(BindError { address, what, hint: hint(&source, transparent), source });
+                }
+            };
+            let original = if intercepted { OriginalDst::Intercepted } else { OriginalDst::Bound(real) };
+            set.push(Bound { listener, address: real, purpose: purpose.clone(), original });
         }
     }
     Ok(sets)
 }
 
-fn open(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
+/// The addresses that the bootstrap lists.
+fn listed(bootstrap: &Bootstrap) -> Vec<Wanted> {
+    let wanted =
+        |address, purpose, what| Wanted { address, purpose, what, intercepted: false, transparent: false };
+    let inbound = bootstrap.inbound.iter().map(|inbound| {
+        wanted(
+            inbound.bind,
+            Purpose::Inbound { app: Some(inbound.app) },
+            format!("inbound for {}", inbound.app),
+        )
+    });
+    let outbound = bootstrap.outbound.iter().map(|outbound| {
+        let to = Some(outbound.to.as_str().into());
+        wanted(outbound.bind, Purpose::Outbound { to }, format!("outbound to {}", outbound.to))
+    });
+    inbound.chain(outbound).collect()
+}
+
+/// The ports of interception. Translation brings what the workload sends to a loopback address, and what others send to
+/// the address of the interface.
+fn intercepted(bootstrap: &Bootstrap) -> Vec<Wanted> {
+    if bootstrap.mode == Mode::Explicit {
+        return Vec::new();
+    }
+    let ports = &bootstrap.interception;
+    let inbound = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].map(|ip| Wanted {
+        address: SocketAddr::new(ip, ports.inbound_port),
+        purpose: Purpose::Inbound { app: None },
+        what: "intercepted inbound".into(),
+        intercepted: true,
+        transparent: bootstrap.mode == Mode::Tproxy,
+    });
+    let outbound = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|ip| Wanted {
+        address: SocketAddr::new(ip, ports.outbound_port),
+        purpose: Purpose::Outbound { to: None },
+        what: "intercepted outbound".into(),
+        intercepted: true,
+        transparent: false,
+    });
+    inbound.into_iter().chain(outbound).collect()
+}
+
+fn is_no_family(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+fn hint(error: &io::Error, transparent: bool) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if transparent => {
+            "mode tproxy needs CAP_NET_ADMIN in the proxy; mode redirect does not"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "is another process there, or the address not on this host?",
+    }
+}
+
+fn open(address: SocketAddr, share: bool, transparent: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if share {
@@ -91,20 +158,40 @@ fn open(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
         // Its own IPv4 bind is another entry; one that takes both would collide with it.
         socket.set_only_v6(true)?;
     }
+    if transparent {
+        make_transparent(&socket, address)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
+/// The socket may have addresses that this host has not.
+#[cfg(target_os = "linux")]
+pub(crate) fn make_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn make_transparent(_socket: &Socket, _address: SocketAddr) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "mode tproxy exists only on Linux"))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn bootstrap(more: &str) -> Bootstrap {
+        Bootstrap::parse(Path::new("b.yaml"), &format!("node: {{id: web-1}}\nstate_dir: /tmp/x\n{more}\n"))
+            .unwrap()
+    }
 
     #[test]
     fn workers_share_the_port_that_the_first_was_given() {
-        let inbound = [InboundBind { bind: ([127, 0, 0, 1], 0).into(), app: ([127, 0, 0, 1], 1).into() }];
-        let sets = bind(2, &inbound, &[]).unwrap();
+        let sets = bind(2, &bootstrap("inbound: [{bind: \"127.0.0.1:0\", app: \"127.0.0.1:1\"}]")).unwrap();
         assert_eq!(sets[0][0].address, sets[1][0].address);
         assert_ne!(sets[0][0].address.port(), 0);
     }
@@ -113,8 +200,18 @@ mod tests {
     fn an_address_in_use_is_named_with_its_purpose() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let bind_to = held.local_addr().unwrap();
-        let outbound = [OutboundBind { bind: bind_to, to: "catalog.shop:8080".into() }];
-        let error = bind(1, &[], &outbound).err().unwrap().to_string();
+        let listed = format!("outbound: [{{bind: \"{bind_to}\", to: \"catalog.shop:8080\"}}]");
+        let error = bind(1, &bootstrap(&listed)).err().unwrap().to_string();
         assert!(error.contains(&bind_to.to_string()) && error.contains("catalog.shop:8080"), "{error}");
+    }
+
+    #[test]
+    fn interception_listens_everywhere_for_inbound_and_on_loopback_for_outbound() {
+        let wanted = intercepted(&bootstrap("mode: redirect\ninterception: {inbound_port: 4143}"));
+        let addresses: Vec<String> = wanted.iter().map(|wanted| wanted.address.to_string()).collect();
+        assert_eq!(addresses, ["0.0.0.0:4143", "[::]:4143", "127.0.0.1:15001", "[::1]:15001"]);
+        assert!(wanted.iter().all(|wanted| !wanted.transparent));
+        assert!(intercepted(&bootstrap("mode: tproxy"))[0].transparent);
+        assert!(intercepted(&bootstrap("")).is_empty());
     }
 }

@@ -20,6 +20,7 @@ use crate::bootstrap::{Node, OutboundPolicy};
 use crate::conn::Connections;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::wire::Buffers;
+use crate::intercept::probe::Token;
 use crate::metrics;
 use crate::runtime::snapshot::Snapshot;
 use crate::upstream::pool::Pools;
@@ -72,6 +73,10 @@ pub struct Shared {
     pub outbound_policy: OutboundPolicy,
     /// How long a connection waits for configuration.
     pub pending_timeout: Duration,
+    /// Of connections to the application in the client's name.
+    pub mark: u32,
+    /// By which the sidecar knows itself when it probes interception.
+    pub token: Token,
 }
 
 /// Asks the configuration feed for destinations.

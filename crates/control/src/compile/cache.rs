@@ -55,8 +55,10 @@ impl Compiled {
             (ClientKind::Envoy, ResourceKind::Cluster) => self.envoy_clusters(scope),
             (ClientKind::Outrigger, ResourceKind::Listener) => inbound::names_for(&self.world, scope),
             (ClientKind::Outrigger, ResourceKind::Cluster) => {
-                let ports = scope.own(&self.world).map(|own| own.ports.clone()).unwrap_or_default();
-                ports.iter().map(|port| names::inbound_cluster(port.number)).collect()
+                let own = scope.own(&self.world).into_iter();
+                let ports =
+                    own.flat_map(|own| own.ports.iter().map(|p| p.number).chain([inbound::OTHER_PORTS]));
+                ports.map(names::inbound_cluster).collect()
             }
             _ => Vec::new(),
         };

@@ -1,7 +1,7 @@
 //! Endpoints: the running instances of a service port, or of a subset of it, by locality.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_rules::intent::{Host, MtlsMode};
@@ -16,7 +16,9 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Endpoi
     let outbound = Outbound::parse(name)?;
     if let Ok(address) = outbound.host.parse() {
         let at = world.at_address(address).iter().filter(|instance| instance.port(outbound.port).is_some());
-        return Some(by_locality(world, name, outbound.port, at.map(AsRef::as_ref)));
+        // The very address that was called, not the instance's main one.
+        let at = at.map(|instance| (instance.as_ref(), address));
+        return Some(by_locality(world, name, outbound.port, at));
     }
     let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
     let service = world.service(&host)?;
@@ -24,6 +26,7 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Endpoi
     let chosen = service.instances.iter().map(AsRef::as_ref).filter(|instance: &&Instance| {
         instance.port(outbound.port).is_some() && in_subset(world, scope, &host, outbound.subset, instance)
     });
+    let chosen = chosen.filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     Some(by_locality(world, name, outbound.port, chosen))
 }
 
@@ -40,16 +43,16 @@ fn by_locality<'a>(
     world: &World,
     name: &str,
     port: u16,
-    instances: impl Iterator<Item = &'a Instance>,
+    instances: impl Iterator<Item = (&'a Instance, IpAddr)>,
 ) -> EndpointSet {
     let mut localities: BTreeMap<Locality, Vec<Endpoint>> = BTreeMap::new();
-    for instance in instances {
+    for (instance, address) in instances {
         let locality = Locality {
             region: instance.region.clone(),
             zone: instance.zone.clone(),
             sub_zone: String::new(),
         };
-        if let Some(endpoint) = endpoint(world, instance, port) {
+        if let Some(endpoint) = endpoint(world, instance, SocketAddr::new(address, port)) {
             localities.entry(locality).or_default().push(endpoint);
         }
     }
@@ -62,7 +65,7 @@ fn by_locality<'a>(
     EndpointSet { cluster: name.to_owned(), localities: localities.collect() }
 }
 
-fn endpoint(world: &World, instance: &Instance, port: u16) -> Option<Endpoint> {
+fn endpoint(world: &World, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {
     let health = match instance.state {
         State::Running => Health::Healthy,
         State::Stopping => Health::Draining,
@@ -70,11 +73,11 @@ fn endpoint(world: &World, instance: &Instance, port: u16) -> Option<Endpoint> {
         State::Stopped => return None,
     };
     Some(Endpoint {
-        address: SocketAddr::new(*instance.addresses.first()?, port),
+        address,
         weight: instance.weight,
         health,
         identity: instance.identity(&world.settings.trust_domain).ok().filter(|_| instance.sidecar),
-        mesh_tls: instance.sidecar && world.mtls_mode(instance, port) != MtlsMode::Disable,
+        mesh_tls: instance.sidecar && world.mtls_mode(instance, address.port()) != MtlsMode::Disable,
         workload: Some(workload(instance)),
     })
 }

@@ -1,4 +1,5 @@
-//! Inbound listeners: one per address and port of the client's own registration, with its mTLS mode and authorization.
+//! Inbound listeners: one per address and port of the client's own registration, with its mTLS mode and authorization, and one
+//! per address for all other ports (port 0), which interception brings as well.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,11 +20,16 @@ use super::scope::Scope;
 use crate::instance::{Instance, Protocol};
 use crate::world::World;
 
+/// Stands for every port that is not registered.
+pub(super) const OTHER_PORTS: u16 = 0;
+
 /// The names of all inbound listeners of a client.
 pub(super) fn names_for(world: &World, scope: &Scope) -> Vec<String> {
     let Some(own) = scope.own(world) else { return Vec::new() };
-    let ports = own.ports.iter().map(|port| port.number);
-    ports
+    own.ports
+        .iter()
+        .map(|port| port.number)
+        .chain([OTHER_PORTS])
         .flat_map(|port| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port)))
         .map(names::inbound_listener)
         .collect()
@@ -36,7 +42,11 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listen
     if !own.addresses.contains(&address.ip()) {
         return None;
     }
-    let protocol = own.port(address.port())?.protocol;
+    let protocol = match address.port() {
+        // Nothing is known of them but that they are the workload's: bytes, under the same mTLS mode and authorization.
+        OTHER_PORTS => Protocol::Tcp,
+        port => own.port(port)?.protocol,
+    };
     Some(Listener {
         name: name.to_owned(),
         direction: Direction::Inbound,

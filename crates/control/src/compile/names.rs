@@ -5,6 +5,7 @@
 //! | outbound listener, its routes | `outbound\|PORT\|\|HOST` |
 //! | outbound cluster, its endpoints | `outbound\|PORT\|SUBSET\|HOST` |
 //! | inbound listener | `inbound\|ADDRESS:PORT` |
+//! | inbound listener of all other ports | `inbound\|ADDRESS:0` |
 //! | inbound cluster | `inbound\|PORT\|\|` |
 //! | outbound routes of an Envoy | `PORT` |
 

@@ -149,13 +149,29 @@ fn only_running_instances_take_new_requests() {
 }
 
 #[test]
-fn a_client_sees_only_its_own_inbound_listener() {
+fn a_client_sees_only_its_own_inbound_listeners() {
     let c = compiled(shop(), "");
     let names: Vec<_> = c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.clone()).collect();
-    assert_eq!(names, ["inbound|127.0.0.10:8080"]);
-    assert!(get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.11:8080").is_none());
+    assert_eq!(names, ["inbound|127.0.0.10:8080", "inbound|127.0.0.10:0"]);
+    for other in ["inbound|127.0.0.11:8080", "inbound|127.0.0.11:0", "inbound|127.0.0.10:8081"] {
+        assert!(get(&c, &web(), ResourceKind::Listener, other).is_none(), "{other}");
+    }
     let impostor = scope(ClientKind::Outrigger, "web", "catalog-v1");
     assert!(c.wildcard(&impostor, ResourceKind::Listener).is_empty());
+}
+
+#[test]
+fn a_workload_that_is_called_by_its_second_address_is_dialled_there() {
+    let mut instances = shop();
+    let v6: std::net::IpAddr = "fd00::11".parse().unwrap();
+    instances[1].addresses.push(v6);
+    let c = compiled(instances, "");
+    for (name, wanted) in [("outbound|8080||fd00::11", v6), (CATALOG, "127.0.0.11".parse().unwrap())] {
+        let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, name) else {
+            panic!("no endpoints of {name}")
+        };
+        assert_eq!(set.iter().next().map(|endpoint| endpoint.address.ip()), Some(wanted), "{name}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn level(weights: &[u32]) -> Level {
 fn hashed(weights: &[u32], policy: Balance) -> Level {
     let member = |(i, weight): (usize, &u32)| {
         let address = format!("10.0.0.{}:80", i + 1).parse().unwrap();
-        (Arc::new(EndpointState::plain(address)), *weight)
+        (Arc::new(EndpointState::plain(address, Default::default())), *weight)
     };
     Level::new(0, weights.iter().enumerate().map(member).collect(), policy)
 }

@@ -3,9 +3,10 @@
 //! Only where a silent connection would be the TCP proxy's, after L4 authorization, and after a short time in which the
 //! client had its chance. Each connection's own first bytes decide what it is; what is remembered is only that a server
 //! was heard first, which saves that wait and decides nothing, so that there is nothing to poison.
+//! (*) One millisecond; where plain text and mTLS share a port, max(20 ms, 3 RTT).
 //!
 //! ```text
-//! wait max(20 ms, 3 RTT) ──client speaks──> detected
+//! wait (*) ──client speaks──> detected
 //!   └─silent, or remembered─> authorize ─> dial ─> race ──client──> detected (the upstream goes unused, unless opaque)
 //!                                                    └──server──> opaque
 //! ```
@@ -31,7 +32,11 @@ use crate::worker::Worker;
 /// Of the first read from either side.
 const FIRST_READ: usize = 4096;
 
-/// A client that speaks first has spoken after so long, or after three round trips, whichever is longer.
+/// Who speaks first has bytes on their way when we look: ours is the workload itself, or a peer that has them in its hands.
+/// It saves a connection that would go unused, and is all that a conversation that the server opens waits for, once.
+const GRACE: Duration = Duration::from_millis(1);
+/// Before a server is heard whose words would be plain text for a client about to begin TLS: such a client has spoken after
+/// so long, or after three round trips, whichever is longer.
 const HOLD: Duration = Duration::from_millis(20);
 const ROUND_TRIPS: u32 = 3;
 /// Where the kernel does not tell the round trip: of a host in the same region.
@@ -127,7 +132,7 @@ pub(super) async fn first_bytes(
     let remembered = speakers.expects_server(name.name());
     // A server's words would be plain text for a client that is about to begin TLS: they are held back.
     let held = look == Look::Everything && takes_tls(info);
-    let mut until = started + HOLD;
+    let mut until = started + if held { HOLD } else { GRACE };
     if !remembered {
         match listen(stream, look, until).await? {
             Outcome::Decided(detected, decided) => {

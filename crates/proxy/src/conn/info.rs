@@ -20,6 +20,7 @@ use crate::http::server::HttpVersion;
 use crate::listen::Purpose;
 use crate::metrics::Shard;
 use crate::record::{Protocol, StreamRecord};
+use crate::runtime::endpoint::Reach;
 use crate::runtime::snapshot::{ChainHandle, ListenerHandle, TcpHandle, TerminalHandle};
 use crate::worker::Worker;
 
@@ -33,6 +34,8 @@ pub struct ConnInfo {
     pub destination: SocketAddr,
     /// Where the application is, if it is not at the original destination.
     pub app: Option<SocketAddr>,
+    /// How what is sent on reaches it.
+    pub reach: Reach,
     /// The identity that the peer proved.
     pub peer: Option<SpiffeId>,
     /// Of the ClientHello.
@@ -79,12 +82,14 @@ impl ConnInfo {
     /// As accepted: nothing is known but addresses.
     pub fn early(accepted: &Accepted) -> Self {
         let (listener, chain) = NOWHERE.clone();
-        let app = match accepted.purpose {
-            Purpose::Inbound { app } => app,
-            Purpose::Outbound { .. } => None,
-        };
         let (source, destination) = (accepted.source, accepted.destination);
-        Self { app, ..Self::new(direction(&accepted.purpose), source, destination, listener, chain) }
+        let (app, reach) = match accepted.purpose {
+            Purpose::Inbound { app: None } if accepted.transparent => (None, Reach::AppFrom(source.ip())),
+            Purpose::Inbound { app: None } => (None, Reach::App),
+            Purpose::Inbound { app } => (app, Reach::Network),
+            Purpose::Outbound { .. } => (None, Reach::Network),
+        };
+        Self { app, reach, ..Self::new(direction(&accepted.purpose), source, destination, listener, chain) }
     }
 
     /// Plain text, of an unknown peer, on this chain.
@@ -100,6 +105,7 @@ impl ConnInfo {
             source,
             destination,
             app: None,
+            reach: Reach::Network,
             peer: None,
             server_name: None,
             mtls: false,
@@ -123,6 +129,11 @@ impl ConnInfo {
             destination: self.destination,
             server_name: self.server_name.as_deref(),
         }
+    }
+
+    /// Where clusters of kind original destination go.
+    pub fn original(&self) -> (SocketAddr, Reach) {
+        (self.app.unwrap_or(self.destination), self.reach)
     }
 
     /// The host by which a peer of the mesh called us.

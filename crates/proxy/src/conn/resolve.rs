@@ -24,10 +24,10 @@ pub(super) async fn inbound(
     worker: &Rc<Worker>,
     destination: SocketAddr,
 ) -> Result<Arc<ListenerHandle>, Failure> {
-    if let Some(found) = worker.snapshot().listener(Direction::Inbound, destination) {
+    if let Some(found) = worker.snapshot().listener_or_other(Direction::Inbound, destination) {
         return Ok(found.clone());
     }
-    let find = |s: &Snapshot| s.listener(Direction::Inbound, destination).cloned();
+    let find = |s: &Snapshot| s.listener_or_other(Direction::Inbound, destination).cloned();
     // Inbound listeners come unasked; a first configuration without this one will not change its mind, but may be followed
     // by one that has it: the instance may just be registering.
     worker.shared.wait_for(&format!("inbound {destination}"), || {}, find).await

@@ -128,7 +128,7 @@ fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<Endp
     let info = &ctx.conn.info;
     plan.cluster.pick(&PickContext {
         tried: if avoid { tried } else { &[] },
-        destination: info.app.unwrap_or(info.destination),
+        original: info.original(),
         hash: plan.hash,
     })
 }

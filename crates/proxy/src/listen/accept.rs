@@ -5,12 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
+use super::orig_dst::Original;
 use super::{Bound, Purpose};
 use crate::conn::{self, Accepted};
+use crate::intercept::probe;
 use crate::upstream::connect::prepare;
 use crate::worker::Worker;
 
@@ -58,14 +61,18 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             }
         };
         prepare(&tcp);
-        let destination = match original.of(&tcp) {
-            Ok(destination) => destination,
+        let Original { address: destination, transparent } = match original.of(&tcp, address) {
+            Ok(original) => original,
             Err(error) => {
-                tracing::warn!(%source, %error, "a connection has no original destination; it is closed");
+                tracing::info!(%source, %error, "a connection has no original destination; it is closed");
                 continue;
             }
         };
-        let accepted = Accepted { tcp, source, destination, purpose: purpose.clone() };
+        if !is_inbound && probe::ADDRESSES.contains(&destination) {
+            spawn_local(answer(tcp, worker.clone()));
+            continue;
+        }
+        let accepted = Accepted { tcp, source, destination, transparent, purpose: purpose.clone() };
         let guard = drain.guard();
         let worker = worker.clone();
         spawn_local(async move {
@@ -73,6 +80,11 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             drop((guard, permit));
         });
     }
+}
+
+/// Tells a probe that the rules brought it to us. So few bytes always fit.
+async fn answer(mut tcp: TcpStream, worker: Rc<Worker>) {
+    let _ = tcp.write_all(worker.shared.token.bytes()).await;
 }
 
 /// The connection went away before it was accepted; the next is not affected.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::balance::{self, Candidates, Level};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
-use crate::runtime::endpoint::{EndpointState, Outcome};
+use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
 use crate::runtime::limits::Limits;
 use crate::runtime::outlier::{Cause, Ejections};
 use crate::upstream::outside::OutsideConfigs;
@@ -55,7 +55,7 @@ struct Shared {
     ejections: Ejections,
     cursor: AtomicUsize,
     last_dynamic: ArcSwapOption<EndpointState>,
-    dynamic: Mutex<HashMap<SocketAddr, Arc<EndpointState>>>,
+    dynamic: Mutex<HashMap<(SocketAddr, Reach), Arc<EndpointState>>>,
 }
 
 /// The endpoints of one moment: addresses and health together.
@@ -76,7 +76,7 @@ pub struct PickContext<'a> {
     pub tried: &'a [SocketAddr],
     /// Where the connection was going, or in explicit mode inbound, where the application is. Clusters of kind original
     /// destination go there.
-    pub destination: SocketAddr,
+    pub original: (SocketAddr, Reach),
     /// For consistent hashing.
     pub hash: Option<u64>,
 }
@@ -171,7 +171,7 @@ impl ClusterHandle {
     /// There is none: no endpoints, none healthy, or all ejected.
     pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
         if self.config.discovery == Discovery::OriginalDestination {
-            return Ok(self.dynamic(ctx.destination));
+            return Ok(self.dynamic(ctx.original));
         }
         let table = self.shared.table.load();
         if ctx.tried.is_empty() && !self.shared.ejections.any() {
@@ -236,9 +236,9 @@ impl ClusterHandle {
         failure.because_of(self.origin.clone())
     }
 
-    fn dynamic(&self, address: SocketAddr) -> Arc<EndpointState> {
+    fn dynamic(&self, (address, reach): (SocketAddr, Reach)) -> Arc<EndpointState> {
         if let Some(last) = &*self.shared.last_dynamic.load()
-            && last.address == address
+            && (last.address, last.reach) == (address, reach)
         {
             return last.clone();
         }
@@ -246,7 +246,8 @@ impl ClusterHandle {
         if known.len() >= MAX_DYNAMIC {
             known.retain(|_, endpoint| endpoint.in_flight() > 0);
         }
-        let endpoint = known.entry(address).or_insert_with(|| Arc::new(EndpointState::plain(address)));
+        let endpoint =
+            known.entry((address, reach)).or_insert_with(|| Arc::new(EndpointState::plain(address, reach)));
         self.shared.last_dynamic.store(Some(endpoint.clone()));
         endpoint.clone()
     }

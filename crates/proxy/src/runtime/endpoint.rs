@@ -1,6 +1,6 @@
 //! One endpoint: where it is and who it is, with the load and health that outlive any endpoint set.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -13,11 +13,25 @@ use crate::runtime::outlier::Health;
 
 pub use crate::runtime::outlier::Outcome;
 
+/// How the rules of interception are to see a connection to an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// As the sidecar's own call to somebody else.
+    #[default]
+    Network,
+    /// As the sidecar's connection to its application.
+    App,
+    /// The same, in the name of the client.
+    AppFrom(IpAddr),
+}
+
 /// One endpoint of one cluster.
 #[derive(Debug)]
 pub struct EndpointState {
     /// Where it listens.
     pub address: SocketAddr,
+    /// How it is reached.
+    pub reach: Reach,
     /// Whom it must prove to be.
     pub identity: Option<SpiffeId>,
     /// It speaks the mesh's mTLS.
@@ -56,6 +70,7 @@ impl EndpointState {
         });
         Self {
             address: config.address,
+            reach: Reach::Network,
             identity: config.identity.clone(),
             mesh_tls: config.mesh_tls,
             workload,
@@ -66,9 +81,10 @@ impl EndpointState {
     }
 
     /// A destination that no control plane told us: the application, or a passthrough.
-    pub fn plain(address: SocketAddr) -> Self {
+    pub fn plain(address: SocketAddr, reach: Reach) -> Self {
         Self {
             address,
+            reach,
             identity: None,
             mesh_tls: false,
             workload: None,

@@ -105,6 +105,16 @@ impl Snapshot {
         self.by_address.get(&(direction, address))
     }
 
+    /// The listener for an original destination, or else the one for all other ports of its address.
+    pub fn listener_or_other(
+        &self,
+        direction: Direction,
+        address: SocketAddr,
+    ) -> Option<&Arc<ListenerHandle>> {
+        let other = SocketAddr::new(address.ip(), 0);
+        self.listener(direction, address).or_else(|| self.listener(direction, other))
+    }
+
     /// A listener by name.
     pub fn listener_named(&self, name: &str) -> Option<&Arc<ListenerHandle>> {
         self.by_name.get(name)

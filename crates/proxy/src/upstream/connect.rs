@@ -12,14 +12,16 @@ use std::time::Duration;
 use outrigger_identity::{CertificateProblem, IdentityError, PeerExpectation};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use socket2::{SockRef, Socket, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::intercept::APP_PRIORITY;
+use crate::listen::make_transparent;
 use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::EndpointState;
+use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
 use crate::stream::{Stream, TlsStream, Wire};
 use crate::worker::Worker;
@@ -80,7 +82,7 @@ pub async fn connect(
         _ => Some(cluster.limits.connection().await?),
     };
     let deadline = Instant::now() + config.connect_timeout;
-    let attempt = TcpStream::connect(endpoint.address);
+    let attempt = dial(endpoint, worker.shared.mark);
     let tcp = match timeout_at(deadline, attempt).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(refused(cluster, endpoint, &error)),
@@ -104,6 +106,33 @@ pub async fn connect(
     };
     let protocol = negotiated(want, tls.get_ref().1.alpn_protocol());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
+}
+
+/// TCP, as the rules of interception are to see it.
+async fn dial(endpoint: &EndpointState, mark: u32) -> io::Result<TcpStream> {
+    if endpoint.reach == Reach::Network {
+        return TcpStream::connect(endpoint.address).await;
+    }
+    let socket = if endpoint.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    tell_apart(&SockRef::from(&socket), endpoint, mark)?;
+    socket.connect(endpoint.address).await
+}
+
+/// The rules know a connection to the application by its priority, and one in the client's name by its mark.
+#[cfg(target_os = "linux")]
+fn tell_apart(socket: &Socket, endpoint: &EndpointState, mark: u32) -> io::Result<()> {
+    socket.set_priority(APP_PRIORITY)?;
+    if let Reach::AppFrom(client) = endpoint.reach {
+        socket.set_mark(mark)?;
+        make_transparent(socket, endpoint.address)?;
+        socket.bind(&SocketAddr::new(client, 0).into())?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tell_apart(_: &Socket, _: &EndpointState, _: u32) -> io::Result<()> {
+    Ok(())
 }
 
 /// Options of every socket of the data path.

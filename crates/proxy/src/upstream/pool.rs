@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use crate::failure::{Failure, FailureKind};
 use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::EndpointState;
+use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::upstream::connect::{self, Connected, Negotiated, Want};
 use crate::worker::Worker;
 
@@ -37,7 +37,11 @@ const SWEEP: Duration = Duration::from_secs(5);
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Where a connection goes. The rest of what must agree is compared at checkout, see [`Fit`].
-type Key = (u32, SocketAddr);
+type Key = (u32, SocketAddr, Reach);
+
+fn key(cluster: &ClusterHandle, endpoint: &EndpointState) -> Key {
+    (cluster.id, endpoint.address, endpoint.reach)
+}
 
 /// What a connection was made for.
 #[derive(Clone)]
@@ -139,7 +143,7 @@ impl Pools {
                 let shared = self.shared(cluster, endpoint);
                 Leased::H2(Box::pin(h2::start(worker, connected, fit, &shared)).await?)
             }
-            _ => Leased::H1(H1Conn::new(worker, connected, fit, endpoint.address)),
+            _ => Leased::H1(H1Conn::new(worker, connected, fit, endpoint)),
         })
     }
 
@@ -162,7 +166,7 @@ impl Pools {
             let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http2)).await?;
             let fit = Fit::new(worker, cluster, endpoint);
             if let Negotiated::Http1 = connected.protocol {
-                return Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint.address)));
+                return Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint)));
             }
             let lease = Box::pin(h2::start(worker, connected, fit, &shared)).await?;
             self.start_sweeping();
@@ -171,7 +175,7 @@ impl Pools {
     }
 
     fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Shared {
-        self.0.h2.borrow_mut().entry((cluster.id, endpoint.address)).or_default().clone()
+        self.0.h2.borrow_mut().entry(key(cluster, endpoint)).or_default().clone()
     }
 
     fn take_idle(
@@ -181,7 +185,7 @@ impl Pools {
         endpoint: &EndpointState,
     ) -> Option<H1Conn> {
         let mut pools = self.0.h1.borrow_mut();
-        let idle = pools.get_mut(&(cluster.id, endpoint.address))?;
+        let idle = pools.get_mut(&key(cluster, endpoint))?;
         while let Some(mut conn) = idle.pop() {
             if conn.suits(worker, cluster, endpoint) && conn.is_alive() {
                 return Some(conn);
@@ -214,7 +218,7 @@ impl Pools {
         let found = {
             let mut pools = self.0.h1.borrow_mut();
             let mut of_cluster =
-                pools.iter_mut().filter(|((id, _), idle)| *id == cluster && !idle.is_empty());
+                pools.iter_mut().filter(|((id, ..), idle)| *id == cluster && !idle.is_empty());
             // The oldest: the bottom of the stack.
             of_cluster.next().map(|(_, idle)| idle.remove(0))
         };
@@ -235,8 +239,12 @@ impl Pools {
                 let Some(inner) = inner.upgrade() else { return };
                 let pools = Self(inner);
                 let gave = (starving || limits.is_starving()) && pools.give_up_one(id);
-                let any =
-                    pools.0.h1.borrow().iter().any(|((cluster, _), idle)| *cluster == id && !idle.is_empty());
+                let any = pools
+                    .0
+                    .h1
+                    .borrow()
+                    .iter()
+                    .any(|((cluster, ..), idle)| *cluster == id && !idle.is_empty());
                 if !any && !gave {
                     pools.0.givers.borrow_mut().remove(&id);
                     return;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,7 +28,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use crate::access_log::{Format, Sink};
-use crate::bootstrap::{InboundBind, Node, OutboundBind, OutboundPolicy};
+use crate::bootstrap::{Bootstrap, Node, OutboundPolicy};
 use crate::listen::{self, accept};
 use crate::metrics::{Local, Totals};
 use crate::runtime::build::{Builder, InForce};
@@ -73,6 +74,7 @@ impl Rig {
             id: "web-1".into(),
             workload: "web".into(),
             namespace: "shop".into(),
+            address: None,
             service_account: "web".into(),
             app: "web".into(),
             version: "v1".into(),
@@ -93,6 +95,8 @@ impl Rig {
             metrics: Totals::new(Local::default()),
             outbound_policy: OutboundPolicy::AllowAny,
             pending_timeout: LONG,
+            mark: crate::intercept::MARK,
+            token: Default::default(),
         };
         edit(&mut shared);
         let worker = Worker::new(0, Arc::new(shared));
@@ -116,16 +120,18 @@ impl Rig {
 
     /// Listens for the workload, whose application is at `app`.
     pub fn inbound(&self, app: SocketAddr) -> SocketAddr {
-        self.listen(&[InboundBind { bind: any_port(), app }], &[])
+        self.listen(&format!("inbound: [{{bind: \"127.0.0.1:0\", app: \"{app}\"}}]"))
     }
 
     /// Listens for what the workload sends to `to`.
     pub fn outbound(&self, to: &str) -> SocketAddr {
-        self.listen(&[], &[OutboundBind { bind: any_port(), to: to.into() }])
+        self.listen(&format!("outbound: [{{bind: \"127.0.0.1:0\", to: \"{to}\"}}]"))
     }
 
-    fn listen(&self, inbound: &[InboundBind], outbound: &[OutboundBind]) -> SocketAddr {
-        let bound = listen::bind(1, inbound, outbound).unwrap().remove(0).remove(0);
+    fn listen(&self, listed: &str) -> SocketAddr {
+        let text = format!("node: {{id: web-1}}\nstate_dir: /nowhere\n{listed}\n");
+        let bootstrap = Bootstrap::parse(Path::new("bootstrap"), &text).unwrap();
+        let bound = listen::bind(1, &bootstrap).unwrap().remove(0).remove(0);
         let address = bound.address;
         spawn_local(accept::run(self.worker.clone(), bound, Arc::new(Semaphore::new(64))));
         address

@@ -25,7 +25,7 @@ fn cluster(edit: impl FnOnce(&mut Cluster)) -> ClusterHandle {
 }
 
 fn anywhere(tried: &[SocketAddr]) -> PickContext<'_> {
-    PickContext { tried, destination: SocketAddr::from(([10, 9, 9, 9], 80)), hash: None }
+    PickContext { tried, original: (SocketAddr::from(([10, 9, 9, 9], 80)), Reach::Network), hash: None }
 }
 
 fn host(picked: &EndpointState) -> u8 {
@@ -115,7 +115,10 @@ fn the_original_destination_is_an_endpoint_whose_load_is_kept() {
     let first = cluster.pick(&anywhere(&[])).unwrap();
     assert_eq!(host(&first), 9);
     let elsewhere = SocketAddr::from(([127, 0, 0, 5], 9080));
-    assert_eq!(host(&cluster.pick(&PickContext { destination: elsewhere, ..anywhere(&[]) }).unwrap()), 5);
+    assert_eq!(
+        host(&cluster.pick(&PickContext { original: (elsewhere, Reach::Network), ..anywhere(&[]) }).unwrap()),
+        5
+    );
     assert!(Arc::ptr_eq(&first, &cluster.pick(&anywhere(&[])).unwrap()));
 }
 

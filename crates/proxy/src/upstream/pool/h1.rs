@@ -11,7 +11,7 @@ use super::{Counted, Fit, Key};
 use crate::http::h1::{Limits, ResponseParser};
 use crate::http::wire::{self, Incoming, Outgoing};
 use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::EndpointState;
+use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
 use crate::upstream::connect::Connected;
 use crate::worker::Worker;
@@ -30,6 +30,7 @@ pub struct Meta {
     /// Requests that it has served, the current one included.
     pub requests: u32,
     address: SocketAddr,
+    reach: Reach,
     fit: Fit,
     idle_since: Instant,
     _counted: Counted,
@@ -37,14 +38,15 @@ pub struct Meta {
 }
 
 impl H1Conn {
-    pub(super) fn new(worker: &Rc<Worker>, connected: Connected, fit: Fit, address: SocketAddr) -> Self {
+    pub(super) fn new(worker: &Rc<Worker>, connected: Connected, fit: Fit, endpoint: &EndpointState) -> Self {
         let (incoming, outgoing) = wire::split(connected.stream, &worker.buffers);
         let counted = Counted::new(worker.metrics.cluster(&fit.cluster.name));
         let meta = Meta {
             parser: ResponseParser::new(Limits::default()),
             local: Some(connected.local),
             requests: 0,
-            address,
+            address: endpoint.address,
+            reach: endpoint.reach,
             fit,
             idle_since: Instant::now(),
             _counted: counted,
@@ -54,7 +56,7 @@ impl H1Conn {
     }
 
     pub(super) fn key(&self) -> Key {
-        (self.meta.fit.cluster.id, self.meta.address)
+        (self.meta.fit.cluster.id, self.meta.address, self.meta.reach)
     }
 
     pub(super) fn cluster(&self) -> &Arc<ClusterHandle> {

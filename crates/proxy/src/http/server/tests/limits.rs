@@ -297,7 +297,8 @@ async fn futures_stay_small() {
         let address = listener.local_addr().unwrap();
         let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
         let purpose = crate::listen::Purpose::Inbound { app: None };
-        let accepted = crate::conn::Accepted { tcp, source: address, destination: address, purpose };
+        let accepted =
+            crate::conn::Accepted { tcp, source: address, destination: address, transparent: false, purpose };
         let info = Rc::new(world.info(&accepted));
         let conn = request::HttpConn::new(world.worker.clone(), info, world.http.clone());
         let stream = accepted.tcp;

@@ -113,7 +113,8 @@ pub async fn proxy(setup: Setup, version: HttpVersion) -> Rig {
             let (stream, source) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
             let purpose = Purpose::Inbound { app: None };
-            let accepted = Accepted { tcp: stream, source, destination: address, purpose };
+            let accepted =
+                Accepted { tcp: stream, source, destination: address, transparent: false, purpose };
             let info = Rc::new(world.info(&accepted));
             spawn_local(serve(world.worker.clone(), accepted.tcp.into(), world.http.clone(), info, version));
         }

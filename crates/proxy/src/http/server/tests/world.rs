@@ -97,6 +97,7 @@ fn shared(snapshot: Snapshot, access_log: Option<Sink>) -> Shared {
     let node = Node {
         id: "web-1".into(),
         workload: "web-v1".into(),
+        address: None,
         namespace: "shop".into(),
         service_account: "web".into(),
         app: "web".into(),
@@ -118,5 +119,7 @@ fn shared(snapshot: Snapshot, access_log: Option<Sink>) -> Shared {
         metrics: Totals::new(local),
         outbound_policy: OutboundPolicy::AllowAny,
         pending_timeout: Duration::from_secs(10),
+        mark: crate::intercept::MARK,
+        token: Default::default(),
     }
 }
