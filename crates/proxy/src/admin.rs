@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::app_health::{self, Probe};
 use crate::config_feed::FeedStatus;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
@@ -33,6 +34,8 @@ pub struct Pages {
     pub renewal: RenewalHandle,
     /// Whether the process can take traffic.
     pub readiness: Readiness,
+    /// Ways to ask the application for its health.
+    pub probes: BTreeMap<String, Probe>,
     /// Metrics.
     pub registry: Registry,
     /// The log filter.
@@ -76,7 +79,9 @@ impl Pages {
 
     /// For a probe's port.
     pub fn health(&self) -> Table {
-        Table::new("outrigger-proxy health").with(rows::ready("/healthz/ready", self.readiness.clone()))
+        Table::new("outrigger-proxy health")
+            .with(rows::ready("/healthz/ready", self.readiness.clone()))
+            .with(app_health::row(self.probes.clone()))
     }
 }
 

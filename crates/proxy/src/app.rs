@@ -133,7 +133,8 @@ fn assemble(
     expect_interception(bootstrap, &shared.token, &readiness);
     let drain = shared.drain.clone();
     let renewal = joined.renewal.clone();
-    let pages = Pages { shared, feed: status, renewal, readiness, registry, logs, drain };
+    let probes = bootstrap.probes.clone();
+    let pages = Pages { shared, feed: status, renewal, readiness, probes, registry, logs, drain };
     Ok((Process { pages }, feed, tracing))
 }
 

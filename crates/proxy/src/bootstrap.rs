@@ -2,13 +2,14 @@
 //!
 //! Everything else comes from the control plane. Reading it is the only thing that may stop the process at start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::app_health::Probe;
 use crate::intercept;
 
 /// The whole file.
@@ -34,6 +35,9 @@ pub struct Bootstrap {
     /// Health for probes, `/healthz/ready`. Default off.
     #[serde(default)]
     pub health: Option<SocketAddr>,
+    /// Health of the application, `/app-health/NAME` on the health port, for those who cannot ask it themselves.
+    #[serde(default)]
+    pub probes: BTreeMap<String, Probe>,
     /// How connections reach the proxy.
     #[serde(default)]
     pub mode: Mode,

@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod app;
+pub mod app_health;
 pub mod balance;
 pub mod bootstrap;
 pub mod config_feed;

@@ -28,12 +28,19 @@ enum Command {
     Intercept(intercept::Command),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let line = Line::parse();
     let done = match (line.command, line.args) {
-        (Some(Command::Intercept(command)), _) => intercept::apply::run(&command)?,
-        (None, Some(args)) => app::run(&args).map(|()| true)?,
-        (None, None) => anyhow::bail!("--bootstrap is missing"),
+        (Some(Command::Intercept(command)), _) => intercept::apply::run(&command),
+        (None, Some(args)) => app::run(&args).map(|()| true),
+        (None, None) => Err(anyhow::anyhow!("--bootstrap is missing")),
     };
-    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -206,8 +206,11 @@ async fn a_slow_client_of_a_silent_server_is_still_seen_to_speak_http() {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // The race has begun once the application is dialled.
         let cluster = rig.worker.snapshot().cluster("app").unwrap().clone();
-        let context =
-            crate::runtime::cluster::PickContext { tried: &[], original: (app, Default::default()), hash: None };
+        let context = crate::runtime::cluster::PickContext {
+            tried: &[],
+            original: (app, Default::default()),
+            hash: None,
+        };
         while cluster.pick(&context).unwrap().in_flight() == 0 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }

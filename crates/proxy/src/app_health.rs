@@ -1,0 +1,322 @@
+//! Health probes of the application, asked for at the sidecar: `/app-health/NAME` on the health port.
+//!
+//! Who probes from outside the mesh (a kubelet, a load balancer, a monitor) has no certificate, so under STRICT it cannot ask
+//! the application itself. The sidecar asks in its place, from within, where nothing is intercepted. Istio's idea.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use outrigger_telemetry::admin::{AdminResponse, Row};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Who asks gives up earlier.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of an answer that says SERVING; more of it is of no interest.
+const MOST_ANSWER: usize = 64;
+
+/// The path of the probes.
+pub const PATH: &str = "/app-health/*";
+
+/// A way to ask the application; the address is where it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Probe {
+    /// A GET; a status of 200 to 399 is healthy.
+    Http {
+        /// Its port.
+        port: u16,
+        /// Its address. Default 127.0.0.1.
+        #[serde(default = "localhost")]
+        address: IpAddr,
+        /// With its query. Default `/`.
+        #[serde(default = "root")]
+        path: String,
+        /// `Host`. Default the address and port.
+        #[serde(default)]
+        host: Option<String>,
+    },
+    /// A connection that is taken is healthy.
+    Tcp {
+        /// Its port.
+        port: u16,
+        /// Its address. Default 127.0.0.1.
+        #[serde(default = "localhost")]
+        address: IpAddr,
+    },
+    /// `grpc.health.v1.Health/Check`; SERVING is healthy.
+    Grpc {
+        /// Its port.
+        port: u16,
+        /// Its address. Default 127.0.0.1.
+        #[serde(default = "localhost")]
+        address: IpAddr,
+        /// The service that is asked for. Default empty: the whole server.
+        #[serde(default)]
+        service: String,
+    },
+}
+
+fn localhost() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
+}
+
+fn root() -> String {
+    "/".into()
+}
+
+/// The row of the health port.
+pub fn row(probes: BTreeMap<String, Probe>) -> Row {
+    let names = probes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let help = match names.is_empty() {
+        true => "health of the application; the bootstrap file names no probes".to_owned(),
+        false => format!("health of the application, by probe: {names}"),
+    };
+    Row::new(PATH, &["GET"], help, move |request| {
+        let found = probes.get(&request.tail).cloned();
+        async move {
+            let Some(probe) = found else {
+                let text = format!("no probe \"{}\" in the bootstrap file (probes)\n", request.tail);
+                return AdminResponse::status(StatusCode::NOT_FOUND, text);
+            };
+            match timeout(PATIENCE, probe.ask(&request.headers)).await {
+                Ok(Ok(status)) if status.as_u16() < 400 => AdminResponse::status(status, "healthy\n"),
+                Ok(Ok(status)) => {
+                    AdminResponse::status(status, format!("the application answers {status}\n"))
+                }
+                Ok(Err(reason)) => {
+                    AdminResponse::status(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+                }
+                Err(_) => {
+                    let text = format!("the application has not answered within {PATIENCE:?}\n");
+                    AdminResponse::status(StatusCode::GATEWAY_TIMEOUT, text)
+                }
+            }
+        }
+    })
+}
+
+impl Probe {
+    /// Asks; `headers` are those of whoever asked us.
+    async fn ask(&self, headers: &HeaderMap) -> Result<StatusCode, String> {
+        match self {
+            Self::Http { port, address, path, host } => {
+                let address = SocketAddr::new(*address, *port);
+                http(address, path, host.as_deref(), headers)
+                    .await
+                    .map_err(|error| format!("{address}: {error}"))
+            }
+            Self::Tcp { port, address } => {
+                let address = SocketAddr::new(*address, *port);
+                TcpStream::connect(address)
+                    .await
+                    .map(|_| StatusCode::OK)
+                    .map_err(|e| format!("{address}: {e}"))
+            }
+            Self::Grpc { port, address, service } => {
+                let address = SocketAddr::new(*address, *port);
+                grpc(address, service).await.map_err(|error| format!("{address}: {error}"))
+            }
+        }
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn http(
+    address: SocketAddr,
+    path: &str,
+    host: Option<&str>,
+    asked: &HeaderMap,
+) -> Result<StatusCode, AnyError> {
+    let tcp = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+    let mut request = Request::get(path).header(http::header::CONNECTION, "close");
+    request = request.header(http::header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
+    // Applications tell probes from visitors by it.
+    if let Some(agent) = asked.get(http::header::USER_AGENT) {
+        request = request.header(http::header::USER_AGENT, agent);
+    }
+    let request = request.body(http_body_util::Empty::<Bytes>::new())?;
+    let answered = async move { Ok(sender.send_request(request).await?.status()) };
+    driven(answered, connection).await
+}
+
+/// An answer, with the connection that brings it: it may end as soon as it has brought it.
+async fn driven<E: Into<AnyError>>(
+    answered: impl Future<Output = Result<StatusCode, AnyError>>,
+    connection: impl Future<Output = Result<(), E>>,
+) -> Result<StatusCode, AnyError> {
+    let mut answered = std::pin::pin!(answered);
+    tokio::select! {
+        answer = &mut answered => answer,
+        ended = connection => match ended {
+            Ok(()) => answered.await,
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+async fn grpc(address: SocketAddr, service: &str) -> Result<StatusCode, AnyError> {
+    let tcp = TcpStream::connect(address).await?;
+    let (sender, connection) = h2::client::handshake(tcp).await?;
+    let asking = async {
+        let mut sender = sender.ready().await?;
+        let (response, mut body) = sender.send_request(check_request(address)?, false)?;
+        body.send_data(check_message(service)?, true)?;
+        let response = response.await?;
+        if response.status() != StatusCode::OK {
+            return Err(AnyError::from(format!("HTTP status {}", response.status())));
+        }
+        let (head, mut body) = response.into_parts();
+        let answer = read(&mut body).await?;
+        let trailers = body.trailers().await?.unwrap_or(head.headers);
+        let status = trailers.get("grpc-status").and_then(|status| status.to_str().ok());
+        match (status, serving(&answer)) {
+            (Some("0") | None, Some(true)) => Ok(StatusCode::OK),
+            (Some("0") | None, _) => Err("it says that it is not SERVING".into()),
+            (Some(status), _) => Err(format!("grpc-status {status}").into()),
+        }
+    };
+    driven(asking, connection).await
+}
+
+fn check_request(address: SocketAddr) -> Result<Request<()>, http::Error> {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .version(Version::HTTP_2)
+        .uri(format!("http://{address}/grpc.health.v1.Health/Check"))
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .body(())?;
+    request.headers_mut().insert(http::header::TE, HeaderValue::from_static("trailers"));
+    Ok(request)
+}
+
+/// `HealthCheckRequest { service: 1 }` in gRPC's framing.
+fn check_message(service: &str) -> Result<Bytes, AnyError> {
+    let length =
+        u8::try_from(service.len()).ok().filter(|n| *n < 126).ok_or("the service's name is too long")?;
+    let mut message = Vec::with_capacity(7 + service.len());
+    match length {
+        0 => message.extend_from_slice(&[0; 5]),
+        _ => {
+            message.extend_from_slice(&[0, 0, 0, 0, length + 2, 0x0a, length]);
+            message.extend_from_slice(service.as_bytes());
+        }
+    }
+    Ok(message.into())
+}
+
+async fn read(body: &mut RecvStream) -> Result<Vec<u8>, AnyError> {
+    let mut answer = Vec::new();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        if answer.len() + chunk.len() > MOST_ANSWER {
+            return Err("its answer is no HealthCheckResponse".into());
+        }
+        answer.extend_from_slice(&chunk);
+    }
+    Ok(answer)
+}
+
+/// `HealthCheckResponse { status: 1 }`, where 1 is SERVING and 0 is not written; `None`: no message.
+fn serving(answer: &[u8]) -> Option<bool> {
+    let message = answer.get(5..)?;
+    Some(message == [0x08, 0x01])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::bootstrap::Bootstrap;
+
+    async fn answering(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let n = stream.read(&mut head).await.unwrap();
+                assert!(n == 0 || head.starts_with(b"GET /healthz?full HTTP/1.1\r\n"));
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    fn probe(address: SocketAddr) -> Probe {
+        Probe::Http { port: address.port(), address: address.ip(), path: "/healthz?full".into(), host: None }
+    }
+
+    #[tokio::test]
+    async fn the_applications_status_is_the_answer() {
+        for status in [200, 302, 404, 500] {
+            let text = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+            let address = answering(Box::leak(text.into_boxed_str())).await;
+            assert_eq!(probe(address).ask(&HeaderMap::new()).await.unwrap().as_u16(), status);
+        }
+        let address = answering("").await;
+        assert!(probe(address).ask(&HeaderMap::new()).await.is_err(), "an end is no answer");
+        let tcp = Probe::Tcp { port: address.port(), address: address.ip() };
+        assert_eq!(tcp.ask(&HeaderMap::new()).await, Ok(StatusCode::OK));
+        let nobody = Probe::Tcp { port: 1, address: localhost() };
+        assert!(nobody.ask(&HeaderMap::new()).await.unwrap_err().starts_with("127.0.0.1:1: "));
+    }
+
+    async fn grpc_server(answer: &'static [u8], status: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                stream.send_data(answer.into(), false).unwrap();
+                let trailers = [(http::HeaderName::from_static("grpc-status"), status.parse().unwrap())];
+                stream.send_trailers(trailers.into_iter().collect()).unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn only_serving_is_healthy() {
+        for (answer, status, healthy) in [
+            (&[0, 0, 0, 0, 2, 8, 1][..], "0", true),
+            (&[0, 0, 0, 0, 2, 8, 2], "0", false),
+            (&[0, 0, 0, 0, 0], "0", false),
+            (&[], "5", false),
+        ] {
+            let address = grpc_server(answer, status).await;
+            let probe =
+                Probe::Grpc { port: address.port(), address: address.ip(), service: "shop.Pricing".into() };
+            assert_eq!(probe.ask(&HeaderMap::new()).await.is_ok(), healthy, "{answer:?} {status}");
+        }
+        assert_eq!(check_message("ab").unwrap()[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+    }
+
+    #[test]
+    fn probes_are_written_in_the_bootstrap_file() {
+        let read = |probe: &str| {
+            let text = format!("node: {{id: a}}\nstate_dir: /s\nprobes:\n  ready: {probe}\n");
+            Bootstrap::parse(Path::new("b"), &text)
+        };
+        let wanted = Probe::Http { port: 8080, address: localhost(), path: "/ok".into(), host: None };
+        assert_eq!(read("{http: {port: 8080, path: /ok}}").unwrap().probes["ready"], wanted);
+        assert!(read("{grpc: {port: 9090}}").is_ok());
+        assert!(read("{exec: {command: ls}}").unwrap_err().to_string().contains("exec"));
+    }
+}
