@@ -24,6 +24,7 @@ use crate::stream::Stream;
 use crate::worker::Worker;
 
 mod authorize;
+mod decline;
 mod early;
 mod info;
 pub(crate) mod open;
@@ -105,7 +106,13 @@ async fn serve_outbound(
     to: Option<Arc<str>>,
     info: &mut ConnInfo,
 ) -> Result<(), Failure> {
-    let found = resolve::outbound(worker, info.destination, to.as_deref()).await?;
+    let found = match resolve::outbound(worker, info.destination, to.as_deref()).await {
+        Ok(found) => found,
+        Err(failure) => {
+            Box::pin(decline::tell(worker, tcp, &failure)).await;
+            return Err(failure);
+        }
+    };
     (info.listener, info.destination) = (found.listener, found.destination);
     // Until the connection ends: a destination in use is never forgotten.
     let _in_use = found.in_use;

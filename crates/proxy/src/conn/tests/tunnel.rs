@@ -129,6 +129,23 @@ async fn what_is_not_in_the_mesh_is_refused_under_registry_only() {
 }
 
 #[tokio::test]
+async fn an_http_client_is_told_why_its_call_leads_nowhere() {
+    local(async {
+        let mut rig = Rig::new(|shared| shared.outbound_policy = OutboundPolicy::RegistryOnly);
+        rig.apply([]);
+        let address = rig.outbound("outside.test:80");
+        let answer = exchange(address, "GET / HTTP/1.1\r\nHost: outside.test\r\n\r\n").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(answer.contains("reason=not_in_mesh") && answer.contains("REGISTRY_ONLY"), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        assert_eq!(exchange(address, "neither HTTP nor TLS\n").await.unwrap_or_default(), "");
+        let line = rig.line().await;
+        assert_eq!(line["response_code_details"], "not_in_mesh", "{line}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_refused_connect_is_tried_on_another_endpoint() {
     local(async {
         let mut rig = Rig::new(|_| {});
