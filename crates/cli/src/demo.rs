@@ -8,16 +8,19 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use outrigger_telemetry::drain;
 
 use crate::command::traces;
 use crate::waterfall;
 
 mod bounds;
+mod hosts;
 mod load;
 mod mesh;
 mod steps;
 mod tour;
 
+use hosts::Hosts;
 use load::Load;
 use mesh::Mesh;
 
@@ -34,15 +37,51 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     steps: Vec<String>,
     /// Send spans to this OTLP/gRPC endpoint as well; default: 127.0.0.1:4317 if something listens there
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "intercept")]
     otlp: Option<String>,
+    /// In network namespaces with real interception, the applications calling each other by name as if there were no mesh
+    /// (root, nftables, iproute2)
+    #[arg(long)]
+    intercept: bool,
+    /// The namespaces are there, and this is the load's
+    #[arg(long, hide = true, requires = "intercept")]
+    inside: Option<String>,
+}
+
+/// Throws a switch of an application.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Switch {
+    address: SocketAddr,
+    setting: String,
+}
+
+impl Switch {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        mesh::throw(self.address, &self.setting).await?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 impl Demo {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let inside = match (&self.inside, self.intercept) {
+            (None, true) => return hosts::with_hosts(&mesh::hosts(), mesh::LOAD).await,
+            (inside, _) => inside.as_deref().map(Hosts::adopt),
+        };
         let interrupted = tokio::signal::ctrl_c();
+        let orphaned = async {
+            match &inside {
+                Some(_) => drain::parent_stdin().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            done = self.tour() => done,
+            done = self.tour(inside.as_ref()) => done,
+            ended = orphaned => {
+                // Who made the namespaces is gone and cannot remove them.
+                inside.iter().for_each(Hosts::remove);
+                ended.map(|()| ExitCode::FAILURE).context("standard input")
+            }
             signal = interrupted => {
                 signal?;
                 eprintln!("stopped");
@@ -51,21 +90,22 @@ impl Demo {
         }
     }
 
-    async fn tour(&self) -> anyhow::Result<ExitCode> {
+    async fn tour(&self, hosts: Option<&Hosts>) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
         let steps = tour::choose(&self.steps)?;
         let otlp = match &self.otlp {
             Some(url) => Some(url.clone()),
+            None if self.intercept => None,
             None => listening_collector().await,
         };
-        let mut mesh = Mesh::start(otlp).await?;
+        let mut mesh = Mesh::start(otlp, hosts).await?;
         println!(
             "✔ control plane {}   ✔ {n}/{n} sidecars ready, mTLS STRICT (SPIFFE, 24 h certificates)   {:.1} s",
-            mesh.address(1, mesh::XDS),
+            mesh.address(mesh::CONTROL, mesh::XDS),
             started.elapsed().as_secs_f64(),
             n = mesh.sidecars(),
         );
-        let load = Load::start(mesh.load_entry());
+        let load = Load::start(&mesh.load_entry());
         let warm = load.window(Duration::from_secs(3)).await;
         println!(
             "✔ load {} requests/s through web, catalog, reviews, pricing, stock: success {:.1} %, p50 {:.1} ms",

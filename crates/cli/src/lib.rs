@@ -55,6 +55,9 @@ enum Command {
     /// One application of the demo's shop
     #[command(hide = true)]
     DemoApp(shop::ShopArgs),
+    /// Throws a switch of an application of the demo's shop
+    #[command(hide = true)]
+    DemoSwitch(demo::Switch),
 }
 
 /// Runs the command line of this process.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Traces(args) => wait(args.run()),
         Command::Demo(args) => wait(args.run()),
         Command::DemoApp(args) => wait(args.run()),
+        Command::DemoSwitch(args) => wait(args.run()),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -43,18 +43,18 @@ pub(crate) struct ShopArgs {
     /// Where it listens
     #[arg(long)]
     listen: SocketAddr,
-    /// Where its sidecar stands for catalog
+    /// Where catalog is, `host:port`
     #[arg(long)]
-    catalog: Option<SocketAddr>,
-    /// Where its sidecar stands for reviews
+    catalog: Option<String>,
+    /// Where reviews is, `host:port`
     #[arg(long)]
-    reviews: Option<SocketAddr>,
-    /// Where its sidecar stands for pricing
+    reviews: Option<String>,
+    /// Where pricing is, `host:port`
     #[arg(long)]
-    pricing: Option<SocketAddr>,
-    /// Where its sidecar stands for stock
+    pricing: Option<String>,
+    /// Where stock is, `host:port`
     #[arg(long)]
-    stock: Option<SocketAddr>,
+    stock: Option<String>,
 }
 
 impl ShopArgs {

@@ -1,6 +1,5 @@
 //! The load: open loop, so that a slow answer delays no later request, and counted by who answered.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,7 +43,7 @@ impl Drop for Load {
 
 impl Load {
     /// Starts sending to an address; every second request is jason's.
-    pub(super) fn start(address: SocketAddr) -> Self {
+    pub(super) fn start(address: &str) -> Self {
         let samples: Arc<Mutex<Vec<Sample>>> = Arc::default();
         let pool = Pool::new(address, "web.shop");
         let into = samples.clone();

@@ -11,10 +11,13 @@ use outrigger_control::api::types::{ApplyBody, ApplyQuery, TokenRequest};
 use outrigger_control::client::Client;
 use outrigger_control::instance::{Instance, Port, Protocol, State};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
+use super::hosts::{self, Hosts, Place, User};
 use crate::command::traces;
 
+/// The host of the control plane.
+pub(super) const CONTROL: u8 = 1;
 /// Port of the control plane's xDS.
 pub(super) const XDS: u16 = 15012;
 const METRICS: u16 = 15014;
@@ -38,7 +41,7 @@ struct Workload {
 }
 
 const WORKLOADS: [Workload; 10] = [
-    Workload { host: 10, service: "load", version: "v1", port: None, calls: &[("web", "web.shop:8080")] },
+    Workload { host: LOAD, service: "load", version: "v1", port: None, calls: &[("web", "web.shop:8080")] },
     Workload {
         host: 11,
         service: "web",
@@ -79,10 +82,20 @@ impl Workload {
     }
 }
 
+/// The host of the load.
+pub(super) const LOAD: u8 = 10;
+
+/// All hosts, the control plane's first.
+pub(super) fn hosts() -> Vec<u8> {
+    [CONTROL].into_iter().chain(WORKLOADS.iter().map(|workload| workload.host)).collect()
+}
+
 /// The running demo.
 pub(super) struct Mesh {
     directory: tempfile::TempDir,
-    net: [u8; 2],
+    place: Place,
+    /// What is run, where every user may run it.
+    binary: PathBuf,
     client: Client,
     children: Vec<(String, Child)>,
     otlp: Vec<String>,
@@ -90,12 +103,19 @@ pub(super) struct Mesh {
 
 impl Mesh {
     /// Starts everything and waits until every sidecar is ready and mTLS is STRICT.
-    pub(super) async fn start(otlp: Option<String>) -> anyhow::Result<Self> {
+    pub(super) async fn start(otlp: Option<String>, hosts: Option<&Hosts>) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("outrigger-demo-").tempdir()?;
-        let net = free_net()?;
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
-        let mut mesh = Self { directory, net, client, children: Vec::new(), otlp: Vec::new() };
-        mesh.otlp.push(format!("http://{}", mesh.address(1, OTLP)));
+        let mut binary = std::env::current_exe()?;
+        let place = match hosts {
+            Some(hosts) => {
+                binary = hosts::share(directory.path(), &binary)?;
+                Place::Hosts(hosts.clone())
+            }
+            None => Place::Loopback(free_net()?),
+        };
+        let mut mesh = Self { directory, place, binary, client, children: Vec::new(), otlp: Vec::new() };
+        mesh.otlp.push(format!("http://{}", mesh.address(CONTROL, OTLP)));
         mesh.otlp.extend(otlp);
         mesh.start_control_plane().await?;
         for workload in &WORKLOADS {
@@ -111,7 +131,7 @@ impl Mesh {
 
     /// An address of the demo's network.
     pub(super) fn address(&self, host: u8, port: u16) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::new(127, self.net[0], self.net[1], host), port))
+        self.place.address(host, port)
     }
 
     /// How many sidecars there are.
@@ -120,13 +140,16 @@ impl Mesh {
     }
 
     /// Where the load enters its own sidecar.
-    pub(super) fn load_entry(&self) -> SocketAddr {
-        self.address(10, OUTBOUND)
+    pub(super) fn load_entry(&self) -> String {
+        match self.place {
+            Place::Loopback(_) => self.address(LOAD, OUTBOUND).to_string(),
+            Place::Hosts(_) => "web.shop:8080".into(),
+        }
     }
 
     /// Jaeger's query API of the control plane.
     pub(super) fn query_url(&self) -> String {
-        format!("http://{}", self.address(1, QUERY))
+        format!("http://{}", self.address(CONTROL, QUERY))
     }
 
     /// Applies rules and waits until they are in force everywhere.
@@ -174,8 +197,12 @@ impl Mesh {
         let chosen =
             WORKLOADS.iter().filter(|w| w.service == service && version.is_none_or(|v| v == w.version));
         for workload in chosen {
-            let (port, _) = workload.port.context("it has no port")?;
-            post(self.address(workload.host, port + APP_SHIFT), &format!("/__switch?{setting}")).await?;
+            let address = self.app_address(workload).context("it has no port")?;
+            let args = ["demo-switch".to_owned(), address.to_string(), setting.to_owned()];
+            let mut command = self.place.command(workload.host, User::Application, &self.binary);
+            let output = command.args(args).output().await?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            anyhow::ensure!(output.status.success(), "{}: {said}", workload.id());
         }
         Ok(())
     }
@@ -190,9 +217,10 @@ impl Mesh {
     /// Where to look.
     pub(super) fn print_places(&self) {
         println!("  traces      {}/api/traces?service=web.shop", self.query_url());
-        println!("  metrics     http://{}/metrics", self.address(1, METRICS));
+        println!("  metrics     http://{}/metrics", self.address(CONTROL, METRICS));
         println!("  a sidecar   http://{}/", self.address(11, ADMIN));
-        println!("  the shop    curl http://{}/product/1", self.load_entry());
+        let within = self.place.within(LOAD);
+        println!("  the shop    {within}curl http://{}/product/1", self.load_entry());
         println!(
             "  rules       outrigger get --server unix:{}",
             self.path("control/outrigger.sock").display()
@@ -204,7 +232,7 @@ impl Mesh {
     }
 
     async fn start_control_plane(&mut self) -> anyhow::Result<()> {
-        let address = |port| self.address(1, port).to_string();
+        let address = |port| self.address(CONTROL, port).to_string();
         let settings = json!({
             "dataDir": self.path("control"),
             "xdsAddress": address(XDS),
@@ -216,7 +244,8 @@ impl Mesh {
         });
         let file = self.path("control.json");
         std::fs::write(&file, settings.to_string())?;
-        self.spawn("control-plane", &["control-plane".as_ref(), "--config".as_ref(), file.as_os_str()])?;
+        let args = ["control-plane".as_ref(), "--config".as_ref(), file.as_os_str()];
+        self.spawn("control-plane", CONTROL, User::Operator, &args)?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.client.status().await.is_err() {
             self.check(deadline, "the control plane does not answer")?;
@@ -262,31 +291,58 @@ impl Mesh {
         self.client.create_token(&request).await?.write(&join)?;
         let bootstrap = self.path(&format!("{id}.json"));
         std::fs::write(&bootstrap, self.bootstrap(workload, &join).to_string())?;
-        self.spawn(
-            &format!("sidecar {id}"),
-            &["proxy".as_ref(), "--bootstrap".as_ref(), bootstrap.as_os_str()],
-        )?;
-        let Some((port, _)) = workload.port else { return Ok(()) };
+        if let Place::Hosts(_) = self.place {
+            hosts::hand_over(&join)?;
+            hosts::hand_over_folder(&self.state_dir(workload))?;
+        }
+        let args = ["proxy".as_ref(), "--bootstrap".as_ref(), bootstrap.as_os_str()];
+        self.spawn(&format!("sidecar {id}"), workload.host, User::Sidecar, &args)?;
+        self.intercept(workload).await?;
+        let Some(listen) = self.app_address(workload) else { return Ok(()) };
         let mut args = vec!["demo-app".to_owned(), workload.service.to_owned()];
-        let listen = self.address(workload.host, port + APP_SHIFT).to_string();
-        args.extend(["--version".into(), workload.version.into(), "--listen".into(), listen]);
-        for (i, (flag, _)) in workload.calls.iter().enumerate() {
-            args.extend([format!("--{flag}"), self.address(workload.host, OUTBOUND + i as u16).to_string()]);
+        args.extend(["--version".into(), workload.version.into(), "--listen".into(), listen.to_string()]);
+        for (i, (flag, to)) in workload.calls.iter().enumerate() {
+            let to = match self.place {
+                Place::Loopback(_) => self.address(workload.host, OUTBOUND + i as u16).to_string(),
+                Place::Hosts(_) => (*to).to_owned(),
+            };
+            args.extend([format!("--{flag}"), to]);
         }
         let args: Vec<&std::ffi::OsStr> = args.iter().map(AsRef::as_ref).collect();
-        self.spawn(&id, &args)
+        self.spawn(&id, workload.host, User::Application, &args)
+    }
+
+    /// Where the application listens: beside the registered address, or at it where connections are intercepted.
+    fn app_address(&self, workload: &Workload) -> Option<SocketAddr> {
+        let (port, _) = workload.port?;
+        Some(match self.place {
+            Place::Loopback(_) => self.address(workload.host, port + APP_SHIFT),
+            Place::Hosts(_) => self.address(workload.host, port),
+        })
+    }
+
+    fn state_dir(&self, workload: &Workload) -> PathBuf {
+        self.path(&format!("{}.state", workload.id()))
+    }
+
+    async fn intercept(&self, workload: &Workload) -> anyhow::Result<()> {
+        if let Place::Loopback(_) = self.place {
+            return Ok(());
+        }
+        let mut command = self.place.command(workload.host, User::Operator, &self.binary);
+        command.args(["intercept", "apply", "--dns"]);
+        if workload.host == LOAD {
+            // This tour lives there too, and looks at all pages.
+            command.args(["--exclude-outbound-ports", &format!("{ADMIN},{QUERY}")]);
+        }
+        let output = command.output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "interception for {}: {said}", workload.id());
+        Ok(())
     }
 
     fn bootstrap(&self, workload: &Workload, join: &Path) -> serde_json::Value {
-        let inbound = workload.port.map(|(port, _)| {
-            let (bind, app) =
-                (self.address(workload.host, port), self.address(workload.host, port + APP_SHIFT));
-            json!({ "bind": bind, "app": app })
-        });
-        let outbound = workload.calls.iter().enumerate().map(
-            |(i, (_, to))| json!({ "bind": self.address(workload.host, OUTBOUND + i as u16), "to": to }),
-        );
-        json!({
+        let mut bootstrap = json!({
             "node": {
                 "id": workload.id(),
                 "workload": format!("{}-{}", workload.service, workload.version),
@@ -296,21 +352,41 @@ impl Mesh {
                 "version": workload.version,
             },
             "join": join,
-            "state_dir": self.path(&format!("{}.state", workload.id())),
+            "state_dir": self.state_dir(workload),
             "workers": 1,
             "admin": self.address(workload.host, ADMIN),
-            "inbound": inbound.into_iter().collect::<Vec<_>>(),
-            "outbound": outbound.collect::<Vec<_>>(),
             "tracing": { "otlp": self.otlp, "flush_ms": 200 },
             "parent_pipe": true,
             "grace": "0s",
-        })
+        });
+        let places = match self.place {
+            Place::Hosts(_) => json!({ "mode": "redirect", "dns": {} }),
+            Place::Loopback(_) => {
+                let inbound = self
+                    .app_address(workload)
+                    .zip(workload.port)
+                    .map(|(app, (port, _))| json!({ "bind": self.address(workload.host, port), "app": app }));
+                let bind = |i: usize| self.address(workload.host, OUTBOUND + i as u16);
+                let calls = workload.calls.iter().enumerate();
+                let outbound = calls.map(|(i, (_, to))| json!({ "bind": bind(i), "to": to }));
+                json!({
+                    "inbound": inbound.into_iter().collect::<Vec<_>>(),
+                    "outbound": outbound.collect::<Vec<_>>(),
+                })
+            }
+        };
+        if let (Some(all), serde_json::Value::Object(places)) = (bootstrap.as_object_mut(), places) {
+            all.extend(places);
+        }
+        bootstrap
     }
 
     /// This binary again. Its standard input is ours to hold; its output goes to a log.
-    fn spawn(&mut self, name: &str, args: &[&std::ffi::OsStr]) -> anyhow::Result<()> {
+    fn spawn(&mut self, name: &str, host: u8, user: User, args: &[&std::ffi::OsStr]) -> anyhow::Result<()> {
         let log = File::create(self.path(&format!("{}.log", name.replace(' ', "-"))))?;
-        let child = Command::new(std::env::current_exe()?)
+        let child = self
+            .place
+            .command(host, user, &self.binary)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
@@ -372,17 +448,17 @@ fn free_net() -> anyhow::Result<[u8; 2]> {
     bail!("no free 127.x.y.0/24 was found; does this machine let processes bind addresses in 127.0.0.0/8?")
 }
 
-/// A POST without a body.
-async fn post(address: SocketAddr, path: &str) -> anyhow::Result<()> {
+/// Throws an application's switch: a POST without a body.
+pub(super) async fn throw(address: SocketAddr, setting: &str) -> anyhow::Result<()> {
     use hyper_util::rt::TokioIo;
     let tcp = tokio::net::TcpStream::connect(address).await.with_context(|| address.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::post(path)
+    let request = hyper::Request::post(format!("/__switch?{setting}"))
         .header(hyper::header::HOST, address.to_string())
         .body(http_body_util::Empty::<bytes::Bytes>::new())?;
     let status = sender.send_request(request).await?.status();
     connection.abort();
-    anyhow::ensure!(status.is_success(), "{address}{path}: {status}");
+    anyhow::ensure!(status.is_success(), "{address}: {status}");
     Ok(())
 }

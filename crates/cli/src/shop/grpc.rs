@@ -77,13 +77,13 @@ fn frame(message: &impl Message) -> Bytes {
 /// A client that keeps its connection.
 #[derive(Clone)]
 pub(super) struct Client {
-    address: SocketAddr,
+    address: Arc<str>,
     connection: Arc<Mutex<Option<SendRequest<Bytes>>>>,
 }
 
 impl Client {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, connection: Arc::default() }
+    pub(super) fn new(address: &str) -> Self {
+        Self { address: address.into(), connection: Arc::default() }
     }
 
     /// Who priced it.
@@ -119,7 +119,7 @@ impl Client {
             *slot = Some(ready.clone());
             return Ok(ready);
         }
-        let tcp = TcpStream::connect(self.address).await?;
+        let tcp = TcpStream::connect(&*self.address).await?;
         tcp.set_nodelay(true)?;
         let (sender, connection) = h2::client::handshake(tcp).await?;
         tokio::spawn(connection);

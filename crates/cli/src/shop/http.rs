@@ -64,17 +64,17 @@ pub(super) fn json(status: StatusCode, reply: &Reply) -> Response<Full<Bytes>> {
     response
 }
 
-/// Kept connections to one address.
+/// Kept connections to one address, `host:port`.
 #[derive(Clone)]
 pub(crate) struct Pool {
-    address: SocketAddr,
+    address: Arc<str>,
     host: &'static str,
     idle: Arc<Mutex<Vec<SendRequest<Empty<Bytes>>>>>,
 }
 
 impl Pool {
-    pub(crate) fn new(address: SocketAddr, host: &'static str) -> Self {
-        Self { address, host, idle: Arc::default() }
+    pub(crate) fn new(address: &str, host: &'static str) -> Self {
+        Self { address: address.into(), host, idle: Arc::default() }
     }
 
     /// A GET; status and body.
@@ -97,7 +97,7 @@ impl Pool {
                 return Ok(sender);
             }
         }
-        let tcp = TcpStream::connect(self.address).await?;
+        let tcp = TcpStream::connect(&*self.address).await?;
         tcp.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(tcp)).await?;
         tokio::spawn(connection);
@@ -129,7 +129,7 @@ impl Switch {
 pub(super) async fn serve(args: &ShopArgs) -> anyhow::Result<()> {
     let name = if args.app == App::Catalog { "catalog" } else { "reviews" };
     let version: Arc<str> = args.version.as_str().into();
-    let pricing = args.pricing.map(grpc::Client::new);
+    let pricing = args.pricing.as_deref().map(grpc::Client::new);
     let switch = Arc::new(Switch::default());
     listen(args.listen, move |request| {
         let (version, pricing, switch) = (version.clone(), pricing.clone(), switch.clone());

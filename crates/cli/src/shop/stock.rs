@@ -36,13 +36,13 @@ async fn talk(mut stream: BufStream<TcpStream>) -> std::io::Result<()> {
 
 /// One session, opened when needed and kept.
 pub(super) struct Session {
-    address: SocketAddr,
+    address: String,
     stream: Mutex<Option<BufStream<TcpStream>>>,
 }
 
 impl Session {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, stream: Mutex::new(None) }
+    pub(super) fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), stream: Mutex::new(None) }
     }
 
     /// How many are left; `None` when stock cannot be reached, or somebody else is asking: one session must never be the
@@ -63,7 +63,7 @@ impl Session {
         let stream = match slot {
             Some(stream) => stream,
             None => {
-                let mut stream = BufStream::new(TcpStream::connect(self.address).await?);
+                let mut stream = BufStream::new(TcpStream::connect(&self.address).await?);
                 let mut greeting = String::new();
                 stream.read_line(&mut greeting).await?;
                 anyhow::ensure!(greeting.trim() == GREETING, "no greeting");

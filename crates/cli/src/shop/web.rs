@@ -10,9 +10,9 @@ use super::{Reply, ShopArgs, stock};
 
 /// Serves `/product/{id}`.
 pub(super) async fn serve(args: &ShopArgs) -> anyhow::Result<()> {
-    let catalog = Pool::new(args.catalog.context("--catalog")?, "catalog.shop");
-    let reviews = Pool::new(args.reviews.context("--reviews")?, "reviews.shop");
-    let stock = Arc::new(stock::Session::new(args.stock.context("--stock")?));
+    let catalog = Pool::new(args.catalog.as_deref().context("--catalog")?, "catalog.shop");
+    let reviews = Pool::new(args.reviews.as_deref().context("--reviews")?, "reviews.shop");
+    let stock = Arc::new(stock::Session::new(args.stock.as_deref().context("--stock")?));
     let version: Arc<str> = args.version.as_str().into();
     listen(args.listen, move |request| {
         let (catalog, reviews, stock, version) =
