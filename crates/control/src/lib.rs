@@ -15,6 +15,7 @@ pub mod status;
 pub mod store;
 pub mod tokens;
 pub mod traces;
+pub mod virtual_address;
 pub mod world;
 
 mod app;

@@ -99,6 +99,7 @@ fn short(kind: ResourceKind) -> &'static str {
         ResourceKind::Listener => "lds",
         ResourceKind::Routes => "rds",
         ResourceKind::Destination => "destination",
+        ResourceKind::Host => "host",
         ResourceKind::Secret => "sds",
         ResourceKind::Barrier => "barrier",
     }

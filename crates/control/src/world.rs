@@ -3,7 +3,7 @@
 //! Built off to the side on every change and swapped in; nothing here does I/O.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_rules::host::Resolver;
@@ -12,6 +12,7 @@ use outrigger_rules::intent::{
 };
 
 use crate::instance::{Instance, Protocol};
+use crate::virtual_address::{self, VirtualAddresses};
 
 /// Mesh-wide settings that shape compilation.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct Service {
     pub ports: BTreeMap<u16, Protocol>,
     /// Its instances, by id.
     pub instances: Vec<Arc<Instance>>,
+    /// What stands for it where there is only room for an address.
+    pub virtual_addresses: VirtualAddresses,
 }
 
 /// Everything that compilation looks at.
@@ -64,6 +67,7 @@ pub struct World {
     services: BTreeMap<Host, Service>,
     instances: BTreeMap<String, Arc<Instance>>,
     by_address: HashMap<IpAddr, Vec<Arc<Instance>>>,
+    by_virtual_address: HashMap<IpAddr, Host>,
     routes: Vec<Arc<RouteIntent>>,
     destinations: Vec<Arc<DestinationIntent>>,
     mtls: Vec<Arc<MtlsIntent>>,
@@ -87,12 +91,14 @@ impl World {
             services: BTreeMap::new(),
             instances: instances.into_iter().map(|i| (i.id.clone(), i)).collect(),
             by_address: HashMap::new(),
+            by_virtual_address: HashMap::new(),
             routes: Vec::new(),
             destinations: Vec::new(),
             mtls: Vec::new(),
             authorization: Vec::new(),
         };
         world.index_instances();
+        world.give_addresses();
         for intent in intents {
             match intent {
                 Intent::Route(i) => world.routes.push(Arc::new(i)),
@@ -120,11 +126,20 @@ impl World {
                 name: instance.service.clone(),
                 ports: BTreeMap::new(),
                 instances: Vec::new(),
+                virtual_addresses: VirtualAddresses::default(),
             });
             for port in &instance.ports {
                 service.ports.entry(port.number).or_insert(port.protocol);
             }
             service.instances.push(instance.clone());
+        }
+    }
+
+    fn give_addresses(&mut self) {
+        let given = virtual_address::give(self.services.keys().map(Host::as_str));
+        for ((host, service), addresses) in self.services.iter_mut().zip(given) {
+            service.virtual_addresses = addresses;
+            self.by_virtual_address.extend(addresses.iter().map(|address| (address, host.clone())));
         }
     }
 
@@ -148,9 +163,16 @@ impl World {
         self.instances.get(id)
     }
 
-    /// Instances at an address.
-    pub fn at_address(&self, address: IpAddr) -> &[Arc<Instance>] {
-        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+    /// The service that a virtual address stands for.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Service> {
+        self.services.get(self.by_virtual_address.get(&address)?)
+    }
+
+    /// The instances that serve an address of a network. Networks may use the same addresses.
+    pub fn workloads_at(&self, network: &str, address: SocketAddr) -> impl Iterator<Item = &Instance> {
+        let at = self.by_address.get(&address.ip()).map_or(&[][..], Vec::as_slice);
+        let serves = move |i: &&Instance| i.network == network && i.port(address.port()).is_some();
+        at.iter().map(AsRef::as_ref).filter(serves)
     }
 
     /// The routing that a client of `namespace` has for a host: an exact host goes before a wildcard, the longer wildcard

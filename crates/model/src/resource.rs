@@ -1,5 +1,7 @@
 //! The resources that travel from the control plane to a proxy, as one type.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -20,6 +22,8 @@ pub enum ResourceKind {
     Routes,
     /// `outrigger.v1.Destination`: which listener serves an address or a name.
     Destination,
+    /// `outrigger.v1.Host`: the addresses that stand for a name of the mesh.
+    Host,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`: only trust bundles travel, never keys.
     Secret,
     /// `outrigger.v1.Barrier`: everything before it is in force once it is acknowledged.
@@ -28,15 +32,24 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// All kinds, in push order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Secret,
         Self::Cluster,
         Self::Endpoints,
         Self::Listener,
         Self::Routes,
         Self::Destination,
+        Self::Host,
         Self::Barrier,
     ];
+
+    /// Asked for by whoever needs one, one by one: the answer may be that there is none, and idle ones are forgotten.
+    pub const ON_DEMAND: [Self; 2] = [Self::Destination, Self::Host];
+
+    /// Whether it is one of [`ResourceKind::ON_DEMAND`].
+    pub fn is_on_demand(self) -> bool {
+        Self::ON_DEMAND.contains(&self)
+    }
 }
 
 /// One resource.
@@ -53,6 +66,8 @@ pub enum Resource {
     Routes(RouteConfig),
     /// See [`ResourceKind::Destination`].
     Destination(Destination),
+    /// See [`ResourceKind::Host`].
+    Host(Host),
     /// See [`ResourceKind::Secret`].
     Secret(TrustBundleSecret),
     /// See [`ResourceKind::Barrier`].
@@ -68,6 +83,7 @@ impl Resource {
             Self::Listener(_) => ResourceKind::Listener,
             Self::Routes(_) => ResourceKind::Routes,
             Self::Destination(_) => ResourceKind::Destination,
+            Self::Host(_) => ResourceKind::Host,
             Self::Secret(_) => ResourceKind::Secret,
             Self::Barrier(_) => ResourceKind::Barrier,
         }
@@ -81,6 +97,7 @@ impl Resource {
             Self::Listener(r) => &r.name,
             Self::Routes(r) => &r.name,
             Self::Destination(r) => &r.name,
+            Self::Host(r) => &r.name,
             Self::Secret(r) => &r.name,
             Self::Barrier(r) => &r.name,
         }
@@ -94,6 +111,17 @@ pub struct Destination {
     pub name: String,
     /// The outbound listener that serves it.
     pub listener: String,
+}
+
+/// Answers "which addresses stand for this name?" on demand: what a sidecar's DNS says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// What was asked for: lower case, without a trailing dot.
+    pub name: String,
+    /// The service's whole name, such as `catalog.shop.svc.cluster.local`.
+    pub host: String,
+    /// Its virtual addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The roots that a proxy trusts, pushed so that they rotate live.

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use outrigger_model::resource::{Barrier, Destination, Invalid, Resource, ResourceKind};
+use outrigger_model::resource::{Barrier, Destination, Host, Invalid, Resource, ResourceKind};
 use parking_lot::Mutex;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
@@ -57,6 +57,10 @@ pub fn encode(resource: &Resource, kind: ClientKind) -> Encoded {
         Resource::Destination(r) => {
             own::Destination { name: r.name.clone(), listener: r.listener.clone() }.encode_to_vec()
         }
+        Resource::Host(r) => {
+            let addresses = r.addresses.iter().map(ToString::to_string).collect();
+            own::Host { name: r.name.clone(), host: r.host.clone(), addresses }.encode_to_vec()
+        }
         Resource::Barrier(r) => {
             own::Barrier { name: r.name.clone(), generation: r.generation }.encode_to_vec()
         }
@@ -104,6 +108,7 @@ pub fn decode(type_url: &str, bytes: &[u8]) -> Result<Resource, Invalid> {
         ResourceKind::Destination => {
             read(kind, bytes, |r: &own::Destination| &r.name, destination).map(Resource::Destination)
         }
+        ResourceKind::Host => read(kind, bytes, |r: &own::Host| &r.name, host).map(Resource::Host),
         ResourceKind::Barrier => {
             read(kind, bytes, |r: &own::Barrier| &r.name, barrier).map(Resource::Barrier)
         }
@@ -152,6 +157,20 @@ fn destination(wire: &own::Destination) -> Decoded<Destination> {
         (_, true) => Err(empty("listener")),
         _ => Ok(Destination { name: wire.name.clone(), listener: wire.listener.clone() }),
     }
+}
+
+fn host(wire: &own::Host) -> Decoded<Host> {
+    match (wire.name.is_empty(), wire.host.is_empty()) {
+        (true, _) => return Err(empty("name")),
+        (_, true) => return Err(empty("host")),
+        _ => {}
+    }
+    let mut addresses = Vec::with_capacity(wire.addresses.len());
+    for (i, text) in wire.addresses.iter().enumerate() {
+        let flaw = || Flaw::new(format!("\"{text}\" is not an IP address")).under(format!("addresses[{i}]"));
+        addresses.push(text.parse().map_err(|_| flaw())?);
+    }
+    Ok(Host { name: wire.name.clone(), host: wire.host.clone(), addresses })
 }
 
 fn barrier(wire: &own::Barrier) -> Decoded<Barrier> {

@@ -31,7 +31,7 @@ impl ClientKind {
     /// Whether such a client can be sent this kind of resource.
     pub fn takes(self, kind: ResourceKind) -> bool {
         match kind {
-            ResourceKind::Destination | ResourceKind::Barrier => self == Self::Outrigger,
+            ResourceKind::Destination | ResourceKind::Host | ResourceKind::Barrier => self == Self::Outrigger,
             ResourceKind::Secret => self != Self::Grpc,
             _ => true,
         }
@@ -44,6 +44,7 @@ const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 const DESTINATION: &str = "type.googleapis.com/outrigger.v1.Destination";
+const HOST: &str = "type.googleapis.com/outrigger.v1.Host";
 const BARRIER: &str = "type.googleapis.com/outrigger.v1.Barrier";
 
 /// The type URL of a kind.
@@ -54,6 +55,7 @@ pub fn type_url(kind: ResourceKind) -> &'static str {
         ResourceKind::Listener => LISTENER,
         ResourceKind::Routes => ROUTES,
         ResourceKind::Destination => DESTINATION,
+        ResourceKind::Host => HOST,
         ResourceKind::Secret => SECRET,
         ResourceKind::Barrier => BARRIER,
     }

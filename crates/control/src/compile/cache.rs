@@ -9,7 +9,7 @@ use outrigger_xds::server::Versioned;
 use parking_lot::Mutex;
 
 use super::scope::Scope;
-use super::{cluster, destination, endpoints, inbound, names, outbound, route};
+use super::{cluster, destination, endpoints, host, inbound, names, outbound, route};
 use crate::world::World;
 
 /// What each scope sees of one name; `None` was found not to exist.
@@ -90,6 +90,7 @@ impl Compiled {
             ResourceKind::Cluster => Resource::Cluster(cluster::compile(world, scope, name)?),
             ResourceKind::Endpoints => Resource::Endpoints(endpoints::compile(world, scope, name)?),
             ResourceKind::Destination => Resource::Destination(destination::compile(world, scope, name)?),
+            ResourceKind::Host => Resource::Host(host::compile(world, scope, name)?),
             ResourceKind::Secret if name == "ROOTCA" => Resource::Secret(TrustBundleSecret {
                 name: name.to_owned(),
                 roots_pem: self.roots_pem.to_string(),

@@ -31,11 +31,10 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
     let mut cluster = Cluster::new(name);
     let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
     let identities: Vec<_> = identities.into_iter().collect();
-    let workload: Option<std::net::IpAddr> = outbound.host.parse().ok();
-    let host = match workload {
+    let host = match outbound.address() {
         // A call to the address of a workload obeys the policy of its service.
         Some(address) => {
-            let instance = world.at_address(address).iter().find(|i| i.port(outbound.port).is_some())?;
+            let instance = world.workloads_at(scope.network(world), address).next()?;
             world.resolver.service(&instance.service, &instance.namespace)
         }
         None => world.resolver.resolve(outbound.host, &scope.namespace).ok()?,

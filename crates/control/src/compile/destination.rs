@@ -1,5 +1,7 @@
 //! Destinations: which listener serves what a client asked for, by name or by address.
 
+use std::net::SocketAddr;
+
 use outrigger_model::resource::Destination;
 
 use super::names;
@@ -9,14 +11,7 @@ use crate::world::World;
 /// `host:port` or `network/ip:port`; `None` when it is not in the mesh.
 pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Destination> {
     let listener = match name.split_once('/') {
-        Some((network, address)) => {
-            let address: std::net::SocketAddr = address.parse().ok()?;
-            let known = world
-                .at_address(address.ip())
-                .iter()
-                .any(|instance| instance.network == network && instance.port(address.port()).is_some());
-            known.then(|| names::outbound(address.port(), "", &address.ip().to_string()))?
-        }
+        Some((network, address)) => by_address(world, scope, network, address.parse().ok()?)?,
         None => {
             let (host, port) = name.rsplit_once(':')?;
             let port: u16 = port.parse().ok()?;
@@ -26,4 +21,18 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Destin
         }
     };
     Some(Destination { name: name.to_owned(), listener })
+}
+
+/// A virtual address stands for its service in every network, any other address for the workloads that have it in the
+/// client's own. Sidecars do not know what their network is called and leave its name out.
+fn by_address(world: &World, scope: &Scope, network: &str, address: SocketAddr) -> Option<String> {
+    if let Some(service) = world.service_at(address.ip()) {
+        service.ports.get(&address.port())?;
+        return Some(names::outbound(address.port(), "", service.host.as_str()));
+    }
+    if !network.is_empty() && network != scope.network(world) {
+        return None;
+    }
+    world.workloads_at(scope.network(world), address).next()?;
+    Some(names::outbound(address.port(), "", &address.ip().to_string()))
 }

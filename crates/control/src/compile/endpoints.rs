@@ -14,10 +14,9 @@ use crate::world::World;
 /// The endpoints of a cluster; `None` when there is no such service or workload.
 pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
-    if let Ok(address) = outbound.host.parse() {
-        let at = world.at_address(address).iter().filter(|instance| instance.port(outbound.port).is_some());
+    if let Some(address) = outbound.address() {
         // The very address that was called, not the instance's main one.
-        let at = at.map(|instance| (instance.as_ref(), address));
+        let at = world.workloads_at(scope.network(world), address).map(|instance| (instance, address.ip()));
         return Some(by_locality(world, name, outbound.port, at));
     }
     let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;

@@ -36,6 +36,11 @@ impl<'a> Outbound<'a> {
         let host = parts.next().filter(|host| !host.is_empty())?;
         Some(Self { port, subset, host })
     }
+
+    /// The address of a workload, if it names one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
 }
 
 /// `outbound|PORT|SUBSET|HOST`.

@@ -57,10 +57,10 @@ fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
 fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
     let routes = || RouteSource::Named(key.to_owned());
-    let (protocol, clusters, address) = if let Ok(address) = outbound.host.parse::<IpAddr>() {
-        let instance = world.at_address(address).iter().find(|i| i.port(outbound.port).is_some())?;
+    let (protocol, clusters, address) = if let Some(address) = outbound.address() {
+        let instance = world.workloads_at(scope.network(world), address).next()?;
         let protocol = instance.port(outbound.port)?.protocol;
-        (protocol, vec![WeightedCluster::only(key)], Some(SocketAddr::new(address, outbound.port)))
+        (protocol, vec![WeightedCluster::only(key)], Some(address))
     } else {
         let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
         let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;

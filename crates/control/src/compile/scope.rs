@@ -34,6 +34,11 @@ impl Scope {
             .then_some(instance)
     }
 
+    /// The network that it is in: its own registration's, or the default one.
+    pub fn network<'a>(&self, world: &'a World) -> &'a str {
+        self.own(world).map_or("", |own| own.network.as_str())
+    }
+
     /// The labels of its own registration: what `sourceLabels` compares.
     pub fn labels<'a>(&self, world: &'a World) -> Option<&'a BTreeMap<String, String>> {
         self.own(world).map(|instance| &instance.labels)

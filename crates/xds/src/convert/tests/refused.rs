@@ -118,6 +118,16 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
         &destination,
         cases! { own::Destination; "name" => |d| d.name.clear(), "listener" => |d| d.listener.clear() },
     );
+    let host = own::Host { name: "it".into(), host: "h".into(), addresses: vec!["240.240.0.1".into()] };
+    each_is_refused(
+        ResourceKind::Host,
+        &host,
+        cases! { own::Host;
+            "name" => |h| h.name.clear(),
+            "host" => |h| h.host.clear(),
+            "addresses[1]" => |h| h.addresses.push("there".into()),
+        },
+    );
 }
 
 fn roots() -> tls::Secret {
