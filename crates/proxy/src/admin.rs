@@ -103,6 +103,8 @@ fn config_dump(pages: &Pages) -> Value {
             Destination::NotInMesh => (name, "not in the mesh".to_owned()),
         })
         .collect();
+    let hosts: BTreeMap<&str, _> =
+        snapshot.hosts().map(|(name, known)| (name, known.answer.as_ref().map(|h| &h.addresses))).collect();
     json!({
         "controlPlane": { "connected": feed.connected, "error": feed.disconnected },
         "generation": feed.generation,
@@ -111,6 +113,7 @@ fn config_dump(pages: &Pages) -> Value {
         "refused": feed.refused,
         "versions": versions,
         "destinations": destinations,
+        "hosts": hosts,
         "listeners": listeners,
         "clusters": clusters,
     })

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access_log;
 use crate::admin::Pages;
 use crate::bootstrap::{Bootstrap, Format, Mode};
-use crate::config_feed::state::{Bounds, FeedState};
+use crate::config_feed::state::{Bounds, FeedState, Key};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::disk::SnapshotFile;
 use crate::intercept::probe::{self, Token};
@@ -289,7 +289,7 @@ fn feed(
     bootstrap: &Bootstrap,
     joined: &Joined,
     shared: &Arc<Shared>,
-    demands: mpsc::Receiver<String>,
+    demands: mpsc::Receiver<Key>,
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
     let (client, events) = ads(bootstrap, joined);
     let mut state = FeedState::new(config_feed::always());
@@ -367,7 +367,8 @@ fn feed_metrics(status: &FeedStatus, page: &mut outrigger_telemetry::metrics::Pa
     page.gauge("outrigger_control_plane_connected", "1 while the ADS stream is open.").sample((), connected);
     page.gauge("outrigger_destinations", "Destinations subscribed to.")
         .sample((), status.destinations as u64);
-    page.counter("outrigger_destinations_forgotten_total", "Destinations given up because nobody used them.")
+    page.gauge("outrigger_hosts", "Names subscribed to for DNS.").sample((), status.hosts as u64);
+    page.counter("outrigger_destinations_forgotten_total", "Destinations and names given up unused.")
         .sample((), status.forgotten);
     page.gauge("outrigger_config_generation", "Generation that is in force.").sample((), status.generation);
     let age = status.from_disk.and_then(|since| since.elapsed().ok()).map_or(0, |age| age.as_secs());

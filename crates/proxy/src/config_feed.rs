@@ -25,14 +25,14 @@ pub trait Publish: Send + 'static {
         &mut self,
         generation: u64,
         in_force: &[Arc<Resource>],
-        absent: &BTreeSet<String>,
+        absent: &BTreeSet<Key>,
     ) -> Vec<(Key, Invalid)>;
     /// New roots to trust, PEM.
     fn trust(&mut self, roots_pem: &str);
-    /// The destinations that were answered, with the time for which nobody has used them; `None`: somebody does.
-    fn usage(&self) -> Vec<(String, Option<Duration>)>;
-    /// From now on nobody begins to use a destination; says no if somebody has begun.
-    fn retire(&self, destination: &str) -> bool;
+    /// The destinations and hosts that were answered, with the time for which nobody has used them; `None`: somebody does.
+    fn usage(&self) -> Vec<(Key, Option<Duration>)>;
+    /// From now on nobody begins to use it; says no if somebody has begun.
+    fn retire(&self, key: &Key) -> bool;
 }
 
 /// What the feed says of itself to the admin server and to readiness.
@@ -42,6 +42,8 @@ pub struct FeedStatus {
     pub connected: bool,
     /// Why it is not, if it is not.
     pub disconnected: Option<String>,
+    /// Since when it is not, unless it never was tried.
+    pub disconnected_since: Option<Instant>,
     /// The last generation that is in force.
     pub generation: u64,
     /// The first configuration was applied, from the control plane or from disk.
@@ -52,7 +54,9 @@ pub struct FeedStatus {
     pub refused: Vec<String>,
     /// Destinations subscribed to.
     pub destinations: usize,
-    /// Destinations that were given up because nobody used them.
+    /// Names subscribed to for DNS.
+    pub hosts: usize,
+    /// Destinations and names that were given up because nobody used them.
     pub forgotten: u64,
     /// Versions of what is in force.
     pub versions: Vec<(Key, String)>,
@@ -71,13 +75,13 @@ pub struct ConfigFeed<P> {
     pub client: Client,
     /// Its events.
     pub events: mpsc::Receiver<Event>,
-    /// Destinations that workers ask for.
-    pub demands: mpsc::Receiver<String>,
+    /// What workers and DNS ask for.
+    pub demands: mpsc::Receiver<Key>,
     /// The state.
     pub state: FeedState,
     /// Takes what is in force.
     pub publisher: P,
-    /// How many destinations are kept.
+    /// How many destinations and hosts are kept.
     pub bounds: Bounds,
     /// Holds the last good configuration.
     pub file: SnapshotFile,
@@ -137,8 +141,8 @@ impl<P: Publish> ConfigFeed<P> {
                     Some(event) => unsaved |= self.take(event),
                     None => return,
                 },
-                Some(destination) = self.demands.recv() => {
-                    self.state.demand(&destination, Instant::now());
+                Some(wanted) = self.demands.recv() => {
+                    self.state.demand(wanted, Instant::now());
                     if self.state.is_crowded(&self.bounds) {
                         self.forget_unused();
                     }
@@ -163,11 +167,11 @@ impl<P: Publish> ConfigFeed<P> {
         if !self.status.lock().connected {
             used.iter_mut().for_each(|(_, idle)| *idle = None);
         }
-        for name in self.state.surplus(&used, &self.bounds, Instant::now()) {
-            let answered = used.iter().any(|(known, _)| *known == name);
-            if !answered || self.publisher.retire(&name) {
-                tracing::debug!(destination = name, "forgotten: nobody has used it");
-                self.state.forget(&name);
+        for key in self.state.surplus(&used, &self.bounds, Instant::now()) {
+            let answered = used.iter().any(|(known, _)| *known == key);
+            if !answered || self.publisher.retire(&key) {
+                tracing::debug!(kind = ?key.0, name = key.1, "forgotten: nobody has used it");
+                self.state.forget(&key);
                 self.status.lock().forgotten += 1;
             }
         }
@@ -181,6 +185,7 @@ impl<P: Publish> ConfigFeed<P> {
                 let mut status = self.status.lock();
                 status.connected = true;
                 status.disconnected = None;
+                status.disconnected_since = None;
             }
             Event::Disconnected { reason } => {
                 let mut status = self.status.lock();
@@ -192,6 +197,7 @@ impl<P: Publish> ConfigFeed<P> {
                 }
                 status.connected = false;
                 status.disconnected = Some(reason);
+                status.disconnected_since.get_or_insert_with(Instant::now);
             }
             Event::Update { kind, upserts, removed } => {
                 let now = Instant::now();
@@ -266,7 +272,8 @@ impl<P: Publish> ConfigFeed<P> {
         let mut status = self.status.lock();
         status.applied |= generation > 0 || !in_force.is_empty();
         status.generation = generation;
-        status.destinations = self.state.destinations();
+        status.destinations = self.state.wanted(ResourceKind::Destination);
+        status.hosts = self.state.wanted(ResourceKind::Host);
         status.versions =
             self.state.in_force().map(|(key, held)| (key.clone(), held.version.clone())).collect();
     }

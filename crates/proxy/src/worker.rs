@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_identity::{CredentialStore, WorkerTls};
+use outrigger_model::resource::ResourceKind;
 use outrigger_telemetry::Drain;
 use outrigger_telemetry::trace::SpanSender;
 use tokio::sync::{mpsc, watch};
@@ -79,20 +80,25 @@ pub struct Shared {
     pub token: Token,
 }
 
-/// Asks the configuration feed for destinations.
+/// Asks the configuration feed for destinations and hosts.
 #[derive(Clone)]
-pub struct Demand(mpsc::Sender<String>);
+pub struct Demand(mpsc::Sender<(ResourceKind, String)>);
 
 impl Demand {
     /// The two ends; names that do not fit are asked for again by whoever still waits.
-    pub fn channel() -> (Self, mpsc::Receiver<String>) {
+    pub fn channel() -> (Self, mpsc::Receiver<(ResourceKind, String)>) {
         let (sender, receiver) = mpsc::channel(1024);
         (Self(sender), receiver)
     }
 
     /// Asks for a destination; asking twice is harmless.
     pub fn ask(&self, destination: &str) {
-        let _ = self.0.try_send(destination.to_owned());
+        let _ = self.0.try_send((ResourceKind::Destination, destination.to_owned()));
+    }
+
+    /// Asks for the addresses of a host name.
+    pub fn ask_host(&self, name: &str) {
+        let _ = self.0.try_send((ResourceKind::Host, name.to_owned()));
     }
 }
 
@@ -139,24 +145,26 @@ impl Shared {
         ask: impl Fn(),
         find: impl Fn(&Snapshot) -> Option<T>,
     ) -> Result<T, Failure> {
-        let mut swapped = self.swapped.subscribe();
-        let search = async {
-            loop {
-                swapped.borrow_and_update();
-                if let Some(found) = find(&self.snapshot.load()) {
-                    return found;
-                }
-                ask();
-                // The sender lives in `self`.
-                let _ = swapped.changed().await;
-            }
-        };
-        tokio::time::timeout(self.pending_timeout, search).await.map_err(|_| {
+        tokio::time::timeout(self.pending_timeout, self.search(ask, find)).await.map_err(|_| {
             let detail = format!(
                 "no configuration for {what} after {:?}; see /config_dump and the control plane",
                 self.pending_timeout
             );
             Failure::local(Stage::Route, FailureKind::Pending, detail)
         })
+    }
+
+    /// As [`Shared::wait_for`], for as long as it takes.
+    pub async fn search<T>(&self, ask: impl Fn(), find: impl Fn(&Snapshot) -> Option<T>) -> T {
+        let mut swapped = self.swapped.subscribe();
+        loop {
+            swapped.borrow_and_update();
+            if let Some(found) = find(&self.snapshot.load()) {
+                return found;
+            }
+            ask();
+            // The sender lives in `self`.
+            let _ = swapped.changed().await;
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_identity::TrustBundle;
-use outrigger_model::resource::{Invalid, Resource};
+use outrigger_model::resource::{Invalid, Resource, ResourceKind};
 
 use crate::config_feed::Publish;
 use crate::config_feed::state::Key;
@@ -27,27 +27,31 @@ impl Publisher {
 }
 
 impl Publish for Publisher {
-    fn publish(
-        &mut self,
-        _: u64,
-        in_force: &[Arc<Resource>],
-        absent: &BTreeSet<String>,
-    ) -> Vec<(Key, Invalid)> {
+    fn publish(&mut self, _: u64, in_force: &[Arc<Resource>], absent: &BTreeSet<Key>) -> Vec<(Key, Invalid)> {
         let by_key: InForce<'_> = in_force.iter().map(|r| ((r.kind(), r.name()), r)).collect();
         let before = self.shared.snapshot.load_full();
-        let (snapshot, invalid) = self.builder.build(&before, &by_key, absent.iter().map(String::as_str));
+        let (snapshot, invalid) = self.builder.build(&before, &by_key, absent);
         self.shared.swap(snapshot);
         invalid.into_iter().map(|invalid| ((invalid.kind, invalid.name.clone()), invalid)).collect()
     }
 
-    fn usage(&self) -> Vec<(String, Option<Duration>)> {
+    fn usage(&self) -> Vec<(Key, Option<Duration>)> {
         let snapshot = self.shared.snapshot.load();
-        snapshot.destinations().map(|(name, known)| (name.to_owned(), known.usage.idle())).collect()
+        let destinations = snapshot
+            .destinations()
+            .map(|(name, known)| ((ResourceKind::Destination, name.to_owned()), known.usage.idle()));
+        let hosts =
+            snapshot.hosts().map(|(name, known)| ((ResourceKind::Host, name.to_owned()), known.usage.idle()));
+        destinations.chain(hosts).collect()
     }
 
-    fn retire(&self, destination: &str) -> bool {
+    fn retire(&self, (kind, name): &Key) -> bool {
         let snapshot = self.shared.snapshot.load();
-        snapshot.destination(destination).is_none_or(|known| known.usage.close())
+        let usage = match kind {
+            ResourceKind::Host => snapshot.host(name).map(|known| &known.usage),
+            _ => snapshot.destination(name).map(|known| &known.usage),
+        };
+        usage.is_none_or(|usage| usage.close())
     }
 
     fn trust(&mut self, roots_pem: &str) {

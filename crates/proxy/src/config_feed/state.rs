@@ -8,6 +8,8 @@
 //! Destination ───────▶ Listener ──────▶ Routes ──────▶ Cluster ──────▶ Endpoints
 //!                          └──────────────────────────────▲ (TCP)
 //! ```
+//!
+//! Destinations and hosts are asked for on demand, one by one; nothing here tells the two apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +26,7 @@ pub const WARM_LIMIT: Duration = Duration::from_secs(15);
 /// A connection waits for an answer no longer than this, so who asked before has given up.
 const WAITING: Duration = Duration::from_secs(60);
 
-/// How many destinations are kept, and for how long nobody may use one.
+/// How many destinations are kept, and how many hosts, and for how long nobody may use one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Beyond so many those that were unused for the longest are forgotten. Those in use stay, however many they are.
@@ -58,10 +60,10 @@ pub struct FeedState {
     received: BTreeMap<Key, Held>,
     in_force: BTreeMap<Key, Held>,
     /// With the time at which somebody last asked.
-    demanded: BTreeMap<String, Instant>,
-    pinned: BTreeSet<String>,
+    demanded: BTreeMap<Key, Instant>,
+    pinned: BTreeSet<Key>,
     always: BTreeSet<Key>,
-    absent: BTreeSet<String>,
+    absent: BTreeSet<Key>,
     absent_changed: bool,
     subscribed: BTreeSet<Key>,
     barrier: Option<u64>,
@@ -91,56 +93,67 @@ impl FeedState {
         Self { always: always.into_iter().collect(), ..Self::default() }
     }
 
-    /// Somebody wants a destination.
-    pub fn demand(&mut self, destination: &str, now: Instant) {
-        self.demanded.insert(destination.to_owned(), now);
+    /// Somebody wants a destination or a host.
+    pub fn demand(&mut self, wanted: Key, now: Instant) {
+        self.demanded.insert(wanted, now);
     }
 
     /// Somebody wants a destination for good: it is never surplus.
     pub fn pin(&mut self, destination: &str) {
-        self.pinned.insert(destination.to_owned());
+        self.pinned.insert((ResourceKind::Destination, destination.to_owned()));
     }
 
-    /// How many destinations are subscribed to.
-    pub fn destinations(&self) -> usize {
-        self.demanded.keys().chain(&self.pinned).collect::<BTreeSet<_>>().len()
+    /// How many of a kind are subscribed to on demand.
+    pub fn wanted(&self, kind: ResourceKind) -> usize {
+        let pinned = self.pinned.iter().filter(|key| key.0 == kind && !self.demanded.contains_key(*key));
+        of_kind(&self.demanded, kind).count() + pinned.count()
     }
 
-    /// Whether there are more than the bound, so that the longest unused have to go.
+    /// Whether there are more of a kind than the bound, so that the longest unused have to go.
     pub fn is_crowded(&self, bounds: &Bounds) -> bool {
+        // The sum is the cheap look: this is asked with every demand.
         self.demanded.len() > bounds.most
+            && ResourceKind::ON_DEMAND.iter().any(|kind| of_kind(&self.demanded, *kind).count() > bounds.most)
     }
 
-    /// The destinations to forget: all that were idle for too long, then the longest idle until the bound holds. `used` are
+    /// What to forget of each kind: all that were idle for too long, then the longest idle until the bound holds. `used` are
     /// those that were answered, with the time for which nobody has used them, or `None` while somebody does. Who waits
-    /// for an answer uses the destination too.
-    pub fn surplus(&self, used: &[(String, Option<Duration>)], bounds: &Bounds, now: Instant) -> Vec<String> {
-        let used: BTreeMap<&str, Option<Duration>> =
-            used.iter().map(|(name, idle)| (&**name, *idle)).collect();
-        let mut idle: Vec<(Duration, &String)> = self
-            .demanded
-            .iter()
-            .filter(|(name, _)| !self.pinned.contains(*name))
-            .filter_map(|(name, asked)| {
-                let idle = match used.get(name.as_str()) {
+    /// for an answer uses it too.
+    pub fn surplus(&self, used: &[(Key, Option<Duration>)], bounds: &Bounds, now: Instant) -> Vec<Key> {
+        let used: BTreeMap<&Key, Option<Duration>> = used.iter().map(|(key, idle)| (key, *idle)).collect();
+        let of_kind = |kind| self.surplus_of(kind, &used, bounds, now);
+        ResourceKind::ON_DEMAND.into_iter().flat_map(of_kind).collect()
+    }
+
+    fn surplus_of(
+        &self,
+        kind: ResourceKind,
+        used: &BTreeMap<&Key, Option<Duration>>,
+        bounds: &Bounds,
+        now: Instant,
+    ) -> Vec<Key> {
+        let mut idle: Vec<(Duration, &Key)> = of_kind(&self.demanded, kind)
+            .filter(|(key, _)| !self.pinned.contains(*key))
+            .filter_map(|(key, asked)| {
+                let idle = match used.get(key) {
                     Some(idle) => (*idle)?,
                     None => Some(now.saturating_duration_since(*asked)).filter(|asked| *asked > WAITING)?,
                 };
-                Some((idle, name))
+                Some((idle, key))
             })
             .collect();
         idle.sort_unstable_by(|a, b| b.cmp(a));
-        let beyond = self.demanded.len().saturating_sub(bounds.most);
+        let beyond = of_kind(&self.demanded, kind).count().saturating_sub(bounds.most);
         let old = idle.iter().take_while(|(idle, _)| *idle >= bounds.idle).count();
         idle.truncate(beyond.max(old));
-        idle.into_iter().map(|(_, name)| name.clone()).collect()
+        idle.into_iter().map(|(_, key)| key.clone()).collect()
     }
 
     /// Nobody wants it any more.
-    pub fn forget(&mut self, destination: &str) {
-        self.demanded.remove(destination);
-        self.absent_changed |= self.absent.remove(destination);
-        self.received.remove(&(ResourceKind::Destination, destination.to_owned()));
+    pub fn forget(&mut self, unwanted: &Key) {
+        self.demanded.remove(unwanted);
+        self.absent_changed |= self.absent.remove(unwanted);
+        self.received.remove(unwanted);
     }
 
     /// A resource arrived.
@@ -150,20 +163,18 @@ impl FeedState {
             return;
         }
         let key = (resource.kind(), resource.name().to_owned());
-        if key.0 == ResourceKind::Destination {
-            self.absent.remove(&key.1);
-        }
+        self.absent.remove(&key);
         self.received.insert(key, Held { resource: Arc::new(resource), version, since: now });
     }
 
-    /// The control plane says that a name does not exist. Of a destination that nobody asks for (any more) this is not kept:
-    /// traffic to what is known to be absent passes by the mesh, and nobody would be told when it joins.
+    /// The control plane says that a name does not exist. Of what nobody asks for (any more) this is not kept: traffic to
+    /// what is known to be absent passes by the mesh, and nobody would be told when it joins.
     pub fn remove(&mut self, kind: ResourceKind, name: &str) {
-        let wanted = self.demanded.contains_key(name) || self.pinned.contains(name);
-        if kind == ResourceKind::Destination && wanted {
-            self.absent_changed |= self.absent.insert(name.to_owned());
+        let key = (kind, name.to_owned());
+        self.received.remove(&key);
+        if kind.is_on_demand() && (self.demanded.contains_key(&key) || self.pinned.contains(&key)) {
+            self.absent_changed |= self.absent.insert(key);
         }
-        self.received.remove(&(kind, name.to_owned()));
     }
 
     /// Everything that is in force.
@@ -176,8 +187,8 @@ impl FeedState {
         self.received.get(&(kind, name.to_owned())).map(|held| held.version.clone())
     }
 
-    /// Destinations that are known not to be in the mesh.
-    pub fn absent(&self) -> &BTreeSet<String> {
+    /// Destinations and hosts that are known not to be in the mesh.
+    pub fn absent(&self) -> &BTreeSet<Key> {
         &self.absent
     }
 
@@ -195,9 +206,9 @@ impl FeedState {
     ) {
         for (resource, version) in stored {
             let key = (resource.kind(), resource.name().to_owned());
-            if key.0 == ResourceKind::Destination {
+            if key.0.is_on_demand() {
                 // It serves, so nobody will ask for it: without this it would stay as it was stored for ever.
-                self.demanded.insert(key.1.clone(), now);
+                self.demanded.insert(key.clone(), now);
             }
             let held = Held { resource: Arc::new(resource), version, since: now };
             self.received.insert(key.clone(), held.clone());
@@ -224,13 +235,10 @@ impl FeedState {
 
     /// Leaves first, so that one pass carries a whole chain; returns how many wait.
     fn promote(&mut self, now: Instant, step: &mut Step) -> usize {
-        use ResourceKind::{Cluster, Destination, Endpoints, Listener, Routes, Secret};
+        use ResourceKind::{Cluster, Destination, Endpoints, Host, Listener, Routes, Secret};
         let mut waiting = 0;
-        for kind in [Secret, Endpoints, Cluster, Routes, Listener, Destination] {
-            let candidates: Vec<Key> = self
-                .received
-                .range((kind, String::new())..)
-                .take_while(|((k, _), _)| *k == kind)
+        for kind in [Secret, Endpoints, Cluster, Routes, Listener, Destination, Host] {
+            let candidates: Vec<Key> = of_kind(&self.received, kind)
                 .filter(|(key, held)| {
                     self.in_force.get(*key).is_none_or(|old| !Arc::ptr_eq(&old.resource, &held.resource))
                 })
@@ -285,8 +293,7 @@ impl FeedState {
     /// Demands, and everything that received or serving resources refer to.
     fn subscriptions(&mut self, step: &mut Step) {
         let mut wanted = self.always.clone();
-        let destinations = self.demanded.keys().chain(&self.pinned);
-        wanted.extend(destinations.map(|name| (ResourceKind::Destination, name.clone())));
+        wanted.extend(self.demanded.keys().chain(&self.pinned).cloned());
         let mut open: Vec<Key> = wanted.iter().cloned().collect();
         // Inbound listeners and clusters come by wildcard; they are roots as well.
         open.extend(self.received.keys().filter(|key| self.is_wildcard(key)).cloned());
@@ -315,6 +322,10 @@ impl FeedState {
     }
 }
 
+fn of_kind<V>(map: &BTreeMap<Key, V>, kind: ResourceKind) -> impl Iterator<Item = (&Key, &V)> {
+    map.range((kind, String::new())..).take_while(move |((k, _), _)| *k == kind)
+}
+
 /// What a resource refers to.
 fn references(resource: &Resource) -> Vec<Key> {
     match resource {
@@ -322,7 +333,7 @@ fn references(resource: &Resource) -> Vec<Key> {
         Resource::Listener(listener) => of_listener(listener),
         Resource::Routes(routes) => of_routes(routes),
         Resource::Cluster(cluster) => of_cluster(cluster).into_iter().collect(),
-        Resource::Endpoints(_) | Resource::Secret(_) | Resource::Barrier(_) => Vec::new(),
+        Resource::Endpoints(_) | Resource::Host(_) | Resource::Secret(_) | Resource::Barrier(_) => Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use outrigger_xds::NodeInfo;
 use outrigger_xds::client::{self, Options};
 
-type Used = Vec<(String, Option<Duration>)>;
+type Used = Vec<(Key, Option<Duration>)>;
 
 /// Says what the test says, and notes what is retired.
 struct Users {
@@ -15,16 +15,16 @@ struct Users {
 }
 
 impl Publish for Users {
-    fn publish(&mut self, _: u64, _: &[Arc<Resource>], _: &BTreeSet<String>) -> Vec<(Key, Invalid)> {
+    fn publish(&mut self, _: u64, _: &[Arc<Resource>], _: &BTreeSet<Key>) -> Vec<(Key, Invalid)> {
         Vec::new()
     }
     fn trust(&mut self, _: &str) {}
     fn usage(&self) -> Used {
         self.used.lock().clone()
     }
-    fn retire(&self, destination: &str) -> bool {
-        self.used.lock().retain(|(name, _)| name != destination);
-        self.retired.try_send(destination.to_owned()).is_ok()
+    fn retire(&self, key: &Key) -> bool {
+        self.used.lock().retain(|(known, _)| known != key);
+        self.retired.try_send(key.1.clone()).is_ok()
     }
 }
 
@@ -58,7 +58,7 @@ fn scene(connected: bool) -> Scene {
 impl Scene {
     /// As the feed does when a worker asks; what is given up for it.
     fn demand(&mut self, name: &str) -> Vec<String> {
-        self.feed.state.demand(name, Instant::now());
+        self.feed.state.demand((ResourceKind::Destination, name.to_owned()), Instant::now());
         if self.feed.state.is_crowded(&self.feed.bounds) {
             self.feed.forget_unused();
         }
@@ -67,14 +67,18 @@ impl Scene {
     }
 }
 
-fn idle(name: &str, seconds: u64) -> (String, Option<Duration>) {
-    (name.to_owned(), Some(Duration::from_secs(seconds)))
+fn idle(name: &str, seconds: u64) -> (Key, Option<Duration>) {
+    ((ResourceKind::Destination, name.to_owned()), Some(Duration::from_secs(seconds)))
 }
 
 #[test]
 fn beyond_the_bound_a_demand_displaces_what_was_unused_for_the_longest() {
     let mut scene = scene(true);
-    scene.used.lock().extend([idle("a", 10), idle("b", 99), ("c".to_owned(), None)]);
+    scene.used.lock().extend([
+        idle("a", 10),
+        idle("b", 99),
+        ((ResourceKind::Destination, "c".to_owned()), None),
+    ]);
     assert!(scene.demand("a").is_empty() && scene.demand("b").is_empty());
     assert_eq!(scene.demand("c"), ["b"]);
     assert_eq!(scene.demand("d"), ["a"], "c is in use, d is waited for");

@@ -45,7 +45,7 @@ impl Builder {
         &mut self,
         before: &Snapshot,
         in_force: &InForce<'a>,
-        absent: impl IntoIterator<Item = &'a str>,
+        absent: impl IntoIterator<Item = &'a (ResourceKind, String)>,
     ) -> (Snapshot, Vec<Invalid>) {
         self.generation = self.generation.max(before.generation) + 1;
         let mut snapshot = Snapshot { generation: self.generation, ..Snapshot::default() };
@@ -53,18 +53,7 @@ impl Builder {
         let changed = self.clusters(before, in_force, &mut snapshot, &mut invalid);
         let changed = self.routes(in_force, &mut invalid) || changed;
         self.listeners(in_force, changed, &mut snapshot, &mut invalid);
-        for resource in of_kind(in_force, ResourceKind::Destination) {
-            if let Resource::Destination(destination) = &**resource
-                && let Some(listener) = snapshot.by_name.get(&destination.listener)
-            {
-                let known = known(before, &destination.name, Destination::Listener(listener.clone()));
-                snapshot.destinations.insert(destination.name.clone(), known);
-            }
-        }
-        for name in absent {
-            let known = known(before, name, Destination::NotInMesh);
-            snapshot.destinations.insert(name.to_owned(), known);
-        }
+        on_demand(before, in_force, absent, &mut snapshot);
         invalid.retain(|invalid| self.is_news(invalid, in_force));
         (snapshot, invalid)
     }
@@ -192,9 +181,43 @@ impl Builder {
     }
 }
 
-/// A new answer for a destination; its use goes on, unless it was forgotten in between.
-fn known(before: &Snapshot, name: &str, answer: Destination) -> Known {
-    let usage = before.destination(name).map(|known| &known.usage).filter(|usage| !usage.is_closed());
+/// What was asked for one by one, the answer that there is none included.
+fn on_demand<'a>(
+    before: &Snapshot,
+    in_force: &InForce<'a>,
+    absent: impl IntoIterator<Item = &'a (ResourceKind, String)>,
+    snapshot: &mut Snapshot,
+) {
+    for resource in of_kind(in_force, ResourceKind::Destination) {
+        if let Resource::Destination(destination) = &**resource
+            && let Some(listener) = snapshot.by_name.get(&destination.listener)
+        {
+            let answer = Destination::Listener(listener.clone());
+            let known = known(before.destination(&destination.name), answer);
+            snapshot.destinations.insert(destination.name.clone(), known);
+        }
+    }
+    for resource in of_kind(in_force, ResourceKind::Host) {
+        if let Resource::Host(host) = &**resource {
+            let old = before.host(&host.name);
+            let same = old.and_then(|known| known.answer.as_ref()).filter(|kept| ***kept == *host);
+            let answer = same.cloned().unwrap_or_else(|| Arc::new(host.clone()));
+            snapshot.hosts.insert(host.name.clone(), known(old, Some(answer)));
+        }
+    }
+    for (kind, name) in absent {
+        if *kind == ResourceKind::Host {
+            snapshot.hosts.insert(name.clone(), known(before.host(name), None));
+        } else {
+            let known = known(before.destination(name), Destination::NotInMesh);
+            snapshot.destinations.insert(name.clone(), known);
+        }
+    }
+}
+
+/// A new answer; the use of what it is about goes on, unless it was forgotten in between.
+fn known<A>(before: Option<&Known<A>>, answer: A) -> Known<A> {
+    let usage = before.map(|known| &known.usage).filter(|usage| !usage.is_closed());
     Known { answer, usage: usage.cloned().unwrap_or_default() }
 }
 
@@ -209,9 +232,11 @@ pub fn check(resource: &Resource) -> Result<(), Invalid> {
         Resource::Listener(config) => {
             compile_listener(config, &FastMap::default(), &FastMap::default()).map(|_| ())
         }
-        Resource::Endpoints(_) | Resource::Destination(_) | Resource::Secret(_) | Resource::Barrier(_) => {
-            Ok(())
-        }
+        Resource::Endpoints(_)
+        | Resource::Destination(_)
+        | Resource::Host(_)
+        | Resource::Secret(_)
+        | Resource::Barrier(_) => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use outrigger_model::listener::{
     ChainInput, Direction, FilterChain, HttpConnection, Listener, ServerTls, TcpProxy, TransportMatch,
 };
 use outrigger_model::policy::decide::PolicySet;
+use outrigger_model::resource::Host;
 use outrigger_model::route::table::RouteTable;
 
 use crate::http::filter::Filter;
@@ -26,15 +27,16 @@ pub struct Snapshot {
     pub generation: u64,
     pub(super) by_address: FastMap<(Direction, SocketAddr), Arc<ListenerHandle>>,
     pub(super) by_name: FastMap<String, Arc<ListenerHandle>>,
-    pub(super) destinations: FastMap<String, Known>,
+    pub(super) destinations: FastMap<String, Known<Destination>>,
+    pub(super) hosts: FastMap<String, Known<Option<Arc<Host>>>>,
     pub(super) clusters: FastMap<Arc<str>, Arc<ClusterHandle>>,
 }
 
-/// A destination that the control plane has answered for.
+/// Something that the control plane has answered for.
 #[derive(Clone)]
-pub struct Known {
+pub struct Known<A> {
     /// The answer.
-    pub answer: Destination,
+    pub answer: A,
     /// Shared by all snapshots that know it.
     pub usage: Arc<Usage>,
 }
@@ -121,8 +123,18 @@ impl Snapshot {
     }
 
     /// What is known of a destination (`host:port`, `network/ip:port`); `None`: no answer yet.
-    pub fn destination(&self, name: &str) -> Option<&Known> {
+    pub fn destination(&self, name: &str) -> Option<&Known<Destination>> {
         self.destinations.get(name)
+    }
+
+    /// What is known of a host name; `None`: no answer yet. An answer without a host: it is not in the mesh.
+    pub fn host(&self, name: &str) -> Option<&Known<Option<Arc<Host>>>> {
+        self.hosts.get(name)
+    }
+
+    /// All answers about host names.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, &Known<Option<Arc<Host>>>)> {
+        self.hosts.iter().map(|(name, known)| (name.as_str(), known))
     }
 
     /// A cluster by name.
@@ -141,7 +153,7 @@ impl Snapshot {
     }
 
     /// All answers about destinations.
-    pub fn destinations(&self) -> impl Iterator<Item = (&str, &Known)> {
+    pub fn destinations(&self) -> impl Iterator<Item = (&str, &Known<Destination>)> {
         self.destinations.iter().map(|(name, known)| (name.as_str(), known))
     }
 

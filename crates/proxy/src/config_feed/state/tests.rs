@@ -9,6 +9,15 @@ fn key(kind: ResourceKind, name: &str) -> Key {
     (kind, name.to_owned())
 }
 
+/// A destination that somebody asks for.
+fn wanted(name: &str) -> Key {
+    key(ResourceKind::Destination, name)
+}
+
+fn names(keys: Vec<Key>) -> Vec<String> {
+    keys.into_iter().map(|(_, name)| name).collect()
+}
+
 fn destination(name: &str, listener: &str) -> Resource {
     Resource::Destination(Destination { name: name.into(), listener: listener.into() })
 }
@@ -72,7 +81,7 @@ fn serving(state: &FeedState) -> Vec<String> {
 /// A state in which `d` is served over `l`, `r`, `c` and its endpoints.
 fn served(now: Instant) -> FeedState {
     let mut state = FeedState::new([]);
-    state.demand("d", now);
+    state.demand(wanted("d"), now);
     state.step(now);
     feed(&mut state, vec![destination("d", "l")], now);
     feed(&mut state, vec![listener("l", "r")], now);
@@ -87,7 +96,7 @@ fn a_demand_leads_down_to_endpoints_and_only_then_is_anything_in_force() {
     use ResourceKind::{Cluster, Destination, Endpoints, Listener, Routes};
     let now = Instant::now();
     let mut state = FeedState::new([]);
-    state.demand("d", now);
+    state.demand(wanted("d"), now);
     assert_eq!(state.step(now).subscribe, [key(Destination, "d")]);
     assert_eq!(feed(&mut state, vec![destination("d", "l")], now).subscribe, [key(Listener, "l")]);
     assert_eq!(feed(&mut state, vec![listener("l", "r")], now).subscribe, [key(Routes, "r")]);
@@ -140,7 +149,7 @@ fn what_was_removed_serves_while_something_refers_to_it() {
 fn what_nobody_needs_is_unsubscribed_and_dropped() {
     let now = Instant::now();
     let mut state = served(now);
-    state.forget("d");
+    state.forget(&wanted("d"));
     let step = state.step(now);
     assert_eq!(step.unsubscribe.len(), 5);
     assert!(step.changed);
@@ -152,25 +161,25 @@ fn that_a_destination_is_absent_is_not_kept_where_nobody_asks_for_it() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
     state.remove(ResourceKind::Destination, "never-asked");
-    state.demand("d", now);
-    state.forget("d");
+    state.demand(wanted("d"), now);
+    state.forget(&wanted("d"));
     state.remove(ResourceKind::Destination, "d"); // crossed the unsubscription on its way
     assert!(state.absent().is_empty());
     state.pin("d");
     state.remove(ResourceKind::Destination, "d");
-    assert!(state.absent().contains("d"));
+    assert!(state.absent().contains(&wanted("d")));
 }
 
 #[test]
 fn a_destination_outside_the_mesh_is_remembered_until_it_appears() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
-    state.demand("d", now);
+    state.demand(wanted("d"), now);
     state.remove(ResourceKind::Destination, "d");
     state.step(now);
-    assert!(state.absent().contains("d"));
+    assert!(state.absent().contains(&wanted("d")));
     feed(&mut state, vec![destination("d", "l")], now);
-    assert!(!state.absent().contains("d"));
+    assert!(!state.absent().contains(&wanted("d")));
 }
 
 #[test]
@@ -186,7 +195,7 @@ fn what_was_stored_serves_at_once() {
     let stored: Vec<_> =
         served(now).in_force().map(|(_, held)| ((*held.resource).clone(), held.version.clone())).collect();
     let mut state = FeedState::new([]);
-    state.demand("d", now);
+    state.demand(wanted("d"), now);
     state.restore(stored, 3, now);
     assert_eq!(serving(&state).len(), 5);
     assert_eq!(state.step(now).subscribe.len(), 5);
@@ -202,13 +211,13 @@ fn the_longest_unused_go_first_and_what_is_in_use_never() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
     for name in ["a", "b", "c", "d", "waiting"] {
-        state.demand(name, now);
+        state.demand(wanted(name), now);
     }
     state.pin("pinned");
-    state.demand("pinned", now);
-    let idle = |name: &str, seconds: u64| (name.to_owned(), Some(Duration::from_secs(seconds)));
-    let used = [idle("a", 5), idle("b", 700), ("c".to_owned(), None), idle("d", 9), idle("pinned", 9000)];
-    let surplus = |most, limit| state.surplus(&used, &bounds(most, limit), now);
+    state.demand(wanted("pinned"), now);
+    let idle = |name: &str, seconds: u64| (wanted(name), Some(Duration::from_secs(seconds)));
+    let used = [idle("a", 5), idle("b", 700), (wanted("c"), None), idle("d", 9), idle("pinned", 9000)];
+    let surplus = |most, limit| names(state.surplus(&used, &bounds(most, limit), now));
     assert_eq!(surplus(100, 3600), Vec::<String>::new());
     assert_eq!(surplus(100, 600), ["b"], "idle for too long");
     assert_eq!(surplus(4, 3600), ["b", "d"], "six are known, two of them are too many");
@@ -220,24 +229,24 @@ fn the_longest_unused_go_first_and_what_is_in_use_never() {
 fn what_was_asked_for_and_never_answered_is_forgotten_once_nobody_can_wait_for_it() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
-    state.demand("silent", now);
+    state.demand(wanted("silent"), now);
     assert!(state.surplus(&[], &bounds(0, 0), now + WAITING).is_empty());
     let later = now + WAITING + Duration::from_secs(1);
-    assert_eq!(state.surplus(&[], &bounds(0, 3600), later), ["silent"]);
+    assert_eq!(names(state.surplus(&[], &bounds(0, 3600), later)), ["silent"]);
 }
 
 #[test]
 fn what_is_outside_the_mesh_is_forgotten_too() {
     let now = Instant::now();
     let mut state = FeedState::new([]);
-    state.demand("d", now);
+    state.demand(wanted("d"), now);
     state.remove(ResourceKind::Destination, "d");
     state.step(now);
-    state.forget("d");
+    state.forget(&wanted("d"));
     let step = state.step(now);
     assert!(step.changed && state.absent().is_empty());
     assert_eq!(step.unsubscribe, [key(ResourceKind::Destination, "d")]);
-    state.demand("d", now);
+    state.demand(wanted("d"), now);
     assert_eq!(state.step(now).subscribe, [key(ResourceKind::Destination, "d")]);
 }
 
@@ -249,4 +258,50 @@ fn a_stored_destination_is_subscribed_although_nobody_asks_for_it() {
     let mut state = FeedState::new([]);
     state.restore(stored, 3, now);
     assert!(state.step(now).subscribe.contains(&key(ResourceKind::Destination, "d")));
+}
+
+fn host(name: &str) -> Resource {
+    let addresses = vec!["240.240.0.1".parse().unwrap()];
+    Resource::Host(outrigger_model::resource::Host { name: name.into(), host: name.into(), addresses })
+}
+
+#[test]
+fn a_host_is_in_force_as_soon_as_it_is_there_and_lives_as_a_destination_does() {
+    use ResourceKind::Host;
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    state.demand(key(Host, "a"), now);
+    assert_eq!(state.step(now).subscribe, [key(Host, "a")]);
+    assert!(feed(&mut state, vec![host("a")], now).changed);
+    assert_eq!(serving(&state), ["a"]);
+    state.remove(Host, "a");
+    assert!(state.step(now).changed && serving(&state).is_empty());
+    assert!(state.absent().contains(&key(Host, "a")));
+    feed(&mut state, vec![host("a")], now);
+    assert!(state.absent().is_empty());
+    state.forget(&key(Host, "a"));
+    assert_eq!(state.step(now).unsubscribe, [key(Host, "a")]);
+
+    let mut again = FeedState::new([]);
+    again.restore([(host("stored"), "v".into())], 3, now);
+    assert_eq!(again.step(now).subscribe, [key(Host, "stored")]);
+}
+
+#[test]
+fn names_that_are_looked_up_displace_no_destinations() {
+    let now = Instant::now();
+    let mut state = FeedState::new([]);
+    let mut used = Vec::new();
+    for name in ["a", "b", "c"] {
+        state.demand(wanted(name), now);
+        used.push((wanted(name), Some(Duration::from_secs(100))));
+    }
+    for name in ["h1", "h2", "h3", "h4"] {
+        let host = key(ResourceKind::Host, name);
+        state.demand(host.clone(), now);
+        used.push((host, Some(Duration::from_secs(1))));
+    }
+    assert!(state.is_crowded(&bounds(3, 3600)) && !state.is_crowded(&bounds(4, 3600)));
+    assert_eq!(names(state.surplus(&used, &bounds(3, 3600), now)), ["h4"]);
+    assert_eq!((state.wanted(ResourceKind::Destination), state.wanted(ResourceKind::Host)), (3, 4));
 }

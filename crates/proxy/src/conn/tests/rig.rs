@@ -18,7 +18,7 @@ use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, Listener, ServerTls, TcpProxy, Terminal, TransportMatch,
 };
 use outrigger_model::policy::Rbac;
-use outrigger_model::resource::{Destination, Resource};
+use outrigger_model::resource::{Destination, Resource, ResourceKind};
 use outrigger_model::route::WeightedCluster;
 use outrigger_telemetry::Drain;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,9 +42,9 @@ pub const LONG: Duration = Duration::from_secs(20);
 pub struct Rig {
     pub worker: Rc<Worker>,
     pub log: mpsc::Receiver<String>,
-    pub demands: mpsc::Receiver<String>,
+    pub demands: mpsc::Receiver<(ResourceKind, String)>,
     builder: Builder,
-    resources: BTreeMap<(outrigger_model::resource::ResourceKind, String), Arc<Resource>>,
+    resources: BTreeMap<(ResourceKind, String), Arc<Resource>>,
 }
 
 struct Lines(mpsc::Sender<String>);
@@ -113,7 +113,8 @@ impl Rig {
         let in_force: InForce<'_> =
             self.resources.iter().map(|((kind, name), r)| ((*kind, name.as_str()), r)).collect();
         let before = self.worker.shared.snapshot.load_full();
-        let (snapshot, invalid) = self.builder.build(&before, &in_force, ["outside.test:80"]);
+        let outside = [(ResourceKind::Destination, "outside.test:80".to_owned())];
+        let (snapshot, invalid) = self.builder.build(&before, &in_force, &outside);
         assert!(invalid.is_empty(), "{invalid:?}");
         self.worker.shared.swap(snapshot);
     }

@@ -79,7 +79,7 @@ async fn a_destination_is_asked_for_when_it_is_first_used() {
         let address = rig.outbound("stock.shop:8080");
         let app = echo("").await;
         let client = tokio::task::spawn_local(exchange(address, "hello"));
-        assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().as_deref(), Some("stock.shop:8080"));
+        assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().unwrap().1, "stock.shop:8080");
         rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));
         assert_eq!(client.await.unwrap().unwrap(), "hello");
     })
@@ -108,7 +108,7 @@ async fn a_destination_in_use_is_never_forgotten_and_a_forgotten_one_is_asked_fo
         }
         assert!(usage.close());
         let client = tokio::task::spawn_local(exchange(address, "hello"));
-        assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().as_deref(), Some("stock.shop:8080"));
+        assert_eq!(timeout(LONG, rig.demands.recv()).await.unwrap().unwrap().1, "stock.shop:8080");
         rig.apply(service("stock", cluster("stock", vec![endpoint(app, None)])));
         assert_eq!(client.await.unwrap().unwrap(), "hello");
     })

@@ -64,7 +64,8 @@ fn destination(name: &str, listener: &str) -> Arc<Resource> {
 
 fn build(builder: &mut Builder, before: &Snapshot, resources: &[Arc<Resource>]) -> Snapshot {
     let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
-    let (snapshot, invalid) = builder.build(before, &in_force, ["gone:80"]);
+    let (snapshot, invalid) =
+        builder.build(before, &in_force, &[(ResourceKind::Destination, "gone:80".into())]);
     assert_eq!(invalid, []);
     snapshot
 }
@@ -143,9 +144,9 @@ fn what_cannot_be_compiled_leaves_its_last_good_version_serving() {
     bad.virtual_hosts[0].domains.push("*".into());
     resources[2] = Arc::new(Resource::Routes(bad));
     let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
-    let (second, invalid) = builder.build(&first, &in_force, []);
+    let (second, invalid) = builder.build(&first, &in_force, &[]);
     assert_eq!(invalid[0].name, "r");
     assert_eq!(second.http("l", "http").unwrap().routes.hosts().len(), 1);
-    let (third, invalid) = builder.build(&second, &in_force, []);
+    let (third, invalid) = builder.build(&second, &in_force, &[]);
     assert_eq!((invalid.len(), third.http("l", "http").unwrap().routes.hosts().len()), (0, 1), "told once");
 }

@@ -75,7 +75,7 @@ pub fn snapshot(setup: Setup, before: &Snapshot) -> Snapshot {
     };
     let resources = [Arc::new(Resource::Listener(listener)), Arc::new(Resource::Cluster(cluster))];
     let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
-    let (snapshot, invalid) = Builder::default().build(before, &in_force, []);
+    let (snapshot, invalid) = Builder::default().build(before, &in_force, &[]);
     assert!(invalid.is_empty(), "{invalid:?}");
     snapshot
 }
