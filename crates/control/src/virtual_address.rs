@@ -8,15 +8,12 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aws_lc_rs::digest;
+use outrigger_model::resource::{VIRTUAL_V4, VIRTUAL_V6};
 
-/// 240.240.0.0/12: of the block that was never given to anybody, and that Istio uses for the same purpose.
-const V4_BASE: u32 = 0xf0f0_0000;
-/// Blocks of 256 in it; of each the first and the last address stay free, as some software takes them for a network's own.
+/// Blocks of 256 in the IPv4 range; of each the first and the last address stay free, as some software takes them for a network's own.
 const V4_BLOCKS: u32 = 1 << 12;
 const V4_PER_BLOCK: u32 = 254;
 const V4_SLOTS: u32 = V4_BLOCKS * V4_PER_BLOCK;
-/// 2001:2::/48 (RFC 5180, benchmarking): never routed, and not of the local block that people number their networks from.
-const V6_BASE: u128 = 0x2001_0002_u128 << 96;
 const V6_MASK: u128 = (1 << 80) - 1;
 
 /// The addresses of one service.
@@ -60,7 +57,7 @@ pub(crate) fn give<'a>(hosts: impl Iterator<Item = &'a str>) -> Vec<VirtualAddre
             }
             VirtualAddresses {
                 v4: slot.map_or(Ipv4Addr::UNSPECIFIED, v4),
-                v6: Ipv6Addr::from(V6_BASE | low & V6_MASK),
+                v6: Ipv6Addr::from(VIRTUAL_V6.to_bits() | low & V6_MASK),
             }
         })
         .collect()
@@ -75,7 +72,7 @@ fn probe(first: u32, seed: u32) -> impl Iterator<Item = u32> {
 }
 
 fn v4(slot: u32) -> Ipv4Addr {
-    Ipv4Addr::from(V4_BASE + (slot / V4_PER_BLOCK) * 256 + slot % V4_PER_BLOCK + 1)
+    Ipv4Addr::from(VIRTUAL_V4.to_bits() + (slot / V4_PER_BLOCK) * 256 + slot % V4_PER_BLOCK + 1)
 }
 
 #[cfg(test)]
@@ -101,6 +98,7 @@ mod tests {
             let [a, b, _, d] = addresses.v4.octets();
             assert!(a == 240 && b >= 240 && d != 0 && d != 255, "{}", addresses.v4);
             assert_eq!(addresses.v6.segments()[..3], [0x2001, 2, 0], "{}", addresses.v6);
+            assert!(addresses.iter().all(outrigger_model::resource::is_virtual));
         }
         assert_eq!(given.values().map(|a| a.v6).collect::<HashSet<_>>().len(), 20_000);
     }

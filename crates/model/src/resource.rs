@@ -1,6 +1,6 @@
 //! The resources that travel from the control plane to a proxy, as one type.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +122,19 @@ pub struct Host {
     pub host: String,
     /// Its virtual addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Where virtual IPv4 addresses are, a /12: of the block that was never given to anybody.
+pub const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(240, 240, 0, 0);
+/// Where virtual IPv6 addresses are, a /48 (RFC 5180, for benchmarks): never routed.
+pub const VIRTUAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
+
+/// Whether an address can only be that of a service of the mesh.
+pub fn is_virtual(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits() >> 20 == VIRTUAL_V4.to_bits() >> 20,
+        IpAddr::V6(v6) => v6.to_bits() >> 80 == VIRTUAL_V6.to_bits() >> 80,
+    }
 }
 
 /// The roots that a proxy trusts, pushed so that they rotate live.

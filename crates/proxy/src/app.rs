@@ -29,6 +29,7 @@ use crate::bootstrap::{Bootstrap, Format, Mode};
 use crate::config_feed::state::{Bounds, FeedState, Key};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::disk::SnapshotFile;
+use crate::dns;
 use crate::intercept::probe::{self, Token};
 use crate::listen;
 use crate::metrics;
@@ -67,6 +68,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let joined = Joined::start(&bootstrap)?;
     let count = bootstrap.workers.unwrap_or_else(workers::default_count);
     let sockets = listen::bind(count, &bootstrap)?;
+    let resolver = bootstrap.dns.as_ref().map(dns::bind).transpose()?;
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(4)
@@ -75,6 +77,11 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
         .build()
         .context("the control runtime cannot be started")?;
     let (process, feed, tracing) = assemble(&bootstrap, &joined, logs, control.handle())?;
+    if let (Some(sockets), Some(section)) = (resolver, &bootstrap.dns) {
+        let (_inside, pages) = (control.enter(), &process.pages);
+        let namespace = joined.id.namespace().unwrap_or(&bootstrap.node.namespace);
+        dns::start(sockets, section, namespace, &pages.shared, &pages.feed, &pages.registry).context("dns")?;
+    }
     let workers = workers::start(&process.pages.shared, sockets, &process.pages.readiness)?;
     let ended = control.block_on(process.run(&bootstrap, &joined, feed, tracing));
     workers.stop();

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::app_health::Probe;
 use crate::intercept;
 
+pub mod dns;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +55,9 @@ pub struct Bootstrap {
     /// What happens with destinations that are not in the mesh.
     #[serde(default)]
     pub outbound_policy: OutboundPolicy,
+    /// The workload's resolver. Default off.
+    #[serde(default)]
+    pub dns: Option<dns::Section>,
     /// Trace export.
     #[serde(default)]
     pub tracing: Tracing,
@@ -317,6 +322,9 @@ impl Bootstrap {
                 "interception: inbound_port and outbound_port must be two ports, as the rules name them"
                     .into(),
             );
+        }
+        if let Some(dns) = &self.dns {
+            dns.check()?;
         }
         if self.workers == Some(0) {
             return Err("workers: must be at least 1; leave it out for the CPU quota".into());

@@ -14,6 +14,7 @@ pub mod config_feed;
 pub mod conn;
 pub mod detect;
 pub mod disk;
+pub mod dns;
 pub mod failure;
 pub mod http;
 pub mod intercept;

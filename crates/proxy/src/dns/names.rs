@@ -1,0 +1,159 @@
+//! Which names of the mesh a question may mean. Pure; whether such a service exists is the control plane's to say.
+//!
+//! The control plane is asked for whole names only, so that all spellings of a service are one subscription.
+
+/// The namespace and the domains in which names are understood.
+#[derive(Debug, Clone)]
+pub(super) struct MeshNames {
+    namespace: String,
+    /// `svc.<domain>`: every service is `name.namespace` below it.
+    zone: String,
+    search: Vec<String>,
+}
+
+/// A service that a question may mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// Its whole name.
+    pub host: String,
+    /// Meant by a name below a search domain: the answer says by CNAME what it is about.
+    pub alias: bool,
+    /// By its form the name is the mesh's. Two labels alone may as well be a name of the world, `example.com`.
+    pub sure: bool,
+}
+
+impl MeshNames {
+    /// For a workload of `namespace`, in a mesh with `domain`, whose applications look names up below `search` too.
+    pub(super) fn new(namespace: &str, domain: &str, search: &[String]) -> Self {
+        let clean = |text: &str| text.trim_matches('.').to_ascii_lowercase();
+        let search = search.iter().map(|domain| clean(domain)).filter(|domain| !domain.is_empty()).collect();
+        Self { namespace: clean(namespace), zone: format!("svc.{}", clean(domain)), search }
+    }
+
+    /// `svc.<domain>`.
+    pub(super) fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// In the order in which they count. `name` is in lower case.
+    pub(super) fn candidates(&self, name: &str) -> Vec<Candidate> {
+        let mut all: Vec<Candidate> = Vec::new();
+        if let Some((host, sure)) = self.host(name) {
+            all.push(Candidate { host, alias: false, sure });
+        }
+        if self.below_zone(name).is_some_and(is_service) {
+            // Somebody's whole name: it stands for nobody else, also where it lies below a search domain.
+            return all;
+        }
+        for domain in &self.search {
+            let rest = name.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+            if let Some((host, _)) = rest.and_then(|rest| self.host(rest))
+                && all.iter().all(|known| known.host != host)
+            {
+                all.push(Candidate { host, alias: true, sure: false });
+            }
+        }
+        all
+    }
+
+    /// `name`, `name.namespace`, `name.namespace.svc` and the whole name, as the control plane resolves them; with whether
+    /// the form is the mesh's alone.
+    fn host(&self, name: &str) -> Option<(String, bool)> {
+        if let Some(service) = self.below_zone(name) {
+            return is_service(service).then(|| (name.to_owned(), true));
+        }
+        let (service, sure) = match name.strip_suffix(".svc") {
+            Some(service) => (service.to_owned(), true),
+            None if name.contains('.') => (name.to_owned(), false),
+            // RFC 6761, 6.3: this one is never anybody else.
+            None if name == "localhost" => return None,
+            None => (format!("{name}.{}", self.namespace), true),
+        };
+        is_service(&service).then(|| (format!("{service}.{}", self.zone), sure))
+    }
+
+    fn below_zone<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_suffix(self.zone.as_str())?.strip_suffix('.')
+    }
+}
+
+/// `name.namespace`, both as services and namespaces may be called.
+fn is_service(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(name, namespace)| is_label(name) && is_label(namespace))
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> MeshNames {
+        let search = ["shop.svc.cluster.local", "svc.cluster.local.", "Cluster.Local", "corp.example"];
+        MeshNames::new("shop", "cluster.local", &search.map(str::to_owned))
+    }
+
+    fn candidate(host: &str, alias: bool, sure: bool) -> Candidate {
+        Candidate { host: format!("{host}.svc.cluster.local"), alias, sure }
+    }
+
+    #[test]
+    fn every_spelling_of_a_service_is_its_whole_name() {
+        for (name, sure) in [
+            ("catalog", true),
+            ("catalog.shop", false),
+            ("catalog.shop.svc", true),
+            ("catalog.shop.svc.cluster.local", true),
+        ] {
+            assert_eq!(names().candidates(name), [candidate("catalog.shop", false, sure)], "{name}");
+        }
+    }
+
+    #[test]
+    fn below_a_search_domain_the_rest_counts() {
+        for (name, host) in [
+            ("catalog.shop.shop.svc.cluster.local", "catalog.shop"),
+            ("catalog.shop.svc.shop.svc.cluster.local", "catalog.shop"),
+            ("catalog.shop.svc.cluster.local.shop.svc.cluster.local", "catalog.shop"),
+            ("catalog.corp.example", "catalog.shop"),
+            ("catalog.other.corp.example", "catalog.other"),
+        ] {
+            assert_eq!(names().candidates(name), [candidate(host, true, false)], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_whole_name_stands_for_no_other_service() {
+        // Not shop's catalog, although the rest below the search domain says so.
+        let names = MeshNames::new("shop", "cluster.local", &["other.svc.cluster.local".to_owned()]);
+        assert_eq!(
+            names.candidates("catalog.other.svc.cluster.local"),
+            [candidate("catalog.other", false, true)]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_a_service_is_not_asked_for() {
+        for name in [
+            "",
+            "localhost",
+            "www.example.com",
+            "svc.cluster.local",
+            "cluster.local",
+            "_grpc.catalog",
+            "a.b.c.svc.cluster.local",
+            "-a.shop",
+            "a..b",
+            ".",
+            "7.0.0.10.in-addr.arpa",
+            "xn--\u{fc}.shop",
+        ] {
+            assert_eq!(names().candidates(name), [], "{name}");
+        }
+    }
+}
