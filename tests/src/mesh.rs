@@ -22,6 +22,8 @@ pub struct Mesh {
     control: Option<Process>,
     /// Where sidecars that are started from now on send their spans, beside the control plane's own store.
     pub collectors: Vec<String>,
+    /// More fields of the bootstrap file of sidecars that are started from now on.
+    pub bootstrap: Value,
     /// The management API.
     pub client: Client,
 }
@@ -118,6 +120,7 @@ impl Mesh {
             settings: json!({}),
             control: None,
             collectors: Vec::new(),
+            bootstrap: json!({}),
             client,
         };
         let mut settings = json!({
@@ -129,9 +132,7 @@ impl Mesh {
             "sampling": 100.0,
             "parentPipe": true,
         });
-        if let (Some(all), Some(more)) = (settings.as_object_mut(), more.as_object()) {
-            all.extend(more.clone());
-        }
+        merge(&mut settings, &more);
         mesh.settings = settings;
         mesh.start_control().await;
         mesh
@@ -206,7 +207,7 @@ impl Mesh {
         let binds = outbound.iter().zip(spec.calls).map(|(bind, to)| json!({ "bind": bind, "to": to }));
         let mut collectors = vec![format!("http://{}", self.address(1, 4317))];
         collectors.extend(self.collectors.iter().cloned());
-        let bootstrap = json!({
+        let mut bootstrap = json!({
             "node": { "id": id, "workload": id, "namespace": NAMESPACE, "service_account": spec.service,
                       "app": spec.service, "version": spec.version },
             "join": join,
@@ -219,6 +220,7 @@ impl Mesh {
             "access_log": { "path": self.path(&format!("{id}.access")) },
             "parent_pipe": true,
         });
+        merge(&mut bootstrap, &self.bootstrap);
         let file = self.path(&format!("{id}.json"));
         std::fs::write(&file, bootstrap.to_string()).expect("a file in the mesh's own directory");
         let mut sidecar = Sidecar { process: None, bootstrap: file, name: id, inbound, app, outbound, admin };
@@ -281,6 +283,12 @@ impl Sidecar {
     /// An admin page.
     pub async fn page(&self, path: &str) -> String {
         app::get(self.admin, path, "").await.expect("the admin page answers").1
+    }
+}
+
+fn merge(all: &mut Value, more: &Value) {
+    if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
+        all.extend(more.clone());
     }
 }
 

@@ -143,8 +143,6 @@ mod tests {
             "",
             "localhost",
             "www.example.com",
-            "svc.cluster.local",
-            "cluster.local",
             "_grpc.catalog",
             "a.b.c.svc.cluster.local",
             "-a.shop",

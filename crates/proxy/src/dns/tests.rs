@@ -124,7 +124,8 @@ impl Rig {
 fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    let mut name = Name::from_ascii(name).unwrap();
+    let labels = name.split('.').filter(|label| !label.is_empty()).map(str::as_bytes);
+    let mut name = Name::from_labels(labels).unwrap();
     name.set_fqdn(true);
     message.add_query(Question::query(name, kind));
     message

@@ -59,7 +59,8 @@ fn among_forgeries(query: &[u8]) -> Vec<Vec<u8>> {
         edit(&mut bytes);
         bytes
     };
-    let true_one = answer_with(&query.to_ascii_lowercase(), ResponseCode::NoError, "192.0.2.7");
+    let lower = [&query[..12], &query[12..].to_ascii_lowercase()].concat();
+    let true_one = answer_with(&lower, ResponseCode::NoError, "192.0.2.7");
     vec![
         edited(|b| b[0] ^= 1),
         edited(|b| b[2] &= 0x7f),

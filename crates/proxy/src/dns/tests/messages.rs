@@ -43,7 +43,8 @@ fn what_is_malformed_is_refused_by_code() {
     assert_eq!(refusal(&two.to_vec().unwrap()), ResponseCode::FormErr);
     let mut newer = question("catalog", RecordType::A);
     newer.set_edns(Edns::new().set_version(1).clone());
-    assert_eq!(refusal(&newer.to_vec().unwrap()), ResponseCode::BADVERS);
+    // BADVERS and BADSIG are one number.
+    assert_eq!(u16::from(refusal(&newer.to_vec().unwrap())), 16);
 }
 
 #[test]
