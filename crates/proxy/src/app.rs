@@ -80,7 +80,8 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     if let (Some(sockets), Some(section)) = (resolver, &bootstrap.dns) {
         let (_inside, pages) = (control.enter(), &process.pages);
         let namespace = joined.id.namespace().unwrap_or(&bootstrap.node.namespace);
-        dns::start(sockets, section, namespace, &pages.shared, &pages.feed, &pages.registry).context("dns")?;
+        dns::start(sockets, section, namespace, &pages.shared, &pages.feed, &pages.registry)
+            .context("dns")?;
     }
     let workers = workers::start(&process.pages.shared, sockets, &process.pages.readiness)?;
     let ended = control.block_on(process.run(&bootstrap, &joined, feed, tracing));

@@ -46,6 +46,7 @@ impl Rig {
             version: "v1".into(),
             cluster: "default".into(),
             locality: Default::default(),
+            address: None,
         };
         let shared = Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
@@ -61,6 +62,8 @@ impl Rig {
             metrics: Totals::new(Local::default()),
             outbound_policy: OutboundPolicy::AllowAny,
             pending_timeout: Duration::from_secs(10),
+            mark: crate::intercept::MARK,
+            token: Default::default(),
         };
         let search = ["shop.svc.cluster.local".to_owned(), "corp.example".to_owned()];
         let dns = Arc::new(Dns {
