@@ -157,13 +157,17 @@ pub(super) async fn with_hosts(numbers: &[u8], at: u8) -> anyhow::Result<ExitCod
         .args(std::env::args_os().skip(1));
     let child = command.args(["--inside", &hosts.prefix]).stdin(Stdio::piped()).spawn();
     let ended = match child {
-        Ok(mut child) => loop {
-            tokio::select! {
-                ended = child.wait() => break ended,
-                // The tour got it too, and ends by itself.
-                _ = tokio::signal::ctrl_c() => {}
+        Ok(mut child) => {
+            // Waiting would close it, and to the tour that means that we are gone.
+            let _held = child.stdin.take();
+            loop {
+                tokio::select! {
+                    ended = child.wait() => break ended,
+                    // The tour got it too, and ends by itself.
+                    _ = tokio::signal::ctrl_c() => {}
+                }
             }
-        },
+        }
         Err(error) => Err(error),
     };
     hosts.remove();
