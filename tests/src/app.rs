@@ -21,6 +21,18 @@ pub async fn greeter(listen: SocketAddr) {
     .await;
 }
 
+/// A TCP application that begins with the address of whom it talks to, and then returns what it gets.
+pub async fn teller(listen: SocketAddr) {
+    serve(listen, |mut stream| async move {
+        let peer = stream.peer_addr()?.ip();
+        stream.write_all(format!("hello {peer}\n").as_bytes()).await?;
+        let (mut from, mut to) = stream.split();
+        tokio::io::copy(&mut from, &mut to).await?;
+        to.shutdown().await
+    })
+    .await;
+}
+
 async fn serve<F, A>(listen: SocketAddr, talk: F)
 where
     F: Fn(TcpStream) -> A + Send + 'static,

@@ -7,5 +7,6 @@ pub mod fake_control;
 pub mod http;
 pub mod jaeger;
 pub mod mesh;
+pub mod netns;
 pub mod require;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! A mesh of real processes: one control plane, sidecars, each workload on its own loopback address.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -11,6 +11,7 @@ use outrigger_control::instance::{Instance, Port, Protocol, State};
 use serde_json::{Value, json};
 
 use crate::app;
+use crate::netns::Host;
 use crate::wait::eventually;
 
 /// A mesh; its processes end with it.
@@ -19,6 +20,8 @@ pub struct Mesh {
     binary: PathBuf,
     net: [u8; 2],
     settings: Value,
+    /// Where the control plane runs; absent: on this machine's loopback addresses.
+    place: Option<Host>,
     control: Option<Process>,
     /// Where sidecars that are started from now on send their spans, beside the control plane's own store.
     pub collectors: Vec<String>,
@@ -71,12 +74,28 @@ pub const PORT: u16 = 8080;
 
 impl Process {
     fn start(binary: &Path, args: &[&str], log: PathBuf) -> Self {
-        let out = File::create(&log).expect("a log in the mesh's own directory");
-        let err = out.try_clone().expect("a log in the mesh's own directory");
         let mut command = Command::new(binary);
-        command.args(args).stdin(Stdio::piped()).stdout(out).stderr(err);
-        let child = command.spawn().expect("the binary under test starts");
+        command.args(args);
+        Self::spawn(command, log)
+    }
+
+    /// Starts a program that writes its output to `log`.
+    pub fn spawn(mut command: Command, log: PathBuf) -> Self {
+        let out = File::create(&log).expect("a log in a directory of our own");
+        let err = out.try_clone().expect("a log in a directory of our own");
+        let spawned = command.stdin(Stdio::piped()).stdout(out).stderr(err).spawn();
+        let child = spawned.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         Self { child, log }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// SIGKILL.
@@ -94,7 +113,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(12).collect();
             eprintln!("--- {}", self.log.display());
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
@@ -110,25 +129,27 @@ impl Mesh {
 
     /// As [`Mesh::start`], with more settings.
     pub async fn start_with(binary: &str, more: Value) -> Self {
+        Self::start_in(binary.into(), free_net(), None, more).await
+    }
+
+    /// With the control plane on this host; nobody else need reach it, because the management API is a socket file.
+    pub async fn start_on(binary: &str, host: &Host) -> Self {
+        let more = json!({ "ips": host.addresses(), "advertise": SocketAddr::new(host.v4(), 15012) });
+        Self::start_in(binary.into(), [0; 2], Some(host.clone()), more).await
+    }
+
+    async fn start_in(binary: PathBuf, net: [u8; 2], place: Option<Host>, more: Value) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let net = free_net();
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
-        let mut mesh = Self {
-            directory,
-            binary: binary.into(),
-            net,
-            settings: json!({}),
-            control: None,
-            collectors: Vec::new(),
-            bootstrap: json!({}),
-            client,
-        };
+        let (settings, control, collectors) = (json!({}), None, Vec::new());
+        let bootstrap = json!({});
+        let mut mesh = Self { directory, binary, net, settings, place, control, collectors, bootstrap, client };
         let mut settings = json!({
             "dataDir": mesh.path("control"),
-            "xdsAddress": mesh.address(1, 15012),
-            "metricsAddress": mesh.address(1, 15014),
-            "otlpAddress": mesh.address(1, 4317),
-            "queryAddress": mesh.address(1, 16686),
+            "xdsAddress": mesh.control_address(15012),
+            "metricsAddress": mesh.control_address(15014),
+            "otlpAddress": mesh.control_address(4317),
+            "queryAddress": mesh.control_address(16686),
             "sampling": 100.0,
             "parentPipe": true,
         });
@@ -142,8 +163,12 @@ impl Mesh {
     pub async fn start_control(&mut self) {
         let file = self.path("control.json");
         std::fs::write(&file, self.settings.to_string()).expect("a file in the mesh's own directory");
-        let args = ["control-plane", "--config", &file.display().to_string()];
-        self.control = Some(Process::start(&self.binary, &args, self.path("control.log")));
+        let mut command = match &self.place {
+            Some(host) => host.command(&self.binary),
+            None => Command::new(&self.binary),
+        };
+        command.args(["control-plane", "--config"]).arg(file);
+        self.control = Some(Process::spawn(command, self.path("control.log")));
         eventually("the control plane answers", || self.client.status()).await;
     }
 
@@ -152,6 +177,16 @@ impl Mesh {
         if let Some(control) = self.control.take() {
             control.kill();
         }
+    }
+
+    /// An address of the control plane.
+    fn control_address(&self, port: u16) -> SocketAddr {
+        self.place.as_ref().map_or_else(|| self.address(1, port), |host| SocketAddr::new(host.v4(), port))
+    }
+
+    /// The binary under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// An address of this mesh's network.
@@ -191,22 +226,13 @@ impl Mesh {
     /// Registers a workload, starts its sidecar and waits until it is ready.
     pub async fn workload(&self, spec: &Spec<'_>) -> Sidecar {
         let id = self.register(spec).await;
-        let request = TokenRequest {
-            namespace: NAMESPACE.into(),
-            service_account: spec.service.into(),
-            services: vec![spec.service.into()],
-            ..TokenRequest::default()
-        };
         let join = self.path(&format!("{id}.join"));
-        let token = self.client.create_token(&request).await.expect("a token is made");
-        token.write(&join).expect("a file in the mesh's own directory");
+        self.write_join(spec.service, &join).await;
         let outbound: Vec<SocketAddr> =
             (0..spec.calls.len()).map(|i| self.address(spec.host, 15101 + i as u16)).collect();
         let (inbound, app) = (self.address(spec.host, PORT), self.address(spec.host, PORT + 1000));
         let admin = self.address(spec.host, 15000);
         let binds = outbound.iter().zip(spec.calls).map(|(bind, to)| json!({ "bind": bind, "to": to }));
-        let mut collectors = vec![format!("http://{}", self.address(1, 4317))];
-        collectors.extend(self.collectors.iter().cloned());
         let mut bootstrap = json!({
             "node": { "id": id, "workload": id, "namespace": NAMESPACE, "service_account": spec.service,
                       "app": spec.service, "version": spec.version },
@@ -216,7 +242,7 @@ impl Mesh {
             "admin": admin,
             "inbound": [{ "bind": inbound, "app": app }],
             "outbound": binds.collect::<Vec<_>>(),
-            "tracing": { "otlp": collectors, "flush_ms": 50 },
+            "tracing": { "otlp": self.all_collectors(), "flush_ms": 50 },
             "access_log": { "path": self.path(&format!("{id}.access")) },
             "parent_pipe": true,
         });
@@ -228,33 +254,65 @@ impl Mesh {
         sidecar
     }
 
+    /// Where spans go: to the control plane's own store and to the others.
+    pub(crate) fn all_collectors(&self) -> Vec<String> {
+        let own = format!("http://{}", self.control_address(4317));
+        std::iter::once(own).chain(self.collectors.iter().cloned()).collect()
+    }
+
+    /// Makes a join file for a service whose account is called like it.
+    pub(crate) async fn write_join(&self, service: &str, file: &Path) {
+        let request = TokenRequest {
+            namespace: NAMESPACE.into(),
+            service_account: service.into(),
+            services: vec![service.into()],
+            ..TokenRequest::default()
+        };
+        let token = self.client.create_token(&request).await.expect("a token is made");
+        token.write(file).expect("a file in the mesh's own directory");
+    }
+
     /// Registers a workload; its id. Whatever listens there need not be a sidecar of ours.
     pub async fn register(&self, spec: &Spec<'_>) -> String {
         let id = format!("{}-{}", spec.service, spec.version);
-        self.client.register(&self.instance(&id, spec)).await.expect("the registration is taken");
+        let addresses = vec![self.address(spec.host, 0).ip()];
+        let mut instance = instance(&id, spec.service, addresses, &[(PORT, spec.protocol)]);
+        instance.version = Some(spec.version.into());
+        self.client.register(&instance).await.expect("the registration is taken");
         id
     }
+}
 
-    fn instance(&self, id: &str, spec: &Spec<'_>) -> Instance {
-        Instance {
-            id: id.to_owned(),
-            service: spec.service.into(),
-            namespace: NAMESPACE.into(),
-            addresses: vec![self.address(spec.host, 0).ip()],
-            network: String::new(),
-            ports: vec![Port { number: PORT, name: String::new(), protocol: spec.protocol }],
-            labels: Default::default(),
-            metadata: Default::default(),
-            tags: Vec::new(),
-            version: Some(spec.version.into()),
-            weight: 100,
-            zone: String::new(),
-            region: String::new(),
-            service_account: spec.service.into(),
-            state: State::Running,
-            sidecar: true,
-            ttl_seconds: None,
-        }
+/// A running instance with a sidecar, whose account is called like its service.
+pub(crate) fn instance(
+    id: &str,
+    service: &str,
+    addresses: Vec<IpAddr>,
+    ports: &[(u16, Protocol)],
+) -> Instance {
+    let port = |(number, protocol): &(u16, Protocol)| Port {
+        number: *number,
+        name: String::new(),
+        protocol: *protocol,
+    };
+    Instance {
+        id: id.to_owned(),
+        service: service.into(),
+        namespace: NAMESPACE.into(),
+        addresses,
+        network: String::new(),
+        ports: ports.iter().map(port).collect(),
+        labels: Default::default(),
+        metadata: Default::default(),
+        tags: Vec::new(),
+        version: None,
+        weight: 100,
+        zone: String::new(),
+        region: String::new(),
+        service_account: service.into(),
+        state: State::Running,
+        sidecar: true,
+        ttl_seconds: None,
     }
 }
 

@@ -33,6 +33,21 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("haproxy", Source::Debian("haproxy")),
     ("valgrind", Source::Debian("valgrind")),
     ("unshare", Source::Debian("util-linux")),
+    ("setpriv", Source::Debian("util-linux")),
+    ("nft", Source::Debian("nftables")),
+    ("tcpdump", Source::Debian("tcpdump")),
+    ("mariadbd", Source::Debian("mariadb-server-core")),
+    ("mariadb-install-db", Source::Debian("mariadb-server-core")),
+    ("mariadb", Source::Debian("mariadb-client-core")),
+    ("postgres", Source::Debian("postgresql")),
+    ("initdb", Source::Debian("postgresql")),
+    ("psql", Source::Debian("postgresql-client")),
+    ("redis-server", Source::Debian("redis-server")),
+    ("redis-cli", Source::Debian("redis-tools")),
+    ("nats-server", Source::Debian("nats-server")),
+    ("mosquitto", Source::Debian("mosquitto")),
+    ("mosquitto_pub", Source::Debian("mosquitto-clients")),
+    ("mosquitto_sub", Source::Debian("mosquitto-clients")),
 ];
 
 /// The folder with `bin/` and `venv/` of the tests' tools: `$OUTRIGGER_TOOLS`, else `~/.cache/outrigger`.
@@ -91,8 +106,15 @@ fn search_path(source: Option<Source>) -> Vec<PathBuf> {
     if !matches!(source, Some(Source::ToolsOnly(_))) {
         dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+        dirs.extend(postgres_dirs());
     }
     dirs
+}
+
+/// Debian keeps PostgreSQL's server beside PATH, by version.
+fn postgres_dirs() -> impl Iterator<Item = PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("bin"))
 }
 
 fn find(name: &str, dirs: &[PathBuf]) -> Option<PathBuf> {

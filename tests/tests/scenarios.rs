@@ -12,6 +12,7 @@ mod failures;
 mod fake_control;
 mod foreign;
 mod hashing;
+mod interception;
 mod jaeger;
 mod layering;
 mod limits;
