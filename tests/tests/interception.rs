@@ -17,7 +17,11 @@ use tokio::net::TcpStream;
 use crate::BINARY;
 use crate::thin_thread::STRICT;
 
+mod flood;
+mod greeting;
 mod programs;
+mod rules;
+mod tproxy;
 mod wire;
 
 /// What the programs say to each other; under mTLS it is never on the wire.

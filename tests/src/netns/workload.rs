@@ -159,6 +159,11 @@ impl Intercepted {
         std::fs::read_dir(directory).expect("the sidecar runs").count()
     }
 
+    /// The sidecar's own log so far.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
     /// An admin page.
     pub async fn page(&self, path: &'static str) -> String {
         self.host.run(app::get(ADMIN, path, "")).await.expect("the admin page answers").1
@@ -179,5 +184,15 @@ impl Intercepted {
     pub fn access_log(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.directory.join("access")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+impl Drop for Intercepted {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = std::fs::read_to_string(self.directory.join("access")).unwrap_or_default();
+            eprintln!("--- access log of {}", self.service);
+            text.lines().rev().take(4).for_each(|line| eprintln!("{line}"));
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_model::listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
-    Tracing,
+    Tracing, TransportMatch,
 };
 use outrigger_model::route::WeightedCluster;
 use outrigger_rules::intent::TcpMatch;
@@ -75,7 +75,9 @@ fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Optio
         }
         Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
         Protocol::Auto => {
+            // An application's own TLS may offer http/1.1 as well: what is inside of it is not ours to see.
             let detected = ChainMatch {
+                transport: TransportMatch::Plain,
                 application_protocols: vec!["http/1.1".into(), "h2c".into()],
                 ..ChainMatch::default()
             };

@@ -1,0 +1,124 @@
+//! Servers that speak first: what two sidecars add to the time until their first byte, and what one sidecar of a PERMISSIVE workload
+//! adds for a client that has none.
+//!
+//! Measured against a second port of the same application that the rules leave alone, turn by turn, so that a busy machine is busy for
+//! both. The medians of the differences are held, and the measurement is repeated before it fails.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use outrigger_tests::app::greeter;
+use outrigger_tests::netns::Host;
+use outrigger_tests::netns::workload::Workload;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::Pair;
+
+/// Through sidecars, and past them.
+const THROUGH: u16 = 7000;
+const DIRECT: u16 = 7001;
+const ROUNDS: usize = 20;
+
+async fn first_byte(from: SocketAddr) -> std::io::Result<Duration> {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(from).await?;
+    stream.read_u8().await?;
+    Ok(began.elapsed())
+}
+
+/// What twenty new connections of each kind take.
+async fn measure(client: &Host, server: &Host) -> Vec<(Duration, Duration)> {
+    let addresses = server.addresses();
+    let rounds = async move {
+        let mut taken = Vec::new();
+        for round in 0..ROUNDS {
+            let address = addresses[round % 2];
+            let direct = first_byte(SocketAddr::new(address, DIRECT)).await.expect("the application greets");
+            let through =
+                first_byte(SocketAddr::new(address, THROUGH)).await.expect("it greets through sidecars");
+            taken.push((direct, through));
+        }
+        taken
+    };
+    client.run(rounds).await
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// Holds that the median of what sidecars add is below `bound` in one of three measurements.
+async fn adds_less_than(bound: Duration, what: &str, client: &Host, server: &Host) {
+    // What is asked for on first use is asked for now.
+    measure(client, server).await;
+    let mut said = String::new();
+    for _ in 0..3 {
+        let taken = measure(client, server).await;
+        let direct = median(taken.iter().map(|(direct, _)| *direct).collect());
+        let through = median(taken.iter().map(|(_, through)| *through).collect());
+        let added = median(taken.iter().map(|(direct, through)| through.saturating_sub(*direct)).collect());
+        let worst = taken.iter().map(|(_, through)| *through).max().unwrap_or_default();
+        said = format!(
+            "{what}: {direct:?} direct, {through:?} through, median added {added:?}, worst {worst:?}"
+        );
+        println!("{said}");
+        if added < bound {
+            return;
+        }
+    }
+    panic!("{said}; it may add {bound:?}");
+}
+
+async fn greeting(pair: &Pair) {
+    for address in pair.server.host.addresses() {
+        for port in [THROUGH, DIRECT] {
+            pair.server.host.run(greeter(SocketAddr::new(address, port))).await;
+        }
+    }
+}
+
+/// The second port is nobody's business.
+const LEAVE: Workload<'_> = Workload {
+    service: "",
+    ports: &[],
+    mode: "redirect",
+    rules: &["--exclude-inbound-ports", "7001", "--exclude-outbound-ports", "7001"],
+    open_files: None,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sidecars_add_less_than_five_milliseconds_to_a_greeting() {
+    let Some(pair) = Pair::start(&[THROUGH], LEAVE).await else { return };
+    greeting(&pair).await;
+    pair.crosses("a greeting", THROUGH, async |address| {
+        let to = SocketAddr::new(address, THROUGH);
+        pair.client.host.run(first_byte(to)).await.unwrap();
+    })
+    .await;
+    adds_less_than(Duration::from_millis(5), "two sidecars", &pair.client.host, &pair.server.host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_a_sidecar_is_greeted_within_25_milliseconds_where_it_may_be() {
+    let Some(pair) = Pair::start(&[THROUGH], LEAVE).await else { return };
+    greeting(&pair).await;
+    let stranger = pair.net.host("stranger");
+    let to = SocketAddr::new(pair.server.host.v4(), THROUGH);
+    stranger.run(first_byte(to)).await.expect_err("STRICT takes nobody without a sidecar");
+    pair.mesh
+        .apply(
+            "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: PERMISSIVE}}
+",
+        )
+        .await;
+    adds_less_than(Duration::from_millis(25), "a plain client", &stranger, &pair.server.host).await;
+    // Whoever has a sidecar is not answered in plain text meanwhile.
+    let capture = pair.capture().await;
+    measure(&pair.client.host, &pair.server.host).await;
+    capture.so_far().await.only_tls(THROUGH).unwrap_or_else(|error| panic!("{error}"));
+}

@@ -1,0 +1,148 @@
+//! The rules in the kernel: they leave nothing behind, they come with a dry run, and without a sidecar they let nothing through.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use outrigger_tests::app::teller;
+use outrigger_tests::netns::workload::{Intercepted, Workload};
+use outrigger_tests::netns::{Host, Net};
+use outrigger_tests::require;
+use outrigger_tests::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{MARKER, Pair, at, curl, nginx};
+use crate::BINARY;
+
+/// All that `ip` knows beside the packet filter.
+fn routing(host: &Host) -> String {
+    let lists = [&["rule", "show"][..], &["-6", "rule", "show"], &["route", "show", "table", "all"]];
+    let ip6: &[&str] = &["-6", "route", "show", "table", "all"];
+    lists.into_iter().chain([ip6]).map(|args| host.ask(Path::new("ip"), args).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applying_twice_and_removing_leaves_the_rules_as_they_were() {
+    if !require::netns() || require::tool("nft").is_none() {
+        return;
+    }
+    let net = Net::new();
+    let host = net.host("host");
+    let foreign = "table inet foreign {
+\tchain input {
+\t\ttype filter hook input priority filter; policy accept;
+\t\ttcp dport 9999 counter packets 0 bytes 0 drop
+\t}
+}
+";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), foreign).unwrap();
+    host.ask(Path::new("nft"), &["-f", &file.path().display().to_string()]).unwrap();
+    let before = (host.ruleset(), routing(&host));
+    assert_eq!(before.0, foreign);
+    let intercept = |args: &[&str]| host.ask(Path::new(BINARY), &[&["intercept"], args].concat());
+    for mode in ["redirect", "tproxy"] {
+        let planned = intercept(&["apply", "--mode", mode, "--dry-run"]).unwrap();
+        assert!(planned.contains("15006") && planned.contains("1337"), "{planned}");
+        assert_eq!((host.ruleset(), routing(&host)), before, "a dry run does nothing");
+        intercept(&["show"]).expect_err("there is nothing to show");
+        intercept(&["apply", "--mode", mode]).unwrap();
+        let once = (host.ruleset(), routing(&host));
+        assert!(once.0.starts_with(foreign) && once.0.len() > before.0.len(), "{}", once.0);
+        assert_eq!(once.1 != before.1, mode == "tproxy", "{}", once.1);
+        intercept(&["apply", "--mode", mode]).unwrap();
+        assert_eq!((host.ruleset(), routing(&host)), once, "twice is once");
+        assert!(once.0.contains(intercept(&["show"]).unwrap().trim()));
+        intercept(&["remove"]).unwrap();
+        assert_eq!((host.ruleset(), routing(&host)), before, "{mode} leaves nothing behind");
+        intercept(&["remove"]).unwrap();
+    }
+    // From one mode to the other, without a gap and without a rest.
+    for mode in ["tproxy", "redirect"] {
+        intercept(&["apply", "--mode", mode]).unwrap();
+    }
+    assert_eq!(routing(&host), before.1);
+    intercept(&["remove"]).unwrap();
+    assert_eq!(host.ruleset(), before.0);
+}
+
+/// A word to the server and what comes back.
+async fn said(host: &Host, to: SocketAddr) -> std::io::Result<String> {
+    let talk = async move {
+        let mut stream = TcpStream::connect(to).await?;
+        stream.write_all(MARKER.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    };
+    let talk = tokio::time::timeout(std::time::Duration::from_secs(20), host.run(talk));
+    talk.await.unwrap_or_else(|_| panic!("{to} neither talks nor closes"))
+}
+
+async fn works(pair: &Pair) {
+    for address in pair.server.host.addresses() {
+        eventually("the server is reached", || async {
+            let body = curl(&pair.client.host, &["--data", MARKER, &format!("http://{}", at(address, 80))])?;
+            let text =
+                said(&pair.client.host, SocketAddr::new(address, 7000)).await.map_err(|e| e.to_string())?;
+            if body.contains(MARKER) && text.contains(MARKER) {
+                Ok(())
+            } else {
+                Err(format!("{body} {text}"))
+            }
+        })
+        .await;
+    }
+}
+
+async fn fails(pair: &Pair, from: &Host, to: IpAddr) {
+    let url = format!("http://{}/{MARKER}", at(to, 80));
+    let body = curl(from, &["--data", MARKER, &url]);
+    body.expect_err("curl must fail without the sidecar");
+    let said = said(from, SocketAddr::new(to, 7000)).await;
+    assert!(said.as_ref().map_or(true, String::is_empty), "{said:?} from {}", pair.server.service);
+}
+
+async fn in_and_out_fail_without(pair: &mut Pair, kill: impl Fn(&mut Pair) -> &mut Intercepted) {
+    kill(pair).kill();
+    for address in pair.server.host.addresses() {
+        fails(pair, &pair.client.host, address).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text() {
+    if require::tool("nginx").is_none() || require::tool("openssl").is_none() {
+        return;
+    }
+    let Some(mut pair) = Pair::start(&[80, 7000], Workload::default()).await else { return };
+    let _nginx = nginx(&pair.mesh, &pair.server.host).await;
+    for address in pair.server.host.addresses() {
+        pair.server.host.run(teller(SocketAddr::new(address, 7000))).await;
+    }
+    let stranger = pair.net.host("stranger");
+    let capture = pair.capture().await;
+    works(&pair).await;
+
+    // Outbound: the client's sidecar is gone, the application's connections have nowhere to go.
+    in_and_out_fail_without(&mut pair, |pair| &mut pair.client).await;
+    pair.client.start().await;
+    works(&pair).await;
+
+    // Inbound: the server's is gone; neither a peer nor a stranger gets through to the application.
+    in_and_out_fail_without(&mut pair, |pair| &mut pair.server).await;
+    for address in pair.server.host.addresses() {
+        fails(&pair, &stranger, address).await;
+    }
+    // The server's own application cannot get out either.
+    curl(&pair.server.host, &[&format!("http://{}", at(stranger.v4(), 80))]).expect_err("nothing gets out");
+    pair.server.start().await;
+    works(&pair).await;
+
+    let wire = capture.so_far().await;
+    for port in [80, 7000] {
+        wire.only_tls(port).unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert!(!wire.contains(MARKER), "what the programs said is on the wire");
+}
