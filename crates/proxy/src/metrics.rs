@@ -17,6 +17,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::Direction;
 use outrigger_telemetry::metrics::{Counter, Histogram, HistogramSnapshot, Labels, Page, Source};
 use parking_lot::Mutex;
+use tokio::runtime::RuntimeMetrics;
 
 pub use cluster::ClusterCells;
 
@@ -248,13 +249,16 @@ pub struct Totals {
     shards: Mutex<Vec<Arc<ShardTable>>>,
     /// Races for the first bytes that the client won, and that the server won.
     raced: [AtomicU64; 2],
+    /// The workers' runtimes, in the order of their start.
+    runtimes: Mutex<Vec<(usize, RuntimeMetrics)>>,
 }
 
 impl Totals {
     /// Without shards yet.
     pub fn new(local: Local) -> Arc<Self> {
         let introduction = introduce::text(&local.workload, &local.cluster);
-        Arc::new(Self { introduction, local, shards: Mutex::default(), raced: Default::default() })
+        let (shards, runtimes) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { introduction, local, shards, raced: Default::default(), runtimes })
     }
 
     /// Who we are.
@@ -265,6 +269,11 @@ impl Totals {
     /// Counts a connection on which both sides were waited for.
     pub fn count_race(&self, server_first: bool) {
         self.raced[usize::from(server_first)].fetch_add(1, Relaxed);
+    }
+
+    /// Shows how many tasks a worker has.
+    pub fn watch(&self, worker: usize, runtime: RuntimeMetrics) {
+        self.runtimes.lock().push((worker, runtime));
     }
 
     /// A shard for one worker. Its counts stay when the worker ends.
@@ -321,6 +330,11 @@ impl Source for Totals {
                 "Connections without a declared protocol, by who spoke first after the upstream was dialled.";
             let labels = Labels::new().with("speaker", speaker);
             page.counter("outrigger_raced_connections_total", help).sample(&labels, count.load(Relaxed));
+        }
+        for (worker, runtime) in &*self.runtimes.lock() {
+            let labels = Labels::new().with("worker", &worker.to_string());
+            let help = "Tasks of a worker: one per connection and per HTTP/2 stream, and a few of its own.";
+            page.gauge("outrigger_worker_tasks", help).sample(&labels, runtime.num_alive_tasks() as u64);
         }
         let requests = self.merged(
             |shard| &shard.requests,

@@ -83,6 +83,7 @@ fn run(
         }
     };
     runtime.block_on(async move {
+        shared.metrics.watch(id, tokio::runtime::Handle::current().metrics());
         let worker = Worker::new(id, shared);
         let permits = Arc::new(Semaphore::new(accept::MAX_CONNECTIONS));
         for bound in sockets {
