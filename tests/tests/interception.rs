@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use outrigger_control::instance::Protocol;
 use outrigger_tests::mesh::{Mesh, Process};
@@ -12,7 +13,9 @@ use outrigger_tests::netns::workload::{Intercepted, Workload};
 use outrigger_tests::netns::{Host, Net};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
 use crate::BINARY;
 use crate::thin_thread::STRICT;
@@ -26,6 +29,9 @@ mod wire;
 
 /// What the programs say to each other; under mTLS it is never on the wire.
 const MARKER: &str = "heave-away-and-haul-em-high";
+
+/// Held by what needs the machine, and by what measures it.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// A client and a server, each behind its sidecar, under STRICT.
 struct Pair {
@@ -153,6 +159,21 @@ http {{ access_log off; client_body_temp_path {own}/b; proxy_temp_path {own}/p; 
 
 /// Name of an application with TLS of its own.
 const OWN_NAME: &str = "the-apps-own.example";
+
+/// Waits for the first words of a server ([`outrigger_tests::app::teller`]), answers, and hears the rest.
+async fn hears(host: &Host, to: SocketAddr) -> std::io::Result<String> {
+    let talk = async move {
+        let mut stream = TcpStream::connect(to).await?;
+        let mut said = vec![0; 6];
+        stream.read_exact(&mut said).await?;
+        stream.write_all(MARKER.as_bytes()).await?;
+        stream.shutdown().await?;
+        stream.read_to_end(&mut said).await?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    };
+    let talk = tokio::time::timeout(Duration::from_secs(20), host.run(talk));
+    talk.await.unwrap_or_else(|_| panic!("{to} neither talks nor closes"))
+}
 
 /// A URL's host and port.
 fn at(address: IpAddr, port: u16) -> String {

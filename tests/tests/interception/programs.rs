@@ -91,13 +91,15 @@ fn made(mut command: Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn http_grpc_websocket_and_tls_of_their_own_cross_two_sidecars() {
+async fn web_programs(mode: &'static str) {
     let wanted = [require::tool("nginx"), require::tool("openssl"), python().map(|(python, _)| python)];
     if wanted.iter().any(Option::is_none) {
         return;
     }
-    let Some(pair) = Pair::start(&[80, 443, 8765, 50051], Workload::default()).await else { return };
+    let Some(pair) = Pair::start(&[80, 443, 8765, 50051], Workload { mode, ..Workload::default() }).await
+    else {
+        return;
+    };
     let _nginx = nginx(&pair.mesh, &pair.server.host).await;
     let (_ws, _grpc) =
         tokio::join!(pair.serve_python("ws_server", 8765), pair.serve_python("grpc_server", 50051));
@@ -121,8 +123,7 @@ async fn http_grpc_websocket_and_tls_of_their_own_cross_two_sidecars() {
     pair.nothing_in_plain_text(&capture, &[80, 443, 8765, 50051], &[MARKER, OWN_NAME]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn mariadb_postgresql_and_redis_cross_two_sidecars() {
+async fn databases(mode: &'static str) {
     let names = [
         "mariadbd",
         "mariadb-install-db",
@@ -139,7 +140,9 @@ async fn mariadb_postgresql_and_redis_cross_two_sidecars() {
     let [mariadbd, install, mariadb, postgres, initdb, psql, redis, redis_cli] = &tools[..] else {
         unreachable!()
     };
-    let Some(pair) = Pair::start(&[3306, 5432, 6379], Workload::default()).await else { return };
+    let Some(pair) = Pair::start(&[3306, 5432, 6379], Workload { mode, ..Workload::default() }).await else {
+        return;
+    };
     let (client, server) = (&pair.client.host, &pair.server.host);
     let _maria = pair.serve_mariadb(install, mariadbd).await;
     let _postgres = pair.serve_postgresql(initdb, postgres).await;
@@ -175,14 +178,15 @@ async fn mariadb_postgresql_and_redis_cross_two_sidecars() {
     pair.nothing_in_plain_text(&capture, &[3306, 5432, 6379], &[MARKER]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nats_mosquitto_and_smtp_cross_two_sidecars() {
+async fn brokers(mode: &'static str) {
     let names = ["nats-server", "mosquitto", "mosquitto_pub", "mosquitto_sub"];
     let Some(tools) = names.iter().map(|name| require::tool(name)).collect::<Option<Vec<_>>>() else {
         return;
     };
     let ([nats, mosquitto, publish, subscribe], Some(_)) = (&tools[..], python()) else { return };
-    let Some(pair) = Pair::start(&[25, 1883, 4222], Workload::default()).await else { return };
+    let Some(pair) = Pair::start(&[25, 1883, 4222], Workload { mode, ..Workload::default() }).await else {
+        return;
+    };
     let (client, server) = (&pair.client.host, &pair.server.host);
     let mut command = server.command(nats);
     command.args(["--addr", "::", "--port", "4222"]);
@@ -234,4 +238,34 @@ async fn nats_mosquitto_and_smtp_cross_two_sidecars() {
     })
     .await;
     pair.nothing_in_plain_text(&capture, &[25, 1883, 4222], &[MARKER]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_grpc_websocket_and_tls_of_their_own_cross_two_sidecars_by_redirect() {
+    web_programs("redirect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_postgresql_and_redis_cross_two_sidecars_by_redirect() {
+    databases("redirect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_mosquitto_and_smtp_cross_two_sidecars_by_redirect() {
+    brokers("redirect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_grpc_websocket_and_tls_of_their_own_cross_two_sidecars_by_tproxy() {
+    web_programs("tproxy").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_postgresql_and_redis_cross_two_sidecars_by_tproxy() {
+    databases("tproxy").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_mosquitto_and_smtp_cross_two_sidecars_by_tproxy() {
+    brokers("tproxy").await;
 }

@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use outrigger_tests::app::teller;
 use outrigger_tests::netns::workload::Workload;
 use outrigger_tests::require;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::{MARKER, Pair, at, curl, nginx};
+use super::{MARKER, Pair, at, curl, hears, nginx};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tproxy_keeps_the_clients_address_for_http_and_for_servers_that_speak_first() {
@@ -31,16 +29,7 @@ async fn tproxy_keeps_the_clients_address_for_http_and_for_servers_that_speak_fi
     .await;
     pair.crosses("a server that speaks first", 7000, async |address| {
         let to = SocketAddr::new(address, 7000);
-        let talk = async move {
-            let mut stream = TcpStream::connect(to).await?;
-            let mut said = vec![0; 6];
-            stream.read_exact(&mut said).await?;
-            stream.write_all(MARKER.as_bytes()).await?;
-            stream.shutdown().await?;
-            stream.read_to_end(&mut said).await?;
-            Ok::<_, std::io::Error>(String::from_utf8_lossy(&said).into_owned())
-        };
-        assert_eq!(client.run(talk).await.unwrap(), format!("hello {}\n{MARKER}", own(address)));
+        assert_eq!(hears(client, to).await.unwrap(), format!("hello {}\n{MARKER}", own(address)));
     })
     .await;
     let wire = capture.so_far().await;
