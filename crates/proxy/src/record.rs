@@ -249,8 +249,8 @@ impl Drop for StreamRecord {
         if log.is_on() {
             log.write(access_log::format::line(self, elapsed, log.format()));
         }
-        if let Some(RequestHead::H1(head)) = self.request.take() {
-            self.worker.buffers.give(head.fields.into_buffer());
+        if let Some(RequestHead::H1(head)) = &mut self.request {
+            self.worker.buffers.give_head(&mut head.fields);
         }
     }
 }

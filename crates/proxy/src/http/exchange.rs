@@ -166,8 +166,8 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result
     })?;
     ctx.keep &= begun.keeps && !tunnel;
     let Response { head, mut body, mut live, .. } = response;
-    if let ResponseHead::H1(head) = head {
-        ctx.conn.worker.buffers.give(head.fields.into_buffer());
+    if let ResponseHead::H1(mut head) = head {
+        ctx.conn.worker.buffers.give_head(&mut head.fields);
     }
     let mut sender = begun.sender;
     let mut down = Flow::default();

@@ -6,7 +6,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::fields::{H1Fields, is_tchar};
-use super::parse::{Scan, take_head, trailers};
+use super::parse::{Scan, trailers};
 use super::strict::Refusal;
 use super::{Framing, Limits};
 
@@ -125,7 +125,7 @@ impl BodyDecoder {
                     };
                     self.state = State::Done;
                     if len > 2 {
-                        return trailers(take_head(buf, len), limits.fields).map(Step::Trailers);
+                        return trailers(buf, len, limits.fields).map(Step::Trailers);
                     }
                     buf.advance(2);
                 }

@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::DRAIN_IDLE;
@@ -22,6 +23,7 @@ use crate::http::respond::Responder;
 use crate::http::send::Sender;
 use crate::http::timeout::{Timer, after, earlier};
 use crate::http::wire::{self, Incoming, Outgoing};
+use crate::seldom::Seldom;
 use crate::stream::Stream;
 
 /// After a response that closes the connection, so much of what the client still sends is read and dropped: closing at
@@ -50,10 +52,12 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
     let limits = Limits { head: config.max_request_headers_kb as usize * 1024, ..Limits::default() };
     let mut parser = RequestParser::new(limits);
     let mut timer = Timer::default();
-    let drain = conn.worker.shared.drain.clone();
-    let mut draining = pin!(drain.draining());
+    let drain = &conn.worker.shared.drain;
+    let mut draining = pin!(unconstrained(drain.draining()));
+    let mut seldom = Seldom::default();
     loop {
-        let next = read_head(conn, &mut incoming, &mut parser, &mut timer, draining.as_mut()).await;
+        let next =
+            read_head(conn, &mut incoming, &mut parser, &mut timer, (&mut seldom, draining.as_mut())).await;
         let refusal = match next {
             Next::Head(head) => {
                 let mut done = serve_one(conn, head, limits, incoming, outgoing, timer).await;
@@ -111,7 +115,7 @@ async fn read_head(
     incoming: &mut Incoming,
     parser: &mut RequestParser,
     timer: &mut Timer,
-    mut draining: Pin<&mut impl Future<Output = ()>>,
+    (seldom, mut draining): (&mut Seldom, Pin<&mut impl Future<Output = ()>>),
 ) -> Next {
     let mut begun: Option<Instant> = None;
     let mut idle: Option<Option<Instant>> = None;
@@ -141,7 +145,8 @@ async fn read_head(
             return timer.poll(cx, deadline).map(|()| Next::Slow);
         }
         let idle = *idle.get_or_insert_with(|| after(config.idle_timeout));
-        if !drained && draining.as_mut().poll(cx).is_ready() {
+        let due = conn.worker.shared.drain.is_draining();
+        if !drained && seldom.poll(cx, due, draining.as_mut()).is_ready() {
             drained = true;
             drain_idle = Some(Instant::now() + DRAIN_IDLE);
         }
