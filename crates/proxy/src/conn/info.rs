@@ -201,5 +201,5 @@ pub(super) fn refuse(worker: &Rc<Worker>, info: ConnInfo, failure: &Failure) {
         %failure,
         "connection closed"
     );
-    StreamRecord::open(worker, &Rc::new(info), Protocol::Tcp).fail(failure);
+    StreamRecord::open(worker, &Rc::new(info), Protocol::Tcp, Instant::now()).fail(failure);
 }

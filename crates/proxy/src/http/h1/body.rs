@@ -65,6 +65,11 @@ impl BodyDecoder {
         Self { state, limits, extensions: 0 }
     }
 
+    /// For the next message on the same connection.
+    pub fn begin(&mut self, framing: Framing) {
+        *self = Self::new(framing, self.limits);
+    }
+
     /// Whether the message is complete.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)

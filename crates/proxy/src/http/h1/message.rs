@@ -47,7 +47,7 @@ pub struct H1Request {
 }
 
 /// A response head.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct H1Response {
     pub fields: H1Fields,
     pub(super) status: u16,
