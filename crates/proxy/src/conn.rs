@@ -5,13 +5,17 @@
 //! accept ─> listener ─> detect ─> chain ─> terminate ─> authorize ─> HTTP or bytes
 //! ```
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use outrigger_model::listener::{ChainInput, Codec, Direction};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use crate::detect::{self, Detected, Look, Outcome, Patience};
@@ -20,6 +24,7 @@ use crate::http::server::{self, HttpVersion};
 use crate::l4::{self, Upstream};
 use crate::listen::Purpose;
 use crate::runtime::snapshot::{ChainHandle, HttpHandle, ListenerHandle, TerminalHandle};
+use crate::seldom::Seldom;
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -218,16 +223,36 @@ async fn dispatch(
         }
         Ok(())
     };
-    let drain = worker.shared.drain.clone();
-    tokio::select! {
-        served = Box::pin(serving) => served,
-        failure = open.closed() => {
+    let drain = &worker.shared.drain;
+    let mut serving = Box::pin(serving);
+    let (mut closed, mut forced) = (pin!(unconstrained(open.closed())), pin!(unconstrained(drain.forced())));
+    let (mut seldom_closed, mut seldom_forced) = (Seldom::default(), Seldom::default());
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+            return Poll::Ready(Ended::Served(served));
+        }
+        if let Poll::Ready(failure) = seldom_closed.poll(cx, open.is_closed(), closed.as_mut()) {
+            return Poll::Ready(Ended::Closed(failure));
+        }
+        seldom_forced.poll(cx, drain.is_forced(), forced.as_mut()).map(|()| Ended::Forced)
+    });
+    match ended.await {
+        Ended::Served(served) => served,
+        Ended::Closed(failure) => {
             // The records of what was under way take the reason from `closed_by`.
             tracing::info!(source = %info.source, listener = info.listener.name(), %failure, "open connection closed");
             Ok(())
         }
-        () = drain.forced() => Ok(()),
+        Ended::Forced => Ok(()),
     }
+}
+
+/// How a connection came to its end.
+enum Ended {
+    Served(Result<(), Failure>),
+    Closed(Failure),
+    /// The drain's deadline has passed.
+    Forced,
 }
 
 /// The HTTP version, from the codec, ALPN or the first bytes. `None`: closed before a byte.

@@ -57,7 +57,7 @@ pub async fn serve(
     tcp: &TcpHandle,
     early: Option<Upstream>,
 ) {
-    let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp);
+    let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp, Instant::now());
     let dialled = match early {
         Some(upstream) => Ok(upstream),
         None => Box::pin(dial(&worker, &info, tcp)).await,
@@ -203,6 +203,13 @@ impl Half {
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
         let mut buf = std::mem::take(&mut self.buf);
+        if from.poll_news(cx).is_pending() {
+            self.bulk = false;
+            if buf.capacity() > 0 {
+                buffers.give(buf);
+            }
+            return Poll::Pending;
+        }
         if buf.capacity() == 0 {
             buf = if self.bulk { BytesMut::with_capacity(BULK) } else { buffers.take() };
         }
@@ -232,8 +239,8 @@ async fn copy(
 ) -> Result<(), Failure> {
     let (mut up, mut down) = (Half::new(), Half::new());
     let mut timer = Timer::default();
-    let mut deadline = after(idle);
     let mut shown = Instant::now();
+    let mut deadline = after(shown, idle);
     poll_fn(|cx| {
         let before = up.bytes + down.bytes;
         let sending = up.poll(cx, downstream, upstream, buffers);
@@ -249,8 +256,8 @@ async fn copy(
             return Poll::Ready(Ok(()));
         }
         if up.bytes + down.bytes != before {
-            deadline = after(idle);
             let now = Instant::now();
+            deadline = after(now, idle);
             if now.saturating_duration_since(shown) > PROGRESS {
                 shown = now;
                 record.tcp_progress();

@@ -23,6 +23,7 @@ pub mod listen;
 pub mod metrics;
 pub mod record;
 pub mod runtime;
+pub mod seldom;
 pub mod stream;
 pub mod upstream;
 pub mod worker;

@@ -89,9 +89,9 @@ pub struct StreamRecord {
     worker: Rc<Worker>,
     pub conn: Rc<ConnInfo>,
     pub started: Instant,
+    /// When its last byte left, if that is known when it is dropped.
+    pub ended: Option<Instant>,
     pub protocol: Protocol,
-    /// The request as it was forwarded, edits included.
-    pub request: Option<RequestHead>,
     /// 0 until there is a response.
     pub status: u16,
     pub grpc_status: Option<u32>,
@@ -115,17 +115,18 @@ pub struct StreamRecord {
     pub span: Option<Box<SpanRecord>>,
     /// TCP: what was counted already.
     counted: Option<(u64, u64)>,
+    finished: bool,
 }
 
 impl StreamRecord {
     /// Opens the record of a stream.
-    pub fn open(worker: &Rc<Worker>, conn: &Rc<ConnInfo>, protocol: Protocol) -> Self {
+    pub fn open(worker: &Rc<Worker>, conn: &Rc<ConnInfo>, protocol: Protocol, now: Instant) -> Self {
         Self {
             worker: worker.clone(),
             conn: conn.clone(),
-            started: Instant::now(),
+            started: now,
+            ended: None,
             protocol,
-            request: None,
             status: 0,
             grpc_status: None,
             is_grpc: false,
@@ -142,6 +143,7 @@ impl StreamRecord {
             upstream_time: None,
             span: None,
             counted: None,
+            finished: false,
         }
     }
 
@@ -225,7 +227,18 @@ impl StreamRecord {
 
 impl Drop for StreamRecord {
     fn drop(&mut self) {
-        let elapsed = self.started.elapsed();
+        self.finish(None);
+    }
+}
+
+impl StreamRecord {
+    /// Counts and writes what came of the stream; `request` as it was forwarded, edits included. Only once.
+    pub fn finish(&mut self, request: Option<&RequestHead>) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        let elapsed = ended.saturating_duration_since(self.started);
         // A change of policy or trust closes connections under their streams.
         let cut = self.failure.as_ref().map_or(self.status == 0, |f| f.kind == FailureKind::DownstreamClosed);
         let conn = self.conn.clone();
@@ -247,10 +260,7 @@ impl Drop for StreamRecord {
         self.finish_span();
         let log = &self.worker.shared.access_log;
         if log.is_on() {
-            log.write(access_log::format::line(self, elapsed, log.format()));
-        }
-        if let Some(RequestHead::H1(head)) = self.request.take() {
-            self.worker.buffers.give(head.fields.into_buffer());
+            log.write(access_log::format::line(self, request, elapsed, log.format()));
         }
     }
 }

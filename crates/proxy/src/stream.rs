@@ -88,6 +88,24 @@ impl Stream {
         self.tcp().ok_or(io::ErrorKind::NotConnected)?.peer_addr()
     }
 
+    /// Pending (and `cx` is woken) while a read would surely have to wait. Ready promises nothing. It costs a tenth of a read
+    /// that finds nothing.
+    pub fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let tcp = match self {
+            Self::Tcp(tcp) => &*tcp,
+            Self::Tls(tls) => {
+                let (wire, session) = tls.get_ref();
+                // A session that wants no more bytes has plain text, or the end, to give.
+                if wire.is_ahead() || !session.wants_read() {
+                    return Poll::Ready(());
+                }
+                wire.tcp()
+            }
+            Self::Rewound(_) => return Poll::Ready(()),
+        };
+        tcp.poll_read_ready(cx).map(|_| ())
+    }
+
     /// Whether it is TLS.
     pub fn is_tls(&self) -> bool {
         match self {

@@ -96,6 +96,11 @@ impl Drain {
         self.phase() >= Phase::Draining
     }
 
+    /// Whether what is left has to be cut.
+    pub fn is_forced(&self) -> bool {
+        self.phase() >= Phase::Forced
+    }
+
     /// Resolves when the drain begins, at once if it has begun.
     pub async fn draining(&self) {
         self.reached(Phase::Draining).await;

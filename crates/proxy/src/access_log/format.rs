@@ -46,7 +46,12 @@ const BEFORE: [&str; 24] = [
 const NUMBERS: [usize; 5] = [4, 9, 10, 11, 12];
 
 /// One line, with its line feed.
-pub fn line(record: &StreamRecord, elapsed: Duration, format: Format) -> Vec<u8> {
+pub fn line(
+    record: &StreamRecord,
+    request: Option<&RequestHead>,
+    elapsed: Duration,
+    format: Format,
+) -> Vec<u8> {
     let mut line = Vec::with_capacity(640);
     if format == Format::Json {
         line.push(b'{');
@@ -54,7 +59,7 @@ pub fn line(record: &StreamRecord, elapsed: Duration, format: Format) -> Vec<u8>
     let mut text = String::with_capacity(64);
     for (at, before) in BEFORE.iter().enumerate() {
         text.clear();
-        field(record, elapsed, at, &mut text);
+        field(record, request, elapsed, at, &mut text);
         match format {
             Format::Text => {
                 line.extend_from_slice(before.as_bytes());
@@ -108,7 +113,13 @@ fn escape(text: &str, line: &mut Vec<u8>) {
     }
 }
 
-fn field(record: &StreamRecord, elapsed: Duration, at: usize, out: &mut String) {
+fn field(
+    record: &StreamRecord,
+    request: Option<&RequestHead>,
+    elapsed: Duration,
+    at: usize,
+    out: &mut String,
+) {
     // Writing to a String cannot fail.
     let _ = match at {
         0 => write!(out, "{}", start_time(elapsed)),
@@ -123,14 +134,13 @@ fn field(record: &StreamRecord, elapsed: Duration, at: usize, out: &mut String) 
         20 => write!(out, "{}", record.conn.destination),
         21 => write!(out, "{}", record.conn.source),
         _ => {
-            text_field(record, at, out);
+            text_field(record, request, at, out);
             Ok(())
         }
     };
 }
 
-fn text_field(record: &StreamRecord, at: usize, out: &mut String) {
-    let request = record.request.as_ref();
+fn text_field(record: &StreamRecord, request: Option<&RequestHead>, at: usize, out: &mut String) {
     let header = |name: &'static str| request.and_then(|r| r.first(name)).map(String::from_utf8_lossy);
     let failure = record.failure.as_deref();
     let text = match at {

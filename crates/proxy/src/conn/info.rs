@@ -49,6 +49,8 @@ pub struct ConnInfo {
     pub closed_by: Rc<OnceCell<Failure>>,
     /// Who the peer says it is, beyond what it proved.
     pub introduction: Introduction,
+    /// Where the called host begins in the server name; found when the first stream ends.
+    pub(super) called_from: OnceCell<usize>,
     /// Hash of what tells its series from others, once it is known.
     pub(super) series_hash: Cell<u64>,
     /// It began with a ClientHello.
@@ -114,6 +116,7 @@ impl ConnInfo {
             started: Instant::now(),
             closed_by: Rc::default(),
             introduction: Introduction::default(),
+            called_from: OnceCell::new(),
             series_hash: Cell::new(0),
             is_tls: false,
             protocols: Rc::default(),
@@ -138,8 +141,13 @@ impl ConnInfo {
 
     /// The host by which a peer of the mesh called us.
     pub fn called(&self) -> Option<&str> {
-        let named = self.server_name.as_deref().filter(|_| self.mtls && self.direction == Direction::Inbound);
-        named.and_then(tls::mesh_host)
+        let name = self.server_name.as_deref()?;
+        // The host is the end of the name.
+        let from = *self.called_from.get_or_init(|| {
+            let named = (self.mtls && self.direction == Direction::Inbound).then_some(name);
+            named.and_then(tls::mesh_host).map_or(name.len(), |host| name.len() - host.len())
+        });
+        name.get(from..).filter(|host| !host.is_empty())
     }
 
     /// Of peer and called host, for metrics: taken once, when the first stream ends.
@@ -204,5 +212,5 @@ pub(super) fn refuse(worker: &Rc<Worker>, info: ConnInfo, failure: &Failure) {
         %failure,
         "connection closed"
     );
-    StreamRecord::open(worker, &Rc::new(info), Protocol::Tcp).fail(failure);
+    StreamRecord::open(worker, &Rc::new(info), Protocol::Tcp, Instant::now()).fail(failure);
 }

@@ -52,6 +52,11 @@ impl Drop for Open {
 }
 
 impl Open {
+    /// Whether [`Open::closed`] would resolve at once.
+    pub fn is_closed(&self) -> bool {
+        self.entry.info.closed_by.get().is_some()
+    }
+
     /// Resolves with the reason when the connection is to be closed.
     pub async fn closed(&self) -> Failure {
         loop {

@@ -18,14 +18,14 @@ use super::convert;
 use super::copy::{CopyError, Flow};
 use super::exchange;
 use super::h1::write::How;
-use super::h1::{Asked, Framing, Limits, Parsed};
+use super::h1::{Asked, Framing, Parsed};
 use super::head::{RequestHead, ResponseHead};
 use super::introduce;
 use super::request::RequestCtx;
+use super::respond::says_not_reached;
 use super::send::Sender;
 use super::trace;
 use super::upgrade::Upgrade;
-use super::wire::Incoming;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
@@ -66,22 +66,28 @@ impl From<Failure> for Failed {
 enum Lease {
     H1(Box<Meta>),
     H2(H2Lease),
+    /// Given back.
+    Returned,
 }
 
-/// Where the response comes from.
+/// What the response head comes from; HTTP/1 reads it from where its body comes from.
 enum Source {
-    H1(Incoming, Asked),
+    H1(Asked),
     H2(Box<ResponseFuture>),
-    /// The head has come; this is the body.
-    Body(Body),
-    Taken,
+    /// The head has come.
+    Done,
 }
 
-/// An attempt that was sent.
+/// An attempt that was sent, and the response that it brought. Large, so it stays where it was made.
 pub struct Live {
     pub sender: Sender,
     pub upload: Flow,
     pub endpoint: Arc<EndpointState>,
+    /// Absent until it has come.
+    pub head: ResponseHead,
+    /// Of the response, once its head has come.
+    pub body: Body,
+    pub framing: Framing,
     source: Source,
     lease: Lease,
     span: Option<Box<SpanRecord>>,
@@ -95,31 +101,34 @@ pub struct Live {
     _in_flight: InFlight,
 }
 
-/// A response whose body is still to come.
-pub struct Response {
-    pub head: ResponseHead,
-    pub body: Body,
-    pub framing: Framing,
-    pub live: Live,
-}
+/// The attempt of the moment.
+pub type Slot = Option<Live>;
 
-/// Runs attempt `number` (from 1) up to its response head.
+/// Runs attempt `number` (from 1) up to its response head, which is then in the slot; after a failure the slot is empty.
 pub async fn run(
     ctx: &mut RequestCtx<'_>,
     plan: &Plan<'_>,
     number: u32,
     tried: &mut Tried,
     fresh: bool,
-) -> Result<Response, Failed> {
+    slot: &mut Slot,
+) -> Result<(), Failed> {
+    *slot = None;
     let endpoint = pick(ctx, plan, tried)?;
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
-    let per_try = plan.retry.and_then(|retry| retry.per_try_timeout).map(|timeout| Instant::now() + timeout);
+    let per_try = plan.retry.and_then(|retry| retry.per_try_timeout).map(|timeout| ctx.now + timeout);
     let result = match lease(ctx, plan, &endpoint, per_try, fresh).await {
-        Ok(leased) => attempt(ctx, plan, number, leased, &endpoint, per_try).await,
+        Ok(leased) => {
+            let result = attempt(ctx, plan, number, leased, &endpoint, per_try, slot).await;
+            if result.is_err() {
+                *slot = None;
+            }
+            result
+        }
         Err(failure) => Err(failure.into()),
     };
-    report(plan, &endpoint, &result);
+    report(plan, &endpoint, &result, slot);
     result
 }
 
@@ -153,8 +162,9 @@ async fn lease(
     let worker = ctx.conn.worker.clone();
     let want = want(plan.cluster.config.protocol, &ctx.head);
     let upgrade = plan.upgrade == Upgrade::Protocol;
+    let now = ctx.now;
     let leasing = async {
-        let mut leased = worker.pools.lease(&worker, plan.cluster, endpoint, want, fresh).await?;
+        let mut leased = worker.pools.lease(&worker, plan.cluster, endpoint, (want, fresh), now).await?;
         if let Leased::H2(lease) = &mut leased {
             if upgrade && !Box::pin(lease.takes_extended_connect()).await {
                 let detail = "the upstream's HTTP/2 takes no extended CONNECT (RFC 8441)";
@@ -184,7 +194,11 @@ async fn attempt(
     leased: Leased,
     endpoint: &Arc<EndpointState>,
     per_try: Option<Instant>,
-) -> Result<Response, Failed> {
+    slot: &mut Slot,
+) -> Result<(), Failed> {
+    if leased.has_waited() {
+        ctx.tick();
+    }
     let mut span = None;
     if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
         let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);
@@ -199,8 +213,8 @@ async fn attempt(
         Leased::H1(conn) => Ok(Live::send_h1(ctx, plan, conn, endpoint)),
         Leased::H2(lease) => Live::send_h2(ctx, plan, lease, endpoint),
     };
-    let mut live = match sent {
-        Ok(live) => live,
+    let live = match sent {
+        Ok(live) => slot.insert(live),
         Err(failure) => {
             finish_span(ctx, span, None, Some(&failure));
             return Err(failure.into());
@@ -210,12 +224,13 @@ async fn attempt(
     live.upload.count_messages(ctx.record.is_grpc);
     let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
     cells.attempt();
-    match exchange::until_head(ctx, &mut live, per_try).await {
-        Ok(head) => {
-            let time = live.sent_at.elapsed();
-            cells.response(head.status(), time);
+    match exchange::until_head(ctx, live, per_try).await {
+        Ok(()) => {
+            ctx.tick();
+            let time = ctx.now.saturating_duration_since(live.sent_at);
+            cells.response(live.head.status(), time);
             ctx.record.upstream_time = Some(time);
-            live.into_response(ctx, head)
+            live.begin_response(ctx)
         }
         Err(failure) => {
             if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
@@ -230,14 +245,13 @@ async fn attempt(
 }
 
 /// Tells the endpoint what came of it.
-fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<Response, Failed>) {
+fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<(), Failed>, slot: &Slot) {
+    let head = slot.as_ref().map(|live| &live.head);
     let outcome = match result {
-        Ok(response)
-            if super::respond::says_not_reached(&response.head) && plan.cluster.uses_mesh(endpoint) =>
-        {
+        Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(endpoint) => {
             Outcome::GatewayError
         }
-        Ok(response) => Outcome::Status(response.head.status()),
+        Ok(()) => Outcome::Status(head.map_or(0, ResponseHead::status)),
         Err(failed) if failed.stale => return,
         Err(failed) => match (failed.failure.side, &failed.failure.kind) {
             (crate::failure::Side::Upstream, _) => Outcome::GatewayError,
@@ -273,9 +287,19 @@ pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     }
 }
 
-impl Response {
-    /// Nobody wants it. If its body is short and here already, its connection serves on.
-    pub fn discard(mut self, ctx: &RequestCtx<'_>) {
+impl Live {
+    /// The response in the slot.
+    ///
+    /// # Errors
+    /// Never, after an attempt that brought one.
+    pub fn present(slot: &mut Slot) -> Result<&mut Self, Failure> {
+        slot.as_mut().ok_or_else(|| {
+            Failure::local(Stage::Forward, FailureKind::Internal, "an attempt has left no response")
+        })
+    }
+
+    /// Nobody wants the response. If its body is short and here already, its connection serves on.
+    pub fn discard(&mut self, ctx: &RequestCtx<'_>) {
         let mut cx = Context::from_waker(Waker::noop());
         let mut left = super::wire::BUFFER;
         loop {
@@ -286,14 +310,12 @@ impl Response {
                     self.body.consume(len);
                 }
                 Poll::Ready(Ok(Frame::Trailers(_))) => {}
-                Poll::Ready(Ok(Frame::End)) => return self.live.recycle(ctx, self.body),
+                Poll::Ready(Ok(Frame::End)) => return self.recycle(ctx),
                 Poll::Ready(Err(_)) | Poll::Pending => return,
             }
         }
     }
-}
 
-impl Live {
     fn send_h1(
         ctx: &mut RequestCtx<'_>,
         plan: &Plan<'_>,
@@ -304,16 +326,31 @@ impl Live {
         let upgrade = plan.upgrade == Upgrade::Protocol;
         // Until the tunnel stands nothing follows the head.
         let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
-        ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.outgoing.buffer());
+        ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.writer.outgoing.buffer());
         let mut asked = Asked::method(ctx.head.method(), upgrade);
         asked.connect &= plan.upgrade == Upgrade::Connect;
         let reused = conn.meta.requests > 0;
         conn.meta.requests += 1;
         ctx.record.upstream_local = conn.meta.local;
-        let written_before = conn.outgoing.written();
-        let sender = Sender::h1(conn.outgoing, framing);
-        let source = Source::H1(conn.incoming, asked);
-        Self::new(plan, sender, source, Lease::H1(conn.meta), endpoint, (reused, written_before))
+        let written_before = conn.writer.outgoing.written();
+        let sender = Sender::h1(conn.writer, framing);
+        Self {
+            sender,
+            upload: Flow::default(),
+            endpoint: endpoint.clone(),
+            head: ResponseHead::absent(),
+            body: Body::H1(conn.reader),
+            framing: Framing::None,
+            source: Source::H1(asked),
+            lease: Lease::H1(conn.meta),
+            span: None,
+            reused,
+            written_before,
+            keeps: true,
+            hold: plan.upgrade != Upgrade::None,
+            sent_at: ctx.now,
+            _in_flight: endpoint.begin(),
+        }
     }
 
     fn send_h2(
@@ -333,33 +370,23 @@ impl Live {
             lease.condemn();
             Failure::upstream(Stage::Forward, FailureKind::RefusedStream, Retry::Safe, error.to_string())
         })?;
-        let sender = Sender::h2((!end).then_some(stream));
-        let (reused, source) = (lease.reused, Source::H2(Box::new(response)));
-        Ok(Self::new(plan, sender, source, Lease::H2(lease), endpoint, (reused, 0)))
-    }
-
-    fn new(
-        plan: &Plan<'_>,
-        sender: Sender,
-        source: Source,
-        lease: Lease,
-        endpoint: &Arc<EndpointState>,
-        (reused, written_before): (bool, u64),
-    ) -> Self {
-        Self {
-            sender,
+        Ok(Self {
+            sender: Sender::h2((!end).then_some(stream)),
             upload: Flow::default(),
             endpoint: endpoint.clone(),
-            source,
-            lease,
+            head: ResponseHead::absent(),
+            body: Body::Empty,
+            framing: Framing::None,
+            source: Source::H2(Box::new(response)),
+            reused: lease.reused,
+            lease: Lease::H2(lease),
             span: None,
-            reused,
-            written_before,
+            written_before: 0,
             keeps: true,
             hold: plan.upgrade != Upgrade::None,
-            sent_at: Instant::now(),
+            sent_at: ctx.now,
             _in_flight: endpoint.begin(),
-        }
+        })
     }
 
     /// Moves the request body on. A sink that fails ends the upload, not the request: the response may have come early.
@@ -384,16 +411,19 @@ impl Live {
         }
     }
 
-    /// The next head of the response, interim ones included.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Failure>> {
-        match (&mut self.source, &mut self.lease) {
-            (Source::H1(incoming, asked), Lease::H1(meta)) => loop {
-                match meta.parser.parse(&mut incoming.buf, *asked) {
-                    Ok(Parsed::Head(head)) => return Poll::Ready(Ok(ResponseHead::H1(head))),
+    /// Ready when the next head of the response is there, interim ones included.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        match (&mut self.source, &mut self.lease, &mut self.body) {
+            (Source::H1(asked), Lease::H1(meta), Body::H1(reader)) => loop {
+                match meta.parser.parse(&mut reader.incoming.buf, *asked) {
+                    Ok(Parsed::Head(head)) => {
+                        self.head = ResponseHead::H1(head);
+                        return Poll::Ready(Ok(()));
+                    }
                     Ok(Parsed::NeedMore) => {}
                     Err(refusal) => return Poll::Ready(Err(protocol_error(refusal.to_string()))),
                 }
-                match ready!(incoming.poll_fill(cx)) {
+                match ready!(reader.incoming.poll_fill(cx)) {
                     Ok(0) => return Poll::Ready(Err(self.ended(FailureKind::UpstreamClosed, ""))),
                     Ok(_) => {}
                     Err(error) => {
@@ -402,15 +432,18 @@ impl Live {
                     }
                 }
             },
-            (Source::H2(response), Lease::H2(lease)) => {
+            (Source::H2(response), Lease::H2(lease), _) => {
                 if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-                    return Poll::Ready(Ok(ResponseHead::H2(interim.into_parts().0)));
+                    self.head = ResponseHead::H2(interim.into_parts().0);
+                    return Poll::Ready(Ok(()));
                 }
                 match ready!(std::pin::Pin::new(&mut **response).poll(cx)) {
                     Ok(answer) => {
                         let (parts, recv) = answer.into_parts();
-                        self.source = Source::Body(Body::h2(recv));
-                        Poll::Ready(Ok(ResponseHead::H2(parts)))
+                        self.body = Body::h2(recv);
+                        self.source = Source::Done;
+                        self.head = ResponseHead::H2(parts);
+                        Poll::Ready(Ok(()))
                     }
                     Err(error) => {
                         if error.is_go_away() || error.is_io() {
@@ -435,8 +468,8 @@ impl Live {
 
     /// Whether no byte of a response has come (HTTP/1).
     fn is_silent(&self) -> bool {
-        matches!((&self.source, &self.lease), (Source::H1(incoming, _), Lease::H1(meta))
-            if meta.parser.is_idle() && incoming.buf.is_empty())
+        matches!((&self.source, &self.lease, &self.body), (Source::H1(_), Lease::H1(meta), Body::H1(reader))
+            if meta.parser.is_idle() && reader.incoming.buf.is_empty())
     }
 
     /// The connection ended before the response head. Silence proves nothing once a byte was written.
@@ -445,43 +478,47 @@ impl Live {
         Failure::upstream(Stage::Forward, kind, retry, detail.to_owned())
     }
 
-    fn into_response(mut self, ctx: &RequestCtx<'_>, head: ResponseHead) -> Result<Response, Failed> {
-        let is_head = ctx.head.method() == "HEAD";
-        let (body, framing) = match (std::mem::replace(&mut self.source, Source::Taken), &head) {
-            (Source::H1(incoming, _), ResponseHead::H1(h1)) => {
-                self.keeps = h1.keeps_alive();
-                (Body::h1(incoming, h1.framing(), Limits::default()), h1.framing())
+    /// The final head has come: the body follows.
+    fn begin_response(&mut self, ctx: &RequestCtx<'_>) -> Result<(), Failed> {
+        match (&mut self.body, &self.head) {
+            (Body::H1(reader), ResponseHead::H1(head)) => {
+                self.keeps = head.keeps_alive();
+                self.framing = head.framing();
+                reader.begin(self.framing);
+                self.source = Source::Done;
             }
-            (Source::Body(body), _) => {
-                let framing = head.framing(body.is_end(), is_head);
-                (body, framing.map_err(|refusal| protocol_error(refusal.to_string()))?)
+            (body, ResponseHead::H2(_)) => {
+                let framing = self.head.framing(body.is_end(), ctx.head.method() == "HEAD");
+                self.framing = framing.map_err(|refusal| protocol_error(refusal.to_string()))?;
             }
             _ => return Err(protocol_error("a response of another protocol".into()).into()),
-        };
-        finish_span(ctx, self.span.take(), Some(head.status()), None);
-        Ok(Response { head, body, framing, live: self })
+        }
+        finish_span(ctx, self.span.take(), Some(self.head.status()), None);
+        Ok(())
     }
 
     /// The tunnel stands: from now on bytes flow both ways.
     pub fn open_tunnel(&mut self) {
         self.hold = false;
         self.keeps = false;
-        let closed = Sender::h2(None);
-        self.sender = match std::mem::replace(&mut self.sender, closed) {
-            Sender::H1(sender) => Sender::h1(sender.outgoing, Framing::Tunnel),
+        self.sender = match std::mem::replace(&mut self.sender, Sender::h2(None)) {
+            Sender::H1(writer) => Sender::h1(writer, Framing::Tunnel),
             h2 => h2,
         };
+        self.framing = Framing::Tunnel;
+        exchange::make_tunnel(&mut self.body);
     }
 
     /// Gives the connection back, if the exchange ended cleanly on it.
-    pub fn recycle(self, ctx: &RequestCtx<'_>, body: Body) {
-        if let (Lease::H1(meta), Sender::H1(sender), Body::H1(body)) = (self.lease, self.sender, body)
-            && self.keeps
-            && self.upload.is_done()
-            && body.is_done()
-        {
-            let conn = H1Conn { incoming: body.incoming, outgoing: sender.outgoing, meta };
-            ctx.conn.worker.pools.put(conn);
+    pub fn recycle(&mut self, ctx: &RequestCtx<'_>) {
+        if !(self.keeps && self.upload.is_done() && matches!(&self.body, Body::H1(body) if body.is_done())) {
+            return;
+        }
+        let lease = std::mem::replace(&mut self.lease, Lease::Returned);
+        let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
+        let body = std::mem::replace(&mut self.body, Body::Empty);
+        if let (Lease::H1(meta), Sender::H1(writer), Body::H1(reader)) = (lease, sender, body) {
+            ctx.conn.worker.pools.put(H1Conn { reader, writer, meta }, ctx.now);
         }
     }
 }

@@ -20,8 +20,8 @@ pub const REPLAY_LIMIT: usize = 64 * 1024;
 pub enum Body {
     /// Nothing follows.
     Empty,
-    /// From an HTTP/1 connection.
-    H1(H1Body),
+    /// From an HTTP/1 connection, whose bodies all use one box.
+    H1(Box<H1Body>),
     /// From an HTTP/2 stream.
     H2(H2Body),
     /// Any of them, copied aside while it is read so that it can be read again.
@@ -53,7 +53,7 @@ pub enum BodyError {
     H2(#[from] h2::Error),
 }
 
-/// The body of an HTTP/1 message, with the reading half that it comes from.
+/// The body of an HTTP/1 message, with the reading half of the connection that it comes from.
 pub struct H1Body {
     pub incoming: Incoming,
     decoder: BodyDecoder,
@@ -82,8 +82,9 @@ pub struct Replay {
 
 impl Body {
     /// Of an HTTP/1 message with this framing.
-    pub fn h1(incoming: Incoming, framing: Framing, limits: Limits) -> Self {
-        Self::H1(H1Body { incoming, decoder: BodyDecoder::new(framing, limits) })
+    pub fn h1(mut reader: Box<H1Body>, framing: Framing) -> Self {
+        reader.begin(framing);
+        Self::H1(reader)
     }
 
     /// Of an HTTP/2 stream.
@@ -92,24 +93,25 @@ impl Body {
     }
 
     /// Copies the body aside from now on, unless it is known to be empty or to be too long.
-    pub fn make_replayable(self) -> Self {
-        let hopeless = match &self {
+    pub fn make_replayable(&mut self) {
+        let hopeless = match self {
             Self::Replay(_) | Self::Empty => true,
             Self::H1(body) => body.decoder.remaining().is_some_and(|left| left > REPLAY_LIMIT as u64),
             Self::H2(_) => false,
         };
         if hopeless || self.is_end() {
-            return self;
+            return;
         }
-        Self::Replay(Box::new(Replay {
-            live: self,
+        let live = std::mem::replace(self, Self::Empty);
+        *self = Self::Replay(Box::new(Replay {
+            live,
             saved: BytesMut::new(),
             trailers: None,
             ended: false,
             at: 0,
             trailers_read: false,
             lost: false,
-        }))
+        }));
     }
 
     /// Whether it was copied aside and can be sent once more from its start.
@@ -212,6 +214,16 @@ impl Body {
 }
 
 impl H1Body {
+    /// For the messages of one connection; none is being read.
+    pub fn new(incoming: Incoming, limits: Limits) -> Box<Self> {
+        Box::new(Self { incoming, decoder: BodyDecoder::new(Framing::None, limits) })
+    }
+
+    /// The next message begins: a body with this framing.
+    pub fn begin(&mut self, framing: Framing) {
+        self.decoder.begin(framing);
+    }
+
     /// Whether the whole message was read.
     pub fn is_done(&self) -> bool {
         self.decoder.is_done()

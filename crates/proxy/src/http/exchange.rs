@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use h2::Reason;
 use tokio::time::Instant;
 
-use super::attempt::{Live, Response};
+use super::attempt::Live;
 use super::body::{Body, BodyError, reset_reason};
 use super::copy::{CopyError, Flow};
-use super::h1::{Framing, Limits, Refusal};
+use super::h1::{Framing, Refusal};
 use super::head::ResponseHead;
 use super::request::RequestCtx;
 use super::respond::BeginError;
@@ -76,7 +76,7 @@ struct Idle {
 
 impl Idle {
     fn new(ctx: &RequestCtx<'_>) -> Self {
-        Self { at: after(ctx.view.http.config.stream_idle_timeout), seen: 0 }
+        Self { at: after(ctx.now, ctx.view.http.config.stream_idle_timeout), seen: 0 }
     }
 
     /// Whether bytes have moved since the last look; then a new period begins.
@@ -85,7 +85,7 @@ impl Idle {
             return false;
         }
         self.seen = bytes;
-        self.at = after(ctx.view.http.config.stream_idle_timeout);
+        self.at = after(Instant::now(), ctx.view.http.config.stream_idle_timeout);
         true
     }
 
@@ -111,7 +111,7 @@ pub async fn until_head(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
     per_try: Option<Instant>,
-) -> Result<ResponseHead, Failure> {
+) -> Result<(), Failure> {
     let mut idle = Idle::new(ctx);
     let result = poll_fn(|cx| {
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
@@ -119,9 +119,9 @@ pub async fn until_head(
         }
         loop {
             match live.poll_head(cx) {
-                Poll::Ready(Ok(head)) if head.is_interim() => {
+                Poll::Ready(Ok(())) if live.head.is_interim() => {
                     if let Some(responder) = &mut ctx.responder {
-                        responder.interim(&head);
+                        responder.interim(&live.head);
                     }
                 }
                 Poll::Ready(result) => return Poll::Ready(result),
@@ -144,19 +144,17 @@ pub async fn until_head(
 }
 
 /// Forwards the response. On failure the client has been told as far as its protocol can.
-pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result<(), Failure> {
-    let tunnel = ctx.upgrade.is_open(&response.head, response.framing);
+pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Failure> {
+    let tunnel = ctx.upgrade.is_open(&live.head, live.framing);
     if tunnel {
-        response.framing = Framing::Tunnel;
-        response.live.open_tunnel();
+        live.open_tunnel();
         ctx.open_tunnel();
-        response.body = into_tunnel(response.body);
     }
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
     let drain = ctx.conn.worker.shared.drain.is_draining();
-    let ended = response.body.is_end();
-    ctx.record.status = response.head.status();
-    let begun = responder.begin(&response.head, response.framing, ended, drain, Some(&ctx.head));
+    let ended = live.body.is_end();
+    ctx.record.status = live.head.status();
+    let begun = responder.begin(&live.head, live.framing, ended, drain, Some(&ctx.head));
     let begun = begun.map_err(|error| match error {
         BeginError::Convert(error) => {
             let kind = FailureKind::UpstreamProtocol;
@@ -165,14 +163,14 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result
         BeginError::Send(error) => client_gone(&error.to_string()),
     })?;
     ctx.keep &= begun.keeps && !tunnel;
-    let Response { head, mut body, mut live, .. } = response;
-    if let ResponseHead::H1(head) = head {
-        ctx.conn.worker.buffers.give(head.fields.into_buffer());
+    match &mut live.head {
+        ResponseHead::H1(head) => ctx.conn.worker.buffers.give_head(&mut head.fields),
+        head => *head = ResponseHead::absent(),
     }
     let mut sender = begun.sender;
     let mut down = Flow::default();
     down.count_messages(ctx.record.is_grpc);
-    let result = copy(ctx, &mut live, &mut body, &mut sender, &mut down, tunnel).await;
+    let result = copy(ctx, live, &mut sender, &mut down, tunnel).await;
     ctx.record.received = live.upload.bytes;
     ctx.record.sent = down.bytes;
     ctx.record.messages = (live.upload.messages(), down.messages());
@@ -180,7 +178,10 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, mut response: Response) -> Result
         ctx.record.grpc_status = down.grpc_status;
     }
     match &result {
-        Ok(()) => live.recycle(ctx, body),
+        Ok(()) => {
+            ctx.record.ended = Some(ctx.now);
+            live.recycle(ctx);
+        }
         Err(Cut { reason, .. }) => {
             ctx.keep = false;
             // What came of the response leaves, as far as it goes at once; then the end shows that it is not all.
@@ -207,17 +208,21 @@ impl From<Failure> for Cut {
 async fn copy(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
-    body: &mut Body,
     sender: &mut Sender,
     down: &mut Flow,
     tunnel: bool,
 ) -> Result<(), Cut> {
     let mut idle = Idle::new(ctx);
+    let mut waited = false;
     poll_fn(|cx| {
+        // Most bodies are there with their heads, and then it is still the same moment.
+        if std::mem::replace(&mut waited, true) {
+            ctx.tick();
+        }
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure.into()));
         }
-        match down.poll(cx, body, sender) {
+        match down.poll(cx, &mut live.body, sender) {
             Poll::Ready(Ok(())) if !tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
             Poll::Ready(Err(CopyError::Read(error))) => return Poll::Ready(Err(upstream_cut(&error))),
             Poll::Ready(Err(CopyError::Write(error))) => {
@@ -234,12 +239,12 @@ async fn copy(
     .await
 }
 
-/// The body of a connection that is a tunnel from here on; what was read already belongs to it.
-pub fn into_tunnel(body: Body) -> Body {
-    match body.into_live() {
-        Body::H1(body) => Body::h1(body.incoming, Framing::Tunnel, Limits::default()),
+/// From here on the body is a tunnel's; what was read already belongs to it.
+pub fn make_tunnel(body: &mut Body) {
+    *body = match std::mem::replace(body, Body::Empty).into_live() {
+        Body::H1(reader) => Body::h1(reader, Framing::Tunnel),
         other => other,
-    }
+    };
 }
 
 fn client_gone(detail: &str) -> Failure {

@@ -59,9 +59,10 @@ impl Default for Limits {
 }
 
 /// How the body of a message is delimited (RFC 9112, section 6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Framing {
     /// No body, and no field that says so.
+    #[default]
     None,
     /// `Content-Length`.
     Length(u64),

@@ -389,6 +389,11 @@ impl RequestView for RequestHead {
 impl ResponseHead {
     header_methods!();
 
+    /// Stands where none has come yet.
+    pub fn absent() -> Self {
+        Self::H1(H1Response::default())
+    }
+
     /// Replaces all values of a header by one.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use outrigger_model::route::table::{CompiledRoute, RouteRef};
 use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
 use tokio::time::Instant;
 
-use super::attempt::Plan;
+use super::attempt::{Live, Plan};
 use super::body::Body;
 use super::exchange;
 use super::filter::{self, Filter, Input, Verdict};
@@ -104,6 +104,8 @@ pub struct RequestCtx<'c> {
     /// From then on.
     pub sender: Option<Sender>,
     pub timer: Timer,
+    /// The time when the task began to wait for nothing, or a little later: read once per wake-up, not at each look.
+    pub now: Instant,
     /// Of the route.
     pub deadline: Option<Instant>,
     pub recording: Option<Recording>,
@@ -128,9 +130,10 @@ pub struct Done {
 impl Drop for RequestCtx<'_> {
     fn drop(&mut self) {
         // The record writes the request down, also when the task is cancelled.
-        let nothing = RequestHead::H2(http::Request::new(()).into_parts().0);
-        let head = std::mem::replace(&mut self.head, nothing);
-        self.record.request = (!self.unread).then_some(head);
+        self.record.finish((!self.unread).then_some(&self.head));
+        if let RequestHead::H1(head) = &mut self.head {
+            self.conn.worker.buffers.give_head(&mut head.fields);
+        }
     }
 }
 
@@ -199,7 +202,8 @@ impl<'c> RequestCtx<'c> {
             RequestHead::H1(_) => Protocol::Http11,
             RequestHead::H2(_) => Protocol::Http2,
         };
-        let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol);
+        let now = Instant::now();
+        let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol, now);
         record.is_grpc = head.first("content-type").is_some_and(grpc::is_grpc);
         let upgrade = Upgrade::of(&head, framing);
         Self {
@@ -215,6 +219,7 @@ impl<'c> RequestCtx<'c> {
             responder: Some(responder),
             sender: None,
             timer: Timer::default(),
+            now,
             deadline: None,
             recording: None,
             introduced: false,
@@ -230,12 +235,17 @@ impl<'c> RequestCtx<'c> {
 
     /// Copies the body aside from now on.
     pub fn make_replayable(&mut self) {
-        self.body = std::mem::replace(&mut self.body, Body::Empty).make_replayable();
+        self.body.make_replayable();
+    }
+
+    /// Looks at the clock: the task has waited.
+    pub fn tick(&mut self) {
+        self.now = Instant::now();
     }
 
     /// The request's side of a tunnel; it has no time limit of the route any more.
     pub fn open_tunnel(&mut self) {
-        self.body = exchange::into_tunnel(std::mem::replace(&mut self.body, Body::Empty));
+        exchange::make_tunnel(&mut self.body);
         self.deadline = None;
     }
 }
@@ -293,6 +303,7 @@ async fn apply(ctx: &mut RequestCtx<'_>, verdict: Verdict) -> Result<(), Failure
                 Ok(())
             });
             exchange::guarded(ctx, None, sleep).await?;
+            ctx.tick();
             then.map_or(Ok(()), Err)
         }
     }
@@ -319,17 +330,19 @@ async fn forward(
         false => Hashed::default(),
     };
     let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade, hash: hashed.hash };
-    let mut response = retry::run(ctx, &plan).await?;
-    edit::response(ctx, &plan, &mut response);
+    let mut slot = None;
+    retry::run(ctx, &plan, &mut slot).await?;
+    let live = Live::present(&mut slot)?;
+    edit::response(ctx, &plan, live);
     if let Some(cookie) = hashed.cookie {
         // A head without room goes on without it: the client is given another next time.
-        let _ = response.head.append("set-cookie", cookie);
+        let _ = live.head.append("set-cookie", cookie);
     }
-    if let Some(status) = response.head.first("grpc-status").and_then(super::copy::parse_status) {
+    if let Some(status) = live.head.first("grpc-status").and_then(super::copy::parse_status) {
         ctx.record.grpc_status = Some(status);
     }
     ctx.record.details = Cow::Borrowed("via_upstream");
-    exchange::deliver(ctx, response).await
+    exchange::deliver(ctx, live).await
 }
 
 fn no_cluster(route: &CompiledRoute, name: &str) -> Failure {

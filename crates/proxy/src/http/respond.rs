@@ -15,8 +15,7 @@ use super::convert::{self, ConvertError};
 use super::h1::write::{How, Persist, downstream_framing};
 use super::h1::{Framing, H1Response};
 use super::head::{RequestHead, ResponseHead};
-use super::send::{SendError, Sender};
-use super::wire::Outgoing;
+use super::send::{H1Sender, SendError, Sender};
 use crate::failure::{Failure, FailureKind, Retry};
 
 /// The header that names side, stage, reason and configuration object of a failure.
@@ -33,7 +32,7 @@ pub enum Responder {
 
 /// To a client of HTTP/1.
 pub struct H1Responder {
-    outgoing: Outgoing,
+    writer: Box<H1Sender>,
     minor: u8,
     keep: bool,
 }
@@ -56,15 +55,15 @@ pub enum BeginError {
 
 impl Responder {
     /// To a client of HTTP/1.`minor` whose connection may live on.
-    pub fn h1(outgoing: Outgoing, minor: u8, keep: bool) -> Self {
-        Self::H1(H1Responder { outgoing, minor, keep })
+    pub fn h1(writer: Box<H1Sender>, minor: u8, keep: bool) -> Self {
+        Self::H1(H1Responder { writer, minor, keep })
     }
 
     /// Forwards an interim response (1xx). Clients of HTTP/1.0 do not know them (RFC 9110, section 15.2).
     pub fn interim(&mut self, head: &ResponseHead) {
         match self {
             Self::H1(to) if to.minor == 0 => {}
-            Self::H1(to) => head.write_h1(How::framed(Framing::None), to.outgoing.buffer()),
+            Self::H1(to) => head.write_h1(How::framed(Framing::None), to.writer.outgoing.buffer()),
             Self::H2(to) => {
                 if let Ok(response) = convert::response_to_h2(head) {
                     // A stream that is gone shows itself elsewhere.
@@ -77,7 +76,7 @@ impl Responder {
     /// Sends what is buffered.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match self {
-            Self::H1(to) => Poll::Ready(Ok(ready!(to.outgoing.poll_flush(cx))?)),
+            Self::H1(to) => Poll::Ready(Ok(ready!(to.writer.outgoing.poll_flush(cx))?)),
             Self::H2(_) => Poll::Ready(Ok(())),
         }
     }
@@ -142,11 +141,11 @@ impl H1Responder {
                 if tunnel && request.upgrade().is_some() =>
             {
                 let head = convert::switching_protocols(head, request);
-                super::h1::write::response(&head, how, self.outgoing.buffer());
+                super::h1::write::response(&head, how, self.writer.outgoing.buffer());
             }
-            _ => head.write_h1(how, self.outgoing.buffer()),
+            _ => head.write_h1(how, self.writer.outgoing.buffer()),
         }
-        Begun { sender: Sender::h1(self.outgoing, framing), keeps }
+        Begun { sender: Sender::h1(self.writer, framing), keeps }
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use outrigger_model::route::{RetryOn, RetryPolicy};
 
-use super::attempt::{self, Failed, Plan, Response, Tried};
+use super::attempt::{self, Failed, Plan, Slot, Tried};
 use super::copy::parse_status;
 use super::exchange;
 use super::request::RequestCtx;
@@ -23,8 +23,8 @@ use super::respond::says_not_reached;
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 
-/// Sends the request until there is a response to forward, or no more attempt to make.
-pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Response, Failure> {
+/// Sends the request until there is a response to forward, in the slot, or no more attempt to make.
+pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> Result<(), Failure> {
     // Held until the response is delivered: `ctx` keeps it.
     let permit = plan.cluster.limits.try_request().inspect_err(|_| {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).pending_overflow.inc();
@@ -40,24 +40,24 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Response, 
     // One retry in flight at a time; replaced by the next.
     let mut _retry_permit = None;
     loop {
-        let result = attempt::run(ctx, plan, number, &mut tried, fresh).await;
+        let result = attempt::run(ctx, plan, number, &mut tried, fresh, slot).await;
         if !fresh && revives(ctx, &result) {
             fresh = true;
             tried.pop();
             ctx.body.rewind();
             continue;
         }
-        let Some(policy) = policy.filter(|policy| is_retriable(policy, plan, &result)) else {
-            return taken(ctx, plan, number, result);
+        let Some(policy) = policy.filter(|policy| is_retriable(policy, plan, &result, slot)) else {
+            return taken(ctx, plan, number, result, slot);
         };
         if number > policy.attempts {
             ctx.record.flags.add("URX");
-            return taken(ctx, plan, number, result);
+            return taken(ctx, plan, number, result, slot);
         }
-        let untouched = untouched(&result);
+        let untouched = untouched(&result, slot);
         if !ctx.can_replay(untouched) {
             tracing::debug!("a request is no longer replayable: its body is larger than the limit");
-            return taken(ctx, plan, number, result);
+            return taken(ctx, plan, number, result, slot);
         }
         let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
         match plan.cluster.limits.try_retry() {
@@ -65,12 +65,12 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Response, 
             Err(_) => {
                 cells.retry_overflow.inc();
                 ctx.record.flags.add("UO");
-                return taken(ctx, plan, number, result);
+                return taken(ctx, plan, number, result, slot);
             }
         }
         cells.retries.inc();
-        if let Ok(response) = result {
-            response.discard(ctx);
+        if let Some(mut live) = slot.take() {
+            live.discard(ctx);
         }
         back_off(ctx, policy, number).await?;
         ctx.body.rewind();
@@ -84,10 +84,11 @@ fn taken(
     ctx: &mut RequestCtx<'_>,
     plan: &Plan<'_>,
     number: u32,
-    result: Result<Response, Failed>,
-) -> Result<Response, Failure> {
+    result: Result<(), Failed>,
+    slot: &Slot,
+) -> Result<(), Failure> {
     ctx.body.stop_recording();
-    if number > 1 && result.as_ref().is_ok_and(|response| response.head.status() < 500) {
+    if number > 1 && slot.as_ref().is_some_and(|live| live.head.status() < 500) {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();
     }
     result.map_err(|failed| failed.failure)
@@ -100,15 +101,15 @@ fn needs_replay(policy: &RetryPolicy) -> bool {
 }
 
 /// Whether the upstream has had nothing of the body.
-fn untouched(result: &Result<Response, Failed>) -> bool {
+fn untouched(result: &Result<(), Failed>, slot: &Slot) -> bool {
     match result {
-        Ok(response) => response.live.upload.bytes == 0 && !response.live.upload.is_over(),
+        Ok(()) => slot.as_ref().is_none_or(|live| live.upload.bytes == 0 && !live.upload.is_over()),
         Err(failed) => failed.failure.stage != Stage::Forward,
     }
 }
 
 /// A dead pooled connection: sent again at once, on a fresh one.
-fn revives(ctx: &RequestCtx<'_>, result: &Result<Response, Failed>) -> bool {
+fn revives(ctx: &RequestCtx<'_>, result: &Result<(), Failed>) -> bool {
     let Err(Failed { failure, stale: true }) = result else { return false };
     let safe = failure.retry == Retry::Safe || is_idempotent(ctx.head.method());
     safe && ctx.can_replay(false)
@@ -120,14 +121,15 @@ pub fn is_idempotent(method: &str) -> bool {
 }
 
 /// Whether a condition of the policy holds.
-fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<Response, Failed>) -> bool {
-    match result {
-        Err(failed) => policy.on.iter().any(|on| holds_for_failure(*on, &failed.failure)),
-        Ok(response) => {
-            let head = &response.head;
+fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &Slot) -> bool {
+    match (result, slot) {
+        (Err(failed), _) => policy.on.iter().any(|on| holds_for_failure(*on, &failed.failure)),
+        (Ok(()), None) => false,
+        (Ok(()), Some(live)) => {
+            let head = &live.head;
             let status = head.status();
             // Only a peer sidecar's word counts: an application could say anything.
-            let peer = plan.cluster.uses_mesh(&response.live.endpoint);
+            let peer = plan.cluster.uses_mesh(&live.endpoint);
             let not_reached = peer && says_not_reached(head);
             let grpc = head.first("grpc-status").and_then(parse_status);
             policy.statuses.contains(&status)
@@ -183,7 +185,9 @@ async fn back_off(ctx: &mut RequestCtx<'_>, policy: &RetryPolicy, number: u32) -
         tokio::time::sleep(wait).await;
         Ok(())
     };
-    exchange::guarded(ctx, None, sleep).await
+    let slept = exchange::guarded(ctx, None, sleep).await;
+    ctx.tick();
+    slept
 }
 
 #[cfg(test)]

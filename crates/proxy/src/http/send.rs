@@ -14,8 +14,8 @@ use super::wire::{HIGH_WATER, Outgoing};
 
 /// Where a body goes.
 pub enum Sender {
-    /// Onto an HTTP/1 connection.
-    H1(H1Sender),
+    /// Onto an HTTP/1 connection, whose messages all use one box.
+    H1(Box<H1Sender>),
     /// Into an HTTP/2 stream.
     H2(H2Sender),
 }
@@ -55,9 +55,11 @@ pub struct H2Sender {
 
 impl Sender {
     /// For a message whose head is in `outgoing`'s buffer.
-    pub fn h1(outgoing: Outgoing, framing: Framing) -> Self {
-        let half_close = framing == Framing::Tunnel;
-        Self::H1(H1Sender { outgoing, encoder: BodyEncoder::new(framing), half_close, finished: false })
+    pub fn h1(mut writer: Box<H1Sender>, framing: Framing) -> Self {
+        writer.half_close = framing == Framing::Tunnel;
+        writer.encoder = BodyEncoder::new(framing);
+        writer.finished = false;
+        Self::H1(writer)
     }
 
     /// For an HTTP/2 message whose head was sent; `stream` is absent if it ended with that.
@@ -203,6 +205,14 @@ impl Sender {
         if let Self::H2(H2Sender { stream: Some(stream), .. }) = self {
             stream.send_reset(reason);
         }
+    }
+}
+
+impl H1Sender {
+    /// For the messages of one connection; none is being written.
+    pub fn new(outgoing: Outgoing) -> Box<Self> {
+        let encoder = BodyEncoder::new(Framing::None);
+        Box::new(Self { outgoing, encoder, half_close: false, finished: true })
     }
 }
 

@@ -46,9 +46,9 @@ impl Timer {
     }
 }
 
-/// When a duration is over that begins now; `None` for a duration of zero, which means off.
-pub fn after(duration: Duration) -> Option<Instant> {
-    (!duration.is_zero()).then(|| Instant::now() + duration)
+/// When a duration is over that begins `now`; `None` for a duration of zero, which means off.
+pub fn after(now: Instant, duration: Duration) -> Option<Instant> {
+    (!duration.is_zero()).then(|| now + duration)
 }
 
 /// The earlier of two deadlines.

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
+use super::h1::H1Fields;
 use crate::stream::Stream;
 
 /// Size of a pooled buffer: one TLS record.
@@ -54,6 +55,13 @@ impl Buffers {
         let mut free = self.free.borrow_mut();
         if free.len() < KEPT {
             free.push(buffer);
+        }
+    }
+
+    /// Takes the buffer of a head back that is done.
+    pub fn give_head(&self, fields: &mut H1Fields) {
+        if fields.has_lent_buffer() {
+            self.give(fields.take_buffer());
         }
     }
 }
@@ -101,6 +109,10 @@ impl Incoming {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
+        }
+        if self.stream.borrow_mut().poll_news(cx).is_pending() {
+            self.release();
+            return Poll::Pending;
         }
         if self.buf.is_empty() {
             if self.buf.capacity() < BUFFER {

@@ -70,6 +70,11 @@ impl Wire {
         &self.tcp
     }
 
+    /// Whether there are bytes that rustls has not taken.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
     fn take_ahead(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let Some(ahead) = &mut self.ahead else { return false };
         let n = buf.remaining().min(ahead.end - ahead.start);

@@ -98,6 +98,16 @@ pub enum Leased {
     H2(H2Lease),
 }
 
+impl Leased {
+    /// Whether getting it may have taken time.
+    pub fn has_waited(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.meta.requests == 0,
+            Self::H2(_) => true,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     h1: RefCell<FastMap<Key, Vec<H1Conn>>>,
@@ -117,7 +127,7 @@ impl Pools {
         Self::default()
     }
 
-    /// A connection to this endpoint. `fresh`: not a pooled HTTP/1 one, because one of those was just found dead.
+    /// A connection to this endpoint, at the time `now`. `fresh`: not a pooled HTTP/1 one, because one of those was just found dead.
     ///
     /// # Errors
     /// A limit is reached, or the connection cannot be made.
@@ -126,13 +136,13 @@ impl Pools {
         worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
-        want: Want,
-        fresh: bool,
+        (want, fresh): (Want, bool),
+        now: Instant,
     ) -> Result<Leased, Failure> {
         if let Want::Http2 = want {
             return self.lease_h2(worker, cluster, endpoint).await;
         }
-        if !fresh && let Some(conn) = self.take_idle(worker, cluster, endpoint) {
+        if !fresh && let Some(conn) = self.take_idle(worker, cluster, endpoint, now) {
             return Ok(Leased::H1(conn));
         }
         // Connecting is rare and its future large (a TLS handshake): it does not belong into every request's.
@@ -183,11 +193,12 @@ impl Pools {
         worker: &Worker,
         cluster: &Arc<ClusterHandle>,
         endpoint: &EndpointState,
+        now: Instant,
     ) -> Option<H1Conn> {
         let mut pools = self.0.h1.borrow_mut();
         let idle = pools.get_mut(&key(cluster, endpoint))?;
         while let Some(mut conn) = idle.pop() {
-            if conn.suits(worker, cluster, endpoint) && conn.is_alive() {
+            if conn.suits(worker, cluster, endpoint, now) && conn.is_alive() {
                 return Some(conn);
             }
         }
@@ -195,7 +206,7 @@ impl Pools {
     }
 
     /// Takes a connection back after a message that ended cleanly.
-    pub fn put(&self, mut conn: H1Conn) {
+    pub fn put(&self, mut conn: H1Conn, now: Instant) {
         let limits = &conn.cluster().limits;
         if conn.is_spent() || limits.is_starving() {
             return;
@@ -203,7 +214,7 @@ impl Pools {
         if conn.cluster().config.limits.max_connections != u32::MAX {
             self.listen_for_starvation(&conn.cluster().clone());
         }
-        conn.rest();
+        conn.rest(now);
         self.0.h1.borrow_mut().entry(conn.key()).or_default().push(conn);
         self.start_sweeping();
     }

@@ -4,7 +4,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::http::body::H1Body;
 use crate::http::h1::{Framing, Limits};
+use crate::http::send::H1Sender;
 use crate::http::wire::{Buffers, split};
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -18,13 +20,13 @@ async fn body_of(text: &[u8], framing: Framing) -> Body {
     let (mut peer, ours) = pair().await;
     peer.write_all(text).await.unwrap();
     let (incoming, _outgoing) = split(ours.into(), &Buffers::new());
-    Body::h1(incoming, framing, Limits::default())
+    Body::h1(H1Body::new(incoming, Limits::default()), framing)
 }
 
 async fn copied(mut body: Body, framing: Framing) -> (Result<(), CopyError>, String, Body) {
     let (mut peer, ours) = pair().await;
     let (_incoming, outgoing) = split(ours.into(), &Buffers::new());
-    let mut sender = Sender::h1(outgoing, framing);
+    let mut sender = Sender::h1(H1Sender::new(outgoing), framing);
     let mut flow = Flow::default();
     let result = poll_fn(|cx| flow.poll(cx, &mut body, &mut sender)).await;
     drop((sender, _incoming));
@@ -62,7 +64,8 @@ async fn end_in_the_middle_is_a_read_error() {
 #[tokio::test]
 async fn replayed_body_is_the_same_trailers_included() {
     let text = b"3\r\nabc\r\n2\r\nde\r\n0\r\nx-t: 1\r\n\r\n";
-    let body = body_of(text, Framing::Chunked).await.make_replayable();
+    let mut body = body_of(text, Framing::Chunked).await;
+    body.make_replayable();
     let (result, first, mut body) = copied(body, Framing::Chunked).await;
     result.unwrap();
     assert!(first.ends_with("0\r\nx-t: 1\r\n\r\n"), "{first}");
@@ -81,7 +84,7 @@ async fn grpc_status_is_read_from_trailers() {
     let mut body = body_of(text, Framing::Chunked).await;
     let (_peer, ours) = pair().await;
     let (_incoming, outgoing) = split(ours.into(), &Buffers::new());
-    let mut sender = Sender::h1(outgoing, Framing::Chunked);
+    let mut sender = Sender::h1(H1Sender::new(outgoing), Framing::Chunked);
     let mut flow = Flow::default();
     poll_fn(|cx| flow.poll(cx, &mut body, &mut sender)).await.unwrap();
     assert_eq!((flow.grpc_status, flow.bytes, flow.is_done()), (Some(14), 0, true));

@@ -6,7 +6,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::fields::{H1Fields, is_tchar};
-use super::parse::{Scan, take_head, trailers};
+use super::parse::{Scan, trailers};
 use super::strict::Refusal;
 use super::{Framing, Limits};
 
@@ -63,6 +63,11 @@ impl BodyDecoder {
             Framing::Close | Framing::Tunnel => State::Raw,
         };
         Self { state, limits, extensions: 0 }
+    }
+
+    /// For the next message on the same connection.
+    pub fn begin(&mut self, framing: Framing) {
+        *self = Self::new(framing, self.limits);
     }
 
     /// Whether the message is complete.
@@ -125,7 +130,7 @@ impl BodyDecoder {
                     };
                     self.state = State::Done;
                     if len > 2 {
-                        return trailers(take_head(buf, len), limits.fields).map(Step::Trailers);
+                        return trailers(buf, len, limits.fields).map(Step::Trailers);
                     }
                     buf.advance(2);
                 }

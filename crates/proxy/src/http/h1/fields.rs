@@ -1,12 +1,13 @@
 //! The header section of one message: the bytes that arrived, ranges over them, and edits behind them in the same buffer.
 //!
 //! Reads see edits. A range is 16 bits, so bytes and edits together stay below 64 KiB. What a field *means* for framing
-//! is decided in `strict`.
+//! is decided in `strict`. The memory of heads that are done is used again by those that come, on each thread.
+
+use std::cell::RefCell;
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
 
-use super::known::Known;
+use super::known::{self, Known};
 
 /// One header line. `name_len == 0` marks the line as removed: no line has an empty name.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +48,11 @@ pub enum EditError {
 #[derive(Debug, Clone, Default)]
 pub struct H1Fields {
     pub(super) buf: BytesMut,
-    pub(super) list: SmallVec<[Field; 16]>,
-    /// Bits of the known names that are (or once were) in the list.
-    pub(super) present: u32,
+    pub(super) list: Vec<Field>,
+    /// Method, target and authority, which are asked for as text again and again.
+    pub(super) line: String,
+    /// Bits of the known names and prefixes that are (or once were) in the list.
+    pub(super) present: u64,
     /// What `Connection` said, gathered while parsing.
     pub(super) options: ConnectionOptions,
 }
@@ -64,10 +67,70 @@ pub struct ConnectionOptions {
     pub names_fields: bool,
 }
 
+/// What a head leaves to the next one.
+#[derive(Default)]
+struct Spare {
+    buf: BytesMut,
+    list: Vec<Field>,
+    line: String,
+}
+
+/// Spares that a thread keeps, and their limits.
+const MAX_SPARES: usize = 64;
+const MAX_SPARE_BYTES: usize = 4096;
+const MAX_SPARE_FIELDS: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Spare>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for H1Fields {
+    fn drop(&mut self) {
+        if self.list.capacity() == 0 {
+            return;
+        }
+        let mut spare = Spare {
+            buf: std::mem::take(&mut self.buf),
+            list: std::mem::take(&mut self.list),
+            line: std::mem::take(&mut self.line),
+        };
+        // A larger buffer is a connection's, or a part of one.
+        if spare.buf.capacity() > MAX_SPARE_BYTES {
+            spare.buf = BytesMut::new();
+        }
+        if spare.list.capacity() > MAX_SPARE_FIELDS || spare.line.capacity() > MAX_SPARE_BYTES {
+            return;
+        }
+        spare.buf.clear();
+        spare.list.clear();
+        spare.line.clear();
+        // Without the pool (the thread is ending) it is simply freed.
+        let _ = SPARES.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < MAX_SPARES {
+                spares.push(spare);
+            }
+        });
+    }
+}
+
 impl H1Fields {
     /// Fields of our own making; room for a usual head.
     pub fn new() -> Self {
-        Self { buf: BytesMut::with_capacity(512), ..Self::default() }
+        let mut fields = Self::spare();
+        fields.buf.reserve(512);
+        fields
+    }
+
+    /// No fields, in memory of a head that is done.
+    pub(super) fn spare() -> Self {
+        let spare = SPARES.try_with(|spares| spares.borrow_mut().pop()).ok().flatten();
+        let Spare { buf, list, line } = spare.unwrap_or_else(|| Spare {
+            list: Vec::with_capacity(16),
+            line: String::with_capacity(128),
+            ..Spare::default()
+        });
+        Self { buf, list, line, present: 0, options: ConnectionOptions::default() }
     }
 
     pub(super) fn text(&self, start: u16, len: u16) -> &[u8] {
@@ -89,6 +152,7 @@ impl H1Fields {
     }
 
     /// All values of `name` (any case), in the order of their lines.
+    #[inline]
     pub fn headers<'a>(&'a self, name: &'a str) -> Values<'a> {
         let known = Known::of(name.as_bytes());
         let absent = known != Known::Other && self.present & known.bit() == 0;
@@ -103,6 +167,7 @@ impl H1Fields {
     }
 
     /// The first value of `name`.
+    #[inline]
     pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
         self.headers(name).next()
     }
@@ -142,8 +207,10 @@ impl H1Fields {
             return Err(EditError::Value);
         }
         let known = Known::of(name.as_bytes());
-        let Some(at) = self.list.iter().position(|f| self.matches(f, known, name.as_bytes())) else {
-            return self.append(name, value);
+        let absent = known != Known::Other && self.present & known.bit() == 0;
+        let list: &[Field] = if absent { &[] } else { &self.list };
+        let Some(at) = list.iter().position(|f| self.matches(f, known, name.as_bytes())) else {
+            return self.append_known(known, name.as_bytes(), value);
         };
         // A value that fits is written over the old one: a traceparent per attempt costs no room at all.
         let (start, len) = if value.len() <= usize::from(self.list[at].value_len) {
@@ -173,22 +240,28 @@ impl H1Fields {
     }
 
     pub(crate) fn append_bytes(&mut self, name: &[u8], value: &[u8]) -> Result<(), EditError> {
-        if name.is_empty() || !name.iter().all(|&b| is_tchar(b)) {
-            return Err(EditError::Name);
-        }
         if !is_value(value) {
             return Err(EditError::Value);
         }
+        self.append_known(Known::of(name), name, value)
+    }
+
+    /// Adds a line whose value was looked at.
+    fn append_known(&mut self, known: Known, name: &[u8], value: &[u8]) -> Result<(), EditError> {
+        // A recognised name is a token.
+        if known == Known::Other && (name.is_empty() || !name.iter().all(|&b| is_tchar(b))) {
+            return Err(EditError::Name);
+        }
         self.room(name.len() + value.len())?;
-        let known = Known::of(name);
+        self.present |= known::bits(name, known);
         let (name, name_len) = self.put(name);
         let (value, value_len) = self.put(value);
         self.list.push(Field { name, name_len, value, value_len, known, arrived: false });
-        self.present |= known.bit();
         Ok(())
     }
 
     /// Removes all lines of `name`; says whether there was one.
+    #[inline]
     pub fn remove(&mut self, name: &str) -> bool {
         let known = Known::of(name.as_bytes());
         if known != Known::Other && self.present & known.bit() == 0 {
@@ -198,8 +271,13 @@ impl H1Fields {
     }
 
     /// Removes all lines whose name starts with `prefix` (any case); says whether there was one.
+    #[inline]
     pub fn remove_prefix(&mut self, prefix: &str) -> bool {
         let prefix = prefix.as_bytes();
+        let bit = known::prefix_bit(prefix);
+        if bit != 0 && self.present & bit == 0 {
+            return false;
+        }
         self.remove_if(|fields, field| {
             fields.name_of(field).get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         })
@@ -228,10 +306,30 @@ impl H1Fields {
         (start, bytes.len() as u16)
     }
 
-    /// Gives the buffer back, emptied, for the next head.
-    pub fn into_buffer(mut self) -> BytesMut {
+    /// Takes the buffer, emptied, for the next read.
+    pub fn take_buffer(&mut self) -> BytesMut {
         self.buf.clear();
-        self.buf
+        std::mem::take(&mut self.buf)
+    }
+
+    /// Whether the buffer is one that a connection had read into: it goes back to where that came from.
+    pub fn has_lent_buffer(&self) -> bool {
+        self.buf.capacity() > MAX_SPARE_BYTES
+    }
+
+    /// A part of the start line.
+    pub(super) fn part(&self, start: u16, len: u16) -> &str {
+        self.line.get(usize::from(start)..usize::from(start) + usize::from(len)).unwrap_or_default()
+    }
+
+    /// Adds a part of the start line; both numbers fit.
+    pub(super) fn put_part(&mut self, text: &str) -> Result<(u16, u16), EditError> {
+        if self.line.len() + text.len() > usize::from(u16::MAX) {
+            return Err(EditError::TooLarge);
+        }
+        let start = self.line.len() as u16;
+        self.line.push_str(text);
+        Ok((start, text.len() as u16))
     }
 }
 

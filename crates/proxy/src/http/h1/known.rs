@@ -31,10 +31,21 @@ pub enum Known {
     Server,
     SecWebsocketKey,
     SecWebsocketAccept,
+    GrpcStatus,
+    XForwardedClientCert,
+    XEnvoyUpstreamServiceTime,
+    XEnvoyAttemptCount,
+    XOutriggerError,
+    XOutriggerPeer,
 }
+
+/// Bits above those of names: some name begins so.
+const ANY_X_ENVOY: u64 = 1 << 62;
+const ANY_X_OUTRIGGER: u64 = 1 << 63;
 
 impl Known {
     /// Recognises a name (a token) in any case. One comparison at most: length and first letter leave one candidate.
+    #[inline]
     pub fn of(name: &[u8]) -> Self {
         let Some(first) = name.first().map(|byte| byte | 0x20) else { return Self::Other };
         let (same, known) = match (name.len(), first) {
@@ -52,26 +63,35 @@ impl Known {
             (10, b'k') => (is(name, b"keep-alive"), Self::KeepAlive),
             (10, b't') => (is(name, b"tracestate"), Self::Tracestate),
             (10, _) => (is(name, b"user-agent"), Self::UserAgent),
-            (11, _) => (is(name, b"traceparent"), Self::Traceparent),
+            (11, b't') => (is(name, b"traceparent"), Self::Traceparent),
+            (11, _) => (is(name, b"grpc-status"), Self::GrpcStatus),
             (12, b'c') => (is(name, b"content-type"), Self::ContentType),
             (12, _) => (is(name, b"x-request-id"), Self::XRequestId),
             (13, _) => (is(name, b"authorization"), Self::Authorization),
             (14, b'c') => (is(name, b"content-length"), Self::ContentLength),
             (14, _) => (is(name, b"http2-settings"), Self::Http2Settings),
             (15, _) => (is(name, b"x-forwarded-for"), Self::XForwardedFor),
-            (16, _) => (is(name, b"proxy-connection"), Self::ProxyConnection),
+            (16, b'p') => (is(name, b"proxy-connection"), Self::ProxyConnection),
+            (16, _) => (is(name, b"x-outrigger-peer"), Self::XOutriggerPeer),
             (17, b't') => (is(name, b"transfer-encoding"), Self::TransferEncoding),
             (17, b's') => (is(name, b"sec-websocket-key"), Self::SecWebsocketKey),
+            (17, _) if name[2] | 0x20 == b'o' => (is(name, b"x-outrigger-error"), Self::XOutriggerError),
             (17, _) => (is(name, b"x-forwarded-proto"), Self::XForwardedProto),
             (20, _) => (is(name, b"sec-websocket-accept"), Self::SecWebsocketAccept),
+            (21, _) => (is(name, b"x-envoy-attempt-count"), Self::XEnvoyAttemptCount),
+            (23, _) => (is(name, b"x-forwarded-client-cert"), Self::XForwardedClientCert),
+            (29, _) => (is(name, b"x-envoy-upstream-service-time"), Self::XEnvoyUpstreamServiceTime),
             _ => return Self::Other,
         };
         if same { known } else { Self::Other }
     }
 
     /// This name's bit in a presence set; `Other` has none.
-    pub fn bit(self) -> u32 {
-        if self == Self::Other { 0 } else { 1 << (self as u8) }
+    pub const fn bit(self) -> u64 {
+        match self {
+            Self::Other => 0,
+            known => 1 << (known as u8),
+        }
     }
 
     /// Fields that mean something on one connection only, and never pass (RFC 9110, section 7.6.1).
@@ -87,8 +107,22 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
     name.iter().zip(text).fold(0, |differ, (a, b)| differ | ((a | 0x20) ^ b)) == 0
 }
 
+/// The bits of one line's name in a presence set: its own, and that of its prefix.
+pub(super) fn bits(name: &[u8], known: Known) -> u64 {
+    known.bit() | prefix_bit(name)
+}
+
+/// The bit that says whether any name may begin with `prefix`; 0: there is none.
+pub(super) fn prefix_bit(prefix: &[u8]) -> u64 {
+    match prefix {
+        [b'x' | b'X', b'-', b'e' | b'E', ..] => ANY_X_ENVOY,
+        [b'x' | b'X', b'-', b'o' | b'O', ..] => ANY_X_OUTRIGGER,
+        _ => 0,
+    }
+}
+
 /// `Upgrade` and `TE` are in the set too: the writer lets them through where they were agreed on.
-pub const HOP_BY_HOP: u32 = (1 << Known::Connection as u8)
+pub const HOP_BY_HOP: u64 = (1 << Known::Connection as u8)
     | (1 << Known::KeepAlive as u8)
     | (1 << Known::ProxyConnection as u8)
     | (1 << Known::Http2Settings as u8)

@@ -2,14 +2,12 @@
 //!
 //! Made by `parse`; changed by filters and routing through the edits here; put on the wire by `write`.
 
-use std::str;
-
 use super::Framing;
 use super::fields::{EditError, H1Fields};
 use super::known::Known;
 use super::strict;
 
-/// A range over the head's buffer.
+/// A range over the parts of the start line, or over the head's buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u16,
@@ -44,16 +42,20 @@ pub struct H1Request {
     pub(super) framing: Framing,
     /// The routing changed the authority: Host is then written from it.
     pub(super) new_authority: bool,
+    /// Length of the request line (without CRLF) at the start of the buffer, if it is forwarded as it arrived; else 0.
+    pub(super) arrived_line: u16,
 }
 
 /// A response head.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct H1Response {
     pub fields: H1Fields,
     pub(super) status: u16,
     pub(super) reason: Span,
     pub(super) minor: u8,
     pub(super) framing: Framing,
+    /// Length of the status line (without CRLF) at the start of the buffer, if it is forwarded as it arrived; else 0.
+    pub(super) arrived_line: u16,
 }
 
 impl H1Request {
@@ -72,6 +74,7 @@ impl H1Request {
             scheme: "http",
             framing: Framing::None,
             new_authority: false,
+            arrived_line: 0,
         };
         request.set_method(method)?;
         match method {
@@ -83,8 +86,7 @@ impl H1Request {
     }
 
     fn text(&self, span: Span) -> &str {
-        // Parser and setters let only ASCII in, so this never falls back.
-        str::from_utf8(self.fields.text(span.start, span.len)).unwrap_or_default()
+        self.fields.part(span.start, span.len)
     }
 
     /// The method, such as `GET`.
@@ -160,6 +162,7 @@ impl H1Request {
             return Err(EditError::Line);
         }
         self.method = self.put(method)?;
+        self.arrived_line = 0;
         Ok(())
     }
 
@@ -173,6 +176,7 @@ impl H1Request {
             return Err(EditError::Line);
         }
         self.path = self.put(path)?;
+        self.arrived_line = 0;
         Ok(())
     }
 
@@ -190,8 +194,7 @@ impl H1Request {
     }
 
     fn put(&mut self, text: &str) -> Result<Span, EditError> {
-        self.fields.room(text.len())?;
-        let (start, len) = self.fields.put(text.as_bytes());
+        let (start, len) = self.fields.put_part(text)?;
         Ok(Span { start, len })
     }
 }
@@ -199,8 +202,14 @@ impl H1Request {
 impl H1Response {
     /// A response of our own making; `framing` says what body follows.
     pub fn new(status: u16, framing: Framing) -> Self {
-        let mut response =
-            Self { fields: H1Fields::new(), status: 500, reason: Span::default(), minor: 1, framing };
+        let mut response = Self {
+            fields: H1Fields::new(),
+            status: 500,
+            reason: Span::default(),
+            minor: 1,
+            framing,
+            arrived_line: 0,
+        };
         response.set_status(status);
         response
     }
@@ -218,6 +227,7 @@ impl H1Response {
     /// Replaces the status and its phrase.
     pub fn set_status(&mut self, status: u16) {
         self.status = status;
+        self.arrived_line = 0;
         let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
         self.reason = match self.fields.room(reason.len()) {
             Ok(()) => {

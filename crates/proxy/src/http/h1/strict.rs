@@ -122,7 +122,7 @@ pub(super) fn survey(fields: &mut H1Fields, is_request: bool) -> Result<Seen, Re
         let field = fields.list[at];
         let value = fields.value_of(&field);
         match field.known {
-            Known::Other if is_request && is_lookalike(fields.name_of(&field)) => {
+            Known::Other if is_request && looks_like_framing(fields.name_of(&field)) => {
                 return Err(Refusal::Lookalike);
             }
             Known::ContentLength => {
@@ -193,9 +193,10 @@ fn connection(value: &[u8], options: &mut ConnectionOptions) {
 
 /// `Content_Length` reaches a CGI-like backend as CONTENT_LENGTH, `Transfer.Encoding` some as the real thing.
 fn is_lookalike(name: &[u8]) -> bool {
-    if Known::of(name) != Known::Other {
-        return false;
-    }
+    looks_like_framing(name) && Known::of(name) == Known::Other
+}
+
+fn looks_like_framing(name: &[u8]) -> bool {
     let same = |word: &[u8]| {
         let letters = name.iter().filter(|b| b.is_ascii_alphabetic()).map(u8::to_ascii_lowercase);
         letters.eq(word.iter().copied())

@@ -11,7 +11,7 @@ use super::known::{HOP_BY_HOP, Known};
 use super::message::{H1Request, H1Response, TargetForm};
 use super::strict;
 
-const FRAMING: u32 = (1 << Known::ContentLength as u8) | (1 << Known::TransferEncoding as u8);
+const FRAMING: u64 = (1 << Known::ContentLength as u8) | (1 << Known::TransferEncoding as u8);
 
 /// What we say about the connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,12 +66,14 @@ pub fn downstream_framing(framing: Framing, minor: u8) -> Framing {
 /// Writes a request head.
 pub fn request(head: &H1Request, how: How, out: &mut BytesMut) {
     out.reserve(head.fields.buf.len() + 128);
-    let target = if head.form == TargetForm::Authority { head.authority() } else { head.path() };
-    request_line(head.method().as_bytes(), target.as_bytes(), out);
-
     let mut skip = HOP_BY_HOP;
-    let host_line = head.fields.has(Known::Host);
-    if head.new_authority || !host_line {
+    let own_host = head.new_authority || !head.fields.has(Known::Host);
+    let arrived_line = if own_host { 0 } else { usize::from(head.arrived_line) };
+    if arrived_line == 0 {
+        let target = if head.form == TargetForm::Authority { head.authority() } else { head.path() };
+        request_line(head.method().as_bytes(), target.as_bytes(), out);
+    }
+    if own_host {
         skip |= Known::Host.bit();
         // RFC 9112, section 3.2: 1.1 needs a Host, even an empty one. It goes first where the old one's place is unknown.
         line(b"Host", head.authority().as_bytes(), out);
@@ -80,7 +82,7 @@ pub fn request(head: &H1Request, how: How, out: &mut BytesMut) {
         skip |= Known::Expect.bit(); // RFC 9110, section 10.1.1: void in 1.0, but we send 1.1
     }
     let own_framing = framing_skip(&head.fields, how.framing == head.framing, &mut skip);
-    copy(&head.fields, skip, out);
+    copy(&head.fields, arrived_line, skip, out);
     if own_framing {
         framing(how.framing, out);
     }
@@ -96,7 +98,9 @@ pub fn request(head: &H1Request, how: How, out: &mut BytesMut) {
 /// Writes a response head, interim ones too (they say nothing about framing or connection).
 pub fn response(head: &H1Response, how: How, out: &mut BytesMut) {
     out.reserve(head.fields.buf.len() + 128);
-    status_line(head.status(), head.reason(), out);
+    if head.arrived_line == 0 {
+        status_line(head.status(), head.reason(), out);
+    }
     let mut skip = HOP_BY_HOP;
     // HEAD and 304 describe the body that a GET would have: those fields pass as they are.
     let describes = how.framing == Framing::None && head.framing == Framing::None;
@@ -108,7 +112,7 @@ pub fn response(head: &H1Response, how: How, out: &mut BytesMut) {
         }
         false => framing_skip(&head.fields, how.framing == head.framing, &mut skip) && !describes,
     };
-    copy(&head.fields, skip, out);
+    copy(&head.fields, usize::from(head.arrived_line), skip, out);
     if own_framing {
         framing(how.framing, out);
     }
@@ -176,6 +180,9 @@ fn decimal(mut number: u64, out: &mut BytesMut) {
 
 /// The `Connection` field, if something is to be said.
 pub(crate) fn connection(persist: Persist, upgrade: bool, te: bool, out: &mut BytesMut) {
+    if persist == Persist::Implied && !upgrade && !te {
+        return;
+    }
     let options = [
         (persist == Persist::Close, "close"),
         (persist == Persist::KeepAlive, "keep-alive"),
@@ -195,7 +202,7 @@ pub(crate) fn connection(persist: Persist, upgrade: bool, te: bool, out: &mut By
 
 /// Decides on the framing lines: those that arrived stay, spelling and place, where the framing is the same. Says whether
 /// ours has to be written.
-fn framing_skip(fields: &H1Fields, same: bool, skip: &mut u32) -> bool {
+fn framing_skip(fields: &H1Fields, same: bool, skip: &mut u64) -> bool {
     let mut lines = fields.list.iter().filter(|f| f.known.bit() & FRAMING != 0 && !f.is_removed());
     let keep =
         same && fields.present & FRAMING != 0 && lines.clone().next().is_some() && lines.all(|f| f.arrived);
@@ -205,32 +212,36 @@ fn framing_skip(fields: &H1Fields, same: bool, skip: &mut u32) -> bool {
     !keep
 }
 
-/// Copies all lines but those in `skip`, and those that arrived and that `Connection` names.
-fn copy(fields: &H1Fields, skip: u32, out: &mut BytesMut) {
+/// Copies all lines but those in `skip`, and those that arrived and that `Connection` names. Before them goes the start line
+/// at the start of the buffer, if `arrived_line` is its length.
+fn copy(fields: &H1Fields, arrived_line: usize, skip: u64, out: &mut BytesMut) {
     let goes = |field: &Field| {
         !field.is_removed()
             && field.known.bit() & skip == 0
             && !(fields.options.names_fields && is_named(fields, field))
     };
     let list = &fields.list;
-    let mut at = 0;
-    while at < list.len() {
-        let first = &list[at];
-        at += 1;
-        if !goes(first) {
+    // Where the run that is to be copied begins and ends: neighbours that arrived together are together in the buffer, with
+    // their CRLFs.
+    let mut run = (arrived_line > 0).then_some((0, arrived_line));
+    for field in list {
+        let passes = goes(field);
+        if passes && field.arrived {
+            let from = run.map_or(usize::from(field.name), |(from, _)| from);
+            run = Some((from, usize::from(field.value) + usize::from(field.value_len)));
             continue;
         }
-        if !first.arrived {
-            line(fields.name_of(first), fields.value_of(first), out);
-            continue;
+        end_run(fields, run.take(), out);
+        if passes {
+            line(fields.name_of(field), fields.value_of(field), out);
         }
-        // Neighbours that arrived together are together in the buffer, with their CRLFs.
-        while at < list.len() && list[at].arrived && goes(&list[at]) {
-            at += 1;
-        }
-        let last = &list[at - 1];
-        let end = usize::from(last.value) + usize::from(last.value_len);
-        out.extend_from_slice(&fields.buf[usize::from(first.name)..end]);
+    }
+    end_run(fields, run, out);
+}
+
+fn end_run(fields: &H1Fields, run: Option<(usize, usize)>, out: &mut BytesMut) {
+    if let Some((from, to)) = run {
+        out.extend_from_slice(&fields.buf[from..to]);
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -238,7 +249,7 @@ fn copy(fields: &H1Fields, skip: u32, out: &mut BytesMut) {
 /// Whether the peer's `Connection` names this line, which came from that peer too. Host and framing fields are ours to
 /// decide: naming them is an old trick to have a proxy take them away.
 fn is_named(fields: &H1Fields, field: &Field) -> bool {
-    const KEPT: u32 = FRAMING | (1 << Known::Host as u8);
+    const KEPT: u64 = FRAMING | (1 << Known::Host as u8);
     field.arrived
         && field.known.bit() & KEPT == 0
         && fields

@@ -6,7 +6,7 @@ use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
 
 use super::{OWN_PREFIX, RequestCtx, strip_forged};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::attempt::{Plan, Response, decimal};
+use crate::http::attempt::{Live, Plan, decimal};
 use crate::http::h1::EditError;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::introduce;
@@ -131,16 +131,16 @@ fn put_response(head: &mut ResponseHead, name: &str, value: &[u8]) {
 }
 
 /// Edits of the response.
-pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, response: &mut Response) {
-    let peer = plan.cluster.uses_mesh(&response.live.endpoint);
+pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, live: &mut Live) {
+    let peer = plan.cluster.uses_mesh(&live.endpoint);
     if let Some(time) = ctx.record.upstream_time {
         let mut digits = [0; 10];
         let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        put_response(&mut response.head, SERVICE_TIME, decimal(millis, &mut digits));
+        put_response(&mut live.head, SERVICE_TIME, decimal(millis, &mut digits));
     }
-    strip_forged(&mut response.head, peer && ctx.conn.info.direction == Direction::Outbound);
-    apply_response(&mut response.head, &plan.weighted.response_headers);
-    apply_response(&mut response.head, &plan.route.config.response_headers);
+    strip_forged(&mut live.head, peer && ctx.conn.info.direction == Direction::Outbound);
+    apply_response(&mut live.head, &plan.weighted.response_headers);
+    apply_response(&mut live.head, &plan.route.config.response_headers);
 }
 
 /// Where a redirect leads.

@@ -10,18 +10,20 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::DRAIN_IDLE;
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::body::{Body, Frame};
+use crate::http::body::{Body, Frame, H1Body};
 use crate::http::h1::{Framing, H1Request, Limits, Parsed, Refusal, RequestParser};
 use crate::http::head::RequestHead;
 use crate::http::request::{self, Done, HttpConn};
 use crate::http::respond::Responder;
-use crate::http::send::Sender;
+use crate::http::send::{H1Sender, Sender};
 use crate::http::timeout::{Timer, after, earlier};
-use crate::http::wire::{self, Incoming, Outgoing};
+use crate::http::wire::{self, Incoming};
+use crate::seldom::Seldom;
 use crate::stream::Stream;
 
 /// After a response that closes the connection, so much of what the client still sends is read and dropped: closing at
@@ -45,21 +47,25 @@ enum Next {
 
 /// Serves a connection to its end.
 pub async fn serve(conn: &HttpConn, stream: Stream) {
-    let (mut incoming, mut outgoing) = wire::split(stream, &conn.worker.buffers);
+    let (incoming, outgoing) = wire::split(stream, &conn.worker.buffers);
     let config = &conn.view().http.config;
     let limits = Limits { head: config.max_request_headers_kb as usize * 1024, ..Limits::default() };
+    let (mut reader, mut writer) = (H1Body::new(incoming, limits), H1Sender::new(outgoing));
     let mut parser = RequestParser::new(limits);
     let mut timer = Timer::default();
-    let drain = conn.worker.shared.drain.clone();
-    let mut draining = pin!(drain.draining());
+    let drain = &conn.worker.shared.drain;
+    let mut draining = pin!(unconstrained(drain.draining()));
+    let mut seldom = Seldom::default();
     loop {
-        let next = read_head(conn, &mut incoming, &mut parser, &mut timer, draining.as_mut()).await;
+        let next =
+            read_head(conn, &mut reader.incoming, &mut parser, &mut timer, (&mut seldom, draining.as_mut()))
+                .await;
         let refusal = match next {
             Next::Head(head) => {
-                let mut done = serve_one(conn, head, limits, incoming, outgoing, timer).await;
+                let mut done = serve_one(conn, head, reader, writer, timer).await;
                 timer = std::mem::take(&mut done.timer);
                 match reunite(done, &mut timer).await {
-                    Reunited::Next(halves) => (incoming, outgoing) = halves,
+                    Reunited::Next(halves) => (reader, writer) = halves,
                     Reunited::Close(halves) => return linger(halves, &mut timer).await,
                     Reunited::Gone => return,
                 }
@@ -67,7 +73,7 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
             }
             Next::End => {
                 // A TLS peer is told; nobody waits for the answer.
-                let _ = poll_fn(|cx| outgoing.poll_shutdown(cx)).await;
+                let _ = poll_fn(|cx| writer.outgoing.poll_shutdown(cx)).await;
                 return;
             }
             Next::Refused(refusal) => Failure::downstream(
@@ -81,8 +87,8 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
                 "the request head did not come in time",
             ),
         };
-        let body = Body::h1(incoming, Framing::Close, limits);
-        let done = request::refuse(conn, &refusal, body, Responder::h1(outgoing, 1, false)).await;
+        let body = Body::h1(reader, Framing::Close);
+        let done = request::refuse(conn, &refusal, body, Responder::h1(writer, 1, false)).await;
         if let Reunited::Close(halves) | Reunited::Next(halves) = halves_of(done) {
             linger(halves, &mut timer).await;
         }
@@ -93,15 +99,14 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
 async fn serve_one(
     conn: &HttpConn,
     mut head: H1Request,
-    limits: Limits,
-    incoming: Incoming,
-    outgoing: Outgoing,
+    reader: Box<H1Body>,
+    writer: Box<H1Sender>,
     timer: Timer,
 ) -> Done {
     head.set_scheme(conn.scheme());
     let (framing, minor, keep) = (head.framing(), head.minor(), head.keeps_alive());
-    let body = Body::h1(incoming, framing, limits);
-    let responder = Responder::h1(outgoing, minor, keep);
+    let body = Body::h1(reader, framing);
+    let responder = Responder::h1(writer, minor, keep);
     request::handle(conn, RequestHead::H1(head), framing, body, responder, timer).await
 }
 
@@ -111,7 +116,7 @@ async fn read_head(
     incoming: &mut Incoming,
     parser: &mut RequestParser,
     timer: &mut Timer,
-    mut draining: Pin<&mut impl Future<Output = ()>>,
+    (seldom, mut draining): (&mut Seldom, Pin<&mut impl Future<Output = ()>>),
 ) -> Next {
     let mut begun: Option<Instant> = None;
     let mut idle: Option<Option<Instant>> = None;
@@ -140,8 +145,9 @@ async fn read_head(
             let deadline = (!limit.is_zero()).then(|| since + limit);
             return timer.poll(cx, deadline).map(|()| Next::Slow);
         }
-        let idle = *idle.get_or_insert_with(|| after(config.idle_timeout));
-        if !drained && draining.as_mut().poll(cx).is_ready() {
+        let idle = *idle.get_or_insert_with(|| after(Instant::now(), config.idle_timeout));
+        let due = conn.worker.shared.drain.is_draining();
+        if !drained && seldom.poll(cx, due, draining.as_mut()).is_ready() {
             drained = true;
             drain_idle = Some(Instant::now() + DRAIN_IDLE);
         }
@@ -150,10 +156,13 @@ async fn read_head(
     .await
 }
 
+/// A connection with both of its halves at home.
+type Halves = (Box<H1Body>, Box<H1Sender>);
+
 /// What can be done with a connection after a request.
 enum Reunited {
-    Next((Incoming, Outgoing)),
-    Close((Incoming, Outgoing)),
+    Next(Halves),
+    Close(Halves),
     Gone,
 }
 
@@ -163,7 +172,7 @@ fn halves_of(done: Done) -> Reunited {
     match (done.body, done.sender) {
         (Body::H1(body), Some(Sender::H1(sender))) if complete => {
             let reusable = done.keep && body.is_done();
-            let halves = (body.incoming, sender.outgoing);
+            let halves = (body, sender);
             if reusable { Reunited::Next(halves) } else { Reunited::Close(halves) }
         }
         // A response that broke off ends with its connection, and without a farewell: the client must notice.
@@ -197,7 +206,8 @@ async fn reunite(mut done: Done, timer: &mut Timer) -> Reunited {
 }
 
 /// Ends our side, and drops what the client still sends for a while.
-async fn linger((mut incoming, mut outgoing): (Incoming, Outgoing), timer: &mut Timer) {
+async fn linger((mut reader, mut writer): Halves, timer: &mut Timer) {
+    let (incoming, outgoing) = (&mut reader.incoming, &mut writer.outgoing);
     let deadline = Some(Instant::now() + LINGER_TIME);
     let mut left = LINGER_BYTES;
     let mut shut = false;

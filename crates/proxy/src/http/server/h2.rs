@@ -82,8 +82,9 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
                 idle = None;
                 return Poll::Pending;
             }
-            let deadline =
-                *idle.get_or_insert_with(|| after(conn.view().http.config.idle_timeout).unwrap_or_else(far));
+            let deadline = *idle.get_or_insert_with(|| {
+                after(Instant::now(), conn.view().http.config.idle_timeout).unwrap_or_else(far)
+            });
             if timer.poll(cx, Some(deadline)).is_ready() {
                 idle = Some(far());
                 connection.graceful_shutdown();

@@ -8,8 +8,10 @@ use std::task::{Context, Waker};
 use tokio::time::Instant;
 
 use super::{Counted, Fit, Key};
+use crate::http::body::H1Body;
 use crate::http::h1::{Limits, ResponseParser};
-use crate::http::wire::{self, Incoming, Outgoing};
+use crate::http::send::H1Sender;
+use crate::http::wire;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
@@ -18,8 +20,8 @@ use crate::worker::Worker;
 
 /// A connection with both of its halves at home.
 pub struct H1Conn {
-    pub incoming: Incoming,
-    pub outgoing: Outgoing,
+    pub reader: Box<H1Body>,
+    pub writer: Box<H1Sender>,
     pub meta: Box<Meta>,
 }
 
@@ -52,7 +54,8 @@ impl H1Conn {
             _counted: counted,
             _permit: connected.permit,
         };
-        Self { incoming, outgoing, meta: Box::new(meta) }
+        let reader = H1Body::new(incoming, Limits::default());
+        Self { reader, writer: H1Sender::new(outgoing), meta: Box::new(meta) }
     }
 
     pub(super) fn key(&self) -> Key {
@@ -68,15 +71,16 @@ impl H1Conn {
         worker: &Worker,
         cluster: &Arc<ClusterHandle>,
         endpoint: &EndpointState,
+        now: Instant,
     ) -> bool {
-        self.meta.fit.suits(worker, cluster, endpoint) && !self.is_too_old(Instant::now())
+        self.meta.fit.suits(worker, cluster, endpoint) && !self.is_too_old(now)
     }
 
     /// Whether nothing came while it was idle: neither the end nor bytes that nobody asked for. Costs a system call only
     /// if something did.
     pub(super) fn is_alive(&mut self) -> bool {
-        self.incoming.buf.is_empty()
-            && self.incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        let incoming = &mut self.reader.incoming;
+        incoming.buf.is_empty() && incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     pub(super) fn is_spent(&self) -> bool {
@@ -89,7 +93,7 @@ impl H1Conn {
         !idle.is_zero() && now.saturating_duration_since(self.meta.idle_since) >= idle
     }
 
-    pub(super) fn rest(&mut self) {
-        self.meta.idle_since = Instant::now();
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.meta.idle_since = now;
     }
 }

@@ -118,10 +118,10 @@ fn upgrades_need_connection_and_are_never_h2c() {
 fn a_head_alone_in_the_buffer_moves_out_without_a_copy() {
     let mut buf = BytesMut::from("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     let at = buf.as_ptr();
-    let Ok(Parsed::Head(head)) = RequestParser::new(Limits::default()).parse(&mut buf) else {
+    let Ok(Parsed::Head(mut head)) = RequestParser::new(Limits::default()).parse(&mut buf) else {
         unreachable!()
     };
-    assert_eq!(head.fields.into_buffer().as_ptr(), at);
+    assert_eq!(head.fields.take_buffer().as_ptr(), at);
     assert_eq!(buf.capacity(), 0);
 }
 
