@@ -143,7 +143,8 @@ impl Mesh {
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
         let (settings, control, collectors) = (json!({}), None, Vec::new());
         let bootstrap = json!({});
-        let mut mesh = Self { directory, binary, net, settings, place, control, collectors, bootstrap, client };
+        let mut mesh =
+            Self { directory, binary, net, settings, place, control, collectors, bootstrap, client };
         let mut settings = json!({
             "dataDir": mesh.path("control"),
             "xdsAddress": mesh.control_address(15012),
