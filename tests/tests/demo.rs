@@ -122,6 +122,41 @@ async fn an_interrupted_demo_ends_all_and_removes_its_files() {
     assert!(!std::fs::exists(directory).unwrap());
 }
 
+/// Network namespaces of a demo, by the name that it prints.
+fn namespaces(prefix: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shop_runs_on_intercepted_hosts_whose_applications_know_nothing_of_the_mesh() {
+    if !require::netns() || ["nft", "setpriv", "curl"].iter().any(|name| require::tool(name).is_none()) {
+        return;
+    }
+    let mut demo = Demo::start(&["--intercept", "--keep", "--steps", "none"]);
+    demo.until("pricing.shop server");
+    let shop = demo.until("ip netns exec");
+    let words: Vec<&str> = shop.split_whitespace().skip_while(|word| *word != "ip").collect();
+    let prefix = words[3].rsplit_once('-').unwrap().0.to_owned() + "-";
+    let directory = demo.directory();
+    demo.until("every effect was seen");
+    assert_eq!(namespaces(&prefix).len(), 11, "a host for each workload, one for the control plane");
+    // What a person would type: a name, and no proxy anywhere in sight.
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(answer.contains("pricing") && answer.contains("catalog"), "{answer}");
+
+    demo.signal(Signal::KILL);
+    all_gone(&[&prefix, &directory]).await;
+    eventually("the namespaces are gone", || async {
+        let left = namespaces(&prefix);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    let _ = std::fs::remove_dir_all(directory);
+}
+
 #[test]
 fn an_unknown_step_is_refused_with_the_names_that_there_are() {
     let output = Command::new(BINARY).args(["demo", "--steps", "canari"]).output().unwrap();

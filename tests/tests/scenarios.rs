@@ -7,6 +7,7 @@ mod certificates;
 mod cli;
 mod crash;
 mod demo;
+mod deploy;
 mod dns;
 mod failures;
 mod fake_control;

@@ -1,0 +1,111 @@
+//! What `deploy/` says is what the programs take: units, bootstrap files, registrations, and the compose file's order of steps.
+//! No container is started here.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use outrigger_control::settings::Settings;
+use outrigger_tests::mesh::Mesh;
+use serde_json::{Value, json};
+
+use crate::BINARY;
+
+fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+}
+
+fn yaml(name: &str) -> Value {
+    serde_saphyr::from_str(&std::fs::read_to_string(deploy(name)).unwrap()).unwrap()
+}
+
+fn outrigger(words: &[&str]) -> (bool, String) {
+    let output = Command::new(BINARY).args(words).output().unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+/// A sidecar that stops only at its join file has taken its bootstrap file.
+fn takes_bootstrap(name: &str, join: &str) {
+    let (_, text) = outrigger(&["proxy", "--bootstrap", &deploy(name).display().to_string()]);
+    assert!(text.contains(join) && !text.contains("unknown"), "{name}: {text}");
+}
+
+#[test]
+fn units_call_the_programs_with_words_that_they_take() {
+    let mut called = 0;
+    for entry in std::fs::read_dir(deploy("systemd")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in
+            text.lines().filter_map(|line| line.strip_prefix("ExecStart=").or(line.strip_prefix("ExecStop=")))
+        {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            called += 1;
+            match words.as_slice() {
+                ["/usr/local/bin/outrigger-proxy", "intercept", "apply", "$INTERCEPT_FLAGS"] => {
+                    let flags =
+                        ["--dns", "--dns-servers", "192.0.2.53", "--exclude-outbound-cidrs", "10.9.0.0/16"];
+                    let (done, rules) =
+                        outrigger(&[&["intercept", "apply", "--dry-run"][..], &flags].concat());
+                    assert!(done && rules.contains("192.0.2.53") && rules.contains("10.9.0.0/16"), "{rules}");
+                }
+                ["/usr/local/bin/outrigger-proxy", "intercept", "remove"] => {
+                    assert!(outrigger(&["intercept", "remove", "--help"]).0);
+                }
+                ["/usr/local/bin/outrigger-proxy", "--bootstrap", "/etc/outrigger/%i.yaml"] => {
+                    takes_bootstrap("vm/catalog.yaml", "/etc/outrigger/catalog.join");
+                }
+                ["/usr/local/bin/outrigger-control", "--config", "/etc/outrigger/control.yaml"] => {}
+                other => panic!("nobody has looked at {other:?}"),
+            }
+        }
+    }
+    assert_eq!(called, 4);
+    let sysusers = std::fs::read_to_string(deploy("systemd/sysusers.conf")).unwrap();
+    let (_, help) = outrigger(&["intercept", "apply", "--help"]);
+    assert!(
+        sysusers.contains("u outrigger 1337 ") && help.contains("[default: 1337]"),
+        "one user id everywhere"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_compose_files_workloads_are_registered_and_their_files_taken() {
+    for service in ["web", "catalog"] {
+        takes_bootstrap(&format!("docker/{service}.yaml"), &format!("/join/{service}.join"));
+    }
+    let more = json!({ "registryFiles": [deploy("docker/instances.yaml")] });
+    let mesh = Mesh::start_with(BINARY, more).await;
+    let known = mesh.client.instances().await.unwrap();
+    let ids: Vec<&str> = known.iter().map(|instance| instance.instance.id.as_str()).collect();
+    assert_eq!(ids, ["catalog-1", "web-1"]);
+    let settings = Settings::read(&deploy("docker/control.yaml")).unwrap();
+    assert_eq!(settings.registry_files, [PathBuf::from("/etc/outrigger/instances.yaml")]);
+}
+
+/// In a compose file the order is all: rules before the application, in the sidecar's namespace, by a step that may.
+#[test]
+fn in_the_compose_file_rules_come_before_the_application() {
+    let compose = yaml("docker/compose.yaml");
+    let services = compose["services"].as_object().unwrap();
+    for (name, service) in services {
+        let needs = service["depends_on"].as_object().into_iter().flatten().map(|(name, _)| name);
+        for needed in needs.chain(service["networks"].as_object().map(|_| name)) {
+            assert!(services.contains_key(needed), "{name} depends on {needed}");
+        }
+    }
+    for workload in ["web", "catalog"] {
+        let (application, step) = (&services[workload], &services[&format!("{workload}-intercept")]);
+        let sidecar = format!("service:{workload}-sidecar");
+        assert_eq!((&application["network_mode"], &step["network_mode"]), (&json!(sidecar), &json!(sidecar)));
+        let before = &application["depends_on"][format!("{workload}-intercept")]["condition"];
+        assert_eq!(before, "service_completed_successfully");
+        assert_eq!(step["cap_add"], json!(["NET_ADMIN"]));
+        for unprivileged in [application, &services[&format!("{workload}-sidecar")]] {
+            assert!(unprivileged["cap_add"].is_null() && unprivileged["privileged"].is_null());
+        }
+        let words: Vec<&str> = step["command"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let (done, rules) = outrigger(&[&words[..], &["--dry-run", "--dns-servers", "127.0.0.11"]].concat());
+        assert!(done && rules.contains("127.0.0.11"), "{rules}");
+    }
+}
