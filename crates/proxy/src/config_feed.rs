@@ -264,6 +264,7 @@ impl<P: Publish> ConfigFeed<P> {
             self.state.in_force().map(|(_, held)| held.resource.clone()).collect();
         let generation = self.state.acknowledged();
         let refused = self.publisher.publish(generation, &in_force, self.state.absent());
+        self.state.settle(refused.iter().map(|(key, _)| key));
         for ((kind, name), invalid) in refused {
             let version = self.state.version(kind, &name).unwrap_or_default();
             self.refuse(&invalid, &version);

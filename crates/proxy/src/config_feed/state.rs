@@ -59,6 +59,10 @@ pub struct Held {
 pub struct FeedState {
     received: BTreeMap<Key, Held>,
     in_force: BTreeMap<Key, Held>,
+    /// What served before a version that may yet turn out not to be usable.
+    last_good: BTreeMap<Key, Held>,
+    /// Versions that could not be used.
+    refused: BTreeMap<Key, Arc<Resource>>,
     /// With the time at which somebody last asked.
     demanded: BTreeMap<Key, Instant>,
     pinned: BTreeSet<Key>,
@@ -164,7 +168,35 @@ impl FeedState {
         }
         let key = (resource.kind(), resource.name().to_owned());
         self.absent.remove(&key);
-        self.received.insert(key, Held { resource: Arc::new(resource), version, since: now });
+        // Whoever is sent again and again while something is missing goes in force in time all the same.
+        let waiting = self.received.get(&key).filter(|held| !self.serves(&key, held));
+        let since = waiting.map_or(now, |held| held.since);
+        self.received.insert(key, Held { resource: Arc::new(resource), version, since });
+    }
+
+    /// Whether this very resource is in force, or was and could not be used.
+    fn serves(&self, key: &Key, held: &Held) -> bool {
+        let same = |known: &Arc<Resource>| Arc::ptr_eq(known, &held.resource);
+        self.in_force.get(key).is_some_and(|known| same(&known.resource))
+            || self.refused.get(key).is_some_and(same)
+    }
+
+    /// What just went in force can be used, except these: of them the last good version is in force again, if there is one.
+    pub fn settle<'k>(&mut self, refused: impl IntoIterator<Item = &'k Key>) {
+        for key in refused {
+            let Some(bad) = self.in_force.get(key).map(|held| held.resource.clone()) else { continue };
+            if self.received.get(key).is_some_and(|held| Arc::ptr_eq(&held.resource, &bad)) {
+                self.refused.insert(key.clone(), bad);
+                match self.last_good.remove(key) {
+                    Some(good) => self.in_force.insert(key.clone(), good),
+                    None => self.in_force.remove(key),
+                };
+            }
+        }
+        self.last_good.clear();
+        let received = &self.received;
+        self.refused
+            .retain(|key, bad| received.get(key).is_some_and(|held| Arc::ptr_eq(&held.resource, bad)));
     }
 
     /// The control plane says that a name does not exist. Of what nobody asks for (any more) this is not kept: traffic to
@@ -239,9 +271,7 @@ impl FeedState {
         let mut waiting = 0;
         for kind in [Secret, Endpoints, Cluster, Routes, Listener, Destination, Host] {
             let candidates: Vec<Key> = of_kind(&self.received, kind)
-                .filter(|(key, held)| {
-                    self.in_force.get(*key).is_none_or(|old| !Arc::ptr_eq(&old.resource, &held.resource))
-                })
+                .filter(|(key, held)| !self.serves(key, held))
                 .map(|(key, _)| key.clone())
                 .collect();
             for key in candidates {
@@ -256,17 +286,19 @@ impl FeedState {
                     }
                     step.late.push((key.clone(), missing));
                 }
-                let same = self.in_force.get(&key).is_some_and(|old| old.resource == held.resource);
-                self.in_force.insert(key, held);
-                step.changed |= !same;
+                let old = self.in_force.insert(key.clone(), held.clone());
+                step.changed |= old.as_ref().is_none_or(|old| old.resource != held.resource);
+                if let Some(old) = old {
+                    self.last_good.entry(key).or_insert(old);
+                }
             }
         }
         waiting
     }
 
-    /// Something is ready when it is in force, so that a whole chain is.
+    /// Something is ready when it is in force, so that a whole chain is. What cannot be used is not waited for.
     fn is_ready(&self, key: &Key) -> bool {
-        self.in_force.contains_key(key)
+        self.in_force.contains_key(key) || self.refused.contains_key(key)
     }
 
     /// What was removed stays while something in force refers to it.

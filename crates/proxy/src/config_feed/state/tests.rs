@@ -305,3 +305,45 @@ fn names_that_are_looked_up_displace_no_destinations() {
     assert_eq!(names(state.surplus(&used, &bounds(3, 3600), now)), ["h4"]);
     assert_eq!((state.wanted(ResourceKind::Destination), state.wanted(ResourceKind::Host)), (3, 4));
 }
+
+#[test]
+fn a_version_that_cannot_be_used_gives_way_to_the_last_good_one() {
+    let (mut state, now) = (FeedState::new([]), Instant::now());
+    let version = |state: &FeedState| -> Vec<String> {
+        state.in_force().map(|(key, held)| format!("{} {}", key.1, held.version)).collect()
+    };
+    let (good, new) = (key(ResourceKind::Cluster, "a"), key(ResourceKind::Cluster, "b"));
+    let sized = |name: &str, max_requests_per_connection| {
+        let discovery = Discovery::OriginalDestination;
+        Resource::Cluster(Cluster { discovery, max_requests_per_connection, ..Cluster::new(name) })
+    };
+    let bad = |name: &str| sized(name, 7);
+    state.upsert(sized("a", 0), "1".into(), now);
+    state.step(now);
+    state.settle([]);
+    state.upsert(bad("a"), "2".into(), now);
+    state.upsert(bad("b"), "2".into(), now);
+    assert!(state.step(now).changed);
+    state.settle([&good, &new]);
+    assert_eq!(version(&state), ["a 1"], "this is what a restart would find on disk");
+    assert!(!state.step(now).changed, "it is not tried again");
+    state.upsert(routes("r", &["b"]), "2".into(), now);
+    assert!(state.step(now).changed, "nobody waits for what cannot be used");
+    state.upsert(bad("a"), "3".into(), now);
+    state.step(now);
+    state.settle([]);
+    assert_eq!(state.version(ResourceKind::Cluster, "a").as_deref(), Some("3"));
+    assert!(version(&state).contains(&"a 3".to_owned()));
+}
+
+#[test]
+fn sending_again_does_not_put_off_the_end_of_waiting() {
+    let (mut state, start) = (FeedState::new([]), Instant::now());
+    state.upsert(routes("r", &["missing"]), "1".into(), start);
+    for second in 1..WARM_LIMIT.as_secs() {
+        let now = start + Duration::from_secs(second);
+        state.upsert(routes("r", &["missing"]), second.to_string(), now);
+        assert!(state.step(now).late.is_empty());
+    }
+    assert_eq!(state.step(start + WARM_LIMIT).late.len(), 1);
+}
