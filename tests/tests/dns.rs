@@ -23,12 +23,12 @@ const WHOLE: &str = "catalog.shop.svc.cluster.local";
 const LONG: Duration = Duration::from_secs(20);
 
 /// A resolver of the world: `*.example` has addresses, `long.example` many, everything else does not exist.
-struct World {
+pub(crate) struct World {
     asked: Arc<AtomicUsize>,
 }
 
 impl World {
-    async fn start(address: SocketAddr) -> Self {
+    pub(crate) async fn start(address: SocketAddr) -> Self {
         let (listener, socket) =
             (TcpListener::bind(address).await.unwrap(), UdpSocket::bind(address).await.unwrap());
         let asked = Arc::new(AtomicUsize::new(0));

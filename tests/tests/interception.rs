@@ -20,8 +20,10 @@ use tokio::sync::Mutex;
 use crate::BINARY;
 use crate::thin_thread::STRICT;
 
+mod calls;
 mod flood;
 mod greeting;
+mod names;
 mod programs;
 mod rules;
 mod tproxy;
@@ -45,12 +47,7 @@ struct Pair {
 impl Pair {
     /// `None` where the machine cannot.
     async fn start(ports: &[u16], like: Workload<'_>) -> Option<Self> {
-        if !require::netns() {
-            return None;
-        }
-        for tool in ["nft", "setpriv", "tcpdump", "curl"] {
-            require::tool(tool)?;
-        }
+        able()?;
         let net = Net::new();
         let (control, client, server) = (net.host("control"), net.host("client"), net.host("server"));
         let mesh = Mesh::start_on(BINARY, &control).await;
@@ -88,6 +85,14 @@ impl Pair {
         }
         println!("{what}: two sidecars, mTLS, IPv4 and IPv6");
     }
+}
+
+/// `None` where the machine cannot do what every one of these tests needs.
+fn able() -> Option<()> {
+    if !require::netns() {
+        return None;
+    }
+    ["nft", "setpriv", "tcpdump", "curl"].into_iter().try_for_each(|tool| require::tool(tool).map(drop))
 }
 
 /// Requests and connections between the two workloads by their certificates, as a sidecar counts them.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Host;
 use crate::app;
-use crate::mesh::{Mesh, NAMESPACE, Process, instance};
+use crate::mesh::{Mesh, NAMESPACE, Process, instance, merge};
 use crate::wait::eventually;
 
 /// The sidecar's user, whose connections the rules let pass.
@@ -60,7 +60,7 @@ impl Mesh {
         let directory = self.directory_for_sidecars().join(service);
         std::fs::create_dir_all(directory.join("state")).expect("a directory of our own");
         self.write_join(service, &directory.join("join")).await;
-        let bootstrap = json!({
+        let mut bootstrap = json!({
             "node": { "id": service, "workload": service, "namespace": NAMESPACE, "service_account": service,
                       "app": service, "version": "v1" },
             "mode": workload.mode,
@@ -71,6 +71,7 @@ impl Mesh {
             "access_log": { "path": directory.join("access"), "format": "json" },
             "parent_pipe": true,
         });
+        merge(&mut bootstrap, &self.bootstrap);
         std::fs::write(directory.join("bootstrap"), bootstrap.to_string()).expect("a file of our own");
         for name in ["", "join", "state", "bootstrap"] {
             chown(directory.join(name), Some(USER), Some(USER)).expect("root may give files away");
@@ -131,14 +132,19 @@ impl Intercepted {
         let mut command = self.host.command_with(&before, &setpriv, &self.binary);
         command.args(["proxy", "--bootstrap"]).arg(self.directory.join("bootstrap"));
         self.process = Some(Process::spawn(command, self.directory.join("log")));
-        eventually(&format!("{} is ready", self.service), || async {
-            match self.host.run(app::get(ADMIN, "/ready", "")).await {
-                Ok((200, _)) => Ok(()),
-                Ok((_, text)) => Err(text),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-        .await;
+        eventually(&format!("{} is ready", self.service), || self.ready()).await;
+    }
+
+    /// Whether the sidecar is ready.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ready(&self) -> Result<(), String> {
+        match self.host.run(app::get(ADMIN, "/ready", "")).await {
+            Ok((200, _)) => Ok(()),
+            Ok((_, text)) => Err(text),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// SIGKILL for the sidecar; the rules stay.

@@ -69,6 +69,15 @@ def smtp_server():
 
 
 async def nats():
+    # Debian's nats-server 2.9.10 loses, once in a hundred times and without any sidecar too, what is published right after a
+    # subscription on another connection: who hears nothing starts over.
+    for _ in range(5):
+        if await published_is_heard():
+            return
+    raise AssertionError("nothing of what was published was heard, five times")
+
+
+async def published_is_heard():
     import nats
 
     def client():
@@ -87,13 +96,18 @@ async def nats():
     await subscriber.flush()
     for subject in ["orders.eu.created", "orders.eu.berlin.created", "orders.us.created"]:
         await publisher.publish(subject, text.encode())
+    await publisher.flush()
     eu, berlin, us = [(f"orders.{s}.created", text) for s in ["eu", "eu.berlin", "us"]]
     wanted = {"orders.*.created": [eu, us], "orders.>": [eu, berlin, us], "orders.*.gone": []}
-    async with asyncio.timeout(10):
-        while got != wanted:
-            await changed.get()
+    try:
+        async with asyncio.timeout(3):
+            while got != wanted:
+                await changed.get()
+    except TimeoutError:
+        assert not got["orders.>"], got
     await publisher.close()
     await subscriber.close()
+    return got == wanted
 
 
 if role == "nats":

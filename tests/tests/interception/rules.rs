@@ -97,12 +97,13 @@ async fn in_and_out_fail_without(pair: &mut Pair, kill: impl Fn(&mut Pair) -> &m
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text() {
+async fn a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text(mode: &str) {
     if require::tool("nginx").is_none() || require::tool("openssl").is_none() {
         return;
     }
-    let Some(mut pair) = Pair::start(&[80, 7000], Workload::default()).await else { return };
+    let Some(mut pair) = Pair::start(&[80, 7000], Workload { mode, ..Workload::default() }).await else {
+        return;
+    };
     let _nginx = nginx(&pair.mesh, &pair.server.host).await;
     for address in pair.server.host.addresses() {
         pair.server.host.run(teller(SocketAddr::new(address, 7000))).await;
@@ -131,4 +132,14 @@ async fn a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text() {
         wire.only_tls(port).unwrap_or_else(|error| panic!("{error}"));
     }
     assert!(!wire.contains(MARKER), "what the programs said is on the wire");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text_under_redirect() {
+    a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text("redirect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text_under_tproxy() {
+    a_killed_sidecar_fails_its_workload_and_leaks_nothing_in_plain_text("tproxy").await;
 }

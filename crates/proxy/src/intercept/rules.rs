@@ -109,6 +109,9 @@ fn inbound_tproxy(text: &mut String, options: &Options) {
     inbound_ports(text, options);
     blocks(text, "saddr", &options.include_inbound_cidrs, &options.exclude_inbound_cidrs);
     rule(text, format!("meta l4proto tcp tproxy to :{inbound_port} meta mark set {mark:#x} accept"));
+    // Without a sidecar that listens the rule above does not hold, and the next would be the application, in plain text.
+    // Only what opens a connection: those from before the rules go on, as under `redirect`.
+    rule(text, "tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset");
     end(text);
     chain(text, "replies", "type route hook output priority -150; policy accept;");
     rule(text, format!("ct direction reply ct mark {mark:#x} meta mark set ct mark"));

@@ -75,7 +75,9 @@ fn what_is_no_port_or_block_is_refused_by_name() {
 #[test]
 fn tproxy_marks_and_its_routing_is_found_again() {
     let text = rules::apply(&options("--mode tproxy"), &[]);
-    position(&text, "tproxy to :15006 meta mark set 0x539 accept");
+    let taken = position(&text, "tproxy to :15006 meta mark set 0x539 accept");
+    let refused = position(&text, "tcp flags & (fin | syn | rst | ack) == syn reject with tcp reset");
+    assert!(taken < refused, "nothing is let through when nobody takes it: {text}");
     position(&text, "ct direction reply ct mark 0x539 meta mark set ct mark");
     let [rule, route, ..] = rules::routing(MARK, "add");
     assert_eq!(rule.join(" "), "-4 rule add fwmark 0x539 lookup 1337 pref 15006");
