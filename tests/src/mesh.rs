@@ -345,7 +345,7 @@ impl Sidecar {
     }
 }
 
-fn merge(all: &mut Value, more: &Value) {
+pub(crate) fn merge(all: &mut Value, more: &Value) {
     if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
         all.extend(more.clone());
     }

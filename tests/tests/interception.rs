@@ -22,6 +22,7 @@ use crate::thin_thread::STRICT;
 
 mod flood;
 mod greeting;
+mod names;
 mod programs;
 mod rules;
 mod tproxy;

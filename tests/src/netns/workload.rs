@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Host;
 use crate::app;
-use crate::mesh::{Mesh, NAMESPACE, Process, instance};
+use crate::mesh::{Mesh, NAMESPACE, Process, instance, merge};
 use crate::wait::eventually;
 
 /// The sidecar's user, whose connections the rules let pass.
@@ -60,7 +60,7 @@ impl Mesh {
         let directory = self.directory_for_sidecars().join(service);
         std::fs::create_dir_all(directory.join("state")).expect("a directory of our own");
         self.write_join(service, &directory.join("join")).await;
-        let bootstrap = json!({
+        let mut bootstrap = json!({
             "node": { "id": service, "workload": service, "namespace": NAMESPACE, "service_account": service,
                       "app": service, "version": "v1" },
             "mode": workload.mode,
@@ -71,6 +71,7 @@ impl Mesh {
             "access_log": { "path": directory.join("access"), "format": "json" },
             "parent_pipe": true,
         });
+        merge(&mut bootstrap, &self.bootstrap);
         std::fs::write(directory.join("bootstrap"), bootstrap.to_string()).expect("a file of our own");
         for name in ["", "join", "state", "bootstrap"] {
             chown(directory.join(name), Some(USER), Some(USER)).expect("root may give files away");
