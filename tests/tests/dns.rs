@@ -1,6 +1,6 @@
 //! DNS beside a workload: mesh names in every spelling, names of the world, services that come and go, an outage.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl World {
     }
 }
 
-fn question(name: &str, kind: RecordType) -> Message {
+pub(crate) fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(fastrand::u16(..), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     let mut name = Name::from_ascii(name).unwrap();
@@ -88,7 +88,9 @@ fn question(name: &str, kind: RecordType) -> Message {
 
 /// Over UDP, as bytes.
 async fn raw(server: SocketAddr, query: &[u8]) -> Vec<u8> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await.unwrap();
     let mut answer = vec![0; 65_535];
     // Datagrams may be lost: asked again, as every client does.
     for _ in 0..4 {
@@ -109,7 +111,7 @@ async fn udp(server: SocketAddr, query: &Message) -> Message {
     answer
 }
 
-async fn tcp(server: SocketAddr, query: &Message) -> Message {
+pub(crate) async fn tcp(server: SocketAddr, query: &Message) -> Message {
     let mut stream = TcpStream::connect(server).await.unwrap();
     let bytes = query.to_vec().unwrap();
     stream.write_all(&[&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat()).await.unwrap();
@@ -121,15 +123,15 @@ async fn tcp(server: SocketAddr, query: &Message) -> Message {
     answer
 }
 
-async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Message {
+pub(crate) async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Message {
     udp(server, &question(name, kind)).await
 }
 
-fn addresses(message: &Message) -> Vec<IpAddr> {
+pub(crate) fn addresses(message: &Message) -> Vec<IpAddr> {
     message.answers.iter().filter_map(|record| record.data.ip_addr()).collect()
 }
 
-fn is_virtual(address: IpAddr) -> bool {
+pub(crate) fn is_virtual(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] == 240 && v4.octets()[1] >= 240,
         IpAddr::V6(v6) => v6.segments()[..3] == [0x2001, 2, 0],

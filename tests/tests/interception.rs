@@ -25,6 +25,7 @@ mod flood;
 mod greeting;
 mod names;
 mod programs;
+mod resolvers;
 mod rules;
 mod tproxy;
 mod wire;

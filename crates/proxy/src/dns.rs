@@ -60,8 +60,8 @@ pub struct Dns {
 enum Lookup {
     /// One of them is in the mesh; the query meant it by an alias.
     Found(Arc<Host>, bool),
-    /// None is, as far as anybody can say now. Whether the name can be nobody else's.
-    Absent { own: bool },
+    /// None is, as far as anybody can say now.
+    Absent,
     /// The control plane is there and does not say, and the name can be nobody else's: to ask others would get a wrong no.
     Silent,
 }
@@ -109,10 +109,17 @@ impl Dns {
                 Some((reply, source))
             }
             Lookup::Silent => Some((Reply::failure(ResponseCode::ServFail), Source::Failed)),
-            Lookup::Absent { .. } if !self.upstreams.is_empty() => None,
-            Lookup::Absent { own: true } => Some((Reply::no_such_name(self.names.zone()), Source::Negative)),
-            Lookup::Absent { own: false } => Some((Reply::failure(ResponseCode::Refused), Source::Failed)),
+            Lookup::Absent if !self.upstreams.is_empty() => None,
+            // In an outage nobody can say that.
+            Lookup::Absent if self.feed.lock().connected && self.is_own(query) => {
+                Some((Reply::no_such_name(self.names.zone()), Source::Negative))
+            }
+            Lookup::Absent => Some((Reply::failure(ResponseCode::Refused), Source::Failed)),
         }
+    }
+
+    fn is_own(&self, query: &Query) -> bool {
+        query.mesh_name().is_some_and(|name| self.names.owns(name))
     }
 
     /// All are asked for before the first is waited for.
@@ -124,7 +131,7 @@ impl Dns {
             unknown.for_each(|candidate| demand.ask_host(&candidate.host));
         }
         let patience = self.patience();
-        let (mut own, mut silent) = (false, false);
+        let mut silent = false;
         for Candidate { host, alias, sure } in candidates {
             let found = self.shared.search(
                 || demand.ask_host(host),
@@ -137,11 +144,11 @@ impl Dns {
             );
             match timeout_at(patience, found).await {
                 Ok(Some(found)) => return Lookup::Found(found, *alias),
-                Ok(None) => own |= sure,
+                Ok(None) => {}
                 Err(_) => silent |= sure & self.feed.lock().connected,
             }
         }
-        if silent { Lookup::Silent } else { Lookup::Absent { own } }
+        if silent { Lookup::Silent } else { Lookup::Absent }
     }
 
     fn patience(&self) -> Instant {

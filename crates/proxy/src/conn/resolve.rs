@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::listener::Direction;
+use outrigger_model::resource;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
@@ -101,6 +102,14 @@ async fn passthrough(
         Some(name) => lookup(name).await?,
         None => destination,
     };
+    if resource::is_virtual(address.ip()) {
+        // Nobody answers there, not even with a refusal.
+        let detail = format!(
+            "{address} is a virtual address of the mesh, and no service has it with this port; was {name} given up, or \
+             the port never registered?"
+        );
+        return Err(Failure::local(Stage::Route, FailureKind::Blocked, detail));
+    }
     let snapshot = worker.snapshot();
     let listener = snapshot.listener_named(PASSTHROUGH).cloned().ok_or_else(|| {
         Failure::local(Stage::Route, FailureKind::Internal, "the snapshot has no passthrough listener")

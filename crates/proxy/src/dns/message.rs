@@ -168,14 +168,17 @@ impl Query {
             edns.set_max_payload(OUR_UDP).set_dnssec_ok(asked.flags().dnssec_ok);
             answer.edns = Some(edns);
         }
-        let limit = self.limit(transport);
-        let written = answer.to_vec().ok();
-        match written {
-            Some(bytes) if bytes.len() <= limit => bytes,
-            Some(_) => answer.truncate().to_vec().unwrap_or_default(),
-            // A name of ours that cannot be written is a fault of the configuration, not of the query.
-            None => self.write(&Reply::failure(ResponseCode::ServFail), transport),
-        }
+        let written = match answer.to_vec() {
+            Ok(bytes) if bytes.len() <= self.limit(transport) => Ok(bytes),
+            Ok(_) => answer.truncate().to_vec(),
+            Err(error) => Err(error),
+        };
+        written.unwrap_or_else(|error| {
+            // A fault of ours or of the configuration, not of the query.
+            tracing::warn!(%error, "a DNS answer cannot be written");
+            let failure = Message::error_msg(self.message.id, OpCode::Query, ResponseCode::ServFail);
+            failure.to_vec().unwrap_or_default()
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 #[derive(Debug, Clone)]
 pub(super) struct MeshNames {
     namespace: String,
+    domain: String,
     /// `svc.<domain>`: every service is `name.namespace` below it.
     zone: String,
     search: Vec<String>,
@@ -27,12 +28,20 @@ impl MeshNames {
     pub(super) fn new(namespace: &str, domain: &str, search: &[String]) -> Self {
         let clean = |text: &str| text.trim_matches('.').to_ascii_lowercase();
         let search = search.iter().map(|domain| clean(domain)).filter(|domain| !domain.is_empty()).collect();
-        Self { namespace: clean(namespace), zone: format!("svc.{}", clean(domain)), search }
+        let domain = clean(domain);
+        Self { namespace: clean(namespace), zone: format!("svc.{domain}"), domain, search }
     }
 
     /// `svc.<domain>`.
     pub(super) fn zone(&self) -> &str {
         &self.zone
+    }
+
+    /// Whether a name that is no service can be nobody else's, so that we may say that there is none. Where there are other
+    /// resolvers they are asked all the same: a cluster may have names in the domain that are not the mesh's.
+    pub(super) fn owns(&self, name: &str) -> bool {
+        let below = name.strip_suffix(self.domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+        below.is_some() || self.host(name).is_some_and(|(_, sure)| sure)
     }
 
     /// In the order in which they count. `name` is in lower case.
@@ -124,6 +133,17 @@ mod tests {
             ("catalog.other.corp.example", "catalog.other"),
         ] {
             assert_eq!(names().candidates(name), [candidate(host, true, false)], "{name}");
+        }
+    }
+
+    #[test]
+    fn the_mesh_s_domain_and_forms_are_its_own() {
+        for name in ["nobody", "nobody.shop.svc", "a.svc.cluster.local", "www.example.com.cluster.local"] {
+            assert!(names().owns(name), "{name}");
+        }
+        for name in ["example.com", "www.example.com", "a.corp.example", "localhost", "notcluster.local", ""]
+        {
+            assert!(!names().owns(name), "{name}");
         }
     }
 

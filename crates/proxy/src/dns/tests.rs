@@ -195,7 +195,7 @@ async fn what_a_mesh_name_does_not_have_is_said_with_the_time_to_keep_it() {
 #[tokio::test]
 async fn without_an_upstream_a_name_of_the_mesh_does_not_exist_and_one_of_the_world_is_refused() {
     let rig = Rig::with_catalog(&[]);
-    for name in ["nobody", "nobody.shop.svc", "nobody.shop.svc.cluster.local"] {
+    for name in ["nobody", "nobody.shop.svc", "nobody.shop.svc.cluster.local", "nobody.svc.cluster.local"] {
         let answer = rig.ask(name, RecordType::A).await;
         assert_eq!((answer.response_code, answer.authorities.len()), (ResponseCode::NXDomain, 1), "{name}");
     }
