@@ -1,16 +1,18 @@
 //! The comparison: all peers up at once, short samples in shuffled order, ratios within a round.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use outrigger_tests::mesh::Mesh;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::crowd::{self, Crowd};
 use crate::load::Outcome;
 use crate::peers::{self, LOAD_CPU, Peer, SIDECAR_CPU, Site};
 use crate::process::{Memory, Process, memory, memory_latency, stolen_seconds};
-use crate::{Kind, Programs, report};
+use crate::startup::{self, Startup};
+use crate::{Kind, Programs, plot, report};
 
 /// What to compare.
 #[derive(clap::Args)]
@@ -35,6 +37,9 @@ pub struct Args {
     /// Idle connections for the memory figures; 0 leaves them out.
     #[arg(long, default_value_t = 1000)]
     idle: usize,
+    /// Starts for the start-up figures; 0 leaves them out, and the memory in a large mesh too.
+    #[arg(long, default_value_t = 7)]
+    starts: usize,
     /// Folder for `bench.json` and `bench.md`.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -102,10 +107,23 @@ pub struct Results {
     pub samples: Vec<Sample>,
     /// Memory.
     pub idle: Vec<Idle>,
+    /// From start to the first proxied request.
+    pub startups: Vec<Startup>,
+    /// Memory in a large mesh.
+    pub crowds: Vec<Crowd>,
+    /// Bytes of each peer's program.
+    pub programs: Vec<(String, u64)>,
     /// The machine, per round.
     pub noise: Vec<Noise>,
     /// Peers that were there.
     pub peers: Vec<String>,
+}
+
+impl Args {
+    /// The folder of our programs.
+    pub fn bin(&self) -> &Path {
+        &self.programs.bin
+    }
 }
 
 /// The loads that every run has; `full` adds the grid.
@@ -141,16 +159,14 @@ pub fn run(args: &Args) -> Result<()> {
     here.set(LOAD_CPU);
     // Before any thread is made: control planes and all else inherit it.
     rustix::thread::sched_setaffinity(None, &here).context("this needs two CPUs")?;
-    ensure!(
-        std::path::Path::new(&format!("/sys/devices/system/cpu/cpu{SIDECAR_CPU}")).exists(),
-        "one CPU only"
-    );
+    ensure!(Path::new(&format!("/sys/devices/system/cpu/cpu{SIDECAR_CPU}")).exists(), "one CPU only");
     std::fs::create_dir_all(&args.out)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let results = runtime.block_on(measure(args))?;
     let text = report::markdown(&results);
     std::fs::write(args.out.join("bench.json"), serde_json::to_vec_pretty(&results)?)?;
     std::fs::write(args.out.join("bench.md"), &text)?;
+    std::fs::write(args.out.join("bench.svg"), plot::svg(&results))?;
     println!("{text}");
     Ok(())
 }
@@ -165,6 +181,9 @@ async fn measure(args: &Args) -> Result<Results> {
         cells: cells(args),
         samples: Vec::new(),
         idle: Vec::new(),
+        startups: Vec::new(),
+        crowds: Vec::new(),
+        programs: programs(args)?,
         noise: Vec::new(),
         peers: args.peers.clone(),
     };
@@ -175,9 +194,22 @@ async fn measure(args: &Args) -> Result<Results> {
             }
         }
     }
+    if args.starts > 0 {
+        for name in args.peers.iter().filter(|name| !["direct", "floor"].contains(&name.as_str())) {
+            results.startups.push(startup::measure(name, args.starts, &site).await?);
+        }
+        results.crowds = crowd::measure(args).await?;
+    }
     let mut up = Vec::new();
     for name in &args.peers {
         up.push(peers::start(name, &site).await?);
+    }
+    if let Some(slowest) = slowest(&up, args, &site)? {
+        // Where no peer queues: what is seen then is the way through, not the wait.
+        for share in [4, 2] {
+            let rate = Some(slowest / share);
+            results.cells.push(Cell { kind: Kind::H1, size: 1024, connections: 64, streams: 1, rate });
+        }
     }
     for round in 0..args.rounds {
         eprintln!("round {} of {}", round + 1, args.rounds);
@@ -196,6 +228,33 @@ async fn measure(args: &Args) -> Result<Results> {
         results.noise.push(Noise { stolen, memory_latency });
     }
     Ok(results)
+}
+
+/// The sizes of the programs, ours as it was built: `dist` is what ships.
+fn programs(args: &Args) -> Result<Vec<(String, u64)>> {
+    let mut found =
+        vec![("outrigger-proxy".to_owned(), args.bin().join("outrigger-proxy").metadata()?.len())];
+    for name in ["envoy", "haproxy"] {
+        if let Some(path) = outrigger_tests::require::tool(name) {
+            found.push((name.to_owned(), path.metadata()?.len()));
+        }
+    }
+    Ok(found)
+}
+
+/// The peak of the slowest pair of sidecars, HTTP/1.1 requests per second.
+fn slowest(up: &[Peer], args: &Args, site: &Site<'_>) -> Result<Option<u32>> {
+    if !args.kinds.is_empty() && !args.kinds.contains(&Kind::H1) {
+        return Ok(None);
+    }
+    let peak = Cell { kind: Kind::H1, size: 1024, connections: 32, streams: 1, rate: None };
+    let mut slowest = None;
+    for peer in up.iter().filter(|peer| peer.name != "direct") {
+        let outcome = sample(&peak, peer, 0, args, site)?;
+        let rate = (outcome.completed as f64 / outcome.seconds) as u32;
+        slowest = Some(slowest.map_or(rate, |least: u32| least.min(rate)));
+    }
+    Ok(slowest)
 }
 
 fn sample(cell: &Cell, peer: &Peer, round: usize, args: &Args, site: &Site<'_>) -> Result<Outcome> {

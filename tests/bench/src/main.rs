@@ -6,12 +6,15 @@
 
 mod app;
 mod compare;
+mod crowd;
 mod floor;
 mod instructions;
 mod load;
 mod peers;
+mod plot;
 mod process;
 mod report;
+mod startup;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //! Equal work: TLS 1.3, AES-128-GCM, P-256, certificates on both sides, one route, one authorization rule where the
 //! peer has such a thing, metrics on, access log and tracing off, one worker.
 
-mod envoy;
+pub mod envoy;
 mod floor;
 mod haproxy;
 pub mod outrigger;

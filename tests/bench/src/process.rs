@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 pub struct Process {
     child: Child,
     name: String,
+    cpu: usize,
+    argv: Vec<String>,
     log: PathBuf,
     out: Option<BufReader<ChildStdout>>,
     input: Option<ChildStdin>,
@@ -21,17 +23,17 @@ impl Process {
     /// is the program's.
     pub fn start(name: &str, cpu: usize, argv: &[String], directory: &Path) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
-        let err = std::fs::File::create(&log)?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "taskset", "-c", &cpu.to_string()]).args(argv);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(err)
-            .spawn()
-            .context("setpriv and taskset (util-linux) are needed")?;
+        let mut child = spawn(cpu, argv, &log)?;
         let (out, input) = (child.stdout.take().map(BufReader::new), child.stdin.take());
-        Ok(Self { child, name: name.to_owned(), log, out, input })
+        Ok(Self { child, name: name.to_owned(), cpu, argv: argv.to_vec(), log, out, input })
+    }
+
+    /// Starts it anew after [`Process::stop`].
+    pub fn start_again(&mut self) -> Result<()> {
+        let mut child = spawn(self.cpu, &self.argv, &self.log)?;
+        (self.out, self.input) = (child.stdout.take().map(BufReader::new), child.stdin.take());
+        self.child = child;
+        Ok(())
     }
 
     /// Its pid.
@@ -68,6 +70,13 @@ impl Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(cpu: usize, argv: &[String], log: &Path) -> Result<Child> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "taskset", "-c", &cpu.to_string()]).args(argv);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(log)?);
+    command.spawn().context("setpriv and taskset (util-linux) are needed")
 }
 
 impl Drop for Process {

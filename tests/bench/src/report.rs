@@ -37,6 +37,9 @@ pub fn markdown(results: &Results) -> String {
     if !results.idle.is_empty() {
         memory(&mut text, &results.idle);
     }
+    if !results.startups.is_empty() {
+        others(&mut text, results);
+    }
     let _ = writeln!(text, "\nThe machine, per round: stolen CPUs / ns per dependent load:");
     for noise in &results.noise {
         let _ = write!(text, " {:.2}/{:.0}", noise.stolen, noise.memory_latency);
@@ -45,7 +48,8 @@ pub fn markdown(results: &Results) -> String {
     text
 }
 
-fn title(cell: &Cell) -> String {
+/// What a load is, in words.
+pub fn title(cell: &Cell) -> String {
     let rate = cell.rate.map_or("closed loop".to_owned(), |rate| format!("open loop {rate}/s"));
     let unit = if cell.kind == Kind::Bulk { " (1 request = 1 MiB)" } else { "" };
     format!(
@@ -83,16 +87,20 @@ fn table(text: &mut String, results: &Results, index: usize, cell: &Cell) {
     }
 }
 
-/// The median of the ratios within each round, and the lowest and highest.
-fn ratio(own: &[&Sample], other: &[&Sample], of: fn(&Sample) -> f64) -> String {
-    let mut ratios: Vec<f64> = own
-        .iter()
+/// The ratios within each round.
+pub fn ratios(own: &[&Sample], other: &[&Sample], of: fn(&Sample) -> f64) -> Vec<f64> {
+    own.iter()
         .filter_map(|sample| {
             let peer = other.iter().find(|peer| peer.round == sample.round)?;
             let ratio = of(sample) / of(peer);
             (ratio.is_finite() && ratio > 0.0).then_some(ratio)
         })
-        .collect();
+        .collect()
+}
+
+/// Their median, and the lowest and highest.
+fn ratio(own: &[&Sample], other: &[&Sample], of: fn(&Sample) -> f64) -> String {
+    let mut ratios = ratios(own, other, of);
     ratios.sort_by(f64::total_cmp);
     match (ratios.first(), ratios.last()) {
         (Some(_), Some(_)) if ratios.len() == 1 => format!("{:.2}", ratios[0]),
@@ -101,7 +109,8 @@ fn ratio(own: &[&Sample], other: &[&Sample], of: fn(&Sample) -> f64) -> String {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -140,5 +149,38 @@ fn memory(text: &mut String, idle: &[Idle]) {
             mebi(|m| m.resident),
             mebi(|m| m.anonymous)
         );
+    }
+}
+
+/// Start-up, memory in a large mesh, sizes of programs.
+fn others(text: &mut String, results: &Results) {
+    let _ = writeln!(
+        text,
+        "\n### Start to first proxied request, ms\n\n| peer | median | least | most |\n|---|---|---|---|"
+    );
+    for row in &results.startups {
+        let mut sorted = row.millis.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (least, most) =
+            (sorted.first().copied().unwrap_or(f64::NAN), sorted.last().copied().unwrap_or(f64::NAN));
+        let _ = writeln!(text, "| {} | {:.1} | {least:.1} | {most:.1} |", row.peer, median(sorted));
+    }
+    let _ = writeln!(
+        text,
+        "\n### One sidecar with 1,000 services and 10,000 endpoints, MiB\n\n| peer | resident | of it anonymous |\n|---|---|---|"
+    );
+    for row in &results.crowds {
+        let mebi = |kibi: u64| kibi as f64 / 1024.0;
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.1} |",
+            row.peer,
+            mebi(row.memory.resident),
+            mebi(row.memory.anonymous)
+        );
+    }
+    let _ = writeln!(text, "\n### Programs, MiB\n");
+    for (name, bytes) in &results.programs {
+        let _ = writeln!(text, "* {name}: {:.1}", *bytes as f64 / f64::from(1 << 20));
     }
 }

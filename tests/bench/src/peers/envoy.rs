@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Peer, SIDECAR_CPU, Site, argv, http_version, program};
-use crate::Ports;
 use crate::process::Process;
+use crate::{Ports, crowd};
 
 const TYPE: &str = "type.googleapis.com/envoy.extensions.";
 
@@ -53,6 +53,39 @@ fn end(site: &Site<'_>, name: &str, from: &Ports, to: &Ports, inbound: bool) -> 
         "--disable-hot-restart",
     ]);
     Process::start(&format!("envoy-{name}"), SIDECAR_CPU, &words, &site.directory)
+}
+
+/// One Envoy that calls so many services.
+pub fn crowded(site: &Site<'_>, services: u16, endpoints: u16) -> Result<Process> {
+    let host = |service: u16| format!("s{service}.shop.svc.cluster.local");
+    let clusters = (0..services).map(|service| {
+        let name = host(service);
+        let at = |endpoint| SocketAddr::from((crowd::address(service, endpoint), 80));
+        let endpoint = |endpoint| json!({ "endpoint": { "address": address(at(endpoint)) } });
+        let mut cluster = cluster(&name, at(0), Some(1));
+        cluster["load_assignment"]["endpoints"] =
+            json!([{ "lb_endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>() }]);
+        cluster["transport_socket"] = tls(site, "load", false, Some("http/1.1"));
+        cluster
+    });
+    let hosts = (0..services).map(|service| {
+        json!({ "name": host(service), "domains": [host(service), format!("s{service}.shop")],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": host(service) } }] })
+    });
+    let mut network = http("crowd", false);
+    network["typed_config"]["route_config"]["virtual_hosts"] = hosts.collect();
+    let listener = json!({ "name": "crowd", "address": address(site.mesh.address(42, 16000)),
+                           "filter_chains": [{ "filters": [network] }] });
+    let config = json!({
+        "node": { "id": "crowd", "cluster": "bench" },
+        "admin": { "address": address(site.mesh.address(42, 15000)) },
+        "static_resources": { "listeners": [listener], "clusters": clusters.collect::<Vec<_>>() },
+    });
+    let file = site.write("envoy-crowd.json", &config.to_string())?;
+    let program = program("envoy")?;
+    let words =
+        argv([&program, "-c", &file, "--concurrency", "1", "--log-level", "warn", "--disable-hot-restart"]);
+    Process::start("envoy-crowd", SIDECAR_CPU, &words, &site.directory)
 }
 
 fn address(at: SocketAddr) -> Value {

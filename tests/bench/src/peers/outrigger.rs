@@ -84,6 +84,23 @@ pub async fn start(site: &Site<'_>, wrap: &[String]) -> Result<Peer> {
     Ok(Peer { name: "outrigger", front, sidecars: vec![load, echo] })
 }
 
+/// One sidecar that calls so many services.
+pub async fn crowded(site: &Site<'_>, services: u16) -> Result<Process> {
+    let mesh = site.mesh;
+    mesh.client.register(&instance("crowd", mesh.address(41, 0).ip(), Vec::new())).await?;
+    let request = TokenRequest {
+        namespace: NAMESPACE.into(),
+        service_account: "crowd".into(),
+        services: vec!["crowd".into()],
+        ..TokenRequest::default()
+    };
+    mesh.client.create_token(&request).await?.write(&site.directory.join("crowd.join"))?;
+    let bind =
+        |service| json!({ "bind": mesh.address(41, 16000 + service), "to": format!("s{service}.shop:80") });
+    let outbound: Vec<Value> = (0..services).map(bind).collect();
+    sidecar(site, "crowd", 41, json!({ "outbound": outbound }), &[])
+}
+
 fn sidecar(site: &Site<'_>, name: &str, host: u8, binds: Value, wrap: &[String]) -> Result<Process> {
     let mut bootstrap = json!({
         "node": { "id": name, "workload": name, "namespace": NAMESPACE, "service_account": name,
