@@ -201,6 +201,8 @@ impl<P: Publish> ConfigFeed<P> {
             }
             Event::Update { kind, upserts, removed } => {
                 let now = Instant::now();
+                // That a name looked up is not in the mesh is never stored.
+                let mut stores = !upserts.is_empty();
                 for (resource, version) in upserts {
                     if let Resource::Secret(secret) = &resource {
                         self.publisher.trust(&secret.roots_pem);
@@ -208,13 +210,13 @@ impl<P: Publish> ConfigFeed<P> {
                     self.state.upsert(resource, version, now);
                 }
                 for name in removed {
-                    self.state.remove(kind, &name);
+                    stores |= self.state.remove(kind, &name);
                 }
                 let mut status = self.status.lock();
                 if status.from_disk.take().is_some() {
                     tracing::info!("the control plane answers again");
                 }
-                return true;
+                return stores;
             }
             Event::Rejected { invalid, version } => self.refuse(&invalid, &version),
         }

@@ -106,6 +106,7 @@ pub(super) async fn services(
         name: service.name.clone(),
         ports: service.ports.clone(),
         instances: service.instances.iter().map(|instance| (instance.id.clone(), instance.state)).collect(),
+        virtual_addresses: service.virtual_addresses.iter().collect(),
     };
     Ok(Json(published.compiled.world().services().map(body).collect()))
 }

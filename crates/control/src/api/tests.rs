@@ -92,6 +92,8 @@ async fn registrations_are_checked_listed_and_changed() {
     let services = client.services().await.unwrap();
     assert_eq!(services[0].host, "catalog.shop.svc.cluster.local");
     assert_eq!(services[0].instances["c2"], State::Maintenance);
+    assert_eq!(services[0].virtual_addresses[0].to_string(), "240.254.182.65", "the name's own");
+    assert!(services[0].virtual_addresses[1].is_ipv6());
     let bad = client.register(&Instance { weight: 0, ..catalog("c3") }).await.unwrap_err();
     assert!(bad.status().unwrap() == 400 && bad.to_string().contains("weight"), "{bad}");
     client.deregister("c1").await.unwrap();

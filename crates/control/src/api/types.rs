@@ -1,6 +1,7 @@
 //! The bodies of the management API, for server and client alike.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use outrigger_rules::Finding;
@@ -268,6 +269,10 @@ pub struct ServiceBody {
     pub ports: BTreeMap<u16, Protocol>,
     /// Its instances, by id, and their states.
     pub instances: BTreeMap<String, State>,
+    /// What stands for it in DNS answers of sidecars, IPv4 first.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default)] // an older control plane has none
+    pub virtual_addresses: Vec<IpAddr>,
 }
 
 /// What a new join token is for.

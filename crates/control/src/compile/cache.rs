@@ -44,7 +44,10 @@ impl Compiled {
         }
         // Compiled outside the lock: two clients may do the same work once, which is cheaper than one waiting for another.
         let compiled = self.compile(scope, kind, name).map(|resource| Arc::new(Versioned::new(resource)));
-        self.cache.lock().entry(key).or_default().insert(scope.clone(), compiled.clone());
+        // Who asks on demand may ask for anything: what is not there costs one look, and would fill the memory.
+        if compiled.is_some() || !kind.is_on_demand() {
+            self.cache.lock().entry(key).or_default().insert(scope.clone(), compiled.clone());
+        }
         compiled
     }
 

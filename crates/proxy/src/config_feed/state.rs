@@ -200,13 +200,14 @@ impl FeedState {
     }
 
     /// The control plane says that a name does not exist. Of what nobody asks for (any more) this is not kept: traffic to
-    /// what is known to be absent passes by the mesh, and nobody would be told when it joins.
-    pub fn remove(&mut self, kind: ResourceKind, name: &str) {
+    /// what is known to be absent passes by the mesh, and nobody would be told when it joins. Says whether there was one.
+    pub fn remove(&mut self, kind: ResourceKind, name: &str) -> bool {
         let key = (kind, name.to_owned());
-        self.received.remove(&key);
+        let held = self.received.remove(&key).is_some();
         if kind.is_on_demand() && (self.demanded.contains_key(&key) || self.pinned.contains(&key)) {
             self.absent_changed |= self.absent.insert(key);
         }
+        held
     }
 
     /// Everything that is in force.
