@@ -27,6 +27,7 @@ use super::send::Sender;
 use super::trace;
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::metrics::ClusterCells;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::upstream::connect::Want;
@@ -46,7 +47,7 @@ pub struct Plan<'p> {
 }
 
 /// Endpoints that earlier attempts used.
-pub type Tried = SmallVec<[std::net::SocketAddr; 4]>;
+pub type Tried = SmallVec<[std::net::SocketAddr; 1]>;
 
 /// An attempt that did not bring a response.
 #[derive(Debug)]
@@ -98,6 +99,7 @@ pub struct Live {
     /// Nothing is uploaded before the response says that the tunnel stands.
     hold: bool,
     sent_at: Instant,
+    cells: Arc<ClusterCells>,
     _in_flight: InFlight,
 }
 
@@ -118,16 +120,21 @@ pub async fn run(
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
     let per_try = plan.retry.and_then(|retry| retry.per_try_timeout).map(|timeout| ctx.now + timeout);
-    let result = match lease(ctx, plan, &endpoint, per_try, fresh).await {
-        Ok(leased) => {
-            let result = attempt(ctx, plan, number, leased, &endpoint, per_try, slot).await;
-            if result.is_err() {
-                *slot = None;
-            }
-            result
+    let leased = match lease_now(ctx, plan, &endpoint, fresh) {
+        Some(leased) => Ok(leased),
+        None => Box::pin(lease(ctx, plan, &endpoint, per_try, fresh)).await,
+    };
+    let sent = leased.and_then(|leased| send(ctx, plan, number, leased, &endpoint, slot));
+    let result = match sent.and_then(|()| Live::present(slot)) {
+        Ok(live) => {
+            let result = exchange::until_head(ctx, live, per_try).await;
+            live.arrived(ctx, result)
         }
         Err(failure) => Err(failure.into()),
     };
+    if result.is_err() {
+        *slot = None;
+    }
     report(plan, &endpoint, &result, slot);
     result
 }
@@ -152,6 +159,26 @@ fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Want {
     }
 }
 
+/// A connection that is there and free, without waiting: nearly always.
+fn lease_now(
+    ctx: &RequestCtx<'_>,
+    plan: &Plan<'_>,
+    endpoint: &Arc<EndpointState>,
+    fresh: bool,
+) -> Option<Leased> {
+    let worker = &ctx.conn.worker;
+    let want = want(plan.cluster.config.protocol, &ctx.head);
+    let mut leased = worker.pools.lease_now(worker, plan.cluster, endpoint, (want, fresh), ctx.now)?;
+    if let Leased::H2(lease) = &mut leased {
+        let ready = lease.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if plan.upgrade == Upgrade::Protocol || !matches!(ready, Poll::Ready(Ok(()))) {
+            return None;
+        }
+    }
+    Some(leased)
+}
+
+/// A connection, made if there is none.
 async fn lease(
     ctx: &mut RequestCtx<'_>,
     plan: &Plan<'_>,
@@ -166,7 +193,7 @@ async fn lease(
     let leasing = async {
         let mut leased = worker.pools.lease(&worker, plan.cluster, endpoint, (want, fresh), now).await?;
         if let Leased::H2(lease) = &mut leased {
-            if upgrade && !Box::pin(lease.takes_extended_connect()).await {
+            if upgrade && !lease.takes_extended_connect().await {
                 let detail = "the upstream's HTTP/2 takes no extended CONNECT (RFC 8441)";
                 return Err(Failure::upstream(
                     Stage::Connect,
@@ -183,22 +210,20 @@ async fn lease(
         }
         Ok(leased)
     };
-    exchange::guarded(ctx, per_try, leasing).await
+    let leased = exchange::guarded(ctx, per_try, leasing).await;
+    ctx.tick();
+    leased
 }
 
-/// Sends the head and waits for the response head.
-async fn attempt(
+/// Sends the head, or puts it where the next flush does; the attempt is then in the slot.
+fn send(
     ctx: &mut RequestCtx<'_>,
     plan: &Plan<'_>,
     number: u32,
     leased: Leased,
     endpoint: &Arc<EndpointState>,
-    per_try: Option<Instant>,
     slot: &mut Slot,
-) -> Result<(), Failed> {
-    if leased.has_waited() {
-        ctx.tick();
-    }
+) -> Result<(), Failure> {
     let mut span = None;
     if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
         let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);
@@ -217,31 +242,13 @@ async fn attempt(
         Ok(live) => slot.insert(live),
         Err(failure) => {
             finish_span(ctx, span, None, Some(&failure));
-            return Err(failure.into());
+            return Err(failure);
         }
     };
     live.span = span;
     live.upload.count_messages(ctx.record.is_grpc);
-    let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
-    cells.attempt();
-    match exchange::until_head(ctx, live, per_try).await {
-        Ok(()) => {
-            ctx.tick();
-            let time = ctx.now.saturating_duration_since(live.sent_at);
-            cells.response(live.head.status(), time);
-            ctx.record.upstream_time = Some(time);
-            live.begin_response(ctx)
-        }
-        Err(failure) => {
-            if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
-                cells.timeouts.inc();
-            }
-            let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
-            let stale = live.reused && silent && live.is_silent();
-            finish_span(ctx, live.span.take(), None, Some(&failure));
-            Err(Failed { failure, stale })
-        }
-    }
+    live.cells.attempt();
+    Ok(())
 }
 
 /// Tells the endpoint what came of it.
@@ -298,6 +305,24 @@ impl Live {
         })
     }
 
+    /// The response head has come, or will not.
+    fn arrived(&mut self, ctx: &mut RequestCtx<'_>, result: Result<(), Failure>) -> Result<(), Failed> {
+        let Err(failure) = result else {
+            ctx.tick();
+            let time = ctx.now.saturating_duration_since(self.sent_at);
+            self.cells.response(self.head.status(), time);
+            ctx.record.upstream_time = Some(time);
+            return self.begin_response(ctx);
+        };
+        if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
+            self.cells.timeouts.inc();
+        }
+        let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
+        let stale = self.reused && silent && self.is_silent();
+        finish_span(ctx, self.span.take(), None, Some(&failure));
+        Err(Failed { failure, stale })
+    }
+
     /// Nobody wants the response. If its body is short and here already, its connection serves on.
     pub fn discard(&mut self, ctx: &RequestCtx<'_>) {
         let mut cx = Context::from_waker(Waker::noop());
@@ -333,6 +358,7 @@ impl Live {
         conn.meta.requests += 1;
         ctx.record.upstream_local = conn.meta.local;
         let written_before = conn.writer.outgoing.written();
+        let cells = conn.cells().clone();
         let sender = Sender::h1(conn.writer, framing);
         Self {
             sender,
@@ -346,6 +372,7 @@ impl Live {
             span: None,
             reused,
             written_before,
+            cells,
             keeps: true,
             hold: plan.upgrade != Upgrade::None,
             sent_at: ctx.now,
@@ -382,6 +409,7 @@ impl Live {
             lease: Lease::H2(lease),
             span: None,
             written_before: 0,
+            cells: ctx.conn.worker.metrics.cluster(&plan.cluster.name),
             keeps: true,
             hold: plan.upgrade != Upgrade::None,
             sent_at: ctx.now,
