@@ -15,13 +15,12 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::limits::ConnectionPermit;
-use crate::stream::{Stream, TlsStream, Wire};
+use crate::stream::{Stream, Tls};
 use crate::worker::Worker;
 
 /// What will be spoken.
@@ -102,7 +101,7 @@ pub async fn connect(
         Ok(result) => result?,
         Err(_) => return Err(too_late(cluster, endpoint, "TLS handshake")),
     };
-    let protocol = negotiated(want, tls.get_ref().1.alpn_protocol());
+    let protocol = negotiated(want, tls.session().alpn_protocol());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
 }
 
@@ -122,7 +121,7 @@ async fn handshake(
     endpoint: &EndpointState,
     want: Want,
     tcp: TcpStream,
-) -> Result<TlsStream, Failure> {
+) -> Result<Tls, Failure> {
     let expected = expectation(worker, cluster, endpoint)?;
     let alpn = match want {
         Want::Http1 => ALPN_HTTP1,
@@ -131,11 +130,8 @@ async fn handshake(
     };
     let config = worker.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
     let name = server_name(cluster)?;
-    let connector = TlsConnector::from(config);
-    match connector.connect(name, Wire::new(tcp)).await {
-        Ok(tls) => Ok(tls.into()),
-        Err(error) => Err(untrusted(cluster, endpoint, &expected, &error)),
-    }
+    let connected = Tls::connect(config, name, tcp).await;
+    connected.map_err(|error| untrusted(cluster, endpoint, &expected, &error))
 }
 
 /// The handshake with a server outside the mesh.
@@ -144,9 +140,9 @@ async fn outside(
     endpoint: &EndpointState,
     config: Arc<ClientConfig>,
     tcp: TcpStream,
-) -> Result<TlsStream, Failure> {
+) -> Result<Tls, Failure> {
     let name = server_name(cluster)?;
-    TlsConnector::from(config).connect(name, Wire::new(tcp)).await.map(Into::into).map_err(|error| {
+    Tls::connect(config, name, tcp).await.map_err(|error| {
         let detail =
             format!("{} of cluster {}: the TLS handshake failed: {error}", endpoint.address, cluster.name);
         Failure::upstream(Stage::Connect, FailureKind::TlsFailed, Retry::Safe, detail)
