@@ -4,15 +4,18 @@
 //! between the two is in `convert`.
 
 use bytes::BytesMut;
-use http::header::{HeaderMap, HeaderName, HeaderValue, ValueIter};
+use http::header::{HeaderMap, HeaderValue, ValueIter};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri};
 use outrigger_model::request::RequestView;
 
+use self::map::{append_in, remove_prefix_in, set_in};
 use super::h1::fields::Values;
 use super::h1::strict::{self, Refusal};
 use super::h1::write::How;
 use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
+
+mod map;
 
 /// The head of a request.
 #[derive(Debug, Clone)]
@@ -52,31 +55,10 @@ impl<'a> Iterator for HeaderValues<'a> {
     }
 }
 
-fn name_and_value(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), EditError> {
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| EditError::Name)?;
-    Ok((name, HeaderValue::from_bytes(value).map_err(|_| EditError::Value)?))
-}
-
-fn set_in(map: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditError> {
-    let (name, value) = name_and_value(name, value)?;
-    map.try_insert(name, value).map(|_| ()).map_err(|_| EditError::TooLarge)
-}
-
-fn append_in(map: &mut HeaderMap, name: &str, value: &[u8]) -> Result<(), EditError> {
-    let (name, value) = name_and_value(name, value)?;
-    map.try_append(name, value).map(|_| ()).map_err(|_| EditError::TooLarge)
-}
-
-fn remove_prefix_in(map: &mut HeaderMap, prefix: &str) -> bool {
-    let gone: Vec<HeaderName> =
-        map.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
-    gone.iter().for_each(|name| while map.remove(name).is_some() {});
-    !gone.is_empty()
-}
-
 macro_rules! header_methods {
     () => {
         /// All values of a header; the name in lower-case.
+        #[inline]
         pub fn headers<'a>(&'a self, name: &'a str) -> HeaderValues<'a> {
             match self {
                 Self::H1(head) => HeaderValues::H1(head.fields().headers(name)),
@@ -85,11 +67,13 @@ macro_rules! header_methods {
         }
 
         /// The first value of a header.
+        #[inline]
         pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
             self.headers(name).next()
         }
 
         /// Whether there is such a header.
+        #[inline]
         pub fn has(&self, name: &str) -> bool {
             self.headers(name).next().is_some()
         }
@@ -118,6 +102,7 @@ macro_rules! header_methods {
         }
 
         /// Removes all values of a header; says whether there was one.
+        #[inline]
         pub fn remove(&mut self, name: &str) -> bool {
             match self {
                 Self::H1(head) => head.fields_mut().remove(name),

@@ -19,6 +19,8 @@ pub(super) struct Field {
     pub(super) known: Known,
     /// The line is in the buffer as it arrived, up to its CRLF, so that a run of such lines is one copy.
     pub(super) arrived: bool,
+    /// The line is in the buffer as it is sent, CRLF included: it arrived so, or was written so.
+    pub(super) whole: bool,
 }
 
 impl Field {
@@ -222,7 +224,8 @@ impl H1Fields {
             self.put(value)
         };
         let field = &mut self.list[at];
-        (field.value, field.value_len, field.arrived) = (start, len, false);
+        (field.value, field.value_len) = (start, len);
+        (field.arrived, field.whole) = (false, false);
         for next in at + 1..self.list.len() {
             if self.matches(&self.list[next], known, name.as_bytes()) {
                 self.list[next].name_len = 0;
@@ -252,11 +255,14 @@ impl H1Fields {
         if known == Known::Other && (name.is_empty() || !name.iter().all(|&b| is_tchar(b))) {
             return Err(EditError::Name);
         }
-        self.room(name.len() + value.len())?;
+        self.room(name.len() + value.len() + 4)?;
         self.present |= known::bits(name, known);
+        self.buf.reserve(name.len() + value.len() + 4);
         let (name, name_len) = self.put(name);
+        self.buf.extend_from_slice(b": ");
         let (value, value_len) = self.put(value);
-        self.list.push(Field { name, name_len, value, value_len, known, arrived: false });
+        self.buf.extend_from_slice(b"\r\n");
+        self.list.push(Field { name, name_len, value, value_len, known, arrived: false, whole: true });
         Ok(())
     }
 

@@ -86,7 +86,10 @@ impl H1Conn {
     /// if something did.
     pub(super) fn is_alive(&mut self) -> bool {
         let incoming = &mut self.reader.incoming;
-        incoming.buf.is_empty() && incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        // News may be TLS's own: then a read finds nothing.
+        !incoming.has_news()
+            || (incoming.buf.is_empty()
+                && incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending())
     }
 
     pub(super) fn is_spent(&self) -> bool {
