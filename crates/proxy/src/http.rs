@@ -14,6 +14,7 @@ pub mod h1;
 pub mod hash;
 pub mod head;
 pub mod introduce;
+pub mod map;
 pub mod request;
 pub mod respond;
 pub mod retry;

@@ -12,6 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::h1::fields::list_members;
+use super::h1::known::HOP_BY_HOP;
 use super::h1::write::{self, How};
 use super::h1::{Framing, H1Fields, H1Request, H1Response, Known, strict};
 use super::head::{RequestHead, ResponseHead, Trailers};
@@ -41,7 +42,8 @@ pub fn request_to_h2(head: &RequestHead, upgrade: bool) -> Result<Request<()>, C
         RequestHead::H1(h1) => h1,
         RequestHead::H2(parts) => {
             let mut parts = parts.clone();
-            drop_hop_by_hop(&mut parts.headers);
+            let found = look_over(&mut parts.headers);
+            drop_hop_by_hop(&mut parts.headers, found);
             return Ok(Request::from_parts(parts, ()));
         }
     };
@@ -66,6 +68,7 @@ pub fn request_to_h2(head: &RequestHead, upgrade: bool) -> Result<Request<()>, C
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     split_cookie(headers);
+    look_over(headers);
     Ok(request)
 }
 
@@ -107,7 +110,31 @@ fn split_cookie(headers: &mut HeaderMap) {
     }
 }
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
+/// Marks what differs from request to request, so that HPACK writes it as it is: in the h2 crate's table such values would
+/// evict the others, and every look-up would compare with all that are left of them. Says which known names there are.
+fn look_over(headers: &mut HeaderMap) -> u64 {
+    headers.iter_mut().fold(0, |found, (name, value)| {
+        let known = Known::of(name.as_str().as_bytes());
+        let unique = match known {
+            Known::XRequestId | Known::Traceparent => true,
+            Known::Other => matches!(name.as_str(), "x-b3-traceid" | "x-b3-spanid" | "b3" | "grpc-timeout"),
+            _ => false,
+        };
+        if unique {
+            value.set_sensitive(true);
+        }
+        found | known.bit()
+    })
+}
+
+/// `found`: the known names that there are.
+fn drop_hop_by_hop(headers: &mut HeaderMap, found: u64) {
+    const TE: u64 = Known::Te.bit();
+    let gone = found & (HOP_BY_HOP | Known::TransferEncoding.bit());
+    // The h2 crate lets none of them in but `te: trailers`; others come by edits.
+    if gone == 0 || (gone == TE && headers.get_all(header::TE).iter().all(|te| te == "trailers")) {
+        return;
+    }
     const GONE: [HeaderName; 4] =
         [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE];
     let trailers =
@@ -123,6 +150,26 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// As [`response_to_h2`], but a head that is HTTP/2 already is taken, not copied.
+///
+/// # Errors
+/// When the head cannot be said in HTTP/2.
+pub fn response_into_h2(head: &mut ResponseHead) -> Result<Response<()>, ConvertError> {
+    if !head.is_h2() {
+        return response_to_h2(head);
+    }
+    match std::mem::replace(head, ResponseHead::absent()) {
+        ResponseHead::H2(parts) => Ok(response_of(parts)),
+        h1 => response_to_h2(&h1),
+    }
+}
+
+fn response_of(mut parts: http::response::Parts) -> Response<()> {
+    let found = look_over(&mut parts.headers);
+    drop_hop_by_hop(&mut parts.headers, found);
+    Response::from_parts(parts, ())
+}
+
 /// The response as the h2 crate sends it. A 101 becomes the 200 of an extended CONNECT (RFC 8441, section 5).
 ///
 /// # Errors
@@ -130,11 +177,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
 pub fn response_to_h2(head: &ResponseHead) -> Result<Response<()>, ConvertError> {
     let h1 = match head {
         ResponseHead::H1(h1) => h1,
-        ResponseHead::H2(parts) => {
-            let mut parts = parts.clone();
-            drop_hop_by_hop(&mut parts.headers);
-            return Ok(Response::from_parts(parts, ()));
-        }
+        ResponseHead::H2(parts) => return Ok(response_of(parts.clone())),
     };
     let status = if h1.status() == 101 { 200 } else { h1.status() };
     let mut response = Response::new(());

@@ -121,7 +121,7 @@ pub async fn until_head(
             match live.poll_head(cx) {
                 Poll::Ready(Ok(())) if live.head.is_interim() => {
                     if let Some(responder) = &mut ctx.responder {
-                        responder.interim(&live.head);
+                        responder.interim(&mut live.head);
                     }
                 }
                 Poll::Ready(result) => return Poll::Ready(result),
@@ -154,7 +154,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     let drain = ctx.conn.worker.shared.drain.is_draining();
     let ended = live.body.is_end();
     ctx.record.status = live.head.status();
-    let begun = responder.begin(&live.head, live.framing, ended, drain, Some(&ctx.head));
+    let begun = responder.begin(&mut live.head, live.framing, ended, drain, Some(&ctx.head));
     let begun = begun.map_err(|error| match error {
         BeginError::Convert(error) => {
             let kind = FailureKind::UpstreamProtocol;

@@ -14,6 +14,7 @@ use super::h1::fields::Values;
 use super::h1::strict::{self, Refusal};
 use super::h1::write::How;
 use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
+use super::map;
 
 mod map;
 
@@ -62,20 +63,23 @@ macro_rules! header_methods {
         pub fn headers<'a>(&'a self, name: &'a str) -> HeaderValues<'a> {
             match self {
                 Self::H1(head) => HeaderValues::H1(head.fields().headers(name)),
-                Self::H2(head) => HeaderValues::H2(map_of(head).get_all(name).iter()),
+                Self::H2(head) => HeaderValues::H2(map::all(map_of(head), name)),
             }
         }
 
         /// The first value of a header.
         #[inline]
         pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
-            self.headers(name).next()
+            match self {
+                Self::H1(head) => head.fields().headers(name).next(),
+                Self::H2(head) => map::first(map_of(head), name),
+            }
         }
 
         /// Whether there is such a header.
         #[inline]
         pub fn has(&self, name: &str) -> bool {
-            self.headers(name).next().is_some()
+            self.first(name).is_some()
         }
 
         /// Visits every header, edits included, in order; names as they were sent.
@@ -97,7 +101,7 @@ macro_rules! header_methods {
         pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
             match self {
                 Self::H1(head) => head.fields_mut().append(name, value),
-                Self::H2(head) => append_in(map_of_mut(head), name, value.as_ref()),
+                Self::H2(head) => map::append(map_of_mut(head), name, value.as_ref()),
             }
         }
 
@@ -106,7 +110,7 @@ macro_rules! header_methods {
         pub fn remove(&mut self, name: &str) -> bool {
             match self {
                 Self::H1(head) => head.fields_mut().remove(name),
-                Self::H2(head) => map_of_mut(head).remove(name).is_some(),
+                Self::H2(head) => map::remove(map_of_mut(head), name),
             }
         }
 
@@ -114,7 +118,7 @@ macro_rules! header_methods {
         pub fn remove_prefix(&mut self, prefix: &str) -> bool {
             match self {
                 Self::H1(head) => head.fields_mut().remove_prefix(prefix),
-                Self::H2(head) => remove_prefix_in(map_of_mut(head), prefix),
+                Self::H2(head) => map::remove_prefix(map_of_mut(head), prefix),
             }
         }
     };
@@ -184,7 +188,7 @@ impl RequestHead {
         }
         match self {
             Self::H1(head) => head.fields.set(name, value),
-            Self::H2(head) => set_in(&mut head.headers, name, value.as_ref()),
+            Self::H2(head) => map::set(&mut head.headers, name, value.as_ref()),
         }
     }
 
@@ -322,9 +326,14 @@ impl RequestHead {
         match self {
             Self::H1(head) => head.set_scheme(scheme),
             Self::H2(head) => {
-                let scheme = if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP };
                 // Without an authority and a path (CONNECT) there is no scheme to be had.
-                let _ = edit_uri(&mut head.uri, |uri| uri.scheme = Some(scheme));
+                if head.uri.scheme_str().is_none_or(|present| present == scheme) {
+                    return;
+                }
+                let mut parts = std::mem::take(&mut head.uri).into_parts();
+                parts.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
+                // What had another scheme has the parts that one goes with.
+                head.uri = Uri::from_parts(parts).unwrap_or_default();
             }
         }
     }
@@ -386,7 +395,7 @@ impl ResponseHead {
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
         match self {
             Self::H1(head) => head.fields.set(name, value),
-            Self::H2(head) => set_in(&mut head.headers, name, value.as_ref()),
+            Self::H2(head) => map::set(&mut head.headers, name, value.as_ref()),
         }
     }
 

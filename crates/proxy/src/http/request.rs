@@ -398,7 +398,7 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
 }
 
 /// Sends a response of our own.
-async fn reply(ctx: &mut RequestCtx<'_>, local: Local, details: &'static str) -> Result<(), Failure> {
+async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str) -> Result<(), Failure> {
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
     ctx.record.status = local.head.status();
     ctx.record.grpc_status = local.grpc_status;
@@ -411,7 +411,7 @@ async fn reply(ctx: &mut RequestCtx<'_>, local: Local, details: &'static str) ->
     // A response to HEAD has the length but not the body.
     let framing =
         if local.body.is_empty() && framing != Framing::Length(0) { Framing::None } else { framing };
-    let begun = responder.begin(&local.head, framing, local.body.is_empty(), drain, Some(&ctx.head));
+    let begun = responder.begin(&mut local.head, framing, local.body.is_empty(), drain, Some(&ctx.head));
     let mut begun = begun.map_err(|error| client_lost(&error))?;
     ctx.keep &= begun.keeps;
     let sent = begun.sender.send_text(&local.body);

@@ -60,12 +60,12 @@ impl Responder {
     }
 
     /// Forwards an interim response (1xx). Clients of HTTP/1.0 do not know them (RFC 9110, section 15.2).
-    pub fn interim(&mut self, head: &ResponseHead) {
+    pub fn interim(&mut self, head: &mut ResponseHead) {
         match self {
             Self::H1(to) if to.minor == 0 => {}
             Self::H1(to) => head.write_h1(How::framed(Framing::None), to.writer.outgoing.buffer()),
             Self::H2(to) => {
-                if let Ok(response) = convert::response_to_h2(head) {
+                if let Ok(response) = convert::response_into_h2(head) {
                     // A stream that is gone shows itself elsewhere.
                     let _ = to.send_informational(response);
                 }
@@ -90,13 +90,13 @@ impl Responder {
     }
 
     /// Begins the response. `framing` is the body's as it comes; `ended`: there is none. `drain`: the connection is not to
-    /// live on. `request` is what it answers.
+    /// live on. `request` is what it answers. A head that can go on as it is is taken.
     ///
     /// # Errors
     /// When the client is gone, or the head does not fit its protocol.
     pub fn begin(
         self,
-        head: &ResponseHead,
+        head: &mut ResponseHead,
         framing: Framing,
         ended: bool,
         drain: bool,
@@ -105,7 +105,7 @@ impl Responder {
         match self {
             Self::H1(to) => Ok(to.begin(head, framing, drain, request)),
             Self::H2(mut to) => {
-                let response = convert::response_to_h2(head).map_err(BeginError::Convert)?;
+                let response = convert::response_into_h2(head).map_err(BeginError::Convert)?;
                 let end = ended && framing != Framing::Tunnel;
                 let stream = to.send_response(response, end).map_err(|e| BeginError::Send(e.into()))?;
                 Ok(Begun { sender: Sender::h2((!end).then_some(stream)), keeps: true })
