@@ -9,14 +9,11 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri};
 use outrigger_model::request::RequestView;
 
-use self::map::{append_in, remove_prefix_in, set_in};
 use super::h1::fields::Values;
 use super::h1::strict::{self, Refusal};
 use super::h1::write::How;
 use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
 use super::map;
-
-mod map;
 
 /// The head of a request.
 #[derive(Debug, Clone)]
