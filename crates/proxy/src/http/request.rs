@@ -184,6 +184,7 @@ fn status_of(redirect: &Redirect) -> u16 {
 
 impl<'c> RequestCtx<'c> {
     /// A request whose head has come.
+    #[inline(always)] // made where it stays
     pub fn open(
         conn: &'c HttpConn,
         head: RequestHead,

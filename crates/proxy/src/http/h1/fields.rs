@@ -169,9 +169,18 @@ impl H1Fields {
     }
 
     /// The first value of `name`.
-    #[inline]
+    #[inline(always)] // of a constant name that we know, only a look at one bit is left, nearly always
     pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
-        self.headers(name).next()
+        let known = Known::of(name.as_bytes());
+        if known != Known::Other && self.present & known.bit() == 0 {
+            return None;
+        }
+        self.find(known, name.as_bytes()).map(|at| self.value_of(&self.list[at]))
+    }
+
+    /// The first line of a name.
+    fn find(&self, known: Known, name: &[u8]) -> Option<usize> {
+        self.list.iter().position(|field| self.matches(field, known, name))
     }
 
     /// Whether a recognised name has a line.
@@ -203,17 +212,18 @@ impl H1Fields {
     ///
     /// # Errors
     /// When name or value could not be a header line, or the head would grow beyond 64 KiB.
+    #[inline(always)]
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
-        let value = value.as_ref();
+        self.set_known(Known::of(name.as_bytes()), name, value.as_ref())
+    }
+
+    fn set_known(&mut self, known: Known, name: &str, value: &[u8]) -> Result<(), EditError> {
         if !is_value(value) {
             return Err(EditError::Value);
         }
-        let known = Known::of(name.as_bytes());
         let absent = known != Known::Other && self.present & known.bit() == 0;
-        let list: &[Field] = if absent { &[] } else { &self.list };
-        let Some(at) = list.iter().position(|f| self.matches(f, known, name.as_bytes())) else {
-            return self.append_known(known, name.as_bytes(), value);
-        };
+        let found = if absent { None } else { self.find(known, name.as_bytes()) };
+        let Some(at) = found else { return self.append_known(known, name.as_bytes(), value) };
         // A value that fits is written over the old one: a traceparent per attempt costs no room at all.
         let (start, len) = if value.len() <= usize::from(self.list[at].value_len) {
             let start = usize::from(self.list[at].value);
@@ -267,7 +277,7 @@ impl H1Fields {
     }
 
     /// Removes all lines of `name`; says whether there was one.
-    #[inline]
+    #[inline(always)]
     pub fn remove(&mut self, name: &str) -> bool {
         let known = Known::of(name.as_bytes());
         if known != Known::Other && self.present & known.bit() == 0 {

@@ -75,6 +75,7 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
     }
 }
 
+#[inline(always)] // made where it stays
 fn begin<'c>(
     conn: &'c HttpConn,
     mut head: H1Request,
