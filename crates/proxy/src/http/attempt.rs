@@ -73,7 +73,7 @@ enum Lease {
 /// What the response head comes from; HTTP/1 reads it from where its body comes from.
 enum Source {
     H1(Asked),
-    H2(Box<ResponseFuture>),
+    H2(ResponseFuture),
     /// The head has come.
     Done,
 }
@@ -377,7 +377,7 @@ impl Live {
             head: ResponseHead::absent(),
             body: Body::Empty,
             framing: Framing::None,
-            source: Source::H2(Box::new(response)),
+            source: Source::H2(response),
             reused: lease.reused,
             lease: Lease::H2(lease),
             span: None,
@@ -437,7 +437,7 @@ impl Live {
                     self.head = ResponseHead::H2(interim.into_parts().0);
                     return Poll::Ready(Ok(()));
                 }
-                match ready!(std::pin::Pin::new(&mut **response).poll(cx)) {
+                match ready!(std::pin::Pin::new(response).poll(cx)) {
                     Ok(answer) => {
                         let (parts, recv) = answer.into_parts();
                         self.body = Body::h2(recv);
