@@ -314,7 +314,7 @@ async fn short_message_waits_while_the_window_is_closed() {
             spawn_local(async move {
                 let (data, _) = body(request.into_body()).await;
                 let mut send = respond.send_response(Response::new(()), false).unwrap();
-                send.send_data(data.into(), true).unwrap();
+                send.send_data(Bytes::from(data), true).unwrap();
             });
             while connection.accept().await.is_some() {}
         });
