@@ -304,8 +304,11 @@ async fn short_message_waits_while_the_window_is_closed() {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut connection =
-                h2::server::Builder::new().initial_window_size(0).handshake(stream).await.unwrap();
+            let mut connection = h2::server::Builder::new()
+                .initial_window_size(0)
+                .handshake::<_, Bytes>(stream)
+                .await
+                .unwrap();
             // The first request, without a body, sees to it that our SETTINGS have arrived before the second.
             let (_, mut respond) = connection.accept().await.unwrap().unwrap();
             respond.send_response(Response::new(()), true).unwrap();
