@@ -22,5 +22,6 @@ pub mod send;
 pub mod server;
 pub mod timeout;
 pub mod trace;
+pub mod turn;
 pub mod upgrade;
 pub mod wire;

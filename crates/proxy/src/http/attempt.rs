@@ -73,7 +73,7 @@ enum Lease {
 /// What the response head comes from; HTTP/1 reads it from where its body comes from.
 enum Source {
     H1(Asked),
-    H2(Box<ResponseFuture>),
+    H2(ResponseFuture),
     /// The head has come.
     Done,
 }

@@ -179,14 +179,19 @@ impl Body {
 
     /// Takes `len` bytes that were lent; without a copy where they came by HTTP/2.
     pub fn take(&mut self, len: usize) -> Bytes {
-        if let Self::H2(body) = self {
-            let bytes = body.chunk.split_to(len);
-            body.release(len);
-            return bytes;
+        match self {
+            Self::H2(body) => {
+                let bytes = body.chunk.split_to(len);
+                body.release(len);
+                bytes
+            }
+            Self::Replay(replay) if replay.at == replay.saved.len() => replay.take(len),
+            _ => {
+                let bytes = Bytes::copy_from_slice(self.chunk(len));
+                self.consume(len);
+                bytes
+            }
         }
-        let bytes = Bytes::copy_from_slice(self.chunk(len));
-        self.consume(len);
-        bytes
     }
 
     /// Whether it is known, without waiting, that nothing follows, not even trailers.
@@ -300,14 +305,32 @@ impl Replay {
             }
             return;
         }
-        if !self.lost && self.saved.len() + len <= REPLAY_LIMIT {
+        if self.has_room(len) {
             self.saved.extend_from_slice(self.live.chunk(len));
             self.at = self.saved.len();
-        } else {
-            self.lost = true;
-            self.forget_consumed();
         }
         self.live.consume(len);
+    }
+
+    /// Takes `len` bytes of the live body; what was saved has been read.
+    fn take(&mut self, len: usize) -> Bytes {
+        let keeps = self.has_room(len);
+        let bytes = self.live.take(len);
+        if keeps {
+            self.saved.extend_from_slice(&bytes);
+            self.at = self.saved.len();
+        }
+        bytes
+    }
+
+    /// Whether `len` more bytes can be copied aside; if not, nothing is any more.
+    fn has_room(&mut self, len: usize) -> bool {
+        if !self.lost && self.saved.len() + len <= REPLAY_LIMIT {
+            return true;
+        }
+        self.lost = true;
+        self.forget_consumed();
+        false
     }
 
     fn forget_consumed(&mut self) {

@@ -19,7 +19,7 @@ pub struct Flow {
     /// `grpc-status` of the trailers.
     pub grpc_status: Option<u32>,
     /// Where messages of gRPC are counted.
-    messages: Option<Box<Messages>>,
+    messages: Option<Messages>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum CopyError {
 impl Flow {
     /// Counts messages from now on, if this is gRPC.
     pub fn count_messages(&mut self, is_grpc: bool) {
-        self.messages = is_grpc.then(Box::default);
+        self.messages = is_grpc.then(Messages::default);
     }
 
     /// Messages that went through.

@@ -12,6 +12,11 @@ use super::h1::{BodyEncoder, EncodeError, Framing};
 use super::head::Trailers;
 use super::wire::{HIGH_WATER, Outgoing};
 
+/// The first piece of a body goes into the h2 crate without waiting for capacity if it is this short: a stream that was
+/// only just asked for has none before its HEADERS were written, and a unary message would leave in two writes. The h2 crate
+/// holds it while the peer's window is closed.
+const CREDIT: usize = 4 * 1024;
+
 /// Where a body goes.
 pub enum Sender {
     /// Onto an HTTP/1 connection, whose messages all use one box.
@@ -49,6 +54,8 @@ pub struct H1Sender {
 /// Into an HTTP/2 stream. Without a stream the message has ended with its head.
 pub struct H2Sender {
     stream: Option<SendStream<Bytes>>,
+    /// Something of the body was sent.
+    begun: bool,
     reserved: bool,
     finished: bool,
 }
@@ -65,7 +72,7 @@ impl Sender {
     /// For an HTTP/2 message whose head was sent; `stream` is absent if it ended with that.
     pub fn h2(stream: Option<SendStream<Bytes>>) -> Self {
         let finished = stream.is_none();
-        Self::H2(H2Sender { stream, reserved: false, finished })
+        Self::H2(H2Sender { stream, begun: false, reserved: false, finished })
     }
 
     /// Whether the message was ended (though perhaps not flushed).
@@ -106,7 +113,7 @@ impl Sender {
                 if let Some(stream) = &mut sender.stream {
                     stream.send_data(data, end)?;
                 }
-                sender.finished = end;
+                (sender.begun, sender.finished) = (true, end);
                 return Ok(());
             }
         }
@@ -219,6 +226,9 @@ impl H1Sender {
 impl H2Sender {
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, SendError>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(wanted)) };
+        if !self.begun && wanted <= CREDIT {
+            return Poll::Ready(Ok(wanted));
+        }
         let wanted = wanted.min(HIGH_WATER);
         stream.reserve_capacity(wanted);
         self.reserved = true;

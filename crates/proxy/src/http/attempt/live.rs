@@ -134,7 +134,7 @@ impl Live {
             head: ResponseHead::absent(),
             body: Body::Empty,
             framing: Framing::None,
-            source: Source::H2(Box::new(response)),
+            source: Source::H2(response),
             reused: lease.reused,
             lease: Lease::H2(lease),
             span: None,
@@ -195,7 +195,7 @@ impl Live {
                     self.head = ResponseHead::H2(interim.into_parts().0);
                     return Poll::Ready(Ok(()));
                 }
-                match ready!(std::pin::Pin::new(&mut **response).poll(cx)) {
+                match ready!(std::pin::Pin::new(response).poll(cx)) {
                     Ok(answer) => {
                         let (parts, recv) = answer.into_parts();
                         self.body = Body::h2(recv);

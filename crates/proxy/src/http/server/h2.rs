@@ -1,10 +1,9 @@
 //! A downstream HTTP/2 connection: one task for the connection, which writes and reads frames, and one per stream.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,23 +17,62 @@ use crate::http::head::RequestHead;
 use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
 use crate::http::timeout::{Timer, after};
+use crate::http::turn;
 use crate::stream::Stream;
 use crate::upstream::pool::h2::{CONNECTION_WINDOW, DATA_FRAME_BUDGET, SEND_BUFFER, STREAM_WINDOW};
 
 /// Streams that a client may have open: Envoy's order of magnitude is 2^31, ours bounds memory.
 const MAX_STREAMS: u32 = 1024;
 
-/// Counts the open streams of a connection.
-struct Open {
-    count: Rc<Cell<usize>>,
-    changed: Rc<tokio::sync::Notify>,
+/// Timers of ended streams that a connection keeps for the next ones.
+const SPARE_TIMERS: usize = 4;
+
+/// The open streams of a connection.
+#[derive(Default)]
+struct Streams {
+    open: Cell<usize>,
+    /// Who waits until there is none.
+    waiting: RefCell<Option<Waker>>,
+    timers: RefCell<Vec<Timer>>,
+}
+
+impl Streams {
+    fn take_timer(&self) -> Timer {
+        self.timers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn give_timer(&self, timer: Timer) {
+        let mut timers = self.timers.borrow_mut();
+        if timers.len() < SPARE_TIMERS {
+            timers.push(timer);
+        }
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// One of them.
+struct Open(Rc<Streams>);
+
+impl Open {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        Self(streams.clone())
+    }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.count.set(self.count.get() - 1);
-        if self.count.get() == 0 {
-            self.changed.notify_one();
+        self.0.open.set(self.0.open.get() - 1);
+        if self.0.open.get() == 0
+            && let Some(waker) = &*self.0.waiting.borrow()
+        {
+            waker.wake_by_ref();
         }
     }
 }
@@ -43,6 +81,7 @@ impl Drop for Open {
 pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let view = conn.view();
     let config = &view.http.config;
+    let (stream, turn) = turn::collecting(stream, &conn.worker.buffers);
     let handshake = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -55,55 +94,53 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let limit = config.request_headers_timeout;
     let limit = if limit.is_zero() { Duration::from_secs(3600) } else { limit };
     let Ok(Ok(mut connection)) = timeout(limit, handshake).await else { return };
+    turn.collect();
 
-    let drain = conn.worker.shared.drain.clone();
-    let mut draining = pin!(drain.draining());
+    let drain = &conn.worker.shared.drain;
+    let place = conn.worker.alarm.place(drain);
     let mut drained = false;
-    let (count, changed) = (Rc::new(Cell::new(0)), Rc::new(tokio::sync::Notify::new()));
+    let streams = Rc::new(Streams::default());
     let mut timer = Timer::default();
     let mut idle: Option<Instant> = None;
-    loop {
-        let emptied = changed.notified();
-        let mut emptied = pin!(emptied);
-        let accepted = poll_fn(|cx| {
-            if !drained && draining.as_mut().poll(cx).is_ready() {
-                drained = true;
-                // GOAWAY; streams that are open go on, and the connection ends after the last.
-                connection.graceful_shutdown();
-            }
-            if let Poll::Ready(next) = connection.poll_accept(cx) {
-                return Poll::Ready(next);
-            }
-            while emptied.as_mut().poll(cx).is_ready() {
-                emptied.set(changed.notified());
-                idle = None;
-            }
-            if count.get() > 0 {
-                idle = None;
-                return Poll::Pending;
-            }
-            let deadline = *idle.get_or_insert_with(|| {
-                after(Instant::now(), conn.view().http.config.idle_timeout).unwrap_or_else(far)
-            });
-            if timer.poll(cx, Some(deadline)).is_ready() {
-                idle = Some(far());
-                connection.graceful_shutdown();
-            }
-            Poll::Pending
-        })
-        .await;
-        match accepted {
-            Some(Ok((request, respond))) => {
-                count.set(count.get() + 1);
-                let open = Open { count: count.clone(), changed: changed.clone() };
-                tokio::task::spawn_local(serve_stream(conn.clone(), request, respond, open));
-            }
-            Some(Err(error)) => {
-                tracing::debug!(%error, peer = %conn.info.source, "a downstream HTTP/2 connection ended");
-                return;
-            }
-            None => return,
+    let ended = poll_fn(|cx| {
+        place.register(cx);
+        if !drained && drain.is_draining() {
+            drained = true;
+            // GOAWAY; streams that are open go on, and the connection ends after the last.
+            connection.graceful_shutdown();
         }
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    idle = None;
+                    // Boxed: a task's future is moved several times before its first poll.
+                    let serving = serve_stream(conn.clone(), request, respond, Open::new(&streams));
+                    tokio::task::spawn_local(Box::pin(serving));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        // Pending or not, the next turn goes on with it.
+        let _ = turn.poll_end(cx);
+        if streams.open.get() > 0 {
+            idle = None;
+            streams.wait(cx);
+            return Poll::Pending;
+        }
+        let deadline = *idle.get_or_insert_with(|| {
+            after(Instant::now(), conn.view().http.config.idle_timeout).unwrap_or_else(far)
+        });
+        if timer.poll(cx, Some(deadline)).is_ready() {
+            idle = Some(far());
+            connection.graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    });
+    if let Some(error) = ended.await {
+        tracing::debug!(%error, peer = %conn.info.source, "a downstream HTTP/2 connection ended");
     }
 }
 
@@ -115,7 +152,7 @@ async fn serve_stream(
     conn: Rc<HttpConn>,
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    _open: Open,
+    open: Open,
 ) {
     let (parts, recv) = request.into_parts();
     let ended = recv.is_end_stream();
@@ -127,6 +164,7 @@ async fn serve_stream(
         Ok((mut head, framing)) => {
             head.set_scheme(conn.scheme());
             let mut ctx = RequestCtx::open(&conn, head, framing, body, responder);
+            ctx.timer = open.0.take_timer();
             request::serve(&mut ctx).await;
             ctx.done()
         }
@@ -137,7 +175,8 @@ async fn serve_stream(
         }
     };
     // Dropping the rest ends the stream: with NO_ERROR after a whole response (RFC 9113, section 8.1).
-    let Done { responder: unused, .. } = done;
+    let Done { responder: unused, timer, .. } = done;
+    open.0.give_timer(timer);
     if let Some(responder) = unused {
         responder.abort(h2::Reason::CANCEL);
     }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Counted, Fit};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::http::turn;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::upstream::connect::Connected;
@@ -167,6 +168,7 @@ pub(super) async fn start(
     fit: Fit,
     shared: &Shared,
 ) -> Result<H2Lease, Failure> {
+    let (stream, turn) = turn::collecting(connected.stream, &worker.buffers);
     let handshake = Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -174,11 +176,12 @@ pub(super) async fn start(
         .max_header_list_size(HEADER_LIST)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_push(false)
-        .handshake::<_, Bytes>(connected.stream)
+        .handshake::<_, Bytes>(stream)
         .await;
     let (sender, mut connection) = handshake.map_err(|error| {
         Failure::upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe, format!("HTTP/2: {error}"))
     })?;
+    turn.collect();
     let counted = Counted::new(worker.metrics.cluster(&fit.cluster.name));
     let state = Rc::new(State {
         local: connected.local,
@@ -204,7 +207,10 @@ pub(super) async fn start(
                     known.settling.notify_waiters();
                 }
             }
-            connection.as_mut().poll(cx)
+            let polled = connection.as_mut().poll(cx);
+            // Pending or not, the next turn goes on with it.
+            let _ = turn.poll_end(cx);
+            polled
         });
         if let Err(error) = ended.await {
             tracing::debug!(%error, "an upstream HTTP/2 connection ended");

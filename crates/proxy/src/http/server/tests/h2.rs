@@ -298,6 +298,42 @@ async fn cancelled_stream_cancels_its_upstream_request() {
 }
 
 #[tokio::test]
+async fn short_message_waits_while_the_window_is_closed() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::Builder::new()
+                .initial_window_size(0)
+                .handshake::<_, Bytes>(stream)
+                .await
+                .unwrap();
+            // The first request, without a body, sees to it that our SETTINGS have arrived before the second.
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_response(Response::new(()), true).unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            connection.set_initial_window_size(64).unwrap();
+            spawn_local(async move {
+                let (data, _) = body(request.into_body()).await;
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                send.send_data(Bytes::from(data), true).unwrap();
+            });
+            while connection.accept().await.is_some() {}
+        });
+        let rig = proxy(Setup::to(&[address]), Http2).await;
+        let mut send = client(rig.address).await;
+        let (response, _) = send.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        let request = Request::post("http://a/p.S/C").body(()).unwrap();
+        let (response, mut stream) = send.send_request(request, false).unwrap();
+        stream.send_data(Bytes::from_static(b"message"), true).unwrap();
+        assert_eq!(body(response.await.unwrap().into_body()).await.0, b"message");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn slow_reader_holds_the_application_back() {
     run(async {
         const SIZE: usize = 8 * 1024 * 1024;

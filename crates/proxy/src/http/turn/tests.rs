@@ -1,0 +1,72 @@
+use std::future::poll_fn;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, server) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (client.unwrap(), server.unwrap().0)
+}
+
+#[tokio::test]
+async fn frames_of_a_turn_leave_together_at_its_end() {
+    let (ours, mut peer) = pair().await;
+    let buffers = Buffers::new();
+    let (mut stream, turn) = collecting(ours.into(), &buffers);
+    stream.write_all(b"preface ").await.unwrap();
+    let mut text = [0; 64];
+    assert_eq!(peer.read(&mut text).await.unwrap(), 8, "a handshake writes through");
+    turn.collect();
+    for frame in ["one ", "two ", "three"] {
+        stream.write_all(frame.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    assert_eq!(peer.try_read(&mut text).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    poll_fn(|cx| turn.poll_end(cx)).await;
+    assert_eq!(turn.0.borrow().buf.capacity(), 0, "the buffer went back");
+    let n = peer.read(&mut text).await.unwrap();
+    assert_eq!(&text[..n], b"one two three");
+}
+
+#[tokio::test]
+async fn a_whole_record_passes_behind_what_was_collected() {
+    let (ours, mut peer) = pair().await;
+    let (mut stream, turn) = collecting(ours.into(), &Buffers::new());
+    turn.collect();
+    let large = vec![b'x'; 3 * BUFFER];
+    let reading = tokio::spawn(async move {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).await.unwrap();
+        all
+    });
+    stream.write_all(b"head ").await.unwrap();
+    stream.write_all(&large).await.unwrap();
+    stream.write_all(b" tail").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let all = reading.await.unwrap();
+    assert_eq!(all, [b"head ".as_slice(), &large, b" tail"].concat());
+}
+
+#[tokio::test]
+async fn a_turn_that_cannot_be_written_ends_the_connection() {
+    let (ours, peer) = pair().await;
+    let (mut stream, turn) = collecting(ours.into(), &Buffers::new());
+    turn.collect();
+    // Closed with bytes unread: a reset.
+    stream.write_all(b"unread").await.unwrap();
+    poll_fn(|cx| turn.poll_end(cx)).await;
+    peer.readable().await.unwrap();
+    drop(peer);
+    let error = loop {
+        match stream.write_all(b"more").await {
+            Ok(()) => poll_fn(|cx| turn.poll_end(cx)).await,
+            Err(error) => break error,
+        }
+    };
+    let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    assert!(kinds.contains(&error.kind()), "{error}");
+}
