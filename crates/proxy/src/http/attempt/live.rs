@@ -269,6 +269,13 @@ impl Live {
 
     /// Gives the connection back, if the exchange ended cleanly on it.
     pub fn recycle(&mut self, ctx: &RequestCtx<'_>) {
+        if let Lease::H2(lease) = &self.lease {
+            if self.upload.is_done() && self.body.is_end() {
+                let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
+                lease.bury(std::mem::replace(&mut self.body, Body::Empty), sender);
+            }
+            return;
+        }
         if !(self.keeps && self.upload.is_done() && matches!(&self.body, Body::H1(body) if body.is_done())) {
             return;
         }

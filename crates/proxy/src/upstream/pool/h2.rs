@@ -17,6 +17,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{Counted, Fit};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::http::body::Body;
+use crate::http::send::Sender;
 use crate::http::turn;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
@@ -38,9 +40,20 @@ pub const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 /// Largest header list.
 pub const HEADER_LIST: u32 = 60 * 1024;
 
+/// Streams that have ended and whose handles wait for the connection's next turn, at most.
+const BURIED: usize = 4;
+
 struct Conn {
     sender: SendRequest<Bytes>,
     state: Rc<State>,
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // The connection ends when nobody holds any of its streams.
+        self.state.retired.set(true);
+        self.state.unbury();
+    }
 }
 
 /// What is known of a connection.
@@ -55,6 +68,18 @@ pub struct State {
     active: Cell<u32>,
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
+    /// The pool has forgotten it.
+    retired: Cell<bool>,
+    buried: RefCell<Vec<(Body, Sender)>>,
+}
+
+impl State {
+    fn unbury(&self) {
+        let mut buried = self.buried.borrow_mut();
+        if !buried.is_empty() {
+            buried.clear();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -95,6 +120,15 @@ impl H2Lease {
     /// The connection takes no more streams.
     pub fn condemn(&self) {
         self.state.closed.set(true);
+    }
+
+    /// The handles of a stream that has ended on both sides. Dropping them at once would wake the connection's task, for
+    /// nothing: that is done in its next turn.
+    pub fn bury(&self, body: Body, sender: Sender) {
+        let mut buried = self.state.buried.borrow_mut();
+        if !self.state.retired.get() && !self.state.closed.get() && buried.len() < BURIED {
+            buried.push((body, sender));
+        }
     }
 
     /// Whether the peer takes extended CONNECT (RFC 8441); waits for its SETTINGS.
@@ -192,6 +226,8 @@ pub(super) async fn start(
         active: Cell::new(0),
         requests: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
+        retired: Cell::new(false),
+        buried: RefCell::default(),
     });
     // SETTINGS are the peer's first frame: when our ping is answered they have come.
     let mut ping = connection.ping_pong();
@@ -207,6 +243,7 @@ pub(super) async fn start(
                     known.settling.notify_waiters();
                 }
             }
+            known.unbury();
             let polled = connection.as_mut().poll(cx);
             // Pending or not, the next turn goes on with it.
             let _ = turn.poll_end(cx);
@@ -216,6 +253,7 @@ pub(super) async fn start(
             tracing::debug!(%error, "an upstream HTTP/2 connection ended");
         }
         known.closed.set(true);
+        known.unbury();
         known.settling.notify_waiters();
         drop((permit, counted));
     });

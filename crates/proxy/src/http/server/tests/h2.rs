@@ -333,6 +333,38 @@ async fn short_message_waits_while_the_window_is_closed() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn idle_upstream_connection_closes_though_its_last_stream_just_ended() {
+    run(async {
+        let gone = std::rc::Rc::new(tokio::sync::Notify::new());
+        let signal = gone.clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                send.send_data(Bytes::from_static(b"x"), true).unwrap();
+            }
+            signal.notify_one();
+        });
+        let mut setup = Setup::to(&[address]);
+        setup.cluster.idle_timeout = std::time::Duration::from_secs(60);
+        let rig = proxy(setup, Http2).await;
+        let mut send = client(rig.address).await;
+        for _ in 0..3 {
+            let (response, _) = send.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap();
+            assert_eq!(body(response.await.unwrap().into_body()).await.0, b"x");
+        }
+        let start = tokio::time::Instant::now();
+        gone.notified().await;
+        let elapsed = start.elapsed().as_secs();
+        assert!((60..=66).contains(&elapsed), "{elapsed}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn slow_reader_holds_the_application_back() {
     run(async {
