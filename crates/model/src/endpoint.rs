@@ -3,6 +3,7 @@
 //! Stands for `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +55,9 @@ pub struct Endpoint {
     pub identity: Option<SpiffeId>,
     /// It has a sidecar that speaks the mesh's mTLS.
     pub mesh_tls: bool,
-    /// For metrics labels.
-    pub workload: Option<Workload>,
+    /// For metrics labels. Endpoints of the same workload share it.
+    #[serde(default, with = "shared")]
+    pub workload: Option<Arc<Workload>>,
 }
 
 /// Health as the control plane sees it.
@@ -81,6 +83,28 @@ pub struct Workload {
     pub service: String,
     /// Canonical revision, `v1`.
     pub revision: String,
+}
+
+/// Written as if it were not shared.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Workload;
+
+    pub(super) fn serialize<S: Serializer>(
+        workload: &Option<Arc<Workload>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        workload.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Arc<Workload>>, D::Error> {
+        Ok(Option::<Workload>::deserialize(deserializer)?.map(Arc::new))
+    }
 }
 
 impl EndpointSet {

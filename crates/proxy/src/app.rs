@@ -69,8 +69,8 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let count = bootstrap.workers.unwrap_or_else(workers::default_count);
     let sockets = listen::bind(count, &bootstrap)?;
     let resolver = bootstrap.dns.as_ref().map(dns::bind).transpose()?;
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+    // On this thread: another, with its stack and its part of the heap, would have nothing to do most of the time.
+    let control = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(4)
         .thread_name("control")
         .enable_all()

@@ -1,5 +1,5 @@
-//! The life of a downstream connection: the table of contents. `serve_inbound` and `serve_outbound` are it; each line is
-//! a stage, and what a stage does is in its own module.
+//! The life of a downstream connection: the table of contents. `open_inbound`, `open_outbound` and then `dispatch` are it;
+//! each line is a stage, and what a stage does is in its own module.
 //!
 //! ```text
 //! accept ─> listener ─> detect ─> chain ─> terminate ─> authorize ─> HTTP or bytes
@@ -7,7 +7,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use outrigger_model::listener::{ChainInput, Codec, Direction};
 use tokio::net::TcpStream;
-use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use crate::detect::{self, Detected, Look, Outcome, Patience};
@@ -24,7 +23,7 @@ use crate::http::server::{self, HttpVersion};
 use crate::l4::{self, Upstream};
 use crate::listen::Purpose;
 use crate::runtime::snapshot::{ChainHandle, HttpHandle, ListenerHandle, TerminalHandle};
-use crate::seldom::Seldom;
+use crate::runtime::usage::InUse;
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -66,18 +65,62 @@ pub(crate) struct Seen {
 
 /// Serves a connection to its end. Whatever fails is logged as one record.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let mut info = ConnInfo::early(&accepted);
-    let served = match accepted.purpose.clone() {
-        Purpose::Inbound { .. } => Box::pin(serve_inbound(&worker, accepted.tcp, &mut info)).await,
-        Purpose::Outbound { to } => Box::pin(serve_outbound(&worker, accepted.tcp, to, &mut info)).await,
+    // What it takes to get to the end of the chain is large and soon done: it must not stay with an idle connection.
+    let (info, opened) = Box::pin(open(&worker, accepted)).await;
+    let served = match opened.map(|opened| terminal(&worker, &info, opened)) {
+        Ok(serving) => dispatch(&worker, &info, serving).await,
+        Err(failure) => Err(failure),
     };
     if let Err(failure) = served {
-        info::refuse(&worker, info, &failure);
+        info::refuse(&worker, &info, &failure);
     }
 }
 
+/// What serves the connection to its end: a box of its own, as large as its kind needs.
+fn terminal(worker: &Rc<Worker>, info: &Rc<ConnInfo>, opened: Opened) -> Serving {
+    let (worker, info) = (worker.clone(), info.clone());
+    let Opened { seen, version, _in_use } = opened;
+    match &info.chain.terminal {
+        TerminalHandle::Http(http) => {
+            let (http, stream) = (http.clone(), seen.stream);
+            Box::pin(async move {
+                let _in_use = _in_use;
+                let settled = Box::pin(settle(&http, version, stream)).await?;
+                if let Some((version, stream)) = settled {
+                    server::serve(worker, stream, http, info, version).await;
+                }
+                Ok(())
+            })
+        }
+        TerminalHandle::Tcp(_) => Box::pin(async move {
+            let _in_use = _in_use;
+            l4::serve(worker, info, seen.stream, seen.early).await;
+            Ok(())
+        }),
+    }
+}
+
+type Serving = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+
+/// A connection at the end of its chain.
+struct Opened {
+    seen: Seen,
+    version: Option<HttpVersion>,
+    /// Until the connection ends: a destination in use is never forgotten.
+    _in_use: Option<InUse>,
+}
+
+async fn open(worker: &Rc<Worker>, accepted: Accepted) -> (Rc<ConnInfo>, Result<Opened, Failure>) {
+    let mut info = ConnInfo::early(&accepted);
+    let opened = match accepted.purpose.clone() {
+        Purpose::Inbound { .. } => open_inbound(worker, accepted.tcp, &mut info).await,
+        Purpose::Outbound { to } => open_outbound(worker, accepted.tcp, to, &mut info).await,
+    };
+    (Rc::new(info), opened)
+}
+
 /// A connection to our workload.
-async fn serve_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<(), Failure> {
+async fn open_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<Opened, Failure> {
     info.listener = resolve::inbound(worker, info.destination).await?;
     let mut seen = look(worker, info, Stream::Tcp(tcp)).await?;
     info.chain = select(info, seen.detected.as_ref())?;
@@ -101,16 +144,16 @@ async fn serve_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo)
         (None, detected) => version_of(detected.as_ref()),
     };
     authorize::connection(info)?;
-    dispatch(worker, info, seen, version).await
+    Ok(Opened { seen, version, _in_use: None })
 }
 
 /// A connection from our workload.
-async fn serve_outbound(
+async fn open_outbound(
     worker: &Rc<Worker>,
     tcp: TcpStream,
     to: Option<Arc<str>>,
     info: &mut ConnInfo,
-) -> Result<(), Failure> {
+) -> Result<Opened, Failure> {
     let found = match resolve::outbound(worker, info.destination, to.as_deref()).await {
         Ok(found) => found,
         Err(failure) => {
@@ -119,7 +162,6 @@ async fn serve_outbound(
         }
     };
     (info.listener, info.destination) = (found.listener, found.destination);
-    // Until the connection ends: a destination in use is never forgotten.
     let _in_use = found.in_use;
     let seen = look(worker, info, Stream::Tcp(tcp)).await?;
     info.chain = select(info, seen.detected.as_ref())?;
@@ -129,7 +171,7 @@ async fn serve_outbound(
     }
     authorize::connection(info)?;
     let version = version_of(seen.detected.as_ref());
-    dispatch(worker, info, seen, version).await
+    Ok(Opened { seen, version, _in_use })
 }
 
 /// Looks at the first bytes, if the listener's chains ask for them.
@@ -200,41 +242,18 @@ fn version_of(detected: Option<&Detected>) -> Option<HttpVersion> {
 }
 
 /// The end of the chain; from here on the connection is registered, so that a change of policy can close it.
-async fn dispatch(
-    worker: &Rc<Worker>,
-    info: &ConnInfo,
-    seen: Seen,
-    version: Option<HttpVersion>,
-) -> Result<(), Failure> {
-    let info = Rc::new(info.clone());
-    let open = worker.connections.register(&info);
-    let chain = info.chain.clone();
-    let serving = async {
-        match &chain.terminal {
-            TerminalHandle::Http(http) => {
-                let Some((version, stream)) = settle(http, version, seen.stream).await? else {
-                    return Ok(());
-                };
-                server::serve(worker.clone(), stream, http.clone(), info.clone(), version).await;
-            }
-            TerminalHandle::Tcp(tcp) => {
-                l4::serve(worker.clone(), info.clone(), seen.stream, tcp, seen.early).await;
-            }
-        }
-        Ok(())
-    };
+async fn dispatch(worker: &Rc<Worker>, info: &Rc<ConnInfo>, mut serving: Serving) -> Result<(), Failure> {
     let drain = &worker.shared.drain;
-    let mut serving = Box::pin(serving);
-    let (mut closed, mut forced) = (pin!(unconstrained(open.closed())), pin!(unconstrained(drain.forced())));
-    let (mut seldom_closed, mut seldom_forced) = (Seldom::default(), Seldom::default());
+    let open = worker.connections.register(info, worker.alarm.place(drain));
     let ended = poll_fn(|cx| {
         if let Poll::Ready(served) = serving.as_mut().poll(cx) {
             return Poll::Ready(Ended::Served(served));
         }
-        if let Poll::Ready(failure) = seldom_closed.poll(cx, open.is_closed(), closed.as_mut()) {
-            return Poll::Ready(Ended::Closed(failure));
+        match open.closed(cx) {
+            Some(failure) => Poll::Ready(Ended::Closed(failure.clone())),
+            None if drain.is_forced() => Poll::Ready(Ended::Forced),
+            None => Poll::Pending,
         }
-        seldom_forced.poll(cx, drain.is_forced(), forced.as_mut()).map(|()| Ended::Forced)
     });
     match ended.await {
         Ended::Served(served) => served,

@@ -10,10 +10,15 @@
 //!                   Tls                Http1 / Http2
 //! ```
 
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use crate::failure::{Failure, FailureKind, Stage};
@@ -105,8 +110,7 @@ pub async fn detect(stream: Stream, look: Look, patience: Patience) -> Result<Ou
         if !until(deadline, readable(&stream)).await {
             return silent_or_slow(seen, stream);
         }
-        seen.reserve(READ);
-        let Some(read) = until_some(deadline, stream.read_buf(&mut seen)).await else {
+        let Some(read) = until_some(deadline, read_more(&mut stream, &mut seen)).await else {
             return silent_or_slow(seen, stream);
         };
         let first = deadline == patience.first;
@@ -132,6 +136,19 @@ fn silent_or_slow(seen: BytesMut, stream: Stream) -> Result<Outcome, Failure> {
     }
     let detail = format!("{} bytes came, too few to tell what they are, and then none in time", seen.len());
     Err(Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail))
+}
+
+/// Reads once, through the stack: what is kept is as large as what came, and nothing while nothing comes. Cancelled without
+/// loss.
+pub async fn read_more(stream: &mut Stream, seen: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut read = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        seen.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
 }
 
 /// Without a buffer: an idle connection should not own one.

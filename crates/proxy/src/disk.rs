@@ -4,20 +4,23 @@
 //! replaced atomically; a file that is damaged or of somebody else is ignored with a reason.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use outrigger_model::resource::{Resource, ResourceKind};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Raised when the meaning of stored resources changes.
 const FORMAT: u32 = 1;
 
+/// Bytes written at once.
+const CHUNK: usize = 64 * 1024;
+
 /// A resource and its version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Stored {
     /// As the control plane sent it.
     pub version: String,
@@ -25,12 +28,26 @@ pub struct Stored {
     pub resource: Resource,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What follows [`Header`].
+#[derive(Deserialize)]
 struct Contents {
-    format: u32,
-    node: String,
     generation: u64,
     resources: Vec<Stored>,
+}
+
+/// As [`Contents`], of what lives elsewhere.
+#[derive(Serialize)]
+struct Written<'a> {
+    format: u32,
+    node: &'a str,
+    generation: u64,
+    resources: Vec<WrittenResource<'a>>,
+}
+
+#[derive(Serialize)]
+struct WrittenResource<'a> {
+    version: &'a str,
+    resource: &'a Resource,
 }
 
 /// What was read.
@@ -88,15 +105,21 @@ impl SnapshotFile {
     ) -> io::Result<()> {
         let resources = resources
             .filter(|(resource, _)| resource.kind() != ResourceKind::Barrier)
-            .map(|(resource, version)| Stored { version: version.to_owned(), resource: resource.clone() });
-        let contents =
-            Contents { format: FORMAT, node: self.node.clone(), generation, resources: resources.collect() };
-        let body = serde_json::to_vec(&contents)?;
+            .map(|(resource, version)| WrittenResource { version, resource })
+            .collect();
+        let contents = Written { format: FORMAT, node: &self.node, generation, resources };
         let temporary = self.path.with_extension("tmp");
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        writeln!(file, "{:032x}", xxh3_128(&body))?;
-        file.write_all(&body)?;
+        // The place of the checksum. The text is never in memory as a whole: what it took would stay with the process.
+        writeln!(file, "{:032x}", 0)?;
+        let mut body = Hashed { file: BufWriter::with_capacity(CHUNK, &file), hash: Xxh3::new() };
+        serde_json::to_writer(&mut body, &contents)?;
+        body.flush()?;
+        let checksum = body.hash.digest128();
+        drop(body);
+        file.rewind()?;
+        write!(file, "{checksum:032x}")?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)
     }
@@ -128,6 +151,24 @@ impl SnapshotFile {
             fs::metadata(&self.path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         let age = SystemTime::now().duration_since(written).unwrap_or_default();
         Ok(LastGood { age, generation: contents.generation, resources: contents.resources })
+    }
+}
+
+/// Writes on, and hashes what passes.
+struct Hashed<W> {
+    file: W,
+    hash: Xxh3,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

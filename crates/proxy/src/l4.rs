@@ -25,7 +25,7 @@ use crate::record::{Protocol, StreamRecord};
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::limits::ConnectionPermit;
-use crate::runtime::snapshot::TcpHandle;
+use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
 use crate::stream::Stream;
 use crate::upstream::connect::{Want, connect};
 use crate::worker::Worker;
@@ -50,30 +50,24 @@ pub struct Upstream {
 }
 
 /// Serves a connection to its end. `early`: the upstream was dialled while the first byte was waited for.
-pub async fn serve(
-    worker: Rc<Worker>,
-    info: Rc<ConnInfo>,
-    stream: Stream,
-    tcp: &TcpHandle,
-    early: Option<Upstream>,
-) {
+pub async fn serve(worker: Rc<Worker>, info: Rc<ConnInfo>, mut downstream: Stream, early: Option<Upstream>) {
+    // Only chains that end so come here.
+    let TerminalHandle::Tcp(tcp) = &info.chain.terminal else { return };
     let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp, Instant::now());
-    let dialled = match early {
-        Some(upstream) => Ok(upstream),
-        None => Box::pin(dial(&worker, &info, tcp)).await,
-    };
-    let mut upstream = match dialled {
-        Ok(upstream) => upstream,
-        Err(failure) => {
-            tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
-            return record.fail(&failure);
-        }
+    let mut upstream = match early {
+        Some(upstream) => upstream,
+        None => match Box::pin(dial(&worker, &info, tcp)).await {
+            Ok(upstream) => upstream,
+            Err(failure) => {
+                tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
+                return record.fail(&failure);
+            }
+        },
     };
     record.cluster = Some(upstream.cluster.clone());
     record.endpoint = Some(upstream.endpoint.clone());
     record.upstream_local = Some(upstream.local);
     record.tcp_opened();
-    let mut downstream = stream;
     let idle = tcp.config.idle_timeout;
     let copied = copy(&mut downstream, &mut upstream.stream, &mut record, &worker.buffers, idle).await;
     if let Err(failure) = copied {

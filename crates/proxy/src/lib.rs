@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod alarm;
 pub mod app;
 pub mod app_health;
 pub mod balance;
@@ -23,7 +24,7 @@ pub mod listen;
 pub mod metrics;
 pub mod record;
 pub mod runtime;
-pub mod seldom;
+
 pub mod stream;
 pub mod upstream;
 pub mod worker;

@@ -8,22 +8,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-mod wire;
+mod region;
+mod tls;
 
-pub use wire::Wire;
-
-/// TLS of either end over [`Wire`].
-pub type TlsStream = tokio_rustls::TlsStream<Wire>;
+pub use tls::Tls;
 
 /// A connection.
 pub enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS, our side of it finished.
-    Tls(Box<TlsStream>),
+    Tls(Box<Tls>),
     /// Bytes that were read ahead come first. Turns into what it wraps once they are consumed.
     Rewound(Box<Rewound>),
 }
@@ -67,7 +65,7 @@ impl Stream {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(tcp) => Some(tcp),
-            Self::Tls(tls) => Some(tls.get_ref().0.tcp()),
+            Self::Tls(tls) => Some(tls.tcp()),
             Self::Rewound(rewound) => rewound.inner.as_ref().and_then(Self::tcp),
         }
     }
@@ -88,22 +86,30 @@ impl Stream {
         self.tcp().ok_or(io::ErrorKind::NotConnected)?.peer_addr()
     }
 
+    /// Whether a read may bring something. Nobody is woken when that changes.
+    pub fn has_news(&self) -> bool {
+        match self.quiet_socket() {
+            Some(tcp) => tcp.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            None => true,
+        }
+    }
+
+    /// The socket, if nothing was read ahead from it.
+    fn quiet_socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Tls(tls) => tls.is_quiet().then(|| tls.tcp()),
+            Self::Rewound(_) => None,
+        }
+    }
+
     /// Pending (and `cx` is woken) while a read would surely have to wait. Ready promises nothing. It costs a tenth of a read
     /// that finds nothing.
-    pub fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let tcp = match self {
-            Self::Tcp(tcp) => &*tcp,
-            Self::Tls(tls) => {
-                let (wire, session) = tls.get_ref();
-                // A session that wants no more bytes has plain text, or the end, to give.
-                if wire.is_ahead() || !session.wants_read() {
-                    return Poll::Ready(());
-                }
-                wire.tcp()
-            }
-            Self::Rewound(_) => return Poll::Ready(()),
-        };
-        tcp.poll_read_ready(cx).map(|_| ())
+    pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.quiet_socket() {
+            Some(tcp) => tcp.poll_read_ready(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        }
     }
 
     /// Whether it is TLS.

@@ -17,6 +17,7 @@ use outrigger_telemetry::trace::SpanSender;
 use tokio::sync::{mpsc, watch};
 
 use crate::access_log;
+use crate::alarm::Alarm;
 use crate::bootstrap::{Node, OutboundPolicy};
 use crate::conn::Connections;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -41,6 +42,8 @@ pub struct Worker {
     pub buffers: Rc<Buffers>,
     /// Open downstream connections.
     pub connections: Connections,
+    /// Wakes them when the drain begins.
+    pub alarm: Alarm,
     view: RefCell<Rc<View>>,
 }
 
@@ -109,7 +112,8 @@ impl Worker {
         let metrics = shared.metrics.shard();
         let view = RefCell::new(Rc::new(View(shared.snapshot.load_full())));
         let (pools, buffers, connections) = (Pools::new(), Buffers::new(), Connections::default());
-        Rc::new(Self { id, shared, tls, pools, metrics, buffers, connections, view })
+        let alarm = Alarm::default();
+        Rc::new(Self { id, shared, tls, pools, metrics, buffers, connections, alarm, view })
     }
 
     /// The current snapshot. One relaxed read while nothing has changed.

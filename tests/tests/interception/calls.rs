@@ -80,6 +80,38 @@ async fn a_probe_without_a_certificate_learns_of_the_application_under_strict() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_not_registered_obeys_the_workloads_mtls_mode() {
+    let Some(()) = able() else { return };
+    let net = Net::new();
+    let [control, server, client, stranger] =
+        ["control", "server", "client", "stranger"].map(|name| net.host(name));
+    let mesh = Mesh::start_on(BINARY, &control).await;
+    let server = mesh.join(&server, &Workload { service: "server", ..Workload::default() }).await;
+    let client = mesh.join(&client, &Workload { service: "client", ..Workload::default() }).await;
+    for address in server.host.addresses() {
+        server.host.run(teller(SocketAddr::new(address, 7777))).await;
+    }
+    for address in server.host.addresses() {
+        let to = SocketAddr::new(address, 7777);
+        for host in [&stranger, &client.host] {
+            let said = hears(host, to).await.unwrap();
+            assert!(said.ends_with(MARKER), "PERMISSIVE takes plain text: {said}");
+        }
+    }
+    mesh.apply(STRICT).await;
+    for address in server.host.addresses() {
+        hears(&stranger, SocketAddr::new(address, 7777)).await.expect_err("STRICT takes no plain text");
+    }
+    let by_other_ports = |line: &serde_json::Value| line["upstream_cluster"] == "inbound|0||";
+    eventually("the connections are in the log", || async {
+        let log = server.access_log();
+        let taken = log.iter().filter(|line| by_other_ports(line)).count();
+        if taken >= 4 { Ok(()) } else { Err(format!("{log:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_is_not_ready_while_the_rules_are_absent() {
     let Some(()) = able() else { return };
     let net = Net::new();

@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger_tests::app::teller;
 use outrigger_tests::netns::workload::{Intercepted, Workload};
 use outrigger_tests::wait::eventually;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -21,17 +23,28 @@ const CONNECTIONS: usize = 20_000;
 /// Spread over these, and over both families: one pair of addresses and one port would run short of ports to come from, while the
 /// kernel still waits for the last of connections that are gone.
 const PORTS: [u16; 8] = [7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007];
+/// With one of them.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// At once.
 const WIDTH: usize = 64;
 
 /// Opens, says a word, hears it, closes.
-async fn talk(to: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(b"word").await?;
-    stream.shutdown().await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
-    if text.ends_with("\nword") { Ok(()) } else { Err(std::io::Error::other(format!("{text:?} came back"))) }
+async fn talk(to: SocketAddr) -> Result<(), String> {
+    let connected = timeout(PATIENCE, TcpStream::connect(to)).await;
+    let mut stream = connected.map_err(|_| "cannot connect in time")?.map_err(|e| format!("connect: {e}"))?;
+    let own = stream.local_addr().map_err(|e| e.to_string())?;
+    let mut heard = Vec::new();
+    let talk = async {
+        stream.write_all(b"word").await?;
+        stream.shutdown().await?;
+        stream.read_to_end(&mut heard).await
+    };
+    let ended = timeout(PATIENCE, talk).await;
+    let heard = String::from_utf8_lossy(&heard);
+    match ended {
+        Ok(Ok(_)) if heard.ends_with("\nword") => Ok(()),
+        ended => Err(format!("{own} to {to} heard {heard:?}, then {ended:?}")),
+    }
 }
 
 /// How many of `count` conversations failed, and the first reason.
@@ -39,18 +52,18 @@ async fn flood(to: SocketAddr, count: usize, width: usize) -> (usize, String) {
     let permits = Arc::new(Semaphore::new(width));
     let mut talks = JoinSet::new();
     let (mut failed, mut why) = (0, String::new());
-    let mut note = |ended: Result<std::io::Result<()>, tokio::task::JoinError>| {
-        if let Err(error) = ended.map_err(std::io::Error::other).flatten() {
+    let mut note = |ended: Result<Result<(), String>, tokio::task::JoinError>| {
+        if let Err(reason) = ended.map_err(|error| error.to_string()).flatten() {
             failed += 1;
-            why = error.to_string();
+            why = reason;
         }
     };
     for _ in 0..count {
         let permit = permits.clone().acquire_owned().await.expect("it is never closed");
         talks.spawn(async move {
-            let done = timeout(Duration::from_secs(30), talk(to)).await;
+            let done = talk(to).await;
             drop(permit);
-            done.unwrap_or_else(|_| Err(std::io::Error::other("no answer within 30 s")))
+            done
         });
         while let Some(ended) = talks.try_join_next() {
             note(ended);
@@ -94,6 +107,18 @@ async fn twenty_thousand_connections_leave_no_descriptor_and_no_task() {
     let began = Instant::now();
     for address in &addresses {
         let ended = pair.client.host.run(flood(*address, CONNECTIONS / addresses.len(), WIDTH)).await;
+        if ended.0 > 0 {
+            let mine = |line: &Value| {
+                let source = line["downstream_remote_address"].as_str().unwrap_or_default();
+                ended.1.starts_with(&format!("{source} ")) || !line["error"].is_null()
+            };
+            for sidecar in [&pair.client, &pair.server] {
+                sidecar.access_log().iter().filter(|line| mine(line)).for_each(|line| println!("{line}"));
+                // What the kernel dropped by itself, where two connections would have become one.
+                let counters = sidecar.host.ask(Path::new("cat"), &["/proc/net/stat/nf_conntrack"]);
+                println!("{}: {counters:?}", sidecar.service);
+            }
+        }
         assert_eq!(ended, (0, String::new()), "failures over {address}");
     }
     let took = began.elapsed();

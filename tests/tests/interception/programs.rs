@@ -53,13 +53,20 @@ impl Pair {
 
     async fn serve_mariadb(&self, install: &Path, mariadbd: &Path) -> Process {
         let (server, own) = (&self.server.host, self.database("mariadb"));
-        let data = format!("--datadir={own}");
+        // Its own folder for temporary tables as well: two servers take the same names there.
+        let (data, temporary) = (format!("--datadir={own}"), format!("--tmpdir={own}"));
         let mut command = server.command_as(NOBODY, install);
-        command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data]);
+        command.args([
+            "--no-defaults",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            &data,
+            &temporary,
+        ]);
         made(command);
         let mut command = server.command_as(NOBODY, mariadbd);
         command.args(["--no-defaults", "--skip-grant-tables", "--skip-name-resolve"]);
-        command.args(["--bind-address=*", "--port=3306", &data]);
+        command.args(["--bind-address=*", "--port=3306", &data, &temporary]);
         command.args([format!("--socket={own}/socket"), format!("--pid-file={own}/pid")]);
         serve(&self.mesh, server, "mariadb", command, 3306).await
     }

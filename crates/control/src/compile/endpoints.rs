@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_rules::intent::{Host, MtlsMode};
@@ -77,7 +78,7 @@ fn endpoint(world: &World, instance: &Instance, address: SocketAddr) -> Option<E
         health,
         identity: instance.identity(&world.settings.trust_domain).ok().filter(|_| instance.sidecar),
         mesh_tls: instance.sidecar && world.mtls_mode(instance, address.port()) != MtlsMode::Disable,
-        workload: Some(workload(instance)),
+        workload: Some(Arc::new(workload(instance))),
     })
 }
 

@@ -4,7 +4,7 @@
 //! look; the scan compares content, so a lost or doubled notification does no harm, and a slow rescan catches what the
 //! system does not notify (network file systems).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,9 +139,11 @@ impl FileRegistry {
         Fut: Future<Output = bool>,
     {
         let (bell, mut rung) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            // Full means that the bell is ringing already.
-            let _ = bell.try_send(());
+        let watcher = notify::recommended_watcher(move |event| {
+            if is_news(&event) {
+                // Full means that the bell is ringing already.
+                let _ = bell.try_send(());
+            }
         });
         let mut watcher = match watcher {
             Ok(watcher) => Some(watcher),
@@ -185,6 +187,11 @@ impl FileRegistry {
     }
 }
 
+/// Reading is told as well, ours too: heard as a change, each scan would call for the next.
+fn is_news(event: &notify::Result<notify::Event>) -> bool {
+    event.as_ref().map_or(true, |event| !event.kind.is_access())
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let length = std::fs::metadata(path).map_err(cannot)?.len();
@@ -204,6 +211,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Arc<Instance>>, Problem> {
         message: error.without_snippet().to_string(),
     })?;
     let mut instances: Vec<Arc<Instance>> = Vec::with_capacity(document.instances.len());
+    let mut ids = BTreeSet::new();
     for instance in document.instances {
         // serde does not keep positions; the id is where the reader will look.
         let line = || {
@@ -212,7 +220,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Arc<Instance>>, Problem> {
         };
         let wrong = |message| Problem { file: file.to_owned(), line: line(), message };
         instance.validate().map_err(wrong)?;
-        if instances.iter().any(|other| other.id == instance.id) {
+        if !ids.insert(instance.id.clone()) {
             return Err(wrong(format!("instance \"{}\" occurs twice", instance.id)));
         }
         if instance.ttl_seconds.is_some() {

@@ -16,7 +16,7 @@ pub const DEFAULT_BINDS: [SocketAddr; 2] = [
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Section {
-    /// Addresses, for UDP and TCP. Default 127.0.0.1:15053 and [::1]:15053.
+    /// Addresses, for UDP and TCP. Default `127.0.0.1:15053` and `[::1]:15053`.
     #[serde(default)]
     pub bind: Option<Vec<SocketAddr>>,
     /// Resolvers for names outside the mesh. Default: those of /etc/resolv.conf.

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep_until};
 
 use super::{ConnInfo, HANDSHAKE_TIMEOUT, Seen, authorize, rtt};
@@ -28,9 +27,6 @@ use crate::l4::{self, Upstream};
 use crate::runtime::snapshot::{ChainHandle, TcpHandle, TerminalHandle};
 use crate::stream::Stream;
 use crate::worker::Worker;
-
-/// Of the first read from either side.
-const FIRST_READ: usize = 4096;
 
 /// Who speaks first has bytes on their way when we look: ours is the workload itself, or a peer that has them in its hands.
 /// It saves a connection that would go unused, and is all that a conversation that the server opens waits for, once.
@@ -244,10 +240,8 @@ impl Seen {
 /// What a side says first; nothing if it ends or breaks, which shows itself again in whatever reads next. Reads instead of
 /// waiting for the socket: under TLS what comes may be session tickets. Cancelled without loss.
 async fn spoke(stream: &mut Stream) -> Bytes {
-    // Without a buffer while nothing has come: an idle connection should not own one.
-    detect::readable(stream).await;
-    let mut said = BytesMut::with_capacity(FIRST_READ);
-    let _ = stream.read_buf(&mut said).await;
+    let mut said = BytesMut::new();
+    let _ = detect::read_more(stream, &mut said).await;
     said.freeze()
 }
 

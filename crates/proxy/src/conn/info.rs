@@ -204,7 +204,7 @@ impl ConnInfo {
 }
 
 /// Writes the record of a connection that failed before anything served it, or that was closed under it.
-pub(super) fn refuse(worker: &Rc<Worker>, info: ConnInfo, failure: &Failure) {
+pub(super) fn refuse(worker: &Rc<Worker>, info: &Rc<ConnInfo>, failure: &Failure) {
     tracing::info!(
         source = %info.source,
         destination = %info.destination,
@@ -212,5 +212,5 @@ pub(super) fn refuse(worker: &Rc<Worker>, info: ConnInfo, failure: &Failure) {
         %failure,
         "connection closed"
     );
-    StreamRecord::open(worker, &Rc::new(info), Protocol::Tcp, Instant::now()).fail(failure);
+    StreamRecord::open(worker, info, Protocol::Tcp, Instant::now()).fail(failure);
 }

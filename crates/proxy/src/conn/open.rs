@@ -6,15 +6,16 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::SystemTime;
 
 use outrigger_identity::{TrustBundle, verify};
 use rustls::pki_types::UnixTime;
 use slab::Slab;
-use tokio::sync::Notify;
 
 use super::early::Speakers;
 use super::{ConnInfo, authorize, terminate};
+use crate::alarm::Place;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -35,7 +36,7 @@ struct Entry {
     info: Rc<ConnInfo>,
     /// When the peer was verified: its certificate may expire since, which ends no connection.
     verified: SystemTime,
-    closing: Notify,
+    place: Place,
 }
 
 /// A connection's place in the registry.
@@ -52,26 +53,17 @@ impl Drop for Open {
 }
 
 impl Open {
-    /// Whether [`Open::closed`] would resolve at once.
-    pub fn is_closed(&self) -> bool {
-        self.entry.info.closed_by.get().is_some()
-    }
-
-    /// Resolves with the reason when the connection is to be closed.
-    pub async fn closed(&self) -> Failure {
-        loop {
-            if let Some(failure) = self.entry.info.closed_by.get() {
-                return failure.clone();
-            }
-            self.entry.closing.notified().await;
-        }
+    /// The reason, if the connection is to be closed; the task is woken when there is one, and when the drain goes on.
+    pub fn closed(&self, cx: &Context<'_>) -> Option<&Failure> {
+        self.entry.place.register(cx);
+        self.entry.info.closed_by.get()
     }
 }
 
 impl Connections {
-    /// Adds a connection.
-    pub fn register(&self, info: &Rc<ConnInfo>) -> Open {
-        let entry = Entry { info: info.clone(), verified: SystemTime::now(), closing: Notify::new() };
+    /// Adds a connection, with its place among those that are woken.
+    pub fn register(&self, info: &Rc<ConnInfo>, place: Place) -> Open {
+        let entry = Entry { info: info.clone(), verified: SystemTime::now(), place };
         let entry = Rc::new(entry);
         let key = self.open.borrow_mut().insert(entry.clone());
         Open { all: self.open.clone(), key, entry }
@@ -102,7 +94,7 @@ impl Connections {
             if let Err(failure) = verdict(entry, snapshot, trust) {
                 // Set once; a second reason changes nothing.
                 let _ = entry.info.closed_by.set(failure);
-                entry.closing.notify_one();
+                entry.place.ring();
             }
         }
     }

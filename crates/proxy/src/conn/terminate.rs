@@ -6,13 +6,12 @@ use std::rc::Rc;
 use outrigger_identity::{CertificateProblem, IdentityError, peer_identity};
 use outrigger_model::listener::ServerTls;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use super::{ConnInfo, HANDSHAKE_TIMEOUT};
 use crate::detect::Hello;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::server::HttpVersion;
-use crate::stream::{Stream, Wire};
+use crate::stream::{Stream, Tls};
 use crate::worker::Worker;
 
 /// A connection whose TLS is terminated.
@@ -48,8 +47,7 @@ pub(super) async fn mesh(
         let detail = "TLS would have to be terminated inside of TLS";
         return Err(Failure::local(Stage::Terminate, FailureKind::Internal, detail));
     };
-    let handshake = TlsAcceptor::from(config).accept(Wire::with_prefix(tcp, &prefix));
-    let tls = match timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await {
+    let tls = match timeout(HANDSHAKE_TIMEOUT, Tls::accept(config, tcp, &prefix)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             let reason =
@@ -61,7 +59,7 @@ pub(super) async fn mesh(
             return Err(Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, detail));
         }
     };
-    let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let certificates = tls.session().peer_certificates().unwrap_or_default();
     let peer = peer_identity(certificates).map_err(|problem| {
         Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, problem.to_string())
     })?;
@@ -74,7 +72,7 @@ pub(super) async fn mesh(
         Some("istio-http/1.1" | "http/1.1") => Some(HttpVersion::Http1),
         _ => None,
     };
-    Ok(Terminated { stream: Stream::Tls(Box::new(tls.into())), version })
+    Ok(Terminated { stream: Stream::Tls(Box::new(tls)), version })
 }
 
 fn not_ours(error: &IdentityError) -> Failure {

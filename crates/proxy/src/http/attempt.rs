@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use h2::client::ResponseFuture;
 use outrigger_model::cluster::UpstreamProtocol;
@@ -13,25 +13,25 @@ use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::body::{Body, Frame};
-use super::convert;
-use super::copy::{CopyError, Flow};
+use super::body::Body;
+use super::copy::Flow;
 use super::exchange;
-use super::h1::write::How;
-use super::h1::{Asked, Framing, Parsed};
+use super::h1::{Asked, Framing};
 use super::head::{RequestHead, ResponseHead};
-use super::introduce;
 use super::request::RequestCtx;
 use super::respond::says_not_reached;
 use super::send::Sender;
 use super::trace;
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::metrics::ClusterCells;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::upstream::connect::Want;
 use crate::upstream::pool::h1::Meta;
-use crate::upstream::pool::{H1Conn, H2Lease, Leased};
+use crate::upstream::pool::{H2Lease, Leased};
+
+mod live;
 
 /// What all attempts of a request have in common.
 pub struct Plan<'p> {
@@ -46,7 +46,7 @@ pub struct Plan<'p> {
 }
 
 /// Endpoints that earlier attempts used.
-pub type Tried = SmallVec<[std::net::SocketAddr; 4]>;
+pub type Tried = SmallVec<[std::net::SocketAddr; 1]>;
 
 /// An attempt that did not bring a response.
 #[derive(Debug)]
@@ -98,6 +98,7 @@ pub struct Live {
     /// Nothing is uploaded before the response says that the tunnel stands.
     hold: bool,
     sent_at: Instant,
+    cells: Arc<ClusterCells>,
     _in_flight: InFlight,
 }
 
@@ -118,16 +119,21 @@ pub async fn run(
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
     let per_try = plan.retry.and_then(|retry| retry.per_try_timeout).map(|timeout| ctx.now + timeout);
-    let result = match lease(ctx, plan, &endpoint, per_try, fresh).await {
-        Ok(leased) => {
-            let result = attempt(ctx, plan, number, leased, &endpoint, per_try, slot).await;
-            if result.is_err() {
-                *slot = None;
-            }
-            result
+    let leased = match lease_now(ctx, plan, &endpoint, fresh) {
+        Some(leased) => Ok(leased),
+        None => Box::pin(lease(ctx, plan, &endpoint, per_try, fresh)).await,
+    };
+    let sent = leased.and_then(|leased| send(ctx, plan, number, leased, &endpoint, slot));
+    let result = match sent.and_then(|()| Live::present(slot)) {
+        Ok(live) => {
+            let result = exchange::until_head(ctx, live, per_try).await;
+            live.arrived(ctx, result)
         }
         Err(failure) => Err(failure.into()),
     };
+    if result.is_err() {
+        *slot = None;
+    }
     report(plan, &endpoint, &result, slot);
     result
 }
@@ -152,6 +158,26 @@ fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Want {
     }
 }
 
+/// A connection that is there and free, without waiting: nearly always.
+fn lease_now(
+    ctx: &RequestCtx<'_>,
+    plan: &Plan<'_>,
+    endpoint: &Arc<EndpointState>,
+    fresh: bool,
+) -> Option<Leased> {
+    let worker = &ctx.conn.worker;
+    let want = want(plan.cluster.config.protocol, &ctx.head);
+    let mut leased = worker.pools.lease_now(worker, plan.cluster, endpoint, (want, fresh), ctx.now)?;
+    if let Leased::H2(lease) = &mut leased {
+        let ready = lease.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if plan.upgrade == Upgrade::Protocol || !matches!(ready, Poll::Ready(Ok(()))) {
+            return None;
+        }
+    }
+    Some(leased)
+}
+
+/// A connection, made if there is none.
 async fn lease(
     ctx: &mut RequestCtx<'_>,
     plan: &Plan<'_>,
@@ -166,7 +192,7 @@ async fn lease(
     let leasing = async {
         let mut leased = worker.pools.lease(&worker, plan.cluster, endpoint, (want, fresh), now).await?;
         if let Leased::H2(lease) = &mut leased {
-            if upgrade && !Box::pin(lease.takes_extended_connect()).await {
+            if upgrade && !lease.takes_extended_connect().await {
                 let detail = "the upstream's HTTP/2 takes no extended CONNECT (RFC 8441)";
                 return Err(Failure::upstream(
                     Stage::Connect,
@@ -183,22 +209,20 @@ async fn lease(
         }
         Ok(leased)
     };
-    exchange::guarded(ctx, per_try, leasing).await
+    let leased = exchange::guarded(ctx, per_try, leasing).await;
+    ctx.tick();
+    leased
 }
 
-/// Sends the head and waits for the response head.
-async fn attempt(
+/// Sends the head, or puts it where the next flush does; the attempt is then in the slot.
+fn send(
     ctx: &mut RequestCtx<'_>,
     plan: &Plan<'_>,
     number: u32,
     leased: Leased,
     endpoint: &Arc<EndpointState>,
-    per_try: Option<Instant>,
     slot: &mut Slot,
-) -> Result<(), Failed> {
-    if leased.has_waited() {
-        ctx.tick();
-    }
+) -> Result<(), Failure> {
     let mut span = None;
     if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
         let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);
@@ -217,31 +241,13 @@ async fn attempt(
         Ok(live) => slot.insert(live),
         Err(failure) => {
             finish_span(ctx, span, None, Some(&failure));
-            return Err(failure.into());
+            return Err(failure);
         }
     };
     live.span = span;
     live.upload.count_messages(ctx.record.is_grpc);
-    let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
-    cells.attempt();
-    match exchange::until_head(ctx, live, per_try).await {
-        Ok(()) => {
-            ctx.tick();
-            let time = ctx.now.saturating_duration_since(live.sent_at);
-            cells.response(live.head.status(), time);
-            ctx.record.upstream_time = Some(time);
-            live.begin_response(ctx)
-        }
-        Err(failure) => {
-            if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
-                cells.timeouts.inc();
-            }
-            let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
-            let stale = live.reused && silent && live.is_silent();
-            finish_span(ctx, live.span.take(), None, Some(&failure));
-            Err(Failed { failure, stale })
-        }
-    }
+    live.cells.attempt();
+    Ok(())
 }
 
 /// Tells the endpoint what came of it.
@@ -283,249 +289,6 @@ pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
         number /= 10;
         if number == 0 || at == 0 {
             return &digits[at..];
-        }
-    }
-}
-
-impl Live {
-    /// The response in the slot.
-    ///
-    /// # Errors
-    /// Never, after an attempt that brought one.
-    pub fn present(slot: &mut Slot) -> Result<&mut Self, Failure> {
-        slot.as_mut().ok_or_else(|| {
-            Failure::local(Stage::Forward, FailureKind::Internal, "an attempt has left no response")
-        })
-    }
-
-    /// Nobody wants the response. If its body is short and here already, its connection serves on.
-    pub fn discard(&mut self, ctx: &RequestCtx<'_>) {
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut left = super::wire::BUFFER;
-        loop {
-            match self.body.poll_chunk(&mut cx) {
-                Poll::Ready(Ok(Frame::Data(len))) if len > left => return,
-                Poll::Ready(Ok(Frame::Data(len))) => {
-                    left -= len;
-                    self.body.consume(len);
-                }
-                Poll::Ready(Ok(Frame::Trailers(_))) => {}
-                Poll::Ready(Ok(Frame::End)) => return self.recycle(ctx),
-                Poll::Ready(Err(_)) | Poll::Pending => return,
-            }
-        }
-    }
-
-    fn send_h1(
-        ctx: &mut RequestCtx<'_>,
-        plan: &Plan<'_>,
-        mut conn: H1Conn,
-        endpoint: &Arc<EndpointState>,
-    ) -> Self {
-        introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
-        let upgrade = plan.upgrade == Upgrade::Protocol;
-        // Until the tunnel stands nothing follows the head.
-        let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
-        ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.writer.outgoing.buffer());
-        let mut asked = Asked::method(ctx.head.method(), upgrade);
-        asked.connect &= plan.upgrade == Upgrade::Connect;
-        let reused = conn.meta.requests > 0;
-        conn.meta.requests += 1;
-        ctx.record.upstream_local = conn.meta.local;
-        let written_before = conn.writer.outgoing.written();
-        let sender = Sender::h1(conn.writer, framing);
-        Self {
-            sender,
-            upload: Flow::default(),
-            endpoint: endpoint.clone(),
-            head: ResponseHead::absent(),
-            body: Body::H1(conn.reader),
-            framing: Framing::None,
-            source: Source::H1(asked),
-            lease: Lease::H1(conn.meta),
-            span: None,
-            reused,
-            written_before,
-            keeps: true,
-            hold: plan.upgrade != Upgrade::None,
-            sent_at: ctx.now,
-            _in_flight: endpoint.begin(),
-        }
-    }
-
-    fn send_h2(
-        ctx: &mut RequestCtx<'_>,
-        plan: &Plan<'_>,
-        mut lease: H2Lease,
-        endpoint: &Arc<EndpointState>,
-    ) -> Result<Self, Failure> {
-        introduce::ourselves(ctx, !lease.reused && plan.cluster.uses_mesh(endpoint));
-        let request =
-            convert::request_to_h2(&ctx.head, plan.upgrade == Upgrade::Protocol).map_err(|error| {
-                Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
-            })?;
-        let end = plan.upgrade == Upgrade::None && ctx.body.is_end();
-        ctx.record.upstream_local = Some(lease.state.local);
-        let (response, stream) = lease.sender.send_request(request, end).map_err(|error| {
-            lease.condemn();
-            Failure::upstream(Stage::Forward, FailureKind::RefusedStream, Retry::Safe, error.to_string())
-        })?;
-        Ok(Self {
-            sender: Sender::h2((!end).then_some(stream)),
-            upload: Flow::default(),
-            endpoint: endpoint.clone(),
-            head: ResponseHead::absent(),
-            body: Body::Empty,
-            framing: Framing::None,
-            source: Source::H2(response),
-            reused: lease.reused,
-            lease: Lease::H2(lease),
-            span: None,
-            written_before: 0,
-            keeps: true,
-            hold: plan.upgrade != Upgrade::None,
-            sent_at: ctx.now,
-            _in_flight: endpoint.begin(),
-        })
-    }
-
-    /// Moves the request body on. A sink that fails ends the upload, not the request: the response may have come early.
-    pub fn poll_upload(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Result<(), Failure> {
-        if self.upload.is_over() {
-            return Ok(());
-        }
-        if self.hold {
-            // The head is still to be flushed.
-            if let Poll::Ready(Err(_)) = self.sender.poll_flush(cx) {
-                self.upload.cut();
-            }
-            return Ok(());
-        }
-        match self.upload.poll(cx, body, &mut self.sender) {
-            Poll::Ready(Err(CopyError::Read(error))) => Err(exchange::downstream_failure(&error)),
-            Poll::Ready(Err(CopyError::Write(_))) => {
-                self.upload.cut();
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Ready when the next head of the response is there, interim ones included.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        match (&mut self.source, &mut self.lease, &mut self.body) {
-            (Source::H1(asked), Lease::H1(meta), Body::H1(reader)) => loop {
-                match meta.parser.parse(&mut reader.incoming.buf, *asked) {
-                    Ok(Parsed::Head(head)) => {
-                        self.head = ResponseHead::H1(head);
-                        return Poll::Ready(Ok(()));
-                    }
-                    Ok(Parsed::NeedMore) => {}
-                    Err(refusal) => return Poll::Ready(Err(protocol_error(refusal.to_string()))),
-                }
-                match ready!(reader.incoming.poll_fill(cx)) {
-                    Ok(0) => return Poll::Ready(Err(self.ended(FailureKind::UpstreamClosed, ""))),
-                    Ok(_) => {}
-                    Err(error) => {
-                        let failure = self.ended(FailureKind::UpstreamReset, &error.to_string());
-                        return Poll::Ready(Err(failure));
-                    }
-                }
-            },
-            (Source::H2(response), Lease::H2(lease), _) => {
-                if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-                    self.head = ResponseHead::H2(interim.into_parts().0);
-                    return Poll::Ready(Ok(()));
-                }
-                match ready!(std::pin::Pin::new(response).poll(cx)) {
-                    Ok(answer) => {
-                        let (parts, recv) = answer.into_parts();
-                        self.body = Body::h2(recv);
-                        self.source = Source::Done;
-                        self.head = ResponseHead::H2(parts);
-                        Poll::Ready(Ok(()))
-                    }
-                    Err(error) => {
-                        if error.is_go_away() || error.is_io() {
-                            lease.condemn();
-                        }
-                        Poll::Ready(Err(exchange::h2_failure(&error)))
-                    }
-                }
-            }
-            _ => Poll::Ready(Err(protocol_error("the response has begun before".into()))),
-        }
-    }
-
-    /// Bytes of this request that the connection has taken.
-    fn written(&self) -> u64 {
-        match &self.sender {
-            Sender::H1(sender) => sender.outgoing.written() - self.written_before,
-            // h2 tells by its errors instead.
-            Sender::H2(_) => u64::MAX,
-        }
-    }
-
-    /// Whether no byte of a response has come (HTTP/1).
-    fn is_silent(&self) -> bool {
-        matches!((&self.source, &self.lease, &self.body), (Source::H1(_), Lease::H1(meta), Body::H1(reader))
-            if meta.parser.is_idle() && reader.incoming.buf.is_empty())
-    }
-
-    /// The connection ended before the response head. Silence proves nothing once a byte was written.
-    fn ended(&self, kind: FailureKind, detail: &str) -> Failure {
-        let retry = if self.written() == 0 { Retry::Safe } else { Retry::Never };
-        Failure::upstream(Stage::Forward, kind, retry, detail.to_owned())
-    }
-
-    /// The final head has come: the body follows.
-    fn begin_response(&mut self, ctx: &RequestCtx<'_>) -> Result<(), Failed> {
-        match (&mut self.body, &self.head) {
-            (Body::H1(reader), ResponseHead::H1(head)) => {
-                self.keeps = head.keeps_alive();
-                self.framing = head.framing();
-                reader.begin(self.framing);
-                self.source = Source::Done;
-            }
-            (body, ResponseHead::H2(_)) => {
-                let framing = self.head.framing(body.is_end(), ctx.head.method() == "HEAD");
-                self.framing = framing.map_err(|refusal| protocol_error(refusal.to_string()))?;
-            }
-            _ => return Err(protocol_error("a response of another protocol".into()).into()),
-        }
-        finish_span(ctx, self.span.take(), Some(self.head.status()), None);
-        Ok(())
-    }
-
-    /// The tunnel stands: from now on bytes flow both ways.
-    pub fn open_tunnel(&mut self) {
-        self.hold = false;
-        self.keeps = false;
-        self.sender = match std::mem::replace(&mut self.sender, Sender::h2(None)) {
-            Sender::H1(writer) => Sender::h1(writer, Framing::Tunnel),
-            h2 => h2,
-        };
-        self.framing = Framing::Tunnel;
-        exchange::make_tunnel(&mut self.body);
-    }
-
-    /// Gives the connection back, if the exchange ended cleanly on it.
-    pub fn recycle(&mut self, ctx: &RequestCtx<'_>) {
-        if let Lease::H2(lease) = &self.lease {
-            if self.upload.is_done() && self.body.is_end() {
-                let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
-                lease.bury(std::mem::replace(&mut self.body, Body::Empty), sender);
-            }
-            return;
-        }
-        if !(self.keeps && self.upload.is_done() && matches!(&self.body, Body::H1(body) if body.is_done())) {
-            return;
-        }
-        let lease = std::mem::replace(&mut self.lease, Lease::Returned);
-        let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
-        let body = std::mem::replace(&mut self.body, Body::Empty);
-        if let (Lease::H1(meta), Sender::H1(writer), Body::H1(reader)) = (lease, sender, body) {
-            ctx.conn.worker.pools.put(H1Conn { reader, writer, meta }, ctx.now);
         }
     }
 }

@@ -56,6 +56,7 @@ impl<'a> Iterator for HeaderValues<'a> {
 macro_rules! header_methods {
     () => {
         /// All values of a header; the name in lower-case.
+        #[inline]
         pub fn headers<'a>(&'a self, name: &'a str) -> HeaderValues<'a> {
             match self {
                 Self::H1(head) => HeaderValues::H1(head.fields().headers(name)),
@@ -64,14 +65,16 @@ macro_rules! header_methods {
         }
 
         /// The first value of a header.
+        #[inline(always)]
         pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
             match self {
-                Self::H1(head) => head.fields().headers(name).next(),
+                Self::H1(head) => head.fields().first(name),
                 Self::H2(head) => map::first(map_of(head), name),
             }
         }
 
         /// Whether there is such a header.
+        #[inline(always)]
         pub fn has(&self, name: &str) -> bool {
             self.first(name).is_some()
         }
@@ -100,6 +103,7 @@ macro_rules! header_methods {
         }
 
         /// Removes all values of a header; says whether there was one.
+        #[inline(always)]
         pub fn remove(&mut self, name: &str) -> bool {
             match self {
                 Self::H1(head) => head.fields_mut().remove(name),
@@ -174,6 +178,7 @@ impl RequestHead {
     ///
     /// # Errors
     /// When name or value could not be a header.
+    #[inline(always)]
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
         if name.eq_ignore_ascii_case("host") {
             let authority = std::str::from_utf8(value.as_ref()).map_err(|_| EditError::Value)?;
@@ -385,6 +390,7 @@ impl ResponseHead {
     ///
     /// # Errors
     /// When name or value could not be a header.
+    #[inline(always)]
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
         match self {
             Self::H1(head) => head.fields.set(name, value),

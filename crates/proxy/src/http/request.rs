@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::{CompiledRoute, RouteRef};
@@ -103,6 +104,7 @@ pub struct RequestCtx<'c> {
     pub responder: Option<Responder>,
     /// From then on.
     pub sender: Option<Sender>,
+    /// The connection's, lent so that its requests need none of their own.
     pub timer: Timer,
     /// The time when the task began to wait for nothing, or a little later: read once per wake-up, not at each look.
     pub now: Instant,
@@ -127,6 +129,13 @@ pub struct Done {
     pub keep: bool,
 }
 
+impl Done {
+    /// Whether the exchange ended as it should, with nothing left to read.
+    pub fn is_clean(&self) -> bool {
+        self.keep && self.body.is_end() && self.sender.as_ref().is_some_and(Sender::is_finished)
+    }
+}
+
 impl Drop for RequestCtx<'_> {
     fn drop(&mut self) {
         // The record writes the request down, also when the task is cancelled.
@@ -137,28 +146,10 @@ impl Drop for RequestCtx<'_> {
     }
 }
 
-/// Serves one request to its end.
-///
-/// `timer` is the connection's, lent so that its requests need none of their own.
-pub async fn handle(
-    conn: &HttpConn,
-    head: RequestHead,
-    framing: Framing,
-    body: Body,
-    responder: Responder,
-    timer: Timer,
-) -> Done {
-    let mut ctx = RequestCtx::open(conn, head, framing, body, responder);
-    ctx.timer = timer;
-    if let Err(failure) = run(&mut ctx).await {
-        answer(&mut ctx, &failure).await;
-    }
-    Done {
-        body: std::mem::replace(&mut ctx.body, Body::Empty).into_live(),
-        sender: ctx.sender.take(),
-        responder: ctx.responder.take(),
-        timer: std::mem::take(&mut ctx.timer),
-        keep: ctx.keep,
+/// Serves one request to its end. What is seldom needed is boxed: each connection has room for this future.
+pub async fn serve(ctx: &mut RequestCtx<'_>) {
+    if let Err(failure) = run(ctx).await {
+        Box::pin(answer(ctx, &failure)).await;
     }
 }
 
@@ -176,11 +167,13 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
         RouteAction::Redirect(redirect) => {
             let location = edit::location(&ctx.head, found.route, redirect);
             let status = status_of(redirect);
-            reply(ctx, respond::direct(status, "", false, Some(&location)), "direct_response").await
+            let local = respond::direct(status, "", false, Some(&location));
+            Box::pin(reply(ctx, local, "direct_response")).await
         }
         RouteAction::Direct { status, body } => {
             let is_head = ctx.head.method() == "HEAD";
-            reply(ctx, respond::direct(*status, body, is_head, None), "direct_response").await
+            let local = respond::direct(*status, body, is_head, None);
+            Box::pin(reply(ctx, local, "direct_response")).await
         }
     }
 }
@@ -190,7 +183,9 @@ fn status_of(redirect: &Redirect) -> u16 {
 }
 
 impl<'c> RequestCtx<'c> {
-    fn open(
+    /// A request whose head has come.
+    #[inline(always)] // made where it stays
+    pub fn open(
         conn: &'c HttpConn,
         head: RequestHead,
         framing: Framing,
@@ -225,6 +220,17 @@ impl<'c> RequestCtx<'c> {
             introduced: false,
             permit: None,
             keep: true,
+        }
+    }
+
+    /// What is left at the end.
+    pub fn done(&mut self) -> Done {
+        Done {
+            body: std::mem::replace(&mut self.body, Body::Empty).into_live(),
+            sender: self.sender.take(),
+            responder: self.responder.take(),
+            timer: std::mem::take(&mut self.timer),
+            keep: self.keep,
         }
     }
 
@@ -284,29 +290,36 @@ async fn filter(ctx: &mut RequestCtx<'_>, view: &View, route: &CompiledRoute) ->
         let input = Input { connection: ctx.conn.info.view(), request: &ctx.head, route_fault };
         let verdict = filter.on_request(&input);
         drawn |= matches!(filter, Filter::Fault(_));
-        apply(ctx, verdict).await?;
+        if let Some((delay, then)) = delay_of(verdict)? {
+            Box::pin(wait(ctx, delay, then)).await?;
+        }
     }
-    match route_fault {
-        Some(fault) if !drawn => apply(ctx, filter::fault::plan(fault)).await,
-        _ => Ok(()),
+    if let Some(fault) = route_fault.filter(|_| !drawn)
+        && let Some((delay, then)) = delay_of(filter::fault::plan(fault))?
+    {
+        Box::pin(wait(ctx, delay, then)).await?;
+    }
+    Ok(())
+}
+
+fn delay_of(verdict: Verdict) -> Result<Option<(Duration, Option<Failure>)>, Failure> {
+    match verdict {
+        Verdict::Continue => Ok(None),
+        Verdict::Fail(failure) => Err(failure),
+        Verdict::Delay(delay, then) => Ok(Some((delay, then))),
     }
 }
 
-async fn apply(ctx: &mut RequestCtx<'_>, verdict: Verdict) -> Result<(), Failure> {
-    match verdict {
-        Verdict::Continue => Ok(()),
-        Verdict::Fail(failure) => Err(failure),
-        Verdict::Delay(delay, then) => {
-            ctx.record.flags.add("DI");
-            let sleep = Box::pin(async move {
-                tokio::time::sleep(delay).await;
-                Ok(())
-            });
-            exchange::guarded(ctx, None, sleep).await?;
-            ctx.tick();
-            then.map_or(Ok(()), Err)
-        }
-    }
+/// Waits as an injected fault wants it.
+async fn wait(ctx: &mut RequestCtx<'_>, delay: Duration, then: Option<Failure>) -> Result<(), Failure> {
+    ctx.record.flags.add("DI");
+    let sleep = async {
+        tokio::time::sleep(delay).await;
+        Ok(())
+    };
+    exchange::guarded(ctx, None, sleep).await?;
+    ctx.tick();
+    then.map_or(Ok(()), Err)
 }
 
 /// Forwards the request to one of the route's clusters and its response to the client.
@@ -428,13 +441,7 @@ pub async fn refuse(conn: &HttpConn, failure: &Failure, body: Body, responder: R
     ctx.unread = true;
     ctx.keep = false;
     answer(&mut ctx, failure).await;
-    Done {
-        body: std::mem::replace(&mut ctx.body, Body::Empty),
-        sender: ctx.sender.take(),
-        responder: ctx.responder.take(),
-        timer: Timer::default(),
-        keep: false,
-    }
+    ctx.done()
 }
 
 /// The headers that only our own components may set.

@@ -72,7 +72,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         if let Some(mut live) = slot.take() {
             live.discard(ctx);
         }
-        back_off(ctx, policy, number).await?;
+        Box::pin(back_off(ctx, policy, number)).await?;
         ctx.body.rewind();
         number += 1;
         fresh = false;

@@ -34,7 +34,7 @@ pub async fn serve(
     let conn = Rc::new(HttpConn::new(worker, info, http));
     match version {
         HttpVersion::Http1 => h1::serve(&conn, stream).await,
-        HttpVersion::Http2 => h2::serve(&conn, stream).await,
+        HttpVersion::Http2 => Box::pin(h2::serve(&conn, stream)).await,
     }
 }
 

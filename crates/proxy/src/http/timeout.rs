@@ -6,9 +6,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The longest sleep without a look at the clock.
@@ -18,6 +19,8 @@ const ARM: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom the sleep wakes, once it was polled.
+    waker: Option<Waker>,
 }
 
 impl Timer {
@@ -33,7 +36,14 @@ impl Timer {
             }
             None => self.sleep.insert(Box::pin(sleep_until(deadline.min(Instant::now() + ARM)))),
         };
+        // It keeps its waker until it fires.
+        let registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if registered && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
         loop {
+            // Without budget a sleep is pending without having registered anybody.
+            self.waker = has_budget_remaining().then(|| cx.waker().clone());
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -49,7 +49,7 @@ impl Buffers {
     pub fn give(&self, mut buffer: BytesMut) {
         buffer.clear();
         // Moves a buffer that was advanced back to its start; allocates only if somebody still shares it.
-        if !buffer.try_reclaim(BUFFER) || buffer.capacity() > BULK {
+        if (buffer.capacity() < BUFFER && !buffer.try_reclaim(BUFFER)) || buffer.capacity() > BULK {
             return;
         }
         let mut free = self.free.borrow_mut();
@@ -90,6 +90,11 @@ pub struct Outgoing {
     unflushed: bool,
 }
 
+/// Takes bytes from the front. A buffer of which nothing is left begins at its start again, which saves finding that out.
+pub fn consume(buf: &mut BytesMut, n: usize) {
+    if n == buf.len() { buf.clear() } else { buf.advance(n) }
+}
+
 /// Splits a connection.
 pub fn split(stream: Stream, buffers: &Rc<Buffers>) -> (Incoming, Outgoing) {
     let stream = Rc::new(RefCell::new(stream));
@@ -110,7 +115,7 @@ impl Incoming {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        if self.stream.borrow_mut().poll_news(cx).is_pending() {
+        if self.stream.borrow().poll_news(cx).is_pending() {
             self.release();
             return Poll::Pending;
         }
@@ -146,6 +151,11 @@ impl Incoming {
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether there is, or may be, something to read.
+    pub fn has_news(&self) -> bool {
+        self.eof || !self.buf.is_empty() || self.stream.borrow().has_news()
     }
 
     /// Gives an empty buffer back to the worker.
@@ -219,7 +229,7 @@ impl Outgoing {
             }
             self.written += n as u64;
             self.unflushed = true;
-            self.buf.advance(n);
+            consume(&mut self.buf, n);
         }
         self.buffers.give(std::mem::take(&mut self.buf));
         ready!(Pin::new(&mut *stream).poll_flush(cx))?;

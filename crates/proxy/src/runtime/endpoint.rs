@@ -65,8 +65,8 @@ impl EndpointState {
     pub fn new(config: &Endpoint, before: Option<&Arc<Self>>) -> Self {
         // Metrics are found by the address of the workload, so an unchanged one keeps its allocation.
         let workload = config.workload.as_ref().map(|workload| {
-            let kept = before.and_then(|b| b.workload.as_ref()).filter(|kept| ***kept == *workload);
-            kept.cloned().unwrap_or_else(|| Arc::new(workload.clone()))
+            let kept = before.and_then(|b| b.workload.as_ref()).filter(|kept| *kept == workload);
+            kept.unwrap_or(workload).clone()
         });
         Self {
             address: config.address,

@@ -21,17 +21,3 @@ async fn bytes_read_ahead_come_first_and_then_the_stream_is_what_it_wrapped() {
     assert_eq!(text, "hello world");
     assert!(matches!(stream, Stream::Tcp(_)));
 }
-
-#[tokio::test]
-async fn the_wire_gives_small_readers_what_one_large_read_took() {
-    let (mut client, server) = pair().await;
-    client.write_all(&[7; 10_000]).await.unwrap();
-    client.shutdown().await.unwrap();
-    let mut wire = Wire::with_prefix(server, b"abc");
-    let mut small = [0; 2];
-    wire.read_exact(&mut small).await.unwrap();
-    assert_eq!(&small, b"ab");
-    let mut rest = Vec::new();
-    wire.read_to_end(&mut rest).await.unwrap();
-    assert_eq!((rest.len(), rest[0], rest[1]), (10_001, b'c', 7));
-}

@@ -15,7 +15,6 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::intercept::APP_PRIORITY;
@@ -23,7 +22,7 @@ use crate::listen::make_transparent;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
-use crate::stream::{Stream, TlsStream, Wire};
+use crate::stream::{Stream, Tls};
 use crate::worker::Worker;
 
 /// What will be spoken.
@@ -104,7 +103,7 @@ pub async fn connect(
         Ok(result) => result?,
         Err(_) => return Err(too_late(cluster, endpoint, "TLS handshake")),
     };
-    let protocol = negotiated(want, tls.get_ref().1.alpn_protocol());
+    let protocol = negotiated(want, tls.session().alpn_protocol());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
 }
 
@@ -151,7 +150,7 @@ async fn handshake(
     endpoint: &EndpointState,
     want: Want,
     tcp: TcpStream,
-) -> Result<TlsStream, Failure> {
+) -> Result<Tls, Failure> {
     let expected = expectation(worker, cluster, endpoint)?;
     let alpn = match want {
         Want::Http1 => ALPN_HTTP1,
@@ -160,11 +159,8 @@ async fn handshake(
     };
     let config = worker.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
     let name = server_name(cluster)?;
-    let connector = TlsConnector::from(config);
-    match connector.connect(name, Wire::new(tcp)).await {
-        Ok(tls) => Ok(tls.into()),
-        Err(error) => Err(untrusted(cluster, endpoint, &expected, &error)),
-    }
+    let connected = Tls::connect(config, name, tcp).await;
+    connected.map_err(|error| untrusted(cluster, endpoint, &expected, &error))
 }
 
 /// The handshake with a server outside the mesh.
@@ -173,9 +169,9 @@ async fn outside(
     endpoint: &EndpointState,
     config: Arc<ClientConfig>,
     tcp: TcpStream,
-) -> Result<TlsStream, Failure> {
+) -> Result<Tls, Failure> {
     let name = server_name(cluster)?;
-    TlsConnector::from(config).connect(name, Wire::new(tcp)).await.map(Into::into).map_err(|error| {
+    Tls::connect(config, name, tcp).await.map_err(|error| {
         let detail =
             format!("{} of cluster {}: the TLS handshake failed: {error}", endpoint.address, cluster.name);
         Failure::upstream(Stage::Connect, FailureKind::TlsFailed, Retry::Safe, detail)

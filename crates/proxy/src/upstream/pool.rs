@@ -98,16 +98,6 @@ pub enum Leased {
     H2(H2Lease),
 }
 
-impl Leased {
-    /// Whether getting it may have taken time.
-    pub fn has_waited(&self) -> bool {
-        match self {
-            Self::H1(conn) => conn.meta.requests == 0,
-            Self::H2(_) => true,
-        }
-    }
-}
-
 #[derive(Default)]
 struct Inner {
     h1: RefCell<FastMap<Key, Vec<H1Conn>>>,
@@ -145,16 +135,31 @@ impl Pools {
         if !fresh && let Some(conn) = self.take_idle(worker, cluster, endpoint, now) {
             return Ok(Leased::H1(conn));
         }
-        // Connecting is rare and its future large (a TLS handshake): it does not belong into every request's.
-        let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http1)).await?;
+        let connected = connect(worker, cluster, endpoint, Want::Http1).await?;
         let fit = Fit::new(worker, cluster, endpoint);
         Ok(match connected.protocol {
             Negotiated::Http2 => {
                 let shared = self.shared(cluster, endpoint);
-                Leased::H2(Box::pin(h2::start(worker, connected, fit, &shared)).await?)
+                Leased::H2(h2::start(worker, connected, fit, &shared).await?)
             }
             _ => Leased::H1(H1Conn::new(worker, connected, fit, endpoint)),
         })
+    }
+
+    /// As [`Pools::lease`], if there is one that needs no waiting.
+    pub fn lease_now(
+        &self,
+        worker: &Rc<Worker>,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+        (want, fresh): (Want, bool),
+        now: Instant,
+    ) -> Option<Leased> {
+        match want {
+            Want::Http2 => self.shared(cluster, endpoint).take(worker, cluster, endpoint).map(Leased::H2),
+            _ if fresh => None,
+            _ => self.take_idle(worker, cluster, endpoint, now).map(Leased::H1),
+        }
     }
 
     async fn lease_h2(

@@ -1,6 +1,7 @@
 //! `ClusterLoadAssignment`: endpoints by priority and locality, their health, identity and workload.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_model::identity::SpiffeId;
@@ -139,7 +140,8 @@ fn decode_locality(wire: &LocalityLbEndpoints) -> Decoded<LocalityEndpoints> {
         return flaw("priority", format!("{} is greater than 128", wire.priority));
     }
     let place = wire.locality.clone().unwrap_or_default();
-    let endpoints = each(&wire.lb_endpoints, "lb_endpoints", decode_endpoint)?;
+    let mut endpoints = each(&wire.lb_endpoints, "lb_endpoints", decode_endpoint)?;
+    share(&mut endpoints);
     let sum: u64 = endpoints.iter().map(|e| u64::from(e.weight)).sum();
     let Ok(sum) = u32::try_from(sum) else {
         return flaw(
@@ -154,6 +156,20 @@ fn decode_locality(wire: &LocalityLbEndpoints) -> Decoded<LocalityEndpoints> {
         weight: uint_or(wire.load_balancing_weight.as_ref(), sum),
         endpoints,
     })
+}
+
+/// Neighbours are mostly of one workload: what two have in common is kept once.
+fn share(endpoints: &mut [Endpoint]) {
+    for i in 1..endpoints.len() {
+        if let [before, this] = &mut endpoints[i - 1..=i] {
+            if before.identity == this.identity {
+                this.identity.clone_from(&before.identity);
+            }
+            if before.workload == this.workload {
+                this.workload.clone_from(&before.workload);
+            }
+        }
+    }
 }
 
 fn decode_endpoint(wire: &LbEndpoint) -> Decoded<Endpoint> {
@@ -182,13 +198,15 @@ fn decode_endpoint(wire: &LbEndpoint) -> Decoded<Endpoint> {
         },
         mesh_tls: tls_mode == Some(ISTIO),
         workload: match our(metadata, "workload").and_then(as_map) {
-            Some(fields) => Some(Workload {
+            Some(fields) => Some(Arc::new(Workload {
                 name: field(fields, "name").to_owned(),
                 namespace: field(fields, "namespace").to_owned(),
                 service: field(fields, "service").to_owned(),
                 revision: field(fields, "revision").to_owned(),
-            }),
-            None => namespace(metadata, ISTIO).and_then(|fields| istio_workload(field(fields, "workload"))),
+            })),
+            None => namespace(metadata, ISTIO)
+                .and_then(|fields| istio_workload(field(fields, "workload")))
+                .map(Arc::new),
         },
     })
 }

@@ -18,6 +18,10 @@ use crate::{ClientKind, nack};
 /// Names that one client may subscribe to per kind.
 const MAX_NAMES: usize = 20_000;
 
+/// Encoded bytes after which a response to a sidecar ends; the rest follows when it is answered. What a client takes to
+/// read a response stays with its process.
+const PORTION: usize = 128 * 1024;
+
 /// The state of one stream.
 pub(super) struct Engine {
     pub(super) view: Arc<dyn View>,
@@ -159,6 +163,9 @@ impl Engine {
                 continue;
             }
             unanswered = true;
+            if self.view.kind() == ClientKind::Outrigger && !self.whole_sets {
+                portion(&mut difference);
+            }
             self.warm_anew(&difference);
             out.push(self.outgoing(kind, difference, generation));
         }
@@ -260,4 +267,16 @@ fn vetoed(view: &dyn View, kind: ResourceKind, subscription: &Subscription, stat
             view.report(ClientEvent::Nacked { kind, name, version, field, reason });
         }
     }
+}
+
+/// Leaves as much as one response carries, at least one resource.
+fn portion(difference: &mut Difference) {
+    let mut bytes = 0;
+    let fit = difference.upserts.iter().take_while(|versioned| {
+        let more = bytes < PORTION;
+        bytes += versioned.encoded(ClientKind::Outrigger).value.len();
+        more
+    });
+    let fit = fit.count();
+    difference.upserts.truncate(fit);
 }

@@ -82,3 +82,25 @@ async fn a_watched_file_is_told_when_it_changes() {
     assert_eq!(heard.recv().await.unwrap(), [["web-2"]]);
     watching.abort();
 }
+
+#[tokio::test]
+async fn scanning_does_not_call_for_the_next_scan() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, "instances: []").unwrap();
+    let (tell, mut told) = mpsc::channel(64);
+    let mut watcher = notify::recommended_watcher(move |event| {
+        let _ = tell.try_send(is_news(&event));
+    })
+    .unwrap();
+    watcher.watch(directory.path(), RecursiveMode::NonRecursive).unwrap();
+    let mut registry = FileRegistry::new(vec![file.display().to_string()]);
+    registry.scan();
+    fs::write(&file, "instances: []\n").unwrap();
+    // All that reading caused comes before what writing caused.
+    let mut before = 0;
+    while !told.recv().await.unwrap() {
+        before += 1;
+    }
+    assert!(before > 0, "reading was told, and is no news");
+}

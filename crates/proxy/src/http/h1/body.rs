@@ -140,7 +140,11 @@ impl BodyDecoder {
 
     /// Takes `bytes` that `poll` lent, or fewer, out of `buf`.
     pub fn consume(&mut self, buf: &mut BytesMut, bytes: usize) {
-        buf.advance(bytes);
+        if bytes == buf.len() {
+            buf.clear()
+        } else {
+            buf.advance(bytes)
+        }
         self.took(bytes);
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Field {
     pub(super) known: Known,
     /// The line is in the buffer as it arrived, up to its CRLF, so that a run of such lines is one copy.
     pub(super) arrived: bool,
+    /// The line is in the buffer as it is sent, CRLF included: it arrived so, or was written so.
+    pub(super) whole: bool,
 }
 
 impl Field {
@@ -167,9 +169,18 @@ impl H1Fields {
     }
 
     /// The first value of `name`.
-    #[inline]
+    #[inline(always)] // of a constant name that we know, only a look at one bit is left, nearly always
     pub fn first<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
-        self.headers(name).next()
+        let known = Known::of(name.as_bytes());
+        if known != Known::Other && self.present & known.bit() == 0 {
+            return None;
+        }
+        self.find(known, name.as_bytes()).map(|at| self.value_of(&self.list[at]))
+    }
+
+    /// The first line of a name.
+    fn find(&self, known: Known, name: &[u8]) -> Option<usize> {
+        self.list.iter().position(|field| self.matches(field, known, name))
     }
 
     /// Whether a recognised name has a line.
@@ -201,17 +212,18 @@ impl H1Fields {
     ///
     /// # Errors
     /// When name or value could not be a header line, or the head would grow beyond 64 KiB.
+    #[inline(always)]
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), EditError> {
-        let value = value.as_ref();
+        self.set_known(Known::of(name.as_bytes()), name, value.as_ref())
+    }
+
+    fn set_known(&mut self, known: Known, name: &str, value: &[u8]) -> Result<(), EditError> {
         if !is_value(value) {
             return Err(EditError::Value);
         }
-        let known = Known::of(name.as_bytes());
         let absent = known != Known::Other && self.present & known.bit() == 0;
-        let list: &[Field] = if absent { &[] } else { &self.list };
-        let Some(at) = list.iter().position(|f| self.matches(f, known, name.as_bytes())) else {
-            return self.append_known(known, name.as_bytes(), value);
-        };
+        let found = if absent { None } else { self.find(known, name.as_bytes()) };
+        let Some(at) = found else { return self.append_known(known, name.as_bytes(), value) };
         // A value that fits is written over the old one: a traceparent per attempt costs no room at all.
         let (start, len) = if value.len() <= usize::from(self.list[at].value_len) {
             let start = usize::from(self.list[at].value);
@@ -222,7 +234,8 @@ impl H1Fields {
             self.put(value)
         };
         let field = &mut self.list[at];
-        (field.value, field.value_len, field.arrived) = (start, len, false);
+        (field.value, field.value_len) = (start, len);
+        (field.arrived, field.whole) = (false, false);
         for next in at + 1..self.list.len() {
             if self.matches(&self.list[next], known, name.as_bytes()) {
                 self.list[next].name_len = 0;
@@ -252,16 +265,19 @@ impl H1Fields {
         if known == Known::Other && (name.is_empty() || !name.iter().all(|&b| is_tchar(b))) {
             return Err(EditError::Name);
         }
-        self.room(name.len() + value.len())?;
+        self.room(name.len() + value.len() + 4)?;
         self.present |= known::bits(name, known);
+        self.buf.reserve(name.len() + value.len() + 4);
         let (name, name_len) = self.put(name);
+        self.buf.extend_from_slice(b": ");
         let (value, value_len) = self.put(value);
-        self.list.push(Field { name, name_len, value, value_len, known, arrived: false });
+        self.buf.extend_from_slice(b"\r\n");
+        self.list.push(Field { name, name_len, value, value_len, known, arrived: false, whole: true });
         Ok(())
     }
 
     /// Removes all lines of `name`; says whether there was one.
-    #[inline]
+    #[inline(always)]
     pub fn remove(&mut self, name: &str) -> bool {
         let known = Known::of(name.as_bytes());
         if known != Known::Other && self.present & known.bit() == 0 {

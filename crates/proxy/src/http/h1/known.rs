@@ -45,7 +45,7 @@ const ANY_X_OUTRIGGER: u64 = 1 << 63;
 
 impl Known {
     /// Recognises a name (a token) in any case. One comparison at most: length and first letter leave one candidate.
-    #[inline]
+    #[inline(always)] // most names are constants: nothing is left of it but a bit
     pub fn of(name: &[u8]) -> Self {
         let Some(first) = name.first().map(|byte| byte | 0x20) else { return Self::Other };
         let (same, known) = match (name.len(), first) {
@@ -102,6 +102,7 @@ impl Known {
 
 /// Compares whole words: the length is a constant here. Setting the case bit is exact for tokens, whose bytes are all above
 /// 0x20; the only others that it could confuse are control bytes.
+#[inline(always)]
 fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
     let Some(name) = name.first_chunk::<N>() else { return false };
     name.iter().zip(text).fold(0, |differ, (a, b)| differ | ((a | 0x20) ^ b)) == 0

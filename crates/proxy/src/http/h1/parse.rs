@@ -125,7 +125,7 @@ fn ranges(fields: &mut H1Fields, base: &[u8], headers: &[httparse::Header<'_>]) 
         // An empty value may point anywhere: it then starts right behind the colon.
         let value = if header.value.is_empty() { name + name_len + 1 } else { start_of(header.value) };
         let value_len = header.value.len() as u16;
-        fields.list.push(Field { name, name_len, value, value_len, known, arrived: true });
+        fields.list.push(Field { name, name_len, value, value_len, known, arrived: true, whole: true });
         fields.present |= known::bits(header.name.as_bytes(), known);
     }
 }

@@ -357,7 +357,10 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
             }
             (&authority[..=close], &authority[close + 1..])
         }
-        Some(_) => authority.split_at(authority.iter().position(|&b| b == b':').unwrap_or(authority.len())),
+        Some(_) => {
+            let end = authority.iter().position(|&b| !HOST[usize::from(b)]).unwrap_or(authority.len());
+            authority.split_at(end)
+        }
         None => return false,
     };
     let port_ok = match port {
@@ -369,8 +372,8 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
         }
         _ => false,
     };
-    let in_name = |b: &u8| HOST[usize::from(*b)];
-    port_ok && !host.is_empty() && (host[0] == b'[' || host.iter().all(in_name))
+    // What is neither name nor port is left over where a port would be.
+    port_ok && !host.is_empty()
 }
 
 /// `Upgrade: h2c` was taken out of HTTP (RFC 9113, section 3.1) and smuggles requests past proxies.

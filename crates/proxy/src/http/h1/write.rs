@@ -221,14 +221,21 @@ fn copy(fields: &H1Fields, arrived_line: usize, skip: u64, out: &mut BytesMut) {
             && !(fields.options.names_fields && is_named(fields, field))
     };
     let list = &fields.list;
-    // Where the run that is to be copied begins and ends: neighbours that arrived together are together in the buffer, with
-    // their CRLFs.
-    let mut run = (arrived_line > 0).then_some((0, arrived_line));
+    // Where the run that is to be copied begins and ends, and whether its lines arrived. Neighbours that arrived together are
+    // together in the buffer, with their CRLFs; those that were written one after the other are, too.
+    let mut run = (arrived_line > 0).then_some((0, arrived_line, true));
     for field in list {
         let passes = goes(field);
-        if passes && field.arrived {
-            let from = run.map_or(usize::from(field.name), |(from, _)| from);
-            run = Some((from, usize::from(field.value) + usize::from(field.value_len)));
+        let (name, end) = (usize::from(field.name), usize::from(field.value) + usize::from(field.value_len));
+        if passes && field.whole {
+            let follows = |at: usize, arrived: bool| arrived == field.arrived && (arrived || at + 2 == name);
+            run = match run {
+                Some((from, at, arrived)) if follows(at, arrived) => Some((from, end, arrived)),
+                other => {
+                    end_run(fields, other, out);
+                    Some((name, end, field.arrived))
+                }
+            };
             continue;
         }
         end_run(fields, run.take(), out);
@@ -239,8 +246,8 @@ fn copy(fields: &H1Fields, arrived_line: usize, skip: u64, out: &mut BytesMut) {
     end_run(fields, run, out);
 }
 
-fn end_run(fields: &H1Fields, run: Option<(usize, usize)>, out: &mut BytesMut) {
-    if let Some((from, to)) = run {
+fn end_run(fields: &H1Fields, run: Option<(usize, usize, bool)>, out: &mut BytesMut) {
+    if let Some((from, to, _)) = run {
         out.extend_from_slice(&fields.buf[from..to]);
         out.extend_from_slice(b"\r\n");
     }

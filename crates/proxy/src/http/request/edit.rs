@@ -50,6 +50,7 @@ pub fn identify(ctx: &mut RequestCtx<'_>) {
 }
 
 /// Sets a header of ours; a head that is full already goes on without it.
+#[inline(always)]
 fn put(head: &mut RequestHead, name: &str, value: &[u8]) {
     if head.set(name, value).is_err() {
         tracing::debug!(header = name, "a request head has no room for a header of ours");
@@ -124,6 +125,7 @@ fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
     }
 }
 
+#[inline(always)]
 fn put_response(head: &mut ResponseHead, name: &str, value: &[u8]) {
     if head.set(name, value).is_err() {
         tracing::debug!(header = name, "a response head has no room for a header of ours");

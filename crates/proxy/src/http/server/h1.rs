@@ -5,25 +5,23 @@
 //!   └─idle timeout      └─too slow: 408   └─close, early response: linger──> closed
 //! ```
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::DRAIN_IDLE;
+use crate::alarm::Place;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, Frame, H1Body};
 use crate::http::h1::{Framing, H1Request, Limits, Parsed, Refusal, RequestParser};
 use crate::http::head::RequestHead;
-use crate::http::request::{self, Done, HttpConn};
+use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
 use crate::http::send::{H1Sender, Sender};
 use crate::http::timeout::{Timer, after, earlier};
 use crate::http::wire::{self, Incoming};
-use crate::seldom::Seldom;
 use crate::stream::Stream;
 
 /// After a response that closes the connection, so much of what the client still sends is read and dropped: closing at
@@ -53,61 +51,70 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
     let (mut reader, mut writer) = (H1Body::new(incoming, limits), H1Sender::new(outgoing));
     let mut parser = RequestParser::new(limits);
     let mut timer = Timer::default();
-    let drain = &conn.worker.shared.drain;
-    let mut draining = pin!(unconstrained(drain.draining()));
-    let mut seldom = Seldom::default();
+    let place = conn.worker.alarm.place(&conn.worker.shared.drain);
     loop {
-        let next =
-            read_head(conn, &mut reader.incoming, &mut parser, &mut timer, (&mut seldom, draining.as_mut()))
-                .await;
-        let refusal = match next {
-            Next::Head(head) => {
-                let mut done = serve_one(conn, head, reader, writer, timer).await;
-                timer = std::mem::take(&mut done.timer);
-                match reunite(done, &mut timer).await {
-                    Reunited::Next(halves) => (reader, writer) = halves,
-                    Reunited::Close(halves) => return linger(halves, &mut timer).await,
-                    Reunited::Gone => return,
-                }
-                continue;
-            }
-            Next::End => {
-                // A TLS peer is told; nobody waits for the answer.
-                let _ = poll_fn(|cx| writer.outgoing.poll_shutdown(cx)).await;
-                return;
-            }
-            Next::Refused(refusal) => Failure::downstream(
-                Stage::Forward,
-                FailureKind::BadRequest(refusal.status()),
-                refusal.to_string(),
-            ),
-            Next::Slow => Failure::downstream(
-                Stage::Forward,
-                FailureKind::RequestTimeout,
-                "the request head did not come in time",
-            ),
+        let next = read_head(conn, &mut reader.incoming, &mut parser, &mut timer, &place).await;
+        let mut done = {
+            let mut ctx = match next {
+                Next::Head(head) => begin(conn, head, reader, writer, &mut timer),
+                other => return Box::pin(end(conn, other, (reader, writer), timer)).await,
+            };
+            request::serve(&mut ctx).await;
+            ctx.done()
         };
-        let body = Body::h1(reader, Framing::Close);
-        let done = request::refuse(conn, &refusal, body, Responder::h1(writer, 1, false)).await;
-        if let Reunited::Close(halves) | Reunited::Next(halves) = halves_of(done) {
-            linger(halves, &mut timer).await;
+        timer = std::mem::take(&mut done.timer);
+        let reunited = match done.is_clean() {
+            true => halves_of(done),
+            false => Box::pin(reunite(done, &mut timer)).await,
+        };
+        match reunited {
+            Reunited::Next(halves) => (reader, writer) = halves,
+            Reunited::Close(halves) => return Box::pin(linger(halves, &mut timer)).await,
+            Reunited::Gone => return,
         }
-        return;
     }
 }
 
-async fn serve_one(
-    conn: &HttpConn,
+#[inline(always)] // made where it stays
+fn begin<'c>(
+    conn: &'c HttpConn,
     mut head: H1Request,
     reader: Box<H1Body>,
     writer: Box<H1Sender>,
-    timer: Timer,
-) -> Done {
+    timer: &mut Timer,
+) -> RequestCtx<'c> {
     head.set_scheme(conn.scheme());
-    let (framing, minor, keep) = (head.framing(), head.minor(), head.keeps_alive());
+    let framing = head.framing();
+    let responder = Responder::h1(writer, head.minor(), head.keeps_alive());
     let body = Body::h1(reader, framing);
-    let responder = Responder::h1(writer, minor, keep);
-    request::handle(conn, RequestHead::H1(head), framing, body, responder, timer).await
+    let mut ctx = RequestCtx::open(conn, RequestHead::H1(head), framing, body, responder);
+    ctx.timer = std::mem::take(timer);
+    ctx
+}
+
+/// The end of a connection, after an answer to a head that could not be read.
+async fn end(conn: &HttpConn, next: Next, (reader, mut writer): Halves, mut timer: Timer) {
+    let refusal = match next {
+        Next::Head(_) | Next::End => {
+            // A TLS peer is told; nobody waits for the answer.
+            let _ = poll_fn(|cx| writer.outgoing.poll_shutdown(cx)).await;
+            return;
+        }
+        Next::Refused(refusal) => {
+            let kind = FailureKind::BadRequest(refusal.status());
+            Failure::downstream(Stage::Forward, kind, refusal.to_string())
+        }
+        Next::Slow => Failure::downstream(
+            Stage::Forward,
+            FailureKind::RequestTimeout,
+            "the request head did not come in time",
+        ),
+    };
+    let (body, responder) = (Body::h1(reader, Framing::Close), Responder::h1(writer, 1, false));
+    let done = request::refuse(conn, &refusal, body, responder).await;
+    if let Reunited::Close(halves) | Reunited::Next(halves) = halves_of(done) {
+        linger(halves, &mut timer).await;
+    }
 }
 
 /// Reads the next head. Between requests the idle timeout runs, within a head the shorter one for heads.
@@ -116,7 +123,7 @@ async fn read_head(
     incoming: &mut Incoming,
     parser: &mut RequestParser,
     timer: &mut Timer,
-    (seldom, mut draining): (&mut Seldom, Pin<&mut impl Future<Output = ()>>),
+    place: &Place,
 ) -> Next {
     let mut begun: Option<Instant> = None;
     let mut idle: Option<Option<Instant>> = None;
@@ -146,8 +153,8 @@ async fn read_head(
             return timer.poll(cx, deadline).map(|()| Next::Slow);
         }
         let idle = *idle.get_or_insert_with(|| after(Instant::now(), config.idle_timeout));
-        let due = conn.worker.shared.drain.is_draining();
-        if !drained && seldom.poll(cx, due, draining.as_mut()).is_ready() {
+        place.register(cx);
+        if !drained && conn.worker.shared.drain.is_draining() {
             drained = true;
             drain_idle = Some(Instant::now() + DRAIN_IDLE);
         }

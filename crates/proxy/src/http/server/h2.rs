@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::Body;
 use crate::http::head::RequestHead;
-use crate::http::request::{self, Done, HttpConn};
+use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
 use crate::http::timeout::{Timer, after};
 use crate::http::turn;
@@ -166,12 +166,15 @@ async fn serve_stream(
     let done = match head {
         Ok((mut head, framing)) => {
             head.set_scheme(conn.scheme());
-            request::handle(&conn, head, framing, body, responder, open.0.take_timer()).await
+            let mut ctx = RequestCtx::open(&conn, head, framing, body, responder);
+            ctx.timer = open.0.take_timer();
+            request::serve(&mut ctx).await;
+            ctx.done()
         }
         Err(refusal) => {
             let kind = FailureKind::BadRequest(refusal.status());
             let failure = Failure::downstream(Stage::Forward, kind, refusal.to_string());
-            request::refuse(&conn, &failure, body, responder).await
+            Box::pin(request::refuse(&conn, &failure, body, responder)).await
         }
     };
     // Dropping the rest ends the stream: with NO_ERROR after a whole response (RFC 9113, section 8.1).

@@ -12,6 +12,7 @@ use crate::http::body::H1Body;
 use crate::http::h1::{Limits, ResponseParser};
 use crate::http::send::H1Sender;
 use crate::http::wire;
+use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
@@ -35,7 +36,7 @@ pub struct Meta {
     reach: Reach,
     fit: Fit,
     idle_since: Instant,
-    _counted: Counted,
+    counted: Counted,
     _permit: Option<ConnectionPermit>,
 }
 
@@ -51,11 +52,16 @@ impl H1Conn {
             reach: endpoint.reach,
             fit,
             idle_since: Instant::now(),
-            _counted: counted,
+            counted,
             _permit: connected.permit,
         };
         let reader = H1Body::new(incoming, Limits::default());
         Self { reader, writer: H1Sender::new(outgoing), meta: Box::new(meta) }
+    }
+
+    /// Where its cluster is counted.
+    pub fn cells(&self) -> &Arc<ClusterCells> {
+        &self.meta.counted.0
     }
 
     pub(super) fn key(&self) -> Key {
@@ -80,7 +86,10 @@ impl H1Conn {
     /// if something did.
     pub(super) fn is_alive(&mut self) -> bool {
         let incoming = &mut self.reader.incoming;
-        incoming.buf.is_empty() && incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        // News may be TLS's own: then a read finds nothing.
+        !incoming.has_news()
+            || (incoming.buf.is_empty()
+                && incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending())
     }
 
     pub(super) fn is_spent(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Strategies for resources that are valid and in the model's own spelling, so that equality is the right comparison.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::*;
@@ -338,7 +339,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             health,
             identity,
             mesh_tls,
-            workload,
+            workload: workload.map(Arc::new),
         },
     )
 }

@@ -121,6 +121,30 @@ async fn a_proxy_learns_a_destination_on_demand_and_confirms_the_barrier() {
 }
 
 #[tokio::test]
+async fn a_large_push_comes_in_portions_and_ends_with_the_barrier() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    let wide = |n: usize| format!("{n:0>1000}");
+    (0..500).for_each(|n| shelf.put(cluster(&wide(n), 1)));
+    shelf.publish();
+    let (client, mut events) = join(serve(&shelf).await).await;
+    client.wildcard(CDS);
+    client.subscribe(ResourceKind::Barrier, "barrier");
+    let (mut portions, mut names) = (0, Vec::new());
+    loop {
+        let (kind, upserts, _) = update(&mut events).await;
+        if kind == ResourceKind::Barrier {
+            break;
+        }
+        portions += 1;
+        assert!(upserts.len() < 200, "{} clusters in one response", upserts.len());
+        names.extend(upserts);
+    }
+    names.sort();
+    assert_eq!(names, (0..500).map(wide).collect::<Vec<_>>());
+    assert!(portions > 2, "{portions}");
+}
+
+#[tokio::test]
 async fn a_refusal_of_one_of_three_arrives_with_name_version_field_and_reason() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     for name in ["a", "c"] {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery};
@@ -55,7 +56,7 @@ impl Setup {
             health: Health::Healthy,
             identity: None,
             mesh_tls: false,
-            workload: Some(Workload { name: "app-v1".into(), ..Workload::default() }),
+            workload: Some(Arc::new(Workload { name: "app-v1".into(), ..Workload::default() })),
         };
         let locality = LocalityEndpoints {
             weight: 1,

@@ -1,0 +1,289 @@
+//! An attempt that was sent: its head on the wire, its body on the way up, its response head on the way down.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use super::{Failed, Lease, Live, Plan, Slot, Source, finish_span, protocol_error};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::http::body::{Body, Frame};
+use crate::http::convert;
+use crate::http::copy::{CopyError, Flow};
+use crate::http::exchange;
+use crate::http::h1::write::How;
+use crate::http::h1::{Asked, Framing, Parsed};
+use crate::http::head::ResponseHead;
+use crate::http::introduce;
+use crate::http::request::RequestCtx;
+use crate::http::send::Sender;
+use crate::http::upgrade::Upgrade;
+use crate::http::wire::BUFFER;
+use crate::runtime::endpoint::EndpointState;
+use crate::upstream::pool::{H1Conn, H2Lease};
+
+impl Live {
+    /// The response in the slot.
+    ///
+    /// # Errors
+    /// Never, after an attempt that brought one.
+    pub fn present(slot: &mut Slot) -> Result<&mut Self, Failure> {
+        slot.as_mut().ok_or_else(|| {
+            Failure::local(Stage::Forward, FailureKind::Internal, "an attempt has left no response")
+        })
+    }
+
+    /// The response head has come, or will not.
+    pub(super) fn arrived(
+        &mut self,
+        ctx: &mut RequestCtx<'_>,
+        result: Result<(), Failure>,
+    ) -> Result<(), Failed> {
+        let Err(failure) = result else {
+            ctx.tick();
+            let time = ctx.now.saturating_duration_since(self.sent_at);
+            self.cells.response(self.head.status(), time);
+            ctx.record.upstream_time = Some(time);
+            return self.begin_response(ctx);
+        };
+        if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
+            self.cells.timeouts.inc();
+        }
+        let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
+        let stale = self.reused && silent && self.is_silent();
+        finish_span(ctx, self.span.take(), None, Some(&failure));
+        Err(Failed { failure, stale })
+    }
+
+    /// Nobody wants the response. If its body is short and here already, its connection serves on.
+    pub fn discard(&mut self, ctx: &RequestCtx<'_>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut left = BUFFER;
+        loop {
+            match self.body.poll_chunk(&mut cx) {
+                Poll::Ready(Ok(Frame::Data(len))) if len > left => return,
+                Poll::Ready(Ok(Frame::Data(len))) => {
+                    left -= len;
+                    self.body.consume(len);
+                }
+                Poll::Ready(Ok(Frame::Trailers(_))) => {}
+                Poll::Ready(Ok(Frame::End)) => return self.recycle(ctx),
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
+    }
+
+    pub(super) fn send_h1(
+        ctx: &mut RequestCtx<'_>,
+        plan: &Plan<'_>,
+        mut conn: H1Conn,
+        endpoint: &Arc<EndpointState>,
+    ) -> Self {
+        introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
+        let upgrade = plan.upgrade == Upgrade::Protocol;
+        // Until the tunnel stands nothing follows the head.
+        let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
+        ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.writer.outgoing.buffer());
+        let mut asked = Asked::method(ctx.head.method(), upgrade);
+        asked.connect &= plan.upgrade == Upgrade::Connect;
+        let reused = conn.meta.requests > 0;
+        conn.meta.requests += 1;
+        ctx.record.upstream_local = conn.meta.local;
+        let written_before = conn.writer.outgoing.written();
+        let cells = conn.cells().clone();
+        let sender = Sender::h1(conn.writer, framing);
+        Self {
+            sender,
+            upload: Flow::default(),
+            endpoint: endpoint.clone(),
+            head: ResponseHead::absent(),
+            body: Body::H1(conn.reader),
+            framing: Framing::None,
+            source: Source::H1(asked),
+            lease: Lease::H1(conn.meta),
+            span: None,
+            reused,
+            written_before,
+            cells,
+            keeps: true,
+            hold: plan.upgrade != Upgrade::None,
+            sent_at: ctx.now,
+            _in_flight: endpoint.begin(),
+        }
+    }
+
+    pub(super) fn send_h2(
+        ctx: &mut RequestCtx<'_>,
+        plan: &Plan<'_>,
+        mut lease: H2Lease,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Self, Failure> {
+        introduce::ourselves(ctx, !lease.reused && plan.cluster.uses_mesh(endpoint));
+        let request =
+            convert::request_to_h2(&ctx.head, plan.upgrade == Upgrade::Protocol).map_err(|error| {
+                Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
+            })?;
+        let end = plan.upgrade == Upgrade::None && ctx.body.is_end();
+        ctx.record.upstream_local = Some(lease.state.local);
+        let (response, stream) = lease.sender.send_request(request, end).map_err(|error| {
+            lease.condemn();
+            Failure::upstream(Stage::Forward, FailureKind::RefusedStream, Retry::Safe, error.to_string())
+        })?;
+        Ok(Self {
+            sender: Sender::h2((!end).then_some(stream)),
+            upload: Flow::default(),
+            endpoint: endpoint.clone(),
+            head: ResponseHead::absent(),
+            body: Body::Empty,
+            framing: Framing::None,
+            source: Source::H2(response),
+            reused: lease.reused,
+            lease: Lease::H2(lease),
+            span: None,
+            written_before: 0,
+            cells: ctx.conn.worker.metrics.cluster(&plan.cluster.name),
+            keeps: true,
+            hold: plan.upgrade != Upgrade::None,
+            sent_at: ctx.now,
+            _in_flight: endpoint.begin(),
+        })
+    }
+
+    /// Moves the request body on. A sink that fails ends the upload, not the request: the response may have come early.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Result<(), Failure> {
+        if self.upload.is_over() {
+            return Ok(());
+        }
+        if self.hold {
+            // The head is still to be flushed.
+            if let Poll::Ready(Err(_)) = self.sender.poll_flush(cx) {
+                self.upload.cut();
+            }
+            return Ok(());
+        }
+        match self.upload.poll(cx, body, &mut self.sender) {
+            Poll::Ready(Err(CopyError::Read(error))) => Err(exchange::downstream_failure(&error)),
+            Poll::Ready(Err(CopyError::Write(_))) => {
+                self.upload.cut();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ready when the next head of the response is there, interim ones included.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        match (&mut self.source, &mut self.lease, &mut self.body) {
+            (Source::H1(asked), Lease::H1(meta), Body::H1(reader)) => loop {
+                match meta.parser.parse(&mut reader.incoming.buf, *asked) {
+                    Ok(Parsed::Head(head)) => {
+                        self.head = ResponseHead::H1(head);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ok(Parsed::NeedMore) => {}
+                    Err(refusal) => return Poll::Ready(Err(protocol_error(refusal.to_string()))),
+                }
+                match ready!(reader.incoming.poll_fill(cx)) {
+                    Ok(0) => return Poll::Ready(Err(self.ended(FailureKind::UpstreamClosed, ""))),
+                    Ok(_) => {}
+                    Err(error) => {
+                        let failure = self.ended(FailureKind::UpstreamReset, &error.to_string());
+                        return Poll::Ready(Err(failure));
+                    }
+                }
+            },
+            (Source::H2(response), Lease::H2(lease), _) => {
+                if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                    self.head = ResponseHead::H2(interim.into_parts().0);
+                    return Poll::Ready(Ok(()));
+                }
+                match ready!(std::pin::Pin::new(response).poll(cx)) {
+                    Ok(answer) => {
+                        let (parts, recv) = answer.into_parts();
+                        self.body = Body::h2(recv);
+                        self.source = Source::Done;
+                        self.head = ResponseHead::H2(parts);
+                        Poll::Ready(Ok(()))
+                    }
+                    Err(error) => {
+                        if error.is_go_away() || error.is_io() {
+                            lease.condemn();
+                        }
+                        Poll::Ready(Err(exchange::h2_failure(&error)))
+                    }
+                }
+            }
+            _ => Poll::Ready(Err(protocol_error("the response has begun before".into()))),
+        }
+    }
+
+    /// Bytes of this request that the connection has taken.
+    fn written(&self) -> u64 {
+        match &self.sender {
+            Sender::H1(sender) => sender.outgoing.written() - self.written_before,
+            // h2 tells by its errors instead.
+            Sender::H2(_) => u64::MAX,
+        }
+    }
+
+    /// Whether no byte of a response has come (HTTP/1).
+    fn is_silent(&self) -> bool {
+        matches!((&self.source, &self.lease, &self.body), (Source::H1(_), Lease::H1(meta), Body::H1(reader))
+            if meta.parser.is_idle() && reader.incoming.buf.is_empty())
+    }
+
+    /// The connection ended before the response head. Silence proves nothing once a byte was written.
+    fn ended(&self, kind: FailureKind, detail: &str) -> Failure {
+        let retry = if self.written() == 0 { Retry::Safe } else { Retry::Never };
+        Failure::upstream(Stage::Forward, kind, retry, detail.to_owned())
+    }
+
+    /// The final head has come: the body follows.
+    fn begin_response(&mut self, ctx: &RequestCtx<'_>) -> Result<(), Failed> {
+        match (&mut self.body, &self.head) {
+            (Body::H1(reader), ResponseHead::H1(head)) => {
+                self.keeps = head.keeps_alive();
+                self.framing = head.framing();
+                reader.begin(self.framing);
+                self.source = Source::Done;
+            }
+            (body, ResponseHead::H2(_)) => {
+                let framing = self.head.framing(body.is_end(), ctx.head.method() == "HEAD");
+                self.framing = framing.map_err(|refusal| protocol_error(refusal.to_string()))?;
+            }
+            _ => return Err(protocol_error("a response of another protocol".into()).into()),
+        }
+        finish_span(ctx, self.span.take(), Some(self.head.status()), None);
+        Ok(())
+    }
+
+    /// The tunnel stands: from now on bytes flow both ways.
+    pub fn open_tunnel(&mut self) {
+        self.hold = false;
+        self.keeps = false;
+        self.sender = match std::mem::replace(&mut self.sender, Sender::h2(None)) {
+            Sender::H1(writer) => Sender::h1(writer, Framing::Tunnel),
+            h2 => h2,
+        };
+        self.framing = Framing::Tunnel;
+        exchange::make_tunnel(&mut self.body);
+    }
+
+    /// Gives the connection back, if the exchange ended cleanly on it.
+    pub fn recycle(&mut self, ctx: &RequestCtx<'_>) {
+        if let Lease::H2(lease) = &self.lease {
+            if self.upload.is_done() && self.body.is_end() {
+                let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
+                lease.bury(std::mem::replace(&mut self.body, Body::Empty), sender);
+            }
+            return;
+        }
+        if !(self.keeps && self.upload.is_done() && matches!(&self.body, Body::H1(body) if body.is_done())) {
+            return;
+        }
+        let lease = std::mem::replace(&mut self.lease, Lease::Returned);
+        let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
+        let body = std::mem::replace(&mut self.body, Body::Empty);
+        if let (Lease::H1(meta), Sender::H1(writer), Body::H1(reader)) = (lease, sender, body) {
+            ctx.conn.worker.pools.put(H1Conn { reader, writer, meta }, ctx.now);
+        }
+    }
+}

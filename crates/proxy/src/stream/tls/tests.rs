@@ -1,0 +1,208 @@
+use outrigger_identity::{
+    Authority, AuthorityOptions, CredentialStore, PeerExpectation, TrustBundle, client_config, server_config,
+};
+use outrigger_model::identity::SpiffeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::workload("cluster.local", "shop", account).unwrap()
+}
+
+fn credentials(authority: &Authority, account: &str) -> Arc<outrigger_identity::Credentials> {
+    let issued = authority.issue_key_and_certificate(&id(account), None).unwrap();
+    let store = CredentialStore::new(TrustBundle::empty());
+    store.replace(Some(Arc::new(issued.certificate)), issued.bundle);
+    store.load()
+}
+
+fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let authority = Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
+    let expected = PeerExpectation::Exactly(id("stock"));
+    let client = client_config(&credentials(&authority, "web"), expected, &[b"istio"]).unwrap();
+    (client, server_config(&credentials(&authority, "stock"), &[b"istio"]).unwrap())
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("stock.shop").unwrap()
+}
+
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+async fn pair() -> (Tls, Tls) {
+    let ((client, server), (near, far)) = (configs(), sockets().await);
+    let (near, far) = tokio::join!(Tls::connect(client, name(), near), Tls::accept(server, far, b""));
+    (near.unwrap(), far.unwrap())
+}
+
+#[tokio::test]
+async fn bulk_goes_both_ways_at_once_and_the_farewell_ends_it() {
+    let (near, far) = pair().await;
+    assert_eq!(near.session().alpn_protocol(), Some(&b"istio"[..]));
+    assert!(far.session().peer_certificates().is_some_and(|chain| !chain.is_empty()));
+    let one_way = |tls: Tls, seed: u8| async move {
+        let (mut reading, mut writing) = tokio::io::split(tls);
+        let sent: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8 ^ seed).collect();
+        let (write, read) = tokio::join!(
+            async {
+                writing.write_all(&sent).await.unwrap();
+                writing.shutdown().await
+            },
+            async {
+                let mut got = Vec::new();
+                reading.read_to_end(&mut got).await.map(|_| got)
+            }
+        );
+        write.unwrap();
+        read.unwrap()
+    };
+    let (near, far) = tokio::join!(one_way(near, 0), one_way(far, 0x55));
+    assert!(near.iter().zip(0..3_000_000u32).all(|(byte, at)| *byte == (at % 251) as u8 ^ 0x55));
+    assert!(far.iter().zip(0..3_000_000u32).all(|(byte, at)| *byte == (at % 251) as u8));
+    assert_eq!((near.len(), far.len()), (3_000_000, 3_000_000));
+}
+
+#[tokio::test]
+async fn a_small_reader_gets_all_of_a_record_and_then_no_buffer_is_held() {
+    let (mut near, mut far) = pair().await;
+    near.write_all(&[7; 5000]).await.unwrap();
+    near.flush().await.unwrap();
+    let mut got = 0;
+    while got < 5000 {
+        let mut small = [0; 700];
+        let n = far.read(&mut small).await.unwrap();
+        assert!(n > 0 && small[..n].iter().all(|byte| *byte == 7));
+        got += n;
+    }
+    assert!(far.is_quiet() && far.incoming.is_none() && far.outgoing.is_none());
+    assert_eq!((far.plain.capacity(), near.outgoing.is_none()), (0, true));
+}
+
+#[tokio::test]
+async fn bytes_that_come_one_by_one_make_the_same_session() {
+    let ((client, server), (near, mut relay_near), (mut relay_far, far)) =
+        (configs(), sockets().await, sockets().await);
+    let relay = async {
+        let (mut near_read, mut near_write) = relay_near.split();
+        let (mut far_read, mut far_write) = relay_far.split();
+        tokio::join!(
+            async {
+                while let Ok(byte) = near_read.read_u8().await {
+                    far_write.write_u8(byte).await.unwrap();
+                    far_write.flush().await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                far_write.shutdown().await.unwrap();
+            },
+            async { tokio::io::copy(&mut far_read, &mut near_write).await.unwrap() }
+        );
+    };
+    let talk = async {
+        let (near, far) = tokio::join!(Tls::connect(client, name(), near), Tls::accept(server, far, b""));
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        near.write_all(b"hello").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+        // Half-closed: the other direction goes on.
+        far.write_all(b"and good bye").await.unwrap();
+        far.shutdown().await.unwrap();
+        text.clear();
+        near.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "and good bye");
+    };
+    tokio::join!(relay, talk);
+}
+
+#[tokio::test]
+async fn an_end_without_farewell_is_an_error() {
+    let (near, mut far) = pair().await;
+    drop(near);
+    let error = far.read(&mut [0; 10]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_belongs_to_the_handshake() {
+    let ((client, server), (near, mut far)) = (configs(), sockets().await);
+    let accept = async {
+        let mut prefix = [0; 40];
+        far.read_exact(&mut prefix).await.unwrap();
+        Tls::accept(server, far, &prefix).await
+    };
+    let (near, far) = tokio::join!(Tls::connect(client, name(), near), accept);
+    let (mut near, mut far) = (near.unwrap(), far.unwrap());
+    far.write_all(b"x").await.unwrap();
+    assert_eq!(near.read_u8().await.unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn data_and_farewell_may_come_with_the_end_of_the_handshake() {
+    let ((client, server), (near, mut relay_near), (mut relay_far, far)) =
+        (configs(), sockets().await, sockets().await);
+    let send = async {
+        let mut near = Tls::connect(client, name(), near).await.unwrap();
+        near.write_all(b"all at once").await.unwrap();
+        near.shutdown().await.unwrap();
+        near
+    };
+    let relay = async {
+        let mut bytes = vec![0; 16 * 1024];
+        let n = relay_near.read(&mut bytes).await.unwrap();
+        relay_far.write_all(&bytes[..n]).await.unwrap();
+        let n = relay_far.read(&mut bytes).await.unwrap();
+        relay_near.write_all(&bytes[..n]).await.unwrap();
+        // All that the client sends from its Finished on.
+        let mut rest = Vec::new();
+        relay_near.read_to_end(&mut rest).await.unwrap();
+        relay_far.write_all(&rest).await.unwrap();
+        relay_far
+    };
+    let (_near, _relay, far) = tokio::join!(send, relay, Tls::accept(server, far, b""));
+    let mut text = String::new();
+    far.unwrap().read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "all at once");
+}
+
+#[tokio::test]
+async fn slices_leave_as_one_record_and_new_keys_of_the_peer_are_taken() {
+    let ((client, server), (near, far)) = (configs(), sockets().await);
+    let connector = tokio_rustls::TlsConnector::from(client);
+    let (near, far) = tokio::join!(connector.connect(name(), near), Tls::accept(server, far, b""));
+    let (mut near, mut far) = (near.unwrap(), far.unwrap());
+    let slices = [IoSlice::new(b"frame "), IoSlice::new(b""), IoSlice::new(b"head"), IoSlice::new(b" body")];
+    let n = std::future::poll_fn(|cx| Pin::new(&mut far).poll_write_vectored(cx, &slices)).await.unwrap();
+    assert_eq!(n, 15);
+    let mut text = [0; 15];
+    near.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"frame head body");
+    for round in 0..3_u8 {
+        near.get_mut().1.refresh_traffic_keys().unwrap();
+        near.write_u8(round).await.unwrap();
+        near.flush().await.unwrap();
+        assert_eq!(far.read_u8().await.unwrap(), round);
+        // The answer to the key update goes before this.
+        far.write_u8(round).await.unwrap();
+        far.flush().await.unwrap();
+        assert_eq!(near.read_u8().await.unwrap(), round);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_trusted_is_told() {
+    let ((client, _), (_, other)) = (configs(), configs());
+    let (near, far) = sockets().await;
+    let (near, far) = tokio::join!(Tls::connect(client, name(), near), Tls::accept(other, far, b""));
+    let near = near.err().unwrap();
+    assert_eq!(near.kind(), io::ErrorKind::InvalidData);
+    // An alert, not a connection that just ended.
+    let far = far.err().unwrap();
+    assert!(far.to_string().contains("alert"), "{far}");
+}
