@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -10,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
-use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, FailureKind, Stage};
@@ -20,7 +18,6 @@ use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
 use crate::http::timeout::{Timer, after};
 use crate::http::turn;
-use crate::seldom::Seldom;
 use crate::stream::Stream;
 use crate::upstream::pool::h2::{CONNECTION_WINDOW, DATA_FRAME_BUDGET, SEND_BUFFER, STREAM_WINDOW};
 
@@ -100,14 +97,14 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     turn.collect();
 
     let drain = &conn.worker.shared.drain;
-    let mut draining = pin!(unconstrained(drain.draining()));
-    let mut seldom = Seldom::default();
+    let place = conn.worker.alarm.place(drain);
     let mut drained = false;
     let streams = Rc::new(Streams::default());
     let mut timer = Timer::default();
     let mut idle: Option<Instant> = None;
     let ended = poll_fn(|cx| {
-        if !drained && seldom.poll(cx, drain.is_draining(), draining.as_mut()).is_ready() {
+        place.register(cx);
+        if !drained && drain.is_draining() {
             drained = true;
             // GOAWAY; streams that are open go on, and the connection ends after the last.
             connection.graceful_shutdown();
