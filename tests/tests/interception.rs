@@ -23,6 +23,7 @@ use crate::thin_thread::STRICT;
 mod calls;
 mod flood;
 mod greeting;
+mod half_closed;
 mod names;
 mod programs;
 mod resolvers;

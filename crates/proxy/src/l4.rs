@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -143,13 +143,14 @@ impl Half {
         Self { buf: BytesMut::new(), bytes: 0, bulk: false, unflushed: false, state: State::Open }
     }
 
-    /// Moves bytes until neither side goes on; ready when this direction has ended.
+    /// Moves bytes until neither side goes on; ready when this direction has ended. `last`: the other one has.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
         buffers: &Buffers,
+        last: bool,
     ) -> Poll<Result<(), Broken>> {
         loop {
             while !self.buf.is_empty() {
@@ -167,11 +168,13 @@ impl Half {
             }
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
-                State::Ending => match Pin::new(&mut *to).poll_shutdown(cx) {
+                State::Ending => {
+                    let told =
+                        if last { Pin::new(&mut *to).poll_shutdown(cx) } else { to.poll_half_close(cx) };
                     // A sink that is gone already need not be told.
-                    Poll::Ready(_) => self.state = State::Ended,
-                    Poll::Pending => return Poll::Pending,
-                },
+                    let _ = ready!(told);
+                    self.state = State::Ended;
+                }
                 State::Open => match self.poll_fill(cx, from, buffers) {
                     Poll::Ready(Ok(0)) => self.state = State::Ending,
                     Poll::Ready(Ok(n)) => self.bytes += n as u64,
@@ -237,8 +240,8 @@ async fn copy(
     let mut deadline = after(shown, idle);
     poll_fn(|cx| {
         let before = up.bytes + down.bytes;
-        let sending = up.poll(cx, downstream, upstream, buffers);
-        let receiving = down.poll(cx, upstream, downstream, buffers);
+        let sending = up.poll(cx, downstream, upstream, buffers, down.state == State::Ended);
+        let receiving = down.poll(cx, upstream, downstream, buffers, up.state == State::Ended);
         (record.received, record.sent) = (up.bytes, down.bytes);
         if let Poll::Ready(Err(broken)) = sending {
             return Poll::Ready(Err(name(broken, true)));

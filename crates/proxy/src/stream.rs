@@ -112,6 +112,20 @@ impl Stream {
         }
     }
 
+    /// Tells the peer that nothing more comes, while it may go on for long: under TLS without a FIN, after which connection
+    /// trackers on the way would keep a silent connection for a minute only, and one whose port their NAT has changed may
+    /// lose that port to another as soon as the FIN was sent twice.
+    pub fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => tls.poll_farewell(cx),
+            Self::Rewound(rewound) => match &mut rewound.inner {
+                Some(inner) => inner.poll_half_close(cx),
+                None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            },
+        }
+    }
+
     /// Whether it is TLS.
     pub fn is_tls(&self) -> bool {
         match self {

@@ -20,9 +20,6 @@ use super::{ALONE, Pair};
 
 /// In all.
 const CONNECTIONS: usize = 20_000;
-/// KNOWN AND OPEN: now and then one of them stalls. Its application hears nothing and nothing is logged for it, while the server's
-/// sidecar loses a peer in mid-greeting. More than these would be something else.
-const LOST: usize = 2;
 /// Spread over these, and over both families: one pair of addresses and one port would run short of ports to come from, while the
 /// kernel still waits for the last of connections that are gone.
 const PORTS: [u16; 8] = [7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007];
@@ -108,7 +105,6 @@ async fn twenty_thousand_connections_leave_no_descriptor_and_no_task() {
     let before = [settled(&pair.client).await, settled(&pair.server).await];
     let nobody_else = ALONE.lock().await;
     let began = Instant::now();
-    let mut lost = 0;
     for address in &addresses {
         let ended = pair.client.host.run(flood(*address, CONNECTIONS / addresses.len(), WIDTH)).await;
         if ended.0 > 0 {
@@ -123,9 +119,7 @@ async fn twenty_thousand_connections_leave_no_descriptor_and_no_task() {
                 println!("{}: {counters:?}", sidecar.service);
             }
         }
-        lost += ended.0;
-        println!("{} lost over {address}: {}", ended.0, ended.1);
-        assert!(lost <= LOST, "{lost} conversations failed, the last over {address}: {}", ended.1);
+        assert_eq!(ended, (0, String::new()), "failures over {address}");
     }
     let took = began.elapsed();
     drop(nobody_else);

@@ -248,6 +248,15 @@ impl Tls {
         Poll::Ready(Ok(()))
     }
 
+    /// Sends close_notify, once: RFC 8446, section 6.1. The socket stays open.
+    pub fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.closed, true) {
+            // A session that cannot say farewell has failed before.
+            let _ = self.turn(None, Job::Close);
+        }
+        self.poll_send(cx)
+    }
+
     fn take_plain(&mut self, buf: &mut ReadBuf<'_>) {
         let rest = &self.plain[self.plain_at..];
         let n = rest.len().min(buf.remaining());
@@ -423,11 +432,7 @@ impl AsyncWrite for Tls {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !std::mem::replace(&mut this.closed, true) {
-            // A session that cannot say farewell has failed before.
-            let _ = this.turn(None, Job::Close);
-        }
-        ready!(this.poll_send(cx))?;
+        ready!(this.poll_farewell(cx))?;
         match ready!(Pin::new(&mut this.tcp).poll_shutdown(cx)) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),

@@ -122,6 +122,21 @@ async fn bytes_that_come_one_by_one_make_the_same_session() {
 }
 
 #[tokio::test]
+async fn half_closed_is_said_inside_and_the_socket_ends_with_the_other_half() {
+    let (mut near, mut far) = pair().await;
+    std::future::poll_fn(|cx| near.poll_farewell(cx)).await.unwrap();
+    assert_eq!(far.read(&mut [0; 10]).await.unwrap(), 0);
+    let refused = near.write_all(b"more").await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+    far.write_all(b"late").await.unwrap();
+    assert_eq!(near.read(&mut [0; 10]).await.unwrap(), 4);
+    assert_eq!(far.tcp().try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    near.shutdown().await.unwrap();
+    far.tcp().readable().await.unwrap();
+    assert_eq!(far.tcp().try_read(&mut [0]).unwrap(), 0);
+}
+
+#[tokio::test]
 async fn an_end_without_farewell_is_an_error() {
     let (near, mut far) = pair().await;
     drop(near);
