@@ -18,6 +18,7 @@ pub mod clock;
 pub mod connect;
 pub mod credentials;
 pub mod error;
+pub mod handover;
 pub mod join;
 pub mod schedule;
 pub mod state_dir;

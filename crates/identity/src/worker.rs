@@ -14,6 +14,7 @@ use crate::accept::{self, ClientAuth};
 use crate::connect::{PeerExpectation, client_config};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::error::IdentityError;
+use crate::handover;
 
 /// Above this many expectations the connect cache starts over: a worker never talks to that many peers at once.
 const MAX_EXPECTATIONS: usize = 4096;
@@ -64,7 +65,9 @@ impl AcceptConfigs {
         {
             return Ok(config.clone());
         }
-        let config = accept::build(credentials, alpn, client_auth)?;
+        let mut config = Arc::unwrap_or_clone(accept::build(credentials, alpn, client_auth)?);
+        handover::server(&mut config);
+        let config = Arc::new(config);
         // ALPN lists come from our code, not from peers, so this list stays as short as that.
         self.by_alpn.push((client_auth, AlpnList::new(alpn), config.clone()));
         Ok(config)
@@ -91,7 +94,9 @@ impl ConnectConfigs {
         {
             return Ok(config.clone());
         }
-        let config = client_config(credentials, expected.clone(), alpn)?;
+        let mut config = Arc::unwrap_or_clone(client_config(credentials, expected.clone(), alpn)?);
+        handover::client(&mut config);
+        let config = Arc::new(config);
         if self.by_peer.len() >= MAX_EXPECTATIONS {
             self.by_peer.clear();
         }

@@ -5,28 +5,27 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::balance;
 use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
-use crate::http::wire::Buffers;
 use crate::record::{Protocol, StreamRecord};
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::limits::ConnectionPermit;
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
 use crate::stream::Stream;
+use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
 use crate::upstream::connect::{Want, connect};
 use crate::worker::Worker;
 
@@ -69,7 +68,7 @@ pub async fn serve(worker: Rc<Worker>, info: Rc<ConnInfo>, mut downstream: Strea
     record.upstream_local = Some(upstream.local);
     record.tcp_opened();
     let idle = tcp.config.idle_timeout;
-    let copied = copy(&mut downstream, &mut upstream.stream, &mut record, &worker.buffers, idle).await;
+    let copied = copy(&mut downstream, &mut upstream.stream, &mut record, idle).await;
     if let Err(failure) = copied {
         record.fail(&failure);
     }
@@ -115,7 +114,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
 
 /// One direction of a tunnel.
 struct Half {
-    buf: BytesMut,
+    region: Option<Region>,
     /// Bytes taken over.
     bytes: u64,
     /// The last read filled the buffer.
@@ -140,7 +139,7 @@ enum Broken {
 
 impl Half {
     fn new() -> Self {
-        Self { buf: BytesMut::new(), bytes: 0, bulk: false, unflushed: false, state: State::Open }
+        Self { region: None, bytes: 0, bulk: false, unflushed: false, state: State::Open }
     }
 
     /// Moves bytes until neither side goes on; ready when this direction has ended. `last`: the other one has.
@@ -149,17 +148,18 @@ impl Half {
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
-        buffers: &Buffers,
         last: bool,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            while !self.buf.is_empty() {
-                match Pin::new(&mut *to).poll_write(cx, &self.buf) {
+            while let Some(region) = &mut self.region {
+                match Pin::new(&mut *to).poll_write(cx, region.filled()) {
                     Poll::Ready(Ok(0)) => {
                         return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
                     }
                     Poll::Ready(Ok(n)) => {
-                        self.buf.advance(n);
+                        if region.consume(n) {
+                            self.region = None;
+                        }
                         self.unflushed = true;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Sink(error))),
@@ -175,7 +175,7 @@ impl Half {
                     let _ = ready!(told);
                     self.state = State::Ended;
                 }
-                State::Open => match self.poll_fill(cx, from, buffers) {
+                State::Open => match self.poll_fill(cx, from) {
                     Poll::Ready(Ok(0)) => self.state = State::Ending,
                     Poll::Ready(Ok(n)) => self.bytes += n as u64,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Source(error))),
@@ -193,36 +193,20 @@ impl Half {
         }
     }
 
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        buffers: &Buffers,
-    ) -> Poll<io::Result<usize>> {
-        let mut buf = std::mem::take(&mut self.buf);
+    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &mut Stream) -> Poll<io::Result<usize>> {
         if from.poll_news(cx).is_pending() {
             self.bulk = false;
-            if buf.capacity() > 0 {
-                buffers.give(buf);
-            }
             return Poll::Pending;
         }
-        if buf.capacity() == 0 {
-            buf = if self.bulk { BytesMut::with_capacity(BULK) } else { buffers.take() };
-        }
-        let room = buf.capacity();
-        let polled = pin!(from.read_buf(&mut buf)).poll(cx);
-        match polled {
-            Poll::Ready(Ok(n)) if n > 0 => {
-                self.bulk = n == room;
-                self.buf = buf;
-            }
-            _ => {
-                self.bulk = false;
-                buffers.give(buf);
-            }
-        }
-        polled
+        let mut region = Region::borrow(if self.bulk { WRITE_SIZE } else { READ_SIZE });
+        let room = region.room().len().min(BULK);
+        let mut buf = ReadBuf::new(&mut region.room()[..room]);
+        ready!(Pin::new(from).poll_read(cx, &mut buf))?;
+        let n = buf.filled().len();
+        self.bulk = buf.remaining() <= BULK / 4;
+        region.grew(n);
+        self.region = (n > 0).then_some(region);
+        Poll::Ready(Ok(n))
     }
 }
 
@@ -231,7 +215,6 @@ async fn copy(
     downstream: &mut Stream,
     upstream: &mut Stream,
     record: &mut StreamRecord,
-    buffers: &Buffers,
     idle: Duration,
 ) -> Result<(), Failure> {
     let (mut up, mut down) = (Half::new(), Half::new());
@@ -240,8 +223,8 @@ async fn copy(
     let mut deadline = after(shown, idle);
     poll_fn(|cx| {
         let before = up.bytes + down.bytes;
-        let sending = up.poll(cx, downstream, upstream, buffers, down.state == State::Ended);
-        let receiving = down.poll(cx, upstream, downstream, buffers, up.state == State::Ended);
+        let sending = up.poll(cx, downstream, upstream, down.state == State::Ended);
+        let receiving = down.poll(cx, upstream, downstream, up.state == State::Ended);
         (record.received, record.sent) = (up.bytes, down.bytes);
         if let Poll::Ready(Err(broken)) = sending {
             return Poll::Ready(Err(name(broken, true)));

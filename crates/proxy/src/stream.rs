@@ -11,10 +11,10 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-mod region;
+pub(crate) mod region;
 mod tls;
 
-pub use tls::Tls;
+pub use tls::{Peer, Tls, fuzz_records};
 
 /// A connection.
 pub enum Stream {

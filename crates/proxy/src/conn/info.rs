@@ -9,9 +9,9 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{Direction, Listener, TcpProxy};
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::request::ConnectionView;
-use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
+use super::open::Chain;
 use super::{Accepted, direction};
 use crate::detect::{Detected, tls};
 use crate::failure::Failure;
@@ -58,7 +58,7 @@ pub struct ConnInfo {
     /// ALPN names offered, or what was detected in plain text: what the chain was chosen by.
     pub(crate) protocols: Rc<[Box<str>]>,
     /// What the peer presented, to be judged again when trust changes.
-    pub(crate) certificates: Rc<[CertificateDer<'static>]>,
+    pub(crate) certificates: Chain,
 }
 
 /// Stands in records of connections that found no listener or chain.

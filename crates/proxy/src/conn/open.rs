@@ -10,7 +10,7 @@ use std::task::Context;
 use std::time::SystemTime;
 
 use outrigger_identity::{TrustBundle, verify};
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use slab::Slab;
 
 use super::early::Speakers;
@@ -28,9 +28,21 @@ const MAX_SIDECARS: usize = 4096;
 pub struct Connections {
     open: Rc<RefCell<Slab<Rc<Entry>>>>,
     sidecars: RefCell<HashSet<IpAddr>>,
+    chains: RefCell<Chains>,
     /// Where servers speak first.
     pub(super) speakers: Speakers,
 }
+
+/// Certificate chains of peers with open connections: those of one peer share theirs.
+#[derive(Default)]
+struct Chains {
+    all: HashSet<Chain>,
+    /// Chains that nobody holds any more are looked for at this many.
+    sweep_at: usize,
+}
+
+/// A certificate chain, leaf first.
+pub type Chain = Rc<[CertificateDer<'static>]>;
 
 struct Entry {
     info: Rc<ConnInfo>,
@@ -83,6 +95,11 @@ impl Connections {
         sidecars.insert(source);
     }
 
+    /// The chain as it is held already, if another connection came with it.
+    pub fn chain(&self, presented: Vec<CertificateDer<'static>>) -> Chain {
+        self.chains.borrow_mut().intern(presented)
+    }
+
     /// Whether a source is known to have a sidecar.
     pub fn is_sidecar(&self, source: IpAddr) -> bool {
         self.sidecars.borrow().contains(&source)
@@ -97,6 +114,21 @@ impl Connections {
                 entry.place.ring();
             }
         }
+    }
+}
+
+impl Chains {
+    fn intern(&mut self, presented: Vec<CertificateDer<'static>>) -> Chain {
+        if let Some(known) = self.all.get(&*presented) {
+            return known.clone();
+        }
+        if self.all.len() >= self.sweep_at {
+            self.all.retain(|chain| Rc::strong_count(chain) > 1);
+            self.sweep_at = (2 * self.all.len()).max(64);
+        }
+        let chain = Chain::from(presented);
+        self.all.insert(chain.clone());
+        chain
     }
 }
 
@@ -147,5 +179,21 @@ pub async fn watch(worker: Rc<Worker>) {
         let trust = (bundle.fingerprints() != known.fingerprints()).then_some(&*bundle);
         worker.connections.judge(&worker.snapshot(), trust);
         known = bundle;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_held_once_and_as_long_as_a_connection_needs_it() {
+        let mut chains = Chains::default();
+        let chain = |n: usize| vec![CertificateDer::from(n.to_be_bytes().to_vec())];
+        let first = chains.intern(chain(0));
+        assert!(Rc::ptr_eq(&first, &chains.intern(chain(0))));
+        (1..1000).for_each(|n| drop(chains.intern(chain(n))));
+        assert!(chains.all.len() <= 64, "{} are held", chains.all.len());
+        assert!(Rc::ptr_eq(&first, &chains.intern(chain(0))));
     }
 }

@@ -47,8 +47,8 @@ pub(super) async fn mesh(
         let detail = "TLS would have to be terminated inside of TLS";
         return Err(Failure::local(Stage::Terminate, FailureKind::Internal, detail));
     };
-    let tls = match timeout(HANDSHAKE_TIMEOUT, Tls::accept(config, tcp, &prefix)).await {
-        Ok(Ok(tls)) => tls,
+    let (tls, peer) = match timeout(HANDSHAKE_TIMEOUT, Tls::accept(config, tcp, &prefix)).await {
+        Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             let reason =
                 CertificateProblem::find(&error).map_or_else(|| error.to_string(), ToString::to_string);
@@ -59,12 +59,11 @@ pub(super) async fn mesh(
             return Err(Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, detail));
         }
     };
-    let certificates = tls.session().peer_certificates().unwrap_or_default();
-    let peer = peer_identity(certificates).map_err(|problem| {
+    let identity = peer_identity(&peer.certificates).map_err(|problem| {
         Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, problem.to_string())
     })?;
-    info.certificates = certificates.into();
-    info.peer = Some(peer);
+    info.certificates = worker.connections.chain(peer.certificates);
+    info.peer = Some(identity);
     info.mtls = true;
     worker.connections.note_sidecar(info.source.ip());
     let version = match chosen {

@@ -1,7 +1,8 @@
-//! TLS of either end over a socket, on rustls's unbuffered API: a session between two records owns no buffer.
+//! TLS of either end over a socket, without buffers of a session's own: one between two records owns none.
 //!
-//! What the socket gives goes into a buffer of the thread, which is decrypted in place and given back when all of it was
-//! used; what is to be sent is encrypted into another, which is given back when the socket has taken it.
+//! rustls shakes hands; then keys and records are ours (`records`), unless it is TLS 1.2 (`session`). What the socket gives goes
+//! into a buffer of the thread, which is given back when all of it was used; what is to be sent is encrypted into
+//! another, which is given back when the socket has taken it.
 //!
 //! ```text
 //! poll_read:  plain text left over? -> records in the buffer? -> socket
@@ -13,15 +14,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, ServerConfig};
+use rustls::{ClientConfig, Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::region::{READ_SIZE, Region, WRITE_SIZE};
+
+mod records;
+mod session;
+
+use records::Records;
+pub use records::fuzzing::fuzz_records;
+pub use session::Peer;
+use session::Session;
 
 /// Plain text that one write takes: several records, which leave together.
 const WRITE_MOST: usize = 64 * 1024;
@@ -29,19 +35,19 @@ const WRITE_MOST: usize = 64 * 1024;
 /// What several slices are joined to, at most: one record.
 const JOINED: usize = 16 * 1024;
 
-enum Session {
-    Client(UnbufferedClientConnection),
-    Server(UnbufferedServerConnection),
-}
+/// A reader with so much room left gets another record, if there is one.
+const ANOTHER: usize = 17 * 1024;
 
 /// A TLS connection.
 pub struct Tls {
     tcp: TcpStream,
-    session: Session,
+    layer: Layer,
     /// Ciphertext that was not processed.
     incoming: Option<Region>,
     /// All whole records of `incoming` were processed.
     starved: bool,
+    /// The last read from the socket filled its buffer.
+    bulk: bool,
     /// Plain text for which no reader had room, and how much of it was read since.
     plain: Vec<u8>,
     plain_at: usize,
@@ -51,6 +57,15 @@ pub struct Tls {
     peer_closed: bool,
     /// We have.
     closed: bool,
+    /// What the next read will say.
+    failure: Option<Box<Error>>,
+}
+
+/// Who makes and reads records.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and it is in a box already")]
+enum Layer {
+    Rustls(Box<Session>),
+    Ours(Records),
 }
 
 /// What to do once the session can send.
@@ -62,7 +77,7 @@ enum Job<'d> {
 }
 
 /// How far the session came.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Turn {
     Again,
     /// There was plain text.
@@ -82,6 +97,16 @@ struct Out<'o, 'b> {
     job: Job<'o>,
 }
 
+/// What is to be sent, with room for so much more.
+fn room_for(outgoing: &mut Option<Region>, bytes: usize) -> &mut Region {
+    let size = if bytes <= READ_SIZE { READ_SIZE } else { WRITE_SIZE.max(bytes) };
+    let region = outgoing.get_or_insert_with(|| Region::borrow(size));
+    if region.room().len() < bytes {
+        region.reserve(bytes);
+    }
+    region
+}
+
 impl Tls {
     /// The client's end; `tcp` is connected.
     ///
@@ -91,36 +116,20 @@ impl Tls {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
         tcp: TcpStream,
-    ) -> io::Result<Self> {
-        let session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
-        Self::new(tcp, Session::Client(session)).shaken().await
+    ) -> io::Result<(Self, Peer)> {
+        shake(tcp, Session::client(config, name).map_err(invalid)?, b"").await
     }
 
     /// The server's end; `prefix` was read from `tcp` already.
     ///
     /// # Errors
     /// The handshake failed, or the connection broke.
-    pub async fn accept(config: Arc<ServerConfig>, tcp: TcpStream, prefix: &[u8]) -> io::Result<Self> {
-        let session = UnbufferedServerConnection::new(config).map_err(invalid)?;
-        let mut tls = Self::new(tcp, Session::Server(session));
-        if !prefix.is_empty() {
-            tls.incoming.insert(Region::borrow(prefix.len().max(READ_SIZE))).put(prefix);
-        }
-        tls.shaken().await
-    }
-
-    fn new(tcp: TcpStream, session: Session) -> Self {
-        Self {
-            tcp,
-            session,
-            incoming: None,
-            starved: false,
-            plain: Vec::new(),
-            plain_at: 0,
-            outgoing: None,
-            peer_closed: false,
-            closed: false,
-        }
+    pub async fn accept(
+        config: Arc<ServerConfig>,
+        tcp: TcpStream,
+        prefix: &[u8],
+    ) -> io::Result<(Self, Peer)> {
+        shake(tcp, Session::server(config).map_err(invalid)?, prefix).await
     }
 
     /// The socket.
@@ -128,32 +137,23 @@ impl Tls {
         &self.tcp
     }
 
-    /// What was negotiated, and with whom.
-    pub fn session(&self) -> &CommonState {
-        match &self.session {
-            Session::Client(session) => session,
-            Session::Server(session) => session,
-        }
-    }
-
     /// Whether only the socket can bring something to read.
     pub fn is_quiet(&self) -> bool {
         self.plain.is_empty() && !self.peer_closed && (self.incoming.is_none() || self.starved)
     }
 
-    async fn shaken(mut self) -> io::Result<Self> {
-        std::future::poll_fn(|cx| self.poll_handshake(cx)).await?;
-        Ok(self)
+    fn is_handshaking(&self) -> bool {
+        matches!(&self.layer, Layer::Rustls(session) if session.is_handshaking())
     }
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let turn = self.turn(None, Job::Nothing)?;
-            // Data, and even the farewell, may have come with the last message.
-            if !self.session().is_handshaking() {
-                return self.poll_send(cx);
-            }
+            let turn = self.turn(None, Job::Nothing).map_err(invalid)?;
             match turn {
+                // Data, and even the farewell, may have come with the last message.
+                Turn::Plain | Turn::Again => {}
+                Turn::PeerClosed if !self.is_handshaking() => {}
+                _ if !self.is_handshaking() => return self.poll_send(cx),
                 Turn::Done | Turn::Starved => {
                     ready!(self.poll_send(cx))?;
                     if ready!(self.poll_fill(cx))? == 0 {
@@ -164,20 +164,19 @@ impl Tls {
                     }
                 }
                 Turn::PeerClosed => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-                Turn::Plain | Turn::Again => {}
             }
         }
     }
 
     /// Lets the session go on until there is something for the caller.
-    fn turn(&mut self, reader: Option<&mut ReadBuf<'_>>, job: Job<'_>) -> io::Result<Turn> {
-        let Self { session, incoming, plain, outgoing, .. } = self;
+    fn turn(&mut self, reader: Option<&mut ReadBuf<'_>>, job: Job<'_>) -> Result<Turn, Error> {
+        let Self { layer, incoming, plain, outgoing, .. } = self;
         let mut out = Out { reader, plain, outgoing, job };
         let turn = loop {
             let records = incoming.as_mut().map_or(&mut [][..], Region::filled_mut);
-            let (discard, turn) = match session {
-                Session::Client(session) => advance(session.process_tls_records(records), &mut out),
-                Session::Server(session) => advance(session.process_tls_records(records), &mut out),
+            let (discard, turn) = match layer {
+                Layer::Rustls(session) => session.turn(records, &mut out),
+                Layer::Ours(session) => session.turn(records, &mut out),
             };
             if let Some(region) = incoming
                 && region.consume(discard)
@@ -192,40 +191,43 @@ impl Tls {
                 other => break other,
             }
         };
-        match turn {
-            Ok(turn) => {
-                self.starved = matches!(turn, Turn::Starved | Turn::Done);
-                self.peer_closed |= turn == Turn::PeerClosed;
-                Ok(turn)
-            }
-            Err(error) => Err(self.fail(error)),
+        match &turn {
+            Ok(Turn::Starved) => self.starved = true,
+            Ok(Turn::Done) => self.starved |= matches!(self.layer, Layer::Rustls(_)),
+            Ok(Turn::PeerClosed) => self.peer_closed = true,
+            Ok(_) => self.starved = false,
+            Err(error) => self.tell(error),
         }
+        turn
     }
 
     /// Tells the peer why, as far as the socket takes it at once.
-    fn fail(&mut self, error: rustls::Error) -> io::Error {
-        let Self { session, incoming, plain, outgoing, .. } = self;
-        let mut out = Out { reader: None, plain, outgoing, job: Job::Nothing };
-        let records = incoming.as_mut().map_or(&mut [][..], Region::filled_mut);
-        // An alert comes before anything else.
-        let _ = match session {
-            Session::Client(session) => advance(session.process_tls_records(records), &mut out),
-            Session::Server(session) => advance(session.process_tls_records(records), &mut out),
-        };
+    fn tell(&mut self, error: &Error) {
+        let Self { layer, incoming, plain, outgoing, .. } = self;
+        match layer {
+            Layer::Rustls(session) => {
+                let mut out = Out { reader: None, plain, outgoing, job: Job::Nothing };
+                let records = incoming.as_mut().map_or(&mut [][..], Region::filled_mut);
+                // An alert comes before anything else.
+                let _ = session.turn(records, &mut out);
+            }
+            Layer::Ours(session) => session.tell(error, outgoing),
+        }
         if let Some(region) = self.outgoing.take() {
             let _ = self.tcp.try_write(region.filled());
         }
         self.incoming = None;
-        invalid(error)
     }
 
     /// Reads more ciphertext; 0 is the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let region = self.incoming.get_or_insert_with(|| Region::borrow(READ_SIZE));
+        let size = if self.bulk { WRITE_SIZE } else { READ_SIZE };
+        let region = self.incoming.get_or_insert_with(|| Region::borrow(size));
         region.make_room();
         let mut buf = ReadBuf::new(region.room());
         let polled = Pin::new(&mut self.tcp).poll_read(cx, &mut buf);
         let n = buf.filled().len();
+        self.bulk = buf.remaining() == 0;
         region.grew(n);
         self.starved = self.starved && n == 0;
         if region.filled().is_empty() {
@@ -268,104 +270,63 @@ impl Tls {
     }
 }
 
-fn invalid(error: rustls::Error) -> io::Error {
+fn invalid(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// Handles one state of a session; answers with what it has used up, too.
-fn advance<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    out: &mut Out<'_, '_>,
-) -> (usize, Result<Turn, rustls::Error>) {
-    let state = match status.state {
-        Ok(state) => state,
-        Err(error) => return (status.discard, Err(error)),
+/// Shakes hands and hands over.
+async fn shake(tcp: TcpStream, session: Session, prefix: &[u8]) -> io::Result<(Tls, Peer)> {
+    let mut tls = Tls {
+        tcp,
+        layer: Layer::Rustls(Box::new(session)),
+        incoming: None,
+        starved: false,
+        bulk: false,
+        plain: Vec::new(),
+        plain_at: 0,
+        outgoing: None,
+        peer_closed: false,
+        closed: false,
+        failure: None,
     };
-    let turn = match state {
-        ConnectionState::ReadTraffic(mut traffic) => match traffic.next_record() {
-            Some(Ok(record)) => {
-                let now =
-                    out.reader.as_ref().map_or(0, |reader| reader.remaining().min(record.payload.len()));
-                let (now, later) = record.payload.split_at(now);
-                if let Some(reader) = &mut out.reader {
-                    reader.put_slice(now);
-                }
-                out.plain.extend_from_slice(later);
-                return (status.discard + record.discard, Ok(Turn::Plain));
-            }
-            Some(Err(error)) => Err(error),
-            None => Ok(Turn::Again),
-        },
-        ConnectionState::EncodeTlsData(mut data) => {
-            encoded(out.outgoing, READ_SIZE, |room| match data.encode(room) {
-                Err(EncodeError::InsufficientSize(more)) => Err(Some(more.required_size)),
-                other => other.map_err(|_| None),
-            })
-            .map(|()| Turn::Again)
-        }
-        // It leaves before anything that comes after it.
-        ConnectionState::TransmitTlsData(data) => {
-            data.done();
-            Ok(Turn::Again)
-        }
-        ConnectionState::WriteTraffic(mut traffic) => {
-            let sent = |result: Result<usize, EncryptError>| match result {
-                Err(EncryptError::InsufficientSize(more)) => Err(Some(more.required_size)),
-                other => other.map_err(|_| None),
-            };
-            let done = match out.job {
-                Job::Nothing => Ok(()),
-                Job::Encrypt(data) => {
-                    let size = if data.len() + 1024 <= READ_SIZE { READ_SIZE } else { WRITE_SIZE };
-                    encoded(out.outgoing, size, |room| sent(traffic.encrypt(data, room)))
-                }
-                Job::Close => encoded(out.outgoing, READ_SIZE, |room| sent(traffic.queue_close_notify(room))),
-            };
-            done.map(|()| Turn::Done)
-        }
-        ConnectionState::BlockedHandshake => Ok(Turn::Starved),
-        ConnectionState::PeerClosed => Ok(Turn::PeerClosed),
-        ConnectionState::Closed => Ok(Turn::Done),
-        // Early data is never offered or accepted.
-        _ => Err(rustls::Error::General("an unexpected state of the TLS session".into())),
-    };
-    (status.discard, turn)
-}
-
-/// Lets `encode` write behind what is to be sent; it says how much room it needs, or `None` for a failure that room does
-/// not mend.
-fn encoded(
-    outgoing: &mut Option<Region>,
-    size: usize,
-    mut encode: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
-) -> Result<(), rustls::Error> {
-    let region = outgoing.get_or_insert_with(|| Region::borrow(size));
-    loop {
-        match encode(region.room()) {
-            Ok(n) => {
-                region.grew(n);
-                return Ok(());
-            }
-            Err(Some(required)) if required > region.room().len() => region.reserve(required),
-            Err(_) => return Err(rustls::Error::EncryptError),
-        }
+    if !prefix.is_empty() {
+        tls.incoming.insert(Region::borrow(prefix.len().max(READ_SIZE))).put(prefix);
     }
+    std::future::poll_fn(|cx| tls.poll_handshake(cx)).await?;
+    let Layer::Rustls(session) = tls.layer else { return Err(io::ErrorKind::Unsupported.into()) };
+    let peer = session.peer();
+    let layer = match session.handed_over().map_err(invalid)? {
+        Ok(records) => Layer::Ours(records),
+        Err(session) => Layer::Rustls(session),
+    };
+    Ok((Tls { layer, ..tls }, peer))
 }
 
 impl AsyncRead for Tls {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(failure) = this.failure.take() {
+            return Poll::Ready(Err(invalid(*failure)));
+        }
         let before = buf.filled().len();
         loop {
             if !this.plain.is_empty() {
                 this.take_plain(buf);
             }
-            if buf.filled().len() > before || buf.remaining() == 0 || this.peer_closed {
+            let some = buf.filled().len() > before;
+            let another = this.incoming.is_some() && !this.starved && buf.remaining() >= ANOTHER;
+            if some && !another || buf.remaining() == 0 || this.peer_closed {
                 return Poll::Ready(Ok(()));
             }
-            match this.turn(Some(&mut *buf), Job::Nothing)? {
-                Turn::Plain | Turn::PeerClosed | Turn::Again => continue,
-                Turn::Starved | Turn::Done => {}
+            match this.turn(Some(&mut *buf), Job::Nothing) {
+                Ok(Turn::Plain | Turn::PeerClosed | Turn::Again) => continue,
+                Ok(Turn::Starved | Turn::Done) if some => return Poll::Ready(Ok(())),
+                Ok(Turn::Starved | Turn::Done) => {}
+                Err(error) if some => {
+                    this.failure = Some(Box::new(error));
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(invalid(error))),
             }
             // An answer to what the peer asked of the session; if that cannot be sent, a write will say so.
             if this.outgoing.is_some() {
@@ -393,7 +354,7 @@ impl AsyncWrite for Tls {
         if n == 0 {
             return Poll::Ready(Ok(0));
         }
-        if this.turn(None, Job::Encrypt(&buf[..n]))? != Turn::Done {
+        if this.turn(None, Job::Encrypt(&buf[..n])).map_err(invalid)? != Turn::Done {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         match this.poll_send(cx) {

@@ -22,7 +22,7 @@ use crate::listen::make_transparent;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
-use crate::stream::{Stream, Tls};
+use crate::stream::{Peer, Stream, Tls};
 use crate::worker::Worker;
 
 /// What will be spoken.
@@ -99,11 +99,11 @@ pub async fn connect(
         }
         None => return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit }),
     };
-    let tls = match tls {
+    let (tls, peer) = match tls {
         Ok(result) => result?,
         Err(_) => return Err(too_late(cluster, endpoint, "TLS handshake")),
     };
-    let protocol = negotiated(want, tls.session().alpn_protocol());
+    let protocol = negotiated(want, peer.alpn.as_deref());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
 }
 
@@ -150,7 +150,7 @@ async fn handshake(
     endpoint: &EndpointState,
     want: Want,
     tcp: TcpStream,
-) -> Result<Tls, Failure> {
+) -> Result<(Tls, Peer), Failure> {
     let expected = expectation(worker, cluster, endpoint)?;
     let alpn = match want {
         Want::Http1 => ALPN_HTTP1,
@@ -169,7 +169,7 @@ async fn outside(
     endpoint: &EndpointState,
     config: Arc<ClientConfig>,
     tcp: TcpStream,
-) -> Result<Tls, Failure> {
+) -> Result<(Tls, Peer), Failure> {
     let name = server_name(cluster)?;
     Tls::connect(config, name, tcp).await.map_err(|error| {
         let detail =

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use outrigger_identity::handover;
 use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use outrigger_model::cluster::OutsideTls;
 use rustls::ClientConfig;
@@ -36,12 +37,14 @@ impl OutsideConfigs {
             alpn: Vec::new(),
         };
         let tcp = upstream_client_config(&settings).map_err(|error| error.to_string())?;
+        let mut tcp = Arc::unwrap_or_clone(tcp);
+        handover::client(&mut tcp);
         let offering = |name: &[u8]| {
-            let mut config = (*tcp).clone();
+            let mut config = tcp.clone();
             config.alpn_protocols = vec![name.to_vec()];
             Arc::new(config)
         };
-        Ok(Self { http1: offering(b"http/1.1"), http2: offering(b"h2"), tcp })
+        Ok(Self { http1: offering(b"http/1.1"), http2: offering(b"h2"), tcp: Arc::new(tcp) })
     }
 
     /// The configuration for what will be spoken.

@@ -1,5 +1,6 @@
 use outrigger_identity::{
-    Authority, AuthorityOptions, CredentialStore, PeerExpectation, TrustBundle, client_config, server_config,
+    Authority, AuthorityOptions, CredentialStore, PeerExpectation, TrustBundle, client_config, handover,
+    server_config,
 };
 use outrigger_model::identity::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,16 @@ fn credentials(authority: &Authority, account: &str) -> Arc<outrigger_identity::
     store.load()
 }
 
+/// Configurations whose sessions are handed over to our record layer.
 fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let (mut client, mut server) = rustls_configs();
+    handover::client(Arc::make_mut(&mut client));
+    handover::server(Arc::make_mut(&mut server));
+    (client, server)
+}
+
+/// Configurations whose sessions stay with rustls.
+fn rustls_configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let authority = Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
     let expected = PeerExpectation::Exactly(id("stock"));
     let client = client_config(&credentials(&authority, "web"), expected, &[b"istio"]).unwrap();
@@ -35,17 +45,56 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.unwrap().0)
 }
 
+async fn connect(config: Arc<ClientConfig>, tcp: TcpStream) -> io::Result<Tls> {
+    Ok(Tls::connect(config, name(), tcp).await?.0)
+}
+
+async fn accept(config: Arc<ServerConfig>, tcp: TcpStream, prefix: &[u8]) -> io::Result<Tls> {
+    Ok(Tls::accept(config, tcp, prefix).await?.0)
+}
+
+async fn pair_of(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (Tls, Tls) {
+    let (near, far) = sockets().await;
+    let (near, far) = tokio::join!(connect(client, near), accept(server, far, b""));
+    (near.unwrap(), far.unwrap())
+}
+
 async fn pair() -> (Tls, Tls) {
+    let (client, server) = configs();
+    pair_of(client, server).await
+}
+
+#[tokio::test]
+async fn a_handshake_tells_who_and_what() {
     let ((client, server), (near, far)) = (configs(), sockets().await);
     let (near, far) = tokio::join!(Tls::connect(client, name(), near), Tls::accept(server, far, b""));
-    (near.unwrap(), far.unwrap())
+    let ((near, to), (far, from)) = (near.unwrap(), far.unwrap());
+    assert_eq!((to.alpn.as_deref(), from.alpn.as_deref()), (Some(&b"istio"[..]), Some(&b"istio"[..])));
+    for (tls, peer) in [(near, to), (far, from)] {
+        assert!(!peer.certificates.is_empty());
+        assert!(matches!(tls.layer, Layer::Ours(_)));
+    }
 }
 
 #[tokio::test]
 async fn bulk_goes_both_ways_at_once_and_the_farewell_ends_it() {
-    let (near, far) = pair().await;
-    assert_eq!(near.session().alpn_protocol(), Some(&b"istio"[..]));
-    assert!(far.session().peer_certificates().is_some_and(|chain| !chain.is_empty()));
+    // Our record layer and rustls's, in all combinations.
+    for (ours_near, ours_far) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (mut client, mut server) = rustls_configs();
+        if ours_near {
+            handover::client(Arc::make_mut(&mut client));
+        }
+        if ours_far {
+            handover::server(Arc::make_mut(&mut server));
+        }
+        let (near, far) = pair_of(client, server).await;
+        assert_eq!(matches!(near.layer, Layer::Ours(_)), ours_near);
+        assert_eq!(matches!(far.layer, Layer::Ours(_)), ours_far);
+        bulk(near, far).await;
+    }
+}
+
+async fn bulk(near: Tls, far: Tls) {
     let one_way = |tls: Tls, seed: u8| async move {
         let (mut reading, mut writing) = tokio::io::split(tls);
         let sent: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8 ^ seed).collect();
@@ -104,7 +153,7 @@ async fn bytes_that_come_one_by_one_make_the_same_session() {
         );
     };
     let talk = async {
-        let (near, far) = tokio::join!(Tls::connect(client, name(), near), Tls::accept(server, far, b""));
+        let (near, far) = tokio::join!(connect(client, near), accept(server, far, b""));
         let (mut near, mut far) = (near.unwrap(), far.unwrap());
         near.write_all(b"hello").await.unwrap();
         near.shutdown().await.unwrap();
@@ -150,9 +199,9 @@ async fn what_was_read_ahead_belongs_to_the_handshake() {
     let accept = async {
         let mut prefix = [0; 40];
         far.read_exact(&mut prefix).await.unwrap();
-        Tls::accept(server, far, &prefix).await
+        accept(server, far, &prefix).await
     };
-    let (near, far) = tokio::join!(Tls::connect(client, name(), near), accept);
+    let (near, far) = tokio::join!(connect(client, near), accept);
     let (mut near, mut far) = (near.unwrap(), far.unwrap());
     far.write_all(b"x").await.unwrap();
     assert_eq!(near.read_u8().await.unwrap(), b'x');
@@ -163,7 +212,7 @@ async fn data_and_farewell_may_come_with_the_end_of_the_handshake() {
     let ((client, server), (near, mut relay_near), (mut relay_far, far)) =
         (configs(), sockets().await, sockets().await);
     let send = async {
-        let mut near = Tls::connect(client, name(), near).await.unwrap();
+        let mut near = connect(client, near).await.unwrap();
         near.write_all(b"all at once").await.unwrap();
         near.shutdown().await.unwrap();
         near
@@ -180,7 +229,7 @@ async fn data_and_farewell_may_come_with_the_end_of_the_handshake() {
         relay_far.write_all(&rest).await.unwrap();
         relay_far
     };
-    let (_near, _relay, far) = tokio::join!(send, relay, Tls::accept(server, far, b""));
+    let (_near, _relay, far) = tokio::join!(send, relay, accept(server, far, b""));
     let mut text = String::new();
     far.unwrap().read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "all at once");
@@ -190,7 +239,7 @@ async fn data_and_farewell_may_come_with_the_end_of_the_handshake() {
 async fn slices_leave_as_one_record_and_new_keys_of_the_peer_are_taken() {
     let ((client, server), (near, far)) = (configs(), sockets().await);
     let connector = tokio_rustls::TlsConnector::from(client);
-    let (near, far) = tokio::join!(connector.connect(name(), near), Tls::accept(server, far, b""));
+    let (near, far) = tokio::join!(connector.connect(name(), near), accept(server, far, b""));
     let (mut near, mut far) = (near.unwrap(), far.unwrap());
     let slices = [IoSlice::new(b"frame "), IoSlice::new(b""), IoSlice::new(b"head"), IoSlice::new(b" body")];
     let n = std::future::poll_fn(|cx| Pin::new(&mut far).poll_write_vectored(cx, &slices)).await.unwrap();
@@ -214,7 +263,7 @@ async fn slices_leave_as_one_record_and_new_keys_of_the_peer_are_taken() {
 async fn a_peer_that_is_not_trusted_is_told() {
     let ((client, _), (_, other)) = (configs(), configs());
     let (near, far) = sockets().await;
-    let (near, far) = tokio::join!(Tls::connect(client, name(), near), Tls::accept(other, far, b""));
+    let (near, far) = tokio::join!(connect(client, near), accept(other, far, b""));
     let near = near.err().unwrap();
     assert_eq!(near.kind(), io::ErrorKind::InvalidData);
     // An alert, not a connection that just ended.
