@@ -64,16 +64,26 @@ pub(crate) struct Seen {
 }
 
 /// Serves a connection to its end. Whatever fails is logged as one record.
-pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    // What it takes to get to the end of the chain is large and soon done: it must not stay with an idle connection.
-    let (info, opened) = Box::pin(open(&worker, accepted)).await;
-    let served = match opened.map(|opened| terminal(&worker, &info, opened)) {
-        Ok(serving) => dispatch(&worker, &info, serving).await,
-        Err(failure) => Err(failure),
-    };
-    if let Err(failure) = served {
-        info::refuse(&worker, &info, &failure);
+pub fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    // What it takes to get to the end of the chain is large and soon done: it must not stay with an idle connection, and
+    // neither must what an async function would keep of its arguments.
+    let opening = Box::pin(begin(worker.clone(), accepted));
+    async move {
+        let (info, serving) = opening.await;
+        let served = match serving {
+            Ok(serving) => dispatch(&worker, &info, serving).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = served {
+            info::refuse(&worker, &info, &failure);
+        }
     }
+}
+
+async fn begin(worker: Rc<Worker>, accepted: Accepted) -> (Rc<ConnInfo>, Result<Serving, Box<Failure>>) {
+    let (info, opened) = open(&worker, accepted).await;
+    let serving = opened.map(|opened| terminal(&worker, &info, opened));
+    (info, serving.map_err(Box::new))
 }
 
 /// What serves the connection to its end: a box of its own, as large as its kind needs.
@@ -85,22 +95,25 @@ fn terminal(worker: &Rc<Worker>, info: &Rc<ConnInfo>, opened: Opened) -> Serving
             let (http, stream) = (http.clone(), seen.stream);
             Box::pin(async move {
                 let _in_use = _in_use;
-                let settled = Box::pin(settle(&http, version, stream)).await?;
+                let settled = Box::pin(settle(&http, version, stream)).await.map_err(Box::new)?;
                 if let Some((version, stream)) = settled {
                     server::serve(worker, stream, http, info, version).await;
                 }
                 Ok(())
             })
         }
-        TerminalHandle::Tcp(_) => Box::pin(async move {
-            let _in_use = _in_use;
-            l4::serve(worker, info, seen.stream, seen.early).await;
-            Ok(())
-        }),
+        TerminalHandle::Tcp(_) => {
+            let serving = l4::serve(worker, info, seen.stream, seen.early);
+            Box::pin(async move {
+                let _in_use = _in_use;
+                serving.await;
+                Ok(())
+            })
+        }
     }
 }
 
-type Serving = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+type Serving = Pin<Box<dyn Future<Output = Result<(), Box<Failure>>>>>;
 
 /// A connection at the end of its chain.
 struct Opened {
@@ -242,7 +255,11 @@ fn version_of(detected: Option<&Detected>) -> Option<HttpVersion> {
 }
 
 /// The end of the chain; from here on the connection is registered, so that a change of policy can close it.
-async fn dispatch(worker: &Rc<Worker>, info: &Rc<ConnInfo>, mut serving: Serving) -> Result<(), Failure> {
+async fn dispatch(
+    worker: &Rc<Worker>,
+    info: &Rc<ConnInfo>,
+    mut serving: Serving,
+) -> Result<(), Box<Failure>> {
     let drain = &worker.shared.drain;
     let open = worker.connections.register(info, worker.alarm.place(drain));
     let ended = poll_fn(|cx| {
@@ -250,7 +267,7 @@ async fn dispatch(worker: &Rc<Worker>, info: &Rc<ConnInfo>, mut serving: Serving
             return Poll::Ready(Ended::Served(served));
         }
         match open.closed(cx) {
-            Some(failure) => Poll::Ready(Ended::Closed(failure.clone())),
+            Some(failure) => Poll::Ready(Ended::Closed(Box::new(failure.clone()))),
             None if drain.is_forced() => Poll::Ready(Ended::Forced),
             None => Poll::Pending,
         }
@@ -268,8 +285,8 @@ async fn dispatch(worker: &Rc<Worker>, info: &Rc<ConnInfo>, mut serving: Serving
 
 /// How a connection came to its end.
 enum Ended {
-    Served(Result<(), Failure>),
-    Closed(Failure),
+    Served(Result<(), Box<Failure>>),
+    Closed(Box<Failure>),
     /// The drain's deadline has passed.
     Forced,
 }

@@ -35,8 +35,9 @@ const ATTEMPTS: usize = 3;
 /// Metrics of a long tunnel are brought up to date this often, while bytes flow.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// A bulk transfer earns reads of this size.
-const BULK: usize = 64 * 1024;
+/// A bulk transfer earns reads of this size: what is written then, records' overhead included, is one segment for the kernel
+/// (64 KiB at most), without a small one behind it.
+const BULK: usize = 60 * 1024;
 
 /// A connection to an endpoint, with what it holds.
 pub struct Upstream {
@@ -49,29 +50,37 @@ pub struct Upstream {
 }
 
 /// Serves a connection to its end. `early`: the upstream was dialled while the first byte was waited for.
-pub async fn serve(worker: Rc<Worker>, info: Rc<ConnInfo>, mut downstream: Stream, early: Option<Upstream>) {
-    // Only chains that end so come here.
-    let TerminalHandle::Tcp(tcp) = &info.chain.terminal else { return };
-    let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp, Instant::now());
-    let mut upstream = match early {
-        Some(upstream) => upstream,
-        None => match Box::pin(dial(&worker, &info, tcp)).await {
-            Ok(upstream) => upstream,
-            Err(failure) => {
-                tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
-                return record.fail(&failure);
+pub fn serve(
+    worker: Rc<Worker>,
+    info: Rc<ConnInfo>,
+    downstream: Stream,
+    early: Option<Upstream>,
+) -> impl Future<Output = ()> {
+    // As in `conn::serve`: only the tunnel stays.
+    let opening = Box::pin(Tunnel::open(worker, info, downstream, early));
+    async move {
+        if let Some(mut tunnel) = opening.await {
+            let copied = poll_fn(|cx| tunnel.poll_copy(cx)).await;
+            if let Err(failure) = copied {
+                tunnel.record.fail(&failure);
             }
-        },
-    };
-    record.cluster = Some(upstream.cluster.clone());
-    record.endpoint = Some(upstream.endpoint.clone());
-    record.upstream_local = Some(upstream.local);
-    record.tcp_opened();
-    let idle = tcp.config.idle_timeout;
-    let copied = copy(&mut downstream, &mut upstream.stream, &mut record, idle).await;
-    if let Err(failure) = copied {
-        record.fail(&failure);
+        }
     }
+}
+
+/// Both ends of a connection, and what is known of it.
+struct Tunnel {
+    record: StreamRecord,
+    downstream: Stream,
+    upstream: Upstream,
+    up: Half,
+    down: Half,
+    /// Nothing may go still for longer; zero: for ever.
+    idle: Duration,
+    timer: Timer,
+    deadline: Option<Instant>,
+    /// When metrics were brought up to date.
+    shown: Instant,
 }
 
 /// Picks and connects; a failed connect is tried elsewhere, because the application never saw it.
@@ -210,18 +219,42 @@ impl Half {
     }
 }
 
-/// Copies both ways until both have ended, one side breaks, or nothing moves for `idle` (zero: for ever).
-async fn copy(
-    downstream: &mut Stream,
-    upstream: &mut Stream,
-    record: &mut StreamRecord,
-    idle: Duration,
-) -> Result<(), Failure> {
-    let (mut up, mut down) = (Half::new(), Half::new());
-    let mut timer = Timer::default();
-    let mut shown = Instant::now();
-    let mut deadline = after(shown, idle);
-    poll_fn(|cx| {
+impl Tunnel {
+    async fn open(
+        worker: Rc<Worker>,
+        info: Rc<ConnInfo>,
+        downstream: Stream,
+        early: Option<Upstream>,
+    ) -> Option<Box<Self>> {
+        // Only chains that end so come here.
+        let TerminalHandle::Tcp(tcp) = &info.chain.terminal else { return None };
+        let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp, Instant::now());
+        let dialled = match early {
+            Some(upstream) => Ok(upstream),
+            None => Box::pin(dial(&worker, &info, tcp)).await,
+        };
+        let upstream = match dialled {
+            Ok(upstream) => upstream,
+            Err(failure) => {
+                tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
+                record.fail(&failure);
+                return None;
+            }
+        };
+        record.cluster = Some(upstream.cluster.clone());
+        record.endpoint = Some(upstream.endpoint.clone());
+        record.upstream_local = Some(upstream.local);
+        record.tcp_opened();
+        let (idle, shown) = (tcp.config.idle_timeout, Instant::now());
+        let (up, down, timer) = (Half::new(), Half::new(), Timer::default());
+        let deadline = after(shown, idle);
+        Some(Box::new(Self { record, downstream, upstream, up, down, idle, timer, deadline, shown }))
+    }
+
+    /// Copies both ways until both have ended, one side breaks, or nothing moves for too long.
+    fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let Self { record, downstream, up, down, .. } = self;
+        let upstream = &mut self.upstream.stream;
         let before = up.bytes + down.bytes;
         let sending = up.poll(cx, downstream, upstream, down.state == State::Ended);
         let receiving = down.poll(cx, upstream, downstream, up.state == State::Ended);
@@ -237,18 +270,17 @@ async fn copy(
         }
         if up.bytes + down.bytes != before {
             let now = Instant::now();
-            deadline = after(now, idle);
-            if now.saturating_duration_since(shown) > PROGRESS {
-                shown = now;
+            self.deadline = after(now, self.idle);
+            if now.saturating_duration_since(self.shown) > PROGRESS {
+                self.shown = now;
                 record.tcp_progress();
             }
         }
-        timer.poll(cx, deadline).map(|()| {
-            let detail = format!("no byte in either direction for {idle:?}");
+        self.timer.poll(cx, self.deadline).map(|()| {
+            let detail = format!("no byte in either direction for {:?}", self.idle);
             Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout, detail))
         })
-    })
-    .await
+    }
 }
 
 /// From an error of one direction to the side that it is about.
@@ -262,5 +294,16 @@ fn name(broken: Broken, towards_upstream: bool) -> Failure {
         Failure::upstream(Stage::Forward, kind, Retry::Never, error.to_string())
     } else {
         Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Per-connection memory is a feature: this is what stays of an idle tunnel, beside its streams.
+    #[test]
+    fn a_tunnel_stays_small() {
+        assert!(size_of::<Tunnel>() <= 576, "a tunnel has {} bytes", size_of::<Tunnel>());
     }
 }

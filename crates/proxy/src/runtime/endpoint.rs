@@ -1,11 +1,12 @@
 //! One endpoint: where it is and who it is, with the load and health that outlive any endpoint set.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
 use outrigger_model::identity::SpiffeId;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::runtime::cluster::ClusterHandle;
@@ -46,12 +47,17 @@ pub struct EndpointState {
     pub load: Arc<Load>,
 }
 
+/// TLS handshakes with one endpoint at once, of all workers.
+const HANDSHAKES: usize = 32;
+
 /// What is kept of an endpoint while its address stays in the cluster.
 #[derive(Debug, Default)]
 pub struct Load {
     in_flight: AtomicU32,
     requests: AtomicU64,
     errors: AtomicU64,
+    /// Made for the first handshake.
+    handshakes: OnceLock<Box<Semaphore>>,
     pub(crate) health: Health,
 }
 
@@ -94,6 +100,14 @@ impl EndpointState {
         }
     }
 
+    /// A TLS handshake's turn: a burst of connections to one endpoint does not become quicker by more of them at once, but the
+    /// key exchanges of those that wait for its CPU would hold 6 KiB each.
+    pub async fn handshake_turn(&self) -> Option<SemaphorePermit<'_>> {
+        let turns = self.load.handshakes.get_or_init(|| Box::new(Semaphore::new(HANDSHAKES)));
+        // It is never closed.
+        turns.acquire().await.ok()
+    }
+
     /// Begins a request or connection.
     pub fn begin(&self) -> InFlight {
         self.load.in_flight.fetch_add(1, Relaxed);
@@ -126,5 +140,23 @@ impl EndpointState {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn handshakes_with_one_endpoint_take_turns() {
+        let endpoint = EndpointState::plain(([127, 0, 0, 1], 1).into(), Reach::Network);
+        let turn = || endpoint.handshake_turn().now_or_never().flatten();
+        let mut turns: Vec<_> = (0..HANDSHAKES).map(|_| turn()).collect();
+        assert!(turns.iter().all(Option::is_some));
+        assert!(turn().is_none());
+        turns.pop();
+        assert!(turn().is_some());
     }
 }

@@ -35,9 +35,6 @@ const WRITE_MOST: usize = 64 * 1024;
 /// What several slices are joined to, at most: one record.
 const JOINED: usize = 16 * 1024;
 
-/// A reader with so much room left gets another record, if there is one.
-const ANOTHER: usize = 17 * 1024;
-
 /// A TLS connection.
 pub struct Tls {
     tcp: TcpStream,
@@ -140,6 +137,16 @@ impl Tls {
     /// Whether only the socket can bring something to read.
     pub fn is_quiet(&self) -> bool {
         self.plain.is_empty() && !self.peer_closed && (self.incoming.is_none() || self.starved)
+    }
+
+    /// Whether there is another whole record for a reader with so much room left.
+    fn fits_another(&self, room: usize) -> bool {
+        match (&self.layer, &self.incoming) {
+            (Layer::Ours(_), Some(region)) => {
+                records::whole(region.filled()).is_some_and(|length| length <= room)
+            }
+            _ => false,
+        }
     }
 
     fn is_handshaking(&self) -> bool {
@@ -314,8 +321,7 @@ impl AsyncRead for Tls {
                 this.take_plain(buf);
             }
             let some = buf.filled().len() > before;
-            let another = this.incoming.is_some() && !this.starved && buf.remaining() >= ANOTHER;
-            if some && !another || buf.remaining() == 0 || this.peer_closed {
+            if some && !this.fits_another(buf.remaining()) || buf.remaining() == 0 || this.peer_closed {
                 return Poll::Ready(Ok(()));
             }
             match this.turn(Some(&mut *buf), Job::Nothing) {

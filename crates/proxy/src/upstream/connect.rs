@@ -81,7 +81,8 @@ pub async fn connect(
         _ => Some(cluster.limits.connection().await?),
     };
     let deadline = Instant::now() + config.connect_timeout;
-    let attempt = dial(endpoint, worker.shared.mark);
+    // In boxes, each for as long as it takes: many wait here at once in a burst.
+    let attempt = Box::pin(dial(endpoint, worker.shared.mark));
     let tcp = match timeout_at(deadline, attempt).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(refused(cluster, endpoint, &error)),
@@ -89,20 +90,19 @@ pub async fn connect(
     };
     prepare(&tcp);
     let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
-    let tls = match &cluster.outside {
+    if cluster.outside.is_none() && !cluster.uses_mesh(endpoint) {
+        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit });
+    }
+    let late = |_| too_late(cluster, endpoint, "TLS handshake");
+    let _turn = timeout_at(deadline, endpoint.handshake_turn()).await.map_err(late)?;
+    let (tls, peer) = match &cluster.outside {
         Some(configs) => {
             let config = configs.wanting(want).clone();
             timeout_at(deadline, Box::pin(outside(cluster, endpoint, config, tcp))).await
         }
-        None if cluster.uses_mesh(endpoint) => {
-            timeout_at(deadline, Box::pin(handshake(worker, cluster, endpoint, want, tcp))).await
-        }
-        None => return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit }),
-    };
-    let (tls, peer) = match tls {
-        Ok(result) => result?,
-        Err(_) => return Err(too_late(cluster, endpoint, "TLS handshake")),
-    };
+        None => timeout_at(deadline, Box::pin(handshake(worker, cluster, endpoint, want, tcp))).await,
+    }
+    .map_err(late)??;
     let protocol = negotiated(want, peer.alpn.as_deref());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
 }

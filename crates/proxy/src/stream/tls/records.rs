@@ -319,6 +319,13 @@ impl KeyType for Length {
     }
 }
 
+/// What the inside of the first record comes to at most, if all of it is there.
+pub fn whole(records: &[u8]) -> Option<usize> {
+    let (&[.., high, low], rest) = records.split_first_chunk::<HEADER>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    (rest.len() >= length).then(|| length.saturating_sub(TAG))
+}
+
 /// HKDF-Expand-Label without context: RFC 8446, section 7.1.
 fn expand(secret: &Secret, label: &str, to: &mut [u8]) -> Result<(), Error> {
     let secret = secret.as_ref();

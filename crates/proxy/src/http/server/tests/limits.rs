@@ -304,6 +304,12 @@ async fn futures_stay_small() {
         let stream = accepted.tcp;
         let size = size_of_val(&server::h1::serve(&conn, stream.into()));
         assert!(size < 8 * 1024, "an HTTP/1 connection's future has {size} bytes");
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let purpose = crate::listen::Purpose::Inbound { app: None };
+        let accepted =
+            crate::conn::Accepted { tcp, source: address, destination: address, transparent: false, purpose };
+        let size = size_of_val(&crate::conn::serve(world.worker.clone(), accepted));
+        assert!(size <= 192, "a connection's task has {size} bytes");
     })
     .await;
 }
