@@ -24,7 +24,8 @@ pub mod listen;
 pub mod metrics;
 pub mod record;
 pub mod runtime;
-
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod upstream;
 pub mod worker;

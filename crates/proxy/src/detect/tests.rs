@@ -147,30 +147,8 @@ proptest! {
 
 #[test]
 fn the_corpus_and_its_mutations_hold() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/detect");
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= 10, "the corpus is gone");
-    let corpus: Vec<Vec<u8>> = files.into_iter().map(|file| std::fs::read(file).unwrap()).collect();
-    corpus.iter().for_each(|bytes| fuzz_detect(bytes));
-    let mut rng = fastrand::Rng::with_seed(5);
-    for round in 0..15_000 {
-        let mut bytes = corpus[round % corpus.len()].clone();
-        for _ in 0..1 + rng.usize(..4) {
-            let at = rng.usize(..=bytes.len());
-            match rng.u8(..6) {
-                0 | 1 if at < bytes.len() => bytes[at] = rng.u8(..),
-                2 if at < bytes.len() => drop(bytes.remove(at)),
-                3 => bytes.truncate(at.max(2)),
-                4 => bytes.insert(at, *rng.choice(b"\x16\x03\x01\x00\r\n PRIGET/").unwrap()),
-                _ => {
-                    let other = &corpus[rng.usize(..corpus.len())];
-                    bytes.extend_from_slice(&other[rng.usize(..=other.len())..]);
-                }
-            }
-        }
-        fuzz_detect(&bytes);
-    }
+    let pieces: &[&[u8]] = &[b"\x16\x03\x01", b"\x00", b"\r\n", b" ", b"PRI * HTTP/2.0", b"GET /"];
+    crate::testing::replay("detect", 5, pieces, fuzz_detect);
 }
 
 async fn pair() -> (TcpStream, Stream) {

@@ -1,13 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::*;
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, listener.accept().await.unwrap().0)
-}
+use crate::testing::sockets as pair;
 
 #[tokio::test]
 async fn bytes_read_ahead_come_first_and_then_the_stream_is_what_it_wrapped() {

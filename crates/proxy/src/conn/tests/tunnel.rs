@@ -228,9 +228,12 @@ async fn a_slow_client_of_a_silent_server_is_still_seen_to_speak_http() {
             original: (app, Default::default()),
             hash: None,
         };
-        while cluster.pick(&context).unwrap().in_flight() == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+        let begun = async {
+            while cluster.pick(&context).unwrap().in_flight() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, begun).await.expect("the application is dialled");
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         // The chain for HTTP names a cluster that is not there, which proves that it was chosen.
         let mut rest = Vec::new();

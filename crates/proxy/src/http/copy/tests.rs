@@ -1,20 +1,13 @@
 use std::future::poll_fn;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::http::body::H1Body;
 use crate::http::h1::{Framing, Limits};
 use crate::http::send::H1Sender;
 use crate::http::wire::{Buffers, split};
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (client, server) =
-        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    (client.unwrap(), server.unwrap().0)
-}
+use crate::testing::sockets as pair;
 
 async fn body_of(text: &[u8], framing: Framing) -> Body {
     let (mut peer, ours) = pair().await;

@@ -1,16 +1,9 @@
 use std::future::poll_fn;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (client, server) =
-        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    (client.unwrap(), server.unwrap().0)
-}
+use crate::testing::sockets as pair;
 
 #[tokio::test]
 async fn idle_connection_owns_no_buffer() {

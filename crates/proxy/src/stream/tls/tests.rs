@@ -4,9 +4,9 @@ use outrigger_identity::{
 };
 use outrigger_model::identity::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::*;
+use crate::testing::sockets;
 
 fn id(account: &str) -> SpiffeId {
     SpiffeId::workload("cluster.local", "shop", account).unwrap()
@@ -37,12 +37,6 @@ fn rustls_configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
 
 fn name() -> ServerName<'static> {
     ServerName::try_from("stock.shop").unwrap()
-}
-
-async fn sockets() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, listener.accept().await.unwrap().0)
 }
 
 async fn connect(config: Arc<ClientConfig>, tcp: TcpStream) -> io::Result<Tls> {
