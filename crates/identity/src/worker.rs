@@ -22,6 +22,8 @@ const MAX_EXPECTATIONS: usize = 4096;
 /// The server configurations of one generation, by ALPN list.
 #[derive(Default)]
 pub struct AcceptConfigs {
+    /// Sessions go over to the data path's own record layer.
+    handed_over: bool,
     generation: u64,
     by_alpn: Vec<(ClientAuth, AlpnList, Arc<ServerConfig>)>,
 }
@@ -65,9 +67,10 @@ impl AcceptConfigs {
         {
             return Ok(config.clone());
         }
-        let mut config = Arc::unwrap_or_clone(accept::build(credentials, alpn, client_auth)?);
-        handover::server(&mut config);
-        let config = Arc::new(config);
+        let mut config = accept::build(credentials, alpn, client_auth)?;
+        if self.handed_over {
+            handover::server(Arc::make_mut(&mut config));
+        }
         // ALPN lists come from our code, not from peers, so this list stays as short as that.
         self.by_alpn.push((client_auth, AlpnList::new(alpn), config.clone()));
         Ok(config)
@@ -94,9 +97,8 @@ impl ConnectConfigs {
         {
             return Ok(config.clone());
         }
-        let mut config = Arc::unwrap_or_clone(client_config(credentials, expected.clone(), alpn)?);
-        handover::client(&mut config);
-        let config = Arc::new(config);
+        let mut config = client_config(credentials, expected.clone(), alpn)?;
+        handover::client(Arc::make_mut(&mut config));
         if self.by_peer.len() >= MAX_EXPECTATIONS {
             self.by_peer.clear();
         }
@@ -118,7 +120,8 @@ impl WorkerTls {
     /// A worker's view of the store.
     pub fn new(store: CredentialStore) -> Self {
         let current = store.load();
-        let (accept, connect) = Default::default();
+        let (accept, connect) =
+            (AcceptConfigs { handed_over: true, ..Default::default() }, Default::default());
         Self { store, current, accept, connect, _not_send: PhantomData }
     }
 

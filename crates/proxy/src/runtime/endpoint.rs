@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
 use outrigger_model::identity::SpiffeId;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::outlier::Health;
@@ -49,6 +50,8 @@ pub struct EndpointState {
 
 /// TLS handshakes with one endpoint at once, of all workers.
 const HANDSHAKES: usize = 32;
+/// For a turn.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is kept of an endpoint while its address stays in the cluster.
 #[derive(Debug, Default)]
@@ -100,12 +103,12 @@ impl EndpointState {
         }
     }
 
-    /// A TLS handshake's turn: a burst of connections to one endpoint does not become quicker by more of them at once, but the
-    /// key exchanges of those that wait for its CPU would hold 6 KiB each.
+    /// A TLS connection's turn: a burst of them to one endpoint does not become quicker by more of them at once, but the
+    /// key exchanges of those that wait for its CPU would hold 6 KiB each. Nobody waits for long: it may be that others hang,
+    /// or that the endpoint is far away.
     pub async fn handshake_turn(&self) -> Option<SemaphorePermit<'_>> {
         let turns = self.load.handshakes.get_or_init(|| Box::new(Semaphore::new(HANDSHAKES)));
-        // It is never closed.
-        turns.acquire().await.ok()
+        timeout(PATIENCE, turns.acquire()).await.ok()?.ok()
     }
 
     /// Begins a request or connection.
@@ -145,18 +148,20 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
-    #[test]
-    fn handshakes_with_one_endpoint_take_turns() {
+    #[tokio::test(start_paused = true)]
+    async fn connections_with_one_endpoint_take_turns_but_nobody_waits_for_long() {
         let endpoint = EndpointState::plain(([127, 0, 0, 1], 1).into(), Reach::Network);
-        let turn = || endpoint.handshake_turn().now_or_never().flatten();
-        let mut turns: Vec<_> = (0..HANDSHAKES).map(|_| turn()).collect();
+        let mut turns = Vec::new();
+        for _ in 0..HANDSHAKES {
+            turns.push(endpoint.handshake_turn().await);
+        }
         assert!(turns.iter().all(Option::is_some));
-        assert!(turn().is_none());
+        let began = Instant::now();
+        assert!(endpoint.handshake_turn().await.is_none());
+        assert_eq!(began.elapsed(), PATIENCE);
         turns.pop();
-        assert!(turn().is_some());
+        assert!(endpoint.handshake_turn().await.is_some());
     }
 }

@@ -54,7 +54,7 @@ pub struct Tls {
     peer_closed: bool,
     /// We have.
     closed: bool,
-    /// What the next read will say.
+    /// What ended the session: reads and writes say so from then on.
     failure: Option<Box<Error>>,
 }
 
@@ -136,7 +136,10 @@ impl Tls {
 
     /// Whether only the socket can bring something to read.
     pub fn is_quiet(&self) -> bool {
-        self.plain.is_empty() && !self.peer_closed && (self.incoming.is_none() || self.starved)
+        self.plain.is_empty()
+            && !self.peer_closed
+            && self.failure.is_none()
+            && (self.incoming.is_none() || self.starved)
     }
 
     /// Whether there is another whole record for a reader with so much room left.
@@ -201,9 +204,18 @@ impl Tls {
         match &turn {
             Ok(Turn::Starved) => self.starved = true,
             Ok(Turn::Done) => self.starved |= matches!(self.layer, Layer::Rustls(_)),
-            Ok(Turn::PeerClosed) => self.peer_closed = true,
+            Ok(Turn::PeerClosed) => {
+                self.peer_closed = true;
+                // Nothing that comes behind it counts.
+                if matches!(self.layer, Layer::Ours(_)) {
+                    self.incoming = None;
+                }
+            }
             Ok(_) => self.starved = false,
-            Err(error) => self.tell(error),
+            Err(error) => {
+                self.tell(error);
+                self.failure = Some(Box::new(error.clone()));
+            }
         }
         turn
     }
@@ -306,15 +318,13 @@ async fn shake(tcp: TcpStream, session: Session, prefix: &[u8]) -> io::Result<(T
         Ok(records) => Layer::Ours(records),
         Err(session) => Layer::Rustls(session),
     };
-    Ok((Tls { layer, ..tls }, peer))
+    // What came behind the handshake was not looked at.
+    Ok((Tls { layer, starved: false, ..tls }, peer))
 }
 
 impl AsyncRead for Tls {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(failure) = this.failure.take() {
-            return Poll::Ready(Err(invalid(*failure)));
-        }
         let before = buf.filled().len();
         loop {
             if !this.plain.is_empty() {
@@ -324,14 +334,14 @@ impl AsyncRead for Tls {
             if some && !this.fits_another(buf.remaining()) || buf.remaining() == 0 || this.peer_closed {
                 return Poll::Ready(Ok(()));
             }
+            if let Some(failure) = &this.failure {
+                return Poll::Ready(Err(invalid((**failure).clone())));
+            }
             match this.turn(Some(&mut *buf), Job::Nothing) {
                 Ok(Turn::Plain | Turn::PeerClosed | Turn::Again) => continue,
                 Ok(Turn::Starved | Turn::Done) if some => return Poll::Ready(Ok(())),
                 Ok(Turn::Starved | Turn::Done) => {}
-                Err(error) if some => {
-                    this.failure = Some(Box::new(error));
-                    return Poll::Ready(Ok(()));
-                }
+                Err(_) if some => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(invalid(error))),
             }
             // An answer to what the peer asked of the session; if that cannot be sent, a write will say so.
@@ -353,6 +363,9 @@ impl AsyncWrite for Tls {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_send(cx))?;
+        if let Some(failure) = &this.failure {
+            return Poll::Ready(Err(invalid((**failure).clone())));
+        }
         if this.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

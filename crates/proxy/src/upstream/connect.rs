@@ -80,6 +80,9 @@ pub async fn connect(
         u32::MAX => None,
         _ => Some(cluster.limits.connection().await?),
     };
+    let uses_tls = cluster.outside.is_some() || cluster.uses_mesh(endpoint);
+    // Before the peer hears of us: it would wait for the ClientHello.
+    let _turn = if uses_tls { endpoint.handshake_turn().await } else { None };
     let deadline = Instant::now() + config.connect_timeout;
     // In boxes, each for as long as it takes: many wait here at once in a burst.
     let attempt = Box::pin(dial(endpoint, worker.shared.mark));
@@ -90,11 +93,10 @@ pub async fn connect(
     };
     prepare(&tcp);
     let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
-    if cluster.outside.is_none() && !cluster.uses_mesh(endpoint) {
+    if !uses_tls {
         return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit });
     }
     let late = |_| too_late(cluster, endpoint, "TLS handshake");
-    let _turn = timeout_at(deadline, endpoint.handshake_turn()).await.map_err(late)?;
     let (tls, peer) = match &cluster.outside {
         Some(configs) => {
             let config = configs.wanting(want).clone();

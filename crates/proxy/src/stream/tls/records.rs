@@ -4,7 +4,9 @@
 //! its records pass through buffers of their own. Here a record is opened into the reader's buffer and sealed into the
 //! socket's. Keys and sequence numbers are rustls's; tickets are of no use to us, as nothing is ever resumed.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
 use outrigger_identity::handover::{Secret, TrafficSecrets};
 use rustls::{
@@ -43,6 +45,9 @@ pub struct Records {
     partial: Vec<u8>,
     /// Records without data since the last with some.
     quiet: u8,
+    /// The peer has asked for new keys of ours; they come with the next record, however often it asks until then.
+    owes_update: bool,
+    side: Side,
 }
 
 struct Direction {
@@ -65,6 +70,8 @@ impl Records {
             seal: Direction::new(extracted.tx, ours)?,
             partial: Vec::new(),
             quiet: 0,
+            owes_update: false,
+            side,
         })
     }
 
@@ -101,10 +108,11 @@ impl Records {
 
     fn seal(&mut self, kind: u8, data: &[u8], outgoing: &mut Option<Region>) -> Result<(), Error> {
         let pieces = data.len().div_ceil(MOST).max(1);
-        let region = room_for(outgoing, data.len() + (pieces + 1) * (HEADER + 1 + TAG));
+        let update = key_update();
+        let region = room_for(outgoing, data.len() + update.len() + (pieces + 1) * (HEADER + 1 + TAG));
         for piece in data.chunks(MOST) {
-            if self.seal.sequence >= REFRESH_AFTER {
-                self.seal.seal(HANDSHAKE, &key_update(), region)?;
+            if self.seal.sequence >= REFRESH_AFTER || std::mem::take(&mut self.owes_update) {
+                self.seal.seal(HANDSHAKE, &update, region)?;
                 self.seal.refresh()?;
             }
             self.seal.seal(kind, piece, region)?;
@@ -182,7 +190,7 @@ impl Records {
         match kind {
             DATA => Ok(Turn::Again),
             ALERT => alert(&body[..length]),
-            HANDSHAKE => self.handshake(&body[..length], out.outgoing).map(|()| Turn::Again),
+            HANDSHAKE => self.handshake(&body[..length]).map(|()| Turn::Again),
             _ => Err(unexpected(kind)),
         }
     }
@@ -201,7 +209,7 @@ impl Records {
     }
 
     /// What a peer may say once the handshake is over: new keys, and tickets.
-    fn handshake(&mut self, bytes: &[u8], outgoing: &mut Option<Region>) -> Result<(), Error> {
+    fn handshake(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let mut joined = std::mem::take(&mut self.partial);
         let mut bytes = bytes;
         if !joined.is_empty() {
@@ -221,8 +229,8 @@ impl Records {
                 return Ok(());
             };
             match HandshakeType::from(*kind) {
-                HandshakeType::KeyUpdate => self.key_update(message, rest, outgoing)?,
-                HandshakeType::NewSessionTicket => {}
+                HandshakeType::KeyUpdate => self.key_update(message, rest)?,
+                HandshakeType::NewSessionTicket if self.side == Side::Client => {}
                 got_type => {
                     let expect_types = vec![HandshakeType::KeyUpdate, HandshakeType::NewSessionTicket];
                     return Err(Error::InappropriateHandshakeMessage { expect_types, got_type });
@@ -233,26 +241,16 @@ impl Records {
         Ok(())
     }
 
-    fn key_update(
-        &mut self,
-        message: &[u8],
-        rest: &[u8],
-        outgoing: &mut Option<Region>,
-    ) -> Result<(), Error> {
+    fn key_update(&mut self, message: &[u8], rest: &[u8]) -> Result<(), Error> {
         if !rest.is_empty() {
             return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
         }
-        self.open.refresh()?;
-        match message {
-            [0] => Ok(()),
-            [1] => {
-                let answer = key_update();
-                let region = room_for(outgoing, HEADER + answer.len() + 1 + TAG);
-                self.seal.seal(HANDSHAKE, &answer, region)?;
-                self.seal.refresh()
-            }
-            _ => Err(unexpected(HANDSHAKE)),
-        }
+        self.owes_update |= match message {
+            [0] => false,
+            [1] => true,
+            _ => return Err(unexpected(HANDSHAKE)),
+        };
+        self.open.refresh()
     }
 }
 
@@ -264,8 +262,12 @@ impl Direction {
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(no_cipher()),
         };
-        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).map_err(|_| no_cipher())?);
-        Ok(Self { key, iv: iv.as_ref().try_into().map_err(|_| no_cipher())?, sequence, secret })
+        let made = keys(&secret, algorithm)?;
+        // Others have been changed since, or are another session's.
+        if (key.as_ref(), iv.as_ref()) != (&made.0[..algorithm.key_len()], &made.1[..]) {
+            return Err(no_cipher());
+        }
+        Ok(Self { key: key_of(algorithm, key.as_ref())?, iv: made.1, sequence, secret })
     }
 
     /// RFC 8446, section 5.3. Each sequence number is used once; keys are exchanged long before they run out.
@@ -301,14 +303,23 @@ impl Direction {
         let mut secret = [0; 48];
         expand(&self.secret, "traffic upd", &mut secret[..hash])?;
         self.secret = Secret::from(&secret[..hash]);
-        let (mut key, mut iv) = ([0; 32], [0; 12]);
-        let key = &mut key[..algorithm.key_len()];
-        expand(&self.secret, "key", key)?;
-        expand(&self.secret, "iv", &mut iv)?;
-        self.key = LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| no_cipher())?);
+        let (key, iv) = keys(&self.secret, algorithm)?;
+        self.key = key_of(algorithm, &key[..algorithm.key_len()])?;
         (self.iv, self.sequence) = (iv, 0);
         Ok(())
     }
+}
+
+/// Key and IV of a secret: RFC 8446, section 7.3.
+fn keys(secret: &Secret, algorithm: &Algorithm) -> Result<([u8; 32], [u8; 12]), Error> {
+    let (mut key, mut iv) = ([0; 32], [0; 12]);
+    expand(secret, "key", &mut key[..algorithm.key_len()])?;
+    expand(secret, "iv", &mut iv)?;
+    Ok((key, iv))
+}
+
+fn key_of(algorithm: &'static Algorithm, key: &[u8]) -> Result<LessSafeKey, Error> {
+    UnboundKey::new(algorithm, key).map(LessSafeKey::new).map_err(|_| no_cipher())
 }
 
 struct Length(usize);
@@ -324,6 +335,16 @@ pub fn whole(records: &[u8]) -> Option<usize> {
     let (&[.., high, low], rest) = records.split_first_chunk::<HEADER>()?;
     let length = usize::from(u16::from_be_bytes([high, low]));
     (rest.len() >= length).then(|| length.saturating_sub(TAG))
+}
+
+/// Where the first record of a handshake ends, if all of it is there; what cannot be one ends nowhere but with everything.
+pub fn end_of_first(records: &[u8]) -> Option<usize> {
+    let (&[kind, major, _, high, low], _) = records.split_first_chunk::<HEADER>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if !(20..=DATA).contains(&kind) || major != 3 || length > MOST + 2 * 1024 {
+        return Some(records.len());
+    }
+    (records.len() >= HEADER + length).then_some(HEADER + length)
 }
 
 /// HKDF-Expand-Label without context: RFC 8446, section 7.1.

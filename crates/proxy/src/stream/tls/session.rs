@@ -9,7 +9,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig, Side};
 
-use super::records::Records;
+use super::records::{self, Records};
 use super::{Job, Out, Turn};
 use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
 
@@ -25,6 +25,10 @@ pub struct Peer {
 pub struct Session {
     end: End,
     secrets: Option<TrafficSecrets>,
+    /// In the handshake records are given one by one: rustls would take those behind it, too, and keep what they ask for.
+    one_by_one: bool,
+    /// Whole records that it has been given and not used up.
+    given: usize,
 }
 
 enum End {
@@ -34,11 +38,15 @@ enum End {
 
 impl Session {
     pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
-        Ok(Self { end: End::Client(UnbufferedClientConnection::new(config, name)?), secrets: None })
+        Ok(Self::new(End::Client(UnbufferedClientConnection::new(config, name)?)))
     }
 
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        Ok(Self { end: End::Server(UnbufferedServerConnection::new(config)?), secrets: None })
+        Ok(Self::new(End::Server(UnbufferedServerConnection::new(config)?)))
+    }
+
+    fn new(end: End) -> Self {
+        Self { end, secrets: None, one_by_one: true, given: 0 }
     }
 
     fn common(&self) -> &CommonState {
@@ -62,6 +70,27 @@ impl Session {
 
     /// Goes on by one state; answers with what of `records` is used up, too.
     pub fn turn(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
+        if !self.one_by_one {
+            return self.advance(records, out);
+        }
+        loop {
+            let given = if self.is_handshaking() { self.given.min(records.len()) } else { 0 };
+            let (used, turn) = self.advance(&mut records[..given], out);
+            self.given = given - used;
+            if turn != Ok(Turn::Starved) || !self.is_handshaking() {
+                return (used, turn);
+            }
+            match records::end_of_first(&records[given..]) {
+                Some(end) => self.given += end,
+                None => return (used, turn),
+            }
+            if used > 0 {
+                return (used, Ok(Turn::Again));
+            }
+        }
+    }
+
+    fn advance(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
         let turned = match &mut self.end {
             End::Client(session) => advance(session.process_tls_records(records), out),
             End::Server(session) => advance(session.process_tls_records(records), out),
@@ -78,7 +107,10 @@ impl Session {
             Some(ProtocolVersion::TLSv1_3) => self.secrets.take(),
             _ => None,
         };
-        let Some(secrets) = secrets else { return Ok(Err(self)) };
+        let Some(secrets) = secrets else {
+            self.one_by_one = false;
+            return Ok(Err(self));
+        };
         let (extracted, side) = match self.end {
             End::Client(session) => (session.dangerous_into_kernel_connection()?.0, Side::Client),
             End::Server(session) => (session.dangerous_into_kernel_connection()?.0, Side::Server),

@@ -201,9 +201,23 @@ async fn what_was_read_ahead_belongs_to_the_handshake() {
     assert_eq!(near.read_u8().await.unwrap(), b'x');
 }
 
+/// Passes on what client and server send, and all that comes from the client's Finished on at once; then what the server
+/// answers.
+async fn hold_back(mut near: TcpStream, mut far: TcpStream) {
+    let mut bytes = vec![0; 16 * 1024];
+    let n = near.read(&mut bytes).await.unwrap();
+    far.write_all(&bytes[..n]).await.unwrap();
+    let n = far.read(&mut bytes).await.unwrap();
+    near.write_all(&bytes[..n]).await.unwrap();
+    let mut rest = Vec::new();
+    near.read_to_end(&mut rest).await.unwrap();
+    far.write_all(&rest).await.unwrap();
+    let _ = tokio::io::copy(&mut far, &mut near).await;
+}
+
 #[tokio::test]
 async fn data_and_farewell_may_come_with_the_end_of_the_handshake() {
-    let ((client, server), (near, mut relay_near), (mut relay_far, far)) =
+    let ((client, server), (near, relay_near), (relay_far, far)) =
         (configs(), sockets().await, sockets().await);
     let send = async {
         let mut near = connect(client, near).await.unwrap();
@@ -211,22 +225,81 @@ async fn data_and_farewell_may_come_with_the_end_of_the_handshake() {
         near.shutdown().await.unwrap();
         near
     };
-    let relay = async {
-        let mut bytes = vec![0; 16 * 1024];
-        let n = relay_near.read(&mut bytes).await.unwrap();
-        relay_far.write_all(&bytes[..n]).await.unwrap();
-        let n = relay_far.read(&mut bytes).await.unwrap();
-        relay_near.write_all(&bytes[..n]).await.unwrap();
-        // All that the client sends from its Finished on.
-        let mut rest = Vec::new();
-        relay_near.read_to_end(&mut rest).await.unwrap();
-        relay_far.write_all(&rest).await.unwrap();
-        relay_far
+    let receive = async {
+        let mut text = String::new();
+        accept(server, far, b"").await.unwrap().read_to_string(&mut text).await.unwrap();
+        text
     };
-    let (_near, _relay, far) = tokio::join!(send, relay, accept(server, far, b""));
-    let mut text = String::new();
-    far.unwrap().read_to_string(&mut text).await.unwrap();
+    let (_near, (), text) = tokio::join!(send, hold_back(relay_near, relay_far), receive);
     assert_eq!(text, "all at once");
+}
+
+#[tokio::test]
+async fn new_keys_may_come_with_the_end_of_the_handshake() {
+    let ((client, server), (near, relay_near), (relay_far, far)) =
+        (configs(), sockets().await, sockets().await);
+    let talk = async {
+        let connector = tokio_rustls::TlsConnector::from(client);
+        let mut near = connector.connect(name(), near).await.unwrap();
+        near.get_mut().1.refresh_traffic_keys().unwrap();
+        near.write_all(b"under new keys").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut text = String::new();
+        near.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    let answer = async {
+        let mut far = accept(server, far, b"").await.unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        far.write_all(text.to_uppercase().as_bytes()).await.unwrap();
+        far.shutdown().await.unwrap();
+    };
+    let (text, (), ()) = tokio::join!(talk, hold_back(relay_near, relay_far), answer);
+    assert_eq!(text, "UNDER NEW KEYS");
+}
+
+#[tokio::test]
+async fn a_session_that_has_failed_reads_and_writes_no_more() {
+    let ((client, server), (near, mut relay_near), (mut relay_far, far)) =
+        (configs(), sockets().await, sockets().await);
+    let corrupts = std::cell::Cell::new(false);
+    let relay = async {
+        let (mut out, mut back) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
+        loop {
+            tokio::select! {
+                n = relay_near.read(&mut out) => {
+                    let n = n.unwrap();
+                    // Behind a record's header.
+                    out[6] ^= u8::from(corrupts.take());
+                    relay_far.write_all(&out[..n]).await.unwrap();
+                }
+                n = relay_far.read(&mut back) => relay_near.write_all(&back[..n.unwrap()]).await.unwrap(),
+            }
+        }
+    };
+    let send = async {
+        let mut near = connect(client, near).await.unwrap();
+        near.write_all(b"hello").await.unwrap();
+        assert_eq!(near.read_u8().await.unwrap(), b'!');
+        corrupts.set(true);
+        near.write_all(b"first").await.unwrap();
+        near.write_all(b"second").await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let receive = async {
+        let mut far = accept(server, far, b"").await.unwrap();
+        let mut text = [0; 5];
+        far.read_exact(&mut text).await.unwrap();
+        far.write_all(b"!").await.unwrap();
+        for _ in 0..3 {
+            let error = far.read(&mut [0; 100]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            assert!(!far.is_quiet());
+        }
+        assert_eq!(far.write(b"x").await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    };
+    tokio::select! { () = send => {}, () = relay => {}, () = receive => {} }
 }
 
 #[tokio::test]

@@ -7,14 +7,16 @@ use super::*;
 
 /// Two ends of a session with keys of a test.
 pub(super) fn ends() -> Option<(Records, Records)> {
-    let secrets = || {
-        let (key, iv) = (AeadKey::from([7; 32]), Iv::from([9; 12]));
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    let secret = |side| Secret::from(&[side as u8; 48][..]);
+    let secrets = |side| {
+        let (key, iv) = keys(&secret(side), &AES_256_GCM).ok()?;
+        Some((0, ConnectionTrafficSecrets::Aes256Gcm { key: AeadKey::from(key), iv: Iv::from(iv) }))
     };
-    let extracted = || ExtractedSecrets { tx: (0, secrets()), rx: (0, secrets()) };
-    let traffic = || TrafficSecrets { client: (&[1; 48][..]).into(), server: (&[2; 48][..]).into() };
-    let end = |side| Records::new(extracted(), traffic(), side).ok();
-    Some((end(Side::Client)?, end(Side::Server)?))
+    let end = |side, other| {
+        let traffic = TrafficSecrets { client: secret(Side::Client), server: secret(Side::Server) };
+        Records::new(ExtractedSecrets { tx: secrets(side)?, rx: secrets(other)? }, traffic, side).ok()
+    };
+    Some((end(Side::Client, Side::Server)?, end(Side::Server, Side::Client)?))
 }
 
 /// Gives an end records with arbitrary insides, rightly sealed: pieces of a byte for the kind, one for the length and what

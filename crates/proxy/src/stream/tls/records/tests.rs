@@ -122,20 +122,25 @@ fn padding_is_dropped_and_farewells_are_heard() {
 #[test]
 fn keys_change_on_request_in_time_and_in_pieces() {
     let (mut near, mut far) = ends();
-    // A request in two pieces, answered before the keys of the answer change.
+    // A request in two pieces, and another; both are answered once, with the next record.
     let pieces = [record(&mut near, &[24, 0, HANDSHAKE]), record(&mut near, &[0, 1, 1, HANDSHAKE])];
+    assert_eq!(opened(&mut far, &pieces[0]).0, Ok(Turn::Again));
+    assert_eq!(opened(&mut far, &pieces[1]).0, Ok(Turn::Again));
     near.seal.refresh().unwrap();
-    assert!(opened(&mut far, &pieces[0]).2.is_none());
-    let (turn, _, answer) = opened(&mut far, &pieces[1]);
-    assert_eq!(turn, Ok(Turn::Again));
-    assert_eq!(opened(&mut near, answer.unwrap().filled()).0, Ok(Turn::Again));
+    let another = record(&mut near, &[24, 0, 0, 1, 1, HANDSHAKE]);
+    assert_eq!(opened(&mut far, &another).0, Ok(Turn::Again));
+    near.seal.refresh().unwrap();
+    let update = HEADER + 5 + 1 + TAG;
+    let bytes = sent(&mut far, Job::Encrypt(b"answer"));
+    assert_eq!(bytes.len(), update + HEADER + 6 + 1 + TAG);
+    assert_eq!(opened(&mut near, &bytes[..update]).0, Ok(Turn::Again));
+    assert_eq!(opened(&mut near, &bytes[update..]).1, b"answer");
     for _ in 0..2 {
         let bytes = sent(&mut near, Job::Encrypt(b"new keys"));
         assert_eq!(opened(&mut far, &bytes).1, b"new keys");
         // By itself after so many records.
         (near.seal.sequence, far.open.sequence) = (REFRESH_AFTER, REFRESH_AFTER);
         let bytes = sent(&mut near, Job::Encrypt(b"newer keys"));
-        let update = HEADER + 5 + 1 + TAG;
         assert_eq!(opened(&mut far, &bytes[..update]).0, Ok(Turn::Again));
         assert_eq!(opened(&mut far, &bytes[update..]).1, b"newer keys");
         assert_eq!((near.seal.sequence, far.open.sequence), (1, 1));
