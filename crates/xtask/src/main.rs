@@ -4,6 +4,7 @@
 //! what it must not lint is in `Cargo.toml` and `clippy.toml`, what it must not link is in `deny.toml`.
 #![forbid(unsafe_code)]
 
+mod dist;
 mod house;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ Usage: cargo xtask <task>
   fuzz [target] [seconds]   run one fuzz target, or every one, for so many seconds each (60);
                             needs a nightly toolchain and cargo-fuzz
   bench [argument…]         sidecars side by side: ours, Envoy, HAProxy, a bare relay (`bench --help`)
+  dist                      the shipped sidecar, built for a profile of the bench's loads; needs rustup's llvm-tools
   instructions [argument…]  user instructions, system calls and allocations per request, against tests/bench/baseline.json
 
 cargo-deny and cargo-fuzz are looked for in $OUTRIGGER_TOOLS/bin (default ~/.cache/outrigger/bin), then on PATH;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ["fuzz"] => fuzz(None, "60"),
         ["fuzz", target] => fuzz(Some(target), "60"),
         ["fuzz", target, seconds] => fuzz(Some(target), seconds),
+        ["dist"] => dist::dist(),
         ["bench", more @ ..] => bench("compare", &[], more),
         ["instructions", more @ ..] => {
             bench("instructions", &["--baseline", "tests/bench/baseline.json"], more)

@@ -1,0 +1,102 @@
+//! The shipped sidecar: built for the profile of a training run, so that what is never run lies apart from what is.
+//!
+//! ```text
+//! instrumented build -> loads of the bench -> profile -> the build
+//! ```
+//! A sidecar's idle memory is mostly program text, mapped 64 KiB at a time around each page that is touched; hot code
+//! scattered over all of it maps nearly all of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::MetadataCommand;
+
+use crate::{cargo, run, workspace_root};
+
+/// All kinds of traffic, some connections that idle, a few starts.
+const TRAINING: &[&str] = &[
+    "compare",
+    "--peers",
+    "direct,outrigger",
+    "--rounds",
+    "1",
+    "--seconds",
+    "2",
+    "--idle",
+    "100",
+    "--starts",
+    "2",
+];
+
+/// Builds `outrigger-proxy` and says where it is.
+pub fn dist() -> Result<()> {
+    let root = workspace_root()?;
+    let target = PathBuf::from(MetadataCommand::new().no_deps().exec()?.target_directory);
+    let (work, triple) = (target.join("pgo"), said_by_rustc("host: ")?);
+    let profdata = profdata(&triple)?;
+    let _ = std::fs::remove_dir_all(&work);
+    std::fs::create_dir_all(&work)?;
+    cargo(&root, &["build", "--release", "--locked", "-p", "outrigger-cli", "-p", "outrigger-bench"], &[])?;
+    build(&root, &triple, &format!("-Cprofile-generate={}", work.display()))?;
+    train(&root, &target, &triple, &work)?;
+    let merged = work.join("merged.profdata");
+    run(Command::new(profdata).arg("merge").arg("-o").arg(&merged).args(profiles(&work)?))?;
+    build(&root, &triple, &format!("-Cprofile-use={}", merged.display()))?;
+    let binary = built(&target, &triple);
+    let bytes = std::fs::metadata(&binary)?.len();
+    println!("{}: {:.1} MB", binary.display(), bytes as f64 / 1e6);
+    Ok(())
+}
+
+/// With a target named, flags do not reach build scripts.
+fn build(root: &Path, triple: &str, flags: &str) -> Result<()> {
+    let words = ["build", "--profile", "dist", "--locked", "-p", "outrigger-proxy", "--target", triple];
+    cargo(root, &words, &[("RUSTFLAGS", flags)]).map(drop)
+}
+
+fn built(target: &Path, triple: &str) -> PathBuf {
+    target.join(triple).join("dist/outrigger-proxy")
+}
+
+/// Loads the instrumented sidecar as the bench does.
+fn train(root: &Path, target: &Path, triple: &str, work: &Path) -> Result<()> {
+    let (bin, release) = (work.join("bin"), target.join("release"));
+    std::fs::create_dir_all(&bin)?;
+    std::fs::copy(built(target, triple), bin.join("outrigger-proxy"))?;
+    std::fs::copy(release.join("outrigger"), bin.join("outrigger"))?;
+    let mut bench = Command::new(release.join("outrigger-bench"));
+    bench.current_dir(root).args(TRAINING).arg("--bin").arg(&bin).arg("--out").arg(work.join("bench"));
+    run(bench.env("LLVM_PROFILE_FILE", work.join("%p.profraw")))
+}
+
+fn profiles(work: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(work)? {
+        found.push(entry?.path());
+    }
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "profraw"));
+    ensure!(!found.is_empty(), "the training left no profile in {}", work.display());
+    Ok(found)
+}
+
+/// LLVM's own merger, of the same version as the compiler.
+fn profdata(triple: &str) -> Result<PathBuf> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let path = Path::new(sysroot.trim()).join("lib/rustlib").join(triple).join("bin/llvm-profdata");
+    if !path.is_file() {
+        bail!("no {}; `rustup component add llvm-tools` installs it", path.display());
+    }
+    Ok(path)
+}
+
+fn said_by_rustc(key: &str) -> Result<String> {
+    let said = output(Command::new("rustc").arg("-vV"))?;
+    let found = said.lines().find_map(|line| line.strip_prefix(key));
+    found.map(str::to_owned).with_context(|| format!("`rustc -vV` does not say `{key}`"))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{}", command.get_program().display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
