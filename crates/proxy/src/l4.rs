@@ -126,7 +126,7 @@ struct Half {
     region: Option<Region>,
     /// Bytes taken over.
     bytes: u64,
-    /// The last read filled the buffer.
+    /// The last read filled most of its buffer.
     bulk: bool,
     unflushed: bool,
     state: State,

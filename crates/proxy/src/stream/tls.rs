@@ -271,8 +271,8 @@ impl Tls {
 
     /// Sends close_notify, once: RFC 8446, section 6.1. The socket stays open.
     pub fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !std::mem::replace(&mut self.closed, true) {
-            // A session that cannot say farewell has failed before.
+        // After an alert nothing is said any more.
+        if !std::mem::replace(&mut self.closed, true) && self.failure.is_none() {
             let _ = self.turn(None, Job::Close);
         }
         self.poll_send(cx)

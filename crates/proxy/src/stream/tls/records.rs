@@ -111,7 +111,8 @@ impl Records {
         let update = key_update();
         let region = room_for(outgoing, data.len() + update.len() + (pieces + 1) * (HEADER + 1 + TAG));
         for piece in data.chunks(MOST) {
-            if self.seal.sequence >= REFRESH_AFTER || std::mem::take(&mut self.owes_update) {
+            // One update serves both reasons, and there is room for one.
+            if std::mem::take(&mut self.owes_update) || self.seal.sequence >= REFRESH_AFTER {
                 self.seal.seal(HANDSHAKE, &update, region)?;
                 self.seal.refresh()?;
             }
@@ -185,7 +186,13 @@ impl Records {
         }
         self.quiet += 1;
         if self.quiet > MOST_QUIET {
-            return Err(PeerMisbehaved::TooManyKeyUpdateRequests.into());
+            let data = kind == DATA;
+            let what = if data {
+                PeerMisbehaved::TooManyEmptyFragments
+            } else {
+                PeerMisbehaved::TooManyKeyUpdateRequests
+            };
+            return Err(what.into());
         }
         match kind {
             DATA => Ok(Turn::Again),

@@ -49,7 +49,7 @@ impl Session {
         Self { end, secrets: None, one_by_one: true, given: 0 }
     }
 
-    fn common(&self) -> &CommonState {
+    fn negotiated(&self) -> &CommonState {
         match &self.end {
             End::Client(session) => session,
             End::Server(session) => session,
@@ -57,14 +57,14 @@ impl Session {
     }
 
     pub fn is_handshaking(&self) -> bool {
-        self.common().is_handshaking()
+        self.negotiated().is_handshaking()
     }
 
     pub fn peer(&self) -> Peer {
-        let common = self.common();
+        let negotiated = self.negotiated();
         Peer {
-            alpn: common.alpn_protocol().map(Into::into),
-            certificates: common.peer_certificates().unwrap_or_default().to_vec(),
+            alpn: negotiated.alpn_protocol().map(Into::into),
+            certificates: negotiated.peer_certificates().unwrap_or_default().to_vec(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Session {
 
     /// Hands over to our own record layer, where the configuration allows it and the protocol is TLS 1.3.
     pub fn handed_over(mut self: Box<Self>) -> Result<Result<Records, Box<Self>>, Error> {
-        let secrets = match self.common().protocol_version() {
+        let secrets = match self.negotiated().protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => self.secrets.take(),
             _ => None,
         };

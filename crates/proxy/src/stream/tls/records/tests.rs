@@ -148,6 +148,23 @@ fn keys_change_on_request_in_time_and_in_pieces() {
     }
 }
 
+/// Both reasons for new keys at once, in writes of every size around that of a buffer.
+#[test]
+fn an_update_that_is_due_and_owed_fits_in_front_of_a_write_of_any_size() {
+    let text = vec![b'x'; 33_000];
+    for size in 32_600..text.len() {
+        let (mut near, mut far) = ends();
+        (near.seal.sequence, far.open.sequence) = (REFRESH_AFTER, REFRESH_AFTER);
+        near.owes_update = true;
+        let bytes = sent(&mut near, Job::Encrypt(&text[..size]));
+        let update = HEADER + 5 + 1 + TAG;
+        let pieces = size.div_ceil(MOST);
+        assert_eq!(bytes.len(), update + size + pieces * (HEADER + 1 + TAG), "one update");
+        assert_eq!(opened(&mut far, &bytes[..update]).0, Ok(Turn::Again));
+        assert_eq!(opened(&mut far, &bytes[update..]).1, text[..MOST]);
+    }
+}
+
 #[test]
 fn data_in_mid_message_and_records_without_end_are_refused() {
     let (mut near, mut far) = ends();
