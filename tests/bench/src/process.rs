@@ -7,9 +7,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
-/// Tenths of a second that a profile may take.
-const PROFILE_PATIENCE: usize = 200;
-
 /// A process of the bench.
 pub struct Process {
     child: Child,
@@ -72,14 +69,9 @@ impl Process {
         drop(self.input.take());
         if std::env::var_os("LLVM_PROFILE_FILE").is_some() {
             let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-            for _ in 0..PROFILE_PATIENCE {
-                if !self.alive() {
-                    return;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(100));
-            }
+        } else {
+            let _ = self.child.kill();
         }
-        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
