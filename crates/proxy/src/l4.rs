@@ -126,7 +126,7 @@ struct Half {
     region: Option<Region>,
     /// Bytes taken over.
     bytes: u64,
-    /// The last read filled most of its buffer.
+    /// The last read brought much.
     bulk: bool,
     unflushed: bool,
     state: State,
@@ -208,11 +208,12 @@ impl Half {
             return Poll::Pending;
         }
         let mut region = Region::borrow(if self.bulk { WRITE_SIZE } else { READ_SIZE });
-        let room = region.room().len().min(BULK);
+        // Opened where it is to stay, a record ends with its type.
+        let room = region.room().len().min(BULK + usize::from(from.is_tls()));
         let mut buf = ReadBuf::new(&mut region.room()[..room]);
         ready!(Pin::new(from).poll_read(cx, &mut buf))?;
         let n = buf.filled().len();
-        self.bulk = buf.remaining() <= BULK / 4;
+        self.bulk = n >= READ_SIZE / 2;
         region.grew(n);
         self.region = (n > 0).then_some(region);
         Poll::Ready(Ok(n))

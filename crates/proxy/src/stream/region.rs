@@ -77,13 +77,17 @@ impl Region {
         self.start >= self.end
     }
 
-    /// Room for a read: a record that has begun is moved to the front, and a buffer that is full all the same grows.
-    pub fn make_room(&mut self) {
-        if self.end < self.buffer.len() {
-            return;
-        }
-        if self.start == 0 {
+    /// Room for a read into a buffer of this size at least: a record that has begun is moved to the front before reads become
+    /// small, and a buffer that is full all the same grows.
+    pub fn make_room(&mut self, size: usize) {
+        if self.start == 0 && self.end == self.buffer.len() {
             return self.reserve(self.buffer.len());
+        }
+        if self.buffer.len() < size {
+            return self.reserve(0);
+        }
+        if self.start == 0 || self.end <= self.buffer.len() / 2 {
+            return;
         }
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -120,11 +124,11 @@ mod tests {
         let mut region = Region::borrow(READ_SIZE);
         region.put(&[1; READ_SIZE]);
         assert!(!region.consume(READ_SIZE - 3));
-        region.make_room();
+        region.make_room(READ_SIZE);
         assert_eq!(region.filled(), &[1, 1, 1]);
         assert_eq!(region.room().len(), READ_SIZE - 3);
         region.put(&[2; READ_SIZE - 3]);
-        region.make_room();
+        region.make_room(READ_SIZE);
         assert!(region.room().len() >= READ_SIZE);
         assert_eq!((region.filled().len(), region.filled()[3]), (READ_SIZE, 2));
     }

@@ -43,7 +43,7 @@ pub struct Tls {
     incoming: Option<Region>,
     /// All whole records of `incoming` were processed.
     starved: bool,
-    /// The last read from the socket filled its buffer.
+    /// The last read from the socket brought much.
     bulk: bool,
     /// Plain text for which no reader had room, and how much of it was read since.
     plain: Vec<u8>,
@@ -242,11 +242,11 @@ impl Tls {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let size = if self.bulk { WRITE_SIZE } else { READ_SIZE };
         let region = self.incoming.get_or_insert_with(|| Region::borrow(size));
-        region.make_room();
+        region.make_room(size);
         let mut buf = ReadBuf::new(region.room());
         let polled = Pin::new(&mut self.tcp).poll_read(cx, &mut buf);
         let n = buf.filled().len();
-        self.bulk = buf.remaining() == 0;
+        self.bulk = n >= READ_SIZE / 2;
         region.grew(n);
         self.starved = self.starved && n == 0;
         if region.filled().is_empty() {

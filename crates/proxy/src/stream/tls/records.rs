@@ -337,11 +337,11 @@ impl KeyType for Length {
     }
 }
 
-/// What the inside of the first record comes to at most, if all of it is there.
+/// The data that is in the first record at most, if all of it is there.
 pub fn whole(records: &[u8]) -> Option<usize> {
     let (&[.., high, low], rest) = records.split_first_chunk::<HEADER>()?;
     let length = usize::from(u16::from_be_bytes([high, low]));
-    (rest.len() >= length).then(|| length.saturating_sub(TAG))
+    (rest.len() >= length).then(|| length.saturating_sub(1 + TAG))
 }
 
 /// Where the first record of a handshake ends, if all of it is there; what cannot be one ends nowhere but with everything.
