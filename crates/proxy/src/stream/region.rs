@@ -134,6 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn a_begun_record_keeps_no_reader_in_a_small_buffer() {
+        let mut region = Region::borrow(READ_SIZE);
+        region.put(&[1; READ_SIZE / 2 + 1]);
+        assert!(!region.consume(READ_SIZE / 2));
+        region.make_room(READ_SIZE);
+        assert_eq!((region.filled().len(), region.room().len()), (1, READ_SIZE - 1));
+        region.make_room(WRITE_SIZE);
+        assert_eq!((region.filled().len(), region.room().len()), (1, WRITE_SIZE - 1));
+    }
+
+    #[test]
     fn buffers_are_used_again() {
         let address = {
             let mut region = Region::borrow(READ_SIZE);

@@ -58,6 +58,14 @@ fn text_is_cut_into_records_and_joined_again_whatever_the_readers_room() {
 }
 
 #[test]
+fn a_full_record_fits_where_its_data_does() {
+    let (mut near, _) = ends();
+    let bytes = sent(&mut near, Job::Encrypt(&[7; MOST]));
+    assert_eq!(whole(&bytes), Some(MOST));
+    assert_eq!(whole(&bytes[..bytes.len() - 1]), None);
+}
+
+#[test]
 fn a_record_that_is_not_whole_waits_and_one_that_was_touched_is_refused() {
     let (mut near, mut far) = ends();
     let bytes = sent(&mut near, Job::Encrypt(b"text"));
