@@ -33,7 +33,6 @@ mod early;
 mod info;
 pub(crate) mod open;
 mod resolve;
-mod rtt;
 mod terminate;
 
 pub use info::ConnInfo;

@@ -9,4 +9,5 @@ pub mod endpoint;
 pub mod limits;
 pub mod outlier;
 pub mod snapshot;
+pub mod turns;
 pub mod usage;

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 pub(crate) mod region;
+pub(crate) mod rtt;
 mod tls;
 
 pub use tls::{Peer, Tls, fuzz_records};

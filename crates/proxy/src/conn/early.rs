@@ -20,12 +20,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
-use super::{ConnInfo, HANDSHAKE_TIMEOUT, Seen, authorize, rtt};
+use super::{ConnInfo, HANDSHAKE_TIMEOUT, Seen, authorize};
 use crate::detect::{self, Detected, Look, Outcome, Patience};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::l4::{self, Upstream};
 use crate::runtime::snapshot::{ChainHandle, TcpHandle, TerminalHandle};
-use crate::stream::Stream;
+use crate::stream::{Stream, rtt};
 use crate::worker::Worker;
 
 /// Who speaks first has bytes on their way when we look: ours is the workload itself, or a peer that has them in its hands.
@@ -139,7 +139,8 @@ pub(super) async fn first_bytes(
         }
     }
     if held {
-        until = started + HOLD.max(rtt::of(&stream).unwrap_or(UNKNOWN_ROUND_TRIP) * ROUND_TRIPS);
+        until =
+            started + HOLD.max(stream.tcp().and_then(rtt::of).unwrap_or(UNKNOWN_ROUND_TRIP) * ROUND_TRIPS);
     }
     if held && !remembered {
         match listen(stream, look, until).await? {

@@ -3,15 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
 use outrigger_model::identity::SpiffeId;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::outlier::Health;
+use crate::runtime::turns::Turns;
 
 pub use crate::runtime::outlier::Outcome;
 
@@ -48,11 +47,6 @@ pub struct EndpointState {
     pub load: Arc<Load>,
 }
 
-/// TLS handshakes with one endpoint at once, of all workers.
-const HANDSHAKES: usize = 32;
-/// For a turn.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// What is kept of an endpoint while its address stays in the cluster.
 #[derive(Debug, Default)]
 pub struct Load {
@@ -60,7 +54,7 @@ pub struct Load {
     requests: AtomicU64,
     errors: AtomicU64,
     /// Made for the first handshake.
-    handshakes: OnceLock<Box<Semaphore>>,
+    turns: OnceLock<Box<Turns>>,
     pub(crate) health: Health,
 }
 
@@ -103,12 +97,9 @@ impl EndpointState {
         }
     }
 
-    /// A TLS connection's turn: a burst of them to one endpoint does not become quicker by more of them at once, but the
-    /// key exchanges of those that wait for its CPU would hold 6 KiB each. Nobody waits for long: it may be that others hang,
-    /// or that the endpoint is far away.
-    pub async fn handshake_turn(&self) -> Option<SemaphorePermit<'_>> {
-        let turns = self.load.handshakes.get_or_init(|| Box::new(Semaphore::new(HANDSHAKES)));
-        timeout(PATIENCE, turns.acquire()).await.ok()?.ok()
+    /// The turns of TLS handshakes with it.
+    pub fn turns(&self) -> &Turns {
+        self.load.turns.get_or_init(Box::default)
     }
 
     /// Begins a request or connection.
@@ -143,25 +134,5 @@ impl EndpointState {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn connections_with_one_endpoint_take_turns_but_nobody_waits_for_long() {
-        let endpoint = EndpointState::plain(([127, 0, 0, 1], 1).into(), Reach::Network);
-        let mut turns = Vec::new();
-        for _ in 0..HANDSHAKES {
-            turns.push(endpoint.handshake_turn().await);
-        }
-        assert!(turns.iter().all(Option::is_some));
-        let began = Instant::now();
-        assert!(endpoint.handshake_turn().await.is_none());
-        assert_eq!(began.elapsed(), PATIENCE);
-        turns.pop();
-        assert!(endpoint.handshake_turn().await.is_some());
     }
 }

@@ -22,7 +22,7 @@ use crate::listen::make_transparent;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
-use crate::stream::{Peer, Stream, Tls};
+use crate::stream::{Peer, Stream, Tls, rtt};
 use crate::worker::Worker;
 
 /// What will be spoken.
@@ -82,7 +82,7 @@ pub async fn connect(
     };
     let uses_tls = cluster.outside.is_some() || cluster.uses_mesh(endpoint);
     // Before the peer hears of us: it would wait for the ClientHello.
-    let _turn = if uses_tls { endpoint.handshake_turn().await } else { None };
+    let _turn = if uses_tls { endpoint.turns().take().await } else { None };
     let deadline = Instant::now() + config.connect_timeout;
     // In boxes, each for as long as it takes: many wait here at once in a burst.
     let attempt = Box::pin(dial(endpoint, worker.shared.mark));
@@ -96,6 +96,7 @@ pub async fn connect(
     if !uses_tls {
         return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit });
     }
+    endpoint.turns().connected(|| rtt::of(&tcp));
     let late = |_| too_late(cluster, endpoint, "TLS handshake");
     let (tls, peer) = match &cluster.outside {
         Some(configs) => {

@@ -1,5 +1,5 @@
 //! The kernel's estimate of a connection's round trip (`tcp_info.tcpi_rtt`), asked for over `sock_diag(7)`: reading it from
-//! the socket would take `unsafe` code, and it is wanted only for connections on which the client stays silent.
+//! the socket would take `unsafe` code, and it is wanted only where a client stays silent, and once per endpoint.
 //!
 //! One datagram each way, answered by the kernel before `send` returns; some ten microseconds, no privilege.
 
@@ -8,8 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::stream::Stream;
+use tokio::net::TcpStream;
 
 const AF_NETLINK: i32 = 16;
 const NETLINK_SOCK_DIAG: i32 = 4;
@@ -27,7 +26,7 @@ const MESSAGE: usize = 72;
 const RTT_AT: usize = 68;
 
 /// The round trip of a connection, as far as the kernel knows it.
-pub(super) fn of(stream: &Stream) -> Option<Duration> {
+pub(crate) fn of(stream: &TcpStream) -> Option<Duration> {
     if !cfg!(target_os = "linux") {
         return None;
     }
@@ -91,7 +90,7 @@ fn rtt(answer: &[u8]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -102,7 +101,7 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
             for stream in [client, server] {
-                let rtt = of(&Stream::Tcp(stream)).expect("an estimate from the handshake");
+                let rtt = of(&stream).expect("an estimate from the handshake");
                 assert!(rtt < Duration::from_secs(1), "{rtt:?} over loopback");
             }
         }
