@@ -64,6 +64,34 @@ http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fast
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn h2spec_finds_http2_as_the_rfcs_have_it() {
+    let Some(h2spec) = require::tool("h2spec") else { return };
+    let mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&catalog("v1", 11)).await;
+    echo(catalog.app, "catalog-v1").await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    mesh.apply(STRICT).await;
+    let entry = web.outbound[0];
+    eventually("the way to the application", || async {
+        get(entry, "/", "").await.map_err(|error| error.to_string()).map(|_| ())
+    })
+    .await;
+    let output = Command::new("timeout")
+        .args(["--kill-after=1", "120"])
+        .arg(h2spec)
+        .args(["-h", &entry.ip().to_string(), "-p", &entry.port().to_string(), "-o", "5"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let failed: Vec<&str> = text.lines().filter(|line| line.contains('×')).map(str::trim).collect();
+    // The port speaks HTTP/1.1, too, and answers what is not HTTP/2 in that: the failure is told in its place and again at
+    // the end.
+    let known = failed.iter().all(|line| line.ends_with("Sends invalid connection preface"));
+    assert!(known && text.contains("145 tests, 144 passed, 0 skipped, 1 failed"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_that_the_mesh_did_not_issue_are_refused() {
     let Some(openssl) = require::tool("openssl") else { return };
     let mesh = Mesh::start(BINARY).await;
