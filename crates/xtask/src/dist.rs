@@ -34,6 +34,9 @@ const TRAINING: &[&str] = &[
 const SHIPPED: &str = "-Ctarget-feature=+crt-static -Cllvm-args=-split-machine-functions \
                        -Clink-arg=-Wl,-z,keep-text-section-prefix -Clink-arg=-Wl,-z,pack-relative-relocs";
 
+/// Where the shipped sidecar stands with what the bench needs beside it, in the target folder.
+pub const PROGRAMS: &str = "pgo/bin";
+
 /// Builds `outrigger-proxy` and says where it is.
 pub fn dist() -> Result<()> {
     let root = workspace_root()?;
@@ -55,8 +58,8 @@ pub fn dist() -> Result<()> {
         order.display()
     );
     build(&root, &triple, &format!("-Cprofile-use={} {SHIPPED} {ordered}", merged.display()))?;
-    let binary = built(&target, &triple);
-    let bytes = std::fs::metadata(&binary)?.len();
+    let binary = target.join(PROGRAMS).join("outrigger-proxy");
+    let bytes = std::fs::copy(built(&target, &triple), &binary)?;
     println!("{}: {:.1} MB", binary.display(), bytes as f64 / 1e6);
     Ok(())
 }
@@ -73,7 +76,7 @@ fn built(target: &Path, triple: &str) -> PathBuf {
 
 /// Loads the instrumented sidecar as the bench does.
 fn train(root: &Path, target: &Path, triple: &str, work: &Path) -> Result<()> {
-    let (bin, release) = (work.join("bin"), target.join("release"));
+    let (bin, release) = (target.join(PROGRAMS), target.join("release"));
     std::fs::create_dir_all(&bin)?;
     std::fs::copy(built(target, triple), bin.join("outrigger-proxy"))?;
     std::fs::copy(release.join("outrigger"), bin.join("outrigger"))?;

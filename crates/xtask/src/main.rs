@@ -23,7 +23,9 @@ Usage: cargo xtask <task>
   advisories                cargo-deny against the RustSec database (needs the network)
   fuzz [target] [seconds]   run one fuzz target, or every one, for so many seconds each (60);
                             needs a nightly toolchain and cargo-fuzz
-  bench [argument…]         sidecars side by side: ours, Envoy, HAProxy, a bare relay (`bench --help`)
+  bench [--dist] [argument…]
+                            sidecars side by side: ours (with --dist, what `dist` has built), Envoy, HAProxy, a bare relay
+                            (`bench --help`)
   dist                      the shipped sidecar, built for a profile of the bench's loads; needs rustup's llvm-tools
   instructions [argument…]  user instructions, system calls and allocations per request, against tests/bench/baseline.json
 
@@ -45,9 +47,10 @@ fn main() -> ExitCode {
         ["fuzz", target] => fuzz(Some(target), "60"),
         ["fuzz", target, seconds] => fuzz(Some(target), seconds),
         ["dist"] => dist::dist(),
-        ["bench", more @ ..] => bench("compare", &[], more),
+        ["bench", "--dist", more @ ..] => bench("compare", dist::PROGRAMS, &[], more),
+        ["bench", more @ ..] => bench("compare", "release", &[], more),
         ["instructions", more @ ..] => {
-            bench("instructions", &["--baseline", "tests/bench/baseline.json"], more)
+            bench("instructions", "release", &["--baseline", "tests/bench/baseline.json"], more)
         }
         _ => Err(anyhow::anyhow!("unknown task `{}`\n\n{HELP}", words.join(" "))),
     };
@@ -192,10 +195,11 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Builds what is measured as it is released, then measures.
-fn bench(task: &str, first: &[&str], more: &[&str]) -> Result<()> {
+fn bench(task: &str, programs: &str, first: &[&str], more: &[&str]) -> Result<()> {
     let root = workspace_root()?;
     let metadata = MetadataCommand::new().no_deps().exec()?;
-    let bin = metadata.target_directory.join("release");
+    let (release, programs) =
+        (metadata.target_directory.join("release"), metadata.target_directory.join(programs));
     cargo(
         &root,
         &[
@@ -211,8 +215,8 @@ fn bench(task: &str, first: &[&str], more: &[&str]) -> Result<()> {
         ],
         &[],
     )?;
-    let mut command = Command::new(bin.join("outrigger-bench"));
-    command.current_dir(&root).arg(task).args(["--bin", bin.as_str()]).args(first).args(more);
+    let mut command = Command::new(release.join("outrigger-bench"));
+    command.current_dir(&root).arg(task).args(["--bin", programs.as_str()]).args(first).args(more);
     run(&mut command)
 }
 

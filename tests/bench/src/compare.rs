@@ -140,13 +140,15 @@ fn cells(args: &Args) -> Vec<Cell> {
         cell(Kind::Connect, 1024, 16, 1, None),
     ];
     if args.full {
-        for size in [0, 16 << 10, 1 << 20] {
-            cells.push(cell(Kind::H1, size, 32, 1, None));
-            cells.push(cell(Kind::H2, size, 4, 8, None));
-        }
-        for connections in [1, 16, 512] {
-            cells.push(cell(Kind::H1, 1024, connections, 1, None));
-            cells.push(cell(Kind::H2, 1024, connections.div_ceil(8), 8.min(connections), None));
+        let one = |kind, size, at_once: usize| match kind {
+            Kind::H2 | Kind::Grpc => cell(kind, size, at_once.div_ceil(8), at_once.min(8), None),
+            _ => cell(kind, size, at_once, 1, None),
+        };
+        for kind in [Kind::H1, Kind::H2, Kind::Grpc, Kind::Tcp] {
+            // Nothing is no message of TCP.
+            let sizes = [0, 16 << 10, 1 << 20].into_iter().filter(|size| kind != Kind::Tcp || *size > 0);
+            cells.extend(sizes.map(|size| one(kind, size, 32)));
+            cells.extend([1, 16, 64, 512].map(|at_once| one(kind, 1024, at_once)));
         }
     }
     cells.retain(|cell| args.kinds.is_empty() || args.kinds.contains(&cell.kind));
