@@ -22,6 +22,7 @@ use crate::listen::make_transparent;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
+use crate::runtime::turns::Turn;
 use crate::stream::{Peer, Stream, Tls, rtt};
 use crate::worker::Worker;
 
@@ -82,7 +83,7 @@ pub async fn connect(
     };
     let uses_tls = cluster.outside.is_some() || cluster.uses_mesh(endpoint);
     // Before the peer hears of us: it would wait for the ClientHello.
-    let _turn = if uses_tls { endpoint.turns().take().await } else { None };
+    let turn = if uses_tls { endpoint.turns().take(config.connect_timeout).await } else { None };
     let deadline = Instant::now() + config.connect_timeout;
     // In boxes, each for as long as it takes: many wait here at once in a burst.
     let attempt = Box::pin(dial(endpoint, worker.shared.mark));
@@ -106,6 +107,7 @@ pub async fn connect(
         None => timeout_at(deadline, Box::pin(handshake(worker, cluster, endpoint, want, tcp))).await,
     }
     .map_err(late)??;
+    turn.map(Turn::succeeded);
     let protocol = negotiated(want, peer.alpn.as_deref());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
 }
