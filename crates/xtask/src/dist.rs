@@ -29,10 +29,15 @@ const TRAINING: &[&str] = &[
     "2",
 ];
 
-/// One file for any Linux. What a function hardly ever does lies apart from it, and the relocations of its own addresses, which
-/// are read at the start, take a bit each.
-const SHIPPED: &str = "-Ctarget-feature=+crt-static -Cllvm-args=-split-machine-functions \
-                       -Clink-arg=-Wl,-z,keep-text-section-prefix -Clink-arg=-Wl,-z,pack-relative-relocs";
+/// Libc inside. What a function hardly ever does lies apart from it, and the relocations of its own addresses, which are read at
+/// the start, take a bit each.
+const SHIPPED: &[&str] = &[
+    "-Ctarget-feature=+crt-static",
+    "-Cllvm-args=-split-machine-functions",
+    "-Clink-arg=-Wl,-z,keep-text-section-prefix",
+    "-Clink-arg=-Wl,-z,pack-relative-relocs",
+    "-Clink-arg=-Wl,--no-warn-symbol-ordering",
+];
 
 /// Where the shipped sidecar stands with what the bench needs beside it, in the target folder.
 pub const PROGRAMS: &str = "pgo/bin";
@@ -46,41 +51,45 @@ pub fn dist() -> Result<()> {
     let _ = std::fs::remove_dir_all(&work);
     std::fs::create_dir_all(&work)?;
     cargo(&root, &["build", "--release", "--locked", "-p", "outrigger-cli", "-p", "outrigger-bench"], &[])?;
-    build(&root, &triple, &format!("-Cprofile-generate={}", work.display()))?;
+    build(&root, &triple, &[&format!("-Cprofile-generate={}", work.display())])?;
     train(&root, &target, &triple, &work)?;
     let merged = work.join("merged.profdata");
     run(Command::new(&profdata).arg("merge").arg("-o").arg(&merged).args(profiles(&work)?))?;
     let order = work.join("order.txt");
     let shown = output(Command::new(profdata).args(["show", "--all-functions", "--counts"]).arg(&merged))?;
-    std::fs::write(&order, by_use(&shown).join("\n"))?;
-    let ordered = format!(
-        "-Clink-arg=-Wl,--symbol-ordering-file={} -Clink-arg=-Wl,--no-warn-symbol-ordering",
-        order.display()
-    );
-    build(&root, &triple, &format!("-Cprofile-use={} {SHIPPED} {ordered}", merged.display()))?;
-    let binary = target.join(PROGRAMS).join("outrigger-proxy");
-    let bytes = std::fs::copy(built(&target, &triple), &binary)?;
-    println!("{}: {:.1} MB", binary.display(), bytes as f64 / 1e6);
+    let ran = by_use(&shown);
+    ensure!(!ran.is_empty(), "no function that ran in what llvm-profdata shows of {}", merged.display());
+    std::fs::write(&order, ran.join("\n"))?;
+    let profile = format!("-Cprofile-use={}", merged.display());
+    let order = format!("-Clink-arg=-Wl,--symbol-ordering-file={}", order.display());
+    build(&root, &triple, &[&[profile.as_str(), &order], SHIPPED].concat())?;
+    let binary = assembled(&target, &triple, &target.join(PROGRAMS))?;
+    // A program that relocates itself takes a libc that can.
+    run(Command::new(&binary).arg("--version"))?;
+    println!("{}: {:.1} MB", binary.display(), binary.metadata()?.len() as f64 / 1e6);
     Ok(())
 }
 
 /// With a target named, flags do not reach build scripts.
-fn build(root: &Path, triple: &str, flags: &str) -> Result<()> {
+fn build(root: &Path, triple: &str, flags: &[&str]) -> Result<()> {
     let words = ["build", "--profile", "dist", "--locked", "-p", "outrigger-proxy", "--target", triple];
-    cargo(root, &words, &[("RUSTFLAGS", flags)]).map(drop)
+    cargo(root, &words, &[("CARGO_ENCODED_RUSTFLAGS", &flags.join("\x1f"))]).map(drop)
 }
 
-fn built(target: &Path, triple: &str) -> PathBuf {
-    target.join(triple).join("dist/outrigger-proxy")
+/// A folder with the sidecar that was built last, and what the bench needs beside it.
+fn assembled(target: &Path, triple: &str, folder: &Path) -> Result<PathBuf> {
+    let binary = folder.join("outrigger-proxy");
+    std::fs::create_dir_all(folder)?;
+    std::fs::copy(target.join(triple).join("dist/outrigger-proxy"), &binary)?;
+    std::fs::copy(target.join("release/outrigger"), folder.join("outrigger"))?;
+    Ok(binary)
 }
 
 /// Loads the instrumented sidecar as the bench does.
 fn train(root: &Path, target: &Path, triple: &str, work: &Path) -> Result<()> {
-    let (bin, release) = (target.join(PROGRAMS), target.join("release"));
-    std::fs::create_dir_all(&bin)?;
-    std::fs::copy(built(target, triple), bin.join("outrigger-proxy"))?;
-    std::fs::copy(release.join("outrigger"), bin.join("outrigger"))?;
-    let mut bench = Command::new(release.join("outrigger-bench"));
+    let bin = work.join("instrumented");
+    assembled(target, triple, &bin)?;
+    let mut bench = Command::new(target.join("release/outrigger-bench"));
     bench.current_dir(root).args(TRAINING).arg("--bin").arg(&bin).arg("--out").arg(work.join("bench"));
     run(bench.env("LLVM_PROFILE_FILE", work.join("%p.profraw")))
 }
@@ -131,6 +140,7 @@ fn said_by_rustc(key: &str) -> Result<String> {
 
 fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{}", command.get_program().display()))?;
+    ensure!(output.status.success(), "{}: {}", command.get_program().display(), output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

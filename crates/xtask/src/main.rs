@@ -200,21 +200,11 @@ fn bench(task: &str, programs: &str, first: &[&str], more: &[&str]) -> Result<()
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let (release, programs) =
         (metadata.target_directory.join("release"), metadata.target_directory.join(programs));
-    cargo(
-        &root,
-        &[
-            "build",
-            "--release",
-            "--locked",
-            "-p",
-            "outrigger-proxy",
-            "-p",
-            "outrigger-cli",
-            "-p",
-            "outrigger-bench",
-        ],
-        &[],
-    )?;
+    let mut build = vec!["build", "--release", "--locked", "-p", "outrigger-bench"];
+    if programs == release {
+        build.extend(["-p", "outrigger-proxy", "-p", "outrigger-cli"]);
+    }
+    cargo(&root, &build, &[])?;
     let mut command = Command::new(release.join("outrigger-bench"));
     command.current_dir(&root).arg(task).args(["--bin", programs.as_str()]).args(first).args(more);
     run(&mut command)

@@ -22,7 +22,6 @@ use crate::listen::make_transparent;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
-use crate::runtime::turns::Turn;
 use crate::stream::{Peer, Stream, Tls, rtt};
 use crate::worker::Worker;
 
@@ -107,7 +106,9 @@ pub async fn connect(
         None => timeout_at(deadline, Box::pin(handshake(worker, cluster, endpoint, want, tcp))).await,
     }
     .map_err(late)??;
-    turn.map(Turn::succeeded);
+    if let Some(turn) = turn {
+        turn.succeeded();
+    }
     let protocol = negotiated(want, peer.alpn.as_deref());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
 }
