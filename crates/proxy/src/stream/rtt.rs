@@ -1,5 +1,6 @@
 //! The kernel's estimate of a connection's round trip (`tcp_info.tcpi_rtt`), asked for over `sock_diag(7)`: reading it from
-//! the socket would take `unsafe` code, and it is wanted only where a client stays silent, and once per endpoint.
+//! the socket would take `unsafe` code, and it is wanted only where a client stays silent, and for the first
+//! connections with an endpoint.
 //!
 //! One datagram each way, answered by the kernel before `send` returns; some ten microseconds, no privilege.
 
