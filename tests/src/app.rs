@@ -50,7 +50,7 @@ async fn echo_heads(stream: TcpStream, name: &'static str) -> std::io::Result<()
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = String::new();
-        let mut length = 0;
+        let (mut length, mut chunked) = (0, false);
         loop {
             let start = head.len();
             if stream.read_line(&mut head).await? == 0 {
@@ -60,16 +60,44 @@ async fn echo_heads(stream: TcpStream, name: &'static str) -> std::io::Result<()
             if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap_or(0);
             }
+            chunked |= line == "transfer-encoding: chunked";
             if line.is_empty() {
                 break;
             }
         }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await?;
+        if chunked {
+            skip_chunks(&mut stream).await?;
+        } else {
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await?;
+        }
         let text = format!("{name}\n{head}");
         let answer =
             format!("HTTP/1.1 200 OK\r\nX-App-Name: {name}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
         stream.get_mut().write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// Reads a chunked body to its end, trailers included: who answers before it takes what follows for the next request.
+async fn skip_chunks(stream: &mut BufReader<TcpStream>) -> std::io::Result<()> {
+    let mut last = false;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end();
+        if last && line.is_empty() {
+            return Ok(());
+        }
+        if !last {
+            let size = line.split(';').next().unwrap_or_default();
+            let size = usize::from_str_radix(size, 16).map_err(std::io::Error::other)?;
+            last = size == 0;
+            if !last {
+                stream.read_exact(&mut vec![0; size + 2]).await?;
+            }
+        }
     }
 }
 

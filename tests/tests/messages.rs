@@ -255,3 +255,20 @@ async fn the_application_learns_that_its_client_has_gone() {
     })
     .await;
 }
+
+/// The application of these tests: one that answers a body's beginning has answered before h2spec's second HEADERS came.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_echo_answers_a_request_when_all_of_it_is_there() {
+    let (_mesh, _web, catalog) = pair().await;
+    echo(catalog.app, "catalog-v1").await;
+    let requests = "POST /first HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ntest\r\n0\r\nX-Trailer: 1\r\n\r\n\
+                    GET /second HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let mut client = TcpStream::connect(catalog.app).await.unwrap();
+    client.write_all(requests.as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answers = String::new();
+    client.read_to_string(&mut answers).await.unwrap();
+    let answered: Vec<&str> = answers.split("HTTP/1.1 200 OK\r\n").skip(1).collect();
+    assert_eq!(answered.len(), 2, "{answers}");
+    assert!(answered[1].contains("GET /second "), "{answers}");
+}
