@@ -3,6 +3,7 @@
 //! Handlers translate: they check the caller, hand the change to the keeper, and shape the answer. One file per subject;
 //! the bodies, shared with the client, are in [`types`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,7 @@ use outrigger_model::identity::SpiffeId;
 use crate::keeper::{Keeper, Refused};
 use crate::metrics::Metrics;
 use crate::registry::api::Caller;
+use crate::registry::claim::Reach;
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::store::Store;
@@ -49,6 +51,8 @@ pub enum Channel {
         identity: Option<SpiffeId>,
         /// When the certificate ends; connections outlive certificates.
         not_after: Option<SystemTime>,
+        /// Where it comes from.
+        remote: SocketAddr,
     },
 }
 
@@ -122,9 +126,9 @@ async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) 
 impl Api {
     fn caller(&self, channel: Option<&Channel>, bearer: Option<&str>) -> Result<Caller, Problem> {
         let nobody = |text: &str| Problem::new(StatusCode::UNAUTHORIZED, text.to_owned());
-        let (identity, not_after) = match channel {
+        let (identity, not_after, remote) = match channel {
             Some(Channel::Socket) => return Ok(Caller::Operator("socket".to_owned())),
-            Some(Channel::Tls { identity, not_after }) => (identity, not_after),
+            Some(Channel::Tls { identity, not_after, remote }) => (identity, not_after, *remote),
             None => return Err(nobody("this listener does not say who calls")),
         };
         if let Some(bearer) = bearer {
@@ -136,7 +140,7 @@ impl Api {
                 .tokens
                 .check(bearer, jiff::Timestamp::now())
                 .map_err(|denied| nobody(&denied.0))?;
-            return Ok(self.workload(identity));
+            return Ok(self.workload(identity, remote));
         }
         let Some(identity) =
             identity.clone().filter(|_| not_after.is_some_and(|end| SystemTime::now() <= end))
@@ -151,12 +155,14 @@ impl Api {
         }
         let admin = identity.namespace() == Some(mesh.root_namespace.as_str())
             && identity.service_account() == Some(ADMIN_SERVICE_ACCOUNT);
-        Ok(if admin { Caller::Operator(identity.to_string()) } else { self.workload(identity) })
+        Ok(if admin { Caller::Operator(identity.to_string()) } else { self.workload(identity, remote) })
     }
 
-    fn workload(&self, identity: SpiffeId) -> Caller {
-        let services = self.shared.tokens.services_of(&identity);
-        Caller::Workload { identity, services }
+    fn workload(&self, identity: SpiffeId, remote: SocketAddr) -> Caller {
+        let tokens = &self.shared.tokens;
+        let services = tokens.services_of(&identity);
+        let reach = Reach { source: Some(remote.ip()), ranges: tokens.ranges_of(&identity) };
+        Caller::Workload { identity, services, reach }
     }
 }
 

@@ -1,10 +1,16 @@
 //! Instances: what a registry says of one running copy of a service. The same shape in files, in the management API and on disk.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use outrigger_model::identity::{SpiffeError, SpiffeId};
+use outrigger_model::resource::is_virtual;
 use serde::{Deserialize, Serialize};
+
+/// The longest registration, as JSON without spaces: bytes.
+pub const MAX_BYTES: usize = 16 << 10;
+/// Addresses of one instance.
+const MAX_ADDRESSES: usize = 16;
 
 /// One instance of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -137,6 +143,14 @@ impl Instance {
         if self.addresses.is_empty() {
             return Err(format!("instance \"{}\": addresses: at least one IP address is needed", self.id));
         }
+        self.check_addresses()?;
+        let bytes = serde_json::to_vec(self).map_or(0, |json| json.len());
+        if bytes > MAX_BYTES {
+            return Err(format!(
+                "instance \"{}\" has {bytes} bytes, the most are {MAX_BYTES}; shorten labels, metadata or tags",
+                self.id
+            ));
+        }
         if self.weight == 0 {
             return Err(format!(
                 "instance \"{}\": weight: must be at least 1; use state: maintenance to take it out",
@@ -154,6 +168,25 @@ impl Instance {
                 return Err(format!(
                     "instance \"{}\": ports[{i}].number: {} occurs twice",
                     self.id, port.number
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), String> {
+        let wrong = |why: String| Err(format!("instance \"{}\": addresses: {why}", self.id));
+        if self.addresses.len() > MAX_ADDRESSES {
+            return wrong(format!("{} are too many, the most are {MAX_ADDRESSES}", self.addresses.len()));
+        }
+        for address in &self.addresses {
+            let ip = address.to_canonical();
+            if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+                return wrong(format!("{address} is nobody's own; name the one that clients connect to"));
+            }
+            if is_virtual(ip) {
+                return wrong(format!(
+                    "{address} stands for a service in DNS answers and cannot be an instance's"
                 ));
             }
         }
@@ -248,6 +281,18 @@ mod tests {
         };
         assert!(broken(|i| i.service = "Web".into()).contains("service"));
         assert!(broken(|i| i.addresses.clear()).contains("addresses"));
+        let at = |address: &str| {
+            let mut bad = good.clone();
+            bad.addresses = vec![address.parse().unwrap()];
+            bad.validate().unwrap_err()
+        };
+        for nobodys in ["0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "::ffff:0.0.0.0"] {
+            assert!(at(nobodys).contains("nobody's own"), "{nobodys}");
+        }
+        assert!(at("240.240.3.7").contains("stands for a service"));
+        assert!(broken(|i| i.addresses = vec![i.addresses[0]; 17]).contains("too many"));
+        let long = broken(|i| drop(i.labels.insert("a".into(), "b".repeat(MAX_BYTES))));
+        assert!(long.contains("16384"), "{long}");
         assert!(broken(|i| i.weight = 0).contains("weight"));
         assert!(broken(|i| i.ports[0].number = 0).contains("ports[0].number"));
         assert!(broken(|i| i.ports.push(i.ports[0].clone())).contains("twice"));

@@ -1,13 +1,14 @@
 //! Where instances come from. A registry emits [`Event`]s to the keeper, which alone decides what the world is.
 //!
 //! [`mod@file`] watches files; [`api`] holds the rules of registrations over the management API: who may register what, and
-//! when a registration has expired. Further registries are further senders of the same events.
+//! when a registration has expired; [`claim`] whose an address is. Further registries are further senders of the same events.
 
 use std::sync::Arc;
 
 use crate::instance::Instance;
 
 pub mod api;
+pub mod claim;
 pub mod file;
 
 /// What a registry says.

@@ -16,6 +16,7 @@ use outrigger_identity::state_dir::write_private;
 use outrigger_model::identity::SpiffeId;
 use parking_lot::Mutex;
 
+use crate::registry::claim::Range;
 use crate::store::records::StoredToken;
 use crate::store::{Mutation, Store, StoreError};
 
@@ -45,6 +46,8 @@ pub struct Grant {
     pub identity: SpiffeId,
     /// Services that its holder may register; empty for the one named as the service account.
     pub services: Vec<String>,
+    /// Addresses that its holder may give its instances, beside that from which it calls.
+    pub ranges: Vec<Range>,
     /// How long it proves it.
     pub ttl: Option<Duration>,
     /// How many certificates it may be used for.
@@ -69,6 +72,7 @@ impl Tokens {
             secret_sha256: hash(&secret),
             identity: grant.identity,
             services: grant.services,
+            ranges: grant.ranges,
             created,
             // A wish for longer than the calendar goes means for ever.
             expires: grant.ttl.and_then(|ttl| created.checked_add(ttl).ok()),
@@ -119,6 +123,13 @@ impl Tokens {
         services.sort();
         services.dedup();
         services
+    }
+
+    /// The ranges of all tokens of an identity, as [`Tokens::services_of`].
+    pub fn ranges_of(&self, identity: &SpiffeId) -> Vec<Range> {
+        let by_hash = self.shared.by_hash.lock();
+        let own = by_hash.values().filter(|token| token.identity == *identity);
+        own.flat_map(|token| token.ranges.iter().cloned()).collect()
     }
 
     /// The identity of a secret, if it is good now.
@@ -257,7 +268,7 @@ mod tests {
     }
 
     fn grant(name: &str) -> Grant {
-        Grant { identity: id(name), services: Vec::new(), ttl: None, uses: None }
+        Grant { identity: id(name), services: Vec::new(), ranges: Vec::new(), ttl: None, uses: None }
     }
 
     #[tokio::test]

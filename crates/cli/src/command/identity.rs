@@ -31,6 +31,10 @@ enum TokenVerb {
         /// Service that the identity may register; may be repeated
         #[arg(long = "service")]
         services: Vec<String>,
+        /// Addresses that the identity's instances may have, beside that from which it calls: 10.1.0.0/16, 10.1.2.3,
+        /// NETWORK/10.1.0.0/16; may be repeated
+        #[arg(long = "range")]
+        ranges: Vec<String>,
         /// Seconds until the token ends
         #[arg(long)]
         ttl_seconds: Option<u64>,
@@ -43,8 +47,10 @@ enum TokenVerb {
 impl Token {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.server.client()?;
-        let TokenVerb::Create { namespace, service_account, services, ttl_seconds, address } = self.verb;
-        let request = TokenRequest { namespace, service_account, services, ttl_seconds, uses: None, address };
+        let TokenVerb::Create { namespace, service_account, services, ranges, ttl_seconds, address } =
+            self.verb;
+        let request =
+            TokenRequest { namespace, service_account, services, ranges, ttl_seconds, uses: None, address };
         println!("{}", client.create_token(&request).await?.to_json());
         eprintln!("this file is a secret: whoever has it can become the workload");
         Ok(ExitCode::SUCCESS)

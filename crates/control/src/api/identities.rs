@@ -51,7 +51,10 @@ pub(super) async fn create_token(
     let identity = identity(&api, &request.namespace, &request.service_account)?;
     let ttl =
         Some(request.ttl_seconds.unwrap_or(DEFAULT_TTL)).filter(|ttl| *ttl > 0).map(Duration::from_secs);
-    let grant = Grant { identity: identity.clone(), services: request.services, ttl, uses: request.uses };
+    let ranges = request.ranges.iter().map(|range| range.parse()).collect::<Result<_, String>>();
+    let ranges = ranges.map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("ranges: {why}")))?;
+    let (services, uses) = (request.services, request.uses);
+    let grant = Grant { identity: identity.clone(), services, ranges, ttl, uses };
     let (secret, token) = api.shared.tokens.create(grant).await?;
     tracing::info!(id = %identity, by, expires = ?token.expires, "join token made");
     let address = request.address.unwrap_or_else(|| api.shared.advertised.clone());
@@ -69,6 +72,7 @@ pub(super) async fn list_tokens(
     let body = |token: crate::store::records::StoredToken| TokenBody {
         identity: token.identity.to_string(),
         services: token.services,
+        ranges: token.ranges.iter().map(ToString::to_string).collect(),
         created: token.created,
         expires: token.expires,
         uses_left: token.uses_left,

@@ -1,5 +1,6 @@
 //! `/v1/instances` and `/v1/services`: registrations and what they add up to.
 
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, State};
 use axum::routing::{delete, get, put};
@@ -10,6 +11,9 @@ use super::{Api, Problem, operator};
 use crate::instance::Instance;
 use crate::registry::api::Caller;
 
+/// A registration has at most [`crate::instance::MAX_BYTES`]; the rest is for spaces.
+const MAX_BODY: usize = 4 * crate::instance::MAX_BYTES;
+
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/instances", get(list).post(register))
@@ -17,6 +21,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/instances/{id}/heartbeat", put(heartbeat))
         .route("/v1/instances/{id}/state", put(set_state))
         .route("/v1/services", get(services))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
 /// All instances, of files too. A workload sees its own.

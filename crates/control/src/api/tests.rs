@@ -145,6 +145,18 @@ async fn a_workload_may_only_act_for_itself() {
     let forbidden = |result: Result<super::types::ChangedBody, crate::ClientError>| {
         assert_eq!(result.unwrap_err().status().unwrap(), 403);
     };
+    for address in ["10.0.0.7", "2001:db8::7"] {
+        let foreign = Instance { addresses: vec![address.parse().unwrap()], ..catalog("c2") };
+        let refused = own.register(&foreign).await.unwrap_err();
+        assert_eq!(refused.status().unwrap(), 403);
+        assert!(refused.to_string().contains("it calls from 127.0.0.1"), "{refused}");
+    }
+    forbidden(own.register(&Instance { sidecar: false, ..catalog("c2") }).await);
+    let held = sample("w9", "web", "v1", "127.0.0.5", 8080, Protocol::Http);
+    assert_eq!(socket.register(&held).await.unwrap_err().status().unwrap(), 409);
+    let mut long = catalog("c2");
+    long.metadata.insert("a".into(), "b".repeat(100_000));
+    assert_eq!(own.register(&long).await.unwrap_err().status().unwrap(), 413);
     forbidden(own.register(&sample("w1", "web", "v1", "127.0.0.6", 80, Protocol::Http)).await);
     forbidden(own.register(&Instance { service: "bank".into(), ..catalog("c2") }).await);
     socket.register(&sample("w1", "web", "v1", "127.0.0.6", 80, Protocol::Http)).await.unwrap();
@@ -169,12 +181,20 @@ async fn a_join_token_registers_what_it_names() {
         namespace: "shop".into(),
         service_account: "catalog".into(),
         services: vec!["catalog".into(), "search".into()],
+        ranges: vec!["10.7.0.0/16".into()],
         ..TokenRequest::default()
     };
     let join = socket.create_token(&wanted).await.unwrap();
     assert_eq!(join.address, running.addresses.xds.to_string());
     let workload = over_tls(&running, None).with_token(&join.token);
     workload.register(&Instance { service: "search".into(), ..catalog("s1") }).await.unwrap();
+    let ranged = |address: &str| Instance { addresses: vec![address.parse().unwrap()], ..catalog("s2") };
+    workload.register(&ranged("10.7.0.9")).await.unwrap();
+    let certified = over_tls(&running, Some(&socket.issue_identity(&request("catalog")).await.unwrap()));
+    certified.register(&ranged("10.7.0.8")).await.unwrap();
+    assert_eq!(certified.register(&ranged("10.8.0.8")).await.unwrap_err().status().unwrap(), 403);
+    let bad = TokenRequest { ranges: vec!["10.7".into()], ..wanted };
+    assert!(socket.create_token(&bad).await.unwrap_err().to_string().contains("ranges: \"10.7\""));
     let listed = serde_json::to_string(&socket.tokens().await.unwrap()).unwrap();
     assert!(listed.contains("search") && !listed.contains(&join.token));
     assert_eq!(socket.revoke_tokens("shop", "catalog").await.unwrap().revoked, 1);

@@ -286,6 +286,10 @@ pub struct TokenRequest {
     /// Services that its holder may register. Default: the one named as the service account; `*` is any.
     #[serde(default)]
     pub services: Vec<String>,
+    /// Addresses that its holder may give its instances, beside that from which it calls: `10.1.0.0/16`, `10.1.2.3`,
+    /// `NETWORK/10.1.0.0/16`.
+    #[serde(default)]
+    pub ranges: Vec<String>,
     /// Seconds that it is good for. Default: 24 h; 0 is for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
@@ -305,6 +309,9 @@ pub struct TokenBody {
     pub identity: String,
     /// Services that its holder may register.
     pub services: Vec<String>,
+    /// Addresses that its holder may give its instances.
+    #[serde(default)]
+    pub ranges: Vec<String>,
     /// When it was made.
     #[schema(value_type = String)]
     pub created: Timestamp,

@@ -51,7 +51,7 @@ impl Accept for TlsListener {
     type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
     async fn accept(&mut self) -> std::io::Result<(Self::Io, Channel)> {
         let (stream, peer) = Self::accept(self).await;
-        Ok((stream, Channel::Tls { identity: peer.identity, not_after: peer.not_after }))
+        Ok((stream, Channel::Tls { identity: peer.identity, not_after: peer.not_after, remote: peer.remote }))
     }
 }
 
@@ -59,9 +59,9 @@ impl Accept for TlsListener {
 impl Accept for TcpListener {
     type Io = tokio::net::TcpStream;
     async fn accept(&mut self) -> std::io::Result<(Self::Io, Channel)> {
-        let (stream, _) = Self::accept(self).await?;
+        let (stream, remote) = Self::accept(self).await?;
         stream.set_nodelay(true)?;
-        Ok((stream, Channel::Tls { identity: None, not_after: None }))
+        Ok((stream, Channel::Tls { identity: None, not_after: None, remote }))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use outrigger_model::identity::SpiffeId;
 use outrigger_rules::{Object, ParseOptions, analyze, parse_with};
 
 use super::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
@@ -13,7 +14,8 @@ use super::{Published, Refused, Registration, Removed};
 use crate::compile::cache::Compiled;
 use crate::instance::{Instance, State};
 use crate::registry::Event;
-use crate::registry::api::{Caller, Held, service_of};
+use crate::registry::api::{Caller, Held, MAX_PER_IDENTITY, service_of};
+use crate::registry::claim;
 use crate::registry::file::Problem;
 use crate::store::records::{HistoryAction, HistoryEntry, StoredInstance, StoredRule, rule_key};
 use crate::store::{Contents, Mutation};
@@ -238,13 +240,45 @@ impl Draft {
                 return Ok((Vec::new(), Arc::new(instance)));
             }
         }
+        let by = self.claim(&instance, caller)?;
         let instance = self.keep_out(instance, caller);
-        let stored = StoredInstance {
-            instance: instance.clone(),
-            by: caller.identity().cloned(),
-            at: Timestamp::now(),
-        };
+        let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
         Ok((self.put(stored), Arc::new(instance)))
+    }
+
+    /// Whether its addresses may be the instance's. Yields who answers for it: nobody but an operator may for some.
+    fn claim(&self, instance: &Instance, caller: &Caller) -> Result<Option<SpiffeId>, Refused> {
+        let by = match caller {
+            Caller::Operator(_) => None,
+            Caller::Workload { identity, reach, .. } => {
+                let known = self.registrations.get(&instance.id).map(|known| &known.stored);
+                let vouched = known.filter(|known| known.by.is_none()).map(|known| &known.instance);
+                let rests = reach.admits(instance, vouched).map_err(Refused::Forbidden)?;
+                let by = (!rests).then(|| identity.clone());
+                if by.is_some() && known.is_none_or(|known| known.by != by) {
+                    self.has_room(identity)?;
+                }
+                by
+            }
+        };
+        let registered = self.registrations.values().map(|known| &known.stored.instance);
+        let of_files = self.files.values().flat_map(BTreeMap::values).map(AsRef::as_ref);
+        match claim::held(instance, registered.chain(of_files)) {
+            None => Ok(by),
+            Some(held) => Err(Refused::Conflict(format!("instance \"{}\": {held}", instance.id))),
+        }
+    }
+
+    fn has_room(&self, identity: &SpiffeId) -> Result<(), Refused> {
+        let own =
+            self.registrations.values().filter(|known| known.stored.by.as_ref() == Some(identity)).count();
+        if own < MAX_PER_IDENTITY {
+            return Ok(());
+        }
+        Err(Refused::Forbidden(format!(
+            "{identity} has registered {own} instances, as many as an identity may: deregister those that are gone, give \
+             them ttlSeconds, or let an operator register more"
+        )))
     }
 
     /// What an operator took out does not come back because its sidecar was restarted and registers again.

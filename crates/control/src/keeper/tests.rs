@@ -4,6 +4,8 @@ use outrigger_rules::parse;
 
 use super::*;
 use crate::instance::{Protocol, sample};
+use crate::registry::api::MAX_PER_IDENTITY;
+use crate::registry::claim::Reach;
 
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1
@@ -25,6 +27,12 @@ fn catalog_instance(id: &str) -> Instance {
 
 fn operator() -> Caller {
     Caller::Operator("ann".into())
+}
+
+fn workload(account: &str, source: &str) -> Caller {
+    let identity = SpiffeId::workload("cluster.local", "shop", account).unwrap();
+    let reach = Reach { source: Some(source.parse().unwrap()), ranges: Vec::new() };
+    Caller::Workload { identity, services: vec![account.to_owned()], reach }
 }
 
 fn objects(text: &str) -> Vec<Object> {
@@ -216,8 +224,7 @@ async fn a_workload_cannot_take_over_the_instance_of_another() {
     let dir = tempfile::tempdir().unwrap();
     let (keeper, _) = keeper(dir.path()).await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
-    let identity = SpiffeId::workload("cluster.local", "shop", "web").unwrap();
-    let web = Caller::Workload { identity, services: vec!["web".into()] };
+    let web = workload("web", "10.0.0.9");
     let stolen = sample("c1", "web", "v1", "127.0.0.66", 8080, Protocol::Http);
     assert!(matches!(keeper.register(stolen, web.clone()).await, Err(Refused::Conflict(_))));
     assert!(matches!(keeper.set_state("c1", State::Stopped, web.clone()).await, Err(Refused::Forbidden(_))));
@@ -228,8 +235,7 @@ async fn a_workload_cannot_take_over_the_instance_of_another() {
 async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operators_word() {
     let dir = tempfile::tempdir().unwrap();
     let (keeper, _) = keeper(dir.path()).await;
-    let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
-    let own = Caller::Workload { identity, services: vec!["catalog".into()] };
+    let own = workload("catalog", "127.0.0.1");
     keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
     keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
     keeper.register(catalog_instance("c1"), own).await.unwrap();
@@ -246,4 +252,104 @@ async fn new_roots_make_a_new_world() {
     let mut generation = keeper.subscribe();
     keeper.roots("other roots".into()).await;
     generation.changed().await.unwrap();
+}
+
+fn refused(result: Result<u64, Refused>) -> String {
+    match result {
+        Err(Refused::Forbidden(text) | Refused::Conflict(text)) => text,
+        other => panic!("it should be forbidden: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_workload_cannot_draw_the_calls_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    let at =
+        |id: &str, service: &str, address: &str| sample(id, service, "v1", address, 8080, Protocol::Http);
+    keeper.register(at("c1", "catalog", "10.0.0.7"), workload("catalog", "10.0.0.7")).await.unwrap();
+    let evil = workload("evil", "10.0.0.66");
+    let foreign = refused(keeper.register(at("e1", "evil", "10.0.0.7"), evil.clone()).await);
+    assert!(foreign.contains("10.0.0.7 is not the caller's") && foreign.contains("--range"), "{foreign}");
+    let plain = Instance { sidecar: false, ..at("e1", "evil", "10.0.0.66") };
+    assert!(refused(keeper.register(plain, evil.clone()).await).contains("only an operator"));
+    keeper.register(at("e1", "evil", "10.0.0.66"), evil).await.unwrap();
+    // From the same host, as two processes are, an address is shared, but not with its port.
+    let beside = workload("evil", "10.0.0.7");
+    let held = refused(keeper.register(at("e2", "evil", "10.0.0.7"), beside.clone()).await);
+    assert!(held.contains("held by instance \"c1\"") && held.contains("shop/catalog"), "{held}");
+    let free = sample("e2", "evil", "v1", "10.0.0.7", 8081, Protocol::Http);
+    keeper.register(free, beside).await.unwrap();
+    let told = refused(keeper.register(at("e3", "evil", "10.0.0.7"), operator()).await);
+    assert!(told.contains("held by instance \"c1\""), "an operator's slip is one too: {told}");
+    let world = keeper.published();
+    assert!(world.compiled.world().instances().all(|instance| instance.sidecar));
+}
+
+#[tokio::test]
+async fn workloads_of_one_machine_share_loopback_by_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    for (account, address, port) in
+        [("web", "127.0.0.1", 8080), ("catalog", "127.0.0.1", 8081), ("stock", "127.9.0.3", 8080)]
+    {
+        let instance = sample(account, account, "v1", address, port, Protocol::Http);
+        keeper.register(instance, workload(account, "127.0.0.1")).await.unwrap();
+    }
+    let stolen = sample("e1", "evil", "v1", "127.0.0.1", 8081, Protocol::Http);
+    assert!(refused(keeper.register(stolen, workload("evil", "127.0.0.1")).await).contains("\"catalog\""));
+}
+
+#[tokio::test]
+async fn an_address_of_a_file_is_not_anothers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    let event = Event::Reset(vec![Arc::new(catalog_instance("c1"))]);
+    keeper.registry("web.yaml".into(), event).await.unwrap();
+    let stolen = sample("e1", "evil", "v1", "127.0.0.5", 8080, Protocol::Http);
+    assert!(refused(keeper.register(stolen, workload("evil", "127.0.0.1")).await).contains("\"c1\""));
+}
+
+#[tokio::test]
+async fn what_an_operator_vouched_for_a_workload_may_say_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    let own = || workload("catalog", "10.0.0.7");
+    let plain = Instance {
+        sidecar: false,
+        ttl_seconds: Some(30),
+        ..sample("c1", "catalog", "v1", "10.9.9.9", 8080, Protocol::Http)
+    };
+    assert!(keeper.register(plain.clone(), own()).await.is_err());
+    keeper.register(plain.clone(), operator()).await.unwrap();
+    for weight in [50, 60] {
+        keeper.register(Instance { weight, ..plain.clone() }, own()).await.unwrap();
+        assert_eq!(keeper.published().compiled.world().instance("c1").unwrap().weight, weight);
+    }
+    let moved = sample("c1", "catalog", "v1", "10.0.0.7", 8080, Protocol::Http);
+    keeper.register(moved, own()).await.unwrap();
+    assert!(keeper.register(plain, own()).await.is_err(), "the word was for what is no longer registered");
+}
+
+#[tokio::test]
+async fn an_identity_registers_a_bounded_number_of_instances() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    let own = || workload("catalog", "127.0.0.1");
+    let all: Vec<_> = (0..=MAX_PER_IDENTITY)
+        .map(|n| {
+            let keeper = keeper.clone();
+            tokio::spawn(async move { keeper.register(catalog_instance(&format!("c{n}")), own()).await })
+        })
+        .collect();
+    let mut full = Vec::new();
+    for registered in all {
+        full.extend(registered.await.unwrap().err());
+    }
+    assert_eq!(full.len(), 1, "{full:?}");
+    assert!(full[0].to_string().contains("1000 instances"), "{full:?}");
+    let known = keeper.published().registrations.keys().next().unwrap().clone();
+    let again = Instance { weight: 7, ..catalog_instance(&known) };
+    keeper.register(again, own()).await.unwrap();
+    keeper.register(catalog_instance("more"), operator()).await.unwrap();
 }

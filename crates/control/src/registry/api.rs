@@ -10,10 +10,14 @@ use std::time::Duration;
 use outrigger_model::identity::SpiffeId;
 use tokio::time::Instant;
 
+use super::claim::Reach;
 use crate::instance::Instance;
 
 /// More than this share of a service at once is held. Percent.
 const MASS_PERCENT: usize = 30;
+/// Registrations of one identity that its workloads may make themselves, each of at most
+/// [`crate::instance::MAX_BYTES`].
+pub const MAX_PER_IDENTITY: usize = 1000;
 /// How often held leases are looked at again.
 const RECHECK: Duration = Duration::from_secs(1);
 
@@ -28,6 +32,8 @@ pub enum Caller {
         identity: SpiffeId,
         /// The services that it may register in its namespace.
         services: Vec<String>,
+        /// The addresses that it may register.
+        reach: Reach,
     },
 }
 
@@ -48,12 +54,12 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may register this instance.
+    /// Whether the caller may register an instance of this service as this identity. Its addresses are [`Reach`]'s.
     ///
     /// # Errors
     /// Says what the caller may not.
     pub fn may_register(&self, instance: &Instance) -> Result<(), String> {
-        let Self::Workload { identity, services } = self else { return Ok(()) };
+        let Self::Workload { identity, services, .. } = self else { return Ok(()) };
         self.may_touch(instance)?;
         if services.iter().any(|service| service == "*" || *service == instance.service) {
             return Ok(());
@@ -284,7 +290,7 @@ mod tests {
     #[test]
     fn a_workload_registers_only_itself_and_only_services_of_its_token() {
         let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
-        let caller = Caller::Workload { identity, services: vec!["catalog".into()] };
+        let caller = Caller::Workload { identity, services: vec!["catalog".into()], reach: Reach::default() };
         let own = leased("c1");
         assert_eq!(caller.may_register(&own), Ok(()));
         let other_service = Instance { service: "web".into(), ..own.clone() };

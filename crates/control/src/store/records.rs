@@ -6,6 +6,7 @@ use outrigger_rules::Object;
 use serde::{Deserialize, Serialize};
 
 use crate::instance::Instance;
+use crate::registry::claim::Range;
 
 /// A rule in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,7 +79,7 @@ impl HistoryEntry {
 pub struct StoredInstance {
     /// What was registered.
     pub instance: Instance,
-    /// The identity that registered it; none for an operator.
+    /// The identity that registered it; none for an operator, or where it takes an operator's word for its addresses.
     pub by: Option<SpiffeId>,
     /// When.
     pub at: Timestamp,
@@ -93,6 +94,9 @@ pub struct StoredToken {
     pub identity: SpiffeId,
     /// Services that its holder may register; empty for the one named as the service account.
     pub services: Vec<String>,
+    /// Addresses that its holder may give its instances.
+    #[serde(default)]
+    pub ranges: Vec<Range>,
     /// When it was made.
     pub created: Timestamp,
     /// It proves nothing from then on.
