@@ -10,6 +10,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
+mod throttle;
+
+pub use throttle::Throttle;
+
 /// Environment variable that sets the filter where no explicit one is given, e.g. `info,outrigger_proxy=debug`.
 pub const LOG_ENV: &str = "OUTRIGGER_LOG";
 
@@ -104,7 +108,12 @@ fn install(format: LogFormat, filter: EnvFilter) -> LogControl {
         LogFormat::Text => base.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => base.json().flatten_event(true).with_ansi(false).boxed(),
     };
-    let installed = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
+    let installed = tracing_subscriber::registry()
+        .with(filter)
+        .with(throttle::Strangers::default())
+        .with(layer)
+        .try_init()
+        .is_ok();
     LogControl { handle: installed.then_some(handle) }
 }
 

@@ -23,6 +23,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::logging::Throttle;
+
 use super::table::{AdminRequest, AdminResponse, Table, parse_query};
 
 /// What one admin port allows.
@@ -54,6 +56,8 @@ impl Default for Limits {
         }
     }
 }
+
+static FAILED: Throttle = Throttle::new();
 
 /// How long requests under way may take after the server was told to stop.
 const LINGER: Duration = Duration::from_secs(1);
@@ -119,7 +123,9 @@ impl AdminServer {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!("admin server on {} cannot accept: {error}", self.addr);
+                    if let Some(suppressed) = FAILED.admit() {
+                        tracing::warn!(suppressed, "admin server on {} cannot accept: {error}", self.addr);
+                    }
                     // Usually no file descriptor is free: without a pause this would spin.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;

@@ -9,6 +9,9 @@ use std::fmt::Write;
 
 use super::histogram::{HistogramSnapshot, ISTIO_BUCKETS};
 
+/// Samples of series with labels that a page has room for. A scraper's limit is seldom larger, and a page is held whole.
+const BUDGET: usize = 32 << 20;
+
 /// Content type of a rendered page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -37,18 +40,36 @@ struct FamilyText {
 }
 
 /// A page being written.
-#[derive(Default)]
 pub struct Page {
     families: Vec<FamilyText>,
     by_name: HashMap<String, usize>,
     /// Takes the samples of a family that was declared before with another type; never shown.
     refused: String,
+    room: Room,
+}
+
+/// What is left of the budget.
+struct Room {
+    left: usize,
+    /// Series that had none.
+    left_out: u64,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self::with_room(BUDGET)
+    }
 }
 
 impl Page {
     /// An empty page.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn with_room(left: usize) -> Self {
+        let (families, by_name, refused) = Default::default();
+        Self { families, by_name, refused, room: Room { left, left_out: 0 } }
     }
 
     /// Opens a counter family; by convention the name ends in `_total`.
@@ -90,13 +111,18 @@ impl Page {
                 kind.as_str()
             );
             self.refused.clear();
-            return Family { name: &family.name, samples: &mut self.refused };
+            return Family { name: &family.name, samples: &mut self.refused, room: &mut self.room };
         }
-        Family { name: &family.name, samples: &mut family.samples }
+        Family { name: &family.name, samples: &mut family.samples, room: &mut self.room }
     }
 
     /// The text of the page.
-    pub fn finish(self) -> String {
+    pub fn finish(mut self) -> String {
+        let left_out = self.room.left_out;
+        if left_out > 0 {
+            let help = "Series that this page has no room for.";
+            self.gauge("outrigger_metrics_left_out", help).sample((), left_out);
+        }
         let size: usize =
             self.families.iter().map(|f| f.samples.len() + f.help.len() + 2 * f.name.len() + 32).sum();
         let mut out = String::with_capacity(size);
@@ -121,12 +147,22 @@ impl Page {
 pub struct Family<'p> {
     name: &'p str,
     samples: &'p mut String,
+    room: &'p mut Room,
 }
 
 impl Family<'_> {
     /// Writes one series.
     pub fn sample(&mut self, labels: impl LabelText, value: impl Into<Number>) {
-        self.line("", labels, None, value.into());
+        if self.begin(&labels) {
+            self.line("", labels, None, value.into());
+        }
+    }
+
+    /// Whether there is room for one more series. Those without labels are as many as the program has lines for them.
+    fn begin(&mut self, labels: &impl LabelText) -> bool {
+        let has_room = self.room.left > 0 || labels.is_empty();
+        self.room.left_out += u64::from(!has_room);
+        has_room
     }
 
     fn line(&mut self, suffix: &str, labels: impl LabelText, bound: Option<f64>, value: Number) {
@@ -148,6 +184,8 @@ impl Family<'_> {
             out.pop();
         } else {
             out.push('}');
+            // The rest of a line is short.
+            self.room.left = self.room.left.saturating_sub(out.len() - start + self.name.len());
         }
         out.push(' ');
         value.write(out);
@@ -166,6 +204,9 @@ impl HistogramFamily<'_> {
 
     /// Writes one distribution; `buckets` are not cumulative and have one more entry than `bounds`, for `+Inf`.
     pub fn sample_with_bounds(&mut self, labels: impl LabelText, bounds: &[f64], buckets: &[u64], sum: f64) {
+        if !self.0.begin(&labels) {
+            return;
+        }
         let mut seen = 0;
         for (at, in_bucket) in buckets.iter().enumerate().take(bounds.len() + 1) {
             seen += in_bucket;
@@ -252,15 +293,26 @@ impl Labels {
 pub trait LabelText {
     /// Appends the escaped labels, without braces.
     fn write(&self, out: &mut String);
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool;
 }
 
 impl LabelText for () {
     fn write(&self, _out: &mut String) {}
+
+    fn is_empty(&self) -> bool {
+        true
+    }
 }
 
 impl LabelText for Labels {
     fn write(&self, out: &mut String) {
         out.push_str(&self.0);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -275,17 +327,29 @@ impl LabelText for [(&str, &str)] {
             write_pair(out, name, value);
         }
     }
+
+    fn is_empty(&self) -> bool {
+        <[_]>::is_empty(self)
+    }
 }
 
 impl<const N: usize> LabelText for [(&str, &str); N] {
     fn write(&self, out: &mut String) {
         self.as_slice().write(out);
     }
+
+    fn is_empty(&self) -> bool {
+        N == 0
+    }
 }
 
 impl<T: LabelText + ?Sized> LabelText for &T {
     fn write(&self, out: &mut String) {
         (**self).write(out);
+    }
+
+    fn is_empty(&self) -> bool {
+        (**self).is_empty()
     }
 }
 
@@ -336,4 +400,23 @@ fn valid_name(name: &str, colon: bool) -> String {
         valid.insert(0, '_');
     }
     valid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_a_size_and_says_what_it_leaves_out() {
+        let mut page = Page::with_room(1000);
+        for n in 0..100 {
+            page.counter("x_total", "Many.").sample([("n", n.to_string().as_str())], 1_u64);
+        }
+        page.gauge("y", "One.").sample((), 7_u64);
+        let text = page.finish();
+        let shown = text.lines().filter(|line| line.starts_with("x_total{")).count();
+        assert!((50..100).contains(&shown), "{shown} are shown");
+        assert!(text.contains(&format!("outrigger_metrics_left_out {}", 100 - shown)), "{text}");
+        assert!(text.contains("\ny 7\n"), "what has no labels is always shown");
+    }
 }

@@ -1,0 +1,147 @@
+//! How often a line is written that a stranger can cause: a burst, then a few in a second. The next line says how many were
+//! left out.
+//!
+//! A line is throttled that comes from a library (a peer that breaks its protocol), or that names a `remote` and no `id`: whoever
+//! connects causes it. Others have a [`Throttle`] of their own where they are written. Each line has its own count, so that a
+//! flood of one hides no other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tracing::callsite::Identifier;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+/// Lines at once.
+const BURST: u32 = 50;
+
+/// After that, one line in so much time.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// Bounds the rate of a line; a `static` beside it.
+#[derive(Debug, Default)]
+pub struct Throttle(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the burst.
+    used: u32,
+    /// When one of the burst was last given back.
+    since: Option<Instant>,
+    suppressed: u64,
+}
+
+impl Throttle {
+    /// Nothing was written yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(State { used: 0, since: None, suppressed: 0 }))
+    }
+
+    /// Whether the line may be written, and how many were left out since the last.
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
+    }
+
+    fn admit_at(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock();
+        let since = *state.since.get_or_insert(now);
+        let earned = now.saturating_duration_since(since).as_millis() / EVERY.as_millis();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            state.used = state.used.saturating_sub(earned);
+            state.since = Some(if state.used == 0 { now } else { since + EVERY * earned });
+        }
+        if state.used >= BURST {
+            state.suppressed += 1;
+            return None;
+        }
+        state.used += 1;
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+/// Throttles what strangers cause; as many throttles as there are such lines in the program.
+#[derive(Default)]
+pub(super) struct Strangers(Mutex<HashMap<Identifier, Arc<Throttle>>>);
+
+/// Whether anybody can cause the line.
+fn is_a_strangers(metadata: &Metadata<'_>) -> bool {
+    let names = |field| metadata.fields().field(field).is_some();
+    !metadata.target().starts_with("outrigger") || (names("remote") && !names("id"))
+}
+
+impl<S: Subscriber> Layer<S> for Strangers {
+    fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        // Whoever asks for more wants all of it.
+        if *metadata.level() > Level::INFO || !is_a_strangers(metadata) {
+            return true;
+        }
+        let throttle = self.0.lock().entry(metadata.callsite()).or_default().clone();
+        match throttle.admit() {
+            None => false,
+            Some(0) => true,
+            Some(suppressed) => {
+                tracing::warn!(suppressed, of = metadata.target(), "lines were left out");
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_a_few_and_the_next_says_how_many_are_missing() {
+        let throttle = Throttle::new();
+        let began = Instant::now();
+        let admitted = (0..1000).filter(|_| throttle.admit_at(began) == Some(0)).count();
+        assert_eq!(admitted, BURST as usize);
+        assert_eq!(throttle.admit_at(began + EVERY), Some(950));
+        assert_eq!(throttle.admit_at(began + EVERY), None);
+        // In the long run so many in a second and no more.
+        let later = (2..=101).filter_map(|n| throttle.admit_at(began + EVERY * n)).count();
+        assert_eq!(later, 100);
+        let rested = began + Duration::from_secs(3600);
+        assert_eq!((0..1000).filter(|_| throttle.admit_at(rested).is_some()).count(), BURST as usize);
+    }
+
+    #[test]
+    fn a_strangers_flood_is_cut_and_hides_nothing_else() {
+        use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+        use tracing_subscriber::layer::SubscriberExt;
+
+        struct Count(Arc<[AtomicUsize; 3]>);
+        impl<S: Subscriber> Layer<S> for Count {
+            fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+                let line = match event.metadata().target() {
+                    "h2::proto" => 0,
+                    "outrigger_a" => 1,
+                    _ => 2,
+                };
+                self.0[line].fetch_add(1, Relaxed);
+            }
+        }
+        let counts: Arc<[AtomicUsize; 3]> = Arc::default();
+        let subscriber =
+            tracing_subscriber::registry().with(Strangers::default()).with(Count(counts.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..500 {
+                tracing::warn!(target: "h2::proto", "a stranger did something");
+                tracing::info!(target: "outrigger_a", remote = "1.2.3.4", "refused");
+                tracing::info!(target: "outrigger_b", remote = "1.2.3.4", id = "a", "who changed what");
+            }
+        });
+        let [library, refused, ours] = [0, 1, 2].map(|line| counts[line].load(Relaxed));
+        // The line that tells of what is missing counts as neither.
+        assert!((500..520).contains(&ours), "{ours} lines");
+        for lines in [library, refused] {
+            assert!((BURST as usize..BURST as usize + 20).contains(&lines), "{lines} lines");
+        }
+    }
+}
