@@ -4,13 +4,16 @@
 //! are made once per series; [`Totals`] merges the shards by their label text when somebody scrapes. Series are bounded.
 
 pub mod cluster;
+mod guests;
 mod labels;
+mod published;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use outrigger_model::endpoint::Workload;
 use outrigger_model::identity::SpiffeId;
@@ -18,17 +21,24 @@ use outrigger_model::listener::Direction;
 use outrigger_telemetry::metrics::{Counter, Histogram, HistogramSnapshot, Labels, Page, Source};
 use parking_lot::Mutex;
 use tokio::runtime::RuntimeMetrics;
+use tokio::time::Instant;
 
 pub use cluster::ClusterCells;
 
 use crate::http::introduce::{self, Introduced};
 use crate::record::{Flags, Protocol};
 
+use guests::Guests;
+use published::{Cells, Published};
+
 /// Series per worker and family; what comes later shares one series labelled `other`.
-pub const MAX_SERIES: usize = 8192;
+pub const MAX_SERIES: usize = 4096;
 
 /// Keys cached per worker; beyond that the cache starts over and finds its series by label text.
 const MAX_KEYS: usize = 4 * MAX_SERIES;
+
+/// How often series that nobody needs are looked for where there are too many.
+const SWEEP: Duration = Duration::from_secs(60);
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -94,7 +104,7 @@ impl SeriesOf<'_> {
             cluster_id: self.cluster.map_or(u32::MAX, |_| self.cluster_id),
             flags: self.flags,
             code: self.code,
-            grpc_status: self.grpc_status.map_or(u16::MAX, |s| s.min(0x7fff) as u16),
+            grpc_status: self.grpc_status.map_or(u16::MAX, |s| labels::known_status(s) as u16),
             direction: self.direction,
             protocol: self.protocol,
             is_grpc: self.is_grpc,
@@ -124,12 +134,25 @@ pub struct TcpCells {
     pub sent: Counter,
 }
 
-/// The series of one kind, published to the scraper.
-struct Published<C>(Mutex<Vec<(Labels, Arc<C>)>>);
+impl Cells for RequestCells {
+    fn activity(&self) -> u64 {
+        self.requests.value()
+    }
+}
 
-impl<C> Default for Published<C> {
-    fn default() -> Self {
-        Self(Mutex::default())
+impl Cells for TcpCells {
+    fn activity(&self) -> u64 {
+        let of = |counter: &Counter| counter.value();
+        of(&self.opened) + of(&self.closed) + of(&self.received) + of(&self.sent)
+    }
+}
+
+impl Cells for ClusterCells {
+    // Clusters are the configuration's: shown as long as the process lives.
+    const REST: Duration = Duration::MAX;
+
+    fn activity(&self) -> u64 {
+        0
     }
 }
 
@@ -145,11 +168,15 @@ struct ShardTable {
 struct Finder<C> {
     by_key: FastMap<Key, (Arc<C>, Option<Arc<Workload>>)>,
     by_labels: HashMap<Labels, Arc<C>>,
+    guests: Guests,
+    /// When series were last looked for that nobody needs.
+    swept: Option<Instant>,
 }
 
-impl<C: Default> Finder<C> {
+impl<C: Cells> Finder<C> {
     fn new() -> Self {
-        Self { by_key: FastMap::default(), by_labels: HashMap::new() }
+        let (by_key, by_labels) = (FastMap::default(), HashMap::new());
+        Self { by_key, by_labels, guests: Guests::default(), swept: None }
     }
 
     fn find(&mut self, series: &SeriesOf<'_>, local: &Local, published: &Published<C>) -> &C {
@@ -157,20 +184,37 @@ impl<C: Default> Finder<C> {
         if self.by_key.len() >= MAX_KEYS && !self.by_key.contains_key(&key) {
             self.by_key.clear();
         }
-        let by_labels = &mut self.by_labels;
+        if self.by_labels.len() >= MAX_SERIES && !self.by_key.contains_key(&key) {
+            self.sweep(published);
+        }
+        let (by_labels, guests) = (&mut self.by_labels, &mut self.guests);
         let entry = self.by_key.entry(key).or_insert_with(|| {
-            let mut labels = labels::of(series, local);
+            let mut labels = labels::of(&guests.believed(series), local);
             if by_labels.len() >= MAX_SERIES && !by_labels.contains_key(&labels) {
                 labels = labels::other(series.direction);
             }
             let cells = by_labels.entry(labels).or_insert_with_key(|labels| {
                 let cells = Arc::new(C::default());
-                published.0.lock().push((labels.clone(), cells.clone()));
+                published.add(labels.clone(), cells.clone());
                 cells
             });
             (cells.clone(), series.workload.cloned())
         });
         &entry.0
+    }
+
+    /// Forgets series in which nothing has happened for long.
+    #[cold]
+    fn sweep(&mut self, published: &Published<C>) {
+        let now = Instant::now();
+        if self.swept.is_some_and(|swept| now.duration_since(swept) < SWEEP) {
+            return;
+        }
+        self.swept = Some(now);
+        for labels in published.forget(now) {
+            self.by_labels.remove(&labels);
+        }
+        self.by_key.clear();
     }
 }
 
@@ -237,7 +281,7 @@ impl Shard {
         let cells = Arc::new(ClusterCells::default());
         clusters.insert(name.clone(), cells.clone());
         let labels = Labels::new().with("envoy_cluster_name", name);
-        self.table.clusters.0.lock().push((labels, cells.clone()));
+        self.table.clusters.add(labels, cells.clone());
         cells
     }
 }
@@ -290,18 +334,26 @@ impl Totals {
         }
     }
 
-    fn merged<C, S: Default>(
+    fn merged<C: Cells, S: Default>(
         &self,
         published: impl Fn(&ShardTable) -> &Published<C>,
         add: impl Fn(&C, &mut S),
     ) -> BTreeMap<Labels, S> {
-        let mut merged = BTreeMap::<Labels, S>::new();
+        let now = Instant::now();
+        let mut merged = BTreeMap::<Labels, (S, bool)>::new();
         for shard in self.shards.lock().iter() {
-            for (labels, cells) in published(shard).0.lock().iter() {
-                add(cells, merged.entry(labels.clone()).or_default());
-            }
+            published(shard).each(now, |labels, cells, rests| {
+                let (total, all_rest) = merged.entry(labels.clone()).or_insert_with(|| (S::default(), true));
+                add(cells, total);
+                *all_rest &= rests;
+            });
         }
+        // A series that comes back goes on counting where it was.
         merged
+            .into_iter()
+            .filter(|(_, (_, rests))| !rests)
+            .map(|(labels, (total, _))| (labels, total))
+            .collect()
     }
 }
 

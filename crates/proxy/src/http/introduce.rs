@@ -23,8 +23,12 @@ const FOREIGN: &str = "x-envoy-peer-metadata";
 
 const VERSION: &str = "1";
 
-/// Longer is not read; names of workloads have at most 253 characters.
+/// Longer is not read.
 const MAX_VALUE: usize = 1024;
+
+/// Names of workloads and services have at most 253 characters, the others 63 (RFC 1123).
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
 
 /// What a downstream connection knows of its peer's workload.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +70,11 @@ fn parse(value: &[u8]) -> Option<Introduced> {
     let mut fields = text.strip_prefix(VERSION)?.strip_prefix(';')?.split(';').map(str::to_owned);
     let mut next = || fields.next();
     let workload = Workload { name: next()?, namespace: next()?, service: next()?, revision: next()? };
-    (!workload.name.is_empty()).then_some(Introduced { workload, cluster: next()? })
+    let said = Introduced { workload, cluster: next()? };
+    let Workload { name, namespace, service, revision } = &said.workload;
+    let fits = [name, service].iter().all(|name| name.len() <= MAX_NAME)
+        && [namespace, revision, &said.cluster].iter().all(|name| name.len() <= MAX_LABEL);
+    (fits && !said.workload.name.is_empty()).then_some(said)
 }
 
 /// Says who we are with a request that is the first on its connection to a peer sidecar, and only then.
@@ -131,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_none_is_nothing() {
-        let long = format!("1;{};shop;web;;home", "x".repeat(MAX_VALUE));
+        let long = format!("1;{};shop;web;;home", "x".repeat(MAX_NAME + 1));
         for bad in
             ["", "1", "1;web;shop", "2;web-v1;shop;web;;home", "1;;shop;web;;home", "1;w;s;a;\u{fffd}", &long]
         {

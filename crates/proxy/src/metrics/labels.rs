@@ -63,7 +63,7 @@ pub(super) fn of(series: &SeriesOf<'_>, local: &Local) -> Labels {
     labels.push("request_protocol", protocol);
     if series.protocol != Protocol::Tcp {
         labels.push("response_code", &series.code.to_string());
-        let grpc = series.grpc_status.map(|status| status.to_string()).unwrap_or_default();
+        let grpc = series.grpc_status.map(|status| known_status(status).to_string()).unwrap_or_default();
         labels.push("grpc_response_status", &grpc);
     }
     labels.push("response_flags", &series.flags.to_string());
@@ -75,6 +75,11 @@ pub(super) fn of(series: &SeriesOf<'_>, local: &Local) -> Labels {
     };
     labels.push("connection_security_policy", security);
     labels
+}
+
+/// Statuses that gRPC does not know are its UNKNOWN: a peer could name four billion of them.
+pub(super) fn known_status(status: u32) -> u32 {
+    if status <= 16 { status } else { 2 }
 }
 
 /// What is shared by all series beyond the bound.
