@@ -24,4 +24,5 @@ pub mod timeout;
 pub mod trace;
 pub mod turn;
 pub mod upgrade;
+pub mod window;
 pub mod wire;

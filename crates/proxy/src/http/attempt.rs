@@ -91,6 +91,8 @@ pub struct Live {
     source: Source,
     lease: Lease,
     span: Option<Box<SpanRecord>>,
+    /// Interim heads so far; of HTTP/1 its parser counts them.
+    interim: u8,
     reused: bool,
     written_before: u64,
     /// The upstream connection can take another request after this one.
@@ -100,6 +102,17 @@ pub struct Live {
     sent_at: Instant,
     cells: Arc<ClusterCells>,
     _in_flight: InFlight,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // Neither recycled nor ended by itself: nobody wants the rest.
+        if matches!(self.lease, Lease::H2(_))
+            && !matches!((&self.source, &self.body), (Source::Done, Body::Empty))
+        {
+            self.cancel();
+        }
+    }
 }
 
 /// The attempt of the moment.

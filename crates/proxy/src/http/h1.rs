@@ -22,7 +22,7 @@ pub use encode::{BodyEncoder, ChunkHead, EncodeError};
 pub use fields::{EditError, H1Fields};
 pub use known::Known;
 pub use message::{H1Request, H1Response};
-pub use parse::{Asked, Parsed, RequestParser, ResponseParser};
+pub use parse::{Asked, MAX_INTERIM, Parsed, RequestParser, ResponseParser};
 pub use strict::Refusal;
 
 /// Ceiling of every head: ranges are 16 bits wide, and edits need room behind the bytes that arrived.

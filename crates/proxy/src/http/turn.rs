@@ -16,6 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::wire::{BUFFER, Buffers};
 use crate::stream::Stream;
 
+/// Bytes that a turn reads: a bulk transfer pays for one more wake-up in so many.
+const READ: usize = 64 * 1024;
+
 /// The connection's end of the writer.
 pub struct Turn(Rc<RefCell<Collector>>);
 
@@ -31,6 +34,8 @@ struct Collector {
     unflushed: bool,
     /// Flushes wait for the end of the turn.
     collects: bool,
+    /// How much this turn may still read.
+    left: usize,
     /// Why the last turn could not be written: the h2 crate is told at its next write.
     failed: Option<io::Error>,
 }
@@ -43,6 +48,7 @@ pub fn collecting(stream: Stream, buffers: &Rc<Buffers>) -> (Collecting, Turn) {
         buf: BytesMut::new(),
         unflushed: false,
         collects: false,
+        left: READ,
         failed: None,
     }));
     (Collecting(collector.clone()), Turn(collector))
@@ -58,6 +64,7 @@ impl Turn {
     /// which it is told when it is polled next.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut collector = self.0.borrow_mut();
+        collector.left = READ;
         if let Err(error) = ready!(collector.poll_write_out(cx)) {
             collector.buf.clear();
             collector.failed = Some(error);
@@ -113,7 +120,17 @@ impl AsyncRead for Collecting {
         if let Some(error) = collector.failed.take() {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut collector.stream).poll_read(cx, buf)
+        if collector.left == 0 {
+            // The rest is for the next turn, behind the tasks that this one has woken.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut collector.stream).poll_read(cx, buf);
+        if collector.collects {
+            collector.left = collector.left.saturating_sub(buf.filled().len() - before);
+        }
+        polled
     }
 }
 

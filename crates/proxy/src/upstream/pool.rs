@@ -18,7 +18,7 @@ use std::time::Duration;
 use outrigger_model::identity::SpiffeId;
 use tokio::time::{Instant, timeout};
 
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
@@ -173,20 +173,63 @@ impl Pools {
             if let Some(lease) = shared.take(worker, cluster, endpoint) {
                 return Ok(Leased::H2(lease));
             }
-            if !fresh_or_wait(&shared).await {
-                continue;
+            let dial = shared.dial(|dialling| {
+                let dialled = self.clone().dial(worker.clone(), cluster.clone(), endpoint.clone());
+                tokio::task::spawn_local(Box::pin(async move { dialling.ended(dialled.await) }));
+            });
+            match dial.outcome().await {
+                h2::Outcome::Failed(failure) => return Err(failure.clone()),
+                h2::Outcome::Http1 => return self.lease_h1(worker, cluster, endpoint).await,
+                // All of its streams may be taken already; then the next attempt is for those who are left.
+                h2::Outcome::Connected(state) if state.ended_unused() => {
+                    let detail = format!("{} closed a new HTTP/2 connection at once", endpoint.address);
+                    let kind = FailureKind::UpstreamClosed;
+                    return Err(Failure::upstream(Stage::Connect, kind, Retry::Safe, detail));
+                }
+                h2::Outcome::Connected(_) => {}
             }
-            // From here on others wait for our connection; the guard wakes them however this ends.
-            let _connecting = shared.connecting();
-            let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http2)).await?;
-            let fit = Fit::new(worker, cluster, endpoint);
-            if let Negotiated::Http1 = connected.protocol {
-                return Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint)));
-            }
-            let lease = Box::pin(h2::start(worker, connected, fit, &shared)).await?;
-            self.start_sweeping();
-            return Ok(Leased::H2(lease));
         }
+    }
+
+    /// Makes a connection that is to speak HTTP/2; one that does not goes to the idle ones of HTTP/1.
+    async fn dial(
+        self,
+        worker: Rc<Worker>,
+        cluster: Arc<ClusterHandle>,
+        endpoint: Arc<EndpointState>,
+    ) -> h2::Outcome {
+        let connected = match connect(&worker, &cluster, &endpoint, Want::Http2).await {
+            Ok(connected) => connected,
+            Err(failure) => return h2::Outcome::Failed(failure),
+        };
+        let fit = Fit::new(&worker, &cluster, &endpoint);
+        if let Negotiated::Http1 = connected.protocol {
+            self.put(H1Conn::new(&worker, connected, fit, &endpoint), Instant::now());
+            return h2::Outcome::Http1;
+        }
+        let shared = self.shared(&cluster, &endpoint);
+        match h2::start(&worker, connected, fit, &shared).await {
+            Ok(lease) => {
+                self.start_sweeping();
+                h2::Outcome::Connected(lease.into_unused())
+            }
+            Err(failure) => h2::Outcome::Failed(failure),
+        }
+    }
+
+    /// From a peer that was asked for HTTP/2 and speaks HTTP/1.
+    async fn lease_h1(
+        &self,
+        worker: &Rc<Worker>,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Leased, Failure> {
+        if let Some(conn) = self.take_idle(worker, cluster, endpoint, Instant::now()) {
+            return Ok(Leased::H1(conn));
+        }
+        let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http1)).await?;
+        let fit = Fit::new(worker, cluster, endpoint);
+        Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint)))
     }
 
     fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Shared {
@@ -227,6 +270,22 @@ impl Pools {
     /// Idle HTTP/1 connections, for the admin pages and tests.
     pub fn idle(&self) -> usize {
         self.0.h1.borrow().values().map(Vec::len).sum()
+    }
+
+    /// Gives up to so many resting connections up, of any cluster.
+    pub fn give_up_idle(&self, most: usize) {
+        let mut closed = Vec::new();
+        let mut pools = self.0.h1.borrow_mut();
+        for idle in pools.values_mut() {
+            // The oldest: the bottom of the stack.
+            closed.extend(idle.drain(..idle.len().min(most - closed.len())));
+        }
+        drop(pools);
+        for shared in self.0.h2.borrow().values() {
+            shared.give_up_idle();
+        }
+        // Outside of the borrow: it frees permits, and that may wake somebody.
+        drop(closed);
     }
 
     /// Gives one idle connection of a cluster up.
@@ -307,17 +366,6 @@ impl Pools {
         drop((pools, shared));
         drop(closed);
         empty
-    }
-}
-
-/// Whether it is on us to connect; otherwise waits until somebody else has tried.
-async fn fresh_or_wait(shared: &h2::Shared) -> bool {
-    match shared.wait() {
-        Some(waiting) => {
-            waiting.await;
-            false
-        }
-        None => true,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::http::convert;
 use crate::http::copy::{CopyError, Flow};
 use crate::http::exchange;
 use crate::http::h1::write::How;
-use crate::http::h1::{Asked, Framing, Parsed};
+use crate::http::h1::{Asked, Framing, MAX_INTERIM, Parsed, Refusal};
 use crate::http::head::ResponseHead;
 use crate::http::introduce;
 use crate::http::request::RequestCtx;
@@ -71,6 +71,18 @@ impl Live {
         }
     }
 
+    /// Gives an HTTP/2 stream up. The peer is told as quickly as it can take it.
+    #[cold]
+    pub(super) fn cancel(&mut self) {
+        let Lease::H2(lease) = &self.lease else { return };
+        let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
+        match std::mem::replace(&mut self.source, Source::Done) {
+            Source::H2(response) => lease.cancel(Some(response), sender),
+            _ if !self.body.is_end() => lease.cancel(None, sender),
+            _ => {}
+        }
+    }
+
     pub(super) fn send_h1(
         ctx: &mut RequestCtx<'_>,
         plan: &Plan<'_>,
@@ -100,6 +112,7 @@ impl Live {
             source: Source::H1(asked),
             lease: Lease::H1(conn.meta),
             span: None,
+            interim: 0,
             reused,
             written_before,
             cells,
@@ -138,6 +151,7 @@ impl Live {
             reused: lease.reused,
             lease: Lease::H2(lease),
             span: None,
+            interim: 0,
             written_before: 0,
             cells: ctx.conn.worker.metrics.cluster(&plan.cluster.name),
             keeps: true,
@@ -192,6 +206,10 @@ impl Live {
             },
             (Source::H2(response), Lease::H2(lease), _) => {
                 if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                    self.interim += 1;
+                    if self.interim > MAX_INTERIM {
+                        return Poll::Ready(Err(protocol_error(Refusal::TooManyInterim.to_string())));
+                    }
                     self.head = ResponseHead::H2(interim.into_parts().0);
                     return Poll::Ready(Ok(()));
                 }

@@ -25,7 +25,7 @@ const COPY_OUT: usize = 4096;
 const EDIT_ROOM: usize = 256;
 
 /// Interim responses before the final one; a server needs one or two.
-const MAX_INTERIM: u8 = 16;
+pub const MAX_INTERIM: u8 = 16;
 
 /// What a parser found.
 #[derive(Debug)]

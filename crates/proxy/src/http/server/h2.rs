@@ -18,11 +18,13 @@ use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
 use crate::http::timeout::{Timer, after};
 use crate::http::turn;
+use crate::http::window::{self, MAX_STREAMS, Windows};
 use crate::stream::Stream;
-use crate::upstream::pool::h2::{CONNECTION_WINDOW, DATA_FRAME_BUDGET, SEND_BUFFER, STREAM_WINDOW};
+use crate::upstream::pool::h2::{DATA_FRAME_BUDGET, SEND_BUFFER};
 
-/// Streams that a client may have open: Envoy's order of magnitude is 2^31, ours bounds memory.
-const MAX_STREAMS: u32 = 1024;
+/// Streams that a client may reset before we have looked at them; we do at the end of each turn, and a turn reads a bounded
+/// number of bytes ([`turn`]). An honest client's cancellations must not end a connection that others share.
+const MAX_UNSEEN_RESETS: usize = 8 * 1024;
 
 /// Timers of ended streams that a connection keeps for the next ones.
 const SPARE_TIMERS: usize = 4;
@@ -83,8 +85,9 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let config = &view.http.config;
     let (stream, turn) = turn::collecting(stream, &conn.worker.buffers);
     let handshake = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(window::STREAM)
+        .initial_connection_window_size(window::CONNECTION)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(config.max_request_headers_kb.saturating_mul(1024))
         .max_send_buffer_size(SEND_BUFFER)
@@ -101,6 +104,7 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let mut drained = false;
     let streams = Rc::new(Streams::default());
     let mut timer = Timer::default();
+    let mut windows = Windows::default();
     let mut idle: Option<Instant> = None;
     let ended = poll_fn(|cx| {
         place.register(cx);
@@ -108,6 +112,10 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
             drained = true;
             // GOAWAY; streams that are open go on, and the connection ends after the last.
             connection.graceful_shutdown();
+        }
+        let open = streams.open.get();
+        if windows.follow(open, |size| connection.set_initial_window_size(size)).is_err() {
+            connection.abrupt_shutdown(h2::Reason::SETTINGS_TIMEOUT);
         }
         loop {
             match connection.poll_accept(cx) {

@@ -1,17 +1,19 @@
 //! Upstream HTTP/2 connections of one endpoint, shared by the requests of a worker.
 //!
-//! Another connection is made when all streams that the peer allows are in use. One request connects, the others wait.
+//! Another connection is made when all streams that the peer allows are in use; all requests wait for the same attempt.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Ping;
-use h2::client::{Builder, SendRequest};
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -19,17 +21,18 @@ use super::{Counted, Fit};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::Body;
 use crate::http::send::Sender;
-use crate::http::turn;
+use crate::http::turn::{self, Collecting, Turn};
+use crate::http::window::{self, MAX_STREAMS, Windows};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::upstream::connect::Connected;
 use crate::worker::Worker;
 
-/// Receive window of a stream: enough for 100 Mbit/s at 20 ms.
-pub const STREAM_WINDOW: u32 = 256 * 1024;
+mod cancel;
+mod dial;
 
-/// Receive window of a connection.
-pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+use cancel::Cancelled;
+pub use dial::{Dial, Dialling, Outcome};
 
 /// Bytes of one stream that wait in the h2 crate. We send only within granted capacity, so this seldom binds.
 pub const SEND_BUFFER: usize = 256 * 1024;
@@ -42,6 +45,10 @@ pub const HEADER_LIST: u32 = 60 * 1024;
 
 /// Streams that have ended and whose handles wait for the connection's next turn, at most.
 const BURIED: usize = 4;
+
+/// Streams that we have reset and whose late frames are known as such, for a second. Beyond them a late frame is answered by
+/// one more reset, of which the h2 crate sends only so many in a connection's life.
+const REMEMBERED: usize = 512;
 
 struct Conn {
     sender: SendRequest<Bytes>,
@@ -71,6 +78,7 @@ pub struct State {
     /// The pool has forgotten it.
     retired: Cell<bool>,
     buried: RefCell<Vec<(Body, Sender)>>,
+    cancelled: RefCell<Cancelled>,
 }
 
 impl State {
@@ -80,13 +88,78 @@ impl State {
             buried.clear();
         }
     }
+
+    /// It ended before anybody used it.
+    pub(super) fn ended_unused(&self) -> bool {
+        self.closed.get() && self.requests.get() == 0
+    }
+
+    /// Whether it takes another stream, of so many that the peer allows.
+    fn has_room(&self, most: usize) -> bool {
+        // Those that the peer still believes to be open count, too.
+        let open = self.active.get() as usize + self.cancelled.borrow().waiting();
+        open < most.min(MAX_STREAMS as usize)
+    }
+
+    /// One turn of the connection's task.
+    fn poll_turn(
+        &self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection<Collecting, Bytes>,
+        turn: &Turn,
+        pings: &mut Pings,
+    ) -> Poll<Result<(), h2::Error>> {
+        pings.before(self, cx);
+        self.unbury();
+        let open = self.active.get() as usize;
+        if pings.windows.follow(open, |size| connection.set_initial_window_size(size)).is_err() {
+            // Dropping it would not say why, but this peer does not listen anyway.
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(connection).poll(cx);
+        pings.behind(self, cx);
+        // Pending or not, the next turn goes on with it.
+        let _ = turn.poll_end(cx);
+        polled
+    }
+}
+
+/// What the task of a connection keeps.
+struct Pings {
+    ping: Option<PingPong>,
+    windows: Windows,
+    /// The first PING has left.
+    pinged: bool,
+}
+
+impl Pings {
+    /// SETTINGS are the peer's first frame: when our PING is answered they have come. Later ones pace the resets.
+    fn before(&mut self, state: &State, cx: &mut Context<'_>) {
+        let Some(ping) = &mut self.ping else { return };
+        if !state.settled.get() {
+            self.pinged = self.pinged || ping.send_ping(Ping::opaque()).is_ok();
+            if ping.poll_pong(cx).is_ready() {
+                state.settled.set(true);
+                state.settling.notify_waiters();
+            }
+            return;
+        }
+        let leave = state.cancelled.borrow_mut().next(ping, cx);
+        drop(leave);
+    }
+
+    fn behind(&mut self, state: &State, cx: &mut Context<'_>) {
+        if let Some(ping) = self.ping.as_mut().filter(|_| state.settled.get()) {
+            state.cancelled.borrow_mut().follow(ping, cx);
+        }
+    }
 }
 
 #[derive(Default)]
 struct List {
     conns: RefCell<Vec<Conn>>,
-    connecting: Cell<bool>,
-    connected: Notify,
+    /// The attempt that is under way.
+    dial: RefCell<Option<Rc<Dial>>>,
 }
 
 /// The connections to one endpoint.
@@ -117,6 +190,12 @@ impl H2Lease {
         Self { sender: conn.sender.clone(), state: state.clone(), reused }
     }
 
+    /// As if it had not been taken: whoever comes next is the first.
+    pub(super) fn into_unused(self) -> Rc<State> {
+        self.state.requests.set(self.state.requests.get() - 1);
+        self.state.clone()
+    }
+
     /// The connection takes no more streams.
     pub fn condemn(&self) {
         self.state.closed.set(true);
@@ -131,6 +210,18 @@ impl H2Lease {
         }
     }
 
+    /// Nobody waits for this stream any more.
+    pub fn cancel(&self, response: Option<ResponseFuture>, sender: Sender) {
+        let now = match response {
+            Some(response) => self.state.cancelled.borrow_mut().add((response, sender)),
+            None => {
+                self.state.cancelled.borrow_mut().count();
+                return;
+            }
+        };
+        drop(now);
+    }
+
     /// Whether the peer takes extended CONNECT (RFC 8441); waits for its SETTINGS.
     pub async fn takes_extended_connect(&self) -> bool {
         while !self.state.settled.get() && !self.state.closed.get() {
@@ -140,16 +231,6 @@ impl H2Lease {
             }
         }
         self.sender.is_extended_connect_protocol_enabled()
-    }
-}
-
-/// Ends the turn of the one that connects.
-pub struct Connecting(Shared);
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        self.0.0.connecting.set(false);
-        self.0.0.connected.notify_waiters();
     }
 }
 
@@ -166,20 +247,27 @@ impl Shared {
             let most = conn.state.fit.cluster.config.max_requests_per_connection;
             let spent = most > 0 && conn.state.requests.get() >= most;
             // What does not suit any more ends when its streams do.
+            let spent = spent || conn.state.cancelled.borrow().is_spent();
             !conn.state.closed.get() && !spent && conn.state.fit.suits(worker, cluster, endpoint)
         });
-        let free = |conn: &&Conn| (conn.state.active.get() as usize) < conn.sender.current_max_send_streams();
+        let free = |conn: &&Conn| conn.state.has_room(conn.sender.current_max_send_streams());
         conns.iter().find(free).map(H2Lease::new)
     }
 
-    /// A future that ends when somebody else's attempt to connect does, if there is one.
-    pub(super) fn wait(&self) -> Option<impl Future<Output = ()> + '_> {
-        self.0.connecting.get().then(|| self.0.connected.notified())
+    /// The attempt that is under way, else a new one, which `begin` is to end.
+    pub(super) fn dial(&self, begin: impl FnOnce(Dialling)) -> Rc<Dial> {
+        if let Some(dial) = &*self.0.dial.borrow() {
+            return dial.clone();
+        }
+        let dial = Rc::<Dial>::default();
+        *self.0.dial.borrow_mut() = Some(dial.clone());
+        begin(Dialling::new(self.clone(), dial.clone()));
+        dial
     }
 
-    pub(super) fn connecting(&self) -> Connecting {
-        self.0.connecting.set(true);
-        Connecting(self.clone())
+    /// Drops what nobody uses just now.
+    pub(super) fn give_up_idle(&self) {
+        self.0.conns.borrow_mut().retain(|conn| conn.state.active.get() > 0);
     }
 
     /// Drops what is closed or idle for too long; says whether to keep the entry.
@@ -191,7 +279,7 @@ impl Shared {
             let old = conn.state.active.get() == 0 && !idle.is_zero() && age >= idle;
             !conn.state.closed.get() && !old
         });
-        !conns.is_empty() || self.0.connecting.get()
+        !conns.is_empty() || self.0.dial.borrow().is_some()
     }
 }
 
@@ -204,11 +292,12 @@ pub(super) async fn start(
 ) -> Result<H2Lease, Failure> {
     let (stream, turn) = turn::collecting(connected.stream, &worker.buffers);
     let handshake = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(window::STREAM)
+        .initial_connection_window_size(window::CONNECTION)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST)
         .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(REMEMBERED)
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
         .await;
@@ -228,30 +317,16 @@ pub(super) async fn start(
         idle_since: Cell::new(Instant::now()),
         retired: Cell::new(false),
         buried: RefCell::default(),
+        cancelled: RefCell::default(),
     });
-    // SETTINGS are the peer's first frame: when our ping is answered they have come.
-    let mut ping = connection.ping_pong();
+    let mut pings = Pings { ping: connection.ping_pong(), windows: Windows::default(), pinged: false };
     let (known, permit) = (state.clone(), connected.permit);
     tokio::task::spawn_local(async move {
-        let mut connection = std::pin::pin!(connection);
-        let mut pinged = false;
-        let ended = poll_fn(|cx| {
-            if let Some(ping) = ping.as_mut().filter(|_| !known.settled.get()) {
-                pinged = pinged || ping.send_ping(Ping::opaque()).is_ok();
-                if ping.poll_pong(cx).is_ready() {
-                    known.settled.set(true);
-                    known.settling.notify_waiters();
-                }
-            }
-            known.unbury();
-            let polled = connection.as_mut().poll(cx);
-            // Pending or not, the next turn goes on with it.
-            let _ = turn.poll_end(cx);
-            polled
-        });
+        let ended = poll_fn(|cx| known.poll_turn(cx, &mut connection, &turn, &mut pings));
         if let Err(error) = ended.await {
             tracing::debug!(%error, "an upstream HTTP/2 connection ended");
         }
+        drop(connection);
         known.closed.set(true);
         known.unbury();
         known.settling.notify_waiters();
