@@ -28,10 +28,12 @@ use crate::admin::Pages;
 use crate::bootstrap::{Bootstrap, Format, Mode};
 use crate::config_feed::state::{Bounds, FeedState, Key};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
+use crate::descriptors::Descriptors;
 use crate::disk::SnapshotFile;
 use crate::dns;
 use crate::intercept::probe::{self, Token};
 use crate::listen;
+use crate::memory::Budget;
 use crate::metrics;
 use crate::runtime::snapshot::Snapshot;
 use crate::worker::{Demand, Shared};
@@ -66,8 +68,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     };
     let logs = logging::init(format, Some(args.log.as_ref().unwrap_or(&bootstrap.log.level)))?;
     let joined = Joined::start(&bootstrap)?;
-    let count = bootstrap.workers.unwrap_or_else(workers::default_count);
-    let sockets = listen::bind(count, &bootstrap)?;
+    let sockets = listen::bind(workers(&bootstrap), &bootstrap)?;
     let resolver = bootstrap.dns.as_ref().map(dns::bind).transpose()?;
     // On this thread: another, with its stack and its part of the heap, would have nothing to do most of the time.
     let control = tokio::runtime::Builder::new_current_thread()
@@ -89,6 +90,10 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     // Nothing on it is worth waiting for any more.
     control.shutdown_timeout(Duration::from_millis(200));
     ended
+}
+
+fn workers(bootstrap: &Bootstrap) -> usize {
+    bootstrap.workers.unwrap_or_else(workers::default_count)
 }
 
 type Feed = ConfigFeed<Publisher>;
@@ -125,10 +130,14 @@ fn assemble(
         pending_timeout: bootstrap.pending_timeout,
         mark: bootstrap.interception.mark,
         token: Token::new(),
+        memory: Budget::new(bootstrap.memory_limit, workers(bootstrap)),
+        descriptors: Descriptors::of_process(),
     });
     let registry = Registry::with_process("proxy", env!("CARGO_PKG_VERSION"));
     registry.register(totals);
     registry.register(Arc::new(shared.access_log.clone()));
+    let shed = shared.memory.shed.clone();
+    registry.register_fn(move |page| shed.write(page));
     let seen = shared.clone();
     registry.register_fn(move |page| metrics::cluster::write_state(&seen.snapshot.load(), page));
     if let Some((_, sender)) = &tracing {

@@ -13,6 +13,7 @@ use crate::app_health::Probe;
 use crate::intercept;
 
 pub mod dns;
+mod size;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -76,6 +77,9 @@ pub struct Bootstrap {
     /// Longest drain after that. Default 30 s.
     #[serde(default = "default_drain", deserialize_with = "duration")]
     pub drain_timeout: Duration,
+    /// What the process may use of memory, in bytes or as `512Mi`. Default: the cgroup's limit, else the host's memory.
+    #[serde(default, deserialize_with = "size::optional")]
+    pub memory_limit: Option<usize>,
     /// How long a connection waits for configuration that has not arrived yet. Default 10 s.
     #[serde(default = "default_pending", deserialize_with = "duration")]
     pub pending_timeout: Duration,
@@ -433,6 +437,7 @@ mod tests {
                 "twice",
             ),
             ("grace: soon\n", "soon"),
+            ("memory_limit: plenty\n", "plenty"),
             ("tracing: {sampling: 101}\n", "tracing.sampling"),
             ("admin: here\n", "admin"),
             ("mode: iptables\n", "iptables"),

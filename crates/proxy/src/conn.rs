@@ -7,13 +7,14 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use outrigger_model::listener::{ChainInput, Codec, Direction};
+use outrigger_telemetry::logging::Throttle;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -125,10 +126,32 @@ struct Opened {
 async fn open(worker: &Rc<Worker>, accepted: Accepted) -> (Rc<ConnInfo>, Result<Opened, Failure>) {
     let mut info = ConnInfo::early(&accepted);
     let opened = match accepted.purpose.clone() {
-        Purpose::Inbound { .. } => open_inbound(worker, accepted.tcp, &mut info).await,
-        Purpose::Outbound { to } => open_outbound(worker, accepted.tcp, to, &mut info).await,
+        Purpose::Inbound { .. } => {
+            yielding(worker, pin!(open_inbound(worker, accepted.tcp, &mut info))).await
+        }
+        Purpose::Outbound { to } => {
+            yielding(worker, pin!(open_outbound(worker, accepted.tcp, to, &mut info))).await
+        }
     };
     (Rc::new(info), opened)
+}
+
+/// Until it has reached the end of its chain a connection counts as one that rests: those that say nothing make room first.
+async fn yielding<T>(
+    worker: &Worker,
+    mut opening: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<T, Failure> {
+    let account = worker.ledger.open(worker.alarm.place(&worker.shared.drain));
+    account.rest(Some(Instant::now()));
+    poll_fn(|cx| {
+        account.place().register(cx);
+        if account.told().is_some() {
+            let detail = "it had not begun, and others need its place";
+            return Poll::Ready(Err(Failure::local(Stage::Accept, FailureKind::Overload, detail)));
+        }
+        opening.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// A connection to our workload.
@@ -275,12 +298,16 @@ async fn dispatch(
         Ended::Served(served) => served,
         Ended::Closed(failure) => {
             // The records of what was under way take the reason from `closed_by`.
-            tracing::info!(source = %info.source, listener = info.listener.name(), %failure, "open connection closed");
+            if let Some(suppressed) = CLOSED.admit() {
+                tracing::info!(source = %info.source, listener = info.listener.name(), %failure, suppressed, "open connection closed");
+            }
             Ok(())
         }
         Ended::Forced => Ok(()),
     }
 }
+
+static CLOSED: Throttle = Throttle::new();
 
 /// How a connection came to its end.
 enum Ended {

@@ -115,6 +115,8 @@ pub enum FailureKind {
     PlainText,
     /// Nothing moved for too long.
     IdleTimeout,
+    /// Clients hold all memory that is handed out.
+    Overload,
     /// The process is ending.
     Draining,
     /// We could not go on: sockets, memory, a broken invariant.
@@ -183,6 +185,7 @@ impl FailureKind {
             Self::DownstreamClosed => "DC",
             Self::FaultAbort(_) => "FI",
             Self::IdleTimeout => "SI",
+            Self::Overload => "OM",
             Self::RequestTimeout | Self::Denied | Self::PlainText | Self::Draining | Self::Internal => "-",
         }
     }
@@ -250,6 +253,7 @@ impl FailureKind {
             Self::FaultAbort(_) => "fault_abort",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",
+            Self::Overload => "overload",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }

@@ -22,11 +22,10 @@ use crate::http::timeout::{Timer, after};
 use crate::record::{Protocol, StreamRecord};
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
-use crate::runtime::limits::ConnectionPermit;
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
 use crate::stream::Stream;
 use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
-use crate::upstream::connect::{Want, connect};
+use crate::upstream::connect::{Held, Want, connect};
 use crate::worker::Worker;
 
 /// Endpoints tried in all.
@@ -46,7 +45,7 @@ pub struct Upstream {
     endpoint: Arc<EndpointState>,
     local: SocketAddr,
     _in_flight: InFlight,
-    _permit: Option<ConnectionPermit>,
+    _permit: Held,
 }
 
 /// Serves a connection to its end. `early`: the upstream was dialled while the first byte was waited for.

@@ -20,9 +20,11 @@ use crate::access_log;
 use crate::alarm::Alarm;
 use crate::bootstrap::{Node, OutboundPolicy};
 use crate::conn::Connections;
+use crate::descriptors::Descriptors;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::wire::Buffers;
 use crate::intercept::probe::Token;
+use crate::memory::{Budget, Ledger};
 use crate::metrics;
 use crate::runtime::snapshot::Snapshot;
 use crate::upstream::pool::Pools;
@@ -44,6 +46,8 @@ pub struct Worker {
     pub connections: Connections,
     /// Wakes them when the drain begins.
     pub alarm: Alarm,
+    /// What clients hold.
+    pub ledger: Ledger,
     view: RefCell<Rc<View>>,
 }
 
@@ -81,6 +85,10 @@ pub struct Shared {
     pub mark: u32,
     /// By which the sidecar knows itself when it probes interception.
     pub token: Token,
+    /// What clients may hold.
+    pub memory: Budget,
+    /// Of traffic.
+    pub descriptors: Descriptors,
 }
 
 /// Asks the configuration feed for destinations and hosts.
@@ -112,8 +120,8 @@ impl Worker {
         let metrics = shared.metrics.shard();
         let view = RefCell::new(Rc::new(View(shared.snapshot.load_full())));
         let (pools, buffers, connections) = (Pools::new(), Buffers::new(), Connections::default());
-        let alarm = Alarm::default();
-        Rc::new(Self { id, shared, tls, pools, metrics, buffers, connections, alarm, view })
+        let (alarm, ledger) = (Alarm::default(), Ledger::new(&shared.memory));
+        Rc::new(Self { id, shared, tls, pools, metrics, buffers, connections, alarm, ledger, view })
     }
 
     /// The current snapshot. One relaxed read while nothing has changed.

@@ -84,8 +84,9 @@ fn run(
     };
     runtime.block_on(async move {
         shared.metrics.watch(id, tokio::runtime::Handle::current().metrics());
+        let most = shared.memory.connections(accept::MAX_CONNECTIONS);
         let worker = Worker::new(id, shared);
-        let permits = Arc::new(Semaphore::new(accept::MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(most));
         for bound in sockets {
             tokio::task::spawn_local(accept::run(worker.clone(), bound, permits.clone()));
         }

@@ -9,6 +9,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{Direction, Listener, TcpProxy};
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::request::ConnectionView;
+use outrigger_telemetry::logging::Throttle;
 use tokio::time::Instant;
 
 use super::open::Chain;
@@ -203,14 +204,20 @@ impl ConnInfo {
     }
 }
 
+/// The access log has them all.
+static REFUSED: Throttle = Throttle::new();
+
 /// Writes the record of a connection that failed before anything served it, or that was closed under it.
 pub(super) fn refuse(worker: &Rc<Worker>, info: &Rc<ConnInfo>, failure: &Failure) {
-    tracing::info!(
-        source = %info.source,
-        destination = %info.destination,
-        listener = info.listener.name(),
-        %failure,
-        "connection closed"
-    );
+    if let Some(suppressed) = REFUSED.admit() {
+        tracing::info!(
+            source = %info.source,
+            destination = %info.destination,
+            listener = info.listener.name(),
+            %failure,
+            suppressed,
+            "connection closed"
+        );
+    }
     StreamRecord::open(worker, info, Protocol::Tcp, Instant::now()).fail(failure);
 }

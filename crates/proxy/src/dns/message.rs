@@ -8,6 +8,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use outrigger_model::resource::Host;
+use outrigger_telemetry::logging::Throttle;
 
 use super::Transport;
 
@@ -175,12 +176,16 @@ impl Query {
         };
         written.unwrap_or_else(|error| {
             // A fault of ours or of the configuration, not of the query.
-            tracing::warn!(%error, "a DNS answer cannot be written");
+            if let Some(suppressed) = UNWRITTEN.admit() {
+                tracing::warn!(%error, suppressed, "a DNS answer cannot be written");
+            }
             let failure = Message::error_msg(self.message.id, OpCode::Query, ResponseCode::ServFail);
             failure.to_vec().unwrap_or_default()
         })
     }
 }
+
+static UNWRITTEN: Throttle = Throttle::new();
 
 /// What we have to say.
 #[derive(Debug, Default)]

@@ -64,6 +64,8 @@ impl Rig {
             pending_timeout: Duration::from_secs(10),
             mark: crate::intercept::MARK,
             token: Default::default(),
+            memory: crate::memory::Budget::new(Some(1 << 30), 1),
+            descriptors: crate::descriptors::Descriptors::new(usize::MAX),
         };
         let search = ["shop.svc.cluster.local".to_owned(), "corp.example".to_owned()];
         let dns = Arc::new(Dns {

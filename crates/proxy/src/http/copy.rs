@@ -18,6 +18,8 @@ pub struct Flow {
     pub bytes: u64,
     /// `grpc-status` of the trailers.
     pub grpc_status: Option<u32>,
+    /// There are bytes that the sink does not take.
+    pub stuck: bool,
     /// Where messages of gRPC are counted.
     messages: Option<Messages>,
 }
@@ -90,7 +92,9 @@ impl Flow {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(CopyError::Read(error))),
                 Poll::Ready(Ok(Frame::Data(len))) => {
-                    let room = ready!(to.poll_room(cx, len)).map_err(CopyError::Write)?;
+                    let room = to.poll_room(cx, len);
+                    self.stuck = room.is_pending();
+                    let room = ready!(room).map_err(CopyError::Write)?;
                     let len = len.min(room);
                     if let Some(messages) = &mut self.messages {
                         messages.feed(from.chunk(len));

@@ -18,6 +18,7 @@ use super::respond::BeginError;
 use super::send::Sender;
 use super::timeout::{after, earlier};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::memory::{Account, Parked};
 
 /// Runs `future` while watching the client and the deadlines.
 pub async fn guarded<T>(
@@ -26,6 +27,8 @@ pub async fn guarded<T>(
     future: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut future = pin!(future);
+    // What the client sends meanwhile is not read.
+    let _parked = (!ctx.body.is_end()).then(|| ctx.conn.account.park());
     poll_fn(|cx| {
         if let Poll::Ready(result) = future.as_mut().poll(cx) {
             return Poll::Ready(result);
@@ -113,10 +116,12 @@ pub async fn until_head(
     per_try: Option<Instant>,
 ) -> Result<(), Failure> {
     let mut idle = Idle::new(ctx);
+    let (account, mut parked) = (&ctx.conn.account, None);
     let result = poll_fn(|cx| {
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure));
         }
+        follow(&mut parked, account, live.upload.stuck);
         loop {
             match live.poll_head(cx) {
                 Poll::Ready(Ok(())) if live.head.is_interim() => {
@@ -213,6 +218,7 @@ async fn copy(
     tunnel: bool,
 ) -> Result<(), Cut> {
     let mut idle = Idle::new(ctx);
+    let (account, mut parked) = (&ctx.conn.account, None);
     let mut waited = false;
     poll_fn(|cx| {
         // Most bodies are there with their heads, and then it is still the same moment.
@@ -230,6 +236,7 @@ async fn copy(
             }
             _ => {}
         }
+        follow(&mut parked, account, down.stuck || live.upload.stuck);
         // In a tunnel the end of one direction is not the end of the other.
         if !tunnel && ctx.body.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(client_gone("the client went away").into()));
@@ -237,6 +244,13 @@ async fn copy(
         idle.poll(ctx, cx, None, live.upload.bytes + down.bytes).map(|failure| Err(failure.into()))
     })
     .await
+}
+
+/// Counts the stream as parked while bytes wait in it that nobody takes.
+fn follow<'a>(parked: &mut Option<Parked<'a>>, account: &'a Account, stuck: bool) {
+    if stuck != parked.is_some() {
+        *parked = stuck.then(|| account.park());
+    }
 }
 
 /// From here on the body is a tunnel's; what was read already belongs to it.

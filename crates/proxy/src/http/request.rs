@@ -29,6 +29,7 @@ use super::trace::{self, Recording};
 use super::upgrade::Upgrade;
 use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
+use crate::memory::Account;
 use crate::record::{Protocol, StreamRecord};
 use crate::runtime::limits::RequestPermit;
 use crate::runtime::snapshot::HttpHandle;
@@ -43,6 +44,8 @@ pub struct HttpConn {
     view: RefCell<Rc<View>>,
     /// `x-forwarded-client-cert` for the application, made once per connection.
     client_cert: Option<Box<str>>,
+    /// What it holds of the worker's memory.
+    pub account: Account,
 }
 
 /// The configuration that a request sees.
@@ -60,7 +63,9 @@ impl HttpConn {
             let by = own.map_or(String::new(), |own| format!("By={own};"));
             format!("{by}URI={peer}").into_boxed_str()
         });
-        Self { worker, info, view: RefCell::new(Rc::new(View { generation, http })), client_cert }
+        let account = worker.ledger.open(worker.alarm.place(&worker.shared.drain));
+        let view = RefCell::new(Rc::new(View { generation, http }));
+        Self { worker, info, view, client_cert, account }
     }
 
     /// The present configuration of the connection's listener and chain. If either is gone the old one serves on, until

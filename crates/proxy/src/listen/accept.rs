@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use outrigger_telemetry::logging::Throttle;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::orig_dst::Original;
 use super::{Bound, Purpose};
 use crate::conn::{self, Accepted};
+use crate::descriptors::Descriptor;
 use crate::intercept::probe;
-use crate::upstream::connect::prepare;
+use crate::upstream::connect::{SHED, prepare};
 use crate::worker::Worker;
 
 /// Downstream connections of one worker: far above any sidecar's, so that a flood meets a limit before memory does.
@@ -23,6 +26,35 @@ pub const MAX_CONNECTIONS: usize = 32 * 1024;
 
 /// Pause after an error that will not go away by itself at once: no descriptors, no memory.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Who finds no room for so long is refused: better a clear end than a wait in the queue of the kernel.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+static FULL: Throttle = Throttle::new();
+static FAILED: Throttle = Throttle::new();
+static LOST: Throttle = Throttle::new();
+
+/// A connection's place among the worker's, and its descriptor.
+pub(crate) type Room = (OwnedSemaphorePermit, Descriptor);
+
+/// Room for one more connection; those that rest make way.
+pub(crate) async fn room(worker: &Worker, permits: &Arc<Semaphore>) -> Option<Room> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let taken = take(worker, permits);
+        if taken.is_some() || Instant::now() >= until {
+            return taken;
+        }
+        worker.pools.give_up_idle(SHED);
+        worker.ledger.shed_idle(SHED);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn take(worker: &Worker, permits: &Arc<Semaphore>) -> Option<Room> {
+    let permit = permits.clone().try_acquire_owned().ok()?;
+    Some((permit, worker.shared.descriptors.downstream()?))
+}
 
 /// Accepts until the drain; outbound until the process ends, because the application may still need it.
 pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
@@ -44,8 +76,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
         }
     });
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let room = room(&worker, &permits).await;
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
@@ -56,16 +87,28 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             Ok(accepted) => accepted,
             Err(error) if is_the_clients(&error) => continue,
             Err(error) => {
-                tracing::warn!(%address, %error, "cannot accept; trying again");
+                if let Some(suppressed) = FAILED.admit() {
+                    tracing::warn!(%address, %error, suppressed, "cannot accept; trying again");
+                }
+                worker.pools.give_up_idle(SHED);
+                worker.ledger.shed_idle(SHED);
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+        };
+        let Some(room) = room.or_else(|| take(&worker, &permits)) else {
+            if let Some(suppressed) = FULL.admit() {
+                tracing::warn!(%address, %source, suppressed, "no room for a connection and nobody rests; it is refused");
+            }
+            continue;
         };
         prepare(&tcp);
         let Original { address: destination, transparent } = match original.of(&tcp, address) {
             Ok(original) => original,
             Err(error) => {
-                tracing::info!(%source, %error, "a connection has no original destination; it is closed");
+                if let Some(suppressed) = LOST.admit() {
+                    tracing::info!(%source, %error, suppressed, "a connection has no original destination; it is closed");
+                }
                 continue;
             }
         };
@@ -76,7 +119,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
         let accepted = Accepted { tcp, source, destination, transparent, purpose: purpose.clone() };
         let guard = drain.guard();
         // Not an async block: that would have room for the future twice.
-        spawn_local(conn::serve(worker.clone(), accepted).map(move |()| drop((guard, permit))));
+        spawn_local(conn::serve(worker.clone(), accepted).map(move |()| drop((guard, room))));
     }
 }
 

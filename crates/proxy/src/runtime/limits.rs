@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use outrigger_model::cluster as model;
 use outrigger_model::resource::Origin;
@@ -180,6 +181,13 @@ impl Limits {
         self.state.starving.notify_waiters();
         // The sender lives in the gate until it is served.
         waiting.await.map_err(|_| self.state.overflow(Which::Connections))
+    }
+
+    /// The failure of who has waited for a connection for too long.
+    pub fn waited_in_vain(&self, time: Duration) -> Failure {
+        let failure = self.state.overflow(Which::Connections);
+        let detail = format!("{}: none was closed within {time:?}, the connect timeout", failure.detail);
+        Failure { detail: detail.into(), ..failure }
     }
 
     /// One more retry in flight: within the retry budget where there is one, else within `max_retries`.

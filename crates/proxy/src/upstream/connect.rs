@@ -16,6 +16,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use crate::descriptors::Descriptor;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::intercept::APP_PRIORITY;
 use crate::listen::make_transparent;
@@ -53,14 +54,25 @@ pub struct Connected {
     pub protocol: Negotiated,
     /// Our address.
     pub local: SocketAddr,
-    /// Held for the life of the connection; absent where the cluster has no limit.
-    pub permit: Option<ConnectionPermit>,
+    /// Held for the life of the connection.
+    pub permit: Held,
+}
+
+/// What a connection holds while it lives.
+#[must_use = "it counts only while it lives"]
+pub struct Held {
+    /// Absent where the cluster has no limit.
+    _connection: Option<ConnectionPermit>,
+    _descriptor: Descriptor,
 }
 
 /// Istio's names first; never `istio-peer-exchange`, which begins a binary preface.
 const ALPN_HTTP1: &[&[u8]] = &[b"istio-http/1.1", b"istio", b"http/1.1"];
 const ALPN_HTTP2: &[&[u8]] = &[b"istio-h2", b"istio", b"h2"];
 const ALPN_TCP: &[&[u8]] = &[b"istio"];
+
+/// Resting connections that are given up at once for want of a descriptor.
+pub const SHED: usize = 16;
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -76,14 +88,20 @@ pub async fn connect(
     want: Want,
 ) -> Result<Connected, Failure> {
     let config = &cluster.config;
-    let permit = match config.limits.max_connections {
+    let until = Instant::now() + config.connect_timeout;
+    let _connection = match config.limits.max_connections {
         u32::MAX => None,
-        _ => Some(cluster.limits.connection().await?),
+        _ => match timeout_at(until, cluster.limits.connection()).await {
+            Ok(permit) => Some(permit?),
+            Err(_) => return Err(cluster.limits.waited_in_vain(config.connect_timeout)),
+        },
     };
+    let permit = Held { _connection, _descriptor: descriptor(worker, cluster)? };
+    let left = until.saturating_duration_since(Instant::now());
     let uses_tls = cluster.outside.is_some() || cluster.uses_mesh(endpoint);
     // Before the peer hears of us: it would wait for the ClientHello.
-    let turn = if uses_tls { endpoint.turns().take(config.connect_timeout).await } else { None };
-    let deadline = Instant::now() + config.connect_timeout;
+    let turn = if uses_tls { endpoint.turns().take(left).await } else { None };
+    let deadline = Instant::now() + left;
     // In boxes, each for as long as it takes: many wait here at once in a burst.
     let attempt = Box::pin(dial(endpoint, worker.shared.mark));
     let tcp = match timeout_at(deadline, attempt).await {
@@ -111,6 +129,24 @@ pub async fn connect(
     }
     let protocol = negotiated(want, peer.alpn.as_deref());
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
+}
+
+/// One of those that traffic may use: pooled connections that rest give way.
+fn descriptor(worker: &Worker, cluster: &ClusterHandle) -> Result<Descriptor, Failure> {
+    let descriptors = &worker.shared.descriptors;
+    let free = descriptors.upstream().or_else(|| {
+        worker.pools.give_up_idle(SHED);
+        worker.ledger.shed_idle(SHED);
+        descriptors.upstream()
+    });
+    free.ok_or_else(|| {
+        let detail = format!(
+            "cluster {}: no descriptor is left for a connection; raise the limit of open files (ulimit -n)",
+            cluster.name
+        );
+        let failure = Failure::local(Stage::Connect, FailureKind::Overload, detail);
+        Failure { retry: Retry::Safe, ..failure }
+    })
 }
 
 /// TCP, as the rules of interception are to see it.

@@ -174,3 +174,20 @@ async fn where_bytes_are_denied_a_slow_request_is_still_waited_for() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_connection_that_has_not_begun_makes_room_for_others() {
+    local(async {
+        let authority = authority();
+        let server = Server::new(&authority).await;
+        let mut silent = TcpStream::connect(server.address).await.unwrap();
+        let shed = async {
+            while server.rig.worker.ledger.shed_idle(1) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, shed).await.expect("it is not known to rest");
+        assert_eq!(timeout(LONG, silent.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+    })
+    .await;
+}

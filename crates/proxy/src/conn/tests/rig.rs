@@ -97,6 +97,8 @@ impl Rig {
             pending_timeout: LONG,
             mark: crate::intercept::MARK,
             token: Default::default(),
+            memory: crate::memory::Budget::new(Some(1 << 30), 1),
+            descriptors: crate::descriptors::Descriptors::new(usize::MAX),
         };
         edit(&mut shared);
         let worker = Worker::new(0, Arc::new(shared));

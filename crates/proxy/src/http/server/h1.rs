@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::DRAIN_IDLE;
-use crate::alarm::Place;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, Frame, H1Body};
 use crate::http::h1::{Framing, H1Request, Limits, Parsed, Refusal, RequestParser};
@@ -21,13 +20,16 @@ use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
 use crate::http::send::{H1Sender, Sender};
 use crate::http::timeout::{Timer, after, earlier};
-use crate::http::wire::{self, Incoming};
+use crate::http::wire::{self, BUFFER, Incoming};
 use crate::stream::Stream;
 
 /// After a response that closes the connection, so much of what the client still sends is read and dropped: closing at
 /// once would reset the connection, and with it the response (RFC 9112, section 9.6).
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// What a head takes that is more than half of a buffer: its own bytes, and what it becomes for the upstream.
+const LARGE_HEAD: usize = 64 * 1024;
 
 /// How much of a request body that nobody wanted is read to save the connection.
 const DRAIN_BODY: usize = 64 * 1024;
@@ -39,6 +41,8 @@ enum Next {
     Refused(Refusal),
     /// The head began and did not end in time.
     Slow,
+    /// It is large, and there is no memory left for such.
+    Full,
     /// Nothing more: closed, idle for too long, draining.
     End,
 }
@@ -51,9 +55,13 @@ pub async fn serve(conn: &HttpConn, stream: Stream) {
     let (mut reader, mut writer) = (H1Body::new(incoming, limits), H1Sender::new(outgoing));
     let mut parser = RequestParser::new(limits);
     let mut timer = Timer::default();
-    let place = conn.worker.alarm.place(&conn.worker.shared.drain);
+    let mut large = false;
     loop {
-        let next = read_head(conn, &mut reader.incoming, &mut parser, &mut timer, &place).await;
+        if std::mem::take(&mut large) {
+            conn.account.give(LARGE_HEAD);
+        }
+        let next = read_head(conn, &mut reader.incoming, &mut parser, &mut timer, &mut large).await;
+        conn.account.rest(None);
         let mut done = {
             let mut ctx = match next {
                 Next::Head(head) => begin(conn, head, reader, writer, &mut timer),
@@ -104,6 +112,10 @@ async fn end(conn: &HttpConn, next: Next, (reader, mut writer): Halves, mut time
             let kind = FailureKind::BadRequest(refusal.status());
             Failure::downstream(Stage::Forward, kind, refusal.to_string())
         }
+        Next::Full => {
+            let detail = "clients hold all memory that is handed out; see memory_limit";
+            Failure::local(Stage::Forward, FailureKind::Overload, detail)
+        }
         Next::Slow => Failure::downstream(
             Stage::Forward,
             FailureKind::RequestTimeout,
@@ -123,7 +135,7 @@ async fn read_head(
     incoming: &mut Incoming,
     parser: &mut RequestParser,
     timer: &mut Timer,
-    place: &Place,
+    large: &mut bool,
 ) -> Next {
     let mut begun: Option<Instant> = None;
     let mut idle: Option<Option<Instant>> = None;
@@ -139,21 +151,35 @@ async fn read_head(
             match incoming.poll_fill(cx) {
                 Poll::Ready(Ok(0)) if incoming.buf.is_empty() => return Poll::Ready(Next::End),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Next::Refused(Refusal::UnexpectedEof)),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) if *large || incoming.buf.len() < BUFFER / 2 => {}
+                Poll::Ready(Ok(_)) => {
+                    *large = conn.account.take(LARGE_HEAD);
+                    if !*large {
+                        return Poll::Ready(Next::Full);
+                    }
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::End),
                 Poll::Pending => break,
             }
         }
+        conn.account.place().register(cx);
+        if conn.account.told().is_some() {
+            return Poll::Ready(Next::End);
+        }
         let view = conn.view();
         let config = &view.http.config;
+        let resting = || {
+            let now = Instant::now();
+            conn.account.rest(Some(now));
+            now
+        };
         if !parser.is_idle() {
-            let since = *begun.get_or_insert_with(Instant::now);
+            let since = *begun.get_or_insert_with(resting);
             let limit = config.request_headers_timeout;
             let deadline = (!limit.is_zero()).then(|| since + limit);
             return timer.poll(cx, deadline).map(|()| Next::Slow);
         }
-        let idle = *idle.get_or_insert_with(|| after(Instant::now(), config.idle_timeout));
-        place.register(cx);
+        let idle = *idle.get_or_insert_with(|| after(resting(), config.idle_timeout));
         if !drained && conn.worker.shared.drain.is_draining() {
             drained = true;
             drain_idle = Some(Instant::now() + DRAIN_IDLE);

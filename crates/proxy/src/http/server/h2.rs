@@ -19,12 +19,16 @@ use crate::http::respond::Responder;
 use crate::http::timeout::{Timer, after};
 use crate::http::turn;
 use crate::http::window::{self, MAX_STREAMS, Windows};
+use crate::memory;
 use crate::stream::Stream;
 use crate::upstream::pool::h2::{DATA_FRAME_BUDGET, SEND_BUFFER};
 
 /// Streams that a client may reset before we have looked at them; we do at the end of each turn, and a turn reads a bounded
 /// number of bytes ([`turn`]). An honest client's cancellations must not end a connection that others share.
 const MAX_UNSEEN_RESETS: usize = 8 * 1024;
+
+/// Without a preface for so long a connection is none, where the listener does not say.
+const PREFACE: Duration = Duration::from_secs(10);
 
 /// Timers of ended streams that a connection keeps for the next ones.
 const SPARE_TIMERS: usize = 4;
@@ -58,25 +62,44 @@ impl Streams {
     }
 }
 
-/// One of them.
-struct Open(Rc<Streams>);
+/// One of them, with what it holds of the connection's account.
+struct Open {
+    streams: Rc<Streams>,
+    conn: Rc<HttpConn>,
+    holds: usize,
+}
 
 impl Open {
-    fn new(streams: &Rc<Streams>) -> Self {
+    /// `None` if there is no memory for it.
+    fn new(streams: &Rc<Streams>, conn: &Rc<HttpConn>, request: &http::Request<RecvStream>) -> Option<Self> {
+        let holds = memory::STREAM + weight(request);
+        if !conn.account.take(holds) {
+            return None;
+        }
         streams.open.set(streams.open.get() + 1);
-        Self(streams.clone())
+        Some(Self { streams: streams.clone(), conn: conn.clone(), holds })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if self.0.open.get() == 0
-            && let Some(waker) = &*self.0.waiting.borrow()
+        let streams = &self.streams;
+        self.conn.account.give(self.holds);
+        streams.open.set(streams.open.get() - 1);
+        if streams.open.get() == 0
+            && let Some(waker) = &*streams.waiting.borrow()
         {
             waker.wake_by_ref();
         }
     }
+}
+
+/// What a head holds in memory. References to the header table are short on the wire.
+fn weight(request: &http::Request<RecvStream>) -> usize {
+    let headers = request.headers();
+    let text: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    headers.len() * memory::FIELD + 2 * (text + path)
 }
 
 /// Serves a connection to its end.
@@ -95,19 +118,25 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
         .enable_connect_protocol()
         .handshake::<_, Bytes>(stream);
     let limit = config.request_headers_timeout;
-    let limit = if limit.is_zero() { Duration::from_secs(3600) } else { limit };
+    let limit = if limit.is_zero() { PREFACE } else { limit };
     let Ok(Ok(mut connection)) = timeout(limit, handshake).await else { return };
     turn.collect();
 
     let drain = &conn.worker.shared.drain;
-    let place = conn.worker.alarm.place(drain);
     let mut drained = false;
     let streams = Rc::new(Streams::default());
     let mut timer = Timer::default();
     let mut windows = Windows::default();
     let mut idle: Option<Instant> = None;
     let ended = poll_fn(|cx| {
-        place.register(cx);
+        conn.account.place().register(cx);
+        if let Some(told) = conn.account.told() {
+            // The peer need not listen, so nobody waits for its farewell.
+            connection.abrupt_shutdown(told.reason());
+            let _ = connection.poll_closed(cx);
+            let _ = turn.poll_end(cx);
+            return Poll::Ready(None);
+        }
         if !drained && drain.is_draining() {
             drained = true;
             // GOAWAY; streams that are open go on, and the connection ends after the last.
@@ -119,11 +148,15 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
         }
         loop {
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
                     idle = None;
+                    let Some(open) = Open::new(&streams, conn, &request) else {
+                        // The request was not looked at, so it can be sent again (RFC 9113, section 8.7).
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    };
                     // Boxed: a task's future is moved several times before its first poll.
-                    let serving = serve_stream(conn.clone(), request, respond, Open::new(&streams));
-                    tokio::task::spawn_local(Box::pin(serving));
+                    tokio::task::spawn_local(Box::pin(serve_stream(request, respond, open)));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(error)),
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -134,11 +167,14 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
         let _ = turn.poll_end(cx);
         if streams.open.get() > 0 {
             idle = None;
+            conn.account.rest(None);
             streams.wait(cx);
             return Poll::Pending;
         }
         let deadline = *idle.get_or_insert_with(|| {
-            after(Instant::now(), conn.view().http.config.idle_timeout).unwrap_or_else(far)
+            let now = Instant::now();
+            conn.account.rest(Some(now));
+            after(now, conn.view().http.config.idle_timeout).unwrap_or_else(far)
         });
         if timer.poll(cx, Some(deadline)).is_ready() {
             idle = Some(far());
@@ -156,12 +192,8 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }
 
-async fn serve_stream(
-    conn: Rc<HttpConn>,
-    request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    open: Open,
-) {
+async fn serve_stream(request: http::Request<RecvStream>, respond: SendResponse<Bytes>, open: Open) {
+    let conn = &open.conn;
     let (parts, recv) = request.into_parts();
     let ended = recv.is_end_stream();
     let body = if ended { Body::Empty } else { Body::h2(recv) };
@@ -171,20 +203,20 @@ async fn serve_stream(
     let done = match head {
         Ok((mut head, framing)) => {
             head.set_scheme(conn.scheme());
-            let mut ctx = RequestCtx::open(&conn, head, framing, body, responder);
-            ctx.timer = open.0.take_timer();
+            let mut ctx = RequestCtx::open(conn, head, framing, body, responder);
+            ctx.timer = open.streams.take_timer();
             request::serve(&mut ctx).await;
             ctx.done()
         }
         Err(refusal) => {
             let kind = FailureKind::BadRequest(refusal.status());
             let failure = Failure::downstream(Stage::Forward, kind, refusal.to_string());
-            Box::pin(request::refuse(&conn, &failure, body, responder)).await
+            Box::pin(request::refuse(conn, &failure, body, responder)).await
         }
     };
     // Dropping the rest ends the stream: with NO_ERROR after a whole response (RFC 9113, section 8.1).
     let Done { responder: unused, timer, .. } = done;
-    open.0.give_timer(timer);
+    open.streams.give_timer(timer);
     if let Some(responder) = unused {
         responder.abort(h2::Reason::CANCEL);
     }

@@ -1,5 +1,6 @@
 //! The HTTP data path over loopback sockets: raw bytes in, raw bytes out.
 
+mod attacks;
 mod h1;
 mod h2;
 mod limits;

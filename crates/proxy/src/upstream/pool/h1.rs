@@ -15,8 +15,7 @@ use crate::http::wire;
 use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
-use crate::runtime::limits::ConnectionPermit;
-use crate::upstream::connect::Connected;
+use crate::upstream::connect::{Connected, Held};
 use crate::worker::Worker;
 
 /// A connection with both of its halves at home.
@@ -37,7 +36,7 @@ pub struct Meta {
     fit: Fit,
     idle_since: Instant,
     counted: Counted,
-    _permit: Option<ConnectionPermit>,
+    _permit: Held,
 }
 
 impl H1Conn {

@@ -35,6 +35,8 @@ pub struct Setup {
     /// The identity that the client has proved.
     pub peer: Option<SpiffeId>,
     pub log: Option<Sink>,
+    /// The process's limit.
+    pub memory: usize,
 }
 
 impl Setup {
@@ -66,7 +68,7 @@ impl Setup {
         let set = EndpointSet { cluster: "c".into(), localities: vec![locality] };
         let cluster = Cluster { discovery: Discovery::Static(set), ..Cluster::new("c") };
         let http = HttpConnection::new(RouteSource::Named("routes".into()));
-        Self { route, http, cluster, direction: Direction::Outbound, peer: None, log: None }
+        Self { route, http, cluster, direction: Direction::Outbound, peer: None, log: None, memory: 1 << 30 }
     }
 
     pub fn forward(&mut self) -> &mut Forward {

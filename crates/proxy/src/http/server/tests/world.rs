@@ -37,9 +37,9 @@ pub struct World {
 
 impl World {
     pub fn new(setup: Setup) -> Self {
-        let (log, peer) = (setup.log.clone(), setup.peer.clone());
+        let (log, peer, memory) = (setup.log.clone(), setup.peer.clone(), setup.memory);
         let snapshot = snapshot(setup, &Snapshot::default());
-        let worker = Worker::new(0, Arc::new(shared(snapshot, log)));
+        let worker = Worker::new(0, Arc::new(shared(snapshot, log, memory)));
         let current = worker.snapshot();
         let (listener, chain) = current.chain(LISTENER, CHAIN).unwrap();
         let (listener, chain) = (listener.clone(), chain.clone());
@@ -80,7 +80,7 @@ pub fn snapshot(setup: Setup, before: &Snapshot) -> Snapshot {
     snapshot
 }
 
-fn shared(snapshot: Snapshot, access_log: Option<Sink>) -> Shared {
+fn shared(snapshot: Snapshot, access_log: Option<Sink>, memory: usize) -> Shared {
     let export = ExportConfig { endpoints: vec!["http://127.0.0.1:9".into()], ..ExportConfig::default() };
     // The exporter is never run: spans wait in its queue.
     let (spans, _exporter) = exporter(export).unwrap();
@@ -121,5 +121,7 @@ fn shared(snapshot: Snapshot, access_log: Option<Sink>) -> Shared {
         pending_timeout: Duration::from_secs(10),
         mark: crate::intercept::MARK,
         token: Default::default(),
+        memory: crate::memory::Budget::new(Some(memory), 1),
+        descriptors: crate::descriptors::Descriptors::new(usize::MAX),
     }
 }

@@ -1,0 +1,260 @@
+//! What must not be one client's alone: a shared connection's windows, its life, and the attempt to make it.
+
+use std::task::{Context, Waker};
+
+use h2::Reason;
+use h2::client::ResponseFuture;
+use http::HeaderMap;
+use outrigger_model::listener::Direction;
+use tokio::sync::Notify;
+
+use super::*;
+
+/// A client reads none of many large responses; others share the upstream connection.
+#[tokio::test]
+async fn responses_that_nobody_reads_starve_no_other_client() {
+    run(async {
+        let connections: Count = Rc::default();
+        let app = app(connections.clone(), |request, respond| async move {
+            let large = request.uri().path() == "/large";
+            answer(if large { 4 * MIB } else { 100 * 1024 }, respond).await;
+        })
+        .await;
+        let rig = proxy(http2(app), Http2).await;
+        let mut greedy = client(rig.address).await;
+        let held: Vec<_> = (0..24).map(|_| greedy.send_request(get("/large"), true).unwrap().0).collect();
+        let mut bodies = Vec::new();
+        for response in held {
+            bodies.push(response.await.unwrap().into_body());
+        }
+        let mut other = client(rig.address).await;
+        // The larger the window was used up before, the longer the others have to come through.
+        let worst = honest(&mut other, "/small", 40).await;
+        println!("figure: stuck responses: an honest client waits {worst:?} at most");
+        assert_eq!(connections.get(), 1, "all share one connection");
+    })
+    .await;
+}
+
+/// The same the other way: uploads that the application does not take, beside one that it does.
+#[tokio::test]
+async fn uploads_that_nobody_takes_starve_no_other_stream() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            loop {
+                let head = wire.head().await;
+                if head.starts_with("POST /stuck") {
+                    return std::future::pending().await;
+                }
+                wire.until("\r\n0\r\n\r\n").await;
+                wire.send(&ok("taken")).await;
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.protocol = UpstreamProtocol::Http1;
+        let rig = proxy(setup, Http2).await;
+        let mut send = client(rig.address).await;
+        let post = |path: &str| Request::post(format!("http://a{path}")).body(()).unwrap();
+        let mut stuck = Vec::new();
+        for _ in 0..16 {
+            let (response, mut stream) = send.send_request(post("/stuck"), false).unwrap();
+            spawn_local(async move { send_all(&mut stream, 64 * MIB).await });
+            stuck.push(response);
+        }
+        for _ in 0..10 {
+            let began = Instant::now();
+            let (response, mut stream) = send.send_request(post("/fine"), false).unwrap();
+            let uploading = async { send_all(&mut stream, 512 * 1024).await };
+            timeout(NOTICED, uploading).await.expect("the upload of an honest stream waits");
+            let response = timeout(NOTICED, response).await.expect("no answer").unwrap();
+            assert_eq!(length(response.into_body()).await, 5);
+            println!("figure: stuck uploads: an honest one takes {:?}", began.elapsed());
+        }
+    })
+    .await;
+}
+
+/// A peer's limit on resets must not end the connection that all share.
+#[tokio::test]
+async fn one_clients_cancellations_end_nobody_elses_requests() {
+    run(async {
+        let release = Rc::new(Notify::new());
+        let app = app(Rc::default(), {
+            let release = release.clone();
+            move |request, mut respond| {
+                let release = release.clone();
+                async move {
+                    if request.uri().path() == "/held" {
+                        release.notified().await;
+                        return answer(10, respond).await;
+                    }
+                    let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+                }
+            }
+        })
+        .await;
+        let rig = proxy(http2(app), Http2).await;
+        let mut honest = client(rig.address).await;
+        let held: Vec<ResponseFuture> =
+            (0..20).map(|_| honest.send_request(get("/held"), true).unwrap().0).collect();
+        let mut hasty = client(rig.address).await;
+        for _ in 0..10 {
+            let streams: Vec<_> = (0..200).map(|_| hasty.send_request(get("/slow"), true).unwrap()).collect();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            for (response, mut stream) in streams {
+                stream.send_reset(Reason::CANCEL);
+                drop(response);
+            }
+            tokio::task::yield_now().await;
+        }
+        until("the end of what was cancelled", || rig.worker.ledger.held() <= 20 * 17 * 1024).await;
+        release.notify_waiters();
+        // Those that reach the application only now.
+        let release = async {
+            loop {
+                release.notify_one();
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut lost = 0;
+        let count = async {
+            for response in held {
+                let response = timeout(NOTICED, response).await.expect("no answer");
+                lost += usize::from(!response.is_ok_and(|response| response.status() == 200));
+            }
+        };
+        tokio::select! { () = count => {}, () = release => {} }
+        assert_eq!(lost, 0, "of 20 held requests");
+    })
+    .await;
+}
+
+/// Two sidecars in a row, as between two workloads; every other request is cancelled at once.
+#[tokio::test]
+async fn an_honest_client_that_cancels_thousands_loses_nothing() {
+    run(async {
+        let app = app(Rc::default(), |request, respond| async move {
+            if request.uri().path() == "/small" {
+                return answer(10, respond).await;
+            }
+            let mut respond = respond;
+            let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+        })
+        .await;
+        let inbound = proxy(Setup { direction: Direction::Inbound, ..http2(app) }, Http2).await;
+        let outbound = proxy(http2(inbound.address), Http2).await;
+        let mut send = client(outbound.address).await;
+        let began = Instant::now();
+        let (mut lost, cancels) = (0, 3000);
+        for _ in 0..cancels / 30 {
+            let mut wanted = Vec::new();
+            for _ in 0..30 {
+                wanted.push(send.send_request(get("/small"), true).unwrap().0);
+                let (response, mut stream) = send.send_request(get("/slow"), true).unwrap();
+                if fastrand::bool() {
+                    tokio::task::yield_now().await;
+                }
+                stream.send_reset(Reason::CANCEL);
+                drop(response);
+            }
+            for response in wanted {
+                let response = timeout(NOTICED, response).await.expect("no answer");
+                lost += usize::from(!response.is_ok_and(|response| response.status() == 200));
+            }
+        }
+        println!(
+            "figure: {cancels} cancellations in {:?}, {lost} of {cancels} other requests lost",
+            began.elapsed()
+        );
+        assert_eq!(lost, 0);
+    })
+    .await;
+}
+
+/// Interim responses without end, towards a client that reads nothing.
+#[tokio::test]
+async fn endless_interim_responses_are_cut_off() {
+    run(async {
+        const ENDLESS: usize = 20_000;
+        let (sent, ended): (Count, Count) = Default::default();
+        let seen = (sent.clone(), ended.clone());
+        let app = app(Rc::default(), move |_, mut respond| {
+            let (sent, ended) = seen.clone();
+            async move {
+                while sent.get() < ENDLESS {
+                    let early = Response::builder().status(103).header("x-n", sent.get()).body(()).unwrap();
+                    let reset = respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready();
+                    if reset || respond.send_informational(early).is_err() {
+                        break;
+                    }
+                    sent.set(sent.get() + 1);
+                    if sent.get() % 8 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                ended.set(1);
+            }
+        })
+        .await;
+        let rig = proxy(http2(app), Http2).await;
+        let mut send = client(rig.address).await;
+        let (response, _) = send.send_request(get("/"), true).unwrap();
+        let response = timeout(NOTICED, response).await.expect("no answer").unwrap();
+        assert_eq!(response.status(), 502);
+        let error: &HeaderMap = response.headers();
+        assert!(error["x-outrigger-error"].to_str().unwrap().contains("too many interim"), "{error:?}");
+        until("the end of the application's patience", || ended.get() == 1).await;
+        assert!(sent.get() < ENDLESS, "all were taken");
+        println!("figure: endless interim responses: the stream was reset after {}", sent.get());
+    })
+    .await;
+}
+
+/// All that wait for a connection learn from the one attempt that it failed.
+#[tokio::test]
+async fn requests_that_wait_for_the_dead_share_one_attempt() {
+    run(async {
+        let rig = proxy(http2(nobody().await), Http2).await;
+        let mut send = client(rig.address).await;
+        let responses: Vec<_> = (0..100).map(|_| send.send_request(get("/"), true).unwrap().0).collect();
+        for response in responses {
+            assert_eq!(response.await.unwrap().status(), 503);
+        }
+        let attempts = rig.worker.metrics.cluster(&"c".into()).connect_failures.value();
+        // The requests may come in a few pieces.
+        assert!((1..=5).contains(&attempts), "{attempts} attempts for 100 requests");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_connections_place_ends_with_the_connect_timeout() {
+    run(async {
+        let (arrived, signal) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let told = arrived.clone();
+        let app = upstream(move |_, mut wire| {
+            let (told, signal) = (told.clone(), signal.clone());
+            async move {
+                wire.head().await;
+                told.notify_one();
+                signal.notified().await;
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.limits.max_connections = 1;
+        setup.cluster.connect_timeout = Duration::from_secs(3);
+        let rig = proxy(setup, Http1).await;
+        let (mut first, mut second) = (Wire::connect(rig.address).await, Wire::connect(rig.address).await);
+        first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        arrived.notified().await;
+        let began = tokio::time::Instant::now();
+        second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = second.head().await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        assert!(headers(&head)["x-outrigger-error"].contains("limit=max_connections:1"), "{head}");
+        assert_eq!(began.elapsed().as_secs(), 3);
+    })
+    .await;
+}

@@ -1,0 +1,285 @@
+//! What clients may make a worker hold, and who goes when that is used up.
+//!
+//! A worker's share of the process's limit is handed out in advance: for each stream of HTTP/2, for each head beyond a
+//! buffer. A connection that would take too much of it is refused more; where all of it is taken, the connection that holds
+//! the most goes, or the idle ones do, and only then is the newcomer refused. Bytes of bodies that nobody takes are bounded
+//! per connection ([`crate::http::window`]); they are not handed out, since nearly all windows stay empty. So they are only
+//! counted, and where the process really comes near its limit those that made most of them go.
+//!
+//! Cells of one thread; nothing here is shared between workers.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use h2::Reason;
+use outrigger_telemetry::metrics::Page;
+use slab::Slab;
+use tokio::time::Instant;
+
+use crate::alarm::Place;
+use crate::http::window;
+
+mod limit;
+
+pub use limit::{Budget, resident};
+
+/// What an open stream of HTTP/2 takes besides its head: its task, the request's state, the connection's record of it, and
+/// as much again towards the upstream.
+pub const STREAM: usize = 16 * 1024;
+
+/// A field of a head in memory, besides its name and value: in the h2 crate's map, and once more for the upstream.
+pub const FIELD: usize = 2 * 120;
+
+/// How often streams wait with bytes that nobody takes before the process's memory is looked at: 8 MiB at most.
+const LOOK: u32 = 32;
+
+/// What was shed, of all workers.
+#[derive(Debug, Default)]
+pub struct Shed {
+    refused: AtomicU64,
+    closed: [AtomicU64; 2],
+}
+
+impl Shed {
+    /// For the metrics page.
+    pub fn write(&self, page: &mut Page) {
+        let help = "Requests refused because clients held all memory that is handed out.";
+        page.counter("outrigger_shed_requests_total", help).sample((), self.refused.load(Relaxed));
+        let help = "Connections closed to free memory or descriptors.";
+        let mut family = page.counter("outrigger_shed_connections_total", help);
+        for (reason, closed) in ["idle", "greedy"].into_iter().zip(&self.closed) {
+            family.sample([("reason", reason)], closed.load(Relaxed));
+        }
+    }
+}
+
+/// Why a connection is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It has nothing to do.
+    Idle,
+    /// It holds the most.
+    Greedy,
+}
+
+impl Told {
+    /// What a peer of HTTP/2 is told.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Idle => Reason::NO_ERROR,
+            Self::Greedy => Reason::ENHANCE_YOUR_CALM,
+        }
+    }
+}
+
+struct Inner {
+    budget: usize,
+    most_each: usize,
+    /// The process's.
+    limit: usize,
+    held: Cell<usize>,
+    /// Of those that were told to go and are still here.
+    leaving: Cell<usize>,
+    entries: RefCell<Slab<Rc<Entry>>>,
+    parks: Cell<u32>,
+    resident: fn() -> usize,
+    shed: Arc<Shed>,
+}
+
+/// What a worker's clients hold.
+pub struct Ledger(Rc<Inner>);
+
+struct Entry {
+    held: Cell<usize>,
+    /// Streams with bytes that nobody takes.
+    parked: Cell<usize>,
+    idle: Cell<Option<Instant>>,
+    told: Cell<Option<Told>>,
+    place: Place,
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        self.held.get() + self.parked.get() * window::STREAM as usize
+    }
+}
+
+/// What one connection holds.
+pub struct Account {
+    inner: Rc<Inner>,
+    key: usize,
+    entry: Rc<Entry>,
+}
+
+/// A stream that waits with bytes that nobody takes.
+pub struct Parked<'a>(&'a Account);
+
+impl Ledger {
+    /// For one of the workers that share the process's limit.
+    pub fn new(budget: &Budget) -> Self {
+        let inner = Inner {
+            budget: budget.of_worker(),
+            most_each: budget.of_worker() / 2,
+            limit: budget.limit,
+            held: Cell::new(0),
+            leaving: Cell::new(0),
+            entries: RefCell::default(),
+            parks: Cell::new(0),
+            resident: budget.resident,
+            shed: budget.shed.clone(),
+        };
+        Self(Rc::new(inner))
+    }
+
+    /// For a new connection; `place` is rung when it is to go.
+    pub fn open(&self, place: Place) -> Account {
+        let entry = Rc::new(Entry {
+            held: Cell::new(0),
+            parked: Cell::new(0),
+            idle: Cell::new(None),
+            told: Cell::new(None),
+            place,
+        });
+        let key = self.0.entries.borrow_mut().insert(entry.clone());
+        Account { inner: self.0.clone(), key, entry }
+    }
+
+    /// Bytes that are handed out.
+    pub fn held(&self) -> usize {
+        self.0.held.get()
+    }
+
+    /// Tells up to so many idle connections to go, those that are idle for the longest first.
+    pub fn shed_idle(&self, most: usize) -> usize {
+        let mut idle: Vec<_> = {
+            let entries = self.0.entries.borrow();
+            let waits = |entry: &Rc<Entry>| entry.idle.get().filter(|_| entry.told.get().is_none());
+            entries.iter().filter_map(|(_, entry)| Some((waits(entry)?, entry.clone()))).collect()
+        };
+        idle.sort_by_key(|(since, _)| *since);
+        idle.truncate(most);
+        idle.iter().for_each(|(_, entry)| self.0.tell(entry, Told::Idle));
+        idle.len()
+    }
+}
+
+impl Inner {
+    fn tell(&self, entry: &Entry, why: Told) {
+        entry.told.set(Some(why));
+        self.leaving.set(self.leaving.get() + entry.held.get());
+        self.shed.closed[why as usize].fetch_add(1, Relaxed);
+        entry.place.ring();
+    }
+
+    /// The connection that weighs the most, from `least` on.
+    fn greediest(&self, least: usize) -> Option<Rc<Entry>> {
+        let entries = self.entries.borrow();
+        let staying = entries.iter().map(|(_, entry)| entry).filter(|entry| entry.told.get().is_none());
+        staying.max_by_key(|entry| entry.weight()).filter(|entry| entry.weight() >= least).cloned()
+    }
+
+    #[cold]
+    fn look(&self) {
+        self.parks.set(0);
+        if (self.resident)() > self.limit / 5 * 4
+            && let Some(greediest) = self.greediest(self.limit / 64)
+        {
+            self.tell(&greediest, Told::Greedy);
+        }
+    }
+}
+
+impl Account {
+    /// Takes a part of what is handed out.
+    #[inline]
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> bool {
+        let held = self.entry.held.get() + bytes;
+        let all = self.inner.held.get() + bytes;
+        if (held > self.inner.most_each || all > self.inner.budget) && !self.make_room(held, all) {
+            return false;
+        }
+        self.entry.held.set(held);
+        self.inner.held.set(all);
+        true
+    }
+
+    /// Gives it back.
+    #[inline]
+    pub fn give(&self, bytes: usize) {
+        self.entry.held.set(self.entry.held.get() - bytes);
+        self.inner.held.set(self.inner.held.get() - bytes);
+        if self.entry.told.get().is_some() {
+            self.inner.leaving.set(self.inner.leaving.get() - bytes);
+        }
+    }
+
+    #[cold]
+    fn make_room(&self, held: usize, all: usize) -> bool {
+        let inner = &self.inner;
+        if held <= inner.most_each && self.entry.told.get().is_none() {
+            if all - inner.leaving.get() <= inner.budget {
+                return true;
+            }
+            let least = (inner.budget / 16).max(held + 1);
+            if let Some(greediest) = inner.greediest(least).filter(|entry| !Rc::ptr_eq(entry, &self.entry)) {
+                inner.tell(&greediest, Told::Greedy);
+                return true;
+            }
+            // Heads that come slowly count as idle.
+            if Ledger(inner.clone()).shed_idle(64) > 0 && all - inner.leaving.get() <= inner.budget {
+                return true;
+            }
+        }
+        inner.shed.refused.fetch_add(1, Relaxed);
+        false
+    }
+
+    /// Since when the connection has nothing to do, if it has nothing to do.
+    #[inline]
+    pub fn rest(&self, since: Option<Instant>) {
+        self.entry.idle.set(since);
+    }
+
+    /// Whether the connection is to go.
+    #[inline]
+    pub fn told(&self) -> Option<Told> {
+        self.entry.told.get()
+    }
+
+    /// Rung when the connection is to go.
+    pub fn place(&self) -> &Place {
+        &self.entry.place
+    }
+
+    /// One of its streams waits with bytes that nobody takes.
+    pub fn park(&self) -> Parked<'_> {
+        let entry = &self.entry;
+        entry.parked.set(entry.parked.get() + 1);
+        self.inner.parks.set(self.inner.parks.get() + 1);
+        if self.inner.parks.get() >= LOOK {
+            self.inner.look();
+        }
+        Parked(self)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        let parked = &self.0.entry.parked;
+        parked.set(parked.get() - 1);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.give(self.entry.held.get());
+        let entry = self.inner.entries.borrow_mut().try_remove(self.key);
+        drop(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests;

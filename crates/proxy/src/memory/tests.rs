@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+use outrigger_telemetry::Drain;
+
+use super::*;
+use crate::alarm::Alarm;
+
+/// A worker with 8 MiB to hand out, of a process that "uses" so much.
+fn ledger(resident: fn() -> usize) -> (Ledger, impl Fn() -> Place) {
+    let alarm = Alarm::default();
+    let drain = Drain::new();
+    let budget = Budget { resident, ..Budget::new(Some(16 << 20), 1) };
+    (Ledger::new(&budget), move || alarm.place(&drain))
+}
+
+async fn with(test: impl Fn(&Ledger, &dyn Fn() -> Place), resident: fn() -> usize) {
+    let set = tokio::task::LocalSet::new();
+    set.run_until(async {
+        let (ledger, place) = ledger(resident);
+        test(&ledger, &place);
+        assert_eq!(ledger.held(), 0, "what was taken went back");
+    })
+    .await;
+}
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn one_connection_gets_half_and_no_more() {
+    let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let account = ledger.open(place());
+        assert!(account.take(4 * MIB));
+        assert!(!account.take(1));
+        account.give(MIB);
+        assert!(account.take(MIB));
+        assert_eq!(account.told(), None, "nobody else needed it");
+    };
+    with(test, || 0).await;
+}
+
+#[tokio::test]
+async fn the_greediest_goes_for_a_newcomer() {
+    let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let accounts = [4, 3, 1].map(|mib| {
+            let account = ledger.open(place());
+            assert!(account.take(mib * MIB));
+            account
+        });
+        let honest = ledger.open(place());
+        assert!(honest.take(STREAM));
+        let told: Vec<_> = accounts.iter().map(Account::told).collect();
+        assert_eq!(told, [Some(Told::Greedy), None, None]);
+        assert!(honest.take(MIB), "what is about to be freed is free");
+        assert!(!accounts[0].take(1), "who was told gets nothing");
+    };
+    with(test, || 0).await;
+}
+
+#[tokio::test]
+async fn among_equals_the_idle_go_and_then_the_newcomer_is_refused() {
+    let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let small = 256 * 1024;
+        let accounts: Vec<_> = (0..32).map(|_| ledger.open(place())).collect();
+        assert!(accounts.iter().all(|account| account.take(small)));
+        let newcomer = ledger.open(place());
+        assert!(!newcomer.take(small));
+        let now = Instant::now();
+        accounts[3].rest(Some(now + Duration::from_secs(1)));
+        accounts[7].rest(Some(now));
+        assert_eq!(ledger.shed_idle(1), 1);
+        assert_eq!(accounts[7].told(), Some(Told::Idle), "idle for longer");
+        assert!(newcomer.take(small));
+    };
+    with(test, || 0).await;
+}
+
+#[tokio::test]
+async fn who_holds_bytes_that_nobody_takes_goes_when_memory_ends() {
+    let parks = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let (greedy, honest) = (ledger.open(place()), ledger.open(place()));
+        let _parked: Vec<_> = (0..LOOK).map(|_| greedy.park()).collect();
+        let _own = honest.park();
+        (greedy.told(), honest.told())
+    };
+    with(move |ledger, place| assert_eq!(parks(ledger, place), (Some(Told::Greedy), None)), || 15 << 20)
+        .await;
+    with(move |ledger, place| assert_eq!(parks(ledger, place), (None, None)), || 8 << 20).await;
+}
