@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+/// `base` after a stream that lasted; twice as long after each that did not, up to `longest`.
 pub(super) struct Backoff {
     base: Duration,
     longest: Duration,
@@ -13,9 +14,12 @@ impl Backoff {
         Self { base, longest, bound: base }
     }
 
-    /// Something was received: the next failure starts over.
-    pub(super) fn reset(&mut self) {
-        self.bound = self.base;
+    /// A stream ended after it was open so long. One that lasted longer than the longest wait starts over; what it received proves
+    /// nothing, as a server may answer and end every stream at once.
+    pub(super) fn ended(&mut self, lasted: Duration) {
+        if lasted > self.longest {
+            self.bound = self.base;
+        }
     }
 
     pub(super) fn next(&mut self) -> Duration {
@@ -37,7 +41,9 @@ mod tests {
             assert_eq!(backoff.bound.min(backoff.longest), ms(bound));
             assert!(backoff.next() <= ms(bound));
         }
-        backoff.reset();
+        backoff.ended(ms(350));
+        assert_eq!(backoff.bound.min(backoff.longest), ms(350), "it did not last");
+        backoff.ended(ms(351));
         assert!(backoff.next() <= ms(100));
     }
 }

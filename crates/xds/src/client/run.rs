@@ -2,9 +2,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -31,9 +33,10 @@ pub(super) async fn run<C, F>(
     let mut has = Has::new();
     loop {
         let connecting = connect();
+        let mut opened = None;
         let attempt = async {
             let channel = connecting.await.map_err(End::Stream)?;
-            converse(channel, &node, &options, &shared, &events, &mut has, &mut backoff).await
+            converse(channel, &node, &options, &shared, &events, &mut has, &mut opened).await
         };
         let end = tokio::select! {
             ended = attempt => ended.err(),
@@ -44,6 +47,7 @@ pub(super) async fn run<C, F>(
             Some(End::Stream(reason)) => reason,
             None => "the control plane closed the stream".to_owned(),
         };
+        backoff.ended(opened.map_or(Duration::ZERO, |at: Instant| at.elapsed()));
         tracing::debug!(reason, "no stream to the control plane");
         if events.send(Event::Disconnected { reason }).await.is_err() {
             return;
@@ -63,7 +67,7 @@ async fn converse(
     shared: &Shared,
     events: &mpsc::Sender<Event>,
     has: &mut Has,
-    backoff: &mut Backoff,
+    since: &mut Option<Instant>,
 ) -> Result<(), End> {
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(options.max_response_bytes);
@@ -86,14 +90,12 @@ async fn converse(
         Ok(Err(status)) => return Err(End::Stream(status.to_string())),
         Err(_) => return Err(End::Stream(format!("no answer within {:?}", options.open_timeout))),
     };
+    *since = Some(Instant::now());
     events.send(Event::Connected).await.map_err(|_| End::Consumer)?;
     loop {
         tokio::select! {
             message = inbound.message() => match message {
-                Ok(Some(response)) => {
-                    backoff.reset();
-                    conversation.take(response).await?;
-                }
+                Ok(Some(response)) => conversation.take(response).await?,
                 Ok(None) => return Ok(()),
                 Err(status) => return Err(End::Stream(status.to_string())),
             },

@@ -356,3 +356,19 @@ async fn a_control_plane_that_cannot_be_reached_is_told_of_and_tried_again() {
     drop(events);
     run.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_answers_and_ends_every_stream_at_once_is_asked_less_and_less_often() {
+    fastrand::seed(7); // of this thread, which runs client and server
+    let mut play = Play::start().await;
+    play.client.wildcard(CDS);
+    let begun = tokio::time::Instant::now();
+    for _ in 0..10 {
+        let mut line = play.line().await;
+        line.hear().await;
+        line.say(CDS, "1", Vec::new(), &[]).await;
+        assert!(matches!(play.event().await, Event::Update { .. }));
+    }
+    // Bounds of 1, 2, 4, … 256 ms; it was 1 ms each time.
+    assert!(begun.elapsed() > Duration::from_millis(100), "{:?}", begun.elapsed());
+}
