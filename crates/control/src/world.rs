@@ -184,18 +184,15 @@ impl World {
     }
 
     /// The client-side policy that a client of `namespace` has for a host; the client's own namespace goes first, then the
-    /// service's, then any.
-    pub fn destination_for(&self, host: &Host, namespace: &str) -> Option<&Arc<DestinationIntent>> {
-        let visible = self.destinations.iter().filter(|rule| rule.visibility.includes(namespace));
-        let owner = self.resolver.split(host).map(|(_, namespace)| namespace.to_owned());
-        let rank = |rule: &DestinationIntent| {
-            if rule.origin.namespace == namespace {
-                2
-            } else {
-                usize::from(Some(&rule.origin.namespace) == owner.as_ref())
-            }
-        };
-        best(visible.filter_map(|rule| specificity(&rule.host, host).map(|s| ((s, rank(rule)), rule))))
+    /// service's, then any. Several rules of one namespace for one host are merged.
+    pub fn destination_for(&self, host: &Host, namespace: &str) -> Option<Arc<DestinationIntent>> {
+        let owner = self.resolver.split(host).map(|(_, namespace)| namespace);
+        let rules = DestinationIntent::in_force(&self.destinations, host, owner, namespace);
+        match rules.as_slice() {
+            [] => None,
+            [only] => Some((*only).clone()),
+            several => DestinationIntent::merge(several.iter().map(|rule| &***rule)).map(Arc::new),
+        }
     }
 
     /// What an instance accepts on a port: the narrowest scope that says something, finally PERMISSIVE.
@@ -220,6 +217,17 @@ impl World {
             None => inherited(),
             Some(own) => own.ports.get(&port).copied().flatten().or(own.mode).unwrap_or_else(inherited),
         }
+    }
+
+    /// The PeerAuthentications that have a say in what an instance accepts.
+    pub fn mtls_for(&self, instance: &Instance) -> impl Iterator<Item = &Arc<MtlsIntent>> {
+        self.mtls.iter().filter(move |intent| {
+            let scope = &intent.origin.namespace;
+            match intent.selector.is_empty() {
+                true => *scope == instance.namespace || *scope == self.settings.root_namespace,
+                false => *scope == instance.namespace && selected(&intent.selector, &instance.labels),
+            }
+        })
     }
 
     /// The authorization policies of an instance: those of its namespace and of the root namespace that select it.

@@ -4,6 +4,7 @@
 //! that exist. Each row has a test for when it speaks and one for when it must be silent.
 
 mod conflicts;
+mod nobody;
 mod policies;
 mod references;
 mod routes;
@@ -48,9 +49,12 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::CONFLICT, what: "two objects that route one host", run: conflicts::routes },
     Check {
         code: code::DUPLICATE_DESTINATION,
-        what: "two policies for one host",
+        what: "policies for one host of which one is lost",
         run: conflicts::destinations,
     },
+    Check { code: code::NOBODY, what: "a rule for a host that does not exist", run: nobody::hosts },
+    Check { code: code::NOBODY, what: "a rule for callers that do not exist", run: nobody::callers },
+    Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
     Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
     Check {
         code: code::HTTP_ON_TCP,
@@ -106,15 +110,12 @@ impl<'o> Scene<'o> {
         scene
     }
 
-    /// What defines subsets of a host: rules for exactly it, or else wildcards over it.
+    /// The rules that may hold for a host: those for exactly it, and wildcards over it.
     fn destinations_of(&self, host: &Host) -> Vec<&'o DestinationIntent> {
-        match self.by_host.get(host) {
-            Some(exact) => exact.clone(),
-            None => {
-                let wildcards = self.destinations.iter().filter(|intent| intent.host.is_wildcard());
-                wildcards.filter(|intent| intent.host.covers(host.as_str())).copied().collect()
-            }
-        }
+        let exact = self.by_host.get(host).into_iter().flatten().copied();
+        let wildcards =
+            self.destinations.iter().filter(|intent| intent.host.is_wildcard() && intent.host != *host);
+        exact.chain(wildcards.filter(|intent| intent.host.covers(host.as_str())).copied()).collect()
     }
 
     /// Every target of every route with the route's object.

@@ -20,6 +20,8 @@ pub struct ServiceCatalog {
     pub workloads: Vec<CatalogWorkload>,
     /// Policies of this namespace hold for the whole mesh.
     pub root_namespace: String,
+    /// The trust domain of all identities.
+    pub trust_domain: String,
 }
 
 impl Default for ServiceCatalog {
@@ -28,6 +30,7 @@ impl Default for ServiceCatalog {
             services: BTreeMap::new(),
             workloads: Vec::new(),
             root_namespace: "outrigger-system".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
         }
     }
 }
@@ -46,6 +49,8 @@ pub struct CatalogService {
 pub struct CatalogWorkload {
     /// Its namespace.
     pub namespace: String,
+    /// The service account of its identity.
+    pub service_account: String,
     /// Its labels.
     pub labels: Labels,
     /// Its own ports, which authorization rules name.

@@ -61,6 +61,8 @@ pub mod code {
     pub const LONG_ATTEMPT: &str = "OUT0104";
     /// HTTP attributes in a DENY rule for a TCP port.
     pub const HTTP_ON_TCP: &str = "OUT0105";
+    /// A rule that affects nobody.
+    pub const NOBODY: &str = "OUT0106";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -80,6 +82,7 @@ pub mod code {
         (DUPLICATE_DESTINATION, "two objects define subsets or policy for the same host"),
         (NO_WEIGHT, "a route's weights sum to 0"),
         (LONG_ATTEMPT, "perTryTimeout is longer than the timeout of the whole request"),
+        (NOBODY, "a rule is for hosts, callers or methods that do not exist"),
         (HTTP_ON_TCP, "a DENY rule uses HTTP attributes on a TCP port, where they count as matching"),
     ];
 }

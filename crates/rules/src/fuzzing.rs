@@ -33,7 +33,12 @@ fn catalog() -> ServiceCatalog {
     let service = CatalogService { ports: ports.clone(), instances: vec![labels.clone()] };
     ServiceCatalog {
         services: BTreeMap::from([(host, service)]),
-        workloads: vec![CatalogWorkload { namespace: "default".to_owned(), labels, ports }],
+        workloads: vec![CatalogWorkload {
+            namespace: "default".to_owned(),
+            labels,
+            ports,
+            ..CatalogWorkload::default()
+        }],
         ..ServiceCatalog::default()
     }
 }

@@ -105,6 +105,15 @@ impl Reader<'_> {
         self.note(Severity::Warning, code, at, message.into(), None);
     }
 
+    /// Each of these fields that is there and has no effect yet; `without` says what holds instead.
+    pub(crate) fn not_yet(&mut self, fields: &Fields<'_>, names: &[&'static str], without: &str) {
+        for name in names {
+            if let Some(at) = fields.get(name) {
+                self.not_implemented(&at, without);
+            }
+        }
+    }
+
     pub(crate) fn not_implemented(&mut self, at: &At<'_>, consequence: &str) {
         let message = format!("{} is not implemented by Outrigger: {consequence}", at.path);
         self.warn(code::NOT_IMPLEMENTED, at, message);

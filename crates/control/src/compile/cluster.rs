@@ -47,11 +47,15 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
         Protocol::Auto | Protocol::Http | Protocol::Tcp => UpstreamProtocol::Follow,
     };
     if let Some(rule) = world.destination_for(&host, &scope.namespace) {
-        cluster.origin = Some(origin(&rule.origin));
         let subset = Some(outbound.subset).filter(|s| !s.is_empty());
+        cluster.origin = Some(origin(rule.origin_of(subset)));
         apply(&mut cluster, &rule.effective(subset, outbound.port), &host);
     }
-    if scope.kind == ClientKind::Grpc && !scope.secure && matches!(cluster.tls, ClientTls::Mesh { .. }) {
+    // Where mTLS is not required; where it is, `foreign` withholds the cluster.
+    if scope.kind == ClientKind::Grpc
+        && !scope.secure
+        && matches!(cluster.tls, ClientTls::Mesh { required: false, .. })
+    {
         cluster.tls = ClientTls::None;
     }
     Some(cluster)

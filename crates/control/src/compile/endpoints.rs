@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
-use outrigger_rules::intent::{Host, MtlsMode};
+use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
 use super::names::Outbound;
 use super::scope::Scope;
@@ -26,8 +26,27 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Endpoi
     let chosen = service.instances.iter().map(AsRef::as_ref).filter(|instance: &&Instance| {
         instance.port(outbound.port).is_some() && in_subset(world, scope, &host, outbound.subset, instance)
     });
-    let chosen = chosen.filter_map(|instance| Some((instance, *instance.addresses.first()?)));
+    let named = named(world, scope, &host, &outbound);
+    let expected = |instance: &&Instance| {
+        named.is_empty()
+            || instance
+                .identity(&world.settings.trust_domain)
+                .is_ok_and(|id| named.iter().any(|n| n == id.as_str()))
+    };
+    let chosen =
+        chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     Some(by_locality(world, name, outbound.port, chosen))
+}
+
+/// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
+/// it is not dialled.
+fn named(world: &World, scope: &Scope, host: &Host, outbound: &Outbound<'_>) -> Vec<String> {
+    let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
+    let rule = world.destination_for(host, &scope.namespace);
+    let tls = rule.and_then(|rule| rule.effective(subset, outbound.port).tls);
+    tls.filter(|tls| tls.mode == ClientTlsMode::IstioMutual)
+        .map(|tls| tls.subject_alt_names)
+        .unwrap_or_default()
 }
 
 /// A subset that nobody defined has no endpoints: requests fail instead of going to the wrong version.
@@ -35,8 +54,7 @@ fn in_subset(world: &World, scope: &Scope, host: &Host, subset: &str, instance: 
     subset.is_empty()
         || world
             .destination_for(host, &scope.namespace)
-            .and_then(|rule| rule.subset(subset))
-            .is_some_and(|subset| subset.selects(&instance.labels))
+            .is_some_and(|rule| rule.subset(subset).is_some_and(|subset| subset.selects(&instance.labels)))
 }
 
 fn by_locality<'a>(

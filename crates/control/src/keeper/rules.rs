@@ -80,8 +80,11 @@ pub fn catalog(world: &World) -> ServiceCatalog {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => PortProtocol::Http,
         Protocol::Tcp => PortProtocol::Tcp,
     };
-    let mut catalog =
-        ServiceCatalog { root_namespace: world.settings.root_namespace.clone(), ..ServiceCatalog::default() };
+    let mut catalog = ServiceCatalog {
+        root_namespace: world.settings.root_namespace.clone(),
+        trust_domain: world.settings.trust_domain.clone(),
+        ..ServiceCatalog::default()
+    };
     for service in world.services() {
         let known = CatalogService {
             ports: service.ports.iter().map(|(port, spoken)| (*port, protocol(*spoken))).collect(),
@@ -92,6 +95,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     for instance in world.instances() {
         catalog.workloads.push(CatalogWorkload {
             namespace: instance.namespace.clone(),
+            service_account: instance.service_account.clone(),
             labels: instance.labels.clone(),
             ports: instance.ports.iter().map(|port| (port.number, protocol(port.protocol))).collect(),
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Scene, finding, seen_from, short};
 use crate::finding::{Finding, Severity, code};
-use crate::intent::{Host, ObjectKind, Origin, Place, Visibility};
+use crate::intent::{DestinationIntent, Host, ObjectKind, Origin, Place, Visibility};
 
 pub(super) fn duplicate_objects(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let mut seen: BTreeMap<(ObjectKind, &str, &str), &Origin> = BTreeMap::new();
@@ -54,27 +54,63 @@ pub(super) fn routes(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     });
 }
 
+/// Rules of one namespace are merged: an error is what would be lost by that. Of two namespaces the client's own goes first.
 pub(super) fn destinations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    let claims = scene.destinations.iter().map(|destination| {
-        let (origin, place, visibility) = (&destination.origin, &destination.place, &destination.visibility);
-        (&destination.host, Claim { origin, place, visibility, http: true, tcp: true })
-    });
-    for_fights(claims, |host, first, second| {
+    for rules in scene.by_host.values() {
+        for (at, second) in rules.iter().enumerate() {
+            let rivals = rules[..at].iter().filter(|first| {
+                !same_object(&first.origin, &second.origin) && overlap(&first.visibility, &second.visibility)
+            });
+            // Of many rivals one is told, which bounds the findings by the number of rules.
+            if let Some((severity, place, message)) =
+                rivals.take(MOST_RIVALS).find_map(|first| lost(first, second))
+            {
+                findings.push(finding(severity, code::DUPLICATE_DESTINATION, &second.origin, place, message));
+            }
+        }
+    }
+}
+
+/// Beyond so many rules for one host the first ones tell enough.
+const MOST_RIVALS: usize = 100;
+
+/// What is lost where both rules hold.
+fn lost<'o>(
+    first: &DestinationIntent,
+    second: &'o DestinationIntent,
+) -> Option<(Severity, &'o Place, String)> {
+    let (host, other) = (short(&second.host), seen_from(&second.origin, &first.origin));
+    let at = position(&Origin { line: first.place.line, ..first.origin.clone() });
+    if first.origin.namespace != second.origin.namespace {
         let message = format!(
-            "{} and {} (at {}) both define subsets or policy of {}; put them into one object",
-            second.origin,
-            seen_from(second.origin, first.origin),
-            position_of(first),
-            short(host)
+            "{} and {other} (at {at}) both define subsets or policy of {host}, and clients have only one of them: that of their \
+             own namespace, or else of the host's; put them into one object",
+            second.origin
         );
-        findings.push(finding(
-            Severity::Warning,
-            code::DUPLICATE_DESTINATION,
-            second.origin,
-            second.place,
-            message,
-        ));
+        return Some((Severity::Warning, &second.place, message));
+    }
+    let twice = second.subsets.iter().find(|subset| {
+        first.subset(&subset.name).is_some_and(|known| {
+            (&known.labels, &known.policy, &known.ports) != (&subset.labels, &subset.policy, &subset.ports)
+        })
     });
+    if let Some(subset) = twice {
+        let message = format!(
+            "{} and {other} (at {at}) define the subset \"{}\" of {host} differently, and only one of them can hold; keep one",
+            second.origin, subset.name
+        );
+        return Some((Severity::Error, &subset.place, message));
+    }
+    let same = (&first.policy, &first.ports) == (&second.policy, &second.ports);
+    if first.is_without_policy() || second.is_without_policy() || same {
+        return None;
+    }
+    let message = format!(
+        "{} and {other} (at {at}) both have a traffic policy for {host}, and only one of them can hold; put them into one \
+         object, or into subsets",
+        second.origin
+    );
+    Some((Severity::Error, &second.place, message))
 }
 
 /// Tells of each claim the first other object that claims the same host for the same clients. An object that stands twice

@@ -18,8 +18,16 @@ pub(super) fn no_workloads(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn unmatched(catalog: &ServiceCatalog, origin: &Origin, selector: &Labels, place: &Place) -> Option<Finding> {
-    if selector.is_empty() || catalog.selected(&origin.namespace, selector).next().is_some() {
+    // A mesh without workloads says nothing of its rules.
+    if catalog.workloads.is_empty() || catalog.selected(&origin.namespace, selector).next().is_some() {
         return None;
+    }
+    if selector.is_empty() {
+        let message = format!(
+            "{origin} is for all workloads of namespace {}, but it has none, so it has no effect",
+            origin.namespace
+        );
+        return Some(finding(Severity::Warning, code::NO_WORKLOADS, origin, place, message));
     }
     let wanted = joined(selector.iter().map(|(key, value)| format!("{key}={value}")));
     let message = format!(

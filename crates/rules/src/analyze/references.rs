@@ -1,11 +1,13 @@
 //! References to nothing: hosts, ports and subsets that routes name and nobody provides.
 
+use std::collections::BTreeSet;
+
 use super::{Scene, finding, joined, seen_from, short};
 use crate::finding::{Finding, Severity, closest, code};
-use crate::intent::{Host, RouteIntent, WeightedTarget};
+use crate::intent::{DestinationIntent, Host, RouteIntent, Visibility, WeightedTarget};
 
 /// Beyond so many services, looking for what was meant costs more than it helps.
-const MOST_CANDIDATES: usize = 2000;
+pub(super) const MOST_CANDIDATES: usize = 2000;
 
 pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
@@ -52,6 +54,24 @@ pub(super) fn subsets(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// The namespaces in which clients may have different rules for a host: those that somebody names, and any other.
+fn client_namespaces<'o>(route: &'o RouteIntent, rules: &[&'o DestinationIntent]) -> BTreeSet<&'o str> {
+    fn named(visibility: &Visibility) -> &[String] {
+        match visibility {
+            Visibility::Everyone => &[],
+            Visibility::Namespaces(names) => names,
+        }
+    }
+    let mut all = BTreeSet::from(["", route.origin.namespace.as_str()]);
+    all.extend(named(&route.visibility).iter().map(String::as_str));
+    for rule in rules {
+        all.insert(&rule.origin.namespace);
+        all.extend(named(&rule.visibility).iter().map(String::as_str));
+    }
+    all.retain(|namespace| route.visibility.includes(namespace));
+    all
+}
+
 fn missing_subset(
     scene: &Scene<'_>,
     route: &RouteIntent,
@@ -59,12 +79,15 @@ fn missing_subset(
     subset: &str,
 ) -> Option<Finding> {
     let origin = &route.origin;
-    let destinations = scene.destinations_of(&weighted.target.host);
-    if destinations.iter().any(|destination| destination.subset(subset).is_some()) {
-        return None;
-    }
-    let host = short(&weighted.target.host);
-    let defined: Vec<String> = destinations
+    let host = &weighted.target.host;
+    let all = scene.destinations_of(host);
+    let owner = host.as_str().split_once(".svc.").and_then(|(name, _)| name.split('.').nth(1));
+    let lacking = client_namespaces(route, &all).into_iter().find_map(|namespace| {
+        let rules = DestinationIntent::in_force(&all, host, owner, namespace);
+        (!rules.iter().any(|rule| rule.subset(subset).is_some())).then_some((namespace, rules))
+    });
+    let (namespace, rules) = lacking?;
+    let defined: Vec<String> = rules
         .iter()
         .map(|destination| {
             let names = joined(destination.subsets.iter().map(|subset| &subset.name));
@@ -73,13 +96,25 @@ fn missing_subset(
         })
         .collect();
     let but = match defined.is_empty() {
-        true => format!("no DestinationRule defines subsets of {host}"),
+        true => format!("no DestinationRule defines subsets of {}", short(host)),
         false => defined.join(" and "),
     };
-    let message = format!("{origin} routes to subset \"{subset}\", but {but}");
+    // Where another rule has it, clients see that one only.
+    let hidden = all.iter().find(|rule| rule.subset(subset).is_some()).map(|rule| {
+        let clients = if namespace.is_empty() {
+            "other namespaces".to_owned()
+        } else {
+            format!("namespace {namespace}")
+        };
+        format!(
+            ", which is all that clients in {clients} have of {}: {} does not hold for them",
+            short(host),
+            rule.origin
+        )
+    });
+    let message = format!("{origin} routes to subset \"{subset}\", but {but}{}", hidden.unwrap_or_default());
     let mut found = finding(Severity::Error, code::REFERENCE, origin, &weighted.place, message);
-    let names =
-        destinations.iter().flat_map(|destination| &destination.subsets).map(|subset| subset.name.as_str());
+    let names = rules.iter().flat_map(|destination| &destination.subsets).map(|subset| subset.name.as_str());
     found.suggestion = closest(subset, names);
     Some(found)
 }

@@ -17,6 +17,7 @@ fn catalog() -> ServiceCatalog {
             let ports = BTreeMap::from([(port, protocol)]);
             catalog.workloads.push(CatalogWorkload {
                 namespace: "shop".into(),
+                service_account: name.into(),
                 labels: labels.clone(),
                 ports,
             });
@@ -202,14 +203,52 @@ fn routes_of_different_protocols_do_not_fight() {
 }
 
 #[test]
-fn two_policies_for_one_host_are_both_named() {
-    let other = destination(&["v2"]).replace("name: reviews", "name: late");
-    let told = only(&both(&destination(&["v1"]), &other));
+fn rules_for_one_host_are_merged_and_what_would_be_lost_is_an_error() {
+    let named = |text: String, name: &str| {
+        text.replace("name: reviews\n", &format!("name: {name}\n"))
+            .replace("name: reviews,", &format!("name: {name},"))
+    };
+    let late = named(destination(&["v2"]), "late");
+    assert_ne!(late, destination(&["v2"]));
+    silent(&both(&destination(&["v1"]), &late));
+    // Both subsets are there for routes.
+    silent(&both(&to("host: reviews, subset: v2"), &both(&destination(&["v1"]), &late)));
+    silent(&both(&destination(&["v1"]), &named(destination(&["v1"]), "late")));
+    let other = named(destination(&["v1"]), "late").replace("version: v1", "version: v2");
     assert!(
-        told.contains("warning OUT0102: DestinationRule shop/late and DestinationRule reviews"),
+        only(&both(&destination(&["v1"]), &other))
+            .contains("error OUT0102: DestinationRule shop/late and DestinationRule reviews (at rules.yaml")
+    );
+    let policy = |name: &str, simple: &str| {
+        let spec = format!("host: reviews\ntrafficPolicy: {{loadBalancer: {{simple: {simple}}}}}");
+        named(object("networking.istio.io/v1", "DestinationRule", &spec), name)
+    };
+    let told = only(&both(&policy("a", "RANDOM"), &policy("b", "ROUND_ROBIN")));
+    assert!(
+        told.contains("error OUT0102") && told.contains("both have a traffic policy for reviews.shop"),
         "{told}"
     );
-    silent(&both(&destination(&["v1"]), &other.replace("host: reviews", "host: stock").replace("v2", "v1")));
+    silent(&both(&policy("a", "RANDOM"), &policy("b", "RANDOM")));
+    silent(&both(&policy("a", "RANDOM"), &destination(&["v1"])));
+}
+
+#[test]
+fn a_rule_that_hides_the_subsets_of_another_namespaces_rule_is_told() {
+    let hiding = destination(&["v2"])
+        .replace("namespace: shop", "namespace: web")
+        .replace("host: reviews", "host: reviews.shop");
+    let rules = both(&to("host: reviews, subset: v1"), &both(&destination(&["v1"]), &hiding));
+    let findings: Vec<String> =
+        analyze(&objects(&rules), Some(&catalog())).iter().map(ToString::to_string).collect();
+    let told = |part: &str| findings.iter().any(|finding| finding.contains(part));
+    assert!(told("error IST0101: VirtualService shop/reviews routes to subset \"v1\""), "{findings:?}");
+    assert!(
+        told(
+            "clients in namespace web have of reviews.shop: DestinationRule shop/reviews does not hold for them"
+        ),
+        "{findings:?}"
+    );
+    assert!(told("warning OUT0102: DestinationRule web/reviews"), "{findings:?}");
 }
 
 #[test]
@@ -257,7 +296,7 @@ fn http_attributes_in_a_deny_rule_on_tcp_are_told() {
         only(&deny("app: stock", "when: [{key: 'request.headers[a]', values: [b]}]")).contains("OUT0105")
     );
     silent(&deny("app: reviews", methods));
-    silent(&deny("app: stock", "to: [{operation: {methods: [DELETE], ports: ['80']}}]"));
+    silent(&deny("app: stock", "to: [{operation: {methods: [DELETE], ports: [80]}}]"));
     silent(&deny("app: stock", "to: [{operation: {ports: ['90']}}]"));
     silent(&policy("app: stock", &format!("rules: [{{{methods}}}]")));
 }
@@ -267,4 +306,67 @@ fn every_check_has_a_code_of_the_list() {
     for check in CHECKS {
         assert!(code::ALL.iter().any(|(code, _)| *code == check.code), "{}", check.what);
     }
+}
+
+#[test]
+fn a_rule_for_a_host_that_nobody_serves_is_told() {
+    let told = only(&object(
+        "networking.istio.io/v1",
+        "DestinationRule",
+        "host: revews\ntrafficPolicy: {loadBalancer: {simple: RANDOM}}",
+    ));
+    assert!(
+        told.contains("warning OUT0106: DestinationRule shop/reviews is for host \"revews.shop\""),
+        "{told}"
+    );
+    assert!(told.contains("affects nobody. Did you mean \"reviews.shop\"?"), "{told}");
+    let virtual_service = |host: &str| {
+        virtual_service(&format!("hosts: [{host}]\nhttp:\n- route: [{{destination: {{host: reviews}}}}]"))
+    };
+    assert!(only(&virtual_service("api.example.com")).contains("OUT0106"));
+    silent(&virtual_service("'*.shop.svc.cluster.local'"));
+    assert_eq!(
+        analyze(&objects(&virtual_service("revews")), None),
+        [],
+        "without a catalog nothing is missing"
+    );
+}
+
+fn rule_of(action: &str, rule: &str) -> String {
+    object("security.istio.io/v1", "AuthorizationPolicy", &format!("action: {action}\nrules: [{{{rule}}}]"))
+}
+
+#[test]
+fn a_policy_for_callers_or_methods_that_do_not_exist_is_told() {
+    for (rule, part) in [
+        (
+            "from: [{source: {principals: [cluster.local/ns/shop/sa/reveiws]}}]",
+            "the principal \"cluster.local/ns/shop/sa/reveiws\"",
+        ),
+        ("from: [{source: {namespaces: [shpo]}}]", "Did you mean \"shop\"?"),
+        ("from: [{source: {serviceAccounts: [nobody]}}]", "the service account \"shop/nobody\""),
+        ("when: [{key: source.namespace, values: [nowhere]}]", "the namespace \"nowhere\""),
+        ("to: [{operation: {methods: [get], ports: [80]}}]", "Did you mean \"GET\"?"),
+        ("to: [{operation: {methods: [GETT], ports: [80]}}]", "the method \"GETT\""),
+    ] {
+        let told = only(&rule_of("DENY", rule));
+        assert!(told.contains("warning OUT0106") && told.contains(part), "{told}");
+    }
+    for rule in [
+        "from: [{source: {principals: ['cluster.local/ns/shop/*', '*/sa/stock', '*'], namespaces: [shop]}}]",
+        "from: [{source: {serviceAccounts: [stock], notNamespaces: [nowhere]}}]",
+        "to: [{operation: {methods: [GET, 'P*'], ports: [80]}}]",
+    ] {
+        silent(&rule_of("DENY", rule));
+    }
+}
+
+#[test]
+fn a_policy_for_an_empty_namespace_is_told() {
+    let told = only(&rule_of("ALLOW", "").replace("namespace: shop", "namespace: empty"));
+    assert!(
+        told.contains("IST0127") && told.contains("all workloads of namespace empty, but it has none"),
+        "{told}"
+    );
+    silent(&rule_of("ALLOW", "").replace("namespace: shop", "namespace: outrigger-system"));
 }

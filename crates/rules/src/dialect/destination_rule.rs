@@ -44,7 +44,16 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     }
     let Some(host) = host else { return Vec::new() };
     let origin = reader.origin.clone();
-    vec![Intent::Destination(DestinationIntent { origin, host, place, visibility, policy, ports, subsets })]
+    vec![Intent::Destination(DestinationIntent {
+        origin,
+        host,
+        place,
+        visibility,
+        policy,
+        ports,
+        subsets,
+        merged: Vec::new(),
+    })]
 }
 
 fn subset(reader: &mut Reader<'_>, at: &At<'_>) -> Option<SubsetIntent> {
@@ -57,7 +66,8 @@ fn subset(reader: &mut Reader<'_>, at: &At<'_>) -> Option<SubsetIntent> {
         reader.missing(&fields, "name");
     }
     let name = subset_name(reader, name_at)?;
-    Some(SubsetIntent { name, labels, policy, ports, place: at.place() })
+    let origin = reader.origin.clone();
+    Some(SubsetIntent { name, labels, policy, ports, place: at.place(), origin })
 }
 
 /// A subset's name is part of cluster names and SNI, so it must be a label.

@@ -29,6 +29,9 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             _ => reader.error(&item, format!("{}: the key must be a port from 1 to 65535", item.path)),
         }
     }
+    if let Some(at) = fields.get("portLevelMtls").filter(|_| ports.is_empty()) {
+        reader.error(&at, format!("{} must name a port, or be left out", at.path));
+    }
     if let Some(at) = fields.get("portLevelMtls").filter(|_| selector.is_empty()) {
         reader.error(&at, format!("{} needs a selector: ports are those of certain workloads", at.path));
     }

@@ -133,33 +133,40 @@ const OPERATIONS: Table = Table::new("header operations", &["set", "add", "remov
 pub(super) fn header_edits(reader: &mut Reader<'_>, at: Option<At<'_>>) -> HeaderEdits {
     let Some(fields) = at.and_then(|at| reader.fields(&at, &EDITS)) else { return HeaderEdits::default() };
     HeaderEdits {
-        request: header_ops(reader, fields.get("request")),
-        response: header_ops(reader, fields.get("response")),
+        request: header_ops(reader, fields.get("request"), true),
+        response: header_ops(reader, fields.get("response"), false),
     }
 }
 
-fn header_ops(reader: &mut Reader<'_>, at: Option<At<'_>>) -> HeaderOps {
+fn header_ops(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> HeaderOps {
     let Some(fields) = at.and_then(|at| reader.fields(&at, &OPERATIONS)) else { return HeaderOps::default() };
     let mut remove = Vec::new();
     for item in reader.list(fields.get("remove")) {
         if let Some(name) = reader.text(Some(item.clone()))
             && let Some(name) = reader.header_name(&item, &name)
         {
+            if request && name == "host" {
+                reader.error(
+                    &item,
+                    format!("{}: a request needs its host; it can be set, not removed", item.path),
+                );
+            }
             remove.push(name);
         }
     }
     HeaderOps {
-        set: header_values(reader, fields.get("set")),
-        add: header_values(reader, fields.get("add")),
+        set: header_values(reader, fields.get("set"), request),
+        add: header_values(reader, fields.get("add"), request),
         remove,
     }
 }
 
-fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<(String, String)> {
+fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> Vec<(String, String)> {
     let mut values = Vec::new();
     for (key, item) in reader.entries(at) {
-        // `:authority` may be set; the other pseudo-headers have fields of their own.
-        let good_name = is_header_name(&key.text) || key.text.eq_ignore_ascii_case(":authority");
+        // `:authority` of a request may be set; the other pseudo-headers have fields of their own.
+        let authority = request && key.text.eq_ignore_ascii_case(":authority");
+        let good_name = is_header_name(&key.text) || authority;
         if !good_name {
             reader.error(&item, format!("{} is not a header name", quote(&key.text)));
         }

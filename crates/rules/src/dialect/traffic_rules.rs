@@ -81,6 +81,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             policy,
             ports: BTreeMap::new(),
             subsets,
+            merged: Vec::new(),
         }));
     }
     if intents.is_empty() && !fields.has_later() {
@@ -107,6 +108,7 @@ fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<SubsetIntent> {
             policy: TrafficPolicy::default(),
             ports: BTreeMap::new(),
             place: item.place(),
+            origin: reader.origin.clone(),
         });
     }
     subsets

@@ -1,5 +1,6 @@
 //! A destination as its clients see it: subsets by label, and the policy for connections to it.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct DestinationIntent {
     pub ports: BTreeMap<u16, TrafficPolicy>,
     /// Named parts of the host.
     pub subsets: Vec<SubsetIntent>,
+    /// Further objects that were merged into this one.
+    pub merged: Vec<Origin>,
 }
 
 /// A named part of a host.
@@ -39,6 +42,8 @@ pub struct SubsetIntent {
     pub ports: BTreeMap<u16, TrafficPolicy>,
     /// Where it was written.
     pub place: Place,
+    /// The object that it was written in.
+    pub origin: Origin,
 }
 
 impl SubsetIntent {
@@ -49,6 +54,80 @@ impl SubsetIntent {
 }
 
 impl DestinationIntent {
+    /// The rules of a namespace for one host as one, as Istio merges them: the subsets of all, the first to define one; and the
+    /// first traffic policy that there is. That nobody loses by it is the analyzer's business.
+    ///
+    /// `None` of none. The order is that of the objects' names.
+    pub fn merge<'r>(rules: impl IntoIterator<Item = &'r Self>) -> Option<Self> {
+        let mut rules = rules.into_iter();
+        let mut whole = rules.next()?.clone();
+        for rule in rules {
+            if whole.is_without_policy() && !rule.is_without_policy() {
+                whole.policy = rule.policy.clone();
+                whole.ports = rule.ports.clone();
+                whole.merged.push(std::mem::replace(&mut whole.origin, rule.origin.clone()));
+                whole.place = rule.place.clone();
+            } else {
+                whole.merged.push(rule.origin.clone());
+            }
+            let new = rule.subsets.iter().filter(|subset| whole.subset(&subset.name).is_none());
+            let new: Vec<_> = new.cloned().collect();
+            whole.subsets.extend(new);
+        }
+        Some(whole)
+    }
+
+    /// Which rules a client of `namespace` has for a host, to be merged: those for exactly the host go before wildcards, and a
+    /// longer one before a shorter; then those of the client's own namespace, then of the host's `owner`, then any.
+    pub fn in_force<'r, R: Borrow<Self>>(
+        rules: &'r [R],
+        host: &Host,
+        owner: Option<&str>,
+        namespace: &str,
+    ) -> Vec<&'r R> {
+        let rank = |rule: &Self| {
+            let exact = if rule.host == *host { usize::MAX } else { rule.host.as_str().len() };
+            let of = rule.origin.namespace.as_str();
+            let near = if of == namespace { 2 } else { usize::from(Some(of) == owner) };
+            (rule.host == *host || rule.host.covers(host.as_str())).then_some((exact, near))
+        };
+        let visible = rules.iter().filter(|rule| {
+            let rule: &Self = (*rule).borrow();
+            rule.visibility.includes(namespace)
+        });
+        let mut best = None;
+        let mut chosen: Vec<&R> = Vec::new();
+        for found in visible {
+            let rule: &Self = found.borrow();
+            let Some(rank) = rank(rule) else { continue };
+            if Some(rank) > best {
+                best = Some(rank);
+                chosen = vec![found];
+            } else if let Some(first) = chosen.first().map(|first| -> &Self { (*first).borrow() })
+                && Some(rank) == best
+                && (&first.host, &first.origin.namespace) == (&rule.host, &rule.origin.namespace)
+            {
+                chosen.push(found);
+            }
+        }
+        chosen
+    }
+
+    /// Whether it has subsets at most.
+    pub fn is_without_policy(&self) -> bool {
+        self.policy.is_empty() && self.ports.is_empty()
+    }
+
+    /// Every object behind it.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.origin).chain(&self.merged)
+    }
+
+    /// The object behind a subset, or behind the whole.
+    pub fn origin_of(&self, subset: Option<&str>) -> &Origin {
+        subset.and_then(|name| self.subset(name)).map_or(&self.origin, |subset| &subset.origin)
+    }
+
     /// The subset of that name.
     pub fn subset(&self, name: &str) -> Option<&SubsetIntent> {
         self.subsets.iter().find(|subset| subset.name == name)

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
@@ -20,6 +21,7 @@ fn destination() -> DestinationIntent {
         policy: policy(LoadBalancing::Random),
         ports: [(90, TrafficPolicy::default())].into(),
         place: Place::default(),
+        origin: origin.clone(),
     };
     DestinationIntent {
         origin,
@@ -29,6 +31,7 @@ fn destination() -> DestinationIntent {
         policy: base,
         ports: [(80, policy(LoadBalancing::LeastRequest))].into(),
         subsets: vec![subset],
+        merged: Vec::new(),
     }
 }
 
@@ -67,4 +70,28 @@ fn every_retry_condition_is_found_by_its_own_name() {
         assert_eq!(condition.as_str(), name);
         assert_eq!(serde_json::to_value(condition).unwrap(), name);
     }
+}
+
+#[test]
+fn rules_of_one_host_are_merged_as_istio_merges_them() {
+    let named = |name: &str, subset: &str| {
+        let mut rule = destination();
+        rule.origin.name = name.into();
+        rule.subsets[0].name = subset.into();
+        rule.subsets[0].origin = rule.origin.clone();
+        rule
+    };
+    let (mut a, b, mut c) = (named("a", "v1"), named("b", "v2"), named("c", "v2"));
+    (a.policy, a.ports) = (TrafficPolicy::default(), BTreeMap::new());
+    c.policy.load_balancing = Some(LoadBalancing::Random);
+    let whole = DestinationIntent::merge([&a, &b, &c]).unwrap();
+    assert_eq!(whole.subsets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["v1", "v2"]);
+    assert_eq!(
+        (whole.policy.clone(), whole.ports.clone()),
+        (b.policy.clone(), b.ports.clone()),
+        "the first there is"
+    );
+    assert_eq!(whole.origin_of(None).name, "b");
+    assert_eq!(whole.origin_of(Some("v1")).name, "a");
+    assert_eq!(whole.origins().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["b", "a", "c"]);
 }

@@ -84,6 +84,12 @@ impl Reader<'_> {
                 format!("{} must be a duration such as 1h, 1m, 1s or 250ms, not {}", at.path, at.node.value);
             self.error_meant(&at, message, meant);
         }
+        // Istio refuses both, and Envoy's timers have no finer ones.
+        if let Some(fine) = found.filter(|found| found.subsec_nanos() % 1_000_000 != 0) {
+            let message = format!("{} must be whole milliseconds, not {fine:?}", at.path);
+            self.error(&at, message);
+            return None;
+        }
         found
     }
 
@@ -188,6 +194,28 @@ impl Reader<'_> {
         block.map(|block| block.trunc())
     }
 
+    /// What replaces a match: `\\1` to `\\9` are groups of the pattern, `\\\\` is a backslash.
+    pub(crate) fn substitution(&mut self, at: Option<At<'_>>, pattern: Option<&str>) -> Option<String> {
+        let at = at?;
+        let text = self.text(Some(at.clone()))?;
+        let groups = pattern.and_then(|p| compile(p).ok()).map_or(9, |pattern| pattern.captures_len() - 1);
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            let next = if c == '\\' { chars.next() } else { Some('\\') };
+            let group = next.and_then(|c| c.to_digit(10));
+            if next != Some('\\') && group.is_none_or(|group| group as usize > groups) {
+                let named = next.map(String::from).unwrap_or_default();
+                let message = format!(
+                    "{}: \\{named} is none of the {groups} groups of the pattern (\\0 is the whole match, \\\\ a backslash)",
+                    at.path
+                );
+                self.error(&at, message);
+                return None;
+            }
+        }
+        Some(text)
+    }
+
     /// A pattern that compiles, alone and anchored on both sides.
     pub(crate) fn pattern(&mut self, at: Option<At<'_>>) -> Option<String> {
         let at = at?;
@@ -205,6 +233,9 @@ impl Reader<'_> {
     }
 
     fn check_pattern(&mut self, text: &str) -> Result<(), String> {
+        if text.is_empty() {
+            return Err("it is empty; .* matches everything".to_owned());
+        }
         if text.len() > PATTERN_LENGTH {
             return Err(format!("it has {} bytes, at most {PATTERN_LENGTH} are allowed", text.len()));
         }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use outrigger_model::cluster::is_prime;
+use outrigger_model::identity::SpiffeId;
 
 use super::Policies;
 use crate::dialect::virtual_service::port_selector;
-use crate::finding::code;
+use crate::finding::{code, quote};
 use crate::intent::{
     ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, HashKey, HashTable, LoadBalancing, Outlier, Percent,
     RetryBudget, TcpKeepalive, TrafficPolicy, Warmup,
@@ -106,6 +107,10 @@ pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>) -> Policies {
         }
     }
     let budget = fields.get("retryBudget").and_then(|at| retry_budget(reader, &at));
+    let nothing = matches!(&at.node.value, crate::yaml::Value::Map(entries) if entries.is_empty());
+    if nothing {
+        reader.error(at, format!("{} says nothing: leave it out", at.path));
+    }
     (parts(reader, &fields, budget), ports)
 }
 
@@ -225,7 +230,11 @@ fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashKey> {
 fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
     let fields = reader.fields(at, &POOL)?;
     let mut pool = ConnectionPool::default();
+    if !fields.has("tcp") && !fields.has("http") {
+        reader.error(at, format!("{} says nothing: it needs tcp or http", at.path));
+    }
     if let Some(tcp) = fields.get("tcp").and_then(|at| reader.fields(&at, &TCP)) {
+        reader.not_yet(&tcp, &["maxConnectionDuration", "tcpKeepalive"], "it has no effect");
         pool.max_connections = reader.number(tcp.get("maxConnections"), 1..=u32::MAX);
         pool.connect_timeout = reader.positive(tcp.get("connectTimeout"));
         pool.tcp_idle_timeout = reader.duration(tcp.get("idleTimeout"));
@@ -238,6 +247,7 @@ fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
         });
     }
     if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {
+        reader.not_yet(&http, &["maxConcurrentStreams"], "what the peer allows holds");
         // In protobuf 0 is "not set", also for these limits.
         let mut limit = |name| reader.number(http.get(name), 0..=u32::MAX).filter(|limit| *limit > 0);
         pool.max_pending_requests = limit("http1MaxPendingRequests");
@@ -260,6 +270,12 @@ fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
 fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
     let fields = reader.fields(at, &OUTLIER)?;
     let default = Outlier::default();
+    reader.not_yet(
+        &fields,
+        &["splitExternalLocalOriginErrors", "consecutiveLocalOriginFailures"],
+        "failures of the connection count as 5xx",
+    );
+    reader.not_yet(&fields, &["minHealthPercent"], "ejection is limited by maxEjectionPercent alone");
     let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
     // The deprecated field meant gateway errors, and 0 switches off.
     let gateway = count("consecutiveErrors", default.consecutive_gateway);
@@ -298,6 +314,7 @@ fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
 fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
     let fields = reader.fields(at, &BUDGET)?;
     let default = RetryBudget::default();
+    reader.not_yet(&fields, &["budgetInterval"], "the requests in flight are counted");
     Some(RetryBudget {
         percent: reader.percent(fields.get("percent")).unwrap_or(default.percent),
         min_concurrency: reader
@@ -305,6 +322,28 @@ fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
             .unwrap_or(default.min_concurrency),
         interval: reader.duration(fields.get("budgetInterval")).unwrap_or(default.interval),
     })
+}
+
+/// Who the server may be. In the mesh these are identities; left out, another name would let in whom it was to keep out.
+fn alternative_names(reader: &mut Reader<'_>, at: Option<At<'_>>, mode: ClientTlsMode) -> Vec<String> {
+    if let Some(at) = at.as_ref().filter(|_| mode == ClientTlsMode::Disable) {
+        reader.warn(code::NO_EFFECT, at, format!("{} has no effect without TLS", at.path));
+    }
+    let mut names = Vec::new();
+    for item in reader.list(at) {
+        let Some(name) = reader.text(Some(item.clone())) else { continue };
+        if mode == ClientTlsMode::IstioMutual && SpiffeId::parse(&name).is_err() {
+            let message = format!(
+                "{} must be an identity such as spiffe://cluster.local/ns/shop/sa/catalog, not {}: a server of the mesh has no \
+                 other name",
+                item.path,
+                quote(&name)
+            );
+            reader.error(&item, message);
+        }
+        names.push(name);
+    }
+    names
 }
 
 fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
@@ -352,7 +391,7 @@ fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
     Some(ClientTls {
         mode,
         sni: reader.text(fields.get("sni")),
-        subject_alt_names: reader.texts(fields.get("subjectAltNames")),
+        subject_alt_names: alternative_names(reader, fields.get("subjectAltNames"), mode),
         ca_certificates: reader.text(fields.get("caCertificates")),
         client_certificate: reader.text(fields.get("clientCertificate")),
         private_key: reader.text(fields.get("privateKey")),

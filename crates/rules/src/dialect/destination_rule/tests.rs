@@ -174,3 +174,54 @@ fn a_warm_up_arrives_by_either_name() {
     let hash = policy("loadBalancer: {consistentHash: {useSourceIp: true}, warmupDurationSecs: 30s}");
     assert!(one_told(&hash).contains("no effect together with consistentHash"));
 }
+
+#[test]
+fn what_has_no_effect_yet_is_told_by_name_and_the_rest_is_silent() {
+    for (field, fields) in [
+        ("connectionPool.tcp.maxConnectionDuration", "connectionPool: {tcp: {maxConnectionDuration: 1h}}"),
+        ("connectionPool.tcp.tcpKeepalive", "connectionPool: {tcp: {tcpKeepalive: {time: 60s}}}"),
+        ("connectionPool.http.maxConcurrentStreams", "connectionPool: {http: {maxConcurrentStreams: 5}}"),
+        (
+            "outlierDetection.splitExternalLocalOriginErrors",
+            "outlierDetection: {splitExternalLocalOriginErrors: true}",
+        ),
+        (
+            "outlierDetection.consecutiveLocalOriginFailures",
+            "outlierDetection: {consecutiveLocalOriginFailures: 2}",
+        ),
+        ("outlierDetection.minHealthPercent", "outlierDetection: {minHealthPercent: 50}"),
+        ("retryBudget.budgetInterval", "retryBudget: {percent: 20, budgetInterval: 1s}"),
+    ] {
+        let told = one_told(&policy(fields));
+        assert!(
+            told.contains(&format!("warning OUT0005: spec.trafficPolicy.{field} is not implemented")),
+            "{told}"
+        );
+    }
+    let quiet = "connectionPool: {tcp: {idleTimeout: 30s, maxConnections: 5}, http: {idleTimeout: 30s}}";
+    assert_eq!(crate::parse("rules.yaml", &policy(quiet)).findings, []);
+}
+
+#[test]
+fn what_says_nothing_is_refused() {
+    assert!(
+        one_told(&rule("host: reviews\ntrafficPolicy: {}"))
+            .contains("error IST0106: spec.trafficPolicy says nothing")
+    );
+    assert!(one_told(&policy("connectionPool: {}")).contains("connectionPool says nothing"));
+    assert!(
+        one_told(&policy("connectionPool: {tcp: {connectTimeout: 100us}}")).contains("whole milliseconds")
+    );
+}
+
+#[test]
+fn a_server_of_the_mesh_is_named_by_its_identity() {
+    let told = one_told(&policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: [reviews.test]}"));
+    assert!(
+        told.contains("error IST0106") && told.contains("must be an identity such as spiffe://"),
+        "{told}"
+    );
+    let named =
+        policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/reviews']}");
+    assert_eq!(crate::parse("rules.yaml", &named).findings, []);
+}

@@ -37,3 +37,9 @@ fn port_modes_need_a_selector() {
 fn an_unknown_mode_is_told_with_the_nearest() {
     assert!(one_told(&policy("mtls: {mode: STRIKT}")).ends_with("Did you mean \"STRICT\"?"));
 }
+
+#[test]
+fn port_modes_name_a_port() {
+    let told = one_told(&policy("selector: {matchLabels: {app: a}}\nportLevelMtls: {}"));
+    assert!(told.contains("error IST0106: spec.portLevelMtls must name a port"), "{told}");
+}

@@ -12,7 +12,7 @@ use crate::intent::{
     AbortStatus, FaultAbort, FaultDelay, FaultIntent, HeaderEdits, Host, HttpMatch, HttpRoute, Percent,
     Place, RetryIntent, RouteAction, SubsetIntent, Target, TrafficPolicy, WeightedTarget,
 };
-use crate::reader::{At, Reader, Table};
+use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
 const ROUTE: Table = Table::new("a route", &["name", "match", "to", "timeout", "retry", "fault"]);
@@ -75,11 +75,20 @@ pub(super) fn route(
         rewrite: None,
         headers: HeaderEdits::default(),
         timeout,
-        retry: retry(reader, fields.get("retry")).unwrap_or_else(|| defaults.retry.clone()),
+        retry: own_retry(reader, &fields).unwrap_or_else(|| defaults.retry.clone()),
         fault: fault(reader, fields.get("fault")),
         place: at.place(),
     };
     (!route.action.targets().is_empty()).then_some(route)
+}
+
+fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryIntent> {
+    let at = fields.get("retry")?;
+    if let Some(budget) = at.node.child("budget") {
+        let budget = At { node: budget, path: format!("{}.budget", at.path) };
+        reader.not_implemented(&budget, "the budget of the service's own retry holds; write it there");
+    }
+    retry(reader, Some(at))
 }
 
 /// The route of a page that has none: all requests to the service.
@@ -190,6 +199,7 @@ fn version_subset(reader: &mut Reader<'_>, at: &At<'_>, subsets: &mut Vec<Subset
         policy: TrafficPolicy::default(),
         ports: BTreeMap::new(),
         place: at.place(),
+        origin: reader.origin.clone(),
     });
     Some(version)
 }

@@ -68,12 +68,15 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
                 reader.missing(&fields, name);
             }
         }
-        let (pattern, substitution) =
-            (reader.pattern(fields.get("match")), reader.text(fields.get("rewrite")));
+        let pattern = reader.pattern(fields.get("match"));
+        let substitution = reader.substitution(fields.get("rewrite"), pattern.as_deref());
         Some(RegexRewrite { pattern: pattern?, substitution: substitution? })
     });
     if fields.has("uri") && fields.has("uriRegexRewrite") {
         reader.error(at, format!("{} has uri and uriRegexRewrite, but only one of them can hold", at.path));
+    }
+    if !["uri", "authority", "uriRegexRewrite"].into_iter().any(|name| fields.has(name)) {
+        reader.error(at, format!("{} says nothing: it needs uri, authority or uriRegexRewrite", at.path));
     }
     Some(Rewrite {
         uri: reader.text(fields.get("uri")),
@@ -103,6 +106,7 @@ pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryInten
     let Some(at) = at else { return default };
     let Some(fields) = reader.fields(&at, &RETRIES) else { return default };
     let attempts = reader.number(fields.get("attempts"), 0..=100);
+    reader.not_yet(&fields, &["retryRemoteLocalities"], "a retry goes where the load balancer picks");
     if !fields.has("attempts") {
         let message =
             format!("{} has no attempts, which Istio reads as 0: retries are off. Write attempts", at.path);

@@ -61,6 +61,7 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
         action: action(reader, at, &fields)?,
         matches,
     };
+    one_authority(reader, &fields, &route);
     // All of its blocks are for gateways: here it matches nothing.
     (written == 0 || !route.matches.is_empty()).then_some(route)
 }
@@ -78,7 +79,12 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'
             (!targets.is_empty()).then_some(RouteAction::Forward(targets))
         }
         ["redirect"] => {
-            for useless in ["rewrite", "fault", "timeout", "retries"] {
+            for refused in ["rewrite", "fault"] {
+                if let Some(at) = static_field(refused).and_then(|name| fields.get(name)) {
+                    reader.error(&at, format!("{} can not stand beside a redirect", at.path));
+                }
+            }
+            for useless in ["timeout", "retries"] {
                 if let Some(useless) = static_field(useless).and_then(|name| fields.get(name)) {
                     reader.warn(
                         code::NO_EFFECT,
@@ -103,6 +109,19 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'
             );
             None
         }
+    }
+}
+
+/// The authority can be set in one place.
+fn one_authority(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>, route: &HttpRoute) {
+    let edits = route.headers.request.set.iter().chain(&route.headers.request.add);
+    let edited = edits.filter(|(name, _)| name == ":authority" || name == "host").count();
+    let rewritten = usize::from(route.rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some()));
+    if edited + rewritten > 1
+        && let Some(at) = fields.get("headers")
+    {
+        reader
+            .error(&at, format!("{}: the authority is set more than once in this route; keep one", at.path));
     }
 }
 

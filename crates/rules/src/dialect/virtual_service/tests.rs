@@ -285,3 +285,47 @@ fn a_header_value_with_a_line_break_is_refused() {
     let text = http("headers: {request: {set: {x-a: \"b\\r\\nc: d\"}}}");
     assert!(one_told(&text).contains("control character"));
 }
+
+#[test]
+fn what_istio_refuses_is_refused_here() {
+    for (fields, part) in [
+        ("rewrite: {}", "spec.http[0].rewrite says nothing"),
+        ("match: [{uri: {regex: ''}}]", "it is empty; .* matches everything"),
+        ("match: [{headers: {x-a: {regex: ''}}}]", "it is empty"),
+        ("timeout: 100us", "must be whole milliseconds, not 100\u{b5}s"),
+        ("timeout: 1.0005s", "must be whole milliseconds"),
+        ("retries: {attempts: 1, perTryTimeout: 10ns}", "must be whole milliseconds"),
+        ("fault: {delay: {fixedDelay: 1us, percentage: {value: 1}}}", "must be whole milliseconds"),
+        ("rewrite: {uriRegexRewrite: {match: '/a/(.*)', rewrite: '/\\2'}}", "\\2 is none of the 1 groups"),
+        ("rewrite: {uriRegexRewrite: {match: '/a', rewrite: '/\\x'}}", "\\x is none of the 0 groups"),
+        ("headers: {response: {set: {':authority': a}}}", "\":authority\" is not a header name"),
+        ("headers: {request: {set: {':path': /a}}}", "\":path\" is not a header name"),
+        ("headers: {request: {remove: [host]}}", "a request needs its host"),
+        ("rewrite: {authority: a}\n  headers: {request: {set: {':authority': b}}}", "set more than once"),
+        ("headers: {request: {set: {':authority': b, Host: c}}}", "set more than once"),
+    ] {
+        let told = one_told(&http(fields));
+        assert!(told.contains(" error IST0106: ") && told.contains(part), "{fields}: {told}");
+    }
+    for fields in [
+        "rewrite: {uriRegexRewrite: {match: '/a/(.*)', rewrite: '/\\0/\\1\\\\'}}",
+        "timeout: 1ms",
+        "timeout: 0s",
+        "headers: {request: {set: {':authority': b}}}",
+    ] {
+        assert_eq!(told(&http(fields)), Vec::<String>::new(), "{fields}");
+    }
+    for beside in ["rewrite: {uri: /}", "fault: {abort: {httpStatus: 500, percentage: {value: 1}}}"] {
+        let text = virtual_service(&format!("hosts: [reviews]\nhttp:\n- redirect: {{uri: /}}\n  {beside}"));
+        assert!(one_told(&text).contains("can not stand beside a redirect"), "{beside}");
+    }
+}
+
+#[test]
+fn what_has_no_effect_yet_is_told_by_name() {
+    let told = one_told(&http("retries: {attempts: 1, retryRemoteLocalities: true}"));
+    assert!(
+        told.contains("warning OUT0005: spec.http[0].retries.retryRemoteLocalities is not implemented"),
+        "{told}"
+    );
+}

@@ -1,0 +1,227 @@
+//! Rules that affect nobody: for hosts that nobody serves, callers that nobody is, methods that nobody sends. Well-formed, taken,
+//! and without effect.
+
+use std::collections::BTreeSet;
+
+use super::references::MOST_CANDIDATES;
+use super::{Scene, finding, short};
+use crate::catalog::ServiceCatalog;
+use crate::finding::{Finding, Severity, closest, code, quote};
+use crate::intent::{AuthorizationRule, Condition, Origin, Place, Source, StringMatch, TextKey};
+
+pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    // Without any service there is nothing to compare with: the rules came first.
+    let Some(catalog) = scene.catalog.filter(|catalog| !catalog.services.is_empty()) else { return };
+    let routed =
+        scene.routes.iter().flat_map(|r| r.hosts.iter().map(move |host| (&r.origin, &r.place, host)));
+    let governed = scene.destinations.iter().map(|rule| (&rule.origin, &rule.place, &rule.host));
+    let mut told = BTreeSet::new();
+    for (origin, place, host) in routed.chain(governed) {
+        let exists = match host.is_wildcard() {
+            true => catalog.services.keys().any(|service| host.covers(service.as_str())),
+            false => catalog.services.contains_key(host),
+        };
+        // A native page is two intents of one object.
+        if exists || !told.insert((origin, host)) {
+            continue;
+        }
+        let message = format!(
+            "{origin} is for host {}, but there is no such service, so it affects nobody",
+            quote(short(host))
+        );
+        let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);
+        let names: Vec<&str> = catalog.services.keys().take(MOST_CANDIDATES).map(short).collect();
+        found.suggestion = closest(short(host), names);
+        findings.push(found);
+    }
+}
+
+/// What callers there are.
+struct Callers<'c> {
+    /// As policies write them, `td/ns/NS/sa/SA`.
+    principals: BTreeSet<String>,
+    namespaces: BTreeSet<&'c str>,
+    accounts: BTreeSet<(&'c str, &'c str)>,
+}
+
+impl<'c> Callers<'c> {
+    fn of(catalog: &'c ServiceCatalog) -> Self {
+        let all = catalog.workloads.iter();
+        Self {
+            principals: all
+                .clone()
+                .map(|w| format!("{}/ns/{}/sa/{}", catalog.trust_domain, w.namespace, w.service_account))
+                .collect(),
+            namespaces: all.clone().map(|w| w.namespace.as_str()).collect(),
+            accounts: all.map(|w| (w.namespace.as_str(), w.service_account.as_str())).collect(),
+        }
+    }
+
+    fn principal(&self, wanted: &StringMatch) -> bool {
+        self.principals.iter().any(|principal| matches(wanted, principal))
+    }
+
+    fn namespace(&self, wanted: &StringMatch) -> bool {
+        self.namespaces.iter().any(|namespace| matches(wanted, namespace))
+    }
+}
+
+/// A pattern counts as met: compiling it here would cost more than it tells.
+fn matches(wanted: &StringMatch, text: &str) -> bool {
+    match wanted {
+        StringMatch::Exact(exact) => text == exact,
+        StringMatch::Prefix(prefix) => text.starts_with(prefix.as_str()),
+        StringMatch::Suffix(suffix) => text.ends_with(suffix.as_str()),
+        StringMatch::Regex(_) | StringMatch::Present => true,
+    }
+}
+
+fn written(wanted: &StringMatch) -> String {
+    match wanted {
+        StringMatch::Exact(text) => text.clone(),
+        StringMatch::Prefix(text) => format!("{text}*"),
+        StringMatch::Suffix(text) => format!("*{text}"),
+        StringMatch::Regex(text) => text.clone(),
+        StringMatch::Present => "*".to_owned(),
+    }
+}
+
+pub(super) fn callers(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let Some(catalog) = scene.catalog.filter(|catalog| !catalog.workloads.is_empty()) else { return };
+    let callers = Callers::of(catalog);
+    for policy in &scene.authorization {
+        for rule in &policy.rules {
+            unknown(&callers, &policy.origin, rule, findings);
+        }
+    }
+    for route in &scene.routes {
+        for block in route.http.iter().flat_map(|http| &http.matches) {
+            let namespace = block.source_namespace.as_deref();
+            if let Some(namespace) = namespace.filter(|namespace| !callers.namespaces.contains(namespace)) {
+                tell(&route.origin, &block.place, "namespace", namespace, &[], findings);
+            }
+        }
+    }
+}
+
+fn unknown(callers: &Callers<'_>, origin: &Origin, rule: &AuthorizationRule, findings: &mut Vec<Finding>) {
+    let principals: Vec<&str> = callers.principals.iter().map(String::as_str).collect();
+    let namespaces: Vec<&str> = callers.namespaces.iter().copied().collect();
+    let principal = |wanted: &StringMatch, findings: &mut Vec<Finding>| {
+        if !callers.principal(wanted) {
+            tell(origin, &rule.place, "principal", &written(wanted), &principals, findings);
+        }
+    };
+    let namespace = |wanted: &StringMatch, findings: &mut Vec<Finding>| {
+        if !callers.namespace(wanted) {
+            tell(origin, &rule.place, "namespace", &written(wanted), &namespaces, findings);
+        }
+    };
+    for Source { principals, namespaces, service_accounts, .. } in &rule.from {
+        principals.iter().for_each(|wanted| principal(wanted, findings));
+        namespaces.iter().for_each(|wanted| namespace(wanted, findings));
+        for account in service_accounts {
+            if !callers.accounts.contains(&(account.namespace.as_str(), account.name.as_str())) {
+                let name = format!("{}/{}", account.namespace, account.name);
+                tell(origin, &rule.place, "service account", &name, &[], findings);
+            }
+        }
+    }
+    for condition in &rule.when {
+        match condition {
+            Condition::Text { key: TextKey::SourcePrincipal, values, .. } => {
+                values.iter().for_each(|wanted| principal(wanted, findings));
+            }
+            Condition::Text { key: TextKey::SourceNamespace, values, .. } => {
+                values.iter().for_each(|wanted| namespace(wanted, findings));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn tell(origin: &Origin, place: &Place, what: &str, name: &str, known: &[&str], findings: &mut Vec<Finding>) {
+    let message = format!(
+        "{origin}: {} names the {what} {}, but no registered workload has it, so it matches nobody",
+        place.path,
+        quote(name)
+    );
+    let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);
+    found.suggestion = closest(name, known.iter().take(MOST_CANDIDATES).copied());
+    findings.push(found);
+}
+
+/// RFC 9110 and PATCH; WebDAV and its kin (RFC 4918, 3253, 3648, 3744, 5323).
+const METHODS: [&str; 32] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "CONNECT",
+    "OPTIONS",
+    "TRACE",
+    "PATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "SEARCH",
+    "REPORT",
+    "ACL",
+    "VERSION-CONTROL",
+    "CHECKOUT",
+    "CHECKIN",
+    "UNCHECKOUT",
+    "MKWORKSPACE",
+    "UPDATE",
+    "LABEL",
+    "MERGE",
+    "BASELINE-CONTROL",
+    "MKACTIVITY",
+    "ORDERPATCH",
+    "BIND",
+    "REBIND",
+];
+
+pub(super) fn methods(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for policy in &scene.authorization {
+        for rule in &policy.rules {
+            for wanted in rule.to.iter().flat_map(|to| to.methods.iter().chain(&to.not_methods)) {
+                impossible(&policy.origin, &rule.place, wanted, findings);
+            }
+        }
+    }
+    for route in &scene.routes {
+        for block in route.http.iter().flat_map(|http| &http.matches) {
+            if let Some(wanted) = &block.method {
+                impossible(&route.origin, &block.place, wanted, findings);
+            }
+        }
+    }
+}
+
+fn impossible(origin: &Origin, place: &Place, wanted: &StringMatch, findings: &mut Vec<Finding>) {
+    let known = match wanted {
+        StringMatch::Exact(_) | StringMatch::Prefix(_) | StringMatch::Suffix(_) => {
+            METHODS.iter().any(|method| matches(wanted, method))
+        }
+        StringMatch::Regex(_) | StringMatch::Present => true,
+    };
+    if known {
+        return;
+    }
+    let name = written(wanted);
+    let message = format!(
+        "{origin}: {} names the method {}, which is none that is known (methods are compared as they are written, case \
+         included), so it matches no usual request",
+        place.path,
+        quote(&name)
+    );
+    let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);
+    found.suggestion = closest(&name, METHODS);
+    findings.push(found);
+}
