@@ -106,3 +106,56 @@ async fn rules_that_cannot_work_are_refused_by_place_and_the_last_good_ones_stay
         assert_eq!(get(web.outbound[0], "/", "").await.unwrap().0, 200, "after {bad}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_of_a_request_can_be_set_like_a_header() {
+    let mesh = Mesh::start(BINARY).await;
+    let v1 = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    echo(v1.app, "catalog-v1").await;
+    let fields = [
+        "headers: {request: {set: {':authority': other.test}}}\n    route: [{destination: {host: catalog}}]",
+        "headers: {request: {set: {Host: other.test}}}\n    route: [{destination: {host: catalog}}]",
+        "route: [{destination: {host: catalog}, headers: {request: {set: {':authority': other.test}}}}]",
+    ];
+    for fields in fields {
+        mesh.apply(&route(&format!("  - {fields}"))).await;
+        let (status, text) = get(web.outbound[0], "/item", "").await.unwrap();
+        assert_eq!(status, 200, "{fields}: {text}");
+        let hosts: Vec<&str> =
+            text.lines().filter(|line| line.to_ascii_lowercase().starts_with("host:")).collect();
+        assert!(
+            hosts.len() == 1 && hosts[0].to_ascii_lowercase().contains("host: other.test"),
+            "{fields}: {text}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_says_which_sidecar_refuses_a_rule_and_why_and_ends() {
+    let mesh = Mesh::start(BINARY).await;
+    let v1 = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    echo(v1.app, "catalog-v1").await;
+    assert_eq!(get(web.outbound[0], "/item", "").await.unwrap().0, 200);
+    let file = mesh.path("tls.yaml");
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: catalog, namespace: shop}\n\
+                spec: {host: catalog, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}}\n";
+    std::fs::write(&file, rule).unwrap();
+    // Twice: what was refused once is not in force the second time.
+    for _ in 0..2 {
+        let mut command = tokio::process::Command::new(BINARY);
+        command
+            .args(["apply", "--wait", "--timeout", "120", "-f"])
+            .arg(&file)
+            .arg("--server")
+            .arg(mesh.path("control/outrigger.sock"));
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), command.output()).await;
+        let output = ended.expect("it ends before its own time is over").unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{stderr}");
+        assert!(stderr.contains("refused by web") && stderr.contains("/nowhere/ca.pem"), "{stderr}");
+        assert!(!stderr.contains("waiting for"), "{stderr}");
+    }
+    assert_eq!(get(web.outbound[0], "/item", "").await.unwrap().0, 200, "the last good one serves");
+}

@@ -53,7 +53,11 @@ pub(super) fn decode(
 #[allow(deprecated)] // `append` is what older control planes send
 fn option(wire: &HeaderValueOption) -> Decoded<(String, String, bool)> {
     let Some(header) = &wire.header else { return flaw("header", "is required") };
-    let name = header_name(&header.key).map_err(|flaw| flaw.under("header.key"))?;
+    // The authority may be set, as it may be by a rewrite; other pseudo-headers may not.
+    let name = match header.key.as_str() {
+        ":authority" => Ok(header.key.clone()),
+        key => header_name(key).map_err(|flaw| flaw.under("header.key")),
+    }?;
     let raw = if header.raw_value.is_empty() {
         header.value.as_str()
     } else {

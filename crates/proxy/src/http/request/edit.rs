@@ -98,15 +98,21 @@ fn joined(path: String) -> String {
     if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
+/// Names of configuration are in lower case.
+fn is_authority(name: &str) -> bool {
+    matches!(name, ":authority" | "host")
+}
+
 fn apply_request(head: &mut RequestHead, edits: &HeaderEdits) -> Result<(), EditError> {
     for name in &edits.remove {
         head.remove(name);
     }
     for (name, value) in &edits.set {
-        head.set(name, value)?;
+        if is_authority(name) { head.set_authority(value)? } else { head.set(name, value)? }
     }
     for (name, value) in &edits.add {
-        head.append(name, value)?;
+        // There is one, so that adding it is setting it.
+        if is_authority(name) { head.set_authority(value)? } else { head.append(name, value)? }
     }
     Ok(())
 }
