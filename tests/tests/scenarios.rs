@@ -13,6 +13,7 @@ mod dns;
 mod failures;
 mod fake_control;
 mod foreign;
+mod foreign_rules;
 mod hashing;
 mod interception;
 mod jaeger;

@@ -10,6 +10,7 @@ pub mod cache;
 mod cluster;
 mod destination;
 mod endpoints;
+pub mod foreign;
 mod host;
 mod inbound;
 pub mod names;

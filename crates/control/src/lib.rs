@@ -20,6 +20,7 @@ pub mod world;
 
 mod app;
 mod debug;
+mod enforced;
 mod metrics;
 mod xds_source;
 

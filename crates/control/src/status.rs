@@ -4,6 +4,7 @@
 //! is in force. A foreign client has a generation when everything of it was sent and answered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_model::identity::SpiffeId;
@@ -12,6 +13,8 @@ use outrigger_xds::ClientKind;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::compile::scope::Scope;
 
 /// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
 const MOST_NACKS: usize = 200;
@@ -29,6 +32,17 @@ pub struct Client {
     pub kind: ClientKind,
     /// The program and its version.
     pub version: String,
+    /// What of it decides what it is sent.
+    pub scope: Scope,
+    /// What a gRPC client asked for; others are sent everything, or enforce everything.
+    pub asked: Arc<Mutex<BTreeSet<(ResourceKind, String)>>>,
+}
+
+impl Client {
+    /// How it is called in reports.
+    pub(crate) fn name(&self) -> &str {
+        self.instance.as_deref().unwrap_or(&self.node)
+    }
 }
 
 /// A refused resource.
@@ -105,6 +119,9 @@ pub struct InForce {
     pub waiting: Vec<String>,
     /// Who refused something of it, and why.
     pub refused: Vec<String>,
+    /// Who does not enforce something of it, and why, as `not enforced by X: why`; such proxies are not among `proxies`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
 }
 
 struct Entry {
@@ -282,13 +299,31 @@ impl Board {
         entries.values().flat_map(of).collect()
     }
 
-    /// Waits until every connected proxy has a generation in force, or has refused something of it; at most `timeout`.
-    pub async fn wait(&self, generation: u64, timeout: Duration) -> InForce {
+    /// Every connected proxy, as what it enforces is asked about.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        self.entries.lock().values().map(|entry| entry.client.clone()).collect()
+    }
+
+    /// How far a generation has come, and who refuses what was made from these rules: also what was refused before, and is the
+    /// same now.
+    fn reached(&self, generation: u64, rules: &[String]) -> InForce {
+        let mut state = self.in_force(generation);
+        let refused = rules.iter().flat_map(|rule| self.refused_rule(rule));
+        state.refused.extend(refused);
+        state.refused.sort();
+        state.refused.dedup();
+        state.complete = state.waiting.is_empty() && state.refused.is_empty();
+        state
+    }
+
+    /// Waits until every connected proxy has a generation in force, or has refused something of it; at most `timeout`. Of `rules`
+    /// earlier refusals count, too.
+    pub async fn wait(&self, generation: u64, rules: &[String], timeout: Duration) -> InForce {
         let mut changed = self.changed.subscribe();
         let reached = async {
             loop {
                 changed.mark_unchanged();
-                let state = self.in_force(generation);
+                let state = self.reached(generation, rules);
                 // Whoever refused will not come round by waiting.
                 if state.waiting.len() <= self.refusing(generation) {
                     return state;
@@ -300,7 +335,7 @@ impl Board {
         };
         match tokio::time::timeout(timeout, reached).await {
             Ok(state) => state,
-            Err(_) => self.in_force(generation),
+            Err(_) => self.reached(generation, rules),
         }
     }
 
@@ -319,7 +354,7 @@ impl Entry {
     }
 
     fn name(&self) -> String {
-        self.client.instance.clone().unwrap_or_else(|| self.client.node.clone())
+        self.client.name().to_owned()
     }
 
     fn refusals_since(&self, generation: u64) -> Vec<String> {

@@ -14,10 +14,11 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::ResourceKind;
 use outrigger_xds::server::{ClientEvent, Source, Versioned, View};
 use outrigger_xds::{ClientKind, NodeInfo};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::compile::scope::Scope;
+use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::status::{Board, Client, Nack, Refusal, rules_of};
@@ -96,10 +97,14 @@ impl Source for XdsSource {
             instance: (!claimed.is_empty()).then_some(claimed),
             bind: text(node, "OUTBOUND_BIND").and_then(|ip| ip.parse().ok()),
             secure: node.metadata.get("SECURE").is_some_and(|secure| *secure == true || *secure == "true"),
+            regex_limit: number(node, "RE2_MAX_PROGRAM_SIZE").unwrap_or(REGEX_LIMIT),
         };
         let own = scope.own(self.keeper.published().compiled.world()).is_some();
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        let asked = Arc::<Mutex<_>>::default();
         let client = Client {
+            scope: scope.clone(),
+            asked: asked.clone(),
             node: node.id.clone(),
             instance: scope.instance.clone().filter(|_| own),
             identity: Some(identity.clone()),
@@ -108,7 +113,7 @@ impl Source for XdsSource {
         };
         tracing::info!(node = %node.id, id = %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
         self.board.connected(stream, client);
-        Ok(Arc::new(Subscriber { source: self.clone(), stream, node: node.id.clone(), scope }))
+        Ok(Arc::new(Subscriber { source: self.clone(), stream, node: node.id.clone(), scope, asked }))
     }
 }
 
@@ -116,6 +121,15 @@ impl Source for XdsSource {
 fn text<'n>(node: &'n NodeInfo, key: &str) -> Option<&'n str> {
     node.metadata.get(key)?.as_str().filter(|text| !text.is_empty())
 }
+
+/// A number of the node's metadata, written as one or as text.
+fn number(node: &NodeInfo, key: &str) -> Option<u32> {
+    let value = node.metadata.get(key)?;
+    value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok()).map(|number| number as u32)
+}
+
+/// Names that a gRPC client asked for and that are remembered: as many as it may ask for at once.
+const MOST_ASKED: usize = 20_000;
 
 /// By the name that programs give themselves: `outrigger`, `envoy`, `gRPC C-core`, `gRPC Go`, `grpc-java`.
 fn client_kind(user_agent: &str) -> ClientKind {
@@ -135,6 +149,7 @@ struct Subscriber {
     stream: u64,
     node: String,
     scope: Scope,
+    asked: Arc<Mutex<BTreeSet<(ResourceKind, String)>>>,
 }
 
 impl Subscriber {
@@ -175,6 +190,13 @@ impl View for Subscriber {
     }
 
     fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
+        if self.scope.kind == ClientKind::Grpc && matches!(kind, ResourceKind::Routes | ResourceKind::Cluster)
+        {
+            let mut asked = self.asked.lock();
+            if asked.len() < MOST_ASKED {
+                asked.insert((kind, name.to_owned()));
+            }
+        }
         self.source.keeper.published().compiled.resource(&self.scope, kind, name)
     }
 

@@ -7,6 +7,7 @@ use axum::{Json, Router};
 
 use super::types::{InForce, RuleState, RuleStatusBody, StatusBody, WaitQuery};
 use super::{Api, Problem, Shared, operator, timeout};
+use crate::enforced::Unenforced;
 use crate::keeper::Rule;
 use crate::registry::api::Caller;
 
@@ -49,21 +50,33 @@ pub(super) async fn rules(
 ) -> Result<Json<Vec<RuleStatusBody>>, Problem> {
     operator(&caller)?;
     let published = api.shared.keeper.published();
-    Ok(Json(published.rules.values().map(|rule| rule_status(&api.shared, rule)).collect()))
+    let unenforced = Unenforced::now(&published, &api.shared.board);
+    let status = |rule| rule_status(&api.shared, &unenforced, rule);
+    Ok(Json(published.rules.values().map(|rule| status(rule)).collect()))
 }
 
-fn rule_status(shared: &Shared, rule: &Rule) -> RuleStatusBody {
+fn rule_status(shared: &Shared, unenforced: &Unenforced, rule: &Rule) -> RuleStatusBody {
     let stored = rule.stored();
     let mut parts = stored.key.splitn(3, '/').map(str::to_owned);
     let mut part = || parts.next().unwrap_or_default();
     let (kind, namespace, name) = (part(), part(), part());
     let InForce { proxies, of, waiting, .. } = shared.board.in_force(stored.generation);
-    let refused = shared.board.refused_rule(&format!("{kind} {namespace}/{name}"));
-    let (state, reasons) = match (&rule.problem, refused.is_empty(), waiting.is_empty()) {
-        (Some(problem), _, _) => (RuleState::NotUnderstood, vec![problem.clone()]),
-        (None, false, _) => (RuleState::Refused, refused),
-        (None, true, true) => (RuleState::InForce, Vec::new()),
-        (None, true, false) => (RuleState::Stale, Vec::new()),
+    let id = format!("{kind} {namespace}/{name}");
+    let mut reasons = shared.board.refused_rule(&id);
+    let refused = !reasons.is_empty();
+    let lacking = unenforced.of(&id);
+    let enforced = lacking.is_empty();
+    reasons.extend(lacking);
+    let proxies = proxies.saturating_sub(unenforced.proxies(&shared.board, &[id]));
+    let state = match &rule.problem {
+        Some(problem) => {
+            reasons = vec![problem.clone()];
+            RuleState::NotUnderstood
+        }
+        None if refused => RuleState::Refused,
+        None if !waiting.is_empty() => RuleState::Stale,
+        None if !enforced => RuleState::NotEnforced,
+        None => RuleState::InForce,
     };
     let (version, generation) = (stored.version, stored.generation);
     RuleStatusBody { kind, namespace, name, version, generation, state, proxies, of, waiting, reasons }
@@ -79,5 +92,5 @@ pub(super) async fn wait(
     operator(&caller)?;
     let Query(query) = query?;
     let generation = query.generation.unwrap_or_else(|| api.shared.keeper.published().generation());
-    Ok(Json(api.shared.board.wait(generation, timeout(query.timeout)?).await))
+    Ok(Json(api.shared.board.wait(generation, &[], timeout(query.timeout)?).await))
 }

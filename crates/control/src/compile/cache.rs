@@ -1,6 +1,6 @@
 //! Compiled resources of one world, shared by all clients that see the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outrigger_model::resource::{Barrier, Resource, ResourceKind, TrustBundleSecret};
@@ -8,12 +8,19 @@ use outrigger_xds::ClientKind;
 use outrigger_xds::server::Versioned;
 use parking_lot::Mutex;
 
+use super::foreign::{self, Gap};
 use super::scope::Scope;
 use super::{cluster, destination, endpoints, host, inbound, names, outbound, route};
 use crate::world::World;
 
-/// What each scope sees of one name; `None` was found not to exist.
-type ByScope = HashMap<Scope, Option<Arc<Versioned>>>;
+/// What a scope sees of one name, `None` was found not to exist; and what the client does not enforce of the rules behind it.
+#[derive(Clone, Default)]
+struct Seen {
+    resource: Option<Arc<Versioned>>,
+    gaps: Arc<[Gap]>,
+}
+
+type ByScope = HashMap<Scope, Seen>;
 
 /// A world and what was compiled from it so far.
 pub struct Compiled {
@@ -38,17 +45,47 @@ impl Compiled {
         if kind == ResourceKind::Barrier {
             return self.compile(scope, kind, name).map(|resource| Arc::new(Versioned::new(resource)));
         }
+        self.seen(scope, kind, name).resource
+    }
+
+    fn seen(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Seen {
         let key = (kind, name.to_owned());
         if let Some(known) = self.cache.lock().get(&key).and_then(|by_scope| by_scope.get(scope)) {
             return known.clone();
         }
         // Compiled outside the lock: two clients may do the same work once, which is cheaper than one waiting for another.
-        let compiled = self.compile(scope, kind, name).map(|resource| Arc::new(Versioned::new(resource)));
+        let mut compiled = Seen::default();
+        if let Some(mut resource) = self.compile(scope, kind, name) {
+            let fitted = foreign::fit(&mut resource, scope);
+            compiled.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource)));
+            compiled.gaps = fitted.gaps.into();
+        }
         // Who asks on demand may ask for anything: what is not there costs one look, and would fill the memory.
-        if compiled.is_some() || !kind.is_on_demand() {
+        if compiled.resource.is_some() || !kind.is_on_demand() {
             self.cache.lock().entry(key).or_default().insert(scope.clone(), compiled.clone());
         }
         compiled
+    }
+
+    /// What a foreign client does not enforce of the rules behind what it is sent: an Envoy is sent everything, a gRPC client
+    /// what it asked for.
+    pub fn gaps(&self, scope: &Scope, asked: &BTreeSet<(ResourceKind, String)>) -> BTreeSet<Gap> {
+        let mut gaps = BTreeSet::new();
+        let mut collect = |kind, name: &str| gaps.extend(self.seen(scope, kind, name).gaps.iter().cloned());
+        match scope.kind {
+            ClientKind::Outrigger => {}
+            ClientKind::Grpc => asked.iter().for_each(|(kind, name)| collect(*kind, name)),
+            ClientKind::Envoy => {
+                for name in self.envoy_clusters(scope) {
+                    collect(ResourceKind::Cluster, &name);
+                }
+                for port in outbound::envoy_ports(&self.world) {
+                    collect(ResourceKind::Routes, &port.to_string());
+                }
+                gaps.extend(outbound::envoy_gaps(&self.world, scope));
+            }
+        }
+        gaps
     }
 
     /// All resources of a kind that a wildcard subscription of a client gets.
@@ -73,7 +110,7 @@ impl Compiled {
         let mut all = Vec::new();
         for service in self.world.services() {
             let subsets = self.world.destination_for(&service.host, &scope.namespace);
-            let subsets = subsets.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
+            let subsets = subsets.as_deref().map(|rule| rule.subsets.as_slice()).unwrap_or_default();
             for port in service.ports.keys() {
                 let name = |subset: &str| names::outbound(*port, subset, service.host.as_str());
                 all.push(name(""));

@@ -1,5 +1,6 @@
 //! Outbound listeners: by destination for Outrigger and gRPC, by port for Envoy.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use outrigger_model::route::WeightedCluster;
 use outrigger_rules::intent::TcpMatch;
 use outrigger_xds::ClientKind;
 
+use super::foreign::Gap;
 use super::names::{self, Outbound};
 use super::route::weighted;
 use super::scope::Scope;
@@ -36,10 +38,38 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listen
 
 /// The names of all outbound listeners of an Envoy.
 pub(super) fn envoy_names(world: &World) -> Vec<String> {
-    let mut ports: Vec<u16> = world.services().flat_map(|service| http_ports(&service.ports)).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports.into_iter().map(|port| format!("outbound_{port}")).collect()
+    envoy_ports(world).into_iter().map(|port| format!("outbound_{port}")).collect()
+}
+
+/// The ports that an Envoy listens on.
+pub(super) fn envoy_ports(world: &World) -> BTreeSet<u16> {
+    world.services().flat_map(|service| http_ports(&service.ports)).collect()
+}
+
+/// Rules for what an Envoy is given no listener for.
+pub(super) fn envoy_gaps(world: &World, scope: &Scope) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    for service in world.services() {
+        let tcp: Vec<u16> = service
+            .ports
+            .iter()
+            .filter(|(_, spoken)| **spoken == Protocol::Tcp)
+            .map(|(port, _)| *port)
+            .collect();
+        let why = |ports: &[u16]| format!("an Envoy is given no listener for TCP (port {ports:?})");
+        if let Some(rule) = world.destination_for(&service.host, &scope.namespace).filter(|_| !tcp.is_empty())
+        {
+            gaps.extend(rule.origins().map(|rule| Gap { rule: rule.to_string(), why: why(&tcp) }));
+        }
+        let route = world.route_for(&service.host, &scope.namespace).filter(|route| !route.tcp.is_empty());
+        if let Some(route) =
+            route.filter(|_| !tcp.is_empty() || service.ports.values().any(|p| *p == Protocol::Auto))
+        {
+            let why = "an Envoy is given no listener for TCP, so TCP routes have no effect".to_owned();
+            gaps.push(Gap { rule: route.origin.to_string(), why });
+        }
+    }
+    gaps
 }
 
 fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterator<Item = u16> {
@@ -66,8 +96,8 @@ fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Optio
         let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
         (protocol, tcp_clusters(world, scope, &outbound, key), None)
     };
-    let tcp =
-        || Terminal::Tcp(TcpProxy { clusters: clusters.clone(), idle_timeout: Duration::from_secs(3600) });
+    let idle_timeout = idle_timeout(world, scope, &outbound);
+    let tcp = || Terminal::Tcp(TcpProxy { clusters: clusters.clone(), idle_timeout });
     let web = || Terminal::Http(Box::new(http(world, routes())));
     let chains = match protocol {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
@@ -85,6 +115,25 @@ fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Optio
         }
     };
     Some(listener(name, address.into_iter().collect(), chains))
+}
+
+/// How long a connection may be silent: what the rule of its destination says, or an hour.
+fn idle_timeout(world: &World, scope: &Scope, outbound: &Outbound<'_>) -> Duration {
+    let rule = match outbound.address() {
+        None => world.resolver.resolve(outbound.host, &scope.namespace).ok(),
+        // A call to the address of a workload obeys the policy of its service.
+        Some(address) => world
+            .workloads_at(scope.network(world), address)
+            .next()
+            .map(|instance| world.resolver.service(&instance.service, &instance.namespace)),
+    };
+    let rule = rule.and_then(|host| world.destination_for(&host, &scope.namespace));
+    let pool = rule.and_then(|rule| rule.effective(None, outbound.port).connection_pool);
+    match pool.and_then(|pool| pool.tcp_idle_timeout) {
+        // Off: ten years.
+        Some(Duration::ZERO) => Duration::from_secs(315_360_000),
+        found => found.unwrap_or(Duration::from_secs(3600)),
+    }
 }
 
 fn tcp_clusters(world: &World, scope: &Scope, outbound: &Outbound<'_>, key: &str) -> Vec<WeightedCluster> {

@@ -24,7 +24,12 @@ pub struct Scope {
     pub bind: Option<IpAddr>,
     /// A gRPC client that has certificates.
     pub secure: bool,
+    /// The largest program of RE2 that an Envoy takes.
+    pub regex_limit: u32,
 }
+
+/// Envoy's own default of `re2.max_program_size.error_level`.
+pub const REGEX_LIMIT: u32 = 100;
 
 impl Scope {
     /// Its own registration.

@@ -20,7 +20,7 @@ fn intents(yaml: &str) -> Vec<Intent> {
     parsed.objects.into_iter().flat_map(|object| object.intents).collect()
 }
 
-fn shop() -> Vec<Instance> {
+pub(super) fn shop() -> Vec<Instance> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
     v2.weight = 50;
     vec![
@@ -31,12 +31,12 @@ fn shop() -> Vec<Instance> {
     ]
 }
 
-fn compiled(instances: Vec<Instance>, yaml: &str) -> Compiled {
+pub(super) fn compiled(instances: Vec<Instance>, yaml: &str) -> Compiled {
     let world = World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents(yaml));
     Compiled::new(Arc::new(world), "roots".into())
 }
 
-fn scope(kind: ClientKind, account: &str, instance: &str) -> Scope {
+pub(super) fn scope(kind: ClientKind, account: &str, instance: &str) -> Scope {
     Scope {
         kind,
         namespace: "shop".into(),
@@ -44,6 +44,7 @@ fn scope(kind: ClientKind, account: &str, instance: &str) -> Scope {
         instance: Some(instance.into()),
         bind: None,
         secure: false,
+        regex_limit: super::scope::REGEX_LIMIT,
     }
 }
 
@@ -51,11 +52,11 @@ fn web() -> Scope {
     scope(ClientKind::Outrigger, "web", "web-1")
 }
 
-fn get(compiled: &Compiled, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
+pub(super) fn get(compiled: &Compiled, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
     compiled.resource(scope, kind, name).map(|versioned| (*versioned.resource).clone())
 }
 
-const CATALOG: &str = "outbound|8080||catalog.shop.svc.cluster.local";
+pub(super) const CATALOG: &str = "outbound|8080||catalog.shop.svc.cluster.local";
 
 const CANARY: &str = "
 apiVersion: networking.istio.io/v1
@@ -409,4 +410,77 @@ fn an_address_means_the_workload_in_the_client_s_own_network() {
     assert!(get(&c, &web(), ResourceKind::Destination, "/127.0.0.20:8080").is_none());
     assert!(get(&c, &web(), ResourceKind::Destination, "east/127.0.0.20:8080").is_none());
     assert!(get(&c, &east, ResourceKind::Destination, "east/127.0.0.20:8080").is_some());
+}
+
+#[test]
+fn subsets_of_several_rules_for_one_host_all_have_endpoints() {
+    let rule = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{host: catalog, {spec}}}\n"
+        )
+    };
+    let c = compiled(
+        shop(),
+        &(rule("a", "subsets: [{name: v1, labels: {version: v1}}]")
+            + &rule(
+                "b",
+                "trafficPolicy: {connectionPool: {http: {http2MaxRequests: 9}}}, subsets: [{name: v2, labels: {version: v2}}]",
+            )),
+    );
+    for (subset, address, rule) in [("v1", "127.0.0.11:8080", "a"), ("v2", "127.0.0.12:8080", "b")] {
+        let name = format!("outbound|8080|{subset}|catalog.shop.svc.cluster.local");
+        let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, &name) else {
+            panic!()
+        };
+        assert_eq!(set.iter().map(|e| e.address.to_string()).collect::<Vec<_>>(), [address]);
+        let Some(Resource::Cluster(cluster)) = get(&c, &web(), ResourceKind::Cluster, &name) else {
+            panic!()
+        };
+        assert_eq!(cluster.limits.max_requests, 9, "the policy of the one is the policy of all");
+        assert_eq!(cluster.origin.unwrap().name, rule);
+    }
+    let Some(Resource::Cluster(whole)) = get(&c, &web(), ResourceKind::Cluster, CATALOG) else { panic!() };
+    assert_eq!(whole.origin.unwrap().name, "b", "who has the policy");
+}
+
+#[test]
+fn a_server_that_a_rule_does_not_name_is_not_dialled() {
+    let rule = |sa: &str| {
+        format!("
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: catalog, namespace: shop}}
+spec: {{host: catalog, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/{sa}']}}}}}}
+")
+    };
+    for (account, endpoints) in [("catalog", 2), ("other", 0)] {
+        let c = compiled(shop(), &rule(account));
+        let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, CATALOG) else {
+            panic!()
+        };
+        assert_eq!(set.len(), endpoints, "{account}");
+    }
+}
+
+#[test]
+fn the_idle_timeout_of_a_tcp_service_is_its_rules() {
+    for (spec, seconds) in
+        [("idleTimeout: 30s", 30), ("idleTimeout: 0s", 315_360_000), ("maxConnections: 5", 3600)]
+    {
+        let rule = format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: stock, namespace: shop}}
+spec: {{host: stock, trafficPolicy: {{connectionPool: {{tcp: {{{spec}}}}}}}}}
+"
+        );
+        let c = compiled(shop(), &rule);
+        let name = "outbound|7000||stock.shop.svc.cluster.local";
+        let Some(Resource::Listener(listener)) = get(&c, &web(), ResourceKind::Listener, name) else {
+            panic!()
+        };
+        let Terminal::Tcp(tcp) = &listener.chains[0].terminal else { panic!() };
+        assert_eq!(tcp.idle_timeout.as_secs(), seconds, "{spec}");
+    }
 }

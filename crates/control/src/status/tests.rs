@@ -1,12 +1,22 @@
 use super::*;
 
 fn client(name: &str, kind: ClientKind) -> Client {
-    Client { node: name.into(), instance: None, identity: None, kind, version: "1".into() }
+    let scope = Scope {
+        kind,
+        namespace: "shop".into(),
+        service_account: "web".into(),
+        instance: None,
+        bind: None,
+        secure: false,
+        regex_limit: crate::compile::scope::REGEX_LIMIT,
+    };
+    let (version, asked) = ("1".into(), Arc::default());
+    Client { node: name.into(), instance: None, identity: None, kind, version, scope, asked }
 }
 
 #[tokio::test(start_paused = true)]
 async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
-    let board = std::sync::Arc::new(Board::default());
+    let board = Arc::new(Board::default());
     board.connected(1, client("a", ClientKind::Outrigger));
     board.connected(2, client("b", ClientKind::Outrigger));
     board.barrier(1, 7);
@@ -15,7 +25,7 @@ async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
     assert_eq!(state.waiting, ["b"]);
     let waiting = tokio::spawn({
         let board = board.clone();
-        async move { board.wait(7, Duration::from_secs(60)).await }
+        async move { board.wait(7, &[], Duration::from_secs(60)).await }
     });
     tokio::task::yield_now().await;
     board.barrier(2, 6);
@@ -29,7 +39,7 @@ async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
 async fn waiting_for_a_silent_proxy_times_out_and_names_it() {
     let board = Board::default();
     board.connected(1, client("a", ClientKind::Outrigger));
-    let state = board.wait(1, Duration::from_secs(5)).await;
+    let state = board.wait(1, &[], Duration::from_secs(5)).await;
     assert!(!state.complete);
     assert_eq!(state.waiting, ["a"]);
 }
@@ -38,7 +48,8 @@ async fn waiting_for_a_silent_proxy_times_out_and_names_it() {
 async fn a_proxy_that_leaves_is_not_waited_for() {
     let board = Board::default();
     board.connected(1, client("a", ClientKind::Outrigger));
-    let (state, ()) = tokio::join!(board.wait(1, Duration::from_secs(60)), async { board.disconnected(1) });
+    let (state, ()) =
+        tokio::join!(board.wait(1, &[], Duration::from_secs(60)), async { board.disconnected(1) });
     assert!(state.complete);
 }
 
@@ -71,7 +82,7 @@ async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
         rules: vec!["VirtualService shop/web".into()],
     };
     board.nacked(1, ResourceKind::Routes, nack);
-    let state = board.wait(5, Duration::from_secs(60)).await;
+    let state = board.wait(5, &[], Duration::from_secs(60)).await;
     assert!(!state.complete);
     assert!(
         state.refused[0].contains("bad regex") && state.refused[0].contains("virtual_hosts[0]"),

@@ -312,3 +312,91 @@ fn programs_are_known_by_their_names() {
         assert_eq!(client_kind(name), kind, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_policy_for_a_workload_behind_an_envoy_is_not_in_force_there() {
+    let (running, _dir) = start().await;
+    let (channel, _) = credentials(&running, "catalog").await;
+    let mut envoy = connect(channel, "catalog-1", "envoy");
+    envoy.client.wildcard(ResourceKind::Cluster);
+    envoy.until(|event| matches!(event, Event::Update { .. }).then_some(())).await;
+    let deny = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: catalog, namespace: shop}\n\
+                spec: {selector: {matchLabels: {app: catalog}}, action: DENY, rules: [{}]}\n";
+    let query = ApplyQuery { wait: true, timeout: Some(20.0), ..ApplyQuery::default() };
+    let in_force = running.client().apply(deny, &query).await.unwrap().in_force.unwrap();
+    assert_eq!((in_force.proxies, in_force.of), (0, 1), "the one that is connected does not enforce it");
+    assert!(
+        in_force.unenforced[0]
+            .starts_with("not enforced by catalog-1: an Envoy is given no inbound listener"),
+        "{in_force:?}"
+    );
+    let status = running.client().rules_status().await.unwrap();
+    assert_eq!(
+        (status[0].state, status[0].proxies, &status[0].reasons),
+        (RuleState::NotEnforced, 0, &in_force.unenforced)
+    );
+    // The callers' own sidecars obey a route: that is enforced.
+    running.client().apply(ROUTE, &query).await.unwrap();
+    let status = running.client().rules_status().await.unwrap();
+    let route = status.iter().find(|rule| rule.kind == "VirtualService").unwrap();
+    assert_eq!((route.state, route.proxies), (RuleState::InForce, 1), "{route:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_grpc_client_s_gaps_are_those_of_what_it_asked_for() {
+    let (running, _dir) = start().await;
+    let (channel, _) = credentials(&running, "web").await;
+    let mut grpc = connect(channel, "caller", "grpc-java");
+    let fault = ROUTE.replace("timeout: 3s", "fault: {abort: {httpStatus: 500, percentage: {value: 100}}}");
+    let query = ApplyQuery { wait: true, timeout: Some(20.0), ..ApplyQuery::default() };
+    grpc.resource(ResourceKind::Routes, "outbound|8080||web.shop.svc.cluster.local").await;
+    let in_force = running.client().apply(&fault, &query).await.unwrap().in_force.unwrap();
+    assert_eq!(in_force.unenforced, Vec::<String>::new(), "it does not call catalog");
+    grpc.resource(ResourceKind::Routes, CATALOG).await;
+    let status = running.client().rules_status().await.unwrap();
+    assert_eq!(status[0].state, RuleState::NotEnforced);
+    assert!(
+        status[0].reasons[0]
+            .starts_with("not enforced by caller: route catalog[0]: gRPC clients know no faults"),
+        "{status:?}"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_rule_that_was_refused_before_is_refused_when_it_is_applied_again() {
+    let (running, _dir) = start().await;
+    let (channel, _) = credentials(&running, "web").await;
+    let mut web = connect(channel, "web-1", "outrigger");
+    web.client.subscribe(ResourceKind::Barrier, "barrier");
+    let first = web.barrier(0).await;
+    web.client.ack_barrier(first);
+    web.resource(ResourceKind::Routes, CATALOG).await;
+    let api = running.client();
+    let query = ApplyQuery { wait: true, timeout: Some(20.0), ..ApplyQuery::default() };
+    let refuse = async {
+        let (_, version) = web
+            .until(|event| match event {
+                Event::Update { upserts, .. } => {
+                    upserts.iter().find(|(r, _)| r.kind() == ResourceKind::Routes).cloned()
+                }
+                _ => None,
+            })
+            .await;
+        let reason = "it cannot".to_owned();
+        let invalid =
+            Invalid { kind: ResourceKind::Routes, name: CATALOG.into(), field: String::new(), reason };
+        web.client.reject(ResourceKind::Routes, CATALOG, &version, invalid);
+    };
+    let (applied, ()) = tokio::join!(api.apply(ROUTE, &query), refuse);
+    let refused = applied.unwrap().in_force.unwrap().refused;
+    assert_eq!(refused, [format!("web-1: Routes \"{CATALOG}\": it cannot")]);
+    let again = api.apply(ROUTE, &query).await.unwrap().in_force.unwrap();
+    assert_eq!(
+        (again.refused, again.complete),
+        (refused, false),
+        "unchanged, and as little in force as before"
+    );
+    running.stop().await;
+}

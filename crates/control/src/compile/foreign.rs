@@ -1,0 +1,263 @@
+//! What a foreign client cannot enforce is taken out of what it is sent, and said of the rule that wanted it.
+//!
+//! The last stage of compilation for an Envoy or a gRPC client. A refusal of theirs holds back the whole resource, which for an
+//! Envoy's routes is every service of a port: what they may refuse is looked for here, and left out alone.
+
+use outrigger_model::cluster::{Balance, ClientTls, Cluster, Limits};
+use outrigger_model::matcher::{Pattern, StringMatch};
+use outrigger_model::resource::{Origin, Resource};
+use outrigger_model::route::{
+    Forward, HashOn, HeaderEdits, PathMatch, RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig,
+};
+use outrigger_xds::ClientKind;
+
+use super::scope::Scope;
+
+mod re2;
+
+/// What a client does not enforce of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gap {
+    /// The rule, as `VirtualService shop/catalog`.
+    pub rule: String,
+    /// What, and why.
+    pub why: String,
+}
+
+impl Gap {
+    /// Of the rule behind a resource; what no rule asked for is nobody's gap.
+    pub(crate) fn of(origin: Option<&Origin>, why: impl Into<String>) -> Option<Self> {
+        let Origin { kind, namespace, name } = origin?;
+        Some(Self { rule: format!("{kind} {namespace}/{name}"), why: why.into() })
+    }
+}
+
+/// What became of a resource.
+pub(super) struct Fitted {
+    /// The client may have it.
+    pub(super) sent: bool,
+    /// What was taken out.
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// Takes out of a resource what the client cannot enforce.
+pub(super) fn fit(resource: &mut Resource, scope: &Scope) -> Fitted {
+    match (scope.kind, resource) {
+        (ClientKind::Outrigger, _) => Fitted { sent: true, gaps: Vec::new() },
+        (_, Resource::Routes(config)) => Fitted { sent: true, gaps: routes(config, scope) },
+        (ClientKind::Grpc, Resource::Cluster(cluster)) => grpc_cluster(cluster, scope),
+        _ => Fitted { sent: true, gaps: Vec::new() },
+    }
+}
+
+fn routes(config: &mut RouteConfig, scope: &Scope) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    for host in &mut config.virtual_hosts {
+        host.routes.retain_mut(|route| {
+            let mut left_out = Vec::new();
+            match scope.kind {
+                ClientKind::Grpc => grpc_route(route, &mut left_out),
+                _ => envoy_route(route, &mut left_out),
+            }
+            let bad = patterns(route).find_map(|pattern| flaw(pattern, scope));
+            let bad = bad.or_else(|| substitution(route));
+            let origin = route.origin.as_ref();
+            if !left_out.is_empty() {
+                gaps.extend(Gap::of(origin, format!("route {}: {}", route.name, left_out.join(", "))));
+            }
+            if let Some(why) = &bad {
+                gaps.extend(Gap::of(origin, format!("route {} is left out: {why}", route.name)));
+            }
+            bad.is_none()
+        });
+    }
+    gaps
+}
+
+/// Why RE2 would not take a pattern.
+fn flaw(pattern: &str, scope: &Scope) -> Option<String> {
+    let shown: String = pattern.chars().take(80).collect();
+    match re2::program_size(pattern) {
+        Err(why) => Some(format!("{why}, in \"{shown}\"")),
+        // gRPC's implementations have no such limit.
+        Ok(size) if scope.kind == ClientKind::Envoy && size > u64::from(scope.regex_limit) => Some(format!(
+            "\"{shown}\" may need {size} instructions of RE2, and this Envoy takes {} (its runtime's \
+             re2.max_program_size.error_level; name another limit in the node metadata, RE2_MAX_PROGRAM_SIZE)",
+            scope.regex_limit
+        )),
+        Ok(_) => None,
+    }
+}
+
+/// All regular expressions of a route.
+fn patterns(route: &Route) -> impl Iterator<Item = &str> {
+    fn regex(value: &StringMatch) -> Option<&str> {
+        match &value.pattern {
+            Pattern::Regex(pattern) => Some(pattern),
+            _ => None,
+        }
+    }
+    let path = match &route.matches.path {
+        PathMatch::Regex(pattern) => Some(pattern.as_str()),
+        _ => None,
+    };
+    let rewrite = match &route.action {
+        RouteAction::Forward(Forward { rewrite: Rewrite { regex: Some((pattern, _)), .. }, .. }) => {
+            Some(pattern.as_str())
+        }
+        _ => None,
+    };
+    path.into_iter()
+        .chain(rewrite)
+        .chain(route.matches.headers.iter().filter_map(|header| regex(&header.value)))
+        .chain(route.matches.query.iter().filter_map(|query| regex(&query.value)))
+}
+
+/// RE2 refuses a substitution that names a group which the pattern does not have.
+fn substitution(route: &Route) -> Option<String> {
+    let RouteAction::Forward(Forward { rewrite: Rewrite { regex: Some((pattern, text)), .. }, .. }) =
+        &route.action
+    else {
+        return None;
+    };
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            continue;
+        }
+        match chars.next() {
+            Some('\\') => {}
+            Some(digit @ '0'..='9') if digit.to_digit(10) <= Some(re2::groups(pattern)) => {}
+            other => {
+                let named = other.map(String::from).unwrap_or_default();
+                return Some(format!("\\{named} names no group of \"{pattern}\""));
+            }
+        }
+    }
+    None
+}
+
+/// An Envoy refuses edits of pseudo-headers and of Host; what sets the authority is a rewrite for it.
+fn envoy_route(route: &mut Route, left_out: &mut Vec<String>) {
+    let mut authority = take_authority(&mut route.request_headers);
+    if let RouteAction::Forward(forward) = &mut route.action {
+        let several = forward.clusters.len() > 1;
+        for share in &mut forward.clusters {
+            match take_authority(&mut share.request_headers) {
+                Some(_) if several => {
+                    left_out.push(format!("the authority for {} alone is left out", share.cluster));
+                }
+                // Ours edits for the cluster first, then for the route: the route's word is the last.
+                own => authority = authority.or(own),
+            }
+        }
+        forward.rewrite.authority = forward.rewrite.authority.take().or(authority);
+    }
+}
+
+fn take_authority(edits: &mut HeaderEdits) -> Option<String> {
+    let is = |name: &str| name == ":authority" || name.eq_ignore_ascii_case("host");
+    let found =
+        edits.set.iter().chain(&edits.add).rev().find(|(name, _)| is(name)).map(|(_, value)| value.clone());
+    edits.set.retain(|(name, _)| !is(name));
+    edits.add.retain(|(name, _)| !is(name));
+    edits.remove.retain(|name| !is(name));
+    found
+}
+
+const GRPC_RETRIES: [RetryOn; 5] = [
+    RetryOn::Cancelled,
+    RetryOn::DeadlineExceeded,
+    RetryOn::Internal,
+    RetryOn::ResourceExhausted,
+    RetryOn::Unavailable,
+];
+/// gRPC repeats these by itself, where nothing was sent.
+const GRPC_BY_ITSELF: [RetryOn; 3] =
+    [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest];
+
+/// What gRPC's libraries read of a route: gRFC A28 (matches, weights), A31 (timeouts), A42 (hash of a header), A44 (retries).
+fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
+    let mut without = |what: &str, there: bool| {
+        if there {
+            left_out.push(format!("gRPC clients know no {what}"));
+        }
+    };
+    without("faults", route.fault.take().is_some());
+    without(
+        "edits of headers",
+        take_edits(&mut route.request_headers) | take_edits(&mut route.response_headers),
+    );
+    match &mut route.action {
+        RouteAction::Redirect(_) => without("redirects, so such a call fails", true),
+        RouteAction::Direct { .. } => without("direct responses, so such a call fails", true),
+        RouteAction::Forward(forward) => {
+            let mut edited = false;
+            for share in &mut forward.clusters {
+                edited |= take_edits(&mut share.request_headers) | take_edits(&mut share.response_headers);
+            }
+            without("edits of headers for a share", edited);
+            without("rewrites", std::mem::take(&mut forward.rewrite) != Rewrite::default());
+            let before = forward.hash.len();
+            forward.hash.retain(|hash| matches!(hash, HashOn::Header(_)));
+            without("hash but of a header", forward.hash.len() < before);
+            if let Some(retry) = &mut forward.retry {
+                without("retries for these conditions", grpc_retries(retry));
+                without("timeout of one attempt", retry.per_try_timeout.take().is_some());
+                if retry.on.is_empty() {
+                    forward.retry = None;
+                }
+            }
+        }
+    }
+}
+
+fn take_edits(edits: &mut HeaderEdits) -> bool {
+    !std::mem::take(edits).is_empty()
+}
+
+/// Leaves the conditions that gRPC knows; whether others were wanted.
+fn grpc_retries(retry: &mut RetryPolicy) -> bool {
+    let lacks = retry.attempts > 0
+        && (!retry.statuses.is_empty()
+            || retry.on.iter().any(|on| !GRPC_RETRIES.contains(on) && !GRPC_BY_ITSELF.contains(on)));
+    retry.on.retain(|on| GRPC_RETRIES.contains(on));
+    retry.statuses.clear();
+    lacks
+}
+
+/// What gRPC's libraries read of a cluster: gRFC A27, A32 (requests in flight), A42 (ring hash). Their outlier detection (A50) has
+/// other measures than consecutive errors.
+fn grpc_cluster(cluster: &mut Cluster, scope: &Scope) -> Fitted {
+    if !scope.secure && matches!(cluster.tls, ClientTls::Mesh { required: true, .. }) {
+        // Never in plain text: without a cluster its calls fail.
+        let why = "mTLS is required and this gRPC client has no certificates (SECURE in its node metadata), so its calls fail";
+        return Fitted { sent: false, gaps: Gap::of(cluster.origin.as_ref(), why).into_iter().collect() };
+    }
+    let plain = Cluster::new("");
+    let limits = Limits { max_requests: cluster.limits.max_requests, ..Limits::default() };
+    let mut without = Vec::new();
+    let mut lacks = |what: &'static str, there: bool| {
+        if there {
+            without.push(what);
+        }
+    };
+    lacks("outlier detection by consecutive errors", cluster.outlier.take().is_some());
+    lacks("warm-up", cluster.warmup.take().is_some());
+    lacks("random choice (they take turns)", cluster.balance == Balance::Random);
+    lacks("limits but of requests in flight", std::mem::replace(&mut cluster.limits, limits) != limits);
+    lacks("connect timeout of the rule's", cluster.connect_timeout != plain.connect_timeout);
+    lacks(
+        "limits of a connection's age",
+        cluster.idle_timeout != plain.idle_timeout || cluster.max_requests_per_connection > 0,
+    );
+    lacks("roots but the mesh's, so calls fail", matches!(cluster.tls, ClientTls::Outside(_)));
+    (cluster.connect_timeout, cluster.idle_timeout) = (plain.connect_timeout, plain.idle_timeout);
+    cluster.max_requests_per_connection = 0;
+    let why = format!("gRPC clients know no {}", without.join(", no "));
+    let gap = Gap::of(cluster.origin.as_ref(), why).filter(|_| !without.is_empty());
+    Fitted { sent: true, gaps: gap.into_iter().collect() }
+}
+
+#[cfg(test)]
+mod tests;
