@@ -11,6 +11,9 @@ pub(crate) mod rules;
 pub(crate) mod status;
 pub(crate) mod traces;
 
+/// The management socket of a control plane that was started in this directory.
+pub(crate) const DEFAULT_SERVER: &str = "unix:outrigger-data/outrigger.sock";
+
 /// Where the control plane is.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Server {
@@ -18,7 +21,7 @@ pub(crate) struct Server {
     #[arg(
         long,
         env = "OUTRIGGER_SERVER",
-        default_value = "unix:outrigger-data/outrigger.sock",
+        default_value = DEFAULT_SERVER,
         global = true
     )]
     server: String,

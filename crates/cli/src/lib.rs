@@ -2,7 +2,7 @@
 //! The `outrigger` command: control plane and sidecar in one binary, the operator's verbs, and the demo.
 //!
 //! Data goes to standard output, messages to standard error. Exit codes are istioctl's: 0 fine, 1 failed, 64 usage,
-//! 65 bad data, 79 the analyzer found something.
+//! 65 rules with errors, 79 rules with warnings.
 
 use std::process::ExitCode;
 
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
         Command::Proxy(args) => outrigger_proxy::app::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Intercept(command) => outrigger_proxy::intercept::apply::run(&command)
             .map(|done| if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        Command::Analyze(args) => args.run(),
+        Command::Analyze(args) => wait(args.run()),
         Command::Apply(args) => wait(args.run()),
         Command::Get(args) => wait(args.run()),
         Command::Delete(args) => wait(args.run()),

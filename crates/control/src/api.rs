@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use outrigger_identity::Authority;
 use outrigger_model::identity::SpiffeId;
@@ -30,6 +30,7 @@ pub mod types;
 
 mod identities;
 mod instances;
+mod parameters;
 mod rules;
 mod status;
 
@@ -90,6 +91,7 @@ pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
     router
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(parameters::check))
         .layer(from_fn_with_state(api, authenticate))
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
@@ -200,7 +202,7 @@ impl From<Refused> for Problem {
         let status = match refused {
             Refused::Findings(findings) => {
                 let errors = findings.iter().filter(|finding| finding.is_error()).count();
-                return Self::findings(format!("nothing was applied: {errors} error(s)"), findings);
+                return Self::findings(format!("nothing was changed: {errors} error(s)"), findings);
             }
             Refused::Invalid(_) => StatusCode::BAD_REQUEST,
             Refused::Forbidden(_) => StatusCode::FORBIDDEN,

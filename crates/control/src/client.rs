@@ -21,9 +21,9 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::api::types::{
-    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, HistoryEntry, IdentityBody, IdentityRequest,
-    InForce, InstanceBody, RevokedBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody,
-    StatusBody, TokenBody, TokenRequest, TrustBundleBody, WaitQuery,
+    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, FILES, FileText, HistoryEntry, IdentityBody,
+    IdentityRequest, InForce, InstanceBody, RevokedBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody,
+    StateBody, StatusBody, TokenBody, TokenRequest, TrustBundleBody, WaitQuery,
 };
 use crate::instance::{Instance, State};
 
@@ -240,6 +240,30 @@ impl Client {
         serde_json::from_slice(&answer).map_err(|error| self.unexpected(error))
     }
 
+    /// Applies the texts of several files as one set.
+    ///
+    /// # Errors
+    /// As [`Client::apply`].
+    pub async fn apply_files(
+        &self,
+        files: &[FileText],
+        query: &ApplyQuery,
+    ) -> Result<ApplyBody, ClientError> {
+        let path = format!("/v1/rules{}", query_string(query));
+        let body = serde_json::to_vec(files).map_err(|error| self.unexpected(error))?;
+        let patience = patience(query.wait, query.timeout);
+        let answer = self.call(Method::POST, &path, FILES, body.into(), patience).await?;
+        serde_json::from_slice(&answer).map_err(|error| self.unexpected(error))
+    }
+
+    /// What is wrong with the rules that are there.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn analysis(&self) -> Result<Vec<outrigger_rules::Finding>, ClientError> {
+        self.get("/v1/analysis").await
+    }
+
     /// All rules.
     ///
     /// # Errors
@@ -269,7 +293,7 @@ impl Client {
         self.get(&format!("{}/history", rule_path(kind, namespace, name))).await
     }
 
-    /// Deletes a rule; `wait`, `timeout` and `author` of the query count.
+    /// Deletes a rule; `wait`, `timeout`, `author`, `force` and `dry_run` of the query count.
     ///
     /// # Errors
     /// See [`ClientError`].

@@ -48,7 +48,7 @@ const RESERVE: u64 = 4096;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refused {
     /// The rules have errors; nothing was applied.
-    #[error("nothing was applied: {}", .0.iter().filter(|f| f.is_error()).map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("nothing was changed: {}", .0.iter().filter(|f| f.is_error()).map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Findings(Vec<Finding>),
     /// The request is wrong.
     #[error("{0}")]
@@ -81,7 +81,7 @@ type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 /// One thing to do.
 pub(crate) enum Command {
     Apply { objects: Vec<Object>, namespace: String, author: String, dry_run: bool, reply: Reply<Applied> },
-    Delete { key: String, author: String, reply: Reply<Removed> },
+    Delete { key: String, author: String, force: bool, dry_run: bool, reply: Reply<Removed> },
     Register { instance: Box<Instance>, caller: Caller, reply: Reply<u64> },
     SetState { id: String, state: State, caller: Caller, reply: Reply<u64> },
     Heartbeat { id: String, caller: Caller, reply: Reply<u64> },
@@ -93,12 +93,14 @@ pub(crate) enum Command {
 }
 
 /// A deletion that was carried out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Removed {
     /// The version that the history gives the deletion.
     pub version: u64,
     /// The generation without the rule.
     pub generation: u64,
+    /// What others miss now.
+    pub findings: Vec<Finding>,
 }
 
 /// A registered instance and where it comes from.
@@ -217,13 +219,19 @@ impl Keeper {
         self.ask(|reply| Command::Apply { objects, namespace, author, dry_run, reply }).await
     }
 
-    /// Deletes a rule by `Kind/namespace/name`.
+    /// Deletes a rule by `Kind/namespace/name`; a dry run only says what would happen.
     ///
     /// # Errors
-    /// `Unknown` when there is none.
-    pub async fn delete(&self, key: &str, author: &str) -> Result<Removed, Refused> {
+    /// `Unknown` when there is none; the findings, when others need it and there is no `force`.
+    pub async fn delete(
+        &self,
+        key: &str,
+        author: &str,
+        force: bool,
+        dry_run: bool,
+    ) -> Result<Removed, Refused> {
         let (key, author) = (key.to_owned(), author.to_owned());
-        self.ask(|reply| Command::Delete { key, author, reply }).await
+        self.ask(|reply| Command::Delete { key, author, force, dry_run, reply }).await
     }
 
     /// Registers an instance, or replaces a registration.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use outrigger_control::api::types::{ApplyBody, ApplyQuery, InForce, RuleBody, RulesQuery};
+use outrigger_control::api::types::{ApplyBody, ApplyQuery, FileText, InForce, RuleBody, RulesQuery};
 use outrigger_control::client::ClientError;
 use outrigger_rules::Finding;
 use serde::Serialize;
@@ -16,9 +16,12 @@ use crate::print::{Output, show, table};
 /// Apply rules.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Apply {
-    /// Files or directories of YAML or JSON; - is standard input
+    /// Files or directories of YAML or JSON, applied as one set; - is standard input
     #[arg(short, long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Read subdirectories, too
+    #[arg(short = 'R', long)]
+    recursive: bool,
     /// Return when every affected proxy has the rules in force
     #[arg(long)]
     wait: bool,
@@ -38,30 +41,29 @@ pub(crate) struct Apply {
 impl Apply {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.server.client()?;
-        let mut code = ExitCode::SUCCESS;
-        for file in expand(&self.files)? {
-            let text = read(&file)?;
-            let query = ApplyQuery {
-                dry_run: self.dry_run,
-                wait: self.wait,
-                timeout: Some(self.timeout),
-                author: author(),
-                namespace: self.namespace.clone(),
-                file: Some(file.display().to_string()),
-            };
-            match client.apply(&text, &query).await {
-                Ok(body) => {
-                    print_findings(&body.findings);
-                    print_applied(&body);
-                    if body.in_force.as_ref().is_some_and(|in_force| !in_force.complete) {
-                        code = ExitCode::FAILURE;
-                    }
-                }
-                Err(error) => code = refused(&file, &error)?,
+        let query = ApplyQuery {
+            dry_run: self.dry_run,
+            wait: self.wait,
+            timeout: Some(self.timeout),
+            author: author(),
+            namespace: self.namespace,
+            ..ApplyQuery::default()
+        };
+        match client.apply_files(&read_all(&self.files, self.recursive)?, &query).await {
+            Ok(body) => {
+                print_findings(&body.findings);
+                print_applied(&body);
+                Ok(code(body.in_force.as_ref()))
             }
+            Err(error) => refused(&error, "nothing was applied"),
         }
-        Ok(code)
     }
+}
+
+/// What is waited for and does not come, or comes and does not hold, is a failure.
+fn code(in_force: Option<&InForce>) -> ExitCode {
+    let fine = in_force.is_none_or(|in_force| in_force.complete && in_force.unenforced.is_empty());
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn print_applied(body: &ApplyBody) {
@@ -78,47 +80,79 @@ fn print_applied(body: &ApplyBody) {
 }
 
 fn in_force_text(in_force: &InForce, millis: Option<f64>) -> String {
-    let InForce { proxies, of, .. } = in_force;
+    let InForce { proxies, of, waiting, refused, unenforced, .. } = in_force;
     let mut text = format!("in force on {proxies}/{of} proxies after {:.0} ms", millis.unwrap_or_default());
-    if !in_force.complete {
-        text.push_str(&format!("; waiting for {}", in_force.waiting.join(", ")));
+    // Nobody waits for who refuses.
+    let refuses = |name: &&String| refused.iter().any(|refusal| refusal.starts_with(&format!("{name}: ")));
+    let waiting: Vec<&str> = waiting.iter().filter(|name| !refuses(name)).map(String::as_str).collect();
+    if !waiting.is_empty() {
+        text.push_str(&format!("; waiting for {}", waiting.join(", ")));
+    }
+    for refusal in refused {
+        text.push_str(&format!("\nrefused by {refusal}"));
+    }
+    for lack in unenforced {
+        text.push_str(&format!("\n{lack}"));
     }
     text
 }
 
-fn print_findings(findings: &[Finding]) {
+pub(super) fn print_findings(findings: &[Finding]) {
     for finding in findings {
         eprintln!("{finding}");
     }
 }
 
-fn refused(file: &Path, error: &ClientError) -> anyhow::Result<ExitCode> {
+fn refused(error: &ClientError, consequence: &str) -> anyhow::Result<ExitCode> {
     if error.findings().is_empty() {
         anyhow::bail!("{error}");
     }
     print_findings(error.findings());
-    eprintln!("nothing of {} was applied", file.display());
+    eprintln!("{consequence}");
     Ok(ExitCode::from(65))
 }
 
-/// Directories stand for the rule files in them, by name.
-pub(super) fn expand(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+/// Directories may be nested so deep; a link in a circle ends here.
+const DEEPEST: usize = 32;
+
+/// The texts of files. Directories stand for the rule files in them, by name.
+pub(super) fn read_all(paths: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<FileText>> {
     let mut files = Vec::new();
     for path in paths {
-        if !path.is_dir() {
+        let before = files.len();
+        if path.is_dir() {
+            collect(path, if recursive { DEEPEST } else { 0 }, &mut files)?;
+        } else {
             files.push(path.clone());
-            continue;
         }
-        let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
-        let mut inside: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
-        inside.retain(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
-        inside.sort();
-        files.extend(inside);
+        if files.len() == before {
+            let hint = if recursive { "" } else { "; -R reads its subdirectories, too" };
+            anyhow::bail!("{}: no file that ends in .yaml, .yml or .json{hint}", path.display());
+        }
     }
-    Ok(files)
+    files.iter().map(|file| Ok(FileText { file: file.display().to_string(), text: read(file)? })).collect()
 }
 
-pub(super) fn read(file: &Path) -> anyhow::Result<String> {
+fn collect(directory: &Path, deeper: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let name = || directory.display().to_string();
+    let mut inside = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(name)? {
+        inside.push(entry.with_context(name)?.path());
+    }
+    inside.sort();
+    for path in inside {
+        if path.is_dir() {
+            if let Some(deeper) = deeper.checked_sub(1) {
+                collect(&path, deeper, files)?;
+            }
+        } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
     if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;
@@ -233,7 +267,7 @@ impl Get {
 /// Delete a rule.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Delete {
-    /// Kind, such as VirtualService
+    /// Kind, such as VirtualService, in any spelling that `get` takes
     kind: String,
     /// Name
     name: String,
@@ -243,6 +277,12 @@ pub(crate) struct Delete {
     /// Return when every affected proxy has forgotten it
     #[arg(long)]
     wait: bool,
+    /// Delete it although other rules need it
+    #[arg(long)]
+    force: bool,
+    /// Only check
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     server: Server,
 }
@@ -250,12 +290,44 @@ pub(crate) struct Delete {
 impl Delete {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.server.client()?;
-        let query = ApplyQuery { wait: self.wait, author: author(), ..ApplyQuery::default() };
-        let body = client.delete(&self.kind, &self.namespace, &self.name, &query).await?;
-        println!("{} {}/{} deleted", self.kind, self.namespace, self.name);
-        if let Some(in_force) = &body.in_force {
-            eprintln!("{}", in_force_text(in_force, body.in_force_millis));
+        let Self { wait, force, dry_run, .. } = self;
+        let query = ApplyQuery { wait, force, dry_run, author: author(), ..ApplyQuery::default() };
+        match client.delete(&self.kind, &self.namespace, &self.name, &query).await {
+            Ok(body) => {
+                print_findings(&body.findings);
+                let dry = if body.dry_run { " (dry run)" } else { "" };
+                println!("{} {}/{} deleted{dry}", self.kind, self.namespace, self.name);
+                if let Some(in_force) = &body.in_force {
+                    eprintln!("{}", in_force_text(in_force, body.in_force_millis));
+                }
+                Ok(code(body.in_force.as_ref()))
+            }
+            Err(error) => {
+                refused(&error, "nothing was deleted: others need it; --force deletes it all the same")
+            }
         }
-        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_read_by_name_and_deeper_only_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let sub = dir.path().join("sub/deeper");
+        std::fs::create_dir_all(&sub).unwrap();
+        for (file, text) in [("b.yaml", "b"), ("a.json", "a"), ("c.txt", "c"), ("sub/deeper/d.yml", "d")] {
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
+        let read = |recursive| {
+            let files = read_all(&[dir.path().to_owned()], recursive).unwrap();
+            files.into_iter().map(|file| file.text).collect::<Vec<_>>()
+        };
+        assert_eq!(read(false), ["a", "b"]);
+        assert_eq!(read(true), ["a", "b", "d"]);
+        let error = read_all(&[dir.path().join("sub")], false).unwrap_err().to_string();
+        assert!(error.contains("-R"), "{error}");
     }
 }

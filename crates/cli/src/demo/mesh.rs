@@ -179,6 +179,7 @@ impl Mesh {
             wait: true,
             timeout: Some(20.0),
             author: Some("demo".into()),
+            force: true,
             ..ApplyQuery::default()
         };
         for object in applied.objects.iter().rev() {

@@ -18,6 +18,7 @@ use super::{Api, identities, instances, rules, status, types};
         rules::read,
         rules::history,
         rules::remove,
+        rules::analysis,
         instances::list,
         instances::register,
         instances::heartbeat,

@@ -1,40 +1,51 @@
 //! `/v1/rules`: apply, list, read, history, delete.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use outrigger_rules::{Parsed, parse_bytes};
+use outrigger_rules::intent::ObjectKind;
+use outrigger_rules::{Finding, ParseOptions, Parsed, analyze, parse_bytes};
 
-use super::types::{ApplyBody, ApplyQuery, DeleteBody, ErrorBody, HistoryEntry, RuleBody, RulesQuery};
-use super::{Api, Problem, operator, timeout};
-use crate::keeper::{Rule, rules};
+use super::types::{
+    ApplyBody, ApplyQuery, DeleteBody, ErrorBody, FILES, FileText, FindingBody, HistoryEntry, InForce,
+    RuleBody, RulesQuery,
+};
+use super::{Api, Problem, Shared, operator, timeout};
+use crate::enforced::Unenforced;
+use crate::keeper::{Removed, Rule, rules};
 use crate::registry::api::Caller;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/rules", post(apply).get(list))
+        .route("/v1/analysis", get(analysis))
         .route("/v1/rules/{kind}/{namespace}/{name}", get(read).delete(remove))
         .route("/v1/rules/{kind}/{namespace}/{name}/history", get(history))
 }
 
 type Key = Path<(String, String, String)>;
 
+/// The key of a rule, its kind in any spelling that lists take.
 fn key(Path((kind, namespace, name)): &Key) -> String {
-    format!("{kind}/{namespace}/{name}")
+    let known = ObjectKind::ALL.into_iter().map(ObjectKind::as_str).find(|known| names_kind(kind, known));
+    format!("{}/{namespace}/{name}", known.unwrap_or(kind))
 }
 
-/// Applies the objects of a YAML or JSON text, all or none.
-#[utoipa::path(post, path = "/v1/rules", params(ApplyQuery), request_body(content = String, content_type = "application/yaml"),
+/// Applies the objects of a YAML or JSON text, or of several, all or none.
+#[utoipa::path(post, path = "/v1/rules", params(ApplyQuery), request_body(content(
+        (String = "application/yaml"), (Vec<FileText> = "application/vnd.outrigger.files+json"))),
     responses((status = 200, body = ApplyBody), (status = 422, body = ErrorBody, description = "Errors; nothing was applied")))]
 pub(super) async fn apply(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     query: Result<Query<ApplyQuery>, QueryRejection>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<ApplyBody>, Problem> {
     let Query(query) = query?;
@@ -43,12 +54,16 @@ pub(super) async fn apply(
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let namespace = query.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let options = rules::options(&api.shared.settings.mesh(), &namespace);
+    let several = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == FILES.as_bytes());
     let file = query.file.clone().unwrap_or_default();
     // Up to 8 MiB of YAML: not on the runtime's threads.
-    let parsed = tokio::task::spawn_blocking(move || parse_bytes(&file, &body, &options)).await;
-    let Parsed { objects, findings } = parsed.map_err(|error| {
+    let parsed = tokio::task::spawn_blocking(move || match several {
+        true => parse_all(&body, &options),
+        false => Ok(parse_bytes(&file, &body, &options)),
+    });
+    let Parsed { objects, findings } = parsed.await.map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the text cannot be read: {error}"))
-    })?;
+    })??;
     let errors = findings.iter().filter(|finding| finding.is_error()).count();
     if errors > 0 {
         api.shared.metrics.validation_failed.inc();
@@ -69,14 +84,42 @@ pub(super) async fn apply(
     };
     outcome.inc();
     let applied = applied?;
+    let rules: Vec<String> = applied
+        .objects
+        .iter()
+        .map(|object| format!("{} {}/{}", object.kind, object.namespace, object.name))
+        .collect();
     let in_force = match wait {
-        Some(wait) if !query.dry_run => Some(api.shared.board.wait(applied.generation, wait).await),
+        Some(wait) if !query.dry_run => Some(in_force(&api.shared, applied.generation, &rules, wait).await),
         _ => None,
     };
     let in_force_millis = in_force.as_ref().map(|_| begun.elapsed().as_secs_f64() * 1000.0);
     let findings = findings.into_iter().chain(applied.findings).collect();
     let (generation, dry_run, objects) = (applied.generation, applied.dry_run, applied.objects);
     Ok(Json(ApplyBody { generation, dry_run, objects, findings, in_force, in_force_millis }))
+}
+
+/// The texts of several files as one set.
+fn parse_all(body: &[u8], options: &ParseOptions) -> Result<Parsed, Problem> {
+    let files: Vec<FileText> = serde_json::from_slice(body).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("the list of files cannot be read: {error}"))
+    })?;
+    let mut all = Parsed::default();
+    for FileText { file, text } in files {
+        let Parsed { objects, findings } = parse_bytes(&file, text.as_bytes(), options);
+        all.objects.extend(objects);
+        all.findings.extend(findings);
+    }
+    Ok(all)
+}
+
+/// Waits, and says of these rules who refuses them or does not enforce them.
+async fn in_force(shared: &Shared, generation: u64, rules: &[String], wait: Duration) -> InForce {
+    let mut state = shared.board.wait(generation, rules, wait).await;
+    let unenforced = Unenforced::now(&shared.keeper.published(), &shared.board);
+    state.unenforced = rules.iter().flat_map(|rule| unenforced.of(rule)).collect();
+    state.proxies = state.proxies.saturating_sub(unenforced.proxies(&shared.board, rules));
+    state
 }
 
 fn body(rule: &Rule) -> RuleBody {
@@ -123,6 +166,22 @@ fn names_kind(asked: &str, kind: &str) -> bool {
     kind.eq_ignore_ascii_case(asked) || kind.eq_ignore_ascii_case(&singular)
 }
 
+/// What is wrong with the rules that are there, against the services and workloads that are there.
+#[utoipa::path(get, path = "/v1/analysis", responses((status = 200, body = Vec<FindingBody>)))]
+pub(super) async fn analysis(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<Finding>>, Problem> {
+    operator(&caller)?;
+    let published = api.shared.keeper.published();
+    // Seconds for tens of thousands of rules: not on the runtime's threads.
+    let found = tokio::task::spawn_blocking(move || {
+        let objects: Vec<_> = published.rules.values().filter_map(|rule| rule.object.clone()).collect();
+        analyze(&objects, Some(&rules::catalog(published.compiled.world())))
+    });
+    Ok(Json(found.await.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?))
+}
+
 /// One rule.
 #[utoipa::path(get, path = "/v1/rules/{kind}/{namespace}/{name}",
     params(("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
@@ -164,10 +223,11 @@ pub(super) async fn history(
     if entries.is_empty() { Err(missing(&key)) } else { Ok(Json(entries)) }
 }
 
-/// Deletes a rule.
+/// Deletes a rule. One that others need is not deleted without `force`.
 #[utoipa::path(delete, path = "/v1/rules/{kind}/{namespace}/{name}",
     params(("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path), ApplyQuery),
-    responses((status = 200, body = DeleteBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = DeleteBody), (status = 404, body = ErrorBody),
+        (status = 422, body = ErrorBody, description = "Others need it; nothing was deleted")))]
 pub(super) async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -179,18 +239,14 @@ pub(super) async fn remove(
     operator(&caller)?;
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let begun = Instant::now();
-    let removed = api.shared.keeper.delete(&key(&path), &author).await?;
+    let removed = api.shared.keeper.delete(&key(&path), &author, query.force, query.dry_run).await?;
     let in_force = match wait {
-        Some(wait) => Some(api.shared.board.wait(removed.generation, wait).await),
-        None => None,
+        Some(wait) if !query.dry_run => Some(in_force(&api.shared, removed.generation, &[], wait).await),
+        _ => None,
     };
     let in_force_millis = in_force.as_ref().map(|_| begun.elapsed().as_secs_f64() * 1000.0);
-    Ok(Json(DeleteBody {
-        version: removed.version,
-        generation: removed.generation,
-        in_force,
-        in_force_millis,
-    }))
+    let Removed { version, generation, findings } = removed;
+    Ok(Json(DeleteBody { version, generation, dry_run: query.dry_run, findings, in_force, in_force_millis }))
 }
 
 #[cfg(test)]

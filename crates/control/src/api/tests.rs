@@ -3,7 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use http::Method;
 use outrigger_identity::{Credentials, TrustBundle, WorkloadCertificate};
 
-use super::types::{Action, ApplyQuery, IdentityBody, IdentityRequest, RuleState, RulesQuery, TokenRequest};
+use super::types::{
+    Action, ApplyQuery, FileText, IdentityBody, IdentityRequest, RuleState, RulesQuery, TokenRequest,
+};
 use crate::client::Client;
 use crate::instance::{Instance, Protocol, State, sample};
 use crate::{ControlPlane, Running, Settings};
@@ -229,6 +231,7 @@ async fn the_document_describes_every_path_that_is_served() {
     let paths = document["paths"].as_object().unwrap();
     for path in [
         "/v1/rules",
+        "/v1/analysis",
         "/v1/rules/{kind}/{namespace}/{name}",
         "/v1/rules/{kind}/{namespace}/{name}/history",
         "/v1/instances",
@@ -246,7 +249,7 @@ async fn the_document_describes_every_path_that_is_served() {
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 15);
+    assert_eq!(paths.len(), 16);
     let (running, client, _dir) = start().await;
     let served: serde_json::Value = client.get("/openapi.json").await.unwrap();
     assert_eq!(served, document);
@@ -258,5 +261,101 @@ async fn a_second_control_plane_on_the_same_data_is_refused() {
     let (running, _, dir) = start().await;
     let error = ControlPlane::start(Settings::ephemeral(dir.path())).await.err().unwrap().to_string();
     assert!(error.contains("another process"), "{error}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_parameter_that_an_endpoint_does_not_have_is_an_error_and_does_nothing() {
+    let (running, client, _dir) = start().await;
+    client.register(&catalog("c1")).await.unwrap();
+    for (method, path, part) in [
+        (
+            Method::POST,
+            "/v1/rules?dryRun=true",
+            "has no query parameter \"dryRun\"; it takes author, dry_run",
+        ),
+        (Method::POST, "/v1/rules?wait=true&timout=1", "\"timout\""),
+        (Method::GET, "/v1/status?verbose", "\"verbose\"; it takes none"),
+        (Method::DELETE, "/v1/instances/c1?dry_run=true", "\"dry_run\""),
+    ] {
+        let call = client.call(method, path, "application/yaml", SUBSETS.into(), Default::default());
+        let error = call.await.unwrap_err();
+        assert_eq!(error.status().unwrap(), 400, "{path}");
+        assert!(error.to_string().contains(part), "{path}: {error}");
+    }
+    assert_eq!(client.rules(&RulesQuery::default()).await.unwrap(), []);
+    assert_eq!(client.instances().await.unwrap().len(), 1);
+    let dry = ApplyQuery { dry_run: true, ..ApplyQuery::default() };
+    assert!(client.apply(SUBSETS, &dry).await.unwrap().dry_run);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_kind_is_taken_in_the_same_spellings_everywhere() {
+    let (running, client, _dir) = start().await;
+    client.register(&catalog("c1")).await.unwrap();
+    for kind in
+        ["DestinationRule", "destinationrule", "destinationrules", "DestinationRules", "DESTINATIONRULE"]
+    {
+        client.apply(SUBSETS, &ApplyQuery::default()).await.unwrap();
+        let query = RulesQuery { kind: Some(kind.into()), namespace: None };
+        assert_eq!(client.rules(&query).await.unwrap().len(), 1, "{kind}");
+        assert_eq!(client.rule(kind, "shop", "catalog").await.unwrap().kind, "DestinationRule");
+        let dry = ApplyQuery { dry_run: true, ..ApplyQuery::default() };
+        assert!(client.delete(kind, "shop", "catalog", &dry).await.unwrap().dry_run);
+        assert_eq!(client.rules(&query).await.unwrap().len(), 1, "a dry run deletes nothing");
+        client.delete(kind, "shop", "catalog", &ApplyQuery::default()).await.unwrap();
+        assert!(client.history(kind, "shop", "catalog").await.unwrap().len() >= 2);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn several_files_are_one_set_and_findings_name_theirs() {
+    let (running, client, _dir) = start().await;
+    client.register(&catalog("c1")).await.unwrap();
+    let file = |name: &str, text: &str| FileText { file: name.into(), text: text.into() };
+    let route = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec: {hosts: [catalog], http: [{route: [{destination: {host: catalog, subset: v1}}]}]}
+";
+    let broken = [file("a.yaml", SUBSETS), file("b.yaml", &route.replace("http:", "htp:"))];
+    let error = client.apply_files(&broken, &ApplyQuery::default()).await.unwrap_err();
+    assert_eq!(error.findings()[0].file, "b.yaml");
+    assert_eq!(client.rules(&RulesQuery::default()).await.unwrap(), [], "all or nothing");
+    // The route stands before what it needs.
+    let set = [file("a.yaml", route), file("b.yaml", SUBSETS)];
+    assert_eq!(client.apply_files(&set, &ApplyQuery::default()).await.unwrap().objects.len(), 2);
+    let needed =
+        client.delete("destinationrule", "shop", "catalog", &ApplyQuery::default()).await.unwrap_err();
+    assert_eq!(needed.status().unwrap(), 422);
+    assert!(needed.findings()[0].message.contains("subset \"v1\""), "{:?}", needed.findings());
+    let force = ApplyQuery { force: true, ..ApplyQuery::default() };
+    assert_eq!(client.delete("destinationrule", "shop", "catalog", &force).await.unwrap().findings.len(), 1);
+    // What is wrong now is found against the live mesh.
+    let found = client.analysis().await.unwrap();
+    assert!(found.len() == 1 && found[0].is_error(), "{found:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_is_not_in_force_where_nobody_enforces_it() {
+    let (running, client, _dir) = start().await;
+    client.register(&Instance { sidecar: false, ..catalog("legacy-1") }).await.unwrap();
+    client.register(&catalog("c1")).await.unwrap();
+    let deny = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: catalog, namespace: shop}
+spec: {action: DENY, rules: [{from: [{source: {namespaces: [shop]}}]}]}
+";
+    let query = ApplyQuery { wait: true, ..ApplyQuery::default() };
+    let in_force = client.apply(deny, &query).await.unwrap().in_force.unwrap();
+    assert_eq!(
+        in_force.unenforced,
+        ["not enforced by legacy-1: it has no sidecar", "not enforced by c1: its sidecar is not connected"]
+    );
+    let status = client.rules_status().await.unwrap();
+    assert_eq!((status[0].state, &status[0].reasons), (RuleState::NotEnforced, &in_force.unenforced));
     running.stop().await;
 }

@@ -70,7 +70,23 @@ pub struct ApplyQuery {
     /// Name of the file, for findings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// Delete a rule although others need it. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
+
+/// Several texts as one application, `application/vnd.outrigger.files+json`: a list of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileText {
+    /// Name of the file, for findings.
+    pub file: String,
+    /// YAML or JSON.
+    pub text: String,
+}
+
+/// The content type of several texts.
+pub const FILES: &str = "application/vnd.outrigger.files+json";
 
 /// An application that was carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -101,6 +117,13 @@ pub struct DeleteBody {
     pub version: u64,
     /// The generation without the rule.
     pub generation: u64,
+    /// Nothing was really deleted.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What others miss now.
+    #[schema(value_type = Vec<FindingBody>)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// With `wait`: how far it came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<InForce>,
@@ -165,7 +188,7 @@ pub struct RuleStatusBody {
     pub version: u64,
     /// The generation that it appeared in.
     pub generation: u64,
-    /// `in force`, `stale` (some proxies lack it), `refused`, or `not understood`.
+    /// `in force`, `stale` (some proxies lack it), `refused`, `not enforced`, or `not understood`.
     pub state: RuleState,
     /// Proxies that have it.
     pub proxies: usize,
@@ -173,7 +196,7 @@ pub struct RuleStatusBody {
     pub of: usize,
     /// Who lacks it.
     pub waiting: Vec<String>,
-    /// Who refused something made from it, and why; or why it is not understood.
+    /// Who refused something made from it, or does not enforce it, and why; or why it is not understood.
     pub reasons: Vec<String>,
 }
 
@@ -189,6 +212,9 @@ pub enum RuleState {
     /// A proxy refused something made from it.
     #[serde(rename = "refused")]
     Refused,
+    /// A proxy has it and cannot enforce some of it, or nobody stands where it would hold.
+    #[serde(rename = "not enforced")]
+    NotEnforced,
     /// This release does not understand the stored text.
     #[serde(rename = "not understood")]
     NotUnderstood,

@@ -1,13 +1,13 @@
 //! The keeper's state, and each command as a function on it that says what to store. Copy on write: a draft that is dropped
 //! has changed nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::{Object, ParseOptions, analyze, parse_with};
+use outrigger_rules::{Finding, Object, ParseOptions, analyze, parse_with};
 
 use super::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
 use super::{Published, Refused, Registration, Removed};
@@ -172,39 +172,54 @@ impl Draft {
     }
 
     /// What the analyzer says of these objects together with all others. What it said before, of others, is not their fault.
-    fn judge(&self, objects: &[Object]) -> Result<Vec<outrigger_rules::Finding>, Refused> {
-        let keys: Vec<String> = objects.iter().map(rule_key).collect();
-        if let Some((i, key)) = keys.iter().enumerate().find(|(i, key)| keys[..*i].contains(key)) {
-            let line = objects[i].origin.line;
-            return Err(Refused::Invalid(format!(
-                "{key} occurs twice in one request, the second time at line {line}"
-            )));
-        }
-        let present: Vec<Object> = self.rules.values().filter_map(|rule| rule.object.clone()).collect();
-        let mut merged: Vec<Object> =
-            present.iter().filter(|object| !keys.contains(&rule_key(object))).cloned().collect();
-        merged.extend(objects.iter().cloned());
-        let catalog = catalog(&self.world());
-        let before = analyze(&present, Some(&catalog));
-        let ids: Vec<String> = objects.iter().map(Object::id).collect();
-        let mut findings = analyze(&merged, Some(&catalog));
-        findings.retain(|finding| {
-            let own = finding.object.as_ref().is_some_and(|object| ids.contains(object));
-            own || !before.iter().any(|old| rules::same_finding(old, finding))
-        });
-        if findings.iter().any(outrigger_rules::Finding::is_error) {
+    fn judge(&self, objects: &[Object]) -> Result<Vec<Finding>, Refused> {
+        let keys: BTreeSet<String> = objects.iter().map(rule_key).collect();
+        let findings = self.consequences(&keys, objects);
+        if findings.iter().any(Finding::is_error) {
             return Err(Refused::Findings(findings));
         }
         Ok(findings)
     }
 
-    pub(super) fn delete(&mut self, key: &str, author: &str) -> Result<(Vec<Mutation>, Removed), Refused> {
-        if Arc::make_mut(&mut self.rules).remove(key).is_none() {
+    /// What the analyzer finds when the rules of these keys make way for these objects, and did not find before.
+    fn consequences(&self, gone: &BTreeSet<String>, new: &[Object]) -> Vec<Finding> {
+        let present: Vec<Object> = self.rules.values().filter_map(|rule| rule.object.clone()).collect();
+        let mut merged: Vec<Object> =
+            present.iter().filter(|object| !gone.contains(&rule_key(object))).cloned().collect();
+        merged.extend(new.iter().cloned());
+        let catalog = catalog(&self.world());
+        let before = analyze(&present, Some(&catalog));
+        let ids: BTreeSet<String> = new.iter().map(Object::id).collect();
+        let mut findings = analyze(&merged, Some(&catalog));
+        findings.retain(|finding| {
+            let own = finding.object.as_ref().is_some_and(|object| ids.contains(object));
+            own || !before.iter().any(|old| rules::same_finding(old, finding))
+        });
+        findings
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        key: &str,
+        author: &str,
+        force: bool,
+        dry_run: bool,
+    ) -> Result<(Vec<Mutation>, Removed), Refused> {
+        if !self.rules.contains_key(key) {
             return Err(Refused::Unknown(format!(
                 "there is no rule {key}; `outrigger get` lists those that exist"
             )));
         }
+        let findings = self.consequences(&BTreeSet::from([key.to_owned()]), &[]);
+        if !force && findings.iter().any(Finding::is_error) {
+            return Err(Refused::Findings(findings));
+        }
         let version = self.versions.get(key).copied().unwrap_or(0) + 1;
+        let removed = Removed { version, generation: 0, findings };
+        if dry_run {
+            return Ok((Vec::new(), removed));
+        }
+        Arc::make_mut(&mut self.rules).remove(key);
         Arc::make_mut(&mut self.versions).insert(key.to_owned(), version);
         let entry = HistoryEntry {
             version,
@@ -215,7 +230,7 @@ impl Draft {
             source: String::new(),
         };
         let mutation = Mutation::DeleteRule { key: key.to_owned(), entry: Box::new(entry) };
-        Ok((vec![mutation], Removed { version, generation: 0 }))
+        Ok((vec![mutation], removed))
     }
 
     /// Also yields the instance as it was registered.

@@ -86,13 +86,13 @@ async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on
     let changed = ROUTE.replace("subset: v1", "subset: v1, port: {number: 8080}");
     let again = keeper.apply(objects(&changed), "default", "bob", false).await.unwrap();
     assert_eq!((again.objects[0].version, again.objects[0].action), (2, Action::Updated));
-    keeper.delete("VirtualService/shop/catalog", "bob").await.unwrap();
+    keeper.delete("VirtualService/shop/catalog", "bob", false, false).await.unwrap();
     let history = store.history("VirtualService/shop/catalog").unwrap();
     assert_eq!(
         history.iter().map(|e| (e.version, e.author.as_str())).collect::<Vec<_>>(),
         [(3, "bob"), (2, "bob"), (1, "ann")]
     );
-    assert!(keeper.delete("VirtualService/shop/catalog", "bob").await.is_err());
+    assert!(keeper.delete("VirtualService/shop/catalog", "bob", false, false).await.is_err());
 }
 
 #[tokio::test]
@@ -352,4 +352,38 @@ async fn an_identity_registers_a_bounded_number_of_instances() {
     let again = Instance { weight: 7, ..catalog_instance(&known) };
     keeper.register(again, own()).await.unwrap();
     keeper.register(catalog_instance("more"), operator()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rule_that_another_needs_is_not_deleted_without_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _store) = keeper(dir.path()).await;
+    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+    keeper.apply(objects(&format!("{SUBSETS}---{ROUTE}")), "default", "ann", false).await.unwrap();
+    let key = "DestinationRule/shop/catalog";
+    let Err(Refused::Findings(findings)) = keeper.delete(key, "ann", false, false).await else {
+        panic!("deleted")
+    };
+    assert!(findings[0].is_error() && findings[0].message.contains("subset \"v1\""), "{findings:?}");
+    assert_eq!(findings[0].object.as_deref(), Some("VirtualService shop/catalog"));
+    assert_eq!(keeper.published().rules.len(), 2);
+    let planned = keeper.delete(key, "ann", true, true).await.unwrap();
+    assert_eq!((planned.findings.len(), keeper.published().rules.len()), (1, 2), "a dry run deletes nothing");
+    let removed = keeper.delete(key, "ann", true, false).await.unwrap();
+    assert_eq!((removed.findings.len(), keeper.published().rules.len()), (1, 1));
+    // Who is needed by nobody goes.
+    assert_eq!(keeper.delete("VirtualService/shop/catalog", "ann", false, false).await.unwrap().findings, []);
+}
+
+#[tokio::test]
+async fn the_order_of_a_set_means_nothing_and_an_object_twice_is_a_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _store) = keeper(dir.path()).await;
+    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+    let twice = objects(&format!("{SUBSETS}---{SUBSETS}"));
+    let Err(Refused::Findings(findings)) = keeper.apply(twice, "default", "ann", false).await else {
+        panic!("applied")
+    };
+    assert_eq!(findings[0].code, "OUT0007", "as `analyze` says it");
+    keeper.apply(objects(&format!("{ROUTE}---{SUBSETS}")), "default", "ann", false).await.unwrap();
 }

@@ -41,8 +41,8 @@ impl Turn {
                 let result = self.draft.apply(objects, &namespace, &author, dry_run);
                 self.settle(reply, result, |applied, generation| applied.generation = generation);
             }
-            Command::Delete { key, author, reply } => {
-                let result = self.draft.delete(&key, &author);
+            Command::Delete { key, author, force, dry_run, reply } => {
+                let result = self.draft.delete(&key, &author, force, dry_run);
                 self.settle(reply, result, |removed, generation| removed.generation = generation);
             }
             Command::Register { instance, caller, reply } => {
