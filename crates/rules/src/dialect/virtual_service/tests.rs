@@ -301,7 +301,7 @@ fn what_istio_refuses_is_refused_here() {
         ("headers: {response: {set: {':authority': a}}}", "\":authority\" is not a header name"),
         ("headers: {request: {set: {':path': /a}}}", "\":path\" is not a header name"),
         ("headers: {request: {remove: [host]}}", "a request needs its host"),
-        ("rewrite: {authority: a}\n  headers: {request: {set: {':authority': b}}}", "set more than once"),
+        ("rewrite: {authority: a}\nheaders: {request: {set: {':authority': b}}}", "set more than once"),
         ("headers: {request: {set: {':authority': b, Host: c}}}", "set more than once"),
     ] {
         let told = one_told(&http(fields));
