@@ -25,7 +25,7 @@ const SOURCE: Table = Table::new(
         "notRemoteIpBlocks",
     ],
 )
-.later(&["requestPrincipals", "notRequestPrincipals"]);
+.later(&["requestPrincipals", "notRequestPrincipals", "trustDomains", "notTrustDomains"]);
 const OPERATION: Table = Table::new(
     "an operation",
     &["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"],

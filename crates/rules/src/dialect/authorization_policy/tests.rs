@@ -74,15 +74,17 @@ fn an_object_without_a_spec_is_a_policy_too() {
 
 #[test]
 fn what_is_not_implemented_leaves_an_allow_rule_out_and_widens_a_deny_rule() {
-    let rules = "rules:\n- from: [{source: {requestPrincipals: ['*'], namespaces: [a]}}]\n- {}";
-    let allow = policy(rules);
-    assert!(told(&allow).iter().any(|line| line.contains("this rule is left out")));
-    assert_eq!(authorization(&allow).rules.len(), 1);
-    let deny = authorization(&policy(&format!("action: DENY\n{rules}")));
-    assert_eq!(deny.rules.len(), 2);
-    assert_eq!(deny.rules[0].from[0].namespaces.len(), 1);
-    let condition = "rules:\n- when: [{key: 'request.auth.claims[iss]', values: [x]}]";
-    assert_eq!(authorization(&policy(condition)).rules, []);
+    for field in ["requestPrincipals: ['*']", "trustDomains: [td]", "notTrustDomains: [td]"] {
+        let rules = &format!("rules:\n- from: [{{source: {{{field}, namespaces: [a]}}}}]\n- {{}}");
+        let allow = policy(rules);
+        assert!(told(&allow).iter().any(|line| line.contains("this rule is left out")));
+        assert_eq!(authorization(&allow).rules.len(), 1);
+        let deny = authorization(&policy(&format!("action: DENY\n{rules}")));
+        assert_eq!(deny.rules.len(), 2);
+        assert_eq!(deny.rules[0].from[0].namespaces.len(), 1);
+        let condition = "rules:\n- when: [{key: 'request.auth.claims[iss]', values: [x]}]";
+        assert_eq!(authorization(&policy(condition)).rules, []);
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ const PORT_POLICY: Table = Table::new(
 );
 const BALANCER: Table =
     Table::new("a load balancer", &["simple", "consistentHash", "warmup", "warmupDurationSecs"])
-        .later(&["localityLbSetting"]);
+        .later(&["localityLbSetting", "zoneAwareLbSetting"]);
 const WARMUP: Table = Table::new("a warm-up", &["duration", "minimumPercent"]).later(&["aggression"]);
 const HASH: Table = Table::new(
     "a consistent hash",
@@ -60,7 +60,8 @@ const HTTP: Table = Table::new(
         "h2UpgradePolicy",
         "useClientProtocol",
     ],
-);
+)
+.later(&["http2KeepAlive"]);
 const OUTLIER: Table = Table::new(
     "outlier detection",
     &[
@@ -74,7 +75,8 @@ const OUTLIER: Table = Table::new(
         "minHealthPercent",
         "consecutiveErrors",
     ],
-);
+)
+.later(&["outlierDetectionHttpErrorCodes"]);
 const BUDGET: Table = Table::new("a retry budget", &["percent", "minRetryConcurrency", "budgetInterval"]);
 const TLS: Table = Table::new(
     "client TLS settings",

@@ -225,3 +225,24 @@ fn a_server_of_the_mesh_is_named_by_its_identity() {
         policy("tls: {mode: ISTIO_MUTUAL, subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/reviews']}");
     assert_eq!(crate::parse("rules.yaml", &named).findings, []);
 }
+
+#[test]
+fn fields_of_istios_api_of_2026_are_known_though_not_implemented() {
+    for (field, fields) in [
+        (
+            "connectionPool.http.http2KeepAlive",
+            "connectionPool: {http: {http2KeepAlive: {interval: 1s, timeout: 1s}}}",
+        ),
+        ("loadBalancer.zoneAwareLbSetting", "loadBalancer: {zoneAwareLbSetting: {enabled: true}}"),
+        (
+            "outlierDetection.outlierDetectionHttpErrorCodes",
+            "outlierDetection: {outlierDetectionHttpErrorCodes: ['500']}",
+        ),
+    ] {
+        let told = one_told(&policy(fields));
+        assert!(
+            told.contains(&format!("warning OUT0005: spec.trafficPolicy.{field} is not implemented")),
+            "{told}"
+        );
+    }
+}

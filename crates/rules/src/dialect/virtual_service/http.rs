@@ -23,7 +23,7 @@ const HTTP: Table = Table::new(
         "delegate",
     ],
 )
-.later(&["mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "corsPolicy"]);
+.later(&["mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "mirror_percent", "corsPolicy"]);
 const MATCH: Table = Table::new(
     "an HTTP match",
     &[

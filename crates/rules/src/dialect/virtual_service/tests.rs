@@ -323,6 +323,7 @@ fn what_istio_refuses_is_refused_here() {
 
 #[test]
 fn what_has_no_effect_yet_is_told_by_name() {
+    assert!(one_told(&http("mirror_percent: 5")).contains("warning OUT0005: spec.http[0].mirror_percent"));
     let told = one_told(&http("retries: {attempts: 1, retryRemoteLocalities: true}"));
     assert!(
         told.contains("warning OUT0005: spec.http[0].retries.retryRemoteLocalities is not implemented"),
