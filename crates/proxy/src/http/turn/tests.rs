@@ -63,3 +63,35 @@ async fn a_turn_that_cannot_be_written_ends_the_connection() {
     let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
     assert!(kinds.contains(&error.kind()), "{error}");
 }
+
+#[tokio::test]
+async fn a_turn_reads_so_much_and_the_next_goes_on() {
+    let (ours, mut peer) = pair().await;
+    let (mut stream, turn) = collecting(ours.into(), &Buffers::new());
+    turn.collect();
+    let sending = tokio::spawn(async move { peer.write_all(&vec![b'x'; 4 * READ]).await.map(|()| peer) });
+    let mut all = 0;
+    while all < 4 * READ {
+        let before = all;
+        poll_fn(|cx| {
+            let mut bytes = vec![0; BUFFER];
+            let mut buf = ReadBuf::new(&mut bytes);
+            let ended = loop {
+                buf.clear();
+                match Pin::new(&mut stream).poll_read(cx, &mut buf) {
+                    Poll::Ready(read) => {
+                        read.unwrap();
+                        all += buf.filled().len();
+                    }
+                    Poll::Pending => break turn.poll_end(cx),
+                }
+            };
+            // Pending with bytes left has woken the task for its next turn.
+            if all == before { Poll::Pending } else { ended }
+        })
+        .await;
+        // The last read of a turn may go beyond by a buffer.
+        assert!(all - before < READ + BUFFER, "{} bytes in a turn", all - before);
+    }
+    sending.await.unwrap().unwrap();
+}
