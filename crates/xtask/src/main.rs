@@ -26,6 +26,8 @@ Usage: cargo xtask <task>
   bench [--dist] [argument…]
                             sidecars side by side: ours (with --dist, what `dist` has built), Envoy, HAProxy, a bare relay
                             (`bench --help`)
+  bench --control [argument…]
+                            the control plane under change: convergence, CPU, memory (`bench --control --help`)
   dist                      the shipped sidecar, built for a profile of the bench's loads; needs rustup's llvm-tools
   instructions [argument…]  user instructions, system calls and allocations per request, against tests/bench/baseline.json
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["fuzz", target, seconds] => fuzz(Some(target), seconds),
         ["dist"] => dist::dist(),
         ["bench", "--dist", more @ ..] => bench("compare", dist::PROGRAMS, &[], more),
+        ["bench", "--control", more @ ..] => bench("control", "release", &[], more),
         ["bench", more @ ..] => bench("compare", "release", &[], more),
         ["instructions", more @ ..] => {
             bench("instructions", "release", &["--baseline", "tests/bench/baseline.json"], more)

@@ -6,6 +6,7 @@
 
 mod app;
 mod compare;
+mod control;
 mod crowd;
 mod floor;
 mod instructions;
@@ -36,6 +37,8 @@ enum Task {
     Compare(compare::Args),
     /// User instructions, system calls and allocations per request of our pair, under callgrind.
     Instructions(instructions::Args),
+    /// The control plane under change: convergence, CPU and memory.
+    Control(control::Args),
     /// The application behind the sidecars (the other tasks start it).
     App {
         /// Address to listen on; the ports are free ones, printed as JSON.
@@ -105,6 +108,7 @@ fn main() -> Result<()> {
     match Command::parse().task {
         Task::Compare(args) => compare::run(&args),
         Task::Instructions(args) => instructions::run(&args),
+        Task::Control(args) => control::run(&args),
         Task::App { ip } => local(app::run(ip)),
         Task::Load(plan) => local(load::run(plan)),
         Task::Floor(args) => local(floor::run(args)),
