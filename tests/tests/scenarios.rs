@@ -21,6 +21,7 @@ mod layering;
 mod limits;
 mod messages;
 mod outage;
+mod paths;
 mod pushes;
 mod rotation;
 mod rules;

@@ -88,12 +88,15 @@ impl Live {
         plan: &Plan<'_>,
         mut conn: H1Conn,
         endpoint: &Arc<EndpointState>,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
         let upgrade = plan.upgrade == Upgrade::Protocol;
         // Until the tunnel stands nothing follows the head.
         let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
-        ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.writer.outgoing.buffer());
+        let how = How { upgrade, ..How::framed(framing) };
+        ctx.head.write_h1(how, conn.writer.outgoing.buffer()).map_err(|error| {
+            Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
+        })?;
         let mut asked = Asked::method(ctx.head.method(), upgrade);
         asked.connect &= plan.upgrade == Upgrade::Connect;
         let reused = conn.meta.requests > 0;
@@ -102,7 +105,7 @@ impl Live {
         let written_before = conn.writer.outgoing.written();
         let cells = conn.cells().clone();
         let sender = Sender::h1(conn.writer, framing);
-        Self {
+        Ok(Self {
             sender,
             upload: Flow::default(),
             endpoint: endpoint.clone(),
@@ -120,7 +123,7 @@ impl Live {
             hold: plan.upgrade != Upgrade::None,
             sent_at: ctx.now,
             _in_flight: endpoint.begin(),
-        }
+        })
     }
 
     pub(super) fn send_h2(
