@@ -27,6 +27,8 @@ pub struct Mesh {
     pub collectors: Vec<String>,
     /// More fields of the bootstrap file of sidecars that are started from now on.
     pub bootstrap: Value,
+    /// What ports of workloads that are registered from now on let requests switch to.
+    pub upgrades: Vec<String>,
     /// The management API.
     pub client: Client,
 }
@@ -143,8 +145,19 @@ impl Mesh {
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
         let (settings, control, collectors) = (json!({}), None, Vec::new());
         let bootstrap = json!({});
-        let mut mesh =
-            Self { directory, binary, net, settings, place, control, collectors, bootstrap, client };
+        let upgrades = Vec::new();
+        let mut mesh = Self {
+            directory,
+            binary,
+            net,
+            settings,
+            place,
+            control,
+            collectors,
+            bootstrap,
+            upgrades,
+            client,
+        };
         let mut settings = json!({
             "dataDir": mesh.path("control"),
             "xdsAddress": mesh.control_address(15012),
@@ -279,6 +292,7 @@ impl Mesh {
         let addresses = vec![self.address(spec.host, 0).ip()];
         let mut instance = instance(&id, spec.service, addresses, &[(PORT, spec.protocol)]);
         instance.version = Some(spec.version.into());
+        instance.ports[0].upgrades.clone_from(&self.upgrades);
         self.client.register(&instance).await.expect("the registration is taken");
         id
     }
@@ -295,6 +309,7 @@ pub(crate) fn instance(
         number: *number,
         name: String::new(),
         protocol: *protocol,
+        upgrades: Vec::new(),
     };
     Instance {
         id: id.to_owned(),

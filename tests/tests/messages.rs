@@ -13,7 +13,13 @@ use crate::BINARY;
 use crate::thin_thread::{STRICT, catalog, web};
 
 async fn pair() -> (Mesh, Sidecar, Sidecar) {
-    let mesh = Mesh::start(BINARY).await;
+    pair_with(&[]).await
+}
+
+/// With ports that let requests switch to these.
+async fn pair_with(upgrades: &[&str]) -> (Mesh, Sidecar, Sidecar) {
+    let mut mesh = Mesh::start(BINARY).await;
+    mesh.upgrades = upgrades.iter().map(|upgrade| (*upgrade).to_owned()).collect();
     let catalog = mesh.workload(&catalog("v1", 11)).await;
     let web = mesh.workload(&web(&["catalog:8080"])).await;
     mesh.apply(STRICT).await;
@@ -187,7 +193,7 @@ spec: {hosts: [catalog], http: [{name: other, timeout: 1s, route: [{destination:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tunnels_by_upgrade_and_by_connect_outlive_a_pushed_rule() {
-    let (mesh, web, catalog) = pair().await;
+    let (mesh, web, catalog) = pair_with(&["connect"]).await;
     app(catalog.app, tunnel).await;
     let upgrade = "GET /chat HTTP/1.1\r\nHost: catalog\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let connect = "CONNECT catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\n\r\n";

@@ -22,6 +22,7 @@ mod layering;
 mod limits;
 mod messages;
 mod outage;
+mod paths;
 mod pushes;
 mod revocation;
 mod rotation;

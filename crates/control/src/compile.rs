@@ -17,6 +17,7 @@ pub mod names;
 mod outbound;
 mod route;
 pub mod scope;
+mod upgrade;
 
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,10 @@ pub struct Port {
     /// What it speaks. Default `auto`: detected per connection.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Protocols besides `websocket` that a request may switch to, such as `tcp` and `spdy` for `docker exec`; `connect` lets
+    /// CONNECT through. Behind a switch no policy looks at requests. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<String>,
 }
 
 /// What a port speaks.
@@ -170,6 +174,18 @@ impl Instance {
                     self.id, port.number
                 ));
             }
+            if let Some(upgrade) = port.upgrades.iter().find(|upgrade| !is_protocol(upgrade)) {
+                return Err(format!(
+                    "instance \"{}\": ports[{i}].upgrades: {upgrade:?} is no name of a protocol, such as tcp or spdy/3.1",
+                    self.id
+                ));
+            }
+            if port.upgrades.len() > MOST_UPGRADES {
+                return Err(format!(
+                    "instance \"{}\": ports[{i}].upgrades: at most {MOST_UPGRADES} protocols are taken",
+                    self.id
+                ));
+            }
         }
         Ok(())
     }
@@ -216,6 +232,17 @@ impl Instance {
     }
 }
 
+/// More is not a list of protocols.
+const MOST_UPGRADES: usize = 16;
+
+/// A token, or a token with a version (RFC 9110, section 7.8).
+fn is_protocol(text: &str) -> bool {
+    let token = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    text.len() <= 64 && text.splitn(2, '/').all(token)
+}
+
 fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
@@ -250,7 +277,7 @@ pub(crate) fn sample(
         namespace: "shop".into(),
         addresses: vec![address.parse().unwrap()],
         network: String::new(),
-        ports: vec![Port { number: port, name: String::new(), protocol }],
+        ports: vec![Port { number: port, name: String::new(), protocol, upgrades: Vec::new() }],
         labels: BTreeMap::new(),
         metadata: BTreeMap::new(),
         tags: Vec::new(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use outrigger_model::identity::{SpiffeId, is_trust_domain};
+use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
 
 use crate::world::MeshSettings;
@@ -46,6 +47,9 @@ pub struct Settings {
     pub root_namespace: String,
     /// Percentage of root spans that are recorded. Default 1.
     pub sampling: f64,
+    /// What is made equal in paths before routing and policy: `NONE`, `BASE`, `MERGE_SLASHES` or `DECODE_AND_MERGE_SLASHES`,
+    /// as Istio's. Default `MERGE_SLASHES`.
+    pub path_normalization: String,
     /// DNS names by which proxies reach the control plane. Default `localhost`.
     pub dns_names: Vec<String>,
     /// IP addresses by which proxies reach the control plane. Besides them always 127.0.0.1, ::1, the address of `xdsAddress`,
@@ -102,6 +106,7 @@ impl Default for Settings {
             domain: mesh.domain,
             root_namespace: mesh.root_namespace,
             sampling: mesh.sampling,
+            path_normalization: "MERGE_SLASHES".into(),
             dns_names: vec!["localhost".into()],
             ips: Vec::new(),
             authority_dir: None,
@@ -162,6 +167,13 @@ impl Settings {
         if !(0.0..=100.0).contains(&self.sampling) {
             bail!("sampling: {} is not a percentage from 0 to 100", self.sampling);
         }
+        if PathNormalization::named(&self.path_normalization).is_none() {
+            bail!(
+                "pathNormalization: \"{}\" is none of {}",
+                self.path_normalization,
+                PathNormalization::NAMES.map(|(name, _)| name).join(", ")
+            );
+        }
         if self.trace_spans == 0 {
             bail!("traceSpans: must be at least 1; to switch the trace store off leave out otlpAddress");
         }
@@ -182,6 +194,8 @@ impl Settings {
             domain: self.domain.clone(),
             root_namespace: self.root_namespace.clone(),
             sampling: self.sampling,
+            // `validate` has refused other names.
+            path: PathNormalization::named(&self.path_normalization).unwrap_or_default(),
         }
     }
 
@@ -403,5 +417,6 @@ mod tests {
         assert!(broken(|s| s.sampling = 101.0).starts_with("sampling"));
         assert!(broken(|s| s.trust_domain = "A B".into()).starts_with("trustDomain"));
         assert!(broken(|s| s.domain = ".".into()).starts_with("domain"));
+        assert!(broken(|s| s.path_normalization = "base".into()).starts_with("pathNormalization"));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use outrigger_model::path::PathNormalization;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
     AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent,
@@ -25,6 +26,20 @@ pub struct MeshSettings {
     pub root_namespace: String,
     /// Percentage of root spans that are recorded. Default 1.
     pub sampling: f64,
+    /// What is made equal in paths before routing and policy. Default `MERGE_SLASHES`.
+    pub path: PathNormalization,
+}
+
+/// Istio's root namespace.
+const ISTIO_ROOT: &str = "istio-system";
+
+impl MeshSettings {
+    /// Whether policies of a namespace hold for the whole mesh. Rules that were written for Istio say `istio-system`, which is
+    /// one as long as nobody has chosen another.
+    pub fn is_root(&self, namespace: &str) -> bool {
+        namespace == self.root_namespace
+            || (namespace == ISTIO_ROOT && self.root_namespace == Self::default().root_namespace)
+    }
 }
 
 impl Default for MeshSettings {
@@ -34,6 +49,7 @@ impl Default for MeshSettings {
             domain: "cluster.local".into(),
             root_namespace: "outrigger-system".into(),
             sampling: 1.0,
+            path: PathNormalization::default(),
         }
     }
 }
@@ -202,15 +218,14 @@ impl World {
                 && intent.origin.namespace == instance.namespace
                 && selected(&intent.selector, &instance.labels)
         };
-        let wide = |namespace: &str| {
-            self.mtls
-                .iter()
-                .find(|i| i.selector.is_empty() && i.origin.namespace == namespace)
-                .and_then(|i| i.mode)
+        let wide = |within: &dyn Fn(&str) -> bool| {
+            let in_scope = |i: &&Arc<MtlsIntent>| i.selector.is_empty() && within(&i.origin.namespace);
+            self.mtls.iter().filter(in_scope).find_map(|i| i.mode)
         };
         let inherited = || {
-            wide(&instance.namespace)
-                .or_else(|| wide(&self.settings.root_namespace))
+            wide(&|namespace| namespace == instance.namespace)
+                .or_else(|| wide(&|namespace| namespace == self.settings.root_namespace))
+                .or_else(|| wide(&|namespace| self.settings.is_root(namespace)))
                 .unwrap_or(MtlsMode::Permissive)
         };
         match self.mtls.iter().find(selects) {
@@ -224,17 +239,27 @@ impl World {
         self.mtls.iter().filter(move |intent| {
             let scope = &intent.origin.namespace;
             match intent.selector.is_empty() {
-                true => *scope == instance.namespace || *scope == self.settings.root_namespace,
+                true => *scope == instance.namespace || self.settings.is_root(scope),
                 false => *scope == instance.namespace && selected(&intent.selector, &instance.labels),
             }
         })
+    }
+
+    /// The ports of an instance that a policy gives an mTLS mode of their own, registered or not.
+    pub fn mtls_ports<'w>(&'w self, instance: &'w Instance) -> impl Iterator<Item = u16> + 'w {
+        let own = self.mtls.iter().find(|intent| {
+            !intent.selector.is_empty()
+                && intent.origin.namespace == instance.namespace
+                && selected(&intent.selector, &instance.labels)
+        });
+        own.into_iter().flat_map(|intent| intent.ports.keys().copied())
     }
 
     /// The authorization policies of an instance: those of its namespace and of the root namespace that select it.
     pub fn authorization_for(&self, instance: &Instance) -> impl Iterator<Item = &Arc<AuthorizationIntent>> {
         self.authorization.iter().filter(move |intent| {
             let scope = &intent.origin.namespace;
-            (*scope == instance.namespace || *scope == self.settings.root_namespace)
+            (*scope == instance.namespace || self.settings.is_root(scope))
                 && selected(&intent.selector, &instance.labels)
         })
     }

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod identity;
 pub mod listener;
 pub mod matcher;
+pub mod path;
 pub mod policy;
 pub mod request;
 pub mod resource;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::PathNormalization;
 use crate::policy::Rbac;
 use crate::route::{Fault, RouteConfig, WeightedCluster};
 
@@ -113,6 +114,19 @@ pub struct HttpConnection {
     pub stream_idle_timeout: Duration,
     /// A connection without requests is closed after this time. Default 1 h; zero is off.
     pub idle_timeout: Duration,
+    /// What is made equal in paths before routing and policy (`normalize_path` and its siblings).
+    #[serde(default)]
+    pub path: PathNormalization,
+    /// Protocols that a request may switch to (`upgrade_configs`), in lower case; a route may say otherwise. Default
+    /// `websocket`. CONNECT is no matter of this list: it needs a route, see [`PathMatch::Connect`].
+    ///
+    /// [`PathMatch::Connect`]: crate::route::PathMatch::Connect
+    #[serde(default = "websocket")]
+    pub upgrades: Vec<String>,
+}
+
+fn websocket() -> Vec<String> {
+    vec!["websocket".to_owned()]
 }
 
 impl HttpConnection {
@@ -127,6 +141,8 @@ impl HttpConnection {
             request_headers_timeout: Duration::from_secs(10),
             stream_idle_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(3600),
+            path: PathNormalization::default(),
+            upgrades: websocket(),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::identity::SpiffeId;
 pub trait RequestView {
     /// The method, such as `GET`.
     fn method(&self) -> &str;
-    /// Path and query, as sent: `/a/b?c=d`.
+    /// Path and query, the path in its one form (`path.rs`): `/a/b?c=d`. Empty: CONNECT, which has none.
     fn path(&self) -> &str;
     /// `Host` or `:authority`, with the port if one was sent.
     fn authority(&self) -> &str;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::matcher::StringMatch;
 use crate::resource::Origin;
 
+pub(crate) mod header;
 pub mod table;
 
 /// A set of virtual hosts.
@@ -82,13 +83,13 @@ impl RouteMatch {
 pub enum PathMatch {
     /// Equal.
     Exact(String),
-    /// Starts with; `/` also takes CONNECT and `*`.
+    /// Starts with; `/` also takes `*`.
     Prefix(String),
     /// Equal, or starts with it and a `/` (`path_separated_prefix`).
     Segments(String),
     /// The whole path matches (RE2).
     Regex(String),
-    /// A CONNECT request (`connect_matcher`).
+    /// A CONNECT request (`connect_matcher`); no other match takes one.
     Connect,
 }
 
@@ -142,6 +143,31 @@ pub struct Forward {
     pub rewrite: Rewrite,
     /// What consistent hashing hashes, in order.
     pub hash: Vec<HashOn>,
+    /// Protocols that a request may switch to on this route, or not, whatever the listener says (`upgrade_configs`).
+    #[serde(default)]
+    pub upgrades: Vec<RouteUpgrade>,
+}
+
+/// Whether requests of a route may switch to a protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteUpgrade {
+    /// In lower case, such as `websocket`.
+    pub protocol: String,
+    /// They may.
+    pub allowed: bool,
+}
+
+impl Forward {
+    /// Whether a request may switch to a protocol, which is compared without its version: the route's word, else the
+    /// listener's.
+    pub fn allows_upgrade(&self, protocol: &str, listener: &[String]) -> bool {
+        let name = protocol.split('/').next().unwrap_or_default();
+        let is = |known: &str| known.eq_ignore_ascii_case(protocol) || known.eq_ignore_ascii_case(name);
+        match self.upgrades.iter().find(|upgrade| is(&upgrade.protocol)) {
+            Some(upgrade) => upgrade.allowed,
+            None => listener.iter().any(|known| is(known)),
+        }
+    }
 }
 
 /// A cluster and its share.

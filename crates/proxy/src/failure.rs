@@ -109,6 +109,8 @@ pub enum FailureKind {
     RequestTimeout,
     /// An authorization policy denies it; named in the detail.
     Denied,
+    /// The request asks for a tunnel that neither its route nor its port allows; named in the detail.
+    UpgradeRefused,
     /// An injected abort.
     FaultAbort(u16),
     /// A client of the mesh must use mTLS (STRICT).
@@ -186,7 +188,12 @@ impl FailureKind {
             Self::FaultAbort(_) => "FI",
             Self::IdleTimeout => "SI",
             Self::Overload => "OM",
-            Self::RequestTimeout | Self::Denied | Self::PlainText | Self::Draining | Self::Internal => "-",
+            Self::RequestTimeout
+            | Self::Denied
+            | Self::UpgradeRefused
+            | Self::PlainText
+            | Self::Draining
+            | Self::Internal => "-",
         }
     }
 
@@ -195,7 +202,7 @@ impl FailureKind {
         match self {
             Self::NoRoute => 404,
             Self::Blocked => 502,
-            Self::Denied | Self::PlainText => 403,
+            Self::Denied | Self::PlainText | Self::UpgradeRefused => 403,
             Self::BadRequest(status) | Self::FaultAbort(status) => *status,
             Self::DownstreamProtocol => 400,
             Self::RequestTimeout | Self::IdleTimeout => 408,
@@ -250,6 +257,7 @@ impl FailureKind {
             Self::DownstreamClosed => "downstream_closed",
             Self::RequestTimeout => "request_timeout",
             Self::Denied => "denied",
+            Self::UpgradeRefused => "upgrade_refused",
             Self::FaultAbort(_) => "fault_abort",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",

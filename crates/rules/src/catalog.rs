@@ -70,6 +70,12 @@ pub enum PortProtocol {
 }
 
 impl ServiceCatalog {
+    /// Whether policies of a namespace hold for the whole mesh: Istio's root namespace is one until another is chosen.
+    pub fn is_root(&self, namespace: &str) -> bool {
+        namespace == self.root_namespace
+            || (namespace == "istio-system" && self.root_namespace == Self::default().root_namespace)
+    }
+
     /// The workloads that a policy of `namespace` with that selector is for.
     pub fn selected<'a>(
         &'a self,
@@ -77,7 +83,7 @@ impl ServiceCatalog {
         selector: &'a Labels,
     ) -> impl Iterator<Item = &'a CatalogWorkload> {
         self.workloads.iter().filter(move |workload| {
-            (workload.namespace == namespace || namespace == self.root_namespace)
+            (workload.namespace == namespace || self.is_root(namespace))
                 && selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
         })
     }

@@ -26,11 +26,13 @@ mod http;
 mod listener;
 mod matcher;
 mod metadata;
+mod path;
 mod policy;
 mod retry;
 mod route;
 mod secret;
 mod tls;
+mod upgrade;
 mod value;
 
 use flaw::{Decoded, Flaw};

@@ -256,7 +256,12 @@ impl Mesh {
     }
 
     async fn register(&self, workload: &Workload) -> anyhow::Result<()> {
-        let ports = workload.port.map(|(number, protocol)| Port { number, name: String::new(), protocol });
+        let ports = workload.port.map(|(number, protocol)| Port {
+            number,
+            name: String::new(),
+            protocol,
+            upgrades: Vec::new(),
+        });
         let instance = Instance {
             id: workload.id(),
             service: workload.service.into(),

@@ -1,5 +1,6 @@
-//! Inbound listeners: one per address and port of the client's own registration, with its mTLS mode and authorization, and one
-//! per address for all other ports (port 0), which interception brings as well.
+//! Inbound listeners: one per address and port of the client's own registration, with its mTLS mode and authorization, one per
+//! address and port that `portLevelMtls` names, and one per address for all other ports (port 0), which interception brings
+//! as well.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::authorization;
 use super::names;
 use super::outbound::{chain, http};
 use super::scope::Scope;
+use super::upgrade;
 use crate::instance::{Instance, Protocol};
 use crate::world::World;
 
@@ -26,9 +28,11 @@ pub(super) const OTHER_PORTS: u16 = 0;
 /// The names of all inbound listeners of a client.
 pub(super) fn names_for(world: &World, scope: &Scope) -> Vec<String> {
     let Some(own) = scope.own(world) else { return Vec::new() };
+    let unregistered = world.mtls_ports(own).filter(|port| own.port(*port).is_none());
     own.ports
         .iter()
         .map(|port| port.number)
+        .chain(unregistered)
         .chain([OTHER_PORTS])
         .flat_map(|port| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port)))
         .map(names::inbound_listener)
@@ -45,7 +49,11 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listen
     let protocol = match address.port() {
         // Nothing is known of them but that they are the workload's: bytes, under the same mTLS mode and authorization.
         OTHER_PORTS => Protocol::Tcp,
-        port => own.port(port)?.protocol,
+        port => match own.port(port) {
+            Some(port) => port.protocol,
+            // Not registered, but a policy gives it a mode of its own.
+            None => world.mtls_ports(own).find(|named| *named == port).map(|_| Protocol::Tcp)?,
+        },
     };
     Some(Listener {
         name: name.to_owned(),
@@ -136,12 +144,10 @@ fn web(world: &World, own: &Instance, port: u16) -> Terminal {
         response_headers: HeaderEdits::default(),
         origin: None,
     };
-    let host = VirtualHost {
-        name: format!("inbound|{port}"),
-        domains: vec!["*".into()],
-        routes: vec![route],
-        retry: None,
-    };
+    let mut routes = vec![route];
+    upgrade::add(&mut routes, &upgrade::allowed([own], port));
+    let host =
+        VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes, retry: None };
     let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
     let mut http = http(world, routes);
     http.filters = authorization::compile(world, own, true).into_iter().map(HttpFilter::Rbac).collect();

@@ -155,6 +155,7 @@ pub(super) fn http(world: &World, routes: RouteSource) -> HttpConnection {
     let mut http = HttpConnection::new(routes);
     http.codec = Codec::Auto;
     http.tracing = Some(Tracing { random_sampling: world.settings.sampling });
+    http.path = world.settings.path;
     http
 }
 

@@ -12,6 +12,7 @@ use outrigger_xds::ClientKind;
 use super::names::{self, Outbound};
 use super::origin;
 use super::scope::Scope;
+use super::upgrade;
 use crate::instance::Protocol;
 use crate::world::{Service, World, selected};
 
@@ -25,7 +26,11 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteC
     let outbound = Outbound::parse(name)?;
     let virtual_hosts = if outbound.host.parse::<std::net::IpAddr>().is_ok() {
         let only = vec![WeightedCluster::only(name)];
-        vec![host(name, vec!["*".into()], vec![default_route(only, Vec::new())])]
+        let mut routes = vec![default_route(only, Vec::new())];
+        let at = outbound.address().into_iter();
+        let instances = at.flat_map(|address| world.workloads_at(scope.network(world), address));
+        upgrade::add(&mut routes, &upgrade::allowed(instances, outbound.port));
+        vec![host(name, vec!["*".into()], routes)]
     } else {
         let resolved = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
         let service = world.service(&resolved)?;
@@ -60,7 +65,7 @@ fn virtual_host(
 ) -> VirtualHost {
     let name = format!("{}:{port}", service.host.as_str());
     let intent = world.route_for(&service.host, &scope.namespace).filter(|intent| !intent.http.is_empty());
-    let routes = match intent {
+    let mut routes = match intent {
         None => {
             let cluster = names::outbound(port, "", service.host.as_str());
             let hash = hash_of(world, scope, &service.host, None, port).into_iter().collect();
@@ -68,6 +73,7 @@ fn virtual_host(
         }
         Some(intent) => routes(world, scope, intent, port),
     };
+    upgrade::add(&mut routes, &upgrade::allowed(service.instances.iter().map(AsRef::as_ref), port));
     host(&name, domains, routes)
 }
 
@@ -163,6 +169,7 @@ fn action(http: &HttpRoute, matches: &RouteMatch, port: u16, hash: Vec<HashOn>) 
             retry: Some(retry(&http.retry)),
             rewrite: http.rewrite.as_ref().map(|r| rewrite(r, matches)).unwrap_or_default(),
             hash,
+            upgrades: Vec::new(),
         }),
         intent::RouteAction::Redirect(redirect) => RouteAction::Redirect(Redirect {
             scheme: redirect.scheme.clone(),
@@ -243,7 +250,10 @@ fn edits(ops: &intent::HeaderOps) -> HeaderEdits {
 }
 
 fn route_match(m: &HttpMatch) -> RouteMatch {
+    // Whoever names the method asks for tunnels; no other match takes one.
+    let connect = matches!(&m.method, Some(intent::StringMatch::Exact(method)) if method == "CONNECT");
     let path = match &m.uri {
+        None if connect => PathMatch::Connect,
         None | Some(intent::StringMatch::Present) => PathMatch::Prefix("/".into()),
         Some(intent::StringMatch::Exact(path)) => PathMatch::Exact(path.clone()),
         Some(intent::StringMatch::Prefix(path)) => PathMatch::Prefix(path.clone()),

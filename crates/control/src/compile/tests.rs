@@ -2,10 +2,11 @@ use std::sync::Arc;
 
 use outrigger_model::cluster::ClientTls;
 use outrigger_model::listener::{ChainInput, HttpFilter, Terminal};
+use outrigger_model::path::PathNormalization;
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Resource, ResourceKind};
-use outrigger_model::route::RouteAction;
+use outrigger_model::route::{PathMatch, Route, RouteAction};
 use outrigger_rules::intent::Intent;
 use outrigger_xds::ClientKind;
 
@@ -482,5 +483,156 @@ spec: {{host: stock, trafficPolicy: {{connectionPool: {{tcp: {{{spec}}}}}}}}}
         };
         let Terminal::Tcp(tcp) = &listener.chains[0].terminal else { panic!() };
         assert_eq!(tcp.idle_timeout.as_secs(), seconds, "{spec}");
+    }
+}
+
+/// The routes of a listener's or route configuration's first virtual host.
+fn routes_of(resource: Option<Resource>) -> Vec<Route> {
+    let config = match resource {
+        Some(Resource::Routes(config)) => config,
+        Some(Resource::Listener(listener)) => match &listener.chains[0].terminal {
+            Terminal::Http(http) => match &http.routes {
+                outrigger_model::listener::RouteSource::Inline(config) => config.clone(),
+                outrigger_model::listener::RouteSource::Named(_) => panic!("no routes in place"),
+            },
+            Terminal::Tcp(_) => panic!("no HTTP"),
+        },
+        _ => panic!("no routes"),
+    };
+    config.virtual_hosts[0].routes.clone()
+}
+
+#[test]
+fn a_port_says_what_requests_may_switch_to_and_whether_connect_passes() {
+    let takes = |routes: &[Route], protocol: &str| {
+        routes.iter().any(|route| match &route.action {
+            RouteAction::Forward(forward) => forward.allows_upgrade(protocol, &[]),
+            _ => false,
+        })
+    };
+    let connects = |routes: &[Route]| routes.iter().filter(|r| r.matches.path == PathMatch::Connect).count();
+    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    let inbound = "inbound|127.0.0.11:8080";
+    let plain = compiled(shop(), "");
+    for routes in [
+        routes_of(get(&plain, &web(), ResourceKind::Routes, CATALOG)),
+        routes_of(get(&plain, &catalog, ResourceKind::Listener, inbound)),
+    ] {
+        assert!(!takes(&routes, "tcp") && connects(&routes) == 0);
+    }
+    let mut instances = shop();
+    instances[1].ports[0].upgrades = vec!["TCP".into(), "connect".into()];
+    for yaml in ["", CANARY] {
+        let open = compiled(instances.clone(), yaml);
+        for routes in [
+            routes_of(get(&open, &web(), ResourceKind::Routes, CATALOG)),
+            routes_of(get(&open, &catalog, ResourceKind::Listener, inbound)),
+        ] {
+            assert!(takes(&routes, "tcp") && connects(&routes) == 1, "{routes:?}");
+        }
+    }
+    // Another version's instance has its own say about what reaches it.
+    let open = compiled(instances.clone(), "");
+    let v2 = scope(ClientKind::Outrigger, "catalog", "catalog-v2");
+    assert!(!takes(&routes_of(get(&open, &v2, ResourceKind::Listener, "inbound|127.0.0.12:8080")), "tcp"));
+    instances[1].ports[0].upgrades = vec!["a b".into()];
+    assert!(instances[1].validate().unwrap_err().contains("upgrades"));
+}
+
+#[test]
+fn a_rule_that_names_connect_asks_for_it() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec:
+  hosts: [catalog]
+  http: [{match: [{method: {exact: CONNECT}}], route: [{destination: {host: catalog}}]}]
+";
+    let routes = routes_of(get(&compiled(shop(), rule), &web(), ResourceKind::Routes, CATALOG));
+    assert_eq!(routes[0].matches.path, PathMatch::Connect);
+}
+
+#[test]
+fn the_mode_of_paths_is_the_meshs() {
+    let settings = MeshSettings { path: PathNormalization::BASE, ..MeshSettings::default() };
+    let world = World::new(7, settings, shop().into_iter().map(Arc::new), Vec::new());
+    let base = Compiled::new(Arc::new(world), "roots".into());
+    for (c, wanted) in
+        [(compiled(shop(), ""), PathNormalization::MERGE_SLASHES), (base, PathNormalization::BASE)]
+    {
+        let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+        for (scope, name) in [(&web(), CATALOG), (&catalog, "inbound|127.0.0.11:8080")] {
+            let Some(Resource::Listener(listener)) = get(&c, scope, ResourceKind::Listener, name) else {
+                panic!("no listener {name}")
+            };
+            let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("no HTTP") };
+            assert_eq!(http.path, wanted);
+        }
+    }
+}
+
+/// The chains of a listener of catalog-v1 that take plain text.
+fn plain_chains(yaml: &str, port: u16) -> usize {
+    let c = compiled(shop(), yaml);
+    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    let name = format!("inbound|127.0.0.11:{port}");
+    assert!(c.wildcard(&catalog, ResourceKind::Listener).iter().any(|v| v.name == name), "{name} is sent");
+    let Some(Resource::Listener(listener)) = get(&c, &catalog, ResourceKind::Listener, &name) else {
+        panic!("no listener {name}")
+    };
+    listener.chains.iter().filter(|chain| chain.tls.is_none()).count()
+}
+
+#[test]
+fn port_level_mtls_holds_for_a_port_that_is_not_registered() {
+    let yaml = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: catalog, namespace: shop}
+spec:
+  selector: {matchLabels: {app: catalog}}
+  mtls: {mode: PERMISSIVE}
+  portLevelMtls: {9999: {mode: STRICT}}
+";
+    assert_eq!(plain_chains(yaml, 9999), 0, "STRICT by name");
+    assert!(plain_chains(yaml, 8080) > 0 && plain_chains(yaml, 0) > 0, "the rest is as it was");
+}
+
+#[test]
+fn a_policy_in_istio_system_holds_for_the_mesh() {
+    let yaml = |namespace: &str| {
+        format!(
+            "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: {namespace}}}
+spec: {{mtls: {{mode: STRICT}}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: none, namespace: {namespace}}}
+spec: {{}}
+"
+        )
+    };
+    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    for (namespace, root, holds) in [
+        ("istio-system", "outrigger-system", true),
+        ("outrigger-system", "outrigger-system", true),
+        ("istio-system", "mesh-config", false),
+        ("other", "outrigger-system", false),
+    ] {
+        let settings = MeshSettings { root_namespace: root.into(), ..MeshSettings::default() };
+        let world = World::new(7, settings, shop().into_iter().map(Arc::new), intents(&yaml(namespace)));
+        let c = Compiled::new(Arc::new(world), "roots".into());
+        let Some(Resource::Listener(listener)) =
+            get(&c, &catalog, ResourceKind::Listener, "inbound|127.0.0.11:8080")
+        else {
+            panic!("no listener")
+        };
+        let strict = listener.chains.iter().all(|chain| chain.tls.is_some());
+        let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("no HTTP") };
+        assert_eq!((strict, !http.filters.is_empty()), (holds, holds), "{namespace} under {root}");
     }
 }

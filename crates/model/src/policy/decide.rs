@@ -1,7 +1,8 @@
 //! Authorization decisions: pure, the same for the proxy, the analyzer and `explain`.
 //!
 //! Filters are evaluated in order, as Envoy does: the first that denies decides. A filter of action DENY denies what it
-//! matches; one of action ALLOW denies what it does not match.
+//! matches; one of action ALLOW denies what it does not match. A condition on the path of a request without one (CONNECT, a
+//! tunnel to any path) decides for denial, on either side and under any negation.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use crate::matcher::Matcher;
 use crate::policy::{Permission, Principal, Rbac, RbacAction};
 use crate::request::{ConnectionView, RequestView};
 use crate::resource::Origin;
-use crate::route::table::CompiledHeader;
+use crate::route::header::CompiledHeader;
 
 /// Compiled RBAC filters.
 #[derive(Debug, Default)]
@@ -102,7 +103,8 @@ impl PolicySet {
         request: Option<&R>,
     ) -> Decision<'_> {
         for filter in &self.filters {
-            let matched = filter.policies.iter().find(|policy| policy.matches(connection, request));
+            let case = Case { connection, request, forbids: filter.action == RbacAction::Deny };
+            let matched = filter.policies.iter().find(|policy| policy.matches(case));
             match (filter.action, matched) {
                 (RbacAction::Deny, Some(policy)) => {
                     return Decision::Deny(Denial::Matched {
@@ -186,10 +188,26 @@ impl CompiledRbac {
     }
 }
 
+/// What conditions look at.
+struct Case<'a, R> {
+    connection: &'a ConnectionView<'a>,
+    request: Option<&'a R>,
+    /// A match leads to denial.
+    forbids: bool,
+}
+
+// Derived, they would ask the same of R.
+impl<R> Clone for Case<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Case<'_, R> {}
+
 impl CompiledPolicy {
-    fn matches<R: RequestView>(&self, connection: &ConnectionView<'_>, request: Option<&R>) -> bool {
-        self.permissions.iter().any(|c| c.holds(connection, request))
-            && self.principals.iter().any(|c| c.holds(connection, request))
+    fn matches<R: RequestView>(&self, case: Case<'_, R>) -> bool {
+        self.permissions.iter().any(|c| c.holds(case)) && self.principals.iter().any(|c| c.holds(case))
     }
 }
 
@@ -240,16 +258,18 @@ fn principal(p: &Principal) -> Result<Condition, String> {
 }
 
 impl Condition {
-    fn holds<R: RequestView>(&self, connection: &ConnectionView<'_>, request: Option<&R>) -> bool {
+    fn holds<R: RequestView>(&self, case: Case<'_, R>) -> bool {
+        let Case { connection, request, forbids } = case;
         match self {
             Self::Any => true,
-            Self::And(list) => list.iter().all(|c| c.holds(connection, request)),
-            Self::Or(list) => list.iter().any(|c| c.holds(connection, request)),
-            Self::Not(inner) => !inner.holds(connection, request),
-            Self::Header(header) => request.is_some_and(|request| header.matches(request)),
+            Self::And(list) => list.iter().all(|c| c.holds(case)),
+            Self::Or(list) => list.iter().any(|c| c.holds(case)),
+            Self::Not(inner) => !inner.holds(Case { forbids: !forbids, ..case }),
+            Self::Header(header) => request.is_some_and(|request| header.matches(request, forbids)),
             Self::Path(path) => request.is_some_and(|request| {
                 let text = request.path();
-                path.matches(text.split_once('?').map_or(text, |(path, _)| path).as_bytes())
+                let is_met = || path.matches(text.split_once('?').map_or(text, |(path, _)| path).as_bytes());
+                if text.is_empty() { forbids } else { is_met() }
             }),
             Self::DestinationPort(port) => connection.destination.port() == *port,
             Self::DestinationIp(net) => contains(net, connection.destination.ip()),

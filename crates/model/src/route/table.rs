@@ -9,9 +9,9 @@ use std::fmt;
 use crate::matcher::{Matcher, whole_text_regex};
 use crate::request::RequestView;
 use crate::resource::{Invalid, ResourceKind};
+use crate::route::header::{CompiledHeader, without_port};
 use crate::route::{
-    Forward, HeaderMatch, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch,
-    WeightedCluster,
+    Forward, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch, WeightedCluster,
 };
 
 /// A compiled route configuration.
@@ -118,7 +118,8 @@ impl RouteTable {
         Some(RouteRef { host, route })
     }
 
-    /// The virtual host for an authority: exact with port, exact without it, longest suffix, longest prefix, `*`.
+    /// The virtual host for an authority: exact with port, exact without it, longest suffix, longest prefix, `*`. The dot at
+    /// the end of a full name does not count.
     pub fn find_host(&self, authority: &str) -> Option<&CompiledHost> {
         if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
             return self.any.map(|index| &self.hosts[index]);
@@ -131,6 +132,9 @@ impl RouteTable {
             authority
         };
         let host = without_port(authority);
+        if let Some(bare) = host.strip_suffix('.').filter(|bare| !bare.is_empty()) {
+            return self.find_host(&format!("{bare}{}", &authority[host.len()..]));
+        }
         let index = self.exact.get(authority).or_else(|| self.exact.get(host)).copied();
         let index = index.or_else(|| {
             let longer = |text: &str| host.len() > text.len();
@@ -344,7 +348,7 @@ impl CompiledMatch {
         if !self.path.matches(request) {
             return Some(Mismatch::Path);
         }
-        if let Some(header) = self.headers.iter().find(|header| !header.matches(request)) {
+        if let Some(header) = self.headers.iter().find(|header| !header.matches(request, false)) {
             return Some(Mismatch::Header(&header.name));
         }
         if self.query.is_empty() {
@@ -361,6 +365,10 @@ impl CompiledMatch {
 impl CompiledPath {
     fn matches<R: RequestView>(&self, request: &R) -> bool {
         let path = path_of(request.path());
+        // A tunnel is what a route must ask for: CONNECT has no path that others could match.
+        if path.is_empty() && request.method() == "CONNECT" {
+            return matches!(self, Self::Connect);
+        }
         let equal = |a: &str, b: &str, fold: bool| if fold { a.eq_ignore_ascii_case(b) } else { a == b };
         let starts = |p: &String, fold| path.get(..p.len()).is_some_and(|start| equal(start, p, fold));
         match self {
@@ -371,53 +379,8 @@ impl CompiledPath {
                 starts(p, *fold) && (path.len() == p.len() || path.as_bytes()[p.len()] == b'/')
             }
             Self::Regex(regex) => regex.is_match(path),
-            Self::Connect => request.method() == "CONNECT",
+            Self::Connect => false,
         }
-    }
-}
-
-/// A compiled [`HeaderMatch`].
-#[derive(Debug)]
-pub(crate) struct CompiledHeader {
-    name: String,
-    value: Matcher,
-    invert: bool,
-}
-
-impl CompiledHeader {
-    pub(crate) fn compile(header: &HeaderMatch) -> Result<Self, String> {
-        if header.name.is_empty() || header.name.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(format!("\"{}\" is no lower-case header name", header.name));
-        }
-        Ok(Self { name: header.name.clone(), value: header.value.compile()?, invert: header.invert })
-    }
-
-    pub(crate) fn matches<R: RequestView>(&self, request: &R) -> bool {
-        let pseudo = match self.name.as_str() {
-            ":method" => Some(request.method()),
-            ":path" => Some(request.path()),
-            ":authority" | "host" => Some(request.authority()),
-            ":scheme" => Some(request.scheme()),
-            _ => None,
-        };
-        let matched = match pseudo {
-            Some(text) => self.value.matches(text.as_bytes()),
-            None => self.matches_values(request),
-        };
-        matched != self.invert
-    }
-
-    fn matches_values<R: RequestView>(&self, request: &R) -> bool {
-        let mut values = request.header(&self.name);
-        let Some(first) = values.next() else { return false };
-        let Some(second) = values.next() else { return self.value.matches(first) };
-        // RFC 9110 section 5.3: several lines of one field are one list.
-        let mut joined = [first, b",", second].concat();
-        for value in values {
-            joined.push(b',');
-            joined.extend_from_slice(value);
-        }
-        self.value.matches(&joined)
     }
 }
 
@@ -449,18 +412,6 @@ fn rust_substitution(substitution: &str) -> String {
 
 fn path_of(path_and_query: &str) -> &str {
     path_and_query.split_once('?').map_or(path_and_query, |(path, _)| path)
-}
-
-/// `host` of `host:port`; keeps an IPv6 literal whole.
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port))
-            if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() =>
-        {
-            if host.contains(':') && !host.ends_with(']') { authority } else { host }
-        }
-        _ => authority,
-    }
 }
 
 #[cfg(test)]

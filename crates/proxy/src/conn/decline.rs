@@ -35,7 +35,9 @@ pub(super) async fn tell(worker: &Rc<Worker>, tcp: TcpStream, failure: &Failure)
     let answer = respond::local(failure, &audience);
     let mut out = BytesMut::with_capacity(512);
     let framing = Framing::Length(answer.body.len() as u64);
-    answer.head.write_h1(How { framing, persist: Persist::Close, upgrade: false }, &mut out);
+    if answer.head.write_h1(How { framing, persist: Persist::Close, upgrade: false }, &mut out).is_err() {
+        return;
+    }
     out.extend_from_slice(answer.body.as_bytes());
     let sent = async {
         stream.write_all(&out).await?;

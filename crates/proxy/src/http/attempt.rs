@@ -252,7 +252,7 @@ fn send(
         let _ = ctx.head.set("x-envoy-attempt-count", decimal(number, &mut digits));
     }
     let sent = match leased {
-        Leased::H1(conn) => Ok(Live::send_h1(ctx, plan, conn, endpoint)),
+        Leased::H1(conn) => Live::send_h1(ctx, plan, conn, endpoint),
         Leased::H2(lease) => Live::send_h2(ctx, plan, lease, endpoint),
     };
     let live = match sent {

@@ -13,7 +13,8 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::h1::fields::list_members;
 use super::h1::known::HOP_BY_HOP;
-use super::h1::write::{self, How};
+use super::h1::names;
+use super::h1::write::{self, How, Unwritable};
 use super::h1::{Framing, H1Fields, H1Request, H1Response, Known, strict};
 use super::head::{RequestHead, ResponseHead, Trailers};
 
@@ -29,6 +30,8 @@ pub enum ConvertError {
     Target,
     #[error("a header of the message is not valid in HTTP/2 (RFC 9113, section 8.2.1)")]
     Field,
+    #[error(transparent)]
+    Unwritable(#[from] Unwritable),
     #[error("the status is not valid in HTTP/2 (RFC 9113, section 8.3.2)")]
     Status,
 }
@@ -42,6 +45,10 @@ pub fn request_to_h2(head: &RequestHead, upgrade: bool) -> Result<Request<()>, C
         RequestHead::H1(h1) => h1,
         RequestHead::H2(parts) => {
             let mut parts = parts.clone();
+            // An extended CONNECT was taken for the GET that it stands for.
+            if upgrade && parts.extensions.get::<h2::ext::Protocol>().is_some() {
+                parts.method = Method::CONNECT;
+            }
             let found = look_over(&mut parts.headers);
             drop_hop_by_hop(&mut parts.headers, found);
             return Ok(Request::from_parts(parts, ()));
@@ -49,8 +56,7 @@ pub fn request_to_h2(head: &RequestHead, upgrade: bool) -> Result<Request<()>, C
     };
     let mut request = Request::new(());
     *request.version_mut() = Version::HTTP_2;
-    let protocol = if upgrade { h1.upgrade().and_then(|name| std::str::from_utf8(name).ok()) } else { None };
-    if let Some(protocol) = protocol {
+    if let Some(protocol) = h1.upgrade().filter(|_| upgrade).and_then(first_protocol) {
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
     } else {
@@ -70,6 +76,12 @@ pub fn request_to_h2(head: &RequestHead, upgrade: bool) -> Result<Request<()>, C
     split_cookie(headers);
     look_over(headers);
     Ok(request)
+}
+
+/// The one that the client wants most (RFC 9110, section 7.8): `:protocol` has room for one.
+fn first_protocol(upgrade: &[u8]) -> Option<&str> {
+    let first = list_members(upgrade).next().filter(|first| strict::is_protocol(first))?;
+    std::str::from_utf8(first).ok()
 }
 
 fn uri(head: &H1Request) -> Result<Uri, ConvertError> {
@@ -191,7 +203,14 @@ pub fn response_to_h2(head: &ResponseHead) -> Result<Response<()>, ConvertError>
 }
 
 /// Writes an HTTP/2 request head as HTTP/1.1; an extended CONNECT as the `GET` with `Upgrade` that it stands for.
-pub fn write_request(parts: &http::request::Parts, how: How, out: &mut BytesMut) {
+///
+/// # Errors
+/// When it must not leave; `out` is then as it was.
+pub fn write_request(parts: &http::request::Parts, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
+    write::whole(out, |out| try_write_request(parts, how, out))
+}
+
+fn try_write_request(parts: &http::request::Parts, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
     let protocol = parts.extensions.get::<h2::ext::Protocol>();
     let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let authority = match parts.uri.authority() {
@@ -200,13 +219,13 @@ pub fn write_request(parts: &http::request::Parts, how: How, out: &mut BytesMut)
     };
     out.reserve(512);
     match protocol {
-        Some(_) => write::request_line(b"GET", path.as_bytes(), out),
-        None if parts.method == Method::CONNECT => write::request_line(b"CONNECT", authority, out),
-        None => write::request_line(parts.method.as_str().as_bytes(), path.as_bytes(), out),
+        Some(_) => write::request_line(b"GET", path.as_bytes(), out)?,
+        None if parts.method == Method::CONNECT => write::request_line(b"CONNECT", authority, out)?,
+        None => write::request_line(parts.method.as_str().as_bytes(), path.as_bytes(), out)?,
     }
-    write::line(b"host", authority, out);
-    write_map(&parts.headers, false, out);
-    cookie(&parts.headers, out);
+    write::line(b"host", authority, out)?;
+    write_map(&parts.headers, false, out)?;
+    cookie(&parts.headers, out)?;
     let te =
         parts.headers.get_all(header::TE).iter().any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     if te {
@@ -214,41 +233,50 @@ pub fn write_request(parts: &http::request::Parts, how: How, out: &mut BytesMut)
     }
     match protocol {
         Some(protocol) => {
-            write::line(b"upgrade", protocol.as_str().as_bytes(), out);
+            write::line(b"upgrade", protocol.as_str().as_bytes(), out)?;
             if protocol.as_str().eq_ignore_ascii_case("websocket")
                 && !parts.headers.contains_key(WEBSOCKET_KEY)
             {
                 // RFC 8441, section 5: h2 has no key, HTTP/1.1 needs one (RFC 6455, section 4.1). It is a nonce, no secret.
                 let key = STANDARD.encode(fastrand::u128(..).to_be_bytes());
-                write::line(b"sec-websocket-key", key.as_bytes(), out);
+                write::line(b"sec-websocket-key", key.as_bytes(), out)?;
             }
         }
         None => write::framing(how.framing, out),
     }
     write::connection(how.persist, protocol.is_some(), te, out);
     out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// Writes an HTTP/2 response head as HTTP/1.1.
-pub fn write_response(parts: &http::response::Parts, how: How, out: &mut BytesMut) {
+///
+/// # Errors
+/// When it must not leave; `out` is then as it was.
+pub fn write_response(parts: &http::response::Parts, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
+    write::whole(out, |out| try_write_response(parts, how, out))
+}
+
+fn try_write_response(parts: &http::response::Parts, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
     let status = parts.status;
     out.reserve(512);
-    write::status_line(status.as_u16(), status.canonical_reason().unwrap_or("").as_bytes(), out);
+    write::status_line(status.as_u16(), status.canonical_reason().unwrap_or("").as_bytes(), out)?;
     // A response to HEAD and a 304 describe a body that does not come: their length passes.
     let describes = how.framing == Framing::None && !write::is_bodyless(status.as_u16());
-    write_map(&parts.headers, describes, out);
+    write_map(&parts.headers, describes, out)?;
     for cookie in parts.headers.get_all(header::COOKIE) {
-        write::line(b"cookie", cookie.as_bytes(), out);
+        write::line(b"cookie", cookie.as_bytes(), out)?;
     }
     write::framing(how.framing, out);
     if status.as_u16() >= 200 {
         write::connection(how.persist, false, false, out);
     }
     out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// The plain fields: without those that the callers write themselves, and those that mean something to h2 only.
-fn write_map(headers: &HeaderMap, with_length: bool, out: &mut BytesMut) {
+fn write_map(headers: &HeaderMap, with_length: bool, out: &mut BytesMut) -> Result<(), Unwritable> {
     for (name, value) in headers {
         let known = Known::of(name.as_str().as_bytes());
         let own = match known {
@@ -258,15 +286,17 @@ fn write_map(headers: &HeaderMap, with_length: bool, out: &mut BytesMut) {
         };
         // http lets values with spaces at their ends through; in HTTP/1 they would be padding.
         if !own {
-            write::line(name.as_str().as_bytes(), value.as_bytes().trim_ascii(), out);
+            write::line(name.as_str().as_bytes(), value.as_bytes().trim_ascii(), out)?;
         }
     }
+    Ok(())
 }
 
 /// RFC 9113, section 8.2.3: joined with "; " before they pass into HTTP/1.
-fn cookie(headers: &HeaderMap, out: &mut BytesMut) {
+fn cookie(headers: &HeaderMap, out: &mut BytesMut) -> Result<(), Unwritable> {
     let mut before: &[u8] = b"cookie: ";
     for crumb in headers.get_all(header::COOKIE) {
+        write::clean(crumb.as_bytes())?;
         out.extend_from_slice(before);
         out.extend_from_slice(crumb.as_bytes().trim_ascii());
         before = b"; ";
@@ -274,6 +304,7 @@ fn cookie(headers: &HeaderMap, out: &mut BytesMut) {
     if before == b"; " {
         out.extend_from_slice(b"\r\n");
     }
+    Ok(())
 }
 
 const WEBSOCKET_KEY: &str = "sec-websocket-key";
@@ -289,10 +320,10 @@ pub fn switching_protocols(response: &ResponseHead, request: &H1Request) -> H1Re
             let _ = head.fields.append_bytes(name, value.trim_ascii());
         }
     });
-    if let Some(protocol) = request.upgrade() {
-        let _ = head.fields.append_bytes(b"Upgrade", protocol);
+    if let Some(protocol) = request.upgrade().and_then(first_protocol) {
+        let _ = head.fields.append("Upgrade", protocol);
         let key = request.fields.first(WEBSOCKET_KEY);
-        if let Some(key) = key.filter(|_| protocol.eq_ignore_ascii_case(b"websocket"))
+        if let Some(key) = key.filter(|_| protocol.eq_ignore_ascii_case("websocket"))
             && !head.fields.has(Known::SecWebsocketAccept)
         {
             let _ = head.fields.append_bytes(b"Sec-WebSocket-Accept", websocket_accept(key).as_bytes());
@@ -325,7 +356,7 @@ pub fn trailers_to_h2(trailers: Trailers) -> HeaderMap {
             map
         }
     };
-    if map.keys().any(|name| strict::is_forbidden_trailer(name.as_str().as_bytes())) {
+    if map.keys().any(|name| names::is_forbidden_trailer(name.as_str().as_bytes())) {
         return map.into_iter().fold((HeaderMap::new(), None), kept_trailer).0;
     }
     map
@@ -337,7 +368,7 @@ fn kept_trailer(
     (name, value): (Option<HeaderName>, HeaderValue),
 ) -> (HeaderMap, Option<HeaderName>) {
     let name = name.or(last);
-    if let Some(name) = name.as_ref().filter(|name| !strict::is_forbidden_trailer(name.as_str().as_bytes())) {
+    if let Some(name) = name.as_ref().filter(|name| !names::is_forbidden_trailer(name.as_str().as_bytes())) {
         map.append(name, value);
     }
     (map, name)
@@ -353,7 +384,7 @@ pub fn trailer_lines(trailers: &Trailers) -> impl Iterator<Item = (&[u8], &[u8])
         .into_iter()
         .flatten()
         .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes().trim_ascii()));
-    h1.into_iter().flatten().chain(h2).filter(|(name, _)| !strict::is_forbidden_trailer(name))
+    h1.into_iter().flatten().chain(h2).filter(|(name, _)| !names::is_forbidden_trailer(name))
 }
 
 /// Whether a `Trailer` field announces trailers: then a chunked body is worth keeping where a length is known too.

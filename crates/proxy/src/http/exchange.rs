@@ -13,7 +13,7 @@ use super::body::{Body, BodyError, reset_reason};
 use super::copy::{CopyError, Flow};
 use super::h1::{Framing, Refusal};
 use super::head::ResponseHead;
-use super::request::RequestCtx;
+use super::request::{self, RequestCtx};
 use super::respond::BeginError;
 use super::send::Sender;
 use super::timeout::{after, earlier};
@@ -178,7 +178,10 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     let mut sender = begun.sender;
     let mut down = Flow::default();
     down.count_messages(ctx.record.is_grpc);
-    let result = copy(ctx, live, &mut sender, &mut down, tunnel).await;
+    let result = match tunnel {
+        false => copy(ctx, live, &mut sender, &mut down).await,
+        true => Box::pin(self::tunnel(ctx, live, &mut sender, &mut down)).await,
+    };
     ctx.record.received = live.upload.bytes;
     ctx.record.sent = down.bytes;
     ctx.record.messages = (live.upload.messages(), down.messages());
@@ -236,40 +239,93 @@ impl From<Failure> for Cut {
     }
 }
 
+/// A tunnel is judged again whenever the configuration changes, as the requests that it stands for would be; what policy
+/// forbids now ends.
+async fn tunnel(
+    ctx: &mut RequestCtx<'_>,
+    live: &mut Live,
+    sender: &mut Sender,
+    down: &mut Flow,
+) -> Result<(), Cut> {
+    let mut swapped = ctx.conn.worker.shared.swapped.subscribe();
+    let mut turns = Turns::new(ctx, true);
+    loop {
+        // What was swapped in while the tunnel was opened counts, too.
+        request::judge_again(ctx).map_err(forbidden)?;
+        let mut news = pin!(swapped.changed());
+        let ended = poll_fn(|cx| match news.as_mut().poll(cx) {
+            // The worker, which sends it, outlives its connections.
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => turns.poll(ctx, cx, live, sender, down).map(Some),
+        });
+        if let Some(ended) = ended.await {
+            return ended;
+        }
+    }
+}
+
+fn forbidden(failure: Failure) -> Cut {
+    tracing::info!(%failure, "a tunnel is closed: policy has changed");
+    Cut { failure, reason: Reason::CANCEL }
+}
+
 async fn copy(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
     sender: &mut Sender,
     down: &mut Flow,
-    tunnel: bool,
 ) -> Result<(), Cut> {
-    let mut idle = Idle::new(ctx);
-    let (account, mut parked) = (&ctx.conn.account, None);
-    let mut waited = false;
-    poll_fn(|cx| {
+    let mut turns = Turns::new(ctx, false);
+    poll_fn(|cx| turns.poll(ctx, cx, live, sender, down)).await
+}
+
+/// Both directions of an exchange, each time that its task is woken.
+struct Turns<'c> {
+    idle: Idle,
+    account: &'c Account,
+    parked: Option<Parked<'c>>,
+    waited: bool,
+    tunnel: bool,
+}
+
+impl<'c> Turns<'c> {
+    fn new(ctx: &RequestCtx<'c>, tunnel: bool) -> Self {
+        let conn = ctx.conn;
+        Self { idle: Idle::new(ctx), account: &conn.account, parked: None, waited: false, tunnel }
+    }
+
+    #[inline]
+    fn poll(
+        &mut self,
+        ctx: &mut RequestCtx<'_>,
+        cx: &mut Context<'_>,
+        live: &mut Live,
+        sender: &mut Sender,
+        down: &mut Flow,
+    ) -> Poll<Result<(), Cut>> {
         // Most bodies are there with their heads, and then it is still the same moment.
-        if std::mem::replace(&mut waited, true) {
+        if std::mem::replace(&mut self.waited, true) {
             ctx.tick();
         }
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure.into()));
         }
         match down.poll(cx, &mut live.body, sender) {
-            Poll::Ready(Ok(())) if !tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) if !self.tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
             Poll::Ready(Err(CopyError::Read(error))) => return Poll::Ready(Err(upstream_cut(&error))),
             Poll::Ready(Err(CopyError::Write(error))) => {
                 return Poll::Ready(Err(client_gone(&error.to_string()).into()));
             }
             _ => {}
         }
-        follow(&mut parked, account, down.stuck || live.upload.stuck);
+        follow(&mut self.parked, self.account, down.stuck || live.upload.stuck);
         // In a tunnel the end of one direction is not the end of the other.
-        if !tunnel && ctx.body.poll_gone(cx).is_ready() {
+        if !self.tunnel && ctx.body.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(client_gone("the client went away").into()));
         }
-        idle.poll(ctx, cx, None, live.upload.bytes + down.bytes).map(|failure| Err(failure.into()))
-    })
-    .await
+        let bytes = live.upload.bytes + down.bytes;
+        self.idle.poll(ctx, cx, None, bytes).map(|failure| Err(failure.into()))
+    }
 }
 
 /// Counts the stream as parked while bytes wait in it that nobody takes.

@@ -10,6 +10,7 @@ pub mod fields;
 pub mod fuzzing;
 pub mod known;
 pub mod message;
+pub mod names;
 pub mod parse;
 pub mod strict;
 pub mod write;

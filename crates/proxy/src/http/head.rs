@@ -7,15 +7,15 @@ use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderValue, ValueIter};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode};
-use outrigger_model::request::RequestView;
 
 use super::h1::fields::Values;
 use super::h1::strict::{self, Refusal};
-use super::h1::write::How;
-use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response, Limits};
+use super::h1::write::{How, Unwritable};
+use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
 use super::map;
 pub use target::scheme_of;
 
+mod arrive;
 mod target;
 
 /// The head of a request.
@@ -166,23 +166,6 @@ fn map_of_mut(head: &mut impl HasMap) -> &mut HeaderMap {
 }
 
 impl RequestHead {
-    /// A head that the h2 crate received, within the limits of HTTP/1; `connection` is the scheme that it has if it says none.
-    ///
-    /// # Errors
-    /// When it breaks a rule that the h2 crate does not check, and that an HTTP/1 hop would suffer from.
-    pub fn from_h2(
-        mut parts: http::request::Parts,
-        connection: &'static str,
-        limits: &Limits,
-    ) -> Result<Self, Refusal> {
-        strict::h2_request(&parts, limits)?;
-        let scheme = parts.uri.scheme();
-        if !scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS) {
-            target::complete(&mut parts, connection)?;
-        }
-        Ok(Self::H2(parts))
-    }
-
     header_methods!();
 
     /// Replaces all values of a header by one. `host` changes the authority.
@@ -198,6 +181,15 @@ impl RequestHead {
         match self {
             Self::H1(head) => head.fields.set(name, value),
             Self::H2(head) => map::set(&mut head.headers, name, value.as_ref()),
+        }
+    }
+
+    /// Removes what only looks like a name that sidecars set (`X_Forwarded_For`).
+    #[inline]
+    pub fn remove_lookalikes(&mut self) {
+        match self {
+            Self::H1(head) => head.fields.remove_lookalikes(),
+            Self::H2(head) => map::remove_lookalikes(&mut head.headers),
         }
     }
 
@@ -261,9 +253,9 @@ impl RequestHead {
         }
     }
 
-    /// A CONNECT that opens a tunnel to what it names (not an extended CONNECT, which is an upgrade).
+    /// A CONNECT that opens a tunnel to what it names. An extended CONNECT is the GET with Upgrade that it stands for.
     pub fn is_connect(&self) -> bool {
-        self.method() == "CONNECT" && self.upgrade().is_none()
+        self.method() == "CONNECT"
     }
 
     /// The framing of the body that follows. `ended`: the HTTP/2 stream ended with its headers (ignored for HTTP/1).
@@ -273,7 +265,7 @@ impl RequestHead {
     pub fn framing(&self, ended: bool) -> Result<Framing, Refusal> {
         match self {
             Self::H1(head) => Ok(head.framing()),
-            Self::H2(head) if head.method == Method::CONNECT => Ok(Framing::Tunnel),
+            Self::H2(_) if self.is_connect() || self.upgrade().is_some() => Ok(Framing::Tunnel),
             Self::H2(head) => Ok(match strict::h2_content_length(&head.headers)? {
                 Some(length) => Framing::Length(length),
                 None if ended => Framing::None,
@@ -348,33 +340,14 @@ impl RequestHead {
     }
 
     /// Writes it as an HTTP/1.1 head.
-    pub fn write_h1(&self, how: How, out: &mut BytesMut) {
+    ///
+    /// # Errors
+    /// When it must not leave; `out` is then as it was.
+    pub fn write_h1(&self, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
         match self {
             Self::H1(head) => super::h1::write::request(head, how, out),
             Self::H2(head) => super::convert::write_request(head, how, out),
         }
-    }
-}
-
-impl RequestView for RequestHead {
-    fn method(&self) -> &str {
-        self.method()
-    }
-
-    fn path(&self) -> &str {
-        self.path()
-    }
-
-    fn authority(&self) -> &str {
-        self.authority()
-    }
-
-    fn scheme(&self) -> &str {
-        self.scheme()
-    }
-
-    fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.headers(name)
     }
 }
 
@@ -443,7 +416,10 @@ impl ResponseHead {
     }
 
     /// Writes it as an HTTP/1.1 head.
-    pub fn write_h1(&self, how: How, out: &mut BytesMut) {
+    ///
+    /// # Errors
+    /// When it must not leave; `out` is then as it was.
+    pub fn write_h1(&self, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
         match self {
             Self::H1(head) => super::h1::write::response(head, how, out),
             Self::H2(head) => super::convert::write_response(head, how, out),

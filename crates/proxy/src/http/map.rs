@@ -3,7 +3,7 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, ValueIter};
 
-use super::h1::{EditError, Known};
+use super::h1::{EditError, Known, names};
 
 macro_rules! known_names {
     ($($known:ident $text:literal),* $(,)?) => {
@@ -108,8 +108,20 @@ pub fn remove(map: &mut HeaderMap, name: &str) -> bool {
 
 /// Removes all headers whose (lower-case) name starts so; says whether there was one.
 pub fn remove_prefix(map: &mut HeaderMap, prefix: &str) -> bool {
-    let gone: Vec<HeaderName> =
-        map.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+    remove_where(map, |name| name.starts_with(prefix))
+}
+
+/// Removes what only looks like a name that sidecars set.
+pub fn remove_lookalikes(map: &mut HeaderMap) {
+    remove_where(map, |name| {
+        // Nearly all names are done with here.
+        name.as_bytes().first() == Some(&b'x') && names::is_lookalike_of_ours(name.as_bytes())
+    });
+}
+
+/// Says whether there was one.
+fn remove_where(map: &mut HeaderMap, gone: impl Fn(&str) -> bool) -> bool {
+    let gone: Vec<HeaderName> = map.keys().filter(|name| gone(name.as_str())).cloned().collect();
     gone.iter().for_each(|name| while map.remove(name).is_some() {});
     !gone.is_empty()
 }

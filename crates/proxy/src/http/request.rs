@@ -26,7 +26,7 @@ use super::retry;
 use super::send::Sender;
 use super::timeout::Timer;
 use super::trace::{self, Recording};
-use super::upgrade::Upgrade;
+use super::upgrade::{self, Upgrade};
 use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::memory::Account;
@@ -106,6 +106,8 @@ pub struct RequestCtx<'c> {
     pub head: RequestHead,
     pub framing: Framing,
     pub upgrade: Upgrade,
+    /// Of a request for a tunnel: the head that policy saw, to be judged again.
+    judged: Option<Box<RequestHead>>,
     pub body: Body,
     /// There never was any byte of it.
     bodyless: bool,
@@ -167,8 +169,13 @@ pub async fn serve(ctx: &mut RequestCtx<'_>) {
 async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     edit::identify(ctx);
     let view = ctx.view.clone();
+    edit::normalize(&mut ctx.head, view.http.config.path)?;
     let found = route(ctx, &view)?;
     trace(ctx, found.route);
+    if ctx.upgrade != Upgrade::None {
+        upgrade::check(&ctx.head, &found.route.config, &view.http.config.upgrades)?;
+        ctx.judged = Some(Box::new(ctx.head.clone()));
+    }
     filter(ctx, &view, found.route).await?;
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
@@ -219,6 +226,7 @@ impl<'c> RequestCtx<'c> {
             head,
             framing,
             upgrade,
+            judged: None,
             bodyless: body.is_end(),
             unread: false,
             body,
@@ -292,6 +300,24 @@ fn trace(ctx: &mut RequestCtx<'_>, route: &CompiledRoute) {
         let local = ctx.conn.worker.metrics.local();
         ctx.record.span = Some(recording.server(&mut ctx.head, &route.config.name, info, local));
     }
+}
+
+/// Judges an open tunnel by the policy of now.
+///
+/// # Errors
+/// It is forbidden now.
+pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
+    let Some(request) = ctx.judged.as_deref() else { return Ok(()) };
+    let view = ctx.conn.view();
+    for filter in &view.http.filters {
+        let input = Input { connection: ctx.conn.info.view(), request, route_fault: None };
+        if let Filter::Rbac(rbac) = filter
+            && let Verdict::Fail(failure) = rbac.on_request(&input)
+        {
+            return Err(failure);
+        }
+    }
+    Ok(())
 }
 
 /// Runs the request filters, in order, and the route's own fault where the listener has no fault filter for it.

@@ -12,7 +12,7 @@ use h2::Reason;
 use h2::server::SendResponse;
 
 use super::convert::{self, ConvertError};
-use super::h1::write::{How, Persist, downstream_framing};
+use super::h1::write::{How, Persist, Unwritable, downstream_framing};
 use super::h1::{Framing, H1Response};
 use super::head::{RequestHead, ResponseHead};
 use super::send::{H1Sender, SendError, Sender};
@@ -63,7 +63,10 @@ impl Responder {
     pub fn interim(&mut self, head: &mut ResponseHead) {
         match self {
             Self::H1(to) if to.minor == 0 => {}
-            Self::H1(to) => head.write_h1(How::framed(Framing::None), to.writer.outgoing.buffer()),
+            Self::H1(to) => {
+                // An interim response that must not leave is left out.
+                let _ = head.write_h1(How::framed(Framing::None), to.writer.outgoing.buffer());
+            }
             Self::H2(to) => {
                 if let Ok(response) = convert::response_into_h2(head) {
                     // A stream that is gone shows itself elsewhere.
@@ -103,7 +106,9 @@ impl Responder {
         request: Option<&RequestHead>,
     ) -> Result<Begun, BeginError> {
         match self {
-            Self::H1(to) => Ok(to.begin(head, framing, drain, request)),
+            Self::H1(to) => {
+                to.begin(head, framing, drain, request).map_err(|error| BeginError::Convert(error.into()))
+            }
             Self::H2(mut to) => {
                 let response = convert::response_into_h2(head).map_err(BeginError::Convert)?;
                 let end = ended && framing != Framing::Tunnel;
@@ -128,7 +133,7 @@ impl H1Responder {
         framing: Framing,
         drain: bool,
         request: Option<&RequestHead>,
-    ) -> Begun {
+    ) -> Result<Begun, Unwritable> {
         let framing = downstream_framing(framing, self.minor);
         let tunnel = framing == Framing::Tunnel;
         let keeps = self.keep && !drain && !matches!(framing, Framing::Close | Framing::Tunnel);
@@ -141,11 +146,11 @@ impl H1Responder {
                 if tunnel && request.upgrade().is_some() =>
             {
                 let head = convert::switching_protocols(head, request);
-                super::h1::write::response(&head, how, self.writer.outgoing.buffer());
+                super::h1::write::response(&head, how, self.writer.outgoing.buffer())?;
             }
-            _ => head.write_h1(how, self.writer.outgoing.buffer()),
+            _ => head.write_h1(how, self.writer.outgoing.buffer())?,
         }
-        Begun { sender: Sender::h1(self.writer, framing), keeps }
+        Ok(Begun { sender: Sender::h1(self.writer, framing), keeps })
     }
 }
 
@@ -223,6 +228,7 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
         FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout => "upstream request timeout".into(),
         FailureKind::FaultAbort(_) => "fault filter abort".into(),
         FailureKind::BadRequest(_) => failure.detail.clone(),
+        FailureKind::UpgradeRefused => failure.detail.clone(),
         FailureKind::NoRoute => "no route".into(),
         FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {
             "upstream connect error or disconnect/reset before headers. reset reason: connection failure".into()

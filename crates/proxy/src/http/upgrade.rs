@@ -1,10 +1,17 @@
 //! Tunnels: WebSocket and any other `Upgrade`, extended CONNECT (RFC 8441), and plain CONNECT. A tunnel goes to the routed
 //! upstream, never to the authority that a CONNECT names.
 //!
+//! Behind it no policy looks at requests any more, so only WebSocket is let through by itself: another protocol where the
+//! listener or the route allows it, CONNECT where a route asks for it (which the route table sees to).
+//!
 //! The bytes are copied by the same loop as bodies; here is only when a tunnel stands.
 
-use super::h1::Framing;
+use outrigger_model::route::{Route, RouteAction};
+
+use super::h1::fields::list_members;
+use super::h1::{Framing, Known, strict};
 use super::head::{RequestHead, ResponseHead};
+use crate::failure::{Failure, FailureKind, Stage};
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,4 +49,35 @@ impl Upgrade {
             (_, ResponseHead::H2(parts)) => parts.status.is_success(),
         }
     }
+}
+
+/// Whether listener (`upgrades`) and route let the request switch to what it asks for, to all of what it offers: the server
+/// chooses.
+///
+/// # Errors
+/// The first protocol that they do not allow.
+#[cold]
+pub fn check(head: &RequestHead, route: &Route, upgrades: &[String]) -> Result<(), Failure> {
+    let allowed = |protocol: &[u8]| match (&route.action, std::str::from_utf8(protocol)) {
+        (RouteAction::Forward(forward), Ok(protocol)) => forward.allows_upgrade(protocol, upgrades),
+        // Nothing is forwarded, so nothing is switched.
+        (_, Ok(_)) => true,
+        (_, Err(_)) => false,
+    };
+    let refused = |protocol: &[u8]| {
+        let name = String::from_utf8_lossy(protocol).into_owned();
+        let detail = format!(
+            "an upgrade to {name} is not allowed here; list it in \"upgrades\" of the port's registration, or in the \
+             upgrade_configs of the listener or route"
+        );
+        Failure::local(Stage::Route, FailureKind::UpgradeRefused, detail)
+    };
+    let first = match head {
+        RequestHead::H1(h1) => {
+            let lines = h1.fields.known(Known::Upgrade).filter(|line| !strict::is_h2c(line));
+            lines.flat_map(list_members).find(|protocol| !allowed(protocol))
+        }
+        RequestHead::H2(_) => head.upgrade().filter(|protocol| !allowed(protocol)),
+    };
+    first.map_or(Ok(()), |protocol| Err(refused(protocol)))
 }

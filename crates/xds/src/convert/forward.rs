@@ -6,7 +6,7 @@ use outrigger_model::route::{Forward, HashOn, HeaderEdits, Rewrite, WeightedClus
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
-use super::{headers, left_out, matcher, note, retry};
+use super::{headers, left_out, matcher, note, retry, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::matcher::RegexMatchAndSubstitute;
 use crate::wire::route::route_action::{
@@ -16,7 +16,8 @@ use crate::wire::route::route_action::{
 use crate::wire::route::{self, weighted_cluster::ClusterWeight};
 use crate::wire::{self, uint};
 
-pub(super) fn encode(forward: &Forward, kind: ClientKind) -> route::RouteAction {
+/// `connect`: the route takes CONNECT, which Envoy wants to be told here.
+pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> route::RouteAction {
     let timeout = wire::duration(forward.timeout.unwrap_or_default());
     route::RouteAction {
         cluster_specifier: Some(encode_clusters(&forward.clusters, kind)),
@@ -39,6 +40,10 @@ pub(super) fn encode(forward: &Forward, kind: ClientKind) -> route::RouteAction 
             .clone()
             .map(HostRewriteSpecifier::HostRewriteLiteral),
         hash_policy: forward.hash.iter().map(encode_hash).collect(),
+        upgrade_configs: match kind {
+            ClientKind::Grpc => Vec::new(),
+            _ => upgrade::encode_route(&forward.upgrades, connect),
+        },
         ..Default::default()
     }
 }
@@ -101,7 +106,6 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         retry_policy_typed_config,
         request_mirror_policies,
         rate_limits,
-        upgrade_configs,
         internal_redirect_policy,
         hedge_policy,
         max_stream_duration,
@@ -114,6 +118,7 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         retry: wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?,
         rewrite: decode_rewrite(wire)?,
         hash: each(&wire.hash_policy, "hash_policy", decode_hash)?,
+        upgrades: upgrade::decode_route(&wire.upgrade_configs)?,
     })
 }
 

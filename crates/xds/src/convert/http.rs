@@ -6,11 +6,11 @@ use outrigger_model::route::Fault;
 use super::extension::{self, FAULT, HTTP_RBAC, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{left_out, note, policy, retry, route};
+use super::{left_out, note, path, policy, retry, route, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
-    http_connection_manager::{CodecType, RouteSpecifier, UpgradeConfig},
+    http_connection_manager::{CodecType, RouteSpecifier},
     http_filter::ConfigType,
 };
 use crate::wire::http_fault::HttpFault;
@@ -51,11 +51,10 @@ pub(super) fn encode(http: &HttpConnection, stat_prefix: &str, kind: ClientKind)
             idle_timeout: Some(wire::duration(http.idle_timeout)),
             ..Default::default()
         }),
-        // Ours tunnels any upgrade and normalises for itself; Envoy must be told.
-        upgrade_configs: Vec::from_iter(
-            foreign.then(|| UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }),
-        ),
-        normalize_path: if foreign { boolean(true) } else { None },
+        upgrade_configs: upgrade::encode(&http.upgrades),
+        normalize_path: boolean(http.path.base),
+        merge_slashes: http.path.merge_slashes,
+        path_with_escaped_slashes_action: path::encode_escaped(http.path.escaped_slashes) as i32,
         ..manager
     }
 }
@@ -83,9 +82,10 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
     let mut all = Vec::with_capacity(filters.len() + 2);
     if kind != ClientKind::Grpc {
         all.extend(filters.iter().map(|f| match f {
-            HttpFilter::Rbac(rbac) => {
-                filter(HTTP_RBAC, any(&Rbac { rules: Some(policy::encode(rbac)), ..Default::default() }))
-            }
+            HttpFilter::Rbac(rbac) => filter(
+                HTTP_RBAC,
+                any(&Rbac { rules: Some(policy::encode(rbac, kind)), ..Default::default() }),
+            ),
             HttpFilter::Fault(fault) => filter(FAULT, any(&retry::encode_fault(fault, kind))),
         }));
     }
@@ -104,8 +104,6 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Option<&Value>) -> D
         add_user_agent,
         local_reply_config,
         strip_matching_host_port,
-        merge_slashes,
-        path_with_escaped_slashes_action,
         early_header_mutation_extensions,
         original_ip_detection_extensions,
         request_timeout,
@@ -146,6 +144,8 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Option<&Value>) -> D
             "stream_idle_timeout",
         )?,
         idle_timeout: duration_or(idle, default.idle_timeout, "common_http_protocol_options.idle_timeout")?,
+        path: path::decode(wire)?,
+        upgrades: upgrade::decode(&wire.upgrade_configs)?,
     })
 }
 

@@ -5,6 +5,7 @@ use outrigger_model::route::{HeaderMatch, QueryMatch};
 
 use super::flaw::{Decoded, Flaw, Under, flaw};
 use super::left_out;
+use crate::kind::ClientKind;
 use crate::wire::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use crate::wire::route::{
     HeaderMatcher, QueryParameterMatcher, header_matcher::HeaderMatchSpecifier as H,
@@ -64,7 +65,15 @@ fn not_empty(text: &str, field: &str) -> Decoded<String> {
     if text.is_empty() { flaw(field, "must not be empty") } else { Ok(text.to_owned()) }
 }
 
-pub(super) fn encode_header(header: &HeaderMatch) -> HeaderMatcher {
+pub(super) fn encode_header(header: &HeaderMatch, kind: ClientKind) -> HeaderMatcher {
+    let host = kind == ClientKind::Envoy && matches!(header.name.as_str(), ":authority" | "host");
+    let text = |value: &StringMatch| match host.then(|| host_regex(value)).flatten() {
+        Some(regex) => StringMatcher {
+            match_pattern: Some(MatchPattern::SafeRegex(encode_regex(&regex))),
+            ..Default::default()
+        },
+        None => encode(value),
+    };
     let present = header.value.pattern == Pattern::Present;
     HeaderMatcher {
         name: header.name.clone(),
@@ -74,9 +83,25 @@ pub(super) fn encode_header(header: &HeaderMatch) -> HeaderMatcher {
         header_match_specifier: Some(if present {
             H::PresentMatch(true)
         } else {
-            H::StringMatch(encode(&header.value))
+            H::StringMatch(text(&header.value))
         }),
     }
+}
+
+/// We compare hosts without port and final dot; Envoy compares what was sent, so it is told to let both be there.
+fn host_regex(value: &StringMatch) -> Option<String> {
+    let (before, text) = match &value.pattern {
+        Pattern::Exact(text) => ("", text),
+        Pattern::Suffix(text) => (".*", text),
+        _ => return None,
+    };
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    if has_port && !text.ends_with(']') {
+        return None;
+    }
+    let fold = if value.ignore_case { "(?i)" } else { "" };
+    let text = super::route::escape(text.strip_suffix('.').unwrap_or(text));
+    Some(format!("{fold}{before}{text}\\.?(:[0-9]+)?"))
 }
 
 /// One or two conditions that must all hold: "there is a value and it is not x" is two here.

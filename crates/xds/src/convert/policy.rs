@@ -19,14 +19,14 @@ const ISTIO_PEER: &str = "io.istio.peer_principal";
 /// For connections, as Envoy wants it: conditions on requests, which never hold there, it refuses outright.
 pub(super) fn encode_for_connections(filter: &Rbac, kind: ClientKind) -> rbac::Rbac {
     if kind != ClientKind::Envoy {
-        return encode(filter);
+        return encode(filter, kind);
     }
     let mut filter = filter.clone();
     for policy in filter.policies.values_mut() {
         policy.permissions.iter_mut().for_each(never_on_a_request);
         policy.principals.iter_mut().for_each(never_on_its_header);
     }
-    encode(&filter)
+    encode(&filter, kind)
 }
 
 fn never_on_a_request(permission: &mut Permission) {
@@ -49,14 +49,14 @@ fn never_on_its_header(principal: &mut Principal) {
     }
 }
 
-pub(super) fn encode(filter: &Rbac) -> rbac::Rbac {
+pub(super) fn encode(filter: &Rbac, kind: ClientKind) -> rbac::Rbac {
     rbac::Rbac {
         action: match filter.action {
             RbacAction::Allow => Action::Allow,
             RbacAction::Deny => Action::Deny,
             RbacAction::Log => Action::Log,
         } as i32,
-        policies: filter.policies.iter().map(|(name, p)| (name.clone(), encode_policy(p))).collect(),
+        policies: filter.policies.iter().map(|(name, p)| (name.clone(), encode_policy(p, kind))).collect(),
         ..Default::default()
     }
 }
@@ -66,30 +66,30 @@ pub(super) fn origins(filter: &Rbac) -> BTreeMap<&String, &Origin> {
     filter.policies.iter().filter_map(|(name, p)| Some((name, p.origin.as_ref()?))).collect()
 }
 
-fn encode_policy(policy: &RbacPolicy) -> rbac::Policy {
+fn encode_policy(policy: &RbacPolicy, kind: ClientKind) -> rbac::Policy {
     // An empty list matches nothing, but the wire must not have one.
-    let mut permissions: Vec<_> = policy.permissions.iter().map(encode_permission).collect();
+    let mut permissions: Vec<_> = policy.permissions.iter().map(|p| encode_permission(p, kind)).collect();
     if permissions.is_empty() {
-        permissions.push(encode_permission(&Permission::Not(Box::new(Permission::Any))));
+        permissions.push(encode_permission(&Permission::Not(Box::new(Permission::Any)), kind));
     }
-    let mut principals: Vec<_> = policy.principals.iter().map(encode_principal).collect();
+    let mut principals: Vec<_> = policy.principals.iter().map(|p| encode_principal(p, kind)).collect();
     if principals.is_empty() {
-        principals.push(encode_principal(&Principal::Not(Box::new(Principal::Any))));
+        principals.push(encode_principal(&Principal::Not(Box::new(Principal::Any)), kind));
     }
     rbac::Policy { permissions, principals, ..Default::default() }
 }
 
-fn encode_permission(permission: &Permission) -> rbac::Permission {
-    let set =
-        |all: &[Permission]| rbac::permission::Set { rules: all.iter().map(encode_permission).collect() };
+fn encode_permission(permission: &Permission, kind: ClientKind) -> rbac::Permission {
+    let one = |p: &Permission| encode_permission(p, kind);
+    let set = |all: &[Permission]| rbac::permission::Set { rules: all.iter().map(one).collect() };
     let rule = match permission {
         Permission::Any => Rule::Any(true),
         Permission::And(all) if all.is_empty() => Rule::Any(true),
-        Permission::Or(all) if all.is_empty() => Rule::NotRule(Box::new(encode_permission(&Permission::Any))),
+        Permission::Or(all) if all.is_empty() => Rule::NotRule(Box::new(one(&Permission::Any))),
         Permission::And(all) => Rule::AndRules(set(all)),
         Permission::Or(all) => Rule::OrRules(set(all)),
-        Permission::Not(one) => Rule::NotRule(Box::new(encode_permission(one))),
-        Permission::Header(header) => Rule::Header(matcher::encode_header(header)),
+        Permission::Not(inner) => Rule::NotRule(Box::new(one(inner))),
+        Permission::Header(header) => Rule::Header(matcher::encode_header(header, kind)),
         Permission::Path(path) => {
             Rule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(matcher::encode(path))) })
         }
@@ -100,22 +100,21 @@ fn encode_permission(permission: &Permission) -> rbac::Permission {
     rbac::Permission { rule: Some(rule) }
 }
 
-fn encode_principal(principal: &Principal) -> rbac::Principal {
-    let set = |all: &[Principal]| rbac::principal::Set { ids: all.iter().map(encode_principal).collect() };
+fn encode_principal(principal: &Principal, kind: ClientKind) -> rbac::Principal {
+    let one = |p: &Principal| encode_principal(p, kind);
+    let set = |all: &[Principal]| rbac::principal::Set { ids: all.iter().map(one).collect() };
     let identifier = match principal {
         Principal::Any => Identifier::Any(true),
         Principal::And(all) if all.is_empty() => Identifier::Any(true),
-        Principal::Or(all) if all.is_empty() => {
-            Identifier::NotId(Box::new(encode_principal(&Principal::Any)))
-        }
+        Principal::Or(all) if all.is_empty() => Identifier::NotId(Box::new(one(&Principal::Any))),
         Principal::And(all) => Identifier::AndIds(set(all)),
         Principal::Or(all) => Identifier::OrIds(set(all)),
-        Principal::Not(one) => Identifier::NotId(Box::new(encode_principal(one))),
+        Principal::Not(inner) => Identifier::NotId(Box::new(one(inner))),
         Principal::Authenticated(name) => Identifier::Authenticated(rbac::principal::Authenticated {
             principal_name: name.as_ref().map(matcher::encode),
         }),
         Principal::SourceIp(net) => Identifier::DirectRemoteIp(address::encode_range(net)),
-        Principal::Header(header) => Identifier::Header(matcher::encode_header(header)),
+        Principal::Header(header) => Identifier::Header(matcher::encode_header(header, kind)),
     };
     rbac::Principal { identifier: Some(identifier) }
 }

@@ -77,7 +77,9 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
         response_headers_to_add,
         response_headers_to_remove,
         action: Some(match &route.action {
-            RouteAction::Forward(f) => Action::Route(forward::encode(f, kind)),
+            RouteAction::Forward(f) => {
+                Action::Route(forward::encode(f, route.matches.path == PathMatch::Connect, kind))
+            }
             RouteAction::Redirect(r) => Action::Redirect(encode_redirect(r)),
             RouteAction::Direct { status, body } => Action::DirectResponse(DirectResponseAction {
                 status: u32::from(*status),
@@ -95,7 +97,7 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
 fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
     route::RouteMatch {
         case_sensitive: if matches.ignore_case { boolean(false) } else { None },
-        headers: matches.headers.iter().map(matcher::encode_header).collect(),
+        headers: matches.headers.iter().map(|h| matcher::encode_header(h, kind)).collect(),
         query_parameters: matches.query.iter().map(matcher::encode_query).collect(),
         path_specifier: Some(match &matches.path {
             PathMatch::Exact(s) => PathSpecifier::Path(s.clone()),
@@ -112,7 +114,7 @@ fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
 }
 
 /// Escapes what RE2 reads as syntax.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         if r"\.+*?()|[]{}^$".contains(c) {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::matcher::{Pattern, StringMatch};
-use crate::route::{HeaderEdits, QueryMatch, Rewrite, VirtualHost};
+use crate::route::{HeaderEdits, HeaderMatch, QueryMatch, Rewrite, RouteUpgrade, VirtualHost};
 
 struct Request {
     method: &'static str,
@@ -231,4 +231,57 @@ proptest! {
         ]);
         let _ = t.find(&get(&authority, &path));
     }
+}
+
+#[test]
+fn connect_goes_only_where_a_route_asks_for_it() {
+    let connect = Request { method: "CONNECT", path: String::new(), ..get("elsewhere.example:443", "") };
+    let paths =
+        [PathMatch::Prefix("/".into()), PathMatch::Regex(".*".into()), PathMatch::Prefix(String::new())];
+    let others = paths.into_iter().map(|path| route("web", on_path(path))).collect::<Vec<_>>();
+    let only_others = table(vec![host("h", &["*"], others.clone())]);
+    assert!(only_others.find(&connect).is_none());
+    let asked = [others, vec![route("tunnel", on_path(PathMatch::Connect))]].concat();
+    let asked = table(vec![host("h", &["*"], asked)]);
+    assert_eq!(asked.find(&connect).unwrap().route.config.name, "tunnel");
+    assert_eq!(asked.find(&get("a", "/")).unwrap().route.config.name, "web");
+}
+
+#[test]
+fn the_dot_of_a_full_name_does_not_count() {
+    let any = || vec![route("r", RouteMatch::any())];
+    let table =
+        table(vec![host("exact", &["catalog.shop", "catalog.shop:80"], any()), host("rest", &["*"], any())]);
+    for authority in ["catalog.shop.", "Catalog.Shop.:80", "catalog.shop:8080", "catalog.shop.:8080"] {
+        assert_eq!(table.find_host(authority).unwrap().name, "exact", "{authority}");
+    }
+    for authority in [".", "..", ".:80", "other."] {
+        assert_eq!(table.find_host(authority).unwrap().name, "rest", "{authority}");
+    }
+}
+
+#[test]
+fn crumbs_are_one_cookie() {
+    let value =
+        StringMatch { pattern: Pattern::Regex("^(.*?; ?)?(user=jason)(; ?.*)?$".into()), ignore_case: false };
+    let header = HeaderMatch { name: "cookie".into(), value, invert: false };
+    let matches = RouteMatch { headers: vec![header], ..RouteMatch::any() };
+    let table = table(vec![host("h", &["*"], vec![route("jason", matches)])]);
+    let mut request = get("a", "/");
+    request.headers = vec![("cookie", "a=1"), ("cookie", "user=jason"), ("cookie", "b=2")];
+    assert!(table.find(&request).is_some());
+}
+
+#[test]
+fn an_upgrade_is_the_routes_word_then_the_listeners() {
+    let mut forward = Forward::default();
+    let listener = ["websocket".to_owned(), "spdy/3.1".to_owned()];
+    let allowed = |forward: &Forward, protocol: &str| forward.allows_upgrade(protocol, &listener);
+    assert!(allowed(&forward, "WebSocket") && allowed(&forward, "SPDY/3.1"));
+    assert!(!allowed(&forward, "tcp") && !allowed(&forward, "SPDY/2"));
+    forward.upgrades = vec![
+        RouteUpgrade { protocol: "websocket".into(), allowed: false },
+        RouteUpgrade { protocol: "tcp".into(), allowed: true },
+    ];
+    assert!(allowed(&forward, "tcp") && allowed(&forward, "TCP/1") && !allowed(&forward, "websocket"));
 }

@@ -88,13 +88,16 @@ impl Live {
         plan: &Plan<'_>,
         mut conn: H1Conn,
         endpoint: &Arc<EndpointState>,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
         let upgrade = plan.upgrade == Upgrade::Protocol;
         // Until the tunnel stands nothing follows the head but a body.
         let framing = if ctx.framing == Framing::Tunnel { Framing::None } else { ctx.framing };
         let hold = plan.upgrade != Upgrade::None && !plan.upgrade.follows_body(ctx.framing);
-        ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.writer.outgoing.buffer());
+        let how = How { upgrade, ..How::framed(framing) };
+        ctx.head.write_h1(how, conn.writer.outgoing.buffer()).map_err(|error| {
+            Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
+        })?;
         let mut asked = Asked::method(ctx.head.method(), upgrade);
         asked.connect &= plan.upgrade == Upgrade::Connect;
         let reused = conn.meta.requests > 0;
@@ -103,7 +106,7 @@ impl Live {
         let written_before = conn.writer.outgoing.written();
         let cells = conn.cells().clone();
         let sender = Sender::h1(conn.writer, framing);
-        Self {
+        Ok(Self {
             sender,
             upload: Flow::default(),
             endpoint: endpoint.clone(),
@@ -121,7 +124,7 @@ impl Live {
             hold,
             sent_at: ctx.now,
             _in_flight: endpoint.begin(),
-        }
+        })
     }
 
     pub(super) fn send_h2(

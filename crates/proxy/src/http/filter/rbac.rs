@@ -21,7 +21,7 @@ impl Rbac {
         PolicySet::compile([config]).map(Self)
     }
 
-    pub(super) fn on_request(&self, input: &Input<'_>) -> Verdict {
+    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self.0.decide(&input.connection, Some(input.request)) {
             Decision::Allow => Verdict::Continue,
             Decision::Deny(denial) => {

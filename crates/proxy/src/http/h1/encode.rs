@@ -139,7 +139,8 @@ impl BodyEncoder {
             Kind::Chunked => {
                 out.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers {
-                    super::write::line(name, value, out);
+                    // A line that must not leave is left out, as trailers may be (RFC 9110, section 6.5.1).
+                    let _ = super::write::line(name, value, out);
                 }
                 out.extend_from_slice(b"\r\n");
                 self.kind = Kind::Length(0);

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use bytes::BytesMut;
 
 use super::known::{self, Known};
+use super::names;
 
 /// One header line. `name_len == 0` marks the line as removed: no line has an empty name.
 #[derive(Debug, Clone, Copy)]
@@ -308,6 +309,14 @@ impl H1Fields {
             name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
         (bit == 0 || self.present & bit != 0) && self.iter().any(starts)
+    }
+
+    /// Removes what only looks like a name of ours.
+    #[inline]
+    pub fn remove_lookalikes(&mut self) {
+        if self.present & known::ANY_LOOKALIKE != 0 {
+            self.remove_if(|fields, field| names::is_lookalike_of_ours(fields.name_of(field)));
+        }
     }
 
     fn remove_if(&mut self, gone: impl Fn(&Self, &Field) -> bool) -> bool {

@@ -161,7 +161,7 @@ pub fn fuzz_request(data: &[u8]) {
         }
     };
     let mut out = BytesMut::new();
-    write::request(&head, How::framed(head.framing()), &mut out);
+    assert_eq!(write::request(&head, How::framed(head.framing()), &mut out), Ok(()));
     let again = accepted(request_of(&out, Limits::default()), &out);
     same_request(&head, &again);
     let mut wanted = end_to_end(&head.fields);
@@ -200,7 +200,7 @@ fn request_through_h2(head: H1Request) {
         Err(refusal) => unreachable!("what we sent over HTTP/2 is refused there: {refusal}"),
     };
     let mut out = BytesMut::new();
-    crossed.write_h1(How::framed(h1.framing()), &mut out);
+    assert_eq!(crossed.write_h1(How::framed(h1.framing()), &mut out), Ok(()));
     // Lower-case names and ours take no more room, a written-out space does.
     let again = accepted(request_of(&out, Limits::default()), &out);
     same_request(&h1, &again);
@@ -230,7 +230,7 @@ pub fn fuzz_response(data: &[u8]) {
         }
     };
     let mut out = BytesMut::new();
-    write::response(&head, How::framed(head.framing()), &mut out);
+    assert_eq!(write::response(&head, How::framed(head.framing()), &mut out), Ok(()));
     let again = accepted(response_of(&out, asked, Limits::default()), &out);
     assert_eq!(
         (head.status(), head.reason(), head.framing()),
@@ -244,7 +244,8 @@ pub fn fuzz_response(data: &[u8]) {
         && framing != Framing::Tunnel
     {
         let mut out = BytesMut::new();
-        convert::write_response(&response.into_parts().0, How::framed(framing), &mut out);
+        let written = convert::write_response(&response.into_parts().0, How::framed(framing), &mut out);
+        assert_eq!(written, Ok(()));
         let again = accepted(response_of(&out, asked, Limits::default()), &out);
         assert_eq!((status, framing), (again.status(), again.framing()));
         assert_eq!(wanted, folded(end_to_end(&again.fields)));

@@ -1,5 +1,7 @@
 //! Field names that the proxy itself looks at, recognised once while parsing, so that a look-up costs one bit test.
 
+use super::names;
+
 /// A recognised field name, or `Other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -40,7 +42,8 @@ pub enum Known {
     B3,
 }
 
-/// Bits above those of names: some name begins so.
+/// Bits above those of names: some name looks like one of ours, some name begins so.
+pub(super) const ANY_LOOKALIKE: u64 = 1 << 60;
 const ANY_X_B3: u64 = 1 << 61;
 const ANY_X_ENVOY: u64 = 1 << 62;
 const ANY_X_OUTRIGGER: u64 = 1 << 63;
@@ -113,7 +116,19 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
 
 /// The bits of one line's name in a presence set: its own, and that of its prefix.
 pub(super) fn bits(name: &[u8], known: Known) -> u64 {
-    known.bit() | prefix_bit(name)
+    known.bit() | prefix_bit(name) | lookalike_bit(name)
+}
+
+/// Most names are done with after a look at their first letters.
+fn lookalike_bit(name: &[u8]) -> u64 {
+    match name {
+        [b'x' | b'X', b'-' | b'_', b'e' | b'E' | b'f' | b'F' | b'o' | b'O' | b'r' | b'R', ..]
+            if names::is_lookalike_of_ours(name) =>
+        {
+            ANY_LOOKALIKE
+        }
+        _ => 0,
+    }
 }
 
 /// The bit that says whether any name may begin with `prefix`; 0: there is none.

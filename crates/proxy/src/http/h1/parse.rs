@@ -11,6 +11,7 @@ use super::explain;
 use super::fields::{Field, H1Fields};
 use super::known::{self, Known};
 use super::message::{H1Request, H1Response, Span, TargetForm};
+use super::names;
 use super::strict::{self, Refusal};
 use super::{CEILING, Framing, Limits};
 
@@ -248,6 +249,9 @@ fn read_request(
     if method.len() > 64 {
         return Err(Refusal::Method);
     }
+    if names::is_method_variant(method.as_bytes()) {
+        return Err(Refusal::MethodCase);
+    }
     let target = strict::target(method.as_bytes(), path.as_bytes())?;
     ranges(fields, buf, parsed.headers);
     let mut put = |text| fields.put_part(text).map_err(|_| Refusal::HeadTooLarge);
@@ -446,7 +450,7 @@ pub(super) fn trailers(buf: &mut BytesMut, len: usize, max_fields: usize) -> Res
     }
     take_head(buf, len, &mut fields);
     for at in 0..fields.list.len() {
-        if strict::is_forbidden_trailer(fields.name_of(&fields.list[at])) {
+        if names::is_forbidden_trailer(fields.name_of(&fields.list[at])) {
             fields.list[at].name_len = 0;
         }
     }

@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::fields::{ConnectionOptions, H1Fields, class, is_tchar, list_members};
 use super::known::Known;
+use super::names;
 use super::parse::Asked;
 use super::{Framing, Limits, message::TargetForm};
 
@@ -32,6 +33,10 @@ pub enum Refusal {
     RequestLine,
     #[error("the method is not a token (RFC 9110, section 9.1)")]
     Method,
+    #[error("the method is a known one in other case; methods are case-sensitive (RFC 9110, section 9.1)")]
+    MethodCase,
+    #[error("the protocol to switch to is not a token, or a token with a version (RFC 8441, section 4)")]
+    Protocol,
     #[error("the request target is not valid for this method (RFC 9112, section 3.2)")]
     Target,
     #[error("the HTTP version is neither 1.0 nor 1.1 (RFC 9110, section 15.6.6)")]
@@ -374,53 +379,16 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
     port_ok && !host.is_empty()
 }
 
+/// RFC 9110, section 7.8: a token, and a version that is one, too.
+pub(crate) fn is_protocol(protocol: &[u8]) -> bool {
+    let token = |text: &[u8]| !text.is_empty() && text.iter().all(|&b| is_tchar(b));
+    let mut parts = protocol.splitn(2, |&b| b == b'/');
+    protocol.len() <= 64 && parts.all(token)
+}
+
 /// `Upgrade: h2c` was taken out of HTTP (RFC 9113, section 3.1) and smuggles requests past proxies.
 pub(crate) fn is_h2c(protocols: &[u8]) -> bool {
     list_members(protocols).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
-}
-
-/// RFC 9110, section 6.5.1: fields for framing, routing, authentication or content handling mean nothing in trailers, and
-/// a recipient that merges them with the head would be fooled. They are dropped.
-pub(crate) fn is_forbidden_trailer(name: &[u8]) -> bool {
-    const NAMES: &[&str] = &[
-        "age",
-        "authorization",
-        "cache-control",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-range",
-        "content-type",
-        "cookie",
-        "date",
-        "expect",
-        "expires",
-        "host",
-        "http2-settings",
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "keep-alive",
-        "location",
-        "max-forwards",
-        "pragma",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "range",
-        "retry-after",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "vary",
-        "www-authenticate",
-    ];
-    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-        || name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
 /// The same rules for a request that came over HTTP/2 and may leave over HTTP/1 (RFC 9113, sections 8.3.1 and 10.3): the
@@ -442,6 +410,14 @@ pub(crate) fn h2_request(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
         },
         (None, None) if authority.is_none() => return Err(Refusal::HostMissing),
         (None, None) => {}
+    }
+    if names::is_method_variant(parts.method.as_str().as_bytes()) {
+        return Err(Refusal::MethodCase);
+    }
+    if let Some(protocol) = parts.extensions.get::<h2::ext::Protocol>()
+        && !is_protocol(protocol.as_str().as_bytes())
+    {
+        return Err(Refusal::Protocol);
     }
     let path = parts.uri.path_and_query().map(|path| path.as_str().as_bytes());
     if path.is_some_and(|path| !is_target(path) || !(path[0] == b'/' || path == b"*")) {

@@ -63,43 +63,77 @@ pub fn downstream_framing(framing: Framing, minor: u8) -> Framing {
     }
 }
 
+/// A head that must not leave: a part of it has a control byte, which its reader could take for the end of a line. Whatever
+/// brought it there, the writers look once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a part of the head has a control byte, which HTTP/1 cannot carry (RFC 9112, section 2.2)")]
+pub struct Unwritable;
+
 /// Writes a request head.
-pub fn request(head: &H1Request, how: How, out: &mut BytesMut) {
+///
+/// # Errors
+/// When it must not leave; `out` is then as it was.
+pub fn request(head: &H1Request, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
+    whole(out, |out| try_request(head, how, out))
+}
+
+/// All of a head or nothing.
+pub(crate) fn whole(
+    out: &mut BytesMut,
+    write: impl FnOnce(&mut BytesMut) -> Result<(), Unwritable>,
+) -> Result<(), Unwritable> {
+    let start = out.len();
+    let written = write(out);
+    if written.is_err() {
+        out.truncate(start);
+    }
+    written
+}
+
+fn try_request(head: &H1Request, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
     out.reserve(head.fields.buf.len() + 128);
     let mut skip = HOP_BY_HOP;
     let own_host = head.new_authority || !head.fields.has(Known::Host);
     let arrived_line = if own_host { 0 } else { usize::from(head.arrived_line) };
     if arrived_line == 0 {
         let target = if head.form == TargetForm::Authority { head.authority() } else { head.path() };
-        request_line(head.method().as_bytes(), target.as_bytes(), out);
+        request_line(head.method().as_bytes(), target.as_bytes(), out)?;
     }
     if own_host {
         skip |= Known::Host.bit();
         // RFC 9112, section 3.2: 1.1 needs a Host, even an empty one. It goes first where the old one's place is unknown.
-        line(b"Host", head.authority().as_bytes(), out);
+        line(b"Host", head.authority().as_bytes(), out)?;
     }
     if head.minor == 0 {
         skip |= Known::Expect.bit(); // RFC 9110, section 10.1.1: void in 1.0, but we send 1.1
     }
     let own_framing = framing_skip(&head.fields, how.framing == head.framing, &mut skip);
-    copy(&head.fields, arrived_line, skip, out);
+    copy(&head.fields, arrived_line, skip, out)?;
     if own_framing {
         framing(how.framing, out);
     }
-    let upgrade = how.upgrade && copy_upgrade(&head.fields, out);
+    let upgrade = how.upgrade && copy_upgrade(&head.fields, out)?;
     let te = wants_trailers(&head.fields);
     if te {
         out.extend_from_slice(b"TE: trailers\r\n");
     }
     connection(how.persist, upgrade, te, out);
     out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// Writes a response head, interim ones too (they say nothing about framing or connection).
-pub fn response(head: &H1Response, how: How, out: &mut BytesMut) {
+///
+/// # Errors
+/// When it must not leave; `out` is then as it was.
+pub fn response(head: &H1Response, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
+    whole(out, |out| try_response(head, how, out))
+}
+
+fn try_response(head: &H1Response, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
     out.reserve(head.fields.buf.len() + 128);
     if head.arrived_line == 0 {
-        status_line(head.status(), head.reason(), out);
+        status_line(head.status(), head.reason(), out)?;
     }
     let mut skip = HOP_BY_HOP;
     // HEAD and 304 describe the body that a GET would have: those fields pass as they are.
@@ -112,15 +146,16 @@ pub fn response(head: &H1Response, how: How, out: &mut BytesMut) {
         }
         false => framing_skip(&head.fields, how.framing == head.framing, &mut skip) && !describes,
     };
-    copy(&head.fields, usize::from(head.arrived_line), skip, out);
+    copy(&head.fields, usize::from(head.arrived_line), skip, out)?;
     if own_framing {
         framing(how.framing, out);
     }
-    let upgrade = how.upgrade && copy_upgrade(&head.fields, out);
+    let upgrade = how.upgrade && copy_upgrade(&head.fields, out)?;
     if !head.is_interim() {
         connection(how.persist, upgrade, false, out);
     }
     out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// 1xx and 204 never have Content-Length or Transfer-Encoding (RFC 9112, section 6.1; RFC 9110, section 8.6).
@@ -128,27 +163,46 @@ pub(crate) fn is_bodyless(status: u16) -> bool {
     status < 200 || status == 204
 }
 
-pub(crate) fn request_line(method: &[u8], target: &[u8], out: &mut BytesMut) {
+pub(crate) fn request_line(method: &[u8], target: &[u8], out: &mut BytesMut) -> Result<(), Unwritable> {
+    if method.contains(&b' ') || target.contains(&b' ') {
+        return Err(Unwritable);
+    }
+    clean(method)?;
+    clean(target)?;
     out.extend_from_slice(method);
     out.extend_from_slice(b" ");
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    Ok(())
 }
 
-pub(crate) fn status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
+pub(crate) fn status_line(status: u16, reason: &[u8], out: &mut BytesMut) -> Result<(), Unwritable> {
+    clean(reason)?;
     let digit = |number: u16| b'0' + (number % 10) as u8;
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
     out.extend_from_slice(reason);
     out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// One header line.
-pub(crate) fn line(name: &[u8], value: &[u8], out: &mut BytesMut) {
+pub(crate) fn line(name: &[u8], value: &[u8], out: &mut BytesMut) -> Result<(), Unwritable> {
+    clean(name)?;
+    clean(value)?;
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// No control byte but the tab.
+#[inline]
+pub(crate) fn clean(text: &[u8]) -> Result<(), Unwritable> {
+    // Without an early exit the compiler looks at many bytes at once.
+    let fine = text.iter().fold(true, |fine, &b| fine & ((b == b'\t') | ((b >= 0x20) & (b != 0x7f))));
+    if fine { Ok(()) } else { Err(Unwritable) }
 }
 
 /// The field that announces `framing`, if one does.
@@ -214,7 +268,7 @@ fn framing_skip(fields: &H1Fields, same: bool, skip: &mut u64) -> bool {
 
 /// Copies all lines but those in `skip`, and those that arrived and that `Connection` names. Before them goes the start line
 /// at the start of the buffer, if `arrived_line` is its length.
-fn copy(fields: &H1Fields, arrived_line: usize, skip: u64, out: &mut BytesMut) {
+fn copy(fields: &H1Fields, arrived_line: usize, skip: u64, out: &mut BytesMut) -> Result<(), Unwritable> {
     let goes = |field: &Field| {
         !field.is_removed()
             && field.known.bit() & skip == 0
@@ -240,10 +294,11 @@ fn copy(fields: &H1Fields, arrived_line: usize, skip: u64, out: &mut BytesMut) {
         }
         end_run(fields, run.take(), out);
         if passes {
-            line(fields.name_of(field), fields.value_of(field), out);
+            line(fields.name_of(field), fields.value_of(field), out)?;
         }
     }
     end_run(fields, run, out);
+    Ok(())
 }
 
 fn end_run(fields: &H1Fields, run: Option<(usize, usize, bool)>, out: &mut BytesMut) {
@@ -277,15 +332,15 @@ pub(crate) fn end_to_end(fields: &H1Fields) -> impl Iterator<Item = (&[u8], &[u8
 }
 
 /// Writes the `Upgrade` lines, unless they offer h2c.
-fn copy_upgrade(fields: &H1Fields, out: &mut BytesMut) -> bool {
+fn copy_upgrade(fields: &H1Fields, out: &mut BytesMut) -> Result<bool, Unwritable> {
     let mut any = false;
     for field in fields.list.iter().filter(|f| f.known == Known::Upgrade && !f.is_removed()) {
         if !strict::is_h2c(fields.value_of(field)) {
-            line(fields.name_of(field), fields.value_of(field), out);
+            line(fields.name_of(field), fields.value_of(field), out)?;
             any = true;
         }
     }
-    any
+    Ok(any)
 }
 
 /// `TE` passes as far as it says that trailers are understood.

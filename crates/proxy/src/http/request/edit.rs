@@ -1,6 +1,7 @@
 //! Edits of heads: what identifies a request, what a route rewrites, what must not pass.
 
 use outrigger_model::listener::Direction;
+use outrigger_model::path::PathNormalization;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
 
@@ -31,6 +32,7 @@ pub fn identify(ctx: &mut RequestCtx<'_>) {
     if !conn.is_trusted() {
         head.remove_prefix("x-envoy-");
     }
+    head.remove_lookalikes();
     // Only what this connection proved may stand here.
     match &conn.client_cert {
         Some(text) => put(head, CLIENT_CERT, text.as_bytes()),
@@ -60,6 +62,29 @@ fn settle_scheme(head: &mut RequestHead) {
     }
 }
 
+/// Brings the path into its one form, before anything is decided by it: routing, policy and the upstream see the same.
+///
+/// # Errors
+/// It has none.
+#[inline]
+pub fn normalize(head: &mut RequestHead, mode: PathNormalization) -> Result<(), Failure> {
+    match mode.apply(head.path()) {
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => renamed(head, &path),
+        Err(refusal) => Err(bad_path(refusal.to_string())),
+    }
+}
+
+#[cold]
+fn renamed(head: &mut RequestHead, path: &str) -> Result<(), Failure> {
+    head.set_path(path).map_err(|error| bad_path(error.to_string()))
+}
+
+#[cold]
+fn bad_path(why: String) -> Failure {
+    Failure::downstream(Stage::Route, FailureKind::BadRequest(400), why)
+}
+
 /// Sets a header of ours; a head that is full already goes on without it.
 #[inline(always)]
 fn put(head: &mut RequestHead, name: &str, value: &[u8]) {
@@ -84,6 +109,7 @@ pub fn request(
         let kind = FailureKind::BadRequest(if error == EditError::TooLarge { 431 } else { 400 });
         Failure::downstream(Stage::Route, kind, error.to_string())
     };
+    let mode = ctx.view.http.config.path;
     let head = &mut ctx.head;
     apply_request(head, &weighted.request_headers).map_err(bad)?;
     apply_request(head, &route.config.request_headers).map_err(bad)?;
@@ -95,6 +121,8 @@ pub fn request(
     if let Some(path) = path.filter(|path| path != head.path()) {
         let original = head.path().to_owned();
         head.set_path(&path).map_err(bad)?;
+        // `/a../b` with its prefix `/a` replaced by `/` must not climb.
+        normalize(head, mode)?;
         if head.size() + ORIGINAL_PATH.len() + original.len() <= MAX_HEAD {
             put(head, ORIGINAL_PATH, original.as_bytes());
         }

@@ -1,5 +1,6 @@
 //! The HTTP data path over loopback sockets: raw bytes in, raw bytes out.
 
+mod access;
 mod attacks;
 mod h1;
 mod h2;

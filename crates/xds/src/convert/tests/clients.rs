@@ -181,7 +181,10 @@ fn an_envoy_is_spared_what_it_would_refuse() {
     let told = policy::decode(&wire, None, 0).unwrap();
     let never = Permission::Not(Box::new(Permission::Any));
     assert_eq!(told.policies["p"].permissions, [Permission::Or(vec![never])]);
-    assert_eq!(policy::encode_for_connections(&filter, ClientKind::Outrigger), policy::encode(&filter));
+    assert_eq!(
+        policy::encode_for_connections(&filter, ClientKind::Outrigger),
+        policy::encode(&filter, ClientKind::Outrigger)
+    );
 }
 
 #[test]
@@ -215,4 +218,66 @@ fn only_sidecars_of_ours_are_told_who_is_revoked() {
             ..secret
         })),
     );
+}
+
+#[test]
+fn an_envoy_judges_the_same_path_and_takes_the_same_upgrades() {
+    use crate::wire::hcm::http_connection_manager::PathWithEscapedSlashesAction as Slashes;
+    use outrigger_model::path::{EscapedSlashes, PathNormalization};
+    let mut http = HttpConnection::new(RouteSource::Named("r".into()));
+    for kind in [ClientKind::Envoy, ClientKind::Outrigger] {
+        let wire = http::encode(&http, "p", kind);
+        assert_eq!((wire.normalize_path.map(|v| v.value), wire.merge_slashes), (Some(true), true));
+        assert_eq!(wire.path_with_escaped_slashes_action, Slashes::KeepUnchanged as i32);
+        assert_eq!(wire.upgrade_configs.len(), 1);
+        assert_eq!(wire.upgrade_configs[0].upgrade_type, "websocket");
+    }
+    http.path = PathNormalization { escaped_slashes: EscapedSlashes::Decode, ..PathNormalization::BASE };
+    let wire = http::encode(&http, "p", ClientKind::Envoy);
+    assert_eq!((wire.normalize_path.map(|v| v.value), wire.merge_slashes), (Some(true), false));
+    assert_eq!(wire.path_with_escaped_slashes_action, Slashes::UnescapeAndForward as i32);
+    // Who says nothing gets our default; who says so, nothing.
+    let mut silent = hcm::HttpConnectionManager { normalize_path: None, upgrade_configs: Vec::new(), ..wire };
+    silent.path_with_escaped_slashes_action = 0;
+    let told = http::decode(&silent, None).unwrap();
+    assert_eq!((told.path, told.upgrades), (PathNormalization::MERGE_SLASHES, vec!["websocket".to_owned()]));
+    silent.normalize_path = wire::boolean(false);
+    assert_eq!(http::decode(&silent, None).unwrap().path, PathNormalization::NONE);
+    silent.path_with_escaped_slashes_action = Slashes::UnescapeAndRedirect as i32;
+    assert_eq!(http::decode(&silent, None).unwrap_err().field, "path_with_escaped_slashes_action");
+}
+
+#[test]
+fn an_envoy_is_told_that_a_route_takes_connect_and_to_compare_hosts_as_we_do() {
+    use crate::wire::matcher::string_matcher::MatchPattern;
+    use outrigger_model::matcher::{Pattern, StringMatch};
+    use outrigger_model::route::{Forward, HeaderMatch, WeightedCluster};
+    let forward = Forward { clusters: vec![WeightedCluster::only("c")], ..Forward::default() };
+    let types = |connect| {
+        let wire = forward::encode(&forward, connect, ClientKind::Envoy);
+        wire.upgrade_configs.into_iter().map(|config| config.upgrade_type).collect::<Vec<_>>()
+    };
+    assert_eq!((types(true), types(false)), (vec!["CONNECT".to_owned()], vec![]));
+    let header = |name: &str, pattern| HeaderMatch {
+        name: name.into(),
+        value: StringMatch { pattern, ignore_case: true },
+        invert: false,
+    };
+    let regex = |header: &HeaderMatch, kind| match matcher::encode_header(header, kind).header_match_specifier
+    {
+        Some(wire::route::header_matcher::HeaderMatchSpecifier::StringMatch(m)) => match m.match_pattern {
+            Some(MatchPattern::SafeRegex(regex)) => Some(regex.regex),
+            _ => None,
+        },
+        _ => None,
+    };
+    let exact = header(":authority", Pattern::Exact("a.shop".into()));
+    let wanted = "(?i)a\\.shop\\.?(:[0-9]+)?";
+    assert_eq!(regex(&exact, ClientKind::Envoy).as_deref(), Some(wanted));
+    assert_eq!(regex(&exact, ClientKind::Outrigger), None);
+    for (name, pattern) in
+        [(":authority", Pattern::Exact("a.shop:80".into())), ("x-host", Pattern::Exact("a.shop".into()))]
+    {
+        assert_eq!(regex(&header(name, pattern), ClientKind::Envoy), None, "{name}");
+    }
 }

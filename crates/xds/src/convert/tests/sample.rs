@@ -8,6 +8,7 @@ use outrigger_model::endpoint::*;
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::*;
 use outrigger_model::matcher::{Pattern, StringMatch};
+use outrigger_model::path::{EscapedSlashes, PathNormalization};
 use outrigger_model::policy::*;
 use outrigger_model::resource::*;
 use outrigger_model::route::*;
@@ -191,8 +192,16 @@ fn forward() -> impl Strategy<Value = Forward> {
         token().prop_map(HashOn::Query),
         Just(HashOn::SourceAddress),
     ];
-    (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3)).prop_map(
-        |(clusters, timeout, retry, rewrite, hash)| Forward { clusters, timeout, retry, rewrite, hash },
+    let upgrade = (token(), any::<bool>()).prop_map(|(protocol, allowed)| RouteUpgrade { protocol, allowed });
+    (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3), vec(upgrade, 0..3)).prop_map(
+        |(clusters, timeout, retry, rewrite, hash, upgrades)| Forward {
+            clusters,
+            timeout,
+            retry,
+            rewrite,
+            hash,
+            upgrades,
+        },
     )
 }
 
@@ -209,7 +218,7 @@ fn action() -> impl Strategy<Value = RouteAction> {
         },
     );
     prop_oneof![
-        4 => forward().prop_map(RouteAction::Forward),
+        4 => forward().boxed().prop_map(RouteAction::Forward),
         1 => redirect.prop_map(RouteAction::Redirect),
         1 => (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Direct { status, body }),
     ]
@@ -244,7 +253,7 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn route_config() -> impl Strategy<Value = RouteConfig> {
-    let host = (name(), btree_set("[a-z]{1,8}", 1..3), vec(route(), 0..3), of(retry()));
+    let host = (name(), btree_set("[a-z]{1,8}", 1..3), vec(route().boxed(), 0..3), of(retry()));
     (name(), vec(host, 0..3)).prop_map(|(name, hosts)| RouteConfig {
         name,
         virtual_hosts: hosts
@@ -265,14 +274,21 @@ fn route_config() -> impl Strategy<Value = RouteConfig> {
 }
 
 fn http() -> impl Strategy<Value = HttpConnection> {
-    let routes =
-        prop_oneof![name().prop_map(RouteSource::Named), route_config().prop_map(RouteSource::Inline)];
+    let routes = prop_oneof![
+        name().prop_map(RouteSource::Named),
+        route_config().boxed().prop_map(RouteSource::Inline)
+    ];
     let filter = prop_oneof![rbac().prop_map(HttpFilter::Rbac), fault().prop_map(HttpFilter::Fault)];
     let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
     let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });
     let times = (duration_or_off(), duration_or_off(), duration_or_off());
-    (routes, vec(filter, 0..3), codec, of(tracing), 1_u32..9000, times).prop_map(
-        |(routes, filters, codec, tracing, max_request_headers_kb, times)| HttpConnection {
+    let slashes =
+        prop_oneof![Just(EscapedSlashes::Keep), Just(EscapedSlashes::Reject), Just(EscapedSlashes::Decode)];
+    let path = (any::<bool>(), any::<bool>(), slashes).prop_map(|(base, merge_slashes, escaped_slashes)| {
+        PathNormalization { base, merge_slashes, escaped_slashes }
+    });
+    (routes, vec(filter, 0..3), codec, of(tracing), 1_u32..9000, times, path, vec(token(), 0..3)).prop_map(
+        |(routes, filters, codec, tracing, max_request_headers_kb, times, path, upgrades)| HttpConnection {
             routes,
             filters,
             codec,
@@ -281,6 +297,8 @@ fn http() -> impl Strategy<Value = HttpConnection> {
             request_headers_timeout: times.0,
             stream_idle_timeout: times.1,
             idle_timeout: times.2,
+            path,
+            upgrades,
         },
     )
 }
@@ -291,7 +309,8 @@ fn chain() -> impl Strategy<Value = FilterChain> {
         clusters: clusters.into_iter().map(|(c, w)| WeightedCluster::share(c, w)).collect(),
         idle_timeout,
     });
-    let terminal = prop_oneof![http().prop_map(|h| Terminal::Http(Box::new(h))), tcp.prop_map(Terminal::Tcp)];
+    let terminal =
+        prop_oneof![http().boxed().prop_map(|h| Terminal::Http(Box::new(h))), tcp.prop_map(Terminal::Tcp)];
     let server_name = prop_oneof![token(), token().prop_map(|t| format!("*.{t}"))];
     let transport =
         prop_oneof![Just(TransportMatch::Any), Just(TransportMatch::Tls), Just(TransportMatch::Plain)];

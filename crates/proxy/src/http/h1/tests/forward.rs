@@ -11,7 +11,7 @@ use crate::http::head::{RequestHead, ResponseHead, Trailers};
 
 fn written(head: &H1Request, how: How) -> String {
     let mut out = BytesMut::new();
-    write::request(head, how, &mut out);
+    write::request(head, how, &mut out).unwrap();
     String::from_utf8(out.to_vec()).unwrap()
 }
 
@@ -22,7 +22,7 @@ fn forwarded(text: &str) -> String {
 
 fn answered(head: &H1Response, how: How) -> String {
     let mut out = BytesMut::new();
-    write::response(head, how, &mut out);
+    write::response(head, how, &mut out).unwrap();
     String::from_utf8(out.to_vec()).unwrap()
 }
 
@@ -168,7 +168,7 @@ fn a_request_becomes_http2_and_comes_back() {
     );
     assert_eq!(back.headers("x-case").count(), 2);
     let mut out = BytesMut::new();
-    back.write_h1(How::framed(back.framing(false).unwrap()), &mut out);
+    back.write_h1(How::framed(back.framing(false).unwrap()), &mut out).unwrap();
     let wanted = "POST /a?b HTTP/1.1\r\nhost: x:1\r\nx-case: 1\r\nx-case: 2\r\ncookie: a=1; b=2\r\nte: trailers\r\n\
                   transfer-encoding: chunked\r\nConnection: TE\r\n\r\n";
     assert_eq!(std::str::from_utf8(&out).unwrap(), wanted);
@@ -243,7 +243,7 @@ fn a_response_becomes_http2_and_comes_back() {
     assert!(!h2.headers().contains_key("keep-alive"));
     let head = ResponseHead::H2(h2.into_parts().0);
     let mut out = BytesMut::new();
-    head.write_h1(How::framed(head.framing(false, false).unwrap()), &mut out);
+    head.write_h1(How::framed(head.framing(false, false).unwrap()), &mut out).unwrap();
     let wanted = "HTTP/1.1 200 OK\r\nset-cookie: a\r\nset-cookie: b\r\ncontent-length: 2\r\n\r\n";
     assert_eq!(std::str::from_utf8(&out).unwrap(), wanted);
 }
@@ -260,8 +260,13 @@ fn a_websocket_crosses_http2_and_back() {
     let parts = RequestHead::from_h2(h2.into_parts().0, "http", &Limits::default()).unwrap();
     assert_eq!(parts.upgrade(), Some(b"websocket".as_slice()));
     assert!(!parts.is_connect());
+    // Routes and policies see what an HTTP/1 server will.
+    assert_eq!((parts.method(), parts.first("upgrade")), ("GET", Some(b"websocket".as_slice())));
+    let on = convert::request_to_h2(&parts, true).unwrap();
+    assert_eq!(on.method(), http::Method::CONNECT);
+    assert!(!on.headers().contains_key("upgrade") && !on.headers().contains_key("connection"));
     let mut out = BytesMut::new();
-    parts.write_h1(How::framed(Framing::None), &mut out);
+    parts.write_h1(How::framed(Framing::None), &mut out).unwrap();
     let again = request(std::str::from_utf8(&out).unwrap());
     assert_eq!(
         (again.method(), again.path(), again.upgrade()),
@@ -287,7 +292,7 @@ fn an_http2_websocket_gets_the_key_that_http1_needs() {
     let mut parts = h2_request(|p| p.method = http::Method::CONNECT);
     parts.extensions.insert(h2::ext::Protocol::from("websocket"));
     let mut out = BytesMut::new();
-    RequestHead::H2(parts).write_h1(How::framed(Framing::None), &mut out);
+    RequestHead::from_h2(parts).unwrap().write_h1(How::framed(Framing::None), &mut out).unwrap();
     let head = request(std::str::from_utf8(&out).unwrap());
     assert_eq!(head.fields.first("sec-websocket-key").map(<[u8]>::len), Some(24));
     assert_eq!(head.upgrade(), Some(b"websocket".as_slice()));
@@ -318,6 +323,43 @@ fn a_large_cookie_is_sent_in_crumbs() {
     let h2 = convert::request_to_h2(&head, false).unwrap();
     assert_eq!(h2.headers().get_all("cookie").iter().count(), 1000);
     let mut out = BytesMut::new();
-    RequestHead::H2(h2.into_parts().0).write_h1(How::framed(Framing::None), &mut out);
+    RequestHead::H2(h2.into_parts().0).write_h1(How::framed(Framing::None), &mut out).unwrap();
     assert_eq!(request(std::str::from_utf8(&out).unwrap()).fields.first("cookie"), Some(cookie.as_bytes()));
+}
+
+#[test]
+fn no_writer_of_heads_lets_a_control_byte_through() {
+    let mut parts = h2_request(|p| p.method = http::Method::CONNECT);
+    let smuggled =
+        "websocket\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: URI=spiffe://a";
+    parts.extensions.insert(h2::ext::Protocol::from(smuggled));
+    assert_eq!(RequestHead::from_h2(parts.clone()).unwrap_err(), Refusal::Protocol);
+    // Had it come by another way, it would not leave either.
+    let mut out = BytesMut::from("before");
+    assert!(RequestHead::H2(parts).write_h1(How::framed(Framing::None), &mut out).is_err());
+    assert_eq!(out, "before");
+    for text in [&b"a\r\nb"[..], b"a\nb", b"a\0", b"\x7f", b"\x1b"] {
+        assert!(write::line(b"x", text, &mut out).is_err() && write::line(text, b"x", &mut out).is_err());
+        assert!(write::request_line(text, b"/", &mut out).is_err());
+        assert!(write::request_line(b"GET", text, &mut out).is_err());
+        assert!(write::status_line(200, text, &mut out).is_err());
+    }
+    assert!(write::request_line(b"GET", b"/ HTTP/1.1", &mut out).is_err());
+    assert_eq!(out, "before");
+    assert!(write::line(b"x", "\u{fc} and\ttab".as_bytes(), &mut out).is_ok());
+}
+
+#[test]
+fn the_protocol_of_an_extended_connect_is_a_token() {
+    let judged = |protocol: &'static str| {
+        let mut parts = h2_request(|p| p.method = http::Method::CONNECT);
+        parts.extensions.insert(h2::ext::Protocol::from(protocol));
+        RequestHead::from_h2(parts).map(|_| ())
+    };
+    for protocol in ["websocket", "SPDY/3.1", "connect-udp"] {
+        assert_eq!(judged(protocol), Ok(()), "{protocol}");
+    }
+    for protocol in ["", "a b", "a,b", "a/", "/a", "a\tb", "a/b/c", "\u{fc}"] {
+        assert_eq!(judged(protocol), Err(Refusal::Protocol), "{protocol:?}");
+    }
 }

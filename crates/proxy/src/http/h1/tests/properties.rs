@@ -130,7 +130,7 @@ proptest! {
             }
         }
         let mut out = BytesMut::new();
-        write::request(&head, How::framed(head.framing()), &mut out);
+        write::request(&head, How::framed(head.framing()), &mut out).unwrap();
         let (again, rest) = request_of(&out, Limits::default()).unwrap().expect("a whole head");
         prop_assert!(rest.is_empty());
         prop_assert_eq!((again.method(), again.path(), again.framing()), (head.method(), head.path(), head.framing()));
@@ -161,7 +161,7 @@ proptest! {
         };
         prop_assert_eq!((head.status(), head.reason()), (status, reason.as_bytes()));
         let mut out = BytesMut::new();
-        write::response(&head, How::framed(head.framing()), &mut out);
+        write::response(&head, How::framed(head.framing()), &mut out).unwrap();
         let (again, _) = response_of(&out, Asked::default(), Limits::default()).unwrap().expect("a whole head");
         prop_assert_eq!((again.status(), again.reason(), again.framing()), (status, reason.as_bytes(), head.framing()));
         let kept = usize::from(status != 204);

@@ -1,5 +1,6 @@
 //! HTTP/1 to HTTP/1: persistence, framing, interim responses, tunnels.
 
+use outrigger_model::route::PathMatch;
 use tokio::io::AsyncWriteExt;
 
 use super::super::HttpVersion::Http1;
@@ -222,7 +223,9 @@ async fn connect_goes_to_the_routed_upstream() {
             assert_eq!(wire.bytes(4).await, "ping");
         })
         .await;
-        let rig = proxy(Setup::to(&[app]), Http1).await;
+        let mut setup = Setup::to(&[app]);
+        setup.route.matches.path = PathMatch::Connect;
+        let rig = proxy(setup, Http1).await;
         let mut client = Wire::connect(rig.address).await;
         client.send("CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: elsewhere.example:443\r\n\r\n").await;
         client.head().await;

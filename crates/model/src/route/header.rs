@@ -1,0 +1,83 @@
+//! How a condition on a header or pseudo-header compares, for routes and policies alike.
+//!
+//! A condition either permits or forbids: in a DENY policy it forbids, in an ALLOW policy it permits, and a negation turns
+//! that round. What permits holds if the field as a whole does, as Envoy compares it; what forbids holds if any line of it
+//! does, too, or nobody knows: a second line hides nothing.
+
+use crate::matcher::Matcher;
+use crate::request::RequestView;
+use crate::route::HeaderMatch;
+
+/// A compiled [`HeaderMatch`].
+#[derive(Debug)]
+pub(crate) struct CompiledHeader {
+    pub(crate) name: String,
+    value: Matcher,
+    invert: bool,
+}
+
+impl CompiledHeader {
+    pub(crate) fn compile(header: &HeaderMatch) -> Result<Self, String> {
+        if header.name.is_empty() || header.name.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(format!("\"{}\" is no lower-case header name", header.name));
+        }
+        Ok(Self { name: header.name.clone(), value: header.value.compile()?, invert: header.invert })
+    }
+
+    /// `forbids`: what the condition stands in forbids what it matches.
+    pub(crate) fn matches<R: RequestView>(&self, request: &R, forbids: bool) -> bool {
+        let forbids = forbids != self.invert;
+        let matched = match self.name.as_str() {
+            ":method" => self.value.matches(request.method().as_bytes()),
+            ":path" if request.path().is_empty() => forbids,
+            ":path" => self.value.matches(request.path().as_bytes()),
+            ":authority" | "host" => matches_host(&self.value, request.authority()),
+            ":scheme" => self.value.matches(request.scheme().as_bytes()),
+            _ => self.matches_values(request, forbids),
+        };
+        matched != self.invert
+    }
+
+    fn matches_values<R: RequestView>(&self, request: &R, forbids: bool) -> bool {
+        let mut values = request.header(&self.name);
+        let Some(first) = values.next() else { return false };
+        let Some(second) = values.next() else { return self.value.matches(first) };
+        if forbids && request.header(&self.name).any(|value| self.value.matches(value)) {
+            return true;
+        }
+        // RFC 9110, section 5.3: several lines of one field are one list; RFC 9113, section 8.2.3: crumbs are one cookie.
+        let separator: &[u8] = if self.name == "cookie" { b"; " } else { b"," };
+        let mut joined = [first, separator, second].concat();
+        for value in values {
+            joined.extend_from_slice(separator);
+            joined.extend_from_slice(value);
+        }
+        self.value.matches(&joined)
+    }
+}
+
+/// A host is compared as it was sent, without its port, and without the dot at the end of a full name.
+fn matches_host(value: &Matcher, authority: &str) -> bool {
+    let host = without_port(authority);
+    if value.matches(authority.as_bytes()) || (host.len() < authority.len() && value.matches(host.as_bytes()))
+    {
+        return true;
+    }
+    host.strip_suffix('.').is_some_and(|bare| {
+        let with_port = || format!("{bare}{}", &authority[host.len()..]);
+        value.matches(bare.as_bytes())
+            || (host.len() < authority.len() && value.matches(with_port().as_bytes()))
+    })
+}
+
+/// `host` of `host:port`; keeps an IPv6 literal whole.
+pub(crate) fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !host.is_empty() =>
+        {
+            if host.contains(':') && !host.ends_with(']') { authority } else { host }
+        }
+        _ => authority,
+    }
+}

@@ -1,0 +1,299 @@
+//! Who gets in: what policy judges is what is forwarded, and nothing gets around it by another spelling or through a tunnel.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::Request;
+use outrigger_model::listener::{Direction, HttpFilter};
+use outrigger_model::matcher::StringMatch;
+use outrigger_model::path::PathNormalization;
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::route::{PathMatch, RouteUpgrade};
+
+use super::super::HttpVersion::{self, Http1, Http2};
+use super::rig::*;
+use super::world;
+
+/// Answers with the request line and the fields that it saw.
+async fn mirror() -> SocketAddr {
+    upstream(|_, mut wire| async move {
+        loop {
+            let head = wire.head().await;
+            wire.send(&ok(&head.replace("\r\n", "|"))).await;
+        }
+    })
+    .await
+}
+
+fn rbac(action: RbacAction, permission: Permission) -> HttpFilter {
+    let policy = RbacPolicy { permissions: vec![permission], principals: vec![Principal::Any], origin: None };
+    HttpFilter::Rbac(Rbac { action, policies: [("p".to_owned(), policy)].into() })
+}
+
+fn on_path(action: RbacAction, prefix: &str) -> HttpFilter {
+    rbac(action, Permission::Path(StringMatch::prefix(prefix)))
+}
+
+/// Status and body.
+async fn say(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut client = Wire::connect(address).await;
+    client.send(request).await;
+    let head = client.head().await;
+    let length = headers(&head).get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+    (head[9..12].parse().unwrap(), client.bytes(length).await)
+}
+
+async fn get(address: SocketAddr, target: &str) -> (u16, String) {
+    say(address, &format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn guarded(filters: Vec<HttpFilter>, version: HttpVersion) -> Rig {
+    let mut setup = Setup::to(&[mirror().await]);
+    setup.http.filters = filters;
+    setup.direction = Direction::Inbound;
+    proxy(setup, version).await
+}
+
+#[tokio::test]
+async fn a_denied_path_is_denied_in_every_spelling() {
+    run(async {
+        let rig = guarded(vec![on_path(RbacAction::Deny, "/admin")], Http1).await;
+        for target in [
+            "/admin",
+            "//admin",
+            "/./admin",
+            "/x/../admin",
+            "/%61dmin",
+            "/x/%2e%2e/admin",
+            "/x/..;/admin",
+            "http://a//admin",
+            "http://a/x/../admin?q=1",
+        ] {
+            assert_eq!(get(rig.address, target).await.0, 403, "{target}");
+        }
+        for (target, wanted) in [
+            ("/a//b/./c?x=//y/../%61", "GET /a/b/c?x=//y/../%61 HTTP/1.1"),
+            ("/%7Euser", "GET /~user HTTP/1.1"),
+            ("/a%2Fb", "GET /a%2Fb HTTP/1.1"),
+            ("http://a/b/..", "GET / HTTP/1.1"),
+        ] {
+            let (status, body) = get(rig.address, target).await;
+            assert!(status == 200 && body.starts_with(wanted), "{target}: {status} {body}");
+        }
+        for target in ["/a%00", "/x/..%2fadmin", "/x\\..\\admin"] {
+            assert_eq!(get(rig.address, target).await.0, 400, "{target}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_allowed_path_lets_nothing_climb_out_of_it() {
+    run(async {
+        let rig = guarded(vec![on_path(RbacAction::Allow, "/public/")], Http1).await;
+        assert_eq!(get(rig.address, "/public/a").await.0, 200);
+        for target in
+            ["/public/../admin", "/public/%2e%2e/admin", "/public/..;/admin", "/public/a/../../admin"]
+        {
+            assert_eq!(get(rig.address, target).await.0, 403, "{target}");
+        }
+        assert_eq!(get(rig.address, "/public/..%2fadmin").await.0, 400);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn routes_and_rewrites_see_the_one_form() {
+    run(async {
+        let mut setup = Setup::to(&[mirror().await]);
+        setup.route.matches.path = PathMatch::Prefix("/a".into());
+        setup.forward().rewrite.prefix = Some("/files".into());
+        let rig = proxy(setup, Http1).await;
+        let (status, body) = get(rig.address, "/x/..//a/b").await;
+        assert!(status == 200 && body.starts_with("GET /files/b HTTP/1.1"), "{status} {body}");
+        // The prefix matches half a segment: what is left of it must not climb.
+        let (status, body) = get(rig.address, "/a/../a../secret").await;
+        assert!(status == 200 && body.starts_with("GET /files../secret HTTP/1.1"), "{status} {body}");
+        let mut setup = Setup::to(&[mirror().await]);
+        setup.route.matches.path = PathMatch::Prefix("/a".into());
+        setup.forward().rewrite.prefix = Some("/files/".into());
+        let rig = proxy(setup, Http1).await;
+        let (_, body) = get(rig.address, "/a../secret").await;
+        assert!(body.starts_with("GET /secret HTTP/1.1"), "{body}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_mode_that_normalises_nothing_forwards_what_was_sent() {
+    run(async {
+        let mut setup = Setup::to(&[mirror().await]);
+        setup.http.path = PathNormalization::NONE;
+        let rig = proxy(setup, Http1).await;
+        let (_, body) = get(rig.address, "//a/../%61%00").await;
+        assert!(body.starts_with("GET //a/../%61%00 HTTP/1.1"), "{body}");
+    })
+    .await;
+}
+
+async fn h2_client(address: SocketAddr) -> h2::client::SendRequest<Bytes> {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::task::spawn_local(connection);
+    while !send.is_extended_connect_protocol_enabled() {
+        send = send.ready().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    send
+}
+
+async fn h2_status(send: &mut h2::client::SendRequest<Bytes>, request: Request<()>) -> Option<u16> {
+    let (response, _stream) = send.send_request(request, false).unwrap();
+    response.await.ok().map(|response| response.status().as_u16())
+}
+
+fn extended(path: &str, protocol: &'static str) -> Request<()> {
+    let request = Request::builder().method("CONNECT").uri(format!("http://a{path}"));
+    request.extension(h2::ext::Protocol::from_static(protocol)).body(()).unwrap()
+}
+
+#[tokio::test]
+async fn http2_is_judged_by_the_same_path_and_an_extended_connect_as_a_get() {
+    run(async {
+        let method = |name: &str| outrigger_model::route::HeaderMatch {
+            name: ":method".into(),
+            value: StringMatch::exact(name),
+            invert: false,
+        };
+        let filters = vec![
+            on_path(RbacAction::Deny, "/admin"),
+            rbac(
+                RbacAction::Deny,
+                Permission::And(vec![
+                    Permission::Header(method("GET")),
+                    Permission::Path(StringMatch::prefix("/chat/closed")),
+                ]),
+            ),
+        ];
+        let mut setup = Setup::to(&[mirror().await]);
+        setup.http.filters = filters;
+        setup.cluster.protocol = outrigger_model::cluster::UpstreamProtocol::Http1;
+        setup.direction = Direction::Inbound;
+        let rig = proxy(setup, Http2).await;
+        let mut send = h2_client(rig.address).await;
+        for path in ["//admin", "/x/../admin", "/%61dmin"] {
+            let request = Request::builder().uri(format!("http://a{path}")).body(()).unwrap();
+            assert_eq!(h2_status(&mut send, request).await, Some(403), "{path}");
+        }
+        assert_eq!(h2_status(&mut send, extended("/chat/closed", "websocket")).await, Some(403));
+        // The server does not switch: its own answer comes.
+        assert_eq!(h2_status(&mut send, extended("/chat/open", "websocket")).await, Some(200));
+        assert_eq!(h2_status(&mut send, extended("/chat/open", "tcp")).await, Some(403));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connect_is_refused_where_no_route_asks_for_it() {
+    run(async {
+        let rig = guarded(Vec::new(), Http1).await;
+        let connect = "CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: elsewhere.example:443\r\n\r\n";
+        assert_eq!(say(rig.address, connect).await.0, 404);
+        // Even where one does, an ALLOW by path says nothing of a request without one.
+        let mut setup = Setup::to(&[mirror().await]);
+        setup.route.matches.path = PathMatch::Connect;
+        setup.http.filters = vec![on_path(RbacAction::Allow, "")];
+        setup.direction = Direction::Inbound;
+        let rig = proxy(setup, Http1).await;
+        assert_eq!(say(rig.address, connect).await.0, 403);
+    })
+    .await;
+}
+
+fn upgrade(protocol: &str) -> String {
+    format!("GET /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn an_upgrade_passes_where_it_is_allowed_and_nowhere_else() {
+    run(async {
+        let rig = guarded(Vec::new(), Http1).await;
+        assert_eq!(say(rig.address, &upgrade("websocket")).await.0, 200);
+        for protocol in ["tcp", "SPDY/3.1", "websocket, tcp", "websocket\r\nUpgrade: tcp"] {
+            let (status, body) = say(rig.address, &upgrade(protocol)).await;
+            assert!(status == 403 && body.contains("is not allowed here"), "{protocol}: {status} {body}");
+        }
+        let mut setup = Setup::to(&[mirror().await]);
+        setup.http.upgrades = vec!["spdy".into()];
+        setup.forward().upgrades = vec![RouteUpgrade { protocol: "tcp".into(), allowed: true }];
+        let rig = proxy(setup, Http1).await;
+        for (protocol, wanted) in [("tcp", 200), ("SPDY/3.1", 200), ("tcp, spdy", 200), ("websocket", 403)] {
+            assert_eq!(say(rig.address, &upgrade(protocol)).await.0, wanted, "{protocol}");
+        }
+    })
+    .await;
+}
+
+/// Applies another policy to a running rig.
+fn apply(rig: &Rig, app: SocketAddr, filters: Vec<HttpFilter>) {
+    let mut setup = Setup::to(&[app]);
+    setup.http.filters = filters;
+    setup.direction = Direction::Inbound;
+    let mut next = world::snapshot(setup, &rig.worker.snapshot());
+    next.generation = rig.worker.snapshot().generation + 1;
+    rig.worker.shared.swap(next);
+}
+
+#[tokio::test]
+async fn a_tunnel_is_judged_again_when_policy_changes() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            wire.head().await;
+            wire.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            )
+            .await;
+            wire.rest().await;
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.direction = Direction::Inbound;
+        let rig = proxy(setup, Http1).await;
+        let mut open = Vec::new();
+        for path in ["/exec", "/chat"] {
+            let mut client = Wire::connect(rig.address).await;
+            client.send(&upgrade("websocket").replace("/exec", path)).await;
+            assert!(client.head().await.starts_with("HTTP/1.1 101"));
+            open.push(client);
+        }
+        let mut chat = open.pop().unwrap();
+        let mut exec = open.pop().unwrap();
+        apply(&rig, app, vec![on_path(RbacAction::Deny, "/other")]);
+        apply(&rig, app, vec![on_path(RbacAction::Deny, "/exec")]);
+        // It ends, without a word of the client.
+        assert_eq!(exec.rest().await, "");
+        apply(&rig, app, vec![on_path(RbacAction::Deny, "/chat")]);
+        assert_eq!(chat.rest().await, "");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn look_alikes_of_methods_and_names_do_not_pass() {
+    run(async {
+        let rig = guarded(Vec::new(), Http1).await;
+        for method in ["get", "Get", "pOST", "connect"] {
+            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(say(rig.address, &request).await.0, 400, "{method}");
+        }
+        let forged = "X_Forwarded_Client_Cert: URI=spiffe://td/ns/a/sa/b\r\nx-forwarded_for: 1\r\n\
+                      X_Outrigger_Peer: 1\r\nx_envoy_attempt_count: 1\r\nX-Request_Id: 1\r\nx_custom: kept\r\n";
+        let (status, body) =
+            say(rig.address, &format!("GET / HTTP/1.1\r\nHost: a\r\n{forged}\r\n")).await;
+        let body = body.to_ascii_lowercase();
+        assert!(status == 200 && body.contains("x_custom: kept"), "{status} {body}");
+        let left: Vec<_> = body.split('|').filter(|line| line.contains('_')).collect();
+        assert_eq!(left, ["x_custom: kept"]);
+    })
+    .await;
+}

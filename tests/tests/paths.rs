@@ -1,0 +1,314 @@
+//! One policy, two proxies: the same table of requests against our sidecar and against a real Envoy, both driven by the same
+//! resource. Where they differ the row says why, and by what each answers.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use outrigger_model::listener::{
+    ChainMatch, Direction, FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal,
+};
+use outrigger_model::matcher::{Pattern, StringMatch};
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::resource::Resource;
+use outrigger_model::route::{
+    Forward, HeaderEdits, HeaderMatch, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
+    WeightedCluster,
+};
+use outrigger_tests::app::echo;
+use outrigger_tests::fake_control::{FakeControl, resource, response};
+use outrigger_tests::mesh::{Mesh, Process};
+use outrigger_tests::require;
+use outrigger_tests::wait::eventually;
+use outrigger_xds::{ClientKind, Encoded, encode};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::BINARY;
+use crate::thin_thread::catalog;
+
+const CLUSTER: &str = "inbound|8080||";
+
+/// A request, what both do with it, and where Envoy differs what it does, and why.
+struct Row(&'static str, &'static str, Option<(&'static str, &'static str)>);
+
+const fn same(request: &'static str, outcome: &'static str) -> Row {
+    Row(request, outcome, None)
+}
+
+/// An outcome is a status, and what the application saw of the request if it saw it.
+const TABLE: &[Row] = &[
+    // A1: paths. DENY /public/admin*, ALLOW /public/* and x-pass: yes.
+    same("GET /public/a", "200 GET /public/a"),
+    same("GET /other", "403"),
+    same("GET /public/admin", "403"),
+    same("GET /public//admin", "403"),
+    same("GET //public/admin", "403"),
+    same("GET /public/./admin", "403"),
+    same("GET /public/x/../admin", "403"),
+    same("GET /public/%61dmin", "403"),
+    same("GET /public/x/%2e%2e/admin", "403"),
+    same("GET /public/x/..;/admin", "403"),
+    same("GET /public/x/..;a=b/admin", "403"),
+    same("GET /public/../other", "403"),
+    same("GET /public/%2E%2e/other", "403"),
+    same("GET /public", "403"),
+    same("GET /x/../public/a", "200 GET /public/a"),
+    same("GET /public//a///b/", "200 GET /public/a/b/"),
+    same("GET /public/a/.", "200 GET /public/a/"),
+    same("GET /public/%7Eu|\"", "200 GET /public/~u%7C%22"),
+    same("GET /public/a%2Fb%5cc", "200 GET /public/a%2Fb%5cc"),
+    same("GET /public/a;v=1/b", "200 GET /public/a;v=1/b"),
+    same("GET /public/%%36%31dmin", "200 GET /public/%2561dmin"),
+    same("GET /public/a?q=//../%61", "200 GET /public/a?q=//../%61"),
+    same("GET http://h/public//a", "200 GET /public/a"),
+    same("GET http://h/public/x/../admin", "403"),
+    same("GET /public/a%00", "400"),
+    Row(
+        "GET /public\\a",
+        "400",
+        Some(("200 GET /public/a", "a backslash is no character of a URI; we let none in")),
+    ),
+    Row(
+        "GET /public/..%2fadmin",
+        "400",
+        Some(("200 GET /public/..%2fadmin", "an application that decodes slashes would climb")),
+    ),
+    Row(
+        "GET /public/x/%2e%2e;/admin",
+        "403",
+        Some((
+            "200 GET /public/x/..;/admin",
+            "Envoy decodes after it has looked for dot segments with parameters",
+        )),
+    ),
+    // A6: methods, headers, hosts, cookies. DENY DELETE, x-role: admin, secret.shop and the cookie user=evil.
+    same("DELETE /public/a", "403"),
+    same("delete /public/a", "400"),
+    same("Get /public/a", "400"),
+    same("GET /public/a\nx-role: user", "200 GET /public/a"),
+    same("GET /public/a\nx-role: admin", "403"),
+    same("GET /public/a\nx-role: user\nx-role: admin", "403"),
+    same("GET /public/a\nx-role: admin\nx-role: user", "403"),
+    same("GET /other\nx-pass: yes", "200 GET /other"),
+    Row(
+        "GET /other\nx-pass: yes\nx-pass: no",
+        "403",
+        Some(("200 GET /other", "Envoy lets any line permit; an application may read the other one")),
+    ),
+    same("GET /public/a\nHost: secret.shop", "403"),
+    same("GET /public/a\nHost: Secret.Shop:8080", "403"),
+    same("GET /public/a\nHost: secret.shop.", "403"),
+    same("GET /public/a\nHost: secret.shop.:80", "403"),
+    same("GET /public/a\nHost: secret.shop.example", "200 GET /public/a"),
+    same("GET /public/a\nCookie: a=1; user=evil; b=2", "403"),
+    same("GET /public/a\nCookie: a=1; user=good", "200 GET /public/a"),
+    Row(
+        "GET /public/a\nX_Forwarded_Client_Cert: URI=spiffe://td/ns/a/sa/b",
+        "200 GET /public/a",
+        Some((
+            "200 GET /public/a and x_forwarded_client_cert",
+            "Envoy can drop all names with underscores or none; Istio drops none",
+        )),
+    ),
+    // A2: tunnels.
+    same("GET /public/a\nConnection: Upgrade\nUpgrade: tcp", "403"),
+    Row(
+        "GET /public/a\nConnection: Upgrade\nUpgrade: websocket",
+        "200 GET /public/a",
+        Some(("200", "of an answer that does not switch Envoy passes the head alone")),
+    ),
+];
+
+fn header(name: &str, pattern: Pattern, ignore_case: bool) -> Permission {
+    Permission::Header(HeaderMatch {
+        name: name.into(),
+        value: StringMatch { pattern, ignore_case },
+        invert: false,
+    })
+}
+
+fn filter(action: RbacAction, permissions: Vec<Permission>) -> HttpFilter {
+    let policy = RbacPolicy { permissions, principals: vec![Principal::Any], origin: None };
+    HttpFilter::Rbac(Rbac { action, policies: [("p".to_owned(), policy)].into() })
+}
+
+/// The inbound listener of both; they differ by the address alone.
+fn listener(address: SocketAddr) -> Encoded {
+    let route = Route {
+        name: "default".into(),
+        matches: RouteMatch::any(),
+        action: RouteAction::Forward(Forward {
+            clusters: vec![WeightedCluster::only(CLUSTER)],
+            ..Forward::default()
+        }),
+        fault: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        origin: None,
+    };
+    let host =
+        VirtualHost { name: "any".into(), domains: vec!["*".into()], routes: vec![route], retry: None };
+    let routes = RouteConfig { name: CLUSTER.into(), virtual_hosts: vec![host] };
+    let mut http = HttpConnection::new(RouteSource::Inline(routes));
+    http.filters = vec![
+        filter(
+            RbacAction::Deny,
+            vec![
+                Permission::Path(StringMatch::prefix("/public/admin")),
+                header(":method", Pattern::Exact("DELETE".into()), false),
+                header("x-role", Pattern::Exact("admin".into()), false),
+                header(":authority", Pattern::Exact("secret.shop".into()), true),
+                header("cookie", Pattern::Regex("(.*; ?)?user=evil(; ?.*)?".into()), false),
+            ],
+        ),
+        filter(
+            RbacAction::Allow,
+            vec![
+                Permission::Path(StringMatch::prefix("/public/")),
+                header("x-pass", Pattern::Exact("yes".into()), false),
+            ],
+        ),
+    ];
+    let chain = FilterChain {
+        name: "plain-http".into(),
+        matches: ChainMatch::default(),
+        tls: None,
+        authorization: Vec::new(),
+        terminal: Terminal::Http(Box::new(http)),
+    };
+    let listener = Listener {
+        name: format!("inbound|{address}"),
+        direction: Direction::Inbound,
+        addresses: vec![address],
+        chains: vec![chain],
+        default_chain: None,
+    };
+    encode(&Resource::Listener(listener), ClientKind::Envoy)
+}
+
+/// A field of protobuf with a length.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![number << 3 | 2];
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// A real Envoy that reads its listener from a file, with the application as its only cluster.
+fn start_envoy(mesh: &Mesh, envoy: &Path, address: SocketAddr, app: SocketAddr) -> Process {
+    let listener = listener(address);
+    let any = [field(1, listener.type_url.as_bytes()), field(2, &listener.value)].concat();
+    let file = mesh.path("lds.pb");
+    std::fs::write(&file, [field(1, b"1"), field(2, &any)].concat()).unwrap();
+    let endpoint = json!({ "endpoint": { "address": { "socket_address": {
+        "address": app.ip(), "port_value": app.port() } } } });
+    let bootstrap = json!({
+        "node": { "id": "e", "cluster": "e" },
+        "dynamic_resources": { "lds_config": {
+            "resource_api_version": "V3", "path_config_source": { "path": file } } },
+        "static_resources": { "clusters": [{
+            "name": CLUSTER, "type": "STATIC", "connect_timeout": "5s",
+            "load_assignment": { "cluster_name": CLUSTER, "endpoints": [{ "lb_endpoints": [endpoint] }] } }] },
+    });
+    let config = mesh.path("table-envoy.json");
+    std::fs::write(&config, bootstrap.to_string()).unwrap();
+    let mut command = Command::new(envoy);
+    command.args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"]).arg(config);
+    command.stdin(Stdio::null());
+    Process::spawn(command, mesh.path("table-envoy.log"))
+}
+
+/// Sends a row's request; what came of it.
+async fn outcome(to: SocketAddr, row: &str) -> std::io::Result<String> {
+    let mut lines = row.lines();
+    let mut request = format!("{} HTTP/1.1\r\n", lines.next().unwrap_or_default());
+    if !row.contains("\nHost:") {
+        request += "Host: h\r\n";
+    }
+    for line in lines {
+        request += &format!("{line}\r\n");
+    }
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(format!("{request}\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    let mut piece = [0; 4096];
+    let whole = |text: &str| {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let lower = head.to_ascii_lowercase();
+        let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        // Without a length it is chunked, or ends with the connection: its first lines are enough.
+        length.map_or(body.contains(" HTTP/1.1\r\n"), |length: usize| body.len() >= length).then_some(())
+    };
+    while whole(&text).is_none() {
+        match stream.read(&mut piece).await? {
+            0 => break,
+            n => text += &String::from_utf8_lossy(&piece[..n]),
+        }
+    }
+    let status = text.split(' ').nth(1).unwrap_or("closed").to_owned();
+    let Some((_, seen)) = text.split_once("catalog-v1\n") else { return Ok(status) };
+    let line = seen.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
+    let forged = if seen.to_ascii_lowercase().contains("x_forwarded_client_cert") {
+        " and x_forwarded_client_cert"
+    } else {
+        ""
+    };
+    Ok(format!("{status} {line}{forged}"))
+}
+
+/// The rows that a proxy answers otherwise than the table says.
+async fn surprises(to: SocketAddr, wanted: impl Fn(&Row) -> &'static str) -> Vec<String> {
+    let mut found = Vec::new();
+    for row in TABLE {
+        let answer = tokio::time::timeout(Duration::from_secs(20), outcome(to, row.0)).await;
+        let answer = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".into(),
+        };
+        if answer != wanted(row) {
+            found.push(format!("{:?}: {answer:?}, and not {:?}", row.0, wanted(row)));
+        }
+    }
+    found
+}
+
+async fn ready(what: &str, to: SocketAddr) {
+    eventually(what, || async {
+        let answer = outcome(to, "GET /public/admin").await.map_err(|error| error.to_string())?;
+        if answer == "403" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_policy_means_the_same_to_our_sidecar_and_to_an_envoy() {
+    let mut mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&catalog("v1", 11)).await;
+    echo(catalog.app, "catalog-v1").await;
+    let mut fake = FakeControl::usurp(&mut mesh).await;
+    let mut line = fake.line().await;
+    let ours = listener(catalog.inbound);
+    let name = format!("inbound|{}", catalog.inbound);
+    line.say(response("table", ours.type_url, vec![resource(&name, ours.type_url, ours.value)], &[])).await;
+    assert_eq!(line.answer("table").await, None, "the sidecar takes what Envoy is sent");
+    ready("the sidecar enforces the policy", catalog.inbound).await;
+    let found = surprises(catalog.inbound, |row| row.1).await;
+    assert!(found.is_empty(), "our sidecar:\n{}", found.join("\n"));
+
+    let Some(envoy) = require::tool("envoy") else { return };
+    let address = mesh.address(31, 8080);
+    let _envoy = start_envoy(&mesh, &envoy, address, catalog.app);
+    ready("the Envoy enforces the policy", address).await;
+    let found = surprises(address, |row| row.2.map_or(row.1, |(outcome, _)| outcome)).await;
+    assert!(found.is_empty(), "the Envoy:\n{}", found.join("\n"));
+    assert!(TABLE.iter().all(|row| row.2.is_none_or(|(outcome, why)| outcome != row.1 && !why.is_empty())));
+}
