@@ -264,7 +264,7 @@ fn name_of(detected: &Detected) -> &'static str {
         Detected::Tls(_) => "TLS of this server name and these ALPN names",
         Detected::Http1 => "HTTP/1 in plain text",
         Detected::Http2 => "HTTP/2 in plain text",
-        Detected::Opaque => "plain text that is not HTTP",
+        Detected::Opaque | Detected::Unclear => "plain text that is not HTTP",
     }
 }
 
@@ -272,7 +272,7 @@ fn version_of(detected: Option<&Detected>) -> Option<HttpVersion> {
     match detected {
         Some(Detected::Http1) => Some(HttpVersion::Http1),
         Some(Detected::Http2) => Some(HttpVersion::Http2),
-        Some(Detected::Tls(_) | Detected::Opaque) | None => None,
+        Some(Detected::Tls(_) | Detected::Opaque | Detected::Unclear) | None => None,
     }
 }
 
@@ -345,6 +345,7 @@ async fn settle(
 
 /// What a chain is chosen by.
 fn chain_input<'a>(info: &'a ConnInfo, protocols: &'a [&'a str]) -> ChainInput<'a> {
+        Outcome::Slow(stream) => return Err(detect::too_slow(&stream)),
     ChainInput {
         destination_port: info.destination.port(),
         tls: info.is_tls,

@@ -174,7 +174,7 @@ impl ConnInfo {
             }
             Some(Detected::Http1) => self.protocols = plain("http/1.1"),
             Some(Detected::Http2) => self.protocols = plain("h2c"),
-            Some(Detected::Opaque) | None => {}
+            Some(Detected::Opaque | Detected::Unclear) | None => {}
         }
     }
 

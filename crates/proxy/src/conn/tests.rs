@@ -5,3 +5,5 @@ mod outside;
 mod policy;
 mod rig;
 mod tunnel;
+mod slips;
+mod speakers;
