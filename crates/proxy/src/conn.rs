@@ -276,7 +276,8 @@ fn version_of(detected: Option<&Detected>) -> Option<HttpVersion> {
     }
 }
 
-/// The end of the chain; from here on the connection is registered, so that a change of policy can close it.
+/// The end of the chain; from here on the connection is registered, so that a change of policy can close it, and not a byte
+/// goes on before it was judged by what is in force by now.
 async fn dispatch(
     worker: &Rc<Worker>,
     info: &Rc<ConnInfo>,
@@ -286,6 +287,9 @@ async fn dispatch(
     let open = worker.connections.register(info, worker.alarm.place(drain));
     let ended = poll_fn(|cx| {
         if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+    if let Err(failure) = open.judge(worker) {
+        return Err(Box::new(failure));
+    }
             return Poll::Ready(Ended::Served(served));
         }
         match open.closed(cx) {

@@ -60,6 +60,8 @@ pub struct ConnInfo {
     pub(crate) protocols: Rc<[Box<str>]>,
     /// What the peer presented, to be judged again when trust changes.
     pub(crate) certificates: Chain,
+    /// Generation of the credentials by which that was verified.
+    pub(crate) verified_by: u64,
 }
 
 /// Stands in records of connections that found no listener or chain.
@@ -122,6 +124,7 @@ impl ConnInfo {
             is_tls: false,
             protocols: Rc::default(),
             certificates: Rc::default(),
+            verified_by: 0,
         }
     }
 
