@@ -32,6 +32,7 @@ mod authorize;
 mod decline;
 mod early;
 mod info;
+pub(crate) mod loops;
 pub(crate) mod open;
 mod resolve;
 mod terminate;
@@ -156,6 +157,7 @@ async fn yielding<T>(
 
 /// A connection to our workload.
 async fn open_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<Opened, Failure> {
+    worker.shared.loops.inward(info.original().0)?;
     info.listener = resolve::inbound(worker, info.destination).await?;
     let mut seen = look(worker, info, Stream::Tcp(tcp)).await?;
     info.chain = select(info, seen.detected.as_ref())?;
@@ -285,11 +287,11 @@ async fn dispatch(
 ) -> Result<(), Box<Failure>> {
     let drain = &worker.shared.drain;
     let open = worker.connections.register(info, worker.alarm.place(drain));
-    let ended = poll_fn(|cx| {
-        if let Poll::Ready(served) = serving.as_mut().poll(cx) {
     if let Err(failure) = open.judge(worker) {
         return Err(Box::new(failure));
     }
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(served) = serving.as_mut().poll(cx) {
             return Poll::Ready(Ended::Served(served));
         }
         match open.closed(cx) {
@@ -343,13 +345,13 @@ async fn settle(
         Outcome::Decided(Detected::Http2, stream) => Some((HttpVersion::Http2, stream)),
         // The HTTP/1 codec answers what is not HTTP with the right status.
         Outcome::Decided(_, stream) => Some((HttpVersion::Http1, stream)),
+        Outcome::Slow(stream) => return Err(detect::too_slow(&stream)),
         Outcome::Silent(_) => None,
     })
 }
 
 /// What a chain is chosen by.
 fn chain_input<'a>(info: &'a ConnInfo, protocols: &'a [&'a str]) -> ChainInput<'a> {
-        Outcome::Slow(stream) => return Err(detect::too_slow(&stream)),
     ChainInput {
         destination_port: info.destination.port(),
         tls: info.is_tls,

@@ -20,6 +20,7 @@ use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
 use crate::record::{Protocol, StreamRecord};
+use crate::runtime::build::PASSTHROUGH;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
@@ -96,6 +97,9 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     let hash = cluster.config.balance.hashes().then(|| balance::hash_of_ip(info.source.ip()));
     loop {
         let endpoint = cluster.pick(&PickContext { tried: &tried, original: info.original(), hash })?;
+        if cluster.config.name == PASSTHROUGH {
+            worker.shared.loops.one_more(endpoint.in_flight())?;
+        }
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
         let failure = match connect(worker, cluster, &endpoint, Want::Tcp).await {
