@@ -124,6 +124,17 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     }
 }
 
+/// What did not end on both sides broke off, for whatever reason, and whoever is still there must see that: a FIN, which
+/// says that all was sent, would make a whole answer of half of one.
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if self.up.state != State::Ended || self.down.state != State::Ended {
+            self.downstream.reset();
+            self.upstream.stream.reset();
+        }
+    }
+}
+
 /// One direction of a tunnel.
 struct Half {
     region: Option<Region>,
@@ -241,6 +252,7 @@ impl Tunnel {
             Ok(upstream) => upstream,
             Err(failure) => {
                 tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
+                downstream.reset();
                 record.fail(&failure);
                 return None;
             }
@@ -267,6 +279,9 @@ impl Tunnel {
             return Poll::Ready(Err(name(broken, true)));
         }
         if let Poll::Ready(Err(broken)) = receiving {
+            if self.upstream.is_careless(&broken) {
+                (up.state, down.state) = (State::Ended, State::Ended);
+            }
             return Poll::Ready(Err(name(broken, false)));
         }
         if up.state == State::Ended && down.state == State::Ended {
@@ -284,6 +299,14 @@ impl Tunnel {
             let detail = format!("no byte in either direction for {:?}", self.idle);
             Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout, detail))
         })
+    }
+}
+
+impl Upstream {
+    /// Outside the mesh many servers end TLS without close_notify; a reset would take from the client what it has not read.
+    fn is_careless(&self, broken: &Broken) -> bool {
+        matches!(broken, Broken::Source(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+            && self.cluster.outside.is_some()
     }
 }
 

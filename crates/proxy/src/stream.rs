@@ -6,8 +6,10 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -128,6 +130,14 @@ impl Stream {
     }
 
     /// Whether it is TLS.
+    /// The connection will end by a reset, whatever is still to be sent: the peer must not take what it has for the whole.
+    pub fn reset(&self) {
+        if let Some(tcp) = self.tcp() {
+            // One that is gone already needs none.
+            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         match self {
             Self::Tcp(_) => false,

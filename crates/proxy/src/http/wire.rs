@@ -246,3 +246,14 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests;
+    /// Says that no more comes, after a flush, as [`Stream::poll_half_close`] does.
+    pub fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        self.stream.borrow_mut().poll_half_close(cx)
+    }
+
+    /// The connection will end by a reset.
+    pub fn reset(&self) {
+        self.stream.borrow().reset();
+    }
+
