@@ -13,6 +13,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+pub(crate) mod left;
 pub(crate) mod region;
 pub(crate) mod rtt;
 mod tls;
@@ -129,7 +130,6 @@ impl Stream {
         }
     }
 
-    /// Whether it is TLS.
     /// The connection will end by a reset, whatever is still to be sent: the peer must not take what it has for the whole.
     pub fn reset(&self) {
         if let Some(tcp) = self.tcp() {
@@ -138,6 +138,7 @@ impl Stream {
         }
     }
 
+    /// Whether it is TLS.
     pub fn is_tls(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
