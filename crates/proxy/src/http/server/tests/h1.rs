@@ -310,11 +310,12 @@ async fn a_client_that_ends_its_side_after_the_request_gets_the_answer_and_then_
         let app = upstream(move |_, mut wire| {
             let told = told.clone();
             async move {
-                wire.head().await;
-                told.notified().await;
-                wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
-                wire.send("3\r\ntwo\r\n0\r\n\r\n").await;
-                wire.rest().await;
+                loop {
+                    wire.head().await;
+                    told.notified().await;
+                    wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
+                    wire.send("3\r\ntwo\r\n0\r\n\r\n").await;
+                }
             }
         })
         .await;
