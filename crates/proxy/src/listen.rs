@@ -133,22 +133,19 @@ fn intercepted(bootstrap: &Bootstrap) -> Vec<Wanted> {
     }
     let (inbound, outbound) = (bootstrap.interception.inbound_port, bootstrap.interception.outbound_port);
     let tproxy = bootstrap.mode == Mode::Tproxy;
-    // With `tproxy` nothing inbound is translated.
-    let behind = if tproxy { None } else { Some(intercept::inbound_ports(inbound)) };
     let mut wanted = Vec::new();
     for ip in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
-        let socket = |port, spread| Wanted {
+        let socket = |port, spread: Option<usize>| Wanted {
             address: SocketAddr::new(ip, port),
             purpose: Purpose::Inbound { app: None },
             what: "intercepted inbound".into(),
             intercepted: true,
-            transparent: tproxy,
+            // Under `tproxy` only what the sidecar sends to its own workload is translated, and so comes behind the port.
+            transparent: tproxy && spread.is_none(),
             spread,
         };
         wanted.push(socket(inbound, None));
-        wanted.extend(
-            behind.iter().flat_map(|ports| ports.0.clone()).zip(0..).map(|(p, n)| socket(p, Some(n))),
-        );
+        wanted.extend(intercept::inbound_ports(inbound).0.zip(0..).map(|(p, n)| socket(p, Some(n))));
     }
     for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
         let socket = |port, spread| Wanted {
