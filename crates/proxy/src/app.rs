@@ -128,6 +128,7 @@ fn assemble(
         metrics: totals.clone(),
         outbound_policy: bootstrap.outbound_policy,
         pending_timeout: bootstrap.pending_timeout,
+        loops: Default::default(),
         mark: bootstrap.interception.mark,
         token: Token::new(),
         memory: Budget::new(bootstrap.memory_limit, workers(bootstrap)),
@@ -199,6 +200,7 @@ impl Process {
             let server =
                 AdminServer::bind(address, table).await.with_context(|| format!("{name}: {address}"))?;
             tracing::info!(address = %server.local_addr(), "{name} pages");
+            pages.shared.loops.serving(server.local_addr());
             // The pages answer until the process is gone, the drain included.
             tokio::spawn(server.serve(std::future::pending()));
         }

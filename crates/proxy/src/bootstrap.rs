@@ -322,13 +322,9 @@ impl Bootstrap {
             }
         }
         let ports = &self.interception;
-        if self.mode != Mode::Explicit
-            && (ports.inbound_port == 0 || ports.inbound_port == ports.outbound_port)
-        {
-            return Err(
-                "interception: inbound_port and outbound_port must be two ports, as the rules name them"
-                    .into(),
-            );
+        if self.mode != Mode::Explicit {
+            intercept::check_ports(ports.inbound_port, ports.outbound_port)
+                .map_err(|reason| format!("interception: {reason}"))?;
         }
         if let Some(dns) = &self.dns {
             dns.check()?;

@@ -32,6 +32,7 @@ mod authorize;
 mod decline;
 mod early;
 mod info;
+pub(crate) mod loops;
 pub(crate) mod open;
 mod resolve;
 mod terminate;
@@ -156,6 +157,7 @@ async fn yielding<T>(
 
 /// A connection to our workload.
 async fn open_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<Opened, Failure> {
+    worker.shared.loops.inward(info.original().0)?;
     info.listener = resolve::inbound(worker, info.destination).await?;
     let mut seen = look(worker, info, Stream::Tcp(tcp)).await?;
     info.chain = select(info, seen.detected.as_ref())?;
@@ -264,7 +266,7 @@ fn name_of(detected: &Detected) -> &'static str {
         Detected::Tls(_) => "TLS of this server name and these ALPN names",
         Detected::Http1 => "HTTP/1 in plain text",
         Detected::Http2 => "HTTP/2 in plain text",
-        Detected::Opaque => "plain text that is not HTTP",
+        Detected::Opaque | Detected::Unclear => "plain text that is not HTTP",
     }
 }
 
@@ -272,11 +274,12 @@ fn version_of(detected: Option<&Detected>) -> Option<HttpVersion> {
     match detected {
         Some(Detected::Http1) => Some(HttpVersion::Http1),
         Some(Detected::Http2) => Some(HttpVersion::Http2),
-        Some(Detected::Tls(_) | Detected::Opaque) | None => None,
+        Some(Detected::Tls(_) | Detected::Opaque | Detected::Unclear) | None => None,
     }
 }
 
-/// The end of the chain; from here on the connection is registered, so that a change of policy can close it.
+/// The end of the chain; from here on the connection is registered, so that a change of policy can close it, and not a byte
+/// goes on before it was judged by what is in force by now.
 async fn dispatch(
     worker: &Rc<Worker>,
     info: &Rc<ConnInfo>,
@@ -284,6 +287,9 @@ async fn dispatch(
 ) -> Result<(), Box<Failure>> {
     let drain = &worker.shared.drain;
     let open = worker.connections.register(info, worker.alarm.place(drain));
+    if let Err(failure) = open.judge(worker) {
+        return Err(Box::new(failure));
+    }
     let ended = poll_fn(|cx| {
         if let Poll::Ready(served) = serving.as_mut().poll(cx) {
             return Poll::Ready(Ended::Served(served));
@@ -339,6 +345,7 @@ async fn settle(
         Outcome::Decided(Detected::Http2, stream) => Some((HttpVersion::Http2, stream)),
         // The HTTP/1 codec answers what is not HTTP with the right status.
         Outcome::Decided(_, stream) => Some((HttpVersion::Http1, stream)),
+        Outcome::Slow(stream) => return Err(detect::too_slow(&stream)),
         Outcome::Silent(_) => None,
     })
 }

@@ -30,7 +30,7 @@ pub mod tls;
 
 pub use tls::Hello;
 
-/// More is never looked at; what is undecided by then is opaque.
+/// More is never looked at.
 pub const MAX_PEEK: usize = 32 * 1024;
 
 /// Of one read: most first flights fit.
@@ -47,6 +47,8 @@ pub enum Detected {
     Http2,
     /// Anything else.
     Opaque,
+    /// It ended, or grew too long, before it could be told; or it is what only lenient servers take for a request.
+    Unclear,
 }
 
 /// What is looked for.
@@ -73,21 +75,28 @@ pub enum Outcome {
     Decided(Detected, Stream),
     /// Not a byte came before [`Patience::first`].
     Silent(Stream),
+    /// Some came, too few to tell what they are, and then none within [`Patience::rest`].
+    Slow(Stream),
 }
 
 /// The verdict on these bytes; `None`: more are needed. After `eof` and at [`MAX_PEEK`] there always is one.
 pub fn classify(bytes: &[u8], look: Look, eof: bool) -> Option<Detected> {
+    let bytes = &bytes[..bytes.len().min(MAX_PEEK)];
+    let end = eof || bytes.len() == MAX_PEEK;
     if look == Look::Everything {
         match tls::parse(bytes) {
             tls::Parsed::Hello(hello) => return Some(Detected::Tls(hello)),
-            tls::Parsed::NeedMore if !eof && bytes.len() < MAX_PEEK => return None,
+            tls::Parsed::NeedMore if !end => return None,
             tls::Parsed::NeedMore | tls::Parsed::NotTls => {}
         }
     }
-    match http::classify(bytes) {
+    match http::classify(bytes, eof) {
         http::Verdict::Http1 => Some(Detected::Http1),
         http::Verdict::Http2 => Some(Detected::Http2),
-        http::Verdict::NeedMore if !eof && bytes.len() < MAX_PEEK => None,
+        http::Verdict::NeedMore if !end => None,
+        http::Verdict::Unclear => Some(Detected::Unclear),
+        // A word that nothing follows asks for nothing.
+        http::Verdict::NeedMore if !eof => Some(Detected::Unclear),
         http::Verdict::NeedMore | http::Verdict::Other => Some(Detected::Opaque),
     }
 }
@@ -95,7 +104,7 @@ pub fn classify(bytes: &[u8], look: Look, eof: bool) -> Option<Detected> {
 /// Reads until there is a verdict.
 ///
 /// # Errors
-/// The peer reset the connection, or began and did not go on in time.
+/// The peer reset the connection.
 pub async fn detect(stream: Stream, look: Look, patience: Patience) -> Result<Outcome, Failure> {
     let (prefix, mut stream) = stream.split_prefix();
     let mut seen = BytesMut::from(prefix);
@@ -108,10 +117,10 @@ pub async fn detect(stream: Stream, look: Look, patience: Patience) -> Result<Ou
             return Ok(Outcome::Decided(detected, rewind(seen, stream)));
         }
         if !until(deadline, readable(&stream)).await {
-            return silent_or_slow(seen, stream);
+            return Ok(silent_or_slow(seen, stream));
         }
         let Some(read) = until_some(deadline, read_more(&mut stream, &mut seen)).await else {
-            return silent_or_slow(seen, stream);
+            return Ok(silent_or_slow(seen, stream));
         };
         let first = deadline == patience.first;
         match read {
@@ -130,12 +139,15 @@ fn rewind(seen: BytesMut, stream: Stream) -> Stream {
     Stream::rewound(seen.freeze(), stream)
 }
 
-fn silent_or_slow(seen: BytesMut, stream: Stream) -> Result<Outcome, Failure> {
-    if seen.is_empty() {
-        return Ok(Outcome::Silent(stream));
-    }
-    let detail = format!("{} bytes came, too few to tell what they are, and then none in time", seen.len());
-    Err(Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail))
+fn silent_or_slow(seen: BytesMut, stream: Stream) -> Outcome {
+    if seen.is_empty() { Outcome::Silent(stream) } else { Outcome::Slow(rewind(seen, stream)) }
+}
+
+/// What ends a connection that began and did not go on.
+pub fn too_slow(stream: &Stream) -> Failure {
+    let came = stream.peeked().len();
+    let detail = format!("{came} bytes came, too few to tell what they are, and then none in time");
+    Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail)
 }
 
 /// Reads once, through the stack: what is kept is as large as what came, and nothing while nothing comes. Cancelled without

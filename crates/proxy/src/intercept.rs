@@ -24,6 +24,51 @@ pub const APP_PRIORITY: u32 = 6;
 /// Mark of the traffic that passes by, and the routing table of `tproxy`; Istio's number.
 pub const MARK: u32 = 1337;
 
+/// Translation needs so many ports of the sidecar for either direction. The kernel takes one at which a client's address and
+/// port are still free, since the same client port may be in use towards other destinations, which look the same once
+/// they are translated; with one port it would have to translate the client's as well, and a translated one can be lost in
+/// mid-conversation. Each is used again 16 times before that happens: with 28,000 ports, by more connections than the
+/// kernel tracks.
+pub const SPREAD: u16 = 16;
+
+/// The ports of translation behind the sidecar's port for what the workload sends.
+pub fn outbound_ports(port: u16) -> Ports {
+    spread(port, 100)
+}
+
+/// The ports of translation behind the sidecar's port for what comes to the workload.
+pub fn inbound_ports(port: u16) -> Ports {
+    spread(port, 120)
+}
+
+fn spread(port: u16, by: u16) -> Ports {
+    let first = port.saturating_add(by).min(u16::MAX - (SPREAD - 1));
+    Ports(first..=first + (SPREAD - 1))
+}
+
+/// Whether a sidecar can have these two ports, and those behind them.
+///
+/// # Errors
+/// Two of them are one, or there are none so high.
+pub fn check_ports(inbound: u16, outbound: u16) -> Result<(), String> {
+    let all = [
+        Ports(inbound..=inbound),
+        Ports(outbound..=outbound),
+        inbound_ports(inbound),
+        outbound_ports(outbound),
+    ];
+    let apart = |a: &Ports, b: &Ports| a.0.end() < b.0.start() || b.0.end() < a.0.start();
+    let disjoint = all.iter().enumerate().all(|(n, a)| all[..n].iter().all(|b| apart(a, b)));
+    if inbound > 0 && outbound > 0 && disjoint && inbound.max(outbound) <= u16::MAX - 120 - SPREAD {
+        return Ok(());
+    }
+    let [.., behind_inbound, behind_outbound] = all;
+    Err(format!(
+        "inbound_port {inbound} and outbound_port {outbound}, as the rules name them, and the ports behind them \
+         ({behind_inbound}, {behind_outbound}) must be different ones"
+    ))
+}
+
 /// `outrigger-proxy intercept …`
 #[derive(Debug, Clone, Subcommand)]
 #[allow(clippy::large_enum_variant)] // parsed once

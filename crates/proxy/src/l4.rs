@@ -20,6 +20,7 @@ use crate::conn::{ConnInfo, open};
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
 use crate::record::{Protocol, StreamRecord};
+use crate::runtime::build::PASSTHROUGH;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
@@ -96,6 +97,9 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     let hash = cluster.config.balance.hashes().then(|| balance::hash_of_ip(info.source.ip()));
     loop {
         let endpoint = cluster.pick(&PickContext { tried: &tried, original: info.original(), hash })?;
+        if cluster.config.name == PASSTHROUGH {
+            worker.shared.loops.one_more(endpoint.in_flight())?;
+        }
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
         let failure = match connect(worker, cluster, &endpoint, Want::Tcp).await {
@@ -116,6 +120,17 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         endpoint.report(cluster, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure });
         if failure.retry != Retry::Safe || tried.len() == ATTEMPTS {
             return Err(failure);
+        }
+    }
+}
+
+/// What did not end on both sides broke off, for whatever reason, and whoever is still there must see that: a FIN, which
+/// says that all was sent, would make a whole answer of half of one.
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if self.up.state != State::Ended || self.down.state != State::Ended {
+            self.downstream.reset();
+            self.upstream.stream.reset();
         }
     }
 }
@@ -237,6 +252,7 @@ impl Tunnel {
             Ok(upstream) => upstream,
             Err(failure) => {
                 tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
+                downstream.reset();
                 record.fail(&failure);
                 return None;
             }
@@ -267,6 +283,9 @@ impl Tunnel {
             return Poll::Ready(Err(name(broken, true)));
         }
         if let Poll::Ready(Err(broken)) = receiving {
+            if self.upstream.is_careless(&broken) {
+                (up.state, down.state) = (State::Ended, State::Ended);
+            }
             return Poll::Ready(Err(name(broken, false)));
         }
         if up.state == State::Ended && down.state == State::Ended {
@@ -293,6 +312,14 @@ fn note_reached(worker: &Worker, info: &ConnInfo, upstream: &Upstream) -> Option
     let identity = endpoint.identity.as_ref().filter(|_| upstream.cluster.uses_mesh(endpoint))?;
     let _ = info.reached.set(identity.clone());
     open::revoked(info, &worker.shared.credentials.load().bundle)
+}
+
+impl Upstream {
+    /// Outside the mesh many servers end TLS without close_notify; a reset would take from the client what it has not read.
+    fn is_careless(&self, broken: &Broken) -> bool {
+        matches!(broken, Broken::Source(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+            && self.cluster.outside.is_some()
+    }
 }
 
 /// From an error of one direction to the side that it is about.

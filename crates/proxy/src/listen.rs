@@ -7,6 +7,7 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::bootstrap::{Bootstrap, Mode};
+use crate::intercept;
 
 pub mod accept;
 pub mod orig_dst;
@@ -57,6 +58,16 @@ struct Wanted {
     intercepted: bool,
     /// Takes connections to addresses that are not its own.
     transparent: bool,
+    /// One of the ports among which the kernel spreads connections, and so workers need not share each.
+    spread: Option<usize>,
+}
+
+impl Wanted {
+    /// Whether this worker listens there.
+    fn is_for(&self, worker: usize, workers: usize) -> bool {
+        let turns = workers.min(intercept::SPREAD.into());
+        self.spread.is_none_or(|port| port % turns == worker % turns)
+    }
 }
 
 /// Binds all sockets, for each worker its own set.
@@ -66,10 +77,11 @@ struct Wanted {
 pub fn bind(workers: usize, bootstrap: &Bootstrap) -> Result<Vec<Vec<Bound>>, BindError> {
     let mut sets: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     for wanted in listed(bootstrap).into_iter().chain(intercepted(bootstrap)) {
-        let Wanted { address, purpose, what, intercepted, transparent } = wanted;
+        let all = sets.iter_mut().enumerate().filter(|(worker, _)| wanted.is_for(*worker, workers));
+        let Wanted { address, ref purpose, ref what, intercepted, transparent, .. } = wanted;
         // The first socket may choose the port; the others join it.
         let mut real = address;
-        for set in &mut sets {
+        for (_, set) in all {
             let opened = open(real, workers > 1, transparent).and_then(|l| Ok((l.local_addr()?, l)));
             let listener = match opened {
                 Ok((bound, listener)) => {
@@ -81,7 +93,8 @@ pub fn bind(workers: usize, bootstrap: &Bootstrap) -> Result<Vec<Vec<Bound>>, Bi
                     break;
                 }
                 Err(source) => {
-                    return Err(BindError { address, what, hint: hint(&source, transparent), source });
+                    let (what, hint) = (what.clone(), hint(&source, transparent));
+                    return Err(BindError { address, what, hint, source });
                 }
             };
             let original = if intercepted { OriginalDst::Intercepted } else { OriginalDst::Bound(real) };
@@ -93,8 +106,10 @@ pub fn bind(workers: usize, bootstrap: &Bootstrap) -> Result<Vec<Vec<Bound>>, Bi
 
 /// The addresses that the bootstrap lists.
 fn listed(bootstrap: &Bootstrap) -> Vec<Wanted> {
-    let wanted =
-        |address, purpose, what| Wanted { address, purpose, what, intercepted: false, transparent: false };
+    let wanted = |address, purpose, what| {
+        let (intercepted, transparent, spread) = (false, false, None);
+        Wanted { address, purpose, what, intercepted, transparent, spread }
+    };
     let inbound = bootstrap.inbound.iter().map(|inbound| {
         wanted(
             inbound.bind,
@@ -110,27 +125,41 @@ fn listed(bootstrap: &Bootstrap) -> Vec<Wanted> {
 }
 
 /// The ports of interception. Translation brings what the workload sends to a loopback address, and what others send to
-/// the address of the interface.
+/// the address of the interface, each to one of many ports. The port before them is that of `tproxy`, and of rules that an
+/// earlier sidecar has left.
 fn intercepted(bootstrap: &Bootstrap) -> Vec<Wanted> {
     if bootstrap.mode == Mode::Explicit {
         return Vec::new();
     }
-    let ports = &bootstrap.interception;
-    let inbound = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].map(|ip| Wanted {
-        address: SocketAddr::new(ip, ports.inbound_port),
-        purpose: Purpose::Inbound { app: None },
-        what: "intercepted inbound".into(),
-        intercepted: true,
-        transparent: bootstrap.mode == Mode::Tproxy,
-    });
-    let outbound = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|ip| Wanted {
-        address: SocketAddr::new(ip, ports.outbound_port),
-        purpose: Purpose::Outbound { to: None },
-        what: "intercepted outbound".into(),
-        intercepted: true,
-        transparent: false,
-    });
-    inbound.into_iter().chain(outbound).collect()
+    let (inbound, outbound) = (bootstrap.interception.inbound_port, bootstrap.interception.outbound_port);
+    let tproxy = bootstrap.mode == Mode::Tproxy;
+    let mut wanted = Vec::new();
+    for ip in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()] {
+        let socket = |port, spread: Option<usize>| Wanted {
+            address: SocketAddr::new(ip, port),
+            purpose: Purpose::Inbound { app: None },
+            what: "intercepted inbound".into(),
+            intercepted: true,
+            // Under `tproxy` only what the sidecar sends to its own workload is translated, and so comes behind the port.
+            transparent: tproxy && spread.is_none(),
+            spread,
+        };
+        wanted.push(socket(inbound, None));
+        wanted.extend(intercept::inbound_ports(inbound).0.zip(0..).map(|(p, n)| socket(p, Some(n))));
+    }
+    for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        let socket = |port, spread| Wanted {
+            address: SocketAddr::new(ip, port),
+            purpose: Purpose::Outbound { to: None },
+            what: "intercepted outbound".into(),
+            intercepted: true,
+            transparent: false,
+            spread,
+        };
+        wanted.push(socket(outbound, None));
+        wanted.extend(intercept::outbound_ports(outbound).0.zip(0..).map(|(p, n)| socket(p, Some(n))));
+    }
+    wanted
 }
 
 fn is_no_family(error: &io::Error) -> bool {
@@ -197,6 +226,16 @@ mod tests {
     }
 
     #[test]
+    fn every_port_that_connections_are_spread_over_has_a_worker_and_every_worker_a_port() {
+        let wanted = intercepted(&bootstrap("mode: redirect"));
+        for workers in [1, 2, 3, 16, 40] {
+            let ports = wanted.iter().filter(|wanted| wanted.spread.is_some());
+            assert!(ports.clone().all(|port| (0..workers).any(|worker| port.is_for(worker, workers))));
+            assert!((0..workers).all(|worker| ports.clone().any(|port| port.is_for(worker, workers))));
+        }
+    }
+
+    #[test]
     fn an_address_in_use_is_named_with_its_purpose() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let bind_to = held.local_addr().unwrap();
@@ -208,8 +247,11 @@ mod tests {
     #[test]
     fn interception_listens_everywhere_for_inbound_and_on_loopback_for_outbound() {
         let wanted = intercepted(&bootstrap("mode: redirect\ninterception: {inbound_port: 4143}"));
-        let addresses: Vec<String> = wanted.iter().map(|wanted| wanted.address.to_string()).collect();
+        let shared = wanted.iter().filter(|wanted| wanted.spread.is_none());
+        let addresses: Vec<String> = shared.map(|wanted| wanted.address.to_string()).collect();
         assert_eq!(addresses, ["0.0.0.0:4143", "[::]:4143", "127.0.0.1:15001", "[::1]:15001"]);
+        let spread = |to: &str| wanted.iter().filter(|w| w.address.to_string().starts_with(to)).count();
+        assert_eq!((spread("0.0.0.0:42"), spread("[::]:42"), spread("[::1]:151")), (16, 16, 16));
         assert!(wanted.iter().all(|wanted| !wanted.transparent));
         assert!(intercepted(&bootstrap("mode: tproxy"))[0].transparent);
         assert!(intercepted(&bootstrap("")).is_empty());

@@ -6,11 +6,14 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+pub(crate) mod left;
 pub(crate) mod region;
 pub(crate) mod rtt;
 mod tls;
@@ -124,6 +127,14 @@ impl Stream {
                 Some(inner) => inner.poll_half_close(cx),
                 None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             },
+        }
+    }
+
+    /// The connection will end by a reset, whatever is still to be sent: the peer must not take what it has for the whole.
+    pub fn reset(&self) {
+        if let Some(tcp) = self.tcp() {
+            // One that is gone already needs none.
+            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
         }
     }
 

@@ -20,6 +20,7 @@ use crate::access_log;
 use crate::alarm::Alarm;
 use crate::bootstrap::{Node, OutboundPolicy};
 use crate::conn::Connections;
+use crate::conn::loops::Loops;
 use crate::descriptors::Descriptors;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::wire::Buffers;
@@ -81,6 +82,8 @@ pub struct Shared {
     pub outbound_policy: OutboundPolicy,
     /// How long a connection waits for configuration.
     pub pending_timeout: Duration,
+    /// Keeps calls from coming back.
+    pub loops: Loops,
     /// Of connections to the application in the client's name.
     pub mark: u32,
     /// By which the sidecar knows itself when it probes interception.

@@ -55,7 +55,7 @@ async fn a_half_closed_conversation_is_an_established_connection_between_sidecar
         let between: Vec<_> = tracked
             .lines()
             .filter(|line| line.starts_with(family) && line.contains(&format!("dport={PORT} ")))
-            .filter(|line| line.contains("sport=15006 "))
+            .filter(|line| (15126..=15141).any(|port| line.contains(&format!("sport={port} "))))
             .collect();
         assert_eq!(between.len(), 1, "{tracked}");
         assert!(between[0].contains(" ESTABLISHED "), "{}", between[0]);

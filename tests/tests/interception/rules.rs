@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use outrigger_tests::app::teller;
 use outrigger_tests::netns::workload::{Intercepted, Workload};
 use outrigger_tests::netns::{Host, Net};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{MARKER, Pair, at, curl, hears, nginx};
 use crate::BINARY;
@@ -64,6 +67,65 @@ async fn applying_twice_and_removing_leaves_the_rules_as_they_were() {
     assert_eq!(routing(&host), before.1);
     intercept(&["remove"]).unwrap();
     assert_eq!(host.ruleset(), before.0);
+}
+
+/// Sends back what it hears.
+async fn parrot(listen: SocketAddr) {
+    let listener = TcpListener::bind(listen).await.expect("the address is free");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+}
+
+/// Whether the connection still carries a word there and back.
+async fn lives(mut stream: TcpStream) -> std::io::Result<TcpStream> {
+    let mut heard = [0; 4];
+    stream.write_all(b"word").await?;
+    tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut heard)).await??;
+    assert_eq!(&heard, b"word");
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_open_before_the_rules_lives_on() {
+    if !require::netns() || require::tool("nft").is_none() {
+        return;
+    }
+    for mode in ["redirect", "tproxy"] {
+        let net = Net::new();
+        let (host, other) = (net.host("host"), net.host("other"));
+        let mut open = Vec::new();
+        for (from, to) in [(&host, &other), (&other, &host)] {
+            for address in to.addresses() {
+                let address = SocketAddr::new(address, 7000);
+                to.run(parrot(address)).await;
+                let stream = from.run(TcpStream::connect(address)).await.expect("nothing is in the way");
+                open.push((from, address, from.run(lives(stream)).await.expect("it is open")));
+            }
+        }
+        let apply = || host.ask(Path::new(BINARY), &["intercept", "apply", "--mode", mode]).unwrap();
+        apply();
+        for again in [false, true] {
+            let mut still = Vec::new();
+            for (from, address, stream) in open {
+                let alive = from.run(lives(stream)).await;
+                let alive = alive.unwrap_or_else(|e| panic!("{mode}, {} to {address}: {e}", from.name()));
+                // What is new is the sidecar's, and there is none.
+                let new = from.run(TcpStream::connect(address)).await.map(drop).map_err(|e| e.kind());
+                assert_eq!(new, Err(std::io::ErrorKind::ConnectionRefused), "{mode}, {}", from.name());
+                still.push((from, address, alive));
+            }
+            open = still;
+            if !again {
+                apply();
+            }
+        }
+    }
 }
 
 async fn works(pair: &Pair) {

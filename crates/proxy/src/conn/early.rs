@@ -1,4 +1,5 @@
-//! Protocols in which the server speaks first: both sides race, and the first bytes from either decide.
+//! Protocols in which the server speaks first: both sides race, and the first bytes from either decide, unless they are a
+//! server's that any HTTP server would say.
 //!
 //! Only where a silent connection would be the TCP proxy's, after L4 authorization, and after a short time in which the
 //! client had its chance. Each connection's own first bytes decide what it is; what is remembered is only that a server
@@ -8,21 +9,26 @@
 //! ```text
 //! wait (*) ──client speaks──> detected
 //!   └─silent, or remembered─> authorize ─> dial ─> race ──client──> detected (the upstream goes unused, unless opaque)
-//!                                                    └──server──> opaque
+//!                                           │       ├──server, HTTP─> the client is waited for
+//!                                           │       └──server──> opaque
+//!                                           └─failed, and the client silent for long─> closed
 //! ```
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::{Future, pending};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{ConnInfo, HANDSHAKE_TIMEOUT, Seen, authorize};
-use crate::detect::{self, Detected, Look, Outcome, Patience};
-use crate::failure::{Failure, FailureKind, Stage};
+use crate::detect::{self, Detected, Look, Outcome, Patience, http, tls};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::http::filter::Filter;
 use crate::l4::{self, Upstream};
 use crate::runtime::snapshot::{ChainHandle, TcpHandle, TerminalHandle};
 use crate::stream::{Stream, rtt};
@@ -35,6 +41,8 @@ const GRACE: Duration = Duration::from_millis(1);
 /// so long, or after three round trips, whichever is longer.
 const HOLD: Duration = Duration::from_millis(20);
 const ROUND_TRIPS: u32 = 3;
+/// A server that has begun with what may become HTTP goes on at once, or it is none.
+const UNFINISHED: Duration = Duration::from_secs(1);
 /// Where the kernel does not tell the round trip: of a host in the same region.
 const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(15);
 
@@ -101,6 +109,14 @@ fn takes_tls(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| chain.tls.is_some())
 }
 
+/// Whether what a request may do depends on what it is.
+fn judges_requests(info: &ConnInfo) -> bool {
+    info.listener.chains.iter().any(|chain| match &chain.terminal {
+        TerminalHandle::Http(http) => http.filters.iter().any(|filter| matches!(filter, Filter::Rbac(_))),
+        TerminalHandle::Tcp(_) => false,
+    })
+}
+
 fn takes_http(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| matches!(chain.terminal, TerminalHandle::Http(_)))
 }
@@ -115,9 +131,9 @@ pub(super) async fn first_bytes(
 ) -> Result<Seen, Failure> {
     let started = Instant::now();
     let Some(chain) = silent else {
-        return match listen(stream, look, started + HANDSHAKE_TIMEOUT).await? {
-            Outcome::Decided(detected, stream) => Ok(Seen::of(detected, stream)),
-            Outcome::Silent(_) => {
+        return match listen(info, stream, look, Some(started + HANDSHAKE_TIMEOUT)).await? {
+            Listened::Client(seen) => Ok(seen),
+            Listened::Nothing(_) => {
                 let detail = format!("not a byte came for {HANDSHAKE_TIMEOUT:?}");
                 Err(Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail))
             }
@@ -130,12 +146,12 @@ pub(super) async fn first_bytes(
     let held = look == Look::Everything && takes_tls(info);
     let mut until = started + if held { HOLD } else { GRACE };
     if !remembered {
-        match listen(stream, look, until).await? {
-            Outcome::Decided(detected, decided) => {
+        match listen(info, stream, look, Some(until)).await? {
+            Listened::Client(seen) => {
                 speakers.client(name.name());
-                return Ok(Seen::of(detected, decided));
+                return Ok(seen);
             }
-            Outcome::Silent(still) => stream = still,
+            Listened::Nothing(still) => stream = still,
         }
     }
     if held {
@@ -143,15 +159,16 @@ pub(super) async fn first_bytes(
             started + HOLD.max(stream.tcp().and_then(rtt::of).unwrap_or(UNKNOWN_ROUND_TRIP) * ROUND_TRIPS);
     }
     if held && !remembered {
-        match listen(stream, look, until).await? {
-            Outcome::Decided(detected, decided) => {
+        match listen(info, stream, look, Some(until)).await? {
+            Listened::Client(seen) => {
                 speakers.client(name.name());
-                return Ok(Seen::of(detected, decided));
+                return Ok(seen);
             }
-            Outcome::Silent(still) => stream = still,
+            Listened::Nothing(still) => stream = still,
         }
     }
-    let seen = race(worker, info, &chain, stream, look, held.then_some(until)).await?;
+    let race = Race { look, held: held.then_some(until), remembered };
+    let seen = race.run(worker, info, &chain, stream).await?;
     match seen.server_first {
         true => speakers.server(name.name()),
         false => speakers.client(name.name()),
@@ -160,65 +177,169 @@ pub(super) async fn first_bytes(
     Ok(seen)
 }
 
-async fn listen(stream: Stream, look: Look, first: Instant) -> Result<Outcome, Failure> {
-    detect::detect(stream, look, Patience { first: Some(first), rest: HANDSHAKE_TIMEOUT }).await
+/// How listening to the client alone ended.
+enum Listened {
+    Client(Seen),
+    Nothing(Stream),
 }
 
-/// Dials, then waits for whoever speaks first. The server is not heard before `held`.
-async fn race(
-    worker: &Rc<Worker>,
-    info: &mut ConnInfo,
-    chain: &Arc<ChainHandle>,
-    mut stream: Stream,
+/// Until there is a verdict, or `first` has passed without a byte.
+async fn listen(
+    info: &ConnInfo,
+    stream: Stream,
     look: Look,
-    held: Option<Instant>,
-) -> Result<Seen, Failure> {
-    info.chain = chain.clone();
-    let tcp = bytes_of(chain)?;
-    let idle = tcp.config.idle_timeout;
-    if let Err(denied) = authorize::connection(info) {
-        // Nothing is dialled for it. But a request may be allowed where bytes are not: only the client can tell.
-        if !takes_http(info) {
-            return Err(denied);
+    first: Option<Instant>,
+) -> Result<Listened, Failure> {
+    Ok(match detect::detect(stream, look, Patience { first, rest: HANDSHAKE_TIMEOUT }).await? {
+        Outcome::Decided(Detected::Unclear, stream) => Listened::Client(unclear(info, stream)?),
+        Outcome::Decided(detected, stream) => Listened::Client(Seen::of(detected, stream)),
+        Outcome::Slow(stream) if look == Look::Everything && tls::begins(stream.peeked()) => {
+            return Err(detect::too_slow(&stream));
         }
-        let first = (!idle.is_zero()).then(|| Instant::now() + idle);
-        let patience = Patience { first, rest: HANDSHAKE_TIMEOUT };
-        return match detect::detect(stream, look, patience).await? {
-            Outcome::Decided(detected, stream) => Ok(Seen::of(detected, stream)),
-            Outcome::Silent(_) => Err(denied),
-        };
+        Outcome::Slow(stream) => Listened::Client(unclear(info, stream)?),
+        Outcome::Silent(stream) => Listened::Nothing(stream),
+    })
+}
+
+/// What a server might yet take for a request is opaque, but not where requests are judged: policy would be gone around.
+fn unclear(info: &ConnInfo, stream: Stream) -> Result<Seen, Failure> {
+    if !judges_requests(info) {
+        return Ok(Seen::of(Detected::Opaque, stream));
     }
-    let mut upstream = Box::pin(l4::dial(worker, info, tcp)).await?;
-    let greeting = tokio::select! {
-        biased;
-        said = spoke(&mut stream) => Err(said),
-        greeting = async {
-            if let Some(held) = held {
-                sleep_until(held).await;
+    let detail = format!(
+        "it cannot be told whether the first {} bytes are HTTP, and {} has policy for requests; declare the port's protocol \
+         if they are not",
+        stream.peeked().len(),
+        info.listener.name()
+    );
+    Err(Failure::downstream(Stage::Detect, FailureKind::DownstreamProtocol, detail))
+}
+
+/// Who speaks first.
+struct Race {
+    look: Look,
+    /// The server is not heard before.
+    held: Option<Instant>,
+    /// Servers were heard first here.
+    remembered: bool,
+}
+
+impl Race {
+    /// Dials, and waits for whoever speaks first.
+    async fn run(
+        self,
+        worker: &Rc<Worker>,
+        info: &mut ConnInfo,
+        chain: &Arc<ChainHandle>,
+        mut stream: Stream,
+    ) -> Result<Seen, Failure> {
+        info.chain = chain.clone();
+        let tcp = bytes_of(chain)?;
+        let idle = tcp.config.idle_timeout;
+        if let Err(denied) = authorize::connection(info) {
+            // Nothing is dialled for it. But a request may be allowed where bytes are not: only the client can tell.
+            if !takes_http(info) {
+                return Err(denied);
             }
-            spoke(&mut upstream.stream).await
-        } => Ok(greeting),
-        () = tokio::time::sleep(idle), if !idle.is_zero() => {
-            let detail = format!("neither side said anything for {idle:?}");
-            return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout, detail));
+            let first = (!idle.is_zero()).then(|| Instant::now() + idle);
+            return match listen(info, stream, self.look, first).await? {
+                Listened::Client(seen) => Ok(seen),
+                Listened::Nothing(_) => Err(denied),
+            };
         }
-    };
-    let said = match greeting {
-        Ok(greeting) => {
-            upstream.stream = Stream::rewound(greeting, upstream.stream);
-            let early = Some(upstream);
-            return Ok(Seen { detected: Some(Detected::Opaque), stream, early, server_first: true });
+        let info = &*info;
+        let mut server =
+            Server { dialling: Box::pin(l4::dial(worker, info, tcp)), dialled: None, said: BytesMut::new() };
+        let said = tokio::select! {
+            biased;
+            said = spoke(&mut stream) => said,
+            () = server.speaks(self.held, self.remembered) => {
+                if judges_requests(info) && http::classify_server(&server.said) != http::Words::Other {
+                    // It may still read what the client has to say.
+                    return Err(server.ended().await);
+                }
+                let early = Some(server.upstream().await?);
+                return Ok(Seen { detected: Some(Detected::Opaque), stream, early, server_first: true });
+            }
+            () = sleep(idle), if !idle.is_zero() => {
+                let detail = format!("neither side said anything for {idle:?}");
+                return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout, detail));
+            }
+        };
+        let seen = match listen(info, Stream::rewound(said, stream), self.look, None).await? {
+            Listened::Client(seen) => seen,
+            Listened::Nothing(stream) => Seen::of(Detected::Opaque, stream),
+        };
+        // Whatever else it is, the upstream has had nothing of it and goes unused, or did not answer and was not needed.
+        let early = match seen.detected {
+            Some(Detected::Opaque) => Some(server.upstream().await?),
+            _ => None,
+        };
+        Ok(Seen { early, ..seen })
+    }
+}
+
+/// The server's side of a race.
+struct Server<'d> {
+    dialling: Pin<Box<dyn Future<Output = Result<Upstream, Failure>> + 'd>>,
+    dialled: Option<Result<Upstream, Failure>>,
+    /// Words that were read and decided nothing yet.
+    said: BytesMut,
+}
+
+impl Server<'_> {
+    /// Ready when the server has said what no server of HTTP begins with, or has ended; or when there is none, and the
+    /// client has had its time. A server that speaks HTTP says nothing about what its client will speak, and a client that
+    /// pauses would be taken for bytes, without routes, policy and sanitised headers. Cancelled without loss.
+    async fn speaks(&mut self, held: Option<Instant>, remembered: bool) {
+        self.answers().await;
+        let Some(Ok(upstream)) = &mut self.dialled else {
+            // A request would be answered with the reason, and perhaps by somebody else.
+            return if !remembered {
+                sleep(HANDSHAKE_TIMEOUT).await
+            };
+        };
+        if let Some(held) = held {
+            sleep_until(held).await;
         }
-        Err(said) => said,
-    };
-    let patience = Patience { first: None, rest: HANDSHAKE_TIMEOUT };
-    match detect::detect(Stream::rewound(said, stream), look, patience).await? {
-        Outcome::Decided(detected, stream) => {
-            // Whatever else wins, this upstream has had nothing of it and goes unused.
-            let early = (detected == Detected::Opaque).then_some(upstream);
-            Ok(Seen { early, ..Seen::of(detected, stream) })
+        loop {
+            match http::classify_server(&self.said) {
+                http::Words::Http => return pending().await,
+                http::Words::Other => return,
+                http::Words::NeedMore => {}
+            }
+            let begun = !self.said.is_empty();
+            let more = detect::read_more(&mut upstream.stream, &mut self.said);
+            let came = if begun { timeout(UNFINISHED, more).await.unwrap_or(Ok(0)) } else { more.await };
+            if !matches!(came, Ok(n) if n > 0) {
+                return;
+            }
         }
-        Outcome::Silent(stream) => Ok(Seen { early: Some(upstream), ..Seen::of(Detected::Opaque, stream) }),
+    }
+
+    /// There is a connection, or there will be none. Cancelled without loss.
+    async fn answers(&mut self) {
+        if self.dialled.is_none() {
+            self.dialled = Some(self.dialling.as_mut().await);
+        }
+    }
+
+    /// Why a client is not waited for any longer.
+    async fn ended(self) -> Failure {
+        let detail = "the server ended the connection, and its client had said nothing";
+        let ended = || Failure::upstream(Stage::Detect, FailureKind::UpstreamClosed, Retry::Never, detail);
+        self.upstream().await.err().unwrap_or_else(ended)
+    }
+
+    /// The connection, with all that was said on it.
+    async fn upstream(mut self) -> Result<Upstream, Failure> {
+        let dialled = match self.dialled {
+            Some(dialled) => dialled,
+            None => self.dialling.as_mut().await,
+        };
+        let mut upstream = dialled?;
+        upstream.stream = Stream::rewound(self.said.freeze(), upstream.stream);
+        Ok(upstream)
     }
 }
 

@@ -62,6 +62,8 @@ pub struct ConnInfo {
     pub(crate) protocols: Rc<[Box<str>]>,
     /// What the peer presented, to be judged again when trust changes.
     pub(crate) certificates: Chain,
+    /// Generation of the credentials by which that was verified.
+    pub(crate) verified_by: u64,
 }
 
 /// Stands in records of connections that found no listener or chain.
@@ -125,6 +127,7 @@ impl ConnInfo {
             is_tls: false,
             protocols: Rc::default(),
             certificates: Rc::default(),
+            verified_by: 0,
         }
     }
 
@@ -177,7 +180,7 @@ impl ConnInfo {
             }
             Some(Detected::Http1) => self.protocols = plain("http/1.1"),
             Some(Detected::Http2) => self.protocols = plain("h2c"),
-            Some(Detected::Opaque) | None => {}
+            Some(Detected::Opaque | Detected::Unclear) | None => {}
         }
     }
 

@@ -65,6 +65,19 @@ impl Drop for Open {
 }
 
 impl Open {
+    /// Whether what is in force now still permits the connection: since it chose its chain and was let in, configuration or
+    /// trust may have changed. A change that comes after the registration finds it there, so none slips between the two.
+    ///
+    /// # Errors
+    /// It is forbidden by now.
+    pub fn judge(&self, worker: &Worker) -> Result<(), Failure> {
+        let credentials = &worker.shared.credentials;
+        // A signature is dear to verify: only where something did change.
+        let changed = self.entry.info.mtls && self.entry.info.verified_by != credentials.generation();
+        let trust = changed.then(|| credentials.load());
+        verdict(&self.entry, &worker.snapshot(), trust.as_deref().map(|credentials| &*credentials.bundle))
+    }
+
     /// The reason, if the connection is to be closed; the task is woken when there is one, and when the drain goes on.
     pub fn closed(&self, cx: &Context<'_>) -> Option<&Failure> {
         self.entry.place.register(cx);

@@ -102,6 +102,7 @@ async fn passthrough(
         Some(name) => lookup(name).await?,
         None => destination,
     };
+    worker.shared.loops.outward(address)?;
     if resource::is_virtual(address.ip()) {
         // Nobody answers there, not even with a refusal.
         let detail = format!(

@@ -42,6 +42,8 @@ pub(super) async fn mesh(
     let ServerTls::Mesh { alpn } = tls;
     let chosen = answer(alpn, hello);
     let names: Vec<&[u8]> = chosen.iter().map(|name| name.as_bytes()).collect();
+    // Before the handshake: what changes during it is judged when the connection is registered.
+    info.verified_by = worker.shared.credentials.generation();
     let config = worker.tls.borrow_mut().accept(&names).map_err(|error| not_ours(&error))?;
     let (prefix, Stream::Tcp(tcp)) = stream.split_prefix() else {
         let detail = "TLS would have to be terminated inside of TLS";

@@ -1,7 +1,10 @@
 //! Connections over loopback sockets, from accept to the application.
 
+mod ends;
 mod mesh;
 mod outside;
 mod policy;
 mod rig;
+mod slips;
+mod speakers;
 mod tunnel;

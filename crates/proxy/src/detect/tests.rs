@@ -75,11 +75,12 @@ fn a_hello_in_many_records_is_the_same_hello() {
 
 #[test]
 fn http_is_told_from_everything_else() {
-    let cases: [(&[u8], Detected); 12] = [
+    let cases: [(&[u8], Detected); 27] = [
         (b"GET / HTTP/1.1\r\n", Detected::Http1),
-        (b"GET ", Detected::Http1),
-        (b"get /", Detected::Http1),
-        (b"\r\n\r\nPOST /x", Detected::Http1),
+        (b"get / http/1.1\n", Detected::Http1),
+        (b"GET\t/\t HTTP/1.0 \r\n", Detected::Http1),
+        (b"GET / HTTP/9\r\n", Detected::Http1),
+        (b"\r\n\r\nPOST /x HTTP/1.1\r\n", Detected::Http1),
         (b"PURGE /x HTTP/1.1\r\n", Detected::Http1),
         (b"PURGE /x\r\n", Detected::Opaque),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Detected::Http2),
@@ -88,6 +89,23 @@ fn http_is_told_from_everything_else() {
         (b"\x00\x01\x02", Detected::Opaque),
         (b"SSH-2.0-x\r\n", Detected::Opaque),
         (b"EHLO there\r\n", Detected::Opaque),
+        // A method of HTTP decides nothing by itself.
+        (b"get key\r\n", Detected::Opaque),
+        (b"GET key\r\n", Detected::Opaque),
+        (b"delete 1\r\n", Detected::Opaque),
+        (b"put 0 0 60 5\r\nhello\r\n", Detected::Opaque),
+        (b"OPTIONS rtsp://camera/ RTSP/1.0\r\n", Detected::Opaque),
+        (b"OPTIONS sip:a@b SIP/2.0\r\n", Detected::Opaque),
+        (b"REQMOD icap://scan/ ICAP/1.0\r\n", Detected::Opaque),
+        (b"GET / HTTPS/1.1\r\n", Detected::Opaque),
+        (b"GET \r\n", Detected::Opaque),
+        // LDAP: the length of a bind request is a blank.
+        (b"0 \x02\x01\x01\x60", Detected::Opaque),
+        // Whom a lenient server would serve.
+        (b"GET /admin\r\n", Detected::Unclear),
+        (b"POST /admin\n", Detected::Unclear),
+        (b"GET http://a/admin\r\n", Detected::Unclear),
+        (b"A-METHOD-THAT-IS-LONGER-THAN-ANY-ONE-KNOWS", Detected::Unclear),
     ];
     for (bytes, expected) in cases {
         assert_eq!(
@@ -96,6 +114,43 @@ fn http_is_told_from_everything_else() {
             "{:?}",
             bytes.escape_ascii().to_string()
         );
+    }
+}
+
+#[test]
+fn a_known_method_is_no_request_before_its_line_is_whole() {
+    for bytes in [&b"GET "[..], b"get /", b"GET / HTTP/1.1", b"DELETE 1", b"\r\n\r\nPOST /x", b"PURGE"] {
+        assert_eq!(classify(bytes, Look::Http, false), None, "{}", bytes.escape_ascii());
+    }
+    // A server may take the end for that of the line.
+    assert_eq!(classify(b"GET /admin", Look::Http, true), Some(Detected::Unclear));
+    assert_eq!(classify(b"GET / HTTP/1.1", Look::Http, true), Some(Detected::Http1));
+    assert_eq!(classify(b"get key", Look::Http, true), Some(Detected::Opaque));
+    let endless = [b"GET /".to_vec(), vec![b'a'; MAX_PEEK]].concat();
+    assert_eq!(classify(&endless, Look::Everything, false), Some(Detected::Unclear));
+}
+
+#[test]
+fn a_server_of_http_is_known_by_its_first_words() {
+    use super::http::Words::{Http, NeedMore, Other};
+    let cases: [(&[u8], http::Words); 14] = [
+        (&[0, 0, 18, 4, 0, 0, 0, 0, 0, 0, 3], Http),
+        (&[0, 0, 0, 4, 0, 0, 0, 0, 0], Http),
+        (&[0, 0, 0, 4, 0, 0, 0, 0], NeedMore),
+        (&[0, 0, 0, 4, 1], Other),
+        (&[0, 0, 7, 4, 0, 0, 0, 0, 0], Other),
+        (&[0, 0, 6, 6, 0, 0, 0, 0, 0], Other),
+        (&[0, 0, 6, 4, 0, 0, 0, 0, 1], Other),
+        (b"HTTP/1.1 400 Bad Request\r\n", Http),
+        (b"HTT", NeedMore),
+        (b"HELLO", Other),
+        (b"220 ready\r\n", Other),
+        (b"J\0\0\0\x0a8.4.2", Other),
+        (b"SSH-2.0-OpenSSH", Other),
+        (b"", NeedMore),
+    ];
+    for (bytes, expected) in cases {
+        assert_eq!(http::classify_server(bytes), expected, "{}", bytes.escape_ascii());
     }
 }
 
@@ -184,6 +239,7 @@ async fn a_silent_client_is_told_from_a_slow_one() {
     };
     client.write_all(b"\x16\x03").await.unwrap();
     let patience = Patience { first: None, rest: Duration::from_millis(1) };
-    let failure = detect(server, Look::Everything, patience).await.err().unwrap();
-    assert_eq!(failure.kind, FailureKind::RequestTimeout);
+    let Ok(Outcome::Slow(server)) = detect(server, Look::Everything, patience).await else { panic!() };
+    assert_eq!(server.peeked(), b"\x16\x03");
+    assert_eq!(too_slow(&server).kind, FailureKind::RequestTimeout);
 }

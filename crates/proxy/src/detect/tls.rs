@@ -67,6 +67,11 @@ pub fn mesh_host(name: &str) -> Option<&str> {
     parts.next().filter(|host| !host.is_empty())
 }
 
+/// Whether these bytes are the beginning of a ClientHello, or all of it.
+pub fn begins(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && parse(bytes) != Parsed::NotTls
+}
+
 /// Looks for a ClientHello at the start of the bytes.
 pub fn parse(bytes: &[u8]) -> Parsed {
     let mut message = Vec::new();

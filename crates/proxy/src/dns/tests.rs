@@ -62,6 +62,7 @@ impl Rig {
             metrics: Totals::new(Local::default()),
             outbound_policy: OutboundPolicy::AllowAny,
             pending_timeout: Duration::from_secs(10),
+            loops: Default::default(),
             mark: crate::intercept::MARK,
             token: Default::default(),
             memory: crate::memory::Budget::new(Some(1 << 30), 1),

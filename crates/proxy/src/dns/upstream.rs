@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use hickory_proto::op::ResponseCode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -109,10 +109,29 @@ async fn over_udp(address: SocketAddr, sent: &[u8], query: &Query) -> io::Result
     // One more than is allowed shows that it was too long.
     let mut received = vec![0; query.limit(Transport::Udp) + 1];
     loop {
-        let length = socket.recv(&mut received).await?;
+        let length = receive(&socket, &mut received).await?;
         if is_answer(sent, query.question_end(), received.get(..length).unwrap_or_default()) {
             received.truncate(length);
             return Ok(received);
+        }
+    }
+}
+
+/// What comes, or that nobody listens there: the kernel reports an ICMP error as an event of its own, for which `recv` would
+/// not wake.
+async fn receive(socket: &UdpSocket, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            // Looked at: the next is news again.
+            let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        match socket.try_recv(into) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
         }
     }
 }

@@ -208,10 +208,11 @@ impl Body {
         }
     }
 
-    /// Ready when the client has gone away after its message. Only for HTTP/1: an HTTP/2 client says so by a reset.
+    /// Ready when the client has gone away after its message; one that has only ended its side waits for the answer. Only for
+    /// HTTP/1: an HTTP/2 client says so by a reset.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::H1(body) if body.decoder.is_done() => body.incoming.poll_closed(cx),
+            Self::H1(body) if body.decoder.is_done() => body.incoming.poll_gone(cx),
             Self::Replay(replay) => replay.live.poll_gone(cx),
             _ => Poll::Pending,
         }

@@ -198,6 +198,9 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
             // What came of the response leaves, as far as it goes at once; then the end shows that it is not all.
             poll_fn(|cx| Poll::Ready(sender.poll_flush(cx).is_ready())).await;
             sender.reset(*reason);
+            if tunnel {
+                live.sender.reset(Reason::CANCEL);
+            }
         }
     }
     ctx.sender = Some(sender);

@@ -176,7 +176,7 @@ impl Sender {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match self {
             Self::H1(sender) if sender.finished && sender.half_close => {
-                Poll::Ready(Ok(ready!(sender.outgoing.poll_shutdown(cx))?))
+                Poll::Ready(Ok(ready!(sender.outgoing.poll_half_close(cx))?))
             }
             Self::H1(sender) => Poll::Ready(Ok(ready!(sender.outgoing.poll_flush(cx))?)),
             Self::H2(_) => Poll::Ready(Ok(())),
@@ -207,10 +207,13 @@ impl Sender {
         }
     }
 
-    /// Ends the message by force. HTTP/1 has no word for that but the end of the connection.
+    /// Ends the message by force. HTTP/1 has no word for that but the end of the connection: one that nobody can take for
+    /// the end of the message.
     pub fn reset(&mut self, reason: Reason) {
-        if let Self::H2(H2Sender { stream: Some(stream), .. }) = self {
-            stream.send_reset(reason);
+        match self {
+            Self::H2(H2Sender { stream: Some(stream), .. }) => stream.send_reset(reason),
+            Self::H1(sender) if sender.encoder.ends_with_the_connection() => sender.outgoing.reset(),
+            _ => {}
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::h1::H1Fields;
 use crate::stream::Stream;
+use crate::stream::left::left;
 
 /// Size of a pooled buffer: one TLS record.
 pub const BUFFER: usize = 16 * 1024;
@@ -77,6 +78,8 @@ pub struct Incoming {
     eof: bool,
     /// The last read filled the buffer: the next may be larger.
     bulk: bool,
+    /// Ends when the peer, whose side has ended, is gone.
+    left: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 /// The writing half.
@@ -104,6 +107,7 @@ pub fn split(stream: Stream, buffers: &Rc<Buffers>) -> (Incoming, Outgoing) {
         buf: BytesMut::new(),
         eof: false,
         bulk: false,
+        left: None,
     };
     let buffers = buffers.clone();
     (incoming, Outgoing { stream, buffers, buf: BytesMut::new(), written: 0, unflushed: false })
@@ -170,20 +174,26 @@ impl Incoming {
         self.eof && self.buf.is_empty()
     }
 
-    /// Ready when the peer has closed its side while nothing was expected of it. What it sends early is kept, up to a
-    /// buffer; beyond that nobody looks until it is wanted.
-    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the peer has gone while nothing was expected of it. What it sends early is kept, up to a buffer; beyond that
+    /// nobody looks until it is wanted. A peer that has ended its side, and no more, still takes an answer.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.eof {
-                return Poll::Ready(());
+                return self.poll_left(cx);
             }
             if self.buf.len() >= BUFFER {
                 return Poll::Pending;
             }
-            if !matches!(ready!(self.poll_fill(cx)), Ok(n) if n > 0) {
-                return Poll::Ready(());
+            if ready!(self.poll_fill(cx)).is_err() {
+                self.left = Some(Box::pin(std::future::ready(())));
             }
         }
+    }
+
+    #[cold]
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let stream = &self.stream;
+        self.left.get_or_insert_with(|| Box::pin(left(&stream.borrow()))).as_mut().poll(cx)
     }
 
     /// The worker's buffers.
@@ -235,6 +245,17 @@ impl Outgoing {
         ready!(Pin::new(&mut *stream).poll_flush(cx))?;
         self.unflushed = false;
         Poll::Ready(Ok(()))
+    }
+
+    /// Says that no more comes, after a flush, as [`Stream::poll_half_close`] does.
+    pub fn poll_half_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        self.stream.borrow_mut().poll_half_close(cx)
+    }
+
+    /// The connection will end by a reset.
+    pub fn reset(&self) {
+        self.stream.borrow().reset();
     }
 
     /// Ends our side of the connection, after a flush.

@@ -41,6 +41,7 @@ fn plan(options: &Options) -> anyhow::Result<String> {
 }
 
 fn apply(options: &Options) -> anyhow::Result<bool> {
+    super::check_ports(options.inbound_port, options.outbound_port).map_err(anyhow::Error::msg)?;
     let script = rules::apply(options, &name_servers(options)?);
     // Before the rules that mark: a marked packet without its route would be lost.
     let mark = (options.mode == Method::Tproxy).then_some(options.mark);

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{APP_PRIORITY, Block, Method, Options, Ports, probe};
+use super::{APP_PRIORITY, Block, Method, Options, Ports, inbound_ports, outbound_ports, probe};
 
 /// The one table that is ours; nothing outside of it is touched.
 pub const TABLE: &str = "inet outrigger";
@@ -49,12 +49,14 @@ pub fn remove() -> String {
 
 fn outbound(text: &mut String, options: &Options, name_servers: &[IpAddr]) {
     let Options { outbound_port, mark, .. } = options;
+    let sidecar = redirect(&outbound_ports(*outbound_port));
     let uids = options.uid.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     chain(text, "outbound", "type nat hook output priority -100; policy accept;");
+    only_new(text);
     // Ahead of the sidecar's own, because it is the sidecar that asks.
     for address in probe::ADDRESSES {
         let (family, ip, port) = (family(address.ip()), address.ip(), address.port());
-        rule(text, format!("{family} daddr {ip} tcp dport {port} redirect to :{outbound_port}"));
+        rule(text, format!("{family} daddr {ip} tcp dport {port} {sidecar}"));
     }
     rule(text, format!("meta mark {mark:#x} return"));
     if !options.uid.is_empty() {
@@ -74,8 +76,19 @@ fn outbound(text: &mut String, options: &Options, name_servers: &[IpAddr]) {
     rule(text, "fib daddr type local return");
     ports(text, &options.include_outbound_ports, &options.exclude_outbound_ports);
     blocks(text, "daddr", &options.include_outbound_cidrs, &options.exclude_outbound_cidrs);
-    rule(text, format!("meta l4proto tcp redirect to :{outbound_port}"));
+    rule(text, format!("meta l4proto tcp {sidecar}"));
     end(text);
+}
+
+/// What was open before the rules is not tracked yet, and its next segment would be taken for its first. Translated, it would
+/// reach a sidecar that knows nothing of it, and the reset that ends both.
+fn only_new(text: &mut String) {
+    rule(text, "tcp flags & (fin | syn | rst | ack) != syn return");
+}
+
+/// To any port of these at which the client's own need not be translated.
+fn redirect(ports: &Ports) -> String {
+    format!("redirect to :{ports} random")
 }
 
 /// The sidecar calls a service and picks its own workload: its peer is itself.
@@ -83,17 +96,18 @@ fn own_workload(text: &mut String, options: &Options) {
     chain(text, "own-workload", "");
     rule(text, "ip daddr 127.0.0.0/8 return");
     rule(text, "ip6 daddr ::1 return");
-    inbound_ports(text, options);
-    rule(text, format!("meta l4proto tcp redirect to :{}", options.inbound_port));
+    passing_ports(text, options);
+    rule(text, format!("meta l4proto tcp {}", redirect(&inbound_ports(options.inbound_port))));
     end(text);
 }
 
 fn inbound_redirect(text: &mut String, options: &Options) {
     chain(text, "inbound", "type nat hook prerouting priority -100; policy accept;");
+    only_new(text);
     rule(text, "fib daddr type != local return");
-    inbound_ports(text, options);
+    passing_ports(text, options);
     blocks(text, "saddr", &options.include_inbound_cidrs, &options.exclude_inbound_cidrs);
-    rule(text, format!("meta l4proto tcp redirect to :{}", options.inbound_port));
+    rule(text, format!("meta l4proto tcp {}", redirect(&inbound_ports(options.inbound_port))));
     end(text);
 }
 
@@ -106,7 +120,7 @@ fn inbound_tproxy(text: &mut String, options: &Options) {
     rule(text, "iifname \"lo\" return");
     rule(text, "ct direction reply return");
     rule(text, "fib daddr type != local return");
-    inbound_ports(text, options);
+    passing_ports(text, options);
     blocks(text, "saddr", &options.include_inbound_cidrs, &options.exclude_inbound_cidrs);
     rule(text, format!("meta l4proto tcp tproxy to :{inbound_port} meta mark set {mark:#x} accept"));
     // Without a sidecar that listens the rule above does not hold, and the next would be the application, in plain text.
@@ -155,9 +169,10 @@ fn end(text: &mut String) {
     text.push_str("  }\n");
 }
 
-fn inbound_ports(text: &mut String, options: &Options) {
+fn passing_ports(text: &mut String, options: &Options) {
     let own = OWN_PORTS.into_iter().chain([options.inbound_port, options.outbound_port, options.dns_port]);
-    let own = own.map(|port| Ports(port..=port));
+    let behind = [inbound_ports(options.inbound_port), outbound_ports(options.outbound_port)];
+    let own = own.map(|port| Ports(port..=port)).chain(behind);
     let excluded: Vec<Ports> = options.exclude_inbound_ports.iter().cloned().chain(own).collect();
     ports(text, &options.include_inbound_ports, &excluded);
 }

@@ -21,15 +21,16 @@ fn the_order_of_outbound_rules_decides_what_passes() {
     let text =
         rules::apply(&options("--dns --exclude-outbound-ports 9000"), &["127.0.0.53".parse().unwrap()]);
     let order = [
-        "ip daddr 127.0.0.6 tcp dport 15003 redirect to :15001",
-        "ip6 daddr ::1 tcp dport 15003 redirect to :15001",
+        "tcp flags & (fin | syn | rst | ack) != syn return",
+        "ip daddr 127.0.0.6 tcp dport 15003 redirect to :15101-15116 random",
+        "ip6 daddr ::1 tcp dport 15003 redirect to :15101-15116 random",
         "meta mark 0x539 return",
         "meta skuid { 1337 } meta priority != 0:6 fib daddr type local goto own-workload",
         "meta skuid { 1337 } return",
         "ip daddr 127.0.0.53 udp dport 53 redirect to :15053",
         "fib daddr type local return",
         "tcp dport { 9000 } return",
-        "meta l4proto tcp redirect to :15001",
+        "meta l4proto tcp redirect to :15101-15116 random",
     ];
     let places: Vec<usize> = order.iter().map(|line| position(&text, line)).collect();
     assert!(places.is_sorted(), "{text}");
@@ -39,10 +40,26 @@ fn the_order_of_outbound_rules_decides_what_passes() {
 fn the_sidecars_own_ports_and_ssh_are_never_intercepted() {
     let text = rules::apply(&options(""), &[]);
     assert!(
-        text.contains("tcp dport { 22, 15000-15001, 15006, 15020-15021, 15053, 15090 } return"),
+        text.contains(
+            "tcp dport { 22, 15000-15001, 15006, 15020-15021, 15053, 15090, 15101-15116, 15126-15141 } return"
+        ),
         "{text}"
     );
     assert!(!text.contains("dport 53 "), "DNS is taken only when asked for");
+}
+
+#[test]
+fn translation_has_ports_to_choose_from_and_never_one_that_is_taken() {
+    let text = rules::apply(&options("--inbound-port 4143 --outbound-port 4140"), &[]);
+    position(&text, "meta l4proto tcp redirect to :4263-4278 random");
+    position(&text, "meta l4proto tcp redirect to :4240-4255 random");
+    let new = "tcp flags & (fin | syn | rst | ack) != syn return";
+    assert_eq!(text.matches(new).count(), 2, "what is open already is left alone, both ways: {text}");
+    check_ports(15006, 15001).unwrap();
+    for (inbound, outbound) in [(0, 15001), (15001, 15001), (15001, 15006), (15006, 15020), (65500, 15001)] {
+        let reason = check_ports(inbound, outbound).unwrap_err();
+        assert!(reason.contains("inbound_port"), "{reason}");
+    }
 }
 
 #[test]

@@ -66,6 +66,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             return;
         }
     };
+    worker.shared.loops.accepting(address);
     let is_inbound = matches!(purpose, Purpose::Inbound { .. });
     let drain = worker.shared.drain.clone();
     let mut draining = std::pin::pin!(async {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 use tokio::net::TcpStream;
 
 /// How the original destination of a socket's connections is found.
@@ -43,10 +43,8 @@ fn intercepted(tcp: &TcpStream, bound: SocketAddr) -> io::Result<Original> {
     if local.port() != bound.port() {
         return Ok(Original { address: local, transparent: true });
     }
-    let socket = SockRef::from(tcp);
-    let original = if local.is_ipv6() { socket.original_dst_v6() } else { socket.original_dst_v4() };
     // Without a translation there is nothing to tell (ENOENT, ENOPROTOOPT), or the address itself.
-    let address = original.ok().and_then(|address| address.as_socket()).filter(|address| *address != local);
+    let address = translated(&SockRef::from(tcp), local.is_ipv6()).filter(|address| *address != local);
     let address = address.ok_or_else(|| {
         io::Error::other(
             "it was not intercepted but made to this port itself; such a connection leads nowhere",
@@ -54,6 +52,18 @@ fn intercepted(tcp: &TcpStream, bound: SocketAddr) -> io::Result<Original> {
     })?;
     // The scope of a link-local address is not part of what rules and registries compare.
     Ok(Original { address: SocketAddr::new(address.ip(), address.port()), transparent: false })
+}
+
+/// What the kernel says was the destination.
+#[cfg(target_os = "linux")]
+pub fn translated(socket: &Socket, v6: bool) -> Option<SocketAddr> {
+    let original = if v6 { socket.original_dst_v6() } else { socket.original_dst_v4() };
+    original.ok().and_then(|address| address.as_socket())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn translated(_: &Socket, _: bool) -> Option<SocketAddr> {
+    None
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -34,16 +34,28 @@ pub(crate) fn of(stream: &TcpStream) -> Option<Duration> {
     let (local, peer) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
     ask(local, peer)
         .inspect_err(|error| tracing::debug!(%error, %peer, "no round trip from the kernel"))
-        .ok()?
+        .ok()
+        .and_then(|answer| rtt(&answer))
 }
 
-fn ask(local: SocketAddr, peer: SocketAddr) -> io::Result<Option<Duration>> {
+/// What the kernel says about the socket with these addresses.
+pub(super) fn ask(local: SocketAddr, peer: SocketAddr) -> io::Result<Vec<u8>> {
     let kind = Type::DGRAM.cloexec().nonblocking();
     let mut socket = Socket::new(Domain::from(AF_NETLINK), kind, Some(Protocol::from(NETLINK_SOCK_DIAG)))?;
     socket.write_all(&request(local, peer))?;
-    let mut answer = [0; 4096];
+    let mut answer = vec![0; 4096];
     let n = socket.read(&mut answer)?;
-    Ok(rtt(&answer[..n]))
+    answer.truncate(n);
+    Ok(answer)
+}
+
+/// `struct inet_diag_msg` and what follows it; an error message, or anything else, has none.
+pub(super) fn message(answer: &[u8]) -> Option<&[u8]> {
+    (short(answer, 4)? == SOCK_DIAG_BY_FAMILY).then(|| answer.get(HEADER..))?
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
@@ -71,13 +83,9 @@ fn request(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     out
 }
 
-/// `tcpi_rtt` among the attributes of the answer; an error message, or anything else, has none.
+/// `tcpi_rtt` among the attributes of the answer.
 fn rtt(answer: &[u8]) -> Option<Duration> {
-    let short = |bytes: &[u8], at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
-    if short(answer, 4)? != SOCK_DIAG_BY_FAMILY {
-        return None;
-    }
-    let mut rest = answer.get(HEADER + MESSAGE..)?;
+    let mut rest = message(answer)?.get(MESSAGE..)?;
     loop {
         let length = usize::from(short(rest, 0)?);
         let attribute = rest.get(4..length)?;
@@ -111,7 +119,7 @@ mod tests {
     #[test]
     fn a_connection_that_is_not_there_has_none() {
         let nowhere = "192.0.2.1:9".parse().unwrap();
-        assert_eq!(ask(nowhere, nowhere).unwrap_or_default(), None);
+        assert_eq!(rtt(&ask(nowhere, nowhere).unwrap_or_default()), None);
         for broken in [&[][..], &[0; 20], &[0; 200]] {
             assert_eq!(rtt(broken), None);
         }

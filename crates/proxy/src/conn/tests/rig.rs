@@ -43,6 +43,8 @@ pub struct Rig {
     pub worker: Rc<Worker>,
     pub log: mpsc::Receiver<String>,
     pub demands: mpsc::Receiver<(ResourceKind, String)>,
+    /// Destinations that are not in the mesh.
+    pub absent: Vec<String>,
     builder: Builder,
     resources: BTreeMap<(ResourceKind, String), Arc<Resource>>,
 }
@@ -95,6 +97,7 @@ impl Rig {
             metrics: Totals::new(Local::default()),
             outbound_policy: OutboundPolicy::AllowAny,
             pending_timeout: LONG,
+            loops: Default::default(),
             mark: crate::intercept::MARK,
             token: Default::default(),
             memory: crate::memory::Budget::new(Some(1 << 30), 1),
@@ -104,7 +107,8 @@ impl Rig {
         let worker = Worker::new(0, Arc::new(shared));
         spawn_local(crate::conn::open::watch(worker.clone()));
         let (builder, resources) = (Builder::default(), BTreeMap::new());
-        Self { worker, log, demands, builder, resources }
+        let absent = vec!["outside.test:80".to_owned()];
+        Self { worker, log, demands, absent, builder, resources }
     }
 
     /// Adds or replaces resources, and swaps.
@@ -115,7 +119,8 @@ impl Rig {
         let in_force: InForce<'_> =
             self.resources.iter().map(|((kind, name), r)| ((*kind, name.as_str()), r)).collect();
         let before = self.worker.shared.snapshot.load_full();
-        let outside = [(ResourceKind::Destination, "outside.test:80".to_owned())];
+        let outside: Vec<_> =
+            self.absent.iter().map(|name| (ResourceKind::Destination, name.clone())).collect();
         let (snapshot, invalid) = self.builder.build(&before, &in_force, &outside);
         assert!(invalid.is_empty(), "{invalid:?}");
         self.worker.shared.swap(snapshot);

@@ -158,6 +158,17 @@ async fn upstreams_that_say_nothing_are_given_up_after_five_seconds_in_all() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_refuses_is_a_failure_at_once() {
+    let gone: Vec<SocketAddr> = ["127.0.0.1:0", "127.0.0.1:0"]
+        .map(|any| std::net::UdpSocket::bind(any).unwrap().local_addr().unwrap())
+        .to_vec();
+    let rig = Rig::with_catalog(&gone);
+    let begin = std::time::Instant::now();
+    assert_eq!(rig.ask("www.example.com", RecordType::A).await.response_code, ResponseCode::ServFail);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_long_is_cut_over_udp_and_whole_over_tcp() {
     let (address, _queries) = upstream(long).await;
     let rig = Rig::with_catalog(&[address]);

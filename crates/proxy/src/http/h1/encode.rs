@@ -70,6 +70,11 @@ impl ChunkHead {
 }
 
 impl BodyEncoder {
+    /// Whether nothing but the end of the connection says that the body is whole.
+    pub fn ends_with_the_connection(&self) -> bool {
+        matches!(self.kind, Kind::Raw)
+    }
+
     /// For a message whose head announced this framing.
     pub fn new(framing: Framing) -> Self {
         let kind = match framing {

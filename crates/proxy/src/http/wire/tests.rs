@@ -41,7 +41,7 @@ async fn early_bytes_are_kept_and_the_close_is_seen() {
     let (mut incoming, _outgoing) = split(client.into(), &Buffers::new());
     server.write_all(b"next").await.unwrap();
     drop(server);
-    poll_fn(|cx| incoming.poll_closed(cx)).await;
+    poll_fn(|cx| incoming.poll_gone(cx)).await;
     assert_eq!(&incoming.buf[..], b"next");
     assert!(!incoming.is_eof(), "what came before the end is still to be used");
 }

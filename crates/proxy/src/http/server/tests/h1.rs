@@ -1,7 +1,12 @@
 //! HTTP/1 to HTTP/1: persistence, framing, interim responses, tunnels.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use outrigger_model::route::PathMatch;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use super::super::HttpVersion::Http1;
 use super::rig::*;
@@ -296,6 +301,113 @@ async fn what_only_sidecars_may_say_is_removed() {
         let mut client = Wire::connect(rig.address).await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Outrigger-Peer: x\r\nx-forwarded-client-cert: URI=spiffe://td/admin\r\n\r\n").await;
         assert!(!headers(&client.head().await).contains_key("x-outrigger-error"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_after_the_request_gets_the_answer_and_then_the_end() {
+    run(async {
+        let ended = Rc::new(Notify::new());
+        let told = ended.clone();
+        let app = upstream(move |_, mut wire| {
+            let told = told.clone();
+            async move {
+                loop {
+                    wire.head().await;
+                    told.notified().await;
+                    wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
+                    wire.send("3\r\ntwo\r\n0\r\n\r\n").await;
+                }
+            }
+        })
+        .await;
+        let rig = proxy(Setup::to(&[app]), Http1).await;
+        for request in
+            ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"]
+        {
+            let mut client = Wire::connect(rig.address).await;
+            client.send(request).await;
+            client.stream.shutdown().await.unwrap();
+            while !is_half_closed(&client) {
+                tokio::task::yield_now().await;
+            }
+            ended.notify_one();
+            let answer = client.rest().await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK")
+                    && answer.contains("two")
+                    && answer.ends_with("0\r\n\r\n"),
+                "{answer}"
+            );
+        }
+    })
+    .await;
+}
+
+/// The other side has taken our end: the kernel says FIN-WAIT-2.
+fn is_half_closed(client: &Wire) -> bool {
+    let port = client.stream.local_addr().unwrap().port();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table
+        .lines()
+        .any(|line| line.contains(&format!(":{port:04X} ")) && line.split_whitespace().nth(3) == Some("05"))
+}
+
+#[tokio::test]
+async fn an_answer_whose_end_is_that_of_the_connection_breaks_off_by_a_reset() {
+    run(async {
+        let heard = Rc::new(Notify::new());
+        let told = heard.clone();
+        let app = upstream(move |_, mut wire| {
+            let told = told.clone();
+            async move {
+                let head = wire.head().await;
+                let switched = head.contains("websocket");
+                wire.send(if switched {
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhalf"
+                } else {
+                    "HTTP/1.0 200 OK\r\n\r\nhalf"
+                })
+                .await;
+                told.notified().await;
+                socket2::SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        })
+        .await;
+        let rig = proxy(Setup::to(&[app]), Http1).await;
+        for request in [
+            "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ] {
+            let mut client = Wire::connect(rig.address).await;
+            client.send(request).await;
+            client.until("half").await;
+            heard.notify_one();
+            let error = client.stream.read(&mut [0]).await.expect_err("it is not the whole");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{request}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_a_tunnel_is_a_reset_for_the_server() {
+    run(async {
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rig = proxy(Setup::to(&[app.local_addr().unwrap()]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        let mut there = Wire::new(app.accept().await.unwrap().0);
+        there.head().await;
+        there
+            .send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await;
+        client.head().await;
+        socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        let error = there.stream.read(&mut [0]).await.expect_err("it broke off");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     })
     .await;
 }

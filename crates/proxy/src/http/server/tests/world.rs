@@ -119,6 +119,7 @@ fn shared(snapshot: Snapshot, access_log: Option<Sink>, memory: usize) -> Shared
         metrics: Totals::new(local),
         outbound_policy: OutboundPolicy::AllowAny,
         pending_timeout: Duration::from_secs(10),
+        loops: Default::default(),
         mark: crate::intercept::MARK,
         token: Default::default(),
         memory: crate::memory::Budget::new(Some(memory), 1),

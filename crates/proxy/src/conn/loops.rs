@@ -1,0 +1,161 @@
+//! No connection leads back to where it came from.
+//!
+//! What is passed through goes to any address, and so perhaps to one of ours: refused, or each connection would make the next
+//! until there are no descriptors. A loop over others cannot be seen in one connection, as bytes carry no mark; it shows in
+//! their number, which is limited for each address. The refusal ends the last connection of the loop, by a reset, and so each
+//! before it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use parking_lot::RwLock;
+
+use crate::failure::{Failure, FailureKind, Stage};
+
+/// Passed through to one address at once; fewer if there are not eight times as many descriptors.
+const MOST: u32 = 4096;
+
+/// Where this process listens, and what keeps its calls from coming back.
+pub struct Loops {
+    /// Of the data path.
+    listeners: RwLock<Vec<SocketAddr>>,
+    /// Admin pages, metrics, health.
+    pages: RwLock<Vec<SocketAddr>>,
+    most: u32,
+}
+
+impl Default for Loops {
+    fn default() -> Self {
+        let descriptors = std::fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(descriptors);
+        let most = descriptors.map_or(MOST, |all| (all / 8).clamp(16, MOST));
+        Self { listeners: RwLock::default(), pages: RwLock::default(), most }
+    }
+}
+
+/// `Max open files  SOFT  HARD  files`
+fn descriptors(limits: &str) -> Option<u32> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+impl Loops {
+    #[cfg(test)]
+    pub fn limited(most: u32) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// Connections are accepted on this address.
+    pub fn accepting(&self, address: SocketAddr) {
+        let mut all = self.listeners.write();
+        // Each worker says so.
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+
+    /// Pages are served on this address.
+    pub fn serving(&self, address: SocketAddr) {
+        self.pages.write().push(address);
+    }
+
+    /// Whether a call may be passed through to this address.
+    ///
+    /// # Errors
+    /// We are there.
+    pub fn outward(&self, address: SocketAddr) -> Result<(), Failure> {
+        match is_among(&self.listeners.read(), address) || is_among(&self.pages.read(), address) {
+            true => Err(ourselves(address)),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether our application may be there.
+    ///
+    /// # Errors
+    /// We are.
+    pub fn inward(&self, address: SocketAddr) -> Result<(), Failure> {
+        if is_among(&self.listeners.read(), address) { Err(ourselves(address)) } else { Ok(()) }
+    }
+
+    /// Whether so many connections to one address that is not in the mesh leave room for one more.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn one_more(&self, open: u32) -> Result<(), Failure> {
+        if open < self.most {
+            return Ok(());
+        }
+        let kind =
+            FailureKind::Overflow { limit: "passthrough connections to one address", value: self.most };
+        let detail = "so many connections are passed through to this address already; do they come back to this sidecar?";
+        Err(Failure::local(Stage::Connect, kind, detail))
+    }
+}
+
+#[cold]
+fn ourselves(address: SocketAddr) -> Failure {
+    let detail = format!("{address} is this sidecar itself: the connection would come back, for ever");
+    Failure::local(Stage::Route, FailureKind::Blocked, detail)
+}
+
+/// Whether a connection to `address` reaches one of these.
+fn is_among(all: &[SocketAddr], address: SocketAddr) -> bool {
+    // Linux takes a connection to no address for one to this host.
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let reaches = |own: &SocketAddr| {
+        own.port() == address.port()
+            && match own.ip().to_canonical() {
+                any if any.is_unspecified() => own.is_ipv4() == ip.is_ipv4() && is_of_this_host(ip),
+                one => one == ip,
+            }
+    };
+    all.iter().any(reaches)
+}
+
+/// Only an address of this host can be bound.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_ours_in_each_of_its_forms() {
+        let loops = Loops::default();
+        loops.accepting("127.0.0.1:15001".parse().unwrap());
+        loops.accepting("0.0.0.0:15006".parse().unwrap());
+        loops.serving("127.0.0.1:15000".parse().unwrap());
+        for ours in [
+            "127.0.0.1:15001",
+            "0.0.0.0:15001",
+            "[::ffff:127.0.0.1]:15001",
+            "127.0.0.1:15006",
+            "127.9.9.9:15006",
+            "127.0.0.1:15000",
+        ] {
+            let failure = loops.outward(ours.parse().unwrap()).expect_err(ours);
+            assert_eq!(failure.kind, FailureKind::Blocked, "{ours}");
+        }
+        for others in ["127.0.0.2:15001", "127.0.0.1:15002", "192.0.2.1:15006", "[::1]:15006"] {
+            loops.outward(others.parse().unwrap()).expect(others);
+        }
+        loops.inward("127.0.0.1:15000".parse().unwrap()).expect("pages may be asked for like an application");
+        loops.inward("127.0.0.1:15006".parse().unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn the_limit_leaves_descriptors_for_others() {
+        assert_eq!(
+            descriptors("Limit  Soft  Hard  Units\nMax open files  1024  524288  files\n"),
+            Some(1024)
+        );
+        assert_eq!(descriptors("Max open files  unlimited  unlimited  files\n"), None);
+        let loops = Loops::limited(16);
+        assert!(loops.one_more(15).is_ok() && loops.one_more(16).is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! How connections end: a reset of one side is a reset for the other, and none leads back to ourselves.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_model::listener::{Direction, TransportMatch};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::rig::*;
+
+fn plain(rig: &mut Rig, address: SocketAddr) {
+    let chains = vec![chain("tcp", TransportMatch::Any, &[], tcp("app"))];
+    rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+}
+
+fn abort(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// An application that says something and breaks off.
+async fn breaks_off() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            spawn_local(async move {
+                stream.write_all(b"half").await.unwrap();
+                // Told when the client has it: a reset may overtake what was sent.
+                let _ = stream.read_u8().await;
+                abort(stream);
+            });
+        }
+    });
+    address
+}
+
+/// How reading ended after `half`, once the application was told to break off.
+async fn end_of(to: SocketAddr) -> std::io::Result<usize> {
+    let mut client = TcpStream::connect(to).await.unwrap();
+    client.write_all(b"?").await.unwrap();
+    let mut rest = Vec::new();
+    timeout(LONG, client.read_to_end(&mut rest)).await.expect("it ends")
+}
+
+/// The sidecars of `web` and `stock`, and where `web` calls `stock`.
+async fn mesh(app: SocketAddr) -> (Rig, Rig, SocketAddr) {
+    let authority = authority();
+    let store = credentials(&authority, "stock");
+    let mut server = Rig::new(|shared| shared.credentials = store);
+    let address = server.inbound(app);
+    let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
+    server.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+    let store = credentials(&authority, "web");
+    let mut client = Rig::new(|shared| shared.credentials = store);
+    client.apply(service("stock", cluster("stock", vec![endpoint(address, Some(id("stock")))])));
+    let entry = client.outbound("stock.shop:8080");
+    (server, client, entry)
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_off_is_a_reset_for_the_client() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(breaks_off().await);
+        plain(&mut rig, address);
+        let (_server, _client, entry) = mesh(breaks_off().await).await;
+        for (way, to) in [("one sidecar", address), ("two sidecars and TLS between them", entry)] {
+            let error = end_of(to).await.expect_err(way);
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{way}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_is_a_reset_for_the_server() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(app);
+        plain(&mut rig, address);
+        let (_server, _client, entry) = mesh(app).await;
+        for (way, to) in [("one sidecar", address), ("two sidecars and TLS between them", entry)] {
+            let mut client = TcpStream::connect(to).await.unwrap();
+            client.write_all(b"half").await.unwrap();
+            let (mut there, _) = listener.accept().await.unwrap();
+            assert_eq!(read(&mut there, 4).await, "half");
+            abort(client);
+            let ended = timeout(LONG, there.read(&mut [0])).await.expect("it ends");
+            assert_eq!(ended.expect_err(way).kind(), std::io::ErrorKind::ConnectionReset, "{way}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_clean_end_stays_clean() {
+    local(async {
+        let (_server, _client, entry) = mesh(echo("").await).await;
+        assert_eq!(exchange(entry, "whole").await.unwrap(), "whole");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_nobody_answers_the_client_is_not_told_of_a_whole_answer() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(nobody().await);
+        plain(&mut rig, address);
+        let error = end_of(address).await.expect_err("there is no answer");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_passed_through_never_comes_back_to_us() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        rig.apply([]);
+        let first = rig.outbound("outside.test:80");
+        let second = rig.outbound(&first.to_string());
+        rig.absent.push(first.to_string());
+        rig.apply([]);
+        let answer = exchange(second, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("this sidecar itself"), "{answer}");
+        // The application's place is ours as well: what comes in would come in again.
+        let inner = rig.inbound(first);
+        plain(&mut rig, inner);
+        assert_eq!(exchange(inner, "x").await.unwrap_or_default(), "");
+        rig.line().await;
+        let line = rig.line().await;
+        assert!(line["error"].as_str().unwrap().contains("this sidecar itself"), "{line}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_loop_over_another_is_broken_before_descriptors_are_gone() {
+    local(async {
+        // Somebody who sends on to where we pass from.
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = other.local_addr().unwrap();
+        let mut rig = Rig::new(|shared| shared.loops = crate::conn::loops::Loops::limited(16));
+        rig.absent.push(there.to_string());
+        rig.apply([]);
+        let entry = rig.outbound(&there.to_string());
+        let gone = Rc::new(Notify::new());
+        let told = gone.clone();
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = other.accept().await {
+                let told = told.clone();
+                spawn_local(async move {
+                    let mut next = TcpStream::connect(entry).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut next).await;
+                    told.notify_one();
+                });
+            }
+        });
+        let mut client = TcpStream::connect(entry).await.unwrap();
+        let _ = client.write_all(b"round").await;
+        let _ = timeout(LONG, client.read(&mut [0])).await.expect("the loop ends");
+        gone.notified().await;
+        let line = rig.line().await;
+        assert_eq!(line["response_flags"], "UO", "{line}");
+    })
+    .await;
+}
