@@ -171,6 +171,11 @@ fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Want {
     }
 }
 
+/// What of an upgrade HTTP/2 can say: an extended CONNECT has no body before its tunnel.
+fn upgrade_over_h2(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Upgrade {
+    if plan.upgrade.follows_body(ctx.framing) { Upgrade::None } else { plan.upgrade }
+}
+
 /// A connection that is there and free, without waiting: nearly always.
 fn lease_now(
     ctx: &RequestCtx<'_>,
@@ -183,7 +188,7 @@ fn lease_now(
     let mut leased = worker.pools.lease_now(worker, plan.cluster, endpoint, (want, fresh), ctx.now)?;
     if let Leased::H2(lease) = &mut leased {
         let ready = lease.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        if plan.upgrade == Upgrade::Protocol || !matches!(ready, Poll::Ready(Ok(()))) {
+        if upgrade_over_h2(ctx, plan) == Upgrade::Protocol || !matches!(ready, Poll::Ready(Ok(()))) {
             return None;
         }
     }
@@ -200,7 +205,7 @@ async fn lease(
 ) -> Result<Leased, Failure> {
     let worker = ctx.conn.worker.clone();
     let want = want(plan.cluster.config.protocol, &ctx.head);
-    let upgrade = plan.upgrade == Upgrade::Protocol;
+    let upgrade = upgrade_over_h2(ctx, plan) == Upgrade::Protocol;
     let now = ctx.now;
     let leasing = async {
         let mut leased = worker.pools.lease(&worker, plan.cluster, endpoint, (want, fresh), now).await?;

@@ -62,6 +62,11 @@ impl Flow {
         matches!(self.state, State::Done | State::Cut)
     }
 
+    /// The tunnel behind a body.
+    pub fn reopen(&mut self) {
+        self.state = State::Flowing;
+    }
+
     /// Stops for good.
     pub fn cut(&mut self) {
         self.state = State::Cut;

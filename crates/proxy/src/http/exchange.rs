@@ -152,6 +152,9 @@ pub async fn until_head(
 pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Failure> {
     let tunnel = ctx.upgrade.is_open(&live.head, live.framing);
     if tunnel {
+        if live.owes_body() {
+            Box::pin(finish_upload(ctx, live)).await?;
+        }
         live.open_tunnel();
         ctx.open_tunnel();
     }
@@ -196,6 +199,29 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     }
     ctx.sender = Some(sender);
     result.map_err(|cut| cut.failure)
+}
+
+/// Sends the rest of a body whose tunnel was granted early: it begins behind the message (RFC 9110, section 7.8).
+async fn finish_upload(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Failure> {
+    let mut idle = Idle::new(ctx);
+    poll_fn(|cx| {
+        if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
+            return Poll::Ready(Err(failure));
+        }
+        if live.upload.is_done() {
+            return Poll::Ready(Ok(()));
+        }
+        if live.upload.is_over() {
+            let detail = "the application switched protocols and took no more of the request's body";
+            let kind = FailureKind::UpstreamProtocol;
+            return Poll::Ready(Err(Failure::upstream(Stage::Forward, kind, Retry::Never, detail)));
+        }
+        match poll_client(ctx, cx) {
+            Poll::Ready(failure) => Poll::Ready(Err(failure)),
+            Poll::Pending => idle.poll(ctx, cx, None, live.upload.bytes).map(Err),
+        }
+    })
+    .await
 }
 
 /// A response that broke off, and what an HTTP/2 client is told.

@@ -25,13 +25,22 @@ pub use message::{H1Request, H1Response};
 pub use parse::{Asked, MAX_INTERIM, Parsed, RequestParser, ResponseParser};
 pub use strict::Refusal;
 
-/// Ceiling of every head: ranges are 16 bits wide, and edits need room behind the bytes that arrived.
+/// Ceiling of every head that an application or an outsider makes: ranges are 16 bits wide, and edits need room behind the
+/// bytes that arrived.
 pub const MAX_HEAD: usize = 60 * 1024;
+
+/// What the sidecars of a path add to a head, at most, in bytes and in lines: one that was within the limit where it began is
+/// nowhere too long for our own headers.
+pub const OWN_BYTES: usize = 2 * 1024;
+pub const OWN_FIELDS: usize = 16;
+
+/// Ceiling of every head.
+pub const CEILING: usize = MAX_HEAD + OWN_BYTES;
 
 /// How much of a head or of chunk framing is read before the message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a whole head, start line included; more than [`MAX_HEAD`] counts as [`MAX_HEAD`].
+    /// Bytes of a whole head, start line included; more than [`CEILING`] counts as [`CEILING`].
     pub head: usize,
     /// Bytes of the start line.
     pub start_line: usize,
@@ -55,6 +64,22 @@ impl Default for Limits {
             chunk_line: 1024,
             chunk_extensions: 16 * 1024,
         }
+    }
+}
+
+impl Limits {
+    /// For heads of at most `bytes`; a peer's have room for what its sidecar added. HTTP/2 has the same limits: a head counts
+    /// there as it is written in HTTP/1.
+    pub fn heads(bytes: usize, peer: bool) -> Self {
+        let (own_bytes, own_fields) = if peer { (OWN_BYTES, OWN_FIELDS) } else { (0, 0) };
+        let limits = Self::default();
+        Self { head: bytes.min(MAX_HEAD) + own_bytes, fields: limits.fields + own_fields, ..limits }
+    }
+
+    /// The header list of HTTP/2 in which every head within these limits has room: it counts 32 bytes for a line
+    /// (RFC 9113, section 6.5.2).
+    pub fn header_list(&self) -> u32 {
+        u32::try_from(self.head + 32 * self.fields).unwrap_or(u32::MAX)
     }
 }
 

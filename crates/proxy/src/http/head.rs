@@ -6,14 +6,17 @@
 use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderValue, ValueIter};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode};
 use outrigger_model::request::RequestView;
 
 use super::h1::fields::Values;
 use super::h1::strict::{self, Refusal};
 use super::h1::write::How;
-use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
+use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response, Limits};
 use super::map;
+pub use target::scheme_of;
+
+mod target;
 
 /// The head of a request.
 #[derive(Debug, Clone)]
@@ -163,12 +166,20 @@ fn map_of_mut(head: &mut impl HasMap) -> &mut HeaderMap {
 }
 
 impl RequestHead {
-    /// A head that the h2 crate received.
+    /// A head that the h2 crate received, within the limits of HTTP/1; `connection` is the scheme that it has if it says none.
     ///
     /// # Errors
     /// When it breaks a rule that the h2 crate does not check, and that an HTTP/1 hop would suffer from.
-    pub fn from_h2(parts: http::request::Parts) -> Result<Self, Refusal> {
-        strict::h2_request(&parts)?;
+    pub fn from_h2(
+        mut parts: http::request::Parts,
+        connection: &'static str,
+        limits: &Limits,
+    ) -> Result<Self, Refusal> {
+        strict::h2_request(&parts, limits)?;
+        let scheme = parts.uri.scheme();
+        if !scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS) {
+            target::complete(&mut parts, connection)?;
+        }
         Ok(Self::H2(parts))
     }
 
@@ -219,11 +230,12 @@ impl RequestHead {
         }
     }
 
-    /// `http` or `https`.
-    pub fn scheme(&self) -> &str {
+    /// `http` or `https`: the request's own, whatever the connection.
+    pub fn scheme(&self) -> &'static str {
         match self {
             Self::H1(head) => head.scheme(),
-            Self::H2(head) => head.uri.scheme_str().unwrap_or("http"),
+            Self::H2(head) if head.uri.scheme() == Some(&Scheme::HTTPS) => "https",
+            Self::H2(_) => "http",
         }
     }
 
@@ -296,7 +308,7 @@ impl RequestHead {
                     return Err(EditError::Line);
                 }
                 let path = PathAndQuery::try_from(path).map_err(|_| EditError::Line)?;
-                edit_uri(&mut head.uri, |uri| uri.path_and_query = Some(path))
+                target::edit(&mut head.uri, |uri| uri.path_and_query = Some(path))
             }
         }
     }
@@ -314,25 +326,24 @@ impl RequestHead {
                 }
                 let authority = Authority::try_from(authority).map_err(|_| EditError::Line)?;
                 head.headers.remove(http::header::HOST);
-                edit_uri(&mut head.uri, |uri| uri.authority = Some(authority))
+                target::edit(&mut head.uri, |uri| uri.authority = Some(authority))
             }
         }
     }
 
-    /// Says whether the connection that the request came by was TLS.
-    pub fn set_scheme(&mut self, scheme: &'static str) {
+    /// Bytes that it takes in HTTP/1, edits included; at most a little less.
+    pub fn size(&self) -> usize {
         match self {
-            Self::H1(head) => head.set_scheme(scheme),
-            Self::H2(head) => {
-                // Without an authority and a path (CONNECT) there is no scheme to be had.
-                if head.uri.scheme_str().is_none_or(|present| present == scheme) {
-                    return;
-                }
-                let mut parts = std::mem::take(&mut head.uri).into_parts();
-                parts.scheme = Some(if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP });
-                // What had another scheme has the parts that one goes with.
-                head.uri = Uri::from_parts(parts).unwrap_or_default();
-            }
+            Self::H1(head) => head.fields.size(),
+            Self::H2(head) => strict::h2_size(head),
+        }
+    }
+
+    /// Whether a header's (lower-case) name starts so.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        match self {
+            Self::H1(head) => head.fields.has_prefix(prefix),
+            Self::H2(head) => head.headers.keys().any(|name| name.as_str().starts_with(prefix)),
         }
     }
 
@@ -343,17 +354,6 @@ impl RequestHead {
             Self::H2(head) => super::convert::write_request(head, how, out),
         }
     }
-}
-
-fn edit_uri(uri: &mut Uri, edit: impl FnOnce(&mut http::uri::Parts)) -> Result<(), EditError> {
-    let mut parts = uri.clone().into_parts();
-    edit(&mut parts);
-    // http knows no authority with a path but without a scheme.
-    if parts.scheme.is_none() && parts.path_and_query.is_some() && parts.authority.is_some() {
-        parts.scheme = Some(Scheme::HTTP);
-    }
-    *uri = Uri::from_parts(parts).map_err(|_| EditError::Line)?;
-    Ok(())
 }
 
 impl RequestView for RequestHead {

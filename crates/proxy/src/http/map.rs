@@ -20,6 +20,7 @@ macro_rules! known_names {
 }
 
 known_names! {
+    B3 "b3",
     Baggage "baggage",
     Connection "connection",
     ContentType "content-type",

@@ -18,7 +18,7 @@ use super::body::Body;
 use super::exchange;
 use super::filter::{self, Filter, Input, Verdict};
 use super::grpc;
-use super::h1::Framing;
+use super::h1::{Framing, Limits};
 use super::hash::{self, Hashed};
 use super::head::RequestHead;
 use super::respond::{self, Audience, BeginError, ERROR_HEADER, Local, Responder};
@@ -86,7 +86,13 @@ impl HttpConn {
         self.info.direction == Direction::Outbound || self.info.peer.is_some()
     }
 
-    /// The scheme that requests of this connection have.
+    /// The limits of request heads.
+    pub fn limits(&self) -> Limits {
+        let is_peer = self.info.direction == Direction::Inbound && self.info.peer.is_some();
+        Limits::heads(self.view().http.config.max_request_headers_kb as usize * 1024, is_peer)
+    }
+
+    /// The scheme that requests of this connection have if nothing says another.
     pub fn scheme(&self) -> &'static str {
         if self.info.mtls && self.info.direction == Direction::Inbound { "https" } else { "http" }
     }
@@ -205,7 +211,7 @@ impl<'c> RequestCtx<'c> {
         let now = Instant::now();
         let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol, now);
         record.is_grpc = head.first("content-type").is_some_and(grpc::is_grpc);
-        let upgrade = Upgrade::of(&head, framing);
+        let upgrade = Upgrade::of(&head);
         Self {
             conn,
             view: conn.view(),
@@ -241,7 +247,8 @@ impl<'c> RequestCtx<'c> {
 
     /// Whether the request can be sent once more. `untouched`: no byte of its body was read.
     pub fn can_replay(&self, untouched: bool) -> bool {
-        self.bodyless || untouched || self.upgrade != Upgrade::None || self.body.can_replay()
+        let is_tunnel = self.upgrade != Upgrade::None && self.framing == Framing::Tunnel;
+        self.bodyless || untouched || is_tunnel || self.body.can_replay()
     }
 
     /// Copies the body aside from now on.

@@ -33,7 +33,13 @@ pub fn decide(shared: &Shared, config: &HttpConnection, head: &mut RequestHead) 
     shared.spans.as_ref()?;
     let percentage = shared.sampling.unwrap_or(config.tracing?.random_sampling);
     let incoming = extract(|name| head.headers(name));
-    match Sampler::percentage(percentage).decide(&incoming) {
+    let decision = Sampler::percentage(percentage).decide(&incoming);
+    match decision {
+        Decision::Pass | Decision::Record { has_parent: true, format: Format::W3c, .. } => {}
+        // W3C Trace Context, section 3.3: a tracestate belongs to its traceparent, and this trace has another or none.
+        Decision::Announce(_) | Decision::Record { .. } => drop(head.remove(TRACESTATE)),
+    }
+    match decision {
         Decision::Pass => None,
         Decision::Announce(context) => {
             put(head, &context, Format::W3c);
@@ -43,20 +49,28 @@ pub fn decide(shared: &Shared, config: &HttpConnection, head: &mut RequestHead) 
     }
 }
 
-/// Writes the context of the span that is now the parent.
+/// Writes the context of the span that is now the parent, in the notation that it came in and in all others that are there:
+/// whoever comes next may read another one than we do.
 fn put(head: &mut RequestHead, context: &TraceContext, format: Format) {
-    // Setting fails only when the head has no room left: then the old parent stays, which is still the right trace.
-    let _ = match format {
-        Format::W3c => head.set(TRACEPARENT, context.format()),
-        Format::B3Single => head.set(b3::B3, b3::format_single(context)),
-        Format::B3Multi => {
-            head.remove(b3::PARENT_SPAN_ID);
-            head.remove(b3::FLAGS);
-            head.set(b3::TRACE_ID, b3::hex_trace_id(&context.trace_id))
-                .and_then(|()| head.set(b3::SPAN_ID, b3::hex_span_id(&context.parent)))
-                .and_then(|()| head.set(b3::SAMPLED, if context.sampled() { "1" } else { "0" }))
-        }
-    };
+    if format == Format::W3c {
+        // Setting fails only when the head has no room left: then the old parent stays, which is still the right trace.
+        let _ = head.set(TRACEPARENT, context.format());
+    }
+    if format == Format::B3Single || head.has(b3::B3) {
+        let _ = head.set(b3::B3, b3::format_single(context));
+    }
+    if format == Format::B3Multi || head.has_prefix(b3::MULTI_PREFIX) {
+        put_b3_multi(head, context);
+    }
+}
+
+fn put_b3_multi(head: &mut RequestHead, context: &TraceContext) {
+    head.remove(b3::PARENT_SPAN_ID);
+    head.remove(b3::FLAGS);
+    let _ = head
+        .set(b3::TRACE_ID, b3::hex_trace_id(&context.trace_id))
+        .and_then(|()| head.set(b3::SPAN_ID, b3::hex_span_id(&context.parent)))
+        .and_then(|()| head.set(b3::SAMPLED, if context.sampled() { "1" } else { "0" }));
 }
 
 impl Recording {

@@ -19,13 +19,17 @@ pub enum Upgrade {
 }
 
 impl Upgrade {
-    /// What this request asks for. An upgrade with a body is served without upgrade, as RFC 9110, section 7.8 permits.
-    pub fn of(head: &RequestHead, framing: Framing) -> Self {
+    /// What this request asks for.
+    pub fn of(head: &RequestHead) -> Self {
         if head.is_connect() {
             return Self::Connect;
         }
-        let bodyless = framing.is_empty() || framing == Framing::Tunnel;
-        if bodyless && head.upgrade().is_some() { Self::Protocol } else { Self::None }
+        if head.upgrade().is_some() { Self::Protocol } else { Self::None }
+    }
+
+    /// Whether the other protocol begins behind a body (RFC 9110, section 7.8), which only HTTP/1.1 can say.
+    pub fn follows_body(self, framing: Framing) -> bool {
+        self == Self::Protocol && !framing.is_empty() && framing != Framing::Tunnel
     }
 
     /// Whether this response opens the tunnel.

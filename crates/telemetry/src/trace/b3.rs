@@ -6,6 +6,8 @@ use super::context::{Format, Incoming, SpanId, TraceContext, TraceId, hex, to_he
 
 /// The single header.
 pub const B3: &str = "b3";
+/// What the names of the multi-header form begin with.
+pub const MULTI_PREFIX: &str = "x-b3-";
 /// Trace id of the multi-header form.
 pub const TRACE_ID: &str = "x-b3-traceid";
 /// Span id of the multi-header form.

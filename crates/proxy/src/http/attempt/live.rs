@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use super::{Failed, Lease, Live, Plan, Slot, Source, finish_span, protocol_error};
+use super::{Failed, Lease, Live, Plan, Slot, Source, finish_span, protocol_error, upgrade_over_h2};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::{Body, Frame};
 use crate::http::convert;
@@ -91,8 +91,9 @@ impl Live {
     ) -> Self {
         introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
         let upgrade = plan.upgrade == Upgrade::Protocol;
-        // Until the tunnel stands nothing follows the head.
-        let framing = if plan.upgrade == Upgrade::None { ctx.framing } else { Framing::None };
+        // Until the tunnel stands nothing follows the head but a body.
+        let framing = if ctx.framing == Framing::Tunnel { Framing::None } else { ctx.framing };
+        let hold = plan.upgrade != Upgrade::None && !plan.upgrade.follows_body(ctx.framing);
         ctx.head.write_h1(How { upgrade, ..How::framed(framing) }, conn.writer.outgoing.buffer());
         let mut asked = Asked::method(ctx.head.method(), upgrade);
         asked.connect &= plan.upgrade == Upgrade::Connect;
@@ -117,7 +118,7 @@ impl Live {
             written_before,
             cells,
             keeps: true,
-            hold: plan.upgrade != Upgrade::None,
+            hold,
             sent_at: ctx.now,
             _in_flight: endpoint.begin(),
         }
@@ -130,11 +131,13 @@ impl Live {
         endpoint: &Arc<EndpointState>,
     ) -> Result<Self, Failure> {
         introduce::ourselves(ctx, !lease.reused && plan.cluster.uses_mesh(endpoint));
-        let request =
-            convert::request_to_h2(&ctx.head, plan.upgrade == Upgrade::Protocol).map_err(|error| {
-                Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
-            })?;
-        let end = plan.upgrade == Upgrade::None && ctx.body.is_end();
+        let upgrade = upgrade_over_h2(ctx, plan);
+        // An upgrade that HTTP/2 cannot say is ignored, as RFC 9110, section 7.8 permits: no answer switches.
+        ctx.upgrade = upgrade;
+        let request = convert::request_to_h2(&ctx.head, upgrade == Upgrade::Protocol).map_err(|error| {
+            Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
+        })?;
+        let end = upgrade == Upgrade::None && ctx.body.is_end();
         ctx.record.upstream_local = Some(lease.state.local);
         let (response, stream) = lease.sender.send_request(request, end).map_err(|error| {
             lease.condemn();
@@ -155,7 +158,7 @@ impl Live {
             written_before: 0,
             cells: ctx.conn.worker.metrics.cluster(&plan.cluster.name),
             keeps: true,
-            hold: plan.upgrade != Upgrade::None,
+            hold: upgrade != Upgrade::None,
             sent_at: ctx.now,
             _in_flight: endpoint.begin(),
         })
@@ -273,9 +276,16 @@ impl Live {
         Ok(())
     }
 
+    /// Whether a body has to go up before a tunnel can stand.
+    pub fn owes_body(&self) -> bool {
+        !self.hold && !self.upload.is_over()
+    }
+
     /// The tunnel stands: from now on bytes flow both ways.
     pub fn open_tunnel(&mut self) {
-        self.hold = false;
+        if !std::mem::take(&mut self.hold) && self.upload.is_done() {
+            self.upload.reopen();
+        }
         self.keeps = false;
         self.sender = match std::mem::replace(&mut self.sender, Sender::h2(None)) {
             Sender::H1(writer) => Sender::h1(writer, Framing::Tunnel),

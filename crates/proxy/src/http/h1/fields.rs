@@ -299,6 +299,17 @@ impl H1Fields {
         })
     }
 
+    /// Whether a line's name starts with `prefix` (any case).
+    #[inline]
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        let prefix = prefix.as_bytes();
+        let bit = known::prefix_bit(prefix);
+        let starts = |(name, _): (&[u8], &[u8])| {
+            name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        (bit == 0 || self.present & bit != 0) && self.iter().any(starts)
+    }
+
     fn remove_if(&mut self, gone: impl Fn(&Self, &Field) -> bool) -> bool {
         let mut any = false;
         for at in 0..self.list.len() {
@@ -308,6 +319,11 @@ impl H1Fields {
             }
         }
         any
+    }
+
+    /// Bytes that arrived, and those of edits behind them.
+    pub fn size(&self) -> usize {
+        self.buf.len()
     }
 
     /// Checks that so many more bytes can be addressed.

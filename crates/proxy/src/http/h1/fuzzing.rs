@@ -195,7 +195,7 @@ fn request_through_h2(head: H1Request) {
     let head = RequestHead::H1(head);
     let Ok(request) = convert::request_to_h2(&head, false) else { return };
     let RequestHead::H1(h1) = head else { return };
-    let crossed = match RequestHead::from_h2(request.into_parts().0) {
+    let crossed = match RequestHead::from_h2(request.into_parts().0, "http", &Limits::default()) {
         Ok(crossed) => crossed,
         Err(refusal) => unreachable!("what we sent over HTTP/2 is refused there: {refusal}"),
     };

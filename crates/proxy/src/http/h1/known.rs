@@ -37,9 +37,11 @@ pub enum Known {
     XEnvoyAttemptCount,
     XOutriggerError,
     XOutriggerPeer,
+    B3,
 }
 
 /// Bits above those of names: some name begins so.
+const ANY_X_B3: u64 = 1 << 61;
 const ANY_X_ENVOY: u64 = 1 << 62;
 const ANY_X_OUTRIGGER: u64 = 1 << 63;
 
@@ -49,7 +51,8 @@ impl Known {
     pub fn of(name: &[u8]) -> Self {
         let Some(first) = name.first().map(|byte| byte | 0x20) else { return Self::Other };
         let (same, known) = match (name.len(), first) {
-            (2, _) => (is(name, b"te"), Self::Te),
+            (2, b't') => (is(name, b"te"), Self::Te),
+            (2, _) => (is(name, b"b3"), Self::B3),
             (4, b'h') => (is(name, b"host"), Self::Host),
             (4, _) => (is(name, b"date"), Self::Date),
             (6, b'e') => (is(name, b"expect"), Self::Expect),
@@ -116,6 +119,7 @@ pub(super) fn bits(name: &[u8], known: Known) -> u64 {
 /// The bit that says whether any name may begin with `prefix`; 0: there is none.
 pub(super) fn prefix_bit(prefix: &[u8]) -> u64 {
     match prefix {
+        [b'x' | b'X', b'-', b'b' | b'B', ..] => ANY_X_B3,
         [b'x' | b'X', b'-', b'e' | b'E', ..] => ANY_X_ENVOY,
         [b'x' | b'X', b'-', b'o' | b'O', ..] => ANY_X_OUTRIGGER,
         _ => 0,

@@ -104,14 +104,16 @@ impl H1Request {
         self.text(self.authority)
     }
 
-    /// `http` or `https`: of the absolute-form target, else as set for the connection.
-    pub fn scheme(&self) -> &str {
+    /// `http` or `https`: of the absolute-form target, else as set.
+    pub fn scheme(&self) -> &'static str {
         self.scheme
     }
 
-    /// Says what the connection is; an absolute-form target does not override it afterwards.
+    /// Says what the connection is, or what another hop knew; an absolute-form target says it itself.
     pub fn set_scheme(&mut self, scheme: &'static str) {
-        self.scheme = scheme;
+        if self.form != TargetForm::Absolute {
+            self.scheme = scheme;
+        }
     }
 
     /// How the target was written.

@@ -12,7 +12,7 @@ use super::fields::{Field, H1Fields};
 use super::known::{self, Known};
 use super::message::{H1Request, H1Response, Span, TargetForm};
 use super::strict::{self, Refusal};
-use super::{Framing, Limits, MAX_HEAD};
+use super::{CEILING, Framing, Limits};
 
 /// The most header lines that [`Limits::fields`] can allow: the array on the stack.
 pub const MAX_FIELDS: usize = 256;
@@ -68,7 +68,7 @@ pub(super) struct Scan {
 impl Scan {
     /// The length of the head, once its blank line is there.
     pub(super) fn head_len(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
-        let max = limits.head.min(MAX_HEAD);
+        let max = limits.head.min(CEILING);
         while let Some(found) = memchr::memchr(b'\n', &buf[self.at..]) {
             let lf = self.at + found;
             // Sizes first, so that the verdict does not depend on how the bytes were split.
@@ -142,7 +142,7 @@ fn has_only_crlf(buf: &[u8], head_len: usize, fields: &H1Fields) -> bool {
 /// Whether a head that httparse took is within the limits; `fields` are those of the whole head.
 fn is_within(limits: &Limits, head_len: usize, fields: &H1Fields) -> bool {
     // Size first: in a larger head the ranges have overflown.
-    head_len <= limits.head.min(MAX_HEAD) && line_len(fields, head_len) < limits.start_line
+    head_len <= limits.head.min(CEILING) && line_len(fields, head_len) < limits.start_line
 }
 
 /// The length of the start line, without CRLF, of a head as it arrived.
@@ -307,6 +307,7 @@ fn take_request(
     if line.form == TargetForm::Absolute {
         let asked_options = request.method() == "OPTIONS";
         complete_path(&mut request, asked_options)?;
+        replace_host(&mut request)?;
     }
     Ok(request)
 }
@@ -320,6 +321,16 @@ fn complete_path(request: &mut H1Request, is_options: bool) -> Result<(), Refusa
         None => "/".to_owned(),
     };
     request.set_path(&path).map_err(|_| Refusal::HeadTooLarge)
+}
+
+/// RFC 9112, section 3.2.2: a received Host is ignored, and replaced by the target's.
+fn replace_host(request: &mut H1Request) -> Result<(), Refusal> {
+    let differs = request.fields.first("host").is_some_and(|host| host != request.authority().as_bytes());
+    if differs {
+        let authority = request.authority().to_owned();
+        request.fields.set("Host", authority).map_err(|_| Refusal::HeadTooLarge)?;
+    }
+    Ok(())
 }
 
 /// Parses response heads of one upstream connection.
@@ -416,6 +427,9 @@ fn take_response(
     let reason = Span { start: 13.min(end) as u16, len: end.saturating_sub(13) as u16 };
     let seen = strict::survey(&mut fields, false)?;
     let framing = strict::response_framing(&seen, minor, status, asked)?;
+    // A 204 has no body, whatever its framing says (RFC 9110, section 15.3.5). Its server may think otherwise: nothing that
+    // follows on this connection can be trusted.
+    fields.options.close |= status == 204 && seen.announces_body();
     // Without a phrase there may be no space after the status: ours has one.
     let arrived_line = if minor == 1 && reason.len > 0 { end as u16 } else { 0 };
     Ok(H1Response { fields, status, reason, minor, framing, arrived_line })

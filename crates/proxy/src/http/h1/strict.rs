@@ -9,7 +9,7 @@ use http::request::Parts;
 use super::fields::{ConnectionOptions, H1Fields, class, is_tchar, list_members};
 use super::known::Known;
 use super::parse::Asked;
-use super::{Framing, message::TargetForm};
+use super::{Framing, Limits, message::TargetForm};
 
 /// Why a message is refused. The text says what is wrong; `status` what a client gets for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +74,7 @@ pub enum Refusal {
     UnaskedSwitch,
     #[error("too many interim responses to one request")]
     TooManyInterim,
-    #[error("a 1xx or 204 response announces a body (RFC 9112, section 6.1; RFC 9110, section 8.6)")]
+    #[error("a 1xx response announces a body (RFC 9112, section 6.1; RFC 9110, section 8.6)")]
     BodylessFraming,
     #[error("a chunk size is not hexadecimal, or too large (RFC 9112, section 7.1)")]
     ChunkSize,
@@ -112,6 +112,13 @@ pub(super) struct Seen {
     chunked: bool,
     /// Index of the Host line.
     pub(super) host: Option<usize>,
+}
+
+impl Seen {
+    /// Whether the framing says that there are bytes to come.
+    pub(super) fn announces_body(&self) -> bool {
+        self.chunked || self.length.is_some_and(|length| length > 0)
+    }
 }
 
 /// The pass: Content-Length, Transfer-Encoding, Host and Connection.
@@ -231,9 +238,7 @@ pub(super) fn response_framing(
     }
     match status {
         101 if !asked.upgrade => return Err(Refusal::UnaskedSwitch),
-        100..=199 | 204 if seen.chunked || seen.length.is_some_and(|length| length > 0) => {
-            return Err(Refusal::BodylessFraming);
-        }
+        100..=199 if seen.announces_body() => return Err(Refusal::BodylessFraming),
         101 => return Ok(Framing::Tunnel),
         200..=299 if asked.connect => return Ok(Framing::Tunnel),
         100..=199 | 204 | 304 => return Ok(Framing::None),
@@ -289,7 +294,8 @@ pub(super) fn target(method: &[u8], target: &[u8]) -> Result<Target, Refusal> {
     found(TargetForm::Absolute, to..end, from..to, scheme)
 }
 
-/// RFC 9112, sections 3.2 and 3.2.2: one valid Host in HTTP/1.1, and no other than the target's.
+/// RFC 9112, sections 3.2 and 3.2.2: one valid Host in HTTP/1.1. An absolute target wins over another Host; that of a CONNECT
+/// must be the same.
 pub(super) fn host(
     host: Option<&[u8]>,
     minor: u8,
@@ -303,21 +309,13 @@ pub(super) fn host(
         return Err(Refusal::HostInvalid);
     }
     let agrees = match form {
-        TargetForm::Origin | TargetForm::Asterisk => true,
-        // Clients leave out a port that is the default, and many any port in the Host of a CONNECT.
-        TargetForm::Absolute => {
-            without_default_port(host).eq_ignore_ascii_case(without_default_port(authority))
-        }
+        TargetForm::Origin | TargetForm::Asterisk | TargetForm::Absolute => true,
+        // Many clients leave out the port in the Host of a CONNECT.
         TargetForm::Authority => {
             host.eq_ignore_ascii_case(authority) || host.eq_ignore_ascii_case(without_port(authority))
         }
     };
     if agrees { Ok(()) } else { Err(Refusal::HostDisagrees) }
-}
-
-fn without_default_port(authority: &[u8]) -> &[u8] {
-    let stripped = authority.strip_suffix(b":80").or_else(|| authority.strip_suffix(b":443"));
-    stripped.unwrap_or(authority)
 }
 
 fn without_port(authority: &[u8]) -> &[u8] {
@@ -427,7 +425,7 @@ pub(crate) fn is_forbidden_trailer(name: &[u8]) -> bool {
 
 /// The same rules for a request that came over HTTP/2 and may leave over HTTP/1 (RFC 9113, sections 8.3.1 and 10.3): the
 /// h2 crate checks the frame layer and the characters of names and values, not what they say together.
-pub(crate) fn h2_request(parts: &Parts) -> Result<(), Refusal> {
+pub(crate) fn h2_request(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
     if authority.is_some_and(|authority| !is_authority(authority)) {
         return Err(Refusal::HostInvalid);
@@ -449,6 +447,19 @@ pub(crate) fn h2_request(parts: &Parts) -> Result<(), Refusal> {
     if path.is_some_and(|path| !is_target(path) || !(path[0] == b'/' || path == b"*")) {
         return Err(Refusal::Target);
     }
+    if path.is_some_and(|path| path.len() + parts.method.as_str().len() + LINE > limits.start_line) {
+        return Err(Refusal::StartLineTooLong);
+    }
+    if h2_size(parts) > limits.head {
+        return Err(Refusal::HeadTooLarge);
+    }
+    // One more is Host; the crumbs of a cookie become one line.
+    if parts.headers.len() >= limits.fields {
+        let crumbs = parts.headers.get_all(http::header::COOKIE).iter().count();
+        if parts.headers.len() - crumbs.saturating_sub(1) + usize::from(authority.is_some()) > limits.fields {
+            return Err(Refusal::TooManyFields);
+        }
+    }
     if parts.headers.contains_key(http::header::TRANSFER_ENCODING) {
         return Err(Refusal::TransferEncoding); // RFC 9113, section 8.2.2
     }
@@ -456,6 +467,18 @@ pub(crate) fn h2_request(parts: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::Lookalike);
     }
     h2_content_length(&parts.headers).map(|_| ())
+}
+
+/// Two spaces and the version, without CRLF.
+const LINE: usize = " HTTP/1.1 ".len();
+
+/// Bytes of an HTTP/2 head as HTTP/1 writes it.
+pub(crate) fn h2_size(parts: &Parts) -> usize {
+    let line = parts.method.as_str().len() + LINE + "\r\n\r\n".len();
+    let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let host = parts.uri.authority().map_or(0, |authority| "host: \r\n".len() + authority.as_str().len());
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    line + path + host + fields.sum::<usize>()
 }
 
 /// The one Content-Length of an HTTP/2 message; the h2 crate looks only at the first.

@@ -7,8 +7,8 @@ use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
 use super::{OWN_PREFIX, RequestCtx, strip_forged};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
-use crate::http::h1::EditError;
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::h1::{EditError, MAX_HEAD};
+use crate::http::head::{RequestHead, ResponseHead, scheme_of};
 use crate::http::introduce;
 
 /// Envoy's header for a rewritten path.
@@ -19,6 +19,8 @@ const ORIGINAL_PATH: &str = "x-envoy-original-path";
 const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
+
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Forwarding headers as an Envoy sidecar sets them, and a request id; what only sidecars may say is removed.
 pub fn identify(ctx: &mut RequestCtx<'_>) {
@@ -36,9 +38,7 @@ pub fn identify(ctx: &mut RequestCtx<'_>) {
             head.remove(CLIENT_CERT);
         }
     }
-    if !head.has("x-forwarded-proto") {
-        put(head, "x-forwarded-proto", conn.scheme().as_bytes());
-    }
+    settle_scheme(head);
     if !head.has("x-request-id") {
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes())
@@ -49,10 +49,23 @@ pub fn identify(ctx: &mut RequestCtx<'_>) {
     }
 }
 
+/// The scheme is the request's own on its whole way: HTTP/2 says it, and so does an absolute target. HTTP/1 has nowhere else
+/// to say it than `x-forwarded-proto`, which the first sidecar sets; as Envoy does.
+fn settle_scheme(head: &mut RequestHead) {
+    let said = head.first(FORWARDED_PROTO).map(scheme_of);
+    match (said, &mut *head) {
+        (Some(Some(scheme)), RequestHead::H1(head)) => head.set_scheme(scheme),
+        (Some(_), _) => {}
+        (None, head) => put(head, FORWARDED_PROTO, head.scheme().as_bytes()),
+    }
+}
+
 /// Sets a header of ours; a head that is full already goes on without it.
 #[inline(always)]
 fn put(head: &mut RequestHead, name: &str, value: &[u8]) {
     if head.set(name, value).is_err() {
+        // What somebody else wrote there must not pass for ours.
+        head.remove(name);
         tracing::debug!(header = name, "a request head has no room for a header of ours");
     }
 }
@@ -81,8 +94,10 @@ pub fn request(
     };
     if let Some(path) = path.filter(|path| path != head.path()) {
         let original = head.path().to_owned();
-        head.set(ORIGINAL_PATH, original).map_err(bad)?;
         head.set_path(&path).map_err(bad)?;
+        if head.size() + ORIGINAL_PATH.len() + original.len() <= MAX_HEAD {
+            put(head, ORIGINAL_PATH, original.as_bytes());
+        }
     }
     if let Some(authority) = &rewrite.authority {
         head.set_authority(authority).map_err(bad)?;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::DRAIN_IDLE;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, Frame, H1Body};
-use crate::http::h1::{Framing, H1Request, Limits, Parsed, Refusal, RequestParser};
+use crate::http::h1::{Framing, H1Request, Parsed, Refusal, RequestParser};
 use crate::http::head::RequestHead;
 use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
@@ -50,8 +50,7 @@ enum Next {
 /// Serves a connection to its end.
 pub async fn serve(conn: &HttpConn, stream: Stream) {
     let (incoming, outgoing) = wire::split(stream, &conn.worker.buffers);
-    let config = &conn.view().http.config;
-    let limits = Limits { head: config.max_request_headers_kb as usize * 1024, ..Limits::default() };
+    let limits = conn.limits();
     let (mut reader, mut writer) = (H1Body::new(incoming, limits), H1Sender::new(outgoing));
     let mut parser = RequestParser::new(limits);
     let mut timer = Timer::default();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::Body;
+use crate::http::h1::Limits;
 use crate::http::head::RequestHead;
 use crate::http::request::{self, Done, HttpConn, RequestCtx};
 use crate::http::respond::Responder;
@@ -40,6 +41,7 @@ struct Streams {
     /// Who waits until there is none.
     waiting: RefCell<Option<Waker>>,
     timers: RefCell<Vec<Timer>>,
+    limits: Limits,
 }
 
 impl Streams {
@@ -105,14 +107,14 @@ fn weight(request: &http::Request<RecvStream>) -> usize {
 /// Serves a connection to its end.
 pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let view = conn.view();
-    let config = &view.http.config;
+    let (config, limits) = (&view.http.config, conn.limits());
     let (stream, turn) = turn::collecting(stream, &conn.worker.buffers);
     let handshake = Builder::new()
         .initial_window_size(window::STREAM)
         .initial_connection_window_size(window::CONNECTION)
         .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(config.max_request_headers_kb.saturating_mul(1024))
+        .max_header_list_size(limits.header_list())
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_connect_protocol()
@@ -124,7 +126,7 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
 
     let drain = &conn.worker.shared.drain;
     let mut drained = false;
-    let streams = Rc::new(Streams::default());
+    let streams = Rc::new(Streams { limits, ..Streams::default() });
     let mut timer = Timer::default();
     let mut windows = Windows::default();
     let mut idle: Option<Instant> = None;
@@ -198,11 +200,10 @@ async fn serve_stream(request: http::Request<RecvStream>, respond: SendResponse<
     let ended = recv.is_end_stream();
     let body = if ended { Body::Empty } else { Body::h2(recv) };
     let responder = Responder::H2(respond);
-    let head =
-        RequestHead::from_h2(parts).and_then(|head| head.framing(ended).map(|framing| (head, framing)));
+    let head = RequestHead::from_h2(parts, conn.scheme(), &open.streams.limits)
+        .and_then(|head| head.framing(ended).map(|framing| (head, framing)));
     let done = match head {
-        Ok((mut head, framing)) => {
-            head.set_scheme(conn.scheme());
+        Ok((head, framing)) => {
             let mut ctx = RequestCtx::open(conn, head, framing, body, responder);
             ctx.timer = open.streams.take_timer();
             request::serve(&mut ctx).await;

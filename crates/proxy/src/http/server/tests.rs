@@ -3,6 +3,7 @@
 mod attacks;
 mod h1;
 mod h2;
+mod heads;
 mod limits;
 mod pooling;
 mod retries;

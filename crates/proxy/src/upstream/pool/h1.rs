@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Counted, Fit, Key};
 use crate::http::body::H1Body;
-use crate::http::h1::{Limits, ResponseParser};
+use crate::http::h1::{Limits, MAX_HEAD, ResponseParser};
 use crate::http::send::H1Sender;
 use crate::http::wire;
 use crate::metrics::ClusterCells;
@@ -42,9 +42,10 @@ pub struct Meta {
 impl H1Conn {
     pub(super) fn new(worker: &Rc<Worker>, connected: Connected, fit: Fit, endpoint: &EndpointState) -> Self {
         let (incoming, outgoing) = wire::split(connected.stream, &worker.buffers);
+        let limits = Limits::heads(MAX_HEAD, fit.mesh);
         let counted = Counted::new(worker.metrics.cluster(&fit.cluster.name));
         let meta = Meta {
-            parser: ResponseParser::new(Limits::default()),
+            parser: ResponseParser::new(limits),
             local: Some(connected.local),
             requests: 0,
             address: endpoint.address,
@@ -54,7 +55,7 @@ impl H1Conn {
             counted,
             _permit: connected.permit,
         };
-        let reader = H1Body::new(incoming, Limits::default());
+        let reader = H1Body::new(incoming, limits);
         Self { reader, writer: H1Sender::new(outgoing), meta: Box::new(meta) }
     }
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::{Counted, Fit};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::Body;
+use crate::http::h1::{Limits, MAX_HEAD};
 use crate::http::send::Sender;
 use crate::http::turn::{self, Collecting, Turn};
 use crate::http::window::{self, MAX_STREAMS, Windows};
@@ -40,8 +41,8 @@ pub const SEND_BUFFER: usize = 256 * 1024;
 /// Small DATA frames that may wait, in bytes of overhead: gRPC streams of small messages are normal traffic.
 pub const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 
-/// Largest header list.
-pub const HEADER_LIST: u32 = 60 * 1024;
+/// Largest header list of a server that is no peer: such a response fits into HTTP/1, whatever its lines are.
+const HEADER_LIST: u32 = 60 * 1024;
 
 /// Streams that have ended and whose handles wait for the connection's next turn, at most.
 const BURIED: usize = 4;
@@ -290,12 +291,14 @@ pub(super) async fn start(
     fit: Fit,
     shared: &Shared,
 ) -> Result<H2Lease, Failure> {
+    // A peer's has room for what its sidecar added.
+    let header_list = if fit.mesh { Limits::heads(MAX_HEAD, true).header_list() } else { HEADER_LIST };
     let (stream, turn) = turn::collecting(connected.stream, &worker.buffers);
     let handshake = Builder::new()
         .initial_window_size(window::STREAM)
         .initial_connection_window_size(window::CONNECTION)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(header_list)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_concurrent_reset_streams(REMEMBERED)
         .enable_push(false)

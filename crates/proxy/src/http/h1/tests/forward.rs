@@ -161,7 +161,7 @@ fn a_request_becomes_http2_and_comes_back() {
     for gone in ["host", "connection", "x-hop", "transfer-encoding"] {
         assert!(!h2.headers().contains_key(gone), "{gone}");
     }
-    let back = RequestHead::from_h2(h2.into_parts().0).unwrap();
+    let back = RequestHead::from_h2(h2.into_parts().0, "http", &Limits::default()).unwrap();
     assert_eq!(
         (back.method(), back.path(), back.authority(), back.scheme()),
         ("POST", "/a?b", "x:1", "http")
@@ -208,23 +208,25 @@ fn http2_heads_that_http1_would_choke_on_are_refused() {
         ),
     ];
     for (edit, refusal) in cases {
-        assert_eq!(RequestHead::from_h2(h2_request(edit)).map(|_| ()).unwrap_err(), refusal);
+        assert_eq!(
+            RequestHead::from_h2(h2_request(edit), "http", &Limits::default()).map(|_| ()).unwrap_err(),
+            refusal
+        );
     }
-    assert!(RequestHead::from_h2(h2_request(|_| {})).is_ok());
+    assert!(RequestHead::from_h2(h2_request(|_| {}), "http", &Limits::default()).is_ok());
 }
 
 #[test]
 fn http2_heads_are_edited_like_others() {
-    let mut head = RequestHead::from_h2(h2_request(|_| {})).unwrap();
+    let mut head = RequestHead::from_h2(h2_request(|_| {}), "http", &Limits::default()).unwrap();
     head.set("host", "new:1").unwrap();
     head.set_path("/b?c").unwrap();
     head.set_method("PUT").unwrap();
-    head.set_scheme("https");
     head.append("x-a", "1").unwrap();
     head.append("x-a", "2").unwrap();
     assert_eq!(
         (head.authority(), head.path(), head.method(), head.scheme()),
-        ("new:1", "/b?c", "PUT", "https")
+        ("new:1", "/b?c", "PUT", "http")
     );
     assert_eq!(head.headers("x-a").collect::<Vec<_>>(), [b"1".as_slice(), b"2"]);
     assert!(head.remove_prefix("x-"));
@@ -255,7 +257,7 @@ fn a_websocket_crosses_http2_and_back() {
     assert_eq!(h2.method(), http::Method::CONNECT);
     assert_eq!(h2.extensions().get::<h2::ext::Protocol>().unwrap().as_str(), "websocket");
     assert_eq!(h2.uri().path(), "/chat");
-    let parts = RequestHead::from_h2(h2.into_parts().0).unwrap();
+    let parts = RequestHead::from_h2(h2.into_parts().0, "http", &Limits::default()).unwrap();
     assert_eq!(parts.upgrade(), Some(b"websocket".as_slice()));
     assert!(!parts.is_connect());
     let mut out = BytesMut::new();

@@ -4,7 +4,9 @@ use bytes::BytesMut;
 
 use crate::http::h1::fuzzing::{request_of, response_of};
 use crate::http::h1::message::TargetForm;
+use crate::http::h1::write::How;
 use crate::http::h1::*;
+use crate::http::head::RequestHead;
 
 pub(super) fn request(text: &str) -> H1Request {
     request_of(text.as_bytes(), Limits::default()).unwrap().expect("a whole head").0
@@ -57,6 +59,20 @@ fn edits_cannot_smuggle_lines() {
     assert_eq!(head.set_authority("a\r\n"), Err(EditError::Line));
     assert_eq!(head.set_method("G T"), Err(EditError::Line));
     assert_eq!(head.fields.append("x", "a".repeat(70_000)), Err(EditError::TooLarge));
+}
+
+#[test]
+fn absolute_form_wins_over_another_host() {
+    for host in ["b.example", "a.example:80", "A.example", ""] {
+        let mut head = request(&format!("GET https://a.example/b HTTP/1.1\r\nHost: {host}\r\nX: 1\r\n\r\n"));
+        assert_eq!(head.authority(), "a.example", "{host:?}");
+        assert_eq!(head.fields.first("host"), Some(b"a.example".as_slice()), "policy sees no other host");
+        head.set_scheme("http");
+        assert_eq!(head.scheme(), "https", "the target says it");
+        let mut out = BytesMut::new();
+        RequestHead::H1(head).write_h1(How::framed(Framing::None), &mut out);
+        assert_eq!(&out[..], b"GET /b HTTP/1.1\r\nHost: a.example\r\nX: 1\r\n\r\n");
+    }
 }
 
 #[test]

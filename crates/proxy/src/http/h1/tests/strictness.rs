@@ -137,9 +137,7 @@ fn host_must_be_one_valid_and_the_targets() {
         ("GET / HTTP/1.1\r\nHost: [::1\r\n", Refusal::HostInvalid),
         ("GET / HTTP/1.1\r\nHost: [a]\r\n", Refusal::HostInvalid),
         ("GET / HTTP/1.1\r\nHost: ::1\r\n", Refusal::HostInvalid),
-        ("GET http://a.example/ HTTP/1.1\r\nHost: b.example\r\n", Refusal::HostDisagrees),
-        ("GET http://a.example:81/ HTTP/1.1\r\nHost: a.example\r\n", Refusal::HostDisagrees),
-        ("GET http://a.example/ HTTP/1.1\r\nHost:\r\n", Refusal::HostDisagrees),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: a/b\r\n", Refusal::HostInvalid),
         ("CONNECT a.example:1 HTTP/1.1\r\nHost: b.example:1\r\n", Refusal::HostDisagrees),
     ] {
         assert_eq!(refused(format!("{head}\r\n").as_bytes()), refusal, "{head:?}");
@@ -213,7 +211,6 @@ fn responses_obey_the_same_rules() {
         ("HTTP/2.0 200 OK\r\n", plain, Refusal::Version),
         ("ICY 200 OK\r\n", plain, Refusal::StatusLine),
         ("\r\nHTTP/1.1 200 OK\r\n", plain, Refusal::StatusLine),
-        ("HTTP/1.1 204 No\r\nContent-Length: 1\r\n", plain, Refusal::BodylessFraming),
         ("HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n", plain, Refusal::BodylessFraming),
         ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: a\r\n", plain, Refusal::UnaskedSwitch),
     ] {
@@ -238,6 +235,8 @@ fn response_bodies_follow_method_and_status() {
         ("200 OK\r\nTransfer-Encoding: chunked", head, Framing::None),
         ("304 Not Modified\r\nContent-Length: 7", plain, Framing::None),
         ("204 No Content\r\nContent-Length: 0", plain, Framing::None),
+        ("204 No Content\r\nContent-Length: 7", plain, Framing::None),
+        ("204 No Content\r\nTransfer-Encoding: chunked", plain, Framing::None),
         ("103 Early Hints\r\nLink: a", plain, Framing::None),
         ("200 OK\r\nContent-Length: 7", connect, Framing::Tunnel),
         ("407 No\r\nContent-Length: 7", connect, Framing::Length(7)),

@@ -9,9 +9,9 @@ use tokio::task::spawn_local;
 use super::super::HttpVersion::{Http1, Http2};
 use super::rig::*;
 
-type Send = h2::client::SendRequest<Bytes>;
+pub type Send = h2::client::SendRequest<Bytes>;
 
-async fn client(address: std::net::SocketAddr) -> Send {
+pub async fn client(address: std::net::SocketAddr) -> Send {
     let stream = TcpStream::connect(address).await.unwrap();
     let (send, connection) = h2::client::handshake(stream).await.unwrap();
     spawn_local(async move {
@@ -21,7 +21,7 @@ async fn client(address: std::net::SocketAddr) -> Send {
 }
 
 /// An h2 application: every stream is served by `script`.
-async fn app<F, Fut>(script: F) -> std::net::SocketAddr
+pub async fn app<F, Fut>(script: F) -> std::net::SocketAddr
 where
     F: Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> Fut + Clone + 'static,
     Fut: Future<Output = ()> + 'static,

@@ -1,5 +1,6 @@
 //! What a request leaves behind: a log line, metrics, trace context; and configuration that changes under it.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -125,14 +126,24 @@ async fn requests_are_counted_by_code() {
     .await;
 }
 
-/// Sends one request with these trace headers; what the application got of them.
+/// Sends one request with these trace headers; the traceparent that the application got.
 async fn traced(sampling: Option<f64>, direction: Direction, headers_sent: &str) -> (Option<String>, Rig) {
+    let (mut got, rig) = traced_headers(sampling, direction, headers_sent).await;
+    (got.remove("traceparent"), rig)
+}
+
+/// Sends one request with these trace headers; all that the application got.
+async fn traced_headers(
+    sampling: Option<f64>,
+    direction: Direction,
+    headers_sent: &str,
+) -> (HashMap<String, String>, Rig) {
     let (seen, got) = channel();
     let app = upstream(move |_, mut wire| {
         let seen = seen.clone();
         async move {
             let head = wire.head().await;
-            seen.send(headers(&head).get("traceparent").cloned()).unwrap();
+            seen.send(headers(&head)).unwrap();
             wire.send(&ok("")).await;
         }
     })
@@ -157,6 +168,54 @@ async fn recorded_span_becomes_the_parent() {
             assert_eq!(got[..36], PARENT[..36], "the trace goes on");
             assert_ne!(got[36..52], PARENT[36..52], "with our span as parent");
             assert!(got.ends_with("-01"), "{got}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_trace_that_begins_here_has_no_tracestate_of_another() {
+    run(async {
+        for (sampling, sent) in [(100.0, ""), (1e-9, ""), (100.0, "b3: 1\r\n")] {
+            let sent = format!("{sent}tracestate: vendor=1\r\n");
+            let (got, _rig) = traced_headers(Some(sampling), Direction::Outbound, &sent).await;
+            assert!(!got.contains_key("tracestate"), "{got:?}");
+            assert!(got.contains_key("traceparent") || got["b3"].len() > 1, "a trace begins: {got:?}");
+        }
+        let sent = format!("traceparent: {PARENT}\r\ntracestate: vendor=1\r\n");
+        let (got, _rig) = traced_headers(Some(100.0), Direction::Outbound, &sent).await;
+        assert_eq!(got["tracestate"], "vendor=1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_several_trace_formats_none_goes_stale() {
+    const B3: &str = "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0\r\n";
+    const MULTI: &str = "X-B3-TraceId: 80f198ee56343ba864fe8b2a57d3eff7\r\nX-B3-SpanId: e457b5a2e4d86bd1\r\n\
+                         X-B3-ParentSpanId: 05e3ac9a4f6e3b90\r\nX-B3-Sampled: 1\r\nX-B3-Flags: 1\r\n";
+    let w3c = format!("traceparent: {PARENT}\r\n");
+    run(async {
+        let cases = [
+            format!("{w3c}{B3}{MULTI}"),
+            format!("{w3c}{B3}"),
+            format!("{w3c}{MULTI}"),
+            format!("{}{MULTI}", B3.replace("-0\r", "-1\r")),
+        ];
+        for sent in &cases {
+            let (got, _rig) = traced_headers(Some(100.0), Direction::Inbound, sent).await;
+            let of = |name: &str| got.get(name).map(String::as_str);
+            let traceparent = of("traceparent").map(|value| (&value[3..35], &value[36..52]));
+            let single = of("b3").map(|value| (&value[..32], &value[33..49]));
+            let multi = of("x-b3-traceid").map(|trace| (trace, &*got["x-b3-spanid"]));
+            let said: Vec<_> = [traceparent, single, multi].into_iter().flatten().collect();
+            let names = ["traceparent:", "b3:", "X-B3-TraceId:"];
+            let sent_as = names.iter().filter(|name| sent.lines().any(|line| line.starts_with(**name)));
+            assert_eq!(said.len(), sent_as.count(), "each is still there: {got:?}");
+            assert!(said.iter().all(|position| *position == said[0]), "all name the same span: {got:?}");
+            assert_ne!(said[0].1, "e457b5a2e4d86bd1", "which is ours");
+            assert!(of("b3").is_none_or(|value| value.ends_with("-1")), "{got:?}");
+            assert!(of("x-b3-parentspanid").is_none() && of("x-b3-flags").is_none(), "{got:?}");
         }
     })
     .await;
