@@ -557,7 +557,7 @@ spec:
 fn the_mode_of_paths_is_the_meshs() {
     let settings = MeshSettings { path: PathNormalization::BASE, ..MeshSettings::default() };
     let world = World::new(7, settings, shop().into_iter().map(Arc::new), Vec::new());
-    let base = Compiled::new(Arc::new(world), "roots".into());
+    let base = Compiled::new(Arc::new(world), "roots".into(), Arc::default());
     for (c, wanted) in
         [(compiled(shop(), ""), PathNormalization::MERGE_SLASHES), (base, PathNormalization::BASE)]
     {
@@ -625,7 +625,7 @@ spec: {{}}
     ] {
         let settings = MeshSettings { root_namespace: root.into(), ..MeshSettings::default() };
         let world = World::new(7, settings, shop().into_iter().map(Arc::new), intents(&yaml(namespace)));
-        let c = Compiled::new(Arc::new(world), "roots".into());
+        let c = Compiled::new(Arc::new(world), "roots".into(), Arc::default());
         let Some(Resource::Listener(listener)) =
             get(&c, &catalog, ResourceKind::Listener, "inbound|127.0.0.11:8080")
         else {
