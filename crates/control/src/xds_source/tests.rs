@@ -318,7 +318,7 @@ async fn a_sidecar_that_is_not_what_it_is_meant_to_be_is_told_of() {
             instance: Some(instance.into()),
             bind: None,
             secure: false,
-            regex_limit: crate::compile::scope::REGEX_LIMIT,
+            regex_limit: REGEX_LIMIT,
         };
         source.trouble(&scope, &SpiffeId::workload("cluster.local", "shop", account).unwrap())
     };

@@ -70,7 +70,7 @@ fn absolute_form_wins_over_another_host() {
         head.set_scheme("http");
         assert_eq!(head.scheme(), "https", "the target says it");
         let mut out = BytesMut::new();
-        RequestHead::H1(head).write_h1(How::framed(Framing::None), &mut out);
+        RequestHead::H1(head).write_h1(How::framed(Framing::None), &mut out).unwrap();
         assert_eq!(&out[..], b"GET /b HTTP/1.1\r\nHost: a.example\r\nX: 1\r\n\r\n");
     }
 }
