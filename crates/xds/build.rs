@@ -6,8 +6,8 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn Error>> {
     let include = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?)
         .join("../../proto");
-    let files =
-        ["destination", "host", "barrier", "nack"].map(|f| include.join(format!("outrigger/v1/{f}.proto")));
+    let files = ["destination", "host", "barrier", "nack", "revoked"]
+        .map(|f| include.join(format!("outrigger/v1/{f}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }

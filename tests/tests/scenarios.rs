@@ -22,6 +22,7 @@ mod limits;
 mod messages;
 mod outage;
 mod pushes;
+mod revocation;
 mod rotation;
 mod rules;
 mod thin_thread;

@@ -46,7 +46,7 @@ enum Command {
     Status(command::status::Status),
     /// Make join tokens for sidecars
     Token(command::identity::Token),
-    /// Issue certificates for machines without a sidecar
+    /// Issue certificates, revoke identities, rotate the root
     Identity(command::identity::Identity),
     /// Show traces as waterfalls
     Traces(command::traces::Traces),

@@ -28,6 +28,7 @@ use crate::traces::{TraceStore, query};
 pub mod openapi;
 pub mod types;
 
+mod authority;
 mod identities;
 mod instances;
 mod parameters;
@@ -83,6 +84,7 @@ pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
         .merge(instances::routes())
         .merge(status::routes())
         .merge(identities::routes())
+        .merge(authority::routes())
         .merge(openapi::routes())
         .with_state(api.clone());
     if let Some(traces) = traces {
@@ -134,14 +136,20 @@ impl Api {
             None => return Err(nobody("this listener does not say who calls")),
         };
         if let Some(bearer) = bearer {
+            let source = remote.ip();
+            self.shared
+                .tokens
+                .admit(source)
+                .map_err(|wait| Problem::new(StatusCode::TOO_MANY_REQUESTS, wait.to_string()))?;
             if self.shared.admin.is(bearer) {
                 return Ok(Caller::Operator("admin token".to_owned()));
             }
             let identity = self
                 .shared
                 .tokens
-                .check(bearer, jiff::Timestamp::now())
+                .check(bearer, jiff::Timestamp::now(), source)
                 .map_err(|denied| nobody(&denied.0))?;
+            self.not_revoked(&identity)?;
             return Ok(self.workload(identity, remote));
         }
         let Some(identity) =
@@ -155,9 +163,18 @@ impl Api {
         if identity.trust_domain() != mesh.trust_domain {
             return Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is not of this mesh")));
         }
+        self.not_revoked(&identity)?;
         let admin = identity.namespace() == Some(mesh.root_namespace.as_str())
             && identity.service_account() == Some(ADMIN_SERVICE_ACCOUNT);
         Ok(if admin { Caller::Operator(identity.to_string()) } else { self.workload(identity, remote) })
+    }
+
+    /// A connection may have been open before.
+    fn not_revoked(&self, identity: &SpiffeId) -> Result<(), Problem> {
+        if self.shared.keeper.published().revoked.has_identity(identity) {
+            return Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is revoked")));
+        }
+        Ok(())
     }
 
     fn workload(&self, identity: SpiffeId, remote: SocketAddr) -> Caller {

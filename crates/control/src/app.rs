@@ -106,6 +106,7 @@ impl ControlPlane {
             tasks.spawn(async move { watch_files(files, keeper).await });
         }
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone()));
+        tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
         let (keeper, board, traces) = (parts.keeper.clone(), parts.board.clone(), parts.traces.clone());
         let store = parts.store.clone();
         let (authority, drain, socket) =
@@ -152,6 +153,7 @@ async fn open(
         roots_pem: authority.bundle().to_pem(&settings.trust_domain).into(),
     };
     let keeper = Keeper::start(start).await?;
+    authority.revoke(keeper.published().revoked.clone());
     let board = Arc::new(Board::default());
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);
@@ -219,6 +221,17 @@ async fn watch_roots(authority: Arc<Authority>, keeper: Keeper) {
     let mut changed = authority.subscribe();
     while changed.changed().await.is_ok() {
         keeper.roots(authority.bundle().to_pem(authority.trust_domain()).into()).await;
+    }
+}
+
+/// The authority's bundle, and with it every listener of ours, follows what the keeper says.
+async fn watch_revoked(keeper: Keeper, authority: Arc<Authority>) {
+    let mut generation = keeper.subscribe();
+    loop {
+        authority.revoke(keeper.published().revoked.clone());
+        if generation.changed().await.is_err() {
+            return;
+        }
     }
 }
 

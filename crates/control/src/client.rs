@@ -2,6 +2,7 @@
 //! certificate. One connection per request: a management call is rare, and a control plane that was restarted in between
 //! needs no special case.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use outrigger_identity::{Credentials, JoinFile, PeerExpectation, client_config};
+use outrigger_identity::{Credentials, PeerExpectation, client_config};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,11 +22,12 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::api::types::{
-    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, FILES, FileText, HistoryEntry, IdentityBody,
-    IdentityRequest, InForce, InstanceBody, RevokedBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody,
-    StateBody, StatusBody, TokenBody, TokenRequest, TrustBundleBody, WaitQuery,
+    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, FILES, FileText, HistoryEntry, InForce, InstanceBody,
+    RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody, StatusBody, WaitQuery,
 };
 use crate::instance::{Instance, State};
+
+mod identities;
 
 /// For reaching the control plane, handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,18 +130,43 @@ impl Client {
         }
     }
 
-    async fn connect(&self) -> std::io::Result<Box<dyn Io>> {
+    async fn connect(&self) -> io::Result<Box<dyn Io>> {
         match &self.place {
             Place::Socket(path) => Ok(Box::new(UnixStream::connect(path).await?)),
             Place::Tls { address, config } => {
                 let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
                 let host = host.trim_matches(['[', ']']).to_owned();
-                let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+                let name = ServerName::try_from(host).map_err(io::Error::other)?;
                 let tcp = TcpStream::connect(address.as_str()).await?;
                 tcp.set_nodelay(true)?;
                 Ok(Box::new(TlsConnector::from(config.clone()).connect(name, tcp).await?))
             }
         }
+    }
+
+    /// What the control plane is called in requests: over the socket anything will do.
+    fn host(&self) -> &str {
+        match &self.place {
+            Place::Socket(_) => "localhost",
+            Place::Tls { address, .. } => address,
+        }
+    }
+
+    /// A socket that may not be used, one that nobody serves and one that is not there are three troubles.
+    fn explain(&self, error: &io::Error) -> String {
+        let advice = match (&self.place, error.kind()) {
+            (Place::Socket(_), io::ErrorKind::PermissionDenied) => {
+                "the socket may be there, but only the user who runs the control plane and root may use it"
+            }
+            (Place::Socket(_), io::ErrorKind::ConnectionRefused) => {
+                "the socket is there, but nobody serves it: the control plane that made it has ended"
+            }
+            (Place::Socket(_), io::ErrorKind::NotFound) => {
+                "there is no such socket: is the control plane running, and is the path right?"
+            }
+            _ => return error.to_string(),
+        };
+        format!("{error}; {advice}")
     }
 
     fn unreachable(&self, reason: impl std::fmt::Display) -> ClientError {
@@ -164,7 +191,7 @@ impl Client {
     ) -> Result<Bytes, ClientError> {
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.unreachable(error)),
+            Ok(Err(error)) => return Err(self.unreachable(self.explain(&error))),
             Err(_) => return Err(self.unreachable("no connection within 5 s")),
         };
         let answer = async {
@@ -175,7 +202,7 @@ impl Client {
             let mut request = Request::builder()
                 .method(method)
                 .uri(path)
-                .header(HOST, "outrigger")
+                .header(HOST, self.host())
                 .header(CONTENT_TYPE, content_type);
             if let Some(bearer) = &self.bearer {
                 request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
@@ -387,51 +414,6 @@ impl Client {
         let path = format!("/v1/status/wait{}", query_string(query));
         self.json(Method::GET, &path, None::<&()>, patience(true, query.timeout)).await
     }
-
-    /// Makes a join token.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn create_token(&self, request: &TokenRequest) -> Result<JoinFile, ClientError> {
-        self.json(Method::POST, "/v1/tokens", Some(request), Duration::ZERO).await
-    }
-
-    /// All join tokens, without secrets.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn tokens(&self) -> Result<Vec<TokenBody>, ClientError> {
-        self.get("/v1/tokens").await
-    }
-
-    /// Revokes all join tokens of an identity.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn revoke_tokens(
-        &self,
-        namespace: &str,
-        service_account: &str,
-    ) -> Result<RevokedBody, ClientError> {
-        let path = format!("/v1/tokens/{}/{}", escape(namespace), escape(service_account));
-        self.json(Method::DELETE, &path, None::<&()>, Duration::ZERO).await
-    }
-
-    /// Makes a key and a certificate.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn issue_identity(&self, request: &IdentityRequest) -> Result<IdentityBody, ClientError> {
-        self.json(Method::POST, "/v1/identities", Some(request), Duration::ZERO).await
-    }
-
-    /// Whom the mesh trusts.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn trust_bundle(&self) -> Result<TrustBundleBody, ClientError> {
-        self.get("/v1/trust-bundle").await
-    }
 }
 
 fn patience(wait: bool, seconds: Option<f64>) -> Duration {
@@ -491,6 +473,15 @@ mod tests {
     #[tokio::test]
     async fn a_missing_control_plane_is_named() {
         let error = Client::socket("/nonexistent/outrigger.sock").status().await.unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/outrigger.sock"), "{error}");
+        assert!(error.contains("/nonexistent/outrigger.sock") && error.contains("no such socket"), "{error}");
+    }
+
+    #[test]
+    fn no_permission_and_nobody_there_are_told_apart() {
+        let client = Client::socket("/run/outrigger.sock");
+        let said = |kind: io::ErrorKind| client.explain(&kind.into());
+        assert!(said(io::ErrorKind::PermissionDenied).contains("only the user who runs"));
+        assert!(said(io::ErrorKind::ConnectionRefused).contains("nobody serves it"));
+        assert_eq!(said(io::ErrorKind::BrokenPipe), "broken pipe");
     }
 }

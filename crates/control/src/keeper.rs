@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use outrigger_identity::{Revocation, Revoked};
 use outrigger_rules::{Finding, Object};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -21,11 +22,12 @@ use crate::instance::{Instance, State};
 use crate::registry::Event;
 use crate::registry::api::{Caller, Held, Leases};
 use crate::registry::file::Problem;
-use crate::store::records::{StoredInstance, StoredRule};
+use crate::store::records::{StoredInstance, StoredRevocation, StoredRule};
 use crate::store::{Contents, Mutation, Store, StoreError};
 use crate::world::MeshSettings;
 
 mod draft;
+mod revocations;
 pub mod rules;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -87,6 +89,8 @@ pub(crate) enum Command {
     Heartbeat { id: String, caller: Caller, reply: Reply<u64> },
     Deregister { id: String, caller: Caller, reply: Reply<u64> },
     Registry { source: String, event: Event, reply: Option<Reply<u64>> },
+    Revoke { entry: Revocation, by: String, reply: Reply<u64> },
+    Reinstate { entry: Revocation, reply: Reply<u64> },
     Problems(Vec<Problem>),
     Roots(Arc<str>),
     Stop,
@@ -118,6 +122,10 @@ pub struct Published {
     pub rules: Arc<BTreeMap<String, Arc<Rule>>>,
     /// Registrations over the API, by id; the world has those of files as well.
     pub registrations: Arc<BTreeMap<String, Registration>>,
+    /// Who is revoked, by entry.
+    pub revocations: Arc<BTreeMap<String, StoredRevocation>>,
+    /// The same, as it is looked up.
+    pub revoked: Arc<Revoked>,
     /// What is wrong in registry files.
     pub problems: Arc<Vec<Problem>>,
     /// Services whose expiries are held.
@@ -268,6 +276,23 @@ impl Keeper {
     pub async fn deregister(&self, id: &str, caller: Caller) -> Result<u64, Refused> {
         let id = id.to_owned();
         self.ask(|reply| Command::Deregister { id, caller, reply }).await
+    }
+
+    /// Cuts off an identity or a certificate: it gets no certificate, no configuration and no peers from then on.
+    ///
+    /// # Errors
+    /// When it is the control plane's own, or there are too many.
+    pub async fn revoke(&self, entry: Revocation, by: &str) -> Result<u64, Refused> {
+        let by = by.to_owned();
+        self.ask(|reply| Command::Revoke { entry, by, reply }).await
+    }
+
+    /// Takes a revocation back.
+    ///
+    /// # Errors
+    /// `Unknown` when there is none.
+    pub async fn reinstate(&self, entry: Revocation) -> Result<u64, Refused> {
+        self.ask(|reply| Command::Reinstate { entry, reply }).await
     }
 
     /// What a registry other than the API says; returns once it is in force.

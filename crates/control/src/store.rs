@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 pub mod records;
 
-use records::{HistoryEntry, StoredInstance, StoredRule, StoredToken};
+use records::{HistoryEntry, StoredInstance, StoredRevocation, StoredRule, StoredToken};
 
 /// The layout below. A store with a higher number is of a newer release and is refused.
 pub const FORMAT: u64 = 1;
@@ -24,6 +24,7 @@ const RULES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rules");
 const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
 const INSTANCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("instances");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const REVOKED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("revoked");
 
 const FORMAT_KEY: &str = "format";
 const GENERATION_KEY: &str = "generation-reserved";
@@ -82,6 +83,10 @@ pub enum Mutation {
     PutToken(Box<StoredToken>),
     /// Removes a token, by the hash of its secret.
     DeleteToken(String),
+    /// Writes a revocation.
+    PutRevocation(Box<StoredRevocation>),
+    /// Removes a revocation, by its entry.
+    DeleteRevocation(String),
     /// No generation above this one has been used.
     ReserveGeneration(u64),
 }
@@ -95,6 +100,8 @@ pub struct Contents {
     pub instances: Vec<StoredInstance>,
     /// The tokens.
     pub tokens: Vec<StoredToken>,
+    /// Who is revoked.
+    pub revoked: Vec<StoredRevocation>,
     /// Every generation that was ever used is at most this.
     pub generation: u64,
     /// The highest version that each object ever had, deleted ones included.
@@ -157,6 +164,10 @@ impl Store {
                 transaction.open_table(INSTANCES)?;
                 transaction.open_table(TOKENS)?;
             }
+            // Younger than the others: a store may have been made without it.
+            if found.is_none_or(|found| found <= FORMAT) {
+                transaction.open_table(REVOKED)?;
+            }
             Ok(found)
         })?;
         match found {
@@ -185,6 +196,7 @@ impl Store {
                 rules: read_all(&transaction.open_table(RULES)?)?,
                 instances: read_all(&transaction.open_table(INSTANCES)?)?,
                 tokens: read_all(&transaction.open_table(TOKENS)?)?,
+                revoked: read_all(&transaction.open_table(REVOKED)?)?,
                 generation,
                 versions,
             })
@@ -289,6 +301,14 @@ fn apply(transaction: &WriteTransaction, mutation: &Mutation) -> Result<(), redb
         }
         Mutation::DeleteToken(hash) => {
             transaction.open_table(TOKENS)?.remove(hash.as_str())?;
+        }
+        Mutation::PutRevocation(revocation) => {
+            transaction
+                .open_table(REVOKED)?
+                .insert(revocation.entry.as_str(), bytes(revocation)?.as_slice())?;
+        }
+        Mutation::DeleteRevocation(entry) => {
+            transaction.open_table(REVOKED)?.remove(entry.as_str())?;
         }
         Mutation::ReserveGeneration(generation) => {
             transaction.open_table(META)?.insert(GENERATION_KEY, *generation)?;

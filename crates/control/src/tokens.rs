@@ -3,11 +3,13 @@
 //! Looked up in memory, because the CSR service asks from the runtime's threads; written to the store behind that.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -19,6 +21,9 @@ use parking_lot::Mutex;
 use crate::registry::claim::Range;
 use crate::store::records::StoredToken;
 use crate::store::{Mutation, Store, StoreError};
+use guesses::Guesses;
+
+mod guesses;
 
 /// Recognisable in logs and by secret scanners.
 const JOIN_PREFIX: &str = "outrigger-join-";
@@ -37,6 +42,7 @@ pub struct Tokens {
 struct Shared {
     store: Store,
     by_hash: Mutex<BTreeMap<String, StoredToken>>,
+    guesses: Guesses,
 }
 
 /// What a new token may do.
@@ -58,7 +64,8 @@ impl Tokens {
     /// With what the store held.
     pub fn new(store: Store, tokens: Vec<StoredToken>) -> Self {
         let by_hash = tokens.into_iter().map(|token| (token.secret_sha256.clone(), token)).collect();
-        Self { shared: Arc::new(Shared { store, by_hash: Mutex::new(by_hash) }) }
+        let shared = Shared { store, by_hash: Mutex::new(by_hash), guesses: Guesses::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Makes a token; returns its secret and what is stored of it.
@@ -132,21 +139,32 @@ impl Tokens {
         own.flat_map(|token| token.ranges.iter().cloned()).collect()
     }
 
-    /// The identity of a secret, if it is good now.
+    /// Whether a secret of this source is looked at: whoever has shown many wrong ones has to wait.
+    ///
+    /// # Errors
+    /// For how long.
+    pub fn admit(&self, source: IpAddr) -> Result<(), TooMany> {
+        self.shared.guesses.admit(source, Instant::now()).map_err(TooMany)
+    }
+
+    /// The identity of a secret that `source` shows, if it is good now. Ask [`Tokens::admit`] first.
     ///
     /// # Errors
     /// Says why it is not.
-    pub fn check(&self, secret: &str, now: Timestamp) -> Result<SpiffeId, Denied> {
+    pub fn check(&self, secret: &str, now: Timestamp, source: IpAddr) -> Result<SpiffeId, Denied> {
         let by_hash = self.shared.by_hash.lock();
-        let token = find(&by_hash, secret)?;
+        // The map is keyed by a hash of the secret, so how long it takes tells a guesser nothing.
+        let Some(token) = by_hash.get(&hash(secret)) else {
+            self.shared.guesses.wrong(source, Instant::now());
+            return Err(unknown());
+        };
         usable(token, now)?;
         Ok(token.identity.clone())
     }
 
-    /// As [`Tokens::check`], and counts one use.
-    fn redeem(&self, secret: &str, now: Timestamp) -> Result<SpiffeId, Denied> {
+    /// Counts one use.
+    fn redeem(&self, secret: &str, now: Timestamp) -> Result<(), Denied> {
         let mut by_hash = self.shared.by_hash.lock();
-        find(&by_hash, secret)?;
         let Some(token) = by_hash.get_mut(&hash(secret)) else { return Err(unknown()) };
         usable(token, now)?;
         if let Some(left) = &mut token.uses_left {
@@ -160,17 +178,17 @@ impl Tokens {
                 }
             });
         }
-        Ok(token.identity.clone())
+        Ok(())
     }
 }
 
+/// For how long a source's tokens are not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many wrong tokens have come from there; the next one is looked at in {} s", .0.as_secs() + 1)]
+pub struct TooMany(pub Duration);
+
 fn unknown() -> Denied {
     Denied("the token is unknown: it was revoked, or made by another control plane; `outrigger token create` makes one".into())
-}
-
-fn find<'t>(by_hash: &'t BTreeMap<String, StoredToken>, secret: &str) -> Result<&'t StoredToken, Denied> {
-    // The map is keyed by a hash of the secret, so its order tells a guesser nothing.
-    by_hash.get(&hash(secret)).ok_or_else(unknown)
 }
 
 fn usable(token: &StoredToken, now: Timestamp) -> Result<(), Denied> {
@@ -188,7 +206,13 @@ impl CallerPolicy for Tokens {
         let secret = caller.bearer.as_deref().ok_or_else(|| {
             Denied("neither a token nor a valid certificate was shown; join with the file of `outrigger token create`".into())
         })?;
-        self.redeem(secret, Timestamp::now())
+        let source = caller.remote.ip();
+        self.admit(source).map_err(|wait| Denied(wait.to_string()))?;
+        self.check(secret, Timestamp::now(), source)
+    }
+
+    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        caller.bearer.as_deref().map_or(Ok(()), |secret| self.redeem(secret, Timestamp::now()))
     }
 
     /// A certificate's holder goes on as the same identity, but an operator's certificate is issued anew each time.
@@ -229,9 +253,9 @@ impl AdminToken {
         Ok(Self { sha256: hash(text.trim()) })
     }
 
-    /// Whether that is the token. Hashes are compared, so the time tells nothing of the secret.
+    /// Whether that is the token. Hashes are compared, and in constant time: the time tells nothing of the secret.
     pub fn is(&self, secret: &str) -> bool {
-        hash(secret) == self.sha256
+        verify_slices_are_equal(hash(secret).as_bytes(), self.sha256.as_bytes()).is_ok()
     }
 }
 
@@ -254,6 +278,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn id(name: &str) -> SpiffeId {
         SpiffeId::workload("cluster.local", "shop", name).unwrap()
@@ -282,9 +308,9 @@ mod tests {
         assert!(tokens.identify(&caller(None)).is_err());
         assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
         let reopened = Tokens::new(store.clone(), store.load().unwrap().tokens);
-        assert_eq!(reopened.check(&secret, Timestamp::now()).unwrap(), id("web"));
+        assert_eq!(reopened.check(&secret, Timestamp::now(), HERE).unwrap(), id("web"));
         assert_eq!(reopened.revoke(&id("web")).await.unwrap(), 1);
-        assert!(reopened.check(&secret, Timestamp::now()).is_err());
+        assert!(reopened.check(&secret, Timestamp::now(), HERE).is_err());
     }
 
     #[tokio::test]
@@ -295,9 +321,29 @@ mod tests {
         let (secret, stored) =
             tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
         let late = stored.expires.unwrap();
-        assert!(tokens.check(&secret, late).unwrap_err().0.contains("expired"));
-        assert!(tokens.identify(&caller(Some(&secret))).is_ok());
+        assert!(tokens.check(&secret, late, HERE).unwrap_err().0.contains("expired"));
+        for _ in 0..3 {
+            assert!(tokens.identify(&caller(Some(&secret))).is_ok(), "nothing was made of it yet");
+        }
+        tokens.spend(&caller(Some(&secret))).unwrap();
+        assert!(tokens.spend(&caller(Some(&secret))).unwrap_err().0.contains("as often"));
         assert!(tokens.identify(&caller(Some(&secret))).unwrap_err().0.contains("as often"));
+    }
+
+    #[tokio::test]
+    async fn whoever_guesses_waits_even_with_a_good_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
+        let (secret, _) = tokens.create(grant("web")).await.unwrap();
+        for _ in 0..20 {
+            assert!(
+                tokens.identify(&caller(Some("outrigger-join-guess"))).unwrap_err().0.contains("unknown")
+            );
+        }
+        let waits = tokens.identify(&caller(Some(&secret))).unwrap_err().0;
+        assert!(waits.contains("too many wrong tokens"), "{waits}");
+        let elsewhere = Caller { remote: ([127, 0, 0, 2], 1).into(), ..caller(Some(&secret)) };
+        assert_eq!(tokens.identify(&elsewhere).unwrap(), id("web"));
     }
 
     #[tokio::test]

@@ -69,6 +69,10 @@ impl XdsSource {
             let reason = format!("{identity} is not of trust domain {}", self.trust_domain);
             return Err(Status::permission_denied(reason));
         }
+        // A revoked certificate comes no further than the handshake; on the port without TLS there is none.
+        if self.keeper.published().revoked.has_identity(&identity) {
+            return Err(Status::permission_denied(format!("{identity} is revoked")));
+        }
         Ok(identity)
     }
 }

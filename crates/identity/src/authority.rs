@@ -26,6 +26,7 @@ use crate::cert::WorkloadCertificate;
 use crate::clock::{rfc3339, unix_time};
 use crate::credentials::CredentialStore;
 use crate::error::IdentityError;
+use crate::revoked::Revoked;
 use crate::schedule::renew_at;
 use crate::verify::{Role, verify_peer};
 
@@ -38,9 +39,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct AuthorityOptions {
     /// The trust domain of every certificate.
     pub trust_domain: String,
-    /// Lifetime when nobody asks for another. Default 24 h.
+    /// Lifetime when nobody asks for another, and the longest that a certificate request gets. Default 24 h.
     pub default_ttl: Duration,
-    /// Longest lifetime that is granted. Default 30 days.
+    /// Longest lifetime of a certificate whose key is made here, for an operator. Default 30 days.
     pub max_ttl: Duration,
     /// How far the start of validity lies in the past, against clock skew. Default 5 minutes.
     pub backdate: Duration,
@@ -94,7 +95,7 @@ pub struct Authority {
 }
 
 struct Current {
-    keys: SigningSet,
+    keys: Arc<SigningSet>,
     bundle: Arc<TrustBundle>,
 }
 
@@ -137,7 +138,7 @@ impl Authority {
         keys: SigningSet,
     ) -> Result<Self, IdentityError> {
         let bundle = Arc::new(keys.bundle(&options.trust_domain)?);
-        let current = ArcSwap::from_pointee(Current { keys, bundle });
+        let current = ArcSwap::from_pointee(Current { keys: Arc::new(keys), bundle });
         let (changed, _) = watch::channel(0);
         let authority = Self { options, directory, current, rotating: Mutex::new(()), changed };
         authority.probe()?;
@@ -163,12 +164,18 @@ impl Authority {
         self.current.load().bundle.clone()
     }
 
-    /// Wakes when roots or issuer have changed.
+    /// When the root that signs now was made: from then on nothing was issued under an older one.
+    pub fn root_made(&self) -> SystemTime {
+        self.current.load().keys.root_made()
+    }
+
+    /// Wakes when roots, issuer or who is revoked have changed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Issues a certificate over the CSR's key for `identity`. `ttl` is a wish: capped by policy and by the issuer's end.
+    /// Issues a certificate over the CSR's key for `identity`. `ttl` is a wish: capped by `default_ttl`, so that who holds
+    /// a certificate cannot make itself one that outlives the mesh's setting, and by the issuer's end.
     ///
     /// # Errors
     /// `Request` when the CSR is unreadable or its signature does not prove possession of the key; `Authority` otherwise.
@@ -187,6 +194,7 @@ impl Authority {
             })
         })?;
         let current = self.current.load();
+        let ttl = ttl.map(|ttl| ttl.min(self.options.default_ttl));
         let chain = self.sign(&current, identity, &[], &[], &csr.public_key, ttl)?;
         Ok(IssuedChain { chain, bundle: current.bundle.clone() })
     }
@@ -308,14 +316,27 @@ impl Authority {
         make: impl FnOnce(&SigningSet) -> Result<SigningSet, IdentityError>,
     ) -> Result<(), IdentityError> {
         let _rotating = self.rotating.lock();
-        let keys = make(&self.current.load().keys)?;
-        let bundle = Arc::new(keys.bundle(&self.options.trust_domain)?);
+        let old = self.current.load_full();
+        let keys = make(&old.keys)?;
+        let bundle = keys.bundle(&self.options.trust_domain)?.with_revoked(old.bundle.revoked().clone());
         if let Some(directory) = &self.directory {
             store::save(directory, &keys)?;
         }
-        self.current.store(Arc::new(Current { keys, bundle }));
+        self.current.store(Arc::new(Current { keys: Arc::new(keys), bundle: Arc::new(bundle) }));
         self.changed.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// Whom nobody is to trust from now on. Kept by the caller, not in the authority's files.
+    pub fn revoke(&self, revoked: Arc<Revoked>) {
+        let _rotating = self.rotating.lock();
+        let old = self.current.load_full();
+        if *old.bundle.revoked() == revoked {
+            return;
+        }
+        let bundle = Arc::new(TrustBundle::clone(&old.bundle).with_revoked(revoked));
+        self.current.store(Arc::new(Current { keys: old.keys.clone(), bundle }));
+        self.changed.send_modify(|count| *count += 1);
     }
 }
 

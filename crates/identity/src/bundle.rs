@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use outrigger_model::identity::{SpiffeId, is_trust_domain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::error::IdentityError;
+use crate::revoked::Revoked;
 use crate::{pem, provider};
 
 /// The roots that this process trusts, by trust domain. Old and new roots stand side by side while roots rotate.
@@ -18,6 +20,7 @@ use crate::{pem, provider};
 pub struct TrustBundle {
     domains: BTreeMap<String, Roots>,
     aliases: BTreeMap<String, String>,
+    revoked: Arc<Revoked>,
 }
 
 #[derive(Clone, Default)]
@@ -35,6 +38,8 @@ struct Document {
     trust_domains: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     aliases: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revoked: Vec<String>,
 }
 
 impl TrustBundle {
@@ -103,7 +108,19 @@ impl TrustBundle {
         Ok(self)
     }
 
-    /// All that either bundle trusts.
+    /// The same bundle with another list of whom it trusts no longer.
+    #[must_use]
+    pub fn with_revoked(mut self, revoked: Arc<Revoked>) -> Self {
+        self.revoked = revoked;
+        self
+    }
+
+    /// Whom it trusts no longer, whatever the roots say.
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
+    }
+
+    /// All that either bundle trusts, but nobody whom one has revoked.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         let mut both = self.clone();
@@ -118,6 +135,9 @@ impl TrustBundle {
         }
         for (alias, name) in &other.aliases {
             both.aliases.entry(alias.clone()).or_insert_with(|| name.clone());
+        }
+        if !other.revoked.is_empty() {
+            both.revoked = Arc::new(self.revoked.union(&other.revoked));
         }
         both
     }
@@ -197,6 +217,7 @@ impl TrustBundle {
             version: 1,
             trust_domains: self.domains.keys().map(|name| (name.clone(), self.to_pem(name))).collect(),
             aliases: self.aliases.clone(),
+            revoked: self.revoked.entries().collect(),
         };
         // Maps of strings always serialise.
         serde_json::to_string_pretty(&document).unwrap_or_default()
@@ -220,13 +241,16 @@ impl TrustBundle {
         for (alias, name) in &document.aliases {
             bundle = bundle.with_alias(alias, name)?;
         }
-        Ok(bundle)
+        let revoked = Revoked::parse(&document.revoked);
+        let revoked = revoked.map_err(|reason| IdentityError::bundle("*", format!("revoked: {reason}")))?;
+        Ok(bundle.with_revoked(Arc::new(revoked)))
     }
 }
 
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
         self.aliases == other.aliases
+            && self.revoked == other.revoked
             && self.domains.len() == other.domains.len()
             && self
                 .domains
@@ -243,6 +267,7 @@ impl fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("roots", &self.fingerprints())
             .field("aliases", &self.aliases)
+            .field("revoked", &self.revoked.entries().collect::<Vec<_>>())
             .finish()
     }
 }

@@ -95,6 +95,14 @@ pub enum CertificateProblem {
         /// What path building said.
         reason: String,
     },
+    /// Good in all but that an operator has revoked it.
+    #[error("the certificate of {id} is revoked ({entry}); `outrigger identity reinstate` takes that back")]
+    Revoked {
+        /// Who the certificate says it is.
+        id: SpiffeId,
+        /// What is revoked: the identity, or the serial number.
+        entry: String,
+    },
     /// A good certificate of somebody else: secure naming refuses.
     #[error("expected {expected}, but the peer is {presented}")]
     WrongIdentity {

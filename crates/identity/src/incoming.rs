@@ -27,6 +27,7 @@ use tonic::{Request, Status};
 use crate::accept::ClientAuth;
 use crate::cert::validity_of;
 use crate::credentials::CredentialStore;
+use crate::distrust::distrusted;
 use crate::error::{CertificateProblem, IdentityError};
 use crate::verify::peer_identity;
 use crate::worker::AcceptConfigs;
@@ -81,6 +82,8 @@ type Handshaken = Result<(TlsStream<TcpStream>, SocketAddr), (SocketAddr, io::Er
 pub struct TlsListener {
     tcp: TcpListener,
     config: Box<ConfigSource>,
+    // Whose trust connections for tonic need all along.
+    store: Option<CredentialStore>,
     handshakes: JoinSet<Handshaken>,
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -91,7 +94,7 @@ impl TlsListener {
         tcp: TcpListener,
         config: impl FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send + 'static,
     ) -> Self {
-        Self { tcp, config: Box::new(config), handshakes: JoinSet::new(), pause: None }
+        Self { tcp, config: Box::new(config), store: None, handshakes: JoinSet::new(), pause: None }
     }
 
     /// The usual source: this store's current certificate, with this ALPN list.
@@ -102,7 +105,9 @@ impl TlsListener {
         auth: ClientAuth,
     ) -> Self {
         let mut configs = AcceptConfigs::default();
-        Self::new(tcp, move || configs.find_or_build(&store.load(), alpn, auth))
+        let trust = store.clone();
+        let made = Self::new(tcp, move || configs.find_or_build(&store.load(), alpn, auth));
+        Self { store: Some(trust), ..made }
     }
 
     /// Where it listens.
@@ -193,8 +198,19 @@ impl Stream for TlsListener {
     type Item = io::Result<PeerStream>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let (stream, info) = ready!(self.get_mut().poll_accept(cx));
-        Poll::Ready(Some(Ok(PeerStream { stream, info })))
+        let this = self.get_mut();
+        let (stream, info) = ready!(this.poll_accept(cx));
+        let shown = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .map(|all| all.iter().cloned().map(CertificateDer::into_owned).collect());
+        let distrust = this
+            .store
+            .clone()
+            .zip(shown)
+            .map(|(store, shown)| Box::pin(distrusted(store, shown)) as Pin<Box<_>>);
+        Poll::Ready(Some(Ok(PeerStream { stream, info, distrust })))
     }
 }
 
@@ -202,6 +218,8 @@ impl Stream for TlsListener {
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     info: PeerInfo,
+    /// Ends the connection.
+    distrust: Option<Pin<Box<dyn Future<Output = CertificateProblem> + Send>>>,
 }
 
 impl Connected for PeerStream {
@@ -218,6 +236,13 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(distrust) = &mut self.distrust
+            && let Poll::Ready(problem) = distrust.as_mut().poll(cx)
+        {
+            tracing::warn!(remote = %self.info.remote, reason = %problem, "connection ended");
+            self.distrust = None;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, problem)));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -20,6 +20,7 @@ pub mod credentials;
 pub mod error;
 pub mod handover;
 pub mod join;
+pub mod revoked;
 pub mod schedule;
 pub mod state_dir;
 pub mod upstream;
@@ -32,6 +33,8 @@ pub mod authority;
 pub mod channel;
 #[cfg(any(feature = "csr", feature = "ca"))]
 pub mod csr;
+#[cfg(feature = "ca")]
+pub mod distrust;
 #[cfg(feature = "ca")]
 pub mod incoming;
 
@@ -59,6 +62,7 @@ pub use error::{CertificateProblem, IdentityError};
 #[cfg(feature = "ca")]
 pub use incoming::{PeerInfo, PeerStream, TlsListener, expose_identity};
 pub use join::JoinFile;
+pub use revoked::{Revocation, Revoked};
 pub use state_dir::StateDir;
 pub use verify::{peer_identity, verify_peer};
 pub use worker::WorkerTls;

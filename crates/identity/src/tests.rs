@@ -6,3 +6,4 @@ mod files;
 mod garbage;
 mod handshake;
 mod refusals;
+mod revocation;

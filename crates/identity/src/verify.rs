@@ -1,7 +1,7 @@
 //! The checks of a peer's certificate, on the path of every handshake: webpki only, no second X.509 parser.
 //!
 //! Exactly one URI SAN, SPIFFE, in a known trust domain, a chain to that domain's roots, validity, cA=false
-//! (X509-SVID, sections 4 and 5). DNS names are never looked at: the mesh names peers by identity.
+//! (X509-SVID, sections 4 and 5), and not revoked. DNS names are never looked at: the mesh names peers by identity.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -66,7 +66,10 @@ pub(crate) fn verify_chain(
     };
     let algorithms = provider().signature_verification_algorithms.all;
     match leaf.verify_for_usage(algorithms, anchors, intermediates, now, usage, None, None) {
-        Ok(_) => Ok(id),
+        Ok(_) => match bundle.revoked().find(&id, leaf.serial()) {
+            None => Ok(id),
+            Some(entry) => Err(CertificateProblem::Revoked { entry: entry.to_string(), id }),
+        },
         Err(error) => Err(explain(error, id, anchors.len(), now)),
     }
 }

@@ -144,6 +144,9 @@ pub struct TrustBundleSecret {
     pub name: String,
     /// PEM certificates of all roots, old and new.
     pub roots_pem: String,
+    /// Who is trusted no longer: `spiffe://…`, or `serial:` and hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<String>,
 }
 
 /// Closes a push: acknowledged when all resources before it are in force.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::client::{Client, Event};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -27,8 +27,10 @@ pub trait Publish: Send + 'static {
         in_force: &[Arc<Resource>],
         absent: &BTreeSet<Key>,
     ) -> Vec<(Key, Invalid)>;
-    /// New roots to trust, PEM.
-    fn trust(&mut self, roots_pem: &str);
+    /// New roots to trust, and who is trusted no longer.
+    fn trust(&mut self, secret: &TrustBundleSecret);
+    /// Who was trusted no longer when the configuration was stored that serves for now.
+    fn revoke(&mut self, secret: &TrustBundleSecret);
     /// The destinations and hosts that were answered, with the time for which nobody has used them; `None`: somebody does.
     fn usage(&self) -> Vec<(Key, Option<Duration>)>;
     /// From now on nobody begins to use it; says no if somebody has begun.
@@ -105,6 +107,11 @@ impl<P: Publish> ConfigFeed<P> {
                     resources = good.resources.len(),
                     "serving the last good configuration from disk until the control plane answers"
                 );
+                for stored in &good.resources {
+                    if let Resource::Secret(secret) = &stored.resource {
+                        self.publisher.revoke(secret);
+                    }
+                }
                 let stored = good.resources.into_iter().map(|stored| (stored.resource, stored.version));
                 self.state.restore(stored, good.generation, Instant::now());
                 self.status.lock().from_disk = SystemTime::now().checked_sub(good.age);
@@ -205,7 +212,7 @@ impl<P: Publish> ConfigFeed<P> {
                 let mut stores = !upserts.is_empty();
                 for (resource, version) in upserts {
                     if let Resource::Secret(secret) = &resource {
-                        self.publisher.trust(&secret.roots_pem);
+                        self.publisher.trust(secret);
                     }
                     self.state.upsert(resource, version, now);
                 }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::balance;
-use crate::conn::ConnInfo;
+use crate::conn::{ConnInfo, open};
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
 use crate::record::{Protocol, StreamRecord};
@@ -241,6 +241,10 @@ impl Tunnel {
                 return None;
             }
         };
+        if let Some(failure) = note_reached(&worker, &info, &upstream) {
+            record.fail(&failure);
+            return None;
+        }
         record.cluster = Some(upstream.cluster.clone());
         record.endpoint = Some(upstream.endpoint.clone());
         record.upstream_local = Some(upstream.local);
@@ -281,6 +285,14 @@ impl Tunnel {
             Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout, detail))
         })
     }
+}
+
+/// From here on the tunnel ends when whom it reached is revoked. That may have happened since the handshake began.
+fn note_reached(worker: &Worker, info: &ConnInfo, upstream: &Upstream) -> Option<Failure> {
+    let endpoint = &upstream.endpoint;
+    let identity = endpoint.identity.as_ref().filter(|_| upstream.cluster.uses_mesh(endpoint))?;
+    let _ = info.reached.set(identity.clone());
+    open::revoked(info, &worker.shared.credentials.load().bundle)
 }
 
 /// From an error of one direction to the side that it is about.

@@ -53,7 +53,7 @@ pub fn encode(resource: &Resource, kind: ClientKind) -> Encoded {
         Resource::Endpoints(r) => endpoint::encode(r, kind).encode_to_vec(),
         Resource::Listener(r) => listener::encode(r, kind).encode_to_vec(),
         Resource::Routes(r) => route::encode(r, kind).encode_to_vec(),
-        Resource::Secret(r) => secret::encode(r).encode_to_vec(),
+        Resource::Secret(r) => secret::encode(r, kind).encode_to_vec(),
         Resource::Destination(r) => {
             own::Destination { name: r.name.clone(), listener: r.listener.clone() }.encode_to_vec()
         }

@@ -1,13 +1,17 @@
-//! `token create` and `identity issue`.
+//! `token create`, and `identity`: issue, revoke, rotate the root.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use outrigger_control::api::types::{IdentityRequest, TokenRequest};
+use outrigger_control::api::types::{
+    AuthorityBody, IdentityBody, IdentityRequest, InForce, RevocationRequest, TokenRequest, WaitQuery,
+};
+use outrigger_control::client::Client;
 use outrigger_identity::state_dir::write_private;
 
 use super::Server;
+use crate::print::table;
 
 /// Join tokens.
 #[derive(Debug, clap::Args)]
@@ -57,7 +61,7 @@ impl Token {
     }
 }
 
-/// Certificates for machines without a sidecar.
+/// Certificates and whom they are trusted for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Identity {
     #[command(subcommand)]
@@ -68,7 +72,7 @@ pub(crate) struct Identity {
 
 #[derive(Debug, Subcommand)]
 enum IdentityVerb {
-    /// Write key.pem, certificate.pem and roots.pem
+    /// Write key.pem, certificate.pem and roots.pem, for a machine without a sidecar
     Issue {
         /// Namespace of the identity
         #[arg(short, long, default_value = "default")]
@@ -83,21 +87,102 @@ enum IdentityVerb {
         #[arg(long, default_value = ".")]
         directory: PathBuf,
     },
+    /// Cut off an identity with its join tokens, or one certificate; returns when every sidecar refuses it
+    Revoke(Whom),
+    /// Take a revocation back
+    Reinstate(Whom),
+    /// List who is revoked
+    Revoked,
+    /// Make a new root and sign with it; the old one stays trusted until it is forgotten
+    RotateRoot,
+    /// Trust certificates under old roots no longer; refused while some may be in use
+    ForgetOldRoots {
+        /// Even then
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Whom {
+    /// Namespace of the identity
+    #[arg(short, long, default_value = "default", conflicts_with = "serial")]
+    namespace: String,
+    /// Service account of the identity
+    #[arg(long, required_unless_present = "serial", conflicts_with = "serial")]
+    service_account: Option<String>,
+    /// Serial number of a certificate, hex, as `/certs` of a sidecar shows it
+    #[arg(long)]
+    serial: Option<String>,
+    /// Seconds to wait for the sidecars
+    #[arg(long, default_value_t = 30.0)]
+    timeout: f64,
+}
+
+impl Whom {
+    fn request(&self) -> RevocationRequest {
+        let namespace = self.service_account.is_some().then(|| self.namespace.clone());
+        let (service_account, serial) = (self.service_account.clone(), self.serial.clone());
+        RevocationRequest { namespace, service_account, serial }
+    }
 }
 
 impl Identity {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.server.client()?;
-        let IdentityVerb::Issue { namespace, service_account, ttl_seconds, directory } = self.verb;
-        let issued =
-            client.issue_identity(&IdentityRequest { namespace, service_account, ttl_seconds }).await?;
-        std::fs::create_dir_all(&directory)?;
-        for (name, text) in
-            [("key.pem", &issued.key), ("certificate.pem", &issued.certificate), ("roots.pem", &issued.roots)]
-        {
-            write_private(&directory.join(name), text.as_bytes())?;
+        match self.verb {
+            IdentityVerb::Issue { namespace, service_account, ttl_seconds, directory } => {
+                let request = IdentityRequest { namespace, service_account, ttl_seconds };
+                write_identity(&directory, &client.issue_identity(&request).await?)?;
+            }
+            IdentityVerb::Revoke(whom) => {
+                let done = client.revoke(&whom.request()).await?;
+                println!("{} is revoked, {} join token(s) with it", done.entry, done.tokens);
+                return settle(&client, done.generation, whom.timeout).await;
+            }
+            IdentityVerb::Reinstate(whom) => {
+                let done = client.reinstate(&whom.request()).await?;
+                println!("{} is trusted again; it needs a new join token", done.entry);
+                return settle(&client, done.generation, whom.timeout).await;
+            }
+            IdentityVerb::Revoked => {
+                let rows = client.revoked().await?;
+                let rows = rows.into_iter().map(|row| [row.entry, row.by, row.at.to_string()]);
+                print!("{}", table(["REVOKED", "BY", "AT"], rows));
+            }
+            IdentityVerb::RotateRoot => {
+                print_roots(&client.rotate_root().await?);
+                eprintln!(
+                    "new certificates are signed under the first one; when all others have been renewed, end the rotation \
+                     with `outrigger identity forget-old-roots`"
+                );
+            }
+            IdentityVerb::ForgetOldRoots { force } => print_roots(&client.forget_old_roots(force).await?),
         }
-        println!("{} until {}", issued.identity, issued.not_after);
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn print_roots(authority: &AuthorityBody) {
+    authority.roots.iter().for_each(|root| println!("{root}"));
+}
+
+fn write_identity(directory: &Path, issued: &IdentityBody) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for (name, text) in
+        [("key.pem", &issued.key), ("certificate.pem", &issued.certificate), ("roots.pem", &issued.roots)]
+    {
+        write_private(&directory.join(name), text.as_bytes())?;
+    }
+    println!("{} until {}", issued.identity, issued.not_after);
+    Ok(())
+}
+
+/// Waits until every sidecar has a generation, and says who lacks it.
+async fn settle(client: &Client, generation: u64, timeout: f64) -> anyhow::Result<ExitCode> {
+    let query = WaitQuery { generation: Some(generation), timeout: Some(timeout) };
+    let InForce { proxies, of, waiting, complete, .. } = client.wait(&query).await?;
+    let waits = if complete { String::new() } else { format!("; waiting for {}", waiting.join(", ")) };
+    eprintln!("in force on {proxies}/{of} proxies{waits}");
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

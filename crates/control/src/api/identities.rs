@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/trust-bundle", get(trust_bundle))
 }
 
-fn identity(api: &Api, namespace: &str, service_account: &str) -> Result<SpiffeId, Problem> {
+pub(super) fn identity(api: &Api, namespace: &str, service_account: &str) -> Result<SpiffeId, Problem> {
     let wrong = |text: String| Problem::new(StatusCode::BAD_REQUEST, text);
     if namespace.is_empty() || service_account.is_empty() {
         return Err(wrong("namespace and serviceAccount: both are needed".to_owned()));

@@ -4,7 +4,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::OpenApi;
 
-use super::{Api, identities, instances, rules, status, types};
+use super::{Api, authority, identities, instances, rules, status, types};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,6 +33,12 @@ use super::{Api, identities, instances, rules, status, types};
         identities::revoke_tokens,
         identities::issue,
         identities::trust_bundle,
+        authority::revoked,
+        authority::revoke,
+        authority::reinstate,
+        authority::authority,
+        authority::rotate_root,
+        authority::forget_old_roots,
     ),
     components(schemas(types::FindingBody))
 )]

@@ -246,10 +246,14 @@ async fn the_document_describes_every_path_that_is_served() {
         "/v1/tokens/{namespace}/{service_account}",
         "/v1/identities",
         "/v1/trust-bundle",
+        "/v1/revocations",
+        "/v1/authority",
+        "/v1/authority/rotate-root",
+        "/v1/authority/forget-old-roots",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 16);
+    assert_eq!(paths.len(), 20);
     let (running, client, _dir) = start().await;
     let served: serde_json::Value = client.get("/openapi.json").await.unwrap();
     assert_eq!(served, document);

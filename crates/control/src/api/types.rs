@@ -394,3 +394,70 @@ pub struct TrustBundleBody {
     /// Its roots, PEM.
     pub roots: String,
 }
+
+/// Whom to cut off: an identity by namespace and service account, or one certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct RevocationRequest {
+    /// Namespace of the identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Service account of the identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Serial number of the certificate, hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+}
+
+/// A revocation that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RevocationBody {
+    /// What is revoked: `spiffe://…` or `serial:…`.
+    pub entry: String,
+    /// The generation with which sidecars refuse it.
+    pub generation: u64,
+    /// Join tokens that were revoked with it.
+    pub tokens: usize,
+}
+
+/// A revocation that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReinstatedBody {
+    /// What was revoked.
+    pub entry: String,
+    /// The generation with which sidecars take it again.
+    pub generation: u64,
+}
+
+/// One that is revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RevokedEntryBody {
+    /// `spiffe://…` or `serial:…`.
+    pub entry: String,
+    /// Who revoked it.
+    pub by: String,
+    /// When.
+    #[schema(value_type = String)]
+    pub at: Timestamp,
+}
+
+/// The certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityBody {
+    /// The trust domain that it speaks for.
+    pub trust_domain: String,
+    /// `trust-domain sha256:…` for each root that workloads trust, the one that signs first.
+    pub roots: Vec<String>,
+}
+
+/// Whether to forget old roots that may be needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ForgetQuery {
+    /// Even if certificates under them are in use. Default false.
+    pub force: bool,
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use outrigger_identity::Revoked;
 use outrigger_model::resource::{Barrier, Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::ClientKind;
 use outrigger_xds::server::Versioned;
@@ -26,13 +27,14 @@ type ByScope = HashMap<Scope, Seen>;
 pub struct Compiled {
     world: Arc<World>,
     roots_pem: Arc<str>,
+    revoked: Arc<Revoked>,
     cache: Mutex<HashMap<(ResourceKind, String), ByScope>>,
 }
 
 impl Compiled {
     /// Nothing is compiled yet.
-    pub fn new(world: Arc<World>, roots_pem: Arc<str>) -> Self {
-        Self { world, roots_pem, cache: Mutex::default() }
+    pub fn new(world: Arc<World>, roots_pem: Arc<str>, revoked: Arc<Revoked>) -> Self {
+        Self { world, roots_pem, revoked, cache: Mutex::default() }
     }
 
     /// The world.
@@ -134,6 +136,7 @@ impl Compiled {
             ResourceKind::Secret if name == "ROOTCA" => Resource::Secret(TrustBundleSecret {
                 name: name.to_owned(),
                 roots_pem: self.roots_pem.to_string(),
+                revoked: self.revoked.entries().collect(),
             }),
             ResourceKind::Barrier if name == "barrier" => {
                 Resource::Barrier(Barrier { name: name.to_owned(), generation: world.generation })

@@ -33,7 +33,7 @@ pub(super) fn shop() -> Vec<Instance> {
 
 pub(super) fn compiled(instances: Vec<Instance>, yaml: &str) -> Compiled {
     let world = World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents(yaml));
-    Compiled::new(Arc::new(world), "roots".into())
+    Compiled::new(Arc::new(world), "roots".into(), Arc::default())
 }
 
 pub(super) fn scope(kind: ClientKind, account: &str, instance: &str) -> Scope {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::{Finding, Object, ParseOptions, analyze, parse_with};
 
+use super::revocations::Revocations;
 use super::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
 use super::{Published, Refused, Registration, Removed};
 use crate::compile::cache::Compiled;
@@ -30,6 +31,7 @@ pub(super) struct Draft {
     pub(super) settings: MeshSettings,
     pub(super) roots_pem: Arc<str>,
     pub(super) rules: Arc<BTreeMap<String, Arc<Rule>>>,
+    pub(super) revocations: Revocations,
     pub(super) registrations: Arc<BTreeMap<String, Registration>>,
     /// By registry source, then by id.
     files: Arc<Files>,
@@ -50,6 +52,7 @@ impl Draft {
             settings,
             roots_pem,
             rules: Arc::new(rules),
+            revocations: Revocations::load(contents.revoked),
             registrations: Arc::new(contents.instances.into_iter().map(registration).collect()),
             files: Arc::default(),
             versions: Arc::new(contents.versions),
@@ -63,7 +66,13 @@ impl Draft {
 
     pub(super) fn publish(&self, problems: &Arc<Vec<Problem>>, held: Vec<Held>) -> Published {
         Published {
-            compiled: Arc::new(Compiled::new(Arc::new(self.world()), self.roots_pem.clone())),
+            compiled: Arc::new(Compiled::new(
+                Arc::new(self.world()),
+                self.roots_pem.clone(),
+                self.revocations.list().clone(),
+            )),
+            revocations: self.revocations.entries().clone(),
+            revoked: self.revocations.list().clone(),
             rules: self.rules.clone(),
             registrations: self.registrations.clone(),
             problems: problems.clone(),
@@ -90,6 +99,12 @@ impl Draft {
         }
         for (id, instance) in self.files.values().flatten() {
             all.entry(id.clone()).or_insert_with(|| instance.clone());
+        }
+        // Nobody is sent to who would be refused there.
+        let revoked = self.revocations.list();
+        if !revoked.is_empty() {
+            let domain = &self.settings.trust_domain;
+            all.retain(|_, instance| !instance.identity(domain).is_ok_and(|id| revoked.has_identity(&id)));
         }
         all
     }

@@ -70,6 +70,14 @@ impl Turn {
                 }
                 self.settle_number(reply, result);
             }
+            Command::Revoke { entry, by, reply } => {
+                let result = self.draft.revoke(&entry, by);
+                self.settle_number(reply, result);
+            }
+            Command::Reinstate { entry, reply } => {
+                let result = self.draft.reinstate(&entry);
+                self.settle_number(reply, result);
+            }
             Command::Registry { source, event, reply } => {
                 self.changed |= self.draft.registry(source, event);
                 if let Some(reply) = reply {

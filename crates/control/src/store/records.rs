@@ -115,6 +115,17 @@ impl StoredToken {
     }
 }
 
+/// One that an operator has revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRevocation {
+    /// As [`outrigger_identity::Revocation`] is written.
+    pub entry: String,
+    /// Who did it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// `Kind/namespace/name`, by which a rule is stored and asked for.
 pub fn rule_key(object: &Object) -> String {
     format!("{}/{}/{}", object.kind, object.namespace, object.name)

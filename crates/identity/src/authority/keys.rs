@@ -140,6 +140,12 @@ impl SigningSet {
     pub(super) fn issuer_not_after(&self) -> SystemTime {
         self.issuer_not_after
     }
+
+    /// When the root that signs was made; of a provided one at the latest a day after its start.
+    pub(super) fn root_made(&self) -> SystemTime {
+        let start = self.roots.first().and_then(validity_of).map(|(start, _)| start);
+        start.map_or(SystemTime::UNIX_EPOCH, |start| start + BACKDATE)
+    }
 }
 
 impl Root {

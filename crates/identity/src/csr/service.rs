@@ -37,13 +37,22 @@ pub struct Denied(pub String);
 
 /// Decides which identity a caller may have. Called on the runtime's threads: look up in memory, do not block.
 pub trait CallerPolicy: Send + Sync {
-    /// The identity that the caller's token (or whatever else it brings) is bound to.
+    /// The identity that the caller's token (or whatever else it brings) is bound to. Nothing is used up by that.
     ///
     /// # Errors
     /// With the reason when there is none.
     fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied>;
 
-    /// Whether the holder of a still valid certificate may have the same identity again. Everybody, unless revoked.
+    /// Counts one use of what [`CallerPolicy::identify`] took, for a certificate that is made and not yet handed out.
+    ///
+    /// # Errors
+    /// When there is no use left, as another call was quicker; the certificate is thrown away.
+    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        let _ = caller;
+        Ok(())
+    }
+
+    /// Whether the holder of a still valid certificate may have the same identity again. Who is revoked does not come so far.
     ///
     /// # Errors
     /// With the reason.
@@ -71,11 +80,12 @@ impl CertificateService {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(2 * MAX_CSR_BYTES)
     }
 
-    fn decide(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+    /// Who the caller may be, and whether its token says so.
+    fn decide(&self, caller: &Caller) -> Result<(SpiffeId, bool), Denied> {
         // A token is an explicit wish, so it goes first; if it is stale, the certificate still speaks.
         let by_token = if caller.bearer.is_some() || caller.certificate.is_none() {
             match self.policy.identify(caller) {
-                Ok(identity) => return Ok(identity),
+                Ok(identity) => return Ok((identity, true)),
                 Err(denied) => Some(denied),
             }
         } else {
@@ -83,11 +93,11 @@ impl CertificateService {
         };
         match (&caller.certificate, by_token) {
             (Some(identity), _) if identity.trust_domain() == self.authority.trust_domain() => {
-                self.policy.renew(identity).map(|()| identity.clone())
+                self.policy.renew(identity).map(|()| (identity.clone(), false))
             }
             (_, Some(denied)) => Err(denied),
             // A certificate of a federated trust domain, without a token: only the policy can know.
-            _ => self.policy.identify(caller),
+            _ => self.policy.identify(caller).map(|identity| (identity, true)),
         }
     }
 
@@ -96,10 +106,15 @@ impl CertificateService {
         caller: &Caller,
         request: &IstioCertificateRequest,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let identity = self.decide(caller).map_err(|denied| {
+        let refuse = |denied: Denied| {
             tracing::warn!(remote = %caller.remote, reason = %denied, "certificate request refused");
             Status::unauthenticated(denied.0)
-        })?;
+        };
+        let (identity, by_token) = self.decide(caller).map_err(refuse)?;
+        if self.authority.bundle().revoked().has_identity(&identity) {
+            let reason = format!("{identity} is revoked; `outrigger identity reinstate` takes that back");
+            return Err(refuse(Denied(reason)));
+        }
         if identity.trust_domain() != self.authority.trust_domain() {
             let domain = self.authority.trust_domain();
             return Err(Status::permission_denied(format!(
@@ -118,6 +133,10 @@ impl CertificateService {
                     Status::internal(other.to_string())
                 }
             })?;
+        // Only now: a request that came to nothing has used nothing up.
+        if by_token {
+            self.policy.spend(caller).map_err(refuse)?;
+        }
         tracing::info!(id = %identity, remote = %caller.remote, "certificate issued");
         let roots = issued.bundle.roots(self.authority.trust_domain());
         let pem = |certificate| pem::encode("CERTIFICATE", certificate);

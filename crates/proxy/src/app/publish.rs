@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_identity::TrustBundle;
-use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use outrigger_identity::{Revoked, TrustBundle};
+use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecret};
 
 use crate::config_feed::Publish;
 use crate::config_feed::state::Key;
@@ -54,11 +54,14 @@ impl Publish for Publisher {
         usage.is_none_or(|usage| usage.close())
     }
 
-    fn trust(&mut self, roots_pem: &str) {
-        match TrustBundle::from_pem(&self.trust_domain, roots_pem) {
+    fn trust(&mut self, secret: &TrustBundleSecret) {
+        match TrustBundle::from_pem(&self.trust_domain, &secret.roots_pem) {
             Ok(bundle) => {
+                let bundle = bundle.with_revoked(Arc::new(revoked(secret)));
                 let kept = self.shared.credentials.load();
-                if kept.bundle.fingerprints() != bundle.fingerprints() {
+                if kept.bundle.fingerprints() != bundle.fingerprints()
+                    || kept.bundle.revoked() != bundle.revoked()
+                {
                     self.shared.credentials.replace_bundle(Arc::new(bundle));
                     tracing::info!("the trust bundle has changed");
                 }
@@ -68,4 +71,22 @@ impl Publish for Publisher {
             }
         }
     }
+
+    fn revoke(&mut self, secret: &TrustBundleSecret) {
+        // The roots of then may be older than those that came with our certificate; who was revoked then is still.
+        let bundle = TrustBundle::clone(&self.shared.credentials.load().bundle);
+        let then = TrustBundle::empty().with_revoked(Arc::new(revoked(secret)));
+        self.shared.credentials.replace_bundle(Arc::new(bundle.union(&then)));
+    }
+}
+
+/// What cannot be read is left out: one entry of a newer control plane must not let all others in.
+fn revoked(secret: &TrustBundleSecret) -> Revoked {
+    let read = |entry: &String| {
+        let parsed = outrigger_identity::Revocation::parse(entry);
+        parsed
+            .inspect_err(|reason| tracing::warn!(reason, "a revocation cannot be read and is not in force"))
+            .ok()
+    };
+    secret.revoked.iter().filter_map(read).collect()
 }

@@ -18,7 +18,8 @@ impl Publish for Users {
     fn publish(&mut self, _: u64, _: &[Arc<Resource>], _: &BTreeSet<Key>) -> Vec<(Key, Invalid)> {
         Vec::new()
     }
-    fn trust(&mut self, _: &str) {}
+    fn trust(&mut self, _: &TrustBundleSecret) {}
+    fn revoke(&mut self, _: &TrustBundleSecret) {}
     fn usage(&self) -> Used {
         self.used.lock().clone()
     }

@@ -48,6 +48,8 @@ pub struct ConnInfo {
     pub started: Instant,
     /// Why the connection is being closed, if a change of policy or trust does it.
     pub closed_by: Rc<OnceCell<Failure>>,
+    /// Whom a tunnel reached over the mesh's mTLS.
+    pub reached: OnceCell<SpiffeId>,
     /// Who the peer says it is, beyond what it proved.
     pub introduction: Introduction,
     /// Where the called host begins in the server name; found when the first stream ends.
@@ -116,6 +118,7 @@ impl ConnInfo {
             chain,
             started: Instant::now(),
             closed_by: Rc::default(),
+            reached: OnceCell::new(),
             introduction: Introduction::default(),
             called_from: OnceCell::new(),
             series_hash: Cell::new(0),

@@ -16,7 +16,7 @@ use slab::Slab;
 use super::early::Speakers;
 use super::{ConnInfo, authorize, terminate};
 use crate::alarm::Place;
-use crate::failure::{Failure, FailureKind, Stage};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::snapshot::Snapshot;
 use crate::worker::Worker;
 
@@ -134,6 +134,9 @@ impl Chains {
 
 fn verdict(entry: &Entry, snapshot: &Snapshot, trust: Option<&TrustBundle>) -> Result<(), Failure> {
     let info = &*entry.info;
+    if let Some(failure) = trust.and_then(|bundle| revoked(info, bundle)) {
+        return Err(failure);
+    }
     if let Some(bundle) = trust.filter(|_| info.mtls) {
         let now = entry.verified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(now);
@@ -164,6 +167,13 @@ fn verdict(entry: &Entry, snapshot: &Snapshot, trust: Option<&TrustBundle>) -> R
     }
 }
 
+/// Why a tunnel ends, if whom it reached is trusted no longer.
+pub fn revoked(info: &ConnInfo, bundle: &TrustBundle) -> Option<Failure> {
+    let identity = info.reached.get().filter(|identity| bundle.revoked().has_identity(identity))?;
+    let detail = format!("{identity} is revoked");
+    Some(Failure::upstream(Stage::Forward, FailureKind::TlsFailed, Retry::Never, detail))
+}
+
 /// Judges the open connections whenever configuration or trust changes; a task of each worker, for its life.
 pub async fn watch(worker: Rc<Worker>) {
     let mut swapped = worker.shared.swapped.subscribe();
@@ -176,7 +186,7 @@ pub async fn watch(worker: Rc<Worker>) {
             changed = credentials.changed() => if changed.is_err() { return },
         }
         let bundle = worker.shared.credentials.load().bundle.clone();
-        let trust = (bundle.fingerprints() != known.fingerprints()).then_some(&*bundle);
+        let trust = (*bundle != *known).then_some(&*bundle);
         worker.connections.judge(&worker.snapshot(), trust);
         known = bundle;
     }

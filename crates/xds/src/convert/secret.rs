@@ -1,12 +1,27 @@
 //! Trust bundles. Keys never travel.
 
 use outrigger_model::resource::TrustBundleSecret;
+use prost::Message;
 
 use super::flaw::{Decoded, flaw};
-use crate::wire::core::{DataSource, data_source::Specifier};
+use crate::kind::ClientKind;
+use crate::wire::core::{DataSource, TypedExtensionConfig, data_source::Specifier};
 use crate::wire::tls::{CertificateValidationContext, Secret, secret::Type};
+use crate::wire::{own, protobuf};
 
-pub(super) fn encode(secret: &TrustBundleSecret) -> Secret {
+const REVOKED: &str = "outrigger.revoked";
+const REVOKED_URL: &str = "type.googleapis.com/outrigger.v1.Revoked";
+
+/// Who is revoked goes to sidecars of ours alone: others refuse a validator that they do not know.
+pub(super) fn encode(secret: &TrustBundleSecret, kind: ClientKind) -> Secret {
+    let told = kind == ClientKind::Outrigger && !secret.revoked.is_empty();
+    let revoked = told.then(|| TypedExtensionConfig {
+        name: REVOKED.to_owned(),
+        typed_config: Some(protobuf::Any {
+            type_url: REVOKED_URL.to_owned(),
+            value: own::Revoked { entries: secret.revoked.clone() }.encode_to_vec(),
+        }),
+    });
     Secret {
         name: secret.name.clone(),
         r#type: Some(Type::ValidationContext(CertificateValidationContext {
@@ -14,6 +29,7 @@ pub(super) fn encode(secret: &TrustBundleSecret) -> Secret {
                 specifier: Some(Specifier::InlineString(secret.roots_pem.clone())),
                 ..Default::default()
             }),
+            custom_validator_config: revoked,
             ..Default::default()
         })),
     }
@@ -43,5 +59,21 @@ pub(super) fn decode(wire: &Secret) -> Decoded<TrustBundleSecret> {
     if !pem.contains("-----BEGIN CERTIFICATE-----") {
         return flaw(field, "holds no PEM certificate");
     }
-    Ok(TrustBundleSecret { name: wire.name.clone(), roots_pem: pem })
+    let custom = context.custom_validator_config.as_ref().and_then(|custom| custom.typed_config.as_ref());
+    let revoked = match custom {
+        None => Vec::new(),
+        Some(packed) if packed.type_url == REVOKED_URL => match own::Revoked::decode(packed.value.as_slice())
+        {
+            Ok(revoked) => revoked.entries,
+            Err(error) => {
+                return flaw(
+                    "validation_context.custom_validator_config",
+                    format!("malformed protobuf: {error}"),
+                );
+            }
+        },
+        // It would let nobody in whom our checks refuse, but maybe refuse whom they let in.
+        Some(_) => return flaw("validation_context.custom_validator_config", "is of an unknown type"),
+    };
+    Ok(TrustBundleSecret { name: wire.name.clone(), roots_pem: pem, revoked })
 }

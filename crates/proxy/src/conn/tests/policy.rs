@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_identity::{Authority, TrustBundle};
+use outrigger_identity::{Authority, Revoked, TrustBundle};
 use outrigger_model::listener::{Direction, FilterChain, TransportMatch};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
@@ -117,6 +117,24 @@ async fn a_root_that_is_no_longer_trusted_ends_what_it_vouched_for() {
         let other = super::rig::authority().bundle();
         server.rig.worker.shared.credentials.replace_bundle(other);
         is_cut(web).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revoked_identity_loses_its_connections_and_nobody_else_does() {
+    local(async {
+        let authority = authority();
+        let mut server = Server::new(&authority).await;
+        let (_web, web) = server.visit(&authority, "web").await;
+        let (_load, mut load) = server.visit(&authority, "load").await;
+        let list = Revoked::parse([id("web").as_str()]).unwrap();
+        let bundle = TrustBundle::clone(&authority.bundle()).with_revoked(Arc::new(list));
+        server.rig.worker.shared.credentials.replace_bundle(Arc::new(bundle));
+        is_cut(web).await;
+        lives(&mut load).await;
+        let error = server.rig.line().await["error"].to_string();
+        assert!(error.contains("sa/web is revoked"), "{error}");
     })
     .await;
 }

@@ -194,3 +194,25 @@ fn grpc_gets_a_ring_where_others_get_a_table() {
     assert_eq!(policy(ClientKind::Grpc), LbPolicy::RingHash as i32);
     assert_eq!(policy(ClientKind::Envoy), LbPolicy::Maglev as i32);
 }
+
+#[test]
+fn only_sidecars_of_ours_are_told_who_is_revoked() {
+    let secret = outrigger_model::resource::TrustBundleSecret {
+        name: "ROOTCA".into(),
+        roots_pem: "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
+        revoked: vec!["serial:1".into()],
+    };
+    for (kind, told) in [(ClientKind::Outrigger, true), (ClientKind::Envoy, false), (ClientKind::Grpc, false)]
+    {
+        let wire = secret::encode(&secret, kind);
+        let Some(tls::secret::Type::ValidationContext(context)) = wire.r#type else { panic!("no context") };
+        assert_eq!(context.custom_validator_config.is_some(), told, "{kind:?}");
+    }
+    assert_ne!(
+        version_of(&Resource::Secret(secret.clone())),
+        version_of(&Resource::Secret(outrigger_model::resource::TrustBundleSecret {
+            revoked: Vec::new(),
+            ..secret
+        })),
+    );
+}

@@ -106,6 +106,11 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
         cases! { tls::Secret;
             "name" => |s| s.name.clear(),
             "validation_context" => |s| s.r#type = None,
+            "validation_context.custom_validator_config" => |s| {
+                let Some(tls::secret::Type::ValidationContext(context)) = &mut s.r#type else { return };
+                let custom = context.custom_validator_config.as_mut().unwrap();
+                custom.typed_config.as_mut().unwrap().type_url.push('x');
+            },
             "tls_certificate" => |s| s.r#type = Some(tls::secret::Type::TlsCertificate(Default::default())),
             "validation_context.trusted_ca" => |s| {
                 s.r#type = Some(tls::secret::Type::ValidationContext(Default::default()))
@@ -131,10 +136,12 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
 }
 
 fn roots() -> tls::Secret {
-    crate::convert::secret::encode(&outrigger_model::resource::TrustBundleSecret {
+    let secret = outrigger_model::resource::TrustBundleSecret {
         name: "it".into(),
         roots_pem: "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
-    })
+        revoked: vec!["serial:1".into()],
+    };
+    crate::convert::secret::encode(&secret, ClientKind::Outrigger)
 }
 
 #[test]

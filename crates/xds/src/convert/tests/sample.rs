@@ -448,9 +448,11 @@ fn slow_starts(discovery: &Discovery, balance: Balance) -> bool {
 
 /// Any resource.
 pub(crate) fn resource() -> impl Strategy<Value = Resource> {
-    let roots = "[A-Za-z0-9]{0,40}".prop_map(|body| TrustBundleSecret {
+    let entries = vec("(spiffe://[a-z]{1,8}/[a-z]{1,8}|serial:[1-9a-f]{1,8})", 0..3);
+    let roots = ("[A-Za-z0-9]{0,40}", entries).prop_map(|(body, revoked)| TrustBundleSecret {
         name: "ROOTCA".to_owned(),
         roots_pem: format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"),
+        revoked,
     });
     prop_oneof![
         3 => cluster().prop_map(Resource::Cluster),
