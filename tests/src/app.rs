@@ -103,8 +103,11 @@ async fn skip_chunks(stream: &mut BufReader<TcpStream>) -> std::io::Result<()> {
 
 /// One HTTP/1.1 exchange on a connection of its own: status and everything that came, as text.
 pub async fn get(address: SocketAddr, path: &str, headers: &str) -> std::io::Result<(u16, String)> {
-    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n"))
-        .await
+    exchange(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"),
+    )
+    .await
 }
 
 /// Sends bytes, reads to the end.

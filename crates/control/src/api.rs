@@ -24,6 +24,7 @@ use crate::status::Board;
 use crate::store::Store;
 use crate::tokens::{ADMIN_SERVICE_ACCOUNT, AdminToken, Tokens};
 use crate::traces::{TraceStore, query};
+use outrigger_telemetry::site::Site;
 
 pub mod openapi;
 pub mod types;
@@ -37,6 +38,8 @@ mod status;
 
 use types::ErrorBody;
 
+/// Where names of pages are told.
+pub(crate) const PAGE_NAMES: &str = "the setting pageNames";
 /// A rule file of 8 MiB has some 200,000 lines.
 const MAX_BODY: usize = 8 << 20;
 /// An answer that waits for proxies waits at most so long.
@@ -88,14 +91,40 @@ pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
         .merge(openapi::routes())
         .with_state(api.clone());
     if let Some(traces) = traces {
-        router = router.merge(query::router(traces));
+        router = router.merge(query::router(traces).layer(from_fn(operators)));
     }
-    router
+    let settings = api.shared.settings.clone();
+    let router = router
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(parameters::check))
         .layer(from_fn_with_state(api, authenticate))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY));
+    same_site(router, &settings)
+}
+
+/// Behind the check that no stranger's web page asks. Browsers do not reach a unix socket.
+pub(crate) fn same_site(router: Router, settings: &Settings) -> Router {
+    let site = Site::new(settings.names_of_pages());
+    router.layer(from_fn_with_state(site, site_of))
+}
+
+async fn site_of(State(site): State<Site>, request: Request, next: Next) -> Response {
+    let local = matches!(request.extensions().get::<Channel>(), Some(Channel::Socket { .. }));
+    let refused = site.refuse(request.uri(), request.headers(), PAGE_NAMES).filter(|_| !local);
+    match refused {
+        Some(text) => Problem::new(StatusCode::FORBIDDEN, text.trim_end().to_owned()).into_response(),
+        None => next.run(request).await,
+    }
+}
+
+/// What is only for operators as a whole.
+async fn operators(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>().map(operator) {
+        Some(Ok(_)) => next.run(request).await,
+        Some(Err(problem)) => problem.into_response(),
+        None => Problem::new(StatusCode::UNAUTHORIZED, "nobody says who calls".to_owned()).into_response(),
+    }
 }
 
 async fn unknown(request: Request) -> Problem {

@@ -7,7 +7,7 @@ use outrigger_telemetry::admin::{AdminResponse, Row, Table, rows};
 use outrigger_telemetry::{LogControl, Readiness, Registry};
 use serde_json::{Value, json};
 
-use crate::api::Shared;
+use crate::api::{PAGE_NAMES, Shared};
 
 /// The table of the port.
 pub(crate) fn table(
@@ -21,8 +21,9 @@ pub(crate) fn table(
         Row::get(path, help, move |_| AdminResponse::json(&show(&shared)))
     };
     let mut table = Table::new("Outrigger control plane")
+        .known_as(&shared.settings.names_of_pages(), PAGE_NAMES)
         .with(rows::ready("/ready", readiness))
-        .with(rows::metrics("/metrics", registry))
+        .with(rows::metrics("/metrics", registry).open())
         .with(page("/debug/syncz", "per proxy: what it has in force, what it refused", syncz))
         .with(page("/debug/connections", "connected xDS clients", connections))
         .with(page("/debug/registryz", "services and instances", registryz))

@@ -27,6 +27,9 @@ pub struct Settings {
     pub management_address: Option<SocketAddr>,
     /// Metrics, readiness and debug pages, without authentication. Default `127.0.0.1:15014`.
     pub metrics_address: SocketAddr,
+    /// Names by which browsers may ask for pages and traces, beside IP addresses, localhost and `dnsNames`; one may begin
+    /// with `*.`. Default none.
+    pub page_names: Vec<String>,
     /// Where the built-in trace store receives OTLP over gRPC, without authentication. Default `127.0.0.1:15018`.
     pub otlp_address: Option<SocketAddr>,
     /// Where the built-in trace store answers Jaeger's query API, without authentication. Default `127.0.0.1:15019`.
@@ -88,6 +91,7 @@ impl Default for Settings {
             socket: None,
             management_address: None,
             metrics_address: loopback(15014),
+            page_names: Vec::new(),
             otlp_address: Some(loopback(15018)),
             query_address: Some(loopback(15019)),
             trace_spans: 20_000,
@@ -177,6 +181,11 @@ impl Settings {
             root_namespace: self.root_namespace.clone(),
             sampling: self.sampling,
         }
+    }
+
+    /// All names by which browsers may ask.
+    pub fn names_of_pages(&self) -> Vec<String> {
+        self.dns_names.iter().chain(&self.page_names).cloned().collect()
     }
 
     /// Where the management socket is.

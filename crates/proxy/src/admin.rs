@@ -45,13 +45,14 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// All pages, for the admin port.
-    pub fn admin(&self) -> Table {
+    /// All pages, for the admin port; `names` are those by which it is asked for.
+    pub fn admin(&self, names: &[String]) -> Table {
         let page = |show: fn(&Pages) -> Value| {
             let pages = self.clone();
             move |_| AdminResponse::json(&show(&pages))
         };
         Table::new("outrigger-proxy")
+            .known_as(names, "admin_names of the bootstrap file")
             .with(rows::ready("/ready", self.readiness.clone()))
             .with(rows::metrics("/stats/prometheus", self.registry.clone()))
             .with(Row::get(
@@ -73,15 +74,15 @@ impl Pages {
     /// For a scraper's port.
     pub fn metrics(&self) -> Table {
         Table::new("outrigger-proxy metrics")
-            .with(rows::metrics("/stats/prometheus", self.registry.clone()))
-            .with(rows::metrics("/metrics", self.registry.clone()))
+            .with(rows::metrics("/stats/prometheus", self.registry.clone()).open())
+            .with(rows::metrics("/metrics", self.registry.clone()).open())
     }
 
     /// For a probe's port.
     pub fn health(&self) -> Table {
         Table::new("outrigger-proxy health")
             .with(rows::ready("/healthz/ready", self.readiness.clone()))
-            .with(app_health::row(self.probes.clone()))
+            .with(app_health::row(self.probes.clone()).open())
     }
 }
 

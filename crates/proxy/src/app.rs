@@ -192,7 +192,7 @@ impl Process {
 
     async fn serve_pages(&self, bootstrap: &Bootstrap) -> anyhow::Result<()> {
         let pages = &self.pages;
-        let mut servers = vec![("admin", bootstrap.admin, pages.admin())];
+        let mut servers = vec![("admin", bootstrap.admin, pages.admin(&bootstrap.admin_names))];
         servers.extend(bootstrap.metrics.map(|address| ("metrics", address, pages.metrics())));
         servers.extend(bootstrap.health.map(|address| ("health", address, pages.health())));
         for (name, address, table) in servers {

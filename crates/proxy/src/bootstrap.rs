@@ -32,6 +32,9 @@ pub struct Bootstrap {
     /// The admin server. Default 127.0.0.1:15000.
     #[serde(default = "default_admin")]
     pub admin: SocketAddr,
+    /// Names by which browsers may ask for the admin pages, beside IP addresses and localhost. Default none.
+    #[serde(default)]
+    pub admin_names: Vec<String>,
     /// Metrics for scrapers, `/metrics` and `/stats/prometheus`. Default off.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod logging;
 pub mod metrics;
 pub mod ready;
+pub mod site;
 pub mod trace;
 
 pub use drain::Drain;

@@ -204,6 +204,49 @@ async fn a_join_token_registers_what_it_names() {
     running.stop().await;
 }
 
+/// The status of a GET without TLS, asked by that name.
+async fn by_name(address: std::net::SocketAddr, path: &str, more: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\n{more}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn traces_are_for_operators_and_pages_not_for_a_strangers_browser() {
+    let (running, socket, _dir) = start().await;
+    let traces = async |client: &Client| {
+        let asked = client.call(
+            Method::GET,
+            "/api/services",
+            "application/json",
+            Default::default(),
+            Default::default(),
+        );
+        asked.await.map(|_| ()).map_err(|error| error.status().unwrap())
+    };
+    assert_eq!(traces(&socket).await, Ok(()));
+    let workload = over_tls(&running, Some(&socket.issue_identity(&request("catalog")).await.unwrap()));
+    assert_eq!(traces(&workload).await, Err(http::StatusCode::FORBIDDEN));
+
+    let (query, metrics) = (running.addresses.query.unwrap(), running.addresses.metrics);
+    for (address, path, more, status) in [
+        (query, "/api/services", "Host: localhost", "200 OK"),
+        (query, "/api/services", "Host: rebound.evil:15019", "403 Forbidden"),
+        (query, "/api/services", "Host: localhost\r\nOrigin: http://evil.example", "403 Forbidden"),
+        (metrics, "/debug/configz", "Host: 127.0.0.1", "200 OK"),
+        (metrics, "/debug/configz", "Host: rebound.evil", "403 Forbidden"),
+        (metrics, "/metrics", "Host: control.example", "200 OK"),
+    ] {
+        let answer = by_name(address, path, more).await;
+        assert!(answer.ends_with(status), "{path} {more}: {answer}");
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn what_does_not_exist_is_an_error_in_json() {
     let (running, client, _dir) = start().await;

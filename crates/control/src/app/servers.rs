@@ -20,7 +20,7 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpConnectInfo};
 
 use super::{Addresses, Parts, api, http, readiness};
-use crate::api::router;
+use crate::api::{router, same_site};
 use crate::debug;
 use crate::traces::{query, receive};
 use crate::xds_source::XdsSource;
@@ -130,7 +130,11 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         spawn(tasks, &drain, http::serve(tls, router(api.clone(), Some(traces.clone())), drain.clone()));
     }
     if let Some(listener) = queries {
-        spawn(tasks, &drain, http::serve(listener, query::router(traces.clone()), drain.clone()));
+        spawn(
+            tasks,
+            &drain,
+            http::serve(listener, same_site(query::router(traces.clone()), &settings), drain.clone()),
+        );
     }
     spawn(tasks, &drain, http::serve(socket, router(api, Some(traces)), drain.clone()));
     let stop = drain.clone();

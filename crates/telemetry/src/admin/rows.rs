@@ -18,6 +18,7 @@ pub fn ready(path: &'static str, readiness: Readiness) -> Row {
             AdminResponse::status(status, report.text())
         }
     })
+    .open()
 }
 
 /// Metrics at `path` (`/stats/prometheus`, `/metrics`).

@@ -209,6 +209,9 @@ async fn answer(
                 body,
                 peer,
             };
+            if let Some(refusal) = table.refuse(&head.uri, &request) {
+                return respond(refusal);
+            }
             let path = request.path.clone();
             timeout(limits.handler_timeout, table.answer(request)).await.unwrap_or_else(|_| {
                 let text = format!("{path} had no answer within {:?}.\n", limits.handler_timeout);
@@ -217,6 +220,10 @@ async fn answer(
         }
         Err(refusal) => refusal,
     };
+    respond(response)
+}
+
+fn respond(response: AdminResponse) -> Response<Full<Bytes>> {
     let mut out = Response::new(Full::new(response.body));
     *out.status_mut() = response.status;
     *out.headers_mut() = response.headers;

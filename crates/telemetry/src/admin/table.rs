@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, HOST, HeaderName, HeaderValue, ORIGIN};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{ALLOW, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::index;
+use crate::site::Site;
 
 type HandlerFuture = Pin<Box<dyn Future<Output = AdminResponse> + Send>>;
 type Handler = Arc<dyn Fn(AdminRequest) -> HandlerFuture + Send + Sync>;
@@ -110,6 +111,8 @@ pub struct Row {
     pub methods: &'static [&'static str],
     /// One line for the index, parameters included.
     pub help: Cow<'static, str>,
+    /// Answers whatever name it is asked by, and for whatever page.
+    open: bool,
     handler: Handler,
 }
 
@@ -126,7 +129,15 @@ impl Row {
         Fut: Future<Output = AdminResponse> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        Self { path: path.into(), methods, help: help.into(), handler }
+        Self { path: path.into(), methods, help: help.into(), open: false, handler }
+    }
+
+    /// The same for everybody: whoever sees the answer learns nothing and changes nothing. Probes and scrapers ask by names
+    /// that we cannot know.
+    #[must_use]
+    pub fn open(mut self) -> Self {
+        self.open = true;
+        self
     }
 
     /// A GET endpoint whose handler need not wait.
@@ -157,12 +168,33 @@ impl Row {
 pub struct Table {
     title: Cow<'static, str>,
     rows: Vec<Row>,
+    site: Site,
+    /// The setting that tells names.
+    setting: &'static str,
 }
 
 impl Table {
     /// No endpoints but the index and `/help`; `title` heads the index.
     pub fn new(title: impl Into<Cow<'static, str>>) -> Self {
-        Self { title: title.into(), rows: Vec::new() }
+        Self { title: title.into(), rows: Vec::new(), site: Site::default(), setting: "the settings" }
+    }
+
+    /// Answers by these names, too; `setting` is where they are from.
+    #[must_use]
+    pub fn known_as(mut self, names: &[String], setting: &'static str) -> Self {
+        self.site = Site::new(names);
+        self.setting = setting;
+        self
+    }
+
+    /// Why a request for `target` is not answered, whatever it asks for.
+    pub(super) fn refuse(&self, target: &Uri, request: &AdminRequest) -> Option<AdminResponse> {
+        let asks = |row: &&Row| row.matches(&request.path).is_some() && row.takes(&request.method);
+        if self.rows.iter().find(asks).is_some_and(|row| row.open) {
+            return None;
+        }
+        let text = self.site.refuse(target, &request.headers, self.setting)?;
+        Some(AdminResponse::status(StatusCode::FORBIDDEN, text))
     }
 
     /// Adds a row. A row with the same path takes the methods that the earlier one does not.
@@ -189,9 +221,6 @@ impl Table {
 
     /// Answers one request.
     pub async fn answer(&self, mut request: AdminRequest) -> AdminResponse {
-        if let Some(refusal) = cross_site(&request) {
-            return refusal;
-        }
         let mut allowed = Vec::new();
         for row in &self.rows {
             let Some(tail) = row.matches(&request.path) else { continue };
@@ -227,21 +256,6 @@ fn not_allowed(request: &AdminRequest, allowed: &str) -> AdminResponse {
         Ok(value) => response.with_header(ALLOW, value),
         Err(_) => response,
     }
-}
-
-/// A web page that is open on an operator's machine can post to loopback. Browsers say where the page is from, and
-/// only our own pages may change something; curl and programs send no Origin.
-fn cross_site(request: &AdminRequest) -> Option<AdminResponse> {
-    if matches!(request.method, Method::GET | Method::HEAD) {
-        return None;
-    }
-    let origin = request.headers.get(ORIGIN)?.to_str().unwrap_or_default();
-    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if origin.split_once("://").is_some_and(|(_, authority)| !host.is_empty() && authority == host) {
-        return None;
-    }
-    let text = format!("Refused: a web page from {origin:?} must not change this process.\n");
-    Some(AdminResponse::status(StatusCode::FORBIDDEN, text))
 }
 
 /// Splits and decodes a query string; what is not valid percent-encoding stays as it is.
