@@ -172,6 +172,11 @@ pub struct Nack {
 }
 
 impl Board {
+    /// Whether the sidecar of an instance is connected.
+    pub fn has_instance(&self, id: &str) -> bool {
+        self.entries.lock().values().any(|entry| entry.client.instance.as_deref() == Some(id))
+    }
+
     /// A stream has said who it is.
     pub fn connected(&self, stream: u64, client: Client) {
         let entry = Entry {

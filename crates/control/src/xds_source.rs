@@ -77,6 +77,32 @@ impl XdsSource {
     }
 }
 
+impl XdsSource {
+    /// Why a sidecar is not what its operator means it to be, with what to do; it is served all the same.
+    fn trouble(&self, scope: &Scope, identity: &SpiffeId) -> Option<String> {
+        let published = self.keeper.published();
+        let world = published.compiled.world();
+        let id = scope.instance.as_deref()?;
+        match (world.instance(id), scope.own(world)) {
+            (None, _) => Some(format!(
+                "sidecar \"{id}\" has no registered instance, so nobody is sent to it; register one as {}/{} (POST \
+                 /v1/instances)",
+                scope.namespace, scope.service_account
+            )),
+            (Some(other), None) => Some(format!(
+                "sidecar \"{id}\" is {identity}, but the instance of that id runs as {}/{}: its join file or its node.id is \
+                 another workload's",
+                other.namespace, other.service_account
+            )),
+            (_, Some(_)) => self.board.has_instance(id).then(|| {
+                format!(
+                    "a second stream for instance \"{id}\": unless its sidecar has just come back, two have that node.id"
+                )
+            }),
+        }
+    }
+}
+
 impl Source for XdsSource {
     fn open(
         &self,
@@ -104,6 +130,11 @@ impl Source for XdsSource {
             regex_limit: number(node, "RE2_MAX_PROGRAM_SIZE").unwrap_or(REGEX_LIMIT),
         };
         let own = scope.own(self.keeper.published().compiled.world()).is_some();
+        if scope.kind == ClientKind::Outrigger
+            && let Some(trouble) = self.trouble(&scope, &identity)
+        {
+            tracing::warn!(node = %node.id, id = %identity, ?remote, "{trouble}");
+        }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         let asked = Arc::<Mutex<_>>::default();
         let client = Client {

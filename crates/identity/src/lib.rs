@@ -63,7 +63,7 @@ pub use error::{CertificateProblem, IdentityError};
 pub use incoming::{PeerInfo, PeerStream, TlsListener, expose_identity};
 pub use join::JoinFile;
 pub use revoked::{Revocation, Revoked};
-pub use state_dir::StateDir;
+pub use state_dir::{Lock, StateDir};
 pub use verify::{peer_identity, verify_peer};
 pub use worker::WorkerTls;
 

@@ -4,7 +4,7 @@
 //! else's certificate. What is damaged, foreign or expired is reported and ignored, never fatal.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +25,19 @@ const WORKLOAD_FILE: &str = "workload.pem";
 /// The trust bundle, JSON.
 const BUNDLE_FILE: &str = "bundle.json";
 
+/// Held by the sidecar that uses the directory.
+const LOCK_FILE: &str = "lock";
+
 /// A directory for credentials.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     path: PathBuf,
+}
+
+/// A state directory that is ours.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
 }
 
 /// What was found at start.
@@ -51,6 +60,37 @@ impl StateDir {
         let path = path.into();
         create_private_dir(&path)?;
         Ok(Self { path })
+    }
+
+    /// Takes the directory for this process, until the lock is dropped or the process ends: two sidecars in one directory
+    /// overwrite each other's key and configuration.
+    ///
+    /// # Errors
+    /// When another one has it, or the file cannot be made.
+    pub fn lock(&self) -> Result<Lock, IdentityError> {
+        let path = self.path.join(LOCK_FILE);
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = open().map_err(IdentityError::file(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.take(20).read_to_string(&mut holder);
+                let holder = holder.trim();
+                let reason = format!(
+                    "another sidecar (process {}) uses this directory; give each one a state directory of its own",
+                    if holder.is_empty() { "unknown" } else { holder }
+                );
+                return Err(IdentityError::content(path, reason));
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(IdentityError::File { path, source }),
+        }
+        // Who holds it, for the one that comes too late.
+        let noted =
+            file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+        noted.map_err(IdentityError::file(&path))?;
+        Ok(Lock { _file: file })
     }
 
     /// Where it is.

@@ -43,7 +43,7 @@ mod publish;
 mod workers;
 
 use identity::Joined;
-use publish::Publisher;
+use publish::{Publisher, Reachable};
 
 /// Command line of the sidecar.
 #[derive(Debug, Clone, clap::Args)]
@@ -315,7 +315,11 @@ fn feed(
     }
     let status = Arc::new(Mutex::new(FeedStatus::default()));
     let bound_to = format!("{} {}", joined.id, bootstrap.node.id);
-    let publisher = Publisher::new(shared.clone(), joined.id.trust_domain().to_owned());
+    let reachable = Reachable::new(
+        !bootstrap.inbound.is_empty() || bootstrap.mode != Mode::Explicit,
+        format!("instance \"{}\" as {}", bootstrap.node.id, joined.id),
+    );
+    let publisher = Publisher::new(shared.clone(), joined.id.trust_domain().to_owned(), reachable);
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
     let bounds = Bounds::default();
     let feed = ConfigFeed { client, events, demands, state, publisher, bounds, file, status: status.clone() };

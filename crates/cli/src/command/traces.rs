@@ -35,22 +35,50 @@ impl Traces {
                 fetch(&self.query, &format!("/api/traces?service={service}&limit={}", self.limit)).await?
             }
             (None, None) => {
-                let body = get(&self.query, "/api/services").await?;
-                let services: serde_json::Value = serde_json::from_slice(&body)?;
-                for service in services["data"].as_array().into_iter().flatten().filter_map(|s| s.as_str()) {
-                    println!("{service}");
-                }
+                services(&self.query).await?.iter().for_each(|service| println!("{service}"));
                 eprintln!("choose one of these services with --service");
                 return Ok(ExitCode::SUCCESS);
             }
         };
         if traces.is_empty() {
-            eprintln!("no traces; sampling may be low, or the workload not called yet");
+            let known = services(&self.query).await?;
+            match &self.service {
+                Some(asked) if !known.contains(asked) => {
+                    eprintln!("{}", unknown(asked, &known));
+                    return Ok(ExitCode::FAILURE);
+                }
+                _ => eprintln!("no traces; sampling may be low, or the workload not called yet"),
+            }
         }
         for trace in &traces {
             println!("{}", waterfall::render(trace));
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The services that have sent spans.
+async fn services(base: &str) -> anyhow::Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Services {
+        data: Option<Vec<String>>,
+    }
+    let body = get(base, "/api/services").await?;
+    let services: Services = serde_json::from_slice(&body).with_context(|| format!("{base}/api/services"))?;
+    Ok(services.data.unwrap_or_default())
+}
+
+/// A name without its namespace is the usual slip.
+fn unknown(asked: &str, known: &[String]) -> String {
+    let same = |name: &&String| name.split('.').next() == asked.split('.').next();
+    let near: Vec<&str> = known.iter().filter(same).map(String::as_str).collect();
+    let said = format!("no service \"{asked}\" has sent a span");
+    match (near.as_slice(), known) {
+        ([], []) => {
+            format!("{said}, nor has any other: is tracing.otlp set in the sidecars' bootstrap files?")
+        }
+        ([], known) => format!("{said}; these have: {}", known.join(", ")),
+        (near, _) => format!("{said}; did you mean {}?", near.join(" or ")),
     }
 }
 
@@ -78,4 +106,18 @@ pub(crate) async fn get(base: &str, path: &str) -> anyhow::Result<Bytes> {
         bail!("{base}{path}: {status}: {}", String::from_utf8_lossy(&body));
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unknown;
+
+    #[test]
+    fn an_unknown_service_is_told_from_one_without_traces() {
+        let known = ["catalog.shop".to_owned(), "web.shop".to_owned(), "web.bank".to_owned()];
+        assert!(unknown("catalog", &known).ends_with("did you mean catalog.shop?"));
+        assert!(unknown("web.shp", &known).ends_with("did you mean web.shop or web.bank?"));
+        assert!(unknown("stock", &known).ends_with("these have: catalog.shop, web.shop, web.bank"));
+        assert!(unknown("stock", &[]).contains("tracing.otlp"));
+    }
 }

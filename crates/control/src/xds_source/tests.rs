@@ -301,6 +301,40 @@ async fn stopping_ends_streams_and_frees_the_store() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_is_not_what_it_is_meant_to_be_is_told_of() {
+    let (running, _dir) = start().await;
+    let registry = outrigger_telemetry::Registry::with_process("test", "1");
+    let source = XdsSource::new(
+        running.keeper().clone(),
+        running.board().clone(),
+        Metrics::new(&registry),
+        "cluster.local",
+    );
+    let trouble = |instance: &str, account: &str| {
+        let scope = Scope {
+            kind: ClientKind::Outrigger,
+            namespace: "shop".into(),
+            service_account: account.into(),
+            instance: Some(instance.into()),
+            bind: None,
+            secure: false,
+            regex_limit: 100,
+        };
+        source.trouble(&scope, &SpiffeId::workload("cluster.local", "shop", account).unwrap())
+    };
+    assert_eq!(trouble("web-1", "web"), None);
+    let said = trouble("web-2", "web").unwrap();
+    assert!(said.contains("no registered instance") && said.contains("shop/web"), "{said}");
+    let said = trouble("web-1", "catalog").unwrap();
+    assert!(said.contains("sa/catalog") && said.contains("runs as shop/web"), "{said}");
+    let mut web = connect(credentials(&running, "web").await.0, "web-1", "outrigger");
+    web.client.subscribe(ResourceKind::Barrier, "barrier");
+    web.barrier(0).await;
+    assert!(trouble("web-1", "web").unwrap().contains("two have that node.id"));
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_revoked_identity_is_cut_off_everywhere_and_may_be_reinstated() {
     let (running, _dir) = start().await;
     let api = running.client();

@@ -117,3 +117,18 @@ fn a_bad_join_file_is_refused_by_field() {
     v6.address = "[::1]:15012".to_owned();
     assert!(JoinFile::parse(&v6.to_json()).is_ok());
 }
+
+#[test]
+fn a_state_directory_serves_one_sidecar_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(directory.path()).unwrap();
+    let held = state.lock().unwrap();
+    let said = StateDir::open(directory.path()).unwrap().lock().unwrap_err().to_string();
+    assert!(
+        said.contains(&format!("process {}", std::process::id())) && said.contains("of its own"),
+        "{said}"
+    );
+    assert!(said.contains(&directory.path().display().to_string()), "{said}");
+    drop(held);
+    state.lock().unwrap();
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_identity::{Revoked, TrustBundle};
+use outrigger_model::listener::Direction;
 use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecret};
 
 use crate::config_feed::Publish;
@@ -17,17 +18,60 @@ pub struct Publisher {
     shared: Arc<Shared>,
     builder: Builder,
     trust_domain: String,
+    reachable: Reachable,
+}
+
+/// Whether peers are meant to reach the application, and whether that was found wanting.
+pub struct Reachable {
+    /// The bootstrap brings connections to the application.
+    wanted: bool,
+    /// Who we are, for people.
+    who: String,
+    warned: bool,
+}
+
+impl Reachable {
+    /// `who` names instance and identity.
+    pub fn new(wanted: bool, who: String) -> Self {
+        Self { wanted, who, warned: false }
+    }
+
+    /// What to warn of: once, and again after it was well in between.
+    fn look(&mut self, in_force: &[Arc<Resource>]) -> Option<String> {
+        let inbound = |resource: &Arc<Resource>| matches!(&**resource, Resource::Listener(listener) if listener.direction == Direction::Inbound);
+        let missing = self.wanted && !in_force.iter().any(inbound);
+        let news = missing && !self.warned;
+        self.warned = missing;
+        news.then(|| {
+            format!(
+                "the control plane has no inbound listener for {}: it is not registered with that identity, or without ports; \
+                 until it is, nobody reaches the application",
+                self.who
+            )
+        })
+    }
 }
 
 impl Publisher {
     /// `trust_domain` is whose roots arrive.
-    pub fn new(shared: Arc<Shared>, trust_domain: String) -> Self {
-        Self { shared, builder: Builder::default(), trust_domain }
+    pub fn new(shared: Arc<Shared>, trust_domain: String, reachable: Reachable) -> Self {
+        Self { shared, builder: Builder::default(), trust_domain, reachable }
     }
 }
 
 impl Publish for Publisher {
-    fn publish(&mut self, _: u64, in_force: &[Arc<Resource>], absent: &BTreeSet<Key>) -> Vec<(Key, Invalid)> {
+    fn publish(
+        &mut self,
+        generation: u64,
+        in_force: &[Arc<Resource>],
+        absent: &BTreeSet<Key>,
+    ) -> Vec<(Key, Invalid)> {
+        // Before the first whole generation something is always missing.
+        if generation > 0
+            && let Some(text) = self.reachable.look(in_force)
+        {
+            tracing::warn!("{text}");
+        }
         let by_key: InForce<'_> = in_force.iter().map(|r| ((r.kind(), r.name()), r)).collect();
         let before = self.shared.snapshot.load_full();
         let (snapshot, invalid) = self.builder.build(&before, &by_key, absent);
@@ -89,4 +133,33 @@ fn revoked(secret: &TrustBundleSecret) -> Revoked {
             .ok()
     };
     secret.revoked.iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_model::listener::Listener;
+
+    use super::*;
+
+    fn listener(direction: Direction) -> Arc<Resource> {
+        let (addresses, chains) = (Vec::new(), Vec::new());
+        Arc::new(Resource::Listener(Listener {
+            name: "l".into(),
+            direction,
+            addresses,
+            chains,
+            default_chain: None,
+        }))
+    }
+
+    #[test]
+    fn an_application_that_nobody_reaches_is_warned_of_once_each_time() {
+        let mut wanted = Reachable::new(true, "instance \"web-1\"".into());
+        let said = wanted.look(&[listener(Direction::Outbound)]).unwrap();
+        assert!(said.contains("instance \"web-1\": it is not registered"), "{said}");
+        assert_eq!(wanted.look(&[]), None);
+        assert_eq!(wanted.look(&[listener(Direction::Inbound)]), None);
+        assert!(wanted.look(&[]).is_some(), "deregistered meanwhile");
+        assert_eq!(Reachable::new(false, String::new()).look(&[]), None, "it only calls");
+    }
 }
