@@ -22,8 +22,8 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::api::types::{
-    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, FILES, FileText, HistoryEntry, InForce, InstanceBody,
-    RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody, StatusBody, WaitQuery,
+    ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, FILES, FileText, HistoryEntry, InForce,
+    InstanceBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody, StatusBody, WaitQuery,
 };
 use crate::instance::{Instance, State};
 

@@ -73,7 +73,12 @@ fn instance(service: u32, number: u32, address: IpAddr) -> Instance {
         namespace: NAMESPACE.into(),
         addresses: vec![address],
         network: String::new(),
-        ports: vec![Port { number: PORT, name: String::new(), protocol: Protocol::Http, upgrades: Vec::new() }],
+        ports: vec![Port {
+            number: PORT,
+            name: String::new(),
+            protocol: Protocol::Http,
+            upgrades: Vec::new(),
+        }],
         labels: Default::default(),
         metadata: Default::default(),
         tags: Vec::new(),

@@ -292,7 +292,10 @@ fn an_http2_websocket_gets_the_key_that_http1_needs() {
     let mut parts = h2_request(|p| p.method = http::Method::CONNECT);
     parts.extensions.insert(h2::ext::Protocol::from("websocket"));
     let mut out = BytesMut::new();
-    RequestHead::from_h2(parts, "http", &Limits::default()).unwrap().write_h1(How::framed(Framing::None), &mut out).unwrap();
+    RequestHead::from_h2(parts, "http", &Limits::default())
+        .unwrap()
+        .write_h1(How::framed(Framing::None), &mut out)
+        .unwrap();
     let head = request(std::str::from_utf8(&out).unwrap());
     assert_eq!(head.fields.first("sec-websocket-key").map(<[u8]>::len), Some(24));
     assert_eq!(head.upgrade(), Some(b"websocket".as_slice()));
@@ -333,7 +336,10 @@ fn no_writer_of_heads_lets_a_control_byte_through() {
     let smuggled =
         "websocket\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: URI=spiffe://a";
     parts.extensions.insert(h2::ext::Protocol::from(smuggled));
-    assert_eq!(RequestHead::from_h2(parts.clone(), "http", &Limits::default()).unwrap_err(), Refusal::Protocol);
+    assert_eq!(
+        RequestHead::from_h2(parts.clone(), "http", &Limits::default()).unwrap_err(),
+        Refusal::Protocol
+    );
     // Had it come by another way, it would not leave either.
     let mut out = BytesMut::from("before");
     assert!(RequestHead::H2(parts).write_h1(How::framed(Framing::None), &mut out).is_err());
