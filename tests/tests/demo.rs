@@ -140,7 +140,7 @@ async fn the_shop_runs_on_intercepted_hosts_whose_applications_know_nothing_of_t
     let words: Vec<&str> = shop.split_whitespace().skip_while(|word| *word != "ip").collect();
     let prefix = words[3].rsplit_once('-').unwrap().0.to_owned() + "-";
     let directory = demo.directory();
-    demo.until("every effect was seen");
+    demo.until("staying up");
     assert_eq!(namespaces(&prefix).len(), 11, "a host for each workload, one for the control plane");
     // What a person would type: a name, and no proxy anywhere in sight.
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
@@ -155,6 +155,15 @@ async fn the_shop_runs_on_intercepted_hosts_whose_applications_know_nothing_of_t
     })
     .await;
     let _ = std::fs::remove_dir_all(directory);
+}
+
+#[test]
+fn a_demo_that_ends_names_no_place_that_is_gone_and_claims_no_effect_that_it_did_not_look_for() {
+    let output = Command::new(BINARY).args(["demo", "--steps", "none"]).output().unwrap();
+    let (said, beside) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && beside.contains("warming up"), "{said}{beside}");
+    assert!(said.contains("no step was taken") && !said.contains("seen"), "{said}");
+    assert!(!said.contains("--server unix:") && !said.contains("/metrics"), "{said}");
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Demo {
             n = mesh.sidecars(),
         );
         let load = Load::start(&mesh.load_entry());
-        let warm = load.window(Duration::from_secs(3)).await;
+        let warm = load.window(Duration::from_secs(3), "warming up").await;
         println!(
             "✔ load {} requests/s through web, catalog, reviews, pricing, stock: success {:.1} %, p50 {:.1} ms",
             load::RATE,
@@ -120,18 +120,28 @@ impl Demo {
         if let Some(dead) = mesh.first_dead_child() {
             missed.push(format!("{dead} has ended during the tour"));
         }
-        mesh.print_places();
         for miss in &missed {
             println!("✘ {miss}");
         }
-        if missed.is_empty() {
-            println!("✔ every effect was seen, {:.0} s in all", started.elapsed().as_secs_f64());
-        }
+        println!("{}", verdict(steps.len(), missed.len(), started.elapsed()));
         if self.keep {
+            // Elsewhere these places are gone with the last line.
+            mesh.print_places();
             println!("\nstaying up; Ctrl-C ends it");
             std::future::pending::<()>().await;
         }
         Ok(if self.assert && !missed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// The last line. It claims no more than was looked at.
+fn verdict(steps: usize, missed: usize, took: Duration) -> String {
+    let took = took.as_secs_f64();
+    match (steps, missed) {
+        (0, 0) => format!("no step was taken, so no effect was looked for; {took:.0} s in all"),
+        (1, 0) => format!("✔ the effect of the one step was seen, {took:.0} s in all"),
+        (_, 0) => format!("✔ the effects of all {steps} steps were seen, {took:.0} s in all"),
+        (..) => format!("✘ {missed} missed, {took:.0} s in all"),
     }
 }
 
@@ -161,5 +171,19 @@ async fn show_trace(mesh: &Mesh) -> anyhow::Result<()> {
                 .context(format!("no trace has all of {HOPS:?}"));
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_claims_no_more_than_it_looked_at() {
+        let took = Duration::from_secs(9);
+        let none = verdict(0, 0, took);
+        assert!(!none.contains('✔') && none.contains("no step"), "{none}");
+        assert_eq!(verdict(7, 0, took), "✔ the effects of all 7 steps were seen, 9 s in all");
+        assert_eq!(verdict(7, 2, took), "✘ 2 missed, 9 s in all");
     }
 }

@@ -27,7 +27,7 @@ pub struct Args {
     seconds: f64,
     /// Only these peers.
     #[arg(long, value_delimiter = ',', default_values_t = peers::ALL.map(str::to_owned))]
-    peers: Vec<String>,
+    pub peers: Vec<String>,
     /// Only these kinds of traffic.
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<Kind>,

@@ -33,7 +33,12 @@ pub fn address(service: u16, endpoint: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, high, low, 1 + endpoint as u8)
 }
 
-/// Measures both, one after the other.
+/// The peers of a run that can be in a crowd. Who asks for ours alone needs no other program.
+fn crowds(peers: &[String]) -> impl Iterator<Item = &str> {
+    peers.iter().map(String::as_str).filter(|peer| ["outrigger", "envoy"].contains(peer))
+}
+
+/// Measures one after the other.
 pub async fn measure(args: &Args) -> Result<Vec<Crowd>> {
     let directory = tempfile::tempdir()?;
     let registry = directory.path().join("instances.yaml");
@@ -42,18 +47,30 @@ pub async fn measure(args: &Args) -> Result<Vec<Crowd>> {
     let mesh = Mesh::start_with(&binary, json!({ "registryFiles": [registry], "sampling": 0.0 })).await;
     let (site, _app) = Site::open(&mesh, args.bin())?;
     site.write_pki().await?;
-    let wanted = usize::from(SERVICES * ENDPOINTS);
     let mut all = Vec::new();
+    for peer in crowds(&args.peers) {
+        let memory = match peer {
+            "envoy" => of_envoy(&mesh, &site).await?,
+            _ => of_ours(&mesh, &site).await?,
+        };
+        all.push(Crowd { peer: peer.into(), memory });
+    }
+    Ok(all)
+}
 
-    let sidecar = outrigger::crowded(&site, SERVICES).await?;
+async fn of_ours(mesh: &Mesh, site: &Site<'_>) -> Result<Memory> {
+    let sidecar = outrigger::crowded(site, SERVICES).await?;
     settled(&sidecar).await?;
-    all.push(Crowd { peer: "outrigger".into(), memory: memory(sidecar.pid())? });
+    let memory = memory(sidecar.pid())?;
     // After the measurement: the page itself takes memory.
     let (_, page) = app::get(mesh.address(41, 15000), "/clusters", "").await?;
+    let wanted = usize::from(SERVICES * ENDPOINTS);
     ensure!(page.matches("\"inFlight\"").count() >= wanted, "not all endpoints are there");
-    drop(sidecar);
+    Ok(memory)
+}
 
-    let sidecar = envoy::crowded(&site, SERVICES, ENDPOINTS)?;
+async fn of_envoy(mesh: &Mesh, site: &Site<'_>) -> Result<Memory> {
+    let sidecar = envoy::crowded(site, SERVICES, ENDPOINTS)?;
     let admin = mesh.address(42, 15000);
     eventually("Envoy has all of it", || async {
         let (_, page) = app::get(admin, "/stats?filter=^cluster_manager.active_clusters$", "").await?;
@@ -62,8 +79,7 @@ pub async fn measure(args: &Args) -> Result<Vec<Crowd>> {
     })
     .await;
     settled(&sidecar).await?;
-    all.push(Crowd { peer: "envoy".into(), memory: memory(sidecar.pid())? });
-    Ok(all)
+    memory(sidecar.pid())
 }
 
 /// Waits until a sidecar's memory has not moved for two seconds.
@@ -92,4 +108,17 @@ fn instances() -> Result<String> {
         }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cargo xtask dist` trains with these, and ships without any foreign program.
+    #[test]
+    fn a_run_of_ours_alone_asks_for_no_other_program() {
+        let peers = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(crowds(&peers(&["direct", "outrigger"])).eq(["outrigger"]));
+        assert!(crowds(&peers(&["direct", "outrigger", "envoy", "floor"])).eq(["outrigger", "envoy"]));
+    }
 }

@@ -1,5 +1,6 @@
 //! The load: open loop, so that a slow answer delays no later request, and counted by who answered.
 
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,15 +63,31 @@ impl Load {
         Self { samples, ticker }
     }
 
-    /// What was due within a window that begins now.
-    pub(super) async fn window(&self, length: Duration) -> Vec<Sample> {
+    /// What was due within a window that begins now; `what` says why somebody waits.
+    pub(super) async fn window(&self, length: Duration, what: &str) -> Vec<Sample> {
         let begin = Instant::now();
         // Answers of the window's last requests come after its end.
-        tokio::time::sleep(length + Duration::from_secs(1)).await;
+        wait(length + Duration::from_secs(1), what).await;
         let mut samples = self.samples.lock();
         let all = std::mem::take(&mut *samples);
         all.into_iter().filter(|s| s.due >= begin && s.due < begin + length).collect()
     }
+}
+
+/// Waits, and says so: on a terminal in one line that counts down and goes, elsewhere in one that stays.
+async fn wait(length: Duration, what: &str) {
+    let mut out = std::io::stderr();
+    if !out.is_terminal() {
+        eprintln!("  … {what}, {} s", length.as_secs());
+        return tokio::time::sleep(length).await;
+    }
+    let end = Instant::now() + length;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        // Nobody reads what a closed terminal does not take.
+        let _ = write!(out, "\r\x1b[K  … {what}, {} s", left.as_secs() + 1).and_then(|()| out.flush());
+        tokio::time::sleep(left.min(Duration::from_secs(1))).await;
+    }
+    let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
 }
 
 async fn one(pool: &Pool, number: u64, due: Instant) -> Sample {

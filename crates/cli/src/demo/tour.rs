@@ -46,14 +46,14 @@ async fn take(mesh: &Mesh, load: &Load, step: &Step) -> anyhow::Result<Vec<Strin
     for (service, version, setting) in step.scene {
         mesh.switch(service, *version, setting).await?;
     }
-    let before = load.window(WINDOW).await;
+    let before = load.window(WINDOW, "measuring without the rule").await;
     let applied = mesh.apply(step.yaml).await;
     let judged = match &applied {
         Ok(applied) => {
             if !step.settle.is_zero() {
-                drop(load.window(step.settle).await);
+                drop(load.window(step.settle, "waiting for it to settle").await);
             }
-            let after = load.window(WINDOW).await;
+            let after = load.window(WINDOW, "measuring with the rule").await;
             let in_force = applied.in_force.as_ref().map(|f| (f.proxies, f.of)).unwrap_or_default();
             judge(step, &before, &after).map(|effect| {
                 let millis = applied.in_force_millis.unwrap_or_default();
