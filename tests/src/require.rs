@@ -36,6 +36,7 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("unshare", Source::Debian("util-linux")),
     ("setpriv", Source::Debian("util-linux")),
     ("nft", Source::Debian("nftables")),
+    ("systemd-sysusers", Source::Debian("systemd")),
     ("tcpdump", Source::Debian("tcpdump")),
     ("mariadbd", Source::Debian("mariadb-server-core")),
     ("mariadb-install-db", Source::Debian("mariadb-server-core")),

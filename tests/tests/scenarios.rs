@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod deploy;
 mod dns;
+mod documents;
 mod failures;
 mod fake_control;
 mod foreign;

@@ -22,6 +22,7 @@ mod app;
 mod debug;
 mod enforced;
 mod metrics;
+mod presence;
 mod xds_source;
 
 use std::os::fd::AsFd;

@@ -1,7 +1,7 @@
 //! What an operator sets: a YAML file, overridden by flags. Defaults are for one machine; nothing listens beyond loopback
 //! but the TLS port for proxies.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -45,14 +45,16 @@ pub struct Settings {
     pub sampling: f64,
     /// DNS names by which proxies reach the control plane. Default `localhost`.
     pub dns_names: Vec<String>,
-    /// IP addresses by which proxies reach the control plane. Default 127.0.0.1, ::1 and the address of `xdsAddress`.
+    /// IP addresses by which proxies reach the control plane. Besides them always 127.0.0.1, ::1, the address of `xdsAddress`,
+    /// and where that is unspecified the host's own.
     pub ips: Vec<IpAddr>,
     /// The authority's directory; see the identity crate for provided roots. Default `<dataDir>/ca`.
     pub authority_dir: Option<PathBuf>,
     /// Seconds that a workload's certificate lives; sidecars renew it halfway. Default 86,400, a day: an outage of hours
     /// is survived.
     pub certificate_ttl_seconds: u64,
-    /// What join files name as the control plane's address, `host:port`. Default: the first DNS name and the xDS port.
+    /// What join files name as the control plane's address, `host:port`. Default: the address of `xdsAddress`; where that is
+    /// unspecified the first of `dnsNames` but `localhost`, else the host's own address.
     pub advertise: Option<String>,
     /// End when standard input reaches its end: for children that must not outlive their parent. Default false.
     pub parent_pipe: bool,
@@ -196,7 +198,8 @@ impl Settings {
             .into_iter()
             .flatten()
             .map(|address| address.ip());
-        for ip in bound.filter(|ip| !ip.is_unspecified()).chain(self.ips.iter().copied()) {
+        let bound = bound.filter_map(|ip| if ip.is_unspecified() { own_address() } else { Some(ip) });
+        for ip in bound.chain(self.ips.iter().copied()) {
             if !ips.contains(&ip) {
                 ips.push(ip);
             }
@@ -212,9 +215,25 @@ impl Settings {
         if !bound.ip().is_unspecified() {
             return bound.to_string();
         }
-        let name = self.dns_names.first().map_or("localhost", String::as_str);
-        format!("{name}:{}", bound.port())
+        let port = bound.port();
+        if let Some(name) = self.dns_names.iter().find(|name| *name != "localhost") {
+            return format!("{name}:{port}");
+        }
+        match self.ips.first().copied().or_else(own_address) {
+            Some(ip) => SocketAddr::new(ip, port).to_string(),
+            None => format!("localhost:{port}"),
+        }
     }
+}
+
+/// The address by which this host reaches others, and they it. Nothing is sent: a datagram socket only asks the kernel for
+/// its route, here to documentation addresses (RFC 5737, RFC 3849).
+fn own_address() -> Option<IpAddr> {
+    [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().find_map(|(from, to)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+    })
 }
 
 /// Flags of `outrigger-control` and of `outrigger control-plane`.
@@ -332,6 +351,28 @@ mod tests {
         assert!((settings.sampling - 25.0).abs() < f64::EPSILON);
         assert_eq!(settings.trust_domain, "mesh.example");
         assert_eq!(settings.xds_address.port(), 15012);
+    }
+
+    #[test]
+    fn join_files_name_an_address_that_others_reach() {
+        let advertised = |edit: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            edit(&mut settings);
+            (settings.advertised(settings.xds_address), settings.certificate_ips())
+        };
+        let (named, _) = advertised(|s| s.dns_names.push("control.example".into()));
+        assert_eq!(named, "control.example:15012", "a flag's name goes before the default");
+        let (named, ips) = advertised(|s| s.xds_address = "192.0.2.7:15012".parse().unwrap());
+        assert_eq!(named, "192.0.2.7:15012");
+        assert!(ips.contains(&"192.0.2.7".parse().unwrap()));
+        let (named, ips) = advertised(|_| {});
+        match own_address() {
+            Some(own) => {
+                assert_eq!(named, SocketAddr::new(own, 15012).to_string());
+                assert!(!own.is_loopback() && ips.contains(&own), "and the certificate has it");
+            }
+            None => assert_eq!(named, "localhost:15012", "a host without a network"),
+        }
     }
 
     #[test]

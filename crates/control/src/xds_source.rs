@@ -21,6 +21,7 @@ use tonic::Status;
 use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
+use crate::presence::Presence;
 use crate::status::{Board, Client, Nack, Refusal, rules_of};
 
 /// What every stream shares.
@@ -113,7 +114,10 @@ impl Source for XdsSource {
         };
         tracing::info!(node = %node.id, id = %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
         self.board.connected(stream, client);
-        Ok(Arc::new(Subscriber { source: self.clone(), stream, node: node.id.clone(), scope, asked }))
+        let beat = |instance| Presence::of(instance, identity.clone(), self.keeper.clone());
+        let presence = scope.instance.clone().map(beat);
+        let node = node.id.clone();
+        Ok(Arc::new(Subscriber { source: self.clone(), stream, node, scope, asked, _presence: presence }))
     }
 }
 
@@ -150,6 +154,8 @@ struct Subscriber {
     node: String,
     scope: Scope,
     asked: Arc<Mutex<BTreeSet<(ResourceKind, String)>>>,
+    /// Renews the lease of the instance that it stands beside.
+    _presence: Option<Presence>,
 }
 
 impl Subscriber {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use outrigger_control::api::types::{ApplyQuery, FileText};
 use outrigger_rules::Finding;
 
+use super::Server;
 use super::rules::read_all;
-use super::{DEFAULT_SERVER, Server};
 use crate::print::Output;
 
 /// Check rules, without a control plane or against a live mesh.
@@ -20,7 +20,7 @@ pub(crate) struct Analyze {
     #[arg(short = 'R', long)]
     recursive: bool,
     /// Together with the rules, services and workloads of a live mesh: its management socket
-    #[arg(long, num_args = 0..=1, default_missing_value = DEFAULT_SERVER, value_name = "SERVER")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "SERVER")]
     server: Option<String>,
     /// Text or JSON
     #[arg(short, long, value_enum, default_value_t)]
@@ -32,7 +32,7 @@ impl Analyze {
         let files = read_all(&self.files, self.recursive)?;
         let (findings, what) = match self.server {
             None => offline(&files),
-            Some(server) => live(&Server { server }, &files).await?,
+            Some(server) => live(&Server::named(server), &files).await?,
         };
         match self.output {
             Output::Json => println!("{}", serde_json::to_string_pretty(&findings)?),

@@ -1,5 +1,6 @@
 //! `token create` and `identity issue`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,9 +52,24 @@ impl Token {
             self.verb;
         let request =
             TokenRequest { namespace, service_account, services, ranges, ttl_seconds, uses: None, address };
-        println!("{}", client.create_token(&request).await?.to_json());
+        let join = client.create_token(&request).await?;
+        println!("{}", join.to_json());
         eprintln!("this file is a secret: whoever has it can become the workload");
+        if is_loopback(&join.address) {
+            eprintln!(
+                "it names {}, which is this host only; --address names one that others reach",
+                join.address
+            );
+        }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Whether no other host reaches `host:port`.
+fn is_loopback(address: &str) -> bool {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => address.starts_with("localhost:"),
     }
 }
 
