@@ -96,8 +96,8 @@ mod tests {
         // Before the registration: a sidecar may be there first.
         let presence = Presence::of("c1".into(), identity("catalog"), keeper.clone());
         let _stranger = Presence::of("w1".into(), identity("catalog"), keeper.clone());
-        for (id, service) in [("c1", "catalog"), ("w1", "web")] {
-            let instance = sample(id, service, "v1", "127.0.0.5", 8080, Protocol::Http);
+        for (id, service, ip) in [("c1", "catalog", "127.0.0.5"), ("w1", "web", "127.0.0.6")] {
+            let instance = sample(id, service, "v1", ip, 8080, Protocol::Http);
             let leased = Instance { ttl_seconds: Some(30), ..instance };
             keeper.register(leased, Caller::Operator("ann".into())).await.unwrap();
         }
