@@ -24,6 +24,14 @@ async fn outbound(speaks: HttpVersion, to: SocketAddr, over: UpstreamProtocol) -
     proxy(setup, speaks).await
 }
 
+/// As [`outbound`], where docker's protocol is allowed.
+async fn attachable(to: SocketAddr, over: UpstreamProtocol) -> Rig {
+    let mut setup = Setup::to(&[to]);
+    setup.cluster.protocol = over;
+    setup.http.upgrades = vec!["tcp".into()];
+    proxy(setup, Http1).await
+}
+
 /// A sidecar that is called over mTLS, in front of an application that speaks this.
 async fn inbound(by: HttpVersion, app: SocketAddr, speaks: UpstreamProtocol) -> Rig {
     let mut setup = Setup::to(&[app]);
@@ -274,7 +282,7 @@ async fn protocols_are_switched_behind_a_body() {
                 assert_eq!(wire.rest().await, "");
             })
             .await;
-            let rig = outbound(Http1, app, UpstreamProtocol::Http1).await;
+            let rig = attachable(app, UpstreamProtocol::Http1).await;
             let mut wire = Wire::connect(rig.address).await;
             wire.send("POST /attach HTTP/1.1\r\nHost: a\r\nUpgrade: tcp\r\nConnection: Upgrade\r\nContent-Length: 4\r\n\r\n{a").await;
             wire.send("b}").await;
@@ -310,7 +318,7 @@ async fn an_upgrade_behind_a_body_that_is_not_granted_is_an_ordinary_request() {
         })
         .await;
         for (app, over) in [(h1, UpstreamProtocol::Http1), (h2, UpstreamProtocol::Http2)] {
-            let rig = outbound(Http1, app, over).await;
+            let rig = attachable(app, over).await;
             let mut wire = Wire::connect(rig.address).await;
             for _ in 0..2 {
                 wire.send(head).await;
