@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("outrigger-cli", ALL),
     ("outrigger-tests", ALL),
-    ("outrigger-bench", &["outrigger-control", "outrigger-tests"]),
+    ("outrigger-bench", &["outrigger-control", "outrigger-model", "outrigger-tests", "outrigger-xds"]),
     ("xtask", &[]),
 ];
 

@@ -190,7 +190,8 @@ async fn a_sidecar_that_ran_out_of_descriptors_serves_again() {
         let held = from.run(hold(addresses.clone(), 300)).await;
         eventually(&format!("the {}'s sidecar has met its limit", sidecar.service), || async {
             let log = sidecar.log();
-            if log.contains("cannot accept") { Ok(()) } else { Err(log) }
+            // It gives up those that rest or have not begun before it meets the kernel's own limit.
+            if log.contains("others need its place") { Ok(()) } else { Err(log) }
         })
         .await;
         println!("{} connections held, {} descriptors", held.len(), sidecar.descriptors());
