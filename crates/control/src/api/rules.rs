@@ -38,8 +38,7 @@ pub(super) async fn apply(
     body: Bytes,
 ) -> Result<Json<ApplyBody>, Problem> {
     let Query(query) = query?;
-    let author = query.author.clone().unwrap_or_else(|| operator(&caller).unwrap_or_default().to_owned());
-    operator(&caller)?;
+    let author = author(operator(&caller)?, query.author.as_deref());
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let namespace = query.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let options = rules::options(&api.shared.settings.mesh(), &namespace);
@@ -77,6 +76,16 @@ pub(super) async fn apply(
     let findings = findings.into_iter().chain(applied.findings).collect();
     let (generation, dry_run, objects) = (applied.generation, applied.dry_run, applied.objects);
     Ok(Json(ApplyBody { generation, dry_run, objects, findings, in_force, in_force_millis }))
+}
+
+/// How a change is signed: by who really made it, and by whoever that says it is for.
+fn author(caller: &str, claimed: Option<&str>) -> String {
+    match claimed {
+        Some(claimed) if caller != claimed && caller.split(" (").next() != Some(claimed) => {
+            format!("{} via {caller}", &claimed[..claimed.floor_char_boundary(128)])
+        }
+        _ => caller.to_owned(),
+    }
 }
 
 fn body(rule: &Rule) -> RuleBody {
@@ -175,8 +184,7 @@ pub(super) async fn remove(
     query: Result<Query<ApplyQuery>, QueryRejection>,
 ) -> Result<Json<DeleteBody>, Problem> {
     let Query(query) = query?;
-    let author = query.author.clone().unwrap_or(operator(&caller)?.to_owned());
-    operator(&caller)?;
+    let author = author(operator(&caller)?, query.author.as_deref());
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let begun = Instant::now();
     let removed = api.shared.keeper.delete(&key(&path), &author).await?;
