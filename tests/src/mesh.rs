@@ -22,6 +22,8 @@ pub struct Mesh {
     settings: Value,
     /// Where the control plane runs; absent: on this machine's loopback addresses.
     place: Option<Host>,
+    /// What the control plane is started behind, such as `prlimit`.
+    behind: Vec<String>,
     control: Option<Process>,
     /// Where sidecars that are started from now on send their spans, beside the control plane's own store.
     pub collectors: Vec<String>,
@@ -131,27 +133,40 @@ impl Mesh {
 
     /// As [`Mesh::start`], with more settings.
     pub async fn start_with(binary: &str, more: Value) -> Self {
-        Self::start_in(binary.into(), free_net(), None, more).await
+        Self::start_in(binary.into(), free_net(), None, &[], more).await
+    }
+
+    /// As [`Mesh::start_with`], with the control plane behind a program that executes its arguments, such as `prlimit`.
+    pub async fn start_behind(binary: &str, behind: &[&str], more: Value) -> Self {
+        Self::start_in(binary.into(), free_net(), None, behind, more).await
     }
 
     /// With the control plane on this host; nobody else need reach it, because the management API is a socket file.
     pub async fn start_on(binary: &str, host: &Host) -> Self {
         let more = json!({ "ips": host.addresses(), "advertise": SocketAddr::new(host.v4(), 15012) });
-        Self::start_in(binary.into(), [0; 2], Some(host.clone()), more).await
+        Self::start_in(binary.into(), [0; 2], Some(host.clone()), &[], more).await
     }
 
-    async fn start_in(binary: PathBuf, net: [u8; 2], place: Option<Host>, more: Value) -> Self {
+    async fn start_in(
+        binary: PathBuf,
+        net: [u8; 2],
+        place: Option<Host>,
+        behind: &[&str],
+        more: Value,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
         let (settings, control, collectors) = (json!({}), None, Vec::new());
         let bootstrap = json!({});
         let upgrades = Vec::new();
+        let behind = behind.iter().map(|&word| word.to_owned()).collect();
         let mut mesh = Self {
             directory,
             binary,
             net,
             settings,
             place,
+            behind,
             control,
             collectors,
             bootstrap,
@@ -177,13 +192,23 @@ impl Mesh {
     pub async fn start_control(&mut self) {
         let file = self.path("control.json");
         std::fs::write(&file, self.settings.to_string()).expect("a file in the mesh's own directory");
-        let mut command = match &self.place {
-            Some(host) => host.command(&self.binary),
-            None => Command::new(&self.binary),
+        let mut command = match (&self.place, self.behind.split_first()) {
+            (Some(host), _) => host.command(&self.binary),
+            (None, None) => Command::new(&self.binary),
+            (None, Some((program, words))) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
         };
         command.args(["control-plane", "--config"]).arg(file);
         self.control = Some(Process::spawn(command, self.path("control.log")));
         eventually("the control plane answers", || self.client.status()).await;
+    }
+
+    /// The control plane's process, while it runs.
+    pub fn control_id(&self) -> Option<u32> {
+        self.control.as_ref().map(Process::id)
     }
 
     /// Kills the control plane at once.

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]
 
+mod answered_here;
 mod bodies;
 mod bounds;
 mod certificates;
 mod cli;
+mod control_flood;
 mod crash;
 mod demo;
 mod deploy;

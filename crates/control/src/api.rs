@@ -15,10 +15,12 @@ use axum::response::{IntoResponse, Response};
 use outrigger_identity::Authority;
 use outrigger_model::identity::SpiffeId;
 
+use crate::app::gate::Ticket;
 use crate::keeper::{Keeper, Refused};
 use crate::metrics::Metrics;
 use crate::registry::api::Caller;
 use crate::registry::claim::Reach;
+use crate::rejections::Rejections;
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::store::Store;
@@ -48,8 +50,11 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// How a connection reached the API; put into the request's extensions by the server that accepted it.
 #[derive(Debug, Clone)]
 pub enum Channel {
-    /// The unix socket: its mode 0600 is the proof.
-    Socket,
+    /// The unix socket: its mode 0600 is the proof, and the kernel says whose process called.
+    Socket {
+        /// The user, as the log and the history name it.
+        user: String,
+    },
     /// TLS, with the identity of a verified client certificate and its end.
     Tls {
         /// The identity.
@@ -78,6 +83,10 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// What join files name as the control plane's address.
     pub(crate) advertised: String,
+    pub(crate) rejections: Rejections,
+    /// What an operator must know for as long as this process runs.
+    pub(crate) notices: Vec<String>,
+    pub(crate) started: SystemTime,
 }
 
 /// All routes, behind the check of the caller.
@@ -149,10 +158,17 @@ async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) 
         .map(|(_, token)| token.trim().to_owned());
     match api.caller(channel.as_ref(), bearer.as_deref()) {
         Ok(caller) => {
+            // A request that is let in may take long; its connection does not make room for silent ones.
+            if let Some(ticket) = request.extensions().get::<Arc<Ticket>>() {
+                ticket.promote();
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            api.shared.rejections.note("management", "the management API", &problem.body.error);
+            problem.into_response()
+        }
     }
 }
 
@@ -160,7 +176,7 @@ impl Api {
     fn caller(&self, channel: Option<&Channel>, bearer: Option<&str>) -> Result<Caller, Problem> {
         let nobody = |text: &str| Problem::new(StatusCode::UNAUTHORIZED, text.to_owned());
         let (identity, not_after, remote) = match channel {
-            Some(Channel::Socket) => return Ok(Caller::Operator("socket".to_owned())),
+            Some(Channel::Socket { user }) => return Ok(Caller::Operator(user.clone())),
             Some(Channel::Tls { identity, not_after, remote }) => (identity, not_after, *remote),
             None => return Err(nobody("this listener does not say who calls")),
         };

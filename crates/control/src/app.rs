@@ -18,17 +18,27 @@ use crate::api::{Api, Shared};
 use crate::keeper::{Keeper, Start};
 use crate::metrics::{Metrics, observe};
 use crate::registry::file::FileRegistry;
+use crate::rejections::Rejections;
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::store::Store;
 use crate::tokens::{AdminToken, Tokens};
 use crate::traces::TraceStore;
 
+mod accept;
+pub(crate) mod gate;
+mod grpc;
 mod http;
+mod lineage;
 mod servers;
+
+#[cfg(test)]
+pub(crate) use accept::user;
 
 /// The store in the data directory.
 const STORE_FILE: &str = "outrigger.redb";
+/// Between two looks whether the store takes changes again.
+const RETRY: Duration = Duration::from_secs(1);
 /// For streams to see their end, once told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -80,6 +90,9 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     pub(crate) traces: TraceStore,
+    pub(crate) rejections: Rejections,
+    /// What an operator must know for as long as this process runs.
+    pub(crate) notices: Vec<String>,
     pub(crate) logs: Option<LogControl>,
     pub(crate) drain: Drain,
 }
@@ -105,8 +118,9 @@ impl ControlPlane {
             let keeper = parts.keeper.clone();
             tasks.spawn(async move { watch_files(files, keeper).await });
         }
-        tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone()));
+        tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
         tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
+        tasks.spawn(recover(parts.store.clone()));
         let (keeper, board, traces) = (parts.keeper.clone(), parts.board.clone(), parts.traces.clone());
         let store = parts.store.clone();
         let (authority, drain, socket) =
@@ -126,7 +140,7 @@ async fn open(
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(Parts, FileRegistry)> {
     let opened = tokio::task::spawn_blocking(move || open_files(settings)).await;
-    let (settings, store, contents, authority, admin, mut files) =
+    let Opened { settings, store, contents, authority, admin, mut files, notices } =
         opened.context("opening the data directory")??;
     let authority = Arc::new(authority);
     let credentials = CredentialStore::default();
@@ -157,7 +171,7 @@ async fn open(
     let board = Arc::new(Board::default());
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);
-    let traces = TraceStore::new(settings.trace_spans);
+    let traces = TraceStore::new(settings.trace_spans, settings.trace_bytes);
     observe(&registry, keeper.clone(), board.clone(), traces.clone());
     let drain = Drain::new();
     let parts = Parts {
@@ -172,13 +186,23 @@ async fn open(
         metrics,
         registry,
         traces,
+        rejections: Rejections::default(),
+        notices,
         logs,
         drain,
     };
     Ok((parts, files))
 }
 
-type Opened = (Settings, Store, crate::store::Contents, Authority, AdminToken, FileRegistry);
+struct Opened {
+    settings: Settings,
+    store: Store,
+    contents: crate::store::Contents,
+    authority: Authority,
+    admin: AdminToken,
+    files: FileRegistry,
+    notices: Vec<String>,
+}
 
 fn open_files(settings: Settings) -> anyhow::Result<Opened> {
     use std::os::unix::fs::DirBuilderExt;
@@ -190,14 +214,18 @@ fn open_files(settings: Settings) -> anyhow::Result<Opened> {
         .with_context(|| format!("the data directory {} cannot be made", directory.display()))?;
     let store = Store::open(&directory.join(STORE_FILE))?;
     let contents = store.load()?;
+    lineage::check(&settings, &contents)?;
     let options = AuthorityOptions {
         default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
         ..AuthorityOptions::new(&settings.trust_domain)
     };
     let authority = Authority::open(&settings.authority_path(), options)?;
+    let notices = lineage::lost_authority(&contents, &authority, &settings.authority_path());
+    let notices = notices.into_iter().collect();
+    lineage::record(&store, &authority)?;
     let admin = AdminToken::open(directory)?;
     let files = FileRegistry::new(settings.registry_files.clone());
-    Ok((settings, store, contents, authority, admin, files))
+    Ok(Opened { settings, store, contents, authority, admin, files, notices })
 }
 
 async fn watch_files(files: FileRegistry, keeper: Keeper) {
@@ -217,9 +245,10 @@ async fn watch_files(files: FileRegistry, keeper: Keeper) {
         .await;
 }
 
-async fn watch_roots(authority: Arc<Authority>, keeper: Keeper) {
+async fn watch_roots(authority: Arc<Authority>, keeper: Keeper, store: Store) {
     let mut changed = authority.subscribe();
     while changed.changed().await.is_ok() {
+        lineage::record_roots(&store, &authority).await;
         keeper.roots(authority.bundle().to_pem(authority.trust_domain()).into()).await;
     }
 }
@@ -231,6 +260,20 @@ async fn watch_revoked(keeper: Keeper, authority: Arc<Authority>) {
         authority.revoke(keeper.published().revoked.clone());
         if generation.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// While the disk does not take changes, asks it again: readiness must come back without anybody's change.
+async fn recover(store: Store) {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        let Some(trouble) = store.trouble() else { continue };
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.retry()).await {
+            Ok(Ok(())) => tracing::info!(trouble, "the store takes changes again"),
+            Ok(Err(error)) => tracing::debug!(%error, "the store still takes no changes"),
+            Err(_) => return,
         }
     }
 }
@@ -299,14 +342,33 @@ fn remove_socket(path: &Path) {
 
 pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
     let Parts { settings, keeper, store, board, tokens, admin, authority, metrics, .. } = parts;
-    let shared =
-        Arc::new(Shared { settings, keeper, store, board, tokens, admin, authority, metrics, advertised });
+    let (rejections, notices) = (parts.rejections, parts.notices);
+    let shared = Arc::new(Shared {
+        settings,
+        keeper,
+        store,
+        board,
+        tokens,
+        admin,
+        authority,
+        metrics,
+        advertised,
+        rejections,
+        notices,
+        started: std::time::SystemTime::now(),
+    });
     (Api { shared: shared.clone() }, shared)
 }
 
-/// The readiness of a control plane that serves: everything was loaded before, so only the drain counts.
-fn readiness(drain: &Drain) -> Readiness {
+/// The readiness of a control plane that serves: everything was loaded before, so the drain counts, and whether changes can
+/// be stored.
+fn readiness(drain: &Drain, store: &Store) -> Readiness {
     let readiness = Readiness::new();
     readiness.fail_when_draining(drain);
+    let store = store.clone();
+    readiness.probe("store", Duration::from_secs(1), move || {
+        let trouble = store.trouble();
+        async move { trouble.map_or(Ok(()), |why| Err(format!("changes cannot be stored: {why}"))) }
+    });
     readiness
 }

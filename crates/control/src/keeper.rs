@@ -398,6 +398,7 @@ impl Task {
             self.generation.send_replace(self.draft.generation);
         }
         let generation = self.draft.generation;
+        turn.said.iter().for_each(|said| said.log(generation));
         turn.finish.into_iter().for_each(|finish| finish(Ok(generation)));
     }
 }

@@ -10,6 +10,7 @@ pub mod compile;
 pub mod instance;
 pub mod keeper;
 pub mod registry;
+pub mod rejections;
 pub mod settings;
 pub mod status;
 pub mod store;
@@ -43,6 +44,7 @@ pub fn run(args: ControlArgs) -> anyhow::Result<()> {
     let settings = args.settings()?;
     let format = settings.log_format.as_deref().unwrap_or("text").parse()?;
     let logs = logging::init(format, settings.log.as_deref())?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("control")
         .enable_all()
@@ -70,4 +72,14 @@ pub fn run(args: ControlArgs) -> anyhow::Result<()> {
         running.stop().await;
         Ok(())
     })
+}
+
+/// Sidecars and silent strangers alike cost a descriptor each, and the usual soft limit is 1,024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let found = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: found.maximum, maximum: found.maximum });
+    if let Err(error) = raised {
+        tracing::warn!(%error, current = ?found.current, "the limit of open files cannot be raised");
+    }
 }

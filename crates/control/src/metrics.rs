@@ -85,6 +85,7 @@ pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: T
         page.gauge("outrigger_registry_problems", "Registry files that cannot be read.").sample((), bad);
         let counts = traces.counts();
         page.gauge("outrigger_trace_spans", "Spans in the built-in trace store.").sample((), counts.kept);
+        page.gauge("outrigger_trace_bytes", "Bytes of them.").sample((), counts.bytes);
         page.counter("outrigger_trace_spans_received_total", "Spans received.").sample((), counts.received);
         page.counter("outrigger_trace_spans_dropped_total", "Spans pushed out or refused.")
             .sample((), counts.dropped);

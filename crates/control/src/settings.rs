@@ -37,6 +37,8 @@ pub struct Settings {
     pub query_address: Option<SocketAddr>,
     /// Spans that the trace store keeps. Default 20,000.
     pub trace_spans: usize,
+    /// Bytes of spans that the trace store keeps. Default 64 MiB.
+    pub trace_bytes: usize,
     /// Registry files, directories of `.yaml`, `.yml` and `.json` files, or patterns with `*` in the file name.
     pub registry_files: Vec<String>,
     /// Trust domain of all identities. Default `cluster.local`.
@@ -101,6 +103,7 @@ impl Default for Settings {
             otlp_address: Some(loopback(15018)),
             query_address: Some(loopback(15019)),
             trace_spans: 20_000,
+            trace_bytes: 64 << 20,
             registry_files: Vec::new(),
             trust_domain: mesh.trust_domain,
             domain: mesh.domain,
@@ -176,6 +179,9 @@ impl Settings {
         }
         if self.trace_spans == 0 {
             bail!("traceSpans: must be at least 1; to switch the trace store off leave out otlpAddress");
+        }
+        if self.trace_bytes < 1 << 20 {
+            bail!("traceBytes: {} is less than 1048576", self.trace_bytes);
         }
         if !(1..=30 * 86_400).contains(&self.certificate_ttl_seconds) {
             bail!("certificateTtlSeconds: {} is not from 1 to 2592000", self.certificate_ttl_seconds);

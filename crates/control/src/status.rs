@@ -18,6 +18,11 @@ use crate::compile::scope::Scope;
 
 /// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
 const MOST_NACKS: usize = 200;
+/// Bytes of a client's words about a resource, and of the names in it.
+const LONGEST_REASON: usize = 2048;
+const LONGEST_NAME: usize = 512;
+/// Instances of which it is remembered when their client left; the one that left first is forgotten first.
+const MOST_SEEN: usize = 10_000;
 
 /// A client of the xDS server.
 #[derive(Debug, Clone)]
@@ -146,13 +151,15 @@ struct TypeCount {
 /// All connected proxies.
 pub struct Board {
     entries: Mutex<BTreeMap<u64, Entry>>,
+    /// When the last client of an instance left.
+    left: Mutex<BTreeMap<String, SystemTime>>,
     changed: watch::Sender<()>,
 }
 
 impl Default for Board {
     fn default() -> Self {
         let (changed, _) = watch::channel(());
-        Self { entries: Mutex::default(), changed }
+        Self { entries: Mutex::default(), left: Mutex::default(), changed }
     }
 }
 
@@ -194,8 +201,21 @@ impl Board {
 
     /// A stream has ended.
     pub fn disconnected(&self, stream: u64) {
-        self.entries.lock().remove(&stream);
+        let gone = self.entries.lock().remove(&stream);
+        if let Some(instance) = gone.and_then(|entry| entry.client.instance) {
+            let mut left = self.left.lock();
+            left.insert(instance, SystemTime::now());
+            if left.len() > MOST_SEEN {
+                let first = left.iter().min_by_key(|(_, at)| **at).map(|(instance, _)| instance.clone());
+                first.map(|instance| left.remove(&instance));
+            }
+        }
         self.changed.send_replace(());
+    }
+
+    /// When the last client of an instance left, if one was here.
+    pub fn left(&self, instance: &str) -> Option<SystemTime> {
+        self.left.lock().get(instance).copied()
     }
 
     fn change(&self, stream: u64, change: impl FnOnce(&mut Entry)) {
@@ -232,18 +252,19 @@ impl Board {
             let count = entry.types.entry(kind).or_default();
             count.nacked += 1;
             count.in_flight = false;
+            let name = cut(nack.name, LONGEST_NAME);
             let refusal = Refusal {
                 kind: format!("{kind:?}"),
-                name: nack.name.clone(),
-                version: nack.version,
-                field: nack.field,
-                reason: nack.reason,
+                name: name.clone(),
+                version: cut(nack.version, LONGEST_NAME),
+                field: cut(nack.field, LONGEST_NAME),
+                reason: cut(nack.reason, LONGEST_REASON),
                 rules: nack.rules,
                 age_seconds: 0,
             };
             if entry.refused.len() < MOST_NACKS {
                 let generation = entry.sent;
-                entry.refused.insert((kind, nack.name), (refusal, SystemTime::now(), generation));
+                entry.refused.insert((kind, name), (refusal, SystemTime::now(), generation));
             }
         });
     }
@@ -255,7 +276,13 @@ impl Board {
 
     /// A barrier was acknowledged.
     pub fn barrier(&self, stream: u64, generation: u64) {
-        self.change(stream, |entry| entry.barrier = entry.barrier.max(generation));
+        self.change(stream, |entry| {
+            entry.barrier = entry.barrier.max(generation);
+            // An answer like any other, though it is what everything else is for.
+            let count = entry.types.entry(ResourceKind::Barrier).or_default();
+            count.acked += 1;
+            count.in_flight = false;
+        });
     }
 
     /// How many streams there are.
@@ -396,6 +423,13 @@ impl Entry {
                 .collect(),
         }
     }
+}
+
+/// What a client says has no end of its own.
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text.shrink_to_fit();
+    text
 }
 
 impl Refusal {

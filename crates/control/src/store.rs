@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,9 +26,17 @@ const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("h
 const INSTANCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("instances");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 const REVOKED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("revoked");
+/// What this data directory is of, by name.
+const FACTS: TableDefinition<'_, &str, &str> = TableDefinition::new("facts");
+/// Written and removed again to find out whether the disk takes writes.
+const TRIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("trials");
 
 const FORMAT_KEY: &str = "format";
 const GENERATION_KEY: &str = "generation-reserved";
+/// Counts commits: after one that failed it says whether it is in the file all the same.
+const COMMITS_KEY: &str = "commits";
+/// Bytes of a trial; most rules are smaller.
+const TRIAL: usize = 64 * 1024;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +60,16 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// The disk did not take a change.
+    #[error(
+        "the store {path} cannot be written: {reason}; nothing has changed and nothing is lost: changes are taken again, without a restart, once the disk takes writes"
+    )]
+    NotWritten {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
         reason: String,
     },
     /// The system refuses.
@@ -89,6 +108,13 @@ pub enum Mutation {
     DeleteRevocation(String),
     /// No generation above this one has been used.
     ReserveGeneration(u64),
+    /// Writes what this data directory is of.
+    PutFact {
+        /// Which fact.
+        name: &'static str,
+        /// What holds.
+        value: String,
+    },
 }
 
 /// Everything that is stored, but the history.
@@ -106,13 +132,28 @@ pub struct Contents {
     pub generation: u64,
     /// The highest version that each object ever had, deleted ones included.
     pub versions: BTreeMap<String, u64>,
+    /// What this data directory is of, by name.
+    pub facts: BTreeMap<String, String>,
 }
 
 /// The open store; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    shared: Arc<Shared>,
+}
+
+type Opener = dyn Fn(&Path) -> Result<Database, DatabaseError> + Send + Sync;
+
+/// redb refuses everything after a write that failed, until its file is opened anew.
+struct Shared {
     path: PathBuf,
+    open: Box<Opener>,
+    /// Absent while it cannot be opened anew. Transactions of both kinds hold the lock for reading.
+    database: RwLock<Option<Database>>,
+    /// Why the last write failed; a write that succeeds ends it.
+    trouble: Mutex<Option<String>>,
+    /// The number of a commit of which only a file that cannot be opened knows whether it succeeded.
+    uncertain: Mutex<Option<u64>>,
 }
 
 impl Store {
@@ -133,29 +174,57 @@ impl Store {
             .mode(0o600)
             .open(path);
         drop(file.map_err(io)?);
-        let database = Database::create(path).map_err(|error| match error {
+        Self::open_by(path, Box::new(|path| Database::create(path)))
+    }
+
+    fn open_by(path: &Path, open: Box<Opener>) -> Result<Self, StoreError> {
+        let database = open(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
             DatabaseError::Storage(redb::StorageError::Io(error))
                 if error.kind() != std::io::ErrorKind::InvalidData =>
             {
-                io(error)
+                StoreError::Io { path: path.to_owned(), reason: error.to_string() }
             }
             other => StoreError::Damaged { path: path.to_owned(), reason: other.to_string() },
         })?;
-        let store = Self { database: Arc::new(database), path: path.to_owned() };
+        let path = path.to_owned();
+        let (database, trouble) = (RwLock::new(Some(database)), Mutex::new(None));
+        let shared = Shared { path, open, database, trouble, uncertain: Mutex::new(None) };
+        let store = Self { shared: Arc::new(shared) };
         store.prepare()?;
         Ok(store)
     }
 
+    /// Why changes are not taken at the moment, if they are not.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().clone()
+    }
+
+    /// Writes something and takes it away again, which ends the trouble when it succeeds. Blocks.
+    ///
+    /// # Errors
+    /// When the disk still does not take it.
+    pub fn retry(&self) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.open_table(TRIALS)?.insert("trial", [0; TRIAL].as_slice())?;
+            Ok(())
+        })?;
+        self.write(|transaction| {
+            transaction.open_table(TRIALS)?.remove("trial")?;
+            Ok(())
+        })
+    }
+
     /// Whether other handles exist; the file is free when the last one is dropped.
     pub fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.database) > 1
+        Arc::strong_count(&self.shared) > 1
     }
 
     fn prepare(&self) -> Result<(), StoreError> {
         let found = self.write(|transaction| {
             let mut meta = transaction.open_table(META)?;
             let found = meta.get(FORMAT_KEY)?.map(|value| value.value());
+            transaction.open_table(FACTS)?;
             if found.is_none() {
                 meta.insert(FORMAT_KEY, FORMAT)?;
                 // All tables exist from the start, so that reading needs no special case.
@@ -171,7 +240,7 @@ impl Store {
             Ok(found)
         })?;
         match found {
-            Some(found) if found > FORMAT => Err(StoreError::Newer { path: self.path.clone(), found }),
+            Some(found) if found > FORMAT => Err(StoreError::Newer { path: self.shared.path.clone(), found }),
             _ => Ok(()),
         }
     }
@@ -181,8 +250,7 @@ impl Store {
     /// # Errors
     /// When the file is damaged.
     pub fn load(&self) -> Result<Contents, StoreError> {
-        let read = || -> Result<Contents, redb::Error> {
-            let transaction = self.database.begin_read()?;
+        self.read(|transaction| {
             let generation =
                 transaction.open_table(META)?.get(GENERATION_KEY)?.map_or(0, |value| value.value());
             let mut versions = BTreeMap::new();
@@ -192,6 +260,11 @@ impl Store {
                 // Rows come in order, so the last one of a key is its highest.
                 versions.insert(key.to_owned(), version);
             }
+            let mut facts = BTreeMap::new();
+            for row in transaction.open_table(FACTS)?.iter()? {
+                let (name, value) = row?;
+                facts.insert(name.value().to_owned(), value.value().to_owned());
+            }
             Ok(Contents {
                 rules: read_all(&transaction.open_table(RULES)?)?,
                 instances: read_all(&transaction.open_table(INSTANCES)?)?,
@@ -199,8 +272,18 @@ impl Store {
                 revoked: read_all(&transaction.open_table(REVOKED)?)?,
                 generation,
                 versions,
+                facts,
             })
-        };
+        })
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.shared.database.read();
+        let Some(database) = database.as_ref() else { return Err(self.closed()) };
+        let read = || work(&database.begin_read()?);
         read().map_err(|error| self.failure(&error))
     }
 
@@ -209,8 +292,7 @@ impl Store {
     /// # Errors
     /// When the file is damaged.
     pub fn history(&self, key: &str) -> Result<Vec<HistoryEntry>, StoreError> {
-        let read = || -> Result<Vec<HistoryEntry>, redb::Error> {
-            let transaction = self.database.begin_read()?;
+        self.read(|transaction| {
             let table = transaction.open_table(HISTORY)?;
             let mut entries = Vec::new();
             for row in table.range((key, 0)..=(key, u64::MAX))? {
@@ -219,8 +301,7 @@ impl Store {
             }
             entries.reverse();
             Ok(entries)
-        };
-        read().map_err(|error| self.failure(&error))
+        })
     }
 
     /// Writes all changes or none; durable when it returns.
@@ -231,7 +312,7 @@ impl Store {
         let store = self.clone();
         match tokio::task::spawn_blocking(move || store.commit_blocking(&mutations)).await {
             Ok(result) => result,
-            Err(error) => Err(StoreError::Io { path: self.path.clone(), reason: error.to_string() }),
+            Err(error) => Err(StoreError::Io { path: self.shared.path.clone(), reason: error.to_string() }),
         }
     }
 
@@ -248,29 +329,115 @@ impl Store {
         })
     }
 
+    /// Carries out a write transaction. After a failure the file is opened anew: if the change is in it nevertheless, because
+    /// only the answer of the disk was lost, it has succeeded.
     fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let run = || -> Result<T, redb::Error> {
+        if self.shared.database.read().is_none() {
+            self.reopen();
+        }
+        let (mut count, mut value) = (None, None);
+        let run = || -> Result<(), redb::Error> {
+            let database = self.shared.database.read();
+            let Some(database) = database.as_ref() else { return Err(redb::Error::PreviousIo) };
             // redb's default durability is Immediate: commit returns after the data is on disk.
-            let transaction = self.database.begin_write()?;
-            let result = work(&transaction)?;
+            let transaction = database.begin_write()?;
+            value = Some(work(&transaction)?);
+            count = Some(count_commit(&transaction)?);
             transaction.commit()?;
-            Ok(result)
+            Ok(())
         };
-        run().map_err(|error| self.failure(&error))
+        let failed = run().err().filter(|error| !self.is_in_the_file(error, count));
+        match (failed, value) {
+            (None, Some(value)) => {
+                *self.shared.trouble.lock() = None;
+                Ok(value)
+            }
+            (error, _) => Err(self.not_written(error.unwrap_or(redb::Error::PreviousIo))),
+        }
+    }
+
+    /// Opens the file anew after a failure of the disk. Whether the change with this number was written after all.
+    fn is_in_the_file(&self, error: &redb::Error, count: Option<u64>) -> bool {
+        if !matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            return false;
+        }
+        let found = self.reopen();
+        if found.is_none() {
+            *self.shared.uncertain.lock() = count;
+        }
+        found.zip(count).is_some_and(|(found, count)| found >= count)
+    }
+
+    /// How many commits are in the file; nothing when it cannot be opened. What it holds is what was durable: redb finds
+    /// that out when it opens a file that was not closed in order.
+    fn reopen(&self) -> Option<u64> {
+        let mut database = self.shared.database.write();
+        // First the old handle goes: it has the file locked.
+        drop(database.take());
+        let opened = (self.shared.open)(&self.shared.path)
+            .map_err(redb::Error::from)
+            .and_then(|opened| Ok((commits_of(&opened)?, opened)));
+        match opened {
+            Ok((commits, opened)) => {
+                *database = Some(opened);
+                if self.shared.uncertain.lock().take().is_some_and(|refused| commits >= refused) {
+                    tracing::error!(
+                        "a change that was refused while the disk failed is in the store after all: restart the control plane to have it in force, or make it again"
+                    );
+                }
+                Some(commits)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be opened anew; trying again with the next change");
+                None
+            }
+        }
+    }
+
+    fn not_written(&self, error: redb::Error) -> StoreError {
+        let path = self.shared.path.clone();
+        let reason = match &error {
+            redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => error.to_string(),
+            redb::Error::PreviousIo => "an earlier write failed".to_owned(),
+            _ => return self.failure(&error),
+        };
+        let mut trouble = self.shared.trouble.lock();
+        // The first reason says most.
+        trouble.get_or_insert_with(|| reason.clone());
+        StoreError::NotWritten { path, reason }
+    }
+
+    fn closed(&self) -> StoreError {
+        let reason = self.trouble().unwrap_or_else(|| "it is closed".to_owned());
+        StoreError::Io { path: self.shared.path.clone(), reason }
     }
 
     fn failure(&self, error: &redb::Error) -> StoreError {
-        let path = self.path.clone();
+        let path = self.shared.path.clone();
         match error {
             redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
                 StoreError::Io { path, reason: error.to_string() }
             }
+            // It says nothing of the file.
+            redb::Error::PreviousIo => self.closed(),
             other => StoreError::Damaged { path, reason: other.to_string() },
         }
     }
+}
+
+fn count_commit(transaction: &WriteTransaction) -> Result<u64, redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let count = meta.get(COMMITS_KEY)?.map_or(0, |value| value.value()) + 1;
+    meta.insert(COMMITS_KEY, count)?;
+    Ok(count)
+}
+
+fn commits_of(database: &Database) -> Result<u64, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get(COMMITS_KEY)?.map_or(0, |value| value.value()))
 }
 
 fn apply(transaction: &WriteTransaction, mutation: &Mutation) -> Result<(), redb::Error> {
@@ -312,6 +479,9 @@ fn apply(transaction: &WriteTransaction, mutation: &Mutation) -> Result<(), redb
         }
         Mutation::ReserveGeneration(generation) => {
             transaction.open_table(META)?.insert(GENERATION_KEY, *generation)?;
+        }
+        Mutation::PutFact { name, value } => {
+            transaction.open_table(FACTS)?.insert(*name, value.as_str())?;
         }
     }
     Ok(())

@@ -7,12 +7,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 pub mod query;
 pub mod receive;
 
 /// Spans of one trace; beyond that the trace is a loop, and must not push out all others.
 const MOST_PER_TRACE: usize = 2_000;
+/// Of the store's bytes, one trace may have this part.
+const PART_PER_TRACE: usize = 8;
+/// Answers that may be on their way at once; each holds as much as [`query`] lets one have.
+const ANSWERS: usize = 8;
 
 /// A trace id.
 pub type TraceId = [u8; 16];
@@ -80,16 +85,25 @@ impl Tag {
 #[derive(Clone)]
 pub struct TraceStore {
     shared: Arc<Mutex<Ring>>,
+    answers: Arc<Semaphore>,
 }
 
 struct Ring {
     capacity: usize,
     spans: usize,
-    traces: HashMap<TraceId, Vec<Arc<Span>>>,
+    most_bytes: usize,
+    bytes: usize,
+    traces: HashMap<TraceId, Trace>,
     /// By first arrival.
     order: VecDeque<TraceId>,
     received: u64,
     dropped: u64,
+}
+
+#[derive(Default)]
+struct Trace {
+    spans: Vec<Arc<Span>>,
+    bytes: usize,
 }
 
 /// What the store has and had.
@@ -97,6 +111,8 @@ struct Ring {
 pub struct Counts {
     /// Spans that are kept.
     pub kept: usize,
+    /// Bytes that they take.
+    pub bytes: usize,
     /// Spans that ever arrived.
     pub received: u64,
     /// Spans that were pushed out or refused.
@@ -125,17 +141,19 @@ pub struct Filter {
 }
 
 impl TraceStore {
-    /// Keeps at most `capacity` spans.
-    pub fn new(capacity: usize) -> Self {
+    /// Keeps at most `capacity` spans and `bytes` bytes.
+    pub fn new(capacity: usize, bytes: usize) -> Self {
         let ring = Ring {
             capacity,
             spans: 0,
+            most_bytes: bytes,
+            bytes: 0,
             traces: HashMap::new(),
             order: VecDeque::new(),
             received: 0,
             dropped: 0,
         };
-        Self { shared: Arc::new(Mutex::new(ring)) }
+        Self { shared: Arc::new(Mutex::new(ring)), answers: Arc::new(Semaphore::new(ANSWERS)) }
     }
 
     /// Adds spans.
@@ -146,26 +164,29 @@ impl TraceStore {
 
     /// The spans of a trace, by start.
     pub fn trace(&self, id: &TraceId) -> Option<Vec<Arc<Span>>> {
-        self.shared.lock().traces.get(id).map(|spans| by_start(spans.clone()))
+        self.shared.lock().traces.get(id).map(|trace| by_start(trace.spans.clone()))
     }
 
     /// Names of services.
     pub fn services(&self) -> BTreeSet<String> {
-        self.shared.lock().traces.values().flatten().map(|span| span.process.service.clone()).collect()
+        let ring = self.shared.lock();
+        let names: BTreeSet<&str> = ring.spans().map(|span| span.process.service.as_str()).collect();
+        names.into_iter().map(str::to_owned).collect()
     }
 
     /// Names of a service's spans with their kinds.
     pub fn operations(&self, service: &str) -> BTreeSet<(String, String)> {
         let ring = self.shared.lock();
-        let of = ring.traces.values().flatten().filter(|span| span.process.service == service);
-        of.map(|span| (span.name.clone(), span.kind())).collect()
+        let of = ring.spans().filter(|span| span.process.service == service);
+        let names: BTreeSet<(&str, String)> = of.map(|span| (span.name.as_str(), span.kind())).collect();
+        names.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect()
     }
 
     /// The traces that a filter takes, the latest first.
     pub fn find(&self, filter: &Filter) -> Vec<Vec<Arc<Span>>> {
         let ring = self.shared.lock();
         let mut found = BTreeMap::new();
-        for (id, spans) in &ring.traces {
+        for (id, Trace { spans, .. }) in &ring.traces {
             if spans.iter().any(|span| filter.takes(span)) {
                 let start = spans.iter().map(|span| span.start).min().unwrap_or_default();
                 found.insert((start, *id), spans);
@@ -177,31 +198,39 @@ impl TraceStore {
     /// What it has and had.
     pub fn counts(&self) -> Counts {
         let ring = self.shared.lock();
-        Counts { kept: ring.spans, received: ring.received, dropped: ring.dropped }
+        Counts { kept: ring.spans, bytes: ring.bytes, received: ring.received, dropped: ring.dropped }
     }
 }
 
 impl Ring {
+    fn spans(&self) -> impl Iterator<Item = &Arc<Span>> {
+        self.traces.values().flat_map(|trace| &trace.spans)
+    }
+
     fn add(&mut self, span: Span) {
         self.received += 1;
-        let id = span.trace;
+        let (id, bytes) = (span.trace, span.bytes());
         let known = self.traces.entry(id).or_insert_with(|| {
             self.order.push_back(id);
-            Vec::new()
+            Trace::default()
         });
         // An exporter that got no answer sends again.
-        if known.len() >= MOST_PER_TRACE || known.iter().any(|other| other.id == span.id) {
+        let full = known.spans.len() >= MOST_PER_TRACE
+            || (known.bytes + bytes > self.most_bytes / PART_PER_TRACE && !known.spans.is_empty());
+        if full || known.spans.iter().any(|other| other.id == span.id) {
             self.dropped += 1;
             return;
         }
-        known.push(Arc::new(span));
+        known.spans.push(Arc::new(span));
+        known.bytes += bytes;
         self.spans += 1;
+        self.bytes += bytes;
         // The newest trace stays, even if it alone is too large.
-        while self.spans > self.capacity && self.order.len() > 1 {
-            if let Some(old) = self.order.pop_front() {
-                let gone = self.traces.remove(&old).map_or(0, |spans| spans.len());
-                self.spans -= gone;
-                self.dropped += gone as u64;
+        while (self.spans > self.capacity || self.bytes > self.most_bytes) && self.order.len() > 1 {
+            if let Some(gone) = self.order.pop_front().and_then(|old| self.traces.remove(&old)) {
+                self.spans -= gone.spans.len();
+                self.bytes -= gone.bytes;
+                self.dropped += gone.spans.len() as u64;
             }
         }
     }
@@ -224,10 +253,22 @@ impl Filter {
 }
 
 impl Span {
+    /// What it takes in memory, its maker counted in full though spans may share it: a bound, not a measure.
+    fn bytes(&self) -> usize {
+        let logs = self.logs.iter().map(|(_, fields)| 64 + tag_bytes(fields)).sum::<usize>();
+        let process = size_of::<Process>() + self.process.service.len() + tag_bytes(&self.process.tags);
+        size_of::<Self>() + self.name.len() + tag_bytes(&self.tags) + logs + process
+    }
+
     fn kind(&self) -> String {
         let kind = self.tags.iter().find(|(key, _)| key == "span.kind");
         kind.map(|(_, kind)| kind.text()).unwrap_or_default()
     }
+}
+
+fn tag_bytes(tags: &[(String, Tag)]) -> usize {
+    let text = |tag: &Tag| if let Tag::Text(text) = tag { text.len() } else { 0 };
+    tags.iter().map(|(key, tag)| size_of::<(String, Tag)>() + key.len() + text(tag)).sum()
 }
 
 fn by_start(mut spans: Vec<Arc<Span>>) -> Vec<Arc<Span>> {

@@ -22,7 +22,14 @@ use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::rejections::Rejections;
 use crate::status::{Board, Client, Nack, Refusal, rules_of};
+
+/// What a client without a certificate is told.
+pub(crate) const WITHOUT_CERTIFICATE: &str = "xDS takes a client certificate of this mesh: ask for one first (CSR service, or `outrigger identity issue`)";
+
+/// Bytes of each thing that a client says of itself.
+const LONGEST_WORD: usize = 512;
 
 /// What every stream shares.
 #[derive(Clone)]
@@ -30,6 +37,7 @@ pub struct XdsSource {
     keeper: Keeper,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    rejections: Rejections,
     trust_domain: String,
     /// On the port without TLS: who everybody is there, or nobody, and the node's word is taken.
     plaintext: Option<Option<SpiffeId>>,
@@ -38,9 +46,15 @@ pub struct XdsSource {
 
 impl XdsSource {
     /// For the TLS port: without a certificate nobody is told anything.
-    pub fn new(keeper: Keeper, board: Arc<Board>, metrics: Arc<Metrics>, trust_domain: &str) -> Self {
+    pub fn new(
+        keeper: Keeper,
+        board: Arc<Board>,
+        metrics: Arc<Metrics>,
+        rejections: Rejections,
+        trust_domain: &str,
+    ) -> Self {
         let trust_domain = trust_domain.to_owned();
-        Self { keeper, board, metrics, trust_domain, plaintext: None, streams: Arc::default() }
+        Self { keeper, board, metrics, rejections, trust_domain, plaintext: None, streams: Arc::default() }
     }
 
     /// The same world for the port without TLS.
@@ -61,9 +75,7 @@ impl XdsSource {
                 claimed.map_err(|error| Status::invalid_argument(format!("node metadata: {error}")))?
             }
             (None, None) => {
-                return Err(Status::unauthenticated(
-                    "xDS takes a client certificate of this mesh: ask for one first (CSR service, or `outrigger identity issue`)",
-                ));
+                return Err(Status::unauthenticated(WITHOUT_CERTIFICATE));
             }
         };
         if identity.trust_domain() != self.trust_domain {
@@ -112,7 +124,8 @@ impl Source for XdsSource {
         remote: Option<SocketAddr>,
     ) -> Result<Arc<dyn View>, Status> {
         let identity = self.identity(node, peer).inspect_err(|status| {
-            tracing::warn!(node = %node.id, ?remote, reason = status.message(), "xDS stream refused");
+            let from = remote.map_or_else(|| "unknown".to_owned(), |remote| remote.ip().to_string());
+            self.rejections.note("xds", &from, status.message());
         })?;
         let (Some(namespace), Some(service_account)) = (identity.namespace(), identity.service_account())
         else {
@@ -120,6 +133,12 @@ impl Source for XdsSource {
                 format!("{identity} is no workload of this mesh: it has no namespace and service account");
             return Err(Status::permission_denied(reason));
         };
+        // Kept for as long as the stream lives, and logged.
+        let words = [&node.id, &node.user_agent, &node.version].map(String::len);
+        if words.into_iter().max().is_some_and(|longest| longest > LONGEST_WORD) {
+            let reason = format!("node: id and user agent may have up to {LONGEST_WORD} bytes");
+            return Err(Status::invalid_argument(reason));
+        }
         let claimed = text(node, "INSTANCE").unwrap_or(&node.id).to_owned();
         let scope = Scope {
             kind: client_kind(&node.user_agent),
@@ -156,9 +175,9 @@ impl Source for XdsSource {
     }
 }
 
-/// A string of the node's metadata.
+/// A string of the node's metadata; one that is longer than any name is none.
 fn text<'n>(node: &'n NodeInfo, key: &str) -> Option<&'n str> {
-    node.metadata.get(key)?.as_str().filter(|text| !text.is_empty())
+    node.metadata.get(key)?.as_str().filter(|text| !text.is_empty() && text.len() <= LONGEST_WORD)
 }
 
 /// A number of the node's metadata, written as one or as text.

@@ -1,8 +1,8 @@
-//! Accepts TLS connections for the control plane's servers: gRPC (as a stream for tonic) and HTTPS (by `accept`).
+//! TLS on the accepting side of a server of ours: [`Handshaker`] for whoever accepts and counts connections itself,
+//! [`TlsListener`] as a stream for tonic.
 //!
 //! Bounded: so many handshakes at once, each for so long. No accept error ends the loop, no failed handshake is fatal.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -76,38 +76,111 @@ pub fn expose_identity(mut request: Request<()>) -> Result<Request<()>, Status> 
 }
 
 type ConfigSource = dyn FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send;
-type Handshaken = Result<(TlsStream<TcpStream>, SocketAddr), (SocketAddr, io::Error)>;
+type Handshaken = Result<(TlsStream<TcpStream>, PeerInfo), Refused>;
+
+/// A connection that came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// Why, as far as we know; a peer's alert in rustls' words.
+    pub reason: String,
+    /// One side did not like the other's certificate: what an operator wants to know, and no port scanner causes.
+    pub of_certificates: bool,
+}
+
+impl Refused {
+    fn new(remote: SocketAddr, reason: impl Into<String>) -> Self {
+        Self { remote, reason: reason.into(), of_certificates: false }
+    }
+
+    fn failed(remote: SocketAddr, error: &io::Error) -> Self {
+        if let Some(problem) = CertificateProblem::find(error) {
+            return Self { of_certificates: true, ..Self::new(remote, problem.to_string()) };
+        }
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match inner {
+            Some(rustls::Error::AlertReceived(alert)) => Self {
+                of_certificates: true,
+                ..Self::new(
+                    remote,
+                    format!(
+                        "it refuses our certificate ({alert:?}): it trusts another authority, or a clock is wrong"
+                    ),
+                )
+            },
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                Self { of_certificates: true, ..Self::new(remote, error.to_string()) }
+            }
+            _ => Self::new(remote, error.to_string()),
+        }
+    }
+}
+
+/// Shakes hands on accepted connections, each with the configuration of its moment and within a time.
+pub struct Handshaker {
+    config: Box<ConfigSource>,
+}
+
+impl Handshaker {
+    /// Asks `config` for the configuration of each new connection, so that rotation needs nothing further.
+    pub fn new(config: impl FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send + 'static) -> Self {
+        Self { config: Box::new(config) }
+    }
+
+    /// The usual source: this store's current certificate, with this ALPN list.
+    pub fn from_store(store: CredentialStore, alpn: &'static [&'static [u8]], auth: ClientAuth) -> Self {
+        let mut configs = AcceptConfigs::default();
+        Self::new(move || configs.find_or_build(&store.load(), alpn, auth))
+    }
+
+    /// The handshake of a connection.
+    pub fn shake(
+        &mut self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+    ) -> impl Future<Output = Handshaken> + Send + use<> {
+        let config = (self.config)();
+        async move {
+            let config =
+                config.map_err(|error| Refused::new(remote, format!("no TLS configuration: {error}")))?;
+            let handshake = async {
+                tcp.set_nodelay(true)?;
+                TlsAcceptor::from(config).accept(tcp).await
+            };
+            match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                    let info = peer_info(shown, remote);
+                    Ok((stream, info))
+                }
+                Ok(Err(error)) => Err(Refused::failed(remote, &error)),
+                Err(_) => Err(Refused::new(remote, "the TLS handshake was not finished within 10 s")),
+            }
+        }
+    }
+}
 
 /// A TCP listener that yields connections after their TLS handshake.
 pub struct TlsListener {
     tcp: TcpListener,
-    config: Box<ConfigSource>,
-    // Whose trust connections for tonic need all along.
-    store: Option<CredentialStore>,
+    handshaker: Handshaker,
+    /// Whose trust connections for tonic need all along.
+    store: CredentialStore,
     handshakes: JoinSet<Handshaken>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl TlsListener {
-    /// Asks `config` for the configuration of each new connection, so that rotation needs nothing further.
-    pub fn new(
-        tcp: TcpListener,
-        config: impl FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send + 'static,
-    ) -> Self {
-        Self { tcp, config: Box::new(config), store: None, handshakes: JoinSet::new(), pause: None }
-    }
-
-    /// The usual source: this store's current certificate, with this ALPN list.
+    /// Shakes hands with this store's current certificate and this ALPN list.
     pub fn from_store(
         tcp: TcpListener,
         store: CredentialStore,
         alpn: &'static [&'static [u8]],
         auth: ClientAuth,
     ) -> Self {
-        let mut configs = AcceptConfigs::default();
-        let trust = store.clone();
-        let made = Self::new(tcp, move || configs.find_or_build(&store.load(), alpn, auth));
-        Self { store: Some(trust), ..made }
+        let handshaker = Handshaker::from_store(store.clone(), alpn, auth);
+        Self { tcp, handshaker, store, handshakes: JoinSet::new(), pause: None }
     }
 
     /// Where it listens.
@@ -127,8 +200,13 @@ impl TlsListener {
         loop {
             // Finished handshakes first: that frees room for new ones.
             while let Poll::Ready(Some(joined)) = self.handshakes.poll_join_next(cx) {
-                if let Some(connection) = joined.ok().and_then(greet) {
-                    return Poll::Ready(connection);
+                match joined {
+                    Ok(Ok(connection)) => return Poll::Ready(connection),
+                    // Anybody can cause these, so they are not warnings.
+                    Ok(Err(Refused { remote, reason, .. })) => {
+                        tracing::info!(%remote, reason, "TLS handshake failed");
+                    }
+                    Err(_) => {}
                 }
             }
             if self.handshakes.len() >= MAX_HANDSHAKES {
@@ -139,51 +217,12 @@ impl TlsListener {
                 self.pause = None;
             }
             match ready!(self.tcp.poll_accept(cx)) {
-                Ok((tcp, remote)) => self.begin(tcp, remote),
+                Ok((tcp, remote)) => drop(self.handshakes.spawn(self.handshaker.shake(tcp, remote))),
                 Err(error) => {
                     tracing::warn!(%error, "accept failed; going on in 50 ms");
                     self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
                 }
             }
-        }
-    }
-
-    fn begin(&mut self, tcp: TcpStream, remote: SocketAddr) {
-        let config = match (self.config)() {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::warn!(%remote, %error, "connection closed: no TLS configuration");
-                return;
-            }
-        };
-        self.handshakes.spawn(async move {
-            let handshake = async {
-                tcp.set_nodelay(true)?;
-                TlsAcceptor::from(config).accept(tcp).await
-            };
-            match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                Ok(Ok(stream)) => Ok((stream, remote)),
-                Ok(Err(error)) => Err((remote, error)),
-                Err(_) => Err((remote, io::Error::new(io::ErrorKind::TimedOut, "not finished within 10 s"))),
-            }
-        });
-    }
-}
-
-fn greet(handshaken: Handshaken) -> Option<(TlsStream<TcpStream>, PeerInfo)> {
-    match handshaken {
-        Ok((stream, remote)) => {
-            let info = peer_info(stream.get_ref().1.peer_certificates().unwrap_or_default(), remote);
-            Some((stream, info))
-        }
-        Err((remote, error)) => {
-            let reason: &dyn fmt::Display = match CertificateProblem::find(&error) {
-                Some(problem) => problem,
-                None => &error,
-            };
-            // Anybody can cause these, so they are not warnings.
-            tracing::info!(%remote, %reason, "TLS handshake failed");
-            None
         }
     }
 }
@@ -205,11 +244,7 @@ impl Stream for TlsListener {
             .1
             .peer_certificates()
             .map(|all| all.iter().cloned().map(CertificateDer::into_owned).collect());
-        let distrust = this
-            .store
-            .clone()
-            .zip(shown)
-            .map(|(store, shown)| Box::pin(distrusted(store, shown)) as Pin<Box<_>>);
+        let distrust = shown.map(|shown| Box::pin(distrusted(this.store.clone(), shown)) as Pin<Box<_>>);
         Poll::Ready(Some(Ok(PeerStream { stream, info, distrust })))
     }
 }

@@ -60,7 +60,7 @@ pub use csr::renewal::{Enrollment, RenewalHandle, RenewalStatus, Token, run_rene
 pub use csr::service::{Caller, CallerPolicy, CertificateService, Denied};
 pub use error::{CertificateProblem, IdentityError};
 #[cfg(feature = "ca")]
-pub use incoming::{PeerInfo, PeerStream, TlsListener, expose_identity};
+pub use incoming::{Handshaker, PeerInfo, PeerStream, Refused, TlsListener, expose_identity};
 pub use join::JoinFile;
 pub use revoked::{Revocation, Revoked};
 pub use state_dir::{Lock, StateDir};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::listener::Direction;
-use outrigger_telemetry::trace::{SpanRecord, SpanStatus};
+use outrigger_telemetry::trace::{SpanKind, SpanRecord, SpanStatus};
 use tokio::time::Instant;
 
 use crate::access_log;
@@ -211,8 +211,9 @@ impl StreamRecord {
             span.set("error.type", failure.kind.name());
             span.set("outrigger.error", failure.to_string());
         }
-        // A server span is an error for 5xx, not for 4xx (semantic conventions for HTTP).
-        if self.status >= 500 || (self.status == 0 && self.failure.is_some()) {
+        // A server span is an error from 500 on, a client span from 400 on (semantic conventions for HTTP).
+        let error = if span.kind == SpanKind::Client { 400 } else { 500 };
+        if self.status >= error || (self.status == 0 && self.failure.is_some()) {
             if self.failure.is_none() {
                 span.set("error.type", self.status.to_string());
             }

@@ -1,14 +1,21 @@
-//! `status`: what is in force, per proxy and per rule.
+//! `status`: what is in force, per proxy and per rule; what should be there and is not; and who was turned away.
+//!
+//! Exit code 2 when the control plane answered and something is not as it should be.
 
 use std::process::ExitCode;
 
-use outrigger_control::api::types::{RuleStatusBody, StatusBody};
+use outrigger_control::api::types::{RuleState, RuleStatusBody, StatusBody};
 use serde_json::json;
 
 use super::Server;
 use crate::print::{Output, show, table};
 
-/// Show what is in force.
+/// The control plane answered, and something is wrong.
+const TROUBLE: u8 = 2;
+/// Seconds that somebody who was turned away counts as trouble.
+const RECENT: u64 = 300;
+
+/// Show what is in force, what is missing and who was turned away (exit code 2 when something is wrong).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
     /// Table or JSON
@@ -23,8 +30,17 @@ impl Status {
         let client = self.server.client()?;
         let (status, rules) = (client.status().await?, client.rules_status().await?);
         show(self.output, &json!({ "status": status, "rules": rules }), || text(&status, &rules))?;
-        Ok(ExitCode::SUCCESS)
+        Ok(if is_well(&status, &rules) { ExitCode::SUCCESS } else { ExitCode::from(TROUBLE) })
     }
+}
+
+/// Everybody who should be here is here and has everything in force. What is only on its way counts as well.
+fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
+    let recent = status.rejections.iter().any(|rejection| rejection.age_seconds < RECENT);
+    let refused =
+        rules.iter().any(|rule| matches!(rule.state, RuleState::Refused | RuleState::NotUnderstood));
+    let odd = !(status.missing.is_empty() && status.problems.is_empty() && status.held.is_empty());
+    !(recent || refused || odd) && status.notices.is_empty()
 }
 
 fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
@@ -46,8 +62,26 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
             types.join(", "),
         ]
     });
-    let mut text = format!("control plane {}, generation {}\n\n", status.version, status.generation);
-    text += &table(["PROXY", "CLIENT", "VERSION", "STATE", "GENERATION", "ACKED/SENT"], proxies);
+    let missing = status.missing.iter().map(|missing| {
+        let since = age(missing.since_seconds);
+        let state = if missing.seen {
+            format!("AWAY since {since}")
+        } else {
+            format!("AWAY, never seen for {since}")
+        };
+        [missing.instance.clone(), "-".into(), "-".into(), state, "-".into(), missing.service.clone()]
+    });
+    let mut text = format!("control plane {}, generation {}\n", status.version, status.generation);
+    for notice in &status.notices {
+        text += &format!("\nATTENTION: {notice}\n");
+    }
+    text += "\n";
+    if status.proxies.is_empty() && status.missing.is_empty() {
+        text += "No sidecar is connected, and no instance is registered.\n";
+    } else {
+        let header = ["PROXY", "CLIENT", "VERSION", "STATE", "GENERATION", "ACKED/SENT"];
+        text += &table(header, proxies.chain(missing));
+    }
     for proxy in &status.proxies {
         for refusal in &proxy.refused {
             text += &format!("  {} refused {refusal:?}\n", proxy.node);
@@ -63,7 +97,107 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
             rule.reasons.join("; "),
         ]
     });
+    text += &troubles(status);
     text += "\n";
     text += &table(["RULE", "VERSION", "STATE", "PROXIES", "REASONS"], rows);
     text
+}
+
+/// Files, leases and callers, where there is something to say.
+fn troubles(status: &StatusBody) -> String {
+    let mut text = String::new();
+    for problem in &status.problems {
+        text += &format!("\nREGISTRY {problem}\n");
+    }
+    for held in &status.held {
+        text += &format!(
+            "\nHELD {}: no heartbeats of {}; so many at once stay registered, deregister them if they are gone\n",
+            held.service,
+            held.instances.join(", ")
+        );
+    }
+    if !status.rejections.is_empty() {
+        let rows = status.rejections.iter().map(|rejection| {
+            let last = format!("{} ago", age(rejection.age_seconds));
+            let times = rejection.count.to_string();
+            [rejection.what.clone(), rejection.from.clone(), times, last, rejection.reason.clone()]
+        });
+        text += "\n";
+        text += &table(["TURNED AWAY", "FROM", "TIMES", "LAST", "WHY"], rows);
+    }
+    text
+}
+
+/// The two largest units: `3d4h`, `5m12s`, `40s`.
+fn age(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_control::api::types::{Missing, Rejection};
+
+    use super::*;
+
+    fn empty() -> StatusBody {
+        StatusBody {
+            version: "1".into(),
+            generation: 7,
+            rules: 0,
+            instances: 0,
+            proxies: Vec::new(),
+            held: Vec::new(),
+            problems: Vec::new(),
+            missing: Vec::new(),
+            rejections: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_should_be_there_and_is_not_has_a_row_and_an_exit_code() {
+        let missing = |id: &str, seen, since_seconds| Missing {
+            instance: id.into(),
+            service: "shop/web".into(),
+            since_seconds,
+            seen,
+        };
+        let status = StatusBody {
+            missing: vec![missing("web-1", true, 3725), missing("web-2", false, 40)],
+            ..empty()
+        };
+        assert!(is_well(&empty(), &[]) && !is_well(&status, &[]));
+        let text = text(&status, &[]);
+        assert!(text.contains("web-1") && text.contains("AWAY since 1h2m"), "{text}");
+        assert!(text.contains("web-2") && text.contains("AWAY, never seen for 40s"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_authority_and_those_turned_away_are_told() {
+        let rejection = Rejection {
+            what: "certificate".into(),
+            from: "10.0.0.1".into(),
+            reason: "it refuses our certificate".into(),
+            count: 14,
+            age_seconds: 3,
+        };
+        let status = StatusBody { rejections: vec![rejection.clone()], ..empty() };
+        assert!(!is_well(&status, &[]));
+        let shown = text(&status, &[]);
+        assert!(
+            shown.contains("No sidecar is connected") && shown.contains("it refuses our certificate"),
+            "{shown}"
+        );
+        let old = StatusBody { rejections: vec![Rejection { age_seconds: 900, ..rejection }], ..empty() };
+        assert!(is_well(&old, &[]), "shown, but over");
+        let lost = StatusBody { notices: vec!["the certificate authority is lost".into()], ..empty() };
+        assert!(!is_well(&lost, &[]));
+        assert!(text(&lost, &[]).contains("ATTENTION: the certificate authority is lost"));
+    }
 }

@@ -89,8 +89,10 @@ pub(super) async fn revoke_tokens(
     Extension(caller): Extension<Caller>,
     Path((namespace, service_account)): Path<(String, String)>,
 ) -> Result<Json<RevokedBody>, Problem> {
-    operator(&caller)?;
-    let revoked = api.shared.tokens.revoke(&identity(&api, &namespace, &service_account)?).await?;
+    let by = operator(&caller)?;
+    let identity = identity(&api, &namespace, &service_account)?;
+    let revoked = api.shared.tokens.revoke(&identity).await?;
+    tracing::info!(id = %identity, by, revoked, "join tokens revoked");
     Ok(Json(RevokedBody { revoked }))
 }
 

@@ -49,8 +49,7 @@ pub(super) async fn apply(
     body: Bytes,
 ) -> Result<Json<ApplyBody>, Problem> {
     let Query(query) = query?;
-    let author = query.author.clone().unwrap_or_else(|| operator(&caller).unwrap_or_default().to_owned());
-    operator(&caller)?;
+    let author = author(operator(&caller)?, query.author.as_deref());
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let namespace = query.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let options = rules::options(&api.shared.settings.mesh(), &namespace);
@@ -120,6 +119,16 @@ async fn in_force(shared: &Shared, generation: u64, rules: &[String], wait: Dura
     state.unenforced = rules.iter().flat_map(|rule| unenforced.of(rule)).collect();
     state.proxies = state.proxies.saturating_sub(unenforced.proxies(&shared.board, rules));
     state
+}
+
+/// How a change is signed: by who really made it, and by whoever that says it is for.
+fn author(caller: &str, claimed: Option<&str>) -> String {
+    match claimed {
+        Some(claimed) if caller != claimed && caller.split(" (").next() != Some(claimed) => {
+            format!("{} via {caller}", &claimed[..claimed.floor_char_boundary(128)])
+        }
+        _ => caller.to_owned(),
+    }
 }
 
 fn body(rule: &Rule) -> RuleBody {
@@ -235,8 +244,7 @@ pub(super) async fn remove(
     query: Result<Query<ApplyQuery>, QueryRejection>,
 ) -> Result<Json<DeleteBody>, Problem> {
     let Query(query) = query?;
-    let author = query.author.clone().unwrap_or(operator(&caller)?.to_owned());
-    operator(&caller)?;
+    let author = author(operator(&caller)?, query.author.as_deref());
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let begun = Instant::now();
     let removed = api.shared.keeper.delete(&key(&path), &author, query.force, query.dry_run).await?;

@@ -1,15 +1,19 @@
 //! `/v1/status`: who is connected, what is in force, and waiting for it.
 
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 
-use super::types::{InForce, RuleState, RuleStatusBody, StatusBody, WaitQuery};
+use super::types::{InForce, Missing, ProxyStatus, RuleState, RuleStatusBody, StatusBody, WaitQuery};
 use super::{Api, Problem, Shared, operator, timeout};
 use crate::enforced::Unenforced;
-use crate::keeper::Rule;
-use crate::registry::api::Caller;
+use crate::instance::Instance;
+use crate::keeper::{Published, Rule};
+use crate::registry::api::{Caller, service_of};
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -31,15 +35,42 @@ pub(super) async fn status(
 pub(crate) fn body(shared: &Shared) -> StatusBody {
     let published = shared.keeper.published();
     let generation = published.generation();
+    let proxies = shared.board.proxies(generation);
+    let trouble = shared.store.trouble().map(|why| {
+        format!("changes cannot be stored: {why}; nothing is lost, and they are taken again once the disk takes writes")
+    });
     StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
         rules: published.rules.len(),
         instances: published.compiled.world().instances().count(),
-        proxies: shared.board.proxies(generation),
+        missing: missing(shared, &published, &proxies),
+        proxies,
         held: published.held.clone(),
         problems: published.problems.to_vec(),
+        rejections: shared.rejections.list(),
+        notices: shared.notices.iter().cloned().chain(trouble).collect(),
     }
+}
+
+/// Registered instances that should have a sidecar here and have none.
+fn missing(shared: &Shared, published: &Published, proxies: &[ProxyStatus]) -> Vec<Missing> {
+    let present: BTreeSet<&str> = proxies.iter().filter_map(|proxy| proxy.instance.as_deref()).collect();
+    let world = published.compiled.world();
+    let absent =
+        world.instances().filter(|instance| instance.sidecar && !present.contains(instance.id.as_str()));
+    let body = |instance: &std::sync::Arc<Instance>| {
+        let left = shared.board.left(&instance.id);
+        let registered = published.registrations.get(&instance.id).map(|r| SystemTime::from(r.stored.at));
+        let since = left.or(registered.map(|at| at.max(shared.started))).unwrap_or(shared.started);
+        Missing {
+            instance: instance.id.clone(),
+            service: service_of(instance),
+            since_seconds: since.elapsed().map_or(0, |age| age.as_secs()),
+            seen: left.is_some(),
+        }
+    };
+    absent.map(body).collect()
 }
 
 /// Every rule and how far it has come.

@@ -23,6 +23,12 @@ async fn start() -> (Running, Client, tempfile::TempDir) {
     (running, client, dir)
 }
 
+/// Who calls over the socket: this process's user.
+fn me() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    if uid == 0 { "root (uid 0)".to_owned() } else { crate::app::user(uid) }
+}
+
 fn catalog(id: &str) -> Instance {
     sample(id, "catalog", "v1", "127.0.0.5", 8080, Protocol::Http)
 }
@@ -39,7 +45,8 @@ async fn rules_live_and_die_over_the_socket() {
     assert!(applied.in_force.unwrap().complete, "nobody is connected, so nobody lacks it");
 
     let rule = client.rule("DestinationRule", "shop", "catalog").await.unwrap();
-    assert_eq!((rule.version, rule.author.as_str(), rule.source.trim_end()), (1, "ann", SUBSETS.trim_end()));
+    let ann = format!("ann via {}", me());
+    assert_eq!((rule.version, rule.author.as_str(), rule.source.trim_end()), (1, &*ann, SUBSETS.trim_end()));
     assert_eq!(
         client.rules(&RulesQuery { kind: Some("VirtualService".into()), namespace: None }).await.unwrap(),
         []
@@ -51,7 +58,7 @@ async fn rules_live_and_die_over_the_socket() {
     let history = client.history("DestinationRule", "shop", "catalog").await.unwrap();
     assert_eq!(
         history.iter().map(|entry| (entry.version, entry.author.as_str())).collect::<Vec<_>>(),
-        [(2, "socket"), (1, "ann")]
+        [(2, me().as_str()), (1, &*ann)]
     );
     let missing = client.rule("DestinationRule", "shop", "catalog").await.unwrap_err();
     assert_eq!(missing.status().unwrap(), 404);

@@ -12,6 +12,7 @@ use crate::instance::{Instance, Protocol, State};
 pub use crate::keeper::{Action, AppliedObject};
 pub use crate::registry::api::Held;
 pub use crate::registry::file::Problem as FileProblem;
+pub use crate::rejections::Rejection;
 pub use crate::status::{InForce, ProxyStatus, Refusal, TypeStatus};
 pub use crate::store::records::{HistoryAction, HistoryEntry};
 
@@ -238,6 +239,29 @@ pub struct StatusBody {
     pub held: Vec<Held>,
     /// What is wrong in registry files.
     pub problems: Vec<FileProblem>,
+    /// Registered instances whose sidecar is not connected.
+    #[serde(default)]
+    pub missing: Vec<Missing>,
+    /// Who was turned away within the last hour, the latest first.
+    #[serde(default)]
+    pub rejections: Vec<Rejection>,
+    /// What an operator must know: a lost authority, a store that takes no changes.
+    #[serde(default)]
+    pub notices: Vec<String>,
+}
+
+/// A registered instance whose sidecar is not connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Missing {
+    /// The instance.
+    pub instance: String,
+    /// `namespace/service`.
+    pub service: String,
+    /// Seconds since it left; where it was never seen, since it was registered or the control plane was started.
+    pub since_seconds: u64,
+    /// Whether it has been connected to this control plane since that was started.
+    pub seen: bool,
 }
 
 /// What to wait for.

@@ -8,31 +8,31 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use outrigger_identity::accept::ClientAuth;
-use outrigger_identity::{CertificateService, PeerInfo, TlsListener};
+use outrigger_identity::distrust::distrusted;
+use outrigger_identity::{CertificateService, CredentialStore, Handshaker, PeerInfo};
 use outrigger_model::identity::SpiffeId;
-use outrigger_telemetry::Drain;
 use outrigger_telemetry::admin::AdminServer;
+use outrigger_telemetry::{Drain, Registry};
 use outrigger_xds::server::AdsService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpConnectInfo};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tonic::service::Routes;
 
+use super::accept::{self, Listen, Peer};
+use super::gate::{Gate, Shares};
+use super::grpc::{self, Served, Terms};
 use super::{Addresses, Parts, api, http, readiness};
-use crate::api::{router, same_site};
+use crate::api::{Channel, router, same_site};
 use crate::debug;
+use crate::rejections::{Noting, Rejections};
 use crate::traces::{query, receive};
 use crate::xds_source::XdsSource;
 
-/// A silent peer is asked this often; xDS streams are quiet for hours.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// h2 closes connections that carry many small DATA frames per window, so the windows are generous.
-const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// A client opens one ADS stream and now and then a CSR.
-const STREAMS_PER_CONNECTION: u32 = 100;
+/// Exports that are read at once, and for how long each: a message of 4 MiB may be held by each.
+const EXPORTS: usize = 16;
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
@@ -88,14 +88,18 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let socket = bind_socket(&settings.socket_path()).await?;
     let (drain, credentials) = (parts.drain.clone(), parts.credentials.clone());
     let (traces, registry, logs) = (parts.traces.clone(), parts.registry.clone(), parts.logs.clone());
+    let (rejections, gates) = (parts.rejections.clone(), Gates::of(Shares::of(descriptors())));
+    gates.observe(&registry);
 
     let source = XdsSource::new(
         parts.keeper.clone(),
         parts.board.clone(),
         parts.metrics.clone(),
+        rejections.clone(),
         &settings.trust_domain,
     );
-    let csr = CertificateService::new(parts.authority.clone(), Arc::new(parts.tokens.clone())).into_server();
+    let policy = Noting { policy: parts.tokens.clone(), rejections: rejections.clone() };
+    let csr = CertificateService::new(parts.authority.clone(), Arc::new(policy)).into_server();
     let mut addresses = Addresses {
         xds: xds.local_addr()?,
         plaintext_xds: plain.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
@@ -104,42 +108,208 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         otlp: otlp.as_ref().map(TcpListener::local_addr).transpose()?,
         query: queries.as_ref().map(TcpListener::local_addr).transpose()?,
     };
+    let readiness = readiness(&drain, &parts.store);
     let (api, shared) = api(parts, settings.advertised(addresses.xds));
-    let table = debug::table(&shared, registry, readiness(&drain), logs);
+    let table = debug::table(&shared, registry, readiness, logs);
     let admin = AdminServer::bind(settings.metrics_address, table).await?;
     addresses.metrics = admin.local_addr();
 
-    let tls = TlsListener::from_store(xds, credentials.clone(), &[b"h2"], ClientAuth::Optional);
+    let listeners = Listeners { drain: drain.clone(), rejections };
     let ads = AdsService::server(Arc::new(source.clone()), peer_of);
-    let server = grpc().add_service(ads).add_service(csr);
-    let stop = drain.clone();
-    spawn(tasks, &drain, async move {
-        ended("xDS", server.serve_with_incoming_shutdown(tls, async move { stop.draining().await }).await);
-    });
+    let served = Served::new(Routes::new(ads).add_service(csr));
+    let gate = gates.xds.clone();
+    spawn(
+        tasks,
+        &drain,
+        listeners.xds(xds, credentials.clone(), gate, served, settings.trust_domain.clone()),
+    );
     if let Some((listener, identity)) = plain {
         tracing::warn!("xDS without TLS is open: whoever reaches that port can read the configuration");
-        let ads = AdsService::server(Arc::new(source.plaintext(identity)), plain_peer_of);
-        serve_plain(tasks, &drain, "plaintext xDS", grpc().add_service(ads), listener);
+        let ads = AdsService::server(Arc::new(source.plaintext(identity)), peer_of);
+        let served = Served::new(Routes::new(ads));
+        spawn(tasks, &drain, listeners.plain(listener, gates.xds, Terms::MEMBER, served));
     }
     if let Some(listener) = otlp {
-        let server = grpc().add_service(receive::Receiver::server(traces.clone()));
-        serve_plain(tasks, &drain, "OTLP receiver", server, listener);
+        let routes = Routes::new(receive::Receiver::server(traces.clone()));
+        let served = Served::limited(routes, EXPORTS, EXPORT_TIMEOUT);
+        spawn(tasks, &drain, listeners.plain(listener, gates.otlp, Terms::EXPORTER, served));
     }
     if let Some(listener) = management {
-        let tls = TlsListener::from_store(listener, credentials, &[b"http/1.1"], ClientAuth::Optional);
-        spawn(tasks, &drain, http::serve(tls, router(api.clone(), Some(traces.clone())), drain.clone()));
+        let router = router(api.clone(), Some(traces.clone()));
+        spawn(tasks, &drain, listeners.management(listener, gates.management, credentials, router));
     }
     if let Some(listener) = queries {
-        spawn(
-            tasks,
-            &drain,
-            http::serve(listener, same_site(query::router(traces.clone()), &settings), drain.clone()),
-        );
+        let router = same_site(query::router(traces.clone()), &settings);
+        spawn(tasks, &drain, listeners.http(listener, gates.query, router));
     }
-    spawn(tasks, &drain, http::serve(socket, router(api, Some(traces)), drain.clone()));
+    spawn(tasks, &drain, listeners.http(socket, gates.socket, router(api, Some(traces))));
     let stop = drain.clone();
     spawn(tasks, &drain, admin.serve(async move { stop.draining().await }));
     Ok(addresses)
+}
+
+/// The places of each listener.
+struct Gates {
+    xds: Gate,
+    management: Gate,
+    socket: Gate,
+    otlp: Gate,
+    query: Gate,
+}
+
+impl Gates {
+    fn of(shares: Shares) -> Self {
+        Self {
+            xds: Gate::new(shares.xds),
+            management: Gate::new(shares.management),
+            socket: Gate::new(shares.socket),
+            otlp: Gate::new(shares.otlp),
+            query: Gate::new(shares.query),
+        }
+    }
+
+    /// Shows how full each listener is.
+    fn observe(&self, registry: &Registry) {
+        let all = [
+            ("xds", self.xds.clone()),
+            ("management", self.management.clone()),
+            ("socket", self.socket.clone()),
+            ("otlp", self.otlp.clone()),
+            ("query", self.query.clone()),
+        ];
+        registry.register_fn(move |page| {
+            let mut open = page.gauge("outrigger_connections", "Open connections, by listener.");
+            for (listener, gate) in &all {
+                let (strangers, members, _) = gate.counts();
+                open.sample([("listener", *listener), ("kind", "stranger")], strangers as u64);
+                open.sample([("listener", *listener), ("kind", "member")], members as u64);
+            }
+            let help = "Connections that went for want of room.";
+            let mut gone = page.counter("outrigger_connections_shed_total", help);
+            for (listener, gate) in &all {
+                gone.sample([("listener", *listener)], gate.counts().2);
+            }
+        });
+    }
+}
+
+/// What all listeners have in common; each becomes the future that serves it.
+struct Listeners {
+    drain: Drain,
+    rejections: Rejections,
+}
+
+impl Listeners {
+    /// xDS and certificate requests over TLS. A certificate of this mesh makes a member.
+    fn xds(
+        &self,
+        listener: TcpListener,
+        credentials: CredentialStore,
+        gate: Gate,
+        served: Served,
+        trust_domain: String,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let mut handshaker = Handshaker::from_store(credentials.clone(), &[b"h2"], ClientAuth::Optional);
+        let (drain, rejections) = (self.drain.clone(), self.rejections.clone());
+        accept::serve(listener, gate, self.drain.clone(), grpc::LINGER, move |tcp, peer, ticket| {
+            let shaken = handshaker.shake(tcp, peer.remote());
+            let (served, drain, rejections) = (served.clone(), drain.clone(), rejections.clone());
+            let (trust_domain, credentials) = (trust_domain.clone(), credentials.clone());
+            async move {
+                let (io, info) = match shaken.await {
+                    Ok(shaken) => shaken,
+                    Err(refused) => return rejections.handshake(&refused),
+                };
+                let terms = match &info.identity {
+                    None => Terms::STRANGER,
+                    Some(identity) if identity.trust_domain() != trust_domain => Terms::FOREIGNER,
+                    Some(identity) if !ticket.promote() => {
+                        let reason = "there are as many connections as there may be, in all or from there";
+                        return rejections.note(
+                            "xds",
+                            &info.remote.ip().to_string(),
+                            &format!("{identity}: {reason}"),
+                        );
+                    }
+                    Some(_) => Terms::MEMBER,
+                };
+                let remote = info.remote;
+                let shown = io.get_ref().1.peer_certificates().unwrap_or_default();
+                let shown = shown.iter().cloned().map(CertificateDer::into_owned).collect();
+                tokio::select! {
+                    () = Box::pin(grpc::connection(io, info, terms, served, drain)) => {}
+                    problem = distrusted(credentials, shown) => {
+                        tracing::warn!(%remote, reason = %problem, "connection ended");
+                    }
+                }
+            }
+        })
+    }
+
+    /// gRPC without TLS: nobody is anybody.
+    fn plain(
+        &self,
+        listener: TcpListener,
+        gate: Gate,
+        terms: Terms,
+        served: Served,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let drain = self.drain.clone();
+        accept::serve(listener, gate, self.drain.clone(), grpc::LINGER, move |tcp, peer, ticket| {
+            let (served, drain) = (served.clone().promoting(ticket), drain.clone());
+            async move {
+                let _ = tcp.set_nodelay(true);
+                let info = PeerInfo { identity: None, remote: peer.remote(), not_after: None };
+                Box::pin(grpc::connection(tcp, info, terms, served, drain)).await;
+            }
+        })
+    }
+
+    /// The management API over TLS.
+    fn management(
+        &self,
+        listener: TcpListener,
+        gate: Gate,
+        credentials: CredentialStore,
+        router: axum::Router,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let mut handshaker = Handshaker::from_store(credentials, &[b"http/1.1"], ClientAuth::Optional);
+        let (drain, rejections) = (self.drain.clone(), self.rejections.clone());
+        accept::serve(listener, gate, self.drain.clone(), http::LINGER, move |tcp, peer, ticket| {
+            let shaken = handshaker.shake(tcp, peer.remote());
+            let (router, drain, rejections) = (router.clone(), drain.clone(), rejections.clone());
+            async move {
+                match shaken.await {
+                    Ok((io, info)) => {
+                        let PeerInfo { identity, not_after, remote } = info;
+                        let channel = Channel::Tls { identity, not_after, remote };
+                        Box::pin(http::connection(io, channel, ticket, router, drain)).await;
+                    }
+                    Err(refused) => rejections.handshake(&refused),
+                }
+            }
+        })
+    }
+
+    /// HTTP without TLS: the unix socket, where the kernel says who calls, and the query API, which does not ask.
+    fn http<L: Listen>(
+        &self,
+        listener: L,
+        gate: Gate,
+        router: axum::Router,
+    ) -> impl Future<Output = ()> + Send + use<L>
+    where
+        L::Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let drain = self.drain.clone();
+        accept::serve(listener, gate, self.drain.clone(), http::LINGER, move |io, peer, ticket| {
+            let channel = match peer {
+                Peer::Local { uid } => Channel::Socket { user: accept::user(uid) },
+                Peer::Remote(remote) => Channel::Tls { identity: None, not_after: None, remote },
+            };
+            Box::pin(http::connection(io, channel, ticket, router.clone(), drain.clone()))
+        })
+    }
 }
 
 async fn bind_optional(address: Option<SocketAddr>, what: &str) -> anyhow::Result<Option<TcpListener>> {
@@ -149,37 +319,9 @@ async fn bind_optional(address: Option<SocketAddr>, what: &str) -> anyhow::Resul
     }
 }
 
-fn grpc() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .tcp_nodelay(true)
-}
-
-fn serve_plain(
-    tasks: &mut JoinSet<()>,
-    drain: &Drain,
-    what: &'static str,
-    server: Router,
-    listener: TcpListener,
-) {
-    let stop = drain.clone();
-    let incoming = TcpListenerStream::new(listener);
-    spawn(tasks, drain, async move {
-        ended(
-            what,
-            server.serve_with_incoming_shutdown(incoming, async move { stop.draining().await }).await,
-        );
-    });
-}
-
-fn ended(what: &str, result: Result<(), tonic::transport::Error>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "{what} has stopped");
-    }
+/// As many as the process may have open.
+fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// The identity that the acceptor left; a certificate that has expired since the handshake does not count.
@@ -187,8 +329,4 @@ fn peer_of(extensions: &tonic::Extensions) -> (Option<SpiffeId>, Option<SocketAd
     let Some(peer) = extensions.get::<PeerInfo>() else { return (None, None) };
     let valid = peer.is_certificate_valid(SystemTime::now());
     (peer.identity.clone().filter(|_| valid), Some(peer.remote))
-}
-
-fn plain_peer_of(extensions: &tonic::Extensions) -> (Option<SpiffeId>, Option<SocketAddr>) {
-    (None, extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr))
 }

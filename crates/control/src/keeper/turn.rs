@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::draft::Draft;
-use super::{Command, Refused, Reply};
+use super::{Action, Applied, Command, Refused, Reply};
 use crate::instance::Instance;
 use crate::registry::api::Leases;
 use crate::store::Mutation;
@@ -21,6 +21,22 @@ pub(super) struct Turn {
     pub(super) finish: Vec<Finish>,
     pub(super) renew: Vec<Arc<Instance>>,
     pub(super) forget: Vec<String>,
+    /// What the log says once all of it is durable and in force.
+    pub(super) said: Vec<Said>,
+}
+
+/// A change for the log: who did what.
+pub(super) struct Said {
+    who: String,
+    what: String,
+    version: Option<u64>,
+}
+
+impl Said {
+    pub(super) fn log(&self, generation: u64) {
+        let Self { who, what, version } = self;
+        tracing::info!(who, what, version, generation, "changed");
+    }
 }
 
 impl Turn {
@@ -32,6 +48,7 @@ impl Turn {
             finish: Vec::new(),
             renew: Vec::new(),
             forget: Vec::new(),
+            said: Vec::new(),
         }
     }
 
@@ -39,21 +56,33 @@ impl Turn {
         match command {
             Command::Apply { objects, namespace, author, dry_run, reply } => {
                 let result = self.draft.apply(objects, &namespace, &author, dry_run);
+                if let Ok((_, applied)) = &result {
+                    self.say_applied(&author, applied);
+                }
                 self.settle(reply, result, |applied, generation| applied.generation = generation);
             }
             Command::Delete { key, author, force, dry_run, reply } => {
                 let result = self.draft.delete(&key, &author, force, dry_run);
+                if let (Ok((_, removed)), false) = (&result, dry_run) {
+                    self.say(&author, format!("{key} deleted"), Some(removed.version));
+                }
                 self.settle(reply, result, |removed, generation| removed.generation = generation);
             }
             Command::Register { instance, caller, reply } => {
                 let result = self.draft.register(*instance, &caller);
-                if let Ok((_, outcome)) = &result {
+                if let Ok((changes, outcome)) = &result {
+                    if !changes.is_empty() {
+                        self.say(caller.name(), format!("instance {} registered", outcome.id), None);
+                    }
                     self.renew.push(outcome.clone());
                 }
                 self.settle_number(reply, result.map(|(changes, _)| changes));
             }
             Command::SetState { id, state, caller, reply } => {
                 let result = self.draft.set_state(&id, state, &caller);
+                if result.as_ref().is_ok_and(|changes| !changes.is_empty()) {
+                    self.say(caller.name(), format!("instance {id} set to {state:?}"), None);
+                }
                 self.settle_number(reply, result);
             }
             Command::Heartbeat { id, caller, reply } => {
@@ -66,6 +95,7 @@ impl Turn {
             Command::Deregister { id, caller, reply } => {
                 let result = self.draft.deregister(&id, &caller);
                 if result.is_ok() {
+                    self.say(caller.name(), format!("instance {id} deregistered"), None);
                     self.forget.push(id);
                 }
                 self.settle_number(reply, result);
@@ -91,6 +121,18 @@ impl Turn {
                 self.draft.roots_pem = roots_pem;
             }
             Command::Problems(_) | Command::Stop => {}
+        }
+    }
+
+    fn say(&mut self, who: &str, what: String, version: Option<u64>) {
+        self.said.push(Said { who: who.to_owned(), what, version });
+    }
+
+    fn say_applied(&mut self, author: &str, applied: &Applied) {
+        for object in applied.objects.iter().filter(|o| !applied.dry_run && o.action != Action::Unchanged) {
+            let action = if object.action == Action::Created { "created" } else { "updated" };
+            let what = format!("{}/{}/{} {action}", object.kind, object.namespace, object.name);
+            self.say(author, what, Some(object.version));
         }
     }
 

@@ -102,3 +102,47 @@ async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
         "a good version takes the refusal back"
     );
 }
+
+#[test]
+fn an_acknowledged_barrier_counts_like_everything_else() {
+    let board = Board::default();
+    board.connected(1, client("a", ClientKind::Outrigger));
+    for generation in 1..=3 {
+        board.sent(1, ResourceKind::Barrier, generation);
+    }
+    let barrier = |board: &Board| board.proxies(3)[0].types["Barrier"].clone();
+    assert_eq!((barrier(&board).acked, barrier(&board).sent, &*barrier(&board).state), (0, 3, "STALE"));
+    for generation in 1..=3 {
+        board.barrier(1, generation);
+    }
+    assert_eq!((barrier(&board).acked, barrier(&board).sent, &*barrier(&board).state), (3, 3, "SYNCED"));
+}
+
+#[test]
+fn what_a_client_says_of_a_resource_is_cut() {
+    let board = Board::default();
+    board.connected(1, client("a", ClientKind::Envoy));
+    let long = "ä".repeat(1 << 20);
+    let nack = Nack {
+        name: long.clone(),
+        version: long.clone(),
+        field: long.clone(),
+        reason: long,
+        rules: Vec::new(),
+    };
+    board.nacked(1, ResourceKind::Cluster, nack);
+    let refusal = board.proxies(1)[0].refused[0].clone();
+    assert_eq!((refusal.name.len(), refusal.version.len(), refusal.field.len()), (512, 512, 512));
+    assert_eq!(refusal.reason.len(), 2048);
+}
+
+#[test]
+fn when_a_client_left_is_remembered_for_so_many() {
+    let board = Board::default();
+    for n in 0..MOST_SEEN + 10 {
+        board.connected(1, Client { instance: Some(n.to_string()), ..client("a", ClientKind::Outrigger) });
+        board.disconnected(1);
+    }
+    assert!(board.left("0").is_none() && board.left(&(MOST_SEEN + 9).to_string()).is_some());
+    assert_eq!(board.left.lock().len(), MOST_SEEN);
+}

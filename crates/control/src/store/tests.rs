@@ -176,3 +176,76 @@ fn what_was_acknowledged_survives_kill_9() {
         contents.rules[0].version
     );
 }
+
+/// A disk that can be made to refuse writes, as a full one does.
+#[derive(Debug)]
+struct Disk {
+    file: redb::backends::FileBackend,
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Disk {
+    fn room(&self) -> std::io::Result<()> {
+        if self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        }
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.room()?;
+        self.file.set_len(len)
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.room()?;
+        self.file.write(offset, data)
+    }
+    fn close(&self) -> std::io::Result<()> {
+        self.file.close()
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_costs_no_restart_and_loses_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let shared = full.clone();
+    let open = move |path: &Path| {
+        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = redb::backends::FileBackend::new(file.unwrap())?;
+        redb::Builder::new().create_with_backend(Disk { file, full: shared.clone() })
+    };
+    let store = Store::open_by(&dir.path().join("s.redb"), Box::new(open)).unwrap();
+    let reserve = |n| store.commit_blocking(&[Mutation::ReserveGeneration(n)]);
+    reserve(1).unwrap();
+    assert_eq!(store.trouble(), None);
+
+    full.store(true, Ordering::SeqCst);
+    for n in 2..5 {
+        let error = reserve(n).unwrap_err();
+        assert!(matches!(error, StoreError::NotWritten { .. }), "{error}");
+        let text = error.to_string();
+        assert!(!text.contains("damaged") && !text.contains("move it away"), "{text}");
+    }
+    assert!(store.retry().is_err());
+    assert!(store.trouble().is_some_and(|why| !why.is_empty()));
+
+    full.store(false, Ordering::SeqCst);
+    store.retry().unwrap();
+    assert_eq!(store.trouble(), None);
+    assert_eq!(store.load().unwrap().generation, 1, "what was refused is not there");
+    reserve(9).unwrap();
+    assert_eq!(store.load().unwrap().generation, 9);
+}

@@ -1,14 +1,18 @@
 //! Jaeger's query API, as its own UI and everybody's scripts speak it (`/api/services`, `/api/traces`, …).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -17,6 +21,10 @@ use super::{Filter, Process, Span, Tag, TraceId, TraceStore};
 /// Traces in one answer when the query sets no limit.
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 1500;
+/// Bytes of one answer; traces beyond that are left out, and the answer says how many.
+const MAX_ANSWER: usize = 8 << 20;
+/// For the other answers that are on their way.
+const TURN: Duration = Duration::from_secs(10);
 
 /// Jaeger's envelope.
 #[derive(Serialize)]
@@ -77,13 +85,66 @@ async fn traces(State(store): State<TraceStore>, Query(query): Query<Vec<(String
     let ids: Vec<&str> =
         query.iter().filter(|(key, _)| key == "traceID").map(|(_, id)| id.as_str()).collect();
     if !ids.is_empty() {
-        let found = ids.into_iter().filter_map(parse_id).filter_map(|id| store.trace(&id));
-        return answer(found.map(|spans| shape(&spans)).collect());
+        let wanted: BTreeSet<TraceId> = ids.into_iter().filter_map(parse_id).collect();
+        let found = wanted.into_iter().filter_map(|id| store.trace(&id)).collect();
+        return whole(&store, found).await;
     }
     match filter(&query, SystemTime::now()) {
-        Ok(filter) => answer(store.find(&filter).iter().map(|spans| shape(spans)).collect()),
+        Ok(filter) => whole(&store, store.find(&filter)).await,
         Err(message) => failure(StatusCode::BAD_REQUEST, message),
     }
+}
+
+/// An answer of whole traces, written as far as it may be long. Its place among the answers is given back with its last byte.
+async fn whole(store: &TraceStore, traces: Vec<Vec<Arc<Span>>>) -> Response {
+    let turn = tokio::time::timeout(TURN, store.answers.clone().acquire_owned()).await;
+    let Ok(Ok(place)) = turn else {
+        let text = "other answers are still being read; ask again".to_owned();
+        return failure(StatusCode::SERVICE_UNAVAILABLE, text);
+    };
+    let (body, written) = match write(&traces, MAX_ANSWER) {
+        Ok(written) => written,
+        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    if written == 0 && !traces.is_empty() {
+        let text = format!("the trace is larger than an answer may be ({MAX_ANSWER} bytes)");
+        return failure(StatusCode::PAYLOAD_TOO_LARGE, text);
+    }
+    // The closure, and with it the place, lives as long as the body.
+    let body = http_body_util::Full::new(Bytes::from(body)).map_frame(move |frame| {
+        let _ = &place;
+        frame
+    });
+    let json = (CONTENT_TYPE, "application/json");
+    ([json], Body::new(body)).into_response()
+}
+
+/// The answer's text, and how many traces are in it: those that fit into `most` bytes, one after the other.
+fn write(traces: &[Vec<Arc<Span>>], most: usize) -> serde_json::Result<(Vec<u8>, usize)> {
+    let mut out = b"{\"data\":[".to_vec();
+    let mut written = 0;
+    for spans in traces {
+        let before = out.len();
+        if written > 0 {
+            out.push(b',');
+        }
+        if !shape(spans, &mut out, most)? {
+            out.truncate(before);
+            break;
+        }
+        written += 1;
+    }
+    let left = traces.len() - written;
+    let errors = (left > 0).then(|| {
+        let text =
+            format!("{left} more traces match: the answer would be longer than {most} bytes; ask for fewer");
+        vec![json!({ "code": 206, "msg": text })]
+    });
+    out.extend_from_slice(b"],");
+    let rest = json!({ "total": written, "limit": 0, "offset": 0, "errors": errors });
+    let rest = serde_json::to_vec(&rest)?;
+    out.extend_from_slice(rest.get(1..).unwrap_or_default());
+    Ok((out, written))
 }
 
 async fn trace(State(store): State<TraceStore>, Path(id): Path<String>) -> Response {
@@ -91,7 +152,7 @@ async fn trace(State(store): State<TraceStore>, Path(id): Path<String>) -> Respo
         return failure(StatusCode::BAD_REQUEST, format!("\"{id}\" is not a trace id of 1 to 32 hex digits"));
     };
     match store.trace(&parsed) {
-        Some(spans) => answer(vec![shape(&spans)]),
+        Some(spans) => whole(&store, vec![spans]).await,
         None => failure(StatusCode::NOT_FOUND, "trace not found".to_owned()),
     }
 }
@@ -176,17 +237,24 @@ fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number.parse::<f64>().ok()? * scale).ok()
 }
 
-/// One trace as Jaeger writes it.
-fn shape(spans: &[Arc<Span>]) -> Value {
+/// One trace as Jaeger writes it, span by span; `false` when it does not fit.
+fn shape(spans: &[Arc<Span>], out: &mut Vec<u8>, most: usize) -> serde_json::Result<bool> {
     let mut processes: Vec<Arc<Process>> = Vec::new();
-    let mut shaped = Vec::with_capacity(spans.len());
-    for span in spans {
+    let id = spans.first().map(|span| hex(&span.trace)).unwrap_or_default();
+    out.extend_from_slice(format!("{{\"traceID\":\"{id}\",\"spans\":[").as_bytes());
+    for (n, span) in spans.iter().enumerate() {
         let known = processes.iter().position(|process| process == &span.process);
         let number = known.unwrap_or_else(|| {
             processes.push(span.process.clone());
             processes.len() - 1
         });
-        shaped.push(shape_span(span, &format!("p{}", number + 1)));
+        if n > 0 {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut *out, &shape_span(span, &format!("p{}", number + 1)))?;
+        if out.len() > most {
+            return Ok(false);
+        }
     }
     let processes: serde_json::Map<String, Value> = processes
         .iter()
@@ -198,8 +266,10 @@ fn shape(spans: &[Arc<Span>]) -> Value {
             )
         })
         .collect();
-    let id = spans.first().map(|span| hex(&span.trace)).unwrap_or_default();
-    json!({ "traceID": id, "spans": shaped, "processes": processes, "warnings": null })
+    out.extend_from_slice(b"],\"processes\":");
+    serde_json::to_writer(&mut *out, &processes)?;
+    out.extend_from_slice(b",\"warnings\":null}");
+    Ok(out.len() <= most)
 }
 
 fn shape_span(span: &Span, process: &str) -> Value {

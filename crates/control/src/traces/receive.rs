@@ -16,8 +16,20 @@ use tonic::{Request, Response, Status};
 
 use super::{Process, Span, Tag, TraceStore};
 
-/// A batch of an SDK has some hundred KiB; the collector's own limit is 4 MiB.
-const MAX_MESSAGE: usize = 8 << 20;
+/// A batch of an SDK has some hundred KiB, one of a sidecar at most 1 MiB; gRPC's usual limit.
+const MAX_MESSAGE: usize = 4 << 20;
+/// Attributes of a span, of its maker or of an event; OpenTelemetry's own default.
+const MOST_TAGS: usize = 128;
+/// Events of a span.
+const MOST_EVENTS: usize = 128;
+/// Bytes of a name or of the key of an attribute.
+const LONGEST_NAME: usize = 256;
+/// Bytes of the value of an attribute.
+const LONGEST_VALUE: usize = 4096;
+/// Bytes of all texts of a span, or of its maker.
+const ROOM: usize = 32 * 1024;
+/// Says of a span that not all of it was kept.
+const CUT: &str = "outrigger.truncated";
 
 /// The receiver.
 pub struct Receiver {
@@ -63,11 +75,72 @@ impl TraceService for Receiver {
     }
 }
 
+/// What is left for the texts of one span. What does not fit is cut or left out.
+struct Room {
+    left: usize,
+    cut: bool,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self { left: ROOM, cut: false }
+    }
+
+    /// The text, cut at a character; never with the capacity of a longer one.
+    fn text(&mut self, mut text: String, most: usize) -> String {
+        let most = most.min(self.left);
+        if text.len() > most {
+            self.cut = true;
+            text.truncate(text.floor_char_boundary(most));
+        }
+        text.shrink_to_fit();
+        self.left -= text.len();
+        text
+    }
+
+    fn tags(&mut self, attributes: Vec<KeyValue>) -> Vec<(String, Tag)> {
+        self.cut |= attributes.len() > MOST_TAGS;
+        let mut kept = Vec::with_capacity(attributes.len().min(MOST_TAGS));
+        for attribute in attributes.into_iter().take(MOST_TAGS) {
+            let Some(value) = attribute.value.and_then(|value| value.value) else { continue };
+            if self.left < LONGEST_NAME {
+                self.cut = true;
+                break;
+            }
+            let key = self.text(attribute.key, LONGEST_NAME);
+            let tag = match tag(value) {
+                Tag::Text(text) => Tag::Text(self.text(text, LONGEST_VALUE)),
+                other => other,
+            };
+            kept.push((key, tag));
+        }
+        kept
+    }
+
+    fn events(&mut self, events: Vec<otlp::span::Event>) -> Vec<(u64, Vec<(String, Tag)>)> {
+        self.cut |= events.len() > MOST_EVENTS;
+        let mut kept = Vec::with_capacity(events.len().min(MOST_EVENTS));
+        for event in events.into_iter().take(MOST_EVENTS) {
+            if self.left < LONGEST_NAME {
+                self.cut = true;
+                break;
+            }
+            let name = self.text(event.name, LONGEST_NAME);
+            let mut fields = self.tags(event.attributes);
+            fields.insert(0, ("event".to_owned(), Tag::Text(name)));
+            kept.push((event.time_unix_nano, fields));
+        }
+        kept
+    }
+}
+
 fn process(attributes: Vec<KeyValue>) -> Process {
     let mut process = Process { service: "unknown_service".to_owned(), tags: Vec::new() };
-    for (key, tag) in tags(attributes) {
+    for (key, tag) in Room::new().tags(attributes) {
         match (key.as_str(), &tag) {
-            ("service.name", Tag::Text(name)) => process.service.clone_from(name),
+            ("service.name", Tag::Text(name)) => {
+                process.service = name[..name.floor_char_boundary(LONGEST_NAME)].to_owned();
+            }
             _ => process.tags.push((key, tag)),
         }
     }
@@ -86,10 +159,13 @@ fn span(wire: otlp::Span, process: &Arc<Process>) -> Option<Span> {
         Ok(otlp::span::SpanKind::Internal) => Some("internal"),
         _ => None,
     };
-    let mut all = tags(wire.attributes);
+    let mut room = Room::new();
+    let name = room.text(wire.name, LONGEST_NAME);
+    let mut all = room.tags(wire.attributes);
     all.extend(kind.map(|kind| ("span.kind".to_owned(), Tag::Text(kind.to_owned()))));
     if !wire.trace_state.is_empty() {
-        all.push(("w3c.tracestate".to_owned(), Tag::Text(wire.trace_state)));
+        // Longer ones are dropped by everybody on the way (W3C Trace Context, section 3.3.1.5).
+        all.push(("w3c.tracestate".to_owned(), Tag::Text(room.text(wire.trace_state, 512))));
     }
     // As the OpenTelemetry specification maps a status to Jaeger.
     if let Some(status) = wire.status {
@@ -100,30 +176,25 @@ fn span(wire: otlp::Span, process: &Arc<Process>) -> Option<Span> {
             all.push(("otel.status_code".to_owned(), Tag::Text("OK".to_owned())));
         }
         if !status.message.is_empty() {
-            all.push(("otel.status_description".to_owned(), Tag::Text(status.message)));
+            let message = room.text(status.message, LONGEST_VALUE);
+            all.push(("otel.status_description".to_owned(), Tag::Text(message)));
         }
     }
-    let log = |event: otlp::span::Event| {
-        let mut fields = tags(event.attributes);
-        fields.insert(0, ("event".to_owned(), Tag::Text(event.name)));
-        (event.time_unix_nano, fields)
-    };
+    let logs = room.events(wire.events);
+    if room.cut {
+        all.push((CUT.to_owned(), Tag::Bool(true)));
+    }
     Some(Span {
         trace,
         id,
         parent,
-        name: wire.name,
+        name,
         start: wire.start_time_unix_nano,
         end: wire.end_time_unix_nano.max(wire.start_time_unix_nano),
         tags: all,
-        logs: wire.events.into_iter().map(log).collect(),
+        logs,
         process: process.clone(),
     })
-}
-
-fn tags(attributes: Vec<KeyValue>) -> Vec<(String, Tag)> {
-    let value = |attribute: KeyValue| Some((attribute.key, tag(attribute.value?.value?)));
-    attributes.into_iter().filter_map(value).collect()
 }
 
 fn tag(value: Value) -> Tag {

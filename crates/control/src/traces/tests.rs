@@ -25,17 +25,18 @@ fn span(trace: u8, id: u8, start: u64) -> Span {
 
 #[test]
 fn a_full_store_forgets_whole_traces_the_oldest_first() {
-    let store = TraceStore::new(4);
+    let store = TraceStore::new(4, 64 << 20);
     store.add(vec![span(1, 1, 10), span(1, 2, 20), span(2, 1, 30), span(2, 2, 40)]);
     store.add(vec![span(3, 1, 50)]);
     assert!(store.trace(&[1; 16]).is_none(), "all of it, not only as much as was needed");
     assert_eq!(store.trace(&[2; 16]).unwrap().len(), 2);
-    assert_eq!(store.counts(), Counts { kept: 3, received: 5, dropped: 2 });
+    let counts = store.counts();
+    assert_eq!((counts.kept, counts.received, counts.dropped), (3, 5, 2));
 }
 
 #[test]
 fn one_endless_trace_does_not_push_out_the_others() {
-    let store = TraceStore::new(20_000);
+    let store = TraceStore::new(20_000, 64 << 20);
     store.add(vec![span(1, 1, 1)]);
     let endless = (0..10_000_u64).map(|n| Span { id: (n + 1).to_be_bytes(), ..span(2, 0, n) }).collect();
     store.add(endless);
@@ -45,14 +46,14 @@ fn one_endless_trace_does_not_push_out_the_others() {
 
 #[test]
 fn a_span_that_is_sent_twice_is_kept_once() {
-    let store = TraceStore::new(10);
+    let store = TraceStore::new(10, 64 << 20);
     store.add(vec![span(1, 1, 1), span(1, 1, 1)]);
     assert_eq!(store.trace(&[1; 16]).unwrap().len(), 1);
 }
 
 #[test]
 fn a_filter_takes_what_it_says() {
-    let store = TraceStore::new(10);
+    let store = TraceStore::new(10, 64 << 20);
     let slow = Span {
         end: 5_000_000_000,
         tags: vec![("http.status_code".into(), Tag::Int(503))],
@@ -122,7 +123,7 @@ async fn query(store: &TraceStore, path: &str) -> (u16, Json) {
 
 #[tokio::test]
 async fn exported_spans_come_back_in_jaegers_shape() {
-    let store = TraceStore::new(100);
+    let store = TraceStore::new(100, 64 << 20);
     let receiver = receive::Receiver::new(store.clone());
     let answer = receiver.export(tonic::Request::new(export())).await.unwrap().into_inner();
     assert_eq!(answer.partial_success.unwrap().rejected_spans, 1, "a span without an id is refused");
@@ -158,9 +159,86 @@ async fn exported_spans_come_back_in_jaegers_shape() {
 
 #[tokio::test]
 async fn a_wrong_question_is_answered_with_what_is_wrong() {
-    let store = TraceStore::new(100);
+    let store = TraceStore::new(100, 64 << 20);
     let (status, body) = query(&store, "/api/traces/zz").await;
     assert_eq!((status, body["errors"][0]["code"].as_u64()), (400, Some(400)));
     assert_eq!(query(&store, &format!("/api/traces/{}", "1".repeat(32))).await.0, 404);
     assert_eq!(query(&store, "/api/traces?limit=x").await.0, 400);
+}
+
+/// As large as its maker can make it: attributes, events, names, status, trace state.
+fn bloated(trace: u32, id: u8) -> Otlp {
+    use opentelemetry_proto::tonic::trace::v1::span::Event;
+    let text = "ä".repeat(10_000);
+    let attributes: Vec<KeyValue> =
+        (0..300).map(|n| attribute(&format!("{n}{text}"), Value::StringValue(text.clone()))).collect();
+    let mut trace_id = vec![7; 16];
+    trace_id[..4].copy_from_slice(&trace.to_be_bytes());
+    Otlp {
+        trace_id,
+        span_id: vec![id; 8],
+        name: text.clone(),
+        trace_state: text.clone(),
+        events: vec![
+            Event { name: text.clone(), attributes: attributes[..3].to_vec(), ..Event::default() };
+            300
+        ],
+        attributes,
+        status: Some(OtlpStatus { code: 2, message: text }),
+        ..Otlp::default()
+    }
+}
+
+fn of_spans(spans: Vec<Otlp>) -> ExportTraceServiceRequest {
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+            ..ResourceSpans::default()
+        }],
+    }
+}
+
+#[tokio::test]
+async fn the_store_keeps_its_budget_in_bytes_whatever_it_is_sent() {
+    const BUDGET: usize = 4 << 20;
+    let store = TraceStore::new(1_000_000, BUDGET);
+    let receiver = receive::Receiver::new(store.clone());
+    for n in 0..200 {
+        receiver.export(tonic::Request::new(of_spans(vec![bloated(n, 1)]))).await.unwrap();
+    }
+    let counts = store.counts();
+    assert!(counts.bytes <= BUDGET && counts.bytes > BUDGET / 2, "{counts:?}");
+    assert!(counts.kept >= 100, "a span is cut to some 32 KiB: {counts:?}");
+    let newest = store.find(&Filter { limit: 1, ..Filter::default() });
+    let span = &newest[0][0];
+    assert!(span.bytes() < 48 * 1024, "{}", span.bytes());
+    assert!(span.tags.iter().any(|(key, tag)| key == "outrigger.truncated" && *tag == Tag::Bool(true)));
+    // One trace of everything has its part, no more.
+    for id in 1..=200 {
+        receiver.export(tonic::Request::new(of_spans(vec![bloated(u32::MAX, id)]))).await.unwrap();
+    }
+    let mut id = [7; 16];
+    id[..4].copy_from_slice(&[255; 4]);
+    let kept: usize = store.trace(&id).unwrap().iter().map(|span| span.bytes()).sum();
+    assert!(kept <= BUDGET / PART_PER_TRACE, "{kept}");
+}
+
+#[tokio::test]
+async fn an_answer_leaves_out_what_would_make_it_too_long_and_says_so() {
+    let store = TraceStore::new(1_000_000, 64 << 20);
+    let receiver = receive::Receiver::new(store.clone());
+    for n in 0..600 {
+        receiver.export(tonic::Request::new(of_spans(vec![bloated(n, 1)]))).await.unwrap();
+    }
+    let request =
+        http::Request::get("/api/traces?limit=1500&lookback=custom").body(axum::body::Body::empty()).unwrap();
+    let response = query::router(store.clone()).oneshot(request).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), 16 << 20).await.unwrap();
+    assert!(body.len() <= (8 << 20) + 1024, "{}", body.len());
+    let answer: Json = serde_json::from_slice(&body).unwrap();
+    let got = answer["data"].as_array().unwrap().len();
+    assert!(got > 100 && got < 600, "{got}");
+    let said = answer["errors"][0]["msg"].as_str().unwrap();
+    assert!(said.starts_with(&format!("{} more traces match", 600 - got)), "{said}");
+    assert_eq!(store.answers.available_permits(), ANSWERS, "the place is given back with the body");
 }

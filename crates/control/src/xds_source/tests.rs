@@ -308,6 +308,7 @@ async fn a_sidecar_that_is_not_what_it_is_meant_to_be_is_told_of() {
         running.keeper().clone(),
         running.board().clone(),
         Metrics::new(&registry),
+        Rejections::default(),
         "cluster.local",
     );
     let trouble = |instance: &str, account: &str| {

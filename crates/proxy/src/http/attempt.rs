@@ -246,6 +246,7 @@ fn send(
         let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);
         let local = ctx.conn.worker.metrics.local();
         span = Some(recording.client(&mut ctx.head, name, number, endpoint, cluster, local));
+        ctx.attempted = true;
     }
     if plan.retry.is_some() {
         let mut digits = [0_u8; 10];

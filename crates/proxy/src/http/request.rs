@@ -124,6 +124,8 @@ pub struct RequestCtx<'c> {
     /// Of the route.
     pub deadline: Option<Instant>,
     pub recording: Option<Recording>,
+    /// An attempt has had a span.
+    pub attempted: bool,
     /// The head says who we are.
     pub introduced: bool,
     pub permit: Option<RequestPermit>,
@@ -236,6 +238,7 @@ impl<'c> RequestCtx<'c> {
             now,
             deadline: None,
             recording: None,
+            attempted: false,
             introduced: false,
             permit: None,
             keep: true,
@@ -291,10 +294,11 @@ fn route<'v>(ctx: &RequestCtx<'_>, view: &'v View) -> Result<RouteRef<'v>, Failu
 
 /// Decides on recording; opens the server span.
 fn trace(ctx: &mut RequestCtx<'_>, route: &CompiledRoute) {
-    if ctx.conn.worker.shared.access_log.is_on() && !route.config.name.is_empty() {
+    ctx.recording = trace::decide(&ctx.conn.worker.shared, &ctx.view.http.config, &mut ctx.head);
+    let named = ctx.conn.worker.shared.access_log.is_on() || ctx.recording.is_some();
+    if named && !route.config.name.is_empty() {
         ctx.record.route = Some(route.config.name.as_str().into());
     }
-    ctx.recording = trace::decide(&ctx.conn.worker.shared, &ctx.view.http.config, &mut ctx.head);
     let info = &ctx.conn.info;
     if let Some(recording) = ctx.recording.filter(|_| info.direction == Direction::Inbound) {
         let local = ctx.conn.worker.metrics.local();
@@ -430,10 +434,31 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
         hop: &conn.worker.metrics.local().workload.name,
     };
     let local = respond::local(failure, &audience);
+    if failure.kind == FailureKind::NoRoute {
+        // It was not decided yet: a span has the name of its route.
+        ctx.recording = trace::decide(&conn.worker.shared, &ctx.view.http.config, &mut ctx.head);
+    }
     let details = std::mem::take(&mut ctx.record.details);
     // The client may be gone by now; the failure is recorded either way.
     let _ = reply(ctx, local, "").await;
     ctx.record.details = details;
+}
+
+/// The span of a request that is answered here and has none yet; the record ends it, with the reason.
+fn open_span(ctx: &mut RequestCtx<'_>) {
+    let Some(recording) = ctx.recording.filter(|_| !ctx.attempted && ctx.record.span.is_none()) else {
+        return;
+    };
+    let info = &ctx.conn.info;
+    let local = ctx.conn.worker.metrics.local();
+    let route = ctx.record.route.as_deref().unwrap_or_default();
+    ctx.record.span = Some(match info.direction {
+        Direction::Inbound => recording.server(&mut ctx.head, route, info, local),
+        Direction::Outbound => {
+            let cluster = ctx.record.cluster.as_ref().map(|cluster| &cluster.name);
+            recording.unsent(&ctx.head, route, cluster, local)
+        }
+    });
 }
 
 /// Sends a response of our own.
@@ -442,6 +467,7 @@ async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str
     ctx.record.status = local.head.status();
     ctx.record.grpc_status = local.grpc_status;
     ctx.record.details = Cow::Borrowed(details);
+    open_span(ctx);
     let drain = ctx.conn.worker.shared.drain.is_draining() || !ctx.keep;
     let framing = match &local.head {
         super::head::ResponseHead::H1(head) => head.framing(),

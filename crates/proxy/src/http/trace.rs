@@ -1,4 +1,5 @@
-//! Spans of a hop: one server span inbound, one client span per attempt outbound; and the context that goes on.
+//! Spans of a hop: one server span inbound, one client span per attempt outbound, and one for what a sidecar answers itself;
+//! and the context that goes on.
 //!
 //! Decides nothing about sampling (`outrigger_telemetry::trace::sample` does, before anything is allocated). Context that
 //! is not recorded or not valid passes byte for byte.
@@ -122,6 +123,38 @@ impl Recording {
         span
     }
 
+    /// A client span with what was called.
+    fn toward(&self, head: &RequestHead, route: &str, port: Option<u16>) -> Box<SpanRecord> {
+        let mut span = self.begin(head, SpanKind::Client, route);
+        let (host, named) = match head.authority().rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (head.authority(), None),
+        };
+        span.set_text("server.address", host);
+        if let Some(port) = named.or(port) {
+            span.set("server.port", port);
+        }
+        span.set("url.full", format!("{}://{}{}", head.scheme(), head.authority(), head.path()));
+        span
+    }
+
+    /// The client span of a call that the application's own sidecar answers: there was no attempt to have one.
+    #[cold]
+    pub fn unsent(
+        &self,
+        head: &RequestHead,
+        route: &str,
+        cluster: Option<&std::sync::Arc<str>>,
+        local: &Local,
+    ) -> Box<SpanRecord> {
+        let mut span = self.toward(head, route, None);
+        if let Some(cluster) = cluster {
+            span.set("upstream_cluster", cluster.clone());
+        }
+        tags(&mut span, head, local);
+        span
+    }
+
     /// The client span of one attempt (from 1); becomes the parent of what the next hop does.
     pub fn client(
         &self,
@@ -132,14 +165,7 @@ impl Recording {
         cluster: &std::sync::Arc<str>,
         local: &Local,
     ) -> Box<SpanRecord> {
-        let mut span = self.begin(head, SpanKind::Client, route);
-        let (host, port) = match head.authority().rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().ok()),
-            None => (head.authority(), None),
-        };
-        span.set_text("server.address", host);
-        span.set("server.port", port.unwrap_or(endpoint.address.port()));
-        span.set("url.full", format!("{}://{}{}", head.scheme(), head.authority(), head.path()));
+        let mut span = self.toward(head, route, Some(endpoint.address.port()));
         if attempt > 1 {
             span.set("http.request.resend_count", i64::from(attempt - 1));
         }

@@ -1,0 +1,190 @@
+//! Who was turned away lately, and why: shown by `outrigger status`, so that a lost authority, a wrong clock or a spent
+//! token is seen where the operator looks, and logged, but not as often as it happens.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_identity::Refused;
+use outrigger_identity::csr::service::{Caller, CallerPolicy, Denied};
+use outrigger_model::identity::SpiffeId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// Kinds of refusals that are remembered; the one not seen for longest makes room.
+const MOST: usize = 64;
+/// Bytes of a reason.
+const LONGEST: usize = 512;
+/// A refusal that goes on is logged this often.
+const REPEAT: Duration = Duration::from_secs(60);
+/// Refusals are forgotten after this time without another.
+const FORGET: Duration = Duration::from_secs(3600);
+/// Lines of new refusals within [`REPEAT`]: strangers can cause them.
+const LINES: u32 = 60;
+
+/// Who was turned away; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Rejections {
+    shared: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Vec<Seen>,
+    /// Of lines: since when, and how many.
+    window: Option<(Instant, u32)>,
+}
+
+struct Seen {
+    what: &'static str,
+    from: String,
+    reason: String,
+    count: u64,
+    last: Instant,
+    logged: Instant,
+}
+
+/// Refusals of one kind from one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejection {
+    /// What was refused: `certificate`, `token`, `renewal`, `xds`, `management`.
+    pub what: String,
+    /// Where it came from.
+    pub from: String,
+    /// Why.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+    /// Seconds since the last time.
+    pub age_seconds: u64,
+}
+
+impl Rejections {
+    /// Notes a refusal.
+    pub(crate) fn note(&self, what: &'static str, from: &str, reason: &str) {
+        self.note_at(what, from, reason, Instant::now());
+    }
+
+    /// A handshake that failed. What scanners and health checks leave behind is only for the log's small print.
+    pub(crate) fn handshake(&self, refused: &Refused) {
+        if refused.of_certificates {
+            self.note("certificate", &refused.remote.ip().to_string(), &refused.reason);
+        } else {
+            tracing::debug!(remote = %refused.remote, reason = refused.reason, "TLS handshake failed");
+        }
+    }
+
+    fn note_at(&self, what: &'static str, from: &str, reason: &str, now: Instant) {
+        let reason = &reason[..reason.floor_char_boundary(LONGEST)];
+        let mut state = self.shared.lock();
+        state.forget(now);
+        let known = state.seen.iter_mut().find(|s| s.what == what && s.from == from && s.reason == reason);
+        let due = match known {
+            Some(seen) => {
+                seen.count += 1;
+                seen.last = now;
+                let due = now.duration_since(seen.logged) >= REPEAT;
+                if due {
+                    seen.logged = now;
+                }
+                due.then_some(seen.count)
+            }
+            None => {
+                if state.seen.len() >= MOST {
+                    let oldest = state.seen.iter().enumerate().min_by_key(|(_, seen)| seen.last);
+                    if let Some((index, _)) = oldest {
+                        state.seen.swap_remove(index);
+                    }
+                }
+                let (from, reason) = (from.to_owned(), reason.to_owned());
+                state.seen.push(Seen { what, from, reason, count: 1, last: now, logged: now });
+                Some(1)
+            }
+        };
+        if let Some(count) = due.filter(|_| state.may_log(now)) {
+            drop(state);
+            tracing::warn!(what, from, reason, count, "turned away");
+        }
+    }
+
+    /// What was refused within the last hour, the latest first.
+    pub(crate) fn list(&self) -> Vec<Rejection> {
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        state.forget(now);
+        state.seen.sort_by_key(|seen| std::cmp::Reverse(seen.last));
+        let shown = state.seen.iter().map(|seen| Rejection {
+            what: seen.what.to_owned(),
+            from: seen.from.clone(),
+            reason: seen.reason.clone(),
+            count: seen.count,
+            age_seconds: now.duration_since(seen.last).as_secs(),
+        });
+        shown.collect()
+    }
+}
+
+impl State {
+    fn forget(&mut self, now: Instant) {
+        self.seen.retain(|seen| now.duration_since(seen.last) < FORGET);
+    }
+
+    fn may_log(&mut self, now: Instant) -> bool {
+        let (since, lines) =
+            self.window.filter(|(since, _)| now.duration_since(*since) < REPEAT).unwrap_or((now, 0));
+        self.window = Some((since, lines + 1));
+        lines < LINES
+    }
+}
+
+/// A policy whose refusals are noted.
+pub(crate) struct Noting<P> {
+    pub(crate) policy: P,
+    pub(crate) rejections: Rejections,
+}
+
+impl<P: CallerPolicy> CallerPolicy for Noting<P> {
+    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+        self.policy.identify(caller).inspect_err(|denied| {
+            self.rejections.note("token", &caller.remote.ip().to_string(), &denied.0);
+        })
+    }
+
+    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
+        self.policy.renew(identity).inspect_err(|denied| {
+            self.rejections.note("renewal", identity.as_str(), &denied.0);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_refusal_is_one_line_with_a_count() {
+        let rejections = Rejections::default();
+        for _ in 0..1000 {
+            rejections.note("token", "10.0.0.1", "the token is unknown");
+        }
+        rejections.note("token", "10.0.0.2", "the token is unknown");
+        let list = rejections.list();
+        assert_eq!(list.len(), 2);
+        assert_eq!((list[0].from.as_str(), list[0].count), ("10.0.0.2", 1), "the latest first");
+        assert_eq!((list[1].from.as_str(), list[1].count), ("10.0.0.1", 1000));
+    }
+
+    #[test]
+    fn strangers_fill_neither_memory_nor_log() {
+        let (rejections, now) = (Rejections::default(), Instant::now());
+        for n in 0..10_000 {
+            rejections.note_at("certificate", &n.to_string(), &"ä".repeat(4000), now);
+        }
+        let list = rejections.list();
+        assert_eq!(list.len(), MOST);
+        assert!(list.iter().all(|rejection| rejection.reason.len() <= LONGEST));
+        let mut state = rejections.shared.lock();
+        assert!(!state.may_log(now), "sixty lines a minute are enough");
+        assert!(state.may_log(now + REPEAT));
+    }
+}
