@@ -121,3 +121,19 @@ pub async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<(u1
     let status = status.ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {text:?}")))?;
     Ok((status, text))
 }
+
+/// The body of an HTTP/1.1 answer, chunks joined.
+pub fn body(text: &str) -> String {
+    let Some((head, mut rest)) = text.split_once("\r\n\r\n") else { return String::new() };
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return rest.to_owned();
+    }
+    let mut body = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let Ok(size) = usize::from_str_radix(size, 16) else { break };
+        let Some(chunk) = after.get(..size).filter(|_| size > 0) else { break };
+        body.push_str(chunk);
+        rest = after[size..].trim_start_matches("\r\n");
+    }
+    body
+}

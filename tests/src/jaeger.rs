@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::app::get;
+use crate::app::{body, get};
 use crate::wait::eventually;
 
 /// A running Jaeger; it ends with this value.
@@ -72,7 +72,7 @@ impl Jaeger {
     pub async fn query(&self, path: &str) -> Result<Vec<Value>, String> {
         let (_, text) = get(self.places.query, path, "").await.map_err(|error| error.to_string())?;
         // The body may be chunked: the one JSON value in it is looked for.
-        let body = dechunked(&text);
+        let body = body(&text);
         let from = body.find('{').ok_or_else(|| text.clone())?;
         let mut values = serde_json::Deserializer::from_str(&body[from..]).into_iter::<Value>();
         match values.next() {
@@ -91,20 +91,4 @@ impl Jaeger {
         })
         .await
     }
-}
-
-/// The body of an HTTP/1.1 answer, chunks joined.
-fn dechunked(text: &str) -> String {
-    let Some((head, mut rest)) = text.split_once("\r\n\r\n") else { return String::new() };
-    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        return rest.to_owned();
-    }
-    let mut body = String::new();
-    while let Some((size, after)) = rest.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size, 16) else { break };
-        let Some(chunk) = after.get(..size).filter(|_| size > 0) else { break };
-        body.push_str(chunk);
-        rest = after[size..].trim_start_matches("\r\n");
-    }
-    body
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use outrigger_control::instance::State;
-use outrigger_tests::app::{echo, get};
+use outrigger_tests::app::{body, echo, get};
 use outrigger_tests::mesh::Mesh;
 use outrigger_tests::wait::eventually;
 use serde_json::Value;
@@ -16,8 +16,7 @@ async fn span_of(query: SocketAddr, path: &str) -> Value {
     eventually(&format!("a span of {path}"), || async {
         let (_, text) =
             get(query, "/api/traces?lookback=1h&limit=100", "").await.map_err(|e| e.to_string())?;
-        let body = text.split_once("\r\n\r\n").map_or(text.as_str(), |(_, body)| body);
-        let answer: Value = serde_json::from_str(body).map_err(|error| format!("{error}: {text}"))?;
+        let answer: Value = serde_json::from_str(&body(&text)).map_err(|error| format!("{error}: {text}"))?;
         let traces = answer["data"].as_array().cloned().unwrap_or_default();
         let spans = traces.iter().flat_map(|trace| trace["spans"].as_array().cloned().unwrap_or_default());
         let of_path = |span: &Value| {

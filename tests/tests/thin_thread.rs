@@ -1,7 +1,7 @@
 //! One request through two real sidecars under mTLS, by a rule that the real control plane pushed, with its spans exported.
 
 use outrigger_control::instance::Protocol;
-use outrigger_tests::app::{echo, exchange, get, greeter};
+use outrigger_tests::app::{body, echo, exchange, get, greeter};
 use outrigger_tests::mesh::{Mesh, Spec};
 use outrigger_tests::wait::eventually;
 use serde_json::Value;
@@ -61,8 +61,7 @@ async fn a_request_crosses_two_sidecars_by_a_pushed_rule_and_leaves_one_trace() 
         let (_, text) = get(mesh.address(1, 16686), "/api/traces/0af7651916cd43dd8448eb211c80319c", "")
             .await
             .map_err(|e| e.to_string())?;
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let json: Value = serde_json::from_str(body.trim()).map_err(|e| format!("{e}: {text}"))?;
+        let json: Value = serde_json::from_str(&body(&text)).map_err(|e| format!("{e}: {text}"))?;
         let spans = json["data"][0]["spans"].as_array().cloned().unwrap_or_default();
         if spans.len() == 2 { Ok(spans) } else { Err(format!("{} spans", spans.len())) }
     })
