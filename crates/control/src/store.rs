@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 
 pub mod records;
 
-use records::{HistoryEntry, StoredInstance, StoredRevocation, StoredRule, StoredToken};
+use records::HistoryEntry;
+pub use records::{Contents, Mutation};
 
 /// The layout below. A store with a higher number is of a newer release and is refused.
 pub const FORMAT: u64 = 1;
@@ -80,60 +81,6 @@ pub enum StoreError {
         /// What the system says.
         reason: String,
     },
-}
-
-/// One change; a commit takes several, and all of them or none.
-#[derive(Debug, Clone)]
-pub enum Mutation {
-    /// Writes a rule and its entry in the history.
-    PutRule(Box<StoredRule>),
-    /// Removes a rule and notes that in the history.
-    DeleteRule {
-        /// The object's key, `Kind/namespace/name`.
-        key: String,
-        /// What the history says of it.
-        entry: Box<HistoryEntry>,
-    },
-    /// Writes a registration.
-    PutInstance(Box<StoredInstance>),
-    /// Removes a registration.
-    DeleteInstance(String),
-    /// Writes a token.
-    PutToken(Box<StoredToken>),
-    /// Removes a token, by the hash of its secret.
-    DeleteToken(String),
-    /// Writes a revocation.
-    PutRevocation(Box<StoredRevocation>),
-    /// Removes a revocation, by its entry.
-    DeleteRevocation(String),
-    /// No generation above this one has been used.
-    ReserveGeneration(u64),
-    /// Writes what this data directory is of.
-    PutFact {
-        /// Which fact.
-        name: &'static str,
-        /// What holds.
-        value: String,
-    },
-}
-
-/// Everything that is stored, but the history.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// The rules, by key.
-    pub rules: Vec<StoredRule>,
-    /// The registrations, by id.
-    pub instances: Vec<StoredInstance>,
-    /// The tokens.
-    pub tokens: Vec<StoredToken>,
-    /// Who is revoked.
-    pub revoked: Vec<StoredRevocation>,
-    /// Every generation that was ever used is at most this.
-    pub generation: u64,
-    /// The highest version that each object ever had, deleted ones included.
-    pub versions: BTreeMap<String, u64>,
-    /// What this data directory is of, by name.
-    pub facts: BTreeMap<String, String>,
 }
 
 /// The open store; cheap to clone.

@@ -1,5 +1,7 @@
 //! The records on disk, JSON. Fields are only ever added, with a default, within one format number.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::Object;
@@ -129,4 +131,58 @@ pub struct StoredRevocation {
 /// `Kind/namespace/name`, by which a rule is stored and asked for.
 pub fn rule_key(object: &Object) -> String {
     format!("{}/{}/{}", object.kind, object.namespace, object.name)
+}
+
+/// One change; a commit takes several, and all of them or none.
+#[derive(Debug, Clone)]
+pub enum Mutation {
+    /// Writes a rule and its entry in the history.
+    PutRule(Box<StoredRule>),
+    /// Removes a rule and notes that in the history.
+    DeleteRule {
+        /// The object's key, `Kind/namespace/name`.
+        key: String,
+        /// What the history says of it.
+        entry: Box<HistoryEntry>,
+    },
+    /// Writes a registration.
+    PutInstance(Box<StoredInstance>),
+    /// Removes a registration.
+    DeleteInstance(String),
+    /// Writes a token.
+    PutToken(Box<StoredToken>),
+    /// Removes a token, by the hash of its secret.
+    DeleteToken(String),
+    /// Writes a revocation.
+    PutRevocation(Box<StoredRevocation>),
+    /// Removes a revocation, by its entry.
+    DeleteRevocation(String),
+    /// No generation above this one has been used.
+    ReserveGeneration(u64),
+    /// Writes what this data directory is of.
+    PutFact {
+        /// Which fact.
+        name: &'static str,
+        /// What holds.
+        value: String,
+    },
+}
+
+/// Everything that is stored, but the history.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The rules, by key.
+    pub rules: Vec<StoredRule>,
+    /// The registrations, by id.
+    pub instances: Vec<StoredInstance>,
+    /// The tokens.
+    pub tokens: Vec<StoredToken>,
+    /// Who is revoked.
+    pub revoked: Vec<StoredRevocation>,
+    /// Every generation that was ever used is at most this.
+    pub generation: u64,
+    /// The highest version that each object ever had, deleted ones included.
+    pub versions: BTreeMap<String, u64>,
+    /// What this data directory is of, by name.
+    pub facts: BTreeMap<String, String>,
 }

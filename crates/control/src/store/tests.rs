@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 
-use super::records::HistoryAction;
+use super::records::{HistoryAction, StoredInstance, StoredRule};
 use super::*;
 use crate::instance::{Protocol, sample};
 

@@ -366,7 +366,7 @@ async fn a_revoked_identity_is_cut_off_everywhere_and_may_be_reinstated() {
         }),
         _ => None,
     });
-    assert_eq!(told.await, [done.entry.clone()]);
+    assert_eq!(told.await, std::slice::from_ref(&done.entry));
     let hour = Duration::from_secs(3600);
     let own = store.load().certificate.as_ref().unwrap().id().clone();
     let by_certificate = request_certificate(channel.channel(), &own, hour, None).await;

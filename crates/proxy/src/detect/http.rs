@@ -77,7 +77,7 @@ fn on_line(method: &[u8], rest: &[u8]) -> Verdict {
     let mut words =
         rest.trim_ascii_end().split(|b| is_gap(*b) || *b == b'\r').filter(|word| !word.is_empty());
     let Some(target) = words.next() else { return Verdict::Other };
-    let Some(last) = words.last() else {
+    let Some(last) = words.next_back() else {
         // RFC 1945, section 4.1: a request without a version.
         let path = target.starts_with(b"/") || target.windows(3).any(|bytes| bytes == b"://");
         return if path && KNOWN.contains(&method) { Verdict::Unclear } else { Verdict::Other };

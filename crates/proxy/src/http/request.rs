@@ -3,7 +3,6 @@
 //! A request reads the runtime once and keeps what it read through its retries.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::body::Body;
 use super::exchange;
 use super::filter::{self, Filter, Input, Verdict};
 use super::grpc;
-use super::h1::{Framing, Limits};
+use super::h1::Framing;
 use super::hash::{self, Hashed};
 use super::head::RequestHead;
 use super::respond::{self, Audience, BeginError, ERROR_HEADER, Local, Responder};
@@ -27,76 +26,14 @@ use super::send::Sender;
 use super::timeout::Timer;
 use super::trace::{self, Recording};
 use super::upgrade::{self, Upgrade};
-use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::memory::Account;
 use crate::record::{Protocol, StreamRecord};
 use crate::runtime::limits::RequestPermit;
-use crate::runtime::snapshot::HttpHandle;
-use crate::worker::Worker;
 
+mod conn;
 pub mod edit;
 
-/// What a connection's requests share.
-pub struct HttpConn {
-    pub worker: Rc<Worker>,
-    pub info: Rc<ConnInfo>,
-    view: RefCell<Rc<View>>,
-    /// `x-forwarded-client-cert` for the application, made once per connection.
-    client_cert: Option<Box<str>>,
-    /// What it holds of the worker's memory.
-    pub account: Account,
-}
-
-/// The configuration that a request sees.
-pub struct View {
-    generation: u64,
-    pub http: Arc<HttpHandle>,
-}
-
-impl HttpConn {
-    /// For a connection that was accepted with this configuration.
-    pub fn new(worker: Rc<Worker>, info: Rc<ConnInfo>, http: Arc<HttpHandle>) -> Self {
-        let generation = worker.snapshot().generation;
-        let own = worker.metrics.local().principal.as_ref();
-        let client_cert = info.peer.as_ref().filter(|_| info.direction == Direction::Inbound).map(|peer| {
-            let by = own.map_or(String::new(), |own| format!("By={own};"));
-            format!("{by}URI={peer}").into_boxed_str()
-        });
-        let account = worker.ledger.open(worker.alarm.place(&worker.shared.drain));
-        let view = RefCell::new(Rc::new(View { generation, http }));
-        Self { worker, info, view, client_cert, account }
-    }
-
-    /// The present configuration of the connection's listener and chain. If either is gone the old one serves on, until
-    /// the connection is closed.
-    pub fn view(&self) -> Rc<View> {
-        let snapshot = self.worker.snapshot();
-        let mut view = self.view.borrow_mut();
-        if view.generation != snapshot.generation {
-            let found = snapshot.http(self.info.listener.name(), &self.info.chain.name);
-            let http = found.unwrap_or_else(|| view.http.clone());
-            *view = Rc::new(View { generation: snapshot.generation, http });
-        }
-        view.clone()
-    }
-
-    /// Whether the client is our own application, or a peer of the mesh.
-    pub fn is_trusted(&self) -> bool {
-        self.info.direction == Direction::Outbound || self.info.peer.is_some()
-    }
-
-    /// The limits of request heads.
-    pub fn limits(&self) -> Limits {
-        let is_peer = self.info.direction == Direction::Inbound && self.info.peer.is_some();
-        Limits::heads(self.view().http.config.max_request_headers_kb as usize * 1024, is_peer)
-    }
-
-    /// The scheme that requests of this connection have if nothing says another.
-    pub fn scheme(&self) -> &'static str {
-        if self.info.mtls && self.info.direction == Direction::Inbound { "https" } else { "http" }
-    }
-}
+pub use conn::{HttpConn, View};
 
 /// One request.
 pub struct RequestCtx<'c> {

@@ -23,6 +23,8 @@ const KINDS: [ResourceKind; 4] =
 
 /// The name of the barrier.
 const BARRIER: &str = "barrier";
+/// That wait to be counted; beyond it streams wait.
+const NEWS: usize = 64 * 1024;
 /// After a row of changes: nothing more comes.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -39,7 +41,7 @@ type Asked = Arc<Mutex<HashMap<String, Vec<(u32, Instant)>>>>;
 
 /// Many streams.
 pub struct Streams {
-    news: mpsc::UnboundedReceiver<News>,
+    news: mpsc::Receiver<News>,
     /// Of the service that all watch.
     seen: Vec<Option<Seen>>,
     /// Resources that a stream waits for at first.
@@ -61,7 +63,7 @@ enum News {
 impl Streams {
     /// Starts so many; each subscribes to service 0 and to `names - 1` others.
     pub fn start(xds: SocketAddr, streams: usize, per_connection: usize, names: u32, services: u32) -> Self {
-        let (tell, news) = mpsc::unbounded_channel();
+        let (tell, news) = mpsc::channel(NEWS);
         let asked = Asked::default();
         let (mut channel, mut missing) = (None, Vec::new());
         for number in 0..streams {
@@ -153,7 +155,7 @@ impl Streams {
 struct Stream {
     number: usize,
     names: Vec<String>,
-    tell: mpsc::UnboundedSender<News>,
+    tell: mpsc::Sender<News>,
     asked: Asked,
 }
 
@@ -176,35 +178,37 @@ impl Stream {
             self.names.iter().flat_map(|name| KINDS.map(|kind| (kind, name.clone()))).collect();
         let mut had = HashMap::new();
         while let Some(event) = events.recv().await {
-            let told = match event {
-                Event::Connected => continue,
+            let mut news = Vec::new();
+            match event {
+                Event::Connected => {}
                 Event::Update { kind, upserts, .. } => {
                     let now = Instant::now();
                     let mut first = 0;
                     for (resource, _) in &upserts {
                         first += usize::from(missing.remove(&(kind, resource.name().to_owned())));
                         match resource {
-                            Resource::Endpoints(set) => self.note(set, now, &mut had),
+                            Resource::Endpoints(set) => self.note(set, now, &mut had, &mut news),
                             Resource::Barrier(barrier) => client.ack_barrier(barrier.generation),
                             _ => {}
                         }
                     }
-                    if first == 0 {
-                        continue;
+                    if first > 0 {
+                        news.push(News::First(self.number, first));
                     }
-                    News::First(self.number, first)
                 }
-                Event::Disconnected { reason } => News::Ended(self.number, reason),
-                Event::Rejected { invalid, .. } => News::Ended(self.number, invalid.to_string()),
-            };
-            if self.tell.send(told).is_err() {
-                return;
+                Event::Disconnected { reason } => news.push(News::Ended(self.number, reason)),
+                Event::Rejected { invalid, .. } => news.push(News::Ended(self.number, invalid.to_string())),
+            }
+            for told in news {
+                if self.tell.send(told).await.is_err() {
+                    return;
+                }
             }
         }
     }
 
     /// `had`: the last change of each service that this stream has.
-    fn note(&self, set: &EndpointSet, now: Instant, had: &mut HashMap<String, u32>) {
+    fn note(&self, set: &EndpointSet, now: Instant, had: &mut HashMap<String, u32>, news: &mut Vec<News>) {
         let weight = set.iter().map(|endpoint| endpoint.weight).max().unwrap_or_default();
         let stamp = weight.saturating_sub(mesh::WEIGHT);
         let before = had.insert(set.cluster.clone(), stamp).unwrap_or_default();
@@ -217,11 +221,11 @@ impl Stream {
             new.map(|(_, when)| now.saturating_duration_since(*when)).collect()
         };
         if !behind.is_empty() {
-            let _ = self.tell.send(News::Behind(behind));
+            news.push(News::Behind(behind));
         }
         if set.cluster == self.names[0] {
             let healthy = set.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
-            let _ = self.tell.send(News::Seen(self.number, Seen { healthy, stamp }, now));
+            news.push(News::Seen(self.number, Seen { healthy, stamp }, now));
         }
     }
 }

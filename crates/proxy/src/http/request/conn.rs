@@ -1,0 +1,74 @@
+//! A connection as its requests see it: who is at its ends, its present configuration, its account of memory.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_model::listener::Direction;
+
+use crate::conn::ConnInfo;
+use crate::http::h1::Limits;
+use crate::memory::Account;
+use crate::runtime::snapshot::HttpHandle;
+use crate::worker::Worker;
+
+/// What a connection's requests share.
+pub struct HttpConn {
+    pub worker: Rc<Worker>,
+    pub info: Rc<ConnInfo>,
+    view: RefCell<Rc<View>>,
+    /// `x-forwarded-client-cert` for the application, made once per connection.
+    pub(super) client_cert: Option<Box<str>>,
+    /// What it holds of the worker's memory.
+    pub account: Account,
+}
+
+/// The configuration that a request sees.
+pub struct View {
+    generation: u64,
+    pub http: Arc<HttpHandle>,
+}
+
+impl HttpConn {
+    /// For a connection that was accepted with this configuration.
+    pub fn new(worker: Rc<Worker>, info: Rc<ConnInfo>, http: Arc<HttpHandle>) -> Self {
+        let generation = worker.snapshot().generation;
+        let own = worker.metrics.local().principal.as_ref();
+        let client_cert = info.peer.as_ref().filter(|_| info.direction == Direction::Inbound).map(|peer| {
+            let by = own.map_or(String::new(), |own| format!("By={own};"));
+            format!("{by}URI={peer}").into_boxed_str()
+        });
+        let account = worker.ledger.open(worker.alarm.place(&worker.shared.drain));
+        let view = RefCell::new(Rc::new(View { generation, http }));
+        Self { worker, info, view, client_cert, account }
+    }
+
+    /// The present configuration of the connection's listener and chain. If either is gone the old one serves on, until
+    /// the connection is closed.
+    pub fn view(&self) -> Rc<View> {
+        let snapshot = self.worker.snapshot();
+        let mut view = self.view.borrow_mut();
+        if view.generation != snapshot.generation {
+            let found = snapshot.http(self.info.listener.name(), &self.info.chain.name);
+            let http = found.unwrap_or_else(|| view.http.clone());
+            *view = Rc::new(View { generation: snapshot.generation, http });
+        }
+        view.clone()
+    }
+
+    /// Whether the client is our own application, or a peer of the mesh.
+    pub fn is_trusted(&self) -> bool {
+        self.info.direction == Direction::Outbound || self.info.peer.is_some()
+    }
+
+    /// The limits of request heads.
+    pub fn limits(&self) -> Limits {
+        let is_peer = self.info.direction == Direction::Inbound && self.info.peer.is_some();
+        Limits::heads(self.view().http.config.max_request_headers_kb as usize * 1024, is_peer)
+    }
+
+    /// The scheme that requests of this connection have if nothing says another.
+    pub fn scheme(&self) -> &'static str {
+        if self.info.mtls && self.info.direction == Direction::Inbound { "https" } else { "http" }
+    }
+}
