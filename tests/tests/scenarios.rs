@@ -23,6 +23,7 @@ mod jaeger;
 mod layering;
 mod limits;
 mod messages;
+mod operators_view;
 mod outage;
 mod paths;
 mod pushes;

@@ -372,3 +372,6 @@ fn readiness(drain: &Drain, store: &Store) -> Readiness {
     });
     readiness
 }
+
+#[cfg(test)]
+mod tests;

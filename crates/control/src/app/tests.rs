@@ -1,0 +1,85 @@
+//! What an operator is told of a data directory that is not the mesh's, of who is missing, and of who was turned away.
+
+use std::sync::Arc;
+
+use outrigger_identity::connect::{PeerExpectation, client_config};
+use outrigger_identity::{Authority, AuthorityOptions, Credentials};
+use outrigger_model::identity::SpiffeId;
+use tokio::io::AsyncReadExt;
+use tokio_rustls::TlsConnector;
+
+use crate::instance::{Instance, Protocol, sample};
+use crate::{ControlPlane, Running, Settings};
+
+async fn start(dir: &std::path::Path) -> Running {
+    ControlPlane::start(Settings::ephemeral(dir)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_data_directory_of_another_trust_domain_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    start(dir.path()).await.stop().await;
+    let other = Settings { trust_domain: "other.example".into(), ..Settings::ephemeral(dir.path()) };
+    let error = ControlPlane::start(other).await.err().expect("it does not start").to_string();
+    for part in ["cluster.local", "other.example", "Set trustDomain back"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    start(dir.path()).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_authority_is_said_and_one_that_was_kept_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    start(dir.path()).await.stop().await;
+    let running = start(dir.path()).await;
+    assert_eq!(running.client().status().await.unwrap().notices, [""; 0], "a restart is nothing to speak of");
+    running.stop().await;
+    std::fs::remove_dir_all(dir.path().join("ca")).unwrap();
+    let running = start(dir.path()).await;
+    let notices = running.client().status().await.unwrap().notices;
+    assert!(notices.len() == 1 && notices[0].contains("is not the one that the sidecars"), "{notices:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_registered_instance_without_its_sidecar_is_missing_and_one_that_needs_none_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    let client = running.client();
+    let web = sample("web-1", "web", "v1", "127.0.0.5", 80, Protocol::Http);
+    client.register(&web).await.unwrap();
+    let bare =
+        Instance { id: "db-1".into(), sidecar: false, addresses: vec!["127.0.0.6".parse().unwrap()], ..web };
+    client.register(&bare).await.unwrap();
+    let missing = client.status().await.unwrap().missing;
+    let missing: Vec<_> = missing.iter().map(|m| (m.instance.as_str(), m.service.as_str(), m.seen)).collect();
+    assert_eq!(missing, [("web-1", "shop/web", false)]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_turned_away_where_the_operator_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path()).await;
+    // As after a lost authority: good once, and of the same trust domain.
+    let lost = Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
+    let web = SpiffeId::workload("cluster.local", "shop", "web").unwrap();
+    let issued = lost.issue_key_and_certificate(&web, None).unwrap();
+    let credentials = Credentials::new(Some(Arc::new(issued.certificate)), running.authority().bundle());
+    let anybody = PeerExpectation::TrustDomain("cluster.local".into());
+    let tls = TlsConnector::from(client_config(&credentials, anybody, &[b"h2"]).unwrap());
+    let tcp = tokio::net::TcpStream::connect(running.addresses.xds).await.unwrap();
+    if let Ok(mut io) = tls.connect("control".try_into().unwrap(), tcp).await {
+        // In TLS 1.3 a client hears of its certificate's refusal with the first read.
+        let _ = io.read_to_end(&mut Vec::new()).await;
+    }
+    let rejections = running.client().status().await.unwrap().rejections;
+    assert_eq!(rejections.len(), 1, "{rejections:?}");
+    let first = &rejections[0];
+    assert_eq!((first.what.as_str(), first.from.as_str(), first.count), ("certificate", "127.0.0.1", 1));
+    assert!(
+        first.reason.contains("sa/web") && first.reason.contains("does not chain to a root"),
+        "{first:?}"
+    );
+    running.stop().await;
+}
