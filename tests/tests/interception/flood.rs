@@ -97,7 +97,16 @@ async fn listening(pair: &Pair, ports: &[u16]) -> Vec<SocketAddr> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_thousand_connections_leave_no_descriptor_and_no_task() {
-    let Some(pair) = Pair::start(&PORTS, Workload::default()).await else { return };
+    twenty_thousand_connections("redirect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_connections_leave_no_descriptor_and_no_task_under_tproxy() {
+    twenty_thousand_connections("tproxy").await;
+}
+
+async fn twenty_thousand_connections(mode: &str) {
+    let Some(pair) = Pair::start(&PORTS, Workload { mode, ..Workload::default() }).await else { return };
     let addresses = listening(&pair, &PORTS).await;
     // What is made on first use is made now.
     for address in &addresses {
