@@ -45,8 +45,8 @@ pub struct Args {
     /// Subscribed streams.
     #[arg(long, default_value_t = 1_000)]
     streams: usize,
-    /// Streams that share a connection.
-    #[arg(long, default_value_t = 50)]
+    /// Streams that share a connection; the control plane allows 16.
+    #[arg(long, default_value_t = 10)]
     streams_per_connection: usize,
     /// Services that each stream subscribes to; one of them is the same for all.
     #[arg(long, default_value_t = 10)]
