@@ -33,10 +33,7 @@ impl Descriptors {
 
     /// Of this process; without a limit where the system does not tell.
     pub fn of_process() -> Self {
-        let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
-        let soft = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
-        Self::new(soft.unwrap_or(usize::MAX))
+        Self::new(limit().unwrap_or(usize::MAX))
     }
 
     /// For a connection that is to be accepted.
@@ -48,6 +45,17 @@ impl Descriptors {
     pub fn upstream(&self) -> Option<Descriptor> {
         Some(Descriptor { _permit: self.free.clone().try_acquire_owned().ok()? })
     }
+}
+
+/// How many this process may have; nothing where the system does not tell.
+pub(crate) fn limit() -> Option<usize> {
+    soft(&std::fs::read_to_string("/proc/self/limits").ok()?)
+}
+
+/// `Max open files  SOFT  HARD  files`
+fn soft(limits: &str) -> Option<usize> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -71,5 +79,12 @@ mod tests {
     fn a_large_limit_keeps_no_more_than_is_needed() {
         assert_eq!(Descriptors::new(1 << 20).free.available_permits(), (1 << 20) - KEPT);
         assert!(Descriptors::of_process().downstream().is_some());
+    }
+
+    #[test]
+    fn the_soft_limit_is_read() {
+        let limits = "Limit  Soft  Hard  Units\nMax open files  1024  524288  files\n";
+        assert_eq!(soft(limits), Some(1024));
+        assert_eq!(soft("Max open files  unlimited  unlimited  files\n"), None);
     }
 }

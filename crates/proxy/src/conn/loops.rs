@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use parking_lot::RwLock;
 
+use crate::descriptors;
 use crate::failure::{Failure, FailureKind, Stage};
 
 /// Passed through to one address at once; fewer if there are not eight times as many descriptors.
@@ -25,16 +26,9 @@ pub struct Loops {
 
 impl Default for Loops {
     fn default() -> Self {
-        let descriptors = std::fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(descriptors);
-        let most = descriptors.map_or(MOST, |all| (all / 8).clamp(16, MOST));
+        let most = descriptors::limit().map_or(MOST, |all| (all / 8).clamp(16, MOST as usize) as u32);
         Self { listeners: RwLock::default(), pages: RwLock::default(), most }
     }
-}
-
-/// `Max open files  SOFT  HARD  files`
-fn descriptors(limits: &str) -> Option<u32> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 impl Loops {
@@ -149,12 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_leaves_descriptors_for_others() {
-        assert_eq!(
-            descriptors("Limit  Soft  Hard  Units\nMax open files  1024  524288  files\n"),
-            Some(1024)
-        );
-        assert_eq!(descriptors("Max open files  unlimited  unlimited  files\n"), None);
+    fn so_many_may_come_from_one_address() {
         let loops = Loops::limited(16);
         assert!(loops.one_more(15).is_ok() && loops.one_more(16).is_err());
     }

@@ -116,7 +116,9 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
 
 /// The bits of one line's name in a presence set: its own, and that of its prefix.
 pub(super) fn bits(name: &[u8], known: Known) -> u64 {
-    known.bit() | prefix_bit(name) | lookalike_bit(name)
+    // What is recognised has its dashes, and looks like nothing else.
+    let lookalike = if known == Known::Other { lookalike_bit(name) } else { 0 };
+    known.bit() | prefix_bit(name) | lookalike
 }
 
 /// Most names are done with after a look at their first letters.
