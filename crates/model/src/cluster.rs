@@ -2,11 +2,13 @@
 //!
 //! Stands for `envoy.config.cluster.v3.Cluster` without its endpoints (`endpoint.rs`).
 
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::EndpointSet;
+use crate::endpoint::{EndpointSet, NamedAddress};
 use crate::identity::SpiffeId;
 use crate::resource::Origin;
 
@@ -60,6 +62,22 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// The endpoint set that it is filled from; absent where it needs none. Sets of names that DNS is asked about are the
+    /// proxy's own: they are called after all that an answer depends on, so that other names are other sets.
+    pub fn endpoints_name(&self) -> Option<Cow<'_, str>> {
+        match &self.discovery {
+            Discovery::Eds { service_name } => Some(service_name.as_deref().unwrap_or(&self.name).into()),
+            Discovery::Dns(dns) => {
+                let mut hasher = DefaultHasher::new();
+                dns.hash(&mut hasher);
+                Some(format!("dns|{}|{:016x}", self.name, hasher.finish()).into())
+            }
+            Discovery::Static(_) | Discovery::OriginalDestination => None,
+        }
+    }
+}
+
 /// Where endpoints come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Discovery {
@@ -70,8 +88,56 @@ pub enum Discovery {
     },
     /// In place.
     Static(EndpointSet),
+    /// In place by name: the proxy asks DNS.
+    Dns(Box<DnsDiscovery>),
     /// The original destination of the connection (passthrough).
     OriginalDestination,
+}
+
+/// Endpoints by DNS name (`STRICT_DNS`, `LOGICAL_DNS`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DnsDiscovery {
+    /// The names.
+    pub endpoints: EndpointSet<NamedAddress>,
+    /// Only the first address of an answer counts, for new connections; those to earlier ones live on (`LOGICAL_DNS`).
+    pub first_only: bool,
+    /// An answer is asked for anew when its time to live has passed, instead of after `refresh`.
+    pub respect_ttl: bool,
+    /// How often a name is asked for. Default 5 s.
+    pub refresh: Duration,
+    /// After a failure: first so soon, then ever later up to the second. Absent: as after an answer.
+    pub retry: Option<(Duration, Duration)>,
+    /// Which addresses are wanted.
+    pub families: DnsFamilies,
+}
+
+impl Default for DnsDiscovery {
+    fn default() -> Self {
+        Self {
+            endpoints: EndpointSet::default(),
+            first_only: false,
+            respect_ttl: false,
+            refresh: Duration::from_secs(5),
+            retry: None,
+            families: DnsFamilies::default(),
+        }
+    }
+}
+
+/// Which addresses of a name are wanted (`DnsLookupFamily`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DnsFamilies {
+    /// IPv6, or else IPv4.
+    #[default]
+    V6Preferred,
+    /// IPv4, or else IPv6.
+    V4Preferred,
+    /// IPv4 only.
+    V4Only,
+    /// IPv6 only.
+    V6Only,
+    /// Both, as far as this host can reach them.
+    All,
 }
 
 /// Load-balancing policy.

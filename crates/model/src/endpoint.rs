@@ -9,18 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::SpiffeId;
 
-/// All endpoints of one cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointSet {
+/// All endpoints of one cluster, by address or, for DNS, by name ([`NamedAddress`]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EndpointSet<A = SocketAddr> {
     /// The cluster (or EDS service name).
     pub cluster: String,
     /// Endpoints by locality.
-    pub localities: Vec<LocalityEndpoints>,
+    pub localities: Vec<LocalityEndpoints<A>>,
+    /// Why there are none, as whoever looked for them says. Never travels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Endpoints of one locality.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalityEndpoints {
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LocalityEndpoints<A = SocketAddr> {
     /// Where they are.
     pub locality: Locality,
     /// 0 is the most wanted.
@@ -28,7 +31,25 @@ pub struct LocalityEndpoints {
     /// Share of the locality within its priority.
     pub weight: u32,
     /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Endpoint<A>>,
+}
+
+/// A name that DNS knows, or an IP address, and a port. Displays as `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NamedAddress {
+    /// The name, without a trailing dot; or an IP address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for NamedAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// Region, zone, sub-zone; empty where unknown.
@@ -43,10 +64,10 @@ pub struct Locality {
 }
 
 /// One endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Endpoint<A = SocketAddr> {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: A,
     /// Share within its locality, at least 1.
     pub weight: u32,
     /// As the control plane sees it.
@@ -107,9 +128,45 @@ mod shared {
     }
 }
 
-impl EndpointSet {
+impl<A> Default for LocalityEndpoints<A> {
+    fn default() -> Self {
+        Self { locality: Locality::default(), priority: 0, weight: 0, endpoints: Vec::new() }
+    }
+}
+
+impl<A> Endpoint<A> {
+    /// A healthy one of weight 1 of which no more is known.
+    pub fn new(address: A) -> Self {
+        Self { address, weight: 1, health: Health::Healthy, identity: None, mesh_tls: false, workload: None }
+    }
+
+    /// The same at another address.
+    pub fn at<B>(&self, address: B) -> Endpoint<B> {
+        Endpoint {
+            address,
+            weight: self.weight,
+            health: self.health,
+            identity: self.identity.clone(),
+            mesh_tls: self.mesh_tls,
+            workload: self.workload.clone(),
+        }
+    }
+}
+
+impl<A> Default for EndpointSet<A> {
+    fn default() -> Self {
+        Self { cluster: String::new(), localities: Vec::new(), trouble: None }
+    }
+}
+
+impl<A> EndpointSet<A> {
+    /// Of one cluster.
+    pub fn new(cluster: impl Into<String>, localities: Vec<LocalityEndpoints<A>>) -> Self {
+        Self { cluster: cluster.into(), localities, trouble: None }
+    }
+
     /// All endpoints.
-    pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
+    pub fn iter(&self) -> impl Iterator<Item = &Endpoint<A>> {
         self.localities.iter().flat_map(|l| &l.endpoints)
     }
 

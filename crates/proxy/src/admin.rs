@@ -2,10 +2,11 @@
 //!
 //! Rows only; the server, the index and the rows that every process has are `telemetry`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_identity::RenewalHandle;
+use outrigger_model::cluster::Discovery;
 use outrigger_model::resource::ResourceKind;
 use outrigger_telemetry::admin::rows;
 use outrigger_telemetry::admin::{AdminResponse, Row, Table};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::app_health::{self, Probe};
 use crate::config_feed::FeedStatus;
+use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::snapshot::Destination;
@@ -30,6 +32,8 @@ pub struct Pages {
     pub shared: Arc<Shared>,
     /// The configuration feed.
     pub feed: Arc<Mutex<FeedStatus>>,
+    /// Names that clusters consist of.
+    pub names: Board,
     /// The renewal loop.
     pub renewal: RenewalHandle,
     /// Whether the process can take traffic.
@@ -127,11 +131,31 @@ fn seconds_since(time: std::time::SystemTime) -> u64 {
 fn clusters(pages: &Pages) -> Value {
     let snapshot = pages.shared.snapshot.load();
     let all: BTreeMap<&str, Value> =
-        snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster))).collect();
+        snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster, &pages.names))).collect();
     json!(all)
 }
 
-fn describe(cluster: &ClusterHandle) -> Value {
+/// What DNS says of the names of a cluster.
+fn names(cluster: &ClusterHandle, board: &Board) -> Option<Value> {
+    let Discovery::Dns(dns) = &cluster.config.discovery else { return None };
+    let now = Instant::now();
+    let hosts: BTreeSet<&str> = dns.endpoints.iter().map(|endpoint| endpoint.address.host.as_str()).collect();
+    let status = |host: &&str| {
+        let name = board.name(host)?;
+        let said = json!({
+            "addresses": name.addresses,
+            "ttlSeconds": name.ttl.as_secs(),
+            "answeredSecondsAgo": name.answered.map(|at| now.saturating_duration_since(at).as_secs()),
+            "askedAgainInSeconds": name.next.saturating_duration_since(now).as_secs(),
+            "failuresInARow": name.failures,
+            "trouble": name.trouble,
+        });
+        Some(((*host).to_owned(), said))
+    };
+    Some(json!(hosts.iter().filter_map(status).collect::<BTreeMap<String, Value>>()))
+}
+
+fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
     let now = Instant::now();
     let used = cluster.limits.view();
     let limit = |value: u32| if value == u32::MAX { json!("unlimited") } else { json!(value) };
@@ -161,6 +185,7 @@ fn describe(cluster: &ClusterHandle) -> Value {
             "retries": { "used": used.retries, "max": limit(used.limits.max_retries), "budget": used.limits.retry_budget, "refused": used.retry_overflows },
         },
         "ejections": cluster.ejections().total(),
+        "dns": names(cluster, board),
         "endpoints": endpoints.all.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }

@@ -35,6 +35,7 @@ use crate::intercept::probe::{self, Token};
 use crate::listen;
 use crate::memory::Budget;
 use crate::metrics;
+use crate::resolve::{Board, Lookup, Resolver};
 use crate::runtime::snapshot::Snapshot;
 use crate::worker::{Demand, Shared};
 
@@ -77,7 +78,9 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the control runtime cannot be started")?;
-    let (process, feed, tracing) = assemble(&bootstrap, &joined, logs, control.handle())?;
+    let (servers, search) = dns::resolvers(bootstrap.dns.as_ref(), resolver.as_ref());
+    let lookup = Lookup::new(servers, search, PathBuf::from("/etc/hosts"));
+    let (process, feed, tracing) = assemble(&bootstrap, &joined, logs, lookup, control.handle())?;
     if let (Some(sockets), Some(section)) = (resolver, &bootstrap.dns) {
         let (_inside, pages) = (control.enter(), &process.pages);
         let namespace = joined.id.namespace().unwrap_or(&bootstrap.node.namespace);
@@ -108,6 +111,7 @@ fn assemble(
     bootstrap: &Bootstrap,
     joined: &Joined,
     logs: LogControl,
+    lookup: Lookup,
     runtime: &tokio::runtime::Handle,
 ) -> anyhow::Result<(Process, Feed, Tracing)> {
     let _inside = runtime.enter();
@@ -144,7 +148,10 @@ fn assemble(
     if let Some((_, sender)) = &tracing {
         registry.register(sender.source());
     }
-    let (feed, status) = feed(bootstrap, joined, &shared, demands);
+    let names = Board::default();
+    let (feed, status) = feed(bootstrap, joined, &shared, demands, Resolver::new(lookup, names.clone()));
+    let seen = names.clone();
+    registry.register_fn(move |page| seen.write(page));
     let gauges = status.clone();
     registry.register_fn(move |page| feed_metrics(&gauges.lock(), page));
     let readiness = readiness(joined, &status);
@@ -152,7 +159,7 @@ fn assemble(
     let drain = shared.drain.clone();
     let renewal = joined.renewal.clone();
     let probes = bootstrap.probes.clone();
-    let pages = Pages { shared, feed: status, renewal, readiness, probes, registry, logs, drain };
+    let pages = Pages { shared, feed: status, names, renewal, readiness, probes, registry, logs, drain };
     Ok((Process { pages }, feed, tracing))
 }
 
@@ -309,8 +316,8 @@ fn feed(
     joined: &Joined,
     shared: &Arc<Shared>,
     demands: mpsc::Receiver<Key>,
+    resolver: Resolver,
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
-    let (client, events) = ads(bootstrap, joined);
     let mut state = FeedState::new(config_feed::always());
     for outbound in &bootstrap.outbound {
         state.pin(&outbound.to);
@@ -324,7 +331,9 @@ fn feed(
     let publisher = Publisher::new(shared.clone(), joined.id.trust_domain().to_owned(), reachable);
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
     let bounds = Bounds::default();
-    let feed = ConfigFeed { client, events, demands, state, publisher, bounds, file, status: status.clone() };
+    let (client, events) = ads(bootstrap, joined);
+    let kept = status.clone();
+    let feed = ConfigFeed { client, events, demands, resolver, state, publisher, bounds, file, status: kept };
     (feed, status)
 }
 

@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::client::{Client, Event};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::disk::{SnapshotFile, Unusable};
+use crate::resolve::Resolver;
 
 pub mod state;
 
@@ -79,6 +81,8 @@ pub struct ConfigFeed<P> {
     pub events: mpsc::Receiver<Event>,
     /// What workers and DNS ask for.
     pub demands: mpsc::Receiver<Key>,
+    /// Asks DNS for what clusters of names consist of.
+    pub resolver: Resolver,
     /// The state.
     pub state: FeedState,
     /// Takes what is in force.
@@ -154,6 +158,7 @@ impl<P: Publish> ConfigFeed<P> {
                         self.forget_unused();
                     }
                 }
+                sets = self.resolver.next() => unsaved |= self.resolved(sets),
                 _ = sweep.tick() => self.forget_unused(),
                 () = warm => {}
                 () = write => {
@@ -230,6 +235,16 @@ impl<P: Publish> ConfigFeed<P> {
         false
     }
 
+    /// What DNS said, as if the control plane had: says whether something arrived that is worth storing.
+    fn resolved(&mut self, sets: Vec<EndpointSet>) -> bool {
+        let (now, version) = (Instant::now(), "dns");
+        let any = !sets.is_empty();
+        for set in sets {
+            self.state.upsert(Resource::Endpoints(set), version.to_owned(), now);
+        }
+        any
+    }
+
     fn refuse(&self, invalid: &Invalid, version: &str) {
         tracing::warn!(%invalid, version, "a resource is refused; its last good version goes on serving");
         let mut status = self.status.lock();
@@ -241,8 +256,20 @@ impl<P: Publish> ConfigFeed<P> {
 
     /// Brings in force what is ready, until nothing changes.
     fn advance(&mut self) -> Option<Instant> {
-        let step = self.state.step(Instant::now());
-        let Step { changed, subscribe, unsubscribe, barrier, deadline, late } = step;
+        loop {
+            let mut step = self.state.step(Instant::now());
+            let wanted = step.resolve.take();
+            let deadline = self.carry_out(step);
+            // Names that other clusters have as well are known already.
+            let known = wanted.map(|wanted| self.resolver.want(wanted)).unwrap_or_default();
+            if !self.resolved(known) {
+                return deadline;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, step: Step) -> Option<Instant> {
+        let Step { changed, subscribe, unsubscribe, resolve: _, barrier, deadline, late } = step;
         for ((kind, name), (missing_kind, missing)) in late {
             tracing::warn!(
                 ?kind,

@@ -21,31 +21,24 @@ use crate::worker::Shared;
 
 mod counters;
 pub mod fuzzing;
-mod message;
+pub(crate) mod message;
 mod names;
-mod resolv_conf;
+pub(crate) mod resolv_conf;
 mod start;
 mod tcp;
 mod udp;
-mod upstream;
+pub(crate) mod upstream;
 
 pub use counters::Counters;
-pub use start::{BindError, Sockets, bind, start};
+pub use start::{BindError, Sockets, bind, resolvers, start};
 
 use counters::Source;
-use message::{Parsed, Query, Reply};
+use message::{Parsed, Query, Reply, Transport};
 use names::{Candidate, MeshNames};
 use upstream::Upstreams;
 
 /// How long a name waits for the control plane; from the beginning of an outage on nobody waits longer than this either.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How a query came, and so goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transport {
-    Udp,
-    Tcp,
-}
 
 /// The resolver.
 pub struct Dns {

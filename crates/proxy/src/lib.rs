@@ -25,6 +25,7 @@ pub mod listen;
 pub mod memory;
 pub mod metrics;
 pub mod record;
+pub mod resolve;
 pub mod runtime;
 pub mod stream;
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod address;
 mod balance;
 mod chain;
 mod cluster;
+mod dns;
 mod endpoint;
 mod extension;
 mod flaw;

@@ -8,6 +8,12 @@ pub(crate) use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub(crate) use envoy_types::pb::envoy::config::listener::v3 as listener;
 pub(crate) use envoy_types::pb::envoy::config::rbac::v3 as rbac;
 pub(crate) use envoy_types::pb::envoy::config::route::v3 as route;
+/// The cluster extension, with the enumeration that it borrows.
+pub(crate) mod dns_cluster {
+    pub(crate) use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+    pub(crate) use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+}
+
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as http_fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;

@@ -80,7 +80,7 @@ fn by_locality<'a>(
         weight: endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add),
         endpoints,
     });
-    EndpointSet { cluster: name.to_owned(), localities: localities.collect() }
+    EndpointSet::new(name, localities.collect())
 }
 
 fn endpoint(world: &World, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_model::cluster::{Cluster, Discovery};
+use outrigger_model::cluster::{Discovery, DnsDiscovery};
 use outrigger_model::listener::{Listener, RouteSource, Terminal};
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::{RouteAction, RouteConfig};
@@ -70,6 +70,8 @@ pub struct FeedState {
     absent: BTreeSet<Key>,
     absent_changed: bool,
     subscribed: BTreeSet<Key>,
+    /// The endpoint sets that DNS is asked for.
+    resolving: BTreeSet<String>,
     barrier: Option<u64>,
     acknowledged: u64,
 }
@@ -83,6 +85,8 @@ pub struct Step {
     pub subscribe: Vec<Key>,
     /// Names that nothing refers to any more.
     pub unsubscribe: Vec<Key>,
+    /// The endpoint sets to ask DNS for from now on, where they are others than before: they arrive as if they were sent.
+    pub resolve: Option<BTreeMap<String, DnsDiscovery>>,
     /// After the swap: acknowledge this generation.
     pub barrier: Option<u64>,
     /// Step again at this time, even if nothing arrives.
@@ -323,15 +327,20 @@ impl FeedState {
         }
     }
 
-    /// Demands, and everything that received or serving resources refer to.
+    /// Demands, and everything that received or serving resources refer to. Of it, endpoint sets of names are DNS's to say.
     fn subscriptions(&mut self, step: &mut Step) {
         let mut wanted = self.always.clone();
         wanted.extend(self.demanded.keys().chain(&self.pinned).cloned());
         let mut open: Vec<Key> = wanted.iter().cloned().collect();
         // Inbound listeners and clusters come by wildcard; they are roots as well.
         open.extend(self.received.keys().filter(|key| self.is_wildcard(key)).cloned());
+        let mut names: BTreeMap<String, &DnsDiscovery> = BTreeMap::new();
         while let Some(key) = open.pop() {
             for held in [self.received.get(&key), self.in_force.get(&key)].into_iter().flatten() {
+                if let Some((name, dns)) = of_names(&held.resource) {
+                    names.insert(name, dns);
+                    continue;
+                }
                 for needed in references(&held.resource) {
                     if wanted.insert(needed.clone()) {
                         open.push(needed);
@@ -339,13 +348,22 @@ impl FeedState {
                 }
             }
         }
+        if !names.keys().eq(&self.resolving) {
+            let asked = names.into_iter().map(|(name, dns)| (name, dns.clone()));
+            let asked: BTreeMap<_, _> = asked.collect();
+            self.resolving = asked.keys().cloned().collect();
+            self.received.retain(|key, _| {
+                key.0 != ResourceKind::Endpoints || wanted.contains(key) || asked.contains_key(&key.1)
+            });
+            step.resolve = Some(asked);
+        }
         step.subscribe = wanted.difference(&self.subscribed).cloned().collect();
         step.unsubscribe = self.subscribed.difference(&wanted).cloned().collect();
         for key in &step.unsubscribe {
             self.received.remove(key);
         }
         self.subscribed = wanted;
-        if !step.unsubscribe.is_empty() {
+        if !step.unsubscribe.is_empty() || step.resolve.is_some() {
             self.retire(step);
         }
     }
@@ -365,7 +383,10 @@ fn references(resource: &Resource) -> Vec<Key> {
         Resource::Destination(destination) => vec![(ResourceKind::Listener, destination.listener.clone())],
         Resource::Listener(listener) => of_listener(listener),
         Resource::Routes(routes) => of_routes(routes),
-        Resource::Cluster(cluster) => of_cluster(cluster).into_iter().collect(),
+        Resource::Cluster(cluster) => {
+            let name = cluster.endpoints_name().into_iter();
+            name.map(|name| (ResourceKind::Endpoints, name.into_owned())).collect()
+        }
         Resource::Endpoints(_) | Resource::Host(_) | Resource::Secret(_) | Resource::Barrier(_) => Vec::new(),
     }
 }
@@ -398,14 +419,11 @@ fn of_routes(routes: &RouteConfig) -> Vec<Key> {
         .collect()
 }
 
-fn of_cluster(cluster: &Cluster) -> Option<Key> {
-    match &cluster.discovery {
-        Discovery::Eds { service_name } => {
-            let name = service_name.clone().unwrap_or_else(|| cluster.name.clone());
-            Some((ResourceKind::Endpoints, name))
-        }
-        Discovery::Static(_) | Discovery::OriginalDestination => None,
-    }
+/// The endpoint set of a cluster of names.
+fn of_names(resource: &Resource) -> Option<(String, &DnsDiscovery)> {
+    let Resource::Cluster(cluster) = resource else { return None };
+    let Discovery::Dns(dns) = &cluster.discovery else { return None };
+    Some((cluster.endpoints_name()?.into_owned(), dns))
 }
 
 #[cfg(test)]

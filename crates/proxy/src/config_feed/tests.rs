@@ -1,8 +1,10 @@
 //! What the feed gives up, and for whom.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::resolve::{Board, Lookup};
 use outrigger_xds::NodeInfo;
 use outrigger_xds::client::{self, Options};
 
@@ -47,6 +49,7 @@ fn scene(connected: bool) -> Scene {
         client,
         events,
         demands: mpsc::channel(1).1,
+        resolver: Resolver::new(Lookup::new(Vec::new(), Vec::new(), PathBuf::new()), Board::default()),
         state: FeedState::new(always()),
         publisher: Users { used: used.clone(), retired },
         bounds: Bounds { most: 2, idle: Duration::from_secs(3600) },

@@ -4,13 +4,11 @@
 
 use std::net::IpAddr;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use outrigger_model::resource::Host;
 use outrigger_telemetry::logging::Throttle;
-
-use super::Transport;
 
 /// Seconds for which an answer of ours may be kept, that there is none included.
 const TTL: u32 = 30;
@@ -22,6 +20,13 @@ const PLAIN_UDP: u16 = 512;
 const MOST_UDP: u16 = 4096;
 /// What we say that we take: no fragments on any path (the "flag day" of 2020).
 const OUR_UDP: u16 = 1232;
+
+/// How a query came, and so goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
 
 /// What a message is to us.
 pub(super) enum Parsed {
@@ -35,7 +40,7 @@ pub(super) enum Parsed {
 
 /// A query with one question.
 #[derive(Debug)]
-pub(super) struct Query {
+pub(crate) struct Query {
     message: Message,
     /// Lower case, without the last dot; absent where a label has other bytes than letters, digits, `-` and `_`.
     name: Option<String>,
@@ -107,6 +112,19 @@ fn plain(name: &Name) -> Option<String> {
 }
 
 impl Query {
+    /// A question of our own, and its bytes. `None`: no such name can be asked for.
+    pub(crate) fn ask(name: &str, kind: RecordType) -> Option<(Self, Vec<u8>)> {
+        let mut message = Message::new(0, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Question::query(absolute(name)?, kind));
+        let mut edns = Edns::new();
+        edns.set_max_payload(OUR_UDP);
+        message.edns = Some(edns);
+        let bytes = message.to_vec().ok()?;
+        let end = question_end(&bytes)?;
+        Some((Self { message, name: None, end }, bytes))
+    }
+
     /// The type that is asked for.
     pub(super) fn kind(&self) -> RecordType {
         self.message.queries.first().map_or(RecordType::ZERO, |question| question.query_type)

@@ -4,15 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 
 /// What `/etc/resolv.conf` says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ResolvConf {
+pub(crate) struct ResolvConf {
     /// At most three, as in the C library.
-    pub(super) nameservers: Vec<SocketAddr>,
-    pub(super) search: Vec<String>,
+    pub(crate) nameservers: Vec<SocketAddr>,
+    pub(crate) search: Vec<String>,
 }
 
 /// Reads a file's text as `resolv.conf(5)` says: of `domain` and `search` the last counts. Lines that mean nothing are passed
 /// over; so are link-local servers, whose interface only the host can name.
-pub(super) fn parse(text: &str) -> ResolvConf {
+pub(crate) fn parse(text: &str) -> ResolvConf {
     let mut read = ResolvConf::default();
     for line in text.lines() {
         let line = line.split(['#', ';']).next().unwrap_or_default();

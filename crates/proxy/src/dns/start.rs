@@ -68,6 +68,15 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
+/// Whom to ask about names of the world, and the domains in which names without a dot are looked for; never ourselves.
+pub fn resolvers(section: Option<&Section>, sockets: Option<&Sockets>) -> (Vec<SocketAddr>, Vec<String>) {
+    let host = host_configuration(Path::new(RESOLV_CONF));
+    let bound = sockets.iter().flat_map(|sockets| &sockets.0);
+    let bound: Vec<SocketAddr> = bound.filter_map(|(socket, _)| socket.local_addr().ok()).collect();
+    let search = section.and_then(|section| section.search.clone()).unwrap_or_else(|| host.search.clone());
+    (upstreams(section, &host, &bound), search)
+}
+
 /// Serves on the runtime that it is called in. `namespace` is the workload's.
 ///
 /// # Errors
@@ -80,11 +89,9 @@ pub fn start(
     feed: &Arc<Mutex<FeedStatus>>,
     registry: &Registry,
 ) -> io::Result<()> {
-    let host = host_configuration(Path::new(RESOLV_CONF));
     let bound: Vec<SocketAddr> =
         sockets.0.iter().map(|(socket, _)| socket.local_addr()).collect::<io::Result<_>>()?;
-    let upstreams = upstreams(section, &host, &bound);
-    let search = section.search.as_ref().unwrap_or(&host.search);
+    let (upstreams, search) = resolvers(Some(section), Some(&sockets));
     tracing::info!(?bound, ?upstreams, ?search, "answering DNS");
     if upstreams.is_empty() {
         tracing::warn!("dns.upstream: there is none; names outside the mesh are refused");
@@ -93,7 +100,7 @@ pub fn start(
     let dns = Arc::new(Dns {
         shared: shared.clone(),
         feed: feed.clone(),
-        names: MeshNames::new(namespace, &section.domain, search),
+        names: MeshNames::new(namespace, &section.domain, &search),
         upstreams: Upstreams::new(upstreams),
         counters: counters.clone(),
     });
@@ -116,8 +123,9 @@ fn host_configuration(path: &Path) -> ResolvConf {
 }
 
 /// Never ourselves: a query would go round for ever.
-fn upstreams(section: &Section, host: &ResolvConf, bound: &[SocketAddr]) -> Vec<SocketAddr> {
-    let given = section.upstream.as_ref().map(|given| given.iter().map(|upstream| upstream.0).collect());
+fn upstreams(section: Option<&Section>, host: &ResolvConf, bound: &[SocketAddr]) -> Vec<SocketAddr> {
+    let given = section.and_then(|section| section.upstream.as_ref());
+    let given = given.map(|given| given.iter().map(|upstream| upstream.0).collect());
     let mut all: Vec<SocketAddr> = given.unwrap_or_else(|| host.nameservers.clone());
     all.retain(|upstream| !bound.contains(upstream));
     all
@@ -136,11 +144,12 @@ mod tests {
         let host = resolv_conf::parse("nameserver 127.0.0.1\nnameserver 10.0.0.10\n");
         let bound = ["127.0.0.1:53".parse().unwrap()];
         let ask = |section: &Section| -> Vec<String> {
-            upstreams(section, &host, &bound).iter().map(ToString::to_string).collect()
+            upstreams(Some(section), &host, &bound).iter().map(ToString::to_string).collect()
         };
         assert_eq!(ask(&section("{}")), ["10.0.0.10:53"]);
         assert_eq!(ask(&section("upstream: [\"127.0.0.1\", \"[::1]:5353\"]")), ["[::1]:5353"]);
         assert_eq!(ask(&section("upstream: []")), [""; 0]);
+        assert_eq!(upstreams(None, &host, &[]).len(), 2, "without a section nobody is asked but the host's");
     }
 
     #[test]

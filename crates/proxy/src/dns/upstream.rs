@@ -15,8 +15,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::Transport;
-use super::message::{Query, Reply, question_end};
+use super::message::{Query, Reply, Transport, question_end};
 
 /// For all resolvers together; the C library asks anew after the same time.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -26,7 +25,7 @@ const MOST_IN_FLIGHT: usize = 512;
 const CODE: u8 = 0x0f;
 
 /// The resolvers.
-pub(super) struct Upstreams {
+pub(crate) struct Upstreams {
     list: Vec<SocketAddr>,
     /// Who is asked first: the one that answered last when another did not.
     first: AtomicUsize,
@@ -34,16 +33,21 @@ pub(super) struct Upstreams {
 }
 
 impl Upstreams {
-    pub(super) fn new(list: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(list: Vec<SocketAddr>) -> Self {
         Self { list, first: AtomicUsize::new(0), permits: Semaphore::new(MOST_IN_FLIGHT) }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
+    /// Whom it asks.
+    pub(crate) fn list(&self) -> &[SocketAddr] {
+        &self.list
+    }
+
     /// The answer to a query, ready for the client; `None` if nobody gives one in time, or too many are waited for.
-    pub(super) async fn forward(&self, query: &Query, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    pub(crate) async fn forward(&self, query: &Query, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let _permit = self.permits.try_acquire().ok()?;
         let deadline = Instant::now() + LIMIT;
         let first = self.first.load(Relaxed);

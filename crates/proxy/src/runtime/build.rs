@@ -16,7 +16,7 @@ use outrigger_model::route::table::RouteTable;
 use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
 
 use crate::http::filter;
-use crate::runtime::cluster::{ClusterHandle, eds_name};
+use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::snapshot::{
     ChainHandle, Destination, FastMap, HttpHandle, Known, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
 };
@@ -105,8 +105,8 @@ impl Builder {
     }
 
     fn feed_endpoints(&mut self, handle: &ClusterHandle, fresh: bool, in_force: &InForce<'_>) {
-        let Some(name) = eds_name(&handle.config) else { return };
-        let Some(resource) = in_force.get(&(ResourceKind::Endpoints, name)) else { return };
+        let Some(name) = handle.config.endpoints_name() else { return };
+        let Some(resource) = in_force.get(&(ResourceKind::Endpoints, &*name)) else { return };
         let known = self.endpoints.get(&*handle.name);
         if !fresh && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {
             return;

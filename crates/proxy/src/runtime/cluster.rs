@@ -67,6 +67,8 @@ pub struct EndpointTable {
     pub levels: Vec<Level>,
     /// Whether an endpoint set has arrived at all.
     pub known: bool,
+    /// Why there are none, where somebody looked for them.
+    pub trouble: Option<String>,
 }
 
 /// What a pick depends on besides the cluster.
@@ -170,7 +172,7 @@ impl ClusterHandle {
     /// # Errors
     /// There is none: no endpoints, none healthy, or all ejected.
     pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
-        if self.config.discovery == Discovery::OriginalDestination {
+        if matches!(self.config.discovery, Discovery::OriginalDestination) {
             return Ok(self.dynamic(ctx.original));
         }
         let table = self.shared.table.load();
@@ -220,7 +222,11 @@ impl ClusterHandle {
     #[cold]
     fn nothing(&self, table: &EndpointTable, looked: bool) -> Failure {
         let (kind, detail) = if table.all.is_empty() {
-            let why = if table.known { "has no endpoints" } else { "has not received its endpoints" };
+            let why = match &table.trouble {
+                Some(trouble) => &format!("has no endpoints: {trouble}"),
+                None if table.known => "has no endpoints",
+                None => "has not received its endpoints",
+            };
             (FailureKind::NoEndpoints, format!("cluster {} {why}", self.name))
         } else if looked && !table.levels.is_empty() {
             let n = table.all.len();
@@ -278,23 +284,10 @@ impl ClusterHandle {
         let table = self.shared.table.load();
         (table.levels.iter().map(|level| level.members.len()).sum(), table.all.len())
     }
-
-    /// The name under which its endpoints are asked for; `None` if it needs none.
-    pub fn eds_name(&self) -> Option<&str> {
-        eds_name(&self.config)
-    }
 }
 
 fn balances_otherwise(before: &Cluster, after: &Cluster) -> bool {
     (before.balance, before.warmup) != (after.balance, after.warmup)
-}
-
-/// The name under which a cluster's endpoints are asked for; `None` if it needs none.
-pub fn eds_name(cluster: &Cluster) -> Option<&str> {
-    match &cluster.discovery {
-        Discovery::Eds { service_name } => Some(service_name.as_deref().unwrap_or(&cluster.name)),
-        Discovery::Static(_) | Discovery::OriginalDestination => None,
-    }
 }
 
 impl Default for Shared {
@@ -315,7 +308,7 @@ impl EndpointTable {
     fn with_policy(&self, cluster: &Cluster) -> Self {
         let levels = self.levels.iter();
         let levels = levels.map(|level| level.with_policy(cluster.balance).warming(cluster.warmup)).collect();
-        Self { all: self.all.clone(), levels, known: self.known }
+        Self { all: self.all.clone(), levels, known: self.known, trouble: self.trouble.clone() }
     }
 
     fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>, cluster: &Cluster) -> Self {
@@ -337,7 +330,7 @@ impl EndpointTable {
         let level =
             |(priority, members)| Level::new(priority, members, cluster.balance).warming(cluster.warmup);
         let levels = levels.into_iter().map(level).collect();
-        Self { all, levels, known: true }
+        Self { all, levels, known: true, trouble: set.trouble.clone() }
     }
 }
 

@@ -7,7 +7,7 @@ use outrigger_model::cluster::{Cluster, Discovery, Limits, Outlier, RetryBudget,
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, positive_or, uint_or};
-use super::{balance, endpoint, metadata, note, tls};
+use super::{balance, dns, endpoint, metadata, note, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
@@ -50,6 +50,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
             }
             wire.load_assignment = Some(assignment);
         }
+        Discovery::Dns(names) => dns::encode(names, kind, &mut wire),
         Discovery::OriginalDestination => {
             wire.cluster_discovery_type = of_type(DiscoveryType::OriginalDst);
             if foreign {
@@ -196,7 +197,7 @@ fn decode_discovery(wire: &cluster::Cluster) -> Decoded<Discovery> {
     let given = match &wire.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(t)) => DiscoveryType::try_from(*t),
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return flaw("cluster_type", format!("\"{}\" is not supported", custom.name));
+            return dns::decode_extension(wire, custom).under("cluster_type");
         }
         None => Ok(DiscoveryType::Static),
     };
@@ -220,9 +221,8 @@ fn decode_discovery(wire: &cluster::Cluster) -> Decoded<Discovery> {
             }
             Ok(Discovery::OriginalDestination)
         }
-        Ok(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
-            flaw("type", "endpoints by DNS are not supported; use EDS")
-        }
+        Ok(DiscoveryType::StrictDns) => dns::decode(wire, false),
+        Ok(DiscoveryType::LogicalDns) => dns::decode(wire, true),
         Err(_) => flaw("type", "is unknown"),
     }
 }

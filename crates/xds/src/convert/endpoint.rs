@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_model::identity::SpiffeId;
 
+use super::address::Place;
 use super::flaw::{Decoded, Under, each, flaw};
 use super::metadata::{self, as_map, as_text, field, namespace, object, our, structure, text};
 use super::value::uint_or;
@@ -22,7 +23,7 @@ pub(super) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 pub(super) const TLS_MODE: &str = "tlsMode";
 pub(super) const ISTIO: &str = "istio";
 
-pub(super) fn encode(set: &EndpointSet, kind: ClientKind) -> ClusterLoadAssignment {
+pub(super) fn encode<A: Place>(set: &EndpointSet<A>, kind: ClientKind) -> ClusterLoadAssignment {
     let mut localities: Vec<LocalityLbEndpoints> =
         set.localities.iter().map(|l| encode_locality(l, kind)).collect();
     if kind != ClientKind::Outrigger {
@@ -34,7 +35,7 @@ pub(super) fn encode(set: &EndpointSet, kind: ClientKind) -> ClusterLoadAssignme
     ClusterLoadAssignment { cluster_name: set.cluster.clone(), endpoints: localities, ..Default::default() }
 }
 
-fn encode_locality(locality: &LocalityEndpoints, kind: ClientKind) -> LocalityLbEndpoints {
+fn encode_locality<A: Place>(locality: &LocalityEndpoints<A>, kind: ClientKind) -> LocalityLbEndpoints {
     LocalityLbEndpoints {
         locality: Some(core::Locality {
             region: locality.locality.region.clone(),
@@ -91,7 +92,7 @@ fn tidy(localities: Vec<LocalityLbEndpoints>) -> Vec<LocalityLbEndpoints> {
         .collect()
 }
 
-fn encode_endpoint(endpoint: &Endpoint, kind: ClientKind) -> LbEndpoint {
+fn encode_endpoint<A: Place>(endpoint: &Endpoint<A>, kind: ClientKind) -> LbEndpoint {
     let mut ours = Vec::new();
     if let Some(identity) = &endpoint.identity {
         ours.push(("identity".to_owned(), text(identity.as_str())));
@@ -116,22 +117,19 @@ fn encode_endpoint(endpoint: &Endpoint, kind: ClientKind) -> LbEndpoint {
         metadata: metadata.filter(|_| kind != ClientKind::Grpc),
         load_balancing_weight: uint(endpoint.weight.max(1)),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: Some(address::encode(endpoint.address)),
+            address: Some(address::encode(&endpoint.address)),
             ..Default::default()
         })),
     }
 }
 
 /// The name may be empty here: endpoints in place need none.
-pub(super) fn decode(wire: &ClusterLoadAssignment) -> Decoded<EndpointSet> {
+pub(super) fn decode<A: Place>(wire: &ClusterLoadAssignment) -> Decoded<EndpointSet<A>> {
     note!(wire, named_endpoints, policy);
-    Ok(EndpointSet {
-        cluster: wire.cluster_name.clone(),
-        localities: each(&wire.endpoints, "endpoints", decode_locality)?,
-    })
+    Ok(EndpointSet::new(&wire.cluster_name, each(&wire.endpoints, "endpoints", decode_locality)?))
 }
 
-fn decode_locality(wire: &LocalityLbEndpoints) -> Decoded<LocalityEndpoints> {
+fn decode_locality<A: Place>(wire: &LocalityLbEndpoints) -> Decoded<LocalityEndpoints<A>> {
     note!(wire, proximity);
     if wire.lb_config.is_some() {
         return flaw("lb_config", "is not supported; use lb_endpoints");
@@ -159,7 +157,7 @@ fn decode_locality(wire: &LocalityLbEndpoints) -> Decoded<LocalityEndpoints> {
 }
 
 /// Neighbours are mostly of one workload: what two have in common is kept once.
-fn share(endpoints: &mut [Endpoint]) {
+fn share<A>(endpoints: &mut [Endpoint<A>]) {
     for i in 1..endpoints.len() {
         if let [before, this] = &mut endpoints[i - 1..=i] {
             if before.identity == this.identity {
@@ -172,7 +170,7 @@ fn share(endpoints: &mut [Endpoint]) {
     }
 }
 
-fn decode_endpoint(wire: &LbEndpoint) -> Decoded<Endpoint> {
+fn decode_endpoint<A: Place>(wire: &LbEndpoint) -> Decoded<Endpoint<A>> {
     let endpoint = match &wire.host_identifier {
         Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
         Some(HostIdentifier::EndpointName(_)) => return flaw("endpoint_name", "is not supported"),

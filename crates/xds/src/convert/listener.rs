@@ -1,5 +1,6 @@
 //! `Listener`: addresses, direction, chains; `api_listener` for gRPC.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use outrigger_model::listener::{ChainMatch, Direction, FilterChain, HttpConnection, Listener, Terminal};
@@ -27,12 +28,12 @@ pub(super) fn encode(model: &Listener, kind: ClientKind) -> listener::Listener {
     let stat_prefix = model.name.as_str();
     listener::Listener {
         name: model.name.clone(),
-        address: model.addresses.first().copied().map(address::encode),
+        address: model.addresses.first().map(address::encode),
         additional_addresses: model
             .addresses
             .iter()
             .skip(1)
-            .map(|a| AdditionalAddress { address: Some(address::encode(*a)), ..Default::default() })
+            .map(|a| AdditionalAddress { address: Some(address::encode(a)), ..Default::default() })
             .collect(),
         filter_chains: model.chains.iter().map(|c| chain::encode(c, stat_prefix, kind)).collect(),
         default_filter_chain: model.default_chain.as_ref().map(|c| chain::encode(c, stat_prefix, kind)),
@@ -118,7 +119,7 @@ pub(super) fn decode(wire: &listener::Listener) -> Decoded<Listener> {
         addresses.push(address::decode(wire.address.as_ref()).under("address")?);
     }
     addresses.extend(each(&wire.additional_addresses, "additional_addresses", |a| {
-        address::decode(a.address.as_ref()).under("address")
+        address::decode::<SocketAddr>(a.address.as_ref()).under("address")
     })?);
     let chains = each(&wire.filter_chains, "filter_chains", chain::decode)?;
     check_matches(&chains)?;

@@ -69,7 +69,7 @@ fn cluster(name: &str, requests: u32) -> Resource {
 }
 
 fn endpoints(name: &str) -> Resource {
-    Resource::Endpoints(EndpointSet { cluster: name.into(), localities: Vec::new() })
+    Resource::Endpoints(EndpointSet::new(name, Vec::new()))
 }
 
 fn delta(kind: ResourceKind, subscribe: &[&str], nonce: &str) -> discovery::DeltaDiscoveryRequest {

@@ -1,4 +1,5 @@
-use outrigger_model::endpoint::EndpointSet;
+use outrigger_model::cluster::Cluster;
+use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints, NamedAddress};
 use outrigger_model::listener::{ChainMatch, Direction, FilterChain, HttpConnection};
 use outrigger_model::resource::{Barrier, Destination};
 use outrigger_model::route::{Forward, HeaderEdits, Route, RouteMatch, VirtualHost, WeightedCluster};
@@ -60,7 +61,7 @@ fn cluster(name: &str) -> Resource {
 }
 
 fn endpoints(name: &str) -> Resource {
-    Resource::Endpoints(EndpointSet { cluster: name.into(), localities: Vec::new() })
+    Resource::Endpoints(EndpointSet::new(name, Vec::new()))
 }
 
 fn barrier(generation: u64) -> Resource {
@@ -346,4 +347,50 @@ fn sending_again_does_not_put_off_the_end_of_waiting() {
         assert!(state.step(now).late.is_empty());
     }
     assert_eq!(state.step(start + WARM_LIMIT).late.len(), 1);
+}
+
+/// A cluster of one name.
+fn of_name(name: &str, host: &str) -> (Resource, String) {
+    let place = LocalityEndpoints {
+        endpoints: vec![Endpoint::new(NamedAddress { host: host.into(), port: 443 })],
+        ..LocalityEndpoints::default()
+    };
+    let dns = DnsDiscovery { endpoints: EndpointSet::new(name, vec![place]), ..DnsDiscovery::default() };
+    let cluster = Cluster { discovery: Discovery::Dns(Box::new(dns)), ..Cluster::new(name) };
+    let set = cluster.endpoints_name().unwrap().into_owned();
+    (Resource::Cluster(cluster), set)
+}
+
+#[test]
+fn a_cluster_of_names_waits_for_dns_and_the_control_plane_is_not_asked() {
+    let (mut state, now) = (served(Instant::now()), Instant::now());
+    state.settle([]);
+    let (first, set) = of_name("c", "a.example");
+    let step = feed(&mut state, vec![first], now);
+    let asked: Vec<String> = step.resolve.unwrap().into_keys().collect();
+    assert_eq!((asked, step.subscribe), (vec![set.clone()], Vec::new()));
+    assert!(!step.changed, "what was there serves until there is an answer");
+    let step = feed(&mut state, vec![endpoints(&set)], now);
+    assert!(step.changed);
+    assert_eq!(names(step.unsubscribe.clone()), ["c"], "nobody needs its EDS endpoints any more");
+    assert_eq!(step.resolve, None, "nothing new is asked for");
+    // Another name: the answer of the first does not stand for it.
+    let (second, other) = of_name("c", "b.example");
+    let step = feed(&mut state, vec![second], now);
+    assert_eq!(step.resolve.unwrap().len(), 2, "both, as the first one serves");
+    assert!(!step.changed && serving(&state).contains(&set));
+    assert!(feed(&mut state, vec![endpoints(&other)], now).changed);
+    let step = state.step(now);
+    assert!(serving(&state).contains(&other) && !serving(&state).contains(&set), "{step:?}");
+}
+
+#[test]
+fn what_dns_said_before_a_restart_serves_until_it_says_more() {
+    let now = Instant::now();
+    let (cluster, set) = of_name("c", "a.example");
+    let mut state = FeedState::new([]);
+    state.restore([(cluster, "1".into()), (endpoints(&set), "dns".into())], 7, now);
+    let step = state.step(now);
+    assert_eq!(step.resolve.unwrap().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&set));
+    assert_eq!(serving(&state), ["c".to_owned(), set]);
 }

@@ -245,7 +245,7 @@ pub fn cluster(name: &str, endpoints: Vec<Endpoint>) -> Cluster {
     let server_name = format!("outbound_.8080_._.{name}.shop.svc.cluster.local");
     let locality = LocalityEndpoints { weight: 1, endpoints, ..LocalityEndpoints::default() };
     Cluster {
-        discovery: Discovery::Static(EndpointSet { cluster: name.into(), localities: vec![locality] }),
+        discovery: Discovery::Static(EndpointSet::new(name, vec![locality])),
         tls: ClientTls::Mesh { server_name, identities: Vec::new(), required: false },
         ..Cluster::new(name)
     }

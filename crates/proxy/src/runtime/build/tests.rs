@@ -19,7 +19,7 @@ fn endpoints(name: &str, last: u8) -> Arc<Resource> {
         workload: None,
     };
     let locality = LocalityEndpoints { endpoints: vec![endpoint], ..LocalityEndpoints::default() };
-    Arc::new(Resource::Endpoints(EndpointSet { cluster: name.into(), localities: vec![locality] }))
+    Arc::new(Resource::Endpoints(EndpointSet::new(name, vec![locality])))
 }
 
 fn routes(name: &str, to: &str) -> Arc<Resource> {

@@ -15,7 +15,7 @@ fn set(levels: &[&[Endpoint]]) -> EndpointSet {
         endpoints: endpoints.to_vec(),
         ..LocalityEndpoints::default()
     };
-    EndpointSet { cluster: "c".into(), localities: levels.iter().enumerate().map(locality).collect() }
+    EndpointSet::new("c", levels.iter().enumerate().map(locality).collect())
 }
 
 fn cluster(edit: impl FnOnce(&mut Cluster)) -> ClusterHandle {

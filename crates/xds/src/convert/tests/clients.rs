@@ -65,7 +65,10 @@ fn an_envoy_binds_its_addresses_and_looks_at_first_bytes_only_where_chains_ask()
     let mut listener = Listener {
         name: "l".into(),
         direction: Direction::Outbound,
-        addresses: vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()],
+        addresses: vec![
+            "10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap(),
+            "[fd00::1]:80".parse().unwrap(),
+        ],
         chains: vec![chain(TransportMatch::Any)],
         default_chain: None,
     };
@@ -88,7 +91,7 @@ fn grpc_gets_an_api_listener_with_nothing_but_the_router() {
     let listener = Listener {
         name: "svc:80".into(),
         direction: Direction::Outbound,
-        addresses: vec!["10.0.0.1:80".parse().unwrap()],
+        addresses: vec!["10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap()],
         chains: vec![FilterChain {
             name: String::new(),
             matches: ChainMatch::default(),
@@ -125,7 +128,7 @@ fn grpc_gets_priorities_without_gaps_and_each_locality_once() {
         priority,
         weight,
         endpoints: vec![Endpoint {
-            address: "10.0.0.1:80".parse().unwrap(),
+            address: "10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap(),
             weight: 1,
             health: Default::default(),
             identity: None,
@@ -133,10 +136,7 @@ fn grpc_gets_priorities_without_gaps_and_each_locality_once() {
             workload: None,
         }],
     };
-    let set = EndpointSet {
-        cluster: "c".into(),
-        localities: vec![locality("a", 5, 2), locality("b", 1, 0), locality("a", 5, 3)],
-    };
+    let set = EndpointSet::new("c", vec![locality("a", 5, 2), locality("b", 1, 0), locality("a", 5, 3)]);
     let wire = endpoint::encode(&set, ClientKind::Grpc);
     let seen: Vec<_> = wire
         .endpoints

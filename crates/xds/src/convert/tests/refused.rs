@@ -64,7 +64,7 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
         cluster: "it".into(),
         localities: vec![outrigger_model::endpoint::LocalityEndpoints {
             endpoints: vec![outrigger_model::endpoint::Endpoint {
-                address: "10.0.0.1:80".parse().unwrap(),
+                address: "10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap(),
                 weight: 1,
                 health: Default::default(),
                 identity: None,
@@ -73,6 +73,7 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
             }],
             ..Default::default()
         }],
+        ..Default::default()
     };
     let good = crate::convert::endpoint::encode(&one, ClientKind::Outrigger);
     each_is_refused(

@@ -16,6 +16,8 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
+mod dns;
+
 fn name() -> impl Strategy<Value = String> {
     "[a-z|._-]{1,12}"
 }
@@ -347,11 +349,11 @@ fn listener() -> impl Strategy<Value = Listener> {
     )
 }
 
-fn endpoint() -> impl Strategy<Value = Endpoint> {
+fn endpoint<A: std::fmt::Debug>(address: impl Strategy<Value = A>) -> impl Strategy<Value = Endpoint<A>> {
     let workload = (text(), text(), text(), text())
         .prop_map(|(name, namespace, service, revision)| Workload { name, namespace, service, revision });
     let health = prop_oneof![Just(Health::Healthy), Just(Health::Unhealthy), Just(Health::Draining)];
-    (address(), 1_u32..1000, health, of(identity()), any::<bool>(), of(workload)).prop_map(
+    (address, 1_u32..1000, health, of(identity()), any::<bool>(), of(workload)).prop_map(
         |(address, weight, health, identity, mesh_tls, workload)| Endpoint {
             address,
             weight,
@@ -364,12 +366,19 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 }
 
 fn endpoints() -> impl Strategy<Value = EndpointSet> {
+    (name(), vec(locality(address(), 0..4), 0..4))
+        .prop_map(|(cluster, localities)| EndpointSet::new(cluster, localities))
+}
+
+fn locality<A: std::fmt::Debug>(
+    address: impl Strategy<Value = A>,
+    count: std::ops::Range<usize>,
+) -> impl Strategy<Value = LocalityEndpoints<A>> {
     let place = (token(), token(), prop_oneof![token(), Just(String::new())])
         .prop_map(|(region, zone, sub_zone)| Locality { region, zone, sub_zone });
-    let locality = (place, 0_u32..4, 0_u32..100, vec(endpoint(), 0..4)).prop_map(
+    (place, 0_u32..4, 0_u32..100, vec(endpoint(address), count)).prop_map(
         |(locality, priority, weight, endpoints)| LocalityEndpoints { locality, priority, weight, endpoints },
-    );
-    (name(), vec(locality, 0..4)).prop_map(|(cluster, localities)| EndpointSet { cluster, localities })
+    )
 }
 
 fn outlier() -> impl Strategy<Value = Outlier> {
@@ -389,6 +398,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let discovery = prop_oneof![
         of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
         endpoints().prop_map(Discovery::Static),
+        dns::discovery(),
         Just(Discovery::OriginalDestination),
     ];
     let ring = (1_u64..9000, 0_u64..9000)

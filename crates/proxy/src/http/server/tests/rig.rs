@@ -65,7 +65,7 @@ impl Setup {
             endpoints: endpoints.iter().map(endpoint).collect(),
             ..LocalityEndpoints::default()
         };
-        let set = EndpointSet { cluster: "c".into(), localities: vec![locality] };
+        let set = EndpointSet::new("c", vec![locality]);
         let cluster = Cluster { discovery: Discovery::Static(set), ..Cluster::new("c") };
         let http = HttpConnection::new(RouteSource::Named("routes".into()));
         Self { route, http, cluster, direction: Direction::Outbound, peer: None, log: None, memory: 1 << 30 }

@@ -32,7 +32,6 @@ fn broken_clusters_are_refused_at_the_field() {
         &cluster(),
         cases! { wire::cluster::Cluster;
             "name" => |c| c.name.clear(),
-            "type" => |c| c.cluster_discovery_type = of_type(DiscoveryType::StrictDns),
             "eds_cluster_config" => |c| c.eds_cluster_config = None,
             "load_assignment" => |c| c.cluster_discovery_type = of_type(DiscoveryType::Static),
             "cluster_type" => |c| {
@@ -82,6 +81,58 @@ fn broken_clusters_are_refused_at_the_field() {
             "metadata.filter_metadata[outrigger].origin" => |c| {
                 let fields = [("origin".to_owned(), crate::convert::metadata::text("x"))];
                 c.metadata = crate::convert::metadata::ours(fields)
+            },
+        },
+    );
+}
+
+#[test]
+#[allow(deprecated)] // see convert::dns
+fn broken_clusters_of_names_are_refused_at_the_field() {
+    use outrigger_model::cluster::{Discovery, DnsDiscovery};
+    use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints, NamedAddress};
+    use wire::cluster::cluster::{ClusterDiscoveryType, CustomClusterType, RefreshRate};
+    let mut model = outrigger_model::cluster::Cluster::new("it");
+    let name = NamedAddress { host: "api.example.com".into(), port: 443 };
+    let place = LocalityEndpoints { endpoints: vec![Endpoint::new(name)], ..Default::default() };
+    model.discovery = Discovery::Dns(Box::new(DnsDiscovery {
+        endpoints: EndpointSet::new("it", vec![place]),
+        first_only: true,
+        retry: Some((std::time::Duration::from_secs(1), std::time::Duration::from_secs(2))),
+        ..DnsDiscovery::default()
+    }));
+    fn named(c: &mut wire::cluster::Cluster, name: &str) {
+        let assignment = c.load_assignment.as_mut().unwrap();
+        let Some(wire::endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) =
+            &mut assignment.endpoints[0].lb_endpoints[0].host_identifier
+        else {
+            unreachable!()
+        };
+        endpoint.address = Some(address(name, 443));
+    }
+    let retry = |c: &mut wire::cluster::Cluster, base, max| {
+        let seconds = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
+        c.dns_failure_refresh_rate =
+            Some(RefreshRate { base_interval: seconds(base), max_interval: seconds(max) });
+    };
+    each_is_refused(
+        ResourceKind::Cluster,
+        &crate::convert::cluster::encode(&model, ClientKind::Outrigger),
+        cases! { wire::cluster::Cluster;
+            "load_assignment" => |c| c.load_assignment = None,
+            "load_assignment" => |c| c.load_assignment.as_mut().unwrap().endpoints.clear(),
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address" => |c| named(c, "*.example.com"),
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address" => |c| named(c, ""),
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address" => |c| named(c, "a..b"),
+            "dns_refresh_rate" => |c| c.dns_refresh_rate = Some(Default::default()),
+            "dns_failure_refresh_rate.base_interval" => |c| retry(c, 0, 1),
+            "dns_failure_refresh_rate.max_interval" => |c| retry(c, 2, 1),
+            "dns_lookup_family" => |c| c.dns_lookup_family = 77,
+            "cluster_type" => |c| {
+                c.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
+                    name: "envoy.clusters.redis".into(),
+                    typed_config: Some(unheard_of()),
+                }))
             },
         },
     );
