@@ -7,6 +7,7 @@ pub mod fake_control;
 pub mod http;
 pub mod jaeger;
 pub mod mesh;
+pub mod names;
 pub mod netns;
 pub mod require;
 pub mod wait;

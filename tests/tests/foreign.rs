@@ -16,6 +16,12 @@ use crate::thin_thread::{STRICT, catalog, web};
 /// A foreign process that ends with the test.
 pub(crate) struct Foreign(Child);
 
+impl Foreign {
+    pub(crate) fn new(child: Child) -> Self {
+        Self(child)
+    }
+}
+
 impl Drop for Foreign {
     fn drop(&mut self) {
         let _ = self.0.kill();

@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod deploy;
 mod dns;
+mod dns_clusters;
 mod documents;
 mod failures;
 mod fake_control;
