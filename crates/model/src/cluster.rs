@@ -12,6 +12,9 @@ use crate::endpoint::{EndpointSet, NamedAddress};
 use crate::identity::SpiffeId;
 use crate::resource::Origin;
 
+/// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+
 /// One upstream cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {

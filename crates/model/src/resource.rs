@@ -114,7 +114,7 @@ pub struct Destination {
 }
 
 /// Answers "which addresses stand for this name?" on demand: what a sidecar's DNS says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// What was asked for: lower case, without a trailing dot.
     pub name: String,
@@ -122,6 +122,20 @@ pub struct Host {
     pub host: String,
     /// Its virtual addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// Of [`Host::OUTSIDE`] alone: the names that it stands for, in order; `*.` is every name below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+}
+
+impl Host {
+    /// The name under which the control plane says for which names beyond the mesh's own domain it has addresses.
+    pub const OUTSIDE: &str = "*";
+
+    /// Whether a name is one of its names, or below one.
+    pub fn covers(&self, name: &str) -> bool {
+        let known = |text: &str| self.names.binary_search_by(|known| known.as_str().cmp(text)).is_ok();
+        known(name) || name.match_indices('.').any(|(at, _)| known(&format!("*{}", &name[at..])))
+    }
 }
 
 /// Where virtual IPv4 addresses are, a /12: of the block that was never given to anybody.

@@ -318,7 +318,7 @@ fn feed(
     demands: mpsc::Receiver<Key>,
     resolver: Resolver,
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
-    let mut state = FeedState::new(config_feed::always());
+    let mut state = FeedState::new(config_feed::always(bootstrap.dns.is_some()));
     for outbound in &bootstrap.outbound {
         state.pin(&outbound.to);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_model::endpoint::EndpointSet;
-use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecret};
+use outrigger_model::resource::{Host, Invalid, Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::client::{Client, Event};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -95,9 +95,11 @@ pub struct ConfigFeed<P> {
     pub status: Arc<Mutex<FeedStatus>>,
 }
 
-/// What is subscribed whatever happens.
-pub fn always() -> [Key; 2] {
-    [(ResourceKind::Secret, "ROOTCA".to_owned()), (ResourceKind::Barrier, "barrier".to_owned())]
+/// What is subscribed whatever happens; which names of the world have addresses only for who answers DNS.
+pub fn always(dns: bool) -> impl Iterator<Item = Key> {
+    let all = [(ResourceKind::Secret, "ROOTCA"), (ResourceKind::Barrier, "barrier")];
+    let outside = dns.then_some((ResourceKind::Host, Host::OUTSIDE));
+    all.into_iter().chain(outside).map(|(kind, name)| (kind, name.to_owned()))
 }
 
 impl<P: Publish> ConfigFeed<P> {

@@ -94,7 +94,7 @@ impl Dns {
                 None => (Reply::no_such_name(self.names.zone()), Source::Negative),
             });
         }
-        let candidates = query.mesh_name().map(|name| self.names.candidates(name)).unwrap_or_default();
+        let candidates = query.mesh_name().map(|name| self.candidates(name)).unwrap_or_default();
         match self.look_up(&candidates).await {
             Lookup::Found(host, alias) => {
                 let reply = Reply::host(&host, alias, query.kind(), self.names.zone());
@@ -109,6 +109,12 @@ impl Dns {
             }
             Lookup::Absent => Some((Reply::failure(ResponseCode::Refused), Source::Failed)),
         }
+    }
+
+    fn candidates(&self, name: &str) -> Vec<Candidate> {
+        let snapshot = self.shared.snapshot.load();
+        let outside = snapshot.host(Host::OUTSIDE).and_then(|known| known.answer.as_ref());
+        self.names.candidates(name, |name| outside.is_some_and(|outside| outside.covers(name)))
     }
 
     fn is_own(&self, query: &Query) -> bool {

@@ -62,7 +62,8 @@ pub fn encode(resource: &Resource, kind: ClientKind) -> Encoded {
         }
         Resource::Host(r) => {
             let addresses = r.addresses.iter().map(ToString::to_string).collect();
-            own::Host { name: r.name.clone(), host: r.host.clone(), addresses }.encode_to_vec()
+            let names = r.names.clone();
+            own::Host { name: r.name.clone(), host: r.host.clone(), addresses, names }.encode_to_vec()
         }
         Resource::Barrier(r) => {
             own::Barrier { name: r.name.clone(), generation: r.generation }.encode_to_vec()
@@ -173,7 +174,9 @@ fn host(wire: &own::Host) -> Decoded<Host> {
         let flaw = || Flaw::new(format!("\"{text}\" is not an IP address")).under(format!("addresses[{i}]"));
         addresses.push(text.parse().map_err(|_| flaw())?);
     }
-    Ok(Host { name: wire.name.clone(), host: wire.host.clone(), addresses })
+    let mut names = wire.names.clone();
+    names.sort_unstable();
+    Ok(Host { name: wire.name.clone(), host: wire.host.clone(), addresses, names })
 }
 
 fn barrier(wire: &own::Barrier) -> Decoded<Barrier> {

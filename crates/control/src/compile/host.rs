@@ -13,5 +13,6 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Host> 
         name: name.to_owned(),
         host: service.host.as_str().to_owned(),
         addresses: service.virtual_addresses.iter().collect(),
+        names: Vec::new(),
     })
 }

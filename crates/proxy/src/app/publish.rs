@@ -8,6 +8,7 @@ use outrigger_identity::{Revoked, TrustBundle};
 use outrigger_model::listener::Direction;
 use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecret};
 
+use crate::bootstrap::OutboundPolicy;
 use crate::config_feed::Publish;
 use crate::config_feed::state::Key;
 use crate::runtime::build::{Builder, InForce};
@@ -55,7 +56,11 @@ impl Reachable {
 impl Publisher {
     /// `trust_domain` is whose roots arrive.
     pub fn new(shared: Arc<Shared>, trust_domain: String, reachable: Reachable) -> Self {
-        Self { shared, builder: Builder::default(), trust_domain, reachable }
+        let builder = match shared.outbound_policy {
+            OutboundPolicy::RegistryOnly => Builder::registry_only(),
+            OutboundPolicy::AllowAny => Builder::default(),
+        };
+        Self { shared, builder, trust_domain, reachable }
     }
 }
 

@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_model::cluster::{Discovery, DnsDiscovery};
+use outrigger_model::cluster::{Discovery, DnsDiscovery, PASSTHROUGH};
 use outrigger_model::listener::{Listener, RouteSource, Terminal};
 use outrigger_model::resource::{Resource, ResourceKind};
-use outrigger_model::route::{RouteAction, RouteConfig};
+use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
 
 /// A resource goes in force at the latest this long after it arrived, even if something that it names is missing.
 pub const WARM_LIMIT: Duration = Duration::from_secs(15);
@@ -400,7 +400,7 @@ fn of_listener(listener: &Listener) -> Vec<Key> {
                 RouteSource::Inline(routes) => keys.extend(of_routes(routes)),
             },
             Terminal::Tcp(tcp) => {
-                keys.extend(tcp.clusters.iter().map(|c| (ResourceKind::Cluster, c.cluster.clone())));
+                keys.extend(of_clusters(&tcp.clusters));
             }
         }
     }
@@ -413,10 +413,13 @@ fn of_routes(routes: &RouteConfig) -> Vec<Key> {
         RouteAction::Forward(forward) => Some(forward),
         RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
     });
-    forwards
-        .flat_map(|forward| &forward.clusters)
-        .map(|cluster| (ResourceKind::Cluster, cluster.cluster.clone()))
-        .collect()
+    forwards.flat_map(|forward| of_clusters(&forward.clusters)).collect()
+}
+
+/// Without the one that is always there.
+fn of_clusters(clusters: &[WeightedCluster]) -> impl Iterator<Item = Key> {
+    let named = clusters.iter().filter(|cluster| cluster.cluster != PASSTHROUGH);
+    named.map(|cluster| (ResourceKind::Cluster, cluster.cluster.clone()))
 }
 
 /// The endpoint set of a cluster of names.

@@ -50,7 +50,7 @@ fn scene(connected: bool) -> Scene {
         events,
         demands: mpsc::channel(1).1,
         resolver: Resolver::new(Lookup::new(Vec::new(), Vec::new(), PathBuf::new()), Board::default()),
-        state: FeedState::new(always()),
+        state: FeedState::new(always(true)),
         publisher: Users { used: used.clone(), retired },
         bounds: Bounds { most: 2, idle: Duration::from_secs(3600) },
         file: SnapshotFile::new(directory.path(), "test"),

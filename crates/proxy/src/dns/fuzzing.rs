@@ -34,7 +34,7 @@ pub fn fuzz_dns(data: &[u8]) {
 
 fn fuzz_answers(query: &Query, data: &[u8]) {
     let names = MeshNames::new("shop", "cluster.local", &["shop.svc.cluster.local".to_owned()]);
-    let candidates = query.mesh_name().map(|name| names.candidates(name)).unwrap_or_default();
+    let candidates = query.mesh_name().map(|name| names.candidates(name, |_| false)).unwrap_or_default();
     for candidate in &candidates {
         let service = candidate.host.strip_suffix(".svc.cluster.local").unwrap_or_default();
         assert_eq!(service.split('.').filter(|label| !label.is_empty()).count(), 2, "{candidate:?}");
@@ -43,6 +43,7 @@ fn fuzz_answers(query: &Query, data: &[u8]) {
         name: String::new(),
         host: "catalog.shop.svc.cluster.local".into(),
         addresses: vec![[240, 240, 0, 1].into(), [0x2001, 2, 0, 0, 0, 0, 0, 1].into()],
+        ..Host::default()
     };
     let zone = names.zone();
     for (reply, whole) in [

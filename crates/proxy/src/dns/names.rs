@@ -44,8 +44,9 @@ impl MeshNames {
         below.is_some() || self.host(name).is_some_and(|(_, sure)| sure)
     }
 
-    /// In the order in which they count. `name` is in lower case.
-    pub(super) fn candidates(&self, name: &str) -> Vec<Candidate> {
+    /// In the order in which they count. `name` is in lower case; `outside` says which names beyond the domain the control
+    /// plane has addresses for.
+    pub(super) fn candidates(&self, name: &str, outside: impl Fn(&str) -> bool) -> Vec<Candidate> {
         let mut all: Vec<Candidate> = Vec::new();
         if let Some((host, sure)) = self.host(name) {
             all.push(Candidate { host, alias: false, sure });
@@ -54,9 +55,16 @@ impl MeshNames {
             // Somebody's whole name: it stands for nobody else, also where it lies below a search domain.
             return all;
         }
+        if outside(name) {
+            all.push(Candidate { host: name.to_owned(), alias: false, sure: true });
+        }
         for domain in &self.search {
             let rest = name.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
-            if let Some((host, _)) = rest.and_then(|rest| self.host(rest))
+            let below = |rest: &str| match outside(rest) {
+                true => Some((rest.to_owned(), false)),
+                false => self.host(rest),
+            };
+            if let Some((host, _)) = rest.and_then(below)
                 && all.iter().all(|known| known.host != host)
             {
                 all.push(Candidate { host, alias: true, sure: false });
@@ -119,7 +127,11 @@ mod tests {
             ("catalog.shop.svc", true),
             ("catalog.shop.svc.cluster.local", true),
         ] {
-            assert_eq!(names().candidates(name), [candidate("catalog.shop", false, sure)], "{name}");
+            assert_eq!(
+                names().candidates(name, |_| false),
+                [candidate("catalog.shop", false, sure)],
+                "{name}"
+            );
         }
     }
 
@@ -132,7 +144,7 @@ mod tests {
             ("catalog.corp.example", "catalog.shop"),
             ("catalog.other.corp.example", "catalog.other"),
         ] {
-            assert_eq!(names().candidates(name), [candidate(host, true, false)], "{name}");
+            assert_eq!(names().candidates(name, |_| false), [candidate(host, true, false)], "{name}");
         }
     }
 
@@ -148,11 +160,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_the_world_is_asked_for_where_the_control_plane_has_addresses_for_it() {
+        let outside = |name: &str| name == "api.example.com" || name == "example.com";
+        let whole = |name: &str, alias| Candidate { host: name.to_owned(), alias, sure: !alias };
+        assert_eq!(names().candidates("api.example.com", outside), [whole("api.example.com", false)]);
+        // Two labels may as well be a service of a namespace.
+        let both = [candidate("example.com", false, false), whole("example.com", false)];
+        assert_eq!(names().candidates("example.com", outside), both);
+        let below = names().candidates("api.example.com.shop.svc.cluster.local", outside);
+        assert_eq!(below, [whole("api.example.com", true)], "saves the client the other searches");
+        assert_eq!(names().candidates("www.example.com", outside), []);
+    }
+
+    #[test]
     fn a_whole_name_stands_for_no_other_service() {
         // Not shop's catalog, although the rest below the search domain says so.
         let names = MeshNames::new("shop", "cluster.local", &["other.svc.cluster.local".to_owned()]);
         assert_eq!(
-            names.candidates("catalog.other.svc.cluster.local"),
+            names.candidates("catalog.other.svc.cluster.local", |_| false),
             [candidate("catalog.other", false, true)]
         );
     }
@@ -171,7 +196,7 @@ mod tests {
             "7.0.0.10.in-addr.arpa",
             "xn--\u{fc}.shop",
         ] {
-            assert_eq!(names().candidates(name), [], "{name}");
+            assert_eq!(names().candidates(name, |_| false), [], "{name}");
         }
     }
 }

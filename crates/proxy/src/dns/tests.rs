@@ -92,7 +92,8 @@ impl Rig {
     fn has(&mut self, host: &str, addresses: &[&str]) {
         self.absent.retain(|(_, name)| name != host);
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let resource = Resource::Host(Host { name: host.into(), host: host.into(), addresses });
+        let resource =
+            Resource::Host(Host { name: host.into(), host: host.into(), addresses, names: Vec::new() });
         self.hosts.insert(host.into(), Arc::new(resource));
         self.swap();
     }
@@ -176,6 +177,23 @@ async fn below_a_search_domain_an_alias_saves_the_client_the_other_searches() {
             "the alias, and that there is no more"
         );
     }
+}
+
+#[tokio::test]
+async fn a_name_of_the_world_is_the_control_planes_where_it_has_addresses_for_it() {
+    let mut rig = Rig::with_catalog(&[]);
+    let names = vec!["*.wiki.example".to_owned(), "api.example.net".to_owned()];
+    let outside = Host { name: Host::OUTSIDE.into(), host: Host::OUTSIDE.into(), names, ..Host::default() };
+    rig.hosts.insert(Host::OUTSIDE.into(), Arc::new(Resource::Host(outside)));
+    rig.has("api.example.net", &["240.240.0.9"]);
+    rig.has("en.wiki.example", &["240.240.0.10"]);
+    for (name, address) in [("API.example.net", "240.240.0.9"), ("en.wiki.example", "240.240.0.10")] {
+        assert_eq!(said(&rig.ask(name, RecordType::A).await), [format!("{name}. A {address}")]);
+    }
+    while rig.demands.try_recv().is_ok() {}
+    let refused = rig.ask("www.example.net", RecordType::A).await;
+    assert_eq!(refused.response_code, ResponseCode::Refused, "nobody's business here");
+    assert!(rig.demands.try_recv().is_err(), "and the control plane was not asked");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outrigger_model::cluster::{Balance, ClientTls, Cluster, Discovery};
+use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
 };
@@ -21,8 +22,7 @@ use crate::runtime::snapshot::{
     ChainHandle, Destination, FastMap, HttpHandle, Known, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
 };
 
-/// The cluster and listener of connections that leave the mesh.
-pub const PASSTHROUGH: &str = "PassthroughCluster";
+pub use outrigger_model::cluster::PASSTHROUGH;
 
 /// Resources that are in force, by kind and name.
 pub type InForce<'a> = BTreeMap<(ResourceKind, &'a str), &'a Arc<Resource>>;
@@ -35,11 +35,18 @@ pub struct Builder {
     routes: FastMap<String, (Arc<Resource>, Arc<RouteTable>)>,
     listeners: FastMap<String, (Arc<Resource>, Arc<ListenerHandle>)>,
     endpoints: FastMap<String, Arc<Resource>>,
+    /// What is not in the mesh is not reached.
+    registry_only: bool,
     /// What could not be compiled and was said so.
     refused: FastMap<(ResourceKind, String), Arc<Resource>>,
 }
 
 impl Builder {
+    /// For a sidecar that may reach nothing but what the control plane names.
+    pub fn registry_only() -> Self {
+        Self { registry_only: true, ..Self::default() }
+    }
+
     /// Builds the next snapshot; what cannot be compiled is named once, and its last good version stays.
     pub fn build<'a>(
         &mut self,
@@ -72,7 +79,7 @@ impl Builder {
         snapshot: &mut Snapshot,
         invalid: &mut Vec<Invalid>,
     ) -> bool {
-        let passthrough = Arc::new(Resource::Cluster(passthrough_cluster()));
+        let passthrough = Arc::new(Resource::Cluster(passthrough_cluster(self.registry_only)));
         let all = of_kind(in_force, ResourceKind::Cluster).chain([&passthrough]);
         let mut changed = false;
         for resource in all {
@@ -335,9 +342,15 @@ fn cluster_names(routes: &RouteConfig) -> impl Iterator<Item = &str> {
     forwards.flatten().map(|cluster| cluster.cluster.as_str())
 }
 
-fn passthrough_cluster() -> Cluster {
+/// Where the control plane's listeners send what they know nothing of, it is the sidecar that says whether that may be.
+fn passthrough_cluster(registry_only: bool) -> Cluster {
+    let why = "the destination is not in the mesh, and the outbound policy is REGISTRY_ONLY";
+    let nothing = || EndpointSet { trouble: Some(why.into()), ..EndpointSet::default() };
     Cluster {
-        discovery: Discovery::OriginalDestination,
+        discovery: match registry_only {
+            true => Discovery::Static(nothing()),
+            false => Discovery::OriginalDestination,
+        },
         balance: Balance::RoundRobin,
         tls: ClientTls::None,
         ..Cluster::new(PASSTHROUGH)

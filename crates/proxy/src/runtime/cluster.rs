@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
-use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery, PASSTHROUGH};
 use outrigger_model::endpoint::{EndpointSet, Health as Reported};
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
@@ -221,7 +221,10 @@ impl ClusterHandle {
 
     #[cold]
     fn nothing(&self, table: &EndpointTable, looked: bool) -> Failure {
-        let (kind, detail) = if table.all.is_empty() {
+        let (kind, detail) = if let Some(why) = table.trouble.as_ref().filter(|_| *self.name == *PASSTHROUGH)
+        {
+            (FailureKind::Blocked, why.clone())
+        } else if table.all.is_empty() {
             let why = match &table.trouble {
                 Some(trouble) => &format!("has no endpoints: {trouble}"),
                 None if table.known => "has no endpoints",

@@ -263,7 +263,8 @@ fn a_stored_destination_is_subscribed_although_nobody_asks_for_it() {
 
 fn host(name: &str) -> Resource {
     let addresses = vec!["240.240.0.1".parse().unwrap()];
-    Resource::Host(outrigger_model::resource::Host { name: name.into(), host: name.into(), addresses })
+    let (name, host) = (name.to_owned(), name.to_owned());
+    Resource::Host(outrigger_model::resource::Host { name, host, addresses, names: Vec::new() })
 }
 
 #[test]
@@ -382,6 +383,13 @@ fn a_cluster_of_names_waits_for_dns_and_the_control_plane_is_not_asked() {
     assert!(feed(&mut state, vec![endpoints(&other)], now).changed);
     let step = state.step(now);
     assert!(serving(&state).contains(&other) && !serving(&state).contains(&set), "{step:?}");
+}
+
+#[test]
+fn nobody_waits_for_the_cluster_that_is_always_there() {
+    let (mut state, now) = (FeedState::new([]), Instant::now());
+    let step = feed(&mut state, vec![routes("r", &[PASSTHROUGH])], now);
+    assert_eq!((step.subscribe, step.changed), (Vec::new(), true));
 }
 
 #[test]

@@ -4,6 +4,9 @@ use outrigger_model::resource;
 use outrigger_model::route::{Forward, HeaderEdits, Route, RouteMatch, VirtualHost};
 
 use super::*;
+use crate::failure::FailureKind;
+use crate::runtime::cluster::PickContext;
+use crate::runtime::endpoint::Reach;
 
 fn cluster(name: &str) -> Arc<Resource> {
     Arc::new(Resource::Cluster(Cluster::new(name)))
@@ -117,6 +120,21 @@ fn a_changed_cluster_reaches_the_routes_and_keeps_its_id() {
     assert_eq!(http.cluster("c").unwrap().config.limits.max_requests, 1);
     assert_eq!(first.cluster("c").unwrap().id, second.cluster("c").unwrap().id);
     assert_eq!(http.cluster("c").unwrap().endpoints().all.len(), 1, "endpoints stay");
+}
+
+#[test]
+fn what_a_listener_of_the_control_planes_lets_pass_is_blocked_where_only_the_mesh_may_be_reached() {
+    let pick = |mut builder: Builder| {
+        let resources = [listener("l", "r"), routes("r", PASSTHROUGH)];
+        let snapshot = build(&mut builder, &Snapshot::default(), &resources);
+        let cluster = snapshot.http("l", "http").unwrap().cluster(PASSTHROUGH).unwrap().clone();
+        let original = (([192, 0, 2, 7], 443).into(), Reach::Network);
+        cluster.pick(&PickContext { tried: &[], original, hash: None })
+    };
+    assert_eq!(pick(Builder::default()).unwrap().address, ([192, 0, 2, 7], 443).into());
+    let failure = pick(Builder::registry_only()).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Blocked);
+    assert!(failure.detail.contains("REGISTRY_ONLY"), "{failure}");
 }
 
 #[test]

@@ -124,7 +124,12 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
         &destination,
         cases! { own::Destination; "name" => |d| d.name.clear(), "listener" => |d| d.listener.clear() },
     );
-    let host = own::Host { name: "it".into(), host: "h".into(), addresses: vec!["240.240.0.1".into()] };
+    let host = own::Host {
+        name: "it".into(),
+        host: "h".into(),
+        addresses: vec!["240.240.0.1".into()],
+        names: vec![],
+    };
     each_is_refused(
         ResourceKind::Host,
         &host,

@@ -490,8 +490,11 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
         3 => route_config().prop_map(Resource::Routes),
         1 => roots.prop_map(Resource::Secret),
         1 => (name(), name()).prop_map(|(name, listener)| Resource::Destination(Destination { name, listener })),
-        1 => (name(), name(), vec(any::<std::net::IpAddr>(), 0..3))
-            .prop_map(|(name, host, addresses)| Resource::Host(Host { name, host, addresses })),
+        1 => (name(), name(), vec(any::<std::net::IpAddr>(), 0..3), btree_set(name(), 0..3)).prop_map(
+            |(name, host, addresses, names)| {
+                Resource::Host(Host { name, host, addresses, names: names.into_iter().collect() })
+            }
+        ),
         1 => any::<u64>().prop_map(|generation| {
             Resource::Barrier(Barrier { name: "barrier".to_owned(), generation })
         }),
