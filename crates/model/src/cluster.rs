@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{EndpointSet, NamedAddress};
 use crate::identity::SpiffeId;
-use crate::resource::Origin;
+use crate::origin::Origin;
 
 /// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
 pub const PASSTHROUGH: &str = "PassthroughCluster";

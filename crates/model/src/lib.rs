@@ -8,8 +8,11 @@
 pub mod cluster;
 pub mod endpoint;
 pub mod identity;
+mod invalid;
+mod kind;
 pub mod listener;
 pub mod matcher;
+mod origin;
 pub mod path;
 pub mod policy;
 pub mod request;

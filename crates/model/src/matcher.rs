@@ -1,7 +1,9 @@
-//! Text matchers: how they are written ([`StringMatch`]) and how they run ([`Matcher`]).
+//! Matchers of texts and headers: how they are written ([`StringMatch`], [`HeaderMatch`]) and how they run ([`Matcher`]).
 
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
+
+pub(crate) mod header;
 
 /// `envoy.type.matcher.v3.StringMatcher`, plus "is present".
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -10,6 +12,17 @@ pub struct StringMatch {
     pub pattern: Pattern,
     /// ASCII case is ignored (never for regular expressions).
     pub ignore_case: bool,
+}
+
+/// On a header or pseudo-header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderMatch {
+    /// Lower-case name, or a pseudo-header.
+    pub name: String,
+    /// On its value; several values are joined with `,` as Envoy does.
+    pub value: StringMatch,
+    /// The result is negated; an absent header then matches.
+    pub invert: bool,
 }
 
 /// The comparison of a [`StringMatch`].

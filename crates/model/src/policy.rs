@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::matcher::StringMatch;
-use crate::resource::Origin;
-use crate::route::HeaderMatch;
+use crate::matcher::{HeaderMatch, StringMatch};
+use crate::origin::Origin;
 
 pub mod decide;
 

@@ -9,48 +9,9 @@ use crate::endpoint::EndpointSet;
 use crate::listener::Listener;
 use crate::route::RouteConfig;
 
-/// The kinds, in the order in which a make-before-break push sends them when it adds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum ResourceKind {
-    /// `envoy.config.cluster.v3.Cluster`.
-    Cluster,
-    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
-    Endpoints,
-    /// `envoy.config.listener.v3.Listener`.
-    Listener,
-    /// `envoy.config.route.v3.RouteConfiguration`.
-    Routes,
-    /// `outrigger.v1.Destination`: which listener serves an address or a name.
-    Destination,
-    /// `outrigger.v1.Host`: the addresses that stand for a name of the mesh.
-    Host,
-    /// `envoy.extensions.transport_sockets.tls.v3.Secret`: only trust bundles travel, never keys.
-    Secret,
-    /// `outrigger.v1.Barrier`: everything before it is in force once it is acknowledged.
-    Barrier,
-}
-
-impl ResourceKind {
-    /// All kinds, in push order.
-    pub const ALL: [Self; 8] = [
-        Self::Secret,
-        Self::Cluster,
-        Self::Endpoints,
-        Self::Listener,
-        Self::Routes,
-        Self::Destination,
-        Self::Host,
-        Self::Barrier,
-    ];
-
-    /// Asked for by whoever needs one, one by one: the answer may be that there is none, and idle ones are forgotten.
-    pub const ON_DEMAND: [Self; 2] = [Self::Destination, Self::Host];
-
-    /// Whether it is one of [`ResourceKind::ON_DEMAND`].
-    pub fn is_on_demand(self) -> bool {
-        Self::ON_DEMAND.contains(&self)
-    }
-}
+pub use crate::invalid::{Flaw, Invalid, Under};
+pub use crate::kind::ResourceKind;
+pub use crate::origin::Origin;
 
 /// One resource.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -170,35 +131,4 @@ pub struct Barrier {
     pub name: String,
     /// The generation of the world that the push brought.
     pub generation: u64,
-}
-
-/// Which user object caused a piece of configuration; named in errors, spans and `explain`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Origin {
-    /// `VirtualService`, `TrafficRules`, `default`, …
-    pub kind: String,
-    /// The namespace of the object.
-    pub namespace: String,
-    /// The name of the object.
-    pub name: String,
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
-    }
-}
-
-/// A resource or a field of it that cannot be taken; becomes a NACK (xDS `error_detail`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{kind:?} \"{name}\": {field}: {reason}")]
-pub struct Invalid {
-    /// The kind of the resource.
-    pub kind: ResourceKind,
-    /// The resource.
-    pub name: String,
-    /// The path of the field, such as `virtual_hosts[0].routes[2].match.safe_regex`; empty for the whole resource.
-    pub field: String,
-    /// What is wrong and what would be right.
-    pub reason: String,
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::matcher::HeaderMatch;
 use crate::matcher::StringMatch;
-use crate::resource::Origin;
+use crate::origin::Origin;
 
-pub(crate) mod header;
 pub mod table;
 
 /// A set of virtual hosts.
@@ -91,17 +91,6 @@ pub enum PathMatch {
     Regex(String),
     /// A CONNECT request (`connect_matcher`); no other match takes one.
     Connect,
-}
-
-/// On a header.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderMatch {
-    /// Lower-case name, or a pseudo-header.
-    pub name: String,
-    /// On its value; several values are joined with `,` as Envoy does.
-    pub value: StringMatch,
-    /// The result is negated; an absent header then matches.
-    pub invert: bool,
 }
 
 /// On a query parameter.

@@ -143,12 +143,7 @@ where
         field: String::new(),
         reason: format!("malformed protobuf: {error}"),
     })?;
-    decode(&message).map_err(|Flaw { field, reason }| Invalid {
-        kind,
-        name: name(&message).clone(),
-        field,
-        reason,
-    })
+    decode(&message).map_err(|flaw| flaw.of(kind, name(&message)))
 }
 
 fn empty(field: &'static str) -> Flaw {

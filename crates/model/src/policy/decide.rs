@@ -9,11 +9,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::invalid::{Flaw, Under};
 use crate::matcher::Matcher;
+use crate::matcher::header::CompiledHeader;
+use crate::origin::Origin;
 use crate::policy::{Permission, Principal, Rbac, RbacAction};
 use crate::request::{ConnectionView, RequestView};
-use crate::resource::Origin;
-use crate::route::header::CompiledHeader;
 
 /// Compiled RBAC filters.
 #[derive(Debug, Default)]
@@ -83,11 +84,9 @@ impl PolicySet {
     /// Compiles filters; a malformed one is named by its field path.
     ///
     /// # Errors
-    /// `(field, reason)` of the first matcher that cannot be compiled.
-    pub fn compile<'a>(filters: impl IntoIterator<Item = &'a Rbac>) -> Result<Self, (String, String)> {
-        let compile = |(i, rbac)| {
-            CompiledRbac::compile(rbac).map_err(|(field, reason)| (format!("rbac[{i}].{field}"), reason))
-        };
+    /// The first matcher that cannot be compiled.
+    pub fn compile<'a>(filters: impl IntoIterator<Item = &'a Rbac>) -> Result<Self, Flaw> {
+        let compile = |(i, rbac)| CompiledRbac::compile(rbac).under(format_args!("rbac[{i}]"));
         Ok(Self { filters: filters.into_iter().enumerate().map(compile).collect::<Result<_, _>>()? })
     }
 
@@ -167,7 +166,7 @@ struct CompiledPolicy {
 }
 
 impl CompiledRbac {
-    fn compile(rbac: &Rbac) -> Result<Self, (String, String)> {
+    fn compile(rbac: &Rbac) -> Result<Self, Flaw> {
         let mut policies = Vec::with_capacity(rbac.policies.len());
         for (name, policy) in &rbac.policies {
             let at = |list: &str, i: usize| format!("policies[{name}].{list}[{i}]");
@@ -177,10 +176,10 @@ impl CompiledRbac {
                 name: name.clone(),
                 origin: policy.origin.clone(),
                 permissions: permissions
-                    .map(|(i, p)| permission(p).map_err(|e| (at("permissions", i), e)))
+                    .map(|(i, p)| permission(p).under(at("permissions", i)))
                     .collect::<Result<_, _>>()?,
                 principals: principals
-                    .map(|(i, p)| principal(p).map_err(|e| (at("principals", i), e)))
+                    .map(|(i, p)| principal(p).under(at("principals", i)))
                     .collect::<Result<_, _>>()?,
             });
         }

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::invalid::{Flaw, Invalid, Under};
+use crate::kind::ResourceKind;
+use crate::matcher::header::{CompiledHeader, without_port};
 use crate::matcher::{Matcher, whole_text_regex};
 use crate::request::RequestView;
-use crate::resource::{Invalid, ResourceKind};
-use crate::route::header::{CompiledHeader, without_port};
 use crate::route::{
-    Forward, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch, WeightedCluster,
+    Forward, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
+    WeightedCluster,
 };
 
 /// A compiled route configuration.
@@ -76,20 +78,10 @@ impl RouteTable {
         };
         let mut next_id = 0;
         for (index, host) in config.virtual_hosts.iter().enumerate() {
-            let at = |field: String| format!("virtual_hosts[{index}].{field}");
-            for (i, domain) in host.domains.iter().enumerate() {
-                table
-                    .add_domain(domain, index)
-                    .map_err(|reason| table.invalid(at(format!("domains[{i}]")), reason))?;
-            }
-            let mut routes = Vec::with_capacity(host.routes.len());
-            for (i, route) in host.routes.iter().enumerate() {
-                let compiled = CompiledRoute::compile(route, next_id)
-                    .map_err(|(field, reason)| table.invalid(at(format!("routes[{i}].{field}")), reason))?;
-                routes.push(compiled);
-                next_id += 1;
-            }
-            table.hosts.push(CompiledHost { name: host.name.clone(), routes, retry: host.retry.clone() });
+            table
+                .add_host(host, index, &mut next_id)
+                .under(format_args!("virtual_hosts[{index}]"))
+                .map_err(|flaw| flaw.of(ResourceKind::Routes, &config.name))?;
         }
         table.suffixes.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
         table.prefixes.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
@@ -162,6 +154,19 @@ impl RouteTable {
         Explanation { host: Some(host), rejected, route: None }
     }
 
+    fn add_host(&mut self, host: &VirtualHost, index: usize, next_id: &mut u32) -> Result<(), Flaw> {
+        for (i, domain) in host.domains.iter().enumerate() {
+            self.add_domain(domain, index).under(format_args!("domains[{i}]"))?;
+        }
+        let mut routes = Vec::with_capacity(host.routes.len());
+        for (i, route) in host.routes.iter().enumerate() {
+            routes.push(CompiledRoute::compile(route, *next_id).under(format_args!("routes[{i}]"))?);
+            *next_id += 1;
+        }
+        self.hosts.push(CompiledHost { name: host.name.clone(), routes, retry: host.retry.clone() });
+        Ok(())
+    }
+
     fn add_domain(&mut self, domain: &str, index: usize) -> Result<(), String> {
         let duplicate =
             || format!("the domain \"{domain}\" occurs twice; each may occur once in a route configuration");
@@ -192,10 +197,6 @@ impl RouteTable {
         list.0.push((list.1.to_owned(), index));
         Ok(())
     }
-
-    fn invalid(&self, field: String, reason: String) -> Invalid {
-        Invalid { kind: ResourceKind::Routes, name: self.name.clone(), field, reason }
-    }
 }
 
 /// What [`RouteTable::explain`] found.
@@ -210,22 +211,20 @@ pub struct Explanation<'a> {
 }
 
 impl CompiledRoute {
-    fn compile(route: &Route, id: u32) -> Result<Self, (String, String)> {
-        let matcher = CompiledMatch::compile(&route.matches)
-            .map_err(|(field, reason)| (format!("match.{field}"), reason))?;
+    fn compile(route: &Route, id: u32) -> Result<Self, Flaw> {
+        let matcher = CompiledMatch::compile(&route.matches).under("match")?;
         let mut total_weight = 0;
         let mut rewrite = None;
         if let RouteAction::Forward(forward) = &route.action {
             total_weight = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
             if total_weight == 0 {
-                return Err((
-                    "route.weighted_clusters".into(),
-                    "the weights sum to 0, so no cluster could be picked; give at least one a weight".into(),
-                ));
+                let reason =
+                    "the weights sum to 0, so no cluster could be picked; give at least one a weight";
+                return Err(Flaw::new(reason).under("route.weighted_clusters"));
             }
             if let Some((pattern, substitution)) = &forward.rewrite.regex {
-                let regex = regex::Regex::new(pattern)
-                    .map_err(|e| ("route.regex_rewrite".to_owned(), e.to_string()))?;
+                let regex = regex::Regex::new(pattern).map_err(|e| e.to_string());
+                let regex = regex.under("route.regex_rewrite")?;
                 rewrite = Some((regex, rust_substitution(substitution)));
             }
         }
@@ -316,26 +315,24 @@ enum CompiledPath {
 }
 
 impl CompiledMatch {
-    fn compile(matches: &RouteMatch) -> Result<Self, (String, String)> {
+    fn compile(matches: &RouteMatch) -> Result<Self, Flaw> {
         let fold = matches.ignore_case;
         let path = match &matches.path {
             PathMatch::Prefix(p) if p == "/" || p.is_empty() => CompiledPath::Everything,
             PathMatch::Prefix(p) => CompiledPath::Prefix(p.clone(), fold),
             PathMatch::Exact(p) => CompiledPath::Exact(p.clone(), fold),
             PathMatch::Segments(p) => CompiledPath::Segments(p.trim_end_matches('/').to_owned(), fold),
-            PathMatch::Regex(p) => {
-                CompiledPath::Regex(whole_text_regex(p).map_err(|e| ("safe_regex".into(), e))?)
-            }
+            PathMatch::Regex(p) => CompiledPath::Regex(whole_text_regex(p).under("safe_regex")?),
             PathMatch::Connect => CompiledPath::Connect,
         };
         let headers = matches
             .headers
             .iter()
             .enumerate()
-            .map(|(i, header)| CompiledHeader::compile(header).map_err(|e| (format!("headers[{i}]"), e)));
+            .map(|(i, header)| CompiledHeader::compile(header).under(format_args!("headers[{i}]")));
         let query = matches.query.iter().enumerate().map(|(i, query)| {
-            let value = query.value.compile().map_err(|e| (format!("query_parameters[{i}]"), e))?;
-            Ok::<_, (String, String)>((query.name.clone(), value))
+            let value = query.value.compile().under(format_args!("query_parameters[{i}]"))?;
+            Ok::<_, Flaw>((query.name.clone(), value))
         });
         Ok(Self {
             path,

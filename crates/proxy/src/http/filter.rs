@@ -4,6 +4,7 @@
 
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
+use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
 
 use super::head::RequestHead;
@@ -25,7 +26,7 @@ pub enum Filter {
 ///
 /// # Errors
 /// The field that cannot be taken, and why.
-pub fn build(config: &HttpFilter) -> Result<Filter, (String, String)> {
+pub fn build(config: &HttpFilter) -> Result<Filter, Flaw> {
     Ok(match config {
         HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),

@@ -12,7 +12,7 @@ use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
 };
 use outrigger_model::policy::decide::PolicySet;
-use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use outrigger_model::resource::{Flaw, Invalid, Resource, ResourceKind, Under};
 use outrigger_model::route::table::RouteTable;
 use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
 
@@ -262,12 +262,6 @@ fn compile_listener(
     routes: &Routes,
     clusters: &Clusters,
 ) -> Result<ListenerHandle, Invalid> {
-    let invalid = |field: String, reason: String| Invalid {
-        kind: ResourceKind::Listener,
-        name: config.name.clone(),
-        field,
-        reason,
-    };
     let mut chains = Vec::with_capacity(config.chains.len() + 1);
     for (i, chain) in config.chains.iter().chain(&config.default_chain).enumerate() {
         let field = if i < config.chains.len() {
@@ -275,7 +269,7 @@ fn compile_listener(
         } else {
             "default_filter_chain".to_owned()
         };
-        let at = |(inner, reason): (String, String)| invalid(format!("{field}.{inner}"), reason);
+        let at = |flaw: Flaw| flaw.under(&field).of(ResourceKind::Listener, &config.name);
         let authorization = PolicySet::compile(&chain.authorization).map_err(at)?;
         let terminal = match &chain.terminal {
             Terminal::Http(http) => {
@@ -292,12 +286,8 @@ fn compile_listener(
     Ok(ListenerHandle::new(Arc::new(config.clone()), chains))
 }
 
-fn compile_http(
-    config: &HttpConnection,
-    routes: &Routes,
-    clusters: &Clusters,
-) -> Result<HttpHandle, (String, String)> {
-    let failed = |e: Invalid| (format!("route_config.{}", e.field), e.reason);
+fn compile_http(config: &HttpConnection, routes: &Routes, clusters: &Clusters) -> Result<HttpHandle, Flaw> {
+    let failed = |invalid: Invalid| Flaw::from(invalid).under("route_config");
     let (table, inline);
     let used: &RouteConfig = match &config.routes {
         RouteSource::Inline(routes) => {
@@ -309,7 +299,7 @@ fn compile_http(
                 table = compiled.clone();
                 match &**resource {
                     Resource::Routes(routes) => routes,
-                    _ => return Err(("rds".into(), format!("{name} is not a route configuration"))),
+                    _ => return Err(Flaw::new(format!("{name} is not a route configuration")).under("rds")),
                 }
             }
             None => {
@@ -321,8 +311,7 @@ fn compile_http(
     };
     let mut filters = Vec::with_capacity(config.filters.len());
     for (i, filter) in config.filters.iter().enumerate() {
-        let at = |(field, reason): (String, String)| (format!("http_filters[{i}].{field}"), reason);
-        filters.push(filter::build(filter).map_err(at)?);
+        filters.push(filter::build(filter).under(format_args!("http_filters[{i}]"))?);
     }
     let mut named = Clusters::default();
     for name in cluster_names(used) {

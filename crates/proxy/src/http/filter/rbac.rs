@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use outrigger_model::policy::decide::{Decision, PolicySet};
 use outrigger_model::policy::{self};
+use outrigger_model::resource::Flaw;
 
 use super::{Input, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
@@ -17,7 +18,7 @@ impl Rbac {
     ///
     /// # Errors
     /// The field that cannot be taken, and why.
-    pub fn build(config: &policy::Rbac) -> Result<Self, (String, String)> {
+    pub fn build(config: &policy::Rbac) -> Result<Self, Flaw> {
         PolicySet::compile([config]).map(Self)
     }
 

@@ -4,9 +4,8 @@
 //! that round. What permits holds if the field as a whole does, as Envoy compares it; what forbids holds if any line of it
 //! does, too, or nobody knows: a second line hides nothing.
 
-use crate::matcher::Matcher;
+use crate::matcher::{HeaderMatch, Matcher};
 use crate::request::RequestView;
-use crate::route::HeaderMatch;
 
 /// A compiled [`HeaderMatch`].
 #[derive(Debug)]
