@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use outrigger_model::resource::Origin;
+use outrigger_model::route::FaultStatus;
 
 /// On whose side it happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,7 +113,7 @@ pub enum FailureKind {
     /// The request asks for a tunnel that neither its route nor its port allows; named in the detail.
     UpgradeRefused,
     /// An injected abort.
-    FaultAbort(u16),
+    FaultAbort(FaultStatus),
     /// A client of the mesh must use mTLS (STRICT).
     PlainText,
     /// Nothing moved for too long.
@@ -203,7 +204,8 @@ impl FailureKind {
             Self::NoRoute => 404,
             Self::Blocked => 502,
             Self::Denied | Self::PlainText | Self::UpgradeRefused => 403,
-            Self::BadRequest(status) | Self::FaultAbort(status) => *status,
+            Self::BadRequest(status) | Self::FaultAbort(FaultStatus::Http(status)) => *status,
+            Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
             Self::DownstreamProtocol => 400,
             Self::RequestTimeout | Self::IdleTimeout => 408,
             Self::UpstreamTimeout | Self::PerTryTimeout | Self::DurationTimeout => 504,
@@ -216,6 +218,9 @@ impl FailureKind {
 
     /// The gRPC status: the mapping of HTTP statuses in gRPC's documentation, as Envoy does.
     pub fn grpc_status(&self) -> u32 {
+        if let Self::FaultAbort(FaultStatus::Grpc(status)) = self {
+            return *status;
+        }
         match self.status() {
             400 => 13,
             401 => 16,
@@ -265,6 +270,24 @@ impl FailureKind {
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
+    }
+}
+
+/// The HTTP status for an injected gRPC status, for requests that are not gRPC (as Envoy maps it).
+fn http_of_grpc(status: u32) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }
 

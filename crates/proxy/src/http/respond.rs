@@ -175,12 +175,10 @@ pub struct Local {
 
 /// The response for a failure.
 pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
-    let injected = failure.detail.strip_prefix("grpc-status=").and_then(|s| s.parse::<u32>().ok());
-    let injected = injected.filter(|_| matches!(failure.kind, FailureKind::FaultAbort(_)));
-    let status = injected.map_or(failure.kind.status(), http_of_grpc);
+    let status = failure.kind.status();
     let text = text_of(failure, to.trusted);
     let (mut head, body, grpc_status) = if to.is_grpc {
-        let code = injected.unwrap_or_else(|| failure.kind.grpc_status());
+        let code = failure.kind.grpc_status();
         let mut head = H1Response::new(200, Framing::Length(0));
         set(&mut head, "content-type", b"application/grpc");
         set(&mut head, "grpc-status", code.to_string().as_bytes());
@@ -282,24 +280,6 @@ pub fn says_not_reached(head: &ResponseHead) -> bool {
     })
 }
 
-/// The HTTP status for an injected gRPC status, for requests that are not gRPC (as Envoy maps it).
-fn http_of_grpc(status: u32) -> u16 {
-    match status {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
-
 /// gRPC's percent-encoding of `grpc-message`.
 fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -319,6 +299,7 @@ mod tests {
     use std::sync::Arc;
 
     use outrigger_model::resource::Origin;
+    use outrigger_model::route::FaultStatus;
 
     use super::*;
     use crate::failure::Stage;
@@ -368,7 +349,8 @@ mod tests {
 
     #[test]
     fn injected_grpc_status_maps_to_http_for_others() {
-        let failure = Failure::local(Stage::Route, FailureKind::FaultAbort(200), "grpc-status=14");
+        let kind = FailureKind::FaultAbort(FaultStatus::Grpc(14));
+        let failure = Failure::local(Stage::Route, kind, "injected by a rule");
         assert_eq!(local(&failure, &audience(true, false)).head.status(), 503);
         assert_eq!(local(&failure, &audience(true, true)).grpc_status, Some(14));
     }

@@ -1,6 +1,6 @@
 //! Injected faults: `envoy.filters.http.fault`. They act once per request, before the retry loop, as in Envoy.
 
-use outrigger_model::route::{Fault, FaultStatus};
+use outrigger_model::route::Fault;
 
 use super::Verdict;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -24,12 +24,7 @@ impl FaultFilter {
 /// Draws for one request: delay and abort independently, the delay first.
 pub fn plan(fault: &Fault) -> Verdict {
     let abort = fault.abort.as_ref().filter(|abort| hits(abort.percentage)).map(|abort| {
-        // A gRPC status travels in the detail: see `respond`.
-        let (status, detail) = match abort.status {
-            FaultStatus::Http(status) => (status, "injected by a rule".into()),
-            FaultStatus::Grpc(status) => (200, format!("grpc-status={status}")),
-        };
-        Failure::local(Stage::Route, FailureKind::FaultAbort(status), detail)
+        Failure::local(Stage::Route, FailureKind::FaultAbort(abort.status), "injected by a rule")
     });
     match (fault.delay.as_ref().filter(|delay| hits(delay.percentage)), abort) {
         (Some(delay), abort) => Verdict::Delay(delay.duration, abort),
@@ -46,7 +41,7 @@ fn hits(percentage: f64) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use outrigger_model::route::{FaultAbort, FaultDelay};
+    use outrigger_model::route::{FaultAbort, FaultDelay, FaultStatus};
 
     use super::*;
 
@@ -72,6 +67,6 @@ mod tests {
             abort: Some(FaultAbort { status: FaultStatus::Grpc(14), percentage: 100.0 }),
         };
         let Verdict::Delay(delay, Some(failure)) = plan(&fault) else { panic!() };
-        assert_eq!((delay.as_secs(), failure.kind), (3, FailureKind::FaultAbort(200)));
+        assert_eq!((delay.as_secs(), failure.kind), (3, FailureKind::FaultAbort(FaultStatus::Grpc(14))));
     }
 }
