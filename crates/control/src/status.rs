@@ -441,28 +441,7 @@ impl Refusal {
 
 /// The rules that a resource was made from, as `VirtualService shop/catalog`.
 pub fn rules_of(resource: &Resource) -> Vec<String> {
-    let mut found = BTreeSet::new();
-    if let Ok(json) = serde_json::to_value(resource) {
-        collect(&json, &mut found);
-    }
-    found.into_iter().collect()
-}
-
-/// The model marks what a rule caused with an `Origin`, wherever it stands: an object of exactly kind, namespace and name.
-fn collect(json: &serde_json::Value, found: &mut BTreeSet<String>) {
-    match json {
-        serde_json::Value::Object(map) => {
-            let text = |key: &str| map.get(key).and_then(serde_json::Value::as_str);
-            if let (3, Some(kind), Some(namespace), Some(name)) =
-                (map.len(), text("kind"), text("namespace"), text("name"))
-            {
-                found.insert(format!("{kind} {namespace}/{name}"));
-            }
-            map.values().for_each(|value| collect(value, found));
-        }
-        serde_json::Value::Array(all) => all.iter().for_each(|value| collect(value, found)),
-        _ => {}
-    }
+    resource.origins().into_iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

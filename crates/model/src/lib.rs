@@ -15,6 +15,7 @@ pub mod matcher;
 mod origin;
 pub mod path;
 pub mod policy;
+mod references;
 pub mod request;
 pub mod resource;
 pub mod route;

@@ -1,13 +1,8 @@
 //! Which resources were received, which are in force, and what to subscribe to: a pure state machine with an injected clock.
 //!
 //! ADS has no transaction across types. A resource is *received* when the client has it, and goes *in force* once all that it
-//! refers to was received too, at the latest [`WARM_LIMIT`] after it arrived; until then its previous version serves.
-//!
-//! ```text
-//!            refers to                    refers to             refers to
-//! Destination ───────▶ Listener ──────▶ Routes ──────▶ Cluster ──────▶ Endpoints
-//!                          └──────────────────────────────▲ (TCP)
-//! ```
+//! refers to ([`Resource::references`]) was received too, at the latest [`WARM_LIMIT`] after it arrived; until then its previous
+//! version serves.
 //!
 //! Destinations and hosts are asked for on demand, one by one; nothing here tells the two apart.
 
@@ -15,10 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_model::cluster::{Discovery, DnsDiscovery, PASSTHROUGH};
-use outrigger_model::listener::{Listener, RouteSource, Terminal};
+use outrigger_model::cluster::{Discovery, DnsDiscovery};
 use outrigger_model::resource::{Resource, ResourceKind};
-use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
 
 /// A resource goes in force at the latest this long after it arrived, even if something that it names is missing.
 pub const WARM_LIMIT: Duration = Duration::from_secs(15);
@@ -281,7 +274,7 @@ impl FeedState {
                 .collect();
             for key in candidates {
                 let Some(held) = self.received.get(&key).cloned() else { continue };
-                let missing = references(&held.resource).into_iter().find(|needed| !self.is_ready(needed));
+                let missing = references(&held.resource).find(|needed| !self.is_ready(needed));
                 if let Some(missing) = missing {
                     let limit = held.since + WARM_LIMIT;
                     if now < limit {
@@ -377,49 +370,9 @@ fn of_kind<V>(map: &BTreeMap<Key, V>, kind: ResourceKind) -> impl Iterator<Item 
     map.range((kind, String::new())..).take_while(move |((k, _), _)| *k == kind)
 }
 
-/// What a resource refers to.
-fn references(resource: &Resource) -> Vec<Key> {
-    match resource {
-        Resource::Destination(destination) => vec![(ResourceKind::Listener, destination.listener.clone())],
-        Resource::Listener(listener) => of_listener(listener),
-        Resource::Routes(routes) => of_routes(routes),
-        Resource::Cluster(cluster) => {
-            let name = cluster.endpoints_name().into_iter();
-            name.map(|name| (ResourceKind::Endpoints, name.into_owned())).collect()
-        }
-        Resource::Endpoints(_) | Resource::Host(_) | Resource::Secret(_) | Resource::Barrier(_) => Vec::new(),
-    }
-}
-
-fn of_listener(listener: &Listener) -> Vec<Key> {
-    let mut keys = Vec::new();
-    for chain in listener.chains.iter().chain(&listener.default_chain) {
-        match &chain.terminal {
-            Terminal::Http(http) => match &http.routes {
-                RouteSource::Named(name) => keys.push((ResourceKind::Routes, name.clone())),
-                RouteSource::Inline(routes) => keys.extend(of_routes(routes)),
-            },
-            Terminal::Tcp(tcp) => {
-                keys.extend(of_clusters(&tcp.clusters));
-            }
-        }
-    }
-    keys
-}
-
-fn of_routes(routes: &RouteConfig) -> Vec<Key> {
-    let routes = routes.virtual_hosts.iter().flat_map(|host| &host.routes);
-    let forwards = routes.filter_map(|route| match &route.action {
-        RouteAction::Forward(forward) => Some(forward),
-        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
-    });
-    forwards.flat_map(|forward| of_clusters(&forward.clusters)).collect()
-}
-
-/// Without the one that is always there.
-fn of_clusters(clusters: &[WeightedCluster]) -> impl Iterator<Item = Key> {
-    let named = clusters.iter().filter(|cluster| cluster.cluster != PASSTHROUGH);
-    named.map(|cluster| (ResourceKind::Cluster, cluster.cluster.clone()))
+/// What a resource refers to, as keys.
+fn references(resource: &Resource) -> impl Iterator<Item = Key> {
+    resource.references().into_iter().map(|(kind, name)| (kind, name.into_owned()))
 }
 
 /// The endpoint set of a cluster of names.

@@ -14,7 +14,7 @@ use outrigger_model::listener::{
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::resource::{Flaw, Invalid, Resource, ResourceKind, Under};
 use outrigger_model::route::table::RouteTable;
-use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
+use outrigger_model::route::{RouteConfig, WeightedCluster};
 
 use crate::http::filter;
 use crate::runtime::cluster::ClusterHandle;
@@ -314,21 +314,12 @@ fn compile_http(config: &HttpConnection, routes: &Routes, clusters: &Clusters) -
         filters.push(filter::build(filter).under(format_args!("http_filters[{i}]"))?);
     }
     let mut named = Clusters::default();
-    for name in cluster_names(used) {
+    for name in used.clusters().chain(config.clusters()) {
         if let Some(handle) = clusters.get(name) {
             named.insert(handle.name.clone(), handle.clone());
         }
     }
     Ok(HttpHandle { config: config.clone(), routes: table, filters, clusters: named })
-}
-
-fn cluster_names(routes: &RouteConfig) -> impl Iterator<Item = &str> {
-    let routes = routes.virtual_hosts.iter().flat_map(|host| &host.routes);
-    let forwards = routes.filter_map(|route| match &route.action {
-        RouteAction::Forward(forward) => Some(&forward.clusters),
-        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
-    });
-    forwards.flatten().map(|cluster| cluster.cluster.as_str())
 }
 
 /// Where the control plane's listeners send what they know nothing of, it is the sidecar that says whether that may be.

@@ -151,7 +151,7 @@ fn a_bad_matcher_is_named_by_its_path() {
     let bad = StringMatch { pattern: Pattern::Regex("(".into()), ignore_case: false };
     let error =
         PolicySet::compile(&[filter(RbacAction::Deny, vec![(Permission::Path(bad), Principal::Any)])]);
-    assert_eq!(error.unwrap_err().0, "rbac[0].policies[p0].permissions[0]");
+    assert_eq!(error.unwrap_err().field, "rbac[0].policies[p0].permissions[0]");
 }
 
 fn header(name: &str, value: StringMatch) -> Permission {

@@ -1,8 +1,12 @@
-use outrigger_model::cluster::Cluster;
+use outrigger_model::cluster::{Cluster, PASSTHROUGH};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints, NamedAddress};
-use outrigger_model::listener::{ChainMatch, Direction, FilterChain, HttpConnection};
+use outrigger_model::listener::{
+    ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, Terminal,
+};
 use outrigger_model::resource::{Barrier, Destination};
-use outrigger_model::route::{Forward, HeaderEdits, Route, RouteMatch, VirtualHost, WeightedCluster};
+use outrigger_model::route::{
+    Forward, HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+};
 
 use super::*;
 

@@ -1,7 +1,7 @@
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints};
 use outrigger_model::listener::ChainInput;
 use outrigger_model::resource;
-use outrigger_model::route::{Forward, HeaderEdits, Route, RouteMatch, VirtualHost};
+use outrigger_model::route::{Forward, HeaderEdits, Route, RouteAction, RouteMatch, VirtualHost};
 
 use super::*;
 use crate::failure::FailureKind;

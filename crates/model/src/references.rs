@@ -1,0 +1,142 @@
+//! What a resource refers to, and what it came from: said once, for whoever subscribes, builds, or names a rule.
+//!
+//! ```text
+//!            refers to                    refers to             refers to
+//! Destination ───────▶ Listener ──────▶ Routes ──────▶ Cluster ──────▶ Endpoints
+//!                          └──────────────────────────────▲ (TCP)
+//! ```
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use crate::cluster::PASSTHROUGH;
+use crate::kind::ResourceKind;
+use crate::listener::{FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal};
+use crate::origin::Origin;
+use crate::policy::Rbac;
+use crate::resource::Resource;
+use crate::route::{Forward, RouteAction, RouteConfig};
+
+impl Resource {
+    /// The resources that must be there before it can serve; one may occur twice. Without the cluster that is always there.
+    pub fn references(&self) -> Vec<(ResourceKind, Cow<'_, str>)> {
+        let mut all = self.named();
+        all.retain(|reference| *reference != (ResourceKind::Cluster, PASSTHROUGH.into()));
+        all
+    }
+
+    fn named(&self) -> Vec<(ResourceKind, Cow<'_, str>)> {
+        match self {
+            Self::Destination(destination) => {
+                vec![(ResourceKind::Listener, destination.listener.as_str().into())]
+            }
+            Self::Listener(listener) => listener.chains().flat_map(of_chain).collect(),
+            Self::Routes(routes) => routes.clusters().map(cluster).collect(),
+            Self::Cluster(cluster) => {
+                cluster.endpoints_name().map(|name| (ResourceKind::Endpoints, name)).into_iter().collect()
+            }
+            Self::Endpoints(_) | Self::Host(_) | Self::Secret(_) | Self::Barrier(_) => Vec::new(),
+        }
+    }
+
+    /// The user objects that it was made from.
+    pub fn origins(&self) -> BTreeSet<&Origin> {
+        match self {
+            Self::Cluster(cluster) => cluster.origin.iter().collect(),
+            Self::Routes(routes) => routes.origins().collect(),
+            Self::Listener(listener) => listener.chains().flat_map(origins_of_chain).collect(),
+            Self::Endpoints(_)
+            | Self::Destination(_)
+            | Self::Host(_)
+            | Self::Secret(_)
+            | Self::Barrier(_) => BTreeSet::new(),
+        }
+    }
+}
+
+impl Listener {
+    /// All chains, the default one last.
+    fn chains(&self) -> impl Iterator<Item = &FilterChain> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+}
+
+impl HttpConnection {
+    /// The clusters that it names itself; those of routes in place are the routes'.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().filter_map(HttpFilter::cluster)
+    }
+}
+
+impl HttpFilter {
+    /// The cluster that it asks.
+    fn cluster(&self) -> Option<&str> {
+        match self {
+            Self::Rbac(_) | Self::Fault(_) => None,
+        }
+    }
+}
+
+impl RouteConfig {
+    /// The clusters of all routes.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        let forwards = routes.filter_map(|route| match &route.action {
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+        });
+        forwards.flat_map(Forward::named_clusters)
+    }
+
+    fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.virtual_hosts.iter().flat_map(|host| &host.routes).filter_map(|route| route.origin.as_ref())
+    }
+}
+
+impl Forward {
+    /// The clusters that a request of the route may reach.
+    fn named_clusters(&self) -> impl Iterator<Item = &str> {
+        self.clusters.iter().map(|share| share.cluster.as_str())
+    }
+}
+
+fn of_chain(chain: &FilterChain) -> Vec<(ResourceKind, Cow<'_, str>)> {
+    match &chain.terminal {
+        Terminal::Http(http) => {
+            let mut all: Vec<_> = http.clusters().map(cluster).collect();
+            match &http.routes {
+                RouteSource::Named(name) => all.push((ResourceKind::Routes, name.as_str().into())),
+                RouteSource::Inline(routes) => all.extend(routes.clusters().map(cluster)),
+            }
+            all
+        }
+        Terminal::Tcp(tcp) => tcp.clusters.iter().map(|share| cluster(&share.cluster)).collect(),
+    }
+}
+
+fn cluster(name: &str) -> (ResourceKind, Cow<'_, str>) {
+    (ResourceKind::Cluster, name.into())
+}
+
+fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
+    let mut all: Vec<_> = chain.authorization.iter().flat_map(of_rbac).collect();
+    if let Terminal::Http(http) = &chain.terminal {
+        for filter in &http.filters {
+            match filter {
+                HttpFilter::Rbac(rbac) => all.extend(of_rbac(rbac)),
+                HttpFilter::Fault(_) => {}
+            }
+        }
+        if let RouteSource::Inline(routes) = &http.routes {
+            all.extend(routes.origins());
+        }
+    }
+    all
+}
+
+fn of_rbac(rbac: &Rbac) -> impl Iterator<Item = &Origin> {
+    rbac.policies.values().filter_map(|policy| policy.origin.as_ref())
+}
+
+#[cfg(test)]
+mod tests;
