@@ -7,14 +7,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use outrigger_model::listener::{
-    ChainMatch, Direction, FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal,
+    Direction, FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal,
 };
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::Resource;
 use outrigger_model::route::{
-    Forward, HeaderEdits, HeaderMatch, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
-    WeightedCluster,
+    Forward, HeaderMatch, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
 use outrigger_tests::app::echo;
 use outrigger_tests::fake_control::{FakeControl, resource, response};
@@ -144,10 +143,7 @@ fn listener(address: SocketAddr) -> Encoded {
             clusters: vec![WeightedCluster::only(CLUSTER)],
             ..Forward::default()
         }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
+        ..Route::default()
     };
     let host =
         VirtualHost { name: "any".into(), domains: vec!["*".into()], routes: vec![route], retry: None };
@@ -172,19 +168,11 @@ fn listener(address: SocketAddr) -> Encoded {
             ],
         ),
     ];
-    let chain = FilterChain {
-        name: "plain-http".into(),
-        matches: ChainMatch::default(),
-        tls: None,
-        authorization: Vec::new(),
-        terminal: Terminal::Http(Box::new(http)),
-    };
+    let chain = FilterChain::new("plain-http", Terminal::Http(Box::new(http)));
     let listener = Listener {
-        name: format!("inbound|{address}"),
-        direction: Direction::Inbound,
         addresses: vec![address],
         chains: vec![chain],
-        default_chain: None,
+        ..Listener::new(format!("inbound|{address}"), Direction::Inbound)
     };
     encode(&Resource::Listener(listener), ClientKind::Envoy)
 }

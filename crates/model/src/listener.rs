@@ -51,6 +51,19 @@ pub struct FilterChain {
     pub terminal: Terminal,
 }
 
+impl FilterChain {
+    /// For every connection, in plain text, without authorization.
+    pub fn new(name: impl Into<String>, terminal: Terminal) -> Self {
+        Self {
+            name: name.into(),
+            matches: ChainMatch::default(),
+            tls: None,
+            authorization: Vec::new(),
+            terminal,
+        }
+    }
+}
+
 /// `FilterChainMatch`: every given condition must hold; empty lists hold always.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainMatch {
@@ -207,6 +220,11 @@ pub struct ChainInput<'a> {
 }
 
 impl Listener {
+    /// Reached by name, without a chain.
+    pub fn new(name: impl Into<String>, direction: Direction) -> Self {
+        Self { name: name.into(), direction, addresses: Vec::new(), chains: Vec::new(), default_chain: None }
+    }
+
     /// The chain for a connection: Envoy's order, destination port first, then server name (exact before the longest
     /// suffix), transport, application protocol; a chain that names a condition goes before one that does not.
     pub fn select(&self, input: &ChainInput<'_>) -> Option<&FilterChain> {

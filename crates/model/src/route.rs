@@ -35,7 +35,7 @@ pub struct VirtualHost {
 }
 
 /// One route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Name for the access log (`%ROUTE_NAME%`) and `http.route`; may be empty.
     pub name: String,
@@ -53,8 +53,8 @@ pub struct Route {
     pub origin: Option<Origin>,
 }
 
-/// All conditions must hold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// All conditions must hold; by default there is none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RouteMatch {
     /// On the path without its query.
     pub path: PathMatch,
@@ -69,12 +69,7 @@ pub struct RouteMatch {
 impl RouteMatch {
     /// Takes every request.
     pub fn any() -> Self {
-        Self {
-            path: PathMatch::Prefix("/".into()),
-            ignore_case: false,
-            headers: Vec::new(),
-            query: Vec::new(),
-        }
+        Self::default()
     }
 }
 
@@ -91,6 +86,12 @@ pub enum PathMatch {
     Regex(String),
     /// A CONNECT request (`connect_matcher`); no other match takes one.
     Connect,
+}
+
+impl Default for PathMatch {
+    fn default() -> Self {
+        Self::Prefix("/".into())
+    }
 }
 
 /// On a query parameter.
@@ -117,6 +118,12 @@ pub enum RouteAction {
         /// The body.
         body: String,
     },
+}
+
+impl Default for RouteAction {
+    fn default() -> Self {
+        Self::Forward(Forward::default())
+    }
 }
 
 /// `RouteAction` of Envoy.
@@ -160,7 +167,7 @@ impl Forward {
 }
 
 /// A cluster and its share.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WeightedCluster {
     /// The name of a cluster.
     pub cluster: String,
@@ -180,8 +187,7 @@ impl WeightedCluster {
 
     /// A share, no edits.
     pub fn share(cluster: impl Into<String>, weight: u32) -> Self {
-        let none = HeaderEdits::default;
-        Self { cluster: cluster.into(), weight, request_headers: none(), response_headers: none() }
+        Self { cluster: cluster.into(), weight, ..Self::default() }
     }
 }
 
@@ -271,9 +277,9 @@ pub struct RetryPolicy {
     pub avoid_previous_hosts: bool,
 }
 
-impl RetryPolicy {
+impl Default for RetryPolicy {
     /// Outrigger's default: at most 2 retries, only of what provably never reached the application.
-    pub fn never_reached() -> Self {
+    fn default() -> Self {
         Self {
             on: vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest],
             statuses: Vec::new(),

@@ -10,7 +10,7 @@ use outrigger_model::listener::{
     TransportMatch,
 };
 use outrigger_model::route::{
-    Forward, HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
 use outrigger_rules::intent::MtlsMode;
 
@@ -56,11 +56,9 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listen
         },
     };
     Some(Listener {
-        name: name.to_owned(),
-        direction: Direction::Inbound,
         addresses: vec![address],
         chains: chains(world, own, address.port(), protocol),
-        default_chain: None,
+        ..Listener::new(name, Direction::Inbound)
     })
 }
 
@@ -139,10 +137,7 @@ fn web(world: &World, own: &Instance, port: u16) -> Terminal {
             clusters: vec![WeightedCluster::only(cluster.clone())],
             ..Forward::default()
         }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
+        ..Route::default()
     };
     let mut routes = vec![route];
     upgrade::add(&mut routes, &upgrade::allowed([own], port));

@@ -160,9 +160,9 @@ pub(super) fn http(world: &World, routes: RouteSource) -> HttpConnection {
 }
 
 pub(super) fn chain(name: &str, matches: ChainMatch, terminal: Terminal) -> FilterChain {
-    FilterChain { name: name.to_owned(), matches, tls: None, authorization: Vec::new(), terminal }
+    FilterChain { matches, ..FilterChain::new(name, terminal) }
 }
 
 fn listener(name: &str, addresses: Vec<SocketAddr>, chains: Vec<FilterChain>) -> Listener {
-    Listener { name: name.to_owned(), direction: Direction::Outbound, addresses, chains, default_chain: None }
+    Listener { addresses, chains, ..Listener::new(name, Direction::Outbound) }
 }

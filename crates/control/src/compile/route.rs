@@ -87,14 +87,11 @@ fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {
         matches: RouteMatch::any(),
         action: RouteAction::Forward(Forward {
             clusters,
-            retry: Some(RetryPolicy::never_reached()),
+            retry: Some(RetryPolicy::default()),
             hash,
             ..Forward::default()
         }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
+        ..Route::default()
     }
 }
 

@@ -2,17 +2,11 @@ use super::*;
 
 fn chain(name: &str, matches: ChainMatch) -> FilterChain {
     let terminal = Terminal::Tcp(TcpProxy { clusters: Vec::new(), idle_timeout: Duration::ZERO });
-    FilterChain { name: name.into(), matches, tls: None, authorization: Vec::new(), terminal }
+    FilterChain { matches, ..FilterChain::new(name, terminal) }
 }
 
 fn listener(chains: Vec<FilterChain>) -> Listener {
-    Listener {
-        name: "l".into(),
-        direction: Direction::Inbound,
-        addresses: Vec::new(),
-        chains,
-        default_chain: None,
-    }
+    Listener { chains, ..Listener::new("l", Direction::Inbound) }
 }
 
 fn input<'a>(tls: bool, name: Option<&'a str>, protocols: &'a [&'a str]) -> ChainInput<'a> {

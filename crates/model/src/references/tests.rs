@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, Discovery};
 use crate::listener::{ChainMatch, Direction, TcpProxy};
 use crate::policy::{RbacAction, RbacPolicy};
 use crate::resource::Destination;
-use crate::route::{HeaderEdits, Route, RouteMatch, VirtualHost, WeightedCluster};
+use crate::route::{Route, VirtualHost, WeightedCluster};
 
 fn origin(name: &str) -> Option<Origin> {
     Some(Origin { kind: "VirtualService".into(), namespace: "shop".into(), name: name.into() })
@@ -13,16 +13,12 @@ fn origin(name: &str) -> Option<Origin> {
 
 fn routes(name: &str, clusters: &[&str]) -> RouteConfig {
     let route = Route {
-        name: String::new(),
-        matches: RouteMatch::any(),
         action: RouteAction::Forward(Forward {
             clusters: clusters.iter().map(|name| WeightedCluster::only(*name)).collect(),
             ..Forward::default()
         }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
         origin: origin(name),
+        ..Route::default()
     };
     let host = VirtualHost { routes: vec![route], ..VirtualHost::default() };
     RouteConfig { name: name.into(), virtual_hosts: vec![host] }

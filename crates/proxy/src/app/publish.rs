@@ -148,13 +148,7 @@ mod tests {
 
     fn listener(direction: Direction) -> Arc<Resource> {
         let (addresses, chains) = (Vec::new(), Vec::new());
-        Arc::new(Resource::Listener(Listener {
-            name: "l".into(),
-            direction,
-            addresses,
-            chains,
-            default_chain: None,
-        }))
+        Arc::new(Resource::Listener(Listener { addresses, chains, ..Listener::new("l", direction) }))
     }
 
     #[test]

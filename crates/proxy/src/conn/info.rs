@@ -68,13 +68,7 @@ pub struct ConnInfo {
 
 /// Stands in records of connections that found no listener or chain.
 static NOWHERE: LazyLock<(Arc<ListenerHandle>, Arc<ChainHandle>)> = LazyLock::new(|| {
-    let config = Listener {
-        name: String::new(),
-        direction: Direction::Inbound,
-        addresses: Vec::new(),
-        chains: Vec::new(),
-        default_chain: None,
-    };
+    let config = Listener { chains: Vec::new(), ..Listener::new(String::new(), Direction::Inbound) };
     let tcp = TcpProxy { clusters: Vec::new(), idle_timeout: std::time::Duration::ZERO };
     let chain = ChainHandle {
         name: String::new(),

@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn default_policy_retries_only_what_never_reached_the_application() {
-        let policy = RetryPolicy::never_reached();
+        let policy = RetryPolicy::default();
         let any = |failure: &Failure| policy.on.iter().any(|on| holds_for_failure(*on, failure));
         assert!(any(&upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe)));
         assert!(any(&upstream(Stage::Forward, FailureKind::RefusedStream, Retry::Safe)));
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn back_off_doubles_up_to_its_limit() {
-        let policy = RetryPolicy::never_reached();
+        let policy = RetryPolicy::default();
         let millis: Vec<_> = (1..7).map(|number| ceiling(&policy, number).as_millis()).collect();
         assert_eq!(millis, [25, 50, 100, 200, 250, 250]);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use outrigger_model::cluster::{Balance, ClientTls, Cluster, Discovery};
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::listener::{
-    ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
+    Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
 };
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::resource::{Flaw, Invalid, Resource, ResourceKind, Under};
@@ -342,20 +342,8 @@ fn passthrough_listener() -> Listener {
         clusters: vec![WeightedCluster::only(PASSTHROUGH)],
         idle_timeout: std::time::Duration::from_secs(3600),
     };
-    let chain = FilterChain {
-        name: PASSTHROUGH.into(),
-        matches: ChainMatch::default(),
-        tls: None,
-        authorization: Vec::new(),
-        terminal: Terminal::Tcp(tcp),
-    };
-    Listener {
-        name: PASSTHROUGH.into(),
-        direction: Direction::Outbound,
-        addresses: Vec::new(),
-        chains: vec![chain],
-        default_chain: None,
-    }
+    let chain = FilterChain::new(PASSTHROUGH, Terminal::Tcp(tcp));
+    Listener { chains: vec![chain], ..Listener::new(PASSTHROUGH, Direction::Outbound) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::matcher::{Pattern, StringMatch};
-use crate::route::{HeaderEdits, HeaderMatch, QueryMatch, Rewrite, RouteUpgrade, VirtualHost};
+use crate::route::{HeaderMatch, QueryMatch, Rewrite, RouteUpgrade, VirtualHost};
 
 struct Request {
     method: &'static str,
@@ -41,10 +41,7 @@ fn route(name: &str, matches: RouteMatch) -> Route {
             clusters: vec![WeightedCluster::only("c")],
             ..Forward::default()
         }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
+        ..Route::default()
     }
 }
 

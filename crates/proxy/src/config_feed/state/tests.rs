@@ -1,11 +1,9 @@
 use outrigger_model::cluster::{Cluster, PASSTHROUGH};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints, NamedAddress};
-use outrigger_model::listener::{
-    ChainMatch, Direction, FilterChain, HttpConnection, Listener, RouteSource, Terminal,
-};
+use outrigger_model::listener::{Direction, FilterChain, HttpConnection, Listener, RouteSource, Terminal};
 use outrigger_model::resource::{Barrier, Destination};
 use outrigger_model::route::{
-    Forward, HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
 
 use super::*;
@@ -29,20 +27,8 @@ fn destination(name: &str, listener: &str) -> Resource {
 
 fn listener(name: &str, routes: &str) -> Resource {
     let http = HttpConnection::new(RouteSource::Named(routes.into()));
-    let chain = FilterChain {
-        name: "http".into(),
-        matches: ChainMatch::default(),
-        tls: None,
-        authorization: Vec::new(),
-        terminal: Terminal::Http(Box::new(http)),
-    };
-    Resource::Listener(Listener {
-        name: name.into(),
-        direction: Direction::Outbound,
-        addresses: Vec::new(),
-        chains: vec![chain],
-        default_chain: None,
-    })
+    let chain = FilterChain::new("http", Terminal::Http(Box::new(http)));
+    Resource::Listener(Listener { chains: vec![chain], ..Listener::new(name, Direction::Outbound) })
 }
 
 fn routes(name: &str, clusters: &[&str]) -> Resource {
@@ -51,10 +37,7 @@ fn routes(name: &str, clusters: &[&str]) -> Resource {
         name: String::new(),
         matches: RouteMatch::any(),
         action: RouteAction::Forward(Forward { clusters, ..Forward::default() }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
+        ..Route::default()
     };
     let host = VirtualHost { name: "h".into(), domains: vec!["*".into()], routes: vec![route], retry: None };
     Resource::Routes(RouteConfig { name: name.into(), virtual_hosts: vec![host] })

@@ -7,7 +7,7 @@ use outrigger_model::endpoint::Workload;
 use outrigger_model::listener::{Direction, HttpConnection, RouteSource, Terminal, TransportMatch};
 use outrigger_model::resource::Resource;
 use outrigger_model::route::{
-    Forward, HeaderEdits, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -195,15 +195,7 @@ pub(super) fn answering() -> Terminal {
 
 /// Does the same with every request.
 fn http(action: RouteAction) -> Terminal {
-    let route = Route {
-        name: "all".into(),
-        matches: RouteMatch::any(),
-        action,
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
-    };
+    let route = Route { name: "all".into(), matches: RouteMatch::any(), action, ..Route::default() };
     let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
     let routes = RouteConfig { name: "r".into(), virtual_hosts: vec![host] };
     Terminal::Http(Box::new(HttpConnection::new(RouteSource::Inline(routes))))

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use outrigger_identity::{Authority, AuthorityOptions, CredentialStore, TrustBundle};
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, Listener, ServerTls, TcpProxy, Terminal, TransportMatch,
@@ -202,11 +202,8 @@ pub fn tcp(cluster: &str) -> Terminal {
 pub fn chain(name: &str, transport: TransportMatch, alpn: &[&str], terminal: Terminal) -> FilterChain {
     let application_protocols = alpn.iter().map(|a| (*a).to_owned()).collect();
     FilterChain {
-        name: name.into(),
         matches: ChainMatch { transport, application_protocols, ..ChainMatch::default() },
-        tls: None,
-        authorization: Vec::new(),
-        terminal,
+        ..FilterChain::new(name, terminal)
     }
 }
 
@@ -223,7 +220,7 @@ pub fn listener(
     chains: Vec<FilterChain>,
 ) -> Resource {
     let addresses = address.into_iter().collect();
-    Resource::Listener(Listener { name: name.into(), direction, addresses, chains, default_chain: None })
+    Resource::Listener(Listener { addresses, chains, ..Listener::new(name, direction) })
 }
 
 pub fn destination(name: &str, listener: &str) -> Resource {
@@ -237,7 +234,7 @@ pub fn app_cluster() -> Resource {
 
 pub fn endpoint(address: SocketAddr, identity: Option<SpiffeId>) -> Endpoint {
     let mesh_tls = identity.is_some();
-    Endpoint { address, weight: 1, health: Health::Healthy, identity, mesh_tls, workload: None }
+    Endpoint { identity, mesh_tls, ..Endpoint::new(address) }
 }
 
 /// A cluster with these endpoints; mesh mTLS to those that have an identity.

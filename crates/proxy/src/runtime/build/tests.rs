@@ -1,7 +1,7 @@
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
 use outrigger_model::listener::ChainInput;
 use outrigger_model::resource;
-use outrigger_model::route::{Forward, HeaderEdits, Route, RouteAction, RouteMatch, VirtualHost};
+use outrigger_model::route::{Forward, Route, RouteAction, RouteMatch, VirtualHost};
 
 use super::*;
 use crate::failure::FailureKind;
@@ -13,14 +13,7 @@ fn cluster(name: &str) -> Arc<Resource> {
 }
 
 fn endpoints(name: &str, last: u8) -> Arc<Resource> {
-    let endpoint = Endpoint {
-        address: ([10, 0, 0, last], 80).into(),
-        weight: 1,
-        health: Health::Healthy,
-        identity: None,
-        mesh_tls: false,
-        workload: None,
-    };
+    let endpoint = Endpoint::new(([10, 0, 0, last], 80).into());
     let locality = LocalityEndpoints { endpoints: vec![endpoint], ..LocalityEndpoints::default() };
     Arc::new(Resource::Endpoints(EndpointSet::new(name, vec![locality])))
 }
@@ -33,10 +26,7 @@ fn routes(name: &str, to: &str) -> Arc<Resource> {
             clusters: vec![WeightedCluster::only(to)],
             ..Forward::default()
         }),
-        fault: None,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-        origin: None,
+        ..Route::default()
     };
     let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
     Arc::new(Resource::Routes(RouteConfig { name: name.into(), virtual_hosts: vec![host] }))
@@ -44,19 +34,11 @@ fn routes(name: &str, to: &str) -> Arc<Resource> {
 
 fn listener(name: &str, routes: &str) -> Arc<Resource> {
     let http = HttpConnection::new(RouteSource::Named(routes.into()));
-    let chain = FilterChain {
-        name: "http".into(),
-        matches: ChainMatch::default(),
-        tls: None,
-        authorization: Vec::new(),
-        terminal: Terminal::Http(Box::new(http)),
-    };
+    let chain = FilterChain::new("http", Terminal::Http(Box::new(http)));
     Arc::new(Resource::Listener(Listener {
-        name: name.into(),
-        direction: Direction::Outbound,
         addresses: vec![([10, 1, 1, 1], 80).into()],
         chains: vec![chain],
-        default_chain: None,
+        ..Listener::new(name, Direction::Outbound)
     }))
 }
 

@@ -5,7 +5,7 @@ use super::*;
 
 fn endpoint(last: u8, health: Reported) -> Endpoint {
     let address = SocketAddr::from(([10, 0, 0, last], 80));
-    Endpoint { address, weight: 1, health, identity: None, mesh_tls: false, workload: None }
+    Endpoint { health, ..Endpoint::new(address) }
 }
 
 fn set(levels: &[&[Endpoint]]) -> EndpointSet {

@@ -63,14 +63,12 @@ fn an_envoy_binds_its_addresses_and_looks_at_first_bytes_only_where_chains_ask()
         terminal: Terminal::Http(Box::new(HttpConnection::new(RouteSource::Named("r".into())))),
     };
     let mut listener = Listener {
-        name: "l".into(),
-        direction: Direction::Outbound,
         addresses: vec![
             "10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap(),
             "[fd00::1]:80".parse().unwrap(),
         ],
         chains: vec![chain(TransportMatch::Any)],
-        default_chain: None,
+        ..Listener::new("l", Direction::Outbound)
     };
     let wire = listener::encode(&listener, ClientKind::Envoy);
     assert!(wire.bind_to_port.unwrap().value);

@@ -258,7 +258,7 @@ async fn refused_stream_is_retried_and_a_reset_is_not() {
         })
         .await;
         let mut setup = Setup::to(&[app]);
-        setup.forward().retry = Some(outrigger_model::route::RetryPolicy::never_reached());
+        setup.forward().retry = Some(outrigger_model::route::RetryPolicy::default());
         let rig = proxy(setup, Http2).await;
         let mut send = client(rig.address).await;
         let request = |path| Request::post(format!("http://a{path}")).body(()).unwrap();

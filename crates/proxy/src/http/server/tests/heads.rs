@@ -242,7 +242,7 @@ async fn a_head_at_the_limit_passes_both_sidecars_and_one_above_it_passes_none()
             for speaks in [Http1, Http2] {
                 let mut setup = Setup::to(&[called.address]);
                 setup.cluster.protocol = over;
-                setup.forward().retry = Some(RetryPolicy::never_reached());
+                setup.forward().retry = Some(RetryPolicy::default());
                 let rig = proxy(setup, speaks).await;
                 for (count, bytes, status) in
                     [(100, MAX_HEAD, 200), (5, MAX_HEAD, 200), (5, MAX_HEAD + 1, 431), (101, 8000, 431)]

@@ -175,7 +175,7 @@ async fn retried_response_leaves_its_connection_usable() {
         let mut setup = Setup::to(&[app]);
         setup.forward().retry = Some(outrigger_model::route::RetryPolicy {
             on: vec![outrigger_model::route::RetryOn::FiveXx],
-            ..outrigger_model::route::RetryPolicy::never_reached()
+            ..outrigger_model::route::RetryPolicy::default()
         });
         let rig = proxy(setup, Http1).await;
         let mut client = Wire::connect(rig.address).await;

@@ -14,7 +14,7 @@ fn policy(on: &[RetryOn]) -> RetryPolicy {
         on: on.to_vec(),
         backoff_base: Duration::from_millis(1),
         backoff_max: Duration::from_millis(2),
-        ..RetryPolicy::never_reached()
+        ..RetryPolicy::default()
     }
 }
 
@@ -102,7 +102,7 @@ async fn post_on_a_dying_pooled_connection_is_not() {
     run(async {
         let requests: Count = Rc::default();
         let mut setup = Setup::to(&[forgetful(requests.clone()).await]);
-        setup.forward().retry = Some(RetryPolicy::never_reached());
+        setup.forward().retry = Some(RetryPolicy::default());
         let rig = proxy(setup, Http1).await;
         let mut client = Wire::connect(rig.address).await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery};
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, LocalityEndpoints, Workload};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints, Workload};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{Direction, HttpConnection, RouteSource};
 use outrigger_model::route::{
@@ -47,18 +47,11 @@ impl Setup {
             name: "r".into(),
             matches: RouteMatch::any(),
             action: RouteAction::Forward(forward),
-            fault: None,
-            request_headers: Default::default(),
-            response_headers: Default::default(),
-            origin: None,
+            ..Route::default()
         };
         let endpoint = |address: &SocketAddr| Endpoint {
-            address: *address,
-            weight: 1,
-            health: Health::Healthy,
-            identity: None,
-            mesh_tls: false,
             workload: Some(Arc::new(Workload { name: "app-v1".into(), ..Workload::default() })),
+            ..Endpoint::new(*address)
         };
         let locality = LocalityEndpoints {
             weight: 1,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use outrigger_identity::{CredentialStore, TrustBundle};
 use outrigger_model::identity::SpiffeId;
-use outrigger_model::listener::{ChainMatch, FilterChain, Listener, Terminal};
+use outrigger_model::listener::{FilterChain, Listener, Terminal};
 use outrigger_model::resource::Resource;
 use outrigger_telemetry::Drain;
 use outrigger_telemetry::trace::{ExportConfig, exporter};
@@ -59,20 +59,8 @@ impl World {
 /// The configuration of a test, compiled as one from the control plane.
 pub fn snapshot(setup: Setup, before: &Snapshot) -> Snapshot {
     let (http, cluster, direction) = setup.finish();
-    let chain = FilterChain {
-        name: CHAIN.into(),
-        matches: ChainMatch::default(),
-        tls: None,
-        authorization: Vec::new(),
-        terminal: Terminal::Http(Box::new(http)),
-    };
-    let listener = Listener {
-        name: LISTENER.into(),
-        direction,
-        addresses: Vec::new(),
-        chains: vec![chain],
-        default_chain: None,
-    };
+    let chain = FilterChain::new(CHAIN, Terminal::Http(Box::new(http)));
+    let listener = Listener { chains: vec![chain], ..Listener::new(LISTENER, direction) };
     let resources = [Arc::new(Resource::Listener(listener)), Arc::new(Resource::Cluster(cluster))];
     let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
     let (snapshot, invalid) = Builder::default().build(before, &in_force, &[]);
