@@ -12,8 +12,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use outrigger_telemetry::metrics::{Page, Source};
 
-pub mod format;
-
 /// Lines that wait for the writer.
 const QUEUE: usize = 8192;
 

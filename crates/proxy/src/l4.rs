@@ -19,14 +19,15 @@ use crate::balance;
 use crate::conn::{ConnInfo, open};
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
-use crate::record::{Protocol, StreamRecord};
+use crate::protocol::Protocol;
+use crate::record::StreamRecord;
 use crate::runtime::build::PASSTHROUGH;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
 use crate::stream::Stream;
 use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
-use crate::upstream::connect::{Held, Want, connect};
+use crate::upstream::connect::{Held, connect};
 use crate::worker::Worker;
 
 /// Endpoints tried in all.
@@ -102,9 +103,9 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         }
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
-        let failure = match connect(worker, cluster, &endpoint, Want::Tcp).await {
+        let failure = match connect(worker, cluster, &endpoint, Protocol::Tcp).await {
             Ok(connected) => {
-                endpoint.report(cluster, Outcome::Success);
+                cluster.report(&endpoint, Outcome::Success);
                 let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
                 let cluster = cluster.clone();
                 return Ok(Upstream { stream, cluster, endpoint, local, _in_flight: in_flight, _permit });
@@ -117,7 +118,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
             _ => cells.connect_failures.inc(),
         }
         let theirs = failure.side == Side::Upstream;
-        endpoint.report(cluster, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure });
+        cluster.report(&endpoint, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure });
         if failure.retry != Retry::Safe || tried.len() == ATTEMPTS {
             return Err(failure);
         }

@@ -25,8 +25,9 @@ use tokio::time::Instant;
 
 pub use cluster::ClusterCells;
 
-use crate::http::introduce::{self, Introduced};
-use crate::record::{Flags, Protocol};
+use crate::flags::Flags;
+use crate::introduction::{self, Introduced};
+use crate::protocol::Protocol;
 
 use guests::Guests;
 use published::{Cells, Published};
@@ -300,7 +301,7 @@ pub struct Totals {
 impl Totals {
     /// Without shards yet.
     pub fn new(local: Local) -> Arc<Self> {
-        let introduction = introduce::text(&local.workload, &local.cluster);
+        let introduction = introduction::text(&local.workload, &local.cluster);
         let (shards, runtimes) = (Mutex::default(), Mutex::default());
         Arc::new(Self { introduction, local, shards, raced: Default::default(), runtimes })
     }

@@ -1,10 +1,9 @@
 //! What is remembered of one stream (a request, or a TCP connection) until it ends: a [`StreamRecord`] is opened with the
 //! stream and, when dropped, writes the access log line, counts the metrics and sends the server span, exactly once.
 //!
-//! It collects; how a line or a label looks is `access_log/format` and `metrics`.
+//! It collects; how a line or a label looks is `record/line` and `metrics`.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,75 +13,17 @@ use outrigger_model::listener::Direction;
 use outrigger_telemetry::trace::{SpanKind, SpanRecord, SpanStatus};
 use tokio::time::Instant;
 
-use crate::access_log;
 use crate::conn::ConnInfo;
 use crate::failure::{Failure, FailureKind, Side};
+use crate::flags::Flags;
 use crate::http::head::RequestHead;
 use crate::metrics::SeriesOf;
+use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::worker::Worker;
 
-/// What a stream speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    Http10,
-    Http11,
-    Http2,
-    Tcp,
-}
-
-impl Protocol {
-    /// As access logs write it; `None` for TCP.
-    pub fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Http10 => Some("HTTP/1.0"),
-            Self::Http11 => Some("HTTP/1.1"),
-            Self::Http2 => Some("HTTP/2"),
-            Self::Tcp => None,
-        }
-    }
-}
-
-/// Envoy's response flags, as a set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Flags(u32);
-
-/// In Envoy's order of writing.
-const FLAG_NAMES: [&str; 22] = [
-    "UH", "UF", "UO", "NR", "URX", "NC", "DT", "UT", "LR", "UR", "UC", "DC", "DI", "FI", "RL", "UAEX", "SI",
-    "DPE", "UPE", "DF", "OM", "IH",
-];
-
-impl Flags {
-    /// Adds a flag by name; `-` and unknown names add nothing.
-    pub fn add(&mut self, name: &str) {
-        if let Some(bit) = FLAG_NAMES.iter().position(|known| *known == name) {
-            self.0 |= 1 << bit;
-        }
-    }
-
-    /// Whether none is set.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl fmt::Display for Flags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            return f.write_str("-");
-        }
-        let mut before = "";
-        for (bit, name) in FLAG_NAMES.iter().enumerate() {
-            if self.0 & (1 << bit) != 0 {
-                write!(f, "{before}{name}")?;
-                before = ",";
-            }
-        }
-        Ok(())
-    }
-}
+mod line;
 
 /// The record of one stream.
 pub struct StreamRecord {
@@ -92,6 +33,8 @@ pub struct StreamRecord {
     /// When its last byte left, if that is known when it is dropped.
     pub ended: Option<Instant>,
     pub protocol: Protocol,
+    /// HTTP/1.0.
+    pub http10: bool,
     /// 0 until there is a response.
     pub status: u16,
     pub grpc_status: Option<u32>,
@@ -127,6 +70,7 @@ impl StreamRecord {
             started: now,
             ended: None,
             protocol,
+            http10: false,
             status: 0,
             grpc_status: None,
             is_grpc: false,
@@ -144,6 +88,16 @@ impl StreamRecord {
             span: None,
             counted: None,
             finished: false,
+        }
+    }
+
+    /// What is spoken, as access logs write it; `None` for TCP.
+    pub fn spoken(&self) -> Option<&'static str> {
+        match self.protocol {
+            Protocol::Http1 if self.http10 => Some("HTTP/1.0"),
+            Protocol::Http1 => Some("HTTP/1.1"),
+            Protocol::Http2 => Some("HTTP/2"),
+            Protocol::Tcp => None,
         }
     }
 
@@ -261,7 +215,7 @@ impl StreamRecord {
         self.finish_span();
         let log = &self.worker.shared.access_log;
         if log.is_on() {
-            log.write(access_log::format::line(self, request, elapsed, log.format()));
+            log.write(line::of(self, request, elapsed, log.format()));
         }
     }
 }
@@ -291,21 +245,5 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::RequestTimeout => "request_header_timeout",
         FailureKind::IdleTimeout => "stream_idle_timeout",
         kind => kind.name(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_written_as_envoy_writes_them() {
-        let mut flags = Flags::default();
-        assert_eq!(flags.to_string(), "-");
-        flags.add("-");
-        assert!(flags.is_empty());
-        flags.add("URX");
-        flags.add("UF");
-        assert_eq!(flags.to_string(), "UF,URX");
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{ConnInfo, HANDSHAKE_TIMEOUT};
 use crate::detect::Hello;
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::server::HttpVersion;
+use crate::protocol::HttpVersion;
 use crate::stream::{Stream, Tls};
 use crate::worker::Worker;
 

@@ -25,9 +25,9 @@ use super::trace;
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::metrics::ClusterCells;
+use crate::protocol::Protocol;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
-use crate::upstream::connect::Want;
 use crate::upstream::pool::h1::Meta;
 use crate::upstream::pool::{H2Lease, Leased};
 
@@ -162,12 +162,12 @@ fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<Endp
 }
 
 /// The protocol to ask for.
-fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Want {
+fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Protocol {
     match protocol {
-        UpstreamProtocol::Http1 => Want::Http1,
-        UpstreamProtocol::Http2 => Want::Http2,
-        UpstreamProtocol::Follow if head.is_h2() => Want::Http2,
-        UpstreamProtocol::Follow => Want::Http1,
+        UpstreamProtocol::Http1 => Protocol::Http1,
+        UpstreamProtocol::Http2 => Protocol::Http2,
+        UpstreamProtocol::Follow if head.is_h2() => Protocol::Http2,
+        UpstreamProtocol::Follow => Protocol::Http1,
     }
 }
 
@@ -285,7 +285,7 @@ fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<(), Failed>
             _ => Outcome::LocalFailure,
         },
     };
-    endpoint.report(plan.cluster, outcome);
+    plan.cluster.report(endpoint, outcome);
 }
 
 fn finish_span(

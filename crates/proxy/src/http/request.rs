@@ -27,7 +27,8 @@ use super::timeout::Timer;
 use super::trace::{self, Recording};
 use super::upgrade::{self, Upgrade};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::record::{Protocol, StreamRecord};
+use crate::protocol::Protocol;
+use crate::record::StreamRecord;
 use crate::runtime::limits::RequestPermit;
 
 mod conn;
@@ -150,12 +151,12 @@ impl<'c> RequestCtx<'c> {
         responder: Responder,
     ) -> Self {
         let protocol = match &head {
-            RequestHead::H1(head) if head.minor() == 0 => Protocol::Http10,
-            RequestHead::H1(_) => Protocol::Http11,
+            RequestHead::H1(_) => Protocol::Http1,
             RequestHead::H2(_) => Protocol::Http2,
         };
         let now = Instant::now();
         let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol, now);
+        record.http10 = matches!(&head, RequestHead::H1(head) if head.minor() == 0);
         record.is_grpc = head.first("content-type").is_some_and(grpc::is_grpc);
         let upgrade = Upgrade::of(&head);
         Self {
@@ -433,7 +434,7 @@ fn client_lost(error: &BeginError) -> Failure {
 /// A request that could not even be read: answered and recorded like any other.
 pub async fn refuse(conn: &HttpConn, failure: &Failure, body: Body, responder: Responder) -> Done {
     let protocol = match &responder {
-        Responder::H1(_) => Protocol::Http11,
+        Responder::H1(_) => Protocol::Http1,
         Responder::H2(_) => Protocol::Http2,
     };
     let nothing = RequestHead::H2(http::Request::new(()).into_parts().0);

@@ -6,19 +6,13 @@ use std::time::Duration;
 
 use super::request::HttpConn;
 use crate::conn::ConnInfo;
+use crate::protocol::HttpVersion;
 use crate::runtime::snapshot::HttpHandle;
 use crate::stream::Stream;
 use crate::worker::Worker;
 
 pub mod h1;
 pub mod h2;
-
-/// The protocol that was detected or negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpVersion {
-    Http1,
-    Http2,
-}
 
 /// A connection that drains is given this long to send another request before it counts as idle.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use outrigger_model::listener::Direction;
 use outrigger_telemetry::metrics::Labels;
 
 use super::{Local, SeriesOf};
-use crate::record::Protocol;
+use crate::protocol::Protocol;
 
 const UNKNOWN: &str = "unknown";
 

@@ -19,7 +19,7 @@ fn local() -> Local {
 fn series(direction: Direction, code: u16) -> SeriesOf<'static> {
     SeriesOf {
         direction,
-        protocol: Protocol::Http11,
+        protocol: Protocol::Http1,
         is_grpc: false,
         code,
         grpc_status: None,

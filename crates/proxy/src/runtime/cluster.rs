@@ -261,9 +261,12 @@ impl ClusterHandle {
         endpoint.clone()
     }
 
-    /// Records an outcome for outlier ejection.
-    pub(crate) fn record(&self, endpoint: &EndpointState, outcome: Outcome, now: Instant) {
+    /// Tells what became of a request to an endpoint, which may be ejected for it.
+    pub fn report(&self, endpoint: &EndpointState, outcome: Outcome) {
+        endpoint.note(outcome);
+        // Without rules there is no clock to read.
         let Some(rules) = &self.config.outlier else { return };
+        let now = Instant::now();
         let table = self.shared.table.load();
         let peers = table.all.iter().filter(|e| e.reported == Reported::Healthy).map(|e| &e.load.health);
         let cause = self.shared.ejections.record(rules, &endpoint.load.health, outcome, now, peers);

@@ -8,7 +8,6 @@ use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
 use outrigger_model::identity::SpiffeId;
 use tokio::time::Instant;
 
-use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::outlier::Health;
 use crate::runtime::turns::Turns;
 
@@ -119,14 +118,10 @@ impl EndpointState {
         (self.load.requests.load(Relaxed), self.load.errors.load(Relaxed))
     }
 
-    /// Tells what became of a request: the cluster may eject the endpoint.
-    pub fn report(&self, cluster: &ClusterHandle, outcome: Outcome) {
+    /// Counts an outcome.
+    pub(crate) fn note(&self, outcome: Outcome) {
         if matches!(outcome, Outcome::GatewayError | Outcome::Status(500..)) {
             self.load.errors.fetch_add(1, Relaxed);
-        }
-        // Without rules there is no clock to read.
-        if cluster.config.outlier.is_some() {
-            cluster.record(self, outcome, Instant::now());
         }
     }
 }

@@ -20,38 +20,17 @@ use crate::descriptors::Descriptor;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::intercept::APP_PRIORITY;
 use crate::listen::make_transparent;
+use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
 use crate::stream::{Peer, Stream, Tls, rtt};
 use crate::worker::Worker;
 
-/// What will be spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// Bytes.
-    Tcp,
-}
-
-/// What was agreed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Negotiated {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// Bytes.
-    Opaque,
-}
-
 /// A new connection.
 pub struct Connected {
     pub stream: Stream,
-    pub protocol: Negotiated,
+    pub protocol: Protocol,
     /// Our address.
     pub local: SocketAddr,
     /// Held for the life of the connection.
@@ -85,7 +64,7 @@ pub async fn connect(
     worker: &Rc<Worker>,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,
-    want: Want,
+    want: Protocol,
 ) -> Result<Connected, Failure> {
     let config = &cluster.config;
     let until = Instant::now() + config.connect_timeout;
@@ -112,7 +91,7 @@ pub async fn connect(
     prepare(&tcp);
     let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
     if !uses_tls {
-        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: plain(want), local, permit });
+        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: want, local, permit });
     }
     endpoint.turns().connected(|| rtt::of(&tcp));
     let late = |_| too_late(cluster, endpoint, "TLS handshake");
@@ -190,14 +169,14 @@ async fn handshake(
     worker: &Rc<Worker>,
     cluster: &ClusterHandle,
     endpoint: &EndpointState,
-    want: Want,
+    want: Protocol,
     tcp: TcpStream,
 ) -> Result<(Tls, Peer), Failure> {
     let expected = expectation(worker, cluster, endpoint)?;
     let alpn = match want {
-        Want::Http1 => ALPN_HTTP1,
-        Want::Http2 => ALPN_HTTP2,
-        Want::Tcp => ALPN_TCP,
+        Protocol::Http1 => ALPN_HTTP1,
+        Protocol::Http2 => ALPN_HTTP2,
+        Protocol::Tcp => ALPN_TCP,
     };
     let config = worker.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
     let name = server_name(cluster)?;
@@ -245,20 +224,12 @@ fn expectation(
     Ok(PeerExpectation::TrustDomain(own.id().trust_domain().to_owned()))
 }
 
-fn plain(want: Want) -> Negotiated {
-    match want {
-        Want::Http1 => Negotiated::Http1,
-        Want::Http2 => Negotiated::Http2,
-        Want::Tcp => Negotiated::Opaque,
-    }
-}
-
 /// The peer's answer decides; `istio` alone, or no answer, leaves it at what we wanted.
-fn negotiated(want: Want, alpn: Option<&[u8]>) -> Negotiated {
+fn negotiated(want: Protocol, alpn: Option<&[u8]>) -> Protocol {
     match alpn {
-        Some(b"h2" | b"istio-h2") => Negotiated::Http2,
-        Some(b"http/1.1" | b"istio-http/1.1") => Negotiated::Http1,
-        _ => plain(want),
+        Some(b"h2" | b"istio-h2") => Protocol::Http2,
+        Some(b"http/1.1" | b"istio-http/1.1") => Protocol::Http1,
+        _ => want,
     }
 }
 
@@ -313,9 +284,9 @@ mod tests {
 
     #[test]
     fn the_peers_answer_decides_what_is_spoken() {
-        assert_eq!(negotiated(Want::Http1, Some(b"istio-h2")), Negotiated::Http2);
-        assert_eq!(negotiated(Want::Http2, Some(b"http/1.1")), Negotiated::Http1);
-        assert_eq!(negotiated(Want::Http2, Some(b"istio")), Negotiated::Http2);
-        assert_eq!(negotiated(Want::Tcp, None), Negotiated::Opaque);
+        assert_eq!(negotiated(Protocol::Http1, Some(b"istio-h2")), Protocol::Http2);
+        assert_eq!(negotiated(Protocol::Http2, Some(b"http/1.1")), Protocol::Http1);
+        assert_eq!(negotiated(Protocol::Http2, Some(b"istio")), Protocol::Http2);
+        assert_eq!(negotiated(Protocol::Tcp, None), Protocol::Tcp);
     }
 }

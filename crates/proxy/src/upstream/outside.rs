@@ -9,7 +9,7 @@ use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use outrigger_model::cluster::OutsideTls;
 use rustls::ClientConfig;
 
-use super::connect::Want;
+use crate::protocol::Protocol;
 
 /// One configuration for each protocol that may be wanted.
 #[derive(Debug, Clone)]
@@ -48,11 +48,11 @@ impl OutsideConfigs {
     }
 
     /// The configuration for what will be spoken.
-    pub fn wanting(&self, want: Want) -> &Arc<ClientConfig> {
+    pub fn wanting(&self, want: Protocol) -> &Arc<ClientConfig> {
         match want {
-            Want::Http1 => &self.http1,
-            Want::Http2 => &self.http2,
-            Want::Tcp => &self.tcp,
+            Protocol::Http1 => &self.http1,
+            Protocol::Http2 => &self.http2,
+            Protocol::Tcp => &self.tcp,
         }
     }
 }

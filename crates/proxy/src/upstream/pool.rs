@@ -20,9 +20,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::metrics::ClusterCells;
+use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
-use crate::upstream::connect::{self, Connected, Negotiated, Want};
+use crate::upstream::connect::{self, Connected};
 use crate::worker::Worker;
 
 pub mod h1;
@@ -126,19 +127,19 @@ impl Pools {
         worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
-        (want, fresh): (Want, bool),
+        (want, fresh): (Protocol, bool),
         now: Instant,
     ) -> Result<Leased, Failure> {
-        if let Want::Http2 = want {
+        if let Protocol::Http2 = want {
             return self.lease_h2(worker, cluster, endpoint).await;
         }
         if !fresh && let Some(conn) = self.take_idle(worker, cluster, endpoint, now) {
             return Ok(Leased::H1(conn));
         }
-        let connected = connect(worker, cluster, endpoint, Want::Http1).await?;
+        let connected = connect(worker, cluster, endpoint, Protocol::Http1).await?;
         let fit = Fit::new(worker, cluster, endpoint);
         Ok(match connected.protocol {
-            Negotiated::Http2 => {
+            Protocol::Http2 => {
                 let shared = self.shared(cluster, endpoint);
                 Leased::H2(h2::start(worker, connected, fit, &shared).await?)
             }
@@ -152,11 +153,11 @@ impl Pools {
         worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
-        (want, fresh): (Want, bool),
+        (want, fresh): (Protocol, bool),
         now: Instant,
     ) -> Option<Leased> {
         match want {
-            Want::Http2 => self.shared(cluster, endpoint).take(worker, cluster, endpoint).map(Leased::H2),
+            Protocol::Http2 => self.shared(cluster, endpoint).take(worker, cluster, endpoint).map(Leased::H2),
             _ if fresh => None,
             _ => self.take_idle(worker, cluster, endpoint, now).map(Leased::H1),
         }
@@ -198,12 +199,12 @@ impl Pools {
         cluster: Arc<ClusterHandle>,
         endpoint: Arc<EndpointState>,
     ) -> h2::Outcome {
-        let connected = match connect(&worker, &cluster, &endpoint, Want::Http2).await {
+        let connected = match connect(&worker, &cluster, &endpoint, Protocol::Http2).await {
             Ok(connected) => connected,
             Err(failure) => return h2::Outcome::Failed(failure),
         };
         let fit = Fit::new(&worker, &cluster, &endpoint);
-        if let Negotiated::Http1 = connected.protocol {
+        if let Protocol::Http1 = connected.protocol {
             self.put(H1Conn::new(&worker, connected, fit, &endpoint), Instant::now());
             return h2::Outcome::Http1;
         }
@@ -227,7 +228,7 @@ impl Pools {
         if let Some(conn) = self.take_idle(worker, cluster, endpoint, Instant::now()) {
             return Ok(Leased::H1(conn));
         }
-        let connected = Box::pin(connect(worker, cluster, endpoint, Want::Http1)).await?;
+        let connected = Box::pin(connect(worker, cluster, endpoint, Protocol::Http1)).await?;
         let fit = Fit::new(worker, cluster, endpoint);
         Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint)))
     }
@@ -374,7 +375,7 @@ async fn connect(
     worker: &Rc<Worker>,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,
-    want: Want,
+    want: Protocol,
 ) -> Result<Connected, Failure> {
     let connected = connect::connect(worker, cluster, endpoint, want).await;
     if let Err(failure) = &connected {

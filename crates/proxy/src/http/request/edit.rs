@@ -10,7 +10,6 @@ use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
-use crate::http::introduce;
 
 /// Envoy's header for a rewritten path.
 const ORIGINAL_PATH: &str = "x-envoy-original-path";
@@ -27,7 +26,9 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub fn identify(ctx: &mut RequestCtx<'_>) {
     let conn = ctx.conn;
     let head = &mut ctx.head;
-    introduce::listen(&conn.info, head);
+    if let Some(proved) = conn.info.peer.as_ref().filter(|_| conn.info.direction == Direction::Inbound) {
+        conn.info.introduction.listen(proved, head);
+    }
     head.remove_prefix(OWN_PREFIX);
     if !conn.is_trusted() {
         head.remove_prefix("x-envoy-");

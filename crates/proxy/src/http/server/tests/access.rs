@@ -10,7 +10,7 @@ use outrigger_model::path::PathNormalization;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::{PathMatch, RouteUpgrade};
 
-use super::super::HttpVersion::{self, Http1, Http2};
+use crate::protocol::HttpVersion::{self, Http1, Http2};
 use super::rig::*;
 use super::world;
 

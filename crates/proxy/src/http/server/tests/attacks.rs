@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::super::HttpVersion::{Http1, Http2};
+use crate::protocol::HttpVersion::{Http1, Http2};
 use super::rig::*;
 use crate::listen::accept::room;
 use crate::memory::resident;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::super::HttpVersion::Http1;
+use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use outrigger_model::cluster::UpstreamProtocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::super::HttpVersion::{Http1, Http2};
+use crate::protocol::HttpVersion::{Http1, Http2};
 use super::rig::*;
 
 pub type Send = h2::client::SendRequest<Bytes>;

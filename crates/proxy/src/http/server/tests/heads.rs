@@ -11,8 +11,8 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::RetryPolicy;
 
-use super::super::HttpVersion;
-use super::super::HttpVersion::{Http1, Http2};
+use crate::protocol::HttpVersion;
+use crate::protocol::HttpVersion::{Http1, Http2};
 use super::h2::{app, client};
 use super::rig::*;
 use crate::http::h1::MAX_HEAD;

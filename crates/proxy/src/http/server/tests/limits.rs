@@ -10,7 +10,7 @@ use outrigger_model::route::{Fault, FaultAbort, FaultDelay, FaultStatus, PathMat
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::super::HttpVersion::Http1;
+use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
 use crate::http::{request, server};
 

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use super::super::HttpVersion::{Http1, Http2};
+use crate::protocol::HttpVersion::{Http1, Http2};
 use super::rig::*;
 
 /// Answers every request with the number of its connection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outrigger_model::route::{RetryOn, RetryPolicy};
 
-use super::super::HttpVersion::Http1;
+use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
 
 fn policy(on: &[RetryOn]) -> RetryPolicy {

@@ -19,7 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use super::super::{HttpVersion, serve};
+use super::super::serve;
+use crate::protocol::HttpVersion;
 use super::world;
 use crate::access_log::Sink;
 use crate::conn::Accepted;

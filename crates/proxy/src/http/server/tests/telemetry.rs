@@ -9,7 +9,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{Direction, Tracing};
 use outrigger_telemetry::metrics::Registry;
 
-use super::super::HttpVersion::Http1;
+use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
 use super::world;
 use crate::access_log::{Format, Sink};

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
-use super::Format;
+use super::StreamRecord;
+use crate::access_log::Format;
 use crate::http::head::RequestHead;
-use crate::record::StreamRecord;
 
 /// Names of the JSON fields, in the order of the text format.
 const NAMES: [&str; 24] = [
@@ -46,7 +46,7 @@ const BEFORE: [&str; 24] = [
 const NUMBERS: [usize; 5] = [4, 9, 10, 11, 12];
 
 /// One line, with its line feed.
-pub fn line(
+pub fn of(
     record: &StreamRecord,
     request: Option<&RequestHead>,
     elapsed: Duration,
@@ -146,10 +146,10 @@ fn text_field(record: &StreamRecord, request: Option<&RequestHead>, at: usize, o
     let text = match at {
         1 => request.map(RequestHead::method).map(Into::into),
         2 => header("x-envoy-original-path").or_else(|| request.map(RequestHead::path).map(Into::into)),
-        3 => record.protocol.name().map(Into::into),
+        3 => record.spoken().map(Into::into),
         6 => Some(record.details.as_ref().into()),
         // For a TCP connection the failure is why it ended; Envoy has only a few words there.
-        7 => failure.filter(|_| record.protocol.name().is_none()).map(|f| f.to_string().into()),
+        7 => failure.filter(|_| record.spoken().is_none()).map(|f| f.to_string().into()),
         8 => failure.filter(|f| f.kind.flag() == "UF").map(|f| f.detail.as_ref().into()),
         13 => header("x-forwarded-for"),
         14 => header("user-agent"),
