@@ -19,17 +19,17 @@ use tokio::time::Instant;
 
 use crate::app_health::{self, Probe};
 use crate::config_feed::FeedStatus;
+use crate::process::Process;
 use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::snapshot::Destination;
-use crate::worker::Shared;
 
 /// What the pages look at.
 #[derive(Clone)]
 pub struct Pages {
     /// The data path.
-    pub shared: Arc<Shared>,
+    pub process: Arc<Process>,
     /// The configuration feed.
     pub feed: Arc<Mutex<FeedStatus>>,
     /// Names that clusters consist of.
@@ -92,7 +92,7 @@ impl Pages {
 
 fn config_dump(pages: &Pages) -> Value {
     let feed = pages.feed.lock().clone();
-    let snapshot = pages.shared.snapshot.load();
+    let snapshot = pages.process.snapshot.load();
     let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
     for ((kind, name), version) in feed.versions {
         versions.entry(kind).or_default().insert(name, version);
@@ -129,7 +129,7 @@ fn seconds_since(time: std::time::SystemTime) -> u64 {
 }
 
 fn clusters(pages: &Pages) -> Value {
-    let snapshot = pages.shared.snapshot.load();
+    let snapshot = pages.process.snapshot.load();
     let all: BTreeMap<&str, Value> =
         snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster, &pages.names))).collect();
     json!(all)
@@ -191,7 +191,7 @@ fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
 }
 
 fn listeners(pages: &Pages) -> Value {
-    let snapshot = pages.shared.snapshot.load();
+    let snapshot = pages.process.snapshot.load();
     let all: BTreeMap<&str, Value> = snapshot
         .listeners()
         .map(|listener| {

@@ -35,9 +35,9 @@ use crate::intercept::probe::{self, Token};
 use crate::listen;
 use crate::memory::Budget;
 use crate::metrics;
+use crate::process::{Demand, Process};
 use crate::resolve::{Board, Lookup, Resolver};
 use crate::runtime::snapshot::Snapshot;
-use crate::worker::{Demand, Shared};
 
 mod identity;
 mod publish;
@@ -80,15 +80,15 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
         .context("the control runtime cannot be started")?;
     let (servers, search) = dns::resolvers(bootstrap.dns.as_ref(), resolver.as_ref());
     let lookup = Lookup::new(servers, search, PathBuf::from("/etc/hosts"));
-    let (process, feed, tracing) = assemble(&bootstrap, &joined, logs, lookup, control.handle())?;
+    let (sidecar, feed, tracing) = assemble(&bootstrap, &joined, logs, lookup, control.handle())?;
     if let (Some(sockets), Some(section)) = (resolver, &bootstrap.dns) {
-        let (_inside, pages) = (control.enter(), &process.pages);
+        let (_inside, pages) = (control.enter(), &sidecar.pages);
         let namespace = joined.id.namespace().unwrap_or(&bootstrap.node.namespace);
-        dns::start(sockets, section, namespace, &pages.shared, &pages.feed, &pages.registry)
+        dns::start(sockets, section, namespace, &pages.process, &pages.feed, &pages.registry)
             .context("dns")?;
     }
-    let workers = workers::start(&process.pages.shared, sockets, &process.pages.readiness)?;
-    let ended = control.block_on(process.run(&bootstrap, &joined, feed, tracing));
+    let workers = workers::start(&sidecar.pages.process, sockets, &sidecar.pages.readiness)?;
+    let ended = control.block_on(sidecar.run(&bootstrap, &joined, feed, tracing));
     workers.stop();
     // Nothing on it is worth waiting for any more.
     control.shutdown_timeout(Duration::from_millis(200));
@@ -103,7 +103,7 @@ type Feed = ConfigFeed<Publisher>;
 type Tracing = Option<(Exporter, SpanSender)>;
 
 /// What the control runtime works with.
-struct Process {
+struct Sidecar {
     pages: Pages,
 }
 
@@ -113,12 +113,12 @@ fn assemble(
     logs: LogControl,
     lookup: Lookup,
     runtime: &tokio::runtime::Handle,
-) -> anyhow::Result<(Process, Feed, Tracing)> {
+) -> anyhow::Result<(Sidecar, Feed, Tracing)> {
     let _inside = runtime.enter();
     let tracing = spans(bootstrap)?;
     let (demand, demands) = Demand::channel();
     let totals = metrics::Totals::new(local(bootstrap, joined));
-    let shared = Arc::new(Shared {
+    let process = Arc::new(Process {
         snapshot: ArcSwap::from_pointee(Snapshot::default()),
         generation: AtomicU64::new(0),
         swapped: watch::channel(0).0,
@@ -140,30 +140,30 @@ fn assemble(
     });
     let registry = Registry::with_process("proxy", env!("CARGO_PKG_VERSION"));
     registry.register(totals);
-    registry.register(Arc::new(shared.access_log.clone()));
-    let shed = shared.memory.shed.clone();
+    registry.register(Arc::new(process.access_log.clone()));
+    let shed = process.memory.shed.clone();
     registry.register_fn(move |page| shed.write(page));
-    let seen = shared.clone();
+    let seen = process.clone();
     registry.register_fn(move |page| metrics::cluster::write_state(&seen.snapshot.load(), page));
     if let Some((_, sender)) = &tracing {
         registry.register(sender.source());
     }
     let names = Board::default();
-    let (feed, status) = feed(bootstrap, joined, &shared, demands, Resolver::new(lookup, names.clone()));
+    let (feed, status) = feed(bootstrap, joined, &process, demands, Resolver::new(lookup, names.clone()));
     let seen = names.clone();
     registry.register_fn(move |page| seen.write(page));
     let gauges = status.clone();
     registry.register_fn(move |page| feed_metrics(&gauges.lock(), page));
     let readiness = readiness(joined, &status);
-    expect_interception(bootstrap, &shared.token, &readiness);
-    let drain = shared.drain.clone();
+    expect_interception(bootstrap, &process.token, &readiness);
+    let drain = process.drain.clone();
     let renewal = joined.renewal.clone();
     let probes = bootstrap.probes.clone();
-    let pages = Pages { shared, feed: status, names, renewal, readiness, probes, registry, logs, drain };
-    Ok((Process { pages }, feed, tracing))
+    let pages = Pages { process, feed: status, names, renewal, readiness, probes, registry, logs, drain };
+    Ok((Sidecar { pages }, feed, tracing))
 }
 
-impl Process {
+impl Sidecar {
     async fn run(
         &self,
         bootstrap: &Bootstrap,
@@ -207,7 +207,7 @@ impl Process {
             let server =
                 AdminServer::bind(address, table).await.with_context(|| format!("{name}: {address}"))?;
             tracing::info!(address = %server.local_addr(), "{name} pages");
-            pages.shared.loops.serving(server.local_addr());
+            pages.process.loops.serving(server.local_addr());
             // The pages answer until the process is gone, the drain included.
             tokio::spawn(server.serve(std::future::pending()));
         }
@@ -314,7 +314,7 @@ fn node_id(bootstrap: &Bootstrap) -> String {
 fn feed(
     bootstrap: &Bootstrap,
     joined: &Joined,
-    shared: &Arc<Shared>,
+    process: &Arc<Process>,
     demands: mpsc::Receiver<Key>,
     resolver: Resolver,
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
@@ -328,7 +328,7 @@ fn feed(
         !bootstrap.inbound.is_empty() || bootstrap.mode != Mode::Explicit,
         format!("instance \"{}\" as {}", bootstrap.node.id, joined.id),
     );
-    let publisher = Publisher::new(shared.clone(), joined.id.trust_domain().to_owned(), reachable);
+    let publisher = Publisher::new(process.clone(), joined.id.trust_domain().to_owned(), reachable);
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
     let bounds = Bounds::default();
     let (client, events) = ads(bootstrap, joined);

@@ -13,18 +13,20 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use outrigger_model::listener::{ChainInput, Codec, Direction};
+use outrigger_model::listener::Codec;
 use outrigger_telemetry::logging::Throttle;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::detect::{self, Detected, Look, Outcome, Patience};
+use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::server;
 use crate::l4::{self, Upstream};
 use crate::listen::Purpose;
-use crate::protocol::HttpVersion;
-use crate::runtime::snapshot::{ChainHandle, HttpHandle, ListenerHandle, TerminalHandle};
+use crate::protocol::{HttpVersion, Protocol};
+use crate::record::StreamRecord;
+use crate::runtime::snapshot::{ChainHandle, HttpHandle, TerminalHandle};
 use crate::runtime::usage::InUse;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -32,13 +34,9 @@ use crate::worker::Worker;
 mod authorize;
 mod decline;
 mod early;
-mod info;
 pub(crate) mod open;
 mod resolve;
 mod terminate;
-
-pub use info::ConnInfo;
-pub use open::Connections;
 
 /// Of a TLS handshake, and of the first bytes once they have begun.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,7 +74,7 @@ pub fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()>
             Err(failure) => Err(failure),
         };
         if let Err(failure) = served {
-            info::refuse(&worker, &info, &failure);
+            refuse(&worker, &info, &failure);
         }
     }
 }
@@ -125,7 +123,8 @@ struct Opened {
 }
 
 async fn open(worker: &Rc<Worker>, accepted: Accepted) -> (Rc<ConnInfo>, Result<Opened, Failure>) {
-    let mut info = ConnInfo::early(&accepted);
+    let mut info =
+        ConnInfo::early(accepted.source, accepted.destination, accepted.transparent, &accepted.purpose);
     let opened = match accepted.purpose.clone() {
         Purpose::Inbound { .. } => {
             yielding(worker, pin!(open_inbound(worker, accepted.tcp, &mut info))).await
@@ -142,7 +141,7 @@ async fn yielding<T>(
     worker: &Worker,
     mut opening: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
-    let account = worker.ledger.open(worker.alarm.place(&worker.shared.drain));
+    let account = worker.ledger.open(worker.alarm.place(&worker.process.drain));
     account.rest(Some(Instant::now()));
     poll_fn(|cx| {
         account.place().register(cx);
@@ -157,7 +156,7 @@ async fn yielding<T>(
 
 /// A connection to our workload.
 async fn open_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<Opened, Failure> {
-    worker.shared.loops.inward(info.original().0)?;
+    worker.process.loops.inward(info.original().0)?;
     info.listener = resolve::inbound(worker, info.destination).await?;
     let mut seen = look(worker, info, Stream::Tcp(tcp)).await?;
     info.chain = select(info, seen.detected.as_ref())?;
@@ -285,9 +284,9 @@ async fn dispatch(
     info: &Rc<ConnInfo>,
     mut serving: Serving,
 ) -> Result<(), Box<Failure>> {
-    let drain = &worker.shared.drain;
+    let drain = &worker.process.drain;
     let open = worker.connections.register(info, worker.alarm.place(drain));
-    if let Err(failure) = open.judge(worker) {
+    if let Err(failure) = open::judge(&open, worker) {
         return Err(Box::new(failure));
     }
     let ended = poll_fn(|cx| {
@@ -350,28 +349,22 @@ async fn settle(
     })
 }
 
-/// What a chain is chosen by.
-fn chain_input<'a>(info: &'a ConnInfo, protocols: &'a [&'a str]) -> ChainInput<'a> {
-    ChainInput {
-        destination_port: info.destination.port(),
-        tls: info.is_tls,
-        server_name: info.server_name.as_deref(),
-        application_protocols: protocols,
-    }
-}
+/// The access log has them all.
+static REFUSED: Throttle = Throttle::new();
 
-/// Which direction a purpose has.
-fn direction(purpose: &Purpose) -> Direction {
-    match purpose {
-        Purpose::Inbound { .. } => Direction::Inbound,
-        Purpose::Outbound { .. } => Direction::Outbound,
+/// Writes the record of a connection that failed before anything served it, or that was closed under it.
+fn refuse(worker: &Rc<Worker>, info: &Rc<ConnInfo>, failure: &Failure) {
+    if let Some(suppressed) = REFUSED.admit() {
+        tracing::info!(
+            source = %info.source,
+            destination = %info.destination,
+            listener = info.listener.name(),
+            %failure,
+            suppressed,
+            "connection closed"
+        );
     }
-}
-
-/// The present chain of a listener for a connection.
-fn chosen<'l>(info: &ConnInfo, listener: &'l ListenerHandle) -> Option<&'l Arc<ChainHandle>> {
-    let protocols: Vec<&str> = info.protocols.iter().map(|p| &**p).collect();
-    listener.select(&chain_input(info, &protocols))
+    StreamRecord::open(worker, info, Protocol::Tcp, Instant::now()).fail(failure);
 }
 
 #[cfg(test)]

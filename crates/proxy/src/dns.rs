@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config_feed::FeedStatus;
-use crate::worker::Shared;
+use crate::process::Process;
 
 mod counters;
 pub mod fuzzing;
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The resolver.
 pub struct Dns {
-    shared: Arc<Shared>,
+    process: Arc<Process>,
     feed: Arc<Mutex<FeedStatus>>,
     names: MeshNames,
     upstreams: Upstreams,
@@ -87,7 +87,7 @@ impl Dns {
             return Some((Reply::failure(ResponseCode::Refused), Source::Failed));
         }
         if let Some(address) = query.reverse().filter(|address| resource::is_virtual(*address)) {
-            let snapshot = self.shared.snapshot.load();
+            let snapshot = self.process.snapshot.load();
             let mut known = snapshot.hosts().filter_map(|(_, known)| known.answer.as_ref());
             return Some(match known.find(|host| host.addresses.contains(&address)) {
                 Some(host) => (Reply::pointer(&host.host), Source::Mesh),
@@ -123,16 +123,16 @@ impl Dns {
 
     /// All are asked for before the first is waited for.
     async fn look_up(&self, candidates: &[Candidate]) -> Lookup {
-        let demand = &self.shared.demand;
+        let demand = &self.process.demand;
         {
-            let snapshot = self.shared.snapshot.load();
+            let snapshot = self.process.snapshot.load();
             let unknown = candidates.iter().filter(|candidate| snapshot.host(&candidate.host).is_none());
             unknown.for_each(|candidate| demand.ask_host(&candidate.host));
         }
         let patience = self.patience();
         let mut silent = false;
         for Candidate { host, alias, sure } in candidates {
-            let found = self.shared.search(
+            let found = self.process.search(
                 || demand.ask_host(host),
                 |snapshot| {
                     let known = snapshot.host(host)?;

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::balance;
-use crate::conn::{ConnInfo, open};
+use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
 use crate::protocol::Protocol;
@@ -99,11 +99,11 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     loop {
         let endpoint = cluster.pick(&PickContext { tried: &tried, original: info.original(), hash })?;
         if cluster.config.name == PASSTHROUGH {
-            worker.shared.loops.one_more(endpoint.in_flight())?;
+            worker.process.loops.one_more(endpoint.in_flight())?;
         }
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
-        let failure = match connect(worker, cluster, &endpoint, Protocol::Tcp).await {
+        let failure = match connect(&worker.way, cluster, &endpoint, Protocol::Tcp).await {
             Ok(connected) => {
                 cluster.report(&endpoint, Outcome::Success);
                 let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
@@ -312,7 +312,7 @@ fn note_reached(worker: &Worker, info: &ConnInfo, upstream: &Upstream) -> Option
     let endpoint = &upstream.endpoint;
     let identity = endpoint.identity.as_ref().filter(|_| upstream.cluster.uses_mesh(endpoint))?;
     let _ = info.reached.set(identity.clone());
-    open::revoked(info, &worker.shared.credentials.load().bundle)
+    info.revoked(&worker.process.credentials.load().bundle)
 }
 
 impl Upstream {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use outrigger_model::listener::Direction;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::bootstrap::{Bootstrap, Mode};
@@ -30,6 +31,16 @@ pub enum Purpose {
         /// `host:port`; absent under interception: the original destination says it.
         to: Option<Arc<str>>,
     },
+}
+
+impl Purpose {
+    /// Which way connections go.
+    pub fn direction(&self) -> Direction {
+        match self {
+            Self::Inbound { .. } => Direction::Inbound,
+            Self::Outbound { .. } => Direction::Outbound,
+        }
+    }
 }
 
 /// A listening socket of one worker.

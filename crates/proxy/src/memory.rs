@@ -88,7 +88,8 @@ struct Inner {
     shed: Arc<Shed>,
 }
 
-/// What a worker's clients hold.
+/// What a worker's clients hold; a clone is another handle.
+#[derive(Clone)]
 pub struct Ledger(Rc<Inner>);
 
 struct Entry {

@@ -13,7 +13,7 @@ use outrigger_model::listener::Direction;
 use outrigger_telemetry::trace::{SpanKind, SpanRecord, SpanStatus};
 use tokio::time::Instant;
 
-use crate::conn::ConnInfo;
+use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Side};
 use crate::flags::Flags;
 use crate::http::head::RequestHead;
@@ -174,7 +174,7 @@ impl StreamRecord {
             span.status = SpanStatus::Error(Cow::Borrowed(""));
         }
         span.finish();
-        if let Some(spans) = &self.worker.shared.spans {
+        if let Some(spans) = &self.worker.process.spans {
             spans.try_send(*span);
         }
     }
@@ -213,7 +213,7 @@ impl StreamRecord {
             self.worker.metrics.request(&series, millis, (self.received, self.sent), messages);
         }
         self.finish_span();
-        let log = &self.worker.shared.access_log;
+        let log = &self.worker.process.access_log;
         if log.is_on() {
             log.write(line::of(self, request, elapsed, log.format()));
         }

@@ -3,3 +3,4 @@
 pub mod connect;
 pub mod outside;
 pub mod pool;
+pub mod way;

@@ -1,46 +1,34 @@
 //! A worker: one thread, one single-threaded runtime, and everything that its connections share without locks.
 //!
-//! [`Shared`] is what all workers and the control runtime have in common. Who starts workers is `app`.
+//! What it shares with others is [`Process`]. Who starts workers is `app`.
 
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use arc_swap::ArcSwap;
-use outrigger_identity::{CredentialStore, WorkerTls};
-use outrigger_model::resource::ResourceKind;
-use outrigger_telemetry::Drain;
-use outrigger_telemetry::trace::SpanSender;
-use tokio::sync::{mpsc, watch};
-
-use crate::access_log;
 use crate::alarm::Alarm;
-use crate::bootstrap::{Node, OutboundPolicy};
-use crate::conn::Connections;
-use crate::descriptors::Descriptors;
-use crate::failure::{Failure, FailureKind, Stage};
+use crate::downstream::Connections;
 use crate::http::wire::Buffers;
-use crate::intercept::probe::Token;
-use crate::loops::Loops;
-use crate::memory::{Budget, Ledger};
+use crate::memory::Ledger;
 use crate::metrics;
+use crate::process::Process;
 use crate::runtime::snapshot::Snapshot;
 use crate::upstream::pool::Pools;
+use crate::upstream::way::Way;
 
 /// What one worker owns.
 pub struct Worker {
     /// From 0.
     pub id: usize,
-    pub shared: Arc<Shared>,
-    /// TLS configurations, cached.
-    pub tls: RefCell<WorkerTls>,
+    pub process: Arc<Process>,
+    /// How upstreams are reached.
+    pub way: Rc<Way>,
     /// Upstream connections.
     pub pools: Pools,
     /// This worker's metrics.
-    pub metrics: metrics::Shard,
+    pub metrics: Rc<metrics::Shard>,
     /// Spare buffers.
     pub buffers: Rc<Buffers>,
     /// Open downstream connections.
@@ -49,137 +37,40 @@ pub struct Worker {
     pub alarm: Alarm,
     /// What clients hold.
     pub ledger: Ledger,
-    view: RefCell<Rc<View>>,
+    current: RefCell<Rc<Current>>,
 }
 
 /// A worker's hold on the current snapshot: cloning it touches no shared memory.
-pub struct View(Arc<Snapshot>);
+pub struct Current(Arc<Snapshot>);
 
-impl Deref for View {
+impl Deref for Current {
     type Target = Snapshot;
     fn deref(&self) -> &Snapshot {
         &self.0
     }
 }
 
-/// What all threads have in common.
-pub struct Shared {
-    pub snapshot: ArcSwap<Snapshot>,
-    /// Of `snapshot`; stored after it, so whoever sees a generation also sees its snapshot.
-    pub generation: AtomicU64,
-    /// Wakes those who wait for configuration.
-    pub swapped: watch::Sender<u64>,
-    pub credentials: CredentialStore,
-    /// Absent: nothing is recorded, contexts are only passed on.
-    pub spans: Option<SpanSender>,
-    /// Percentage of root spans, instead of what listeners say.
-    pub sampling: Option<f64>,
-    pub access_log: access_log::Sink,
-    pub drain: Drain,
-    pub demand: Demand,
-    pub node: Node,
-    pub metrics: Arc<metrics::Totals>,
-    pub outbound_policy: OutboundPolicy,
-    /// How long a connection waits for configuration.
-    pub pending_timeout: Duration,
-    /// Keeps calls from coming back.
-    pub loops: Loops,
-    /// Of connections to the application in the client's name.
-    pub mark: u32,
-    /// By which the sidecar knows itself when it probes interception.
-    pub token: Token,
-    /// What clients may hold.
-    pub memory: Budget,
-    /// Of traffic.
-    pub descriptors: Descriptors,
-}
-
-/// Asks the configuration feed for destinations and hosts.
-#[derive(Clone)]
-pub struct Demand(mpsc::Sender<(ResourceKind, String)>);
-
-impl Demand {
-    /// The two ends; names that do not fit are asked for again by whoever still waits.
-    pub fn channel() -> (Self, mpsc::Receiver<(ResourceKind, String)>) {
-        let (sender, receiver) = mpsc::channel(1024);
-        (Self(sender), receiver)
-    }
-
-    /// Asks for a destination; asking twice is harmless.
-    pub fn ask(&self, destination: &str) {
-        let _ = self.0.try_send((ResourceKind::Destination, destination.to_owned()));
-    }
-
-    /// Asks for the addresses of a host name.
-    pub fn ask_host(&self, name: &str) {
-        let _ = self.0.try_send((ResourceKind::Host, name.to_owned()));
-    }
-}
-
 impl Worker {
     /// A worker; call it on its thread.
-    pub fn new(id: usize, shared: Arc<Shared>) -> Rc<Self> {
-        let tls = RefCell::new(WorkerTls::new(shared.credentials.clone()));
-        let metrics = shared.metrics.shard();
-        let view = RefCell::new(Rc::new(View(shared.snapshot.load_full())));
-        let (pools, buffers, connections) = (Pools::new(), Buffers::new(), Connections::default());
-        let (alarm, ledger) = (Alarm::default(), Ledger::new(&shared.memory));
-        Rc::new(Self { id, shared, tls, pools, metrics, buffers, connections, alarm, ledger, view })
+    pub fn new(id: usize, process: Arc<Process>) -> Rc<Self> {
+        let metrics = Rc::new(process.metrics.shard());
+        let current = RefCell::new(Rc::new(Current(process.snapshot.load_full())));
+        let (buffers, connections) = (Buffers::new(), Connections::default());
+        let (alarm, ledger) = (Alarm::default(), Ledger::new(&process.memory));
+        let way = Way::new(&process, metrics.clone(), buffers.clone(), ledger.clone());
+        let pools = Pools::new(way.clone());
+        Rc::new(Self { id, process, way, pools, metrics, buffers, connections, alarm, ledger, current })
     }
 
     /// The current snapshot. One relaxed read while nothing has changed.
-    pub fn snapshot(&self) -> Rc<View> {
-        let generation = self.shared.generation.load(Ordering::Relaxed);
-        let mut view = self.view.borrow_mut();
-        if view.generation < generation {
+    pub fn snapshot(&self) -> Rc<Current> {
+        let generation = self.process.generation.load(Ordering::Relaxed);
+        let mut current = self.current.borrow_mut();
+        if current.generation < generation {
             // Pairs with the store in `swap`: the snapshot of this generation, or a later one.
-            self.shared.generation.load(Ordering::Acquire);
-            *view = Rc::new(View(self.shared.snapshot.load_full()));
+            self.process.generation.load(Ordering::Acquire);
+            *current = Rc::new(Current(self.process.snapshot.load_full()));
         }
-        view.clone()
-    }
-}
-
-impl Shared {
-    /// Puts a snapshot in force.
-    pub fn swap(&self, snapshot: Snapshot) {
-        let generation = snapshot.generation;
-        self.snapshot.store(Arc::new(snapshot));
-        self.generation.store(generation, Ordering::Release);
-        self.swapped.send_replace(generation);
-    }
-
-    /// Looks until `find` finds something in a snapshot, for at most the pending timeout. `ask` is called each time that
-    /// something changed and it was not there.
-    ///
-    /// # Errors
-    /// It did not come in time; `what` is named.
-    pub async fn wait_for<T>(
-        &self,
-        what: &str,
-        ask: impl Fn(),
-        find: impl Fn(&Snapshot) -> Option<T>,
-    ) -> Result<T, Failure> {
-        tokio::time::timeout(self.pending_timeout, self.search(ask, find)).await.map_err(|_| {
-            let detail = format!(
-                "no configuration for {what} after {:?}; see /config_dump and the control plane",
-                self.pending_timeout
-            );
-            Failure::local(Stage::Route, FailureKind::Pending, detail)
-        })
-    }
-
-    /// As [`Shared::wait_for`], for as long as it takes.
-    pub async fn search<T>(&self, ask: impl Fn(), find: impl Fn(&Snapshot) -> Option<T>) -> T {
-        let mut swapped = self.swapped.subscribe();
-        loop {
-            swapped.borrow_and_update();
-            if let Some(found) = find(&self.snapshot.load()) {
-                return found;
-            }
-            ask();
-            // The sender lives in `self`.
-            let _ = swapped.changed().await;
-        }
+        current.clone()
     }
 }

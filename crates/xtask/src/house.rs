@@ -1,4 +1,5 @@
-//! What the sources must look like, as far as neither rustfmt nor clippy holds it: file sizes, crate roots, modules.
+//! What the sources must look like, as far as neither rustfmt nor clippy holds it: file sizes, crate roots, modules,
+//! circles of files.
 //!
 //! Functions (80 lines) and futures are clippy's; arrows between crates are the layering test's.
 
@@ -30,6 +31,7 @@ pub fn check(root: &Path) -> Result<()> {
             offences.push(format!("{}: a crate root without `{FORBID_UNSAFE}`", name.display()));
         }
     }
+    offences.extend(crate::circles::offences(root)?);
     for offence in &offences {
         eprintln!("{offence}");
     }

@@ -4,6 +4,7 @@
 //! what it must not lint is in `Cargo.toml` and `clippy.toml`, what it must not link is in `deny.toml`.
 #![forbid(unsafe_code)]
 
+mod circles;
 mod dist;
 mod house;
 

@@ -11,12 +11,12 @@ use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecr
 use crate::bootstrap::OutboundPolicy;
 use crate::config_feed::Publish;
 use crate::config_feed::state::Key;
+use crate::process::Process;
 use crate::runtime::build::{Builder, InForce};
-use crate::worker::Shared;
 
-/// Swaps snapshots into `Shared`.
+/// Swaps snapshots into `Process`.
 pub struct Publisher {
-    shared: Arc<Shared>,
+    process: Arc<Process>,
     builder: Builder,
     trust_domain: String,
     reachable: Reachable,
@@ -55,12 +55,12 @@ impl Reachable {
 
 impl Publisher {
     /// `trust_domain` is whose roots arrive.
-    pub fn new(shared: Arc<Shared>, trust_domain: String, reachable: Reachable) -> Self {
-        let builder = match shared.outbound_policy {
+    pub fn new(process: Arc<Process>, trust_domain: String, reachable: Reachable) -> Self {
+        let builder = match process.outbound_policy {
             OutboundPolicy::RegistryOnly => Builder::registry_only(),
             OutboundPolicy::AllowAny => Builder::default(),
         };
-        Self { shared, builder, trust_domain, reachable }
+        Self { process, builder, trust_domain, reachable }
     }
 }
 
@@ -78,14 +78,14 @@ impl Publish for Publisher {
             tracing::warn!("{text}");
         }
         let by_key: InForce<'_> = in_force.iter().map(|r| ((r.kind(), r.name()), r)).collect();
-        let before = self.shared.snapshot.load_full();
+        let before = self.process.snapshot.load_full();
         let (snapshot, invalid) = self.builder.build(&before, &by_key, absent);
-        self.shared.swap(snapshot);
+        self.process.swap(snapshot);
         invalid.into_iter().map(|invalid| ((invalid.kind, invalid.name.clone()), invalid)).collect()
     }
 
     fn usage(&self) -> Vec<(Key, Option<Duration>)> {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.process.snapshot.load();
         let destinations = snapshot
             .destinations()
             .map(|(name, known)| ((ResourceKind::Destination, name.to_owned()), known.usage.idle()));
@@ -95,7 +95,7 @@ impl Publish for Publisher {
     }
 
     fn retire(&self, (kind, name): &Key) -> bool {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.process.snapshot.load();
         let usage = match kind {
             ResourceKind::Host => snapshot.host(name).map(|known| &known.usage),
             _ => snapshot.destination(name).map(|known| &known.usage),
@@ -107,11 +107,11 @@ impl Publish for Publisher {
         match TrustBundle::from_pem(&self.trust_domain, &secret.roots_pem) {
             Ok(bundle) => {
                 let bundle = bundle.with_revoked(Arc::new(revoked(secret)));
-                let kept = self.shared.credentials.load();
+                let kept = self.process.credentials.load();
                 if kept.bundle.fingerprints() != bundle.fingerprints()
                     || kept.bundle.revoked() != bundle.revoked()
                 {
-                    self.shared.credentials.replace_bundle(Arc::new(bundle));
+                    self.process.credentials.replace_bundle(Arc::new(bundle));
                     tracing::info!("the trust bundle has changed");
                 }
             }
@@ -123,9 +123,9 @@ impl Publish for Publisher {
 
     fn revoke(&mut self, secret: &TrustBundleSecret) {
         // The roots of then may be older than those that came with our certificate; who was revoked then is still.
-        let bundle = TrustBundle::clone(&self.shared.credentials.load().bundle);
+        let bundle = TrustBundle::clone(&self.process.credentials.load().bundle);
         let then = TrustBundle::empty().with_revoked(Arc::new(revoked(secret)));
-        self.shared.credentials.replace_bundle(Arc::new(bundle.union(&then)));
+        self.process.credentials.replace_bundle(Arc::new(bundle.union(&then)));
     }
 }
 

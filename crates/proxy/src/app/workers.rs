@@ -11,7 +11,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::conn;
 use crate::listen::Bound;
 use crate::listen::accept;
-use crate::worker::{Shared, Worker};
+use crate::process::Process;
+use crate::worker::Worker;
 
 /// A worker that has not answered for so long is stuck.
 const PULSE: Duration = Duration::from_secs(2);
@@ -31,7 +32,11 @@ pub fn default_count() -> usize {
 ///
 /// # Errors
 /// When a thread or its runtime cannot be started.
-pub fn start(shared: &Arc<Shared>, sets: Vec<Vec<Bound>>, readiness: &Readiness) -> anyhow::Result<Workers> {
+pub fn start(
+    process: &Arc<Process>,
+    sets: Vec<Vec<Bound>>,
+    readiness: &Readiness,
+) -> anyhow::Result<Workers> {
     let (stop, stopped) = watch::channel(false);
     let mut threads = Vec::with_capacity(sets.len());
     for (id, sockets) in sets.into_iter().enumerate() {
@@ -44,10 +49,10 @@ pub fn start(shared: &Arc<Shared>, sets: Vec<Vec<Bound>>, readiness: &Readiness)
                 answered.await.map_err(|_| "it has ended".to_owned())
             }
         });
-        let (shared, stopped) = (shared.clone(), stopped.clone());
+        let (process, stopped) = (process.clone(), stopped.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{id}"))
-            .spawn(move || run(id, shared, sockets, asked, stopped))
+            .spawn(move || run(id, process, sockets, asked, stopped))
             .context("a worker's thread cannot be started")?;
         threads.push(thread);
     }
@@ -68,7 +73,7 @@ impl Workers {
 
 fn run(
     id: usize,
-    shared: Arc<Shared>,
+    process: Arc<Process>,
     sockets: Vec<Bound>,
     mut asked: mpsc::Receiver<oneshot::Sender<()>>,
     mut stopped: watch::Receiver<bool>,
@@ -83,9 +88,9 @@ fn run(
         }
     };
     runtime.block_on(async move {
-        shared.metrics.watch(id, tokio::runtime::Handle::current().metrics());
-        let most = shared.memory.connections(accept::MAX_CONNECTIONS);
-        let worker = Worker::new(id, shared);
+        process.metrics.watch(id, tokio::runtime::Handle::current().metrics());
+        let most = process.memory.connections(accept::MAX_CONNECTIONS);
+        let worker = Worker::new(id, process);
         let permits = Arc::new(Semaphore::new(most));
         for bound in sockets {
             tokio::task::spawn_local(accept::run(worker.clone(), bound, permits.clone()));

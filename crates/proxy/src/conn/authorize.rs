@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use outrigger_model::policy::decide::Decision;
 
-use super::ConnInfo;
+use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
 
 /// Whether the connection's chain lets it in.

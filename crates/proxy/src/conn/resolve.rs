@@ -31,7 +31,7 @@ pub(super) async fn inbound(
     let find = |s: &Snapshot| s.listener_or_other(Direction::Inbound, destination).cloned();
     // Inbound listeners come unasked; a first configuration without this one will not change its mind, but may be followed
     // by one that has it: the instance may just be registering.
-    worker.shared.wait_for(&format!("inbound {destination}"), || {}, find).await
+    worker.process.wait_for(&format!("inbound {destination}"), || {}, find).await
 }
 
 /// Where an outbound connection goes.
@@ -69,7 +69,7 @@ pub(super) async fn outbound(
     };
     let (found, in_use) = match find(&worker.snapshot()) {
         Some(found) => found,
-        None => worker.shared.wait_for(name, || worker.shared.demand.ask(name), find).await?,
+        None => worker.process.wait_for(name, || worker.process.demand.ask(name), find).await?,
     };
     match found {
         Destination::Listener(listener) => {
@@ -94,7 +94,7 @@ async fn passthrough(
     to: Option<&str>,
 ) -> Result<(Arc<ListenerHandle>, SocketAddr), Failure> {
     let name = to.map_or_else(|| destination.to_string(), str::to_owned);
-    if worker.shared.outbound_policy == OutboundPolicy::RegistryOnly {
+    if worker.process.outbound_policy == OutboundPolicy::RegistryOnly {
         let detail = format!("{name} is not in the mesh, and the outbound policy is REGISTRY_ONLY");
         return Err(Failure::local(Stage::Route, FailureKind::Blocked, detail));
     }
@@ -102,7 +102,7 @@ async fn passthrough(
         Some(name) => lookup(name).await?,
         None => destination,
     };
-    worker.shared.loops.outward(address)?;
+    worker.process.loops.outward(address)?;
     if resource::is_virtual(address.ip()) {
         // Nobody answers there, not even with a refusal.
         let detail = format!(

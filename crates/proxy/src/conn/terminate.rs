@@ -7,8 +7,9 @@ use outrigger_identity::{CertificateProblem, IdentityError, peer_identity};
 use outrigger_model::listener::ServerTls;
 use tokio::time::timeout;
 
-use super::{ConnInfo, HANDSHAKE_TIMEOUT};
+use super::HANDSHAKE_TIMEOUT;
 use crate::detect::Hello;
+use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::protocol::HttpVersion;
 use crate::stream::{Stream, Tls};
@@ -43,8 +44,8 @@ pub(super) async fn mesh(
     let chosen = answer(alpn, hello);
     let names: Vec<&[u8]> = chosen.iter().map(|name| name.as_bytes()).collect();
     // Before the handshake: what changes during it is judged when the connection is registered.
-    info.verified_by = worker.shared.credentials.generation();
-    let config = worker.tls.borrow_mut().accept(&names).map_err(|error| not_ours(&error))?;
+    info.verified_by = worker.process.credentials.generation();
+    let config = worker.way.tls.borrow_mut().accept(&names).map_err(|error| not_ours(&error))?;
     let (prefix, Stream::Tcp(tcp)) = stream.split_prefix() else {
         let detail = "TLS would have to be terminated inside of TLS";
         return Err(Failure::local(Stage::Terminate, FailureKind::Internal, detail));

@@ -14,7 +14,7 @@ use super::upstream::Upstreams;
 use super::{Counters, Dns, tcp, udp};
 use crate::bootstrap::dns::{DEFAULT_BINDS, Section};
 use crate::config_feed::FeedStatus;
-use crate::worker::Shared;
+use crate::process::Process;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -85,7 +85,7 @@ pub fn start(
     sockets: Sockets,
     section: &Section,
     namespace: &str,
-    shared: &Arc<Shared>,
+    process: &Arc<Process>,
     feed: &Arc<Mutex<FeedStatus>>,
     registry: &Registry,
 ) -> io::Result<()> {
@@ -98,7 +98,7 @@ pub fn start(
     }
     let counters = Arc::new(Counters::default());
     let dns = Arc::new(Dns {
-        shared: shared.clone(),
+        process: process.clone(),
         feed: feed.clone(),
         names: MeshNames::new(namespace, &section.domain, &search),
         upstreams: Upstreams::new(upstreams),

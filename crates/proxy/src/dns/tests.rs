@@ -16,9 +16,9 @@ use super::*;
 use crate::access_log::Sink;
 use crate::bootstrap::{Node, OutboundPolicy};
 use crate::metrics::{Local, Totals};
+use crate::process::Demand;
 use crate::runtime::build::{Builder, InForce};
 use crate::runtime::snapshot::Snapshot;
-use crate::worker::Demand;
 
 mod forwarding;
 mod messages;
@@ -48,7 +48,7 @@ impl Rig {
             locality: Default::default(),
             address: None,
         };
-        let shared = Shared {
+        let process = Process {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             generation: AtomicU64::new(0),
             swapped: watch::Sender::new(0),
@@ -70,7 +70,7 @@ impl Rig {
         };
         let search = ["shop.svc.cluster.local".to_owned(), "corp.example".to_owned()];
         let dns = Arc::new(Dns {
-            shared: Arc::new(shared),
+            process: Arc::new(process),
             feed: Arc::new(Mutex::new(FeedStatus { connected: true, ..FeedStatus::default() })),
             names: MeshNames::new("shop", "cluster.local", &search),
             upstreams: Upstreams::new(upstreams.to_vec()),
@@ -106,10 +106,10 @@ impl Rig {
 
     fn swap(&mut self) {
         let in_force: InForce<'_> = self.hosts.values().map(|r| ((r.kind(), r.name()), r)).collect();
-        let before = self.dns.shared.snapshot.load_full();
+        let before = self.dns.process.snapshot.load_full();
         let (snapshot, invalid) = self.builder.build(&before, &in_force, &self.absent);
         assert!(invalid.is_empty());
-        self.dns.shared.swap(snapshot);
+        self.dns.process.swap(snapshot);
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Message {
@@ -259,7 +259,7 @@ async fn a_forgotten_name_is_asked_for_anew() {
     while rig.demands.try_recv().is_ok() {}
     rig.ask("catalog", RecordType::A).await;
     assert!(rig.demands.try_recv().is_err(), "it is known");
-    assert!(rig.dns.shared.snapshot.load().host(CATALOG).unwrap().usage.close());
+    assert!(rig.dns.process.snapshot.load().host(CATALOG).unwrap().usage.close());
     let dns = rig.dns.clone();
     let asked =
         tokio::spawn(async move { dns.answer(&query("catalog", RecordType::A), Transport::Udp).await });

@@ -185,7 +185,7 @@ fn lease_now(
 ) -> Option<Leased> {
     let worker = &ctx.conn.worker;
     let want = want(plan.cluster.config.protocol, &ctx.head);
-    let mut leased = worker.pools.lease_now(worker, plan.cluster, endpoint, (want, fresh), ctx.now)?;
+    let mut leased = worker.pools.lease_now(plan.cluster, endpoint, (want, fresh), ctx.now)?;
     if let Leased::H2(lease) = &mut leased {
         let ready = lease.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
         if upgrade_over_h2(ctx, plan) == Upgrade::Protocol || !matches!(ready, Poll::Ready(Ok(()))) {
@@ -208,7 +208,7 @@ async fn lease(
     let upgrade = upgrade_over_h2(ctx, plan) == Upgrade::Protocol;
     let now = ctx.now;
     let leasing = async {
-        let mut leased = worker.pools.lease(&worker, plan.cluster, endpoint, (want, fresh), now).await?;
+        let mut leased = worker.pools.lease(plan.cluster, endpoint, (want, fresh), now).await?;
         if let Leased::H2(lease) = &mut leased {
             if upgrade && !lease.takes_extended_connect().await {
                 let detail = "the upstream's HTTP/2 takes no extended CONNECT (RFC 8441)";
@@ -294,7 +294,7 @@ fn finish_span(
     status: Option<u16>,
     failure: Option<&Failure>,
 ) {
-    if let (Some(span), Some(spans)) = (span, &ctx.conn.worker.shared.spans) {
+    if let (Some(span), Some(spans)) = (span, &ctx.conn.worker.process.spans) {
         spans.try_send(trace::finish_client(*span, status, failure));
     }
 }

@@ -159,7 +159,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
         ctx.open_tunnel();
     }
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
-    let drain = ctx.conn.worker.shared.drain.is_draining();
+    let drain = ctx.conn.worker.process.drain.is_draining();
     let ended = live.body.is_end();
     ctx.record.status = live.head.status();
     let begun = responder.begin(&mut live.head, live.framing, ended, drain, Some(&ctx.head));
@@ -250,7 +250,7 @@ async fn tunnel(
     sender: &mut Sender,
     down: &mut Flow,
 ) -> Result<(), Cut> {
-    let mut swapped = ctx.conn.worker.shared.swapped.subscribe();
+    let mut swapped = ctx.conn.worker.process.swapped.subscribe();
     let mut turns = Turns::new(ctx, true);
     loop {
         // What was swapped in while the tunnel was opened counts, too.

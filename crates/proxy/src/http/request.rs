@@ -232,8 +232,8 @@ fn route<'v>(ctx: &RequestCtx<'_>, view: &'v View) -> Result<RouteRef<'v>, Failu
 
 /// Decides on recording; opens the server span.
 fn trace(ctx: &mut RequestCtx<'_>, route: &CompiledRoute) {
-    ctx.recording = trace::decide(&ctx.conn.worker.shared, &ctx.view.http.config, &mut ctx.head);
-    let named = ctx.conn.worker.shared.access_log.is_on() || ctx.recording.is_some();
+    ctx.recording = trace::decide(&ctx.conn.worker.process, &ctx.view.http.config, &mut ctx.head);
+    let named = ctx.conn.worker.process.access_log.is_on() || ctx.recording.is_some();
     if named && !route.config.name.is_empty() {
         ctx.record.route = Some(route.config.name.as_str().into());
     }
@@ -374,7 +374,7 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
     let local = respond::local(failure, &audience);
     if failure.kind == FailureKind::NoRoute {
         // It was not decided yet: a span has the name of its route.
-        ctx.recording = trace::decide(&conn.worker.shared, &ctx.view.http.config, &mut ctx.head);
+        ctx.recording = trace::decide(&conn.worker.process, &ctx.view.http.config, &mut ctx.head);
     }
     let details = std::mem::take(&mut ctx.record.details);
     // The client may be gone by now; the failure is recorded either way.
@@ -406,7 +406,7 @@ async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str
     ctx.record.grpc_status = local.grpc_status;
     ctx.record.details = Cow::Borrowed(details);
     open_span(ctx);
-    let drain = ctx.conn.worker.shared.drain.is_draining() || !ctx.keep;
+    let drain = ctx.conn.worker.process.drain.is_draining() || !ctx.keep;
     let framing = match &local.head {
         super::head::ResponseHead::H1(head) => head.framing(),
         super::head::ResponseHead::H2(_) => Framing::Chunked,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::request::HttpConn;
-use crate::conn::ConnInfo;
+use crate::downstream::ConnInfo;
 use crate::protocol::HttpVersion;
 use crate::runtime::snapshot::HttpHandle;
 use crate::stream::Stream;

@@ -15,11 +15,11 @@ use outrigger_telemetry::trace::{
 };
 
 use super::head::RequestHead;
-use crate::conn::ConnInfo;
+use crate::downstream::ConnInfo;
 use crate::failure::Failure;
 use crate::metrics::Local;
+use crate::process::Process;
 use crate::runtime::endpoint::EndpointState;
-use crate::worker::Shared;
 
 /// What is recorded of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +30,9 @@ pub struct Recording {
 }
 
 /// Decides for one request. Announces a new, unrecorded trace in the head so that no later hop draws again.
-pub fn decide(shared: &Shared, config: &HttpConnection, head: &mut RequestHead) -> Option<Recording> {
-    shared.spans.as_ref()?;
-    let percentage = shared.sampling.unwrap_or(config.tracing?.random_sampling);
+pub fn decide(process: &Process, config: &HttpConnection, head: &mut RequestHead) -> Option<Recording> {
+    process.spans.as_ref()?;
+    let percentage = process.sampling.unwrap_or(config.tracing?.random_sampling);
     let incoming = extract(|name| head.headers(name));
     let decision = Sampler::percentage(percentage).decide(&incoming);
     match decision {

@@ -18,7 +18,7 @@ use super::{Bound, Purpose};
 use crate::conn::{self, Accepted};
 use crate::descriptors::Descriptor;
 use crate::intercept::probe;
-use crate::upstream::connect::{SHED, prepare};
+use crate::upstream::connect::prepare;
 use crate::worker::Worker;
 
 /// Downstream connections of one worker: far above any sidecar's, so that a flood meets a limit before memory does.
@@ -45,15 +45,14 @@ pub(crate) async fn room(worker: &Worker, permits: &Arc<Semaphore>) -> Option<Ro
         if taken.is_some() || Instant::now() >= until {
             return taken;
         }
-        worker.pools.give_up_idle(SHED);
-        worker.ledger.shed_idle(SHED);
+        worker.way.make_room();
         tokio::time::sleep(PAUSE).await;
     }
 }
 
 fn take(worker: &Worker, permits: &Arc<Semaphore>) -> Option<Room> {
     let permit = permits.clone().try_acquire_owned().ok()?;
-    Some((permit, worker.shared.descriptors.downstream()?))
+    Some((permit, worker.process.descriptors.downstream()?))
 }
 
 /// Accepts until the drain; outbound until the process ends, because the application may still need it.
@@ -66,9 +65,9 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             return;
         }
     };
-    worker.shared.loops.accepting(address);
+    worker.process.loops.accepting(address);
     let is_inbound = matches!(purpose, Purpose::Inbound { .. });
-    let drain = worker.shared.drain.clone();
+    let drain = worker.process.drain.clone();
     let mut draining = std::pin::pin!(async {
         if is_inbound {
             drain.draining().await;
@@ -91,8 +90,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
                 if let Some(suppressed) = FAILED.admit() {
                     tracing::warn!(%address, %error, suppressed, "cannot accept; trying again");
                 }
-                worker.pools.give_up_idle(SHED);
-                worker.ledger.shed_idle(SHED);
+                worker.way.make_room();
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -126,7 +124,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
 
 /// Tells a probe that the rules brought it to us. So few bytes always fit.
 async fn answer(mut tcp: TcpStream, worker: Rc<Worker>) {
-    let _ = tcp.write_all(worker.shared.token.bytes()).await;
+    let _ = tcp.write_all(worker.process.token.bytes()).await;
 }
 
 /// The connection went away before it was accepted; the next is not affected.

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::runtime::limits::ConnectionPermit;
 use crate::stream::{Peer, Stream, Tls, rtt};
-use crate::worker::Worker;
+use crate::upstream::way::Way;
 
 /// A new connection.
 pub struct Connected {
@@ -50,9 +49,6 @@ const ALPN_HTTP1: &[&[u8]] = &[b"istio-http/1.1", b"istio", b"http/1.1"];
 const ALPN_HTTP2: &[&[u8]] = &[b"istio-h2", b"istio", b"h2"];
 const ALPN_TCP: &[&[u8]] = &[b"istio"];
 
-/// Resting connections that are given up at once for want of a descriptor.
-pub const SHED: usize = 16;
-
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -61,7 +57,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// # Errors
 /// A limit is reached, nobody answers in time, or the peer is not whom we wanted.
 pub async fn connect(
-    worker: &Rc<Worker>,
+    way: &Way,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,
     want: Protocol,
@@ -75,14 +71,14 @@ pub async fn connect(
             Err(_) => return Err(cluster.limits.waited_in_vain(config.connect_timeout)),
         },
     };
-    let permit = Held { _connection, _descriptor: descriptor(worker, cluster)? };
+    let permit = Held { _connection, _descriptor: descriptor(way, cluster)? };
     let left = until.saturating_duration_since(Instant::now());
     let uses_tls = cluster.outside.is_some() || cluster.uses_mesh(endpoint);
     // Before the peer hears of us: it would wait for the ClientHello.
     let turn = if uses_tls { endpoint.turns().take(left).await } else { None };
     let deadline = Instant::now() + left;
     // In boxes, each for as long as it takes: many wait here at once in a burst.
-    let attempt = Box::pin(dial(endpoint, worker.shared.mark));
+    let attempt = Box::pin(dial(endpoint, way.mark));
     let tcp = match timeout_at(deadline, attempt).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(refused(cluster, endpoint, &error)),
@@ -100,7 +96,7 @@ pub async fn connect(
             let config = configs.wanting(want).clone();
             timeout_at(deadline, Box::pin(outside(cluster, endpoint, config, tcp))).await
         }
-        None => timeout_at(deadline, Box::pin(handshake(worker, cluster, endpoint, want, tcp))).await,
+        None => timeout_at(deadline, Box::pin(handshake(way, cluster, endpoint, want, tcp))).await,
     }
     .map_err(late)??;
     if let Some(turn) = turn {
@@ -111,11 +107,10 @@ pub async fn connect(
 }
 
 /// One of those that traffic may use: pooled connections that rest give way.
-fn descriptor(worker: &Worker, cluster: &ClusterHandle) -> Result<Descriptor, Failure> {
-    let descriptors = &worker.shared.descriptors;
+fn descriptor(way: &Way, cluster: &ClusterHandle) -> Result<Descriptor, Failure> {
+    let descriptors = &way.descriptors;
     let free = descriptors.upstream().or_else(|| {
-        worker.pools.give_up_idle(SHED);
-        worker.ledger.shed_idle(SHED);
+        way.make_room();
         descriptors.upstream()
     });
     free.ok_or_else(|| {
@@ -166,19 +161,19 @@ pub fn prepare(tcp: &TcpStream) {
 }
 
 async fn handshake(
-    worker: &Rc<Worker>,
+    way: &Way,
     cluster: &ClusterHandle,
     endpoint: &EndpointState,
     want: Protocol,
     tcp: TcpStream,
 ) -> Result<(Tls, Peer), Failure> {
-    let expected = expectation(worker, cluster, endpoint)?;
+    let expected = expectation(way, cluster, endpoint)?;
     let alpn = match want {
         Protocol::Http1 => ALPN_HTTP1,
         Protocol::Http2 => ALPN_HTTP2,
         Protocol::Tcp => ALPN_TCP,
     };
-    let config = worker.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
+    let config = way.tls.borrow_mut().connect(&expected, alpn).map_err(|error| no_tls(cluster, &error))?;
     let name = server_name(cluster)?;
     let connected = Tls::connect(config, name, tcp).await;
     connected.map_err(|error| untrusted(cluster, endpoint, &expected, &error))
@@ -208,7 +203,7 @@ fn server_name(cluster: &ClusterHandle) -> Result<ServerName<'static>, Failure> 
 }
 
 fn expectation(
-    worker: &Worker,
+    way: &Way,
     cluster: &ClusterHandle,
     endpoint: &EndpointState,
 ) -> Result<PeerExpectation, Failure> {
@@ -218,7 +213,7 @@ fn expectation(
     if let Some(expected) = &cluster.expected {
         return Ok(expected.clone());
     }
-    let mut tls = worker.tls.borrow_mut();
+    let mut tls = way.tls.borrow_mut();
     let own = tls.credentials().certificate.as_ref();
     let own = own.ok_or_else(|| no_tls(cluster, &IdentityError::NoCertificate))?;
     Ok(PeerExpectation::TrustDomain(own.id().trust_domain().to_owned()))

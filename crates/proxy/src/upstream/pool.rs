@@ -24,7 +24,7 @@ use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::upstream::connect::{self, Connected};
-use crate::worker::Worker;
+use crate::upstream::way::Way;
 
 pub mod h1;
 pub mod h2;
@@ -38,9 +38,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Where a connection goes. The rest of what must agree is compared at checkout, see [`Fit`].
-type Key = (u32, SocketAddr, Reach);
+type Place = (u32, SocketAddr, Reach);
 
-fn key(cluster: &ClusterHandle, endpoint: &EndpointState) -> Key {
+fn place(cluster: &ClusterHandle, endpoint: &EndpointState) -> Place {
     (cluster.id, endpoint.address, endpoint.reach)
 }
 
@@ -57,22 +57,22 @@ pub struct Fit {
 }
 
 impl Fit {
-    fn new(worker: &Worker, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
+    fn new(way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
         Self {
             identity: endpoint.identity.clone(),
             mesh: cluster.uses_mesh(endpoint),
-            credentials: worker.shared.credentials.generation(),
+            credentials: way.credentials.generation(),
             cluster: cluster.clone(),
         }
     }
 
-    fn suits(&self, worker: &Worker, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> bool {
+    fn suits(&self, way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> bool {
         let same_cluster =
             Arc::ptr_eq(&self.cluster, cluster) || self.cluster.config.tls == cluster.config.tls;
         same_cluster
             && self.mesh == cluster.uses_mesh(endpoint)
             && self.identity == endpoint.identity
-            && (!self.mesh || self.credentials == worker.shared.credentials.generation())
+            && (!self.mesh || self.credentials == way.credentials.generation())
     }
 }
 
@@ -99,23 +99,33 @@ pub enum Leased {
     H2(H2Lease),
 }
 
-#[derive(Default)]
 struct Inner {
-    h1: RefCell<FastMap<Key, Vec<H1Conn>>>,
-    h2: RefCell<FastMap<Key, h2::Shared>>,
+    way: Rc<Way>,
+    h1: RefCell<FastMap<Place, Vec<H1Conn>>>,
+    h2: RefCell<FastMap<Place, h2::Siblings>>,
     sweeping: Cell<bool>,
     /// Clusters whose starvation is listened to.
     givers: RefCell<FastMap<u32, ()>>,
 }
 
 /// The pools of one worker; a clone is another handle.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Pools(Rc<Inner>);
 
 impl Pools {
     /// Empty.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(way: Rc<Way>) -> Self {
+        let (h1, h2, givers) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let inner = Rc::new(Inner { way, h1, h2, sweeping: Cell::new(false), givers });
+        let weak = Rc::downgrade(&inner);
+        let give_up = move |most| {
+            if let Some(inner) = weak.upgrade() {
+                Self(inner).give_up_idle(most);
+            }
+        };
+        // One pool for each way.
+        let _ = inner.way.give_up.set(Box::new(give_up));
+        Self(inner)
     }
 
     /// A connection to this endpoint, at the time `now`. `fresh`: not a pooled HTTP/1 one, because one of those was just found dead.
@@ -124,63 +134,62 @@ impl Pools {
     /// A limit is reached, or the connection cannot be made.
     pub async fn lease(
         &self,
-        worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
         (want, fresh): (Protocol, bool),
         now: Instant,
     ) -> Result<Leased, Failure> {
         if let Protocol::Http2 = want {
-            return self.lease_h2(worker, cluster, endpoint).await;
+            return self.lease_h2(cluster, endpoint).await;
         }
-        if !fresh && let Some(conn) = self.take_idle(worker, cluster, endpoint, now) {
+        if !fresh && let Some(conn) = self.take_idle(cluster, endpoint, now) {
             return Ok(Leased::H1(conn));
         }
-        let connected = connect(worker, cluster, endpoint, Protocol::Http1).await?;
-        let fit = Fit::new(worker, cluster, endpoint);
+        let connected = connect(&self.0.way, cluster, endpoint, Protocol::Http1).await?;
+        let fit = Fit::new(&self.0.way, cluster, endpoint);
         Ok(match connected.protocol {
             Protocol::Http2 => {
                 let shared = self.shared(cluster, endpoint);
-                Leased::H2(h2::start(worker, connected, fit, &shared).await?)
+                Leased::H2(h2::start(&self.0.way, connected, fit, &shared).await?)
             }
-            _ => Leased::H1(H1Conn::new(worker, connected, fit, endpoint)),
+            _ => Leased::H1(H1Conn::new(&self.0.way, connected, fit, endpoint)),
         })
     }
 
     /// As [`Pools::lease`], if there is one that needs no waiting.
     pub fn lease_now(
         &self,
-        worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
         (want, fresh): (Protocol, bool),
         now: Instant,
     ) -> Option<Leased> {
         match want {
-            Protocol::Http2 => self.shared(cluster, endpoint).take(worker, cluster, endpoint).map(Leased::H2),
+            Protocol::Http2 => {
+                self.shared(cluster, endpoint).take(&self.0.way, cluster, endpoint).map(Leased::H2)
+            }
             _ if fresh => None,
-            _ => self.take_idle(worker, cluster, endpoint, now).map(Leased::H1),
+            _ => self.take_idle(cluster, endpoint, now).map(Leased::H1),
         }
     }
 
     async fn lease_h2(
         &self,
-        worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Leased, Failure> {
         let shared = self.shared(cluster, endpoint);
         loop {
-            if let Some(lease) = shared.take(worker, cluster, endpoint) {
+            if let Some(lease) = shared.take(&self.0.way, cluster, endpoint) {
                 return Ok(Leased::H2(lease));
             }
             let dial = shared.dial(|dialling| {
-                let dialled = self.clone().dial(worker.clone(), cluster.clone(), endpoint.clone());
+                let dialled = self.clone().dial(cluster.clone(), endpoint.clone());
                 tokio::task::spawn_local(Box::pin(async move { dialling.ended(dialled.await) }));
             });
             match dial.outcome().await {
                 h2::Outcome::Failed(failure) => return Err(failure.clone()),
-                h2::Outcome::Http1 => return self.lease_h1(worker, cluster, endpoint).await,
+                h2::Outcome::Http1 => return self.lease_h1(cluster, endpoint).await,
                 // All of its streams may be taken already; then the next attempt is for those who are left.
                 h2::Outcome::Connected(state) if state.ended_unused() => {
                     let detail = format!("{} closed a new HTTP/2 connection at once", endpoint.address);
@@ -193,23 +202,18 @@ impl Pools {
     }
 
     /// Makes a connection that is to speak HTTP/2; one that does not goes to the idle ones of HTTP/1.
-    async fn dial(
-        self,
-        worker: Rc<Worker>,
-        cluster: Arc<ClusterHandle>,
-        endpoint: Arc<EndpointState>,
-    ) -> h2::Outcome {
-        let connected = match connect(&worker, &cluster, &endpoint, Protocol::Http2).await {
+    async fn dial(self, cluster: Arc<ClusterHandle>, endpoint: Arc<EndpointState>) -> h2::Outcome {
+        let connected = match connect(&self.0.way, &cluster, &endpoint, Protocol::Http2).await {
             Ok(connected) => connected,
             Err(failure) => return h2::Outcome::Failed(failure),
         };
-        let fit = Fit::new(&worker, &cluster, &endpoint);
+        let fit = Fit::new(&self.0.way, &cluster, &endpoint);
         if let Protocol::Http1 = connected.protocol {
-            self.put(H1Conn::new(&worker, connected, fit, &endpoint), Instant::now());
+            self.put(H1Conn::new(&self.0.way, connected, fit, &endpoint), Instant::now());
             return h2::Outcome::Http1;
         }
         let shared = self.shared(&cluster, &endpoint);
-        match h2::start(&worker, connected, fit, &shared).await {
+        match h2::start(&self.0.way, connected, fit, &shared).await {
             Ok(lease) => {
                 self.start_sweeping();
                 h2::Outcome::Connected(lease.into_unused())
@@ -221,33 +225,31 @@ impl Pools {
     /// From a peer that was asked for HTTP/2 and speaks HTTP/1.
     async fn lease_h1(
         &self,
-        worker: &Rc<Worker>,
         cluster: &Arc<ClusterHandle>,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Leased, Failure> {
-        if let Some(conn) = self.take_idle(worker, cluster, endpoint, Instant::now()) {
+        if let Some(conn) = self.take_idle(cluster, endpoint, Instant::now()) {
             return Ok(Leased::H1(conn));
         }
-        let connected = Box::pin(connect(worker, cluster, endpoint, Protocol::Http1)).await?;
-        let fit = Fit::new(worker, cluster, endpoint);
-        Ok(Leased::H1(H1Conn::new(worker, connected, fit, endpoint)))
+        let connected = Box::pin(connect(&self.0.way, cluster, endpoint, Protocol::Http1)).await?;
+        let fit = Fit::new(&self.0.way, cluster, endpoint);
+        Ok(Leased::H1(H1Conn::new(&self.0.way, connected, fit, endpoint)))
     }
 
-    fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Shared {
-        self.0.h2.borrow_mut().entry(key(cluster, endpoint)).or_default().clone()
+    fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Siblings {
+        self.0.h2.borrow_mut().entry(place(cluster, endpoint)).or_default().clone()
     }
 
     fn take_idle(
         &self,
-        worker: &Worker,
         cluster: &Arc<ClusterHandle>,
         endpoint: &EndpointState,
         now: Instant,
     ) -> Option<H1Conn> {
         let mut pools = self.0.h1.borrow_mut();
-        let idle = pools.get_mut(&key(cluster, endpoint))?;
+        let idle = pools.get_mut(&place(cluster, endpoint))?;
         while let Some(mut conn) = idle.pop() {
-            if conn.suits(worker, cluster, endpoint, now) && conn.is_alive() {
+            if conn.suits(&self.0.way, cluster, endpoint, now) && conn.is_alive() {
                 return Some(conn);
             }
         }
@@ -264,7 +266,7 @@ impl Pools {
             self.listen_for_starvation(&conn.cluster().clone());
         }
         conn.rest(now);
-        self.0.h1.borrow_mut().entry(conn.key()).or_default().push(conn);
+        self.0.h1.borrow_mut().entry(conn.place()).or_default().push(conn);
         self.start_sweeping();
     }
 
@@ -372,14 +374,14 @@ impl Pools {
 
 /// Connects and counts.
 async fn connect(
-    worker: &Rc<Worker>,
+    way: &Way,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,
     want: Protocol,
 ) -> Result<Connected, Failure> {
-    let connected = connect::connect(worker, cluster, endpoint, want).await;
+    let connected = connect::connect(way, cluster, endpoint, want).await;
     if let Err(failure) = &connected {
-        let cells = worker.metrics.cluster(&cluster.name);
+        let cells = way.metrics.cluster(&cluster.name);
         match failure.kind {
             FailureKind::Overflow { .. } => cells.pending_overflow.inc(),
             _ => cells.connect_failures.inc(),

@@ -52,12 +52,12 @@ async fn end_of(to: SocketAddr) -> std::io::Result<usize> {
 async fn mesh(app: SocketAddr) -> (Rig, Rig, SocketAddr) {
     let authority = authority();
     let store = credentials(&authority, "stock");
-    let mut server = Rig::new(|shared| shared.credentials = store);
+    let mut server = Rig::new(|process| process.credentials = store);
     let address = server.inbound(app);
     let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
     server.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
     let store = credentials(&authority, "web");
-    let mut client = Rig::new(|shared| shared.credentials = store);
+    let mut client = Rig::new(|process| process.credentials = store);
     client.apply(service("stock", cluster("stock", vec![endpoint(address, Some(id("stock")))])));
     let entry = client.outbound("stock.shop:8080");
     (server, client, entry)
@@ -149,7 +149,7 @@ async fn a_loop_over_another_is_broken_before_descriptors_are_gone() {
         // Somebody who sends on to where we pass from.
         let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = other.local_addr().unwrap();
-        let mut rig = Rig::new(|shared| shared.loops = crate::loops::Loops::limited(16));
+        let mut rig = Rig::new(|process| process.loops = crate::loops::Loops::limited(16));
         rig.absent.push(there.to_string());
         rig.apply([]);
         let entry = rig.outbound(&there.to_string());

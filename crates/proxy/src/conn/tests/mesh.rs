@@ -21,7 +21,7 @@ use crate::metrics::{Local, Totals};
 /// The sidecar of `stock`, STRICT or PERMISSIVE; its address.
 async fn server(authority: &outrigger_identity::Authority, strict: bool) -> (Rig, SocketAddr) {
     let store = credentials(authority, "stock");
-    let mut rig = Rig::new(|shared| shared.credentials = store);
+    let mut rig = Rig::new(|process| process.credentials = store);
     let address = rig.inbound(echo("").await);
     let mut chains = vec![mesh_chain("mtls-tcp", if strict { &[] } else { &["istio"] }, Vec::new())];
     if !strict {
@@ -38,7 +38,7 @@ fn client(
     account: &str,
 ) -> (Rig, SocketAddr) {
     let store = credentials(authority, "web");
-    let mut rig = Rig::new(|shared| shared.credentials = store);
+    let mut rig = Rig::new(|process| process.credentials = store);
     rig.apply(service("stock", cluster("stock", vec![endpoint(address, Some(id(account)))])));
     let outbound = rig.outbound("stock.shop:8080");
     (rig, outbound)
@@ -113,7 +113,7 @@ async fn a_new_certificate_is_used_without_cutting_what_is_open() {
         for (rig, account) in [(&inbound, "stock"), (&outbound, "web")] {
             let fresh = credentials(&authority, account).load();
             let certificate = fresh.certificate.clone().unwrap();
-            rig.worker.shared.credentials.replace_certificate(certificate);
+            rig.worker.process.credentials.replace_certificate(certificate);
         }
         assert_eq!(exchange(entry, "new").await.unwrap(), "new");
         open.write_all(b"b").await.unwrap();
@@ -161,7 +161,7 @@ async fn other_tls_is_the_applications_own_and_passes_through_when_permissive() 
     local(async {
         let authority = authority();
         let store = credentials(&authority, "stock");
-        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let mut rig = Rig::new(|process| process.credentials = store);
         let address = rig.inbound(echo("").await);
         let chains = vec![
             mesh_chain("mtls-tcp", &["istio"], Vec::new()),
@@ -206,7 +206,7 @@ async fn inside_of_mesh_tls_first_bytes_decide_where_alpn_does_not() {
     local(async {
         let authority = authority();
         let store = credentials(&authority, "stock");
-        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let mut rig = Rig::new(|process| process.credentials = store);
         let address = rig.inbound(echo("").await);
         let mut http = mesh_chain("mtls-http", &["istio-http/1.1", "istio-h2"], Vec::new());
         http.terminal = answering();
@@ -235,7 +235,7 @@ async fn a_server_may_speak_first_inside_of_mesh_tls() {
     local(async {
         let authority = authority();
         let store = credentials(&authority, "stock");
-        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let mut rig = Rig::new(|process| process.credentials = store);
         let address = rig.inbound(echo("220 ready").await);
         let mut http = mesh_chain("mtls-http", &["istio-http/1.1"], Vec::new());
         http.terminal = answering();
@@ -254,7 +254,7 @@ async fn sidecars_introduce_themselves_once_per_connection() {
     local(async {
         let authority = authority();
         let store = credentials(&authority, "stock");
-        let mut inbound = Rig::new(|shared| shared.credentials = store);
+        let mut inbound = Rig::new(|process| process.credentials = store);
         let address = inbound.inbound(nobody().await);
         let mut chain = mesh_chain("mtls-http", &[], Vec::new());
         chain.terminal = answering();
@@ -267,9 +267,9 @@ async fn sidecars_introduce_themselves_once_per_connection() {
             service: "web".into(),
             ..Workload::default()
         };
-        let mut outbound = Rig::new(|shared| {
-            shared.credentials = store;
-            shared.metrics = Totals::new(Local { workload, cluster: "home".into(), ..Local::default() });
+        let mut outbound = Rig::new(|process| {
+            process.credentials = store;
+            process.metrics = Totals::new(Local { workload, cluster: "home".into(), ..Local::default() });
         });
         let to = Forward { clusters: vec![WeightedCluster::only("stock")], ..Forward::default() };
         let chains =
@@ -293,7 +293,7 @@ async fn sidecars_introduce_themselves_once_per_connection() {
             assert_eq!(inbound.line().await["response_code"], 204);
         }
         let registry = outrigger_telemetry::metrics::Registry::new();
-        registry.register(inbound.worker.shared.metrics.clone());
+        registry.register(inbound.worker.process.metrics.clone());
         let page = registry.render();
         let lines: Vec<_> = page.lines().filter(|line| line.starts_with("istio_requests_total{")).collect();
         let [line] = lines.as_slice() else { panic!("{lines:?}") };

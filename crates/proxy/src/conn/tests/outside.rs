@@ -139,7 +139,7 @@ async fn where_the_meshs_tls_is_required_no_plain_text_leaves() {
     local(async {
         let authority = authority();
         let store = credentials(&authority, "web");
-        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let mut rig = Rig::new(|process| process.credentials = store);
         let plain = echo("").await;
         let mut cluster = cluster("billing", vec![endpoint(plain, None)]);
         let ClientTls::Mesh { required, .. } = &mut cluster.tls else { panic!() };

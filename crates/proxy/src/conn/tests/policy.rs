@@ -35,7 +35,7 @@ struct Server {
 impl Server {
     async fn new(authority: &Authority) -> Self {
         let store = credentials(authority, "stock");
-        let rig = Rig::new(|shared| shared.credentials = store);
+        let rig = Rig::new(|process| process.credentials = store);
         let address = rig.inbound(echo("").await);
         let mut server = Self { rig, address };
         server.set(vec![mesh_chain("mtls-tcp", &["istio"], Vec::new()), plain()]);
@@ -49,7 +49,7 @@ impl Server {
     /// An open connection of an account through its own sidecar.
     async fn visit(&self, authority: &Authority, account: &str) -> (Rig, TcpStream) {
         let store = credentials(authority, account);
-        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let mut rig = Rig::new(|process| process.credentials = store);
         rig.apply(service("stock", cluster("stock", vec![endpoint(self.address, Some(id("stock")))])));
         let stream = opened(rig.outbound("stock.shop:8080")).await;
         (rig, stream)
@@ -115,7 +115,7 @@ async fn a_root_that_is_no_longer_trusted_ends_what_it_vouched_for() {
         let server = Server::new(&authority).await;
         let (_web, web) = server.visit(&authority, "web").await;
         let other = super::rig::authority().bundle();
-        server.rig.worker.shared.credentials.replace_bundle(other);
+        server.rig.worker.process.credentials.replace_bundle(other);
         is_cut(web).await;
     })
     .await;
@@ -130,7 +130,7 @@ async fn a_revoked_identity_loses_its_connections_and_nobody_else_does() {
         let (_load, mut load) = server.visit(&authority, "load").await;
         let list = Revoked::parse([id("web").as_str()]).unwrap();
         let bundle = TrustBundle::clone(&authority.bundle()).with_revoked(Arc::new(list));
-        server.rig.worker.shared.credentials.replace_bundle(Arc::new(bundle));
+        server.rig.worker.process.credentials.replace_bundle(Arc::new(bundle));
         is_cut(web).await;
         lives(&mut load).await;
         let error = server.rig.line().await["error"].to_string();
@@ -146,8 +146,8 @@ async fn a_root_that_is_added_ends_nothing() {
         let server = Server::new(&authority).await;
         let (_web, mut web) = server.visit(&authority, "web").await;
         let both: TrustBundle = authority.bundle().union(&super::rig::authority().bundle());
-        let generation = server.rig.worker.shared.credentials.replace_bundle(Arc::new(both));
-        let mut swapped = server.rig.worker.shared.credentials.subscribe();
+        let generation = server.rig.worker.process.credentials.replace_bundle(Arc::new(both));
+        let mut swapped = server.rig.worker.process.credentials.subscribe();
         swapped.wait_for(|g| *g >= generation).await.unwrap();
         lives(&mut web).await;
         lives(&mut web).await;

@@ -31,9 +31,10 @@ use crate::access_log::{Format, Sink};
 use crate::bootstrap::{Bootstrap, Node, OutboundPolicy};
 use crate::listen::{self, accept};
 use crate::metrics::{Local, Totals};
+use crate::process::{Demand, Process};
 use crate::runtime::build::{Builder, InForce};
 use crate::runtime::snapshot::Snapshot;
-use crate::worker::{Demand, Shared, Worker};
+use crate::worker::Worker;
 
 /// Nothing here takes so long; a test that waits for it has failed.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -69,7 +70,7 @@ pub async fn local<F: Future<Output = ()>>(test: F) {
 }
 
 impl Rig {
-    pub fn new(edit: impl FnOnce(&mut Shared)) -> Self {
+    pub fn new(edit: impl FnOnce(&mut Process)) -> Self {
         let (lines, log) = mpsc::channel(256);
         let (demand, demands) = Demand::channel();
         let node = Node {
@@ -83,7 +84,7 @@ impl Rig {
             cluster: "default".into(),
             locality: Default::default(),
         };
-        let mut shared = Shared {
+        let mut process = Process {
             generation: AtomicU64::new(0),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             swapped: watch::Sender::new(0),
@@ -103,8 +104,8 @@ impl Rig {
             memory: crate::memory::Budget::new(Some(1 << 30), 1),
             descriptors: crate::descriptors::Descriptors::new(usize::MAX),
         };
-        edit(&mut shared);
-        let worker = Worker::new(0, Arc::new(shared));
+        edit(&mut process);
+        let worker = Worker::new(0, Arc::new(process));
         spawn_local(crate::conn::open::watch(worker.clone()));
         let (builder, resources) = (Builder::default(), BTreeMap::new());
         let absent = vec!["outside.test:80".to_owned()];
@@ -118,12 +119,12 @@ impl Rig {
         }
         let in_force: InForce<'_> =
             self.resources.iter().map(|((kind, name), r)| ((*kind, name.as_str()), r)).collect();
-        let before = self.worker.shared.snapshot.load_full();
+        let before = self.worker.process.snapshot.load_full();
         let outside: Vec<_> =
             self.absent.iter().map(|name| (ResourceKind::Destination, name.clone())).collect();
         let (snapshot, invalid) = self.builder.build(&before, &in_force, &outside);
         assert!(invalid.is_empty(), "{invalid:?}");
-        self.worker.shared.swap(snapshot);
+        self.worker.process.swap(snapshot);
     }
 
     /// Listens for the workload, whose application is at `app`.

@@ -118,7 +118,7 @@ async fn trust_that_is_removed_between_handshake_and_first_bytes_is_gone() {
     local(async {
         let authority = authority();
         let store = credentials(&authority, "stock");
-        let mut rig = Rig::new(|shared| shared.credentials = store);
+        let mut rig = Rig::new(|process| process.credentials = store);
         let address = rig.inbound(echo("").await);
         let web = FilterChain {
             terminal: super::mesh::answering(),
@@ -127,13 +127,13 @@ async fn trust_that_is_removed_between_handshake_and_first_bytes_is_gone() {
         // Bytes within TLS decide, so the connection waits for them after its handshake.
         apply(&mut rig, address, vec![web, mesh()]);
         let store = credentials(&authority, "web");
-        let mut client = Rig::new(|shared| shared.credentials = store);
+        let mut client = Rig::new(|process| process.credentials = store);
         client.apply(service("stock", cluster("stock", vec![endpoint(address, Some(id("stock")))])));
         let mut stream = TcpStream::connect(client.outbound("stock.shop:8080")).await.unwrap();
         while !rig.worker.connections.is_sidecar([127, 0, 0, 1].into()) {
             tokio::task::yield_now().await;
         }
-        rig.worker.shared.credentials.replace_bundle(super::rig::authority().bundle());
+        rig.worker.process.credentials.replace_bundle(super::rig::authority().bundle());
         stream.write_all(b"\0bytes").await.unwrap();
         nothing_comes(stream).await;
         let line = rig.line().await;

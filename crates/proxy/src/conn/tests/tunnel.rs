@@ -62,7 +62,7 @@ async fn a_connection_waits_for_its_configuration() {
 #[tokio::test]
 async fn configuration_that_never_comes_ends_the_connection_with_a_reason() {
     local(async {
-        let mut rig = Rig::new(|shared| shared.pending_timeout = std::time::Duration::from_millis(20));
+        let mut rig = Rig::new(|process| process.pending_timeout = std::time::Duration::from_millis(20));
         let address = rig.inbound(nobody().await);
         assert_eq!(exchange(address, "x").await.unwrap_or_default(), "");
         let line = rig.line().await;
@@ -118,7 +118,7 @@ async fn a_destination_in_use_is_never_forgotten_and_a_forgotten_one_is_asked_fo
 #[tokio::test]
 async fn what_is_not_in_the_mesh_is_refused_under_registry_only() {
     local(async {
-        let mut rig = Rig::new(|shared| shared.outbound_policy = OutboundPolicy::RegistryOnly);
+        let mut rig = Rig::new(|process| process.outbound_policy = OutboundPolicy::RegistryOnly);
         let address = rig.outbound("outside.test:80");
         rig.apply([]);
         assert_eq!(exchange(address, "x").await.unwrap_or_default(), "");
@@ -131,7 +131,7 @@ async fn what_is_not_in_the_mesh_is_refused_under_registry_only() {
 #[tokio::test]
 async fn an_http_client_is_told_why_its_call_leads_nowhere() {
     local(async {
-        let mut rig = Rig::new(|shared| shared.outbound_policy = OutboundPolicy::RegistryOnly);
+        let mut rig = Rig::new(|process| process.outbound_policy = OutboundPolicy::RegistryOnly);
         rig.apply([]);
         let address = rig.outbound("outside.test:80");
         let answer = exchange(address, "GET / HTTP/1.1\r\nHost: outside.test\r\n\r\n").await.unwrap();
@@ -247,7 +247,7 @@ async fn a_slow_client_of_a_silent_server_is_still_seen_to_speak_http() {
 /// How often the client, and how often the server won a race.
 fn races(rig: &Rig) -> [u64; 2] {
     let registry = outrigger_telemetry::metrics::Registry::new();
-    registry.register(rig.worker.shared.metrics.clone());
+    registry.register(rig.worker.process.metrics.clone());
     let page = registry.render();
     ["client", "server"].map(|speaker| {
         let name = format!("outrigger_raced_connections_total{{speaker=\"{speaker}\"}} ");

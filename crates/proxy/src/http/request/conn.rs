@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use outrigger_model::listener::Direction;
 
-use crate::conn::ConnInfo;
+use crate::downstream::ConnInfo;
 use crate::http::h1::Limits;
 use crate::memory::Account;
 use crate::runtime::snapshot::HttpHandle;
@@ -38,7 +38,7 @@ impl HttpConn {
             let by = own.map_or(String::new(), |own| format!("By={own};"));
             format!("{by}URI={peer}").into_boxed_str()
         });
-        let account = worker.ledger.open(worker.alarm.place(&worker.shared.drain));
+        let account = worker.ledger.open(worker.alarm.place(&worker.process.drain));
         let view = RefCell::new(Rc::new(View { generation, http }));
         Self { worker, info, view, client_cert, account }
     }

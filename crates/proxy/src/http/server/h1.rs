@@ -179,7 +179,7 @@ async fn read_head(
             return timer.poll(cx, deadline).map(|()| Next::Slow);
         }
         let idle = *idle.get_or_insert_with(|| after(resting(), config.idle_timeout));
-        if !drained && conn.worker.shared.drain.is_draining() {
+        if !drained && conn.worker.process.drain.is_draining() {
             drained = true;
             drain_idle = Some(Instant::now() + DRAIN_IDLE);
         }

@@ -124,7 +124,7 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let Ok(Ok(mut connection)) = timeout(limit, handshake).await else { return };
     turn.collect();
 
-    let drain = &conn.worker.shared.drain;
+    let drain = &conn.worker.process.drain;
     let mut drained = false;
     let streams = Rc::new(Streams { limits, ..Streams::default() });
     let mut timer = Timer::default();

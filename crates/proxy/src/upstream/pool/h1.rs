@@ -1,13 +1,12 @@
 //! One upstream HTTP/1 connection: its two halves, its parser, and what it was made for.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
-use super::{Counted, Fit, Key};
+use super::{Counted, Fit, Place};
 use crate::http::body::H1Body;
 use crate::http::h1::{Limits, MAX_HEAD, ResponseParser};
 use crate::http::send::H1Sender;
@@ -16,7 +15,7 @@ use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
 use crate::upstream::connect::{Connected, Held};
-use crate::worker::Worker;
+use crate::upstream::way::Way;
 
 /// A connection with both of its halves at home.
 pub struct H1Conn {
@@ -40,10 +39,10 @@ pub struct Meta {
 }
 
 impl H1Conn {
-    pub(super) fn new(worker: &Rc<Worker>, connected: Connected, fit: Fit, endpoint: &EndpointState) -> Self {
-        let (incoming, outgoing) = wire::split(connected.stream, &worker.buffers);
+    pub(super) fn new(way: &Way, connected: Connected, fit: Fit, endpoint: &EndpointState) -> Self {
+        let (incoming, outgoing) = wire::split(connected.stream, &way.buffers);
         let limits = Limits::heads(MAX_HEAD, fit.mesh);
-        let counted = Counted::new(worker.metrics.cluster(&fit.cluster.name));
+        let counted = Counted::new(way.metrics.cluster(&fit.cluster.name));
         let meta = Meta {
             parser: ResponseParser::new(limits),
             local: Some(connected.local),
@@ -64,7 +63,7 @@ impl H1Conn {
         &self.meta.counted.0
     }
 
-    pub(super) fn key(&self) -> Key {
+    pub(super) fn place(&self) -> Place {
         (self.meta.fit.cluster.id, self.meta.address, self.meta.reach)
     }
 
@@ -74,12 +73,12 @@ impl H1Conn {
 
     pub(super) fn suits(
         &self,
-        worker: &Worker,
+        way: &Way,
         cluster: &Arc<ClusterHandle>,
         endpoint: &EndpointState,
         now: Instant,
     ) -> bool {
-        self.meta.fit.suits(worker, cluster, endpoint) && !self.is_too_old(now)
+        self.meta.fit.suits(way, cluster, endpoint) && !self.is_too_old(now)
     }
 
     /// Whether nothing came while it was idle: neither the end nor bytes that nobody asked for. Costs a system call only

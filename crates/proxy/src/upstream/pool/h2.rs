@@ -27,7 +27,7 @@ use crate::http::window::{self, MAX_STREAMS, Windows};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::upstream::connect::Connected;
-use crate::worker::Worker;
+use crate::upstream::way::Way;
 
 mod cancel;
 mod dial;
@@ -53,7 +53,7 @@ const REMEMBERED: usize = 512;
 
 struct Conn {
     sender: SendRequest<Bytes>,
-    state: Rc<State>,
+    state: Rc<Known>,
 }
 
 impl Drop for Conn {
@@ -65,7 +65,7 @@ impl Drop for Conn {
 }
 
 /// What is known of a connection.
-pub struct State {
+pub struct Known {
     pub local: SocketAddr,
     fit: Fit,
     /// Its task has ended, or a GOAWAY came.
@@ -82,7 +82,7 @@ pub struct State {
     cancelled: RefCell<Cancelled>,
 }
 
-impl State {
+impl Known {
     fn unbury(&self) {
         let mut buried = self.buried.borrow_mut();
         if !buried.is_empty() {
@@ -135,7 +135,7 @@ struct Pings {
 
 impl Pings {
     /// SETTINGS are the peer's first frame: when our PING is answered they have come. Later ones pace the resets.
-    fn before(&mut self, state: &State, cx: &mut Context<'_>) {
+    fn before(&mut self, state: &Known, cx: &mut Context<'_>) {
         let Some(ping) = &mut self.ping else { return };
         if !state.settled.get() {
             self.pinged = self.pinged || ping.send_ping(Ping::opaque()).is_ok();
@@ -149,7 +149,7 @@ impl Pings {
         drop(leave);
     }
 
-    fn behind(&mut self, state: &State, cx: &mut Context<'_>) {
+    fn behind(&mut self, state: &Known, cx: &mut Context<'_>) {
         if let Some(ping) = self.ping.as_mut().filter(|_| state.settled.get()) {
             state.cancelled.borrow_mut().follow(ping, cx);
         }
@@ -165,12 +165,12 @@ struct List {
 
 /// The connections to one endpoint.
 #[derive(Clone, Default)]
-pub struct Shared(Rc<List>);
+pub struct Siblings(Rc<List>);
 
 /// A request's share of a connection.
 pub struct H2Lease {
     pub sender: SendRequest<Bytes>,
-    pub state: Rc<State>,
+    pub state: Rc<Known>,
     /// The connection has served requests before this one.
     pub reused: bool,
 }
@@ -192,7 +192,7 @@ impl H2Lease {
     }
 
     /// As if it had not been taken: whoever comes next is the first.
-    pub(super) fn into_unused(self) -> Rc<State> {
+    pub(super) fn into_unused(self) -> Rc<Known> {
         self.state.requests.set(self.state.requests.get() - 1);
         self.state.clone()
     }
@@ -235,11 +235,11 @@ impl H2Lease {
     }
 }
 
-impl Shared {
+impl Siblings {
     /// A share of a connection that suits and has a stream to spare.
     pub(super) fn take(
         &self,
-        worker: &Worker,
+        way: &Way,
         cluster: &Arc<ClusterHandle>,
         endpoint: &EndpointState,
     ) -> Option<H2Lease> {
@@ -249,7 +249,7 @@ impl Shared {
             let spent = most > 0 && conn.state.requests.get() >= most;
             // What does not suit any more ends when its streams do.
             let spent = spent || conn.state.cancelled.borrow().is_spent();
-            !conn.state.closed.get() && !spent && conn.state.fit.suits(worker, cluster, endpoint)
+            !conn.state.closed.get() && !spent && conn.state.fit.suits(way, cluster, endpoint)
         });
         let free = |conn: &&Conn| conn.state.has_room(conn.sender.current_max_send_streams());
         conns.iter().find(free).map(H2Lease::new)
@@ -286,14 +286,14 @@ impl Shared {
 
 /// Speaks HTTP/2 on a new connection and takes the first stream of it.
 pub(super) async fn start(
-    worker: &Rc<Worker>,
+    way: &Way,
     connected: Connected,
     fit: Fit,
-    shared: &Shared,
+    shared: &Siblings,
 ) -> Result<H2Lease, Failure> {
     // A peer's has room for what its sidecar added.
     let header_list = if fit.mesh { Limits::heads(MAX_HEAD, true).header_list() } else { HEADER_LIST };
-    let (stream, turn) = turn::collecting(connected.stream, &worker.buffers);
+    let (stream, turn) = turn::collecting(connected.stream, &way.buffers);
     let handshake = Builder::new()
         .initial_window_size(window::STREAM)
         .initial_connection_window_size(window::CONNECTION)
@@ -308,8 +308,8 @@ pub(super) async fn start(
         Failure::upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe, format!("HTTP/2: {error}"))
     })?;
     turn.collect();
-    let counted = Counted::new(worker.metrics.cluster(&fit.cluster.name));
-    let state = Rc::new(State {
+    let counted = Counted::new(way.metrics.cluster(&fit.cluster.name));
+    let state = Rc::new(Known {
         local: connected.local,
         fit,
         closed: Cell::new(false),

@@ -10,9 +10,9 @@ use outrigger_model::path::PathNormalization;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::{PathMatch, RouteUpgrade};
 
-use crate::protocol::HttpVersion::{self, Http1, Http2};
 use super::rig::*;
 use super::world;
+use crate::protocol::HttpVersion::{self, Http1, Http2};
 
 /// Answers with the request line and the fields that it saw.
 async fn mirror() -> SocketAddr {
@@ -241,7 +241,7 @@ fn apply(rig: &Rig, app: SocketAddr, filters: Vec<HttpFilter>) {
     setup.direction = Direction::Inbound;
     let mut next = world::snapshot(setup, &rig.worker.snapshot());
     next.generation = rig.worker.snapshot().generation + 1;
-    rig.worker.shared.swap(next);
+    rig.worker.process.swap(next);
 }
 
 #[tokio::test]

@@ -19,10 +19,10 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::protocol::HttpVersion::{Http1, Http2};
 use super::rig::*;
 use crate::listen::accept::room;
 use crate::memory::resident;
+use crate::protocol::HttpVersion::{Http1, Http2};
 
 mod sharing;
 

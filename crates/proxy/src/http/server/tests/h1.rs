@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
+use crate::protocol::HttpVersion::Http1;
 
 #[tokio::test]
 async fn requests_of_a_connection_share_an_upstream_connection() {

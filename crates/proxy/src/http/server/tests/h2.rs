@@ -6,8 +6,8 @@ use outrigger_model::cluster::UpstreamProtocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use crate::protocol::HttpVersion::{Http1, Http2};
 use super::rig::*;
+use crate::protocol::HttpVersion::{Http1, Http2};
 
 pub type Send = h2::client::SendRequest<Bytes>;
 

@@ -11,11 +11,11 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::RetryPolicy;
 
-use crate::protocol::HttpVersion;
-use crate::protocol::HttpVersion::{Http1, Http2};
 use super::h2::{app, client};
 use super::rig::*;
 use crate::http::h1::MAX_HEAD;
+use crate::protocol::HttpVersion;
+use crate::protocol::HttpVersion::{Http1, Http2};
 
 /// A sidecar that calls over this protocol, and its application speaks that one.
 async fn outbound(speaks: HttpVersion, to: SocketAddr, over: UpstreamProtocol) -> Rig {

@@ -10,9 +10,9 @@ use outrigger_model::route::{Fault, FaultAbort, FaultDelay, FaultStatus, PathMat
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
 use crate::http::{request, server};
+use crate::protocol::HttpVersion::Http1;
 
 async fn echo() -> std::net::SocketAddr {
     upstream(|_, mut wire| async move {
@@ -281,7 +281,7 @@ async fn draining_connection_says_so_and_ends() {
         let mut client = Wire::connect(rig.address).await;
         assert!(!headers(&get(&mut client, "/").await).contains_key("connection"));
         client.bytes(14).await;
-        rig.worker.shared.drain.begin();
+        rig.worker.process.drain.begin();
         assert_eq!(headers(&get(&mut client, "/").await)["connection"], "close");
         assert_eq!(client.rest().await, "GET / HTTP/1.1");
     })

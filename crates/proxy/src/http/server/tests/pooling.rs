@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use crate::protocol::HttpVersion::{Http1, Http2};
 use super::rig::*;
+use crate::protocol::HttpVersion::{Http1, Http2};
 
 /// Answers every request with the number of its connection.
 async fn numbered() -> std::net::SocketAddr {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use outrigger_model::route::{RetryOn, RetryPolicy};
 
-use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
+use crate::protocol::HttpVersion::Http1;
 
 fn policy(on: &[RetryOn]) -> RetryPolicy {
     RetryPolicy {

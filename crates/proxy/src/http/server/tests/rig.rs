@@ -20,11 +20,11 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::super::serve;
-use crate::protocol::HttpVersion;
 use super::world;
 use crate::access_log::Sink;
 use crate::conn::Accepted;
 use crate::listen::Purpose;
+use crate::protocol::HttpVersion;
 use crate::worker::Worker;
 
 /// What a test may change before the proxy is built.

@@ -9,10 +9,10 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{Direction, Tracing};
 use outrigger_telemetry::metrics::Registry;
 
-use crate::protocol::HttpVersion::Http1;
 use super::rig::*;
 use super::world;
 use crate::access_log::{Format, Sink};
+use crate::protocol::HttpVersion::Http1;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -117,7 +117,7 @@ async fn requests_are_counted_by_code() {
         client.send("GET / HTTP/1.0\r\n\r\n").await;
         client.rest().await;
         let registry = Registry::new();
-        registry.register(rig.worker.shared.metrics.clone());
+        registry.register(rig.worker.process.metrics.clone());
         let page = registry.render();
         let line = page.lines().find(|l| l.starts_with("istio_requests_total{")).unwrap();
         assert!(line.contains("response_code=\"200\"") && line.ends_with("} 4"), "{line}");
@@ -279,8 +279,8 @@ async fn open_connection_follows_a_new_configuration() {
             client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
             client.head().await;
             assert_eq!(client.bytes(5).await, body);
-            let next = world::snapshot(Setup::to(&[new]), &rig.worker.shared.snapshot.load());
-            rig.worker.shared.swap(next);
+            let next = world::snapshot(Setup::to(&[new]), &rig.worker.process.snapshot.load());
+            rig.worker.process.swap(next);
         }
     })
     .await;
@@ -328,7 +328,7 @@ async fn messages_of_grpc_are_counted_both_ways() {
         client.send(&format!("POST /a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc+proto\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")).await;
         client.rest().await;
         let registry = Registry::new();
-        registry.register(rig.worker.shared.metrics.clone());
+        registry.register(rig.worker.process.metrics.clone());
         let page = registry.render();
         for (name, count) in [("istio_request_messages_total{", " 3"), ("istio_response_messages_total{", " 2")] {
             let line = page.lines().find(|line| line.starts_with(name)).unwrap();
@@ -374,7 +374,7 @@ async fn a_peer_that_introduces_itself_is_named_and_the_application_never_sees_i
             assert!(!head.contains("x-outrigger-peer") && !head.contains("peer-metadata"), "{head}");
         }
         let registry = Registry::new();
-        registry.register(rig.worker.shared.metrics.clone());
+        registry.register(rig.worker.process.metrics.clone());
         let mut page = registry.render();
         while !page.contains("source_workload=\"cart-v2\"") || !page.contains("} 3") {
             tokio::task::yield_now().await;

@@ -17,11 +17,13 @@ use tokio::sync::watch;
 use super::rig::Setup;
 use crate::access_log::Sink;
 use crate::bootstrap::{Node, OutboundPolicy};
-use crate::conn::{Accepted, ConnInfo};
+use crate::conn::Accepted;
+use crate::downstream::ConnInfo;
 use crate::metrics::{Local, Totals};
+use crate::process::{Demand, Process};
 use crate::runtime::build::{Builder, InForce};
 use crate::runtime::snapshot::{ChainHandle, HttpHandle, ListenerHandle, Snapshot};
-use crate::worker::{Demand, Shared, Worker};
+use crate::worker::Worker;
 
 const LISTENER: &str = "l";
 const CHAIN: &str = "x";
@@ -39,7 +41,7 @@ impl World {
     pub fn new(setup: Setup) -> Self {
         let (log, peer, memory) = (setup.log.clone(), setup.peer.clone(), setup.memory);
         let snapshot = snapshot(setup, &Snapshot::default());
-        let worker = Worker::new(0, Arc::new(shared(snapshot, log, memory)));
+        let worker = Worker::new(0, Arc::new(process(snapshot, log, memory)));
         let current = worker.snapshot();
         let (listener, chain) = current.chain(LISTENER, CHAIN).unwrap();
         let (listener, chain) = (listener.clone(), chain.clone());
@@ -48,7 +50,12 @@ impl World {
     }
 
     pub fn info(&self, accepted: &Accepted) -> ConnInfo {
-        let mut info = ConnInfo::early(accepted);
+        let mut info = ConnInfo::early(
+            accepted.source,
+            accepted.destination,
+            accepted.transparent,
+            &accepted.purpose,
+        );
         info.direction = self.listener.config.direction;
         (info.listener, info.chain) = (self.listener.clone(), self.chain.clone());
         (info.mtls, info.peer) = (self.peer.is_some(), self.peer.clone());
@@ -68,7 +75,7 @@ pub fn snapshot(setup: Setup, before: &Snapshot) -> Snapshot {
     snapshot
 }
 
-fn shared(snapshot: Snapshot, access_log: Option<Sink>, memory: usize) -> Shared {
+fn process(snapshot: Snapshot, access_log: Option<Sink>, memory: usize) -> Process {
     let export = ExportConfig { endpoints: vec!["http://127.0.0.1:9".into()], ..ExportConfig::default() };
     // The exporter is never run: spans wait in its queue.
     let (spans, _exporter) = exporter(export).unwrap();
@@ -93,7 +100,7 @@ fn shared(snapshot: Snapshot, access_log: Option<Sink>, memory: usize) -> Shared
         cluster: "default".into(),
         locality: Default::default(),
     };
-    Shared {
+    Process {
         generation: AtomicU64::new(snapshot.generation),
         snapshot: ArcSwap::from_pointee(snapshot),
         swapped: watch::Sender::new(0),

@@ -7,12 +7,12 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::{Shared, State};
+use super::{Known, Siblings};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 
 /// What came of it.
 pub enum Outcome {
-    Connected(Rc<State>),
+    Connected(Rc<Known>),
     /// The peer speaks only HTTP/1: everybody needs a connection of its own.
     Http1,
     Failed(Failure),
@@ -40,12 +40,12 @@ impl Dial {
 
 /// The attempt's end, however it comes.
 pub struct Dialling {
-    shared: Shared,
+    shared: Siblings,
     dial: Rc<Dial>,
 }
 
 impl Dialling {
-    pub(super) fn new(shared: Shared, dial: Rc<Dial>) -> Self {
+    pub(super) fn new(shared: Siblings, dial: Rc<Dial>) -> Self {
         Self { shared, dial }
     }
 

@@ -1,29 +1,35 @@
-//! What is known of a downstream connection, shared by everything that happens on it.
+//! What is known of a downstream connection, shared by everything that happens on it. How it comes to be known, and what
+//! follows from it, is `conn`'s.
 
 use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
+use outrigger_identity::TrustBundle;
 use outrigger_model::identity::SpiffeId;
-use outrigger_model::listener::{Direction, Listener, TcpProxy};
+use outrigger_model::listener::{ChainInput, Direction, Listener, TcpProxy};
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::request::ConnectionView;
-use outrigger_telemetry::logging::Throttle;
+use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
-use super::open::Chain;
-use super::{Accepted, direction};
 use crate::detect::{Detected, tls};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::introduction::Introduction;
 use crate::listen::Purpose;
 use crate::metrics::Shard;
-use crate::protocol::{HttpVersion, Protocol};
-use crate::record::StreamRecord;
+use crate::protocol::HttpVersion;
 use crate::runtime::endpoint::Reach;
 use crate::runtime::snapshot::{ChainHandle, ListenerHandle, TcpHandle, TerminalHandle};
-use crate::worker::Worker;
+
+pub mod registry;
+pub mod speakers;
+
+pub use registry::Connections;
+
+/// A certificate chain, leaf first.
+pub type Chain = Rc<[CertificateDer<'static>]>;
 
 /// One downstream connection.
 #[derive(Clone)]
@@ -53,9 +59,9 @@ pub struct ConnInfo {
     /// Who the peer says it is, beyond what it proved.
     pub introduction: Introduction,
     /// Where the called host begins in the server name; found when the first stream ends.
-    pub(super) called_from: OnceCell<usize>,
+    pub(crate) called_from: OnceCell<usize>,
     /// Hash of what tells its series from others, once it is known.
-    pub(super) series_hash: Cell<u64>,
+    pub(crate) series_hash: Cell<u64>,
     /// It began with a ClientHello.
     pub(crate) is_tls: bool,
     /// ALPN names offered, or what was detected in plain text: what the chain was chosen by.
@@ -81,16 +87,15 @@ static NOWHERE: LazyLock<(Arc<ListenerHandle>, Arc<ChainHandle>)> = LazyLock::ne
 
 impl ConnInfo {
     /// As accepted: nothing is known but addresses.
-    pub fn early(accepted: &Accepted) -> Self {
+    pub fn early(source: SocketAddr, destination: SocketAddr, transparent: bool, purpose: &Purpose) -> Self {
         let (listener, chain) = NOWHERE.clone();
-        let (source, destination) = (accepted.source, accepted.destination);
-        let (app, reach) = match accepted.purpose {
-            Purpose::Inbound { app: None } if accepted.transparent => (None, Reach::AppFrom(source.ip())),
+        let (app, reach) = match *purpose {
+            Purpose::Inbound { app: None } if transparent => (None, Reach::AppFrom(source.ip())),
             Purpose::Inbound { app: None } => (None, Reach::App),
             Purpose::Inbound { app } => (app, Reach::Network),
             Purpose::Outbound { .. } => (None, Reach::Network),
         };
-        Self { app, reach, ..Self::new(direction(&accepted.purpose), source, destination, listener, chain) }
+        Self { app, reach, ..Self::new(purpose.direction(), source, destination, listener, chain) }
     }
 
     /// Plain text, of an unknown peer, on this chain.
@@ -161,7 +166,7 @@ impl ConnInfo {
     }
 
     /// Keeps what a chain is chosen by.
-    pub(super) fn note(&mut self, detected: Option<&Detected>) {
+    pub(crate) fn note(&mut self, detected: Option<&Detected>) {
         let plain = |name: &str| Rc::from([Box::from(name)]);
         match detected {
             Some(Detected::Tls(hello)) => {
@@ -179,7 +184,7 @@ impl ConnInfo {
     }
 
     /// The chain for HTTP in mesh TLS, where the present one takes bytes because ALPN did not say what is inside.
-    pub(super) fn inside(&self, version: HttpVersion) -> Option<Arc<ChainHandle>> {
+    pub(crate) fn inside(&self, version: HttpVersion) -> Option<Arc<ChainHandle>> {
         if matches!(self.chain.terminal, TerminalHandle::Http(_)) {
             return None;
         }
@@ -190,7 +195,7 @@ impl ConnInfo {
     }
 
     /// From now on the connection counts as one whose ALPN said so.
-    pub(super) fn found_inside(&mut self, version: HttpVersion) {
+    pub(crate) fn found_inside(&mut self, version: HttpVersion) {
         let name = match version {
             HttpVersion::Http1 => "istio-http/1.1",
             HttpVersion::Http2 => "istio-h2",
@@ -199,25 +204,20 @@ impl ConnInfo {
     }
 
     /// The chain of this listener that takes the connection.
-    pub(super) fn chosen<'l>(&self, listener: &'l ListenerHandle) -> Option<&'l Arc<ChainHandle>> {
-        super::chosen(self, listener)
+    pub(crate) fn chosen<'l>(&self, listener: &'l ListenerHandle) -> Option<&'l Arc<ChainHandle>> {
+        let protocols: Vec<&str> = self.protocols.iter().map(|p| &**p).collect();
+        listener.select(&ChainInput {
+            destination_port: self.destination.port(),
+            tls: self.is_tls,
+            server_name: self.server_name.as_deref(),
+            application_protocols: &protocols,
+        })
     }
-}
 
-/// The access log has them all.
-static REFUSED: Throttle = Throttle::new();
-
-/// Writes the record of a connection that failed before anything served it, or that was closed under it.
-pub(super) fn refuse(worker: &Rc<Worker>, info: &Rc<ConnInfo>, failure: &Failure) {
-    if let Some(suppressed) = REFUSED.admit() {
-        tracing::info!(
-            source = %info.source,
-            destination = %info.destination,
-            listener = info.listener.name(),
-            %failure,
-            suppressed,
-            "connection closed"
-        );
+    /// Why a tunnel ends, if whom it reached is trusted no longer.
+    pub fn revoked(&self, bundle: &TrustBundle) -> Option<Failure> {
+        let identity = self.reached.get().filter(|identity| bundle.revoked().has_identity(identity))?;
+        let detail = format!("{identity} is revoked");
+        Some(Failure::upstream(Stage::Forward, FailureKind::TlsFailed, Retry::Never, detail))
     }
-    StreamRecord::open(worker, info, Protocol::Tcp, Instant::now()).fail(failure);
 }
