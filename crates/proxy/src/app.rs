@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access_log;
 use crate::admin::Pages;
 use crate::bootstrap::{Bootstrap, Format, Mode};
-use crate::config_feed::state::{Bounds, FeedState, Key};
+use crate::config_feed::state::{Bounds, FeedState, ResourceKey};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::descriptors::Descriptors;
 use crate::disk::SnapshotFile;
@@ -315,7 +315,7 @@ fn feed(
     bootstrap: &Bootstrap,
     joined: &Joined,
     process: &Arc<Process>,
-    demands: mpsc::Receiver<Key>,
+    demands: mpsc::Receiver<ResourceKey>,
     resolver: Resolver,
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
     let mut state = FeedState::new(config_feed::always(bootstrap.dns.is_some()));

@@ -18,7 +18,7 @@ use crate::resolve::Resolver;
 
 pub mod state;
 
-use state::{Bounds, FeedState, Key, Step};
+use state::{Bounds, FeedState, ResourceKey, Step};
 
 /// Takes what is in force.
 pub trait Publish: Send + 'static {
@@ -27,16 +27,16 @@ pub trait Publish: Send + 'static {
         &mut self,
         generation: u64,
         in_force: &[Arc<Resource>],
-        absent: &BTreeSet<Key>,
-    ) -> Vec<(Key, Invalid)>;
+        absent: &BTreeSet<ResourceKey>,
+    ) -> Vec<(ResourceKey, Invalid)>;
     /// New roots to trust, and who is trusted no longer.
     fn trust(&mut self, secret: &TrustBundleSecret);
     /// Who was trusted no longer when the configuration was stored that serves for now.
     fn revoke(&mut self, secret: &TrustBundleSecret);
     /// The destinations and hosts that were answered, with the time for which nobody has used them; `None`: somebody does.
-    fn usage(&self) -> Vec<(Key, Option<Duration>)>;
+    fn usage(&self) -> Vec<(ResourceKey, Option<Duration>)>;
     /// From now on nobody begins to use it; says no if somebody has begun.
-    fn retire(&self, key: &Key) -> bool;
+    fn retire(&self, key: &ResourceKey) -> bool;
 }
 
 /// What the feed says of itself to the admin server and to readiness.
@@ -63,7 +63,7 @@ pub struct FeedStatus {
     /// Destinations and names that were given up because nobody used them.
     pub forgotten: u64,
     /// Versions of what is in force.
-    pub versions: Vec<(Key, String)>,
+    pub versions: Vec<(ResourceKey, String)>,
 }
 
 /// Refusals that are remembered for people.
@@ -80,7 +80,7 @@ pub struct ConfigFeed<P> {
     /// Its events.
     pub events: mpsc::Receiver<Event>,
     /// What workers and DNS ask for.
-    pub demands: mpsc::Receiver<Key>,
+    pub demands: mpsc::Receiver<ResourceKey>,
     /// Asks DNS for what clusters of names consist of.
     pub resolver: Resolver,
     /// The state.
@@ -96,7 +96,7 @@ pub struct ConfigFeed<P> {
 }
 
 /// What is subscribed whatever happens; which names of the world have addresses only for who answers DNS.
-pub fn always(dns: bool) -> impl Iterator<Item = Key> {
+pub fn always(dns: bool) -> impl Iterator<Item = ResourceKey> {
     let all = [(ResourceKind::Secret, "ROOTCA"), (ResourceKind::Barrier, "barrier")];
     let outside = dns.then_some((ResourceKind::Host, Host::OUTSIDE));
     all.into_iter().chain(outside).map(|(kind, name)| (kind, name.to_owned()))

@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::stream::Stream;
 
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
 pub mod tls;

@@ -20,6 +20,7 @@ use crate::config_feed::FeedStatus;
 use crate::process::Process;
 
 mod counters;
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub(crate) mod message;
 mod names;
@@ -112,7 +113,7 @@ impl Dns {
     }
 
     fn candidates(&self, name: &str) -> Vec<Candidate> {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.process.snapshot.load();
         let outside = snapshot.host(Host::OUTSIDE).and_then(|known| known.answer.as_ref());
         self.names.candidates(name, |name| outside.is_some_and(|outside| outside.covers(name)))
     }

@@ -53,8 +53,6 @@ pub enum FailureKind {
     NoRoute,
     /// The listener has no filter chain for the connection.
     NoChain,
-    /// No listener serves the address.
-    NoListener,
     /// The route names a cluster that is not there.
     NoCluster,
     /// The configuration did not arrive in time.
@@ -88,8 +86,6 @@ pub enum FailureKind {
     UpstreamTimeout,
     /// The time of one attempt.
     PerTryTimeout,
-    /// The longest life of a stream.
-    DurationTimeout,
     /// Reset by the upstream.
     UpstreamReset,
     /// The upstream closed the connection before its response was complete.
@@ -98,8 +94,6 @@ pub enum FailureKind {
     RefusedStream,
     /// The upstream broke the protocol.
     UpstreamProtocol,
-    /// Retries were used up; the last failure is in the detail.
-    RetriesExhausted,
     /// The downstream broke the protocol; answered with this status.
     BadRequest(u16),
     /// The downstream broke a protocol that has no status to answer with.
@@ -120,8 +114,6 @@ pub enum FailureKind {
     IdleTimeout,
     /// Clients hold all memory that is handed out.
     Overload,
-    /// The process is ending.
-    Draining,
     /// We could not go on: sockets, memory, a broken invariant.
     Internal,
 }
@@ -172,29 +164,24 @@ impl FailureKind {
     /// Envoy's response flag; `-` where Envoy has none.
     pub fn flag(&self) -> &'static str {
         match self {
-            Self::NoRoute | Self::NoChain | Self::NoListener | Self::Blocked => "NR",
+            Self::NoRoute | Self::NoChain | Self::Blocked => "NR",
             Self::NoCluster | Self::Pending => "NC",
             Self::DnsFailed => "DF",
             Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected => "UH",
             Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => "UF",
             Self::Overflow { .. } => "UO",
             Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
-            Self::DurationTimeout => "DT",
             Self::UpstreamReset | Self::RefusedStream => "UR",
             Self::UpstreamClosed => "UC",
             Self::UpstreamProtocol => "UPE",
-            Self::RetriesExhausted => "URX",
             Self::BadRequest(_) | Self::DownstreamProtocol | Self::DownstreamTls => "DPE",
             Self::DownstreamClosed => "DC",
             Self::FaultAbort(_) => "FI",
             Self::IdleTimeout => "SI",
             Self::Overload => "OM",
-            Self::RequestTimeout
-            | Self::Denied
-            | Self::UpgradeRefused
-            | Self::PlainText
-            | Self::Draining
-            | Self::Internal => "-",
+            Self::RequestTimeout | Self::Denied | Self::UpgradeRefused | Self::PlainText | Self::Internal => {
+                "-"
+            }
         }
     }
 
@@ -208,7 +195,7 @@ impl FailureKind {
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
             Self::DownstreamProtocol => 400,
             Self::RequestTimeout | Self::IdleTimeout => 408,
-            Self::UpstreamTimeout | Self::PerTryTimeout | Self::DurationTimeout => 504,
+            Self::UpstreamTimeout | Self::PerTryTimeout => 504,
             Self::UpstreamProtocol => 502,
             Self::DownstreamClosed => 499,
             Self::Internal => 500,
@@ -237,7 +224,6 @@ impl FailureKind {
         match self {
             Self::NoRoute => "no_route",
             Self::NoChain => "no_filter_chain",
-            Self::NoListener => "no_listener",
             Self::NoCluster => "no_cluster",
             Self::Pending => "config_pending",
             Self::Blocked => "not_in_mesh",
@@ -251,12 +237,10 @@ impl FailureKind {
             Self::Overflow { .. } => "overflow",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::PerTryTimeout => "per_try_timeout",
-            Self::DurationTimeout => "max_duration",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamClosed => "upstream_closed",
             Self::RefusedStream => "refused_stream",
             Self::UpstreamProtocol => "upstream_protocol_error",
-            Self::RetriesExhausted => "retries_exhausted",
             Self::BadRequest(_) => "bad_request",
             Self::DownstreamProtocol => "protocol_error",
             Self::DownstreamClosed => "downstream_closed",
@@ -267,7 +251,6 @@ impl FailureKind {
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",
             Self::Overload => "overload",
-            Self::Draining => "draining",
             Self::Internal => "internal",
         }
     }

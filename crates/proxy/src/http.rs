@@ -5,8 +5,13 @@
 
 pub mod attempt;
 pub mod body;
+pub mod breakage;
+pub mod chain;
+pub mod conn;
+pub mod context;
 pub mod convert;
 pub mod copy;
+pub mod edit;
 pub mod exchange;
 pub mod filter;
 pub mod grpc;
@@ -24,5 +29,6 @@ pub mod timeout;
 pub mod trace;
 pub mod turn;
 pub mod upgrade;
+pub mod watch;
 pub mod window;
 pub mod wire;

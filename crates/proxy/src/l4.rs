@@ -129,7 +129,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
 /// says that all was sent, would make a whole answer of half of one.
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if self.up.state != State::Ended || self.down.state != State::Ended {
+        if self.up.state != Progress::Ended || self.down.state != Progress::Ended {
             self.downstream.reset();
             self.upstream.stream.reset();
         }
@@ -144,11 +144,11 @@ struct Half {
     /// The last read brought much.
     bulk: bool,
     unflushed: bool,
-    state: State,
+    state: Progress,
 }
 
 #[derive(PartialEq)]
-enum State {
+enum Progress {
     Open,
     /// The source has ended; the sink is to be told.
     Ending,
@@ -163,7 +163,7 @@ enum Broken {
 
 impl Half {
     fn new() -> Self {
-        Self { region: None, bytes: 0, bulk: false, unflushed: false, state: State::Open }
+        Self { region: None, bytes: 0, bulk: false, unflushed: false, state: Progress::Open }
     }
 
     /// Moves bytes until neither side goes on; ready when this direction has ended. `last`: the other one has.
@@ -191,16 +191,16 @@ impl Half {
                 }
             }
             match self.state {
-                State::Ended => return Poll::Ready(Ok(())),
-                State::Ending => {
+                Progress::Ended => return Poll::Ready(Ok(())),
+                Progress::Ending => {
                     let told =
                         if last { Pin::new(&mut *to).poll_shutdown(cx) } else { to.poll_half_close(cx) };
                     // A sink that is gone already need not be told.
                     let _ = ready!(told);
-                    self.state = State::Ended;
+                    self.state = Progress::Ended;
                 }
-                State::Open => match self.poll_fill(cx, from) {
-                    Poll::Ready(Ok(0)) => self.state = State::Ending,
+                Progress::Open => match self.poll_fill(cx, from) {
+                    Poll::Ready(Ok(0)) => self.state = Progress::Ending,
                     Poll::Ready(Ok(n)) => self.bytes += n as u64,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Source(error))),
                     Poll::Pending if self.unflushed => match Pin::new(&mut *to).poll_flush(cx) {
@@ -277,19 +277,19 @@ impl Tunnel {
         let Self { record, downstream, up, down, .. } = self;
         let upstream = &mut self.upstream.stream;
         let before = up.bytes + down.bytes;
-        let sending = up.poll(cx, downstream, upstream, down.state == State::Ended);
-        let receiving = down.poll(cx, upstream, downstream, up.state == State::Ended);
+        let sending = up.poll(cx, downstream, upstream, down.state == Progress::Ended);
+        let receiving = down.poll(cx, upstream, downstream, up.state == Progress::Ended);
         (record.received, record.sent) = (up.bytes, down.bytes);
         if let Poll::Ready(Err(broken)) = sending {
             return Poll::Ready(Err(name(broken, true)));
         }
         if let Poll::Ready(Err(broken)) = receiving {
             if self.upstream.is_careless(&broken) {
-                (up.state, down.state) = (State::Ended, State::Ended);
+                (up.state, down.state) = (Progress::Ended, Progress::Ended);
             }
             return Poll::Ready(Err(name(broken, false)));
         }
-        if up.state == State::Ended && down.state == State::Ended {
+        if up.state == Progress::Ended && down.state == Progress::Ended {
             return Poll::Ready(Ok(()));
         }
         if up.bytes + down.bytes != before {

@@ -83,7 +83,7 @@ pub struct SeriesOf<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+struct SeriesKey {
     peer_hash: u64,
     /// Address of the `Arc<Workload>`, which the cached entry keeps alive so that it cannot be used twice.
     workload: usize,
@@ -98,8 +98,8 @@ struct Key {
 }
 
 impl SeriesOf<'_> {
-    fn key(&self) -> Key {
-        Key {
+    fn key(&self) -> SeriesKey {
+        SeriesKey {
             peer_hash: self.peer_hash,
             workload: self.workload.map_or(0, |w| Arc::as_ptr(w) as usize),
             cluster_id: self.cluster.map_or(u32::MAX, |_| self.cluster_id),
@@ -167,7 +167,7 @@ struct ShardTable {
 
 /// One worker's finder of cells of one kind.
 struct Finder<C> {
-    by_key: FastMap<Key, (Arc<C>, Option<Arc<Workload>>)>,
+    by_key: FastMap<SeriesKey, (Arc<C>, Option<Arc<Workload>>)>,
     by_labels: HashMap<Labels, Arc<C>>,
     guests: Guests,
     /// When series were last looked for that nobody needs.

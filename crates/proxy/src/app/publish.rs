@@ -10,7 +10,7 @@ use outrigger_model::resource::{Invalid, Resource, ResourceKind, TrustBundleSecr
 
 use crate::bootstrap::OutboundPolicy;
 use crate::config_feed::Publish;
-use crate::config_feed::state::Key;
+use crate::config_feed::state::ResourceKey;
 use crate::process::Process;
 use crate::runtime::build::{Builder, InForce};
 
@@ -69,8 +69,8 @@ impl Publish for Publisher {
         &mut self,
         generation: u64,
         in_force: &[Arc<Resource>],
-        absent: &BTreeSet<Key>,
-    ) -> Vec<(Key, Invalid)> {
+        absent: &BTreeSet<ResourceKey>,
+    ) -> Vec<(ResourceKey, Invalid)> {
         // Before the first whole generation something is always missing.
         if generation > 0
             && let Some(text) = self.reachable.look(in_force)
@@ -84,7 +84,7 @@ impl Publish for Publisher {
         invalid.into_iter().map(|invalid| ((invalid.kind, invalid.name.clone()), invalid)).collect()
     }
 
-    fn usage(&self) -> Vec<(Key, Option<Duration>)> {
+    fn usage(&self) -> Vec<(ResourceKey, Option<Duration>)> {
         let snapshot = self.process.snapshot.load();
         let destinations = snapshot
             .destinations()
@@ -94,7 +94,7 @@ impl Publish for Publisher {
         destinations.chain(hosts).collect()
     }
 
-    fn retire(&self, (kind, name): &Key) -> bool {
+    fn retire(&self, (kind, name): &ResourceKey) -> bool {
         let snapshot = self.process.snapshot.load();
         let usage = match kind {
             ResourceKind::Host => snapshot.host(name).map(|known| &known.usage),

@@ -35,7 +35,7 @@ impl Default for Bounds {
 }
 
 /// Kind and name.
-pub type Key = (ResourceKind, String);
+pub type ResourceKey = (ResourceKind, String);
 
 /// A received resource.
 #[derive(Debug, Clone)]
@@ -50,19 +50,19 @@ pub struct Held {
 /// All that is known of configuration.
 #[derive(Debug, Default)]
 pub struct FeedState {
-    received: BTreeMap<Key, Held>,
-    in_force: BTreeMap<Key, Held>,
+    received: BTreeMap<ResourceKey, Held>,
+    in_force: BTreeMap<ResourceKey, Held>,
     /// What served before a version that may yet turn out not to be usable.
-    last_good: BTreeMap<Key, Held>,
+    last_good: BTreeMap<ResourceKey, Held>,
     /// Versions that could not be used.
-    refused: BTreeMap<Key, Arc<Resource>>,
+    refused: BTreeMap<ResourceKey, Arc<Resource>>,
     /// With the time at which somebody last asked.
-    demanded: BTreeMap<Key, Instant>,
-    pinned: BTreeSet<Key>,
-    always: BTreeSet<Key>,
-    absent: BTreeSet<Key>,
+    demanded: BTreeMap<ResourceKey, Instant>,
+    pinned: BTreeSet<ResourceKey>,
+    always: BTreeSet<ResourceKey>,
+    absent: BTreeSet<ResourceKey>,
     absent_changed: bool,
-    subscribed: BTreeSet<Key>,
+    subscribed: BTreeSet<ResourceKey>,
     /// The endpoint sets that DNS is asked for.
     resolving: BTreeSet<String>,
     barrier: Option<u64>,
@@ -75,9 +75,9 @@ pub struct Step {
     /// What is in force changed: build and swap a snapshot before anything else.
     pub changed: bool,
     /// Names to subscribe to.
-    pub subscribe: Vec<Key>,
+    pub subscribe: Vec<ResourceKey>,
     /// Names that nothing refers to any more.
-    pub unsubscribe: Vec<Key>,
+    pub unsubscribe: Vec<ResourceKey>,
     /// The endpoint sets to ask DNS for from now on, where they are others than before: they arrive as if they were sent.
     pub resolve: Option<BTreeMap<String, DnsDiscovery>>,
     /// After the swap: acknowledge this generation.
@@ -85,17 +85,17 @@ pub struct Step {
     /// Step again at this time, even if nothing arrives.
     pub deadline: Option<Instant>,
     /// Went in force although these were missing.
-    pub late: Vec<(Key, Key)>,
+    pub late: Vec<(ResourceKey, ResourceKey)>,
 }
 
 impl FeedState {
     /// `always` are subscribed whatever happens: the trust bundle, the barrier.
-    pub fn new(always: impl IntoIterator<Item = Key>) -> Self {
+    pub fn new(always: impl IntoIterator<Item = ResourceKey>) -> Self {
         Self { always: always.into_iter().collect(), ..Self::default() }
     }
 
     /// Somebody wants a destination or a host.
-    pub fn demand(&mut self, wanted: Key, now: Instant) {
+    pub fn demand(&mut self, wanted: ResourceKey, now: Instant) {
         self.demanded.insert(wanted, now);
     }
 
@@ -120,8 +120,14 @@ impl FeedState {
     /// What to forget of each kind: all that were idle for too long, then the longest idle until the bound holds. `used` are
     /// those that were answered, with the time for which nobody has used them, or `None` while somebody does. Who waits
     /// for an answer uses it too.
-    pub fn surplus(&self, used: &[(Key, Option<Duration>)], bounds: &Bounds, now: Instant) -> Vec<Key> {
-        let used: BTreeMap<&Key, Option<Duration>> = used.iter().map(|(key, idle)| (key, *idle)).collect();
+    pub fn surplus(
+        &self,
+        used: &[(ResourceKey, Option<Duration>)],
+        bounds: &Bounds,
+        now: Instant,
+    ) -> Vec<ResourceKey> {
+        let used: BTreeMap<&ResourceKey, Option<Duration>> =
+            used.iter().map(|(key, idle)| (key, *idle)).collect();
         let of_kind = |kind| self.surplus_of(kind, &used, bounds, now);
         ResourceKind::ON_DEMAND.into_iter().flat_map(of_kind).collect()
     }
@@ -129,11 +135,11 @@ impl FeedState {
     fn surplus_of(
         &self,
         kind: ResourceKind,
-        used: &BTreeMap<&Key, Option<Duration>>,
+        used: &BTreeMap<&ResourceKey, Option<Duration>>,
         bounds: &Bounds,
         now: Instant,
-    ) -> Vec<Key> {
-        let mut idle: Vec<(Duration, &Key)> = of_kind(&self.demanded, kind)
+    ) -> Vec<ResourceKey> {
+        let mut idle: Vec<(Duration, &ResourceKey)> = of_kind(&self.demanded, kind)
             .filter(|(key, _)| !self.pinned.contains(*key))
             .filter_map(|(key, asked)| {
                 let idle = match used.get(key) {
@@ -151,7 +157,7 @@ impl FeedState {
     }
 
     /// Nobody wants it any more.
-    pub fn forget(&mut self, unwanted: &Key) {
+    pub fn forget(&mut self, unwanted: &ResourceKey) {
         self.demanded.remove(unwanted);
         self.absent_changed |= self.absent.remove(unwanted);
         self.received.remove(unwanted);
@@ -172,14 +178,14 @@ impl FeedState {
     }
 
     /// Whether this very resource is in force, or was and could not be used.
-    fn serves(&self, key: &Key, held: &Held) -> bool {
+    fn serves(&self, key: &ResourceKey, held: &Held) -> bool {
         let same = |known: &Arc<Resource>| Arc::ptr_eq(known, &held.resource);
         self.in_force.get(key).is_some_and(|known| same(&known.resource))
             || self.refused.get(key).is_some_and(same)
     }
 
     /// What just went in force can be used, except these: of them the last good version is in force again, if there is one.
-    pub fn settle<'k>(&mut self, refused: impl IntoIterator<Item = &'k Key>) {
+    pub fn settle<'k>(&mut self, refused: impl IntoIterator<Item = &'k ResourceKey>) {
         for key in refused {
             let Some(bad) = self.in_force.get(key).map(|held| held.resource.clone()) else { continue };
             if self.received.get(key).is_some_and(|held| Arc::ptr_eq(&held.resource, &bad)) {
@@ -208,7 +214,7 @@ impl FeedState {
     }
 
     /// Everything that is in force.
-    pub fn in_force(&self) -> impl Iterator<Item = (&Key, &Held)> {
+    pub fn in_force(&self) -> impl Iterator<Item = (&ResourceKey, &Held)> {
         self.in_force.iter()
     }
 
@@ -218,7 +224,7 @@ impl FeedState {
     }
 
     /// Destinations and hosts that are known not to be in the mesh.
-    pub fn absent(&self) -> &BTreeSet<Key> {
+    pub fn absent(&self) -> &BTreeSet<ResourceKey> {
         &self.absent
     }
 
@@ -268,7 +274,7 @@ impl FeedState {
         use ResourceKind::{Cluster, Destination, Endpoints, Host, Listener, Routes, Secret};
         let mut waiting = 0;
         for kind in [Secret, Endpoints, Cluster, Routes, Listener, Destination, Host] {
-            let candidates: Vec<Key> = of_kind(&self.received, kind)
+            let candidates: Vec<ResourceKey> = of_kind(&self.received, kind)
                 .filter(|(key, held)| !self.serves(key, held))
                 .map(|(key, _)| key.clone())
                 .collect();
@@ -295,16 +301,16 @@ impl FeedState {
     }
 
     /// Something is ready when it is in force, so that a whole chain is. What cannot be used is not waited for.
-    fn is_ready(&self, key: &Key) -> bool {
+    fn is_ready(&self, key: &ResourceKey) -> bool {
         self.in_force.contains_key(key) || self.refused.contains_key(key)
     }
 
     /// What was removed stays while something in force refers to it.
     fn retire(&mut self, step: &mut Step) {
         loop {
-            let referred: BTreeSet<Key> =
+            let referred: BTreeSet<ResourceKey> =
                 self.in_force.values().flat_map(|held| references(&held.resource)).collect();
-            let gone: Vec<Key> = self
+            let gone: Vec<ResourceKey> = self
                 .in_force
                 .keys()
                 .filter(|key| !self.received.contains_key(*key) && !referred.contains(*key))
@@ -324,7 +330,7 @@ impl FeedState {
     fn subscriptions(&mut self, step: &mut Step) {
         let mut wanted = self.always.clone();
         wanted.extend(self.demanded.keys().chain(&self.pinned).cloned());
-        let mut open: Vec<Key> = wanted.iter().cloned().collect();
+        let mut open: Vec<ResourceKey> = wanted.iter().cloned().collect();
         // Inbound listeners and clusters come by wildcard; they are roots as well.
         open.extend(self.received.keys().filter(|key| self.is_wildcard(key)).cloned());
         let mut names: BTreeMap<String, &DnsDiscovery> = BTreeMap::new();
@@ -361,17 +367,20 @@ impl FeedState {
         }
     }
 
-    fn is_wildcard(&self, key: &Key) -> bool {
+    fn is_wildcard(&self, key: &ResourceKey) -> bool {
         matches!(key.0, ResourceKind::Listener | ResourceKind::Cluster) && !self.subscribed.contains(key)
     }
 }
 
-fn of_kind<V>(map: &BTreeMap<Key, V>, kind: ResourceKind) -> impl Iterator<Item = (&Key, &V)> {
+fn of_kind<V>(
+    map: &BTreeMap<ResourceKey, V>,
+    kind: ResourceKind,
+) -> impl Iterator<Item = (&ResourceKey, &V)> {
     map.range((kind, String::new())..).take_while(move |((k, _), _)| *k == kind)
 }
 
 /// What a resource refers to, as keys.
-fn references(resource: &Resource) -> impl Iterator<Item = Key> {
+fn references(resource: &Resource) -> impl Iterator<Item = ResourceKey> {
     resource.references().into_iter().map(|(kind, name)| (kind, name.into_owned()))
 }
 

@@ -8,7 +8,7 @@ use crate::resolve::{Board, Lookup};
 use outrigger_xds::NodeInfo;
 use outrigger_xds::client::{self, Options};
 
-type Used = Vec<(Key, Option<Duration>)>;
+type Used = Vec<(ResourceKey, Option<Duration>)>;
 
 /// Says what the test says, and notes what is retired.
 struct Users {
@@ -17,7 +17,12 @@ struct Users {
 }
 
 impl Publish for Users {
-    fn publish(&mut self, _: u64, _: &[Arc<Resource>], _: &BTreeSet<Key>) -> Vec<(Key, Invalid)> {
+    fn publish(
+        &mut self,
+        _: u64,
+        _: &[Arc<Resource>],
+        _: &BTreeSet<ResourceKey>,
+    ) -> Vec<(ResourceKey, Invalid)> {
         Vec::new()
     }
     fn trust(&mut self, _: &TrustBundleSecret) {}
@@ -25,7 +30,7 @@ impl Publish for Users {
     fn usage(&self) -> Used {
         self.used.lock().clone()
     }
-    fn retire(&self, key: &Key) -> bool {
+    fn retire(&self, key: &ResourceKey) -> bool {
         self.used.lock().retain(|(known, _)| known != key);
         self.retired.try_send(key.1.clone()).is_ok()
     }
@@ -71,7 +76,7 @@ impl Scene {
     }
 }
 
-fn idle(name: &str, seconds: u64) -> (Key, Option<Duration>) {
+fn idle(name: &str, seconds: u64) -> (ResourceKey, Option<Duration>) {
     ((ResourceKind::Destination, name.to_owned()), Some(Duration::from_secs(seconds)))
 }
 

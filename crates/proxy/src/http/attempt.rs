@@ -5,118 +5,26 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use h2::client::ResponseFuture;
 use outrigger_model::cluster::UpstreamProtocol;
-use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{Forward, RetryPolicy, WeightedCluster};
-use outrigger_telemetry::trace::SpanRecord;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::body::Body;
-use super::copy::Flow;
+use super::context::RequestCtx;
 use super::exchange;
-use super::h1::{Asked, Framing};
 use super::head::{RequestHead, ResponseHead};
-use super::request::RequestCtx;
 use super::respond::says_not_reached;
-use super::send::Sender;
 use super::trace;
 use super::upgrade::Upgrade;
+use super::watch;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
-use crate::metrics::ClusterCells;
 use crate::protocol::Protocol;
-use crate::runtime::cluster::{ClusterHandle, PickContext};
-use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
-use crate::upstream::pool::h1::Meta;
-use crate::upstream::pool::{H2Lease, Leased};
+use crate::runtime::cluster::PickContext;
+use crate::runtime::endpoint::{EndpointState, Outcome};
+use crate::upstream::pool::Leased;
 
 mod live;
 
-/// What all attempts of a request have in common.
-pub struct Plan<'p> {
-    pub route: &'p CompiledRoute,
-    pub forward: &'p Forward,
-    pub retry: Option<&'p RetryPolicy>,
-    pub cluster: &'p Arc<ClusterHandle>,
-    pub weighted: &'p WeightedCluster,
-    pub upgrade: Upgrade,
-    /// For consistent hashing.
-    pub hash: Option<u64>,
-}
-
-/// Endpoints that earlier attempts used.
-pub type Tried = SmallVec<[std::net::SocketAddr; 1]>;
-
-/// An attempt that did not bring a response.
-#[derive(Debug)]
-pub struct Failed {
-    pub failure: Failure,
-    /// A pooled connection ended without a byte of response: it may have been closed before the request came.
-    pub stale: bool,
-}
-
-impl From<Failure> for Failed {
-    fn from(failure: Failure) -> Self {
-        Self { failure, stale: false }
-    }
-}
-
-/// The connection of an attempt, without the halves that are in use.
-enum Lease {
-    H1(Box<Meta>),
-    H2(H2Lease),
-    /// Given back.
-    Returned,
-}
-
-/// What the response head comes from; HTTP/1 reads it from where its body comes from.
-enum Source {
-    H1(Asked),
-    H2(ResponseFuture),
-    /// The head has come.
-    Done,
-}
-
-/// An attempt that was sent, and the response that it brought. Large, so it stays where it was made.
-pub struct Live {
-    pub sender: Sender,
-    pub upload: Flow,
-    pub endpoint: Arc<EndpointState>,
-    /// Absent until it has come.
-    pub head: ResponseHead,
-    /// Of the response, once its head has come.
-    pub body: Body,
-    pub framing: Framing,
-    source: Source,
-    lease: Lease,
-    span: Option<Box<SpanRecord>>,
-    /// Interim heads so far; of HTTP/1 its parser counts them.
-    interim: u8,
-    reused: bool,
-    written_before: u64,
-    /// The upstream connection can take another request after this one.
-    keeps: bool,
-    /// Nothing is uploaded before the response says that the tunnel stands.
-    hold: bool,
-    sent_at: Instant,
-    cells: Arc<ClusterCells>,
-    _in_flight: InFlight,
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        // Neither recycled nor ended by itself: nobody wants the rest.
-        if matches!(self.lease, Lease::H2(_))
-            && !matches!((&self.source, &self.body), (Source::Done, Body::Empty))
-        {
-            self.cancel();
-        }
-    }
-}
-
-/// The attempt of the moment.
-pub type Slot = Option<Live>;
+pub use live::{Failed, Live, Plan, Slot, Tried};
+use live::{finish_span, upgrade_over_h2};
 
 /// Runs attempt `number` (from 1) up to its response head, which is then in the slot; after a failure the slot is empty.
 pub async fn run(
@@ -171,11 +79,6 @@ fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Protocol {
     }
 }
 
-/// What of an upgrade HTTP/2 can say: an extended CONNECT has no body before its tunnel.
-fn upgrade_over_h2(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Upgrade {
-    if plan.upgrade.follows_body(ctx.framing) { Upgrade::None } else { plan.upgrade }
-}
-
 /// A connection that is there and free, without waiting: nearly always.
 fn lease_now(
     ctx: &RequestCtx<'_>,
@@ -227,7 +130,7 @@ async fn lease(
         }
         Ok(leased)
     };
-    let leased = exchange::guarded(ctx, per_try, leasing).await;
+    let leased = watch::guarded(ctx, per_try, leasing).await;
     ctx.tick();
     leased
 }
@@ -288,17 +191,6 @@ fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<(), Failed>
     plan.cluster.report(endpoint, outcome);
 }
 
-fn finish_span(
-    ctx: &RequestCtx<'_>,
-    span: Option<Box<SpanRecord>>,
-    status: Option<u16>,
-    failure: Option<&Failure>,
-) {
-    if let (Some(span), Some(spans)) = (span, &ctx.conn.worker.process.spans) {
-        spans.try_send(trace::finish_client(*span, status, failure));
-    }
-}
-
 /// A number in digits, without an allocation.
 pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     let mut at = digits.len();
@@ -310,8 +202,4 @@ pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
             return &digits[at..];
         }
     }
-}
-
-fn protocol_error(detail: String) -> Failure {
-    Failure::upstream(Stage::Forward, FailureKind::UpstreamProtocol, Retry::Never, detail)
 }

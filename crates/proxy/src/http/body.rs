@@ -81,6 +81,14 @@ pub struct Replay {
 }
 
 impl Body {
+    /// From here on it is a tunnel's; what was read already belongs to it.
+    pub fn make_tunnel(&mut self) {
+        *self = match std::mem::replace(self, Self::Empty).into_live() {
+            Self::H1(reader) => Self::h1(reader, Framing::Tunnel),
+            other => other,
+        };
+    }
+
     /// Of an HTTP/1 message with this framing.
     pub fn h1(mut reader: Box<H1Body>, framing: Framing) -> Self {
         reader.begin(framing);

@@ -13,7 +13,7 @@ use super::send::{SendError, Sender};
 /// One direction of a request.
 #[derive(Debug, Default)]
 pub struct Flow {
-    state: State,
+    state: Phase,
     /// Body bytes that went through.
     pub bytes: u64,
     /// `grpc-status` of the trailers.
@@ -25,7 +25,7 @@ pub struct Flow {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Phase {
     #[default]
     Flowing,
     Flushing,
@@ -54,22 +54,22 @@ impl Flow {
 
     /// Whether the whole body has left.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == Phase::Done
     }
 
     /// Whether it neither has nor will have anything to do.
     pub fn is_over(&self) -> bool {
-        matches!(self.state, State::Done | State::Cut)
+        matches!(self.state, Phase::Done | Phase::Cut)
     }
 
     /// The tunnel behind a body.
     pub fn reopen(&mut self) {
-        self.state = State::Flowing;
+        self.state = Phase::Flowing;
     }
 
     /// Stops for good.
     pub fn cut(&mut self) {
-        self.state = State::Cut;
+        self.state = Phase::Cut;
     }
 
     /// Moves what can be moved. Ready when all has left.
@@ -79,9 +79,9 @@ impl Flow {
         from: &mut Body,
         to: &mut Sender,
     ) -> Poll<Result<(), CopyError>> {
-        while self.state == State::Flowing {
+        while self.state == Phase::Flowing {
             if to.is_finished() {
-                self.state = State::Flushing;
+                self.state = Phase::Flushing;
                 break;
             }
             match from.poll_chunk(cx) {
@@ -114,9 +114,9 @@ impl Flow {
                 Poll::Ready(Ok(Frame::End)) => to.finish(None).map_err(CopyError::Write)?,
             }
         }
-        if self.state == State::Flushing {
+        if self.state == Phase::Flushing {
             ready!(to.poll_flush(cx)).map_err(CopyError::Write)?;
-            self.state = State::Done;
+            self.state = Phase::Done;
         }
         Poll::Ready(Ok(()))
     }

@@ -9,105 +9,16 @@ use h2::Reason;
 use tokio::time::Instant;
 
 use super::attempt::Live;
-use super::body::{Body, BodyError, reset_reason};
+use super::breakage::{Cut, client_gone, upstream_cut};
+use super::chain;
+use super::context::RequestCtx;
 use super::copy::{CopyError, Flow};
-use super::h1::{Framing, Refusal};
 use super::head::ResponseHead;
-use super::request::{self, RequestCtx};
 use super::respond::BeginError;
 use super::send::Sender;
-use super::timeout::{after, earlier};
+use super::watch::{Idle, poll_client};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::memory::{Account, Parked};
-
-/// Runs `future` while watching the client and the deadlines.
-pub async fn guarded<T>(
-    ctx: &mut RequestCtx<'_>,
-    per_try: Option<Instant>,
-    future: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let mut future = pin!(future);
-    // What the client sends meanwhile is not read.
-    let _parked = (!ctx.body.is_end()).then(|| ctx.conn.account.park());
-    poll_fn(|cx| {
-        if let Poll::Ready(result) = future.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        if let Poll::Ready(failure) = poll_client(ctx, cx) {
-            return Poll::Ready(Err(failure));
-        }
-        poll_deadline(ctx, cx, per_try, None).map(Err)
-    })
-    .await
-}
-
-/// Ready when the client is gone.
-fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failure> {
-    let gone = ctx.body.poll_gone(cx).is_ready()
-        || ctx.responder.as_mut().is_some_and(|responder| responder.poll_gone(cx).is_ready());
-    if gone { Poll::Ready(client_gone("the client went away")) } else { Poll::Pending }
-}
-
-/// Ready when time is up: of the route, of the attempt, or without a byte (`idle`).
-fn poll_deadline(
-    ctx: &mut RequestCtx<'_>,
-    cx: &mut Context<'_>,
-    per_try: Option<Instant>,
-    idle: Option<Instant>,
-) -> Poll<Failure> {
-    let next = earlier(earlier(ctx.deadline, per_try), idle);
-    if ctx.timer.poll(cx, next).is_pending() {
-        return Poll::Pending;
-    }
-    let passed = |deadline: Option<Instant>| deadline.is_some() && deadline == next;
-    let local = |kind, detail| Failure::local(Stage::Forward, kind, detail);
-    Poll::Ready(if passed(ctx.deadline) {
-        local(FailureKind::UpstreamTimeout, "the route's timeout")
-    } else if passed(per_try) {
-        local(FailureKind::PerTryTimeout, "the time of one attempt")
-    } else {
-        local(FailureKind::IdleTimeout, "no byte in either direction")
-    })
-}
-
-/// Watches for streams in which nothing moves. Looks at the counters only when its time comes, so it is exact to one
-/// period.
-struct Idle {
-    at: Option<Instant>,
-    seen: u64,
-}
-
-impl Idle {
-    fn new(ctx: &RequestCtx<'_>) -> Self {
-        Self { at: after(ctx.now, ctx.view.http.config.stream_idle_timeout), seen: 0 }
-    }
-
-    /// Whether bytes have moved since the last look; then a new period begins.
-    fn moved(&mut self, ctx: &RequestCtx<'_>, bytes: u64) -> bool {
-        if bytes == self.seen {
-            return false;
-        }
-        self.seen = bytes;
-        self.at = after(Instant::now(), ctx.view.http.config.stream_idle_timeout);
-        true
-    }
-
-    fn poll(
-        &mut self,
-        ctx: &mut RequestCtx<'_>,
-        cx: &mut Context<'_>,
-        per_try: Option<Instant>,
-        bytes: u64,
-    ) -> Poll<Failure> {
-        loop {
-            match poll_deadline(ctx, cx, per_try, self.at) {
-                Poll::Ready(failure)
-                    if failure.kind == FailureKind::IdleTimeout && self.moved(ctx, bytes) => {}
-                other => return other,
-            }
-        }
-    }
-}
 
 /// Sends the request and waits for the head of its final response; interim ones are forwarded.
 pub async fn until_head(
@@ -230,18 +141,6 @@ async fn finish_upload(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), 
     .await
 }
 
-/// A response that broke off, and what an HTTP/2 client is told.
-struct Cut {
-    failure: Failure,
-    reason: Reason,
-}
-
-impl From<Failure> for Cut {
-    fn from(failure: Failure) -> Self {
-        Self { failure, reason: Reason::INTERNAL_ERROR }
-    }
-}
-
 /// A tunnel is judged again whenever the configuration changes, as the requests that it stands for would be; what policy
 /// forbids now ends.
 async fn tunnel(
@@ -254,7 +153,7 @@ async fn tunnel(
     let mut turns = Turns::new(ctx, true);
     loop {
         // What was swapped in while the tunnel was opened counts, too.
-        request::judge_again(ctx).map_err(forbidden)?;
+        chain::judge_again(ctx).map_err(forbidden)?;
         let mut news = pin!(swapped.changed());
         let ended = poll_fn(|cx| match news.as_mut().poll(cx) {
             // The worker, which sends it, outlives its connections.
@@ -336,54 +235,4 @@ fn follow<'a>(parked: &mut Option<Parked<'a>>, account: &'a Account, stuck: bool
     if stuck != parked.is_some() {
         *parked = stuck.then(|| account.park());
     }
-}
-
-/// From here on the body is a tunnel's; what was read already belongs to it.
-pub fn make_tunnel(body: &mut Body) {
-    *body = match std::mem::replace(body, Body::Empty).into_live() {
-        Body::H1(reader) => Body::h1(reader, Framing::Tunnel),
-        other => other,
-    };
-}
-
-fn client_gone(detail: &str) -> Failure {
-    Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, detail.to_owned())
-}
-
-/// A request body that broke off.
-pub fn downstream_failure(error: &BodyError) -> Failure {
-    match error {
-        BodyError::Refused(Refusal::UnexpectedEof) | BodyError::Io(_) | BodyError::H2(_) => {
-            client_gone(&error.to_string())
-        }
-        BodyError::Refused(refusal) => {
-            let kind = FailureKind::BadRequest(refusal.status());
-            Failure::downstream(Stage::Forward, kind, refusal.to_string())
-        }
-    }
-}
-
-/// A response body that broke off.
-fn upstream_cut(error: &BodyError) -> Cut {
-    let kind = match error {
-        BodyError::Refused(Refusal::UnexpectedEof) => FailureKind::UpstreamClosed,
-        BodyError::Refused(_) => FailureKind::UpstreamProtocol,
-        BodyError::Io(_) | BodyError::H2(_) => FailureKind::UpstreamReset,
-    };
-    let failure = Failure::upstream(Stage::Forward, kind, Retry::Never, error.to_string());
-    Cut { failure, reason: reset_reason(error).unwrap_or(Reason::INTERNAL_ERROR) }
-}
-
-/// An HTTP/2 stream that ended before its response.
-pub fn h2_failure(error: &h2::Error) -> Failure {
-    // RFC 9113, sections 6.8 and 8.7: REFUSED_STREAM, and a GOAWAY below this stream (the only ones that the h2 crate
-    // reports it to), say that the request was not processed.
-    let refused = error.reason() == Some(Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
-    let (kind, retry) = match refused {
-        true => (FailureKind::RefusedStream, Retry::Safe),
-        false if error.is_io() => (FailureKind::UpstreamClosed, Retry::Never),
-        false if error.is_reset() && error.is_remote() => (FailureKind::UpstreamReset, Retry::Never),
-        false => (FailureKind::UpstreamProtocol, Retry::Never),
-    };
-    Failure::upstream(Stage::Forward, kind, retry, error.to_string())
 }

@@ -1,13 +1,15 @@
 //! The HTTP/1 codec: bytes in, heads and body chunks out, and back. Sans-I/O: the connection owns sockets and time.
 //!
-//! `parse` finds heads, `strict` says what is refused and why, `body` unframes and `encode` frames bodies, `write`
+//! `parse` finds heads, `grammar` and `strict` say what is refused and why, `body` unframes and `encode` frames bodies, `write`
 //! puts heads on the wire in one pass. Which upstream gets the request is none of its business.
 
 pub mod body;
 pub mod encode;
 mod explain;
 pub mod fields;
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod grammar;
 pub mod known;
 pub mod message;
 pub mod names;
@@ -22,8 +24,8 @@ pub use body::{BodyDecoder, Decoded, Step};
 pub use encode::{BodyEncoder, ChunkHead, EncodeError};
 pub use fields::{EditError, H1Fields};
 pub use known::Known;
-pub use message::{H1Request, H1Response};
-pub use parse::{Asked, MAX_INTERIM, Parsed, RequestParser, ResponseParser};
+pub use message::{Asked, H1Request, H1Response};
+pub use parse::{MAX_INTERIM, Parsed, RequestParser, ResponseParser};
 pub use strict::Refusal;
 
 /// Ceiling of every head that an application or an outsider makes: ranges are 16 bits wide, and edits need room behind the

@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode};
 
 use super::h1::fields::Values;
+use super::h1::grammar;
 use super::h1::strict::{self, Refusal};
 use super::h1::write::{How, Unwritable};
 use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
@@ -17,6 +18,7 @@ pub use target::scheme_of;
 
 mod arrive;
 mod target;
+mod write;
 
 /// The head of a request.
 #[derive(Debug, Clone)]
@@ -296,7 +298,7 @@ impl RequestHead {
         match self {
             Self::H1(head) => head.set_path(path),
             Self::H2(head) => {
-                if !(path.starts_with('/') && strict::is_target(path.as_bytes())) {
+                if !(path.starts_with('/') && grammar::is_target(path.as_bytes())) {
                     return Err(EditError::Line);
                 }
                 let path = PathAndQuery::try_from(path).map_err(|_| EditError::Line)?;
@@ -313,7 +315,7 @@ impl RequestHead {
         match self {
             Self::H1(head) => head.set_authority(authority),
             Self::H2(head) => {
-                if !strict::is_authority(authority.as_bytes()) {
+                if !grammar::is_authority(authority.as_bytes()) {
                     return Err(EditError::Line);
                 }
                 let authority = Authority::try_from(authority).map_err(|_| EditError::Line)?;
@@ -346,7 +348,7 @@ impl RequestHead {
     pub fn write_h1(&self, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
         match self {
             Self::H1(head) => super::h1::write::request(head, how, out),
-            Self::H2(head) => super::convert::write_request(head, how, out),
+            Self::H2(head) => write::request(head, how, out),
         }
     }
 }
@@ -422,7 +424,7 @@ impl ResponseHead {
     pub fn write_h1(&self, how: How, out: &mut BytesMut) -> Result<(), Unwritable> {
         match self {
             Self::H1(head) => super::h1::write::response(head, how, out),
-            Self::H2(head) => super::convert::write_response(head, how, out),
+            Self::H2(head) => write::response(head, how, out),
         }
     }
 }

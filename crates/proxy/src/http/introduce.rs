@@ -1,6 +1,6 @@
 //! Says who we are to a peer sidecar, with the first request of a connection (`introduction`).
 
-use super::request::RequestCtx;
+use super::context::RequestCtx;
 use crate::introduction::HEADER;
 
 /// Says who we are with a request that is the first on its connection to a peer sidecar, and only then.

@@ -16,11 +16,11 @@ use std::time::Duration;
 use outrigger_model::route::{RetryOn, RetryPolicy};
 
 use super::attempt::{self, Failed, Plan, Slot, Tried};
+use super::context::RequestCtx;
 use super::copy::parse_status;
-use super::exchange;
-use super::request::RequestCtx;
 use super::respond::says_not_reached;
 use super::upgrade::Upgrade;
+use super::watch;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 
 /// Sends the request until there is a response to forward, in the slot, or no more attempt to make.
@@ -185,7 +185,7 @@ async fn back_off(ctx: &mut RequestCtx<'_>, policy: &RetryPolicy, number: u32) -
         tokio::time::sleep(wait).await;
         Ok(())
     };
-    let slept = exchange::guarded(ctx, None, sleep).await;
+    let slept = watch::guarded(ctx, None, sleep).await;
     ctx.tick();
     slept
 }

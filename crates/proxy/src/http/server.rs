@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::request::HttpConn;
+use super::conn::HttpConn;
 use crate::downstream::ConnInfo;
 use crate::protocol::HttpVersion;
 use crate::runtime::snapshot::HttpHandle;

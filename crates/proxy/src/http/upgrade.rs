@@ -9,7 +9,7 @@
 use outrigger_model::route::{Route, RouteAction};
 
 use super::h1::fields::list_members;
-use super::h1::{Framing, Known, strict};
+use super::h1::{Framing, Known, grammar};
 use super::head::{RequestHead, ResponseHead};
 use crate::failure::{Failure, FailureKind, Stage};
 
@@ -74,7 +74,7 @@ pub fn check(head: &RequestHead, route: &Route, upgrades: &[String]) -> Result<(
     };
     let first = match head {
         RequestHead::H1(h1) => {
-            let lines = h1.fields.known(Known::Upgrade).filter(|line| !strict::is_h2c(line));
+            let lines = h1.fields.known(Known::Upgrade).filter(|line| !grammar::is_h2c(line));
             lines.flat_map(list_members).find(|protocol| !allowed(protocol))
         }
         RequestHead::H2(_) => head.upgrade().filter(|protocol| !allowed(protocol)),

@@ -67,11 +67,11 @@ impl Buffers {
     }
 }
 
-type Shared = Rc<RefCell<Stream>>;
+type Halved = Rc<RefCell<Stream>>;
 
 /// The reading half.
 pub struct Incoming {
-    stream: Shared,
+    stream: Halved,
     buffers: Rc<Buffers>,
     /// Bytes that were read and not used. Without any, there is no buffer behind it.
     pub buf: BytesMut,
@@ -84,7 +84,7 @@ pub struct Incoming {
 
 /// The writing half.
 pub struct Outgoing {
-    stream: Shared,
+    stream: Halved,
     buffers: Rc<Buffers>,
     buf: BytesMut,
     /// Bytes that the stream has taken, ever.
@@ -167,11 +167,6 @@ impl Incoming {
         if self.buf.is_empty() && self.buf.capacity() > 0 {
             self.buffers.give(std::mem::take(&mut self.buf));
         }
-    }
-
-    /// Whether the peer has closed its side and all it sent was used.
-    pub fn is_eof(&self) -> bool {
-        self.eof && self.buf.is_empty()
     }
 
     /// Ready when the peer has gone while nothing was expected of it. What it sends early is kept, up to a buffer; beyond that

@@ -47,10 +47,10 @@ pub struct ClusterHandle {
     pub expected: Option<PeerExpectation>,
     /// TLS to servers outside the mesh.
     pub outside: Option<OutsideConfigs>,
-    shared: Arc<Shared>,
+    lasting: Arc<Lasting>,
 }
 
-struct Shared {
+struct Lasting {
     table: ArcSwap<EndpointTable>,
     ejections: Ejections,
     cursor: AtomicUsize,
@@ -122,21 +122,21 @@ impl ClusterHandle {
                 (Some(parsed), expected)
             }
         };
-        let (limits, shared) = match before {
+        let (limits, lasting) = match before {
             Some(before) => {
                 before.limits.configure(config.limits, origin.clone());
-                (before.limits.clone(), before.shared.clone())
+                (before.limits.clone(), before.lasting.clone())
             }
-            None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Shared::default())),
+            None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Lasting::default())),
         };
-        let handle = Self { id, name, config, origin, limits, server_name, expected, outside, shared };
-        if handle.config.outlier.is_none() && handle.shared.ejections.any() {
-            handle.endpoints().all.iter().for_each(|e| handle.shared.ejections.forgive(&e.load.health));
+        let handle = Self { id, name, config, origin, limits, server_name, expected, outside, lasting };
+        if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
+            handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forgive(&e.load.health));
         }
         if let Discovery::Static(set) = &handle.config.discovery {
             handle.update(set);
         } else if before.is_some_and(|before| balances_otherwise(&before.config, &handle.config)) {
-            handle.shared.table.store(Arc::new(handle.endpoints().with_policy(&handle.config)));
+            handle.lasting.table.store(Arc::new(handle.endpoints().with_policy(&handle.config)));
         }
         Ok(handle)
     }
@@ -151,20 +151,20 @@ impl ClusterHandle {
 
     /// Replaces the endpoints; load and ejection are kept by address.
     pub fn update(&self, set: &EndpointSet) {
-        let before = self.shared.table.load_full();
+        let before = self.lasting.table.load_full();
         let known: HashMap<SocketAddr, &Arc<EndpointState>> =
             before.all.iter().map(|e| (e.address, e)).collect();
         let table = EndpointTable::new(set, &known, &self.config);
         let after: HashMap<SocketAddr, ()> = table.all.iter().map(|e| (e.address, ())).collect();
-        self.shared.table.store(Arc::new(table));
+        self.lasting.table.store(Arc::new(table));
         for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
-            self.shared.ejections.forgive(&gone.load.health);
+            self.lasting.ejections.forgive(&gone.load.health);
         }
     }
 
     /// The endpoints of this moment.
     pub fn endpoints(&self) -> arc_swap::Guard<Arc<EndpointTable>> {
-        self.shared.table.load()
+        self.lasting.table.load()
     }
 
     /// Picks an endpoint.
@@ -175,10 +175,10 @@ impl ClusterHandle {
         if matches!(self.config.discovery, Discovery::OriginalDestination) {
             return Ok(self.dynamic(ctx.original));
         }
-        let table = self.shared.table.load();
-        if ctx.tried.is_empty() && !self.shared.ejections.any() {
+        let table = self.lasting.table.load();
+        if ctx.tried.is_empty() && !self.lasting.ejections.any() {
             let found = table.levels.first().and_then(|level| {
-                balance::pick(self.config.balance, &Candidates::All(level), &self.shared.cursor, ctx.hash)
+                balance::pick(self.config.balance, &Candidates::All(level), &self.lasting.cursor, ctx.hash)
             });
             return found.cloned().ok_or_else(|| self.nothing(&table, false));
         }
@@ -196,7 +196,7 @@ impl ClusterHandle {
         for level in &table.levels {
             let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
             for (i, member) in level.members.iter().enumerate() {
-                if self.shared.ejections.is_ejected(&member.load.health, now) {
+                if self.lasting.ejections.is_ejected(&member.load.health, now) {
                     continue;
                 }
                 if ctx.tried.contains(&member.address) {
@@ -207,7 +207,7 @@ impl ClusterHandle {
             }
             let candidates = Candidates::Some(level, &usable);
             if let Some(found) =
-                balance::pick(self.config.balance, &candidates, &self.shared.cursor, ctx.hash)
+                balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash)
             {
                 return Ok(found.clone());
             }
@@ -246,18 +246,18 @@ impl ClusterHandle {
     }
 
     fn dynamic(&self, (address, reach): (SocketAddr, Reach)) -> Arc<EndpointState> {
-        if let Some(last) = &*self.shared.last_dynamic.load()
+        if let Some(last) = &*self.lasting.last_dynamic.load()
             && (last.address, last.reach) == (address, reach)
         {
             return last.clone();
         }
-        let mut known = self.shared.dynamic.lock();
+        let mut known = self.lasting.dynamic.lock();
         if known.len() >= MAX_DYNAMIC {
             known.retain(|_, endpoint| endpoint.in_flight() > 0);
         }
         let endpoint =
             known.entry((address, reach)).or_insert_with(|| Arc::new(EndpointState::plain(address, reach)));
-        self.shared.last_dynamic.store(Some(endpoint.clone()));
+        self.lasting.last_dynamic.store(Some(endpoint.clone()));
         endpoint.clone()
     }
 
@@ -267,9 +267,9 @@ impl ClusterHandle {
         // Without rules there is no clock to read.
         let Some(rules) = &self.config.outlier else { return };
         let now = Instant::now();
-        let table = self.shared.table.load();
+        let table = self.lasting.table.load();
         let peers = table.all.iter().filter(|e| e.reported == Reported::Healthy).map(|e| &e.load.health);
-        let cause = self.shared.ejections.record(rules, &endpoint.load.health, outcome, now, peers);
+        let cause = self.lasting.ejections.record(rules, &endpoint.load.health, outcome, now, peers);
         if let Some(cause) = cause {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
         }
@@ -277,17 +277,17 @@ impl ClusterHandle {
 
     /// The cluster's ejections.
     pub fn ejections(&self) -> &Ejections {
-        &self.shared.ejections
+        &self.lasting.ejections
     }
 
     /// Why an endpoint is ejected, and for how much longer; `None` if it is not.
     pub fn ejection(&self, endpoint: &EndpointState) -> Option<(Cause, Duration)> {
-        self.shared.ejections.ejection(&endpoint.load.health, Instant::now())
+        self.lasting.ejections.ejection(&endpoint.load.health, Instant::now())
     }
 
     /// Healthy endpoints, and all.
     pub fn membership(&self) -> (usize, usize) {
-        let table = self.shared.table.load();
+        let table = self.lasting.table.load();
         (table.levels.iter().map(|level| level.members.len()).sum(), table.all.len())
     }
 }
@@ -296,7 +296,7 @@ fn balances_otherwise(before: &Cluster, after: &Cluster) -> bool {
     (before.balance, before.warmup) != (after.balance, after.warmup)
 }
 
-impl Default for Shared {
+impl Default for Lasting {
     fn default() -> Self {
         Self {
             table: ArcSwap::default(),

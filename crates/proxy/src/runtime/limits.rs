@@ -24,10 +24,10 @@ use crate::failure::{Failure, FailureKind, Retry, Stage};
 /// The limits of one cluster; a clone is another handle to the same counts.
 #[derive(Clone)]
 pub struct Limits {
-    state: Arc<State>,
+    state: Arc<Counts>,
 }
 
-struct State {
+struct Counts {
     cluster: Arc<str>,
     values: RwLock<Values>,
     /// Copied out of `values`, because each request reads it.
@@ -64,19 +64,19 @@ enum Which {
 
 /// A request in flight.
 #[must_use = "the permit counts only while it lives"]
-pub struct RequestPermit(Arc<State>);
+pub struct RequestPermit(Arc<Counts>);
 
 /// A retry in flight.
 #[must_use = "the permit counts only while it lives"]
-pub struct RetryPermit(Arc<State>);
+pub struct RetryPermit(Arc<Counts>);
 
 /// An open connection.
 #[must_use = "the permit counts only while it lives"]
-pub struct ConnectionPermit(Arc<State>);
+pub struct ConnectionPermit(Arc<Counts>);
 
 /// The counts of one moment, for the admin pages and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct View {
+pub struct Usage {
     pub limits: model::Limits,
     pub requests: u32,
     pub retries: u32,
@@ -96,7 +96,7 @@ impl Limits {
             max_pending: limits.max_pending,
             ..Gate::default()
         };
-        let state = State {
+        let state = Counts {
             cluster,
             max_requests: AtomicU32::new(limits.max_requests),
             values: RwLock::new(Values { limits, origin }),
@@ -147,6 +147,7 @@ impl Limits {
     ///
     /// # Errors
     /// `max_connections` is reached.
+    #[cfg(test)]
     pub fn try_connection(&self) -> Result<ConnectionPermit, Failure> {
         let mut gate = self.state.gate.lock();
         if gate.active < gate.max_connections {
@@ -221,14 +222,14 @@ impl Limits {
     }
 
     /// All counts.
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> Usage {
         let state = &self.state;
         let (connections, pending) = {
             let gate = state.gate.lock();
             (gate.active, gate.waiters.iter().filter(|waiter| !waiter.is_closed()).count() as u32)
         };
         let overflows = |which: Which| state.overflows[which as usize].load(Relaxed);
-        View {
+        Usage {
             limits: state.values.read().limits,
             requests: state.requests.load(Relaxed),
             retries: state.retries.load(Relaxed),
@@ -242,7 +243,7 @@ impl Limits {
     }
 }
 
-impl State {
+impl Counts {
     #[cold]
     fn overflow(&self, which: Which) -> Failure {
         self.overflows[which as usize].fetch_add(1, Relaxed);

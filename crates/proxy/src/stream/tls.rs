@@ -25,6 +25,7 @@ mod records;
 mod session;
 
 use records::Records;
+#[cfg(any(test, fuzzing))]
 pub use records::fuzzing::fuzz_records;
 pub use session::Peer;
 use session::Session;
@@ -75,7 +76,7 @@ enum Job<'d> {
 
 /// How far the session came.
 #[derive(Debug, PartialEq)]
-enum Turn {
+enum Advance {
     Again,
     /// There was plain text.
     Plain,
@@ -161,10 +162,10 @@ impl Tls {
             let turn = self.turn(None, Job::Nothing).map_err(invalid)?;
             match turn {
                 // Data, and even the farewell, may have come with the last message.
-                Turn::Plain | Turn::Again => {}
-                Turn::PeerClosed if !self.is_handshaking() => {}
+                Advance::Plain | Advance::Again => {}
+                Advance::PeerClosed if !self.is_handshaking() => {}
                 _ if !self.is_handshaking() => return self.poll_send(cx),
-                Turn::Done | Turn::Starved => {
+                Advance::Done | Advance::Starved => {
                     ready!(self.poll_send(cx))?;
                     if ready!(self.poll_fill(cx))? == 0 {
                         return Poll::Ready(Err(io::Error::new(
@@ -173,13 +174,13 @@ impl Tls {
                         )));
                     }
                 }
-                Turn::PeerClosed => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                Advance::PeerClosed => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
             }
         }
     }
 
     /// Lets the session go on until there is something for the caller.
-    fn turn(&mut self, reader: Option<&mut ReadBuf<'_>>, job: Job<'_>) -> Result<Turn, Error> {
+    fn turn(&mut self, reader: Option<&mut ReadBuf<'_>>, job: Job<'_>) -> Result<Advance, Error> {
         let Self { layer, incoming, plain, outgoing, .. } = self;
         let mut out = Out { reader, plain, outgoing, job };
         let turn = loop {
@@ -194,17 +195,17 @@ impl Tls {
                 *incoming = None;
             }
             match turn {
-                Ok(Turn::Again) => {}
+                Ok(Advance::Again) => {}
                 // Whoever writes reads later.
-                Ok(Turn::Plain) if !matches!(job, Job::Nothing) => {}
-                Ok(Turn::PeerClosed) if !matches!(job, Job::Nothing) => self.peer_closed = true,
+                Ok(Advance::Plain) if !matches!(job, Job::Nothing) => {}
+                Ok(Advance::PeerClosed) if !matches!(job, Job::Nothing) => self.peer_closed = true,
                 other => break other,
             }
         };
         match &turn {
-            Ok(Turn::Starved) => self.starved = true,
-            Ok(Turn::Done) => self.starved |= matches!(self.layer, Layer::Rustls(_)),
-            Ok(Turn::PeerClosed) => {
+            Ok(Advance::Starved) => self.starved = true,
+            Ok(Advance::Done) => self.starved |= matches!(self.layer, Layer::Rustls(_)),
+            Ok(Advance::PeerClosed) => {
                 self.peer_closed = true;
                 // Nothing that comes behind it counts.
                 if matches!(self.layer, Layer::Ours(_)) {
@@ -338,9 +339,9 @@ impl AsyncRead for Tls {
                 return Poll::Ready(Err(invalid((**failure).clone())));
             }
             match this.turn(Some(&mut *buf), Job::Nothing) {
-                Ok(Turn::Plain | Turn::PeerClosed | Turn::Again) => continue,
-                Ok(Turn::Starved | Turn::Done) if some => return Poll::Ready(Ok(())),
-                Ok(Turn::Starved | Turn::Done) => {}
+                Ok(Advance::Plain | Advance::PeerClosed | Advance::Again) => continue,
+                Ok(Advance::Starved | Advance::Done) if some => return Poll::Ready(Ok(())),
+                Ok(Advance::Starved | Advance::Done) => {}
                 Err(_) if some => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(invalid(error))),
             }
@@ -373,7 +374,7 @@ impl AsyncWrite for Tls {
         if n == 0 {
             return Poll::Ready(Ok(0));
         }
-        if this.turn(None, Job::Encrypt(&buf[..n])).map_err(invalid)? != Turn::Done {
+        if this.turn(None, Job::Encrypt(&buf[..n])).map_err(invalid)? != Advance::Done {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         match this.poll_send(cx) {

@@ -100,7 +100,7 @@ fn host_regex(value: &StringMatch) -> Option<String> {
         return None;
     }
     let fold = if value.ignore_case { "(?i)" } else { "" };
-    let text = super::route::escape(text.strip_suffix('.').unwrap_or(text));
+    let text = escape(text.strip_suffix('.').unwrap_or(text));
     Some(format!("{fold}{before}{text}\\.?(:[0-9]+)?"))
 }
 
@@ -165,4 +165,16 @@ pub(super) fn decode_query(wire: &QueryParameterMatcher) -> Decoded<QueryMatch> 
         Some(Q::StringMatch(s)) => decode(s).under("string_match")?,
     };
     Ok(QueryMatch { name: wire.name.clone(), value })
+}
+
+/// Escapes what RE2 reads as syntax.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if r"\.+*?()|[]{}^$".contains(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
 }

@@ -103,7 +103,7 @@ fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
             PathMatch::Exact(s) => PathSpecifier::Path(s.clone()),
             PathMatch::Prefix(s) => PathSpecifier::Prefix(s.clone()),
             PathMatch::Segments(s) if kind == ClientKind::Grpc => {
-                PathSpecifier::SafeRegex(matcher::encode_regex(&format!("{}(/.*)?", escape(s))))
+                PathSpecifier::SafeRegex(matcher::encode_regex(&format!("{}(/.*)?", matcher::escape(s))))
             }
             PathMatch::Segments(s) => PathSpecifier::PathSeparatedPrefix(s.clone()),
             PathMatch::Regex(s) => PathSpecifier::SafeRegex(matcher::encode_regex(s)),
@@ -111,18 +111,6 @@ fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
         }),
         ..Default::default()
     }
-}
-
-/// Escapes what RE2 reads as syntax.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if r"\.+*?()|[]{}^$".contains(c) {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    escaped
 }
 
 fn encode_redirect(redirect: &Redirect) -> RedirectAction {

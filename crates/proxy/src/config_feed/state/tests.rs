@@ -8,16 +8,16 @@ use outrigger_model::route::{
 
 use super::*;
 
-fn key(kind: ResourceKind, name: &str) -> Key {
+fn key(kind: ResourceKind, name: &str) -> ResourceKey {
     (kind, name.to_owned())
 }
 
 /// A destination that somebody asks for.
-fn wanted(name: &str) -> Key {
+fn wanted(name: &str) -> ResourceKey {
     key(ResourceKind::Destination, name)
 }
 
-fn names(keys: Vec<Key>) -> Vec<String> {
+fn names(keys: Vec<ResourceKey>) -> Vec<String> {
     keys.into_iter().map(|(_, name)| name).collect()
 }
 

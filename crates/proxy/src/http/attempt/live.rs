@@ -3,22 +3,133 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use super::{Failed, Lease, Live, Plan, Slot, Source, finish_span, protocol_error, upgrade_over_h2};
+use h2::client::ResponseFuture;
+use outrigger_model::route::table::CompiledRoute;
+use outrigger_model::route::{Forward, RetryPolicy, WeightedCluster};
+use outrigger_telemetry::trace::SpanRecord;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::{Body, Frame};
+use crate::http::breakage;
+use crate::http::context::RequestCtx;
 use crate::http::convert;
 use crate::http::copy::{CopyError, Flow};
-use crate::http::exchange;
 use crate::http::h1::write::How;
 use crate::http::h1::{Asked, Framing, MAX_INTERIM, Parsed, Refusal};
 use crate::http::head::ResponseHead;
 use crate::http::introduce;
-use crate::http::request::RequestCtx;
 use crate::http::send::Sender;
+use crate::http::trace;
 use crate::http::upgrade::Upgrade;
 use crate::http::wire::BUFFER;
-use crate::runtime::endpoint::EndpointState;
+use crate::metrics::ClusterCells;
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::{EndpointState, InFlight};
+use crate::upstream::pool::h1::Meta;
 use crate::upstream::pool::{H1Conn, H2Lease};
+
+/// What all attempts of a request have in common.
+pub struct Plan<'p> {
+    pub route: &'p CompiledRoute,
+    pub forward: &'p Forward,
+    pub retry: Option<&'p RetryPolicy>,
+    pub cluster: &'p Arc<ClusterHandle>,
+    pub weighted: &'p WeightedCluster,
+    pub upgrade: Upgrade,
+    /// For consistent hashing.
+    pub hash: Option<u64>,
+}
+
+/// Endpoints that earlier attempts used.
+pub type Tried = SmallVec<[std::net::SocketAddr; 1]>;
+
+/// An attempt that did not bring a response.
+#[derive(Debug)]
+pub struct Failed {
+    pub failure: Failure,
+    /// A pooled connection ended without a byte of response: it may have been closed before the request came.
+    pub stale: bool,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, stale: false }
+    }
+}
+
+/// The connection of an attempt, without the halves that are in use.
+enum Lease {
+    H1(Box<Meta>),
+    H2(H2Lease),
+    /// Given back.
+    Returned,
+}
+
+/// What the response head comes from; HTTP/1 reads it from where its body comes from.
+enum Source {
+    H1(Asked),
+    H2(ResponseFuture),
+    /// The head has come.
+    Done,
+}
+
+/// An attempt that was sent, and the response that it brought. Large, so it stays where it was made.
+pub struct Live {
+    pub sender: Sender,
+    pub upload: Flow,
+    pub endpoint: Arc<EndpointState>,
+    /// Absent until it has come.
+    pub head: ResponseHead,
+    /// Of the response, once its head has come.
+    pub body: Body,
+    pub framing: Framing,
+    source: Source,
+    lease: Lease,
+    pub(super) span: Option<Box<SpanRecord>>,
+    /// Interim heads so far; of HTTP/1 its parser counts them.
+    interim: u8,
+    reused: bool,
+    written_before: u64,
+    /// The upstream connection can take another request after this one.
+    keeps: bool,
+    /// Nothing is uploaded before the response says that the tunnel stands.
+    hold: bool,
+    sent_at: Instant,
+    pub(super) cells: Arc<ClusterCells>,
+    _in_flight: InFlight,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // Neither recycled nor ended by itself: nobody wants the rest.
+        if matches!(self.lease, Lease::H2(_))
+            && !matches!((&self.source, &self.body), (Source::Done, Body::Empty))
+        {
+            self.cancel();
+        }
+    }
+}
+
+/// The attempt of the moment.
+pub type Slot = Option<Live>;
+
+/// What of an upgrade HTTP/2 can say: an extended CONNECT has no body before its tunnel.
+pub(super) fn upgrade_over_h2(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Upgrade {
+    if plan.upgrade.follows_body(ctx.framing) { Upgrade::None } else { plan.upgrade }
+}
+
+pub(super) fn finish_span(
+    ctx: &RequestCtx<'_>,
+    span: Option<Box<SpanRecord>>,
+    status: Option<u16>,
+    failure: Option<&Failure>,
+) {
+    if let (Some(span), Some(spans)) = (span, &ctx.conn.worker.process.spans) {
+        spans.try_send(trace::finish_client(*span, status, failure));
+    }
+}
 
 impl Live {
     /// The response in the slot.
@@ -180,7 +291,7 @@ impl Live {
             return Ok(());
         }
         match self.upload.poll(cx, body, &mut self.sender) {
-            Poll::Ready(Err(CopyError::Read(error))) => Err(exchange::downstream_failure(&error)),
+            Poll::Ready(Err(CopyError::Read(error))) => Err(breakage::downstream_failure(&error)),
             Poll::Ready(Err(CopyError::Write(_))) => {
                 self.upload.cut();
                 Ok(())
@@ -199,7 +310,7 @@ impl Live {
                         return Poll::Ready(Ok(()));
                     }
                     Ok(Parsed::NeedMore) => {}
-                    Err(refusal) => return Poll::Ready(Err(protocol_error(refusal.to_string()))),
+                    Err(refusal) => return Poll::Ready(Err(breakage::protocol_error(refusal.to_string()))),
                 }
                 match ready!(reader.incoming.poll_fill(cx)) {
                     Ok(0) => return Poll::Ready(Err(self.ended(FailureKind::UpstreamClosed, ""))),
@@ -214,7 +325,9 @@ impl Live {
                 if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
                     self.interim += 1;
                     if self.interim > MAX_INTERIM {
-                        return Poll::Ready(Err(protocol_error(Refusal::TooManyInterim.to_string())));
+                        return Poll::Ready(Err(breakage::protocol_error(
+                            Refusal::TooManyInterim.to_string(),
+                        )));
                     }
                     self.head = ResponseHead::H2(interim.into_parts().0);
                     return Poll::Ready(Ok(()));
@@ -231,11 +344,11 @@ impl Live {
                         if error.is_go_away() || error.is_io() {
                             lease.condemn();
                         }
-                        Poll::Ready(Err(exchange::h2_failure(&error)))
+                        Poll::Ready(Err(breakage::h2_failure(&error)))
                     }
                 }
             }
-            _ => Poll::Ready(Err(protocol_error("the response has begun before".into()))),
+            _ => Poll::Ready(Err(breakage::protocol_error("the response has begun before".into()))),
         }
     }
 
@@ -271,9 +384,9 @@ impl Live {
             }
             (body, ResponseHead::H2(_)) => {
                 let framing = self.head.framing(body.is_end(), ctx.head.method() == "HEAD");
-                self.framing = framing.map_err(|refusal| protocol_error(refusal.to_string()))?;
+                self.framing = framing.map_err(|refusal| breakage::protocol_error(refusal.to_string()))?;
             }
-            _ => return Err(protocol_error("a response of another protocol".into()).into()),
+            _ => return Err(breakage::protocol_error("a response of another protocol".into()).into()),
         }
         finish_span(ctx, self.span.take(), Some(self.head.status()), None);
         Ok(())
@@ -295,7 +408,7 @@ impl Live {
             h2 => h2,
         };
         self.framing = Framing::Tunnel;
-        exchange::make_tunnel(&mut self.body);
+        self.body.make_tunnel();
     }
 
     /// Gives the connection back, if the exchange ended cleanly on it.

@@ -33,7 +33,7 @@ pub enum Decoded {
 }
 
 #[derive(Debug)]
-enum State {
+enum Expected {
     Length(u64),
     /// In a chunk-size line; the number of its bytes that are known to have no LF.
     ChunkLine(usize),
@@ -48,7 +48,7 @@ enum State {
 /// Decodes one body.
 #[derive(Debug)]
 pub struct BodyDecoder {
-    state: State,
+    state: Expected,
     limits: Limits,
     extensions: usize,
 }
@@ -57,10 +57,10 @@ impl BodyDecoder {
     /// For a message with this framing.
     pub fn new(framing: Framing, limits: Limits) -> Self {
         let state = match framing {
-            Framing::None | Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::ChunkLine(0),
-            Framing::Close | Framing::Tunnel => State::Raw,
+            Framing::None | Framing::Length(0) => Expected::Done,
+            Framing::Length(length) => Expected::Length(length),
+            Framing::Chunked => Expected::ChunkLine(0),
+            Framing::Close | Framing::Tunnel => Expected::Raw,
         };
         Self { state, limits, extensions: 0 }
     }
@@ -72,14 +72,14 @@ impl BodyDecoder {
 
     /// Whether the message is complete.
     pub fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, Expected::Done)
     }
 
     /// Bytes still to come, where the framing says so.
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
-            State::Length(left) => Some(left),
-            State::Done => Some(0),
+            Expected::Length(left) => Some(left),
+            Expected::Done => Some(0),
             _ => None,
         }
     }
@@ -91,32 +91,37 @@ impl BodyDecoder {
     pub fn poll(&mut self, buf: &mut BytesMut) -> Result<Step, Refusal> {
         loop {
             match &mut self.state {
-                State::Done => return Ok(Step::End),
-                State::Length(left) | State::ChunkData(left) => {
+                Expected::Done => return Ok(Step::End),
+                Expected::Length(left) | Expected::ChunkData(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
                     return Ok(if here == 0 { Step::NeedMore } else { Step::Data(here) });
                 }
-                State::Raw => return Ok(if buf.is_empty() { Step::NeedMore } else { Step::Data(buf.len()) }),
-                State::ChunkLine(scanned) => match chunk_line(buf, scanned, &self.limits)? {
+                Expected::Raw => {
+                    return Ok(if buf.is_empty() { Step::NeedMore } else { Step::Data(buf.len()) });
+                }
+                Expected::ChunkLine(scanned) => match chunk_line(buf, scanned, &self.limits)? {
                     None => return Ok(Step::NeedMore),
                     Some((size, extensions)) => {
                         self.extensions += extensions;
                         if self.extensions > self.limits.chunk_extensions {
                             return Err(Refusal::ChunkExtensions);
                         }
-                        self.state =
-                            if size == 0 { State::Trailers(Scan::default()) } else { State::ChunkData(size) };
+                        self.state = if size == 0 {
+                            Expected::Trailers(Scan::default())
+                        } else {
+                            Expected::ChunkData(size)
+                        };
                     }
                 },
-                State::ChunkEnd => match buf.get(..2.min(buf.len())) {
+                Expected::ChunkEnd => match buf.get(..2.min(buf.len())) {
                     Some(b"\r\n") => {
                         buf.advance(2);
-                        self.state = State::ChunkLine(0);
+                        self.state = Expected::ChunkLine(0);
                     }
                     Some(b"" | b"\r") => return Ok(Step::NeedMore),
                     _ => return Err(Refusal::ChunkEnd),
                 },
-                State::Trailers(scan) => {
+                Expected::Trailers(scan) => {
                     let limits = Limits {
                         head: self.limits.trailers,
                         start_line: self.limits.trailers,
@@ -128,7 +133,7 @@ impl BodyDecoder {
                         Err(Refusal::BareLf) => return Err(Refusal::BareLf),
                         Err(_) => return Err(Refusal::TrailersTooLarge),
                     };
-                    self.state = State::Done;
+                    self.state = Expected::Done;
                     if len > 2 {
                         return trailers(buf, len, limits.fields).map(Step::Trailers);
                     }
@@ -150,16 +155,16 @@ impl BodyDecoder {
 
     fn took(&mut self, bytes: usize) {
         match &mut self.state {
-            State::Length(left) => {
+            Expected::Length(left) => {
                 *left = left.saturating_sub(bytes as u64);
                 if *left == 0 {
-                    self.state = State::Done;
+                    self.state = Expected::Done;
                 }
             }
-            State::ChunkData(left) => {
+            Expected::ChunkData(left) => {
                 *left = left.saturating_sub(bytes as u64);
                 if *left == 0 {
-                    self.state = State::ChunkEnd;
+                    self.state = Expected::ChunkEnd;
                 }
             }
             _ => {}
@@ -189,8 +194,8 @@ impl BodyDecoder {
     /// When the message is not complete: it must not be passed on as if it were (RFC 9112, section 8).
     pub fn eof(&mut self) -> Result<(), Refusal> {
         match self.state {
-            State::Done | State::Raw => {
-                self.state = State::Done;
+            Expected::Done | Expected::Raw => {
+                self.state = Expected::Done;
                 Ok(())
             }
             _ => Err(Refusal::UnexpectedEof),

@@ -86,11 +86,6 @@ impl BodyEncoder {
         Self { kind }
     }
 
-    /// Whether trailers can be sent.
-    pub fn takes_trailers(&self) -> bool {
-        matches!(self.kind, Kind::Chunked)
-    }
-
     /// Accounts for `len` bytes of data that are about to be sent, and says what goes around them.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Names the rule that a head broke when `httparse` refused it. Not on the fast path; the rules themselves are in `strict`.
 
 use super::fields::is_tchar;
-use super::strict::{Refusal, is_method, is_target};
+use super::grammar::{is_method, is_target};
+use super::strict::Refusal;
 
 /// Which rule a head broke that `httparse` refused. Off the fast path, so it looks at everything again.
 pub(super) fn head(head: &[u8], error: httparse::Error, is_request: bool) -> Refusal {

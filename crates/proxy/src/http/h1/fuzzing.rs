@@ -244,7 +244,7 @@ pub fn fuzz_response(data: &[u8]) {
         && framing != Framing::Tunnel
     {
         let mut out = BytesMut::new();
-        let written = convert::write_response(&response.into_parts().0, How::framed(framing), &mut out);
+        let written = ResponseHead::H2(response.into_parts().0).write_h1(How::framed(framing), &mut out);
         assert_eq!(written, Ok(()));
         let again = accepted(response_of(&out, asked, Limits::default()), &out);
         assert_eq!((status, framing), (again.status(), again.framing()));

@@ -4,14 +4,32 @@
 
 use super::Framing;
 use super::fields::{EditError, H1Fields};
+use super::grammar;
 use super::known::Known;
-use super::strict;
 
 /// A range over the parts of the start line, or over the head's buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u16,
     pub(super) len: u16,
+}
+
+/// What a response answers: it decides on its body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The request was HEAD.
+    pub head: bool,
+    /// The request was CONNECT.
+    pub connect: bool,
+    /// The request that was forwarded asked for an upgrade.
+    pub upgrade: bool,
+}
+
+impl Asked {
+    /// For a forwarded request with this method.
+    pub fn method(method: &str, upgrade: bool) -> Self {
+        Self { head: method == "HEAD", connect: method == "CONNECT", upgrade }
+    }
 }
 
 /// The form of a request target (RFC 9112, section 3.2).
@@ -147,12 +165,7 @@ impl H1Request {
         if self.minor == 0 || !self.fields.options.upgrade {
             return None;
         }
-        self.fields.known(Known::Upgrade).next().filter(|protocol| !strict::is_h2c(protocol))
-    }
-
-    /// Whether the client waits for a 100 (RFC 9110, section 10.1.1; void in HTTP/1.0).
-    pub fn expects_continue(&self) -> bool {
-        self.minor == 1 && self.fields.known(Known::Expect).any(|v| v.eq_ignore_ascii_case(b"100-continue"))
+        self.fields.known(Known::Upgrade).next().filter(|protocol| !grammar::is_h2c(protocol))
     }
 
     /// Replaces the method.
@@ -160,7 +173,7 @@ impl H1Request {
     /// # Errors
     /// When it is not a token.
     pub fn set_method(&mut self, method: &str) -> Result<(), EditError> {
-        if !strict::is_method(method.as_bytes()) {
+        if !grammar::is_method(method.as_bytes()) {
             return Err(EditError::Line);
         }
         self.method = self.put(method)?;
@@ -174,7 +187,7 @@ impl H1Request {
     /// When it does not start with `/` (or is not `*`) or has a character that no target may have.
     pub fn set_path(&mut self, path: &str) -> Result<(), EditError> {
         let bytes = path.as_bytes();
-        if !(path == "*" || (bytes.first() == Some(&b'/') && strict::is_target(bytes))) {
+        if !(path == "*" || (bytes.first() == Some(&b'/') && grammar::is_target(bytes))) {
             return Err(EditError::Line);
         }
         self.path = self.put(path)?;
@@ -187,7 +200,7 @@ impl H1Request {
     /// # Errors
     /// When it is not `host` or `host:port`.
     pub fn set_authority(&mut self, authority: &str) -> Result<(), EditError> {
-        if !strict::is_authority(authority.as_bytes()) {
+        if !grammar::is_authority(authority.as_bytes()) {
             return Err(EditError::Line);
         }
         self.authority = self.put(authority)?;

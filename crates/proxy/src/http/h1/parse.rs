@@ -10,10 +10,10 @@ use bytes::{Buf, BytesMut};
 use super::explain;
 use super::fields::{Field, H1Fields};
 use super::known::{self, Known};
-use super::message::{H1Request, H1Response, Span, TargetForm};
+use super::message::{Asked, H1Request, H1Response, Span, TargetForm};
 use super::names;
 use super::strict::{self, Refusal};
-use super::{CEILING, Framing, Limits};
+use super::{CEILING, Limits};
 
 /// The most header lines that [`Limits::fields`] can allow: the array on the stack.
 pub const MAX_FIELDS: usize = 256;
@@ -35,24 +35,6 @@ pub enum Parsed<H> {
     NeedMore,
     /// The head is out of the buffer; what is left there follows it.
     Head(H),
-}
-
-/// What a response answers: it decides on its body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// The request was HEAD.
-    pub head: bool,
-    /// The request was CONNECT.
-    pub connect: bool,
-    /// The request that was forwarded asked for an upgrade.
-    pub upgrade: bool,
-}
-
-impl Asked {
-    /// For a forwarded request with this method.
-    pub fn method(method: &str, upgrade: bool) -> Self {
-        Self { head: method == "HEAD", connect: method == "CONNECT", upgrade }
-    }
 }
 
 /// Where the search for the blank line stands.
@@ -455,11 +437,4 @@ pub(super) fn trailers(buf: &mut BytesMut, len: usize, max_fields: usize) -> Res
         }
     }
     Ok(fields)
-}
-
-impl Framing {
-    /// What a request or response of `length` bytes says; `None` is chunked.
-    pub fn of_length(length: Option<u64>) -> Self {
-        length.map_or(Self::Chunked, Self::Length)
-    }
 }

@@ -6,11 +6,12 @@
 
 use http::request::Parts;
 
-use super::fields::{ConnectionOptions, H1Fields, class, is_tchar, list_members};
+use super::fields::{ConnectionOptions, H1Fields, is_tchar, list_members};
+use super::grammar::{is_authority, is_protocol, is_target};
 use super::known::Known;
+use super::message::{Asked, TargetForm};
 use super::names;
-use super::parse::Asked;
-use super::{Framing, Limits, message::TargetForm};
+use super::{Framing, Limits};
 
 /// Why a message is refused. The text says what is wrong; `status` what a client gets for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -330,65 +331,6 @@ fn without_port(authority: &[u8]) -> &[u8] {
 
 fn has_port(authority: &[u8]) -> bool {
     without_port(authority).len() < authority.len()
-}
-
-/// Token, as in RFC 9110, section 9.1.
-pub(crate) fn is_method(method: &[u8]) -> bool {
-    !method.is_empty() && method.len() <= 64 && method.iter().all(|&b| is_tchar(b))
-}
-
-/// Characters of a target. Visible ASCII, but none that another recipient might cut (`#`), turn into a slash (`\`) or
-/// refuse in HTTP/2. `{`, `}`, `|`, `^` and `"` are no URI characters either, yet harmless and sent by real clients.
-pub(crate) fn is_target(target: &[u8]) -> bool {
-    !target.is_empty() && target.iter().all(|&b| TARGET[usize::from(b)])
-}
-
-static TARGET: [bool; 256] = class(b"!\"$%&'()*+,-./:;=?@[]^_{|}~");
-
-static HOST: [bool; 256] = class(b"-._~%!$&'()*+,;=");
-
-/// `host` or `host:port` (RFC 3986, section 3.2): no user info, no empty host or port, brackets only around an IPv6 literal.
-pub(crate) fn is_authority(authority: &[u8]) -> bool {
-    let (host, port) = match authority.first() {
-        Some(b'[') => {
-            let Some(close) = authority.iter().position(|&b| b == b']') else { return false };
-            let literal = &authority[1..close];
-            let is_v6 =
-                std::str::from_utf8(literal).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
-            if !is_v6 {
-                return false;
-            }
-            (&authority[..=close], &authority[close + 1..])
-        }
-        Some(_) => {
-            let end = authority.iter().position(|&b| !HOST[usize::from(b)]).unwrap_or(authority.len());
-            authority.split_at(end)
-        }
-        None => return false,
-    };
-    let port_ok = match port {
-        [] => true,
-        [b':', digits @ ..] => {
-            (1..=5).contains(&digits.len())
-                && digits.iter().all(u8::is_ascii_digit)
-                && digits.iter().fold(0u32, |sum, d| sum * 10 + u32::from(d - b'0')) <= 65535
-        }
-        _ => false,
-    };
-    // What is neither name nor port is left over where a port would be.
-    port_ok && !host.is_empty()
-}
-
-/// RFC 9110, section 7.8: a token, and a version that is one, too.
-pub(crate) fn is_protocol(protocol: &[u8]) -> bool {
-    let token = |text: &[u8]| !text.is_empty() && text.iter().all(|&b| is_tchar(b));
-    let mut parts = protocol.splitn(2, |&b| b == b'/');
-    protocol.len() <= 64 && parts.all(token)
-}
-
-/// `Upgrade: h2c` was taken out of HTTP (RFC 9113, section 3.1) and smuggles requests past proxies.
-pub(crate) fn is_h2c(protocols: &[u8]) -> bool {
-    list_members(protocols).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// The same rules for a request that came over HTTP/2 and may leave over HTTP/1 (RFC 9113, sections 8.3.1 and 10.3): the

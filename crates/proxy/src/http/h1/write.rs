@@ -7,9 +7,9 @@ use bytes::BytesMut;
 
 use super::Framing;
 use super::fields::{Field, H1Fields, list_members};
+use super::grammar;
 use super::known::{HOP_BY_HOP, Known};
 use super::message::{H1Request, H1Response, TargetForm};
-use super::strict;
 
 const FRAMING: u64 = (1 << Known::ContentLength as u8) | (1 << Known::TransferEncoding as u8);
 
@@ -335,7 +335,7 @@ pub(crate) fn end_to_end(fields: &H1Fields) -> impl Iterator<Item = (&[u8], &[u8
 fn copy_upgrade(fields: &H1Fields, out: &mut BytesMut) -> Result<bool, Unwritable> {
     let mut any = false;
     for field in fields.list.iter().filter(|f| f.known == Known::Upgrade && !f.is_removed()) {
-        if !strict::is_h2c(fields.value_of(field)) {
+        if !grammar::is_h2c(fields.value_of(field)) {
             line(fields.name_of(field), fields.value_of(field), out)?;
             any = true;
         }

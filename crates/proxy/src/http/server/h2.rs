@@ -13,9 +13,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::Body;
+use crate::http::conn::HttpConn;
+use crate::http::context::{Done, RequestCtx};
 use crate::http::h1::Limits;
 use crate::http::head::RequestHead;
-use crate::http::request::{self, Done, HttpConn, RequestCtx};
+use crate::http::request;
 use crate::http::respond::Responder;
 use crate::http::timeout::{Timer, after};
 use crate::http::turn;

@@ -14,9 +14,10 @@ use rustls::{
     PeerMisbehaved, Side,
 };
 
-use super::{Job, Out, Turn, room_for};
+use super::{Advance, Job, Out, room_for};
 use crate::stream::region::Region;
 
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 
 const HEADER: usize = 5;
@@ -76,13 +77,13 @@ impl Records {
     }
 
     /// Does the job, or else opens one record; answers with what of `records` is used up, too.
-    pub fn turn(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
+    pub fn turn(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Advance, Error>) {
         let done = match out.job {
             Job::Nothing => return self.open(records, out),
             Job::Encrypt(data) => self.seal(DATA, data, out.outgoing),
             Job::Close => self.alert(1, AlertDescription::CloseNotify, out.outgoing),
         };
-        (0, done.map(|()| Turn::Done))
+        (0, done.map(|()| Advance::Done))
     }
 
     /// Says what was wrong with what the peer sent.
@@ -121,9 +122,9 @@ impl Records {
         Ok(())
     }
 
-    fn open(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
+    fn open(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Advance, Error>) {
         let Some((header, rest)) = records.split_first_chunk_mut::<HEADER>() else {
-            return (0, Ok(Turn::Starved));
+            return (0, Ok(Advance::Starved));
         };
         let [kind, _, _, high, low] = *header;
         let length = usize::from(u16::from_be_bytes([high, low]));
@@ -138,7 +139,7 @@ impl Records {
         if length <= TAG {
             return (0, Err(Error::DecryptError));
         }
-        let Some(body) = rest.get_mut(..length) else { return (0, Ok(Turn::Starved)) };
+        let Some(body) = rest.get_mut(..length) else { return (0, Ok(Advance::Starved)) };
         (HEADER + length, self.open_record(*header, body, out))
     }
 
@@ -147,7 +148,7 @@ impl Records {
         header: [u8; HEADER],
         body: &mut [u8],
         out: &mut Out<'_, '_>,
-    ) -> Result<Turn, Error> {
+    ) -> Result<Advance, Error> {
         let length = body.len() - TAG;
         let nonce = self.open.nonce();
         let (kind, length) = match &mut out.reader {
@@ -182,7 +183,7 @@ impl Records {
         };
         if kind == DATA && length > 0 {
             self.quiet = 0;
-            return Ok(Turn::Plain);
+            return Ok(Advance::Plain);
         }
         self.quiet += 1;
         if self.quiet > MOST_QUIET {
@@ -195,9 +196,9 @@ impl Records {
             return Err(what.into());
         }
         match kind {
-            DATA => Ok(Turn::Again),
+            DATA => Ok(Advance::Again),
             ALERT => alert(&body[..length]),
-            HANDSHAKE => self.handshake(&body[..length]).map(|()| Turn::Again),
+            HANDSHAKE => self.handshake(&body[..length]).map(|()| Advance::Again),
             _ => Err(unexpected(kind)),
         }
     }
@@ -370,11 +371,11 @@ fn key_update() -> [u8; 5] {
     [HandshakeType::KeyUpdate.into(), 0, 0, 1, 0]
 }
 
-fn alert(bytes: &[u8]) -> Result<Turn, Error> {
+fn alert(bytes: &[u8]) -> Result<Advance, Error> {
     let &[_, description] = bytes else { return Err(unexpected(ALERT)) };
     match AlertDescription::from(description) {
-        AlertDescription::CloseNotify => Ok(Turn::PeerClosed),
-        AlertDescription::UserCanceled => Ok(Turn::Again),
+        AlertDescription::CloseNotify => Ok(Advance::PeerClosed),
+        AlertDescription::UserCanceled => Ok(Advance::Again),
         other => Err(Error::AlertReceived(other)),
     }
 }

@@ -10,7 +10,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{ClientConfig, CommonState, Error, ProtocolVersion, ServerConfig, Side};
 
 use super::records::{self, Records};
-use super::{Job, Out, Turn};
+use super::{Advance, Job, Out};
 use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
 
 /// What the handshake told of the peer.
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// Goes on by one state; answers with what of `records` is used up, too.
-    pub fn turn(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
+    pub fn turn(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Advance, Error>) {
         if !self.one_by_one {
             return self.advance(records, out);
         }
@@ -77,7 +77,7 @@ impl Session {
             let given = if self.is_handshaking() { self.given.min(records.len()) } else { 0 };
             let (used, turn) = self.advance(&mut records[..given], out);
             self.given = given - used;
-            if turn != Ok(Turn::Starved) || !self.is_handshaking() {
+            if turn != Ok(Advance::Starved) || !self.is_handshaking() {
                 return (used, turn);
             }
             match records::end_of_first(&records[given..]) {
@@ -85,12 +85,12 @@ impl Session {
                 None => return (used, turn),
             }
             if used > 0 {
-                return (used, Ok(Turn::Again));
+                return (used, Ok(Advance::Again));
             }
         }
     }
 
-    fn advance(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
+    fn advance(&mut self, records: &mut [u8], out: &mut Out<'_, '_>) -> (usize, Result<Advance, Error>) {
         let turned = match &mut self.end {
             End::Client(session) => advance(session.process_tls_records(records), out),
             End::Server(session) => advance(session.process_tls_records(records), out),
@@ -120,7 +120,7 @@ impl Session {
 }
 
 /// Handles one state of a session; answers with what it has used up, too.
-fn advance<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Out<'_, '_>) -> (usize, Result<Turn, Error>) {
+fn advance<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Out<'_, '_>) -> (usize, Result<Advance, Error>) {
     let state = match status.state {
         Ok(state) => state,
         Err(error) => return (status.discard, Err(error)),
@@ -135,22 +135,22 @@ fn advance<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Out<'_, '_>) -> (us
                     reader.put_slice(now);
                 }
                 out.plain.extend_from_slice(later);
-                return (status.discard + record.discard, Ok(Turn::Plain));
+                return (status.discard + record.discard, Ok(Advance::Plain));
             }
             Some(Err(error)) => Err(error),
-            None => Ok(Turn::Again),
+            None => Ok(Advance::Again),
         },
         ConnectionState::EncodeTlsData(mut data) => {
             encoded(out.outgoing, READ_SIZE, |room| match data.encode(room) {
                 Err(EncodeError::InsufficientSize(more)) => Err(Some(more.required_size)),
                 other => other.map_err(|_| None),
             })
-            .map(|()| Turn::Again)
+            .map(|()| Advance::Again)
         }
         // It leaves before anything that comes after it.
         ConnectionState::TransmitTlsData(data) => {
             data.done();
-            Ok(Turn::Again)
+            Ok(Advance::Again)
         }
         ConnectionState::WriteTraffic(mut traffic) => {
             let sent = |result: Result<usize, EncryptError>| match result {
@@ -165,11 +165,11 @@ fn advance<D>(status: UnbufferedStatus<'_, '_, D>, out: &mut Out<'_, '_>) -> (us
                 }
                 Job::Close => encoded(out.outgoing, READ_SIZE, |room| sent(traffic.queue_close_notify(room))),
             };
-            done.map(|()| Turn::Done)
+            done.map(|()| Advance::Done)
         }
-        ConnectionState::BlockedHandshake => Ok(Turn::Starved),
-        ConnectionState::PeerClosed => Ok(Turn::PeerClosed),
-        ConnectionState::Closed => Ok(Turn::Done),
+        ConnectionState::BlockedHandshake => Ok(Advance::Starved),
+        ConnectionState::PeerClosed => Ok(Advance::PeerClosed),
+        ConnectionState::Closed => Ok(Advance::Done),
         // Early data is never offered or accepted.
         _ => Err(Error::General("an unexpected state of the TLS session".into())),
     };

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::rig::*;
-use crate::http::{request, server};
+use crate::http::{conn, server};
 use crate::protocol::HttpVersion::Http1;
 
 async fn echo() -> std::net::SocketAddr {
@@ -300,7 +300,7 @@ async fn futures_stay_small() {
         let accepted =
             crate::conn::Accepted { tcp, source: address, destination: address, transparent: false, purpose };
         let info = Rc::new(world.info(&accepted));
-        let conn = request::HttpConn::new(world.worker.clone(), info, world.http.clone());
+        let conn = conn::HttpConn::new(world.worker.clone(), info, world.http.clone());
         let stream = accepted.tcp;
         let size = size_of_val(&server::h1::serve(&conn, stream.into()));
         assert!(size < 8 * 1024, "an HTTP/1 connection's future has {size} bytes");

@@ -50,12 +50,8 @@ impl World {
     }
 
     pub fn info(&self, accepted: &Accepted) -> ConnInfo {
-        let mut info = ConnInfo::early(
-            accepted.source,
-            accepted.destination,
-            accepted.transparent,
-            &accepted.purpose,
-        );
+        let mut info =
+            ConnInfo::early(accepted.source, accepted.destination, accepted.transparent, &accepted.purpose);
         info.direction = self.listener.config.direction;
         (info.listener, info.chain) = (self.listener.clone(), self.chain.clone());
         (info.mtls, info.peer) = (self.peer.is_some(), self.peer.clone());

@@ -14,7 +14,7 @@ fn with<'o, 'b>(job: Job<'o>, plain: &'o mut Vec<u8>, outgoing: &'o mut Option<R
 fn sent(end: &mut Records, job: Job<'_>) -> Vec<u8> {
     let (mut plain, mut outgoing) = (Vec::new(), None);
     let (used, turn) = end.turn(&mut [], &mut with(job, &mut plain, &mut outgoing));
-    assert!(used == 0 && turn == Ok(Turn::Done));
+    assert!(used == 0 && turn == Ok(Advance::Done));
     outgoing.take().unwrap().filled().to_vec()
 }
 
@@ -28,7 +28,7 @@ fn record(end: &mut Records, inside: &[u8]) -> Vec<u8> {
 }
 
 /// What a record is taken for, and the plain text in it.
-fn opened(end: &mut Records, bytes: &[u8]) -> (Result<Turn, Error>, Vec<u8>, Option<Region>) {
+fn opened(end: &mut Records, bytes: &[u8]) -> (Result<Advance, Error>, Vec<u8>, Option<Region>) {
     let (mut bytes, mut plain, mut outgoing) = (bytes.to_vec(), Vec::new(), None);
     let (_, turn) = end.turn(&mut bytes, &mut with(Job::Nothing, &mut plain, &mut outgoing));
     (turn, plain, outgoing)
@@ -48,7 +48,7 @@ fn text_is_cut_into_records_and_joined_again_whatever_the_readers_room() {
             let mut out = with(Job::Nothing, &mut plain, &mut outgoing);
             out.reader = Some(&mut reader);
             let (used, turn) = far.turn(&mut bytes[at..], &mut out);
-            assert_eq!(turn, Ok(Turn::Plain));
+            assert_eq!(turn, Ok(Advance::Plain));
             at += used;
             got.extend_from_slice(reader.filled());
             got.extend(plain);
@@ -70,7 +70,7 @@ fn a_record_that_is_not_whole_waits_and_one_that_was_touched_is_refused() {
     let (mut near, mut far) = ends();
     let bytes = sent(&mut near, Job::Encrypt(b"text"));
     for end in 0..bytes.len() {
-        assert_eq!(opened(&mut far, &bytes[..end]).0, Ok(Turn::Starved), "{end} bytes");
+        assert_eq!(opened(&mut far, &bytes[..end]).0, Ok(Advance::Starved), "{end} bytes");
     }
     for at in 0..bytes.len() {
         let mut touched = bytes.clone();
@@ -78,7 +78,7 @@ fn a_record_that_is_not_whole_waits_and_one_that_was_touched_is_refused() {
         let (mut end, _) = ends();
         let (turn, plain, _) = opened(&mut end, &touched);
         // A longer length waits for bytes that never come.
-        assert!(matches!(turn, Err(_) | Ok(Turn::Starved)), "byte {at}");
+        assert!(matches!(turn, Err(_) | Ok(Advance::Starved)), "byte {at}");
         assert!(plain.is_empty());
     }
     assert_eq!(opened(&mut far, &bytes).1, b"text");
@@ -122,9 +122,9 @@ fn padding_is_dropped_and_farewells_are_heard() {
     assert_eq!(opened(&mut far, &padded).1, b"tx");
     let cancelled = record(&mut near, &[1, 90, ALERT]);
     let (turn, ..) = opened(&mut far, &cancelled);
-    assert_eq!(turn, Ok(Turn::Again));
+    assert_eq!(turn, Ok(Advance::Again));
     let bytes = sent(&mut near, Job::Close);
-    assert_eq!(opened(&mut far, &bytes).0, Ok(Turn::PeerClosed));
+    assert_eq!(opened(&mut far, &bytes).0, Ok(Advance::PeerClosed));
 }
 
 #[test]
@@ -132,16 +132,16 @@ fn keys_change_on_request_in_time_and_in_pieces() {
     let (mut near, mut far) = ends();
     // A request in two pieces, and another; both are answered once, with the next record.
     let pieces = [record(&mut near, &[24, 0, HANDSHAKE]), record(&mut near, &[0, 1, 1, HANDSHAKE])];
-    assert_eq!(opened(&mut far, &pieces[0]).0, Ok(Turn::Again));
-    assert_eq!(opened(&mut far, &pieces[1]).0, Ok(Turn::Again));
+    assert_eq!(opened(&mut far, &pieces[0]).0, Ok(Advance::Again));
+    assert_eq!(opened(&mut far, &pieces[1]).0, Ok(Advance::Again));
     near.seal.refresh().unwrap();
     let another = record(&mut near, &[24, 0, 0, 1, 1, HANDSHAKE]);
-    assert_eq!(opened(&mut far, &another).0, Ok(Turn::Again));
+    assert_eq!(opened(&mut far, &another).0, Ok(Advance::Again));
     near.seal.refresh().unwrap();
     let update = HEADER + 5 + 1 + TAG;
     let bytes = sent(&mut far, Job::Encrypt(b"answer"));
     assert_eq!(bytes.len(), update + HEADER + 6 + 1 + TAG);
-    assert_eq!(opened(&mut near, &bytes[..update]).0, Ok(Turn::Again));
+    assert_eq!(opened(&mut near, &bytes[..update]).0, Ok(Advance::Again));
     assert_eq!(opened(&mut near, &bytes[update..]).1, b"answer");
     for _ in 0..2 {
         let bytes = sent(&mut near, Job::Encrypt(b"new keys"));
@@ -149,7 +149,7 @@ fn keys_change_on_request_in_time_and_in_pieces() {
         // By itself after so many records.
         (near.seal.sequence, far.open.sequence) = (REFRESH_AFTER, REFRESH_AFTER);
         let bytes = sent(&mut near, Job::Encrypt(b"newer keys"));
-        assert_eq!(opened(&mut far, &bytes[..update]).0, Ok(Turn::Again));
+        assert_eq!(opened(&mut far, &bytes[..update]).0, Ok(Advance::Again));
         assert_eq!(opened(&mut far, &bytes[update..]).1, b"newer keys");
         assert_eq!((near.seal.sequence, far.open.sequence), (1, 1));
         std::mem::swap(&mut near, &mut far);
@@ -168,7 +168,7 @@ fn an_update_that_is_due_and_owed_fits_in_front_of_a_write_of_any_size() {
         let update = HEADER + 5 + 1 + TAG;
         let pieces = size.div_ceil(MOST);
         assert_eq!(bytes.len(), update + size + pieces * (HEADER + 1 + TAG), "one update");
-        assert_eq!(opened(&mut far, &bytes[..update]).0, Ok(Turn::Again));
+        assert_eq!(opened(&mut far, &bytes[..update]).0, Ok(Advance::Again));
         assert_eq!(opened(&mut far, &bytes[update..]).1, text[..MOST]);
     }
 }
@@ -177,7 +177,7 @@ fn an_update_that_is_due_and_owed_fits_in_front_of_a_write_of_any_size() {
 fn data_in_mid_message_and_records_without_end_are_refused() {
     let (mut near, mut far) = ends();
     let piece = record(&mut near, &[4, 0, HANDSHAKE]);
-    assert_eq!(opened(&mut far, &piece).0, Ok(Turn::Again));
+    assert_eq!(opened(&mut far, &piece).0, Ok(Advance::Again));
     let bytes = sent(&mut near, Job::Encrypt(b"x"));
     assert!(opened(&mut far, &bytes).0.is_err());
 

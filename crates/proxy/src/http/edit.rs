@@ -5,11 +5,15 @@ use outrigger_model::path::PathNormalization;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
 
-use super::{OWN_PREFIX, RequestCtx, strip_forged};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
+use crate::http::context::RequestCtx;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
+use crate::http::respond::ERROR_HEADER;
+
+/// The headers that only our own components may set.
+const OWN_PREFIX: &str = "x-outrigger-";
 
 /// Envoy's header for a rewritten path.
 const ORIGINAL_PATH: &str = "x-envoy-original-path";
@@ -220,5 +224,12 @@ pub fn location(head: &RequestHead, route: &CompiledRoute, redirect: &Redirect) 
     match query {
         Some(query) if !path.contains('?') => format!("{scheme}://{authority}{path}?{query}"),
         _ => format!("{scheme}://{authority}{path}"),
+    }
+}
+
+/// Removes what an application or an outsider must not say in a response.
+fn strip_forged(head: &mut ResponseHead, trusted: bool) {
+    if !trusted {
+        head.remove(ERROR_HEADER);
     }
 }

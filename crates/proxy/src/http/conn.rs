@@ -16,7 +16,7 @@ use crate::worker::Worker;
 pub struct HttpConn {
     pub worker: Rc<Worker>,
     pub info: Rc<ConnInfo>,
-    view: RefCell<Rc<View>>,
+    view: RefCell<Rc<RequestConfig>>,
     /// `x-forwarded-client-cert` for the application, made once per connection.
     pub(super) client_cert: Option<Box<str>>,
     /// What it holds of the worker's memory.
@@ -24,7 +24,7 @@ pub struct HttpConn {
 }
 
 /// The configuration that a request sees.
-pub struct View {
+pub struct RequestConfig {
     generation: u64,
     pub http: Arc<HttpHandle>,
 }
@@ -39,19 +39,19 @@ impl HttpConn {
             format!("{by}URI={peer}").into_boxed_str()
         });
         let account = worker.ledger.open(worker.alarm.place(&worker.process.drain));
-        let view = RefCell::new(Rc::new(View { generation, http }));
+        let view = RefCell::new(Rc::new(RequestConfig { generation, http }));
         Self { worker, info, view, client_cert, account }
     }
 
     /// The present configuration of the connection's listener and chain. If either is gone the old one serves on, until
     /// the connection is closed.
-    pub fn view(&self) -> Rc<View> {
+    pub fn view(&self) -> Rc<RequestConfig> {
         let snapshot = self.worker.snapshot();
         let mut view = self.view.borrow_mut();
         if view.generation != snapshot.generation {
             let found = snapshot.http(self.info.listener.name(), &self.info.chain.name);
             let http = found.unwrap_or_else(|| view.http.clone());
-            *view = Rc::new(View { generation: snapshot.generation, http });
+            *view = Rc::new(RequestConfig { generation: snapshot.generation, http });
         }
         view.clone()
     }

@@ -1,0 +1,159 @@
+//! One request while it is served: what it came with, what was found out, what it holds.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::body::Body;
+use super::conn::{HttpConn, RequestConfig};
+use super::grpc;
+use super::h1::Framing;
+use super::head::RequestHead;
+use super::respond::Responder;
+use super::send::Sender;
+use super::timeout::Timer;
+use super::trace::Recording;
+use super::upgrade::Upgrade;
+use crate::protocol::Protocol;
+use crate::record::StreamRecord;
+use crate::runtime::limits::RequestPermit;
+
+/// One request.
+pub struct RequestCtx<'c> {
+    pub conn: &'c HttpConn,
+    pub view: Rc<RequestConfig>,
+    pub record: StreamRecord,
+    pub head: RequestHead,
+    pub framing: Framing,
+    pub upgrade: Upgrade,
+    /// Of a request for a tunnel: the head that policy saw, to be judged again.
+    pub(super) judged: Option<Box<RequestHead>>,
+    pub body: Body,
+    /// There never was any byte of it.
+    bodyless: bool,
+    /// The head stands in for one that could not be read: the record shows none.
+    pub(super) unread: bool,
+    /// Until the response begins.
+    pub responder: Option<Responder>,
+    /// From then on.
+    pub sender: Option<Sender>,
+    /// The connection's, lent so that its requests need none of their own.
+    pub timer: Timer,
+    /// The time when the task began to wait for nothing, or a little later: read once per wake-up, not at each look.
+    pub now: Instant,
+    /// Of the route.
+    pub deadline: Option<Instant>,
+    pub recording: Option<Recording>,
+    /// An attempt has had a span.
+    pub attempted: bool,
+    /// The head says who we are.
+    pub introduced: bool,
+    pub permit: Option<RequestPermit>,
+    /// The downstream connection can take another request.
+    pub keep: bool,
+}
+
+/// What is left when a request has ended.
+pub struct Done {
+    pub body: Body,
+    /// Absent if there was no response.
+    pub sender: Option<Sender>,
+    /// Unused, if there was none.
+    pub responder: Option<Responder>,
+    pub timer: Timer,
+    pub keep: bool,
+}
+
+impl Done {
+    /// Whether the exchange ended as it should, with nothing left to read.
+    pub fn is_clean(&self) -> bool {
+        self.keep && self.body.is_end() && self.sender.as_ref().is_some_and(Sender::is_finished)
+    }
+}
+
+impl Drop for RequestCtx<'_> {
+    fn drop(&mut self) {
+        // The record writes the request down, also when the task is cancelled.
+        self.record.finish((!self.unread).then_some(&self.head));
+        if let RequestHead::H1(head) = &mut self.head {
+            self.conn.worker.buffers.give_head(&mut head.fields);
+        }
+    }
+}
+
+impl<'c> RequestCtx<'c> {
+    /// A request whose head has come.
+    #[inline(always)] // made where it stays
+    pub fn open(
+        conn: &'c HttpConn,
+        head: RequestHead,
+        framing: Framing,
+        body: Body,
+        responder: Responder,
+    ) -> Self {
+        let protocol = match &head {
+            RequestHead::H1(_) => Protocol::Http1,
+            RequestHead::H2(_) => Protocol::Http2,
+        };
+        let now = Instant::now();
+        let mut record = StreamRecord::open(&conn.worker, &conn.info, protocol, now);
+        record.http10 = matches!(&head, RequestHead::H1(head) if head.minor() == 0);
+        record.is_grpc = head.first("content-type").is_some_and(grpc::is_grpc);
+        let upgrade = Upgrade::of(&head);
+        Self {
+            conn,
+            view: conn.view(),
+            record,
+            head,
+            framing,
+            upgrade,
+            judged: None,
+            bodyless: body.is_end(),
+            unread: false,
+            body,
+            responder: Some(responder),
+            sender: None,
+            timer: Timer::default(),
+            now,
+            deadline: None,
+            recording: None,
+            attempted: false,
+            introduced: false,
+            permit: None,
+            keep: true,
+        }
+    }
+
+    /// What is left at the end.
+    pub fn done(&mut self) -> Done {
+        Done {
+            body: std::mem::replace(&mut self.body, Body::Empty).into_live(),
+            sender: self.sender.take(),
+            responder: self.responder.take(),
+            timer: std::mem::take(&mut self.timer),
+            keep: self.keep,
+        }
+    }
+
+    /// Whether the request can be sent once more. `untouched`: no byte of its body was read.
+    pub fn can_replay(&self, untouched: bool) -> bool {
+        let is_tunnel = self.upgrade != Upgrade::None && self.framing == Framing::Tunnel;
+        self.bodyless || untouched || is_tunnel || self.body.can_replay()
+    }
+
+    /// Copies the body aside from now on.
+    pub fn make_replayable(&mut self) {
+        self.body.make_replayable();
+    }
+
+    /// Looks at the clock: the task has waited.
+    pub fn tick(&mut self) {
+        self.now = Instant::now();
+    }
+
+    /// The request's side of a tunnel; it has no time limit of the route any more.
+    pub fn open_tunnel(&mut self) {
+        self.body.make_tunnel();
+        self.deadline = None;
+    }
+}

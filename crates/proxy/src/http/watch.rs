@@ -1,0 +1,103 @@
+//! The client and the clock, watched while a request waits for anything.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::breakage::client_gone;
+use super::context::RequestCtx;
+use super::timeout::{after, earlier};
+use crate::failure::{Failure, FailureKind, Stage};
+
+/// Runs `future` while watching the client and the deadlines.
+pub async fn guarded<T>(
+    ctx: &mut RequestCtx<'_>,
+    per_try: Option<Instant>,
+    future: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut future = pin!(future);
+    // What the client sends meanwhile is not read.
+    let _parked = (!ctx.body.is_end()).then(|| ctx.conn.account.park());
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        if let Poll::Ready(failure) = poll_client(ctx, cx) {
+            return Poll::Ready(Err(failure));
+        }
+        poll_deadline(ctx, cx, per_try, None).map(Err)
+    })
+    .await
+}
+
+/// Ready when the client is gone.
+pub fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failure> {
+    let gone = ctx.body.poll_gone(cx).is_ready()
+        || ctx.responder.as_mut().is_some_and(|responder| responder.poll_gone(cx).is_ready());
+    if gone { Poll::Ready(client_gone("the client went away")) } else { Poll::Pending }
+}
+
+/// Ready when time is up: of the route, of the attempt, or without a byte (`idle`).
+fn poll_deadline(
+    ctx: &mut RequestCtx<'_>,
+    cx: &mut Context<'_>,
+    per_try: Option<Instant>,
+    idle: Option<Instant>,
+) -> Poll<Failure> {
+    let next = earlier(earlier(ctx.deadline, per_try), idle);
+    if ctx.timer.poll(cx, next).is_pending() {
+        return Poll::Pending;
+    }
+    let passed = |deadline: Option<Instant>| deadline.is_some() && deadline == next;
+    let local = |kind, detail| Failure::local(Stage::Forward, kind, detail);
+    Poll::Ready(if passed(ctx.deadline) {
+        local(FailureKind::UpstreamTimeout, "the route's timeout")
+    } else if passed(per_try) {
+        local(FailureKind::PerTryTimeout, "the time of one attempt")
+    } else {
+        local(FailureKind::IdleTimeout, "no byte in either direction")
+    })
+}
+
+/// Watches for streams in which nothing moves. Looks at the counters only when its time comes, so it is exact to one
+/// period.
+pub struct Idle {
+    at: Option<Instant>,
+    seen: u64,
+}
+
+impl Idle {
+    /// From now on.
+    pub fn new(ctx: &RequestCtx<'_>) -> Self {
+        Self { at: after(ctx.now, ctx.view.http.config.stream_idle_timeout), seen: 0 }
+    }
+
+    /// Whether bytes have moved since the last look; then a new period begins.
+    fn moved(&mut self, ctx: &RequestCtx<'_>, bytes: u64) -> bool {
+        if bytes == self.seen {
+            return false;
+        }
+        self.seen = bytes;
+        self.at = after(Instant::now(), ctx.view.http.config.stream_idle_timeout);
+        true
+    }
+
+    /// Ready when time is up, after so many bytes.
+    pub fn poll(
+        &mut self,
+        ctx: &mut RequestCtx<'_>,
+        cx: &mut Context<'_>,
+        per_try: Option<Instant>,
+        bytes: u64,
+    ) -> Poll<Failure> {
+        loop {
+            match poll_deadline(ctx, cx, per_try, self.at) {
+                Poll::Ready(failure)
+                    if failure.kind == FailureKind::IdleTimeout && self.moved(ctx, bytes) => {}
+                other => return other,
+            }
+        }
+    }
+}
