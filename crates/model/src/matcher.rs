@@ -53,9 +53,29 @@ impl StringMatch {
         Self { pattern: Pattern::Prefix(text.into()), ignore_case: false }
     }
 
+    /// Case-sensitive suffix.
+    pub fn suffix(text: impl Into<String>) -> Self {
+        Self { pattern: Pattern::Suffix(text.into()), ignore_case: false }
+    }
+
+    /// The whole text matches the pattern.
+    pub fn regex(pattern: impl Into<String>) -> Self {
+        Self { pattern: Pattern::Regex(pattern.into()), ignore_case: false }
+    }
+
     /// Any value.
     pub fn present() -> Self {
         Self { pattern: Pattern::Present, ignore_case: false }
+    }
+
+    /// Whether every text matches, so that the condition says nothing of what is always there (a path, a method).
+    pub fn is_any(&self) -> bool {
+        match &self.pattern {
+            Pattern::Present => true,
+            Pattern::Prefix(text) | Pattern::Suffix(text) | Pattern::Contains(text) => text.is_empty(),
+            Pattern::Regex(pattern) => matches!(pattern.as_str(), ".*" | "^.*$" | "(.*)"),
+            Pattern::Exact(_) => false,
+        }
     }
 
     /// Compiles it.

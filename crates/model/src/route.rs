@@ -292,6 +292,17 @@ impl Default for RetryPolicy {
     }
 }
 
+impl RetryPolicy {
+    /// With this base of the back-off, if there is one, and ten times as much at most.
+    #[must_use]
+    pub fn with_backoff(self, base: Option<Duration>) -> Self {
+        match base {
+            Some(base) => Self { backoff_base: base, backoff_max: base.saturating_mul(10), ..self },
+            None => self,
+        }
+    }
+}
+
 /// Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on` conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RetryOn {
@@ -371,6 +382,13 @@ pub struct Fault {
     pub delay: Option<FaultDelay>,
     /// Answer instead of forwarding.
     pub abort: Option<FaultAbort>,
+}
+
+impl Fault {
+    /// Nothing, if there is neither delay nor abort.
+    pub fn if_any(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
 }
 
 /// An injected delay.

@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place, RouteIntent,
-    WeightedTarget,
+    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place, RouteIntent, Target,
 };
 use crate::object::Object;
 
@@ -118,12 +117,9 @@ impl<'o> Scene<'o> {
         exact.chain(wildcards.filter(|intent| intent.host.covers(host.as_str())).copied()).collect()
     }
 
-    /// Every target of every route with the route's object.
-    fn targets(&self) -> impl Iterator<Item = (&'o RouteIntent, &'o WeightedTarget)> {
-        self.routes.iter().flat_map(|route| {
-            let http = route.http.iter().flat_map(|http| http.action.targets());
-            http.chain(route.tcp.iter().flat_map(|tcp| &tcp.targets)).map(move |target| (*route, target))
-        })
+    /// Every target of every route, and where it was written, with the route's object.
+    fn targets(&self) -> impl Iterator<Item = (&'o RouteIntent, (&'o Target, &'o Place))> {
+        self.routes.iter().flat_map(|route| route.references().map(move |target| (*route, target)))
     }
 }
 

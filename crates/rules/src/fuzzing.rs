@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::catalog::{CatalogService, CatalogWorkload, PortProtocol, ServiceCatalog};
 use crate::host::Resolver;
-use crate::object::{ParseOptions, parse_bytes, parse_with};
+use crate::object::{parse_bytes, parse_with};
+use crate::options::ParseOptions;
 
 /// Reads anything, analyzes what came out, and holds that an object read again from its stored source is the same.
 ///

@@ -1,25 +1,19 @@
 //! What a user's rule means, free of the language it was written in: typed, owned, with hosts resolved and defaults filled in.
 //!
-//! The dialects end here and the control plane compiles from here. Nothing in this module knows YAML, the wire, or which
+//! What needs no host to be said is said in the model's own types; hosts, targets and whom a rule is for are an intent's. The dialects end here and the control plane compiles from here. Nothing in this module knows YAML, the wire, or which
 //! proxies exist; a mesh-wide default that a rule did not override stays `None`.
 
 mod destination;
-mod retry;
 mod route;
 mod security;
 
 use std::fmt;
 
 pub use destination::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, HashKey, HashTable,
-    LoadBalancing, Outlier, SubsetIntent, TcpKeepalive, TrafficPolicy, Warmup,
+    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, LoadBalancing, SubsetIntent,
+    TrafficPolicy,
 };
-pub use retry::{Backoff, RetryBudget, RetryCondition, RetryIntent, RetryOn};
-pub use route::{
-    AbortStatus, DirectResponse, FaultAbort, FaultDelay, FaultIntent, HeaderEdits, HeaderOps, HttpMatch,
-    HttpRoute, NamedMatch, Redirect, RedirectPort, RegexRewrite, Rewrite, RouteAction, RouteIntent, Target,
-    TcpMatch, TcpRoute, WeightedTarget,
-};
+pub use route::{HttpMatch, HttpRoute, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget};
 pub use security::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, MtlsIntent, MtlsMode,
     Operation, ServiceAccountMatch, Source, TextKey,
@@ -108,60 +102,6 @@ pub struct Place {
     pub path: String,
 }
 
-/// How a text is compared.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StringMatch {
-    /// The whole text.
-    Exact(String),
-    /// The text starts so.
-    Prefix(String),
-    /// The text ends so.
-    Suffix(String),
-    /// A pattern in RE2's syntax that must match the whole text; it was compiled once, so it is valid.
-    Regex(String),
-    /// Any value, but there must be one.
-    Present,
-}
-
-impl StringMatch {
-    /// Whether every text matches, so that the condition says nothing for a text that always exists (a path, a method).
-    pub fn is_any(&self) -> bool {
-        match self {
-            Self::Present => true,
-            Self::Prefix(text) | Self::Suffix(text) => text.is_empty(),
-            Self::Regex(pattern) => matches!(pattern.as_str(), ".*" | "^.*$" | "(.*)"),
-            Self::Exact(_) => false,
-        }
-    }
-}
-
-/// A share in millionths: `Percent { per_million: 100_000 }` is 10 %.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Percent {
-    /// 0 to 1 000 000.
-    pub per_million: u32,
-}
-
-impl Percent {
-    /// Always.
-    pub const ALL: Self = Self { per_million: 1_000_000 };
-    /// Never.
-    pub const NONE: Self = Self { per_million: 0 };
-
-    /// From a percentage; outside of 0..=100 there is none.
-    pub fn from_percentage(percentage: f64) -> Option<Self> {
-        (0.0..=100.0)
-            .contains(&percentage)
-            .then(|| Self { per_million: (percentage * 10_000.0).round() as u32 })
-    }
-
-    /// As a percentage, 0.0 to 100.0.
-    pub fn percentage(self) -> f64 {
-        f64::from(self.per_million) / 10_000.0
-    }
-}
-
 /// To whom a rule applies, by the namespace of the client.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -185,7 +125,7 @@ impl Visibility {
 
 /// One normalised meaning of an object. A native object has up to two.
 #[expect(clippy::large_enum_variant, reason = "there are as many as rules, thousands at most")]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Intent {
     /// Where requests to a set of hosts go.

@@ -12,6 +12,7 @@ pub mod fuzzing;
 pub mod host;
 pub mod intent;
 mod object;
+mod options;
 mod reader;
 #[cfg(test)]
 mod testing;
@@ -21,4 +22,5 @@ pub use analyze::{CHECKS, Check, analyze};
 pub use catalog::ServiceCatalog;
 pub use finding::{Finding, Severity};
 pub use host::{Host, HostError, Resolver};
-pub use object::{Object, ParseOptions, Parsed, parse, parse_bytes, parse_with};
+pub use object::{Object, Parsed, parse, parse_bytes, parse_with};
+pub use options::ParseOptions;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::dialect::{self, Row};
 use crate::finding::{Finding, Severity, closest, code, quote};
-use crate::host::Resolver;
 use crate::intent::{Intent, ObjectKind, Origin};
+use crate::options::ParseOptions;
 use crate::reader::{At, Reader, Table};
 use crate::yaml::{self, Node, Spot, Value};
 
@@ -58,23 +58,6 @@ impl Parsed {
     /// Whether something must be refused.
     pub fn has_errors(&self) -> bool {
         self.findings.iter().any(Finding::is_error)
-    }
-}
-
-/// What reading depends on beside the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseOptions {
-    /// How hosts are resolved.
-    pub resolver: Resolver,
-    /// Namespace of objects that name none.
-    pub default_namespace: String,
-    /// Whether the data plane can balance by consistent hash; otherwise its use is a warning.
-    pub consistent_hash: bool,
-}
-
-impl Default for ParseOptions {
-    fn default() -> Self {
-        Self { resolver: Resolver::default(), default_namespace: "default".to_owned(), consistent_hash: true }
     }
 }
 

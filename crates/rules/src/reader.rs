@@ -11,7 +11,7 @@ use crate::Finding;
 use crate::finding::{Severity, closest, code, quote};
 use crate::host::Resolver;
 use crate::intent::{Origin, Place};
-use crate::object::ParseOptions;
+use crate::options::ParseOptions;
 use crate::yaml::{Key, Node, Value};
 
 pub(crate) use values::is_header_name;

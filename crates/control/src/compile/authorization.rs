@@ -9,12 +9,11 @@ use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::HeaderMatch;
 use outrigger_rules::intent::{
-    self, AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, Operation,
+    AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, Operation,
     ServiceAccountMatch, Source, TextKey,
 };
 
 use super::origin;
-use super::route::{escape, text};
 use crate::instance::Instance;
 use crate::world::World;
 
@@ -71,8 +70,8 @@ fn permission(rule: &AuthorizationRule, http: bool) -> Permission {
                 none_of(&mut all, not_values.iter().map(|net| Permission::DestinationIp(*net)));
             }
             Condition::Text { key: TextKey::ConnectionSni, values, not_values } => {
-                one_of(&mut all, values.iter().map(|v| Permission::ServerName(text(v, false))));
-                none_of(&mut all, not_values.iter().map(|v| Permission::ServerName(text(v, false))));
+                one_of(&mut all, values.iter().map(|v| Permission::ServerName(v.clone())));
+                none_of(&mut all, not_values.iter().map(|v| Permission::ServerName(v.clone())));
             }
             Condition::Text { .. } | Condition::Ip { .. } => {}
         }
@@ -85,17 +84,17 @@ fn operation(operation: &Operation, http: bool) -> Permission {
     one_of(&mut all, operation.ports.iter().map(|p| Permission::DestinationPort(*p)));
     none_of(&mut all, operation.not_ports.iter().map(|p| Permission::DestinationPort(*p)));
     if http {
-        let header = |name: &'static str, fold: bool| {
-            move |v: &intent::StringMatch| {
-                Permission::Header(HeaderMatch { name: name.into(), value: text(v, fold), invert: false })
+        let header = |name: &'static str| {
+            move |v: &StringMatch| {
+                Permission::Header(HeaderMatch { name: name.into(), value: v.clone(), invert: false })
             }
         };
-        one_of(&mut all, operation.hosts.iter().map(header(":authority", true)));
-        none_of(&mut all, operation.not_hosts.iter().map(header(":authority", true)));
-        one_of(&mut all, operation.methods.iter().map(header(":method", false)));
-        none_of(&mut all, operation.not_methods.iter().map(header(":method", false)));
-        one_of(&mut all, operation.paths.iter().map(|v| Permission::Path(text(v, false))));
-        none_of(&mut all, operation.not_paths.iter().map(|v| Permission::Path(text(v, false))));
+        one_of(&mut all, operation.hosts.iter().map(header(":authority")));
+        none_of(&mut all, operation.not_hosts.iter().map(header(":authority")));
+        one_of(&mut all, operation.methods.iter().map(header(":method")));
+        none_of(&mut all, operation.not_methods.iter().map(header(":method")));
+        one_of(&mut all, operation.paths.iter().map(|v| Permission::Path(v.clone())));
+        none_of(&mut all, operation.not_paths.iter().map(|v| Permission::Path(v.clone())));
     }
     if all.is_empty() { Permission::Any } else { Permission::And(all) }
 }
@@ -116,12 +115,8 @@ fn principal(rule: &AuthorizationRule, http: bool) -> Principal {
                 none_of_principals(&mut all, not_values.iter().map(by_namespace));
             }
             Condition::Text { key: TextKey::RequestHeader(name), values, not_values } if http => {
-                let header = |v: &intent::StringMatch| {
-                    Principal::Header(HeaderMatch {
-                        name: name.clone(),
-                        value: text(v, false),
-                        invert: false,
-                    })
+                let header = |v: &StringMatch| {
+                    Principal::Header(HeaderMatch { name: name.clone(), value: v.clone(), invert: false })
                 };
                 one_of_principals(&mut all, values.iter().map(header));
                 none_of_principals(&mut all, not_values.iter().map(header));
@@ -153,24 +148,26 @@ fn source(source: &Source) -> Principal {
 }
 
 /// Istio writes principals without their scheme.
-fn by_principal(value: &intent::StringMatch) -> Principal {
-    let pattern = match value {
-        intent::StringMatch::Exact(t) => Pattern::Exact(format!("spiffe://{t}")),
-        intent::StringMatch::Prefix(t) => Pattern::Prefix(format!("spiffe://{t}")),
-        intent::StringMatch::Suffix(t) => Pattern::Suffix(t.clone()),
-        intent::StringMatch::Regex(t) => Pattern::Regex(format!("spiffe://(?:{t})")),
-        intent::StringMatch::Present => return Principal::Authenticated(None),
+fn by_principal(value: &StringMatch) -> Principal {
+    let pattern = match &value.pattern {
+        Pattern::Exact(t) => Pattern::Exact(format!("spiffe://{t}")),
+        Pattern::Prefix(t) => Pattern::Prefix(format!("spiffe://{t}")),
+        Pattern::Suffix(t) => Pattern::Suffix(t.clone()),
+        Pattern::Contains(t) => Pattern::Contains(t.clone()),
+        Pattern::Regex(t) => Pattern::Regex(format!("spiffe://(?:{t})")),
+        Pattern::Present => return Principal::Authenticated(None),
     };
     Principal::Authenticated(Some(StringMatch { pattern, ignore_case: false }))
 }
 
-fn by_namespace(value: &intent::StringMatch) -> Principal {
-    let namespace = match value {
-        intent::StringMatch::Exact(t) => escape(t),
-        intent::StringMatch::Prefix(t) => format!("{}[^/]*", escape(t)),
-        intent::StringMatch::Suffix(t) => format!("[^/]*{}", escape(t)),
-        intent::StringMatch::Regex(t) => format!("(?:{t})"),
-        intent::StringMatch::Present => "[^/]+".into(),
+fn by_namespace(value: &StringMatch) -> Principal {
+    let namespace = match &value.pattern {
+        Pattern::Exact(t) => escape(t),
+        Pattern::Prefix(t) => format!("{}[^/]*", escape(t)),
+        Pattern::Suffix(t) => format!("[^/]*{}", escape(t)),
+        Pattern::Contains(t) => format!("[^/]*{}[^/]*", escape(t)),
+        Pattern::Regex(t) => format!("(?:{t})"),
+        Pattern::Present => "[^/]+".into(),
     };
     identity(format!("spiffe://[^/]+/ns/{namespace}/sa/.+"))
 }
@@ -207,4 +204,16 @@ fn one_of_principals(all: &mut Vec<Principal>, list: impl Iterator<Item = Princi
 
 fn none_of_principals(all: &mut Vec<Principal>, list: impl Iterator<Item = Principal>) {
     all.extend(list.map(|principal| Principal::Not(Box::new(principal))));
+}
+
+/// Text as a regular expression.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if r"\.+*?()|[]{}^$#&-~".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }

@@ -1,16 +1,10 @@
 //! Clusters: one per service port and subset, shaped by the destination's traffic policy.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use outrigger_model::cluster::{
-    Balance, ClientTls, Cluster, Discovery, Limits, MAX_RING, Outlier, OutsideTls, RetryBudget,
-    UpstreamProtocol, Warmup,
-};
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery, Limits, OutsideTls, UpstreamProtocol};
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::{
-    self, ClientTlsMode, ConnectionPool, H2Upgrade, HashTable, Host, LoadBalancing, TrafficPolicy,
-};
+use outrigger_rules::intent::{self, ClientTlsMode, ConnectionPool, H2Upgrade, Host, TrafficPolicy};
 use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
@@ -62,32 +56,17 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
 }
 
 fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {
-    match &policy.load_balancing {
-        Some(LoadBalancing::RoundRobin) => cluster.balance = Balance::RoundRobin,
-        Some(LoadBalancing::Random) => cluster.balance = Balance::Random,
-        Some(LoadBalancing::Passthrough) => cluster.discovery = Discovery::OriginalDestination,
-        Some(LoadBalancing::ConsistentHash { table, .. }) => {
-            cluster.balance = match *table {
-                HashTable::Ring(minimum) => Balance::RingHash { minimum, maximum: MAX_RING },
-                HashTable::Maglev(size) => Balance::Maglev { size },
-            };
-        }
-        Some(LoadBalancing::LeastRequest) | None => {}
+    if let Some(chosen) = &policy.load_balancing {
+        cluster.balance = chosen.balance;
     }
-    cluster.warmup = policy
-        .warmup
-        .filter(|_| !cluster.balance.hashes())
-        .map(|warmup| Warmup { window: warmup.duration, minimum_percent: warmup.minimum.percentage() });
+    cluster.warmup = policy.warmup.filter(|_| !cluster.balance.hashes());
     if let Some(pool) = &policy.connection_pool {
         limits(cluster, pool);
     }
-    if let Some(budget) = &policy.retry_budget {
-        cluster.limits.retry_budget = Some(RetryBudget {
-            percent: budget.percent.percentage(),
-            min_concurrency: budget.min_concurrency,
-        });
+    if let Some(budget) = policy.retry_budget {
+        cluster.limits.retry_budget = Some(budget);
     }
-    cluster.outlier = policy.outlier.map(outlier);
+    cluster.outlier = policy.outlier.clone();
     if let Some(rule) = &policy.tls {
         cluster.tls = tls(rule, std::mem::replace(&mut cluster.tls, ClientTls::None), host);
     }
@@ -138,16 +117,5 @@ fn limits(cluster: &mut Cluster, pool: &ConnectionPool) {
     }
     if pool.use_client_protocol {
         cluster.protocol = UpstreamProtocol::Follow;
-    }
-}
-
-fn outlier(rule: intent::Outlier) -> Outlier {
-    Outlier {
-        consecutive_5xx: rule.consecutive_5xx,
-        consecutive_gateway: rule.consecutive_gateway,
-        interval: rule.interval,
-        base_ejection: rule.base_ejection,
-        max_ejection: rule.base_ejection.max(Duration::from_secs(300)),
-        max_ejection_percent: rule.max_ejection_percent,
     }
 }

@@ -1,12 +1,10 @@
 //! Routes: a service's port as its clients see it, from the route intent of its host or the default.
 
-use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HashOn, HeaderEdits, HeaderMatch, PathMatch,
-    QueryMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
+    Forward, HashOn, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
     VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::{self, HashKey, Host, HttpMatch, HttpRoute, LoadBalancing, RouteIntent};
+use outrigger_rules::intent::{Host, HttpMatch, HttpRoute, RouteIntent, WeightedTarget};
 use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
@@ -99,7 +97,10 @@ fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<
     let mut routes = Vec::new();
     for (index, http) in intent.http.iter().enumerate() {
         let hash = hashes(world, scope, http, port);
-        let name = http.name.clone().unwrap_or_else(|| format!("{}[{index}]", intent.origin.name));
+        let name = match http.route.name.as_str() {
+            "" => format!("{}[{index}]", intent.origin.name),
+            given => given.to_owned(),
+        };
         let applies = |m: &&HttpMatch| {
             m.port.is_none_or(|p| p == port)
                 && m.source_namespace.as_ref().is_none_or(|n| *n == scope.namespace)
@@ -110,7 +111,7 @@ fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<
             routes.push(route(intent, http, &name, RouteMatch::any(), port, hash.clone()));
         }
         for m in http.matches.iter().filter(applies) {
-            routes.push(route(intent, http, &name, route_match(m), port, hash.clone()));
+            routes.push(route(intent, http, &name, m.request.clone(), port, hash.clone()));
         }
     }
     routes
@@ -118,9 +119,8 @@ fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<
 
 /// What the destinations of a route hash: a hash policy belongs to the rule of a destination, and travels on the route.
 fn hashes(world: &World, scope: &Scope, http: &HttpRoute, port: u16) -> Vec<HashOn> {
-    let intent::RouteAction::Forward(targets) = &http.action else { return Vec::new() };
     let mut found = Vec::new();
-    for target in targets.iter().map(|weighted| &weighted.target) {
+    for target in http.targets.iter().map(|weighted| &weighted.target) {
         let port = target.port.unwrap_or(port);
         let hash = hash_of(world, scope, &target.host, target.subset.as_deref(), port);
         found.extend(hash.filter(|hash| !found.contains(hash)));
@@ -130,13 +130,7 @@ fn hashes(world: &World, scope: &Scope, http: &HttpRoute, port: u16) -> Vec<Hash
 
 fn hash_of(world: &World, scope: &Scope, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {
     let policy = world.destination_for(host, &scope.namespace)?.effective(subset, port);
-    let Some(LoadBalancing::ConsistentHash { key, .. }) = policy.load_balancing else { return None };
-    Some(match key {
-        HashKey::Header(name) => HashOn::Header(name),
-        HashKey::Cookie { name, path, ttl } => HashOn::Cookie { name, path, ttl },
-        HashKey::SourceIp => HashOn::SourceAddress,
-        HashKey::QueryParameter(name) => HashOn::Query(name),
-    })
+    policy.load_balancing?.hash
 }
 
 fn route(
@@ -147,153 +141,35 @@ fn route(
     port: u16,
     hash: Vec<HashOn>,
 ) -> Route {
-    Route {
-        name: name.to_owned(),
-        action: action(http, &matches, port, hash),
-        matches,
-        fault: fault(&http.fault),
-        request_headers: edits(&http.headers.request),
-        response_headers: edits(&http.headers.response),
-        origin: Some(origin(&intent.origin)),
+    let mut route =
+        Route { name: name.to_owned(), matches, origin: Some(origin(&intent.origin)), ..http.route.clone() };
+    match &mut route.action {
+        RouteAction::Forward(forward) => {
+            forward.clusters = weighted(&http.targets, port);
+            forward.hash = hash;
+            whole_path(&mut forward.rewrite, &route.matches.path);
+        }
+        RouteAction::Redirect(redirect) if http.to_request_port => redirect.port = Some(port),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => {}
     }
-}
-
-fn action(http: &HttpRoute, matches: &RouteMatch, port: u16, hash: Vec<HashOn>) -> RouteAction {
-    match &http.action {
-        intent::RouteAction::Forward(targets) => RouteAction::Forward(Forward {
-            clusters: weighted(targets, port),
-            timeout: http.timeout,
-            retry: Some(retry(&http.retry)),
-            rewrite: http.rewrite.as_ref().map(|r| rewrite(r, matches)).unwrap_or_default(),
-            hash,
-            upgrades: Vec::new(),
-        }),
-        intent::RouteAction::Redirect(redirect) => RouteAction::Redirect(Redirect {
-            scheme: redirect.scheme.clone(),
-            authority: redirect.authority.clone(),
-            port: match redirect.port {
-                Some(intent::RedirectPort::Fixed(port)) => Some(port),
-                Some(intent::RedirectPort::Request) => Some(port),
-                Some(intent::RedirectPort::SchemeDefault) | None => None,
-            },
-            path: redirect.uri.clone(),
-            prefix: redirect.prefix_rewrite.clone(),
-            status: redirect.code,
-        }),
-        intent::RouteAction::Respond(respond) => RouteAction::Direct {
-            status: respond.status,
-            body: String::from_utf8_lossy(&respond.body).into_owned(),
-        },
-    }
+    route
 }
 
 /// Targets without a port go to the port that the request came for.
-pub(super) fn weighted(targets: &[intent::WeightedTarget], port: u16) -> Vec<WeightedCluster> {
-    let cluster = |t: &intent::WeightedTarget| {
+pub(super) fn weighted(targets: &[WeightedTarget], port: u16) -> Vec<WeightedCluster> {
+    let cluster = |t: &WeightedTarget| {
         let subset = t.target.subset.as_deref().unwrap_or("");
-        WeightedCluster {
-            cluster: names::outbound(t.target.port.unwrap_or(port), subset, t.target.host.as_str()),
-            weight: t.weight,
-            request_headers: edits(&t.headers.request),
-            response_headers: edits(&t.headers.response),
-        }
+        let cluster = names::outbound(t.target.port.unwrap_or(port), subset, t.target.host.as_str());
+        WeightedCluster { cluster, ..t.share.clone() }
     };
     targets.iter().map(cluster).collect()
 }
 
-fn rewrite(rewrite: &intent::Rewrite, matches: &RouteMatch) -> Rewrite {
-    let mut out = Rewrite { authority: rewrite.authority.clone(), ..Rewrite::default() };
-    match (&rewrite.uri, &matches.path) {
-        // After a regular expression the whole path is replaced.
-        (Some(uri), PathMatch::Regex(_)) => out.regex = Some(("^[^?]*".into(), uri.replace('\\', "\\\\"))),
-        (Some(uri), _) => out.prefix = Some(uri.clone()),
-        (None, _) => {}
+/// After a regular expression the whole path is replaced, not a prefix.
+fn whole_path(rewrite: &mut Rewrite, path: &PathMatch) {
+    if let PathMatch::Regex(_) = path
+        && let Some(uri) = rewrite.prefix.take()
+    {
+        rewrite.regex.get_or_insert_with(|| ("^[^?]*".into(), uri.replace('\\', "\\\\")));
     }
-    if let Some(regex) = &rewrite.uri_regex {
-        out.regex = Some((regex.pattern.clone(), regex.substitution.clone()));
-    }
-    out
-}
-
-fn retry(retry: &intent::RetryIntent) -> RetryPolicy {
-    let condition = |c: &intent::RetryCondition| RetryOn::parse(c.as_str());
-    let base = retry.backoff.base;
-    RetryPolicy {
-        on: retry.on.conditions.iter().filter_map(condition).collect(),
-        statuses: retry.on.statuses.iter().copied().collect(),
-        attempts: retry.attempts,
-        per_try_timeout: retry.per_try_timeout,
-        backoff_base: base,
-        backoff_max: retry.backoff.max.unwrap_or(base * 10),
-        avoid_previous_hosts: retry.ignore_previous_hosts,
-    }
-}
-
-fn fault(fault: &intent::FaultIntent) -> Option<Fault> {
-    let delay =
-        fault.delay.as_ref().map(|d| FaultDelay { duration: d.duration, percentage: d.percent.percentage() });
-    let abort = fault.abort.as_ref().map(|a| FaultAbort {
-        status: match a.status {
-            intent::AbortStatus::Http(status) => FaultStatus::Http(status),
-            intent::AbortStatus::Grpc(status) => FaultStatus::Grpc(status),
-        },
-        percentage: a.percent.percentage(),
-    });
-    (delay.is_some() || abort.is_some()).then_some(Fault { delay, abort })
-}
-
-fn edits(ops: &intent::HeaderOps) -> HeaderEdits {
-    HeaderEdits { remove: ops.remove.clone(), set: ops.set.clone(), add: ops.add.clone() }
-}
-
-fn route_match(m: &HttpMatch) -> RouteMatch {
-    // Whoever names the method asks for tunnels; no other match takes one.
-    let connect = matches!(&m.method, Some(intent::StringMatch::Exact(method)) if method == "CONNECT");
-    let path = match &m.uri {
-        None if connect => PathMatch::Connect,
-        None | Some(intent::StringMatch::Present) => PathMatch::Prefix("/".into()),
-        Some(intent::StringMatch::Exact(path)) => PathMatch::Exact(path.clone()),
-        Some(intent::StringMatch::Prefix(path)) => PathMatch::Prefix(path.clone()),
-        Some(intent::StringMatch::Regex(path)) => PathMatch::Regex(path.clone()),
-        Some(intent::StringMatch::Suffix(path)) => PathMatch::Regex(format!(".*{}", escape(path))),
-    };
-    let pseudo = [(":method", &m.method), (":authority", &m.authority), (":scheme", &m.scheme)];
-    let mut headers: Vec<_> = pseudo
-        .into_iter()
-        .filter_map(|(name, value)| {
-            let value = text(value.as_ref()?, name == ":authority");
-            Some(HeaderMatch { name: name.into(), value, invert: false })
-        })
-        .collect();
-    headers.extend(m.headers.iter().map(|named| HeaderMatch {
-        name: named.name.clone(),
-        value: text(&named.value, false),
-        invert: named.invert,
-    }));
-    let query = m.query.iter().map(|q| QueryMatch { name: q.name.clone(), value: text(&q.value, false) });
-    RouteMatch { path, ignore_case: m.ignore_uri_case, headers, query: query.collect() }
-}
-
-/// The model's form of a text match.
-pub(super) fn text(value: &intent::StringMatch, ignore_case: bool) -> StringMatch {
-    let pattern = match value {
-        intent::StringMatch::Exact(t) => Pattern::Exact(t.clone()),
-        intent::StringMatch::Prefix(t) => Pattern::Prefix(t.clone()),
-        intent::StringMatch::Suffix(t) => Pattern::Suffix(t.clone()),
-        intent::StringMatch::Regex(t) => Pattern::Regex(t.clone()),
-        intent::StringMatch::Present => Pattern::Present,
-    };
-    StringMatch { pattern, ignore_case }
-}
-
-/// Text as a regular expression.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if r"\.+*?()|[]{}^$#&-~".contains(c) {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use outrigger_model::matcher::{Pattern, StringMatch};
+
 use super::references::MOST_CANDIDATES;
 use super::{Scene, finding, short};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, closest, code, quote};
-use crate::intent::{AuthorizationRule, Condition, Origin, Place, Source, StringMatch, TextKey};
+use crate::intent::{AuthorizationRule, Condition, Origin, Place, Source, TextKey};
 
 pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     // Without any service there is nothing to compare with: the rules came first.
@@ -68,21 +70,22 @@ impl<'c> Callers<'c> {
 
 /// A pattern counts as met: compiling it here would cost more than it tells.
 fn matches(wanted: &StringMatch, text: &str) -> bool {
-    match wanted {
-        StringMatch::Exact(exact) => text == exact,
-        StringMatch::Prefix(prefix) => text.starts_with(prefix.as_str()),
-        StringMatch::Suffix(suffix) => text.ends_with(suffix.as_str()),
-        StringMatch::Regex(_) | StringMatch::Present => true,
+    match &wanted.pattern {
+        Pattern::Exact(exact) => text == exact,
+        Pattern::Prefix(prefix) => text.starts_with(prefix.as_str()),
+        Pattern::Suffix(suffix) => text.ends_with(suffix.as_str()),
+        Pattern::Contains(part) => text.contains(part.as_str()),
+        Pattern::Regex(_) | Pattern::Present => true,
     }
 }
 
 fn written(wanted: &StringMatch) -> String {
-    match wanted {
-        StringMatch::Exact(text) => text.clone(),
-        StringMatch::Prefix(text) => format!("{text}*"),
-        StringMatch::Suffix(text) => format!("*{text}"),
-        StringMatch::Regex(text) => text.clone(),
-        StringMatch::Present => "*".to_owned(),
+    match &wanted.pattern {
+        Pattern::Exact(text) | Pattern::Regex(text) => text.clone(),
+        Pattern::Prefix(text) => format!("{text}*"),
+        Pattern::Suffix(text) => format!("*{text}"),
+        Pattern::Contains(text) => format!("*{text}*"),
+        Pattern::Present => "*".to_owned(),
     }
 }
 
@@ -197,7 +200,7 @@ pub(super) fn methods(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
     for route in &scene.routes {
         for block in route.http.iter().flat_map(|http| &http.matches) {
-            if let Some(wanted) = &block.method {
+            if let Some(wanted) = block.method() {
                 impossible(&route.origin, &block.place, wanted, findings);
             }
         }
@@ -205,12 +208,7 @@ pub(super) fn methods(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn impossible(origin: &Origin, place: &Place, wanted: &StringMatch, findings: &mut Vec<Finding>) {
-    let known = match wanted {
-        StringMatch::Exact(_) | StringMatch::Prefix(_) | StringMatch::Suffix(_) => {
-            METHODS.iter().any(|method| matches(wanted, method))
-        }
-        StringMatch::Regex(_) | StringMatch::Present => true,
-    };
+    let known = METHODS.iter().any(|method| matches(wanted, method));
     if known {
         return;
     }

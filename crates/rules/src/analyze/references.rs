@@ -4,27 +4,26 @@ use std::collections::BTreeSet;
 
 use super::{Scene, finding, joined, seen_from, short};
 use crate::finding::{Finding, Severity, closest, code};
-use crate::intent::{DestinationIntent, Host, RouteIntent, Visibility, WeightedTarget};
+use crate::intent::{DestinationIntent, Host, Place, RouteIntent, Target, Visibility};
 
 /// Beyond so many services, looking for what was meant costs more than it helps.
 pub(super) const MOST_CANDIDATES: usize = 2000;
 
 pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
-    for (route, weighted) in scene.targets() {
-        let host = &weighted.target.host;
+    for (route, (target, place)) in scene.targets() {
+        let host = &target.host;
         match catalog.services.get(host) {
             None => {
                 let message =
                     format!("{} routes to host {}, but there is no such service", route.origin, quoted(host));
-                let mut found =
-                    finding(Severity::Error, code::REFERENCE, &route.origin, &weighted.place, message);
+                let mut found = finding(Severity::Error, code::REFERENCE, &route.origin, place, message);
                 let names: Vec<&str> = catalog.services.keys().take(MOST_CANDIDATES).map(short).collect();
                 found.suggestion = closest(short(host), names);
                 findings.push(found);
             }
             Some(service) => {
-                if let Some(port) = weighted.target.port
+                if let Some(port) = target.port
                     && !service.ports.contains_key(&port)
                 {
                     let ports = joined(service.ports.keys());
@@ -33,13 +32,7 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                         route.origin,
                         short(host)
                     );
-                    findings.push(finding(
-                        Severity::Error,
-                        code::REFERENCE,
-                        &route.origin,
-                        &weighted.place,
-                        message,
-                    ));
+                    findings.push(finding(Severity::Error, code::REFERENCE, &route.origin, place, message));
                 }
             }
         }
@@ -47,9 +40,9 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 }
 
 pub(super) fn subsets(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    for (route, weighted) in scene.targets() {
-        if let Some(subset) = &weighted.target.subset {
-            findings.extend(missing_subset(scene, route, weighted, subset));
+    for (route, (target, place)) in scene.targets() {
+        if let Some(subset) = &target.subset {
+            findings.extend(missing_subset(scene, route, target, place, subset));
         }
     }
 }
@@ -75,11 +68,12 @@ fn client_namespaces<'o>(route: &'o RouteIntent, rules: &[&'o DestinationIntent]
 fn missing_subset(
     scene: &Scene<'_>,
     route: &RouteIntent,
-    weighted: &WeightedTarget,
+    target: &Target,
+    place: &Place,
     subset: &str,
 ) -> Option<Finding> {
     let origin = &route.origin;
-    let host = &weighted.target.host;
+    let host = &target.host;
     let all = scene.destinations_of(host);
     let owner = host.as_str().split_once(".svc.").and_then(|(name, _)| name.split('.').nth(1));
     let lacking = client_namespaces(route, &all).into_iter().find_map(|namespace| {
@@ -113,7 +107,7 @@ fn missing_subset(
         )
     });
     let message = format!("{origin} routes to subset \"{subset}\", but {but}{}", hidden.unwrap_or_default());
-    let mut found = finding(Severity::Error, code::REFERENCE, origin, &weighted.place, message);
+    let mut found = finding(Severity::Error, code::REFERENCE, origin, place, message);
     let names = rules.iter().flat_map(|destination| &destination.subsets).map(|subset| subset.name.as_str());
     found.suggestion = closest(subset, names);
     Some(found)

@@ -8,7 +8,7 @@ use crate::intent::{HttpMatch, HttpRoute, Place, WeightedTarget};
 
 pub(super) fn no_weight(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for route in &scene.routes {
-        let http = route.http.iter().map(|http| (http.action.targets(), &http.place));
+        let http = route.http.iter().map(|http| (http.targets.as_slice(), &http.place));
         for (targets, place) in http.chain(route.tcp.iter().map(|tcp| (tcp.targets.as_slice(), &tcp.place))) {
             if !targets.is_empty() && weight(targets) == 0 {
                 let message = format!(
@@ -25,7 +25,7 @@ pub(super) fn no_weight(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn weight(targets: &[WeightedTarget]) -> u64 {
-    targets.iter().map(|target| u64::from(target.weight)).sum()
+    targets.iter().map(|target| u64::from(target.share.weight)).sum()
 }
 
 pub(super) fn unreachable(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -78,8 +78,10 @@ fn shape(block: &HttpMatch) -> String {
 pub(super) fn long_attempts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for route in &scene.routes {
         for http in &route.http {
-            let (Some(attempt), Some(whole)) = (http.retry.per_try_timeout, http.timeout) else { continue };
-            if attempt > whole && http.retry.attempts > 0 {
+            let Some(forward) = http.forward() else { continue };
+            let Some(retry) = forward.retry.as_ref().filter(|retry| retry.attempts > 0) else { continue };
+            let (Some(attempt), Some(whole)) = (retry.per_try_timeout, forward.timeout) else { continue };
+            if attempt > whole {
                 let message = format!(
                     "{}: an attempt of {} may take {attempt:?}, but the whole request only {whole:?}, so there is never time \
                      for a second one",

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
+use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteMatch};
+
 use crate::finding::{closest, code, quote};
-use crate::intent::{HeaderEdits, HeaderOps, NamedMatch, RetryCondition, RetryOn, StringMatch, Visibility};
+use crate::intent::Visibility;
 use crate::reader::{At, Reader, Table, is_header_name};
 use crate::yaml::Value;
 
@@ -33,7 +36,7 @@ pub(super) fn string_match(
     };
     if let Value::Text(text) = &at.node.value {
         if spelling == Spelling::Native {
-            return Some(StringMatch::Exact(text.clone()));
+            return Some(StringMatch::exact(text.clone()));
         }
         reader.error(
             &at,
@@ -44,12 +47,12 @@ pub(super) fn string_match(
     let fields = reader.fields(&at, table)?;
     let given: Vec<&'static str> = table.known.iter().copied().filter(|name| fields.has(name)).collect();
     match given.as_slice() {
-        ["exact"] => reader.text(fields.get("exact")).map(StringMatch::Exact),
-        ["prefix"] => reader.text(fields.get("prefix")).map(StringMatch::Prefix),
-        ["suffix"] => reader.text(fields.get("suffix")).map(StringMatch::Suffix),
-        ["regex"] => reader.pattern(fields.get("regex")).map(StringMatch::Regex),
+        ["exact"] => reader.text(fields.get("exact")).map(StringMatch::exact),
+        ["prefix"] => reader.text(fields.get("prefix")).map(StringMatch::prefix),
+        ["suffix"] => reader.text(fields.get("suffix")).map(StringMatch::suffix),
+        ["regex"] => reader.pattern(fields.get("regex")).map(StringMatch::regex),
         ["present"] if presence => match reader.boolean(fields.get("present"))? {
-            true => Some(StringMatch::Present),
+            true => Some(StringMatch::present()),
             false => {
                 reader.error(
                     &at,
@@ -58,7 +61,7 @@ pub(super) fn string_match(
                 None
             }
         },
-        [] if presence => Some(StringMatch::Present),
+        [] if presence => Some(StringMatch::present()),
         [] => {
             reader.error(&at, format!("{} needs one of {}", at.path, table.known.join(", ")));
             None
@@ -91,13 +94,13 @@ pub(super) fn header_matches(
     at: Option<At<'_>>,
     spelling: Spelling,
     invert: bool,
-) -> Vec<NamedMatch> {
+) -> Vec<HeaderMatch> {
     let mut matches = Vec::new();
     for (key, item) in reader.entries(at) {
         let name = reader.header_name(&item, &key.text);
         let value = named_value(reader, item, spelling);
         if let (Some(name), Some(value)) = (name, value) {
-            matches.push(NamedMatch { name, value, invert });
+            matches.push(HeaderMatch { name, value, invert });
         }
     }
     matches
@@ -108,11 +111,11 @@ pub(super) fn query_matches(
     reader: &mut Reader<'_>,
     at: Option<At<'_>>,
     spelling: Spelling,
-) -> Vec<NamedMatch> {
+) -> Vec<QueryMatch> {
     let mut matches = Vec::new();
     for (key, item) in reader.entries(at) {
         if let Some(value) = named_value(reader, item, spelling) {
-            matches.push(NamedMatch { name: key.text.clone(), value, invert: false });
+            matches.push(QueryMatch { name: key.text.clone(), value });
         }
     }
     matches
@@ -129,17 +132,16 @@ fn named_value(reader: &mut Reader<'_>, at: At<'_>, spelling: Spelling) -> Optio
 const EDITS: Table = Table::new("header edits", &["request", "response"]);
 const OPERATIONS: Table = Table::new("header operations", &["set", "add", "remove"]);
 
-/// Header edits of both directions.
-pub(super) fn header_edits(reader: &mut Reader<'_>, at: Option<At<'_>>) -> HeaderEdits {
-    let Some(fields) = at.and_then(|at| reader.fields(&at, &EDITS)) else { return HeaderEdits::default() };
-    HeaderEdits {
-        request: header_ops(reader, fields.get("request"), true),
-        response: header_ops(reader, fields.get("response"), false),
-    }
+/// Header edits of request and response.
+pub(super) fn header_edits(reader: &mut Reader<'_>, at: Option<At<'_>>) -> (HeaderEdits, HeaderEdits) {
+    let Some(fields) = at.and_then(|at| reader.fields(&at, &EDITS)) else { return Default::default() };
+    (one_way(reader, fields.get("request"), true), one_way(reader, fields.get("response"), false))
 }
 
-fn header_ops(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> HeaderOps {
-    let Some(fields) = at.and_then(|at| reader.fields(&at, &OPERATIONS)) else { return HeaderOps::default() };
+fn one_way(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> HeaderEdits {
+    let Some(fields) = at.and_then(|at| reader.fields(&at, &OPERATIONS)) else {
+        return HeaderEdits::default();
+    };
     let mut remove = Vec::new();
     for item in reader.list(fields.get("remove")) {
         if let Some(name) = reader.text(Some(item.clone()))
@@ -154,7 +156,7 @@ fn header_ops(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> Hea
             remove.push(name);
         }
     }
-    HeaderOps {
+    HeaderEdits {
         set: header_values(reader, fields.get("set"), request),
         add: header_values(reader, fields.get("add"), request),
         remove,
@@ -184,20 +186,23 @@ fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> 
 }
 
 /// Conditions that Envoy has and we don't.
-const UNIMPLEMENTED_CONDITIONS: &[&str] =
-    &["retriable-headers", "http3-post-connect-failure", "reset-after-request", "grpc-retry-pushback"];
+const UNIMPLEMENTED_CONDITIONS: &[&str] = &[
+    "envoy-ratelimited",
+    "retriable-headers",
+    "http3-post-connect-failure",
+    "reset-after-request",
+    "grpc-retry-pushback",
+];
 
 /// Envoy's comma-separated list; digits are statuses.
-pub(super) fn retry_on(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> RetryOn {
-    let mut on = RetryOn::default();
+pub(super) fn retry_on(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> (Vec<RetryOn>, Vec<u16>) {
+    let (mut on, mut statuses) = (Vec::new(), Vec::new());
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        if let Some(condition) = RetryCondition::parse(word) {
-            on.conditions.insert(condition);
+        if let Some(condition) = RetryOn::parse(word) {
+            on.push(condition);
         } else if word.bytes().all(|b| b.is_ascii_digit()) {
             match word.parse::<u16>().ok().filter(|status| (100..=599).contains(status)) {
-                Some(status) => {
-                    on.statuses.insert(status);
-                }
+                Some(status) => statuses.push(status),
                 None => reader.error(at, format!("{}: {} is not an HTTP status", at.path, quote(word))),
             }
         } else if UNIMPLEMENTED_CONDITIONS.contains(&word) {
@@ -207,12 +212,54 @@ pub(super) fn retry_on(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> Retr
             );
             reader.warn(code::NOT_IMPLEMENTED, at, message);
         } else {
-            let meant = closest(word, RetryCondition::NAMES.iter().map(|(name, _)| *name));
+            let meant = closest(word, RetryOn::NAMES.iter().map(|(name, _)| *name));
             let message = format!("{}: {} is not a retry condition (nor a status)", at.path, quote(word));
             reader.error_meant(at, message, meant);
         }
     }
-    on
+    // Each once, in one order: two spellings of a list are one resource.
+    on.sort_unstable();
+    on.dedup();
+    statuses.sort_unstable();
+    statuses.dedup();
+    (on, statuses)
+}
+
+/// What a match block says of the request, in the dialects' common words.
+#[derive(Default)]
+pub(super) struct RequestMatch {
+    pub(super) uri: Option<StringMatch>,
+    pub(super) ignore_case: bool,
+    pub(super) scheme: Option<StringMatch>,
+    pub(super) method: Option<StringMatch>,
+    pub(super) authority: Option<StringMatch>,
+    pub(super) headers: Vec<HeaderMatch>,
+    pub(super) query: Vec<QueryMatch>,
+}
+
+impl RequestMatch {
+    pub(super) fn build(self) -> RouteMatch {
+        // Whoever names the method asks for tunnels; no other match takes one.
+        let connect =
+            self.method.as_ref().is_some_and(|method| method.pattern == Pattern::Exact("CONNECT".into()));
+        let path = match self.uri.map(|uri| uri.pattern) {
+            None if connect => PathMatch::Connect,
+            None | Some(Pattern::Present) => PathMatch::default(),
+            Some(Pattern::Exact(path)) => PathMatch::Exact(path),
+            Some(Pattern::Prefix(path)) => PathMatch::Prefix(path),
+            Some(Pattern::Regex(path)) => PathMatch::Regex(path),
+            Some(Pattern::Suffix(path)) => PathMatch::Regex(format!(".*{}", regex::escape(&path))),
+            Some(Pattern::Contains(path)) => PathMatch::Regex(format!(".*{}.*", regex::escape(&path))),
+        };
+        // Names of hosts know no case.
+        let authority = self.authority.map(|authority| StringMatch { ignore_case: true, ..authority });
+        let pseudo = [(":method", self.method), (":authority", authority), (":scheme", self.scheme)];
+        let pseudo = pseudo.into_iter().filter_map(|(name, value)| {
+            Some(HeaderMatch { name: name.to_owned(), value: value?, invert: false })
+        });
+        let headers = pseudo.chain(self.headers).collect();
+        RouteMatch { path, ignore_case: self.ignore_case, headers, query: self.query }
+    }
 }
 
 /// `exportTo`: `*`, `.` and names.

@@ -7,12 +7,15 @@ mod routes;
 
 use std::collections::BTreeMap;
 
+use outrigger_model::cluster::{Balance, Outlier, RetryBudget};
+use outrigger_model::route::RetryPolicy;
+
 use super::destination_rule::subset_name;
 use super::shared::retry_on;
 use crate::finding::quote;
 use crate::intent::{
-    Backoff, ConnectionPool, DestinationIntent, HttpRoute, Intent, LoadBalancing, Outlier, RetryBudget,
-    RetryIntent, RouteIntent, SubsetIntent, TrafficPolicy, Visibility,
+    ConnectionPool, DestinationIntent, HttpRoute, Intent, LoadBalancing, RouteIntent, SubsetIntent,
+    TrafficPolicy, Visibility,
 };
 use crate::reader::{At, Reader, Table};
 use crate::yaml::Value;
@@ -116,12 +119,12 @@ fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<SubsetIntent> {
 
 fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> TrafficPolicy {
     let words = [
-        ("roundRobin", Balancer::RoundRobin),
-        ("leastRequest", Balancer::LeastRequest),
-        ("random", Balancer::Random),
-        ("ROUND_ROBIN", Balancer::RoundRobin),
-        ("LEAST_REQUEST", Balancer::LeastRequest),
-        ("RANDOM", Balancer::Random),
+        ("roundRobin", Balance::RoundRobin),
+        ("leastRequest", Balance::LeastRequest),
+        ("random", Balance::Random),
+        ("ROUND_ROBIN", Balance::RoundRobin),
+        ("LEAST_REQUEST", Balance::LeastRequest),
+        ("RANDOM", Balance::Random),
     ];
     let balancing =
         fields.get("loadBalancing").and_then(|at| reader.fields(&at, &BALANCING)).and_then(|fields| {
@@ -130,14 +133,8 @@ fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> Traffi
             }
             reader.choice(fields.get("policy"), &words)
         });
-    let mut policy = TrafficPolicy {
-        load_balancing: balancing.map(|balancer| match balancer {
-            Balancer::RoundRobin => LoadBalancing::RoundRobin,
-            Balancer::LeastRequest => LoadBalancing::LeastRequest,
-            Balancer::Random => LoadBalancing::Random,
-        }),
-        ..TrafficPolicy::default()
-    };
+    let mut policy =
+        TrafficPolicy { load_balancing: balancing.map(LoadBalancing::from), ..TrafficPolicy::default() };
     if let Some(at) = fields.get("circuitBreaker") {
         breaker(reader, &at, &mut policy);
     }
@@ -151,13 +148,6 @@ fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> Traffi
         reader.findings.truncate(noted); // told when the retry itself was read
     }
     policy
-}
-
-#[derive(Clone, Copy)]
-enum Balancer {
-    RoundRobin,
-    LeastRequest,
-    Random,
 }
 
 fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
@@ -176,12 +166,14 @@ fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
     let ejection = ["consecutiveErrors", "interval", "ejectionTime", "maxEjectionPercent"];
     if ejection.into_iter().any(|name| fields.has(name)) {
         let default = Outlier::default();
+        let base_ejection = reader.positive(fields.get("ejectionTime")).unwrap_or(default.base_ejection);
         policy.outlier = Some(Outlier {
             consecutive_5xx: reader
                 .number(fields.get("consecutiveErrors"), 0..=u32::MAX)
                 .unwrap_or(default.consecutive_5xx),
             interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
-            base_ejection: reader.positive(fields.get("ejectionTime")).unwrap_or(default.base_ejection),
+            base_ejection,
+            max_ejection: default.max_ejection.max(base_ejection),
             max_ejection_percent: reader
                 .number(fields.get("maxEjectionPercent"), 0..=100)
                 .unwrap_or(default.max_ejection_percent),
@@ -191,10 +183,9 @@ fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
 }
 
 /// A retry block; what it leaves out has our defaults.
-fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryIntent> {
+fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryPolicy> {
     let fields = reader.fields(&at?, &RETRY)?;
-    let default = RetryIntent::default();
-    let mut on = default.on;
+    let mut policy = RetryPolicy::default();
     if let Some(at) = fields.get("on") {
         // A list, or Envoy's comma-separated text.
         let words = match at.node.as_text() {
@@ -208,19 +199,13 @@ fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryIntent> {
                 words.collect::<Vec<_>>().join(",")
             }
         };
-        on = retry_on(reader, &at, &words);
+        (policy.on, policy.statuses) = retry_on(reader, &at, &words);
     }
-    Some(RetryIntent {
-        attempts: reader.number(fields.get("attempts"), 0..=100).unwrap_or(default.attempts),
-        on,
-        per_try_timeout: reader.positive(fields.get("perTryTimeout")),
-        backoff: reader
-            .positive(fields.get("backoff"))
-            .map_or(default.backoff, |base| Backoff { base, max: None }),
-        budget: fields.get("budget").and_then(|at| budget(reader, &at)),
-        explicit: true,
-        ..RetryIntent::default()
-    })
+    policy.attempts = reader.number(fields.get("attempts"), 0..=100).unwrap_or(policy.attempts);
+    policy.per_try_timeout = reader.positive(fields.get("perTryTimeout"));
+    // It is the destination's, or has no effect; here it is only looked at.
+    fields.get("budget").and_then(|at| budget(reader, &at));
+    Some(policy.with_backoff(reader.positive(fields.get("backoff"))))
 }
 
 fn budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
@@ -231,7 +216,6 @@ fn budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
         min_concurrency: reader
             .number(fields.get("minConcurrency"), 0..=u32::MAX)
             .unwrap_or(default.min_concurrency),
-        interval: default.interval,
     })
 }
 

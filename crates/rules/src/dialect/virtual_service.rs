@@ -7,9 +7,11 @@ mod http;
 
 pub(super) use effects::grpc_status;
 
+use outrigger_model::route::WeightedCluster;
+
 use super::shared::{header_edits, visibility};
 use crate::finding::code;
-use crate::intent::{Intent, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget};
+use crate::intent::{Intent, Place, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget};
 use crate::reader::{At, Reader, Table};
 use crate::yaml::Value;
 
@@ -110,50 +112,44 @@ fn targets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<WeightedTarget> {
     let mut total = 0u32;
     let mut targets = Vec::new();
     for item in items {
-        let Some((target, place)) = target(reader, &item, lone) else { continue };
-        match total.checked_add(target.weight) {
+        let Some(target) = target(reader, &item, lone) else { continue };
+        match total.checked_add(target.share.weight) {
             Some(sum) => total = sum,
             None => reader
                 .error(&item, format!("{}: the weights of a route must sum to less than 2³²", item.path)),
         }
-        targets.push(WeightedTarget { place, ..target });
+        targets.push(target);
     }
     targets
 }
 
-fn target(
-    reader: &mut Reader<'_>,
-    item: &At<'_>,
-    lone: bool,
-) -> Option<(WeightedTarget, crate::intent::Place)> {
+fn target(reader: &mut Reader<'_>, item: &At<'_>, lone: bool) -> Option<WeightedTarget> {
     let fields = reader.fields(item, &ROUTE)?;
     // Protobuf cannot tell 0 from absent, so Istio gives a lone destination everything.
     let written = reader.number(fields.get("weight"), 0..=u32::MAX).unwrap_or(0);
     let weight = if lone { written.max(1) } else { written };
-    let headers = header_edits(reader, fields.get("headers"));
+    let (request_headers, response_headers) = header_edits(reader, fields.get("headers"));
     let Some(destination) = fields.get("destination") else {
         reader.missing(&fields, "destination");
         return None;
     };
-    let place = destination.place();
-    let fields = reader.fields(&destination, &DESTINATION)?;
+    let (target, place) = destination_of(reader, &destination)?;
+    let share = WeightedCluster { weight, request_headers, response_headers, ..WeightedCluster::default() };
+    Some(WeightedTarget { target, share, place })
+}
+
+/// A destination, and where the narrowest part of it was written.
+fn destination_of(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Target, Place)> {
+    let fields = reader.fields(at, &DESTINATION)?;
     if !fields.has("host") {
         reader.missing(&fields, "host");
     }
     let host = reader.one_host(fields.get("host"));
     let subset_at = fields.get("subset");
-    let place = subset_at.as_ref().map_or(place, At::place);
+    let place = subset_at.as_ref().map_or_else(|| at.place(), At::place);
     let subset = reader.text(subset_at).filter(|name| !name.is_empty());
     let port = port_selector(reader, fields.get("port"));
-    Some((
-        WeightedTarget {
-            target: Target { host: host?, subset, port },
-            weight,
-            headers,
-            place: Default::default(),
-        },
-        place,
-    ))
+    Some((Target { host: host?, subset, port }, place))
 }
 
 /// `port: {number: 80}`.

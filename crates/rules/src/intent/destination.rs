@@ -4,12 +4,14 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outrigger_model::cluster::{Balance, Outlier, RetryBudget, Warmup};
+use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Origin, Percent, Place, RetryBudget, Visibility};
+use super::{Host, Origin, Place, Visibility};
 
 /// Subsets and client-side policy of one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DestinationIntent {
     /// The object that says so.
     pub origin: Origin,
@@ -30,7 +32,7 @@ pub struct DestinationIntent {
 }
 
 /// A named part of a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubsetIntent {
     /// As routes name it.
     pub name: String,
@@ -148,7 +150,7 @@ impl DestinationIntent {
 }
 
 /// Client-side policy; `None` = not said here.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrafficPolicy {
     /// Default: least request.
     pub load_balancing: Option<LoadBalancing>,
@@ -171,7 +173,7 @@ impl TrafficPolicy {
             load_balancing: self.load_balancing.clone().or_else(|| base.load_balancing.clone()),
             warmup: self.warmup.or(base.warmup),
             connection_pool: self.connection_pool.clone().or_else(|| base.connection_pool.clone()),
-            outlier: self.outlier.or(base.outlier),
+            outlier: self.outlier.clone().or_else(|| base.outlier.clone()),
             retry_budget: self.retry_budget.or(base.retry_budget),
             tls: self.tls.clone().or_else(|| base.tls.clone()),
         }
@@ -183,65 +185,19 @@ impl TrafficPolicy {
     }
 }
 
-/// Slow start of new endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Warmup {
-    /// An endpoint is warm after this time.
-    pub duration: Duration,
-    /// The least part of its share, default 10 %.
-    pub minimum: Percent,
-}
-
 /// How an endpoint is picked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum LoadBalancing {
-    /// In turn.
-    RoundRobin,
-    /// The less busy of two random ones.
-    LeastRequest,
-    /// At random.
-    Random,
-    /// The address that the caller connected to.
-    Passthrough,
-    /// The same endpoint for the same key.
-    ConsistentHash {
-        /// What is hashed.
-        key: HashKey,
-        /// How keys are spread.
-        table: HashTable,
-    },
+pub struct LoadBalancing {
+    /// By what rule.
+    pub balance: Balance,
+    /// What a consistent hash is taken over; it travels on the routes.
+    pub hash: Option<HashOn>,
 }
 
-/// What a consistent hash is taken over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum HashKey {
-    /// A request header.
-    Header(String),
-    /// A cookie, set by the proxy when `ttl` is given and the request has none.
-    Cookie {
-        /// Its name.
-        name: String,
-        /// Its path.
-        path: Option<String>,
-        /// Its life time; 0 = session.
-        ttl: Option<Duration>,
-    },
-    /// The client's address.
-    SourceIp,
-    /// A query parameter.
-    QueryParameter(String),
-}
-
-/// How a consistent hash spreads keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum HashTable {
-    /// Ring of at least so many points, default 1024.
-    Ring(u64),
-    /// Maglev table of that prime size, default 65537.
-    Maglev(u64),
+impl From<Balance> for LoadBalancing {
+    fn from(balance: Balance) -> Self {
+        Self { balance, hash: None }
+    }
 }
 
 /// Limits on connections and requests; `None` = the default.
@@ -253,10 +209,6 @@ pub struct ConnectionPool {
     pub connect_timeout: Option<Duration>,
     /// Idle TCP session, default 1 h.
     pub tcp_idle_timeout: Option<Duration>,
-    /// Age at which a connection is drained, default unlimited.
-    pub max_connection_duration: Option<Duration>,
-    /// Keep-alive probes, default off.
-    pub tcp_keepalive: Option<TcpKeepalive>,
     /// Requests that wait for a connection, default unlimited.
     pub max_pending_requests: Option<u32>,
     /// Requests in flight, default unlimited.
@@ -267,23 +219,10 @@ pub struct ConnectionPool {
     pub max_requests_per_connection: Option<u32>,
     /// Idle HTTP connection, default 1 h.
     pub http_idle_timeout: Option<Duration>,
-    /// HTTP/2 streams per connection.
-    pub max_concurrent_streams: Option<u32>,
     /// Whether HTTP/1 requests travel as HTTP/2.
     pub h2_upgrade: Option<H2Upgrade>,
     /// The upstream hop uses the protocol of the downstream one.
     pub use_client_protocol: bool,
-}
-
-/// TCP keep-alive; `None` = the operating system's default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TcpKeepalive {
-    /// Unanswered probes until the connection is dead.
-    pub probes: Option<u32>,
-    /// Idle time before the first probe.
-    pub time: Option<Duration>,
-    /// Between probes.
-    pub interval: Option<Duration>,
 }
 
 /// `h2UpgradePolicy`.
@@ -294,42 +233,6 @@ pub enum H2Upgrade {
     Never,
     /// Upgrade to HTTP/2.
     Always,
-}
-
-/// Ejection of failing endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outlier {
-    /// Consecutive 5xx (local failures count) until ejection, default 5; 0 = off.
-    pub consecutive_5xx: u32,
-    /// Consecutive 502, 503, 504 until ejection, default 0 = off.
-    pub consecutive_gateway: u32,
-    /// Count local failures (connect, timeout) apart.
-    pub split_local: bool,
-    /// Consecutive local failures until ejection when counted apart, default 5; 0 = off.
-    pub consecutive_local: u32,
-    /// Between sweeps that return endpoints, default 10 s.
-    pub interval: Duration,
-    /// First ejection; grows with each further one. Default 30 s.
-    pub base_ejection: Duration,
-    /// Largest share of ejected endpoints in percent, default 10.
-    pub max_ejection_percent: u32,
-    /// Below this share of healthy endpoints in percent ejection is off, default 0.
-    pub min_health_percent: u32,
-}
-
-impl Default for Outlier {
-    fn default() -> Self {
-        Self {
-            consecutive_5xx: 5,
-            consecutive_gateway: 0,
-            split_local: false,
-            consecutive_local: 5,
-            interval: Duration::from_secs(10),
-            base_ejection: Duration::from_secs(30),
-            max_ejection_percent: 10,
-            min_health_percent: 0,
-        }
-    }
 }
 
 /// TLS of a client towards a destination.
@@ -347,10 +250,6 @@ pub struct ClientTls {
     pub client_certificate: Option<String>,
     /// Key file for `Mutual`.
     pub private_key: Option<String>,
-    /// A secret of the control plane instead of files.
-    pub credential_name: Option<String>,
-    /// Accept any server certificate.
-    pub insecure_skip_verify: bool,
 }
 
 /// `tls.mode`.

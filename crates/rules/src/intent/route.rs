@@ -1,14 +1,15 @@
 //! Where requests go: matches, targets with weights, and what happens to a request on its way.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use outrigger_model::matcher::StringMatch;
+use outrigger_model::route::{Forward, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Origin, Percent, Place, RetryIntent, StringMatch, Visibility};
+use super::{Host, Origin, Place, Visibility};
 
 /// Routing for a set of hosts. The first matching route wins; a request that matches none is answered 404.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteIntent {
     /// The object that says so.
     pub origin: Origin,
@@ -24,25 +25,30 @@ pub struct RouteIntent {
     pub tcp: Vec<TcpRoute>,
 }
 
+impl RouteIntent {
+    /// Everything that it may send something to, and where that was written.
+    pub fn references(&self) -> impl Iterator<Item = (&Target, &Place)> {
+        let shares = self
+            .http
+            .iter()
+            .flat_map(|http| &http.targets)
+            .chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
+        shares.map(|share| (&share.target, &share.place))
+    }
+}
+
 /// One HTTP route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HttpRoute {
-    /// The user's name for it.
-    pub name: Option<String>,
     /// Any of these must hold; empty = every request.
     pub matches: Vec<HttpMatch>,
-    /// What happens with the request.
-    pub action: RouteAction,
-    /// Applied to the request before it is sent.
-    pub rewrite: Option<Rewrite>,
-    /// For every target; a target's own edits come first.
-    pub headers: HeaderEdits,
-    /// Whole request with all attempts; `None` = unlimited.
-    pub timeout: Option<Duration>,
-    /// Retries with defaults filled in.
-    pub retry: RetryIntent,
-    /// Injected once per request, before the retry loop.
-    pub fault: FaultIntent,
+    /// What happens with a request, as a proxy is told it. What hangs on hosts, on the match or on who asks is left out of it:
+    /// clusters, hashes, matches, origin; the name is empty when the user gave none.
+    pub route: Route,
+    /// Where it is sent, by weight. Empty = an answer of our own.
+    pub targets: Vec<WeightedTarget>,
+    /// A redirect leads to the port that the request came for.
+    pub to_request_port: bool,
     /// Where it was written.
     pub place: Place,
 }
@@ -52,27 +58,23 @@ impl HttpRoute {
     pub fn is_catch_all(&self) -> bool {
         self.matches.is_empty() || self.matches.iter().any(HttpMatch::is_catch_all)
     }
+
+    /// How a request is sent on; `None` = an answer of our own.
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.route.action {
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+        }
+    }
 }
 
 /// Conditions that must all hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HttpMatch {
     /// The user's name for it.
     pub name: Option<String>,
-    /// The path without the query.
-    pub uri: Option<StringMatch>,
-    /// Compare `uri` without regard to case (exact and prefix only).
-    pub ignore_uri_case: bool,
-    /// `:scheme`.
-    pub scheme: Option<StringMatch>,
-    /// The method.
-    pub method: Option<StringMatch>,
-    /// `Host` or `:authority`.
-    pub authority: Option<StringMatch>,
-    /// Headers that must match, and (inverted) those that must not.
-    pub headers: Vec<NamedMatch>,
-    /// Query parameters that must match.
-    pub query: Vec<NamedMatch>,
+    /// On the request.
+    pub request: RouteMatch,
     /// The destination port.
     pub port: Option<u16>,
     /// Labels of the calling workload.
@@ -86,48 +88,23 @@ pub struct HttpMatch {
 impl HttpMatch {
     /// Whether every request matches.
     pub fn is_catch_all(&self) -> bool {
-        self.uri.as_ref().is_none_or(|uri| uri.is_any() || *uri == StringMatch::Prefix("/".to_owned()))
-            && self.scheme.is_none()
-            && self.method.as_ref().is_none_or(StringMatch::is_any)
-            && self.authority.as_ref().is_none_or(StringMatch::is_any)
-            && self.headers.is_empty()
-            && self.query.is_empty()
+        let path = match &self.request.path {
+            PathMatch::Prefix(path) => path.is_empty() || path == "/",
+            PathMatch::Regex(pattern) => StringMatch::regex(pattern).is_any(),
+            PathMatch::Exact(_) | PathMatch::Segments(_) | PathMatch::Connect => false,
+        };
+        let always = [":method", ":authority"];
+        let mut headers = self.request.headers.iter();
+        path && headers.all(|h| always.contains(&h.name.as_str()) && h.value.is_any())
+            && self.request.query.is_empty()
             && self.port.is_none()
             && self.source_labels.is_empty()
             && self.source_namespace.is_none()
     }
-}
 
-/// A header or query parameter and its condition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedMatch {
-    /// Header names are in lower case.
-    pub name: String,
-    /// What its value must be.
-    pub value: StringMatch,
-    /// The condition must not hold (`withoutHeaders`): an absent header satisfies it.
-    pub invert: bool,
-}
-
-/// What a route does with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RouteAction {
-    /// Sends it to one of the targets by weight. Never empty.
-    Forward(Vec<WeightedTarget>),
-    /// Answers with a redirect.
-    Redirect(Redirect),
-    /// Answers itself.
-    Respond(DirectResponse),
-}
-
-impl RouteAction {
-    /// The targets, none for an answer of our own.
-    pub fn targets(&self) -> &[WeightedTarget] {
-        match self {
-            Self::Forward(targets) => targets,
-            Self::Redirect(_) | Self::Respond(_) => &[],
-        }
+    /// What the method must be.
+    pub fn method(&self) -> Option<&StringMatch> {
+        self.request.headers.iter().find(|header| header.name == ":method").map(|header| &header.value)
     }
 }
 
@@ -143,142 +120,18 @@ pub struct Target {
 }
 
 /// A target and its share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightedTarget {
     /// Where to.
     pub target: Target,
-    /// Share of the sum of all weights of the route; 0 = nothing. A lone target without a weight has 1.
-    pub weight: u32,
-    /// Header edits for this target only.
-    pub headers: HeaderEdits,
+    /// Its weight and the edits for it only, without the cluster's name. A lone target without a weight has 1.
+    pub share: WeightedCluster,
     /// Where it was written.
     pub place: Place,
 }
 
-/// Header edits of both directions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderEdits {
-    /// On the request.
-    pub request: HeaderOps,
-    /// On the response.
-    pub response: HeaderOps,
-}
-
-/// Order of application: remove, set, add.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderOps {
-    /// Replaces all values.
-    pub set: Vec<(String, String)>,
-    /// Adds a value.
-    pub add: Vec<(String, String)>,
-    /// Names to remove.
-    pub remove: Vec<String>,
-}
-
-impl HeaderOps {
-    /// Whether nothing is to be done.
-    pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
-    }
-}
-
-/// A redirect; what is `None` stays as in the request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redirect {
-    /// The whole path.
-    pub uri: Option<String>,
-    /// Replaces only the prefix that matched.
-    pub prefix_rewrite: Option<String>,
-    /// Host of the location.
-    pub authority: Option<String>,
-    /// `http` or `https`.
-    pub scheme: Option<String>,
-    /// Port of the location.
-    pub port: Option<RedirectPort>,
-    /// 301 by default.
-    pub code: u16,
-}
-
-/// Port of a redirect's location.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RedirectPort {
-    /// This one.
-    Fixed(u16),
-    /// The default of the scheme.
-    SchemeDefault,
-    /// The one of the request.
-    Request,
-}
-
-/// A changed request line; what is `None` stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rewrite {
-    /// Replaces the prefix that matched, or the whole path after an exact or regex match.
-    pub uri: Option<String>,
-    /// Replaces the authority.
-    pub authority: Option<String>,
-    /// Replaces by pattern.
-    pub uri_regex: Option<RegexRewrite>,
-}
-
-/// RE2 substitution on the path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RegexRewrite {
-    /// The pattern, valid.
-    pub pattern: String,
-    /// `\1` is the first group.
-    pub substitution: String,
-}
-
-/// An answer of the proxy's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DirectResponse {
-    /// 200 to 599.
-    pub status: u16,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-/// Faults to inject.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultIntent {
-    /// Waits first.
-    pub delay: Option<FaultDelay>,
-    /// Then answers instead of the upstream.
-    pub abort: Option<FaultAbort>,
-}
-
-/// An injected delay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultDelay {
-    /// How long.
-    pub duration: Duration,
-    /// For which share of requests.
-    pub percent: Percent,
-}
-
-/// An injected failure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FaultAbort {
-    /// With what.
-    pub status: AbortStatus,
-    /// For which share of requests.
-    pub percent: Percent,
-}
-
-/// Status of an injected failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum AbortStatus {
-    /// HTTP status, 200 to 599.
-    Http(u16),
-    /// gRPC status, 0 to 16, as trailers-only response.
-    Grpc(u32),
-}
-
 /// One TCP route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TcpRoute {
     /// Any of these must hold; empty = every connection.
     pub matches: Vec<TcpMatch>,

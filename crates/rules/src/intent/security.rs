@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use outrigger_model::identity::SpiffeId;
+use outrigger_model::matcher::StringMatch;
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Place, StringMatch};
+use super::{Origin, Place};
 
 /// The mTLS mode of workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

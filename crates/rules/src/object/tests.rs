@@ -1,4 +1,5 @@
 use super::*;
+use crate::Resolver;
 use crate::testing::{objects, one_told, told};
 
 const MTLS: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec: {mtls: {mode: STRICT}}\n";

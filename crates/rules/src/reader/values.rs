@@ -9,7 +9,7 @@ use regex::RegexBuilder;
 
 use super::{At, Reader};
 use crate::finding::{closest, quote};
-use crate::intent::{Host, Percent};
+use crate::intent::Host;
 use crate::yaml::{Value, integer};
 
 /// Memory of one compiled pattern. A pattern runs on every request; a larger one is a mistake or an attack.
@@ -106,14 +106,14 @@ impl Reader<'_> {
     }
 
     /// A percentage from 0 to 100, with or without `%`.
-    pub(crate) fn percent(&mut self, at: Option<At<'_>>) -> Option<Percent> {
+    pub(crate) fn percent(&mut self, at: Option<At<'_>>) -> Option<f64> {
         let at = at?;
         let value = match &at.node.value {
             Value::Number(text) => text.parse().ok(),
             Value::Text(text) => text.strip_suffix('%').unwrap_or(text).trim().parse().ok(),
             _ => None,
         };
-        let found = value.and_then(Percent::from_percentage);
+        let found = value.filter(|value| (0.0..=100.0).contains(value)).map(per_million);
         if found.is_none() {
             let message = format!("{} must be a percentage from 0 to 100, not {}", at.path, at.node.value);
             self.error(&at, message);
@@ -275,6 +275,11 @@ fn anchored(pattern: &str) -> String {
 
 fn compile(pattern: &str) -> Result<regex::Regex, regex::Error> {
     RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build()
+}
+
+/// No finer than what travels: Envoy counts in millionths.
+fn per_million(percentage: f64) -> f64 {
+    (percentage * 10_000.0).round() / 10_000.0
 }
 
 /// Go's durations, as Kubernetes and Istio take them: `1h`, `1m30s`, `1.5s`, `250ms`. At most 100 years.

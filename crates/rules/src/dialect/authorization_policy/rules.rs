@@ -1,9 +1,9 @@
 //! The rules of an AuthorizationPolicy: sources, operations, conditions.
 
+use outrigger_model::matcher::{Pattern, StringMatch};
+
 use crate::finding::{closest, quote};
-use crate::intent::{
-    AuthorizationRule, Condition, IpKey, Operation, ServiceAccountMatch, Source, StringMatch, TextKey,
-};
+use crate::intent::{AuthorizationRule, Condition, IpKey, Operation, ServiceAccountMatch, Source, TextKey};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
@@ -119,8 +119,8 @@ fn operation(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Operation> {
     let fields = reader.fields(at, &OPERATION)?;
     no_empty_lists(reader, at);
     Some(Operation {
-        hosts: patterns(reader, fields.get("hosts")),
-        not_hosts: patterns(reader, fields.get("notHosts")),
+        hosts: hosts(reader, fields.get("hosts")),
+        not_hosts: hosts(reader, fields.get("notHosts")),
         ports: ports(reader, fields.get("ports")),
         not_ports: ports(reader, fields.get("notPorts")),
         methods: patterns(reader, fields.get("methods")),
@@ -150,18 +150,24 @@ fn no_empty_lists(reader: &mut Reader<'_>, at: &At<'_>) {
 /// `x`, `x*`, `*x`, `*`.
 fn pattern(text: &str) -> StringMatch {
     if text == "*" {
-        StringMatch::Present
+        StringMatch::present()
     } else if let Some(suffix) = text.strip_prefix('*') {
-        StringMatch::Suffix(suffix.to_owned())
+        StringMatch::suffix(suffix)
     } else if let Some(prefix) = text.strip_suffix('*') {
-        StringMatch::Prefix(prefix.to_owned())
+        StringMatch::prefix(prefix)
     } else {
-        StringMatch::Exact(text.to_owned())
+        StringMatch::exact(text)
     }
 }
 
 fn patterns(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<StringMatch> {
     reader.list(at).into_iter().filter_map(|item| one_pattern(reader, &item)).collect()
+}
+
+/// Names of hosts know no case.
+fn hosts(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<StringMatch> {
+    let all = patterns(reader, at).into_iter();
+    all.map(|host| StringMatch { ignore_case: true, ..host }).collect()
 }
 
 fn one_pattern(reader: &mut Reader<'_>, at: &At<'_>) -> Option<StringMatch> {
@@ -185,7 +191,7 @@ fn paths(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<StringMatch> {
     let mut paths = Vec::new();
     for item in reader.list(at) {
         let Some(plain) = one_pattern(reader, &item) else { continue };
-        let StringMatch::Exact(text) = &plain else {
+        let Pattern::Exact(text) = &plain.pattern else {
             paths.push(plain);
             continue;
         };
@@ -194,7 +200,7 @@ fn paths(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<StringMatch> {
             continue;
         }
         match template(text) {
-            Some(regex) => paths.push(StringMatch::Regex(regex)),
+            Some(regex) => paths.push(StringMatch::regex(regex)),
             None => {
                 let message = format!(
                     "{}: {} is not a path template: {{*}} and {{**}} stand for whole segments, and {{**}} only once",

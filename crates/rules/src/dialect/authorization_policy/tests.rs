@@ -1,4 +1,6 @@
-use crate::intent::{AuthorizationAction, Condition, IpKey, StringMatch, TextKey};
+use outrigger_model::matcher::StringMatch;
+
+use crate::intent::{AuthorizationAction, Condition, IpKey, TextKey};
 use crate::testing::{authorization, object, one_told, told};
 
 fn policy(spec: &str) -> String {
@@ -36,18 +38,19 @@ rules:
     let rule = &found.rules[0];
     assert!(rule.needs_http());
     let source = &rule.from[0];
-    assert_eq!(source.principals[0], StringMatch::Exact("cluster.local/ns/shop/sa/web".into()));
-    assert_eq!(source.principals[1], StringMatch::Suffix("/sa/admin".into()));
-    assert_eq!(source.not_namespaces, [StringMatch::Prefix("test".into())]);
+    assert_eq!(source.principals[0], StringMatch::exact("cluster.local/ns/shop/sa/web"));
+    assert_eq!(source.principals[1], StringMatch::suffix("/sa/admin"));
+    assert_eq!(source.not_namespaces, [StringMatch::prefix("test")]);
     assert_eq!(source.ip_blocks[1].to_string(), "192.0.2.1/32");
     let accounts: Vec<_> =
         rule.from[1].service_accounts.iter().map(|a| (a.namespace.as_str(), a.name.as_str())).collect();
     assert_eq!(accounts, [("shop", "web"), ("other", "cart")]);
     let operation = &rule.to[0];
     assert_eq!(operation.ports, [80, 81]);
-    assert_eq!(operation.paths[0], StringMatch::Prefix("/a/".into()));
-    assert_eq!(operation.paths[2], StringMatch::Regex("/v1/[^/]+/x(?:/.*)?".into()));
-    assert_eq!(operation.paths[3], StringMatch::Present);
+    assert_eq!(operation.hosts, [StringMatch { ignore_case: true, ..StringMatch::exact("reviews.shop") }]);
+    assert_eq!(operation.paths[0], StringMatch::prefix("/a/"));
+    assert_eq!(operation.paths[2], StringMatch::regex("/v1/[^/]+/x(?:/.*)?"));
+    assert_eq!(operation.paths[3], StringMatch::present());
     assert!(
         matches!(&rule.when[0], Condition::Text { key: TextKey::RequestHeader(name), .. } if name == "x-user")
     );

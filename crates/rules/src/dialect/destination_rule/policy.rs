@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::is_prime;
+use outrigger_model::cluster::{Balance, MAX_RING, Outlier, RetryBudget, Warmup, is_prime};
 use outrigger_model::identity::SpiffeId;
+use outrigger_model::route::HashOn;
 
 use super::Policies;
 use crate::dialect::virtual_service::port_selector;
 use crate::finding::{code, quote};
-use crate::intent::{
-    ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, HashKey, HashTable, LoadBalancing, Outlier, Percent,
-    RetryBudget, TcpKeepalive, TrafficPolicy, Warmup,
-};
+use crate::intent::{ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
 use crate::reader::{At, Fields, Reader, Table};
 
 const POLICY: Table = Table::new(
@@ -139,16 +137,16 @@ fn warmup(reader: &mut Reader<'_>, balancer: &Fields<'_>) -> Option<Warmup> {
         reader.warn(code::NO_EFFECT, &at, message);
         return None;
     }
-    let minimum = Percent { per_million: 100_000 };
+    let minimum_percent = 10.0;
     if !balancer.has("warmup") {
-        return Some(Warmup { duration: reader.positive(Some(at))?, minimum });
+        return Some(Warmup { window: reader.positive(Some(at))?, minimum_percent });
     }
     let fields = reader.fields(&at, &WARMUP)?;
     if !fields.has("duration") {
         reader.missing(&fields, "duration");
     }
-    let minimum = reader.percent(fields.get("minimumPercent")).unwrap_or(minimum);
-    Some(Warmup { duration: reader.positive(fields.get("duration"))?, minimum })
+    let minimum_percent = reader.percent(fields.get("minimumPercent")).unwrap_or(minimum_percent);
+    Some(Warmup { window: reader.positive(fields.get("duration"))?, minimum_percent })
 }
 
 fn balancer(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<LoadBalancing> {
@@ -162,21 +160,28 @@ fn balancer(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option
         return consistent_hash(reader, &hash);
     }
     let words = [
-        ("ROUND_ROBIN", Some(LoadBalancing::RoundRobin)),
-        ("LEAST_REQUEST", Some(LoadBalancing::LeastRequest)),
-        ("RANDOM", Some(LoadBalancing::Random)),
-        ("PASSTHROUGH", Some(LoadBalancing::Passthrough)),
-        ("LEAST_CONN", Some(LoadBalancing::LeastRequest)),
-        ("UNSPECIFIED", None),
+        ("ROUND_ROBIN", Simple::Is(Balance::RoundRobin)),
+        ("LEAST_REQUEST", Simple::Is(Balance::LeastRequest)),
+        ("RANDOM", Simple::Is(Balance::Random)),
+        ("PASSTHROUGH", Simple::Passthrough),
+        ("LEAST_CONN", Simple::Is(Balance::LeastRequest)),
+        ("UNSPECIFIED", Simple::Unsaid),
     ];
-    let names: Vec<(&str, usize)> =
-        words.iter().enumerate().map(|(index, (name, _))| (*name, index)).collect();
-    let chosen = words.into_iter().nth(reader.choice(fields.get("simple"), &names)?)?.1;
-    if let (Some(LoadBalancing::Passthrough), Some(at)) = (&chosen, fields.get("simple")) {
-        reader.not_implemented(&at, "least request is used");
-        return None;
+    match reader.choice(fields.get("simple"), &words)? {
+        Simple::Is(balance) => Some(balance.into()),
+        Simple::Passthrough => {
+            reader.not_implemented(&fields.get("simple")?, "least request is used");
+            None
+        }
+        Simple::Unsaid => None,
     }
-    chosen
+}
+
+#[derive(Clone, Copy)]
+enum Simple {
+    Is(Balance),
+    Passthrough,
+    Unsaid,
 }
 
 fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing> {
@@ -185,13 +190,11 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
     let given: Vec<&'static str> = keys.into_iter().filter(|name| fields.has(name)).collect();
     let key = match given.as_slice() {
         ["httpHeaderName"] => {
-            reader.text(fields.get("httpHeaderName")).map(|name| HashKey::Header(name.to_ascii_lowercase()))
+            reader.text(fields.get("httpHeaderName")).map(|name| HashOn::Header(name.to_ascii_lowercase()))
         }
-        ["httpQueryParameterName"] => {
-            reader.text(fields.get("httpQueryParameterName")).map(HashKey::QueryParameter)
-        }
+        ["httpQueryParameterName"] => reader.text(fields.get("httpQueryParameterName")).map(HashOn::Query),
         ["useSourceIp"] => {
-            reader.boolean(fields.get("useSourceIp")).filter(|on| *on).map(|_| HashKey::SourceIp)
+            reader.boolean(fields.get("useSourceIp")).filter(|on| *on).map(|_| HashOn::SourceAddress)
         }
         ["httpCookie"] => fields.get("httpCookie").and_then(|at| cookie(reader, &at)),
         _ => {
@@ -205,7 +208,7 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
         if let Some(at) = size_at.filter(|_| !is_prime(size)) {
             reader.error(&at, format!("{} must be a prime, such as 65537, not {size}", at.path));
         }
-        HashTable::Maglev(size)
+        Balance::Maglev { size }
     });
     let ring = fields.get("ringHash").and_then(|at| reader.fields(&at, &RING));
     let size_at =
@@ -214,19 +217,17 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
     if !reader.options.consistent_hash {
         reader.not_implemented(at, "least request is used");
     }
-    Some(LoadBalancing::ConsistentHash {
-        key: key?,
-        table: maglev.unwrap_or(HashTable::Ring(u64::from(size))),
-    })
+    let ring = Balance::RingHash { minimum: u64::from(size), maximum: MAX_RING };
+    Some(LoadBalancing { balance: maglev.unwrap_or(ring), hash: Some(key?) })
 }
 
-fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashKey> {
+fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashOn> {
     let fields = reader.fields(at, &COOKIE)?;
     if !fields.has("name") {
         reader.missing(&fields, "name");
     }
     let (path, ttl) = (reader.text(fields.get("path")), reader.duration(fields.get("ttl")));
-    Some(HashKey::Cookie { name: reader.text(fields.get("name"))?, path, ttl })
+    Some(HashOn::Cookie { name: reader.text(fields.get("name"))?, path, ttl })
 }
 
 fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
@@ -240,13 +241,13 @@ fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
         pool.max_connections = reader.number(tcp.get("maxConnections"), 1..=u32::MAX);
         pool.connect_timeout = reader.positive(tcp.get("connectTimeout"));
         pool.tcp_idle_timeout = reader.duration(tcp.get("idleTimeout"));
-        pool.max_connection_duration = reader.positive(tcp.get("maxConnectionDuration"));
-        let keepalive = tcp.get("tcpKeepalive").and_then(|at| reader.fields(&at, &KEEPALIVE));
-        pool.tcp_keepalive = keepalive.map(|fields| TcpKeepalive {
-            probes: reader.number(fields.get("probes"), 0..=u32::MAX).filter(|probes| *probes > 0),
-            time: reader.positive(fields.get("time")),
-            interval: reader.positive(fields.get("interval")),
-        });
+        // Without effect, and looked at all the same.
+        reader.positive(tcp.get("maxConnectionDuration"));
+        if let Some(fields) = tcp.get("tcpKeepalive").and_then(|at| reader.fields(&at, &KEEPALIVE)) {
+            reader.number(fields.get("probes"), 0..=u32::MAX);
+            reader.positive(fields.get("time"));
+            reader.positive(fields.get("interval"));
+        }
     }
     if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {
         reader.not_yet(&http, &["maxConcurrentStreams"], "what the peer allows holds");
@@ -256,7 +257,7 @@ fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
         pool.max_requests = limit("http2MaxRequests");
         pool.max_retries = limit("maxRetries");
         pool.max_requests_per_connection = limit("maxRequestsPerConnection");
-        pool.max_concurrent_streams = limit("maxConcurrentStreams");
+        limit("maxConcurrentStreams");
         pool.http_idle_timeout = reader.duration(http.get("idleTimeout"));
         pool.use_client_protocol = reader.boolean(http.get("useClientProtocol")).unwrap_or(false);
         let words = [
@@ -281,11 +282,12 @@ fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
     let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
     // The deprecated field meant gateway errors, and 0 switches off.
     let gateway = count("consecutiveErrors", default.consecutive_gateway);
-    let (consecutive_5xx, consecutive_gateway, consecutive_local) = (
-        count("consecutive5xxErrors", default.consecutive_5xx),
-        count("consecutiveGatewayErrors", gateway),
-        count("consecutiveLocalOriginFailures", default.consecutive_local),
-    );
+    let (consecutive_5xx, consecutive_gateway) =
+        (count("consecutive5xxErrors", default.consecutive_5xx), count("consecutiveGatewayErrors", gateway));
+    // Without effect, and looked at all the same.
+    count("consecutiveLocalOriginFailures", 0);
+    reader.boolean(fields.get("splitExternalLocalOriginErrors"));
+    reader.number(fields.get("minHealthPercent"), 0..=100);
     if consecutive_gateway > consecutive_5xx && consecutive_5xx > 0 && fields.has("consecutiveGatewayErrors")
     {
         let message = format!(
@@ -295,21 +297,16 @@ fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
         );
         reader.warn(code::NO_EFFECT, at, message);
     }
+    let base_ejection = reader.positive(fields.get("baseEjectionTime")).unwrap_or(default.base_ejection);
     Some(Outlier {
         consecutive_5xx,
         consecutive_gateway,
-        consecutive_local,
-        split_local: reader
-            .boolean(fields.get("splitExternalLocalOriginErrors"))
-            .unwrap_or(default.split_local),
         interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
-        base_ejection: reader.positive(fields.get("baseEjectionTime")).unwrap_or(default.base_ejection),
+        base_ejection,
+        max_ejection: default.max_ejection.max(base_ejection),
         max_ejection_percent: reader
             .number(fields.get("maxEjectionPercent"), 0..=100)
             .unwrap_or(default.max_ejection_percent),
-        min_health_percent: reader
-            .number(fields.get("minHealthPercent"), 0..=100)
-            .unwrap_or(default.min_health_percent),
     })
 }
 
@@ -317,12 +314,12 @@ fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
     let fields = reader.fields(at, &BUDGET)?;
     let default = RetryBudget::default();
     reader.not_yet(&fields, &["budgetInterval"], "the requests in flight are counted");
+    reader.duration(fields.get("budgetInterval"));
     Some(RetryBudget {
         percent: reader.percent(fields.get("percent")).unwrap_or(default.percent),
         min_concurrency: reader
             .number(fields.get("minRetryConcurrency"), 0..=u32::MAX)
             .unwrap_or(default.min_concurrency),
-        interval: reader.duration(fields.get("budgetInterval")).unwrap_or(default.interval),
     })
 }
 
@@ -373,8 +370,10 @@ fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
             _ => reader.not_implemented(&at, "the files, or else the system's public roots, are used"),
         }
     }
-    if let Some(at) = fields.get("insecureSkipVerify").filter(|_| outside)
+    reader.text(fields.get("credentialName"));
+    if let Some(at) = fields.get("insecureSkipVerify")
         && reader.boolean(Some(at.clone())) == Some(true)
+        && outside
     {
         reader.not_implemented(&at, "the server is verified all the same");
     }
@@ -397,7 +396,5 @@ fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
         ca_certificates: reader.text(fields.get("caCertificates")),
         client_certificate: reader.text(fields.get("clientCertificate")),
         private_key: reader.text(fields.get("privateKey")),
-        credential_name: reader.text(fields.get("credentialName")),
-        insecure_skip_verify: reader.boolean(fields.get("insecureSkipVerify")).unwrap_or(false),
     })
 }

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use crate::intent::{ClientTlsMode, HashKey, HashTable, LoadBalancing, Outlier};
+use outrigger_model::cluster::{Balance, Outlier};
+use outrigger_model::route::HashOn;
+
+use crate::intent::{ClientTlsMode, LoadBalancing};
 use crate::testing::{destination, object, objects, one_told};
 
 fn rule(spec: &str) -> String {
@@ -26,7 +29,7 @@ subsets:
     let found = destination(&text);
     assert_eq!(found.host.as_str(), "reviews.shop.svc.cluster.local");
     assert_eq!(found.subset("v1").unwrap().labels["version"], "v1");
-    assert_eq!(found.effective(Some("v2"), 80).load_balancing, Some(LoadBalancing::Random));
+    assert_eq!(found.effective(Some("v2"), 80).load_balancing, Some(Balance::Random.into()));
     assert_eq!(found.subset("v2").unwrap().place.line, 10);
 }
 
@@ -46,12 +49,11 @@ retryBudget: {percent: 50, minRetryConcurrency: 1}",
         (Some(10), Some(5), Some(20), Some(3))
     );
     assert_eq!(pool.max_requests_per_connection, None);
-    assert_eq!(pool.tcp_keepalive.unwrap().time, Some(Duration::from_secs(60)));
     let outlier = policy.outlier.unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_percent), (3, 100));
     assert_eq!((outlier.interval, outlier.base_ejection), (Duration::from_secs(1), Duration::from_secs(2)));
     let budget = policy.retry_budget.unwrap();
-    assert_eq!((budget.percent.percentage(), budget.min_concurrency), (50.0, 1));
+    assert_eq!((budget.percent, budget.min_concurrency), (50.0, 1));
 }
 
 #[test]
@@ -79,10 +81,8 @@ fn a_consistent_hash_is_read_and_told_where_the_data_plane_lacks_it() {
     let lacking = crate::ParseOptions { consistent_hash: false, ..Default::default() };
     let told = crate::parse_with("rules.yaml", &text, &lacking).findings;
     assert!(told[0].to_string().contains("warning OUT0005: spec.trafficPolicy.loadBalancer.consistentHash"));
-    let expected = LoadBalancing::ConsistentHash {
-        key: HashKey::Header("x-user".into()),
-        table: HashTable::Maglev(65537),
-    };
+    let hash = Some(HashOn::Header("x-user".into()));
+    let expected = LoadBalancing { balance: Balance::Maglev { size: 65537 }, hash };
     assert_eq!(destination(&text).policy.load_balancing, Some(expected));
     assert_eq!(crate::parse("rules.yaml", &text).findings, []);
     let text = policy("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 1000}}}");
@@ -99,7 +99,7 @@ portLevelSettings:
   loadBalancer: {simple: LEAST_REQUEST}",
     );
     let effective = destination(&text).effective(None, 80);
-    assert_eq!((effective.load_balancing, effective.outlier), (Some(LoadBalancing::LeastRequest), None));
+    assert_eq!((effective.load_balancing, effective.outlier), (Some(Balance::LeastRequest.into()), None));
 }
 
 #[test]
@@ -163,9 +163,9 @@ fn a_subset_cannot_be_defined_twice() {
 fn a_warm_up_arrives_by_either_name() {
     let warmup = |text: &str| destination(&policy(&format!("loadBalancer: {text}"))).policy.warmup;
     let old = warmup("{simple: LEAST_REQUEST, warmupDurationSecs: 30s}").unwrap();
-    assert_eq!((old.duration, old.minimum.percentage()), (Duration::from_secs(30), 10.0));
+    assert_eq!((old.window, old.minimum_percent), (Duration::from_secs(30), 10.0));
     let new = warmup("{simple: ROUND_ROBIN, warmup: {duration: 1m, minimumPercent: 25}}").unwrap();
-    assert_eq!((new.duration, new.minimum.percentage()), (Duration::from_secs(60), 25.0));
+    assert_eq!((new.window, new.minimum_percent), (Duration::from_secs(60), 25.0));
     assert_eq!(warmup("{simple: ROUND_ROBIN}"), None);
     assert!(
         one_told(&policy("loadBalancer: {warmup: {duration: 1m, aggression: 2}}"))

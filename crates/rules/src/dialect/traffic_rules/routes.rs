@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outrigger_model::route::{
+    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, RetryPolicy, Route, RouteAction, WeightedCluster,
+};
+
 use super::retry;
 use crate::dialect::destination_rule::subset_name;
-use crate::dialect::shared::{Spelling, header_matches, query_matches, string_match};
+use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
 use crate::dialect::virtual_service::grpc_status;
 use crate::finding::quote;
-use crate::intent::{
-    AbortStatus, FaultAbort, FaultDelay, FaultIntent, HeaderEdits, Host, HttpMatch, HttpRoute, Percent,
-    Place, RetryIntent, RouteAction, SubsetIntent, Target, TrafficPolicy, WeightedTarget,
-};
+use crate::intent::{Host, HttpMatch, HttpRoute, Place, SubsetIntent, Target, TrafficPolicy, WeightedTarget};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
@@ -38,7 +39,7 @@ const ABORT: Table = Table::new("a fault's abort", &["status", "grpcStatus", "pe
 /// What the page says for every route.
 pub(super) struct Defaults {
     pub(super) timeout: Option<Duration>,
-    pub(super) retry: RetryIntent,
+    pub(super) retry: RetryPolicy,
 }
 
 pub(super) fn route(
@@ -55,34 +56,40 @@ pub(super) fn route(
         _ => reader.list(match_at),
     };
     let matches = blocks.iter().filter_map(|block| http_match(reader, block)).collect();
-    let to = reader.list(fields.get("to"));
-    let lone = to.len() == 1;
+    let items = reader.list(fields.get("to"));
+    let lone = items.len() == 1;
     let mut targets = Vec::new();
-    for item in &to {
+    for item in &items {
         targets.extend(target(reader, item, host, lone, subsets));
     }
-    if to.is_empty() {
+    if items.is_empty() {
         targets.extend(host.map(|host| plain_target(host, at.place())));
     }
     let timeout = match fields.get("timeout") {
         None => defaults.timeout,
         own => reader.duration(own).filter(|timeout| !timeout.is_zero()),
     };
-    let route = HttpRoute {
-        name: reader.text(fields.get("name")),
-        matches,
-        action: RouteAction::Forward(targets),
-        rewrite: None,
-        headers: HeaderEdits::default(),
-        timeout,
-        retry: own_retry(reader, &fields).unwrap_or_else(|| defaults.retry.clone()),
-        fault: fault(reader, fields.get("fault")),
-        place: at.place(),
-    };
-    (!route.action.targets().is_empty()).then_some(route)
+    let retry = own_retry(reader, &fields).unwrap_or_else(|| defaults.retry.clone());
+    let mut route = to(targets, timeout, retry, at.place());
+    route.matches = matches;
+    route.route.name = reader.text(fields.get("name")).unwrap_or_default();
+    route.route.fault = fault(reader, fields.get("fault"));
+    (!route.targets.is_empty()).then_some(route)
 }
 
-fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryIntent> {
+/// A route for every request.
+fn to(
+    targets: Vec<WeightedTarget>,
+    timeout: Option<Duration>,
+    retry: RetryPolicy,
+    place: Place,
+) -> HttpRoute {
+    let action = RouteAction::Forward(Forward { timeout, retry: Some(retry), ..Forward::default() });
+    let route = Route { action, ..Route::default() };
+    HttpRoute { route, targets, place, ..HttpRoute::default() }
+}
+
+fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryPolicy> {
     let at = fields.get("retry")?;
     if let Some(budget) = at.node.child("budget") {
         let budget = At { node: budget, path: format!("{}.budget", at.path) };
@@ -93,22 +100,13 @@ fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryIntent
 
 /// The route of a page that has none: all requests to the service.
 pub(super) fn everything(host: &Host, defaults: &Defaults, place: Place) -> HttpRoute {
-    HttpRoute {
-        name: None,
-        matches: Vec::new(),
-        action: RouteAction::Forward(vec![plain_target(host, place.clone())]),
-        rewrite: None,
-        headers: HeaderEdits::default(),
-        timeout: defaults.timeout,
-        retry: defaults.retry.clone(),
-        fault: FaultIntent::default(),
-        place,
-    }
+    let targets = vec![plain_target(host, place.clone())];
+    to(targets, defaults.timeout, defaults.retry.clone(), place)
 }
 
 fn plain_target(host: &Host, place: Place) -> WeightedTarget {
     let target = Target { host: host.clone(), subset: None, port: None };
-    WeightedTarget { target, weight: 1, headers: HeaderEdits::default(), place }
+    WeightedTarget { target, share: WeightedCluster::share("", 1), place }
 }
 
 fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
@@ -117,12 +115,10 @@ fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
     let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
     let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
     headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
+    let query = query_matches(reader, fields.get("query"), Spelling::Native);
+    let request = RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() };
     Some(HttpMatch {
-        uri,
-        method,
-        authority,
-        headers,
-        query: query_matches(reader, fields.get("query"), Spelling::Native),
+        request: request.build(),
         port: reader.port(fields.get("port")),
         source_labels: reader.labels(fields.get("sourceLabels")),
         source_namespace: reader.text(fields.get("sourceNamespace")),
@@ -177,7 +173,7 @@ fn target(
         (None, None) => None,
     };
     let target = Target { host: to?, subset, port };
-    Some(WeightedTarget { target, weight, headers: HeaderEdits::default(), place })
+    Some(WeightedTarget { target, share: WeightedCluster::share("", weight), place })
 }
 
 /// `version: v2` is the subset with the label `version: v2`, made when the page has none.
@@ -205,28 +201,28 @@ fn version_subset(reader: &mut Reader<'_>, at: &At<'_>, subsets: &mut Vec<Subset
 }
 
 /// Natively a fault without `percent` hits every request.
-fn fault(reader: &mut Reader<'_>, at: Option<At<'_>>) -> FaultIntent {
-    let Some(fields) = at.and_then(|at| reader.fields(&at, &FAULT)) else { return FaultIntent::default() };
+fn fault(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<Fault> {
+    let fields = at.and_then(|at| reader.fields(&at, &FAULT))?;
     let delay = fields.get("delay").and_then(|at| {
         let fields = reader.fields(&at, &DELAY)?;
         if !fields.has("duration") {
             reader.missing(&fields, "duration");
         }
-        let percent = reader.percent(fields.get("percent")).unwrap_or(Percent::ALL);
-        Some(FaultDelay { duration: reader.positive(fields.get("duration"))?, percent })
+        let percentage = reader.percent(fields.get("percent")).unwrap_or(100.0);
+        Some(FaultDelay { duration: reader.positive(fields.get("duration"))?, percentage })
     });
     let abort = fields.get("abort").and_then(|at| {
         let fields = reader.fields(&at, &ABORT)?;
-        let percent = reader.percent(fields.get("percent")).unwrap_or(Percent::ALL);
+        let percentage = reader.percent(fields.get("percent")).unwrap_or(100.0);
         let status = match (fields.has("status"), fields.get("grpcStatus")) {
-            (true, None) => AbortStatus::Http(reader.status(fields.get("status"))?),
-            (false, Some(status)) => AbortStatus::Grpc(grpc_status(reader, &status)?),
+            (true, None) => FaultStatus::Http(reader.status(fields.get("status"))?),
+            (false, Some(status)) => FaultStatus::Grpc(grpc_status(reader, &status)?),
             _ => {
                 reader.error(&at, format!("{} needs exactly one of status and grpcStatus", at.path));
                 return None;
             }
         };
-        Some(FaultAbort { status, percent })
+        Some(FaultAbort { status, percentage })
     });
-    FaultIntent { delay, abort }
+    Fault { delay, abort }.if_any()
 }

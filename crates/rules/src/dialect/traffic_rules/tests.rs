@@ -1,40 +1,48 @@
 use std::time::Duration;
 
-use crate::intent::{AbortStatus, LoadBalancing, RetryOn, StringMatch};
+use outrigger_model::cluster::Balance;
+use outrigger_model::matcher::StringMatch;
+use outrigger_model::route::{FaultStatus, Forward, PathMatch, RetryOn, RetryPolicy};
+
+use crate::intent::HttpRoute;
 use crate::testing::{destination, object, objects, one_told, route};
 
 fn page(spec: &str) -> String {
     object("outrigger.io/v1", "TrafficRules", spec)
 }
 
+fn forward(route: &HttpRoute) -> &Forward {
+    route.forward().unwrap()
+}
+
+fn retry(route: &HttpRoute) -> &RetryPolicy {
+    forward(route).retry.as_ref().unwrap()
+}
+
 #[test]
 fn a_whole_page_becomes_a_route_and_a_destination() {
     let text = include_str!("../../../../../config/examples/traffic-rules.yaml");
     let route = route(text);
-    let names: Vec<_> = route.http.iter().map(|http| http.name.as_deref().unwrap()).collect();
+    let names: Vec<_> = route.http.iter().map(|http| http.route.name.as_str()).collect();
     assert_eq!(names, ["testers", "slow-search", "everybody"]);
-    assert_eq!(route.http[0].matches[0].headers[0].value, StringMatch::Exact("tester".into()));
-    assert_eq!(route.http[0].timeout, Some(Duration::from_secs(2)));
-    assert_eq!(route.http[1].timeout, Some(Duration::from_secs(5)));
-    let fault = &route.http[1].fault;
-    assert_eq!(fault.delay.as_ref().unwrap().percent.percentage(), 50.0);
-    assert_eq!(fault.abort.as_ref().unwrap().status, AbortStatus::Http(503));
-    let weights: Vec<_> = route.http[2]
-        .action
-        .targets()
-        .iter()
-        .map(|t| (t.target.subset.as_deref().unwrap(), t.weight))
-        .collect();
+    assert_eq!(route.http[0].matches[0].request.headers[0].value, StringMatch::exact("tester"));
+    assert_eq!(forward(&route.http[0]).timeout, Some(Duration::from_secs(2)));
+    assert_eq!(forward(&route.http[1]).timeout, Some(Duration::from_secs(5)));
+    let fault = route.http[1].route.fault.as_ref().unwrap();
+    assert_eq!(fault.delay.as_ref().unwrap().percentage, 50.0);
+    assert_eq!(fault.abort.as_ref().unwrap().status, FaultStatus::Http(503));
+    let weights: Vec<_> =
+        route.http[2].targets.iter().map(|t| (t.target.subset.as_deref().unwrap(), t.share.weight)).collect();
     assert_eq!(weights, [("v1", 90), ("v2", 10)]);
-    assert_eq!(route.http[2].retry.budget.unwrap().min_concurrency, 3);
 
     let destination = destination(text);
-    assert_eq!(destination.policy.load_balancing, Some(LoadBalancing::LeastRequest));
+    assert_eq!(destination.policy.load_balancing, Some(Balance::LeastRequest.into()));
     assert_eq!(destination.subset("v3").unwrap().labels["version"], "v3");
     assert_eq!(destination.policy.connection_pool.unwrap().max_pending_requests, Some(64));
     let outlier = destination.policy.outlier.unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.base_ejection), (5, Duration::from_secs(15)));
-    assert_eq!(destination.policy.retry_budget.unwrap().percent.percentage(), 20.0);
+    let budget = destination.policy.retry_budget.unwrap();
+    assert_eq!((budget.percent, budget.min_concurrency), (20.0, 3));
 }
 
 #[test]
@@ -42,16 +50,16 @@ fn a_timeout_alone_is_a_route_for_everything() {
     let text = page("service: reviews\ntimeout: 1s");
     let found = route(&text);
     assert!(found.http[0].is_catch_all());
-    assert_eq!(found.http[0].timeout, Some(Duration::from_secs(1)));
-    assert_eq!(found.http[0].retry.on, RetryOn::never_reached());
+    assert_eq!(forward(&found.http[0]).timeout, Some(Duration::from_secs(1)));
+    assert_eq!(*retry(&found.http[0]), RetryPolicy::default());
     assert_eq!(objects(&text)[0].intents.len(), 1);
 }
 
 #[test]
 fn a_route_without_targets_goes_to_the_service() {
     let found = route(&page("service: reviews\nroutes:\n- match: {path: /slow}\n  timeout: 9s"));
-    assert_eq!(found.http[0].action.targets()[0].target.host.as_str(), "reviews.shop.svc.cluster.local");
-    assert_eq!(found.http[0].matches[0].uri, Some(StringMatch::Exact("/slow".into())));
+    assert_eq!(found.http[0].targets[0].target.host.as_str(), "reviews.shop.svc.cluster.local");
+    assert_eq!(found.http[0].matches[0].request.path, PathMatch::Exact("/slow".into()));
 }
 
 #[test]
@@ -61,17 +69,18 @@ fn retry_words_may_be_a_list_or_a_text_and_default_to_what_never_reached_the_app
             "service: a\nretry: {{attempts: 1, on: {}}}",
             if on.starts_with('[') { on.to_owned() } else { format!("'{on}'") }
         )));
-        assert_eq!(found.http[0].retry.on.to_string(), "5xx,429");
+        let retry = retry(&found.http[0]);
+        assert_eq!((retry.on.clone(), retry.statuses.clone()), (vec![RetryOn::FiveXx], vec![429]));
     }
     let plain = route(&page("service: a\nretry: {attempts: 4}"));
-    assert_eq!((plain.http[0].retry.attempts, plain.http[0].retry.on.clone()), (4, RetryOn::never_reached()));
+    assert_eq!(*retry(&plain.http[0]), RetryPolicy { attempts: 4, ..RetryPolicy::default() });
 }
 
 #[test]
 fn a_version_uses_the_subset_that_has_its_label() {
     let text =
         page("service: a\nsubsets: [{name: new, labels: {version: v2}}]\nroutes: [{to: [{version: v2}]}]");
-    assert_eq!(route(&text).http[0].action.targets()[0].target.subset.as_deref(), Some("new"));
+    assert_eq!(route(&text).http[0].targets[0].target.subset.as_deref(), Some("new"));
     assert_eq!(destination(&text).subsets.len(), 1);
     let clash =
         page("service: a\nsubsets: [{name: v2, labels: {track: x}}]\nroutes: [{to: [{version: v2}]}]");

@@ -1,11 +1,11 @@
 //! What a VirtualService's route does to a request beside sending it on: redirects, rewrites, answers, retries, faults.
 
+use outrigger_model::route::{
+    Fault, FaultAbort, FaultDelay, FaultStatus, Redirect, RetryOn, RetryPolicy, Rewrite, RouteAction,
+};
+
 use crate::dialect::shared::retry_on;
 use crate::finding::{closest, code, quote};
-use crate::intent::{
-    AbortStatus, Backoff, DirectResponse, FaultAbort, FaultDelay, FaultIntent, Percent, Redirect,
-    RedirectPort, RegexRewrite, RetryIntent, RetryOn, Rewrite,
-};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
@@ -28,15 +28,11 @@ const ABORT: Table = Table::new("a fault's abort", &["httpStatus", "grpcStatus",
     .later(&["http2Error"]);
 const PERCENTAGE: Table = Table::new("a percentage", &["value"]);
 
-pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Redirect> {
+/// A redirect, and whether it leads to the port that the request came for.
+pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Redirect, bool)> {
     let fields = reader.fields(at, &REDIRECT)?;
-    let derived = reader.choice(
-        fields.get("derivePort"),
-        &[
-            ("FROM_PROTOCOL_DEFAULT", RedirectPort::SchemeDefault),
-            ("FROM_REQUEST_PORT", RedirectPort::Request),
-        ],
-    );
+    let ports = [("FROM_PROTOCOL_DEFAULT", false), ("FROM_REQUEST_PORT", true)];
+    let to_request_port = reader.choice(fields.get("derivePort"), &ports).unwrap_or(false);
     for (one, other) in [("port", "derivePort"), ("uri", "prefixRewrite")] {
         if fields.has(one) && fields.has(other) {
             reader.error(at, format!("{} has {one} and {other}, but only one of them can hold", at.path));
@@ -47,21 +43,23 @@ pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Redirect>
     if let Some(at) = code_at.filter(|_| !matches!(code, 301 | 302 | 303 | 307 | 308)) {
         reader.error(&at, format!("{} must be 301, 302, 303, 307 or 308", at.path));
     }
-    Some(Redirect {
-        uri: reader.text(fields.get("uri")),
-        prefix_rewrite: reader.text(fields.get("prefixRewrite")),
+    let redirect = Redirect {
+        path: reader.text(fields.get("uri")),
+        prefix: reader.text(fields.get("prefixRewrite")),
         authority: reader.text(fields.get("authority")),
         scheme: reader
             .choice(fields.get("scheme"), &[("http", "http"), ("https", "https")])
             .map(str::to_owned),
-        port: reader.port(fields.get("port")).map(RedirectPort::Fixed).or(derived),
-        code,
-    })
+        port: reader.port(fields.get("port")),
+        status: code,
+    };
+    Some((redirect, to_request_port))
 }
 
+/// What replaces the URI is a prefix; after a regular expression, the compiler makes it the whole path.
 pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
     let fields = reader.fields(at, &REWRITE)?;
-    let uri_regex = fields.get("uriRegexRewrite").and_then(|at| {
+    let regex = fields.get("uriRegexRewrite").and_then(|at| {
         let fields = reader.fields(&at, &REGEX_REWRITE)?;
         for name in ["match", "rewrite"] {
             if !fields.has(name) {
@@ -70,7 +68,7 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
         }
         let pattern = reader.pattern(fields.get("match"));
         let substitution = reader.substitution(fields.get("rewrite"), pattern.as_deref());
-        Some(RegexRewrite { pattern: pattern?, substitution: substitution? })
+        Some((pattern?, substitution?))
     });
     if fields.has("uri") && fields.has("uriRegexRewrite") {
         reader.error(at, format!("{} has uri and uriRegexRewrite, but only one of them can hold", at.path));
@@ -79,13 +77,13 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
         reader.error(at, format!("{} says nothing: it needs uri, authority or uriRegexRewrite", at.path));
     }
     Some(Rewrite {
-        uri: reader.text(fields.get("uri")),
+        prefix: reader.text(fields.get("uri")),
+        regex,
         authority: reader.text(fields.get("authority")),
-        uri_regex,
     })
 }
 
-pub(super) fn direct_response(reader: &mut Reader<'_>, at: &At<'_>) -> Option<DirectResponse> {
+pub(super) fn direct_response(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RouteAction> {
     let fields = reader.fields(at, &DIRECT)?;
     if !fields.has("status") {
         reader.missing(&fields, "status");
@@ -94,62 +92,64 @@ pub(super) fn direct_response(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Di
         let fields = reader.fields(&at, &BODY)?;
         reader.text(fields.get("string"))
     });
-    Some(DirectResponse {
-        status: reader.status(fields.get("status"))?,
-        body: body.unwrap_or_default().into_bytes(),
-    })
+    let status = reader.status(fields.get("status"))?;
+    Some(RouteAction::Direct { status, body: body.unwrap_or_default() })
 }
 
+/// What an Istio `retries` block without `retryOn` means.
+const ISTIO_RETRIES: [RetryOn; 4] =
+    [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Cancelled, RetryOn::Unavailable];
+
 /// An absent block is our default; a block without `retryOn` is Istio's list.
-pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryIntent {
-    let default = RetryIntent::default();
+pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryPolicy {
+    let default = RetryPolicy::default();
     let Some(at) = at else { return default };
     let Some(fields) = reader.fields(&at, &RETRIES) else { return default };
     let attempts = reader.number(fields.get("attempts"), 0..=100);
-    reader.not_yet(&fields, &["retryRemoteLocalities"], "a retry goes where the load balancer picks");
+    if fields.has("retryRemoteLocalities") {
+        reader.boolean(fields.get("retryRemoteLocalities"));
+        reader.not_yet(&fields, &["retryRemoteLocalities"], "a retry goes where the load balancer picks");
+    }
     if !fields.has("attempts") {
         let message =
             format!("{} has no attempts, which Istio reads as 0: retries are off. Write attempts", at.path);
         reader.warn(code::NO_EFFECT, &at, message);
     }
-    let on = match (fields.get("retryOn"), reader.text(fields.get("retryOn"))) {
+    let (on, statuses) = match (fields.get("retryOn"), reader.text(fields.get("retryOn"))) {
         (Some(at), Some(text)) if !text.trim().is_empty() => retry_on(reader, &at, &text),
-        _ => RetryOn::istio_default(),
+        _ => (ISTIO_RETRIES.to_vec(), Vec::new()),
     };
-    RetryIntent {
+    let policy = RetryPolicy {
         attempts: attempts.unwrap_or(0),
         on,
+        statuses,
         per_try_timeout: reader.duration(fields.get("perTryTimeout")).filter(|timeout| !timeout.is_zero()),
-        backoff: reader
-            .positive(fields.get("backoff"))
-            .map_or(Backoff::default(), |base| Backoff { base, ..Backoff::default() }),
-        ignore_previous_hosts: reader.boolean(fields.get("retryIgnorePreviousHosts")).unwrap_or(true),
-        remote_localities: reader.boolean(fields.get("retryRemoteLocalities")),
-        budget: None,
-        explicit: true,
-    }
+        avoid_previous_hosts: reader.boolean(fields.get("retryIgnorePreviousHosts")).unwrap_or(true),
+        ..default
+    };
+    policy.with_backoff(reader.positive(fields.get("backoff")))
 }
 
-pub(super) fn fault(reader: &mut Reader<'_>, at: Option<At<'_>>) -> FaultIntent {
-    let Some(fields) = at.and_then(|at| reader.fields(&at, &FAULT)) else { return FaultIntent::default() };
+pub(super) fn fault(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<Fault> {
+    let fields = at.and_then(|at| reader.fields(&at, &FAULT))?;
     let delay = fields.get("delay").and_then(|at| {
         let fields = reader.fields(&at, &DELAY)?;
-        let percent = fault_percent(reader, &at, &fields);
+        let percentage = fault_percent(reader, &at, &fields);
         if !fields.has("fixedDelay") && !fields.has_later() {
             reader.missing(&fields, "fixedDelay");
         }
-        Some(FaultDelay { duration: reader.positive(fields.get("fixedDelay"))?, percent })
+        Some(FaultDelay { duration: reader.positive(fields.get("fixedDelay"))?, percentage })
     });
     let abort = fields.get("abort").and_then(|at| {
         let fields = reader.fields(&at, &ABORT)?;
-        let percent = fault_percent(reader, &at, &fields);
+        let percentage = fault_percent(reader, &at, &fields);
         let status = abort_status(reader, &at, &fields)?;
-        Some(FaultAbort { status, percent })
+        Some(FaultAbort { status, percentage })
     });
-    FaultIntent { delay, abort }
+    Fault { delay, abort }.if_any()
 }
 
-fn abort_status(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<AbortStatus> {
+fn abort_status(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<FaultStatus> {
     match (fields.has("httpStatus"), fields.get("grpcStatus")) {
         (true, Some(_)) => {
             reader.error(
@@ -158,8 +158,8 @@ fn abort_status(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Op
             );
             None
         }
-        (true, None) => reader.status(fields.get("httpStatus")).map(AbortStatus::Http),
-        (false, Some(status)) => grpc_status(reader, &status).map(AbortStatus::Grpc),
+        (true, None) => reader.status(fields.get("httpStatus")).map(FaultStatus::Http),
+        (false, Some(status)) => grpc_status(reader, &status).map(FaultStatus::Grpc),
         (false, None) => {
             if !fields.has_later() {
                 reader.error(at, format!("{} needs httpStatus or grpcStatus", at.path));
@@ -170,18 +170,18 @@ fn abort_status(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Op
 }
 
 /// `percentage: {value: 50}`, or the deprecated `percent: 50`. Without either a fault never happens, as in Istio.
-fn fault_percent(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Percent {
+fn fault_percent(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> f64 {
     if let Some(percentage) = fields.get("percentage") {
-        let Some(inner) = reader.fields(&percentage, &PERCENTAGE) else { return Percent::NONE };
-        return reader.percent(inner.get("value")).unwrap_or(Percent::NONE);
+        let Some(inner) = reader.fields(&percentage, &PERCENTAGE) else { return 0.0 };
+        return reader.percent(inner.get("value")).unwrap_or(0.0);
     }
     if fields.has("percent") {
-        return reader.percent(fields.get("percent")).unwrap_or(Percent::NONE);
+        return reader.percent(fields.get("percent")).unwrap_or(0.0);
     }
     let message =
         format!("{} has no percentage, so it never happens: write percentage: {{value: 100}}", at.path);
     reader.warn(code::NO_EFFECT, at, message);
-    Percent::NONE
+    0.0
 }
 
 const GRPC_STATUSES: [&str; 17] = [

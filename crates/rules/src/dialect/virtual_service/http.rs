@@ -1,10 +1,15 @@
 //! HTTP routes: their matches, and which of the three actions they take.
 
+use outrigger_model::matcher::{Pattern, StringMatch};
+use outrigger_model::route::{Forward, Route, RouteAction};
+
 use super::effects::{direct_response, fault, redirect, retries, rewrite};
 use super::{block_in_mesh, keep, targets};
-use crate::dialect::shared::{Spelling, header_edits, header_matches, query_matches, string_match};
+use crate::dialect::shared::{
+    RequestMatch, Spelling, header_edits, header_matches, query_matches, string_match,
+};
 use crate::finding::code;
-use crate::intent::{HttpMatch, HttpRoute, RouteAction, StringMatch};
+use crate::intent::{HttpMatch, HttpRoute};
 use crate::reader::{At, Reader, Table};
 
 const HTTP: Table = Table::new(
@@ -46,27 +51,34 @@ const MATCH: Table = Table::new(
 
 pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
     let fields = reader.fields(at, &HTTP)?;
-    let name = reader.text(fields.get("name"));
     let blocks = reader.list(fields.get("match"));
     let written = blocks.len();
     let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| http_match(reader, block)).collect();
-    let route = HttpRoute {
-        name,
-        rewrite: fields.get("rewrite").and_then(|at| rewrite(reader, &at)),
-        headers: header_edits(reader, fields.get("headers")),
+    let header_edits = header_edits(reader, fields.get("headers"));
+    let forward = Forward {
         timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
-        retry: retries(reader, fields.get("retries")),
-        fault: fault(reader, fields.get("fault")),
-        place: at.place(),
-        action: action(reader, at, &fields)?,
-        matches,
+        retry: Some(retries(reader, fields.get("retries"))),
+        rewrite: fields.get("rewrite").and_then(|at| rewrite(reader, &at)).unwrap_or_default(),
+        ..Forward::default()
     };
+    let (name, fault) = (reader.text(fields.get("name")), fault(reader, fields.get("fault")));
+    let mut route = action(reader, at, &fields, forward)?;
+    route.route.name = name.unwrap_or_default();
+    route.route.fault = fault;
+    (route.route.request_headers, route.route.response_headers) = header_edits;
+    (route.matches, route.place) = (matches, at.place());
     one_authority(reader, &fields, &route);
     // All of its blocks are for gateways: here it matches nothing.
     (written == 0 || !route.matches.is_empty()).then_some(route)
 }
 
-fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'_>) -> Option<RouteAction> {
+/// What it does with a request; `forward` is for one that is sent on.
+fn action(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    fields: &crate::reader::Fields<'_>,
+    forward: Forward,
+) -> Option<HttpRoute> {
     if let Some(delegate) = fields.get("delegate") {
         reader.not_implemented(&delegate, "this route is left out");
         return None;
@@ -76,7 +88,8 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'
     match given.as_slice() {
         ["route"] => {
             let targets = targets(reader, fields.get("route"));
-            (!targets.is_empty()).then_some(RouteAction::Forward(targets))
+            let answer = answer(RouteAction::Forward(forward));
+            (!targets.is_empty()).then_some(HttpRoute { targets, ..answer })
         }
         ["redirect"] => {
             for refused in ["rewrite", "fault"] {
@@ -93,11 +106,10 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'
                     );
                 }
             }
-            redirect(reader, &fields.get("redirect")?).map(RouteAction::Redirect)
+            let (redirect, to_request_port) = redirect(reader, &fields.get("redirect")?)?;
+            Some(HttpRoute { to_request_port, ..answer(RouteAction::Redirect(redirect)) })
         }
-        ["directResponse"] => {
-            direct_response(reader, &fields.get("directResponse")?).map(RouteAction::Respond)
-        }
+        ["directResponse"] => direct_response(reader, &fields.get("directResponse")?).map(answer),
         [] => {
             reader.error(at, format!("{} needs one of route, redirect or directResponse", at.path));
             None
@@ -112,11 +124,16 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &crate::reader::Fields<'
     }
 }
 
+fn answer(action: RouteAction) -> HttpRoute {
+    HttpRoute { route: Route { action, ..Route::default() }, ..HttpRoute::default() }
+}
+
 /// The authority can be set in one place.
 fn one_authority(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>, route: &HttpRoute) {
-    let edits = route.headers.request.set.iter().chain(&route.headers.request.add);
+    let edits = &route.route.request_headers;
+    let edits = edits.set.iter().chain(&edits.add);
     let edited = edits.filter(|(name, _)| name == ":authority" || name == "host").count();
-    let rewritten = usize::from(route.rewrite.as_ref().is_some_and(|rewrite| rewrite.authority.is_some()));
+    let rewritten = usize::from(route.forward().is_some_and(|forward| forward.rewrite.authority.is_some()));
     if edited + rewritten > 1
         && let Some(at) = fields.get("headers")
     {
@@ -137,19 +154,17 @@ fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
     let mut headers = header_matches(reader, fields.get("headers"), Spelling::Istio, false);
     headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Istio, true));
     let ignore_uri_case = reader.boolean(fields.get("ignoreUriCase")).unwrap_or(false);
-    if ignore_uri_case && let (Some(StringMatch::Regex(_)), Some(at)) = (&uri, fields.get("ignoreUriCase")) {
+    let is_pattern = matches!(&uri, Some(StringMatch { pattern: Pattern::Regex(_), .. }));
+    if let Some(at) = fields.get("ignoreUriCase").filter(|_| ignore_uri_case && is_pattern) {
         let message = format!("{} has no effect on a regex: start the pattern with (?i)", at.path);
         reader.warn(code::NO_EFFECT, &at, message);
     }
+    let query = query_matches(reader, fields.get("queryParams"), Spelling::Istio);
+    let request =
+        RequestMatch { uri, ignore_case: ignore_uri_case, scheme, method, authority, headers, query };
     let read = HttpMatch {
         name: reader.text(fields.get("name")),
-        uri,
-        ignore_uri_case,
-        scheme,
-        method,
-        authority,
-        headers,
-        query: query_matches(reader, fields.get("queryParams"), Spelling::Istio),
+        request: request.build(),
         port: reader.port(fields.get("port")),
         source_labels: reader.labels(fields.get("sourceLabels")),
         source_namespace: reader.text(fields.get("sourceNamespace")),

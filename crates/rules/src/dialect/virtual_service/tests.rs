@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use crate::intent::{AbortStatus, Percent, RedirectPort, RetryOn, RouteAction, StringMatch, Visibility};
+use outrigger_model::matcher::StringMatch;
+use outrigger_model::route::{FaultStatus, PathMatch, RetryOn, RetryPolicy, RouteAction};
+
+use crate::intent::{HttpRoute, Visibility};
 use crate::testing::{objects, one_told, route, told, virtual_service};
 
 const TO: &str = "    - destination: {host: reviews}\n";
@@ -8,6 +11,10 @@ const TO: &str = "    - destination: {host: reviews}\n";
 fn http(fields: &str) -> String {
     let fields: String = fields.lines().map(|line| format!("  {line}\n")).collect();
     virtual_service(&format!("hosts: [reviews]\nhttp:\n- name: a\n{fields}  route:\n{TO}"))
+}
+
+fn retry(route: &HttpRoute) -> &RetryPolicy {
+    route.forward().unwrap().retry.as_ref().unwrap()
 }
 
 #[test]
@@ -39,14 +46,24 @@ fn every_condition_of_a_match_arrives() {
 ";
     let route = route(&http(match_block));
     let found = &route.http[0].matches[0];
-    assert_eq!(found.uri, Some(StringMatch::Prefix("/Api".into())));
-    assert!(found.ignore_uri_case && !found.is_catch_all());
-    assert_eq!(found.method, Some(StringMatch::Regex("GET|HEAD".into())));
-    let headers: Vec<_> = found.headers.iter().map(|h| (h.name.as_str(), &h.value, h.invert)).collect();
-    assert_eq!(headers[0], ("end-user", &StringMatch::Exact("jason".into()), false));
-    assert_eq!(headers[1], ("x-debug", &StringMatch::Present, false));
-    assert_eq!(headers[2], ("x-bot", &StringMatch::Prefix("crawl".into()), true));
-    assert_eq!(found.query[0].value, StringMatch::Regex("[0-9]+".into()));
+    assert_eq!(found.request.path, PathMatch::Prefix("/Api".into()));
+    assert!(found.request.ignore_case && !found.is_catch_all());
+    assert_eq!(found.method(), Some(&StringMatch::regex("GET|HEAD")));
+    let headers: Vec<_> =
+        found.request.headers.iter().map(|h| (h.name.as_str(), h.value.clone(), h.invert)).collect();
+    let authority = StringMatch { ignore_case: true, ..StringMatch::exact("shop.example.com") };
+    assert_eq!(
+        headers,
+        [
+            (":method", StringMatch::regex("GET|HEAD"), false),
+            (":authority", authority, false),
+            (":scheme", StringMatch::exact("https"), false),
+            ("end-user", StringMatch::exact("jason"), false),
+            ("x-debug", StringMatch::present(), false),
+            ("x-bot", StringMatch::prefix("crawl"), true),
+        ]
+    );
+    assert_eq!(found.request.query[0].value, StringMatch::regex("[0-9]+"));
     assert_eq!((found.port, found.source_namespace.as_deref()), (Some(80), Some("front")));
     assert_eq!(found.source_labels["app"], "web");
 }
@@ -64,40 +81,47 @@ http:
     weight: 10",
     );
     let route = route(&text);
-    let targets = route.http[0].action.targets();
-    assert_eq!(targets.iter().map(|t| t.weight).collect::<Vec<_>>(), [90, 10]);
+    let targets = &route.http[0].targets;
+    assert_eq!(targets.iter().map(|t| t.share.weight).collect::<Vec<_>>(), [90, 10]);
     assert_eq!((targets[0].target.subset.as_deref(), targets[0].target.port), (Some("v1"), Some(9080)));
-    assert_eq!(targets[0].headers.request.set, [("x-a".to_owned(), "1".to_owned())]);
-    assert_eq!(targets[0].headers.request.remove, ["x-b"]);
-    assert_eq!(targets[0].headers.response.add, [("x-c".to_owned(), "2".to_owned())]);
+    assert_eq!(targets[0].share.request_headers.set, [("x-a".to_owned(), "1".to_owned())]);
+    assert_eq!(targets[0].share.request_headers.remove, ["x-b"]);
+    assert_eq!(targets[0].share.response_headers.add, [("x-c".to_owned(), "2".to_owned())]);
 }
 
 #[test]
 fn a_lone_destination_without_weight_gets_everything() {
-    assert_eq!(route(&http("")).http[0].action.targets()[0].weight, 1);
+    assert_eq!(route(&http("")).http[0].targets[0].share.weight, 1);
 }
 
 #[test]
 fn retries_have_our_default_when_absent_and_istios_when_only_begun() {
     let absent = route(&http(""));
-    assert_eq!(absent.http[0].retry.on, RetryOn::never_reached());
-    assert!(!absent.http[0].retry.explicit);
+    assert_eq!(*retry(&absent.http[0]), RetryPolicy::default());
     let begun = route(&http("retries: {attempts: 3}"));
-    assert_eq!(begun.http[0].retry.on.to_string(), "connect-failure,refused-stream,cancelled,unavailable");
-    assert_eq!(begun.http[0].retry.attempts, 3);
-    assert_eq!(route(&http("retries: {attempts: 0}")).http[0].retry.attempts, 0);
+    let istios = [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Cancelled, RetryOn::Unavailable];
+    assert_eq!(retry(&begun.http[0]).on, istios);
+    assert_eq!(retry(&begun.http[0]).attempts, 3);
+    assert_eq!(retry(&route(&http("retries: {attempts: 0}")).http[0]).attempts, 0);
 }
 
 #[test]
 fn all_fields_of_retries_arrive() {
     let text = http(
-        "retries: {attempts: 2, perTryTimeout: 1s, retryOn: '5xx, 429', backoff: 10ms, retryRemoteLocalities: true, retryIgnorePreviousHosts: false}",
+        "retries: {attempts: 2, perTryTimeout: 1s, retryOn: '5xx, 429', backoff: 10ms, retryIgnorePreviousHosts: false}",
     );
-    let retry = route(&text).http[0].retry.clone();
-    assert_eq!(retry.on.to_string(), "5xx,429");
+    let route = route(&text);
+    let retry = retry(&route.http[0]);
+    assert_eq!(
+        (retry.on.as_slice(), retry.statuses.as_slice()),
+        ([RetryOn::FiveXx].as_slice(), [429].as_slice())
+    );
     assert_eq!(retry.per_try_timeout, Some(Duration::from_secs(1)));
-    assert_eq!(retry.backoff.base, Duration::from_millis(10));
-    assert_eq!((retry.remote_localities, retry.ignore_previous_hosts), (Some(true), false));
+    assert_eq!(
+        (retry.backoff_base, retry.backoff_max),
+        (Duration::from_millis(10), Duration::from_millis(100))
+    );
+    assert!(!retry.avoid_previous_hosts);
 }
 
 #[test]
@@ -111,7 +135,7 @@ fn a_wrong_retry_condition_is_told_with_the_right_one() {
 fn retries_without_attempts_are_off_and_say_so() {
     let text = http("retries: {retryOn: 5xx}");
     assert!(one_told(&text).contains("warning OUT0006"));
-    assert_eq!(route(&text).http[0].retry.attempts, 0);
+    assert_eq!(retry(&route(&text).http[0]).attempts, 0);
 }
 
 #[test]
@@ -119,17 +143,18 @@ fn faults_arrive_with_their_share() {
     let text = http(
         "fault:\n  delay: {fixedDelay: 5s, percentage: {value: 0.1}}\n  abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}",
     );
-    let fault = route(&text).http[0].fault.clone();
+    let fault = route(&text).http[0].route.fault.clone().unwrap();
     let (delay, abort) = (fault.delay.unwrap(), fault.abort.unwrap());
-    assert_eq!((delay.duration, delay.percent.per_million), (Duration::from_secs(5), 1000));
-    assert_eq!((abort.status, abort.percent), (AbortStatus::Grpc(14), Percent::ALL));
+    assert_eq!((delay.duration, delay.percentage), (Duration::from_secs(5), 0.1));
+    assert_eq!((abort.status, abort.percentage), (FaultStatus::Grpc(14), 100.0));
 }
 
 #[test]
 fn a_fault_without_percentage_never_happens_and_says_so() {
     let text = http("fault: {abort: {httpStatus: 500}}");
     assert!(one_told(&text).contains("so it never happens"));
-    assert_eq!(route(&text).http[0].fault.abort.as_ref().unwrap().percent, Percent::NONE);
+    let fault = route(&text).http[0].route.fault.clone().unwrap();
+    assert_eq!(fault.abort.unwrap().percentage, 0.0);
 }
 
 #[test]
@@ -145,18 +170,21 @@ http:
   route: [{destination: {host: reviews}}]",
     );
     let route = route(&text);
-    let RouteAction::Redirect(redirect) = &route.http[0].action else { panic!("{:?}", route.http[0]) };
-    assert_eq!((redirect.code, redirect.port), (308, Some(RedirectPort::Request)));
-    let RouteAction::Respond(answer) = &route.http[1].action else { panic!("{:?}", route.http[1]) };
-    assert_eq!((answer.status, answer.body.as_slice()), (503, b"gone".as_slice()));
-    let rewrite = route.http[2].rewrite.as_ref().unwrap();
-    assert_eq!(rewrite.uri_regex.as_ref().unwrap().substitution, "/b/\\1");
+    let RouteAction::Redirect(redirect) = &route.http[0].route.action else { panic!("{:?}", route.http[0]) };
+    assert_eq!((redirect.status, redirect.port, route.http[0].to_request_port), (308, None, true));
+    let gone = RouteAction::Direct { status: 503, body: "gone".into() };
+    assert_eq!(route.http[1].route.action, gone);
+    let rewrite = &route.http[2].forward().unwrap().rewrite;
+    assert_eq!(rewrite.regex.as_ref().unwrap().1, "/b/\\1");
 }
 
 #[test]
 fn a_timeout_of_zero_is_off() {
-    assert_eq!(route(&http("timeout: 0s")).http[0].timeout, None);
-    assert_eq!(route(&http("timeout: 1.5s")).http[0].timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(route(&http("timeout: 0s")).http[0].forward().unwrap().timeout, None);
+    assert_eq!(
+        route(&http("timeout: 1.5s")).http[0].forward().unwrap().timeout,
+        Some(Duration::from_millis(1500))
+    );
 }
 
 #[test]
@@ -242,7 +270,7 @@ tcp:
     );
     let route = route(&text);
     assert_eq!(route.http.len(), 1);
-    assert_eq!(route.http[0].action.targets()[0].target.host.as_str(), "b.shop.svc.cluster.local");
+    assert_eq!(route.http[0].targets[0].target.host.as_str(), "b.shop.svc.cluster.local");
     assert_eq!(route.tcp, []);
 }
 
