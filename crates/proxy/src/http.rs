@@ -18,7 +18,6 @@ pub mod grpc;
 pub mod h1;
 pub mod hash;
 pub mod head;
-pub mod introduce;
 pub mod map;
 pub mod request;
 pub mod respond;

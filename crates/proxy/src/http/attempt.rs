@@ -1,30 +1,29 @@
 //! One attempt of a request: pick an endpoint, lease a connection, send the head. What happens until the response head is
 //! `exchange`; whether there is another attempt is `retry`.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
-use outrigger_model::cluster::UpstreamProtocol;
+use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
 use super::context::RequestCtx;
 use super::exchange;
-use super::head::{RequestHead, ResponseHead};
+use super::head::ResponseHead;
 use super::respond::says_not_reached;
 use super::trace;
 use super::upgrade::Upgrade;
 use super::watch;
-use crate::failure::{Failure, FailureKind, Retry, Stage};
-use crate::protocol::Protocol;
+use crate::failure::{Failure, FailureKind};
 use crate::runtime::cluster::PickContext;
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::upstream::pool::Leased;
 
-mod live;
+pub mod lease;
+pub mod live;
 
+use lease::{Leases, outcome_of};
 pub use live::{Failed, Live, Plan, Slot, Tried};
-use live::{finish_span, upgrade_over_h2};
+use live::{Outgoing, upgrade_over_h2};
 
 /// Runs attempt `number` (from 1) up to its response head, which is then in the slot; after a failure the slot is empty.
 pub async fn run(
@@ -40,15 +39,18 @@ pub async fn run(
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
     let per_try = plan.retry.and_then(|retry| retry.per_try_timeout).map(|timeout| ctx.now + timeout);
-    let leased = match lease_now(ctx, plan, &endpoint, fresh) {
+    let extended = upgrade_over_h2(plan.upgrade, ctx.framing) == Upgrade::Protocol;
+    let pools = &ctx.conn.worker.pools;
+    let leases = Leases { pools, cluster: plan.cluster, endpoint: &endpoint, fresh, now: ctx.now };
+    let leased = match leases.now(&ctx.head, extended) {
         Some(leased) => Ok(leased),
-        None => Box::pin(lease(ctx, plan, &endpoint, per_try, fresh)).await,
+        None => Box::pin(lease(ctx, &leases, extended, per_try)).await,
     };
     let sent = leased.and_then(|leased| send(ctx, plan, number, leased, &endpoint, slot));
     let result = match sent.and_then(|()| Live::present(slot)) {
         Ok(live) => {
             let result = exchange::until_head(ctx, live, per_try).await;
-            live.arrived(ctx, result)
+            arrived(ctx, live, result)
         }
         Err(failure) => Err(failure.into()),
     };
@@ -69,68 +71,16 @@ fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<Endp
     })
 }
 
-/// The protocol to ask for.
-fn want(protocol: UpstreamProtocol, head: &RequestHead) -> Protocol {
-    match protocol {
-        UpstreamProtocol::Http1 => Protocol::Http1,
-        UpstreamProtocol::Http2 => Protocol::Http2,
-        UpstreamProtocol::Follow if head.is_h2() => Protocol::Http2,
-        UpstreamProtocol::Follow => Protocol::Http1,
-    }
-}
-
-/// A connection that is there and free, without waiting: nearly always.
-fn lease_now(
-    ctx: &RequestCtx<'_>,
-    plan: &Plan<'_>,
-    endpoint: &Arc<EndpointState>,
-    fresh: bool,
-) -> Option<Leased> {
-    let worker = &ctx.conn.worker;
-    let want = want(plan.cluster.config.protocol, &ctx.head);
-    let mut leased = worker.pools.lease_now(plan.cluster, endpoint, (want, fresh), ctx.now)?;
-    if let Leased::H2(lease) = &mut leased {
-        let ready = lease.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        if upgrade_over_h2(ctx, plan) == Upgrade::Protocol || !matches!(ready, Poll::Ready(Ok(()))) {
-            return None;
-        }
-    }
-    Some(leased)
-}
-
 /// A connection, made if there is none.
 async fn lease(
     ctx: &mut RequestCtx<'_>,
-    plan: &Plan<'_>,
-    endpoint: &Arc<EndpointState>,
+    leases: &Leases<'_>,
+    extended: bool,
     per_try: Option<Instant>,
-    fresh: bool,
 ) -> Result<Leased, Failure> {
-    let worker = ctx.conn.worker.clone();
-    let want = want(plan.cluster.config.protocol, &ctx.head);
-    let upgrade = upgrade_over_h2(ctx, plan) == Upgrade::Protocol;
-    let now = ctx.now;
-    let leasing = async {
-        let mut leased = worker.pools.lease(plan.cluster, endpoint, (want, fresh), now).await?;
-        if let Leased::H2(lease) = &mut leased {
-            if upgrade && !lease.takes_extended_connect().await {
-                let detail = "the upstream's HTTP/2 takes no extended CONNECT (RFC 8441)";
-                return Err(Failure::upstream(
-                    Stage::Connect,
-                    FailureKind::UpstreamProtocol,
-                    Retry::Never,
-                    detail,
-                ));
-            }
-            if let Err(error) = poll_fn(|cx| lease.sender.poll_ready(cx)).await {
-                lease.condemn();
-                let kind = FailureKind::RefusedStream;
-                return Err(Failure::upstream(Stage::Forward, kind, Retry::Safe, error.to_string()));
-            }
-        }
-        Ok(leased)
-    };
-    let leased = watch::guarded(ctx, per_try, leasing).await;
+    // The head is read while the client is watched.
+    let want = leases.want(&ctx.head);
+    let leased = watch::guarded(ctx, per_try, leases.any(want, extended)).await;
     ctx.tick();
     leased
 }
@@ -155,21 +105,50 @@ fn send(
         let mut digits = [0_u8; 10];
         let _ = ctx.head.set("x-envoy-attempt-count", decimal(number, &mut digits));
     }
-    let sent = match leased {
-        Leased::H1(conn) => Live::send_h1(ctx, plan, conn, endpoint),
-        Leased::H2(lease) => Live::send_h2(ctx, plan, lease, endpoint),
+    if matches!(leased, Leased::H2(_)) {
+        // An upgrade that HTTP/2 cannot say is ignored, as RFC 9110, section 7.8 permits: no answer switches.
+        ctx.upgrade = upgrade_over_h2(plan.upgrade, ctx.framing);
+    }
+    let mut out = Outgoing {
+        head: &mut ctx.head,
+        framing: ctx.framing,
+        upgrade: plan.upgrade,
+        empty: ctx.body.is_end(),
+        introduced: &mut ctx.introduced,
+        metrics: &ctx.conn.worker.metrics,
+        now: ctx.now,
     };
-    let live = match sent {
+    let live = match Live::send(&mut out, plan.cluster, endpoint, leased) {
         Ok(live) => slot.insert(live),
         Err(failure) => {
             finish_span(ctx, span, None, Some(&failure));
             return Err(failure);
         }
     };
+    ctx.record.upstream_local = live.local();
     live.span = span;
     live.upload.count_messages(ctx.record.is_grpc);
     live.cells.attempt();
     Ok(())
+}
+
+/// The response head has come, or will not.
+#[inline]
+fn arrived(ctx: &mut RequestCtx<'_>, live: &mut Live, result: Result<(), Failure>) -> Result<(), Failed> {
+    let Err(failure) = result else {
+        ctx.tick();
+        ctx.record.upstream_time = Some(live.note_head(ctx.now));
+        live.begin_response(ctx.head.method() == "HEAD")?;
+        finish_span(ctx, live.span.take(), Some(live.head.status()), None);
+        return Ok(());
+    };
+    if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
+        live.cells.timeouts.inc();
+    }
+    let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
+    let stale = silent && live.is_stale();
+    finish_span(ctx, live.span.take(), None, Some(&failure));
+    Err(Failed { failure, stale })
 }
 
 /// Tells the endpoint what came of it.
@@ -181,14 +160,20 @@ fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<(), Failed>
         }
         Ok(()) => Outcome::Status(head.map_or(0, ResponseHead::status)),
         Err(failed) if failed.stale => return,
-        Err(failed) => match (failed.failure.side, &failed.failure.kind) {
-            (crate::failure::Side::Upstream, _) => Outcome::GatewayError,
-            // Time spent waiting for it is the endpoint's, wherever the clock was.
-            (_, FailureKind::PerTryTimeout | FailureKind::UpstreamTimeout) => Outcome::GatewayError,
-            _ => Outcome::LocalFailure,
-        },
+        Err(failed) => outcome_of(&failed.failure),
     };
     plan.cluster.report(endpoint, outcome);
+}
+
+fn finish_span(
+    ctx: &RequestCtx<'_>,
+    span: Option<Box<SpanRecord>>,
+    status: Option<u16>,
+    failure: Option<&Failure>,
+) {
+    if let (Some(span), Some(spans)) = (span, &ctx.conn.worker.process.spans) {
+        spans.try_send(trace::finish_client(*span, status, failure));
+    }
 }
 
 /// A number in digits, without an allocation.

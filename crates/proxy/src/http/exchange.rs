@@ -102,7 +102,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     match &result {
         Ok(()) => {
             ctx.record.ended = Some(ctx.now);
-            live.recycle(ctx);
+            live.recycle(&ctx.conn.worker.pools, ctx.now);
         }
         Err(Cut { reason, .. }) => {
             ctx.keep = false;

@@ -70,7 +70,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         }
         cells.retries.inc();
         if let Some(mut live) = slot.take() {
-            live.discard(ctx);
+            live.discard(&ctx.conn.worker.pools, ctx.now);
         }
         Box::pin(back_off(ctx, policy, number)).await?;
         ctx.body.rewind();

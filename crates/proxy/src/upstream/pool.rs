@@ -128,6 +128,11 @@ impl Pools {
         Self(inner)
     }
 
+    /// The way that its connections take.
+    pub fn way(&self) -> &Rc<Way> {
+        &self.0.way
+    }
+
     /// A connection to this endpoint, at the time `now`. `fresh`: not a pooled HTTP/1 one, because one of those was just found dead.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! An attempt that was sent: its head on the wire, its body on the way up, its response head on the way down.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use h2::client::ResponseFuture;
 use outrigger_model::route::table::CompiledRoute;
@@ -13,22 +15,20 @@ use tokio::time::Instant;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::{Body, Frame};
 use crate::http::breakage;
-use crate::http::context::RequestCtx;
 use crate::http::convert;
 use crate::http::copy::{CopyError, Flow};
 use crate::http::h1::write::How;
 use crate::http::h1::{Asked, Framing, MAX_INTERIM, Parsed, Refusal};
-use crate::http::head::ResponseHead;
-use crate::http::introduce;
+use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::send::Sender;
-use crate::http::trace;
 use crate::http::upgrade::Upgrade;
 use crate::http::wire::BUFFER;
-use crate::metrics::ClusterCells;
+use crate::introduction;
+use crate::metrics::{ClusterCells, Shard};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, InFlight};
 use crate::upstream::pool::h1::Meta;
-use crate::upstream::pool::{H1Conn, H2Lease};
+use crate::upstream::pool::{H1Conn, H2Lease, Leased, Pools};
 
 /// What all attempts of a request have in common.
 pub struct Plan<'p> {
@@ -43,7 +43,7 @@ pub struct Plan<'p> {
 }
 
 /// Endpoints that earlier attempts used.
-pub type Tried = SmallVec<[std::net::SocketAddr; 1]>;
+pub type Tried = SmallVec<[SocketAddr; 1]>;
 
 /// An attempt that did not bring a response.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ pub struct Live {
     /// Nothing is uploaded before the response says that the tunnel stands.
     hold: bool,
     sent_at: Instant,
-    pub(super) cells: Arc<ClusterCells>,
+    pub(in crate::http) cells: Arc<ClusterCells>,
     _in_flight: InFlight,
 }
 
@@ -112,23 +112,43 @@ impl Drop for Live {
     }
 }
 
+/// A request as an attempt sends it.
+pub struct Outgoing<'o> {
+    pub head: &'o mut RequestHead,
+    pub framing: Framing,
+    pub upgrade: Upgrade,
+    /// No body follows.
+    pub empty: bool,
+    /// The head says who we are.
+    pub introduced: &'o mut bool,
+    pub metrics: &'o Shard,
+    pub now: Instant,
+}
+
+impl Outgoing<'_> {
+    /// Says who we are with a request that is the first on its connection to a peer sidecar, and only then.
+    #[inline]
+    fn introduce(&mut self, first_to_peer: bool) {
+        if !first_to_peer {
+            // An attempt before this one may have said it, on a connection of its own.
+            if std::mem::take(self.introduced) {
+                self.head.remove(introduction::HEADER);
+            }
+            return;
+        }
+        if let Some(text) = self.metrics.introduction() {
+            // A head without room goes on without it.
+            *self.introduced = self.head.set(introduction::HEADER, text.as_bytes()).is_ok();
+        }
+    }
+}
+
 /// The attempt of the moment.
 pub type Slot = Option<Live>;
 
 /// What of an upgrade HTTP/2 can say: an extended CONNECT has no body before its tunnel.
-pub(super) fn upgrade_over_h2(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Upgrade {
-    if plan.upgrade.follows_body(ctx.framing) { Upgrade::None } else { plan.upgrade }
-}
-
-pub(super) fn finish_span(
-    ctx: &RequestCtx<'_>,
-    span: Option<Box<SpanRecord>>,
-    status: Option<u16>,
-    failure: Option<&Failure>,
-) {
-    if let (Some(span), Some(spans)) = (span, &ctx.conn.worker.process.spans) {
-        spans.try_send(trace::finish_client(*span, status, failure));
-    }
+pub(super) fn upgrade_over_h2(upgrade: Upgrade, framing: Framing) -> Upgrade {
+    if upgrade.follows_body(framing) { Upgrade::None } else { upgrade }
 }
 
 impl Live {
@@ -142,30 +162,30 @@ impl Live {
         })
     }
 
-    /// The response head has come, or will not.
-    pub(super) fn arrived(
-        &mut self,
-        ctx: &mut RequestCtx<'_>,
-        result: Result<(), Failure>,
-    ) -> Result<(), Failed> {
-        let Err(failure) = result else {
-            ctx.tick();
-            let time = ctx.now.saturating_duration_since(self.sent_at);
-            self.cells.response(self.head.status(), time);
-            ctx.record.upstream_time = Some(time);
-            return self.begin_response(ctx);
-        };
-        if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
-            self.cells.timeouts.inc();
+    /// The response head has come.
+    pub fn note_head(&mut self, now: Instant) -> Duration {
+        let time = now.saturating_duration_since(self.sent_at);
+        self.cells.response(self.head.status(), time);
+        time
+    }
+
+    /// Whether silence may mean that the connection was closed before the request came: it had served others, and nothing
+    /// came on it.
+    pub fn is_stale(&self) -> bool {
+        self.reused && self.is_silent()
+    }
+
+    /// Our address, as the upstream sees it.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match &self.lease {
+            Lease::H1(meta) => meta.local,
+            Lease::H2(lease) => Some(lease.state.local),
+            Lease::Returned => None,
         }
-        let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
-        let stale = self.reused && silent && self.is_silent();
-        finish_span(ctx, self.span.take(), None, Some(&failure));
-        Err(Failed { failure, stale })
     }
 
     /// Nobody wants the response. If its body is short and here already, its connection serves on.
-    pub fn discard(&mut self, ctx: &RequestCtx<'_>) {
+    pub fn discard(&mut self, pools: &Pools, now: Instant) {
         let mut cx = Context::from_waker(Waker::noop());
         let mut left = BUFFER;
         loop {
@@ -176,7 +196,7 @@ impl Live {
                     self.body.consume(len);
                 }
                 Poll::Ready(Ok(Frame::Trailers(_))) => {}
-                Poll::Ready(Ok(Frame::End)) => return self.recycle(ctx),
+                Poll::Ready(Ok(Frame::End)) => return self.recycle(pools, now),
                 Poll::Ready(Err(_)) | Poll::Pending => return,
             }
         }
@@ -194,26 +214,42 @@ impl Live {
         }
     }
 
-    pub(super) fn send_h1(
-        ctx: &mut RequestCtx<'_>,
-        plan: &Plan<'_>,
-        mut conn: H1Conn,
+    /// Sends a request's head, or puts it where the next flush does.
+    ///
+    /// # Errors
+    /// It cannot be said, or the connection takes no more.
+    #[inline]
+    pub fn send(
+        out: &mut Outgoing<'_>,
+        cluster: &ClusterHandle,
         endpoint: &Arc<EndpointState>,
+        leased: Leased,
     ) -> Result<Self, Failure> {
-        introduce::ourselves(ctx, conn.meta.requests == 0 && plan.cluster.uses_mesh(endpoint));
-        let upgrade = plan.upgrade == Upgrade::Protocol;
+        match leased {
+            Leased::H1(conn) => Self::send_h1(out, cluster, endpoint, conn),
+            Leased::H2(lease) => Self::send_h2(out, cluster, endpoint, lease),
+        }
+    }
+
+    fn send_h1(
+        out: &mut Outgoing<'_>,
+        cluster: &ClusterHandle,
+        endpoint: &Arc<EndpointState>,
+        mut conn: H1Conn,
+    ) -> Result<Self, Failure> {
+        out.introduce(conn.meta.requests == 0 && cluster.uses_mesh(endpoint));
+        let upgrade = out.upgrade == Upgrade::Protocol;
         // Until the tunnel stands nothing follows the head but a body.
-        let framing = if ctx.framing == Framing::Tunnel { Framing::None } else { ctx.framing };
-        let hold = plan.upgrade != Upgrade::None && !plan.upgrade.follows_body(ctx.framing);
+        let framing = if out.framing == Framing::Tunnel { Framing::None } else { out.framing };
+        let hold = out.upgrade != Upgrade::None && !out.upgrade.follows_body(out.framing);
         let how = How { upgrade, ..How::framed(framing) };
-        ctx.head.write_h1(how, conn.writer.outgoing.buffer()).map_err(|error| {
+        out.head.write_h1(how, conn.writer.outgoing.buffer()).map_err(|error| {
             Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
         })?;
-        let mut asked = Asked::method(ctx.head.method(), upgrade);
-        asked.connect &= plan.upgrade == Upgrade::Connect;
+        let mut asked = Asked::method(out.head.method(), upgrade);
+        asked.connect &= out.upgrade == Upgrade::Connect;
         let reused = conn.meta.requests > 0;
         conn.meta.requests += 1;
-        ctx.record.upstream_local = conn.meta.local;
         let written_before = conn.writer.outgoing.written();
         let cells = conn.cells().clone();
         let sender = Sender::h1(conn.writer, framing);
@@ -233,26 +269,23 @@ impl Live {
             cells,
             keeps: true,
             hold,
-            sent_at: ctx.now,
+            sent_at: out.now,
             _in_flight: endpoint.begin(),
         })
     }
 
-    pub(super) fn send_h2(
-        ctx: &mut RequestCtx<'_>,
-        plan: &Plan<'_>,
-        mut lease: H2Lease,
+    fn send_h2(
+        out: &mut Outgoing<'_>,
+        cluster: &ClusterHandle,
         endpoint: &Arc<EndpointState>,
+        mut lease: H2Lease,
     ) -> Result<Self, Failure> {
-        introduce::ourselves(ctx, !lease.reused && plan.cluster.uses_mesh(endpoint));
-        let upgrade = upgrade_over_h2(ctx, plan);
-        // An upgrade that HTTP/2 cannot say is ignored, as RFC 9110, section 7.8 permits: no answer switches.
-        ctx.upgrade = upgrade;
-        let request = convert::request_to_h2(&ctx.head, upgrade == Upgrade::Protocol).map_err(|error| {
+        out.introduce(!lease.reused && cluster.uses_mesh(endpoint));
+        let upgrade = upgrade_over_h2(out.upgrade, out.framing);
+        let request = convert::request_to_h2(out.head, upgrade == Upgrade::Protocol).map_err(|error| {
             Failure::downstream(Stage::Forward, FailureKind::BadRequest(400), error.to_string())
         })?;
-        let end = upgrade == Upgrade::None && ctx.body.is_end();
-        ctx.record.upstream_local = Some(lease.state.local);
+        let end = upgrade == Upgrade::None && out.empty;
         let (response, stream) = lease.sender.send_request(request, end).map_err(|error| {
             lease.condemn();
             Failure::upstream(Stage::Forward, FailureKind::RefusedStream, Retry::Safe, error.to_string())
@@ -270,10 +303,10 @@ impl Live {
             span: None,
             interim: 0,
             written_before: 0,
-            cells: ctx.conn.worker.metrics.cluster(&plan.cluster.name),
+            cells: out.metrics.cluster(&cluster.name),
             keeps: true,
             hold: upgrade != Upgrade::None,
-            sent_at: ctx.now,
+            sent_at: out.now,
             _in_flight: endpoint.begin(),
         })
     }
@@ -374,7 +407,11 @@ impl Live {
     }
 
     /// The final head has come: the body follows.
-    fn begin_response(&mut self, ctx: &RequestCtx<'_>) -> Result<(), Failed> {
+    ///
+    /// # Errors
+    /// It is no response.
+    #[inline]
+    pub fn begin_response(&mut self, is_head: bool) -> Result<(), Failure> {
         match (&mut self.body, &self.head) {
             (Body::H1(reader), ResponseHead::H1(head)) => {
                 self.keeps = head.keeps_alive();
@@ -383,12 +420,11 @@ impl Live {
                 self.source = Source::Done;
             }
             (body, ResponseHead::H2(_)) => {
-                let framing = self.head.framing(body.is_end(), ctx.head.method() == "HEAD");
+                let framing = self.head.framing(body.is_end(), is_head);
                 self.framing = framing.map_err(|refusal| breakage::protocol_error(refusal.to_string()))?;
             }
-            _ => return Err(breakage::protocol_error("a response of another protocol".into()).into()),
+            _ => return Err(breakage::protocol_error("a response of another protocol".into())),
         }
-        finish_span(ctx, self.span.take(), Some(self.head.status()), None);
         Ok(())
     }
 
@@ -412,7 +448,7 @@ impl Live {
     }
 
     /// Gives the connection back, if the exchange ended cleanly on it.
-    pub fn recycle(&mut self, ctx: &RequestCtx<'_>) {
+    pub fn recycle(&mut self, pools: &Pools, now: Instant) {
         if let Lease::H2(lease) = &self.lease {
             if self.upload.is_done() && self.body.is_end() {
                 let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
@@ -427,7 +463,7 @@ impl Live {
         let sender = std::mem::replace(&mut self.sender, Sender::h2(None));
         let body = std::mem::replace(&mut self.body, Body::Empty);
         if let (Lease::H1(meta), Sender::H1(writer), Body::H1(reader)) = (lease, sender, body) {
-            ctx.conn.worker.pools.put(H1Conn { reader, writer, meta }, ctx.now);
+            pools.put(H1Conn { reader, writer, meta }, now);
         }
     }
 }
