@@ -96,7 +96,8 @@ impl RouteConfig {
 impl Forward {
     /// The clusters that a request of the route may reach.
     fn named_clusters(&self) -> impl Iterator<Item = &str> {
-        self.clusters.iter().map(|share| share.cluster.as_str())
+        let mirrors = self.mirrors.iter().map(|mirror| mirror.cluster.as_str());
+        self.clusters.iter().map(|share| share.cluster.as_str()).chain(mirrors)
     }
 }
 

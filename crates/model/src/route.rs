@@ -10,7 +10,12 @@ pub use crate::matcher::HeaderMatch;
 use crate::matcher::StringMatch;
 use crate::origin::Origin;
 
+pub mod cors;
+pub mod mirror;
 pub mod table;
+
+pub use cors::Cors;
+pub use mirror::Mirror;
 
 /// A set of virtual hosts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +50,9 @@ pub struct Route {
     pub action: RouteAction,
     /// Injected faults; replaces the listener's.
     pub fault: Option<Fault>,
+    /// Which other origins may call it. Acts on requests that are forwarded.
+    #[serde(default)]
+    pub cors: Option<Cors>,
     /// Edits of the request before it is forwarded.
     pub request_headers: HeaderEdits,
     /// Edits of the response.
@@ -142,6 +150,9 @@ pub struct Forward {
     /// Protocols that a request may switch to on this route, or not, whatever the listener says (`upgrade_configs`).
     #[serde(default)]
     pub upgrades: Vec<RouteUpgrade>,
+    /// Clusters that get copies of the requests.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
 }
 
 /// Whether requests of a route may switch to a protocol.

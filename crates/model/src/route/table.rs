@@ -51,6 +51,9 @@ pub struct CompiledRoute {
     total_weight: u64,
     /// Compiled `regex_rewrite`, with its substitution in the syntax of `regex`.
     rewrite: Option<(regex::Regex, String)>,
+    /// Of its policy for other origins.
+    origins: Vec<Matcher>,
+    has_filters: bool,
 }
 
 /// The route of a request.
@@ -228,7 +231,23 @@ impl CompiledRoute {
                 rewrite = Some((regex, rust_substitution(substitution)));
             }
         }
-        Ok(Self { id, config: route.clone(), matcher, total_weight, rewrite })
+        let origins = match &route.cors {
+            Some(cors) => cors.origins().under("cors.allow_origin_string_match")?,
+            None => Vec::new(),
+        };
+        let has_filters = route.fault.is_some() || route.cors.is_some();
+        Ok(Self { id, config: route.clone(), matcher, total_weight, rewrite, origins, has_filters })
+    }
+
+    /// Whether pages of this origin may call it.
+    pub fn allows_origin(&self, origin: &[u8]) -> bool {
+        self.origins.iter().any(|allowed| allowed.matches(origin))
+    }
+
+    /// Whether it has faults or policies of its own.
+    #[inline]
+    pub fn has_filters(&self) -> bool {
+        self.has_filters
     }
 
     /// Why it does not take the request, if it does not.

@@ -5,6 +5,7 @@ use prost::{Message, Name};
 use super::flaw::{Decoded, Flaw, flaw};
 use crate::wire::protobuf::Any;
 
+pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 pub(super) const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 pub(super) const ROUTER: &str = "envoy.filters.http.router";

@@ -6,7 +6,7 @@ use outrigger_model::route::{Forward, HashOn, HeaderEdits, Rewrite, WeightedClus
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
-use super::{headers, left_out, matcher, note, retry, upgrade};
+use super::{headers, left_out, matcher, mirror, note, retry, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::matcher::RegexMatchAndSubstitute;
 use crate::wire::route::route_action::{
@@ -40,6 +40,10 @@ pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> rout
             .clone()
             .map(HostRewriteSpecifier::HostRewriteLiteral),
         hash_policy: forward.hash.iter().map(encode_hash).collect(),
+        request_mirror_policies: match kind {
+            ClientKind::Grpc => Vec::new(),
+            _ => mirror::encode(&forward.mirrors),
+        },
         upgrade_configs: match kind {
             ClientKind::Grpc => Vec::new(),
             _ => upgrade::encode_route(&forward.upgrades, connect),
@@ -104,7 +108,6 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         flush_timeout,
         append_x_forwarded_host,
         retry_policy_typed_config,
-        request_mirror_policies,
         rate_limits,
         internal_redirect_policy,
         hedge_policy,
@@ -119,6 +122,7 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         rewrite: decode_rewrite(wire)?,
         hash: each(&wire.hash_policy, "hash_policy", decode_hash)?,
         upgrades: upgrade::decode_route(&wire.upgrade_configs)?,
+        mirrors: mirror::decode(&wire.request_mirror_policies)?,
     })
 }
 

@@ -3,7 +3,7 @@
 use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
 use outrigger_model::route::Fault;
 
-use super::extension::{self, FAULT, HTTP_RBAC, ROUTER, is, unpack};
+use super::extension::{self, CORS, FAULT, HTTP_RBAC, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
 use super::{left_out, note, path, policy, retry, route, upgrade};
@@ -13,6 +13,7 @@ use crate::wire::hcm::{
     http_connection_manager::{CodecType, RouteSpecifier},
     http_filter::ConfigType,
 };
+use crate::wire::http_cors::Cors;
 use crate::wire::http_fault::HttpFault;
 use crate::wire::http_rbac::Rbac;
 use crate::wire::protobuf::{Any, Value};
@@ -92,6 +93,10 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
     // A route's faults need the filter to be there.
     if kind == ClientKind::Envoy && !filters.iter().any(|f| matches!(f, HttpFilter::Fault(_))) {
         all.push(filter(FAULT, any(&retry::encode_fault(&Fault::default(), kind))));
+    }
+    // And its policy for other origins, which acts last.
+    if kind == ClientKind::Envoy {
+        all.push(filter(CORS, any(&Cors {})));
     }
     all.push(filter(ROUTER, any(&Router::default())));
     all
@@ -178,6 +183,8 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
                 filters.extend(rules.under(format_args!("{field}.typed_config"))?.map(HttpFilter::Rbac));
                 policies += 1;
             }
+            // The policy is the route's, and acts where there is one.
+            Some(config) if is::<Cors>(config) => {}
             Some(config) if is::<HttpFault>(config) => {
                 let fault: HttpFault = unpack(config).under(format_args!("{field}.typed_config"))?;
                 let fault = retry::decode_fault(&fault).under(format_args!("{field}.typed_config"))?;

@@ -1,25 +1,26 @@
 //! Route configurations: virtual hosts, routes, matches, redirects, direct responses.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use outrigger_model::route::{
     Fault, PathMatch, Redirect, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
 };
-use prost::Message;
 
 use super::flaw::{Decoded, Under, each, flaw};
 use super::forward::{request_edits, response_edits};
 use super::value::{port, status};
-use super::{extension, forward, headers, left_out, matcher, metadata, note, retry};
+use super::{cors, extension, forward, headers, left_out, matcher, metadata, mirror, note, retry};
 use crate::kind::ClientKind;
+use crate::wire::http_cors::CorsPolicy;
 use crate::wire::http_fault::HttpFault;
+use crate::wire::protobuf::Any;
 use crate::wire::route::{
     self, DirectResponseAction, RedirectAction,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier},
     route::Action,
     route_match::{ConnectMatcher, PathSpecifier},
 };
-use crate::wire::{self, any, boolean, core::DataSource, core::data_source::Specifier, uint};
+use crate::wire::{any, boolean, core::DataSource, core::data_source::Specifier, uint};
 
 /// Envoy's `max_direct_response_body_size_bytes` unless told otherwise.
 const DIRECT_BODY_LIMIT: usize = 4096;
@@ -63,15 +64,16 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
     let (request_headers_to_add, request_headers_to_remove) = headers::encode(&route.request_headers, kind);
     let (response_headers_to_add, response_headers_to_remove) =
         headers::encode(&route.response_headers, kind);
-    let fault = route.fault.as_ref().filter(|_| kind != ClientKind::Grpc);
+    let known = kind != ClientKind::Grpc;
+    let fault = route.fault.as_ref().filter(|_| known);
+    let fault = fault.map(|fault| (extension::FAULT.to_owned(), any(&retry::encode_fault(fault, kind))));
+    let cors = route.cors.as_ref().filter(|_| known);
+    let cors = cors.map(|cors| (extension::CORS.to_owned(), any(&cors::encode(cors))));
     route::Route {
         name: route.name.clone(),
         r#match: Some(encode_match(&route.matches, kind)),
         metadata: metadata::encode_origin(route.origin.as_ref()),
-        typed_per_filter_config: fault
-            .map(|f| (extension::FAULT.to_owned(), any(&retry::encode_fault(f, kind))))
-            .into_iter()
-            .collect(),
+        typed_per_filter_config: fault.into_iter().chain(cors).collect(),
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,
@@ -139,7 +141,6 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
         response_headers_to_remove,
         request_headers_to_add,
         request_headers_to_remove,
-        request_mirror_policies,
         typed_per_filter_config,
         ignore_port_in_host_matching,
         ignore_path_parameters_in_path_matching,
@@ -147,7 +148,9 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
     if wire.vhds.is_some() {
         return flaw("vhds", "is not supported");
     }
-    let virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", decode_host)?;
+    let mut virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", decode_host)?;
+    let mirrors = mirror::decode(&wire.request_mirror_policies)?;
+    mirror::inherit(virtual_hosts.iter_mut().flat_map(|host| &mut host.routes), &mirrors);
     let mut seen = HashSet::new();
     for (i, host) in virtual_hosts.iter().enumerate() {
         for (j, domain) in host.domains.iter().enumerate() {
@@ -172,10 +175,8 @@ fn decode_host(wire: &route::VirtualHost) -> Decoded<VirtualHost> {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
-        typed_per_filter_config,
         retry_policy_typed_config,
         hedge_policy,
-        request_mirror_policies,
     );
     if wire.matcher.is_some() {
         return flaw("matcher", "is not supported; use routes");
@@ -189,10 +190,16 @@ fn decode_host(wire: &route::VirtualHost) -> Decoded<VirtualHost> {
     if wire.domains.is_empty() {
         return flaw("domains", "must not be empty");
     }
+    let above = decode_filters(&wire.typed_per_filter_config)?;
+    if above.fault.is_some() {
+        left_out("a virtual host's fault");
+    }
+    let mut routes = each(&wire.routes, "routes", |route| decode_route(route, above.cors.as_ref()))?;
+    mirror::inherit(&mut routes, &mirror::decode(&wire.request_mirror_policies)?);
     Ok(VirtualHost {
         name: wire.name.clone(),
         domains: each(&wire.domains, "domains", |domain| decode_domain(domain))?,
-        routes: each(&wire.routes, "routes", decode_route)?,
+        routes,
         retry: wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?,
     })
 }
@@ -210,7 +217,7 @@ fn decode_domain(domain: &str) -> Decoded<String> {
     Ok(domain.to_owned())
 }
 
-fn decode_route(wire: &route::Route) -> Decoded<Route> {
+fn decode_route(wire: &route::Route, above: Option<&CorsPolicy>) -> Decoded<Route> {
     note!(wire, tracing);
     let Some(matches) = &wire.r#match else { return flaw("match", "is required") };
     let action = match &wire.action {
@@ -221,32 +228,43 @@ fn decode_route(wire: &route::Route) -> Decoded<Route> {
         Some(Action::NonForwardingAction(_)) => return flaw("non_forwarding_action", "is not supported"),
         None => return flaw("route", "one of route, redirect and direct_response is required"),
     };
+    let filters = decode_filters(&wire.typed_per_filter_config)?;
+    let cors = cors::decode(filters.cors.as_ref(), above);
     Ok(Route {
         name: wire.name.clone(),
         matches: decode_match(matches).under("match")?,
         action,
-        fault: decode_fault(wire)?,
+        fault: filters.fault,
+        cors: cors.under(format_args!("typed_per_filter_config[{}]", extension::CORS))?,
         request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
         response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
         origin: metadata::decode_origin(wire.metadata.as_ref())?,
     })
 }
 
-fn decode_fault(wire: &route::Route) -> Decoded<Option<Fault>> {
-    let mut fault = None;
-    for (name, config) in &wire.typed_per_filter_config {
+/// What a route or a virtual host has for filters.
+#[derive(Default)]
+struct PerFilter {
+    fault: Option<Fault>,
+    cors: Option<CorsPolicy>,
+}
+
+fn decode_filters(wire: &HashMap<String, Any>) -> Decoded<PerFilter> {
+    let mut found = PerFilter::default();
+    for (name, config) in wire {
         let field = format!("typed_per_filter_config[{name}]");
-        if config.type_url == wire::url::<HttpFault>() {
-            let message = HttpFault::decode(config.value.as_slice())
-                .or_else(|error| flaw(&field, format!("malformed protobuf: {error}")))?;
-            fault = Some(retry::decode_fault(&message).under(&field)?);
+        if extension::is::<HttpFault>(config) {
+            let message = extension::unpack::<HttpFault>(config).under(&field)?;
+            found.fault = Some(retry::decode_fault(&message).under(&field)?);
+        } else if extension::is::<CorsPolicy>(config) {
+            found.cors = Some(extension::unpack(config).under(&field)?);
         } else if extension::decides_access(&config.type_url) {
             return flaw(&field, "authorization for one route only is not supported");
         } else {
-            left_out("typed_per_filter_config other than envoy.filters.http.fault");
+            left_out("typed_per_filter_config of an unknown filter");
         }
     }
-    Ok(fault)
+    Ok(found)
 }
 
 fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {

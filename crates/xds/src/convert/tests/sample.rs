@@ -16,6 +16,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
+mod beside;
 mod dns;
 
 fn name() -> impl Strategy<Value = String> {
@@ -169,15 +170,6 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
     )
 }
 
-fn fault() -> impl Strategy<Value = Fault> {
-    let delay =
-        (duration(), percentage()).prop_map(|(duration, percentage)| FaultDelay { duration, percentage });
-    let status =
-        prop_oneof![(200_u16..600).prop_map(FaultStatus::Http), (0_u32..17).prop_map(FaultStatus::Grpc)];
-    let abort = (status, percentage()).prop_map(|(status, percentage)| FaultAbort { status, percentage });
-    (of(delay), of(abort)).prop_map(|(delay, abort)| Fault { delay, abort })
-}
-
 fn forward() -> impl Strategy<Value = Forward> {
     let rewrite = (0..3, "/[a-z]{0,5}", of(name())).prop_map(|(which, path, authority)| Rewrite {
         prefix: (which == 1).then(|| path.clone()),
@@ -195,14 +187,16 @@ fn forward() -> impl Strategy<Value = Forward> {
         Just(HashOn::SourceAddress),
     ];
     let upgrade = (token(), any::<bool>()).prop_map(|(protocol, allowed)| RouteUpgrade { protocol, allowed });
-    (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3), vec(upgrade, 0..3)).prop_map(
-        |(clusters, timeout, retry, rewrite, hash, upgrades)| Forward {
+    let more = (vec(upgrade, 0..3), vec(beside::mirror(), 0..3));
+    (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3), more).prop_map(
+        |(clusters, timeout, retry, rewrite, hash, (upgrades, mirrors))| Forward {
             clusters,
             timeout,
             retry,
             rewrite,
             hash,
             upgrades,
+            mirrors,
         },
     )
 }
@@ -241,17 +235,17 @@ fn route_match() -> impl Strategy<Value = RouteMatch> {
 
 fn route() -> impl Strategy<Value = Route> {
     let name = prop_oneof![name(), Just(String::new())];
-    (name, route_match(), action(), of(fault()), edits(), edits(), of(origin())).prop_map(
-        |(name, matches, action, fault, request_headers, response_headers, origin)| Route {
+    (name, route_match(), action(), of(beside::fault()), of(beside::cors()), edits(), edits(), of(origin()))
+        .prop_map(|(name, matches, action, fault, cors, request_headers, response_headers, origin)| Route {
             name,
             matches,
             action,
             fault,
+            cors,
             request_headers,
             response_headers,
             origin,
-        },
-    )
+        })
 }
 
 fn route_config() -> impl Strategy<Value = RouteConfig> {
@@ -280,7 +274,7 @@ fn http() -> impl Strategy<Value = HttpConnection> {
         name().prop_map(RouteSource::Named),
         route_config().boxed().prop_map(RouteSource::Inline)
     ];
-    let filter = prop_oneof![rbac().prop_map(HttpFilter::Rbac), fault().prop_map(HttpFilter::Fault)];
+    let filter = prop_oneof![rbac().prop_map(HttpFilter::Rbac), beside::fault().prop_map(HttpFilter::Fault)];
     let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
     let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });
     let times = (duration_or_off(), duration_or_off(), duration_or_off());

@@ -1,0 +1,42 @@
+//! What a route has beside its way: faults, policies for other origins, mirrors.
+
+use outrigger_model::route::{Cors, Fault, FaultAbort, FaultDelay, FaultStatus, Mirror};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use super::{duration, name, percentage, string_match};
+
+pub(super) fn mirror() -> impl Strategy<Value = Mirror> {
+    (name(), percentage(), any::<bool>()).prop_map(|(cluster, percentage, keep_host)| Mirror {
+        cluster,
+        percentage,
+        keep_host,
+    })
+}
+
+pub(super) fn cors() -> impl Strategy<Value = Cors> {
+    let texts = vec("[a-zA-Z, *]{0,12}", 4);
+    (vec(string_match(), 0..3), texts, any::<[bool; 3]>(), percentage()).prop_map(
+        |(allow_origins, texts, [credentials, private, forward], percentage)| Cors {
+            allow_origins,
+            allow_methods: texts[0].clone(),
+            allow_headers: texts[1].clone(),
+            expose_headers: texts[2].clone(),
+            max_age: texts[3].clone(),
+            allow_credentials: credentials,
+            allow_private_network: private,
+            forward_not_matching: forward,
+            percentage,
+        },
+    )
+}
+
+pub(super) fn fault() -> impl Strategy<Value = Fault> {
+    let delay =
+        (duration(), percentage()).prop_map(|(duration, percentage)| FaultDelay { duration, percentage });
+    let status =
+        prop_oneof![(200_u16..600).prop_map(FaultStatus::Http), (0_u32..17).prop_map(FaultStatus::Grpc)];
+    let abort = (status, percentage()).prop_map(|(status, percentage)| FaultAbort { status, percentage });
+    (of(delay), of(abort)).prop_map(|(delay, abort)| Fault { delay, abort })
+}
