@@ -28,7 +28,8 @@ use tokio::net::TcpStream;
 use crate::BINARY;
 use crate::thin_thread::catalog;
 
-const CLUSTER: &str = "inbound|8080||";
+/// The application, for both.
+pub const CLUSTER: &str = "inbound|8080||";
 
 /// A request, what both do with it, and where Envoy differs what it does, and why.
 struct Row(&'static str, &'static str, Option<(&'static str, &'static str)>);
@@ -168,6 +169,11 @@ fn listener(address: SocketAddr) -> Encoded {
             ],
         ),
     ];
+    inbound(address, http)
+}
+
+/// A listener of both, in plain text.
+pub fn inbound(address: SocketAddr, http: HttpConnection) -> Encoded {
     let chain = FilterChain::new("plain-http", Terminal::Http(Box::new(http)));
     let listener = Listener {
         addresses: vec![address],
@@ -190,21 +196,31 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A real Envoy that reads its listener from a file, with the application as its only cluster.
-fn start_envoy(mesh: &Mesh, envoy: &Path, address: SocketAddr, app: SocketAddr) -> Process {
-    let listener = listener(address);
+/// A real Envoy that reads its listener from a file, with clusters of one address each.
+pub fn start_envoy(
+    mesh: &Mesh,
+    envoy: &Path,
+    listener: &Encoded,
+    clusters: &[(&str, SocketAddr)],
+) -> Process {
     let any = [field(1, listener.type_url.as_bytes()), field(2, &listener.value)].concat();
     let file = mesh.path("lds.pb");
     std::fs::write(&file, [field(1, b"1"), field(2, &any)].concat()).unwrap();
-    let endpoint = json!({ "endpoint": { "address": { "socket_address": {
-        "address": app.ip(), "port_value": app.port() } } } });
+    let clusters: Vec<_> = clusters
+        .iter()
+        .map(|(name, to)| {
+            let endpoint = json!({ "endpoint": { "address": { "socket_address": {
+                "address": to.ip(), "port_value": to.port() } } } });
+            json!({
+                "name": name, "type": "STATIC", "connect_timeout": "5s",
+                "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [endpoint] }] } })
+        })
+        .collect();
     let bootstrap = json!({
         "node": { "id": "e", "cluster": "e" },
         "dynamic_resources": { "lds_config": {
             "resource_api_version": "V3", "path_config_source": { "path": file } } },
-        "static_resources": { "clusters": [{
-            "name": CLUSTER, "type": "STATIC", "connect_timeout": "5s",
-            "load_assignment": { "cluster_name": CLUSTER, "endpoints": [{ "lb_endpoints": [endpoint] }] } }] },
+        "static_resources": { "clusters": clusters },
     });
     let config = mesh.path("table-envoy.json");
     std::fs::write(&config, bootstrap.to_string()).unwrap();
@@ -294,7 +310,7 @@ async fn one_policy_means_the_same_to_our_sidecar_and_to_an_envoy() {
 
     let Some(envoy) = require::tool("envoy") else { return };
     let address = mesh.address(31, 8080);
-    let _envoy = start_envoy(&mesh, &envoy, address, catalog.app);
+    let _envoy = start_envoy(&mesh, &envoy, &listener(address), &[(CLUSTER, catalog.app)]);
     ready("the Envoy enforces the policy", address).await;
     let found = surprises(address, |row| row.2.map_or(row.1, |(outcome, _)| outcome)).await;
     assert!(found.is_empty(), "the Envoy:\n{}", found.join("\n"));

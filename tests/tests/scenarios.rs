@@ -9,6 +9,7 @@ mod certificates;
 mod cli;
 mod control_flood;
 mod crash;
+mod cross_origin;
 mod demo;
 mod deploy;
 mod dns;

@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod body;
 pub mod breakage;
+pub mod call;
 pub mod chain;
 pub mod conn;
 pub mod context;
@@ -19,6 +20,7 @@ pub mod h1;
 pub mod hash;
 pub mod head;
 pub mod map;
+pub mod mirror;
 pub mod request;
 pub mod respond;
 pub mod retry;

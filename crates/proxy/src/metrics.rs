@@ -58,6 +58,15 @@ pub struct Local {
     pub mesh_id: String,
 }
 
+/// What became of a copy of a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Mirrored {
+    Answered,
+    Failed,
+    /// Not sent: its body was too long, or too many were under way.
+    Dropped,
+}
+
 /// What tells one series from another.
 #[derive(Debug, Clone, Copy)]
 pub struct SeriesOf<'a> {
@@ -272,6 +281,11 @@ impl Shard {
         update(finder.find(series, &self.totals.local, &self.table.tcp));
     }
 
+    /// Counts copies of requests.
+    pub fn count_mirrored(&self, came: Mirrored, copies: u64) {
+        self.totals.mirrored[came as usize].fetch_add(copies, Relaxed);
+    }
+
     /// The cells of a cluster; keep them where they are used often.
     pub fn cluster(&self, name: &Arc<str>) -> Arc<ClusterCells> {
         let mut clusters = self.clusters.borrow_mut();
@@ -294,6 +308,8 @@ pub struct Totals {
     shards: Mutex<Vec<Arc<ShardTable>>>,
     /// Races for the first bytes that the client won, and that the server won.
     raced: [AtomicU64; 2],
+    /// Copies of requests, by [`Mirrored`].
+    mirrored: [AtomicU64; 3],
     /// The workers' runtimes, in the order of their start.
     runtimes: Mutex<Vec<(usize, RuntimeMetrics)>>,
 }
@@ -303,7 +319,14 @@ impl Totals {
     pub fn new(local: Local) -> Arc<Self> {
         let introduction = introduction::text(&local.workload, &local.cluster);
         let (shards, runtimes) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { introduction, local, shards, raced: Default::default(), runtimes })
+        Arc::new(Self {
+            introduction,
+            local,
+            shards,
+            raced: Default::default(),
+            mirrored: Default::default(),
+            runtimes,
+        })
     }
 
     /// Who we are.
@@ -383,6 +406,11 @@ impl Source for Totals {
                 "Connections without a declared protocol, by who spoke first after the upstream was dialled.";
             let labels = Labels::new().with("speaker", speaker);
             page.counter("outrigger_raced_connections_total", help).sample(&labels, count.load(Relaxed));
+        }
+        for (outcome, count) in ["answered", "failed", "dropped"].into_iter().zip(&self.mirrored) {
+            let help = "Copies of requests for mirrors; dropped ones had too long a body, or too many were under way.";
+            let labels = Labels::new().with("outcome", outcome);
+            page.counter("outrigger_mirrored_requests_total", help).sample(&labels, count.load(Relaxed));
         }
         for (worker, runtime) in &*self.runtimes.lock() {
             let labels = Labels::new().with("worker", &worker.to_string());

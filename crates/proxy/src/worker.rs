@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use crate::alarm::Alarm;
 use crate::downstream::Connections;
+use crate::http::mirror::copies::UnderWay;
 use crate::http::wire::Buffers;
 use crate::memory::Ledger;
 use crate::metrics;
@@ -35,6 +36,8 @@ pub struct Worker {
     pub connections: Connections,
     /// Wakes them when the drain begins.
     pub alarm: Alarm,
+    /// Copies of requests.
+    pub mirrors: Rc<UnderWay>,
     /// What clients hold.
     pub ledger: Ledger,
     current: RefCell<Rc<Current>>,
@@ -58,8 +61,20 @@ impl Worker {
         let (buffers, connections) = (Buffers::new(), Connections::default());
         let (alarm, ledger) = (Alarm::default(), Ledger::new(&process.memory));
         let way = Way::new(&process, metrics.clone(), buffers.clone(), ledger.clone());
-        let pools = Pools::new(way.clone());
-        Rc::new(Self { id, process, way, pools, metrics, buffers, connections, alarm, ledger, current })
+        let (pools, mirrors) = (Pools::new(way.clone()), Rc::default());
+        Rc::new(Self {
+            id,
+            process,
+            way,
+            pools,
+            metrics,
+            buffers,
+            connections,
+            alarm,
+            mirrors,
+            ledger,
+            current,
+        })
     }
 
     /// The current snapshot. One relaxed read while nothing has changed.

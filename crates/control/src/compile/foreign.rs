@@ -184,6 +184,7 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
         }
     };
     without("faults", route.fault.take().is_some());
+    without("policies for other origins", route.cors.take().is_some());
     without(
         "edits of headers",
         take_edits(&mut route.request_headers) | take_edits(&mut route.response_headers),
@@ -197,6 +198,7 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
                 edited |= take_edits(&mut share.request_headers) | take_edits(&mut share.response_headers);
             }
             without("edits of headers for a share", edited);
+            without("mirrors", !std::mem::take(&mut forward.mirrors).is_empty());
             without("rewrites", std::mem::take(&mut forward.rewrite) != Rewrite::default());
             let before = forward.hash.len();
             forward.hash.retain(|hash| matches!(hash, HashOn::Header(_)));

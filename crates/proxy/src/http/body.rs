@@ -78,6 +78,8 @@ pub struct Replay {
     trailers_read: bool,
     /// The body outgrew the limit: it can be read on, but not again.
     lost: bool,
+    /// Somebody wants the copy, retries or not.
+    kept: bool,
 }
 
 impl Body {
@@ -119,6 +121,7 @@ impl Body {
             at: 0,
             trailers_read: false,
             lost: false,
+            kept: false,
         }));
     }
 
@@ -134,9 +137,50 @@ impl Body {
         }
     }
 
-    /// No retry will come: nothing more is copied aside.
-    pub fn stop_recording(&mut self) {
+    /// Copies the body aside, for [`Body::kept`].
+    pub fn keep(&mut self) {
+        self.make_replayable();
         if let Self::Replay(replay) = self {
+            replay.kept = true;
+        }
+    }
+
+    /// Whether a copy is being kept that may yet become whole.
+    pub fn is_kept(&self) -> bool {
+        matches!(self, Self::Replay(replay) if replay.kept && !replay.lost)
+    }
+
+    /// The whole body, with its trailers, if it has been read and was short enough to be kept.
+    pub fn kept(&self) -> Option<(Bytes, Option<Trailers>)> {
+        match self {
+            Self::Replay(replay) if replay.lost || !self.is_end() => None,
+            Self::Replay(replay) => Some((Bytes::copy_from_slice(&replay.saved), replay.trailers.clone())),
+            _ => None,
+        }
+    }
+
+    /// A body of our own.
+    pub fn saved(body: Bytes, trailers: Option<Trailers>) -> Self {
+        if body.is_empty() && trailers.is_none() {
+            return Self::Empty;
+        }
+        Self::Replay(Box::new(Replay {
+            live: Self::Empty,
+            saved: BytesMut::from(body),
+            trailers,
+            ended: true,
+            at: 0,
+            trailers_read: false,
+            lost: false,
+            kept: true,
+        }))
+    }
+
+    /// No retry will come: nothing more is copied aside, unless somebody wants the copy.
+    pub fn stop_recording(&mut self) {
+        if let Self::Replay(replay) = self
+            && !replay.kept
+        {
             replay.lost = true;
             replay.forget_consumed();
         }

@@ -6,7 +6,8 @@ use outrigger_model::route::table::CompiledRoute;
 
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
-use super::filter::{self, Filter, Input, Verdict};
+use super::filter::{self, Filter, Input, Verdict, cors};
+use super::respond::Local;
 use super::watch;
 use crate::failure::Failure;
 
@@ -15,7 +16,8 @@ use crate::failure::Failure;
 /// # Errors
 /// It is forbidden now.
 pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
-    let Some(request) = ctx.judged.as_deref() else { return Ok(()) };
+    let judged = ctx.extras.as_ref().and_then(|extras| extras.judged.as_ref());
+    let Some(request) = judged else { return Ok(()) };
     let view = ctx.conn.view();
     for filter in &view.http.filters {
         let input = Input { connection: ctx.conn.info.view(), request, route_fault: None };
@@ -28,12 +30,21 @@ pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs the request filters, in order, and the route's own fault where the listener has no fault filter for it.
-pub async fn run(
-    ctx: &mut RequestCtx<'_>,
-    view: &RequestConfig,
-    route: &CompiledRoute,
-) -> Result<(), Failure> {
+/// Why a request goes no further.
+pub enum Stop {
+    Failed(Failure),
+    /// A filter has answered it.
+    Answered(Box<Local>, &'static str),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Runs the filters of the listener, in order, and then what the route itself has.
+pub async fn run(ctx: &mut RequestCtx<'_>, view: &RequestConfig, route: &CompiledRoute) -> Result<(), Stop> {
     let route_fault = route.config.fault.as_ref();
     let mut drawn = false;
     for filter in &view.http.filters {
@@ -44,10 +55,27 @@ pub async fn run(
             Box::pin(wait(ctx, delay, then)).await?;
         }
     }
-    if let Some(fault) = route_fault.filter(|_| !drawn)
+    if route.has_filters() {
+        Box::pin(of_route(ctx, route, drawn)).await?;
+    }
+    Ok(())
+}
+
+/// The route's own fault, where the listener has no filter for it, and its policy for other origins.
+async fn of_route(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, drawn: bool) -> Result<(), Stop> {
+    if let Some(fault) = route.config.fault.as_ref().filter(|_| !drawn)
         && let Some((delay, then)) = delay_of(filter::fault::plan(fault))?
     {
-        Box::pin(wait(ctx, delay, then)).await?;
+        wait(ctx, delay, then).await?;
+    }
+    let Some(policy) = &route.config.cors else { return Ok(()) };
+    match cors::look(policy, route, &ctx.head) {
+        cors::Verdict::Pass => {}
+        cors::Verdict::Edit(edits) => ctx.extras().response.extend(edits),
+        cors::Verdict::Answer(local, edits) => {
+            ctx.extras().response.extend(edits);
+            return Err(Stop::Answered(Box::new(local), "cors_response"));
+        }
     }
     Ok(())
 }

@@ -6,9 +6,11 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::conn::{HttpConn, RequestConfig};
+use super::filter::ResponseEdit;
 use super::grpc;
 use super::h1::Framing;
 use super::head::RequestHead;
+use super::mirror::copies::Copies;
 use super::respond::Responder;
 use super::send::Sender;
 use super::timeout::Timer;
@@ -26,8 +28,8 @@ pub struct RequestCtx<'c> {
     pub head: RequestHead,
     pub framing: Framing,
     pub upgrade: Upgrade,
-    /// Of a request for a tunnel: the head that policy saw, to be judged again.
-    pub(super) judged: Option<Box<RequestHead>>,
+    /// What few requests have.
+    pub extras: Option<Box<Extras>>,
     pub body: Body,
     /// There never was any byte of it.
     bodyless: bool,
@@ -51,6 +53,19 @@ pub struct RequestCtx<'c> {
     pub permit: Option<RequestPermit>,
     /// The downstream connection can take another request.
     pub keep: bool,
+}
+
+/// What few requests have.
+#[derive(Default)]
+pub struct Extras {
+    /// Of a request for a tunnel: the head that policy saw, to be judged again.
+    pub judged: Option<RequestHead>,
+    /// Headers that filters set in the response, whoever makes it.
+    pub response: Vec<ResponseEdit>,
+    /// For a client that has none yet: what leads it back to the same endpoint.
+    pub cookie: Option<String>,
+    /// Copies that wait for the body.
+    pub copies: Option<Copies>,
 }
 
 /// What is left when a request has ended.
@@ -107,7 +122,7 @@ impl<'c> RequestCtx<'c> {
             head,
             framing,
             upgrade,
-            judged: None,
+            extras: None,
             bodyless: body.is_end(),
             unread: false,
             body,
@@ -122,6 +137,12 @@ impl<'c> RequestCtx<'c> {
             permit: None,
             keep: true,
         }
+    }
+
+    /// Room for what few requests have.
+    #[cold]
+    pub fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
     }
 
     /// What is left at the end.

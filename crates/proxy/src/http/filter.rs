@@ -10,8 +10,12 @@ use outrigger_model::route::Fault;
 use super::head::RequestHead;
 use crate::failure::Failure;
 
+pub mod cors;
 pub mod fault;
 pub mod rbac;
+
+/// A header that a filter sets in the response.
+pub type ResponseEdit = (&'static str, Vec<u8>);
 
 /// A compiled request filter.
 #[derive(Debug)]

@@ -11,14 +11,15 @@ use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
 
 use super::attempt::{Live, Plan};
 use super::body::Body;
-use super::chain;
+use super::chain::{self, Stop};
 use super::conn::{HttpConn, RequestConfig};
 use super::context::{Done, RequestCtx};
 use super::edit;
 use super::exchange;
 use super::h1::Framing;
 use super::hash::{self, Hashed};
-use super::head::RequestHead;
+use super::head::{RequestHead, ResponseHead};
+use super::mirror;
 use super::respond::{self, Audience, BeginError, Local, Responder};
 use super::retry;
 use super::trace::{self};
@@ -28,12 +29,23 @@ use crate::protocol::Protocol;
 
 /// Serves one request to its end. What is seldom needed is boxed: each connection has room for this future.
 pub async fn serve(ctx: &mut RequestCtx<'_>) {
-    if let Err(failure) = run(ctx).await {
-        Box::pin(answer(ctx, &failure)).await;
+    if let Err(stop) = run(ctx).await {
+        Box::pin(stopped(ctx, stop)).await;
     }
 }
 
-async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
+async fn stopped(ctx: &mut RequestCtx<'_>, stop: Stop) {
+    let failure = match stop {
+        Stop::Failed(failure) => Some(failure),
+        Stop::Answered(local, details) => reply(ctx, *local, details).await.err(),
+    };
+    mirror::finish(ctx, true);
+    if let Some(failure) = failure {
+        answer(ctx, &failure).await;
+    }
+}
+
+async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     edit::identify(ctx);
     let view = ctx.view.clone();
     edit::normalize(&mut ctx.head, view.http.config.path)?;
@@ -41,26 +53,27 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     trace(ctx, found.route);
     if ctx.upgrade != Upgrade::None {
         upgrade::check(&ctx.head, &found.route.config, &view.http.config.upgrades)?;
-        ctx.judged = Some(Box::new(ctx.head.clone()));
+        ctx.extras().judged = Some(ctx.head.clone());
     }
     chain::run(ctx, &view, found.route).await?;
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
             let host_retry = found.host.retry.as_ref();
-            self::forward(ctx, &view, found.route, forward, host_retry).await
+            self::forward(ctx, &view, found.route, forward, host_retry).await?;
         }
         RouteAction::Redirect(redirect) => {
             let location = edit::location(&ctx.head, found.route, redirect);
             let status = status_of(redirect);
             let local = respond::direct(status, "", false, Some(&location));
-            Box::pin(reply(ctx, local, "direct_response")).await
+            Box::pin(reply(ctx, local, "direct_response")).await?;
         }
         RouteAction::Direct { status, body } => {
             let is_head = ctx.head.method() == "HEAD";
             let local = respond::direct(*status, body, is_head, None);
-            Box::pin(reply(ctx, local, "direct_response")).await
+            Box::pin(reply(ctx, local, "direct_response")).await?;
         }
     }
+    Ok(())
 }
 
 fn status_of(redirect: &Redirect) -> u16 {
@@ -114,20 +127,43 @@ async fn forward(
         true => hash::of(&forward.hash, &ctx.head, ctx.conn.info.source),
         false => Hashed::default(),
     };
+    if let Some(cookie) = hashed.cookie {
+        ctx.extras().cookie = Some(cookie);
+    }
+    if !forward.mirrors.is_empty() {
+        mirror::begin(ctx, view, forward, hashed.hash);
+    }
     let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade, hash: hashed.hash };
     let mut slot = None;
     retry::run(ctx, &plan, &mut slot).await?;
     let live = Live::present(&mut slot)?;
     edit::response(ctx, &plan, live);
-    if let Some(cookie) = hashed.cookie {
-        // A head without room goes on without it: the client is given another next time.
-        let _ = live.head.append("set-cookie", cookie);
+    if ctx.extras.is_some() {
+        edit_response(ctx, &mut live.head);
+        mirror::finish(ctx, false);
     }
     if let Some(status) = live.head.first("grpc-status").and_then(super::copy::parse_status) {
         ctx.record.grpc_status = Some(status);
     }
     ctx.record.details = Cow::Borrowed("via_upstream");
-    exchange::deliver(ctx, live).await
+    exchange::deliver(ctx, live).await?;
+    if ctx.extras.is_some() {
+        mirror::finish(ctx, true);
+    }
+    Ok(())
+}
+
+/// What filters have for a response, whoever makes it.
+#[cold]
+fn edit_response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead) {
+    let Some(extras) = &mut ctx.extras else { return };
+    for (name, value) in extras.response.drain(..) {
+        // A head without room goes on without them.
+        let _ = head.set(name, value);
+    }
+    if let Some(cookie) = extras.cookie.take() {
+        let _ = head.append("set-cookie", cookie);
+    }
 }
 
 fn no_cluster(route: &CompiledRoute, name: &str) -> Failure {
@@ -197,11 +233,12 @@ async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str
     ctx.record.status = local.head.status();
     ctx.record.grpc_status = local.grpc_status;
     ctx.record.details = Cow::Borrowed(details);
+    edit_response(ctx, &mut local.head);
     open_span(ctx);
     let drain = ctx.conn.worker.process.drain.is_draining() || !ctx.keep;
     let framing = match &local.head {
-        super::head::ResponseHead::H1(head) => head.framing(),
-        super::head::ResponseHead::H2(_) => Framing::Chunked,
+        ResponseHead::H1(head) => head.framing(),
+        ResponseHead::H2(_) => Framing::Chunked,
     };
     // A response to HEAD has the length but not the body.
     let framing =

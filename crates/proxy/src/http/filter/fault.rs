@@ -33,7 +33,8 @@ pub fn plan(fault: &Fault) -> Verdict {
     }
 }
 
-fn hits(percentage: f64) -> bool {
+/// Whether this request is one of so many.
+pub fn hits(percentage: f64) -> bool {
     percentage >= 100.0 || (percentage > 0.0 && fastrand::f64() * 100.0 < percentage)
 }
 

@@ -6,6 +6,7 @@ mod h1;
 mod h2;
 mod heads;
 mod limits;
+mod mirrors;
 mod pooling;
 mod retries;
 mod rig;

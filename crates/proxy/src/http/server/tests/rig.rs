@@ -32,6 +32,8 @@ pub struct Setup {
     pub route: Route,
     pub http: HttpConnection,
     pub cluster: Cluster,
+    /// That the route names besides.
+    pub others: Vec<Cluster>,
     pub direction: Direction,
     /// The identity that the client has proved.
     pub peer: Option<SpiffeId>,
@@ -62,7 +64,8 @@ impl Setup {
         let set = EndpointSet::new("c", vec![locality]);
         let cluster = Cluster { discovery: Discovery::Static(set), ..Cluster::new("c") };
         let http = HttpConnection::new(RouteSource::Named("routes".into()));
-        Self { route, http, cluster, direction: Direction::Outbound, peer: None, log: None, memory: 1 << 30 }
+        let (others, direction) = (Vec::new(), Direction::Outbound);
+        Self { route, http, cluster, others, direction, peer: None, log: None, memory: 1 << 30 }
     }
 
     pub fn forward(&mut self) -> &mut Forward {

@@ -61,10 +61,12 @@ impl World {
 
 /// The configuration of a test, compiled as one from the control plane.
 pub fn snapshot(setup: Setup, before: &Snapshot) -> Snapshot {
+    let others = setup.others.clone();
     let (http, cluster, direction) = setup.finish();
     let chain = FilterChain::new(CHAIN, Terminal::Http(Box::new(http)));
     let listener = Listener { chains: vec![chain], ..Listener::new(LISTENER, direction) };
-    let resources = [Arc::new(Resource::Listener(listener)), Arc::new(Resource::Cluster(cluster))];
+    let clusters = others.into_iter().chain([cluster]).map(Resource::Cluster);
+    let resources: Vec<_> = clusters.chain([Resource::Listener(listener)]).map(Arc::new).collect();
     let in_force: InForce<'_> = resources.iter().map(|r| ((r.kind(), r.name()), r)).collect();
     let (snapshot, invalid) = Builder::default().build(before, &in_force, &[]);
     assert!(invalid.is_empty(), "{invalid:?}");

@@ -1,0 +1,65 @@
+//! Cross-origin requests: `envoy.filters.http.cors`, by the policy of the route that was found. It acts where a route has one.
+
+use outrigger_model::route::Cors;
+use outrigger_model::route::table::CompiledRoute;
+
+use super::{ResponseEdit, fault};
+use crate::http::head::RequestHead;
+use crate::http::respond::{self, Local};
+
+/// What it makes of a request.
+pub enum Verdict {
+    /// It is none of another origin, or the policy does not act.
+    Pass,
+    /// The response is to be edited.
+    Edit(Vec<ResponseEdit>),
+    /// A preflight, answered here.
+    Answer(Local, Vec<ResponseEdit>),
+}
+
+/// Looks at a request (Fetch, section 3.2).
+pub fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Verdict {
+    let Some(origin) = head.first("origin").filter(|origin| !origin.is_empty()) else { return Verdict::Pass };
+    if !fault::hits(policy.percentage) {
+        return Verdict::Pass;
+    }
+    let allowed = route.allows_origin(origin);
+    let mut edits = Vec::new();
+    if allowed {
+        edits.push(("access-control-allow-origin", origin.to_vec()));
+        if policy.allow_credentials {
+            edits.push(("access-control-allow-credentials", b"true".to_vec()));
+        }
+        if !policy.expose_headers.is_empty() {
+            edits.push(("access-control-expose-headers", policy.expose_headers.clone().into_bytes()));
+        }
+    }
+    let asked = head.first("access-control-request-method").filter(|method| !method.is_empty());
+    let Some(method) = asked.filter(|_| head.method() == "OPTIONS") else {
+        return if allowed { Verdict::Edit(edits) } else { Verdict::Pass };
+    };
+    if !allowed && policy.forward_not_matching {
+        return Verdict::Pass;
+    }
+    let mut local = respond::direct(200, "", false, None);
+    let mut say = |name: &str, configured: &str, value: &[u8]| {
+        if !configured.is_empty() {
+            // A head of our own has room for what is configured.
+            let _ = local.head.set(name, value);
+        }
+    };
+    if policy.allow_credentials {
+        say("access-control-allow-credentials", "true", b"true");
+    }
+    let echo = |text: &str, asked: &[u8]| if text == "*" { asked.to_vec() } else { text.as_bytes().to_vec() };
+    say("access-control-allow-methods", &policy.allow_methods, &echo(&policy.allow_methods, method));
+    let headers = head.first("access-control-request-headers").unwrap_or_default();
+    // Also where none was asked for, as Envoy does.
+    say("access-control-allow-headers", &policy.allow_headers, &echo(&policy.allow_headers, headers));
+    say("access-control-max-age", &policy.max_age, policy.max_age.as_bytes());
+    let private = head.first("access-control-request-private-network") == Some(b"true");
+    if policy.allow_private_network && private {
+        say("access-control-allow-private-network", "true", b"true");
+    }
+    Verdict::Answer(local, edits)
+}
