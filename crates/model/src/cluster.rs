@@ -169,11 +169,18 @@ pub enum Balance {
 
 /// Slow start of new endpoints (`SlowStartConfig`): the weight grows linearly with the age.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Warmup {
     /// An endpoint is warm after this time.
     pub window: Duration,
     /// The least part of its weight, 0-100. Default 10.
     pub minimum_percent: f64,
+}
+
+impl Default for Warmup {
+    fn default() -> Self {
+        Self { window: Duration::ZERO, minimum_percent: 10.0 }
+    }
 }
 
 /// Most points of a ring, as in Envoy.

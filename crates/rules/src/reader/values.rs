@@ -107,16 +107,26 @@ impl Reader<'_> {
 
     /// A percentage from 0 to 100, with or without `%`.
     pub(crate) fn percent(&mut self, at: Option<At<'_>>) -> Option<f64> {
+        self.decimal(at, "a percentage from 0 to 100", |value| (0.0..=100.0).contains(&value))
+            .map(per_million)
+    }
+
+    /// A number that may have a fraction, quoted or not; `what` says which are allowed.
+    pub(crate) fn decimal(
+        &mut self,
+        at: Option<At<'_>>,
+        what: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Option<f64> {
         let at = at?;
         let value = match &at.node.value {
             Value::Number(text) => text.parse().ok(),
             Value::Text(text) => text.strip_suffix('%').unwrap_or(text).trim().parse().ok(),
             _ => None,
         };
-        let found = value.filter(|value| (0.0..=100.0).contains(value)).map(per_million);
+        let found = value.filter(|value| allowed(*value));
         if found.is_none() {
-            let message = format!("{} must be a percentage from 0 to 100, not {}", at.path, at.node.value);
-            self.error(&at, message);
+            self.error(&at, format!("{} must be {what}, not {}", at.path, at.node.value));
         }
         found
     }

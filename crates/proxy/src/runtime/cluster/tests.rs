@@ -168,7 +168,7 @@ async fn a_new_endpoint_gets_its_share_little_by_little() {
     for balance in [Balance::RoundRobin, Balance::LeastRequest, Balance::Random] {
         let cluster = cluster(|c| {
             c.balance = balance;
-            c.warmup = Some(Warmup { window: Duration::from_secs(100), minimum_percent: 10.0 });
+            c.warmup = Some(Warmup { window: Duration::from_secs(100), ..Warmup::default() });
         });
         cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
         assert!(shares(&cluster)[..2].iter().all(|n| (700..1300).contains(n)), "all are new: {balance:?}");
@@ -190,8 +190,10 @@ async fn a_new_endpoint_gets_its_share_little_by_little() {
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_comes_back_to_health_is_new_again() {
-    let cluster =
-        cluster(|c| c.warmup = Some(Warmup { window: Duration::from_secs(100), minimum_percent: 1.0 }));
+    let cluster = cluster(|c| {
+        c.warmup =
+            Some(Warmup { minimum_percent: 1.0, window: Duration::from_secs(100), ..Warmup::default() })
+    });
     cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Unhealthy)]]));
     tokio::time::advance(Duration::from_secs(500)).await;
     cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));

@@ -137,15 +137,15 @@ fn warmup(reader: &mut Reader<'_>, balancer: &Fields<'_>) -> Option<Warmup> {
         reader.warn(code::NO_EFFECT, &at, message);
         return None;
     }
-    let minimum_percent = 10.0;
+    let default = Warmup::default();
     if !balancer.has("warmup") {
-        return Some(Warmup { window: reader.positive(Some(at))?, minimum_percent });
+        return Some(Warmup { window: reader.positive(Some(at))?, ..default });
     }
     let fields = reader.fields(&at, &WARMUP)?;
     if !fields.has("duration") {
         reader.missing(&fields, "duration");
     }
-    let minimum_percent = reader.percent(fields.get("minimumPercent")).unwrap_or(minimum_percent);
+    let minimum_percent = reader.percent(fields.get("minimumPercent")).unwrap_or(default.minimum_percent);
     Some(Warmup { window: reader.positive(fields.get("duration"))?, minimum_percent })
 }
 
