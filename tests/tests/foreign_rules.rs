@@ -62,7 +62,10 @@ const POLICIES: &[(&str, Fate)] = &[
         "outlierDetection: {consecutive5xxErrors: 3, baseEjectionTime: 600s, maxEjectionPercent: 100}",
         Enforced,
     ),
-    ("loadBalancer: {simple: LEAST_REQUEST, warmup: {duration: 30s, minimumPercent: 1}}", Enforced),
+    (
+        "loadBalancer: {simple: LEAST_REQUEST, warmup: {duration: 30s, minimumPercent: 1, aggression: 2}}",
+        Enforced,
+    ),
     ("loadBalancer: {consistentHash: {httpHeaderName: x-user, maglev: {tableSize: 65537}}}", Enforced),
     ("loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 8388608}}}", Enforced),
     ("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 65536}}}", Refused),

@@ -167,7 +167,7 @@ pub enum Balance {
     },
 }
 
-/// Slow start of new endpoints (`SlowStartConfig`): the weight grows linearly with the age.
+/// Slow start of new endpoints (`SlowStartConfig`): the weight grows with the age.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Warmup {
@@ -175,11 +175,13 @@ pub struct Warmup {
     pub window: Duration,
     /// The least part of its weight, 0-100. Default 10.
     pub minimum_percent: f64,
+    /// How soon it grows: the part of its weight is the part of its time to the power of one by this. Default 1: evenly.
+    pub aggression: f64,
 }
 
 impl Default for Warmup {
     fn default() -> Self {
-        Self { window: Duration::ZERO, minimum_percent: 10.0 }
+        Self { window: Duration::ZERO, minimum_percent: 10.0, aggression: 1.0 }
     }
 }
 

@@ -184,6 +184,7 @@ impl Warming {
             return false;
         }
         let part = age.as_secs_f64() / self.rule.window.as_secs_f64();
+        let part = part.powf(1.0 / self.rule.aggression);
         fastrand::f64() >= part.max(self.rule.minimum_percent / 100.0)
     }
 }

@@ -13,9 +13,12 @@ use crate::wire::cluster::cluster::{
     LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig,
     SlowStartConfig,
 };
+use crate::wire::core::RuntimeDouble;
 use crate::wire::protobuf::{Any, UInt64Value};
 use crate::wire::{duration, maglev, ring_hash, scalar};
 
+/// Under which an Envoy's runtime may say otherwise; it must have a name.
+const AGGRESSION: &str = "outrigger.warmup_aggression";
 const DEFAULT_RING: u64 = 1024;
 const DEFAULT_MAGLEV: u64 = 65_537;
 
@@ -23,7 +26,8 @@ const DEFAULT_MAGLEV: u64 = 65_537;
 pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind, wire: &mut Cluster) {
     let slow_start = model.warmup.filter(|_| kind != ClientKind::Grpc).map(|warmup| SlowStartConfig {
         slow_start_window: Some(duration(warmup.window)),
-        aggression: None,
+        aggression: (warmup.aggression != 1.0)
+            .then(|| RuntimeDouble { default_value: warmup.aggression, runtime_key: AGGRESSION.to_owned() }),
         min_weight_percent: Some(scalar::Percent { value: warmup.minimum_percent }),
     });
     let balance = model.balance;
@@ -118,10 +122,14 @@ pub(super) fn decode_warmup(wire: &Cluster) -> Decoded<Option<Warmup>> {
 }
 
 fn decode_slow_start(wire: &SlowStartConfig) -> Decoded<Warmup> {
-    note!(wire, aggression);
     let Some(window) = &wire.slow_start_window else { return flaw("slow_start_window", "is required") };
     let minimum = wire.min_weight_percent.as_ref().map_or(Ok(10.0), percent).under("min_weight_percent")?;
-    Ok(Warmup { window: value::duration(window).under("slow_start_window")?, minimum_percent: minimum })
+    let aggression = wire.aggression.as_ref().map_or(1.0, |aggression| aggression.default_value);
+    if !(aggression > 0.0 && aggression.is_finite()) {
+        return flaw("aggression.default_value", format!("must be greater than 0, not {aggression}"));
+    }
+    let window = value::duration(window).under("slow_start_window")?;
+    Ok(Warmup { window, minimum_percent: minimum, aggression })
 }
 
 /// A policy that is known.

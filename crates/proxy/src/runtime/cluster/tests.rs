@@ -199,3 +199,19 @@ async fn an_endpoint_that_comes_back_to_health_is_new_again() {
     cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
     assert!(shares(&cluster)[2] < 60);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_aggressive_warm_up_gives_most_of_the_share_soon() {
+    let warmup = Warmup { window: Duration::from_secs(100), aggression: 4.0, ..Warmup::default() };
+    let cluster = cluster(|c| {
+        c.balance = Balance::RoundRobin;
+        c.warmup = Some(warmup);
+    });
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+    tokio::time::advance(Duration::from_secs(200)).await;
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let early = shares(&cluster)[2];
+    // The fourth root of 0.06 is 0.49; evenly it would still have its least part, 67 to 95.
+    assert!((290..520).contains(&early), "{early} of 2000, half its share is 400");
+}

@@ -24,7 +24,7 @@ const PORT_POLICY: Table = Table::new(
 const BALANCER: Table =
     Table::new("a load balancer", &["simple", "consistentHash", "warmup", "warmupDurationSecs"])
         .later(&["localityLbSetting", "zoneAwareLbSetting"]);
-const WARMUP: Table = Table::new("a warm-up", &["duration", "minimumPercent"]).later(&["aggression"]);
+const WARMUP: Table = Table::new("a warm-up", &["duration", "minimumPercent", "aggression"]);
 const HASH: Table = Table::new(
     "a consistent hash",
     &[
@@ -146,7 +146,10 @@ fn warmup(reader: &mut Reader<'_>, balancer: &Fields<'_>) -> Option<Warmup> {
         reader.missing(&fields, "duration");
     }
     let minimum_percent = reader.percent(fields.get("minimumPercent")).unwrap_or(default.minimum_percent);
-    Some(Warmup { window: reader.positive(fields.get("duration"))?, minimum_percent })
+    let aggression =
+        reader.decimal(fields.get("aggression"), "a number of at least 1", |n| n >= 1.0 && n.is_finite());
+    let aggression = aggression.unwrap_or(default.aggression);
+    Some(Warmup { window: reader.positive(fields.get("duration"))?, minimum_percent, aggression })
 }
 
 fn balancer(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<LoadBalancing> {

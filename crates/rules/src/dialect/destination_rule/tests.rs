@@ -167,9 +167,11 @@ fn a_warm_up_arrives_by_either_name() {
     let new = warmup("{simple: ROUND_ROBIN, warmup: {duration: 1m, minimumPercent: 25}}").unwrap();
     assert_eq!((new.window, new.minimum_percent), (Duration::from_secs(60), 25.0));
     assert_eq!(warmup("{simple: ROUND_ROBIN}"), None);
+    assert_eq!((old.aggression, new.aggression), (1.0, 1.0));
+    assert_eq!(warmup("{warmup: {duration: 1m, aggression: 2.5}}").unwrap().aggression, 2.5);
     assert!(
-        one_told(&policy("loadBalancer: {warmup: {duration: 1m, aggression: 2}}"))
-            .contains("not implemented")
+        one_told(&policy("loadBalancer: {warmup: {duration: 1m, aggression: 0.5}}"))
+            .contains("must be a number of at least 1, not")
     );
     let hash = policy("loadBalancer: {consistentHash: {useSourceIp: true}, warmupDurationSecs: 30s}");
     assert!(one_told(&hash).contains("no effect together with consistentHash"));

@@ -431,9 +431,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         Just(UpstreamProtocol::Http1),
         Just(UpstreamProtocol::Http2)
     ];
-    let warmup =
-        of((duration(), percentage())
-            .prop_map(|(window, minimum_percent)| Warmup { window, minimum_percent }));
+    let warmup = of((duration(), percentage(), 0.1..10.0)
+        .prop_map(|(window, minimum_percent, aggression)| Warmup { window, minimum_percent, aggression }));
     let http = (protocol, duration_or_off(), any::<u32>(), warmup);
     (name(), discovery, balance, duration(), limits, of(outlier()), tls, http, of(origin())).prop_map(
         |(
