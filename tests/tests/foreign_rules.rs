@@ -47,6 +47,15 @@ const ROUTES: &[(&str, Fate)] = &[
         "fault: {delay: {fixedDelay: 1ms, percentage: {value: 0.01}}, abort: {grpcStatus: UNAVAILABLE, percentage: {value: 1}}}",
         Enforced,
     ),
+    (
+        "corsPolicy: {allowOrigins: [{exact: 'https://a.test'}, {regex: 'https://[ab].test'}], allowMethods: [GET], maxAge: 1h}",
+        Enforced,
+    ),
+    ("corsPolicy: {allowOrigins: [{regex: 'https://.{100}'}]}", LeftOut),
+    (
+        "mirrors: [{destination: {host: catalog}, percentage: {value: 0.5}}, {destination: {host: catalog}}]",
+        Enforced,
+    ),
     ("retries: {attempts: 3, retryOn: '5xx,429', perTryTimeout: 1s, backoff: 1ms}", Enforced),
 ];
 

@@ -4,6 +4,7 @@
 //! otherwise: names, defaults and limits that all share live in `reader`, `host` and `intent`.
 
 mod authorization_policy;
+mod cors;
 mod destination_rule;
 mod peer_authentication;
 mod shared;

@@ -13,7 +13,9 @@ pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, LoadBalancing, SubsetIntent,
     TrafficPolicy,
 };
-pub use route::{HttpMatch, HttpRoute, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget};
+pub use route::{
+    HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget,
+};
 pub use security::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, MtlsIntent, MtlsMode,
     Operation, ServiceAccountMatch, Source, TextKey,

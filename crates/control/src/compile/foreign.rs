@@ -107,8 +107,10 @@ fn patterns(route: &Route) -> impl Iterator<Item = &str> {
         }
         _ => None,
     };
+    let origins = route.cors.iter().flat_map(|cors| &cors.allow_origins);
     path.into_iter()
         .chain(rewrite)
+        .chain(origins.filter_map(regex))
         .chain(route.matches.headers.iter().filter_map(|header| regex(&header.value)))
         .chain(route.matches.query.iter().filter_map(|query| regex(&query.value)))
 }

@@ -1,10 +1,12 @@
 //! Routes: a service's port as its clients see it, from the route intent of its host or the default.
 
 use outrigger_model::route::{
-    Forward, HashOn, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
+    Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
     VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::{Host, HttpMatch, HttpRoute, RouteIntent, WeightedTarget};
+use outrigger_rules::intent::{
+    Host, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, WeightedTarget,
+};
 use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
@@ -146,6 +148,7 @@ fn route(
     match &mut route.action {
         RouteAction::Forward(forward) => {
             forward.clusters = weighted(&http.targets, port);
+            forward.mirrors = mirrors(&http.mirrors, port);
             forward.hash = hash;
             whole_path(&mut forward.rewrite, &route.matches.path);
         }
@@ -155,13 +158,20 @@ fn route(
     route
 }
 
+fn mirrors(targets: &[MirrorTarget], port: u16) -> Vec<Mirror> {
+    let mirrors = targets.iter();
+    mirrors.map(|m| Mirror { cluster: cluster_of(&m.target, port), ..m.mirror.clone() }).collect()
+}
+
+fn cluster_of(target: &Target, port: u16) -> String {
+    let subset = target.subset.as_deref().unwrap_or("");
+    names::outbound(target.port.unwrap_or(port), subset, target.host.as_str())
+}
+
 /// Targets without a port go to the port that the request came for.
 pub(super) fn weighted(targets: &[WeightedTarget], port: u16) -> Vec<WeightedCluster> {
-    let cluster = |t: &WeightedTarget| {
-        let subset = t.target.subset.as_deref().unwrap_or("");
-        let cluster = names::outbound(t.target.port.unwrap_or(port), subset, t.target.host.as_str());
-        WeightedCluster { cluster, ..t.share.clone() }
-    };
+    let cluster =
+        |t: &WeightedTarget| WeightedCluster { cluster: cluster_of(&t.target, port), ..t.share.clone() };
     targets.iter().map(cluster).collect()
 }
 

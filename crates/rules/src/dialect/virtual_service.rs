@@ -4,6 +4,7 @@
 
 mod effects;
 mod http;
+mod mirror;
 
 pub(super) use effects::grpc_status;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use outrigger_model::matcher::StringMatch;
-use outrigger_model::route::{Forward, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
+use outrigger_model::route::{Forward, Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
 use serde::{Deserialize, Serialize};
 
 use super::{Host, Origin, Place, Visibility};
@@ -28,12 +28,11 @@ pub struct RouteIntent {
 impl RouteIntent {
     /// Everything that it may send something to, and where that was written.
     pub fn references(&self) -> impl Iterator<Item = (&Target, &Place)> {
-        let shares = self
-            .http
-            .iter()
-            .flat_map(|http| &http.targets)
-            .chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
-        shares.map(|share| (&share.target, &share.place))
+        let http = self.http.iter().flat_map(|http| &http.targets);
+        let shares = http.chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
+        let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
+        let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place));
+        shares.map(|share| (&share.target, &share.place)).chain(mirrors)
     }
 }
 
@@ -43,10 +42,12 @@ pub struct HttpRoute {
     /// Any of these must hold; empty = every request.
     pub matches: Vec<HttpMatch>,
     /// What happens with a request, as a proxy is told it. What hangs on hosts, on the match or on who asks is left out of it:
-    /// clusters, hashes, matches, origin; the name is empty when the user gave none.
+    /// clusters, mirrors, hashes, matches, origin; the name is empty when the user gave none.
     pub route: Route,
     /// Where it is sent, by weight. Empty = an answer of our own.
     pub targets: Vec<WeightedTarget>,
+    /// What gets copies of the requests.
+    pub mirrors: Vec<MirrorTarget>,
     /// A redirect leads to the port that the request came for.
     pub to_request_port: bool,
     /// Where it was written.
@@ -126,6 +127,17 @@ pub struct WeightedTarget {
     pub target: Target,
     /// Its weight and the edits for it only, without the cluster's name. A lone target without a weight has 1.
     pub share: WeightedCluster,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A target that gets copies of requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MirrorTarget {
+    /// Where to.
+    pub target: Target,
+    /// Of how many requests, without the cluster's name.
+    pub mirror: Mirror,
     /// Where it was written.
     pub place: Place,
 }

@@ -4,19 +4,24 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, RetryPolicy, Route, RouteAction, WeightedCluster,
+    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, Mirror, RetryPolicy, Route, RouteAction,
+    WeightedCluster,
 };
 
 use super::retry;
+use crate::dialect::cors;
 use crate::dialect::destination_rule::subset_name;
 use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
 use crate::dialect::virtual_service::grpc_status;
 use crate::finding::quote;
-use crate::intent::{Host, HttpMatch, HttpRoute, Place, SubsetIntent, Target, TrafficPolicy, WeightedTarget};
+use crate::intent::{
+    Host, HttpMatch, HttpRoute, MirrorTarget, Place, SubsetIntent, Target, TrafficPolicy, WeightedTarget,
+};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
-const ROUTE: Table = Table::new("a route", &["name", "match", "to", "timeout", "retry", "fault"]);
+const ROUTE: Table =
+    Table::new("a route", &["name", "match", "to", "timeout", "retry", "fault", "cors", "mirror"]);
 const MATCH: Table = Table::new(
     "a match",
     &[
@@ -32,6 +37,7 @@ const MATCH: Table = Table::new(
     ],
 );
 const TO: Table = Table::new("a target", &["service", "subset", "version", "port", "weight"]);
+const MIRROR: Table = Table::new("a mirror", &["service", "subset", "version", "port", "percent"]);
 const FAULT: Table = Table::new("a fault", &["delay", "abort"]);
 const DELAY: Table = Table::new("a fault's delay", &["duration", "percent"]);
 const ABORT: Table = Table::new("a fault's abort", &["status", "grpcStatus", "percent"]);
@@ -74,6 +80,8 @@ pub(super) fn route(
     route.matches = matches;
     route.route.name = reader.text(fields.get("name")).unwrap_or_default();
     route.route.fault = fault(reader, fields.get("fault"));
+    route.route.cors = cors::read(reader, fields.get("cors"), Spelling::Native);
+    route.mirrors = mirrors(reader, fields.get("mirror"), host, subsets);
     (!route.targets.is_empty()).then_some(route)
 }
 
@@ -145,6 +153,39 @@ fn target(
             return None;
         }
     };
+    let (target, place) = destination_of(reader, at, &fields, host, subsets)?;
+    Some(WeightedTarget { target, share: WeightedCluster::share("", weight), place })
+}
+
+/// Who gets copies of the requests: one, or a list.
+fn mirrors(
+    reader: &mut Reader<'_>,
+    at: Option<At<'_>>,
+    host: Option<&Host>,
+    subsets: &mut Vec<SubsetIntent>,
+) -> Vec<MirrorTarget> {
+    let items = match &at {
+        Some(one) if matches!(one.node.value, Value::Map(_)) => vec![one.clone()],
+        _ => reader.list(at),
+    };
+    let mut mirrors = Vec::new();
+    for item in &items {
+        let Some(fields) = reader.fields(item, &MIRROR) else { continue };
+        let percentage = reader.percent(fields.get("percent")).unwrap_or(100.0);
+        let Some((target, place)) = destination_of(reader, item, &fields, host, subsets) else { continue };
+        mirrors.push(MirrorTarget { target, mirror: Mirror { percentage, ..Mirror::default() }, place });
+    }
+    mirrors
+}
+
+/// A service, this page's if none is named, or a part of it; and where the narrowest part was written.
+fn destination_of(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    fields: &Fields<'_>,
+    host: Option<&Host>,
+    subsets: &mut Vec<SubsetIntent>,
+) -> Option<(Target, Place)> {
     let other = fields.has("service");
     let to = if other { reader.one_host(fields.get("service")) } else { host.cloned() };
     let port = reader.port(fields.get("port"));
@@ -172,8 +213,7 @@ fn target(
         }
         (None, None) => None,
     };
-    let target = Target { host: to?, subset, port };
-    Some(WeightedTarget { target, share: WeightedCluster::share("", weight), place })
+    Some((Target { host: to?, subset, port }, place))
 }
 
 /// `version: v2` is the subset with the label `version: v2`, made when the page has none.

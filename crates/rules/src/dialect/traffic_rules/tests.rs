@@ -108,3 +108,24 @@ fn unknown_fields_are_told_with_the_nearest() {
 fn a_page_for_a_wildcard_is_refused() {
     assert!(one_told(&page("service: '*'\ntimeout: 1s")).contains("one host"));
 }
+
+#[test]
+fn a_page_allows_other_origins_and_mirrors_to_a_version_or_another_service() {
+    let text = page(
+        "service: a
+routes:
+- cors: {allowOrigins: ['https://a.test', {suffix: .b.test}], allowMethods: [GET], maxAge: 1m}
+  mirror: {version: v2, percent: 10}
+- mirror: [{service: b, port: 81}, {subset: v2}]",
+    );
+    let found = route(&text);
+    let cors = found.http[0].route.cors.as_ref().unwrap();
+    assert_eq!(cors.allow_origins, [StringMatch::exact("https://a.test"), StringMatch::suffix(".b.test")]);
+    assert_eq!((cors.allow_methods.as_str(), cors.max_age.as_str()), ("GET", "60"));
+    let [mirror] = found.http[0].mirrors.as_slice() else { panic!("{:?}", found.http[0].mirrors) };
+    assert_eq!((mirror.target.subset.as_deref(), mirror.mirror.percentage), (Some("v2"), 10.0));
+    let [other, own] = found.http[1].mirrors.as_slice() else { panic!("{:?}", found.http[1].mirrors) };
+    assert_eq!((other.target.host.as_str(), other.target.port), ("b.shop.svc.cluster.local", Some(81)));
+    assert_eq!((own.target.host.as_str(), own.mirror.percentage), ("a.shop.svc.cluster.local", 100.0));
+    assert_eq!(destination(&text).subset("v2").unwrap().labels["version"], "v2");
+}

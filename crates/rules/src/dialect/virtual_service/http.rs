@@ -4,7 +4,8 @@ use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::route::{Forward, Route, RouteAction};
 
 use super::effects::{direct_response, fault, redirect, retries, rewrite};
-use super::{block_in_mesh, keep, targets};
+use super::{block_in_mesh, keep, mirror, targets};
+use crate::dialect::cors;
 use crate::dialect::shared::{
     RequestMatch, Spelling, header_edits, header_matches, query_matches, string_match,
 };
@@ -26,9 +27,14 @@ const HTTP: Table = Table::new(
         "fault",
         "headers",
         "delegate",
+        "mirror",
+        "mirrors",
+        "mirrorPercentage",
+        "mirrorPercent",
+        "mirror_percent",
+        "corsPolicy",
     ],
-)
-.later(&["mirror", "mirrors", "mirrorPercentage", "mirrorPercent", "mirror_percent", "corsPolicy"]);
+);
 const MATCH: Table = Table::new(
     "an HTTP match",
     &[
@@ -62,7 +68,10 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
         ..Forward::default()
     };
     let (name, fault) = (reader.text(fields.get("name")), fault(reader, fields.get("fault")));
+    let cors = cors::read(reader, fields.get("corsPolicy"), Spelling::Istio);
+    let mirrors = mirror::read(reader, at, &fields);
     let mut route = action(reader, at, &fields, forward)?;
+    (route.route.cors, route.mirrors) = (cors, mirrors);
     route.route.name = name.unwrap_or_default();
     route.route.fault = fault;
     (route.route.request_headers, route.route.response_headers) = header_edits;
@@ -97,7 +106,7 @@ fn action(
                     reader.error(&at, format!("{} can not stand beside a redirect", at.path));
                 }
             }
-            for useless in ["timeout", "retries"] {
+            for useless in ["timeout", "retries", "mirror", "mirrors"] {
                 if let Some(useless) = static_field(useless).and_then(|name| fields.get(name)) {
                     reader.warn(
                         code::NO_EFFECT,

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use outrigger_model::matcher::StringMatch;
-use outrigger_model::route::{FaultStatus, PathMatch, RetryOn, RetryPolicy, RouteAction};
+use outrigger_model::route::{Cors, FaultStatus, PathMatch, RetryOn, RetryPolicy, RouteAction};
 
-use crate::intent::{HttpRoute, Visibility};
+use crate::intent::{HttpRoute, Target, Visibility};
 use crate::testing::{objects, one_told, route, told, virtual_service};
 
 const TO: &str = "    - destination: {host: reviews}\n";
@@ -196,11 +196,74 @@ fn an_unknown_field_is_an_error_at_its_key_with_a_suggestion() {
 }
 
 #[test]
-fn a_known_field_that_is_not_implemented_is_a_warning_naming_it() {
-    for field in ["mirror: {host: other}", "corsPolicy: {allowOrigins: [{exact: '*'}]}"] {
-        let told = one_told(&http(field));
-        assert!(told.starts_with("rules.yaml:9:5 warning OUT0005: spec.http[0]."), "{told}");
+fn a_policy_for_other_origins_arrives() {
+    let text = http(
+        "corsPolicy:
+  allowOrigins: [{exact: 'https://a.test'}, {prefix: 'https://b.'}, {regex: 'https://[a-z]+.c.test'}]
+  allowMethods: [GET, POST]
+  allowHeaders: [X-A, content-type]
+  exposeHeaders: ['*']
+  maxAge: 24h
+  allowCredentials: true
+  unmatchedPreflights: IGNORE",
+    );
+    let expected = Cors {
+        allow_origins: vec![
+            StringMatch::exact("https://a.test"),
+            StringMatch::prefix("https://b."),
+            StringMatch::regex("https://[a-z]+.c.test"),
+        ],
+        allow_methods: "GET,POST".into(),
+        allow_headers: "X-A,content-type".into(),
+        expose_headers: "*".into(),
+        max_age: "86400".into(),
+        allow_credentials: true,
+        forward_not_matching: false,
+        ..Cors::default()
+    };
+    assert_eq!(route(&text).http[0].route.cors, Some(expected));
+    let old =
+        route(&http("corsPolicy: {allowOrigin: ['https://a.test']}")).http[0].route.cors.clone().unwrap();
+    assert_eq!(old.allow_origins, [StringMatch::exact("https://a.test")]);
+    assert!(old.forward_not_matching && old.max_age.is_empty());
+    assert!(one_told(&http("corsPolicy: {allowMethods: [GET]}")).contains("allows no origin"));
+    assert!(
+        one_told(&http("corsPolicy: {allowOrigins: [{exact: a}], allowHeaders: ['a b']}"))
+            .contains("error IST0106: spec.http[0].corsPolicy.allowHeaders[0] must be a header name")
+    );
+    assert!(one_told(&http("corsPolicy: {allowOrigins: ['https://a.test']}")).contains("not a bare text"));
+}
+
+#[test]
+fn mirrors_arrive_by_all_their_names() {
+    let mirrors = |fields: &str| -> Vec<(String, Option<String>, Option<u16>, f64)> {
+        let route = route(&http(fields));
+        let all = route.http[0].mirrors.iter();
+        all.map(|m| {
+            let Target { host, subset, port } = m.target.clone();
+            (host.as_str().to_owned(), subset, port, m.mirror.percentage)
+        })
+        .collect()
+    };
+    let other = "other.shop.svc.cluster.local".to_owned();
+    let whole = (other.clone(), None, None, 100.0);
+    assert_eq!(mirrors("mirror: {host: other}"), std::slice::from_ref(&whole));
+    let part = (other.clone(), Some("v2".to_owned()), Some(81), 12.5);
+    let to = "{host: other, subset: v2, port: {number: 81}}";
+    for share in ["mirrorPercentage: {value: 12.5}", "mirror_percent: 12.5", "mirrorPercent: 12.5"] {
+        assert_eq!(mirrors(&format!("mirror: {to}\n{share}")), std::slice::from_ref(&part), "{share}");
     }
+    let several = format!(
+        "mirrors:\n- {{destination: {to}, percentage: {{value: 12.5}}}}\n- destination: {{host: other}}"
+    );
+    assert_eq!(mirrors(&several), [part, whole]);
+    assert!(one_told(&http(&format!("mirror: {to}\n{several}"))).contains("only one of them can hold"));
+    assert!(
+        one_told(&http("mirror_percent: 5"))
+            .contains("warning OUT0006: spec.http[0].mirror_percent has no effect")
+    );
+    assert!(one_told(&http("mirror: {host: other}\nmirror_percent: 0")).contains("gets 0 %"));
+    assert_eq!(mirrors("mirror: {host: other}\nmirror_percent: 0"), []);
 }
 
 #[test]
@@ -351,7 +414,6 @@ fn what_istio_refuses_is_refused_here() {
 
 #[test]
 fn what_has_no_effect_yet_is_told_by_name() {
-    assert!(one_told(&http("mirror_percent: 5")).contains("warning OUT0005: spec.http[0].mirror_percent"));
     let told = one_told(&http("retries: {attempts: 1, retryRemoteLocalities: true}"));
     assert!(
         told.contains("warning OUT0005: spec.http[0].retries.retryRemoteLocalities is not implemented"),
