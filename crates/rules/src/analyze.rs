@@ -5,6 +5,7 @@
 
 mod conflicts;
 mod nobody;
+mod paths;
 mod policies;
 mod references;
 mod routes;
@@ -54,6 +55,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NOBODY, what: "a rule for a host that does not exist", run: nobody::hosts },
     Check { code: code::NOBODY, what: "a rule for callers that do not exist", run: nobody::callers },
     Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
+    Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
     Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
     Check {
         code: code::HTTP_ON_TCP,

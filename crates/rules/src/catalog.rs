@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
@@ -22,6 +23,9 @@ pub struct ServiceCatalog {
     pub root_namespace: String,
     /// The trust domain of all identities.
     pub trust_domain: String,
+    /// What is made equal in paths before rules look at them.
+    #[serde(default)]
+    pub path: PathNormalization,
 }
 
 impl Default for ServiceCatalog {
@@ -31,6 +35,7 @@ impl Default for ServiceCatalog {
             workloads: Vec::new(),
             root_namespace: "outrigger-system".to_owned(),
             trust_domain: "cluster.local".to_owned(),
+            path: PathNormalization::default(),
         }
     }
 }

@@ -63,6 +63,8 @@ pub mod code {
     pub const HTTP_ON_TCP: &str = "OUT0105";
     /// A rule that affects nobody.
     pub const NOBODY: &str = "OUT0106";
+    /// A path that no request has.
+    pub const NO_SUCH_PATH: &str = "OUT0107";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -83,6 +85,7 @@ pub mod code {
         (NO_WEIGHT, "a route's weights sum to 0"),
         (LONG_ATTEMPT, "perTryTimeout is longer than the timeout of the whole request"),
         (NOBODY, "a rule is for hosts, callers or methods that do not exist"),
+        (NO_SUCH_PATH, "a rule names a path that no request has once paths are normalised"),
         (HTTP_ON_TCP, "a DENY rule uses HTTP attributes on a TCP port, where they count as matching"),
     ];
 }

@@ -83,6 +83,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     let mut catalog = ServiceCatalog {
         root_namespace: world.settings.root_namespace.clone(),
         trust_domain: world.settings.trust_domain.clone(),
+        path: world.settings.path,
         ..ServiceCatalog::default()
     };
     for service in world.services() {

@@ -370,3 +370,54 @@ fn a_policy_for_an_empty_namespace_is_told() {
     );
     silent(&rule_of("ALLOW", "").replace("namespace: shop", "namespace: outrigger-system"));
 }
+
+#[test]
+fn a_path_that_no_request_has_once_normalised_is_told_with_the_one_it_has() {
+    let route = |uri: &str| {
+        virtual_service(&format!(
+            "hosts: [reviews]\nhttp:\n- match: [{{uri: {{{uri}}}}}]\n  route: [{{destination: {{host: reviews}}}}]"
+        ))
+    };
+    for (uri, meant) in [
+        ("exact: /a//b", "/a/b"),
+        ("prefix: /a//b", "/a/b"),
+        ("exact: /a/./b", "/a/b"),
+        ("prefix: /a/../b/", "/b/"),
+        ("exact: /%61b", "/ab"),
+        ("prefix: /x/%61b", "/x/ab"),
+        ("exact: '/a?b=c'", "/a"),
+        ("exact: a/b", "/a/b"),
+        ("prefix: a", "/a"),
+    ] {
+        let told = only(&route(uri));
+        assert!(
+            told.contains("warning OUT0107: VirtualService shop/reviews: spec.http[0].match[0] names"),
+            "{told}"
+        );
+        assert!(told.ends_with(&format!("Did you mean \"{meant}\"?")), "{uri}: {told}");
+    }
+    for uri in [
+        "exact: /a/b",
+        "prefix: /a/",
+        "prefix: /a/.",
+        "prefix: /a/..b",
+        "exact: /a%2fb",
+        "prefix: /a/%6",
+        "exact: '*'",
+        "exact: /a.b/~c-d_e",
+        "regex: /a//b",
+        "prefix: ''",
+    ] {
+        silent(&route(uri));
+    }
+    let text = object(
+        "security.istio.io/v1",
+        "AuthorizationPolicy",
+        "action: DENY\nrules: [{to: [{operation: {ports: ['80'], paths: ['/admin//*', '*//x'], notPaths: [/a/../b]}}]}]",
+    );
+    let told = found(&text);
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told.iter().any(|line| line.ends_with("Did you mean \"/admin/\"?")), "{told:#?}");
+    let exact = ServiceCatalog { path: outrigger_model::path::PathNormalization::NONE, ..catalog() };
+    assert_eq!(analyze(&objects(&route("exact: /a//b")), Some(&exact)), [], "as the mesh has it");
+}
