@@ -636,3 +636,31 @@ spec: {{}}
         assert_eq!((strict, !http.filters.is_empty()), (holds, holds), "{namespace} under {root}");
     }
 }
+
+#[test]
+fn mirrors_and_policies_for_other_origins_reach_the_route() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec:
+  hosts: [catalog]
+  http:
+  - corsPolicy: {allowOrigins: [{exact: 'https://a.test'}], allowMethods: [GET, PUT]}
+    mirrors:
+    - {destination: {host: stock, port: {number: 7000}}, percentage: {value: 5}}
+    - destination: {host: catalog, subset: v2}
+    route: [{destination: {host: catalog}}]
+";
+    let routes = routes_of(get(&compiled(shop(), rule), &web(), ResourceKind::Routes, CATALOG));
+    assert_eq!(routes[0].cors.as_ref().unwrap().allow_methods, "GET,PUT");
+    let RouteAction::Forward(forward) = &routes[0].action else { panic!("{routes:?}") };
+    let mirrors: Vec<_> = forward.mirrors.iter().map(|m| (m.cluster.as_str(), m.percentage)).collect();
+    assert_eq!(
+        mirrors,
+        [
+            ("outbound|7000||stock.shop.svc.cluster.local", 5.0),
+            ("outbound|8080|v2|catalog.shop.svc.cluster.local", 100.0)
+        ]
+    );
+}

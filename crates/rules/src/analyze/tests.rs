@@ -70,6 +70,18 @@ fn a_route_to_a_missing_host_is_told_with_the_nearest() {
 }
 
 #[test]
+fn a_mirror_is_looked_at_as_any_target_is() {
+    let mirror = |to: &str| {
+        virtual_service(&format!(
+            "hosts: [reviews]\nhttp:\n- mirror: {{{to}}}\n  route: [{{destination: {{host: reviews}}}}]"
+        ))
+    };
+    assert!(only(&mirror("host: revews")).contains("error IST0101"));
+    assert!(only(&mirror("host: reviews, subset: v4")).contains("routes to subset \"v4\""));
+    silent(&mirror("host: stock, port: {number: 90}"));
+}
+
+#[test]
 fn a_route_to_a_port_that_the_service_has_not_is_told() {
     assert!(
         only(&to("host: reviews, port: {number: 81}")).contains("port 81 of reviews.shop, which has only 80")

@@ -69,6 +69,8 @@ fn what_a_grpc_client_cannot_do_of_a_route_is_not_sent_and_is_said() {
         ("fault: {abort: {httpStatus: 500, percentage: {value: 100}}}", "no faults"),
         ("headers: {request: {set: {x-a: b}}}", "no edits of headers"),
         ("rewrite: {uri: /x}", "no rewrites"),
+        ("mirror: {host: stock, port: {number: 7000}}", "no mirrors"),
+        ("corsPolicy: {allowOrigins: [{exact: 'https://a.test'}]}", "no policies for other origins"),
         ("retries: {attempts: 2, retryOn: 5xx}", "no retries for these conditions"),
         ("retries: {attempts: 2, retryOn: unavailable, perTryTimeout: 1s}", "no timeout of one attempt"),
     ] {
