@@ -8,6 +8,7 @@ mod bounds;
 mod certificates;
 mod cli;
 mod control_flood;
+mod copies;
 mod crash;
 mod cross_origin;
 mod demo;
