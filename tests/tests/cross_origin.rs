@@ -125,7 +125,7 @@ async fn mirror() -> (SocketAddr, Received) {
 }
 
 /// One message with its body, of which the length is known; `None` at the end.
-async fn message(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
+pub async fn message(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
     let mut text = String::new();
     let mut piece = [0; 4096];
     loop {

@@ -38,8 +38,8 @@ const ALL: &[&str] = &[
 /// What a sidecar image must not ship: servers' frameworks, stores, registries, consoles, a second crypto provider.
 const NOT_IN_PROXY: &[&str] = &["axum", "redb", "kube", "ratatui", "ring"];
 
-/// Where the proxy joins itself to xDS; everywhere else it knows only `model`.
-const XDS_SEAMS: &[&str] = &["app.rs", "app/", "config_feed.rs", "config_feed/"];
+/// Where the proxy joins itself to xDS, and asks as Envoy asks; everywhere else it knows only `model`.
+const XDS_SEAMS: &[&str] = &["app.rs", "app/", "config_feed.rs", "config_feed/", "http/filter/ext_authz.rs"];
 
 fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()

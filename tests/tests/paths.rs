@@ -211,8 +211,17 @@ pub fn start_envoy(
         .map(|(name, to)| {
             let endpoint = json!({ "endpoint": { "address": { "socket_address": {
                 "address": to.ip(), "port_value": to.port() } } } });
+            // Clusters of this name speak HTTP/2.
+            let options = if *name == "grpc" {
+                json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": { "http2_protocol_options": {} } } })
+            } else {
+                json!({})
+            };
             json!({
                 "name": name, "type": "STATIC", "connect_timeout": "5s",
+                "typed_extension_protocol_options": options,
                 "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [endpoint] }] } })
         })
         .collect();

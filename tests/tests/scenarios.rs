@@ -16,6 +16,7 @@ mod deploy;
 mod dns;
 mod dns_clusters;
 mod documents;
+mod ext_authz;
 mod failures;
 mod fake_control;
 mod foreign;

@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod endpoint;
+pub mod ext_authz;
 pub mod identity;
 mod invalid;
 mod kind;

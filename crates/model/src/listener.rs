@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ext_authz::ExtAuthz;
 use crate::path::PathNormalization;
 use crate::policy::Rbac;
 use crate::route::{Fault, RouteConfig, WeightedCluster};
@@ -195,6 +196,8 @@ pub enum HttpFilter {
     Rbac(Rbac),
     /// `envoy.filters.http.fault`, listener-wide; a route's own fault replaces it.
     Fault(Fault),
+    /// `envoy.filters.http.ext_authz`.
+    ExtAuthz(Box<ExtAuthz>),
 }
 
 /// The TCP proxy.

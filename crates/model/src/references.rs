@@ -73,6 +73,7 @@ impl HttpFilter {
     fn cluster(&self) -> Option<&str> {
         match self {
             Self::Rbac(_) | Self::Fault(_) => None,
+            Self::ExtAuthz(authz) => Some(&authz.cluster),
         }
     }
 }
@@ -125,7 +126,7 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
         for filter in &http.filters {
             match filter {
                 HttpFilter::Rbac(rbac) => all.extend(of_rbac(rbac)),
-                HttpFilter::Fault(_) => {}
+                HttpFilter::Fault(_) | HttpFilter::ExtAuthz(_) => {}
             }
         }
         if let RouteSource::Inline(routes) = &http.routes {

@@ -108,6 +108,8 @@ pub enum FailureKind {
     UpgradeRefused,
     /// An injected abort.
     FaultAbort(FaultStatus),
+    /// The service that authorizes could not be asked; answered with this status.
+    AuthzUnavailable(u16),
     /// A client of the mesh must use mTLS (STRICT).
     PlainText,
     /// Nothing moved for too long.
@@ -177,6 +179,7 @@ impl FailureKind {
             Self::BadRequest(_) | Self::DownstreamProtocol | Self::DownstreamTls => "DPE",
             Self::DownstreamClosed => "DC",
             Self::FaultAbort(_) => "FI",
+            Self::AuthzUnavailable(_) => "UAEX",
             Self::IdleTimeout => "SI",
             Self::Overload => "OM",
             Self::RequestTimeout | Self::Denied | Self::UpgradeRefused | Self::PlainText | Self::Internal => {
@@ -191,7 +194,9 @@ impl FailureKind {
             Self::NoRoute => 404,
             Self::Blocked => 502,
             Self::Denied | Self::PlainText | Self::UpgradeRefused => 403,
-            Self::BadRequest(status) | Self::FaultAbort(FaultStatus::Http(status)) => *status,
+            Self::BadRequest(status)
+            | Self::AuthzUnavailable(status)
+            | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
             Self::DownstreamProtocol => 400,
             Self::RequestTimeout | Self::IdleTimeout => 408,
@@ -208,15 +213,7 @@ impl FailureKind {
         if let Self::FaultAbort(FaultStatus::Grpc(status)) = self {
             return *status;
         }
-        match self.status() {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502..=504 => 14,
-            499 => 1,
-            _ => 2,
-        }
+        grpc_of_http(self.status())
     }
 
     /// The kind in one word, for `x-outrigger-error`, logs and metrics.
@@ -248,6 +245,7 @@ impl FailureKind {
             Self::Denied => "denied",
             Self::UpgradeRefused => "upgrade_refused",
             Self::FaultAbort(_) => "fault_abort",
+            Self::AuthzUnavailable(_) => "ext_authz_error",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",
             Self::Overload => "overload",
@@ -318,6 +316,19 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// As gRPC's documentation maps a status without `grpc-status`.
+pub fn grpc_of_http(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        499 => 1,
+        _ => 2,
+    }
+}
 
 #[cfg(test)]
 mod tests {

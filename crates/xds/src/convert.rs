@@ -20,6 +20,7 @@ mod cluster;
 mod cors;
 mod dns;
 mod endpoint;
+mod ext_authz;
 mod extension;
 mod flaw;
 mod forward;

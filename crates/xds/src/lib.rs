@@ -14,6 +14,8 @@ mod nack;
 mod wire;
 
 #[cfg(feature = "client")]
+pub mod authz;
+#[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
 pub mod server;

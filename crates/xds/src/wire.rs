@@ -16,6 +16,7 @@ pub(crate) mod dns_cluster {
 
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as http_cors;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as http_authz;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as http_fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
@@ -30,6 +31,8 @@ pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
+#[cfg(feature = "client")]
+pub(crate) use envoy_types::pb::envoy::service::auth::v3 as auth;
 #[cfg(any(feature = "client", feature = "server"))]
 pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;

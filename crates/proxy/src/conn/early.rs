@@ -62,7 +62,9 @@ fn takes_tls(info: &ConnInfo) -> bool {
 /// Whether what a request may do depends on what it is.
 fn judges_requests(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| match &chain.terminal {
-        TerminalHandle::Http(http) => http.filters.iter().any(|filter| matches!(filter, Filter::Rbac(_))),
+        TerminalHandle::Http(http) => {
+            http.filters.iter().any(|filter| matches!(filter, Filter::Rbac(_) | Filter::ExtAuthz(_)))
+        }
         TerminalHandle::Tcp(_) => false,
     })
 }

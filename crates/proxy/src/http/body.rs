@@ -113,16 +113,7 @@ impl Body {
             return;
         }
         let live = std::mem::replace(self, Self::Empty);
-        *self = Self::Replay(Box::new(Replay {
-            live,
-            saved: BytesMut::new(),
-            trailers: None,
-            ended: false,
-            at: 0,
-            trailers_read: false,
-            lost: false,
-            kept: false,
-        }));
+        *self = Self::Replay(Box::new(Replay::of(live)));
     }
 
     /// Whether it was copied aside and can be sent once more from its start.
@@ -134,6 +125,29 @@ impl Body {
     pub fn rewind(&mut self) {
         if let Self::Replay(replay) = self {
             (replay.at, replay.trailers_read) = (0, false);
+        }
+    }
+
+    /// Reads up to so many bytes before the body is sent anywhere; says whether that was all. What was read is read again.
+    pub fn poll_hold(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<bool, BodyError>> {
+        if self.is_end() {
+            return Poll::Ready(Ok(true));
+        }
+        if !matches!(self, Self::Replay(_)) {
+            let live = std::mem::replace(self, Self::Empty);
+            *self = Self::Replay(Box::new(Replay::of(live)));
+        }
+        match self {
+            Self::Replay(replay) => replay.poll_hold(cx, most),
+            _ => Poll::Ready(Ok(true)),
+        }
+    }
+
+    /// What [`Body::poll_hold`] has read: at most one byte more than was asked for.
+    pub fn held(&self) -> &[u8] {
+        match self {
+            Self::Replay(replay) => &replay.saved,
+            _ => &[],
         }
     }
 
@@ -164,16 +178,8 @@ impl Body {
         if body.is_empty() && trailers.is_none() {
             return Self::Empty;
         }
-        Self::Replay(Box::new(Replay {
-            live: Self::Empty,
-            saved: BytesMut::from(body),
-            trailers,
-            ended: true,
-            at: 0,
-            trailers_read: false,
-            lost: false,
-            kept: true,
-        }))
+        let saved = BytesMut::from(body);
+        Self::Replay(Box::new(Replay { saved, trailers, ended: true, kept: true, ..Replay::of(Self::Empty) }))
     }
 
     /// No retry will come: nothing more is copied aside, unless somebody wants the copy.
@@ -327,6 +333,26 @@ impl H2Body {
 }
 
 impl Replay {
+    fn of(live: Body) -> Self {
+        let (trailers_read, ended, lost, kept) = (false, false, false, false);
+        Self { live, saved: BytesMut::new(), trailers: None, ended, at: 0, trailers_read, lost, kept }
+    }
+
+    fn poll_hold(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<bool, BodyError>> {
+        while !self.ended && self.saved.len() <= most {
+            match ready!(self.live.poll_chunk(cx))? {
+                Frame::Data(len) => {
+                    let len = len.min(most + 1 - self.saved.len());
+                    self.saved.extend_from_slice(self.live.chunk(len));
+                    self.live.consume(len);
+                }
+                Frame::Trailers(trailers) => self.trailers = Some(trailers),
+                Frame::End => self.ended = true,
+            }
+        }
+        Poll::Ready(Ok(self.saved.len() <= most))
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         if self.at < self.saved.len() {
             return Poll::Ready(Ok(Frame::Data(self.saved.len() - self.at)));

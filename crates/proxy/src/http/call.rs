@@ -5,50 +5,25 @@
 //! that was found dead before anything of the answer came.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::lease::{Leases, outcome_of};
 use super::attempt::live::{Live, Outgoing};
 use super::body::{Body, Frame};
 use super::breakage;
-use super::h1::Framing;
-use super::head::{RequestHead, ResponseHead, Trailers};
+use super::head::ResponseHead;
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::runtime::cluster::{ClusterHandle, PickContext};
-use crate::runtime::endpoint::{Outcome, Reach};
+use crate::runtime::cluster::PickContext;
+use crate::runtime::endpoint::Outcome;
 use crate::upstream::pool::Pools;
 
-/// What is to be sent, where, and what is wanted of it.
-pub struct Call<'c> {
-    pub cluster: &'c Arc<ClusterHandle>,
-    pub head: RequestHead,
-    pub framing: Framing,
-    pub body: Bytes,
-    pub trailers: Option<Trailers>,
-    /// For clusters of kind original destination.
-    pub original: (SocketAddr, Reach),
-    /// For consistent hashing.
-    pub hash: Option<u64>,
-    /// When the whole answer must have come.
-    pub deadline: Instant,
-    /// So many bytes of the answer's body are kept; more are read and dropped.
-    pub most: usize,
-}
+pub mod message;
 
-/// What came back.
-pub struct Answer {
-    pub head: ResponseHead,
-    pub body: BytesMut,
-    /// The body was longer than what was kept.
-    pub cut: bool,
-    pub trailers: Option<Trailers>,
-}
+pub use message::{Answer, Call};
 
 /// Makes a call.
 ///

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_model::route::table::CompiledRoute;
+use outrigger_model::route::table::{CompiledRoute, RouteRef};
 
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
@@ -10,6 +10,8 @@ use super::filter::{self, Filter, Input, Verdict, cors};
 use super::respond::Local;
 use super::watch;
 use crate::failure::Failure;
+
+mod authorize;
 
 /// Judges an open tunnel by the policy of now.
 ///
@@ -43,22 +45,47 @@ impl From<Failure> for Stop {
     }
 }
 
-/// Runs the filters of the listener, in order, and then what the route itself has.
-pub async fn run(ctx: &mut RequestCtx<'_>, view: &RequestConfig, route: &CompiledRoute) -> Result<(), Stop> {
-    let route_fault = route.config.fault.as_ref();
+/// Runs the filters of the listener, in order, and then what the route itself has; gives back the route, which a filter may have
+/// changed.
+pub async fn run<'v>(
+    ctx: &mut RequestCtx<'_>,
+    view: &'v RequestConfig,
+    mut found: RouteRef<'v>,
+) -> Result<RouteRef<'v>, Stop> {
     let mut drawn = false;
     for filter in &view.http.filters {
+        let route_fault = found.route.config.fault.as_ref();
         let input = Input { connection: ctx.conn.info.view(), request: &ctx.head, route_fault };
-        let verdict = filter.on_request(&input);
         drawn |= matches!(filter, Filter::Fault(_));
-        if let Some((delay, then)) = delay_of(verdict)? {
-            Box::pin(wait(ctx, delay, then)).await?;
+        match filter.on_request(&input) {
+            Verdict::Continue => {}
+            verdict => {
+                if Box::pin(settle(ctx, view, filter, verdict)).await? {
+                    found = view.route(&ctx.head)?;
+                }
+            }
         }
     }
-    if route.has_filters() {
-        Box::pin(of_route(ctx, route, drawn)).await?;
+    if found.route.has_filters() {
+        Box::pin(of_route(ctx, found.route, drawn)).await?;
     }
-    Ok(())
+    Ok(found)
+}
+
+/// What a filter wants but to let pass; says whether routes are to be looked for again.
+async fn settle(
+    ctx: &mut RequestCtx<'_>,
+    view: &RequestConfig,
+    filter: &Filter,
+    verdict: Verdict,
+) -> Result<bool, Stop> {
+    if let (Filter::ExtAuthz(authz), Verdict::Ask) = (filter, &verdict) {
+        return authorize::ask(ctx, view, authz).await;
+    }
+    if let Some((delay, then)) = delay_of(verdict)? {
+        wait(ctx, delay, then).await?;
+    }
+    Ok(false)
 }
 
 /// The route's own fault, where the listener has no filter for it, and its policy for other origins.
@@ -82,7 +109,7 @@ async fn of_route(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, drawn: bool) 
 
 fn delay_of(verdict: Verdict) -> Result<Option<(Duration, Option<Failure>)>, Failure> {
     match verdict {
-        Verdict::Continue => Ok(None),
+        Verdict::Continue | Verdict::Ask => Ok(None),
         Verdict::Fail(failure) => Err(failure),
         Verdict::Delay(delay, then) => Ok(Some((delay, then))),
     }

@@ -5,9 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_model::listener::Direction;
+use outrigger_model::route::table::RouteRef;
 
 use crate::downstream::ConnInfo;
+use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::h1::Limits;
+use crate::http::head::RequestHead;
 use crate::memory::Account;
 use crate::runtime::snapshot::HttpHandle;
 use crate::worker::Worker;
@@ -27,6 +30,25 @@ pub struct HttpConn {
 pub struct RequestConfig {
     generation: u64,
     pub http: Arc<HttpHandle>,
+}
+
+impl RequestConfig {
+    /// The route of a request.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn route(&self, head: &RequestHead) -> Result<RouteRef<'_>, Failure> {
+        self.http.routes.find(head).ok_or_else(|| {
+            let detail = format!(
+                "no route of {} takes {} {}{}",
+                self.http.routes.name(),
+                head.method(),
+                head.authority(),
+                head.path().split('?').next().unwrap_or_default()
+            );
+            Failure::local(Stage::Route, FailureKind::NoRoute, detail)
+        })
+    }
 }
 
 impl HttpConn {

@@ -2,6 +2,8 @@
 //!
 //! To add one: a file in `filter/` and a row here.
 
+use std::borrow::Cow;
+
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
@@ -11,11 +13,12 @@ use super::head::RequestHead;
 use crate::failure::Failure;
 
 pub mod cors;
+pub mod ext_authz;
 pub mod fault;
 pub mod rbac;
 
 /// A header that a filter sets in the response.
-pub type ResponseEdit = (&'static str, Vec<u8>);
+pub type ResponseEdit = (Cow<'static, str>, Vec<u8>);
 
 /// A compiled request filter.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub enum Filter {
     Rbac(rbac::Rbac),
     /// Injected faults.
     Fault(fault::FaultFilter),
+    /// A service is asked.
+    ExtAuthz(Box<ext_authz::ExtAuthz>),
 }
 
 /// Compiles a filter.
@@ -34,6 +39,7 @@ pub fn build(config: &HttpFilter) -> Result<Filter, Flaw> {
     Ok(match config {
         HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
+        HttpFilter::ExtAuthz(config) => Filter::ExtAuthz(Box::new(ext_authz::ExtAuthz::build(config)?)),
     })
 }
 
@@ -54,6 +60,8 @@ pub enum Verdict {
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
     Fail(Failure),
+    /// Somebody must be asked first.
+    Ask,
 }
 
 impl Filter {
@@ -61,6 +69,7 @@ impl Filter {
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self {
             Self::Rbac(rbac) => rbac.on_request(input),
+            Self::ExtAuthz(_) => Verdict::Ask,
             Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
         }
     }

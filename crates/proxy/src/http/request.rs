@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use outrigger_model::listener::Direction;
-use outrigger_model::route::table::{CompiledRoute, RouteRef};
+use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
 
 use super::attempt::{Live, Plan};
@@ -49,13 +49,13 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     edit::identify(ctx);
     let view = ctx.view.clone();
     edit::normalize(&mut ctx.head, view.http.config.path)?;
-    let found = route(ctx, &view)?;
+    let found = view.route(&ctx.head)?;
     trace(ctx, found.route);
     if ctx.upgrade != Upgrade::None {
         upgrade::check(&ctx.head, &found.route.config, &view.http.config.upgrades)?;
         ctx.extras().judged = Some(ctx.head.clone());
     }
-    chain::run(ctx, &view, found.route).await?;
+    let found = chain::run(ctx, &view, found).await?;
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
             let host_retry = found.host.retry.as_ref();
@@ -78,19 +78,6 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
 
 fn status_of(redirect: &Redirect) -> u16 {
     if redirect.status == 0 { 301 } else { redirect.status }
-}
-
-fn route<'v>(ctx: &RequestCtx<'_>, view: &'v RequestConfig) -> Result<RouteRef<'v>, Failure> {
-    view.http.routes.find(&ctx.head).ok_or_else(|| {
-        let detail = format!(
-            "no route of {} takes {} {}{}",
-            view.http.routes.name(),
-            ctx.head.method(),
-            ctx.head.authority(),
-            ctx.head.path().split('?').next().unwrap_or_default()
-        );
-        Failure::local(Stage::Route, FailureKind::NoRoute, detail)
-    })
 }
 
 /// Decides on recording; opens the server span.
@@ -159,7 +146,7 @@ fn edit_response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead) {
     let Some(extras) = &mut ctx.extras else { return };
     for (name, value) in extras.response.drain(..) {
         // A head without room goes on without them.
-        let _ = head.set(name, value);
+        let _ = head.set(&name, value);
     }
     if let Some(cookie) = extras.cookie.take() {
         let _ = head.append("set-cookie", cookie);

@@ -45,7 +45,7 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
     let request = match &chain.terminal {
         Terminal::Http(http) => origins_value(http.filters.iter().filter_map(|f| match f {
             HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
-            HttpFilter::Fault(_) => None,
+            HttpFilter::Fault(_) | HttpFilter::ExtAuthz(_) => None,
         })),
         Terminal::Tcp(_) => None,
     };

@@ -6,6 +6,7 @@ use super::flaw::{Decoded, Flaw, flaw};
 use crate::wire::protobuf::Any;
 
 pub(super) const CORS: &str = "envoy.filters.http.cors";
+pub(super) const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 pub(super) const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 pub(super) const ROUTER: &str = "envoy.filters.http.router";

@@ -3,16 +3,17 @@
 use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
 use outrigger_model::route::Fault;
 
-use super::extension::{self, CORS, FAULT, HTTP_RBAC, ROUTER, is, unpack};
+use super::extension::{self, CORS, EXT_AUTHZ, FAULT, HTTP_RBAC, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{left_out, note, path, policy, retry, route, upgrade};
+use super::{ext_authz, left_out, note, path, policy, retry, route, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
     http_connection_manager::{CodecType, RouteSpecifier},
     http_filter::ConfigType,
 };
+use crate::wire::http_authz::ExtAuthz;
 use crate::wire::http_cors::Cors;
 use crate::wire::http_fault::HttpFault;
 use crate::wire::http_rbac::Rbac;
@@ -88,6 +89,7 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
                 any(&Rbac { rules: Some(policy::encode(rbac, kind)), ..Default::default() }),
             ),
             HttpFilter::Fault(fault) => filter(FAULT, any(&retry::encode_fault(fault, kind))),
+            HttpFilter::ExtAuthz(authz) => filter(EXT_AUTHZ, any(&ext_authz::encode(authz))),
         }));
     }
     // A route's faults need the filter to be there.
@@ -185,6 +187,11 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
             }
             // The policy is the route's, and acts where there is one.
             Some(config) if is::<Cors>(config) => {}
+            Some(config) if is::<ExtAuthz>(config) => {
+                let authz: ExtAuthz = unpack(config).under(format_args!("{field}.typed_config"))?;
+                let authz = ext_authz::decode(&authz).under(format_args!("{field}.typed_config"))?;
+                filters.push(HttpFilter::ExtAuthz(Box::new(authz)));
+            }
             Some(config) if is::<HttpFault>(config) => {
                 let fault: HttpFault = unpack(config).under(format_args!("{field}.typed_config"))?;
                 let fault = retry::decode_fault(&fault).under(format_args!("{field}.typed_config"))?;

@@ -2,6 +2,7 @@
 
 mod access;
 mod attacks;
+mod authz;
 mod h1;
 mod h2;
 mod heads;

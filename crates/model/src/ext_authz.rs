@@ -1,0 +1,92 @@
+//! Authorization by a service that is asked: `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::matcher::StringMatch;
+
+/// Whom to ask, with what, and what follows from the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExtAuthz {
+    /// Who is asked.
+    pub service: AuthzService,
+    /// The name of a cluster.
+    pub cluster: String,
+    /// For the answer. Default 200 ms.
+    pub timeout: Duration,
+    /// Requests pass when nobody answers.
+    pub failure_mode_allow: bool,
+    /// They then carry `x-envoy-auth-failure-mode-allowed: true`.
+    pub failure_mode_allow_header: bool,
+    /// What a request gets when nobody answers. Default 403.
+    pub status_on_error: u16,
+    /// How much of the body goes along. Absent: nothing.
+    pub body: Option<AuthzBody>,
+    /// Request headers that go along; absent: all to a gRPC service, and to an HTTP service only those that always do.
+    pub allowed_headers: Option<Vec<StringMatch>>,
+    /// Request headers that do not.
+    pub disallowed_headers: Vec<StringMatch>,
+    /// Routes are looked for again after headers were edited.
+    pub clear_route_cache: bool,
+}
+
+/// What speaks there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum AuthzService {
+    /// `envoy.service.auth.v3.Authorization`.
+    Grpc {
+        /// `:authority` of the calls; empty: the cluster's name.
+        authority: String,
+        /// Metadata of the calls.
+        metadata: Vec<(String, String)>,
+    },
+    /// HTTP: 200 permits.
+    Http(HttpAuthz),
+}
+
+/// An HTTP service that permits and denies.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HttpAuthz {
+    /// Before the path of the request.
+    pub path_prefix: String,
+    /// Headers of each call.
+    pub headers_to_add: Vec<(String, String)>,
+    /// Of an answer that permits: set in the request.
+    pub upstream_headers: Vec<StringMatch>,
+    /// Of an answer that permits: added to the request.
+    pub upstream_headers_to_append: Vec<StringMatch>,
+    /// Of an answer that denies: for the client. Absent: all.
+    pub client_headers: Option<Vec<StringMatch>>,
+    /// Of an answer that permits: for the client.
+    pub client_headers_on_success: Vec<StringMatch>,
+}
+
+/// The body, as it goes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthzBody {
+    /// So many bytes.
+    pub max_bytes: u32,
+    /// The first bytes of a longer one; without it such a request is refused with 413.
+    pub allow_partial: bool,
+    /// As bytes instead of as text (gRPC).
+    pub as_bytes: bool,
+}
+
+impl ExtAuthz {
+    /// With the defaults.
+    pub fn new(service: AuthzService, cluster: impl Into<String>) -> Self {
+        Self {
+            service,
+            cluster: cluster.into(),
+            timeout: Duration::from_millis(200),
+            failure_mode_allow: false,
+            failure_mode_allow_header: false,
+            status_on_error: 403,
+            body: None,
+            allowed_headers: None,
+            disallowed_headers: Vec::new(),
+            clear_route_cache: false,
+        }
+    }
+}

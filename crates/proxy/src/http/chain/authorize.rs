@@ -1,0 +1,133 @@
+//! Asks a service whether a request may pass. The client is watched meanwhile; of the body as much is read as goes along, and read
+//! again when the request is forwarded.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use bytes::Bytes;
+use outrigger_model::ext_authz::AuthzBody;
+
+use super::Stop;
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::breakage::{client_gone, downstream_failure};
+use crate::http::call;
+use crate::http::conn::RequestConfig;
+use crate::http::context::RequestCtx;
+use crate::http::filter::ext_authz::{Asked, Edits, ExtAuthz, Judgement};
+use crate::http::h1::{Framing, H1Response};
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::watch::{self, Idle};
+
+/// Says whether routes are to be looked for again.
+pub(super) async fn ask(
+    ctx: &mut RequestCtx<'_>,
+    view: &RequestConfig,
+    authz: &ExtAuthz,
+) -> Result<bool, Stop> {
+    let (body, partial) = match authz.config.body {
+        Some(settings) => read(ctx, settings).await?,
+        None => (Bytes::new(), false),
+    };
+    let came = match view.http.cluster(&authz.config.cluster) {
+        Some(cluster) => {
+            let size = match ctx.framing {
+                Framing::Length(length) => i64::try_from(length).unwrap_or(i64::MAX),
+                Framing::None => 0,
+                _ => -1,
+            };
+            let own = ctx.conn.worker.metrics.local().principal.as_ref();
+            let own = own.map(ToString::to_string).unwrap_or_default();
+            let call = authz.ask(
+                &Asked {
+                    connection: ctx.conn.info.view(),
+                    own: &own,
+                    head: &ctx.head,
+                    body: &body,
+                    partial,
+                    size,
+                },
+                cluster,
+            )?;
+            let pools = &ctx.conn.worker.pools;
+            let calling = async { Ok(call::send(pools, call).await) };
+            watch::guarded(ctx, None, calling).await?
+        }
+        None => {
+            let detail = format!("there is no cluster {}", authz.config.cluster);
+            Err(Failure::local(Stage::Authorize, FailureKind::NoCluster, detail))
+        }
+    };
+    ctx.tick();
+    match authz.judge(came, ctx.record.is_grpc) {
+        Judgement::Allowed(edits) => apply(ctx, edits)?,
+        Judgement::Denied(local) => {
+            ctx.record.flags.add("UAEX");
+            return Err(Stop::Answered(local, "ext_authz_denied"));
+        }
+        Judgement::Failed(failure) if authz.config.failure_mode_allow => {
+            tracing::debug!(%failure, "a request passes without authorization");
+            if authz.config.failure_mode_allow_header {
+                let _ = ctx.head.set("x-envoy-auth-failure-mode-allowed", "true");
+            }
+        }
+        Judgement::Failed(failure) => return Err(failure.into()),
+    }
+    Ok(authz.config.clear_route_cache)
+}
+
+/// As much of the body as goes along; whether there is more.
+async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<(Bytes, bool), Failure> {
+    let most = settings.max_bytes as usize;
+    // The application, which could tell the client to go on, has not heard of it yet.
+    let waits = ctx.head.first("expect").is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"));
+    if waits && let Some(responder) = &mut ctx.responder {
+        ctx.head.remove("expect");
+        responder.interim(&mut ResponseHead::H1(H1Response::new(100, Framing::None)));
+        poll_fn(|cx| responder.poll_flush(cx)).await.map_err(|error| client_gone(&error.to_string()))?;
+    }
+    let mut idle = Idle::new(ctx);
+    let whole = poll_fn(|cx| {
+        match ctx.body.poll_hold(cx, most) {
+            Poll::Ready(Ok(whole)) => return Poll::Ready(Ok(whole)),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(downstream_failure(&error))),
+            Poll::Pending => {}
+        }
+        let held = ctx.body.held().len() as u64;
+        idle.poll(ctx, cx, None, held).map(Err)
+    })
+    .await?;
+    ctx.tick();
+    if !whole && !settings.allow_partial {
+        let detail = format!("the body is longer than the {most} bytes that go along to be authorized");
+        return Err(Failure::downstream(Stage::Authorize, FailureKind::BadRequest(413), detail));
+    }
+    let held = ctx.body.held();
+    Ok((Bytes::copy_from_slice(&held[..held.len().min(most)]), !whole))
+}
+
+fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
+    // What routing and framing are made of is not the service's to change.
+    let is_ours =
+        |name: &str| name.starts_with(':') || matches!(name, "host" | "content-length" | "transfer-encoding");
+    for name in edits.remove.iter().filter(|name| !is_ours(&name.to_ascii_lowercase())) {
+        ctx.head.remove(name);
+    }
+    for edit in edits.request.iter().filter(|edit| !is_ours(&edit.name)) {
+        set(&mut ctx.head, &edit.name, &edit.value, edit.append).map_err(|why| {
+            let detail = format!("the service that authorizes set {}: {why}", edit.name);
+            Failure::local(Stage::Authorize, FailureKind::BadRequest(400), detail)
+        })?;
+    }
+    if !edits.response.is_empty() {
+        let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));
+        let response = response.map(|edit| (Cow::Owned(edit.name), edit.value.into_bytes()));
+        ctx.extras().response.extend(response);
+    }
+    Ok(())
+}
+
+fn set(head: &mut RequestHead, name: &str, value: &str, append: bool) -> Result<(), String> {
+    let done = if append { head.append(name, value) } else { head.set(name, value) };
+    done.map_err(|error| error.to_string())
+}

@@ -1,0 +1,319 @@
+//! Authorization by a service that is asked: `envoy.filters.http.ext_authz`. Here is what is asked and what an answer means; that the
+//! request waits meanwhile is `chain`'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use outrigger_model::ext_authz::{self as model, AuthzService, HttpAuthz};
+use outrigger_model::matcher::{Matcher, StringMatch};
+use outrigger_model::request::ConnectionView;
+use outrigger_model::resource::{Flaw, Under};
+use outrigger_xds::authz::{self, Check, Edit, Verdict};
+use tokio::time::Instant;
+
+use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
+use crate::http::call::message::{Answer, Call};
+use crate::http::copy::parse_status;
+use crate::http::h1::{EditError, Framing, H1Request, H1Response};
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::respond::Local;
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::Reach;
+
+/// Of an answer to a check.
+const MOST_ANSWER: usize = 64 * 1024;
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const PARTIAL: &str = "x-envoy-auth-partial-body";
+
+/// A compiled filter.
+#[derive(Debug)]
+pub struct ExtAuthz {
+    pub config: model::ExtAuthz,
+    allowed: Option<Vec<Matcher>>,
+    disallowed: Vec<Matcher>,
+    upstream: Vec<Matcher>,
+    upstream_append: Vec<Matcher>,
+    client: Option<Vec<Matcher>>,
+    client_on_success: Vec<Matcher>,
+}
+
+/// What is known of a request.
+pub struct Asked<'a> {
+    pub connection: ConnectionView<'a>,
+    /// Our own identity.
+    pub own: &'a str,
+    pub head: &'a RequestHead,
+    pub body: &'a [u8],
+    /// More of the body follows.
+    pub partial: bool,
+    /// Of the body; -1 if it is not known.
+    pub size: i64,
+}
+
+/// What follows.
+pub enum Judgement {
+    Allowed(Edits),
+    /// With this.
+    Denied(Box<Local>),
+    Failed(Failure),
+}
+
+/// Edits of the request and of its response.
+#[derive(Default)]
+pub struct Edits {
+    pub remove: Vec<String>,
+    pub request: Vec<Edit>,
+    pub response: Vec<Edit>,
+}
+
+impl ExtAuthz {
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// A matcher that is none.
+    pub fn build(config: &model::ExtAuthz) -> Result<Self, Flaw> {
+        let http = match &config.service {
+            AuthzService::Http(http) => http.clone(),
+            AuthzService::Grpc { .. } => HttpAuthz::default(),
+        };
+        Ok(Self {
+            allowed: config.allowed_headers.as_deref().map(compile).transpose().under("allowed_headers")?,
+            disallowed: compile(&config.disallowed_headers).under("disallowed_headers")?,
+            upstream: compile(&http.upstream_headers).under("allowed_upstream_headers")?,
+            upstream_append: compile(&http.upstream_headers_to_append).under("allowed_upstream_headers")?,
+            client: http
+                .client_headers
+                .as_deref()
+                .map(compile)
+                .transpose()
+                .under("allowed_client_headers")?,
+            client_on_success: compile(&http.client_headers_on_success).under("allowed_client_headers")?,
+            config: config.clone(),
+        })
+    }
+
+    /// The question.
+    ///
+    /// # Errors
+    /// It cannot be put.
+    pub fn ask<'c>(&self, asked: &Asked<'_>, cluster: &'c Arc<ClusterHandle>) -> Result<Call<'c>, Failure> {
+        let (head, body) = match &self.config.service {
+            AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata),
+            AuthzService::Http(http) => self.http(asked, http),
+        }
+        .map_err(|error| {
+            Failure::downstream(Stage::Authorize, FailureKind::BadRequest(400), error.to_string())
+        })?;
+        let framing = Framing::Length(body.len() as u64);
+        let deadline = Instant::now() + self.config.timeout;
+        let original = (asked.connection.destination, Reach::Network);
+        let (trailers, hash) = (None, None);
+        Ok(Call { cluster, head, framing, body, trailers, original, hash, deadline, most: MOST_ANSWER })
+    }
+
+    fn goes_along(&self, name: &[u8], otherwise: bool) -> bool {
+        let any = |all: &[Matcher]| all.iter().any(|matcher| matcher.matches(name));
+        self.allowed.as_deref().map_or(otherwise, any) && !any(&self.disallowed)
+    }
+
+    fn http(&self, asked: &Asked<'_>, http: &HttpAuthz) -> Result<(RequestHead, Bytes), EditError> {
+        let path = format!("{}{}", http.path_prefix, asked.head.path());
+        let mut head = H1Request::new(asked.head.method(), &path, asked.head.authority())?;
+        head.set_scheme(asked.head.scheme());
+        let mut head = RequestHead::H1(head);
+        let mut lines = Vec::new();
+        asked.head.each_header(|name, value| {
+            let name = name.to_ascii_lowercase();
+            let always = name == b"authorization";
+            let never =
+                matches!(&*name, b"host" | b"content-length" | b"transfer-encoding" | b"connection" | b"te");
+            if !never && (always && !self.is_disallowed(&name) || self.goes_along(&name, false)) {
+                lines.push((name, value.to_vec()));
+            }
+        });
+        for (name, value) in lines {
+            head.append(&String::from_utf8_lossy(&name), value)?;
+        }
+        for (name, value) in &http.headers_to_add {
+            head.set(name, value)?;
+        }
+        if self.config.body.is_some() && !asked.body.is_empty() {
+            head.set(PARTIAL, if asked.partial { "true" } else { "false" })?;
+        }
+        Ok((head, Bytes::copy_from_slice(asked.body)))
+    }
+
+    fn is_disallowed(&self, name: &[u8]) -> bool {
+        self.disallowed.iter().any(|matcher| matcher.matches(name))
+    }
+
+    fn grpc(
+        &self,
+        asked: &Asked<'_>,
+        authority: &str,
+        metadata: &[(String, String)],
+    ) -> Result<(RequestHead, Bytes), EditError> {
+        let mut headers: HashMap<String, String> = HashMap::new();
+        let mut add = |name: &str, value: &str| {
+            if self.goes_along(name.as_bytes(), true) {
+                let known = headers.entry(name.to_owned()).or_default();
+                *known = if known.is_empty() { value.to_owned() } else { format!("{known},{value}") };
+            }
+        };
+        let head = asked.head;
+        for (name, value) in [
+            (":method", head.method()),
+            (":path", head.path()),
+            (":authority", head.authority()),
+            (":scheme", head.scheme()),
+        ] {
+            add(name, value);
+        }
+        head.each_header(|name, value| {
+            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+            if name != "host" {
+                add(&name, &String::from_utf8_lossy(value));
+            }
+        });
+        if self.config.body.is_some() && !asked.body.is_empty() {
+            add(PARTIAL, if asked.partial { "true" } else { "false" });
+        }
+        let id = head.first("x-request-id").map(String::from_utf8_lossy).unwrap_or_default();
+        let principal = asked.connection.peer.map(ToString::to_string).unwrap_or_default();
+        let message = Check {
+            source: (asked.connection.source, &principal),
+            destination: (asked.connection.destination, asked.own),
+            id: &id,
+            method: head.method(),
+            path: head.path(),
+            host: head.authority(),
+            scheme: head.scheme(),
+            protocol: head.version(),
+            headers,
+            size: asked.size,
+            body: asked.body,
+            as_bytes: self.config.body.is_some_and(|body| body.as_bytes),
+        }
+        .encode();
+        let authority = if authority.is_empty() { &self.config.cluster } else { authority };
+        let authority: String = authority
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || ".-:".contains(c) { c } else { '_' })
+            .collect();
+        let mut head = RequestHead::H1(H1Request::new("POST", CHECK, &authority)?);
+        head.set("content-type", "application/grpc")?;
+        head.set("te", "trailers")?;
+        head.set("grpc-timeout", format!("{}m", self.config.timeout.as_millis().clamp(1, 99_999_999)))?;
+        for (name, value) in metadata {
+            head.append(name, value)?;
+        }
+        let mut body = BytesMut::with_capacity(message.len() + 5);
+        body.put_u8(0);
+        body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        body.extend_from_slice(&message);
+        Ok((head, body.freeze()))
+    }
+
+    /// What an answer means.
+    pub fn judge(&self, came: Result<Answer, Failure>, asked_by_grpc: bool) -> Judgement {
+        let judged =
+            came.map_err(|failure| failure.to_string()).and_then(|answer| match &self.config.service {
+                AuthzService::Grpc { .. } => self.judge_grpc(&answer, asked_by_grpc),
+                AuthzService::Http(_) => self.judge_http(&answer, asked_by_grpc),
+            });
+        judged.unwrap_or_else(|why| {
+            let detail = format!("{} could not be asked: {why}", self.config.cluster);
+            let kind = FailureKind::AuthzUnavailable(self.config.status_on_error);
+            Judgement::Failed(Failure::local(Stage::Authorize, kind, detail))
+        })
+    }
+
+    fn judge_grpc(&self, answer: &Answer, asked_by_grpc: bool) -> Result<Judgement, String> {
+        let trailers = answer.trailers.as_ref().and_then(|trailers| trailers.first("grpc-status"));
+        let status = trailers.or_else(|| answer.head.first("grpc-status")).and_then(parse_status);
+        match status {
+            Some(0) if answer.head.status() == 200 => {}
+            status => return Err(format!("HTTP {}, gRPC {status:?}", answer.head.status())),
+        }
+        // One message: a flag of compression, its length.
+        let message = match &answer.body[..] {
+            [0, a, b, c, d, rest @ ..] if rest.len() == u32::from_be_bytes([*a, *b, *c, *d]) as usize => rest,
+            _ => return Err("the answer is not one message".into()),
+        };
+        Ok(match authz::decode(message)? {
+            Verdict::Allowed { request, remove, response } => {
+                Judgement::Allowed(Edits { remove, request, response })
+            }
+            Verdict::Denied { status, headers, body } => {
+                let headers = headers.into_iter().map(|edit| (edit.name, edit.value.into_bytes()));
+                Judgement::Denied(Box::new(denied(status, headers, body, asked_by_grpc)))
+            }
+        })
+    }
+
+    fn judge_http(&self, answer: &Answer, asked_by_grpc: bool) -> Result<Judgement, String> {
+        let status = answer.head.status();
+        if status >= 500 {
+            return Err(format!("it answered with {status}"));
+        }
+        let mut lines: Vec<(String, Vec<u8>)> = Vec::new();
+        answer.head.each_header(|name, value| {
+            lines.push((String::from_utf8_lossy(name).to_ascii_lowercase(), value.to_vec()));
+        });
+        let any = |all: &[Matcher], name: &str| all.iter().any(|matcher| matcher.matches(name.as_bytes()));
+        if status == 200 {
+            let taken = |all: &[Matcher], append| -> Vec<Edit> {
+                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                let found = lines.iter().filter(|(name, _)| any(all, name));
+                found.map(|(name, value)| Edit { name: name.clone(), value: text(value), append }).collect()
+            };
+            let mut request = taken(&self.upstream, false);
+            request.extend(taken(&self.upstream_append, true));
+            let response = taken(&self.client_on_success, false);
+            return Ok(Judgement::Allowed(Edits { remove: Vec::new(), request, response }));
+        }
+        let always = ["www-authenticate", "location", "proxy-authenticate"];
+        lines.retain(|(name, _)| {
+            let ours = matches!(
+                &**name,
+                "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "host"
+            );
+            !ours && self.client.as_deref().is_none_or(|all| any(all, name) || always.contains(&&**name))
+        });
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        Ok(Judgement::Denied(Box::new(denied(status, lines, body, asked_by_grpc))))
+    }
+}
+
+fn compile(all: &[StringMatch]) -> Result<Vec<Matcher>, Flaw> {
+    all.iter().map(|text| text.compile().map_err(Flaw::new)).collect()
+}
+
+/// The response of a denial, as the service wants it; gRPC clients are told in their way.
+fn denied(
+    status: u16,
+    headers: impl IntoIterator<Item = (String, Vec<u8>)>,
+    body: String,
+    is_grpc: bool,
+) -> Local {
+    let grpc = is_grpc.then(|| grpc_of_http(status));
+    let length = if is_grpc { 0 } else { body.len() as u64 };
+    let mut head =
+        ResponseHead::H1(H1Response::new(if is_grpc { 200 } else { status }, Framing::Length(length)));
+    for (name, value) in headers {
+        // What does not fit is lost.
+        let _ = head.append(&name, value);
+    }
+    if let Some(code) = grpc {
+        let _ = head.set("content-type", "application/grpc");
+        let _ = head.set("grpc-status", code.to_string());
+        let _ = head.set("grpc-message", body.replace(|c: char| !(' '..='~').contains(&c) || c == '%', " "));
+        return Local { head, body: "".into(), grpc_status: Some(code) };
+    }
+    if !body.is_empty() && !head.has("content-type") {
+        let _ = head.set("content-type", "text/plain");
+    }
+    Local { head, body: body.into(), grpc_status: None }
+}

@@ -1,0 +1,175 @@
+//! The messages of `envoy.service.auth.v3.Authorization/Check`, for a sidecar that asks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+
+use crate::wire::auth::attribute_context::{HttpRequest, Peer, Request};
+use crate::wire::auth::check_response::HttpResponse;
+use crate::wire::auth::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse};
+use crate::wire::core::{
+    self, Address, HeaderValueOption, address::Address as AddressKind, socket_address::PortSpecifier,
+};
+use crate::wire::protobuf;
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Check<'c> {
+    pub source: (SocketAddr, &'c str),
+    pub destination: (SocketAddr, &'c str),
+    pub id: &'c str,
+    pub method: &'c str,
+    pub path: &'c str,
+    pub host: &'c str,
+    pub scheme: &'c str,
+    pub protocol: &'c str,
+    /// Lower-case names, once each.
+    pub headers: HashMap<String, String>,
+    /// Of the body; -1 if it is not known.
+    pub size: i64,
+    pub body: &'c [u8],
+    pub as_bytes: bool,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed { request: Vec<Edit>, remove: Vec<String>, response: Vec<Edit> },
+    Denied { status: u16, headers: Vec<Edit>, body: String },
+}
+
+/// A header, set or added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    pub name: String,
+    pub value: String,
+    pub append: bool,
+}
+
+impl Check<'_> {
+    /// The message of the call.
+    pub fn encode(&self) -> Vec<u8> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let mut http = HttpRequest {
+            id: self.id.to_owned(),
+            method: self.method.to_owned(),
+            headers: self.headers.clone(),
+            path: self.path.to_owned(),
+            host: self.host.to_owned(),
+            scheme: self.scheme.to_owned(),
+            size: self.size,
+            protocol: self.protocol.to_owned(),
+            ..Default::default()
+        };
+        match self.as_bytes {
+            true => http.raw_body = self.body.to_vec(),
+            false => http.body = String::from_utf8_lossy(self.body).into_owned(),
+        }
+        let time = protobuf::Timestamp {
+            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+        };
+        let attributes = AttributeContext {
+            source: Some(peer(self.source)),
+            destination: Some(peer(self.destination)),
+            request: Some(Request { time: Some(time), http: Some(http) }),
+            ..Default::default()
+        };
+        CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+    }
+}
+
+fn peer((address, principal): (SocketAddr, &str)) -> Peer {
+    let socket = core::SocketAddress {
+        address: address.ip().to_string(),
+        port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+        ..Default::default()
+    };
+    Peer {
+        address: Some(Address { address: Some(AddressKind::SocketAddress(socket)) }),
+        principal: principal.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Reads an answer.
+///
+/// # Errors
+/// It is none.
+pub fn decode(message: &[u8]) -> Result<Verdict, String> {
+    let response = CheckResponse::decode(message).map_err(|error| error.to_string())?;
+    let code = response.status.map_or(0, |status| status.code);
+    match response.http_response {
+        Some(HttpResponse::ErrorResponse(_)) => Err("the service says that it failed".into()),
+        Some(HttpResponse::OkResponse(ok)) if code == 0 => Ok(Verdict::Allowed {
+            request: edits(&ok.headers),
+            remove: ok.headers_to_remove,
+            response: edits(&ok.response_headers_to_add),
+        }),
+        None if code == 0 => {
+            Ok(Verdict::Allowed { request: Vec::new(), remove: Vec::new(), response: Vec::new() })
+        }
+        Some(HttpResponse::DeniedResponse(denied)) => Ok(denial(denied)),
+        _ => Ok(denial(DeniedHttpResponse::default())),
+    }
+}
+
+fn denial(denied: DeniedHttpResponse) -> Verdict {
+    let status = denied.status.and_then(|status| u16::try_from(status.code).ok());
+    let status = status.filter(|status| (200..=599).contains(status)).unwrap_or(403);
+    Verdict::Denied { status, headers: edits(&denied.headers), body: denied.body }
+}
+
+fn edits(wire: &[HeaderValueOption]) -> Vec<Edit> {
+    let edit = |option: &HeaderValueOption| {
+        let header = option.header.as_ref()?;
+        let value = match header.raw_value.is_empty() {
+            true => header.value.clone(),
+            false => String::from_utf8_lossy(&header.raw_value).into_owned(),
+        };
+        #[allow(deprecated)] // the only one that services set
+        let append = option.append.is_some_and(|append| append.value);
+        Some(Edit { name: header.key.to_ascii_lowercase(), value, append })
+    };
+    wire.iter().filter_map(edit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::auth::OkHttpResponse;
+    use crate::wire::scalar::HttpStatus;
+
+    #[test]
+    fn answers_mean_what_envoy_takes_them_for() {
+        let allowed = |request, remove| Verdict::Allowed { request, remove, response: Vec::new() };
+        let decoded = |response: CheckResponse| decode(&response.encode_to_vec()).unwrap();
+        assert_eq!(decoded(CheckResponse::default()), allowed(vec![], vec![]));
+        let header = core::HeaderValue { key: "X-User".into(), value: "ann".into(), ..Default::default() };
+        let option = HeaderValueOption { header: Some(header), ..Default::default() };
+        let ok = OkHttpResponse {
+            headers: vec![option.clone()],
+            headers_to_remove: vec!["x-secret".into()],
+            ..Default::default()
+        };
+        let response =
+            CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..Default::default() };
+        let edit = Edit { name: "x-user".into(), value: "ann".into(), append: false };
+        assert_eq!(decoded(response.clone()), allowed(vec![edit.clone()], vec!["x-secret".into()]));
+        let refused = crate::wire::rpc::Status { code: 7, ..Default::default() };
+        let contrary = CheckResponse { status: Some(refused), ..response };
+        assert!(matches!(decoded(contrary), Verdict::Denied { status: 403, .. }));
+        let denied = DeniedHttpResponse {
+            status: Some(HttpStatus { code: 401 }),
+            headers: vec![option],
+            body: "who are you?".into(),
+        };
+        let response =
+            CheckResponse { http_response: Some(HttpResponse::DeniedResponse(denied)), ..Default::default() };
+        let denied = Verdict::Denied { status: 401, headers: vec![edit], body: "who are you?".into() };
+        assert_eq!(decoded(response), denied);
+        assert!(decode(b"\xff\xff").is_err());
+    }
+}
