@@ -339,7 +339,7 @@ impl ResponseParser {
     }
 
     /// Looks for a whole head at the start of `buf`. Interim heads (1xx) come out like others: forward them and parse on.
-    /// Behind a head whose framing is [`Framing::Tunnel`], what is left in `buf` belongs to the tunnel.
+    /// Behind a head whose framing is [`super::Framing::Tunnel`], what is left in `buf` belongs to the tunnel.
     ///
     /// # Errors
     /// When the head breaks a rule; the connection is then to be closed.
