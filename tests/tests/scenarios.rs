@@ -34,6 +34,7 @@ mod pushes;
 mod revocation;
 mod rotation;
 mod rules;
+mod services;
 mod thin_thread;
 
 /// The command under test.

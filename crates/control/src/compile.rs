@@ -5,9 +5,11 @@
 use outrigger_model::resource::Origin;
 use outrigger_rules::intent;
 
+mod any_host;
 mod authorization;
 pub mod cache;
 mod cluster;
+mod described;
 mod destination;
 mod endpoints;
 pub mod foreign;

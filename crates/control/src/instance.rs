@@ -97,6 +97,8 @@ pub enum Protocol {
     Http2,
     /// gRPC.
     Grpc,
+    /// TLS of the application's own: told apart by its server name, never opened.
+    Tls,
     /// Opaque bytes.
     Tcp,
 }

@@ -21,6 +21,7 @@ pub mod world;
 
 mod app;
 mod debug;
+pub mod described;
 mod enforced;
 mod metrics;
 mod presence;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use outrigger_model::path::PathNormalization;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent,
+    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent, ServiceIntent,
 };
 
+use crate::described::{self, Described, Offer};
 use crate::instance::{Instance, Protocol};
 use crate::virtual_address::{self, VirtualAddresses};
 
@@ -54,7 +55,7 @@ impl Default for MeshSettings {
     }
 }
 
-/// A service: the instances that registered under one name.
+/// A service: the instances that registered under one name, and what users say of it.
 #[derive(Debug, Clone)]
 pub struct Service {
     /// Its host.
@@ -63,12 +64,50 @@ pub struct Service {
     pub namespace: String,
     /// Its short name.
     pub name: String,
-    /// Ports of all instances; where instances disagree the smallest instance id decides.
+    /// Ports of all instances, where instances disagree the smallest instance id decides; and those that are described. Who
+    /// sees which, [`Service::offer`] says.
     pub ports: BTreeMap<u16, Protocol>,
     /// Its instances, by id.
     pub instances: Vec<Arc<Instance>>,
+    /// Who describes it, by origin.
+    pub described: Vec<Arc<ServiceIntent>>,
     /// What stands for it where there is only room for an address.
     pub virtual_addresses: VirtualAddresses,
+}
+
+impl Service {
+    /// A port as the clients of a namespace see it.
+    pub fn offer(&self, port: u16, namespace: &str) -> Option<Offer<'_>> {
+        if self.described.is_empty() {
+            return self.ports.get(&port).map(|protocol| Offer { protocol: *protocol, described: None });
+        }
+        if let Some(intent) = described::offering(&self.described, port, namespace) {
+            let protocol = described::protocol(intent.ports.get(&port)?.protocol);
+            return Some(Offer { protocol, described: Some(intent) });
+        }
+        let registered = self.instances.iter().find_map(|instance| instance.port(port));
+        registered.map(|port| Offer { protocol: port.protocol, described: None })
+    }
+
+    /// The ports that the clients of a namespace see.
+    pub fn offers<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (u16, Offer<'a>)> {
+        self.ports.keys().filter_map(move |port| Some((*port, self.offer(*port, namespace)?)))
+    }
+
+    /// The addresses that stand for it, as the clients of a namespace are told.
+    pub fn addresses(&self, namespace: &str) -> Vec<IpAddr> {
+        let visible = self.described.iter().filter(|intent| intent.visibility.includes(namespace));
+        let blocks = visible.clone().flat_map(|intent| &intent.addresses);
+        let single = blocks.filter(|block| block.prefix_len() == block.max_prefix_len());
+        let own: Vec<IpAddr> = single.map(ipnet::IpNet::addr).collect();
+        if !own.is_empty() {
+            return own;
+        }
+        match self.instances.is_empty() && visible.count() == 0 {
+            true => Vec::new(),
+            false => self.virtual_addresses.iter().collect(),
+        }
+    }
 }
 
 /// Everything that compilation looks at.
@@ -88,6 +127,7 @@ pub struct World {
     destinations: Vec<Arc<DestinationIntent>>,
     mtls: Vec<Arc<MtlsIntent>>,
     authorization: Vec<Arc<AuthorizationIntent>>,
+    described: Described,
 }
 
 impl World {
@@ -112,21 +152,27 @@ impl World {
             destinations: Vec::new(),
             mtls: Vec::new(),
             authorization: Vec::new(),
+            described: Described::default(),
         };
-        world.index_instances();
-        world.give_addresses();
+        let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
                 Intent::Route(i) => world.routes.push(Arc::new(i)),
                 Intent::Destination(i) => world.destinations.push(Arc::new(i)),
                 Intent::Mtls(i) => world.mtls.push(Arc::new(i)),
                 Intent::Authorization(i) => world.authorization.push(Arc::new(i)),
+                Intent::Service(i) => services.push(Arc::new(i)),
+                Intent::Workload(i) => workloads.push(Arc::new(i)),
             }
         }
         world.routes.sort_by(|a, b| a.origin.cmp(&b.origin));
         world.destinations.sort_by(|a, b| a.origin.cmp(&b.origin));
         world.mtls.sort_by(|a, b| a.origin.cmp(&b.origin));
         world.authorization.sort_by(|a, b| a.origin.cmp(&b.origin));
+        world.described = Described::new(services, workloads);
+        world.index_instances();
+        world.index_described();
+        world.give_addresses();
         world
     }
 
@@ -142,6 +188,7 @@ impl World {
                 name: instance.service.clone(),
                 ports: BTreeMap::new(),
                 instances: Vec::new(),
+                described: Vec::new(),
                 virtual_addresses: VirtualAddresses::default(),
             });
             for port in &instance.ports {
@@ -151,9 +198,37 @@ impl World {
         }
     }
 
+    fn index_described(&mut self) {
+        for (host, intents) in self.described.hosts() {
+            let Some(first) = intents.first() else { continue };
+            let (name, namespace) =
+                self.resolver.split(host).unwrap_or((host.as_str(), first.origin.namespace.as_str()));
+            let service = self.services.entry(host.clone()).or_insert_with(|| Service {
+                host: host.clone(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                ports: BTreeMap::new(),
+                instances: Vec::new(),
+                described: Vec::new(),
+                virtual_addresses: VirtualAddresses::default(),
+            });
+            for (number, port) in intents.iter().rev().flat_map(|intent| &intent.ports) {
+                service.ports.insert(*number, described::protocol(port.protocol));
+            }
+            service.described.clone_from(intents);
+        }
+    }
+
     fn give_addresses(&mut self) {
-        let given = virtual_address::give(self.services.keys().map(Host::as_str));
-        for ((host, service), addresses) in self.services.iter_mut().zip(given) {
+        let wants = |service: &&mut Service| {
+            !service.instances.is_empty() || described::wants_address(&service.host, &service.described)
+        };
+        let hosts: Vec<Host> =
+            self.services.values_mut().filter(wants).map(|service| service.host.clone()).collect();
+        let given = virtual_address::give(hosts.iter().map(Host::as_str));
+        for ((host, service), addresses) in
+            self.services.iter_mut().filter(|(_, s)| hosts.binary_search(&s.host).is_ok()).zip(given)
+        {
             service.virtual_addresses = addresses;
             self.by_virtual_address.extend(addresses.iter().map(|address| (address, host.clone())));
         }
@@ -164,9 +239,33 @@ impl World {
         self.services.values()
     }
 
-    /// The service of a host.
+    /// The service of a host. A rule's `example.com` may be a described service of that very name.
     pub fn service(&self, host: &Host) -> Option<&Service> {
-        self.services.get(host)
+        let bare =
+            || self.services.get(&self.resolver.bare(host)?).filter(|service| !service.described.is_empty());
+        self.services.get(host).or_else(bare)
+    }
+
+    /// The service that a name belongs to: its own, or that of the longest wildcard over it.
+    pub fn service_of(&self, host: &Host) -> Option<&Service> {
+        let wild = || {
+            let name = host.as_str();
+            name.match_indices('.').find_map(|(at, _)| {
+                let wildcard = self.resolver.resolve(&format!("*{}", &name[at..]), "").ok()?;
+                self.services.get(&wildcard)
+            })
+        };
+        self.service(host).or_else(wild)
+    }
+
+    /// What users describe.
+    pub(crate) fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// The registered instances of a namespace.
+    pub(crate) fn instances_of(&self, namespace: &str) -> impl Iterator<Item = &Instance> {
+        self.instances.values().map(AsRef::as_ref).filter(move |instance| instance.namespace == namespace)
     }
 
     /// All instances, by id.
@@ -179,9 +278,10 @@ impl World {
         self.instances.get(id)
     }
 
-    /// The service that a virtual address stands for.
-    pub fn service_at(&self, address: IpAddr) -> Option<&Service> {
-        self.services.get(self.by_virtual_address.get(&address)?)
+    /// The services that an address stands for, virtual or described.
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
+        let virtual_one = self.by_virtual_address.get(&address).into_iter();
+        virtual_one.chain(self.described.at(address)).filter_map(|host| self.services.get(host))
     }
 
     /// The instances that serve an address of a network. Networks may use the same addresses.
@@ -195,7 +295,14 @@ impl World {
     /// before the shorter, then the first by name.
     pub fn route_for(&self, host: &Host, namespace: &str) -> Option<&Arc<RouteIntent>> {
         let visible = self.routes.iter().filter(|route| route.visibility.includes(namespace));
-        let score = |route: &RouteIntent| route.hosts.iter().filter_map(|h| specificity(h, host)).max();
+        let mistaken = self.mistaken(host);
+        let score = |route: &RouteIntent| {
+            let of = |pattern: &Host| {
+                specificity(pattern, host)
+                    .max(mistaken.as_ref().and_then(|mistaken| specificity(pattern, mistaken)))
+            };
+            route.hosts.iter().filter_map(of).max()
+        };
         best(visible.filter_map(|route| score(route).map(|score| (score, route))))
     }
 
@@ -203,12 +310,22 @@ impl World {
     /// service's, then any. Several rules of one namespace for one host are merged.
     pub fn destination_for(&self, host: &Host, namespace: &str) -> Option<Arc<DestinationIntent>> {
         let owner = self.resolver.split(host).map(|(_, namespace)| namespace);
-        let rules = DestinationIntent::in_force(&self.destinations, host, owner, namespace);
+        let owner = owner.or_else(|| self.services.get(host).map(|service| service.namespace.as_str()));
+        let mut rules = DestinationIntent::in_force(&self.destinations, host, owner, namespace);
+        if let Some(mistaken) = self.mistaken(host).filter(|_| rules.is_empty()) {
+            rules = DestinationIntent::in_force(&self.destinations, &mistaken, owner, namespace);
+        }
         match rules.as_slice() {
             [] => None,
             [only] => Some((*only).clone()),
             several => DestinationIntent::merge(several.iter().map(|rule| &***rule)).map(Arc::new),
         }
+    }
+
+    /// How rules that say `example.com` were read, where that is a described service and not one of a namespace.
+    fn mistaken(&self, host: &Host) -> Option<Host> {
+        let described = self.services.get(host).is_some_and(|service| !service.described.is_empty());
+        self.resolver.mistaken(host).filter(|other| described && !self.services.contains_key(other))
     }
 
     /// What an instance accepts on a port: the narrowest scope that says something, finally PERMISSIVE.

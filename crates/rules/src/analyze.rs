@@ -9,14 +9,16 @@ mod paths;
 mod policies;
 mod references;
 mod routes;
+mod services;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place, RouteIntent, Target,
+    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place, RouteIntent,
+    ServiceIntent, Target,
 };
 use crate::object::Object;
 
@@ -47,6 +49,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::UNREACHABLE, what: "a route that no request reaches", run: routes::unreachable },
     Check { code: code::LONG_ATTEMPT, what: "perTryTimeout longer than timeout", run: routes::long_attempts },
     Check { code: code::CONFLICT, what: "two objects that route one host", run: conflicts::routes },
+    Check { code: code::CONFLICT, what: "two objects that describe one port", run: services::conflicts },
     Check {
         code: code::DUPLICATE_DESTINATION,
         what: "policies for one host of which one is lost",
@@ -57,6 +60,8 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
     Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
     Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
+    Check { code: code::NO_WORKLOADS, what: "a service without workloads", run: services::selectors },
+    Check { code: code::DOUBLE_TLS, what: "TLS that cannot work", run: services::tls },
     Check {
         code: code::HTTP_ON_TCP,
         what: "HTTP attributes in a DENY rule for TCP",
@@ -84,6 +89,7 @@ struct Scene<'o> {
     by_host: BTreeMap<&'o Host, Vec<&'o DestinationIntent>>,
     authorization: Vec<&'o AuthorizationIntent>,
     mtls: Vec<&'o MtlsIntent>,
+    services: Vec<&'o ServiceIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -96,6 +102,7 @@ impl<'o> Scene<'o> {
             by_host: BTreeMap::new(),
             authorization: Vec::new(),
             mtls: Vec::new(),
+            services: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -106,6 +113,8 @@ impl<'o> Scene<'o> {
                 }
                 Intent::Authorization(policy) => scene.authorization.push(policy),
                 Intent::Mtls(policy) => scene.mtls.push(policy),
+                Intent::Service(service) => scene.services.push(service),
+                Intent::Workload(_) => {}
             }
         }
         scene
@@ -117,6 +126,22 @@ impl<'o> Scene<'o> {
         let wildcards =
             self.destinations.iter().filter(|intent| intent.host.is_wildcard() && intent.host != *host);
         exact.chain(wildcards.filter(|intent| intent.host.covers(host.as_str())).copied()).collect()
+    }
+
+    /// The ports of the service that rules mean by a host, registered or described; `None` where there is no such service.
+    fn ports_of(&self, catalog: &ServiceCatalog, host: &Host) -> Option<BTreeSet<u16>> {
+        let name = short(host);
+        let means = |known: &Host| known == host || known.as_str() == name || known.covers(name);
+        let described: Vec<_> =
+            self.services.iter().filter(|service| service.hosts.iter().any(means)).collect();
+        let exact = catalog.services.get(host);
+        let registered = exact
+            .or_else(|| catalog.services.iter().find(|(known, _)| means(known)).map(|(_, service)| service));
+        if registered.is_none() && described.is_empty() {
+            return None;
+        }
+        let ports = described.into_iter().flat_map(|service| service.ports.keys());
+        Some(ports.chain(registered.into_iter().flat_map(|service| service.ports.keys())).copied().collect())
     }
 
     /// Every target of every route, and where it was written, with the route's object.

@@ -7,9 +7,11 @@ mod authorization_policy;
 mod cors;
 mod destination_rule;
 mod peer_authentication;
+mod service_entry;
 mod shared;
 mod traffic_rules;
 mod virtual_service;
+mod workload_entry;
 
 use crate::intent::{Intent, ObjectKind};
 use crate::reader::{At, Reader};
@@ -31,6 +33,8 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::DestinationRule, versions: NETWORKING, read: destination_rule::read },
     Row { kind: ObjectKind::PeerAuthentication, versions: SECURITY, read: peer_authentication::read },
     Row { kind: ObjectKind::AuthorizationPolicy, versions: SECURITY, read: authorization_policy::read },
+    Row { kind: ObjectKind::ServiceEntry, versions: NETWORKING, read: service_entry::read },
+    Row { kind: ObjectKind::WorkloadEntry, versions: NETWORKING, read: workload_entry::read },
     Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },
 ];
 
@@ -39,8 +43,6 @@ pub(crate) const FOREIGN: &[(&str, &str)] = &[
     ("EnvoyFilter", "patches Envoy's own configuration, which Outrigger's proxy does not have"),
     ("WasmPlugin", "needs a WebAssembly host, which Outrigger's proxy does not have"),
     ("ProxyConfig", "is not implemented by Outrigger"),
-    ("ServiceEntry", "is not implemented by Outrigger yet; services are registered with the control plane"),
-    ("WorkloadEntry", "is not implemented by Outrigger yet; instances are registered with the control plane"),
     ("WorkloadGroup", "is not implemented by Outrigger yet; instances are registered with the control plane"),
     ("Gateway", "is not implemented by Outrigger yet"),
     ("Sidecar", "is not implemented by Outrigger yet; a sidecar asks only for what its workload calls"),

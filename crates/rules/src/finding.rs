@@ -61,6 +61,8 @@ pub mod code {
     pub const LONG_ATTEMPT: &str = "OUT0104";
     /// HTTP attributes in a DENY rule for a TCP port.
     pub const HTTP_ON_TCP: &str = "OUT0105";
+    /// TLS that cannot work.
+    pub const DOUBLE_TLS: &str = "OUT0108";
     /// A rule that affects nobody.
     pub const NOBODY: &str = "OUT0106";
     /// A path that no request has.
@@ -77,7 +79,7 @@ pub mod code {
         (DUPLICATE_OBJECT, "an object is defined twice"),
         (SCHEMA, "a field is unknown, missing, or has a bad value"),
         (REFERENCE, "a route names a host or subset that does not exist"),
-        (CONFLICT, "two objects route the same host"),
+        (CONFLICT, "two objects route or describe the same host"),
         (NO_WORKLOADS, "a selector matches no workload"),
         (UNREACHABLE, "a route stands behind one that matches every request"),
         (EMPTY_SUBSET, "a subset matches no instance of its host"),
@@ -86,6 +88,7 @@ pub mod code {
         (LONG_ATTEMPT, "perTryTimeout is longer than the timeout of the whole request"),
         (NOBODY, "a rule is for hosts, callers or methods that do not exist"),
         (NO_SUCH_PATH, "a rule names a path that no request has once paths are normalised"),
+        (DOUBLE_TLS, "TLS is begun around an application's own, or without a name to ask for"),
         (HTTP_ON_TCP, "a DENY rule uses HTTP attributes on a TCP port, where they count as matching"),
     ];
 }

@@ -109,6 +109,27 @@ impl Resolver {
         })
     }
 
+    /// Resolves the host of a service that is described: a name with a dot is whole, `example.com` is nobody's namespace.
+    ///
+    /// # Errors
+    /// When the text cannot be a DNS name or wildcard.
+    pub fn resolve_whole(&self, text: &str, namespace: &str) -> Result<Host, HostError> {
+        let host = self.resolve(text, namespace)?;
+        let name = text.strip_suffix('.').unwrap_or(text);
+        Ok(if name.matches('.').count() == 1 { Host(name.to_ascii_lowercase()) } else { host })
+    }
+
+    /// What else the rules may mean that say `example.com`: [`Resolver::resolve`] took it for a service of a namespace.
+    pub fn bare(&self, host: &Host) -> Option<Host> {
+        self.split(host).map(|(name, namespace)| Host(format!("{name}.{namespace}")))
+    }
+
+    /// How [`Resolver::resolve`] understands a host of two labels, such as `example.com`.
+    pub fn mistaken(&self, host: &Host) -> Option<Host> {
+        let (name, namespace) = host.0.split_once('.')?;
+        (!namespace.contains('.') && !host.is_wildcard()).then(|| self.service(name, namespace))
+    }
+
     /// `name` and `namespace` of a host that is a service of the mesh.
     pub fn split<'a>(&self, host: &'a Host) -> Option<(&'a str, &'a str)> {
         let rest = host.0.strip_suffix(self.domain.as_str())?.strip_suffix(".svc.")?;
@@ -145,6 +166,26 @@ mod tests {
         ] {
             assert_eq!(resolver.resolve(text, "shop").unwrap().as_str(), expected);
         }
+    }
+
+    #[test]
+    fn a_host_of_two_labels_is_whole_for_a_described_service_and_found_by_rules() {
+        let resolver = Resolver::default();
+        for (text, expected) in [
+            ("example.com", "example.com"),
+            ("Example.COM.", "example.com"),
+            ("api.example.com", "api.example.com"),
+            ("redis", "redis.shop.svc.cluster.local"),
+            ("*.com", "*.com"),
+            ("catalog.shop.svc", "catalog.shop.svc.cluster.local"),
+        ] {
+            assert_eq!(resolver.resolve_whole(text, "shop").unwrap().as_str(), expected);
+        }
+        let whole = resolver.resolve_whole("example.com", "shop").unwrap();
+        let ruled = resolver.resolve("example.com", "shop").unwrap();
+        assert_eq!((resolver.mistaken(&whole), resolver.bare(&ruled)), (Some(ruled), Some(whole)));
+        let long = resolver.resolve("api.example.com", "shop").unwrap();
+        assert_eq!((resolver.mistaken(&long), resolver.bare(&long)), (None, None));
     }
 
     #[test]

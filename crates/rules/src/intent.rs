@@ -6,6 +6,7 @@
 mod destination;
 mod route;
 mod security;
+mod service;
 
 use std::fmt;
 
@@ -21,6 +22,9 @@ pub use security::{
     Operation, ServiceAccountMatch, Source, TextKey,
 };
 use serde::{Deserialize, Serialize};
+pub use service::{
+    Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload, WorkloadIntent,
+};
 
 pub use crate::host::Host;
 
@@ -35,17 +39,23 @@ pub enum ObjectKind {
     PeerAuthentication,
     /// Istio: who may call what.
     AuthorizationPolicy,
+    /// Istio: a service that is described instead of registered.
+    ServiceEntry,
+    /// Istio: a workload that is described instead of registered.
+    WorkloadEntry,
     /// Native: one page per service.
     TrafficRules,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
         Self::TrafficRules,
     ];
 
@@ -56,6 +66,8 @@ impl ObjectKind {
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
             Self::TrafficRules => "TrafficRules",
         }
     }
@@ -138,6 +150,10 @@ pub enum Intent {
     Mtls(MtlsIntent),
     /// Who may call workloads.
     Authorization(AuthorizationIntent),
+    /// Hosts with ports and endpoints.
+    Service(ServiceIntent),
+    /// A workload that services may select.
+    Workload(WorkloadIntent),
 }
 
 impl Intent {
@@ -148,6 +164,8 @@ impl Intent {
             Self::Destination(intent) => &intent.origin,
             Self::Mtls(intent) => &intent.origin,
             Self::Authorization(intent) => &intent.origin,
+            Self::Service(intent) => &intent.origin,
+            Self::Workload(intent) => &intent.origin,
         }
     }
 }

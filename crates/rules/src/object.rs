@@ -194,7 +194,14 @@ impl<'c> Run<'c> {
     }
 
     fn reader(&self, origin: Origin) -> Reader<'c> {
-        Reader { origin, options: self.options, patterns_left: self.patterns_left, findings: Vec::new() }
+        let labels = BTreeMap::new();
+        Reader {
+            origin,
+            labels,
+            options: self.options,
+            patterns_left: self.patterns_left,
+            findings: Vec::new(),
+        }
     }
 
     fn object(&mut self, root: &Node, text: String, clean: bool) {
@@ -209,6 +216,7 @@ impl<'c> Run<'c> {
                 Default::default()
             }
         };
+        reader.labels.clone_from(&labels);
         // `spec: {}` and no spec at all mean the same in Kubernetes, and in a policy they mean a lot.
         let empty = Node { value: Value::Map(Vec::new()), spot: root.spot };
         let spec = fields.get("spec").unwrap_or(At { node: &empty, path: "spec".to_owned() });

@@ -6,6 +6,7 @@
 mod values;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use crate::Finding;
 use crate::finding::{Severity, closest, code, quote};
@@ -82,6 +83,8 @@ impl<'n> Fields<'n> {
 /// Reads one object.
 pub(crate) struct Reader<'c> {
     pub(crate) origin: Origin,
+    /// Of the object's metadata.
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) options: &'c ParseOptions,
     /// How many patterns may still be compiled; compiling is the dearest thing that a text can ask for.
     pub(crate) patterns_left: usize,

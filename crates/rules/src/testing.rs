@@ -1,6 +1,8 @@
 //! Short ways of the tests to read a text and to look at what came out.
 
-use crate::intent::{AuthorizationIntent, DestinationIntent, Intent, MtlsIntent, RouteIntent};
+use crate::intent::{
+    AuthorizationIntent, DestinationIntent, Intent, MtlsIntent, RouteIntent, ServiceIntent, WorkloadIntent,
+};
 use crate::{Finding, Object, parse};
 
 /// Objects of a text that must be free of errors.
@@ -47,6 +49,16 @@ pub(crate) fn mtls(text: &str) -> MtlsIntent {
 
 pub(crate) fn authorization(text: &str) -> AuthorizationIntent {
     let found = |intent| if let Intent::Authorization(policy) = intent { Some(policy) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
+}
+
+pub(crate) fn service(text: &str) -> ServiceIntent {
+    let found = |intent| if let Intent::Service(service) = intent { Some(service) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
+}
+
+pub(crate) fn workload(text: &str) -> WorkloadIntent {
+    let found = |intent| if let Intent::Workload(workload) = intent { Some(workload) } else { None };
     intents(text).into_iter().find_map(found).unwrap()
 }
 

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, Limits, OutsideTls, UpstreamProtocol};
+use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::{self, ClientTlsMode, ConnectionPool, H2Upgrade, Host, TrafficPolicy};
+use outrigger_rules::intent::{
+    self, ClientTlsMode, ConnectionPool, H2Upgrade, Host, Location, TrafficPolicy,
+};
 use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
 use super::scope::Scope;
-use super::{endpoints, origin};
+use super::{described, endpoints, origin};
 use crate::instance::Protocol;
 use crate::world::World;
 
@@ -21,6 +24,9 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
         return Some(cluster);
     }
     let outbound = Outbound::parse(name)?;
+    if let Some(of) = endpoints::described(world, scope, &outbound) {
+        return described(world, scope, name, &outbound, of);
+    }
     let endpoints = endpoints::compile(world, scope, name)?;
     let mut cluster = Cluster::new(name);
     let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
@@ -33,13 +39,10 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
         }
         None => world.resolver.resolve(outbound.host, &scope.namespace).ok()?,
     };
-    let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
+    let protocol = world.service(&host)?.offer(outbound.port, &scope.namespace)?.protocol;
     let server_name = names::server_name(outbound.port, outbound.subset, &host);
     cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
-    cluster.protocol = match protocol {
-        Protocol::Grpc | Protocol::Http2 => UpstreamProtocol::Http2,
-        Protocol::Auto | Protocol::Http | Protocol::Tcp => UpstreamProtocol::Follow,
-    };
+    cluster.protocol = upstream(protocol);
     if let Some(rule) = world.destination_for(&host, &scope.namespace) {
         let subset = Some(outbound.subset).filter(|s| !s.is_empty());
         cluster.origin = Some(origin(rule.origin_of(subset)));
@@ -52,6 +55,54 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
     {
         cluster.tls = ClientTls::None;
     }
+    Some(cluster)
+}
+
+fn upstream(protocol: Protocol) -> UpstreamProtocol {
+    match protocol {
+        Protocol::Grpc | Protocol::Http2 => UpstreamProtocol::Http2,
+        Protocol::Auto | Protocol::Http | Protocol::Tls | Protocol::Tcp => UpstreamProtocol::Follow,
+    }
+}
+
+/// The cluster of a port that somebody describes.
+fn described(
+    world: &World,
+    scope: &Scope,
+    name: &str,
+    outbound: &Outbound<'_>,
+    of: described::Of<'_>,
+) -> Option<Cluster> {
+    let host = &of.service.host;
+    let mut cluster = Cluster::new(name);
+    cluster.discovery = described::discovery(world, scope, name, of)?;
+    cluster.protocol = upstream(of.service.offer(outbound.port, &scope.namespace)?.protocol);
+    cluster.origin = Some(origin(&of.intent.origin));
+    let identities = match cluster.discovery {
+        Discovery::Eds { .. } => endpoints::compile(world, scope, name)?,
+        _ => EndpointSet::default(),
+    };
+    let identities: BTreeSet<SpiffeId> = identities.iter().filter_map(|e| e.identity.clone()).collect();
+    let server_name = names::server_name(outbound.port, outbound.subset, host);
+    let mesh = ClientTls::Mesh { server_name, identities: identities.into_iter().collect(), required: false };
+    cluster.tls = mesh;
+    let rule = world.destination_for(host, &scope.namespace);
+    let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
+    let policy = rule.as_ref().map(|rule| rule.effective(subset, outbound.port)).unwrap_or_default();
+    // Outside nobody has the mesh's TLS, unless a rule says so.
+    let plain = policy.tls.is_none() && of.intent.location == Location::Outside;
+    if let Some(rule) = &rule {
+        cluster.origin = Some(origin(rule.origin_of(subset)));
+        apply(&mut cluster, &policy, host);
+    }
+    if plain
+        || (scope.kind == ClientKind::Grpc
+            && !scope.secure
+            && matches!(cluster.tls, ClientTls::Mesh { required: false, .. }))
+    {
+        cluster.tls = ClientTls::None;
+    }
+    described::tls(&mut cluster, of);
     Some(cluster)
 }
 

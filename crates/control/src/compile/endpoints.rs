@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
+use super::described::{self, Of};
 use super::names::Outbound;
 use super::scope::Scope;
 use crate::instance::{Instance, State};
@@ -20,11 +21,15 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Endpoi
         let at = world.workloads_at(scope.network(world), address).map(|instance| (instance, address.ip()));
         return Some(by_locality(world, name, outbound.port, at));
     }
+    if let Some(of) = described(world, scope, &outbound) {
+        return described::addressed(world, scope, name, of);
+    }
     let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
     let service = world.service(&host)?;
-    service.ports.get(&outbound.port)?;
+    service.offer(outbound.port, &scope.namespace)?;
     let chosen = service.instances.iter().map(AsRef::as_ref).filter(|instance: &&Instance| {
-        instance.port(outbound.port).is_some() && in_subset(world, scope, &host, outbound.subset, instance)
+        instance.port(outbound.port).is_some()
+            && in_subset(world, scope, &host, outbound.subset, &instance.labels)
     });
     let named = named(world, scope, &host, &outbound);
     let expected = |instance: &&Instance| {
@@ -36,6 +41,14 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Endpoi
     let chosen =
         chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     Some(by_locality(world, name, outbound.port, chosen))
+}
+
+/// The service of a cluster whose port somebody describes.
+pub(super) fn described<'w>(world: &'w World, scope: &Scope, outbound: &Outbound<'_>) -> Option<Of<'w>> {
+    let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
+    let service = world.service(&host)?;
+    let intent = service.offer(outbound.port, &scope.namespace)?.described?;
+    Some(Of { service, intent })
 }
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
@@ -50,11 +63,17 @@ fn named(world: &World, scope: &Scope, host: &Host, outbound: &Outbound<'_>) -> 
 }
 
 /// A subset that nobody defined has no endpoints: requests fail instead of going to the wrong version.
-fn in_subset(world: &World, scope: &Scope, host: &Host, subset: &str, instance: &Instance) -> bool {
+pub(super) fn in_subset(
+    world: &World,
+    scope: &Scope,
+    host: &Host,
+    subset: &str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
     subset.is_empty()
         || world
             .destination_for(host, &scope.namespace)
-            .is_some_and(|rule| rule.subset(subset).is_some_and(|subset| subset.selects(&instance.labels)))
+            .is_some_and(|rule| rule.subset(subset).is_some_and(|subset| subset.selects(labels)))
 }
 
 fn by_locality<'a>(
@@ -65,13 +84,8 @@ fn by_locality<'a>(
 ) -> EndpointSet {
     let mut localities: BTreeMap<Locality, Vec<Endpoint>> = BTreeMap::new();
     for (instance, address) in instances {
-        let locality = Locality {
-            region: instance.region.clone(),
-            zone: instance.zone.clone(),
-            sub_zone: String::new(),
-        };
         if let Some(endpoint) = endpoint(world, instance, SocketAddr::new(address, port)) {
-            localities.entry(locality).or_default().push(endpoint);
+            localities.entry(locality(instance)).or_default().push(endpoint);
         }
     }
     let localities = localities.into_iter().map(|(locality, endpoints)| LocalityEndpoints {
@@ -83,7 +97,12 @@ fn by_locality<'a>(
     EndpointSet::new(name, localities.collect())
 }
 
-fn endpoint(world: &World, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {
+pub(super) fn locality(instance: &Instance) -> Locality {
+    let (region, zone) = (instance.region.clone(), instance.zone.clone());
+    Locality { region, zone, sub_zone: String::new() }
+}
+
+pub(super) fn endpoint(world: &World, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {
     let health = match instance.state {
         State::Running => Health::Healthy,
         State::Stopping => Health::Draining,

@@ -87,7 +87,9 @@ fn chains(world: &World, own: &Instance, port: u16, protocol: Protocol) -> Vec<F
             _ => (&["istio-http/1.1", "istio-h2", "istio"], &["istio"]),
         };
         match protocol {
-            Protocol::Tcp => chains.push(mesh(chain("mtls-tcp", on(TransportMatch::Tls, mesh_tcp), tcp()))),
+            Protocol::Tls | Protocol::Tcp => {
+                chains.push(mesh(chain("mtls-tcp", on(TransportMatch::Tls, mesh_tcp), tcp())))
+            }
             Protocol::Auto => {
                 chains.push(mesh(chain("mtls-http", on(TransportMatch::Tls, &HTTP_ALPN), web())));
                 chains.push(mesh(chain("mtls-tcp", on(TransportMatch::Tls, mesh_tcp), tcp())));
@@ -99,7 +101,9 @@ fn chains(world: &World, own: &Instance, port: u16, protocol: Protocol) -> Vec<F
     }
     if mode != MtlsMode::Strict {
         match protocol {
-            Protocol::Tcp => chains.push(chain("plain-tcp", on(TransportMatch::Plain, &[]), tcp())),
+            Protocol::Tls | Protocol::Tcp => {
+                chains.push(chain("plain-tcp", on(TransportMatch::Plain, &[]), tcp()))
+            }
             Protocol::Auto => {
                 chains.push(chain("plain-http", on(TransportMatch::Plain, &DETECTED_HTTP), web()));
                 chains.push(chain("plain-tcp", on(TransportMatch::Plain, &[]), tcp()));

@@ -3,6 +3,7 @@
 //! | resource | name |
 //! |---|---|
 //! | outbound listener, its routes | `outbound\|PORT\|\|HOST` |
+//! | outbound listener of hosts that only the first bytes name, its routes | `outbound\|PORT\|\|*` |
 //! | outbound cluster, its endpoints | `outbound\|PORT\|SUBSET\|HOST` |
 //! | inbound listener | `inbound\|ADDRESS:PORT` |
 //! | inbound listener of all other ports | `inbound\|ADDRESS:0` |
@@ -12,6 +13,9 @@
 use std::net::SocketAddr;
 
 use outrigger_rules::intent::Host;
+
+/// Stands for every host, where the first bytes say which.
+pub const ANY_HOST: &str = "*";
 
 /// Direction, port, subset and host of a cluster, listener or route configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

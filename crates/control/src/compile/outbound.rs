@@ -12,6 +12,7 @@ use outrigger_model::route::WeightedCluster;
 use outrigger_rules::intent::TcpMatch;
 use outrigger_xds::ClientKind;
 
+use super::any_host;
 use super::foreign::Gap;
 use super::names::{self, Outbound};
 use super::route::weighted;
@@ -53,7 +54,7 @@ pub(super) fn envoy_gaps(world: &World, scope: &Scope) -> Vec<Gap> {
         let tcp: Vec<u16> = service
             .ports
             .iter()
-            .filter(|(_, spoken)| **spoken == Protocol::Tcp)
+            .filter(|(_, spoken)| matches!(spoken, Protocol::Tls | Protocol::Tcp))
             .map(|(port, _)| *port)
             .collect();
         let why = |ports: &[u16]| format!("an Envoy is given no listener for TCP (port {ports:?})");
@@ -72,12 +73,19 @@ pub(super) fn envoy_gaps(world: &World, scope: &Scope) -> Vec<Gap> {
     gaps
 }
 
+/// Whether it is, or may turn out to be.
+pub(super) fn is_http(protocol: Protocol) -> bool {
+    !matches!(protocol, Protocol::Tls | Protocol::Tcp)
+}
+
 fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterator<Item = u16> {
-    ports.iter().filter(|(_, protocol)| **protocol != Protocol::Tcp).map(|(port, _)| *port)
+    ports.iter().filter(|(_, protocol)| is_http(**protocol)).map(|(port, _)| *port)
 }
 
 fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
-    world.services().find(|service| service.ports.get(&port).is_some_and(|p| *p != Protocol::Tcp))?;
+    world
+        .services()
+        .find(|service| service.offer(port, &scope.namespace).is_some_and(|offer| is_http(offer.protocol)))?;
     let bind = scope.bind.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let http = http(world, RouteSource::Named(port.to_string()));
     let chain = chain("http", ChainMatch::default(), Terminal::Http(Box::new(http)));
@@ -86,6 +94,9 @@ fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
 
 fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
+    if outbound.host == names::ANY_HOST {
+        return any_host::listener(world, scope, name, outbound.port);
+    }
     let routes = || RouteSource::Named(key.to_owned());
     let (protocol, clusters, address) = if let Some(address) = outbound.address() {
         let instance = world.workloads_at(scope.network(world), address).next()?;
@@ -93,28 +104,39 @@ fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Optio
         (protocol, vec![WeightedCluster::only(key)], Some(address))
     } else {
         let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
-        let protocol = world.service(&host)?.ports.get(&outbound.port).copied()?;
+        let protocol = world.service(&host)?.offer(outbound.port, &scope.namespace)?.protocol;
         (protocol, tcp_clusters(world, scope, &outbound, key), None)
     };
-    let idle_timeout = idle_timeout(world, scope, &outbound);
-    let tcp = || Terminal::Tcp(TcpProxy { clusters: clusters.clone(), idle_timeout });
+    let tcp = || tcp(world, scope, &outbound, clusters.clone());
     let web = || Terminal::Http(Box::new(http(world, routes())));
     let chains = match protocol {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             vec![chain("http", ChainMatch::default(), web())]
         }
-        Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
+        Protocol::Tls | Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
         Protocol::Auto => {
-            // An application's own TLS may offer http/1.1 as well: what is inside of it is not ours to see.
-            let detected = ChainMatch {
-                transport: TransportMatch::Plain,
-                application_protocols: vec!["http/1.1".into(), "h2c".into()],
-                ..ChainMatch::default()
-            };
-            vec![chain("http", detected, web()), chain("tcp", ChainMatch::default(), tcp())]
+            vec![chain("http", detected(), web()), chain("tcp", ChainMatch::default(), tcp())]
         }
     };
     Some(listener(name, address.into_iter().collect(), chains))
+}
+
+/// HTTP by its first bytes. An application's own TLS may offer http/1.1 as well: what is inside of it is not ours to see.
+pub(super) fn detected() -> ChainMatch {
+    ChainMatch {
+        transport: TransportMatch::Plain,
+        application_protocols: vec!["http/1.1".into(), "h2c".into()],
+        ..ChainMatch::default()
+    }
+}
+
+pub(super) fn tcp(
+    world: &World,
+    scope: &Scope,
+    outbound: &Outbound<'_>,
+    clusters: Vec<WeightedCluster>,
+) -> Terminal {
+    Terminal::Tcp(TcpProxy { clusters, idle_timeout: idle_timeout(world, scope, outbound) })
 }
 
 /// How long a connection may be silent: what the rule of its destination says, or an hour.
@@ -136,7 +158,12 @@ fn idle_timeout(world: &World, scope: &Scope, outbound: &Outbound<'_>) -> Durati
     }
 }
 
-fn tcp_clusters(world: &World, scope: &Scope, outbound: &Outbound<'_>, key: &str) -> Vec<WeightedCluster> {
+pub(super) fn tcp_clusters(
+    world: &World,
+    scope: &Scope,
+    outbound: &Outbound<'_>,
+    key: &str,
+) -> Vec<WeightedCluster> {
     let own = || vec![WeightedCluster::only(key)];
     let Ok(host) = world.resolver.resolve(outbound.host, &scope.namespace) else { return own() };
     let Some(intent) = world.route_for(&host, &scope.namespace) else { return own() };
@@ -163,6 +190,6 @@ pub(super) fn chain(name: &str, matches: ChainMatch, terminal: Terminal) -> Filt
     FilterChain { matches, ..FilterChain::new(name, terminal) }
 }
 
-fn listener(name: &str, addresses: Vec<SocketAddr>, chains: Vec<FilterChain>) -> Listener {
+pub(super) fn listener(name: &str, addresses: Vec<SocketAddr>, chains: Vec<FilterChain>) -> Listener {
     Listener { addresses, chains, ..Listener::new(name, Direction::Outbound) }
 }

@@ -1,5 +1,6 @@
 //! Routes: a service's port as its clients see it, from the route intent of its host or the default.
 
+use outrigger_model::cluster::PASSTHROUGH;
 use outrigger_model::route::{
     Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
     VirtualHost, WeightedCluster,
@@ -9,11 +10,12 @@ use outrigger_rules::intent::{
 };
 use outrigger_xds::ClientKind;
 
+use super::any_host;
 use super::names::{self, Outbound};
 use super::origin;
+use super::outbound;
 use super::scope::Scope;
 use super::upgrade;
-use crate::instance::Protocol;
 use crate::world::{Service, World, selected};
 
 /// The route configuration of a name.
@@ -32,6 +34,9 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteC
         upgrade::add(&mut routes, &upgrade::allowed(instances, outbound.port));
         vec![host(name, vec!["*".into()], routes)]
     } else {
+        if outbound.host == names::ANY_HOST {
+            return Some(any_host::routes(world, scope, name, outbound.port));
+        }
         let resolved = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
         let service = world.service(&resolved)?;
         vec![virtual_host(world, scope, service, outbound.port, vec!["*".into()])]
@@ -41,13 +46,18 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteC
 
 /// Envoy binds one listener per port, so its routes tell services apart by authority.
 fn by_port(world: &World, scope: &Scope, port: u16) -> RouteConfig {
-    let http = |service: &&Service| service.ports.get(&port).is_some_and(|p| *p != Protocol::Tcp);
+    let http = |service: &&Service| {
+        service.offer(port, &scope.namespace).is_some_and(|offer| outbound::is_http(offer.protocol))
+    };
     let virtual_hosts = world.services().filter(http).map(|service| {
-        let full = service.host.as_str();
-        let mut domains = vec![full.to_owned(), format!("{}.{}", service.name, service.namespace)];
-        domains.push(format!("{}.{}.svc", service.name, service.namespace));
-        if service.namespace == scope.namespace {
-            domains.push(service.name.clone());
+        let mut domains = vec![service.host.as_str().to_owned()];
+        // Names of the world have no short forms.
+        if world.resolver.split(&service.host).is_some() {
+            domains.push(format!("{}.{}", service.name, service.namespace));
+            domains.push(format!("{}.{}.svc", service.name, service.namespace));
+            if service.namespace == scope.namespace {
+                domains.push(service.name.clone());
+            }
         }
         let with_port: Vec<_> = domains.iter().map(|domain| format!("{domain}:{port}")).collect();
         domains.extend(with_port);
@@ -56,7 +66,7 @@ fn by_port(world: &World, scope: &Scope, port: u16) -> RouteConfig {
     RouteConfig { name: port.to_string(), virtual_hosts: virtual_hosts.collect() }
 }
 
-fn virtual_host(
+pub(super) fn virtual_host(
     world: &World,
     scope: &Scope,
     service: &Service,
@@ -75,6 +85,12 @@ fn virtual_host(
     };
     upgrade::add(&mut routes, &upgrade::allowed(service.instances.iter().map(AsRef::as_ref), port));
     host(&name, domains, routes)
+}
+
+/// What is for no host that is known goes where it was going, if the sidecar's policy lets it.
+pub(super) fn passthrough() -> VirtualHost {
+    let routes = vec![default_route(vec![WeightedCluster::only(PASSTHROUGH)], Vec::new())];
+    host("other", vec!["*".into()], routes)
 }
 
 fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {

@@ -78,7 +78,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     let protocol = |protocol: Protocol| match protocol {
         Protocol::Auto => PortProtocol::Detect,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => PortProtocol::Http,
-        Protocol::Tcp => PortProtocol::Tcp,
+        Protocol::Tls | Protocol::Tcp => PortProtocol::Tcp,
     };
     let mut catalog = ServiceCatalog {
         root_namespace: world.settings.root_namespace.clone(),

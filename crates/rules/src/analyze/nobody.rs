@@ -20,8 +20,15 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let mut told = BTreeSet::new();
     for (origin, place, host) in routed.chain(governed) {
         let exists = match host.is_wildcard() {
-            true => catalog.services.keys().any(|service| host.covers(service.as_str())),
-            false => catalog.services.contains_key(host),
+            true => {
+                let described = scene.services.iter().flat_map(|service| &service.hosts);
+                catalog
+                    .services
+                    .keys()
+                    .chain(described)
+                    .any(|known| known == host || host.covers(known.as_str()))
+            }
+            false => scene.ports_of(catalog, host).is_some(),
         };
         // A native page is two intents of one object.
         if exists || !told.insert((origin, host)) {

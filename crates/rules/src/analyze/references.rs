@@ -13,7 +13,7 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
     for (route, (target, place)) in scene.targets() {
         let host = &target.host;
-        match catalog.services.get(host) {
+        match scene.ports_of(catalog, host) {
             None => {
                 let message =
                     format!("{} routes to host {}, but there is no such service", route.origin, quoted(host));
@@ -22,11 +22,11 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                 found.suggestion = closest(short(host), names);
                 findings.push(found);
             }
-            Some(service) => {
+            Some(known) => {
                 if let Some(port) = target.port
-                    && !service.ports.contains_key(&port)
+                    && !known.contains(&port)
                 {
-                    let ports = joined(service.ports.keys());
+                    let ports = joined(known);
                     let message = format!(
                         "{} routes to port {port} of {}, which has only {ports}",
                         route.origin,

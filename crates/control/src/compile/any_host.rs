@@ -1,0 +1,88 @@
+//! Hosts that have no address of their own: what a connection to a port is for, only its first bytes say. The server name of
+//! TLS and the authority of HTTP choose among the described services of the port; everything else goes where it was going,
+//! if the sidecar's policy lets it.
+
+use outrigger_model::cluster::PASSTHROUGH;
+use outrigger_model::listener::{ChainMatch, FilterChain, Listener, RouteSource, Terminal, TransportMatch};
+use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
+use outrigger_rules::intent::Resolution;
+
+use super::names::{self, Outbound};
+use super::outbound::{self, chain, http};
+use super::route;
+use super::scope::Scope;
+use crate::described::Offer;
+use crate::instance::Protocol;
+use crate::world::{Service, World};
+
+/// Whether there is such a host.
+pub(super) fn exists(world: &World, scope: &Scope, port: u16) -> bool {
+    offers(world, scope, port).next().is_some()
+}
+
+/// The described services of a port that clients find by nothing but their name; bytes have none, and are somebody's only
+/// where they go where they were going.
+fn offers<'w>(
+    world: &'w World,
+    scope: &'w Scope,
+    port: u16,
+) -> impl Iterator<Item = (&'w Service, Offer<'w>)> + 'w {
+    world.services().filter(|service| !service.described.is_empty()).filter_map(move |service| {
+        let offer = service.offer(port, &scope.namespace)?;
+        let intent = offer.described.filter(|intent| intent.addresses.is_empty())?;
+        let found = offer.protocol != Protocol::Tcp || intent.resolution == Resolution::None;
+        found.then_some((service, offer))
+    })
+}
+
+/// The listener of a port.
+pub(super) fn listener(world: &World, scope: &Scope, name: &str, port: u16) -> Option<Listener> {
+    let mut chains: Vec<FilterChain> = Vec::new();
+    let (mut web, mut bytes) = (false, PASSTHROUGH.to_owned());
+    for (service, offer) in offers(world, scope, port) {
+        let host = service.host.as_str();
+        let key = names::outbound(port, "", host);
+        match offer.protocol {
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => web = true,
+            Protocol::Tls | Protocol::Auto => {
+                web |= offer.protocol == Protocol::Auto;
+                let matches = ChainMatch {
+                    transport: TransportMatch::Tls,
+                    server_names: vec![host.to_owned()],
+                    ..ChainMatch::default()
+                };
+                let outbound = Outbound { port, subset: "", host };
+                let clusters = outbound::tcp_clusters(world, scope, &outbound, &key);
+                let tcp = outbound::tcp(world, scope, &outbound, clusters);
+                chains.push(chain(&format!("tls {host}"), matches, tcp));
+            }
+            Protocol::Tcp if bytes == PASSTHROUGH => bytes = key,
+            Protocol::Tcp => {}
+        }
+    }
+    if chains.is_empty() && !web && bytes == PASSTHROUGH {
+        return None;
+    }
+    if web {
+        let routes = RouteSource::Named(name.to_owned());
+        chains.push(chain("http", outbound::detected(), Terminal::Http(Box::new(http(world, routes)))));
+    }
+    let outbound = Outbound { port, subset: "", host: names::ANY_HOST };
+    let rest = outbound::tcp(world, scope, &outbound, vec![WeightedCluster::only(bytes)]);
+    chains.push(chain("other", ChainMatch::default(), rest));
+    Some(outbound::listener(name, Vec::new(), chains))
+}
+
+/// Its routes.
+pub(super) fn routes(world: &World, scope: &Scope, name: &str, port: u16) -> RouteConfig {
+    let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
+    for (service, offer) in offers(world, scope, port) {
+        if !matches!(offer.protocol, Protocol::Tls | Protocol::Tcp) {
+            let host = service.host.as_str();
+            let domains = vec![host.to_owned(), format!("{host}:{port}")];
+            virtual_hosts.push(route::virtual_host(world, scope, service, port, domains));
+        }
+    }
+    virtual_hosts.push(route::passthrough());
+    RouteConfig { name: name.to_owned(), virtual_hosts }
+}

@@ -1,0 +1,188 @@
+//! What a description adds to clusters and endpoints: where they are found, and what of TLS goes with a place.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery, DnsDiscovery, DnsFamilies};
+use outrigger_model::endpoint::{
+    Endpoint, EndpointSet, Locality, LocalityEndpoints, NamedAddress, Workload as Label,
+};
+use outrigger_model::identity::SpiffeId;
+use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload};
+
+use super::endpoints;
+use super::names::Outbound;
+use super::scope::Scope;
+use crate::world::{Service, World};
+
+/// How often a name is asked for whose answer does not say how long it lives.
+const REFRESH: Duration = Duration::from_secs(30);
+/// After a failure.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// A service and who describes its port.
+#[derive(Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub(super) service: &'a Service,
+    pub(super) intent: &'a Arc<ServiceIntent>,
+}
+
+/// Where the endpoints of a cluster are found.
+pub(super) fn discovery(world: &World, scope: &Scope, name: &str, of: Of<'_>) -> Option<Discovery> {
+    let outbound = Outbound::parse(name)?;
+    let first_only = of.intent.resolution == Resolution::DnsRoundRobin;
+    Some(match of.intent.resolution {
+        Resolution::None => Discovery::OriginalDestination,
+        Resolution::Static => Discovery::Eds { service_name: None },
+        Resolution::Dns | Resolution::DnsRoundRobin => Discovery::Dns(Box::new(DnsDiscovery {
+            endpoints: named(world, scope, name, &outbound, of),
+            first_only,
+            respect_ttl: true,
+            refresh: REFRESH,
+            retry: Some(RETRY),
+            families: DnsFamilies::All,
+        })),
+    })
+}
+
+/// By name: those that are written down, or else the host itself.
+fn named(
+    world: &World,
+    scope: &Scope,
+    name: &str,
+    outbound: &Outbound<'_>,
+    of: Of<'_>,
+) -> EndpointSet<NamedAddress> {
+    let mut places = Places::default();
+    for workload in chosen(world, scope, outbound, of) {
+        let address = NamedAddress { host: workload.address.clone(), port: port(outbound, of, workload) };
+        places.add(world, of, &of.intent.origin.namespace, workload, address);
+    }
+    if of.intent.endpoints.is_empty() {
+        let target = of.intent.ports.get(&outbound.port).and_then(|port| port.target);
+        let host = of.service.host.as_str().to_owned();
+        let address = NamedAddress { host, port: target.unwrap_or(outbound.port) };
+        places.0.entry(Locality::default()).or_default().push(Endpoint::new(address));
+    }
+    places.into_set(name)
+}
+
+/// By address: those that are written down, and the instances and workloads that the labels select; of a host that has
+/// registered instances these as well.
+pub(super) fn addressed(world: &World, scope: &Scope, name: &str, of: Of<'_>) -> Option<EndpointSet> {
+    let outbound = Outbound::parse(name)?;
+    let mut places = Places::default();
+    let mut add = |namespace: &str, workload: &Workload| {
+        // A name among addresses is refused where both are in one object; of a selected workload nothing can be said there.
+        if let Ok(ip) = workload.address.parse::<IpAddr>() {
+            let address = SocketAddr::new(ip, port(&outbound, of, workload));
+            places.add(world, of, namespace, workload, address);
+        }
+    };
+    for workload in chosen(world, scope, &outbound, of) {
+        add(&of.intent.origin.namespace, workload);
+    }
+    let selects = |labels| {
+        !of.intent.selector.is_empty()
+            && crate::world::selected(&of.intent.selector, labels)
+            && endpoints::in_subset(world, scope, &of.service.host, outbound.subset, labels)
+    };
+    let namespace = &of.intent.origin.namespace;
+    for entry in world.described().workloads(namespace) {
+        if selects(&entry.workload.labels) {
+            add(namespace, &entry.workload);
+        }
+    }
+    let target = of.intent.ports.get(&outbound.port)?.target.unwrap_or(outbound.port);
+    let selected = world.instances_of(namespace).filter(|instance| selects(&instance.labels));
+    let registered = of.service.instances.iter().map(AsRef::as_ref).filter(|instance| {
+        endpoints::in_subset(world, scope, &of.service.host, outbound.subset, &instance.labels)
+    });
+    for instance in selected.chain(registered) {
+        let Some(ip) = instance.addresses.first().filter(|_| instance.port(target).is_some()) else {
+            continue;
+        };
+        if let Some(endpoint) = endpoints::endpoint(world, instance, SocketAddr::new(*ip, target)) {
+            let place = places.0.entry(endpoints::locality(instance)).or_default();
+            if !place.iter().any(|known| known.address == endpoint.address) {
+                place.push(endpoint);
+            }
+        }
+    }
+    Some(places.into_set(name))
+}
+
+/// The endpoints of the description itself that belong to the subset.
+fn chosen<'a>(
+    world: &'a World,
+    scope: &'a Scope,
+    outbound: &'a Outbound<'_>,
+    of: Of<'a>,
+) -> impl Iterator<Item = &'a Workload> {
+    of.intent.endpoints.iter().filter(move |workload| {
+        endpoints::in_subset(world, scope, &of.service.host, outbound.subset, &workload.labels)
+    })
+}
+
+fn port(outbound: &Outbound<'_>, of: Of<'_>, workload: &Workload) -> u16 {
+    let described = of.intent.ports.get(&outbound.port);
+    described.map_or(outbound.port, |described| workload.port(outbound.port, described))
+}
+
+/// Endpoints by where they are.
+struct Places<A>(BTreeMap<Locality, Vec<Endpoint<A>>>);
+
+impl<A> Default for Places<A> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<A> Places<A> {
+    fn add(&mut self, world: &World, of: Of<'_>, namespace: &str, workload: &Workload, address: A) {
+        let inside = of.intent.location == Location::Inside && workload.has_sidecar();
+        let named = Some(&workload.service_account).filter(|account| inside && !account.is_empty());
+        let identity = named
+            .and_then(|account| SpiffeId::workload(&world.settings.trust_domain, namespace, account).ok());
+        let [region, zone, sub_zone] = workload.locality.clone();
+        let revision = workload.labels.get("version").cloned().unwrap_or_default();
+        let service = workload.labels.get("app").cloned().unwrap_or_else(|| of.service.name.clone());
+        let label = Label { name: service.clone(), namespace: namespace.to_owned(), service, revision };
+        self.0.entry(Locality { region, zone, sub_zone }).or_default().push(Endpoint {
+            weight: workload.weight,
+            identity,
+            mesh_tls: inside,
+            workload: Some(Arc::new(label)),
+            ..Endpoint::new(address)
+        });
+    }
+
+    fn into_set(self, name: &str) -> EndpointSet<A> {
+        let place = |(locality, endpoints): (Locality, Vec<Endpoint<A>>)| LocalityEndpoints {
+            locality,
+            priority: 0,
+            weight: endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add),
+            endpoints,
+        };
+        EndpointSet::new(name, self.0.into_iter().map(place).collect())
+    }
+}
+
+/// What of TLS goes with the place: outside nobody has the mesh's, and whoever shows a certificate is one of those named.
+pub(super) fn tls(cluster: &mut Cluster, of: Of<'_>) {
+    let names = &of.intent.subject_alt_names;
+    match &mut cluster.tls {
+        ClientTls::Outside(tls) if tls.subject_alt_names.is_empty() => {
+            tls.subject_alt_names.clone_from(names);
+        }
+        ClientTls::Mesh { identities, .. } if !names.is_empty() => {
+            *identities = names.iter().filter_map(|name| SpiffeId::parse(name).ok()).collect();
+        }
+        ClientTls::Outside(_) | ClientTls::Mesh { .. } | ClientTls::None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

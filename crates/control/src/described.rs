@@ -1,0 +1,101 @@
+//! Services that users describe instead of registering them, by host and by address; and the workloads that they may select.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use outrigger_rules::intent::{Host, Resolution, ServiceIntent, ServiceProtocol, WorkloadIntent};
+
+use crate::instance::Protocol;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Described {
+    /// By origin.
+    by_host: BTreeMap<Host, Vec<Arc<ServiceIntent>>>,
+    /// The longest first.
+    blocks: Vec<(IpNet, Host)>,
+    workloads: BTreeMap<String, Vec<Arc<WorkloadIntent>>>,
+}
+
+/// A port of a service as the clients of a namespace see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'a> {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Who describes it; absent where instances alone do.
+    pub described: Option<&'a Arc<ServiceIntent>>,
+}
+
+impl Described {
+    /// In the order of the objects' names, so that the result does not depend on the order of application.
+    pub(crate) fn new(
+        mut services: Vec<Arc<ServiceIntent>>,
+        mut workloads: Vec<Arc<WorkloadIntent>>,
+    ) -> Self {
+        services.sort_by(|a, b| a.origin.cmp(&b.origin));
+        workloads.sort_by(|a, b| a.origin.cmp(&b.origin));
+        let mut described = Self::default();
+        for service in services {
+            for host in &service.hosts {
+                let blocks = service.addresses.iter().map(|block| (*block, host.clone()));
+                described.blocks.extend(blocks);
+                described.by_host.entry(host.clone()).or_default().push(service.clone());
+            }
+        }
+        described.blocks.sort_by_key(|(block, _)| std::cmp::Reverse(block.prefix_len()));
+        for workload in workloads {
+            let namespace = workload.origin.namespace.clone();
+            described.workloads.entry(namespace).or_default().push(workload);
+        }
+        described
+    }
+
+    /// The hosts, each with those who describe it.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&Host, &Vec<Arc<ServiceIntent>>)> {
+        self.by_host.iter()
+    }
+
+    /// The hosts that an address was said to stand for, the narrowest block first.
+    pub(crate) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Host> {
+        self.blocks.iter().filter(move |(block, _)| block.contains(&address)).map(|(_, host)| host)
+    }
+
+    /// The described workloads of a namespace.
+    pub(crate) fn workloads(&self, namespace: &str) -> &[Arc<WorkloadIntent>] {
+        self.workloads.get(namespace).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Whether an address can stand for the service: one that goes where the client was going must leave it its way.
+pub(crate) fn wants_address(host: &Host, described: &[Arc<ServiceIntent>]) -> bool {
+    let wants =
+        |service: &Arc<ServiceIntent>| service.resolution != Resolution::None && service.addresses.is_empty();
+    !host.is_wildcard() && described.iter().any(wants)
+}
+
+/// Of those who describe a host, whom the clients of a namespace go by for a port: their own, or else the first.
+pub(crate) fn offering<'a>(
+    described: &'a [Arc<ServiceIntent>],
+    port: u16,
+    namespace: &str,
+) -> Option<&'a Arc<ServiceIntent>> {
+    let mut visible = described
+        .iter()
+        .filter(|service| service.ports.contains_key(&port) && service.visibility.includes(namespace));
+    let own = visible.clone().find(|service| service.origin.namespace == namespace);
+    own.or_else(|| visible.next())
+}
+
+/// What an instance's port would say.
+pub(crate) fn protocol(described: ServiceProtocol) -> Protocol {
+    match described {
+        ServiceProtocol::Detect => Protocol::Auto,
+        ServiceProtocol::Http => Protocol::Http,
+        ServiceProtocol::Http2 => Protocol::Http2,
+        ServiceProtocol::Grpc => Protocol::Grpc,
+        ServiceProtocol::Tls => Protocol::Tls,
+        ServiceProtocol::Tcp => Protocol::Tcp,
+    }
+}

@@ -1,0 +1,133 @@
+//! A service that is described instead of registered: its hosts and ports, and where its endpoints come from.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Host, Origin, Place, Visibility};
+
+/// Hosts with ports and endpoints, inside the mesh or outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceIntent {
+    /// The object that says so.
+    pub origin: Origin,
+    /// Where the hosts were written.
+    pub place: Place,
+    /// Its names; wildcards stand for every name below.
+    pub hosts: Vec<Host>,
+    /// The addresses that stand for it, a block for all of its own.
+    pub addresses: Vec<IpNet>,
+    /// By number.
+    pub ports: BTreeMap<u16, ServicePort>,
+    /// Where it is.
+    pub location: Location,
+    /// How its endpoints are found.
+    pub resolution: Resolution,
+    /// In place.
+    pub endpoints: Vec<Workload>,
+    /// Labels of instances of the namespace that serve it; empty = none.
+    pub selector: BTreeMap<String, String>,
+    /// Which clients know it.
+    pub visibility: Visibility,
+    /// Who its servers may be, where they show a certificate.
+    pub subject_alt_names: Vec<String>,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// As endpoints name it.
+    pub name: String,
+    /// What is spoken there.
+    pub protocol: ServiceProtocol,
+    /// The port of endpoints that name none; `None` = the same number.
+    pub target: Option<u16>,
+}
+
+/// What a port of a service speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ServiceProtocol {
+    /// Found out per connection.
+    #[default]
+    Detect,
+    /// HTTP/1.1, or what the client speaks.
+    Http,
+    /// HTTP/2.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// TLS of the application's own: told apart by its server name, never opened.
+    Tls,
+    /// Bytes.
+    Tcp,
+}
+
+/// Where a service is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Location {
+    /// Outside of the mesh: never its mTLS.
+    #[default]
+    Outside,
+    /// Inside: its endpoints may have sidecars.
+    Inside,
+}
+
+/// How endpoints are found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Resolution {
+    /// Where the client was going anyway.
+    #[default]
+    None,
+    /// At the addresses of the endpoints.
+    Static,
+    /// At every address that DNS knows of the endpoints' names, or of the host.
+    Dns,
+    /// At the first of these, for each new connection.
+    DnsRoundRobin,
+}
+
+/// A workload that is described instead of registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// An IP address, or a name that DNS knows.
+    pub address: String,
+    /// Ports by the names of the service's ports.
+    pub ports: BTreeMap<String, u16>,
+    /// For subsets and selectors.
+    pub labels: BTreeMap<String, String>,
+    /// The network of the address; empty is the default one.
+    pub network: String,
+    /// Region, zone, sub-zone; empty where unknown.
+    pub locality: [String; 3],
+    /// Its share, default 1.
+    pub weight: u32,
+    /// Of its identity; empty where it has none.
+    pub service_account: String,
+    /// Where it was written.
+    pub place: Place,
+}
+
+impl Workload {
+    /// Whether it has a sidecar that speaks the mesh's mTLS: Istio's label says so.
+    pub fn has_sidecar(&self) -> bool {
+        self.labels.get("security.istio.io/tlsMode").is_some_and(|mode| mode == "istio")
+    }
+
+    /// Where it serves a port of a service.
+    pub fn port(&self, number: u16, port: &ServicePort) -> u16 {
+        self.ports.get(&port.name).copied().or(port.target).unwrap_or(number)
+    }
+}
+
+/// A workload as an object of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadIntent {
+    /// The object that says so.
+    pub origin: Origin,
+    /// What it says.
+    pub workload: Workload,
+}
