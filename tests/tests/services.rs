@@ -126,6 +126,7 @@ async fn a_host_of_the_world_is_reached_by_dns_through_changes_failures_and_rest
     answered_by(entry, "two").await;
     load.more().await;
     server.has("api.example.com", &[at(&mesh, 40), at(&mesh, 41)]);
+    answered_by(entry, "one").await;
     load.more().await;
     // The name server fails, and then is gone: the last addresses serve.
     server.fails("api.example.com");
@@ -139,7 +140,7 @@ async fn a_host_of_the_world_is_reached_by_dns_through_changes_failures_and_rest
     load.more().await;
     drop(server);
     let page = web.page("/clusters").await;
-    let clusters: Value = serde_json::from_str(&page).unwrap_or_default();
+    let clusters: Value = serde_json::from_str(&body(&page)).unwrap_or_default();
     let cluster = &clusters["outbound|80||api.example.com"];
     assert!(cluster["origin"].as_str().is_some_and(|o| o == "ServiceEntry shop/api"), "{page}");
     let name = &cluster["dns"]["api.example.com"];

@@ -114,8 +114,10 @@ impl<P: Publish> ConfigFeed<P> {
                     "serving the last good configuration from disk until the control plane answers"
                 );
                 for stored in &good.resources {
-                    if let Resource::Secret(secret) = &stored.resource {
-                        self.publisher.revoke(secret);
+                    match &stored.resource {
+                        Resource::Secret(secret) => self.publisher.revoke(secret),
+                        Resource::Endpoints(set) => self.resolver.restore(set),
+                        _ => {}
                     }
                 }
                 let stored = good.resources.into_iter().map(|stored| (stored.resource, stored.version));

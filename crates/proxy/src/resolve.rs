@@ -9,7 +9,7 @@
 //!   └── endpoint sets ◀─────┴────────────────────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_model::cluster::DnsDiscovery;
@@ -44,6 +44,8 @@ pub struct Resolver {
     wanted: Wanted,
     /// What was said last of each.
     said: BTreeMap<String, EndpointSet>,
+    /// What was said before a restart, and not since.
+    restored: BTreeSet<String>,
     names: BTreeMap<Question, Name>,
     answers: mpsc::Receiver<Answer>,
     answered: mpsc::Sender<Answer>,
@@ -72,8 +74,14 @@ impl Resolver {
     /// Nothing is wanted yet.
     pub fn new(lookup: Lookup, board: Board) -> Self {
         let (answered, answers) = mpsc::channel(QUEUE);
-        let (wanted, said, names) = Default::default();
-        Self { lookup: Arc::new(lookup), board, wanted, said, names, answers, answered }
+        let (wanted, said, restored, names) = Default::default();
+        Self { lookup: Arc::new(lookup), board, wanted, said, restored, names, answers, answered }
+    }
+
+    /// What was said before a restart: it stays said until there is an answer.
+    pub fn restore(&mut self, set: &EndpointSet) {
+        self.said.insert(set.cluster.clone(), set.clone());
+        self.restored.insert(set.cluster.clone());
     }
 
     /// From now on these sets are wanted, and no others. What is known already is said at once.
@@ -117,13 +125,17 @@ impl Resolver {
     fn news(&mut self, concerns: impl Fn(&DnsDiscovery) -> bool) -> Vec<EndpointSet> {
         let mut news = Vec::new();
         for (name, dns) in self.wanted.iter().filter(|(_, dns)| concerns(dns)) {
+            let restored = self.restored.contains(name);
             let known = |host: &str| {
                 let name = self.names.get(&(host.to_owned(), Policy::of(dns)))?;
                 let trouble = name.trouble.as_deref();
-                // Before the first answer, whichever it is, nothing can be said.
-                (name.addresses.is_some() || trouble.is_some()).then_some((name.addresses.as_ref(), trouble))
+                // Before the first answer, whichever it is, nothing can be said; and a failure says nothing against what was
+                // true before a restart.
+                (name.addresses.is_some() || (trouble.is_some() && !restored))
+                    .then_some((name.addresses.as_ref(), trouble))
             };
             let Some(set) = endpoints::resolved(name, dns, known) else { continue };
+            self.restored.remove(name);
             if self.said.get(name) != Some(&set) {
                 self.said.insert(name.clone(), set.clone());
                 news.push(set);
@@ -155,7 +167,7 @@ impl Resolver {
 /// The names that DNS has to be asked about, each once.
 fn questions(dns: &DnsDiscovery) -> impl Iterator<Item = Question> + '_ {
     let hosts = dns.endpoints.iter().map(|endpoint| endpoint.address.host.as_str());
-    let names: std::collections::BTreeSet<&str> = hosts.filter(|host| !endpoints::is_address(host)).collect();
+    let names: BTreeSet<&str> = hosts.filter(|host| !endpoints::is_address(host)).collect();
     let policy = Policy::of(dns);
     names.into_iter().map(move |host| (host.to_owned(), policy))
 }

@@ -1,6 +1,5 @@
 //! The resolver against a scripted server.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -194,6 +193,26 @@ async fn a_failing_server_leaves_the_last_addresses_in_force() {
     server.has("api.example", 1, &["192.0.2.9"]);
     assert_eq!(said(&next(&mut resolver).await), ["192.0.2.9"]);
     assert_eq!(board.name("api.example").unwrap().trouble, None);
+}
+
+#[tokio::test]
+async fn what_was_true_before_a_restart_stays_until_there_is_an_answer() {
+    let server = Server::start().await;
+    server.says("api.example", Said::Code(ResponseCode::ServFail));
+    let (mut resolver, board) = server.resolver();
+    let stored = Endpoint::new("192.0.2.1:80".parse().unwrap());
+    let place = LocalityEndpoints { endpoints: vec![stored], ..LocalityEndpoints::default() };
+    resolver.restore(&EndpointSet::new("s", vec![place]));
+    resolver.want(wanted(&[("s", discovery(&["api.example"]))]));
+    timeout(LONG, async {
+        while board.name("api.example").is_none_or(|name| name.failures < 2) {
+            assert_eq!(resolver.next().await, [], "a failure says nothing against it");
+        }
+    })
+    .await
+    .unwrap();
+    server.zone.lock().clear();
+    assert!(next(&mut resolver).await.is_empty(), "that there is no such name does");
 }
 
 #[tokio::test]
