@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+use hickory_proto::rr::RecordType;
 use outrigger_control::api::types::ApplyQuery;
 use outrigger_control::instance::Protocol;
 use outrigger_tests::app::{body, echo, get};
@@ -19,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
 
 use crate::BINARY;
+use crate::dns::{question, tcp};
 use crate::thin_thread::{STRICT, web};
 
 /// Port 80 of a host of the world, whose servers listen on 8000.
@@ -119,6 +121,18 @@ async fn a_host_of_the_world_is_reached_by_dns_through_changes_failures_and_rest
     mesh.apply(API).await;
     let entry = web.outbound[0];
     answered_by(entry, "one").await;
+
+    // The workload's own lookups: an address that stands for the service, and for others what the world says.
+    let resolver = mesh.address(10, 15053);
+    eventually("a virtual address for the host", || async {
+        let answer = tcp(resolver, &question("api.example.com.", RecordType::A)).await;
+        let given = answer.answers.iter().any(|record| record.data.to_string().starts_with("240."));
+        if given { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
+    server.has("www.example.net", &[at(&mesh, 40)]);
+    let answer = tcp(resolver, &question("www.example.net.", RecordType::A)).await;
+    assert_eq!(answer.answers[0].data.to_string(), at(&mesh, 40).to_string());
 
     let load = Load::on(entry);
     load.more().await;

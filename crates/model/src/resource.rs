@@ -89,8 +89,9 @@ pub struct Host {
 }
 
 impl Host {
-    /// The name under which the control plane says for which names beyond the mesh's own domain it has addresses.
-    pub const OUTSIDE: &str = "*";
+    /// The name under which the control plane says for which names beyond the mesh's own domain it has addresses. Nobody can
+    /// look it up, and `*` would be xDS's wildcard.
+    pub const OUTSIDE: &str = ".";
 
     /// Whether a name is one of its names, or below one.
     pub fn covers(&self, name: &str) -> bool {
