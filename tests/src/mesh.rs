@@ -248,7 +248,7 @@ impl Mesh {
 
     /// Applies rules.
     pub async fn try_apply(&self, yaml: &str) -> Result<ApplyBody, ClientError> {
-        let query = ApplyQuery { wait: true, timeout: Some(20.0), ..ApplyQuery::default() };
+        let query = ApplyQuery { wait: true, timeout: Some(120.0), ..ApplyQuery::default() };
         self.client.apply(yaml, &query).await
     }
 

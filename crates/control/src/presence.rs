@@ -24,18 +24,25 @@ impl Drop for Presence {
 }
 
 impl Presence {
-    /// Keeps the lease of `instance` alive, now or when it is registered.
-    pub(crate) fn of(instance: String, identity: SpiffeId, keeper: Keeper) -> Self {
+    /// Keeps the lease of `instance` alive, now or when it is registered. `told` is told when the world has changed, and once at
+    /// first.
+    pub(crate) fn of(
+        instance: String,
+        identity: SpiffeId,
+        keeper: Keeper,
+        told: impl Fn() + Send + 'static,
+    ) -> Self {
         let caller = Caller::Workload { identity, services: Vec::new(), reach: Reach::default() };
-        Self(tokio::spawn(renew(instance, caller, keeper)).abort_handle())
+        Self(tokio::spawn(renew(instance, caller, keeper, told)).abort_handle())
     }
 }
 
-async fn renew(id: String, caller: Caller, keeper: Keeper) {
+async fn renew(id: String, caller: Caller, keeper: Keeper, told: impl Fn()) {
     let mut worlds = keeper.subscribe();
     let mut last: Option<Instant> = None;
     loop {
         worlds.borrow_and_update();
+        told();
         let due =
             ttl(&keeper, &id).map(|ttl| last.map_or_else(Instant::now, |last| last + (ttl / 3).max(LEAST)));
         let changed = match due {
@@ -94,8 +101,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keeper = keeper(dir.path()).await;
         // Before the registration: a sidecar may be there first.
-        let presence = Presence::of("c1".into(), identity("catalog"), keeper.clone());
-        let _stranger = Presence::of("w1".into(), identity("catalog"), keeper.clone());
+        let presence = Presence::of("c1".into(), identity("catalog"), keeper.clone(), || {});
+        let _stranger = Presence::of("w1".into(), identity("catalog"), keeper.clone(), || {});
         for (id, service, ip) in [("c1", "catalog", "127.0.0.5"), ("w1", "web", "127.0.0.6")] {
             let instance = sample(id, service, "v1", ip, 8080, Protocol::Http);
             let leased = Instance { ttl_seconds: Some(30), ..instance };

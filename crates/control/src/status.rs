@@ -199,6 +199,16 @@ impl Board {
         self.changed.send_replace(());
     }
 
+    /// What a stream stands beside is registered, or no longer.
+    pub fn beside(&self, stream: u64, instance: Option<String>) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&stream).filter(|entry| entry.client.instance != instance) {
+            entry.client.instance = instance;
+            drop(entries);
+            self.changed.send_replace(());
+        }
+    }
+
     /// A stream has ended.
     pub fn disconnected(&self, stream: u64) {
         let gone = self.entries.lock().remove(&stream);

@@ -168,7 +168,15 @@ impl Source for XdsSource {
         };
         tracing::info!(node = %node.id, id = %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
         self.board.connected(stream, client);
-        let beat = |instance| Presence::of(instance, identity.clone(), self.keeper.clone());
+        let beat = |instance| {
+            let (board, keeper, scope) = (self.board.clone(), self.keeper.clone(), scope.clone());
+            // A sidecar may be here before its instance is registered.
+            let told = move || {
+                let published = keeper.published();
+                board.beside(stream, scope.own(published.compiled.world()).map(|own| own.id.clone()));
+            };
+            Presence::of(instance, identity.clone(), self.keeper.clone(), told)
+        };
         let presence = scope.instance.clone().map(beat);
         let node = node.id.clone();
         Ok(Arc::new(Subscriber { source: self.clone(), stream, node, scope, asked, _presence: presence }))
