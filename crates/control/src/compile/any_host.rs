@@ -6,6 +6,7 @@ use outrigger_model::cluster::PASSTHROUGH;
 use outrigger_model::listener::{ChainMatch, FilterChain, Listener, RouteSource, Terminal, TransportMatch};
 use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
 use outrigger_rules::intent::Resolution;
+use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
 use super::outbound::{self, chain, http};
@@ -33,6 +34,12 @@ fn offers<'w>(
         let found = offer.protocol != Protocol::Tcp || intent.resolution == Resolution::None;
         found.then_some((service, offer))
     })
+}
+
+/// The port, of a listener's or its routes' name that stands for every such host.
+pub(super) fn port_of(scope: &Scope, name: &str) -> Option<u16> {
+    let outbound = Outbound::parse(name).filter(|outbound| outbound.host == names::ANY_HOST)?;
+    (scope.kind == ClientKind::Outrigger).then_some(outbound.port)
 }
 
 /// The listener of a port.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::foreign::{self, Gap};
 use super::scope::Scope;
-use super::{cluster, destination, endpoints, host, inbound, names, outbound, route};
+use super::{any_host, cluster, described, destination, endpoints, host, inbound, names, outbound, route};
 use crate::world::World;
 
 /// What a scope sees of one name, `None` was found not to exist; and what the client does not enforce of the rules behind it.
@@ -125,12 +125,21 @@ impl Compiled {
     fn compile(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
         let world = &self.world;
         Some(match kind {
-            ResourceKind::Listener => Resource::Listener(
-                inbound::compile(world, scope, name).or_else(|| outbound::compile(world, scope, name))?,
-            ),
-            ResourceKind::Routes => Resource::Routes(route::compile(world, scope, name)?),
+            ResourceKind::Listener => Resource::Listener(match any_host::port_of(scope, name) {
+                Some(port) => any_host::listener(world, scope, name, port)?,
+                None => {
+                    inbound::compile(world, scope, name).or_else(|| outbound::compile(world, scope, name))?
+                }
+            }),
+            ResourceKind::Routes => Resource::Routes(match any_host::port_of(scope, name) {
+                Some(port) => any_host::routes(world, scope, name, port),
+                None => route::compile(world, scope, name)?,
+            }),
             ResourceKind::Cluster => Resource::Cluster(cluster::compile(world, scope, name)?),
-            ResourceKind::Endpoints => Resource::Endpoints(endpoints::compile(world, scope, name)?),
+            ResourceKind::Endpoints => Resource::Endpoints(match described::of(world, scope, name) {
+                Some(of) => described::addressed(world, scope, name, of)?,
+                None => endpoints::compile(world, scope, name)?,
+            }),
             ResourceKind::Destination => Resource::Destination(destination::compile(world, scope, name)?),
             ResourceKind::Host => Resource::Host(host::compile(world, scope, name)?),
             ResourceKind::Secret if name == "ROOTCA" => Resource::Secret(TrustBundleSecret {

@@ -24,7 +24,7 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluste
         return Some(cluster);
     }
     let outbound = Outbound::parse(name)?;
-    if let Some(of) = endpoints::described(world, scope, &outbound) {
+    if let Some(of) = described::of(world, scope, name) {
         return described(world, scope, name, &outbound, of);
     }
     let endpoints = endpoints::compile(world, scope, name)?;
@@ -79,7 +79,7 @@ fn described(
     cluster.protocol = upstream(of.service.offer(outbound.port, &scope.namespace)?.protocol);
     cluster.origin = Some(origin(&of.intent.origin));
     let identities = match cluster.discovery {
-        Discovery::Eds { .. } => endpoints::compile(world, scope, name)?,
+        Discovery::Eds { .. } => described::addressed(world, scope, name, of)?,
         _ => EndpointSet::default(),
     };
     let identities: BTreeSet<SpiffeId> = identities.iter().filter_map(|e| e.identity.clone()).collect();

@@ -29,6 +29,15 @@ pub(super) struct Of<'a> {
     pub(super) intent: &'a Arc<ServiceIntent>,
 }
 
+/// The service of a cluster whose port somebody describes.
+pub(super) fn of<'w>(world: &'w World, scope: &Scope, name: &str) -> Option<Of<'w>> {
+    let outbound = Outbound::parse(name).filter(|outbound| outbound.address().is_none())?;
+    let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
+    let service = world.service(&host)?;
+    let intent = service.offer(outbound.port, &scope.namespace)?.described?;
+    Some(Of { service, intent })
+}
+
 /// Where the endpoints of a cluster are found.
 pub(super) fn discovery(world: &World, scope: &Scope, name: &str, of: Of<'_>) -> Option<Discovery> {
     let outbound = Outbound::parse(name)?;

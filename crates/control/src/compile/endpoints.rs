@@ -7,22 +7,18 @@ use std::sync::Arc;
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
-use super::described::{self, Of};
 use super::names::Outbound;
 use super::scope::Scope;
 use crate::instance::{Instance, State};
 use crate::world::World;
 
-/// The endpoints of a cluster; `None` when there is no such service or workload.
+/// The registered endpoints of a cluster; `None` when there is no such service or workload.
 pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
     if let Some(address) = outbound.address() {
         // The very address that was called, not the instance's main one.
         let at = world.workloads_at(scope.network(world), address).map(|instance| (instance, address.ip()));
         return Some(by_locality(world, name, outbound.port, at));
-    }
-    if let Some(of) = described(world, scope, &outbound) {
-        return described::addressed(world, scope, name, of);
     }
     let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
     let service = world.service(&host)?;
@@ -41,14 +37,6 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Endpoi
     let chosen =
         chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     Some(by_locality(world, name, outbound.port, chosen))
-}
-
-/// The service of a cluster whose port somebody describes.
-pub(super) fn described<'w>(world: &'w World, scope: &Scope, outbound: &Outbound<'_>) -> Option<Of<'w>> {
-    let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
-    let service = world.service(&host)?;
-    let intent = service.offer(outbound.port, &scope.namespace)?.described?;
-    Some(Of { service, intent })
 }
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so

@@ -12,7 +12,6 @@ use outrigger_model::route::WeightedCluster;
 use outrigger_rules::intent::TcpMatch;
 use outrigger_xds::ClientKind;
 
-use super::any_host;
 use super::foreign::Gap;
 use super::names::{self, Outbound};
 use super::route::weighted;
@@ -94,9 +93,6 @@ fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
 
 fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
-    if outbound.host == names::ANY_HOST {
-        return any_host::listener(world, scope, name, outbound.port);
-    }
     let routes = || RouteSource::Named(key.to_owned());
     let (protocol, clusters, address) = if let Some(address) = outbound.address() {
         let instance = world.workloads_at(scope.network(world), address).next()?;

@@ -10,7 +10,6 @@ use outrigger_rules::intent::{
 };
 use outrigger_xds::ClientKind;
 
-use super::any_host;
 use super::names::{self, Outbound};
 use super::origin;
 use super::outbound;
@@ -34,9 +33,6 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteC
         upgrade::add(&mut routes, &upgrade::allowed(instances, outbound.port));
         vec![host(name, vec!["*".into()], routes)]
     } else {
-        if outbound.host == names::ANY_HOST {
-            return Some(any_host::routes(world, scope, name, outbound.port));
-        }
         let resolved = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
         let service = world.service(&resolved)?;
         vec![virtual_host(world, scope, service, outbound.port, vec!["*".into()])]
