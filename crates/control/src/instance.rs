@@ -103,6 +103,13 @@ pub enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// Whether it is HTTP, or may turn out to be.
+    pub fn is_http(self) -> bool {
+        !matches!(self, Self::Tls | Self::Tcp)
+    }
+}
+
 /// The life of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -72,19 +72,14 @@ pub(super) fn envoy_gaps(world: &World, scope: &Scope) -> Vec<Gap> {
     gaps
 }
 
-/// Whether it is, or may turn out to be.
-pub(super) fn is_http(protocol: Protocol) -> bool {
-    !matches!(protocol, Protocol::Tls | Protocol::Tcp)
-}
-
 fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterator<Item = u16> {
-    ports.iter().filter(|(_, protocol)| is_http(**protocol)).map(|(port, _)| *port)
+    ports.iter().filter(|(_, protocol)| protocol.is_http()).map(|(port, _)| *port)
 }
 
 fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
-    world
-        .services()
-        .find(|service| service.offer(port, &scope.namespace).is_some_and(|offer| is_http(offer.protocol)))?;
+    world.services().find(|service| {
+        service.offer(port, &scope.namespace).is_some_and(|offer| offer.protocol.is_http())
+    })?;
     let bind = scope.bind.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let http = http(world, RouteSource::Named(port.to_string()));
     let chain = chain("http", ChainMatch::default(), Terminal::Http(Box::new(http)));

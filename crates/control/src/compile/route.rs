@@ -12,7 +12,6 @@ use outrigger_xds::ClientKind;
 
 use super::names::{self, Outbound};
 use super::origin;
-use super::outbound;
 use super::scope::Scope;
 use super::upgrade;
 use crate::world::{Service, World, selected};
@@ -43,7 +42,7 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteC
 /// Envoy binds one listener per port, so its routes tell services apart by authority.
 fn by_port(world: &World, scope: &Scope, port: u16) -> RouteConfig {
     let http = |service: &&Service| {
-        service.offer(port, &scope.namespace).is_some_and(|offer| outbound::is_http(offer.protocol))
+        service.offer(port, &scope.namespace).is_some_and(|offer| offer.protocol.is_http())
     };
     let virtual_hosts = world.services().filter(http).map(|service| {
         let mut domains = vec![service.host.as_str().to_owned()];
