@@ -168,7 +168,7 @@ async fn open(
     };
     let keeper = Keeper::start(start).await?;
     authority.revoke(keeper.published().revoked.clone());
-    let board = Arc::new(Board::default());
+    let board = Arc::new(Board::new(keeper.published().compiled.audience().clone()));
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);
     let traces = TraceStore::new(settings.trace_spans, settings.trace_bytes);

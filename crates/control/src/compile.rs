@@ -15,6 +15,7 @@ mod endpoints;
 pub mod foreign;
 mod host;
 mod inbound;
+mod lens;
 pub mod names;
 mod outbound;
 mod route;

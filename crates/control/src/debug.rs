@@ -52,7 +52,7 @@ fn connections(shared: &Shared) -> Value {
 
 fn registryz(shared: &Shared) -> Value {
     let published = shared.keeper.published();
-    let world = published.compiled.world();
+    let world = &published.world;
     let service = |service: &crate::world::Service| {
         let instances: Vec<_> = service.instances.iter().map(AsRef::as_ref).collect();
         json!({ "host": service.host, "ports": service.ports, "instances": instances })

@@ -13,6 +13,9 @@ use crate::instance::Protocol;
 #[derive(Debug, Default)]
 pub struct Described {
     /// By origin.
+    pub(crate) services: Vec<Arc<ServiceIntent>>,
+    /// By origin.
+    pub(crate) entries: Vec<Arc<WorkloadIntent>>,
     by_host: BTreeMap<Host, Vec<Arc<ServiceIntent>>>,
     /// The longest first.
     blocks: Vec<(IpNet, Host)>,
@@ -37,7 +40,7 @@ impl Described {
         services.sort_by(|a, b| a.origin.cmp(&b.origin));
         workloads.sort_by(|a, b| a.origin.cmp(&b.origin));
         let mut described = Self::default();
-        for service in services {
+        for service in &services {
             for host in &service.hosts {
                 let blocks = service.addresses.iter().map(|block| (*block, host.clone()));
                 described.blocks.extend(blocks);
@@ -45,16 +48,21 @@ impl Described {
             }
         }
         described.blocks.sort_by_key(|(block, _)| std::cmp::Reverse(block.prefix_len()));
-        for workload in workloads {
+        for workload in &workloads {
             let namespace = workload.origin.namespace.clone();
-            described.workloads.entry(namespace).or_default().push(workload);
+            described.workloads.entry(namespace).or_default().push(workload.clone());
         }
-        described
+        Self { services, entries: workloads, ..described }
     }
 
-    /// The hosts, each with those who describe it.
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&Host, &Vec<Arc<ServiceIntent>>)> {
-        self.by_host.iter()
+    /// The hosts.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.by_host.keys()
+    }
+
+    /// Those who describe a host, by origin.
+    pub(crate) fn of(&self, host: &Host) -> &[Arc<ServiceIntent>] {
+        self.by_host.get(host).map_or(&[], Vec::as_slice)
     }
 
     /// The hosts that an address was said to stand for, the narrowest block first.

@@ -33,7 +33,7 @@ impl Unenforced {
                 found.note(gap.rule, gap.why, client.name());
             }
         }
-        found.inbound(published.compiled.world(), &clients);
+        found.inbound(&published.world, &clients);
         found
     }
 
@@ -82,7 +82,7 @@ impl Unenforced {
 
 /// The policies that would hold for what comes in to an instance. What lets everything in needs nobody to enforce it.
 fn policies(world: &World, instance: &Instance) -> Vec<String> {
-    let authorization = world.authorization_for(instance).map(|intent| intent.origin.to_string());
+    let authorization = world.authorization_for(instance).into_iter().map(|intent| intent.origin.to_string());
     let strict = world.mtls_for(instance).filter(|intent| {
         intent.mode == Some(MtlsMode::Strict)
             || intent.ports.values().any(|mode| *mode == Some(MtlsMode::Strict))

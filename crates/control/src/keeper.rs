@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use outrigger_identity::{Revocation, Revoked};
 use outrigger_rules::{Finding, Object};
+use rpds::RedBlackTreeMapSync;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ use crate::registry::api::{Caller, Held, Leases};
 use crate::registry::file::Problem;
 use crate::store::records::{StoredInstance, StoredRevocation, StoredRule};
 use crate::store::{Contents, Mutation, Store, StoreError};
-use crate::world::MeshSettings;
+use crate::world::{MeshSettings, World};
 
 mod draft;
 mod revocations;
@@ -114,14 +115,19 @@ pub struct Registration {
     pub stored: StoredInstance,
 }
 
+/// Registrations over the API, by id. A copy costs nothing.
+pub type Registrations = RedBlackTreeMapSync<String, Registration>;
+
 /// A consistent view of everything that the keeper keeps.
 pub struct Published {
-    /// The world and what was compiled from it.
+    /// What was compiled from the newest world, this one or a later.
     pub compiled: Arc<Compiled>,
+    /// The world.
+    pub world: Arc<World>,
     /// The rules, by `Kind/namespace/name`.
     pub rules: Arc<BTreeMap<String, Arc<Rule>>>,
     /// Registrations over the API, by id; the world has those of files as well.
-    pub registrations: Arc<BTreeMap<String, Registration>>,
+    pub registrations: Registrations,
     /// Who is revoked, by entry.
     pub revocations: Arc<BTreeMap<String, StoredRevocation>>,
     /// The same, as it is looked up.
@@ -137,7 +143,7 @@ pub struct Published {
 impl Published {
     /// The number of the world.
     pub fn generation(&self) -> u64 {
-        self.compiled.world().generation
+        self.world.generation
     }
 }
 
@@ -185,12 +191,23 @@ impl Keeper {
             leases.renew(&registration.stored.instance, now);
         }
         let problems = Arc::default();
-        let first = draft.publish(&problems, leases.held());
+        let world = draft.world();
+        let (roots, revoked) = (draft.roots_pem.clone(), draft.revocations.list().clone());
+        let compiled = Arc::new(Compiled::new(world.clone(), roots, revoked));
+        let first = draft.publish(&compiled, &world, &problems, leases.held());
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (generation, watched) = watch::channel(generation);
         let (commands, queue) = mpsc::channel(QUEUE);
-        let task =
-            Task { store: start.store, draft, leases, problems, published: published.clone(), generation };
+        let task = Task {
+            store: start.store,
+            draft,
+            leases,
+            problems,
+            compiled,
+            world,
+            published: published.clone(),
+            generation,
+        };
         tokio::spawn(task.run(queue));
         Ok(Self { commands, published, generation: watched })
     }
@@ -324,12 +341,19 @@ struct Task {
     draft: Draft,
     leases: Leases,
     problems: Arc<Vec<Problem>>,
+    compiled: Arc<Compiled>,
+    world: Arc<World>,
     published: Arc<ArcSwap<Published>>,
     generation: watch::Sender<u64>,
 }
 
 impl Task {
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+    async fn run(mut self, queue: mpsc::Receiver<Command>) {
+        self.take(queue).await;
+        self.compiled.audience().close();
+    }
+
+    async fn take(&mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN);
         loop {
             let now = Instant::now();
@@ -388,11 +412,17 @@ impl Task {
         let now = Instant::now();
         turn.renew.iter().for_each(|instance| self.leases.renew(instance, now));
         turn.forget.iter().for_each(|id| self.leases.forget(id));
+        let mut stale = None;
         if turn.changed {
             self.draft = turn.draft;
+            self.world = self.draft.world();
+            let (roots, revoked) = (self.draft.roots_pem.clone(), self.draft.revocations.list().clone());
+            stale = Some(self.compiled.advance(self.world.clone(), roots, revoked, &self.draft.change));
         }
         if turn.changed || republish {
-            self.published.store(Arc::new(self.draft.publish(&self.problems, self.leases.held())));
+            let held = self.leases.held();
+            let published = self.draft.publish(&self.compiled, &self.world, &self.problems, held);
+            self.published.store(Arc::new(published));
         }
         if turn.changed {
             self.generation.send_replace(self.draft.generation);
@@ -400,6 +430,10 @@ impl Task {
         let generation = self.draft.generation;
         turn.said.iter().for_each(|said| said.log(generation));
         turn.finish.into_iter().for_each(|finish| finish(Ok(generation)));
+        // Whoever asked has the answer; what it takes to find out who has to be told is nobody's wait.
+        if let Some(stale) = stale {
+            self.compiled.settle(generation, stale, &self.draft.change);
+        }
     }
 }
 

@@ -72,10 +72,10 @@ impl Metrics {
 pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: TraceStore) {
     registry.register_fn(move |page| {
         let published = keeper.published();
-        let world = published.compiled.world();
+        let world = &published.world;
         page.gauge("pilot_xds", "Connected xDS clients.").sample((), board.len());
-        page.gauge("pilot_services", "Known services.").sample((), world.services().count());
-        page.gauge("outrigger_instances", "Known instances.").sample((), world.instances().count());
+        page.gauge("pilot_services", "Known services.").sample((), world.service_count());
+        page.gauge("outrigger_instances", "Known instances.").sample((), world.instance_count());
         page.gauge("outrigger_rules", "Stored rules.").sample((), published.rules.len());
         page.gauge("outrigger_generation", "Number of the latest world.").sample((), published.generation());
         let held: usize = published.held.iter().map(|held| held.instances.len()).sum();

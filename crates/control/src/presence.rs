@@ -4,6 +4,7 @@
 //! Whether a registration is the stream's to renew is decided as for any heartbeat, by the identity that was proved.
 
 use outrigger_model::identity::SpiffeId;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Duration, Instant};
 
@@ -24,32 +25,32 @@ impl Drop for Presence {
 }
 
 impl Presence {
-    /// Keeps the lease of `instance` alive, now or when it is registered. `told` is told when the world has changed, and once at
-    /// first.
+    /// Keeps the lease of `instance` alive, now or when it is registered. `moves` wakes when its registration changes, and `told` is
+    /// told then, and once at first.
     pub(crate) fn of(
         instance: String,
         identity: SpiffeId,
         keeper: Keeper,
+        moves: watch::Receiver<()>,
         told: impl Fn() + Send + 'static,
     ) -> Self {
         let caller = Caller::Workload { identity, services: Vec::new(), reach: Reach::default() };
-        Self(tokio::spawn(renew(instance, caller, keeper, told)).abort_handle())
+        Self(tokio::spawn(renew(instance, caller, keeper, moves, told)).abort_handle())
     }
 }
 
-async fn renew(id: String, caller: Caller, keeper: Keeper, told: impl Fn()) {
-    let mut worlds = keeper.subscribe();
+async fn renew(id: String, caller: Caller, keeper: Keeper, mut moves: watch::Receiver<()>, told: impl Fn()) {
     let mut last: Option<Instant> = None;
     loop {
-        worlds.borrow_and_update();
+        moves.borrow_and_update();
         told();
         let due =
             ttl(&keeper, &id).map(|ttl| last.map_or_else(Instant::now, |last| last + (ttl / 3).max(LEAST)));
         let changed = match due {
-            None => worlds.changed().await,
+            None => moves.changed().await,
             // A registration anew may have another TTL: then it is due at another time.
             Some(due) => tokio::select! {
-                changed = worlds.changed() => changed,
+                changed = moves.changed() => changed,
                 () = tokio::time::sleep_until(due) => {
                     match keeper.heartbeat(&id, caller.clone()).await {
                         Err(Refused::Stopping) => return,
@@ -93,7 +94,7 @@ mod tests {
     }
 
     fn is_there(keeper: &Keeper, id: &str) -> bool {
-        keeper.published().compiled.world().instance(id).is_some()
+        keeper.published().world.instance(id).is_some()
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,8 +102,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keeper = keeper(dir.path()).await;
         // Before the registration: a sidecar may be there first.
-        let presence = Presence::of("c1".into(), identity("catalog"), keeper.clone(), || {});
-        let _stranger = Presence::of("w1".into(), identity("catalog"), keeper.clone(), || {});
+        let seat = |id: &str| keeper.published().compiled.audience().join(Some(id));
+        let (own, other) = (seat("c1"), seat("w1"));
+        let presence = Presence::of("c1".into(), identity("catalog"), keeper.clone(), own.moves(), || {});
+        let _stranger = Presence::of("w1".into(), identity("catalog"), keeper.clone(), other.moves(), || {});
         for (id, service, ip) in [("c1", "catalog", "127.0.0.5"), ("w1", "web", "127.0.0.6")] {
             let instance = sample(id, service, "v1", ip, 8080, Protocol::Http);
             let leased = Instance { ttl_seconds: Some(30), ..instance };

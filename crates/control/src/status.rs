@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_xds::ClientKind;
+use outrigger_xds::server::{Audience, Seat};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -41,6 +42,8 @@ pub struct Client {
     pub scope: Scope,
     /// What a gRPC client asked for; others are sent everything, or enforce everything.
     pub asked: Arc<Mutex<BTreeSet<(ResourceKind, String)>>>,
+    /// Knows the last generation that had something for it.
+    pub seat: Arc<Seat>,
 }
 
 impl Client {
@@ -154,13 +157,7 @@ pub struct Board {
     /// When the last client of an instance left.
     left: Mutex<BTreeMap<String, SystemTime>>,
     changed: watch::Sender<()>,
-}
-
-impl Default for Board {
-    fn default() -> Self {
-        let (changed, _) = watch::channel(());
-        Self { entries: Mutex::default(), left: Mutex::default(), changed }
-    }
+    audience: Arc<Audience>,
 }
 
 /// A refusal as an event brings it.
@@ -179,6 +176,12 @@ pub struct Nack {
 }
 
 impl Board {
+    /// Of the streams of an audience.
+    pub fn new(audience: Arc<Audience>) -> Self {
+        let (changed, _) = watch::channel(());
+        Self { entries: Mutex::default(), left: Mutex::default(), changed, audience }
+    }
+
     /// Whether the sidecar of an instance is connected.
     pub fn has_instance(&self, id: &str) -> bool {
         self.entries.lock().values().any(|entry| entry.client.instance.as_deref() == Some(id))
@@ -307,19 +310,20 @@ impl Board {
 
     /// Every connected proxy; `latest` is the generation of the world.
     pub fn proxies(&self, latest: u64) -> Vec<ProxyStatus> {
-        let now = SystemTime::now();
+        let (now, marked) = (SystemTime::now(), self.audience.generation());
         let mut all: Vec<ProxyStatus> =
-            self.entries.lock().values().map(|entry| entry.status(latest, now)).collect();
+            self.entries.lock().values().map(|entry| entry.status(latest, marked, now)).collect();
         all.sort_by(|a, b| (&a.instance, &a.node).cmp(&(&b.instance, &b.node)));
         all
     }
 
     /// How far a generation has come.
     pub fn in_force(&self, generation: u64) -> InForce {
+        let marked = self.audience.generation();
         let entries = self.entries.lock();
         let mut result = InForce { of: entries.len(), ..InForce::default() };
         for entry in entries.values() {
-            if entry.generation() >= generation {
+            if entry.generation(marked) >= generation {
                 result.proxies += 1;
             } else {
                 result.waiting.push(entry.name());
@@ -361,16 +365,21 @@ impl Board {
     /// Waits until every connected proxy has a generation in force, or has refused something of it; at most `timeout`. Of `rules`
     /// earlier refusals count, too.
     pub async fn wait(&self, generation: u64, rules: &[String], timeout: Duration) -> InForce {
-        let mut changed = self.changed.subscribe();
+        let (mut changed, mut marked) = (self.changed.subscribe(), self.audience.generations());
         let reached = async {
             loop {
                 changed.mark_unchanged();
+                marked.mark_unchanged();
                 let state = self.reached(generation, rules);
                 // Whoever refused will not come round by waiting.
                 if state.waiting.len() <= self.refusing(generation) {
                     return state;
                 }
-                if changed.changed().await.is_err() {
+                let more = tokio::select! {
+                    more = changed.changed() => more,
+                    more = marked.changed() => more,
+                };
+                if more.is_err() {
                     return state;
                 }
             }
@@ -383,16 +392,21 @@ impl Board {
 
     /// Proxies that lack a generation because they refused something of it.
     fn refusing(&self, generation: u64) -> usize {
+        let marked = self.audience.generation();
         let entries = self.entries.lock();
-        let stuck =
-            |entry: &&Entry| entry.generation() < generation && !entry.refusals_since(generation).is_empty();
+        let stuck = |entry: &&Entry| {
+            entry.generation(marked) < generation && !entry.refusals_since(generation).is_empty()
+        };
         entries.values().filter(stuck).count()
     }
 }
 
 impl Entry {
-    fn generation(&self) -> u64 {
-        if self.client.kind == ClientKind::Outrigger { self.barrier } else { self.settled }
+    /// The generation that it has in force. `marked` is the one up to which it is known what concerns whom; it is read first.
+    fn generation(&self, marked: u64) -> u64 {
+        let confirmed = if self.client.kind == ClientKind::Outrigger { self.barrier } else { self.settled };
+        // Generations after the last one that had something for it are in force there by themselves.
+        if confirmed > 0 && confirmed >= self.client.seat.due() { confirmed.max(marked) } else { confirmed }
     }
 
     fn name(&self) -> String {
@@ -404,9 +418,9 @@ impl Entry {
         since.map(|(refusal, ..)| format!("{}: {}", self.name(), refusal.text())).collect()
     }
 
-    fn status(&self, latest: u64, now: SystemTime) -> ProxyStatus {
+    fn status(&self, latest: u64, marked: u64, now: SystemTime) -> ProxyStatus {
         let age = |since: SystemTime| now.duration_since(since).map_or(0, |age| age.as_secs());
-        let generation = self.generation();
+        let generation = self.generation(marked);
         let state = |count: &TypeCount| match (count.sent, count.in_flight) {
             (0, _) => "NOT SENT",
             (_, false) => "SYNCED",

@@ -1,8 +1,9 @@
-//! The world: services, instances and intents as one immutable value, indexed by what compilation asks for.
+//! The world: services, instances and intents as one value, indexed by what compilation asks for.
 //!
-//! Built off to the side on every change and swapped in; nothing here does I/O.
+//! Its maps are persistent: a copy costs nothing, and a change what it changes. What a change is about it says in a [`Change`],
+//! by which compiled resources are known that have to be compiled again. Nothing here does I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,11 +11,19 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
     AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent, ServiceIntent,
+    WorkloadIntent,
 };
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
-use crate::described::{self, Described, Offer};
+use crate::described::{self, Offer};
 use crate::instance::{Instance, Protocol};
-use crate::virtual_address::{self, VirtualAddresses};
+use crate::virtual_address::{Given, VirtualAddresses};
+
+mod change;
+mod rules;
+
+pub use change::{Change, Fact, Wide};
+use rules::Rules;
 
 /// Mesh-wide settings that shape compilation.
 #[derive(Debug, Clone)]
@@ -41,6 +50,12 @@ impl MeshSettings {
         namespace == self.root_namespace
             || (namespace == ISTIO_ROOT && self.root_namespace == Self::default().root_namespace)
     }
+
+    /// The namespaces whose policies hold for the whole mesh, the configured one first.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &str> {
+        let istio = self.is_root(ISTIO_ROOT) && self.root_namespace != ISTIO_ROOT;
+        std::iter::once(self.root_namespace.as_str()).chain(istio.then_some(ISTIO_ROOT))
+    }
 }
 
 impl Default for MeshSettings {
@@ -56,7 +71,7 @@ impl Default for MeshSettings {
 }
 
 /// A service: the instances that registered under one name, and what users say of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     /// Its host.
     pub host: Host,
@@ -67,6 +82,8 @@ pub struct Service {
     /// Ports of all instances, where instances disagree the smallest instance id decides; and those that are described. Who
     /// sees which, [`Service::offer`] says.
     pub ports: BTreeMap<u16, Protocol>,
+    /// What requests to a port may switch to besides WebSocket; a port without any is not there.
+    pub upgrades: BTreeMap<u16, Vec<String>>,
     /// Its instances, by id.
     pub instances: Vec<Arc<Instance>>,
     /// Who describes it, by origin.
@@ -89,11 +106,6 @@ impl Service {
         registered.map(|port| Offer { protocol: port.protocol, described: None })
     }
 
-    /// The ports that the clients of a namespace see.
-    pub fn offers<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (u16, Offer<'a>)> {
-        self.ports.keys().filter_map(move |port| Some((*port, self.offer(*port, namespace)?)))
-    }
-
     /// The addresses that stand for it, as the clients of a namespace are told.
     pub fn addresses(&self, namespace: &str) -> Vec<IpAddr> {
         let visible = self.described.iter().filter(|intent| intent.visibility.includes(namespace));
@@ -111,161 +123,66 @@ impl Service {
 }
 
 /// Everything that compilation looks at.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct World {
     /// Grows with every change.
     pub generation: u64,
     /// Settings.
-    pub settings: MeshSettings,
+    pub settings: Arc<MeshSettings>,
     /// Turns names into hosts.
     pub resolver: Resolver,
-    services: BTreeMap<Host, Service>,
-    instances: BTreeMap<String, Arc<Instance>>,
-    by_address: HashMap<IpAddr, Vec<Arc<Instance>>>,
-    by_virtual_address: HashMap<IpAddr, Host>,
-    routes: Vec<Arc<RouteIntent>>,
-    destinations: Vec<Arc<DestinationIntent>>,
-    mtls: Vec<Arc<MtlsIntent>>,
-    authorization: Vec<Arc<AuthorizationIntent>>,
-    described: Described,
+    services: RedBlackTreeMapSync<Host, Arc<Service>>,
+    instances: RedBlackTreeMapSync<String, Arc<Instance>>,
+    by_address: HashTrieMapSync<IpAddr, Arc<[Arc<Instance>]>>,
+    given: Given,
+    rules: Arc<Rules>,
 }
 
 impl World {
-    /// Builds the indexes. Intents are taken in the order of their objects' names, so that the result does not depend on
-    /// the order of application.
+    /// With nothing in it.
+    pub fn empty(settings: MeshSettings) -> Self {
+        let resolver = Resolver::new(&settings.domain);
+        Self {
+            generation: 0,
+            settings: Arc::new(settings),
+            resolver,
+            services: RedBlackTreeMapSync::new_sync(),
+            instances: RedBlackTreeMapSync::new_sync(),
+            by_address: HashTrieMapSync::new_sync(),
+            given: Given::default(),
+            rules: Arc::default(),
+        }
+    }
+
+    /// With everything in it. Whatever led to a world, it equals the one that this makes of the same.
     pub fn new(
         generation: u64,
         settings: MeshSettings,
         instances: impl IntoIterator<Item = Arc<Instance>>,
         intents: impl IntoIterator<Item = Intent>,
     ) -> Self {
-        let resolver = Resolver::new(&settings.domain);
-        let mut world = Self {
-            generation,
-            settings,
-            resolver,
-            services: BTreeMap::new(),
-            instances: instances.into_iter().map(|i| (i.id.clone(), i)).collect(),
-            by_address: HashMap::new(),
-            by_virtual_address: HashMap::new(),
-            routes: Vec::new(),
-            destinations: Vec::new(),
-            mtls: Vec::new(),
-            authorization: Vec::new(),
-            described: Described::default(),
-        };
-        let (mut services, mut workloads) = (Vec::new(), Vec::new());
-        for intent in intents {
-            match intent {
-                Intent::Route(i) => world.routes.push(Arc::new(i)),
-                Intent::Destination(i) => world.destinations.push(Arc::new(i)),
-                Intent::Mtls(i) => world.mtls.push(Arc::new(i)),
-                Intent::Authorization(i) => world.authorization.push(Arc::new(i)),
-                Intent::Service(i) => services.push(Arc::new(i)),
-                Intent::Workload(i) => workloads.push(Arc::new(i)),
-            }
+        let mut world = Self { generation, ..Self::empty(settings) };
+        let mut change = Change::default();
+        for instance in instances {
+            world.put(instance, &mut change);
         }
-        world.routes.sort_by(|a, b| a.origin.cmp(&b.origin));
-        world.destinations.sort_by(|a, b| a.origin.cmp(&b.origin));
-        world.mtls.sort_by(|a, b| a.origin.cmp(&b.origin));
-        world.authorization.sort_by(|a, b| a.origin.cmp(&b.origin));
-        world.described = Described::new(services, workloads);
-        world.index_instances();
-        world.index_described();
-        world.give_addresses();
+        world.rule(intents, &mut change);
         world
-    }
-
-    fn index_instances(&mut self) {
-        for instance in self.instances.values() {
-            for address in &instance.addresses {
-                self.by_address.entry(*address).or_default().push(instance.clone());
-            }
-            let host = self.resolver.service(&instance.service, &instance.namespace);
-            let service = self.services.entry(host.clone()).or_insert_with(|| Service {
-                host,
-                namespace: instance.namespace.clone(),
-                name: instance.service.clone(),
-                ports: BTreeMap::new(),
-                instances: Vec::new(),
-                described: Vec::new(),
-                virtual_addresses: VirtualAddresses::default(),
-            });
-            for port in &instance.ports {
-                service.ports.entry(port.number).or_insert(port.protocol);
-            }
-            service.instances.push(instance.clone());
-        }
-    }
-
-    fn index_described(&mut self) {
-        for (host, intents) in self.described.hosts() {
-            let Some(first) = intents.first() else { continue };
-            let (name, namespace) =
-                self.resolver.split(host).unwrap_or((host.as_str(), first.origin.namespace.as_str()));
-            let service = self.services.entry(host.clone()).or_insert_with(|| Service {
-                host: host.clone(),
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                ports: BTreeMap::new(),
-                instances: Vec::new(),
-                described: Vec::new(),
-                virtual_addresses: VirtualAddresses::default(),
-            });
-            for (number, port) in intents.iter().rev().flat_map(|intent| &intent.ports) {
-                service.ports.insert(*number, described::protocol(port.protocol));
-            }
-            service.described.clone_from(intents);
-        }
-    }
-
-    fn give_addresses(&mut self) {
-        let wants = |service: &&mut Service| {
-            !service.instances.is_empty() || described::wants_address(&service.host, &service.described)
-        };
-        let hosts: Vec<Host> =
-            self.services.values_mut().filter(wants).map(|service| service.host.clone()).collect();
-        let given = virtual_address::give(hosts.iter().map(Host::as_str));
-        for ((host, service), addresses) in
-            self.services.iter_mut().filter(|(_, s)| hosts.binary_search(&s.host).is_ok()).zip(given)
-        {
-            service.virtual_addresses = addresses;
-            self.by_virtual_address.extend(addresses.iter().map(|address| (address, host.clone())));
-        }
     }
 
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(AsRef::as_ref)
     }
 
-    /// The service of a host. A rule's `example.com` may be a described service of that very name.
+    /// How many services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.size()
+    }
+
+    /// The service of a host.
     pub fn service(&self, host: &Host) -> Option<&Service> {
-        let bare =
-            || self.services.get(&self.resolver.bare(host)?).filter(|service| !service.described.is_empty());
-        self.services.get(host).or_else(bare)
-    }
-
-    /// The service that a name belongs to: its own, or that of the longest wildcard over it.
-    pub fn service_of(&self, host: &Host) -> Option<&Service> {
-        let wild = || {
-            let name = host.as_str();
-            name.match_indices('.').find_map(|(at, _)| {
-                let wildcard = self.resolver.resolve(&format!("*{}", &name[at..]), "").ok()?;
-                self.services.get(&wildcard)
-            })
-        };
-        self.service(host).or_else(wild)
-    }
-
-    /// What users describe.
-    pub(crate) fn described(&self) -> &Described {
-        &self.described
-    }
-
-    /// The registered instances of a namespace.
-    pub(crate) fn instances_of(&self, namespace: &str) -> impl Iterator<Item = &Instance> {
-        self.instances.values().map(AsRef::as_ref).filter(move |instance| instance.namespace == namespace)
+        self.services.get(host).map(AsRef::as_ref)
     }
 
     /// All instances, by id.
@@ -273,47 +190,87 @@ impl World {
         self.instances.values()
     }
 
+    /// How many instances there are.
+    pub fn instance_count(&self) -> usize {
+        self.instances.size()
+    }
+
     /// The instance of an id.
     pub fn instance(&self, id: &str) -> Option<&Arc<Instance>> {
         self.instances.get(id)
     }
 
-    /// The services that an address stands for, virtual or described.
-    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
-        let virtual_one = self.by_virtual_address.get(&address).into_iter();
-        virtual_one.chain(self.described.at(address)).filter_map(|host| self.services.get(host))
+    /// The services that users describe.
+    pub(crate) fn described(&self) -> impl Iterator<Item = &Service> {
+        self.rules.described.hosts().filter_map(|host| self.service(host))
+    }
+
+    /// The described workloads of a namespace.
+    pub(crate) fn workloads(&self, namespace: &str) -> &[Arc<WorkloadIntent>] {
+        self.rules.described.workloads(namespace)
+    }
+
+    /// The hosts that an address stands for, virtual or described.
+    pub(crate) fn services_at(&self, address: IpAddr) -> Vec<&Host> {
+        self.given.at(address).into_iter().chain(self.rules.described.at(address)).collect()
+    }
+
+    /// The instances that have an address, in any network.
+    pub fn instances_at(&self, address: IpAddr) -> &[Arc<Instance>] {
+        self.by_address.get(&address).map_or(&[], AsRef::as_ref)
     }
 
     /// The instances that serve an address of a network. Networks may use the same addresses.
     pub fn workloads_at(&self, network: &str, address: SocketAddr) -> impl Iterator<Item = &Instance> {
-        let at = self.by_address.get(&address.ip()).map_or(&[][..], Vec::as_slice);
         let serves = move |i: &&Instance| i.network == network && i.port(address.port()).is_some();
-        at.iter().map(AsRef::as_ref).filter(serves)
+        self.instances_at(address.ip()).iter().map(AsRef::as_ref).filter(serves)
+    }
+
+    /// Whether rules route a host, for whichever client.
+    pub(crate) fn is_routed(&self, host: &Host) -> bool {
+        let is = |host: &Host| !self.rules.routes.of(host).is_empty();
+        is(host) || self.mistaken(host).is_some_and(|other| is(&other))
+    }
+
+    /// Whether there is client-side policy for a host, for whichever client.
+    pub(crate) fn has_policy(&self, host: &Host) -> bool {
+        let has = |host: &Host| !self.rules.destinations.of(host).is_empty();
+        has(host) || self.mistaken(host).is_some_and(|other| has(&other))
     }
 
     /// The routing that a client of `namespace` has for a host: an exact host goes before a wildcard, the longer wildcard
     /// before the shorter, then the first by name.
-    pub fn route_for(&self, host: &Host, namespace: &str) -> Option<&Arc<RouteIntent>> {
-        let visible = self.routes.iter().filter(|route| route.visibility.includes(namespace));
+    pub fn route_for(&self, host: &Host, namespace: &str) -> Option<Arc<RouteIntent>> {
         let mistaken = self.mistaken(host);
+        let mut routes = self.rules.routes.of(host);
+        for route in mistaken.iter().flat_map(|other| self.rules.routes.of(other)) {
+            if !routes.iter().any(|known| Arc::ptr_eq(known, &route)) {
+                routes.push(route);
+            }
+        }
+        routes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        let visible = routes.iter().filter(|route| route.visibility.includes(namespace));
         let score = |route: &RouteIntent| {
             let of = |pattern: &Host| {
-                specificity(pattern, host)
-                    .max(mistaken.as_ref().and_then(|mistaken| specificity(pattern, mistaken)))
+                let other = mistaken.as_ref().and_then(|other| specificity(pattern, other));
+                specificity(pattern, host).max(other)
             };
             route.hosts.iter().filter_map(of).max()
         };
-        best(visible.filter_map(|route| score(route).map(|score| (score, route))))
+        best(visible.filter_map(|route| score(route).map(|score| (score, route)))).cloned()
     }
 
     /// The client-side policy that a client of `namespace` has for a host; the client's own namespace goes first, then the
     /// service's, then any. Several rules of one namespace for one host are merged.
     pub fn destination_for(&self, host: &Host, namespace: &str) -> Option<Arc<DestinationIntent>> {
         let owner = self.resolver.split(host).map(|(_, namespace)| namespace);
-        let owner = owner.or_else(|| self.services.get(host).map(|service| service.namespace.as_str()));
-        let mut rules = DestinationIntent::in_force(&self.destinations, host, owner, namespace);
+        let owner = owner.or_else(|| self.service(host).map(|service| service.namespace.as_str()));
+        let all = self.rules.destinations.of(host);
+        let mut rules = DestinationIntent::in_force(&all, host, owner, namespace);
+        let others;
         if let Some(mistaken) = self.mistaken(host).filter(|_| rules.is_empty()) {
-            rules = DestinationIntent::in_force(&self.destinations, &mistaken, owner, namespace);
+            others = self.rules.destinations.of(&mistaken);
+            rules = DestinationIntent::in_force(&others, &mistaken, owner, namespace);
         }
         match rules.as_slice() {
             [] => None,
@@ -324,61 +281,57 @@ impl World {
 
     /// How rules that say `example.com` were read, where that is a described service and not one of a namespace.
     fn mistaken(&self, host: &Host) -> Option<Host> {
-        let described = self.services.get(host).is_some_and(|service| !service.described.is_empty());
-        self.resolver.mistaken(host).filter(|other| described && !self.services.contains_key(other))
+        let other = self.resolver.mistaken(host)?;
+        let described = self.service(host).is_some_and(|service| !service.described.is_empty());
+        (described && self.service(&other).is_none()).then_some(other)
     }
 
     /// What an instance accepts on a port: the narrowest scope that says something, finally PERMISSIVE.
     pub fn mtls_mode(&self, instance: &Instance, port: u16) -> MtlsMode {
-        let selects = |intent: &&Arc<MtlsIntent>| {
-            !intent.selector.is_empty()
-                && intent.origin.namespace == instance.namespace
-                && selected(&intent.selector, &instance.labels)
-        };
-        let wide = |within: &dyn Fn(&str) -> bool| {
-            let in_scope = |i: &&Arc<MtlsIntent>| i.selector.is_empty() && within(&i.origin.namespace);
-            self.mtls.iter().filter(in_scope).find_map(|i| i.mode)
-        };
         let inherited = || {
-            wide(&|namespace| namespace == instance.namespace)
-                .or_else(|| wide(&|namespace| namespace == self.settings.root_namespace))
-                .or_else(|| wide(&|namespace| self.settings.is_root(namespace)))
+            let of = |namespace: &str| {
+                self.rules.mtls.of(namespace).iter().filter(|i| i.selector.is_empty()).find_map(|i| i.mode)
+            };
+            of(&instance.namespace)
+                .or_else(|| self.settings.roots().find_map(of))
                 .unwrap_or(MtlsMode::Permissive)
         };
-        match self.mtls.iter().find(selects) {
+        match self.own_mtls(instance) {
             None => inherited(),
             Some(own) => own.ports.get(&port).copied().flatten().or(own.mode).unwrap_or_else(inherited),
         }
     }
 
+    /// The PeerAuthentication that selects an instance.
+    fn own_mtls(&self, instance: &Instance) -> Option<&Arc<MtlsIntent>> {
+        let own = self.rules.mtls.of(&instance.namespace);
+        own.iter().find(|intent| !intent.selector.is_empty() && selected(&intent.selector, &instance.labels))
+    }
+
     /// The PeerAuthentications that have a say in what an instance accepts.
     pub fn mtls_for(&self, instance: &Instance) -> impl Iterator<Item = &Arc<MtlsIntent>> {
-        self.mtls.iter().filter(move |intent| {
-            let scope = &intent.origin.namespace;
-            match intent.selector.is_empty() {
-                true => *scope == instance.namespace || self.settings.is_root(scope),
-                false => *scope == instance.namespace && selected(&intent.selector, &instance.labels),
-            }
-        })
+        let own = self.rules.mtls.of(&instance.namespace).iter();
+        let own =
+            own.filter(|intent| intent.selector.is_empty() || selected(&intent.selector, &instance.labels));
+        let roots = self.settings.roots().filter(|root| **root != *instance.namespace);
+        let wide =
+            roots.flat_map(|root| self.rules.mtls.of(root)).filter(|intent| intent.selector.is_empty());
+        own.chain(wide)
     }
 
     /// The ports of an instance that a policy gives an mTLS mode of their own, registered or not.
     pub fn mtls_ports<'w>(&'w self, instance: &'w Instance) -> impl Iterator<Item = u16> + 'w {
-        let own = self.mtls.iter().find(|intent| {
-            !intent.selector.is_empty()
-                && intent.origin.namespace == instance.namespace
-                && selected(&intent.selector, &instance.labels)
-        });
-        own.into_iter().flat_map(|intent| intent.ports.keys().copied())
+        self.own_mtls(instance).into_iter().flat_map(|intent| intent.ports.keys().copied())
     }
 
-    /// The authorization policies of an instance: those of its namespace and of the root namespace that select it.
-    pub fn authorization_for(&self, instance: &Instance) -> impl Iterator<Item = &Arc<AuthorizationIntent>> {
-        self.authorization.iter().filter(move |intent| {
-            let scope = &intent.origin.namespace;
-            (*scope == instance.namespace || self.settings.is_root(scope))
-                && selected(&intent.selector, &instance.labels)
-        })
+    /// The authorization policies of an instance: those of its namespace and of the root namespace that select it, by name.
+    pub fn authorization_for(&self, instance: &Instance) -> Vec<&Arc<AuthorizationIntent>> {
+        let roots = self.settings.roots().filter(|root| **root != *instance.namespace);
+        let scopes = std::iter::once(instance.namespace.as_str()).chain(roots);
+        let all = scopes.flat_map(|scope| self.rules.authorization.of(scope));
+        let mut all: Vec<_> = all.filter(|intent| selected(&intent.selector, &instance.labels)).collect();
+        all.sort_by(|a, b| a.origin.cmp(&b.origin));
+        all
     }
 }
 

@@ -12,12 +12,12 @@ use std::time::SystemTime;
 
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::ResourceKind;
-use outrigger_xds::server::{ClientEvent, Source, Versioned, View};
+use outrigger_xds::server::{ClientEvent, Seat, Source, Versioned, View};
 use outrigger_xds::{ClientKind, NodeInfo};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tonic::Status;
 
+use crate::compile::cache::Compiled;
 use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
@@ -94,7 +94,7 @@ impl XdsSource {
     /// Why a sidecar is not what its operator means it to be, with what to do; it is served all the same.
     fn trouble(&self, scope: &Scope, identity: &SpiffeId) -> Option<String> {
         let published = self.keeper.published();
-        let world = published.compiled.world();
+        let world = &published.world;
         let id = scope.instance.as_deref()?;
         match (world.instance(id), scope.own(world)) {
             (None, _) => Some(format!(
@@ -149,7 +149,7 @@ impl Source for XdsSource {
             secure: node.metadata.get("SECURE").is_some_and(|secure| *secure == true || *secure == "true"),
             regex_limit: number(node, "RE2_MAX_PROGRAM_SIZE").unwrap_or(REGEX_LIMIT),
         };
-        let own = scope.own(self.keeper.published().compiled.world()).is_some();
+        let own = scope.own(&self.keeper.published().world).is_some();
         if scope.kind == ClientKind::Outrigger
             && let Some(trouble) = self.trouble(&scope, &identity)
         {
@@ -157,8 +157,11 @@ impl Source for XdsSource {
         }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         let asked = Arc::<Mutex<_>>::default();
+        let compiled = self.keeper.published().compiled.clone();
+        let seat = Arc::new(compiled.audience().join(scope.instance.as_deref()));
         let client = Client {
             scope: scope.clone(),
+            seat: seat.clone(),
             asked: asked.clone(),
             node: node.id.clone(),
             instance: scope.instance.clone().filter(|_| own),
@@ -171,15 +174,14 @@ impl Source for XdsSource {
         let beat = |instance| {
             let (board, keeper, scope) = (self.board.clone(), self.keeper.clone(), scope.clone());
             // A sidecar may be here before its instance is registered.
-            let told = move || {
-                let published = keeper.published();
-                board.beside(stream, scope.own(published.compiled.world()).map(|own| own.id.clone()));
-            };
-            Presence::of(instance, identity.clone(), self.keeper.clone(), told)
+            let told =
+                move || board.beside(stream, scope.own(&keeper.published().world).map(|own| own.id.clone()));
+            Presence::of(instance, identity.clone(), self.keeper.clone(), seat.moves(), told)
         };
         let presence = scope.instance.clone().map(beat);
         let node = node.id.clone();
-        Ok(Arc::new(Subscriber { source: self.clone(), stream, node, scope, asked, _presence: presence }))
+        let source = self.clone();
+        Ok(Arc::new(Subscriber { source, stream, node, scope, compiled, seat, asked, _presence: presence }))
     }
 }
 
@@ -215,6 +217,8 @@ struct Subscriber {
     stream: u64,
     node: String,
     scope: Scope,
+    compiled: Arc<Compiled>,
+    seat: Arc<Seat>,
     asked: Arc<Mutex<BTreeSet<(ResourceKind, String)>>>,
     /// Renews the lease of the instance that it stands beside.
     _presence: Option<Presence>,
@@ -253,8 +257,8 @@ impl View for Subscriber {
         self.scope.kind
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.source.keeper.subscribe()
+    fn seat(&self) -> &Arc<Seat> {
+        &self.seat
     }
 
     fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
@@ -265,11 +269,19 @@ impl View for Subscriber {
                 asked.insert((kind, name.to_owned()));
             }
         }
-        self.source.keeper.published().compiled.resource(&self.scope, kind, name)
+        self.compiled.resource(&self.scope, kind, name)
     }
 
     fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>> {
-        self.source.keeper.published().compiled.wildcard(&self.scope, kind)
+        self.compiled.wildcard(&self.scope, kind)
+    }
+
+    fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]> {
+        self.compiled.wildcard_names(&self.scope, kind)
+    }
+
+    fn let_go(&self, kind: ResourceKind, name: &str) {
+        self.compiled.let_go(kind, name);
     }
 
     fn report(&self, event: ClientEvent) {

@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::{Resource, ResourceKind};
-use tokio::sync::watch;
 
 use crate::{ClientKind, Encoded, NodeInfo, encode, version_of};
 
+mod audience;
 mod delta;
 mod engine;
 mod service;
@@ -22,6 +22,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub use audience::{Audience, Name, Seat, WILDCARD};
 pub use service::AdsService;
 
 /// The tonic service; add it to a `Server`.
@@ -76,12 +77,16 @@ pub trait Source: Send + Sync + 'static {
 pub trait View: Send + Sync + 'static {
     /// How resources are encoded for it.
     fn kind(&self) -> ClientKind;
-    /// The generation of the world; a change makes the server compare again.
-    fn changes(&self) -> watch::Receiver<u64>;
+    /// The stream's place in the audience, where its source marks what changed for it.
+    fn seat(&self) -> &Arc<Seat>;
     /// A resource by name.
     fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>>;
     /// All resources that a wildcard subscription gets.
     fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>>;
+    /// The names of these; some of them may not be there.
+    fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]>;
+    /// Nobody holds this name any more; somebody may again when this is called.
+    fn let_go(&self, kind: ResourceKind, name: &str);
     /// Something happened on the stream.
     fn report(&self, event: ClientEvent);
 }

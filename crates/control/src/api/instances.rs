@@ -31,8 +31,7 @@ pub(super) async fn list(
     Extension(caller): Extension<Caller>,
 ) -> Json<Vec<InstanceBody>> {
     let published = api.shared.keeper.published();
-    let visible =
-        published.compiled.world().instances().filter(|instance| caller.may_touch(instance).is_ok());
+    let visible = published.world.instances().filter(|instance| caller.may_touch(instance).is_ok());
     let body = |instance: &std::sync::Arc<Instance>| {
         let registration = published.registrations.get(&instance.id);
         InstanceBody {
@@ -113,5 +112,5 @@ pub(super) async fn services(
         instances: service.instances.iter().map(|instance| (instance.id.clone(), instance.state)).collect(),
         virtual_addresses: service.virtual_addresses.iter().collect(),
     };
-    Ok(Json(published.compiled.world().services().map(body).collect()))
+    Ok(Json(published.world.services().map(body).collect()))
 }

@@ -186,7 +186,7 @@ pub(super) async fn analysis(
     // Seconds for tens of thousands of rules: not on the runtime's threads.
     let found = tokio::task::spawn_blocking(move || {
         let objects: Vec<_> = published.rules.values().filter_map(|rule| rule.object.clone()).collect();
-        analyze(&objects, Some(&rules::catalog(published.compiled.world())))
+        analyze(&objects, Some(&rules::catalog(&published.world)))
     });
     Ok(Json(found.await.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?))
 }

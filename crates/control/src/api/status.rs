@@ -43,7 +43,7 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
         rules: published.rules.len(),
-        instances: published.compiled.world().instances().count(),
+        instances: published.world.instance_count(),
         missing: missing(shared, &published, &proxies),
         proxies,
         held: published.held.clone(),
@@ -56,7 +56,7 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
 /// Registered instances that should have a sidecar here and have none.
 fn missing(shared: &Shared, published: &Published, proxies: &[ProxyStatus]) -> Vec<Missing> {
     let present: BTreeSet<&str> = proxies.iter().filter_map(|proxy| proxy.instance.as_deref()).collect();
-    let world = published.compiled.world();
+    let world = &published.world;
     let absent =
         world.instances().filter(|instance| instance.sidecar && !present.contains(instance.id.as_str()));
     let body = |instance: &std::sync::Arc<Instance>| {

@@ -8,28 +8,23 @@ use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
 use outrigger_rules::intent::Resolution;
 use outrigger_xds::ClientKind;
 
+use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use super::outbound::{self, chain, http};
 use super::route;
-use super::scope::Scope;
 use crate::described::Offer;
 use crate::instance::Protocol;
-use crate::world::{Service, World};
 
 /// Whether there is such a host.
-pub(super) fn exists(world: &World, scope: &Scope, port: u16) -> bool {
-    offers(world, scope, port).next().is_some()
+pub(super) fn exists(lens: &Lens<'_>, port: u16) -> bool {
+    offers(lens, port).next().is_some()
 }
 
 /// The described services of a port that clients find by nothing but their name; bytes have none, and are somebody's only
 /// where they go where they were going.
-fn offers<'w>(
-    world: &'w World,
-    scope: &'w Scope,
-    port: u16,
-) -> impl Iterator<Item = (&'w Service, Offer<'w>)> + 'w {
-    world.services().filter(|service| !service.described.is_empty()).filter_map(move |service| {
-        let offer = service.offer(port, &scope.namespace)?;
+fn offers<'w>(lens: &Lens<'w>, port: u16) -> impl Iterator<Item = (Seen<'w>, Offer<'w>)> {
+    lens.described().filter_map(move |service| {
+        let offer = lens.offer(service, port)?;
         let intent = offer.described.filter(|intent| intent.addresses.is_empty())?;
         let found = offer.protocol != Protocol::Tcp || intent.resolution == Resolution::None;
         found.then_some((service, offer))
@@ -37,17 +32,17 @@ fn offers<'w>(
 }
 
 /// The port, of a listener's or its routes' name that stands for every such host.
-pub(super) fn port_of(scope: &Scope, name: &str) -> Option<u16> {
+pub(super) fn port_of(lens: &Lens<'_>, name: &str) -> Option<u16> {
     let outbound = Outbound::parse(name).filter(|outbound| outbound.host == names::ANY_HOST)?;
-    (scope.kind == ClientKind::Outrigger).then_some(outbound.port)
+    (lens.kind() == ClientKind::Outrigger).then_some(outbound.port)
 }
 
 /// The listener of a port.
-pub(super) fn listener(world: &World, scope: &Scope, name: &str, port: u16) -> Option<Listener> {
+pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listener> {
     let mut chains: Vec<FilterChain> = Vec::new();
     let (mut web, mut bytes) = (false, PASSTHROUGH.to_owned());
-    for (service, offer) in offers(world, scope, port) {
-        let host = service.host.as_str();
+    for (service, offer) in offers(lens, port) {
+        let host = service.host().as_str();
         let key = names::outbound(port, "", host);
         match offer.protocol {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => web = true,
@@ -59,8 +54,8 @@ pub(super) fn listener(world: &World, scope: &Scope, name: &str, port: u16) -> O
                     ..ChainMatch::default()
                 };
                 let outbound = Outbound { port, subset: "", host };
-                let clusters = outbound::tcp_clusters(world, scope, &outbound, &key);
-                let tcp = outbound::tcp(world, scope, &outbound, clusters);
+                let clusters = outbound::tcp_clusters(lens, &outbound, &key);
+                let tcp = outbound::tcp(lens, &outbound, clusters);
                 chains.push(chain(&format!("tls {host}"), matches, tcp));
             }
             Protocol::Tcp if bytes == PASSTHROUGH => bytes = key,
@@ -72,22 +67,22 @@ pub(super) fn listener(world: &World, scope: &Scope, name: &str, port: u16) -> O
     }
     if web {
         let routes = RouteSource::Named(name.to_owned());
-        chains.push(chain("http", outbound::detected(), Terminal::Http(Box::new(http(world, routes)))));
+        chains.push(chain("http", outbound::detected(), Terminal::Http(Box::new(http(lens, routes)))));
     }
     let outbound = Outbound { port, subset: "", host: names::ANY_HOST };
-    let rest = outbound::tcp(world, scope, &outbound, vec![WeightedCluster::only(bytes)]);
+    let rest = outbound::tcp(lens, &outbound, vec![WeightedCluster::only(bytes)]);
     chains.push(chain("other", ChainMatch::default(), rest));
     Some(outbound::listener(name, Vec::new(), chains))
 }
 
 /// Its routes.
-pub(super) fn routes(world: &World, scope: &Scope, name: &str, port: u16) -> RouteConfig {
+pub(super) fn routes(lens: &Lens<'_>, name: &str, port: u16) -> RouteConfig {
     let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
-    for (service, offer) in offers(world, scope, port) {
+    for (service, offer) in offers(lens, port) {
         if !matches!(offer.protocol, Protocol::Tls | Protocol::Tcp) {
-            let host = service.host.as_str();
+            let host = service.host().as_str();
             let domains = vec![host.to_owned(), format!("{host}:{port}")];
-            virtual_hosts.push(route::virtual_host(world, scope, service, port, domains));
+            virtual_hosts.push(route::virtual_host(lens, service, port, domains));
         }
     }
     virtual_hosts.push(route::passthrough());

@@ -13,13 +13,13 @@ use outrigger_rules::intent::{
     ServiceAccountMatch, Source, TextKey,
 };
 
+use super::lens::Lens;
 use super::origin;
 use crate::instance::Instance;
-use crate::world::World;
 
 /// The filters of an instance, for HTTP or for opaque TCP.
-pub(super) fn compile(world: &World, own: &Instance, http: bool) -> Vec<Rbac> {
-    let all: Vec<_> = world.authorization_for(own).collect();
+pub(super) fn compile(lens: &Lens<'_>, own: &Instance, http: bool) -> Vec<Rbac> {
+    let all: Vec<_> = lens.authorization_for(own);
     let actions = [
         (AuthorizationAction::Audit, RbacAction::Log),
         (AuthorizationAction::Deny, RbacAction::Deny),

@@ -1,156 +1,388 @@
-//! Compiled resources of one world, shared by all clients that see the same.
+//! Compiled resources, shared by all clients that see the same, and kept until something that they depend on changes.
+//!
+//! What is kept is what somebody holds: a name that nobody holds is compiled for whoever asks, and forgotten.
+//!
+//! Locks are taken in the order audience, state.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_identity::Revoked;
-use outrigger_model::resource::{Barrier, Resource, ResourceKind, TrustBundleSecret};
+use outrigger_model::resource::{Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::ClientKind;
-use outrigger_xds::server::Versioned;
+use outrigger_xds::server::{Audience, Name, Versioned, WILDCARD};
 use parking_lot::Mutex;
 
 use super::foreign::{self, Gap};
+use super::lens::{Facets, Lens};
 use super::scope::Scope;
 use super::{any_host, cluster, described, destination, endpoints, host, inbound, names, outbound, route};
-use crate::world::World;
+use crate::world::{Change, Fact, Wide, World};
 
-/// What a scope sees of one name, `None` was found not to exist; and what the client does not enforce of the rules behind it.
+/// A change that may concern more names than this is not looked into: whoever holds one of them compares.
+const MOST_LOOKED_INTO: usize = 2_000;
+
+/// What a client sees of one name: `None` was found not to exist; what it does not enforce of the rules behind it; and of a
+/// wildcard the names.
 #[derive(Clone, Default)]
-struct Seen {
+struct Outcome {
     resource: Option<Arc<Versioned>>,
     gaps: Arc<[Gap]>,
+    names: Arc<[Arc<str>]>,
 }
 
-type ByScope = HashMap<Scope, Seen>;
+impl Outcome {
+    fn is_same(&self, other: &Self) -> bool {
+        let version = |outcome: &Self| outcome.resource.as_ref().map(|versioned| versioned.version.clone());
+        version(self) == version(other) && self.names == other.names
+    }
+}
 
-/// A world and what was compiled from it so far.
-pub struct Compiled {
+/// What clients with these facets see.
+struct Variant {
+    facets: Facets,
+    /// One of them.
+    scope: Scope,
+    outcome: Outcome,
+}
+
+/// A name, and what it was before a change.
+pub struct Stale(Vec<(Name, Vec<Variant>)>);
+
+/// What compilation is a function of.
+#[derive(Clone)]
+struct Inputs {
     world: Arc<World>,
     roots_pem: Arc<str>,
     revoked: Arc<Revoked>,
-    cache: Mutex<HashMap<(ResourceKind, String), ByScope>>,
+}
+
+impl Inputs {
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.world, &other.world)
+    }
+}
+
+struct State {
+    inputs: Inputs,
+    kept: HashMap<ResourceKind, HashMap<Arc<str>, Kept>>,
+    by_fact: BTreeMap<Fact, HashSet<Name>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    facts: BTreeSet<Fact>,
+    variants: Vec<Variant>,
+}
+
+/// Everything that was compiled of the newest world and is still true.
+pub struct Compiled {
+    audience: Arc<Audience>,
+    state: Mutex<State>,
 }
 
 impl Compiled {
     /// Nothing is compiled yet.
     pub fn new(world: Arc<World>, roots_pem: Arc<str>, revoked: Arc<Revoked>) -> Self {
-        Self { world, roots_pem, revoked, cache: Mutex::default() }
+        let audience = Audience::new(world.generation);
+        let inputs = Inputs { world, roots_pem, revoked };
+        let state = State { inputs, kept: HashMap::new(), by_fact: BTreeMap::new() };
+        Self { audience, state: Mutex::new(state) }
     }
 
-    /// The world.
-    pub fn world(&self) -> &Arc<World> {
-        &self.world
+    /// Who holds what.
+    pub fn audience(&self) -> &Arc<Audience> {
+        &self.audience
+    }
+
+    /// The newest world.
+    pub fn world(&self) -> Arc<World> {
+        self.state.lock().inputs.world.clone()
     }
 
     /// The resource of a name as a client sees it; `None` when it does not exist for that client.
     pub fn resource(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
-        if kind == ResourceKind::Barrier {
-            return self.compile(scope, kind, name).map(|resource| Arc::new(Versioned::new(resource)));
-        }
-        self.seen(scope, kind, name).resource
+        self.look(scope, kind, name).resource
     }
 
-    fn seen(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Seen {
-        let key = (kind, name.to_owned());
-        if let Some(known) = self.cache.lock().get(&key).and_then(|by_scope| by_scope.get(scope)) {
-            return known.clone();
+    fn look(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Outcome {
+        self.look_with(scope, kind, name).1
+    }
+
+    fn look_with(&self, scope: &Scope, kind: ResourceKind, name: &str) -> (Facets, Outcome) {
+        let mut inputs = {
+            let state = self.state.lock();
+            if let Some(known) = state.find(scope, kind, name) {
+                return (known.facets.clone(), known.outcome.clone());
+            }
+            state.inputs.clone()
+        };
+        // Outside of the lock: two clients may do the same work once, which is cheaper than one waiting for another.
+        for _ in 0..3 {
+            let compiled = compile(&inputs, scope, kind, name);
+            let outcome = (compiled.facets.clone(), compiled.outcome.clone());
+            let mut newer = None;
+            self.audience.while_held(kind, name, || {
+                let mut state = self.state.lock();
+                match state.inputs.is_same(&inputs) {
+                    true => state.keep(scope, kind, name, compiled),
+                    false => newer = Some(state.inputs.clone()),
+                }
+            });
+            match newer {
+                None => return outcome,
+                Some(newer) => inputs = newer,
+            }
         }
-        // Compiled outside the lock: two clients may do the same work once, which is cheaper than one waiting for another.
-        let mut compiled = Seen::default();
-        if let Some(mut resource) = self.compile(scope, kind, name) {
-            let fitted = foreign::fit(&mut resource, scope);
-            compiled.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource)));
-            compiled.gaps = fitted.gaps.into();
-        }
-        // Who asks on demand may ask for anything: what is not there costs one look, and would fill the memory.
-        if compiled.resource.is_some() || !kind.is_on_demand() {
-            self.cache.lock().entry(key).or_default().insert(scope.clone(), compiled.clone());
-        }
-        compiled
+        // Changes come faster than this compiles: then they wait for once.
+        let mut outcome = None;
+        self.audience.while_held(kind, name, || {
+            let mut state = self.state.lock();
+            let compiled = compile(&state.inputs.clone(), scope, kind, name);
+            outcome = Some((compiled.facets.clone(), compiled.outcome.clone()));
+            state.keep(scope, kind, name, compiled);
+        });
+        outcome.unwrap_or_else(|| {
+            let Fresh { outcome, facets, .. } = compile(&inputs, scope, kind, name);
+            (facets, outcome)
+        })
+    }
+
+    /// Puts a newer world in the place of the one that there is. From now on clients see it; who has to compare is found out
+    /// afterwards, by [`Compiled::settle`].
+    pub fn advance(
+        &self,
+        world: Arc<World>,
+        roots_pem: Arc<str>,
+        revoked: Arc<Revoked>,
+        change: &Change,
+    ) -> Stale {
+        let mut state = self.state.lock();
+        state.inputs = Inputs { world, roots_pem, revoked };
+        let names = state.concerned(change);
+        Stale(names.into_iter().map(|name| (name.clone(), state.forget(&name))).collect())
+    }
+
+    /// Compiles anew what somebody holds, and marks those who see something else than before.
+    pub fn settle(&self, generation: u64, stale: Stale, change: &Change) {
+        let looked_into = stale.0.len() <= MOST_LOOKED_INTO;
+        let is_other = |(kind, name): &Name, before: &Variant| {
+            let (facets, outcome) = self.look_with(&before.scope, *kind, name);
+            // With other facets others may see something else than this one does.
+            facets != before.facets || !outcome.is_same(&before.outcome)
+        };
+        let differs = |name: &Name, before: &[Variant]| {
+            self.audience.holds(name.0, &name.1) && before.iter().any(|variant| is_other(name, variant))
+        };
+        let changed: Vec<Name> = stale
+            .0
+            .into_iter()
+            .filter(|(name, before)| !looked_into || differs(name, before))
+            .map(|(name, _)| name)
+            .collect();
+        self.audience.changed(generation, &changed, change.instances.iter().map(String::as_str));
+    }
+
+    /// Nobody holds a name any more.
+    pub fn let_go(&self, kind: ResourceKind, name: &str) {
+        self.audience.unless_held(kind, name, || {
+            self.state.lock().forget(&(kind, name.into()));
+        });
+    }
+
+    /// How many names are kept.
+    pub fn kept(&self) -> usize {
+        self.state.lock().kept.values().map(HashMap::len).sum()
     }
 
     /// What a foreign client does not enforce of the rules behind what it is sent: an Envoy is sent everything, a gRPC client
     /// what it asked for.
     pub fn gaps(&self, scope: &Scope, asked: &BTreeSet<(ResourceKind, String)>) -> BTreeSet<Gap> {
         let mut gaps = BTreeSet::new();
-        let mut collect = |kind, name: &str| gaps.extend(self.seen(scope, kind, name).gaps.iter().cloned());
+        let mut collect = |kind, name: &str| gaps.extend(self.look(scope, kind, name).gaps.iter().cloned());
         match scope.kind {
             ClientKind::Outrigger => {}
             ClientKind::Grpc => asked.iter().for_each(|(kind, name)| collect(*kind, name)),
             ClientKind::Envoy => {
-                for name in self.envoy_clusters(scope) {
-                    collect(ResourceKind::Cluster, &name);
+                let world = self.world();
+                let lens = Lens::new(&world, scope);
+                for name in self.wildcard_names(scope, ResourceKind::Cluster).iter() {
+                    collect(ResourceKind::Cluster, name);
                 }
-                for port in outbound::envoy_ports(&self.world) {
+                for port in outbound::envoy_ports(&lens) {
                     collect(ResourceKind::Routes, &port.to_string());
                 }
-                gaps.extend(outbound::envoy_gaps(&self.world, scope));
+                gaps.extend(outbound::envoy_gaps(&lens));
             }
         }
         gaps
     }
 
+    /// The names of all resources of a kind that a wildcard subscription of a client gets.
+    pub fn wildcard_names(&self, scope: &Scope, kind: ResourceKind) -> Arc<[Arc<str>]> {
+        self.look(scope, kind, WILDCARD).names
+    }
+
     /// All resources of a kind that a wildcard subscription of a client gets.
     pub fn wildcard(&self, scope: &Scope, kind: ResourceKind) -> Vec<Arc<Versioned>> {
-        let names = match (scope.kind, kind) {
-            (ClientKind::Envoy, ResourceKind::Listener) => outbound::envoy_names(&self.world),
-            (ClientKind::Envoy, ResourceKind::Cluster) => self.envoy_clusters(scope),
-            (ClientKind::Outrigger, ResourceKind::Listener) => inbound::names_for(&self.world, scope),
-            (ClientKind::Outrigger, ResourceKind::Cluster) => {
-                let own = scope.own(&self.world).into_iter();
-                let ports =
-                    own.flat_map(|own| own.ports.iter().map(|p| p.number).chain([inbound::OTHER_PORTS]));
-                ports.map(names::inbound_cluster).collect()
-            }
-            _ => Vec::new(),
-        };
-        names.iter().filter_map(|name| self.resource(scope, kind, name)).collect()
+        self.wildcard_names(scope, kind).iter().filter_map(|name| self.resource(scope, kind, name)).collect()
+    }
+}
+
+impl State {
+    fn find(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<&Variant> {
+        let variants = &self.kept.get(&kind)?.get(name)?.variants;
+        variants.iter().find(|variant| variant.facets.fit(scope, &self.inputs.world))
     }
 
-    /// Every service port and every subset that a route of this client may name.
-    fn envoy_clusters(&self, scope: &Scope) -> Vec<String> {
-        let mut all = Vec::new();
-        for service in self.world.services() {
-            let subsets = self.world.destination_for(&service.host, &scope.namespace);
-            let subsets = subsets.as_deref().map(|rule| rule.subsets.as_slice()).unwrap_or_default();
-            for port in service.ports.keys() {
-                let name = |subset: &str| names::outbound(*port, subset, service.host.as_str());
-                all.push(name(""));
-                all.extend(subsets.iter().map(|subset| name(&subset.name)));
+    fn keep(&mut self, scope: &Scope, kind: ResourceKind, name: &str, compiled: Fresh) {
+        let Fresh { outcome, facts, facets } = compiled;
+        let of = self.kept.entry(kind).or_default();
+        let name = match of.get_key_value(name) {
+            Some((name, _)) => name.clone(),
+            None => Arc::from(name),
+        };
+        let kept = of.entry(name.clone()).or_default();
+        for fact in facts {
+            if kept.facts.insert(fact.clone()) {
+                self.by_fact.entry(fact).or_default().insert((kind, name.clone()));
             }
         }
-        all
+        if !kept.variants.iter().any(|known| known.facets == facets) {
+            kept.variants.push(Variant { facets, scope: scope.clone(), outcome });
+        }
     }
 
-    fn compile(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
-        let world = &self.world;
-        Some(match kind {
-            ResourceKind::Listener => Resource::Listener(match any_host::port_of(scope, name) {
-                Some(port) => any_host::listener(world, scope, name, port)?,
-                None => {
-                    inbound::compile(world, scope, name).or_else(|| outbound::compile(world, scope, name))?
+    fn forget(&mut self, name: &Name) -> Vec<Variant> {
+        let Some(kept) = self.kept.get_mut(&name.0).and_then(|of| of.remove(&name.1)) else {
+            return Vec::new();
+        };
+        for fact in &kept.facts {
+            if let Some(names) = self.by_fact.get_mut(fact) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_fact.remove(fact);
                 }
-            }),
-            ResourceKind::Routes => Resource::Routes(match any_host::port_of(scope, name) {
-                Some(port) => any_host::routes(world, scope, name, port),
-                None => route::compile(world, scope, name)?,
-            }),
-            ResourceKind::Cluster => Resource::Cluster(cluster::compile(world, scope, name)?),
-            ResourceKind::Endpoints => Resource::Endpoints(match described::of(world, scope, name) {
-                Some(of) => described::addressed(world, scope, name, of)?,
-                None => endpoints::compile(world, scope, name)?,
-            }),
-            ResourceKind::Destination => Resource::Destination(destination::compile(world, scope, name)?),
-            ResourceKind::Host => Resource::Host(host::compile(world, scope, name)?),
-            ResourceKind::Secret if name == "ROOTCA" => Resource::Secret(TrustBundleSecret {
-                name: name.to_owned(),
-                roots_pem: self.roots_pem.to_string(),
-                revoked: self.revoked.entries().collect(),
-            }),
-            ResourceKind::Barrier if name == "barrier" => {
-                Resource::Barrier(Barrier { name: name.to_owned(), generation: world.generation })
             }
-            ResourceKind::Secret | ResourceKind::Barrier => return None,
-        })
+        }
+        kept.variants
+    }
+
+    /// The names that a change may concern.
+    fn concerned(&self, change: &Change) -> BTreeSet<Name> {
+        let mut found = BTreeSet::new();
+        let mut add = |names: &HashSet<Name>| found.extend(names.iter().cloned());
+        change.facts.iter().filter_map(|fact| self.by_fact.get(fact)).for_each(&mut add);
+        for wide in &change.wide {
+            let covered = |fact: &Fact| match (wide, fact) {
+                (Wide::Routes(wide), Fact::Routes(host))
+                | (Wide::Destinations(wide), Fact::Destinations(host)) => {
+                    wide == host || wide.covers(host.as_str())
+                }
+                (Wide::Mtls, Fact::Mtls(_)) | (Wide::Authorization, Fact::Authorization(_)) => true,
+                _ => false,
+            };
+            self.by_fact.iter().filter(|(fact, _)| covered(fact)).for_each(|(_, names)| add(names));
+        }
+        found
+    }
+}
+
+/// What was compiled, and what was looked at for it.
+struct Fresh {
+    outcome: Outcome,
+    facts: BTreeSet<Fact>,
+    facets: Facets,
+}
+
+fn compile(inputs: &Inputs, scope: &Scope, kind: ResourceKind, name: &str) -> Fresh {
+    let lens = Lens::new(&inputs.world, scope);
+    let mut outcome = Outcome::default();
+    if name == WILDCARD {
+        outcome.names = listed(&lens, kind).into_iter().map(Arc::from).collect();
+    } else if let Some(mut resource) = resource(inputs, &lens, kind, name) {
+        let fitted = foreign::fit(&mut resource, scope);
+        outcome.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource)));
+        outcome.gaps = fitted.gaps.into();
+    }
+    let (facts, facets) = lens.looked_at();
+    Fresh { outcome, facts, facets }
+}
+
+fn resource(inputs: &Inputs, lens: &Lens<'_>, kind: ResourceKind, name: &str) -> Option<Resource> {
+    Some(match kind {
+        ResourceKind::Listener => Resource::Listener(match any_host::port_of(lens, name) {
+            Some(port) => any_host::listener(lens, name, port)?,
+            None => inbound::compile(lens, name).or_else(|| outbound::compile(lens, name))?,
+        }),
+        ResourceKind::Routes => Resource::Routes(match any_host::port_of(lens, name) {
+            Some(port) => any_host::routes(lens, name, port),
+            None => route::compile(lens, name)?,
+        }),
+        ResourceKind::Cluster => Resource::Cluster(cluster::compile(lens, name)?),
+        ResourceKind::Endpoints => Resource::Endpoints(match described::of(lens, name) {
+            Some(of) => described::addressed(lens, name, of)?,
+            None => endpoints::compile(lens, name)?,
+        }),
+        ResourceKind::Destination => Resource::Destination(destination::compile(lens, name)?),
+        ResourceKind::Host => Resource::Host(host::compile(lens, name)?),
+        ResourceKind::Secret if name == "ROOTCA" => {
+            lens.saw(Fact::Trust);
+            Resource::Secret(TrustBundleSecret {
+                name: name.to_owned(),
+                roots_pem: inputs.roots_pem.to_string(),
+                revoked: inputs.revoked.entries().collect(),
+            })
+        }
+        // The server makes barriers itself: they say how far it is.
+        ResourceKind::Secret | ResourceKind::Barrier => return None,
+    })
+}
+
+/// The names of a wildcard.
+fn listed(lens: &Lens<'_>, kind: ResourceKind) -> Vec<String> {
+    match (lens.kind(), kind) {
+        (ClientKind::Envoy, ResourceKind::Listener) => outbound::envoy_names(lens),
+        (ClientKind::Envoy, ResourceKind::Cluster) => envoy_clusters(lens),
+        (ClientKind::Outrigger, ResourceKind::Listener) => inbound::names_for(lens),
+        (ClientKind::Outrigger, ResourceKind::Cluster) => {
+            let own = lens.own().into_iter();
+            let ports = own.flat_map(|own| own.ports.iter().map(|p| p.number).chain([inbound::OTHER_PORTS]));
+            ports.map(names::inbound_cluster).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Every service port and every subset that a route of this client may name.
+fn envoy_clusters(lens: &Lens<'_>) -> Vec<String> {
+    let mut all = Vec::new();
+    for service in lens.services() {
+        let subsets = lens.destination_for(service.host());
+        let subsets = subsets.as_deref().map(|rule| rule.subsets.as_slice()).unwrap_or_default();
+        for port in service.ports().keys() {
+            let name = |subset: &str| names::outbound(*port, subset, service.host().as_str());
+            all.push(name(""));
+            all.extend(subsets.iter().map(|subset| name(&subset.name)));
+        }
+    }
+    all
+}
+
+/// The version of a resource, or the names of a wildcard, with nothing kept.
+#[cfg(test)]
+pub(super) fn fresh(
+    world: &Arc<World>,
+    roots_pem: &Arc<str>,
+    revoked: &Arc<Revoked>,
+    scope: &Scope,
+    kind: ResourceKind,
+    name: &str,
+) -> Option<String> {
+    let inputs = Inputs { world: world.clone(), roots_pem: roots_pem.clone(), revoked: revoked.clone() };
+    let outcome = compile(&inputs, scope, kind, name).outcome;
+    match name {
+        WILDCARD => Some(format!("{:?}", outcome.names)),
+        _ => outcome.resource.map(|versioned| versioned.version.clone()),
     }
 }

@@ -10,52 +10,54 @@ use outrigger_rules::intent::{
 };
 use outrigger_xds::ClientKind;
 
+use super::lens::Lens;
 use super::names::{self, Outbound};
-use super::scope::Scope;
 use super::{described, endpoints, origin};
 use crate::instance::Protocol;
-use crate::world::World;
 
 /// The cluster of a name; `None` when there is no such service or workload.
-pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Cluster> {
+pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     if names::parse_inbound_cluster(name).is_some() {
         let mut cluster = Cluster::new(name);
         cluster.discovery = Discovery::OriginalDestination;
         return Some(cluster);
     }
     let outbound = Outbound::parse(name)?;
-    if let Some(of) = described::of(world, scope, name) {
-        return described(world, scope, name, &outbound, of);
+    if let Some(of) = described::of(lens, name) {
+        return described(lens, name, &outbound, of);
     }
-    let endpoints = endpoints::compile(world, scope, name)?;
+    let endpoints = endpoints::compile(lens, name)?;
     let mut cluster = Cluster::new(name);
     let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
     let identities: Vec<_> = identities.into_iter().collect();
     let host = match outbound.address() {
         // A call to the address of a workload obeys the policy of its service.
         Some(address) => {
-            let instance = world.workloads_at(scope.network(world), address).next()?;
-            world.resolver.service(&instance.service, &instance.namespace)
+            let instance = lens.workloads_at(address).next()?;
+            lens.host_of(instance)
         }
-        None => world.resolver.resolve(outbound.host, &scope.namespace).ok()?,
+        None => lens.resolve(outbound.host)?,
     };
-    let protocol = world.service(&host)?.offer(outbound.port, &scope.namespace)?.protocol;
+    let protocol = lens.offer(lens.service(&host)?, outbound.port)?.protocol;
     let server_name = names::server_name(outbound.port, outbound.subset, &host);
     cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
     cluster.protocol = upstream(protocol);
-    if let Some(rule) = world.destination_for(&host, &scope.namespace) {
+    if let Some(rule) = lens.destination_for(&host) {
         let subset = Some(outbound.subset).filter(|s| !s.is_empty());
         cluster.origin = Some(origin(rule.origin_of(subset)));
         apply(&mut cluster, &rule.effective(subset, outbound.port), &host);
     }
-    // Where mTLS is not required; where it is, `foreign` withholds the cluster.
-    if scope.kind == ClientKind::Grpc
-        && !scope.secure
-        && matches!(cluster.tls, ClientTls::Mesh { required: false, .. })
-    {
+    if is_out_of_reach(lens, &cluster) {
         cluster.tls = ClientTls::None;
     }
     Some(cluster)
+}
+
+/// mTLS for a gRPC client without certificates, where it is not required; where it is, `foreign` withholds the cluster.
+fn is_out_of_reach(lens: &Lens<'_>, cluster: &Cluster) -> bool {
+    lens.kind() == ClientKind::Grpc
+        && !lens.is_secure()
+        && matches!(cluster.tls, ClientTls::Mesh { required: false, .. })
 }
 
 fn upstream(protocol: Protocol) -> UpstreamProtocol {
@@ -66,27 +68,21 @@ fn upstream(protocol: Protocol) -> UpstreamProtocol {
 }
 
 /// The cluster of a port that somebody describes.
-fn described(
-    world: &World,
-    scope: &Scope,
-    name: &str,
-    outbound: &Outbound<'_>,
-    of: described::Of<'_>,
-) -> Option<Cluster> {
-    let host = &of.service.host;
+fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described::Of<'_>) -> Option<Cluster> {
+    let host = of.service.host();
     let mut cluster = Cluster::new(name);
-    cluster.discovery = described::discovery(world, scope, name, of)?;
-    cluster.protocol = upstream(of.service.offer(outbound.port, &scope.namespace)?.protocol);
+    cluster.discovery = described::discovery(lens, name, of)?;
+    cluster.protocol = upstream(lens.offer(of.service, outbound.port)?.protocol);
     cluster.origin = Some(origin(&of.intent.origin));
-    let identities = match cluster.discovery {
-        Discovery::Eds { .. } => described::addressed(world, scope, name, of)?,
+    let endpoints = match cluster.discovery {
+        Discovery::Eds { .. } => described::addressed(lens, name, of)?,
         _ => EndpointSet::default(),
     };
-    let identities: BTreeSet<SpiffeId> = identities.iter().filter_map(|e| e.identity.clone()).collect();
+    let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
     let server_name = names::server_name(outbound.port, outbound.subset, host);
-    let mesh = ClientTls::Mesh { server_name, identities: identities.into_iter().collect(), required: false };
-    cluster.tls = mesh;
-    let rule = world.destination_for(host, &scope.namespace);
+    let identities = identities.into_iter().collect();
+    cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
+    let rule = lens.destination_for(host);
     let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
     let policy = rule.as_ref().map(|rule| rule.effective(subset, outbound.port)).unwrap_or_default();
     // Outside nobody has the mesh's TLS, unless a rule says so.
@@ -95,11 +91,7 @@ fn described(
         cluster.origin = Some(origin(rule.origin_of(subset)));
         apply(&mut cluster, &policy, host);
     }
-    if plain
-        || (scope.kind == ClientKind::Grpc
-            && !scope.secure
-            && matches!(cluster.tls, ClientTls::Mesh { required: false, .. }))
-    {
+    if plain || is_out_of_reach(lens, &cluster) {
         cluster.tls = ClientTls::None;
     }
     described::tls(&mut cluster, of);

@@ -13,9 +13,8 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload};
 
 use super::endpoints;
+use super::lens::{Lens, Seen};
 use super::names::Outbound;
-use super::scope::Scope;
-use crate::world::{Service, World};
 
 /// How often a name is asked for whose answer does not say how long it lives.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -25,28 +24,27 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// A service and who describes its port.
 #[derive(Clone, Copy)]
 pub(super) struct Of<'a> {
-    pub(super) service: &'a Service,
+    pub(super) service: Seen<'a>,
     pub(super) intent: &'a Arc<ServiceIntent>,
 }
 
 /// The service of a cluster whose port somebody describes.
-pub(super) fn of<'w>(world: &'w World, scope: &Scope, name: &str) -> Option<Of<'w>> {
+pub(super) fn of<'w>(lens: &Lens<'w>, name: &str) -> Option<Of<'w>> {
     let outbound = Outbound::parse(name).filter(|outbound| outbound.address().is_none())?;
-    let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
-    let service = world.service(&host)?;
-    let intent = service.offer(outbound.port, &scope.namespace)?.described?;
+    let service = lens.service(&lens.resolve(outbound.host)?)?;
+    let intent = lens.offer(service, outbound.port)?.described?;
     Some(Of { service, intent })
 }
 
 /// Where the endpoints of a cluster are found.
-pub(super) fn discovery(world: &World, scope: &Scope, name: &str, of: Of<'_>) -> Option<Discovery> {
+pub(super) fn discovery(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Discovery> {
     let outbound = Outbound::parse(name)?;
     let first_only = of.intent.resolution == Resolution::DnsRoundRobin;
     Some(match of.intent.resolution {
         Resolution::None => Discovery::OriginalDestination,
         Resolution::Static => Discovery::Eds { service_name: None },
         Resolution::Dns | Resolution::DnsRoundRobin => Discovery::Dns(Box::new(DnsDiscovery {
-            endpoints: named(world, scope, name, &outbound, of),
+            endpoints: named(lens, name, &outbound, of),
             first_only,
             respect_ttl: true,
             refresh: REFRESH,
@@ -57,21 +55,15 @@ pub(super) fn discovery(world: &World, scope: &Scope, name: &str, of: Of<'_>) ->
 }
 
 /// By name: those that are written down, or else the host itself.
-fn named(
-    world: &World,
-    scope: &Scope,
-    name: &str,
-    outbound: &Outbound<'_>,
-    of: Of<'_>,
-) -> EndpointSet<NamedAddress> {
+fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> EndpointSet<NamedAddress> {
     let mut places = Places::default();
-    for workload in chosen(world, scope, outbound, of) {
+    for workload in chosen(lens, outbound, of) {
         let address = NamedAddress { host: workload.address.clone(), port: port(outbound, of, workload) };
-        places.add(world, of, &of.intent.origin.namespace, workload, address);
+        places.add(lens, of, &of.intent.origin.namespace, workload, address);
     }
     if of.intent.endpoints.is_empty() {
         let target = of.intent.ports.get(&outbound.port).and_then(|port| port.target);
-        let host = of.service.host.as_str().to_owned();
+        let host = of.service.host().as_str().to_owned();
         let address = NamedAddress { host, port: target.unwrap_or(outbound.port) };
         places.0.entry(Locality::default()).or_default().push(Endpoint::new(address));
     }
@@ -80,40 +72,42 @@ fn named(
 
 /// By address: those that are written down, and the instances and workloads that the labels select; of a host that has
 /// registered instances these as well.
-pub(super) fn addressed(world: &World, scope: &Scope, name: &str, of: Of<'_>) -> Option<EndpointSet> {
+pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
     let mut places = Places::default();
     let mut add = |namespace: &str, workload: &Workload| {
         // A name among addresses is refused where both are in one object; of a selected workload nothing can be said there.
         if let Ok(ip) = workload.address.parse::<IpAddr>() {
             let address = SocketAddr::new(ip, port(&outbound, of, workload));
-            places.add(world, of, namespace, workload, address);
+            places.add(lens, of, namespace, workload, address);
         }
     };
-    for workload in chosen(world, scope, &outbound, of) {
+    for workload in chosen(lens, &outbound, of) {
         add(&of.intent.origin.namespace, workload);
     }
     let selects = |labels| {
         !of.intent.selector.is_empty()
             && crate::world::selected(&of.intent.selector, labels)
-            && endpoints::in_subset(world, scope, &of.service.host, outbound.subset, labels)
+            && endpoints::in_subset(lens, of.service.host(), outbound.subset, labels)
     };
     let namespace = &of.intent.origin.namespace;
-    for entry in world.described().workloads(namespace) {
+    let selecting = Some(namespace).filter(|_| !of.intent.selector.is_empty());
+    for entry in selecting.map(|namespace| lens.workloads(namespace)).unwrap_or_default() {
         if selects(&entry.workload.labels) {
             add(namespace, &entry.workload);
         }
     }
     let target = of.intent.ports.get(&outbound.port)?.target.unwrap_or(outbound.port);
-    let selected = world.instances_of(namespace).filter(|instance| selects(&instance.labels));
-    let registered = of.service.instances.iter().map(AsRef::as_ref).filter(|instance| {
-        endpoints::in_subset(world, scope, &of.service.host, outbound.subset, &instance.labels)
-    });
+    let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
+    let selected = selected.filter(|instance| selects(&instance.labels));
+    let registered = lens
+        .members(of.service)
+        .filter(|instance| endpoints::in_subset(lens, of.service.host(), outbound.subset, &instance.labels));
     for instance in selected.chain(registered) {
         let Some(ip) = instance.addresses.first().filter(|_| instance.port(target).is_some()) else {
             continue;
         };
-        if let Some(endpoint) = endpoints::endpoint(world, instance, SocketAddr::new(*ip, target)) {
+        if let Some(endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(*ip, target)) {
             let place = places.0.entry(endpoints::locality(instance)).or_default();
             if !place.iter().any(|known| known.address == endpoint.address) {
                 place.push(endpoint);
@@ -125,13 +119,12 @@ pub(super) fn addressed(world: &World, scope: &Scope, name: &str, of: Of<'_>) ->
 
 /// The endpoints of the description itself that belong to the subset.
 fn chosen<'a>(
-    world: &'a World,
-    scope: &'a Scope,
+    lens: &'a Lens<'_>,
     outbound: &'a Outbound<'_>,
     of: Of<'a>,
 ) -> impl Iterator<Item = &'a Workload> {
     of.intent.endpoints.iter().filter(move |workload| {
-        endpoints::in_subset(world, scope, &of.service.host, outbound.subset, &workload.labels)
+        endpoints::in_subset(lens, of.service.host(), outbound.subset, &workload.labels)
     })
 }
 
@@ -150,14 +143,14 @@ impl<A> Default for Places<A> {
 }
 
 impl<A> Places<A> {
-    fn add(&mut self, world: &World, of: Of<'_>, namespace: &str, workload: &Workload, address: A) {
+    fn add(&mut self, lens: &Lens<'_>, of: Of<'_>, namespace: &str, workload: &Workload, address: A) {
         let inside = of.intent.location == Location::Inside && workload.has_sidecar();
         let named = Some(&workload.service_account).filter(|account| inside && !account.is_empty());
         let identity = named
-            .and_then(|account| SpiffeId::workload(&world.settings.trust_domain, namespace, account).ok());
+            .and_then(|account| SpiffeId::workload(&lens.settings().trust_domain, namespace, account).ok());
         let [region, zone, sub_zone] = workload.locality.clone();
         let revision = workload.labels.get("version").cloned().unwrap_or_default();
-        let service = workload.labels.get("app").cloned().unwrap_or_else(|| of.service.name.clone());
+        let service = workload.labels.get("app").cloned().unwrap_or_else(|| of.service.name().to_owned());
         let label = Label { name: service.clone(), namespace: namespace.to_owned(), service, revision };
         self.0.entry(Locality { region, zone, sub_zone }).or_default().push(Endpoint {
             weight: workload.weight,

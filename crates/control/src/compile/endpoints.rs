@@ -7,43 +7,41 @@ use std::sync::Arc;
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
 use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
+use super::lens::Lens;
 use super::names::Outbound;
-use super::scope::Scope;
 use crate::instance::{Instance, State};
-use crate::world::World;
 
 /// The registered endpoints of a cluster; `None` when there is no such service or workload.
-pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<EndpointSet> {
+pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
     if let Some(address) = outbound.address() {
         // The very address that was called, not the instance's main one.
-        let at = world.workloads_at(scope.network(world), address).map(|instance| (instance, address.ip()));
-        return Some(by_locality(world, name, outbound.port, at));
+        let at = lens.workloads_at(address).map(|instance| (instance, address.ip()));
+        return Some(by_locality(lens, name, outbound.port, at));
     }
-    let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
-    let service = world.service(&host)?;
-    service.offer(outbound.port, &scope.namespace)?;
-    let chosen = service.instances.iter().map(AsRef::as_ref).filter(|instance: &&Instance| {
-        instance.port(outbound.port).is_some()
-            && in_subset(world, scope, &host, outbound.subset, &instance.labels)
+    let host = lens.resolve(outbound.host)?;
+    let service = lens.service(&host)?;
+    lens.offer(service, outbound.port)?;
+    let chosen = lens.members(service).filter(|instance: &&Instance| {
+        instance.port(outbound.port).is_some() && in_subset(lens, &host, outbound.subset, &instance.labels)
     });
-    let named = named(world, scope, &host, &outbound);
+    let named = named(lens, &host, &outbound);
     let expected = |instance: &&Instance| {
         named.is_empty()
             || instance
-                .identity(&world.settings.trust_domain)
+                .identity(&lens.settings().trust_domain)
                 .is_ok_and(|id| named.iter().any(|n| n == id.as_str()))
     };
     let chosen =
         chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
-    Some(by_locality(world, name, outbound.port, chosen))
+    Some(by_locality(lens, name, outbound.port, chosen))
 }
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
 /// it is not dialled.
-fn named(world: &World, scope: &Scope, host: &Host, outbound: &Outbound<'_>) -> Vec<String> {
+fn named(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> Vec<String> {
     let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
-    let rule = world.destination_for(host, &scope.namespace);
+    let rule = lens.destination_for(host);
     let tls = rule.and_then(|rule| rule.effective(subset, outbound.port).tls);
     tls.filter(|tls| tls.mode == ClientTlsMode::IstioMutual)
         .map(|tls| tls.subject_alt_names)
@@ -52,27 +50,26 @@ fn named(world: &World, scope: &Scope, host: &Host, outbound: &Outbound<'_>) -> 
 
 /// A subset that nobody defined has no endpoints: requests fail instead of going to the wrong version.
 pub(super) fn in_subset(
-    world: &World,
-    scope: &Scope,
+    lens: &Lens<'_>,
     host: &Host,
     subset: &str,
     labels: &BTreeMap<String, String>,
 ) -> bool {
     subset.is_empty()
-        || world
-            .destination_for(host, &scope.namespace)
+        || lens
+            .destination_for(host)
             .is_some_and(|rule| rule.subset(subset).is_some_and(|subset| subset.selects(labels)))
 }
 
 fn by_locality<'a>(
-    world: &World,
+    lens: &Lens<'_>,
     name: &str,
     port: u16,
     instances: impl Iterator<Item = (&'a Instance, IpAddr)>,
 ) -> EndpointSet {
     let mut localities: BTreeMap<Locality, Vec<Endpoint>> = BTreeMap::new();
     for (instance, address) in instances {
-        if let Some(endpoint) = endpoint(world, instance, SocketAddr::new(address, port)) {
+        if let Some(endpoint) = endpoint(lens, instance, SocketAddr::new(address, port)) {
             localities.entry(locality(instance)).or_default().push(endpoint);
         }
     }
@@ -90,7 +87,7 @@ pub(super) fn locality(instance: &Instance) -> Locality {
     Locality { region, zone, sub_zone: String::new() }
 }
 
-pub(super) fn endpoint(world: &World, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {
+pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {
     let health = match instance.state {
         State::Running => Health::Healthy,
         State::Stopping => Health::Draining,
@@ -101,8 +98,8 @@ pub(super) fn endpoint(world: &World, instance: &Instance, address: SocketAddr) 
         address,
         weight: instance.weight,
         health,
-        identity: instance.identity(&world.settings.trust_domain).ok().filter(|_| instance.sidecar),
-        mesh_tls: instance.sidecar && world.mtls_mode(instance, address.port()) != MtlsMode::Disable,
+        identity: instance.identity(&lens.settings().trust_domain).ok().filter(|_| instance.sidecar),
+        mesh_tls: instance.sidecar && lens.mtls_mode(instance, address.port()) != MtlsMode::Disable,
         workload: Some(Arc::new(workload(instance))),
     })
 }

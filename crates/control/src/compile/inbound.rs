@@ -15,20 +15,19 @@ use outrigger_model::route::{
 use outrigger_rules::intent::MtlsMode;
 
 use super::authorization;
+use super::lens::Lens;
 use super::names;
 use super::outbound::{chain, http};
-use super::scope::Scope;
 use super::upgrade;
 use crate::instance::{Instance, Protocol};
-use crate::world::World;
 
 /// Stands for every port that is not registered.
 pub(super) const OTHER_PORTS: u16 = 0;
 
 /// The names of all inbound listeners of a client.
-pub(super) fn names_for(world: &World, scope: &Scope) -> Vec<String> {
-    let Some(own) = scope.own(world) else { return Vec::new() };
-    let unregistered = world.mtls_ports(own).filter(|port| own.port(*port).is_none());
+pub(super) fn names_for(lens: &Lens<'_>) -> Vec<String> {
+    let Some(own) = lens.own() else { return Vec::new() };
+    let unregistered = lens.mtls_ports(own).filter(|port| own.port(*port).is_none());
     own.ports
         .iter()
         .map(|port| port.number)
@@ -40,9 +39,9 @@ pub(super) fn names_for(world: &World, scope: &Scope) -> Vec<String> {
 }
 
 /// The inbound listener of a name; `None` unless the address and port are the client's own.
-pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listener> {
+pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
     let address = names::parse_inbound_listener(name)?;
-    let own = scope.own(world)?;
+    let own = lens.own()?;
     if !own.addresses.contains(&address.ip()) {
         return None;
     }
@@ -52,12 +51,12 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listen
         port => match own.port(port) {
             Some(port) => port.protocol,
             // Not registered, but a policy gives it a mode of its own.
-            None => world.mtls_ports(own).find(|named| *named == port).map(|_| Protocol::Tcp)?,
+            None => lens.mtls_ports(own).find(|named| *named == port).map(|_| Protocol::Tcp)?,
         },
     };
     Some(Listener {
         addresses: vec![address],
-        chains: chains(world, own, address.port(), protocol),
+        chains: chains(lens, own, address.port(), protocol),
         ..Listener::new(name, Direction::Inbound)
     })
 }
@@ -65,9 +64,9 @@ pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listen
 const HTTP_ALPN: [&str; 2] = ["istio-http/1.1", "istio-h2"];
 const DETECTED_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 
-fn chains(world: &World, own: &Instance, port: u16, protocol: Protocol) -> Vec<FilterChain> {
-    let mode = world.mtls_mode(own, port);
-    let web = || web(world, own, port);
+fn chains(lens: &Lens<'_>, own: &Instance, port: u16, protocol: Protocol) -> Vec<FilterChain> {
+    let mode = lens.mtls_mode(own, port);
+    let web = || web(lens, own, port);
     let tcp = || {
         Terminal::Tcp(TcpProxy {
             clusters: vec![WeightedCluster::only(names::inbound_cluster(port))],
@@ -116,7 +115,7 @@ fn chains(world: &World, own: &Instance, port: u16, protocol: Protocol) -> Vec<F
     }
     for chain in &mut chains {
         if matches!(chain.terminal, Terminal::Tcp(_)) {
-            chain.authorization = authorization::compile(world, own, false);
+            chain.authorization = authorization::compile(lens, own, false);
         }
     }
     chains
@@ -131,7 +130,7 @@ fn mesh(mut chain: FilterChain) -> FilterChain {
     chain
 }
 
-fn web(world: &World, own: &Instance, port: u16) -> Terminal {
+fn web(lens: &Lens<'_>, own: &Instance, port: u16) -> Terminal {
     let cluster = names::inbound_cluster(port);
     let route = Route {
         name: "default".into(),
@@ -148,7 +147,7 @@ fn web(world: &World, own: &Instance, port: u16) -> Terminal {
     let host =
         VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes, retry: None };
     let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
-    let mut http = http(world, routes);
-    http.filters = authorization::compile(world, own, true).into_iter().map(HttpFilter::Rbac).collect();
+    let mut http = http(lens, routes);
+    http.filters = authorization::compile(lens, own, true).into_iter().map(HttpFilter::Rbac).collect();
     Terminal::Http(Box::new(http))
 }

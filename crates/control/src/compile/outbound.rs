@@ -13,57 +13,56 @@ use outrigger_rules::intent::TcpMatch;
 use outrigger_xds::ClientKind;
 
 use super::foreign::Gap;
+use super::lens::Lens;
 use super::names::{self, Outbound};
 use super::route::weighted;
-use super::scope::Scope;
 use crate::instance::Protocol;
-use crate::world::{World, selected};
+use crate::world::selected;
 
 /// The outbound listener of a name.
-pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<Listener> {
-    match scope.kind {
-        ClientKind::Outrigger => for_destination(world, scope, name, name),
+pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
+    match lens.kind() {
+        ClientKind::Outrigger => for_destination(lens, name, name),
         ClientKind::Grpc => {
             // gRPC asks for the authority of its target and needs a listener of that name.
             let (host, port) = name.rsplit_once(':')?;
-            let host = world.resolver.resolve(host, &scope.namespace).ok()?;
-            for_destination(world, scope, name, &names::outbound(port.parse().ok()?, "", host.as_str()))
+            let host = lens.resolve(host)?;
+            for_destination(lens, name, &names::outbound(port.parse().ok()?, "", host.as_str()))
         }
         ClientKind::Envoy => {
             let port = name.strip_prefix("outbound_")?.parse().ok()?;
-            for_port(world, scope, port)
+            for_port(lens, port)
         }
     }
 }
 
 /// The names of all outbound listeners of an Envoy.
-pub(super) fn envoy_names(world: &World) -> Vec<String> {
-    envoy_ports(world).into_iter().map(|port| format!("outbound_{port}")).collect()
+pub(super) fn envoy_names(lens: &Lens<'_>) -> Vec<String> {
+    envoy_ports(lens).into_iter().map(|port| format!("outbound_{port}")).collect()
 }
 
 /// The ports that an Envoy listens on.
-pub(super) fn envoy_ports(world: &World) -> BTreeSet<u16> {
-    world.services().flat_map(|service| http_ports(&service.ports)).collect()
+pub(super) fn envoy_ports(lens: &Lens<'_>) -> BTreeSet<u16> {
+    lens.services().flat_map(|service| http_ports(service.ports())).collect()
 }
 
 /// Rules for what an Envoy is given no listener for.
-pub(super) fn envoy_gaps(world: &World, scope: &Scope) -> Vec<Gap> {
+pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
     let mut gaps = Vec::new();
-    for service in world.services() {
+    for service in lens.services() {
         let tcp: Vec<u16> = service
-            .ports
+            .ports()
             .iter()
             .filter(|(_, spoken)| matches!(spoken, Protocol::Tls | Protocol::Tcp))
             .map(|(port, _)| *port)
             .collect();
         let why = |ports: &[u16]| format!("an Envoy is given no listener for TCP (port {ports:?})");
-        if let Some(rule) = world.destination_for(&service.host, &scope.namespace).filter(|_| !tcp.is_empty())
-        {
+        if let Some(rule) = lens.destination_for(service.host()).filter(|_| !tcp.is_empty()) {
             gaps.extend(rule.origins().map(|rule| Gap { rule: rule.to_string(), why: why(&tcp) }));
         }
-        let route = world.route_for(&service.host, &scope.namespace).filter(|route| !route.tcp.is_empty());
+        let route = lens.route_for(service.host()).filter(|route| !route.tcp.is_empty());
         if let Some(route) =
-            route.filter(|_| !tcp.is_empty() || service.ports.values().any(|p| *p == Protocol::Auto))
+            route.filter(|_| !tcp.is_empty() || service.ports().values().any(|p| *p == Protocol::Auto))
         {
             let why = "an Envoy is given no listener for TCP, so TCP routes have no effect".to_owned();
             gaps.push(Gap { rule: route.origin.to_string(), why });
@@ -76,30 +75,29 @@ fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterato
     ports.iter().filter(|(_, protocol)| protocol.is_http()).map(|(port, _)| *port)
 }
 
-fn for_port(world: &World, scope: &Scope, port: u16) -> Option<Listener> {
-    world.services().find(|service| {
-        service.offer(port, &scope.namespace).is_some_and(|offer| offer.protocol.is_http())
-    })?;
-    let bind = scope.bind.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let http = http(world, RouteSource::Named(port.to_string()));
+fn for_port(lens: &Lens<'_>, port: u16) -> Option<Listener> {
+    lens.services()
+        .find(|service| lens.offer(*service, port).is_some_and(|offer| offer.protocol.is_http()))?;
+    let bind = lens.bind().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let http = http(lens, RouteSource::Named(port.to_string()));
     let chain = chain("http", ChainMatch::default(), Terminal::Http(Box::new(http)));
     Some(listener(&format!("outbound_{port}"), vec![SocketAddr::new(bind, port)], vec![chain]))
 }
 
-fn for_destination(world: &World, scope: &Scope, name: &str, key: &str) -> Option<Listener> {
+fn for_destination(lens: &Lens<'_>, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
     let routes = || RouteSource::Named(key.to_owned());
     let (protocol, clusters, address) = if let Some(address) = outbound.address() {
-        let instance = world.workloads_at(scope.network(world), address).next()?;
+        let instance = lens.workloads_at(address).next()?;
         let protocol = instance.port(outbound.port)?.protocol;
         (protocol, vec![WeightedCluster::only(key)], Some(address))
     } else {
-        let host = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
-        let protocol = world.service(&host)?.offer(outbound.port, &scope.namespace)?.protocol;
-        (protocol, tcp_clusters(world, scope, &outbound, key), None)
+        let host = lens.resolve(outbound.host)?;
+        let protocol = lens.offer(lens.service(&host)?, outbound.port)?.protocol;
+        (protocol, tcp_clusters(lens, &outbound, key), None)
     };
-    let tcp = || tcp(world, scope, &outbound, clusters.clone());
-    let web = || Terminal::Http(Box::new(http(world, routes())));
+    let tcp = || tcp(lens, &outbound, clusters.clone());
+    let web = || Terminal::Http(Box::new(http(lens, routes())));
     let chains = match protocol {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             vec![chain("http", ChainMatch::default(), web())]
@@ -121,26 +119,18 @@ pub(super) fn detected() -> ChainMatch {
     }
 }
 
-pub(super) fn tcp(
-    world: &World,
-    scope: &Scope,
-    outbound: &Outbound<'_>,
-    clusters: Vec<WeightedCluster>,
-) -> Terminal {
-    Terminal::Tcp(TcpProxy { clusters, idle_timeout: idle_timeout(world, scope, outbound) })
+pub(super) fn tcp(lens: &Lens<'_>, outbound: &Outbound<'_>, clusters: Vec<WeightedCluster>) -> Terminal {
+    Terminal::Tcp(TcpProxy { clusters, idle_timeout: idle_timeout(lens, outbound) })
 }
 
 /// How long a connection may be silent: what the rule of its destination says, or an hour.
-fn idle_timeout(world: &World, scope: &Scope, outbound: &Outbound<'_>) -> Duration {
+fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Duration {
     let rule = match outbound.address() {
-        None => world.resolver.resolve(outbound.host, &scope.namespace).ok(),
+        None => lens.resolve(outbound.host),
         // A call to the address of a workload obeys the policy of its service.
-        Some(address) => world
-            .workloads_at(scope.network(world), address)
-            .next()
-            .map(|instance| world.resolver.service(&instance.service, &instance.namespace)),
+        Some(address) => lens.workloads_at(address).next().map(|instance| lens.host_of(instance)),
     };
-    let rule = rule.and_then(|host| world.destination_for(&host, &scope.namespace));
+    let rule = rule.and_then(|host| lens.destination_for(&host));
     let pool = rule.and_then(|rule| rule.effective(None, outbound.port).connection_pool);
     match pool.and_then(|pool| pool.tcp_idle_timeout) {
         // Off: ten years.
@@ -149,31 +139,26 @@ fn idle_timeout(world: &World, scope: &Scope, outbound: &Outbound<'_>) -> Durati
     }
 }
 
-pub(super) fn tcp_clusters(
-    world: &World,
-    scope: &Scope,
-    outbound: &Outbound<'_>,
-    key: &str,
-) -> Vec<WeightedCluster> {
+pub(super) fn tcp_clusters(lens: &Lens<'_>, outbound: &Outbound<'_>, key: &str) -> Vec<WeightedCluster> {
     let own = || vec![WeightedCluster::only(key)];
-    let Ok(host) = world.resolver.resolve(outbound.host, &scope.namespace) else { return own() };
-    let Some(intent) = world.route_for(&host, &scope.namespace) else { return own() };
+    let Some(host) = lens.resolve(outbound.host) else { return own() };
+    let Some(intent) = lens.route_for(&host) else { return own() };
     let applies = |m: &TcpMatch| {
         m.port.is_none_or(|p| p == outbound.port)
-            && m.source_namespace.as_ref().is_none_or(|n| *n == scope.namespace)
+            && m.source_namespace.as_ref().is_none_or(|n| *n == lens.namespace())
             && (m.source_labels.is_empty()
-                || scope.labels(world).is_some_and(|labels| selected(&m.source_labels, labels)))
+                || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
     };
     let route = intent.tcp.iter().find(|route| route.matches.is_empty() || route.matches.iter().any(applies));
     route.map_or_else(own, |route| weighted(&route.targets, outbound.port))
 }
 
 /// The HTTP connection manager of every chain that the control plane makes.
-pub(super) fn http(world: &World, routes: RouteSource) -> HttpConnection {
+pub(super) fn http(lens: &Lens<'_>, routes: RouteSource) -> HttpConnection {
     let mut http = HttpConnection::new(routes);
     http.codec = Codec::Auto;
-    http.tracing = Some(Tracing { random_sampling: world.settings.sampling });
-    http.path = world.settings.path;
+    http.tracing = Some(Tracing { random_sampling: lens.settings().sampling });
+    http.path = lens.settings().path;
     http
 }
 

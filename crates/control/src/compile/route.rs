@@ -10,75 +10,72 @@ use outrigger_rules::intent::{
 };
 use outrigger_xds::ClientKind;
 
+use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use super::origin;
-use super::scope::Scope;
 use super::upgrade;
-use crate::world::{Service, World, selected};
+use crate::world::selected;
 
 /// The route configuration of a name.
-pub(super) fn compile(world: &World, scope: &Scope, name: &str) -> Option<RouteConfig> {
-    if scope.kind == ClientKind::Envoy
+pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<RouteConfig> {
+    if lens.kind() == ClientKind::Envoy
         && let Ok(port) = name.parse()
     {
-        return Some(by_port(world, scope, port));
+        return Some(by_port(lens, port));
     }
     let outbound = Outbound::parse(name)?;
     let virtual_hosts = if outbound.host.parse::<std::net::IpAddr>().is_ok() {
         let only = vec![WeightedCluster::only(name)];
         let mut routes = vec![default_route(only, Vec::new())];
         let at = outbound.address().into_iter();
-        let instances = at.flat_map(|address| world.workloads_at(scope.network(world), address));
+        let instances = at.flat_map(|address| lens.workloads_at(address));
         upgrade::add(&mut routes, &upgrade::allowed(instances, outbound.port));
         vec![host(name, vec!["*".into()], routes)]
     } else {
-        let resolved = world.resolver.resolve(outbound.host, &scope.namespace).ok()?;
-        let service = world.service(&resolved)?;
-        vec![virtual_host(world, scope, service, outbound.port, vec!["*".into()])]
+        let resolved = lens.resolve(outbound.host)?;
+        let service = lens.service(&resolved)?;
+        vec![virtual_host(lens, service, outbound.port, vec!["*".into()])]
     };
     Some(RouteConfig { name: name.to_owned(), virtual_hosts })
 }
 
 /// Envoy binds one listener per port, so its routes tell services apart by authority.
-fn by_port(world: &World, scope: &Scope, port: u16) -> RouteConfig {
-    let http = |service: &&Service| {
-        service.offer(port, &scope.namespace).is_some_and(|offer| offer.protocol.is_http())
-    };
-    let virtual_hosts = world.services().filter(http).map(|service| {
-        let mut domains = vec![service.host.as_str().to_owned()];
+fn by_port(lens: &Lens<'_>, port: u16) -> RouteConfig {
+    let http = |service: &Seen<'_>| lens.offer(*service, port).is_some_and(|offer| offer.protocol.is_http());
+    let virtual_hosts = lens.services().filter(http).map(|service| {
+        let mut domains = vec![service.host().as_str().to_owned()];
         // Names of the world have no short forms.
-        if world.resolver.split(&service.host).is_some() {
-            domains.push(format!("{}.{}", service.name, service.namespace));
-            domains.push(format!("{}.{}.svc", service.name, service.namespace));
-            if service.namespace == scope.namespace {
-                domains.push(service.name.clone());
+        if lens.is_of_the_mesh(service.host()) {
+            domains.push(format!("{}.{}", service.name(), service.namespace()));
+            domains.push(format!("{}.{}.svc", service.name(), service.namespace()));
+            if service.namespace() == lens.namespace() {
+                domains.push(service.name().to_owned());
             }
         }
         let with_port: Vec<_> = domains.iter().map(|domain| format!("{domain}:{port}")).collect();
         domains.extend(with_port);
-        virtual_host(world, scope, service, port, domains)
+        virtual_host(lens, service, port, domains)
     });
     RouteConfig { name: port.to_string(), virtual_hosts: virtual_hosts.collect() }
 }
 
 pub(super) fn virtual_host(
-    world: &World,
-    scope: &Scope,
-    service: &Service,
+    lens: &Lens<'_>,
+    service: Seen<'_>,
     port: u16,
     domains: Vec<String>,
 ) -> VirtualHost {
-    let name = format!("{}:{port}", service.host.as_str());
-    let intent = world.route_for(&service.host, &scope.namespace).filter(|intent| !intent.http.is_empty());
+    let name = format!("{}:{port}", service.host().as_str());
+    let intent = lens.route_for(service.host()).filter(|intent| !intent.http.is_empty());
     let mut routes = match intent {
         None => {
-            let cluster = names::outbound(port, "", service.host.as_str());
-            let hash = hash_of(world, scope, &service.host, None, port).into_iter().collect();
+            let cluster = names::outbound(port, "", service.host().as_str());
+            let hash = hash_of(lens, service.host(), None, port).into_iter().collect();
             vec![default_route(vec![WeightedCluster::only(cluster)], hash)]
         }
-        Some(intent) => routes(world, scope, intent, port),
+        Some(intent) => routes(lens, &intent, port),
     };
-    upgrade::add(&mut routes, &upgrade::allowed(service.instances.iter().map(AsRef::as_ref), port));
+    upgrade::add(&mut routes, service.upgrades(port));
     host(&name, domains, routes)
 }
 
@@ -106,19 +103,19 @@ fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {
     }
 }
 
-fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<Route> {
+fn routes(lens: &Lens<'_>, intent: &RouteIntent, port: u16) -> Vec<Route> {
     let mut routes = Vec::new();
     for (index, http) in intent.http.iter().enumerate() {
-        let hash = hashes(world, scope, http, port);
+        let hash = hashes(lens, http, port);
         let name = match http.route.name.as_str() {
             "" => format!("{}[{index}]", intent.origin.name),
             given => given.to_owned(),
         };
         let applies = |m: &&HttpMatch| {
             m.port.is_none_or(|p| p == port)
-                && m.source_namespace.as_ref().is_none_or(|n| *n == scope.namespace)
+                && m.source_namespace.as_ref().is_none_or(|n| *n == lens.namespace())
                 && (m.source_labels.is_empty()
-                    || scope.labels(world).is_some_and(|labels| selected(&m.source_labels, labels)))
+                    || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
         };
         if http.matches.is_empty() {
             routes.push(route(intent, http, &name, RouteMatch::any(), port, hash.clone()));
@@ -131,18 +128,18 @@ fn routes(world: &World, scope: &Scope, intent: &RouteIntent, port: u16) -> Vec<
 }
 
 /// What the destinations of a route hash: a hash policy belongs to the rule of a destination, and travels on the route.
-fn hashes(world: &World, scope: &Scope, http: &HttpRoute, port: u16) -> Vec<HashOn> {
+fn hashes(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<HashOn> {
     let mut found = Vec::new();
     for target in http.targets.iter().map(|weighted| &weighted.target) {
         let port = target.port.unwrap_or(port);
-        let hash = hash_of(world, scope, &target.host, target.subset.as_deref(), port);
+        let hash = hash_of(lens, &target.host, target.subset.as_deref(), port);
         found.extend(hash.filter(|hash| !found.contains(hash)));
     }
     found
 }
 
-fn hash_of(world: &World, scope: &Scope, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {
-    let policy = world.destination_for(host, &scope.namespace)?.effective(subset, port);
+fn hash_of(lens: &Lens<'_>, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {
+    let policy = lens.destination_for(host)?.effective(subset, port);
     policy.load_balancing?.hash
 }
 

@@ -15,6 +15,8 @@ use super::scope::Scope;
 use crate::instance::{Instance, Protocol, State, sample};
 use crate::world::{MeshSettings, World};
 
+mod changes;
+
 fn intents(yaml: &str) -> Vec<Intent> {
     let parsed = outrigger_rules::parse("test.yaml", yaml);
     assert!(parsed.findings.iter().all(|f| !f.is_error()), "{:?}", parsed.findings);

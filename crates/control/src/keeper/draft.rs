@@ -2,27 +2,29 @@
 //! has changed nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::{Finding, Object, ParseOptions, analyze, parse_with};
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use super::revocations::Revocations;
 use super::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
-use super::{Published, Refused, Registration, Removed};
+use super::{Published, Refused, Registration, Registrations, Removed};
 use crate::compile::cache::Compiled;
 use crate::instance::{Instance, State};
 use crate::registry::Event;
-use crate::registry::api::{Caller, Held, MAX_PER_IDENTITY, service_of};
+use crate::registry::api::{Caller, Held, MAX_PER_IDENTITY};
 use crate::registry::claim;
 use crate::registry::file::Problem;
 use crate::store::records::{HistoryAction, HistoryEntry, StoredInstance, StoredRule, rule_key};
 use crate::store::{Contents, Mutation};
-use crate::world::{MeshSettings, World};
+use crate::world::{Change, Fact, MeshSettings, World};
 
-type Files = BTreeMap<String, BTreeMap<String, Arc<Instance>>>;
+type Files = BTreeMap<String, RedBlackTreeMapSync<String, Arc<Instance>>>;
 
 #[derive(Clone)]
 pub(super) struct Draft {
@@ -32,11 +34,17 @@ pub(super) struct Draft {
     pub(super) roots_pem: Arc<str>,
     pub(super) rules: Arc<BTreeMap<String, Arc<Rule>>>,
     pub(super) revocations: Revocations,
-    pub(super) registrations: Arc<BTreeMap<String, Registration>>,
+    pub(super) registrations: Registrations,
+    /// Of each identity that registered for itself, how many.
+    of_identity: HashTrieMapSync<SpiffeId, usize>,
     /// By registry source, then by id.
     files: Arc<Files>,
     /// The highest version that each object ever had.
     versions: Arc<BTreeMap<String, u64>>,
+    /// All of it, as compilation sees it.
+    pub(super) world: World,
+    /// How it differs from the world of the draft that this one came from.
+    pub(super) change: Change,
 }
 
 impl Draft {
@@ -45,32 +53,47 @@ impl Draft {
         for stored in contents.rules {
             rules.insert(stored.key.clone(), Arc::new(reload(stored, &settings)));
         }
-        let registration = |stored: StoredInstance| (stored.instance.id.clone(), Registration { stored });
-        Self {
+        let mut draft = Self {
+            world: World::empty(settings.clone()),
+            change: Change::default(),
             generation: contents.generation,
             reserved: contents.generation,
             settings,
             roots_pem,
             rules: Arc::new(rules),
             revocations: Revocations::load(contents.revoked),
-            registrations: Arc::new(contents.instances.into_iter().map(registration).collect()),
+            registrations: Registrations::new_sync(),
+            of_identity: HashTrieMapSync::new_sync(),
             files: Arc::default(),
             versions: Arc::new(contents.versions),
-        }
+        };
+        contents.instances.into_iter().for_each(|stored| draft.enter(stored));
+        draft.rule();
+        draft
     }
 
     /// The state to work on, with the number that it will have if something changes.
     pub(super) fn next(&self) -> Self {
-        Self { generation: self.generation + 1, ..self.clone() }
+        Self { generation: self.generation + 1, change: Change::default(), ..self.clone() }
     }
 
-    pub(super) fn publish(&self, problems: &Arc<Vec<Problem>>, held: Vec<Held>) -> Published {
+    /// The world under this draft's number.
+    pub(super) fn world(&self) -> Arc<World> {
+        let mut world = self.world.clone();
+        world.generation = self.generation;
+        Arc::new(world)
+    }
+
+    pub(super) fn publish(
+        &self,
+        compiled: &Arc<Compiled>,
+        world: &Arc<World>,
+        problems: &Arc<Vec<Problem>>,
+        held: Vec<Held>,
+    ) -> Published {
         Published {
-            compiled: Arc::new(Compiled::new(
-                Arc::new(self.world()),
-                self.roots_pem.clone(),
-                self.revocations.list().clone(),
-            )),
+            compiled: compiled.clone(),
+            world: world.clone(),
             revocations: self.revocations.entries().clone(),
             revoked: self.revocations.list().clone(),
             rules: self.rules.clone(),
@@ -81,64 +104,86 @@ impl Draft {
         }
     }
 
-    pub(super) fn world(&self) -> World {
-        let intents = self
-            .rules
-            .values()
-            .filter_map(|rule| rule.object.as_ref())
-            .flat_map(|object| object.intents.clone());
-        World::new(self.generation, self.settings.clone(), self.instances().values().cloned(), intents)
+    /// The rules are others now.
+    fn rule(&mut self) {
+        let objects = self.rules.values().filter_map(|rule| rule.object.as_ref());
+        let intents = objects.flat_map(|object| object.intents.clone());
+        self.world.rule(intents, &mut self.change);
     }
 
-    /// All instances. An id that several sources claim belongs to the API, else to the first file: the world must not
-    /// depend on who spoke last.
-    fn instances(&self) -> BTreeMap<String, Arc<Instance>> {
-        let mut all = BTreeMap::new();
-        for (id, registration) in self.registrations.iter() {
-            all.insert(id.clone(), Arc::new(registration.stored.instance.clone()));
+    /// What the world has under an id. One that several sources claim belongs to the API, else to the first file: the world
+    /// must not depend on who spoke last. Nobody is sent to who would be refused there.
+    fn decide(&mut self, id: &str) {
+        let registered = self.registrations.get(id).map(|registration| &registration.stored.instance);
+        let winner = registered.or_else(|| self.files.values().find_map(|file| file.get(id))).cloned();
+        match winner.filter(|instance| !self.is_revoked(instance)) {
+            Some(instance) => self.world.put(instance, &mut self.change),
+            None => self.world.take(id, &mut self.change),
         }
-        for (id, instance) in self.files.values().flatten() {
-            all.entry(id.clone()).or_insert_with(|| instance.clone());
-        }
-        // Nobody is sent to who would be refused there.
+    }
+
+    fn is_revoked(&self, instance: &Instance) -> bool {
         let revoked = self.revocations.list();
-        if !revoked.is_empty() {
-            let domain = &self.settings.trust_domain;
-            all.retain(|_, instance| !instance.identity(domain).is_ok_and(|id| revoked.has_identity(&id)));
-        }
-        all
+        !revoked.is_empty()
+            && instance.identity(&self.settings.trust_domain).is_ok_and(|id| revoked.has_identity(&id))
+    }
+
+    /// Others are revoked now.
+    pub(super) fn decide_all(&mut self) {
+        self.change.facts.insert(Fact::Trust);
+        let files = self.files.values().flat_map(RedBlackTreeMapSync::keys);
+        let ids: BTreeSet<String> = self.registrations.keys().chain(files).cloned().collect();
+        ids.iter().for_each(|id| self.decide(id));
     }
 
     /// How many instances a `namespace/service` has.
     pub(super) fn members(&self, service: &str) -> usize {
-        self.instances().values().filter(|instance| service_of(instance) == service).count()
+        let Some((namespace, name)) = service.split_once('/') else { return 0 };
+        let host = self.world.resolver.service(name, namespace);
+        self.world.service(&host).map_or(0, |service| service.instances.len())
+    }
+
+    pub(super) fn trust(&mut self, roots_pem: Arc<str>) {
+        self.change.facts.insert(Fact::Trust);
+        self.roots_pem = roots_pem;
     }
 
     /// Whether something changed.
     pub(super) fn registry(&mut self, source: String, event: Event) -> bool {
-        let before = self.files.get(&source);
-        let mut after = before.cloned().unwrap_or_default();
+        let mut file = self.files.get(&source).cloned().unwrap_or_else(RedBlackTreeMapSync::new_sync);
+        let mut changed = BTreeSet::new();
         match event {
             Event::Reset(all) => {
-                after = all.into_iter().map(|instance| (instance.id.clone(), instance)).collect()
+                let mut new = RedBlackTreeMapSync::new_sync();
+                for instance in all {
+                    if file.get(&instance.id) != Some(&instance) {
+                        changed.insert(instance.id.clone());
+                    }
+                    new.insert_mut(instance.id.clone(), instance);
+                }
+                changed.extend(file.keys().filter(|id| !new.contains_key(*id)).cloned());
+                file = new;
             }
             Event::Upsert(instance) => {
-                after.insert(instance.id.clone(), instance);
+                if file.get(&instance.id) != Some(&instance) {
+                    changed.insert(instance.id.clone());
+                    file.insert_mut(instance.id.clone(), instance);
+                }
             }
             Event::Remove(id) => {
-                after.remove(&id);
+                if file.remove_mut(&id) {
+                    changed.insert(id);
+                }
             }
         }
-        if before.is_some_and(|before| *before == after) || (before.is_none() && after.is_empty()) {
-            return false;
-        }
         let files = Arc::make_mut(&mut self.files);
-        if after.is_empty() {
+        if file.is_empty() {
             files.remove(&source)
         } else {
-            files.insert(source, after)
+            files.insert(source, file)
         };
-        true
+        changed.iter().for_each(|id| self.decide(id));
+        !changed.is_empty()
     }
 
     pub(super) fn apply(
@@ -183,6 +228,9 @@ impl Draft {
             Arc::make_mut(&mut self.rules)
                 .insert(key, Arc::new(Rule { stored, object: Some(object), problem: None }));
         }
+        if !mutations.is_empty() {
+            self.rule();
+        }
         Ok((mutations, Applied { generation: 0, dry_run, objects: applied, findings }))
     }
 
@@ -202,7 +250,7 @@ impl Draft {
         let mut merged: Vec<Object> =
             present.iter().filter(|object| !gone.contains(&rule_key(object))).cloned().collect();
         merged.extend(new.iter().cloned());
-        let catalog = catalog(&self.world());
+        let catalog = catalog(&self.world);
         let before = analyze(&present, Some(&catalog));
         let ids: BTreeSet<String> = new.iter().map(Object::id).collect();
         let mut findings = analyze(&merged, Some(&catalog));
@@ -235,6 +283,7 @@ impl Draft {
             return Ok((Vec::new(), removed));
         }
         Arc::make_mut(&mut self.rules).remove(key);
+        self.rule();
         Arc::make_mut(&mut self.versions).insert(key.to_owned(), version);
         let entry = HistoryEntry {
             version,
@@ -255,7 +304,7 @@ impl Draft {
         caller: &Caller,
     ) -> Result<(Vec<Mutation>, Arc<Instance>), Refused> {
         instance.validate().map_err(Refused::Invalid)?;
-        let instance = instance.normalise();
+        let instance = Arc::new(instance.normalise());
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
         if let Some((file, _)) = self.files.iter().find(|(_, instances)| instances.contains_key(&instance.id))
         {
@@ -267,13 +316,13 @@ impl Draft {
         if let Some(known) = self.registrations.get(&instance.id) {
             caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
             if known.stored.instance == instance {
-                return Ok((Vec::new(), Arc::new(instance)));
+                return Ok((Vec::new(), instance));
             }
         }
         let by = self.claim(&instance, caller)?;
         let instance = self.keep_out(instance, caller);
         let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
-        Ok((self.put(stored), Arc::new(instance)))
+        Ok((self.put(stored), instance))
     }
 
     /// Whether its addresses may be the instance's. Yields who answers for it: nobody but an operator may for some.
@@ -282,7 +331,7 @@ impl Draft {
             Caller::Operator(_) => None,
             Caller::Workload { identity, reach, .. } => {
                 let known = self.registrations.get(&instance.id).map(|known| &known.stored);
-                let vouched = known.filter(|known| known.by.is_none()).map(|known| &known.instance);
+                let vouched = known.filter(|known| known.by.is_none()).map(|known| &*known.instance);
                 let rests = reach.admits(instance, vouched).map_err(Refused::Forbidden)?;
                 let by = (!rests).then(|| identity.clone());
                 if by.is_some() && known.is_none_or(|known| known.by != by) {
@@ -291,17 +340,33 @@ impl Draft {
                 by
             }
         };
-        let registered = self.registrations.values().map(|known| &known.stored.instance);
-        let of_files = self.files.values().flat_map(BTreeMap::values).map(AsRef::as_ref);
-        match claim::held(instance, registered.chain(of_files)) {
+        match claim::held(instance, self.at_addresses_of(instance)) {
             None => Ok(by),
             Some(held) => Err(Refused::Conflict(format!("instance \"{}\": {held}", instance.id))),
         }
     }
 
+    /// Whoever has an address of this instance, in whichever form it is written. Who is revoked is not in the world, and keeps
+    /// its addresses: it may be reinstated.
+    fn at_addresses_of<'d>(&'d self, instance: &'d Instance) -> impl Iterator<Item = &'d Instance> {
+        let forms = instance.addresses.iter().flat_map(|address| {
+            let mapped = match address.to_canonical() {
+                IpAddr::V4(v4) => Some(IpAddr::V6(v4.to_ipv6_mapped())),
+                IpAddr::V6(_) => None,
+            };
+            mapped.into_iter().chain([address.to_canonical()])
+        });
+        let there = forms.flat_map(|address| self.world.instances_at(address)).map(AsRef::as_ref);
+        let revoked = (!self.revocations.list().is_empty()).then(|| {
+            let registered = self.registrations.values().map(|known| &*known.stored.instance);
+            let of_files = self.files.values().flat_map(RedBlackTreeMapSync::values).map(AsRef::as_ref);
+            registered.chain(of_files).filter(|instance| self.is_revoked(instance))
+        });
+        there.chain(revoked.into_iter().flatten())
+    }
+
     fn has_room(&self, identity: &SpiffeId) -> Result<(), Refused> {
-        let own =
-            self.registrations.values().filter(|known| known.stored.by.as_ref() == Some(identity)).count();
+        let own = self.of_identity.get(identity).copied().unwrap_or(0);
         if own < MAX_PER_IDENTITY {
             return Ok(());
         }
@@ -312,18 +377,40 @@ impl Draft {
     }
 
     /// What an operator took out does not come back because its sidecar was restarted and registers again.
-    fn keep_out(&self, mut instance: Instance, caller: &Caller) -> Instance {
+    fn keep_out(&self, mut instance: Arc<Instance>, caller: &Caller) -> Arc<Instance> {
         let known = self.registrations.get(&instance.id).map(|known| known.stored.instance.state);
         if matches!(caller, Caller::Workload { .. }) && known == Some(State::Maintenance) {
-            instance.state = State::Maintenance;
+            Arc::make_mut(&mut instance).state = State::Maintenance;
         }
         instance
     }
 
     fn put(&mut self, stored: StoredInstance) -> Vec<Mutation> {
-        let registration = Registration { stored: stored.clone() };
-        Arc::make_mut(&mut self.registrations).insert(stored.instance.id.clone(), registration);
+        self.enter(stored.clone());
         vec![Mutation::PutInstance(Box::new(stored))]
+    }
+
+    fn enter(&mut self, stored: StoredInstance) {
+        let id = stored.instance.id.clone();
+        self.leave(&id);
+        if let Some(by) = &stored.by {
+            let own = self.of_identity.get(by).copied().unwrap_or(0);
+            self.of_identity.insert_mut(by.clone(), own + 1);
+        }
+        self.registrations.insert_mut(id.clone(), Registration { stored });
+        self.decide(&id);
+    }
+
+    /// Whether it was registered; the world still has it.
+    fn leave(&mut self, id: &str) -> bool {
+        let Some(known) = self.registrations.get(id) else { return false };
+        if let Some(by) = known.stored.by.clone() {
+            match self.of_identity.get(&by).copied() {
+                Some(own) if own > 1 => self.of_identity.insert_mut(by, own - 1),
+                _ => drop(self.of_identity.remove_mut(&by)),
+            }
+        }
+        self.registrations.remove_mut(id)
     }
 
     /// A registration that the caller may act on.
@@ -351,7 +438,7 @@ impl Draft {
         if stored.instance.state == state {
             return Ok(Vec::new());
         }
-        stored.instance.state = state;
+        Arc::make_mut(&mut stored.instance).state = state;
         Ok(self.put(stored))
     }
 
@@ -361,10 +448,11 @@ impl Draft {
     }
 
     pub(super) fn remove_registration(&mut self, id: &str) -> Vec<Mutation> {
-        match Arc::make_mut(&mut self.registrations).remove(id) {
-            Some(_) => vec![Mutation::DeleteInstance(id.to_owned())],
-            None => Vec::new(),
+        if !self.leave(id) {
+            return Vec::new();
         }
+        self.decide(id);
+        vec![Mutation::DeleteInstance(id.to_owned())]
     }
 }
 

@@ -62,6 +62,7 @@ impl Draft {
         let mut entries = BTreeMap::clone(&self.revocations.entries);
         entries.insert(key, stored.clone());
         self.revocations = Revocations::new(entries);
+        self.decide_all();
         Ok(vec![Mutation::PutRevocation(Box::new(stored))])
     }
 
@@ -73,6 +74,7 @@ impl Draft {
             )));
         }
         self.revocations = Revocations::new(entries);
+        self.decide_all();
         Ok(vec![Mutation::DeleteRevocation(entry.to_string())])
     }
 }

@@ -78,7 +78,7 @@ async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on
     let published = keeper.published();
     assert!(published.generation() > applied.generation, "a proxy must never see a generation twice");
     assert_eq!(published.rules.len(), 2);
-    let world = published.compiled.world();
+    let world = &published.world;
     assert!(world.instance("c1").is_some());
     let host: Host = world.resolver.service("catalog", "shop");
     assert!(world.route_for(&host, "shop").is_some(), "the stored rule is in force again");
@@ -145,7 +145,7 @@ async fn a_burst_of_changes_costs_few_worlds() {
     let changes = (0..100).map(|n| keeper.register(catalog_instance(&format!("c{n}")), operator()));
     let answers = futures(changes).await;
     let published = keeper.published();
-    assert_eq!(published.compiled.world().instances().count(), 100);
+    assert_eq!(published.world.instance_count(), 100);
     assert!(answers.iter().all(|generation| *generation <= published.generation()));
     assert!(published.generation() - before < 50, "{} worlds", published.generation() - before);
 }
@@ -176,15 +176,15 @@ async fn a_silent_instance_expires_and_after_a_restart_its_time_runs_anew() {
     tokio::time::advance(Duration::from_secs(20)).await;
     first.0.heartbeat("c1", operator()).await.unwrap();
     tokio::time::advance(Duration::from_secs(20)).await;
-    assert!(first.0.published().compiled.world().instance("c1").is_some(), "the heartbeat renewed it");
+    assert!(first.0.published().world.instance("c1").is_some(), "the heartbeat renewed it");
 
     let (keeper, store) = reopened(dir.path(), first).await;
     tokio::time::advance(Duration::from_secs(20)).await;
-    assert!(keeper.published().compiled.world().instance("c1").is_some(), "the time runs anew");
+    assert!(keeper.published().world.instance("c1").is_some(), "the time runs anew");
     let mut generation = keeper.subscribe();
     generation.mark_unchanged();
     generation.changed().await.unwrap();
-    assert!(keeper.published().compiled.world().instance("c1").is_none());
+    assert!(keeper.published().world.instance("c1").is_none());
     assert!(store.load().unwrap().instances.is_empty());
     assert!(matches!(keeper.heartbeat("c1", operator()).await, Err(Refused::Unknown(_))));
 }
@@ -199,11 +199,11 @@ async fn when_all_heartbeats_stop_at_once_everything_stays_and_is_reported() {
     }
     tokio::time::sleep(Duration::from_secs(300)).await;
     let published = keeper.published();
-    assert_eq!(published.compiled.world().instances().count(), 5);
+    assert_eq!(published.world.instance_count(), 5);
     assert_eq!(published.held.len(), 1);
     assert_eq!(published.held[0].instances.len(), 5);
     keeper.deregister("c0", operator()).await.unwrap();
-    assert_eq!(keeper.published().compiled.world().instances().count(), 4, "an operator's word counts");
+    assert_eq!(keeper.published().world.instance_count(), 4, "an operator's word counts");
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operator
     keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
     keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
     keeper.register(catalog_instance("c1"), own).await.unwrap();
-    let state = || keeper.published().compiled.world().instance("c1").unwrap().state;
+    let state = || keeper.published().world.instance("c1").unwrap().state;
     assert_eq!(state(), State::Maintenance);
     keeper.set_state("c1", State::Running, operator()).await.unwrap();
     assert_eq!(state(), State::Running);
@@ -283,7 +283,7 @@ async fn a_workload_cannot_draw_the_calls_of_another() {
     let told = refused(keeper.register(at("e3", "evil", "10.0.0.7"), operator()).await);
     assert!(told.contains("held by instance \"c1\""), "an operator's slip is one too: {told}");
     let world = keeper.published();
-    assert!(world.compiled.world().instances().all(|instance| instance.sidecar));
+    assert!(world.world.instances().all(|instance| instance.sidecar));
 }
 
 #[tokio::test]
@@ -324,7 +324,7 @@ async fn what_an_operator_vouched_for_a_workload_may_say_again() {
     keeper.register(plain.clone(), operator()).await.unwrap();
     for weight in [50, 60] {
         keeper.register(Instance { weight, ..plain.clone() }, own()).await.unwrap();
-        assert_eq!(keeper.published().compiled.world().instance("c1").unwrap().weight, weight);
+        assert_eq!(keeper.published().world.instance("c1").unwrap().weight, weight);
     }
     let moved = sample("c1", "catalog", "v1", "10.0.0.7", 8080, Protocol::Http);
     keeper.register(moved, own()).await.unwrap();

@@ -87,7 +87,7 @@ impl Turn {
             }
             Command::Heartbeat { id, caller, reply } => {
                 let result = self.draft.touchable(&id, &caller).map(|registration| {
-                    self.renew.push(Arc::new(registration.stored.instance.clone()));
+                    self.renew.push(registration.stored.instance.clone());
                     Vec::new()
                 });
                 self.settle_number(reply, result);
@@ -117,8 +117,10 @@ impl Turn {
                 }
             }
             Command::Roots(roots_pem) => {
-                self.changed |= self.draft.roots_pem != roots_pem;
-                self.draft.roots_pem = roots_pem;
+                if self.draft.roots_pem != roots_pem {
+                    self.changed = true;
+                    self.draft.trust(roots_pem);
+                }
             }
             Command::Problems(_) | Command::Stop => {}
         }

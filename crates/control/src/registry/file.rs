@@ -205,7 +205,12 @@ fn parse(file: &str, text: &str) -> Result<Vec<Arc<Instance>>, Problem> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let document: Document = serde_saphyr::from_str(text).map_err(|error| Problem {
+    // The reader's own bounds are for what is short; what the bytes of a file can hold, it may.
+    let all = text.len();
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_nodes: all.max(250_000), max_events: (2 * all).max(1_000_000) },
+    };
+    let document: Document = serde_saphyr::from_str_with_options(text, options).map_err(|error| Problem {
         file: file.to_owned(),
         line: error.location().map_or(0, |at| at.line()),
         message: error.without_snippet().to_string(),

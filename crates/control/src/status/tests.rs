@@ -1,5 +1,9 @@
 use super::*;
 
+fn board() -> Board {
+    Board::new(Audience::new(0))
+}
+
 fn client(name: &str, kind: ClientKind) -> Client {
     let scope = Scope {
         kind,
@@ -11,12 +15,13 @@ fn client(name: &str, kind: ClientKind) -> Client {
         regex_limit: crate::compile::scope::REGEX_LIMIT,
     };
     let (version, asked) = ("1".into(), Arc::default());
-    Client { node: name.into(), instance: None, identity: None, kind, version, scope, asked }
+    let seat = Arc::new(Audience::new(0).join(None));
+    Client { node: name.into(), instance: None, identity: None, kind, version, scope, asked, seat }
 }
 
 #[tokio::test(start_paused = true)]
 async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
-    let board = Arc::new(Board::default());
+    let board = Arc::new(board());
     board.connected(1, client("a", ClientKind::Outrigger));
     board.connected(2, client("b", ClientKind::Outrigger));
     board.barrier(1, 7);
@@ -37,7 +42,7 @@ async fn waiting_ends_when_the_last_barrier_is_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_for_a_silent_proxy_times_out_and_names_it() {
-    let board = Board::default();
+    let board = board();
     board.connected(1, client("a", ClientKind::Outrigger));
     let state = board.wait(1, &[], Duration::from_secs(5)).await;
     assert!(!state.complete);
@@ -46,7 +51,7 @@ async fn waiting_for_a_silent_proxy_times_out_and_names_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_proxy_that_leaves_is_not_waited_for() {
-    let board = Board::default();
+    let board = board();
     board.connected(1, client("a", ClientKind::Outrigger));
     let (state, ()) =
         tokio::join!(board.wait(1, &[], Duration::from_secs(60)), async { board.disconnected(1) });
@@ -55,7 +60,7 @@ async fn a_proxy_that_leaves_is_not_waited_for() {
 
 #[test]
 fn a_foreign_client_has_a_generation_when_everything_sent_is_acknowledged() {
-    let board = Board::default();
+    let board = board();
     board.connected(1, client("envoy", ClientKind::Envoy));
     board.sent(1, ResourceKind::Cluster, 3);
     board.sent(1, ResourceKind::Listener, 3);
@@ -71,7 +76,7 @@ fn a_foreign_client_has_a_generation_when_everything_sent_is_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
-    let board = Board::default();
+    let board = board();
     board.connected(1, client("a", ClientKind::Outrigger));
     board.sent(1, ResourceKind::Routes, 5);
     let nack = Nack {
@@ -105,7 +110,7 @@ async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
 
 #[test]
 fn an_acknowledged_barrier_counts_like_everything_else() {
-    let board = Board::default();
+    let board = board();
     board.connected(1, client("a", ClientKind::Outrigger));
     for generation in 1..=3 {
         board.sent(1, ResourceKind::Barrier, generation);
@@ -120,7 +125,7 @@ fn an_acknowledged_barrier_counts_like_everything_else() {
 
 #[test]
 fn what_a_client_says_of_a_resource_is_cut() {
-    let board = Board::default();
+    let board = board();
     board.connected(1, client("a", ClientKind::Envoy));
     let long = "ä".repeat(1 << 20);
     let nack = Nack {
@@ -138,7 +143,7 @@ fn what_a_client_says_of_a_resource_is_cut() {
 
 #[test]
 fn when_a_client_left_is_remembered_for_so_many() {
-    let board = Board::default();
+    let board = board();
     for n in 0..MOST_SEEN + 10 {
         board.connected(1, Client { instance: Some(n.to_string()), ..client("a", ClientKind::Outrigger) });
         board.disconnected(1);

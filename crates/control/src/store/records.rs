@@ -1,6 +1,7 @@
 //! The records on disk, JSON. Fields are only ever added, with a default, within one format number.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
@@ -80,7 +81,8 @@ impl HistoryEntry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredInstance {
     /// What was registered.
-    pub instance: Instance,
+    #[serde(with = "shared")]
+    pub instance: Arc<Instance>,
     /// The identity that registered it; none for an operator, or where it takes an operator's word for its addresses.
     pub by: Option<SpiffeId>,
     /// When.
@@ -185,4 +187,21 @@ pub struct Contents {
     pub versions: BTreeMap<String, u64>,
     /// What this data directory is of, by name.
     pub facts: BTreeMap<String, String>,
+}
+
+/// What the world shares is stored as if it were the record's own.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::instance::Instance;
+
+    pub(super) fn serialize<S: Serializer>(instance: &Arc<Instance>, to: S) -> Result<S::Ok, S::Error> {
+        Instance::serialize(instance, to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Instance>, D::Error> {
+        Instance::deserialize(from).map(Arc::new)
+    }
 }

@@ -377,13 +377,13 @@ async fn a_revoked_identity_is_cut_off_everywhere_and_may_be_reinstated() {
     let by_fresh = request_certificate(channel.anonymous_channel(), &own, hour, Some(&fresh.token)).await;
     assert!(by_fresh.unwrap_err().error.to_string().contains("is revoked"));
     let world = running.keeper().published();
-    assert!(world.compiled.world().instance("web-1").is_none(), "nobody is sent to it");
+    assert!(world.world.instance("web-1").is_none(), "nobody is sent to it");
     assert_eq!(api.revoked().await.unwrap()[0].entry, done.entry);
 
     let again = api.reinstate(&whom).await.unwrap();
     assert!(again.generation > done.generation);
     web.barrier(again.generation).await;
-    assert!(running.keeper().published().compiled.world().instance("web-1").is_some());
+    assert!(running.keeper().published().world.instance("web-1").is_some());
     let twice = api.reinstate(&whom).await.unwrap_err();
     assert_eq!(twice.status().unwrap(), 404);
     running.stop().await;

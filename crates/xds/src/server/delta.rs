@@ -27,6 +27,7 @@ pub(super) fn take(
     if let Answer::Stale = engine.answer(kind, &request.response_nonce, request.error_detail.as_ref()) {
         tracing::debug!(?kind, nonce = request.response_nonce, "a client answers an older response");
     }
+    let view = engine.view.clone();
     let first = !engine.subscription(kind).open;
     let subscription = engine.subscription(kind);
     subscription.open = true;
@@ -45,7 +46,8 @@ pub(super) fn take(
         if name == "*" {
             subscription.answer |= !subscription.wildcard;
             subscription.wildcard = true;
-        } else if !subscription.names.insert(name.clone()) {
+            subscription.mark_all();
+        } else if !subscription.subscribe(name) {
             // Asked again: the client has lost it, so it is sent again.
             subscription.sent.remove(name);
             subscription.absent.remove(name);
@@ -53,11 +55,9 @@ pub(super) fn take(
     }
     for name in &request.resource_names_unsubscribe {
         if name == "*" {
-            subscription.wildcard = false;
-            let names = &subscription.names;
-            subscription.sent.retain(|name, _| names.contains(name));
+            subscription.unsubscribe_all(&*view);
         } else {
-            subscription.unsubscribe(name);
+            subscription.unsubscribe(name, &*view);
         }
     }
     engine.check_limits(kind)

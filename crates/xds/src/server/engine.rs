@@ -1,17 +1,18 @@
 //! The engine of one stream: decides what to send next. Pure but for the view that it asks.
 //!
 //! Make before break, and latest wins: additions and changes go in [`ResourceKind::ALL`]'s order, removals in reverse once
-//! no addition is left to answer, and the barrier when nothing is left at all. A kind whose last response is not answered
+//! no addition is left to answer, and the barrier with the last of them. A kind whose last response is not answered
 //! waits, and is compared with the newest state when the answer comes, so a slow client costs one pending state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrigger_model::cluster::Discovery;
-use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::resource::{Barrier, Resource, ResourceKind};
 
+use super::audience::Seat;
 use super::subscription::{Difference, Flight, Subscription};
-use super::{ClientEvent, View};
+use super::{ClientEvent, Versioned, View};
 use crate::wire::rpc;
 use crate::{ClientKind, nack};
 
@@ -25,6 +26,9 @@ const PORTION: usize = 128 * 1024;
 /// The state of one stream.
 pub(super) struct Engine {
     pub(super) view: Arc<dyn View>,
+    pub(super) seat: Arc<Seat>,
+    /// What a barrier last said, or stood for.
+    confirmed: u64,
     subscriptions: HashMap<ResourceKind, Subscription>,
     next_nonce: u64,
     /// Kinds are sent as whole sets, not as differences.
@@ -51,12 +55,28 @@ pub(super) enum Answer {
 
 impl Engine {
     pub(super) fn new(view: Arc<dyn View>, whole_sets: bool) -> Self {
-        Self { view, subscriptions: HashMap::new(), next_nonce: 1, whole_sets }
+        let seat = view.seat().clone();
+        Self { view, seat, confirmed: 0, subscriptions: HashMap::new(), next_nonce: 1, whole_sets }
+    }
+
+    /// Marks what others changed; whether the stream shall end.
+    pub(super) fn look_up(&mut self) -> bool {
+        let stale = self.seat.take();
+        for (kind, name) in &stale.names {
+            if let Some(subscription) = self.subscriptions.get_mut(kind) {
+                subscription.mark(name);
+            }
+        }
+        if stale.everything {
+            self.subscriptions.values_mut().for_each(Subscription::mark_all);
+        }
+        stale.closed
     }
 
     /// The subscription of a kind, opened on first use.
     pub(super) fn subscription(&mut self, kind: ResourceKind) -> &mut Subscription {
-        self.subscriptions.entry(kind).or_default()
+        let seat = &self.seat;
+        self.subscriptions.entry(kind).or_insert_with(|| Subscription::new(kind, seat.clone()))
     }
 
     /// Whether a client may have so many names.
@@ -73,10 +93,11 @@ impl Engine {
 
     /// Takes the answer that a request carries.
     pub(super) fn answer(&mut self, kind: ResourceKind, nonce: &str, error: Option<&rpc::Status>) -> Answer {
-        let subscription = self.subscriptions.entry(kind).or_default();
+        let view = self.view.clone();
+        let subscription = self.subscription(kind);
         let flight = subscription.flight.take_if(|flight| flight.nonce == nonce);
         if let (None, Some(status)) = (&flight, error) {
-            vetoed(&*self.view, kind, subscription, status);
+            vetoed(&*view, kind, subscription, status);
         }
         if nonce.is_empty() {
             return Answer::Fine;
@@ -125,7 +146,7 @@ impl Engine {
         }
         if flight.sent.len() > 1 && !self.whole_sets {
             // Envoy does not say which in a form that can be read; each alone tells.
-            let subscription = self.subscriptions.entry(kind).or_default();
+            let subscription = self.subscription(kind);
             for (name, _) in &flight.sent {
                 subscription.resend(name);
             }
@@ -170,6 +191,12 @@ impl Engine {
             out.push(self.outgoing(kind, difference, generation));
         }
         if unanswered || !waiting.is_empty() {
+            // Nothing is left to send: the barrier goes along, as the client says itself when all before it is in force.
+            let mut others = self.subscriptions.iter().filter(|(kind, _)| **kind != ResourceKind::Barrier);
+            let sent = others.all(|(_, subscription)| !subscription.open || subscription.is_sent());
+            if sent && self.view.kind() == ClientKind::Outrigger && !self.whole_sets {
+                out.extend(self.barrier(generation));
+            }
             return out;
         }
         for kind in ResourceKind::ALL.into_iter().rev().filter(|kind| *kind != ResourceKind::Barrier) {
@@ -187,7 +214,7 @@ impl Engine {
         if !self.view.kind().takes(kind) {
             return Some(Difference::default());
         }
-        let mut difference = subscription.difference(kind, &*self.view);
+        let mut difference = subscription.difference(&*self.view);
         // A suspect that is gone, or that the client already has again, is none.
         let upserts = &mut difference.upserts;
         while let Some(suspect) = subscription.suspects.front() {
@@ -218,7 +245,7 @@ impl Engine {
     fn outgoing(&mut self, kind: ResourceKind, difference: Difference, generation: u64) -> Outgoing {
         let nonce = self.next_nonce.to_string();
         self.next_nonce += 1;
-        let subscription = self.subscriptions.entry(kind).or_default();
+        let subscription = self.subscription(kind);
         if !difference.upserts.is_empty() || difference.is_empty() {
             subscription.suspects.pop_front();
         }
@@ -228,21 +255,34 @@ impl Engine {
         Outgoing { kind, nonce, generation, difference }
     }
 
-    /// The barrier carries the generation of the resource itself. One that is newer than what was compared with the
-    /// client's state waits: the world moved meanwhile, and its change wakes the stream.
+    /// The barrier carries the generation that was compared with. Later ones that have nothing for this client it need not know of.
     fn barrier(&mut self, compared: u64) -> Option<Outgoing> {
         let kind = ResourceKind::Barrier;
         if self.view.kind() != ClientKind::Outrigger {
             self.view.report(ClientEvent::Settled { generation: compared });
             return None;
         }
-        let subscription = self.subscriptions.get(&kind).filter(|s| s.open && s.flight.is_none())?;
-        let difference = subscription.difference(kind, &*self.view);
-        let generation = match &*difference.upserts.first()?.resource {
-            Resource::Barrier(barrier) if barrier.generation <= compared => barrier.generation,
-            _ => return None,
-        };
-        Some(self.outgoing(kind, difference, generation))
+        let confirmed = self.confirmed;
+        let subscription = self.subscriptions.get_mut(&kind).filter(|s| s.open && s.flight.is_none())?;
+        let name = subscription
+            .names
+            .iter()
+            .find(|name| !subscription.sent.contains_key(*name) || confirmed < compared)?;
+        let barrier = Barrier { name: name.clone(), generation: compared };
+        let barrier = Arc::new(Versioned::new(Resource::Barrier(barrier)));
+        if subscription.sent.get(name).is_some_and(|known| known.version == barrier.version) {
+            return None;
+        }
+        self.confirmed = compared;
+        let difference = Difference { upserts: vec![barrier], ..Difference::default() };
+        Some(self.outgoing(kind, difference, compared))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let view = self.view.clone();
+        self.subscriptions.values_mut().for_each(|subscription| subscription.close(&*view));
     }
 }
 

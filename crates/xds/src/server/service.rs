@@ -159,8 +159,8 @@ async fn run<P: Protocol, S: Source>(
         }
     };
     let mut closing = Closing(view.clone(), "the client went away".into());
-    let mut changes = view.changes();
     let mut engine = Engine::new(view, P::WHOLE_SETS);
+    let seat = engine.seat.clone();
     let mut request = Some(first);
     loop {
         if let Some(request) = request.take()
@@ -170,7 +170,13 @@ async fn run<P: Protocol, S: Source>(
             let _ = sender.send(Err(status)).await;
             return;
         }
-        let generation = *changes.borrow_and_update();
+        // Before what was marked is taken: of later changes nothing is claimed.
+        let generation = engine.seat.generation();
+        if engine.look_up() {
+            closing.1 = "the control plane is stopping".into();
+            let _ = sender.send(Err(Status::unavailable("the control plane is stopping"))).await;
+            return;
+        }
         if pump::<P>(&mut engine, generation, &sender).await.is_err() {
             return;
         }
@@ -183,11 +189,7 @@ async fn run<P: Protocol, S: Source>(
                     return;
                 }
             },
-            changed = changes.changed() => if changed.is_err() {
-                closing.1 = "the control plane is stopping".into();
-                let _ = sender.send(Err(Status::unavailable("the control plane is stopping"))).await;
-                return;
-            },
+            () = seat.woken() => {}
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
         return Ok(());
     }
     let whole = matches!(kind, ResourceKind::Listener | ResourceKind::Cluster);
+    let view = engine.view.clone();
     let subscription = engine.subscription(kind);
     let first = !subscription.open;
     subscription.open = true;
@@ -40,13 +41,24 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
     subscription.answer |=
         (first && (asks_for_all || !wanted.is_empty())) || asks_for_all != subscription.wildcard || new_names;
     for gone in subscription.names.difference(&wanted).cloned().collect::<Vec<_>>() {
-        subscription.unsubscribe(&gone);
+        subscription.unsubscribe(&gone, &*view);
     }
     if new_names {
+        // A set of names is one question: what was absent is looked for again.
         subscription.absent.clear();
+        subscription.mark_all();
     }
-    subscription.wildcard = asks_for_all;
-    subscription.names = wanted;
+    if subscription.wildcard && !asks_for_all {
+        subscription.unsubscribe_all(&*view);
+    } else if asks_for_all && !subscription.wildcard {
+        subscription.wildcard = true;
+        subscription.mark_all();
+    }
+    for name in &wanted {
+        if !subscription.names.contains(name) {
+            subscription.subscribe(name);
+        }
+    }
     engine.check_limits(kind)
 }
 

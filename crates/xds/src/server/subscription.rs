@@ -5,17 +5,22 @@ use std::sync::Arc;
 
 use outrigger_model::resource::ResourceKind;
 
+use super::audience::{Seat, WILDCARD};
 use super::{Versioned, View};
+use crate::ClientKind;
 
 /// One client's subscription to one kind.
-#[derive(Default)]
 pub(super) struct Subscription {
+    kind: ResourceKind,
+    seat: Arc<Seat>,
     /// The client asked for this kind at least once.
     pub(super) open: bool,
     /// Everything that the view's wildcard has.
     pub(super) wildcard: bool,
     /// By name.
     pub(super) names: BTreeSet<String>,
+    /// What the wildcard had last.
+    listed: BTreeSet<Arc<str>>,
     /// What the client has or is about to have. A version that it refused stays here, so it is not sent again.
     pub(super) sent: BTreeMap<String, Known>,
     /// Names that the client was told do not exist.
@@ -26,6 +31,13 @@ pub(super) struct Subscription {
     pub(super) suspects: VecDeque<String>,
     /// Answer even if nothing changed: the first request, or new names in state-of-the-world.
     pub(super) answer: bool,
+    stale: Names,
+}
+
+/// Names whose difference is not known to be none.
+enum Names {
+    All,
+    Of(BTreeSet<String>),
 }
 
 /// What a client knows of a name.
@@ -60,25 +72,91 @@ impl Difference {
 }
 
 impl Subscription {
-    /// Everything that the client should have now.
-    pub(super) fn desired(&self, kind: ResourceKind, view: &dyn View) -> BTreeMap<String, Arc<Versioned>> {
+    pub(super) fn new(kind: ResourceKind, seat: Arc<Seat>) -> Self {
+        Self {
+            kind,
+            seat,
+            open: false,
+            wildcard: false,
+            names: BTreeSet::new(),
+            listed: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            flight: None,
+            suspects: VecDeque::new(),
+            answer: false,
+            stale: Names::All,
+        }
+    }
+
+    /// A name is to be compared again, or the wildcard's list.
+    pub(super) fn mark(&mut self, name: &str) {
+        match &mut self.stale {
+            Names::All => {}
+            Names::Of(_) if name == WILDCARD => self.stale = Names::All,
+            Names::Of(names) => {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+
+    /// Everything is to be compared again.
+    pub(super) fn mark_all(&mut self) {
+        self.stale = Names::All;
+    }
+
+    /// The difference to what was sent. What differs is looked at again until it was sent.
+    pub(super) fn difference(&mut self, view: &dyn View) -> Difference {
+        let difference = match &self.stale {
+            Names::Of(names) if names.is_empty() => return Difference::default(),
+            Names::Of(names) => self.of(names.iter(), view),
+            Names::All => self.whole(view),
+        };
+        let upserts = difference.upserts.iter().map(|versioned| &versioned.name);
+        let left = upserts.chain(&difference.removed).chain(&difference.absent).cloned().collect();
+        self.stale = Names::Of(left);
+        difference
+    }
+
+    /// Whether everything was sent that there is to send; it may not be answered yet.
+    pub(super) fn is_sent(&self) -> bool {
+        self.suspects.is_empty()
+            && !self.answer
+            && matches!(&self.stale, Names::Of(names) if names.is_empty())
+    }
+
+    fn of<'n>(&self, names: impl Iterator<Item = &'n String>, view: &dyn View) -> Difference {
+        let mut difference = Difference::default();
+        for name in names {
+            let named = self.names.contains(name);
+            let wanted = named || (self.wildcard && self.listed.contains(name.as_str()));
+            let there = if wanted { view.resource(self.kind, name) } else { None };
+            match (there, self.sent.get(name)) {
+                (Some(new), Some(known)) if known.version == new.version => {}
+                (Some(new), _) => difference.upserts.push(new),
+                (None, Some(_)) => difference.removed.push(name.clone()),
+                (None, None) if named && !self.absent.contains(name) => difference.absent.push(name.clone()),
+                (None, None) => {}
+            }
+        }
+        difference
+    }
+
+    fn whole(&mut self, view: &dyn View) -> Difference {
         let mut desired = BTreeMap::new();
         if self.wildcard {
-            desired.extend(view.wildcard(kind).into_iter().map(|v| (v.name.clone(), v)));
+            // Held before they are looked at: what changes in between is then marked.
+            self.seat.hold(self.kind, WILDCARD);
+            self.hold_listed(view);
+            desired.extend(view.wildcard(self.kind).into_iter().map(|v| (v.name.clone(), v)));
         }
         for name in &self.names {
             if !desired.contains_key(name)
-                && let Some(versioned) = view.resource(kind, name)
+                && let Some(versioned) = view.resource(self.kind, name)
             {
                 desired.insert(name.clone(), versioned);
             }
         }
-        desired
-    }
-
-    /// The difference to what was sent.
-    pub(super) fn difference(&self, kind: ResourceKind, view: &dyn View) -> Difference {
-        let desired = self.desired(kind, view);
         let changed =
             |v: &&Arc<Versioned>| self.sent.get(&v.name).is_none_or(|known| known.version != v.version);
         let removed = self.sent.keys().filter(|name| !desired.contains_key(*name)).cloned().collect();
@@ -87,6 +165,28 @@ impl Subscription {
         });
         let absent = absent.cloned().collect();
         Difference { upserts: desired.values().filter(changed).cloned().collect(), removed, absent }
+    }
+
+    /// A sidecar's wildcard is what is its own: a few names, held one by one. A foreign client's is the mesh.
+    fn hold_listed(&mut self, view: &dyn View) {
+        let whole = view.kind() != ClientKind::Outrigger;
+        if whole {
+            self.seat.hold_whole(self.kind);
+        }
+        let listed: BTreeSet<Arc<str>> = view.wildcard_names(self.kind).iter().cloned().collect();
+        if !whole {
+            for gone in self.listed.difference(&listed).filter(|name| !self.names.contains(&***name)) {
+                self.let_go(gone, view);
+            }
+            listed.difference(&self.listed).for_each(|new| self.seat.hold(self.kind, new));
+        }
+        self.listed = listed;
+    }
+
+    fn let_go(&self, name: &str, view: &dyn View) {
+        if self.seat.let_go(self.kind, name) {
+            view.let_go(self.kind, name);
+        }
     }
 
     /// Notes what a response carries.
@@ -103,6 +203,14 @@ impl Subscription {
             }
         }
         self.absent.extend(difference.absent.iter().cloned());
+        if let Names::Of(stale) = &mut self.stale {
+            difference.upserts.iter().for_each(|versioned| {
+                stale.remove(&versioned.name);
+            });
+            difference.removed.iter().chain(&difference.absent).for_each(|name| {
+                stale.remove(name);
+            });
+        }
         let sent = difference.upserts.iter().map(|v| (v.name.clone(), v.version.clone())).collect();
         self.flight = Some(Flight { nonce, generation, sent });
         self.answer = false;
@@ -112,18 +220,55 @@ impl Subscription {
     pub(super) fn resend(&mut self, name: &str) {
         if let Some(known) = self.sent.get_mut(name) {
             known.version.clear();
+            self.mark(name);
         }
     }
 
+    /// The client wants a name; whether it is new.
+    pub(super) fn subscribe(&mut self, name: &str) -> bool {
+        self.mark(name);
+        let new = self.names.insert(name.to_owned());
+        if new {
+            self.seat.hold(self.kind, name);
+        }
+        new
+    }
+
     /// Forgets names that the client does not want any more.
-    pub(super) fn unsubscribe(&mut self, name: &str) {
-        self.names.remove(name);
+    pub(super) fn unsubscribe(&mut self, name: &str, view: &dyn View) {
         self.absent.remove(name);
+        if self.names.remove(name) && !self.listed.contains(name) {
+            self.let_go(name, view);
+        }
         if self.wildcard {
             // Asked for again before the difference is taken, it must be sent: the client has dropped it.
             self.resend(name);
         } else {
             self.sent.remove(name);
+        }
+    }
+
+    /// The client does not want everything any more.
+    pub(super) fn unsubscribe_all(&mut self, view: &dyn View) {
+        self.wildcard = false;
+        self.seat.let_go_whole(self.kind);
+        self.let_go(WILDCARD, view);
+        for name in std::mem::take(&mut self.listed) {
+            if !self.names.contains(&*name) {
+                self.let_go(&name, view);
+            }
+        }
+        let names = &self.names;
+        self.sent.retain(|name, _| names.contains(name));
+    }
+
+    /// The stream ends.
+    pub(super) fn close(&mut self, view: &dyn View) {
+        if self.wildcard {
+            self.unsubscribe_all(view);
+        }
+        for name in std::mem::take(&mut self.names) {
+            self.let_go(&name, view);
         }
     }
 }

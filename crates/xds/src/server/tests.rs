@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 
 use outrigger_model::cluster::Cluster;
 use outrigger_model::endpoint::EndpointSet;
-use outrigger_model::resource::Barrier;
 use parking_lot::Mutex;
 
 use super::engine::{Engine, Outgoing};
@@ -17,7 +16,14 @@ struct Shelf {
     kind: ClientKind,
     items: Mutex<BTreeMap<(ResourceKind, String), Arc<Versioned>>>,
     events: Mutex<Vec<ClientEvent>>,
-    changes: watch::Sender<u64>,
+    let_go: Mutex<Vec<(ResourceKind, String)>>,
+    audience: Arc<Audience>,
+}
+
+/// One stream's view of a shelf.
+struct Reader {
+    shelf: Arc<Shelf>,
+    seat: Arc<Seat>,
 }
 
 impl Shelf {
@@ -26,17 +32,33 @@ impl Shelf {
             kind,
             items: Mutex::default(),
             events: Mutex::default(),
-            changes: watch::channel(0).0,
+            let_go: Mutex::default(),
+            audience: Audience::new(0),
         })
+    }
+
+    fn view(self: &Arc<Self>) -> Arc<dyn View> {
+        Arc::new(Reader { shelf: self.clone(), seat: Arc::new(self.audience.join(None)) })
     }
 
     fn put(&self, resource: Resource) {
         let key = (resource.kind(), resource.name().to_owned());
-        self.items.lock().insert(key, Arc::new(Versioned::new(resource)));
+        self.items.lock().insert(key.clone(), Arc::new(Versioned::new(resource)));
+        self.mark(key);
     }
 
     fn take(&self, kind: ResourceKind, name: &str) {
         self.items.lock().remove(&(kind, name.to_owned()));
+        self.mark((kind, name.to_owned()));
+    }
+
+    fn mark(&self, (kind, name): (ResourceKind, String)) {
+        let names = [(kind, name.into()), (kind, WILDCARD.into())];
+        self.audience.changed(self.audience.generation(), &names, []);
+    }
+
+    fn version(&self, kind: ResourceKind, name: &str) -> String {
+        self.items.lock()[&(kind, name.to_owned())].version.clone()
     }
 
     fn events(&self) -> Vec<ClientEvent> {
@@ -44,22 +66,38 @@ impl Shelf {
     }
 }
 
-impl View for Shelf {
+impl View for Reader {
     fn kind(&self) -> ClientKind {
-        self.kind
+        self.shelf.kind
     }
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    fn seat(&self) -> &Arc<Seat> {
+        &self.seat
     }
     fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
-        self.items.lock().get(&(kind, name.to_owned())).cloned()
+        assert!(
+            self.shelf.audience.holds(kind, name),
+            "{name} is looked at and not held: its changes would be missed"
+        );
+        self.shelf.items.lock().get(&(kind, name.to_owned())).cloned()
     }
     fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>> {
-        self.items.lock().iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v.clone()).collect()
+        self.shelf.items.lock().iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v.clone()).collect()
+    }
+    fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]> {
+        self.wildcard(kind).iter().map(|versioned| versioned.name.as_str().into()).collect()
+    }
+    fn let_go(&self, kind: ResourceKind, name: &str) {
+        self.shelf.let_go.lock().push((kind, name.to_owned()));
     }
     fn report(&self, event: ClientEvent) {
-        self.events.lock().push(event);
+        self.shelf.events.lock().push(event);
     }
+}
+
+/// What the engine sends once it has seen what was marked.
+fn next(engine: &mut Engine, generation: u64) -> Vec<Outgoing> {
+    engine.look_up();
+    engine.next(generation)
 }
 
 fn cluster(name: &str, requests: u32) -> Resource {
@@ -83,7 +121,7 @@ fn delta(kind: ResourceKind, subscribe: &[&str], nonce: &str) -> discovery::Delt
 
 fn ask(engine: &mut Engine, request: discovery::DeltaDiscoveryRequest) -> Vec<Outgoing> {
     delta::take(engine, &request).unwrap();
-    engine.next(1)
+    next(engine, 1)
 }
 
 fn upserts(out: &[Outgoing]) -> Vec<&str> {
@@ -98,34 +136,34 @@ fn a_wildcard_gets_everything_once() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(cluster("a", 0));
     shelf.put(cluster("b", 0));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let out = ask(&mut engine, delta(CDS, &["*"], ""));
     assert_eq!(upserts(&out), ["a", "b"]);
     assert!(ask(&mut engine, delta(CDS, &[], &out[0].nonce)).is_empty());
     shelf.put(cluster("b", 1));
-    assert_eq!(upserts(&engine.next(2)), ["b"]);
+    assert_eq!(upserts(&next(&mut engine, 2)), ["b"]);
 }
 
 #[test]
 fn a_name_that_does_not_exist_is_removed_and_sent_when_it_appears() {
     let shelf = Shelf::new(ClientKind::Outrigger);
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let out = ask(&mut engine, delta(EDS, &["x"], ""));
     assert_eq!(out[0].difference.absent, ["x"]);
     assert!(ask(&mut engine, delta(EDS, &[], &out[0].nonce)).is_empty());
     shelf.put(endpoints("x"));
-    assert_eq!(upserts(&engine.next(2)), ["x"]);
+    assert_eq!(upserts(&next(&mut engine, 2)), ["x"]);
 }
 
 #[test]
 fn a_slow_client_sees_only_the_latest() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(cluster("a", 0));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let out = ask(&mut engine, delta(CDS, &["*"], ""));
     for requests in 1..=5 {
         shelf.put(cluster("a", requests));
-        assert!(engine.next(u64::from(requests)).is_empty());
+        assert!(next(&mut engine, u64::from(requests)).is_empty());
     }
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
     let Resource::Cluster(latest) = &*out[0].difference.upserts[0].resource else { panic!("no cluster") };
@@ -136,48 +174,94 @@ fn a_slow_client_sees_only_the_latest() {
 fn an_addition_goes_before_a_removal() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(cluster("old", 0));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let out = ask(&mut engine, delta(CDS, &["*"], ""));
     ask(&mut engine, delta(CDS, &[], &out[0].nonce));
     shelf.take(CDS, "old");
     shelf.put(cluster("new", 0));
-    let out = engine.next(2);
+    let out = next(&mut engine, 2);
     assert_eq!((upserts(&out), out[0].difference.removed.len()), (vec!["new"], 0));
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
     assert_eq!(out[0].difference.removed, ["old"]);
 }
 
-#[test]
-fn the_barrier_waits_for_every_answer() {
-    let shelf = Shelf::new(ClientKind::Outrigger);
-    shelf.put(cluster("a", 0));
-    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 0 }));
-    let mut engine = Engine::new(shelf.clone(), false);
-    assert_eq!(upserts(&ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], ""))), ["barrier"]);
-    let out = ask(&mut engine, delta(CDS, &["*"], ""));
-    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 1 }));
-    assert!(ask(&mut engine, delta(ResourceKind::Barrier, &[], "1")).is_empty());
-    let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
-    assert_eq!(upserts(&out), ["barrier"]);
-    shelf.events();
-    ask(&mut engine, delta(ResourceKind::Barrier, &[], &out[0].nonce));
-    assert_eq!(shelf.events(), [ClientEvent::BarrierAcked { generation: 1 }]);
+fn barrier_of(out: &[Outgoing]) -> Option<u64> {
+    out.iter().flat_map(|outgoing| &outgoing.difference.upserts).find_map(|versioned| {
+        match &*versioned.resource {
+            Resource::Barrier(barrier) => Some(barrier.generation),
+            _ => None,
+        }
+    })
 }
 
 #[test]
-fn a_barrier_that_is_ahead_of_what_was_compared_waits_for_the_next_comparison() {
+fn the_barrier_goes_with_the_last_that_there_is_to_send() {
     let shelf = Shelf::new(ClientKind::Outrigger);
-    shelf.put(Resource::Barrier(Barrier { name: "barrier".into(), generation: 7 }));
-    let mut engine = Engine::new(shelf.clone(), false);
-    assert!(ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], "")).is_empty());
-    assert_eq!(upserts(&engine.next(7)), ["barrier"]);
+    shelf.put(cluster("a", 0));
+    let mut engine = Engine::new(shelf.view(), false);
+    assert_eq!(barrier_of(&ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], ""))), Some(1));
+    ask(&mut engine, delta(ResourceKind::Barrier, &[], "1"));
+    let out = ask(&mut engine, delta(CDS, &["*"], ""));
+    assert_eq!(barrier_of(&out), None, "the same generation");
+    shelf.put(cluster("b", 0));
+    assert!(next(&mut engine, 2).is_empty(), "b waits for the answer to a, and so does the barrier");
+    delta::take(&mut engine, &delta(CDS, &[], &out[0].nonce)).unwrap();
+    shelf.take(CDS, "a");
+    let out = next(&mut engine, 3);
+    assert_eq!((upserts(&out), barrier_of(&out)), (vec!["b"], None), "a is to be removed yet");
+    delta::take(&mut engine, &delta(CDS, &[], &out[0].nonce)).unwrap();
+    let out = next(&mut engine, 3);
+    assert_eq!((out[0].difference.removed.len(), barrier_of(&out)), (1, None));
+    shelf.events();
+    delta::take(&mut engine, &delta(CDS, &[], &out[0].nonce)).unwrap();
+    let out = next(&mut engine, 3);
+    assert_eq!(barrier_of(&out), Some(3));
+    shelf.put(cluster("b", 1));
+    delta::take(&mut engine, &delta(ResourceKind::Barrier, &[], &out[0].nonce)).unwrap();
+    let out = next(&mut engine, 4);
+    assert_eq!((upserts(&out), barrier_of(&out)), (vec!["b", "barrier"], Some(4)), "in one go");
+    shelf.events();
+    ask(&mut engine, delta(ResourceKind::Barrier, &[], &out[1].nonce));
+    assert_eq!(shelf.events(), [ClientEvent::BarrierAcked { generation: 4 }]);
+}
+
+#[test]
+fn the_same_generation_needs_no_second_barrier() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    let mut engine = Engine::new(shelf.view(), false);
+    let out = ask(&mut engine, delta(ResourceKind::Barrier, &["barrier"], ""));
+    assert_eq!(barrier_of(&out), Some(1));
+    assert!(ask(&mut engine, delta(ResourceKind::Barrier, &[], &out[0].nonce)).is_empty());
+    assert_eq!(barrier_of(&next(&mut engine, 2)), Some(2));
+}
+
+#[test]
+fn a_change_marks_those_who_hold_it_and_no_others() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    let (one, other) = (shelf.view(), shelf.view());
+    let mut engines = [Engine::new(one.clone(), false), Engine::new(other.clone(), false)];
+    for (engine, name) in engines.iter_mut().zip(["a", "b"]) {
+        let out = ask(engine, delta(EDS, &[name], ""));
+        ask(engine, delta(EDS, &[], &out[0].nonce));
+    }
+    shelf.audience.changed(7, &[(EDS, "a".into())], []);
+    assert_eq!((one.seat().due(), other.seat().due()), (7, 0));
+    ask(&mut engines[0], {
+        let mut request = delta(EDS, &[], "");
+        request.resource_names_unsubscribe = vec!["a".into()];
+        request
+    });
+    assert!(!shelf.audience.holds(EDS, "a") && shelf.audience.holds(EDS, "b"));
+    drop(engines);
+    assert!(!shelf.audience.holds(EDS, "b"), "a stream that ends lets go");
+    assert_eq!(*shelf.let_go.lock(), [(EDS, "a".to_owned()), (EDS, "b".to_owned())]);
 }
 
 #[test]
 fn endpoints_do_not_wait_for_clusters_but_listeners_do() {
     let shelf = Shelf::new(ClientKind::Envoy);
     shelf.put(cluster("a", 0));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     // An Envoy answers clusters only when they have their endpoints.
     assert_eq!(upserts(&ask(&mut engine, delta(CDS, &["*"], ""))), ["a"]);
     shelf.put(cluster("b", 0));
@@ -193,13 +277,13 @@ fn an_envoy_gets_the_endpoints_of_a_changed_cluster_again() {
     let shelf = Shelf::new(ClientKind::Envoy);
     shelf.put(cluster("a", 0));
     shelf.put(endpoints("a"));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     ask(&mut engine, delta(CDS, &["*"], ""));
     ask(&mut engine, delta(CDS, &[], "1"));
     assert_eq!(upserts(&ask(&mut engine, delta(ResourceKind::Endpoints, &["a"], ""))), ["a"]);
     ask(&mut engine, delta(ResourceKind::Endpoints, &[], "2"));
     shelf.put(cluster("a", 5));
-    let out = engine.next(2);
+    let out = next(&mut engine, 2);
     assert_eq!(
         out.iter().map(|o| (o.kind, o.difference.upserts.len())).collect::<Vec<_>>(),
         [(CDS, 1), (ResourceKind::Endpoints, 1)]
@@ -211,7 +295,7 @@ fn a_suspect_that_is_gone_holds_nobody_up() {
     let shelf = Shelf::new(ClientKind::Envoy);
     shelf.put(cluster("a", 0));
     shelf.put(cluster("b", 0));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     ask(&mut engine, delta(CDS, &["*"], ""));
     let mut refusal = delta(CDS, &[], "1");
     refusal.error_detail = Some(rpc::Status { message: "no".into(), ..Default::default() });
@@ -225,7 +309,7 @@ fn a_suspect_that_is_gone_holds_nobody_up() {
 fn a_client_may_refuse_a_version_after_its_ack() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(cluster("a", 0));
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let version = ask(&mut engine, delta(CDS, &["*"], ""))[0].difference.upserts[0].version.clone();
     ask(&mut engine, delta(CDS, &[], "1"));
     shelf.events();
@@ -249,7 +333,7 @@ fn a_refusal_with_details_names_the_resource_and_is_not_sent_again() {
     for name in ["a", "b", "c"] {
         shelf.put(cluster(name, 0));
     }
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let out = ask(&mut engine, delta(CDS, &["*"], ""));
     let entry = nack::Entry {
         type_url: type_url(CDS).into(),
@@ -267,7 +351,7 @@ fn a_refusal_with_details_names_the_resource_and_is_not_sent_again() {
         matches!(&events[0], ClientEvent::Nacked { name, field, .. } if name == "b" && field == "lb_policy")
     );
     shelf.put(cluster("b", 1));
-    assert_eq!(upserts(&engine.next(2)), ["b"]);
+    assert_eq!(upserts(&next(&mut engine, 2)), ["b"]);
 }
 
 #[test]
@@ -276,7 +360,7 @@ fn suspects_of_a_foreign_refusal_are_sent_one_by_one() {
     for name in ["a", "b"] {
         shelf.put(cluster(name, 0));
     }
-    let mut engine = Engine::new(shelf.clone(), false);
+    let mut engine = Engine::new(shelf.view(), false);
     let refuse = |nonce: &str| {
         let mut request = delta(CDS, &[], nonce);
         request.error_detail = Some(rpc::Status { message: "bad".into(), ..Default::default() });
@@ -297,8 +381,8 @@ fn suspects_of_a_foreign_refusal_are_sent_one_by_one() {
 fn a_reconnecting_client_gets_only_what_changed() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(endpoints("a"));
-    let version = shelf.resource(EDS, "a").unwrap().version.clone();
-    let mut engine = Engine::new(shelf.clone(), false);
+    let version = shelf.version(EDS, "a");
+    let mut engine = Engine::new(shelf.view(), false);
     let mut request = delta(EDS, &["a", "gone"], "");
     request.initial_resource_versions =
         [("a".to_owned(), version), ("gone".to_owned(), "v".to_owned())].into_iter().collect();
@@ -321,20 +405,20 @@ fn ask_whole(
     request: &discovery::DiscoveryRequest,
 ) -> Vec<discovery::DiscoveryResponse> {
     sotw::take(engine, request).unwrap();
-    engine.next(1).into_iter().filter_map(|out| sotw::response(engine, out)).collect()
+    next(engine, 1).into_iter().filter_map(|out| sotw::response(engine, out)).collect()
 }
 
 #[test]
 fn whole_sets_keep_what_is_removed_until_the_addition_is_answered() {
     let shelf = Shelf::new(ClientKind::Envoy);
     shelf.put(cluster("old", 0));
-    let mut engine = Engine::new(shelf.clone(), true);
+    let mut engine = Engine::new(shelf.view(), true);
     let first = ask_whole(&mut engine, &sotw(CDS, &[], ""));
     assert_eq!(first[0].resources.len(), 1);
     assert!(ask_whole(&mut engine, &sotw(CDS, &[], &first[0].nonce)).is_empty());
     shelf.take(CDS, "old");
     shelf.put(cluster("new", 0));
-    let added: Vec<_> = engine.next(2);
+    let added: Vec<_> = next(&mut engine, 2);
     let added = sotw::response(&mut engine, added.into_iter().next().unwrap()).unwrap();
     assert_eq!(added.resources.len(), 2);
     let removed = ask_whole(&mut engine, &sotw(CDS, &[], &added.nonce));
@@ -345,7 +429,7 @@ fn whole_sets_keep_what_is_removed_until_the_addition_is_answered() {
 fn whole_sets_answer_names_and_ignore_old_nonces() {
     let shelf = Shelf::new(ClientKind::Grpc);
     shelf.put(endpoints("a"));
-    let mut engine = Engine::new(shelf.clone(), true);
+    let mut engine = Engine::new(shelf.view(), true);
     assert!(ask_whole(&mut engine, &sotw(EDS, &["b"], "")).is_empty());
     let out = ask_whole(&mut engine, &sotw(EDS, &["a", "b"], ""));
     assert_eq!(out[0].resources.len(), 1);
@@ -358,7 +442,7 @@ fn whole_sets_answer_names_and_ignore_old_nonces() {
 #[test]
 fn an_envoy_without_anything_is_still_answered() {
     let shelf = Shelf::new(ClientKind::Envoy);
-    let mut engine = Engine::new(shelf, true);
+    let mut engine = Engine::new(shelf.view(), true);
     let out = ask_whole(&mut engine, &sotw(ResourceKind::Listener, &[], ""));
     assert_eq!((out.len(), out[0].resources.len()), (1, 0));
 }

@@ -104,3 +104,24 @@ async fn scanning_does_not_call_for_the_next_scan() {
     }
     assert!(before > 0, "reading was told, and is no news");
 }
+
+#[test]
+fn a_file_of_a_hundred_thousand_instances_is_read() {
+    use std::fmt::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::from("instances:\n");
+    for n in 0..100_000 {
+        let _ = writeln!(
+            text,
+            "- {{id: i{n}, service: s{}, addresses: [10.{}.{}.{}], ports: [{{number: 80, protocol: http}}], labels: {{app: s}}}}",
+            n / 10,
+            n >> 16,
+            (n >> 8) & 255,
+            n & 255
+        );
+    }
+    fs::write(dir.path().join("all.yaml"), &text).unwrap();
+    let changes = FileRegistry::new(vec![dir.path().display().to_string()]).scan();
+    assert_eq!(changes.problems, []);
+    assert_eq!(ids(&changes)[0].len(), 100_000);
+}

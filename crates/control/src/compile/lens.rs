@@ -1,0 +1,314 @@
+//! How compilation looks at the world: through a client's eyes, and noting what it looked at.
+//!
+//! What was noted says when a compiled resource is no longer true (its facts), and which other clients see the very same (who
+//! are equal in its facets). A question that was not asked here is one that nobody knows to ask again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use outrigger_rules::intent::{
+    AuthorizationIntent, DestinationIntent, Host, MtlsMode, RouteIntent, WorkloadIntent,
+};
+use outrigger_xds::ClientKind;
+
+use super::scope::Scope;
+use crate::described::Offer;
+use crate::instance::Instance;
+use crate::world::{Fact, MeshSettings, Service, World};
+
+/// What of a client may decide what it sees, besides what kind of client it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Facet {
+    Namespace = 1,
+    Network = 2,
+    Labels = 4,
+    Own = 8,
+}
+
+/// A client's view of a world.
+pub(super) struct Lens<'a> {
+    world: &'a World,
+    scope: &'a Scope,
+    facts: RefCell<BTreeSet<Fact>>,
+    facets: Cell<u8>,
+}
+
+impl<'a> Lens<'a> {
+    pub(super) fn new(world: &'a World, scope: &'a Scope) -> Self {
+        Self { world, scope, facts: RefCell::default(), facets: Cell::new(0) }
+    }
+
+    /// What was looked at.
+    pub(super) fn looked_at(self) -> (BTreeSet<Fact>, Facets) {
+        (self.facts.into_inner(), Facets::of(self.scope, self.world, self.facets.get()))
+    }
+
+    pub(super) fn saw(&self, fact: Fact) {
+        self.facts.borrow_mut().insert(fact);
+    }
+
+    fn facet(&self, facet: Facet) {
+        self.facets.set(self.facets.get() | facet as u8);
+    }
+
+    pub(super) fn kind(&self) -> ClientKind {
+        self.scope.kind
+    }
+
+    /// A gRPC client that has certificates.
+    pub(super) fn is_secure(&self) -> bool {
+        self.scope.secure
+    }
+
+    pub(super) fn bind(&self) -> Option<IpAddr> {
+        self.scope.bind
+    }
+
+    pub(super) fn settings(&self) -> &'a MeshSettings {
+        &self.world.settings
+    }
+
+    pub(super) fn namespace(&self) -> &'a str {
+        self.facet(Facet::Namespace);
+        &self.scope.namespace
+    }
+
+    /// The client's own registration.
+    pub(super) fn own(&self) -> Option<&'a Arc<Instance>> {
+        self.facet(Facet::Own);
+        let own = self.scope.own(self.world)?;
+        self.saw(Fact::Instance(own.id.clone()));
+        Some(own)
+    }
+
+    /// The labels of the client's own registration.
+    pub(super) fn labels(&self) -> Option<&'a BTreeMap<String, String>> {
+        self.facet(Facet::Labels);
+        self.scope.labels(self.world)
+    }
+
+    fn network(&self) -> &'a str {
+        self.facet(Facet::Network);
+        self.scope.network(self.world)
+    }
+
+    /// Whether a network is the client's.
+    pub(super) fn is_own_network(&self, network: &str) -> bool {
+        self.network() == network
+    }
+
+    /// The host that a name means to the client.
+    pub(super) fn resolve(&self, name: &str) -> Option<Host> {
+        // A name of one label is of the client's namespace; all others mean the same to everybody.
+        let alone = !name.strip_suffix('.').unwrap_or(name).contains('.');
+        let namespace = if alone { self.namespace() } else { "" };
+        self.world.resolver.resolve(name, namespace).ok()
+    }
+
+    /// The host of a service.
+    pub(super) fn host_of(&self, instance: &Instance) -> Host {
+        self.world.resolver.service(&instance.service, &instance.namespace)
+    }
+
+    /// The service of a host. A rule's `example.com` may be a described service of that very name.
+    pub(super) fn service(&self, host: &Host) -> Option<Seen<'a>> {
+        self.saw(Fact::Service(host.clone()));
+        let found = self.world.service(host).or_else(|| {
+            let bare = self.world.resolver.bare(host)?;
+            self.saw(Fact::Service(bare.clone()));
+            self.world.service(&bare).filter(|service| !service.described.is_empty())
+        });
+        found.map(Seen)
+    }
+
+    /// The service that a name belongs to: its own, or that of the longest wildcard over it.
+    pub(super) fn service_of(&self, host: &Host) -> Option<Seen<'a>> {
+        let wild = || {
+            let name = host.as_str();
+            name.match_indices('.').find_map(|(at, _)| {
+                let wildcard = self.world.resolver.resolve(&format!("*{}", &name[at..]), "").ok()?;
+                self.service(&wildcard)
+            })
+        };
+        self.service(host).or_else(wild)
+    }
+
+    /// A port of a service as the client sees it.
+    pub(super) fn offer(&self, service: Seen<'a>, port: u16) -> Option<Offer<'a>> {
+        // What nobody describes is the same for everybody.
+        let namespace = if service.0.described.is_empty() { "" } else { self.namespace() };
+        service.0.offer(port, namespace)
+    }
+
+    /// The addresses that stand for a service, as the client is told.
+    pub(super) fn addresses(&self, service: Seen<'a>) -> Vec<IpAddr> {
+        let namespace = if service.0.described.is_empty() { "" } else { self.namespace() };
+        service.0.addresses(namespace)
+    }
+
+    /// All that somebody describes.
+    pub(super) fn described(&self) -> impl Iterator<Item = Seen<'a>> {
+        self.saw(Fact::Described);
+        self.world.described().map(|service| {
+            // Instances may be behind it, too.
+            self.saw(Fact::Service(service.host.clone()));
+            Seen(service)
+        })
+    }
+
+    /// The described workloads of a namespace.
+    pub(super) fn workloads(&self, namespace: &str) -> &'a [Arc<WorkloadIntent>] {
+        self.saw(Fact::Workloads(namespace.to_owned()));
+        self.world.workloads(namespace)
+    }
+
+    /// The registered instances of a namespace.
+    pub(super) fn instances_of(&self, namespace: &'a str) -> impl Iterator<Item = &'a Instance> + use<'a> {
+        self.saw(Fact::Workloads(namespace.to_owned()));
+        self.world.instances().map(AsRef::as_ref).filter(move |instance| instance.namespace == namespace)
+    }
+
+    /// Whether a host is a service's whole name in the mesh's own domain.
+    pub(super) fn is_of_the_mesh(&self, host: &Host) -> bool {
+        self.world.resolver.split(host).is_some()
+    }
+
+    /// All of them; what of each was used is noted by who uses it.
+    pub(super) fn services(&self) -> impl Iterator<Item = Seen<'a>> {
+        self.saw(Fact::Services);
+        self.world.services().map(Seen)
+    }
+
+    /// The instances of a service.
+    pub(super) fn members(&self, service: Seen<'a>) -> impl Iterator<Item = &'a Instance> {
+        self.saw(Fact::Members(service.0.host.clone()));
+        service.0.instances.iter().map(AsRef::as_ref)
+    }
+
+    /// The services that an address stands for, virtual or described.
+    pub(super) fn services_at(&self, address: IpAddr) -> Vec<Seen<'a>> {
+        self.saw(Fact::Address(address));
+        self.saw(Fact::Described);
+        self.world.services_at(address).into_iter().filter_map(|host| self.service(host)).collect()
+    }
+
+    /// The instances that serve an address of the client's network.
+    pub(super) fn workloads_at(&self, address: SocketAddr) -> impl Iterator<Item = &'a Instance> {
+        self.saw(Fact::Address(address.ip()));
+        let network = match self.world.instances_at(address.ip()) {
+            [] => "",
+            _ => self.network(),
+        };
+        self.world.workloads_at(network, address)
+    }
+
+    pub(super) fn route_for(&self, host: &Host) -> Option<Arc<RouteIntent>> {
+        self.saw(Fact::Routes(host.clone()));
+        self.saw_mistaken(host, Fact::Routes);
+        if !self.world.is_routed(host) {
+            return None;
+        }
+        self.world.route_for(host, self.namespace())
+    }
+
+    pub(super) fn destination_for(&self, host: &Host) -> Option<Arc<DestinationIntent>> {
+        self.saw(Fact::Destinations(host.clone()));
+        self.saw_mistaken(host, Fact::Destinations);
+        if !self.world.has_policy(host) {
+            return None;
+        }
+        self.world.destination_for(host, self.namespace())
+    }
+
+    /// Rules that say `example.com` were read as a service's of a namespace.
+    fn saw_mistaken(&self, host: &Host, fact: impl Fn(Host) -> Fact) {
+        if let Some(mistaken) = self.world.resolver.mistaken(host) {
+            self.saw(Fact::Service(host.clone()));
+            self.saw(Fact::Service(mistaken.clone()));
+            self.saw(fact(mistaken));
+        }
+    }
+
+    pub(super) fn mtls_mode(&self, instance: &Instance, port: u16) -> MtlsMode {
+        self.saw(Fact::Mtls(instance.namespace.clone()));
+        self.world.mtls_mode(instance, port)
+    }
+
+    pub(super) fn mtls_ports(&self, instance: &'a Instance) -> impl Iterator<Item = u16> + use<'a> {
+        self.saw(Fact::Mtls(instance.namespace.clone()));
+        self.world.mtls_ports(instance)
+    }
+
+    pub(super) fn authorization_for(&self, instance: &Instance) -> Vec<&'a Arc<AuthorizationIntent>> {
+        self.saw(Fact::Authorization(instance.namespace.clone()));
+        self.world.authorization_for(instance)
+    }
+}
+
+/// A service without its instances, which change more often than it does.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a>(&'a Service);
+
+impl<'a> Seen<'a> {
+    pub(super) fn host(self) -> &'a Host {
+        &self.0.host
+    }
+
+    pub(super) fn name(self) -> &'a str {
+        &self.0.name
+    }
+
+    pub(super) fn namespace(self) -> &'a str {
+        &self.0.namespace
+    }
+
+    pub(super) fn ports(self) -> &'a BTreeMap<u16, crate::instance::Protocol> {
+        &self.0.ports
+    }
+
+    /// What requests to a port may switch to.
+    pub(super) fn upgrades(self, port: u16) -> &'a [String] {
+        self.0.upgrades.get(&port).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Clients that are equal in these see the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facets {
+    kind: ClientKind,
+    bind: Option<IpAddr>,
+    secure: bool,
+    regex_limit: u32,
+    namespace: Option<String>,
+    network: Option<String>,
+    labels: Option<Option<BTreeMap<String, String>>>,
+    own: Option<Option<String>>,
+}
+
+impl Facets {
+    fn of(scope: &Scope, world: &World, used: u8) -> Self {
+        let uses = |facet: Facet| used & facet as u8 != 0;
+        Self {
+            kind: scope.kind,
+            bind: scope.bind,
+            secure: scope.secure,
+            regex_limit: scope.regex_limit,
+            namespace: uses(Facet::Namespace).then(|| scope.namespace.clone()),
+            network: uses(Facet::Network).then(|| scope.network(world).to_owned()),
+            labels: uses(Facet::Labels).then(|| scope.labels(world).cloned()),
+            own: uses(Facet::Own).then(|| scope.own(world).map(|own| own.id.clone())),
+        }
+    }
+
+    /// Whether a client is equal in all of them.
+    pub(super) fn fit(&self, scope: &Scope, world: &World) -> bool {
+        (self.kind, self.bind, self.secure, self.regex_limit)
+            == (scope.kind, scope.bind, scope.secure, scope.regex_limit)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == scope.namespace)
+            && self.network.as_ref().is_none_or(|network| network == scope.network(world))
+            && self.labels.as_ref().is_none_or(|labels| labels.as_ref() == scope.labels(world))
+            && self.own.as_ref().is_none_or(|own| own.as_ref() == scope.own(world).map(|own| &own.id))
+    }
+}

@@ -1,0 +1,273 @@
+//! After any sequence of changes every client has exactly what a world built afresh would give it, though it looked again only
+//! at what it was told of.
+//!
+//! `OUTRIGGER_CHANGES` is how many changes are made; the seed is printed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+use outrigger_identity::Revoked;
+use outrigger_xds::server::{Name, Seat, WILDCARD};
+
+use super::super::cache::fresh;
+use super::*;
+use crate::world::{Change, Fact};
+
+const CHANGES: usize = 400;
+const ADDRESSES: [&str; 6] = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "10.0.0.4", "10.0.0.5"];
+const SERVICES: [(&str, &str); 5] =
+    [("web", "shop"), ("catalog", "shop"), ("Catalog", "shop"), ("pay", "bank"), ("stock", "bank")];
+const ACCOUNTS: [&str; 2] = ["web", "default"];
+
+const RULES: [&str; 26] = [
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: catalog, namespace: shop}, spec: {host: catalog, subsets: [{name: v1, labels: {version: v1}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: catalog2, namespace: shop}, spec: {host: catalog, trafficPolicy: {tls: {mode: DISABLE}}, subsets: [{name: v2, labels: {version: v2}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: catalog, namespace: bank}, spec: {host: catalog.shop.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: private, namespace: shop}, spec: {host: '*.bank.svc.cluster.local', exportTo: ['.'], trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: all, namespace: bank}, spec: {host: '*.svc.cluster.local', trafficPolicy: {connectionPool: {tcp: {idleTimeout: 5s}}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: catalog, namespace: shop}, spec: {hosts: [catalog], http: [{match: [{sourceLabels: {version: v1}}], route: [{destination: {host: pay.bank}}]}, {route: [{destination: {host: catalog, subset: v1}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a-catalog, namespace: bank}, spec: {hosts: [catalog.shop.svc.cluster.local], exportTo: ['.'], http: [{route: [{destination: {host: pay}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: wild, namespace: shop}, spec: {hosts: ['*.shop.svc.cluster.local'], http: [{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: web}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: stock, namespace: bank}, spec: {hosts: [stock], tcp: [{match: [{sourceNamespace: shop}], route: [{destination: {host: pay}}]}, {route: [{destination: {host: stock}}]}]}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: shop}, spec: {mtls: {mode: STRICT}}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: DISABLE}}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: outrigger-system}, spec: {mtls: {mode: STRICT}}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: one, namespace: shop}, spec: {selector: {matchLabels: {version: v1}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {9999: {mode: STRICT}}}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: none, namespace: bank}, spec: {}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: deny, namespace: shop}, spec: {action: DENY, selector: {matchLabels: {version: v2}}, rules: [{to: [{operation: {paths: [/admin*]}}]}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: root, namespace: outrigger-system}, spec: {action: DENY, rules: [{from: [{source: {namespaces: [evil]}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: api, namespace: shop}, spec: {hosts: [api.example.com, example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8000}, {number: 9090, protocol: TLS}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: api, namespace: bank}, spec: {hosts: [api.example.com], exportTo: ['.'], resolution: STATIC, ports: [{number: 80, protocol: TCP}], endpoints: [{address: 192.0.2.1, labels: {version: v1}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: wild, namespace: shop}, spec: {hosts: ['*.wiki.org'], ports: [{number: 80, protocol: HTTP}, {number: 9090, protocol: TCP}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: catalog, namespace: shop}, spec: {hosts: [catalog.shop.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {version: v1}}, ports: [{number: 80, protocol: HTTP, targetPort: 9090}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: all, namespace: bank}, spec: {hosts: [all.bank.example], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {app: pay}}, ports: [{number: 80}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: block, namespace: bank}, spec: {hosts: [db.example.com], addresses: [10.0.0.0/29, 192.0.2.9], ports: [{number: 9090, protocol: TCP}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: shop, labels: {version: v1}}, spec: {address: 192.0.2.7, ports: {http: 9091}}}",
+    "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: bank}, spec: {address: 192.0.2.8, serviceAccount: vm, labels: {app: pay, security.istio.io/tlsMode: istio}}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: outside, namespace: shop}, spec: {host: example.com, trafficPolicy: {tls: {mode: SIMPLE}}, subsets: [{name: v1, labels: {version: v1}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: outside, namespace: bank}, spec: {hosts: [example.com], http: [{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: example.com, port: {number: 80}}}]}]}}",
+];
+
+/// One client that looks again only at what it was told of.
+struct Stream {
+    scope: Scope,
+    seat: Seat,
+    has: BTreeMap<Name, Option<String>>,
+}
+
+impl Stream {
+    fn look(&mut self, compiled: &Compiled, name: &Name) {
+        let version = match &*name.1 {
+            WILDCARD => Some(format!("{:?}", compiled.wildcard_names(&self.scope, name.0))),
+            _ => compiled.resource(&self.scope, name.0, &name.1).map(|versioned| versioned.version.clone()),
+        };
+        self.has.insert(name.clone(), version);
+    }
+
+    fn hear(&mut self, compiled: &Compiled) {
+        let (everything, names) = self.seat.marked();
+        let names: Vec<Name> = match everything {
+            true => self.has.keys().cloned().collect(),
+            false => names.into_iter().filter(|name| self.has.contains_key(name)).collect(),
+        };
+        names.iter().for_each(|name| self.look(compiled, name));
+    }
+}
+
+struct Bench {
+    rng: Rng,
+    world: World,
+    rules: BTreeSet<usize>,
+    intents: Vec<Vec<Intent>>,
+    roots: usize,
+    compiled: Compiled,
+    streams: Vec<Stream>,
+    names: Vec<Name>,
+}
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        let world = World::empty(MeshSettings::default());
+        let compiled = Compiled::new(Arc::new(world.clone()), "0".into(), Arc::default());
+        let client = |kind, namespace: &str, account: &str, instance: Option<&str>, secure| {
+            let namespace = namespace.to_owned();
+            let (service_account, instance) = (account.to_owned(), instance.map(str::to_owned));
+            let seat = compiled.audience().join(instance.as_deref());
+            let scope =
+                Scope { kind, namespace, service_account, instance, bind: None, secure, regex_limit: 100 };
+            Stream { scope, seat, has: BTreeMap::new() }
+        };
+        let streams = vec![
+            client(ClientKind::Outrigger, "shop", "web", Some("i0"), false),
+            client(ClientKind::Outrigger, "shop", "web", Some("i1"), false),
+            client(ClientKind::Outrigger, "shop", "default", Some("i2"), false),
+            client(ClientKind::Outrigger, "bank", "default", Some("i3"), false),
+            client(ClientKind::Outrigger, "bank", "default", None, false),
+            client(ClientKind::Envoy, "shop", "web", Some("i4"), false),
+            client(ClientKind::Grpc, "bank", "default", None, true),
+            client(ClientKind::Grpc, "shop", "default", None, false),
+        ];
+        let intents = RULES.iter().map(|rule| intents(rule)).collect();
+        let (rules, roots) = (BTreeSet::new(), 0);
+        let rng = Rng::with_seed(seed);
+        Self { rng, world, rules, intents, roots, compiled, streams, names: all_names() }
+    }
+
+    fn instance(&mut self) -> Instance {
+        let rng = &mut self.rng;
+        let (service, namespace) = SERVICES[rng.usize(..SERVICES.len())];
+        let version = ["v1", "v2"][rng.usize(..2)];
+        let protocol = [Protocol::Auto, Protocol::Http, Protocol::Grpc, Protocol::Tcp][rng.usize(..4)];
+        let address = ADDRESSES[rng.usize(..ADDRESSES.len())];
+        let port = [80, 9090][rng.usize(..2)];
+        let mut instance =
+            sample(&format!("i{}", rng.usize(..10)), service, version, address, port, protocol);
+        instance.namespace = namespace.into();
+        instance.service_account = ACCOUNTS[rng.usize(..2)].into();
+        instance.state = [State::Running, State::Running, State::Stopping, State::Unhealthy, State::Stopped]
+            [rng.usize(..5)];
+        instance.sidecar = rng.u8(..4) > 0;
+        instance.network = ["", "", "", "edge"][rng.usize(..4)].into();
+        if rng.u8(..4) == 0 {
+            instance.addresses.push(ADDRESSES[rng.usize(..ADDRESSES.len())].parse().unwrap());
+        }
+        if rng.u8(..6) == 0 {
+            instance.ports[0].upgrades = vec!["SPDY/3.1".into()];
+        }
+        instance
+    }
+
+    fn change(&mut self) {
+        let mut change = Change::default();
+        for _ in 0..=self.rng.u8(..3) {
+            match self.rng.u8(..10) {
+                0..6 => {
+                    let instance = self.instance();
+                    self.world.put(Arc::new(instance), &mut change);
+                }
+                6..8 => self.world.take(&format!("i{}", self.rng.usize(..10)), &mut change),
+                8 => {
+                    let rule = self.rng.usize(..RULES.len());
+                    if !self.rules.remove(&rule) {
+                        self.rules.insert(rule);
+                    }
+                    let all =
+                        self.rules.iter().flat_map(|rule| self.intents[*rule].clone()).collect::<Vec<_>>();
+                    self.world.rule(all, &mut change);
+                }
+                _ => {
+                    self.roots += 1;
+                    change.facts.insert(Fact::Trust);
+                }
+            }
+        }
+        self.world.generation += 1;
+        let roots = self.roots.to_string().into();
+        let stale = self.compiled.advance(Arc::new(self.world.clone()), roots, Arc::default(), &change);
+        self.compiled.settle(self.world.generation, stale, &change);
+    }
+
+    /// Somebody wants another name, or one name less.
+    fn ask(&mut self) {
+        let stream = self.rng.usize(..self.streams.len());
+        let name = self.names[self.rng.usize(..self.names.len())].clone();
+        let stream = &mut self.streams[stream];
+        if stream.has.remove(&name).is_none() {
+            stream.seat.hold(name.0, &name.1);
+            stream.look(&self.compiled, &name);
+        } else if stream.seat.let_go(name.0, &name.1) {
+            self.compiled.let_go(name.0, &name.1);
+        }
+    }
+
+    fn check(&mut self, step: usize, stream: usize) {
+        let all = self.rules.iter().flat_map(|rule| self.intents[*rule].clone()).collect::<Vec<_>>();
+        let generation = self.world.generation;
+        let afresh = World::new(generation, MeshSettings::default(), self.world.instances().cloned(), all);
+        let afresh = Arc::new(afresh);
+        let (roots, revoked): (Arc<str>, Arc<Revoked>) = (self.roots.to_string().into(), Arc::default());
+        let stream = &mut self.streams[stream];
+        for (name, has) in &stream.has {
+            let expected = fresh(&afresh, &roots, &revoked, &stream.scope, name.0, &name.1);
+            assert_eq!(*has, expected, "after {step} changes, {name:?} as {:?} sees it", stream.scope);
+        }
+    }
+}
+
+/// Everything that anybody may ask for, and some that never is there.
+fn all_names() -> Vec<Name> {
+    let mut names: Vec<Name> = vec![(ResourceKind::Secret, "ROOTCA".into())];
+    let hosts = SERVICES.iter().map(|(service, namespace)| {
+        format!("{}.{namespace}.svc.cluster.local", service.to_ascii_lowercase())
+    });
+    let addresses = ADDRESSES.iter().map(|address| (*address).to_owned());
+    let described = [
+        "api.example.com",
+        "example.com",
+        "*.wiki.org",
+        "en.wiki.org",
+        "all.bank.example",
+        "db.example.com",
+        "*",
+    ];
+    let others =
+        ["nobody.shop.svc.cluster.local", "catalog", "com", "192.0.2.9", "example.com.svc.cluster.local"];
+    let others = described.into_iter().chain(others).map(str::to_owned);
+    for host in hosts.chain(addresses).chain(others) {
+        names.push((ResourceKind::Host, host.as_str().into()));
+        for port in [80, 9090] {
+            for subset in ["", "v1", "v2"] {
+                let name = format!("outbound|{port}|{subset}|{host}");
+                names.push((ResourceKind::Cluster, name.as_str().into()));
+                names.push((ResourceKind::Endpoints, name.into()));
+            }
+            let name = format!("outbound|{port}||{host}");
+            names.push((ResourceKind::Listener, name.as_str().into()));
+            names.push((ResourceKind::Routes, name.into()));
+            names.push((ResourceKind::Listener, format!("{host}:{port}").into()));
+            names.push((ResourceKind::Destination, format!("{host}:{port}").into()));
+            if let Ok(ip) = host.parse() {
+                let address = std::net::SocketAddr::new(ip, port);
+                names.push((ResourceKind::Destination, format!("/{address}").into()));
+                names.push((ResourceKind::Destination, format!("edge/{address}").into()));
+                names.push((ResourceKind::Listener, format!("inbound|{address}").into()));
+            }
+        }
+    }
+    for port in [80, 9090, 9999] {
+        names.push((ResourceKind::Routes, port.to_string().into()));
+        names.push((ResourceKind::Listener, format!("outbound_{port}").into()));
+        names.push((ResourceKind::Cluster, format!("inbound|{port}||").into()));
+    }
+    names.extend([ResourceKind::Listener, ResourceKind::Cluster].map(|kind| (kind, WILDCARD.into())));
+    names
+}
+
+#[test]
+fn a_world_that_was_changed_equals_one_built_afresh() {
+    let changes = std::env::var("OUTRIGGER_CHANGES").ok().map_or(CHANGES, |count| count.parse().unwrap());
+    let seed =
+        std::env::var("OUTRIGGER_SEED").ok().map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("OUTRIGGER_SEED={seed}");
+    let mut bench = Bench::new(seed);
+    for _ in 0..300 {
+        bench.ask();
+    }
+    let mut looked = 0;
+    for step in 0..changes {
+        bench.change();
+        (0..3).for_each(|_| bench.ask());
+        for stream in &mut bench.streams {
+            stream.hear(&bench.compiled);
+        }
+        looked += 1;
+        bench.check(step, step % bench.streams.len());
+        if step % 64 == 0 {
+            (0..bench.streams.len()).for_each(|stream| bench.check(step, stream));
+        }
+    }
+    assert_eq!(looked, changes);
+    // What nobody holds is not kept.
+    let held: BTreeSet<&Name> = bench.streams.iter().flat_map(|stream| stream.has.keys()).collect();
+    assert!(bench.compiled.kept() <= held.len(), "{} of {}", bench.compiled.kept(), held.len());
+}

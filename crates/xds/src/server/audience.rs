@@ -1,0 +1,321 @@
+//! Who holds which name: a change wakes the streams that hold something of it, and no others.
+//!
+//! A stream's [`Seat`] collects what it has to compare again. Whoever publishes a change marks first and counts the generation
+//! after, so that a stream which read the generation before it compared has seen all of it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use outrigger_model::resource::ResourceKind;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// What is compared: a kind, and a name of it.
+pub type Name = (ResourceKind, Arc<str>);
+
+/// Stands for the list of names that a wildcard subscription has.
+pub const WILDCARD: &str = "*";
+
+/// What telling one stream may cost of the time until streams are woken again: pushing stays below a tenth of a core while
+/// changes come without end. The first change after a pause never waits.
+const PACE: Duration = Duration::from_micros(200);
+/// No change waits longer.
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// All streams, by what they hold.
+pub struct Audience {
+    inner: Mutex<Inner>,
+    generation: watch::Sender<u64>,
+    own: Weak<Self>,
+}
+
+#[derive(Default)]
+struct Inner {
+    holders: HashMap<ResourceKind, HashMap<Arc<str>, HashSet<u64>>>,
+    /// Those who hold every name of a kind.
+    whole: HashMap<ResourceKind, HashSet<u64>>,
+    subjects: HashMap<String, HashSet<u64>>,
+    seats: HashMap<u64, Arc<Mark>>,
+    next: u64,
+    pace: Pace,
+    closed: bool,
+}
+
+/// Who waits to be woken.
+#[derive(Default)]
+struct Pace {
+    /// Nobody is woken before.
+    open: Option<Instant>,
+    waiting: HashSet<u64>,
+    timer: bool,
+}
+
+/// What a stream has to compare again.
+#[derive(Default)]
+struct Mark {
+    stale: Mutex<Stale>,
+    /// The last generation that had something for it.
+    due: AtomicU64,
+    wake: Notify,
+    /// Tells when what the stream is about has changed.
+    moved: watch::Sender<()>,
+}
+
+/// What is to be compared again.
+#[derive(Default)]
+pub(super) struct Stale {
+    pub(super) everything: bool,
+    pub(super) names: BTreeSet<Name>,
+    pub(super) closed: bool,
+}
+
+impl Audience {
+    /// Nobody is there.
+    pub fn new(generation: u64) -> Arc<Self> {
+        let (generation, _) = watch::channel(generation);
+        Arc::new_cyclic(|own| Self { inner: Mutex::default(), generation, own: own.clone() })
+    }
+
+    /// The generation up to which everybody has been marked.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Wakes when everybody has been marked for a further generation.
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// A stream. `subject` is whom it is about, such as the instance that it stands beside.
+    pub fn join(&self, subject: Option<&str>) -> Seat {
+        let mut inner = self.inner.lock();
+        let id = inner.next;
+        inner.next += 1;
+        let mark = Arc::new(Mark::default());
+        mark.due.store(self.generation(), Ordering::Relaxed);
+        mark.stale.lock().closed = inner.closed;
+        inner.seats.insert(id, mark.clone());
+        if let Some(subject) = subject {
+            inner.subjects.entry(subject.to_owned()).or_default().insert(id);
+        }
+        Seat { id, mark, subject: subject.map(str::to_owned), audience: self.own.clone() }
+    }
+
+    /// Whether a stream holds a name, or every name of its kind.
+    pub fn holds(&self, kind: ResourceKind, name: &str) -> bool {
+        self.inner.lock().holds(kind, name)
+    }
+
+    /// Runs `with` while nobody comes to hold a name that nobody holds now; does nothing when somebody does.
+    pub fn unless_held(&self, kind: ResourceKind, name: &str, with: impl FnOnce()) {
+        let inner = self.inner.lock();
+        if !inner.holds(kind, name) {
+            with();
+        }
+    }
+
+    /// Runs `with` while a name is held and cannot be let go; does nothing when nobody holds it.
+    pub fn while_held(&self, kind: ResourceKind, name: &str, with: impl FnOnce()) {
+        let inner = self.inner.lock();
+        if inner.holds(kind, name) {
+            with();
+        }
+    }
+
+    /// Up to `generation` these names changed, and what these subjects are; whoever has to do with them compares again.
+    pub fn changed<'n>(
+        &self,
+        generation: u64,
+        names: impl IntoIterator<Item = &'n Name>,
+        subjects: impl IntoIterator<Item = &'n str>,
+    ) {
+        let mut inner = self.inner.lock();
+        let mut woken = HashSet::new();
+        for name in names {
+            let whole = inner.whole.get(&name.0).into_iter().flatten();
+            for id in
+                inner.holders.get(&name.0).and_then(|of| of.get(&name.1)).into_iter().flatten().chain(whole)
+            {
+                if let Some(mark) = inner.seats.get(id) {
+                    mark.stale.lock().names.insert(name.clone());
+                    woken.insert(*id);
+                }
+            }
+        }
+        for subject in subjects {
+            for id in inner.subjects.get(subject).into_iter().flatten() {
+                if let Some(mark) = inner.seats.get(id) {
+                    mark.stale.lock().everything = true;
+                    mark.moved.send_replace(());
+                    woken.insert(*id);
+                }
+            }
+        }
+        for mark in woken.iter().filter_map(|id| inner.seats.get(id)) {
+            mark.due.store(generation, Ordering::Relaxed);
+        }
+        inner.pace.waiting.extend(woken);
+        self.generation.send_replace(generation);
+        self.wake(&mut inner);
+    }
+
+    /// Wakes those who wait, now or when it is time.
+    fn wake(&self, inner: &mut Inner) {
+        let now = Instant::now();
+        match inner.pace.open.filter(|open| *open > now) {
+            None => {
+                let woken = std::mem::take(&mut inner.pace.waiting);
+                let pause = PACE.saturating_mul(u32::try_from(woken.len()).unwrap_or(u32::MAX)).min(LONGEST);
+                inner.pace.open = Some(now + pause);
+                for mark in woken.iter().filter_map(|id| inner.seats.get(id)) {
+                    mark.wake.notify_one();
+                }
+            }
+            Some(open) if !inner.pace.timer && !inner.pace.waiting.is_empty() => {
+                let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+                inner.pace.timer = true;
+                let own = self.own.clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep_until(open).await;
+                    if let Some(audience) = own.upgrade() {
+                        let mut inner = audience.inner.lock();
+                        inner.pace.timer = false;
+                        audience.wake(&mut inner);
+                    }
+                });
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Ends every stream.
+    pub fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        for mark in inner.seats.values() {
+            mark.stale.lock().closed = true;
+            mark.wake.notify_one();
+        }
+    }
+}
+
+impl Inner {
+    fn holds(&self, kind: ResourceKind, name: &str) -> bool {
+        self.whole.get(&kind).is_some_and(|of| !of.is_empty())
+            || self.holders.get(&kind).is_some_and(|of| of.contains_key(name))
+    }
+}
+
+/// The place of one stream. It lets go of everything when it is dropped.
+pub struct Seat {
+    id: u64,
+    mark: Arc<Mark>,
+    subject: Option<String>,
+    audience: Weak<Audience>,
+}
+
+impl Seat {
+    /// The last generation that had something for this stream.
+    pub fn due(&self) -> u64 {
+        self.mark.due.load(Ordering::Relaxed)
+    }
+
+    /// The generation up to which it has been marked.
+    pub(super) fn generation(&self) -> u64 {
+        self.audience.upgrade().map_or(0, |audience| audience.generation())
+    }
+
+    /// Wakes when there is something to compare again.
+    pub(super) async fn woken(&self) {
+        self.mark.wake.notified().await;
+    }
+
+    /// What is to be compared again since the last call.
+    pub(super) fn take(&self) -> Stale {
+        let mut stale = self.mark.stale.lock();
+        let closed = stale.closed;
+        let taken = std::mem::take(&mut *stale);
+        stale.closed = closed;
+        taken
+    }
+
+    /// What was marked since the last call: everything, or these names.
+    pub fn marked(&self) -> (bool, BTreeSet<Name>) {
+        let Stale { everything, names, .. } = self.take();
+        (everything, names)
+    }
+
+    /// Wakes when what the stream is about has changed.
+    pub fn moves(&self) -> watch::Receiver<()> {
+        self.mark.moved.subscribe()
+    }
+
+    /// Holds a name: from now on its changes are marked here. What it is must be looked at after this.
+    pub fn hold(&self, kind: ResourceKind, name: &str) {
+        let Some(audience) = self.audience.upgrade() else { return };
+        let mut inner = audience.inner.lock();
+        let of = inner.holders.entry(kind).or_default();
+        match of.get_mut(name) {
+            Some(ids) => ids.insert(self.id),
+            None => of.entry(name.into()).or_default().insert(self.id),
+        };
+    }
+
+    /// Holds every name of a kind.
+    pub(super) fn hold_whole(&self, kind: ResourceKind) {
+        if let Some(audience) = self.audience.upgrade() {
+            audience.inner.lock().whole.entry(kind).or_default().insert(self.id);
+        }
+    }
+
+    pub(super) fn let_go_whole(&self, kind: ResourceKind) {
+        if let Some(audience) = self.audience.upgrade()
+            && let Some(of) = audience.inner.lock().whole.get_mut(&kind)
+        {
+            of.remove(&self.id);
+        }
+    }
+
+    /// Lets go of a name. Yields whether nobody holds it any more.
+    pub fn let_go(&self, kind: ResourceKind, name: &str) -> bool {
+        let Some(audience) = self.audience.upgrade() else { return false };
+        let mut inner = audience.inner.lock();
+        let Some(of) = inner.holders.get_mut(&kind) else { return false };
+        let Some(ids) = of.get_mut(name) else { return false };
+        ids.remove(&self.id);
+        if !ids.is_empty() {
+            return false;
+        }
+        of.remove(name);
+        true
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("id", &self.id).field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(audience) = self.audience.upgrade() else { return };
+        let mut inner = audience.inner.lock();
+        inner.seats.remove(&self.id);
+        inner.whole.values_mut().for_each(|of| {
+            of.remove(&self.id);
+        });
+        if let Some(subject) = &self.subject
+            && let Some(of) = inner.subjects.get_mut(subject)
+        {
+            of.remove(&self.id);
+            if of.is_empty() {
+                inner.subjects.remove(subject);
+            }
+        }
+    }
+}
