@@ -25,7 +25,7 @@ use crate::registry::api::{Caller, Held, Leases};
 use crate::registry::file::Problem;
 use crate::store::records::{StoredInstance, StoredRevocation, StoredRule};
 use crate::store::{Contents, Mutation, Store, StoreError};
-use crate::world::{MeshSettings, World};
+use crate::world::{Change, MeshSettings, World};
 
 mod draft;
 mod revocations;
@@ -194,6 +194,8 @@ impl Keeper {
         let world = draft.world();
         let (roots, revoked) = (draft.roots_pem.clone(), draft.revocations.list().clone());
         let compiled = Arc::new(Compiled::new(world.clone(), roots, revoked));
+        // Nobody was here before.
+        draft.change = Change::default();
         let first = draft.publish(&compiled, &world, &problems, leases.held());
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (generation, watched) = watch::channel(generation);
@@ -417,7 +419,8 @@ impl Task {
             self.draft = turn.draft;
             self.world = self.draft.world();
             let (roots, revoked) = (self.draft.roots_pem.clone(), self.draft.revocations.list().clone());
-            stale = Some(self.compiled.advance(self.world.clone(), roots, revoked, &self.draft.change));
+            let change = std::mem::take(&mut self.draft.change);
+            stale = Some((self.compiled.advance(self.world.clone(), roots, revoked, &change), change));
         }
         if turn.changed || republish {
             let held = self.leases.held();
@@ -431,8 +434,8 @@ impl Task {
         turn.said.iter().for_each(|said| said.log(generation));
         turn.finish.into_iter().for_each(|finish| finish(Ok(generation)));
         // Whoever asked has the answer; what it takes to find out who has to be told is nobody's wait.
-        if let Some(stale) = stale {
-            self.compiled.settle(generation, stale, &self.draft.change);
+        if let Some((stale, change)) = stale {
+            self.compiled.settle(generation, stale, &change);
         }
     }
 }

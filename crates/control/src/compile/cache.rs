@@ -19,7 +19,8 @@ use super::scope::Scope;
 use super::{any_host, cluster, described, destination, endpoints, host, inbound, names, outbound, route};
 use crate::world::{Change, Fact, Wide, World};
 
-/// A change that may concern more names than this is not looked into: whoever holds one of them compares.
+/// A change that may concern more than this, over all who see something of their own, is not looked into: whoever holds one of the
+/// names compares.
 const MOST_LOOKED_INTO: usize = 2_000;
 
 /// What a client sees of one name: `None` was found not to exist; what it does not enforce of the rules behind it; and of a
@@ -106,17 +107,15 @@ impl Compiled {
     }
 
     fn look(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Outcome {
-        self.look_with(scope, kind, name).1
+        if let Some(known) = self.state.lock().find(scope, kind, name) {
+            return known.outcome.clone();
+        }
+        self.look_anew(scope, kind, name).1
     }
 
-    fn look_with(&self, scope: &Scope, kind: ResourceKind, name: &str) -> (Facets, Outcome) {
-        let mut inputs = {
-            let state = self.state.lock();
-            if let Some(known) = state.find(scope, kind, name) {
-                return (known.facets.clone(), known.outcome.clone());
-            }
-            state.inputs.clone()
-        };
+    /// Compiles, and keeps what somebody holds.
+    fn look_anew(&self, scope: &Scope, kind: ResourceKind, name: &str) -> (Facets, Outcome) {
+        let mut inputs = self.state.lock().inputs.clone();
         // Outside of the lock: two clients may do the same work once, which is cheaper than one waiting for another.
         for _ in 0..3 {
             let compiled = compile(&inputs, scope, kind, name);
@@ -165,9 +164,9 @@ impl Compiled {
 
     /// Compiles anew what somebody holds, and marks those who see something else than before.
     pub fn settle(&self, generation: u64, stale: Stale, change: &Change) {
-        let looked_into = stale.0.len() <= MOST_LOOKED_INTO;
+        let looked_into = stale.0.iter().map(|(_, before)| before.len()).sum::<usize>() <= MOST_LOOKED_INTO;
         let is_other = |(kind, name): &Name, before: &Variant| {
-            let (facets, outcome) = self.look_with(&before.scope, *kind, name);
+            let (facets, outcome) = self.look_anew(&before.scope, *kind, name);
             // With other facets others may see something else than this one does.
             facets != before.facets || !outcome.is_same(&before.outcome)
         };

@@ -36,8 +36,6 @@ pub struct Audience {
 #[derive(Default)]
 struct Inner {
     holders: HashMap<ResourceKind, HashMap<Arc<str>, HashSet<u64>>>,
-    /// Those who hold every name of a kind.
-    whole: HashMap<ResourceKind, HashSet<u64>>,
     subjects: HashMap<String, HashSet<u64>>,
     seats: HashMap<u64, Arc<Mark>>,
     next: u64,
@@ -105,7 +103,7 @@ impl Audience {
         Seat { id, mark, subject: subject.map(str::to_owned), audience: self.own.clone() }
     }
 
-    /// Whether a stream holds a name, or every name of its kind.
+    /// Whether a stream holds a name.
     pub fn holds(&self, kind: ResourceKind, name: &str) -> bool {
         self.inner.lock().holds(kind, name)
     }
@@ -136,10 +134,7 @@ impl Audience {
         let mut inner = self.inner.lock();
         let mut woken = HashSet::new();
         for name in names {
-            let whole = inner.whole.get(&name.0).into_iter().flatten();
-            for id in
-                inner.holders.get(&name.0).and_then(|of| of.get(&name.1)).into_iter().flatten().chain(whole)
-            {
+            for id in inner.holders.get(&name.0).and_then(|of| of.get(&name.1)).into_iter().flatten() {
                 if let Some(mark) = inner.seats.get(id) {
                     mark.stale.lock().names.insert(name.clone());
                     woken.insert(*id);
@@ -205,12 +200,11 @@ impl Audience {
 
 impl Inner {
     fn holds(&self, kind: ResourceKind, name: &str) -> bool {
-        self.whole.get(&kind).is_some_and(|of| !of.is_empty())
-            || self.holders.get(&kind).is_some_and(|of| of.contains_key(name))
+        self.holders.get(&kind).is_some_and(|of| of.contains_key(name))
     }
 }
 
-/// The place of one stream. It lets go of everything when it is dropped.
+/// The place of one stream. What it holds it lets go of itself, name by name.
 pub struct Seat {
     id: u64,
     mark: Arc<Mark>,
@@ -265,21 +259,6 @@ impl Seat {
         };
     }
 
-    /// Holds every name of a kind.
-    pub(super) fn hold_whole(&self, kind: ResourceKind) {
-        if let Some(audience) = self.audience.upgrade() {
-            audience.inner.lock().whole.entry(kind).or_default().insert(self.id);
-        }
-    }
-
-    pub(super) fn let_go_whole(&self, kind: ResourceKind) {
-        if let Some(audience) = self.audience.upgrade()
-            && let Some(of) = audience.inner.lock().whole.get_mut(&kind)
-        {
-            of.remove(&self.id);
-        }
-    }
-
     /// Lets go of a name. Yields whether nobody holds it any more.
     pub fn let_go(&self, kind: ResourceKind, name: &str) -> bool {
         let Some(audience) = self.audience.upgrade() else { return false };
@@ -306,9 +285,6 @@ impl Drop for Seat {
         let Some(audience) = self.audience.upgrade() else { return };
         let mut inner = audience.inner.lock();
         inner.seats.remove(&self.id);
-        inner.whole.values_mut().for_each(|of| {
-            of.remove(&self.id);
-        });
         if let Some(subject) = &self.subject
             && let Some(of) = inner.subjects.get_mut(subject)
         {

@@ -7,7 +7,6 @@ use outrigger_model::resource::ResourceKind;
 
 use super::audience::{Seat, WILDCARD};
 use super::{Versioned, View};
-use crate::ClientKind;
 
 /// One client's subscription to one kind.
 pub(super) struct Subscription {
@@ -167,19 +166,12 @@ impl Subscription {
         Difference { upserts: desired.values().filter(changed).cloned().collect(), removed, absent }
     }
 
-    /// A sidecar's wildcard is what is its own: a few names, held one by one. A foreign client's is the mesh.
     fn hold_listed(&mut self, view: &dyn View) {
-        let whole = view.kind() != ClientKind::Outrigger;
-        if whole {
-            self.seat.hold_whole(self.kind);
-        }
         let listed: BTreeSet<Arc<str>> = view.wildcard_names(self.kind).iter().cloned().collect();
-        if !whole {
-            for gone in self.listed.difference(&listed).filter(|name| !self.names.contains(&***name)) {
-                self.let_go(gone, view);
-            }
-            listed.difference(&self.listed).for_each(|new| self.seat.hold(self.kind, new));
+        for gone in self.listed.difference(&listed).filter(|name| !self.names.contains(&***name)) {
+            self.let_go(gone, view);
         }
+        listed.difference(&self.listed).for_each(|new| self.seat.hold(self.kind, new));
         self.listed = listed;
     }
 
@@ -251,7 +243,6 @@ impl Subscription {
     /// The client does not want everything any more.
     pub(super) fn unsubscribe_all(&mut self, view: &dyn View) {
         self.wildcard = false;
-        self.seat.let_go_whole(self.kind);
         self.let_go(WILDCARD, view);
         for name in std::mem::take(&mut self.listed) {
             if !self.names.contains(&*name) {
