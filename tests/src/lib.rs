@@ -9,5 +9,6 @@ pub mod jaeger;
 pub mod mesh;
 pub mod names;
 pub mod netns;
+pub mod recorder;
 pub mod require;
 pub mod wait;

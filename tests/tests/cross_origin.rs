@@ -2,7 +2,6 @@
 //! answers, and what the mirrors receive is the same.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery};
@@ -17,11 +16,10 @@ use outrigger_model::route::{
 use outrigger_tests::app::echo;
 use outrigger_tests::fake_control::{FakeControl, resource, response};
 use outrigger_tests::mesh::Mesh;
+use outrigger_tests::recorder::{self, Received, recorder};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use outrigger_xds::{ClientKind, Encoded, encode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::BINARY;
 use crate::paths::{CLUSTER, inbound, start_envoy};
@@ -100,48 +98,9 @@ fn cluster(name: &str, to: SocketAddr) -> Encoded {
     encode(&Resource::Cluster(Cluster { discovery, ..Cluster::new(name) }), ClientKind::Envoy)
 }
 
-/// What a mirror has received, in order.
-type Received = Arc<Mutex<Vec<String>>>;
-
 /// A mirror, which answers with an error: nobody may notice.
 async fn mirror() -> (SocketAddr, Received) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let received = Received::default();
-    let all = received.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let all = all.clone();
-            tokio::spawn(async move {
-                while let Ok(Some(message)) = message(&mut stream).await {
-                    all.lock().unwrap().push(seen(&message));
-                    let answer = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 4\r\n\r\noops";
-                    let _ = stream.write_all(answer).await;
-                }
-            });
-        }
-    });
-    (address, received)
-}
-
-/// One message with its body, of which the length is known; `None` at the end.
-pub async fn message(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
-    let mut text = String::new();
-    let mut piece = [0; 4096];
-    loop {
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let lower = head.to_ascii_lowercase();
-            let length = lower.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-            let chunked = lower.contains("transfer-encoding: chunked") && !body.ends_with("0\r\n\r\n");
-            if !chunked && body.len() >= length.unwrap_or(0) {
-                return Ok(Some(text));
-            }
-        }
-        match stream.read(&mut piece).await? {
-            0 => return Ok(None),
-            n => text += &String::from_utf8_lossy(&piece[..n]),
-        }
-    }
+    recorder(seen, |_| Some("500 Internal Server Error\r\ncontent-length: 4\r\n\r\noops")).await
 }
 
 /// What of a copy must be the same: its request line, host, our edits, the application's own header, the body.
@@ -170,16 +129,7 @@ fn answered(answer: &str) -> String {
 }
 
 async fn ask(to: SocketAddr, request: &str) -> std::io::Result<String> {
-    let (head, body) = request.split_once("\n\n").unwrap_or((request, ""));
-    let mut lines = head.lines();
-    let mut text = format!("{} HTTP/1.1\r\n", lines.next().unwrap_or_default());
-    if !head.contains("\nHost:") {
-        text += "Host: shop\r\n";
-    }
-    lines.for_each(|line| text += &format!("{line}\r\n"));
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(format!("{text}\r\n{body}").as_bytes()).await?;
-    Ok(message(&mut stream).await?.map_or_else(|| "closed".into(), |answer| answered(&answer)))
+    Ok(recorder::ask(to, request).await?.map_or_else(|| "closed".into(), |answer| answered(&answer)))
 }
 
 /// All answers of a proxy, and then what the mirrors have received.

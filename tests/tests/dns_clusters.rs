@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use outrigger_model::cluster::{DnsDiscovery, DnsFamilies};
@@ -15,7 +14,7 @@ use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::foreign::Foreign;
+use crate::foreign::run_envoy;
 
 /// A cluster: its name, which name it is of, Envoy's words for its type and families, and ours.
 type Case = (&'static str, &'static str, &'static str, &'static str, bool, DnsFamilies);
@@ -142,18 +141,7 @@ async fn names_have_the_addresses_that_they_have_for_a_real_envoy() {
         let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         probe.local_addr().unwrap()
     };
-    let config = directory.path().join("envoy.json");
-    std::fs::write(&config, envoy_config(admin, server.address).to_string()).unwrap();
-    let log = std::fs::File::create(directory.path().join("envoy.log")).unwrap();
-    let child = Command::new(envoy)
-        .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let _envoy = Foreign::new(child);
+    let _envoy = run_envoy(&envoy, directory.path(), &envoy_config(admin, server.address));
     let ours = ours(server.address);
     agree(admin, &ours, &[four, other, six], "all addresses").await;
     assert_eq!(ours.sets.borrow()["logical"], BTreeSet::from([other]), "the first of the answer");

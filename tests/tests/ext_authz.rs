@@ -2,7 +2,6 @@
 //! by the same resources, are asked about in the same words and have the same answers.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -25,15 +24,14 @@ use outrigger_model::route::{
 use outrigger_tests::app::echo;
 use outrigger_tests::fake_control::{FakeControl, resource, response};
 use outrigger_tests::mesh::Mesh;
+use outrigger_tests::recorder::{self, Received, recorder};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use outrigger_xds::{ClientKind, Encoded, encode};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
 use crate::BINARY;
-use crate::cross_origin::message;
 use crate::paths::{CLUSTER, inbound, start_envoy};
 use crate::thin_thread::catalog;
 
@@ -47,36 +45,21 @@ const REQUESTS: &[&str] = &[
 ];
 
 /// The words of the questions, in order.
-type Questions = Arc<Mutex<Vec<String>>>;
+type Questions = Received;
 
 /// An HTTP service that judges by the path.
 async fn http_service() -> (SocketAddr, Questions) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let questions = Questions::default();
-    let all = questions.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let all = all.clone();
-            tokio::spawn(async move {
-                while let Ok(Some(question)) = message(&mut stream).await {
-                    all.lock().unwrap().push(words(&question));
-                    let answer = match question.split(' ').nth(1).unwrap_or_default() {
-                        path if path.contains("/allow") => {
-                            "200 OK\r\nx-user: ann\r\nx-resp: r\r\nx-none: n\r\ncontent-length: 0\r\n\r\n"
-                        }
-                        path if path.contains("/deny") => {
-                            "401 Unauthorized\r\nwww-authenticate: Basic\r\nx-why: no\r\nx-none: n\r\ncontent-length: 4\r\n\r\nwho?"
-                        }
-                        path if path.contains("/error") => "500 Oops\r\ncontent-length: 0\r\n\r\n",
-                        _ => continue,
-                    };
-                    let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
-                }
-            });
+    recorder(words, |question| match question.split(' ').nth(1).unwrap_or_default() {
+        path if path.contains("/allow") => {
+            Some("200 OK\r\nx-user: ann\r\nx-resp: r\r\nx-none: n\r\ncontent-length: 0\r\n\r\n")
         }
-    });
-    (address, questions)
+        path if path.contains("/deny") => Some(
+            "401 Unauthorized\r\nwww-authenticate: Basic\r\nx-why: no\r\nx-none: n\r\ncontent-length: 4\r\n\r\nwho?",
+        ),
+        path if path.contains("/error") => Some("500 Oops\r\ncontent-length: 0\r\n\r\n"),
+        _ => None,
+    })
+    .await
 }
 
 /// What of a question over HTTP must be the same.
@@ -249,13 +232,7 @@ fn answered(answer: &str) -> String {
 }
 
 async fn ask(to: SocketAddr, request: &str) -> std::io::Result<String> {
-    let (head, body) = request.split_once("\n\n").unwrap_or((request, ""));
-    let mut lines = head.lines();
-    let mut text = format!("{} HTTP/1.1\r\nHost: shop\r\n", lines.next().unwrap_or_default());
-    lines.for_each(|line| text += &format!("{line}\r\n"));
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(format!("{text}\r\n{body}").as_bytes()).await?;
-    Ok(message(&mut stream).await?.map_or_else(|| "closed".into(), |answer| answered(&answer)))
+    Ok(recorder::ask(to, request).await?.map_or_else(|| "closed".into(), |answer| answered(&answer)))
 }
 
 /// All answers of a proxy, and all questions that it put.

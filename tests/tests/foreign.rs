@@ -16,12 +16,6 @@ use crate::thin_thread::{STRICT, catalog, web};
 /// A foreign process that ends with the test.
 pub(crate) struct Foreign(Child);
 
-impl Foreign {
-    pub(crate) fn new(child: Child) -> Self {
-        Self(child)
-    }
-}
-
 impl Drop for Foreign {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -216,8 +210,13 @@ async fn envoy_joins(api_type: &str) {
 
 /// A real Envoy as the sidecar of `web`: at host 30 it stands for every service, at the port of the service.
 pub(crate) async fn start_envoy(mesh: &Mesh, envoy: &Path, api_type: &str) -> Foreign {
-    let config = write(&mesh.path("envoy.json"), &envoy_bootstrap(mesh, api_type).await.to_string());
-    let log = std::fs::File::create(mesh.path("envoy.log")).unwrap();
+    run_envoy(envoy, &mesh.path(""), &envoy_bootstrap(mesh, api_type).await)
+}
+
+/// An Envoy with a configuration; that and its log are in `directory`.
+pub(crate) fn run_envoy(envoy: &Path, directory: &Path, config: &serde_json::Value) -> Foreign {
+    let config = write(&directory.join("envoy.json"), &config.to_string());
+    let log = std::fs::File::create(directory.join("envoy.log")).unwrap();
     let child = Command::new(envoy)
         .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"])
         .arg(config)

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use outrigger_model::listener::{
@@ -17,7 +16,7 @@ use outrigger_model::route::{
 };
 use outrigger_tests::app::echo;
 use outrigger_tests::fake_control::{FakeControl, resource, response};
-use outrigger_tests::mesh::{Mesh, Process};
+use outrigger_tests::mesh::Mesh;
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use outrigger_xds::{ClientKind, Encoded, encode};
@@ -26,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
+use crate::foreign::{Foreign, run_envoy};
 use crate::thin_thread::catalog;
 
 /// The application, for both.
@@ -202,7 +202,7 @@ pub fn start_envoy(
     envoy: &Path,
     listener: &Encoded,
     clusters: &[(&str, SocketAddr)],
-) -> Process {
+) -> Foreign {
     let any = [field(1, listener.type_url.as_bytes()), field(2, &listener.value)].concat();
     let file = mesh.path("lds.pb");
     std::fs::write(&file, [field(1, b"1"), field(2, &any)].concat()).unwrap();
@@ -231,12 +231,7 @@ pub fn start_envoy(
             "resource_api_version": "V3", "path_config_source": { "path": file } } },
         "static_resources": { "clusters": clusters },
     });
-    let config = mesh.path("table-envoy.json");
-    std::fs::write(&config, bootstrap.to_string()).unwrap();
-    let mut command = Command::new(envoy);
-    command.args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"]).arg(config);
-    command.stdin(Stdio::null());
-    Process::spawn(command, mesh.path("table-envoy.log"))
+    run_envoy(envoy, &mesh.path(""), &bootstrap)
 }
 
 /// Sends a row's request; what came of it.

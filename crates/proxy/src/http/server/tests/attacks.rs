@@ -156,15 +156,6 @@ async fn held_or_small() -> SocketAddr {
     .await
 }
 
-async fn until(what: &str, come: impl Fn() -> bool) {
-    let waiting = async {
-        while !come() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} does not come"));
-}
-
 #[tokio::test]
 async fn references_to_the_header_table_hold_no_more_than_is_handed_out() {
     if !is_alone("references_to_the_header_table_hold_no_more_than_is_handed_out") {

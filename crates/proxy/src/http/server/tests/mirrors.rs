@@ -3,13 +3,11 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{Cors, Mirror, Rewrite};
 use outrigger_telemetry::metrics::Registry;
-use tokio::time::timeout;
 
 use super::rig::*;
 use crate::http::body::REPLAY_LIMIT;
@@ -56,18 +54,6 @@ fn mirrored(app: SocketAddr, mirrors: &[SocketAddr]) -> Setup {
         setup.forward().mirrors.push(Mirror::all(name));
     }
     setup
-}
-
-async fn comes<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let waiting = async {
-        loop {
-            if let Some(come) = look() {
-                return come;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
 /// Copies with this outcome, by now.

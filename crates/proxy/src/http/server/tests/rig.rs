@@ -214,3 +214,21 @@ pub type Count = Rc<std::cell::Cell<usize>>;
 pub fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
+
+/// Looks until it is there; the only place of these tests that sleeps.
+pub async fn comes<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(come) = look() {
+                return come;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} does not come"))
+}
+
+/// Waits until it is so.
+pub async fn until(what: &str, come: impl Fn() -> bool) {
+    comes(what, || come().then_some(())).await;
+}

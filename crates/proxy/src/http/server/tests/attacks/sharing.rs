@@ -1,5 +1,6 @@
 //! What must not be one client's alone: a shared connection's windows, its life, and the attempt to make it.
 
+use std::cell::Cell;
 use std::task::{Context, Waker};
 
 use h2::Reason;
@@ -79,16 +80,17 @@ async fn uploads_that_nobody_takes_starve_no_other_stream() {
 #[tokio::test]
 async fn one_clients_cancellations_end_nobody_elses_requests() {
     run(async {
-        let release = Rc::new(Notify::new());
+        let (release, slow) = (Rc::new(Notify::new()), Rc::new(Cell::new(0)));
         let app = app(Rc::default(), {
-            let release = release.clone();
+            let (release, slow) = (release.clone(), slow.clone());
             move |request, mut respond| {
-                let release = release.clone();
+                let (release, slow) = (release.clone(), slow.clone());
                 async move {
                     if request.uri().path() == "/held" {
                         release.notified().await;
                         return answer(10, respond).await;
                     }
+                    slow.set(slow.get() + 1);
                     let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
                 }
             }
@@ -101,7 +103,9 @@ async fn one_clients_cancellations_end_nobody_elses_requests() {
         let mut hasty = client(rig.address).await;
         for _ in 0..10 {
             let streams: Vec<_> = (0..200).map(|_| hasty.send_request(get("/slow"), true).unwrap()).collect();
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            // Cancelled are requests that the application has, not only the sidecar.
+            let before = slow.get();
+            until("one of them", || slow.get() > before).await;
             for (response, mut stream) in streams {
                 stream.send_reset(Reason::CANCEL);
                 drop(response);
