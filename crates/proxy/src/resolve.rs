@@ -88,15 +88,19 @@ impl Resolver {
     pub fn want(&mut self, wanted: Wanted) -> Vec<EndpointSet> {
         self.wanted = wanted;
         self.said.retain(|name, _| self.wanted.contains_key(name));
-        let questions: Vec<Question> = self.wanted.values().flat_map(questions).collect();
-        self.names.retain(|question, _| questions.contains(question));
-        self.board.retain(|name| questions.iter().any(|(host, _)| host == name));
-        for question in questions {
-            if !self.names.contains_key(&question) {
-                let task = self.start(question.clone());
-                self.names.insert(question, Name { addresses: None, trouble: None, task });
+        let questions: BTreeSet<Question> = self.wanted.values().flat_map(questions).collect();
+        let hosts: BTreeSet<&str> = questions.iter().map(|(host, _)| host.as_str()).collect();
+        self.board.retain(|name| hosts.contains(name));
+        for question in &questions {
+            if !self.names.contains_key(question) {
+                // Who is only asked at other times has not moved.
+                let mut others = self.names.iter().filter(|((host, _), _)| *host == question.0);
+                let addresses = others.find_map(|(_, name)| name.addresses.clone());
+                let task = self.start(question.clone(), addresses.clone().unwrap_or_default());
+                self.names.insert(question.clone(), Name { addresses, trouble: None, task });
             }
         }
+        self.names.retain(|question, _| questions.contains(question));
         self.news(|_| true)
     }
 
@@ -109,8 +113,8 @@ impl Resolver {
         let Some(name) = self.names.get_mut(&question) else { return Vec::new() };
         match outcome {
             Outcome::Found(addresses) => {
+                name.trouble = addresses.missing.as_ref().map(|(_, why)| why.clone());
                 name.addresses = Some(addresses);
-                name.trouble = None;
             }
             Outcome::Absent(why) => {
                 name.addresses = Some(Addresses::default());
@@ -144,13 +148,21 @@ impl Resolver {
         news
     }
 
-    fn start(&self, question: Question) -> AbortHandle {
+    fn start(&self, question: Question, mut known: Addresses) -> AbortHandle {
         let (lookup, board, answered) = (self.lookup.clone(), self.board.clone(), self.answered.clone());
         let task = async move {
             let (host, policy) = &question;
             let mut schedule = Schedule::new(*policy);
             loop {
-                let outcome = lookup.look_up(host).await;
+                let mut outcome = lookup.look_up(host).await;
+                match &mut outcome {
+                    Outcome::Found(addresses) => {
+                        addresses.complete(&known);
+                        known.clone_from(addresses);
+                    }
+                    Outcome::Absent(_) => known = Addresses::default(),
+                    Outcome::Failed(_) => {}
+                }
                 let pause = schedule.after(&outcome, fastrand::f64());
                 board.note(host, &outcome, Instant::now(), pause);
                 let answer = Answer { question: question.clone(), outcome };

@@ -56,9 +56,15 @@ impl Board {
         match outcome {
             Outcome::Found(addresses) => {
                 self.0.found.fetch_add(1, Relaxed);
-                if let Some(was) = status.trouble.take() {
-                    tracing::info!(host, was, "the name is resolved again");
+                let trouble = addresses.missing.as_ref().map(|(_, why)| why.clone());
+                match (&status.trouble, &trouble) {
+                    (Some(was), None) => tracing::info!(host, was, "the name is resolved again"),
+                    (None, Some(why)) => {
+                        tracing::warn!(host, why, "one kind of the name's addresses stays what it was");
+                    }
+                    _ => {}
                 }
+                status.trouble = trouble;
                 status.addresses = addresses.iter().collect();
                 status.ttl = addresses.ttl;
                 (status.answered, status.failures) = (Some(now), 0);

@@ -9,12 +9,15 @@ use std::time::Duration;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use outrigger_model::resource::is_virtual;
+use tokio::sync::Semaphore;
 
 use crate::dns::message::{Query, Transport};
 use crate::dns::upstream::Upstreams;
 
 /// More addresses of one name are passed over.
 const MOST: usize = 256;
+/// Names that are asked for at once.
+const MOST_LOOKUPS: usize = 64;
 /// A longer hosts file is passed over.
 const LONGEST_FILE: u64 = 1 << 20;
 
@@ -27,6 +30,15 @@ pub struct Addresses {
     pub v6: Vec<Ipv6Addr>,
     /// For how long it may be kept; zero says nothing.
     pub ttl: Duration,
+    /// The kind that nobody said anything of, and why.
+    pub(super) missing: Option<(Kind, String)>,
+}
+
+/// A kind of address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    V4,
+    V6,
 }
 
 impl Addresses {
@@ -37,6 +49,16 @@ impl Addresses {
 
     fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// The kind that is missing stays what it was. Where there was none of it before, none is missing: there are servers that
+    /// cannot say of a name that it has no IPv6 address.
+    pub(super) fn complete(&mut self, before: &Self) {
+        match &self.missing {
+            Some((Kind::V4, _)) if !before.v4.is_empty() => self.v4.clone_from(&before.v4),
+            Some((Kind::V6, _)) if !before.v6.is_empty() => self.v6.clone_from(&before.v6),
+            _ => self.missing = None,
+        }
     }
 }
 
@@ -56,9 +78,11 @@ pub struct Lookup {
     upstreams: Upstreams,
     search: Vec<String>,
     hosts: PathBuf,
+    /// Many names at once wait for each other, and leave resolvers to the workload.
+    permits: Semaphore,
 }
 
-/// One kind of address.
+/// The answer for one kind of address.
 struct Part {
     addresses: Vec<IpAddr>,
     ttl: Duration,
@@ -67,7 +91,8 @@ struct Part {
 impl Lookup {
     /// `search` are the domains of names without a dot, `hosts` is the file whose word goes before that of DNS.
     pub fn new(servers: Vec<SocketAddr>, search: Vec<String>, hosts: PathBuf) -> Self {
-        Self { upstreams: Upstreams::new(servers), search, hosts }
+        let permits = Semaphore::new(MOST_LOOKUPS);
+        Self { upstreams: Upstreams::new(servers), search, hosts, permits }
     }
 
     pub(super) async fn look_up(&self, host: &str) -> Outcome {
@@ -76,12 +101,10 @@ impl Lookup {
         }
         // As the C library with `ndots:1`: a name without a dot is one of these domains' first.
         let relative = if host.contains('.') { &[] } else { self.search.as_slice() };
-        let mut failed = None;
         for name in relative.iter().map(|domain| format!("{host}.{domain}")).chain([host.to_owned()]) {
             match self.ask(&name).await {
                 Outcome::Absent(_) if name != host => {}
-                Outcome::Failed(why) if name != host => failed = Some(why),
-                Outcome::Absent(why) => return failed.map_or(Outcome::Absent(why), Outcome::Failed),
+                // Nor is it known of a domain that says nothing that the name is not there: the next may have another host.
                 ended => return ended,
             }
         }
@@ -110,13 +133,13 @@ impl Lookup {
         (!addresses.is_empty()).then_some(addresses)
     }
 
-    /// Both kinds at once. One kind that fails counts only where the other has nothing: there are servers that cannot say
-    /// of a name that it has no IPv6 address.
+    /// Both kinds at once. One that fails is missing; where the other has nothing, the lookup has failed.
     async fn ask(&self, name: &str) -> Outcome {
         if self.upstreams.is_empty() {
             let why = "there is no resolver to ask: dns.upstream of the bootstrap file, or nameserver in /etc/resolv.conf";
             return Outcome::Failed(why.to_owned());
         }
+        let _permit = self.permits.acquire().await;
         let (v4, v6) = tokio::join!(self.part(name, RecordType::A), self.part(name, RecordType::AAAA));
         let mut found = Addresses::default();
         let mut ttls = Vec::new();
@@ -132,7 +155,14 @@ impl Lookup {
         found.ttl = ttls.into_iter().min().unwrap_or_default();
         drop_unreachable(&mut found);
         match (v4, v6) {
-            _ if !found.is_empty() => Outcome::Found(found),
+            (v4, v6) if !found.is_empty() => {
+                found.missing = match (v4, v6) {
+                    (Err(End::Failed(why)), _) => Some((Kind::V4, why)),
+                    (_, Err(End::Failed(why))) => Some((Kind::V6, why)),
+                    _ => None,
+                };
+                Outcome::Found(found)
+            }
             (Err(End::Failed(why)), _) | (_, Err(End::Failed(why))) => Outcome::Failed(why),
             (Err(End::Absent(why)), _) | (_, Err(End::Absent(why))) => Outcome::Absent(why),
             (Ok(_), Ok(_)) => Outcome::Absent("the name has no address".to_owned()),

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use outrigger_model::cluster::DnsDiscovery;
 
-use super::lookup::Outcome;
+use super::lookup::{Addresses, Outcome};
 
+/// However often a cluster wants it.
+const LEAST: Duration = Duration::from_millis(100);
 /// However short an answer lives.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// However long an answer lives: who moves a service must not wait for days.
@@ -44,11 +46,11 @@ impl Schedule {
     pub(super) fn after(&mut self, outcome: &Outcome, random: f64) -> Duration {
         let Policy { respect_ttl, refresh, retry: (base, most) } = self.policy;
         match outcome {
-            Outcome::Failed(_) => {
+            Outcome::Failed(_) | Outcome::Found(Addresses { missing: Some(_), .. }) => {
                 let doubled =
                     base.saturating_mul(1_u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX));
                 self.failures = self.failures.saturating_add(1);
-                doubled.min(most).max(Duration::from_millis(1)).mul_f64(0.5 + random / 2.0)
+                doubled.min(most).max(LEAST).mul_f64(0.5 + random / 2.0)
             }
             Outcome::Found(_) | Outcome::Absent(_) => {
                 self.failures = 0;
@@ -57,7 +59,7 @@ impl Schedule {
                     _ => Duration::ZERO,
                 };
                 // Zero says nothing, as in Envoy.
-                let pause = if ttl.is_zero() { refresh } else { ttl.clamp(SHORTEST, LONGEST) };
+                let pause = if ttl.is_zero() { refresh.max(LEAST) } else { ttl.clamp(SHORTEST, LONGEST) };
                 pause.mul_f64(1.0 + random / 20.0)
             }
         }
@@ -66,7 +68,6 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lookup::Addresses;
     use super::*;
 
     fn schedule(change: impl Fn(&mut DnsDiscovery)) -> Schedule {

@@ -26,6 +26,8 @@ enum Said {
     Code(ResponseCode),
     /// Only IPv6 is asked for in vain.
     NoV6(Vec<IpAddr>),
+    /// Only IPv4 is asked for in vain.
+    NoV4(Vec<IpAddr>),
     Nothing,
 }
 
@@ -104,8 +106,12 @@ fn answer(zone: &Zone, query: &Message) -> Option<Message> {
             answer.metadata.response_code = ResponseCode::ServFail;
             return Some(answer);
         }
+        Some(Said::NoV4(_)) if kind == RecordType::A => {
+            answer.metadata.response_code = ResponseCode::ServFail;
+            return Some(answer);
+        }
         Some(Said::Nothing) => return None,
-        Some(Said::NoV6(addresses)) => (addresses, 30),
+        Some(Said::NoV6(addresses) | Said::NoV4(addresses)) => (addresses, 30),
         Some(Said::Addresses(addresses, ttl)) => (addresses, ttl),
     };
     let alias = DnsName::from_ascii("alias.example.").unwrap();
@@ -270,6 +276,48 @@ async fn one_kind_of_address_is_enough() {
     resolver.want(wanted(&[("s", discovery(&["four.example"]))]));
     assert_eq!(said(&next(&mut resolver).await), ["192.0.2.4"]);
     assert_eq!(board.name("four.example").unwrap().failures, 0);
+}
+
+#[tokio::test]
+async fn a_kind_of_address_that_is_asked_for_in_vain_stays_what_it_was() {
+    let server = Server::start().await;
+    server.has("api.example", 1, &["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+    let dns = DnsDiscovery { families: DnsFamilies::V4Preferred, ..discovery(&["api.example"]) };
+    let (mut resolver, board) = server.resolver();
+    resolver.want(wanted(&[("s", dns)]));
+    assert_eq!(said(&next(&mut resolver).await), ["192.0.2.1", "192.0.2.2"]);
+    server.says("api.example", Said::NoV4(vec!["2001:db8::1".parse().unwrap()]));
+    timeout(LONG, async {
+        while board.name("api.example").unwrap().trouble.is_none() {
+            assert_eq!(resolver.next().await, [], "what answers in part takes nothing away");
+        }
+    })
+    .await
+    .unwrap();
+    server.has("api.example", 1, &["2001:db8::1"]);
+    assert_eq!(said(&next(&mut resolver).await), ["2001:db8::1"], "but that there is no IPv4 address does");
+}
+
+#[tokio::test]
+async fn another_refresh_does_not_forget_what_is_known() {
+    let server = Server::start().await;
+    server.has("api.example", 60, &["192.0.2.1"]);
+    let (mut resolver, _) = server.resolver();
+    resolver.want(wanted(&[("s", discovery(&["api.example"]))]));
+    assert_eq!(said(&next(&mut resolver).await), ["192.0.2.1"]);
+    server.says("api.example", Said::Code(ResponseCode::ServFail));
+    let other = DnsDiscovery { refresh: Duration::from_secs(7), ..discovery(&["api.example"]) };
+    assert_eq!(resolver.want(wanted(&[("s", other)])), []);
+    assert_eq!(timeout(LONG, resolver.next()).await.unwrap(), [], "nobody says that it moved");
+}
+
+#[tokio::test]
+async fn a_search_domain_that_says_nothing_ends_the_search() {
+    let server = Server::start().await;
+    server.says("db.corp.example", Said::Code(ResponseCode::ServFail));
+    server.has("db", 60, &["192.0.2.66"]);
+    let lookup = Lookup::new(vec![server.address], vec!["corp.example".to_owned()], PathBuf::new());
+    assert!(matches!(lookup.look_up("db").await, Outcome::Failed(_)), "another host may bear the next name");
 }
 
 #[tokio::test]
