@@ -1,8 +1,10 @@
 //! Servers that speak first: what two sidecars add to the time until their first byte, and what one sidecar of a PERMISSIVE workload
 //! adds for a client that has none.
 //!
-//! Measured against a second port of the same application that the rules leave alone, turn by turn, so that a busy machine is busy for
-//! both. The medians of the differences are held, and the measurement is repeated before it fails.
+//! Not how fast it is (that is a bench's), but which wait is in it: a silent client that may be about to begin TLS is held for 20 ms,
+//! whoever is known to have a sidecar and every client of a plain port for none. Measured against a second port of the same application
+//! that the rules leave alone, turn by turn, so that a busy machine is busy for both. The median of the differences must be below the
+//! first wait too many, in one of ten measurements.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,6 +21,8 @@ use super::{ALONE, MARKER, Pair, hears};
 const THROUGH: u16 = 7000;
 const DIRECT: u16 = 7001;
 const ROUNDS: usize = 20;
+/// Of a client that may be about to begin TLS.
+const HOLD: Duration = Duration::from_millis(20);
 
 async fn first_byte(to: SocketAddr) -> std::io::Result<Duration> {
     let began = Instant::now();
@@ -73,7 +77,7 @@ async fn adds_less_than(bound: Duration, what: &str, client: &Host, server: &Hos
             return;
         }
     }
-    panic!("{said}; it may add {bound:?}");
+    panic!("{said}; that is a wait of {bound:?} too many");
 }
 
 async fn greeting(pair: &Pair) {
@@ -94,7 +98,7 @@ const LEAVE: Workload<'_> = Workload {
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_sidecars_add_less_than_five_milliseconds_to_a_greeting() {
+async fn two_sidecars_hold_no_greeting_up() {
     let Some(pair) = Pair::start(&[THROUGH], LEAVE).await else { return };
     greeting(&pair).await;
     pair.crosses("a greeting", THROUGH, async |address| {
@@ -102,11 +106,11 @@ async fn two_sidecars_add_less_than_five_milliseconds_to_a_greeting() {
         assert!(said.ends_with(MARKER), "{said}");
     })
     .await;
-    adds_less_than(Duration::from_millis(5), "two sidecars", &pair.client.host, &pair.server.host).await;
+    adds_less_than(HOLD, "two sidecars", &pair.client.host, &pair.server.host).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_without_a_sidecar_is_greeted_within_25_milliseconds_where_it_may_be() {
+async fn a_client_without_a_sidecar_is_held_once_where_it_may_be_greeted() {
     let Some(pair) = Pair::start(&[THROUGH], LEAVE).await else { return };
     greeting(&pair).await;
     let stranger = pair.net.host("stranger");
@@ -123,7 +127,7 @@ spec: {mtls: {mode: PERMISSIVE}}
 ",
         )
         .await;
-    adds_less_than(Duration::from_millis(25), "a plain client", &stranger, &pair.server.host).await;
+    adds_less_than(2 * HOLD, "a plain client", &stranger, &pair.server.host).await;
     // Whoever has a sidecar is not answered in plain text meanwhile.
     let capture = pair.capture().await;
     measure(&pair.client.host, &pair.server.host).await;
