@@ -61,7 +61,7 @@ impl Worker {
         let (buffers, connections) = (Buffers::new(), Connections::default());
         let (alarm, ledger) = (Alarm::default(), Ledger::new(&process.memory));
         let way = Way::new(&process, metrics.clone(), buffers.clone(), ledger.clone());
-        let (pools, mirrors) = (Pools::new(way.clone()), Rc::default());
+        let (pools, mirrors) = (Pools::new(way.clone()), Rc::new(UnderWay::new(process.memory.workers())));
         Rc::new(Self {
             id,
             process,

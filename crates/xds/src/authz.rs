@@ -10,7 +10,8 @@ use crate::wire::auth::attribute_context::{HttpRequest, Peer, Request};
 use crate::wire::auth::check_response::HttpResponse;
 use crate::wire::auth::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse};
 use crate::wire::core::{
-    self, Address, HeaderValueOption, address::Address as AddressKind, socket_address::PortSpecifier,
+    self, Address, HeaderValueOption, address::Address as AddressKind,
+    header_value_option::HeaderAppendAction, socket_address::PortSpecifier,
 };
 use crate::wire::protobuf;
 
@@ -40,12 +41,25 @@ pub enum Verdict {
     Denied { status: u16, headers: Vec<Edit>, body: String },
 }
 
-/// A header, set or added.
+/// A header, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
     pub name: String,
-    pub value: String,
-    pub append: bool,
+    pub value: Vec<u8>,
+    pub how: How,
+}
+
+/// What becomes of what there is already under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It is replaced.
+    Set,
+    /// It stays beside.
+    Append,
+    /// It goes before.
+    IfAbsent,
+    /// It is replaced; without it nothing is added.
+    IfPresent,
 }
 
 impl Check<'_> {
@@ -103,10 +117,16 @@ pub fn decode(message: &[u8]) -> Result<Verdict, String> {
     let code = response.status.map_or(0, |status| status.code);
     match response.http_response {
         Some(HttpResponse::ErrorResponse(_)) => Err("the service says that it failed".into()),
+        // Taken for unsaid, a parameter that has to go would stay.
+        Some(HttpResponse::OkResponse(ok))
+            if !ok.query_parameters_to_set.is_empty() || !ok.query_parameters_to_remove.is_empty() =>
+        {
+            Err("the service edits query parameters, which is not supported".into())
+        }
         Some(HttpResponse::OkResponse(ok)) if code == 0 => Ok(Verdict::Allowed {
-            request: edits(&ok.headers),
+            request: edits(&ok.headers, plain),
             remove: ok.headers_to_remove,
-            response: edits(&ok.response_headers_to_add),
+            response: edits(&ok.response_headers_to_add, wanted),
         }),
         None if code == 0 => {
             Ok(Verdict::Allowed { request: Vec::new(), remove: Vec::new(), response: Vec::new() })
@@ -119,21 +139,40 @@ pub fn decode(message: &[u8]) -> Result<Verdict, String> {
 fn denial(denied: DeniedHttpResponse) -> Verdict {
     let status = denied.status.and_then(|status| u16::try_from(status.code).ok());
     let status = status.filter(|status| (200..=599).contains(status)).unwrap_or(403);
-    Verdict::Denied { status, headers: edits(&denied.headers), body: denied.body }
+    Verdict::Denied { status, headers: edits(&denied.headers, plain), body: denied.body }
 }
 
-fn edits(wire: &[HeaderValueOption]) -> Vec<Edit> {
+fn edits(wire: &[HeaderValueOption], how: fn(&HeaderValueOption) -> How) -> Vec<Edit> {
     let edit = |option: &HeaderValueOption| {
         let header = option.header.as_ref()?;
         let value = match header.raw_value.is_empty() {
-            true => header.value.clone(),
-            false => String::from_utf8_lossy(&header.raw_value).into_owned(),
+            true => header.value.clone().into_bytes(),
+            false => header.raw_value.to_vec(),
         };
-        #[allow(deprecated)] // the only one that services set
-        let append = option.append.is_some_and(|append| append.value);
-        Some(Edit { name: header.key.to_ascii_lowercase(), value, append })
+        Some(Edit { name: header.key.to_ascii_lowercase(), value, how: how(option) })
     };
     wire.iter().filter_map(edit).collect()
+}
+
+/// Of a request, and of a denial: the older field, by default to set.
+#[allow(deprecated)] // what Envoy reads here
+fn plain(option: &HeaderValueOption) -> How {
+    if option.append.is_some_and(|append| append.value) { How::Append } else { How::Set }
+}
+
+/// Of the response to what is allowed: the older field where it is given, else the newer, by default to add.
+#[allow(deprecated)] // Envoy reads both
+fn wanted(option: &HeaderValueOption) -> How {
+    match option.append {
+        Some(append) if append.value => How::Append,
+        Some(_) => How::Set,
+        None => match option.append_action() {
+            HeaderAppendAction::AppendIfExistsOrAdd => How::Append,
+            HeaderAppendAction::AddIfAbsent => How::IfAbsent,
+            HeaderAppendAction::OverwriteIfExistsOrAdd => How::Set,
+            HeaderAppendAction::OverwriteIfExists => How::IfPresent,
+        },
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +195,7 @@ mod tests {
         };
         let response =
             CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..Default::default() };
-        let edit = Edit { name: "x-user".into(), value: "ann".into(), append: false };
+        let edit = Edit { name: "x-user".into(), value: "ann".into(), how: How::Set };
         assert_eq!(decoded(response.clone()), allowed(vec![edit.clone()], vec!["x-secret".into()]));
         let refused = crate::wire::rpc::Status { code: 7, ..Default::default() };
         let contrary = CheckResponse { status: Some(refused), ..response };
@@ -171,5 +210,33 @@ mod tests {
         let denied = Verdict::Denied { status: 401, headers: vec![edit], body: "who are you?".into() };
         assert_eq!(decoded(response), denied);
         assert!(decode(b"\xff\xff").is_err());
+    }
+
+    #[test]
+    fn what_is_for_the_response_is_added_unless_the_service_says_otherwise() {
+        let header =
+            core::HeaderValue { key: "Set-Cookie".into(), value: "a=1".into(), ..Default::default() };
+        let option = |action: HeaderAppendAction| HeaderValueOption {
+            header: Some(header.clone()),
+            append_action: action as i32,
+            ..Default::default()
+        };
+        let all = [
+            (HeaderAppendAction::AppendIfExistsOrAdd, How::Append),
+            (HeaderAppendAction::AddIfAbsent, How::IfAbsent),
+            (HeaderAppendAction::OverwriteIfExistsOrAdd, How::Set),
+            (HeaderAppendAction::OverwriteIfExists, How::IfPresent),
+        ];
+        for (action, how) in all {
+            let ok = OkHttpResponse { response_headers_to_add: vec![option(action)], ..Default::default() };
+            let response =
+                CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..Default::default() };
+            let Ok(Verdict::Allowed { response, .. }) = decode(&response.encode_to_vec()) else { panic!() };
+            assert_eq!(response[0].how, how);
+        }
+        let ok = OkHttpResponse { query_parameters_to_remove: vec!["token".into()], ..Default::default() };
+        let response =
+            CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..Default::default() };
+        assert!(decode(&response.encode_to_vec()).is_err(), "not passed with the token");
     }
 }

@@ -1,10 +1,11 @@
 //! One call to a cluster with no client behind it: this head and body there, the answer here. For copies of requests, and for
 //! asking a service what to do with one.
 //!
-//! It is picked, leased, counted and told to outlier detection like any request; it has no retries, but for a pooled connection
-//! that was found dead before anything of the answer came.
+//! It is picked, leased, counted and told to outlier detection like any request. It has one repetition, on a fresh connection:
+//! where it provably never arrived, or where a pooled connection was found dead and it may be sent twice.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::BytesMut;
@@ -16,9 +17,9 @@ use super::body::{Body, Frame};
 use super::breakage;
 use super::head::ResponseHead;
 use super::upgrade::Upgrade;
-use crate::failure::{Failure, FailureKind, Stage};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::cluster::PickContext;
-use crate::runtime::endpoint::Outcome;
+use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::upstream::pool::Pools;
 
 pub mod message;
@@ -29,60 +30,64 @@ pub use message::{Answer, Call};
 ///
 /// # Errors
 /// A limit of the cluster, no endpoint, no connection, no answer in time, or one that broke off.
-pub async fn send(pools: &Pools, mut call: Call<'_>) -> Result<Answer, Failure> {
-    let _permit = call.cluster.limits.try_request()?;
-    let deadline = call.deadline;
-    match timeout_at(deadline, attempts(pools, &mut call)).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            pools.way().metrics.cluster(&call.cluster.name).timeouts.inc();
-            let detail = format!("cluster {} did not answer a call in time", call.cluster.name);
-            Err(Failure::local(Stage::Forward, FailureKind::UpstreamTimeout, detail))
-        }
-    }
-}
-
-async fn attempts(pools: &Pools, call: &mut Call<'_>) -> Result<Answer, Failure> {
-    let body = std::mem::take(&mut call.body);
-    let mut body = Body::saved(body, call.trailers.take());
+pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
+    let cluster = call.cluster.clone();
+    let _permit = cluster.limits.try_request()?;
+    let deadline = Instant::now() + call.timeout;
+    let mut body = Body::saved(std::mem::take(&mut call.body), call.trailers.take());
     let mut fresh = false;
     loop {
-        let endpoint =
-            call.cluster.pick(&PickContext { tried: &[], original: call.original, hash: call.hash })?;
-        let mut introduced = false;
-        let now = Instant::now();
-        let leases = Leases { pools, cluster: call.cluster, endpoint: &endpoint, fresh, now };
-        let leased = leases.any(leases.want(&call.head), false).await?;
-        let mut out = Outgoing {
-            head: &mut call.head,
-            framing: call.framing,
-            upgrade: Upgrade::None,
-            empty: body.is_end(),
-            introduced: &mut introduced,
-            metrics: &pools.way().metrics,
-            now: Instant::now(),
-        };
-        let mut live = Live::send(&mut out, call.cluster, &endpoint, leased)?;
-        live.cells.attempt();
-        let result = exchange(&mut live, &mut body, call.head.method() == "HEAD", call.most).await;
-        let stale = result.is_err() && live.is_stale();
-        if !stale {
-            let outcome = match &result {
-                Ok(answer) => Outcome::Status(answer.head.status()),
-                Err(failure) => outcome_of(failure),
-            };
-            call.cluster.report(&endpoint, outcome);
-        }
-        if stale && !fresh {
+        let endpoint = cluster.pick(&PickContext { tried: &[], original: call.original, hash: call.hash })?;
+        let mut stale = false;
+        let attempt = attempt(pools, &mut call, &mut body, &endpoint, fresh, &mut stale);
+        let result = timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
+            pools.way().metrics.cluster(&cluster.name).timeouts.inc();
+            let detail = format!("cluster {} did not answer a call in time", cluster.name);
+            Err(Failure::local(Stage::Forward, FailureKind::UpstreamTimeout, detail))
+        });
+        let again = |failure: &Failure| failure.retry == Retry::Safe || (stale && call.again);
+        if !fresh && result.as_ref().is_err_and(again) {
             fresh = true;
             body.rewind();
             continue;
         }
-        if result.is_ok() {
-            live.recycle(pools, Instant::now());
-        }
+        let outcome = match &result {
+            Ok(answer) => Outcome::Status(answer.head.status()),
+            Err(failure) => outcome_of(failure),
+        };
+        cluster.report(&endpoint, outcome);
         return result;
     }
+}
+
+async fn attempt(
+    pools: &Pools,
+    call: &mut Call,
+    body: &mut Body,
+    endpoint: &Arc<EndpointState>,
+    fresh: bool,
+    stale: &mut bool,
+) -> Result<Answer, Failure> {
+    let leases = Leases { pools, cluster: &call.cluster, endpoint, fresh, now: Instant::now() };
+    let leased = leases.any(leases.want(&call.head), false).await?;
+    let mut introduced = false;
+    let mut out = Outgoing {
+        head: &mut call.head,
+        framing: call.framing,
+        upgrade: Upgrade::None,
+        empty: body.is_end(),
+        introduced: &mut introduced,
+        metrics: &pools.way().metrics,
+        now: Instant::now(),
+    };
+    let mut live = Live::send(&mut out, &call.cluster, endpoint, leased)?;
+    live.cells.attempt();
+    let result = exchange(&mut live, body, call.head.method() == "HEAD", call.most).await;
+    match &result {
+        Ok(_) => live.recycle(pools, Instant::now()),
+        Err(_) => *stale = live.is_stale(),
+    }
+    result
 }
 
 async fn exchange(live: &mut Live, body: &mut Body, is_head: bool, most: usize) -> Result<Answer, Failure> {

@@ -8,8 +8,9 @@ use super::conn::RequestConfig;
 use super::context::RequestCtx;
 use super::filter::{self, Filter, Input, Verdict, cors};
 use super::respond::Local;
+use super::upgrade::{self, Upgrade};
 use super::watch;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind, Stage};
 
 mod authorize;
 
@@ -30,6 +31,18 @@ pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The route of a request, which must let it switch to what it asks for.
+///
+/// # Errors
+/// There is none, or it does not.
+pub fn route<'v>(ctx: &RequestCtx<'_>, view: &'v RequestConfig) -> Result<RouteRef<'v>, Failure> {
+    let found = view.route(&ctx.head)?;
+    if ctx.upgrade != Upgrade::None {
+        upgrade::check(&ctx.head, &found.route.config, &view.http.config.upgrades)?;
+    }
+    Ok(found)
 }
 
 /// Why a request goes no further.
@@ -61,7 +74,10 @@ pub async fn run<'v>(
             Verdict::Continue => {}
             verdict => {
                 if Box::pin(settle(ctx, view, filter, verdict)).await? {
-                    found = view.route(&ctx.head)?;
+                    found = route(ctx, view)?;
+                    if ctx.record.route.is_some() {
+                        ctx.record.route = Some(found.route.config.name.as_str().into());
+                    }
                 }
             }
         }
@@ -109,7 +125,13 @@ async fn of_route(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, drawn: bool) 
 
 fn delay_of(verdict: Verdict) -> Result<Option<(Duration, Option<Failure>)>, Failure> {
     match verdict {
-        Verdict::Continue | Verdict::Ask => Ok(None),
+        Verdict::Continue => Ok(None),
+        // Nobody but ext_authz asks; what would be asked and is not does not pass.
+        Verdict::Ask => Err(Failure::local(
+            Stage::Authorize,
+            FailureKind::AuthzUnavailable(500),
+            "a filter asks that knows nobody",
+        )),
         Verdict::Fail(failure) => Err(failure),
         Verdict::Delay(delay, then) => Ok(Some((delay, then))),
     }

@@ -58,7 +58,7 @@ pub struct RequestCtx<'c> {
 /// What few requests have.
 #[derive(Default)]
 pub struct Extras {
-    /// Of a request for a tunnel: the head that policy saw, to be judged again.
+    /// Of a request for a tunnel: the head as filters left it, to be judged again.
     pub judged: Option<RequestHead>,
     /// Headers that filters set in the response, whoever makes it.
     pub response: Vec<ResponseEdit>,
@@ -66,6 +66,8 @@ pub struct Extras {
     pub cookie: Option<String>,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
+    /// Of the connection's account, for what is held of the body.
+    reserved: usize,
 }
 
 /// What is left when a request has ended.
@@ -90,6 +92,9 @@ impl Drop for RequestCtx<'_> {
     fn drop(&mut self) {
         // The record writes the request down, also when the task is cancelled.
         self.record.finish((!self.unread).then_some(&self.head));
+        if let Some(extras) = &self.extras {
+            self.conn.account.give(extras.reserved);
+        }
         if let RequestHead::H1(head) = &mut self.head {
             self.conn.worker.buffers.give_head(&mut head.fields);
         }
@@ -137,6 +142,21 @@ impl<'c> RequestCtx<'c> {
             permit: None,
             keep: true,
         }
+    }
+
+    /// Takes of the connection's account what the body may hold, up to `most`, until the request ends; whether there is room.
+    #[cold]
+    pub fn reserve(&mut self, most: usize) -> bool {
+        let bytes = match self.framing {
+            _ if self.body.is_end() => 0,
+            Framing::Length(length) => usize::try_from(length).map_or(most, |length| length.min(most)),
+            _ => most,
+        };
+        if !self.conn.account.take(bytes) {
+            return false;
+        }
+        self.extras().reserved += bytes;
+        true
     }
 
     /// Room for what few requests have.

@@ -8,6 +8,7 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
+use outrigger_xds::authz::How;
 
 use super::head::RequestHead;
 use crate::failure::Failure;
@@ -17,8 +18,19 @@ pub mod ext_authz;
 pub mod fault;
 pub mod rbac;
 
-/// A header that a filter sets in the response.
-pub type ResponseEdit = (Cow<'static, str>, Vec<u8>);
+/// What a filter does to a header of the response.
+pub struct ResponseEdit {
+    pub name: Cow<'static, str>,
+    pub value: Vec<u8>,
+    pub how: How,
+}
+
+impl ResponseEdit {
+    /// Instead of whatever there is.
+    pub fn set(name: &'static str, value: impl Into<Vec<u8>>) -> Self {
+        Self { name: name.into(), value: value.into(), how: How::Set }
+    }
+}
 
 /// A compiled request filter.
 #[derive(Debug)]

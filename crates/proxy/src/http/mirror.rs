@@ -1,8 +1,9 @@
 //! Mirrors: copies of requests, for clusters whose answers nobody waits for.
 //!
-//! A copy leaves when the request's body has been read whole, in a task of its own, so that neither its connection nor its answer
-//! is ever felt by the caller. What is copied is bounded: bodies up to what is kept for retries, and per worker so many copies
-//! and bytes under way. What is over it is not copied, and counted.
+//! A copy leaves in a task of its own, so that the caller does not feel its connection nor its answer: when the response begins and
+//! the request's body has been read whole by then, else when the response ends. What is copied is bounded: bodies up to what is kept
+//! for retries, and per worker so many copies and bytes under way. What is over it is not copied, and counted. The limits of a
+//! cluster hold for copies, too: one that serves callers as well has fewer places for them.
 
 use std::time::Duration;
 
@@ -10,18 +11,21 @@ use bytes::Bytes;
 use outrigger_model::route::{Forward, Mirror};
 use smallvec::SmallVec;
 
+use super::body::REPLAY_LIMIT;
+use super::call::Call;
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
 use super::filter::fault;
 use super::h1::Framing;
+use super::retry;
 use super::upgrade::Upgrade;
 use crate::metrics::Mirrored;
 
 pub mod copies;
 
-use copies::{Copies, Copy, shadow};
+use copies::{Copies, shadow};
 
-/// For the answer, where the route has no timeout.
+/// For the answer, however long the route would wait: a copy holds a connection.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Draws the mirrors of a request that is about to be forwarded; its body is copied aside from now on.
@@ -40,7 +44,11 @@ pub fn begin(ctx: &mut RequestCtx<'_>, config: &RequestConfig, forward: &Forward
     if to.is_empty() || ctx.upgrade != Upgrade::None {
         return;
     }
-    let timeout = forward.timeout.unwrap_or(PATIENCE);
+    if !ctx.reserve(REPLAY_LIMIT) {
+        ctx.conn.worker.metrics.count_mirrored(Mirrored::Dropped, to.len() as u64);
+        return;
+    }
+    let timeout = forward.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let empty = ctx.body.is_end();
     ctx.body.keep();
     ctx.extras().copies = Some(Copies { head: ctx.head.clone(), empty, to, timeout, hash });
@@ -72,16 +80,10 @@ pub fn finish(ctx: &mut RequestCtx<'_>, last: bool) {
             (Framing::Length(_), None) => Framing::Length(body.len() as u64),
             _ => Framing::Chunked,
         };
-        let copy = Copy {
-            cluster,
-            head,
-            framing,
-            body: body.clone(),
-            trailers: trailers.clone(),
-            original: ctx.conn.info.original(),
-            hash: copies.hash,
-            timeout: copies.timeout,
-        };
-        copy.send(&worker.pools, &worker.mirrors);
+        let again = retry::is_idempotent(head.method());
+        let (body, trailers) = (body.clone(), trailers.clone());
+        let (original, hash, timeout) = (ctx.conn.info.original(), copies.hash, copies.timeout);
+        let call = Call { cluster, head, framing, body, trailers, original, hash, timeout, again, most: 0 };
+        copies::send(call, &worker.pools, &worker.mirrors);
     }
 }

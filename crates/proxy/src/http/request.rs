@@ -8,6 +8,7 @@ use std::sync::Arc;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
+use outrigger_xds::authz::How;
 
 use super::attempt::{Live, Plan};
 use super::body::Body;
@@ -16,6 +17,7 @@ use super::conn::{HttpConn, RequestConfig};
 use super::context::{Done, RequestCtx};
 use super::edit;
 use super::exchange;
+use super::filter::ResponseEdit;
 use super::h1::Framing;
 use super::hash::{self, Hashed};
 use super::head::{RequestHead, ResponseHead};
@@ -23,7 +25,7 @@ use super::mirror;
 use super::respond::{self, Audience, BeginError, Local, Responder};
 use super::retry;
 use super::trace::{self};
-use super::upgrade::{self, Upgrade};
+use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::protocol::Protocol;
 
@@ -49,13 +51,12 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     edit::identify(ctx);
     let view = ctx.view.clone();
     edit::normalize(&mut ctx.head, view.http.config.path)?;
-    let found = view.route(&ctx.head)?;
+    let found = chain::route(ctx, &view)?;
     trace(ctx, found.route);
+    let found = chain::run(ctx, &view, found).await?;
     if ctx.upgrade != Upgrade::None {
-        upgrade::check(&ctx.head, &found.route.config, &view.http.config.upgrades)?;
         ctx.extras().judged = Some(ctx.head.clone());
     }
-    let found = chain::run(ctx, &view, found).await?;
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
             let host_retry = found.host.retry.as_ref();
@@ -144,9 +145,13 @@ async fn forward(
 #[cold]
 fn edit_response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead) {
     let Some(extras) = &mut ctx.extras else { return };
-    for (name, value) in extras.response.drain(..) {
+    for ResponseEdit { name, value, how } in extras.response.drain(..) {
         // A head without room goes on without them.
-        let _ = head.set(&name, value);
+        let _ = match (how, head.has(&name)) {
+            (How::IfAbsent, true) | (How::IfPresent, false) => Ok(()),
+            (How::Append, _) => head.append(&name, value),
+            _ => head.set(&name, value),
+        };
     }
     if let Some(cookie) = extras.cookie.take() {
         let _ = head.append("set-cookie", cookie);
@@ -219,6 +224,10 @@ async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
     ctx.record.status = local.head.status();
     ctx.record.grpc_status = local.grpc_status;
+    // Whoever made it may not know: such a response ends with its head (RFC 9112, section 6.3).
+    if ctx.head.method() == "HEAD" || matches!(ctx.record.status, 204 | 304) {
+        local.body = "".into();
+    }
     ctx.record.details = Cow::Borrowed(details);
     edit_response(ctx, &mut local.head);
     open_span(ctx);

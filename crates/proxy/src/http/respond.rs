@@ -281,7 +281,7 @@ pub fn says_not_reached(head: &ResponseHead) -> bool {
 }
 
 /// gRPC's percent-encoding of `grpc-message`.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

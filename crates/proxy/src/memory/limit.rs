@@ -26,6 +26,11 @@ impl Budget {
     }
 
     /// Half of the limit is handed out, in equal shares; the other half is for configuration, buffers and bodies.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Handed out by one worker.
     pub fn of_worker(&self) -> usize {
         (self.limit / 2 / self.workers).max(LEAST)
     }

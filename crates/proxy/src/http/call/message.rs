@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
 
 use crate::http::h1::Framing;
 use crate::http::head::{RequestHead, ResponseHead, Trailers};
@@ -12,8 +12,8 @@ use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::Reach;
 
 /// What is to be sent, where, and what is wanted of it.
-pub struct Call<'c> {
-    pub cluster: &'c Arc<ClusterHandle>,
+pub struct Call {
+    pub cluster: Arc<ClusterHandle>,
     pub head: RequestHead,
     pub framing: Framing,
     pub body: Bytes,
@@ -22,8 +22,10 @@ pub struct Call<'c> {
     pub original: (SocketAddr, Reach),
     /// For consistent hashing.
     pub hash: Option<u64>,
-    /// When the whole answer must have come.
-    pub deadline: Instant,
+    /// For the whole answer.
+    pub timeout: Duration,
+    /// It may be sent once more though it may have arrived.
+    pub again: bool,
     /// So many bytes of the answer's body are kept; more are read and dropped.
     pub most: usize,
 }

@@ -1,12 +1,11 @@
 //! Asks a service whether a request may pass. The client is watched meanwhile; of the body as much is read as goes along, and read
 //! again when the request is forwarded.
 
-use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use bytes::Bytes;
 use outrigger_model::ext_authz::AuthzBody;
+use outrigger_xds::authz::{Edit, How};
 
 use super::Stop;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -14,9 +13,11 @@ use crate::http::breakage::{client_gone, downstream_failure};
 use crate::http::call;
 use crate::http::conn::RequestConfig;
 use crate::http::context::RequestCtx;
+use crate::http::filter::ResponseEdit;
 use crate::http::filter::ext_authz::{Asked, Edits, ExtAuthz, Judgement};
 use crate::http::h1::{Framing, H1Response};
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::upgrade::Upgrade;
 use crate::http::watch::{self, Idle};
 
 /// Says whether routes are to be looked for again.
@@ -25,10 +26,13 @@ pub(super) async fn ask(
     view: &RequestConfig,
     authz: &ExtAuthz,
 ) -> Result<bool, Stop> {
-    let (body, partial) = match authz.config.body {
-        Some(settings) => read(ctx, settings).await?,
-        None => (Bytes::new(), false),
-    };
+    let mut partial = false;
+    let mut most = 0;
+    // What follows the head of an upgrade is the tunnel's, and may never end.
+    if let Some(settings) = authz.config.body.filter(|_| ctx.upgrade == Upgrade::None) {
+        most = settings.max_bytes as usize;
+        partial = read(ctx, settings).await?;
+    }
     let came = match view.http.cluster(&authz.config.cluster) {
         Some(cluster) => {
             let size = match ctx.framing {
@@ -43,7 +47,7 @@ pub(super) async fn ask(
                     connection: ctx.conn.info.view(),
                     own: &own,
                     head: &ctx.head,
-                    body: &body,
+                    body: held(ctx, most),
                     partial,
                     size,
                 },
@@ -76,18 +80,36 @@ pub(super) async fn ask(
     Ok(authz.config.clear_route_cache)
 }
 
-/// As much of the body as goes along; whether there is more.
-async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<(Bytes, bool), Failure> {
+/// What of the body goes along.
+fn held<'c>(ctx: &'c RequestCtx<'_>, most: usize) -> &'c [u8] {
+    let held = ctx.body.held();
+    &held[..held.len().min(most)]
+}
+
+/// Reads as much of the body as goes along; whether there is more.
+async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<bool, Failure> {
     let most = settings.max_bytes as usize;
+    if !ctx.reserve(most + 1) {
+        let detail = "no memory for the body that goes along to be authorized";
+        return Err(Failure::local(Stage::Authorize, FailureKind::Overload, detail));
+    }
     // The application, which could tell the client to go on, has not heard of it yet.
     let waits = ctx.head.first("expect").is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"));
     if waits && let Some(responder) = &mut ctx.responder {
         ctx.head.remove("expect");
         responder.interim(&mut ResponseHead::H1(H1Response::new(100, Framing::None)));
-        poll_fn(|cx| responder.poll_flush(cx)).await.map_err(|error| client_gone(&error.to_string()))?;
     }
+    let mut told = !waits;
     let mut idle = Idle::new(ctx);
+    let _parked = ctx.conn.account.park();
     let whole = poll_fn(|cx| {
+        if let Some(responder) = ctx.responder.as_mut().filter(|_| !told) {
+            match responder.poll_flush(cx) {
+                Poll::Ready(Ok(())) => told = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(client_gone(&error.to_string()))),
+                Poll::Pending => return idle.poll(ctx, cx, None, 0).map(Err),
+            }
+        }
         match ctx.body.poll_hold(cx, most) {
             Poll::Ready(Ok(whole)) => return Poll::Ready(Ok(whole)),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(downstream_failure(&error))),
@@ -102,8 +124,7 @@ async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<(Bytes, b
         let detail = format!("the body is longer than the {most} bytes that go along to be authorized");
         return Err(Failure::downstream(Stage::Authorize, FailureKind::BadRequest(413), detail));
     }
-    let held = ctx.body.held();
-    Ok((Bytes::copy_from_slice(&held[..held.len().min(most)]), !whole))
+    Ok(!whole)
 }
 
 fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
@@ -114,20 +135,25 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
         ctx.head.remove(name);
     }
     for edit in edits.request.iter().filter(|edit| !is_ours(&edit.name)) {
-        set(&mut ctx.head, &edit.name, &edit.value, edit.append).map_err(|why| {
+        set(&mut ctx.head, edit).map_err(|why| {
             let detail = format!("the service that authorizes set {}: {why}", edit.name);
             Failure::local(Stage::Authorize, FailureKind::BadRequest(400), detail)
         })?;
     }
     if !edits.response.is_empty() {
         let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));
-        let response = response.map(|edit| (Cow::Owned(edit.name), edit.value.into_bytes()));
+        let response =
+            response.map(|Edit { name, value, how }| ResponseEdit { name: name.into(), value, how });
         ctx.extras().response.extend(response);
     }
     Ok(())
 }
 
-fn set(head: &mut RequestHead, name: &str, value: &str, append: bool) -> Result<(), String> {
-    let done = if append { head.append(name, value) } else { head.set(name, value) };
+fn set(head: &mut RequestHead, edit: &Edit) -> Result<(), String> {
+    let (name, value) = (edit.name.as_str(), edit.value.as_slice());
+    let done = match edit.how {
+        How::Append => head.append(name, value),
+        How::Set | How::IfAbsent | How::IfPresent => head.set(name, value),
+    };
     done.map_err(|error| error.to_string())
 }

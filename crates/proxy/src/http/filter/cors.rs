@@ -26,12 +26,12 @@ pub fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Verdict
     let allowed = route.allows_origin(origin);
     let mut edits = Vec::new();
     if allowed {
-        edits.push(("access-control-allow-origin".into(), origin.to_vec()));
+        edits.push(ResponseEdit::set("access-control-allow-origin", origin));
         if policy.allow_credentials {
-            edits.push(("access-control-allow-credentials".into(), b"true".to_vec()));
+            edits.push(ResponseEdit::set("access-control-allow-credentials", "true"));
         }
         if !policy.expose_headers.is_empty() {
-            edits.push(("access-control-expose-headers".into(), policy.expose_headers.clone().into_bytes()));
+            edits.push(ResponseEdit::set("access-control-expose-headers", policy.expose_headers.as_str()));
         }
     }
     let asked = head.first("access-control-request-method").filter(|method| !method.is_empty());

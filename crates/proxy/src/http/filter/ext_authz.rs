@@ -9,18 +9,19 @@ use outrigger_model::ext_authz::{self as model, AuthzService, HttpAuthz};
 use outrigger_model::matcher::{Matcher, StringMatch};
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Flaw, Under};
-use outrigger_xds::authz::{self, Check, Edit, Verdict};
-use tokio::time::Instant;
+use outrigger_xds::authz::{self, Check, Edit, How, Verdict};
 
 use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
 use crate::http::call::message::{Answer, Call};
 use crate::http::copy::parse_status;
 use crate::http::h1::{EditError, Framing, H1Request, H1Response};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::respond::Local;
+use crate::http::respond::{Local, percent_encoded};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::Reach;
 
+/// Of a denial's text, as gRPC clients are told it.
+const LONGEST_MESSAGE: usize = 1024;
 /// Of an answer to a check.
 const MOST_ANSWER: usize = 64 * 1024;
 
@@ -98,7 +99,7 @@ impl ExtAuthz {
     ///
     /// # Errors
     /// It cannot be put.
-    pub fn ask<'c>(&self, asked: &Asked<'_>, cluster: &'c Arc<ClusterHandle>) -> Result<Call<'c>, Failure> {
+    pub fn ask(&self, asked: &Asked<'_>, cluster: &Arc<ClusterHandle>) -> Result<Call, Failure> {
         let (head, body) = match &self.config.service {
             AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata),
             AuthzService::Http(http) => self.http(asked, http),
@@ -107,10 +108,10 @@ impl ExtAuthz {
             Failure::downstream(Stage::Authorize, FailureKind::BadRequest(400), error.to_string())
         })?;
         let framing = Framing::Length(body.len() as u64);
-        let deadline = Instant::now() + self.config.timeout;
         let original = (asked.connection.destination, Reach::Network);
-        let (trailers, hash) = (None, None);
-        Ok(Call { cluster, head, framing, body, trailers, original, hash, deadline, most: MOST_ANSWER })
+        let (cluster, timeout) = (cluster.clone(), self.config.timeout);
+        let (trailers, hash, again) = (None, None, true);
+        Ok(Call { cluster, head, framing, body, trailers, original, hash, timeout, again, most: MOST_ANSWER })
     }
 
     fn goes_along(&self, name: &[u8], otherwise: bool) -> bool {
@@ -119,7 +120,11 @@ impl ExtAuthz {
     }
 
     fn http(&self, asked: &Asked<'_>, http: &HttpAuthz) -> Result<(RequestHead, Bytes), EditError> {
-        let path = format!("{}{}", http.path_prefix, asked.head.path());
+        let path = match asked.head.is_connect() {
+            // It has none.
+            true => format!("{}/", http.path_prefix),
+            false => format!("{}{}", http.path_prefix, asked.head.path()),
+        };
         let mut head = H1Request::new(asked.head.method(), &path, asked.head.authority())?;
         head.set_scheme(asked.head.scheme());
         let mut head = RequestHead::H1(head);
@@ -177,8 +182,10 @@ impl ExtAuthz {
                 add(&name, &String::from_utf8_lossy(value));
             }
         });
-        if self.config.body.is_some() && !asked.body.is_empty() {
-            add(PARTIAL, if asked.partial { "true" } else { "false" });
+        if self.config.body.is_some() && !asked.body.is_empty() && self.goes_along(PARTIAL.as_bytes(), true) {
+            // Whatever the client says of it.
+            let partial = if asked.partial { "true" } else { "false" };
+            headers.insert(PARTIAL.to_owned(), partial.to_owned());
         }
         let id = head.first("x-request-id").map(String::from_utf8_lossy).unwrap_or_default();
         let principal = asked.connection.peer.map(ToString::to_string).unwrap_or_default();
@@ -247,7 +254,7 @@ impl ExtAuthz {
                 Judgement::Allowed(Edits { remove, request, response })
             }
             Verdict::Denied { status, headers, body } => {
-                let headers = headers.into_iter().map(|edit| (edit.name, edit.value.into_bytes()));
+                let headers = headers.into_iter().map(|edit| (edit.name, edit.value));
                 Judgement::Denied(Box::new(denied(status, headers, body, asked_by_grpc)))
             }
         })
@@ -264,14 +271,13 @@ impl ExtAuthz {
         });
         let any = |all: &[Matcher], name: &str| all.iter().any(|matcher| matcher.matches(name.as_bytes()));
         if status == 200 {
-            let taken = |all: &[Matcher], append| -> Vec<Edit> {
-                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            let taken = |all: &[Matcher], how| -> Vec<Edit> {
                 let found = lines.iter().filter(|(name, _)| any(all, name));
-                found.map(|(name, value)| Edit { name: name.clone(), value: text(value), append }).collect()
+                found.map(|(name, value)| Edit { name: name.clone(), value: value.clone(), how }).collect()
             };
-            let mut request = taken(&self.upstream, false);
-            request.extend(taken(&self.upstream_append, true));
-            let response = taken(&self.client_on_success, false);
+            let mut request = taken(&self.upstream, How::Set);
+            request.extend(taken(&self.upstream_append, How::Append));
+            let response = taken(&self.client_on_success, How::Append);
             return Ok(Judgement::Allowed(Edits { remove: Vec::new(), request, response }));
         }
         let always = ["www-authenticate", "location", "proxy-authenticate"];
@@ -309,7 +315,7 @@ fn denied(
     if let Some(code) = grpc {
         let _ = head.set("content-type", "application/grpc");
         let _ = head.set("grpc-status", code.to_string());
-        let _ = head.set("grpc-message", body.replace(|c: char| !(' '..='~').contains(&c) || c == '%', " "));
+        let _ = head.set("grpc-message", percent_encoded(&body[..body.floor_char_boundary(LONGEST_MESSAGE)]));
         return Local { head, body: "".into(), grpc_status: Some(code) };
     }
     if !body.is_empty() && !head.has("content-type") {

@@ -1,24 +1,20 @@
 //! Copies of requests: what waits for a body, what is under way, what became of it.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
+use crate::descriptors;
 use crate::http::call::{self, Call};
-use crate::http::h1::Framing;
-use crate::http::head::{RequestHead, Trailers};
+use crate::http::head::RequestHead;
 use crate::metrics::Mirrored;
 use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::Reach;
 use crate::upstream::pool::Pools;
 
-/// Of a worker, under way.
+/// Of a worker, under way; fewer where there are few descriptors.
 const MOST_COPIES: usize = 256;
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
@@ -34,56 +30,40 @@ pub struct Copies {
 }
 
 /// What the copies of a worker hold.
-#[derive(Default)]
 pub struct UnderWay {
+    most: usize,
     copies: Cell<usize>,
     bytes: Cell<usize>,
 }
 
-/// One copy.
-pub struct Copy {
-    pub cluster: Arc<ClusterHandle>,
-    pub head: RequestHead,
-    pub framing: Framing,
-    pub body: Bytes,
-    pub trailers: Option<Trailers>,
-    pub original: (SocketAddr, Reach),
-    pub hash: Option<u64>,
-    pub timeout: Duration,
+impl UnderWay {
+    /// Of one of so many workers. All of them together leave descriptors for those who wait for an answer.
+    pub fn new(workers: usize) -> Self {
+        let most =
+            descriptors::limit().map_or(MOST_COPIES, |all| (all / 16 / workers.max(1)).min(MOST_COPIES));
+        Self { most: most.max(1), copies: Cell::new(0), bytes: Cell::new(0) }
+    }
 }
 
-impl Copy {
-    /// Sends it, if there is room.
-    pub fn send(self, pools: &Pools, under_way: &Rc<UnderWay>) {
-        let holds = self.head.size() + self.body.len();
-        let Some(held) = Held::take(under_way, holds) else {
-            pools.way().metrics.count_mirrored(Mirrored::Dropped, 1);
-            return;
+/// Sends a copy, if there is room.
+pub fn send(call: Call, pools: &Pools, under_way: &Rc<UnderWay>) {
+    let holds = call.head.size() + call.body.len();
+    let Some(held) = Held::take(under_way, holds) else {
+        pools.way().metrics.count_mirrored(Mirrored::Dropped, 1);
+        return;
+    };
+    let pools = pools.clone();
+    tokio::task::spawn_local(Box::pin(async move {
+        let came = match call::send(&pools, call).await {
+            Ok(_) => Mirrored::Answered,
+            Err(failure) => {
+                tracing::debug!(%failure, "a copy of a request was not answered");
+                Mirrored::Failed
+            }
         };
-        let pools = pools.clone();
-        tokio::task::spawn_local(Box::pin(async move {
-            let call = Call {
-                cluster: &self.cluster,
-                head: self.head,
-                framing: self.framing,
-                body: self.body,
-                trailers: self.trailers,
-                original: self.original,
-                hash: self.hash,
-                deadline: Instant::now() + self.timeout,
-                most: 0,
-            };
-            let came = match call::send(&pools, call).await {
-                Ok(_) => Mirrored::Answered,
-                Err(failure) => {
-                    tracing::debug!(%failure, "a copy of a request was not answered");
-                    Mirrored::Failed
-                }
-            };
-            pools.way().metrics.count_mirrored(came, 1);
-            drop(held);
-        }));
-    }
+        pools.way().metrics.count_mirrored(came, 1);
+        drop(held);
+    }));
 }
 
 /// A copy's share of what may be under way.
@@ -94,7 +74,7 @@ struct Held {
 
 impl Held {
     fn take(all: &Rc<UnderWay>, bytes: usize) -> Option<Self> {
-        if all.copies.get() >= MOST_COPIES || all.bytes.get() + bytes > MOST_BYTES {
+        if all.copies.get() >= all.most || all.bytes.get() + bytes > MOST_BYTES {
             return None;
         }
         all.copies.set(all.copies.get() + 1);
@@ -132,9 +112,9 @@ mod tests {
 
     #[test]
     fn copies_under_way_are_bounded_in_number_and_bytes() {
-        let all = Rc::<UnderWay>::default();
+        let all = Rc::new(UnderWay { most: 200, copies: Cell::new(0), bytes: Cell::new(0) });
         let held: Vec<_> = std::iter::from_fn(|| Held::take(&all, 1)).collect();
-        assert_eq!(held.len(), MOST_COPIES);
+        assert_eq!(held.len(), 200);
         drop(held);
         let large = Held::take(&all, MOST_BYTES - 1);
         assert!(Held::take(&all, 2).is_none() && Held::take(&all, 1).is_some());

@@ -1,13 +1,16 @@
 //! Requests about which a service is asked first.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use outrigger_model::cluster::{Cluster, Discovery};
+use outrigger_model::cluster::{Cluster, Discovery, Outlier, UpstreamProtocol};
 use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
 use outrigger_model::listener::HttpFilter;
+use outrigger_model::matcher::StringMatch;
 
+use super::h2::client as h2_client;
 use super::rig::*;
-use crate::protocol::HttpVersion::Http1;
+use crate::protocol::HttpVersion::{Http1, Http2};
 
 /// A service that permits everything, and returns in `x-said` what body it has seen.
 async fn service() -> SocketAddr {
@@ -38,17 +41,22 @@ async fn app() -> SocketAddr {
     .await
 }
 
-async fn guarded(service: SocketAddr, edit: impl FnOnce(&mut ExtAuthz)) -> Wire {
-    let mut setup = Setup::to(&[app().await]);
+fn guards(app: SocketAddr, service: SocketAddr, edit: impl FnOnce(&mut ExtAuthz)) -> Setup {
+    let mut setup = Setup::to(&[app]);
     let Discovery::Static(set) = Setup::to(&[service]).cluster.discovery else { panic!() };
     setup.others.push(Cluster { discovery: Discovery::Static(set), ..Cluster::new("authz") });
-    let said = outrigger_model::matcher::StringMatch::exact("x-said");
+    let said = StringMatch::exact("x-said");
     let http = HttpAuthz { upstream_headers: vec![said], ..HttpAuthz::default() };
     let body = Some(AuthzBody { max_bytes: 4, allow_partial: true, as_bytes: false });
     let mut authz = ExtAuthz { body, ..ExtAuthz::new(AuthzService::Http(http), "authz") };
-    authz.timeout = std::time::Duration::from_secs(60);
+    authz.timeout = Duration::from_secs(60);
     edit(&mut authz);
     setup.http.filters = vec![HttpFilter::ExtAuthz(Box::new(authz))];
+    setup
+}
+
+async fn guarded(service: SocketAddr, edit: impl FnOnce(&mut ExtAuthz)) -> Wire {
+    let setup = guards(app().await, service, edit);
     Wire::connect(proxy(setup, Http1).await.address).await
 }
 
@@ -98,6 +106,115 @@ async fn nobody_there_to_ask_is_a_refusal_unless_requests_may_pass() {
         let mut client = guarded(nobody().await, |authz| authz.failure_mode_allow = true).await;
         client.send(get).await;
         assert_eq!(answer(&mut client).await, "200 nothing false ");
+    })
+    .await;
+}
+
+/// A service that answers every question with this, whatever it asks.
+async fn says(answer: &'static str) -> SocketAddr {
+    upstream(move |_, mut wire| async move {
+        loop {
+            let head = wire.head().await;
+            wire.bytes(headers(&head)["content-length"].parse().unwrap()).await;
+            wire.send(answer).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_refusal_that_has_no_body_by_its_nature_leaves_the_connection_usable() {
+    run(async {
+        let refused = says("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nwho?").await;
+        let mut client = guarded(refused, |_| ()).await;
+        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 403"));
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(answer(&mut client).await, "403 who?");
+        let refused = says("HTTP/1.1 304 Not Modified\r\n\r\n").await;
+        let mut client = guarded(refused, |_| ()).await;
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 304"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_lines_of_a_header_that_the_service_has_for_the_client_arrive() {
+    run(async {
+        let cookies =
+            says("HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=\u{e9}\r\nContent-Length: 0\r\n\r\n")
+                .await;
+        let mut client = guarded(cookies, |authz| {
+            let AuthzService::Http(http) = &mut authz.service else { panic!() };
+            http.client_headers_on_success = vec![StringMatch::exact("set-cookie")];
+        })
+        .await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+        let head = client.head().await;
+        assert!(head.contains("set-cookie: a=1\r\n") && head.contains("set-cookie: b=\u{e9}\r\n"), "{head}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_follows_the_head_of_an_upgrade_is_not_waited_for() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            assert!(wire.head().await.starts_with("GET /chat HTTP/1.1\r\n"));
+            wire.send(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello",
+            )
+            .await;
+            assert_eq!(wire.bytes(4).await, "ping");
+        })
+        .await;
+        let mut setup = guards(app, service().await, |_| ());
+        setup.cluster.protocol = UpstreamProtocol::Http1;
+        let mut send = h2_client(proxy(setup, Http2).await.address).await;
+        while !send.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let mut request = http::Request::new(());
+        *request.method_mut() = http::Method::CONNECT;
+        *request.uri_mut() = "http://a/chat".parse().unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (response, mut stream) = send.send_request(request, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "hello");
+        stream.send_data("ping".into(), true).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_in_time_is_ejected() {
+    run(async {
+        let silent = upstream(|_, mut wire| async move {
+            wire.rest().await;
+        })
+        .await;
+        let mut setup = guards(app().await, silent, |authz| authz.timeout = Duration::from_millis(200));
+        let Discovery::Static(set) = Setup::to(&[silent, service().await]).cluster.discovery else {
+            panic!()
+        };
+        let outlier = Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() };
+        setup.others = vec![Cluster {
+            discovery: Discovery::Static(set),
+            outlier: Some(outlier),
+            ..Cluster::new("authz")
+        }];
+        let mut client = Wire::connect(proxy(setup, Http1).await.address).await;
+        let mut answers = Vec::new();
+        for _ in 0..8 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            answers.push(answer(&mut client).await);
+        }
+        assert_eq!(answers.iter().filter(|answer| answer.starts_with("403")).count(), 1, "{answers:?}");
     })
     .await;
 }
