@@ -90,3 +90,27 @@ impl ExtAuthz {
         }
     }
 }
+
+/// What a service that is asked wants done with a header; the name is in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub value: Vec<u8>,
+    /// What there is already.
+    pub how: How,
+}
+
+/// What becomes of what there is already under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It is replaced.
+    Set,
+    /// It stays beside.
+    Append,
+    /// It goes before.
+    IfAbsent,
+    /// It is replaced; without it nothing is added.
+    IfPresent,
+}

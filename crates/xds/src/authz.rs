@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use outrigger_model::ext_authz::{Edit, How};
 use prost::Message;
 
 use crate::wire::auth::attribute_context::{HttpRequest, Peer, Request};
@@ -39,27 +40,6 @@ pub struct Check<'c> {
 pub enum Verdict {
     Allowed { request: Vec<Edit>, remove: Vec<String>, response: Vec<Edit> },
     Denied { status: u16, headers: Vec<Edit>, body: String },
-}
-
-/// A header, in lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
-    pub name: String,
-    pub value: Vec<u8>,
-    pub how: How,
-}
-
-/// What becomes of what there is already under a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// It is replaced.
-    Set,
-    /// It stays beside.
-    Append,
-    /// It goes before.
-    IfAbsent,
-    /// It is replaced; without it nothing is added.
-    IfPresent,
 }
 
 impl Check<'_> {

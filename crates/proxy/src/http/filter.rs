@@ -4,11 +4,11 @@
 
 use std::borrow::Cow;
 
+use outrigger_model::ext_authz::How;
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
-use outrigger_xds::authz::How;
 
 use super::head::RequestHead;
 use crate::failure::Failure;

@@ -5,10 +5,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
-use outrigger_xds::authz::How;
 
 use super::attempt::{Live, Plan};
 use super::body::Body;

@@ -4,8 +4,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use outrigger_model::ext_authz::AuthzBody;
-use outrigger_xds::authz::{Edit, How};
+use outrigger_model::ext_authz::{AuthzBody, Edit, How};
 
 use super::Stop;
 use crate::failure::{Failure, FailureKind, Stage};

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use outrigger_model::ext_authz::{self as model, AuthzService, HttpAuthz};
+use outrigger_model::ext_authz::{self as model, AuthzService, Edit, How, HttpAuthz};
 use outrigger_model::matcher::{Matcher, StringMatch};
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Flaw, Under};
-use outrigger_xds::authz::{self, Check, Edit, How, Verdict};
+use outrigger_xds::authz::{self, Check, Verdict};
 
 use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
 use crate::http::call::message::{Answer, Call};
