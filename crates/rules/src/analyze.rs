@@ -4,6 +4,7 @@
 //! that exist. Each row has a test for when it speaks and one for when it must be silent.
 
 mod conflicts;
+mod delegates;
 mod nobody;
 mod paths;
 mod policies;
@@ -44,6 +45,8 @@ pub const CHECKS: &[Check] = &[
         what: "a route to a subset that nobody defines",
         run: references::subsets,
     },
+    Check { code: code::REFERENCE, what: "a delegate that does not exist", run: delegates::missing },
+    Check { code: code::NO_EFFECT, what: "a delegate that nobody uses", run: delegates::nobody },
     Check { code: code::EMPTY_SUBSET, what: "a subset without instances", run: references::empty_subsets },
     Check { code: code::NO_WEIGHT, what: "weights that sum to 0", run: routes::no_weight },
     Check { code: code::UNREACHABLE, what: "a route that no request reaches", run: routes::unreachable },

@@ -3,6 +3,7 @@
 //! What needs no host to be said is said in the model's own types; hosts, targets and whom a rule is for are an intent's. The dialects end here and the control plane compiles from here. Nothing in this module knows YAML, the wire, or which
 //! proxies exist; a mesh-wide default that a rule did not override stays `None`.
 
+pub mod delegate;
 mod destination;
 mod route;
 mod security;
@@ -15,7 +16,8 @@ pub use destination::{
     TrafficPolicy,
 };
 pub use route::{
-    HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget,
+    Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute, TlsMatch,
+    TlsRoute, WeightedTarget,
 };
 pub use security::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, MtlsIntent, MtlsMode,

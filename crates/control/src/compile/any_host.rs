@@ -48,12 +48,18 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => web = true,
             Protocol::Tls | Protocol::Auto => {
                 web |= offer.protocol == Protocol::Auto;
+                let outbound = Outbound { port, subset: "", host };
+                let named = outbound::tls_chains(lens, &outbound);
+                // As Istio: where rules name servers, what asks for another is nobody's.
+                if !named.is_empty() {
+                    chains.extend(named);
+                    continue;
+                }
                 let matches = ChainMatch {
                     transport: TransportMatch::Tls,
                     server_names: vec![host.to_owned()],
                     ..ChainMatch::default()
                 };
-                let outbound = Outbound { port, subset: "", host };
                 let clusters = outbound::tcp_clusters(lens, &outbound, &key);
                 let tcp = outbound::tcp(lens, &outbound, clusters);
                 chains.push(chain(&format!("tls {host}"), matches, tcp));

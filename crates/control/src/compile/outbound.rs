@@ -60,11 +60,13 @@ pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
         if let Some(rule) = lens.destination_for(service.host()).filter(|_| !tcp.is_empty()) {
             gaps.extend(rule.origins().map(|rule| Gap { rule: rule.to_string(), why: why(&tcp) }));
         }
-        let route = lens.route_for(service.host()).filter(|route| !route.tcp.is_empty());
+        let route = lens.route_for(service.host());
+        let route = route.filter(|route| !route.tcp.is_empty() || !route.tls.is_empty());
         if let Some(route) =
             route.filter(|_| !tcp.is_empty() || service.ports().values().any(|p| *p == Protocol::Auto))
         {
-            let why = "an Envoy is given no listener for TCP, so TCP routes have no effect".to_owned();
+            let why =
+                "an Envoy is given no listener for TCP, so TCP and TLS routes have no effect".to_owned();
             gaps.push(Gap { rule: route.origin.to_string(), why });
         }
     }
@@ -102,9 +104,16 @@ fn for_destination(lens: &Lens<'_>, name: &str, key: &str) -> Option<Listener> {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             vec![chain("http", ChainMatch::default(), web())]
         }
-        Protocol::Tls | Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
+        Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
+        // As Istio: where rules name servers, what asks for another is refused.
+        Protocol::Tls => match tls_chains(lens, &outbound) {
+            named if named.is_empty() => vec![chain("tcp", ChainMatch::default(), tcp())],
+            named => named,
+        },
         Protocol::Auto => {
-            vec![chain("http", detected(), web()), chain("tcp", ChainMatch::default(), tcp())]
+            let mut chains = tls_chains(lens, &outbound);
+            chains.extend([chain("http", detected(), web()), chain("tcp", ChainMatch::default(), tcp())]);
+            chains
         }
     };
     Some(listener(name, address.into_iter().collect(), chains))
@@ -143,14 +152,32 @@ pub(super) fn tcp_clusters(lens: &Lens<'_>, outbound: &Outbound<'_>, key: &str) 
     let own = || vec![WeightedCluster::only(key)];
     let Some(host) = lens.resolve(outbound.host) else { return own() };
     let Some(intent) = lens.route_for(&host) else { return own() };
-    let applies = |m: &TcpMatch| {
-        m.port.is_none_or(|p| p == outbound.port)
-            && m.source_namespace.as_ref().is_none_or(|n| *n == lens.namespace())
-            && (m.source_labels.is_empty()
-                || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
-    };
+    let applies = |m: &TcpMatch| applies(lens, m, outbound.port);
     let route = intent.tcp.iter().find(|route| route.matches.is_empty() || route.matches.iter().any(applies));
     route.map_or_else(own, |route| weighted(&route.targets, outbound.port))
+}
+
+/// A chain for each server name that rules route, in their order.
+pub(super) fn tls_chains(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Vec<FilterChain> {
+    let intent = lens.resolve(outbound.host).and_then(|host| lens.route_for(&host));
+    let routes = intent.iter().flat_map(|intent| intent.tls.iter().enumerate());
+    let matches = routes.flat_map(|(at, route)| route.matches.iter().map(move |m| (at, route, m)));
+    let named = matches.filter(|(_, _, m)| applies(lens, &m.connection, outbound.port));
+    let chains = named.map(|(at, route, m)| {
+        let any = m.server_names.iter().any(|name| name == "*");
+        let server_names = if any { Vec::new() } else { m.server_names.clone() };
+        let matches = ChainMatch { transport: TransportMatch::Tls, server_names, ..ChainMatch::default() };
+        let clusters = weighted(&route.targets, outbound.port);
+        chain(&format!("tls[{at}] {}", m.server_names.join(" ")), matches, tcp(lens, outbound, clusters))
+    });
+    chains.collect()
+}
+
+fn applies(lens: &Lens<'_>, m: &TcpMatch, port: u16) -> bool {
+    m.port.is_none_or(|wanted| wanted == port)
+        && m.source_namespace.as_ref().is_none_or(|n| *n == lens.namespace())
+        && (m.source_labels.is_empty()
+            || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
 }
 
 /// The HTTP connection manager of every chain that the control plane makes.

@@ -151,8 +151,8 @@ fn route(
     port: u16,
     hash: Vec<HashOn>,
 ) -> Route {
-    let mut route =
-        Route { name: name.to_owned(), matches, origin: Some(origin(&intent.origin)), ..http.route.clone() };
+    let of = http.of.as_ref().unwrap_or(&intent.origin);
+    let mut route = Route { name: name.to_owned(), matches, origin: Some(origin(of)), ..http.route.clone() };
     match &mut route.action {
         RouteAction::Forward(forward) => {
             forward.clusters = weighted(&http.targets, port);

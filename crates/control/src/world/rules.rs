@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
     AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, RouteIntent, ServiceIntent,
     WorkloadIntent,
@@ -28,7 +29,7 @@ impl Rules {
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
-                Intent::Route(i) => routes.push(Arc::new(i)),
+                Intent::Route(i) => routes.push(i),
                 Intent::Destination(i) => destinations.push(Arc::new(i)),
                 Intent::Mtls(i) => mtls.push(Arc::new(i)),
                 Intent::Authorization(i) => authorization.push(Arc::new(i)),
@@ -36,8 +37,11 @@ impl Rules {
                 Intent::Workload(i) => workloads.push(Arc::new(i)),
             }
         }
+        let delegates = Delegates::among(&routes);
+        let whole: Vec<_> = routes.iter().map(|route| delegates.resolve(route)).collect();
+        let routes = routes.into_iter().zip(whole).map(|(route, whole)| Arc::new(whole.unwrap_or(route)));
         Self {
-            routes: ByHost::new(routes),
+            routes: ByHost::new(routes.collect()),
             destinations: ByHost::new(destinations),
             mtls: ByNamespace::new(mtls),
             authorization: ByNamespace::new(authorization),

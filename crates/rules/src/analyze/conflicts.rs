@@ -29,6 +29,7 @@ struct Claim<'o> {
     visibility: &'o Visibility,
     http: bool,
     tcp: bool,
+    tls: bool,
 }
 
 pub(super) fn routes(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -39,6 +40,7 @@ pub(super) fn routes(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             visibility: &route.visibility,
             http: !route.http.is_empty(),
             tcp: !route.tcp.is_empty(),
+            tls: !route.tls.is_empty(),
         };
         route.hosts.iter().map(move |host| (host, claim))
     });
@@ -125,7 +127,7 @@ fn for_fights<'o>(
         let rival = before.iter().find(|other| {
             !same_object(other.origin, claim.origin)
                 && overlap(other.visibility, claim.visibility)
-                && (other.http && claim.http || other.tcp && claim.tcp)
+                && (other.http && claim.http || other.tcp && claim.tcp || other.tls && claim.tls)
         });
         if let Some(rival) = rival {
             tell(host, rival, &claim);

@@ -9,7 +9,9 @@ use crate::intent::{HttpMatch, HttpRoute, Place, WeightedTarget};
 pub(super) fn no_weight(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for route in &scene.routes {
         let http = route.http.iter().map(|http| (http.targets.as_slice(), &http.place));
-        for (targets, place) in http.chain(route.tcp.iter().map(|tcp| (tcp.targets.as_slice(), &tcp.place))) {
+        let tls = route.tls.iter().map(|tls| (tls.targets.as_slice(), &tls.place));
+        let tcp = route.tcp.iter().map(|tcp| (tcp.targets.as_slice(), &tcp.place));
+        for (targets, place) in http.chain(tls).chain(tcp) {
             if !targets.is_empty() && weight(targets) == 0 {
                 let message = format!(
                     "{}: the weights of the {} destinations of {} sum to 0, so no request could go anywhere; give at least \
@@ -42,6 +44,10 @@ pub(super) fn unreachable(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         for http in &route.http {
             if let Some(before) = catch_all {
                 tell(&http.place, &before.place, "matches every request");
+                continue;
+            }
+            // What a delegate takes of it, the delegate says.
+            if http.delegate.is_some() {
                 continue;
             }
             if http.is_catch_all() {

@@ -73,7 +73,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         let hosts = vec![host.clone()];
         let visibility = Visibility::Everyone;
         let (origin, place) = (origin.clone(), place.clone());
-        intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tcp: Vec::new() }));
+        let (tls, tcp) = (Vec::new(), Vec::new());
+        intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
     }
     if !policy.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {

@@ -1,7 +1,8 @@
-//! Istio's VirtualService: routing of HTTP and TCP for a set of hosts.
+//! Istio's VirtualService: routing of HTTP, TLS and TCP for a set of hosts.
 //!
 //! What cannot be honoured narrows a rule (a match block or a route is left out, with a warning); it never widens one.
 
+mod connections;
 mod effects;
 mod http;
 mod mirror;
@@ -12,15 +13,11 @@ use outrigger_model::route::WeightedCluster;
 
 use super::shared::{header_edits, visibility};
 use crate::finding::code;
-use crate::intent::{Intent, Place, RouteIntent, Target, TcpMatch, TcpRoute, WeightedTarget};
-use crate::reader::{At, Reader, Table};
+use crate::intent::{Host, Intent, Place, RouteIntent, Target, WeightedTarget};
+use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
-const SPEC: Table =
-    Table::new("a VirtualService", &["hosts", "gateways", "http", "tcp", "exportTo"]).later(&["tls"]);
-const TCP: Table = Table::new("a TCP route", &["match", "route"]);
-const TCP_MATCH: Table = Table::new("a TCP match", &["port", "sourceLabels", "sourceNamespace", "gateways"])
-    .later(&["destinationSubnets", "sourceSubnet"]);
+const SPEC: Table = Table::new("a VirtualService", &["hosts", "gateways", "http", "tls", "tcp", "exportTo"]);
 const ROUTE: Table = Table::new("a route destination", &["destination", "weight", "headers"]);
 const DESTINATION: Table = Table::new("a destination", &["host", "subset", "port"]);
 const PORT: Table = Table::new("a port selector", &["number"]);
@@ -29,24 +26,45 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
     let hosts_at = fields.get("hosts");
     let place = hosts_at.as_ref().unwrap_or(spec).place();
-    let items = reader.list(hosts_at.clone());
-    if items.is_empty() {
-        reader.missing(&fields, "hosts");
-    }
-    let hosts = items.into_iter().filter_map(|item| reader.host(Some(item))).collect();
+    let items = reader.list(hosts_at);
+    let is_delegate = items.is_empty();
+    let hosts: Vec<Host> = items.iter().filter_map(|item| reader.host(Some(item.clone()))).collect();
+    let names: Vec<String> = items.into_iter().filter_map(|item| reader.text(Some(item))).collect();
     let in_mesh = in_mesh(reader, fields.get("gateways"));
-    let http: Vec<_> =
-        reader.list(fields.get("http")).iter().filter_map(|route| http::route(reader, route)).collect();
-    let tcp: Vec<_> =
-        reader.list(fields.get("tcp")).iter().filter_map(|route| tcp_route(reader, route)).collect();
-    if !fields.has("http") && !fields.has("tcp") && !fields.has_later() {
-        reader.error(spec, "a VirtualService needs http or tcp routes");
+    let routes = reader.list(fields.get("http"));
+    let http: Vec<_> = routes.iter().filter_map(|route| http::route(reader, route, is_delegate)).collect();
+    let routes = reader.list(fields.get("tls"));
+    let tls: Vec<_> =
+        routes.iter().filter_map(|route| connections::tls_route(reader, route, &hosts, &names)).collect();
+    let routes = reader.list(fields.get("tcp"));
+    let tcp: Vec<_> = routes.iter().filter_map(|route| connections::tcp_route(reader, route)).collect();
+    if is_delegate {
+        only_http(reader, spec, &fields);
+    } else if !["http", "tls", "tcp"].into_iter().any(|name| fields.has(name)) {
+        reader.error(spec, "a VirtualService needs http, tls or tcp routes");
     }
     let visibility = visibility(reader, fields.get("exportTo"));
-    if !in_mesh || (http.is_empty() && tcp.is_empty()) {
+    if !in_mesh || (http.is_empty() && tls.is_empty() && tcp.is_empty()) {
         return Vec::new();
     }
-    vec![Intent::Route(RouteIntent { origin: reader.origin.clone(), hosts, place, visibility, http, tcp })]
+    vec![Intent::Route(RouteIntent {
+        origin: reader.origin.clone(),
+        hosts,
+        place,
+        visibility,
+        http,
+        tls,
+        tcp,
+    })]
+}
+
+/// Without hosts its routes are for others to delegate to.
+fn only_http(reader: &mut Reader<'_>, spec: &At<'_>, fields: &Fields<'_>) {
+    let message = "a VirtualService needs hosts; only one to which others delegate has none, and that has http routes, and no \
+                   gateways, tls or tcp";
+    if !fields.has("http") || ["gateways", "tls", "tcp"].into_iter().any(|name| fields.has(name)) {
+        reader.error(spec, message);
+    }
 }
 
 /// Whether a rule is for sidecars. Gateways are another program's business so far.
@@ -65,33 +83,6 @@ fn in_mesh(reader: &mut Reader<'_>, at: Option<At<'_>>) -> bool {
 fn block_in_mesh(reader: &mut Reader<'_>, at: Option<At<'_>>) -> bool {
     let gateways = reader.texts(at);
     gateways.is_empty() || gateways.iter().any(|name| name == "mesh")
-}
-
-fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute> {
-    let fields = reader.fields(at, &TCP)?;
-    let blocks = reader.list(fields.get("match"));
-    let written = blocks.len();
-    let mut matches = Vec::new();
-    for block in blocks {
-        let Some(fields) = reader.fields(&block, &TCP_MATCH) else { continue };
-        let read = TcpMatch {
-            port: reader.port(fields.get("port")),
-            source_labels: reader.labels(fields.get("sourceLabels")),
-            source_namespace: reader.text(fields.get("sourceNamespace")),
-        };
-        if block_in_mesh(reader, fields.get("gateways")) && keep(reader, &block, fields.has_later()) {
-            matches.push(read);
-        }
-    }
-    let targets = targets(reader, fields.get("route"));
-    if !fields.has("route") {
-        reader.missing(&fields, "route");
-    }
-    (!targets.is_empty() && (written == 0 || !matches.is_empty())).then(|| TcpRoute {
-        matches,
-        targets,
-        place: at.place(),
-    })
 }
 
 /// A match block with a condition that we cannot check matches nothing.

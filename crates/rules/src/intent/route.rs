@@ -13,7 +13,7 @@ use super::{Host, Origin, Place, Visibility};
 pub struct RouteIntent {
     /// The object that says so.
     pub origin: Origin,
-    /// Resolved hosts; may hold wildcards (`*`, `*.example.com`). Never empty.
+    /// Resolved hosts; may hold wildcards (`*`, `*.example.com`). Empty: its routes are for others to delegate to.
     pub hosts: Vec<Host>,
     /// Where the hosts were written, for findings.
     pub place: Place,
@@ -21,6 +21,8 @@ pub struct RouteIntent {
     pub visibility: Visibility,
     /// HTTP routes in order. Empty = this object says nothing about HTTP.
     pub http: Vec<HttpRoute>,
+    /// Routes of TLS that is not ended, in order. Empty = this object says nothing about it.
+    pub tls: Vec<TlsRoute>,
     /// TCP routes in order. Empty = this object says nothing about TCP.
     pub tcp: Vec<TcpRoute>,
 }
@@ -29,7 +31,8 @@ impl RouteIntent {
     /// Everything that it may send something to, and where that was written.
     pub fn references(&self) -> impl Iterator<Item = (&Target, &Place)> {
         let http = self.http.iter().flat_map(|http| &http.targets);
-        let shares = http.chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
+        let tls = self.tls.iter().flat_map(|tls| &tls.targets);
+        let shares = http.chain(tls).chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
         let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
         let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place));
         shares.map(|share| (&share.target, &share.place)).chain(mirrors)
@@ -50,8 +53,34 @@ pub struct HttpRoute {
     pub mirrors: Vec<MirrorTarget>,
     /// A redirect leads to the port that the request came for.
     pub to_request_port: bool,
+    /// Whose routes stand in its place; see [`super::delegate`].
+    pub delegate: Option<Delegate>,
+    /// What of it the user has written, where the model cannot tell.
+    pub said: Said,
+    /// The object that it is of, where that is not the intent's: a delegate.
+    pub of: Option<Origin>,
     /// Where it was written.
     pub place: Place,
+}
+
+/// The object whose routes a route stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delegate {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// What was written and not left to a default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// How long a request may take.
+    pub timeout: bool,
+    /// When it is sent again.
+    pub retries: bool,
 }
 
 impl HttpRoute {
@@ -140,6 +169,26 @@ pub struct MirrorTarget {
     pub mirror: Mirror,
     /// Where it was written.
     pub place: Place,
+}
+
+/// One route of TLS that is not ended: by the server name that the client asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TlsRoute {
+    /// Any of these must hold; never empty.
+    pub matches: Vec<TlsMatch>,
+    /// By weight, per connection. Never empty.
+    pub targets: Vec<WeightedTarget>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// Conditions on a ClientHello and its connection that must all hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsMatch {
+    /// Any of these server names; exact, or `*.suffix`. Never empty.
+    pub server_names: Vec<String>,
+    /// On the connection.
+    pub connection: TcpMatch,
 }
 
 /// One TCP route.

@@ -213,6 +213,58 @@ fn a_host_without_an_address_is_found_by_what_a_connection_says() {
     assert_eq!(destination(&compiled, &web, "/198.51.100.7:22"), None, "nobody's port");
 }
 
+fn select(found: &Listener, server_name: Option<&str>) -> Option<Vec<String>> {
+    let (tls, application_protocols) = (server_name.is_some(), &[]);
+    let input = ChainInput { destination_port: 443, tls, server_name, application_protocols };
+    let Terminal::Tcp(tcp) = &found.select(&input)?.terminal else { return Some(vec!["HTTP".to_owned()]) };
+    Some(tcp.clusters.iter().map(|share| format!("{} {}", share.weight, share.cluster)).collect())
+}
+
+const BY_NAME: &str =
+    "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: wiki, namespace: shop}
+spec:
+  hosts: ['*.wiki.org']
+  tls:
+  - match: [{sniHosts: [en.wiki.org], sourceLabels: {app: nobody}}]
+    route: [{destination: {host: api.example.com}}]
+  - match: [{sniHosts: [en.wiki.org], port: 443}, {sniHosts: ['*.old.wiki.org']}]
+    route: [{destination: {host: catalog, port: {number: 8080}}, weight: 3}, {destination: {host: api.example.com}, weight: 1}]
+";
+
+#[test]
+fn rules_route_tls_by_its_server_name() {
+    let wild = "hosts: ['*.wiki.org']\nports: [{number: 443, protocol: TLS}]";
+    let compiled = compiled(shop(), &(entry("wiki", wild) + &entry("api", WORLD) + BY_NAME));
+    let found = listener(&compiled, &web(), "outbound|443||*").unwrap();
+    let shares = ["3 outbound|8080||catalog.shop.svc.cluster.local", "1 outbound|443||api.example.com"];
+    assert_eq!(select(&found, Some("en.wiki.org")).unwrap(), shares);
+    assert_eq!(select(&found, Some("a.old.wiki.org")).unwrap(), shares);
+    let rest = [format!("1 {PASSTHROUGH}")];
+    assert_eq!(select(&found, Some("de.wiki.org")).unwrap(), rest, "is what no rule is about");
+}
+
+#[test]
+fn of_a_service_that_rules_route_by_server_name_other_names_are_refused() {
+    let mut instances = shop();
+    instances.push(sample("vault-1", "vault", "v1", "127.0.0.20", 443, Protocol::Tls));
+    instances.push(sample("stock-1", "stock", "v1", "127.0.0.21", 443, Protocol::Auto));
+    let rule = |host: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {host}, namespace: shop}}\nspec: {{hosts: \
+             [{host}], tls: [{{match: [{{sniHosts: [{host}]}}], route: [{{destination: {{host: vault, subset: v1}}}}]}}]}}\n"
+        )
+    };
+    let compiled = compiled(instances, &(rule("vault") + &rule("stock")));
+    let to = ["1 outbound|443|v1|vault.shop.svc.cluster.local"];
+    let found = listener(&compiled, &web(), "outbound|443||vault.shop.svc.cluster.local").unwrap();
+    assert_eq!(select(&found, Some("vault")).unwrap(), to);
+    assert_eq!((select(&found, Some("other")), select(&found, None)), (None, None));
+    let found = listener(&compiled, &web(), "outbound|443||stock.shop.svc.cluster.local").unwrap();
+    assert_eq!(select(&found, Some("stock")).unwrap(), to);
+    let rest = ["1 outbound|443||stock.shop.svc.cluster.local"];
+    assert_eq!(select(&found, Some("other")).unwrap(), rest, "whoever did not say TLS may mean anything");
+}
+
 #[test]
 fn a_described_address_or_block_leads_to_its_service() {
     let spec = "hosts: [db.example.com]\naddresses: [192.0.2.1, 198.51.100.0/24]\nports: [{number: 5432, protocol: TCP}]";

@@ -10,8 +10,8 @@ use crate::dialect::shared::{
     RequestMatch, Spelling, header_edits, header_matches, query_matches, string_match,
 };
 use crate::finding::code;
-use crate::intent::{HttpMatch, HttpRoute};
-use crate::reader::{At, Reader, Table};
+use crate::intent::{Delegate, HttpMatch, HttpRoute, Said};
+use crate::reader::{At, Fields, Reader, Table};
 
 const HTTP: Table = Table::new(
     "an HTTP route",
@@ -35,6 +35,7 @@ const HTTP: Table = Table::new(
         "corsPolicy",
     ],
 );
+const DELEGATE: Table = Table::new("a delegate", &["name", "namespace"]);
 const MATCH: Table = Table::new(
     "an HTTP match",
     &[
@@ -55,7 +56,8 @@ const MATCH: Table = Table::new(
 )
 .ignored(&["statPrefix"]);
 
-pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
+/// `is_delegate`: the route is for others to delegate to.
+pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, is_delegate: bool) -> Option<HttpRoute> {
     let fields = reader.fields(at, &HTTP)?;
     let blocks = reader.list(fields.get("match"));
     let written = blocks.len();
@@ -70,7 +72,11 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
     let (name, fault) = (reader.text(fields.get("name")), fault(reader, fields.get("fault")));
     let cors = cors::read(reader, fields.get("corsPolicy"), Spelling::Istio);
     let mirrors = mirror::read(reader, at, &fields);
-    let mut route = action(reader, at, &fields, forward)?;
+    let mut route = match fields.get("delegate") {
+        Some(to) => delegated(reader, at, &to, &fields, forward, is_delegate)?,
+        None => action(reader, at, &fields, forward)?,
+    };
+    route.said = Said { timeout: fields.has("timeout"), retries: fields.has("retries") };
     (route.route.cors, route.mirrors) = (cors, mirrors);
     route.route.name = name.unwrap_or_default();
     route.route.fault = fault;
@@ -82,16 +88,7 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
 }
 
 /// What it does with a request; `forward` is for one that is sent on.
-fn action(
-    reader: &mut Reader<'_>,
-    at: &At<'_>,
-    fields: &crate::reader::Fields<'_>,
-    forward: Forward,
-) -> Option<HttpRoute> {
-    if let Some(delegate) = fields.get("delegate") {
-        reader.not_implemented(&delegate, "this route is left out");
-        return None;
-    }
+fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, forward: Forward) -> Option<HttpRoute> {
     let given: Vec<&'static str> =
         ["route", "redirect", "directResponse"].into_iter().filter(|name| fields.has(name)).collect();
     match given.as_slice() {
@@ -133,12 +130,46 @@ fn action(
     }
 }
 
+/// A route in whose place another object's stand.
+fn delegated(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    to: &At<'_>,
+    fields: &Fields<'_>,
+    forward: Forward,
+    is_delegate: bool,
+) -> Option<HttpRoute> {
+    if is_delegate {
+        let message =
+            format!("{}: what others delegate to cannot delegate; give the rule hosts, or routes", to.path);
+        reader.error(to, message);
+    }
+    for own in ["route", "redirect", "directResponse"] {
+        if fields.has(own) {
+            let message =
+                format!("{} has delegate and {own}, but a route takes exactly one of them", at.path);
+            reader.error(at, message);
+        }
+    }
+    let of = reader.fields(to, &DELEGATE)?;
+    if !of.has("name") {
+        reader.missing(&of, "name");
+    }
+    let namespace = reader.text(of.get("namespace")).filter(|namespace| !namespace.is_empty());
+    let delegate = Delegate {
+        namespace: namespace.unwrap_or_else(|| reader.origin.namespace.clone()),
+        name: reader.text(of.get("name"))?,
+        place: to.place(),
+    };
+    Some(HttpRoute { delegate: Some(delegate), ..answer(RouteAction::Forward(forward)) })
+}
+
 fn answer(action: RouteAction) -> HttpRoute {
     HttpRoute { route: Route { action, ..Route::default() }, ..HttpRoute::default() }
 }
 
 /// The authority can be set in one place.
-fn one_authority(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>, route: &HttpRoute) {
+fn one_authority(reader: &mut Reader<'_>, fields: &Fields<'_>, route: &HttpRoute) {
     let edits = &route.route.request_headers;
     let edits = edits.set.iter().chain(&edits.add);
     let edited = edits.filter(|(name, _)| name == ":authority" || name == "host").count();

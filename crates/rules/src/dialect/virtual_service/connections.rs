@@ -1,0 +1,123 @@
+//! Routes of connections: TLS by the server name that the client asks for, and TCP.
+
+use super::{block_in_mesh, keep, targets};
+use crate::finding::quote;
+use crate::intent::{Host, TcpMatch, TcpRoute, TlsMatch, TlsRoute};
+use crate::reader::{At, Fields, Reader, Table};
+
+const TCP: Table = Table::new("a TCP route", &["match", "route"]);
+const TCP_MATCH: Table = Table::new("a TCP match", &["port", "sourceLabels", "sourceNamespace", "gateways"])
+    .later(&["destinationSubnets", "sourceSubnet"]);
+const TLS: Table = Table::new("a TLS route", &["match", "route"]);
+const TLS_MATCH: Table =
+    Table::new("a TLS match", &["sniHosts", "port", "sourceLabels", "sourceNamespace", "gateways"])
+        .later(&["destinationSubnets"]);
+
+pub(super) fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute> {
+    let fields = reader.fields(at, &TCP)?;
+    let blocks = reader.list(fields.get("match"));
+    let written = blocks.len();
+    let mut matches = Vec::new();
+    for block in blocks {
+        let Some(fields) = reader.fields(&block, &TCP_MATCH) else { continue };
+        let read = connection(reader, &fields);
+        if block_in_mesh(reader, fields.get("gateways")) && keep(reader, &block, fields.has_later()) {
+            matches.push(read);
+        }
+    }
+    let targets = targets(reader, fields.get("route"));
+    if !fields.has("route") {
+        reader.missing(&fields, "route");
+    }
+    (!targets.is_empty() && (written == 0 || !matches.is_empty())).then(|| TcpRoute {
+        matches,
+        targets,
+        place: at.place(),
+    })
+}
+
+/// `hosts` and `names` are what the whole rule is about, resolved and as written.
+pub(super) fn tls_route(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    hosts: &[Host],
+    names: &[String],
+) -> Option<TlsRoute> {
+    let fields = reader.fields(at, &TLS)?;
+    let blocks = reader.list(fields.get("match"));
+    if blocks.is_empty() {
+        reader.missing(&fields, "match");
+    }
+    let mut matches = Vec::new();
+    for block in blocks {
+        let Some(fields) = reader.fields(&block, &TLS_MATCH) else { continue };
+        let connection = connection(reader, &fields);
+        let server_names = server_names(reader, &fields, hosts, names);
+        let whole = block_in_mesh(reader, fields.get("gateways")) && keep(reader, &block, fields.has_later());
+        if whole && !server_names.is_empty() {
+            matches.push(TlsMatch { server_names, connection });
+        }
+    }
+    let targets = targets(reader, fields.get("route"));
+    if !fields.has("route") {
+        reader.missing(&fields, "route");
+    }
+    (!targets.is_empty() && !matches.is_empty()).then(|| TlsRoute { matches, targets, place: at.place() })
+}
+
+fn connection(reader: &mut Reader<'_>, fields: &Fields<'_>) -> TcpMatch {
+    TcpMatch {
+        port: reader.port(fields.get("port")),
+        source_labels: reader.labels(fields.get("sourceLabels")),
+        source_namespace: reader.text(fields.get("sourceNamespace")),
+    }
+}
+
+fn server_names(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    hosts: &[Host],
+    names: &[String],
+) -> Vec<String> {
+    let items = reader.list(fields.get("sniHosts"));
+    if items.is_empty() {
+        reader.missing(fields, "sniHosts");
+    }
+    let mut found = Vec::new();
+    for item in items {
+        let Some(name) = reader.text(Some(item.clone())) else { continue };
+        let name = name.to_ascii_lowercase();
+        let is_name = name == "*" || name.strip_prefix("*.").unwrap_or(&name).split('.').all(is_label);
+        if !is_name {
+            let message = format!(
+                "{} must be a server name or \"*.\" before one, not {}: nothing else is in a ClientHello",
+                item.path,
+                quote(&name)
+            );
+            reader.error(&item, message);
+            continue;
+        }
+        let is_of = |host: &str| host == name || within(&name, host);
+        if !hosts.iter().map(Host::as_str).chain(names.iter().map(String::as_str)).any(is_of) {
+            let message = format!("{}: {} is none of the hosts of the rule", item.path, quote(&name));
+            reader.error(&item, message);
+        } else {
+            found.push(name);
+        }
+    }
+    found
+}
+
+fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.len() <= 63
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// Whether all that a name may be is below a wildcard.
+fn within(name: &str, wildcard: &str) -> bool {
+    wildcard == "*"
+        || wildcard.strip_prefix('*').is_some_and(|suffix| {
+            suffix.starts_with('.') && name.len() > suffix.len() && name.ends_with(suffix)
+        })
+}
