@@ -33,15 +33,17 @@ pub struct Offer<'a> {
 
 impl Described {
     /// In the order of the objects' names, so that the result does not depend on the order of application.
+    /// A description counts where `may` says that its namespace has a say in the host.
     pub(crate) fn new(
         mut services: Vec<Arc<ServiceIntent>>,
         mut workloads: Vec<Arc<WorkloadIntent>>,
+        may: impl Fn(&Host, &str) -> bool,
     ) -> Self {
         services.sort_by(|a, b| a.origin.cmp(&b.origin));
         workloads.sort_by(|a, b| a.origin.cmp(&b.origin));
         let mut described = Self::default();
         for service in &services {
-            for host in &service.hosts {
+            for host in service.hosts.iter().filter(|host| may(host, &service.origin.namespace)) {
                 let blocks = service.addresses.iter().map(|block| (*block, host.clone()));
                 described.blocks.extend(blocks);
                 described.by_host.entry(host.clone()).or_default().push(service.clone());
@@ -83,15 +85,19 @@ pub(crate) fn wants_address(host: &Host, described: &[Arc<ServiceIntent>]) -> bo
     !host.is_wildcard() && described.iter().any(wants)
 }
 
-/// Of those who describe a host, whom the clients of a namespace go by for a port: their own, or else the first.
+/// Of those who describe a host, whom the clients of a namespace go by for a port: their own, or else the first. Where instances have
+/// registered for the port, only who names further endpoints has a say.
 pub(crate) fn offering<'a>(
     described: &'a [Arc<ServiceIntent>],
     port: u16,
+    registered: bool,
     namespace: &str,
 ) -> Option<&'a Arc<ServiceIntent>> {
-    let mut visible = described
-        .iter()
-        .filter(|service| service.ports.contains_key(&port) && service.visibility.includes(namespace));
+    let mut visible = described.iter().filter(|service| {
+        service.ports.contains_key(&port)
+            && service.visibility.includes(namespace)
+            && (!registered || service.resolution == Resolution::Static)
+    });
     let own = visible.clone().find(|service| service.origin.namespace == namespace);
     own.or_else(|| visible.next())
 }

@@ -82,6 +82,8 @@ pub struct Service {
     /// Ports of all instances, where instances disagree the smallest instance id decides; and those that are described. Who
     /// sees which, [`Service::offer`] says.
     pub ports: BTreeMap<u16, Protocol>,
+    /// Those of instances alone.
+    pub registered: BTreeMap<u16, Protocol>,
     /// What requests to a port may switch to besides WebSocket; a port without any is not there.
     pub upgrades: BTreeMap<u16, Vec<String>>,
     /// Its instances, by id.
@@ -98,12 +100,12 @@ impl Service {
         if self.described.is_empty() {
             return self.ports.get(&port).map(|protocol| Offer { protocol: *protocol, described: None });
         }
-        if let Some(intent) = described::offering(&self.described, port, namespace) {
+        let registered = self.registered.get(&port);
+        if let Some(intent) = described::offering(&self.described, port, registered.is_some(), namespace) {
             let protocol = described::protocol(intent.ports.get(&port)?.protocol);
             return Some(Offer { protocol, described: Some(intent) });
         }
-        let registered = self.instances.iter().find_map(|instance| instance.port(port));
-        registered.map(|port| Offer { protocol: port.protocol, described: None })
+        registered.map(|protocol| Offer { protocol: *protocol, described: None })
     }
 
     /// The addresses that stand for it, as the clients of a namespace are told.
@@ -210,9 +212,14 @@ impl World {
         self.rules.described.workloads(namespace)
     }
 
-    /// The hosts that an address stands for, virtual or described.
-    pub(crate) fn services_at(&self, address: IpAddr) -> Vec<&Host> {
-        self.given.at(address).into_iter().chain(self.rules.described.at(address)).collect()
+    /// The service whose virtual address this is.
+    pub(crate) fn virtual_at(&self, address: IpAddr) -> Option<&Host> {
+        self.given.at(address)
+    }
+
+    /// The hosts that an address was said to stand for, the narrowest block first.
+    pub(crate) fn described_at(&self, address: IpAddr) -> impl Iterator<Item = &Host> {
+        self.rules.described.at(address)
     }
 
     /// The instances that have an address, in any network.

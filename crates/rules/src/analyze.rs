@@ -64,6 +64,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
     Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
     Check { code: code::NO_WORKLOADS, what: "a service without workloads", run: services::selectors },
+    Check { code: code::NO_EFFECT, what: "a service of another namespace", run: services::foreign },
     Check { code: code::DOUBLE_TLS, what: "TLS that cannot work", run: services::tls },
     Check {
         code: code::HTTP_ON_TCP,
@@ -134,7 +135,8 @@ impl<'o> Scene<'o> {
     /// The ports of the service that rules mean by a host, registered or described; `None` where there is no such service.
     fn ports_of(&self, catalog: &ServiceCatalog, host: &Host) -> Option<BTreeSet<u16>> {
         let name = short(host);
-        let means = |known: &Host| known == host || known.as_str() == name || known.covers(name);
+        // A name below a described wildcard is the wildcard's: it has no routes, policy or endpoints of its own.
+        let means = |known: &Host| known == host || known.as_str() == name;
         let described: Vec<_> =
             self.services.iter().filter(|service| service.hosts.iter().any(means)).collect();
         let exact = catalog.services.get(host);

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, Limits, OutsideTls, UpstreamProtocol};
-use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{
     self, ClientTlsMode, ConnectionPool, H2Upgrade, Host, Location, TrafficPolicy,
@@ -74,19 +73,22 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     cluster.discovery = described::discovery(lens, name, of)?;
     cluster.protocol = upstream(lens.offer(of.service, outbound.port)?.protocol);
     cluster.origin = Some(origin(&of.intent.origin));
-    let endpoints = match cluster.discovery {
-        Discovery::Eds { .. } => described::addressed(lens, name, of)?,
-        _ => EndpointSet::default(),
+    let identities: BTreeSet<SpiffeId> = match &cluster.discovery {
+        Discovery::Eds { .. } => {
+            described::addressed(lens, name, of)?.iter().filter_map(|e| e.identity.clone()).collect()
+        }
+        Discovery::Dns(dns) => dns.endpoints.iter().filter_map(|e| e.identity.clone()).collect(),
+        _ => BTreeSet::new(),
     };
-    let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
     let server_name = names::server_name(outbound.port, outbound.subset, host);
     let identities = identities.into_iter().collect();
     cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
     let rule = lens.destination_for(host);
     let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
     let policy = rule.as_ref().map(|rule| rule.effective(subset, outbound.port)).unwrap_or_default();
-    // Outside nobody has the mesh's TLS, unless a rule says so.
-    let plain = policy.tls.is_none() && of.intent.location == Location::Outside;
+    // Outside nobody has the mesh's TLS, unless a rule says so; but whoever has registered is inside.
+    let is_alone = lens.members(of.service).next().is_none();
+    let plain = policy.tls.is_none() && of.intent.location == Location::Outside && is_alone;
     if let Some(rule) = &rule {
         cluster.origin = Some(origin(rule.origin_of(subset)));
         apply(&mut cluster, &policy, host);
@@ -94,7 +96,8 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     if plain || is_out_of_reach(lens, &cluster) {
         cluster.tls = ClientTls::None;
     }
-    described::tls(&mut cluster, of);
+    let by_rule = policy.tls.is_some_and(|tls| !tls.subject_alt_names.is_empty());
+    described::tls(&mut cluster, of, by_rule);
     Some(cluster)
 }
 

@@ -18,6 +18,8 @@ use super::names::Outbound;
 
 /// How often a name is asked for whose answer does not say how long it lives.
 const REFRESH: Duration = Duration::from_secs(30);
+/// An identity that no server of the mesh has.
+const NOBODY: &str = "spiffe://nobody.invalid/ns/none/sa/none";
 /// After a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -114,6 +116,13 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
             }
         }
     }
+    let wanted = endpoints::named(lens, of.service.host(), &outbound);
+    if !wanted.is_empty() {
+        let expected = |id: &SpiffeId| wanted.iter().any(|name| name == id.as_str());
+        for place in places.0.values_mut() {
+            place.retain(|endpoint| endpoint.identity.as_ref().is_none_or(expected));
+        }
+    }
     Some(places.into_set(name))
 }
 
@@ -145,7 +154,8 @@ impl<A> Default for Places<A> {
 impl<A> Places<A> {
     fn add(&mut self, lens: &Lens<'_>, of: Of<'_>, namespace: &str, workload: &Workload, address: A) {
         let inside = of.intent.location == Location::Inside && workload.has_sidecar();
-        let named = Some(&workload.service_account).filter(|account| inside && !account.is_empty());
+        // Also of one that has no sidecar: a rule may demand mTLS all the same.
+        let named = Some(&workload.service_account).filter(|account| !account.is_empty());
         let identity = named
             .and_then(|account| SpiffeId::workload(&lens.settings().trust_domain, namespace, account).ok());
         let [region, zone, sub_zone] = workload.locality.clone();
@@ -172,15 +182,24 @@ impl<A> Places<A> {
     }
 }
 
-/// What of TLS goes with the place: outside nobody has the mesh's, and whoever shows a certificate is one of those named.
-pub(super) fn tls(cluster: &mut Cluster, of: Of<'_>) {
+/// What of TLS goes with the place: whoever shows a certificate is one of those named, unless a rule names others.
+pub(super) fn tls(cluster: &mut Cluster, of: Of<'_>, by_rule: bool) {
     let names = &of.intent.subject_alt_names;
+    if by_rule {
+        return;
+    }
     match &mut cluster.tls {
         ClientTls::Outside(tls) if tls.subject_alt_names.is_empty() => {
             tls.subject_alt_names.clone_from(names);
         }
         ClientTls::Mesh { identities, .. } if !names.is_empty() => {
-            *identities = names.iter().filter_map(|name| SpiffeId::parse(name).ok()).collect();
+            identities.extend(names.iter().filter_map(|name| SpiffeId::parse(name).ok()));
+            // No list is anybody: who is named by other than an identity is nobody of the mesh.
+            if identities.is_empty() {
+                identities.extend(SpiffeId::parse(NOBODY));
+            }
+            identities.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+            identities.dedup();
         }
         ClientTls::Outside(_) | ClientTls::Mesh { .. } | ClientTls::None => {}
     }

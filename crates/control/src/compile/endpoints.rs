@@ -39,7 +39,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
 /// it is not dialled.
-fn named(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> Vec<String> {
+pub(super) fn named(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> Vec<String> {
     let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
     let rule = lens.destination_for(host);
     let tls = rule.and_then(|rule| rule.effective(subset, outbound.port).tls);

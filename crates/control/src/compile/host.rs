@@ -2,18 +2,16 @@
 
 use outrigger_model::resource::Host;
 
-use super::lens::Lens;
+use super::lens::{Lens, Seen};
 
 /// The service that a name means to this client; `None` when there is none, or none with an address.
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Host> {
     if name == Host::OUTSIDE {
         return Some(outside(lens));
     }
-    let service = lens.service_of(&lens.resolve(name)?)?;
+    let has_address = |service: &Seen<'_>| !lens.addresses(*service).is_empty();
+    let service = lens.service_of(&lens.resolve(name)?, has_address)?;
     let addresses = lens.addresses(service);
-    if addresses.is_empty() {
-        return None;
-    }
     let host = match service.host().is_wildcard() {
         true => name.to_owned(),
         false => service.host().as_str().to_owned(),

@@ -25,6 +25,9 @@ pub(super) enum Facet {
     Network = 2,
     Labels = 4,
     Own = 8,
+    Bind = 16,
+    Secure = 32,
+    RegexLimit = 64,
 }
 
 /// A client's view of a world.
@@ -59,11 +62,19 @@ impl<'a> Lens<'a> {
 
     /// A gRPC client that has certificates.
     pub(super) fn is_secure(&self) -> bool {
+        self.facet(Facet::Secure);
         self.scope.secure
     }
 
     pub(super) fn bind(&self) -> Option<IpAddr> {
+        self.facet(Facet::Bind);
         self.scope.bind
+    }
+
+    /// The largest program of a regular expression that the client takes.
+    pub(super) fn regex_limit(&self) -> u32 {
+        self.facet(Facet::RegexLimit);
+        self.scope.regex_limit
     }
 
     pub(super) fn settings(&self) -> &'a MeshSettings {
@@ -123,16 +134,19 @@ impl<'a> Lens<'a> {
         found.map(Seen)
     }
 
-    /// The service that a name belongs to: its own, or that of the longest wildcard over it.
-    pub(super) fn service_of(&self, host: &Host) -> Option<Seen<'a>> {
+    /// The service that a name belongs to: its own, or that of the longest wildcard over it, the first that is one to this client.
+    pub(super) fn service_of(&self, host: &Host, is: impl Fn(&Seen<'a>) -> bool) -> Option<Seen<'a>> {
         let wild = || {
             let name = host.as_str();
-            name.match_indices('.').find_map(|(at, _)| {
+            // There is no wildcard that nobody describes: one fact stands for them all.
+            self.saw(Fact::Described);
+            let wildcards = name.match_indices('.').filter_map(|(at, _)| {
                 let wildcard = self.world.resolver.resolve(&format!("*{}", &name[at..]), "").ok()?;
-                self.service(&wildcard)
-            })
+                self.world.service(&wildcard).map(Seen)
+            });
+            wildcards.into_iter().find(|service| is(service))
         };
-        self.service(host).or_else(wild)
+        self.service(host).filter(&is).or_else(wild)
     }
 
     /// A port of a service as the client sees it.
@@ -151,11 +165,7 @@ impl<'a> Lens<'a> {
     /// All that somebody describes.
     pub(super) fn described(&self) -> impl Iterator<Item = Seen<'a>> {
         self.saw(Fact::Described);
-        self.world.described().map(|service| {
-            // Instances may be behind it, too.
-            self.saw(Fact::Service(service.host.clone()));
-            Seen(service)
-        })
+        self.world.described().map(Seen)
     }
 
     /// The described workloads of a namespace.
@@ -187,11 +197,16 @@ impl<'a> Lens<'a> {
         service.0.instances.iter().map(AsRef::as_ref)
     }
 
-    /// The services that an address stands for, virtual or described.
-    pub(super) fn services_at(&self, address: IpAddr) -> Vec<Seen<'a>> {
+    /// The service whose virtual address this is.
+    pub(super) fn virtual_at(&self, address: IpAddr) -> Option<Seen<'a>> {
         self.saw(Fact::Address(address));
+        self.service(self.world.virtual_at(address)?)
+    }
+
+    /// The services that an address was said to stand for, the narrowest block first.
+    pub(super) fn described_at(&self, address: IpAddr) -> impl Iterator<Item = Seen<'a>> {
         self.saw(Fact::Described);
-        self.world.services_at(address).into_iter().filter_map(|host| self.service(host)).collect()
+        self.world.described_at(address).filter_map(|host| self.world.service(host)).map(Seen)
     }
 
     /// The instances that serve an address of the client's network.
@@ -215,6 +230,8 @@ impl<'a> Lens<'a> {
 
     pub(super) fn destination_for(&self, host: &Host) -> Option<Arc<DestinationIntent>> {
         self.saw(Fact::Destinations(host.clone()));
+        // Whose it is decides between rules of several namespaces.
+        self.saw(Fact::Service(host.clone()));
         self.saw_mistaken(host, Fact::Destinations);
         if !self.world.has_policy(host) {
             return None;
@@ -278,9 +295,9 @@ impl<'a> Seen<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facets {
     kind: ClientKind,
-    bind: Option<IpAddr>,
-    secure: bool,
-    regex_limit: u32,
+    bind: Option<Option<IpAddr>>,
+    secure: Option<bool>,
+    regex_limit: Option<u32>,
     namespace: Option<String>,
     network: Option<String>,
     labels: Option<Option<BTreeMap<String, String>>>,
@@ -292,9 +309,9 @@ impl Facets {
         let uses = |facet: Facet| used & facet as u8 != 0;
         Self {
             kind: scope.kind,
-            bind: scope.bind,
-            secure: scope.secure,
-            regex_limit: scope.regex_limit,
+            bind: uses(Facet::Bind).then_some(scope.bind),
+            secure: uses(Facet::Secure).then_some(scope.secure),
+            regex_limit: uses(Facet::RegexLimit).then_some(scope.regex_limit),
             namespace: uses(Facet::Namespace).then(|| scope.namespace.clone()),
             network: uses(Facet::Network).then(|| scope.network(world).to_owned()),
             labels: uses(Facet::Labels).then(|| scope.labels(world).cloned()),
@@ -302,10 +319,17 @@ impl Facets {
         }
     }
 
+    /// The instance that it is about, where nobody but its client sees this.
+    pub(super) fn owner(&self) -> Option<&str> {
+        self.own.as_ref()?.as_deref()
+    }
+
     /// Whether a client is equal in all of them.
     pub(super) fn fit(&self, scope: &Scope, world: &World) -> bool {
-        (self.kind, self.bind, self.secure, self.regex_limit)
-            == (scope.kind, scope.bind, scope.secure, scope.regex_limit)
+        self.kind == scope.kind
+            && self.bind.is_none_or(|bind| bind == scope.bind)
+            && self.secure.is_none_or(|secure| secure == scope.secure)
+            && self.regex_limit.is_none_or(|limit| limit == scope.regex_limit)
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == scope.namespace)
             && self.network.as_ref().is_none_or(|network| network == scope.network(world))
             && self.labels.as_ref().is_none_or(|labels| labels.as_ref() == scope.labels(world))

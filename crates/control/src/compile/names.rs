@@ -35,7 +35,7 @@ impl<'a> Outbound<'a> {
         if parts.next() != Some("outbound") {
             return None;
         }
-        let port = parts.next()?.parse().ok()?;
+        let port = port(parts.next()?)?;
         let subset = parts.next()?;
         let host = parts.next().filter(|host| !host.is_empty())?;
         Some(Self { port, subset, host })
@@ -45,6 +45,12 @@ impl<'a> Outbound<'a> {
     pub fn address(&self) -> Option<SocketAddr> {
         self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
     }
+}
+
+/// A port in its only spelling: one thing that has many names would be compiled once for each.
+pub fn port(text: &str) -> Option<u16> {
+    let port: u16 = text.parse().ok()?;
+    (port.to_string() == text).then_some(port)
 }
 
 /// `outbound|PORT|SUBSET|HOST`.
@@ -69,7 +75,7 @@ pub fn inbound_cluster(port: u16) -> String {
 
 /// Reads `inbound|PORT||`.
 pub fn parse_inbound_cluster(name: &str) -> Option<u16> {
-    name.strip_prefix("inbound|")?.strip_suffix("||")?.parse().ok()
+    port(name.strip_prefix("inbound|")?.strip_suffix("||")?)
 }
 
 /// The SNI between sidecars, `outbound_.PORT_.SUBSET_.HOST`.
@@ -93,7 +99,16 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_nothing() {
-        for bad in ["", "outbound", "outbound|x||h", "outbound|80|v1|", "inbound|80||", "outbound|80"] {
+        for bad in [
+            "",
+            "outbound",
+            "outbound|+80||h",
+            "outbound|080||h",
+            "outbound|x||h",
+            "outbound|80|v1|",
+            "inbound|80||",
+            "outbound|80",
+        ] {
             assert_eq!(Outbound::parse(bad), None, "{bad}");
         }
     }

@@ -27,10 +27,10 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
             // gRPC asks for the authority of its target and needs a listener of that name.
             let (host, port) = name.rsplit_once(':')?;
             let host = lens.resolve(host)?;
-            for_destination(lens, name, &names::outbound(port.parse().ok()?, "", host.as_str()))
+            for_destination(lens, name, &names::outbound(names::port(port)?, "", host.as_str()))
         }
         ClientKind::Envoy => {
-            let port = name.strip_prefix("outbound_")?.parse().ok()?;
+            let port = names::port(name.strip_prefix("outbound_")?)?;
             for_port(lens, port)
         }
     }

@@ -1,5 +1,7 @@
 //! Routes: a service's port as its clients see it, from the route intent of its host or the default.
 
+use std::collections::HashSet;
+
 use outrigger_model::cluster::PASSTHROUGH;
 use outrigger_model::route::{
     Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
@@ -19,7 +21,7 @@ use crate::world::selected;
 /// The route configuration of a name.
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<RouteConfig> {
     if lens.kind() == ClientKind::Envoy
-        && let Ok(port) = name.parse()
+        && let Some(port) = names::port(name)
     {
         return Some(by_port(lens, port));
     }
@@ -42,15 +44,18 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<RouteConfig> {
 /// Envoy binds one listener per port, so its routes tell services apart by authority.
 fn by_port(lens: &Lens<'_>, port: u16) -> RouteConfig {
     let http = |service: &Seen<'_>| lens.offer(*service, port).is_some_and(|offer| offer.protocol.is_http());
+    // An Envoy refuses them all where two hosts have a domain; a whole name goes before the short form of another's.
+    let whole: HashSet<&str> = lens.services().filter(http).map(|service| service.host().as_str()).collect();
     let virtual_hosts = lens.services().filter(http).map(|service| {
         let mut domains = vec![service.host().as_str().to_owned()];
         // Names of the world have no short forms.
         if lens.is_of_the_mesh(service.host()) {
-            domains.push(format!("{}.{}", service.name(), service.namespace()));
-            domains.push(format!("{}.{}.svc", service.name(), service.namespace()));
-            if service.namespace() == lens.namespace() {
-                domains.push(service.name().to_owned());
+            let (name, namespace) = (service.name(), service.namespace());
+            let mut short = vec![format!("{name}.{namespace}"), format!("{name}.{namespace}.svc")];
+            if namespace == lens.namespace() {
+                short.push(name.to_owned());
             }
+            domains.extend(short.into_iter().filter(|short| !whole.contains(short.as_str())));
         }
         let with_port: Vec<_> = domains.iter().map(|domain| format!("{domain}:{port}")).collect();
         domains.extend(with_port);

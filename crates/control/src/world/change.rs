@@ -33,7 +33,7 @@ pub enum Fact {
     Authorization(String),
     /// That there are these services with these ports and no others.
     Services,
-    /// Which services are described, and how.
+    /// Which services are described, how, and what instances add to that.
     Described,
     /// Which instances and described workloads a namespace has.
     Workloads(String),
@@ -118,7 +118,12 @@ impl World {
 
     /// Puts rules in the place of all that there are.
     pub(crate) fn rule(&mut self, intents: impl IntoIterator<Item = Intent>, change: &mut Change) {
-        let rules = Rules::new(intents);
+        // A name of the mesh's own domain is its namespace's: nobody else says where its requests go.
+        let may = |host: &Host, namespace: &str| {
+            let owner = self.resolver.split(host).map(|(_, owner)| owner);
+            owner.is_none_or(|owner| owner == namespace || self.settings.is_root(namespace))
+        };
+        let rules = Rules::new(intents, may);
         let before = std::mem::replace(&mut self.rules, Arc::new(rules));
         self.describe(&before.described, change);
         let after = &self.rules;
@@ -218,9 +223,14 @@ impl World {
             (Some(before), Some(now)) => {
                 (&before.ports, &before.upgrades, &before.namespace, &before.name, &before.described)
                     == (&now.ports, &now.upgrades, &now.namespace, &now.name, &now.described)
+                    && (&before.registered, before.instances.is_empty())
+                        == (&now.registered, now.instances.is_empty())
             }
             (before, now) => before.is_none() && now.is_none(),
         };
+        let is_described = [&before.as_deref(), &now.as_ref()]
+            .into_iter()
+            .any(|service| service.is_some_and(|service| !service.described.is_empty()));
         match now {
             Some(now) => self.services.insert_mut(host.clone(), Arc::new(now)),
             None => drop(self.services.remove_mut(host)),
@@ -234,6 +244,9 @@ impl World {
         if !same_shape {
             change.note(Fact::Service(host.clone()));
             change.note(Fact::Services);
+            if is_described {
+                change.note(Fact::Described);
+            }
         }
     }
 
@@ -254,13 +267,24 @@ impl World {
             }
             (None, None) => return None,
         };
-        let (mut ports, upgrades) = shape(&instances);
+        let (registered, upgrades) = shape(&instances);
+        let mut ports = registered.clone();
         for (number, port) in described.iter().rev().flat_map(|intent| &intent.ports) {
             ports.insert(*number, described::protocol(port.protocol));
         }
         let virtual_addresses = before.map(|service| service.virtual_addresses).unwrap_or_default();
         let host = host.clone();
-        Some(Service { host, namespace, name, ports, upgrades, instances, described, virtual_addresses })
+        Some(Service {
+            host,
+            namespace,
+            name,
+            ports,
+            registered,
+            upgrades,
+            instances,
+            described,
+            virtual_addresses,
+        })
     }
 
     /// Services whose virtual addresses are others now.

@@ -23,7 +23,8 @@ pub(super) struct Rules {
 
 impl Rules {
     /// In the order of the objects' names, so that the result does not depend on the order of application.
-    pub(super) fn new(intents: impl IntoIterator<Item = Intent>) -> Self {
+    /// `may` says whether a namespace has a say in what a host is.
+    pub(super) fn new(intents: impl IntoIterator<Item = Intent>, may: impl Fn(&Host, &str) -> bool) -> Self {
         let (mut routes, mut destinations) = (Vec::new(), Vec::new());
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
@@ -45,7 +46,7 @@ impl Rules {
             destinations: ByHost::new(destinations),
             mtls: ByNamespace::new(mtls),
             authorization: ByNamespace::new(authorization),
-            described: Described::new(services, workloads),
+            described: Described::new(services, workloads, may),
         }
     }
 }

@@ -34,10 +34,19 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         if exists || !told.insert((origin, host)) {
             continue;
         }
-        let message = format!(
-            "{origin} is for host {}, but there is no such service, so it affects nobody",
-            quote(short(host))
-        );
+        let wildcard = scene.services.iter().flat_map(|service| &service.hosts);
+        let wildcard = wildcard.into_iter().find(|known| known.is_wildcard() && known.covers(short(host)));
+        let message = match wildcard {
+            Some(wildcard) => format!(
+                "{origin} is for host {}, which is described only as a part of {}: write the rule for that, or describe the host",
+                quote(short(host)),
+                quote(wildcard.as_str())
+            ),
+            None => format!(
+                "{origin} is for host {}, but there is no such service, so it affects nobody",
+                quote(short(host))
+            ),
+        };
         let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);
         let names: Vec<&str> = catalog.services.keys().take(MOST_CANDIDATES).map(short).collect();
         found.suggestion = closest(short(host), names);

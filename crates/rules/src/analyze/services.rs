@@ -40,6 +40,27 @@ pub(super) fn conflicts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// A name of the mesh's own domain is its namespace's, and what others say of it does not count.
+pub(super) fn foreign(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for service in &scene.services {
+        for host in &service.hosts {
+            let owner = host.as_str().split_once(".svc.").and_then(|(name, _)| name.rsplit_once('.'));
+            let Some((_, owner)) = owner.filter(|(_, owner)| *owner != service.origin.namespace) else {
+                continue;
+            };
+            let message = format!(
+                "{} describes {}, which is namespace {owner}'s: unless {} is the mesh's root namespace it does not count; describe it \
+                 in {owner}",
+                service.origin,
+                quote(short(host)),
+                service.origin.namespace
+            );
+            let found = finding(Severity::Warning, code::NO_EFFECT, &service.origin, &service.place, message);
+            findings.push(found);
+        }
+    }
+}
+
 /// Whether no client sees both.
 fn apart(one: &ServiceIntent, other: &ServiceIntent) -> bool {
     match (&one.visibility, &other.visibility) {

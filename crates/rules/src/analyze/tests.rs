@@ -442,9 +442,11 @@ const API: &str = "hosts: [api.example.com, example.com, '*.wiki.org']\nports: [
 
 #[test]
 fn a_route_to_a_described_host_is_none_to_nowhere() {
-    for host in ["api.example.com", "example.com", "en.wiki.org"] {
+    for host in ["api.example.com", "example.com"] {
         silent(&both(&entry("api", API), &to(&format!("host: {host}, port: {{number: 80}}"))));
     }
+    let below = both(&entry("api", API), &to("host: en.wiki.org, port: {number: 80}"));
+    assert!(only(&below).contains("error IST0101"), "it has no endpoints of its own");
     let told = only(&both(&entry("api", API), &to("host: api.example.com, port: {number: 81}")));
     assert!(told.contains("has only 80, 443"), "{told}");
     let rule = |host: &str| object("networking.istio.io/v1", "DestinationRule", &format!("host: '{host}'"));
@@ -452,6 +454,20 @@ fn a_route_to_a_described_host_is_none_to_nowhere() {
         silent(&both(&entry("api", API), &rule(host)));
     }
     assert!(only(&both(&entry("api", API), &rule("www.example.net"))).contains("OUT0106"));
+    let told = only(&both(&entry("api", API), &rule("en.wiki.org")));
+    assert!(told.contains("described only as a part of \"*.wiki.org\""), "{told}");
+}
+
+#[test]
+fn a_description_of_another_namespaces_service_is_told() {
+    let spec = |host: &str| {
+        format!(
+            "hosts: [{host}]\nports: [{{number: 80}}]\nresolution: STATIC\nendpoints: [{{address: 10.0.0.1}}]"
+        )
+    };
+    let told = only(&entry("theirs", &spec("payments.bank.svc.cluster.local")));
+    assert!(told.contains("warning OUT0006") && told.contains("which is namespace bank's"), "{told}");
+    silent(&entry("ours", &spec("payments.shop.svc.cluster.local")));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use outrigger_model::identity::SpiffeId;
 
 use super::shared::visibility;
 use super::workload_entry::workload;
@@ -11,6 +12,7 @@ use crate::intent::{
     Host, Intent, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload,
 };
 use crate::reader::{At, Fields, Reader, Table};
+use crate::yaml::Value;
 
 const SPEC: Table = Table::new(
     "a ServiceEntry",
@@ -66,10 +68,42 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         visibility: visibility(reader, fields.get("exportTo")),
         subject_alt_names: reader.texts(fields.get("subjectAltNames")),
     };
+    check_size(reader, &fields);
+    check_names(reader, &fields, &intent);
     check_sources(reader, &fields, &intent);
     check_resolution(reader, &fields, &intent);
     check_endpoints(reader, &fields, &intent);
     vec![Intent::Service(intent)]
+}
+
+/// As Istio's: their products are kept.
+fn check_size(reader: &mut Reader<'_>, fields: &Fields<'_>) {
+    for (name, most) in [("hosts", 256), ("addresses", 256), ("ports", 256), ("endpoints", 4096)] {
+        if let Some(at) = fields.get(name)
+            && let Value::List(items) = &at.node.value
+            && items.len() > most
+        {
+            let message =
+                format!("{} has {} items, and may have {most}: write several objects", at.path, items.len());
+            reader.error(&at, message);
+        }
+    }
+}
+
+/// Servers of the mesh have no other names than identities.
+fn check_names(reader: &mut Reader<'_>, fields: &Fields<'_>, intent: &ServiceIntent) {
+    for item in reader.list(fields.get("subjectAltNames")) {
+        let Some(name) = reader.text(Some(item.clone())) else { continue };
+        if intent.location == Location::Inside && SpiffeId::parse(&name).is_err() {
+            let message = format!(
+                "{} must be an identity such as spiffe://cluster.local/ns/shop/sa/catalog, not {}: a server of the mesh has no \
+                 other name",
+                item.path,
+                quote(&name)
+            );
+            reader.error(&item, message);
+        }
+    }
 }
 
 fn hosts(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<Host> {

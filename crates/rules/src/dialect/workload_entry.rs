@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use outrigger_model::identity::SpiffeId;
+
 use crate::finding::{code, quote};
 use crate::intent::{Intent, Workload, WorkloadIntent};
 use crate::reader::{At, Reader, Table};
@@ -49,9 +51,21 @@ pub(super) fn workload(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Workload>
         network: reader.text(fields.get("network")).unwrap_or_default(),
         locality,
         weight,
-        service_account: reader.text(fields.get("serviceAccount")).unwrap_or_default(),
+        service_account: account(reader, fields.get("serviceAccount")).unwrap_or_default(),
         place: at.place(),
     })
+}
+
+/// One that cannot stand in an identity would leave its server without any.
+fn account(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<String> {
+    let at = at?;
+    let account = reader.text(Some(at.clone()))?;
+    let is_name = !account.contains('/') && SpiffeId::workload("cluster.local", "default", &account).is_ok();
+    if !account.is_empty() && !is_name {
+        let message = format!("{} must be the name of a service account, not {}", at.path, quote(&account));
+        reader.error(&at, message);
+    }
+    Some(account)
 }
 
 fn address(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<String> {

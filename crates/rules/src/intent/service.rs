@@ -112,9 +112,12 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Whether it has a sidecar that speaks the mesh's mTLS: Istio's label says so.
+    /// Whether it has a sidecar that speaks the mesh's mTLS: Istio's label says so, or without it that it has an identity.
     pub fn has_sidecar(&self) -> bool {
-        self.labels.get("security.istio.io/tlsMode").is_some_and(|mode| mode == "istio")
+        match self.labels.get("security.istio.io/tlsMode") {
+            Some(mode) => mode == "istio",
+            None => !self.service_account.is_empty(),
+        }
     }
 
     /// Where it serves a port of a service.

@@ -8,6 +8,7 @@ use outrigger_xds::ClientKind;
 use super::super::cache::Compiled;
 use super::super::scope::Scope;
 use super::super::tests::{compiled, get, scope, shop};
+use super::NOBODY;
 use crate::instance::{Protocol, sample};
 
 fn entry(name: &str, spec: &str) -> String {
@@ -314,4 +315,122 @@ fn a_port_of_an_application_s_own_tls_can_be_registered() {
     let own = scope(ClientKind::Outrigger, "vault", "vault-1");
     let inbound = listener(&compiled, &own, "inbound|127.0.0.20:8200").unwrap();
     assert!(inbound.chains.iter().all(|chain| matches!(chain.terminal, Terminal::Tcp(_))));
+}
+
+fn of(namespace: &str, name: &str, spec: &str) -> String {
+    entry(name, spec).replace("namespace: shop", &format!("namespace: {namespace}"))
+}
+
+const CATALOG: &str = "outbound|8080||catalog.shop.svc.cluster.local";
+
+#[test]
+fn nobody_says_what_a_service_of_another_namespace_is() {
+    let spec = "hosts: [catalog.shop.svc.cluster.local]
+addresses: [192.0.2.66]
+ports: [{number: 8080, protocol: HTTP}]
+resolution: DNS
+endpoints: [{address: x.evil}]";
+    let plain = compiled(shop(), "");
+    let world = compiled(shop(), &of("evil", "theirs", spec));
+    assert_eq!(cluster(&world, &web(), CATALOG), cluster(&plain, &web(), CATALOG));
+    assert_eq!(endpoints(&world, &web(), CATALOG), endpoints(&plain, &web(), CATALOG));
+    assert_eq!(host(&world, &web(), "catalog"), host(&plain, &web(), "catalog"));
+    assert_eq!(destination(&world, &web(), "/192.0.2.66:8080"), None);
+    // The mesh's own administrators do.
+    let root = compiled(
+        shop(),
+        &of("outrigger-system", "ours", &spec.replace("DNS", "STATIC").replace("x.evil", "192.0.2.7")),
+    );
+    assert_eq!(endpoints(&root, &web(), CATALOG).unwrap().iter().count(), 3);
+}
+
+#[test]
+fn who_has_registered_keeps_mtls_whatever_is_said_of_others() {
+    let spec = "hosts: [catalog.shop.svc.cluster.local]\nports: [{number: 8080, protocol: HTTP}]\nresolution: STATIC\nendpoints: [{address: 192.0.2.50}]";
+    let world = compiled(shop(), &entry("vm", spec));
+    let found = cluster(&world, &web(), CATALOG).unwrap();
+    assert!(matches!(found.tls, ClientTls::Mesh { required: false, .. }), "{:?}", found.tls);
+    let set = endpoints(&world, &web(), CATALOG).unwrap();
+    let secure: Vec<bool> = set.iter().map(|endpoint| endpoint.mesh_tls).collect();
+    assert_eq!(secure.iter().filter(|secure| **secure).count(), 2, "{set:?}");
+    // By name there would be nobody but the names.
+    let named =
+        compiled(shop(), &entry("vm", &spec.replace("STATIC", "DNS").replace("192.0.2.50", "vm.example")));
+    let found = cluster(&named, &web(), CATALOG).unwrap();
+    assert!(matches!(found.discovery, Discovery::Eds { .. }), "{:?}", found.discovery);
+    assert_eq!(endpoints(&named, &web(), CATALOG).unwrap().iter().count(), 2);
+}
+
+fn db(more: &str) -> String {
+    entry("db", &format!("hosts: [db.example.com]\nports: [{{number: 80}}]\nresolution: STATIC\n{more}"))
+}
+
+const DB: &str = "outbound|80||db.example.com";
+
+#[test]
+fn whom_an_account_names_is_whom_it_must_be() {
+    let mesh = |world: &Compiled| match cluster(world, &web(), DB).unwrap().tls {
+        ClientTls::Mesh { identities, required, .. } => {
+            (identities.iter().map(ToString::to_string).collect::<Vec<_>>(), required)
+        }
+        other => panic!("{other:?}"),
+    };
+    let id = |account: &str| format!("spiffe://cluster.local/ns/shop/sa/{account}");
+    // Without Istio's label, an account says that there is a sidecar.
+    let world = compiled(
+        shop(),
+        &db("location: MESH_INTERNAL\nendpoints: [{address: 192.0.2.1, serviceAccount: db}]"),
+    );
+    assert!(endpoints(&world, &web(), DB).unwrap().iter().next().unwrap().mesh_tls);
+    assert_eq!(mesh(&world), (vec![id("db")], false));
+    // Where a rule demands mTLS, it is that identity's, inside or outside.
+    let outside = db("endpoints: [{address: 192.0.2.1, serviceAccount: db}]")
+        + &rule("db.example.com", "tls: {mode: ISTIO_MUTUAL}");
+    assert_eq!(mesh(&compiled(shop(), &outside)), (vec![id("db")], true));
+    let by_name = outside.replace("STATIC", "DNS").replace("192.0.2.1", "vm.example");
+    assert_eq!(mesh(&compiled(shop(), &by_name)), (vec![id("db")], true));
+    // A rule's names go before the description's, and whoever is none of them is not dialled.
+    let names = format!("location: MESH_INTERNAL\nsubjectAltNames: ['{}']\n", id("other"));
+    let two = db(&(names.clone()
+        + "endpoints: [{address: 192.0.2.1, serviceAccount: db}, {address: 192.0.2.2, serviceAccount: b}]"));
+    assert_eq!(mesh(&compiled(shop(), &two)).0, [id("b"), id("db"), id("other")]);
+    let ruled = two
+        + &rule("db.example.com", &format!("tls: {{mode: ISTIO_MUTUAL, subjectAltNames: ['{}']}}", id("b")));
+    let world = compiled(shop(), &ruled);
+    assert_eq!(mesh(&world), (vec![id("b")], true));
+    assert_eq!(addresses(&endpoints(&world, &web(), DB).unwrap()), ["192.0.2.2:80"]);
+    // Names that no identity can have let nobody in.
+    let foreign = db("subjectAltNames: [db.example.com]\nendpoints: [{address: 192.0.2.1}]")
+        + &rule("db.example.com", "tls: {mode: ISTIO_MUTUAL}");
+    assert_eq!(mesh(&compiled(shop(), &foreign)).0, [NOBODY]);
+}
+
+#[test]
+fn a_description_that_says_nothing_of_a_port_leaves_it_to_others() {
+    let block = "hosts: [db.example.com]\naddresses: [127.0.0.0/8]\nports: [{number: 5432, protocol: TCP}]";
+    let world = compiled(shop(), &entry("db", block));
+    let registered = destination(&world, &web(), "/127.0.0.11:8080").unwrap();
+    assert_eq!(registered, "outbound|8080||127.0.0.11", "who has registered goes before a block");
+    assert_eq!(destination(&world, &web(), "/127.0.0.77:5432").unwrap(), "outbound|5432||db.example.com");
+    let private = "hosts: [api.example.com]\nexportTo: ['.']\nports: [{number: 80, protocol: HTTP}]";
+    let wild = "hosts: ['*.example.com']\nresolution: DNS\nports: [{number: 80, protocol: HTTP}]\nendpoints: [{address: x.example}]";
+    let world = compiled(shop(), &(entry("a", private) + &of("bank", "wild", wild)));
+    assert_eq!(
+        destination(&world, &elsewhere(), "api.example.com:80").unwrap(),
+        "outbound|80||*.example.com"
+    );
+}
+
+#[test]
+fn an_envoy_is_given_each_domain_once() {
+    let short = "hosts: [catalog.shop]\nresolution: DNS\nports: [{number: 8080, protocol: HTTP}]";
+    let world = compiled(shop(), &entry("short", short));
+    let envoy = scope(ClientKind::Envoy, "web", "envoy");
+    let found = routes(&world, &envoy, "8080").unwrap();
+    let mut domains: Vec<&String> = found.virtual_hosts.iter().flat_map(|host| &host.domains).collect();
+    let count = domains.len();
+    domains.sort();
+    domains.dedup();
+    assert_eq!(domains.len(), count, "{:#?}", found.virtual_hosts);
+    assert!(routes(&world, &envoy, "08080").is_none() && routes(&world, &envoy, "+8080").is_none());
 }
