@@ -147,7 +147,7 @@ impl Source for XdsSource {
             instance: (!claimed.is_empty()).then_some(claimed),
             bind: text(node, "OUTBOUND_BIND").and_then(|ip| ip.parse().ok()),
             secure: node.metadata.get("SECURE").is_some_and(|secure| *secure == true || *secure == "true"),
-            regex_limit: number(node, "RE2_MAX_PROGRAM_SIZE").unwrap_or(REGEX_LIMIT),
+            regex_limit: number(node, "RE2_MAX_PROGRAM_SIZE").map_or(REGEX_LIMIT, rounded),
         };
         let own = scope.own(&self.keeper.published().world).is_some();
         if scope.kind == ClientKind::Outrigger
@@ -194,6 +194,15 @@ fn text<'n>(node: &'n NodeInfo, key: &str) -> Option<&'n str> {
 fn number(node: &NodeInfo, key: &str) -> Option<u32> {
     let value = node.metadata.get(key)?;
     value.as_str().map_or_else(|| value.as_f64(), |text| text.parse().ok()).map(|number| number as u32)
+}
+
+/// Down to the default or a power of two: clients that say the same see the same, and there are few of these.
+fn rounded(limit: u32) -> u32 {
+    match limit {
+        0 => 0,
+        REGEX_LIMIT => REGEX_LIMIT,
+        other => 1 << other.ilog2(),
+    }
 }
 
 /// Names that a gRPC client asked for and that are remembered: as many as it may ask for at once.
@@ -306,6 +315,14 @@ impl View for Subscriber {
                 tracing::info!(node = %self.node, reason, "xDS client disconnected");
                 board.disconnected(self.stream);
             }
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if let Some(instance) = &self.scope.instance {
+            self.compiled.leave(&self.seat, instance);
         }
     }
 }

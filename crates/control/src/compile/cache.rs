@@ -10,7 +10,7 @@ use std::sync::Arc;
 use outrigger_identity::Revoked;
 use outrigger_model::resource::{Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::ClientKind;
-use outrigger_xds::server::{Audience, Name, Versioned, WILDCARD};
+use outrigger_xds::server::{Audience, Name, Seat, Versioned, WILDCARD};
 use parking_lot::Mutex;
 
 use super::foreign::{self, Gap};
@@ -47,8 +47,12 @@ struct Variant {
     outcome: Outcome,
 }
 
-/// A name, and what it was before a change.
-pub struct Stale(Vec<(Name, Vec<Variant>)>);
+/// A name; with an instance, as nobody but the clients beside it see the name: every sidecar has its own `*`, and what changes one is
+/// no matter of the others.
+type Key = (Name, Option<Arc<str>>);
+
+/// Names, and what they were before a change.
+pub struct Stale(Vec<(Key, Vec<Variant>)>);
 
 /// What compilation is a function of.
 #[derive(Clone)]
@@ -66,8 +70,16 @@ impl Inputs {
 
 struct State {
     inputs: Inputs,
-    kept: HashMap<ResourceKind, HashMap<Arc<str>, Kept>>,
-    by_fact: BTreeMap<Fact, HashSet<Name>>,
+    kept: HashMap<ResourceKind, HashMap<Arc<str>, Entry>>,
+    by_fact: BTreeMap<Fact, HashSet<Key>>,
+    by_owner: HashMap<Arc<str>, HashSet<Name>>,
+}
+
+/// What a name is to those who see the same, and to those who see it as nobody else.
+#[derive(Default)]
+struct Entry {
+    shared: Kept,
+    own: HashMap<Arc<str>, Kept>,
 }
 
 #[derive(Default)]
@@ -87,7 +99,8 @@ impl Compiled {
     pub fn new(world: Arc<World>, roots_pem: Arc<str>, revoked: Arc<Revoked>) -> Self {
         let audience = Audience::new(world.generation);
         let inputs = Inputs { world, roots_pem, revoked };
-        let state = State { inputs, kept: HashMap::new(), by_fact: BTreeMap::new() };
+        let (kept, by_fact, by_owner) = Default::default();
+        let state = State { inputs, kept, by_fact, by_owner };
         Self { audience, state: Mutex::new(state) }
     }
 
@@ -158,8 +171,8 @@ impl Compiled {
     ) -> Stale {
         let mut state = self.state.lock();
         state.inputs = Inputs { world, roots_pem, revoked };
-        let names = state.concerned(change);
-        Stale(names.into_iter().map(|name| (name.clone(), state.forget(&name))).collect())
+        let keys = state.concerned(change);
+        Stale(keys.into_iter().map(|key| (key.clone(), state.forget(&key))).collect())
     }
 
     /// Compiles anew what somebody holds, and marks those who see something else than before.
@@ -173,19 +186,32 @@ impl Compiled {
         let differs = |name: &Name, before: &[Variant]| {
             self.audience.holds(name.0, &name.1) && before.iter().any(|variant| is_other(name, variant))
         };
-        let changed: Vec<Name> = stale
-            .0
-            .into_iter()
-            .filter(|(name, before)| !looked_into || differs(name, before))
-            .map(|(name, _)| name)
-            .collect();
-        self.audience.changed(generation, &changed, change.instances.iter().map(String::as_str));
+        let changed = stale.0.into_iter().filter(|((name, _), before)| !looked_into || differs(name, before));
+        let (own, shared): (Vec<Key>, Vec<Key>) =
+            changed.map(|(key, _)| key).partition(|(_, own)| own.is_some());
+        self.audience.changed(
+            generation,
+            shared.iter().map(|(name, _)| name),
+            own.iter().filter_map(|(name, own)| Some((name, own.as_deref()?))),
+            change.instances.iter().map(String::as_str),
+        );
+    }
+
+    /// A client beside an instance goes: what nobody else sees is forgotten.
+    pub fn leave(&self, seat: &Seat, instance: &str) {
+        self.audience.while_alone(seat, || {
+            let mut state = self.state.lock();
+            let Some((owner, names)) = state.by_owner.remove_entry(instance) else { return };
+            for name in names {
+                state.forget(&(name, Some(owner.clone())));
+            }
+        });
     }
 
     /// Nobody holds a name any more.
     pub fn let_go(&self, kind: ResourceKind, name: &str) {
         self.audience.unless_held(kind, name, || {
-            self.state.lock().forget(&(kind, name.into()));
+            self.state.lock().forget_all(&(kind, name.into()));
         });
     }
 
@@ -230,8 +256,10 @@ impl Compiled {
 
 impl State {
     fn find(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<&Variant> {
-        let variants = &self.kept.get(&kind)?.get(name)?.variants;
-        variants.iter().find(|variant| variant.facets.fit(scope, &self.inputs.world))
+        let entry = self.kept.get(&kind)?.get(name)?;
+        let own = scope.instance.as_deref().and_then(|instance| entry.own.get(instance));
+        let variants = own.into_iter().chain([&entry.shared]).flat_map(|kept| &kept.variants);
+        variants.into_iter().find(|variant| variant.facets.fit(scope, &self.inputs.world))
     }
 
     fn keep(&mut self, scope: &Scope, kind: ResourceKind, name: &str, compiled: Fresh) {
@@ -241,10 +269,18 @@ impl State {
             Some((name, _)) => name.clone(),
             None => Arc::from(name),
         };
-        let kept = of.entry(name.clone()).or_default();
+        let entry = of.entry(name.clone()).or_default();
+        let owner: Option<Arc<str>> = facets.owner().map(Arc::from);
+        let kept = match &owner {
+            None => &mut entry.shared,
+            Some(owner) => {
+                self.by_owner.entry(owner.clone()).or_default().insert((kind, name.clone()));
+                entry.own.entry(owner.clone()).or_default()
+            }
+        };
         for fact in facts {
             if kept.facts.insert(fact.clone()) {
-                self.by_fact.entry(fact).or_default().insert((kind, name.clone()));
+                self.by_fact.entry(fact).or_default().insert(((kind, name.clone()), owner.clone()));
             }
         }
         if !kept.variants.iter().any(|known| known.facets == facets) {
@@ -252,14 +288,29 @@ impl State {
         }
     }
 
-    fn forget(&mut self, name: &Name) -> Vec<Variant> {
-        let Some(kept) = self.kept.get_mut(&name.0).and_then(|of| of.remove(&name.1)) else {
-            return Vec::new();
+    fn forget(&mut self, key: &Key) -> Vec<Variant> {
+        let ((kind, name), owner) = key;
+        let Some(of) = self.kept.get_mut(kind) else { return Vec::new() };
+        let Some(entry) = of.get_mut(name) else { return Vec::new() };
+        let kept = match owner {
+            None => std::mem::take(&mut entry.shared),
+            Some(owner) => entry.own.remove(owner).unwrap_or_default(),
         };
+        if entry.own.is_empty() && entry.shared.variants.is_empty() {
+            of.remove(name);
+        }
+        if let Some(owner) = owner
+            && let Some(names) = self.by_owner.get_mut(owner)
+        {
+            names.remove(&key.0);
+            if names.is_empty() {
+                self.by_owner.remove(owner);
+            }
+        }
         for fact in &kept.facts {
-            if let Some(names) = self.by_fact.get_mut(fact) {
-                names.remove(name);
-                if names.is_empty() {
+            if let Some(keys) = self.by_fact.get_mut(fact) {
+                keys.remove(key);
+                if keys.is_empty() {
                     self.by_fact.remove(fact);
                 }
             }
@@ -267,10 +318,18 @@ impl State {
         kept.variants
     }
 
+    fn forget_all(&mut self, name: &Name) {
+        let entry = self.kept.get(&name.0).and_then(|of| of.get(&name.1));
+        let owners: Vec<_> = entry.into_iter().flat_map(|entry| entry.own.keys().cloned()).collect();
+        for owner in owners.into_iter().map(Some).chain([None]) {
+            self.forget(&(name.clone(), owner));
+        }
+    }
+
     /// The names that a change may concern.
-    fn concerned(&self, change: &Change) -> BTreeSet<Name> {
+    fn concerned(&self, change: &Change) -> BTreeSet<Key> {
         let mut found = BTreeSet::new();
-        let mut add = |names: &HashSet<Name>| found.extend(names.iter().cloned());
+        let mut add = |keys: &HashSet<Key>| found.extend(keys.iter().cloned());
         change.facts.iter().filter_map(|fact| self.by_fact.get(fact)).for_each(&mut add);
         for wide in &change.wide {
             let covered = |fact: &Fact| match (wide, fact) {
@@ -300,7 +359,7 @@ fn compile(inputs: &Inputs, scope: &Scope, kind: ResourceKind, name: &str) -> Fr
     if name == WILDCARD {
         outcome.names = listed(&lens, kind).into_iter().map(Arc::from).collect();
     } else if let Some(mut resource) = resource(inputs, &lens, kind, name) {
-        let fitted = foreign::fit(&mut resource, scope);
+        let fitted = foreign::fit(&mut resource, &lens);
         outcome.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource)));
         outcome.gaps = fitted.gaps.into();
     }

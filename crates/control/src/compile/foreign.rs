@@ -11,7 +11,7 @@ use outrigger_model::route::{
 };
 use outrigger_xds::ClientKind;
 
-use super::scope::Scope;
+use super::lens::Lens;
 
 mod re2;
 
@@ -41,25 +41,25 @@ pub(super) struct Fitted {
 }
 
 /// Takes out of a resource what the client cannot enforce.
-pub(super) fn fit(resource: &mut Resource, scope: &Scope) -> Fitted {
-    match (scope.kind, resource) {
+pub(super) fn fit(resource: &mut Resource, lens: &Lens<'_>) -> Fitted {
+    match (lens.kind(), resource) {
         (ClientKind::Outrigger, _) => Fitted { sent: true, gaps: Vec::new() },
-        (_, Resource::Routes(config)) => Fitted { sent: true, gaps: routes(config, scope) },
-        (ClientKind::Grpc, Resource::Cluster(cluster)) => grpc_cluster(cluster, scope),
+        (_, Resource::Routes(config)) => Fitted { sent: true, gaps: routes(config, lens) },
+        (ClientKind::Grpc, Resource::Cluster(cluster)) => grpc_cluster(cluster, lens),
         _ => Fitted { sent: true, gaps: Vec::new() },
     }
 }
 
-fn routes(config: &mut RouteConfig, scope: &Scope) -> Vec<Gap> {
+fn routes(config: &mut RouteConfig, lens: &Lens<'_>) -> Vec<Gap> {
     let mut gaps = Vec::new();
     for host in &mut config.virtual_hosts {
         host.routes.retain_mut(|route| {
             let mut left_out = Vec::new();
-            match scope.kind {
+            match lens.kind() {
                 ClientKind::Grpc => grpc_route(route, &mut left_out),
                 _ => envoy_route(route, &mut left_out),
             }
-            let bad = patterns(route).find_map(|pattern| flaw(pattern, scope));
+            let bad = patterns(route).find_map(|pattern| flaw(pattern, lens));
             let bad = bad.or_else(|| substitution(route));
             let origin = route.origin.as_ref();
             if !left_out.is_empty() {
@@ -75,16 +75,18 @@ fn routes(config: &mut RouteConfig, scope: &Scope) -> Vec<Gap> {
 }
 
 /// Why RE2 would not take a pattern.
-fn flaw(pattern: &str, scope: &Scope) -> Option<String> {
+fn flaw(pattern: &str, lens: &Lens<'_>) -> Option<String> {
     let shown: String = pattern.chars().take(80).collect();
     match re2::program_size(pattern) {
         Err(why) => Some(format!("{why}, in \"{shown}\"")),
         // gRPC's implementations have no such limit.
-        Ok(size) if scope.kind == ClientKind::Envoy && size > u64::from(scope.regex_limit) => Some(format!(
-            "\"{shown}\" may need {size} instructions of RE2, and this Envoy takes {} (its runtime's \
+        Ok(size) if lens.kind() == ClientKind::Envoy && size > u64::from(lens.regex_limit()) => {
+            Some(format!(
+                "\"{shown}\" may need {size} instructions of RE2, and this Envoy takes {} (its runtime's \
              re2.max_program_size.error_level; name another limit in the node metadata, RE2_MAX_PROGRAM_SIZE)",
-            scope.regex_limit
-        )),
+                lens.regex_limit()
+            ))
+        }
         Ok(_) => None,
     }
 }
@@ -232,8 +234,8 @@ fn grpc_retries(retry: &mut RetryPolicy) -> bool {
 
 /// What gRPC's libraries read of a cluster: gRFC A27, A32 (requests in flight), A42 (ring hash). Their outlier detection (A50) has
 /// other measures than consecutive errors.
-fn grpc_cluster(cluster: &mut Cluster, scope: &Scope) -> Fitted {
-    if !scope.secure && matches!(cluster.tls, ClientTls::Mesh { required: true, .. }) {
+fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
+    if !lens.is_secure() && matches!(cluster.tls, ClientTls::Mesh { required: true, .. }) {
         // Never in plain text: without a cluster its calls fail.
         let why = "mTLS is required and this gRPC client has no certificates (SECURE in its node metadata), so its calls fail";
         return Fitted { sent: false, gaps: Gap::of(cluster.origin.as_ref(), why).into_iter().collect() };

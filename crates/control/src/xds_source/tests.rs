@@ -549,3 +549,8 @@ async fn a_rule_that_was_refused_before_is_refused_when_it_is_applied_again() {
     );
     running.stop().await;
 }
+
+#[test]
+fn what_a_client_says_of_its_limit_is_one_of_few() {
+    assert_eq!([0, 1, 99, 100, 101, 32_768, u32::MAX].map(rounded), [0, 1, 64, 100, 64, 32_768, 1 << 31]);
+}

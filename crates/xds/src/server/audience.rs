@@ -124,15 +124,36 @@ impl Audience {
         }
     }
 
-    /// Up to `generation` these names changed, and what these subjects are; whoever has to do with them compares again.
+    /// Runs `with` while no other stream than this one is about its subject, and none can come.
+    pub fn while_alone(&self, seat: &Seat, with: impl FnOnce()) {
+        let inner = self.inner.lock();
+        let others = seat.subject.as_ref().and_then(|subject| inner.subjects.get(subject));
+        if others.into_iter().flatten().all(|id| *id == seat.id) {
+            with();
+        }
+    }
+
+    /// Up to `generation` these names changed, these as the streams about a subject see them, and what these subjects are; whoever has
+    /// to do with them compares again.
     pub fn changed<'n>(
         &self,
         generation: u64,
         names: impl IntoIterator<Item = &'n Name>,
+        own: impl IntoIterator<Item = (&'n Name, &'n str)>,
         subjects: impl IntoIterator<Item = &'n str>,
     ) {
         let mut inner = self.inner.lock();
         let mut woken = HashSet::new();
+        for (name, subject) in own {
+            let holders = inner.holders.get(&name.0).and_then(|of| of.get(&name.1));
+            let about = inner.subjects.get(subject).into_iter().flatten();
+            for id in about.filter(|id| holders.is_some_and(|holders| holders.contains(id))) {
+                if let Some(mark) = inner.seats.get(id) {
+                    mark.stale.lock().names.insert(name.clone());
+                    woken.insert(*id);
+                }
+            }
+        }
         for name in names {
             for id in inner.holders.get(&name.0).and_then(|of| of.get(&name.1)).into_iter().flatten() {
                 if let Some(mark) = inner.seats.get(id) {

@@ -54,7 +54,7 @@ impl Shelf {
 
     fn mark(&self, (kind, name): (ResourceKind, String)) {
         let names = [(kind, name.into()), (kind, WILDCARD.into())];
-        self.audience.changed(self.audience.generation(), &names, []);
+        self.audience.changed(self.audience.generation(), &names, [], []);
     }
 
     fn version(&self, kind: ResourceKind, name: &str) -> String {
@@ -244,7 +244,7 @@ fn a_change_marks_those_who_hold_it_and_no_others() {
         let out = ask(engine, delta(EDS, &[name], ""));
         ask(engine, delta(EDS, &[], &out[0].nonce));
     }
-    shelf.audience.changed(7, &[(EDS, "a".into())], []);
+    shelf.audience.changed(7, &[(EDS, "a".into())], [], []);
     assert_eq!((one.seat().due(), other.seat().due()), (7, 0));
     ask(&mut engines[0], {
         let mut request = delta(EDS, &[], "");

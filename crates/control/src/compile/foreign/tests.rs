@@ -4,6 +4,7 @@ use outrigger_model::resource::ResourceKind;
 
 use super::*;
 use crate::compile::cache::Compiled;
+use crate::compile::scope::Scope;
 use crate::compile::tests::{CATALOG, compiled, get, scope, shop};
 
 const VIRTUAL_SERVICE: &str = "VirtualService shop/catalog";
@@ -80,7 +81,8 @@ fn what_a_grpc_client_cannot_do_of_a_route_is_not_sent_and_is_said() {
         assert!(why.contains(part), "{fields}: {why}");
         // What it gets has nothing of it, and says so no more.
         let mut sent = routes_of(&compiled, &grpc(), CATALOG);
-        assert_eq!(routes(&mut sent, &grpc()), [], "{fields}");
+        let (world, grpc) = (compiled.world(), grpc());
+        assert_eq!(routes(&mut sent, &Lens::new(&world, &grpc)), [], "{fields}");
         assert_eq!(sent.virtual_hosts[0].routes.len(), 2, "the routes stay");
         assert_eq!(gaps(&compiled, &scope(ClientKind::Outrigger, "web", "web-1")), [], "our own does it all");
     }

@@ -62,7 +62,7 @@ impl Shelf {
     /// Everything that was put becomes the next generation.
     fn publish(&self) -> u64 {
         let generation = self.audience.generation() + 1;
-        self.audience.changed(generation, &[(ResourceKind::Barrier, "barrier".into())], []);
+        self.audience.changed(generation, &[(ResourceKind::Barrier, "barrier".into())], [], []);
         generation
     }
 
