@@ -15,6 +15,9 @@ use crate::origin::Origin;
 /// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
 
+/// A cluster that never is: the share of a route that has nowhere to go names it.
+pub const NOWHERE: &str = "nowhere";
+
 /// One upstream cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {

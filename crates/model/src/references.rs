@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::cluster::PASSTHROUGH;
+use crate::cluster::{NOWHERE, PASSTHROUGH};
 use crate::kind::ResourceKind;
 use crate::listener::{FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal};
 use crate::origin::Origin;
@@ -21,7 +21,9 @@ impl Resource {
     /// The resources that must be there before it can serve; one may occur twice. Without the cluster that is always there.
     pub fn references(&self) -> Vec<(ResourceKind, Cow<'_, str>)> {
         let mut all = self.named();
-        all.retain(|reference| *reference != (ResourceKind::Cluster, PASSTHROUGH.into()));
+        // The one is always there, the other never.
+        let asked = |name: &str| name != PASSTHROUGH && name != NOWHERE;
+        all.retain(|(kind, name)| *kind != ResourceKind::Cluster || asked(name));
         all
     }
 

@@ -153,6 +153,32 @@ pub struct Forward {
     /// Clusters that get copies of the requests.
     #[serde(default)]
     pub mirrors: Vec<Mirror>,
+    /// What is answered where the picked cluster is not there.
+    #[serde(default)]
+    pub no_cluster: NoCluster,
+}
+
+/// What is answered where a cluster is not there (`cluster_not_found_response_code`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoCluster {
+    /// 503.
+    #[default]
+    Unavailable,
+    /// 404.
+    NotFound,
+    /// 500.
+    InternalError,
+}
+
+impl NoCluster {
+    /// The HTTP status.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Unavailable => 503,
+            Self::NotFound => 404,
+            Self::InternalError => 500,
+        }
+    }
 }
 
 /// Whether requests of a route may switch to a protocol.
@@ -247,6 +273,9 @@ pub struct Redirect {
     pub path: Option<String>,
     /// Replaces the matched prefix.
     pub prefix: Option<String>,
+    /// Replaces by regular expression in the path: pattern and substitution with `\1`.
+    #[serde(default)]
+    pub regex: Option<(String, String)>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
 }

@@ -53,8 +53,8 @@ pub enum FailureKind {
     NoRoute,
     /// The listener has no filter chain for the connection.
     NoChain,
-    /// The route names a cluster that is not there.
-    NoCluster,
+    /// The route names a cluster that is not there; with the status that it wants answered.
+    NoCluster(u16),
     /// The configuration did not arrive in time.
     Pending,
     /// Not in the mesh, and the outbound policy is `REGISTRY_ONLY`.
@@ -167,7 +167,7 @@ impl FailureKind {
     pub fn flag(&self) -> &'static str {
         match self {
             Self::NoRoute | Self::NoChain | Self::Blocked => "NR",
-            Self::NoCluster | Self::Pending => "NC",
+            Self::NoCluster(_) | Self::Pending => "NC",
             Self::DnsFailed => "DF",
             Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected => "UH",
             Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => "UF",
@@ -195,6 +195,7 @@ impl FailureKind {
             Self::Blocked => 502,
             Self::Denied | Self::PlainText | Self::UpgradeRefused => 403,
             Self::BadRequest(status)
+            | Self::NoCluster(status)
             | Self::AuthzUnavailable(status)
             | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
@@ -221,7 +222,7 @@ impl FailureKind {
         match self {
             Self::NoRoute => "no_route",
             Self::NoChain => "no_filter_chain",
-            Self::NoCluster => "no_cluster",
+            Self::NoCluster(_) => "no_cluster",
             Self::Pending => "config_pending",
             Self::Blocked => "not_in_mesh",
             Self::DnsFailed => "dns_failed",

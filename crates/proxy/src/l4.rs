@@ -91,7 +91,7 @@ struct Tunnel {
 pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Result<Upstream, Failure> {
     let cluster = tcp.pick(fastrand::u64(..)).map_err(|name| {
         let detail = format!("chain {} names {name}", info.chain.name);
-        Failure::local(Stage::Route, FailureKind::NoCluster, detail)
+        Failure::local(Stage::Route, FailureKind::NoCluster(503), detail)
     })?;
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     // Of a connection only its source can be hashed, whatever the rule names for requests.

@@ -224,7 +224,7 @@ impl StreamRecord {
 fn details_of(kind: &FailureKind) -> &'static str {
     match kind {
         FailureKind::NoRoute => "route_not_found",
-        FailureKind::NoCluster => "cluster_not_found",
+        FailureKind::NoCluster(_) => "cluster_not_found",
         FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
             "no_healthy_upstream"
         }

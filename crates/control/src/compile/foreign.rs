@@ -7,7 +7,8 @@ use outrigger_model::cluster::{Balance, ClientTls, Cluster, Limits};
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::resource::{Origin, Resource};
 use outrigger_model::route::{
-    Forward, HashOn, HeaderEdits, PathMatch, RetryOn, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig,
+    Forward, HashOn, HeaderEdits, PathMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction,
+    RouteConfig,
 };
 use outrigger_xds::ClientKind;
 
@@ -107,6 +108,7 @@ fn patterns(route: &Route) -> impl Iterator<Item = &str> {
         RouteAction::Forward(Forward { rewrite: Rewrite { regex: Some((pattern, _)), .. }, .. }) => {
             Some(pattern.as_str())
         }
+        RouteAction::Redirect(Redirect { regex: Some((pattern, _)), .. }) => Some(pattern.as_str()),
         _ => None,
     };
     let origins = route.cors.iter().flat_map(|cors| &cors.allow_origins);
@@ -119,8 +121,8 @@ fn patterns(route: &Route) -> impl Iterator<Item = &str> {
 
 /// RE2 refuses a substitution that names a group which the pattern does not have.
 fn substitution(route: &Route) -> Option<String> {
-    let RouteAction::Forward(Forward { rewrite: Rewrite { regex: Some((pattern, text)), .. }, .. }) =
-        &route.action
+    let (RouteAction::Forward(Forward { rewrite: Rewrite { regex: Some((pattern, text)), .. }, .. })
+    | RouteAction::Redirect(Redirect { regex: Some((pattern, text)), .. })) = &route.action
     else {
         return None;
     };

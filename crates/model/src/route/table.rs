@@ -49,7 +49,7 @@ pub struct CompiledRoute {
     pub config: Route,
     matcher: CompiledMatch,
     total_weight: u64,
-    /// Compiled `regex_rewrite`, with its substitution in the syntax of `regex`.
+    /// Compiled `regex_rewrite` of what it forwards or redirects, with its substitution in the syntax of `regex`.
     rewrite: Option<(regex::Regex, String)>,
     /// Of its policy for other origins.
     origins: Vec<Matcher>,
@@ -225,11 +225,12 @@ impl CompiledRoute {
                     "the weights sum to 0, so no cluster could be picked; give at least one a weight";
                 return Err(Flaw::new(reason).under("route.weighted_clusters"));
             }
-            if let Some((pattern, substitution)) = &forward.rewrite.regex {
-                let regex = regex::Regex::new(pattern).map_err(|e| e.to_string());
-                let regex = regex.under("route.regex_rewrite")?;
-                rewrite = Some((regex, rust_substitution(substitution)));
-            }
+            let regex = forward.rewrite.regex.as_ref().map(substitution).transpose();
+            rewrite = regex.under("route.regex_rewrite")?;
+        }
+        if let RouteAction::Redirect(redirect) = &route.action {
+            let regex = redirect.regex.as_ref().map(substitution).transpose();
+            rewrite = regex.under("redirect.regex_rewrite")?;
         }
         let origins = match &route.cors {
             Some(cors) => cors.origins().under("cors.allow_origin_string_match")?,
@@ -403,6 +404,12 @@ impl CompiledPath {
 fn query_matches(query: &str, name: &str, matcher: &Matcher) -> bool {
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.find(|(key, _)| *key == name).is_some_and(|(_, value)| matcher.matches(value.as_bytes()))
+}
+
+/// A regular expression and what replaces it, compiled.
+fn substitution((pattern, text): &(String, String)) -> Result<(regex::Regex, String), String> {
+    let regex = regex::Regex::new(pattern).map_err(|error| error.to_string())?;
+    Ok((regex, rust_substitution(text)))
 }
 
 /// RE2's `\\1` as `${1}`; a literal `$` is doubled.

@@ -219,7 +219,7 @@ pub fn location(head: &RequestHead, route: &CompiledRoute, redirect: &Redirect) 
     let path = match (&redirect.path, &redirect.prefix) {
         (Some(path), _) => path.clone(),
         (None, Some(prefix)) => joined(route.replace_prefix(path, prefix)),
-        (None, None) => path.to_owned(),
+        (None, None) => route.replace_regex(path).map_or_else(|| path.to_owned(), joined),
     };
     match query {
         Some(query) if !path.contains('?') => format!("{scheme}://{authority}{path}?{query}"),

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use outrigger_model::cluster::NOWHERE;
 use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::CompiledRoute;
@@ -104,8 +105,9 @@ async fn forward(
     host_retry: Option<&RetryPolicy>,
 ) -> Result<(), Failure> {
     let picked = route.pick_cluster(forward, fastrand::u64(..));
-    let (_, weighted) = picked.ok_or_else(|| no_cluster(route, "a cluster of weight 0"))?;
-    let cluster = view.http.cluster(&weighted.cluster).ok_or_else(|| no_cluster(route, &weighted.cluster))?;
+    let (_, weighted) = picked.ok_or_else(|| no_cluster(route, forward, "a cluster of weight 0"))?;
+    let cluster = view.http.cluster(&weighted.cluster);
+    let cluster = cluster.ok_or_else(|| no_cluster(route, forward, &weighted.cluster))?;
     ctx.record.cluster = Some(cluster.clone());
     edit::request(ctx, route, forward, weighted)?;
     ctx.deadline =
@@ -158,10 +160,15 @@ fn edit_response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead) {
     }
 }
 
-fn no_cluster(route: &CompiledRoute, name: &str) -> Failure {
+#[cold]
+fn no_cluster(route: &CompiledRoute, forward: &Forward, name: &str) -> Failure {
     let origin = route.config.origin.clone().map(Arc::new);
-    let detail = format!("route \"{}\" names {name}", route.config.name);
-    Failure::local(Stage::Route, FailureKind::NoCluster, detail).because_of(origin)
+    let detail = match name {
+        NOWHERE => format!("route \"{}\" has no backend here that it may send to", route.config.name),
+        name => format!("route \"{}\" names {name}", route.config.name),
+    };
+    let kind = FailureKind::NoCluster(forward.no_cluster.status());
+    Failure::local(Stage::Route, kind, detail).because_of(origin)
 }
 
 /// Tells the client what failed, if it can still be told.

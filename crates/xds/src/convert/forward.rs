@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_model::route::{Forward, HashOn, HeaderEdits, Rewrite, WeightedCluster};
+use outrigger_model::route::{Forward, HashOn, HeaderEdits, NoCluster, Rewrite, WeightedCluster};
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
@@ -10,7 +10,7 @@ use super::{headers, left_out, matcher, mirror, note, retry, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::matcher::RegexMatchAndSubstitute;
 use crate::wire::route::route_action::{
-    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration,
+    ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration,
     hash_policy::{self, PolicySpecifier},
 };
 use crate::wire::route::{self, weighted_cluster::ClusterWeight};
@@ -28,12 +28,7 @@ pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> rout
         timeout: Some(timeout),
         retry_policy: forward.retry.as_ref().and_then(|r| retry::encode(r, kind)),
         prefix_rewrite: forward.rewrite.prefix.clone().unwrap_or_default(),
-        regex_rewrite: forward.rewrite.regex.as_ref().map(|(pattern, substitution)| {
-            RegexMatchAndSubstitute {
-                pattern: Some(matcher::encode_regex(pattern)),
-                substitution: substitution.clone(),
-            }
-        }),
+        regex_rewrite: forward.rewrite.regex.as_ref().map(encode_substitution),
         host_rewrite_specifier: forward
             .rewrite
             .authority
@@ -48,6 +43,11 @@ pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> rout
             ClientKind::Grpc => Vec::new(),
             _ => upgrade::encode_route(&forward.upgrades, connect),
         },
+        cluster_not_found_response_code: match forward.no_cluster {
+            NoCluster::Unavailable => ClusterNotFoundResponseCode::ServiceUnavailable,
+            NoCluster::NotFound => ClusterNotFoundResponseCode::NotFound,
+            NoCluster::InternalError => ClusterNotFoundResponseCode::InternalServerError,
+        } as i32,
         ..Default::default()
     }
 }
@@ -123,6 +123,15 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         hash: each(&wire.hash_policy, "hash_policy", decode_hash)?,
         upgrades: upgrade::decode_route(&wire.upgrade_configs)?,
         mirrors: mirror::decode(&wire.request_mirror_policies)?,
+        no_cluster: match ClusterNotFoundResponseCode::try_from(wire.cluster_not_found_response_code) {
+            Ok(ClusterNotFoundResponseCode::ServiceUnavailable) => NoCluster::Unavailable,
+            Ok(ClusterNotFoundResponseCode::NotFound) => NoCluster::NotFound,
+            Ok(ClusterNotFoundResponseCode::InternalServerError) => NoCluster::InternalError,
+            Err(_) => {
+                let code = wire.cluster_not_found_response_code;
+                return flaw("cluster_not_found_response_code", format!("{code} is unknown"));
+            }
+        },
     })
 }
 
@@ -152,7 +161,12 @@ fn decode_rewrite(wire: &route::RouteAction) -> Decoded<Rewrite> {
     Ok(Rewrite { prefix, regex, authority })
 }
 
-fn decode_substitution(wire: &RegexMatchAndSubstitute) -> Decoded<(String, String)> {
+pub(super) fn encode_substitution((pattern, substitution): &(String, String)) -> RegexMatchAndSubstitute {
+    let pattern = Some(matcher::encode_regex(pattern));
+    RegexMatchAndSubstitute { pattern, substitution: substitution.clone() }
+}
+
+pub(super) fn decode_substitution(wire: &RegexMatchAndSubstitute) -> Decoded<(String, String)> {
     let Some(pattern) = &wire.pattern else { return flaw("pattern", "is required") };
     Ok((matcher::decode_regex(pattern).under("pattern")?, wire.substitution.clone()))
 }

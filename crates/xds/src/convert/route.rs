@@ -117,6 +117,7 @@ fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
 
 fn encode_redirect(redirect: &Redirect) -> RedirectAction {
     let path = redirect.path.clone().map(PathRewriteSpecifier::PathRedirect);
+    let regex = redirect.regex.as_ref().map(forward::encode_substitution);
     RedirectAction {
         host_redirect: redirect.authority.clone().unwrap_or_default(),
         port_redirect: redirect.port.map_or(0, u32::from),
@@ -128,7 +129,9 @@ fn encode_redirect(redirect: &Redirect) -> RedirectAction {
             _ => Code::MovedPermanently,
         } as i32,
         scheme_rewrite_specifier: redirect.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
-        path_rewrite_specifier: path.or(redirect.prefix.clone().map(PathRewriteSpecifier::PrefixRewrite)),
+        path_rewrite_specifier: path
+            .or(redirect.prefix.clone().map(PathRewriteSpecifier::PrefixRewrite))
+            .or_else(|| regex.map(PathRewriteSpecifier::RegexRewrite)),
         ..Default::default()
     }
 }
@@ -314,11 +317,13 @@ fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
 fn decode_redirect(wire: &RedirectAction) -> Decoded<Redirect> {
     note!(wire, strip_query);
     let given = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let (mut path, mut prefix) = (None, None);
+    let (mut path, mut prefix, mut regex) = (None, None, None);
     match &wire.path_rewrite_specifier {
         Some(PathRewriteSpecifier::PathRedirect(p)) => path = given(p),
         Some(PathRewriteSpecifier::PrefixRewrite(p)) => prefix = given(p),
-        Some(PathRewriteSpecifier::RegexRewrite(_)) => return flaw("regex_rewrite", "is not supported"),
+        Some(PathRewriteSpecifier::RegexRewrite(wire)) => {
+            regex = Some(forward::decode_substitution(wire).under("regex_rewrite")?);
+        }
         Some(PathRewriteSpecifier::PathRewrite(_)) => return flaw("path_rewrite", "is not supported"),
         None => {}
     }
@@ -332,6 +337,7 @@ fn decode_redirect(wire: &RedirectAction) -> Decoded<Redirect> {
         port: Some(port(wire.port_redirect, "port_redirect")?).filter(|p| *p != 0),
         path,
         prefix,
+        regex,
         status: match Code::try_from(wire.response_code) {
             Ok(Code::MovedPermanently) => 301,
             Ok(Code::Found) => 302,

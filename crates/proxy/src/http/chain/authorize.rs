@@ -58,7 +58,7 @@ pub(super) async fn ask(
         }
         None => {
             let detail = format!("there is no cluster {}", authz.config.cluster);
-            Err(Failure::local(Stage::Authorize, FailureKind::NoCluster, detail))
+            Err(Failure::local(Stage::Authorize, FailureKind::NoCluster(503), detail))
         }
     };
     ctx.tick();

@@ -52,6 +52,7 @@ pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Redirect
             .map(str::to_owned),
         port: reader.port(fields.get("port")),
         status: code,
+        ..Redirect::default()
     };
     Some((redirect, to_request_port))
 }

@@ -187,9 +187,11 @@ fn forward() -> impl Strategy<Value = Forward> {
         Just(HashOn::SourceAddress),
     ];
     let upgrade = (token(), any::<bool>()).prop_map(|(protocol, allowed)| RouteUpgrade { protocol, allowed });
-    let more = (vec(upgrade, 0..3), vec(beside::mirror(), 0..3));
+    let absent =
+        proptest::sample::select(vec![NoCluster::Unavailable, NoCluster::NotFound, NoCluster::InternalError]);
+    let more = (vec(upgrade, 0..3), vec(beside::mirror(), 0..3), absent);
     (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3), more).prop_map(
-        |(clusters, timeout, retry, rewrite, hash, (upgrades, mirrors))| Forward {
+        |(clusters, timeout, retry, rewrite, hash, (upgrades, mirrors, no_cluster))| Forward {
             clusters,
             timeout,
             retry,
@@ -197,19 +199,21 @@ fn forward() -> impl Strategy<Value = Forward> {
             hash,
             upgrades,
             mirrors,
+            no_cluster,
         },
     )
 }
 
 fn action() -> impl Strategy<Value = RouteAction> {
     let status = proptest::sample::select(vec![301_u16, 302, 303, 307, 308]);
-    let redirect = (of(token()), of(name()), of(1_u16..), 0..3, "/[a-z]{0,5}", status).prop_map(
+    let redirect = (of(token()), of(name()), of(1_u16..), 0..4, "/[a-z]{0,5}", status).prop_map(
         |(scheme, authority, port, which, path, status)| Redirect {
             scheme,
             authority,
             port,
             path: (which == 1).then(|| path.clone()),
             prefix: (which == 2).then(|| path.clone()),
+            regex: (which == 3).then(|| ("^/a/?".to_owned(), path.clone())),
             status,
         },
     );

@@ -6,7 +6,9 @@ use std::time::Duration;
 use outrigger_model::listener::{Direction, HttpFilter};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
-use outrigger_model::route::{Fault, FaultAbort, FaultDelay, FaultStatus, PathMatch, RouteAction};
+use outrigger_model::route::{
+    Fault, FaultAbort, FaultDelay, FaultStatus, NoCluster, PathMatch, RouteAction, WeightedCluster,
+};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -228,6 +230,42 @@ async fn redirects_and_direct_responses_need_no_upstream() {
         let head = get(&mut client, "/old/x?y=1").await;
         assert!(head.starts_with("HTTP/1.1 308"), "{head}");
         assert_eq!(headers(&head)["location"], "https://a/x?y=1");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redirect_by_pattern_keeps_the_rest_of_the_path_and_the_query() {
+    run(async {
+        let mut setup = Setup::to(&[]);
+        let regex = Some(("^/foo/?".to_owned(), "/xyz/".to_owned()));
+        let redirect =
+            outrigger_model::route::Redirect { regex, status: 302, port: Some(80), ..Default::default() };
+        setup.route.action = RouteAction::Redirect(redirect);
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        for (path, expected) in [("/foo/bar?y=1", "http://a/xyz/bar?y=1"), ("/foo", "http://a/xyz/")] {
+            assert_eq!(headers(&get(&mut client, path).await)["location"], expected);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_share_that_goes_nowhere_is_answered_as_its_route_says() {
+    run(async {
+        for (no_cluster, status) in
+            [(NoCluster::Unavailable, 503), (NoCluster::NotFound, 404), (NoCluster::InternalError, 500)]
+        {
+            let mut setup = Setup::to(&[]);
+            setup.forward().clusters = vec![WeightedCluster::only(outrigger_model::cluster::NOWHERE)];
+            setup.forward().no_cluster = no_cluster;
+            let rig = proxy(setup, Http1).await;
+            let mut client = Wire::connect(rig.address).await;
+            let head = get(&mut client, "/").await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+            assert!(headers(&head)["x-outrigger-error"].contains("reason=no_cluster"), "{head}");
+        }
     })
     .await;
 }
