@@ -21,6 +21,7 @@ mod failures;
 mod fake_control;
 mod foreign;
 mod foreign_rules;
+mod gateway_api;
 mod hashing;
 mod interception;
 mod jaeger;

@@ -6,6 +6,7 @@ use outrigger_model::resource::Origin;
 use outrigger_rules::intent;
 
 mod any_host;
+mod attached;
 mod authorization;
 pub mod cache;
 mod cluster;

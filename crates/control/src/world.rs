@@ -19,6 +19,7 @@ use crate::described::{self, Offer};
 use crate::instance::{Instance, Protocol};
 use crate::virtual_address::{Given, VirtualAddresses};
 
+mod attached;
 mod change;
 mod rules;
 

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place, RouteIntent,
-    ServiceIntent, Target,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place,
+    RouteIntent, ServiceIntent, Target,
 };
 use crate::object::Object;
 
@@ -94,6 +94,7 @@ struct Scene<'o> {
     authorization: Vec<&'o AuthorizationIntent>,
     mtls: Vec<&'o MtlsIntent>,
     services: Vec<&'o ServiceIntent>,
+    attached: Vec<&'o AttachedIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -107,6 +108,7 @@ impl<'o> Scene<'o> {
             authorization: Vec::new(),
             mtls: Vec::new(),
             services: Vec::new(),
+            attached: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -118,7 +120,8 @@ impl<'o> Scene<'o> {
                 Intent::Authorization(policy) => scene.authorization.push(policy),
                 Intent::Mtls(policy) => scene.mtls.push(policy),
                 Intent::Service(service) => scene.services.push(service),
-                Intent::Workload(_) => {}
+                Intent::Attached(route) => scene.attached.push(route),
+                Intent::Grant(_) | Intent::Workload(_) => {}
             }
         }
         scene

@@ -6,6 +6,7 @@
 mod authorization_policy;
 mod cors;
 mod destination_rule;
+mod gateway;
 mod peer_authentication;
 mod service_entry;
 mod shared;
@@ -26,6 +27,9 @@ pub(crate) struct Row {
 const NETWORKING: &[&str] =
     &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
 const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+const GATEWAY: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+const GATEWAY_GRPC: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
+const GRANT: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 const NATIVE: &[&str] = &["outrigger.io/v1"];
 
 pub(crate) const ROWS: &[Row] = &[
@@ -35,6 +39,9 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::AuthorizationPolicy, versions: SECURITY, read: authorization_policy::read },
     Row { kind: ObjectKind::ServiceEntry, versions: NETWORKING, read: service_entry::read },
     Row { kind: ObjectKind::WorkloadEntry, versions: NETWORKING, read: workload_entry::read },
+    Row { kind: ObjectKind::HttpRoute, versions: GATEWAY, read: gateway::http_route },
+    Row { kind: ObjectKind::GrpcRoute, versions: GATEWAY_GRPC, read: gateway::grpc_route },
+    Row { kind: ObjectKind::ReferenceGrant, versions: GRANT, read: gateway::grant },
     Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },
 ];
 
@@ -48,6 +55,4 @@ pub(crate) const FOREIGN: &[(&str, &str)] = &[
     ("Sidecar", "is not implemented by Outrigger yet; a sidecar asks only for what its workload calls"),
     ("RequestAuthentication", "is not implemented by Outrigger yet"),
     ("Telemetry", "is not implemented by Outrigger yet"),
-    ("HTTPRoute", "is not implemented by Outrigger yet"),
-    ("GRPCRoute", "is not implemented by Outrigger yet"),
 ];

@@ -3,6 +3,7 @@
 //! What needs no host to be said is said in the model's own types; hosts, targets and whom a rule is for are an intent's. The dialects end here and the control plane compiles from here. Nothing in this module knows YAML, the wire, or which
 //! proxies exist; a mesh-wide default that a rule did not override stays `None`.
 
+mod attached;
 pub mod delegate;
 mod destination;
 mod route;
@@ -11,6 +12,9 @@ mod service;
 
 use std::fmt;
 
+pub use attached::{
+    AttachedIntent, GATEWAY_GROUP, GrantFrom, GrantIntent, GrantTo, Parent, RouteCondition, RouteFlaw,
+};
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, LoadBalancing, SubsetIntent,
     TrafficPolicy,
@@ -45,19 +49,30 @@ pub enum ObjectKind {
     ServiceEntry,
     /// Istio: a workload that is described instead of registered.
     WorkloadEntry,
+    /// Gateway API: HTTP routing for ports of services.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    /// Gateway API: routing of gRPC for ports of services.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    /// Gateway API: who may refer to whom.
+    ReferenceGrant,
     /// Native: one page per service.
     TrafficRules,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
         Self::ServiceEntry,
         Self::WorkloadEntry,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::ReferenceGrant,
         Self::TrafficRules,
     ];
 
@@ -70,6 +85,9 @@ impl ObjectKind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
             Self::TrafficRules => "TrafficRules",
         }
     }
@@ -146,6 +164,10 @@ impl Visibility {
 pub enum Intent {
     /// Where requests to a set of hosts go.
     Route(RouteIntent),
+    /// Where requests to ports of services go.
+    Attached(AttachedIntent),
+    /// Who may refer to services of a namespace.
+    Grant(GrantIntent),
     /// Subsets and client-side policy of one host.
     Destination(DestinationIntent),
     /// mTLS mode of workloads.
@@ -163,6 +185,8 @@ impl Intent {
     pub fn origin(&self) -> &Origin {
         match self {
             Self::Route(intent) => &intent.origin,
+            Self::Attached(intent) => &intent.origin,
+            Self::Grant(intent) => &intent.origin,
             Self::Destination(intent) => &intent.origin,
             Self::Mtls(intent) => &intent.origin,
             Self::Authorization(intent) => &intent.origin,

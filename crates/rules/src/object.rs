@@ -68,18 +68,18 @@ const MOST_PATTERNS: usize = 500;
 
 const OBJECT: Table =
     Table::new("an object", &["apiVersion", "kind", "metadata", "spec"]).ignored(&["status"]);
-const METADATA: Table = Table::new("metadata", &["name", "namespace", "labels", "annotations"]).ignored(&[
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generation",
-    "managedFields",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-]);
+const METADATA: Table =
+    Table::new("metadata", &["name", "namespace", "labels", "annotations", "creationTimestamp"]).ignored(&[
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generation",
+        "managedFields",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    ]);
 const LIST: Table = Table::new("a List", &["apiVersion", "kind", "items"]).ignored(&["metadata"]);
 
 /// Reads YAML or JSON with any number of documents. `source_name` is the file's name in findings.
@@ -198,6 +198,7 @@ impl<'c> Run<'c> {
         Reader {
             origin,
             labels,
+            created: None,
             options: self.options,
             patterns_left: self.patterns_left,
             findings: Vec::new(),
@@ -317,12 +318,19 @@ fn read_metadata(reader: &mut Reader<'_>, at: &At<'_>) -> (Labels, Labels) {
     {
         reader.origin.namespace = text;
     }
+    reader.created = fields.get("creationTimestamp").and_then(|at| at.node.as_text().and_then(timestamp));
     // What was noted before the name was known learns it now.
     let object = reader.origin.to_string();
     for finding in &mut reader.findings {
         finding.object = Some(object.clone());
     }
     (reader.labels(fields.get("labels")), reader.labels(fields.get("annotations")))
+}
+
+/// A time as Kubernetes writes it, which is ordered as a text is. Whatever else stands there is the surroundings' business.
+fn timestamp(text: &str) -> Option<String> {
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    (shape == "0000-00-00T00:00:00Z").then(|| text.to_owned())
 }
 
 fn read_name(reader: &mut Reader<'_>, at: &At<'_>, longest: usize, dots: bool) -> Option<String> {

@@ -85,6 +85,8 @@ pub(crate) struct Reader<'c> {
     pub(crate) origin: Origin,
     /// Of the object's metadata.
     pub(crate) labels: BTreeMap<String, String>,
+    /// When the object was made, if its metadata says so, as `2026-01-31T10:00:00Z`.
+    pub(crate) created: Option<String>,
     pub(crate) options: &'c ParseOptions,
     /// How many patterns may still be compiled; compiling is the dearest thing that a text can ask for.
     pub(crate) patterns_left: usize,

@@ -1,7 +1,8 @@
 //! Short ways of the tests to read a text and to look at what came out.
 
 use crate::intent::{
-    AuthorizationIntent, DestinationIntent, Intent, MtlsIntent, RouteIntent, ServiceIntent, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Intent, MtlsIntent, RouteIntent, ServiceIntent,
+    WorkloadIntent,
 };
 use crate::{Finding, Object, parse};
 
@@ -33,6 +34,11 @@ pub(crate) fn route(text: &str) -> RouteIntent {
         .into_iter()
         .find_map(|intent| if let Intent::Route(route) = intent { Some(route) } else { None })
         .unwrap()
+}
+
+pub(crate) fn attached(text: &str) -> AttachedIntent {
+    let found = |intent| if let Intent::Attached(attached) = intent { Some(attached) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
 }
 
 pub(crate) fn destination(text: &str) -> DestinationIntent {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, MtlsMode, RouteIntent, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, MtlsMode, RouteIntent, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -226,6 +226,25 @@ impl<'a> Lens<'a> {
             return None;
         }
         self.world.route_for(host, self.namespace())
+    }
+
+    /// The routes that are attached to a port of a service, as [`World::attached_to`].
+    pub(super) fn attached_to(&self, service: Seen<'_>, port: u16) -> Vec<Arc<AttachedIntent>> {
+        self.saw(Fact::Routes(service.0.host.clone()));
+        if !self.world.has_attached(&service.0.host) {
+            return Vec::new();
+        }
+        // What ports are called, instances say.
+        self.saw(Fact::Members(service.0.host.clone()));
+        self.world.attached_to(service.0, port, self.namespace())
+    }
+
+    /// Whether a route may refer to a service, as [`World::may_refer`].
+    pub(super) fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
+        if let Some((_, namespace)) = self.world.resolver.split(host) {
+            self.saw(Fact::Grants(namespace.to_owned()));
+        }
+        self.world.may_refer(route, host)
     }
 
     pub(super) fn destination_for(&self, host: &Host) -> Option<Arc<DestinationIntent>> {

@@ -12,6 +12,7 @@ use outrigger_rules::intent::{
 };
 use outrigger_xds::ClientKind;
 
+use super::attached;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use super::origin;
@@ -72,13 +73,14 @@ pub(super) fn virtual_host(
 ) -> VirtualHost {
     let name = format!("{}:{port}", service.host().as_str());
     let intent = lens.route_for(service.host()).filter(|intent| !intent.http.is_empty());
-    let mut routes = match intent {
-        None => {
+    let mut routes = match (attached::routes(lens, service, port), intent) {
+        (Some(routes), _) => routes,
+        (None, None) => {
             let cluster = names::outbound(port, "", service.host().as_str());
             let hash = hash_of(lens, service.host(), None, port).into_iter().collect();
             vec![default_route(vec![WeightedCluster::only(cluster)], hash)]
         }
-        Some(intent) => routes(lens, &intent, port),
+        (None, Some(intent)) => routes(lens, &intent, port),
     };
     upgrade::add(&mut routes, service.upgrades(port));
     host(&name, domains, routes)
@@ -133,7 +135,7 @@ fn routes(lens: &Lens<'_>, intent: &RouteIntent, port: u16) -> Vec<Route> {
 }
 
 /// What the destinations of a route hash: a hash policy belongs to the rule of a destination, and travels on the route.
-fn hashes(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<HashOn> {
+pub(super) fn hashes(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<HashOn> {
     let mut found = Vec::new();
     for target in http.targets.iter().map(|weighted| &weighted.target) {
         let port = target.port.unwrap_or(port);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, RouteIntent, ServiceIntent,
-    WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, GrantIntent, Host, Intent, MtlsIntent, Origin,
+    RouteIntent, ServiceIntent, WorkloadIntent,
 };
 
 use crate::described::Described;
@@ -15,6 +15,8 @@ use crate::described::Described;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     pub(super) routes: ByHost<RouteIntent>,
+    pub(super) attached: ByHost<AttachedIntent>,
+    pub(super) grants: ByNamespace<GrantIntent>,
     pub(super) destinations: ByHost<DestinationIntent>,
     pub(super) mtls: ByNamespace<MtlsIntent>,
     pub(super) authorization: ByNamespace<AuthorizationIntent>,
@@ -26,11 +28,14 @@ impl Rules {
     /// `may` says whether a namespace has a say in what a host is.
     pub(super) fn new(intents: impl IntoIterator<Item = Intent>, may: impl Fn(&Host, &str) -> bool) -> Self {
         let (mut routes, mut destinations) = (Vec::new(), Vec::new());
+        let (mut attached, mut grants) = (Vec::new(), Vec::new());
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
                 Intent::Route(i) => routes.push(i),
+                Intent::Attached(i) => attached.push(Arc::new(i)),
+                Intent::Grant(i) => grants.push(Arc::new(i)),
                 Intent::Destination(i) => destinations.push(Arc::new(i)),
                 Intent::Mtls(i) => mtls.push(Arc::new(i)),
                 Intent::Authorization(i) => authorization.push(Arc::new(i)),
@@ -43,6 +48,8 @@ impl Rules {
         let routes = routes.into_iter().zip(whole).map(|(route, whole)| Arc::new(whole.unwrap_or(route)));
         Self {
             routes: ByHost::new(routes.collect()),
+            attached: ByHost::new(attached),
+            grants: ByNamespace::new(grants),
             destinations: ByHost::new(destinations),
             mtls: ByNamespace::new(mtls),
             authorization: ByNamespace::new(authorization),
@@ -66,6 +73,21 @@ impl Rule for RouteIntent {
     }
     fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+}
+
+impl Rule for AttachedIntent {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+    fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+}
+
+impl Rule for GrantIntent {
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 

@@ -49,6 +49,9 @@ pub struct HttpRoute {
     pub route: Route,
     /// Where it is sent, by weight. Empty = an answer of our own.
     pub targets: Vec<WeightedTarget>,
+    /// The weight of what cannot be sent to, whatever there is.
+    #[serde(default)]
+    pub lost: u32,
     /// What gets copies of the requests.
     pub mirrors: Vec<MirrorTarget>,
     /// A redirect leads to the port that the request came for.

@@ -19,7 +19,7 @@ const SERVICES: [(&str, &str); 5] =
     [("web", "shop"), ("catalog", "shop"), ("Catalog", "shop"), ("pay", "bank"), ("stock", "bank")];
 const ACCOUNTS: [&str; 2] = ["web", "default"];
 
-const RULES: [&str; 33] = [
+const RULES: &[&str] = &[
     "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: catalog, namespace: shop}, spec: {host: catalog, subsets: [{name: v1, labels: {version: v1}}]}}",
     "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: catalog2, namespace: shop}, spec: {host: catalog, trafficPolicy: {tls: {mode: DISABLE}}, subsets: [{name: v2, labels: {version: v2}}]}}",
     "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: catalog, namespace: bank}, spec: {host: catalog.shop.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}}}",
@@ -53,6 +53,13 @@ const RULES: [&str; 33] = [
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: shop}, spec: {hosts: [web], tls: [{match: [{sniHosts: [web], sourceNamespace: bank}], route: [{destination: {host: catalog}}]}], http: [{match: [{uri: {prefix: /a}}], delegate: {name: part}}, {route: [{destination: {host: api.example.com}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: part, namespace: shop}, spec: {http: [{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: catalog, subset: v1}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: outside, namespace: bank}, spec: {hosts: [example.com], http: [{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: example.com, port: {number: 80}}}]}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: catalog, namespace: shop, creationTimestamp: '2026-01-02T00:00:00Z'}, spec: {parentRefs: [{group: '', kind: Service, name: catalog}], rules: [{backendRefs: [{name: web, port: 80}, {name: pay, namespace: bank, port: 80}]}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: older, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'}, spec: {parentRefs: [{group: '', kind: Service, name: catalog, port: 80}, {group: '', kind: Service, name: web, sectionName: http}], rules: [{backendRefs: [{name: catalog, port: 9090}]}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: consumer, namespace: bank}, spec: {parentRefs: [{group: '', kind: Service, name: catalog, namespace: shop}], rules: [{backendRefs: [{name: catalog, namespace: shop, port: 80}, {name: web, namespace: shop, port: 80}]}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: calls, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: catalog, port: 9090}], rules: [{matches: [{method: {service: a.B}}], backendRefs: [{name: catalog, port: 9090}]}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: pay, namespace: bank}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service, name: pay}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: all, namespace: shop}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}], to: [{group: '', kind: Service}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: web, namespace: shop}, spec: {hosts: [web.shop.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {version: v2}}, ports: [{number: 9090, name: http, protocol: HTTP}]}}",
 ];
 
 /// One client that looks again only at what it was told of.

@@ -1,0 +1,104 @@
+//! Routes that are attached to a port of a service (Gateway API): one list out of all of them, the most specific match first.
+
+use std::cmp::Reverse;
+
+use outrigger_model::cluster::NOWHERE;
+use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
+use outrigger_rules::intent::{AttachedIntent, HttpRoute, Target};
+
+use super::lens::{Lens, Seen};
+use super::names;
+use super::origin;
+use super::route::hashes;
+
+/// The routes of a port; `None` where nothing is attached to it.
+pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Vec<Route>> {
+    let attached = lens.attached_to(service, port);
+    if attached.is_empty() {
+        return None;
+    }
+    let mut found = Vec::new();
+    for intent in &attached {
+        // Kubernetes says of every object when it was made; what does not say goes behind what does.
+        let age = (intent.created.is_none(), intent.created.clone(), intent.origin.name.clone());
+        for (index, http) in intent.http.iter().enumerate() {
+            let any = [RouteMatch::any()];
+            let matches: Vec<&RouteMatch> = match http.matches.is_empty() {
+                true => any.iter().collect(),
+                false => http.matches.iter().map(|block| &block.request).collect(),
+            };
+            let route = route(lens, intent, http, index, port);
+            for matches in matches {
+                let route = Route { matches: matches.clone(), ..route.clone() };
+                found.push((specificity(matches), age.clone(), route));
+            }
+        }
+    }
+    // All are of one namespace, so that names tell them apart. Stable: of one object the first goes first.
+    found.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    Some(found.into_iter().map(|(_, _, route)| route).collect())
+}
+
+/// By the Gateway API: exact paths, then the longer one, then those with a method, then by the number of headers and of query
+/// parameters. Where it leaves regular expressions open, they go behind exact paths and before prefixes.
+fn specificity(matches: &RouteMatch) -> impl Ord + use<> {
+    let (kind, length) = match &matches.path {
+        PathMatch::Connect => (0, 0),
+        PathMatch::Exact(path) => (1, path.len()),
+        PathMatch::Regex(pattern) => (2, pattern.len()),
+        PathMatch::Prefix(path) | PathMatch::Segments(path) => (3, path.len()),
+    };
+    let methods = matches.headers.iter().filter(|header| header.name == ":method").count();
+    let headers = matches.headers.len() - methods;
+    (kind, Reverse((length, methods, headers, matches.query.len())))
+}
+
+fn route(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, index: usize, port: u16) -> Route {
+    let name = match http.route.name.as_str() {
+        "" => format!("{}[{index}]", intent.origin.name),
+        given => given.to_owned(),
+    };
+    let mut route = Route { name, origin: Some(origin(&intent.origin)), ..http.route.clone() };
+    match &mut route.action {
+        RouteAction::Forward(forward) => {
+            forward.clusters = clusters(lens, intent, http, port);
+            forward.mirrors = mirrors(lens, intent, http, port);
+            forward.hash = hashes(lens, http, port);
+        }
+        RouteAction::Redirect(redirect) if http.to_request_port => redirect.port = Some(port),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => {}
+    }
+    route
+}
+
+/// The cluster of a backend that is there and that the route may refer to.
+fn cluster(lens: &Lens<'_>, intent: &AttachedIntent, target: &Target, port: u16) -> Option<String> {
+    let port = target.port.unwrap_or(port);
+    let there = lens.service(&target.host).is_some_and(|service| lens.offer(service, port).is_some());
+    (lens.may_refer(intent, &target.host) && there).then(|| names::outbound(port, "", target.host.as_str()))
+}
+
+/// What cannot be sent to keeps its share, and goes nowhere.
+fn clusters(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, port: u16) -> Vec<WeightedCluster> {
+    let mut lost = http.lost;
+    let mut shares = Vec::new();
+    for weighted in &http.targets {
+        match cluster(lens, intent, &weighted.target, port) {
+            Some(cluster) => shares.push(WeightedCluster { cluster, ..weighted.share.clone() }),
+            None => lost += weighted.share.weight,
+        }
+    }
+    if lost > 0 {
+        shares.push(WeightedCluster::share(NOWHERE, lost));
+    }
+    shares
+}
+
+fn mirrors(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, port: u16) -> Vec<Mirror> {
+    let mirrors = http.mirrors.iter();
+    let there = mirrors.filter_map(|mirror| Some((cluster(lens, intent, &mirror.target, port)?, mirror)));
+    there.map(|(cluster, mirror)| Mirror { cluster, ..mirror.mirror.clone() }).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Where requests go: `backendRefs` with their weights and filters. What cannot be sent to keeps its share, which is lost.
+
+use outrigger_model::route::{Forward, NoCluster, RouteAction, WeightedCluster};
+
+use super::filter::{self, Effects};
+use super::parent::service;
+use super::{Fields, Flaws, INVALID_KIND, UNSUPPORTED, flaw};
+use crate::intent::{HttpRoute, Target, WeightedTarget};
+use crate::reader::{At, Reader, Table};
+
+const BACKEND: Table =
+    Table::new("a backend reference", &["group", "kind", "namespace", "name", "port", "weight", "filters"]);
+/// Where it stands alone, for a mirror.
+const OBJECT: Table = Table::new("a backend reference", &["group", "kind", "namespace", "name", "port"]);
+
+/// The largest weight that the API takes.
+const HEAVIEST: u32 = 1_000_000;
+
+type Filters = fn(&mut Reader<'_>, Option<At<'_>>, Option<&str>, &mut Flaws, &mut Effects);
+
+/// Backends of a rule; what only a lone backend can have of filters becomes the rule's.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    at: Option<At<'_>>,
+    prefix: Option<&str>,
+    flaws: &mut Flaws,
+    rule: &mut HttpRoute,
+    effects: &mut Effects,
+) {
+    backends(reader, at, (filter::read, prefix), flaws, rule, effects);
+}
+
+pub(super) fn read_grpc(
+    reader: &mut Reader<'_>,
+    at: Option<At<'_>>,
+    flaws: &mut Flaws,
+    rule: &mut HttpRoute,
+    effects: &mut Effects,
+) {
+    let filters: Filters = |reader, at, _, flaws, effects| filter::read_grpc(reader, at, flaws, effects);
+    backends(reader, at, (filters, None), flaws, rule, effects);
+}
+
+fn backends(
+    reader: &mut Reader<'_>,
+    at: Option<At<'_>>,
+    (filters, prefix): (Filters, Option<&str>),
+    flaws: &mut Flaws,
+    rule: &mut HttpRoute,
+    effects: &mut Effects,
+) {
+    let items = reader.list(at);
+    let lone = items.len() == 1;
+    for item in items {
+        let Some(fields) = reader.fields(&item, &BACKEND) else { continue };
+        let weight = reader.number(fields.get("weight"), 0..=HEAVIEST).unwrap_or(1);
+        let mut own = Effects::default();
+        filters(reader, fields.get("filters"), prefix, flaws, &mut own);
+        let Some(target) = target(reader, &item, &fields, flaws) else {
+            rule.lost += weight;
+            continue;
+        };
+        let mut share = WeightedCluster { weight, ..WeightedCluster::default() };
+        std::mem::swap(&mut share.request_headers, &mut own.request);
+        std::mem::swap(&mut share.response_headers, &mut own.response);
+        if !lone && let Some(authority) = own.rewrite.authority.take() {
+            // A share has no rewrite of its own, but edits.
+            share.request_headers.set.push((":authority".to_owned(), authority));
+        }
+        let fits = own.is_empty() || (lone && effects.absorb(own));
+        if !fits {
+            let message = format!(
+                "{}: of several backends each can have header modifiers and a new hostname only, and what a lone one has \
+                 must not be the rule's, too: its share of the requests is answered with an error",
+                item.path
+            );
+            flaw(reader, flaws, &item, UNSUPPORTED, message);
+            rule.lost += weight;
+            continue;
+        }
+        rule.targets.push(WeightedTarget { target, share, place: item.place() });
+    }
+    if effects.refused {
+        rule.targets.clear();
+        rule.lost = 1;
+    }
+}
+
+/// A Service's port. Nothing for what is no Service, which is told.
+fn target(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, flaws: &mut Flaws) -> Option<Target> {
+    let group = reader.text(fields.get("group")).unwrap_or_default();
+    let kind = reader.text(fields.get("kind")).unwrap_or_else(|| "Service".to_owned());
+    let namespace = reader.text(fields.get("namespace"));
+    if !fields.has("name") {
+        reader.missing(fields, "name");
+    }
+    let name = reader.text(fields.get("name"))?;
+    let port = reader.port(fields.get("port"));
+    if !(group.is_empty() || group == "core") || kind != "Service" {
+        let message = format!(
+            "{} is a {kind}, and requests can be sent to a Service only: its share of them is lost",
+            at.path
+        );
+        flaw(reader, flaws, at, INVALID_KIND, message);
+        return None;
+    }
+    if !fields.has("port") {
+        reader.missing(fields, "port");
+    }
+    Some(Target { host: service(reader, at, &name, namespace.as_deref())?, subset: None, port: Some(port?) })
+}
+
+/// A backend without a share.
+pub(super) fn object(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<Target> {
+    let fields = reader.fields(at, &OBJECT)?;
+    target(reader, at, &fields, flaws)
+}
+
+/// A rule that forwards always has somewhere to go, if only nowhere.
+pub(super) fn sent(mut rule: HttpRoute, no_cluster: NoCluster) -> HttpRoute {
+    if let RouteAction::Forward(forward) = &mut rule.route.action {
+        *forward = Forward { no_cluster, ..std::mem::take(forward) };
+        let total: u64 = rule.targets.iter().map(|target| u64::from(target.share.weight)).sum();
+        if total + u64::from(rule.lost) == 0 {
+            rule.lost = 1;
+        }
+    }
+    rule
+}

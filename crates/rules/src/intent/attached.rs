@@ -1,0 +1,148 @@
+//! Routes that are attached to services, as the Gateway API has it (GAMMA), and who may refer to whom.
+//!
+//! Unlike routing for a set of hosts, all that is attached to a port of a service is one list, in an order of its own: which
+//! match goes first, the match says, not its place.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Host, HttpRoute, Origin, Place, Target};
+
+/// Routes of one object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttachedIntent {
+    /// The object that says so.
+    pub origin: Origin,
+    /// When it was made, as `2026-01-31T10:00:00Z`, if it says so: the older of two goes first.
+    pub created: Option<String>,
+    /// What it is attached to, in order.
+    pub parents: Vec<Parent>,
+    /// Those of them that are services, each once.
+    pub hosts: Vec<Host>,
+    /// HTTP routes in order.
+    pub http: Vec<HttpRoute>,
+    /// What it says and nobody can do.
+    pub flaws: Vec<RouteFlaw>,
+}
+
+/// What a route is attached to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// API group; empty for a Service.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// The namespace that was written.
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Only this port, by its name.
+    pub section: Option<String>,
+    /// Only this port.
+    pub port: Option<u16>,
+    /// The service that it is; `None` for a kind that has no routes here.
+    pub host: Option<Host>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// Something of a route that cannot be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteFlaw {
+    /// The condition that it makes false.
+    pub condition: RouteCondition,
+    /// One of the Gateway API's words.
+    pub reason: String,
+    /// What, and what becomes of the requests.
+    pub message: String,
+}
+
+/// A condition of a route in the Gateway API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RouteCondition {
+    /// It is in force at its parent.
+    Accepted,
+    /// All that it refers to is there and may be referred to.
+    ResolvedRefs,
+}
+
+impl RouteCondition {
+    /// As the Gateway API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
+        }
+    }
+}
+
+impl AttachedIntent {
+    /// Whether it is attached to that port of a service; `named` says which port has a name.
+    pub fn is_at(&self, host: &Host, port: u16, named: impl Fn(&str) -> Option<u16>) -> bool {
+        self.parents.iter().any(|parent| {
+            parent.host.as_ref() == Some(host)
+                && parent.port.is_none_or(|wanted| wanted == port)
+                && parent.section.as_ref().is_none_or(|name| named(name) == Some(port))
+        })
+    }
+
+    /// Everything that it may send something to, and where that was written.
+    pub fn references(&self) -> impl Iterator<Item = (&Target, &Place)> {
+        let shares = self.http.iter().flat_map(|http| &http.targets);
+        let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
+        let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place));
+        shares.map(|share| (&share.target, &share.place)).chain(mirrors)
+    }
+}
+
+/// Who of other namespaces may refer to objects of this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantIntent {
+    /// The object that says so.
+    pub origin: Origin,
+    /// Any of these may.
+    pub from: Vec<GrantFrom>,
+    /// To any of these.
+    pub to: Vec<GrantTo>,
+}
+
+/// Objects of a kind in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantFrom {
+    /// API group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+}
+
+/// Objects of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantTo {
+    /// API group; empty for a Service.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Its name; `None` = all of them.
+    pub name: Option<String>,
+}
+
+impl GrantIntent {
+    /// Whether a route may refer to that service of the grant's namespace.
+    pub fn permits(&self, route: &Origin, service: &str) -> bool {
+        let from = |from: &GrantFrom| {
+            from.group == GATEWAY_GROUP
+                && from.kind == route.kind.as_str()
+                && from.namespace == route.namespace
+        };
+        let to = |to: &GrantTo| {
+            to.group.is_empty()
+                && to.kind == "Service"
+                && to.name.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(service))
+        };
+        self.from.iter().any(from) && self.to.iter().any(to)
+    }
+}
+
+/// The group of the Gateway API's own kinds.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";

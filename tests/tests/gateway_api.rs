@@ -1,0 +1,98 @@
+//! Routes of the Gateway API with a Service as parent: applied through the command line, obeyed by real sidecars.
+
+use std::collections::BTreeMap;
+
+use outrigger_control::instance::Protocol;
+use outrigger_tests::app::{echo, get};
+use outrigger_tests::mesh::{Mesh, Spec};
+
+use crate::BINARY;
+use crate::thin_thread::web;
+
+fn service(service: &'static str, host: u8) -> Spec<'static> {
+    Spec { service, version: "v1", host, protocol: Protocol::Http, calls: &[] }
+}
+
+/// Applies a file as a user does, and returns what was printed.
+async fn apply(mesh: &Mesh, yaml: &str) -> String {
+    let file = mesh.path("route.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    run(mesh, &["apply", "--wait", "--timeout", "120", "-f", file.to_str().unwrap()]).await
+}
+
+async fn run(mesh: &Mesh, words: &[&str]) -> String {
+    let mut command = tokio::process::Command::new(BINARY);
+    command.args(words).arg("--server").arg(mesh.path("control/outrigger.sock"));
+    let output = command.output().await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Who answered how often; another status than 200 stands for itself.
+async fn answers(entry: std::net::SocketAddr, path: &str, count: usize) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for _ in 0..count {
+        let (status, text) = get(entry, path, "").await.unwrap();
+        let name = text.lines().find_map(|line| line.strip_prefix("X-App-Name: "));
+        let who = if status == 200 { name.unwrap_or("?").to_owned() } else { status.to_string() };
+        *found.entry(who).or_default() += 1;
+    }
+    found
+}
+
+const SPLIT: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: catalog, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: catalog}]
+  rules:
+  - matches: [{path: {value: /split}}]
+    backendRefs: [{name: old, port: 8080, weight: 90}, {name: new, port: 8080, weight: 10}]
+  - matches: [{path: {value: /lost}}]
+    backendRefs: [{name: old, port: 8080}, {name: nobody, port: 8080}]
+  - matches: [{path: {value: /nowhere}}]
+    backendRefs: [{name: old, port: 8080, weight: 0}]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_route_splits_the_requests_of_a_service_and_loses_the_share_of_what_is_not_there() {
+    let mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&service("catalog", 11)).await;
+    let old = mesh.workload(&service("old", 12)).await;
+    let new = mesh.workload(&service("new", 13)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    for (app, name) in [(catalog.app, "catalog"), (old.app, "old"), (new.app, "new")] {
+        echo(app, name).await;
+    }
+    let entry = web.outbound[0];
+    assert_eq!(answers(entry, "/", 1).await, BTreeMap::from([("catalog".to_owned(), 1)]));
+    apply(&mesh, SPLIT).await;
+
+    // 300 requests, 10 %: below 6 or above 66 once in a billion runs (Chernoff).
+    let found = answers(entry, "/split/x", 300).await;
+    let (old, new) = (found.get("old").copied().unwrap_or(0), found.get("new").copied().unwrap_or(0));
+    assert!(old + new == 300 && (6..=66).contains(&new), "{found:?}");
+    // The backend that does not exist keeps its half.
+    let found = answers(entry, "/lost", 100).await;
+    let (old, lost) = (found.get("old").copied().unwrap_or(0), found.get("500").copied().unwrap_or(0));
+    assert!(old + lost == 100 && (18..=82).contains(&lost), "{found:?}");
+    assert_eq!(answers(entry, "/nowhere", 3).await, BTreeMap::from([("500".to_owned(), 3)]));
+    // A service that has a route has only the route's traffic.
+    assert_eq!(answers(entry, "/splitted", 3).await, BTreeMap::from([("404".to_owned(), 3)]));
+
+    // A backend that comes is a backend at once.
+    let nobody = mesh.workload(&service("nobody", 14)).await;
+    echo(nobody.app, "nobody").await;
+    outrigger_tests::wait::eventually("the new backend", || async {
+        let found = answers(entry, "/lost", 20).await;
+        if found.contains_key("nobody") && !found.contains_key("500") {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
+    run(&mesh, &["delete", "httproutes", "catalog", "-n", "shop", "--wait"]).await;
+    assert_eq!(answers(entry, "/splitted", 3).await, BTreeMap::from([("catalog".to_owned(), 3)]));
+}
