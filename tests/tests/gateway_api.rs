@@ -67,7 +67,20 @@ async fn an_http_route_splits_the_requests_of_a_service_and_loses_the_share_of_w
     }
     let entry = web.outbound[0];
     assert_eq!(answers(entry, "/", 1).await, BTreeMap::from([("catalog".to_owned(), 1)]));
-    apply(&mesh, SPLIT).await;
+    let told = apply(&mesh, SPLIT).await;
+    assert!(told.contains("warning OUT0109") && told.contains("no service nobody.shop"), "{told}");
+    let get_yaml = ["get", "httproute", "catalog", "-n", "shop", "-o", "yaml"];
+    let shown = run(&mesh, &get_yaml).await;
+    for line in [
+        "type: \"ResolvedRefs\"\n",
+        "reason: \"BackendNotFound\"\n",
+        "reason: \"Accepted\"\n",
+        "backendRefs: [{name: old",
+    ] {
+        assert!(shown.contains(line), "no {line:?} in {shown}");
+    }
+    // What is shown is taken back.
+    assert!(apply(&mesh, &shown).await.contains("HTTPRoute shop/catalog version 2"));
 
     // 300 requests, 10 %: below 6 or above 66 once in a billion runs (Chernoff).
     let found = answers(entry, "/split/x", 300).await;
@@ -93,6 +106,8 @@ async fn an_http_route_splits_the_requests_of_a_service_and_loses_the_share_of_w
         }
     })
     .await;
+    let shown = run(&mesh, &get_yaml).await;
+    assert!(!shown.contains("BackendNotFound"), "{shown}");
     run(&mesh, &["delete", "httproutes", "catalog", "-n", "shop", "--wait"]).await;
     assert_eq!(answers(entry, "/splitted", 3).await, BTreeMap::from([("catalog".to_owned(), 3)]));
 }

@@ -1,5 +1,7 @@
 //! Output: tables for people, JSON and YAML-compatible JSON for programs.
 
+pub(crate) mod yaml;
+
 use clap::ValueEnum;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;

@@ -35,6 +35,7 @@ mod authority;
 mod identities;
 mod instances;
 mod parameters;
+mod route_status;
 mod rules;
 mod status;
 

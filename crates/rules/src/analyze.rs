@@ -3,6 +3,7 @@
 //! One row per check, one file per topic. A check looks at all objects together and, where it needs to, at the services
 //! that exist. Each row has a test for when it speaks and one for when it must be silent.
 
+mod attached;
 mod conflicts;
 mod delegates;
 mod nobody;
@@ -18,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place,
-    RouteIntent, ServiceIntent, Target,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, GrantIntent, Host, Intent, MtlsIntent, Origin,
+    Place, RouteIntent, ServiceIntent, Target,
 };
 use crate::object::Object;
 
@@ -49,6 +50,13 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NO_EFFECT, what: "a delegate that nobody uses", run: delegates::nobody },
     Check { code: code::EMPTY_SUBSET, what: "a subset without instances", run: references::empty_subsets },
     Check { code: code::NO_WEIGHT, what: "weights that sum to 0", run: routes::no_weight },
+    Check {
+        code: code::ROUTE_CONDITION,
+        what: "a route without effect at a parent, or with a backend that cannot be used",
+        run: attached::conditions,
+    },
+    Check { code: code::NO_WEIGHT, what: "a rule that sends nothing anywhere", run: attached::no_weight },
+    Check { code: code::CONFLICT, what: "another kind of rule that a route covers", run: attached::shadowed },
     Check { code: code::UNREACHABLE, what: "a route that no request reaches", run: routes::unreachable },
     Check { code: code::LONG_ATTEMPT, what: "perTryTimeout longer than timeout", run: routes::long_attempts },
     Check { code: code::CONFLICT, what: "two objects that route one host", run: conflicts::routes },
@@ -95,6 +103,7 @@ struct Scene<'o> {
     mtls: Vec<&'o MtlsIntent>,
     services: Vec<&'o ServiceIntent>,
     attached: Vec<&'o AttachedIntent>,
+    grants: Vec<&'o GrantIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -109,6 +118,7 @@ impl<'o> Scene<'o> {
             mtls: Vec::new(),
             services: Vec::new(),
             attached: Vec::new(),
+            grants: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -121,7 +131,8 @@ impl<'o> Scene<'o> {
                 Intent::Mtls(policy) => scene.mtls.push(policy),
                 Intent::Service(service) => scene.services.push(service),
                 Intent::Attached(route) => scene.attached.push(route),
-                Intent::Grant(_) | Intent::Workload(_) => {}
+                Intent::Grant(grant) => scene.grants.push(grant),
+                Intent::Workload(_) => {}
             }
         }
         scene

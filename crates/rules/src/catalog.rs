@@ -45,6 +45,9 @@ impl Default for ServiceCatalog {
 pub struct CatalogService {
     /// Its ports.
     pub ports: BTreeMap<u16, PortProtocol>,
+    /// What its ports are called, where they have names.
+    #[serde(default)]
+    pub names: BTreeMap<String, u16>,
     /// The labels of each of its instances.
     pub instances: Vec<Labels>,
 }

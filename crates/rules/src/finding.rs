@@ -65,6 +65,8 @@ pub mod code {
     pub const DOUBLE_TLS: &str = "OUT0108";
     /// A rule that affects nobody.
     pub const NOBODY: &str = "OUT0106";
+    /// A route that is not in force at a parent, or that loses requests.
+    pub const ROUTE_CONDITION: &str = "OUT0109";
     /// A path that no request has.
     pub const NO_SUCH_PATH: &str = "OUT0107";
 
@@ -87,6 +89,10 @@ pub mod code {
         (NO_WEIGHT, "a route's weights sum to 0"),
         (LONG_ATTEMPT, "perTryTimeout is longer than the timeout of the whole request"),
         (NOBODY, "a rule is for hosts, callers or methods that do not exist"),
+        (
+            ROUTE_CONDITION,
+            "a route of the Gateway API has no effect at a parent, or a backend that cannot be used",
+        ),
         (NO_SUCH_PATH, "a rule names a path that no request has once paths are normalised"),
         (DOUBLE_TLS, "TLS is begun around an application's own, or without a name to ask for"),
         (HTTP_ON_TCP, "a DENY rule uses HTTP attributes on a TCP port, where they count as matching"),

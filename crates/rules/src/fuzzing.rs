@@ -31,7 +31,8 @@ fn catalog() -> ServiceCatalog {
     let labels = BTreeMap::from([("version".to_owned(), "v1".to_owned())]);
     let ports = BTreeMap::from([(80, PortProtocol::Http), (90, PortProtocol::Tcp)]);
     let host = Resolver::default().service("reviews", "default");
-    let service = CatalogService { ports: ports.clone(), instances: vec![labels.clone()] };
+    let service =
+        CatalogService { ports: ports.clone(), instances: vec![labels.clone()], ..CatalogService::default() };
     ServiceCatalog {
         services: BTreeMap::from([(host, service)]),
         workloads: vec![CatalogWorkload {

@@ -6,6 +6,7 @@
 
 mod analyze;
 pub mod catalog;
+pub mod conditions;
 mod dialect;
 pub mod finding;
 pub mod fuzzing;

@@ -11,7 +11,7 @@ use outrigger_rules::Finding;
 use serde::Serialize;
 
 use super::{Server, author};
-use crate::print::{Output, show, table};
+use crate::print::{Output, show, table, yaml};
 
 /// Apply rules.
 #[derive(Debug, clap::Args)]
@@ -215,14 +215,26 @@ fn sources(rules: &[RuleBody]) -> String {
 
 /// A rule that was applied with `-n` and names no namespace is printed from its object, with the namespace: applied
 /// again as it was written, it would come to stand in another.
+///
+/// What the control plane has to say of it stands behind it, as `status`, which `apply` does not read.
 fn document(rule: &RuleBody) -> String {
     let mut object = rule.object.clone();
-    match object.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
-        Some(metadata) if !metadata.contains_key("namespace") => {
-            metadata.insert("namespace".to_owned(), rule.namespace.clone().into());
+    let metadata = object.get_mut("metadata").and_then(serde_json::Value::as_object_mut);
+    let nameless = metadata.filter(|metadata| !metadata.contains_key("namespace"));
+    let elsewhere = nameless.is_some();
+    if let Some(metadata) = nameless {
+        metadata.insert("namespace".to_owned(), rule.namespace.clone().into());
+    }
+    let flow = rule.source.trim_start().starts_with('{');
+    match &rule.status {
+        // A text in braces, or one with a status of its own, cannot be added to.
+        Some(status) if elsewhere || flow || object.get("status").is_some() => {
+            object["status"] = status.clone();
             format!("{object:#}\n")
         }
-        _ => rule.source.trim_end().to_owned() + "\n",
+        Some(status) => rule.source.trim_end().to_owned() + "\n" + &yaml::field("status", status),
+        None if elsewhere => format!("{object:#}\n"),
+        None => rule.source.trim_end().to_owned() + "\n",
     }
 }
 

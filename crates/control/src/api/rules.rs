@@ -16,10 +16,11 @@ use super::types::{
     ApplyBody, ApplyQuery, DeleteBody, ErrorBody, FILES, FileText, FindingBody, HistoryEntry, InForce,
     RuleBody, RulesQuery,
 };
-use super::{Api, Problem, Shared, operator, timeout};
+use super::{Api, Problem, Shared, operator, route_status, timeout};
 use crate::enforced::Unenforced;
 use crate::keeper::{Removed, Rule, rules};
 use crate::registry::api::Caller;
+use crate::world::World;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -131,7 +132,7 @@ fn author(caller: &str, claimed: Option<&str>) -> String {
     }
 }
 
-fn body(rule: &Rule) -> RuleBody {
+fn body(rule: &Rule, world: &World) -> RuleBody {
     let stored = rule.stored();
     let mut parts = stored.key.splitn(3, '/').map(str::to_owned);
     RuleBody {
@@ -145,6 +146,7 @@ fn body(rule: &Rule) -> RuleBody {
         source: stored.source.clone(),
         object: stored.json.clone(),
         problem: rule.problem.clone(),
+        status: route_status::of(rule, world),
     }
 }
 
@@ -158,7 +160,7 @@ pub(super) async fn list(
     operator(&caller)?;
     let Query(query) = query?;
     let published = api.shared.keeper.published();
-    let mut all: Vec<RuleBody> = published.rules.values().map(|rule| body(rule)).collect();
+    let mut all: Vec<RuleBody> = published.rules.values().map(|rule| body(rule, &published.world)).collect();
     all.retain(|rule| {
         query.kind.as_ref().is_none_or(|kind| names_kind(kind, &rule.kind))
             && query.namespace.as_ref().is_none_or(|namespace| rule.namespace == *namespace)
@@ -166,8 +168,22 @@ pub(super) async fn list(
     Ok(Json(all))
 }
 
-/// Whether this is the kind or its plural, in any case, as kubectl takes them.
+/// The short names of their CRDs.
+const SHORT: [(&str, &str); 7] = [
+    ("vs", "VirtualService"),
+    ("dr", "DestinationRule"),
+    ("pa", "PeerAuthentication"),
+    ("ap", "AuthorizationPolicy"),
+    ("se", "ServiceEntry"),
+    ("we", "WorkloadEntry"),
+    ("refgrant", "ReferenceGrant"),
+];
+
+/// Whether this is the kind, its plural or its short name, in any case, as kubectl takes them.
 fn names_kind(asked: &str, kind: &str) -> bool {
+    if SHORT.iter().any(|(short, long)| *long == kind && short.eq_ignore_ascii_case(asked)) {
+        return true;
+    }
     let singular = match asked.strip_suffix("ies") {
         Some(stem) => format!("{stem}y"),
         None => asked.strip_suffix('s').unwrap_or(asked).to_owned(),
@@ -204,7 +220,7 @@ pub(super) async fn read(
     let key = key(&path);
     let published = api.shared.keeper.published();
     let rule = published.rules.get(&key).ok_or_else(|| missing(&key))?;
-    Ok(Json(body(rule)))
+    Ok(Json(body(rule, &published.world)))
 }
 
 fn missing(key: &str) -> Problem {
@@ -268,6 +284,10 @@ mod tests {
             ("AuthorizationPolicies", "AuthorizationPolicy"),
             ("TrafficRules", "TrafficRules"),
             ("destinationrule", "DestinationRule"),
+            ("httproutes", "HTTPRoute"),
+            ("GRPCRoute", "GRPCRoute"),
+            ("refgrant", "ReferenceGrant"),
+            ("vs", "VirtualService"),
         ] {
             assert!(names_kind(asked, kind), "{asked}");
         }

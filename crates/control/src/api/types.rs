@@ -160,6 +160,10 @@ pub struct RuleBody {
     /// Why it is not in force anywhere, if this release does not understand it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What the Gateway API calls the status of its routes: for each parent the conditions Accepted and ResolvedRefs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub status: Option<serde_json::Value>,
 }
 
 /// What a list of rules is narrowed to.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use outrigger_rules::conditions::Surroundings as _;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, MtlsMode, RouteIntent, WorkloadIntent,
 };
@@ -239,7 +240,7 @@ impl<'a> Lens<'a> {
         self.world.attached_to(service.0, port, self.namespace())
     }
 
-    /// Whether a route may refer to a service, as [`World::may_refer`].
+    /// Whether a route may refer to a service.
     pub(super) fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
         if let Some((_, namespace)) = self.world.resolver.split(host) {
             self.saw(Fact::Grants(namespace.to_owned()));

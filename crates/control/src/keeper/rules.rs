@@ -89,6 +89,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     for service in world.services() {
         let known = CatalogService {
             ports: service.ports.iter().map(|(port, spoken)| (*port, protocol(*spoken))).collect(),
+            names: service.port_names().map(|(name, number)| (name.to_owned(), number)).collect(),
             instances: service.instances.iter().map(|instance| instance.labels.clone()).collect(),
         };
         catalog.services.insert(service.host.clone(), known);

@@ -1,7 +1,9 @@
 //! Which routes are attached to a port of a service, and what they may refer to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use outrigger_rules::conditions::{self, Surroundings, outranks};
 use outrigger_rules::intent::{AttachedIntent, Host, ObjectKind};
 
 use super::{Service, World};
@@ -20,29 +22,49 @@ impl World {
         let consumer = routes.iter().any(|route| route.origin.namespace == namespace);
         let of = if consumer { namespace } else { service.namespace.as_str() };
         routes.retain(|route| route.origin.namespace == of);
-        if routes.iter().any(|route| route.origin.kind == ObjectKind::GrpcRoute) {
-            routes.retain(|route| route.origin.kind == ObjectKind::GrpcRoute);
-        }
+        let kinds: BTreeSet<ObjectKind> = routes.iter().map(|route| route.origin.kind).collect();
+        routes.retain(|route| !kinds.iter().any(|kind| outranks(*kind, route.origin.kind)));
         routes
-    }
-
-    /// Whether a route may refer to a service: to one of its own namespace, to one that it is attached to (its clients call
-    /// that anyway), and to whatever a ReferenceGrant opens to it.
-    pub fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
-        let Some((service, namespace)) = self.resolver.split(host) else { return false };
-        namespace == route.origin.namespace
-            || route.hosts.contains(host)
-            || self.rules.grants.of(namespace).iter().any(|grant| grant.permits(&route.origin, service))
     }
 }
 
 impl Service {
     /// The port of a name, as those say who describe the service, and its instances.
     pub(crate) fn port_named(&self, name: &str) -> Option<u16> {
+        self.port_names().find(|(known, _)| *known == name).map(|(_, number)| number)
+    }
+
+    /// What ports are called, where they have names; the first word counts.
+    pub(crate) fn port_names(&self) -> impl Iterator<Item = (&str, u16)> {
         let described = self.described.iter().flat_map(|intent| &intent.ports);
         let described = described.map(|(number, port)| (port.name.as_str(), *number));
         let instances = self.instances.iter().flat_map(|instance| &instance.ports);
-        let mut all = described.chain(instances.map(|port| (port.name.as_str(), port.number)));
-        all.find(|(known, _)| *known == name).map(|(_, number)| number)
+        let all = described.chain(instances.map(|port| (port.name.as_str(), port.number)));
+        all.filter(|(name, _)| !name.is_empty())
+    }
+}
+
+impl Surroundings for World {
+    fn ports(&self, host: &Host) -> Option<BTreeSet<u16>> {
+        Some(self.service(host)?.ports.keys().copied().collect())
+    }
+
+    fn port_named(&self, host: &Host, name: &str) -> Option<u16> {
+        self.service(host)?.port_named(name)
+    }
+
+    fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
+        let Some(owner) = self.resolver.split(host) else { return false };
+        let grants = self.rules.grants.of(owner.1).iter().map(AsRef::as_ref);
+        conditions::may_refer(route, host, owner, grants)
+    }
+
+    fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool {
+        let named = |name: &str| Surroundings::port_named(self, host, name);
+        self.rules.attached.of(host).iter().any(|other| {
+            other.origin.namespace == route.origin.namespace
+                && outranks(other.origin.kind, route.origin.kind)
+                && other.is_at(host, port, named)
+        })
     }
 }

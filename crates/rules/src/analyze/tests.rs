@@ -22,7 +22,11 @@ fn catalog() -> ServiceCatalog {
                 ports,
             });
         }
-        let service = CatalogService { ports: BTreeMap::from([(port, protocol)]), instances };
+        let service = CatalogService {
+            ports: BTreeMap::from([(port, protocol)]),
+            instances,
+            ..CatalogService::default()
+        };
         catalog.services.insert(Resolver::default().service(name, "shop"), service);
     };
     add("reviews", 80, PortProtocol::Http, &["v1", "v2", "v3"]);

@@ -1,0 +1,60 @@
+//! The `status` of a rule, where its kind has one: what the Gateway API wants to know of its routes, per parent.
+
+use outrigger_rules::conditions::{self, Condition, ParentStatus};
+use outrigger_rules::intent::{Intent, Parent};
+use serde_json::{Value, json};
+
+use crate::keeper::Rule;
+use crate::world::World;
+
+/// As the Gateway API calls who writes a status.
+const CONTROLLER: &str = "outrigger.io/control-plane";
+
+/// The status of a rule of which this release knows what it means.
+pub(super) fn of(rule: &Rule, world: &World) -> Option<Value> {
+    let intents = rule.object.iter().flat_map(|object| &object.intents);
+    let mut attached = intents.filter_map(|intent| match intent {
+        Intent::Attached(attached) => Some(attached),
+        _ => None,
+    });
+    let parents: Vec<Value> =
+        conditions::of(attached.next()?, world).iter().map(|status| parent(status, rule)).collect();
+    Some(json!({ "parents": parents }))
+}
+
+fn parent(status: &ParentStatus<'_>, rule: &Rule) -> Value {
+    let conditions: Vec<Value> = status.conditions.iter().map(|one| condition(one, rule)).collect();
+    json!({
+        "parentRef": reference(status.parent),
+        "controllerName": CONTROLLER,
+        "conditions": conditions,
+    })
+}
+
+fn condition(condition: &Condition, rule: &Rule) -> Value {
+    json!({
+        "type": condition.kind.as_str(),
+        "status": if condition.holds { "True" } else { "False" },
+        "reason": condition.reason,
+        "message": condition.message,
+        "observedGeneration": rule.stored.version,
+        // Of the version: conditions are not kept, they are looked up.
+        "lastTransitionTime": rule.stored.at,
+    })
+}
+
+/// As it was written.
+fn reference(parent: &Parent) -> Value {
+    let mut written = json!({ "group": parent.group, "kind": parent.kind, "name": parent.name });
+    let more = [
+        ("namespace", parent.namespace.clone().map(Value::from)),
+        ("sectionName", parent.section.clone().map(Value::from)),
+        ("port", parent.port.map(Value::from)),
+    ];
+    for (name, value) in more {
+        if let Some(value) = value {
+            written[name] = value;
+        }
+    }
+    written
+}

@@ -1,0 +1,110 @@
+//! Attached routes (Gateway API): parents that are not there, backends that cannot be used, rules that go nowhere, and a
+//! VirtualService beside them.
+
+use std::collections::BTreeSet;
+
+use super::{Scene, finding, seen_from, short};
+use crate::catalog::ServiceCatalog;
+use crate::conditions::{Surroundings, detached, lost, may_refer, outranks};
+use crate::finding::{Finding, Severity, code};
+use crate::intent::{AttachedIntent, Host, HttpRoute};
+
+/// What is known of the mesh from objects and services.
+struct Known<'s, 'o>(&'s Scene<'o>, &'s ServiceCatalog);
+
+impl Surroundings for Known<'_, '_> {
+    fn ports(&self, host: &Host) -> Option<BTreeSet<u16>> {
+        self.0.ports_of(self.1, host)
+    }
+
+    fn port_named(&self, host: &Host, name: &str) -> Option<u16> {
+        let described = self.0.services.iter().filter(|service| service.hosts.contains(host));
+        let described = described.flat_map(|service| &service.ports).find(|(_, port)| port.name == name);
+        let registered = || self.1.services.get(host)?.names.get(name).copied();
+        described.map(|(number, _)| *number).or_else(registered)
+    }
+
+    fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
+        let Some(owner) = short(host).split_once('.') else { return false };
+        let grants = self.0.grants.iter().filter(|grant| grant.origin.namespace == owner.1);
+        may_refer(route, host, owner, grants.copied())
+    }
+
+    fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool {
+        let named = |name: &str| self.port_named(host, name);
+        self.0.attached.iter().any(|other| {
+            other.origin.namespace == route.origin.namespace
+                && outranks(other.origin.kind, route.origin.kind)
+                && other.is_at(host, port, named)
+        })
+    }
+}
+
+/// Routes that are not in force where they are attached, and backends that cannot be used.
+pub(super) fn conditions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let Some(catalog) = scene.catalog else { return };
+    let known = Known(scene, catalog);
+    for route in &scene.attached {
+        let mut tell = |place, message: String| {
+            let message = format!("{}: {message}", route.origin);
+            findings.push(finding(Severity::Warning, code::ROUTE_CONDITION, &route.origin, place, message));
+        };
+        // Of kinds that have no routes reading has told.
+        for parent in route.parents.iter().filter(|parent| parent.host.is_some()) {
+            if let Some((reason, message)) = detached(route, parent, &known) {
+                tell(&parent.place, format!("{message}, so it has no effect there (Accepted: {reason})"));
+            }
+        }
+        for lost in lost(route, &known) {
+            let message = format!(
+                "{}: its share of the requests is answered with an error (ResolvedRefs: {})",
+                lost.message, lost.reason
+            );
+            tell(lost.place, message);
+        }
+    }
+}
+
+/// Rules that send nothing anywhere.
+pub(super) fn no_weight(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for route in &scene.attached {
+        for http in route.http.iter().filter(|http| goes_nowhere(http)) {
+            let message = format!(
+                "{}: {} has no backend with a weight, so its requests are answered with an error",
+                route.origin, http.place.path
+            );
+            findings.push(finding(Severity::Warning, code::NO_WEIGHT, &route.origin, &http.place, message));
+        }
+    }
+}
+
+fn goes_nowhere(http: &HttpRoute) -> bool {
+    http.forward().is_some() && http.targets.iter().all(|target| target.share.weight == 0)
+}
+
+/// A VirtualService or a native page for the same host has no effect on the HTTP of those ports.
+pub(super) fn shadowed(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for route in &scene.attached {
+        for parent in &route.parents {
+            let Some(host) = &parent.host else { continue };
+            let covers = |known: &Host| known == host || (known.is_wildcard() && known.covers(host.as_str()));
+            let other = scene.routes.iter().find(|other| {
+                !other.http.is_empty()
+                    && other.hosts.iter().any(covers)
+                    && other.visibility.includes(&route.origin.namespace)
+            });
+            let Some(other) = other else { continue };
+            let message = format!(
+                "{} and {} both route {}; where a route of the Gateway API is attached, it holds and the other does not: \
+                 put their routes into one object",
+                route.origin,
+                seen_from(&route.origin, &other.origin),
+                short(host)
+            );
+            findings.push(finding(Severity::Warning, code::CONFLICT, &route.origin, &parent.place, message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+use std::collections::BTreeMap;
+
+use super::Known;
+use crate::analyze::{Scene, analyze};
+use crate::catalog::{CatalogService, PortProtocol, ServiceCatalog};
+use crate::conditions;
+use crate::finding::Finding;
+use crate::host::Resolver;
+use crate::intent::{Intent, RouteCondition};
+use crate::testing::{objects, virtual_service};
+
+/// `catalog.shop` with port 8080, called `web`, and `pay.bank` with 80.
+fn catalog() -> ServiceCatalog {
+    let service = |port: u16, name: &str| CatalogService {
+        ports: BTreeMap::from([(port, PortProtocol::Http)]),
+        names: BTreeMap::from([(name.to_owned(), port)]),
+        ..CatalogService::default()
+    };
+    let resolver = Resolver::default();
+    ServiceCatalog {
+        services: BTreeMap::from([
+            (resolver.service("catalog", "shop"), service(8080, "web")),
+            (resolver.service("pay", "bank"), service(80, "api")),
+        ]),
+        ..ServiceCatalog::default()
+    }
+}
+
+fn route(kind: &str, namespace: &str, parent: &str, backend: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: {namespace}}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, {parent}}}]\n  rules:\n  - backendRefs: [{{{backend}}}]\n---\n"
+    )
+}
+
+const GRANT: &str = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: bank}\n\
+                     spec:\n  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}]\n  to: [{group: '', kind: Service}]\n---\n";
+
+fn found(text: &str) -> Vec<String> {
+    analyze(&objects(text), Some(&catalog())).iter().map(Finding::to_string).collect()
+}
+
+fn only(text: &str) -> String {
+    let mut found = found(text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found.remove(0)
+}
+
+/// Reasons of the first route's conditions at its only parent, of those that are false.
+fn reasons(text: &str) -> Vec<(RouteCondition, String)> {
+    let (objects, catalog) = (objects(text), catalog());
+    let scene = Scene::new(&objects, Some(&catalog));
+    let known = Known(&scene, &catalog);
+    let mut intents = objects.iter().flat_map(|object| &object.intents);
+    let route =
+        intents.find_map(|intent| if let Intent::Attached(route) = intent { Some(route) } else { None });
+    let mut parents = conditions::of(route.unwrap(), &known);
+    assert_eq!(parents.len(), 1);
+    let conditions = parents.remove(0).conditions;
+    assert_eq!(conditions.len(), 2, "one of each kind");
+    conditions.into_iter().filter(|one| !one.holds).map(|one| (one.kind, one.reason)).collect()
+}
+
+const FINE: &str = "name: catalog, port: 8080";
+
+#[test]
+fn a_route_to_what_is_there_has_both_conditions_and_no_finding() {
+    for parent in ["name: catalog", "name: catalog, port: 8080", "name: catalog, sectionName: web"] {
+        let text = route("HTTPRoute", "shop", parent, FINE);
+        assert_eq!((found(&text), reasons(&text)), (Vec::new(), Vec::new()), "{parent}");
+    }
+}
+
+#[test]
+fn a_parent_that_is_not_there_is_told() {
+    for (parent, word) in [
+        ("name: nobody", "there is no service nobody.shop"),
+        ("name: catalog, port: 1", "catalog.shop has no port 1, only 8080"),
+        ("name: catalog, sectionName: api", "catalog.shop has no port \"api\""),
+    ] {
+        let text = route("HTTPRoute", "shop", parent, FINE);
+        let told = only(&text);
+        assert!(
+            told.contains("warning OUT0109") && told.contains(word) && told.contains("NoMatchingParent"),
+            "{told}"
+        );
+        assert_eq!(reasons(&text), [(RouteCondition::Accepted, "NoMatchingParent".to_owned())]);
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_be_used_is_told_once_and_never_an_error() {
+    for (backend, reason) in [
+        ("name: nobody, port: 80", "BackendNotFound"),
+        ("name: catalog, port: 80", "BackendNotFound"),
+        ("name: pay, namespace: bank, port: 80", "RefNotPermitted"),
+    ] {
+        let text = route("HTTPRoute", "shop", "name: catalog", backend);
+        let told = only(&text);
+        assert!(told.contains("warning OUT0109") && told.contains(reason), "{told}");
+        assert_eq!(reasons(&text), [(RouteCondition::ResolvedRefs, reason.to_owned())]);
+    }
+    let granted = route("HTTPRoute", "shop", "name: catalog", "name: pay, namespace: bank, port: 80") + GRANT;
+    assert_eq!((found(&granted), reasons(&granted)), (Vec::new(), Vec::new()));
+    let other_kind =
+        route("GRPCRoute", "shop", "name: catalog", "name: pay, namespace: bank, port: 80") + GRANT;
+    assert!(only(&other_kind).contains("RefNotPermitted"));
+    // A consumer's route to the very service that it is for needs no grant.
+    let consumer =
+        route("HTTPRoute", "shop", "name: pay, namespace: bank", "name: pay, namespace: bank, port: 80");
+    assert_eq!(found(&consumer), Vec::<String>::new());
+    assert_eq!(
+        analyze(&objects(&route("HTTPRoute", "shop", "name: nobody", "name: nobody, port: 1")), None),
+        []
+    );
+}
+
+#[test]
+fn of_two_kinds_at_a_port_the_less_specific_is_told() {
+    let (http, grpc) = (
+        route("HTTPRoute", "shop", "name: catalog", FINE),
+        route("GRPCRoute", "shop", "name: catalog", FINE),
+    );
+    let text = http + &grpc;
+    let told = only(&text);
+    assert!(told.contains("HTTPRoute shop/r") && told.contains("Conflicted"), "{told}");
+    assert_eq!(reasons(&text), [(RouteCondition::Accepted, "Conflicted".to_owned())]);
+}
+
+#[test]
+fn a_virtual_service_beside_a_route_is_told() {
+    let istio =
+        virtual_service("hosts: [catalog]\nhttp:\n- route:\n  - destination: {host: catalog}\n") + "---\n";
+    let told = only(&(route("HTTPRoute", "shop", "name: catalog", FINE) + &istio));
+    assert!(told.contains("warning IST0109") && told.contains("VirtualService reviews"), "{told}");
+    let elsewhere = istio.replace("hosts: [catalog]", "hosts: [pay.bank]");
+    assert_eq!(
+        found(&(route("HTTPRoute", "shop", "name: catalog", FINE) + &elsewhere)),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_rule_without_a_weight_is_told_and_a_redirect_needs_none() {
+    let text = route("HTTPRoute", "shop", "name: catalog", "name: catalog, port: 8080, weight: 0");
+    let told = only(&text);
+    assert!(told.contains("warning OUT0103") && told.contains("spec.rules[0]"), "{told}");
+    let redirect = text.replace(
+        "backendRefs: [{name: catalog, port: 8080, weight: 0}]",
+        "filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example}}]",
+    );
+    assert_eq!(found(&redirect), Vec::<String>::new());
+}
