@@ -63,6 +63,34 @@ pub async fn echo(listen: SocketAddr) {
     });
 }
 
+/// An application, HTTP/1 or HTTP/2, that answers with its name (`x-app-name`) and what it was sent: method and path, then a
+/// line for each header.
+pub async fn named(listen: SocketAddr, name: &'static str) {
+    let listener = TcpListener::bind(listen).await.expect("the application's address is free");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let service = service_fn(move |request: Request<Incoming>| async move {
+                    Ok::<_, hyper::Error>(described(&request, name))
+                });
+                let builder = auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+}
+
+fn described(request: &Request<Incoming>, name: &'static str) -> Response<Body> {
+    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+    let mut text = format!("{} {path}\n", request.method());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    let mut response = Response::new(whole(text.into()));
+    response.headers_mut().insert("x-app-name", http::HeaderValue::from_static(name));
+    response
+}
+
 fn answer(request: Request<Incoming>) -> Response<Incoming> {
     let (head, body) = request.into_parts();
     let mut response = Response::new(body);

@@ -1,5 +1,6 @@
 //! A mesh of real processes: one control plane, sidecars, each workload on its own loopback address.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,10 @@ pub struct Mesh {
     pub bootstrap: Value,
     /// What ports of workloads that are registered from now on let requests switch to.
     pub upgrades: Vec<String>,
+    /// Namespace of workloads that are registered from now on.
+    pub namespace: String,
+    /// Labels of workloads that are registered from now on.
+    pub labels: BTreeMap<String, String>,
     /// The management API.
     pub client: Client,
 }
@@ -71,7 +76,7 @@ pub struct Spec<'a> {
     pub calls: &'a [&'a str],
 }
 
-/// Namespace of everything.
+/// Namespace of everything, unless a test chooses another.
 pub const NAMESPACE: &str = "shop";
 /// Registered port of every workload.
 pub const PORT: u16 = 8080;
@@ -171,6 +176,8 @@ impl Mesh {
             collectors,
             bootstrap,
             upgrades,
+            namespace: NAMESPACE.to_owned(),
+            labels: BTreeMap::new(),
             client,
         };
         let mut settings = json!({
@@ -273,7 +280,7 @@ impl Mesh {
         let admin = self.address(spec.host, 15000);
         let binds = outbound.iter().zip(spec.calls).map(|(bind, to)| json!({ "bind": bind, "to": to }));
         let mut bootstrap = json!({
-            "node": { "id": id, "workload": id, "namespace": NAMESPACE, "service_account": spec.service,
+            "node": { "id": id, "workload": id, "namespace": self.namespace, "service_account": spec.service,
                       "app": spec.service, "version": spec.version },
             "join": join,
             "state_dir": self.path(&format!("{id}.state")),
@@ -302,7 +309,7 @@ impl Mesh {
     /// Makes a join file for a service whose account is called like it.
     pub(crate) async fn write_join(&self, service: &str, file: &Path) {
         let request = TokenRequest {
-            namespace: NAMESPACE.into(),
+            namespace: self.namespace.clone(),
             service_account: service.into(),
             services: vec![service.into()],
             ..TokenRequest::default()
@@ -318,6 +325,8 @@ impl Mesh {
         let mut instance = instance(&id, spec.service, addresses, &[(PORT, spec.protocol)]);
         instance.version = Some(spec.version.into());
         instance.ports[0].upgrades.clone_from(&self.upgrades);
+        instance.namespace.clone_from(&self.namespace);
+        instance.labels.clone_from(&self.labels);
         self.client.register(&instance).await.expect("the registration is taken");
         id
     }

@@ -76,6 +76,15 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// A folder of files that `.ci/run tools` fetches. `None` is announced as for [`tool`].
+pub fn folder(name: &str) -> Option<PathBuf> {
+    let found = tools_dir().map(|dir| dir.join(name)).filter(|dir| dir.is_dir());
+    if found.is_none() {
+        missing(&format!("the folder {name} (`bash .ci/run tools` fetches it)"));
+    }
+    found
+}
+
 /// True when the test runs as root; otherwise announced as `tool` does.
 pub fn root() -> bool {
     let is_root = rustix::process::geteuid().is_root();

@@ -22,6 +22,7 @@ mod fake_control;
 mod foreign;
 mod foreign_rules;
 mod gateway_api;
+mod gateway_conformance;
 mod hashing;
 mod interception;
 mod jaeger;
