@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use outrigger_identity::{Revocation, Revoked};
 use outrigger_rules::{Finding, Object};
+use outrigger_xds::server::Audience;
 use rpds::RedBlackTreeMapSync;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -349,10 +350,20 @@ struct Task {
     generation: watch::Sender<u64>,
 }
 
+/// Ends every stream when it goes.
+struct Closing(Arc<Audience>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Task {
     async fn run(mut self, queue: mpsc::Receiver<Command>) {
+        // Also where this panics: streams that nobody tells anything must not look alive.
+        let _closing = Closing(self.compiled.audience().clone());
         self.take(queue).await;
-        self.compiled.audience().close();
     }
 
     async fn take(&mut self, mut queue: mpsc::Receiver<Command>) {

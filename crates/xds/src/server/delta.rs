@@ -27,6 +27,8 @@ pub(super) fn take(
     if let Answer::Stale = engine.answer(kind, &request.response_nonce, request.error_detail.as_ref()) {
         tracing::debug!(?kind, nonce = request.response_nonce, "a client answers an older response");
     }
+    let (more, less) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+    engine.check_limits(kind, more.iter(), less)?;
     let view = engine.view.clone();
     let first = !engine.subscription(kind).open;
     let subscription = engine.subscription(kind);
@@ -60,7 +62,7 @@ pub(super) fn take(
             subscription.unsubscribe(name, &*view);
         }
     }
-    engine.check_limits(kind)
+    Ok(())
 }
 
 /// One response.

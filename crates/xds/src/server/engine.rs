@@ -79,10 +79,19 @@ impl Engine {
         self.subscriptions.entry(kind).or_insert_with(|| Subscription::new(kind, seat.clone()))
     }
 
-    /// Whether a client may have so many names.
+    /// Whether a client may have these names more and those less; asked before any of them is held.
     #[allow(clippy::result_large_err)] // tonic's own type
-    pub(super) fn check_limits(&self, kind: ResourceKind) -> Result<(), tonic::Status> {
-        let names = self.subscriptions.get(&kind).map_or(0, |s| s.names.len());
+    pub(super) fn check_limits(
+        &self,
+        kind: ResourceKind,
+        more: impl Iterator<Item = impl AsRef<str>>,
+        less: &[String],
+    ) -> Result<(), tonic::Status> {
+        let known = self.subscriptions.get(&kind).map(|subscription| &subscription.names);
+        let has = |name: &str| known.is_some_and(|names| names.contains(name));
+        let more = more.filter(|name| !has(name.as_ref())).count();
+        let less = less.iter().filter(|name| has(name)).count();
+        let names = (known.map_or(0, |names| names.len()) + more).saturating_sub(less);
         if names > MAX_NAMES {
             return Err(tonic::Status::resource_exhausted(format!(
                 "{names} subscriptions to {kind:?}; one client may have {MAX_NAMES}"

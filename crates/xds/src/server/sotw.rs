@@ -37,6 +37,8 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
         request.resource_names.iter().filter(|name| *name != "*").cloned().collect();
     let asks_for_all = request.resource_names.iter().any(|name| name == "*")
         || (whole && request.resource_names.is_empty() && (first || subscription.wildcard));
+    engine.check_limits(kind, wanted.iter(), &[])?;
+    let subscription = engine.subscription(kind);
     let new_names = wanted.iter().any(|name| !subscription.names.contains(name));
     subscription.answer |=
         (first && (asks_for_all || !wanted.is_empty())) || asks_for_all != subscription.wildcard || new_names;
@@ -59,7 +61,7 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
             subscription.subscribe(name);
         }
     }
-    engine.check_limits(kind)
+    Ok(())
 }
 
 /// One response; `None` where there is nothing that could be said in this form.
