@@ -17,6 +17,15 @@ pub async fn recorder(
 ) -> (SocketAddr, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    (address, recorder_on(listener, note, answer))
+}
+
+/// As [`recorder`], where it is told.
+pub fn recorder_on(
+    listener: TcpListener,
+    note: fn(&str) -> String,
+    answer: fn(&str) -> Option<&'static str>,
+) -> Received {
     let received = Received::default();
     let all = received.clone();
     tokio::spawn(async move {
@@ -32,7 +41,7 @@ pub async fn recorder(
             });
         }
     });
-    (address, received)
+    received
 }
 
 /// One message with its body, of which the length is known; `None` at the end.

@@ -1,6 +1,7 @@
 //! Authorization by a service that is asked, over HTTP and over gRPC: the same requests to our sidecar and to a real Envoy, both driven
 //! by the same resources, are asked about in the same words and have the same answers.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,12 +15,15 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc;
 use outrigger_model::cluster::{Cluster, Discovery, UpstreamProtocol};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
-use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
+use outrigger_model::ext_authz::{
+    AuthzBody, AuthzService, CheckSettings, ExtAuthz, HttpAuthz, RouteAuthz, RouteBody,
+};
 use outrigger_model::listener::{HttpConnection, HttpFilter, RouteSource};
 use outrigger_model::matcher::StringMatch;
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::Resource;
 use outrigger_model::route::{
-    Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, PathMatch, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
 use outrigger_tests::app::echo;
 use outrigger_tests::fake_control::{FakeControl, resource, response};
@@ -42,6 +46,9 @@ const REQUESTS: &[&str] = &[
     "GET /deny",
     "GET /error",
     "GET /slow",
+    "GET /route/off/deny",
+    "POST /route/told/allow\nContent-Length: 3\n\nabc",
+    "POST /route/body/allow\nContent-Length: 3\n\nabc",
 ];
 
 /// The words of the questions, in order.
@@ -87,6 +94,7 @@ impl Authorization for GrpcService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let attributes = request.get_ref().attributes.clone().unwrap_or_default();
         let source = attributes.source.is_some_and(|source| source.address.is_some());
+        let tier = attributes.context_extensions.get("tier").cloned();
         let http = attributes.request.and_then(|request| request.http).unwrap_or_default();
         let header = |name: &str| http.headers.get(name).cloned().unwrap_or_default();
         let names = [
@@ -99,7 +107,7 @@ impl Authorization for GrpcService {
             "x-envoy-auth-partial-body",
         ];
         self.0.lock().unwrap().push(format!(
-            "{} {} {} {} size={} body={:?} source={source} {:?}",
+            "{} {} {} {} size={} body={:?} source={source} tier={tier:?} {:?}",
             http.method,
             http.path,
             http.host,
@@ -117,7 +125,7 @@ impl Authorization for GrpcService {
             Ok(Response::new(CheckResponse { status, http_response: Some(response), ..Default::default() }))
         };
         match http.path.as_str() {
-            path if path.starts_with("/allow") => answer(
+            path if path.contains("/allow") => answer(
                 0,
                 HttpResponse::OkResponse(OkHttpResponse {
                     headers: vec![option("x-user", "ann")],
@@ -142,12 +150,16 @@ impl Authorization for GrpcService {
 
 async fn grpc_service() -> (SocketAddr, Questions) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    (listener.local_addr().unwrap(), grpc_service_on(listener))
+}
+
+/// A gRPC service that judges by the path.
+pub fn grpc_service_on(listener: TcpListener) -> Questions {
     let questions = Questions::default();
     let service = AuthorizationServer::new(GrpcService(questions.clone()));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-    (address, questions)
+    questions
 }
 
 /// What is asked in how many ways, by name.
@@ -185,19 +197,59 @@ fn settings() -> Vec<(&'static str, ExtAuthz)> {
         disallowed_headers: vec![StringMatch::exact("x-other")],
         ..ExtAuthz::new(grpc(), "grpc")
     };
-    vec![("http", http), ("http, open", open), ("grpc", partial), ("grpc, whole bodies", whole)]
+    let policy = |path: &str| RbacPolicy {
+        permissions: vec![Permission::Path(StringMatch::exact(path))],
+        principals: vec![Principal::Any],
+        origin: None,
+    };
+    let only = |paths: &[&str]| {
+        let policies = paths.iter().map(|path| ((*path).to_owned(), policy(path))).collect();
+        Some(Rbac { action: RbacAction::Deny, policies })
+    };
+    let some = ExtAuthz { only: only(&["/deny", "/allow/a"]), ..http.clone() };
+    let others = ExtAuthz { only: only(&["/deny", "/error"]), ..partial.clone() };
+    vec![
+        // A cluster that nothing refers to is forgotten, and is not sent again.
+        ("http", http),
+        ("http, open", open),
+        ("http, some", some),
+        ("grpc", partial),
+        ("grpc, whole bodies", whole),
+        ("grpc, some", others),
+    ]
+}
+
+/// What some routes want of the filter.
+fn of_routes() -> [(&'static str, RouteAuthz); 3] {
+    let asked = |context: &[(&str, &str)], body| {
+        let context = context.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        RouteAuthz::Asked(CheckSettings { context, body })
+    };
+    let other = RouteBody::Other(AuthzBody { max_bytes: 2, allow_partial: true, as_bytes: false });
+    [
+        ("/route/off", RouteAuthz::Off),
+        ("/route/told", asked(&[("tier", "gold")], RouteBody::Nothing)),
+        ("/route/body", asked(&[], other)),
+    ]
 }
 
 fn listener(address: SocketAddr, authz: &ExtAuthz) -> Encoded {
-    let forward = Forward { clusters: vec![WeightedCluster::only(CLUSTER)], ..Forward::default() };
-    let route = Route {
-        name: "default".into(),
-        matches: RouteMatch::any(),
-        action: RouteAction::Forward(forward),
+    let route = |path: &str, authz: BTreeMap<String, RouteAuthz>| Route {
+        name: path.into(),
+        matches: RouteMatch { path: PathMatch::Prefix(path.into()), ..RouteMatch::any() },
+        action: RouteAction::Forward(Forward {
+            clusters: vec![WeightedCluster::only(CLUSTER)],
+            ..Forward::default()
+        }),
+        authz,
         ..Route::default()
     };
-    let host =
-        VirtualHost { name: "any".into(), domains: vec!["*".into()], routes: vec![route], retry: None };
+    let mut routes: Vec<Route> = of_routes()
+        .into_iter()
+        .map(|(path, wanted)| route(path, [(authz.name.clone(), wanted)].into()))
+        .collect();
+    routes.push(route("/", BTreeMap::new()));
+    let host = VirtualHost { name: "any".into(), domains: vec!["*".into()], routes, retry: None };
     let routes = RouteConfig { name: CLUSTER.into(), virtual_hosts: vec![host] };
     let mut http = HttpConnection::new(RouteSource::Inline(routes));
     http.filters = vec![HttpFilter::ExtAuthz(Box::new(authz.clone()))];
@@ -291,10 +343,12 @@ async fn a_service_is_asked_and_obeyed_as_an_envoy_does() {
         ready("the sidecar asks", catalog.inbound, questions).await;
         let ours = behaviour(catalog.inbound, questions).await;
         assert!(
-            ours[0].contains("200") && ours[0].contains("x-user: ann") || what.contains("open"),
+            ours[0].contains("200") && ours[0].contains("x-user: ann")
+                || ["http, open", "grpc, some"].contains(&what),
             "{ours:#?}"
         );
         assert!(ours[3].contains("401") && ours[3].contains("who?"), "{ours:#?}");
+        assert!(ours[6].contains("200"), "a route that switches the filter off: {ours:#?}");
         let Some(envoy) = &envoy else { continue };
         let address = mesh.address(40 + n as u8, 8080);
         let clusters = [(CLUSTER, catalog.app), ("http", http), ("grpc", grpc)];

@@ -1,14 +1,22 @@
 //! Authorization by a service that is asked: `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::matcher::StringMatch;
+use crate::policy::Rbac;
+
+/// The name of the filter where nobody says another.
+pub const NAME: &str = "envoy.filters.http.ext_authz";
 
 /// Whom to ask, with what, and what follows from the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExtAuthz {
+    /// By which routes say what they want of it.
+    #[serde(default = "name")]
+    pub name: String,
     /// Who is asked.
     pub service: AuthzService,
     /// The name of a cluster.
@@ -29,6 +37,13 @@ pub struct ExtAuthz {
     pub disallowed_headers: Vec<StringMatch>,
     /// Routes are looked for again after headers were edited.
     pub clear_route_cache: bool,
+    /// Only what these policies match is asked about, whatever their action; absent: everything.
+    #[serde(default)]
+    pub only: Option<Rbac>,
+}
+
+fn name() -> String {
+    NAME.to_owned()
 }
 
 /// What speaks there.
@@ -77,6 +92,7 @@ impl ExtAuthz {
     /// With the defaults.
     pub fn new(service: AuthzService, cluster: impl Into<String>) -> Self {
         Self {
+            name: name(),
             service,
             cluster: cluster.into(),
             timeout: Duration::from_millis(200),
@@ -87,6 +103,7 @@ impl ExtAuthz {
             allowed_headers: None,
             disallowed_headers: Vec::new(),
             clear_route_cache: false,
+            only: None,
         }
     }
 }
@@ -113,4 +130,45 @@ pub enum How {
     IfAbsent,
     /// It is replaced; without it nothing is added.
     IfPresent,
+}
+
+/// What a route wants of a filter that asks: `ExtAuthzPerRoute`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteAuthz {
+    /// Its requests are not asked about.
+    Off,
+    /// They are, in this way.
+    Asked(CheckSettings),
+}
+
+/// How requests of a route are asked about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckSettings {
+    /// What a gRPC service is told besides, `context_extensions`.
+    pub context: BTreeMap<String, String>,
+    /// How much of the body goes along.
+    pub body: RouteBody,
+}
+
+/// How much of the body goes along, for a route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteBody {
+    /// As the filter has it.
+    #[default]
+    AsElsewhere,
+    /// Nothing.
+    Nothing,
+    /// So much.
+    Other(AuthzBody),
+}
+
+impl CheckSettings {
+    /// How much of the body goes along, where `filter` is what the filter itself has.
+    pub fn body(&self, filter: Option<AuthzBody>) -> Option<AuthzBody> {
+        match self.body {
+            RouteBody::AsElsewhere => filter,
+            RouteBody::Nothing => None,
+            RouteBody::Other(body) => Some(body),
+        }
+    }
 }

@@ -128,7 +128,8 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
         for filter in &http.filters {
             match filter {
                 HttpFilter::Rbac(rbac) => all.extend(of_rbac(rbac)),
-                HttpFilter::Fault(_) | HttpFilter::ExtAuthz(_) => {}
+                HttpFilter::ExtAuthz(authz) => all.extend(authz.only.iter().flat_map(of_rbac)),
+                HttpFilter::Fault(_) => {}
             }
         }
         if let RouteSource::Inline(routes) = &http.routes {

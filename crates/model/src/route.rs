@@ -2,10 +2,12 @@
 //!
 //! Stands for `envoy.config.route.v3.RouteConfiguration`. How a request is matched is `route/table.rs`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ext_authz::RouteAuthz;
 pub use crate::matcher::HeaderMatch;
 use crate::matcher::StringMatch;
 use crate::origin::Origin;
@@ -53,6 +55,9 @@ pub struct Route {
     /// Which other origins may call it. Acts on requests that are forwarded.
     #[serde(default)]
     pub cors: Option<Cors>,
+    /// What it wants of filters that ask, by their names.
+    #[serde(default)]
+    pub authz: BTreeMap<String, RouteAuthz>,
     /// Edits of the request before it is forwarded.
     pub request_headers: HeaderEdits,
     /// Edits of the response.

@@ -1,6 +1,6 @@
 //! The messages of `envoy.service.auth.v3.Authorization/Check`, for a sidecar that asks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +33,8 @@ pub struct Check<'c> {
     pub size: i64,
     pub body: &'c [u8],
     pub as_bytes: bool,
+    /// Told besides.
+    pub context: Option<&'c BTreeMap<String, String>>,
 }
 
 /// What is answered.
@@ -69,6 +71,12 @@ impl Check<'_> {
             source: Some(peer(self.source)),
             destination: Some(peer(self.destination)),
             request: Some(Request { time: Some(time), http: Some(http) }),
+            context_extensions: self
+                .context
+                .into_iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
             ..Default::default()
         };
         CheckRequest { attributes: Some(attributes) }.encode_to_vec()

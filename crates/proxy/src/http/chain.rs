@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger_model::route::Route;
 use outrigger_model::route::table::{CompiledRoute, RouteRef};
 
 use super::conn::RequestConfig;
@@ -73,7 +74,7 @@ pub async fn run<'v>(
         match filter.on_request(&input) {
             Verdict::Continue => {}
             verdict => {
-                if Box::pin(settle(ctx, view, filter, verdict)).await? {
+                if Box::pin(settle(ctx, view, filter, verdict, &found.route.config)).await? {
                     found = route(ctx, view)?;
                     if ctx.record.route.is_some() {
                         ctx.record.route = Some(found.route.config.name.as_str().into());
@@ -94,9 +95,10 @@ async fn settle(
     view: &RequestConfig,
     filter: &Filter,
     verdict: Verdict,
+    route: &Route,
 ) -> Result<bool, Stop> {
     if let (Filter::ExtAuthz(authz), Verdict::Ask) = (filter, &verdict) {
-        return authorize::ask(ctx, view, authz).await;
+        return authorize::ask(ctx, view, authz, route).await;
     }
     if let Some((delay, then)) = delay_of(verdict)? {
         wait(ctx, delay, then).await?;

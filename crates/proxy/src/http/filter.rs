@@ -81,7 +81,8 @@ impl Filter {
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self {
             Self::Rbac(rbac) => rbac.on_request(input),
-            Self::ExtAuthz(_) => Verdict::Ask,
+            Self::ExtAuthz(authz) if authz.concerns(&input.connection, input.request) => Verdict::Ask,
+            Self::ExtAuthz(_) => Verdict::Continue,
             Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
         }
     }

@@ -45,7 +45,9 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
     let request = match &chain.terminal {
         Terminal::Http(http) => origins_value(http.filters.iter().filter_map(|f| match f {
             HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
-            HttpFilter::Fault(_) | HttpFilter::ExtAuthz(_) => None,
+            // It has an RBAC filter of its own before it.
+            HttpFilter::ExtAuthz(authz) => authz.only.as_ref().map(policy::origins),
+            HttpFilter::Fault(_) => None,
         })),
         Terminal::Tcp(_) => None,
     };
@@ -189,6 +191,9 @@ fn decode_filters(
             Some(config) if is::<tcp_proxy::TcpProxy>(config) => {
                 let proxy: tcp_proxy::TcpProxy = unpack(config).under(&typed)?;
                 terminal = Some(Terminal::Tcp(decode_tcp(&proxy).under(&typed)?));
+            }
+            Some(config) if extension::decides_access(&config.type_url) => {
+                return extension::unknown("network filter", &filter.name, Some(config)).under(field);
             }
             _ if extension::is_meaningless(&filter.name) => {
                 left_out("a network filter that means nothing here");

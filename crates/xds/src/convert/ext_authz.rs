@@ -5,8 +5,9 @@ use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
 use outrigger_model::matcher::StringMatch;
 
 use super::flaw::{Decoded, Under, each, flaw};
+use super::shadow::{self, Shadow};
 use super::value::{duration_or, status};
-use super::{matcher, note};
+use super::{headers, matcher, note};
 use crate::wire::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use crate::wire::core::http_uri::HttpUpstreamType;
 use crate::wire::core::{self, GrpcService, HeaderValue, HttpUri};
@@ -16,10 +17,13 @@ use crate::wire::http_authz::{
     self as wire, AuthorizationRequest, AuthorizationResponse, BufferSettings, HttpService,
 };
 use crate::wire::matcher::ListStringMatcher;
+use crate::wire::protobuf::Value;
 use crate::wire::scalar::HttpStatus;
 
 /// The largest body that goes along: what of a body is copied aside.
 const MOST_BYTES: u32 = 64 * 1024;
+/// Of headers that are added to a question.
+const MOST_ADDED: usize = 16 * 1024;
 
 pub(super) fn encode(authz: &ExtAuthz) -> wire::ExtAuthz {
     let services = match &authz.service {
@@ -39,17 +43,21 @@ pub(super) fn encode(authz: &ExtAuthz) -> wire::ExtAuthz {
         transport_api_version: core::ApiVersion::V3 as i32,
         failure_mode_allow: authz.failure_mode_allow,
         failure_mode_allow_header_add: authz.failure_mode_allow_header,
-        with_request_body: authz.body.map(|body| BufferSettings {
-            max_request_bytes: body.max_bytes,
-            allow_partial_message: body.allow_partial,
-            pack_as_bytes: body.as_bytes,
-        }),
+        with_request_body: authz.body.map(encode_body),
         clear_route_cache: authz.clear_route_cache,
         status_on_error: Some(HttpStatus { code: i32::from(authz.status_on_error) }),
         allowed_headers: authz.allowed_headers.as_deref().map(list),
         disallowed_headers: some_list(&authz.disallowed_headers),
         services: Some(services),
         ..Default::default()
+    }
+}
+
+pub(super) fn encode_body(body: AuthzBody) -> BufferSettings {
+    BufferSettings {
+        max_request_bytes: body.max_bytes,
+        allow_partial_message: body.allow_partial,
+        pack_as_bytes: body.as_bytes,
     }
 }
 
@@ -88,13 +96,35 @@ fn some_list(matches: &[StringMatch]) -> Option<ListStringMatcher> {
     (!matches.is_empty()).then(|| list(matches))
 }
 
-pub(super) fn decode(wire: &wire::ExtAuthz) -> Decoded<ExtAuthz> {
-    note!(wire, stat_prefix, include_peer_certificate, include_tls_session, encode_raw_headers);
+/// `shadows` are the shadow rules before it, `origins` those of the filter chain's HTTP policies.
+pub(super) fn decode(
+    wire: &wire::ExtAuthz,
+    shadows: &[Shadow],
+    origins: Option<&Value>,
+) -> Decoded<ExtAuthz> {
+    note!(
+        wire,
+        stat_prefix,
+        include_peer_certificate,
+        include_tls_session,
+        encode_raw_headers,
+        validate_mutations,
+        metadata_context_namespaces,
+        typed_metadata_context_namespaces,
+        route_metadata_context_namespaces,
+        route_typed_metadata_context_namespaces,
+        bootstrap_metadata_labels_key,
+        enable_dynamic_metadata_ingestion,
+        filter_metadata,
+        max_denied_response_body_bytes,
+        enforce_response_header_limits,
+    );
     for (field, given) in [
         ("filter_enabled", wire.filter_enabled.is_some()),
-        ("filter_enabled_metadata", wire.filter_enabled_metadata.is_some()),
         ("deny_at_disable", wire.deny_at_disable.is_some()),
         ("shadow_mode", wire.shadow_mode),
+        // Left out, the service could edit what it must not.
+        ("decoder_header_mutation_rules", wire.decoder_header_mutation_rules.is_some()),
     ] {
         if given {
             return flaw(field, "is not supported");
@@ -105,10 +135,15 @@ pub(super) fn decode(wire: &wire::ExtAuthz) -> Decoded<ExtAuthz> {
         Some(Services::HttpService(http)) => decode_http(http).under("http_service")?,
         None => return flaw("grpc_service", "one of grpc_service and http_service is required"),
     };
+    let only = wire.filter_enabled_metadata.as_ref().map(|wanted| shadow::decode(wanted, shadows, origins));
     let default = ExtAuthz::new(service, cluster);
+    let timeout = duration_or(timeout, default.timeout, "timeout")?;
+    if timeout.is_zero() {
+        return flaw("timeout", "must be greater than 0: requests would wait without an end");
+    }
     let on_error = wire.status_on_error.as_ref().and_then(|status| u32::try_from(status.code).ok());
     Ok(ExtAuthz {
-        timeout: duration_or(timeout, default.timeout, "timeout")?,
+        timeout,
         failure_mode_allow: wire.failure_mode_allow,
         failure_mode_allow_header: wire.failure_mode_allow_header_add,
         status_on_error: match on_error {
@@ -128,6 +163,7 @@ pub(super) fn decode(wire: &wire::ExtAuthz) -> Decoded<ExtAuthz> {
         },
         disallowed_headers: decode_list(wire.disallowed_headers.as_ref()).under("disallowed_headers")?,
         clear_route_cache: wire.clear_route_cache,
+        only: only.transpose().under("filter_enabled_metadata")?,
         ..default
     })
 }
@@ -141,7 +177,7 @@ fn decode_grpc(wire: &GrpcService) -> Decoded<Service<'_>> {
     if grpc.cluster_name.is_empty() {
         return flaw("envoy_grpc.cluster_name", "must not be empty");
     }
-    let metadata = wire.initial_metadata.iter().map(|h| (h.key.clone(), h.value.clone())).collect();
+    let metadata = decode_pairs(&wire.initial_metadata, "initial_metadata")?;
     let service = AuthzService::Grpc { authority: grpc.authority.clone(), metadata };
     Ok((service, grpc.cluster_name.clone(), wire.timeout.as_ref()))
 }
@@ -156,6 +192,11 @@ fn decode_http(wire: &HttpService) -> Decoded<Service<'_>> {
     if !wire.path_override.is_empty() {
         return flaw("path_override", "is not supported");
     }
+    let prefix = wire.path_prefix.as_str();
+    let plain = prefix.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'\\'));
+    if !(prefix.is_empty() || prefix.starts_with('/') && plain) {
+        return flaw("path_prefix", format!("\"{}\" is no beginning of a path", prefix.escape_debug()));
+    }
     let add = wire.authorization_request.as_ref().map_or(&[][..], |request| &request.headers_to_add);
     let response = wire.authorization_response.clone().unwrap_or_default();
     if response.dynamic_metadata_from_headers.is_some() {
@@ -163,19 +204,30 @@ fn decode_http(wire: &HttpService) -> Decoded<Service<'_>> {
     }
     let http = HttpAuthz {
         path_prefix: wire.path_prefix.clone(),
-        headers_to_add: add.iter().map(|h| (h.key.clone(), h.value.clone())).collect(),
+        headers_to_add: decode_pairs(add, "authorization_request.headers_to_add")?,
         upstream_headers: decode_list(response.allowed_upstream_headers.as_ref())?,
         upstream_headers_to_append: decode_list(response.allowed_upstream_headers_to_append.as_ref())?,
+        // None named are all.
         client_headers: match &response.allowed_client_headers {
-            Some(list) => Some(decode_list(Some(list))?),
-            None => None,
+            Some(list) if !list.patterns.is_empty() => Some(decode_list(Some(list))?),
+            _ => None,
         },
         client_headers_on_success: decode_list(response.allowed_client_headers_on_success.as_ref())?,
     };
     Ok((AuthzService::Http(http), cluster, uri.timeout.as_ref()))
 }
 
-fn decode_body(wire: &BufferSettings) -> Decoded<AuthzBody> {
+/// Headers of every question. One that could not be sent would fail, or let pass, every request.
+fn decode_pairs(wire: &[HeaderValue], field: &str) -> Decoded<Vec<(String, String)>> {
+    let pairs = each(wire, field, headers::literal_pair)?;
+    let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MOST_ADDED {
+        return flaw(field, format!("{bytes} bytes are more than {MOST_ADDED}"));
+    }
+    Ok(pairs)
+}
+
+pub(super) fn decode_body(wire: &BufferSettings) -> Decoded<AuthzBody> {
     match wire.max_request_bytes {
         0 => flaw("max_request_bytes", "must be greater than 0"),
         bytes if bytes > MOST_BYTES => {
@@ -211,12 +263,13 @@ mod tests {
         let grpc = AuthzService::Grpc { authority: "authz.shop".into(), metadata: Vec::new() };
         let grpc = ExtAuthz { failure_mode_allow: true, status_on_error: 503, ..ExtAuthz::new(grpc, "g") };
         for authz in [http, grpc] {
-            assert_eq!(decode(&encode(&authz)).ok(), Some(authz));
+            assert_eq!(decode(&encode(&authz), &[], None).ok(), Some(authz));
         }
         let whole = encode(&ExtAuthz::new(AuthzService::Http(HttpAuthz::default()), "authz"));
         let shadow = wire::ExtAuthz { shadow_mode: true, ..whole.clone() };
-        assert!(decode(&shadow).is_err());
-        let large = BufferSettings { max_request_bytes: MOST_BYTES + 1, ..BufferSettings::default() };
-        assert!(decode(&wire::ExtAuthz { with_request_body: Some(large), ..whole }).is_err());
+        assert!(decode(&shadow, &[], None).is_err());
+        let bytes = BufferSettings { max_request_bytes: MOST_BYTES + 1, ..BufferSettings::default() };
+        let large = wire::ExtAuthz { with_request_body: Some(bytes), ..whole };
+        assert!(decode(&large, &[], None).is_err());
     }
 }

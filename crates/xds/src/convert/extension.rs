@@ -6,7 +6,6 @@ use super::flaw::{Decoded, Flaw, flaw};
 use crate::wire::protobuf::Any;
 
 pub(super) const CORS: &str = "envoy.filters.http.cors";
-pub(super) const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 pub(super) const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 pub(super) const ROUTER: &str = "envoy.filters.http.router";
@@ -49,7 +48,9 @@ pub(super) fn is_meaningless(name: &str) -> bool {
 
 /// Types that decide who may do what, which must never be left out.
 pub(super) fn decides_access(type_url: &str) -> bool {
-    ["rbac", "ext_authz", "jwt_authn", "basic_auth"].iter().any(|name| type_url.contains(name))
+    ["rbac", "ext_authz", "jwt_authn", "basic_auth", "api_key_auth", "oauth2", "csrf"]
+        .iter()
+        .any(|name| type_url.contains(name))
 }
 
 /// Unpacks a message of a known type.

@@ -6,7 +6,7 @@ use outrigger_model::route::{Forward, HashOn, HeaderEdits, NoCluster, Rewrite, W
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
-use super::{headers, left_out, matcher, mirror, note, retry, upgrade};
+use super::{headers, left_out, matcher, mirror, note, per_filter, retry, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::matcher::RegexMatchAndSubstitute;
 use crate::wire::route::route_action::{
@@ -208,7 +208,8 @@ fn decode_share(wire: &ClusterWeight) -> Decoded<WeightedCluster> {
     if wire.name.is_empty() {
         return flaw("name", "must not be empty");
     }
-    note!(wire, metadata_match, typed_per_filter_config, host_rewrite_specifier);
+    note!(wire, metadata_match, host_rewrite_specifier);
+    per_filter::refuse_access(&wire.typed_per_filter_config)?;
     Ok(WeightedCluster {
         cluster: wire.name.clone(),
         weight: uint_or(wire.weight.as_ref(), 0),

@@ -83,6 +83,24 @@ fn option(wire: &HeaderValueOption) -> Decoded<(String, String, bool)> {
     Ok((name, literal(raw), replaces))
 }
 
+/// A header that is sent as it is written, in requests of our own.
+pub(super) fn literal_pair(wire: &HeaderValue) -> Decoded<(String, String)> {
+    let name = header_name(&wire.key).map_err(|flaw| flaw.under("key"))?;
+    let framing =
+        ["connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"];
+    if framing.contains(&name.as_str()) {
+        return flaw("key", format!("{name} is not for others to set"));
+    }
+    if !wire.raw_value.is_empty() {
+        return flaw("raw_value", "is not supported; use value");
+    }
+    let value = wire.value.trim_matches([' ', '\t']);
+    if value.chars().any(|c| c.is_control() && c != '\t') {
+        return flaw("value", "must not have control characters");
+    }
+    Ok((name, value.to_owned()))
+}
+
 /// Undoes the doubling; commands (`%REQ(x)%`) stay as they are.
 fn literal(value: &str) -> String {
     if value.replace("%%", "").contains('%') {

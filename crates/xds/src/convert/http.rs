@@ -3,10 +3,10 @@
 use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
 use outrigger_model::route::Fault;
 
-use super::extension::{self, CORS, EXT_AUTHZ, FAULT, HTTP_RBAC, ROUTER, is, unpack};
+use super::extension::{self, CORS, FAULT, HTTP_RBAC, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{ext_authz, left_out, note, path, policy, retry, route, upgrade};
+use super::{ext_authz, left_out, note, path, policy, retry, route, shadow, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
@@ -83,14 +83,26 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
     };
     let mut all = Vec::with_capacity(filters.len() + 2);
     if kind != ClientKind::Grpc {
-        all.extend(filters.iter().map(|f| match f {
-            HttpFilter::Rbac(rbac) => filter(
-                HTTP_RBAC,
-                any(&Rbac { rules: Some(policy::encode(rbac, kind)), ..Default::default() }),
-            ),
-            HttpFilter::Fault(fault) => filter(FAULT, any(&retry::encode_fault(fault, kind))),
-            HttpFilter::ExtAuthz(authz) => filter(EXT_AUTHZ, any(&ext_authz::encode(authz))),
-        }));
+        for (i, f) in filters.iter().enumerate() {
+            match f {
+                HttpFilter::Rbac(rbac) => {
+                    let rules = Some(policy::encode(rbac, kind));
+                    all.push(filter(HTTP_RBAC, any(&Rbac { rules, ..Default::default() })));
+                }
+                HttpFilter::Fault(fault) => {
+                    all.push(filter(FAULT, any(&retry::encode_fault(fault, kind))));
+                }
+                HttpFilter::ExtAuthz(authz) => {
+                    let mut asks = ext_authz::encode(authz);
+                    if let Some(only) = &authz.only {
+                        let (rbac, wanted) = shadow::encode(only, i, kind);
+                        all.push(filter(HTTP_RBAC, any(&rbac)));
+                        asks.filter_enabled_metadata = Some(wanted);
+                    }
+                    all.push(filter(&authz.name, any(&asks)));
+                }
+            }
+        }
     }
     // A route's faults need the filter to be there.
     if kind == ClientKind::Envoy && !filters.iter().any(|f| matches!(f, HttpFilter::Fault(_))) {
@@ -166,6 +178,7 @@ fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Traci
 fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<Vec<HttpFilter>> {
     let mut filters = Vec::with_capacity(wire.len());
     let mut policies = 0;
+    let mut shadows = Vec::new();
     let mut routed = false;
     for (i, filter) in wire.iter().enumerate() {
         let field = format!("http_filters[{i}]");
@@ -177,19 +190,29 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
             _ => None,
         };
         match config {
+            // A route may enable it; an optional one may be left out only where nobody relies on it.
+            Some(config) if filter.disabled && extension::decides_access(&config.type_url) => {
+                return flaw(
+                    format_args!("{field}.disabled"),
+                    "a filter that decides access must not be disabled",
+                );
+            }
             _ if filter.disabled => left_out("a disabled HTTP filter"),
             Some(config) if is::<Router>(config) => routed = true,
             Some(config) if is::<Rbac>(config) => {
                 let rbac: Rbac = unpack(config).under(format_args!("{field}.typed_config"))?;
                 let rules = decode_rbac(&rbac, origins, policies);
                 filters.extend(rules.under(format_args!("{field}.typed_config"))?.map(HttpFilter::Rbac));
+                shadows.extend(shadow::of(&rbac, policies));
                 policies += 1;
             }
             // The policy is the route's, and acts where there is one.
             Some(config) if is::<Cors>(config) => {}
             Some(config) if is::<ExtAuthz>(config) => {
                 let authz: ExtAuthz = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let authz = ext_authz::decode(&authz).under(format_args!("{field}.typed_config"))?;
+                let authz = ext_authz::decode(&authz, &shadows, origins);
+                let mut authz = authz.under(format_args!("{field}.typed_config"))?;
+                authz.name.clone_from(&filter.name);
                 filters.push(HttpFilter::ExtAuthz(Box::new(authz)));
             }
             Some(config) if is::<HttpFault>(config) => {
@@ -197,12 +220,19 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
                 let fault = retry::decode_fault(&fault).under(format_args!("{field}.typed_config"))?;
                 filters.push(HttpFilter::Fault(fault));
             }
+            Some(config) if extension::decides_access(&config.type_url) => {
+                return extension::unknown("HTTP filter", &filter.name, Some(config)).under(field);
+            }
             _ if filter.is_optional => left_out("an unknown optional HTTP filter"),
             _ if extension::is_meaningless(&filter.name) => {
                 left_out("an HTTP filter that means nothing here")
             }
             other => return extension::unknown("HTTP filter", &filter.name, other).under(field),
         }
+    }
+    let asks = |filter: &HttpFilter| matches!(filter, HttpFilter::ExtAuthz(authz) if authz.only.is_some());
+    if filters.iter().filter(|filter| asks(filter)).count() < shadows.len() {
+        left_out("shadow_rules");
     }
     if !routed {
         return flaw("http_filters", "must end with the router, envoy.filters.http.router");
@@ -215,7 +245,7 @@ fn decode_rbac(
     origins: Option<&Value>,
     index: usize,
 ) -> Decoded<Option<outrigger_model::policy::Rbac>> {
-    note!(wire, shadow_rules, shadow_matcher);
+    note!(wire, shadow_matcher);
     if wire.matcher.is_some() {
         return flaw("matcher", "is not supported; use rules");
     }

@@ -1,19 +1,15 @@
 //! Route configurations: virtual hosts, routes, matches, redirects, direct responses.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use outrigger_model::route::{
-    Fault, PathMatch, Redirect, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
-};
+use outrigger_model::route::{PathMatch, Redirect, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost};
 
 use super::flaw::{Decoded, Under, each, flaw};
 use super::forward::{request_edits, response_edits};
+use super::per_filter::{self, PerFilter};
 use super::value::{port, status};
 use super::{cors, extension, forward, headers, left_out, matcher, metadata, mirror, note, retry};
 use crate::kind::ClientKind;
-use crate::wire::http_cors::CorsPolicy;
-use crate::wire::http_fault::HttpFault;
-use crate::wire::protobuf::Any;
 use crate::wire::route::{
     self, DirectResponseAction, RedirectAction,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier},
@@ -69,11 +65,13 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
     let fault = fault.map(|fault| (extension::FAULT.to_owned(), any(&retry::encode_fault(fault, kind))));
     let cors = route.cors.as_ref().filter(|_| known);
     let cors = cors.map(|cors| (extension::CORS.to_owned(), any(&cors::encode(cors))));
+    let authz = route.authz.iter().filter(|_| known);
+    let authz = authz.map(|(name, authz)| (name.clone(), per_filter::encode_authz(authz)));
     route::Route {
         name: route.name.clone(),
         r#match: Some(encode_match(&route.matches, kind)),
         metadata: metadata::encode_origin(route.origin.as_ref()),
-        typed_per_filter_config: fault.into_iter().chain(cors).collect(),
+        typed_per_filter_config: fault.into_iter().chain(cors).chain(authz).collect(),
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,
@@ -144,14 +142,17 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
         response_headers_to_remove,
         request_headers_to_add,
         request_headers_to_remove,
-        typed_per_filter_config,
         ignore_port_in_host_matching,
         ignore_path_parameters_in_path_matching,
     );
     if wire.vhds.is_some() {
         return flaw("vhds", "is not supported");
     }
-    let mut virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", decode_host)?;
+    let above = per_filter::decode(&wire.typed_per_filter_config)?;
+    if above.fault.is_some() || above.cors.is_some() {
+        left_out("a route configuration's fault or policy for other origins");
+    }
+    let mut virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", |host| decode_host(host, &above))?;
     let mirrors = mirror::decode(&wire.request_mirror_policies)?;
     mirror::inherit(virtual_hosts.iter_mut().flat_map(|host| &mut host.routes), &mirrors);
     let mut seen = HashSet::new();
@@ -170,7 +171,7 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
     Ok(RouteConfig { name: wire.name.clone(), virtual_hosts })
 }
 
-fn decode_host(wire: &route::VirtualHost) -> Decoded<VirtualHost> {
+fn decode_host(wire: &route::VirtualHost, config: &PerFilter) -> Decoded<VirtualHost> {
     note!(
         wire,
         rate_limits,
@@ -193,11 +194,11 @@ fn decode_host(wire: &route::VirtualHost) -> Decoded<VirtualHost> {
     if wire.domains.is_empty() {
         return flaw("domains", "must not be empty");
     }
-    let above = decode_filters(&wire.typed_per_filter_config)?;
+    let above = per_filter::decode(&wire.typed_per_filter_config)?;
     if above.fault.is_some() {
         left_out("a virtual host's fault");
     }
-    let mut routes = each(&wire.routes, "routes", |route| decode_route(route, above.cors.as_ref()))?;
+    let mut routes = each(&wire.routes, "routes", |route| decode_route(route, [config, &above]))?;
     mirror::inherit(&mut routes, &mirror::decode(&wire.request_mirror_policies)?);
     Ok(VirtualHost {
         name: wire.name.clone(),
@@ -220,7 +221,8 @@ fn decode_domain(domain: &str) -> Decoded<String> {
     Ok(domain.to_owned())
 }
 
-fn decode_route(wire: &route::Route, above: Option<&CorsPolicy>) -> Decoded<Route> {
+/// `above` are the route configuration and the virtual host.
+fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
     note!(wire, tracing);
     let Some(matches) = &wire.r#match else { return flaw("match", "is required") };
     let action = match &wire.action {
@@ -231,9 +233,10 @@ fn decode_route(wire: &route::Route, above: Option<&CorsPolicy>) -> Decoded<Rout
         Some(Action::NonForwardingAction(_)) => return flaw("non_forwarding_action", "is not supported"),
         None => return flaw("route", "one of route, redirect and direct_response is required"),
     };
-    let filters = decode_filters(&wire.typed_per_filter_config)?;
-    let cors = cors::decode(filters.cors.as_ref(), above);
+    let filters = per_filter::decode(&wire.typed_per_filter_config)?;
+    let cors = cors::decode(filters.cors.as_ref(), above[1].cors.as_ref());
     Ok(Route {
+        authz: filters.authz_within(&above),
         name: wire.name.clone(),
         matches: decode_match(matches).under("match")?,
         action,
@@ -243,31 +246,6 @@ fn decode_route(wire: &route::Route, above: Option<&CorsPolicy>) -> Decoded<Rout
         response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
         origin: metadata::decode_origin(wire.metadata.as_ref())?,
     })
-}
-
-/// What a route or a virtual host has for filters.
-#[derive(Default)]
-struct PerFilter {
-    fault: Option<Fault>,
-    cors: Option<CorsPolicy>,
-}
-
-fn decode_filters(wire: &HashMap<String, Any>) -> Decoded<PerFilter> {
-    let mut found = PerFilter::default();
-    for (name, config) in wire {
-        let field = format!("typed_per_filter_config[{name}]");
-        if extension::is::<HttpFault>(config) {
-            let message = extension::unpack::<HttpFault>(config).under(&field)?;
-            found.fault = Some(retry::decode_fault(&message).under(&field)?);
-        } else if extension::is::<CorsPolicy>(config) {
-            found.cors = Some(extension::unpack(config).under(&field)?);
-        } else if extension::decides_access(&config.type_url) {
-            return flaw(&field, "authorization for one route only is not supported");
-        } else {
-            left_out("typed_per_filter_config of an unknown filter");
-        }
-    }
-    Ok(found)
 }
 
 fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {

@@ -4,7 +4,8 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use outrigger_model::ext_authz::{AuthzBody, Edit, How};
+use outrigger_model::ext_authz::{AuthzBody, Edit, How, RouteAuthz};
+use outrigger_model::route::Route;
 
 use super::Stop;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -24,17 +25,27 @@ pub(super) async fn ask(
     ctx: &mut RequestCtx<'_>,
     view: &RequestConfig,
     authz: &ExtAuthz,
+    route: &Route,
 ) -> Result<bool, Stop> {
+    let of_route = match route.authz.get(&authz.config.name) {
+        Some(RouteAuthz::Off) => return Ok(false),
+        Some(RouteAuthz::Asked(settings)) => Some(settings),
+        None => None,
+    };
+    let settings = of_route.map_or(authz.config.body, |settings| settings.body(authz.config.body));
+    // What follows the head of an upgrade is the tunnel's, and may never end.
+    let settings = settings.filter(|_| ctx.upgrade == Upgrade::None);
     let mut partial = false;
     let mut most = 0;
-    // What follows the head of an upgrade is the tunnel's, and may never end.
-    if let Some(settings) = authz.config.body.filter(|_| ctx.upgrade == Upgrade::None) {
+    if let Some(settings) = settings {
         most = settings.max_bytes as usize;
         partial = read(ctx, settings).await?;
     }
     let came = match view.http.cluster(&authz.config.cluster) {
         Some(cluster) => {
             let size = match ctx.framing {
+                // As in Envoy, which counts what it has seen by then.
+                _ if settings.is_none() => 0,
                 Framing::Length(length) => i64::try_from(length).unwrap_or(i64::MAX),
                 Framing::None => 0,
                 _ => -1,
@@ -46,7 +57,9 @@ pub(super) async fn ask(
                     connection: ctx.conn.info.view(),
                     own: &own,
                     head: &ctx.head,
+                    settings,
                     body: held(ctx, most),
+                    context: of_route.map(|settings| &settings.context),
                     partial,
                     size,
                 },
@@ -74,7 +87,10 @@ pub(super) async fn ask(
                 let _ = ctx.head.set("x-envoy-auth-failure-mode-allowed", "true");
             }
         }
-        Judgement::Failed(failure) => return Err(failure.into()),
+        Judgement::Failed(failure) => {
+            let origin = authz.origin(&ctx.conn.info.view(), &ctx.head);
+            return Err(failure.because_of(origin).into());
+        }
     }
     Ok(authz.config.clear_route_cache)
 }

@@ -1,14 +1,16 @@
 //! Authorization by a service that is asked: `envoy.filters.http.ext_authz`. Here is what is asked and what an answer means; that the
 //! request waits meanwhile is `chain`'s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use outrigger_model::ext_authz::{self as model, AuthzService, Edit, How, HttpAuthz};
+use outrigger_model::ext_authz::{self as model, AuthzBody, AuthzService, Edit, How, HttpAuthz};
 use outrigger_model::matcher::{Matcher, StringMatch};
+use outrigger_model::policy::decide::{Decision, PolicySet};
+use outrigger_model::policy::{Rbac, RbacAction};
 use outrigger_model::request::ConnectionView;
-use outrigger_model::resource::{Flaw, Under};
+use outrigger_model::resource::{Flaw, Origin, Under};
 use outrigger_xds::authz::{self, Check, Verdict};
 
 use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
@@ -38,6 +40,8 @@ pub struct ExtAuthz {
     upstream_append: Vec<Matcher>,
     client: Option<Vec<Matcher>>,
     client_on_success: Vec<Matcher>,
+    /// Denies what is asked about.
+    only: Option<PolicySet>,
 }
 
 /// What is known of a request.
@@ -46,7 +50,11 @@ pub struct Asked<'a> {
     /// Our own identity.
     pub own: &'a str,
     pub head: &'a RequestHead,
+    /// What of the body goes along, and as the route wants it.
+    pub settings: Option<AuthzBody>,
     pub body: &'a [u8],
+    /// What the route has the service told besides.
+    pub context: Option<&'a BTreeMap<String, String>>,
     /// More of the body follows.
     pub partial: bool,
     /// Of the body; -1 if it is not known.
@@ -79,7 +87,9 @@ impl ExtAuthz {
             AuthzService::Http(http) => http.clone(),
             AuthzService::Grpc { .. } => HttpAuthz::default(),
         };
+        let only = config.only.clone().map(|only| Rbac { action: RbacAction::Deny, ..only });
         Ok(Self {
+            only: only.map(|only| PolicySet::compile([&only])).transpose().under("only")?,
             allowed: config.allowed_headers.as_deref().map(compile).transpose().under("allowed_headers")?,
             disallowed: compile(&config.disallowed_headers).under("disallowed_headers")?,
             upstream: compile(&http.upstream_headers).under("allowed_upstream_headers")?,
@@ -93,6 +103,19 @@ impl ExtAuthz {
             client_on_success: compile(&http.client_headers_on_success).under("allowed_client_headers")?,
             config: config.clone(),
         })
+    }
+
+    /// Whether a request is asked about.
+    pub fn concerns(&self, connection: &ConnectionView<'_>, head: &RequestHead) -> bool {
+        self.only.as_ref().is_none_or(|only| !only.decide(connection, Some(head)).is_allow())
+    }
+
+    /// The user object that wants a request asked about.
+    pub fn origin(&self, connection: &ConnectionView<'_>, head: &RequestHead) -> Option<Arc<Origin>> {
+        match self.only.as_ref()?.decide(connection, Some(head)) {
+            Decision::Deny(denial) => denial.origin().cloned().map(Arc::new),
+            Decision::Allow => None,
+        }
     }
 
     /// The question.
@@ -144,7 +167,7 @@ impl ExtAuthz {
         for (name, value) in &http.headers_to_add {
             head.set(name, value)?;
         }
-        if self.config.body.is_some() && !asked.body.is_empty() {
+        if asked.settings.is_some() && !asked.body.is_empty() {
             head.set(PARTIAL, if asked.partial { "true" } else { "false" })?;
         }
         Ok((head, Bytes::copy_from_slice(asked.body)))
@@ -182,7 +205,7 @@ impl ExtAuthz {
                 add(&name, &String::from_utf8_lossy(value));
             }
         });
-        if self.config.body.is_some() && !asked.body.is_empty() && self.goes_along(PARTIAL.as_bytes(), true) {
+        if asked.settings.is_some() && !asked.body.is_empty() && self.goes_along(PARTIAL.as_bytes(), true) {
             // Whatever the client says of it.
             let partial = if asked.partial { "true" } else { "false" };
             headers.insert(PARTIAL.to_owned(), partial.to_owned());
@@ -201,7 +224,8 @@ impl ExtAuthz {
             headers,
             size: asked.size,
             body: asked.body,
-            as_bytes: self.config.body.is_some_and(|body| body.as_bytes),
+            as_bytes: asked.settings.is_some_and(|body| body.as_bytes),
+            context: asked.context,
         }
         .encode();
         let authority = if authority.is_empty() { &self.config.cluster } else { authority };

@@ -9,15 +9,17 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::*;
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::path::{EscapedSlashes, PathNormalization};
-use outrigger_model::policy::*;
 use outrigger_model::resource::*;
 use outrigger_model::route::*;
-use proptest::collection::{btree_map, btree_set, vec};
+use proptest::collection::{btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
+mod authz;
 mod beside;
 mod dns;
+
+use authz::rbac;
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z|._-]{1,12}"
@@ -88,47 +90,6 @@ fn header_match() -> impl Strategy<Value = HeaderMatch> {
         value,
         invert,
     })
-}
-
-fn permission() -> impl Strategy<Value = Permission> {
-    let leaf = prop_oneof![
-        Just(Permission::Any),
-        header_match().prop_map(Permission::Header),
-        string_match().prop_map(Permission::Path),
-        any::<u16>().prop_map(Permission::DestinationPort),
-        net().prop_map(Permission::DestinationIp),
-        string_match().prop_map(Permission::ServerName),
-    ];
-    leaf.prop_recursive(3, 12, 3, |inner| {
-        prop_oneof![
-            vec(inner.clone(), 1..3).prop_map(Permission::And),
-            vec(inner.clone(), 1..3).prop_map(Permission::Or),
-            inner.prop_map(|p| Permission::Not(Box::new(p))),
-        ]
-    })
-}
-
-fn principal() -> impl Strategy<Value = Principal> {
-    let leaf = prop_oneof![
-        Just(Principal::Any),
-        of(string_match()).prop_map(Principal::Authenticated),
-        net().prop_map(Principal::SourceIp),
-        header_match().prop_map(Principal::Header),
-    ];
-    leaf.prop_recursive(3, 12, 3, |inner| {
-        prop_oneof![
-            vec(inner.clone(), 1..3).prop_map(Principal::And),
-            vec(inner.clone(), 1..3).prop_map(Principal::Or),
-            inner.prop_map(|p| Principal::Not(Box::new(p))),
-        ]
-    })
-}
-
-fn rbac() -> impl Strategy<Value = Rbac> {
-    let policy = (vec(permission(), 1..3), vec(principal(), 1..3), of(origin()))
-        .prop_map(|(permissions, principals, origin)| RbacPolicy { permissions, principals, origin });
-    let action = prop_oneof![Just(RbacAction::Allow), Just(RbacAction::Deny), Just(RbacAction::Log)];
-    (action, btree_map(name(), policy, 0..3)).prop_map(|(action, policies)| Rbac { action, policies })
 }
 
 fn edits() -> impl Strategy<Value = HeaderEdits> {
@@ -239,17 +200,20 @@ fn route_match() -> impl Strategy<Value = RouteMatch> {
 
 fn route() -> impl Strategy<Value = Route> {
     let name = prop_oneof![name(), Just(String::new())];
-    (name, route_match(), action(), of(beside::fault()), of(beside::cors()), edits(), edits(), of(origin()))
-        .prop_map(|(name, matches, action, fault, cors, request_headers, response_headers, origin)| Route {
+    let filters = (of(beside::fault()), of(beside::cors()), authz::of_route());
+    (name, route_match(), action(), filters, edits(), edits(), of(origin())).prop_map(
+        |(name, matches, action, (fault, cors, authz), request_headers, response_headers, origin)| Route {
             name,
             matches,
             action,
             fault,
             cors,
+            authz,
             request_headers,
             response_headers,
             origin,
-        })
+        },
+    )
 }
 
 fn route_config() -> impl Strategy<Value = RouteConfig> {
@@ -278,7 +242,11 @@ fn http() -> impl Strategy<Value = HttpConnection> {
         name().prop_map(RouteSource::Named),
         route_config().boxed().prop_map(RouteSource::Inline)
     ];
-    let filter = prop_oneof![rbac().prop_map(HttpFilter::Rbac), beside::fault().prop_map(HttpFilter::Fault)];
+    let filter = prop_oneof![
+        rbac().prop_map(HttpFilter::Rbac),
+        beside::fault().prop_map(HttpFilter::Fault),
+        authz::ext_authz().prop_map(|authz| HttpFilter::ExtAuthz(Box::new(authz))),
+    ];
     let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
     let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });
     let times = (duration_or_off(), duration_or_off(), duration_or_off());

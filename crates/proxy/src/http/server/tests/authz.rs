@@ -7,6 +7,8 @@ use outrigger_model::cluster::{Cluster, Discovery, Outlier, UpstreamProtocol};
 use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::matcher::StringMatch;
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::resource::Origin;
 
 use super::h2::client as h2_client;
 use super::rig::*;
@@ -215,6 +217,43 @@ async fn one_that_does_not_answer_in_time_is_ejected() {
             answers.push(answer(&mut client).await);
         }
         assert_eq!(answers.iter().filter(|answer| answer.starts_with("403")).count(), 1, "{answers:?}");
+    })
+    .await;
+}
+
+/// What is below `/admin`, because of AuthorizationPolicy shop/ask.
+fn below_admin() -> Rbac {
+    let origin = Origin { kind: "AuthorizationPolicy".into(), namespace: "shop".into(), name: "ask".into() };
+    let policy = RbacPolicy {
+        permissions: vec![Permission::Path(StringMatch::prefix("/admin"))],
+        principals: vec![Principal::Any],
+        origin: Some(origin),
+    };
+    Rbac { action: RbacAction::Deny, policies: [("ask".to_owned(), policy)].into() }
+}
+
+#[tokio::test]
+async fn only_what_its_policies_match_is_asked_about() {
+    run(async {
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        let denies = says("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nwho?").await;
+        let mut client = guarded(denies, |authz| authz.only = Some(below_admin())).await;
+        for (path, expected) in
+            [("/admin/a", "403 who?"), ("/open", "200 nothing false "), ("/x/../admin", "403 who?")]
+        {
+            client.send(&get(path)).await;
+            assert_eq!(answer(&mut client).await, expected, "{path}");
+        }
+        let mut client = guarded(nobody().await, |authz| authz.only = Some(below_admin())).await;
+        client.send(&get("/open")).await;
+        assert_eq!(
+            answer(&mut client).await,
+            "200 nothing false ",
+            "nobody is asked, so nobody has to be there"
+        );
+        client.send(&get("/admin")).await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 403") && head.contains("AuthorizationPolicy shop/ask"), "{head}");
     })
     .await;
 }

@@ -244,3 +244,61 @@ fn policies_that_are_not_understood_are_refused_at_the_field() {
         },
     );
 }
+
+#[test]
+fn filters_that_decide_access_are_not_passed_over() {
+    let typed = "filter_chains[0].filters[0].typed_config.http_filters[0]";
+    let authz = || wire::http_authz::ExtAuthz {
+        services: Some(wire::http_authz::ext_authz::Services::GrpcService(core::GrpcService {
+            target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
+                core::grpc_service::EnvoyGrpc { cluster_name: "c".into(), ..Default::default() },
+            )),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let of = |config: protobuf::Any, disabled, is_optional| {
+        let filter = hcm::HttpFilter { disabled, is_optional, ..http_filter("istio.stats", config) };
+        let mut it = listener();
+        with_manager(&mut it, &manager(vec![filter, router()]));
+        decode(type_url(ResourceKind::Listener), &it.encode_to_vec())
+    };
+    assert!(of(any(&authz()), false, false).is_ok());
+    let jwt = protobuf::Any {
+        type_url: "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication".into(),
+        value: vec![],
+    };
+    for (config, disabled, is_optional, field) in [
+        (any(&authz()), true, false, ".disabled"),
+        (any(&http_rbac::Rbac::default()), true, false, ".disabled"),
+        (jwt.clone(), true, false, ".disabled"),
+        (jwt.clone(), false, true, ""),
+        (jwt.clone(), false, false, ""),
+    ] {
+        let refused = of(config, disabled, is_optional).unwrap_err();
+        assert_eq!(refused.field, format!("{typed}{field}"), "{refused}");
+    }
+    let rules =
+        wire::http_authz::ExtAuthz { decoder_header_mutation_rules: Some(Default::default()), ..authz() };
+    let refused = of(any(&rules), false, false).unwrap_err();
+    assert_eq!(refused.field, format!("{typed}.typed_config.decoder_header_mutation_rules"));
+    let endless = |authz: &mut wire::http_authz::ExtAuthz| match &mut authz.services {
+        Some(wire::http_authz::ext_authz::Services::GrpcService(grpc)) => {
+            grpc.timeout = Some(protobuf::Duration::default());
+        }
+        _ => panic!("no gRPC"),
+    };
+    let mut timeless = authz();
+    endless(&mut timeless);
+    assert_eq!(of(any(&timeless), false, false).unwrap_err().field, format!("{typed}.typed_config.timeout"));
+    for (key, value) in [("a b", "v"), (":path", "v"), ("content-length", "1"), ("x", "a\nb")] {
+        let mut forged = authz();
+        let Some(wire::http_authz::ext_authz::Services::GrpcService(grpc)) = &mut forged.services else {
+            panic!("no gRPC")
+        };
+        grpc.initial_metadata =
+            vec![core::HeaderValue { key: key.into(), value: value.into(), ..Default::default() }];
+        let refused = of(any(&forged), false, false).unwrap_err();
+        assert!(refused.field.contains("grpc_service.initial_metadata[0]."), "{refused}");
+    }
+}

@@ -192,3 +192,28 @@ fn broken_actions_are_refused_at_the_field() {
         },
     );
 }
+
+#[test]
+fn authorization_of_a_place_where_it_can_not_be_had_is_refused() {
+    let rbac = || [("x".to_owned(), any(&http_rbac::RbacPerRoute::default()))].into();
+    each_is_refused(
+        ResourceKind::Routes,
+        &routes(),
+        cases! { wire::route::RouteConfiguration;
+            "typed_per_filter_config[x]" => |c| c.typed_per_filter_config = rbac(),
+            "virtual_hosts[0].typed_per_filter_config[x]" => |c| {
+                c.virtual_hosts[0].typed_per_filter_config = rbac()
+            },
+            "virtual_hosts[0].routes[0].typed_per_filter_config[x]" => |c| {
+                first_route(c).typed_per_filter_config = rbac()
+            },
+            "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].typed_per_filter_config[x]" => |c| {
+                let mut all = weights(&[1]);
+                if let wire::route::route_action::ClusterSpecifier::WeightedClusters(all) = &mut all {
+                    all.clusters[0].typed_per_filter_config = rbac();
+                }
+                first_action(c).cluster_specifier = Some(all)
+            },
+        },
+    );
+}
