@@ -11,6 +11,7 @@ mod control_flood;
 mod copies;
 mod crash;
 mod cross_origin;
+mod custom;
 mod demo;
 mod deploy;
 mod dns;

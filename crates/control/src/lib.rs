@@ -9,6 +9,7 @@ pub mod client;
 pub mod compile;
 pub mod instance;
 pub mod keeper;
+pub mod provider;
 pub mod registry;
 pub mod rejections;
 pub mod settings;

@@ -9,6 +9,7 @@ use outrigger_model::identity::{SpiffeId, is_trust_domain};
 use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
 
+use crate::provider::{self, ExtensionProvider};
 use crate::world::MeshSettings;
 
 /// Everything about one control plane.
@@ -52,6 +53,8 @@ pub struct Settings {
     /// What is made equal in paths before routing and policy: `NONE`, `BASE`, `MERGE_SLASHES` or `DECODE_AND_MERGE_SLASHES`,
     /// as Istio's. Default `MERGE_SLASHES`.
     pub path_normalization: String,
+    /// Whom policies of action CUSTOM may ask, as in Istio's mesh configuration. Default nobody.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// DNS names by which proxies reach the control plane. Default `localhost`.
     pub dns_names: Vec<String>,
     /// IP addresses by which proxies reach the control plane. Besides them always 127.0.0.1, ::1, the address of `xdsAddress`,
@@ -110,6 +113,7 @@ impl Default for Settings {
             root_namespace: mesh.root_namespace,
             sampling: mesh.sampling,
             path_normalization: "MERGE_SLASHES".into(),
+            extension_providers: Vec::new(),
             dns_names: vec!["localhost".into()],
             ips: Vec::new(),
             authority_dir: None,
@@ -177,6 +181,7 @@ impl Settings {
                 PathNormalization::NAMES.map(|(name, _)| name).join(", ")
             );
         }
+        provider::validate(&self.extension_providers)?;
         if self.trace_spans == 0 {
             bail!("traceSpans: must be at least 1; to switch the trace store off leave out otlpAddress");
         }
@@ -202,6 +207,7 @@ impl Settings {
             sampling: self.sampling,
             // `validate` has refused other names.
             path: PathNormalization::named(&self.path_normalization).unwrap_or_default(),
+            providers: self.extension_providers.clone(),
         }
     }
 

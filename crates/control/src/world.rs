@@ -17,6 +17,7 @@ use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use crate::described::{self, Offer};
 use crate::instance::{Instance, Protocol};
+use crate::provider::ExtensionProvider;
 use crate::virtual_address::{Given, VirtualAddresses};
 
 mod attached;
@@ -39,6 +40,8 @@ pub struct MeshSettings {
     pub sampling: f64,
     /// What is made equal in paths before routing and policy. Default `MERGE_SLASHES`.
     pub path: PathNormalization,
+    /// Whom policies of action CUSTOM may ask.
+    pub providers: Vec<ExtensionProvider>,
 }
 
 /// Istio's root namespace.
@@ -67,6 +70,7 @@ impl Default for MeshSettings {
             root_namespace: "outrigger-system".into(),
             sampling: 1.0,
             path: PathNormalization::default(),
+            providers: Vec::new(),
         }
     }
 }

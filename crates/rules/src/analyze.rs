@@ -9,6 +9,7 @@ mod delegates;
 mod nobody;
 mod paths;
 mod policies;
+mod providers;
 mod references;
 mod routes;
 mod services;
@@ -79,6 +80,13 @@ pub const CHECKS: &[Check] = &[
         what: "HTTP attributes in a DENY rule for TCP",
         run: policies::http_on_tcp,
     },
+    Check { code: code::PROVIDER, what: "a provider that cannot be asked", run: providers::absent },
+    Check {
+        code: code::PROVIDER,
+        what: "a provider that is asked about itself",
+        run: providers::about_itself,
+    },
+    Check { code: code::HTTP_ON_TCP, what: "a provider for TCP ports", run: providers::without_say },
 ];
 
 /// Looks at objects together. Without a catalog, only what the objects themselves can tell is checked.

@@ -26,6 +26,9 @@ pub struct ServiceCatalog {
     /// What is made equal in paths before rules look at them.
     #[serde(default)]
     pub path: PathNormalization,
+    /// Whom policies of action CUSTOM may ask, by name.
+    #[serde(default)]
+    pub providers: BTreeMap<String, CatalogProvider>,
 }
 
 impl Default for ServiceCatalog {
@@ -36,6 +39,7 @@ impl Default for ServiceCatalog {
             root_namespace: "outrigger-system".to_owned(),
             trust_domain: "cluster.local".to_owned(),
             path: PathNormalization::default(),
+            providers: BTreeMap::new(),
         }
     }
 }
@@ -50,6 +54,17 @@ pub struct CatalogService {
     pub names: BTreeMap<String, u16>,
     /// The labels of each of its instances.
     pub instances: Vec<Labels>,
+}
+
+/// Whom policies may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogProvider {
+    /// Its service.
+    pub host: Host,
+    /// The port of its service.
+    pub port: u16,
+    /// It speaks gRPC, so it can be asked about connections, too.
+    pub grpc: bool,
 }
 
 /// One workload.

@@ -59,7 +59,7 @@ pub mod code {
     pub const NO_WEIGHT: &str = "OUT0103";
     /// An attempt may take longer than the request.
     pub const LONG_ATTEMPT: &str = "OUT0104";
-    /// HTTP attributes in a DENY rule for a TCP port.
+    /// HTTP attributes in a DENY rule for a TCP port, or somebody to ask there.
     pub const HTTP_ON_TCP: &str = "OUT0105";
     /// TLS that cannot work.
     pub const DOUBLE_TLS: &str = "OUT0108";
@@ -69,6 +69,8 @@ pub mod code {
     pub const ROUTE_CONDITION: &str = "OUT0109";
     /// A path that no request has.
     pub const NO_SUCH_PATH: &str = "OUT0107";
+    /// A CUSTOM policy's provider that cannot be asked, or is asked about itself.
+    pub const PROVIDER: &str = "OUT0111";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -95,7 +97,11 @@ pub mod code {
         ),
         (NO_SUCH_PATH, "a rule names a path that no request has once paths are normalised"),
         (DOUBLE_TLS, "TLS is begun around an application's own, or without a name to ask for"),
-        (HTTP_ON_TCP, "a DENY rule uses HTTP attributes on a TCP port, where they count as matching"),
+        (
+            HTTP_ON_TCP,
+            "on a TCP port a DENY rule uses HTTP attributes, which count as matching, or a CUSTOM policy would ask somebody",
+        ),
+        (PROVIDER, "a CUSTOM policy's provider cannot be asked, or would be asked about itself"),
     ];
 }
 

@@ -25,3 +25,4 @@ pub use finding::{Finding, Severity};
 pub use host::{Host, HostError, Resolver};
 pub use object::{Object, Parsed, parse, parse_bytes, parse_with};
 pub use options::ParseOptions;
+pub use reader::duration;

@@ -15,6 +15,7 @@ use crate::intent::{Origin, Place};
 use crate::options::ParseOptions;
 use crate::yaml::{Key, Node, Value};
 
+pub use values::duration;
 pub(crate) use values::is_header_name;
 
 /// The fields of one kind of mapping.

@@ -1,10 +1,12 @@
-//! Authorization: Istio's policies as RBAC filters, one per action in the order DENY, ALLOW; audit beside them.
+//! Authorization: Istio's policies as filters, in the order CUSTOM, DENY, ALLOW; audit beside them.
 //!
-//! On TCP an attribute of HTTP never holds in an ALLOW rule and counts as matching in a DENY rule.
+//! On TCP an attribute of HTTP never holds in an ALLOW rule and counts as matching in all others.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::HeaderMatch;
@@ -17,9 +19,26 @@ use super::lens::Lens;
 use super::origin;
 use crate::instance::Instance;
 
-/// The filters of an instance, for HTTP or for opaque TCP.
-pub(super) fn compile(lens: &Lens<'_>, own: &Instance, http: bool) -> Vec<Rbac> {
-    let all: Vec<_> = lens.authorization_for(own);
+mod custom;
+
+/// For HTTP.
+pub(super) fn of_requests(lens: &Lens<'_>, own: &Instance) -> Vec<HttpFilter> {
+    let all = lens.authorization_for(own);
+    let mut filters = custom::of_requests(lens, &all);
+    filters.extend(decided_here(&all, true).into_iter().map(HttpFilter::Rbac));
+    filters
+}
+
+/// For bytes. `opaque`: the port is registered as one that nobody speaks HTTP on.
+pub(super) fn of_connections(lens: &Lens<'_>, own: &Instance, opaque: bool) -> Vec<Rbac> {
+    let all = lens.authorization_for(own);
+    let mut filters = custom::of_connections(lens, &all, opaque);
+    filters.extend(decided_here(&all, false));
+    filters
+}
+
+/// The policies that ask nobody.
+fn decided_here(all: &[&Arc<AuthorizationIntent>], http: bool) -> Vec<Rbac> {
     let actions = [
         (AuthorizationAction::Audit, RbacAction::Log),
         (AuthorizationAction::Deny, RbacAction::Deny),

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use outrigger_model::listener::{
-    ChainMatch, Direction, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, TcpProxy, Terminal,
-    TransportMatch,
+    ChainMatch, Direction, FilterChain, Listener, RouteSource, ServerTls, TcpProxy, Terminal, TransportMatch,
 };
 use outrigger_model::route::{
     Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
@@ -113,9 +112,10 @@ fn chains(lens: &Lens<'_>, own: &Instance, port: u16, protocol: Protocol) -> Vec
         }
         chains.push(chain("app-tls", on(TransportMatch::Tls, &[]), tcp()));
     }
+    let opaque = own.port(port).is_some() && matches!(protocol, Protocol::Tls | Protocol::Tcp);
     for chain in &mut chains {
         if matches!(chain.terminal, Terminal::Tcp(_)) {
-            chain.authorization = authorization::compile(lens, own, false);
+            chain.authorization = authorization::of_connections(lens, own, opaque);
         }
     }
     chains
@@ -148,6 +148,6 @@ fn web(lens: &Lens<'_>, own: &Instance, port: u16) -> Terminal {
         VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes, retry: None };
     let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
     let mut http = http(lens, routes);
-    http.filters = authorization::compile(lens, own, true).into_iter().map(HttpFilter::Rbac).collect();
+    http.filters = authorization::of_requests(lens, own);
     Terminal::Http(Box::new(http))
 }

@@ -17,6 +17,7 @@ use outrigger_xds::ClientKind;
 use super::scope::Scope;
 use crate::described::Offer;
 use crate::instance::Instance;
+use crate::provider::ExtensionProvider;
 use crate::world::{Fact, MeshSettings, Service, World};
 
 /// What of a client may decide what it sees, besides what kind of client it is.
@@ -117,6 +118,16 @@ impl<'a> Lens<'a> {
         let alone = !name.strip_suffix('.').unwrap_or(name).contains('.');
         let namespace = if alone { self.namespace() } else { "" };
         self.world.resolver.resolve(name, namespace).ok()
+    }
+
+    /// The host that a name means in a namespace.
+    pub(super) fn resolve_in(&self, name: &str, namespace: &str) -> Option<Host> {
+        self.world.resolver.resolve(name, namespace).ok()
+    }
+
+    /// Whom policies may ask by that name.
+    pub(super) fn provider(&self, name: &str) -> Option<&'a ExtensionProvider> {
+        self.world.settings.providers.iter().find(|provider| provider.name == name)
     }
 
     /// The host of a service.

@@ -16,6 +16,7 @@ use crate::instance::{Instance, Protocol, State, sample};
 use crate::world::{MeshSettings, World};
 
 mod changes;
+mod custom;
 
 fn intents(yaml: &str) -> Vec<Intent> {
     let parsed = outrigger_rules::parse("test.yaml", yaml);

@@ -1,6 +1,6 @@
 //! Rules as the keeper holds them, and what the analyzer needs to know of the world.
 
-use outrigger_rules::catalog::{CatalogService, CatalogWorkload, PortProtocol};
+use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload, PortProtocol};
 use outrigger_rules::{Finding, Object, ParseOptions, Resolver, ServiceCatalog};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,13 @@ pub fn catalog(world: &World) -> ServiceCatalog {
         path: world.settings.path,
         ..ServiceCatalog::default()
     };
+    for provider in &world.settings.providers {
+        let (namespace, host, port) = provider.service();
+        if let Ok(host) = world.resolver.resolve(host, namespace.unwrap_or_default()) {
+            let grpc = provider.is_grpc();
+            catalog.providers.insert(provider.name.clone(), CatalogProvider { host, port, grpc });
+        }
+    }
     for service in world.services() {
         let known = CatalogService {
             ports: service.ports.iter().map(|(port, spoken)| (*port, protocol(*spoken))).collect(),

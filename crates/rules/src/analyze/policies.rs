@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use super::{Scene, finding, joined};
 use crate::catalog::{Labels, PortProtocol, ServiceCatalog};
 use crate::finding::{Finding, Severity, code};
-use crate::intent::{AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, Origin, Place};
+use crate::intent::{
+    AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, Operation, Origin, Place,
+};
 
 pub(super) fn no_workloads(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
@@ -68,20 +70,32 @@ fn hit(policy: &AuthorizationIntent, rule: &AuthorizationRule, tcp: &BTreeSet<u1
     Some(finding(Severity::Warning, code::HTTP_ON_TCP, &policy.origin, &rule.place, message))
 }
 
+/// Whether the rule can match a connection to that port of a workload.
+pub(super) fn reaches_port(rule: &AuthorizationRule, port: u16) -> bool {
+    let by_operation = rule.to.is_empty() || rule.to.iter().any(|operation| names_port(operation, port));
+    by_operation && conditions_on_port(rule, port)
+}
+
 /// Whether the rule can match a TCP connection to that port because of its HTTP attributes.
 fn reaches(rule: &AuthorizationRule, port: u16) -> bool {
-    let by_condition = rule.when.iter().all(|condition| match condition {
+    let http_condition = rule.when.iter().any(Condition::needs_http);
+    let by_operation = (rule.to.is_empty() && http_condition)
+        || rule
+            .to
+            .iter()
+            .any(|operation| (operation.needs_http() || http_condition) && names_port(operation, port));
+    by_operation && conditions_on_port(rule, port)
+}
+
+fn names_port(operation: &Operation, port: u16) -> bool {
+    (operation.ports.is_empty() || operation.ports.contains(&port)) && !operation.not_ports.contains(&port)
+}
+
+fn conditions_on_port(rule: &AuthorizationRule, port: u16) -> bool {
+    rule.when.iter().all(|condition| match condition {
         Condition::DestinationPort { values, not_values } => {
             (values.is_empty() || values.contains(&port)) && !not_values.contains(&port)
         }
         _ => true,
-    });
-    let http_condition = rule.when.iter().any(Condition::needs_http);
-    let by_operation = (rule.to.is_empty() && http_condition)
-        || rule.to.iter().any(|operation| {
-            (operation.needs_http() || http_condition)
-                && (operation.ports.is_empty() || operation.ports.contains(&port))
-                && !operation.not_ports.contains(&port)
-        });
-    by_condition && by_operation
+    })
 }

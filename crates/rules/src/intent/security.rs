@@ -1,7 +1,7 @@
 //! Who may talk to a workload, and over what: mTLS modes and authorization rules with Istio's semantics, as data.
 //!
-//! The decision itself is made by the proxy over the compiled model. Order: DENY first, then ALLOW; a workload with an ALLOW
-//! policy refuses what none of them allows.
+//! The decision itself is made by the proxy over the compiled model. Order: CUSTOM first, then DENY, then ALLOW; a workload with an
+//! ALLOW policy refuses what none of them allows.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ pub struct AuthorizationIntent {
 }
 
 /// What a matching rule does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AuthorizationAction {
     /// Lets the request pass.
@@ -64,6 +64,18 @@ pub enum AuthorizationAction {
     Deny,
     /// Only records it.
     Audit,
+    /// Asks the extension provider of that name.
+    Custom(String),
+}
+
+impl AuthorizationAction {
+    /// The provider that is asked.
+    pub fn provider(&self) -> Option<&str> {
+        match self {
+            Self::Custom(provider) => Some(provider),
+            Self::Allow | Self::Deny | Self::Audit => None,
+        }
+    }
 }
 
 /// Matches when `from` (any, or empty), `to` (any, or empty) and `when` (all) match. A rule with nothing matches everything.
@@ -81,7 +93,7 @@ pub struct AuthorizationRule {
 
 impl AuthorizationRule {
     /// Whether some part needs an HTTP request. On TCP such a part never matches in an ALLOW rule, and counts as matching in
-    /// a DENY rule.
+    /// any other.
     pub fn needs_http(&self) -> bool {
         self.to.iter().any(Operation::needs_http) || self.when.iter().any(Condition::needs_http)
     }

@@ -132,11 +132,11 @@ impl Reader<'_> {
     }
 
     /// One of a few words.
-    pub(crate) fn choice<T: Copy>(&mut self, at: Option<At<'_>>, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Clone>(&mut self, at: Option<At<'_>>, words: &[(&str, T)]) -> Option<T> {
         let at = at?;
         let text = self.text(Some(at.clone()))?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return Some(*value);
+            return Some(value.clone());
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let meant = closest(&text, names.iter().copied());
@@ -293,7 +293,7 @@ fn per_million(percentage: f64) -> f64 {
 }
 
 /// Go's durations, as Kubernetes and Istio take them: `1h`, `1m30s`, `1.5s`, `250ms`. At most 100 years.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     const LONGEST: u128 = 100 * 365 * 86_400 * 1_000_000_000;
     if text.is_empty() || text.len() > 40 {
         return None;

@@ -60,7 +60,15 @@ const RULES: &[&str] = &[
     "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: pay, namespace: bank}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service, name: pay}]}}",
     "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: all, namespace: shop}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}], to: [{group: '', kind: Service}]}}",
     "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: web, namespace: shop}, spec: {hosts: [web.shop.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {version: v2}}, ports: [{number: 9090, name: http, protocol: HTTP}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: ask, namespace: shop}, spec: {action: CUSTOM, provider: {name: pay}, selector: {matchLabels: {version: v1}}, rules: [{to: [{operation: {paths: [/ask*]}}]}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: ask, namespace: outrigger-system}, spec: {action: CUSTOM, provider: {name: api}, rules: [{to: [{operation: {methods: [POST]}}]}]}}",
 ];
+
+fn settings() -> MeshSettings {
+    let providers = "[{name: pay, envoyExtAuthzHttp: {service: bank/pay.bank.svc.cluster.local, port: 80}},
+                      {name: api, envoyExtAuthzGrpc: {service: api.example.com, port: 80}}]";
+    MeshSettings { providers: serde_saphyr::from_str(providers).unwrap(), ..MeshSettings::default() }
+}
 
 /// One client that looks again only at what it was told of.
 struct Stream {
@@ -101,7 +109,7 @@ struct Bench {
 
 impl Bench {
     fn new(seed: u64) -> Self {
-        let world = World::empty(MeshSettings::default());
+        let world = World::empty(settings());
         let compiled = Compiled::new(Arc::new(world.clone()), "0".into(), Arc::default());
         let client = |kind, namespace: &str, account: &str, instance: Option<&str>, secure| {
             let namespace = namespace.to_owned();
@@ -197,7 +205,7 @@ impl Bench {
     fn check(&mut self, step: usize, stream: usize) {
         let all = self.rules.iter().flat_map(|rule| self.intents[*rule].clone()).collect::<Vec<_>>();
         let generation = self.world.generation;
-        let afresh = World::new(generation, MeshSettings::default(), self.world.instances().cloned(), all);
+        let afresh = World::new(generation, settings(), self.world.instances().cloned(), all);
         let afresh = Arc::new(afresh);
         let (roots, revoked): (Arc<str>, Arc<Revoked>) = (self.roots.to_string().into(), Arc::default());
         let stream = &mut self.streams[stream];

@@ -33,7 +33,7 @@ const OPERATION: Table = Table::new(
 const WHEN: Table = Table::new("a condition", &["key", "values", "notValues"]);
 
 /// One rule; `None` when it must be left out.
-pub(super) fn rule(reader: &mut Reader<'_>, at: &At<'_>, deny: bool) -> Option<AuthorizationRule> {
+pub(super) fn rule(reader: &mut Reader<'_>, at: &At<'_>, allows: bool) -> Option<AuthorizationRule> {
     let fields = reader.fields(at, &RULE)?;
     let mut whole = true;
     let mut from = Vec::new();
@@ -67,12 +67,12 @@ pub(super) fn rule(reader: &mut Reader<'_>, at: &At<'_>, deny: bool) -> Option<A
         empty_list(reader, &fields, name);
     }
     if !whole {
-        let consequence = match deny {
-            true => "it is left out, so this DENY rule matches more",
-            false => "this rule is left out",
+        let consequence = match allows {
+            true => "this rule is left out",
+            false => "it is left out, so this rule matches more",
         };
         reader.not_implemented(at, &format!("a part of it is not; {consequence}"));
-        if !deny {
+        if allows {
             return None;
         }
     }

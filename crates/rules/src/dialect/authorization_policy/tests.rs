@@ -109,8 +109,36 @@ fn a_principal_with_its_scheme_is_told_without() {
 }
 
 #[test]
-fn custom_and_target_refs_are_refused_rather_than_ignored() {
-    assert!(one_told(&policy("action: CUSTOM\nprovider: {name: x}\nrules: [{}]")).contains("error"));
+fn custom_names_whom_it_asks() {
+    let text =
+        policy("action: CUSTOM\nprovider: {name: opa}\nrules: [{to: [{operation: {paths: [/admin*]}}]}]");
+    let found = authorization(&text);
+    assert_eq!(found.action.provider(), Some("opa"));
+    assert_eq!(found.rules[0].to[0].paths, [StringMatch::prefix("/admin")]);
+    for (spec, said) in [
+        ("action: CUSTOM\nrules: [{}]", "needs provider.name"),
+        ("action: CUSTOM\nprovider: {}\nrules: [{}]", "spec.provider.name is missing"),
+        ("action: CUSTOM\nprovider: {name: ''}\nrules: [{}]", "must not be empty"),
+        ("action: CUSTOM\nprovider: {nam: opa}\nrules: [{}]", "Did you mean \"name\"?"),
+        ("action: CUSTOM\nprovider: {name: opa}", "rules: [{}] to ask about everything"),
+        ("action: DENY\nprovider: {name: opa}\nrules: [{}]", "for action CUSTOM only"),
+        ("provider: {name: opa}\nrules: [{}]", "for action CUSTOM only"),
+    ] {
+        let told = told(&policy(spec));
+        assert!(told.iter().any(|line| line.contains("error") && line.contains(said)), "{spec}: {told:?}");
+    }
+}
+
+#[test]
+fn what_is_not_implemented_has_custom_ask_about_more() {
+    let rules = "rules: [{from: [{source: {requestPrincipals: ['*'], namespaces: [a]}}]}]";
+    let text = policy(&format!("action: CUSTOM\nprovider: {{name: opa}}\n{rules}"));
+    assert!(told(&text).iter().any(|line| line.contains("this rule matches more")));
+    assert_eq!(authorization(&text).rules[0].from[0].namespaces.len(), 1);
+}
+
+#[test]
+fn target_refs_are_refused_rather_than_ignored() {
     assert!(one_told(&policy("targetRefs: [{kind: Service, name: a}]\nrules: [{}]")).contains("error"));
 }
 
