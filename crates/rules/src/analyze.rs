@@ -5,6 +5,7 @@
 
 mod attached;
 mod conflicts;
+mod cors;
 mod delegates;
 mod nobody;
 mod paths;
@@ -87,6 +88,7 @@ pub const CHECKS: &[Check] = &[
         run: providers::about_itself,
     },
     Check { code: code::HTTP_ON_TCP, what: "a provider for TCP ports", run: providers::without_say },
+    Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 
 /// Looks at objects together. Without a catalog, only what the objects themselves can tell is checked.

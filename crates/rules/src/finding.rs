@@ -71,6 +71,8 @@ pub mod code {
     pub const NO_SUCH_PATH: &str = "OUT0107";
     /// A CUSTOM policy's provider that cannot be asked, or is asked about itself.
     pub const PROVIDER: &str = "OUT0111";
+    /// Pages of every origin may send credentials.
+    pub const OPEN_CORS: &str = "OUT0110";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -102,6 +104,7 @@ pub mod code {
             "on a TCP port a DENY rule uses HTTP attributes, which count as matching, or a CUSTOM policy would ask somebody",
         ),
         (PROVIDER, "a CUSTOM policy's provider cannot be asked, or would be asked about itself"),
+        (OPEN_CORS, "pages of every origin may call with the credentials of who opens them"),
     ];
 }
 

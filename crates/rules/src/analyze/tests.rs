@@ -625,3 +625,26 @@ fn a_provider_for_a_tcp_port_is_told() {
         Vec::<String>::new()
     );
 }
+
+#[test]
+fn credentials_for_pages_of_every_origin_are_told() {
+    let cors = |origins: &str, credentials: bool| {
+        virtual_service(&format!(
+            "hosts: [reviews]\nhttp:\n- corsPolicy: {{allowOrigins: [{origins}], allowCredentials: {credentials}}}\n  \
+             route: [{{destination: {{host: reviews}}}}]"
+        ))
+    };
+    for all in
+        ["{exact: '*'}", "{regex: '.*'}", "{prefix: 'https://'}", "{prefix: h}", "{regex: 'https?://.+'}"]
+    {
+        let all = format!("{{exact: 'https://shop.example'}}, {all}");
+        assert!(only(&cors(&all, true)).contains("warning OUT0110"), "{all}");
+        silent(&cors(&all, false));
+    }
+    for some in
+        ["{exact: 'https://shop.example'}", "{regex: 'https://.*[.]example'}", "{prefix: 'https://shop.'}"]
+    {
+        silent(&cors(some, true));
+    }
+    silent(&virtual_service("hosts: [reviews]\nhttp:\n- route: [{destination: {host: reviews}}]"));
+}
