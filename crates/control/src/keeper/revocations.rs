@@ -4,13 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use outrigger_identity::revoked::MAX_REVOKED;
-use outrigger_identity::{Revocation, Revoked, control_plane_id};
+use outrigger_identity::{Revocation, Revoked};
 
-use super::Refused;
-use super::draft::Draft;
-use crate::store::Mutation;
 use crate::store::records::StoredRevocation;
 
 /// The entries, and the same as it is looked up.
@@ -31,50 +26,24 @@ impl Revocations {
         Self { entries: Arc::new(entries), list: Arc::new(list) }
     }
 
+    pub(super) fn with(&self, stored: StoredRevocation) -> Self {
+        let mut entries = BTreeMap::clone(&self.entries);
+        entries.insert(stored.entry.clone(), stored);
+        Self::new(entries)
+    }
+
+    /// `None`: it is not among them.
+    pub(super) fn without(&self, entry: &str) -> Option<Self> {
+        let mut entries = BTreeMap::clone(&self.entries);
+        entries.remove(entry)?;
+        Some(Self::new(entries))
+    }
+
     pub(super) fn entries(&self) -> &Arc<BTreeMap<String, StoredRevocation>> {
         &self.entries
     }
 
     pub(super) fn list(&self) -> &Arc<Revoked> {
         &self.list
-    }
-}
-
-impl Draft {
-    pub(super) fn revoke(&mut self, entry: &Revocation, by: String) -> Result<Vec<Mutation>, Refused> {
-        if let Revocation::Identity(id) = entry
-            && control_plane_id(&self.settings.trust_domain).is_ok_and(|own| own == *id)
-        {
-            let text = format!("{id} is the control plane's own; to replace its keys, rotate the root");
-            return Err(Refused::Invalid(text));
-        }
-        let key = entry.to_string();
-        if self.revocations.entries.contains_key(&key) {
-            return Ok(Vec::new());
-        }
-        if self.revocations.entries.len() >= MAX_REVOKED {
-            return Err(Refused::Conflict(format!(
-                "{MAX_REVOKED} are revoked, as many as may be; reinstate serial numbers whose certificates have ended, or \
-                 rotate the root"
-            )));
-        }
-        let stored = StoredRevocation { entry: key.clone(), by, at: Timestamp::now() };
-        let mut entries = BTreeMap::clone(&self.revocations.entries);
-        entries.insert(key, stored.clone());
-        self.revocations = Revocations::new(entries);
-        self.decide_all();
-        Ok(vec![Mutation::PutRevocation(Box::new(stored))])
-    }
-
-    pub(super) fn reinstate(&mut self, entry: &Revocation) -> Result<Vec<Mutation>, Refused> {
-        let mut entries = BTreeMap::clone(&self.revocations.entries);
-        if entries.remove(&entry.to_string()).is_none() {
-            return Err(Refused::Unknown(format!(
-                "{entry} is not revoked; `outrigger identity revoked` lists who is"
-            )));
-        }
-        self.revocations = Revocations::new(entries);
-        self.decide_all();
-        Ok(vec![Mutation::DeleteRevocation(entry.to_string())])
     }
 }

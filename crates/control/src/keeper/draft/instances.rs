@@ -1,0 +1,180 @@
+//! Registrations over the management API: whose they are, and whether their addresses are.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use outrigger_model::identity::SpiffeId;
+use rpds::RedBlackTreeMapSync;
+
+use super::Draft;
+use crate::instance::{Instance, State};
+use crate::keeper::{Refused, Registration};
+use crate::registry::api::{Caller, MAX_PER_IDENTITY};
+use crate::registry::claim;
+use crate::store::Mutation;
+use crate::store::records::StoredInstance;
+
+impl Draft {
+    /// Also yields the instance as it was registered.
+    pub(in crate::keeper) fn register(
+        &mut self,
+        instance: Instance,
+        caller: &Caller,
+    ) -> Result<(Vec<Mutation>, Arc<Instance>), Refused> {
+        instance.validate().map_err(Refused::Invalid)?;
+        let instance = Arc::new(instance.normalise());
+        caller.may_register(&instance).map_err(Refused::Forbidden)?;
+        if let Some((file, _)) = self.files.iter().find(|(_, instances)| instances.contains_key(&instance.id))
+        {
+            return Err(Refused::Conflict(format!(
+                "instance \"{}\" is registered by the file {file}",
+                instance.id
+            )));
+        }
+        if let Some(known) = self.registrations.get(&instance.id) {
+            caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
+            if known.stored.instance == instance {
+                return Ok((Vec::new(), instance));
+            }
+        }
+        let by = self.claim(&instance, caller)?;
+        let instance = self.keep_out(instance, caller);
+        let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
+        Ok((self.put(stored), instance))
+    }
+
+    /// Whether its addresses may be the instance's. Yields who answers for it: nobody but an operator may for some.
+    fn claim(&self, instance: &Instance, caller: &Caller) -> Result<Option<SpiffeId>, Refused> {
+        let by = match caller {
+            Caller::Operator(_) => None,
+            Caller::Workload { identity, reach, .. } => {
+                let known = self.registrations.get(&instance.id).map(|known| &known.stored);
+                let vouched = known.filter(|known| known.by.is_none()).map(|known| &*known.instance);
+                let rests = reach.admits(instance, vouched).map_err(Refused::Forbidden)?;
+                let by = (!rests).then(|| identity.clone());
+                if by.is_some() && known.is_none_or(|known| known.by != by) {
+                    self.has_room(identity)?;
+                }
+                by
+            }
+        };
+        match claim::held(instance, self.at_addresses_of(instance)) {
+            None => Ok(by),
+            Some(held) => Err(Refused::Conflict(format!("instance \"{}\": {held}", instance.id))),
+        }
+    }
+
+    /// Whoever has an address of this instance, in whichever form it is written. Who is revoked is not in the world, and keeps
+    /// its addresses: it may be reinstated.
+    fn at_addresses_of<'d>(&'d self, instance: &'d Instance) -> impl Iterator<Item = &'d Instance> {
+        let forms = instance.addresses.iter().flat_map(|address| {
+            let mapped = match address.to_canonical() {
+                IpAddr::V4(v4) => Some(IpAddr::V6(v4.to_ipv6_mapped())),
+                IpAddr::V6(_) => None,
+            };
+            mapped.into_iter().chain([address.to_canonical()])
+        });
+        let there = forms.flat_map(|address| self.world.instances_at(address)).map(AsRef::as_ref);
+        let revoked = (!self.revocations.list().is_empty()).then(|| {
+            let registered = self.registrations.values().map(|known| &*known.stored.instance);
+            let of_files = self.files.values().flat_map(RedBlackTreeMapSync::values).map(AsRef::as_ref);
+            registered.chain(of_files).filter(|instance| self.is_revoked(instance))
+        });
+        there.chain(revoked.into_iter().flatten())
+    }
+
+    fn has_room(&self, identity: &SpiffeId) -> Result<(), Refused> {
+        let own = self.of_identity.get(identity).copied().unwrap_or(0);
+        if own < MAX_PER_IDENTITY {
+            return Ok(());
+        }
+        Err(Refused::Forbidden(format!(
+            "{identity} has registered {own} instances, as many as an identity may: deregister those that are gone, give \
+             them ttlSeconds, or let an operator register more"
+        )))
+    }
+
+    /// What an operator took out does not come back because its sidecar was restarted and registers again.
+    fn keep_out(&self, mut instance: Arc<Instance>, caller: &Caller) -> Arc<Instance> {
+        let known = self.registrations.get(&instance.id).map(|known| known.stored.instance.state);
+        if matches!(caller, Caller::Workload { .. }) && known == Some(State::Maintenance) {
+            Arc::make_mut(&mut instance).state = State::Maintenance;
+        }
+        instance
+    }
+
+    fn put(&mut self, stored: StoredInstance) -> Vec<Mutation> {
+        self.enter(stored.clone());
+        vec![Mutation::PutInstance(Box::new(stored))]
+    }
+
+    pub(super) fn enter(&mut self, stored: StoredInstance) {
+        let id = stored.instance.id.clone();
+        self.leave(&id);
+        if let Some(by) = &stored.by {
+            let own = self.of_identity.get(by).copied().unwrap_or(0);
+            self.of_identity.insert_mut(by.clone(), own + 1);
+        }
+        self.registrations.insert_mut(id.clone(), Registration { stored });
+        self.decide(&id);
+    }
+
+    /// Whether it was registered; the world still has it.
+    fn leave(&mut self, id: &str) -> bool {
+        let Some(known) = self.registrations.get(id) else { return false };
+        if let Some(by) = known.stored.by.clone() {
+            match self.of_identity.get(&by).copied() {
+                Some(own) if own > 1 => self.of_identity.insert_mut(by, own - 1),
+                _ => drop(self.of_identity.remove_mut(&by)),
+            }
+        }
+        self.registrations.remove_mut(id)
+    }
+
+    /// A registration that the caller may act on.
+    pub(in crate::keeper) fn touchable(&self, id: &str, caller: &Caller) -> Result<&Registration, Refused> {
+        let Some(registration) = self.registrations.get(id) else {
+            let file = self.files.iter().find(|(_, instances)| instances.contains_key(id));
+            return Err(match file {
+                Some((file, _)) => Refused::Conflict(format!(
+                    "instance \"{id}\" is registered by the file {file}; change it there"
+                )),
+                None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
+            });
+        };
+        caller.may_touch(&registration.stored.instance).map_err(Refused::Forbidden)?;
+        Ok(registration)
+    }
+
+    pub(in crate::keeper) fn set_state(
+        &mut self,
+        id: &str,
+        state: State,
+        caller: &Caller,
+    ) -> Result<Vec<Mutation>, Refused> {
+        let mut stored = self.touchable(id, caller)?.stored.clone();
+        if stored.instance.state == state {
+            return Ok(Vec::new());
+        }
+        Arc::make_mut(&mut stored.instance).state = state;
+        Ok(self.put(stored))
+    }
+
+    pub(in crate::keeper) fn deregister(
+        &mut self,
+        id: &str,
+        caller: &Caller,
+    ) -> Result<Vec<Mutation>, Refused> {
+        self.touchable(id, caller)?;
+        Ok(self.remove_registration(id))
+    }
+
+    pub(in crate::keeper) fn remove_registration(&mut self, id: &str) -> Vec<Mutation> {
+        if !self.leave(id) {
+            return Vec::new();
+        }
+        self.decide(id);
+        vec![Mutation::DeleteInstance(id.to_owned())]
+    }
+}
