@@ -34,6 +34,7 @@ mod operators_view;
 mod outage;
 mod paths;
 mod pushes;
+mod registries;
 mod revocation;
 mod rotation;
 mod rules;

@@ -20,6 +20,7 @@ use crate::keeper::{Keeper, Refused};
 use crate::metrics::Metrics;
 use crate::registry::api::Caller;
 use crate::registry::claim::Reach;
+use crate::registry::health::Table;
 use crate::rejections::Rejections;
 use crate::settings::Settings;
 use crate::status::Board;
@@ -35,6 +36,7 @@ mod authority;
 mod identities;
 mod instances;
 mod parameters;
+pub(crate) mod registries;
 mod route_status;
 mod rules;
 mod status;
@@ -76,6 +78,7 @@ pub struct Api {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) keeper: Keeper,
+    pub(crate) registries: Table,
     pub(crate) store: Store,
     pub(crate) board: Arc<Board>,
     pub(crate) tokens: Tokens,

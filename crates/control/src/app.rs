@@ -1,7 +1,7 @@
 //! Starts and stops a control plane: opens the store, loads registries, and only then listens.
 //!
 //! ```text
-//! settings -> authority, store, files -> keeper (first world) -> board, tokens -> servers
+//! settings -> authority, store, registries -> keeper (first world) -> board, tokens -> servers
 //! ```
 
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use outrigger_identity::{Authority, AuthorityOptions, CredentialStore, keep_server_certificate};
 use outrigger_telemetry::{Drain, LogControl, Readiness, Registry};
 use tokio::task::JoinSet;
@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use crate::api::{Api, Shared};
 use crate::keeper::{Keeper, Start};
 use crate::metrics::{Metrics, observe};
-use crate::registry::file::FileRegistry;
+use crate::registry::health::Table;
+use crate::registry::{self, Heard};
 use crate::rejections::Rejections;
 use crate::settings::Settings;
 use crate::status::Board;
@@ -81,6 +82,7 @@ pub struct Addresses {
 pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) keeper: Keeper,
+    pub(crate) registries: Table,
     pub(crate) store: Store,
     pub(crate) board: Arc<Board>,
     pub(crate) tokens: Tokens,
@@ -113,10 +115,9 @@ impl ControlPlane {
     pub async fn start_with(settings: Settings, logs: Option<LogControl>) -> anyhow::Result<Running> {
         settings.validate()?;
         let mut tasks = JoinSet::new();
-        let (parts, files) = open(settings, logs, &mut tasks).await?;
-        if !files.is_empty() {
-            let keeper = parts.keeper.clone();
-            tasks.spawn(async move { watch_files(files, keeper).await });
+        let (parts, heard) = open(settings, logs, &mut tasks).await?;
+        for heard in heard {
+            tasks.spawn(pass_on(heard, parts.keeper.clone()));
         }
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
         tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
@@ -138,32 +139,28 @@ async fn open(
     settings: Settings,
     logs: Option<LogControl>,
     tasks: &mut JoinSet<()>,
-) -> anyhow::Result<(Parts, FileRegistry)> {
+) -> anyhow::Result<(Parts, Vec<Heard>)> {
     let opened = tokio::task::spawn_blocking(move || open_files(settings)).await;
-    let Opened { settings, store, contents, authority, admin, mut files, notices } =
+    let Opened { settings, store, contents, authority, admin, notices } =
         opened.context("opening the data directory")??;
     let authority = Arc::new(authority);
     let credentials = CredentialStore::default();
     let (names, ips) = (settings.dns_names.clone(), settings.certificate_ips());
     tasks.spawn(keep_server_certificate(authority.clone(), credentials.clone(), names, ips));
     credentials.ready().await;
-    let first = tokio::task::spawn_blocking(move || {
-        let changes = files.scan();
-        (files, changes)
-    });
-    let (files, changes) = first.await.context("reading the registry files")?;
-    if !changes.problems.is_empty() {
-        // Going on would take instances away from proxies that serve well without us.
-        let problems: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
-        bail!("the registry files cannot be used: {}", problems.join("; "));
+    let mesh = settings.mesh();
+    let (registries, mut heard) = registry::open(&settings.rows(), &mesh.reading("default"), tasks)?;
+    let mut said = Vec::new();
+    for heard in &mut heard {
+        said.extend(heard.first().await?);
     }
     let mut contents = contents;
     let tokens = Tokens::new(store.clone(), std::mem::take(&mut contents.tokens));
     let start = Start {
         store: store.clone(),
         contents,
-        settings: settings.mesh(),
-        files: changes.events,
+        settings: mesh,
+        said,
         roots_pem: authority.bundle().to_pem(&settings.trust_domain).into(),
     };
     let keeper = Keeper::start(start).await?;
@@ -172,11 +169,12 @@ async fn open(
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);
     let traces = TraceStore::new(settings.trace_spans, settings.trace_bytes);
-    observe(&registry, keeper.clone(), board.clone(), traces.clone());
+    observe(&registry, keeper.clone(), registries.clone(), board.clone(), traces.clone());
     let drain = Drain::new();
     let parts = Parts {
         settings,
         keeper,
+        registries,
         store,
         board,
         tokens,
@@ -191,7 +189,7 @@ async fn open(
         logs,
         drain,
     };
-    Ok((parts, files))
+    Ok((parts, heard))
 }
 
 struct Opened {
@@ -200,7 +198,6 @@ struct Opened {
     contents: crate::store::Contents,
     authority: Authority,
     admin: AdminToken,
-    files: FileRegistry,
     notices: Vec<String>,
 }
 
@@ -224,25 +221,16 @@ fn open_files(settings: Settings) -> anyhow::Result<Opened> {
     let notices = notices.into_iter().collect();
     lineage::record(&store, &authority)?;
     let admin = AdminToken::open(directory)?;
-    let files = FileRegistry::new(settings.registry_files.clone());
-    Ok(Opened { settings, store, contents, authority, admin, files, notices })
+    Ok(Opened { settings, store, contents, authority, admin, notices })
 }
 
-async fn watch_files(files: FileRegistry, keeper: Keeper) {
-    files
-        .watch(|changes| {
-            let keeper = keeper.clone();
-            async move {
-                keeper.problems(changes.problems).await;
-                for (source, event) in changes.events {
-                    if keeper.registry(source, event).await.is_err() {
-                        return false;
-                    }
-                }
-                true
-            }
-        })
-        .await;
+/// Each registry has a task of its own: one that says much waits for the keeper, and nobody for it.
+async fn pass_on(mut heard: Heard, keeper: Keeper) {
+    while let Some((source, event)) = heard.next().await {
+        if keeper.registry(source, event).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn watch_roots(authority: Arc<Authority>, keeper: Keeper, store: Store) {
@@ -341,11 +329,12 @@ fn remove_socket(path: &Path) {
 }
 
 pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
-    let Parts { settings, keeper, store, board, tokens, admin, authority, metrics, .. } = parts;
+    let Parts { settings, keeper, registries, store, board, tokens, admin, authority, metrics, .. } = parts;
     let (rejections, notices) = (parts.rejections, parts.notices);
     let shared = Arc::new(Shared {
         settings,
         keeper,
+        registries,
         store,
         board,
         tokens,

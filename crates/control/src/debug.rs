@@ -7,7 +7,7 @@ use outrigger_telemetry::admin::{AdminResponse, Row, Table, rows};
 use outrigger_telemetry::{LogControl, Readiness, Registry};
 use serde_json::{Value, json};
 
-use crate::api::{PAGE_NAMES, Shared};
+use crate::api::{PAGE_NAMES, Shared, registries};
 
 /// The table of the port.
 pub(crate) fn table(
@@ -60,8 +60,9 @@ fn registryz(shared: &Shared) -> Value {
     json!({
         "generation": world.generation,
         "services": world.services().map(service).collect::<Vec<_>>(),
-        "problems": *published.problems,
-        "held": published.held,
+        "registries": registries::bodies(&shared.registries, &published),
+        "problems": shared.registries.problems(),
+        "held": *published.held,
     })
 }
 

@@ -21,13 +21,14 @@ use tokio::time::Instant;
 
 use crate::compile::cache::Compiled;
 use crate::instance::{Instance, State};
-use crate::registry::Event;
-use crate::registry::api::{Caller, Held, Leases};
-use crate::registry::file::Problem;
+use crate::registry::api::Caller;
+use crate::registry::lease::{Held, Leases};
+use crate::registry::{Event, Source};
 use crate::store::records::{StoredInstance, StoredRevocation, StoredRule};
 use crate::store::{Contents, Mutation, Store, StoreError};
 use crate::world::{Change, MeshSettings, World};
 
+mod claims;
 mod draft;
 mod revocations;
 pub mod rules;
@@ -35,6 +36,7 @@ pub mod rules;
 pub(crate) mod tests;
 mod turn;
 
+pub use claims::Claims;
 use draft::Draft;
 pub use rules::{Action, Applied, AppliedObject, Rule, catalog};
 use turn::Turn;
@@ -90,10 +92,9 @@ pub(crate) enum Command {
     SetState { id: String, state: State, caller: Caller, reply: Reply<u64> },
     Heartbeat { id: String, caller: Caller, reply: Reply<u64> },
     Deregister { id: String, caller: Caller, reply: Reply<u64> },
-    Registry { source: String, event: Event, reply: Option<Reply<u64>> },
+    Registry { source: Arc<Source>, event: Event, reply: Reply<u64> },
     Revoke { entry: Revocation, by: String, reply: Reply<u64> },
     Reinstate { entry: Revocation, reply: Reply<u64> },
-    Problems(Vec<Problem>),
     Roots(Arc<str>),
     Stop,
 }
@@ -125,18 +126,20 @@ pub struct Published {
     pub compiled: Arc<Compiled>,
     /// The world.
     pub world: Arc<World>,
-    /// The rules, by `Kind/namespace/name`.
+    /// The rules in force, by `Kind/namespace/name`.
     pub rules: Arc<BTreeMap<String, Arc<Rule>>>,
-    /// Registrations over the API, by id; the world has those of files as well.
+    /// Who says which rule.
+    pub ruled: Claims<Arc<Rule>>,
+    /// Who says which instance.
+    pub claims: Claims<Arc<Instance>>,
+    /// Registrations over the API, by id; the world has those of registries as well.
     pub registrations: Registrations,
     /// Who is revoked, by entry.
     pub revocations: Arc<BTreeMap<String, StoredRevocation>>,
     /// The same, as it is looked up.
     pub revoked: Arc<Revoked>,
-    /// What is wrong in registry files.
-    pub problems: Arc<Vec<Problem>>,
     /// Services whose expiries are held.
-    pub held: Vec<Held>,
+    pub held: Arc<Vec<Held>>,
     /// When this generation was published.
     pub at: std::time::SystemTime,
 }
@@ -164,8 +167,8 @@ pub struct Start {
     pub contents: Contents,
     /// Mesh-wide settings.
     pub settings: MeshSettings,
-    /// The first scan of the registry files.
-    pub files: Vec<(String, Event)>,
+    /// What the registries said at first.
+    pub said: Vec<(Arc<Source>, Event)>,
     /// The roots that proxies trust, PEM.
     pub roots_pem: Arc<str>,
 }
@@ -178,8 +181,8 @@ impl Keeper {
     /// When the store cannot be written.
     pub async fn start(start: Start) -> Result<Self, StoreError> {
         let mut draft = Draft::load(start.contents, start.settings, start.roots_pem);
-        for (source, event) in start.files {
-            draft.registry(source, event);
+        for (source, event) in start.said {
+            draft.registry(&source, event);
         }
         // Counting goes on above everything that was ever shown, so a proxy never sees a generation twice.
         let generation = draft.reserved + 1;
@@ -191,13 +194,12 @@ impl Keeper {
         for registration in draft.registrations.values() {
             leases.renew(&registration.stored.instance, now);
         }
-        let problems = Arc::default();
         let world = draft.world();
         let (roots, revoked) = (draft.roots_pem.clone(), draft.revocations.list().clone());
         let compiled = Arc::new(Compiled::new(world.clone(), roots, revoked));
         // Nobody was here before.
         draft.change = Change::default();
-        let first = draft.publish(&compiled, &world, &problems, leases.held());
+        let first = draft.publish(&compiled, &world, leases.held());
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (generation, watched) = watch::channel(generation);
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -205,7 +207,6 @@ impl Keeper {
             store: start.store,
             draft,
             leases,
-            problems,
             compiled,
             world,
             published: published.clone(),
@@ -319,13 +320,8 @@ impl Keeper {
     ///
     /// # Errors
     /// Only when the keeper is gone.
-    pub async fn registry(&self, source: String, event: Event) -> Result<u64, Refused> {
-        self.ask(|reply| Command::Registry { source, event, reply: Some(reply) }).await
-    }
-
-    /// What is wrong in registry files now.
-    pub async fn problems(&self, problems: Vec<Problem>) {
-        let _ = self.commands.send(Command::Problems(problems)).await;
+    pub async fn registry(&self, source: Arc<Source>, event: Event) -> Result<u64, Refused> {
+        self.ask(|reply| Command::Registry { source, event, reply }).await
     }
 
     /// Ends the task, and with it every stream that waits for generations. Changes are refused from then on.
@@ -343,7 +339,6 @@ struct Task {
     store: Store,
     draft: Draft,
     leases: Leases,
-    problems: Arc<Vec<Problem>>,
     compiled: Arc<Compiled>,
     world: Arc<World>,
     published: Arc<ArcSwap<Published>>,
@@ -369,8 +364,8 @@ impl Task {
     async fn take(&mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN);
         loop {
-            let now = Instant::now();
-            let deadline = self.leases.next_deadline(now).unwrap_or(now + Duration::from_secs(3600));
+            let deadline = self.leases.next_deadline();
+            let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 received = queue.recv_many(&mut batch, TURN) => {
                     if received == 0 {
@@ -396,19 +391,8 @@ impl Task {
 
     async fn turn(&mut self, batch: &mut Vec<Command>) {
         let mut turn = Turn::new(self.draft.next());
-        let mut republish = false;
-        for command in batch.drain(..) {
-            match command {
-                Command::Problems(problems) => {
-                    self.problems = Arc::new(problems);
-                    republish = true;
-                }
-                other => turn.take(other),
-            }
-        }
-        let held = self.leases.held();
+        batch.drain(..).for_each(|command| turn.take(command));
         turn.expire(&mut self.leases, Instant::now());
-        republish |= held != self.leases.held();
         if turn.changed && turn.draft.generation > turn.draft.reserved {
             turn.draft.reserved = turn.draft.generation + RESERVE;
             turn.mutations.push(Mutation::ReserveGeneration(turn.draft.reserved));
@@ -433,9 +417,8 @@ impl Task {
             let change = std::mem::take(&mut self.draft.change);
             stale = Some((self.compiled.advance(self.world.clone(), roots, revoked, &change), change));
         }
-        if turn.changed || republish {
-            let held = self.leases.held();
-            let published = self.draft.publish(&self.compiled, &self.world, &self.problems, held);
+        if turn.changed || !Arc::ptr_eq(&self.published.load().held, self.leases.held()) {
+            let published = self.draft.publish(&self.compiled, &self.world, self.leases.held());
             self.published.store(Arc::new(published));
         }
         if turn.changed {
@@ -456,7 +439,7 @@ impl Task {
     fn lease_again(&mut self) {
         let now = Instant::now();
         for registration in self.draft.registrations.values() {
-            if self.leases.age(&registration.stored.instance.id, now).is_none() {
+            if !self.leases.has(&registration.stored.instance.id) {
                 self.leases.renew(&registration.stored.instance, now);
             }
         }

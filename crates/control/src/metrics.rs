@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use outrigger_model::resource::ResourceKind;
 use outrigger_telemetry::Registry;
-use outrigger_telemetry::metrics::{SharedCounter, SharedHistogram, Vector};
+use outrigger_telemetry::metrics::{Page, SharedCounter, SharedHistogram, Vector};
 
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Published};
+use crate::registry::health::{Condition, Registered, Table};
 use crate::status::Board;
 use crate::traces::TraceStore;
 
@@ -69,7 +70,13 @@ impl Metrics {
 }
 
 /// What is only looked at when somebody scrapes.
-pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: TraceStore) {
+pub fn observe(
+    registry: &Registry,
+    keeper: Keeper,
+    registries: Table,
+    board: Arc<Board>,
+    traces: TraceStore,
+) {
     registry.register_fn(move |page| {
         let published = keeper.published();
         let world = &published.world;
@@ -81,8 +88,7 @@ pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: T
         let held: usize = published.held.iter().map(|held| held.instances.len()).sum();
         page.gauge("outrigger_held_expiries", "Instances that are kept in spite of missing heartbeats.")
             .sample((), held);
-        let bad = published.problems.len();
-        page.gauge("outrigger_registry_problems", "Registry files that cannot be read.").sample((), bad);
+        sources(page, &registries, &published);
         let counts = traces.counts();
         page.gauge("outrigger_trace_spans", "Spans in the built-in trace store.").sample((), counts.kept);
         page.gauge("outrigger_trace_bytes", "Bytes of them.").sample((), counts.bytes);
@@ -90,6 +96,52 @@ pub fn observe(registry: &Registry, keeper: Keeper, board: Arc<Board>, traces: T
         page.counter("outrigger_trace_spans_dropped_total", "Spans pushed out or refused.")
             .sample((), counts.dropped);
     });
+}
+
+/// How each registry is.
+fn sources(page: &mut Page, registries: &Table, published: &Published) {
+    type Read = fn(usize, &Registered, &Published) -> Option<u64>;
+    let gauges: [(&str, &str, Read); 7] = [
+        ("outrigger_registry_up", "Whether a registry can be reached.", |_, row, _| {
+            Some(u64::from(row.condition() != Condition::Away))
+        }),
+        (
+            "outrigger_registry_age_seconds",
+            "Seconds since a registry last said something, news or not.",
+            |_, row, _| row.health.state().heard.map(|at| at.elapsed().as_secs()),
+        ),
+        ("outrigger_registry_problems", "Parts of a registry that cannot be read.", |_, row, _| {
+            Some(row.health.problems().len() as u64)
+        }),
+        ("outrigger_registry_instances", "Instances that a registry has.", |place, _, published| {
+            Some(published.claims.count(place) as u64)
+        }),
+        ("outrigger_registry_rules", "Rules that a registry has.", |place, _, published| {
+            Some(published.ruled.count(place) as u64)
+        }),
+        (
+            "outrigger_registry_shadowed",
+            "What a registry has and another goes before.",
+            |place, _, published| {
+                Some(
+                    (published.claims.shadowed(place).count() + published.ruled.shadowed(place).count())
+                        as u64,
+                )
+            },
+        ),
+        ("outrigger_registry_failures_total", "Failures of a registry.", |_, row, _| {
+            Some(row.health.state().failures)
+        }),
+    ];
+    for (name, help, read) in gauges {
+        let mut family =
+            if name.ends_with("_total") { page.counter(name, help) } else { page.gauge(name, help) };
+        for (place, row) in registries.rows() {
+            if let Some(value) = read(place, row, published) {
+                family.sample([("registry", &*row.name), ("kind", row.kind)], value);
+            }
+        }
+    }
 }
 
 /// Istio's short names.

@@ -85,8 +85,8 @@ mod tests {
     async fn keeper(dir: &std::path::Path) -> Keeper {
         let store = Store::open(&dir.join("s.redb")).unwrap();
         let contents = store.load().unwrap();
-        let (settings, files) = (MeshSettings::default(), Vec::new());
-        Keeper::start(Start { store, contents, settings, files, roots_pem: "roots".into() }).await.unwrap()
+        let (settings, said) = (MeshSettings::default(), Vec::new());
+        Keeper::start(Start { store, contents, settings, said, roots_pem: "roots".into() }).await.unwrap()
     }
 
     fn identity(account: &str) -> SpiffeId {

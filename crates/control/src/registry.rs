@@ -1,23 +1,344 @@
-//! Where instances come from. A registry emits [`Event`]s to the keeper, which alone decides what the world is.
+//! Where instances and rules come from: a table of registries, each a row of the settings.
 //!
-//! [`mod@file`] watches files; [`api`] holds the rules of registrations over the management API: who may register what, and
-//! when a registration has expired; [`claim`] whose an address is. Further registries are further senders of the same events.
+//! ```text
+//! row of the settings --open--> a Registry, followed by a task of its own --Word--> keeper: who has what
+//!                                     `--> Health: connected, last heard, last error, what cannot be read
+//! ```
+//!
+//! A registry says what it has, part by part (a file, a service): everything of a part, or what changed in it. The keeper keeps what
+//! each said and decides who has what is claimed twice: the management API before the registries, these in the order of the
+//! settings, within one the part whose name comes first. A registry that fails has said nothing: what it said last holds, and ages.
+//!
+//! To add one: a file here that implements [`Registry`], a field in [`Row`], an arm in [`open`]. [`api`] holds the rules of registrations
+//! over the management API, [`lease`] when they expire, [`claim`] whose an address is.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use outrigger_rules::{Object, ParseOptions};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::instance::Instance;
 
 pub mod api;
 pub mod claim;
 pub mod file;
+pub mod health;
+pub mod lease;
 
-/// What a registry says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The source has exactly these instances.
-    Reset(Vec<Arc<Instance>>),
-    /// The source has this instance, new or changed.
-    Upsert(Arc<Instance>),
-    /// The source no longer has the instance of this id.
-    Remove(String),
+use health::{Health, Registered, Table};
+
+/// Words on their way to the keeper; a registry waits beyond that.
+const WORDS: usize = 16;
+/// Before a registry that failed is tried again: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// At a start, for a registry to say all that it has.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One thing that a registry has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    /// A running copy of a service.
+    Instance(Arc<Instance>),
+    /// A rule; a service or a workload that is described is one, too.
+    Rule(Box<Object>),
 }
+
+/// Which thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// By its id.
+    Instance(String),
+    /// By `Kind/namespace/name`.
+    Rule(String),
+}
+
+/// What a registry says of a part.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It has exactly these.
+    Reset(Vec<Item>),
+    /// It has this, new or changed.
+    Upsert(Item),
+    /// It has this no longer.
+    Remove(Key),
+}
+
+/// Who says something. Ordered as they go before each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// Its place in the table.
+    pub place: usize,
+    /// Its name in the settings.
+    pub registry: Arc<str>,
+    /// Which part of it: a file, a service.
+    pub part: String,
+}
+
+impl Source {
+    /// The management API.
+    pub const API: &str = "api";
+
+    /// What is registered and applied over the management API.
+    pub fn api() -> Arc<Self> {
+        Arc::new(Self { place: 0, registry: Self::API.into(), part: String::new() })
+    }
+
+    /// Whether it is the management API.
+    pub fn is_api(&self) -> bool {
+        self.place == 0
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.is_api(), self.part.as_str()) {
+            (true, _) => f.write_str("the management API"),
+            (false, "") => write!(f, "registry \"{}\"", self.registry),
+            (false, part) => write!(f, "registry \"{}\" ({part})", self.registry),
+        }
+    }
+}
+
+/// What is wrong in a part of a registry. What it said of the part before holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// The registry's name in the settings.
+    #[serde(default)]
+    pub registry: String,
+    /// The file, or which part of another registry.
+    pub file: String,
+    /// The line, from 1; 0 when it belongs to none.
+    pub line: u64,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.message),
+            line => write!(f, "{}:{line}: {}", self.file, self.message),
+        }
+    }
+}
+
+/// A registry of the settings: its name, and one field that says what it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Row {
+    /// How `status`, metrics and errors call it. Default: what it is, such as `file`.
+    pub name: Option<String>,
+    /// Files on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<file::FileSettings>,
+}
+
+impl Row {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.kind())
+    }
+
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    /// What cannot work in these rows.
+    ///
+    /// # Errors
+    /// Names the row.
+    pub fn validate(rows: &[Self]) -> anyhow::Result<()> {
+        for (i, row) in rows.iter().enumerate() {
+            let name = row.name();
+            if row.file.is_none() {
+                bail!("registries[{i}]: says of no registry what it is; write file");
+            }
+            let fits = (1..=63).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            if !fits || name == Source::API {
+                bail!(
+                    "registries[{i}].name: \"{name}\" must have 1 to 63 letters, digits, '-', '_' or '.', and not be \"{}\"",
+                    Source::API
+                );
+            }
+            if rows[..i].iter().any(|other| other.name() == name) {
+                bail!("registries[{i}].name: \"{name}\" occurs twice; give one of them another name");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Something that knows what there is.
+pub trait Registry: Send + 'static {
+    /// Connects, says everything that there is, then what changes, and returns when that fails. Then it is called again, after a
+    /// pause, and says everything anew: parts that went in between with an empty `Reset`. What it has said holds until then.
+    ///
+    /// # Errors
+    /// Why the connection ended: what, where, what to do.
+    fn follow(&mut self, voice: &Voice) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// What goes from a registry to whoever listens.
+#[derive(Debug)]
+pub enum Word {
+    /// News of a part.
+    Event(Arc<Source>, Event),
+    /// Everything has been said once.
+    Whole,
+}
+
+/// How a registry says what it has, and how it is.
+pub struct Voice {
+    place: usize,
+    registry: Arc<str>,
+    words: mpsc::Sender<Word>,
+    health: Arc<Health>,
+}
+
+impl Voice {
+    /// Says something of a part. Waits when the keeper is behind.
+    ///
+    /// # Errors
+    /// When nobody listens any more.
+    pub async fn say(&self, part: &str, event: Event) -> Result<(), String> {
+        self.health.heard();
+        let source = Source { place: self.place, registry: self.registry.clone(), part: part.to_owned() };
+        self.send(Word::Event(Arc::new(source), event)).await
+    }
+
+    /// Everything that there is has been said.
+    ///
+    /// # Errors
+    /// As [`Voice::say`].
+    pub async fn whole(&self) -> Result<(), String> {
+        self.health.heard();
+        self.send(Word::Whole).await
+    }
+
+    /// There is nothing new, and the connection is good.
+    pub fn heard(&self) {
+        self.health.heard();
+    }
+
+    /// What cannot be read at the moment, by part; the rest is good.
+    pub fn problems(&self, mut problems: Vec<Problem>) {
+        problems.iter_mut().for_each(|problem| problem.registry = self.registry.to_string());
+        let before = self.health.problems();
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::error!(registry = %self.registry, "{problem}; what it said before stays in force");
+        }
+        self.health.set_problems(problems);
+    }
+
+    async fn send(&self, word: Word) -> Result<(), String> {
+        self.words.send(word).await.map_err(|_| "nobody listens".to_owned())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_a_test() -> (Self, mpsc::Receiver<Word>) {
+        let (words, heard) = mpsc::channel(WORDS);
+        (Self { place: 1, registry: "test".into(), words, health: Arc::default() }, heard)
+    }
+}
+
+/// What a registry that was opened says.
+pub struct Heard {
+    row: Registered,
+    words: mpsc::Receiver<Word>,
+}
+
+impl Heard {
+    /// All that it has, for a first world.
+    ///
+    /// # Errors
+    /// When it does not say so in time, or says it with errors. To go on without would take instances away from proxies that
+    /// serve well without us.
+    pub async fn first(&mut self) -> anyhow::Result<Vec<(Arc<Source>, Event)>> {
+        let Registered { name, kind, health } = &self.row;
+        let mut said = Vec::new();
+        let all = async {
+            while let Some(word) = self.words.recv().await {
+                match word {
+                    Word::Event(source, event) => said.push((source, event)),
+                    Word::Whole => break,
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            let why = health.state().error.map_or_else(|| "no answer".to_owned(), |error| error.message);
+            bail!(
+                "registry \"{name}\" ({kind}) has not said what it has within {} s: {why}. Without it the instances would be taken \
+                 from sidecars, which go on with what they have: start again when it answers, or take it out of the settings",
+                PATIENCE.as_secs()
+            );
+        }
+        let problems = health.problems();
+        if !problems.is_empty() {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            bail!("registry \"{name}\" ({kind}) cannot be used: {}", problems.join("; "));
+        }
+        Ok(said)
+    }
+
+    /// What it says next; nothing when it is gone.
+    pub async fn next(&mut self) -> Option<(Arc<Source>, Event)> {
+        loop {
+            match self.words.recv().await? {
+                Word::Event(source, event) => return Some((source, event)),
+                Word::Whole => {}
+            }
+        }
+    }
+}
+
+/// Begins to follow every registry of the settings. `options` say how rules are read.
+///
+/// # Errors
+/// When a row cannot work.
+pub fn open(
+    rows: &[Row],
+    options: &ParseOptions,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<(Table, Vec<Heard>)> {
+    let mut table = Table::new();
+    let mut heard = Vec::new();
+    for row in rows {
+        let registered = table.add(row.name(), row.kind());
+        let (words, receiver) = mpsc::channel(WORDS);
+        let health = registered.health.clone();
+        let voice = Voice { place: table.len() - 1, registry: registered.name.clone(), words, health };
+        heard.push(Heard { row: registered, words: receiver });
+        if let Some(files) = &row.file {
+            tasks.spawn(keep(file::FileRegistry::new(files.paths.clone(), options.clone()), voice));
+        }
+    }
+    Ok((table, heard))
+}
+
+/// Follows a registry for ever.
+async fn keep<R: Registry>(mut registry: R, voice: Voice) {
+    let mut pause = PAUSE.0;
+    loop {
+        let begun = voice.health.words();
+        let ended = registry.follow(&voice).await;
+        if voice.words.is_closed() {
+            return;
+        }
+        let why = ended.err().unwrap_or_else(|| "the connection ended".to_owned());
+        tracing::error!(registry = %voice.registry, "{why}; what it said before stays in force, trying again in {pause:?}");
+        voice.health.failed(why);
+        // One that had something to say is there again; one that has not is asked less and less.
+        pause = if voice.health.words() > begun { PAUSE.0 } else { pause };
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

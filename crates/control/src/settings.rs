@@ -10,6 +10,8 @@ use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
 
 use crate::provider::{self, ExtensionProvider};
+use crate::registry::Row;
+use crate::registry::file::FileSettings;
 use crate::world::MeshSettings;
 
 /// Everything about one control plane.
@@ -40,8 +42,11 @@ pub struct Settings {
     pub trace_spans: usize,
     /// Bytes of spans that the trace store keeps. Default 64 MiB.
     pub trace_bytes: usize,
-    /// Registry files, directories of `.yaml`, `.yml` and `.json` files, or patterns with `*` in the file name.
+    /// Registry files, directories of `.yaml`, `.yml` and `.json` files, or patterns with `*` in the file name: short for a
+    /// first row of `registries` that is called `file`.
     pub registry_files: Vec<String>,
+    /// Where instances and rules come from beside the management API, in the order in which they go before each other.
+    pub registries: Vec<Row>,
     /// Trust domain of all identities. Default `cluster.local`.
     pub trust_domain: String,
     /// DNS domain of services. Default `cluster.local`.
@@ -108,6 +113,7 @@ impl Default for Settings {
             trace_spans: 20_000,
             trace_bytes: 64 << 20,
             registry_files: Vec::new(),
+            registries: Vec::new(),
             trust_domain: mesh.trust_domain,
             domain: mesh.domain,
             root_namespace: mesh.root_namespace,
@@ -191,11 +197,19 @@ impl Settings {
         if !(1..=30 * 86_400).contains(&self.certificate_ttl_seconds) {
             bail!("certificateTtlSeconds: {} is not from 1 to 2592000", self.certificate_ttl_seconds);
         }
+        Row::validate(&self.rows())?;
         let plain = self.plaintext_xds.as_ref().and_then(|plain| plain.identity.as_ref());
         if let Some(identity) = plain.filter(|identity| identity.trust_domain() != self.trust_domain) {
             bail!("plaintextXds.identity: {identity} is not of trust domain {}", self.trust_domain);
         }
         Ok(())
+    }
+
+    /// All registries, those of `registryFiles` among them.
+    pub fn rows(&self) -> Vec<Row> {
+        let paths = self.registry_files.clone();
+        let short = (!paths.is_empty()).then(|| Row { file: Some(FileSettings { paths }), ..Row::default() });
+        short.into_iter().chain(self.registries.iter().cloned()).collect()
     }
 
     /// The part that shapes compilation.
@@ -430,5 +444,16 @@ mod tests {
         assert!(broken(|s| s.trust_domain = "A B".into()).starts_with("trustDomain"));
         assert!(broken(|s| s.domain = ".".into()).starts_with("domain"));
         assert!(broken(|s| s.path_normalization = "base".into()).starts_with("pathNormalization"));
+        let twice = broken(|s| {
+            s.registry_files.push("a.yaml".into());
+            s.registries.push(Row { file: Some(FileSettings::default()), ..Row::default() });
+        });
+        assert!(twice.starts_with("registries[1].name: \"file\" occurs twice"), "{twice}");
+        assert!(
+            broken(|s| s.registries.push(Row::default())).starts_with("registries[0]: says of no registry")
+        );
+        let api = Row { name: Some("api".into()), file: Some(FileSettings::default()) };
+        let named = Settings { registries: vec![api], ..Settings::default() };
+        assert!(named.validate().unwrap_err().to_string().starts_with("registries[0].name: \"api\""));
     }
 }

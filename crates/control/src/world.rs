@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_model::path::PathNormalization;
+use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
     AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent, ServiceIntent,
@@ -53,6 +54,12 @@ impl MeshSettings {
     pub fn is_root(&self, namespace: &str) -> bool {
         namespace == self.root_namespace
             || (namespace == ISTIO_ROOT && self.root_namespace == Self::default().root_namespace)
+    }
+
+    /// How rules are read: those that name no namespace are of this one.
+    pub(crate) fn reading(&self, namespace: &str) -> ParseOptions {
+        let (resolver, default_namespace) = (Resolver::new(&self.domain), namespace.to_owned());
+        ParseOptions { resolver, default_namespace, ..ParseOptions::default() }
     }
 
     /// The namespaces whose policies hold for the whole mesh, the configured one first.

@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use outrigger_control::api::types::{RuleState, RuleStatusBody, StatusBody};
+use outrigger_control::api::types::{Condition, RegistryBody, RuleState, RuleStatusBody, StatusBody};
 use serde_json::json;
 
 use super::Server;
@@ -40,6 +40,9 @@ fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
     let refused =
         rules.iter().any(|rule| matches!(rule.state, RuleState::Refused | RuleState::NotUnderstood));
     let odd = !(status.missing.is_empty() && status.problems.is_empty() && status.held.is_empty());
+    let sources =
+        |registry: &RegistryBody| registry.state == Condition::Connected && registry.shadowed_count == 0;
+    let odd = odd || !status.registries.iter().all(sources);
     !(recent || refused || odd) && status.notices.is_empty()
 }
 
@@ -106,8 +109,18 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
 /// Files, leases and callers, where there is something to say.
 fn troubles(status: &StatusBody) -> String {
     let mut text = String::new();
+    if !status.registries.is_empty() {
+        text += "\n";
+        text += &table(
+            ["REGISTRY", "KIND", "STATE", "HEARD", "INSTANCES", "RULES"],
+            status.registries.iter().map(registry),
+        );
+    }
+    for registry in &status.registries {
+        text += &registry_trouble(registry);
+    }
     for problem in &status.problems {
-        text += &format!("\nREGISTRY {problem}\n");
+        text += &format!("\nREGISTRY {}: {problem}; what it said before stays in force\n", problem.registry);
     }
     for held in &status.held {
         text += &format!(
@@ -128,6 +141,44 @@ fn troubles(status: &StatusBody) -> String {
     text
 }
 
+fn registry(registry: &RegistryBody) -> [String; 6] {
+    let state = match registry.state {
+        Condition::Connected => "CONNECTED",
+        Condition::Degraded => "DEGRADED",
+        Condition::Away => "AWAY",
+    };
+    let heard =
+        registry.heard_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{} ago", age(seconds)));
+    let (instances, rules) = (registry.instances.to_string(), registry.rules.to_string());
+    [registry.name.clone(), registry.kind.clone(), state.to_owned(), heard, instances, rules]
+}
+
+/// Why it is away, and what it has in vain.
+fn registry_trouble(registry: &RegistryBody) -> String {
+    let mut text = String::new();
+    if registry.state == Condition::Away {
+        let why = registry.last_error.as_deref().unwrap_or("it has said nothing yet");
+        let since = registry.last_error_seconds.map(|seconds| format!(", {} ago", age(seconds)));
+        text += &format!(
+            "\nREGISTRY {}: {why}{}; what it said before stays in force\n",
+            registry.name,
+            since.unwrap_or_default()
+        );
+    }
+    for shadowed in &registry.shadowed {
+        let part = if shadowed.part.is_empty() { String::new() } else { format!(" ({})", shadowed.part) };
+        text += &format!(
+            "\nREGISTRY {}: {}{part} is not in force: {} goes before it\n",
+            registry.name, shadowed.what, shadowed.by
+        );
+    }
+    let more = registry.shadowed_count - registry.shadowed.len().min(registry.shadowed_count);
+    if more > 0 {
+        text += &format!("\nREGISTRY {}: {more} more are not in force\n", registry.name);
+    }
+    text
+}
+
 /// The two largest units: `3d4h`, `5m12s`, `40s`.
 fn age(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -141,7 +192,7 @@ fn age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_control::api::types::{Missing, Rejection};
+    use outrigger_control::api::types::{Missing, Rejection, Shadowed};
 
     use super::*;
 
@@ -154,6 +205,7 @@ mod tests {
             proxies: Vec::new(),
             held: Vec::new(),
             problems: Vec::new(),
+            registries: Vec::new(),
             missing: Vec::new(),
             rejections: Vec::new(),
             notices: Vec::new(),
@@ -176,6 +228,46 @@ mod tests {
         let text = text(&status, &[]);
         assert!(text.contains("web-1") && text.contains("AWAY since 1h2m"), "{text}");
         assert!(text.contains("web-2") && text.contains("AWAY, never seen for 40s"), "{text}");
+    }
+
+    #[test]
+    fn a_registry_that_is_away_or_claims_in_vain_is_told() {
+        let away = RegistryBody {
+            name: "dc1".into(),
+            kind: "consul".into(),
+            state: Condition::Away,
+            heard_seconds: Some(125),
+            instances: 7,
+            rules: 0,
+            failures: 3,
+            last_error: Some("nobody answers at 10.0.0.1:8500".into()),
+            last_error_seconds: Some(4),
+            shadowed: vec![Shadowed {
+                what: "c1".into(),
+                part: "catalog".into(),
+                by: "the management API".into(),
+            }],
+            shadowed_count: 3,
+        };
+        let well = RegistryBody {
+            state: Condition::Connected,
+            shadowed: Vec::new(),
+            shadowed_count: 0,
+            ..away.clone()
+        };
+        let status = |registry: &RegistryBody| StatusBody { registries: vec![registry.clone()], ..empty() };
+        assert!(is_well(&status(&well), &[]) && !is_well(&status(&away), &[]));
+        assert!(text(&status(&well), &[]).contains("CONNECTED"));
+        let shown = text(&status(&away), &[]);
+        for said in [
+            "AWAY",
+            "2m5s ago",
+            "dc1: nobody answers at 10.0.0.1:8500, 4s ago; what it said before stays in force",
+            "dc1: c1 (catalog) is not in force: the management API goes before it",
+            "dc1: 2 more are not in force",
+        ] {
+            assert!(shown.contains(said), "{said}: {shown}");
+        }
     }
 
     #[test]

@@ -36,7 +36,10 @@ pub(super) async fn list(
         let registration = published.registrations.get(&instance.id);
         InstanceBody {
             instance: (**instance).clone(),
-            registry: if registration.is_some() { "api" } else { "file" }.to_owned(),
+            registry: published
+                .claims
+                .owner(&instance.id)
+                .map_or_else(String::new, |(of, _)| of.registry.to_string()),
             by: registration
                 .and_then(|registration| registration.stored.by.as_ref())
                 .map(ToString::to_string),

@@ -53,7 +53,7 @@ pub(super) async fn apply(
     let author = author(operator(&caller)?, query.author.as_deref());
     let wait = query.wait.then(|| timeout(query.timeout)).transpose()?;
     let namespace = query.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let options = rules::options(&api.shared.settings.mesh(), &namespace);
+    let options = api.shared.settings.mesh().reading(&namespace);
     let several = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == FILES.as_bytes());
     let file = query.file.clone().unwrap_or_default();
     // Up to 8 MiB of YAML: not on the runtime's threads.

@@ -8,12 +8,14 @@ use axum::extract::{Extension, Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 
+use super::registries;
 use super::types::{InForce, Missing, ProxyStatus, RuleState, RuleStatusBody, StatusBody, WaitQuery};
 use super::{Api, Problem, Shared, operator, timeout};
 use crate::enforced::Unenforced;
 use crate::instance::Instance;
 use crate::keeper::{Published, Rule};
-use crate::registry::api::{Caller, service_of};
+use crate::registry::api::Caller;
+use crate::registry::lease::service_of;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -46,8 +48,9 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
         instances: published.world.instance_count(),
         missing: missing(shared, &published, &proxies),
         proxies,
-        held: published.held.clone(),
-        problems: published.problems.to_vec(),
+        held: published.held.to_vec(),
+        problems: shared.registries.problems(),
+        registries: registries::bodies(&shared.registries, &published),
         rejections: shared.rejections.list(),
         notices: shared.notices.iter().cloned().chain(trouble).collect(),
     }

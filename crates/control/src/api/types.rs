@@ -8,10 +8,12 @@ use outrigger_rules::Finding;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+pub use super::registries::{RegistryBody, Shadowed};
 use crate::instance::{Instance, Protocol, State};
 pub use crate::keeper::{Action, AppliedObject};
-pub use crate::registry::api::Held;
-pub use crate::registry::file::Problem as FileProblem;
+pub use crate::registry::Problem as FileProblem;
+pub use crate::registry::health::Condition;
+pub use crate::registry::lease::Held;
 pub use crate::rejections::Rejection;
 pub use crate::status::{InForce, ProxyStatus, Refusal, TypeStatus};
 pub use crate::store::records::{HistoryAction, HistoryEntry};
@@ -241,8 +243,11 @@ pub struct StatusBody {
     pub proxies: Vec<ProxyStatus>,
     /// Services whose expiries are held.
     pub held: Vec<Held>,
-    /// What is wrong in registry files.
+    /// What cannot be read in registries.
     pub problems: Vec<FileProblem>,
+    /// Where instances and rules come from, the first goes before the others.
+    #[serde(default)]
+    pub registries: Vec<RegistryBody>,
     /// Registered instances whose sidecar is not connected.
     #[serde(default)]
     pub missing: Vec<Missing>,
@@ -287,7 +292,7 @@ pub struct WaitQuery {
 pub struct InstanceBody {
     /// What was registered.
     pub instance: Instance,
-    /// `api` or `file`.
+    /// The registry that it is of, by its name in the settings; `api` is the management API.
     pub registry: String,
     /// The identity that registered it; none for an operator or a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]

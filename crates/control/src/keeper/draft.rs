@@ -1,29 +1,28 @@
 //! The keeper's state, and each command as a function on it that says what to store. Copy on write: a draft that is dropped
 //! has changed nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_model::identity::SpiffeId;
-use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+use rpds::HashTrieMapSync;
 
+use super::claims::Claims;
 use super::revocations::Revocations;
 use super::rules::Rule;
 use super::{Published, Registrations};
 use crate::compile::cache::Compiled;
 use crate::instance::Instance;
-use crate::registry::Event;
-use crate::registry::api::Held;
-use crate::registry::file::Problem;
+use crate::registry::lease::Held;
+use crate::registry::{Event, Item, Key, Source};
 use crate::store::Contents;
+use crate::store::records::rule_key;
 use crate::world::{Change, Fact, MeshSettings, World};
 
 mod instances;
 mod revocations;
 mod rules;
-
-type Files = BTreeMap<String, RedBlackTreeMapSync<String, Arc<Instance>>>;
 
 #[derive(Clone)]
 pub(super) struct Draft {
@@ -31,13 +30,16 @@ pub(super) struct Draft {
     pub(super) reserved: u64,
     pub(super) settings: MeshSettings,
     pub(super) roots_pem: Arc<str>,
+    /// Those in force.
     pub(super) rules: Arc<BTreeMap<String, Arc<Rule>>>,
+    /// Who has which rule: what was applied, and what registries say.
+    ruled: Claims<Arc<Rule>>,
     pub(super) revocations: Revocations,
     pub(super) registrations: Registrations,
     /// Of each identity that registered for itself, how many.
     of_identity: HashTrieMapSync<SpiffeId, usize>,
-    /// By registry source, then by id.
-    files: Arc<Files>,
+    /// Who has which instance: what was registered, and what registries say.
+    claims: Claims<Arc<Instance>>,
     /// The highest version that each object ever had.
     versions: Arc<BTreeMap<String, u64>>,
     /// All of it, as compilation sees it.
@@ -48,9 +50,11 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn load(contents: Contents, settings: MeshSettings, roots_pem: Arc<str>) -> Self {
-        let mut known = BTreeMap::new();
+        let (mut known, mut ruled) = (BTreeMap::new(), Claims::default());
         for stored in contents.rules {
-            known.insert(stored.key.clone(), Arc::new(rules::reload(stored, &settings)));
+            let (key, rule) = (stored.key.clone(), Arc::new(rules::reload(stored, &settings)));
+            ruled.put(&Source::api(), &key, rule.clone());
+            known.insert(key, rule);
         }
         let mut draft = Self {
             world: World::empty(settings.clone()),
@@ -60,10 +64,11 @@ impl Draft {
             settings,
             roots_pem,
             rules: Arc::new(known),
+            ruled,
             revocations: Revocations::load(contents.revoked),
             registrations: Registrations::new_sync(),
             of_identity: HashTrieMapSync::new_sync(),
-            files: Arc::default(),
+            claims: Claims::default(),
             versions: Arc::new(contents.versions),
         };
         contents.instances.into_iter().for_each(|stored| draft.enter(stored));
@@ -87,8 +92,7 @@ impl Draft {
         &self,
         compiled: &Arc<Compiled>,
         world: &Arc<World>,
-        problems: &Arc<Vec<Problem>>,
-        held: Vec<Held>,
+        held: &Arc<Vec<Held>>,
     ) -> Published {
         Published {
             compiled: compiled.clone(),
@@ -97,8 +101,9 @@ impl Draft {
             revoked: self.revocations.list().clone(),
             rules: self.rules.clone(),
             registrations: self.registrations.clone(),
-            problems: problems.clone(),
-            held,
+            claims: self.claims.clone(),
+            ruled: self.ruled.clone(),
+            held: held.clone(),
             at: SystemTime::now(),
         }
     }
@@ -110,15 +115,29 @@ impl Draft {
         self.world.rule(intents, &mut self.change);
     }
 
-    /// What the world has under an id. One that several sources claim belongs to the API, else to the first file: the world
-    /// must not depend on who spoke last. Nobody is sent to who would be refused there.
+    /// What the world has under an id. The world must not depend on who spoke last. Nobody is sent to who would be refused
+    /// there.
     fn decide(&mut self, id: &str) {
-        let registered = self.registrations.get(id).map(|registration| &registration.stored.instance);
-        let winner = registered.or_else(|| self.files.values().find_map(|file| file.get(id))).cloned();
-        match winner.filter(|instance| !self.is_revoked(instance)) {
+        let owner = self.claims.owner(id).map(|(_, instance)| instance.clone());
+        match owner.filter(|instance| !self.is_revoked(instance)) {
             Some(instance) => self.world.put(instance, &mut self.change),
             None => self.world.take(id, &mut self.change),
         }
+    }
+
+    /// The same of rules.
+    fn decide_rules(&mut self, keys: &[String]) {
+        if keys.is_empty() {
+            return;
+        }
+        let rules = Arc::make_mut(&mut self.rules);
+        for key in keys {
+            match self.ruled.owner(key) {
+                Some((_, rule)) => drop(rules.insert(key.clone(), rule.clone())),
+                None => drop(rules.remove(key)),
+            }
+        }
+        self.rule();
     }
 
     fn is_revoked(&self, instance: &Instance) -> bool {
@@ -130,8 +149,7 @@ impl Draft {
     /// Others are revoked now.
     pub(super) fn decide_all(&mut self) {
         self.change.facts.insert(Fact::Trust);
-        let files = self.files.values().flat_map(RedBlackTreeMapSync::keys);
-        let ids: BTreeSet<String> = self.registrations.keys().chain(files).cloned().collect();
+        let ids: Vec<String> = self.claims.owned().map(|(id, _)| id.to_owned()).collect();
         ids.iter().for_each(|id| self.decide(id));
     }
 
@@ -147,41 +165,36 @@ impl Draft {
         self.roots_pem = roots_pem;
     }
 
-    /// Whether something changed.
-    pub(super) fn registry(&mut self, source: String, event: Event) -> bool {
-        let mut file = self.files.get(&source).cloned().unwrap_or_else(RedBlackTreeMapSync::new_sync);
-        let mut changed = BTreeSet::new();
+    /// A registry has said this. Whether something changed.
+    pub(super) fn registry(&mut self, source: &Arc<Source>, event: Event) -> bool {
+        let (mut ids, mut keys) = (Vec::new(), Vec::new());
         match event {
             Event::Reset(all) => {
-                let mut new = RedBlackTreeMapSync::new_sync();
-                for instance in all {
-                    if file.get(&instance.id) != Some(&instance) {
-                        changed.insert(instance.id.clone());
+                let (mut instances, mut rules) = (Vec::new(), Vec::new());
+                for item in all {
+                    match item {
+                        Item::Instance(instance) => instances.push((instance.id.clone(), instance)),
+                        Item::Rule(object) => {
+                            rules.push((rule_key(&object), self.said_rule(source, *object)));
+                        }
                     }
-                    new.insert_mut(instance.id.clone(), instance);
                 }
-                changed.extend(file.keys().filter(|id| !new.contains_key(*id)).cloned());
-                file = new;
+                ids = self.claims.reset(source, instances);
+                keys = self.ruled.reset(source, rules);
             }
-            Event::Upsert(instance) => {
-                if file.get(&instance.id) != Some(&instance) {
-                    changed.insert(instance.id.clone());
-                    file.insert_mut(instance.id.clone(), instance);
-                }
+            Event::Upsert(Item::Instance(instance)) => {
+                let id = instance.id.clone();
+                ids.extend(self.claims.put(source, &id, instance).then_some(id));
             }
-            Event::Remove(id) => {
-                if file.remove_mut(&id) {
-                    changed.insert(id);
-                }
+            Event::Upsert(Item::Rule(object)) => {
+                let (key, rule) = (rule_key(&object), self.said_rule(source, *object));
+                keys.extend(self.ruled.put(source, &key, rule).then_some(key));
             }
+            Event::Remove(Key::Instance(id)) => ids.extend(self.claims.take(source, &id).then_some(id)),
+            Event::Remove(Key::Rule(key)) => keys.extend(self.ruled.take(source, &key).then_some(key)),
         }
-        let files = Arc::make_mut(&mut self.files);
-        if file.is_empty() {
-            files.remove(&source)
-        } else {
-            files.insert(source, file)
-        };
-        changed.iter().for_each(|id| self.decide(id));
-        !changed.is_empty()
+        ids.iter().for_each(|id| self.decide(id));
+        self.decide_rules(&keys);
+        !(ids.is_empty() && keys.is_empty())
     }
 }

@@ -1,15 +1,15 @@
 //! Rules as the keeper holds them, and what the analyzer needs to know of the world.
 
 use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload, PortProtocol};
-use outrigger_rules::{Finding, Object, ParseOptions, Resolver, ServiceCatalog};
+use outrigger_rules::{Finding, Object, ServiceCatalog};
 use serde::{Deserialize, Serialize};
 
 use crate::instance::Protocol;
 use crate::store::records::StoredRule;
-use crate::world::{MeshSettings, World};
+use crate::world::World;
 
 /// A rule and what it means.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     pub(crate) stored: StoredRule,
     /// Nothing when this release does not understand the stored text.
@@ -57,15 +57,6 @@ pub struct Applied {
     pub objects: Vec<AppliedObject>,
     /// Warnings of the analyzer.
     pub findings: Vec<Finding>,
-}
-
-/// How texts are read in this mesh.
-pub(crate) fn options(settings: &MeshSettings, namespace: &str) -> ParseOptions {
-    ParseOptions {
-        resolver: Resolver::new(&settings.domain),
-        default_namespace: namespace.to_owned(),
-        ..ParseOptions::default()
-    }
 }
 
 /// Whether two findings are the same but for the place of the text.

@@ -1,11 +1,16 @@
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::Host;
-use outrigger_rules::parse;
+use outrigger_rules::{ParseOptions, parse};
+use tokio::task::JoinSet;
 
 use super::*;
+use crate::api::registries::bodies;
 use crate::instance::{Protocol, sample};
 use crate::registry::api::MAX_PER_IDENTITY;
 use crate::registry::claim::Reach;
+use crate::registry::file::FileSettings;
+use crate::registry::health::Table;
+use crate::registry::{Item, Key, Row, open};
 
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1
@@ -47,7 +52,7 @@ async fn keeper(dir: &std::path::Path) -> (Keeper, Store) {
         store: store.clone(),
         contents: store.load().unwrap(),
         settings: MeshSettings::default(),
-        files: Vec::new(),
+        said: Vec::new(),
         roots_pem: "roots".into(),
     };
     (Keeper::start(start).await.unwrap(), store)
@@ -206,17 +211,94 @@ async fn when_all_heartbeats_stop_at_once_everything_stays_and_is_reported() {
     assert_eq!(keeper.published().world.instance_count(), 4, "an operator's word counts");
 }
 
+fn file(place: usize, part: &str) -> Arc<Source> {
+    Arc::new(Source { place, registry: format!("files{place}").into(), part: part.to_owned() })
+}
+
+fn has(instances: &[Instance]) -> Event {
+    Event::Reset(instances.iter().map(|instance| Item::Instance(Arc::new(instance.clone()))).collect())
+}
+
 #[tokio::test]
 async fn a_file_and_the_api_do_not_share_an_instance() {
     let dir = tempfile::tempdir().unwrap();
     let (keeper, _) = keeper(dir.path()).await;
-    let event = Event::Reset(vec![Arc::new(catalog_instance("c1"))]);
-    keeper.registry("web.yaml".into(), event).await.unwrap();
+    let source = file(1, "web.yaml");
+    keeper.registry(source.clone(), has(&[catalog_instance("c1")])).await.unwrap();
     let refused = keeper.register(catalog_instance("c1"), operator()).await.unwrap_err();
-    assert!(matches!(&refused, Refused::Conflict(text) if text.contains("web.yaml")), "{refused}");
+    assert!(
+        matches!(&refused, Refused::Conflict(text) if text.contains("registry \"files1\" (web.yaml)")),
+        "{refused}"
+    );
     assert!(matches!(keeper.deregister("c1", operator()).await, Err(Refused::Conflict(_))));
-    keeper.registry("web.yaml".into(), Event::Remove("c1".into())).await.unwrap();
+    keeper.registry(source, Event::Remove(Key::Instance("c1".into()))).await.unwrap();
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_two_registries_have_is_the_firsts_and_one_that_is_emptied_empties_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, _) = keeper(dir.path()).await;
+    let (first, second) = (file(1, "a.yaml"), file(2, "b.yaml"));
+    let at = |id: &str, ip: &str| sample(id, "catalog", "v1", ip, 8080, Protocol::Http);
+    let address = |id: &str| keeper.published().world.instance(id).map(|i| i.addresses[0].to_string());
+    keeper.registry(second.clone(), has(&[at("c1", "10.0.0.2"), at("c2", "10.0.0.3")])).await.unwrap();
+    keeper.registry(first.clone(), has(&[at("c1", "10.0.0.1"), at("c3", "10.0.0.4")])).await.unwrap();
+    assert_eq!(address("c1").unwrap(), "10.0.0.1", "whoever spoke last");
+    let told = bodies(&table(), &keeper.published());
+    assert_eq!((told[1].instances, told[2].instances, told[1].shadowed_count), (2, 2, 0));
+    let [lost] = told[2].shadowed.as_slice() else { panic!("{told:?}") };
+    assert_eq!((&*lost.what, &*lost.part, &*lost.by), ("c1", "b.yaml", "registry \"files1\" (a.yaml)"));
+
+    keeper.registry(first, Event::Reset(Vec::new())).await.unwrap();
+    assert_eq!(address("c1").unwrap(), "10.0.0.2", "the next has it");
+    assert!(address("c2").is_some() && address("c3").is_none());
+    let generation = keeper.published().generation();
+    let same = keeper.registry(second.clone(), has(&[at("c2", "10.0.0.3"), at("c1", "10.0.0.2")])).await;
+    assert_eq!(same.unwrap(), generation, "the same once more is no news");
+    let newer = Item::Instance(Arc::new(at("c2", "10.0.0.9")));
+    keeper.registry(second, Event::Upsert(newer)).await.unwrap();
+    assert_eq!(address("c2").unwrap(), "10.0.0.9");
+}
+
+fn table() -> Table {
+    let file = || Some(FileSettings::default());
+    let rows = ["files1", "files2"].map(|name| Row { name: Some(name.into()), file: file() });
+    open(&rows, &ParseOptions::default(), &mut JoinSet::new()).unwrap().0
+}
+
+#[tokio::test]
+async fn a_rule_of_a_registry_is_in_force_and_changed_only_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keeper, store) = keeper(dir.path()).await;
+    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+    let said = |text: &str| {
+        let items = objects(text).into_iter().map(|object| Item::Rule(Box::new(object)));
+        Event::Reset(items.collect())
+    };
+    let source = file(1, "rules.yaml");
+    keeper.registry(source.clone(), said(&format!("{SUBSETS}---{ROUTE}"))).await.unwrap();
+    let key = "VirtualService/shop/catalog";
+    let published = keeper.published();
+    let host: Host = published.world.resolver.service("catalog", "shop");
+    assert!(published.world.route_for(&host, "shop").is_some());
+    let stored = published.rules[key].stored();
+    assert_eq!((stored.version, &*stored.author), (1, "registry \"files1\" (rules.yaml)"));
+    for refused in [
+        keeper.apply(objects(ROUTE), "default", "ann", false).await.map(drop),
+        keeper.delete(key, "ann", true, false).await.map(drop),
+    ] {
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("is kept by registry \"files1\" (rules.yaml); change it there"), "{text}");
+    }
+    let changed = ROUTE.replace("subset: v1", "subset: v1, port: {number: 8080}");
+    keeper.registry(source.clone(), said(&format!("{SUBSETS}---{changed}"))).await.unwrap();
+    assert_eq!(keeper.published().rules[key].stored().version, 2);
+    keeper.registry(source, Event::Remove(Key::Rule(key.into()))).await.unwrap();
+    assert!(keeper.published().world.route_for(&host, "shop").is_none());
+    assert_eq!(keeper.published().rules.len(), 1);
+    assert!(store.load().unwrap().rules.is_empty(), "the registry keeps it, not we");
+    keeper.apply(objects(ROUTE), "default", "ann", false).await.unwrap();
 }
 
 #[tokio::test]
@@ -304,8 +386,7 @@ async fn workloads_of_one_machine_share_loopback_by_port() {
 async fn an_address_of_a_file_is_not_anothers() {
     let dir = tempfile::tempdir().unwrap();
     let (keeper, _) = keeper(dir.path()).await;
-    let event = Event::Reset(vec![Arc::new(catalog_instance("c1"))]);
-    keeper.registry("web.yaml".into(), event).await.unwrap();
+    keeper.registry(file(1, "web.yaml"), has(&[catalog_instance("c1")])).await.unwrap();
     let stolen = sample("e1", "evil", "v1", "127.0.0.5", 8080, Protocol::Http);
     assert!(refused(keeper.register(stolen, workload("evil", "127.0.0.1")).await).contains("\"c1\""));
 }

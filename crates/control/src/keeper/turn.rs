@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::draft::Draft;
 use super::{Action, Applied, Command, Refused, Reply};
 use crate::instance::Instance;
-use crate::registry::api::Leases;
+use crate::registry::lease::Leases;
 use crate::store::Mutation;
 
 /// Sends one reply once the turn is over.
@@ -19,7 +19,10 @@ pub(super) struct Turn {
     pub(super) mutations: Vec<Mutation>,
     pub(super) changed: bool,
     pub(super) finish: Vec<Finish>,
+    /// Leases to begin or to renew once they are stored.
     pub(super) renew: Vec<Arc<Instance>>,
+    /// Heard from now, whatever becomes of the rest.
+    beats: Vec<Arc<Instance>>,
     pub(super) forget: Vec<String>,
     /// What the log says once all of it is durable and in force.
     pub(super) said: Vec<Said>,
@@ -47,6 +50,7 @@ impl Turn {
             changed: false,
             finish: Vec::new(),
             renew: Vec::new(),
+            beats: Vec::new(),
             forget: Vec::new(),
             said: Vec::new(),
         }
@@ -87,7 +91,7 @@ impl Turn {
             }
             Command::Heartbeat { id, caller, reply } => {
                 let result = self.draft.touchable(&id, &caller).map(|registration| {
-                    self.renew.push(registration.stored.instance.clone());
+                    self.beats.push(registration.stored.instance.clone());
                     Vec::new()
                 });
                 self.settle_number(reply, result);
@@ -109,12 +113,10 @@ impl Turn {
                 self.settle_number(reply, result);
             }
             Command::Registry { source, event, reply } => {
-                self.changed |= self.draft.registry(source, event);
-                if let Some(reply) = reply {
-                    self.finish.push(Box::new(move |result| {
-                        let _ = reply.send(result.map_err(Clone::clone));
-                    }));
-                }
+                self.changed |= self.draft.registry(&source, event);
+                self.finish.push(Box::new(move |result| {
+                    let _ = reply.send(result.map_err(Clone::clone));
+                }));
             }
             Command::Roots(roots_pem) => {
                 if self.draft.roots_pem != roots_pem {
@@ -122,7 +124,7 @@ impl Turn {
                     self.draft.trust(roots_pem);
                 }
             }
-            Command::Problems(_) | Command::Stop => {}
+            Command::Stop => {}
         }
     }
 
@@ -171,8 +173,8 @@ impl Turn {
     pub(super) fn expire(&mut self, leases: &mut Leases, now: Instant) {
         let draft = &self.draft;
         // A heartbeat of this very turn saves its instance.
-        for instance in &self.renew {
-            leases.renew(instance, now);
+        for instance in self.renew.iter().chain(&self.beats) {
+            leases.beat(&instance.id, now);
         }
         let expired = leases.expire(now, |service| draft.members(service));
         for id in expired {

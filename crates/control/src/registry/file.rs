@@ -1,6 +1,7 @@
-//! The file registry: YAML or JSON files with `instances:`, read again when they change.
+//! The file registry: YAML or JSON files, read again when they change. A file has `instances:`, or rules as they are applied: what a
+//! service or a workload is, is said by a rule, too.
 //!
-//! A file that became bad keeps its last good instances and is reported with file and line. Notifications only say when to
+//! A file that became bad keeps its last good content and is reported with file and line. Notifications only say when to
 //! look; the scan compares content, so a lost or doubled notification does no harm, and a slow rescan catches what the
 //! system does not notify (network file systems).
 
@@ -9,38 +10,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use notify::{RecursiveMode, Watcher};
-use serde::Deserialize;
+use outrigger_rules::{Finding, ParseOptions, parse_with};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::Event;
+use super::{Event, Item, Problem, Registry, Voice};
 use crate::instance::Instance;
 
 /// Notifications come in bursts (write, rename, chmod): wait this long for the last.
 const SETTLE: Duration = Duration::from_millis(20);
 /// Looked at even without a notification.
 const RESCAN: Duration = Duration::from_secs(10);
-/// Larger files are refused: they are no registry that somebody wrote.
-const MAX_BYTES: u64 = 64 << 20;
+/// Larger files are refused: they are no registry that somebody wrote. A million instances have some 200 MiB.
+const MAX_BYTES: u64 = 1 << 30;
 
-/// What is wrong with a registry file.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct Problem {
-    /// The file.
-    pub file: String,
-    /// The line, from 1; 0 when it belongs to none.
-    pub line: u64,
-    /// What is wrong.
-    pub message: String,
-}
+/// What is said of a directory that had files.
+const GONE: &str = "cannot be listed: the directory is gone; to take its instances out empty it, or take it from the settings";
 
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.line {
-            0 => write!(f, "{}: {}", self.file, self.message),
-            line => write!(f, "{}:{line}: {}", self.file, self.message),
-        }
-    }
+/// Files of a row of the settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileSettings {
+    /// Files, directories of `.yaml`, `.yml` and `.json` files, or patterns with `*` in the file name.
+    pub paths: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -51,46 +45,45 @@ struct Document {
 
 /// What changed between two scans.
 #[derive(Debug, Default)]
-pub struct Changes {
-    /// Source (the file's path) and what it has now.
-    pub events: Vec<(String, Event)>,
+struct Changes {
+    /// The file and what it has now.
+    events: Vec<(String, Event)>,
     /// Everything that is wrong now.
-    pub problems: Vec<Problem>,
+    problems: Vec<Problem>,
 }
 
-/// The files of one control plane.
+/// Files that are followed.
 #[derive(Debug)]
 pub struct FileRegistry {
     patterns: Vec<String>,
+    options: ParseOptions,
     /// Last seen content of each file, good or bad.
     seen: BTreeMap<PathBuf, Seen>,
 }
 
 #[derive(Debug)]
 struct Seen {
-    content: String,
+    /// SHA-256 of it.
+    content: Vec<u8>,
     problem: Option<Problem>,
 }
 
 impl FileRegistry {
-    /// Nothing is read yet.
-    pub fn new(patterns: Vec<String>) -> Self {
-        Self { patterns, seen: BTreeMap::new() }
-    }
-
-    /// Whether there is anything to watch.
-    pub fn is_empty(&self) -> bool {
-        self.patterns.is_empty()
+    /// Nothing is read yet. `options` say how rules are read.
+    pub fn new(patterns: Vec<String>, options: ParseOptions) -> Self {
+        Self { patterns, options, seen: BTreeMap::new() }
     }
 
     /// Reads what changed. Blocks.
-    pub fn scan(&mut self) -> Changes {
+    fn scan(&mut self) -> Changes {
         let mut changes = Changes::default();
         let mut found = BTreeMap::new();
         for pattern in &self.patterns {
-            match expand(pattern) {
+            let path = Path::new(pattern);
+            let emptied = || self.seen.keys().any(|seen| seen.parent() == Some(path));
+            match if !path.is_dir() && emptied() { Err(GONE.to_owned()) } else { expand(pattern) } {
                 Ok(paths) => found.extend(paths.into_iter().map(|path| (path, ()))),
-                Err(message) => changes.problems.push(Problem { file: pattern.clone(), line: 0, message }),
+                Err(message) => changes.problems.push(problem(pattern, 0, message)),
             }
         }
         // A directory that cannot be listed is no proof that its files are gone.
@@ -113,31 +106,43 @@ impl FileRegistry {
         let content = match read(&path) {
             Ok(content) => content,
             Err(message) => {
-                changes.problems.push(Problem { file, line: 0, message });
+                changes.problems.push(problem(&file, 0, message));
                 return;
             }
         };
-        if let Some(seen) = self.seen.get(&path).filter(|seen| seen.content == content) {
+        let hash = digest(&SHA256, content.as_bytes()).as_ref().to_vec();
+        if let Some(seen) = self.seen.get(&path).filter(|seen| seen.content == hash) {
             changes.problems.extend(seen.problem.clone());
             return;
         }
-        let problem = match parse(&file, &content) {
-            Ok(instances) => {
-                changes.events.push((file, Event::Reset(instances)));
+        let problem = match parse(&file, &content, &self.options) {
+            Ok(items) => {
+                changes.events.push((file, Event::Reset(items)));
                 None
             }
             Err(problem) => Some(problem),
         };
         changes.problems.extend(problem.clone());
-        self.seen.insert(path, Seen { content, problem });
+        self.seen.insert(path, Seen { content: hash, problem });
     }
 
-    /// Watches for ever, handing each scan with a difference to `tell`; ends when `tell` answers false.
-    pub async fn watch<F, Fut>(mut self, mut tell: F)
-    where
-        F: FnMut(Changes) -> Fut,
-        Fut: Future<Output = bool>,
-    {
+    /// Reads what changed, off the runtime's threads.
+    async fn scanned(&mut self) -> Result<Changes, String> {
+        // Where reading ends in a panic, everything is read anew.
+        let new = Self::new(self.patterns.clone(), self.options.clone());
+        let mut own = std::mem::replace(self, new);
+        let scanned = tokio::task::spawn_blocking(move || {
+            let changes = own.scan();
+            (own, changes)
+        });
+        let (own, changes) = scanned.await.map_err(|error| format!("reading the files: {error}"))?;
+        *self = own;
+        Ok(changes)
+    }
+}
+
+impl Registry for FileRegistry {
+    async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let (bell, mut rung) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event| {
             if is_news(&event) {
@@ -152,7 +157,7 @@ impl FileRegistry {
                 None
             }
         };
-        let mut problems = Vec::new();
+        let mut first = true;
         loop {
             if let Some(watcher) = &mut watcher {
                 // Again each time: a directory may have appeared or been replaced.
@@ -160,20 +165,14 @@ impl FileRegistry {
                     let _ = watcher.watch(&directory_of(pattern), RecursiveMode::NonRecursive);
                 }
             }
-            let scanned = tokio::task::spawn_blocking(move || {
-                let changes = self.scan();
-                (self, changes)
-            });
-            let Ok((registry, changes)) = scanned.await else { return };
-            self = registry;
-            if !changes.events.is_empty() || changes.problems != problems {
-                for problem in changes.problems.iter().filter(|problem| !problems.contains(*problem)) {
-                    tracing::error!("registry file {problem}; its last good content stays in force");
-                }
-                problems.clone_from(&changes.problems);
-                if !tell(changes).await {
-                    return;
-                }
+            let Changes { events, problems } = self.scanned().await?;
+            voice.problems(problems);
+            for (file, event) in events {
+                voice.say(&file, event).await?;
+            }
+            match std::mem::take(&mut first) {
+                true => voice.whole().await?,
+                false => voice.heard(),
             }
             if watcher.is_some() {
                 if let Ok(Some(())) = tokio::time::timeout(RESCAN, rung.recv()).await {
@@ -185,6 +184,10 @@ impl FileRegistry {
             }
         }
     }
+}
+
+fn problem(file: &str, line: u64, message: String) -> Problem {
+    Problem { registry: String::new(), file: file.to_owned(), line, message }
 }
 
 /// Reading is told as well, ours too: heard as a change, each scan would call for the next.
@@ -201,21 +204,57 @@ fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(cannot)
 }
 
-fn parse(file: &str, text: &str) -> Result<Vec<Arc<Instance>>, Problem> {
+fn parse(file: &str, text: &str, options: &ParseOptions) -> Result<Vec<Item>, Problem> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
+    match has_rules(text) {
+        true => rules(file, text, options),
+        false => instances(file, text),
+    }
+}
+
+/// Every rule says its `apiVersion`, and a registration has no such field.
+fn has_rules(text: &str) -> bool {
+    let json = || {
+        let json = text.trim_start().starts_with('{') && text.contains("\"apiVersion\"");
+        json && serde_json::from_str::<serde_json::Value>(text)
+            .is_ok_and(|value| value.get("apiVersion").is_some())
+    };
+    text.lines().any(|line| line.starts_with("apiVersion:")) || json()
+}
+
+fn rules(file: &str, text: &str, options: &ParseOptions) -> Result<Vec<Item>, Problem> {
+    let parsed = parse_with(file, text, options);
+    let errors = parsed.findings.iter().filter(|finding| finding.is_error());
+    if let Some(first) = errors.clone().next() {
+        let more = match errors.count() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        return Err(problem(file, first.line.into(), format!("{}: {}{more}", first.code, first.message)));
+    }
+    parsed.findings.iter().for_each(|finding: &Finding| tracing::warn!("{finding}"));
+    let mut known = BTreeSet::new();
+    for object in &parsed.objects {
+        if !known.insert(object.id()) {
+            let line = object.origin.line.into();
+            return Err(problem(file, line, format!("{} occurs twice", object.id())));
+        }
+    }
+    Ok(parsed.objects.into_iter().map(|object| Item::Rule(Box::new(object))).collect())
+}
+
+fn instances(file: &str, text: &str) -> Result<Vec<Item>, Problem> {
     // The reader's own bounds are for what is short; what the bytes of a file can hold, it may.
     let all = text.len();
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_nodes: all.max(250_000), max_events: (2 * all).max(1_000_000) },
     };
-    let document: Document = serde_saphyr::from_str_with_options(text, options).map_err(|error| Problem {
-        file: file.to_owned(),
-        line: error.location().map_or(0, |at| at.line()),
-        message: error.without_snippet().to_string(),
+    let document: Document = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        problem(file, error.location().map_or(0, |at| at.line()), error.without_snippet().to_string())
     })?;
-    let mut instances: Vec<Arc<Instance>> = Vec::with_capacity(document.instances.len());
+    let mut items = Vec::with_capacity(document.instances.len());
     let mut ids = BTreeSet::new();
     for instance in document.instances {
         // serde does not keep positions; the id is where the reader will look.
@@ -223,7 +262,7 @@ fn parse(file: &str, text: &str) -> Result<Vec<Arc<Instance>>, Problem> {
             let at = text.lines().position(|line| line.contains("id") && line.contains(instance.id.as_str()));
             at.map_or(0, |at| at as u64 + 1)
         };
-        let wrong = |message| Problem { file: file.to_owned(), line: line(), message };
+        let wrong = |message| problem(file, line(), message);
         instance.validate().map_err(wrong)?;
         if !ids.insert(instance.id.clone()) {
             return Err(wrong(format!("instance \"{}\" occurs twice", instance.id)));
@@ -234,9 +273,9 @@ fn parse(file: &str, text: &str) -> Result<Vec<Arc<Instance>>, Problem> {
                 instance.id
             )));
         }
-        instances.push(Arc::new(instance.normalise()));
+        items.push(Item::Instance(Arc::new(instance.normalise())));
     }
-    Ok(instances)
+    Ok(items)
 }
 
 /// The files of a pattern: itself, the files of a directory, or what matches one `*` pattern in the last component.

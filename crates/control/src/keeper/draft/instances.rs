@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
-use rpds::RedBlackTreeMapSync;
 
 use super::Draft;
 use crate::instance::{Instance, State};
 use crate::keeper::{Refused, Registration};
 use crate::registry::api::{Caller, MAX_PER_IDENTITY};
-use crate::registry::claim;
+use crate::registry::{Source, claim};
 use crate::store::Mutation;
 use crate::store::records::StoredInstance;
 
@@ -25,12 +24,8 @@ impl Draft {
         instance.validate().map_err(Refused::Invalid)?;
         let instance = Arc::new(instance.normalise());
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
-        if let Some((file, _)) = self.files.iter().find(|(_, instances)| instances.contains_key(&instance.id))
-        {
-            return Err(Refused::Conflict(format!(
-                "instance \"{}\" is registered by the file {file}",
-                instance.id
-            )));
+        if let Some((source, _)) = self.claims.owner(&instance.id).filter(|(source, _)| !source.is_api()) {
+            return Err(Refused::Conflict(format!("instance \"{}\" is registered by {source}", instance.id)));
         }
         if let Some(known) = self.registrations.get(&instance.id) {
             caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
@@ -77,9 +72,8 @@ impl Draft {
         });
         let there = forms.flat_map(|address| self.world.instances_at(address)).map(AsRef::as_ref);
         let revoked = (!self.revocations.list().is_empty()).then(|| {
-            let registered = self.registrations.values().map(|known| &*known.stored.instance);
-            let of_files = self.files.values().flat_map(RedBlackTreeMapSync::values).map(AsRef::as_ref);
-            registered.chain(of_files).filter(|instance| self.is_revoked(instance))
+            let owned = self.claims.owned().map(|(_, (_, instance))| &**instance);
+            owned.filter(|instance| self.is_revoked(instance))
         });
         there.chain(revoked.into_iter().flatten())
     }
@@ -116,6 +110,7 @@ impl Draft {
             let own = self.of_identity.get(by).copied().unwrap_or(0);
             self.of_identity.insert_mut(by.clone(), own + 1);
         }
+        self.claims.put(&Source::api(), &id, stored.instance.clone());
         self.registrations.insert_mut(id.clone(), Registration { stored });
         self.decide(&id);
     }
@@ -129,17 +124,17 @@ impl Draft {
                 _ => drop(self.of_identity.remove_mut(&by)),
             }
         }
+        self.claims.take(&Source::api(), id);
         self.registrations.remove_mut(id)
     }
 
     /// A registration that the caller may act on.
     pub(in crate::keeper) fn touchable(&self, id: &str, caller: &Caller) -> Result<&Registration, Refused> {
         let Some(registration) = self.registrations.get(id) else {
-            let file = self.files.iter().find(|(_, instances)| instances.contains_key(id));
-            return Err(match file {
-                Some((file, _)) => Refused::Conflict(format!(
-                    "instance \"{id}\" is registered by the file {file}; change it there"
-                )),
+            return Err(match self.claims.owner(id) {
+                Some((source, _)) => {
+                    Refused::Conflict(format!("instance \"{id}\" is registered by {source}; change it there"))
+                }
                 None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
             });
         };

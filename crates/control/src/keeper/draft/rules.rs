@@ -9,6 +9,7 @@ use outrigger_rules::{Finding, Object, ParseOptions, analyze, parse_with};
 use super::Draft;
 use crate::keeper::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
 use crate::keeper::{Refused, Removed};
+use crate::registry::Source;
 use crate::store::Mutation;
 use crate::store::records::{HistoryAction, HistoryEntry, StoredRule, rule_key};
 use crate::world::MeshSettings;
@@ -21,7 +22,9 @@ impl Draft {
         author: &str,
         dry_run: bool,
     ) -> Result<(Vec<Mutation>, Applied), Refused> {
+        objects.iter().try_for_each(|object| self.is_ours(&rule_key(object)))?;
         let findings = self.judge(&objects)?;
+        let mut changed = Vec::new();
         let mut mutations = Vec::new();
         let mut applied = Vec::new();
         for object in objects {
@@ -53,12 +56,11 @@ impl Draft {
             };
             mutations.push(Mutation::PutRule(Box::new(stored.clone())));
             Arc::make_mut(&mut self.versions).insert(key.clone(), version);
-            Arc::make_mut(&mut self.rules)
-                .insert(key, Arc::new(Rule { stored, object: Some(object), problem: None }));
+            let rule = Arc::new(Rule { stored, object: Some(object), problem: None });
+            self.ruled.put(&Source::api(), &key, rule);
+            changed.push(key);
         }
-        if !mutations.is_empty() {
-            self.rule();
-        }
+        self.decide_rules(&changed);
         Ok((mutations, Applied { generation: 0, dry_run, objects: applied, findings }))
     }
 
@@ -101,6 +103,7 @@ impl Draft {
                 "there is no rule {key}; `outrigger get` lists those that exist"
             )));
         }
+        self.is_ours(key)?;
         let findings = self.consequences(&BTreeSet::from([key.to_owned()]), &[]);
         if !force && findings.iter().any(Finding::is_error) {
             return Err(Refused::Findings(findings));
@@ -110,8 +113,8 @@ impl Draft {
         if dry_run {
             return Ok((Vec::new(), removed));
         }
-        Arc::make_mut(&mut self.rules).remove(key);
-        self.rule();
+        self.ruled.take(&Source::api(), key);
+        self.decide_rules(&[key.to_owned()]);
         Arc::make_mut(&mut self.versions).insert(key.to_owned(), version);
         let entry = HistoryEntry {
             version,
@@ -124,11 +127,44 @@ impl Draft {
         let mutation = Mutation::DeleteRule { key: key.to_owned(), entry: Box::new(entry) };
         Ok((vec![mutation], removed))
     }
+
+    /// What a registry has is changed there.
+    fn is_ours(&self, key: &str) -> Result<(), Refused> {
+        match self.ruled.owner(key) {
+            Some((source, _)) if !source.is_api() => {
+                Err(Refused::Conflict(format!("the rule {key} is kept by {source}; change it there")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A rule as a registry says it. Its versions count what we have seen of it.
+    pub(super) fn said_rule(&self, source: &Source, object: Object) -> Arc<Rule> {
+        let key = rule_key(&object);
+        let known = self.ruled.said(source, &key);
+        if let Some(known) = known.filter(|known| known.object.as_ref() == Some(&object)) {
+            return known.clone();
+        }
+        let version =
+            known.map_or(1, |known| known.stored.version + u64::from(known.stored.json != object.json));
+        let stored = StoredRule {
+            key,
+            version,
+            generation: self.generation,
+            author: source.to_string(),
+            at: Timestamp::now(),
+            file: object.origin.file.clone(),
+            namespace: object.namespace.clone(),
+            source: object.source.clone(),
+            json: object.json.clone(),
+        };
+        Arc::new(Rule { stored, object: Some(object), problem: None })
+    }
 }
 
 /// A stored rule is parsed again: what it means is the business of this release, not of the one that stored it.
 pub(super) fn reload(stored: StoredRule, settings: &MeshSettings) -> Rule {
-    let options = rules::options(settings, &stored.namespace);
+    let options = settings.reading(&stored.namespace);
     let mut parsed = parse_again(&stored, &options);
     let object =
         parsed.objects.pop().filter(|object| parsed.objects.is_empty() && rule_key(object) == stored.key);

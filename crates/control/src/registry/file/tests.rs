@@ -1,15 +1,25 @@
 use std::fs;
 
+use super::super::Word;
 use super::*;
 
 const ONE: &str = "instances:\n- id: web-1\n  service: web\n  addresses: [127.0.0.5]\n  ports: [{number: 80, protocol: http}]\n";
 
 fn ids(changes: &Changes) -> Vec<Vec<String>> {
-    let ids = |event: &Event| match event {
-        Event::Reset(instances) => instances.iter().map(|instance| instance.id.clone()).collect(),
-        other => panic!("a scan only resets, not {other:?}"),
+    changes.events.iter().map(|(_, event)| ids_of(event)).collect()
+}
+
+fn ids_of(event: &Event) -> Vec<String> {
+    let Event::Reset(items) = event else { panic!("a scan only resets, not {event:?}") };
+    let id = |item: &Item| match item {
+        Item::Instance(instance) => instance.id.clone(),
+        Item::Rule(object) => object.id(),
     };
-    changes.events.iter().map(|(_, event)| ids(event)).collect()
+    items.iter().map(id).collect()
+}
+
+fn following(pattern: String) -> FileRegistry {
+    FileRegistry::new(vec![pattern], ParseOptions::default())
 }
 
 #[test]
@@ -17,7 +27,7 @@ fn a_changed_file_is_read_again_and_an_unchanged_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web.yaml");
     fs::write(&path, ONE).unwrap();
-    let mut registry = FileRegistry::new(vec![dir.path().display().to_string()]);
+    let mut registry = following(dir.path().display().to_string());
     assert_eq!(ids(&registry.scan()), [["web-1"]]);
     assert!(registry.scan().events.is_empty());
     fs::write(&path, ONE.replace("web-1", "web-2")).unwrap();
@@ -32,7 +42,7 @@ fn a_bad_file_is_reported_with_its_line_and_its_last_good_content_stays() {
     let path = dir.path().join("web.yaml");
     let pattern = path.display().to_string();
     fs::write(&path, ONE).unwrap();
-    let mut registry = FileRegistry::new(vec![pattern.clone()]);
+    let mut registry = following(pattern.clone());
     registry.scan();
     for (bad, line, word) in [
         (ONE.replace("service:", "servise:"), 3, "servise"),
@@ -52,6 +62,50 @@ fn a_bad_file_is_reported_with_its_line_and_its_last_good_content_stays() {
 }
 
 #[test]
+fn a_directory_that_is_gone_is_no_proof_that_its_files_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("instances");
+    fs::create_dir(&inner).unwrap();
+    fs::write(inner.join("web.yaml"), ONE).unwrap();
+    let mut registry = following(inner.display().to_string());
+    assert_eq!(ids(&registry.scan()), [["web-1"]]);
+    fs::remove_dir_all(&inner).unwrap();
+    let found = registry.scan();
+    assert!(
+        found.events.is_empty() && found.problems[0].message.contains("the directory is gone"),
+        "{found:?}"
+    );
+    fs::create_dir(&inner).unwrap();
+    let found = registry.scan();
+    assert_eq!((found.problems.len(), ids(&found)), (0, vec![Vec::new()]), "emptied, as it says");
+}
+
+#[test]
+fn a_file_of_rules_says_rules_and_one_with_an_error_keeps_its_last_good_ones() {
+    const RULE: &str = "# first\nkind: PeerAuthentication\napiVersion: security.istio.io/v1\nmetadata: {name: strict, namespace: shop}\nspec: {mtls: {mode: STRICT}}\n";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rules.yaml");
+    fs::write(&path, RULE).unwrap();
+    let json = r#"{"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "json"}, "spec": {}}"#;
+    fs::write(dir.path().join("json.json"), json).unwrap();
+    let mut registry = following(dir.path().display().to_string());
+    let found = registry.scan();
+    assert_eq!(found.problems, []);
+    assert_eq!(ids(&found), [["PeerAuthentication default/json"], ["PeerAuthentication shop/strict"]]);
+    for (bad, line, word) in
+        [(RULE.replace("STRICT", "STRONG"), 5, "STRONG"), (format!("{RULE}---\n{RULE}"), 6, "twice")]
+    {
+        fs::write(&path, bad).unwrap();
+        let found = registry.scan();
+        let [problem] = found.problems.as_slice() else { panic!("{found:?}") };
+        assert!(problem.message.contains(word) && problem.line >= line, "{problem}");
+        assert!(found.events.is_empty());
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(ids(&registry.scan()), [[""; 0]]);
+}
+
+#[test]
 fn a_pattern_takes_what_it_matches() {
     assert!(matches("*.yaml", "a.yaml") && matches("a*c*e", "abcde") && matches("*", ""));
     assert!(!matches("*.yaml", "a.yml") && !matches("a*", "b") && !matches("a*b", "a"));
@@ -68,18 +122,22 @@ async fn a_watched_file_is_told_when_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web.yaml");
     fs::write(&path, ONE).unwrap();
-    let (told, mut heard) = mpsc::channel(4);
-    let registry = FileRegistry::new(vec![path.display().to_string()]);
-    let watching = tokio::spawn(registry.watch(move |changes| {
-        let told = told.clone();
-        async move { told.send(ids(&changes)).await.is_ok() }
-    }));
-    assert_eq!(heard.recv().await.unwrap(), [["web-1"]]);
+    let (voice, mut heard) = Voice::of_a_test();
+    let mut registry = following(path.display().to_string());
+    let watching = tokio::spawn(async move { registry.follow(&voice).await });
+    let mut next = async || loop {
+        match heard.recv().await.unwrap() {
+            Word::Event(source, event) => break (source.part.clone(), ids_of(&event)),
+            Word::Whole => {}
+        }
+    };
+    let file = path.display().to_string();
+    assert_eq!(next().await, (file.clone(), vec!["web-1".into()]));
     // As editors do: written aside, then renamed over it.
     let aside = dir.path().join(".web.yaml.new");
     fs::write(&aside, ONE.replace("web-1", "web-2")).unwrap();
     fs::rename(&aside, &path).unwrap();
-    assert_eq!(heard.recv().await.unwrap(), [["web-2"]]);
+    assert_eq!(next().await, (file, vec!["web-2".into()]));
     watching.abort();
 }
 
@@ -94,7 +152,7 @@ async fn scanning_does_not_call_for_the_next_scan() {
     })
     .unwrap();
     watcher.watch(directory.path(), RecursiveMode::NonRecursive).unwrap();
-    let mut registry = FileRegistry::new(vec![file.display().to_string()]);
+    let mut registry = following(file.display().to_string());
     registry.scan();
     fs::write(&file, "instances: []\n").unwrap();
     // All that reading caused comes before what writing caused.
@@ -121,7 +179,7 @@ fn a_file_of_a_hundred_thousand_instances_is_read() {
         );
     }
     fs::write(dir.path().join("all.yaml"), &text).unwrap();
-    let changes = FileRegistry::new(vec![dir.path().display().to_string()]).scan();
+    let changes = following(dir.path().display().to_string()).scan();
     assert_eq!(changes.problems, []);
     assert_eq!(ids(&changes)[0].len(), 100_000);
 }

@@ -1,0 +1,85 @@
+//! Where instances and rules come from, as `status` tells it.
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use crate::keeper::Published;
+use crate::registry::Source;
+use crate::registry::health::{Condition, Registered, Table};
+
+/// Names of one registry that another goes before.
+const MOST_SHADOWED: usize = 100;
+
+/// A source of instances and rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryBody {
+    /// Its name in the settings; `api` is the management API.
+    pub name: String,
+    /// What it is.
+    pub kind: String,
+    /// How it is.
+    pub state: Condition,
+    /// Seconds since it last said something, news or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_seconds: Option<u64>,
+    /// Instances that it has, those among them that another goes before.
+    pub instances: usize,
+    /// The same of rules.
+    pub rules: usize,
+    /// Failures since the start.
+    pub failures: u64,
+    /// The last failure, over or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Seconds since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_seconds: Option<u64>,
+    /// What it has and another goes before, by name; at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shadowed: Vec<Shadowed>,
+    /// How many these are in all.
+    #[serde(default)]
+    pub shadowed_count: usize,
+}
+
+/// What one registry has and another goes before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Shadowed {
+    /// The id of an instance, or `Kind/namespace/name` of a rule.
+    pub what: String,
+    /// Which part of the registry says it.
+    pub part: String,
+    /// Who has it.
+    pub by: String,
+}
+
+/// All rows of the table.
+pub(crate) fn bodies(table: &Table, published: &Published) -> Vec<RegistryBody> {
+    table.rows().map(|(place, row)| body(place, row, published)).collect()
+}
+
+fn body(place: usize, row: &Registered, published: &Published) -> RegistryBody {
+    let state = row.health.state();
+    let age = |at: Instant| at.elapsed().as_secs();
+    let shadowed = || published.claims.shadowed(place).chain(published.ruled.shadowed(place));
+    RegistryBody {
+        name: row.name.to_string(),
+        kind: row.kind.to_owned(),
+        state: row.condition(),
+        heard_seconds: state.heard.map(age),
+        instances: published.claims.count(place),
+        rules: published.ruled.count(place),
+        failures: state.failures,
+        last_error_seconds: state.error.as_ref().map(|error| age(error.at)),
+        last_error: state.error.map(|error| error.message),
+        shadowed: shadowed().take(MOST_SHADOWED).map(|(what, source, by)| told(what, source, by)).collect(),
+        shadowed_count: shadowed().count(),
+    }
+}
+
+fn told(what: &str, source: &Source, by: &Source) -> Shadowed {
+    Shadowed { what: what.to_owned(), part: source.part.clone(), by: by.to_string() }
+}

@@ -1,0 +1,144 @@
+//! How each registry is: connected, when it was last heard, what went wrong. Written by the task that follows it, read by `status` and
+//! metrics; the keeper is not asked, so a word without news costs it nothing.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{Problem, Source};
+
+/// A failure of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// What, where, what to do.
+    pub message: String,
+    /// When.
+    pub at: Instant,
+}
+
+/// How a registry is at a moment.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// The last attempt has not failed.
+    pub connected: bool,
+    /// When it last said something, news or not.
+    pub heard: Option<Instant>,
+    /// The last failure, over or not.
+    pub error: Option<Error>,
+    /// Failures since the start.
+    pub failures: u64,
+    words: u64,
+    problems: Arc<Vec<Problem>>,
+}
+
+/// How a registry is.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<State>);
+
+impl Health {
+    pub(super) fn heard(&self) {
+        let mut state = self.0.lock();
+        (state.connected, state.heard) = (true, Some(Instant::now()));
+        state.words += 1;
+    }
+
+    pub(super) fn failed(&self, message: String) {
+        let mut state = self.0.lock();
+        state.connected = false;
+        state.failures += 1;
+        state.error = Some(Error { message, at: Instant::now() });
+    }
+
+    pub(super) fn set_problems(&self, problems: Vec<Problem>) {
+        let mut state = self.0.lock();
+        if let Some(new) = problems.iter().find(|problem| !state.problems.contains(problem)) {
+            state.failures += 1;
+            state.error = Some(Error { message: new.to_string(), at: Instant::now() });
+        }
+        state.problems = Arc::new(problems);
+    }
+
+    /// Words ever.
+    pub(super) fn words(&self) -> u64 {
+        self.0.lock().words
+    }
+
+    /// What cannot be read at the moment.
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.0.lock().problems.clone()
+    }
+
+    /// All of it.
+    pub fn state(&self) -> State {
+        self.0.lock().clone()
+    }
+}
+
+/// A row of the table.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// Its name in the settings.
+    pub name: Arc<str>,
+    /// What it is.
+    pub kind: &'static str,
+    /// How it is.
+    pub health: Arc<Health>,
+}
+
+/// All registries in the order of precedence, the management API first. A copy costs nothing and sees the same.
+#[derive(Debug, Clone)]
+pub struct Table(Arc<[Registered]>);
+
+impl Table {
+    /// With the management API, which is always heard.
+    pub(super) fn new() -> Self {
+        let api = Registered { name: Source::API.into(), kind: Source::API, health: Arc::default() };
+        Self(Arc::new([api]))
+    }
+
+    pub(super) fn add(&mut self, name: &str, kind: &'static str) -> Registered {
+        let row = Registered { name: name.into(), kind, health: Arc::default() };
+        self.0 = self.0.iter().cloned().chain([row.clone()]).collect();
+        row
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Each with its place.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, &Registered)> {
+        self.0.iter().enumerate()
+    }
+
+    /// What cannot be read at the moment, of all.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.0.iter().flat_map(|row| row.health.problems().to_vec()).collect()
+    }
+}
+
+/// In one word how a registry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// All of it is known as it is now.
+    Connected,
+    /// It is there, and some of it cannot be read: of that, what it said last holds.
+    Degraded,
+    /// It is not there: what it said last holds.
+    Away,
+}
+
+impl Registered {
+    /// In one word.
+    pub fn condition(&self) -> Condition {
+        let state = self.health.state();
+        match (self.kind == Source::API || state.connected, state.problems.is_empty()) {
+            (false, _) => Condition::Away,
+            (true, true) => Condition::Connected,
+            (true, false) => Condition::Degraded,
+        }
+    }
+}

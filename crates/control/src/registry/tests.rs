@@ -1,0 +1,75 @@
+use tokio::time::Instant;
+
+use super::health::Condition;
+use super::*;
+
+/// Says one thing each time, and fails.
+struct Restless {
+    times: usize,
+    asked: mpsc::Sender<Instant>,
+}
+
+impl Registry for Restless {
+    async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
+        let _ = self.asked.send(Instant::now()).await;
+        self.times += 1;
+        // The third and fourth time there is nobody.
+        if ![3, 4].contains(&self.times) {
+            voice.say("part", Event::Reset(Vec::new())).await?;
+        }
+        Err(format!("trouble {}", self.times))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_fails_is_asked_less_and_less_until_it_says_something() {
+    let mut table = Table::new();
+    let row = table.add("restless", "test");
+    assert_eq!(row.condition(), Condition::Away, "it was never heard");
+    let (asked, mut times) = mpsc::channel(1);
+    let (words, mut heard) = mpsc::channel(WORDS);
+    let voice = Voice { place: 1, registry: "restless".into(), words, health: row.health.clone() };
+    let keeping = tokio::spawn(keep(Restless { times: 0, asked }, voice));
+    let mut last = times.recv().await.unwrap();
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        let next = times.recv().await.unwrap();
+        pauses.push((next - last).as_millis());
+        last = next;
+    }
+    assert_eq!(pauses, [500, 500, 1000, 2000, 500]);
+    let state = row.health.state();
+    assert_eq!((state.failures, state.error.unwrap().message), (6, "trouble 6".to_owned()));
+    assert_eq!(row.condition(), Condition::Away);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(state.heard.unwrap().elapsed().as_millis(), 400, "it ages");
+    assert!(
+        matches!(heard.recv().await, Some(Word::Event(source, _)) if source.to_string() == "registry \"restless\" (part)")
+    );
+    drop(heard);
+    keeping.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_what_registries_say_and_names_the_one_that_says_nothing() {
+    struct Silent;
+    impl Registry for Silent {
+        async fn follow(&mut self, _: &Voice) -> Result<(), String> {
+            Err("nobody answers at 10.0.0.1:8500".into())
+        }
+    }
+    let mut table = Table::new();
+    let row = table.add("dc1", "consul");
+    let (words, receiver) = mpsc::channel(WORDS);
+    let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+    let keeping = tokio::spawn(keep(Silent, voice));
+    let refused = Heard { row, words: receiver }.first().await.unwrap_err().to_string();
+    for said in [
+        "registry \"dc1\" (consul)",
+        "within 30 s: nobody answers at 10.0.0.1:8500",
+        "go on with what they have",
+    ] {
+        assert!(refused.contains(said), "{refused}");
+    }
+    keeping.abort();
+}
