@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) keeper: Keeper,
     pub(crate) registries: Table,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) board: Arc<Board>,
     pub(crate) tokens: Tokens,
     pub(crate) admin: AdminToken,

@@ -22,7 +22,8 @@ use crate::registry::{self, Heard};
 use crate::rejections::Rejections;
 use crate::settings::Settings;
 use crate::status::Board;
-use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::store::{Contents, Store};
 use crate::tokens::{AdminToken, Tokens};
 use crate::traces::TraceStore;
 
@@ -53,7 +54,9 @@ pub struct Running {
     /// The management socket.
     pub socket: PathBuf,
     keeper: Keeper,
-    store: Store,
+    store: Arc<dyn Store>,
+    /// Handles on it, ours and those of whoever gave it to us.
+    handles: usize,
     board: Arc<Board>,
     traces: TraceStore,
     authority: Arc<Authority>,
@@ -83,7 +86,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) keeper: Keeper,
     pub(crate) registries: Table,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) board: Arc<Board>,
     pub(crate) tokens: Tokens,
     pub(crate) admin: AdminToken,
@@ -105,17 +108,22 @@ impl ControlPlane {
     /// # Errors
     /// When a setting cannot work, a file cannot be used, or an address is taken.
     pub async fn start(settings: Settings) -> anyhow::Result<Running> {
-        Self::start_with(settings, None).await
+        Self::start_with(settings, None, None).await
     }
 
-    /// As [`ControlPlane::start`], with the log filter on the metrics port.
+    /// As [`ControlPlane::start`], with the log filter on the metrics port, and a store other than the one in the data directory.
     ///
     /// # Errors
     /// As [`ControlPlane::start`].
-    pub async fn start_with(settings: Settings, logs: Option<LogControl>) -> anyhow::Result<Running> {
+    pub async fn start_with(
+        settings: Settings,
+        logs: Option<LogControl>,
+        store: Option<Arc<dyn Store>>,
+    ) -> anyhow::Result<Running> {
         settings.validate()?;
+        let handles = store.as_ref().map_or(1, Arc::strong_count);
         let mut tasks = JoinSet::new();
-        let (parts, heard) = open(settings, logs, &mut tasks).await?;
+        let (parts, heard) = open(settings, logs, store, &mut tasks).await?;
         for heard in heard {
             tasks.spawn(pass_on(heard, parts.keeper.clone()));
         }
@@ -131,18 +139,24 @@ impl ControlPlane {
             xds = %addresses.xds, socket = %socket.display(), generation = keeper.published().generation(),
             "the control plane serves"
         );
-        Ok(Running { addresses, socket, keeper, store, board, traces, authority, drain, tasks })
+        Ok(Running { addresses, socket, keeper, store, handles, board, traces, authority, drain, tasks })
     }
 }
 
 async fn open(
     settings: Settings,
     logs: Option<LogControl>,
+    store: Option<Arc<dyn Store>>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(Parts, Vec<Heard>)> {
-    let opened = tokio::task::spawn_blocking(move || open_files(settings)).await;
-    let Opened { settings, store, contents, authority, admin, notices } =
+    let (directory, given) = (settings.data_dir.clone(), store);
+    let opened = tokio::task::spawn_blocking(move || open_store(&directory, given)).await;
+    let store = opened.context("opening the data directory")??;
+    let contents = store.clone().load().await?;
+    let opened = tokio::task::spawn_blocking(move || open_files(settings, contents)).await;
+    let Opened { settings, mut contents, authority, admin, notices } =
         opened.context("opening the data directory")??;
+    lineage::record(&store, &authority).await?;
     let authority = Arc::new(authority);
     let credentials = CredentialStore::default();
     let (names, ips) = (settings.dns_names.clone(), settings.certificate_ips());
@@ -154,7 +168,6 @@ async fn open(
     for heard in &mut heard {
         said.extend(heard.first().await?);
     }
-    let mut contents = contents;
     let tokens = Tokens::new(store.clone(), std::mem::take(&mut contents.tokens));
     let start = Start {
         store: store.clone(),
@@ -194,23 +207,27 @@ async fn open(
 
 struct Opened {
     settings: Settings,
-    store: Store,
-    contents: crate::store::Contents,
+    contents: Contents,
     authority: Authority,
     admin: AdminToken,
     notices: Vec<String>,
 }
 
-fn open_files(settings: Settings) -> anyhow::Result<Opened> {
+/// The data directory, and the store in it unless there is another.
+fn open_store(directory: &Path, given: Option<Arc<dyn Store>>) -> anyhow::Result<Arc<dyn Store>> {
     use std::os::unix::fs::DirBuilderExt;
-    let directory = &settings.data_dir;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
         .with_context(|| format!("the data directory {} cannot be made", directory.display()))?;
-    let store = Store::open(&directory.join(STORE_FILE))?;
-    let contents = store.load()?;
+    match given {
+        Some(store) => Ok(store),
+        None => Ok(Arc::new(Embedded::open(&directory.join(STORE_FILE))?)),
+    }
+}
+
+fn open_files(settings: Settings, contents: Contents) -> anyhow::Result<Opened> {
     lineage::check(&settings, &contents)?;
     let options = AuthorityOptions {
         default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
@@ -219,9 +236,8 @@ fn open_files(settings: Settings) -> anyhow::Result<Opened> {
     let authority = Authority::open(&settings.authority_path(), options)?;
     let notices = lineage::lost_authority(&contents, &authority, &settings.authority_path());
     let notices = notices.into_iter().collect();
-    lineage::record(&store, &authority)?;
-    let admin = AdminToken::open(directory)?;
-    Ok(Opened { settings, store, contents, authority, admin, notices })
+    let admin = AdminToken::open(&settings.data_dir)?;
+    Ok(Opened { settings, contents, authority, admin, notices })
 }
 
 /// Each registry has a task of its own: one that says much waits for the keeper, and nobody for it.
@@ -233,7 +249,7 @@ async fn pass_on(mut heard: Heard, keeper: Keeper) {
     }
 }
 
-async fn watch_roots(authority: Arc<Authority>, keeper: Keeper, store: Store) {
+async fn watch_roots(authority: Arc<Authority>, keeper: Keeper, store: Arc<dyn Store>) {
     let mut changed = authority.subscribe();
     while changed.changed().await.is_ok() {
         lineage::record_roots(&store, &authority).await;
@@ -253,15 +269,13 @@ async fn watch_revoked(keeper: Keeper, authority: Arc<Authority>) {
 }
 
 /// While the disk does not take changes, asks it again: readiness must come back without anybody's change.
-async fn recover(store: Store) {
+async fn recover(store: Arc<dyn Store>) {
     loop {
         tokio::time::sleep(RETRY).await;
         let Some(trouble) = store.trouble() else { continue };
-        let store = store.clone();
-        match tokio::task::spawn_blocking(move || store.retry()).await {
-            Ok(Ok(())) => tracing::info!(trouble, "the store takes changes again"),
-            Ok(Err(error)) => tracing::debug!(%error, "the store still takes no changes"),
-            Err(_) => return,
+        match store.clone().retry().await {
+            Ok(()) => tracing::info!(trouble, "the store takes changes again"),
+            Err(error) => tracing::debug!(%error, "the store still takes no changes"),
         }
     }
 }
@@ -310,7 +324,7 @@ impl Running {
         remove_socket(&self.socket);
         // Handlers that still run hold the store; whoever starts again in this process needs it free.
         let free = async {
-            while self.store.is_shared() {
+            while Arc::strong_count(&self.store) > self.handles {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -351,7 +365,7 @@ pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
 
 /// The readiness of a control plane that serves: everything was loaded before, so the drain counts, and whether changes can
 /// be stored.
-fn readiness(drain: &Drain, store: &Store) -> Readiness {
+fn readiness(drain: &Drain, store: &Arc<dyn Store>) -> Readiness {
     let readiness = Readiness::new();
     readiness.fail_when_draining(drain);
     let store = store.clone();

@@ -162,7 +162,7 @@ pub struct Keeper {
 /// What the keeper starts from.
 pub struct Start {
     /// Where changes go.
-    pub store: Store,
+    pub store: Arc<dyn Store>,
     /// What the store held.
     pub contents: Contents,
     /// Mesh-wide settings.
@@ -188,7 +188,7 @@ impl Keeper {
         let generation = draft.reserved + 1;
         draft.generation = generation;
         draft.reserved = generation + RESERVE;
-        start.store.commit(vec![Mutation::ReserveGeneration(draft.reserved)]).await?;
+        start.store.clone().commit(vec![Mutation::ReserveGeneration(draft.reserved)]).await?;
         let mut leases = Leases::default();
         let now = Instant::now();
         for registration in draft.registrations.values() {
@@ -336,7 +336,7 @@ impl Keeper {
 }
 
 struct Task {
-    store: Store,
+    store: Arc<dyn Store>,
     draft: Draft,
     leases: Leases,
     compiled: Arc<Compiled>,
@@ -398,7 +398,7 @@ impl Task {
             turn.mutations.push(Mutation::ReserveGeneration(turn.draft.reserved));
         }
         if !turn.mutations.is_empty()
-            && let Err(error) = self.store.commit(turn.mutations).await
+            && let Err(error) = self.store.clone().commit(turn.mutations).await
         {
             tracing::error!(%error, "a change could not be stored and was refused");
             let refused = Refused::from(error);

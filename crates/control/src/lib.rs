@@ -55,7 +55,7 @@ pub fn run(args: ControlArgs) -> anyhow::Result<()> {
     runtime.block_on(async move {
         let parent = settings.parent_pipe.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
         let parent = parent.context("parentPipe: standard input cannot be watched")?;
-        let running = ControlPlane::start_with(settings, Some(logs)).await?;
+        let running = ControlPlane::start_with(settings, Some(logs), None).await?;
         let orphaned = async {
             match parent {
                 Some(pipe) => parent_pipe(pipe).await,

@@ -76,15 +76,17 @@ fn ttl(keeper: &Keeper, id: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::instance::{Instance, Protocol, sample};
     use crate::keeper::Start;
-    use crate::store::Store;
+    use crate::store::Contents;
+    use crate::store::memory::Memory;
     use crate::world::MeshSettings;
 
-    async fn keeper(dir: &std::path::Path) -> Keeper {
-        let store = Store::open(&dir.join("s.redb")).unwrap();
-        let contents = store.load().unwrap();
+    async fn keeper() -> Keeper {
+        let (store, contents) = (Arc::new(Memory::default()), Contents::default());
         let (settings, said) = (MeshSettings::default(), Vec::new());
         Keeper::start(Start { store, contents, settings, said, roots_pem: "roots".into() }).await.unwrap()
     }
@@ -99,8 +101,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_open_stream_renews_the_lease_of_its_own_instance_until_it_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let keeper = keeper(dir.path()).await;
+        let keeper = keeper().await;
         // Before the registration: a sidecar may be there first.
         let seat = |id: &str| keeper.published().compiled.audience().join(Some(id));
         let (own, other) = (seat("c1"), seat("w1"));

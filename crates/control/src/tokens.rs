@@ -40,7 +40,7 @@ pub struct Tokens {
 }
 
 struct Shared {
-    store: Store,
+    store: Arc<dyn Store>,
     by_hash: Mutex<BTreeMap<String, StoredToken>>,
     guesses: Guesses,
 }
@@ -62,7 +62,7 @@ pub struct Grant {
 
 impl Tokens {
     /// With what the store held.
-    pub fn new(store: Store, tokens: Vec<StoredToken>) -> Self {
+    pub fn new(store: Arc<dyn Store>, tokens: Vec<StoredToken>) -> Self {
         let by_hash = tokens.into_iter().map(|token| (token.secret_sha256.clone(), token)).collect();
         let shared = Shared { store, by_hash: Mutex::new(by_hash), guesses: Guesses::default() };
         Self { shared: Arc::new(shared) }
@@ -85,7 +85,7 @@ impl Tokens {
             expires: grant.ttl.and_then(|ttl| created.checked_add(ttl).ok()),
             uses_left: grant.uses,
         };
-        self.shared.store.commit(vec![Mutation::PutToken(Box::new(token.clone()))]).await?;
+        self.shared.store.clone().commit(vec![Mutation::PutToken(Box::new(token.clone()))]).await?;
         self.shared.by_hash.lock().insert(token.secret_sha256.clone(), token.clone());
         Ok((secret, token))
     }
@@ -99,7 +99,7 @@ impl Tokens {
         let hashes: Vec<String> =
             self.shared.by_hash.lock().values().filter(of).map(|t| t.secret_sha256.clone()).collect();
         let mutations = hashes.iter().cloned().map(Mutation::DeleteToken).collect();
-        self.shared.store.commit(mutations).await?;
+        self.shared.store.clone().commit(mutations).await?;
         let mut by_hash = self.shared.by_hash.lock();
         hashes.iter().for_each(|hash| drop(by_hash.remove(hash)));
         Ok(hashes.len())
@@ -278,6 +278,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::store::memory::Memory;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -299,15 +300,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_proves_its_identity_and_nothing_else_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("s.redb")).unwrap();
+        let store = Arc::new(Memory::default());
         let tokens = Tokens::new(store.clone(), Vec::new());
         let (secret, stored) = tokens.create(grant("web")).await.unwrap();
         assert_eq!(tokens.identify(&caller(Some(&secret))).unwrap(), id("web"));
         assert!(tokens.identify(&caller(Some("outrigger-join-guess"))).unwrap_err().0.contains("unknown"));
         assert!(tokens.identify(&caller(None)).is_err());
         assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
-        let reopened = Tokens::new(store.clone(), store.load().unwrap().tokens);
+        let reopened = Tokens::new(store.clone(), store.contents().tokens);
         assert_eq!(reopened.check(&secret, Timestamp::now(), HERE).unwrap(), id("web"));
         assert_eq!(reopened.revoke(&id("web")).await.unwrap(), 1);
         assert!(reopened.check(&secret, Timestamp::now(), HERE).is_err());
@@ -315,8 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_ends_by_time_and_by_use() {
-        let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
+        let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
         let hour = Some(Duration::from_secs(3600));
         let (secret, stored) =
             tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
@@ -332,8 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_guesses_waits_even_with_a_good_token() {
-        let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
+        let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
         let (secret, _) = tokens.create(grant("web")).await.unwrap();
         for _ in 0..20 {
             assert!(
@@ -348,8 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn services_come_from_tokens_and_default_to_the_own_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::new(Store::open(&dir.path().join("s.redb")).unwrap(), Vec::new());
+        let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
         assert_eq!(tokens.services_of(&id("web")), ["web"]);
         tokens.create(Grant { services: vec!["shopfront".into()], ..grant("web") }).await.unwrap();
         assert_eq!(tokens.services_of(&id("web")), ["shopfront"]);

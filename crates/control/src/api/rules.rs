@@ -241,10 +241,7 @@ pub(super) async fn history(
 ) -> Result<Json<Vec<HistoryEntry>>, Problem> {
     operator(&caller)?;
     let key = key(&path);
-    let (store, asked) = (api.shared.store.clone(), key.clone());
-    let entries = tokio::task::spawn_blocking(move || store.history(&asked)).await;
-    let entries =
-        entries.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let entries = api.shared.store.clone().history(key.clone()).await?;
     if entries.is_empty() { Err(missing(&key)) } else { Ok(Json(entries)) }
 }
 

@@ -53,17 +53,18 @@ pub(super) fn lost_authority(contents: &Contents, authority: &Authority, directo
 }
 
 /// Writes down whose data directory this is from now on.
-pub(super) fn record(store: &Store, authority: &Authority) -> Result<(), StoreError> {
-    store.commit_blocking(&[
+pub(super) async fn record(store: &Arc<dyn Store>, authority: &Authority) -> Result<(), StoreError> {
+    let facts = vec![
         Mutation::PutFact { name: TRUST_DOMAIN, value: authority.trust_domain().to_owned() },
         Mutation::PutFact { name: ROOTS, value: roots(authority) },
-    ])
+    ];
+    store.clone().commit(facts).await
 }
 
-/// The same when the roots have changed, off the runtime's threads.
-pub(super) async fn record_roots(store: &Store, authority: &Arc<Authority>) {
+/// The same when the roots have changed.
+pub(super) async fn record_roots(store: &Arc<dyn Store>, authority: &Arc<Authority>) {
     let fact = Mutation::PutFact { name: ROOTS, value: roots(authority) };
-    if let Err(error) = store.commit(vec![fact]).await {
+    if let Err(error) = store.clone().commit(vec![fact]).await {
         tracing::error!(%error, "the new roots could not be written down");
     }
 }

@@ -9,6 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsConnector;
 
 use crate::instance::{Instance, Protocol, sample};
+use crate::store::memory::Memory;
 use crate::{ControlPlane, Running, Settings};
 
 async fn start(dir: &std::path::Path) -> Running {
@@ -25,6 +26,24 @@ async fn a_data_directory_of_another_trust_domain_is_refused_and_left_as_it_is()
         assert!(error.contains(part), "{part} in {error}");
     }
     start(dir.path()).await.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_store_it_is_given_is_used_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Memory::default());
+    let on = || ControlPlane::start_with(Settings::ephemeral(dir.path()), None, Some(store.clone()));
+    let running = on().await.unwrap();
+    let web = sample("web-1", "web", "v1", "127.0.0.5", 80, Protocol::Http);
+    running.client().register(&web).await.unwrap();
+    let generation = running.keeper().published().generation();
+    running.stop().await;
+    assert!(!dir.path().join("outrigger.redb").exists());
+    let running = on().await.unwrap();
+    let instances = running.client().instances().await.unwrap();
+    assert_eq!(instances.iter().map(|body| &*body.registry).collect::<Vec<_>>(), ["api"]);
+    assert!(running.keeper().published().generation() > generation);
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use crate::registry::claim::Reach;
 use crate::registry::file::FileSettings;
 use crate::registry::health::Table;
 use crate::registry::{Item, Key, Row, open};
+use crate::store::memory::Memory;
 
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1
@@ -46,11 +47,14 @@ fn objects(text: &str) -> Vec<Object> {
     parsed.objects
 }
 
-async fn keeper(dir: &std::path::Path) -> (Keeper, Store) {
-    let store = Store::open(&dir.join("s.redb")).unwrap();
+async fn keeper() -> (Keeper, Arc<Memory>) {
+    on(Arc::default()).await
+}
+
+async fn on(store: Arc<Memory>) -> (Keeper, Arc<Memory>) {
     let start = Start {
         store: store.clone(),
-        contents: store.load().unwrap(),
+        contents: store.contents(),
         settings: MeshSettings::default(),
         said: Vec::new(),
         roots_pem: "roots".into(),
@@ -58,18 +62,17 @@ async fn keeper(dir: &std::path::Path) -> (Keeper, Store) {
     (Keeper::start(start).await.unwrap(), store)
 }
 
-/// A keeper ends when its handles are gone, and then the store can be opened again.
-async fn reopened(dir: &std::path::Path, old: (Keeper, Store)) -> (Keeper, Store) {
-    let mut generation = old.0.subscribe();
-    drop(old);
+/// A keeper ends when its handles are gone; another begins with what it has stored.
+async fn reopened((keeper, store): (Keeper, Arc<Memory>)) -> (Keeper, Arc<Memory>) {
+    let mut generation = keeper.subscribe();
+    drop(keeper);
     while generation.changed().await.is_ok() {}
-    keeper(dir).await
+    on(store).await
 }
 
 #[tokio::test]
 async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = keeper(dir.path()).await;
+    let first = keeper().await;
     first.0.register(catalog_instance("c1"), operator()).await.unwrap();
     let applied =
         first.0.apply(objects(&format!("{SUBSETS}---{ROUTE}")), "default", "ann", false).await.unwrap();
@@ -79,7 +82,7 @@ async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on
     );
     assert_eq!(first.0.published().generation(), applied.generation);
 
-    let (keeper, store) = reopened(dir.path(), first).await;
+    let (keeper, store) = reopened(first).await;
     let published = keeper.published();
     assert!(published.generation() > applied.generation, "a proxy must never see a generation twice");
     assert_eq!(published.rules.len(), 2);
@@ -92,7 +95,7 @@ async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on
     let again = keeper.apply(objects(&changed), "default", "bob", false).await.unwrap();
     assert_eq!((again.objects[0].version, again.objects[0].action), (2, Action::Updated));
     keeper.delete("VirtualService/shop/catalog", "bob", false, false).await.unwrap();
-    let history = store.history("VirtualService/shop/catalog").unwrap();
+    let history = store.history("VirtualService/shop/catalog".into()).await.unwrap();
     assert_eq!(
         history.iter().map(|e| (e.version, e.author.as_str())).collect::<Vec<_>>(),
         [(3, "bob"), (2, "bob"), (1, "ann")]
@@ -102,8 +105,7 @@ async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on
 
 #[tokio::test]
 async fn an_application_with_an_error_changes_nothing_at_all() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, store) = keeper(dir.path()).await;
+    let (keeper, store) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     let before = keeper.published().generation();
     let bad = ROUTE.replace("subset: v1", "subset: v9");
@@ -112,13 +114,12 @@ async fn an_application_with_an_error_changes_nothing_at_all() {
     let Refused::Findings(findings) = refused else { panic!("{refused}") };
     assert!(findings.iter().any(|f| f.is_error() && f.code == "IST0101" && f.line > 0), "{findings:?}");
     assert_eq!(keeper.published().generation(), before);
-    assert!(keeper.published().rules.is_empty() && store.load().unwrap().rules.is_empty());
+    assert!(keeper.published().rules.is_empty() && store.contents().rules.is_empty());
 }
 
 #[tokio::test]
 async fn a_dry_run_judges_and_changes_nothing_and_the_same_text_twice_is_unchanged() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     let dry = keeper.apply(objects(SUBSETS), "default", "ann", true).await.unwrap();
     assert!(dry.dry_run && dry.objects[0].action == Action::Created);
@@ -131,9 +132,26 @@ async fn a_dry_run_judges_and_changes_nothing_and_the_same_text_twice_is_unchang
 }
 
 #[tokio::test]
+async fn what_the_store_does_not_take_has_not_happened() {
+    let (keeper, store) = keeper().await;
+    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+    let before = keeper.published().generation();
+    store.fail("the lease is lost");
+    let refused = keeper.deregister("c1", operator()).await.unwrap_err();
+    assert!(matches!(&refused, Refused::Store(text) if text.contains("the lease is lost")), "{refused}");
+    let said = Event::Reset(vec![Item::Instance(Arc::new(catalog_instance("c2")))]);
+    keeper.registry(file(1, ""), said).await.unwrap();
+    let published = keeper.published();
+    assert!(published.world.instance("c1").is_some() && published.generation() > before);
+    assert!(published.world.instance("c2").is_some(), "what a registry says is not the store's to keep");
+    store.clone().retry().await.unwrap();
+    keeper.deregister("c1", operator()).await.unwrap();
+    assert!(keeper.published().world.instance("c1").is_none());
+}
+
+#[tokio::test]
 async fn an_error_that_was_there_before_does_not_block_others() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     keeper.apply(objects(&format!("{SUBSETS}---{ROUTE}")), "default", "ann", false).await.unwrap();
     // The service goes, so the stored route now names a host that does not exist.
@@ -144,8 +162,7 @@ async fn an_error_that_was_there_before_does_not_block_others() {
 
 #[tokio::test]
 async fn a_burst_of_changes_costs_few_worlds() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let before = keeper.published().generation();
     let changes = (0..100).map(|n| keeper.register(catalog_instance(&format!("c{n}")), operator()));
     let answers = futures(changes).await;
@@ -174,8 +191,7 @@ async fn futures(all: impl Iterator<Item = impl Future<Output = Result<u64, Refu
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_instance_expires_and_after_a_restart_its_time_runs_anew() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = keeper(dir.path()).await;
+    let first = keeper().await;
     let leased = Instance { ttl_seconds: Some(30), ..catalog_instance("c1") };
     first.0.register(leased, operator()).await.unwrap();
     tokio::time::advance(Duration::from_secs(20)).await;
@@ -183,21 +199,20 @@ async fn a_silent_instance_expires_and_after_a_restart_its_time_runs_anew() {
     tokio::time::advance(Duration::from_secs(20)).await;
     assert!(first.0.published().world.instance("c1").is_some(), "the heartbeat renewed it");
 
-    let (keeper, store) = reopened(dir.path(), first).await;
+    let (keeper, store) = reopened(first).await;
     tokio::time::advance(Duration::from_secs(20)).await;
     assert!(keeper.published().world.instance("c1").is_some(), "the time runs anew");
     let mut generation = keeper.subscribe();
     generation.mark_unchanged();
     generation.changed().await.unwrap();
     assert!(keeper.published().world.instance("c1").is_none());
-    assert!(store.load().unwrap().instances.is_empty());
+    assert!(store.contents().instances.is_empty());
     assert!(matches!(keeper.heartbeat("c1", operator()).await, Err(Refused::Unknown(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn when_all_heartbeats_stop_at_once_everything_stays_and_is_reported() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     for n in 0..5 {
         let leased = Instance { ttl_seconds: Some(30), ..catalog_instance(&format!("c{n}")) };
         keeper.register(leased, operator()).await.unwrap();
@@ -221,8 +236,7 @@ fn has(instances: &[Instance]) -> Event {
 
 #[tokio::test]
 async fn a_file_and_the_api_do_not_share_an_instance() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let source = file(1, "web.yaml");
     keeper.registry(source.clone(), has(&[catalog_instance("c1")])).await.unwrap();
     let refused = keeper.register(catalog_instance("c1"), operator()).await.unwrap_err();
@@ -237,8 +251,7 @@ async fn a_file_and_the_api_do_not_share_an_instance() {
 
 #[tokio::test]
 async fn what_two_registries_have_is_the_firsts_and_one_that_is_emptied_empties_no_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let (first, second) = (file(1, "a.yaml"), file(2, "b.yaml"));
     let at = |id: &str, ip: &str| sample(id, "catalog", "v1", ip, 8080, Protocol::Http);
     let address = |id: &str| keeper.published().world.instance(id).map(|i| i.addresses[0].to_string());
@@ -269,8 +282,7 @@ fn table() -> Table {
 
 #[tokio::test]
 async fn a_rule_of_a_registry_is_in_force_and_changed_only_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, store) = keeper(dir.path()).await;
+    let (keeper, store) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     let said = |text: &str| {
         let items = objects(text).into_iter().map(|object| Item::Rule(Box::new(object)));
@@ -297,14 +309,13 @@ async fn a_rule_of_a_registry_is_in_force_and_changed_only_there() {
     keeper.registry(source, Event::Remove(Key::Rule(key.into()))).await.unwrap();
     assert!(keeper.published().world.route_for(&host, "shop").is_none());
     assert_eq!(keeper.published().rules.len(), 1);
-    assert!(store.load().unwrap().rules.is_empty(), "the registry keeps it, not we");
+    assert!(store.contents().rules.is_empty(), "the registry keeps it, not we");
     keeper.apply(objects(ROUTE), "default", "ann", false).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_workload_cannot_take_over_the_instance_of_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     let web = workload("web", "10.0.0.9");
     let stolen = sample("c1", "web", "v1", "127.0.0.66", 8080, Protocol::Http);
@@ -315,8 +326,7 @@ async fn a_workload_cannot_take_over_the_instance_of_another() {
 
 #[tokio::test]
 async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operators_word() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let own = workload("catalog", "127.0.0.1");
     keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
     keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
@@ -329,8 +339,7 @@ async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operator
 
 #[tokio::test]
 async fn new_roots_make_a_new_world() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let mut generation = keeper.subscribe();
     keeper.roots("other roots".into()).await;
     generation.changed().await.unwrap();
@@ -345,8 +354,7 @@ fn refused(result: Result<u64, Refused>) -> String {
 
 #[tokio::test]
 async fn a_workload_cannot_draw_the_calls_of_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let at =
         |id: &str, service: &str, address: &str| sample(id, service, "v1", address, 8080, Protocol::Http);
     keeper.register(at("c1", "catalog", "10.0.0.7"), workload("catalog", "10.0.0.7")).await.unwrap();
@@ -370,8 +378,7 @@ async fn a_workload_cannot_draw_the_calls_of_another() {
 
 #[tokio::test]
 async fn workloads_of_one_machine_share_loopback_by_port() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     for (account, address, port) in
         [("web", "127.0.0.1", 8080), ("catalog", "127.0.0.1", 8081), ("stock", "127.9.0.3", 8080)]
     {
@@ -384,8 +391,7 @@ async fn workloads_of_one_machine_share_loopback_by_port() {
 
 #[tokio::test]
 async fn an_address_of_a_file_is_not_anothers() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     keeper.registry(file(1, "web.yaml"), has(&[catalog_instance("c1")])).await.unwrap();
     let stolen = sample("e1", "evil", "v1", "127.0.0.5", 8080, Protocol::Http);
     assert!(refused(keeper.register(stolen, workload("evil", "127.0.0.1")).await).contains("\"c1\""));
@@ -393,8 +399,7 @@ async fn an_address_of_a_file_is_not_anothers() {
 
 #[tokio::test]
 async fn what_an_operator_vouched_for_a_workload_may_say_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let own = || workload("catalog", "10.0.0.7");
     let plain = Instance {
         sidecar: false,
@@ -414,8 +419,7 @@ async fn what_an_operator_vouched_for_a_workload_may_say_again() {
 
 #[tokio::test]
 async fn an_identity_registers_a_bounded_number_of_instances() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _) = keeper(dir.path()).await;
+    let (keeper, _) = keeper().await;
     let own = || workload("catalog", "127.0.0.1");
     let all: Vec<_> = (0..=MAX_PER_IDENTITY)
         .map(|n| {
@@ -437,8 +441,7 @@ async fn an_identity_registers_a_bounded_number_of_instances() {
 
 #[tokio::test]
 async fn a_rule_that_another_needs_is_not_deleted_without_force() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _store) = keeper(dir.path()).await;
+    let (keeper, _store) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     keeper.apply(objects(&format!("{SUBSETS}---{ROUTE}")), "default", "ann", false).await.unwrap();
     let key = "DestinationRule/shop/catalog";
@@ -458,8 +461,7 @@ async fn a_rule_that_another_needs_is_not_deleted_without_force() {
 
 #[tokio::test]
 async fn the_order_of_a_set_means_nothing_and_an_object_twice_is_a_finding() {
-    let dir = tempfile::tempdir().unwrap();
-    let (keeper, _store) = keeper(dir.path()).await;
+    let (keeper, _store) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();
     let twice = objects(&format!("{SUBSETS}---{SUBSETS}"));
     let Err(Refused::Findings(findings)) = keeper.apply(twice, "default", "ann", false).await else {

@@ -171,7 +171,7 @@ pub enum Mutation {
 }
 
 /// Everything that is stored, but the history.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Contents {
     /// The rules, by key.
     pub rules: Vec<StoredRule>,

@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 
-use super::records::{HistoryAction, StoredInstance, StoredRule};
+use super::super::records::{HistoryAction, StoredInstance, StoredRule};
 use super::*;
 use crate::instance::{Protocol, sample};
 
@@ -29,14 +29,13 @@ fn put(name: &str, version: u64) -> Mutation {
 async fn what_was_committed_is_there_after_a_reopen() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.redb");
-    let store = Store::open(&path).unwrap();
+    let store = Arc::new(Embedded::open(&path).unwrap());
     let instance = sample("web-1", "web", "v1", "127.0.0.5", 80, Protocol::Http);
     let stored = StoredInstance { instance: instance.into(), by: None, at: Timestamp::now() };
     let changes =
         vec![put("a", 1), Mutation::PutInstance(Box::new(stored.clone())), Mutation::ReserveGeneration(77)];
     store.commit(changes).await.unwrap();
-    drop(store);
-    let contents = Store::open(&path).unwrap().load().unwrap();
+    let contents = Embedded::open(&path).unwrap().load_blocking().unwrap();
     assert_eq!(contents.rules.len(), 1);
     assert_eq!(contents.rules[0].source, "version: 1\n");
     assert_eq!(contents.instances, [stored]);
@@ -47,7 +46,7 @@ async fn what_was_committed_is_there_after_a_reopen() {
 #[test]
 fn history_holds_every_version_and_the_deletion_newest_first() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("s.redb")).unwrap();
+    let store = Embedded::open(&dir.path().join("s.redb")).unwrap();
     let entry = HistoryEntry {
         version: 3,
         action: HistoryAction::Deleted,
@@ -57,10 +56,10 @@ fn history_holds_every_version_and_the_deletion_newest_first() {
     let key = "TrafficRules/shop/a".to_owned();
     let delete = Mutation::DeleteRule { key: key.clone(), entry: Box::new(entry) };
     store.commit_blocking(&[put("a", 1), put("a", 2), put("ab", 9), delete]).unwrap();
-    let history = store.history(&key).unwrap();
+    let history = store.history_blocking(&key).unwrap();
     let told: Vec<_> = history.iter().map(|entry| (entry.version, entry.action)).collect();
     assert_eq!(told, [(3, HistoryAction::Deleted), (2, HistoryAction::Applied), (1, HistoryAction::Applied)]);
-    let contents = store.load().unwrap();
+    let contents = store.load_blocking().unwrap();
     assert_eq!(contents.rules.len(), 1, "only the other rule is in force");
     assert_eq!(contents.versions[&key], 3, "counting goes on after a deletion");
 }
@@ -69,7 +68,7 @@ fn history_holds_every_version_and_the_deletion_newest_first() {
 fn a_store_of_a_newer_release_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.redb");
-    let store = Store::open(&path).unwrap();
+    let store = Embedded::open(&path).unwrap();
     store
         .write(|transaction| {
             transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT + 1)?;
@@ -78,7 +77,7 @@ fn a_store_of_a_newer_release_is_refused_and_left_alone() {
         .unwrap();
     drop(store);
     for _ in 0..2 {
-        let error = Store::open(&path).err().unwrap();
+        let error = Embedded::open(&path).err().unwrap();
         assert!(matches!(error, StoreError::Newer { found, .. } if found == FORMAT + 1), "{error}");
         assert!(error.to_string().contains("newer release"), "{error}");
     }
@@ -90,7 +89,7 @@ fn a_damaged_file_is_named_and_not_overwritten() {
     let path = dir.path().join("s.redb");
     let garbage = b"this is no database, but it is somebody's file".repeat(500);
     std::fs::write(&path, &garbage).unwrap();
-    let error = Store::open(&path).err().unwrap().to_string();
+    let error = Embedded::open(&path).err().unwrap().to_string();
     assert!(error.contains("s.redb") && error.contains("damaged"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), garbage);
 }
@@ -99,12 +98,12 @@ fn a_damaged_file_is_named_and_not_overwritten() {
 fn a_truncated_store_is_refused_with_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.redb");
-    let store = Store::open(&path).unwrap();
+    let store = Embedded::open(&path).unwrap();
     store.commit_blocking(&(1..200).map(|n| put("a", n)).collect::<Vec<_>>()).unwrap();
     drop(store);
     let length = std::fs::metadata(&path).unwrap().len();
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
-    let opened = Store::open(&path).and_then(|store| store.load());
+    let opened = Embedded::open(&path).and_then(|store| store.load_blocking());
     let error = opened.err().unwrap().to_string();
     assert!(error.contains("s.redb"), "{error}");
 }
@@ -112,14 +111,14 @@ fn a_truncated_store_is_refused_with_its_name() {
 #[test]
 fn a_record_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("s.redb")).unwrap();
+    let store = Embedded::open(&dir.path().join("s.redb")).unwrap();
     store
         .write(|transaction| {
             transaction.open_table(RULES)?.insert("TrafficRules/shop/a", b"{".as_slice())?;
             Ok(())
         })
         .unwrap();
-    let error = store.load().err().unwrap().to_string();
+    let error = store.load_blocking().err().unwrap().to_string();
     assert!(error.contains("TrafficRules/shop/a"), "{error}");
 }
 
@@ -127,8 +126,8 @@ fn a_record_that_cannot_be_read_is_named() {
 fn a_store_serves_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.redb");
-    let _open = Store::open(&path).unwrap();
-    let error = Store::open(&path).err().unwrap();
+    let _open = Embedded::open(&path).unwrap();
+    let error = Embedded::open(&path).err().unwrap();
     assert!(matches!(error, StoreError::InUse(_)), "{error}");
 }
 
@@ -138,7 +137,7 @@ const CHILD: &str = "OUTRIGGER_TEST_STORE_CHILD";
 #[test]
 fn writes_until_it_is_killed_when_asked_to() {
     let Some(path) = std::env::var_os(CHILD) else { return };
-    let store = Store::open(Path::new(&path)).unwrap();
+    let store = Embedded::open(Path::new(&path)).unwrap();
     let mut out = std::io::stdout();
     for version in 1.. {
         store.commit_blocking(&[put("a", version)]).unwrap();
@@ -152,7 +151,7 @@ fn what_was_acknowledged_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.redb");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::tests::writes_until_it_is_killed_when_asked_to", "--nocapture"])
+        .args(["--exact", "store::embedded::tests::writes_until_it_is_killed_when_asked_to", "--nocapture"])
         .env(CHILD, &path)
         .stdout(Stdio::piped())
         .spawn()
@@ -168,7 +167,7 @@ fn what_was_acknowledged_survives_kill_9() {
     }
     child.wait().unwrap();
     assert!(last >= 20, "the child stopped by itself after {last}");
-    let contents = Store::open(&path).unwrap().load().unwrap();
+    let contents = Embedded::open(&path).unwrap().load_blocking().unwrap();
     // One more may have been written than was told.
     assert!(
         (last..=last + 1).contains(&contents.rules[0].version),
@@ -227,7 +226,7 @@ fn a_disk_that_was_full_costs_no_restart_and_loses_nothing() {
         let file = redb::backends::FileBackend::new(file.unwrap())?;
         redb::Builder::new().create_with_backend(Disk { file, full: shared.clone() })
     };
-    let store = Store::open_by(&dir.path().join("s.redb"), Box::new(open)).unwrap();
+    let store = Embedded::open_by(&dir.path().join("s.redb"), Box::new(open)).unwrap();
     let reserve = |n| store.commit_blocking(&[Mutation::ReserveGeneration(n)]);
     reserve(1).unwrap();
     assert_eq!(store.trouble(), None);
@@ -239,13 +238,13 @@ fn a_disk_that_was_full_costs_no_restart_and_loses_nothing() {
         let text = error.to_string();
         assert!(!text.contains("damaged") && !text.contains("move it away"), "{text}");
     }
-    assert!(store.retry().is_err());
+    assert!(store.retry_blocking().is_err());
     assert!(store.trouble().is_some_and(|why| !why.is_empty()));
 
     full.store(false, Ordering::SeqCst);
-    store.retry().unwrap();
+    store.retry_blocking().unwrap();
     assert_eq!(store.trouble(), None);
-    assert_eq!(store.load().unwrap().generation, 1, "what was refused is not there");
+    assert_eq!(store.load_blocking().unwrap().generation, 1, "what was refused is not there");
     reserve(9).unwrap();
-    assert_eq!(store.load().unwrap().generation, 9);
+    assert_eq!(store.load_blocking().unwrap().generation, 9);
 }
