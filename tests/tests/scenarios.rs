@@ -7,6 +7,7 @@ mod bodies;
 mod bounds;
 mod certificates;
 mod cli;
+mod consul;
 mod control_flood;
 mod copies;
 mod crash;

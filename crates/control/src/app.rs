@@ -242,8 +242,8 @@ fn open_files(settings: Settings, contents: Contents) -> anyhow::Result<Opened> 
 
 /// Each registry has a task of its own: one that says much waits for the keeper, and nobody for it.
 async fn pass_on(mut heard: Heard, keeper: Keeper) {
-    while let Some((source, event)) = heard.next().await {
-        if keeper.registry(source, event).await.is_err() {
+    while let Some(said) = heard.next().await {
+        if keeper.registries(said).await.is_err() {
             return;
         }
     }

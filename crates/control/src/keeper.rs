@@ -324,6 +324,24 @@ impl Keeper {
         self.ask(|reply| Command::Registry { source, event, reply }).await
     }
 
+    /// What registries say, in order: of much that is said at once each need not wait for the one before it.
+    ///
+    /// # Errors
+    /// Only when the keeper is gone.
+    pub async fn registries(&self, said: Vec<(Arc<Source>, Event)>) -> Result<(), Refused> {
+        let mut answers = Vec::with_capacity(said.len());
+        for (source, event) in said {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Registry { source, event, reply };
+            self.commands.send(command).await.map_err(|_| Refused::Stopping)?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await.map_err(|_| Refused::Stopping)??;
+        }
+        Ok(())
+    }
+
     /// Ends the task, and with it every stream that waits for generations. Changes are refused from then on.
     pub async fn stop(&self) {
         let _ = self.commands.send(Command::Stop).await;

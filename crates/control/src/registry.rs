@@ -26,6 +26,7 @@ use crate::instance::Instance;
 
 pub mod api;
 pub mod claim;
+pub mod consul;
 pub mod file;
 pub mod health;
 pub mod lease;
@@ -33,7 +34,7 @@ pub mod lease;
 use health::{Health, Registered, Table};
 
 /// Words on their way to the keeper; a registry waits beyond that.
-const WORDS: usize = 16;
+const WORDS: usize = 64;
 /// Before a registry that failed is tried again: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// At a start, for a registry to say all that it has.
@@ -136,6 +137,9 @@ pub struct Row {
     /// Files on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<file::FileSettings>,
+    /// A Consul.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<consul::ConsulSettings>,
 }
 
 impl Row {
@@ -145,7 +149,7 @@ impl Row {
     }
 
     fn kind(&self) -> &'static str {
-        "file"
+        if self.consul.is_some() { "consul" } else { "file" }
     }
 
     /// What cannot work in these rows.
@@ -155,8 +159,11 @@ impl Row {
     pub fn validate(rows: &[Self]) -> anyhow::Result<()> {
         for (i, row) in rows.iter().enumerate() {
             let name = row.name();
-            if row.file.is_none() {
-                bail!("registries[{i}]: says of no registry what it is; write file");
+            if usize::from(row.file.is_some()) + usize::from(row.consul.is_some()) != 1 {
+                bail!("registries[{i}]: says not of one registry what it is; write file or consul");
+            }
+            if let Some(Err(error)) = row.consul.as_ref().map(consul::ConsulSettings::validate) {
+                bail!("registries[{i}].consul.{error}");
             }
             let fits = (1..=63).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
@@ -257,7 +264,7 @@ impl Heard {
     /// All that it has, for a first world.
     ///
     /// # Errors
-    /// When it does not say so in time, or says it with errors. To go on without would take instances away from proxies that
+    /// When it does not say so in time, or files have errors. To go on without would take instances away from proxies that
     /// serve well without us.
     pub async fn first(&mut self) -> anyhow::Result<Vec<(Arc<Source>, Event)>> {
         let Registered { name, kind, health } = &self.row;
@@ -279,21 +286,25 @@ impl Heard {
             );
         }
         let problems = health.problems();
-        if !problems.is_empty() {
+        // Files are the operator's own; what is wrong in a catalogue that others write stops nobody.
+        if *kind == "file" && !problems.is_empty() {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             bail!("registry \"{name}\" ({kind}) cannot be used: {}", problems.join("; "));
         }
         Ok(said)
     }
 
-    /// What it says next; nothing when it is gone.
-    pub async fn next(&mut self) -> Option<(Arc<Source>, Event)> {
-        loop {
-            match self.words.recv().await? {
-                Word::Event(source, event) => return Some((source, event)),
-                Word::Whole => {}
-            }
+    /// What it says next, in order, as much as there is; nothing when it is gone.
+    pub async fn next(&mut self) -> Option<Vec<(Arc<Source>, Event)>> {
+        let mut words = Vec::with_capacity(WORDS);
+        if self.words.recv_many(&mut words, WORDS).await == 0 {
+            return None;
         }
+        let news = |word| match word {
+            Word::Event(source, event) => Some((source, event)),
+            Word::Whole => None,
+        };
+        Some(words.into_iter().filter_map(news).collect())
     }
 }
 
@@ -316,6 +327,8 @@ pub fn open(
         heard.push(Heard { row: registered, words: receiver });
         if let Some(files) = &row.file {
             tasks.spawn(keep(file::FileRegistry::new(files.paths.clone(), options.clone()), voice));
+        } else if let Some(consul) = &row.consul {
+            tasks.spawn(keep(consul::Consul::new(consul.clone()), voice));
         }
     }
     Ok((table, heard))

@@ -449,10 +449,8 @@ mod tests {
             s.registries.push(Row { file: Some(FileSettings::default()), ..Row::default() });
         });
         assert!(twice.starts_with("registries[1].name: \"file\" occurs twice"), "{twice}");
-        assert!(
-            broken(|s| s.registries.push(Row::default())).starts_with("registries[0]: says of no registry")
-        );
-        let api = Row { name: Some("api".into()), file: Some(FileSettings::default()) };
+        assert!(broken(|s| s.registries.push(Row::default())).starts_with("registries[0]: says not of one"));
+        let api = Row { name: Some("api".into()), file: Some(FileSettings::default()), ..Row::default() };
         let named = Settings { registries: vec![api], ..Settings::default() };
         assert!(named.validate().unwrap_err().to_string().starts_with("registries[0].name: \"api\""));
     }

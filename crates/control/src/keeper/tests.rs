@@ -276,7 +276,8 @@ async fn what_two_registries_have_is_the_firsts_and_one_that_is_emptied_empties_
 
 fn table() -> Table {
     let file = || Some(FileSettings::default());
-    let rows = ["files1", "files2"].map(|name| Row { name: Some(name.into()), file: file() });
+    let rows =
+        ["files1", "files2"].map(|name| Row { name: Some(name.into()), file: file(), ..Row::default() });
     open(&rows, &ParseOptions::default(), &mut JoinSet::new()).unwrap().0
 }
 

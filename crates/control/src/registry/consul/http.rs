@@ -1,0 +1,209 @@
+//! Questions to Consul's HTTP API over connections that are kept.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::ConsulSettings;
+
+/// For reaching it, handshake included.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For an answer beyond what Consul was asked to wait, of which it may take a sixteenth more.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest answer: 100,000 instances.
+const MAX_ANSWER: usize = 256 << 20;
+/// What an error says is cut to this.
+const MAX_ERROR: usize = 512;
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+/// A connection, with the task that drives it.
+struct Connection(Sender, AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
+}
+
+/// An answer.
+pub(super) struct Answer {
+    pub(super) path: String,
+    /// `X-Consul-Index`; 0 when there is none.
+    pub(super) index: u64,
+    /// The token may not see all of it.
+    pub(super) filtered: bool,
+    pub(super) body: Bytes,
+}
+
+/// One Consul.
+pub(super) struct Http {
+    authority: String,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    token: Option<String>,
+    datacenter: Option<String>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// Whether it speaks TLS, and `host:port`.
+pub(super) fn place(address: &str) -> Result<(bool, String), String> {
+    let wrong = || format!("address: \"{address}\" is none; write http://HOST:PORT or https://HOST:PORT");
+    let (tls, rest) = match (address.strip_prefix("http://"), address.strip_prefix("https://")) {
+        (Some(rest), _) => (false, rest),
+        (_, Some(rest)) => (true, rest),
+        _ => return Err(wrong()),
+    };
+    let authority: http::uri::Authority = rest.trim_end_matches('/').parse().map_err(|_| wrong())?;
+    let port = authority.port_u16().unwrap_or(if tls { 8501 } else { 8500 });
+    Ok((tls, format!("{}:{port}", authority.host())))
+}
+
+/// A part of a path or of a query.
+pub(super) fn escaped(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+impl Http {
+    /// Reads token and certificates. Blocks.
+    pub(super) fn open(settings: &ConsulSettings) -> Result<Self, String> {
+        let read = |path: &std::path::PathBuf| {
+            std::fs::read_to_string(path)
+                .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+        };
+        let (is_tls, authority) = place(&settings.address)?;
+        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+        let tls = if is_tls {
+            let client = match (&settings.cert_file, &settings.key_file) {
+                (Some(chain), Some(key)) => Some((read(chain)?, read(key)?)),
+                _ => None,
+            };
+            let roots_pem = settings.ca_file.as_ref().map(read).transpose()?;
+            let tls = UpstreamTls { roots_pem, client, ..UpstreamTls::default() };
+            let config = upstream_client_config(&tls).map_err(|error| error.to_string())?;
+            let name =
+                settings.server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
+            let name = ServerName::try_from(name).map_err(|error| format!("serverName: {error}"))?;
+            Some((config, name))
+        } else {
+            None
+        };
+        let token = settings.token_file.as_ref().map(read).transpose()?.map(|token| token.trim().to_owned());
+        let datacenter = settings.datacenter.clone();
+        Ok(Self { authority, tls, token, datacenter, idle: Mutex::default() })
+    }
+
+    /// Asks once, and waits for what is newer than `index`, if there is one, for at most `wait`.
+    pub(super) async fn query(
+        &self,
+        path: &str,
+        more: &[(&str, &str)],
+        index: Option<u64>,
+        wait: Duration,
+    ) -> Result<Answer, String> {
+        let mut query: Vec<String> =
+            more.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
+        query.extend(self.datacenter.iter().map(|dc| format!("dc={}", escaped(dc))));
+        if let Some(index) = index {
+            query.push(format!("index={index}&wait={}ms", wait.as_millis()));
+        }
+        let uri = format!("{path}?{}", query.join("&"));
+        let patience = if index.is_some() { wait + wait / 16 + PATIENCE } else { PATIENCE };
+        let asked = timeout(patience, self.ask(&uri)).await;
+        let (head, body) = asked.map_err(|_| format!("Consul at {} is silent", self.authority))??;
+        let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+        if head.status != StatusCode::OK {
+            return Err(self.refused(path, head.status, &body));
+        }
+        Ok(Answer {
+            path: path.to_owned(),
+            index: header("x-consul-index").and_then(|text| text.parse().ok()).unwrap_or(0),
+            filtered: header("x-consul-results-filtered-by-acls") == Some("true"),
+            body,
+        })
+    }
+
+    fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> String {
+        let said = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR)]);
+        let what = match status {
+            StatusCode::FORBIDDEN => "; is the token in tokenFile good, and may it read services and nodes?",
+            StatusCode::TOO_MANY_REQUESTS => {
+                "; lower connections, or raise Consul's http_max_conns_per_client"
+            }
+            _ => "",
+        };
+        format!("Consul at {} answers {path} with {status}: {}{what}", self.authority, said.trim())
+    }
+
+    /// On a connection that was kept, or where there is none or it has ended meanwhile on a new one: asking changes nothing.
+    async fn ask(&self, uri: &str) -> Result<(http::response::Parts, Bytes), String> {
+        let kept = self.idle.lock().pop();
+        if let Some(kept) = kept
+            && let Ok(answer) = self.ask_on(kept, uri).await
+        {
+            return Ok(answer);
+        }
+        self.idle.lock().clear();
+        let connection = timeout(CONNECT, self.connect()).await;
+        let connection = connection
+            .map_err(|_| format!("no connection to {} within {} s", self.authority, CONNECT.as_secs()))??;
+        self.ask_on(connection, uri).await
+    }
+
+    async fn ask_on(
+        &self,
+        mut connection: Connection,
+        uri: &str,
+    ) -> Result<(http::response::Parts, Bytes), String> {
+        let failed = |error: &dyn std::fmt::Display| format!("Consul at {}: {error}", self.authority);
+        let mut request = Request::get(uri).header(HOST, &self.authority);
+        if let Some(token) = &self.token {
+            request = request.header("x-consul-token", token);
+        }
+        let request = request.body(Empty::new()).map_err(|error| failed(&error))?;
+        let response = connection.0.send_request(request).await.map_err(|error| failed(&error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| failed(&error))?.to_bytes();
+        if connection.0.ready().await.is_ok() {
+            self.idle.lock().push(connection);
+        }
+        Ok((head, body))
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let failed = |error: &dyn std::fmt::Display| {
+            format!("Consul at {} cannot be reached: {error}", self.authority)
+        };
+        let tcp = TcpStream::connect(&self.authority).await.map_err(|error| failed(&error))?;
+        let _ = tcp.set_nodelay(true);
+        match &self.tls {
+            None => {
+                let (sender, driver) = handshake(TokioIo::new(tcp)).await.map_err(|error| failed(&error))?;
+                Ok(Connection(sender, tokio::spawn(driver).abort_handle()))
+            }
+            Some((config, name)) => {
+                let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
+                let tls = tls.await.map_err(|error| failed(&error))?;
+                let (sender, driver) = handshake(TokioIo::new(tls)).await.map_err(|error| failed(&error))?;
+                Ok(Connection(sender, tokio::spawn(driver).abort_handle()))
+            }
+        }
+    }
+}

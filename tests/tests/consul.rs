@@ -1,0 +1,201 @@
+//! Consul as a registry, the real one, with TLS and ACLs: what is registered there is called through the mesh, and an outage or an
+//! emptied Consul takes nothing away.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+use outrigger_control::api::types::Condition;
+use outrigger_control::instance::State;
+use outrigger_tests::app::{echo, get};
+use outrigger_tests::mesh::{Mesh, PORT, Process, free_net};
+use outrigger_tests::require;
+use outrigger_tests::wait::eventually;
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::BINARY;
+use crate::registries::{answer, row, until};
+use crate::thin_thread::web;
+
+/// May do everything at this Consul.
+const TOKEN: &str = "4b7d9c7e-6f0a-4c57-9d1c-3a54ad9d7c11";
+
+/// A Consul in memory: it forgets everything when it ends.
+struct Consul {
+    aside: tempfile::TempDir,
+    binary: std::path::PathBuf,
+    /// Without TLS, for the test.
+    address: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Consul {
+    async fn start(binary: &Path, address: SocketAddr) -> Self {
+        let aside = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec![address.ip().to_string()]).unwrap().self_signed(&key).unwrap();
+        let file = |name: &str| aside.path().join(name);
+        std::fs::write(file("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(file("token"), TOKEN).unwrap();
+        let settings = json!({
+            "ports": { "http": address.port(), "https": 8501, "grpc": -1, "grpc_tls": -1 },
+            "tls": { "https": { "ca_file": file("cert.pem"), "cert_file": file("cert.pem"), "key_file": file("key.pem") } },
+            "acl": { "enabled": true, "default_policy": "deny", "tokens": { "initial_management": TOKEN, "agent": TOKEN } },
+            "performance": { "raft_multiplier": 1 },
+            "check_update_interval": "0s",
+            "disable_update_check": true,
+        });
+        std::fs::write(file("consul.json"), settings.to_string()).unwrap();
+        let mut consul = Self { aside, binary: binary.to_owned(), address, process: None };
+        consul.begin().await;
+        consul
+    }
+
+    async fn begin(&mut self) {
+        let mut command = Command::new(&self.binary);
+        let ip = self.address.ip().to_string();
+        command.args(["agent", "-dev", "-node", "n1", "-log-level", "warn", "-bind", &ip, "-client", &ip]);
+        command.arg("-config-file").arg(self.aside.path().join("consul.json"));
+        self.process = Some(Process::spawn(command, self.aside.path().join("consul.log")));
+        eventually("Consul has a leader", || async {
+            let (status, text) = self.call("GET", "/v1/catalog/nodes", Value::Null).await?;
+            if status == 200 && text.contains("n1") { Ok(()) } else { Err(text) }
+        })
+        .await;
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Value) -> Result<(u16, String), String> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: consul\r\nX-Consul-Token: {TOKEN}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let asked = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all((head + &body).as_bytes()).await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            Ok::<_, std::io::Error>(text)
+        };
+        let text = asked.await.map_err(|error| error.to_string())?;
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(text.clone())?;
+        Ok((status, text))
+    }
+
+    async fn put(&self, path: &str, body: Value) {
+        let (status, text) = self.call("PUT", path, body).await.unwrap();
+        assert_eq!(status, 200, "{path}: {text}");
+    }
+
+    async fn register(&self, id: &str, service: &str, address: SocketAddr) {
+        self.put(
+            "/v1/agent/service/register",
+            json!({
+                "ID": id, "Name": service, "Address": address.ip(), "Port": address.port(), "Tags": ["blue", "http"],
+                "Meta": { "version": "v7" }, "Weights": { "Passing": 3, "Warning": 1 },
+                "Check": { "CheckID": format!("ttl-{id}"), "TTL": "600s", "Status": "passing" },
+            }),
+        )
+        .await;
+    }
+}
+
+fn settings(consul: &Consul) -> Value {
+    let file = |name: &str| consul.aside.path().join(name);
+    let tls = SocketAddr::new(consul.address.ip(), 8501);
+    json!({ "registries": [{ "name": "dc1", "consul": {
+        "address": format!("https://{tls}"), "tokenFile": file("token"), "caFile": file("cert.pem"), "namespace": "shop",
+    } }] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
+    let Some(binary) = require::tool("consul") else { return };
+    let net = free_net();
+    let mut consul = Consul::start(&binary, SocketAddr::from(([127, net[0], net[1], 5], 8500))).await;
+    let mesh = Mesh::start_with(BINARY, settings(&consul)).await;
+    let (one, two, stock) = (mesh.address(20, PORT), mesh.address(21, PORT), mesh.address(22, PORT));
+    echo(one, "one").await;
+    echo(two, "two").await;
+    echo(stock, "stock").await;
+    let all = async |consul: &Consul| {
+        consul.register("c1", "catalog", one).await;
+        consul.register("c2", "catalog", two).await;
+        consul.register("s1", "stock", stock).await;
+    };
+    all(&consul).await;
+    let web = mesh.workload(&web(&["catalog:8080", "stock:8080"])).await;
+    answer(web.outbound[0], "X-App-Name: one\r\n").await;
+    answer(web.outbound[0], "X-App-Name: two\r\n").await;
+    answer(web.outbound[1], "X-App-Name: stock\r\n").await;
+    let instances = mesh.client.instances().await.unwrap();
+    let c1 = instances.iter().find(|body| body.instance.id == "c1@n1").unwrap();
+    let said =
+        (&*c1.registry, c1.instance.weight, c1.instance.version.as_deref(), &*c1.instance.labels["version"]);
+    assert_eq!(said, ("dc1", 300, Some("v7"), "v7"));
+    assert_eq!((c1.instance.tags.len(), &*c1.instance.region), (2, "dc1"));
+
+    // One dies by its check, and comes back.
+    consul.put("/v1/agent/check/fail/ttl-c1", Value::Null).await;
+    let state = async || {
+        let all = mesh.client.instances().await.unwrap();
+        all.iter().find(|body| body.instance.id == "c1@n1").unwrap().instance.state
+    };
+    eventually("the check is heard", || async {
+        let state = state().await;
+        if state == State::Unhealthy { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    consul.put("/v1/agent/check/pass/ttl-c1", Value::Null).await;
+    answer(web.outbound[0], "X-App-Name: one\r\n").await;
+
+    // It is killed, and comes back without anything, under load.
+    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let load = tokio::spawn({
+        let (stop, failed, entries) = (stop.clone(), failed.clone(), web.outbound.clone());
+        async move {
+            let mut served = 0;
+            while !stop.load(SeqCst) {
+                match get(entries[served % 2], "/", "").await {
+                    Ok((200, _)) => {}
+                    _ => drop(failed.fetch_add(1, SeqCst)),
+                }
+                served += 1;
+            }
+            served
+        }
+    });
+    consul.process.take().unwrap().kill();
+    until(&mesh, "dc1", "the outage is told", |row| row.state == Condition::Away && row.instances == 3).await;
+    assert!(row(&mesh, "dc1").await.last_error.unwrap().contains("Consul at"));
+    consul.begin().await;
+    until(&mesh, "dc1", "what it forgot is held", |row| {
+        row.state == Condition::Degraded && row.instances == 3
+    })
+    .await;
+    let held = mesh.client.status().await.unwrap().problems;
+    assert!(held.iter().any(|problem| problem.to_string().contains("2 of 2 services at once")), "{held:?}");
+    all(&consul).await;
+    until(&mesh, "dc1", "it is whole again", |row| row.state == Condition::Connected && row.instances == 3)
+        .await;
+    stop.store(true, SeqCst);
+    assert!(load.await.unwrap() > 50);
+    assert_eq!(failed.load(SeqCst), 0);
+
+    // What is deregistered is gone, and a token that ended is said and takes nothing.
+    consul.put("/v1/agent/service/deregister/c1", Value::Null).await;
+    until(&mesh, "dc1", "it is gone", |row| row.instances == 2).await;
+    consul.process.take().unwrap().kill();
+    std::fs::write(consul.aside.path().join("token"), "11111111-6f0a-4c57-9d1c-3a54ad9d7c11").unwrap();
+    consul.begin().await;
+    let forbidden = |text: &String| text.contains("403") && text.contains("tokenFile");
+    until(&mesh, "dc1", "the token is told", |row| row.last_error.as_ref().is_some_and(forbidden)).await;
+    assert_eq!(row(&mesh, "dc1").await.instances, 2);
+}
