@@ -273,21 +273,25 @@ impl Heard {
             while let Some(word) = self.words.recv().await {
                 match word {
                     Word::Event(source, event) => said.push((source, event)),
-                    Word::Whole => break,
+                    Word::Whole => return true,
                 }
             }
+            // Whoever followed it has ended.
+            false
         };
-        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        // Files are the operator's own, and read as long as it takes.
+        let files = *kind == "file";
+        let patience = if files { Duration::MAX } else { PATIENCE };
+        if !tokio::time::timeout(patience, all).await.unwrap_or(false) {
             let why = health.state().error.map_or_else(|| "no answer".to_owned(), |error| error.message);
             bail!(
-                "registry \"{name}\" ({kind}) has not said what it has within {} s: {why}. Without it the instances would be taken \
-                 from sidecars, which go on with what they have: start again when it answers, or take it out of the settings",
-                PATIENCE.as_secs()
+                "registry \"{name}\" ({kind}) has not said what it has: {why}. Without it the instances would be taken from sidecars, \
+                 which go on with what they have: start again when it answers, or take it out of the settings"
             );
         }
         let problems = health.problems();
-        // Files are the operator's own; what is wrong in a catalogue that others write stops nobody.
-        if *kind == "file" && !problems.is_empty() {
+        // What is wrong in a catalogue that others write stops nobody.
+        if files && !problems.is_empty() {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             bail!("registry \"{name}\" ({kind}) cannot be used: {}", problems.join("; "));
         }

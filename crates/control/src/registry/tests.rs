@@ -66,7 +66,7 @@ async fn a_start_waits_for_what_registries_say_and_names_the_one_that_says_nothi
     let refused = Heard { row, words: receiver }.first().await.unwrap_err().to_string();
     for said in [
         "registry \"dc1\" (consul)",
-        "within 30 s: nobody answers at 10.0.0.1:8500",
+        "has not said what it has: nobody answers at 10.0.0.1:8500",
         "go on with what they have",
     ] {
         assert!(refused.contains(said), "{refused}");
