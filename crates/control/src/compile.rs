@@ -14,6 +14,7 @@ mod described;
 mod destination;
 mod endpoints;
 pub mod foreign;
+mod hashes;
 mod host;
 mod inbound;
 mod lens;

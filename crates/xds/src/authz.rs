@@ -15,6 +15,7 @@ use crate::wire::core::{
     header_value_option::HeaderAppendAction, socket_address::PortSpecifier,
 };
 use crate::wire::protobuf;
+use crate::wire::scalar::HttpStatus;
 
 /// What is asked.
 #[derive(Debug)]
@@ -105,11 +106,14 @@ pub fn decode(message: &[u8]) -> Result<Verdict, String> {
     let code = response.status.map_or(0, |status| status.code);
     match response.http_response {
         Some(HttpResponse::ErrorResponse(_)) => Err("the service says that it failed".into()),
-        // Taken for unsaid, a parameter that has to go would stay.
+        // Taken for unsaid, a parameter that has to go would stay; and that nobody answered is not what this is.
         Some(HttpResponse::OkResponse(ok))
-            if !ok.query_parameters_to_set.is_empty() || !ok.query_parameters_to_remove.is_empty() =>
+            if code == 0 && !ok.query_parameters_to_set.is_empty()
+                || !ok.query_parameters_to_remove.is_empty() =>
         {
-            Err("the service edits query parameters, which is not supported".into())
+            let body = "the service that authorizes edits query parameters, which is not supported";
+            let status = Some(HttpStatus { code: 500 });
+            Ok(denial(DeniedHttpResponse { status, body: body.into(), ..Default::default() }))
         }
         Some(HttpResponse::OkResponse(ok)) if code == 0 => Ok(Verdict::Allowed {
             request: edits(&ok.headers, plain),
@@ -167,7 +171,6 @@ fn wanted(option: &HeaderValueOption) -> How {
 mod tests {
     use super::*;
     use crate::wire::auth::OkHttpResponse;
-    use crate::wire::scalar::HttpStatus;
 
     #[test]
     fn answers_mean_what_envoy_takes_them_for() {
@@ -225,6 +228,10 @@ mod tests {
         let ok = OkHttpResponse { query_parameters_to_remove: vec!["token".into()], ..Default::default() };
         let response =
             CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..Default::default() };
-        assert!(decode(&response.encode_to_vec()).is_err(), "not passed with the token");
+        let passed = decode(&response.encode_to_vec());
+        assert!(
+            matches!(passed, Ok(Verdict::Denied { status: 500, .. })),
+            "whatever is to happen when nobody answers"
+        );
     }
 }

@@ -6,10 +6,10 @@ use outrigger_model::cluster::NOWHERE;
 use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
 use outrigger_rules::intent::{AttachedIntent, HttpRoute, Target};
 
+use super::hashes::hashes;
 use super::lens::{Lens, Seen};
 use super::names;
 use super::origin;
-use super::route::hashes;
 
 /// The routes of a port; `None` where nothing is attached to it.
 pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Vec<Route>> {

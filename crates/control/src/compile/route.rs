@@ -7,12 +7,11 @@ use outrigger_model::route::{
     Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
     VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::{
-    Host, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, WeightedTarget,
-};
+use outrigger_rules::intent::{HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, WeightedTarget};
 use outrigger_xds::ClientKind;
 
 use super::attached;
+use super::hashes::{hash_of, hashes};
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use super::origin;
@@ -132,22 +131,6 @@ fn routes(lens: &Lens<'_>, intent: &RouteIntent, port: u16) -> Vec<Route> {
         }
     }
     routes
-}
-
-/// What the destinations of a route hash: a hash policy belongs to the rule of a destination, and travels on the route.
-pub(super) fn hashes(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<HashOn> {
-    let mut found = Vec::new();
-    for target in http.targets.iter().map(|weighted| &weighted.target) {
-        let port = target.port.unwrap_or(port);
-        let hash = hash_of(lens, &target.host, target.subset.as_deref(), port);
-        found.extend(hash.filter(|hash| !found.contains(hash)));
-    }
-    found
-}
-
-fn hash_of(lens: &Lens<'_>, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {
-    let policy = lens.destination_for(host)?.effective(subset, port);
-    policy.load_balancing?.hash
 }
 
 fn route(

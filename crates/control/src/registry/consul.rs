@@ -6,7 +6,7 @@
 //!
 //! A query that returns is no proof of news, an index that goes backwards begins anew, and none is asked more than ten times a second.
 //! The queries share [`ConsulSettings::connections`] (an agent takes 200 of one address): of more services than these each is waited for in
-//! turn, so that none is older than [`ROUND`].
+//! turn, so that none is older than `ROUND`.
 //!
 //! A Consul that suddenly lists much less than it did has more likely lost it than that all of it went: what is missing is held, and said.
 

@@ -5,7 +5,7 @@
 //! in, so that every decision can be tested without waiting.
 //!
 //! A heartbeat writes its time into the lease and nothing else: the queue finds out when the lease comes up, once in a TTL, and puts it
-//! back. Only services with something due are looked at, and those where expiries are held once in [`RECHECK`].
+//! back. Only services with something due are looked at, and those where expiries are held once in `RECHECK`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

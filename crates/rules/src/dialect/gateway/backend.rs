@@ -3,15 +3,13 @@
 use outrigger_model::route::{Forward, NoCluster, RouteAction, WeightedCluster};
 
 use super::filter::{self, Effects};
-use super::parent::service;
-use super::{Fields, Flaws, INVALID_KIND, UNSUPPORTED, flaw};
-use crate::intent::{HttpRoute, Target, WeightedTarget};
+use super::flaw::{Flaws, UNSUPPORTED, flaw};
+use super::reference::target;
+use crate::intent::{HttpRoute, WeightedTarget};
 use crate::reader::{At, Reader, Table};
 
 const BACKEND: Table =
     Table::new("a backend reference", &["group", "kind", "namespace", "name", "port", "weight", "filters"]);
-/// Where it stands alone, for a mirror.
-const OBJECT: Table = Table::new("a backend reference", &["group", "kind", "namespace", "name", "port"]);
 
 /// The largest weight that the API takes.
 const HEAVIEST: u32 = 1_000_000;
@@ -84,36 +82,6 @@ fn backends(
         rule.targets.clear();
         rule.lost = 1;
     }
-}
-
-/// A Service's port. Nothing for what is no Service, which is told.
-fn target(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, flaws: &mut Flaws) -> Option<Target> {
-    let group = reader.text(fields.get("group")).unwrap_or_default();
-    let kind = reader.text(fields.get("kind")).unwrap_or_else(|| "Service".to_owned());
-    let namespace = reader.text(fields.get("namespace"));
-    if !fields.has("name") {
-        reader.missing(fields, "name");
-    }
-    let name = reader.text(fields.get("name"))?;
-    let port = reader.port(fields.get("port"));
-    if !(group.is_empty() || group == "core") || kind != "Service" {
-        let message = format!(
-            "{} is a {kind}, and requests can be sent to a Service only: its share of them is lost",
-            at.path
-        );
-        flaw(reader, flaws, at, INVALID_KIND, message);
-        return None;
-    }
-    if !fields.has("port") {
-        reader.missing(fields, "port");
-    }
-    Some(Target { host: service(reader, at, &name, namespace.as_deref())?, subset: None, port: Some(port?) })
-}
-
-/// A backend without a share.
-pub(super) fn object(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<Target> {
-    let fields = reader.fields(at, &OBJECT)?;
-    target(reader, at, &fields, flaws)
 }
 
 /// A rule that forwards always has somewhere to go, if only nowhere.

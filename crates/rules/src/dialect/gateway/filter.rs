@@ -7,11 +7,12 @@ use outrigger_model::route::{
     Cors, Forward, HeaderEdits, Mirror, Redirect, RetryPolicy, Rewrite, RouteAction,
 };
 
+use super::flaw::{Flaws, INVALID_KIND, UNSUPPORTED, flaw};
 use super::path::{self, NewPath};
-use super::{Fields, Flaws, INVALID_KIND, UNSUPPORTED, backend, flaw, headers};
+use super::{headers, reference};
 use crate::finding::{code, quote};
 use crate::intent::{HttpRoute, MirrorTarget};
-use crate::reader::{At, Reader, Table, is_header_name};
+use crate::reader::{At, Fields, Reader, Table, is_header_name};
 use crate::yaml::Value;
 
 const FILTER: Table = Table::new(
@@ -294,7 +295,7 @@ fn mirror(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<Mir
         reader.missing(&fields, "backendRef");
         return None;
     };
-    let target = backend::object(reader, &backend_at, flaws)?;
+    let target = reference::object(reader, &backend_at, flaws)?;
     if percentage == 0.0 {
         let message = format!("{} gets 0 % of the requests, so it has no effect", at.path);
         reader.warn(code::NO_EFFECT, at, message);

@@ -2,9 +2,11 @@
 
 use outrigger_model::route::{NoCluster, PathMatch, RetryPolicy, RouteMatch};
 
+use super::backend;
 use super::filter::{self, Effects};
+use super::flaw::Flaws;
 use super::headers::header_matches;
-use super::{Flaws, backend, route};
+use super::route::route;
 use crate::finding::quote;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
 use crate::reader::{At, Reader, Table};

@@ -4,10 +4,12 @@ use outrigger_model::matcher::{HeaderMatch, StringMatch};
 use outrigger_model::route::{NoCluster, PathMatch, RouteMatch};
 
 use super::filter::{self, Effects};
+use super::flaw::Flaws;
 use super::headers::{header_matches, query_matches};
-use super::{Fields, Flaws, backend, limits, path, route};
+use super::route::route;
+use super::{backend, limits, path};
 use crate::intent::{HttpMatch, HttpRoute, Intent};
-use crate::reader::{At, Reader, Table};
+use crate::reader::{At, Fields, Reader, Table};
 
 const RULE: Table = Table::new(
     "a rule",

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use outrigger_model::route::{RetryOn, RetryPolicy};
 
-use super::Fields;
-use crate::reader::{At, Reader, Table};
+use crate::reader::{At, Fields, Reader, Table};
 
 const TIMEOUTS: Table = Table::new("timeouts", &["request", "backendRequest"]);
 const RETRY: Table = Table::new("a retry", &["codes", "attempts", "backoff"]);

@@ -1,9 +1,8 @@
 //! What a route is attached to: `parentRefs`, and the `hostnames` that mean nothing there.
 
-use super::Fields;
 use crate::finding::code;
 use crate::intent::{GATEWAY_GROUP, Parent};
-use crate::reader::{At, Reader, Table};
+use crate::reader::{At, Fields, Reader, Table};
 
 const PARENT: Table =
     Table::new("a parent reference", &["group", "kind", "namespace", "name", "sectionName", "port"]);
