@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::BoolValue;
 use envoy_types::pb::google::rpc;
 use outrigger_model::cluster::{Cluster, Discovery, UpstreamProtocol};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
@@ -120,6 +121,11 @@ impl Authorization for GrpcService {
             header: Some(HeaderValue { key: key.into(), value: value.into(), ..Default::default() }),
             ..Default::default()
         };
+        #[allow(deprecated)] // what Envoy reads here
+        let added = |key: &str, value: &str| HeaderValueOption {
+            append: Some(BoolValue { value: true }),
+            ..option(key, value)
+        };
         let answer = |code: i32, response| {
             let status = Some(rpc::Status { code, ..Default::default() });
             Ok(Response::new(CheckResponse { status, http_response: Some(response), ..Default::default() }))
@@ -128,8 +134,13 @@ impl Authorization for GrpcService {
             path if path.contains("/allow") => answer(
                 0,
                 HttpResponse::OkResponse(OkHttpResponse {
-                    headers: vec![option("x-user", "ann")],
-                    headers_to_remove: vec!["x-secret".into()],
+                    headers: vec![
+                        added("x-other", "3"),
+                        added("x-absent", "3"),
+                        option("x-user", "ann"),
+                        option("x-gone", "set and taken out"),
+                    ],
+                    headers_to_remove: vec!["x-secret".into(), "x-gone".into()],
                     response_headers_to_add: vec![option("x-resp", "r")],
                     ..Default::default()
                 }),
@@ -276,10 +287,23 @@ fn answered(answer: &str) -> String {
         let said = if body == "who?" { body } else { "" };
         return format!("{status} {lines:?} {said}");
     };
-    let names = ["x-user:", "x-secret:", "x-envoy-auth-failure", "x-envoy-auth-partial", "content-length:"];
-    let mut seen: Vec<String> = seen.lines().map(str::to_ascii_lowercase).collect();
-    seen.retain(|line| names.iter().any(|name| line.starts_with(name)));
-    seen.sort();
+    let names = [
+        "x-user",
+        "x-secret",
+        "x-other",
+        "x-absent",
+        "x-gone",
+        "x-envoy-auth-failure",
+        "x-envoy-auth-partial",
+        "content-length",
+    ];
+    // Several lines are one list (RFC 9110).
+    let mut by_name = BTreeMap::<String, Vec<&str>>::new();
+    for (name, value) in seen.lines().filter_map(|line| line.split_once(": ")) {
+        by_name.entry(name.to_ascii_lowercase()).or_default().extend(value.split(','));
+    }
+    by_name.retain(|name, _| names.iter().any(|wanted| name.starts_with(wanted)));
+    let seen = by_name;
     format!("{status} {lines:?} app: {seen:?}")
 }
 
@@ -343,7 +367,7 @@ async fn a_service_is_asked_and_obeyed_as_an_envoy_does() {
         ready("the sidecar asks", catalog.inbound, questions).await;
         let ours = behaviour(catalog.inbound, questions).await;
         assert!(
-            ours[0].contains("200") && ours[0].contains("x-user: ann")
+            ours[0].contains("200") && ours[0].contains(r#""x-user": ["ann"]"#)
                 || ["http, open", "grpc, some"].contains(&what),
             "{ours:#?}"
         );

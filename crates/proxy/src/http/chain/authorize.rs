@@ -146,14 +146,17 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
     // What routing and framing are made of is not the service's to change.
     let is_ours =
         |name: &str| name.starts_with(':') || matches!(name, "host" | "content-length" | "transfer-encoding");
-    for name in edits.remove.iter().filter(|name| !is_ours(&name.to_ascii_lowercase())) {
-        ctx.head.remove(name);
-    }
-    for edit in edits.request.iter().filter(|edit| !is_ours(&edit.name)) {
+    // In Envoy's order: what is set, then what is added to what is there, then what is taken out.
+    let (added, put): (Vec<&Edit>, Vec<&Edit>) =
+        edits.request.iter().filter(|edit| !is_ours(&edit.name)).partition(|edit| edit.how == How::Append);
+    for edit in put.into_iter().chain(added) {
         set(&mut ctx.head, edit).map_err(|why| {
             let detail = format!("the service that authorizes set {}: {why}", edit.name);
             Failure::local(Stage::Authorize, FailureKind::BadRequest(400), detail)
         })?;
+    }
+    for name in edits.remove.iter().filter(|name| !is_ours(&name.to_ascii_lowercase())) {
+        ctx.head.remove(name);
     }
     if !edits.response.is_empty() {
         let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));
@@ -167,7 +170,8 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
 fn set(head: &mut RequestHead, edit: &Edit) -> Result<(), String> {
     let (name, value) = (edit.name.as_str(), edit.value.as_slice());
     let done = match edit.how {
-        How::Append => head.append(name, value),
+        How::Append if head.has(name) => head.append(name, value),
+        How::Append => Ok(()),
         How::Set | How::IfAbsent | How::IfPresent => head.set(name, value),
     };
     done.map_err(|error| error.to_string())
