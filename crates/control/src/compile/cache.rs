@@ -134,7 +134,8 @@ impl Compiled {
             let compiled = compile(&inputs, scope, kind, name);
             let outcome = (compiled.facets.clone(), compiled.outcome.clone());
             let mut newer = None;
-            self.audience.while_held(kind, name, || {
+            let owner = compiled.facets.owner().map(str::to_owned);
+            self.audience.while_held(kind, name, owner.as_deref(), || {
                 let mut state = self.state.lock();
                 match state.inputs.is_same(&inputs) {
                     true => state.keep(scope, kind, name, compiled),
@@ -148,7 +149,7 @@ impl Compiled {
         }
         // Changes come faster than this compiles: then they wait for once.
         let mut outcome = None;
-        self.audience.while_held(kind, name, || {
+        self.audience.while_held(kind, name, scope.instance.as_deref(), || {
             let mut state = self.state.lock();
             let compiled = compile(&state.inputs.clone(), scope, kind, name);
             outcome = Some((compiled.facets.clone(), compiled.outcome.clone()));
@@ -218,6 +219,12 @@ impl Compiled {
     /// How many names are kept.
     pub fn kept(&self) -> usize {
         self.state.lock().kept.values().map(HashMap::len).sum()
+    }
+
+    /// For how many instances something is kept that only their clients see.
+    #[cfg(test)]
+    pub(super) fn owners(&self) -> usize {
+        self.state.lock().by_owner.len()
     }
 
     /// What a foreign client does not enforce of the rules behind what it is sent: an Envoy is sent everything, a gRPC client

@@ -116,10 +116,11 @@ impl Audience {
         }
     }
 
-    /// Runs `with` while a name is held and cannot be let go; does nothing when nobody holds it.
-    pub fn while_held(&self, kind: ResourceKind, name: &str, with: impl FnOnce()) {
+    /// Runs `with` while a name is held and cannot be let go; does nothing when nobody holds it, or when it is only for the streams
+    /// about a subject and there is none.
+    pub fn while_held(&self, kind: ResourceKind, name: &str, only: Option<&str>, with: impl FnOnce()) {
         let inner = self.inner.lock();
-        if inner.holds(kind, name) {
+        if inner.holds(kind, name) && only.is_none_or(|subject| inner.subjects.contains_key(subject)) {
             with();
         }
     }

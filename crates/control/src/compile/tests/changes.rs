@@ -303,7 +303,7 @@ fn what_is_an_instance_s_own_wakes_nobody_but_it() {
     }
     let compiled = Compiled::new(Arc::new(world.clone()), "0".into(), Arc::default());
     let wildcards = [ResourceKind::Listener, ResourceKind::Cluster];
-    let streams: Vec<(Scope, Seat)> = instances
+    let mut streams: Vec<(Scope, Seat)> = instances
         .iter()
         .map(|instance| {
             let scope = scope(ClientKind::Outrigger, "web", &instance.id);
@@ -315,7 +315,7 @@ fn what_is_an_instance_s_own_wakes_nobody_but_it() {
             (scope, seat)
         })
         .collect();
-    let tell = |world: &mut World, change: Change| {
+    let tell = |streams: &[(Scope, Seat)], world: &mut World, change: Change| {
         world.generation += 1;
         let stale = compiled.advance(Arc::new(world.clone()), "0".into(), Arc::default(), &change);
         compiled.settle(world.generation, stale, &change);
@@ -326,17 +326,24 @@ fn what_is_an_instance_s_own_wakes_nobody_but_it() {
     instances[7].state = State::Unhealthy;
     let mut change = Change::default();
     world.put(Arc::new(instances[7].clone()), &mut change);
-    assert_eq!(tell(&mut world, change), [7]);
+    assert_eq!(tell(&streams, &mut world, change), [7]);
     // A port more is another list for whoever serves it.
     instances[9].ports.push(sample("x", "x", "v1", "10.0.0.1", 81, Protocol::Http).ports.remove(0));
     let mut change = Change::default();
     world.put(Arc::new(instances[9].clone()), &mut change);
-    assert_eq!(tell(&mut world, change), [9]);
+    assert_eq!(tell(&streams, &mut world, change), [9]);
     // A policy of the namespace that changes nothing about the lists wakes nobody.
     let strict = intents(
         "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: shop}, spec: {mtls: {mode: STRICT}}}",
     );
     let mut change = Change::default();
     world.rule(strict, &mut change);
-    assert_eq!(tell(&mut world, change), [0; 0]);
+    assert_eq!(tell(&streams, &mut world, change), [0; 0]);
+    // What only its client sees goes with the client, though others hold the name; and does not come back without one.
+    assert_eq!(compiled.owners(), 50);
+    let (scope, seat) = streams.pop().unwrap();
+    compiled.leave(&seat, "i49");
+    drop(seat);
+    compiled.wildcard_names(&scope, ResourceKind::Listener);
+    assert_eq!(compiled.owners(), 49);
 }
