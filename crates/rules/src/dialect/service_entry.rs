@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use outrigger_model::identity::SpiffeId;
 
-use super::shared::visibility;
+use super::shared::{identity, visibility};
 use super::workload_entry::workload;
 use crate::finding::{code, quote};
 use crate::intent::{
@@ -90,18 +89,10 @@ fn check_size(reader: &mut Reader<'_>, fields: &Fields<'_>) {
     }
 }
 
-/// Servers of the mesh have no other names than identities.
 fn check_names(reader: &mut Reader<'_>, fields: &Fields<'_>, intent: &ServiceIntent) {
-    for item in reader.list(fields.get("subjectAltNames")) {
-        let Some(name) = reader.text(Some(item.clone())) else { continue };
-        if intent.location == Location::Inside && SpiffeId::parse(&name).is_err() {
-            let message = format!(
-                "{} must be an identity such as spiffe://cluster.local/ns/shop/sa/catalog, not {}: a server of the mesh has no \
-                 other name",
-                item.path,
-                quote(&name)
-            );
-            reader.error(&item, message);
+    for (item, name) in reader.list(fields.get("subjectAltNames")).iter().zip(&intent.subject_alt_names) {
+        if intent.location == Location::Inside {
+            identity(reader, item, name);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::identity::SpiffeId;
 use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
 use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteMatch};
 
@@ -12,6 +13,19 @@ use crate::yaml::Value;
 
 const ISTIO_MATCH: Table = Table::new("a string match", &["exact", "prefix", "regex"]);
 const NATIVE_MATCH: Table = Table::new("a string match", &["exact", "prefix", "suffix", "regex", "present"]);
+
+/// Servers of the mesh have no other names than identities; taken for one, another name would let in whom it was to keep out.
+pub(super) fn identity(reader: &mut Reader<'_>, at: &At<'_>, name: &str) {
+    if SpiffeId::parse(name).is_err() {
+        let message = format!(
+            "{} must be an identity such as spiffe://cluster.local/ns/shop/sa/catalog, not {}: a server of the mesh has no \
+             other name",
+            at.path,
+            quote(name)
+        );
+        reader.error(at, message);
+    }
+}
 
 /// How string matches are spelled.
 #[derive(Clone, Copy, PartialEq, Eq)]

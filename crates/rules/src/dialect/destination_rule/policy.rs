@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use outrigger_model::cluster::{Balance, MAX_RING, Outlier, RetryBudget, Warmup, is_prime};
-use outrigger_model::identity::SpiffeId;
 use outrigger_model::route::HashOn;
 
 use super::Policies;
+use crate::dialect::shared::identity;
 use crate::dialect::virtual_service::port_selector;
-use crate::finding::{code, quote};
+use crate::finding::code;
 use crate::intent::{ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
 use crate::reader::{At, Fields, Reader, Table};
 
@@ -334,14 +334,8 @@ fn alternative_names(reader: &mut Reader<'_>, at: Option<At<'_>>, mode: ClientTl
     let mut names = Vec::new();
     for item in reader.list(at) {
         let Some(name) = reader.text(Some(item.clone())) else { continue };
-        if mode == ClientTlsMode::IstioMutual && SpiffeId::parse(&name).is_err() {
-            let message = format!(
-                "{} must be an identity such as spiffe://cluster.local/ns/shop/sa/catalog, not {}: a server of the mesh has no \
-                 other name",
-                item.path,
-                quote(&name)
-            );
-            reader.error(&item, message);
+        if mode == ClientTlsMode::IstioMutual {
+            identity(reader, &item, &name);
         }
         names.push(name);
     }

@@ -99,23 +99,19 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, forward: Fo
         }
         ["redirect"] => {
             for refused in ["rewrite", "fault"] {
-                if let Some(at) = static_field(refused).and_then(|name| fields.get(name)) {
+                if let Some(at) = fields.get(refused) {
                     reader.error(&at, format!("{} can not stand beside a redirect", at.path));
                 }
             }
-            for useless in ["timeout", "retries", "mirror", "mirrors"] {
-                if let Some(useless) = static_field(useless).and_then(|name| fields.get(name)) {
-                    reader.warn(
-                        code::NO_EFFECT,
-                        &useless,
-                        format!("{} has no effect beside a redirect", useless.path),
-                    );
-                }
-            }
+            useless(reader, fields, &["timeout", "retries", "mirror", "mirrors"], "a redirect");
             let (redirect, to_request_port) = redirect(reader, &fields.get("redirect")?)?;
             Some(HttpRoute { to_request_port, ..answer(RouteAction::Redirect(redirect)) })
         }
-        ["directResponse"] => direct_response(reader, &fields.get("directResponse")?).map(answer),
+        ["directResponse"] => {
+            let unsent = ["timeout", "retries", "rewrite", "mirror", "mirrors"];
+            useless(reader, fields, &unsent, "a direct response");
+            direct_response(reader, &fields.get("directResponse")?).map(answer)
+        }
         [] => {
             reader.error(at, format!("{} needs one of route, redirect or directResponse", at.path));
             None
@@ -127,6 +123,13 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, forward: Fo
             );
             None
         }
+    }
+}
+
+/// What is about requests that are sent on says nothing of an answer of our own.
+fn useless(reader: &mut Reader<'_>, fields: &Fields<'_>, names: &[&'static str], beside: &str) {
+    for at in names.iter().filter_map(|name| fields.get(name)) {
+        reader.warn(code::NO_EFFECT, &at, format!("{} has no effect beside {beside}", at.path));
     }
 }
 
@@ -180,10 +183,6 @@ fn one_authority(reader: &mut Reader<'_>, fields: &Fields<'_>, route: &HttpRoute
         reader
             .error(&at, format!("{}: the authority is set more than once in this route; keep one", at.path));
     }
-}
-
-fn static_field(name: &str) -> Option<&'static str> {
-    HTTP.known.iter().copied().find(|known| *known == name)
 }
 
 fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {

@@ -179,6 +179,20 @@ http:
 }
 
 #[test]
+fn what_says_nothing_of_an_answer_of_our_own_is_told() {
+    for (action, useless) in [
+        ("directResponse: {status: 503}", "rewrite: {uri: /b}"),
+        ("directResponse: {status: 503}", "timeout: 1s"),
+        ("directResponse: {status: 503}", "retries: {attempts: 1}"),
+        ("redirect: {uri: /new}", "timeout: 1s"),
+    ] {
+        let text = virtual_service(&format!("hosts: [reviews]\nhttp:\n- {action}\n  {useless}"));
+        let told = one_told(&text);
+        assert!(told.contains("warning OUT0006") && told.contains("has no effect beside a"), "{told}");
+    }
+}
+
+#[test]
 fn a_timeout_of_zero_is_off() {
     assert_eq!(route(&http("timeout: 0s")).http[0].forward().unwrap().timeout, None);
     assert_eq!(
