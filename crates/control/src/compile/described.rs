@@ -18,10 +18,10 @@ use super::names::Outbound;
 
 /// How often a name is asked for whose answer does not say how long it lives.
 const REFRESH: Duration = Duration::from_secs(30);
-/// An identity that no server of the mesh has.
-const NOBODY: &str = "spiffe://nobody.invalid/ns/none/sa/none";
 /// After a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// An identity that no server of the mesh has.
+const NOBODY: &str = "spiffe://nobody.invalid/ns/none/sa/none";
 
 /// A service and who describes its port.
 #[derive(Clone, Copy)]

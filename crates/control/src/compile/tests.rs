@@ -15,8 +15,10 @@ use super::scope::Scope;
 use crate::instance::{Instance, Protocol, State, sample};
 use crate::world::{MeshSettings, World};
 
+mod addresses;
 mod changes;
 mod custom;
+mod inbound;
 
 fn intents(yaml: &str) -> Vec<Intent> {
     let parsed = outrigger_rules::parse("test.yaml", yaml);
@@ -180,68 +182,6 @@ fn a_workload_that_is_called_by_its_second_address_is_dialled_there() {
 }
 
 #[test]
-fn strict_leaves_no_chain_for_plain_text() {
-    let strict = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: shop}
-spec: {mtls: {mode: STRICT}}
-";
-    let input = |tls, protocols| ChainInput {
-        destination_port: 8080,
-        tls,
-        server_name: None,
-        application_protocols: protocols,
-    };
-    for (yaml, plain) in [("", true), (strict, false)] {
-        let c = compiled(shop(), yaml);
-        let name = "inbound|127.0.0.10:8080";
-        let Some(Resource::Listener(l)) = get(&c, &web(), ResourceKind::Listener, name) else {
-            panic!("none")
-        };
-        assert_eq!(l.select(&input(false, &[])).is_some(), plain);
-        let mesh = l.select(&input(true, &["istio-http/1.1"])).unwrap();
-        assert!(mesh.tls.is_some());
-    }
-}
-
-#[test]
-fn an_authorization_policy_decides_by_identity_and_path() {
-    let c = compiled(
-        shop(),
-        "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: stock, namespace: shop}
-spec:
-  selector: {matchLabels: {app: stock}}
-  action: ALLOW
-  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
-",
-    );
-    let own = scope(ClientKind::Outrigger, "stock", "stock-1");
-    let Some(Resource::Listener(l)) = get(&c, &own, ResourceKind::Listener, "inbound|127.0.0.13:7000") else {
-        panic!("none")
-    };
-    let set = PolicySet::compile(&l.chains[0].authorization).unwrap();
-    let address = "127.0.0.13:7000".parse().unwrap();
-    let decide = |id: &str| {
-        let peer = outrigger_model::identity::SpiffeId::parse(id).unwrap();
-        let view =
-            ConnectionView { peer: Some(&peer), source: address, destination: address, server_name: None };
-        set.decide_connection(&view).is_allow()
-    };
-    assert!(decide("spiffe://cluster.local/ns/shop/sa/web"));
-    assert!(!decide("spiffe://cluster.local/ns/shop/sa/load"));
-    let Some(Resource::Listener(other)) = get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080")
-    else {
-        panic!("none")
-    };
-    let Terminal::Http(http) = &other.chains[0].terminal else { panic!("no http") };
-    assert!(!http.filters.iter().any(|f| matches!(f, HttpFilter::Rbac(_))));
-}
-
-#[test]
 fn envoy_gets_everything_and_grpc_what_it_names() {
     let c = compiled(shop(), CANARY);
     let envoy = scope(ClientKind::Envoy, "web", "envoy");
@@ -349,71 +289,6 @@ spec: {{host: catalog, trafficPolicy: {{tls: {mode}}}}}
     assert_eq!(mutual.client_files, Some(("/c.pem".into(), "/k.pem".into())));
     // Also for a client of which the mesh's mTLS is not asked.
     assert!(matches!(tls("{mode: SIMPLE}", ClientKind::Grpc), ClientTls::Outside(_)));
-}
-
-#[test]
-fn a_virtual_address_leads_to_the_listener_of_its_service_and_only_on_its_ports() {
-    let c = compiled(shop(), "");
-    let ask = |name: &str| get(&c, &web(), ResourceKind::Host, name);
-    let Some(Resource::Host(host)) = ask("catalog") else { panic!("no host") };
-    assert_eq!((host.name.as_str(), host.host.as_str()), ("catalog", "catalog.shop.svc.cluster.local"));
-    let [v4, v6] = host.addresses[..] else { panic!("{:?}", host.addresses) };
-    assert!(v4.is_ipv4() && v6.is_ipv6());
-    for name in ["catalog.shop", "catalog.shop.svc.cluster.local"] {
-        let Some(Resource::Host(same)) = ask(name) else { panic!("no host {name}") };
-        assert_eq!((same.name.as_str(), &same.addresses), (name, &host.addresses));
-    }
-    for nobody in ["nobody", "catalog.other", "example.com", "*.shop.svc.cluster.local", "a b", ""] {
-        assert_eq!(ask(nobody), None, "{nobody}");
-    }
-    for address in [v4, v6] {
-        let at = |port| get(&c, &web(), ResourceKind::Destination, &destination_of(address, port));
-        let Some(Resource::Destination(destination)) = at(8080) else { panic!("no destination") };
-        assert_eq!(destination.listener, CATALOG);
-        assert_eq!(at(8081), None);
-    }
-}
-
-fn destination_of(address: std::net::IpAddr, port: u16) -> String {
-    format!("/{}", std::net::SocketAddr::new(address, port))
-}
-
-#[test]
-fn an_address_means_the_workload_in_the_client_s_own_network() {
-    let mut instances = shop();
-    // The address of catalog-v1, in another network.
-    let mut far = sample("orders-1", "orders", "v1", "127.0.0.11", 8080, Protocol::Tcp);
-    far.network = "east".into();
-    let mut near = sample("east-web", "web", "v1", "127.0.0.20", 8080, Protocol::Http);
-    near.network = "east".into();
-    instances.extend([far, near]);
-    let c = compiled(instances, "");
-    let east = scope(ClientKind::Outrigger, "web", "east-web");
-    let served = |scope: &Scope| {
-        let name = "outbound|8080||127.0.0.11";
-        let Some(Resource::Destination(d)) = get(&c, scope, ResourceKind::Destination, "/127.0.0.11:8080")
-        else {
-            panic!("no destination")
-        };
-        assert_eq!(d.listener, name);
-        let Some(Resource::Listener(listener)) = get(&c, scope, ResourceKind::Listener, name) else {
-            panic!("no listener")
-        };
-        let Some(Resource::Endpoints(set)) = get(&c, scope, ResourceKind::Endpoints, name) else {
-            panic!("no endpoints")
-        };
-        let Some(Resource::Cluster(cluster)) = get(&c, scope, ResourceKind::Cluster, name) else {
-            panic!("no cluster")
-        };
-        let ClientTls::Mesh { server_name, .. } = cluster.tls else { panic!("no mesh TLS") };
-        assert_eq!(set.len(), 1);
-        (matches!(listener.chains[0].terminal, Terminal::Tcp(_)), server_name)
-    };
-    assert_eq!(served(&web()), (false, "outbound_.8080_._.catalog.shop.svc.cluster.local".into()));
-    assert_eq!(served(&east), (true, "outbound_.8080_._.orders.shop.svc.cluster.local".into()));
-    assert!(get(&c, &web(), ResourceKind::Destination, "/127.0.0.20:8080").is_none());
-    assert!(get(&c, &web(), ResourceKind::Destination, "east/127.0.0.20:8080").is_none());
-    assert!(get(&c, &east, ResourceKind::Destination, "east/127.0.0.20:8080").is_some());
 }
 
 #[test]
@@ -572,71 +447,6 @@ fn the_mode_of_paths_is_the_meshs() {
             let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("no HTTP") };
             assert_eq!(http.path, wanted);
         }
-    }
-}
-
-/// The chains of a listener of catalog-v1 that take plain text.
-fn plain_chains(yaml: &str, port: u16) -> usize {
-    let c = compiled(shop(), yaml);
-    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
-    let name = format!("inbound|127.0.0.11:{port}");
-    assert!(c.wildcard(&catalog, ResourceKind::Listener).iter().any(|v| v.name == name), "{name} is sent");
-    let Some(Resource::Listener(listener)) = get(&c, &catalog, ResourceKind::Listener, &name) else {
-        panic!("no listener {name}")
-    };
-    listener.chains.iter().filter(|chain| chain.tls.is_none()).count()
-}
-
-#[test]
-fn port_level_mtls_holds_for_a_port_that_is_not_registered() {
-    let yaml = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: catalog, namespace: shop}
-spec:
-  selector: {matchLabels: {app: catalog}}
-  mtls: {mode: PERMISSIVE}
-  portLevelMtls: {9999: {mode: STRICT}}
-";
-    assert_eq!(plain_chains(yaml, 9999), 0, "STRICT by name");
-    assert!(plain_chains(yaml, 8080) > 0 && plain_chains(yaml, 0) > 0, "the rest is as it was");
-}
-
-#[test]
-fn a_policy_in_istio_system_holds_for_the_mesh() {
-    let yaml = |namespace: &str| {
-        format!(
-            "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {{name: default, namespace: {namespace}}}
-spec: {{mtls: {{mode: STRICT}}}}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: none, namespace: {namespace}}}
-spec: {{}}
-"
-        )
-    };
-    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
-    for (namespace, root, holds) in [
-        ("istio-system", "outrigger-system", true),
-        ("outrigger-system", "outrigger-system", true),
-        ("istio-system", "mesh-config", false),
-        ("other", "outrigger-system", false),
-    ] {
-        let settings = MeshSettings { root_namespace: root.into(), ..MeshSettings::default() };
-        let world = World::new(7, settings, shop().into_iter().map(Arc::new), intents(&yaml(namespace)));
-        let c = Compiled::new(Arc::new(world), "roots".into(), Arc::default());
-        let Some(Resource::Listener(listener)) =
-            get(&c, &catalog, ResourceKind::Listener, "inbound|127.0.0.11:8080")
-        else {
-            panic!("no listener")
-        };
-        let strict = listener.chains.iter().all(|chain| chain.tls.is_some());
-        let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("no HTTP") };
-        assert_eq!((strict, !http.filters.is_empty()), (holds, holds), "{namespace} under {root}");
     }
 }
 

@@ -1,0 +1,130 @@
+//! What comes in to a workload, and who may send it.
+
+use super::*;
+
+#[test]
+fn strict_leaves_no_chain_for_plain_text() {
+    let strict = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+";
+    let input = |tls, protocols| ChainInput {
+        destination_port: 8080,
+        tls,
+        server_name: None,
+        application_protocols: protocols,
+    };
+    for (yaml, plain) in [("", true), (strict, false)] {
+        let c = compiled(shop(), yaml);
+        let name = "inbound|127.0.0.10:8080";
+        let Some(Resource::Listener(l)) = get(&c, &web(), ResourceKind::Listener, name) else {
+            panic!("none")
+        };
+        assert_eq!(l.select(&input(false, &[])).is_some(), plain);
+        let mesh = l.select(&input(true, &["istio-http/1.1"])).unwrap();
+        assert!(mesh.tls.is_some());
+    }
+}
+
+#[test]
+fn an_authorization_policy_decides_by_identity_and_path() {
+    let c = compiled(
+        shop(),
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: stock, namespace: shop}
+spec:
+  selector: {matchLabels: {app: stock}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
+",
+    );
+    let own = scope(ClientKind::Outrigger, "stock", "stock-1");
+    let Some(Resource::Listener(l)) = get(&c, &own, ResourceKind::Listener, "inbound|127.0.0.13:7000") else {
+        panic!("none")
+    };
+    let set = PolicySet::compile(&l.chains[0].authorization).unwrap();
+    let address = "127.0.0.13:7000".parse().unwrap();
+    let decide = |id: &str| {
+        let peer = outrigger_model::identity::SpiffeId::parse(id).unwrap();
+        let view =
+            ConnectionView { peer: Some(&peer), source: address, destination: address, server_name: None };
+        set.decide_connection(&view).is_allow()
+    };
+    assert!(decide("spiffe://cluster.local/ns/shop/sa/web"));
+    assert!(!decide("spiffe://cluster.local/ns/shop/sa/load"));
+    let Some(Resource::Listener(other)) = get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080")
+    else {
+        panic!("none")
+    };
+    let Terminal::Http(http) = &other.chains[0].terminal else { panic!("no http") };
+    assert!(!http.filters.iter().any(|f| matches!(f, HttpFilter::Rbac(_))));
+}
+
+/// The chains of a listener of catalog-v1 that take plain text.
+fn plain_chains(yaml: &str, port: u16) -> usize {
+    let c = compiled(shop(), yaml);
+    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    let name = format!("inbound|127.0.0.11:{port}");
+    assert!(c.wildcard(&catalog, ResourceKind::Listener).iter().any(|v| v.name == name), "{name} is sent");
+    let Some(Resource::Listener(listener)) = get(&c, &catalog, ResourceKind::Listener, &name) else {
+        panic!("no listener {name}")
+    };
+    listener.chains.iter().filter(|chain| chain.tls.is_none()).count()
+}
+
+#[test]
+fn port_level_mtls_holds_for_a_port_that_is_not_registered() {
+    let yaml = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: catalog, namespace: shop}
+spec:
+  selector: {matchLabels: {app: catalog}}
+  mtls: {mode: PERMISSIVE}
+  portLevelMtls: {9999: {mode: STRICT}}
+";
+    assert_eq!(plain_chains(yaml, 9999), 0, "STRICT by name");
+    assert!(plain_chains(yaml, 8080) > 0 && plain_chains(yaml, 0) > 0, "the rest is as it was");
+}
+
+#[test]
+fn a_policy_in_istio_system_holds_for_the_mesh() {
+    let yaml = |namespace: &str| {
+        format!(
+            "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: {namespace}}}
+spec: {{mtls: {{mode: STRICT}}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: none, namespace: {namespace}}}
+spec: {{}}
+"
+        )
+    };
+    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    for (namespace, root, holds) in [
+        ("istio-system", "outrigger-system", true),
+        ("outrigger-system", "outrigger-system", true),
+        ("istio-system", "mesh-config", false),
+        ("other", "outrigger-system", false),
+    ] {
+        let settings = MeshSettings { root_namespace: root.into(), ..MeshSettings::default() };
+        let world = World::new(7, settings, shop().into_iter().map(Arc::new), intents(&yaml(namespace)));
+        let c = Compiled::new(Arc::new(world), "roots".into(), Arc::default());
+        let Some(Resource::Listener(listener)) =
+            get(&c, &catalog, ResourceKind::Listener, "inbound|127.0.0.11:8080")
+        else {
+            panic!("no listener")
+        };
+        let strict = listener.chains.iter().all(|chain| chain.tls.is_some());
+        let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("no HTTP") };
+        assert_eq!((strict, !http.filters.is_empty()), (holds, holds), "{namespace} under {root}");
+    }
+}
