@@ -41,6 +41,7 @@ mod rotation;
 mod rules;
 mod services;
 mod thin_thread;
+mod virtual_services;
 
 /// The command under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_outrigger-under-test");

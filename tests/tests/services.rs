@@ -214,7 +214,7 @@ async fn under_registry_only_described_hosts_are_reached_and_no_others() {
 }
 
 /// A server with a certificate for that name, which is written to a file; it says by which name it was asked for.
-async fn tls_server(listen: SocketAddr, name: &str, file: &Path) {
+pub async fn tls_server(listen: SocketAddr, name: &str, file: &Path) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
     std::fs::write(file, certificate.pem()).unwrap();
