@@ -43,6 +43,8 @@ use turn::Turn;
 
 /// Changes that come this close together become one world.
 const BURST: Duration = Duration::from_millis(2);
+/// Before what a failing store took along is said again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Commands that may wait; a sender waits beyond that.
 const QUEUE: usize = 1024;
 /// Commands per turn.
@@ -319,18 +321,31 @@ impl Keeper {
     /// What a registry other than the API says; returns once it is in force.
     ///
     /// # Errors
-    /// Only when the keeper is gone.
+    /// `Stopping`, or `Store` where another change of the same turn could not be stored: then it has not happened.
     pub async fn registry(&self, source: Arc<Source>, event: Event) -> Result<u64, Refused> {
         self.ask(|reply| Command::Registry { source, event, reply }).await
     }
 
     /// What registries say, in order: of much that is said at once each need not wait for the one before it.
     ///
+    /// What shares a turn with a change that cannot be stored has not happened, and no registry says a thing twice: it is said again
+    /// here until it has. All of it in order is the same as the rest of it.
+    ///
     /// # Errors
     /// Only when the keeper is gone.
     pub async fn registries(&self, said: Vec<(Arc<Source>, Event)>) -> Result<(), Refused> {
+        while let Err(refused) = self.say(&said).await {
+            if refused == Refused::Stopping {
+                return Err(refused);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        Ok(())
+    }
+
+    async fn say(&self, said: &[(Arc<Source>, Event)]) -> Result<(), Refused> {
         let mut answers = Vec::with_capacity(said.len());
-        for (source, event) in said {
+        for (source, event) in said.iter().cloned() {
             let (reply, answer) = oneshot::channel();
             let command = Command::Registry { source, event, reply };
             self.commands.send(command).await.map_err(|_| Refused::Stopping)?;

@@ -338,8 +338,18 @@ pub fn open(
     Ok((table, heard))
 }
 
+/// Says of a registry that nobody follows it any more.
+struct Followed(Arc<Health>);
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.failed("its task has ended; restart the control plane".to_owned());
+    }
+}
+
 /// Follows a registry for ever.
 async fn keep<R: Registry>(mut registry: R, voice: Voice) {
+    let _followed = Followed(voice.health.clone());
     let mut pause = PAUSE.0;
     loop {
         let begun = voice.health.words();

@@ -150,6 +150,28 @@ async fn what_the_store_does_not_take_has_not_happened() {
 }
 
 #[tokio::test]
+async fn what_a_registry_says_survives_a_change_beside_it_that_cannot_be_stored() {
+    let (keeper, store) = keeper().await;
+    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+    store.fail("the disk is full");
+    let said = |id: &str| Event::Reset(vec![Item::Instance(Arc::new(catalog_instance(id)))]);
+    let both = vec![(file(1, "a"), said("c2")), (file(1, "b"), said("c3"))];
+    // Commands of one moment are one turn.
+    let (refused, once, heard) = tokio::join!(
+        keeper.deregister("c1", operator()),
+        keeper.registry(file(1, "c"), said("c4")),
+        keeper.registries(both),
+    );
+    assert!(
+        matches!(refused, Err(Refused::Store(_))) && matches!(once, Err(Refused::Store(_))),
+        "it was one turn"
+    );
+    heard.unwrap();
+    let world = keeper.published().world.clone();
+    assert!(["c1", "c2", "c3"].iter().all(|id| world.instance(id).is_some()));
+}
+
+#[tokio::test]
 async fn an_error_that_was_there_before_does_not_block_others() {
     let (keeper, _) = keeper().await;
     keeper.register(catalog_instance("c1"), operator()).await.unwrap();

@@ -330,7 +330,7 @@ mod tests {
         all.iter().for_each(|instance| leases.renew(instance, start));
         let queue = leases.queue.clone();
         for at in 1..30 {
-            all.iter().for_each(|instance| leases.renew(instance, start + seconds(at)));
+            all.iter().for_each(|instance| leases.beat(&instance.id, start + seconds(at)));
             assert!(leases.expire(start + seconds(at), |_| 1000).is_empty());
         }
         assert_eq!(leases.queue, queue, "nobody has moved");

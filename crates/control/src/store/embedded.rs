@@ -13,10 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::records::{Contents, HistoryEntry, Mutation};
-use super::{Answer, Store, StoreError};
-
-/// The layout below. A store with a higher number is of a newer release and is refused.
-pub const FORMAT: u64 = 1;
+use super::{Answer, FORMAT, Store, StoreError};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const RULES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rules");

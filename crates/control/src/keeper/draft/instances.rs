@@ -30,7 +30,7 @@ impl Draft {
         if let Some(known) = self.registrations.get(&instance.id) {
             caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
             if known.stored.instance == instance {
-                return Ok((Vec::new(), instance));
+                return Ok((Vec::new(), known.stored.instance.clone()));
             }
         }
         let by = self.claim(&instance, caller)?;

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::ConsulSettings;
 use crate::instance::{Instance, Port, Protocol, State};
@@ -82,10 +84,61 @@ struct Check {
     status: String,
 }
 
+/// A row of an answer, as far as it can be read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Row {
+    Entry(Box<Entry>),
+    /// Whose it is, if it says so, and why it cannot be read.
+    Unreadable(Option<String>, String),
+}
+
+/// What a row says.
+pub(super) enum Said {
+    /// A proxy of Consul's own mesh: nobody to call.
+    Nobody,
+    /// An instance of this id.
+    Instance(String, Arc<Instance>),
+    /// Of whom, if that can be told, and what is wrong.
+    Wrong(Option<String>, String),
+}
+
+impl Row {
+    pub(super) fn of(value: Value) -> Self {
+        let text = |part: &str, field: &str| value.get(part)?.get(field)?.as_str().map(str::to_owned);
+        let (id, node) = (text("Service", "ID"), text("Node", "Node"));
+        let id =
+            id.zip(node).map(|(id, node)| id_of(&id, &node, &text("Node", "Datacenter").unwrap_or_default()));
+        match serde_json::from_value::<Entry>(value) {
+            Ok(entry) => Self::Entry(Box::new(entry)),
+            Err(error) => {
+                let whose = id.as_deref().unwrap_or("of no known id");
+                let why = format!("instance \"{whose}\" cannot be read: {error}");
+                Self::Unreadable(id, why)
+            }
+        }
+    }
+
+    pub(super) fn read(&self, settings: &ConsulSettings) -> Said {
+        match self {
+            Self::Entry(entry) if entry.is_of_the_mesh() => Said::Nobody,
+            Self::Entry(entry) => match entry.instance(settings) {
+                Ok(instance) => Said::Instance(entry.id(), Arc::new(instance)),
+                Err(why) => Said::Wrong(Some(entry.id()), why),
+            },
+            Self::Unreadable(id, why) => Said::Wrong(id.clone(), why.clone()),
+        }
+    }
+}
+
+/// Nodes are a datacenter's own, and ids a node's.
+fn id_of(id: &str, node: &str, datacenter: &str) -> String {
+    let dot = if datacenter.is_empty() { "" } else { "." };
+    format!("{id}@{node}{dot}{datacenter}").replace('/', "_")
+}
+
 impl Entry {
-    /// Unique in one Consul: ids are a node's own.
-    pub(super) fn id(&self) -> String {
-        format!("{}@{}", self.service.id, self.node.node).replace('/', "_")
+    fn id(&self) -> String {
+        id_of(&self.service.id, &self.node.node, &self.node.datacenter)
     }
 
     /// A proxy or a gateway of Consul's own mesh: nobody calls it as a service.

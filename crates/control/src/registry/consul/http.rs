@@ -24,8 +24,8 @@ use super::ConsulSettings;
 const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer beyond what Consul was asked to wait, of which it may take a sixteenth more.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The longest answer: 100,000 instances.
-const MAX_ANSWER: usize = 256 << 20;
+/// The longest answer: about 25,000 instances of one service.
+const MAX_ANSWER: usize = 64 << 20;
 /// What an error says is cut to this.
 const MAX_ERROR: usize = 512;
 

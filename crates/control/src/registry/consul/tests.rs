@@ -6,9 +6,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::super::health::{Condition, Table};
-use super::super::{Heard, Voice, keep};
+use super::super::{Heard, Item, Voice, keep};
+use super::entry::{Entry, Row};
 use super::*;
-use crate::instance::{Protocol, State as Life};
+use crate::instance::{Instance, Protocol, State as Life};
 
 fn entry(more: Value) -> Entry {
     let mut entry = json!({
@@ -35,7 +36,7 @@ fn instance(more: Value) -> Result<Instance, String> {
 #[test]
 fn weight_version_zone_tags_protocol_and_health_are_taken_over() {
     let plain = instance(json!({})).unwrap();
-    assert_eq!((&*plain.id, &*plain.service, &*plain.namespace), ("web_1@n1", "web-front", "shop"));
+    assert_eq!((&*plain.id, &*plain.service, &*plain.namespace), ("web_1@n1.dc1", "web-front", "shop"));
     assert_eq!((plain.addresses[0].to_string().as_str(), plain.ports[0].number), ("10.0.0.1", 8080));
     assert_eq!((plain.weight, plain.version.as_deref(), &*plain.labels["version"]), (500, Some("v2"), "v2"));
     assert_eq!((&*plain.region, &*plain.zone, plain.ports[0].protocol), ("dc1", "z1", Protocol::Grpc));
@@ -60,16 +61,6 @@ fn weight_version_zone_tags_protocol_and_health_are_taken_over() {
         (json!({ "Service": { "Service": "a b$" } }), "service"),
     ] {
         assert!(instance(wrong).unwrap_err().contains(word), "{word}");
-    }
-}
-
-#[test]
-fn an_index_that_goes_backwards_begins_anew_and_zero_does_not_spin() {
-    let mut index = Index::default();
-    assert_eq!(index.of_last(), None);
-    for (got, next) in [(7, Some(7)), (7, Some(7)), (3, None), (3, Some(3)), (0, None), (0, Some(1))] {
-        index.take(got);
-        assert_eq!(index.of_last(), next, "after {got}");
     }
 }
 
@@ -204,28 +195,130 @@ async fn an_outage_rubbish_and_a_list_that_shrinks_take_nothing_and_are_told() {
     }
     // Another history, in which there is nothing yet.
     play.scene.send_replace(Scene { filtered: true, ..scene(2, &["a"]) });
-    let said = |text: &str| text.contains("2 of 3 services at once") && text.contains("filtered by ACLs");
+    let said = |text: &str| {
+        text.contains("does not list what it listed before") && text.contains("filtered by ACLs")
+    };
     tokio::time::timeout(Duration::from_secs(60), async {
         // The one that is listed is said anew.
         assert_eq!(play.next(1).await, [("a".to_owned(), 1)].into());
         play.until(|condition, text| condition == Condition::Degraded && said(text)).await;
         play.scene.send_replace(scene(3, &all));
-        assert_eq!(play.next(2).await, [("b".to_owned(), 1), ("c".to_owned(), 1)].into());
+        // That the token shows everything now is news of the one that it has shown, too.
+        assert_eq!(play.next(3).await, all.map(|name| (name.to_owned(), 1)).into());
         play.until(|condition, _| condition == Condition::Connected).await;
     })
     .await
     .unwrap();
 }
 
+fn row(service: &str, id: &str) -> Value {
+    json!({ "Node": { "Node": "n1", "Address": "10.0.0.1" }, "Service": { "ID": id, "Service": service, "Port": 80 } })
+}
+
+fn rows(all: &[Value]) -> Vec<Row> {
+    all.iter().cloned().map(Row::of).collect()
+}
+
+fn ids(items: &[Item]) -> Vec<String> {
+    let id = |item: &Item| match item {
+        Item::Instance(instance) => instance.id.clone(),
+        Item::Rule(_) => panic!("a rule"),
+    };
+    items.iter().map(id).collect()
+}
+
+/// Parts of two services, `web` with four instances and `db` with one.
+fn parts(now: Instant) -> Parts {
+    let (mut parts, settings) = (Parts::new(Duration::from_secs(60)), ConsulSettings::default());
+    let web = rows(&["a", "b", "c", "d"].map(|id| row("web", id)));
+    assert_eq!(parts.part("web", &web, &settings, Missing::Gone, now).len(), 4);
+    assert_eq!(parts.part("db", &rows(&[row("db", "x")]), &settings, Missing::Gone, now).len(), 1);
+    parts
+}
+
+fn listed(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 #[test]
-fn many_services_share_the_connections_and_none_waits_longer_than_a_round() {
-    let address = ConsulSettings { connections: 11, ..ConsulSettings::default() };
-    let http = Arc::new(Http::open(&address).unwrap());
-    let (news, _) = mpsc::channel(1);
-    let settings = Arc::new(address);
-    let ask = Ask { http, news, places: Arc::new(Semaphore::new(10)), all: Arc::default(), settings };
-    for (services, wait) in [(10, 60_000), (20, 5000), (1000, 100)] {
-        ask.count(services);
-        assert_eq!(ask.wait().as_millis(), wait, "{services}");
+fn what_was_lost_comes_back_one_by_one_and_the_rest_is_held_meanwhile() {
+    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let mut parts = parts(now);
+    assert_eq!(parts.list(&listed(&[]), false, at(1)).len(), 0, "all of it at once has not gone");
+    assert_eq!(parts.hold_ends(), Some(at(61)));
+    assert_eq!(parts.list(&listed(&["web"]), false, at(2)).len(), 0);
+    let left = parts.part("web", &rows(&[row("web", "a")]), &settings, Missing::Gone, at(3));
+    assert_eq!(
+        ids(&left),
+        ["a@n1", "b@n1", "c@n1", "d@n1"],
+        "the first that is back does not end it for the others"
+    );
+    parts.part("web", &rows(&[row("web", "a"), row("web", "b")]), &settings, Missing::Gone, at(4));
+    let left = parts.let_go(at(61));
+    let left: Vec<_> = left.iter().map(|(part, left)| (part.as_str(), ids(left))).collect();
+    assert_eq!(left, [("db", vec![]), ("web", vec!["a@n1".to_owned(), "b@n1".to_owned()])]);
+    assert!(!parts.is_holding());
+}
+
+#[test]
+fn one_service_that_goes_and_instances_of_one_that_stays_have_gone() {
+    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let mut all = parts(now);
+    for name in ["c", "d", "e"] {
+        all.part(name, &rows(&[row(name, name)]), &settings, Missing::Gone, now);
     }
+    let left = all.list(&listed(&["web", "c", "d", "e"]), false, now);
+    assert_eq!(left.iter().map(|(part, left)| (part.as_str(), left.len())).collect::<Vec<_>>(), [("db", 0)]);
+    let left = all.part("web", &rows(&[row("web", "d")]), &settings, Missing::Gone, now);
+    assert_eq!(ids(&left), ["d@n1"]);
+    // While it recovers, and where the token does not see, nothing has.
+    let held = all.part("c", &[], &settings, Missing::Held, now);
+    assert_eq!(ids(&held), ["c@n1"]);
+    let hidden = all.part("d", &[], &settings, Missing::Hidden, now);
+    assert_eq!((ids(&hidden), all.held_in("d")), (vec!["d@n1".to_owned()], 0));
+    assert_eq!(all.list(&listed(&["web", "c", "d"]), true, now).len(), 0);
+}
+
+#[test]
+fn the_time_of_an_outage_is_not_counted() {
+    let now = Instant::now();
+    let mut parts = parts(now);
+    parts.list(&listed(&[]), false, now);
+    let later = now + Duration::from_secs(3600);
+    parts.hold_anew(later);
+    assert_eq!(parts.let_go(later).len(), 0);
+    assert_eq!(parts.hold_ends(), Some(later + Duration::from_secs(60)));
+}
+
+#[test]
+fn a_row_that_cannot_be_read_costs_nobody_else_anything() {
+    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let mut parts = parts(now);
+    let mut bad = row("web", "b");
+    bad["Service"]["Port"] = json!(70_000);
+    let left = parts.part("web", &rows(&[row("web", "a"), bad]), &settings, Missing::Gone, now);
+    assert_eq!(ids(&left), ["a@n1", "b@n1"], "it keeps what it was, c and d have gone");
+    assert!(parts.problems().any(|(part, why)| part == "web" && why.contains("\"b@n1\" cannot be read")));
+    let left =
+        parts.part("web", &rows(&[row("web", "a"), json!({ "Node": 7 })]), &settings, Missing::Gone, now);
+    assert_eq!(ids(&left), ["a@n1", "b@n1"], "anybody may be the one without a name");
+    let left = parts.part("web", &rows(&[row("web", "a")]), &settings, Missing::Gone, now);
+    assert_eq!((ids(&left), parts.problems().count()), (vec!["a@n1".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_heard_of_takes_nobody_along() {
+    let mut play = Play::of(scene(5, &["a", "b"])).await;
+    play.heard.first().await.unwrap();
+    let mut bad = scene(6, &["a", "b"]);
+    bad.entries.insert("a".into(), json!("<html>"));
+    bad.entries.insert("b".into(), json!([row("b", "b"), row("b", "more")]));
+    play.scene.send_replace(bad);
+    assert_eq!(play.next(1).await, [("b".to_owned(), 2)].into());
+    play.until(|condition, said| condition == Condition::Degraded && said.contains("/v1/health/service/a"))
+        .await;
+    play.scene.send_replace(scene(7, &["a", "b"]));
+    assert_eq!(play.next(2).await, [("a".to_owned(), 1), ("b".to_owned(), 1)].into());
+    play.until(|condition, _| condition == Condition::Connected).await;
 }

@@ -1,0 +1,191 @@
+//! What a Consul said, part by part, and what of it is held although it is not there any more.
+//!
+//! One service that goes has gone. Much that goes at once, all that there was, everything of one that is still listed, and whatever is
+//! missing after Consul began another history has more likely been lost, and comes back piece by piece: each instance is held by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ConsulSettings;
+use super::entry::{Row, Said};
+use crate::instance::Instance;
+use crate::registry::Item;
+
+/// More than this share of the services gone at once is held. Percent.
+const MASS_PERCENT: usize = 30;
+
+/// What becomes of instances that an answer does not have any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// They have gone.
+    Gone,
+    /// They may come back.
+    Held,
+    /// The token does not see them: nothing is known of them.
+    Hidden,
+}
+
+/// All parts.
+pub(super) struct Parts {
+    hold: Duration,
+    /// What each has in force.
+    said: BTreeMap<String, BTreeMap<String, Arc<Instance>>>,
+    /// Since when instances are missing, of those that are held.
+    held: BTreeMap<String, BTreeMap<String, Instant>>,
+    problems: BTreeMap<String, Vec<String>>,
+}
+
+/// A part, and what it has now.
+type Left = (String, Vec<Item>);
+
+impl Parts {
+    pub(super) fn new(hold: Duration) -> Self {
+        Self { hold, said: BTreeMap::new(), held: BTreeMap::new(), problems: BTreeMap::new() }
+    }
+
+    /// Only these are listed. Yields those that have less than before.
+    pub(super) fn list(&mut self, listed: &BTreeSet<String>, recovering: bool, now: Instant) -> Vec<Left> {
+        let known = self.said.values().filter(|part| !part.is_empty()).count();
+        let missing: Vec<String> = self.said.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        let full = missing.iter().filter(|name| self.said.get(*name).is_some_and(|part| !part.is_empty()));
+        let lost = full.count();
+        let mass = lost == known || (lost >= 2 && lost * 100 > known * MASS_PERCENT);
+        let mut less = Vec::new();
+        for name in missing {
+            let Some(part) = self.said.get_mut(&name) else { continue };
+            let held = self.held.entry(name.clone()).or_default();
+            if mass || recovering {
+                for id in part.keys() {
+                    held.entry(id.clone()).or_insert(now);
+                }
+            }
+            let before = part.len();
+            part.retain(|id, _| held.contains_key(id));
+            if part.len() < before || part.is_empty() {
+                less.push((name.clone(), items(part)));
+            }
+            self.tidy(&name);
+        }
+        less
+    }
+
+    /// The instances of a part as they are here now.
+    pub(super) fn part(
+        &mut self,
+        name: &str,
+        rows: &[Row],
+        settings: &ConsulSettings,
+        missing: Missing,
+        now: Instant,
+    ) -> Vec<Item> {
+        let before = self.said.remove(name).unwrap_or_default();
+        let (mut wrong, mut has, mut blind) = (Vec::new(), BTreeMap::new(), missing == Missing::Hidden);
+        for said in rows.iter().map(|row| row.read(settings)) {
+            match said {
+                Said::Nobody => {}
+                Said::Instance(id, new) => {
+                    let same = before.get(&id).filter(|old| **old == new).cloned();
+                    if has.insert(id.clone(), same.unwrap_or(new)).is_some() {
+                        wrong.push(format!("instance \"{id}\" occurs twice"));
+                    }
+                }
+                Said::Wrong(id, why) => {
+                    wrong.push(why);
+                    // Who is bad now stays what it was; of whom nobody knows who it is, anybody may be it.
+                    blind |= id.is_none();
+                    if let Some((id, last)) = id.and_then(|id| before.get_key_value(&id)) {
+                        has.insert(id.clone(), last.clone());
+                    }
+                }
+            }
+        }
+        let held = self.held.entry(name.to_owned()).or_default();
+        held.retain(|id, _| !has.contains_key(id));
+        for (id, last) in before {
+            if has.contains_key(&id) {
+                continue;
+            }
+            if missing == Missing::Held {
+                held.entry(id.clone()).or_insert(now);
+            }
+            if blind || held.contains_key(&id) {
+                has.insert(id, last);
+            }
+        }
+        match wrong.is_empty() {
+            true => drop(self.problems.remove(name)),
+            false => drop(self.problems.insert(name.to_owned(), wrong)),
+        }
+        let all = items(&has);
+        self.said.insert(name.to_owned(), has);
+        if self.held.get(name).is_some_and(BTreeMap::is_empty) {
+            self.held.remove(name);
+        }
+        all
+    }
+
+    /// Holds begin anew.
+    pub(super) fn hold_anew(&mut self, now: Instant) {
+        self.held.values_mut().flat_map(BTreeMap::values_mut).for_each(|since| *since = now);
+    }
+
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_in(&self, name: &str) -> usize {
+        self.held.get(name).map_or(0, BTreeMap::len)
+    }
+
+    /// When the first hold ends.
+    pub(super) fn hold_ends(&self) -> Option<Instant> {
+        self.held.values().flat_map(BTreeMap::values).min().map(|since| *since + self.hold)
+    }
+
+    /// Lets go of what was held for long enough.
+    pub(super) fn let_go(&mut self, now: Instant) -> Vec<Left> {
+        let mut less = Vec::new();
+        for (name, held) in &mut self.held {
+            let Some(part) = self.said.get_mut(name) else { continue };
+            let before = held.len();
+            held.retain(|id, since| {
+                let stays = now < *since + self.hold;
+                if !stays {
+                    part.remove(id);
+                }
+                stays
+            });
+            if held.len() < before {
+                less.push((name.clone(), items(part)));
+            }
+        }
+        for (name, _) in &less {
+            self.tidy(name);
+        }
+        less
+    }
+
+    /// What is wrong, by part.
+    pub(super) fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.problems.iter().flat_map(|(part, all)| all.iter().map(|text| (part.as_str(), text.as_str())))
+    }
+
+    /// Forgets what says nothing any more.
+    fn tidy(&mut self, name: &str) {
+        if self.held.get(name).is_some_and(BTreeMap::is_empty) {
+            self.held.remove(name);
+        }
+        if self.said.get(name).is_some_and(BTreeMap::is_empty) {
+            self.said.remove(name);
+            self.problems.remove(name);
+        }
+    }
+}
+
+fn items(part: &BTreeMap<String, Arc<Instance>>) -> Vec<Item> {
+    part.values().cloned().map(Item::Instance).collect()
+}
