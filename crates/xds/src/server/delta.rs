@@ -28,7 +28,7 @@ pub(super) fn take(
         tracing::debug!(?kind, nonce = request.response_nonce, "a client answers an older response");
     }
     let (more, less) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
-    engine.check_limits(kind, more.iter(), less)?;
+    engine.check_change(kind, more, less)?;
     let view = engine.view.clone();
     let first = !engine.subscription(kind).open;
     let subscription = engine.subscription(kind);

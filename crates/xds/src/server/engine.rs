@@ -4,7 +4,7 @@
 //! no addition is left to answer, and the barrier with the last of them. A kind whose last response is not answered
 //! waits, and is compared with the newest state when the answer comes, so a slow client costs one pending state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outrigger_model::cluster::Discovery;
@@ -81,17 +81,23 @@ impl Engine {
 
     /// Whether a client may have these names more and those less; asked before any of them is held.
     #[allow(clippy::result_large_err)] // tonic's own type
-    pub(super) fn check_limits(
+    pub(super) fn check_change(
         &self,
         kind: ResourceKind,
-        more: impl Iterator<Item = impl AsRef<str>>,
+        more: &[String],
         less: &[String],
     ) -> Result<(), tonic::Status> {
-        let known = self.subscriptions.get(&kind).map(|subscription| &subscription.names);
-        let has = |name: &str| known.is_some_and(|names| names.contains(name));
-        let more = more.filter(|name| !has(name.as_ref())).count();
-        let less = less.iter().filter(|name| has(name)).count();
-        let names = (known.map_or(0, |names| names.len()) + more).saturating_sub(less);
+        let none = BTreeSet::new();
+        let known = self.subscriptions.get(&kind).map_or(&none, |subscription| &subscription.names);
+        let less: BTreeSet<&String> = less.iter().filter(|name| known.contains(*name)).collect();
+        let more: BTreeSet<&String> =
+            more.iter().filter(|name| *name != "*" && !known.contains(*name)).collect();
+        Self::check_count(kind, known.len() - less.len() + more.len())
+    }
+
+    /// Whether a client may have so many names.
+    #[allow(clippy::result_large_err)] // tonic's own type
+    pub(super) fn check_count(kind: ResourceKind, names: usize) -> Result<(), tonic::Status> {
         if names > MAX_NAMES {
             return Err(tonic::Status::resource_exhausted(format!(
                 "{names} subscriptions to {kind:?}; one client may have {MAX_NAMES}"

@@ -446,3 +446,29 @@ fn an_envoy_without_anything_is_still_answered() {
     let out = ask_whole(&mut engine, &sotw(ResourceKind::Listener, &[], ""));
     assert_eq!((out.len(), out[0].resources.len()), (1, 0));
 }
+
+#[test]
+fn names_are_counted_each_once_before_any_is_held() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    let mut engine = Engine::new(shelf.view(), false);
+    let names = |from: usize, to: usize| (from..to).map(|n| format!("n{n}")).collect::<Vec<_>>();
+    let mut change = |more: Vec<String>, less: Vec<String>| {
+        let request = discovery::DeltaDiscoveryRequest {
+            resource_names_subscribe: more,
+            resource_names_unsubscribe: less,
+            ..delta(EDS, &[], "")
+        };
+        delta::take(&mut engine, &request)
+    };
+    change(names(0, 20_000), vec![]).unwrap();
+    change(names(0, 20_000), vec![]).expect("all of them are known");
+    change(names(20_000, 35_000), names(0, 15_000)).expect("as many go as come");
+    let refused = change(names(0, 2), vec!["n20000".into(); 2]).unwrap_err();
+    assert!(refused.message().contains("20001 subscriptions"), "{refused}");
+    assert!(!shelf.audience.holds(EDS, "n0"), "none of them is held");
+    let mut engine = Engine::new(Shelf::new(ClientKind::Grpc).view(), true);
+    for (from, to) in [(0, 15_000), (15_000, 30_000)] {
+        let request = discovery::DiscoveryRequest { resource_names: names(from, to), ..sotw(EDS, &[], "") };
+        sotw::take(&mut engine, &request).expect("a set replaces the one before it");
+    }
+}
