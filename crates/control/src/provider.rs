@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
+use outrigger_model::ext_authz::{
+    AuthzBody, AuthzService, ExtAuthz, FRAMING, HttpAuthz, MOST_ADDED, MOST_BODY, is_path_prefix,
+};
 use outrigger_model::matcher::{Pattern, StringMatch};
 use serde::{Deserialize, Serialize};
 
@@ -82,11 +84,6 @@ pub struct BodyInCheck {
 
 /// Istio's, when nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(600);
-/// How a question is sent is not the operator's to say.
-const FRAMING: [&str; 7] =
-    ["connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"];
-/// What sidecars take.
-const MOST_BODY: u32 = 64 * 1024;
 
 /// What cannot work in a list of providers.
 ///
@@ -174,11 +171,7 @@ impl Authz {
 
     fn http(&self) -> anyhow::Result<HttpAuthz> {
         let prefix = &self.path_prefix;
-        let plain = prefix.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'\\'));
-        ensure!(
-            prefix.is_empty() || (prefix.starts_with('/') && plain),
-            "pathPrefix: \"{prefix}\" is no beginning of a path"
-        );
+        ensure!(is_path_prefix(prefix), "pathPrefix: \"{prefix}\" is no beginning of a path");
         for (name, value) in &self.include_additional_headers_in_check {
             let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
             let is_header =
@@ -189,6 +182,12 @@ impl Authz {
                 "includeAdditionalHeadersInCheck: \"{name}\" is no header that can be sent"
             );
         }
+        let pairs = self.include_additional_headers_in_check.iter();
+        let bytes: usize = pairs.map(|(name, value)| name.len() + value.len()).sum();
+        ensure!(
+            bytes <= MOST_ADDED,
+            "includeAdditionalHeadersInCheck: {bytes} bytes are more than the {MOST_ADDED} that sidecars take"
+        );
         let denied = headers("headersToDownstreamOnDeny", &self.headers_to_downstream_on_deny)?;
         let additional = self.include_additional_headers_in_check.iter();
         Ok(HttpAuthz {

@@ -108,6 +108,21 @@ impl ExtAuthz {
     }
 }
 
+/// Of a body, what may go along.
+pub const MOST_BODY: u32 = 64 * 1024;
+/// Of headers that are added to a question, all together.
+pub const MOST_ADDED: usize = 16 * 1024;
+
+/// Headers that say how a question is sent, which is nobody else's to say.
+pub const FRAMING: [&str; 7] =
+    ["connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"];
+
+/// Whether something can go before paths.
+pub fn is_path_prefix(prefix: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'\\');
+    prefix.is_empty() || (prefix.starts_with('/') && prefix.bytes().all(plain))
+}
+
 /// What a service that is asked wants done with a header; the name is in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {

@@ -61,6 +61,8 @@ pub struct CatalogService {
 pub struct CatalogProvider {
     /// Its service.
     pub host: Host,
+    /// The namespace that must say where it is, if that is said.
+    pub namespace: Option<String>,
     /// The port of its service.
     pub port: u16,
     /// It speaks gRPC, so it can be asked about connections, too.

@@ -108,8 +108,8 @@ pub fn decode(message: &[u8]) -> Result<Verdict, String> {
         Some(HttpResponse::ErrorResponse(_)) => Err("the service says that it failed".into()),
         // Taken for unsaid, a parameter that has to go would stay; and that nobody answered is not what this is.
         Some(HttpResponse::OkResponse(ok))
-            if code == 0 && !ok.query_parameters_to_set.is_empty()
-                || !ok.query_parameters_to_remove.is_empty() =>
+            if code == 0
+                && !(ok.query_parameters_to_set.is_empty() && ok.query_parameters_to_remove.is_empty()) =>
         {
             let body = "the service that authorizes edits query parameters, which is not supported";
             let status = Some(HttpStatus { code: 500 });
@@ -233,5 +233,8 @@ mod tests {
             matches!(passed, Ok(Verdict::Denied { status: 500, .. })),
             "whatever is to happen when nobody answers"
         );
+        let status = Some(crate::wire::rpc::Status { code: 7, ..Default::default() });
+        let refused = decode(&CheckResponse { status, ..response }.encode_to_vec());
+        assert!(matches!(refused, Ok(Verdict::Denied { status: 403, .. })), "a refusal is one");
     }
 }

@@ -81,7 +81,9 @@ pub fn catalog(world: &World) -> ServiceCatalog {
         let (namespace, host, port) = provider.service();
         if let Ok(host) = world.resolver.resolve(host, namespace.unwrap_or_default()) {
             let grpc = provider.is_grpc();
-            catalog.providers.insert(provider.name.clone(), CatalogProvider { host, port, grpc });
+            let namespace = namespace.map(str::to_owned);
+            let known = CatalogProvider { host, namespace, port, grpc };
+            catalog.providers.insert(provider.name.clone(), known);
         }
     }
     for service in world.services() {

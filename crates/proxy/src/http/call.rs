@@ -5,10 +5,12 @@
 //! where it provably never arrived, or where a pooled connection was found dead and it may be sent twice.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::lease::{Leases, outcome_of};
@@ -16,6 +18,7 @@ use super::attempt::live::{Live, Outgoing};
 use super::body::{Body, Frame};
 use super::breakage;
 use super::head::ResponseHead;
+use super::respond::ERROR_HEADER;
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::cluster::PickContext;
@@ -35,9 +38,10 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
     let _permit = cluster.limits.try_request()?;
     let deadline = Instant::now() + call.timeout;
     let mut body = Body::saved(std::mem::take(&mut call.body), call.trailers.take());
-    let mut fresh = false;
+    let (mut fresh, mut tried) = (false, SmallVec::<[SocketAddr; 1]>::new());
     loop {
-        let endpoint = cluster.pick(&PickContext { tried: &[], original: call.original, hash: call.hash })?;
+        let endpoint =
+            cluster.pick(&PickContext { tried: &tried, original: call.original, hash: call.hash })?;
         let mut stale = false;
         let attempt = attempt(pools, &mut call, &mut body, &endpoint, fresh, &mut stale);
         let result = timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
@@ -46,17 +50,21 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
             Err(Failure::local(Stage::Forward, FailureKind::UpstreamTimeout, detail))
         });
         let again = |failure: &Failure| failure.retry == Retry::Safe || (stale && call.again);
-        if !fresh && result.as_ref().is_err_and(again) {
-            fresh = true;
-            body.rewind();
-            continue;
+        let again = !fresh && result.as_ref().is_err_and(again);
+        // That a pooled connection was dead says nothing against the endpoint.
+        if !(again && stale) {
+            let outcome = match &result {
+                Ok(answer) => Outcome::Status(answer.head.status()),
+                Err(failure) => outcome_of(failure),
+            };
+            cluster.report(&endpoint, outcome);
+            tried.push(endpoint.address);
         }
-        let outcome = match &result {
-            Ok(answer) => Outcome::Status(answer.head.status()),
-            Err(failure) => outcome_of(failure),
-        };
-        cluster.report(&endpoint, outcome);
-        return result;
+        if !again {
+            return result;
+        }
+        fresh = true;
+        body.rewind();
     }
 }
 
@@ -87,7 +95,16 @@ async fn attempt(
         Ok(_) => live.recycle(pools, Instant::now()),
         Err(_) => *stale = live.is_stale(),
     }
-    result
+    match result {
+        // The peer's sidecar speaks for itself: whoever was called has not answered.
+        Ok(answer) if call.cluster.uses_mesh(endpoint) && answer.head.has(ERROR_HEADER) => {
+            let said = answer.head.first(ERROR_HEADER).map(String::from_utf8_lossy).unwrap_or_default();
+            let detail =
+                format!("the sidecar of {} answered {}: {said}", endpoint.address, answer.head.status());
+            Err(Failure::local(Stage::Forward, FailureKind::UpstreamReset, detail))
+        }
+        result => result,
+    }
 }
 
 async fn exchange(live: &mut Live, body: &mut Body, is_head: bool, most: usize) -> Result<Answer, Failure> {

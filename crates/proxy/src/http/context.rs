@@ -144,7 +144,8 @@ impl<'c> RequestCtx<'c> {
         }
     }
 
-    /// Takes of the connection's account what the body may hold, up to `most`, until the request ends; whether there is room.
+    /// Takes of the connection's account what may be held of the body, up to `most`, until the request ends; whether there is room.
+    /// Whoever wants it held, it is held once.
     #[cold]
     pub fn reserve(&mut self, most: usize) -> bool {
         let bytes = match self.framing {
@@ -152,10 +153,12 @@ impl<'c> RequestCtx<'c> {
             Framing::Length(length) => usize::try_from(length).map_or(most, |length| length.min(most)),
             _ => most,
         };
-        if !self.conn.account.take(bytes) {
+        let reserved = self.extras.as_ref().map_or(0, |extras| extras.reserved);
+        let more = bytes.saturating_sub(reserved);
+        if !self.conn.account.take(more) {
             return false;
         }
-        self.extras().reserved += bytes;
+        self.extras().reserved += more;
         true
     }
 

@@ -25,12 +25,12 @@ impl Budget {
         Self { limit, resident, shed: Arc::default(), workers: workers.max(1) }
     }
 
-    /// Half of the limit is handed out, in equal shares; the other half is for configuration, buffers and bodies.
+    /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.workers
     }
 
-    /// Handed out by one worker.
+    /// Half of the limit is handed out, in equal shares; the other half is for configuration, buffers and bodies.
     pub fn of_worker(&self) -> usize {
         (self.limit / 2 / self.workers).max(LEAST)
     }

@@ -6,7 +6,7 @@ use super::policies::reaches_port;
 use super::{Scene, finding, joined, short};
 use crate::catalog::{CatalogProvider, Labels, PortProtocol, ServiceCatalog};
 use crate::finding::{Finding, Severity, closest, code, quote};
-use crate::intent::{AuthorizationIntent, Place};
+use crate::intent::{AuthorizationIntent, Host, Place};
 
 /// The policies that ask somebody, with whom.
 fn asking<'s>(scene: &'s Scene<'_>) -> impl Iterator<Item = (&'s AuthorizationIntent, &'s str)> {
@@ -39,8 +39,29 @@ fn trouble(scene: &Scene<'_>, catalog: &ServiceCatalog, name: &str) -> Option<St
         Some(ports) if !ports.contains(&provider.port) => {
             Some(format!("but service {host}, which it is, has no port {}", provider.port))
         }
-        Some(_) => None,
+        Some(_) => {
+            let namespace = provider.namespace.as_ref()?;
+            let owner = owner(scene, &provider.host, provider.port)?;
+            (owner != *namespace).then(|| {
+                format!("but service {host}, which it is, is what namespace {owner} says, not {namespace}")
+            })
+        }
     }
+}
+
+/// Who says where clients of a namespace of its own find a service; they may have one of their own.
+fn owner(scene: &Scene<'_>, host: &Host, port: u16) -> Option<String> {
+    let split = |host: &Host| Some(short(host).rsplit_once('.')?.1.to_owned());
+    if host.as_str().contains(".svc.") {
+        return split(host);
+    }
+    let mut describing: Vec<_> = scene
+        .services
+        .iter()
+        .filter(|service| service.hosts.contains(host) && service.ports.contains_key(&port))
+        .collect();
+    describing.sort_by(|a, b| a.origin.cmp(&b.origin));
+    Some(describing.first()?.origin.namespace.clone())
 }
 
 /// Nobody is asked about bytes.

@@ -1,7 +1,9 @@
 //! `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`. What it cannot say here refuses the listener: left out, it would let
 //! somebody in.
 
-use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
+use outrigger_model::ext_authz::{
+    AuthzBody, AuthzService, ExtAuthz, HttpAuthz, MOST_ADDED, MOST_BODY, is_path_prefix,
+};
 use outrigger_model::matcher::StringMatch;
 
 use super::flaw::{Decoded, Under, each, flaw};
@@ -19,11 +21,6 @@ use crate::wire::http_authz::{
 use crate::wire::matcher::ListStringMatcher;
 use crate::wire::protobuf::Value;
 use crate::wire::scalar::HttpStatus;
-
-/// The largest body that goes along: what of a body is copied aside.
-const MOST_BYTES: u32 = 64 * 1024;
-/// Of headers that are added to a question.
-const MOST_ADDED: usize = 16 * 1024;
 
 pub(super) fn encode(authz: &ExtAuthz) -> wire::ExtAuthz {
     let services = match &authz.service {
@@ -193,8 +190,7 @@ fn decode_http(wire: &HttpService) -> Decoded<Service<'_>> {
         return flaw("path_override", "is not supported");
     }
     let prefix = wire.path_prefix.as_str();
-    let plain = prefix.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'\\'));
-    if !(prefix.is_empty() || prefix.starts_with('/') && plain) {
+    if !is_path_prefix(prefix) {
         return flaw("path_prefix", format!("\"{}\" is no beginning of a path", prefix.escape_debug()));
     }
     let add = wire.authorization_request.as_ref().map_or(&[][..], |request| &request.headers_to_add);
@@ -230,9 +226,7 @@ fn decode_pairs(wire: &[HeaderValue], field: &str) -> Decoded<Vec<(String, Strin
 pub(super) fn decode_body(wire: &BufferSettings) -> Decoded<AuthzBody> {
     match wire.max_request_bytes {
         0 => flaw("max_request_bytes", "must be greater than 0"),
-        bytes if bytes > MOST_BYTES => {
-            flaw("max_request_bytes", format!("at most {MOST_BYTES} are supported"))
-        }
+        bytes if bytes > MOST_BODY => flaw("max_request_bytes", format!("at most {MOST_BODY} are supported")),
         max_bytes => Ok(AuthzBody {
             max_bytes,
             allow_partial: wire.allow_partial_message,
@@ -268,7 +262,7 @@ mod tests {
         let whole = encode(&ExtAuthz::new(AuthzService::Http(HttpAuthz::default()), "authz"));
         let shadow = wire::ExtAuthz { shadow_mode: true, ..whole.clone() };
         assert!(decode(&shadow, &[], None).is_err());
-        let bytes = BufferSettings { max_request_bytes: MOST_BYTES + 1, ..BufferSettings::default() };
+        let bytes = BufferSettings { max_request_bytes: MOST_BODY + 1, ..BufferSettings::default() };
         let large = wire::ExtAuthz { with_request_body: Some(bytes), ..whole };
         assert!(decode(&large, &[], None).is_err());
     }

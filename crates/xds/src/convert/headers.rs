@@ -1,6 +1,7 @@
 //! Edits of headers. Envoy reads `%` in a value as a command; the model's values are literal, so it is doubled on the
 //! wire.
 
+use outrigger_model::ext_authz::FRAMING;
 use outrigger_model::route::HeaderEdits;
 
 use super::flaw::{Decoded, Flaw, each, flaw};
@@ -86,9 +87,7 @@ fn option(wire: &HeaderValueOption) -> Decoded<(String, String, bool)> {
 /// A header that is sent as it is written, in requests of our own.
 pub(super) fn literal_pair(wire: &HeaderValue) -> Decoded<(String, String)> {
     let name = header_name(&wire.key).map_err(|flaw| flaw.under("key"))?;
-    let framing =
-        ["connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade"];
-    if framing.contains(&name.as_str()) {
+    if FRAMING.contains(&name.as_str()) {
         return flaw("key", format!("{name} is not for others to set"));
     }
     if !wire.raw_value.is_empty() {

@@ -60,9 +60,11 @@ fn asking(lens: &Lens<'_>, provider: &str) -> Option<ExtAuthz> {
     let provider = lens.provider(provider)?;
     let (namespace, host, port) = provider.service();
     let service = lens.service(&lens.resolve_in(host, namespace.unwrap_or_default())?)?;
-    if namespace.is_some_and(|namespace| namespace != service.namespace()) {
+    // Whoever says where the requests of this client go, is whom it would ask.
+    let described = lens.offer(service, port)?.described;
+    let owner = described.map_or(service.namespace(), |intent| &intent.origin.namespace);
+    if namespace.is_some_and(|namespace| namespace != owner) {
         return None;
     }
-    lens.offer(service, port)?;
     provider.ext_authz(&names::outbound(port, "", service.host().as_str())).ok()
 }

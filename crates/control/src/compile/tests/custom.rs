@@ -14,6 +14,8 @@ const PROVIDERS: &str = "
   envoyExtAuthzGrpc: {service: guard.shop.svc.cluster.local, port: 9000}
 - name: elsewhere
   envoyExtAuthzHttp: {service: bank/guard.shop.svc.cluster.local, port: 9000}
+- name: outside
+  envoyExtAuthzHttp: {service: bank/opa.example.com, port: 9000}
 - name: portless
   envoyExtAuthzHttp: {service: guard.shop.svc.cluster.local, port: 9001}
 ";
@@ -124,6 +126,24 @@ fn what_nobody_can_be_asked_about_is_denied() {
             [format!("ns[shop]-policy[one]-rule[0]-provider[{provider}]-cannot-be-asked")]
         );
     }
+}
+
+#[test]
+fn a_provider_of_a_namespace_is_where_that_namespace_says() {
+    let describes = |namespace: &str, more: &str| {
+        format!(
+            "\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: opa, namespace: {namespace}}}\nspec: {{hosts: \
+             [opa.example.com], resolution: DNS, ports: [{{number: 9000, protocol: HTTP}}]{more}}}\n---"
+        )
+    };
+    let policy = custom("one", "outside", "/one");
+    let is_asked = |more: &str| matches!(of_catalog(&format!("{policy}{more}"))[0], HttpFilter::ExtAuthz(_));
+    assert!(is_asked(&describes("bank", "")));
+    assert!(!is_asked(&(describes("bank", "") + &describes("shop", ""))), "its clients' own word goes first");
+    assert!(
+        is_asked(&(describes("bank", "") + &describes("aaa", ", exportTo: ['.']"))),
+        "no word of who is not seen"
+    );
 }
 
 #[test]

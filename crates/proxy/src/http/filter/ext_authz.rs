@@ -18,7 +18,7 @@ use crate::http::call::message::{Answer, Call};
 use crate::http::copy::parse_status;
 use crate::http::h1::{EditError, Framing, H1Request, H1Response};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::respond::{Local, percent_encoded};
+use crate::http::respond::{ERROR_HEADER, Local, percent_encoded};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::Reach;
 
@@ -124,6 +124,11 @@ impl ExtAuthz {
     /// It cannot be put.
     pub fn ask(&self, asked: &Asked<'_>, cluster: &Arc<ClusterHandle>) -> Result<Call, Failure> {
         let (head, body) = match &self.config.service {
+            // The question is the request without its body, and of CONNECT nothing is left but a tunnel.
+            AuthzService::Http(_) if asked.head.is_connect() => {
+                let detail = "a service that authorizes over HTTP cannot be asked about CONNECT";
+                return Err(Failure::local(Stage::Authorize, FailureKind::AuthzUnavailable(403), detail));
+            }
             AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata),
             AuthzService::Http(http) => self.http(asked, http),
         }
@@ -143,11 +148,7 @@ impl ExtAuthz {
     }
 
     fn http(&self, asked: &Asked<'_>, http: &HttpAuthz) -> Result<(RequestHead, Bytes), EditError> {
-        let path = match asked.head.is_connect() {
-            // It has none.
-            true => format!("{}/", http.path_prefix),
-            false => format!("{}{}", http.path_prefix, asked.head.path()),
-        };
+        let path = format!("{}{}", http.path_prefix, asked.head.path());
         let mut head = H1Request::new(asked.head.method(), &path, asked.head.authority())?;
         head.set_scheme(asked.head.scheme());
         let mut head = RequestHead::H1(head);
@@ -308,7 +309,7 @@ impl ExtAuthz {
         lines.retain(|(name, _)| {
             let ours = matches!(
                 &**name,
-                "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "host"
+                "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "host" | ERROR_HEADER
             );
             !ours && self.client.as_deref().is_none_or(|all| any(all, name) || always.contains(&&**name))
         });

@@ -7,8 +7,14 @@ fn provided(text: &str) -> Vec<String> {
     let mut catalog = catalog();
     for (name, service, port) in [("http", "reviews", 80), ("grpc", "stock", 90), ("lost", "gone", 80)] {
         let host = Resolver::default().service(service, "shop");
-        catalog.providers.insert(name.into(), CatalogProvider { host, port, grpc: name == "grpc" });
+        let known = CatalogProvider { host, namespace: None, port, grpc: name == "grpc" };
+        catalog
+            .providers
+            .insert("theirs".into(), CatalogProvider { namespace: Some("bank".into()), ..known.clone() });
+        catalog.providers.insert(name.into(), known);
     }
+    let theirs = catalog.providers.get_mut("theirs").unwrap();
+    (theirs.host, theirs.port) = (Resolver::default().service("reviews", "shop"), 80);
     analyze(&objects(text), Some(&catalog)).iter().map(Finding::to_string).collect()
 }
 
@@ -30,6 +36,8 @@ fn a_provider_that_cannot_be_asked_is_told() {
     assert!(unknown.contains("warning OUT0111") && unknown.contains("is denied"), "{unknown}");
     assert!(unknown.ends_with("Did you mean \"http\"?"), "{unknown}");
     assert!(one(&asks("lost", "reviews", "[{}]")).contains("there is no service \"gone.shop\""));
+    let exempt = "[{to: [{operation: {notPorts: ['80']}}]}]";
+    assert!(one(&asks("theirs", "reviews", exempt)).contains("is what namespace shop says, not bank"));
     assert_eq!(provided(&asks("grpc", "reviews", "[{}]")), Vec::<String>::new());
     assert_eq!(
         analyze(&objects(&asks("htp", "stock", "[{}]")), None),

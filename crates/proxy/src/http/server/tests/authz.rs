@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use outrigger_model::cluster::{Cluster, Discovery, Outlier, UpstreamProtocol};
+use outrigger_model::cluster::{Balance, Cluster, Discovery, Outlier, UpstreamProtocol};
 use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::matcher::StringMatch;
@@ -189,6 +189,23 @@ async fn what_follows_the_head_of_an_upgrade_is_not_waited_for() {
         let mut body = response.into_body();
         assert_eq!(body.data().await.unwrap().unwrap(), "hello");
         stream.send_data("ping".into(), true).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_is_asked_where_one_is_not_there() {
+    run(async {
+        let mut setup = guards(app().await, nobody().await, |_| ());
+        let addresses = [nobody().await, service().await];
+        let Discovery::Static(set) = Setup::to(&addresses).cluster.discovery else { panic!() };
+        let balance = Balance::RoundRobin;
+        setup.others = vec![Cluster { discovery: Discovery::Static(set), balance, ..Cluster::new("authz") }];
+        let mut client = Wire::connect(proxy(setup, Http1).await.address).await;
+        for _ in 0..6 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            assert!(answer(&mut client).await.starts_with("200"));
+        }
     })
     .await;
 }
