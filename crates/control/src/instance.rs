@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use outrigger_model::identity::{SpiffeError, SpiffeId};
 use outrigger_model::resource::is_virtual;
+use outrigger_rules::catalog::PortProtocol;
 use serde::{Deserialize, Serialize};
 
 /// The longest registration, as JSON without spaces: bytes.
@@ -107,6 +108,15 @@ impl Protocol {
     /// Whether it is HTTP, or may turn out to be.
     pub fn is_http(self) -> bool {
         !matches!(self, Self::Tls | Self::Tcp)
+    }
+
+    /// As the analyzer of rules knows it.
+    pub(crate) fn in_catalog(self) -> PortProtocol {
+        match self {
+            Self::Auto => PortProtocol::Detect,
+            Self::Http | Self::Http2 | Self::Grpc => PortProtocol::Http,
+            Self::Tls | Self::Tcp => PortProtocol::Tcp,
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, GrantIntent, Host, Intent, MtlsIntent, Origin,
-    Place, RouteIntent, ServiceIntent, Target,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place,
+    RouteIntent, ServiceIntent, Target,
 };
 use crate::object::Object;
 
@@ -49,6 +49,7 @@ pub const CHECKS: &[Check] = &[
         run: references::subsets,
     },
     Check { code: code::REFERENCE, what: "a delegate that does not exist", run: delegates::missing },
+    Check { code: code::LIMIT, what: "more matches by delegation than are taken", run: delegates::too_much },
     Check { code: code::NO_EFFECT, what: "a delegate that nobody uses", run: delegates::nobody },
     Check { code: code::EMPTY_SUBSET, what: "a subset without instances", run: references::empty_subsets },
     Check { code: code::NO_WEIGHT, what: "weights that sum to 0", run: routes::no_weight },
@@ -113,7 +114,6 @@ struct Scene<'o> {
     mtls: Vec<&'o MtlsIntent>,
     services: Vec<&'o ServiceIntent>,
     attached: Vec<&'o AttachedIntent>,
-    grants: Vec<&'o GrantIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -128,7 +128,6 @@ impl<'o> Scene<'o> {
             mtls: Vec::new(),
             services: Vec::new(),
             attached: Vec::new(),
-            grants: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -141,7 +140,6 @@ impl<'o> Scene<'o> {
                 Intent::Mtls(policy) => scene.mtls.push(policy),
                 Intent::Service(service) => scene.services.push(service),
                 Intent::Attached(route) => scene.attached.push(route),
-                Intent::Grant(grant) => scene.grants.push(grant),
                 Intent::Workload(_) => {}
             }
         }

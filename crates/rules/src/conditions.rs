@@ -1,18 +1,17 @@
 //! Conditions of attached routes, as the Gateway API has them: whether a route is in force at a parent, and whether all that
 //! it refers to can be used. The same for the API, for `get` and for the analyzer.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use crate::intent::{AttachedIntent, GrantIntent, Host, ObjectKind, Parent, Place, RouteCondition, Target};
+use crate::catalog::PortProtocol;
+use crate::intent::{AttachedIntent, Host, ObjectKind, Parent, Place, RouteCondition, Target};
 
 /// What conditions depend on beside the route.
 pub trait Surroundings {
-    /// The ports of a service; `None` where there is none.
-    fn ports(&self, host: &Host) -> Option<BTreeSet<u16>>;
+    /// The ports of a service and what they speak; `None` where there is no such service.
+    fn ports(&self, host: &Host) -> Option<BTreeMap<u16, PortProtocol>>;
     /// The port of a name.
     fn port_named(&self, host: &Host, name: &str) -> Option<u16>;
-    /// Whether a route may refer to a service.
-    fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool;
     /// Routes of a more specific kind that hold at that port instead, if there are any.
     fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool;
 }
@@ -89,17 +88,29 @@ pub(crate) fn detached(
     };
     let named = parent.section.as_ref().map(|name| around.port_named(host, name));
     let at = |port: &u16| parent.port.is_none_or(|p| p == *port) && named.is_none_or(|p| p == Some(*port));
-    let at: Vec<u16> = ports.iter().copied().filter(at).collect();
+    let at: BTreeMap<u16, PortProtocol> =
+        ports.iter().filter(|(port, _)| at(port)).map(|(p, s)| (*p, *s)).collect();
     if at.is_empty() {
         let wanted = match (&parent.section, parent.port) {
             (Some(name), _) => format!("port \"{name:.80}\""),
             (None, port) => format!("port {}", port.unwrap_or_default()),
         };
-        let known: Vec<String> = ports.iter().take(MOST).map(u16::to_string).collect();
+        let known: Vec<String> = ports.keys().take(MOST).map(u16::to_string).collect();
         let message = format!("{} has no {wanted}, only {}", short(host), known.join(", "));
         return Some(("NoMatchingParent", message));
     }
-    let outranked = at.iter().all(|port| around.outranked(route, host, *port));
+    let web: Vec<u16> =
+        at.iter().filter(|(_, spoken)| **spoken != PortProtocol::Tcp).map(|(port, _)| *port).collect();
+    if web.is_empty() {
+        let opaque: Vec<String> = at.keys().take(MOST).map(u16::to_string).collect();
+        let message = format!(
+            "{} speaks no HTTP at port {}, where there are no requests",
+            short(host),
+            opaque.join(", ")
+        );
+        return Some(("NoMatchingParent", message));
+    }
+    let outranked = web.iter().all(|port| around.outranked(route, host, *port));
     outranked.then(|| {
         let message = format!("GRPCRoutes hold at {}, and only one kind of route can", short(host));
         ("Conflicted", message)
@@ -110,58 +121,36 @@ pub(crate) fn detached(
 pub(crate) struct Lost<'r> {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+    /// Only copies were to go there.
+    pub(crate) mirror: bool,
     pub(crate) place: &'r Place,
 }
 
 /// The references of a route that cannot be used.
 pub(crate) fn lost<'r>(route: &'r AttachedIntent, around: &impl Surroundings) -> Vec<Lost<'r>> {
     let mut found: Vec<Lost<'r>> = Vec::new();
-    for (target, place) in route.references() {
-        let Some((reason, message)) = unusable(route, target, around) else { continue };
-        if !found.iter().any(|known| known.message == message) {
-            found.push(Lost { reason, message, place });
+    for (target, place, mirror) in route.references() {
+        let Some(message) = unusable(target, around) else { continue };
+        if !found.iter().any(|known| known.message == message && known.mirror == mirror) {
+            found.push(Lost { reason: "BackendNotFound", message, mirror, place });
         }
     }
     found
 }
 
-fn unusable(
-    route: &AttachedIntent,
-    target: &Target,
-    around: &impl Surroundings,
-) -> Option<(&'static str, String)> {
+fn unusable(target: &Target, around: &impl Surroundings) -> Option<String> {
     let host = short(&target.host);
-    if !around.may_refer(route, &target.host) {
-        let message = format!(
-            "no ReferenceGrant in the namespace of {host} lets {} of {} refer to it",
-            route.origin.kind, route.origin.namespace
-        );
-        return Some(("RefNotPermitted", message));
-    }
     let Some(ports) = around.ports(&target.host) else {
-        return Some(("BackendNotFound", format!("there is no service {host}")));
+        return Some(format!("there is no service {host}"));
     };
-    let port = target.port.filter(|port| !ports.contains(port))?;
-    let known: Vec<String> = ports.iter().take(MOST).map(u16::to_string).collect();
-    Some(("BackendNotFound", format!("{host} has no port {port}, only {}", known.join(", "))))
+    let port = target.port.filter(|port| !ports.contains_key(port))?;
+    let known: Vec<String> = ports.keys().take(MOST).map(u16::to_string).collect();
+    Some(format!("{host} has no port {port}, only {}", known.join(", ")))
 }
 
 /// Whether routes of the one kind make those of the other have no effect at a port.
 pub fn outranks(one: ObjectKind, other: ObjectKind) -> bool {
     (one, other) == (ObjectKind::GrpcRoute, ObjectKind::HttpRoute)
-}
-
-/// Whether a route may refer to a service of that name and namespace: to one of its own namespace, to one that it is attached
-/// to (its clients call that anyway), and to whatever a grant of that namespace opens to it.
-pub fn may_refer<'g>(
-    route: &AttachedIntent,
-    host: &Host,
-    (service, namespace): (&str, &str),
-    grants: impl IntoIterator<Item = &'g GrantIntent>,
-) -> bool {
-    namespace == route.origin.namespace
-        || route.hosts.contains(host)
-        || grants.into_iter().any(|grant| grant.permits(&route.origin, service))
 }
 
 fn short(host: &Host) -> &str {

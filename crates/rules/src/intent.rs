@@ -12,9 +12,7 @@ mod service;
 
 use std::fmt;
 
-pub use attached::{
-    AttachedIntent, GATEWAY_GROUP, GrantFrom, GrantIntent, GrantTo, Parent, RouteCondition, RouteFlaw,
-};
+pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
 pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, LoadBalancing, SubsetIntent,
     TrafficPolicy,
@@ -166,8 +164,6 @@ pub enum Intent {
     Route(RouteIntent),
     /// Where requests to ports of services go.
     Attached(AttachedIntent),
-    /// Who may refer to services of a namespace.
-    Grant(GrantIntent),
     /// Subsets and client-side policy of one host.
     Destination(DestinationIntent),
     /// mTLS mode of workloads.
@@ -186,7 +182,6 @@ impl Intent {
         match self {
             Self::Route(intent) => &intent.origin,
             Self::Attached(intent) => &intent.origin,
-            Self::Grant(intent) => &intent.origin,
             Self::Destination(intent) => &intent.origin,
             Self::Mtls(intent) => &intent.origin,
             Self::Authorization(intent) => &intent.origin,

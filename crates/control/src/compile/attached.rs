@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 
 use outrigger_model::cluster::NOWHERE;
-use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
-use outrigger_rules::intent::{AttachedIntent, HttpRoute, Target};
+use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, WeightedCluster};
+use outrigger_rules::intent::{AttachedIntent, HttpMatch, HttpRoute, Target};
 
 use super::hashes::hashes;
 use super::lens::{Lens, Seen};
@@ -22,15 +22,12 @@ pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Ve
         // Kubernetes says of every object when it was made; what does not say goes behind what does.
         let age = (intent.created.is_none(), intent.created.clone(), intent.origin.name.clone());
         for (index, http) in intent.http.iter().enumerate() {
-            let any = [RouteMatch::any()];
-            let matches: Vec<&RouteMatch> = match http.matches.is_empty() {
-                true => any.iter().collect(),
-                false => http.matches.iter().map(|block| &block.request).collect(),
-            };
+            let any = [HttpMatch::default()];
+            let matches = if http.matches.is_empty() { any.as_slice() } else { &http.matches };
             let route = route(lens, intent, http, index, port);
-            for matches in matches {
-                let route = Route { matches: matches.clone(), ..route.clone() };
-                found.push((specificity(matches), age.clone(), route));
+            for block in matches {
+                let route = Route { matches: block.request.clone(), ..route.clone() };
+                found.push((specificity(block), age.clone(), route));
             }
         }
     }
@@ -40,13 +37,16 @@ pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Ve
 }
 
 /// By the Gateway API: exact paths, then the longer one, then those with a method, then by the number of headers and of query
-/// parameters. Where it leaves regular expressions open, they go behind exact paths and before prefixes.
-fn specificity(matches: &RouteMatch) -> impl Ord + use<> {
-    let (kind, length) = match &matches.path {
-        PathMatch::Connect => (0, 0),
-        PathMatch::Exact(path) => (1, path.len()),
-        PathMatch::Regex(pattern) => (2, pattern.len()),
-        PathMatch::Prefix(path) | PathMatch::Segments(path) => (3, path.len()),
+/// parameters. Where it leaves regular expressions open, they go behind exact paths and before prefixes. Of gRPC the longer service,
+/// then the longer method.
+fn specificity(block: &HttpMatch) -> impl Ord + use<> {
+    let matches = &block.request;
+    let (kind, length) = match (&block.grpc, &matches.path) {
+        (Some(lengths), _) => (0, *lengths),
+        (None, PathMatch::Connect) => (0, (0, 0)),
+        (None, PathMatch::Exact(path)) => (1, (path.len(), 0)),
+        (None, PathMatch::Regex(pattern)) => (2, (pattern.len(), 0)),
+        (None, PathMatch::Prefix(path) | PathMatch::Segments(path)) => (3, (path.len(), 0)),
     };
     let methods = matches.headers.iter().filter(|header| header.name == ":method").count();
     let headers = matches.headers.len() - methods;
@@ -61,8 +61,8 @@ fn route(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, index: usiz
     let mut route = Route { name, origin: Some(origin(&intent.origin)), ..http.route.clone() };
     match &mut route.action {
         RouteAction::Forward(forward) => {
-            forward.clusters = clusters(lens, intent, http, port);
-            forward.mirrors = mirrors(lens, intent, http, port);
+            forward.clusters = clusters(lens, http, port);
+            forward.mirrors = mirrors(lens, http, port);
             forward.hash = hashes(lens, http, port);
         }
         RouteAction::Redirect(redirect) if http.to_request_port => redirect.port = Some(port),
@@ -71,19 +71,19 @@ fn route(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, index: usiz
     route
 }
 
-/// The cluster of a backend that is there and that the route may refer to.
-fn cluster(lens: &Lens<'_>, intent: &AttachedIntent, target: &Target, port: u16) -> Option<String> {
+/// The cluster of a backend that is there.
+fn cluster(lens: &Lens<'_>, target: &Target, port: u16) -> Option<String> {
     let port = target.port.unwrap_or(port);
     let there = lens.service(&target.host).is_some_and(|service| lens.offer(service, port).is_some());
-    (lens.may_refer(intent, &target.host) && there).then(|| names::outbound(port, "", target.host.as_str()))
+    there.then(|| names::outbound(port, "", target.host.as_str()))
 }
 
 /// What cannot be sent to keeps its share, and goes nowhere.
-fn clusters(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, port: u16) -> Vec<WeightedCluster> {
+fn clusters(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<WeightedCluster> {
     let mut lost = http.lost;
     let mut shares = Vec::new();
     for weighted in &http.targets {
-        match cluster(lens, intent, &weighted.target, port) {
+        match cluster(lens, &weighted.target, port) {
             Some(cluster) => shares.push(WeightedCluster { cluster, ..weighted.share.clone() }),
             None => lost += weighted.share.weight,
         }
@@ -94,9 +94,9 @@ fn clusters(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, port: u1
     shares
 }
 
-fn mirrors(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, port: u16) -> Vec<Mirror> {
+fn mirrors(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<Mirror> {
     let mirrors = http.mirrors.iter();
-    let there = mirrors.filter_map(|mirror| Some((cluster(lens, intent, &mirror.target, port)?, mirror)));
+    let there = mirrors.filter_map(|mirror| Some((cluster(lens, &mirror.target, port)?, mirror)));
     there.map(|(cluster, mirror)| Mirror { cluster, ..mirror.mirror.clone() }).collect()
 }
 

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use outrigger_rules::conditions::Surroundings as _;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, MtlsMode, RouteIntent, WorkloadIntent,
 };
@@ -249,14 +248,6 @@ impl<'a> Lens<'a> {
         // What ports are called, instances say.
         self.saw(Fact::Members(service.0.host.clone()));
         self.world.attached_to(service.0, port, self.namespace())
-    }
-
-    /// Whether a route may refer to a service.
-    pub(super) fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
-        if let Some((_, namespace)) = self.world.resolver.split(host) {
-            self.saw(Fact::Grants(namespace.to_owned()));
-        }
-        self.world.may_refer(route, host)
     }
 
     pub(super) fn destination_for(&self, host: &Host) -> Option<Arc<DestinationIntent>> {

@@ -1,10 +1,9 @@
 //! Rules as the keeper holds them, and what the analyzer needs to know of the world.
 
-use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload, PortProtocol};
+use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload};
 use outrigger_rules::{Finding, Object, ServiceCatalog};
 use serde::{Deserialize, Serialize};
 
-use crate::instance::Protocol;
 use crate::store::records::StoredRule;
 use crate::world::World;
 
@@ -66,11 +65,6 @@ pub(super) fn same_finding(a: &Finding, b: &Finding) -> bool {
 
 /// What the analyzer needs to know of a world.
 pub fn catalog(world: &World) -> ServiceCatalog {
-    let protocol = |protocol: Protocol| match protocol {
-        Protocol::Auto => PortProtocol::Detect,
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => PortProtocol::Http,
-        Protocol::Tls | Protocol::Tcp => PortProtocol::Tcp,
-    };
     let mut catalog = ServiceCatalog {
         root_namespace: world.settings.root_namespace.clone(),
         trust_domain: world.settings.trust_domain.clone(),
@@ -88,7 +82,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     }
     for service in world.services() {
         let known = CatalogService {
-            ports: service.ports.iter().map(|(port, spoken)| (*port, protocol(*spoken))).collect(),
+            ports: service.ports.iter().map(|(port, spoken)| (*port, spoken.in_catalog())).collect(),
             names: service.port_names().map(|(name, number)| (name.to_owned(), number)).collect(),
             instances: service.instances.iter().map(|instance| instance.labels.clone()).collect(),
         };
@@ -99,7 +93,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
             namespace: instance.namespace.clone(),
             service_account: instance.service_account.clone(),
             labels: instance.labels.clone(),
-            ports: instance.ports.iter().map(|port| (port.number, protocol(port.protocol))).collect(),
+            ports: instance.ports.iter().map(|port| (port.number, port.protocol.in_catalog())).collect(),
         });
     }
     catalog

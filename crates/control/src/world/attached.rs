@@ -1,9 +1,10 @@
-//! Which routes are attached to a port of a service, and what they may refer to.
+//! Which routes are attached to a port of a service.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_rules::conditions::{self, Surroundings, outranks};
+use outrigger_rules::catalog::PortProtocol;
+use outrigger_rules::conditions::{Surroundings, outranks};
 use outrigger_rules::intent::{AttachedIntent, Host, ObjectKind};
 
 use super::{Service, World};
@@ -45,18 +46,13 @@ impl Service {
 }
 
 impl Surroundings for World {
-    fn ports(&self, host: &Host) -> Option<BTreeSet<u16>> {
-        Some(self.service(host)?.ports.keys().copied().collect())
+    fn ports(&self, host: &Host) -> Option<BTreeMap<u16, PortProtocol>> {
+        let ports = self.service(host)?.ports.iter();
+        Some(ports.map(|(port, spoken)| (*port, spoken.in_catalog())).collect())
     }
 
     fn port_named(&self, host: &Host, name: &str) -> Option<u16> {
         self.service(host)?.port_named(name)
-    }
-
-    fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
-        let Some(owner) = self.resolver.split(host) else { return false };
-        let grants = self.rules.grants.of(owner.1).iter().map(AsRef::as_ref);
-        conditions::may_refer(route, host, owner, grants)
     }
 
     fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool {

@@ -23,8 +23,6 @@ pub enum Fact {
     Routes(Host),
     /// Which client-side policy it has.
     Destinations(Host),
-    /// Who may refer to services of a namespace.
-    Grants(String),
     /// Who has an address.
     Address(IpAddr),
     /// An instance.
@@ -139,9 +137,6 @@ impl World {
         }
         for route in differing(&before.attached.all, &after.attached.all) {
             change.facts.extend(route.hosts.iter().cloned().map(Fact::Routes));
-        }
-        for grant in differing(&before.grants.all, &after.grants.all) {
-            change.note(Fact::Grants(grant.origin.namespace.clone()));
         }
         for rule in differing(&before.destinations.all, &after.destinations.all) {
             match rule.host.is_wildcard() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, GrantIntent, Host, Intent, MtlsIntent, Origin,
-    RouteIntent, ServiceIntent, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, RouteIntent,
+    ServiceIntent, WorkloadIntent,
 };
 
 use crate::described::Described;
@@ -16,7 +16,6 @@ use crate::described::Described;
 pub(super) struct Rules {
     pub(super) routes: ByHost<RouteIntent>,
     pub(super) attached: ByHost<AttachedIntent>,
-    pub(super) grants: ByNamespace<GrantIntent>,
     pub(super) destinations: ByHost<DestinationIntent>,
     pub(super) mtls: ByNamespace<MtlsIntent>,
     pub(super) authorization: ByNamespace<AuthorizationIntent>,
@@ -28,14 +27,13 @@ impl Rules {
     /// `may` says whether a namespace has a say in what a host is.
     pub(super) fn new(intents: impl IntoIterator<Item = Intent>, may: impl Fn(&Host, &str) -> bool) -> Self {
         let (mut routes, mut destinations) = (Vec::new(), Vec::new());
-        let (mut attached, mut grants) = (Vec::new(), Vec::new());
+        let mut attached = Vec::new();
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
                 Intent::Route(i) => routes.push(i),
                 Intent::Attached(i) => attached.push(Arc::new(i)),
-                Intent::Grant(i) => grants.push(Arc::new(i)),
                 Intent::Destination(i) => destinations.push(Arc::new(i)),
                 Intent::Mtls(i) => mtls.push(Arc::new(i)),
                 Intent::Authorization(i) => authorization.push(Arc::new(i)),
@@ -49,7 +47,6 @@ impl Rules {
         Self {
             routes: ByHost::new(routes.collect()),
             attached: ByHost::new(attached),
-            grants: ByNamespace::new(grants),
             destinations: ByHost::new(destinations),
             mtls: ByNamespace::new(mtls),
             authorization: ByNamespace::new(authorization),
@@ -82,12 +79,6 @@ impl Rule for AttachedIntent {
     }
     fn hosts(&self) -> &[Host] {
         &self.hosts
-    }
-}
-
-impl Rule for GrantIntent {
-    fn origin(&self) -> &Origin {
-        &self.origin
     }
 }
 

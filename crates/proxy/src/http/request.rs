@@ -164,7 +164,7 @@ fn edit_response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead) {
 fn no_cluster(route: &CompiledRoute, forward: &Forward, name: &str) -> Failure {
     let origin = route.config.origin.clone().map(Arc::new);
     let detail = match name {
-        NOWHERE => format!("route \"{}\" has no backend here that it may send to", route.config.name),
+        NOWHERE => format!("route \"{}\" has no backend here that is there", route.config.name),
         name => format!("route \"{}\" names {name}", route.config.name),
     };
     let kind = FailureKind::NoCluster(forward.no_cluster.status());

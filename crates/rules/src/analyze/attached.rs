@@ -1,20 +1,32 @@
 //! Attached routes (Gateway API): parents that are not there, backends that cannot be used, rules that go nowhere, and a
 //! VirtualService beside them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{Scene, finding, seen_from, short};
-use crate::catalog::ServiceCatalog;
-use crate::conditions::{Surroundings, detached, lost, may_refer, outranks};
+use crate::catalog::{PortProtocol, ServiceCatalog};
+use crate::conditions::{Surroundings, detached, lost, outranks};
 use crate::finding::{Finding, Severity, code};
-use crate::intent::{AttachedIntent, Host, HttpRoute};
+use crate::intent::{AttachedIntent, Host, HttpRoute, ServiceProtocol};
 
 /// What is known of the mesh from objects and services.
 struct Known<'s, 'o>(&'s Scene<'o>, &'s ServiceCatalog);
 
 impl Surroundings for Known<'_, '_> {
-    fn ports(&self, host: &Host) -> Option<BTreeSet<u16>> {
-        self.0.ports_of(self.1, host)
+    fn ports(&self, host: &Host) -> Option<BTreeMap<u16, PortProtocol>> {
+        let known = self.0.ports_of(self.1, host)?;
+        let registered = self.1.services.get(host).map(|service| &service.ports);
+        let describing = self.0.services.iter().filter(|service| service.hosts.contains(host));
+        let spoken = |port: u16| {
+            let described = describing.clone().find_map(|service| service.ports.get(&port));
+            let described = described.map(|port| match port.protocol {
+                ServiceProtocol::Tls | ServiceProtocol::Tcp => PortProtocol::Tcp,
+                ServiceProtocol::Detect => PortProtocol::Detect,
+                _ => PortProtocol::Http,
+            });
+            described.or_else(|| registered?.get(&port).copied()).unwrap_or(PortProtocol::Detect)
+        };
+        Some(known.into_iter().map(|port| (port, spoken(port))).collect())
     }
 
     fn port_named(&self, host: &Host, name: &str) -> Option<u16> {
@@ -22,12 +34,6 @@ impl Surroundings for Known<'_, '_> {
         let described = described.flat_map(|service| &service.ports).find(|(_, port)| port.name == name);
         let registered = || self.1.services.get(host)?.names.get(name).copied();
         described.map(|(number, _)| *number).or_else(registered)
-    }
-
-    fn may_refer(&self, route: &AttachedIntent, host: &Host) -> bool {
-        let Some(owner) = short(host).split_once('.') else { return false };
-        let grants = self.0.grants.iter().filter(|grant| grant.origin.namespace == owner.1);
-        may_refer(route, host, owner, grants.copied())
     }
 
     fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool {
@@ -56,10 +62,11 @@ pub(super) fn conditions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             }
         }
         for lost in lost(route, &known) {
-            let message = format!(
-                "{}: its share of the requests is answered with an error (ResolvedRefs: {})",
-                lost.message, lost.reason
-            );
+            let becomes = match lost.mirror {
+                true => "no copies are sent",
+                false => "its share of the requests is answered with an error",
+            };
+            let message = format!("{}: {becomes} (ResolvedRefs: {})", lost.message, lost.reason);
             tell(lost.place, message);
         }
     }

@@ -15,9 +15,9 @@ fn delegating<'o>(scene: &Scene<'o>) -> impl Iterator<Item = (&'o RouteIntent, &
 
 pub(super) fn missing(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let delegates = Delegates::among(scene.routes.iter().copied());
-    for (rule, http, delegate) in delegating(scene) {
+    for (rule, _, delegate) in delegating(scene) {
         let name = format!("{}/{}", delegate.namespace, delegate.name);
-        let Some(found) = delegates.find(delegate, rule) else {
+        if delegates.find(delegate, rule).is_none() {
             let known = scene.routes.iter().find(|route| {
                 route.origin.namespace == delegate.namespace && route.origin.name == delegate.name
             });
@@ -35,14 +35,25 @@ pub(super) fn missing(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                 told.suggestion = closest(&delegate.name, others.map(|route| route.origin.name.as_str()));
             }
             findings.push(told);
-            continue;
-        };
-        if count(http, found) > MOST_MATCHES {
+        }
+    }
+}
+
+/// All that one object delegates is counted together.
+pub(super) fn too_much(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let delegates = Delegates::among(scene.routes.iter().copied());
+    for rule in &scene.routes {
+        let counts = rule.http.iter().filter_map(|http| {
+            let found = delegates.find(http.delegate.as_ref()?, rule)?;
+            Some(count(http, found))
+        });
+        if counts.sum::<usize>() > MOST_MATCHES {
             let message = format!(
-                "{}: {} and {} have more than {MOST_MATCHES} matches together, so routes would be missing; delegate with fewer",
-                rule.origin, http.place.path, found.origin
+                "{} and those that it delegates to have more than {MOST_MATCHES} matches together, and what is beyond that would be \
+                 answered with an error; delegate with fewer",
+                rule.origin
             );
-            findings.push(finding(Severity::Error, code::LIMIT, &rule.origin, &delegate.place, message));
+            findings.push(finding(Severity::Error, code::LIMIT, &rule.origin, &rule.place, message));
         }
     }
 }

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::shared::{identity, visibility};
+use super::shared::{bounded, identity, visibility};
 use super::workload_entry::workload;
 use crate::finding::{code, quote};
 use crate::intent::{
     Host, Intent, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload,
 };
 use crate::reader::{At, Fields, Reader, Table};
-use crate::yaml::Value;
 
 const SPEC: Table = Table::new(
     "a ServiceEntry",
@@ -67,26 +66,13 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         visibility: visibility(reader, fields.get("exportTo")),
         subject_alt_names: reader.texts(fields.get("subjectAltNames")),
     };
-    check_size(reader, &fields);
+    // As Istio's: their products are kept.
+    bounded(reader, &fields, &[("hosts", 256), ("addresses", 256), ("ports", 256), ("endpoints", 4096)]);
     check_names(reader, &fields, &intent);
     check_sources(reader, &fields, &intent);
     check_resolution(reader, &fields, &intent);
     check_endpoints(reader, &fields, &intent);
     vec![Intent::Service(intent)]
-}
-
-/// As Istio's: their products are kept.
-fn check_size(reader: &mut Reader<'_>, fields: &Fields<'_>) {
-    for (name, most) in [("hosts", 256), ("addresses", 256), ("ports", 256), ("endpoints", 4096)] {
-        if let Some(at) = fields.get(name)
-            && let Value::List(items) = &at.node.value
-            && items.len() > most
-        {
-            let message =
-                format!("{} has {} items, and may have {most}: write several objects", at.path, items.len());
-            reader.error(&at, message);
-        }
-    }
 }
 
 fn check_names(reader: &mut Reader<'_>, fields: &Fields<'_>, intent: &ServiceIntent) {

@@ -8,11 +8,25 @@ use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteM
 
 use crate::finding::{closest, code, quote};
 use crate::intent::Visibility;
-use crate::reader::{At, Reader, Table, is_header_name};
+use crate::reader::{At, Fields, Reader, Table, is_header_name};
 use crate::yaml::Value;
 
 const ISTIO_MATCH: Table = Table::new("a string match", &["exact", "prefix", "regex"]);
 const NATIVE_MATCH: Table = Table::new("a string match", &["exact", "prefix", "suffix", "regex", "present"]);
+
+/// The most items that lists may have, because their products are kept.
+pub(super) fn bounded(reader: &mut Reader<'_>, fields: &Fields<'_>, most: &[(&'static str, usize)]) {
+    for (name, most) in most {
+        if let Some(at) = fields.get(name)
+            && let Value::List(items) = &at.node.value
+            && items.len() > *most
+        {
+            let message =
+                format!("{} has {} items, and may have {most}: write several objects", at.path, items.len());
+            reader.error(&at, message);
+        }
+    }
+}
 
 /// Servers of the mesh have no other names than identities; taken for one, another name would let in whom it was to keep out.
 pub(super) fn identity(reader: &mut Reader<'_>, at: &At<'_>, name: &str) {

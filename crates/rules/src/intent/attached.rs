@@ -1,4 +1,4 @@
-//! Routes that are attached to services, as the Gateway API has it (GAMMA), and who may refer to whom.
+//! Routes that are attached to services, as the Gateway API has it (GAMMA).
 //!
 //! Unlike routing for a set of hosts, all that is attached to a port of a service is one list, in an order of its own: which
 //! match goes first, the match says, not its place.
@@ -85,62 +85,12 @@ impl AttachedIntent {
         })
     }
 
-    /// Everything that it may send something to, and where that was written.
-    pub fn references(&self) -> impl Iterator<Item = (&Target, &Place)> {
+    /// Everything that it may send something to, where that was written, and whether only copies go there.
+    pub fn references(&self) -> impl Iterator<Item = (&Target, &Place, bool)> {
         let shares = self.http.iter().flat_map(|http| &http.targets);
         let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
-        let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place));
-        shares.map(|share| (&share.target, &share.place)).chain(mirrors)
-    }
-}
-
-/// Who of other namespaces may refer to objects of this one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantIntent {
-    /// The object that says so.
-    pub origin: Origin,
-    /// Any of these may.
-    pub from: Vec<GrantFrom>,
-    /// To any of these.
-    pub to: Vec<GrantTo>,
-}
-
-/// Objects of a kind in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantFrom {
-    /// API group.
-    pub group: String,
-    /// Kind.
-    pub kind: String,
-    /// Namespace.
-    pub namespace: String,
-}
-
-/// Objects of a kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantTo {
-    /// API group; empty for a Service.
-    pub group: String,
-    /// Kind.
-    pub kind: String,
-    /// Its name; `None` = all of them.
-    pub name: Option<String>,
-}
-
-impl GrantIntent {
-    /// Whether a route may refer to that service of the grant's namespace.
-    pub fn permits(&self, route: &Origin, service: &str) -> bool {
-        let from = |from: &GrantFrom| {
-            from.group == GATEWAY_GROUP
-                && from.kind == route.kind.as_str()
-                && from.namespace == route.namespace
-        };
-        let to = |to: &GrantTo| {
-            to.group.is_empty()
-                && to.kind == "Service"
-                && to.name.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(service))
-        };
-        self.from.iter().any(from) && self.to.iter().any(to)
+        let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place, true));
+        shares.map(|share| (&share.target, &share.place, false)).chain(mirrors)
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::route::{HeaderEdits, PathMatch, RouteMatch};
+use outrigger_model::route::{HeaderEdits, PathMatch, Route, RouteAction, RouteMatch};
 
 use super::{Delegate, HttpMatch, HttpRoute, ObjectKind, RouteIntent};
 
 /// Matches of one object after delegation; there may be as many as the product of two objects' matches.
-pub const MOST_MATCHES: usize = 10_000;
+pub const MOST_MATCHES: usize = 2_000;
 
 /// All objects that others may delegate to.
 pub struct Delegates<'r>(BTreeMap<(&'r str, &'r str), &'r RouteIntent>);
@@ -29,8 +29,8 @@ impl<'r> Delegates<'r> {
         found.filter(|route| route.visibility.includes(&from.origin.namespace))
     }
 
-    /// The routes of an object with those of its delegates in their places. Where a delegate is missing there is no route; from
-    /// [`MOST_MATCHES`] on there is none.
+    /// The routes of an object with those of its delegates in their places. Where a delegate is missing there is no route; what is too
+    /// much for [`MOST_MATCHES`] is answered with an error, and never left to the next route.
     pub fn resolve(&self, root: &RouteIntent) -> Option<RouteIntent> {
         if root.http.iter().all(|http| http.delegate.is_none()) {
             return None;
@@ -63,7 +63,14 @@ fn merged(root: &HttpRoute, delegate: &RouteIntent, room: &mut usize) -> Vec<Htt
     let mut all = Vec::new();
     for leaf in &delegate.http {
         let count = root.matches.len().max(1) * leaf.matches.len().max(1);
-        let Some(left) = room.checked_sub(count) else { break };
+        let Some(left) = room.checked_sub(count) else {
+            let body = "too many matches by delegation".to_owned();
+            let action = RouteAction::Direct { status: 500, body };
+            let route = Route { name: root.route.name.clone(), action, ..Route::default() };
+            let (matches, place) = (root.matches.clone(), root.place.clone());
+            all.push(HttpRoute { matches, route, place, ..HttpRoute::default() });
+            break;
+        };
         if let Some(matches) = matches(&root.matches, &leaf.matches) {
             *room = left;
             all.push(HttpRoute { matches, of: Some(delegate.origin.clone()), ..effects(root, leaf.clone()) });
@@ -86,9 +93,7 @@ fn effects(root: &HttpRoute, mut leaf: HttpRoute) -> HttpRoute {
     let said = leaf.said;
     let route = &mut leaf.route;
     route.name = name;
-    if let (outrigger_model::route::RouteAction::Forward(forward), Some(of_root)) =
-        (&mut route.action, root.forward())
-    {
+    if let (RouteAction::Forward(forward), Some(of_root)) = (&mut route.action, root.forward()) {
         if !said.timeout {
             forward.timeout = of_root.timeout;
         }
@@ -159,6 +164,7 @@ fn both(outer: &HttpMatch, inner: &HttpMatch) -> Option<HttpMatch> {
         port: inner.port.or(outer.port),
         source_labels,
         source_namespace: inner.source_namespace.clone().or_else(|| outer.source_namespace.clone()),
+        grpc: None,
         place: inner.place.clone(),
     })
 }

@@ -114,6 +114,8 @@ pub struct HttpMatch {
     pub source_labels: BTreeMap<String, String>,
     /// Namespace of the calling workload.
     pub source_namespace: Option<String>,
+    /// Of a gRPC method: how much is said of its service and of its name, in bytes. It decides which match goes first.
+    pub grpc: Option<(usize, usize)>,
     /// Where it was written.
     pub place: Place,
 }

@@ -135,31 +135,35 @@ fn consumers_have_their_own_routes_and_all_others_the_producer_s() {
     assert_eq!(names(&routes(&yaml, "other", CATALOG)), ["producer"]);
     let own = routes(&yaml, "bank", CATALOG);
     assert_eq!(names(&own), ["consumer"]);
-    // What it is attached to it may send to.
     assert_eq!(shares(&own[0]), [(CATALOG, 1)]);
     let only = attached("HTTPRoute", "name: a, namespace: bank", "", &rules("consumer"));
     assert_eq!(names(&routes(&only, "shop", CATALOG)), ["default"]);
 }
 
 #[test]
-fn what_is_not_there_or_not_granted_keeps_its_share_and_goes_nowhere() {
+fn what_is_not_there_keeps_its_share_and_goes_nowhere() {
     let rules = "[{backendRefs: [{name: web, port: 8080, weight: 2}, {name: web, port: 1, weight: 3}, {name: none, port: 80, weight: 4}, {name: pay, namespace: bank, port: 8080, weight: 5}],
         filters: [{type: RequestMirror, requestMirror: {backendRef: {name: pay, namespace: bank, port: 8080}}}]}]";
-    let yaml = attached("HTTPRoute", "name: a, namespace: shop", "", rules);
-    let found = routes(&yaml, "shop", CATALOG);
-    assert_eq!(shares(&found[0]), [(WEB, 2), ("nowhere", 12)]);
-    let grant = |kind: &str, name: &str| {
-        format!(
-            "{yaml}{{apiVersion: {API}, kind: ReferenceGrant, metadata: {{name: g, namespace: bank}}, spec: {{from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: shop}}], to: [{{group: '', kind: Service, name: {name}}}]}}}}"
-        )
-    };
-    for (kind, name) in [("GRPCRoute", "pay"), ("HTTPRoute", "other")] {
-        assert_eq!(shares(&routes(&grant(kind, name), "shop", CATALOG)[0]), [(WEB, 2), ("nowhere", 12)]);
-    }
-    let found = routes(&grant("HTTPRoute", "pay"), "shop", CATALOG);
+    let found = routes(&attached("HTTPRoute", "name: a, namespace: shop", "", rules), "shop", CATALOG);
     assert_eq!(shares(&found[0]), [(WEB, 2), (PAY, 5), ("nowhere", 7)]);
     let RouteAction::Forward(forward) = &found[0].action else { panic!("{found:?}") };
     assert_eq!(forward.mirrors.len(), 1);
+}
+
+#[test]
+fn of_grpc_the_longer_service_goes_first_then_the_longer_method() {
+    let rule = |name: &str, matches: &str| {
+        format!("{{name: {name}, matches: [{{{matches}}}], backendRefs: [{{name: web, port: 8080}}]}}")
+    };
+    let rules = [
+        rule("method", "method: {method: ReserveManyThings}"),
+        rule("service", "method: {service: shop.Stock}"),
+        rule("both", "method: {service: shop.Stock, method: Reserve}"),
+        rule("headers", "method: {service: shop.Stock}, headers: [{name: a, value: b}]"),
+        rule("pattern", "method: {type: RegularExpression, service: 'shop[.].'}"),
+    ];
+    let yaml = attached("GRPCRoute", "name: a, namespace: shop", "", &format!("[{}]", rules.join(", ")));
+    assert_eq!(names(&routes(&yaml, "shop", CATALOG)), ["both", "headers", "service", "pattern", "method"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use outrigger_model::route::{Forward, NoCluster, RouteAction, WeightedCluster};
 use super::filter::{self, Effects};
 use super::flaw::{Flaws, UNSUPPORTED, flaw};
 use super::reference::target;
+use crate::dialect::shared::bounded;
 use crate::intent::{HttpRoute, WeightedTarget};
 use crate::reader::{At, Reader, Table};
 
@@ -51,10 +52,11 @@ fn backends(
     let lone = items.len() == 1;
     for item in items {
         let Some(fields) = reader.fields(&item, &BACKEND) else { continue };
+        bounded(reader, &fields, &[("filters", 16)]);
         let weight = reader.number(fields.get("weight"), 0..=HEAVIEST).unwrap_or(1);
         let mut own = Effects::default();
         filters(reader, fields.get("filters"), prefix, flaws, &mut own);
-        let Some(target) = target(reader, &item, &fields, flaws) else {
+        let Some(target) = target(reader, &item, &fields, flaws, "its share of them is lost") else {
             rule.lost += weight;
             continue;
         };

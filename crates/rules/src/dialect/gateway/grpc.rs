@@ -7,6 +7,7 @@ use super::filter::{self, Effects};
 use super::flaw::Flaws;
 use super::headers::header_matches;
 use super::route::route;
+use crate::dialect::shared::bounded;
 use crate::finding::quote;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
 use crate::reader::{At, Reader, Table};
@@ -25,6 +26,7 @@ pub(in crate::dialect) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<In
 
 fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpRoute> {
     let fields = reader.fields(at, &RULE)?;
+    bounded(reader, &fields, &[("matches", 64), ("filters", 16), ("backendRefs", 16)]);
     let blocks = reader.list(fields.get("matches"));
     let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| matching(reader, block)).collect();
     let mut effects = Effects::default();
@@ -42,17 +44,18 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
 
 fn matching(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
     let fields = reader.fields(at, &MATCH)?;
+    bounded(reader, &fields, &[("headers", 16)]);
     let headers = header_matches(reader, fields.get("headers"));
-    let path = match fields.get("method") {
+    let (path, said) = match fields.get("method") {
         Some(at) => method(reader, &at)?,
-        None => PathMatch::default(),
+        None => (PathMatch::default(), (0, 0)),
     };
     let request = RouteMatch { path, headers, ..RouteMatch::default() };
-    Some(HttpMatch { request, place: at.place(), ..HttpMatch::default() })
+    Some(HttpMatch { request, grpc: Some(said), place: at.place(), ..HttpMatch::default() })
 }
 
-/// A method is the path `/package.Service/Method`.
-fn method(reader: &mut Reader<'_>, at: &At<'_>) -> Option<PathMatch> {
+/// A method is the path `/package.Service/Method`; and how much is said of either.
+fn method(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(PathMatch, (usize, usize))> {
     let fields = reader.fields(at, &METHOD)?;
     let is_pattern = match fields.get("type") {
         Some(at) => reader.choice(Some(at), &[("Exact", false), ("RegularExpression", true)])?,
@@ -64,11 +67,11 @@ fn method(reader: &mut Reader<'_>, at: &At<'_>) -> Option<PathMatch> {
     }
     if is_pattern {
         let mut part = |name| match fields.get(name) {
-            Some(at) => reader.pattern(Some(at)).map(|pattern| format!("(?:{pattern})")),
-            None => Some("[^/]+".to_owned()),
+            Some(at) => reader.pattern(Some(at)).map(|pattern| (format!("(?:{pattern})"), pattern.len())),
+            None => Some(("[^/]+".to_owned(), 0)),
         };
-        let (service, method) = (part("service")?, part("method")?);
-        return Some(PathMatch::Regex(format!("/{service}/{method}")));
+        let ((service, of_service), (method, of_method)) = (part("service")?, part("method")?);
+        return Some((PathMatch::Regex(format!("/{service}/{method}")), (of_service, of_method)));
     }
     let mut part = |name| {
         let Some(at) = fields.get(name) else { return Some(None) };
@@ -84,10 +87,13 @@ fn method(reader: &mut Reader<'_>, at: &At<'_>) -> Option<PathMatch> {
         Some(Some(text))
     };
     let (service, method) = (part("service")?, part("method")?);
-    Some(match (service, method) {
+    let said = |part: &Option<String>| part.as_ref().map_or(0, String::len);
+    let said = (said(&service), said(&method));
+    let path = match (service, method) {
         (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
         (Some(service), None) => PathMatch::Prefix(format!("/{service}/")),
         (None, Some(method)) => PathMatch::Regex(format!("/[^/]+/{}", regex::escape(&method))),
         (None, None) => PathMatch::default(),
-    })
+    };
+    Some((path, said))
 }

@@ -8,6 +8,7 @@ use super::flaw::Flaws;
 use super::headers::{header_matches, query_matches};
 use super::route::route;
 use super::{backend, limits, path};
+use crate::dialect::shared::bounded;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
 use crate::reader::{At, Fields, Reader, Table};
 
@@ -45,6 +46,7 @@ fn rules(reader: &mut Reader<'_>, fields: &Fields<'_>, flaws: &mut Flaws) -> Vec
 
 fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpRoute> {
     let fields = reader.fields(at, &RULE)?;
+    bounded(reader, &fields, &[("matches", 64), ("filters", 16), ("backendRefs", 16)]);
     let blocks = reader.list(fields.get("matches"));
     let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| matching(reader, block)).collect();
     let prefix = match matches.as_slice() {
@@ -72,6 +74,7 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
 
 fn matching(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
     let fields = reader.fields(at, &MATCH)?;
+    bounded(reader, &fields, &[("headers", 16), ("queryParams", 16)]);
     let path = path::matching(reader, fields.get("path"));
     let headers = header_matches(reader, fields.get("headers"));
     let query = query_matches(reader, fields.get("queryParams"));

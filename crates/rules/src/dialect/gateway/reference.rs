@@ -14,6 +14,7 @@ pub(super) fn target(
     at: &At<'_>,
     fields: &Fields<'_>,
     flaws: &mut Flaws,
+    otherwise: &str,
 ) -> Option<Target> {
     let group = reader.text(fields.get("group")).unwrap_or_default();
     let kind = reader.text(fields.get("kind")).unwrap_or_else(|| "Service".to_owned());
@@ -24,10 +25,8 @@ pub(super) fn target(
     let name = reader.text(fields.get("name"))?;
     let port = reader.port(fields.get("port"));
     if !(group.is_empty() || group == "core") || kind != "Service" {
-        let message = format!(
-            "{} is a {kind}, and requests can be sent to a Service only: its share of them is lost",
-            at.path
-        );
+        let message =
+            format!("{} is a {kind}, and requests can be sent to a Service only: {otherwise}", at.path);
         flaw(reader, flaws, at, INVALID_KIND, message);
         return None;
     }
@@ -37,8 +36,8 @@ pub(super) fn target(
     Some(Target { host: service(reader, at, &name, namespace.as_deref())?, subset: None, port: Some(port?) })
 }
 
-/// A backend without a share.
+/// A backend for copies.
 pub(super) fn object(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<Target> {
     let fields = reader.fields(at, &OBJECT)?;
-    target(reader, at, &fields, flaws)
+    target(reader, at, &fields, flaws, "no copies are sent")
 }

@@ -2,6 +2,7 @@
 
 use super::flaw::Flaws;
 use super::parent;
+use crate::dialect::shared::bounded;
 use crate::intent::{AttachedIntent, HttpRoute, Intent};
 use crate::reader::{At, Fields, Reader, Table};
 
@@ -16,6 +17,8 @@ pub(super) fn route(
     rules: fn(&mut Reader<'_>, &Fields<'_>, &mut Flaws) -> Vec<HttpRoute>,
 ) -> Vec<Intent> {
     let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
+    // These and those of the rules are the API server's.
+    bounded(reader, &fields, &[("parentRefs", 32), ("hostnames", 16), ("rules", 16)]);
     let parents = parent::parents(reader, &fields);
     parent::hostnames(reader, fields.get("hostnames"), &parents);
     let mut flaws = Flaws::new();

@@ -3,8 +3,8 @@ use outrigger_model::route::{
     Cors, Forward, HeaderEdits, NoCluster, PathMatch, Redirect, RetryOn, Rewrite, RouteAction,
 };
 
-use crate::intent::{AttachedIntent, GrantIntent, HttpRoute, Intent};
-use crate::testing::{attached, object, objects, told};
+use crate::intent::{AttachedIntent, HttpRoute};
+use crate::testing::{attached, object, one_told, told};
 
 const PARENT: &str = "parentRefs: [{group: '', kind: Service, name: catalog}]\n";
 
@@ -333,24 +333,26 @@ fn what_the_api_server_would_refuse_is_refused_by_place() {
 }
 
 #[test]
-fn a_grant_opens_services_to_routes_of_a_namespace() {
-    let text = object(
-        "gateway.networking.k8s.io/v1beta1",
-        "ReferenceGrant",
-        "from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}]\nto: [{group: '', kind: Service, name: a}, {group: '', kind: Secret}]",
+fn a_grant_is_read_and_told_to_have_no_effect() {
+    let grant = |spec: &str| object("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", spec);
+    let whole = grant(
+        "from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: bank}]\nto: [{group: '', kind: Service, name: a}]",
     );
-    let grants: Vec<GrantIntent> = objects(&text)
-        .into_iter()
-        .flat_map(|object| object.intents)
-        .filter_map(|intent| if let Intent::Grant(grant) = intent { Some(grant) } else { None })
-        .collect();
-    let mut route = attached(&http("- backendRefs: []")).origin;
-    let permits = |route: &crate::intent::Origin, service| grants[0].permits(route, service);
-    assert!(!permits(&route, "a"), "shop is not bank");
-    route.namespace = "bank".into();
-    assert!(permits(&route, "a") && !permits(&route, "b"));
-    route.kind = crate::intent::ObjectKind::GrpcRoute;
-    assert!(!permits(&route, "a"));
+    assert!(one_told(&whole).contains("warning OUT0006"));
+    let bad = told(&grant("from: [{group: gateway.networking.k8s.io, kind: HTTPRoute}]"));
+    assert_eq!(bad.iter().filter(|line| line.contains("error IST0106")).count(), 2, "{bad:#?}");
+}
+
+#[test]
+fn lists_are_as_long_as_the_api_takes_them() {
+    let refs = |n: usize| vec!["{name: a, port: 80}"; n].join(", ");
+    let rule = |n: usize| http(&format!("- backendRefs: [{}]", refs(n)));
+    assert!(told(&rule(16)).is_empty());
+    assert!(told(&rule(17)).iter().any(|line| line.contains("has 17 items, and may have 16")));
+    let matches = |n: usize| http(&format!("- matches: [{}]", vec!["{method: GET}"; n].join(", ")));
+    assert!(told(&matches(65)).iter().any(|line| line.contains("may have 64")));
+    let rules = |n: usize| http(&"- backendRefs: []\n".repeat(n));
+    assert!(told(&rules(17)).iter().any(|line| line.contains("spec.rules has 17 items")));
 }
 
 #[test]

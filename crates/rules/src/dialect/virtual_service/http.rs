@@ -207,6 +207,7 @@ fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
         port: reader.port(fields.get("port")),
         source_labels: reader.labels(fields.get("sourceLabels")),
         source_namespace: reader.text(fields.get("sourceNamespace")),
+        grpc: None,
         place: at.place(),
     };
     (block_in_mesh(reader, fields.get("gateways")) && keep(reader, at, fields.has_later())).then_some(read)

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use outrigger_model::matcher::StringMatch;
-use outrigger_model::route::{PathMatch, RetryPolicy};
+use outrigger_model::route::{PathMatch, RetryPolicy, RouteAction};
 
 use super::*;
 use crate::intent::Intent;
@@ -139,8 +139,12 @@ fn the_product_of_matches_is_bounded() {
     let many = |n: usize, name: &str| {
         (0..n).map(|i| format!("{{headers: {{{name}-{i}: {{}}}}}}")).collect::<Vec<_>>().join(", ")
     };
-    let root = format!("match: [{}]", many(200, "r"));
-    let delegate = format!("- match: [{}]\n  {TO}\n- match: [{}]\n  {TO}", many(40, "d"), many(40, "e"));
+    let root = format!("match: [{}]", many(50, "r"));
+    let delegate = format!("- match: [{}]\n  {TO}\n- match: [{}]\n  {TO}", many(30, "d"), many(20, "e"));
     let merged = merge(&root, &delegate);
-    assert_eq!(merged.iter().map(|route| route.matches.len()).collect::<Vec<_>>(), [8000]);
+    assert_eq!(merged.iter().map(|route| route.matches.len()).collect::<Vec<_>>(), [1500, 50]);
+    assert!(
+        matches!(merged[1].route.action, RouteAction::Direct { status: 500, .. }),
+        "and not the next route's"
+    );
 }
