@@ -1,0 +1,69 @@
+//! Routes of TLS, and routes that another object has.
+
+use super::*;
+
+#[test]
+fn routes_by_server_name_arrive() {
+    let text = virtual_service(
+        "hosts: [reviews, '*.example.com']
+tls:
+- match: [{port: 443, sniHosts: [reviews, A.example.com], sourceLabels: {app: web}}, {sniHosts: ['*.b.example.com']}]
+  route: [{destination: {host: reviews, subset: v1}, weight: 3}, {destination: {host: reviews}, weight: 1}]",
+    );
+    let route = route(&text);
+    assert!(route.http.is_empty() && route.tcp.is_empty());
+    let tls = &route.tls[0];
+    assert_eq!(tls.matches[0].server_names, ["reviews", "a.example.com"]);
+    assert_eq!(
+        (tls.matches[0].connection.port, tls.matches[0].connection.source_labels.len()),
+        (Some(443), 1)
+    );
+    assert_eq!(tls.matches[1].server_names, ["*.b.example.com"]);
+    assert_eq!(tls.targets.iter().map(|t| t.share.weight).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(route.references().count(), 2);
+}
+
+#[test]
+fn a_tls_route_needs_names_that_are_the_rules_own() {
+    let with = |block: &str| {
+        virtual_service(&format!(
+            "hosts: [reviews]\ntls:\n- {block}\n  route: [{{destination: {{host: reviews}}}}]"
+        ))
+    };
+    let bad = [
+        ("match: [{sniHosts: [other.example.com]}]", "is none of the hosts of the rule"),
+        ("match: [{sniHosts: ['*']}]", "is none of the hosts of the rule"),
+        ("match: [{sniHosts: ['rev*']}]", "must be a server name"),
+        ("match: [{port: 443}]", "sniHosts"),
+        ("match: []", "match"),
+    ];
+    for (block, why) in bad {
+        let told = told(&with(block));
+        assert!(told.iter().any(|line| line.contains("error") && line.contains(why)), "{block}: {told:#?}");
+    }
+    assert!(told(&with("match: [{sniHosts: [reviews.shop.svc.cluster.local]}]")).is_empty());
+    let later = with("match: [{sniHosts: [reviews], destinationSubnets: [10.0.0.0/8]}]");
+    assert!(told(&later).iter().any(|line| line.contains("destinationSubnets")), "{later}");
+    assert_eq!(objects(&later)[0].intents, [], "rather nothing than too much");
+}
+
+#[test]
+fn a_route_may_be_another_objects() {
+    let route = route(&virtual_service(
+        "hosts: [reviews]\nhttp:\n- timeout: 1s\n  delegate: {name: part, namespace: team}",
+    ));
+    let delegate = route.http[0].delegate.clone().unwrap();
+    assert_eq!((delegate.namespace.as_str(), delegate.name.as_str()), ("team", "part"));
+    assert!(route.http[0].said.timeout && !route.http[0].said.retries);
+    let near = virtual_service("hosts: [reviews]\nhttp:\n- delegate: {name: part}");
+    assert_eq!(crate::testing::route(&near).http[0].delegate.as_ref().unwrap().namespace, "shop");
+    let both =
+        virtual_service(&format!("hosts: [reviews]\nhttp:\n- delegate: {{name: part}}\n  route:\n{TO}"));
+    assert!(one_told(&both).contains("exactly one of them"));
+    let chain = virtual_service("http:\n- delegate: {name: part}");
+    assert!(one_told(&chain).contains("cannot delegate"));
+    for more in ["gateways: [mesh]", "tcp: [{route: [{destination: {host: reviews}}]}]"] {
+        let text = virtual_service(&format!("{more}\nhttp:\n- route:\n{TO}"));
+        assert!(one_told(&text).contains("needs hosts"), "{more}");
+    }
+}
