@@ -18,14 +18,14 @@ use crate::BINARY;
 use crate::thin_thread::{STRICT, catalog, web};
 
 /// An application that answers with this status once it is let to.
-struct Gate {
-    status: AtomicU16,
-    open: Semaphore,
+pub struct Gate {
+    pub status: AtomicU16,
+    pub open: Semaphore,
     name: &'static str,
 }
 
 impl Gate {
-    async fn serve(listen: SocketAddr, name: &'static str, status: u16, open: usize) -> Arc<Self> {
+    pub async fn serve(listen: SocketAddr, name: &'static str, status: u16, open: usize) -> Arc<Self> {
         let gate = Arc::new(Self { status: status.into(), open: Semaphore::new(open), name });
         let listener = TcpListener::bind(listen).await.unwrap();
         let shared = gate.clone();
@@ -57,11 +57,11 @@ impl Gate {
     }
 }
 
-fn plenty() -> usize {
+pub fn plenty() -> usize {
     Semaphore::MAX_PERMITS / 2
 }
 
-async fn log_has(mesh: &Mesh, workload: &str, what: &str) {
+pub async fn log_has(mesh: &Mesh, workload: &str, what: &str) {
     eventually(&format!("{workload}'s access log has {what:?}"), || async {
         let log = std::fs::read_to_string(mesh.path(&format!("{workload}.access"))).unwrap_or_default();
         if log.contains(what) { Ok(()) } else { Err(log) }

@@ -5,6 +5,7 @@
 mod answered_here;
 mod bodies;
 mod bounds;
+mod breakers;
 mod certificates;
 mod cli;
 mod consul;

@@ -12,6 +12,10 @@ use crate::endpoint::{EndpointSet, NamedAddress};
 use crate::identity::SpiffeId;
 use crate::origin::Origin;
 
+mod breaker;
+
+pub use breaker::{Breaker, SHORTEST as SHORTEST_BREAKER_INTERVAL};
+
 /// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
 
@@ -36,6 +40,9 @@ pub struct Cluster {
     pub limits: Limits,
     /// Ejection of failing endpoints. Absent: none.
     pub outlier: Option<Outlier>,
+    /// Opens where too much fails. Absent: never.
+    #[serde(default)]
+    pub breaker: Option<Box<Breaker>>,
     /// TLS to its endpoints.
     pub tls: ClientTls,
     /// HTTP protocol to its endpoints.
@@ -59,6 +66,7 @@ impl Cluster {
             connect_timeout: Duration::from_secs(10),
             limits: Limits::default(),
             outlier: None,
+            breaker: None,
             tls: ClientTls::None,
             protocol: UpstreamProtocol::Follow,
             idle_timeout: Duration::from_secs(3600),

@@ -184,6 +184,7 @@ fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
             "requests": { "used": used.requests, "max": limit(used.limits.max_requests), "refused": used.request_overflows },
             "retries": { "used": used.retries, "max": limit(used.limits.max_retries), "budget": used.limits.retry_budget, "refused": used.retry_overflows },
         },
+        "circuitBreaker": cluster.breaker.as_ref().map(|breaker| breaker.look()),
         "ejections": cluster.ejections().total(),
         "dns": names(cluster, board),
         "endpoints": endpoints.all.iter().map(endpoint).collect::<Vec<_>>(),

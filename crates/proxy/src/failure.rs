@@ -82,6 +82,8 @@ pub enum FailureKind {
         /// Its value.
         value: u32,
     },
+    /// Too much has failed of late: nothing is sent for a while.
+    CircuitOpen,
     /// The route's timeout.
     UpstreamTimeout,
     /// The time of one attempt.
@@ -171,7 +173,7 @@ impl FailureKind {
             Self::DnsFailed => "DF",
             Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected => "UH",
             Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => "UF",
-            Self::Overflow { .. } => "UO",
+            Self::Overflow { .. } | Self::CircuitOpen => "UO",
             Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
             Self::UpstreamReset | Self::RefusedStream => "UR",
             Self::UpstreamClosed => "UC",
@@ -233,6 +235,7 @@ impl FailureKind {
             Self::ConnectTimeout => "connect_timeout",
             Self::TlsFailed | Self::DownstreamTls => "tls_failed",
             Self::Overflow { .. } => "overflow",
+            Self::CircuitOpen => "circuit_open",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::PerTryTimeout => "per_try_timeout",
             Self::UpstreamReset => "upstream_reset",
@@ -255,8 +258,8 @@ impl FailureKind {
     }
 }
 
-/// The HTTP status for an injected gRPC status, for requests that are not gRPC (as Envoy maps it).
-fn http_of_grpc(status: u32) -> u16 {
+/// The HTTP status that stands for a gRPC status (as Envoy maps it): of an injected one, for requests that are not gRPC.
+pub fn http_of_grpc(status: u32) -> u16 {
     match status {
         0 => 200,
         1 => 499,

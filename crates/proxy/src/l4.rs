@@ -97,6 +97,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     // Of a connection only its source can be hashed, whatever the rule names for requests.
     let hash = cluster.config.balance.hashes().then(|| balance::hash_of_ip(info.source.ip()));
     loop {
+        let pass = cluster.admit()?;
         let endpoint = cluster.pick(&PickContext { tried: &tried, original: info.original(), hash })?;
         if cluster.config.name == PASSTHROUGH {
             worker.process.loops.one_more(endpoint.in_flight())?;
@@ -106,6 +107,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         let failure = match connect(&worker.way, cluster, &endpoint, Protocol::Tcp).await {
             Ok(connected) => {
                 cluster.report(&endpoint, Outcome::Success);
+                pass.into_iter().for_each(|pass| pass.tell(Outcome::Success));
                 let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
                 let cluster = cluster.clone();
                 return Ok(Upstream { stream, cluster, endpoint, local, _in_flight: in_flight, _permit });
@@ -118,7 +120,9 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
             _ => cells.connect_failures.inc(),
         }
         let theirs = failure.side == Side::Upstream;
-        cluster.report(&endpoint, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure });
+        let outcome = if theirs { Outcome::GatewayError } else { Outcome::LocalFailure };
+        cluster.report(&endpoint, outcome);
+        pass.into_iter().for_each(|pass| pass.tell(outcome));
         if failure.retry != Retry::Safe || tried.len() == ATTEMPTS {
             return Err(failure);
         }

@@ -3,6 +3,7 @@
 //! A snapshot is immutable and shared by all workers; clusters, limits and endpoint state are shared atomics and survive
 //! it. Pools, regex caches and metric shards belong to the workers.
 
+pub mod breaker;
 pub mod build;
 pub mod cluster;
 pub mod endpoint;

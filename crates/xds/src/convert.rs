@@ -15,6 +15,7 @@ use crate::wire::{self, own};
 
 mod address;
 mod balance;
+mod breaker;
 mod chain;
 mod cluster;
 mod cors;

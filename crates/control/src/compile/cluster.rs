@@ -113,6 +113,7 @@ fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {
         cluster.limits.retry_budget = Some(budget);
     }
     cluster.outlier = policy.outlier.clone();
+    cluster.breaker = policy.breaker.clone().map(Box::new);
     if let Some(rule) = &policy.tls {
         cluster.tls = tls(rule, std::mem::replace(&mut cluster.tls, ClientTls::None), host);
     }

@@ -47,6 +47,7 @@ pub(super) fn fit(resource: &mut Resource, lens: &Lens<'_>) -> Fitted {
         (ClientKind::Outrigger, _) => Fitted { sent: true, gaps: Vec::new() },
         (_, Resource::Routes(config)) => Fitted { sent: true, gaps: routes(config, lens) },
         (ClientKind::Grpc, Resource::Cluster(cluster)) => grpc_cluster(cluster, lens),
+        (ClientKind::Envoy, Resource::Cluster(cluster)) => envoy_cluster(cluster),
         _ => Fitted { sent: true, gaps: Vec::new() },
     }
 }
@@ -161,6 +162,13 @@ fn envoy_route(route: &mut Route, left_out: &mut Vec<String>) {
     }
 }
 
+/// An Envoy's circuit breakers are limits; what it has of ours is the ejection of endpoints.
+fn envoy_cluster(cluster: &mut Cluster) -> Fitted {
+    let breaker = cluster.breaker.take();
+    let gap = Gap::of(cluster.origin.as_ref(), "Envoys know no circuit breaker that opens and closes");
+    Fitted { sent: true, gaps: gap.filter(|_| breaker.is_some()).into_iter().collect() }
+}
+
 fn take_authority(edits: &mut HeaderEdits) -> Option<String> {
     let is = |name: &str| name == ":authority" || name.eq_ignore_ascii_case("host");
     let found =
@@ -251,6 +259,7 @@ fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
         }
     };
     lacks("outlier detection by consecutive errors", cluster.outlier.take().is_some());
+    lacks("circuit breaker that opens and closes", cluster.breaker.take().is_some());
     lacks("warm-up", cluster.warmup.take().is_some());
     lacks("random choice (they take turns)", cluster.balance == Balance::Random);
     lacks("limits but of requests in flight", std::mem::replace(&mut cluster.limits, limits) != limits);

@@ -7,13 +7,15 @@ use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
 use super::context::RequestCtx;
+use super::copy::parse_status;
 use super::exchange;
 use super::head::ResponseHead;
 use super::respond::says_not_reached;
 use super::trace;
 use super::upgrade::Upgrade;
 use super::watch;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, http_of_grpc};
+use crate::runtime::breaker::Pass;
 use crate::runtime::cluster::PickContext;
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::upstream::pool::Leased;
@@ -35,6 +37,7 @@ pub async fn run(
     slot: &mut Slot,
 ) -> Result<(), Failed> {
     *slot = None;
+    let pass = plan.cluster.admit()?;
     let endpoint = pick(ctx, plan, tried)?;
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
@@ -57,7 +60,7 @@ pub async fn run(
     if result.is_err() {
         *slot = None;
     }
-    report(plan, &endpoint, &result, slot);
+    report(plan, &endpoint, &result, slot, ctx.record.is_grpc, pass);
     result
 }
 
@@ -152,17 +155,31 @@ fn arrived(ctx: &mut RequestCtx<'_>, live: &mut Live, result: Result<(), Failure
 }
 
 /// Tells the endpoint what came of it.
-fn report(plan: &Plan<'_>, endpoint: &EndpointState, result: &Result<(), Failed>, slot: &Slot) {
+fn report(
+    plan: &Plan<'_>,
+    endpoint: &EndpointState,
+    result: &Result<(), Failed>,
+    slot: &Slot,
+    is_grpc: bool,
+    pass: Option<Pass>,
+) {
     let head = slot.as_ref().map(|live| &live.head);
     let outcome = match result {
         Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(endpoint) => {
             Outcome::GatewayError
         }
-        Ok(()) => Outcome::Status(head.map_or(0, ResponseHead::status)),
+        Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
         Err(failed) if failed.stale => return,
         Err(failed) => outcome_of(&failed.failure),
     };
     plan.cluster.report(endpoint, outcome);
+    pass.into_iter().for_each(|pass| pass.tell(outcome));
+}
+
+/// The status, or what stands for the one of gRPC where the head has it already, as Envoy reads them.
+fn status_of(head: &ResponseHead, is_grpc: bool) -> u16 {
+    let said = if is_grpc { head.first("grpc-status").and_then(parse_status) } else { None };
+    said.map_or_else(|| head.status(), http_of_grpc)
 }
 
 fn finish_span(

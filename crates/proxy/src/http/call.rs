@@ -40,6 +40,7 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
     let mut body = Body::saved(std::mem::take(&mut call.body), call.trailers.take());
     let (mut fresh, mut tried) = (false, SmallVec::<[SocketAddr; 1]>::new());
     loop {
+        let pass = cluster.admit()?;
         let endpoint =
             cluster.pick(&PickContext { tried: &tried, original: call.original, hash: call.hash })?;
         let mut stale = false;
@@ -58,6 +59,7 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
                 Err(failure) => outcome_of(failure),
             };
             cluster.report(&endpoint, outcome);
+            pass.into_iter().for_each(|pass| pass.tell(outcome));
             tried.push(endpoint.address);
         }
         if !again {

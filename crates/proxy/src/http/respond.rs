@@ -241,7 +241,7 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
             format!("upstream connect error or disconnect/reset before headers. reset reason: overflow ({limit}={value})")
                 .into()
         }
-        FailureKind::Overflow { .. } => {
+        FailureKind::Overflow { .. } | FailureKind::CircuitOpen => {
             "upstream connect error or disconnect/reset before headers. reset reason: overflow".into()
         }
         kind => kind.name().into(),

@@ -9,6 +9,7 @@ use outrigger_telemetry::metrics::{Counter, Gauge, Histogram, HistogramSnapshot,
 
 use tokio::time::Instant;
 
+use crate::runtime::breaker::{Breaker, Phase};
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::snapshot::Snapshot;
 
@@ -135,5 +136,21 @@ pub fn write_state(snapshot: &Snapshot, page: &mut Page) {
         for (name, help, value) in gauges {
             page.gauge(name, help).sample(&labels, value);
         }
+        if let Some(breaker) = &cluster.breaker {
+            write_breaker(breaker, &labels, page);
+        }
     }
+}
+
+fn write_breaker(breaker: &Breaker, labels: &Labels, page: &mut Page) {
+    let look = breaker.look();
+    for (phase, times) in Phase::ALL.into_iter().zip(look.transitions) {
+        let state = labels.clone().with("state", phase.name());
+        page.gauge("outrigger_circuit_breaker_state", "Whether the circuit breaker is in this state.")
+            .sample(&state, u64::from(look.phase == phase));
+        page.counter("outrigger_circuit_breaker_transitions_total", "How often it has come into this state.")
+            .sample(&state, times);
+    }
+    page.counter("outrigger_circuit_breaker_refused_total", "What was not sent because it was open.")
+        .sample(labels, look.refused);
 }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::balance::{self, Candidates, Level};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::runtime::breaker::{Breaker, Pass};
 use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
 use crate::runtime::limits::Limits;
 use crate::runtime::outlier::{Cause, Ejections};
@@ -41,6 +42,8 @@ pub struct ClusterHandle {
     pub origin: Option<Arc<Origin>>,
     /// Circuit-breaker limits.
     pub limits: Limits,
+    /// Opens where too much fails.
+    pub breaker: Option<Arc<Breaker>>,
     /// SNI of TLS.
     pub server_name: Option<ServerName<'static>>,
     /// Whom an endpoint without an identity of its own must prove to be; `None`: our trust domain.
@@ -129,7 +132,9 @@ impl ClusterHandle {
             }
             None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Lasting::default())),
         };
-        let handle = Self { id, name, config, origin, limits, server_name, expected, outside, lasting };
+        let breaker = breaker_of(&config, &name, &origin, before);
+        let handle =
+            Self { id, name, config, origin, limits, breaker, server_name, expected, outside, lasting };
         if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
             handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forgive(&e.load.health));
         }
@@ -165,6 +170,15 @@ impl ClusterHandle {
     /// The endpoints of this moment.
     pub fn endpoints(&self) -> arc_swap::Guard<Arc<EndpointTable>> {
         self.lasting.table.load()
+    }
+
+    /// Leave of the circuit breaker to send something, where there is one; what comes of it is to be told.
+    ///
+    /// # Errors
+    /// It is open.
+    #[inline]
+    pub fn admit(&self) -> Result<Option<Pass>, Failure> {
+        self.breaker.as_ref().map(Breaker::admit).transpose()
     }
 
     /// Picks an endpoint.
@@ -290,6 +304,23 @@ impl ClusterHandle {
         let table = self.lasting.table.load();
         (table.levels.iter().map(|level| level.members.len()).sum(), table.all.len())
     }
+}
+
+/// The breaker of before, where its rules are the same; other rules begin with a closed one.
+fn breaker_of(
+    config: &Cluster,
+    name: &Arc<str>,
+    origin: &Option<Arc<Origin>>,
+    before: Option<&ClusterHandle>,
+) -> Option<Arc<Breaker>> {
+    let rules = config.breaker.as_ref()?;
+    let kept = before
+        .and_then(|before| before.breaker.as_ref())
+        .filter(|kept| kept.is_for(rules, origin.as_deref()));
+    Some(
+        kept.cloned()
+            .unwrap_or_else(|| Arc::new(Breaker::new((**rules).clone(), name.clone(), origin.clone()))),
+    )
 }
 
 fn balances_otherwise(before: &Cluster, after: &Cluster) -> bool {

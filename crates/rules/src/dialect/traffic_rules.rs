@@ -7,7 +7,7 @@ mod routes;
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, Outlier, RetryBudget};
+use outrigger_model::cluster::{Balance, Breaker, Outlier, RetryBudget, SHORTEST_BREAKER_INTERVAL};
 use outrigger_model::route::RetryPolicy;
 
 use super::destination_rule::subset_name;
@@ -38,9 +38,13 @@ const BREAKER: Table = Table::new(
         "interval",
         "ejectionTime",
         "maxEjectionPercent",
+        "trip",
     ],
-)
-.later(&["halfOpen"]);
+);
+const TRIP: Table = Table::new(
+    "what trips a circuit breaker",
+    &["failurePercent", "minRequests", "interval", "consecutiveFailures", "openTime", "probes"],
+);
 const RETRY: Table = Table::new("a retry", &["attempts", "on", "perTryTimeout", "backoff", "budget"]);
 const BUDGET: Table = Table::new("a retry budget", &["percent", "minConcurrency"]);
 
@@ -164,6 +168,7 @@ fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
     if pool != ConnectionPool::default() {
         policy.connection_pool = Some(pool);
     }
+    policy.breaker = fields.get("trip").and_then(|at| trip(reader, &at));
     let ejection = ["consecutiveErrors", "interval", "ejectionTime", "maxEjectionPercent"];
     if ejection.into_iter().any(|name| fields.has(name)) {
         let default = Outlier::default();
@@ -181,6 +186,31 @@ fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
             ..default
         });
     }
+}
+
+/// When nothing more is sent to the service as a whole. Where only failures in a row are said, only they open it.
+fn trip(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Breaker> {
+    let fields = reader.fields(at, &TRIP)?;
+    let default = Breaker::default();
+    let consecutive_failures = reader.number(fields.get("consecutiveFailures"), 1..=1_000_000);
+    let unsaid = if consecutive_failures.is_some() { 0.0 } else { default.failure_percent };
+    let percent = |value: f64| 0.0 < value && value <= 100.0;
+    let failure_percent =
+        reader.decimal(fields.get("failurePercent"), "a percentage above 0, up to 100", percent);
+    let interval = reader.positive(fields.get("interval")).unwrap_or(default.interval);
+    if let Some(at) = fields.get("interval").filter(|_| interval < SHORTEST_BREAKER_INTERVAL) {
+        reader.error(&at, format!("{}: must be at least 100ms", at.path));
+    }
+    Some(Breaker {
+        failure_percent: failure_percent.unwrap_or(unsaid),
+        minimum_requests: reader
+            .number(fields.get("minRequests"), 1..=1_000_000)
+            .unwrap_or(default.minimum_requests),
+        interval,
+        consecutive_failures: consecutive_failures.unwrap_or(0),
+        open_time: reader.positive(fields.get("openTime")).unwrap_or(default.open_time),
+        probes: reader.number(fields.get("probes"), 1..=1_000).unwrap_or(default.probes),
+    })
 }
 
 /// A retry block; what it leaves out has our defaults.

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_model::cluster::{Balance, Outlier, RetryBudget, Warmup};
+use outrigger_model::cluster::{Balance, Breaker, Outlier, RetryBudget, Warmup};
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +160,9 @@ pub struct TrafficPolicy {
     pub connection_pool: Option<ConnectionPool>,
     /// Ejection of failing endpoints; `None` = off.
     pub outlier: Option<Outlier>,
+    /// Opens where too much fails; `None` = never.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
     /// Limit of retries to this destination.
     pub retry_budget: Option<RetryBudget>,
     /// TLS towards it; `None` = mTLS wherever the peer has it.
@@ -174,6 +177,7 @@ impl TrafficPolicy {
             warmup: self.warmup.or(base.warmup),
             connection_pool: self.connection_pool.clone().or_else(|| base.connection_pool.clone()),
             outlier: self.outlier.clone().or_else(|| base.outlier.clone()),
+            breaker: self.breaker.clone().or_else(|| base.breaker.clone()),
             retry_budget: self.retry_budget.or(base.retry_budget),
             tls: self.tls.clone().or_else(|| base.tls.clone()),
         }

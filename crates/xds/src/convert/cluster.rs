@@ -7,7 +7,7 @@ use outrigger_model::cluster::{Cluster, Discovery, Limits, Outlier, RetryBudget,
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, positive_or, uint_or};
-use super::{balance, dns, endpoint, metadata, note, tls};
+use super::{balance, breaker, dns, endpoint, metadata, note, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
@@ -15,6 +15,7 @@ use crate::wire::cluster::cluster::{
 };
 use crate::wire::cluster::{self, CircuitBreakers, OutlierDetection};
 use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions};
+use crate::wire::protobuf::Value;
 use crate::wire::upstream_http::{HttpProtocolOptions, http_protocol_options as options};
 use crate::wire::{self, ads, any, boolean, scalar, uint};
 
@@ -29,7 +30,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
             timeout => timeout,
         })),
         circuit_breakers: Some(encode_limits(&model.limits)),
-        metadata: metadata::encode_origin(model.origin.as_ref()),
+        metadata: metadata::ours(encode_ours(model)),
         ..Default::default()
     };
     balance::encode(model, kind, &mut wire);
@@ -79,6 +80,14 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         });
     }
     wire
+}
+
+/// What Envoy's message cannot say.
+fn encode_ours(model: &Cluster) -> impl Iterator<Item = (String, Value)> {
+    let origin = model.origin.as_ref().map(|origin| ("origin".to_owned(), metadata::origin_value(origin)));
+    origin
+        .into_iter()
+        .chain(model.breaker.as_ref().map(|breaker| ("breaker".to_owned(), breaker::encode(breaker))))
 }
 
 fn encode_limits(limits: &Limits) -> CircuitBreakers {
@@ -185,6 +194,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
             .map(decode_outlier)
             .transpose()
             .under("outlier_detection")?,
+        breaker: breaker::decode(wire.metadata.as_ref())?.map(Box::new),
         tls: tls::decode_cluster(&wire.transport_socket_matches, wire.transport_socket.as_ref())?,
         protocol: http.protocol,
         idle_timeout: http.idle_timeout,

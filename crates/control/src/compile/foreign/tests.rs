@@ -167,3 +167,26 @@ fn rules_for_tcp_are_not_enforced_by_an_envoy() {
     assert_eq!(rule, "DestinationRule shop/stock");
     assert!(why.contains("no listener for TCP (port [7000])"), "{why}");
 }
+
+#[test]
+fn a_circuit_breaker_that_trips_is_for_sidecars_only() {
+    let page = "
+apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: catalog, namespace: shop}
+spec: {service: catalog, circuitBreaker: {trip: {consecutiveFailures: 3}}}
+";
+    let compiled = compiled(shop(), page);
+    let breaker = |scope: &Scope| match get(&compiled, scope, ResourceKind::Cluster, CATALOG) {
+        Some(Resource::Cluster(cluster)) => cluster.breaker,
+        _ => panic!("none"),
+    };
+    let ours = breaker(&scope(ClientKind::Outrigger, "web", "web-1")).unwrap();
+    assert_eq!((ours.consecutive_failures, ours.failure_percent), (3, 0.0));
+    for scope in [grpc(), envoy()] {
+        assert_eq!(breaker(&scope), None);
+        let (rule, why) = only(&compiled, &scope);
+        assert_eq!(rule, "TrafficRules shop/catalog");
+        assert!(why.contains("circuit breaker that opens and closes"), "{why}");
+    }
+}

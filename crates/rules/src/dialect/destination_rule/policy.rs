@@ -123,6 +123,8 @@ fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<Retr
         warmup: both.and_then(|(_, fields)| warmup(reader, fields)),
         connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)),
         outlier: fields.get("outlierDetection").and_then(|at| outlier(reader, &at)),
+        // A field of ours: the native page has it.
+        breaker: None,
         retry_budget,
         tls: fields.get("tls").and_then(|at| tls(reader, &at)),
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use outrigger_model::cluster::Balance;
+use outrigger_model::cluster::{Balance, Breaker};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{FaultStatus, Forward, PathMatch, RetryOn, RetryPolicy};
 
@@ -128,4 +128,46 @@ routes:
     assert_eq!((other.target.host.as_str(), other.target.port), ("b.shop.svc.cluster.local", Some(81)));
     assert_eq!((own.target.host.as_str(), own.mirror.percentage), ("a.shop.svc.cluster.local", 100.0));
     assert_eq!(destination(&text).subset("v2").unwrap().labels["version"], "v2");
+}
+
+fn tripped(block: &str) -> Breaker {
+    let text = page(&format!("service: reviews\ncircuitBreaker:\n  trip: {block}"));
+    destination(&text).policy.breaker.unwrap()
+}
+
+#[test]
+fn a_circuit_breaker_trips_by_share_unless_only_failures_in_a_row_are_said() {
+    assert_eq!(tripped("{}"), Breaker::default());
+    let row = tripped("{consecutiveFailures: 5}");
+    assert_eq!((row.failure_percent, row.consecutive_failures), (0.0, 5));
+    let all = tripped(
+        "{failurePercent: 12.5, minRequests: 50, interval: 1m, consecutiveFailures: 9, openTime: 5s, probes: 10}",
+    );
+    let wanted = Breaker {
+        failure_percent: 12.5,
+        minimum_requests: 50,
+        interval: Duration::from_secs(60),
+        consecutive_failures: 9,
+        open_time: Duration::from_secs(5),
+        probes: 10,
+    };
+    assert_eq!(all, wanted);
+    assert_eq!(all.check(), Ok(()));
+}
+
+#[test]
+fn a_circuit_breaker_that_cannot_be_is_an_error_that_says_why() {
+    for (block, wanted) in [
+        ("{failurePercent: 0}", "failurePercent must be a percentage above 0, up to 100, not the number 0"),
+        ("{failurePercent: 101}", "a percentage above 0, up to 100"),
+        ("{interval: 50ms}", "interval: must be at least 100ms"),
+        ("{openTime: 0s}", "openTime must be longer than 0"),
+        ("{probes: 0}", "probes"),
+        ("{minRequests: 0}", "minRequests"),
+        ("{halfOpen: 1}", "halfOpen"),
+    ] {
+        let text = page(&format!("service: reviews\ncircuitBreaker:\n  trip: {block}"));
+        let told = one_told(&text);
+        assert!(told.contains(wanted), "{block}: {told}");
+    }
 }

@@ -406,14 +406,15 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let warmup = of((duration(), percentage(), 0.1..10.0)
         .prop_map(|(window, minimum_percent, aggression)| Warmup { window, minimum_percent, aggression }));
     let http = (protocol, duration_or_off(), any::<u32>(), warmup);
-    (name(), discovery, balance, duration(), limits, of(outlier()), tls, http, of(origin())).prop_map(
+    let failing = (of(outlier()), of(beside::breaker()));
+    (name(), discovery, balance, duration(), limits, failing, tls, http, of(origin())).prop_map(
         |(
             name,
             discovery,
             balance,
             connect_timeout,
             limits,
-            outlier,
+            (outlier, breaker),
             tls,
             (protocol, idle_timeout, max_requests, warmup),
             origin,
@@ -425,6 +426,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             connect_timeout,
             limits,
             outlier,
+            breaker,
             tls,
             protocol,
             idle_timeout,

@@ -137,3 +137,34 @@ fn broken_clusters_of_names_are_refused_at_the_field() {
         },
     );
 }
+
+#[test]
+fn a_circuit_breaker_that_cannot_be_is_refused_by_its_field() {
+    use outrigger_model::cluster::Cluster;
+    let number = |value: f64| protobuf::Value { kind: Some(protobuf::value::Kind::NumberValue(value)) };
+    let with = |field: &str, value: protobuf::Value| {
+        let model = Cluster { breaker: Some(Box::default()), ..Cluster::new("it") };
+        let mut wire = crate::convert::cluster::encode(&model, ClientKind::Outrigger);
+        let ours = wire.metadata.as_mut().unwrap().filter_metadata.get_mut("outrigger").unwrap();
+        let Some(protobuf::value::Kind::StructValue(breaker)) =
+            &mut ours.fields.get_mut("breaker").unwrap().kind
+        else {
+            panic!("no breaker")
+        };
+        breaker.fields.insert(field.to_owned(), value);
+        refusal(ResourceKind::Cluster, &wire).to_string()
+    };
+    for (field, value, wanted) in [
+        ("failurePercent", number(101.0), "breaker.failurePercent"),
+        ("failurePercent", number(0.0), "nothing opens it"),
+        ("failurePercent", number(f64::NAN), "breaker.failurePercent"),
+        ("interval", number(99.0), "at least 100ms"),
+        ("openTime", number(0.0), "open_time"),
+        ("openTime", number(1e300), "breaker.openTime"),
+        ("probes", number(0.0), "probes"),
+        ("probes", protobuf::Value { kind: None }, "breaker.probes"),
+    ] {
+        let told = with(field, value);
+        assert!(told.contains(wanted), "{field}: {told}");
+    }
+}

@@ -1,5 +1,8 @@
-//! What a route has beside its way: faults, policies for other origins, mirrors.
+//! What a route has beside its way: faults, policies for other origins, mirrors; and what a cluster has beside its own.
 
+use std::time::Duration;
+
+use outrigger_model::cluster::Breaker;
 use outrigger_model::route::{Cors, Fault, FaultAbort, FaultDelay, FaultStatus, Mirror};
 use proptest::collection::vec;
 use proptest::option::of;
@@ -39,4 +42,18 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
         prop_oneof![(200_u16..600).prop_map(FaultStatus::Http), (0_u32..17).prop_map(FaultStatus::Grpc)];
     let abort = (status, percentage()).prop_map(|(status, percentage)| FaultAbort { status, percentage });
     (of(delay), of(abort)).prop_map(|(delay, abort)| Fault { delay, abort })
+}
+
+pub(super) fn breaker() -> impl Strategy<Value = Breaker> {
+    let millis = |from| (from..1_u64 << 40).prop_map(Duration::from_millis);
+    (1.0..=100.0, any::<u32>(), millis(100_u64), any::<u32>(), millis(1), 1_u32..).prop_map(
+        |(failure_percent, minimum_requests, interval, consecutive_failures, open_time, probes)| Breaker {
+            failure_percent,
+            minimum_requests,
+            interval,
+            consecutive_failures,
+            open_time,
+            probes,
+        },
+    )
 }
