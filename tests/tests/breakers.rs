@@ -1,4 +1,4 @@
-//! The circuit breaker of a service, through two sidecars: it trips, holds back, probes and closes, and says so where people look.
+//! The circuit breaker and the rate limits of a service, through two sidecars: they hold back, exactly, and say so where people look.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -74,4 +74,93 @@ async fn a_breaker_trips_after_failures_in_a_row_and_closes_after_its_probes() {
         clusters.contains("\"phase\":\"closed\"") || clusters.contains("\"phase\": \"closed\""),
         "{clusters}"
     );
+}
+
+const LIMITS: &str = "apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: catalog, namespace: shop}
+spec:
+  service: catalog
+  rateLimit:
+  - {name: searches, requests: 3, per: 1h, match: {path: {prefix: /search}}}
+  - {name: users, requests: 2, per: 1h, algorithm: slidingWindow, by: [caller, {header: x-user}], match: {path: /mine}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rate_limits_hold_for_what_they_match_and_for_each_value_and_outlive_other_rules() {
+    let mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    Gate::serve(catalog.app, "v1", 200, plenty()).await;
+    mesh.apply(LIMITS).await;
+    let entry = web.outbound[0];
+    let ask =
+        |path: &'static str, headers: &'static str| async move { get(entry, path, headers).await.unwrap() };
+    for path in ["/search?q=a", "/search/b", "/search"] {
+        assert_eq!(ask(path, "").await.0, 200);
+    }
+    let (status, text) = ask("/search?q=c", "").await;
+    assert_eq!(status, 429, "{text}");
+    for part in
+        ["retry-after: 1200", "x-ratelimit-limit: 3", "x-ratelimit-remaining: 0", "x-ratelimit-reset: 1200"]
+    {
+        assert!(text.to_lowercase().contains(part), "no {part}: {text}");
+    }
+    for part in ["reason=rate_limited", "hop=catalog-v1", "TrafficRules shop/catalog", "local_rate_limited"] {
+        assert!(text.contains(part), "no {part}: {text}");
+    }
+    log_has(&mesh, "catalog-v1", " 429 RL ").await;
+    assert_eq!(ask("/", "").await.0, 200, "no limit matches");
+    for user in ["X-User: ann\r\n", "X-User: bob\r\n", ""] {
+        let statuses = [ask("/mine", user).await.0, ask("/mine", user).await.0, ask("/mine", user).await.0];
+        assert_eq!(statuses, [200, 200, 429], "{user:?}");
+    }
+    // Another rule compiles the listener anew; what was counted stays.
+    mesh.apply(DENY).await;
+    assert_eq!(ask("/denied", "").await.0, 403);
+    assert_eq!(ask("/search", "").await.0, 429);
+    let page = catalog.page("/stats/prometheus").await;
+    let refused = "outrigger_rate_limited_total{rule=\"TrafficRules shop/catalog\",limit=\"users\"} 3";
+    assert!(page.lines().any(|line| line == refused), "{page}");
+    mesh.apply(&LIMITS.replace("requests: 3", "requests: 30")).await;
+    assert_eq!(ask("/search", "").await.0, 200, "a limit that has changed counts anew");
+}
+
+const DENY: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: denied, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/denied]}}]}]}
+";
+
+/// 500 requests at once, to a sidecar with two workers: each limit lets exactly as many through as it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn rate_limits_are_exact_for_five_hundred_requests_at_once() {
+    let mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    Gate::serve(catalog.app, "v1", 200, plenty()).await;
+    let page = |algorithm: &str, by: &str| {
+        format!(
+            "apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {{name: catalog, namespace: shop}}
+spec: {{service: catalog, rateLimit: {{requests: 137, per: 24h, algorithm: {algorithm}, by: {by}}}}}
+"
+        )
+    };
+    for algorithm in ["tokenBucket", "slidingWindow"] {
+        for by in ["[]", "[caller]"] {
+            mesh.apply(&page(algorithm, by)).await;
+            let outbound = web.outbound[0];
+            let asked: Vec<_> = (0..500)
+                .map(|_| tokio::spawn(async move { get(outbound, "/", "").await.unwrap().0 }))
+                .collect();
+            let mut statuses = Vec::new();
+            for asked in asked {
+                statuses.push(asked.await.unwrap());
+            }
+            let count = |status: u16| statuses.iter().filter(|found| **found == status).count();
+            assert_eq!((count(200), count(429)), (137, 363), "{algorithm} by {by}: {statuses:?}");
+        }
+    }
 }

@@ -87,7 +87,8 @@ fn policies(world: &World, instance: &Instance) -> Vec<String> {
         intent.mode == Some(MtlsMode::Strict)
             || intent.ports.values().any(|mode| *mode == Some(MtlsMode::Strict))
     });
-    authorization.chain(strict.map(|intent| intent.origin.to_string())).collect()
+    let limits = world.limits_for(instance).map(|intent| intent.origin.to_string());
+    authorization.chain(strict.map(|intent| intent.origin.to_string())).chain(limits).collect()
 }
 
 fn some(names: &BTreeSet<String>) -> String {

@@ -11,8 +11,8 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, MtlsMode, RouteIntent, ServiceIntent,
-    WorkloadIntent,
+    AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, MtlsMode, RouteIntent,
+    ServiceIntent, WorkloadIntent,
 };
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
@@ -341,6 +341,13 @@ impl World {
     /// The ports of an instance that a policy gives an mTLS mode of their own, registered or not.
     pub fn mtls_ports<'w>(&'w self, instance: &'w Instance) -> impl Iterator<Item = u16> + 'w {
         self.own_mtls(instance).into_iter().flat_map(|intent| intent.ports.keys().copied())
+    }
+
+    /// The rate limits of an instance: those of its namespace for its service, by the objects' names.
+    pub fn limits_for<'w>(&'w self, instance: &Instance) -> impl Iterator<Item = &'w LimitsIntent> + use<'w> {
+        let host = self.resolver.service(&instance.service, &instance.namespace);
+        let all = self.rules.limits.of(&instance.namespace).iter();
+        all.map(AsRef::as_ref).filter(move |intent| intent.host == host)
     }
 
     /// The authorization policies of an instance: those of its namespace and of the root namespace that select it, by name.

@@ -16,6 +16,7 @@ pub mod matcher;
 mod origin;
 pub mod path;
 pub mod policy;
+pub mod rate_limit;
 mod references;
 pub mod request;
 pub mod resource;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ext_authz::ExtAuthz;
 use crate::path::PathNormalization;
 use crate::policy::Rbac;
+use crate::rate_limit::RateLimit;
 use crate::route::{Fault, RouteConfig, WeightedCluster};
 
 /// One listener: the destination addresses that it serves and its filter chains.
@@ -198,6 +199,8 @@ pub enum HttpFilter {
     Fault(Fault),
     /// `envoy.filters.http.ext_authz`.
     ExtAuthz(Box<ExtAuthz>),
+    /// Of ours: how many requests pass. All limits that a request falls under must have room, in order.
+    RateLimit(Vec<RateLimit>),
 }
 
 /// The TCP proxy.

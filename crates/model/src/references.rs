@@ -74,7 +74,7 @@ impl HttpFilter {
     /// The cluster that it asks.
     fn cluster(&self) -> Option<&str> {
         match self {
-            Self::Rbac(_) | Self::Fault(_) => None,
+            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) => None,
             Self::ExtAuthz(authz) => Some(&authz.cluster),
         }
     }
@@ -129,6 +129,9 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
             match filter {
                 HttpFilter::Rbac(rbac) => all.extend(of_rbac(rbac)),
                 HttpFilter::ExtAuthz(authz) => all.extend(authz.only.iter().flat_map(of_rbac)),
+                HttpFilter::RateLimit(limits) => {
+                    all.extend(limits.iter().filter_map(|limit| limit.origin.as_ref()))
+                }
                 HttpFilter::Fault(_) => {}
             }
         }

@@ -144,7 +144,11 @@ fn assemble(
     let shed = process.memory.shed.clone();
     registry.register_fn(move |page| shed.write(page));
     let seen = process.clone();
-    registry.register_fn(move |page| metrics::cluster::write_state(&seen.snapshot.load(), page));
+    registry.register_fn(move |page| {
+        let snapshot = seen.snapshot.load();
+        metrics::cluster::write_state(&snapshot, page);
+        metrics::limits::write_limits(&snapshot, page);
+    });
     if let Some((_, sender)) = &tracing {
         registry.register(sender.source());
     }

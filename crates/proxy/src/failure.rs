@@ -110,6 +110,13 @@ pub enum FailureKind {
     UpgradeRefused,
     /// An injected abort.
     FaultAbort(FaultStatus),
+    /// A rate limit has no room.
+    RateLimited {
+        /// So many requests pass in its time.
+        limit: u32,
+        /// Until one more does, rounded up.
+        seconds: u32,
+    },
     /// The service that authorizes could not be asked; answered with this status.
     AuthzUnavailable(u16),
     /// A client of the mesh must use mTLS (STRICT).
@@ -182,6 +189,7 @@ impl FailureKind {
             Self::DownstreamClosed => "DC",
             Self::FaultAbort(_) => "FI",
             Self::AuthzUnavailable(_) => "UAEX",
+            Self::RateLimited { .. } => "RL",
             Self::IdleTimeout => "SI",
             Self::Overload => "OM",
             Self::RequestTimeout | Self::Denied | Self::UpgradeRefused | Self::PlainText | Self::Internal => {
@@ -201,6 +209,7 @@ impl FailureKind {
             | Self::AuthzUnavailable(status)
             | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
+            Self::RateLimited { .. } => 429,
             Self::DownstreamProtocol => 400,
             Self::RequestTimeout | Self::IdleTimeout => 408,
             Self::UpstreamTimeout | Self::PerTryTimeout => 504,
@@ -215,6 +224,10 @@ impl FailureKind {
     pub fn grpc_status(&self) -> u32 {
         if let Self::FaultAbort(FaultStatus::Grpc(status)) = self {
             return *status;
+        }
+        if let Self::RateLimited { .. } = self {
+            // RESOURCE_EXHAUSTED: clients take UNAVAILABLE for leave to try again at once.
+            return 8;
         }
         grpc_of_http(self.status())
     }
@@ -250,6 +263,7 @@ impl FailureKind {
             Self::UpgradeRefused => "upgrade_refused",
             Self::FaultAbort(_) => "fault_abort",
             Self::AuthzUnavailable(_) => "ext_authz_error",
+            Self::RateLimited { .. } => "rate_limited",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",
             Self::Overload => "overload",

@@ -6,6 +6,7 @@
 pub mod cluster;
 mod guests;
 mod labels;
+pub mod limits;
 mod published;
 
 use std::cell::RefCell;

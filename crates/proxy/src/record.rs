@@ -231,6 +231,7 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::Denied => "rbac_access_denied",
         FailureKind::FaultAbort(_) => "fault_filter_abort",
         FailureKind::AuthzUnavailable(_) => "ext_authz_error",
+        FailureKind::RateLimited { .. } => "local_rate_limited",
         FailureKind::UpstreamTimeout => "response_timeout",
         FailureKind::PerTryTimeout => "upstream_per_try_timeout",
         FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod limits;
 pub mod outlier;
+pub mod rate;
 pub mod snapshot;
 pub mod turns;
 pub mod usage;

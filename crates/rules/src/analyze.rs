@@ -7,6 +7,7 @@ mod attached;
 mod conflicts;
 mod cors;
 mod delegates;
+mod limits;
 mod nobody;
 mod paths;
 mod policies;
@@ -21,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, Place,
-    RouteIntent, ServiceIntent, Target,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
+    Place, RouteIntent, ServiceIntent, Target,
 };
 use crate::object::Object;
 
@@ -89,6 +90,8 @@ pub const CHECKS: &[Check] = &[
         run: providers::about_itself,
     },
     Check { code: code::HTTP_ON_TCP, what: "a provider for TCP ports", run: providers::without_say },
+    Check { code: code::NO_EFFECT, what: "a rate limit for another namespace", run: limits::foreign },
+    Check { code: code::HTTP_ON_TCP, what: "a rate limit for TCP ports", run: limits::without_http },
     Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 
@@ -114,6 +117,7 @@ struct Scene<'o> {
     mtls: Vec<&'o MtlsIntent>,
     services: Vec<&'o ServiceIntent>,
     attached: Vec<&'o AttachedIntent>,
+    limits: Vec<&'o LimitsIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -128,6 +132,7 @@ impl<'o> Scene<'o> {
             mtls: Vec::new(),
             services: Vec::new(),
             attached: Vec::new(),
+            limits: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -140,6 +145,7 @@ impl<'o> Scene<'o> {
                 Intent::Mtls(policy) => scene.mtls.push(policy),
                 Intent::Service(service) => scene.services.push(service),
                 Intent::Attached(route) => scene.attached.push(route),
+                Intent::Limits(limits) => scene.limits.push(limits),
                 Intent::Workload(_) => {}
             }
         }

@@ -6,6 +6,7 @@
 mod attached;
 pub mod delegate;
 mod destination;
+mod limits;
 mod route;
 mod security;
 mod service;
@@ -17,6 +18,7 @@ pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, LoadBalancing, SubsetIntent,
     TrafficPolicy,
 };
+pub use limits::LimitsIntent;
 pub use route::{
     Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute, TlsMatch,
     TlsRoute, WeightedTarget,
@@ -155,7 +157,7 @@ impl Visibility {
     }
 }
 
-/// One normalised meaning of an object. A native object has up to two.
+/// One normalised meaning of an object. A native object has up to three.
 #[expect(clippy::large_enum_variant, reason = "there are as many as rules, thousands at most")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -174,6 +176,8 @@ pub enum Intent {
     Service(ServiceIntent),
     /// A workload that services may select.
     Workload(WorkloadIntent),
+    /// How many requests a service takes.
+    Limits(LimitsIntent),
 }
 
 impl Intent {
@@ -187,6 +191,7 @@ impl Intent {
             Self::Authorization(intent) => &intent.origin,
             Self::Service(intent) => &intent.origin,
             Self::Workload(intent) => &intent.origin,
+            Self::Limits(intent) => &intent.origin,
         }
     }
 }

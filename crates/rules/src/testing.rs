@@ -1,8 +1,8 @@
 //! Short ways of the tests to read a text and to look at what came out.
 
 use crate::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Intent, MtlsIntent, RouteIntent, ServiceIntent,
-    WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Intent, LimitsIntent, MtlsIntent, RouteIntent,
+    ServiceIntent, WorkloadIntent,
 };
 use crate::{Finding, Object, parse};
 
@@ -43,6 +43,11 @@ pub(crate) fn attached(text: &str) -> AttachedIntent {
 
 pub(crate) fn destination(text: &str) -> DestinationIntent {
     let found = |intent| if let Intent::Destination(destination) = intent { Some(destination) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
+}
+
+pub(crate) fn limits(text: &str) -> LimitsIntent {
+    let found = |intent| if let Intent::Limits(limits) = intent { Some(limits) } else { None };
     intents(text).into_iter().find_map(found).unwrap()
 }
 

@@ -34,6 +34,7 @@ mod mirror;
 mod path;
 mod per_filter;
 mod policy;
+mod rate_limit;
 mod retry;
 mod route;
 mod secret;

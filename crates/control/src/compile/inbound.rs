@@ -6,16 +6,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use outrigger_model::listener::{
-    ChainMatch, Direction, FilterChain, Listener, RouteSource, ServerTls, TcpProxy, Terminal, TransportMatch,
+    ChainMatch, Direction, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, TcpProxy, Terminal,
+    TransportMatch,
 };
+use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{
     Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::MtlsMode;
+use outrigger_rules::intent::{LimitsIntent, MtlsMode};
 
 use super::authorization;
 use super::lens::Lens;
 use super::names;
+use super::origin;
 use super::outbound::{chain, http};
 use super::upgrade;
 use crate::instance::{Instance, Protocol};
@@ -121,6 +124,21 @@ fn chains(lens: &Lens<'_>, own: &Instance, port: u16, protocol: Protocol) -> Vec
     chains
 }
 
+/// The rate limits of the client's own service, each for itself.
+fn limits(lens: &Lens<'_>, own: &Instance) -> Option<HttpFilter> {
+    let with_origin = |intent: &LimitsIntent| {
+        let origin = Some(origin(&intent.origin));
+        intent
+            .limits
+            .iter()
+            .cloned()
+            .map(move |limit| RateLimit { origin: origin.clone(), ..limit })
+            .collect::<Vec<_>>()
+    };
+    let all: Vec<RateLimit> = lens.limits_for(own).flat_map(with_origin).collect();
+    (!all.is_empty()).then_some(HttpFilter::RateLimit(all))
+}
+
 fn mesh(mut chain: FilterChain) -> FilterChain {
     let alpn = match chain.terminal {
         Terminal::Http(_) => vec!["istio-h2", "istio-http/1.1", "h2", "http/1.1", "istio"],
@@ -149,5 +167,7 @@ fn web(lens: &Lens<'_>, own: &Instance, port: u16) -> Terminal {
     let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
     let mut http = http(lens, routes);
     http.filters = authorization::of_requests(lens, own);
+    // What is denied does not count.
+    http.filters.extend(limits(lens, own));
     Terminal::Http(Box::new(http))
 }

@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_rules::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, MtlsMode, RouteIntent, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, LimitsIntent, MtlsMode, RouteIntent,
+    WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -278,6 +279,12 @@ impl<'a> Lens<'a> {
     pub(super) fn mtls_ports(&self, instance: &'a Instance) -> impl Iterator<Item = u16> + use<'a> {
         self.saw(Fact::Mtls(instance.namespace.clone()));
         self.world.mtls_ports(instance)
+    }
+
+    /// The rate limits of an instance.
+    pub(super) fn limits_for(&self, instance: &Instance) -> impl Iterator<Item = &'a LimitsIntent> + use<'a> {
+        self.saw(Fact::Limits(instance.namespace.clone()));
+        self.world.limits_for(instance)
     }
 
     pub(super) fn authorization_for(&self, instance: &Instance) -> Vec<&'a Arc<AuthorizationIntent>> {

@@ -4,6 +4,7 @@ use outrigger_model::cluster::ClientTls;
 use outrigger_model::listener::{ChainInput, HttpFilter, Terminal};
 use outrigger_model::path::PathNormalization;
 use outrigger_model::policy::decide::PolicySet;
+use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::{PathMatch, Route, RouteAction};

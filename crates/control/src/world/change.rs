@@ -31,6 +31,8 @@ pub enum Fact {
     Mtls(String),
     /// The authorization of a namespace's workloads.
     Authorization(String),
+    /// The rate limits of a namespace's services.
+    Limits(String),
     /// That there are these services with these ports and no others.
     Services,
     /// Which services are described, how, and what instances add to that.
@@ -155,6 +157,9 @@ impl World {
                 true => drop(change.wide.insert(Wide::Authorization)),
                 false => change.note(Fact::Authorization(rule.origin.namespace.clone())),
             }
+        }
+        for rule in differing(&before.limits.all, &after.limits.all) {
+            change.note(Fact::Limits(rule.origin.namespace.clone()));
         }
     }
 

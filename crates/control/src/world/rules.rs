@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, MtlsIntent, Origin, RouteIntent,
-    ServiceIntent, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
+    RouteIntent, ServiceIntent, WorkloadIntent,
 };
 
 use crate::described::Described;
@@ -19,6 +19,7 @@ pub(super) struct Rules {
     pub(super) destinations: ByHost<DestinationIntent>,
     pub(super) mtls: ByNamespace<MtlsIntent>,
     pub(super) authorization: ByNamespace<AuthorizationIntent>,
+    pub(super) limits: ByNamespace<LimitsIntent>,
     pub(super) described: Described,
 }
 
@@ -29,6 +30,7 @@ impl Rules {
         let (mut routes, mut destinations) = (Vec::new(), Vec::new());
         let mut attached = Vec::new();
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
+        let mut limits = Vec::new();
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
@@ -39,6 +41,7 @@ impl Rules {
                 Intent::Authorization(i) => authorization.push(Arc::new(i)),
                 Intent::Service(i) => services.push(Arc::new(i)),
                 Intent::Workload(i) => workloads.push(Arc::new(i)),
+                Intent::Limits(i) => limits.push(Arc::new(i)),
             }
         }
         let delegates = Delegates::among(&routes);
@@ -50,6 +53,7 @@ impl Rules {
             destinations: ByHost::new(destinations),
             mtls: ByNamespace::new(mtls),
             authorization: ByNamespace::new(authorization),
+            limits: ByNamespace::new(limits),
             described: Described::new(services, workloads, may),
         }
     }
@@ -104,6 +108,12 @@ impl Rule for ServiceIntent {
 }
 
 impl Rule for WorkloadIntent {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl Rule for LimitsIntent {
     fn origin(&self) -> &Origin {
         &self.origin
     }

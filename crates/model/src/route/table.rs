@@ -317,8 +317,9 @@ impl fmt::Display for Mismatch<'_> {
     }
 }
 
+/// The conditions of a route, compiled.
 #[derive(Debug)]
-struct CompiledMatch {
+pub struct CompiledMatch {
     path: CompiledPath,
     headers: Vec<CompiledHeader>,
     query: Vec<(String, Matcher)>,
@@ -335,7 +336,11 @@ enum CompiledPath {
 }
 
 impl CompiledMatch {
-    fn compile(matches: &RouteMatch) -> Result<Self, Flaw> {
+    /// Compiles them.
+    ///
+    /// # Errors
+    /// The field that cannot be taken.
+    pub fn compile(matches: &RouteMatch) -> Result<Self, Flaw> {
         let fold = matches.ignore_case;
         let path = match &matches.path {
             PathMatch::Prefix(p) if p == "/" || p.is_empty() => CompiledPath::Everything,
@@ -361,7 +366,8 @@ impl CompiledMatch {
         })
     }
 
-    fn mismatch<R: RequestView>(&self, request: &R) -> Option<Mismatch<'_>> {
+    /// The first that a request does not meet.
+    pub fn mismatch<R: RequestView>(&self, request: &R) -> Option<Mismatch<'_>> {
         if !self.path.matches(request) {
             return Some(Mismatch::Path);
         }

@@ -12,10 +12,12 @@ use outrigger_model::route::Fault;
 
 use super::head::RequestHead;
 use crate::failure::Failure;
+use crate::runtime::rate::Rates;
 
 pub mod cors;
 pub mod ext_authz;
 pub mod fault;
+pub mod rate_limit;
 pub mod rbac;
 
 /// What a filter does to a header of the response.
@@ -41,17 +43,20 @@ pub enum Filter {
     Fault(fault::FaultFilter),
     /// A service is asked.
     ExtAuthz(Box<ext_authz::ExtAuthz>),
+    /// How many requests pass.
+    RateLimit(rate_limit::Limits),
 }
 
-/// Compiles a filter.
+/// Compiles a filter. `rates` has the counts of limits.
 ///
 /// # Errors
 /// The field that cannot be taken, and why.
-pub fn build(config: &HttpFilter) -> Result<Filter, Flaw> {
+pub fn build(config: &HttpFilter, rates: &Rates) -> Result<Filter, Flaw> {
     Ok(match config {
         HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
         HttpFilter::ExtAuthz(config) => Filter::ExtAuthz(Box::new(ext_authz::ExtAuthz::build(config)?)),
+        HttpFilter::RateLimit(limits) => Filter::RateLimit(rate_limit::Limits::build(limits, rates)?),
     })
 }
 
@@ -83,6 +88,7 @@ impl Filter {
             Self::Rbac(rbac) => rbac.on_request(input),
             Self::ExtAuthz(authz) if authz.concerns(&input.connection, input.request) => Verdict::Ask,
             Self::ExtAuthz(_) => Verdict::Continue,
+            Self::RateLimit(limits) => limits.on_request(input),
             Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
         }
     }

@@ -189,6 +189,9 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
         set(&mut head, "content-type", b"text/plain");
         (head, text, None)
     };
+    if let FailureKind::RateLimited { limit, seconds } = failure.kind {
+        limited(&mut head, limit, seconds);
+    }
     if to.trusted {
         set(&mut head, ERROR_HEADER, describe(failure, to.hop).as_bytes());
     } else if let Some(id) = to.request_id {
@@ -196,6 +199,16 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
     }
     let body = if to.is_head { Cow::Borrowed("") } else { body };
     Local { head: ResponseHead::H1(head), body, grpc_status }
+}
+
+/// What a client should know of a limit (RFC 9110, section 10.2.3, and Envoy's headers).
+fn limited(head: &mut H1Response, limit: u32, seconds: u32) {
+    let seconds = seconds.to_string();
+    set(head, "retry-after", seconds.as_bytes());
+    set(head, "x-ratelimit-limit", limit.to_string().as_bytes());
+    set(head, "x-ratelimit-remaining", b"0");
+    set(head, "x-ratelimit-reset", seconds.as_bytes());
+    set(head, "x-envoy-ratelimited", b"true");
 }
 
 /// A direct response or redirect of a route.
@@ -220,6 +233,7 @@ fn set(head: &mut H1Response, name: &str, value: &[u8]) {
 fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
     match &failure.kind {
         FailureKind::Denied => "RBAC: access denied".into(),
+        FailureKind::RateLimited { .. } => "local_rate_limited".into(),
         FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
             "no healthy upstream".into()
         }

@@ -18,6 +18,7 @@ use outrigger_model::route::{RouteConfig, WeightedCluster};
 
 use crate::http::filter;
 use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::rate::Rates;
 use crate::runtime::snapshot::{
     ChainHandle, Destination, FastMap, HttpHandle, Known, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
 };
@@ -35,6 +36,8 @@ pub struct Builder {
     routes: FastMap<String, (Arc<Resource>, Arc<RouteTable>)>,
     listeners: FastMap<String, (Arc<Resource>, Arc<ListenerHandle>)>,
     endpoints: FastMap<String, Arc<Resource>>,
+    /// What rate limits have counted.
+    rates: Rates,
     /// What is not in the mesh is not reached.
     registry_only: bool,
     /// What could not be compiled and was said so.
@@ -167,7 +170,7 @@ impl Builder {
             let kept = kept.filter(|(known, _)| !changed && Arc::ptr_eq(known, resource));
             let handle = match kept {
                 Some((_, handle)) => handle.clone(),
-                None => match compile_listener(config, &self.routes, &snapshot.clusters) {
+                None => match compile_listener(config, &self.routes, &snapshot.clusters, &self.rates) {
                     Ok(handle) => Arc::new(handle),
                     Err(error) => {
                         invalid.push(error);
@@ -237,7 +240,7 @@ pub fn check(resource: &Resource) -> Result<(), Invalid> {
         Resource::Cluster(config) => ClusterHandle::new(0, Arc::new(config.clone()), None).map(|_| ()),
         Resource::Routes(config) => RouteTable::compile(config).map(|_| ()),
         Resource::Listener(config) => {
-            compile_listener(config, &FastMap::default(), &FastMap::default()).map(|_| ())
+            compile_listener(config, &FastMap::default(), &FastMap::default(), &Rates::default()).map(|_| ())
         }
         Resource::Endpoints(_)
         | Resource::Destination(_)
@@ -261,6 +264,7 @@ fn compile_listener(
     config: &Listener,
     routes: &Routes,
     clusters: &Clusters,
+    rates: &Rates,
 ) -> Result<ListenerHandle, Invalid> {
     let mut chains = Vec::with_capacity(config.chains.len() + 1);
     for (i, chain) in config.chains.iter().chain(&config.default_chain).enumerate() {
@@ -273,7 +277,7 @@ fn compile_listener(
         let authorization = PolicySet::compile(&chain.authorization).map_err(at)?;
         let terminal = match &chain.terminal {
             Terminal::Http(http) => {
-                TerminalHandle::Http(Arc::new(compile_http(http, routes, clusters).map_err(at)?))
+                TerminalHandle::Http(Arc::new(compile_http(http, routes, clusters, rates).map_err(at)?))
             }
             Terminal::Tcp(tcp) => TerminalHandle::Tcp(TcpHandle {
                 config: tcp.clone(),
@@ -286,7 +290,12 @@ fn compile_listener(
     Ok(ListenerHandle::new(Arc::new(config.clone()), chains))
 }
 
-fn compile_http(config: &HttpConnection, routes: &Routes, clusters: &Clusters) -> Result<HttpHandle, Flaw> {
+fn compile_http(
+    config: &HttpConnection,
+    routes: &Routes,
+    clusters: &Clusters,
+    rates: &Rates,
+) -> Result<HttpHandle, Flaw> {
     let failed = |invalid: Invalid| Flaw::from(invalid).under("route_config");
     let (table, inline);
     let used: &RouteConfig = match &config.routes {
@@ -311,7 +320,7 @@ fn compile_http(config: &HttpConnection, routes: &Routes, clusters: &Clusters) -
     };
     let mut filters = Vec::with_capacity(config.filters.len());
     for (i, filter) in config.filters.iter().enumerate() {
-        filters.push(filter::build(filter).under(format_args!("http_filters[{i}]"))?);
+        filters.push(filter::build(filter, rates).under(format_args!("http_filters[{i}]"))?);
     }
     let mut named = Clusters::default();
     for name in used.clusters().chain(config.clusters()) {

@@ -18,7 +18,8 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         scene.routes.iter().flat_map(|r| r.hosts.iter().map(move |host| (&r.origin, &r.place, host)));
     let governed = scene.destinations.iter().map(|rule| (&rule.origin, &rule.place, &rule.host));
     let mut told = BTreeSet::new();
-    for (origin, place, host) in routed.chain(governed) {
+    let limited = scene.limits.iter().map(|rule| (&rule.origin, &rule.place, &rule.host));
+    for (origin, place, host) in routed.chain(governed).chain(limited) {
         let exists = match host.is_wildcard() {
             true => {
                 let described = scene.services.iter().flat_map(|service| &service.hosts);

@@ -4,6 +4,7 @@ use crate::host::Resolver;
 use crate::testing::{object, objects, virtual_service};
 
 mod delegates;
+mod limits;
 mod providers;
 mod services;
 

@@ -1,8 +1,9 @@
-//! The native TrafficRules: one page per service with routing, balancing, circuit breaker, timeout, retry and fault.
+//! The native TrafficRules: one page per service with routing, balancing, circuit breaker, rate limits, timeout, retry and fault.
 //!
-//! Becomes a route intent (when the page says anything about requests) and a destination intent (when it says anything
-//! about the service's instances).
+//! Becomes a route intent (when the page says anything about requests), a destination intent (when it says anything about calling
+//! the service's instances), and one of their limits.
 
+mod limits;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -14,17 +15,17 @@ use super::destination_rule::subset_name;
 use super::shared::retry_on;
 use crate::finding::quote;
 use crate::intent::{
-    ConnectionPool, DestinationIntent, HttpRoute, Intent, LoadBalancing, RouteIntent, SubsetIntent,
-    TrafficPolicy, Visibility,
+    ConnectionPool, DestinationIntent, HttpRoute, Intent, LimitsIntent, LoadBalancing, RouteIntent,
+    SubsetIntent, TrafficPolicy, Visibility,
 };
 use crate::reader::{At, Reader, Table};
 use crate::yaml::Value;
 
 const SPEC: Table = Table::new(
     "TrafficRules",
-    &["service", "routes", "subsets", "loadBalancing", "circuitBreaker", "timeout", "retry"],
+    &["service", "routes", "subsets", "loadBalancing", "circuitBreaker", "timeout", "retry", "rateLimit"],
 )
-.later(&["rateLimit", "hedging"]);
+.later(&["hedging"]);
 const SUBSET: Table = Table::new("a subset", &["name", "labels"]);
 const BALANCING: Table = Table::new("load balancing", &["policy"]);
 const BREAKER: Table = Table::new(
@@ -67,6 +68,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         http.extend(routes::route(reader, item, host.as_ref(), &defaults, &mut subsets));
     }
     let policy = policy(reader, &fields);
+    let limits = limits::read(reader, fields.get("rateLimit"));
     let Some(host) = host else { return Vec::new() };
     if items.is_empty() && (fields.has("timeout") || fields.has("retry")) {
         http.push(routes::everything(&host, &defaults, place.clone()));
@@ -80,6 +82,10 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         let (tls, tcp) = (Vec::new(), Vec::new());
         intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
     }
+    if !limits.is_empty() {
+        let (origin, place, host) = (origin.clone(), place.clone(), host.clone());
+        intents.push(Intent::Limits(LimitsIntent { origin, host, limits, place }));
+    }
     if !policy.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {
             origin,
@@ -92,8 +98,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             merged: Vec::new(),
         }));
     }
-    if intents.is_empty() && !fields.has_later() {
-        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, loadBalancing, circuitBreaker or subsets");
+    if intents.is_empty() && !fields.has_later() && !fields.has("rateLimit") {
+        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, loadBalancing, circuitBreaker, rateLimit or subsets");
     }
     intents
 }

@@ -47,7 +47,7 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
             HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
             // It has an RBAC filter of its own before it.
             HttpFilter::ExtAuthz(authz) => authz.only.as_ref().map(policy::origins),
-            HttpFilter::Fault(_) => None,
+            HttpFilter::Fault(_) | HttpFilter::RateLimit(_) => None,
         })),
         Terminal::Tcp(_) => None,
     };

@@ -6,7 +6,7 @@ use outrigger_model::route::Fault;
 use super::extension::{self, CORS, FAULT, HTTP_RBAC, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{ext_authz, left_out, note, path, policy, retry, route, shadow, upgrade};
+use super::{ext_authz, left_out, note, path, policy, rate_limit, retry, route, shadow, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
@@ -100,6 +100,11 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
                         asks.filter_enabled_metadata = Some(wanted);
                     }
                     all.push(filter(&authz.name, any(&asks)));
+                }
+                // An Envoy refuses types that it does not know.
+                HttpFilter::RateLimit(_) if kind == ClientKind::Envoy => {}
+                HttpFilter::RateLimit(limits) => {
+                    all.push(filter(rate_limit::RATE_LIMIT, rate_limit::encode(limits)))
                 }
             }
         }
@@ -214,6 +219,10 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
                 let mut authz = authz.under(format_args!("{field}.typed_config"))?;
                 authz.name.clone_from(&filter.name);
                 filters.push(HttpFilter::ExtAuthz(Box::new(authz)));
+            }
+            Some(config) if rate_limit::is(config) => {
+                let limits = rate_limit::decode(config).under(format_args!("{field}.typed_config"))?;
+                filters.push(HttpFilter::RateLimit(limits));
             }
             Some(config) if is::<HttpFault>(config) => {
                 let fault: HttpFault = unpack(config).under(format_args!("{field}.typed_config"))?;

@@ -94,7 +94,7 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
     }
 }
 
-fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
+pub(super) fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
     route::RouteMatch {
         case_sensitive: if matches.ignore_case { boolean(false) } else { None },
         headers: matches.headers.iter().map(|h| matcher::encode_header(h, kind)).collect(),
@@ -248,7 +248,7 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
     })
 }
 
-fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
+pub(super) fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
     // Leaving out a condition would take requests that are not meant.
     for (field, given) in [
         ("runtime_fraction", wire.runtime_fraction.is_some()),

@@ -128,3 +128,41 @@ spec: {{}}
         assert_eq!((strict, !http.filters.is_empty()), (holds, holds), "{namespace} under {root}");
     }
 }
+
+fn limits_of(compiled: &Compiled, scope: &Scope, name: &str) -> Vec<RateLimit> {
+    let Some(Resource::Listener(listener)) = get(compiled, scope, ResourceKind::Listener, name) else {
+        panic!("none")
+    };
+    let mut found = Vec::new();
+    for chain in &listener.chains {
+        let Terminal::Http(http) = &chain.terminal else { continue };
+        let limits = http.filters.iter().filter_map(|filter| match filter {
+            HttpFilter::RateLimit(limits) => Some(limits.clone()),
+            _ => None,
+        });
+        found = limits.flatten().collect();
+    }
+    found
+}
+
+#[test]
+fn rate_limits_are_held_by_the_instances_of_their_service_and_are_their_own_namespaces_word() {
+    let page = |namespace: &str, service: &str| {
+        format!(
+            "
+apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {{name: limits, namespace: {namespace}}}
+spec: {{service: {service}, rateLimit: {{requests: 5, per: 1s}}}}
+"
+        )
+    };
+    let c = compiled(shop(), &page("shop", "web"));
+    let limits = limits_of(&c, &web(), "inbound|127.0.0.10:8080");
+    assert_eq!(limits.len(), 1);
+    assert_eq!(limits[0].origin.as_ref().unwrap().to_string(), "TrafficRules shop/limits");
+    let foreign = compiled(shop(), &page("bank", "web.shop.svc.cluster.local"));
+    assert_eq!(limits_of(&foreign, &web(), "inbound|127.0.0.10:8080"), []);
+    let another = compiled(shop(), &page("shop", "catalog"));
+    assert_eq!(limits_of(&another, &web(), "inbound|127.0.0.10:8080"), []);
+}

@@ -302,3 +302,37 @@ fn filters_that_decide_access_are_not_passed_over() {
         assert!(refused.field.contains("grpc_service.initial_metadata[0]."), "{refused}");
     }
 }
+
+#[test]
+fn a_rate_limit_that_cannot_be_is_refused_by_its_field() {
+    use crate::wire::own::{self, by::What, rate_limit::Algorithm};
+    let whole = || own::RateLimit {
+        name: "l".into(),
+        requests: 5,
+        per_millis: 1000,
+        algorithm: Some(Algorithm::Burst(5)),
+        ..Default::default()
+    };
+    let told = |limit: own::RateLimit| {
+        let value = own::RateLimits { limits: vec![limit] }.encode_to_vec();
+        let config = protobuf::Any { type_url: "type.googleapis.com/outrigger.v1.RateLimits".into(), value };
+        let mut wire = listener();
+        with_manager(&mut wire, &manager(vec![http_filter("limits", config), router()]));
+        decode(type_url(ResourceKind::Listener), &wire.encode_to_vec()).map_err(|invalid| invalid.to_string())
+    };
+    told(whole()).unwrap();
+    let by = |what| vec![own::By { what }];
+    for (limit, wanted) in [
+        (own::RateLimit { requests: 0, ..whole() }, "limits[0].requests"),
+        (own::RateLimit { per_millis: 9, ..whole() }, "limits[0].per"),
+        (own::RateLimit { per_millis: u64::MAX, ..whole() }, "limits[0].per"),
+        (own::RateLimit { algorithm: None, ..whole() }, "limits[0].algorithm"),
+        (own::RateLimit { algorithm: Some(Algorithm::Burst(0)), ..whole() }, "limits[0].burst"),
+        (own::RateLimit { r#match: vec![255], ..whole() }, "limits[0].match"),
+        (own::RateLimit { by: by(None), ..whole() }, "limits[0].by[0]"),
+        (own::RateLimit { by: by(Some(What::Header("X-A".into()))), ..whole() }, "limits[0].by[0].header"),
+    ] {
+        let told = told(limit).unwrap_err();
+        assert!(told.contains(wanted), "{told}");
+    }
+}

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::Breaker;
+use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
 use outrigger_model::route::{Cors, Fault, FaultAbort, FaultDelay, FaultStatus, Mirror};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 
-use super::{duration, name, percentage, string_match};
+use super::{duration, name, origin, percentage, route_match, string_match};
 
 pub(super) fn mirror() -> impl Strategy<Value = Mirror> {
     (name(), percentage(), any::<bool>()).prop_map(|(cluster, percentage, keep_host)| Mirror {
@@ -44,16 +45,43 @@ pub(super) fn fault() -> impl Strategy<Value = Fault> {
     (of(delay), of(abort)).prop_map(|(delay, abort)| Fault { delay, abort })
 }
 
-pub(super) fn breaker() -> impl Strategy<Value = Breaker> {
+pub(super) fn breaker() -> impl Strategy<Value = Box<Breaker>> {
     let millis = |from| (from..1_u64 << 40).prop_map(Duration::from_millis);
     (1.0..=100.0, any::<u32>(), millis(100_u64), any::<u32>(), millis(1), 1_u32..).prop_map(
-        |(failure_percent, minimum_requests, interval, consecutive_failures, open_time, probes)| Breaker {
-            failure_percent,
-            minimum_requests,
-            interval,
-            consecutive_failures,
-            open_time,
-            probes,
+        |(failure_percent, minimum_requests, interval, consecutive_failures, open_time, probes)| {
+            Box::new(Breaker {
+                failure_percent,
+                minimum_requests,
+                interval,
+                consecutive_failures,
+                open_time,
+                probes,
+            })
+        },
+    )
+}
+
+pub(super) fn rate_limit() -> impl Strategy<Value = RateLimit> {
+    let by = prop_oneof![
+        Just(By::Caller),
+        Just(By::Address),
+        Just(By::Path),
+        "[a-z][a-z0-9-]{0,8}".prop_map(By::Header),
+    ];
+    let algorithm = prop_oneof![
+        (1_u32..=1_000_000).prop_map(|burst| Algorithm::TokenBucket { burst }),
+        Just(Algorithm::SlidingWindow),
+    ];
+    let per = (10_u64..86_400_000).prop_map(Duration::from_millis);
+    (name(), route_match(), vec(by, 0..3), 1_u32..=1_000_000, per, algorithm, of(origin())).prop_map(
+        |(name, matches, by, requests, per, algorithm, origin)| RateLimit {
+            name,
+            matches,
+            by,
+            requests,
+            per,
+            algorithm,
+            origin,
         },
     )
 }

@@ -1,0 +1,88 @@
+//! How many requests pass: a filter of ours, `outrigger.rate_limit`. The counts live beside the configuration (`runtime/rate.rs`).
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_model::rate_limit::{By, RateLimit};
+use outrigger_model::request::RequestView;
+use outrigger_model::resource::{Flaw, Under};
+use outrigger_model::route::table::CompiledMatch;
+use tokio::time::Instant;
+
+use super::{Input, Verdict};
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::runtime::rate::{Counts, Rates, Refused, part};
+
+/// The limits of a listener.
+#[derive(Debug)]
+pub struct Limits(Vec<(CompiledMatch, Arc<Counts>)>);
+
+impl Limits {
+    /// Compiles them; their counts go on where they are known.
+    ///
+    /// # Errors
+    /// A match that is none.
+    pub fn build(limits: &[RateLimit], rates: &Rates) -> Result<Self, Flaw> {
+        let limits = limits.iter().enumerate().map(|(i, limit)| {
+            let matches = CompiledMatch::compile(&limit.matches).under(format_args!("limits[{i}].match"))?;
+            Ok((matches, rates.of(limit)))
+        });
+        limits.collect::<Result<_, _>>().map(Self)
+    }
+
+    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+        let now = Instant::now();
+        for (matches, counts) in &self.0 {
+            if matches.mismatch(input.request).is_some() {
+                continue;
+            }
+            let by = &counts.limit.by;
+            let value = |hasher: &mut dyn Hasher| by.iter().for_each(|by| tell_apart(by, input, hasher));
+            if let Err(refused) = counts.take(now, value) {
+                return Verdict::Fail(failure(counts, &refused));
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// For metrics.
+    pub fn counts(&self) -> impl Iterator<Item = &Arc<Counts>> {
+        self.0.iter().map(|(_, counts)| counts)
+    }
+}
+
+fn tell_apart(by: &By, input: &Input<'_>, hasher: &mut dyn Hasher) {
+    let address = |hasher: &mut dyn Hasher| match input.connection.source.ip().to_canonical() {
+        IpAddr::V4(ip) => part(hasher, &ip.octets()),
+        IpAddr::V6(ip) => part(hasher, &ip.octets()),
+    };
+    match by {
+        By::Caller => match input.connection.peer {
+            Some(peer) => part(hasher, peer.as_str().as_bytes()),
+            None => address(hasher),
+        },
+        By::Address => address(hasher),
+        By::Path => {
+            let path = RequestView::path(input.request);
+            part(hasher, path.split_once('?').map_or(path, |(path, _)| path).as_bytes());
+        }
+        By::Header(name) => {
+            let mut values = 0;
+            for value in input.request.header(name) {
+                part(hasher, value);
+                values += 1;
+            }
+            hasher.write_usize(values);
+        }
+    }
+}
+
+#[cold]
+fn failure(counts: &Counts, refused: &Refused) -> Failure {
+    let limit = &counts.limit;
+    let seconds = u32::try_from(refused.wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    let kind = FailureKind::RateLimited { limit: limit.requests, seconds: seconds.max(1) };
+    let detail = format!("limit \"{}\": {} requests in {:?}", limit.name, limit.requests, limit.per);
+    Failure::local(Stage::Authorize, kind, detail).because_of(counts.origin.clone())
+}

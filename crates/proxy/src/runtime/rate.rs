@@ -1,0 +1,199 @@
+//! Counts of a rate limit, shared by all workers: exact, without a lock where there is one count for all.
+//!
+//! A limit with one count for each value of something has a table of fixed size. It keeps no values, only their hash under a
+//! secret key; where it is full, the value that was quiet for the longest begins anew.
+
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use outrigger_model::rate_limit::{Algorithm, RateLimit};
+use outrigger_model::resource::Origin;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+mod window;
+
+use window::Window;
+
+/// Sets of a table, and most values in one.
+const SETS: usize = 2048;
+const WAYS: usize = 8;
+
+/// The counts of one limit.
+pub struct Counts {
+    pub limit: RateLimit,
+    pub origin: Option<Arc<Origin>>,
+    epoch: Instant,
+    /// Nanoseconds from one token to the next, and what a full bucket is worth.
+    token: u64,
+    full: u64,
+    kind: Kind,
+    refused: AtomicU64,
+}
+
+enum Kind {
+    /// When the bucket is full again, in nanoseconds after the epoch.
+    Bucket(AtomicU64),
+    Window(Mutex<Window>),
+    Buckets(Table<u64>),
+    Windows(Table<Window>),
+}
+
+/// A limit has no room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When it will have some, if nobody else comes.
+    pub wait: Duration,
+}
+
+/// The counts of all limits that are in force, by the limit: listeners that are compiled anew find theirs again.
+#[derive(Default)]
+pub struct Rates(Mutex<Vec<Weak<Counts>>>);
+
+impl Rates {
+    /// The counts of a limit.
+    pub fn of(&self, limit: &RateLimit) -> Arc<Counts> {
+        let mut all = self.0.lock();
+        all.retain(|counts| counts.strong_count() > 0);
+        let known = all.iter().filter_map(Weak::upgrade).find(|counts| counts.limit == *limit);
+        known.unwrap_or_else(|| {
+            let counts = Arc::new(Counts::new(limit.clone()));
+            all.push(Arc::downgrade(&counts));
+            counts
+        })
+    }
+}
+
+impl Counts {
+    fn new(limit: RateLimit) -> Self {
+        let nanos = u64::try_from(limit.per.as_nanos()).unwrap_or(u64::MAX);
+        // Rounded up: never more than the limit.
+        let token = nanos.div_ceil(u64::from(limit.requests.max(1))).max(1);
+        let (kind, full) = match (limit.algorithm, limit.by.is_empty()) {
+            (Algorithm::TokenBucket { burst }, alone) => {
+                let kind =
+                    if alone { Kind::Bucket(AtomicU64::new(0)) } else { Kind::Buckets(Table::default()) };
+                (kind, token.saturating_mul(u64::from(burst)))
+            }
+            (Algorithm::SlidingWindow, true) => (Kind::Window(Mutex::default()), 0),
+            (Algorithm::SlidingWindow, false) => (Kind::Windows(Table::default()), 0),
+        };
+        let (origin, refused) = (limit.origin.clone().map(Arc::new), AtomicU64::new(0));
+        Self { limit, origin, epoch: Instant::now(), token, full, kind, refused }
+    }
+
+    /// Counts a request; `value` hashes what tells its count from others, where there are several.
+    ///
+    /// # Errors
+    /// There is no room for it; it is not counted.
+    pub fn take(&self, now: Instant, value: impl FnOnce(&mut dyn Hasher)) -> Result<(), Refused> {
+        let now = u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
+        let (limit, per) = (self.limit.requests, self.limit.per);
+        let taken = match &self.kind {
+            Kind::Bucket(bucket) => self.take_shared(bucket, now),
+            Kind::Window(window) => window.lock().take(now, limit, per),
+            Kind::Buckets(table) => table.with(value, |bucket| {
+                let (next, taken) = self.token(*bucket, now);
+                *bucket = next;
+                taken
+            }),
+            Kind::Windows(table) => table.with(value, |window| window.take(now, limit, per)),
+        };
+        taken.map_err(|wait| {
+            self.refused.fetch_add(1, Relaxed);
+            Refused { wait: Duration::from_nanos(wait) }
+        })
+    }
+
+    fn take_shared(&self, bucket: &AtomicU64, now: u64) -> Result<(), u64> {
+        let mut seen = bucket.load(Relaxed);
+        loop {
+            let (next, taken) = self.token(seen, now);
+            taken?;
+            match bucket.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(other) => seen = other,
+            }
+        }
+    }
+
+    /// A token of a bucket that is full again at `again`; what it is then, or how long one must wait.
+    fn token(&self, again: u64, now: u64) -> (u64, Result<(), u64>) {
+        let next = again.max(now).saturating_add(self.token);
+        match (next - now).checked_sub(self.full) {
+            None | Some(0) => (next, Ok(())),
+            Some(wait) => (again, Err(wait)),
+        }
+    }
+
+    /// Requests that found no room.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+impl std::fmt::Debug for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counts").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// The state of one value: zeroed it is that of one that never came.
+trait State: Default {
+    /// The smaller, the longer it was quiet.
+    fn last(&self) -> u64;
+}
+
+impl State for u64 {
+    fn last(&self) -> u64 {
+        *self
+    }
+}
+
+/// States by the hash of values.
+struct Table<S> {
+    secret: RandomState,
+    sets: Box<[Set<S>]>,
+}
+
+/// Hashes that share a place, each with its state.
+type Set<S> = Mutex<Vec<(u64, S)>>;
+
+impl<S> Default for Table<S> {
+    fn default() -> Self {
+        Self { secret: RandomState::new(), sets: (0..SETS).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl<S: State> Table<S> {
+    fn with<T>(&self, value: impl FnOnce(&mut dyn Hasher), act: impl FnOnce(&mut S) -> T) -> T {
+        let mut hasher = self.secret.build_hasher();
+        value(&mut hasher);
+        let hash = hasher.finish();
+        let mut set = self.sets[hash as usize % SETS].lock();
+        let at = match set.iter().position(|(known, _)| *known == hash) {
+            Some(at) => at,
+            None if set.len() < WAYS => {
+                set.push((hash, S::default()));
+                set.len() - 1
+            }
+            None => {
+                let quiet = set.iter().enumerate().min_by_key(|(_, (_, state))| state.last());
+                let at = quiet.map_or(0, |(at, _)| at);
+                set[at] = (hash, S::default());
+                at
+            }
+        };
+        act(&mut set[at].1)
+    }
+}
+
+/// Hashes a text so that two texts are not one longer text.
+pub fn part(mut hasher: &mut dyn Hasher, bytes: &[u8]) {
+    bytes.hash(&mut hasher);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! Rate limits that limit nothing.
+
+use super::{Scene, finding, short};
+use crate::catalog::PortProtocol;
+use crate::finding::{Finding, Severity, code, quote};
+
+/// Limits are held by a service's own instances, for what their own namespace says.
+pub(super) fn foreign(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for rule in &scene.limits {
+        let owner = rule.host.as_str().split_once(".svc.").and_then(|(name, _)| name.rsplit_once('.'));
+        let namespace = &rule.origin.namespace;
+        let message = match owner {
+            Some((_, owner)) if owner == namespace => continue,
+            Some((_, owner)) => format!(
+                "{} limits {}, which is namespace {owner}'s: it has no effect; write it there",
+                rule.origin,
+                quote(short(&rule.host))
+            ),
+            None => format!(
+                "{} limits {}, which has no instances with a sidecar to hold it: it has no effect",
+                rule.origin,
+                quote(rule.host.as_str())
+            ),
+        };
+        findings.push(finding(Severity::Warning, code::NO_EFFECT, &rule.origin, &rule.place, message));
+    }
+}
+
+/// Requests are counted where HTTP is spoken.
+pub(super) fn without_http(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let Some(catalog) = scene.catalog else { return };
+    for rule in &scene.limits {
+        let Some(service) = catalog.services.get(&rule.host) else { continue };
+        let bytes = |protocol: &PortProtocol| *protocol == PortProtocol::Tcp;
+        if !service.ports.is_empty() && service.ports.values().all(bytes) {
+            let message = format!(
+                "{} limits requests to {}, all of whose ports are TCP: it has no effect",
+                rule.origin,
+                quote(short(&rule.host))
+            );
+            findings.push(finding(Severity::Warning, code::HTTP_ON_TCP, &rule.origin, &rule.place, message));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Rate limits of a native page.
+
+use outrigger_model::rate_limit::{Algorithm, By, MOST_REQUESTS, RateLimit, TIMES};
+use outrigger_model::route::RouteMatch;
+
+use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
+use crate::finding::quote;
+use crate::reader::{At, Reader, Table};
+use crate::yaml::Value;
+
+/// Most limits of one service: each request goes through them all.
+const MOST_LIMITS: usize = 32;
+/// Most parts that tell counts apart.
+const MOST_PARTS: usize = 8;
+
+const LIMIT: Table =
+    Table::new("a rate limit", &["name", "requests", "per", "algorithm", "burst", "by", "match"]);
+const BY: Table = Table::new("what counts are kept for", &["header"]);
+const MATCH: Table =
+    Table::new("a match", &["path", "method", "authority", "headers", "withoutHeaders", "query"]);
+
+/// One limit, or a list of them.
+pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<RateLimit> {
+    let Some(at) = at else { return Vec::new() };
+    let items = match at.node.value {
+        Value::Map(_) => vec![at.clone()],
+        _ => reader.list(Some(at.clone())),
+    };
+    if items.len() > MOST_LIMITS {
+        reader.error(&at, format!("{}: a service has at most {MOST_LIMITS} rate limits", at.path));
+        return Vec::new();
+    }
+    let mut limits: Vec<RateLimit> = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let Some(limit) = limit(reader, item, i) else { continue };
+        if limits.iter().any(|other| other.name == limit.name) {
+            let name = quote(&limit.name);
+            reader.error(item, format!("{}: there are two rate limits {name}", item.path));
+        }
+        limits.push(limit);
+    }
+    limits
+}
+
+fn limit(reader: &mut Reader<'_>, at: &At<'_>, index: usize) -> Option<RateLimit> {
+    let fields = reader.fields(at, &LIMIT)?;
+    for needed in ["requests", "per"] {
+        if !fields.has(needed) {
+            reader.missing(&fields, needed);
+        }
+    }
+    let requests = reader.number(fields.get("requests"), 1..=MOST_REQUESTS);
+    let per = reader.duration(fields.get("per"));
+    if let (Some(per), Some(at)) = (per, fields.get("per"))
+        && !(TIMES.0..=TIMES.1).contains(&per)
+    {
+        reader.error(&at, format!("{} must be from 10ms to 24h", at.path));
+    }
+    let words = [("tokenBucket", false), ("slidingWindow", true)];
+    let sliding = reader.choice(fields.get("algorithm"), &words).unwrap_or(false);
+    let burst = reader.number(fields.get("burst"), 1..=MOST_REQUESTS);
+    if let Some(at) = fields.get("burst").filter(|_| sliding) {
+        reader.error(&at, format!("{}: a sliding window has no burst; leave it out", at.path));
+    }
+    let by = by(reader, fields.get("by"));
+    let matches = fields.get("match").map_or_else(|| Some(RouteMatch::any()), |at| matches(reader, &at));
+    let name = reader.text(fields.get("name"));
+    let requests = requests?;
+    Some(RateLimit {
+        name: name.unwrap_or_else(|| (index + 1).to_string()),
+        matches: matches?,
+        by,
+        requests,
+        per: per?,
+        algorithm: match sliding {
+            true => Algorithm::SlidingWindow,
+            false => Algorithm::TokenBucket { burst: burst.unwrap_or(requests) },
+        },
+        origin: None,
+    })
+}
+
+/// `caller`, `address`, `path`, or `{header: NAME}`; one or a list.
+fn by(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<By> {
+    let Some(at) = at else { return Vec::new() };
+    let items = match at.node.value {
+        Value::List(_) => reader.list(Some(at.clone())),
+        _ => vec![at.clone()],
+    };
+    if items.len() > MOST_PARTS {
+        reader.error(&at, format!("{}: at most {MOST_PARTS} parts tell counts apart", at.path));
+        return Vec::new();
+    }
+    let words = [("caller", By::Caller), ("address", By::Address), ("path", By::Path)];
+    let mut parts = Vec::new();
+    for item in items {
+        if !matches!(item.node.value, Value::Map(_)) {
+            parts.extend(reader.choice(Some(item), &words));
+            continue;
+        }
+        let Some(fields) = reader.fields(&item, &BY) else { continue };
+        let Some(header) = fields.get("header") else {
+            reader.missing(&fields, "header");
+            continue;
+        };
+        let name = reader.text(Some(header.clone()));
+        let name = name.and_then(|name| reader.header_name(&header, &name));
+        parts.extend(name.map(|name| By::Header(name.to_ascii_lowercase())));
+    }
+    parts
+}
+
+fn matches(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RouteMatch> {
+    let fields = reader.fields(at, &MATCH)?;
+    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Native, false);
+    let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
+    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
+    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
+    let query = query_matches(reader, fields.get("query"), Spelling::Native);
+    let request = RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() };
+    Some(request.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{limits, object, one_told};
+
+    fn page(limits: &str) -> String {
+        object("outrigger.io/v1", "TrafficRules", &format!("service: reviews\nrateLimit: {limits}"))
+    }
+
+    #[test]
+    fn a_limit_is_a_token_bucket_as_large_as_its_number_for_all_requests() {
+        let found = limits(&page("{requests: 100, per: 1s}"));
+        assert_eq!(found.host.as_str(), "reviews.shop.svc.cluster.local");
+        let wanted = RateLimit {
+            name: "1".into(),
+            matches: RouteMatch::any(),
+            by: Vec::new(),
+            requests: 100,
+            per: Duration::from_secs(1),
+            algorithm: Algorithm::TokenBucket { burst: 100 },
+            origin: None,
+        };
+        assert_eq!(found.limits, [wanted]);
+    }
+
+    #[test]
+    fn limits_have_names_algorithms_parts_and_matches() {
+        let text = page(
+            "[{name: a, requests: 5, per: 1m, algorithm: slidingWindow, by: [caller, {header: X-User}, path]},\
+             {requests: 5, per: 1m, burst: 9, by: address, match: {path: {prefix: /api}, method: POST}}]",
+        );
+        let found = limits(&text).limits;
+        assert_eq!((found[0].name.as_str(), found[1].name.as_str()), ("a", "2"));
+        assert_eq!(found[0].algorithm, Algorithm::SlidingWindow);
+        assert_eq!(found[0].by, [By::Caller, By::Header("x-user".into()), By::Path]);
+        assert_eq!(found[1].algorithm, Algorithm::TokenBucket { burst: 9 });
+        assert_eq!(found[1].by, [By::Address]);
+        assert_eq!(found[1].matches.headers.len(), 1);
+        assert!(found.iter().all(|limit| limit.check().is_ok()));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_is_an_error_that_says_why() {
+        for (block, wanted) in [
+            ("{per: 1s}", "requests"),
+            ("{requests: 1}", "per"),
+            ("{requests: 0, per: 1s}", "requests"),
+            ("{requests: 1, per: 1ms}", "per must be from 10ms to 24h"),
+            ("{requests: 1, per: 25h}", "per must be from 10ms to 24h"),
+            ("{requests: 1, per: 1s, algorithm: leakyBucket}", "tokenBucket, slidingWindow"),
+            ("{requests: 1, per: 1s, algorithm: slidingWindow, burst: 2}", "a sliding window has no burst"),
+            ("{requests: 1, per: 1s, by: calller}", "Did you mean \"caller\"?"),
+            ("{requests: 1, per: 1s, by: [{}]}", "header"),
+            ("{requests: 1, per: 1s, by: {header: 'a b'}}", "header"),
+            ("{requests: 1, per: 1s, match: {sourceNamespace: x}}", "sourceNamespace"),
+            ("[{name: a, requests: 1, per: 1s}, {name: a, requests: 1, per: 1s}]", "two rate limits \"a\""),
+        ] {
+            let told = one_told(&page(block));
+            assert!(told.contains(wanted), "{block}: {told}");
+        }
+    }
+}

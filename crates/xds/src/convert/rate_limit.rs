@@ -1,0 +1,110 @@
+//! `outrigger.v1.RateLimits`, an HTTP filter of ours.
+
+use std::time::Duration;
+
+use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
+use outrigger_model::resource::Origin;
+use outrigger_model::route::RouteMatch;
+use prost::Message;
+
+use super::flaw::{Decoded, Flaw, Under, each, flaw};
+use super::route;
+use crate::kind::ClientKind;
+use crate::wire::own::{self, by::What, rate_limit::Algorithm as Wire};
+use crate::wire::protobuf::Any;
+use crate::wire::route::RouteMatch as WireMatch;
+
+pub(super) const RATE_LIMIT: &str = "outrigger.rate_limit";
+const URL: &str = "type.googleapis.com/outrigger.v1.RateLimits";
+
+pub(super) fn is(config: &Any) -> bool {
+    config.type_url == URL
+}
+
+pub(super) fn encode(limits: &[RateLimit]) -> Any {
+    let limits = limits.iter().map(encode_one).collect();
+    Any { type_url: URL.to_owned(), value: own::RateLimits { limits }.encode_to_vec() }
+}
+
+fn encode_one(limit: &RateLimit) -> own::RateLimit {
+    let origin = |part: fn(&Origin) -> &String| limit.origin.as_ref().map(part).cloned().unwrap_or_default();
+    let matches = route::encode_match(&limit.matches, ClientKind::Outrigger);
+    own::RateLimit {
+        name: limit.name.clone(),
+        r#match: if limit.matches == RouteMatch::any() { Vec::new() } else { matches.encode_to_vec() },
+        by: limit.by.iter().map(encode_by).collect(),
+        requests: limit.requests,
+        // A day at most.
+        per_millis: limit.per.as_millis() as u64,
+        algorithm: Some(match limit.algorithm {
+            Algorithm::TokenBucket { burst } => Wire::Burst(burst),
+            Algorithm::SlidingWindow => Wire::SlidingWindow(true),
+        }),
+        origin_kind: origin(|o| &o.kind),
+        origin_namespace: origin(|o| &o.namespace),
+        origin_name: origin(|o| &o.name),
+    }
+}
+
+fn encode_by(by: &By) -> own::By {
+    let what = match by {
+        By::Caller => What::Caller(true),
+        By::Address => What::Address(true),
+        By::Path => What::Path(true),
+        By::Header(name) => What::Header(name.clone()),
+    };
+    own::By { what: Some(what) }
+}
+
+pub(super) fn decode(config: &Any) -> Decoded<Vec<RateLimit>> {
+    let wire = own::RateLimits::decode(config.value.as_slice())
+        .map_err(|error| Flaw::new(format!("malformed protobuf: {error}")))?;
+    each(&wire.limits, "limits", decode_one)
+}
+
+fn decode_one(wire: &own::RateLimit) -> Decoded<RateLimit> {
+    let matches = match wire.r#match.as_slice() {
+        [] => RouteMatch::any(),
+        bytes => {
+            let decoded = WireMatch::decode(bytes).map_err(|error| format!("malformed protobuf: {error}"));
+            let matches = decoded.map_err(Flaw::new).and_then(|matches| route::decode_match(&matches));
+            matches.under("match")?
+        }
+    };
+    let limit = RateLimit {
+        name: wire.name.clone(),
+        matches,
+        by: each(&wire.by, "by", decode_by)?,
+        requests: wire.requests,
+        per: Duration::from_millis(wire.per_millis),
+        algorithm: match wire.algorithm {
+            Some(Wire::Burst(burst)) => Algorithm::TokenBucket { burst },
+            Some(Wire::SlidingWindow(true)) => Algorithm::SlidingWindow,
+            _ => return flaw("algorithm", "one of burst and sliding_window is required"),
+        },
+        origin: (!wire.origin_kind.is_empty()).then(|| Origin {
+            kind: wire.origin_kind.clone(),
+            namespace: wire.origin_namespace.clone(),
+            name: wire.origin_name.clone(),
+        }),
+    };
+    match limit.check() {
+        Ok(()) => Ok(limit),
+        Err((field, reason)) => flaw(field, reason),
+    }
+}
+
+fn decode_by(wire: &own::By) -> Decoded<By> {
+    Ok(match &wire.what {
+        Some(What::Caller(true)) => By::Caller,
+        Some(What::Address(true)) => By::Address,
+        Some(What::Path(true)) => By::Path,
+        Some(What::Header(name))
+            if !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()) =>
+        {
+            By::Header(name.clone())
+        }
+        Some(What::Header(_)) => return flaw("header", "must be a name in lower case"),
+        _ => return flaw("", "one of caller, address, path and header is required"),
+    })
+}
