@@ -36,6 +36,8 @@ pub struct Mesh {
     pub namespace: String,
     /// Labels of workloads that are registered from now on.
     pub labels: BTreeMap<String, String>,
+    /// Region and zone of workloads that are registered from now on.
+    pub locality: (String, String),
     /// The management API.
     pub client: Client,
 }
@@ -178,6 +180,7 @@ impl Mesh {
             upgrades,
             namespace: NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
+            locality: Default::default(),
             client,
         };
         let mut settings = json!({
@@ -327,6 +330,7 @@ impl Mesh {
         instance.ports[0].upgrades.clone_from(&self.upgrades);
         instance.namespace.clone_from(&self.namespace);
         instance.labels.clone_from(&self.labels);
+        (instance.region, instance.zone) = self.locality.clone();
         self.client.register(&instance).await.expect("the registration is taken");
         id
     }

@@ -31,6 +31,7 @@ mod interception;
 mod jaeger;
 mod layering;
 mod limits;
+mod localities;
 mod messages;
 mod operators_view;
 mod outage;

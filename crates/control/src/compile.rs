@@ -20,6 +20,7 @@ mod inbound;
 mod lens;
 pub mod names;
 mod outbound;
+mod place;
 mod route;
 pub mod scope;
 mod upgrade;

@@ -17,6 +17,7 @@ mod maglev;
 mod random;
 mod ring_hash;
 mod round_robin;
+pub mod spread;
 
 /// When all endpoints are new, somebody has to take the request: so often another one is drawn.
 const DRAWS: usize = 8;
@@ -26,6 +27,8 @@ const DRAWS: usize = 8;
 pub struct Level {
     /// 0 is the most wanted.
     pub priority: u32,
+    /// How many endpoints it has, with those that should take requests and cannot.
+    pub total: u32,
     /// The endpoints.
     pub members: Vec<Arc<EndpointState>>,
     weights: Vec<u32>,
@@ -82,7 +85,14 @@ impl Level {
             }
             Balance::Maglev { size } => HashTable::Maglev(maglev::table(&keys(), size.max(2))),
         };
-        Self { priority, members, weights, cumulative, schedule, table, warming: None }
+        let total = members.len() as u32;
+        Self { priority, total, members, weights, cumulative, schedule, table, warming: None }
+    }
+
+    /// Among so many in all.
+    pub fn among(mut self, total: u32) -> Self {
+        self.total = total;
+        self
     }
 
     /// New members get their share little by little.
@@ -95,7 +105,7 @@ impl Level {
     /// The same members for another policy.
     pub fn with_policy(&self, policy: Balance) -> Self {
         let members = self.members.iter().cloned().zip(self.weights.iter().copied());
-        Self::new(self.priority, members.collect(), policy)
+        Self::new(self.priority, members.collect(), policy).among(self.total)
     }
 
     fn by_ticket(&self, ticket: u64) -> usize {

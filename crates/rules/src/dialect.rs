@@ -7,6 +7,7 @@ mod authorization_policy;
 mod cors;
 mod destination_rule;
 mod gateway;
+mod nearness;
 mod peer_authentication;
 mod service_entry;
 mod shared;

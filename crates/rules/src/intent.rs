@@ -7,6 +7,7 @@ mod attached;
 pub mod delegate;
 mod destination;
 mod limits;
+mod nearness;
 mod route;
 mod security;
 mod service;
@@ -19,6 +20,7 @@ pub use destination::{
     TrafficPolicy,
 };
 pub use limits::LimitsIntent;
+pub use nearness::{Distribution, Nearness, PlacePattern};
 pub use route::{
     Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute, TlsMatch,
     TlsRoute, WeightedTarget,

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, DnsDiscovery, DnsFamilies};
-use outrigger_model::endpoint::{
-    Endpoint, EndpointSet, Locality, LocalityEndpoints, NamedAddress, Workload as Label,
-};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, NamedAddress, Workload as Label};
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload};
 
 use super::endpoints;
 use super::lens::{Lens, Seen};
 use super::names::Outbound;
+use super::place::Places;
 
 /// How often a name is asked for whose answer does not say how long it lives.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -58,16 +57,16 @@ pub(super) fn discovery(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Disco
 
 /// By name: those that are written down, or else the host itself.
 fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> EndpointSet<NamedAddress> {
-    let mut places = Places::default();
+    let mut places = Places::of(lens, of.service.host(), outbound);
     for workload in chosen(lens, outbound, of) {
         let address = NamedAddress { host: workload.address.clone(), port: port(outbound, of, workload) };
-        places.add(lens, of, &of.intent.origin.namespace, workload, address);
+        put(&mut places, lens, of, &of.intent.origin.namespace, workload, address);
     }
     if of.intent.endpoints.is_empty() {
         let target = of.intent.ports.get(&outbound.port).and_then(|port| port.target);
         let host = of.service.host().as_str().to_owned();
         let address = NamedAddress { host, port: target.unwrap_or(outbound.port) };
-        places.0.entry(Locality::default()).or_default().push(Endpoint::new(address));
+        places.put(Locality::default(), &BTreeMap::new(), Endpoint::new(address));
     }
     places.into_set(name)
 }
@@ -76,12 +75,12 @@ fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> En
 /// registered instances these as well.
 pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
-    let mut places = Places::default();
+    let mut places = Places::of(lens, of.service.host(), &outbound);
     let mut add = |namespace: &str, workload: &Workload| {
         // A name among addresses is refused where both are in one object; of a selected workload nothing can be said there.
         if let Ok(ip) = workload.address.parse::<IpAddr>() {
             let address = SocketAddr::new(ip, port(&outbound, of, workload));
-            places.add(lens, of, namespace, workload, address);
+            put(&mut places, lens, of, namespace, workload, address);
         }
     };
     for workload in chosen(lens, &outbound, of) {
@@ -110,18 +109,13 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
             continue;
         };
         if let Some(endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(*ip, target)) {
-            let place = places.0.entry(endpoints::locality(instance)).or_default();
-            if !place.iter().any(|known| known.address == endpoint.address) {
-                place.push(endpoint);
-            }
+            places.put_once(endpoints::locality(instance), &instance.labels, endpoint);
         }
     }
     let wanted = endpoints::named(lens, of.service.host(), &outbound);
     if !wanted.is_empty() {
         let expected = |id: &SpiffeId| wanted.iter().any(|name| name == id.as_str());
-        for place in places.0.values_mut() {
-            place.retain(|endpoint| endpoint.identity.as_ref().is_none_or(expected));
-        }
+        places.retain(|endpoint| endpoint.identity.as_ref().is_none_or(expected));
     }
     Some(places.into_set(name))
 }
@@ -142,44 +136,31 @@ fn port(outbound: &Outbound<'_>, of: Of<'_>, workload: &Workload) -> u16 {
     described.map_or(outbound.port, |described| workload.port(outbound.port, described))
 }
 
-/// Endpoints by where they are.
-struct Places<A>(BTreeMap<Locality, Vec<Endpoint<A>>>);
-
-impl<A> Default for Places<A> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<A> Places<A> {
-    fn add(&mut self, lens: &Lens<'_>, of: Of<'_>, namespace: &str, workload: &Workload, address: A) {
-        let inside = of.intent.location == Location::Inside && workload.has_sidecar();
-        // Also of one that has no sidecar: a rule may demand mTLS all the same.
-        let named = Some(&workload.service_account).filter(|account| !account.is_empty());
-        let identity = named
-            .and_then(|account| SpiffeId::workload(&lens.settings().trust_domain, namespace, account).ok());
-        let [region, zone, sub_zone] = workload.locality.clone();
-        let revision = workload.labels.get("version").cloned().unwrap_or_default();
-        let service = workload.labels.get("app").cloned().unwrap_or_else(|| of.service.name().to_owned());
-        let label = Label { name: service.clone(), namespace: namespace.to_owned(), service, revision };
-        self.0.entry(Locality { region, zone, sub_zone }).or_default().push(Endpoint {
-            weight: workload.weight,
-            identity,
-            mesh_tls: inside,
-            workload: Some(Arc::new(label)),
-            ..Endpoint::new(address)
-        });
-    }
-
-    fn into_set(self, name: &str) -> EndpointSet<A> {
-        let place = |(locality, endpoints): (Locality, Vec<Endpoint<A>>)| LocalityEndpoints {
-            locality,
-            priority: 0,
-            weight: endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add),
-            endpoints,
-        };
-        EndpointSet::new(name, self.0.into_iter().map(place).collect())
-    }
+fn put<A>(
+    places: &mut Places<'_, A>,
+    lens: &Lens<'_>,
+    of: Of<'_>,
+    namespace: &str,
+    workload: &Workload,
+    address: A,
+) {
+    let inside = of.intent.location == Location::Inside && workload.has_sidecar();
+    // Also of one that has no sidecar: a rule may demand mTLS all the same.
+    let named = Some(&workload.service_account).filter(|account| !account.is_empty());
+    let identity =
+        named.and_then(|account| SpiffeId::workload(&lens.settings().trust_domain, namespace, account).ok());
+    let [region, zone, sub_zone] = workload.locality.clone();
+    let revision = workload.labels.get("version").cloned().unwrap_or_default();
+    let service = workload.labels.get("app").cloned().unwrap_or_else(|| of.service.name().to_owned());
+    let label = Label { name: service.clone(), namespace: namespace.to_owned(), service, revision };
+    let endpoint = Endpoint {
+        weight: workload.weight,
+        identity,
+        mesh_tls: inside,
+        workload: Some(Arc::new(label)),
+        ..Endpoint::new(address)
+    };
+    places.put(Locality { region, zone, sub_zone }, &workload.labels, endpoint);
 }
 
 /// What of TLS goes with the place: whoever shows a certificate is one of those named, unless a rule names others.

@@ -1,14 +1,15 @@
-//! Endpoints: the running instances of a service port, or of a subset of it, by locality.
+//! Endpoints: the running instances of a service port, or of a subset of it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, Workload};
 use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
 use super::lens::Lens;
 use super::names::Outbound;
+use super::place::Places;
 use crate::instance::{Instance, State};
 
 /// The registered endpoints of a cluster; `None` when there is no such service or workload.
@@ -17,7 +18,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     if let Some(address) = outbound.address() {
         // The very address that was called, not the instance's main one.
         let at = lens.workloads_at(address).map(|instance| (instance, address.ip()));
-        return Some(by_locality(lens, name, outbound.port, at));
+        return Some(set(lens, name, outbound.port, at, Places::alike()));
     }
     let host = lens.resolve(outbound.host)?;
     let service = lens.service(&host)?;
@@ -34,7 +35,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     };
     let chosen =
         chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
-    Some(by_locality(lens, name, outbound.port, chosen))
+    Some(set(lens, name, outbound.port, chosen, Places::of(lens, &host, &outbound)))
 }
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
@@ -61,25 +62,19 @@ pub(super) fn in_subset(
             .is_some_and(|rule| rule.subset(subset).is_some_and(|subset| subset.selects(labels)))
 }
 
-fn by_locality<'a>(
+fn set<'a>(
     lens: &Lens<'_>,
     name: &str,
     port: u16,
     instances: impl Iterator<Item = (&'a Instance, IpAddr)>,
+    mut places: Places<'_, SocketAddr>,
 ) -> EndpointSet {
-    let mut localities: BTreeMap<Locality, Vec<Endpoint>> = BTreeMap::new();
     for (instance, address) in instances {
         if let Some(endpoint) = endpoint(lens, instance, SocketAddr::new(address, port)) {
-            localities.entry(locality(instance)).or_default().push(endpoint);
+            places.put(locality(instance), &instance.labels, endpoint);
         }
     }
-    let localities = localities.into_iter().map(|(locality, endpoints)| LocalityEndpoints {
-        locality,
-        priority: 0,
-        weight: endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add),
-        endpoints,
-    });
-    EndpointSet::new(name, localities.collect())
+    places.into_set(name)
 }
 
 pub(super) fn locality(instance: &Instance) -> Locality {

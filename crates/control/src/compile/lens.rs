@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, LimitsIntent, MtlsMode, RouteIntent,
     WorkloadIntent,
@@ -30,6 +31,7 @@ pub(super) enum Facet {
     Bind = 16,
     Secure = 32,
     RegexLimit = 64,
+    Locality = 128,
 }
 
 /// A client's view of a world.
@@ -100,6 +102,12 @@ impl<'a> Lens<'a> {
     pub(super) fn labels(&self) -> Option<&'a BTreeMap<String, String>> {
         self.facet(Facet::Labels);
         self.scope.labels(self.world)
+    }
+
+    /// Where the client is, by its own registration; `None` where that says no region.
+    pub(super) fn locality(&self) -> Option<Locality> {
+        self.facet(Facet::Locality);
+        self.scope.locality(self.world)
     }
 
     fn network(&self) -> &'a str {
@@ -331,6 +339,7 @@ pub(super) struct Facets {
     network: Option<String>,
     labels: Option<Option<BTreeMap<String, String>>>,
     own: Option<Option<String>>,
+    locality: Option<Option<Locality>>,
 }
 
 impl Facets {
@@ -345,6 +354,7 @@ impl Facets {
             network: uses(Facet::Network).then(|| scope.network(world).to_owned()),
             labels: uses(Facet::Labels).then(|| scope.labels(world).cloned()),
             own: uses(Facet::Own).then(|| scope.own(world).map(|own| own.id.clone())),
+            locality: uses(Facet::Locality).then(|| scope.locality(world)),
         }
     }
 
@@ -362,6 +372,7 @@ impl Facets {
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == scope.namespace)
             && self.network.as_ref().is_none_or(|network| network == scope.network(world))
             && self.labels.as_ref().is_none_or(|labels| labels.as_ref() == scope.labels(world))
+            && self.locality.as_ref().is_none_or(|locality| *locality == scope.locality(world))
             && self.own.as_ref().is_none_or(|own| own.as_ref() == scope.own(world).map(|own| &own.id))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use outrigger_model::endpoint::Locality;
 use outrigger_xds::ClientKind;
 
 use crate::instance::Instance;
@@ -42,6 +43,12 @@ impl Scope {
     /// The network that it is in: its own registration's, or the default one.
     pub fn network<'a>(&self, world: &'a World) -> &'a str {
         self.own(world).map_or("", |own| own.network.as_str())
+    }
+
+    /// Where its own registration says that it is; `None` without a region.
+    pub fn locality(&self, world: &World) -> Option<Locality> {
+        let own = self.own(world).filter(|own| !own.region.is_empty())?;
+        Some(super::endpoints::locality(own))
     }
 
     /// The labels of its own registration: what `sourceLabels` compares.

@@ -19,7 +19,7 @@ use rustls::pki_types::ServerName;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::balance::{self, Candidates, Level};
+use crate::balance::{self, Candidates, Level, spread};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::breaker::{Breaker, Pass};
 use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
@@ -68,6 +68,8 @@ pub struct EndpointTable {
     pub all: Vec<Arc<EndpointState>>,
     /// Those that take requests, most wanted priority first.
     pub levels: Vec<Level>,
+    /// How requests are spread over them; `None`: the first takes all.
+    shares: Option<spread::Shares>,
     /// Whether an endpoint set has arrived at all.
     pub known: bool,
     /// Why there are none, where somebody looked for them.
@@ -191,7 +193,11 @@ impl ClusterHandle {
         }
         let table = self.lasting.table.load();
         if ctx.tried.is_empty() && !self.lasting.ejections.any() {
-            let found = table.levels.first().and_then(|level| {
+            let level = match &table.shares {
+                None => table.levels.first(),
+                Some(shares) => table.levels.get(spread::draw(shares, ctx.hash)),
+            };
+            let found = level.and_then(|level| {
                 balance::pick(self.config.balance, &Candidates::All(level), &self.lasting.cursor, ctx.hash)
             });
             return found.cloned().ok_or_else(|| self.nothing(&table, false));
@@ -207,7 +213,9 @@ impl ClusterHandle {
         now: Instant,
     ) -> Result<Arc<EndpointState>, Failure> {
         let mut again: Option<&Arc<EndpointState>> = None;
-        for level in &table.levels {
+        let first = self.first_level(table, ctx, now);
+        let others = (0..table.levels.len()).filter(|at| *at != first);
+        for level in std::iter::once(first).chain(others).filter_map(|at| table.levels.get(at)) {
             let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
             for (i, member) in level.members.iter().enumerate() {
                 if self.lasting.ejections.is_ejected(&member.load.health, now) {
@@ -231,6 +239,20 @@ impl ClusterHandle {
             }
         }
         Err(self.nothing(table, true))
+    }
+
+    /// The level that a request is to go to, by how many of each are not ejected.
+    fn first_level(&self, table: &EndpointTable, ctx: &PickContext<'_>, now: Instant) -> usize {
+        if table.levels.len() < 2 {
+            return 0;
+        }
+        let serving = |level: &Level| {
+            let members = level.members.iter();
+            members.filter(|member| !self.lasting.ejections.is_ejected(&member.load.health, now)).count()
+                as u32
+        };
+        let shares = spread::shares(table.levels.iter().map(|level| (serving(level), level.total)));
+        shares.map_or(0, |shares| spread::draw(&shares, ctx.hash))
     }
 
     #[cold]
@@ -345,15 +367,20 @@ impl EndpointTable {
     fn with_policy(&self, cluster: &Cluster) -> Self {
         let levels = self.levels.iter();
         let levels = levels.map(|level| level.with_policy(cluster.balance).warming(cluster.warmup)).collect();
-        Self { all: self.all.clone(), levels, known: self.known, trouble: self.trouble.clone() }
+        let (known, trouble, shares) = (self.known, self.trouble.clone(), self.shares.clone());
+        Self { all: self.all.clone(), levels, shares, known, trouble }
     }
 
     fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>, cluster: &Cluster) -> Self {
         let mut all = Vec::with_capacity(set.len());
-        let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u32)>> = BTreeMap::new();
+        let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u64)>> = BTreeMap::new();
+        let mut totals: BTreeMap<u32, u32> = BTreeMap::new();
         for locality in &set.localities {
             let healthy = locality.endpoints.iter().filter(|e| e.health == Reported::Healthy);
             let sum: u64 = healthy.map(|e| u64::from(e.weight.max(1))).sum();
+            // Who drains leaves: a rolling restart moves nobody elsewhere.
+            let stay = locality.endpoints.iter().filter(|e| e.health != Reported::Draining).count();
+            *totals.entry(locality.priority).or_default() += stay as u32;
             for config in &locality.endpoints {
                 let endpoint = Arc::new(EndpointState::new(config, before.get(&config.address).copied()));
                 all.push(endpoint.clone());
@@ -364,21 +391,34 @@ impl EndpointTable {
                 levels.entry(locality.priority).or_default().push((endpoint, weight));
             }
         }
-        let level =
-            |(priority, members)| Level::new(priority, members, cluster.balance).warming(cluster.warmup);
-        let levels = levels.into_iter().map(level).collect();
-        Self { all, levels, known: true, trouble: set.trouble.clone() }
+        let level = |(priority, members)| {
+            let total = totals.get(&priority).copied().unwrap_or(0);
+            Level::new(priority, scaled(members), cluster.balance).warming(cluster.warmup).among(total)
+        };
+        let levels: Vec<Level> = levels.into_iter().map(level).collect();
+        // The members of a level are those that are healthy.
+        let bearing = levels.iter().map(|level| (level.members.len() as u32, level.total));
+        let shares = spread::shares(bearing).filter(|shares| shares[0] < 100);
+        Self { all, levels, shares, known: true, trouble: set.trouble.clone() }
     }
 }
 
 /// An endpoint's part of its locality's share, in units fine enough for a thousand endpoints.
-fn share(locality: u32, weight: u32, sum: u64) -> u32 {
+fn share(locality: u32, weight: u32, sum: u64) -> u64 {
     const UNIT: u64 = 10_000;
     if locality == 0 || sum == 0 {
-        return u32::try_from(u64::from(weight) * UNIT).unwrap_or(u32::MAX);
+        return u64::from(weight) * UNIT;
     }
     let scaled = u128::from(locality) * u128::from(UNIT) * u128::from(weight) / u128::from(sum);
-    u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
+    u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
+}
+
+/// Weights as a level takes them, in the same proportion to each other.
+fn scaled(members: Vec<(Arc<EndpointState>, u64)>) -> Vec<(Arc<EndpointState>, u32)> {
+    let most = members.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
+    let divisor = most / u64::from(u32::MAX) + 1;
+    let fitted = |weight: u64| u32::try_from(weight / divisor).unwrap_or(u32::MAX).max(1);
+    members.into_iter().map(|(member, weight)| (member, fitted(weight))).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use outrigger_model::cluster::{Balance, Breaker, Outlier, RetryBudget, SHORTEST_
 use outrigger_model::route::RetryPolicy;
 
 use super::destination_rule::subset_name;
+use super::nearness;
 use super::shared::retry_on;
 use crate::finding::quote;
 use crate::intent::{
@@ -27,7 +28,7 @@ const SPEC: Table = Table::new(
 )
 .later(&["hedging"]);
 const SUBSET: Table = Table::new("a subset", &["name", "labels"]);
-const BALANCING: Table = Table::new("load balancing", &["policy"]);
+const BALANCING: Table = Table::new("load balancing", &["policy", "locality"]);
 const BREAKER: Table = Table::new(
     "a circuit breaker",
     &[
@@ -137,15 +138,15 @@ fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> Traffi
         ("LEAST_REQUEST", Balance::LeastRequest),
         ("RANDOM", Balance::Random),
     ];
-    let balancing =
-        fields.get("loadBalancing").and_then(|at| reader.fields(&at, &BALANCING)).and_then(|fields| {
-            if !fields.has("policy") {
-                reader.missing(&fields, "policy");
-            }
-            reader.choice(fields.get("policy"), &words)
-        });
-    let mut policy =
-        TrafficPolicy { load_balancing: balancing.map(LoadBalancing::from), ..TrafficPolicy::default() };
+    let mut policy = TrafficPolicy::default();
+    let balancing = fields.get("loadBalancing");
+    if let Some(balancing) = balancing.and_then(|at| reader.fields(&at, &BALANCING)) {
+        if !balancing.has("policy") && !balancing.has("locality") {
+            reader.missing(&balancing, "policy");
+        }
+        policy.load_balancing = reader.choice(balancing.get("policy"), &words).map(LoadBalancing::from);
+        policy.nearness = balancing.get("locality").and_then(|at| nearness::read(reader, &at));
+    }
     if let Some(at) = fields.get("circuitBreaker") {
         breaker(reader, &at, &mut policy);
     }

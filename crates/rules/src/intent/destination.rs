@@ -8,7 +8,7 @@ use outrigger_model::cluster::{Balance, Breaker, Outlier, RetryBudget, Warmup};
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Origin, Place, Visibility};
+use super::{Host, Nearness, Origin, Place, Visibility};
 
 /// Subsets and client-side policy of one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,6 +154,9 @@ impl DestinationIntent {
 pub struct TrafficPolicy {
     /// Default: least request.
     pub load_balancing: Option<LoadBalancing>,
+    /// Which endpoints go first, by where they are; `None` = all are alike.
+    #[serde(default)]
+    pub nearness: Option<Nearness>,
     /// New endpoints get their share little by little; `None` = at once.
     pub warmup: Option<Warmup>,
     /// Limits.
@@ -174,6 +177,7 @@ impl TrafficPolicy {
     pub fn over(&self, base: &Self) -> Self {
         Self {
             load_balancing: self.load_balancing.clone().or_else(|| base.load_balancing.clone()),
+            nearness: self.nearness.clone().or_else(|| base.nearness.clone()),
             warmup: self.warmup.or(base.warmup),
             connection_pool: self.connection_pool.clone().or_else(|| base.connection_pool.clone()),
             outlier: self.outlier.clone().or_else(|| base.outlier.clone()),

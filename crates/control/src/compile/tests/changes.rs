@@ -53,6 +53,9 @@ const RULES: &[&str] = &[
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: shop}, spec: {hosts: [web], tls: [{match: [{sniHosts: [web], sourceNamespace: bank}], route: [{destination: {host: catalog}}]}], http: [{match: [{uri: {prefix: /a}}], delegate: {name: part}}, {route: [{destination: {host: api.example.com}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: part, namespace: shop}, spec: {http: [{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: catalog, subset: v1}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: outside, namespace: bank}, spec: {hosts: [example.com], http: [{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: example.com, port: {number: 80}}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: near, namespace: shop}, spec: {host: web, trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [{from: eu, to: us}]}}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: near, namespace: bank}, spec: {host: pay, trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: eu, to: {'eu/a': 80, us: 20}}]}}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: labels, namespace: bank}, spec: {host: stock, trafficPolicy: {loadBalancer: {localityLbSetting: {failoverPriority: [version, 'app=pay']}}}}}",
     "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: catalog, namespace: shop}, spec: {service: catalog, rateLimit: {requests: 5, per: 1s}}}",
     "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: pay, namespace: shop}, spec: {service: pay.bank, rateLimit: {requests: 5, per: 1s}, circuitBreaker: {trip: {}}}}",
     "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: catalog, namespace: shop, creationTimestamp: '2026-01-02T00:00:00Z'}, spec: {parentRefs: [{group: '', kind: Service, name: catalog}], rules: [{backendRefs: [{name: web, port: 80}, {name: pay, namespace: bank, port: 80}]}]}}",
@@ -151,6 +154,8 @@ impl Bench {
         instance.state = [State::Running, State::Running, State::Stopping, State::Unhealthy, State::Stopped]
             [rng.usize(..5)];
         instance.sidecar = rng.u8(..4) > 0;
+        instance.region = ["", "eu", "us"][rng.usize(..3)].into();
+        instance.zone = ["a", "b"][rng.usize(..2)].into();
         instance.network = ["", "", "", "edge"][rng.usize(..4)].into();
         if rng.u8(..4) == 0 {
             instance.addresses.push(ADDRESSES[rng.usize(..ADDRESSES.len())].parse().unwrap());

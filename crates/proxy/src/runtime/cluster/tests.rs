@@ -215,3 +215,53 @@ async fn an_aggressive_warm_up_gives_most_of_the_share_soon() {
     // The fourth root of 0.06 is 0.49; evenly it would still have its least part, 67 to 95.
     assert!((290..520).contains(&early), "{early} of 2000, half its share is 400");
 }
+
+/// Of a thousand requests, those to hosts from 100 on.
+fn to_the_second(cluster: &ClusterHandle) -> usize {
+    (0..1_000).filter(|_| host(&cluster.pick(&anywhere(&[])).unwrap()) >= 100).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_priority_can_no_longer_bear_goes_on_to_the_next() {
+    fastrand::seed(7);
+    let rules = Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() };
+    let cluster = cluster(|c| c.outlier = Some(rules));
+    let of_four = |healthy: usize| {
+        let health = |n: usize| if n <= healthy { Healthy } else { Unhealthy };
+        let first: Vec<Endpoint> = (1..=4).map(|n| endpoint(n as u8, health(n))).collect();
+        set(&[&first, &[endpoint(100, Healthy), endpoint(101, Healthy)]])
+    };
+    for (healthy, wanted) in [
+        (4, 0..=0),
+        // 140 % of three of four is more than all.
+        (3, 0..=0),
+        // Two of four bear 70 of a hundred. Standard deviation 14.
+        (2, 240..=360),
+        (1, 590..=710),
+        (0, 1_000..=1_000),
+    ] {
+        cluster.update(&of_four(healthy));
+        let found = to_the_second(&cluster);
+        assert!(wanted.contains(&found), "{healthy} of 4: {found}");
+    }
+    cluster.update(&of_four(3));
+    let first = cluster.endpoints().all[0].clone();
+    cluster.report(&first, Outcome::GatewayError);
+    let found = to_the_second(&cluster);
+    assert!((240..=360).contains(&found), "an ejected one bears nothing: {found}");
+}
+
+/// Found by two localities with shares of 75 and 25 percent: both were more than a weight could be, and so they were alike.
+#[test]
+fn large_weights_keep_their_proportion() {
+    fastrand::seed(7);
+    let place = |n, weight| LocalityEndpoints {
+        weight,
+        endpoints: vec![Endpoint { weight: 1_000_000, ..endpoint(n, Healthy) }],
+        ..LocalityEndpoints::default()
+    };
+    let cluster = cluster(|_| {});
+    cluster.update(&EndpointSet::new("c", vec![place(1, 3_000_000_000), place(100, 1_000_000_000)]));
+    let found = to_the_second(&cluster);
+    assert!((245..=255).contains(&found), "{found} of 1000");
+}

@@ -6,6 +6,7 @@ use outrigger_model::cluster::{Balance, MAX_RING, Outlier, RetryBudget, Warmup, 
 use outrigger_model::route::HashOn;
 
 use super::Policies;
+use crate::dialect::nearness;
 use crate::dialect::shared::identity;
 use crate::dialect::virtual_service::port_selector;
 use crate::finding::code;
@@ -21,9 +22,11 @@ const PORT_POLICY: Table = Table::new(
     "a port's traffic policy",
     &["port", "loadBalancer", "connectionPool", "outlierDetection", "tls"],
 );
-const BALANCER: Table =
-    Table::new("a load balancer", &["simple", "consistentHash", "warmup", "warmupDurationSecs"])
-        .later(&["localityLbSetting", "zoneAwareLbSetting"]);
+const BALANCER: Table = Table::new(
+    "a load balancer",
+    &["simple", "consistentHash", "warmup", "warmupDurationSecs", "localityLbSetting"],
+)
+.later(&["zoneAwareLbSetting"]);
 const WARMUP: Table = Table::new("a warm-up", &["duration", "minimumPercent", "aggression"]);
 const HASH: Table = Table::new(
     "a consistent hash",
@@ -120,6 +123,9 @@ fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<Retr
     let both = balancer_at.as_ref().zip(balancer_fields.as_ref());
     TrafficPolicy {
         load_balancing: both.and_then(|(at, fields)| balancer(reader, at, fields)),
+        nearness: both
+            .and_then(|(_, fields)| fields.get("localityLbSetting"))
+            .and_then(|at| nearness::read(reader, &at)),
         warmup: both.and_then(|(_, fields)| warmup(reader, fields)),
         connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)),
         outlier: fields.get("outlierDetection").and_then(|at| outlier(reader, &at)),

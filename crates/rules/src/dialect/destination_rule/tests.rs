@@ -3,8 +3,8 @@ use std::time::Duration;
 use outrigger_model::cluster::{Balance, Outlier};
 use outrigger_model::route::HashOn;
 
-use crate::intent::{ClientTlsMode, LoadBalancing};
-use crate::testing::{destination, object, objects, one_told};
+use crate::intent::{ClientTlsMode, LoadBalancing, Nearness};
+use crate::testing::{destination, object, objects, one_told, told};
 
 fn rule(spec: &str) -> String {
     object("networking.istio.io/v1beta1", "DestinationRule", spec)
@@ -246,5 +246,43 @@ fn fields_of_istios_api_of_2026_are_known_though_not_implemented() {
             told.contains(&format!("warning OUT0005: spec.trafficPolicy.{field} is not implemented")),
             "{told}"
         );
+    }
+}
+
+fn near(setting: &str) -> String {
+    let spec = format!("host: reviews\ntrafficPolicy:\n  loadBalancer:\n    localityLbSetting: {setting}");
+    object("networking.istio.io/v1", "DestinationRule", &spec)
+}
+
+#[test]
+fn a_locality_setting_says_shares_or_an_order() {
+    let read = |setting: &str| destination(&near(setting)).policy.nearness;
+    assert_eq!(read("{}"), Some(Nearness::default()));
+    assert_eq!(read("{enabled: false}"), None);
+    let shares = read("{distribute: [{from: eu/a/*, to: {eu/a/*: 80, us/*: 20}}]}").unwrap();
+    assert_eq!(shares.distribute[0].to.iter().map(|(_, share)| *share).collect::<Vec<_>>(), [80, 20]);
+    let order = read(
+        "{failover: [{from: eu, to: us}], failoverPriority: [topology.kubernetes.io/region, tier=gold]}",
+    );
+    let order = order.unwrap();
+    assert_eq!(order.failover, [("eu".to_owned(), "us".to_owned())]);
+    assert_eq!(order.priority[1], ("tier".to_owned(), Some("gold".to_owned())));
+}
+
+#[test]
+fn a_locality_setting_that_cannot_be_is_an_error_that_says_why() {
+    for (setting, wanted) in [
+        ("{distribute: [{from: eu, to: {us: 50}}]}", "the shares sum to 50, not to 100"),
+        ("{distribute: [{from: eu, to: {us: 101}}]}", "must be"),
+        ("{distribute: [{from: e*, to: {us: 100}}]}", "must be REGION/ZONE/SUBZONE"),
+        ("{distribute: [{from: eu, to: {us: 100}}, {from: eu/a, to: {us: 100}}]}", "[1].from overlaps"),
+        ("{distribute: [{to: {us: 100}}]}", "from"),
+        ("{failover: [{from: eu, to: eu}]}", "leads from \"eu\" to itself"),
+        ("{failover: [{from: eu/a, to: us}]}", "must be a region, without zones"),
+        ("{failoverPriority: ['=x']}", "must be a label, or LABEL=VALUE"),
+        ("{distribute: [{from: eu, to: {us: 100}}], failover: [{from: eu, to: us}]}", "shares and an order"),
+    ] {
+        let told = told(&near(setting));
+        assert!(told.len() == 1 && told[0].contains(wanted), "{setting}: {told:#?}");
     }
 }

@@ -1,0 +1,161 @@
+//! Endpoints by where they are, in the order in which a client wants them: `localityLbSetting` of its rule.
+//!
+//! Which is near, the client's own registration says; without a region it has no place, and all are alike to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints};
+use outrigger_rules::intent::{Distribution, Host, Nearness};
+
+use super::lens::Lens;
+use super::names::Outbound;
+
+/// Weights that are given out are this much finer than percent.
+const FINER: u64 = 1_000;
+
+type Labels = BTreeMap<String, String>;
+
+/// Endpoints of one cluster, as they are found.
+pub(super) struct Places<'a, A> {
+    wish: Option<Wish<'a>>,
+    found: BTreeMap<(u32, Locality), Vec<Endpoint<A>>>,
+}
+
+/// What a client wants, and where it is.
+struct Wish<'a> {
+    nearness: Nearness,
+    own: Option<Locality>,
+    labels: Option<&'a Labels>,
+}
+
+impl<'a, A> Places<'a, A> {
+    /// For whom all are alike.
+    pub(super) fn alike() -> Self {
+        Self { wish: None, found: BTreeMap::new() }
+    }
+
+    /// Of a host's cluster, for the client that asks.
+    pub(super) fn of(lens: &Lens<'a>, host: &Host, outbound: &Outbound<'_>) -> Self {
+        let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
+        let rule = lens.destination_for(host);
+        let nearness = rule.and_then(|rule| rule.effective(subset, outbound.port).nearness);
+        let wish = nearness.map(|nearness| {
+            // What is not looked at does not tell clients apart.
+            let by_labels = !nearness.priority.is_empty();
+            let labels = if by_labels { lens.labels() } else { None };
+            let own = if by_labels { None } else { lens.locality() };
+            Wish { nearness, own, labels }
+        });
+        Self { wish, found: BTreeMap::new() }
+    }
+
+    /// One more.
+    pub(super) fn put(&mut self, locality: Locality, labels: &Labels, endpoint: Endpoint<A>) {
+        self.place(locality, labels).push(endpoint);
+    }
+
+    /// One more, unless its address is there already.
+    pub(super) fn put_once(&mut self, locality: Locality, labels: &Labels, endpoint: Endpoint<A>)
+    where
+        A: PartialEq,
+    {
+        let place = self.place(locality, labels);
+        if !place.iter().any(|known| known.address == endpoint.address) {
+            place.push(endpoint);
+        }
+    }
+
+    fn place(&mut self, locality: Locality, labels: &Labels) -> &mut Vec<Endpoint<A>> {
+        let priority = self.wish.as_ref().map_or(0, |wish| wish.priority(&locality, labels));
+        self.found.entry((priority, locality)).or_default()
+    }
+
+    /// Leaves those that are wanted.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&Endpoint<A>) -> bool) {
+        self.found.values_mut().for_each(|place| place.retain(&wanted));
+    }
+
+    pub(super) fn into_set(self, name: &str) -> EndpointSet<A> {
+        // Priorities without a gap: an Envoy takes no others.
+        let priorities: BTreeSet<u32> = self.found.keys().map(|(priority, _)| *priority).collect();
+        let dense: BTreeMap<u32, u32> = priorities.into_iter().zip(0..).collect();
+        let weight =
+            |endpoints: &[Endpoint<A>]| endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add);
+        let mut localities: Vec<LocalityEndpoints<A>> = self
+            .found
+            .into_iter()
+            .map(|((priority, locality), endpoints)| LocalityEndpoints {
+                locality,
+                priority: dense.get(&priority).copied().unwrap_or(0),
+                weight: weight(&endpoints),
+                endpoints,
+            })
+            .collect();
+        if let Some(wish) = &self.wish {
+            wish.distribute(&mut localities);
+        }
+        EndpointSet::new(name, localities)
+    }
+}
+
+impl Wish<'_> {
+    /// 0 is the most wanted.
+    fn priority(&self, locality: &Locality, labels: &Labels) -> u32 {
+        match &self.nearness {
+            nearness if !nearness.distribute.is_empty() => 0,
+            nearness if !nearness.priority.is_empty() => by_labels(&nearness.priority, self.labels, labels),
+            nearness => self.own.as_ref().map_or(0, |own| by_place(nearness, own, locality)),
+        }
+    }
+
+    /// Gives the shares of a distribution from where the client is; whoever gets none is left out.
+    fn distribute<A>(&self, localities: &mut Vec<LocalityEndpoints<A>>) {
+        let Some(own) = &self.own else { return };
+        let from = self.nearness.distribute.iter().find(|from| from.from.takes(own));
+        let Some(Distribution { to, .. }) = from else { return };
+        // Each place has the share of the most exact pattern that takes it.
+        let share = |locality: &Locality| {
+            let taking = to.iter().enumerate().filter(|(_, (pattern, _))| pattern.takes(locality));
+            taking.max_by_key(|(_, (pattern, _))| pattern.exactness()).map(|(at, _)| at)
+        };
+        let mut sums = vec![0_u64; to.len()];
+        for place in localities.iter() {
+            if let Some(at) = share(&place.locality) {
+                sums[at] += u64::from(place.weight);
+            }
+        }
+        localities.retain_mut(|place| {
+            let Some(at) = share(&place.locality).filter(|at| to[*at].1 > 0 && sums[*at] > 0) else {
+                return false;
+            };
+            let part = u64::from(to[at].1) * FINER * u64::from(place.weight) / sums[at];
+            place.weight = u32::try_from(part.max(1)).unwrap_or(u32::MAX);
+            true
+        });
+    }
+}
+
+/// As Istio ranks them: the same sub-zone, zone, region; the region that fails over to; all others.
+fn by_place(nearness: &Nearness, own: &Locality, other: &Locality) -> u32 {
+    if own.region != other.region {
+        let to = nearness.failover.iter().find(|(from, _)| *from == own.region).map(|(_, to)| to);
+        return if to.is_none_or(|to| *to == other.region) { 3 } else { 4 };
+    }
+    match (own.zone == other.zone, own.sub_zone == other.sub_zone) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    }
+}
+
+/// By how many of the labels, from the first, an endpoint has the client's value, or the one that is written.
+fn by_labels(wanted: &[(String, Option<String>)], own: Option<&Labels>, labels: &Labels) -> u32 {
+    let agrees = |(key, value): &&(String, Option<String>)| {
+        let value = value.as_ref().or_else(|| own?.get(key));
+        value.is_some() && value == labels.get(key)
+    };
+    (wanted.len() - wanted.iter().take_while(agrees).count()) as u32
+}
+
+#[cfg(test)]
+mod tests;

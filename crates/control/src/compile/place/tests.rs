@@ -1,0 +1,109 @@
+use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_xds::ClientKind;
+
+use super::*;
+use crate::compile::tests::{CATALOG, compiled, get, scope};
+use crate::instance::{Instance, Protocol, sample};
+
+fn at(id: &str, host: u8, place: &str) -> Instance {
+    let service = id.split('-').next().unwrap();
+    let mut instance = sample(id, service, "v1", &format!("127.0.0.{host}"), 8080, Protocol::Http);
+    let (region, zone) = place.split_once('/').unwrap();
+    (instance.region, instance.zone) = (region.into(), zone.into());
+    instance
+}
+
+fn mesh(client: &str) -> Vec<Instance> {
+    let mut heavy = at("catalog-4", 24, "us/a");
+    heavy.weight = 300;
+    vec![
+        at("web-1", 10, client),
+        at("catalog-1", 21, "eu/a"),
+        at("catalog-2", 22, "eu/b"),
+        at("catalog-3", 23, "us/a"),
+        heavy,
+        at("catalog-5", 25, "asia/a"),
+    ]
+}
+
+fn rule(setting: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: catalog, namespace: shop}}
+spec: {{host: catalog, trafficPolicy: {{loadBalancer: {{localityLbSetting: {setting}}}}}}}
+"
+    )
+}
+
+/// Region, zone, priority and weight of each place.
+fn places(client: &str, setting: &str) -> Vec<(String, u32, u32)> {
+    let compiled = compiled(mesh(client), &rule(setting));
+    let web = scope(ClientKind::Outrigger, "web", "web-1");
+    let Some(Resource::Endpoints(set)) = get(&compiled, &web, ResourceKind::Endpoints, CATALOG) else {
+        panic!("no endpoints")
+    };
+    let place =
+        |p: &LocalityEndpoints| (format!("{}/{}", p.locality.region, p.locality.zone), p.priority, p.weight);
+    set.localities.iter().map(place).collect()
+}
+
+fn priorities(client: &str, setting: &str) -> Vec<(String, u32)> {
+    places(client, setting).into_iter().map(|(place, priority, _)| (place, priority)).collect()
+}
+
+fn wanted(places: &[(&str, u32)]) -> Vec<(String, u32)> {
+    places.iter().map(|(place, priority)| ((*place).to_owned(), *priority)).collect()
+}
+
+#[test]
+fn the_nearest_go_first_and_priorities_have_no_gap() {
+    let near = wanted(&[("eu/a", 0), ("eu/b", 1), ("asia/a", 2), ("us/a", 2)]);
+    assert_eq!(priorities("eu/a", "{}"), near);
+    assert_eq!(priorities("eu/c", "{}"), wanted(&[("eu/a", 0), ("eu/b", 0), ("asia/a", 1), ("us/a", 1)]));
+    let all = wanted(&[("asia/a", 0), ("eu/a", 0), ("eu/b", 0), ("us/a", 0)]);
+    assert_eq!(priorities("africa/a", "{}"), all, "nobody is near");
+    assert_eq!(priorities("/a", "{}"), all, "it says no region");
+    assert_eq!(priorities("eu/a", "{enabled: false}"), all);
+    let over = "{failover: [{from: eu, to: us}]}";
+    assert_eq!(priorities("eu/a", over), wanted(&[("eu/a", 0), ("eu/b", 1), ("us/a", 2), ("asia/a", 3)]));
+    assert_eq!(priorities("asia/a", over), wanted(&[("asia/a", 0), ("eu/a", 1), ("eu/b", 1), ("us/a", 1)]));
+}
+
+#[test]
+fn shares_go_where_the_rule_says_and_nowhere_else() {
+    let setting = "{distribute: [{from: eu/*, to: {eu/a: 70, eu: 10, us: 20}}]}";
+    let found = places("eu/b", setting);
+    let of = |place: &str, share: u32| (place.to_owned(), 0, share * 1_000);
+    assert_eq!(found, [of("eu/a", 70), of("eu/b", 10), of("us/a", 20)], "asia has no share");
+    assert_eq!(places("us/a", setting).len(), 4, "nothing is said of clients there");
+    let apart = places("eu/a", "{distribute: [{from: eu, to: {eu/a: 0, '*': 100}}]}");
+    assert_eq!(
+        apart.iter().map(|(place, ..)| place.as_str()).collect::<Vec<_>>(),
+        ["asia/a", "eu/b", "us/a"]
+    );
+    let weights: Vec<u32> = apart.iter().map(|(.., weight)| *weight).collect();
+    assert_eq!(weights, [16_666, 16_666, 66_666], "by what serves there: 100, 100 and 400 of 600");
+}
+
+#[test]
+fn labels_in_common_go_before_places() {
+    let mut own = Labels::new();
+    own.extend([("rack".to_owned(), "7".to_owned()), ("row".to_owned(), "b".to_owned())]);
+    let endpoint = |pairs: &[(&str, &str)]| -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let priority =
+        [("row".to_owned(), None), ("rack".to_owned(), None), ("tier".to_owned(), Some("gold".to_owned()))];
+    for (labels, rank) in [
+        (endpoint(&[("row", "b"), ("rack", "7"), ("tier", "gold")]), 0),
+        (endpoint(&[("row", "b"), ("rack", "7")]), 1),
+        (endpoint(&[("row", "b"), ("tier", "gold")]), 2),
+        (endpoint(&[("rack", "7"), ("tier", "gold")]), 3),
+        (endpoint(&[]), 3),
+    ] {
+        assert_eq!(by_labels(&priority, Some(&own), &labels), rank, "{labels:?}");
+    }
+    assert_eq!(by_labels(&priority[..1], None, &endpoint(&[])), 1, "what nobody has is nothing in common");
+}
