@@ -16,7 +16,7 @@ metadata: {name: catalog, namespace: shop}
 spec:
   service: catalog
   circuitBreaker:
-    trip: {consecutiveFailures: 3, openTime: 700ms, probes: 2}
+    trip: {consecutiveFailures: 3, openTime: 3s, probes: 2}
 ";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,8 +101,7 @@ async fn rate_limits_hold_for_what_they_match_and_for_each_value_and_outlive_oth
     }
     let (status, text) = ask("/search?q=c", "").await;
     assert_eq!(status, 429, "{text}");
-    for part in
-        ["retry-after: 1200", "x-ratelimit-limit: 3", "x-ratelimit-remaining: 0", "x-ratelimit-reset: 1200"]
+    for part in ["retry-after: 1", "x-ratelimit-limit: 3", "x-ratelimit-remaining: 0", "x-ratelimit-reset: 1"]
     {
         assert!(text.to_lowercase().contains(part), "no {part}: {text}");
     }

@@ -229,7 +229,9 @@ async fn the_shop_leaves_whole_traces_with_their_attempts_in_a_real_jaeger() {
         let hops = hops(trace);
         let names: BTreeSet<&str> = hops.values().map(|hop| hop.name.as_str()).collect();
         let met = |id: &str| hops.values().any(|hop| hop.above == Some(id));
+        let hangs = |hop: &Hop<'_>| hop.above.is_none_or(|above| hops.contains_key(above));
         TREE.iter().all(|(name, _)| names.contains(name))
+            && hops.values().all(hangs)
             && hops.iter().all(|(id, hop)| !hop.name.ends_with(" client") || met(id))
     };
     let (first, retried) = eventually("whole traces in Jaeger, one with a second attempt", || async {

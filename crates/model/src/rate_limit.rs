@@ -9,6 +9,10 @@ use crate::route::RouteMatch;
 
 /// Most requests of one limit, and most at once.
 pub const MOST_REQUESTS: u32 = 1_000_000;
+/// Most limits of one listener: each request goes through them all.
+pub const MOST_LIMITS: usize = 32;
+/// Most parts that tell counts of a limit apart.
+pub const MOST_PARTS: usize = 8;
 /// Shortest and longest time that requests are counted in.
 pub const TIMES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
 
@@ -68,6 +72,9 @@ impl RateLimit {
         }
         if !(TIMES.0..=TIMES.1).contains(&self.per) {
             return Err(("per", "must be from 10ms to 24h"));
+        }
+        if self.by.len() > MOST_PARTS {
+            return Err(("by", "must have at most 8 parts"));
         }
         match self.algorithm {
             Algorithm::TokenBucket { burst } if !count(burst) => {

@@ -22,7 +22,7 @@ use crate::detect::{self, Detected, Look, Outcome, Patience};
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::server;
-use crate::l4::{self, Upstream};
+use crate::l4::{self, Dialled};
 use crate::listen::Purpose;
 use crate::protocol::{HttpVersion, Protocol};
 use crate::record::StreamRecord;
@@ -57,7 +57,7 @@ pub(crate) struct Seen {
     /// `None` if nobody asked.
     detected: Option<Detected>,
     stream: Stream,
-    early: Option<Upstream>,
+    early: Option<Dialled>,
     /// The server was heard before the client.
     server_first: bool,
 }

@@ -21,6 +21,7 @@ use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
+use crate::runtime::breaker::Pass;
 use crate::runtime::build::PASSTHROUGH;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
@@ -50,12 +51,28 @@ pub struct Upstream {
     _permit: Held,
 }
 
+/// A connection that stands and is not used yet: it says something only then.
+pub struct Dialled {
+    pub upstream: Upstream,
+    pub pass: Option<Pass>,
+}
+
+impl Dialled {
+    /// Bytes go over it. One that was dialled early for what turned out to be a request is another's matter.
+    fn used(self) -> Upstream {
+        let Self { upstream, pass } = self;
+        upstream.cluster.report(&upstream.endpoint, Outcome::Success);
+        pass.into_iter().for_each(|pass| pass.tell(Outcome::Success));
+        upstream
+    }
+}
+
 /// Serves a connection to its end. `early`: the upstream was dialled while the first byte was waited for.
 pub fn serve(
     worker: Rc<Worker>,
     info: Rc<ConnInfo>,
     downstream: Stream,
-    early: Option<Upstream>,
+    early: Option<Dialled>,
 ) -> impl Future<Output = ()> {
     // As in `conn::serve`: only the tunnel stays.
     let opening = Box::pin(Tunnel::open(worker, info, downstream, early));
@@ -88,7 +105,7 @@ struct Tunnel {
 ///
 /// # Errors
 /// No cluster, nothing to pick, or nobody answered.
-pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Result<Upstream, Failure> {
+pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Result<Dialled, Failure> {
     let cluster = tcp.pick(fastrand::u64(..)).map_err(|name| {
         let detail = format!("chain {} names {name}", info.chain.name);
         Failure::local(Stage::Route, FailureKind::NoCluster(503), detail)
@@ -106,11 +123,10 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         tried.push(endpoint.address);
         let failure = match connect(&worker.way, cluster, &endpoint, Protocol::Tcp).await {
             Ok(connected) => {
-                cluster.report(&endpoint, Outcome::Success);
-                pass.into_iter().for_each(|pass| pass.tell(Outcome::Success));
                 let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
                 let cluster = cluster.clone();
-                return Ok(Upstream { stream, cluster, endpoint, local, _in_flight: in_flight, _permit });
+                let upstream = Upstream { stream, cluster, endpoint, local, _in_flight: in_flight, _permit };
+                return Ok(Dialled { upstream, pass });
             }
             Err(failure) => failure,
         };
@@ -244,17 +260,17 @@ impl Tunnel {
         worker: Rc<Worker>,
         info: Rc<ConnInfo>,
         downstream: Stream,
-        early: Option<Upstream>,
+        early: Option<Dialled>,
     ) -> Option<Box<Self>> {
         // Only chains that end so come here.
         let TerminalHandle::Tcp(tcp) = &info.chain.terminal else { return None };
         let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp, Instant::now());
         let dialled = match early {
-            Some(upstream) => Ok(upstream),
+            Some(dialled) => Ok(dialled),
             None => Box::pin(dial(&worker, &info, tcp)).await,
         };
         let upstream = match dialled {
-            Ok(upstream) => upstream,
+            Ok(dialled) => dialled.used(),
             Err(failure) => {
                 tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
                 downstream.reset();

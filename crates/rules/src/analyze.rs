@@ -92,6 +92,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::HTTP_ON_TCP, what: "a provider for TCP ports", run: providers::without_say },
     Check { code: code::NO_EFFECT, what: "a rate limit for another namespace", run: limits::foreign },
     Check { code: code::HTTP_ON_TCP, what: "a rate limit for TCP ports", run: limits::without_http },
+    Check { code: code::LIMIT, what: "more rate limits than are held", run: limits::too_many },
     Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 

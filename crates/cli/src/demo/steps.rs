@@ -23,7 +23,7 @@ pub(super) struct Step {
 }
 
 /// The tour.
-pub(super) const STEPS: [Step; 7] = [
+pub(super) const STEPS: [Step; 9] = [
     Step {
         name: "canary",
         title: "canary: one request in ten to catalog v2",
@@ -71,6 +71,22 @@ pub(super) const STEPS: [Step; 7] = [
         yaml: include_str!("../../../../config/demo/breaker.yaml"),
         settle: Duration::from_secs(2),
         judge: breaker,
+    },
+    Step {
+        name: "trip",
+        title: "circuit breaker: all of reviews fails, slowly, and is called no more but for probes",
+        scene: &[("reviews", None, "fail=100&delay=300")],
+        yaml: include_str!("../../../../config/demo/trip.yaml"),
+        settle: Duration::from_secs(1),
+        judge: trip,
+    },
+    Step {
+        name: "rate-limit",
+        title: "rate limit: web takes 40 requests a second of each caller, and is sent 80",
+        scene: &[],
+        yaml: include_str!("../../../../config/demo/rate-limit.yaml"),
+        settle: Duration::from_secs(1),
+        judge: rate_limit,
     },
     Step {
         name: "deny",
@@ -190,6 +206,33 @@ fn breaker(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
         percent(is),
         percent(v2)
     ))
+}
+
+fn trip(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let (was, is) = (latency(before, 0.5), latency(after, 0.5));
+    let reached = share(after, |s| s.status == 500);
+    let refused = share(after, |s| s.status == 503);
+    anyhow::ensure!(was >= Duration::from_millis(300), "the median was {was:?}, it should be 300 ms or more");
+    anyhow::ensure!(is <= Duration::from_millis(150), "the median is {is:?}, it was {was:?}");
+    // Two probes in two seconds at most, of 160 requests; one may be under way when the window begins.
+    anyhow::ensure!(reached <= 0.05, "reviews was still called by {:.1} %", percent(reached));
+    anyhow::ensure!(refused >= 0.9, "{:.1} % were refused, expected all but the probes", percent(refused));
+    Ok(format!(
+        "median {:.0} ms → {:.0} ms; reviews is called by {:.1} % → {:.1} %",
+        was.as_secs_f64() * 1e3,
+        is.as_secs_f64() * 1e3,
+        percent(share(before, |s| s.status == 500)),
+        percent(reached)
+    ))
+}
+
+fn rate_limit(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let limited = |samples: &[Sample]| share(samples, |s| s.status == 429);
+    let (was, is) = (limited(before), limited(after));
+    anyhow::ensure!(was <= 0.0, "{:.1} % were limited before", percent(was));
+    // Half of what comes, give or take a bucket at either end of the window.
+    anyhow::ensure!((0.38..=0.55).contains(&is), "{:.1} % were limited, expected half", percent(is));
+    Ok(format!("status 429: {:.1} % → {:.1} %", percent(was), percent(is)))
 }
 
 fn deny(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {

@@ -9,7 +9,7 @@ use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, TcpProxy, Terminal,
     TransportMatch,
 };
-use outrigger_model::rate_limit::RateLimit;
+use outrigger_model::rate_limit::{MOST_LIMITS, RateLimit};
 use outrigger_model::route::{
     Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
@@ -135,7 +135,8 @@ fn limits(lens: &Lens<'_>, own: &Instance) -> Option<HttpFilter> {
             .map(move |limit| RateLimit { origin: origin.clone(), ..limit })
             .collect::<Vec<_>>()
     };
-    let all: Vec<RateLimit> = lens.limits_for(own).flat_map(with_origin).collect();
+    // That there are more is a finding.
+    let all: Vec<RateLimit> = lens.limits_for(own).flat_map(with_origin).take(MOST_LIMITS).collect();
     (!all.is_empty()).then_some(HttpFilter::RateLimit(all))
 }
 

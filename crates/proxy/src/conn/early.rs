@@ -28,7 +28,7 @@ use crate::detect::{self, Detected, Look, Outcome, Patience, http, tls};
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::filter::Filter;
-use crate::l4::{self, Upstream};
+use crate::l4::{self, Dialled};
 use crate::runtime::snapshot::{ChainHandle, TcpHandle, TerminalHandle};
 use crate::stream::{Stream, rtt};
 use crate::worker::Worker;
@@ -63,7 +63,11 @@ fn takes_tls(info: &ConnInfo) -> bool {
 fn judges_requests(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| match &chain.terminal {
         TerminalHandle::Http(http) => {
-            http.filters.iter().any(|filter| matches!(filter, Filter::Rbac(_) | Filter::ExtAuthz(_)))
+            let judges = |filter: &Filter| match filter {
+                Filter::Rbac(_) | Filter::ExtAuthz(_) | Filter::RateLimit(_) => true,
+                Filter::Fault(_) => false,
+            };
+            http.filters.iter().any(judges)
         }
         TerminalHandle::Tcp(_) => false,
     })
@@ -233,8 +237,8 @@ impl Race {
 
 /// The server's side of a race.
 struct Server<'d> {
-    dialling: Pin<Box<dyn Future<Output = Result<Upstream, Failure>> + 'd>>,
-    dialled: Option<Result<Upstream, Failure>>,
+    dialling: Pin<Box<dyn Future<Output = Result<Dialled, Failure>> + 'd>>,
+    dialled: Option<Result<Dialled, Failure>>,
     /// Words that were read and decided nothing yet.
     said: BytesMut,
 }
@@ -245,7 +249,7 @@ impl Server<'_> {
     /// pauses would be taken for bytes, without routes, policy and sanitised headers. Cancelled without loss.
     async fn speaks(&mut self, held: Option<Instant>, remembered: bool) {
         self.answers().await;
-        let Some(Ok(upstream)) = &mut self.dialled else {
+        let Some(Ok(Dialled { upstream, .. })) = &mut self.dialled else {
             // A request would be answered with the reason, and perhaps by somebody else.
             return if !remembered {
                 sleep(HANDSHAKE_TIMEOUT).await
@@ -284,14 +288,14 @@ impl Server<'_> {
     }
 
     /// The connection, with all that was said on it.
-    async fn upstream(mut self) -> Result<Upstream, Failure> {
+    async fn upstream(mut self) -> Result<Dialled, Failure> {
         let dialled = match self.dialled {
             Some(dialled) => dialled,
             None => self.dialling.as_mut().await,
         };
-        let mut upstream = dialled?;
+        let Dialled { mut upstream, pass } = dialled?;
         upstream.stream = Stream::rewound(self.said.freeze(), upstream.stream);
-        Ok(upstream)
+        Ok(Dialled { upstream, pass })
     }
 }
 
@@ -307,7 +311,7 @@ fn bytes_of(chain: &ChainHandle) -> Result<&TcpHandle, Failure> {
 
 impl Seen {
     fn of(detected: Detected, stream: Stream) -> Self {
-        Self { detected: Some(detected), stream, early: None::<Upstream>, server_first: false }
+        Self { detected: Some(detected), stream, early: None::<Dialled>, server_first: false }
     }
 }
 

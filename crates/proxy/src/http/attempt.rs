@@ -7,14 +7,12 @@ use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
 use super::context::RequestCtx;
-use super::copy::parse_status;
 use super::exchange;
-use super::head::ResponseHead;
 use super::respond::says_not_reached;
 use super::trace;
 use super::upgrade::Upgrade;
 use super::watch;
-use crate::failure::{Failure, FailureKind, http_of_grpc};
+use crate::failure::{Failure, FailureKind};
 use crate::runtime::breaker::Pass;
 use crate::runtime::cluster::PickContext;
 use crate::runtime::endpoint::{EndpointState, Outcome};
@@ -23,7 +21,7 @@ use crate::upstream::pool::Leased;
 pub mod lease;
 pub mod live;
 
-use lease::{Leases, outcome_of};
+use lease::{Leases, outcome_of, status_of};
 pub use live::{Failed, Live, Plan, Slot, Tried};
 use live::{Outgoing, upgrade_over_h2};
 
@@ -174,12 +172,6 @@ fn report(
     };
     plan.cluster.report(endpoint, outcome);
     pass.into_iter().for_each(|pass| pass.tell(outcome));
-}
-
-/// The status, or what stands for the one of gRPC where the head has it already, as Envoy reads them.
-fn status_of(head: &ResponseHead, is_grpc: bool) -> u16 {
-    let said = if is_grpc { head.first("grpc-status").and_then(parse_status) } else { None };
-    said.map_or_else(|| head.status(), http_of_grpc)
 }
 
 fn finish_span(

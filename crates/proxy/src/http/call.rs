@@ -13,12 +13,13 @@ use bytes::BytesMut;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
-use super::attempt::lease::{Leases, outcome_of};
+use super::attempt::lease::{Leases, outcome_of, status_of};
 use super::attempt::live::{Live, Outgoing};
 use super::body::{Body, Frame};
 use super::breakage;
+use super::grpc;
 use super::head::ResponseHead;
-use super::respond::ERROR_HEADER;
+use super::respond::{ERROR_HEADER, says_not_reached};
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::cluster::PickContext;
@@ -37,6 +38,7 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
     let cluster = call.cluster.clone();
     let _permit = cluster.limits.try_request()?;
     let deadline = Instant::now() + call.timeout;
+    let is_grpc = call.head.first("content-type").is_some_and(grpc::is_grpc);
     let mut body = Body::saved(std::mem::take(&mut call.body), call.trailers.take());
     let (mut fresh, mut tried) = (false, SmallVec::<[SocketAddr; 1]>::new());
     loop {
@@ -55,7 +57,7 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
         // That a pooled connection was dead says nothing against the endpoint.
         if !(again && stale) {
             let outcome = match &result {
-                Ok(answer) => Outcome::Status(answer.head.status()),
+                Ok(answer) => Outcome::Status(status_of(&answer.head, is_grpc)),
                 Err(failure) => outcome_of(failure),
             };
             cluster.report(&endpoint, outcome);
@@ -103,7 +105,11 @@ async fn attempt(
             let said = answer.head.first(ERROR_HEADER).map(String::from_utf8_lossy).unwrap_or_default();
             let detail =
                 format!("the sidecar of {} answered {}: {said}", endpoint.address, answer.head.status());
-            Err(Failure::local(Stage::Forward, FailureKind::UpstreamReset, detail))
+            let kind = FailureKind::UpstreamReset;
+            Err(match says_not_reached(&answer.head) {
+                true => Failure::upstream(Stage::Forward, kind, Retry::Never, detail),
+                false => Failure::local(Stage::Forward, kind, detail),
+            })
         }
         result => result,
     }

@@ -24,6 +24,9 @@ pub const ERROR_HEADER: &str = "x-outrigger-error";
 /// In [`ERROR_HEADER`]: the application provably never saw the request.
 const NOT_REACHED: &str = "reached=no";
 
+/// Says that a rate limit refused it, as Envoy does.
+pub const RATE_LIMITED: &str = "x-envoy-ratelimited";
+
 /// Sends heads to the downstream.
 pub enum Responder {
     H1(H1Responder),
@@ -190,7 +193,7 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
         (head, text, None)
     };
     if let FailureKind::RateLimited { limit, seconds } = failure.kind {
-        limited(&mut head, limit, seconds);
+        limited(&mut head, limit, seconds, to.trusted);
     }
     if to.trusted {
         set(&mut head, ERROR_HEADER, describe(failure, to.hop).as_bytes());
@@ -201,14 +204,17 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
     Local { head: ResponseHead::H1(head), body, grpc_status }
 }
 
-/// What a client should know of a limit (RFC 9110, section 10.2.3, and Envoy's headers).
-fn limited(head: &mut H1Response, limit: u32, seconds: u32) {
+/// What a client should know of a limit: when to come again (RFC 9110, section 10.2.3), and who is trusted the rest (Envoy's headers).
+fn limited(head: &mut H1Response, limit: u32, seconds: u32, trusted: bool) {
     let seconds = seconds.to_string();
     set(head, "retry-after", seconds.as_bytes());
+    if !trusted {
+        return;
+    }
     set(head, "x-ratelimit-limit", limit.to_string().as_bytes());
     set(head, "x-ratelimit-remaining", b"0");
     set(head, "x-ratelimit-reset", seconds.as_bytes());
-    set(head, "x-envoy-ratelimited", b"true");
+    set(head, RATE_LIMITED, b"true");
 }
 
 /// A direct response or redirect of a route.

@@ -18,7 +18,7 @@ use outrigger_model::route::{RetryOn, RetryPolicy};
 use super::attempt::{self, Failed, Plan, Slot, Tried};
 use super::context::RequestCtx;
 use super::copy::parse_status;
-use super::respond::says_not_reached;
+use super::respond::{RATE_LIMITED, says_not_reached};
 use super::upgrade::Upgrade;
 use super::watch;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
@@ -132,6 +132,10 @@ fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<(), Faile
             let peer = plan.cluster.uses_mesh(&live.endpoint);
             let not_reached = peer && says_not_reached(head);
             let grpc = head.first("grpc-status").and_then(parse_status);
+            // A peer that has counted enough counts no less the second time.
+            if (status == 429 || grpc == Some(8)) && peer && head.has(RATE_LIMITED) {
+                return false;
+            }
             policy.statuses.contains(&status)
                 || policy.on.iter().any(|on| holds_for_response(*on, status, grpc, not_reached))
         }

@@ -7,8 +7,8 @@
 //!    └──────────────────────────────all probes succeed────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! While it is closed a request costs an atomic read when it is sent and an addition when it has ended; the lock is for
-//! transitions and probes. Each transition begins a new term, and what was sent in an earlier one says nothing any more.
+//! While it is closed a request costs an atomic read (and the handle's count) when it is sent, and an addition and a look at the
+//! counts when it has ended; the lock is for transitions and probes. Each transition begins a new term, and what was sent in an earlier one says nothing any more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -67,7 +67,7 @@ pub struct Breaker {
     refused: AtomicU64,
 }
 
-/// What ended in one part of the interval; each with the part's number (24 bits) above its count (40 bits).
+/// What ended in one part of the interval; each with the part's number above its count.
 #[derive(Default)]
 struct Slot {
     ended: AtomicU64,
@@ -77,6 +77,8 @@ struct Slot {
 /// The term of now.
 struct Turn {
     since: Instant,
+    /// When the last probe was let through.
+    probed: Instant,
     /// Why it is not closed.
     why: String,
     /// Probes that are under way.
@@ -125,7 +127,7 @@ impl Breaker {
             now: AtomicU32::new(Phase::Closed as u32),
             run: AtomicU32::new(0),
             slots: Default::default(),
-            turn: Mutex::new(Turn { since, why: String::new(), out: 0, good: 0 }),
+            turn: Mutex::new(Turn { since, probed: since, why: String::new(), out: 0, good: 0 }),
             transitions: Default::default(),
             refused: AtomicU64::new(0),
         }
@@ -161,9 +163,12 @@ impl Breaker {
                 self.turn_to(&mut turn, Phase::HalfOpen, at, why);
                 turn.out = 1;
             }
-            Phase::HalfOpen if turn.out + turn.good < self.rules.probes => turn.out += 1,
+            Phase::HalfOpen if turn.out + turn.good < self.rules.probes => {
+                turn.out += 1;
+                turn.probed = at;
+            }
             // Who asks finds that the probes do not come back.
-            Phase::HalfOpen if age >= self.rules.open_time => {
+            Phase::HalfOpen if at.saturating_duration_since(turn.probed) >= self.rules.open_time => {
                 let why = format!("{} of its probes did not answer in time", turn.out);
                 self.turn_to(&mut turn, Phase::Open, at, why);
                 return Err(self.refuse(&turn, Duration::ZERO));
@@ -188,15 +193,13 @@ impl Breaker {
         let tick = self.tick(at);
         let slot = &self.slots[(tick % SLOTS) as usize];
         add(&slot.ended, tick);
-        if !failed {
-            // A success in a healthy run writes nothing: the line stays shared.
-            if self.run.load(Relaxed) != 0 {
-                self.run.store(0, Relaxed);
-            }
-            return;
+        let mut run = 0;
+        if failed {
+            add(&slot.failed, tick);
+            run = self.run.fetch_add(1, Relaxed).saturating_add(1);
+        } else if self.run.load(Relaxed) != 0 {
+            self.run.store(0, Relaxed);
         }
-        add(&slot.failed, tick);
-        let run = self.run.fetch_add(1, Relaxed).saturating_add(1);
         let rules = &self.rules;
         let why = if rules.consecutive_failures > 0 && run >= rules.consecutive_failures {
             format!("{run} requests in a row failed")
@@ -251,7 +254,7 @@ impl Breaker {
             Phase::Open => tracing::warn!(cluster = %self.cluster, %why, "circuit breaker is open"),
             _ => tracing::info!(cluster = %self.cluster, "circuit breaker is {}", to.name()),
         }
-        *turn = Turn { since: at, why, out: 0, good: 0 };
+        *turn = Turn { since: at, probed: at, why, out: 0, good: 0 };
     }
 
     /// The number of the part of the interval that it is.
@@ -265,8 +268,9 @@ impl Breaker {
     fn recent(&self, tick: u64) -> (u64, u64) {
         let live = |word: &AtomicU64| {
             let word = word.load(Relaxed);
-            let age = (tick & TICK).wrapping_sub(word >> COUNT_BITS) & TICK;
-            if word != 0 && age < SLOTS { word & COUNT } else { 0 }
+            // One from a worker whose clock was read later is of now.
+            let age = (tick as u32).wrapping_sub((word >> 32) as u32) as i32;
+            if word != 0 && i64::from(age) < SLOTS as i64 { word & COUNT } else { 0 }
         };
         self.slots
             .iter()
@@ -330,9 +334,7 @@ impl Drop for Pass {
     }
 }
 
-const COUNT_BITS: u32 = 40;
-const COUNT: u64 = (1 << COUNT_BITS) - 1;
-const TICK: u64 = (1 << (64 - COUNT_BITS)) - 1;
+const COUNT: u64 = u32::MAX as u64;
 
 fn phase(now: u32) -> Phase {
     match now % 4 {
@@ -342,12 +344,12 @@ fn phase(now: u32) -> Phase {
     }
 }
 
-/// One more in a slot, which begins anew in another part of time than it last counted.
+/// One more in a slot, which begins anew in a later part of time than it last counted.
 fn add(word: &AtomicU64, tick: u64) {
-    let tick = (tick & TICK) << COUNT_BITS;
     let mut seen = word.load(Relaxed);
     loop {
-        let next = if seen & !COUNT == tick { seen + 1 } else { tick | 1 };
+        let later = (tick as u32).wrapping_sub((seen >> 32) as u32) as i32 > 0;
+        let next = if later { u64::from(tick as u32) << 32 | 1 } else { seen + 1 };
         match word.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
             Ok(_) => return,
             Err(other) => seen = other,

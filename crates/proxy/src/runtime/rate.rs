@@ -1,11 +1,13 @@
-//! Counts of a rate limit, shared by all workers: exact, without a lock where there is one count for all.
+//! Counts of a rate limit, shared by all workers and exact. One token bucket for all is a word; what else there is has a lock, which
+//! is held for some additions.
 //!
-//! A limit with one count for each value of something has a table of fixed size. It keeps no values, only their hash under a
-//! secret key; where it is full, the value that was quiet for the longest begins anew.
+//! A limit with one count for each value of something has a table of fixed size, made for the first of them. It keeps no values, only
+//! their hash under a secret key. Where a place of it is full, one begins anew: of buckets the fullest, of windows the one
+//! that was not asked for the longest.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use outrigger_model::rate_limit::{Algorithm, RateLimit};
@@ -84,27 +86,54 @@ impl Counts {
         Self { limit, origin, epoch: Instant::now(), token, full, kind, refused }
     }
 
-    /// Counts a request; `value` hashes what tells its count from others, where there are several.
+    /// What tells a count from others; `value` hashes it. Of one count for all nothing does.
+    pub fn key(&self, value: impl FnOnce(&mut dyn Hasher)) -> Key {
+        Key(match &self.kind {
+            Kind::Bucket(_) | Kind::Window(_) => 0,
+            Kind::Buckets(table) => table.hash(value),
+            Kind::Windows(table) => table.hash(value),
+        })
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts a request.
     ///
     /// # Errors
     /// There is no room for it; it is not counted.
-    pub fn take(&self, now: Instant, value: impl FnOnce(&mut dyn Hasher)) -> Result<(), Refused> {
-        let now = u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
+    pub fn take(&self, now: Instant, key: Key) -> Result<(), Refused> {
+        let now = self.nanos(now);
         let (limit, per) = (self.limit.requests, self.limit.per);
         let taken = match &self.kind {
             Kind::Bucket(bucket) => self.take_shared(bucket, now),
             Kind::Window(window) => window.lock().take(now, limit, per),
-            Kind::Buckets(table) => table.with(value, |bucket| {
+            Kind::Buckets(table) => table.with(key.0, |bucket| {
                 let (next, taken) = self.token(*bucket, now);
                 *bucket = next;
                 taken
             }),
-            Kind::Windows(table) => table.with(value, |window| window.take(now, limit, per)),
+            Kind::Windows(table) => table.with(key.0, |window| window.take(now, limit, per)),
         };
         taken.map_err(|wait| {
             self.refused.fetch_add(1, Relaxed);
             Refused { wait: Duration::from_nanos(wait) }
         })
+    }
+
+    /// Takes back what was just counted: another limit had no room.
+    #[cold]
+    pub fn give(&self, key: Key) {
+        match &self.kind {
+            Kind::Bucket(bucket) => {
+                // What was taken is there to be given.
+                bucket.fetch_sub(self.token, Relaxed);
+            }
+            Kind::Window(window) => window.lock().give(),
+            Kind::Buckets(table) => table.with(key.0, |bucket| *bucket = bucket.saturating_sub(self.token)),
+            Kind::Windows(table) => table.with(key.0, Window::give),
+        }
     }
 
     fn take_shared(&self, bucket: &AtomicU64, now: u64) -> Result<(), u64> {
@@ -140,14 +169,18 @@ impl std::fmt::Debug for Counts {
     }
 }
 
+/// Tells a count from others of its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(u64);
+
 /// The state of one value: zeroed it is that of one that never came.
 trait State: Default {
-    /// The smaller, the longer it was quiet.
-    fn last(&self) -> u64;
+    /// How much would be forgotten with it.
+    fn weight(&self) -> u64;
 }
 
 impl State for u64 {
-    fn last(&self) -> u64 {
+    fn weight(&self) -> u64 {
         *self
     }
 }
@@ -155,38 +188,41 @@ impl State for u64 {
 /// States by the hash of values.
 struct Table<S> {
     secret: RandomState,
-    sets: Box<[Set<S>]>,
+    sets: OnceLock<Box<[Set<S>]>>,
 }
 
-/// Hashes that share a place, each with its state.
+/// Hashes that share a place, each with its state; the last was asked for last.
 type Set<S> = Mutex<Vec<(u64, S)>>;
 
 impl<S> Default for Table<S> {
     fn default() -> Self {
-        Self { secret: RandomState::new(), sets: (0..SETS).map(|_| Mutex::default()).collect() }
+        Self { secret: RandomState::new(), sets: OnceLock::new() }
     }
 }
 
 impl<S: State> Table<S> {
-    fn with<T>(&self, value: impl FnOnce(&mut dyn Hasher), act: impl FnOnce(&mut S) -> T) -> T {
+    fn hash(&self, value: impl FnOnce(&mut dyn Hasher)) -> u64 {
         let mut hasher = self.secret.build_hasher();
         value(&mut hasher);
-        let hash = hasher.finish();
-        let mut set = self.sets[hash as usize % SETS].lock();
-        let at = match set.iter().position(|(known, _)| *known == hash) {
-            Some(at) => at,
-            None if set.len() < WAYS => {
-                set.push((hash, S::default()));
-                set.len() - 1
-            }
+        hasher.finish()
+    }
+
+    fn with<T>(&self, hash: u64, act: impl FnOnce(&mut S) -> T) -> T {
+        let sets = self.sets.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let mut set = sets[hash as usize % SETS].lock();
+        match set.iter().position(|(known, _)| *known == hash) {
+            Some(at) => set[at..].rotate_left(1),
             None => {
-                let quiet = set.iter().enumerate().min_by_key(|(_, (_, state))| state.last());
-                let at = quiet.map_or(0, |(at, _)| at);
-                set[at] = (hash, S::default());
-                at
+                if set.len() == WAYS {
+                    let light = set.iter().enumerate().min_by_key(|(_, (_, state))| state.weight());
+                    let at = light.map_or(0, |(at, _)| at);
+                    set.remove(at);
+                }
+                set.push((hash, S::default()));
             }
-        };
-        act(&mut set[at].1)
+        }
+        let last = set.len() - 1;
+        act(&mut set[last].1)
     }
 }
 

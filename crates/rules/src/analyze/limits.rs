@@ -1,8 +1,13 @@
 //! Rate limits that limit nothing.
 
+use std::collections::BTreeMap;
+
+use outrigger_model::rate_limit::MOST_LIMITS;
+
 use super::{Scene, finding, short};
 use crate::catalog::PortProtocol;
 use crate::finding::{Finding, Severity, code, quote};
+use crate::intent::Host;
 
 /// Limits are held by a service's own instances, for what their own namespace says.
 pub(super) fn foreign(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -23,6 +28,23 @@ pub(super) fn foreign(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             ),
         };
         findings.push(finding(Severity::Warning, code::NO_EFFECT, &rule.origin, &rule.place, message));
+    }
+}
+
+/// Each request goes through all of them: what is beyond is not held.
+pub(super) fn too_many(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let mut sums: BTreeMap<(&Host, &str), usize> = BTreeMap::new();
+    for rule in &scene.limits {
+        let sum = sums.entry((&rule.host, rule.origin.namespace.as_str())).or_default();
+        *sum += rule.limits.len();
+        if *sum > MOST_LIMITS {
+            let message = format!(
+                "{} makes {sum} rate limits of {}, and at most {MOST_LIMITS} are held; leave some out",
+                rule.origin,
+                quote(short(&rule.host))
+            );
+            findings.push(finding(Severity::Error, code::LIMIT, &rule.origin, &rule.place, message));
+        }
     }
 }
 

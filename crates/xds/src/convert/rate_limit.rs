@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
+use outrigger_model::rate_limit::{Algorithm, By, MOST_LIMITS, RateLimit};
 use outrigger_model::resource::Origin;
 use outrigger_model::route::RouteMatch;
 use prost::Message;
@@ -59,7 +59,20 @@ fn encode_by(by: &By) -> own::By {
 pub(super) fn decode(config: &Any) -> Decoded<Vec<RateLimit>> {
     let wire = own::RateLimits::decode(config.value.as_slice())
         .map_err(|error| Flaw::new(format!("malformed protobuf: {error}")))?;
-    each(&wire.limits, "limits", decode_one)
+    if wire.limits.len() > MOST_LIMITS {
+        return flaw("limits", format!("are {}, and at most {MOST_LIMITS} are taken", wire.limits.len()));
+    }
+    let limits = each(&wire.limits, "limits", decode_one)?;
+    // They are counted by what they are called.
+    let twice = |i: &usize| {
+        limits[..*i]
+            .iter()
+            .any(|other| (&other.origin, &other.name) == (&limits[*i].origin, &limits[*i].name))
+    };
+    match (0..limits.len()).find(twice) {
+        Some(i) => flaw(format_args!("limits[{i}].name"), "is that of another limit of the object"),
+        None => Ok(limits),
+    }
 }
 
 fn decode_one(wire: &own::RateLimit) -> Decoded<RateLimit> {

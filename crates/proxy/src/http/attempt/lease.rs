@@ -7,8 +7,9 @@ use std::task::{Context, Poll, Waker};
 use outrigger_model::cluster::UpstreamProtocol;
 use tokio::time::Instant;
 
-use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
-use crate::http::head::RequestHead;
+use crate::failure::{Failure, FailureKind, Retry, Side, Stage, http_of_grpc};
+use crate::http::copy::parse_status;
+use crate::http::head::{RequestHead, ResponseHead};
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Outcome};
@@ -77,4 +78,10 @@ pub fn outcome_of(failure: &Failure) -> Outcome {
         (_, FailureKind::PerTryTimeout | FailureKind::UpstreamTimeout) => Outcome::GatewayError,
         _ => Outcome::LocalFailure,
     }
+}
+
+/// The status, or what stands for the one of gRPC where the head has it already, as Envoy reads them.
+pub fn status_of(head: &ResponseHead, is_grpc: bool) -> u16 {
+    let said = if is_grpc { head.first("grpc-status").and_then(parse_status) } else { None };
+    said.map_or_else(|| head.status(), http_of_grpc)
 }

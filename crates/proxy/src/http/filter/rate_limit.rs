@@ -8,11 +8,12 @@ use outrigger_model::rate_limit::{By, RateLimit};
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Flaw, Under};
 use outrigger_model::route::table::CompiledMatch;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{Input, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::runtime::rate::{Counts, Rates, Refused, part};
+use crate::runtime::rate::{Counts, Key, Rates, Refused, part};
 
 /// The limits of a listener.
 #[derive(Debug)]
@@ -33,15 +34,19 @@ impl Limits {
 
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         let now = Instant::now();
+        let mut taken: SmallVec<[(&Counts, Key); 4]> = SmallVec::new();
         for (matches, counts) in &self.0 {
             if matches.mismatch(input.request).is_some() {
                 continue;
             }
             let by = &counts.limit.by;
-            let value = |hasher: &mut dyn Hasher| by.iter().for_each(|by| tell_apart(by, input, hasher));
-            if let Err(refused) = counts.take(now, value) {
+            let key = counts.key(|hasher| by.iter().for_each(|by| tell_apart(by, input, hasher)));
+            if let Err(refused) = counts.take(now, key) {
+                // Who is over a limit of one's own takes nothing from what all share.
+                taken.iter().for_each(|(counts, key)| counts.give(*key));
                 return Verdict::Fail(failure(counts, &refused));
             }
+            taken.push((&**counts, key));
         }
         Verdict::Continue
     }
@@ -55,7 +60,8 @@ impl Limits {
 fn tell_apart(by: &By, input: &Input<'_>, hasher: &mut dyn Hasher) {
     let address = |hasher: &mut dyn Hasher| match input.connection.source.ip().to_canonical() {
         IpAddr::V4(ip) => part(hasher, &ip.octets()),
-        IpAddr::V6(ip) => part(hasher, &ip.octets()),
+        // A host has all of its network's addresses.
+        IpAddr::V6(ip) => part(hasher, &ip.octets()[..8]),
     };
     match by {
         By::Caller => match input.connection.peer {

@@ -24,9 +24,13 @@ fn keyed(limit: RateLimit) -> RateLimit {
     RateLimit { by: vec![By::Path], ..limit }
 }
 
+fn key(counts: &Counts, value: &str) -> Key {
+    counts.key(|hasher| part(hasher, value.as_bytes()))
+}
+
 /// At this time after the start.
 fn ask(counts: &Counts, at: Duration, value: &str) -> Result<(), Duration> {
-    counts.take(counts.epoch + at, |hasher| part(hasher, value.as_bytes())).map_err(|refused| refused.wait)
+    counts.take(counts.epoch + at, key(counts, value)).map_err(|refused| refused.wait)
 }
 
 fn millis(n: u64) -> Duration {
@@ -76,29 +80,54 @@ fn a_table_of_strangers_values_stays_as_large_as_it_is() {
         assert_eq!(ask(&counts, SECOND, &n.to_string()), Ok(()));
     }
     let Kind::Windows(table) = &counts.kind else { panic!() };
-    let held: usize = table.sets.iter().map(|set| set.lock().len()).sum();
+    let held: usize = table.sets.get().unwrap().iter().map(|set| set.lock().len()).sum();
     assert_eq!(held, SETS * WAYS);
     assert!(size_of::<(u64, Window)>() * SETS * WAYS <= 1 << 20, "a MiB for each limit at most");
 }
 
+/// Hashes that share one place of a table.
+fn neighbours() -> Vec<u64> {
+    (0..=WAYS as u64).map(|n| 7 + n * SETS as u64).collect()
+}
+
 #[test]
-fn where_it_is_full_the_value_that_was_quiet_begins_anew() {
-    let table = Table::<u64>::default();
-    let hashes = |n: u64| move |hasher: &mut dyn Hasher| hasher.write_u64(n);
-    // Values of one set, found by trying.
-    let set_of = |n: u64| {
-        let mut hasher = table.secret.build_hasher();
-        hasher.write_u64(n);
-        hasher.finish() as usize % SETS
-    };
-    let all: Vec<u64> = (0..).filter(|n| set_of(*n) == 7).take(WAYS + 1).collect();
-    for (age, n) in all[..WAYS].iter().enumerate() {
-        table.with(hashes(*n), |state| *state = 100 + age as u64);
+fn where_a_place_is_full_the_fullest_bucket_begins_anew() {
+    let (table, all) = (Table::<u64>::default(), neighbours());
+    for (age, hash) in all[..WAYS].iter().enumerate() {
+        table.with(*hash, |state| *state = 100 + age as u64);
     }
-    table.with(hashes(all[0]), |state| *state = 500);
-    table.with(hashes(all[WAYS]), |state| assert_eq!(std::mem::replace(state, 600), 0));
-    assert_eq!(table.with(hashes(all[0]), |state| *state), 500, "it came again");
-    assert_eq!(table.with(hashes(all[1]), |state| *state), 0, "it was quiet for the longest");
+    table.with(all[0], |state| *state = 500);
+    table.with(all[WAYS], |state| assert_eq!(std::mem::replace(state, 600), 0));
+    assert_eq!(table.with(all[0], |state| *state), 500, "it owes the most but one");
+    assert_eq!(table.with(all[1], |state| *state), 0, "it owed the least");
+}
+
+/// Within one tenth, too: whoever came last stays.
+#[test]
+fn where_a_place_is_full_the_window_that_was_not_asked_for_the_longest_begins_anew() {
+    let (table, all) = (Table::<Window>::default(), neighbours());
+    let take = |hash: u64| table.with(hash, |window| window.take(0, 1, SECOND).is_ok());
+    for hash in &all[..WAYS] {
+        assert!(take(*hash));
+    }
+    assert!(!take(all[0]), "it was asked once more");
+    assert!(take(all[WAYS]));
+    assert!(!take(all[WAYS]), "the newest is remembered");
+    assert!(!take(all[0]));
+    assert!(take(all[1]), "it was forgotten");
+}
+
+#[test]
+fn what_is_given_back_was_never_taken() {
+    for limit in [bucket(10, 2), keyed(bucket(10, 2)), window(2), keyed(window(2))] {
+        let counts = Counts::new(limit);
+        for _ in 0..9 {
+            assert_eq!(ask(&counts, SECOND, "a"), Ok(()));
+            counts.give(key(&counts, "a"));
+        }
+        assert_eq!((ask(&counts, SECOND, "a"), ask(&counts, SECOND, "a")), (Ok(()), Ok(())));
+        assert!(ask(&counts, SECOND, "a").is_err(), "{:?}", counts.limit);
+    }
 }
 
 /// In no stretch of a second are there ever more than allowed, whatever comes when; and each that is refused may come after its wait.

@@ -18,8 +18,9 @@ pub(super) struct Window {
 }
 
 impl State for Window {
-    fn last(&self) -> u64 {
-        self.tick
+    fn weight(&self) -> u64 {
+        // All alike: the first of them was not asked for the longest.
+        0
     }
 }
 
@@ -40,6 +41,12 @@ impl Window {
             .find(|age| self.tick > *age && self.counts[((self.tick - age) % SLOTS as u64) as usize] > 0);
         let leaves = (self.tick - 1 - oldest.unwrap_or(0) + SLOTS as u64).saturating_mul(part);
         Err(leaves.saturating_sub(now))
+    }
+
+    /// Takes the last one back.
+    pub(super) fn give(&mut self) {
+        let count = &mut self.counts[(self.tick % SLOTS as u64) as usize];
+        *count = count.saturating_sub(1);
     }
 
     fn advance(&mut self, tick: u64) {

@@ -21,3 +21,16 @@ fn a_limit_that_limits_nothing_is_told() {
     assert!(told.iter().any(|told| told.contains("no instances with a sidecar to hold it")), "{told:#?}");
     assert!(only(&page("nobody")).contains("OUT0106"), "there is no such service");
 }
+
+#[test]
+fn more_limits_than_are_held_are_refused() {
+    let many = |name: &str, count: usize| {
+        let limits: Vec<String> =
+            (0..count).map(|n| format!("{{name: l{n}, requests: 5, per: 1s}}")).collect();
+        let spec = format!("service: reviews\nrateLimit: [{}]", limits.join(", "));
+        object("outrigger.io/v1", "TrafficRules", &spec).replace("name: reviews", &format!("name: {name}"))
+    };
+    silent(&format!("{}---\n{}", many("one", 16), many("two", 16)));
+    let told = only(&format!("{}---\n{}", many("one", 16), many("two", 17)));
+    assert!(told.contains("makes 33 rate limits of") && told.contains("error"), "{told}");
+}

@@ -1,17 +1,12 @@
 //! Rate limits of a native page.
 
-use outrigger_model::rate_limit::{Algorithm, By, MOST_REQUESTS, RateLimit, TIMES};
+use outrigger_model::rate_limit::{Algorithm, By, MOST_LIMITS, MOST_PARTS, MOST_REQUESTS, RateLimit, TIMES};
 use outrigger_model::route::RouteMatch;
 
 use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
 use crate::finding::quote;
 use crate::reader::{At, Reader, Table};
 use crate::yaml::Value;
-
-/// Most limits of one service: each request goes through them all.
-const MOST_LIMITS: usize = 32;
-/// Most parts that tell counts apart.
-const MOST_PARTS: usize = 8;
 
 const LIMIT: Table =
     Table::new("a rate limit", &["name", "requests", "per", "algorithm", "burst", "by", "match"]);
