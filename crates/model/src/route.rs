@@ -14,6 +14,7 @@ use crate::origin::Origin;
 
 pub mod cors;
 pub mod mirror;
+mod rewrite;
 pub mod table;
 
 pub use cors::Cors;

@@ -3,7 +3,7 @@
 use outrigger_model::listener::Direction;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{Forward, HeaderEdits, Redirect, WeightedCluster};
+use outrigger_model::route::{Forward, HeaderEdits, WeightedCluster};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
@@ -119,10 +119,7 @@ pub fn request(
     apply_request(head, &weighted.request_headers).map_err(bad)?;
     apply_request(head, &route.config.request_headers).map_err(bad)?;
     let rewrite = &forward.rewrite;
-    let path = match &rewrite.prefix {
-        Some(prefix) => Some(joined(route.replace_prefix(head.path(), prefix))),
-        None => route.replace_regex(head.path()).map(joined),
-    };
+    let path = route.rewritten(rewrite, head.path());
     if let Some(path) = path.filter(|path| path != head.path()) {
         let original = head.path().to_owned();
         head.set_path(&path).map_err(bad)?;
@@ -136,14 +133,6 @@ pub fn request(
         head.set_authority(authority).map_err(bad)?;
     }
     Ok(())
-}
-
-/// A replaced prefix may leave two slashes or none: `/a/` by `/` in `/a/b`, and `/a` by `/` in `/a`.
-fn joined(path: String) -> String {
-    if path.starts_with("//") {
-        return path[1..].to_owned();
-    }
-    if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
 /// Names of configuration are in lower case.
@@ -197,34 +186,6 @@ pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, live: &mut Live) {
     strip_forged(&mut live.head, peer && ctx.conn.info.direction == Direction::Outbound);
     apply_response(&mut live.head, &plan.weighted.response_headers);
     apply_response(&mut live.head, &plan.route.config.response_headers);
-}
-
-/// Where a redirect leads.
-pub fn location(head: &RequestHead, route: &CompiledRoute, redirect: &Redirect) -> String {
-    let scheme = redirect.scheme.as_deref().unwrap_or(head.scheme());
-    let authority = redirect.authority.as_deref().unwrap_or(head.authority());
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => host,
-        _ => authority,
-    };
-    let default = if scheme == "https" { 443 } else { 80 };
-    let authority = match redirect.port {
-        Some(port) if port == default => host.to_owned(),
-        Some(port) => format!("{host}:{port}"),
-        // A new scheme means that scheme's own port, unless the rule names one with its authority.
-        None if redirect.scheme.is_some() && redirect.authority.is_none() => host.to_owned(),
-        None => authority.to_owned(),
-    };
-    let (path, query) = head.path().split_once('?').map_or((head.path(), None), |(p, q)| (p, Some(q)));
-    let path = match (&redirect.path, &redirect.prefix) {
-        (Some(path), _) => path.clone(),
-        (None, Some(prefix)) => joined(route.replace_prefix(path, prefix)),
-        (None, None) => route.replace_regex(path).map_or_else(|| path.to_owned(), joined),
-    };
-    match query {
-        Some(query) if !path.contains('?') => format!("{scheme}://{authority}{path}?{query}"),
-        _ => format!("{scheme}://{authority}{path}"),
-    }
 }
 
 /// Removes what an application or an outsider must not say in a response.

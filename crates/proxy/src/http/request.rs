@@ -9,7 +9,7 @@ use outrigger_model::cluster::NOWHERE;
 use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{Forward, Redirect, RetryPolicy, RouteAction};
+use outrigger_model::route::{Forward, RetryPolicy, RouteAction};
 
 use super::attempt::{Live, Plan};
 use super::body::Body;
@@ -64,9 +64,8 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
             self::forward(ctx, &view, found.route, forward, host_retry).await?;
         }
         RouteAction::Redirect(redirect) => {
-            let location = edit::location(&ctx.head, found.route, redirect);
-            let status = status_of(redirect);
-            let local = respond::direct(status, "", false, Some(&location));
+            let location = found.route.location(redirect, &ctx.head);
+            let local = respond::direct(redirect.status(), "", false, Some(&location));
             Box::pin(reply(ctx, local, "direct_response")).await?;
         }
         RouteAction::Direct { status, body } => {
@@ -76,10 +75,6 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
         }
     }
     Ok(())
-}
-
-fn status_of(redirect: &Redirect) -> u16 {
-    if redirect.status == 0 { 301 } else { redirect.status }
 }
 
 /// Decides on recording; opens the server span.
