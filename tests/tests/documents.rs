@@ -221,6 +221,13 @@ async fn the_second_page_of_the_readme_can_be_typed_line_by_line() {
         let said = machine.types(&command).await;
         match command.as_str() {
             "outrigger status" => assert!(said.contains("catalog-1") && said.contains("web-1"), "{said}"),
+            explain if explain.starts_with("outrigger explain") => {
+                assert!(
+                    said.contains("goes to outbound|8080||catalog.shop.svc.cluster.local, catalog-1"),
+                    "{said}"
+                );
+                assert!(said.contains("route catalog[0] (VirtualService shop/catalog)"), "{said}");
+            }
             "outrigger get virtualservice" => assert!(said.contains("catalog"), "{said}"),
             _ => {}
         }

@@ -1,11 +1,13 @@
 //! Output: tables for people, JSON and YAML-compatible JSON for programs.
 
+mod tree;
 pub(crate) mod yaml;
 
 use clap::ValueEnum;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
+pub(crate) use tree::Tree;
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -15,6 +17,32 @@ pub(crate) enum Output {
     Table,
     /// JSON.
     Json,
+}
+
+/// How a tree is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people.
+    #[default]
+    Tree,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// Prints data in one of its forms.
+pub(crate) fn show_as<T: Serialize>(
+    form: Form,
+    data: &T,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    match form {
+        Form::Tree => print!("{}", text()),
+        Form::Json => println!("{}", serde_json::to_string_pretty(data)?),
+        Form::Yaml => print!("{}", yaml::fields(&serde_json::to_value(data)?)),
+    }
+    Ok(())
 }
 
 /// Rows under a header, aligned.

@@ -33,6 +33,7 @@ pub mod openapi;
 pub mod types;
 
 mod authority;
+mod explain;
 mod identities;
 mod instances;
 mod parameters;
@@ -101,6 +102,7 @@ pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
         .merge(status::routes())
         .merge(identities::routes())
         .merge(authority::routes())
+        .merge(explain::routes())
         .merge(openapi::routes())
         .with_state(api.clone());
     if let Some(traces) = traces {

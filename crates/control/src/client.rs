@@ -27,6 +27,7 @@ use crate::api::types::{
 };
 use crate::instance::{Instance, State};
 
+mod explain;
 mod identities;
 
 /// For reaching the control plane, handshake included.
@@ -153,7 +154,7 @@ impl Client {
     }
 
     /// A socket that may not be used, one that nobody serves and one that is not there are three troubles.
-    fn explain(&self, error: &io::Error) -> String {
+    fn advised(&self, error: &io::Error) -> String {
         let advice = match (&self.place, error.kind()) {
             (Place::Socket(_), io::ErrorKind::PermissionDenied) => {
                 "the socket may be there, but only the user who runs the control plane and root may use it"
@@ -191,7 +192,7 @@ impl Client {
     ) -> Result<Bytes, ClientError> {
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.unreachable(self.explain(&error))),
+            Ok(Err(error)) => return Err(self.unreachable(self.advised(&error))),
             Err(_) => return Err(self.unreachable("no connection within 5 s")),
         };
         let answer = async {
@@ -479,7 +480,7 @@ mod tests {
     #[test]
     fn no_permission_and_nobody_there_are_told_apart() {
         let client = Client::socket("/run/outrigger.sock");
-        let said = |kind: io::ErrorKind| client.explain(&kind.into());
+        let said = |kind: io::ErrorKind| client.advised(&kind.into());
         assert!(said(io::ErrorKind::PermissionDenied).contains("only the user who runs"));
         assert!(said(io::ErrorKind::ConnectionRefused).contains("nobody serves it"));
         assert_eq!(said(io::ErrorKind::BrokenPipe), "broken pipe");

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod client;
 pub mod compile;
+pub mod explain;
 pub mod instance;
 pub mod keeper;
 pub mod provider;

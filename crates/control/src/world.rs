@@ -261,13 +261,7 @@ impl World {
     /// before the shorter, then the first by name.
     pub fn route_for(&self, host: &Host, namespace: &str) -> Option<Arc<RouteIntent>> {
         let mistaken = self.mistaken(host);
-        let mut routes = self.rules.routes.of(host);
-        for route in mistaken.iter().flat_map(|other| self.rules.routes.of(other)) {
-            if !routes.iter().any(|known| Arc::ptr_eq(known, &route)) {
-                routes.push(route);
-            }
-        }
-        routes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        let routes = self.routes_over(host);
         let visible = routes.iter().filter(|route| route.visibility.includes(namespace));
         let score = |route: &RouteIntent| {
             let of = |pattern: &Host| {
@@ -277,6 +271,25 @@ impl World {
             route.hosts.iter().filter_map(of).max()
         };
         best(visible.filter_map(|route| score(route).map(|score| (score, route)))).cloned()
+    }
+
+    /// All that rules say of routing a host, for whichever client, by origin.
+    pub(crate) fn routes_over(&self, host: &Host) -> Vec<Arc<RouteIntent>> {
+        let mut routes = self.rules.routes.of(host);
+        for route in self.mistaken(host).iter().flat_map(|other| self.rules.routes.of(other)) {
+            if !routes.iter().any(|known| Arc::ptr_eq(known, &route)) {
+                routes.push(route);
+            }
+        }
+        routes.sort_by(|a, b| a.origin.cmp(&b.origin));
+        routes
+    }
+
+    /// All client-side policy for a host, for whichever client, by origin.
+    pub(crate) fn destinations_over(&self, host: &Host) -> Vec<Arc<DestinationIntent>> {
+        let mut all = self.rules.destinations.of(host);
+        all.extend(self.mistaken(host).iter().flat_map(|other| self.rules.destinations.of(other)));
+        all
     }
 
     /// The client-side policy that a client of `namespace` has for a host; the client's own namespace goes first, then the
@@ -307,18 +320,25 @@ impl World {
 
     /// What an instance accepts on a port: the narrowest scope that says something, finally PERMISSIVE.
     pub fn mtls_mode(&self, instance: &Instance, port: u16) -> MtlsMode {
+        self.mtls_of(instance, port).0
+    }
+
+    /// The same, and who says so.
+    pub(crate) fn mtls_of(&self, instance: &Instance, port: u16) -> (MtlsMode, Option<&MtlsIntent>) {
         let inherited = || {
             let of = |namespace: &str| {
-                self.rules.mtls.of(namespace).iter().filter(|i| i.selector.is_empty()).find_map(|i| i.mode)
+                let wide = self.rules.mtls.of(namespace).iter().filter(|i| i.selector.is_empty());
+                wide.into_iter().find_map(|i| Some((i.mode?, Some(i.as_ref()))))
             };
             of(&instance.namespace)
                 .or_else(|| self.settings.roots().find_map(of))
-                .unwrap_or(MtlsMode::Permissive)
+                .unwrap_or((MtlsMode::Permissive, None))
         };
-        match self.own_mtls(instance) {
-            None => inherited(),
-            Some(own) => own.ports.get(&port).copied().flatten().or(own.mode).unwrap_or_else(inherited),
-        }
+        let own = self.own_mtls(instance).and_then(|own| {
+            let mode = own.ports.get(&port).copied().flatten().or(own.mode)?;
+            Some((mode, Some(own.as_ref())))
+        });
+        own.unwrap_or_else(inherited)
     }
 
     /// The PeerAuthentication that selects an instance.

@@ -21,3 +21,4 @@ mod references;
 pub mod request;
 pub mod resource;
 pub mod route;
+mod words;

@@ -11,6 +11,13 @@ pub(crate) fn field(name: &str, value: &Value) -> String {
     out
 }
 
+/// All fields of an object, one under the other.
+pub(crate) fn fields(value: &Value) -> String {
+    let mut out = String::new();
+    block(&mut out, value, 0);
+    out
+}
+
 fn entry(out: &mut String, name: &str, value: &Value, indent: usize) {
     let pad = " ".repeat(indent);
     match scalar(value) {

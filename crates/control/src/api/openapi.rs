@@ -4,7 +4,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::OpenApi;
 
-use super::{Api, authority, identities, instances, rules, status, types};
+use super::{Api, authority, explain, identities, instances, rules, status, types};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -39,6 +39,7 @@ use super::{Api, authority, identities, instances, rules, status, types};
         authority::authority,
         authority::rotate_root,
         authority::forget_old_roots,
+        explain::explain,
     ),
     components(schemas(types::FindingBody))
 )]

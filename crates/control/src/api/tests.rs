@@ -7,6 +7,7 @@ use super::types::{
     Action, ApplyQuery, FileText, IdentityBody, IdentityRequest, RuleState, RulesQuery, TokenRequest,
 };
 use crate::client::Client;
+use crate::explain::body::ExplainRequest;
 use crate::instance::{Instance, Protocol, State, sample};
 use crate::{ControlPlane, Running, Settings};
 
@@ -177,6 +178,22 @@ async fn a_workload_may_only_act_for_itself() {
     }
     assert_eq!(own.apply(SUBSETS, &ApplyQuery::default()).await.unwrap_err().status().unwrap(), 403);
     assert_eq!(own.issue_identity(&request("web")).await.err().unwrap().status().unwrap(), 403);
+    let asked = |from: &str, url: &str| ExplainRequest {
+        from: from.into(),
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+    };
+    assert_eq!(own.explain(&asked("c1", "http://catalog:8080/")).await.unwrap_err().status().unwrap(), 403);
+    for (from, url, status) in [("nobody", "http://catalog:8080/", 404), ("w1", "catalog:8080", 400)] {
+        assert_eq!(
+            socket.explain(&asked(from, url)).await.unwrap_err().status().unwrap(),
+            status,
+            "{from} {url}"
+        );
+    }
+    let said = socket.explain(&asked("w1", "http://catalog:8080/")).await.unwrap();
+    assert_eq!((said.in_force, said.outcomes[0].instances.as_slice()), (None, &["c1".to_owned()][..]));
     let visible: Vec<String> =
         own.instances().await.unwrap().into_iter().map(|body| body.instance.id).collect();
     assert_eq!(visible, ["c1"]);
@@ -300,10 +317,11 @@ async fn the_document_describes_every_path_that_is_served() {
         "/v1/authority",
         "/v1/authority/rotate-root",
         "/v1/authority/forget-old-roots",
+        "/v1/explain",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 20);
+    assert_eq!(paths.len(), 21);
     let (running, client, _dir) = start().await;
     let served: serde_json::Value = client.get("/openapi.json").await.unwrap();
     assert_eq!(served, document);

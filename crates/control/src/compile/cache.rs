@@ -404,6 +404,13 @@ fn resource(inputs: &Inputs, lens: &Lens<'_>, kind: ResourceKind, name: &str) ->
     })
 }
 
+/// The resource of a name as a client sees it in a world, with nothing kept; what is no matter of the world (trust) is not there.
+pub fn once(world: &Arc<World>, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
+    let inputs = Inputs { world: world.clone(), roots_pem: "".into(), revoked: Arc::default() };
+    let resource = compile(&inputs, scope, kind, name).outcome.resource?;
+    Some((*resource.resource).clone())
+}
+
 /// The names of a wildcard.
 fn listed(lens: &Lens<'_>, kind: ResourceKind) -> Vec<String> {
     match (lens.kind(), kind) {

@@ -15,6 +15,11 @@ impl World {
         !self.rules.attached.of(host).is_empty()
     }
 
+    /// All routes that are attached to a service, for whichever client and port.
+    pub(crate) fn attached_over(&self, host: &Host) -> Vec<Arc<AttachedIntent>> {
+        self.rules.attached.of(host)
+    }
+
     /// The routes that are attached to a port of a service and hold for a client of `namespace`: those of its own namespace,
     /// and without any those of the service's (GEP-1294). Of several kinds only the most specific holds.
     pub fn attached_to(&self, service: &Service, port: u16, namespace: &str) -> Vec<Arc<AttachedIntent>> {

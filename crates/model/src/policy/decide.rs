@@ -16,6 +16,10 @@ use crate::origin::Origin;
 use crate::policy::{Permission, Principal, Rbac, RbacAction};
 use crate::request::{ConnectionView, RequestView};
 
+mod explain;
+
+pub use explain::{Looked, look};
+
 /// Compiled RBAC filters.
 #[derive(Debug, Default)]
 pub struct PolicySet {

@@ -142,19 +142,18 @@ impl RouteTable {
         index.map(|index| &self.hosts[index])
     }
 
-    /// Why each route of the request's virtual host takes it or not, up to the one that does.
+    /// Why each route of the request's virtual host takes it or not: those before the one that does, and those behind it.
     pub fn explain<'a, R: RequestView>(&'a self, request: &R) -> Explanation<'a> {
-        let Some(host) = self.find_host(request.authority()) else {
-            return Explanation { host: None, rejected: Vec::new(), route: None };
-        };
-        let mut rejected = Vec::new();
+        let Some(host) = self.find_host(request.authority()) else { return Explanation::default() };
+        let mut found = Explanation { host: Some(host), ..Explanation::default() };
         for route in &host.routes {
-            match route.matcher.mismatch(request) {
-                Some(why) => rejected.push((route, why)),
-                None => return Explanation { host: Some(host), rejected, route: Some(route) },
+            match (route.matcher.mismatch(request), found.route) {
+                (why, Some(_)) => found.behind.push((route, why)),
+                (Some(why), None) => found.rejected.push((route, why)),
+                (None, None) => found.route = Some(route),
             }
         }
-        Explanation { host: Some(host), rejected, route: None }
+        found
     }
 
     fn add_host(&mut self, host: &VirtualHost, index: usize, next_id: &mut u32) -> Result<(), Flaw> {
@@ -203,7 +202,7 @@ impl RouteTable {
 }
 
 /// What [`RouteTable::explain`] found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Explanation<'a> {
     /// The virtual host; absent if no domain matched.
     pub host: Option<&'a CompiledHost>,
@@ -211,6 +210,8 @@ pub struct Explanation<'a> {
     pub rejected: Vec<(&'a CompiledRoute, Mismatch<'a>)>,
     /// The route that takes it.
     pub route: Option<&'a CompiledRoute>,
+    /// Routes behind that one: what does not match, or `None` where it only comes too late.
+    pub behind: Vec<(&'a CompiledRoute, Option<Mismatch<'a>>)>,
 }
 
 impl CompiledRoute {

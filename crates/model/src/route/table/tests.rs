@@ -170,12 +170,24 @@ fn the_explanation_names_the_losing_routes() {
     let t = table(vec![host(
         "h",
         &["*"],
-        vec![route("a", on_path(PathMatch::Exact("/a".into()))), route("b", RouteMatch::any())],
+        vec![
+            route("a", on_path(PathMatch::Exact("/a".into()))),
+            route("b", on_path(PathMatch::Prefix("/b".into()))),
+            route("c", RouteMatch::any()),
+            route("d", on_path(PathMatch::Exact("/a".into()))),
+        ],
     )]);
     let explanation = t.explain(&get("h", "/b"));
-    assert_eq!(explanation.rejected.len(), 1);
-    assert_eq!(explanation.rejected[0].1, Mismatch::Path);
+    let named =
+        |(route, why): &(&CompiledRoute, Option<Mismatch<'_>>)| (route.config.name.clone(), why.is_some());
+    assert_eq!(explanation.rejected.iter().map(|(_, why)| *why).collect::<Vec<_>>(), [Mismatch::Path]);
     assert_eq!(explanation.route.map(|r| r.config.name.as_str()), Some("b"));
+    let behind: Vec<_> = explanation.behind.iter().map(named).collect();
+    assert_eq!(
+        behind,
+        [("c".to_owned(), false), ("d".to_owned(), true)],
+        "the one comes too late, the other never"
+    );
 }
 
 #[test]

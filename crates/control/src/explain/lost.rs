@@ -1,0 +1,113 @@
+//! Rules for a host that a client does not have, and why: what compilation leaves out leaves no trace in what it makes.
+
+use outrigger_rules::intent::{AttachedIntent, Host, HttpMatch, Origin, RouteIntent, Visibility};
+
+use super::See;
+use super::body::Lost;
+use crate::world::{Service, selected};
+
+/// Everything for a port of a service that does not reach the client's routes or clusters.
+pub(super) fn rules(see: &See<'_>, service: &Service, port: u16) -> Vec<Lost> {
+    let attached = see.world.attached_to(service, port, see.namespace());
+    let mut lost =
+        other_attached(see, service, port, &attached.iter().map(|r| r.origin.clone()).collect::<Vec<_>>());
+    lost.extend(routes(see, service, port, attached.first().map(|route| &route.origin)));
+    lost.extend(destinations(see, &service.host));
+    lost
+}
+
+fn whole(origin: &Origin, why: String) -> Lost {
+    Lost { rule: String::new(), origin: Some(origin.to_string()), why }
+}
+
+fn hidden(visibility: &Visibility, namespace: &str) -> Option<String> {
+    (!visibility.includes(namespace)).then(|| format!("its exportTo leaves out the namespace {namespace}"))
+}
+
+fn other_attached(see: &See<'_>, service: &Service, port: u16, chosen: &[Origin]) -> Vec<Lost> {
+    let why = |route: &AttachedIntent| {
+        let of = &route.origin.namespace;
+        if !route.is_at(&service.host, port, |name| service.port_named(name)) {
+            return format!("it is attached to other ports than {port}");
+        }
+        match chosen.first() {
+            Some(first) if first.namespace == *of => format!("{first} is of a more specific kind"),
+            Some(first) => format!("{first} goes before it: a client's own namespace, then the service's"),
+            None => format!("it holds for clients of the namespace {of} only"),
+        }
+    };
+    let all = see.world.attached_over(&service.host);
+    let others = all.iter().filter(|route| !chosen.contains(&route.origin));
+    others.map(|route| whole(&route.origin, why(route))).collect()
+}
+
+fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&Origin>) -> Vec<Lost> {
+    let chosen = see.world.route_for(&service.host, see.namespace());
+    let mut lost = Vec::new();
+    for route in see.world.routes_over(&service.host) {
+        let is_chosen = chosen.as_ref().is_some_and(|chosen| chosen.origin == route.origin);
+        let why = hidden(&route.visibility, see.namespace())
+            .or_else(|| attached.map(|attached| format!("{attached} at this port replaces it")))
+            .or_else(|| {
+                let first = chosen.as_ref().filter(|_| !is_chosen)?;
+                Some(format!(
+                    "{} goes before it: the more specific host, then the first by name",
+                    first.origin
+                ))
+            });
+        match why {
+            Some(why) => lost.push(whole(&route.origin, why)),
+            None if is_chosen => lost.extend(chosen.iter().flat_map(|route| matches(see, route, port))),
+            None => {}
+        }
+    }
+    lost
+}
+
+/// Matches that are for other clients or ports.
+fn matches(see: &See<'_>, intent: &RouteIntent, port: u16) -> Vec<Lost> {
+    let mut lost = Vec::new();
+    for (index, http) in intent.http.iter().enumerate() {
+        let name = match http.route.name.as_str() {
+            "" => format!("{}[{index}]", intent.origin.name),
+            given => given.to_owned(),
+        };
+        let origin = http.of.as_ref().unwrap_or(&intent.origin);
+        let others = http.matches.iter().filter_map(|m| not_for(see, m, port));
+        lost.extend(others.map(|why| Lost { rule: name.clone(), origin: Some(origin.to_string()), why }));
+    }
+    lost
+}
+
+fn not_for(see: &See<'_>, m: &HttpMatch, port: u16) -> Option<String> {
+    if let Some(wanted) = m.port.filter(|wanted| *wanted != port) {
+        return Some(format!("it is for port {wanted}"));
+    }
+    if let Some(wanted) = m.source_namespace.as_ref().filter(|wanted| *wanted != see.namespace()) {
+        return Some(format!("it is for clients of the namespace {wanted}"));
+    }
+    let has = |labels| selected(&m.source_labels, labels);
+    if m.source_labels.is_empty() || see.scope.labels(see.world).is_some_and(has) {
+        return None;
+    }
+    let labels: Vec<_> = m.source_labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Some(format!("it is for clients with {}", labels.join(", ")))
+}
+
+fn destinations(see: &See<'_>, host: &Host) -> Vec<Lost> {
+    let chosen = see.world.destination_for(host, see.namespace());
+    let is_chosen =
+        |origin: &Origin| chosen.as_ref().is_some_and(|chosen| chosen.origins().any(|o| o == origin));
+    let why = |visibility: &Visibility| {
+        hidden(visibility, see.namespace()).unwrap_or_else(|| match &chosen {
+            Some(chosen) => format!(
+                "{} goes before it: the more specific host, then the client's namespace, then the service's",
+                chosen.origin
+            ),
+            None => "it does not hold here".to_owned(),
+        })
+    };
+    let all = see.world.destinations_over(host);
+    let others = all.iter().filter(|rule| !is_chosen(&rule.origin));
+    others.map(|rule| whole(&rule.origin, why(&rule.visibility))).collect()
+}

@@ -1,0 +1,231 @@
+use super::*;
+use crate::instance::{Protocol, State, sample};
+use crate::world::MeshSettings;
+
+fn world(rules: &str) -> Arc<World> {
+    let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
+    v2.service_account = "other".into();
+    let mut bare = sample("bare-1", "bare", "v1", "127.0.0.14", 8080, Protocol::Http);
+    bare.sidecar = false;
+    let mut away = sample("away-1", "away", "v1", "127.0.0.15", 8080, Protocol::Http);
+    away.state = State::Maintenance;
+    let instances = vec![
+        sample("web-1", "web", "v1", "127.0.0.10", 8080, Protocol::Http),
+        sample("catalog-v1", "catalog", "v1", "127.0.0.11", 8080, Protocol::Http),
+        v2,
+        sample("stock-1", "stock", "v1", "127.0.0.13", 7000, Protocol::Tcp),
+        bare,
+        away,
+    ];
+    let parsed = outrigger_rules::parse("test.yaml", rules);
+    assert!(parsed.findings.iter().all(|finding| !finding.is_error()), "{:?}", parsed.findings);
+    let intents = parsed.objects.into_iter().flat_map(|object| object.intents);
+    Arc::new(World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents))
+}
+
+fn ask(rules: &str, from: &str, request: &str) -> Explanation {
+    let mut words = request.split(" -H ");
+    let (method, url) = words.next().unwrap().split_once(' ').unwrap();
+    let headers = words.map(str::to_owned).collect();
+    let asked = ExplainRequest { from: from.into(), method: method.into(), url: url.into(), headers };
+    explain(&world(rules), &Connected::new(), &asked).unwrap()
+}
+
+/// The only outcome, as kind, status and instances.
+fn only(answer: &Explanation) -> (&str, Option<u16>, Vec<&str>) {
+    let [outcome] = answer.outcomes.as_slice() else { panic!("{:?}", answer.outcomes) };
+    (&outcome.kind, outcome.status, outcome.instances.iter().map(String::as_str).collect())
+}
+
+const ROUTES: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec:
+  host: catalog
+  trafficPolicy: {connectionPool: {http: {http2MaxRequests: 9}}}
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec:
+  hosts: [catalog]
+  http:
+  - name: testers
+    match: [{uri: {prefix: /a}, headers: {x-test: {exact: 'on'}}}]
+    route: [{destination: {host: catalog, subset: v2}}]
+    timeout: 2s
+    retries: {attempts: 3, retryOn: 5xx}
+    rewrite: {uri: /b}
+  - name: others
+    match: [{uri: {prefix: /a}, sourceLabels: {app: nobody}}]
+    directResponse: {status: 418}
+  - name: moved
+    match: [{uri: {exact: /old}}]
+    redirect: {uri: /new}
+  - name: rest
+    route: [{destination: {host: catalog, subset: v1}}]
+";
+
+#[test]
+fn the_route_the_subset_and_the_rules_that_lost_are_named() {
+    let answer = ask(ROUTES, "web", "GET http://catalog:8080//a/x?q -H X-Test: on");
+    assert_eq!(only(&answer), ("forwarded", None, vec!["catalog-v2"]));
+    assert_eq!(
+        (answer.request.path.as_str(), answer.request.written.as_deref()),
+        ("/a/x?q", Some("//a/x?q"))
+    );
+    let route = answer.route.unwrap();
+    assert_eq!(
+        (route.name.as_str(), route.origin.as_deref()),
+        ("testers", Some("VirtualService shop/catalog"))
+    );
+    assert_eq!(route.matches, "the path begins with /a and the header x-test is \"on\"");
+    assert_eq!(route.timeout.as_deref(), Some("2s"));
+    assert!(route.retry.unwrap().starts_with("up to 3 times on 5xx"));
+    let [target] = answer.targets.as_slice() else { panic!("{:?}", answer.targets) };
+    assert_eq!(target.cluster, "outbound|8080|v2|catalog.shop.svc.cluster.local");
+    assert_eq!(
+        (target.origin.as_deref(), target.path.as_deref()),
+        (Some("DestinationRule shop/catalog"), Some("/b/x?q"))
+    );
+    assert!(target.policy.contains(&"at most 9 requests".to_owned()), "{:?}", target.policy);
+    let lost: Vec<_> = answer.lost.iter().map(|lost| format!("{}: {}", lost.rule, lost.why)).collect();
+    let expected = [
+        "others: it is for clients with app=nobody",
+        "moved: it does not hold that the path is /old, and it is behind the one that matches",
+        "rest: it matches, but an earlier one does, too",
+    ];
+    assert_eq!(lost, expected);
+
+    let answer = ask(ROUTES, "web-1", "GET http://catalog.shop:8080/a");
+    assert_eq!(only(&answer), ("forwarded", None, vec!["catalog-v1"]));
+    assert_eq!(answer.lost[1].why, "it does not hold that the header x-test is \"on\"");
+    let answer = ask(ROUTES, "shop/web", "GET http://catalog:8080/old");
+    assert_eq!(only(&answer), ("answered", Some(301), vec![]));
+    assert!(answer.summary.contains("http://catalog:8080/new"), "{}", answer.summary);
+}
+
+#[test]
+fn whole_objects_lose_for_a_reason() {
+    let hidden = ROUTES.replace("hosts: [catalog]", "hosts: [catalog]\n  exportTo: [elsewhere]");
+    let hidden = ask(&hidden, "web", "GET http://catalog:8080/a");
+    assert_eq!(hidden.lost[0].why, "its exportTo leaves out the namespace shop");
+    let attached = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: own, namespace: shop}\nspec:\n  \
+                    parentRefs: [{group: '', kind: Service, name: catalog}]\n  rules: [{backendRefs: [{name: bare, port: 8080}]}]\n";
+    let answer = ask(&format!("{ROUTES}---\n{attached}"), "web", "GET http://catalog:8080/a");
+    assert_eq!(only(&answer), ("forwarded", None, vec!["bare-1"]));
+    assert_eq!(answer.lost[0].origin.as_deref(), Some("VirtualService shop/catalog"));
+    assert_eq!(answer.lost[0].why, "HTTPRoute shop/own at this port replaces it");
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let outside = ask("", "web", "GET http://example.com/");
+    assert_eq!(only(&outside), ("outside", None, vec![]));
+    assert!(outside.summary.contains("REGISTRY_ONLY"), "{}", outside.summary);
+    let port = ask("", "web", "GET http://catalog/");
+    assert!(
+        port.notes.iter().any(|note| note.contains("with port 8080, and not with 80")),
+        "{:?}",
+        port.notes
+    );
+    let nobody = ask("", "web", "GET http://away:8080/");
+    assert_eq!(only(&nobody), ("failed", Some(503), vec![]));
+    let subset = ask(
+        &ROUTES.replace("{name: v2, labels: {version: v2}}", "{name: v2, labels: {version: v3}}"),
+        "web",
+        "GET http://catalog:8080/a -H x-test: on",
+    );
+    assert_eq!(only(&subset), ("failed", Some(503), vec![]));
+    let path = ask("", "web", "GET http://catalog:8080/a/..%2fb");
+    assert_eq!(only(&path), ("answered", Some(400), vec![]));
+    for (from, what) in [("nobody", "there are shop/away, shop/bare"), ("web.other", "no service")] {
+        let asked = ExplainRequest {
+            from: from.into(),
+            url: "http://catalog/".into(),
+            method: "GET".into(),
+            headers: vec![],
+        };
+        let Err(Unexplained::Unknown(text)) = explain(&world(""), &Connected::new(), &asked) else {
+            panic!("{from}")
+        };
+        assert!(text.contains(what), "{text}");
+    }
+}
+
+const POLICIES: &str = "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: all, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: secrets, namespace: shop}
+spec:
+  selector: {matchLabels: {version: v2}}
+  action: DENY
+  rules: [{to: [{operation: {paths: [/secret*]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web-only, namespace: shop}
+spec:
+  selector: {matchLabels: {app: catalog}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {methods: [GET]}}]}]
+";
+
+#[test]
+fn the_policies_of_each_endpoint_decide_and_those_that_do_not_match_say_why() {
+    let answer = ask(POLICIES, "web", "GET http://catalog:8080/secret/1");
+    let [denied, allowed] = answer.outcomes.as_slice() else { panic!("{:?}", answer.outcomes) };
+    assert_eq!(
+        (denied.kind.as_str(), denied.status, denied.instances[0].as_str()),
+        ("denied", Some(403), "catalog-v2")
+    );
+    assert_eq!(denied.origin.as_deref(), Some("AuthorizationPolicy shop/secrets"));
+    assert_eq!((allowed.kind.as_str(), allowed.instances[0].as_str()), ("forwarded", "catalog-v1"));
+    let inbound = &answer.targets[0].inbound;
+    let v1 = inbound.iter().find(|one| one.instances == ["catalog-v1"]).unwrap();
+    assert_eq!(v1.transport, "mTLS as spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(v1.mtls.as_deref(), Some("STRICT by PeerAuthentication shop/all"));
+    assert_eq!(v1.origin.as_deref(), Some("AuthorizationPolicy shop/web-only"));
+
+    let post = ask(POLICIES, "web", "POST http://catalog:8080/");
+    assert!(post.outcomes.iter().all(|outcome| outcome.status == Some(403)), "{:?}", post.outcomes);
+    let why = &post.targets[0].inbound[0].lost;
+    assert!(why.iter().any(|lost| lost.why == "it does not hold that the method is \"GET\""), "{why:?}");
+    let other = ask(POLICIES, "stock", "GET http://catalog:8080/");
+    let why = &other.targets[0].inbound[0].lost;
+    assert!(
+        why.iter().any(|lost| lost
+            .why
+            .contains("the peer's identity is \"spiffe://cluster.local/ns/shop/sa/web\"")),
+        "{why:?}"
+    );
+
+    let plain = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: plain, namespace: shop}\nspec:\n  host: catalog\n  \
+                 trafficPolicy: {tls: {mode: DISABLE}}\n";
+    let plain = ask(&format!("{POLICIES}{plain}"), "web", "GET http://catalog:8080/");
+    assert_eq!(only(&plain), ("failed", Some(503), vec!["catalog-v1", "catalog-v2"]));
+    assert!(plain.summary.contains("takes no plain text"), "{}", plain.summary);
+    let bare = ask(POLICIES, "web", "GET http://bare:8080/");
+    assert_eq!(only(&bare), ("forwarded", None, vec!["bare-1"]));
+    let bytes = ask("", "web", "GET http://stock:7000/");
+    assert_eq!(
+        (only(&bytes), bytes.listener.as_ref().unwrap().protocol.as_str()),
+        (("forwarded", None, vec!["stock-1"]), "tcp")
+    );
+}
+
+#[test]
+fn faults_and_weights_leave_several_outcomes() {
+    let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\nspec:\n  hosts: [catalog]\n  \
+                 http:\n  - fault: {abort: {httpStatus: 500, percentage: {value: 10}}}\n    route:\n    - {destination: {host: catalog}, weight: 90}\n    \
+                 - {destination: {host: bare}, weight: 10}\n";
+    let answer = ask(rules, "web", "GET http://catalog:8080/");
+    let kinds: Vec<_> =
+        answer.outcomes.iter().map(|outcome| (outcome.kind.as_str(), outcome.status)).collect();
+    assert_eq!(kinds, [("answered", Some(500)), ("forwarded", None), ("forwarded", None)]);
+    assert_eq!(answer.targets.iter().map(|target| target.percent).collect::<Vec<_>>(), [90.0, 10.0]);
+}

@@ -1,0 +1,179 @@
+//! What resources say, in words.
+
+use std::time::Duration;
+
+use outrigger_model::cluster::{Balance, Breaker, ClientTls, Cluster, UpstreamProtocol};
+use outrigger_model::rate_limit::RateLimit;
+use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
+
+/// `250ms`, `2s`, `1.5s`.
+pub(super) fn time(time: Duration) -> String {
+    match (time.as_secs(), time.subsec_millis()) {
+        (0, millis) => format!("{millis}ms"),
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{}s", time.as_secs_f64()),
+    }
+}
+
+pub(super) fn action(action: &RouteAction) -> String {
+    match action {
+        RouteAction::Forward(forward) => {
+            let total: u64 = forward.clusters.iter().map(|share| u64::from(share.weight)).sum();
+            let share = |weight| {
+                if total == u64::from(weight) { String::new() } else { format!(" ({weight} of {total})") }
+            };
+            let to = forward.clusters.iter().map(|to| format!("{}{}", to.cluster, share(to.weight)));
+            format!("forwards to {}", to.collect::<Vec<_>>().join(", "))
+        }
+        RouteAction::Redirect(redirect) => format!("redirects with {}", redirect.status()),
+        RouteAction::Direct { status, body } if body.is_empty() => format!("answers {status}"),
+        RouteAction::Direct { status, body } => format!("answers {status} with {} bytes", body.len()),
+    }
+}
+
+pub(super) fn retry(policy: &RetryPolicy) -> Option<String> {
+    if policy.attempts == 0 || (policy.on.is_empty() && policy.statuses.is_empty()) {
+        return None;
+    }
+    let statuses = policy.statuses.iter().map(u16::to_string);
+    let on: Vec<_> = policy.on.iter().map(|on| on.name().to_owned()).chain(statuses).collect();
+    let each = policy.per_try_timeout.map_or(String::new(), |limit| format!(", each within {}", time(limit)));
+    let (base, max) = (time(policy.backoff_base), time(policy.backoff_max));
+    Some(format!("up to {} times on {}{each}; back-off {base} to {max}", policy.attempts, on.join(", ")))
+}
+
+/// What a route changes in requests.
+pub(super) fn edits(route: &Route) -> Vec<String> {
+    let mut all = headers(&route.request_headers);
+    if let RouteAction::Forward(Forward { rewrite, clusters, .. }) = &route.action {
+        if let Some(prefix) = &rewrite.prefix {
+            all.push(format!("replaces the matched path by {prefix}"));
+        }
+        if let Some((pattern, text)) = rewrite.regex.as_ref().filter(|_| rewrite.prefix.is_none()) {
+            all.push(format!("replaces {pattern:?} in the path by {text:?}"));
+        }
+        if let Some(authority) = &rewrite.authority {
+            all.push(format!("replaces the authority by {authority}"));
+        }
+        for share in clusters.iter().filter(|share| !share.request_headers.is_empty()) {
+            all.extend(
+                headers(&share.request_headers).iter().map(|edit| format!("to {}: {edit}", share.cluster)),
+            );
+        }
+    }
+    all.extend(headers(&route.response_headers).iter().map(|edit| format!("in responses: {edit}")));
+    all
+}
+
+fn headers(edits: &HeaderEdits) -> Vec<String> {
+    let removed = edits.remove.iter().map(|name| format!("removes {name}"));
+    let set = edits.set.iter().map(|(name, value)| format!("sets {name}: {value}"));
+    let added = edits.add.iter().map(|(name, value)| format!("adds {name}: {value}"));
+    removed.chain(set).chain(added).collect()
+}
+
+/// What else a route does.
+pub(super) fn more(route: &Route) -> Vec<String> {
+    let mut all: Vec<String> = route.fault.iter().flat_map(fault).collect();
+    if let RouteAction::Forward(forward) = &route.action {
+        let copies = forward.mirrors.iter();
+        all.extend(copies.map(|copy| format!("copies {}% to {}", copy.percentage, copy.cluster)));
+    }
+    if let Some(cors) = &route.cors {
+        let origins: Vec<_> = cors.allow_origins.iter().map(ToString::to_string).collect();
+        all.push(format!("lets pages call it whose origin {}", origins.join(" or ")));
+    }
+    all
+}
+
+fn fault(fault: &Fault) -> Vec<String> {
+    let delay = fault.delay.iter();
+    let delay = delay.map(|delay| format!("delays {}% by {}", delay.percentage, time(delay.duration)));
+    let abort = fault.abort.iter().map(|abort| match abort.status {
+        FaultStatus::Http(status) => format!("answers {}% with {status}", abort.percentage),
+        FaultStatus::Grpc(code) => format!("answers {}% with gRPC status {code}", abort.percentage),
+    });
+    delay.chain(abort).collect()
+}
+
+/// Balancing, TLS, limits and ejection of a cluster.
+pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
+    let mut all = vec![balance(cluster.balance), tls(&cluster.tls)];
+    match cluster.protocol {
+        UpstreamProtocol::Follow => {}
+        UpstreamProtocol::Http1 => all.push("HTTP/1.1".to_owned()),
+        UpstreamProtocol::Http2 => all.push("HTTP/2".to_owned()),
+    }
+    let limits = &cluster.limits;
+    let bounds = [
+        ("connections", limits.max_connections),
+        ("pending requests", limits.max_pending),
+        ("requests", limits.max_requests),
+        ("retries", limits.max_retries),
+    ];
+    let bounds: Vec<_> = bounds
+        .iter()
+        .filter(|(_, most)| *most != u32::MAX)
+        .map(|(what, most)| format!("{most} {what}"))
+        .collect();
+    if !bounds.is_empty() {
+        all.push(format!("at most {}", bounds.join(", ")));
+    }
+    if let Some(budget) = &limits.retry_budget {
+        all.push(format!("retries up to {}% of the requests, or {}", budget.percent, budget.min_concurrency));
+    }
+    if let Some(outlier) = &cluster.outlier {
+        let rows = match (outlier.consecutive_5xx, outlier.consecutive_gateway) {
+            (0, gateway) => format!("{gateway} gateway errors"),
+            (errors, 0) => format!("{errors} errors"),
+            (errors, gateway) => format!("{errors} errors or {gateway} gateway errors"),
+        };
+        all.push(format!("ejects for {} after {rows} in a row", time(outlier.base_ejection)));
+    }
+    if let Some(breaker) = &cluster.breaker {
+        all.push(opens(breaker));
+    }
+    all.push(format!("connects within {}", time(cluster.connect_timeout)));
+    all
+}
+
+fn opens(breaker: &Breaker) -> String {
+    let (percent, least) = (breaker.failure_percent, breaker.minimum_requests);
+    let share = format!("{percent}% of at least {least} requests in {}", time(breaker.interval));
+    let row = format!("{} in a row", breaker.consecutive_failures);
+    let when = match (percent > 0.0, breaker.consecutive_failures > 0) {
+        (true, true) => format!("{share}, or {row}"),
+        (true, false) => share,
+        _ => row,
+    };
+    format!("sends nothing for {} after failures of {when}", time(breaker.open_time))
+}
+
+/// How many requests a limit lets through.
+pub(super) fn limit(limit: &RateLimit) -> String {
+    let each = if limit.by.is_empty() { "" } else { " each" };
+    let by = limit.origin.as_ref().map_or(String::new(), |origin| format!(" ({origin})"));
+    format!("{}{by}: {} requests in {}{each}", limit.name, limit.requests, time(limit.per))
+}
+
+fn balance(balance: Balance) -> String {
+    match balance {
+        Balance::RoundRobin => "round robin",
+        Balance::LeastRequest => "least request",
+        Balance::Random => "random",
+        Balance::RingHash { .. } => "ring hash",
+        Balance::Maglev { .. } => "Maglev",
+        #[allow(unreachable_patterns)] // those to come
+        _ => return format!("{balance:?}"),
+    }
+    .to_owned()
+}
+
+fn tls(tls: &ClientTls) -> String {
+    match tls {
+        ClientTls::None => "plain text".to_owned(),
+        ClientTls::Mesh { required: true, .. } => "mTLS, required".to_owned(),
+        ClientTls::Mesh { .. } => "mTLS where there is a sidecar".to_owned(),
+        ClientTls::Outside(outside) => format!("TLS to {}", outside.server_name),
+    }
+}

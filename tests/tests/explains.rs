@@ -1,0 +1,281 @@
+//! `explain` says what the proxies do: a thousand requests of generated kinds through real sidecars, under generated rules, and each is
+//! explained before it is sent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use fastrand::Rng;
+use outrigger_control::explain::body::{ExplainRequest, Explanation};
+use outrigger_control::instance::Protocol;
+use outrigger_tests::app::echo;
+use outrigger_tests::mesh::{Mesh, Spec};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::BINARY;
+use crate::thin_thread::{catalog, web};
+
+const SEED: u64 = 0x0075_7472_6967_6765;
+/// Sets of rules, and requests under each.
+const SETS: usize = 5;
+const REQUESTS: usize = 200;
+
+const PATHS: [&str; 12] =
+    ["/", "/a", "/a/b", "/a/b/c", "/ab", "/b", "/b/1", "/b/x", "//a//b", "/a/../b/2", "/%61/c", "/a/..%2fb"];
+const QUERIES: [&str; 4] = ["", "?v=1", "?v=2&w", "?w=3"];
+const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
+const HEADERS: [&str; 6] = [
+    "x-user: ann",
+    "x-user: bob",
+    "x-kind: test",
+    "x-kind: testing",
+    "x-outrigger-own: 1",
+    "X_Forwarded_For: 1",
+];
+
+/// A request, and where it is sent to.
+struct Case {
+    host: usize,
+    method: &'static str,
+    path: String,
+    headers: Vec<&'static str>,
+}
+
+fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+    of[rng.usize(..of.len())]
+}
+
+fn case(rng: &mut Rng) -> Case {
+    let path = format!("{}{}", pick(rng, &PATHS), pick(rng, &QUERIES));
+    let headers = HEADERS.into_iter().filter(|_| rng.u8(..4) == 0).collect();
+    Case { host: rng.usize(..2), method: pick(rng, &METHODS), path, headers }
+}
+
+/// A condition of a route, as Istio writes it.
+fn condition(rng: &mut Rng) -> String {
+    let mut all = Vec::new();
+    let path = pick(rng, &["/a", "/a/b", "/b", "/ab", "/b/1"]);
+    match rng.u8(..5) {
+        0 => all.push(format!("uri: {{exact: {path}}}")),
+        1 | 2 => all.push(format!("uri: {{prefix: {path}}}")),
+        3 => all.push(format!("uri: {{regex: '{path}(/[a-z]+)?'}}")),
+        _ => {}
+    }
+    if rng.u8(..3) == 0 {
+        all.push(format!("method: {{exact: {}}}", pick(rng, &METHODS)));
+    }
+    match rng.u8(..5) {
+        0 => all.push("headers: {x-user: {exact: ann}}".into()),
+        1 => all.push("headers: {x-kind: {prefix: test}, x-user: {exact: bob}}".into()),
+        2 => all.push("withoutHeaders: {x-user: {}}".into()),
+        _ => {}
+    }
+    match rng.u8(..6) {
+        0 => all.push("queryParams: {v: {exact: '1'}}".into()),
+        1 => all.push("queryParams: {w: {}}".into()),
+        _ => {}
+    }
+    match rng.u8(..12) {
+        0 => all.push("sourceLabels: {app: stock}".into()),
+        1 => all.push("sourceLabels: {app: web}".into()),
+        2 => all.push("port: 9999".into()),
+        _ => {}
+    }
+    format!("{{{}}}", all.join(", "))
+}
+
+fn action(rng: &mut Rng) -> String {
+    let to =
+        pick(rng, &["catalog, subset: v1", "catalog, subset: v2", "catalog", "stock", "catalog, subset: v9"]);
+    let edits = pick(
+        rng,
+        &["", ", headers: {request: {set: {x-user: bob}}}", ", headers: {request: {remove: [x-kind]}}"],
+    );
+    let route = format!("route: [{{destination: {{host: {to}}}{edits}}}]");
+    match rng.u8(..12) {
+        0 => format!("directResponse: {{status: {}}}", 440 + rng.u16(..9)),
+        1 => format!("redirect: {{uri: /moved{}, redirectCode: 307}}", rng.u8(..)),
+        2 => format!("fault: {{abort: {{httpStatus: {}, percentage: {{value: 100}}}}}}\n    {route}", 450 + rng.u16(..9)),
+        3 => format!("rewrite: {{uri: /secret}}\n    {route}"),
+        4 => format!("rewrite: {{uri: /b, authority: b.example}}\n    {route}"),
+        5 => "route:\n    - {destination: {host: catalog, subset: v1}, weight: 40}\n    - {destination: {host: stock}, weight: 60}".into(),
+        _ => route,
+    }
+}
+
+fn routes(rng: &mut Rng, host: &str) -> String {
+    let mut yaml = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {host}, namespace: shop}}\nspec:\n  \
+         hosts: [{host}]\n  http:\n"
+    );
+    for at in 0..8 {
+        let conditions: Vec<_> = (0..=rng.usize(..2)).map(|_| condition(rng)).collect();
+        yaml +=
+            &format!("  - name: {host}-{at}\n    match: [{}]\n    {}\n", conditions.join(", "), action(rng));
+    }
+    if rng.bool() {
+        yaml += &format!("  - name: {host}-rest\n    route: [{{destination: {{host: {host}}}}}]\n");
+    }
+    yaml
+}
+
+fn policy(rng: &mut Rng, at: usize) -> String {
+    let select = pick(rng, &["{version: v1}", "{version: v2}", "{app: stock}", "{app: catalog}"]);
+    let to = match rng.u8(..4) {
+        0 => "{paths: [/secret*, '*/c']}".to_owned(),
+        1 => format!("{{methods: [{}], notPaths: [/b*]}}", pick(rng, &METHODS)),
+        2 => "{hosts: [b.example]}".to_owned(),
+        _ => format!("{{paths: [{}]}}", pick(rng, &["/a/b", "/b*", "/*"])),
+    };
+    let from = pick(
+        rng,
+        &[
+            "",
+            "from: [{source: {principals: ['*/sa/web']}}], ",
+            "from: [{source: {notNamespaces: [shop]}}], ",
+        ],
+    );
+    let when = pick(rng, &["", ", when: [{key: 'request.headers[x-user]', values: [bob]}]"]);
+    // One of three permits: what none of them matches is denied.
+    let action = if rng.u8(..3) == 0 { "ALLOW" } else { "DENY" };
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p{at}, namespace: shop}}\nspec:\n  \
+         selector: {{matchLabels: {select}}}\n  action: {action}\n  rules: [{{{from}to: [{{operation: {to}}}]{when}}}]\n"
+    )
+}
+
+const SUBSETS: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec:
+  host: catalog
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v9, labels: {version: v9}}]
+";
+
+/// A connection that is kept.
+struct Kept(BufReader<TcpStream>);
+
+/// What came back.
+#[derive(Debug)]
+struct Seen {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Kept {
+    async fn open(to: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(to).await.unwrap()))
+    }
+
+    async fn send(&mut self, case: &Case, host: &str) -> Seen {
+        let headers: String = case.headers.iter().map(|line| format!("{line}\r\n")).collect();
+        let head = format!(
+            "{} {} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n{headers}\r\n",
+            case.method, case.path
+        );
+        self.0.get_mut().write_all(head.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.unwrap();
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("{line:?}"));
+        let mut headers = BTreeMap::new();
+        loop {
+            line.clear();
+            self.0.read_line(&mut line).await.unwrap();
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        let seen = Seen { status, headers, body: String::from_utf8(body).unwrap() };
+        // A path that has no one form ends the connection as well.
+        if seen.headers.get("connection").is_some_and(|value| value == "close") {
+            let to = self.0.get_ref().peer_addr().unwrap();
+            *self = Self::open(to).await;
+        }
+        seen
+    }
+}
+
+/// Whether what was seen is one of what was said.
+fn agrees(said: &Explanation, seen: &Seen) -> bool {
+    let app = seen.headers.get("x-app-name");
+    said.outcomes.iter().any(|outcome| match (outcome.kind.as_str(), app) {
+        ("forwarded", Some(app)) => {
+            let target = said.targets.iter().find(|target| Some(&target.cluster) == outcome.cluster.as_ref());
+            let path = target.and_then(|target| target.path.as_ref()).unwrap_or(&said.request.path);
+            let arrived = seen.body.lines().nth(1).and_then(|line| line.split(' ').nth(1));
+            seen.status == 200 && outcome.instances.contains(app) && arrived == Some(path)
+        }
+        ("answered" | "denied" | "failed", None) => {
+            let moved = seen
+                .headers
+                .get("location")
+                .is_none_or(|to| outcome.why.as_ref().is_some_and(|why| why.contains(to)));
+            // Who denies says which policy it was.
+            let error = seen.headers.get("x-outrigger-error");
+            let named = outcome.kind != "denied"
+                || outcome
+                    .origin
+                    .as_ref()
+                    .is_none_or(|origin| error.is_none_or(|error| error.contains(origin)));
+            outcome.status == Some(seen.status) && moved && named
+        }
+        _ => false,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_agrees_with_what_the_proxies_do_for_a_thousand_generated_requests() {
+    let mesh = Mesh::start(BINARY).await;
+    let stock = Spec { service: "stock", version: "v1", host: 13, protocol: Protocol::Http, calls: &[] };
+    let (v1, v2, stock) = (
+        mesh.workload(&catalog("v1", 11)).await,
+        mesh.workload(&catalog("v2", 12)).await,
+        mesh.workload(&stock).await,
+    );
+    for (app, name) in [(v1.app, "catalog-v1"), (v2.app, "catalog-v2"), (stock.app, "stock-v1")] {
+        echo(app, name).await;
+    }
+    let web = mesh.workload(&web(&["catalog:8080", "stock:8080"])).await;
+    let hosts = ["catalog:8080", "stock:8080"];
+    let mut rng = Rng::with_seed(SEED);
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for set in 0..SETS {
+        let policies: String = (0..3).map(|at| policy(&mut rng, at)).collect();
+        let yaml = format!("{SUBSETS}{}{}{policies}", routes(&mut rng, "catalog"), routes(&mut rng, "stock"));
+        mesh.apply(&yaml).await;
+        let mut connections = [Kept::open(web.outbound[0]).await, Kept::open(web.outbound[1]).await];
+        for at in 0..REQUESTS {
+            let case = case(&mut rng);
+            let host = hosts[case.host];
+            let asked = ExplainRequest {
+                from: "web".into(),
+                method: case.method.into(),
+                url: format!("http://{host}{}", case.path),
+                headers: case.headers.iter().map(|line| (*line).to_owned()).collect(),
+            };
+            let said = mesh.client.explain(&asked).await.unwrap();
+            assert_eq!(said.in_force, Some(true), "{said:?}");
+            let seen = connections[case.host].send(&case, host).await;
+            assert!(
+                agrees(&said, &seen),
+                "seed {SEED:#x}, set {set}, request {at}: {asked:?}\nsaid {said:#?}\nseen {seen:#?}\n{yaml}"
+            );
+            let kind =
+                said.outcomes.iter().map(|outcome| outcome.kind.as_str()).collect::<Vec<_>>().join("+");
+            *kinds.entry(kind).or_default() += 1;
+        }
+    }
+    // The generator reaches what it is for.
+    for kind in ["forwarded", "answered", "denied", "failed"] {
+        let count: usize =
+            kinds.iter().filter(|(kinds, _)| kinds.contains(kind)).map(|(_, count)| count).sum();
+        assert!(count >= 20, "{kind}: {kinds:?}");
+    }
+}
