@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use outrigger_control::client::Client;
 
 pub(crate) mod analyze;
+pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod identity;
 pub(crate) mod rules;

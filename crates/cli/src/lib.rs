@@ -42,6 +42,9 @@ enum Command {
     Delete(command::rules::Delete),
     /// Check rules without a control plane
     Analyze(command::analyze::Analyze),
+    /// Show the effective rules of a service
+    #[command(subcommand)]
+    Describe(command::describe::Describe),
     /// Say what becomes of a request of a workload, and why
     Explain(command::explain::Explain),
     /// Show what is in force: per proxy and per rule
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Apply(args) => wait(args.run()),
         Command::Get(args) => wait(args.run()),
         Command::Delete(args) => wait(args.run()),
+        Command::Describe(args) => wait(args.run()),
         Command::Explain(args) => wait(args.run()),
         Command::Status(args) => wait(args.run()),
         Command::Token(args) => wait(args.run()),

@@ -16,7 +16,7 @@ use outrigger_model::listener::{ChainInput, HttpConnection, Listener, RouteSourc
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::table::{CompiledRoute, Explanation as Found, Mismatch, RouteTable};
-use outrigger_model::route::{FaultStatus, Forward, RouteAction, RouteConfig, WeightedCluster};
+use outrigger_model::route::{FaultStatus, RouteAction, RouteConfig, WeightedCluster};
 use outrigger_xds::ClientKind;
 
 use crate::compile::scope::{REGEX_LIMIT, Scope};
@@ -25,6 +25,7 @@ use crate::instance::Instance;
 use crate::world::{Service, World};
 
 pub mod body;
+pub mod describe;
 mod inbound;
 mod lost;
 mod request;
@@ -32,7 +33,7 @@ mod source;
 mod target;
 mod words;
 
-use body::{ExplainRequest, Explanation, ListenerBody, Lost, Outcome, RequestBody, RouteBody, SourceBody};
+use body::{ExplainRequest, Explanation, ListenerBody, Lost, Outcome, RequestBody, SourceBody};
 use request::{Asked, Goal};
 use target::{Caller, Reached, Sent};
 
@@ -40,8 +41,7 @@ use target::{Caller, Reached, Sent};
 const MOST_LOST: usize = 200;
 
 /// What a sidecar does with what the mesh does not have.
-const OUTSIDE: &str = "it is not in the mesh: with outbound_policy ALLOW_ANY (the default) the sidecar passes it on unchanged, with \
-                       REGISTRY_ONLY it refuses it";
+const OUTSIDE: &str = "with outbound_policy ALLOW_ANY (the default) the sidecar passes it on unchanged, with REGISTRY_ONLY it refuses it";
 
 /// Why nothing is explained.
 #[derive(Debug, PartialEq, Eq)]
@@ -221,7 +221,7 @@ fn in_words(outcome: &Outcome) -> String {
         }
         "denied" => format!("is denied{status} at {}{by}{why}", among(&outcome.instances)),
         "asked" => format!("reaches {}, where{why}", among(&outcome.instances)),
-        "outside" => format!("leaves the mesh{why}"),
+        "outside" => format!("goes outside of the mesh{why}"),
         _ => format!("fails{status}{cluster}{why}"),
     }
 }
@@ -328,13 +328,7 @@ impl Work<'_> {
             };
             return self.outcome("answered", Some(404), None, &why);
         };
-        let retry = match &route.config.action {
-            RouteAction::Forward(forward) => {
-                forward.retry.as_ref().or(host.retry.as_ref()).and_then(words::retry)
-            }
-            RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
-        };
-        self.answer.route = Some(route_body(&host.name, route, retry));
+        self.answer.route = Some(words::route(&host.name, &route.config, host.retry.as_ref()));
         self.act(http, request, route);
     }
 
@@ -421,26 +415,6 @@ impl Work<'_> {
             self.answer.outcomes.extend(outcomes);
             self.answer.notes.extend(note);
         }
-    }
-}
-
-fn route_body(host: &str, route: &CompiledRoute, retry: Option<String>) -> RouteBody {
-    let timeout = match &route.config.action {
-        RouteAction::Forward(Forward { timeout, .. }) => {
-            timeout.filter(|timeout| !timeout.is_zero()).map(words::time)
-        }
-        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
-    };
-    RouteBody {
-        name: route.config.name.clone(),
-        virtual_host: host.to_owned(),
-        origin: route.config.origin.as_ref().map(ToString::to_string),
-        matches: route.config.matches.to_string(),
-        action: words::action(&route.config.action),
-        timeout,
-        retry,
-        edits: words::edits(&route.config),
-        more: words::more(&route.config),
     }
 }
 

@@ -113,14 +113,14 @@ fn of_inbound(inbound: &InboundBody) -> Tree {
     tree
 }
 
-fn of_lost(lost: &Lost) -> String {
+pub(crate) fn of_lost(lost: &Lost) -> String {
     match (lost.rule.as_str(), &lost.origin) {
         ("", Some(origin)) => format!("{origin}: {}", lost.why),
         (rule, origin) => format!("{rule}{}: {}", by(origin.as_deref()), lost.why),
     }
 }
 
-fn by(origin: Option<&str>) -> String {
+pub(crate) fn by(origin: Option<&str>) -> String {
     origin.map_or(String::new(), |origin| format!(" ({origin})"))
 }
 
@@ -184,7 +184,7 @@ mod tests {
         for line in [
             "GET reviews/x from web-1 (shop/web)\n├─ is denied\n",
             "├─ route reviews[1]\n",
-            "│  ├─ retries: none\n",
+            "│  └─ retries: none\n",
             "├─ 100% to outbound|80|v2|reviews\n│  └─ 3 of 4 endpoints take requests\n│     └─ reviews-v2 and 2 more\n",
             "└─ denied with 403 (AuthorizationPolicy shop/deny): denied by policy deny\n",
             "│  ├─ reviews[0] (VirtualService shop/reviews): the path\n│  └─ and 1 more\n",

@@ -1,14 +1,15 @@
-//! `/v1/explain`: what becomes of a request, and why.
+//! `/v1/explain`: what becomes of a request, and why; `/v1/describe`: what holds for a service.
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Extension, Query, State};
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::types::ErrorBody;
 use super::{Api, Problem, Shared, operator};
 use crate::explain::body::{ExplainRequest, Explanation};
+use crate::explain::describe::{self, DescribeQuery, Description};
 use crate::explain::{self, Beside, Connected, Unexplained};
 use crate::registry::api::Caller;
 
@@ -16,7 +17,10 @@ use crate::registry::api::Caller;
 const MOST_BYTES: usize = 512 << 10;
 
 pub(super) fn routes() -> Router<Api> {
-    Router::new().route("/v1/explain", post(explain)).layer(DefaultBodyLimit::max(MOST_BYTES))
+    Router::new()
+        .route("/v1/explain", post(explain))
+        .route("/v1/describe", get(describe))
+        .layer(DefaultBodyLimit::max(MOST_BYTES))
 }
 
 impl From<Unexplained> for Problem {
@@ -49,8 +53,31 @@ pub(super) async fn explain(
     Ok(Json(explained?))
 }
 
+/// The effective rules of a service as its clients have them: routes, subsets with their endpoints, mTLS modes and policies, each with
+/// the object that it comes from; and what is wrong with any of these.
+#[utoipa::path(get, path = "/v1/describe", params(DescribeQuery),
+    responses((status = 200, body = Description), (status = 404, body = ErrorBody, description = "Nobody is called so")))]
+pub(super) async fn describe(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<DescribeQuery>, QueryRejection>,
+) -> Result<Json<Description>, Problem> {
+    operator(&caller)?;
+    let Query(query) = query?;
+    let published = api.shared.keeper.published();
+    // Seconds for tens of thousands of rules: not on the runtime's threads.
+    let described = tokio::task::spawn_blocking(move || {
+        let objects: Vec<_> = published.rules.values().filter_map(|rule| rule.object.clone()).collect();
+        describe::describe(&published.world, &objects, &query)
+    });
+    let described = described
+        .await
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(Json(described?))
+}
+
 /// Who stands beside which instance.
-pub(super) fn connected(shared: &Shared, generation: u64) -> Connected {
+fn connected(shared: &Shared, generation: u64) -> Connected {
     let stale = shared.board.in_force(generation).waiting;
     let clients = shared.board.clients().into_iter();
     let beside = clients.filter_map(|client| {

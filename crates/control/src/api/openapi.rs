@@ -40,6 +40,7 @@ use super::{Api, authority, explain, identities, instances, rules, status, types
         authority::rotate_root,
         authority::forget_old_roots,
         explain::explain,
+        explain::describe,
     ),
     components(schemas(types::FindingBody))
 )]

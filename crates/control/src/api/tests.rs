@@ -318,10 +318,11 @@ async fn the_document_describes_every_path_that_is_served() {
         "/v1/authority/rotate-root",
         "/v1/authority/forget-old-roots",
         "/v1/explain",
+        "/v1/describe",
     ] {
         assert!(paths.contains_key(path), "{path}");
     }
-    assert_eq!(paths.len(), 21);
+    assert_eq!(paths.len(), 22);
     let (running, client, _dir) = start().await;
     let served: serde_json::Value = client.get("/openapi.json").await.unwrap();
     assert_eq!(served, document);

@@ -6,12 +6,34 @@ use outrigger_model::cluster::{Balance, Breaker, ClientTls, Cluster, UpstreamPro
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
 
+use super::body::RouteBody;
+
 /// `250ms`, `2s`, `1.5s`.
-pub(super) fn time(time: Duration) -> String {
+fn time(time: Duration) -> String {
     match (time.as_secs(), time.subsec_millis()) {
         (0, millis) => format!("{millis}ms"),
         (seconds, 0) => format!("{seconds}s"),
         _ => format!("{}s", time.as_secs_f64()),
+    }
+}
+
+/// A route, with the retries of its virtual host where it has none of its own.
+pub(super) fn route(host: &str, route: &Route, host_retry: Option<&RetryPolicy>) -> RouteBody {
+    let forward = match &route.action {
+        RouteAction::Forward(forward) => Some(forward),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+    };
+    let timeout = forward.and_then(|forward| forward.timeout).filter(|timeout| !timeout.is_zero());
+    RouteBody {
+        name: route.name.clone(),
+        virtual_host: host.to_owned(),
+        origin: route.origin.as_ref().map(ToString::to_string),
+        matches: route.matches.to_string(),
+        action: action(&route.action),
+        timeout: timeout.map(time),
+        retry: forward.and_then(|forward| forward.retry.as_ref().or(host_retry)).and_then(retry),
+        edits: edits(route),
+        more: more(route),
     }
 }
 
@@ -31,7 +53,7 @@ pub(super) fn action(action: &RouteAction) -> String {
     }
 }
 
-pub(super) fn retry(policy: &RetryPolicy) -> Option<String> {
+fn retry(policy: &RetryPolicy) -> Option<String> {
     if policy.attempts == 0 || (policy.on.is_empty() && policy.statuses.is_empty()) {
         return None;
     }
@@ -43,7 +65,7 @@ pub(super) fn retry(policy: &RetryPolicy) -> Option<String> {
 }
 
 /// What a route changes in requests.
-pub(super) fn edits(route: &Route) -> Vec<String> {
+fn edits(route: &Route) -> Vec<String> {
     let mut all = headers(&route.request_headers);
     if let RouteAction::Forward(Forward { rewrite, clusters, .. }) = &route.action {
         if let Some(prefix) = &rewrite.prefix {
@@ -73,7 +95,7 @@ fn headers(edits: &HeaderEdits) -> Vec<String> {
 }
 
 /// What else a route does.
-pub(super) fn more(route: &Route) -> Vec<String> {
+fn more(route: &Route) -> Vec<String> {
     let mut all: Vec<String> = route.fault.iter().flat_map(fault).collect();
     if let RouteAction::Forward(forward) = &route.action {
         let copies = forward.mirrors.iter();
