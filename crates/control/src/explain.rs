@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use outrigger_model::cluster::{Cluster, Discovery};
+use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::listener::{ChainInput, HttpConnection, Listener, RouteSource, Terminal};
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Resource, ResourceKind};
@@ -105,6 +107,20 @@ impl<'a> See<'a> {
                 Resource::Routes(routes) => Some(routes),
                 _ => None,
             },
+        }
+    }
+
+    /// The endpoints of a cluster; `None` where the proxies find them.
+    fn endpoints(&self, cluster: &Cluster) -> Option<EndpointSet> {
+        match &cluster.discovery {
+            Discovery::Static(set) => Some(set.clone()),
+            Discovery::Eds { .. } => {
+                match self.resource(ResourceKind::Endpoints, &cluster.endpoints_name()?)? {
+                    Resource::Endpoints(set) => Some(set),
+                    _ => None,
+                }
+            }
+            Discovery::Dns(_) | Discovery::OriginalDestination => None,
         }
     }
 

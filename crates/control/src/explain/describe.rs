@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_model::cluster::{Cluster, Discovery};
-use outrigger_model::endpoint::Health;
+use outrigger_model::endpoint::{EndpointSet, Health};
 use outrigger_model::listener::{FilterChain, Terminal};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::resource::{Resource, ResourceKind};
@@ -271,25 +270,19 @@ fn cluster(
 ) -> Option<ClusterBody> {
     let name = names::outbound(port, &subset, service.host.as_str());
     let Some(Resource::Cluster(cluster)) = see.resource(ResourceKind::Cluster, &name) else { return None };
-    let (healthy, endpoints) = counted(see, &cluster).unzip();
+    let set = see.endpoints(&cluster);
+    let healthy =
+        |set: &EndpointSet| set.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
+    let mut policy = words::policy(&cluster);
+    policy.extend(set.as_ref().and_then(words::priorities));
     Some(ClusterBody {
         subset,
         labels,
         origin: cluster.origin.as_ref().map(ToString::to_string),
-        policy: words::policy(&cluster),
-        healthy,
-        endpoints,
+        policy,
+        healthy: set.as_ref().map(healthy),
+        endpoints: set.as_ref().map(EndpointSet::len),
     })
-}
-
-fn counted(see: &See<'_>, cluster: &Cluster) -> Option<(usize, usize)> {
-    let set = match &cluster.discovery {
-        Discovery::Eds { .. } => see.resource(ResourceKind::Endpoints, &cluster.endpoints_name()?)?,
-        Discovery::Static(set) => Resource::Endpoints(set.clone()),
-        Discovery::Dns(_) | Discovery::OriginalDestination => return None,
-    };
-    let Resource::Endpoints(set) = set else { return None };
-    Some((set.iter().filter(|endpoint| endpoint.health == Health::Healthy).count(), set.len()))
 }
 
 fn modes(world: &World, service: &Service, port: u16) -> Vec<ModeBody> {

@@ -1,9 +1,7 @@
 //! Where a request may be sent: clusters, their endpoints, and what these do with it.
 
-use std::net::SocketAddr;
-
-use outrigger_model::cluster::{Cluster, Discovery, NOWHERE, PASSTHROUGH, UpstreamProtocol};
-use outrigger_model::endpoint::{EndpointSet, Health};
+use outrigger_model::cluster::{NOWHERE, PASSTHROUGH, UpstreamProtocol};
+use outrigger_model::endpoint::Health;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Resource, ResourceKind};
@@ -77,11 +75,12 @@ impl Caller<'_> {
         };
         target.origin = cluster.origin.as_ref().map(ToString::to_string);
         target.policy = words::policy(&cluster);
-        let Some(set) = self.endpoints(&cluster) else {
+        let Some(set) = self.see.endpoints(&cluster) else {
             return done(target, outcome("forwarded", None, "its endpoints are found by the proxy"));
         };
         let healthy = || set.iter().filter(|endpoint| endpoint.health == Health::Healthy);
         (target.healthy, target.endpoints) = (healthy().count(), set.len());
+        target.policy.extend(words::priorities(&set));
         let http2 = cluster.protocol == UpstreamProtocol::Http2;
         let (see, connected, source) = (self.see, self.connected, self.source);
         let arriving =
@@ -99,19 +98,6 @@ impl Caller<'_> {
         let note = (target.healthy > MOST_JUDGED)
             .then(|| format!("of {} the first {MOST_JUDGED} endpoints were looked at", share.cluster));
         Reached { target, outcomes, note }
-    }
-
-    fn endpoints(&self, cluster: &Cluster) -> Option<EndpointSet<SocketAddr>> {
-        match &cluster.discovery {
-            Discovery::Static(set) => Some(set.clone()),
-            Discovery::Eds { .. } => {
-                match self.see.resource(ResourceKind::Endpoints, &cluster.endpoints_name()?)? {
-                    Resource::Endpoints(set) => Some(set),
-                    _ => None,
-                }
-            }
-            Discovery::Dns(_) | Discovery::OriginalDestination => None,
-        }
     }
 }
 

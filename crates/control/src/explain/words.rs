@@ -1,8 +1,10 @@
 //! What resources say, in words.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outrigger_model::cluster::{Balance, Breaker, ClientTls, Cluster, UpstreamProtocol};
+use outrigger_model::endpoint::{EndpointSet, Health};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
 
@@ -169,6 +171,21 @@ fn opens(breaker: &Breaker) -> String {
         _ => row,
     };
     format!("sends nothing for {} after failures of {when}", time(breaker.open_time))
+}
+
+/// How many endpoints are of each priority, where there are several.
+pub(super) fn priorities(set: &EndpointSet) -> Option<String> {
+    let mut healthy: BTreeMap<u32, usize> = BTreeMap::new();
+    for locality in &set.localities {
+        let takes = locality.endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
+        *healthy.entry(locality.priority).or_default() += takes;
+    }
+    let line = |(priority, count)| format!("{count} of priority {priority}");
+    let several = healthy.len() > 1;
+    several.then(|| {
+        let counts: Vec<String> = healthy.into_iter().map(line).collect();
+        format!("the nearest endpoints first: {}", counts.join(", "))
+    })
 }
 
 /// How many requests a limit lets through.
