@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use outrigger_model::endpoint::Locality;
 use outrigger_model::identity::{SpiffeError, SpiffeId};
 use outrigger_model::resource::is_virtual;
 use outrigger_rules::catalog::PortProtocol;
@@ -235,6 +236,11 @@ impl Instance {
         }
         self.labels.entry("app".into()).or_insert_with(|| self.service.clone());
         self
+    }
+
+    /// Where it is.
+    pub fn locality(&self) -> Locality {
+        Locality { region: self.region.clone(), zone: self.zone.clone(), sub_zone: String::new() }
     }
 
     /// Its identity.

@@ -109,7 +109,7 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
             continue;
         };
         if let Some(endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(*ip, target)) {
-            places.put_once(endpoints::locality(instance), &instance.labels, endpoint);
+            places.put_once(instance.locality(), &instance.labels, endpoint);
         }
     }
     let wanted = endpoints::named(lens, of.service.host(), &outbound);

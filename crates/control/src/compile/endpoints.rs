@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, Workload};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Workload};
 use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
 use super::lens::Lens;
@@ -71,15 +71,10 @@ fn set<'a>(
 ) -> EndpointSet {
     for (instance, address) in instances {
         if let Some(endpoint) = endpoint(lens, instance, SocketAddr::new(address, port)) {
-            places.put(locality(instance), &instance.labels, endpoint);
+            places.put(instance.locality(), &instance.labels, endpoint);
         }
     }
     places.into_set(name)
-}
-
-pub(super) fn locality(instance: &Instance) -> Locality {
-    let (region, zone) = (instance.region.clone(), instance.zone.clone());
-    Locality { region, zone, sub_zone: String::new() }
 }
 
 pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {

@@ -47,8 +47,7 @@ impl Scope {
 
     /// Where its own registration says that it is; `None` without a region.
     pub fn locality(&self, world: &World) -> Option<Locality> {
-        let own = self.own(world).filter(|own| !own.region.is_empty())?;
-        Some(super::endpoints::locality(own))
+        self.own(world).filter(|own| !own.region.is_empty()).map(|own| own.locality())
     }
 
     /// The labels of its own registration: what `sourceLabels` compares.
