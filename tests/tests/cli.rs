@@ -46,3 +46,46 @@ async fn rules_that_get_prints_as_yaml_make_the_same_rules_again() {
     let again = outrigger(&mesh, &["get", "DestinationRule", "catalog", "-n", "shop", "-o", "yaml"], "");
     assert!(saved.contains(&again), "{again}");
 }
+
+/// What the command says when it fails.
+fn refused(mesh: &Mesh, args: &[&str]) -> String {
+    let server = format!("unix:{}", mesh.path("control/outrigger.sock").display());
+    let output = Command::new(BINARY).args(args).args(["--server", &server]).output().unwrap();
+    assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_registered_taken_out_and_ended_by_hand() {
+    let mesh = Mesh::start(BINARY).await;
+    let register = ["instance", "register", "c1", "-n", "shop", "--service", "catalog"];
+    let more =
+        ["--address", "10.0.0.7", "--port", "8080/http", "--label", "tier=front", "--ttl", "30", "--wait"];
+    let said = outrigger(&mesh, &[&register[..], &more[..]].concat(), "");
+    assert_eq!(said, "c1 registered as shop/catalog\n");
+    let state = || outrigger(&mesh, &["instance", "get", "c1", "-o", "json"], "");
+    assert!(state().contains("\"running\"") && state().contains("\"tier\": \"front\""), "{}", state());
+    outrigger(&mesh, &["instance", "heartbeat", "c1"], "");
+    outrigger(&mesh, &["instance", "drain", "c1"], "");
+    let listed = outrigger(&mesh, &["instance", "list", "--service", "catalog"], "");
+    assert!(listed.contains("10.0.0.7") && listed.contains("maintenance"), "{listed}");
+    assert!(!outrigger(&mesh, &["instance", "list", "-n", "bank"], "").contains("c1"));
+    outrigger(&mesh, &["instance", "drain", "c1", "--undo"], "");
+
+    // What is printed is taken back as it was.
+    let printed = outrigger(&mesh, &["instance", "list", "-o", "yaml"], "");
+    outrigger(&mesh, &["instance", "deregister", "c1"], "");
+    for verb in ["get", "heartbeat", "drain", "deregister"] {
+        let error = refused(&mesh, &["instance", verb, "c1"]);
+        assert!(error.contains("there is no instance \"c1\""), "{verb}: {error}");
+    }
+    outrigger(&mesh, &["instance", "register", "-f", "-"], &printed);
+    assert_eq!(outrigger(&mesh, &["instance", "list", "-o", "yaml"], ""), printed);
+
+    let again = ["instance", "register", "w1", "--service", "web", "--address", "10.0.0.7", "--port", "8080"];
+    let error = refused(&mesh, &again);
+    assert!(error.contains("10.0.0.7 port 8080 is held by instance \"c1\""), "{error}");
+    assert!(refused(&mesh, &["instance", "register", "w1"]).contains("--service"));
+    let nobodys = ["instance", "register", "w1", "--service", "Web", "--address", "10.0.0.8"];
+    assert!(refused(&mesh, &nobodys).contains("lower-case"));
+}

@@ -1,5 +1,5 @@
-//! What README's "Use it" and the page for virtual machines tell people to type, typed line by line, on hosts of their own: with
-//! the ports, the paths and the names that they say.
+//! What README's "Use it", the page of instances and the page for virtual machines tell people to type, typed line by line, on
+//! hosts of their own: with the ports, the paths and the names that they say.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -240,6 +240,35 @@ async fn the_second_page_of_the_readme_can_be_typed_line_by_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_instances_can_be_typed_line_by_line() {
+    if !can_type() {
+        return;
+    }
+    let (net, directory) = (Net::new(), tempfile::tempdir().unwrap());
+    let mut machine = Machine::new(&net, "instances", directory.path());
+    symlink(repository().join("config"), directory.path().join("config")).unwrap();
+    // What it says is on the path.
+    place_programs(&machine, &directory.path().join("programs"));
+    machine.exported = format!("export PATH='{}':\"$PATH\"\n", directory.path().join("programs").display());
+    let mut typed = Vec::new();
+    for command in blocks(&page("docs/instances.md"), 4).into_iter().flatten() {
+        let said = machine.types(&command).await;
+        match command.as_str() {
+            "outrigger instance list" => {
+                assert!(said.contains("catalog-1") && said.contains("shop/web"), "{said}");
+            }
+            _ if command.contains("%{http_code}") => assert_eq!(said.trim(), "503", "{}", machine.logs()),
+            _ => {}
+        }
+        typed.push(command);
+    }
+    let verbs = ["register catalog", "list", "drain", "get", "deregister", "register -f", "heartbeat"];
+    for verb in verbs.map(|verb| format!("outrigger instance {verb}")) {
+        assert!(typed.iter().any(|command| command.starts_with(&verb)), "{verb}: {typed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_for_virtual_machines_can_be_typed_line_by_line() {
     if !can_type() || require::tool("systemd-sysusers").is_none() {
         return;
@@ -256,7 +285,7 @@ async fn the_page_for_virtual_machines_can_be_typed_line_by_line() {
     symlink(repository().join("deploy"), directory.path().join("deploy")).unwrap();
 
     // Who types each block, and what the last of it says.
-    let says = ["", "", "generation", "LIVE", "catalog-1"];
+    let says = ["", "", "registered", "LIVE", "catalog-1"];
     let mut places = [control, machine];
     let blocks = blocks(&page("deploy/vm/README.md"), 7);
     assert_eq!(blocks.len(), says.len(), "{blocks:?}");

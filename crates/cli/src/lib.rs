@@ -49,6 +49,8 @@ enum Command {
     Explain(command::explain::Explain),
     /// Show what is in force: per proxy and per rule
     Status(command::status::Status),
+    /// Register instances, keep them alive, take them out
+    Instance(command::instance::Registrations),
     /// Make join tokens for sidecars
     Token(command::identity::Token),
     /// Issue certificates, revoke identities, rotate the root
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Describe(args) => wait(args.run()),
         Command::Explain(args) => wait(args.run()),
         Command::Status(args) => wait(args.run()),
+        Command::Instance(args) => wait(args.run()),
         Command::Token(args) => wait(args.run()),
         Command::Identity(args) => wait(args.run()),
         Command::Traces(args) => wait(args.run()),

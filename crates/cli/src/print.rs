@@ -1,4 +1,4 @@
-//! Output: tables for people, JSON and YAML-compatible JSON for programs.
+//! Output: tables for people, JSON and YAML for programs.
 
 mod tree;
 pub(crate) mod yaml;
@@ -17,6 +17,8 @@ pub(crate) enum Output {
     Table,
     /// JSON.
     Json,
+    /// YAML.
+    Yaml,
 }
 
 /// How a tree is printed.
@@ -40,7 +42,7 @@ pub(crate) fn show_as<T: Serialize>(
     match form {
         Form::Tree => print!("{}", text()),
         Form::Json => println!("{}", serde_json::to_string_pretty(data)?),
-        Form::Yaml => print!("{}", yaml::fields(&serde_json::to_value(data)?)),
+        Form::Yaml => print!("{}", yaml::document(&serde_json::to_value(data)?)),
     }
     Ok(())
 }
@@ -67,6 +69,7 @@ pub(crate) fn show<T: Serialize>(
 ) -> anyhow::Result<()> {
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(data)?),
+        Output::Yaml => print!("{}", yaml::document(&serde_json::to_value(data)?)),
         Output::Table => print!("{}", text()),
     }
     Ok(())

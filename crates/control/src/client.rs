@@ -344,6 +344,14 @@ impl Client {
         self.get("/v1/instances").await
     }
 
+    /// One instance.
+    ///
+    /// # Errors
+    /// `Refused` with 404 when there is none.
+    pub async fn instance(&self, id: &str) -> Result<InstanceBody, ClientError> {
+        self.get(&format!("/v1/instances/{}", escape(id))).await
+    }
+
     /// Registers an instance.
     ///
     /// # Errors

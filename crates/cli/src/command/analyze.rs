@@ -8,7 +8,7 @@ use outrigger_rules::Finding;
 
 use super::Server;
 use super::rules::read_all;
-use crate::print::Output;
+use crate::print::{Output, show};
 
 /// Check rules, without a control plane or against a live mesh.
 #[derive(Debug, clap::Args)]
@@ -34,10 +34,7 @@ impl Analyze {
             None => offline(&files),
             Some(server) => live(&Server::named(server), &files).await?,
         };
-        match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
-            Output::Table => findings.iter().for_each(|finding| println!("{finding}")),
-        }
+        show(self.output, &findings, || findings.iter().map(|finding| format!("{finding}\n")).collect())?;
         if findings.is_empty() {
             eprintln!("✔ no findings in {what}");
         }

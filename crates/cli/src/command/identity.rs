@@ -195,7 +195,7 @@ fn write_identity(directory: &Path, issued: &IdentityBody) -> anyhow::Result<()>
 }
 
 /// Waits until every sidecar has a generation, and says who lacks it.
-async fn settle(client: &Client, generation: u64, timeout: f64) -> anyhow::Result<ExitCode> {
+pub(super) async fn settle(client: &Client, generation: u64, timeout: f64) -> anyhow::Result<ExitCode> {
     let query = WaitQuery { generation: Some(generation), timeout: Some(timeout) };
     let InForce { proxies, of, waiting, complete, .. } = client.wait(&query).await?;
     let waits = if complete { String::new() } else { format!("; waiting for {}", waiting.join(", ")) };

@@ -152,7 +152,7 @@ fn collect(directory: &Path, deeper: usize, files: &mut Vec<PathBuf>) -> anyhow:
     Ok(())
 }
 
-fn read(file: &Path) -> anyhow::Result<String> {
+pub(super) fn read(file: &Path) -> anyhow::Result<String> {
     if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;

@@ -1,4 +1,4 @@
-//! JSON as YAML in blocks, for what stands behind a user's own text.
+//! JSON as YAML in blocks, as a document or for what stands behind a user's own text.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,13 @@ pub(crate) fn field(name: &str, value: &Value) -> String {
     out
 }
 
-/// All fields of an object, one under the other.
-pub(crate) fn fields(value: &Value) -> String {
+/// A whole document.
+pub(crate) fn document(value: &Value) -> String {
     let mut out = String::new();
-    block(&mut out, value, 0);
+    match scalar(value) {
+        Some(text) => drop(writeln!(out, "{text}")),
+        None => block(&mut out, value, 0),
+    }
     out
 }
 
@@ -70,6 +73,18 @@ fn key(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_reads_as_the_same() {
+        for value in [
+            serde_json::json!([{ "a": { "b": [1, "x: y"] }, "c": [] }, {}, ["d"]]),
+            serde_json::json!({ "n": null, "on": "on", "list": [[1, 2], { "k": 0.5 }] }),
+            serde_json::json!([]),
+        ] {
+            let text = document(&value);
+            assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
+        }
+    }
 
     #[test]
     fn what_stands_behind_a_rule_reads_as_the_same_and_the_rule_is_taken_back() {

@@ -3,12 +3,13 @@
 use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, State};
-use axum::routing::{delete, get, put};
+use axum::routing::{get, put};
 use axum::{Json, Router};
 
 use super::types::{ChangedBody, ErrorBody, InstanceBody, ServiceBody, StateBody};
 use super::{Api, Problem, operator};
 use crate::instance::Instance;
+use crate::keeper::{Published, Refused};
 use crate::registry::api::Caller;
 
 /// A registration has at most [`crate::instance::MAX_BYTES`]; the rest is for spaces.
@@ -17,7 +18,7 @@ const MAX_BODY: usize = 4 * crate::instance::MAX_BYTES;
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/instances", get(list).post(register))
-        .route("/v1/instances/{id}", delete(deregister))
+        .route("/v1/instances/{id}", get(read).delete(deregister))
         .route("/v1/instances/{id}/heartbeat", put(heartbeat))
         .route("/v1/instances/{id}/state", put(set_state))
         .route("/v1/services", get(services))
@@ -32,20 +33,34 @@ pub(super) async fn list(
 ) -> Json<Vec<InstanceBody>> {
     let published = api.shared.keeper.published();
     let visible = published.world.instances().filter(|instance| caller.may_touch(instance).is_ok());
-    let body = |instance: &std::sync::Arc<Instance>| {
-        let registration = published.registrations.get(&instance.id);
-        InstanceBody {
-            instance: (**instance).clone(),
-            registry: published
-                .claims
-                .owner(&instance.id)
-                .map_or_else(String::new, |(of, _)| of.registry.to_string()),
-            by: registration
-                .and_then(|registration| registration.stored.by.as_ref())
-                .map(ToString::to_string),
-        }
+    Json(visible.map(|instance| body(&published, instance)).collect())
+}
+
+/// One instance. A workload reads its own.
+#[utoipa::path(get, path = "/v1/instances/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = InstanceBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn read(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<InstanceBody>, Problem> {
+    let published = api.shared.keeper.published();
+    let Some(instance) = published.world.instance(&id) else {
+        return Err(Refused::Unknown(format!("there is no instance \"{id}\"")).into());
     };
-    Json(visible.map(body).collect())
+    caller.may_touch(instance).map_err(Refused::Forbidden)?;
+    Ok(Json(body(&published, instance)))
+}
+
+fn body(published: &Published, instance: &Instance) -> InstanceBody {
+    let registration = published.registrations.get(&instance.id);
+    let by = registration.and_then(|registration| registration.stored.by.as_ref());
+    let owner = published.claims.owner(&instance.id);
+    InstanceBody {
+        instance: instance.clone(),
+        registry: owner.map_or_else(String::new, |(of, _)| of.registry.to_string()),
+        by: by.map(ToString::to_string),
+    }
 }
 
 /// Registers an instance, or replaces its registration. Also renews its lease.

@@ -20,6 +20,7 @@ use super::{Api, authority, explain, identities, instances, rules, status, types
         rules::remove,
         rules::analysis,
         instances::list,
+        instances::read,
         instances::register,
         instances::heartbeat,
         instances::set_state,

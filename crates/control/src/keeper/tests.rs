@@ -353,9 +353,12 @@ async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operator
     let own = workload("catalog", "127.0.0.1");
     keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
     keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
-    keeper.register(catalog_instance("c1"), own).await.unwrap();
+    let taken_out = keeper.published().generation();
+    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
+    keeper.set_state("c1", State::Running, own).await.unwrap();
     let state = || keeper.published().world.instance("c1").unwrap().state;
     assert_eq!(state(), State::Maintenance);
+    assert_eq!(keeper.published().generation(), taken_out, "to say it again is no change");
     keeper.set_state("c1", State::Running, operator()).await.unwrap();
     assert_eq!(state(), State::Running);
 }

@@ -24,6 +24,7 @@ impl Draft {
         instance.validate().map_err(Refused::Invalid)?;
         let instance = Arc::new(instance.normalise());
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
+        let instance = self.keep_out(instance, caller);
         if let Some((source, _)) = self.claims.owner(&instance.id).filter(|(source, _)| !source.is_api()) {
             return Err(Refused::Conflict(format!("instance \"{}\" is registered by {source}", instance.id)));
         }
@@ -34,7 +35,6 @@ impl Draft {
             }
         }
         let by = self.claim(&instance, caller)?;
-        let instance = self.keep_out(instance, caller);
         let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
         Ok((self.put(stored), instance))
     }
@@ -91,8 +91,8 @@ impl Draft {
 
     /// What an operator took out does not come back because its sidecar was restarted and registers again.
     fn keep_out(&self, mut instance: Arc<Instance>, caller: &Caller) -> Arc<Instance> {
-        let known = self.registrations.get(&instance.id).map(|known| known.stored.instance.state);
-        if matches!(caller, Caller::Workload { .. }) && known == Some(State::Maintenance) {
+        let known = self.registrations.get(&instance.id);
+        if known.is_some_and(|known| is_kept_out(known.stored.instance.state, caller)) {
             Arc::make_mut(&mut instance).state = State::Maintenance;
         }
         instance
@@ -149,7 +149,7 @@ impl Draft {
         caller: &Caller,
     ) -> Result<Vec<Mutation>, Refused> {
         let mut stored = self.touchable(id, caller)?.stored.clone();
-        if stored.instance.state == state {
+        if stored.instance.state == state || is_kept_out(stored.instance.state, caller) {
             return Ok(Vec::new());
         }
         Arc::make_mut(&mut stored.instance).state = state;
@@ -172,4 +172,9 @@ impl Draft {
         self.decide(id);
         vec![Mutation::DeleteInstance(id.to_owned())]
     }
+}
+
+/// Whether an operator took it out, and it is not the workload's to come back: only an operator, or its end, ends that.
+fn is_kept_out(state: State, caller: &Caller) -> bool {
+    matches!(caller, Caller::Workload { .. }) && state == State::Maintenance
 }
