@@ -274,7 +274,13 @@ impl Mesh {
 
     /// Registers a workload, starts its sidecar and waits until it is ready.
     pub async fn workload(&self, spec: &Spec<'_>) -> Sidecar {
-        let id = self.register(spec).await;
+        self.register(spec).await;
+        self.sidecar(spec).await
+    }
+
+    /// Starts a workload's sidecar and waits until it is ready; who registers it is the caller's business.
+    pub async fn sidecar(&self, spec: &Spec<'_>) -> Sidecar {
+        let id = format!("{}-{}", spec.service, spec.version);
         let join = self.path(&format!("{id}.join"));
         self.write_join(spec.service, &join).await;
         let outbound: Vec<SocketAddr> =
@@ -383,6 +389,18 @@ impl Sidecar {
             }
         })
         .await;
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let id = self.process.as_ref().and_then(|process| i32::try_from(process.id()).ok());
+        let id = id.and_then(rustix::process::Pid::from_raw).expect("it runs");
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it is ours");
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
     /// Kills the process at once.

@@ -38,6 +38,7 @@ mod operators_view;
 mod outage;
 mod paths;
 mod pushes;
+mod registration;
 mod registries;
 mod revocation;
 mod rotation;

@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use outrigger_identity::Authority;
+use outrigger_identity::{Authority, PeerInfo};
 use outrigger_model::identity::SpiffeId;
 
 use crate::app::gate::Ticket;
@@ -118,6 +118,31 @@ pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
     same_site(router, &settings)
 }
 
+/// What a workload does with its certificate at the xDS port: registers itself. Tokens prove nothing there, and an operator's
+/// certificate is one like others.
+pub(crate) fn members(api: Api) -> Router {
+    instances::routes()
+        .with_state(api.clone())
+        .layer(from_fn(parameters::check))
+        .layer(from_fn_with_state(api, certified))
+}
+
+async fn certified(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let Some(peer) = request.extensions().get::<PeerInfo>() else {
+        return Problem::new(StatusCode::UNAUTHORIZED, "nobody says who calls".to_owned()).into_response();
+    };
+    match api.member(peer) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => {
+            api.shared.rejections.note("xds", &peer.remote.ip().to_string(), &problem.body.error);
+            problem.into_response()
+        }
+    }
+}
+
 /// Behind the check that no stranger's web page asks. Browsers do not reach a unix socket.
 pub(crate) fn same_site(router: Router, settings: &Settings) -> Router {
     let site = Site::new(settings.names_of_pages());
@@ -211,13 +236,28 @@ impl Api {
             ));
         };
         let mesh = &self.shared.settings;
-        if identity.trust_domain() != mesh.trust_domain {
-            return Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is not of this mesh")));
-        }
-        self.not_revoked(&identity)?;
+        self.of_this_mesh(&identity)?;
         let admin = identity.namespace() == Some(mesh.root_namespace.as_str())
             && identity.service_account() == Some(ADMIN_SERVICE_ACCOUNT);
         Ok(if admin { Caller::Operator(identity.to_string()) } else { self.workload(identity, remote) })
+    }
+
+    /// A caller of the xDS port.
+    fn member(&self, peer: &PeerInfo) -> Result<Caller, Problem> {
+        let valid = peer.identity.clone().filter(|_| peer.is_certificate_valid(SystemTime::now()));
+        let Some(identity) = valid else {
+            let text = "show a valid certificate of this mesh".to_owned();
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, text));
+        };
+        self.of_this_mesh(&identity)?;
+        Ok(self.workload(identity, peer.remote))
+    }
+
+    fn of_this_mesh(&self, identity: &SpiffeId) -> Result<(), Problem> {
+        if identity.trust_domain() != self.shared.settings.trust_domain {
+            return Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is not of this mesh")));
+        }
+        self.not_revoked(identity)
     }
 
     /// A connection may have been open before.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::app_health::{self, Probe};
 use crate::config_feed::FeedStatus;
 use crate::process::Process;
+use crate::registration::Registrar;
 use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
@@ -44,6 +45,8 @@ pub struct Pages {
     pub registry: Registry,
     /// The log filter.
     pub logs: LogControl,
+    /// The workload's registration, if it is ours to make.
+    pub registrar: Option<Registrar>,
     /// The end.
     pub drain: Drain,
 }
@@ -55,7 +58,7 @@ impl Pages {
             let pages = self.clone();
             move |_| AdminResponse::json(&show(&pages))
         };
-        Table::new("outrigger-proxy")
+        let table = Table::new("outrigger-proxy")
             .known_as(names, "admin_names of the bootstrap file")
             .with(rows::ready("/ready", self.readiness.clone()))
             .with(rows::metrics("/stats/prometheus", self.registry.clone()))
@@ -72,7 +75,9 @@ impl Pages {
             .with(Row::get("/listeners", "listeners and the addresses that they serve", page(listeners)))
             .with(Row::get("/certs", "our certificate, the trust bundle, renewal, clock skew", page(certs)))
             .with(rows::logging(self.logs.clone()))
-            .with(rows::quit(self.drain.clone()))
+            .with(rows::quit(self.drain.clone()));
+        let own = self.registrar.iter().flat_map(Registrar::rows);
+        own.fold(table, Table::with)
     }
 
     /// For a scraper's port.

@@ -22,10 +22,12 @@ use outrigger_xds::client::{self, Client, Event, Options};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::access_log;
 use crate::admin::Pages;
 use crate::bootstrap::{Bootstrap, Format, Mode};
+use crate::checks::Checks;
 use crate::config_feed::state::{Bounds, FeedState, ResourceKey};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::descriptors::Descriptors;
@@ -36,6 +38,7 @@ use crate::listen;
 use crate::memory::Budget;
 use crate::metrics;
 use crate::process::{Demand, Process};
+use crate::registration::{Own, Registrar};
 use crate::resolve::{Board, Lookup, Resolver};
 use crate::runtime::snapshot::Snapshot;
 
@@ -105,6 +108,7 @@ type Tracing = Option<(Exporter, SpanSender)>;
 /// What the control runtime works with.
 struct Sidecar {
     pages: Pages,
+    registering: Option<JoinHandle<()>>,
 }
 
 fn assemble(
@@ -153,7 +157,10 @@ fn assemble(
         registry.register(sender.source());
     }
     let names = Board::default();
-    let (feed, status) = feed(bootstrap, joined, &process, demands, Resolver::new(lookup, names.clone()));
+    let (registrar, registering) = register(bootstrap, joined, &process, &registry).unzip();
+    let (client, events) = ads(bootstrap, joined, registrar.as_ref());
+    let resolver = Resolver::new(lookup, names.clone());
+    let (feed, status) = feed(bootstrap, joined, &process, demands, resolver, (client, events));
     let seen = names.clone();
     registry.register_fn(move |page| seen.write(page));
     let gauges = status.clone();
@@ -163,13 +170,14 @@ fn assemble(
     let drain = process.drain.clone();
     let renewal = joined.renewal.clone();
     let probes = bootstrap.probes.clone();
-    let pages = Pages { process, feed: status, names, renewal, readiness, probes, registry, logs, drain };
-    Ok((Sidecar { pages }, feed, tracing))
+    let pages =
+        Pages { process, feed: status, names, renewal, readiness, probes, registry, logs, registrar, drain };
+    Ok((Sidecar { pages, registering }, feed, tracing))
 }
 
 impl Sidecar {
     async fn run(
-        &self,
+        mut self,
         bootstrap: &Bootstrap,
         joined: &Joined,
         mut feed: Feed,
@@ -191,9 +199,13 @@ impl Sidecar {
             })
         });
         stop_asked(bootstrap, &self.pages).await?;
+        self.pages.registrar.iter().for_each(Registrar::leave);
         drain.begin();
         if let Err(forced) = drain.wait_idle(bootstrap.drain_timeout).await {
             tracing::warn!(active = forced.active, "not everything has ended in time; the rest is cut");
+        }
+        if let (Some(registrar), Some(task)) = (&self.pages.registrar, self.registering.take()) {
+            registrar.end(task).await;
         }
         if let Some(exporter) = exporter {
             let _ = tokio::time::timeout(Duration::from_secs(3), exporter).await;
@@ -241,6 +253,7 @@ async fn stop_asked(bootstrap: &Bootstrap, pages: &Pages) -> anyhow::Result<()> 
         () = signals.draining() => {
             let leaving = pages.readiness.register("signal");
             leaving.set_not_ready("stopping; connections are still accepted for the grace period");
+            pages.registrar.iter().for_each(Registrar::leave);
             tokio::select! {
                 () = tokio::time::sleep(bootstrap.grace) => {}
                 () = pages.drain.draining() => {}
@@ -321,6 +334,7 @@ fn feed(
     process: &Arc<Process>,
     demands: mpsc::Receiver<ResourceKey>,
     resolver: Resolver,
+    (client, events): (Client, mpsc::Receiver<Event>),
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
     let mut state = FeedState::new(config_feed::always(bootstrap.dns.is_some()));
     for outbound in &bootstrap.outbound {
@@ -335,14 +349,34 @@ fn feed(
     let publisher = Publisher::new(process.clone(), joined.id.trust_domain().to_owned(), reachable);
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
     let bounds = Bounds::default();
-    let (client, events) = ads(bootstrap, joined);
     let kept = status.clone();
     let feed = ConfigFeed { client, events, demands, resolver, state, publisher, bounds, file, status: kept };
     (feed, status)
 }
 
-/// The ADS client waits for the certificate: who we are decides what we are told.
-fn ads(bootstrap: &Bootstrap, joined: &Joined) -> (Client, mpsc::Receiver<Event>) {
+/// Registers the workload, where that is ours to do.
+fn register(
+    bootstrap: &Bootstrap,
+    joined: &Joined,
+    process: &Arc<Process>,
+    registry: &Registry,
+) -> Option<(Registrar, JoinHandle<()>)> {
+    let section = bootstrap.register.as_ref()?;
+    let (own, checks) = (Own::new(bootstrap, section, &joined.id), Checks::start(&section.checks));
+    let (control, store) = (joined.control.clone(), joined.store.clone());
+    let (registrar, task) = Registrar::start(own, checks, control, store, process.clone());
+    let seen = registrar.clone();
+    registry.register_fn(move |page| seen.write(page));
+    Some((registrar, task))
+}
+
+/// The ADS client waits for the certificate, as who we are decides what we are told, and for the first try to register, as what we
+/// are does.
+fn ads(
+    bootstrap: &Bootstrap,
+    joined: &Joined,
+    registrar: Option<&Registrar>,
+) -> (Client, mpsc::Receiver<Event>) {
     let node = &bootstrap.node;
     let info = NodeInfo {
         id: node_id(bootstrap),
@@ -357,10 +391,14 @@ fn ads(bootstrap: &Bootstrap, joined: &Joined) -> (Client, mpsc::Receiver<Event>
         metadata: json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace }),
     };
     let (store, control) = (joined.store.clone(), joined.control.clone());
+    let registrar = registrar.cloned();
     let connect = move || {
-        let (store, control) = (store.clone(), control.clone());
+        let (store, control, registrar) = (store.clone(), control.clone(), registrar.clone());
         async move {
             store.ready().await;
+            if let Some(registrar) = registrar {
+                registrar.tried().await;
+            }
             Ok(control.channel())
         }
     };

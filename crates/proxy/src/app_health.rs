@@ -27,41 +27,56 @@ pub const PATH: &str = "/app-health/*";
 
 /// A way to ask the application; the address is where it listens.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[serde(rename_all = "lowercase")]
 pub enum Probe {
     /// A GET; a status of 200 to 399 is healthy.
-    Http {
-        /// Its port.
-        port: u16,
-        /// Its address. Default 127.0.0.1.
-        #[serde(default = "localhost")]
-        address: IpAddr,
-        /// With its query. Default `/`.
-        #[serde(default = "root")]
-        path: String,
-        /// `Host`. Default the address and port.
-        #[serde(default)]
-        host: Option<String>,
-    },
+    Http(Http),
     /// A connection that is taken is healthy.
-    Tcp {
-        /// Its port.
-        port: u16,
-        /// Its address. Default 127.0.0.1.
-        #[serde(default = "localhost")]
-        address: IpAddr,
-    },
+    Tcp(Tcp),
     /// `grpc.health.v1.Health/Check`; SERVING is healthy.
-    Grpc {
-        /// Its port.
-        port: u16,
-        /// Its address. Default 127.0.0.1.
-        #[serde(default = "localhost")]
-        address: IpAddr,
-        /// The service that is asked for. Default empty: the whole server.
-        #[serde(default)]
-        service: String,
-    },
+    Grpc(Grpc),
+}
+
+/// A GET.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Its port.
+    pub port: u16,
+    /// Its address. Default 127.0.0.1.
+    #[serde(default = "localhost")]
+    pub address: IpAddr,
+    /// With its query. Default `/`.
+    #[serde(default = "root")]
+    pub path: String,
+    /// `Host`. Default the address and port.
+    #[serde(default)]
+    pub host: Option<String>,
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tcp {
+    /// Its port.
+    pub port: u16,
+    /// Its address. Default 127.0.0.1.
+    #[serde(default = "localhost")]
+    pub address: IpAddr,
+}
+
+/// A call of gRPC's health service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpc {
+    /// Its port.
+    pub port: u16,
+    /// Its address. Default 127.0.0.1.
+    #[serde(default = "localhost")]
+    pub address: IpAddr,
+    /// The service that is asked for. Default empty: the whole server.
+    #[serde(default)]
+    pub service: String,
 }
 
 fn localhost() -> IpAddr {
@@ -104,23 +119,34 @@ pub fn row(probes: BTreeMap<String, Probe>) -> Row {
 }
 
 impl Probe {
+    /// Whether the application is well, for those who ask for themselves.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn passes(&self) -> Result<(), String> {
+        match self.ask(&HeaderMap::new()).await? {
+            status if status.as_u16() < 400 => Ok(()),
+            status => Err(format!("the application answers {status}")),
+        }
+    }
+
     /// Asks; `headers` are those of whoever asked us.
     async fn ask(&self, headers: &HeaderMap) -> Result<StatusCode, String> {
         match self {
-            Self::Http { port, address, path, host } => {
+            Self::Http(Http { port, address, path, host }) => {
                 let address = SocketAddr::new(*address, *port);
                 http(address, path, host.as_deref(), headers)
                     .await
                     .map_err(|error| format!("{address}: {error}"))
             }
-            Self::Tcp { port, address } => {
+            Self::Tcp(Tcp { port, address }) => {
                 let address = SocketAddr::new(*address, *port);
                 TcpStream::connect(address)
                     .await
                     .map(|_| StatusCode::OK)
                     .map_err(|e| format!("{address}: {e}"))
             }
-            Self::Grpc { port, address, service } => {
+            Self::Grpc(Grpc { port, address, service }) => {
                 let address = SocketAddr::new(*address, *port);
                 grpc(address, service).await.map_err(|error| format!("{address}: {error}"))
             }
@@ -258,7 +284,12 @@ mod tests {
     }
 
     fn probe(address: SocketAddr) -> Probe {
-        Probe::Http { port: address.port(), address: address.ip(), path: "/healthz?full".into(), host: None }
+        Probe::Http(Http {
+            port: address.port(),
+            address: address.ip(),
+            path: "/healthz?full".into(),
+            host: None,
+        })
     }
 
     #[tokio::test]
@@ -270,9 +301,9 @@ mod tests {
         }
         let address = answering("").await;
         assert!(probe(address).ask(&HeaderMap::new()).await.is_err(), "an end is no answer");
-        let tcp = Probe::Tcp { port: address.port(), address: address.ip() };
+        let tcp = Probe::Tcp(Tcp { port: address.port(), address: address.ip() });
         assert_eq!(tcp.ask(&HeaderMap::new()).await, Ok(StatusCode::OK));
-        let nobody = Probe::Tcp { port: 1, address: localhost() };
+        let nobody = Probe::Tcp(Tcp { port: 1, address: localhost() });
         assert!(nobody.ask(&HeaderMap::new()).await.unwrap_err().starts_with("127.0.0.1:1: "));
     }
 
@@ -301,8 +332,8 @@ mod tests {
             (&[], "5", false),
         ] {
             let address = grpc_server(answer, status).await;
-            let probe =
-                Probe::Grpc { port: address.port(), address: address.ip(), service: "shop.Pricing".into() };
+            let service = "shop.Pricing".into();
+            let probe = Probe::Grpc(Grpc { port: address.port(), address: address.ip(), service });
             assert_eq!(probe.ask(&HeaderMap::new()).await.is_ok(), healthy, "{answer:?} {status}");
         }
         assert_eq!(check_message("ab").unwrap()[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
@@ -314,7 +345,7 @@ mod tests {
             let text = format!("node: {{id: a}}\nstate_dir: /s\nprobes:\n  ready: {probe}\n");
             Bootstrap::parse(Path::new("b"), &text)
         };
-        let wanted = Probe::Http { port: 8080, address: localhost(), path: "/ok".into(), host: None };
+        let wanted = Probe::Http(Http { port: 8080, address: localhost(), path: "/ok".into(), host: None });
         assert_eq!(read("{http: {port: 8080, path: /ok}}").unwrap().probes["ready"], wanted);
         assert!(read("{grpc: {port: 9090}}").is_ok());
         assert!(read("{exec: {command: ls}}").unwrap_err().to_string().contains("exec"));

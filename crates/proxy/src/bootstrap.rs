@@ -13,6 +13,7 @@ use crate::app_health::Probe;
 use crate::intercept;
 
 pub mod dns;
+pub mod register;
 mod size;
 
 /// The whole file.
@@ -44,6 +45,9 @@ pub struct Bootstrap {
     /// Health of the application, `/app-health/NAME` on the health port, for those who cannot ask it themselves.
     #[serde(default)]
     pub probes: BTreeMap<String, Probe>,
+    /// What is registered of the workload, and the checks that decide its state. Absent: others register it.
+    #[serde(default)]
+    pub register: Option<register::Section>,
     /// How connections reach the proxy.
     #[serde(default)]
     pub mode: Mode,
@@ -328,6 +332,9 @@ impl Bootstrap {
         }
         if let Some(dns) = &self.dns {
             dns.check()?;
+        }
+        if let Some(register) = &self.register {
+            register.check()?;
         }
         if self.workers == Some(0) {
             return Err("workers: must be at least 1; leave it out for the CPU quota".into());

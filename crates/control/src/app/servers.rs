@@ -24,7 +24,7 @@ use super::accept::{self, Listen, Peer};
 use super::gate::{Gate, Shares};
 use super::grpc::{self, Served, Terms};
 use super::{Addresses, Parts, api, http, readiness};
-use crate::api::{Channel, router, same_site};
+use crate::api::{Channel, members, router, same_site};
 use crate::debug;
 use crate::rejections::{Noting, Rejections};
 use crate::traces::{query, receive};
@@ -116,7 +116,8 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
 
     let listeners = Listeners { drain: drain.clone(), rejections };
     let ads = AdsService::server(Arc::new(source.clone()), peer_of);
-    let served = Served::new(Routes::new(ads).add_service(csr));
+    let services = Routes::new(ads).add_service(csr).into_axum_router();
+    let served = Served::new(Routes::from(services.merge(members(api.clone()))));
     let gate = gates.xds.clone();
     spawn(
         tasks,

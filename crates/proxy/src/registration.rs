@@ -1,0 +1,323 @@
+//! The registration of our own workload: says to the control plane what the bootstrap file and the checks say, until it is told.
+//!
+//! ```text
+//! certificate ─▶ told ─▶ (health changes, forgotten, ten minutes) ─▶ told ─▶ SIGTERM: stopping ─▶ drained: deregistered
+//!                  └ refused, away: again after 0.5 to 30 s
+//! ```
+//!
+//! Always the whole registration is said, so that what the control plane knew before does not matter; to say the same twice is no
+//! change there. In between our ADS stream keeps its lease, and whether we are still known the configuration says: without a
+//! registration there is no inbound listener.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use outrigger_identity::{ControlPlane, CredentialStore};
+use outrigger_model::listener::Direction;
+use outrigger_telemetry::admin::{AdminResponse, Row};
+use outrigger_telemetry::metrics::Page;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::checks::{self, Checks, Health, Verdict};
+use crate::process::Process;
+
+mod call;
+mod instance;
+
+use call::Trouble;
+pub use instance::Own;
+
+/// For one call, connecting included.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between tries, at first and at most.
+const AGAIN: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+/// It is said again after so long, whatever happens: somebody may have changed what we do not see.
+const REFRESH: Duration = Duration::from_secs(600);
+/// A configuration without us may be on its way to one with us.
+const FORGOTTEN: Duration = Duration::from_secs(1);
+/// For the last word.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What is to be said of the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its checks have not passed yet.
+    Starting,
+    /// It takes calls.
+    Running,
+    /// A check fails.
+    Unhealthy,
+    /// It finishes what it has.
+    Stopping,
+    /// It is no more.
+    Gone,
+}
+
+impl From<Health> for State {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Starting => Self::Starting,
+            Health::Running => Self::Running,
+            Health::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+/// How far the end of the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    Leaving,
+    Ending,
+}
+
+/// What the pages show.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    /// What the control plane has taken.
+    state: Option<State>,
+    at: Option<SystemTime>,
+    /// Why the last try failed.
+    error: Option<String>,
+    tries: u64,
+}
+
+/// The handle on the registration, for the pages and the end; cheap to clone.
+#[derive(Clone)]
+pub struct Registrar {
+    own: Arc<Own>,
+    checks: Checks,
+    told: Arc<Mutex<Told>>,
+    phase: Arc<watch::Sender<Phase>>,
+    /// Whether it has been tried.
+    tried: Arc<watch::Sender<bool>>,
+}
+
+struct Task {
+    registrar: Registrar,
+    control: ControlPlane,
+    store: CredentialStore,
+    process: Arc<Process>,
+    health: watch::Receiver<Health>,
+    phase: watch::Receiver<Phase>,
+    swapped: watch::Receiver<u64>,
+    /// Whether the configuration has had our inbound listeners since we were last forgotten.
+    known: bool,
+}
+
+impl Registrar {
+    /// Begins to register; call it inside the control runtime.
+    pub fn start(
+        own: Own,
+        checks: Checks,
+        control: ControlPlane,
+        store: CredentialStore,
+        process: Arc<Process>,
+    ) -> (Self, JoinHandle<()>) {
+        let registrar = Self {
+            own: Arc::new(own),
+            checks,
+            told: Arc::default(),
+            phase: Arc::new(watch::Sender::new(Phase::Serving)),
+            tried: Arc::new(watch::Sender::new(false)),
+        };
+        let task = Task {
+            control,
+            store,
+            health: registrar.checks.health(),
+            phase: registrar.phase.subscribe(),
+            swapped: process.swapped.subscribe(),
+            process,
+            known: false,
+            registrar: registrar.clone(),
+        };
+        (registrar, tokio::spawn(task.run()))
+    }
+
+    /// Resolves when it has been tried once: whoever asks for configuration after that is asked about by its instance.
+    pub fn tried(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut tried = self.tried.subscribe();
+        async move {
+            let _ = tried.wait_for(|tried| *tried).await;
+        }
+    }
+
+    /// No new calls from now on.
+    pub fn leave(&self) {
+        self.phase.send_if_modified(|phase| {
+            *phase < Phase::Leaving && {
+                *phase = Phase::Leaving;
+                true
+            }
+        });
+    }
+
+    /// Ends the registration; what cannot be told ends with its lease.
+    pub async fn end(&self, task: JoinHandle<()>) {
+        self.phase.send_replace(Phase::Ending);
+        if timeout(FAREWELL, task).await.is_err() {
+            let ttl = self.own.ttl();
+            tracing::warn!("the registration could not be ended: it ends by itself after {ttl:?}");
+        }
+    }
+
+    /// What is registered and what the checks say, and the application's own word.
+    pub fn rows(&self) -> [Row; 2] {
+        let registrar = self.clone();
+        let page =
+            Row::get("/registration", "what is registered of the workload, and its checks", move |_| {
+                let told = registrar.told.lock().clone();
+                AdminResponse::json(&json!({
+                    "instance": registrar.own.id(),
+                    "service": registrar.own.service(),
+                    "health": *registrar.checks.health().borrow(),
+                    "told": told,
+                    "checks": registrar.checks.statuses(),
+                }))
+            });
+        [page, checks::row(self.checks.clone())]
+    }
+
+    /// Metrics.
+    pub fn write(&self, page: &mut Page) {
+        let told = self.told.lock().clone();
+        let there = told.state.is_some_and(|state| state != State::Gone) && told.error.is_none();
+        page.gauge(
+            "outrigger_registered",
+            "1 while the control plane has what is registered of the workload.",
+        )
+        .sample((), u64::from(there));
+        let mut passing = page.gauge("outrigger_check_passing", "1 while a check of the application passes.");
+        let statuses = self.checks.statuses();
+        for (name, status) in &statuses {
+            let passes = status.verdict == Verdict::Passing;
+            passing.sample([("check", name.as_str())], u64::from(passes));
+        }
+        let mut failures =
+            page.counter("outrigger_check_failures_total", "Results that were failures, by check.");
+        for (name, status) in &statuses {
+            failures.sample([("check", name.as_str())], status.failures);
+        }
+    }
+
+    /// Notes how a try went, and says in the log what is new.
+    fn note(&self, state: State, result: Result<(), Trouble>) {
+        let mut told = self.told.lock();
+        told.tries += 1;
+        let error = result.err().map(|trouble| trouble.to_string());
+        match &error {
+            None => {
+                if told.state != Some(state) || told.error.is_some() {
+                    tracing::info!(instance = self.own.id(), ?state, "registered with the control plane");
+                }
+                (told.state, told.at) = (Some(state), Some(SystemTime::now()));
+            }
+            Some(error) if told.error.as_ref() != Some(error) => {
+                tracing::warn!(
+                    instance = self.own.id(),
+                    ?state,
+                    error,
+                    "the registration is not taken; it is tried again"
+                );
+            }
+            Some(_) => {}
+        }
+        told.error = error;
+        drop(told);
+        self.tried.send_replace(true);
+    }
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            _ = self.store.ready() => {}
+            // Nobody was told anything.
+            _ = phase.wait_for(|phase| *phase == Phase::Ending) => return,
+        }
+        let mut bound = AGAIN;
+        loop {
+            let state = self.wanted();
+            let result = match timeout(PATIENCE, self.tell(state)).await {
+                Ok(result) => result,
+                Err(_) => Err(Trouble::Away(format!("no answer within {PATIENCE:?}"))),
+            };
+            let done = result.is_ok();
+            self.registrar.note(state, result);
+            if done && state == State::Gone {
+                return;
+            }
+            if done {
+                bound = AGAIN;
+                self.news().await;
+                continue;
+            }
+            // With jitter, so that a fleet does not come back as one wave.
+            let pause = bound.mul_f64(0.5 + fastrand::f64() / 2.0);
+            bound = (bound * 2).min(LONGEST);
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = self.phase.changed() => {}
+            }
+        }
+    }
+
+    fn wanted(&mut self) -> State {
+        let health = *self.health.borrow_and_update();
+        match *self.phase.borrow_and_update() {
+            Phase::Serving => health.into(),
+            Phase::Leaving => State::Stopping,
+            Phase::Ending => State::Gone,
+        }
+    }
+
+    async fn tell(&self, state: State) -> Result<(), Trouble> {
+        let own = &self.registrar.own;
+        match state {
+            State::Gone => call::deregister(&self.control, own.id()).await,
+            state => call::register(&self.control, |local| own.body(state, local)).await,
+        }
+    }
+
+    /// Until something is to be said.
+    async fn news(&mut self) {
+        self.known |= self.has_inbound();
+        let refresh = sleep(REFRESH.mul_f64(0.9 + fastrand::f64() / 5.0));
+        tokio::pin!(refresh);
+        loop {
+            tokio::select! {
+                _ = self.health.changed() => return,
+                _ = self.phase.changed() => return,
+                _ = self.swapped.changed() => {
+                    let there = self.has_inbound();
+                    if self.known && !there {
+                        tracing::warn!("the control plane does not know the workload any more: it is registered again");
+                        self.known = false;
+                        tokio::select! {
+                            () = sleep(FORGOTTEN) => {}
+                            _ = self.phase.changed() => {}
+                        }
+                        return;
+                    }
+                    self.known |= there;
+                }
+                () = &mut refresh => return,
+            }
+        }
+    }
+
+    /// Without a registration there is none.
+    fn has_inbound(&self) -> bool {
+        let snapshot = self.process.snapshot.load();
+        snapshot.listeners().any(|listener| listener.config.direction == Direction::Inbound)
+    }
+}

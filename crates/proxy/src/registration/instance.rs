@@ -1,0 +1,146 @@
+//! What is registered: the shape of the management API's instances, filled from the bootstrap file.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use outrigger_model::identity::SpiffeId;
+use serde::Serialize;
+
+use super::State;
+use crate::bootstrap::register::{Port, Section};
+use crate::bootstrap::{Bootstrap, Node};
+
+/// Our workload as its bootstrap file describes it.
+#[derive(Debug, Clone)]
+pub struct Own {
+    node: Node,
+    section: Section,
+    namespace: String,
+    service_account: String,
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Instance<'a> {
+    id: &'a str,
+    service: &'a str,
+    namespace: &'a str,
+    addresses: &'a [IpAddr],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    network: &'a str,
+    ports: &'a [Port],
+    labels: &'a BTreeMap<String, String>,
+    metadata: &'a BTreeMap<String, String>,
+    tags: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    weight: u32,
+    zone: &'a str,
+    region: &'a str,
+    service_account: &'a str,
+    state: State,
+    ttl_seconds: u64,
+}
+
+impl Own {
+    /// `identity` is who the join token makes us.
+    pub fn new(bootstrap: &Bootstrap, section: &Section, identity: &SpiffeId) -> Self {
+        let node = &bootstrap.node;
+        let namespace = identity.namespace().unwrap_or(&node.namespace).to_owned();
+        let service_account = identity.service_account().unwrap_or(&node.service_account).to_owned();
+        let mut addresses = section.addresses.clone();
+        if addresses.is_empty() {
+            let bound = bootstrap.inbound.iter().map(|inbound| inbound.bind.ip());
+            let bound = bound.filter(|ip| !ip.is_unspecified());
+            match node.address {
+                Some(address) => addresses.push(address),
+                None => addresses.extend(bound),
+            }
+            let mut seen = Vec::new();
+            addresses.retain(|ip| {
+                !seen.contains(ip) && {
+                    seen.push(*ip);
+                    true
+                }
+            });
+        }
+        Self { node: node.clone(), section: section.clone(), namespace, service_account, addresses }
+    }
+
+    /// The instance.
+    pub fn id(&self) -> &str {
+        &self.node.id
+    }
+
+    /// Its service.
+    pub fn service(&self) -> &str {
+        match &self.section.service {
+            Some(service) => service,
+            None if !self.node.app.is_empty() => &self.node.app,
+            None => &self.service_account,
+        }
+    }
+
+    /// How long it lives without us.
+    pub fn ttl(&self) -> Duration {
+        self.section.ttl
+    }
+
+    /// The registration; `local` is our address where nothing says another.
+    pub(super) fn body(&self, state: State, local: IpAddr) -> Vec<u8> {
+        let (section, node) = (&self.section, &self.node);
+        let local = [local.to_canonical()];
+        let instance = Instance {
+            id: &node.id,
+            service: self.service(),
+            namespace: &self.namespace,
+            addresses: if self.addresses.is_empty() { &local } else { &self.addresses },
+            network: &section.network,
+            ports: &section.ports,
+            labels: &section.labels,
+            metadata: &section.metadata,
+            tags: &section.tags,
+            version: Some(node.version.as_str()).filter(|version| !version.is_empty()),
+            weight: section.weight,
+            zone: &node.locality.zone,
+            region: &node.locality.region,
+            service_account: &self.service_account,
+            state,
+            ttl_seconds: section.ttl.as_secs(),
+        };
+        serde_json::to_vec(&instance).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn body(more: &str) -> Value {
+        let text = format!("node: {{id: c1, version: v2}}\nstate_dir: /s\n{more}\n");
+        let bootstrap = Bootstrap::parse(Path::new("b"), &text).unwrap();
+        let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
+        let own = Own::new(&bootstrap, bootstrap.register.as_ref().unwrap(), &identity);
+        serde_json::from_slice(&own.body(State::Unhealthy, "10.0.0.7".parse().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_comes_from_the_token_the_node_and_the_way_to_the_control_plane() {
+        let said = body("register: {ports: [{number: 8080, protocol: http}]}");
+        assert_eq!(said["addresses"], json!(["10.0.0.7"]));
+        assert_eq!((&said["namespace"], &said["service"]), (&json!("shop"), &json!("catalog")));
+        assert_eq!((&said["state"], &said["ttlSeconds"]), (&json!("unhealthy"), &json!(30)));
+        assert_eq!((&said["version"], &said["serviceAccount"]), (&json!("v2"), &json!("catalog")));
+        let inbound = "inbound: [{bind: '127.0.0.5:80', app: '127.0.0.1:80'}, {bind: '127.0.0.5:81', app: '127.0.0.1:81'}]";
+        let said = body(&format!("{inbound}\nregister: {{service: shelf, ports: [{{number: 80}}]}}"));
+        assert_eq!((&said["addresses"], &said["service"]), (&json!(["127.0.0.5"]), &json!("shelf")));
+        let said = body("register: {addresses: ['10.1.1.1', '::5'], ports: [{number: 80}]}");
+        assert_eq!(said["addresses"], json!(["10.1.1.1", "::5"]));
+    }
+}
