@@ -39,12 +39,12 @@ impl<'a, A> Places<'a, A> {
         let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
         let rule = lens.destination_for(host);
         let nearness = rule.and_then(|rule| rule.effective(subset, outbound.port).nearness);
+        let nearness = nearness.filter(|nearness| !nearness.off);
         let wish = nearness.map(|nearness| {
             // What is not looked at does not tell clients apart.
             let by_labels = !nearness.priority.is_empty();
             let labels = if by_labels { lens.labels() } else { None };
-            let own = if by_labels { None } else { lens.locality() };
-            Wish { nearness, own, labels }
+            Wish { nearness, own: lens.locality(), labels }
         });
         Self { wish, found: BTreeMap::new() }
     }
@@ -103,7 +103,10 @@ impl Wish<'_> {
     fn priority(&self, locality: &Locality, labels: &Labels) -> u32 {
         match &self.nearness {
             nearness if !nearness.distribute.is_empty() => 0,
-            nearness if !nearness.priority.is_empty() => by_labels(&nearness.priority, self.labels, labels),
+            nearness if !nearness.priority.is_empty() => {
+                let own = (self.own.as_ref(), self.labels);
+                by_labels(&nearness.priority, own, (Some(locality), Some(labels)))
+            }
             nearness => self.own.as_ref().map_or(0, |own| by_place(nearness, own, locality)),
         }
     }
@@ -148,13 +151,28 @@ fn by_place(nearness: &Nearness, own: &Locality, other: &Locality) -> u32 {
     }
 }
 
-/// By how many of the labels, from the first, an endpoint has the client's value, or the one that is written.
-fn by_labels(wanted: &[(String, Option<String>)], own: Option<&Labels>, labels: &Labels) -> u32 {
-    let agrees = |(key, value): &&(String, Option<String>)| {
-        let value = value.as_ref().or_else(|| own?.get(key));
-        value.is_some() && value == labels.get(key)
+/// A place and labels of a client or an endpoint.
+type Marks<'m> = (Option<&'m Locality>, Option<&'m Labels>);
+
+/// By how many of the labels, from the first, an endpoint has the client's value, or the one that is written. What neither has is
+/// alike, as in Istio.
+fn by_labels(wanted: &[(String, Option<String>)], own: Marks<'_>, other: Marks<'_>) -> u32 {
+    let agrees = |(key, value): &&(String, Option<String>)| match value {
+        Some(value) => mark(other, key) == Some(value),
+        None => mark(own, key) == mark(other, key),
     };
     (wanted.len() - wanted.iter().take_while(agrees).count()) as u32
+}
+
+/// The value of a label; those of topology say where something is, unless it has them as labels.
+fn mark<'m>((place, labels): Marks<'m>, key: &str) -> Option<&'m String> {
+    let of_place = || match key {
+        "topology.kubernetes.io/region" => Some(&place?.region),
+        "topology.kubernetes.io/zone" => Some(&place?.zone),
+        "topology.istio.io/subzone" => Some(&place?.sub_zone),
+        _ => None,
+    };
+    labels.and_then(|labels| labels.get(key)).or_else(of_place).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

@@ -364,6 +364,29 @@ async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operator
 }
 
 #[tokio::test]
+async fn what_an_operator_took_out_stays_when_its_sidecar_leaves_and_comes_back_as_it_is_by_then() {
+    let (keeper, _) = keeper().await;
+    let own = workload("catalog", "127.0.0.1");
+    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
+    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    let state = || keeper.published().world.instance("c1").map(|instance| instance.state);
+    keeper.deregister("c1", own.clone()).await.unwrap();
+    assert_eq!(state(), Some(State::Maintenance), "its sidecar is restarted");
+    let failing = Instance { state: State::Unhealthy, ..catalog_instance("c1") };
+    keeper.register(failing, own.clone()).await.unwrap();
+    assert_eq!(state(), Some(State::Maintenance));
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(state(), Some(State::Unhealthy), "its checks fail");
+    keeper.deregister("c1", own.clone()).await.unwrap();
+    assert_eq!(state(), None);
+    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
+    keeper.deregister("c1", own.clone()).await.unwrap();
+    assert_eq!(state(), Some(State::Stopped), "an operator answers for it");
+    keeper.register(catalog_instance("c1"), own).await.unwrap();
+    assert_eq!(state(), Some(State::Running));
+}
+
+#[tokio::test]
 async fn new_roots_make_a_new_world() {
     let (keeper, _) = keeper().await;
     let mut generation = keeper.subscribe();

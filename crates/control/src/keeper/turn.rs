@@ -179,7 +179,7 @@ impl Turn {
         let expired = leases.expire(now, |service| draft.members(service));
         for id in expired {
             tracing::warn!(instance = %id, "expired: no heartbeat within its TTL");
-            self.mutations.extend(self.draft.remove_registration(&id));
+            self.mutations.extend(self.draft.expire(&id));
             self.changed = true;
         }
     }

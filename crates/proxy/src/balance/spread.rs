@@ -36,6 +36,14 @@ pub fn shares(levels: impl Iterator<Item = (u32, u32)>) -> Option<Shares> {
     Some(shares)
 }
 
+/// What is left of a locality's weight when so many of its endpoints serve: as much as these bear, as in Envoy. Without a weight there
+/// is nothing to lose.
+pub fn borne(weight: u32, serving: u32, total: u32) -> u32 {
+    let bears = (OVERPROVISIONING * u64::from(serving)).checked_div(u64::from(total)).unwrap_or(100).min(100);
+    let left = u64::from(weight) * bears / 100;
+    u32::try_from(left).unwrap_or(u32::MAX).max(weight.min(1))
+}
+
 /// The level for one request.
 pub fn draw(shares: &[u8], hash: Option<u64>) -> usize {
     let mut ticket = hash.map_or_else(|| fastrand::u8(..100), |hash| (hash % 100) as u8);
@@ -71,6 +79,20 @@ mod tests {
             assert_eq!(found.iter().map(|share| u32::from(*share)).sum::<u32>(), 100);
         }
         assert_eq!(shares([(0, 3), (0, 0)].into_iter()), None);
+    }
+
+    #[test]
+    fn a_locality_bears_what_its_endpoints_bear() {
+        for ((weight, serving, total), left) in [
+            ((100, 10, 10), 100),
+            ((100, 8, 10), 100),
+            ((100, 5, 10), 70),
+            ((100, 1, 10), 14),
+            ((0, 1, 10), 0),
+            ((3, 1, 100), 1),
+        ] {
+            assert_eq!(borne(weight, serving, total), left, "{serving} of {total}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// More often than this a check is a load.
 const LEAST: Duration = Duration::from_millis(100);
+/// Longest of any time of a check.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Checks of one workload.
 const MOST: usize = 32;
 
@@ -171,6 +173,16 @@ impl Check {
                 }
             }
             _ => {}
+        }
+        let times = [
+            ("interval", self.interval),
+            ("timeout", self.timeout),
+            ("initial_delay", self.initial_delay),
+            ("ttl", self.ttl),
+        ];
+        if let Some((field, _)) = times.into_iter().find(|(_, time)| time.is_some_and(|time| time > LONGEST))
+        {
+            return Err(format!("{field}: must be at most 24h"));
         }
         if self.interval() < LEAST {
             return Err(format!("interval: must be at least {LEAST:?}"));

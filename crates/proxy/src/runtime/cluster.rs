@@ -233,12 +233,9 @@ impl ClusterHandle {
             {
                 return Ok(found.clone());
             }
-            // A lower priority is for when this one cannot serve at all, not for variety among retries.
-            if let Some(again) = again {
-                return Ok(again.clone());
-            }
+            // Who has tried all of a priority in vain goes on: that one cannot serve.
         }
-        Err(self.nothing(table, true))
+        again.cloned().ok_or_else(|| self.nothing(table, true))
     }
 
     /// The level that a request is to go to, by how many of each are not ejected.
@@ -377,17 +374,21 @@ impl EndpointTable {
         let mut totals: BTreeMap<u32, u32> = BTreeMap::new();
         for locality in &set.localities {
             let healthy = locality.endpoints.iter().filter(|e| e.health == Reported::Healthy);
+            let serving = healthy.clone().count() as u32;
             let sum: u64 = healthy.map(|e| u64::from(e.weight.max(1))).sum();
-            // Who drains leaves: a rolling restart moves nobody elsewhere.
-            let stay = locality.endpoints.iter().filter(|e| e.health != Reported::Draining).count();
-            *totals.entry(locality.priority).or_default() += stay as u32;
+            // Some that drain leave, and move nobody elsewhere; where most do, the place is given up.
+            let draining =
+                locality.endpoints.iter().filter(|e| e.health == Reported::Draining).count() as u32;
+            let members = locality.endpoints.len() as u32;
+            let total = if draining <= serving { members - draining } else { members };
+            *totals.entry(locality.priority).or_default() += total;
             for config in &locality.endpoints {
                 let endpoint = Arc::new(EndpointState::new(config, before.get(&config.address).copied()));
                 all.push(endpoint.clone());
                 if config.health != Reported::Healthy {
                     continue;
                 }
-                let weight = share(locality.weight, config.weight.max(1), sum);
+                let weight = share(spread::borne(locality.weight, serving, total), config.weight.max(1), sum);
                 levels.entry(locality.priority).or_default().push((endpoint, weight));
             }
         }

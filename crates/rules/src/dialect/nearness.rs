@@ -52,7 +52,8 @@ pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Nearness> {
             format!("{} has shares and an order: only distribute, or the others, can hold", at.path);
         reader.error(at, message);
     }
-    enabled.then_some(nearness)
+    nearness.off = !enabled;
+    Some(nearness)
 }
 
 fn pattern(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> Option<PlacePattern> {

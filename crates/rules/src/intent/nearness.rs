@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 /// `localityLbSetting`. With nothing in it: the nearest first, the others where these cannot serve.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nearness {
+    /// All are alike, whatever holds around it (`enabled: false`).
+    pub off: bool,
     /// Shares by place instead of the nearest first: the first that takes the client's place.
     pub distribute: Vec<Distribution>,
     /// From region to region: that one goes before all other regions.

@@ -103,7 +103,10 @@ fn labels_in_common_go_before_places() {
         (endpoint(&[("rack", "7"), ("tier", "gold")]), 3),
         (endpoint(&[]), 3),
     ] {
-        assert_eq!(by_labels(&priority, Some(&own), &labels), rank, "{labels:?}");
+        assert_eq!(by_labels(&priority, (None, Some(&own)), (None, Some(&labels))), rank, "{labels:?}");
     }
-    assert_eq!(by_labels(&priority[..1], None, &endpoint(&[])), 1, "what nobody has is nothing in common");
+    assert_eq!(by_labels(&priority[..1], (None, None), (None, None)), 0, "what neither has is alike");
+    let near = wanted(&[("eu/a", 0), ("eu/b", 1), ("asia/a", 2), ("us/a", 2)]);
+    let istio = "{failoverPriority: [topology.kubernetes.io/region, topology.kubernetes.io/zone]}";
+    assert_eq!(priorities("eu/a", istio), near, "places are labels, too");
 }

@@ -93,6 +93,7 @@ impl Draft {
     fn keep_out(&self, mut instance: Arc<Instance>, caller: &Caller) -> Arc<Instance> {
         let known = self.registrations.get(&instance.id);
         if known.is_some_and(|known| is_kept_out(known.stored.instance.state, caller)) {
+            self.said.lock().insert(instance.id.clone(), instance.state);
             Arc::make_mut(&mut instance).state = State::Maintenance;
         }
         instance
@@ -149,8 +150,24 @@ impl Draft {
         caller: &Caller,
     ) -> Result<Vec<Mutation>, Refused> {
         let mut stored = self.touchable(id, caller)?.stored.clone();
-        if stored.instance.state == state || is_kept_out(stored.instance.state, caller) {
+        let before = stored.instance.state;
+        if is_kept_out(before, caller) {
+            self.said.lock().insert(id.to_owned(), state);
             return Ok(Vec::new());
+        }
+        if before == state {
+            return Ok(Vec::new());
+        }
+        let mut state = state;
+        if matches!(caller, Caller::Operator(_)) && stored.by.is_some() {
+            match (before, state) {
+                (said, State::Maintenance) => drop(self.said.lock().insert(id.to_owned(), said)),
+                // It is back, and what it has said of itself meanwhile holds: its checks may fail.
+                (State::Maintenance, State::Running) => {
+                    state = self.said.lock().get(id).copied().unwrap_or(state)
+                }
+                _ => {}
+            }
         }
         Arc::make_mut(&mut stored.instance).state = state;
         Ok(self.put(stored))
@@ -161,14 +178,34 @@ impl Draft {
         id: &str,
         caller: &Caller,
     ) -> Result<Vec<Mutation>, Refused> {
-        self.touchable(id, caller)?;
+        let mut stored = self.touchable(id, caller)?.stored.clone();
+        if let Caller::Workload { .. } = caller {
+            // What an operator took out, or answers for, is the operator's to remove: the workload may come back to it.
+            if stored.instance.state == State::Maintenance {
+                return Ok(Vec::new());
+            }
+            if stored.by.is_none() {
+                Arc::make_mut(&mut stored.instance).state = State::Stopped;
+                return Ok(self.put(stored));
+            }
+        }
         Ok(self.remove_registration(id))
+    }
+
+    /// Its lease has ended. What an operator took out stays so, wherever its sidecar is.
+    pub(in crate::keeper) fn expire(&mut self, id: &str) -> Vec<Mutation> {
+        let held = |known: &Registration| known.stored.instance.state == State::Maintenance;
+        if self.registrations.get(id).is_some_and(held) {
+            return Vec::new();
+        }
+        self.remove_registration(id)
     }
 
     pub(in crate::keeper) fn remove_registration(&mut self, id: &str) -> Vec<Mutation> {
         if !self.leave(id) {
             return Vec::new();
         }
+        self.said.lock().remove(id);
         self.decide(id);
         vec![Mutation::DeleteInstance(id.to_owned())]
     }

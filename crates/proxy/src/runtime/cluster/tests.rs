@@ -95,7 +95,8 @@ fn tried_hosts_are_avoided_while_there_are_others() {
     cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)], &[endpoint(3, Healthy)]]));
     let tried: Vec<_> = cluster.endpoints().all.iter().map(|e| e.address).collect();
     assert_eq!(reach(&cluster, &tried[..1]), [2]);
-    assert_eq!(reach(&cluster, &tried[..2]), [1], "a retry does not leave the priority");
+    assert_eq!(reach(&cluster, &tried[..2]), [3], "all of the first have been tried in vain");
+    assert_eq!(reach(&cluster, &tried), [1], "and all of the others: once more from the beginning");
 }
 
 #[test]
@@ -249,6 +250,24 @@ async fn what_a_priority_can_no_longer_bear_goes_on_to_the_next() {
     cluster.report(&first, Outcome::GatewayError);
     let found = to_the_second(&cluster);
     assert!((240..=360).contains(&found), "an ejected one bears nothing: {found}");
+}
+
+/// Zones with equal weights, of which one has one of ten left: it gets what one bears, not the share of ten.
+#[test]
+fn a_zone_that_has_lost_most_gets_less() {
+    fastrand::seed(7);
+    let zone = |from: u8, healthy: u8| LocalityEndpoints {
+        weight: 1_000,
+        endpoints: (0..10)
+            .map(|n| endpoint(from + n, if n < healthy { Healthy } else { Unhealthy }))
+            .collect(),
+        ..LocalityEndpoints::default()
+    };
+    let cluster = cluster(|c| c.balance = Balance::Random);
+    cluster.update(&EndpointSet::new("c", vec![zone(1, 1), zone(100, 10)]));
+    let first = 1_000 - to_the_second(&cluster);
+    // 140 of 1,140: 123 of a thousand, standard deviation 10.
+    assert!((80..=165).contains(&first), "{first}");
 }
 
 /// Found by two localities with shares of 75 and 25 percent: both were more than a weight could be, and so they were alike.

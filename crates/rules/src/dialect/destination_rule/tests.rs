@@ -258,7 +258,7 @@ fn near(setting: &str) -> String {
 fn a_locality_setting_says_shares_or_an_order() {
     let read = |setting: &str| destination(&near(setting)).policy.nearness;
     assert_eq!(read("{}"), Some(Nearness::default()));
-    assert_eq!(read("{enabled: false}"), None);
+    assert_eq!(read("{enabled: false}"), Some(Nearness { off: true, ..Nearness::default() }));
     let shares = read("{distribute: [{from: eu/a/*, to: {eu/a/*: 80, us/*: 20}}]}").unwrap();
     assert_eq!(shares.distribute[0].to.iter().map(|(_, share)| *share).collect::<Vec<_>>(), [80, 20]);
     let order = read(
