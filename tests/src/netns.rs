@@ -281,8 +281,9 @@ fn remove(namespace: &str) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
-    let _ = ip().args(["netns", "del", namespace]).stderr(Stdio::null()).status();
+    // A folder is never without its namespace: the others look for such.
     let _ = std::fs::remove_dir_all(etc(namespace));
+    let _ = ip().args(["netns", "del", namespace]).stderr(Stdio::null()).status();
     // Only when it was the last: somebody else's folders stay.
     let _ = std::fs::remove_dir("/etc/netns");
 }
