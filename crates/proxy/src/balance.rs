@@ -19,6 +19,8 @@ mod ring_hash;
 mod round_robin;
 pub mod spread;
 
+use round_robin::Turns;
+
 /// When all endpoints are new, somebody has to take the request: so often another one is drawn.
 const DRAWS: usize = 8;
 
@@ -34,8 +36,8 @@ pub struct Level {
     weights: Vec<u32>,
     /// Running sums of the weights, for a choice by binary search.
     cumulative: Vec<u64>,
-    /// The order of a weighted round robin; empty if all weights are equal.
-    schedule: Vec<u32>,
+    /// For round robin.
+    turns: Turns,
     table: HashTable,
     warming: Option<Warming>,
 }
@@ -76,7 +78,11 @@ impl Level {
                 Some(*sum)
             })
             .collect();
-        let schedule = round_robin::schedule(&weights);
+        let turns = match policy {
+            Balance::RoundRobin => round_robin::turns(&weights),
+            // A handle of the time before the policy takes turns by weight.
+            _ => Turns::Spread,
+        };
         let keys = || members.iter().map(|m| m.address).zip(weights.iter().copied()).collect::<Vec<_>>();
         let table = match policy {
             Balance::RoundRobin | Balance::LeastRequest | Balance::Random => HashTable::None,
@@ -86,7 +92,7 @@ impl Level {
             Balance::Maglev { size } => HashTable::Maglev(maglev::table(&keys(), size.max(2))),
         };
         let total = members.len() as u32;
-        Self { priority, total, members, weights, cumulative, schedule, table, warming: None }
+        Self { priority, total, members, weights, cumulative, turns, table, warming: None }
     }
 
     /// Among so many in all.

@@ -31,15 +31,40 @@ fn shares(policy: Balance, candidates: &Candidates<'_>, rounds: usize) -> HashMa
 
 #[test]
 fn round_robin_gives_exact_shares_and_spreads_the_heavy_one() {
-    let weighted = level(&[3, 1]);
+    let weighted = hashed(&[3, 1], Balance::RoundRobin);
     assert_eq!(shares(Balance::RoundRobin, &Candidates::All(&weighted), 400), [(1, 300), (2, 100)].into());
-    assert_eq!(round_robin::schedule(&[2, 1, 1]).len(), 4);
-    assert_eq!(round_robin::schedule(&[5, 5, 5]), Vec::<u32>::new());
+    assert_eq!(round_robin::turns(&[2, 1, 1]), Turns::Order(vec![0, 1, 2, 0]));
+    assert_eq!(round_robin::turns(&[5, 5, 5]), Turns::Equal);
+}
+
+/// Found by shares of places: ten endpoints with 90 percent and a thousand with 10 had half each, for none could have less than one of
+/// 1,024 turns.
+#[test]
+fn weights_that_make_a_long_round_are_kept_all_the_same() {
+    let weights: Vec<u32> = (0..1_010).map(|i| if i < 10 { 9_000 } else { 10 }).collect();
+    assert_eq!(round_robin::turns(&weights), Turns::Spread);
+    let members = weights.iter().enumerate().map(|(i, weight)| {
+        let address = std::net::SocketAddr::from(([10, 0, 0, 1], i as u16 + 1));
+        (Arc::new(EndpointState::plain(address, Default::default())), *weight)
+    });
+    let level = Level::new(0, members.collect(), Balance::RoundRobin);
+    let cursor = AtomicUsize::new(7);
+    let port = || pick(Balance::RoundRobin, &Candidates::All(&level), &cursor, None).unwrap().address.port();
+    let picked: Vec<u16> = (0..10_000).map(|_| port()).collect();
+    let heavy = picked.iter().filter(|port| **port <= 10).count();
+    assert!((8_995..=9_005).contains(&heavy), "{heavy} of 10,000");
+    for n in 1..=10 {
+        let times = picked.iter().filter(|port| **port == n).count();
+        assert!((890..=910).contains(&times), "{times} of 900");
+        let turns: Vec<usize> = (0..picked.len()).filter(|at| picked[*at] == n).collect();
+        let longest = turns.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(longest <= 34, "one in eleven waits {longest} turns");
+    }
 }
 
 #[test]
 fn round_robin_over_some_keeps_their_shares_equal() {
-    let equal = level(&[1, 1, 1, 1]);
+    let equal = hashed(&[1, 1, 1, 1], Balance::RoundRobin);
     let counts = shares(Balance::RoundRobin, &Candidates::Some(&equal, &[0, 2, 3]), 300);
     assert_eq!(counts, [(1, 100), (3, 100), (4, 100)].into());
 }
@@ -177,13 +202,13 @@ proptest! {
 
     #[test]
     fn a_round_gives_each_its_share(weights in prop::collection::vec(1_u32..20, 2..8)) {
-        let order = round_robin::schedule(&weights);
         let total: u32 = weights.iter().sum();
-        for (i, weight) in weights.iter().enumerate() {
-            let times = order.iter().filter(|o| **o as usize == i).count();
-            if !order.is_empty() {
+        match round_robin::turns(&weights) {
+            Turns::Order(order) => for (i, weight) in weights.iter().enumerate() {
+                let times = order.iter().filter(|o| **o as usize == i).count();
                 prop_assert_eq!(times as u64 * u64::from(total), u64::from(*weight) * order.len() as u64);
-            }
+            },
+            turns => prop_assert!(turns == Turns::Equal && weights.iter().all(|weight| *weight == weights[0])),
         }
     }
 }
