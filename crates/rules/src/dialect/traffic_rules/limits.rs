@@ -3,7 +3,7 @@
 use outrigger_model::rate_limit::{Algorithm, By, MOST_LIMITS, MOST_PARTS, MOST_REQUESTS, RateLimit, TIMES};
 use outrigger_model::route::RouteMatch;
 
-use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
+use super::routes;
 use crate::finding::quote;
 use crate::reader::{At, Reader, Table};
 use crate::yaml::Value;
@@ -58,7 +58,10 @@ fn limit(reader: &mut Reader<'_>, at: &At<'_>, index: usize) -> Option<RateLimit
         reader.error(&at, format!("{}: a sliding window has no burst; leave it out", at.path));
     }
     let by = by(reader, fields.get("by"));
-    let matches = fields.get("match").map_or_else(|| Some(RouteMatch::any()), |at| matches(reader, &at));
+    let matches = match fields.get("match") {
+        Some(at) => reader.fields(&at, &MATCH).map(|fields| routes::request(reader, &fields)),
+        None => Some(RouteMatch::any()),
+    };
     let name = reader.text(fields.get("name"));
     let requests = requests?;
     Some(RateLimit {
@@ -103,17 +106,6 @@ fn by(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<By> {
         parts.extend(name.map(|name| By::Header(name.to_ascii_lowercase())));
     }
     parts
-}
-
-fn matches(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RouteMatch> {
-    let fields = reader.fields(at, &MATCH)?;
-    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Native, false);
-    let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
-    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
-    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
-    let query = query_matches(reader, fields.get("query"), Spelling::Native);
-    let request = RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() };
-    Some(request.build())
 }
 
 #[cfg(test)]

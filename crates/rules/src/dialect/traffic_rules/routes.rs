@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, Mirror, RetryPolicy, Route, RouteAction,
+    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, Mirror, RetryPolicy, Route, RouteAction, RouteMatch,
     WeightedCluster,
 };
 
@@ -119,20 +119,24 @@ fn plain_target(host: &Host, place: Place) -> WeightedTarget {
 
 fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
     let fields = reader.fields(at, &MATCH)?;
-    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Native, false);
-    let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
-    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
-    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
-    let query = query_matches(reader, fields.get("query"), Spelling::Native);
-    let request = RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() };
     Some(HttpMatch {
-        request: request.build(),
+        request: request(reader, &fields),
         port: reader.port(fields.get("port")),
         source_labels: reader.labels(fields.get("sourceLabels")),
         source_namespace: reader.text(fields.get("sourceNamespace")),
         place: at.place(),
         ..HttpMatch::default()
     })
+}
+
+/// What of a match is about the request itself.
+pub(super) fn request(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RouteMatch {
+    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Native, false);
+    let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
+    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
+    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
+    let query = query_matches(reader, fields.get("query"), Spelling::Native);
+    RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() }.build()
 }
 
 fn target(
