@@ -61,8 +61,7 @@ impl Dialled {
     /// Bytes go over it. One that was dialled early for what turned out to be a request is another's matter.
     fn used(self) -> Upstream {
         let Self { upstream, pass } = self;
-        upstream.cluster.report(&upstream.endpoint, Outcome::Success);
-        pass.into_iter().for_each(|pass| pass.tell(Outcome::Success));
+        upstream.cluster.report(&upstream.endpoint, Outcome::Success, pass);
         upstream
     }
 }
@@ -136,9 +135,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
             _ => cells.connect_failures.inc(),
         }
         let theirs = failure.side == Side::Upstream;
-        let outcome = if theirs { Outcome::GatewayError } else { Outcome::LocalFailure };
-        cluster.report(&endpoint, outcome);
-        pass.into_iter().for_each(|pass| pass.tell(outcome));
+        cluster.report(&endpoint, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure }, pass);
         if failure.retry != Retry::Safe || tried.len() == ATTEMPTS {
             return Err(failure);
         }

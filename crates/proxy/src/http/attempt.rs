@@ -170,8 +170,7 @@ fn report(
         Err(failed) if failed.stale => return,
         Err(failed) => outcome_of(&failed.failure),
     };
-    plan.cluster.report(endpoint, outcome);
-    pass.into_iter().for_each(|pass| pass.tell(outcome));
+    plan.cluster.report(endpoint, outcome, pass);
 }
 
 fn finish_span(

@@ -60,8 +60,7 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
                 Ok(answer) => Outcome::Status(status_of(&answer.head, is_grpc)),
                 Err(failure) => outcome_of(failure),
             };
-            cluster.report(&endpoint, outcome);
-            pass.into_iter().for_each(|pass| pass.tell(outcome));
+            cluster.report(&endpoint, outcome, pass);
             tried.push(endpoint.address);
         }
         if !again {

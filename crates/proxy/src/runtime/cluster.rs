@@ -294,9 +294,12 @@ impl ClusterHandle {
         endpoint.clone()
     }
 
-    /// Tells what became of a request to an endpoint, which may be ejected for it.
-    pub fn report(&self, endpoint: &EndpointState, outcome: Outcome) {
+    /// Tells what became of a request to an endpoint, which may be ejected for it, and of the leave that it was sent with.
+    pub fn report(&self, endpoint: &EndpointState, outcome: Outcome, pass: Option<Pass>) {
         endpoint.note(outcome);
+        if let Some(pass) = pass {
+            pass.tell(outcome);
+        }
         // Without rules there is no clock to read.
         let Some(rules) = &self.config.outlier else { return };
         let now = Instant::now();

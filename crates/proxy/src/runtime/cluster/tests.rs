@@ -51,7 +51,7 @@ fn late_endpoint_update_keeps_in_flight_load_and_ejection() {
     cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
     let picked = cluster.endpoints().all[0].clone();
     let _request = picked.begin();
-    cluster.report(&picked, Outcome::Status(500));
+    cluster.report(&picked, Outcome::Status(500), None);
     cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(4, Healthy)]]));
     assert_eq!(cluster.endpoints().all[0].in_flight(), 1);
     assert_eq!(reach(&cluster, &[]), [2, 4]);
@@ -85,7 +85,7 @@ fn an_ejected_level_falls_to_the_next() {
         c.outlier = Some(Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() });
     });
     cluster.update(&set(&[&[endpoint(1, Healthy)], &[endpoint(2, Healthy)]]));
-    cluster.report(&cluster.endpoints().all[0], Outcome::GatewayError);
+    cluster.report(&cluster.endpoints().all[0], Outcome::GatewayError, None);
     assert_eq!(reach(&cluster, &[]), [2]);
 }
 
@@ -247,7 +247,7 @@ async fn what_a_priority_can_no_longer_bear_goes_on_to_the_next() {
     }
     cluster.update(&of_four(3));
     let first = cluster.endpoints().all[0].clone();
-    cluster.report(&first, Outcome::GatewayError);
+    cluster.report(&first, Outcome::GatewayError, None);
     let found = to_the_second(&cluster);
     assert!((240..=360).contains(&found), "an ejected one bears nothing: {found}");
 }
