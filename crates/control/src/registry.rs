@@ -269,20 +269,18 @@ impl Heard {
     pub async fn first(&mut self) -> anyhow::Result<Vec<(Arc<Source>, Event)>> {
         let Registered { name, kind, health } = &self.row;
         let mut said = Vec::new();
-        let all = async {
-            while let Some(word) = self.words.recv().await {
-                match word {
-                    Word::Event(source, event) => said.push((source, event)),
-                    Word::Whole => return true,
-                }
-            }
-            // Whoever followed it has ended.
-            false
-        };
-        // Files are the operator's own, and read as long as it takes.
+        // Files are the operator's own, and read as long as it takes. Others may have much to say, but not be silent for long.
         let files = *kind == "file";
         let patience = if files { Duration::MAX } else { PATIENCE };
-        if !tokio::time::timeout(patience, all).await.unwrap_or(false) {
+        let whole = loop {
+            match tokio::time::timeout(patience, self.words.recv()).await {
+                Ok(Some(Word::Event(source, event))) => said.push((source, event)),
+                Ok(Some(Word::Whole)) => break true,
+                // Whoever followed it has ended, or says nothing.
+                Ok(None) | Err(_) => break false,
+            }
+        };
+        if !whole {
             let why = health.state().error.map_or_else(|| "no answer".to_owned(), |error| error.message);
             bail!(
                 "registry \"{name}\" ({kind}) has not said what it has: {why}. Without it the instances would be taken from sidecars, \

@@ -117,6 +117,8 @@ pub struct Consul {
     index: u64,
     /// When it began another history.
     begun_anew: Option<Instant>,
+    /// When it last said anything.
+    heard: Option<Instant>,
     /// Services that are asked for in vain.
     trouble: BTreeMap<String, String>,
     /// Whose answers do not show everything; of the list itself under no name.
@@ -137,7 +139,7 @@ impl Consul {
     pub fn new(settings: ConsulSettings) -> Self {
         let parts = Parts::new(Duration::from_secs(settings.hold_seconds));
         let (trouble, filtered) = (BTreeMap::new(), BTreeSet::new());
-        Self { settings, parts, index: 0, begun_anew: None, trouble, filtered }
+        Self { settings, parts, index: 0, begun_anew: None, heard: None, trouble, filtered }
     }
 
     /// The list was answered. An index smaller than that of the last is another history's: a restore, or a start without data.
@@ -206,29 +208,37 @@ impl Consul {
         voice: &Voice,
     ) -> Result<Vec<String>, String> {
         if connection.listed.is_none() {
-            // The time in which nobody answered is not counted.
-            self.parts.hold_anew(Instant::now());
             connection.waiting.clone_from(&now);
         }
-        for (part, left) in self.parts.list(&now, self.is_recovering(), Instant::now()) {
+        let hidden = self.filtered.contains("");
+        for (part, left) in self.parts.list(&now, hidden, self.is_recovering(), Instant::now()) {
             tracing::info!(service = part, "Consul does not list it any more");
             voice.say(&part, Event::Reset(left)).await?;
         }
-        connection.watches.retain(|name, _| now.contains(name));
+        // One that the token may hide is asked for on: its own answer tells.
+        let asked = |name: &String| now.contains(name) || (hidden && self.parts.has(name));
+        connection.watches.retain(|name, _| asked(name));
+        self.trouble.retain(|name, _| asked(name));
+        self.filtered.retain(|name| name.is_empty() || asked(name));
         connection.waiting.retain(|name| now.contains(name));
-        self.trouble.retain(|name, _| now.contains(name));
-        self.filtered.retain(|name| name.is_empty() || now.contains(name));
-        let new = now.iter().filter(|name| !connection.watches.contains_key(*name)).cloned().collect();
+        let of_before = self.parts.names().filter(|name| hidden && !now.contains(*name));
+        let all = now.iter().chain(of_before);
+        let new = all.filter(|name| !connection.watches.contains_key(*name)).cloned().collect();
         connection.listed = Some(now);
         Ok(new)
     }
 
     async fn take(&mut self, news: News, connection: &mut Connection, voice: &Voice) -> Result<(), String> {
         match news {
-            News::Service { name, rows, filtered } if connection.watches.contains_key(&name) => {
+            News::Service { name, rows, filtered, back } if connection.watches.contains_key(&name) => {
+                if back {
+                    self.begun_anew = Some(Instant::now());
+                }
+                let listed = connection.listed.as_ref().is_some_and(|listed| listed.contains(&name));
                 let missing = match filtered {
                     true => Missing::Hidden,
-                    false if self.is_recovering() || rows.is_empty() => Missing::Held,
+                    false if self.is_recovering() => Missing::Lost,
+                    false if rows.is_empty() && listed => Missing::Emptied,
                     false => Missing::Gone,
                 };
                 self.trouble.remove(&name);
@@ -238,7 +248,10 @@ impl Consul {
                 connection.waiting.remove(&name);
             }
             News::Trouble { name, why } if connection.watches.contains_key(&name) => {
-                self.trouble.insert(name, why);
+                // Anybody who may register there could keep us from starting: after two answers that are none, nobody waits for it.
+                if self.trouble.insert(name.clone(), why).is_some() {
+                    connection.waiting.remove(&name);
+                }
             }
             News::Failed(why) => return Err(why),
             // Of one that has gone meanwhile.
@@ -272,6 +285,15 @@ impl Registry for Consul {
                     continue;
                 }
             };
+            if !matches!(next, News::Failed(_)) {
+                let now = Instant::now();
+                if connection.listed.is_none()
+                    && let Some(before) = self.heard
+                {
+                    self.parts.pause(now.saturating_duration_since(before));
+                }
+                self.heard = Some(now);
+            }
             if matches!(next, News::Nothing) {
                 voice.heard();
                 continue;

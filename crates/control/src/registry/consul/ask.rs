@@ -33,13 +33,14 @@ pub(super) enum News {
         index: u64,
         filtered: bool,
     },
-    /// The services that there are.
+    /// The services that there are, as far as the token sees them.
     Services(BTreeSet<String>),
-    /// The instances of one; whether the token does not see them all.
+    /// The instances of one; whether the token does not see them all, and whether its index went backwards.
     Service {
         name: String,
         rows: Vec<Row>,
         filtered: bool,
+        back: bool,
     },
     /// One cannot be heard of.
     Trouble {
@@ -119,8 +120,11 @@ impl Ask {
             if self.news.send(answered).await.is_err() {
                 return;
             }
-            if last.as_ref() != Some(&now) {
-                last = Some(now.clone());
+            // That it shows everything now is news, too: of what is missing.
+            let all = (now, answer.filtered);
+            if last.as_ref() != Some(&all) {
+                let now = all.0.clone();
+                last = Some(all);
                 if self.news.send(News::Services(now)).await.is_err() {
                     return;
                 }
@@ -141,17 +145,20 @@ impl Ask {
             let Ok(place) = places.acquire().await else { return };
             let asked = self.http.query(&path, &more, index.of_last(), self.wait()).await;
             drop(place);
+            if asked.is_err() && index.failed() {
+                continue;
+            }
             let news = match asked.and_then(|answer| Ok((rows(&answer)?, answer))) {
                 Err(why) => News::Trouble { name: name.clone(), why },
                 Ok((rows, answer)) => {
-                    index.take(answer.index);
+                    let back = index.take(answer.index);
                     pause = PAUSE.0;
                     let now = (rows, answer.filtered);
-                    if last.as_ref() == Some(&now) {
+                    if last.as_ref() == Some(&now) && !back {
                         News::Nothing
                     } else {
                         last = Some(now.clone());
-                        News::Service { name: name.clone(), rows: now.0, filtered: now.1 }
+                        News::Service { name: name.clone(), rows: now.0, filtered: now.1, back }
                     }
                 }
             };
@@ -189,19 +196,32 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, String> {
 #[derive(Default)]
 struct Index {
     last: u64,
+    /// What there is now is wanted, whatever the index.
+    anew: bool,
     asked: Option<Instant>,
 }
 
 impl Index {
     /// The one to wait beyond; nothing: what there is now is wanted.
     fn of_last(&self) -> Option<u64> {
-        (self.last > 0).then_some(self.last)
+        (self.last > 0 && !self.anew).then_some(self.last)
     }
 
     /// One that goes backwards is of another history (a restore, a new leader): then what there is is asked for anew. Zero would
-    /// not wait at all.
-    fn take(&mut self, index: u64) {
-        self.last = if index < self.last { 0 } else { index.max(1) };
+    /// not wait at all. Says whether it went backwards.
+    fn take(&mut self, index: u64) -> bool {
+        let index = index.max(1);
+        let back = index < self.last;
+        (self.last, self.anew) = (index, back);
+        back
+    }
+
+    /// A Consul that answers again may have another history, of which an index of before is the future: it is asked at once, and not
+    /// waited for. Says whether there is more to ask now.
+    fn failed(&mut self) -> bool {
+        let waited = self.of_last().is_some();
+        self.anew = true;
+        waited
     }
 
     async fn pace(&mut self) {
@@ -224,6 +244,10 @@ mod tests {
             index.take(got);
             assert_eq!(index.of_last(), next, "after {got}");
         }
+        index.take(9);
+        assert!(index.failed() && !index.failed());
+        assert_eq!(index.of_last(), None);
+        assert!(index.take(4), "another history");
     }
 
     #[test]

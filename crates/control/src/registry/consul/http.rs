@@ -126,7 +126,7 @@ impl Http {
         }
         let uri = format!("{path}?{}", query.join("&"));
         let patience = if index.is_some() { wait + wait / 16 + PATIENCE } else { PATIENCE };
-        let asked = timeout(patience, self.ask(&uri)).await;
+        let asked = timeout(patience, self.ask(&uri, index.is_some())).await;
         let (head, body) = asked.map_err(|_| format!("Consul at {} is silent", self.authority))??;
         let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         if head.status != StatusCode::OK {
@@ -152,13 +152,15 @@ impl Http {
         format!("Consul at {} answers {path} with {status}: {}{what}", self.authority, said.trim())
     }
 
-    /// On a connection that was kept, or where there is none or it has ended meanwhile on a new one: asking changes nothing.
-    async fn ask(&self, uri: &str) -> Result<(http::response::Parts, Bytes), String> {
+    /// On a connection that was kept, or where there is none or it has ended meanwhile on a new one: asking changes nothing. One that
+    /// `waits` for news of an index is not asked anew: there may be a Consul of another history now, which does not know the index.
+    async fn ask(&self, uri: &str, waits: bool) -> Result<(http::response::Parts, Bytes), String> {
         let kept = self.idle.lock().pop();
-        if let Some(kept) = kept
-            && let Ok(answer) = self.ask_on(kept, uri).await
-        {
-            return Ok(answer);
+        if let Some(kept) = kept {
+            let answer = self.ask_on(kept, uri).await;
+            if answer.is_ok() || waits {
+                return answer;
+            }
         }
         self.idle.lock().clear();
         let connection = timeout(CONNECT, self.connect()).await;

@@ -1,6 +1,6 @@
 //! What a Consul said, part by part, and what of it is held although it is not there any more.
 //!
-//! One service that goes has gone. Much that goes at once, all that there was, everything of one that is still listed, and whatever is
+//! One service that goes has gone. Much that goes at once, all that there was, everything of one that stays listed, and whatever is
 //! missing after Consul began another history has more likely been lost, and comes back piece by piece: each instance is held by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +22,10 @@ const MASS_PERCENT: usize = 30;
 pub(super) enum Missing {
     /// They have gone.
     Gone,
+    /// All of one that is still listed: lost, or about to be listed no more.
+    Emptied,
     /// They may come back.
-    Held,
+    Lost,
     /// The token does not see them: nothing is known of them.
     Hidden,
 }
@@ -33,9 +35,19 @@ pub(super) struct Parts {
     hold: Duration,
     /// What each has in force.
     said: BTreeMap<String, BTreeMap<String, Arc<Instance>>>,
-    /// Since when instances are missing, of those that are held.
-    held: BTreeMap<String, BTreeMap<String, Instant>>,
+    /// Instances that are held.
+    held: BTreeMap<String, BTreeMap<String, Held>>,
+    /// None ends sooner.
+    ends: Option<Instant>,
     problems: BTreeMap<String, Vec<String>>,
+}
+
+/// An instance that is missing.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    since: Instant,
+    /// Its service was answered for without anybody, while it was listed.
+    emptied: bool,
 }
 
 /// A part, and what it has now.
@@ -43,27 +55,42 @@ type Left = (String, Vec<Item>);
 
 impl Parts {
     pub(super) fn new(hold: Duration) -> Self {
-        Self { hold, said: BTreeMap::new(), held: BTreeMap::new(), problems: BTreeMap::new() }
+        Self { hold, said: BTreeMap::new(), held: BTreeMap::new(), ends: None, problems: BTreeMap::new() }
     }
 
-    /// Only these are listed. Yields those that have less than before.
-    pub(super) fn list(&mut self, listed: &BTreeSet<String>, recovering: bool, now: Instant) -> Vec<Left> {
+    /// Only these are listed; `hidden`: and perhaps others that the token does not see. Yields those that have less than before.
+    pub(super) fn list(
+        &mut self,
+        listed: &BTreeSet<String>,
+        hidden: bool,
+        recovering: bool,
+        now: Instant,
+    ) -> Vec<Left> {
         let known = self.said.values().filter(|part| !part.is_empty()).count();
         let missing: Vec<String> = self.said.keys().filter(|name| !listed.contains(*name)).cloned().collect();
-        let full = missing.iter().filter(|name| self.said.get(*name).is_some_and(|part| !part.is_empty()));
-        let lost = full.count();
+        let emptied =
+            |name: &String| self.held.get(name).is_some_and(|held| held.values().any(|held| held.emptied));
+        let full = |name: &String| self.said.get(name).is_some_and(|part| !part.is_empty());
+        // Of what the token may hide only its own answer tells that it has gone.
+        let lost = missing.iter().filter(|name| if hidden { emptied(name) } else { full(name) }).count();
         let mass = lost == known || (lost >= 2 && lost * 100 > known * MASS_PERCENT);
         let mut less = Vec::new();
         for name in missing {
             let Some(part) = self.said.get_mut(&name) else { continue };
             let held = self.held.entry(name.clone()).or_default();
+            let mut gone = BTreeSet::new();
             if mass || recovering {
-                for id in part.keys() {
-                    held.entry(id.clone()).or_insert(now);
+                held.values_mut().for_each(|held| held.emptied = false);
+                for id in part.keys().filter(|_| !hidden) {
+                    held.entry(id.clone()).or_insert(Held { since: now, emptied: false });
+                    self.ends = earlier(self.ends, now + self.hold);
                 }
+            } else {
+                // Nobody serves it, and now it is listed no more: it has ended.
+                held.retain(|id, held| !held.emptied || !gone.insert(id.clone()));
             }
             let before = part.len();
-            part.retain(|id, _| held.contains_key(id));
+            part.retain(|id, _| held.contains_key(id) || (hidden && !gone.contains(id)));
             if part.len() < before || part.is_empty() {
                 less.push((name.clone(), items(part)));
             }
@@ -108,8 +135,10 @@ impl Parts {
             if has.contains_key(&id) {
                 continue;
             }
-            if missing == Missing::Held {
-                held.entry(id.clone()).or_insert(now);
+            if matches!(missing, Missing::Emptied | Missing::Lost) {
+                let emptied = missing == Missing::Emptied;
+                held.entry(id.clone()).or_insert(Held { since: now, emptied });
+                self.ends = earlier(self.ends, now + self.hold);
             }
             if blind || held.contains_key(&id) {
                 has.insert(id, last);
@@ -127,9 +156,20 @@ impl Parts {
         all
     }
 
-    /// Holds begin anew.
-    pub(super) fn hold_anew(&mut self, now: Instant) {
-        self.held.values_mut().flat_map(BTreeMap::values_mut).for_each(|since| *since = now);
+    /// Nobody answered for so long: that is no time of a hold.
+    pub(super) fn pause(&mut self, outage: Duration) {
+        self.held.values_mut().flat_map(BTreeMap::values_mut).for_each(|held| held.since += outage);
+        self.ends = self.ends.map(|ends| ends + outage);
+    }
+
+    /// The services that something is in force of.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.said.keys()
+    }
+
+    /// Whether something is in force of a service.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.said.contains_key(name)
     }
 
     pub(super) fn is_holding(&self) -> bool {
@@ -141,9 +181,9 @@ impl Parts {
         self.held.get(name).map_or(0, BTreeMap::len)
     }
 
-    /// When the first hold ends.
+    /// When the first hold ends, or sooner.
     pub(super) fn hold_ends(&self) -> Option<Instant> {
-        self.held.values().flat_map(BTreeMap::values).min().map(|since| *since + self.hold)
+        self.ends.filter(|_| self.is_holding())
     }
 
     /// Lets go of what was held for long enough.
@@ -152,8 +192,8 @@ impl Parts {
         for (name, held) in &mut self.held {
             let Some(part) = self.said.get_mut(name) else { continue };
             let before = held.len();
-            held.retain(|id, since| {
-                let stays = now < *since + self.hold;
+            held.retain(|id, held| {
+                let stays = now < held.since + self.hold;
                 if !stays {
                     part.remove(id);
                 }
@@ -166,6 +206,8 @@ impl Parts {
         for (name, _) in &less {
             self.tidy(name);
         }
+        let first = self.held.values().flat_map(BTreeMap::values).map(|held| held.since).min();
+        self.ends = first.map(|since| since + self.hold);
         less
     }
 
@@ -184,6 +226,10 @@ impl Parts {
             self.problems.remove(name);
         }
     }
+}
+
+fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
 }
 
 fn items(part: &BTreeMap<String, Arc<Instance>>) -> Vec<Item> {

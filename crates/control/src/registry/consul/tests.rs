@@ -194,16 +194,18 @@ async fn an_outage_rubbish_and_a_list_that_shrinks_take_nothing_and_are_told() {
         play.until(|condition, text| condition == Condition::Away && text.contains(said)).await;
     }
     // Another history, in which there is nothing yet.
-    play.scene.send_replace(Scene { filtered: true, ..scene(2, &["a"]) });
-    let said = |text: &str| {
-        text.contains("does not list what it listed before") && text.contains("filtered by ACLs")
-    };
+    play.scene.send_replace(scene(2, &["a"]));
+    let missing = |text: &str| text.contains("does not list what it listed before");
+    let said = |text: &str| missing(text) && text.contains("filtered by ACLs");
     tokio::time::timeout(Duration::from_secs(60), async {
         // The one that is listed is said anew.
         assert_eq!(play.next(1).await, [("a".to_owned(), 1)].into());
+        play.until(|condition, text| condition == Condition::Degraded && missing(text)).await;
+        // And of what the token does not see each is asked for by itself.
+        play.scene.send_replace(Scene { filtered: true, ..scene(3, &["a"]) });
+        assert_eq!(play.next(3).await, all.map(|name| (name.to_owned(), 1)).into());
         play.until(|condition, text| condition == Condition::Degraded && said(text)).await;
-        play.scene.send_replace(scene(3, &all));
-        // That the token shows everything now is news of the one that it has shown, too.
+        play.scene.send_replace(scene(4, &all));
         assert_eq!(play.next(3).await, all.map(|name| (name.to_owned(), 1)).into());
         play.until(|condition, _| condition == Condition::Connected).await;
     })
@@ -245,9 +247,9 @@ fn what_was_lost_comes_back_one_by_one_and_the_rest_is_held_meanwhile() {
     let (now, settings) = (Instant::now(), ConsulSettings::default());
     let at = |seconds| now + Duration::from_secs(seconds);
     let mut parts = parts(now);
-    assert_eq!(parts.list(&listed(&[]), false, at(1)).len(), 0, "all of it at once has not gone");
+    assert_eq!(parts.list(&listed(&[]), false, false, at(1)).len(), 0, "all of it at once has not gone");
     assert_eq!(parts.hold_ends(), Some(at(61)));
-    assert_eq!(parts.list(&listed(&["web"]), false, at(2)).len(), 0);
+    assert_eq!(parts.list(&listed(&["web"]), false, false, at(2)).len(), 0);
     let left = parts.part("web", &rows(&[row("web", "a")]), &settings, Missing::Gone, at(3));
     assert_eq!(
         ids(&left),
@@ -268,27 +270,82 @@ fn one_service_that_goes_and_instances_of_one_that_stays_have_gone() {
     for name in ["c", "d", "e"] {
         all.part(name, &rows(&[row(name, name)]), &settings, Missing::Gone, now);
     }
-    let left = all.list(&listed(&["web", "c", "d", "e"]), false, now);
+    let left = all.list(&listed(&["web", "c", "d", "e"]), false, false, now);
     assert_eq!(left.iter().map(|(part, left)| (part.as_str(), left.len())).collect::<Vec<_>>(), [("db", 0)]);
     let left = all.part("web", &rows(&[row("web", "d")]), &settings, Missing::Gone, now);
     assert_eq!(ids(&left), ["d@n1"]);
     // While it recovers, and where the token does not see, nothing has.
-    let held = all.part("c", &[], &settings, Missing::Held, now);
+    let held = all.part("c", &[], &settings, Missing::Lost, now);
     assert_eq!(ids(&held), ["c@n1"]);
     let hidden = all.part("d", &[], &settings, Missing::Hidden, now);
     assert_eq!((ids(&hidden), all.held_in("d")), (vec!["d@n1".to_owned()], 0));
-    assert_eq!(all.list(&listed(&["web", "c", "d"]), true, now).len(), 0);
+    assert_eq!(all.list(&listed(&["web", "c", "d"]), false, true, now).len(), 0);
+}
+
+/// The last instance of a service is deregistered: both the service's answer and the list say so, in either order.
+#[test]
+fn a_service_that_ends_has_gone_whichever_answer_comes_first() {
+    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let five = || {
+        let mut all = parts(now);
+        for name in ["c", "d", "e"] {
+            all.part(name, &rows(&[row(name, name)]), &settings, Missing::Gone, now);
+        }
+        all
+    };
+    let rest = listed(&["web", "c", "d", "e"]);
+    for hidden in [false, true] {
+        let mut all = five();
+        assert_eq!(
+            ids(&all.part("db", &[], &settings, Missing::Emptied, now)),
+            ["x@n1"],
+            "it is listed still"
+        );
+        let left = all.list(&rest, hidden, false, now);
+        assert_eq!(
+            left.iter().map(|(part, left)| (part.as_str(), left.len())).collect::<Vec<_>>(),
+            [("db", 0)]
+        );
+        assert!(!all.is_holding());
+    }
+    let mut all = five();
+    all.list(&rest, true, false, now);
+    assert!(all.part("db", &[], &settings, Missing::Gone, now).is_empty(), "not listed, and answered for");
+    // All of them at once have not ended.
+    let mut all = five();
+    for name in ["db", "c", "d"] {
+        all.part(name, &[], &settings, Missing::Emptied, now);
+    }
+    assert_eq!(all.list(&listed(&["web", "e"]), false, false, now).len(), 0);
+    assert!(all.is_holding());
 }
 
 #[test]
-fn the_time_of_an_outage_is_not_counted() {
+fn a_list_that_the_token_does_not_see_all_of_takes_nothing_away() {
+    let now = Instant::now();
+    let mut all = parts(now);
+    for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {
+        all.part(name, &rows(&[row(name, name)]), &ConsulSettings::default(), Missing::Gone, now);
+    }
+    let nine = listed(&["web", "c", "d", "e", "f", "g", "h", "i", "j"]);
+    assert_eq!(all.list(&nine, true, false, now).len(), 0);
+    assert!(all.has("db") && !all.is_holding(), "it is not held for a time: nothing is known of it");
+    assert_eq!(all.list(&nine, false, false, now).len(), 1, "now that it shows everything, it has gone");
+}
+
+#[test]
+fn the_time_of_an_outage_is_not_counted_and_what_has_passed_is() {
     let now = Instant::now();
     let mut parts = parts(now);
-    parts.list(&listed(&[]), false, now);
-    let later = now + Duration::from_secs(3600);
-    parts.hold_anew(later);
-    assert_eq!(parts.let_go(later).len(), 0);
-    assert_eq!(parts.hold_ends(), Some(later + Duration::from_secs(60)));
+    parts.list(&listed(&[]), false, false, now);
+    let outage = Duration::from_secs(3600);
+    parts.pause(outage);
+    let at = |seconds| now + outage + Duration::from_secs(seconds);
+    assert_eq!(parts.hold_ends(), Some(at(60)));
+    parts.pause(outage);
+    assert_eq!(parts.let_go(at(60)).len(), 0);
+    assert_eq!(parts.let_go(at(60) + outage).len(), 2);
+    assert_eq!(parts.hold_ends(), None);
 }
 
 #[test]
