@@ -373,6 +373,7 @@ pub(crate) fn instance(
         state: State::Running,
         sidecar: true,
         ttl_seconds: None,
+        services: None,
     }
 }
 

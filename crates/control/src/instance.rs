@@ -22,6 +22,10 @@ pub struct Instance {
     pub id: String,
     /// The service, such as `catalog`.
     pub service: String,
+    /// The services of its namespace that it is an endpoint of, where those are described and say themselves which ports they have, as a
+    /// cluster's are. Default: `service` alone, with the instance's ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Vec<String>>,
     /// Its namespace. Default `default`.
     #[serde(default = "default_name")]
     pub namespace: String,
@@ -164,6 +168,12 @@ impl Instance {
                 self.id
             ));
         }
+        if let Some(name) = self.services.iter().flatten().find(|name| !is_label(name)) {
+            return Err(format!(
+                "instance \"{}\": services: \"{name}\" must have 1 to 63 lower-case letters, digits or '-'",
+                self.id
+            ));
+        }
         if self.addresses.is_empty() {
             return Err(format!("instance \"{}\": addresses: at least one IP address is needed", self.id));
         }
@@ -251,6 +261,11 @@ impl Instance {
         SpiffeId::workload(trust_domain, &self.namespace, &self.service_account)
     }
 
+    /// The names of the services that it is an endpoint of.
+    pub fn serves(&self) -> &[String] {
+        self.services.as_deref().unwrap_or(std::slice::from_ref(&self.service))
+    }
+
     /// The port of that number.
     pub fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.number == number)
@@ -299,6 +314,7 @@ pub(crate) fn sample(
     Instance {
         id: id.into(),
         service: service.into(),
+        services: None,
         namespace: "shop".into(),
         addresses: vec![address.parse().unwrap()],
         network: String::new(),

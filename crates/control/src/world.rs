@@ -363,11 +363,12 @@ impl World {
         self.own_mtls(instance).into_iter().flat_map(|intent| intent.ports.keys().copied())
     }
 
-    /// The rate limits of an instance: those of its namespace for its service, by the objects' names.
+    /// The rate limits of an instance: those of its namespace for its services, by the objects' names.
     pub fn limits_for<'w>(&'w self, instance: &Instance) -> impl Iterator<Item = &'w LimitsIntent> + use<'w> {
-        let host = self.resolver.service(&instance.service, &instance.namespace);
+        let hosts = instance.serves().iter().map(|name| self.resolver.service(name, &instance.namespace));
+        let hosts: Vec<Host> = hosts.collect();
         let all = self.rules.limits.of(&instance.namespace).iter();
-        all.map(AsRef::as_ref).filter(move |intent| intent.host == host)
+        all.map(AsRef::as_ref).filter(move |intent| hosts.contains(&intent.host))
     }
 
     /// The authorization policies of an instance: those of its namespace and of the root namespace that select it, by name.

@@ -9,6 +9,7 @@ mod destination_rule;
 mod gateway;
 mod nearness;
 mod peer_authentication;
+mod service;
 mod service_entry;
 mod shared;
 mod traffic_rules;
@@ -31,6 +32,7 @@ const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"]
 const GATEWAY: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 const GATEWAY_GRPC: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
 const GRANT: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+const CORE: &[&str] = &["v1"];
 const NATIVE: &[&str] = &["outrigger.io/v1"];
 
 pub(crate) const ROWS: &[Row] = &[
@@ -43,6 +45,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::HttpRoute, versions: GATEWAY, read: gateway::http_route },
     Row { kind: ObjectKind::GrpcRoute, versions: GATEWAY_GRPC, read: gateway::grpc_route },
     Row { kind: ObjectKind::ReferenceGrant, versions: GRANT, read: gateway::grant },
+    Row { kind: ObjectKind::Service, versions: CORE, read: service::read },
     Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },
 ];
 

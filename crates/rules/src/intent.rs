@@ -59,13 +59,15 @@ pub enum ObjectKind {
     GrpcRoute,
     /// Gateway API: who may refer to whom.
     ReferenceGrant,
+    /// Kubernetes: a name and ports in front of workloads.
+    Service,
     /// Native: one page per service.
     TrafficRules,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
@@ -75,6 +77,7 @@ impl ObjectKind {
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
+        Self::Service,
         Self::TrafficRules,
     ];
 
@@ -90,6 +93,7 @@ impl ObjectKind {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::Service => "Service",
             Self::TrafficRules => "TrafficRules",
         }
     }

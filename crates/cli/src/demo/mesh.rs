@@ -280,6 +280,7 @@ impl Mesh {
             state: State::Running,
             sidecar: true,
             ttl_seconds: None,
+            services: None,
         };
         self.client.register(&instance).await.with_context(|| workload.id())?;
         Ok(())

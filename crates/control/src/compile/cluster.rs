@@ -29,15 +29,17 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     let mut cluster = Cluster::new(name);
     let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
     let identities: Vec<_> = identities.into_iter().collect();
-    let host = match outbound.address() {
+    let (host, own) = match outbound.address() {
         // A call to the address of a workload obeys the policy of its service.
         Some(address) => {
             let instance = lens.workloads_at(address).next()?;
-            lens.host_of(instance)
+            (lens.host_of(instance), instance.port(outbound.port).map(|port| port.protocol))
         }
-        None => lens.resolve(outbound.host)?,
+        None => (lens.resolve(outbound.host)?, None),
     };
-    let protocol = lens.offer(lens.service(&host)?, outbound.port)?.protocol;
+    // Of a described service the workload's port need not be one.
+    let offer = lens.service(&host).and_then(|service| lens.offer(service, outbound.port));
+    let protocol = offer.map(|offer| offer.protocol).or(own)?;
     let server_name = names::server_name(outbound.port, outbound.subset, &host);
     cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
     cluster.protocol = upstream(protocol);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, DnsDiscovery, DnsFamilies};
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, NamedAddress, Workload as Label};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, NamedAddress, Workload as Label};
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload};
 
@@ -14,6 +14,7 @@ use super::endpoints;
 use super::lens::{Lens, Seen};
 use super::names::Outbound;
 use super::place::Places;
+use crate::instance::Instance;
 
 /// How often a name is asked for whose answer does not say how long it lives.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -98,17 +99,22 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
             add(namespace, &entry.workload);
         }
     }
-    let target = of.intent.ports.get(&outbound.port)?.target.unwrap_or(outbound.port);
+    let port = of.intent.ports.get(&outbound.port)?;
+    let target = |instance: &Instance| match port.target_name.as_str() {
+        "" => instance.port(port.target.unwrap_or(outbound.port)).map(|port| port.number),
+        name => instance.ports.iter().find(|port| port.name == name).map(|port| port.number),
+    };
     let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
     let selected = selected.filter(|instance| selects(&instance.labels));
     let registered = lens
         .members(of.service)
         .filter(|instance| endpoints::in_subset(lens, of.service.host(), outbound.subset, &instance.labels));
     for instance in selected.chain(registered) {
-        let Some(ip) = instance.addresses.first().filter(|_| instance.port(target).is_some()) else {
-            continue;
-        };
-        if let Some(endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(*ip, target)) {
+        let Some((ip, target)) = instance.addresses.first().zip(target(instance)) else { continue };
+        if let Some(mut endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(*ip, target)) {
+            if of.intent.unready && endpoint.health == Health::Unhealthy {
+                endpoint.health = Health::Healthy;
+            }
             places.put_once(instance.locality(), &instance.labels, endpoint);
         }
     }

@@ -138,9 +138,10 @@ impl<'a> Lens<'a> {
         self.world.settings.providers.iter().find(|provider| provider.name == name)
     }
 
-    /// The host of a service.
+    /// The host of an instance's service, of several the first.
     pub(super) fn host_of(&self, instance: &Instance) -> Host {
-        self.world.resolver.service(&instance.service, &instance.namespace)
+        let name = instance.serves().first().unwrap_or(&instance.service);
+        self.world.resolver.service(name, &instance.namespace)
     }
 
     /// The service of a host. A rule's `example.com` may be a described service of that very name.

@@ -49,12 +49,12 @@ impl Caller {
     pub fn may_register(&self, instance: &Instance) -> Result<(), String> {
         let Self::Workload { identity, services, .. } = self else { return Ok(()) };
         self.may_touch(instance)?;
-        if services.iter().any(|service| service == "*" || *service == instance.service) {
-            return Ok(());
-        }
+        let may = |name: &String| services.iter().any(|service| service == "*" || service == name);
+        let mut named = std::iter::once(&instance.service).chain(instance.services.iter().flatten());
+        let Some(refused) = named.find(|name| !may(name)) else { return Ok(()) };
         Err(format!(
             "{identity} may not register service \"{}\": its token allows {}; create one with that service",
-            instance.service,
+            refused,
             if services.is_empty() { "none".to_owned() } else { services.join(", ") }
         ))
     }
@@ -90,6 +90,8 @@ mod tests {
         assert_eq!(caller.may_register(&own), Ok(()));
         let other_service = Instance { service: "web".into(), ..own.clone() };
         assert!(caller.may_register(&other_service).unwrap_err().contains("web"));
+        let more = Instance { services: Some(vec!["catalog".into(), "bank".into()]), ..own.clone() };
+        assert!(caller.may_register(&more).unwrap_err().contains("bank"));
         let other_account = Instance { service_account: "web".into(), ..own.clone() };
         assert!(caller.may_register(&other_account).is_err());
         let other_namespace = Instance { namespace: "bank".into(), ..own.clone() };

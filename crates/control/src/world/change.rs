@@ -85,14 +85,13 @@ impl World {
         if before.as_ref() == Some(&instance) {
             return;
         }
-        let host = self.host_of(&instance);
+        let hosts = self.hosts_of(&instance);
         change.note(Fact::Workloads(instance.namespace.clone()));
         if let Some(before) = &before {
             change.note(Fact::Workloads(before.namespace.clone()));
             self.unplace(before, change);
-            let old = self.host_of(before);
-            if old != host {
-                self.member(&old, before, None, change);
+            for old in self.hosts_of(before).iter().filter(|old| !hosts.contains(old)) {
+                self.member(old, before, None, change);
             }
         }
         for address in distinct(&instance) {
@@ -104,7 +103,9 @@ impl World {
         }
         self.noted(&instance.id, change);
         self.instances.insert_mut(instance.id.clone(), instance.clone());
-        self.member(&host, &instance, Some(&instance), change);
+        for host in &hosts {
+            self.member(host, &instance, Some(&instance), change);
+        }
     }
 
     /// Takes an instance out.
@@ -114,8 +115,9 @@ impl World {
         self.unplace(&before, change);
         self.instances.remove_mut(id);
         self.noted(id, change);
-        let host = self.host_of(&before);
-        self.member(&host, &before, None, change);
+        for host in self.hosts_of(&before) {
+            self.member(&host, &before, None, change);
+        }
     }
 
     /// Puts rules in the place of all that there are.
@@ -182,8 +184,8 @@ impl World {
         }
     }
 
-    fn host_of(&self, instance: &Instance) -> Host {
-        self.resolver.service(&instance.service, &instance.namespace)
+    fn hosts_of(&self, instance: &Instance) -> Vec<Host> {
+        instance.serves().iter().map(|name| self.resolver.service(name, &instance.namespace)).collect()
     }
 
     fn noted(&self, id: &str, change: &mut Change) {
@@ -267,8 +269,13 @@ impl World {
     ) -> Option<Service> {
         // The names of the first instance: they differ in case at most.
         let (namespace, name) = match (instances.first(), described.first()) {
-            (Some(first), _) => (first.namespace.clone(), first.service.clone()),
-            (None, Some(first)) => {
+            (Some(first), _) if first.services.is_none() => (first.namespace.clone(), first.service.clone()),
+            (Some(first), None) => {
+                let (name, namespace) =
+                    self.resolver.split(host).unwrap_or((&first.service, &first.namespace));
+                (namespace.to_owned(), name.to_owned())
+            }
+            (_, Some(first)) => {
                 let whole = (host.as_str(), first.origin.namespace.as_str());
                 let (name, namespace) = self.resolver.split(host).unwrap_or(whole);
                 (namespace.to_owned(), name.to_owned())
@@ -320,10 +327,11 @@ fn distinct(instance: &Instance) -> BTreeSet<IpAddr> {
 
 type Upgrades = BTreeMap<u16, Vec<String>>;
 
-/// What instances in the order of their ids make of their service's ports.
+/// What instances in the order of their ids make of their service's ports. Those of described services say nothing of these.
 fn shape(instances: &[Arc<Instance>]) -> (BTreeMap<u16, Protocol>, Upgrades) {
     let (mut ports, mut upgrades) = (BTreeMap::new(), Upgrades::new());
-    for port in instances.iter().flat_map(|instance| &instance.ports) {
+    let own = instances.iter().filter(|instance| instance.services.is_none());
+    for port in own.flat_map(|instance| &instance.ports) {
         ports.entry(port.number).or_insert(port.protocol);
         if !port.upgrades.is_empty() {
             let lower = port.upgrades.iter().map(|upgrade| upgrade.to_ascii_lowercase());

@@ -65,6 +65,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         selector: selector(reader, &fields),
         visibility: visibility(reader, fields.get("exportTo")),
         subject_alt_names: reader.texts(fields.get("subjectAltNames")),
+        unready: false,
     };
     // As Istio's: their products are kept.
     bounded(reader, &fields, &[("hosts", 256), ("addresses", 256), ("ports", 256), ("endpoints", 4096)]);
@@ -168,7 +169,7 @@ fn port(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(u16, ServicePort)> {
             }
         }
     };
-    Some((number?, ServicePort { name, protocol, target }))
+    Some((number?, ServicePort { name, protocol, target, target_name: String::new() }))
 }
 
 fn resolution(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Resolution {

@@ -32,6 +32,9 @@ pub struct ServiceIntent {
     pub visibility: Visibility,
     /// Who its servers may be, where they show a certificate.
     pub subject_alt_names: Vec<String>,
+    /// Instances that are not ready serve it as well.
+    #[serde(default)]
+    pub unready: bool,
 }
 
 /// A port of a service.
@@ -43,6 +46,9 @@ pub struct ServicePort {
     pub protocol: ServiceProtocol,
     /// The port of endpoints that name none; `None` = the same number.
     pub target: Option<u16>,
+    /// What endpoints call the port, where it is known by that; empty where by number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target_name: String,
 }
 
 /// What a port of a service speaks.

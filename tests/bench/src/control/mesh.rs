@@ -89,6 +89,7 @@ fn instance(service: u32, number: u32, address: IpAddr) -> Instance {
         service_account: service,
         state: State::Running,
         sidecar: true,
+        services: None,
         ttl_seconds: None,
     }
 }

@@ -156,5 +156,6 @@ fn instance(service: &str, address: std::net::IpAddr, ports: Vec<Port>) -> Insta
         state: State::Running,
         sidecar: true,
         ttl_seconds: None,
+        services: None,
     }
 }

@@ -109,6 +109,7 @@ impl Register {
             state: Default::default(),
             sidecar: !self.no_sidecar,
             ttl_seconds: self.ttl,
+            services: None,
         })
     }
 }

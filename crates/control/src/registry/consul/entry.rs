@@ -199,6 +199,7 @@ impl Entry {
             state,
             sidecar,
             ttl_seconds: None,
+            services: None,
         };
         let instance = instance.normalise();
         instance.validate()?;

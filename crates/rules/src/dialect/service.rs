@@ -1,0 +1,302 @@
+//! Kubernetes' Service: a name and a port in front of the workloads that its labels select.
+//!
+//! What only the cluster itself does with it (node ports, load balancers, address families, names of endpoints) means nothing here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::shared::bounded;
+use crate::finding::{code, quote};
+use crate::intent::{
+    Intent, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Visibility, Workload,
+};
+use crate::reader::{At, Fields, Reader, Table};
+use crate::yaml::Value;
+
+const SPEC: Table = Table::new(
+    "a Service",
+    &[
+        "ports",
+        "selector",
+        "clusterIP",
+        "clusterIPs",
+        "type",
+        "externalName",
+        "sessionAffinity",
+        "internalTrafficPolicy",
+        "trafficDistribution",
+        "publishNotReadyAddresses",
+    ],
+)
+.ignored(&[
+    "allocateLoadBalancerNodePorts",
+    "externalIPs",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerClass",
+    "loadBalancerIP",
+    "loadBalancerSourceRanges",
+    "sessionAffinityConfig",
+]);
+const PORT: Table =
+    Table::new("a port", &["port", "name", "protocol", "targetPort", "appProtocol"]).ignored(&["nodePort"]);
+
+/// What a port speaks, by `appProtocol` or by the part of its name before the first `-`, as in Istio.
+const PROTOCOLS: [(&str, ServiceProtocol); 16] = [
+    ("http", ServiceProtocol::Http),
+    ("http2", ServiceProtocol::Http2),
+    ("kubernetes.io/h2c", ServiceProtocol::Http2),
+    ("h2c", ServiceProtocol::Http2),
+    ("kubernetes.io/ws", ServiceProtocol::Http),
+    ("ws", ServiceProtocol::Http),
+    ("kubernetes.io/wss", ServiceProtocol::Tls),
+    ("grpc", ServiceProtocol::Grpc),
+    ("grpc-web", ServiceProtocol::Http),
+    ("https", ServiceProtocol::Tls),
+    ("tls", ServiceProtocol::Tls),
+    ("tcp", ServiceProtocol::Tcp),
+    ("mongo", ServiceProtocol::Tcp),
+    ("mysql", ServiceProtocol::Tcp),
+    ("redis", ServiceProtocol::Tcp),
+    ("udp", ServiceProtocol::Tcp),
+];
+
+/// Ports whose servers speak first, or that are never HTTP: not worth waiting for what the client says.
+const SERVER_FIRST: [u16; 3] = [25, 3306, 27017];
+
+pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
+    let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
+    bounded(reader, &fields, &[("ports", 256), ("clusterIPs", 16)]);
+    let external = reader.text(fields.get("type")).is_some_and(|kind| kind == "ExternalName");
+    not_yet(reader, &fields);
+    let name = if external { external_name(reader, &fields) } else { None };
+    let host = reader.resolver().service(&reader.origin.name, &reader.origin.namespace);
+    let intent = ServiceIntent {
+        origin: reader.origin.clone(),
+        place: spec.place(),
+        hosts: vec![host],
+        addresses: addresses(reader, &fields),
+        ports: ports(reader, &fields),
+        location: if external { Location::Outside } else { Location::Inside },
+        resolution: if external { Resolution::Dns } else { Resolution::Static },
+        endpoints: name.into_iter().collect(),
+        selector: if external { BTreeMap::new() } else { reader.labels(fields.get("selector")) },
+        visibility: Visibility::default(),
+        subject_alt_names: Vec::new(),
+        unready: reader.boolean(fields.get("publishNotReadyAddresses")).unwrap_or(false),
+    };
+    // A name without ports has nothing to route; the cluster's DNS answers it.
+    if intent.ports.is_empty() { Vec::new() } else { vec![Intent::Service(intent)] }
+}
+
+fn not_yet(reader: &mut Reader<'_>, fields: &Fields<'_>) {
+    for (name, plain, consequence) in [
+        (
+            "sessionAffinity",
+            "None",
+            "requests are balanced one by one; a DestinationRule's consistentHash keeps clients",
+        ),
+        ("internalTrafficPolicy", "Cluster", "endpoints of all nodes are used"),
+        (
+            "trafficDistribution",
+            "",
+            "endpoints of all zones are used; a DestinationRule's localityLbSetting keeps near",
+        ),
+    ] {
+        let Some(at) = fields.get(name) else { continue };
+        if reader.text(Some(at.clone())).is_some_and(|said| said != plain) {
+            reader.not_implemented(&at, consequence);
+        }
+    }
+}
+
+/// The name for which another one stands.
+fn external_name(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Workload> {
+    let Some(at) = fields.get("externalName") else {
+        reader.missing(fields, "externalName");
+        return None;
+    };
+    let text = reader.text(Some(at.clone()))?;
+    let address = text.trim_end_matches('.').to_ascii_lowercase();
+    Some(Workload {
+        address,
+        ports: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        network: String::new(),
+        locality: Default::default(),
+        weight: 1,
+        service_account: String::new(),
+        place: at.place(),
+    })
+}
+
+/// `None` is a headless service's; none at all one that has not got any yet.
+fn addresses(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<IpNet> {
+    let first = reader.text(fields.get("clusterIP"));
+    let all = reader.texts(fields.get("clusterIPs"));
+    let all = if all.is_empty() { Vec::from_iter(first) } else { all };
+    all.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(IpNet::from).collect()
+}
+
+fn ports(reader: &mut Reader<'_>, fields: &Fields<'_>) -> BTreeMap<u16, ServicePort> {
+    let mut ports = BTreeMap::new();
+    for item in reader.list(fields.get("ports")) {
+        let Some((number, port)) = port(reader, &item) else { continue };
+        // One number may be there for TCP and for UDP, of which only the first is carried.
+        if ports.insert(number, port).is_some() {
+            reader.error(&item, format!("{}: the port {number} is defined twice", item.path));
+        }
+    }
+    ports
+}
+
+fn port(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(u16, ServicePort)> {
+    let fields = reader.fields(at, &PORT)?;
+    if !fields.has("port") {
+        reader.missing(&fields, "port");
+    }
+    let number = reader.port(fields.get("port"));
+    let name = reader.text(fields.get("name")).unwrap_or_default();
+    if reader.text(fields.get("protocol")).is_some_and(|transport| transport != "TCP") {
+        // UDP and SCTP go their way past the sidecar.
+        return None;
+    }
+    let (target, target_name) = target(reader, fields.get("targetPort"));
+    let said = fields.get("appProtocol").filter(|at| at.node.value != Value::Null);
+    let protocol = match said {
+        Some(at) => {
+            let word = reader.text(Some(at.clone()))?;
+            let known = known(&word);
+            if known.is_none() {
+                let message = format!(
+                    "{}: {} is nothing that Outrigger knows: detected per connection",
+                    at.path,
+                    quote(&word)
+                );
+                reader.warn(code::NO_EFFECT, &at, message);
+            }
+            known.unwrap_or_default()
+        }
+        None => by_name(&name, number?),
+    };
+    Some((number?, ServicePort { name, protocol, target, target_name }))
+}
+
+fn target(reader: &mut Reader<'_>, at: Option<At<'_>>) -> (Option<u16>, String) {
+    match at {
+        Some(at) if matches!(at.node.value, Value::Text(_)) => {
+            let text = reader.text(Some(at)).unwrap_or_default();
+            match text.parse() {
+                Ok(number) => (Some(number), String::new()),
+                Err(_) => (None, text),
+            }
+        }
+        // 0 is written where nothing is meant.
+        Some(at) => (
+            reader.number(Some(at), 0..=65_535).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0),
+            String::new(),
+        ),
+        None => (None, String::new()),
+    }
+}
+
+fn known(word: &str) -> Option<ServiceProtocol> {
+    PROTOCOLS.iter().find(|(known, _)| word.eq_ignore_ascii_case(known)).map(|(_, protocol)| *protocol)
+}
+
+fn by_name(name: &str, number: u16) -> ServiceProtocol {
+    let short = name.split('-').next().unwrap_or_default();
+    let web = name.strip_prefix("grpc-web").filter(|rest| rest.is_empty() || rest.starts_with('-'));
+    let word = if web.is_some() { "grpc-web" } else { short };
+    known(word).unwrap_or(match SERVER_FIRST.contains(&number) {
+        true => ServiceProtocol::Tcp,
+        false => ServiceProtocol::Detect,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{object, one_told, service, told};
+
+    fn text(spec: &str) -> String {
+        object("v1", "Service", spec)
+    }
+
+    #[test]
+    fn a_service_of_the_cluster_arrives_whole() {
+        let found = service(&text(
+            "selector: {app: reviews}
+clusterIP: 10.96.0.7
+clusterIPs: [10.96.0.7, 'fd00::7']
+type: ClusterIP
+sessionAffinity: None
+internalTrafficPolicy: Cluster
+publishNotReadyAddresses: true
+ipFamilies: [IPv4]
+ports:
+- {port: 80, name: http, protocol: TCP, targetPort: 8080, nodePort: 30080}
+- {port: 81, name: http-alt, targetPort: web}
+- {port: 82, name: web-alt, appProtocol: kubernetes.io/h2c, targetPort: '8082'}
+- {port: 53, name: dns, protocol: UDP}
+- {port: 90, name: grpc-web-x}
+- {port: 3306, name: sql}
+- {port: 99}",
+        ));
+        assert_eq!(found.hosts[0].as_str(), "reviews.shop.svc.cluster.local");
+        assert_eq!(found.addresses.len(), 2);
+        assert_eq!((found.location, found.resolution), (Location::Inside, Resolution::Static));
+        assert_eq!(found.selector["app"], "reviews");
+        assert!(found.unready);
+        let ports: Vec<_> =
+            found.ports.iter().map(|(n, p)| (*n, p.protocol, p.target, p.target_name.as_str())).collect();
+        use ServiceProtocol::{Detect, Http, Http2, Tcp};
+        assert_eq!(
+            ports,
+            [
+                (80, Http, Some(8080), ""),
+                (81, Http, None, "web"),
+                (82, Http2, Some(8082), ""),
+                (90, Http, None, ""),
+                (99, Detect, None, ""),
+                (3306, Tcp, None, ""),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_headless_service_has_no_address_and_an_external_name_is_asked_for() {
+        let headless =
+            service(&text("clusterIP: None\nselector: {app: db}\nports: [{port: 5432, name: tcp}]"));
+        assert_eq!((headless.addresses.len(), headless.resolution), (0, Resolution::Static));
+        let external = service(&text(
+            "type: ExternalName\nexternalName: API.example.com.\nselector: {a: b}\nports: [{port: 443, name: https}]",
+        ));
+        assert_eq!((external.location, external.resolution), (Location::Outside, Resolution::Dns));
+        assert_eq!((external.endpoints[0].address.as_str(), external.selector.len()), ("api.example.com", 0));
+    }
+
+    #[test]
+    fn what_cannot_be_and_what_has_no_effect_is_told() {
+        for (spec, word) in [
+            ("ports: [{name: http}]", "spec.ports[0].port is missing"),
+            ("ports: [{port: 80}, {port: 80}]", "the port 80 is defined twice"),
+            ("type: ExternalName\nports: [{port: 80}]", "spec.externalName is missing"),
+            ("selecter: {}", "unknown field \"selecter\""),
+        ] {
+            assert!(one_told(&text(spec)).contains(word), "{spec}: {:?}", told(&text(spec)));
+        }
+        for (spec, word) in [
+            ("ports: [{port: 80}]\nsessionAffinity: ClientIP", "consistentHash"),
+            ("ports: [{port: 80}]\ninternalTrafficPolicy: Local", "endpoints of all nodes"),
+            ("ports: [{port: 80}]\ntrafficDistribution: PreferClose", "localityLbSetting"),
+            ("ports: [{port: 80, appProtocol: example.com/mine}]", "detected per connection"),
+        ] {
+            assert!(one_told(&text(spec)).contains(word), "{spec}: {:?}", told(&text(spec)));
+        }
+    }
+}
