@@ -29,6 +29,7 @@ pub mod claim;
 pub mod consul;
 pub mod file;
 pub mod health;
+pub mod kubernetes;
 pub mod lease;
 
 use health::{Health, Registered, Table};
@@ -140,6 +141,9 @@ pub struct Row {
     /// A Consul.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul: Option<consul::ConsulSettings>,
+    /// A cluster of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<kubernetes::KubernetesSettings>,
 }
 
 impl Row {
@@ -149,7 +153,11 @@ impl Row {
     }
 
     fn kind(&self) -> &'static str {
-        if self.consul.is_some() { "consul" } else { "file" }
+        match (&self.consul, &self.kubernetes) {
+            (Some(_), _) => "consul",
+            (_, Some(_)) => "kubernetes",
+            _ => "file",
+        }
     }
 
     /// What cannot work in these rows.
@@ -159,8 +167,11 @@ impl Row {
     pub fn validate(rows: &[Self]) -> anyhow::Result<()> {
         for (i, row) in rows.iter().enumerate() {
             let name = row.name();
-            if usize::from(row.file.is_some()) + usize::from(row.consul.is_some()) != 1 {
-                bail!("registries[{i}]: says not of one registry what it is; write file or consul");
+            let said = [row.file.is_some(), row.consul.is_some(), row.kubernetes.is_some()];
+            if said.into_iter().filter(|said| *said).count() != 1 {
+                bail!(
+                    "registries[{i}]: says not of one registry what it is; write file, consul or kubernetes"
+                );
             }
             if let Some(Err(error)) = row.consul.as_ref().map(consul::ConsulSettings::validate) {
                 bail!("registries[{i}].consul.{error}");
@@ -331,6 +342,8 @@ pub fn open(
             tasks.spawn(keep(file::FileRegistry::new(files.paths.clone(), options.clone()), voice));
         } else if let Some(consul) = &row.consul {
             tasks.spawn(keep(consul::Consul::new(consul.clone()), voice));
+        } else if let Some(cluster) = &row.kubernetes {
+            tasks.spawn(keep(kubernetes::Kubernetes::new(cluster.clone(), options.clone()), voice));
         }
     }
     Ok((table, heard))

@@ -1,0 +1,256 @@
+//! Kubernetes: Pods are instances, Services and custom resources are rules.
+//!
+//! ```text
+//! a watch for each kind --> Cluster: Pods, Services, Nodes as they are now --> what is news, part by part
+//! ```
+//!
+//! A watch that breaks goes on from where it was; one that is too old lists anew, and what is missing then has gone. While the API server
+//! is away everything holds. It is asked for its version every ten seconds, so that silence is told from rest.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Client, Config};
+use outrigger_rules::ParseOptions;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::{Problem, Registry, Voice};
+
+mod cluster;
+mod pod;
+mod watch;
+
+use cluster::{Cluster, Named, Said};
+use watch::{Kinds, News};
+
+/// Between two questions whether the API server is there.
+const PING: Duration = Duration::from_secs(10);
+/// For the answer, and for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A watch says something at least as often: the API server sends bookmarks, and ends it after [`watch::LIFE`].
+const SILENCE: Duration = Duration::from_secs(75);
+/// A watch in trouble says so again within half a minute; what it has not repeated is over.
+const TROUBLE: Duration = Duration::from_secs(45);
+
+/// A cluster of Kubernetes as a row of the settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KubernetesSettings {
+    /// A kubeconfig file. Default: the service account of the Pod that this runs in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the file. Default: its current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// The network of its Pods. Default: the default one.
+    pub network: String,
+}
+
+impl KubernetesSettings {
+    /// A client of its API server.
+    ///
+    /// # Errors
+    /// Says which file cannot be used and why.
+    pub async fn client(&self) -> Result<Client, String> {
+        let mut config = match &self.kubeconfig {
+            Some(path) => {
+                let read = Kubeconfig::read_from(path);
+                let file = read.map_err(|error| format!("kubeconfig {}: {error}", path.display()))?;
+                let options =
+                    KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+                let config = Config::from_custom_kubeconfig(file, &options).await;
+                config.map_err(|error| format!("kubeconfig {}: {error}", path.display()))?
+            }
+            None => Config::incluster().map_err(|error| {
+                format!("this is no Pod of a cluster, and no kubeconfig is named in the settings: {error}")
+            })?,
+        };
+        (config.connect_timeout, config.read_timeout) = (Some(PATIENCE), Some(SILENCE));
+        Client::try_from(config).map_err(|error| error.to_string())
+    }
+}
+
+/// A cluster that is followed.
+pub struct Kubernetes {
+    settings: KubernetesSettings,
+    options: ParseOptions,
+    cluster: Cluster,
+    /// What is wrong with objects.
+    flaws: BTreeMap<(&'static str, Named), String>,
+    /// Watches that failed, and when.
+    trouble: BTreeMap<&'static str, (Instant, String)>,
+    /// What listings have shown so far.
+    listing: HashMap<&'static str, HashSet<Named>>,
+    known: HashMap<&'static str, HashSet<Named>>,
+    /// Kinds whose first listing is not over.
+    waiting: HashSet<&'static str>,
+    whole: bool,
+}
+
+impl Kubernetes {
+    /// Nothing is asked yet. `options` say how rules are read.
+    pub fn new(settings: KubernetesSettings, options: ParseOptions) -> Self {
+        let cluster = Cluster::new(settings.network.clone());
+        Self {
+            settings,
+            options,
+            cluster,
+            flaws: BTreeMap::new(),
+            trouble: BTreeMap::new(),
+            listing: HashMap::new(),
+            known: HashMap::new(),
+            waiting: HashSet::new(),
+            whole: false,
+        }
+    }
+
+    fn put(&mut self, kind: &'static str, (named, thing, flaw): watch::Seen) -> Vec<Said> {
+        self.known.entry(kind).or_default().insert(named.clone());
+        let key = (kind, named);
+        match flaw {
+            Some(flaw) => drop(self.flaws.insert(key.clone(), flaw)),
+            None => drop(self.flaws.remove(&key)),
+        }
+        self.cluster.put(kind, &key.1, thing)
+    }
+
+    fn take(&mut self, kind: &'static str, named: Named) -> Vec<Said> {
+        if let Some(known) = self.known.get_mut(kind) {
+            known.remove(&named);
+        }
+        let news = self.cluster.take(kind, &named);
+        self.flaws.remove(&(kind, named));
+        news
+    }
+
+    /// What an event of a watch means.
+    fn hear(&mut self, kind: &'static str, event: watcher::Event<watch::Seen>) -> Vec<Said> {
+        match event {
+            watcher::Event::Apply(seen) => self.put(kind, seen),
+            watcher::Event::Delete((named, ..)) => self.take(kind, named),
+            watcher::Event::Init => {
+                self.listing.insert(kind, HashSet::new());
+                Vec::new()
+            }
+            watcher::Event::InitApply(seen) => {
+                self.listing.entry(kind).or_default().insert(seen.0.clone());
+                self.put(kind, seen)
+            }
+            watcher::Event::InitDone => {
+                self.waiting.remove(kind);
+                let listed = self.listing.remove(kind).unwrap_or_default();
+                let gone: Vec<Named> = self.known.get(kind).into_iter().flatten().cloned().collect();
+                let gone = gone.into_iter().filter(|named| !listed.contains(named));
+                gone.collect::<Vec<_>>().into_iter().flat_map(|named| self.take(kind, named)).collect()
+            }
+        }
+    }
+
+    fn tell(&mut self, voice: &Voice) {
+        self.trouble.retain(|_, (at, _)| at.elapsed() < TROUBLE);
+        let flaws = self.flaws.iter().map(|((kind, (namespace, name)), message)| {
+            let file = format!("{kind} {namespace}/{name}");
+            Problem { registry: String::new(), file, line: 0, message: message.clone() }
+        });
+        let trouble = self.trouble.iter().map(|(kind, (_, why))| {
+            let message = format!("cannot be watched: {why}");
+            Problem { registry: String::new(), file: (*kind).to_owned(), line: 0, message }
+        });
+        let refused = self.cluster.refused().map(|(id, message)| Problem {
+            registry: String::new(),
+            file: format!("Pod {id}"),
+            line: 0,
+            message: message.clone(),
+        });
+        voice.problems(trouble.chain(flaws).chain(refused).collect());
+    }
+}
+
+impl Registry for Kubernetes {
+    async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
+        let client = self.settings.client().await?;
+        let mut kinds = Kinds::new(client.clone(), self.options.clone());
+        let mut watches = SelectAll::new();
+        for (kind, watch) in kinds.discover().await? {
+            self.waiting.insert(kind);
+            watches.push(watch);
+        }
+        let (pong, mut pongs) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ping(client, pong));
+        loop {
+            tokio::select! {
+                Some((kind, news)) = watches.next() => self.news(kind, news, voice).await?,
+                pong = pongs.recv() => match pong {
+                    Some(Ok(())) => {
+                        voice.heard();
+                        self.tell(voice);
+                        // Kinds may be defined at any time.
+                        for (kind, watch) in kinds.discover().await.unwrap_or_default() {
+                            tracing::info!(kind, "the cluster knows it now");
+                            watches.push(watch);
+                        }
+                    }
+                    Some(Err(why)) => voice.health.failed(why),
+                    None => return Err("its tasks have ended".to_owned()),
+                },
+            }
+        }
+    }
+}
+
+impl Kubernetes {
+    async fn news(&mut self, kind: &'static str, news: News, voice: &Voice) -> Result<(), String> {
+        let event = match news {
+            Ok(event) => event,
+            Err(why) => {
+                self.trouble.insert(kind, (Instant::now(), why));
+                self.tell(voice);
+                return Ok(());
+            }
+        };
+        let before = (self.flaws.len(), self.trouble.remove(kind).is_some());
+        let said = self.hear(kind, event);
+        voice.heard();
+        if before != (self.flaws.len(), false) || !self.flaws.is_empty() {
+            self.tell(voice);
+        }
+        if !self.whole && !self.waiting.is_empty() {
+            return Ok(());
+        }
+        // Until everything is known nothing is said: a Pod without its Services would be nobody's.
+        let said = if self.whole { said } else { self.cluster.all() };
+        for (part, event) in said {
+            voice.say(part, event).await?;
+        }
+        if !self.whole {
+            self.whole = true;
+            voice.whole().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks for the version, for ever.
+async fn ping(client: Client, pong: mpsc::Sender<Result<(), String>>) {
+    loop {
+        let asked = tokio::time::timeout(PATIENCE, client.apiserver_version()).await;
+        let answer = match asked {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("the API server does not answer: {error}")),
+            Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
+        };
+        if pong.send(answer).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(PING).await;
+    }
+}

@@ -1,0 +1,300 @@
+//! What a cluster has, and what of it are instances and rules.
+//!
+//! A Pod is an instance of whatever Services of its namespace select it, at the ports of its containers and those that the Services
+//! mean. Services and custom resources are rules, read as if they had been applied.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use outrigger_rules::Object;
+use outrigger_rules::intent::{Intent, ServiceIntent};
+
+use super::pod::Pod;
+use crate::described;
+use crate::instance::{Instance, Port, Protocol};
+use crate::registry::{Event, Item, Key};
+use crate::world::selected;
+
+/// Namespace and name.
+pub(super) type Named = (String, String);
+
+/// A thing of the cluster, with what is said of it.
+#[derive(Debug)]
+pub(super) enum Thing {
+    /// `None`: it has no address, or has ended.
+    Pod(Option<Box<Pod>>),
+    /// Region and zone.
+    Node(Place),
+    /// A rule; `None`: it cannot be read, and what it said before holds.
+    Rule(Option<Box<Object>>),
+    /// Endpoints that somebody wrote by hand.
+    Slice(Vec<Instance>),
+}
+
+/// Region and zone.
+pub(super) type Place = (String, String);
+
+/// Kinds that are not rules.
+pub(super) const POD: &str = "Pod";
+pub(super) const NODE: &str = "Node";
+pub(super) const SLICE: &str = "EndpointSlice";
+pub(super) const SERVICE: &str = "Service";
+
+/// What there is.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    network: String,
+    pods: BTreeMap<String, BTreeMap<String, Pod>>,
+    services: BTreeMap<String, BTreeMap<String, ServiceIntent>>,
+    nodes: HashMap<String, Place>,
+    /// What Pods cannot be instances, and why.
+    refused: BTreeMap<String, String>,
+    /// What was said, by part and key.
+    said: BTreeMap<&'static str, BTreeMap<String, Item>>,
+}
+
+/// News of a part.
+pub(super) type Said = (&'static str, Event);
+
+impl Cluster {
+    pub(super) fn new(network: String) -> Self {
+        Self { network, ..Self::default() }
+    }
+
+    /// A thing is now this. Answers what is news.
+    pub(super) fn put(&mut self, kind: &'static str, named: &Named, thing: Thing) -> Vec<Said> {
+        match thing {
+            Thing::Pod(None) => self.take(kind, named),
+            Thing::Pod(Some(pod)) => {
+                self.pods.entry(named.0.clone()).or_default().insert(named.1.clone(), *pod);
+                self.pod(named)
+            }
+            Thing::Node(place) => self.node(&named.1, Some(place)),
+            Thing::Rule(None) => Vec::new(),
+            Thing::Rule(Some(object)) => self.rule(kind, named, *object),
+            Thing::Slice(instances) => self.slice(named, instances),
+        }
+    }
+
+    /// A thing is there no longer.
+    pub(super) fn take(&mut self, kind: &'static str, named: &Named) -> Vec<Said> {
+        match kind {
+            POD => {
+                if let Some(pods) = self.pods.get_mut(&named.0) {
+                    pods.remove(&named.1);
+                }
+                self.pod(named)
+            }
+            NODE => self.node(&named.1, None),
+            SLICE => self.slice(named, Vec::new()),
+            _ => {
+                let mut news = Vec::new();
+                if let Some(Item::Rule(object)) = self.said.entry(kind).or_default().remove(&written(named)) {
+                    news.push((kind, Event::Remove(Key::Rule(written_whole(&object)))));
+                }
+                if kind == SERVICE
+                    && let Some(before) = self.services.get_mut(&named.0).and_then(|all| all.remove(&named.1))
+                {
+                    news.extend(self.selected_by(&named.0, &[&before]));
+                }
+                news
+            }
+        }
+    }
+
+    /// Pods that cannot be instances, and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.refused.iter()
+    }
+
+    /// Everything, part by part.
+    pub(super) fn all(&self) -> Vec<Said> {
+        self.said
+            .iter()
+            .map(|(part, items)| (*part, Event::Reset(items.values().cloned().collect())))
+            .collect()
+    }
+
+    fn rule(&mut self, kind: &'static str, named: &Named, mut object: Object) -> Vec<Said> {
+        let mut affected = Vec::new();
+        if kind == SERVICE {
+            let service = object.intents.iter_mut().find_map(|intent| match intent {
+                Intent::Service(service) => Some(service),
+                _ => None,
+            });
+            let all = self.services.entry(named.0.clone()).or_default();
+            affected.extend(all.remove(&named.1));
+            if let Some(service) = service {
+                all.insert(named.1.clone(), service.clone());
+                affected.push(service.clone());
+                // Which Pods these are we say ourselves, Pod by Pod.
+                service.selector.clear();
+            }
+        }
+        let item = Item::Rule(Box::new(object));
+        let known = self.said.entry(kind).or_default();
+        let mut news = Vec::new();
+        if known.get(&written(named)) != Some(&item) {
+            known.insert(written(named), item.clone());
+            news.push((kind, Event::Upsert(item)));
+        }
+        news.extend(self.selected_by(&named.0, &affected.iter().collect::<Vec<_>>()));
+        news
+    }
+
+    /// Pods that any of these services selects, or selected.
+    fn selected_by(&mut self, namespace: &str, services: &[&ServiceIntent]) -> Vec<Said> {
+        let Some(pods) = self.pods.get(namespace) else { return Vec::new() };
+        let of = |pod: &Pod| services.iter().any(|service| selects(service, pod));
+        let names: Vec<String> =
+            pods.iter().filter(|(_, pod)| of(pod)).map(|(name, _)| name.clone()).collect();
+        names.into_iter().flat_map(|name| self.pod(&(namespace.to_owned(), name))).collect()
+    }
+
+    fn node(&mut self, name: &str, place: Option<Place>) -> Vec<Said> {
+        if self.nodes.get(name) == place.as_ref() {
+            return Vec::new();
+        }
+        match place {
+            Some(place) => drop(self.nodes.insert(name.to_owned(), place)),
+            None => drop(self.nodes.remove(name)),
+        }
+        let mut there = Vec::new();
+        for (namespace, pods) in &self.pods {
+            let on_it = pods.iter().filter(|(_, pod)| pod.node == name);
+            there.extend(on_it.map(|(pod, _)| (namespace.clone(), pod.clone())));
+        }
+        there.iter().flat_map(|named| self.pod(named)).collect()
+    }
+
+    /// What a Pod is now as an instance.
+    fn pod(&mut self, named: &Named) -> Vec<Said> {
+        let instance = self.pods.get(&named.0).and_then(|pods| pods.get(&named.1)).map(|pod| {
+            let none = BTreeMap::new();
+            let services = self.services.get(&named.0).unwrap_or(&none);
+            let place = self.nodes.get(&pod.node).cloned().unwrap_or_default();
+            Arc::new(instance(named, pod, services, place, &self.network))
+        });
+        let id = id(named);
+        let wrong = instance.as_ref().and_then(|instance| instance.validate().err());
+        let instance = instance.filter(|_| wrong.is_none());
+        match wrong {
+            Some(wrong) => drop(self.refused.insert(id.clone(), wrong)),
+            None => drop(self.refused.remove(&id)),
+        }
+        let known = self.said.entry(POD).or_default();
+        match instance {
+            Some(instance)
+                if !known.get(&id).is_some_and(|item| *item == Item::Instance(instance.clone())) =>
+            {
+                known.insert(id, Item::Instance(instance.clone()));
+                vec![(POD, Event::Upsert(Item::Instance(instance)))]
+            }
+            Some(_) => Vec::new(),
+            None if known.remove(&id).is_some() => vec![(POD, Event::Remove(Key::Instance(id)))],
+            None => Vec::new(),
+        }
+    }
+
+    /// The instances of a slice are now these.
+    fn slice(&mut self, named: &Named, instances: Vec<Instance>) -> Vec<Said> {
+        let known = self.said.entry(SLICE).or_default();
+        // Each has the slice's name in front of what no name has.
+        let prefix = format!("{}:", id(named));
+        let of_it = known.range(prefix.clone()..).take_while(|(id, _)| id.starts_with(&prefix));
+        let mut gone: BTreeSet<String> = of_it.map(|(id, _)| id.clone()).collect();
+        let mut news = Vec::new();
+        for instance in instances {
+            gone.remove(&instance.id);
+            let item = Item::Instance(Arc::new(instance));
+            let Item::Instance(instance) = &item else { continue };
+            if known.get(&instance.id) != Some(&item) {
+                known.insert(instance.id.clone(), item.clone());
+                news.push((SLICE, Event::Upsert(item)));
+            }
+        }
+        for id in gone {
+            known.remove(&id);
+            news.push((SLICE, Event::Remove(Key::Instance(id))));
+        }
+        news
+    }
+}
+
+/// As the instance of a Pod is called: what its sidecar says of itself.
+pub(super) fn id((namespace, name): &Named) -> String {
+    format!("{name}.{namespace}")
+}
+
+fn written((namespace, name): &Named) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn written_whole(object: &Object) -> String {
+    format!("{}/{}/{}", object.kind, object.namespace, object.name)
+}
+
+/// A Service without a selector has what somebody writes down for it.
+fn selects(service: &ServiceIntent, pod: &Pod) -> bool {
+    !service.selector.is_empty() && selected(&service.selector, &pod.labels)
+}
+
+fn instance(
+    (namespace, name): &Named,
+    pod: &Pod,
+    services: &BTreeMap<String, ServiceIntent>,
+    (region, zone): Place,
+    network: &str,
+) -> Instance {
+    let own: Vec<(&String, &ServiceIntent)> =
+        services.iter().filter(|(_, service)| selects(service, pod)).collect();
+    Instance {
+        id: id(&(namespace.clone(), name.clone())),
+        service: pod.name.clone(),
+        services: Some(own.iter().map(|(name, _)| (*name).clone()).collect()),
+        namespace: namespace.clone(),
+        addresses: pod.addresses.clone(),
+        network: network.to_owned(),
+        ports: ports(pod, own.iter().map(|(_, service)| *service)),
+        labels: pod.labels.clone(),
+        metadata: BTreeMap::new(),
+        tags: Vec::new(),
+        version: pod.version.clone(),
+        weight: 100,
+        zone,
+        region,
+        service_account: pod.service_account.clone(),
+        state: pod.state,
+        sidecar: pod.sidecar,
+        ttl_seconds: None,
+    }
+}
+
+/// Those of its containers, and those that Services mean; what is spoken there the first Service by name says.
+fn ports<'s>(pod: &Pod, services: impl Iterator<Item = &'s ServiceIntent>) -> Vec<Port> {
+    let port = |number: u16, name: &str, protocol| Port {
+        number,
+        name: name.to_owned(),
+        protocol,
+        upgrades: Vec::new(),
+    };
+    let mut ports: Vec<Port> =
+        pod.ports.iter().map(|(number, name)| port(*number, name, Protocol::Auto)).collect();
+    let mut said = BTreeSet::new();
+    for (own, meant) in services.flat_map(|service| &service.ports) {
+        let number = match meant.target_name.as_str() {
+            "" => Some(meant.target.unwrap_or(*own)),
+            name => pod.ports.iter().find(|(_, own)| own == name).map(|(number, _)| *number),
+        };
+        let Some(number) = number.filter(|number| said.insert(*number)) else { continue };
+        let protocol = described::protocol(meant.protocol);
+        match ports.iter_mut().find(|port| port.number == number) {
+            Some(port) => port.protocol = protocol,
+            None => ports.push(port(number, "", protocol)),
+        }
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+use outrigger_rules::{ParseOptions, parse_with};
+use serde_json::json;
+
+use super::*;
+use crate::instance::State;
+
+fn named(name: &str) -> Named {
+    ("shop".to_owned(), name.to_owned())
+}
+
+fn pod(name: &str, labels: serde_json::Value, ready: bool) -> Thing {
+    let pod = json!({
+        "metadata": {"name": name, "namespace": "shop", "labels": labels},
+        "spec": {"nodeName": "n1", "serviceAccountName": "reviews", "containers": [
+            {"name": "app", "ports": [{"containerPort": 9080, "name": "web"}]},
+        ]},
+        "status": {"phase": "Running", "podIP": "10.1.0.7",
+            "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+    });
+    Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new))
+}
+
+fn service(name: &str, spec: &str) -> Thing {
+    let text =
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n");
+    let mut parsed = parse_with("", &text, &ParseOptions::default());
+    assert!(!parsed.has_errors(), "{:?}", parsed.findings);
+    Thing::Rule(parsed.objects.pop().map(Box::new))
+}
+
+/// The instances among the news.
+fn instances(said: &[Said]) -> Vec<Arc<Instance>> {
+    let instance = |(part, event): &Said| match event {
+        Event::Upsert(Item::Instance(instance)) => {
+            assert_eq!(*part, POD);
+            Some(instance.clone())
+        }
+        _ => None,
+    };
+    said.iter().filter_map(instance).collect()
+}
+
+#[test]
+fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
+    let mut cluster = Cluster::new("net".into());
+    let first = cluster.put(POD, &named("reviews-1"), pod("reviews-1", json!({"app": "reviews"}), true));
+    let [alone] = instances(&first).try_into().unwrap();
+    assert_eq!(
+        (alone.id.as_str(), alone.serves().len(), alone.network.as_str()),
+        ("reviews-1.shop", 0, "net")
+    );
+
+    let spec = "{selector: {app: reviews}, ports: [{port: 80, name: http, targetPort: web}, {port: 81, name: tcp, targetPort: 7000}]}";
+    let said = cluster.put(SERVICE, &named("reviews"), service("reviews", spec));
+    let (SERVICE, Event::Upsert(Item::Rule(object))) = &said[0] else { panic!("{said:?}") };
+    let [Intent::Service(intent)] = object.intents.as_slice() else { panic!("{object:?}") };
+    assert!(intent.selector.is_empty(), "Pod by Pod is said who serves it");
+    let [now] = instances(&said).try_into().unwrap();
+    assert_eq!(now.serves(), ["reviews"]);
+    let ports: Vec<_> =
+        now.ports.iter().map(|port| (port.number, port.name.as_str(), port.protocol)).collect();
+    assert_eq!(ports, [(9080, "web", Protocol::Http), (7000, "", Protocol::Tcp)]);
+    assert_eq!(now.validate(), Ok(()));
+
+    // A second one, and none of another namespace or of other labels.
+    let all = cluster.put(
+        SERVICE,
+        &named("all"),
+        service("all", "{selector: {app: reviews}, ports: [{port: 9080}]}"),
+    );
+    assert_eq!(instances(&all)[0].serves(), ["all", "reviews"]);
+    let other =
+        cluster.put(SERVICE, &named("web"), service("web", "{selector: {app: web}, ports: [{port: 80}]}"));
+    assert_eq!(instances(&other), []);
+    let none = cluster.put(SERVICE, &named("none"), service("none", "{ports: [{port: 80}]}"));
+    assert_eq!(instances(&none), []);
+
+    // It no longer selects it; it is gone.
+    let moved =
+        cluster.put(SERVICE, &named("all"), service("all", "{selector: {app: web}, ports: [{port: 9080}]}"));
+    assert_eq!(instances(&moved)[0].serves(), ["reviews"]);
+    let gone = cluster.take(SERVICE, &named("reviews"));
+    assert_eq!(gone[0], (SERVICE, Event::Remove(Key::Rule("Service/shop/reviews".into()))));
+    assert_eq!(instances(&gone)[0].serves().len(), 0);
+}
+
+#[test]
+fn what_changes_nothing_for_the_mesh_is_no_news() {
+    let mut cluster = Cluster::default();
+    let labels = || json!({"app": "reviews"});
+    assert_eq!(cluster.put(POD, &named("a"), pod("a", labels(), true)).len(), 1);
+    assert_eq!(cluster.put(POD, &named("a"), pod("a", labels(), true)), []);
+    let unready = cluster.put(POD, &named("a"), pod("a", labels(), false));
+    assert_eq!(instances(&unready)[0].state, State::Unhealthy);
+    let place = || Thing::Node(("eu".to_owned(), "eu-1".to_owned()));
+    let placed = cluster.put(NODE, &(String::new(), "n1".into()), place());
+    assert_eq!(instances(&placed)[0].zone, "eu-1");
+    assert_eq!(cluster.put(NODE, &(String::new(), "n1".into()), place()), []);
+    assert_eq!(cluster.take(POD, &named("a")), [(POD, Event::Remove(Key::Instance("a.shop".into())))]);
+    assert_eq!(cluster.take(POD, &named("a")), []);
+    assert_eq!(cluster.put(POD, &named("b"), Thing::Pod(None)), []);
+}
+
+#[test]
+fn a_rule_that_became_bad_keeps_what_it_said() {
+    let mut cluster = Cluster::default();
+    let good = || service("web", "{selector: {app: web}, ports: [{port: 80}]}");
+    assert_eq!(cluster.put(SERVICE, &named("web"), good()).len(), 1);
+    assert_eq!(cluster.put(SERVICE, &named("web"), Thing::Rule(None)), []);
+    assert_eq!(cluster.put(SERVICE, &named("web"), good()), []);
+    let all = cluster.all();
+    let [(SERVICE, Event::Reset(items))] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(items.len(), 1);
+}
+
+#[test]
+fn endpoints_that_somebody_wrote_are_instances_and_go_one_by_one() {
+    let mut cluster = Cluster::default();
+    let one = |address: &str| Instance {
+        id: format!("ext.shop:{address}"),
+        ..crate::instance::sample("x", "ext", "v1", address, 5432, Protocol::Tcp)
+    };
+    let slice = |addresses: &[&str]| Thing::Slice(addresses.iter().map(|address| one(address)).collect());
+    assert_eq!(cluster.put(SLICE, &named("ext"), slice(&["10.0.0.1", "10.0.0.2"])).len(), 2);
+    let less = cluster.put(SLICE, &named("ext"), slice(&["10.0.0.2"]));
+    assert_eq!(less, [(SLICE, Event::Remove(Key::Instance("ext.shop:10.0.0.1".into())))]);
+    // Another whose name begins alike is another.
+    assert_eq!(cluster.put(SLICE, &named("ex"), slice(&[])), []);
+    assert_eq!(cluster.take(SLICE, &named("ext")).len(), 1);
+}

@@ -1,0 +1,170 @@
+//! What of a Pod the mesh needs to know, and nothing else of it: a cluster has tens of thousands.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{self as core, Container};
+
+use crate::instance::State;
+
+/// Containers that speak the mesh's mTLS.
+const SIDECARS: [&str; 2] = ["outrigger-proxy", "istio-proxy"];
+/// Where the canonical name of a workload is written, the first that is there.
+const NAMES: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+/// Where its version is.
+const VERSIONS: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+
+/// A Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) service_account: String,
+    pub(super) node: String,
+    pub(super) state: State,
+    /// TCP ports of its containers, with their names.
+    pub(super) ports: Vec<(u16, String)>,
+    pub(super) sidecar: bool,
+    /// As metrics call it.
+    pub(super) name: String,
+    pub(super) version: Option<String>,
+}
+
+impl Pod {
+    /// One that has an address and has not ended.
+    pub(super) fn of(pod: &core::Pod) -> Option<Self> {
+        let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+        let phase = status.phase.as_deref().unwrap_or_default();
+        if matches!(phase, "Succeeded" | "Failed") {
+            return None;
+        }
+        let ips = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+        let mut addresses: Vec<IpAddr> = ips.filter_map(|ip| ip.parse().ok()).collect();
+        if addresses.is_empty() {
+            addresses.extend(status.pod_ip.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()));
+        }
+        if addresses.is_empty() {
+            return None;
+        }
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let conditions = status.conditions.iter().flatten();
+        let ready =
+            conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True");
+        let state = match (pod.metadata.deletion_timestamp.is_some(), ready, phase) {
+            (true, ..) => State::Stopping,
+            (false, true, _) => State::Running,
+            (false, false, "Running") => State::Unhealthy,
+            _ => State::Starting,
+        };
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let has_sidecar = all.clone().any(|container| SIDECARS.contains(&container.name.as_str()));
+        let of =
+            |keys: [&str; 3]| keys.iter().find_map(|key| labels.get(*key)).filter(|text| !text.is_empty());
+        Some(Self {
+            addresses,
+            service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
+            node: spec.node_name.clone().unwrap_or_default(),
+            state,
+            ports: ports(all),
+            // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.
+            sidecar: has_sidecar && !spec.host_network.unwrap_or(false),
+            name: label(of(NAMES).map_or_else(|| owner(pod), String::as_str)),
+            version: of(VERSIONS).cloned(),
+            labels,
+        })
+    }
+}
+
+fn ports<'c>(containers: impl Iterator<Item = &'c Container>) -> Vec<(u16, String)> {
+    let sidecars = |container: &&Container| !SIDECARS.contains(&container.name.as_str());
+    let ports = containers.filter(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    let mut all: Vec<(u16, String)> = Vec::new();
+    for port in tcp {
+        let Ok(number) = u16::try_from(port.container_port) else { continue };
+        if number > 0 && !all.iter().any(|(other, _)| *other == number) {
+            all.push((number, port.name.clone().unwrap_or_default()));
+        }
+    }
+    all
+}
+
+/// What made it: of a ReplicaSet the Deployment, whose name that has in front of a hash.
+fn owner(pod: &core::Pod) -> &str {
+    let own = pod.metadata.name.as_deref().unwrap_or_default();
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) else { return own };
+    match owner.kind.as_str() {
+        "ReplicaSet" => owner.name.rsplit_once('-').map_or(owner.name.as_str(), |(deployment, _)| deployment),
+        _ => &owner.name,
+    }
+}
+
+/// As a name of a service is written.
+fn label(text: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9') => c,
+        _ => '-',
+    };
+    let text: String = text.chars().map(plain).take(63).collect();
+    match text.trim_matches('-') {
+        "" => "unknown".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(change: impl FnOnce(&mut serde_json::Value)) -> Option<Pod> {
+        let mut pod = json!({
+            "metadata": {"name": "reviews-5d8-x2x", "namespace": "shop", "ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "reviews-5d8", "uid": "1", "controller": true},
+            ]},
+            "spec": {"serviceAccountName": "reviews", "nodeName": "n1", "containers": [
+                {"name": "app", "ports": [{"containerPort": 9080, "name": "http"}, {"containerPort": 53, "protocol": "UDP"}]},
+                {"name": "outrigger-proxy", "ports": [{"containerPort": 15090}]},
+            ]},
+            "status": {"phase": "Running", "podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}, {"ip": "fd00::7"}],
+                "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        change(&mut pod);
+        Pod::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_addresses_its_account_and_what_made_it() {
+        let pod = of(|_| {}).unwrap();
+        assert_eq!(pod.addresses.len(), 2);
+        assert_eq!(
+            (pod.service_account.as_str(), pod.name.as_str(), pod.state),
+            ("reviews", "reviews", State::Running)
+        );
+        assert_eq!(pod.ports, [(9080, "http".to_owned())]);
+        assert!(pod.sidecar);
+        let named =
+            of(|pod| pod["metadata"]["labels"] = json!({"app": "My_App.x", "version": "v2"})).unwrap();
+        assert_eq!((named.name.as_str(), named.version.as_deref()), ("my-app-x", Some("v2")));
+        let native = of(|pod| {
+            pod["spec"]["initContainers"] = json!([{"name": "outrigger-proxy", "restartPolicy": "Always"}]);
+            pod["spec"]["containers"] = json!([{"name": "app"}]);
+        });
+        assert!(native.unwrap().sidecar);
+        assert!(!of(|pod| pod["spec"]["hostNetwork"] = json!(true)).unwrap().sidecar);
+    }
+
+    #[test]
+    fn who_is_not_ready_takes_nothing_and_who_has_ended_is_not_there() {
+        let state = |status: serde_json::Value| of(|pod| pod["status"] = status).map(|pod| pod.state);
+        let ip = "10.1.0.7";
+        assert_eq!(state(json!({"phase": "Pending", "podIP": ip})), Some(State::Starting));
+        assert_eq!(state(json!({"phase": "Running", "podIP": ip})), Some(State::Unhealthy));
+        assert_eq!(state(json!({"phase": "Pending"})), None);
+        assert_eq!(state(json!({"phase": "Succeeded", "podIP": ip})), None);
+        let ending = of(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-31T10:00:00Z"));
+        assert_eq!(ending.unwrap().state, State::Stopping);
+    }
+}

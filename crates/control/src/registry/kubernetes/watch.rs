@@ -1,0 +1,266 @@
+//! The watches of a cluster: one for each kind that it knows, with what the mesh needs of each object.
+
+use std::collections::{BTreeMap, HashSet};
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use k8s_openapi::api::core::v1::{self as core, Node};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use outrigger_rules::{ParseOptions, parse_with};
+use serde_json::Value;
+
+use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing};
+use super::pod::Pod;
+use crate::instance::{Instance, Port, Protocol, State};
+
+/// Seconds after which the API server ends a watch, which then goes on with the next.
+const LIFE: u32 = 60;
+/// Of objects in one answer of a listing.
+const PAGE: u32 = 500;
+/// Endpoints that are written down by hand: those of Pods we know better.
+const BY_HAND: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+const OF_SERVICE: &str = "kubernetes.io/service-name";
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// Twice the object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Rules: kind, group, version, as URLs call it.
+const RULES: [(&str, &str, &str, &str); 11] = [
+    (SERVICE, "", "v1", "services"),
+    ("VirtualService", "networking.istio.io", "v1", "virtualservices"),
+    ("DestinationRule", "networking.istio.io", "v1", "destinationrules"),
+    ("ServiceEntry", "networking.istio.io", "v1", "serviceentries"),
+    ("WorkloadEntry", "networking.istio.io", "v1", "workloadentries"),
+    ("PeerAuthentication", "security.istio.io", "v1", "peerauthentications"),
+    ("AuthorizationPolicy", "security.istio.io", "v1", "authorizationpolicies"),
+    ("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes"),
+    ("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes"),
+    ("ReferenceGrant", "gateway.networking.k8s.io", "v1beta1", "referencegrants"),
+    ("TrafficRules", "outrigger.io", "v1", "trafficrules"),
+];
+
+/// Fields of a Service that mean something to the mesh. Others come with every version of Kubernetes, and are its own.
+const SERVICE_FIELDS: [&str; 10] = [
+    "ports",
+    "selector",
+    "clusterIP",
+    "clusterIPs",
+    "type",
+    "externalName",
+    "sessionAffinity",
+    "internalTrafficPolicy",
+    "trafficDistribution",
+    "publishNotReadyAddresses",
+];
+const PORT_FIELDS: [&str; 5] = ["port", "name", "protocol", "targetPort", "appProtocol"];
+
+/// An object, what it means, and what is wrong with it.
+pub(super) type Seen = (Named, Thing, Option<String>);
+/// What a watch says.
+pub(super) type News = Result<watcher::Event<Seen>, String>;
+type Watch = (&'static str, BoxStream<'static, (&'static str, News)>);
+
+/// The kinds of a cluster.
+pub(super) struct Kinds {
+    client: Client,
+    options: ParseOptions,
+    watched: HashSet<&'static str>,
+}
+
+impl Kinds {
+    pub(super) fn new(client: Client, options: ParseOptions) -> Self {
+        Self { client, options, watched: HashSet::new() }
+    }
+
+    /// Watches of what the cluster knows and nobody watches yet.
+    ///
+    /// # Errors
+    /// When the API server does not say what it knows.
+    pub(super) async fn discover(&mut self) -> Result<Vec<Watch>, String> {
+        let mut new = Vec::new();
+        let mut known: BTreeMap<String, HashSet<String>> = BTreeMap::new();
+        for (kind, group, version, plural) in RULES {
+            if self.watched.contains(kind) {
+                continue;
+            }
+            let whole = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+            if !group.is_empty() && !known.contains_key(&whole) {
+                known.insert(whole.clone(), self.resources(&whole).await?);
+            }
+            if group.is_empty() || known.get(&whole).is_some_and(|names| names.contains(plural)) {
+                new.push((
+                    kind,
+                    self.rules(
+                        kind,
+                        ApiResource::from_gvk_with_plural(
+                            &GroupVersionKind::gvk(group, version, kind),
+                            plural,
+                        ),
+                    ),
+                ));
+            }
+        }
+        for (kind, watch) in [(POD, self.pods()), (NODE, self.nodes()), (SLICE, self.slices())] {
+            if !self.watched.contains(kind) {
+                new.push((kind, watch));
+            }
+        }
+        self.watched.extend(new.iter().map(|(kind, _)| *kind));
+        Ok(new)
+    }
+
+    /// What there is of a group and version, by its plural; nothing where there is no such group.
+    async fn resources(&self, version: &str) -> Result<HashSet<String>, String> {
+        match self.client.list_api_group_resources(version).await {
+            Ok(list) => Ok(list.resources.into_iter().map(|resource| resource.name).collect()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(HashSet::new()),
+            Err(error) => Err(format!("the API server does not say what it knows of {version}: {error}")),
+        }
+    }
+
+    fn pods(&self) -> BoxStream<'static, (&'static str, News)> {
+        let of = |pod: core::Pod| {
+            let named = named(pod.metadata.namespace.clone(), pod.metadata.name.clone());
+            (named, Thing::Pod(Pod::of(&pod).map(Box::new)), None)
+        };
+        said(POD, watcher(Api::<core::Pod>::all(self.client.clone()), config()), of)
+    }
+
+    fn nodes(&self) -> BoxStream<'static, (&'static str, News)> {
+        let of = |node: PartialObjectMeta<Node>| {
+            let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
+            (named(None, node.metadata.name.clone()), Thing::Node((label(REGION), label(ZONE))), None)
+        };
+        said(NODE, watcher(Api::<PartialObjectMeta<Node>>::all(self.client.clone()), config()), of)
+    }
+
+    fn slices(&self) -> BoxStream<'static, (&'static str, News)> {
+        let of = |slice: EndpointSlice| {
+            let named = named(slice.metadata.namespace.clone(), slice.metadata.name.clone());
+            let instances = written_down(&named, &slice);
+            (named, Thing::Slice(instances), None)
+        };
+        said(SLICE, watcher(Api::<EndpointSlice>::all(self.client.clone()), config().labels(BY_HAND)), of)
+    }
+
+    fn rules(&self, kind: &'static str, resource: ApiResource) -> BoxStream<'static, (&'static str, News)> {
+        let options = self.options.clone();
+        let objects = watcher(Api::<DynamicObject>::all_with(self.client.clone(), &resource), config());
+        let types = kube::api::TypeMeta { api_version: resource.api_version, kind: resource.kind };
+        said(kind, objects, move |object| {
+            rule(DynamicObject { types: Some(types.clone()), ..object }, &options)
+        })
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(LIFE).page_size(PAGE)
+}
+
+fn named(namespace: Option<String>, name: Option<String>) -> Named {
+    (namespace.unwrap_or_default(), name.unwrap_or_default())
+}
+
+/// What a watch says, read.
+fn said<K: Send + 'static>(
+    kind: &'static str,
+    watch: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    read: impl Fn(K) -> Seen + Send + 'static,
+) -> BoxStream<'static, (&'static str, News)> {
+    let watch = watch.default_backoff().map(move |event| {
+        let event = event.map(|event| match event {
+            watcher::Event::Apply(object) => watcher::Event::Apply(read(object)),
+            watcher::Event::Delete(object) => watcher::Event::Delete(read(object)),
+            watcher::Event::InitApply(object) => watcher::Event::InitApply(read(object)),
+            watcher::Event::Init => watcher::Event::Init,
+            watcher::Event::InitDone => watcher::Event::InitDone,
+        });
+        (kind, event.map_err(|error| error.to_string()))
+    });
+    watch.boxed()
+}
+
+/// An object as if it had been applied.
+fn rule(mut object: DynamicObject, options: &ParseOptions) -> Seen {
+    let named = named(object.metadata.namespace.clone(), object.metadata.name.clone());
+    object.metadata.managed_fields = None;
+    if let Some(annotations) = &mut object.metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    if let Value::Object(data) = &mut object.data {
+        data.remove("status");
+    }
+    if object.types.as_ref().is_some_and(|types| types.kind == SERVICE) {
+        known_fields(&mut object.data["spec"]);
+    }
+    let text = serde_json::to_string(&object).unwrap_or_default();
+    let mut parsed = parse_with("", &text, options);
+    let wrong = parsed.findings.iter().find(|finding| finding.is_error());
+    let flaw = wrong.map(|finding| finding.message.clone());
+    let object = parsed.objects.pop().filter(|_| flaw.is_none());
+    (named, Thing::Rule(object.map(Box::new)), flaw)
+}
+
+fn known_fields(spec: &mut Value) {
+    let Value::Object(spec) = spec else { return };
+    spec.retain(|name, _| SERVICE_FIELDS.contains(&name.as_str()));
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(port) = port {
+            port.retain(|name, _| PORT_FIELDS.contains(&name.as_str()));
+        }
+    }
+}
+
+/// Endpoints as instances of their service, without sidecars.
+fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
+    let labels = slice.metadata.labels.clone().unwrap_or_default();
+    let Some(service) = labels.get(OF_SERVICE) else { return Vec::new() };
+    let mut ports: Vec<Port> = Vec::new();
+    for port in slice.ports.iter().flatten() {
+        let number = port.port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+        let tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        if let Some(number) =
+            number.filter(|number| tcp && !ports.iter().any(|other| other.number == *number))
+        {
+            let name = port.name.clone().unwrap_or_default();
+            ports.push(Port { number, name, protocol: Protocol::Auto, upgrades: Vec::new() });
+        }
+    }
+    let mut all = Vec::new();
+    for endpoint in &slice.endpoints {
+        let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) else {
+            continue;
+        };
+        let said = endpoint.conditions.as_ref();
+        let state = match said.map(|said| (said.terminating.unwrap_or(false), said.ready.unwrap_or(true))) {
+            Some((true, _)) => State::Stopping,
+            Some((false, false)) => State::Unhealthy,
+            _ => State::Running,
+        };
+        all.push(Instance {
+            id: format!("{}:{address}", super::cluster::id(named)),
+            service: service.clone(),
+            services: Some(vec![service.clone()]),
+            namespace: named.0.clone(),
+            addresses: vec![address],
+            network: String::new(),
+            ports: ports.clone(),
+            labels: labels.clone(),
+            metadata: BTreeMap::new(),
+            tags: Vec::new(),
+            version: None,
+            weight: 100,
+            zone: endpoint.zone.clone().unwrap_or_default(),
+            region: String::new(),
+            service_account: "default".to_owned(),
+            state,
+            sidecar: false,
+            ttl_seconds: None,
+        });
+    }
+    all
+}
