@@ -24,6 +24,8 @@ use crate::virtual_address::{Given, VirtualAddresses};
 mod attached;
 mod change;
 mod rules;
+#[cfg(test)]
+pub(crate) mod sample;
 
 pub use change::{Change, Fact, Wide};
 use rules::Rules;

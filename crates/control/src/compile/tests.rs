@@ -8,24 +8,18 @@ use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::{PathMatch, Route, RouteAction};
-use outrigger_rules::intent::Intent;
 use outrigger_xds::ClientKind;
 
 use super::cache::Compiled;
 use super::scope::Scope;
 use crate::instance::{Instance, Protocol, State, sample};
+use crate::world::sample::{intents, world};
 use crate::world::{MeshSettings, World};
 
 mod addresses;
 mod changes;
 mod custom;
 mod inbound;
-
-fn intents(yaml: &str) -> Vec<Intent> {
-    let parsed = outrigger_rules::parse("test.yaml", yaml);
-    assert!(parsed.findings.iter().all(|f| !f.is_error()), "{:?}", parsed.findings);
-    parsed.objects.into_iter().flat_map(|object| object.intents).collect()
-}
 
 pub(super) fn shop() -> Vec<Instance> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
@@ -39,8 +33,7 @@ pub(super) fn shop() -> Vec<Instance> {
 }
 
 pub(super) fn compiled(instances: Vec<Instance>, yaml: &str) -> Compiled {
-    let world = World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents(yaml));
-    Compiled::new(Arc::new(world), "roots".into(), Arc::default())
+    Compiled::new(Arc::new(world(instances, yaml)), "roots".into(), Arc::default())
 }
 
 pub(super) fn scope(kind: ClientKind, account: &str, instance: &str) -> Scope {

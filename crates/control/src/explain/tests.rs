@@ -1,6 +1,6 @@
 use super::*;
 use crate::instance::{Protocol, State, sample};
-use crate::world::MeshSettings;
+use crate::world::sample;
 
 fn world(rules: &str) -> Arc<World> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
@@ -17,18 +17,19 @@ fn world(rules: &str) -> Arc<World> {
         bare,
         away,
     ];
-    let parsed = outrigger_rules::parse("test.yaml", rules);
-    assert!(parsed.findings.iter().all(|finding| !finding.is_error()), "{:?}", parsed.findings);
-    let intents = parsed.objects.into_iter().flat_map(|object| object.intents);
-    Arc::new(World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents))
+    Arc::new(sample::world(instances, rules))
 }
 
 fn ask(rules: &str, from: &str, request: &str) -> Explanation {
+    asked(&world(rules), from, request)
+}
+
+fn asked(world: &Arc<World>, from: &str, request: &str) -> Explanation {
     let mut words = request.split(" -H ");
     let (method, url) = words.next().unwrap().split_once(' ').unwrap();
     let headers = words.map(str::to_owned).collect();
     let asked = ExplainRequest { from: from.into(), method: method.into(), url: url.into(), headers };
-    explain(&world(rules), &Connected::new(), &asked).unwrap()
+    explain(world, &Connected::new(), &asked).unwrap()
 }
 
 /// The only outcome, as kind, status and instances.
@@ -154,7 +155,8 @@ fn what_is_not_there_is_said() {
     }
 }
 
-const POLICIES: &str = "apiVersion: security.istio.io/v1
+/// mTLS is required, and one version keeps its secrets.
+pub(super) const GUARDED: &str = "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: all, namespace: shop}
 spec: {mtls: {mode: STRICT}}
@@ -166,7 +168,9 @@ spec:
   selector: {matchLabels: {version: v2}}
   action: DENY
   rules: [{to: [{operation: {paths: [/secret*]}}]}]
----
+";
+
+const WEB_ONLY: &str = "---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: web-only, namespace: shop}
@@ -175,9 +179,13 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {methods: [GET]}}]}]
 ";
 
+fn policies() -> String {
+    format!("{GUARDED}{WEB_ONLY}")
+}
+
 #[test]
 fn the_policies_of_each_endpoint_decide_and_those_that_do_not_match_say_why() {
-    let answer = ask(POLICIES, "web", "GET http://catalog:8080/secret/1");
+    let answer = ask(&policies(), "web", "GET http://catalog:8080/secret/1");
     let [denied, allowed] = answer.outcomes.as_slice() else { panic!("{:?}", answer.outcomes) };
     assert_eq!(
         (denied.kind.as_str(), denied.status, denied.instances[0].as_str()),
@@ -191,11 +199,11 @@ fn the_policies_of_each_endpoint_decide_and_those_that_do_not_match_say_why() {
     assert_eq!(v1.mtls.as_deref(), Some("STRICT by PeerAuthentication shop/all"));
     assert_eq!(v1.origin.as_deref(), Some("AuthorizationPolicy shop/web-only"));
 
-    let post = ask(POLICIES, "web", "POST http://catalog:8080/");
+    let post = ask(&policies(), "web", "POST http://catalog:8080/");
     assert!(post.outcomes.iter().all(|outcome| outcome.status == Some(403)), "{:?}", post.outcomes);
     let why = &post.targets[0].inbound[0].lost;
     assert!(why.iter().any(|lost| lost.why == "it does not hold that the method is \"GET\""), "{why:?}");
-    let other = ask(POLICIES, "stock", "GET http://catalog:8080/");
+    let other = ask(&policies(), "stock", "GET http://catalog:8080/");
     let why = &other.targets[0].inbound[0].lost;
     assert!(
         why.iter().any(|lost| lost
@@ -206,10 +214,10 @@ fn the_policies_of_each_endpoint_decide_and_those_that_do_not_match_say_why() {
 
     let plain = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: plain, namespace: shop}\nspec:\n  host: catalog\n  \
                  trafficPolicy: {tls: {mode: DISABLE}}\n";
-    let plain = ask(&format!("{POLICIES}{plain}"), "web", "GET http://catalog:8080/");
+    let plain = ask(&format!("{GUARDED}{WEB_ONLY}{plain}"), "web", "GET http://catalog:8080/");
     assert_eq!(only(&plain), ("failed", Some(503), vec!["catalog-v1", "catalog-v2"]));
     assert!(plain.summary.contains("takes no plain text"), "{}", plain.summary);
-    let bare = ask(POLICIES, "web", "GET http://bare:8080/");
+    let bare = ask(&policies(), "web", "GET http://bare:8080/");
     assert_eq!(only(&bare), ("forwarded", None, vec!["bare-1"]));
     let bytes = ask("", "web", "GET http://stock:7000/");
     assert_eq!(

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use outrigger_identity::Revoked;
+use outrigger_rules::intent::Intent;
 use outrigger_xds::server::{Name, Seat, WILDCARD};
 
 use super::super::cache::fresh;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::instance::{Protocol, State, sample};
-use crate::world::MeshSettings;
+use crate::explain::tests::GUARDED;
+use crate::world::sample;
 
 fn described(rules: &str, service: &str, from: Option<&str>) -> Result<Description, Unexplained> {
     let mut away = sample("reviews-3", "reviews", "v2", "127.0.0.13", 8080, Protocol::Http);
@@ -15,12 +16,8 @@ fn described(rules: &str, service: &str, from: Option<&str>) -> Result<Descripti
         same,
         sample("stock-1", "stock", "v1", "127.0.0.15", 7000, Protocol::Tcp),
     ];
-    let parsed = outrigger_rules::parse("test.yaml", rules);
-    assert!(parsed.findings.iter().all(|finding| !finding.is_error()), "{:?}", parsed.findings);
-    let intents = parsed.objects.iter().flat_map(|object| object.intents.clone());
-    let world = World::new(7, MeshSettings::default(), instances.into_iter().map(Arc::new), intents);
     let query = DescribeQuery { service: service.into(), from: from.map(str::to_owned) };
-    describe(&Arc::new(world), &parsed.objects, &query)
+    describe(&Arc::new(sample::world(instances, rules)), &sample::objects(rules), &query)
 }
 
 const RULES: &str = "apiVersion: networking.istio.io/v1
@@ -48,24 +45,15 @@ spec:
     timeout: 2s
     route: [{destination: {host: reviews, subset: v2}}]
   - route: [{destination: {host: reviews, subset: v1}}]
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: all, namespace: shop}
-spec: {mtls: {mode: STRICT}}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: secrets, namespace: shop}
-spec:
-  selector: {matchLabels: {version: v2}}
-  action: DENY
-  rules: [{to: [{operation: {paths: [/secret*]}}]}]
 ";
+
+fn rules() -> String {
+    format!("{RULES}---\n{GUARDED}")
+}
 
 #[test]
 fn what_holds_for_a_service_is_told_with_the_objects_that_say_so() {
-    let answer = described(RULES, "reviews.shop", Some("web")).unwrap();
+    let answer = described(&rules(), "reviews.shop", Some("web")).unwrap();
     let [port] = answer.ports.as_slice() else { panic!("{:?}", answer.ports) };
     let routes: Vec<_> =
         port.routes.iter().map(|route| (route.name.as_str(), route.matches.as_str())).collect();
@@ -92,7 +80,7 @@ fn what_holds_for_a_service_is_told_with_the_objects_that_say_so() {
 
 #[test]
 fn who_asks_decides_what_holds_and_nobody_is_guessed() {
-    let anybody = described(RULES, "shop/reviews", None).unwrap();
+    let anybody = described(&rules(), "shop/reviews", None).unwrap();
     assert_eq!(anybody.ports[0].routes.len(), 1, "the first route is for clients with a label");
     assert!(
         anybody.lost.iter().any(|lost| lost.why == "it is for clients with app=web"),
@@ -110,7 +98,7 @@ fn who_asks_decides_what_holds_and_nobody_is_guessed() {
         ("reviews.elsewhere", None, "no service"),
         ("reviews.shop", Some("nobody"), "no instance"),
     ] {
-        let Err(Unexplained::Unknown(text)) = described(RULES, service, from) else { panic!("{service}") };
+        let Err(Unexplained::Unknown(text)) = described(&rules(), service, from) else { panic!("{service}") };
         assert!(text.contains(why), "{text}");
     }
 }
