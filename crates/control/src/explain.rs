@@ -28,6 +28,7 @@ use crate::world::{Service, World};
 
 pub mod body;
 pub mod describe;
+mod direct;
 mod inbound;
 mod lost;
 mod request;
@@ -169,15 +170,15 @@ pub(crate) fn explain(
         None => See::own(world, source),
     };
     let written = request.path().to_owned();
-    request.leaving();
-    let identity = source.identity(&world.settings.trust_domain);
+    let is_alone = beside.is_none() && !source.sidecar;
+    let identity = source.identity(&world.settings.trust_domain).ok().filter(|_| !is_alone);
     let mut answer = Explanation {
         generation: world.generation,
         in_force: beside.map(|beside| beside.in_force),
         source: SourceBody {
             instance: source.id.clone(),
             service: source::service_of(source),
-            identity: identity.map(|id| id.to_string()).unwrap_or_default(),
+            identity: identity.map_or(String::new(), |id| id.to_string()),
             client: beside.map(|beside| kind_name(beside.scope.kind).to_owned()),
         },
         request: RequestBody {
@@ -194,10 +195,16 @@ pub(crate) fn explain(
             answer.notes.push(format!("{} decides itself; this is what it is told", kind_name(other)))
         }
         None if source.sidecar => answer.notes.push(format!("the sidecar of {} is not connected", source.id)),
-        None => answer.notes.push(format!("{} has no sidecar: nobody routes its requests", source.id)),
+        None => answer.notes.push(format!("{} has no sidecar: its requests go as it writes them", source.id)),
     }
     let caller = Caller { see: &see, connected, source };
-    Work { caller: &caller, answer: &mut answer }.run(&goal, &mut request, &written);
+    let mut work = Work { caller: &caller, answer: &mut answer };
+    if is_alone {
+        work.direct(&goal, &request);
+    } else {
+        request.through_sidecar();
+        work.run(&goal, &mut request, &written);
+    }
     finish(&mut answer);
     Ok(answer)
 }
@@ -230,7 +237,8 @@ fn in_words(outcome: &Outcome) -> String {
     let cluster = outcome.cluster.as_ref().map_or(String::new(), |cluster| format!(" {cluster}"));
     let why = outcome.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     match outcome.kind.as_str() {
-        "forwarded" => format!("goes to{cluster}, {}", among(&outcome.instances)),
+        "forwarded" if outcome.instances.is_empty() => format!("goes to{cluster}{why}"),
+        "forwarded" => format!("goes to{cluster}, {}{why}", among(&outcome.instances)),
         "answered" => format!("is answered{status}{by}{why}"),
         "denied" if outcome.status.is_none() => {
             format!("its connection is denied at {}{by}{why}", among(&outcome.instances))
@@ -244,7 +252,7 @@ fn in_words(outcome: &Outcome) -> String {
 
 fn among(instances: &[String]) -> String {
     match instances {
-        [] => "to where its proxy finds it".to_owned(),
+        [] => "nobody".to_owned(),
         [only] => only.clone(),
         [first, rest @ ..] => format!("{first} or {} more", rest.len()),
     }
@@ -263,8 +271,7 @@ impl Work<'_> {
         if let Some(service) = see.service(&goal.host) {
             self.answer.lost = lost::rules(see, service, goal.port);
         }
-        let http2 = request.first("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
-        let offered: &[&str] = match (goal.tls, http2) {
+        let offered: &[&str] = match (goal.tls, request.is_grpc()) {
             (true, _) => &["h2", "http/1.1"],
             (false, true) => &["h2c"],
             (false, false) => &["http/1.1"],
@@ -301,6 +308,12 @@ impl Work<'_> {
     }
 
     fn outside(&mut self, goal: &Goal) {
+        self.missing(goal);
+        self.outcome("outside", None, None, OUTSIDE);
+    }
+
+    /// What the mesh does not have.
+    fn missing(&mut self, goal: &Goal) {
         let see = self.caller.see;
         if let Some(service) = see.service(&goal.host).filter(|service| !service.ports.is_empty()) {
             let ports = service.ports.keys().map(u16::to_string).collect::<Vec<_>>();
@@ -311,7 +324,6 @@ impl Work<'_> {
         } else if goal.host.parse::<IpAddr>().is_err() {
             self.answer.notes.push(format!("no service {} is registered or described", goal.host));
         }
-        self.outcome("outside", None, None, OUTSIDE);
     }
 
     fn http(&mut self, http: &HttpConnection, request: &mut Asked, written: &str) {

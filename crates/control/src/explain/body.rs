@@ -60,12 +60,12 @@ pub struct Explanation {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
-    /// `forwarded`, `answered`, `denied`, `failed` or `outside`.
+    /// `forwarded`, `answered`, `denied`, `asked`, `failed` or `outside`.
     pub kind: String,
     /// The status that a proxy gives; absent: the application's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The cluster.
+    /// The cluster; of a client without a sidecar host and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// The instances among which one gets it.
@@ -87,14 +87,14 @@ pub struct SourceBody {
     pub instance: String,
     /// Its service, as `shop/web`.
     pub service: String,
-    /// What its certificate proves.
+    /// What its certificate proves; empty: it has no sidecar that shows one.
     pub identity: String,
     /// What stands beside it: `outrigger`, `envoy` or `grpc`; absent: nothing that is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
 }
 
-/// A request as the client's proxy sees it.
+/// A request as the client's proxy sees it; without one, as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestBody {
@@ -154,7 +154,7 @@ pub struct RouteBody {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetBody {
-    /// The cluster.
+    /// The cluster; of a client without a sidecar host and port.
     pub cluster: String,
     /// Its share, in percent.
     pub percent: f64,

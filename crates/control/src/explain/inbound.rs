@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_model::cluster::{ClientTls, Cluster};
+use outrigger_model::cluster::ClientTls;
 use outrigger_model::endpoint::Endpoint;
 use outrigger_model::listener::{
-    ChainInput, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, Terminal,
+    ChainInput, FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, ServerTls, Terminal,
 };
 use outrigger_model::policy::decide::{Decision, PolicySet, look};
 use outrigger_model::policy::{Rbac, RbacAction};
 use outrigger_model::rate_limit::RateLimit;
-use outrigger_model::request::ConnectionView;
+use outrigger_model::request::{ConnectionView, RequestView};
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::table::{CompiledMatch, RouteTable};
 use outrigger_rules::intent::MtlsMode;
@@ -32,10 +32,12 @@ pub(super) struct Arriving<'a> {
     pub(super) connected: &'a Connected,
     /// Who calls.
     pub(super) source: &'a Instance,
-    pub(super) cluster: &'a Cluster,
+    pub(super) tls: &'a ClientTls,
     /// The request as it is sent; absent: bytes.
     pub(super) request: Option<&'a Asked>,
     pub(super) http2: bool,
+    /// What the client's proxy answers where no connection comes about; absent: there is none, or nobody to answer.
+    pub(super) broken: Option<u16>,
 }
 
 /// What the endpoints do, those together that do the same.
@@ -76,13 +78,13 @@ fn instance_at<'w>(arriving: &Arriving<'w>, endpoint: &Endpoint) -> Option<&'w A
 
 fn judge(arriving: &Arriving<'_>, endpoint: &Endpoint, instance: Option<&Instance>) -> InboundBody {
     let world = arriving.see.world;
-    let mtls = match &arriving.cluster.tls {
+    let mtls = match arriving.tls {
         ClientTls::Mesh { required, .. } => *required || endpoint.mesh_tls,
         ClientTls::None | ClientTls::Outside(_) => false,
     };
     let peer = arriving.source.identity(&world.settings.trust_domain).ok();
     let peer = peer.as_ref().filter(|_| mtls);
-    let transport = match (peer, &arriving.cluster.tls) {
+    let transport = match (peer, arriving.tls) {
         (Some(peer), _) => format!("mTLS as {peer}"),
         (None, ClientTls::Outside(outside)) => format!("TLS to {}", outside.server_name),
         (None, _) => "plain text".to_owned(),
@@ -99,7 +101,7 @@ fn judge(arriving: &Arriving<'_>, endpoint: &Endpoint, instance: Option<&Instanc
     };
     if !instance.sidecar {
         return match mtls {
-            true => said("refused", Some(503), "mTLS is required, and it has no sidecar".to_owned()),
+            true => said("refused", arriving.broken, "mTLS is required, and it has no sidecar".to_owned()),
             false => said("allowed", None, "it has no sidecar, so no policy holds there".to_owned()),
         };
     }
@@ -119,31 +121,26 @@ fn judge(arriving: &Arriving<'_>, endpoint: &Endpoint, instance: Option<&Instanc
     let server = See::own(world, instance);
     let name = names::inbound_listener(endpoint.address);
     let Some(Resource::Listener(listener)) = server.resource(ResourceKind::Listener, &name) else {
-        return said("refused", Some(503), format!("its sidecar has no listener {name}"));
+        return said("refused", arriving.broken, format!("its sidecar has no listener {name}"));
     };
     let Some(chain) = chain(arriving, &listener, endpoint.address, mtls) else {
         let why = format!("its sidecar takes no {} here", if mtls { "mTLS" } else { "plain text" });
-        return InboundBody { mtls: Some(mode), ..said("refused", Some(503), why) };
+        return InboundBody { mtls: Some(mode), ..said("refused", arriving.broken, why) };
     };
+    if peer.is_none() && matches!(chain.tls, Some(ServerTls::Mesh { .. })) {
+        let why = "its sidecar takes all TLS for the mesh's, and no certificate is shown".to_owned();
+        return InboundBody { mtls: Some(mode), ..said("refused", arriving.broken, why) };
+    }
     let connection = ConnectionView {
         peer: peer.filter(|_| matches!(chain.tls, Some(ServerTls::Mesh { .. }))),
         source: SocketAddr::new(main_address(arriving.source, endpoint.address), 0),
         destination: endpoint.address,
-        server_name: server_name(arriving.cluster).filter(|_| mtls),
+        server_name: server_name(arriving.tls).filter(|_| mtls),
     };
     let own = instance.identity(&world.settings.trust_domain).ok().map(|id| id.to_string());
     let decided = match (&chain.terminal, arriving.request) {
         (Terminal::Http(http), Some(request)) => {
-            let mut request = request.clone();
-            request.arriving(connection.peer.map(|peer| peer.as_str()), own.as_deref());
-            let route = match &http.routes {
-                RouteSource::Inline(routes) => {
-                    RouteTable::compile(routes).ok().is_some_and(|table| table.find(&request).is_some())
-                }
-                RouteSource::Named(_) => true,
-            };
-            let filters = filtered(&http.filters, &connection, &request);
-            if route { filters } else { Decided::of("refused", Some(404), "no inbound route takes it") }
+            by_request(http, &connection, request.clone(), own.as_deref())
         }
         _ => by_policies(&chain.authorization.iter().collect::<Vec<_>>(), &connection, None),
     };
@@ -170,8 +167,8 @@ fn main_address(source: &Instance, to: SocketAddr) -> std::net::IpAddr {
     family.or(source.addresses.first()).copied().unwrap_or(to.ip())
 }
 
-fn server_name(cluster: &Cluster) -> Option<&str> {
-    match &cluster.tls {
+fn server_name(tls: &ClientTls) -> Option<&str> {
+    match tls {
         ClientTls::Mesh { server_name, .. } => Some(server_name),
         ClientTls::None | ClientTls::Outside(_) => None,
     }
@@ -192,8 +189,8 @@ fn chain<'l>(
         (false, Some(_), false) => &["http/1.1"],
         (false, Some(_), true) => &["h2c"],
     };
-    let server_name = server_name(arriving.cluster).filter(|_| mtls);
-    let tls = mtls || matches!(arriving.cluster.tls, ClientTls::Outside(_));
+    let server_name = server_name(arriving.tls).filter(|_| mtls);
+    let tls = mtls || matches!(arriving.tls, ClientTls::Outside(_));
     listener.select(&ChainInput {
         destination_port: to.port(),
         tls,
@@ -216,6 +213,29 @@ impl Decided {
     fn of(decision: &'static str, status: Option<u16>, why: impl Into<String>) -> Self {
         Self { decision, status, origin: None, why: why.into(), limits: Vec::new(), lost: Vec::new() }
     }
+}
+
+/// The path in its one form, then the filters, then the route, as the server's sidecar does.
+fn by_request(
+    http: &HttpConnection,
+    connection: &ConnectionView<'_>,
+    mut request: Asked,
+    own: Option<&str>,
+) -> Decided {
+    request.arriving(connection.peer.map(|peer| peer.as_str()), own);
+    match http.path.apply(request.path()) {
+        Ok(None) => {}
+        Ok(Some(path)) => request.set_path(path),
+        Err(refusal) => return Decided::of("refused", Some(400), refusal.to_string()),
+    }
+    let filters = filtered(&http.filters, connection, &request);
+    let route = match &http.routes {
+        RouteSource::Inline(routes) => {
+            RouteTable::compile(routes).ok().is_some_and(|table| table.find(&request).is_some())
+        }
+        RouteSource::Named(_) => true,
+    };
+    if route { filters } else { Decided::of("refused", Some(404), "no inbound route takes it") }
 }
 
 /// The filters in order; the first that denies decides.

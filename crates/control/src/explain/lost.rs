@@ -16,6 +16,15 @@ pub(super) fn rules(see: &See<'_>, service: &Service, port: u16) -> Vec<Lost> {
     lost
 }
 
+/// All routes and destinations of a service, where they are nobody's.
+pub(super) fn all(see: &See<'_>, service: &Service, why: &str) -> Vec<Lost> {
+    let host = &service.host;
+    let attached = see.world.attached_over(host).into_iter().map(|rule| rule.origin.clone());
+    let routes = see.world.routes_over(host).into_iter().map(|rule| rule.origin.clone());
+    let destinations = see.world.destinations_over(host).into_iter().map(|rule| rule.origin.clone());
+    attached.chain(routes).chain(destinations).map(|origin| whole(&origin, why.to_owned())).collect()
+}
+
 fn whole(origin: &Origin, why: String) -> Lost {
     Lost { rule: String::new(), origin: Some(origin.to_string()), why }
 }

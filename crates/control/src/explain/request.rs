@@ -134,8 +134,8 @@ fn url(text: &str) -> Result<(Goal, String, String), String> {
 const SOME_ID: &str = "00000000-0000-4000-8000-000000000000";
 
 impl Asked {
-    /// As the client's sidecar makes it out: what applications may not say is gone, and what it says itself is there.
-    pub(super) fn leaving(&mut self) {
+    /// As a sidecar makes it out, at either end: what nobody else may say is gone, and what it says itself is there.
+    pub(super) fn through_sidecar(&mut self) {
         self.headers
             .retain(|(name, _)| !name.starts_with("x-outrigger-") && name != "x-forwarded-client-cert");
         self.tidy();
@@ -151,6 +151,7 @@ impl Asked {
 
     /// As the server's sidecar makes it out.
     pub(super) fn arriving(&mut self, peer: Option<&str>, own: Option<&str>) {
+        self.through_sidecar();
         match peer {
             Some(peer) => {
                 let by = own.map_or(String::new(), |own| format!("By={own};"));
@@ -166,6 +167,11 @@ impl Asked {
         self.headers.retain(|(name, _)| {
             !name.contains('_') || !ours.iter().any(|ours| name.replace('_', "-").starts_with(ours))
         });
+    }
+
+    /// Which goes over HTTP/2 only.
+    pub(super) fn is_grpc(&self) -> bool {
+        self.first("content-type").is_some_and(|kind| kind.starts_with("application/grpc"))
     }
 
     pub(super) fn first(&self, name: &str) -> Option<&str> {

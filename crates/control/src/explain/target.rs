@@ -15,7 +15,7 @@ use super::{Connected, See, words};
 use crate::instance::Instance;
 
 /// Endpoints of a cluster that are looked at; of more, these stand for all.
-const MOST_JUDGED: usize = 256;
+pub(super) const MOST_JUDGED: usize = 256;
 
 /// Who calls, and what is known of whom.
 pub(super) struct Caller<'a> {
@@ -83,8 +83,8 @@ impl Caller<'_> {
         target.policy.extend(words::priorities(&set));
         let http2 = cluster.protocol == UpstreamProtocol::Http2;
         let (see, connected, source) = (self.see, self.connected, self.source);
-        let arriving =
-            Arriving { see, connected, source, cluster: &cluster, request: request.as_ref(), http2 };
+        let (tls, request, broken) = (&cluster.tls, request.as_ref(), sent.map(|_| 503));
+        let arriving = Arriving { see, connected, source, tls, request, http2, broken };
         target.inbound = judged(&arriving, healthy().take(MOST_JUDGED));
         let mut outcomes: Vec<_> =
             target.inbound.iter().map(|inbound| of_inbound(&share.cluster, inbound)).collect();
@@ -116,7 +116,7 @@ fn rewritten(sent: &Sent<'_>, share: &WeightedCluster) -> Result<Asked, String> 
     Ok(request)
 }
 
-fn of_inbound(cluster: &str, inbound: &InboundBody) -> Outcome {
+pub(super) fn of_inbound(cluster: &str, inbound: &InboundBody) -> Outcome {
     let kind = match inbound.decision.as_str() {
         "allowed" => "forwarded",
         "denied" => "denied",

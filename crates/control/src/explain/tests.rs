@@ -2,22 +2,25 @@ use super::*;
 use crate::instance::{Protocol, State, sample};
 use crate::world::sample;
 
-fn world(rules: &str) -> Arc<World> {
+fn shop() -> Vec<Instance> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
     v2.service_account = "other".into();
     let mut bare = sample("bare-1", "bare", "v1", "127.0.0.14", 8080, Protocol::Http);
     bare.sidecar = false;
     let mut away = sample("away-1", "away", "v1", "127.0.0.15", 8080, Protocol::Http);
     away.state = State::Maintenance;
-    let instances = vec![
+    vec![
         sample("web-1", "web", "v1", "127.0.0.10", 8080, Protocol::Http),
         sample("catalog-v1", "catalog", "v1", "127.0.0.11", 8080, Protocol::Http),
         v2,
         sample("stock-1", "stock", "v1", "127.0.0.13", 7000, Protocol::Tcp),
         bare,
         away,
-    ];
-    Arc::new(sample::world(instances, rules))
+    ]
+}
+
+fn world(rules: &str) -> Arc<World> {
+    Arc::new(sample::world(shop(), rules))
 }
 
 fn ask(rules: &str, from: &str, request: &str) -> Explanation {
@@ -236,4 +239,72 @@ fn faults_and_weights_leave_several_outcomes() {
         answer.outcomes.iter().map(|outcome| (outcome.kind.as_str(), outcome.status)).collect();
     assert_eq!(kinds, [("answered", Some(500)), ("forwarded", None), ("forwarded", None)]);
     assert_eq!(answer.targets.iter().map(|target| target.percent).collect::<Vec<_>>(), [90.0, 10.0]);
+}
+
+fn with_alone(rules: &str) -> Arc<World> {
+    let mut alone = sample("alone-1", "alone", "v1", "127.0.0.20", 8080, Protocol::Http);
+    alone.sidecar = false;
+    Arc::new(sample::world([shop(), vec![alone]].concat(), rules))
+}
+
+#[test]
+fn a_client_without_a_sidecar_goes_past_routes_and_proves_nothing() {
+    let ask = |rules: &str, request: &str| asked(&with_alone(rules), "alone", request);
+    // A route would answer 418 of its own, and another subset's instances would get the rest.
+    let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\nspec:\n  hosts: [catalog]\n  \
+                 http: [{directResponse: {status: 418}}]\n";
+    let answer = ask(rules, "GET http://catalog:8080//a");
+    assert_eq!(only(&answer), ("forwarded", None, vec!["catalog-v1", "catalog-v2"]));
+    assert!(answer.summary.contains("alone-1 has no sidecar that routes it"), "{}", answer.summary);
+    assert_eq!((answer.source.identity.as_str(), answer.listener, answer.route), ("", None, None));
+    assert_eq!(answer.targets[0].inbound[0].transport, "plain text");
+    assert_eq!(answer.lost[0].origin.as_deref(), Some("VirtualService shop/catalog"));
+    assert_eq!(answer.lost[0].why, "alone-1 has no sidecar that would apply it");
+    // Not even mTLS that a rule of the client's side requires.
+    let tls = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: catalog, namespace: shop}\nspec:\n  host: catalog\n  \
+               trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}\n";
+    assert_eq!(only(&ask(tls, "GET http://catalog:8080/")).0, "forwarded");
+
+    let strict = ask(GUARDED, "GET http://catalog:8080/");
+    assert_eq!(only(&strict), ("failed", None, vec!["catalog-v1", "catalog-v2"]));
+    assert!(strict.summary.contains("its sidecar takes no plain text here"), "{}", strict.summary);
+    let other = ask(GUARDED, "GET https://catalog:8080/");
+    assert!(other.summary.contains("no certificate is shown"), "{}", other.summary);
+
+    let permissive = policies().replace("STRICT", "PERMISSIVE");
+    let denied = ask(&permissive, "GET http://catalog:8080/a/../secret/1");
+    assert!(denied.outcomes.iter().all(|outcome| outcome.status == Some(403)), "{:?}", denied.outcomes);
+    let by = |id: &str| {
+        let found = denied.outcomes.iter().find(|outcome| outcome.instances == [id]).unwrap();
+        found.origin.as_deref()
+    };
+    assert_eq!(by("catalog-v2"), Some("AuthorizationPolicy shop/secrets"), "the path in its one form");
+    assert_eq!(only(&ask(&permissive, "GET http://127.0.0.14:8080/")), ("forwarded", None, vec!["bare-1"]));
+}
+
+#[test]
+fn a_client_without_a_sidecar_reaches_who_runs_and_nobody_of_whom_only_sidecars_know() {
+    let world = with_alone("");
+    let outside = asked(&world, "alone", "GET http://example.com/");
+    assert_eq!(only(&outside), ("outside", None, vec![]));
+    assert!(outside.summary.contains("its own resolver"), "{}", outside.summary);
+    let away = asked(&world, "alone", "GET http://away:8080/");
+    assert_eq!(only(&away).0, "outside", "its only instance is in maintenance");
+    let host = world.services().find(|service| service.name == "catalog").unwrap();
+    let address = host.addresses("shop")[0];
+    let given = asked(&world, "alone", &format!("GET http://{address}:8080/"));
+    assert_eq!(only(&given), ("failed", None, vec![]));
+    assert!(given.summary.contains("which only sidecars know"), "{}", given.summary);
+    // A gRPC client beside it is no sidecar, and routes all the same.
+    let scope = See::own(&world, world.instance("alone-1").unwrap()).scope;
+    let beside = Beside { scope: Scope { kind: ClientKind::Grpc, ..scope }, in_force: true };
+    let question = ExplainRequest {
+        from: "alone".into(),
+        method: "GET".into(),
+        url: "http://catalog:8080/".into(),
+        headers: vec![],
+    };
+    let routed = explain(&world, &[("alone-1".to_owned(), beside)].into(), &question).unwrap();
+    assert_eq!(routed.source.client.as_deref(), Some("grpc"));
+    assert!(routed.listener.is_some(), "{routed:?}");
 }
