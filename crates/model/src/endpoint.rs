@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::SpiffeId;
 
+pub mod spread;
+
 /// All endpoints of one cluster, by address or, for DNS, by name ([`NamedAddress`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EndpointSet<A = SocketAddr> {

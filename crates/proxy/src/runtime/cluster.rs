@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, PASSTHROUGH};
+use outrigger_model::endpoint::spread::{Bearing, Shares, shares};
 use outrigger_model::endpoint::{EndpointSet, Health as Reported};
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
@@ -69,7 +70,7 @@ pub struct EndpointTable {
     /// Those that take requests, most wanted priority first.
     pub levels: Vec<Level>,
     /// How requests are spread over them; `None`: the first takes all.
-    shares: Option<spread::Shares>,
+    shares: Option<Shares>,
     /// Whether an endpoint set has arrived at all.
     pub known: bool,
     /// Why there are none, where somebody looked for them.
@@ -248,7 +249,7 @@ impl ClusterHandle {
             members.filter(|member| !self.lasting.ejections.is_ejected(&member.load.health, now)).count()
                 as u32
         };
-        let shares = spread::shares(table.levels.iter().map(|level| (serving(level), level.total)));
+        let shares = shares(table.levels.iter().map(|level| (serving(level), level.total)));
         shares.map_or(0, |shares| spread::draw(&shares, ctx.hash))
     }
 
@@ -376,23 +377,16 @@ impl EndpointTable {
         let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u64)>> = BTreeMap::new();
         let mut totals: BTreeMap<u32, u32> = BTreeMap::new();
         for locality in &set.localities {
-            let healthy = locality.endpoints.iter().filter(|e| e.health == Reported::Healthy);
-            let serving = healthy.clone().count() as u32;
-            let sum: u64 = healthy.map(|e| u64::from(e.weight.max(1))).sum();
-            // Some that drain leave, and move nobody elsewhere; where most do, the place is given up.
-            let draining =
-                locality.endpoints.iter().filter(|e| e.health == Reported::Draining).count() as u32;
-            let members = locality.endpoints.len() as u32;
-            let total = if draining <= serving { members - draining } else { members };
-            *totals.entry(locality.priority).or_default() += total;
+            let bearing = Bearing::of(locality);
+            *totals.entry(locality.priority).or_default() += bearing.total;
             for config in &locality.endpoints {
                 let endpoint = Arc::new(EndpointState::new(config, before.get(&config.address).copied()));
                 all.push(endpoint.clone());
                 if config.health != Reported::Healthy {
                     continue;
                 }
-                let weight = share(spread::borne(locality.weight, serving, total), config.weight.max(1), sum);
-                levels.entry(locality.priority).or_default().push((endpoint, weight));
+                let part = bearing.part(config.weight);
+                levels.entry(locality.priority).or_default().push((endpoint, part));
             }
         }
         let level = |(priority, members)| {
@@ -402,19 +396,9 @@ impl EndpointTable {
         let levels: Vec<Level> = levels.into_iter().map(level).collect();
         // The members of a level are those that are healthy.
         let bearing = levels.iter().map(|level| (level.members.len() as u32, level.total));
-        let shares = spread::shares(bearing).filter(|shares| shares[0] < 100);
+        let shares = shares(bearing).filter(|shares| shares[0] < 100);
         Self { all, levels, shares, known: true, trouble: set.trouble.clone() }
     }
-}
-
-/// An endpoint's part of its locality's share, in units fine enough for a thousand endpoints.
-fn share(locality: u32, weight: u32, sum: u64) -> u64 {
-    const UNIT: u64 = 10_000;
-    if locality == 0 || sum == 0 {
-        return u64::from(weight) * UNIT;
-    }
-    let scaled = u128::from(locality) * u128::from(UNIT) * u128::from(weight) / u128::from(sum);
-    u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
 }
 
 /// Weights as a level takes them, in the same proportion to each other.
