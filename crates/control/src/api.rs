@@ -92,6 +92,7 @@ pub(crate) struct Shared {
     /// What an operator must know for as long as this process runs.
     pub(crate) notices: Vec<String>,
     pub(crate) started: SystemTime,
+    pub(crate) explaining: explain::Turns,
 }
 
 /// All routes, behind the check of the caller.

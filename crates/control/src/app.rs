@@ -359,6 +359,7 @@ pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
         rejections,
         notices,
         started: std::time::SystemTime::now(),
+        explaining: Default::default(),
     });
     (Api { shared: shared.clone() }, shared)
 }
