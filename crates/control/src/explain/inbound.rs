@@ -21,7 +21,7 @@ use super::body::{InboundBody, Lost};
 use super::request::Asked;
 use super::{Connected, See, words};
 use crate::compile::names;
-use crate::instance::Instance;
+use crate::instance::{Instance, State};
 
 /// Instances that one answer names.
 const MOST_NAMES: usize = 20;
@@ -45,35 +45,34 @@ pub(super) fn judged<'e>(
     arriving: &Arriving<'_>,
     endpoints: impl Iterator<Item = &'e Endpoint>,
 ) -> Vec<InboundBody> {
-    let mut all: Vec<InboundBody> = Vec::new();
+    let mut all: Vec<(InboundBody, Vec<String>, usize)> = Vec::new();
     for endpoint in endpoints {
         let instance = instance_at(arriving, endpoint);
         let name = instance.map_or_else(|| endpoint.address.to_string(), |instance| instance.id.clone());
         let one = judge(arriving, endpoint, instance.map(AsRef::as_ref));
-        let same = |known: &&mut InboundBody| {
-            InboundBody { instances: Vec::new(), count: 0, ..(**known).clone() } == one
-        };
-        match all.iter_mut().find(same) {
-            Some(known) => {
-                known.count += 1;
-                if known.instances.len() < MOST_NAMES {
-                    known.instances.push(name);
+        match all.iter_mut().find(|(known, ..)| *known == one) {
+            Some((_, instances, count)) => {
+                *count += 1;
+                if instances.len() < MOST_NAMES {
+                    instances.push(name);
                 }
             }
-            None => all.push(InboundBody { instances: vec![name], count: 1, ..one }),
+            None => all.push((one, vec![name], 1)),
         }
     }
-    all
+    all.into_iter().map(|(body, instances, count)| InboundBody { instances, count, ..body }).collect()
 }
 
-/// Who is registered at an endpoint. Networks may use the same addresses.
+/// Who is registered at an endpoint. Networks may use the same addresses: there the client meets its own network's.
 fn instance_at<'w>(arriving: &Arriving<'w>, endpoint: &Endpoint) -> Option<&'w Arc<Instance>> {
     let is = |instance: &&Arc<Instance>| {
         endpoint.workload.as_ref().is_none_or(|workload| {
             instance.service == workload.service && instance.namespace == workload.namespace
         }) && instance.port(endpoint.address.port()).is_some()
+            && instance.state != State::Stopped
     };
-    arriving.see.world.instances_at(endpoint.address.ip()).iter().find(is)
+    let there = || arriving.see.world.instances_at(endpoint.address.ip()).iter().filter(is);
+    there().find(|instance| instance.network == arriving.source.network).or_else(|| there().next())
 }
 
 fn judge(arriving: &Arriving<'_>, endpoint: &Endpoint, instance: Option<&Instance>) -> InboundBody {
@@ -273,7 +272,11 @@ fn filtered(filters: &[HttpFilter], connection: &ConnectionView<'_>, request: &A
     }
     let mut own = by_policies(&decided, connection, Some(request));
     lost.append(&mut own.lost);
-    (own.lost, own.limits) = (lost, limits);
+    own.lost = lost;
+    // What is denied does not count.
+    if own.decision == "allowed" {
+        own.limits = limits;
+    }
     match asks {
         Some((cluster, origin)) if own.decision == "allowed" => Decided {
             origin,
@@ -328,4 +331,48 @@ fn unmatched(rbac: &Rbac, connection: &ConnectionView<'_>, request: Option<&Aske
         Some(Lost { rule: one.name.to_owned(), origin: one.origin.map(ToString::to_string), why })
     });
     unmet.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::tests::{GUARDED, asked, only, shop};
+    use crate::instance::{Protocol, sample};
+    use crate::world::sample::world;
+
+    const LIMIT: &str = "---
+apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: catalog, namespace: shop}
+spec: {service: catalog, rateLimit: [{name: all, requests: 10, per: 1s}]}
+";
+
+    #[test]
+    fn what_is_denied_does_not_count_against_a_limit() {
+        let world = Arc::new(world(shop(), &format!("{GUARDED}{LIMIT}")));
+        let answer = asked(&world, "web", "GET http://catalog:8080/secret/1");
+        let limits = |decision: &str| {
+            let one = answer.targets[0].inbound.iter().find(|one| one.decision == decision).unwrap();
+            one.limits.len()
+        };
+        assert_eq!((limits("allowed"), limits("denied")), (1, 0));
+    }
+
+    #[test]
+    fn who_is_at_an_address_is_of_the_clients_network_and_still_there() {
+        let at = |id: &str, version: &str| sample(id, "twin", version, "127.0.0.30", 8080, Protocol::Http);
+        let gone = Instance { state: State::Stopped, ..at("a-gone", "v2") };
+        let other = Instance { network: "other".into(), ..at("b-other", "v2") };
+        let mut instances = shop();
+        instances.extend([gone, other.clone(), at("c-own", "v1")]);
+        let ask = |instances: Vec<Instance>, request: &str| {
+            asked(&Arc::new(world(instances, GUARDED)), "web", request)
+        };
+        let request = "GET http://127.0.0.30:8080/secret/1";
+        assert_eq!(only(&ask(instances, request)), ("forwarded", None, vec!["c-own"]));
+        // An address that only another network has may still be reached.
+        let request = "GET http://twin:8080/secret/1";
+        let apart = ask([shop(), vec![other]].concat(), request);
+        assert_eq!(only(&apart), ("denied", Some(403), vec!["b-other"]));
+    }
 }

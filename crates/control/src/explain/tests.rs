@@ -2,7 +2,7 @@ use super::*;
 use crate::instance::{Protocol, State, sample};
 use crate::world::sample;
 
-fn shop() -> Vec<Instance> {
+pub(super) fn shop() -> Vec<Instance> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
     v2.service_account = "other".into();
     let mut bare = sample("bare-1", "bare", "v1", "127.0.0.14", 8080, Protocol::Http);
@@ -27,7 +27,7 @@ fn ask(rules: &str, from: &str, request: &str) -> Explanation {
     asked(&world(rules), from, request)
 }
 
-fn asked(world: &Arc<World>, from: &str, request: &str) -> Explanation {
+pub(super) fn asked(world: &Arc<World>, from: &str, request: &str) -> Explanation {
     let mut words = request.split(" -H ");
     let (method, url) = words.next().unwrap().split_once(' ').unwrap();
     let headers = words.map(str::to_owned).collect();
@@ -36,7 +36,7 @@ fn asked(world: &Arc<World>, from: &str, request: &str) -> Explanation {
 }
 
 /// The only outcome, as kind, status and instances.
-fn only(answer: &Explanation) -> (&str, Option<u16>, Vec<&str>) {
+pub(super) fn only(answer: &Explanation) -> (&str, Option<u16>, Vec<&str>) {
     let [outcome] = answer.outcomes.as_slice() else { panic!("{:?}", answer.outcomes) };
     (&outcome.kind, outcome.status, outcome.instances.iter().map(String::as_str).collect())
 }
