@@ -30,6 +30,7 @@ pub mod body;
 pub mod describe;
 mod direct;
 mod inbound;
+mod levels;
 mod lost;
 mod request;
 mod source;

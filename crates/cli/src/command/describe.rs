@@ -6,7 +6,7 @@ use outrigger_control::explain::body::RouteBody;
 use outrigger_control::explain::describe::{ClusterBody, DescribeQuery, Description, PortBody};
 
 use super::Server;
-use super::explain::{by, of_lost};
+use super::explain::{by, of_level, of_lost};
 use crate::print::{Form, Tree, show_as};
 
 /// Show what holds, and which object says so.
@@ -21,7 +21,7 @@ pub(crate) enum Describe {
 pub(crate) struct Service {
     /// As reviews, reviews.shop, shop/reviews, or a whole host
     service: String,
-    /// As this client has it: an instance or a service [default: any client of the service's namespace]
+    /// As a sidecar of this instance or service has it [default: any client of the service's namespace]
     #[arg(long, value_name = "WORKLOAD")]
     from: Option<String>,
     /// Tree, JSON or YAML
@@ -108,6 +108,7 @@ fn of_cluster(cluster: &ClusterBody) -> Tree {
     for line in &cluster.policy {
         tree.add(line);
     }
+    cluster.levels.iter().for_each(|level| tree.push(of_level(level)));
     tree
 }
 

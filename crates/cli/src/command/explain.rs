@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use outrigger_control::explain::body::{ExplainRequest, Explanation, InboundBody, Lost, TargetBody};
+use outrigger_control::explain::body::{
+    ExplainRequest, Explanation, InboundBody, LevelBody, Lost, PlaceBody, TargetBody,
+};
 
 use super::Server;
 use crate::print::{Form, Tree, show_as};
@@ -81,10 +83,8 @@ fn text(answer: &Explanation) -> String {
 }
 
 fn of_target(target: &TargetBody) -> Tree {
-    let mut tree = Tree::new(
-        format!("{:.4}% to {}{}", target.percent, target.cluster, by(target.origin.as_deref()))
-            .replace(".0000%", "%"),
-    );
+    let to = format!("{}{}", target.cluster, by(target.origin.as_deref()));
+    let mut tree = Tree::new(format!("{}% to {to}", short(target.percent)));
     if let Some(path) = &target.path {
         tree.add(format!("as {path}"));
     }
@@ -95,7 +95,35 @@ fn of_target(target: &TargetBody) -> Tree {
         Tree::new(format!("{} of {} endpoints take requests", target.healthy, target.endpoints));
     target.inbound.iter().for_each(|inbound| endpoints.push(of_inbound(inbound)));
     tree.push(endpoints);
+    target.levels.iter().for_each(|level| tree.push(of_level(level)));
+    if !target.spare.is_empty() {
+        let mut spare = Tree::new("only if nearer ones fail");
+        target.spare.iter().for_each(|inbound| spare.push(of_inbound(inbound)));
+        tree.push(spare);
+    }
     tree
+}
+
+/// A priority, and its places.
+pub(crate) fn of_level(level: &LevelBody) -> Tree {
+    let takes = level.places.iter().any(|place| place.healthy > 0);
+    let mut tree = Tree::new(match (level.percent, takes) {
+        (0, false) => format!("priority {}: no endpoint takes requests", level.priority),
+        (0, true) => format!("priority {}: only if nearer ones fail", level.priority),
+        (percent, _) => format!("priority {}: {percent}%", level.priority),
+    });
+    for PlaceBody { place, percent, healthy, endpoints } in &level.places {
+        let place = if place.is_empty() { "no region" } else { place };
+        let share = if level.percent == 0 { String::new() } else { format!("{}%, ", short(*percent)) };
+        tree.add(format!("{place}: {share}{healthy} of {endpoints} endpoints take requests"));
+    }
+    tree
+}
+
+/// With two digits behind the point, or fewer.
+fn short(percent: f64) -> String {
+    let text = format!("{percent:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn of_inbound(inbound: &InboundBody) -> Tree {
@@ -130,6 +158,23 @@ mod tests {
 
     use super::*;
 
+    fn level(priority: u32, percent: u8, places: &[(&str, f64, usize)]) -> LevelBody {
+        let place = |(place, percent, healthy): &(&str, f64, usize)| PlaceBody {
+            place: (*place).to_owned(),
+            percent: *percent,
+            healthy: *healthy,
+            endpoints: 3,
+        };
+        LevelBody { priority, percent, places: places.iter().map(place).collect() }
+    }
+
+    #[test]
+    fn a_share_has_no_more_digits_than_it_needs() {
+        for (percent, text) in [(100.0, "100"), (33.333_33, "33.33"), (0.5, "0.5"), (0.0, "0")] {
+            assert_eq!(short(percent), text);
+        }
+    }
+
     #[test]
     fn an_answer_reads_from_the_request_down_to_the_policies() {
         let inbound = InboundBody {
@@ -147,6 +192,13 @@ mod tests {
             percent: 100.0,
             healthy: 3,
             endpoints: 4,
+            levels: vec![
+                level(0, 99, &[("eu/a", 66.0, 2), ("", 33.0, 1)]),
+                level(1, 1, &[("eu/b", 1.0, 1)]),
+                level(2, 0, &[("us", 0.0, 1)]),
+                level(3, 0, &[("as", 0.0, 0)]),
+            ],
+            spare: vec![InboundBody { instances: vec!["reviews-us".into()], count: 1, ..inbound.clone() }],
             inbound: vec![inbound],
             ..TargetBody::default()
         };
@@ -185,7 +237,11 @@ mod tests {
             "GET reviews/x from web-1 (shop/web)\n├─ is denied\n",
             "├─ route reviews[1]\n",
             "│  └─ retries: none\n",
-            "├─ 100% to outbound|80|v2|reviews\n│  └─ 3 of 4 endpoints take requests\n│     └─ reviews-v2 and 2 more\n",
+            "├─ 100% to outbound|80|v2|reviews\n│  ├─ 3 of 4 endpoints take requests\n│  │  └─ reviews-v2 and 2 more\n",
+            "│  ├─ priority 0: 99%\n│  │  ├─ eu/a: 66%, 2 of 3 endpoints take requests\n│  │  └─ no region: 33%, 1 of 3",
+            "│  ├─ priority 2: only if nearer ones fail\n│  │  └─ us: 1 of 3 endpoints take requests\n",
+            "│  ├─ priority 3: no endpoint takes requests\n",
+            "│  └─ only if nearer ones fail\n│     └─ reviews-us\n",
             "└─ denied with 403 (AuthorizationPolicy shop/deny): denied by policy deny\n",
             "│  ├─ reviews[0] (VirtualService shop/reviews): the path\n│  └─ and 1 more\n",
             "└─ generation 7, which web-1 does not have yet\n",

@@ -170,8 +170,40 @@ pub struct TargetBody {
     pub healthy: usize,
     /// All endpoints.
     pub endpoints: usize,
+    /// How requests are spread over priorities and places, the nearest first; empty where there is only one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<LevelBody>,
     /// What those that take requests do with this one, by what they do.
     pub inbound: Vec<InboundBody>,
+    /// What those would do that get requests only if nearer ones fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spare: Vec<InboundBody>,
+}
+
+/// Endpoints of one priority.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LevelBody {
+    /// 0 is the nearest.
+    pub priority: u32,
+    /// Of the requests to the cluster, in percent; 0: none, unless nearer ones fail.
+    pub percent: u8,
+    /// Where they are.
+    pub places: Vec<PlaceBody>,
+}
+
+/// Endpoints of one place and priority.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaceBody {
+    /// As `region/zone`; empty where no region is known.
+    pub place: String,
+    /// Of the requests to the cluster, in percent, by weight.
+    pub percent: f64,
+    /// Endpoints that take requests.
+    pub healthy: usize,
+    /// All endpoints.
+    pub endpoints: usize,
 }
 
 /// What some endpoints do with a request.

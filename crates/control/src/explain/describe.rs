@@ -14,9 +14,9 @@ use outrigger_xds::ClientKind;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{Lost, RouteBody};
+use super::body::{LevelBody, Lost, RouteBody};
 use super::inbound::mode_name;
-use super::{MOST_LOST, See, Unexplained, lost, source, words};
+use super::{MOST_LOST, See, Unexplained, levels, lost, source, words};
 use crate::compile::names;
 use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::rules::catalog;
@@ -29,7 +29,7 @@ use crate::world::{Service, World};
 pub struct DescribeQuery {
     /// As `reviews`, `reviews.shop`, `shop/reviews`, or a whole host.
     pub service: String,
-    /// Whose view: an instance or a service. Default: any client of the service's own namespace.
+    /// As a sidecar of this instance or service has it. Default: any client of the service's own namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
 }
@@ -98,6 +98,10 @@ pub struct ClusterBody {
     pub origin: Option<String>,
     /// Balancing, TLS, limits and ejection, in words.
     pub policy: Vec<String>,
+    /// How requests are spread over priorities and places, the nearest first; empty where there is only one, or where that depends on
+    /// the client.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<LevelBody>,
     /// Endpoints that take requests; absent: the proxies find them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<usize>,
@@ -274,12 +278,20 @@ fn cluster(
     let healthy =
         |set: &EndpointSet| set.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
     let mut policy = words::policy(&cluster);
-    policy.extend(set.as_ref().and_then(words::priorities));
+    let rule = see.world.destination_for(&service.host, see.namespace());
+    let of = Some(subset.as_str()).filter(|subset| !subset.is_empty());
+    let nearness = rule.and_then(|rule| rule.effective(of, port).nearness).filter(|nearness| !nearness.off);
+    // Where any client is, nobody knows.
+    let depends = nearness.is_some() && see.scope.instance.is_none();
+    let why = if depends { "; whose these are depends on the client (--from)" } else { "" };
+    policy.extend(nearness.map(|nearness| words::nearness(&nearness) + why));
+    let levels = set.as_ref().filter(|_| !depends).map(levels::of).unwrap_or_default();
     Some(ClusterBody {
         subset,
         labels,
         origin: cluster.origin.as_ref().map(ToString::to_string),
         policy,
+        levels,
         healthy: set.as_ref().map(healthy),
         endpoints: set.as_ref().map(EndpointSet::len),
     })

@@ -1,7 +1,9 @@
 //! Where a request may be sent: clusters, their endpoints, and what these do with it.
 
+use std::collections::BTreeSet;
+
 use outrigger_model::cluster::{NOWHERE, PASSTHROUGH, UpstreamProtocol};
-use outrigger_model::endpoint::Health;
+use outrigger_model::endpoint::{Endpoint, Health};
 use outrigger_model::path::PathNormalization;
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Resource, ResourceKind};
@@ -11,7 +13,7 @@ use outrigger_model::route::{Forward, WeightedCluster};
 use super::body::{InboundBody, Outcome, TargetBody};
 use super::inbound::{Arriving, judged};
 use super::request::Asked;
-use super::{Connected, See, words};
+use super::{Connected, See, levels, words};
 use crate::instance::Instance;
 
 /// Endpoints of a cluster that are looked at; of more, these stand for all.
@@ -78,14 +80,23 @@ impl Caller<'_> {
         let Some(set) = self.see.endpoints(&cluster) else {
             return done(target, outcome("forwarded", None, "its endpoints are found by the proxy"));
         };
-        let healthy = || set.iter().filter(|endpoint| endpoint.health == Health::Healthy);
-        (target.healthy, target.endpoints) = (healthy().count(), set.len());
-        target.policy.extend(words::priorities(&set));
+        let is_healthy = |endpoint: &&Endpoint| endpoint.health == Health::Healthy;
+        (target.healthy, target.endpoints) = (set.iter().filter(is_healthy).count(), set.len());
+        target.levels = levels::of(&set);
+        let idle = target.levels.iter().filter(|level| level.percent == 0);
+        let idle: BTreeSet<u32> = idle.map(|level| level.priority).collect();
+        let healthy = |idles: bool| {
+            let places = set.localities.iter().filter(|place| idle.contains(&place.priority) == idles);
+            places.flat_map(|place| &place.endpoints).filter(is_healthy).take(MOST_JUDGED).collect::<Vec<_>>()
+        };
         let http2 = cluster.protocol == UpstreamProtocol::Http2;
         let (see, connected, source) = (self.see, self.connected, self.source);
         let (tls, request, broken) = (&cluster.tls, request.as_ref(), sent.map(|_| 503));
         let arriving = Arriving { see, connected, source, tls, request, http2, broken };
-        target.inbound = judged(&arriving, healthy().take(MOST_JUDGED));
+        let (first, spare) = (healthy(false), healthy(true));
+        let left_out = target.healthy > first.len() + spare.len();
+        target.inbound = judged(&arriving, first.into_iter());
+        target.spare = judged(&arriving, spare.into_iter());
         let mut outcomes: Vec<_> =
             target.inbound.iter().map(|inbound| of_inbound(&share.cluster, inbound)).collect();
         if outcomes.is_empty() {
@@ -95,7 +106,7 @@ impl Caller<'_> {
             };
             outcomes.push(outcome("failed", sent.map(|_| 503), &why));
         }
-        let note = (target.healthy > MOST_JUDGED)
+        let note = left_out
             .then(|| format!("of {} the first {MOST_JUDGED} endpoints were looked at", share.cluster));
         Reached { target, outcomes, note }
     }

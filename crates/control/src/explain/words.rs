@@ -1,12 +1,11 @@
 //! What resources say, in words.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outrigger_model::cluster::{Balance, Breaker, ClientTls, Cluster, UpstreamProtocol};
-use outrigger_model::endpoint::{EndpointSet, Health};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
+use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
 
 use super::body::RouteBody;
 
@@ -173,19 +172,32 @@ fn opens(breaker: &Breaker) -> String {
     format!("sends nothing for {} after failures of {when}", time(breaker.open_time))
 }
 
-/// How many endpoints are of each priority, where there are several.
-pub(super) fn priorities(set: &EndpointSet) -> Option<String> {
-    let mut healthy: BTreeMap<u32, usize> = BTreeMap::new();
-    for locality in &set.localities {
-        let takes = locality.endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
-        *healthy.entry(locality.priority).or_default() += takes;
+/// Which endpoints go first.
+pub(super) fn nearness(rule: &Nearness) -> String {
+    if !rule.distribute.is_empty() {
+        let to = |(place, percent): &(PlacePattern, u32)| format!("{percent}% to {place}");
+        let from = |one: &Distribution| {
+            format!("{} from {}", one.to.iter().map(to).collect::<Vec<_>>().join(", "), one.from)
+        };
+        return format!(
+            "shares by place: {}",
+            rule.distribute.iter().map(from).collect::<Vec<_>>().join("; ")
+        );
     }
-    let line = |(priority, count)| format!("{count} of priority {priority}");
-    let several = healthy.len() > 1;
-    several.then(|| {
-        let counts: Vec<String> = healthy.into_iter().map(line).collect();
-        format!("the nearest endpoints first: {}", counts.join(", "))
-    })
+    if !rule.priority.is_empty() {
+        let label = |(key, value): &(String, Option<String>)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => format!("the client's {key}"),
+        };
+        let labels: Vec<_> = rule.priority.iter().map(label).collect();
+        return format!(
+            "first the endpoints with {}: the more of these, from the first, the sooner",
+            labels.join(", ")
+        );
+    }
+    let over = |(from, to): &(String, String)| format!("; from {from} to {to} before other regions");
+    let failover: String = rule.failover.iter().map(over).collect();
+    format!("the nearest endpoints first: the client's zone, its region, all others{failover}")
 }
 
 /// How many requests a limit lets through.

@@ -1,5 +1,7 @@
 //! Which endpoints a client goes to first, by where both are.
 
+use std::fmt;
+
 use outrigger_model::endpoint::Locality;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +55,12 @@ impl PlacePattern {
     /// Whether some place is of both.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a == b || a == "*" || b == "*")
+    }
+}
+
+impl fmt::Display for PlacePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("/"))
     }
 }
 

@@ -1,7 +1,11 @@
 use super::*;
-use crate::instance::{Protocol, State, sample};
 use crate::explain::tests::GUARDED;
+use crate::instance::{Instance, Protocol, State, sample};
 use crate::world::sample;
+
+fn at(region: &str, instance: Instance) -> Instance {
+    Instance { region: region.to_owned(), ..instance }
+}
 
 fn described(rules: &str, service: &str, from: Option<&str>) -> Result<Description, Unexplained> {
     let mut away = sample("reviews-3", "reviews", "v2", "127.0.0.13", 8080, Protocol::Http);
@@ -9,8 +13,8 @@ fn described(rules: &str, service: &str, from: Option<&str>) -> Result<Descripti
     let mut same = sample("reviews-4", "reviews", "v1", "127.0.0.14", 8080, Protocol::Http);
     same.namespace = "other".into();
     let instances = vec![
-        sample("web-1", "web", "v1", "127.0.0.10", 8080, Protocol::Http),
-        sample("reviews-1", "reviews", "v1", "127.0.0.11", 8080, Protocol::Http),
+        at("eu", sample("web-1", "web", "v1", "127.0.0.10", 8080, Protocol::Http)),
+        at("eu", sample("reviews-1", "reviews", "v1", "127.0.0.11", 8080, Protocol::Http)),
         sample("reviews-2", "reviews", "v2", "127.0.0.12", 8080, Protocol::Http),
         away,
         same,
@@ -100,5 +104,39 @@ fn who_asks_decides_what_holds_and_nobody_is_guessed() {
     ] {
         let Err(Unexplained::Unknown(text)) = described(&rules(), service, from) else { panic!("{service}") };
         assert!(text.contains(why), "{text}");
+    }
+}
+
+#[test]
+fn which_endpoints_go_first_is_said_in_words_and_for_one_client_in_percent() {
+    for (locality, words) in [
+        ("{}", "the nearest endpoints first: the client's zone, its region, all others"),
+        (
+            "{failover: [{from: eu, to: us}]}",
+            "the nearest endpoints first: the client's zone, its region, all others; from eu to us before other regions",
+        ),
+        (
+            "{failoverPriority: [app, tier=a]}",
+            "first the endpoints with the client's app, tier=a: the more of these, from the first, the sooner",
+        ),
+        (
+            "{distribute: [{from: eu/*, to: {eu: 80, us: 20}}]}",
+            "shares by place: 80% to eu, 20% to us from eu/*",
+        ),
+    ] {
+        let rules = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews, namespace: shop}}\nspec:\n  host: reviews\n  \
+             trafficPolicy: {{loadBalancer: {{localityLbSetting: {locality}}}}}\n"
+        );
+        let anybody = described(&rules, "shop/reviews", None).unwrap();
+        let [cluster] = anybody.ports[0].clusters.as_slice() else { panic!("{anybody:?}") };
+        let line = format!("{words}; whose these are depends on the client (--from)");
+        assert!(cluster.policy.contains(&line), "{:?}", cluster.policy);
+        assert_eq!(cluster.levels, []);
+        let web = described(&rules, "shop/reviews", Some("web")).unwrap();
+        let cluster = &web.ports[0].clusters[0];
+        assert!(cluster.policy.iter().any(|line| line == words), "{:?}", cluster.policy);
+        assert!(locality != "{}" || cluster.levels[0].percent == 100, "{:?}", cluster.levels);
+        assert!(locality != "{}" || cluster.levels.len() == 2, "{:?}", cluster.levels);
     }
 }
