@@ -18,7 +18,7 @@ const MATCH: Table = Table::new("a match", &["method", "headers"]);
 const METHOD: Table = Table::new("a method match", &["type", "service", "method"]);
 
 pub(in crate::dialect) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
-    route(reader, spec, |reader, fields, flaws| {
+    route(reader, spec, 0, |reader, fields, flaws| {
         let items = reader.list(fields.get("rules"));
         items.iter().filter_map(|item| rule(reader, item, flaws)).collect()
     })

@@ -31,7 +31,8 @@ const METHODS: [(&str, &str); 9] = [
 ];
 
 pub(in crate::dialect) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
-    route(reader, spec, rules)
+    // The API's default is one match for everything.
+    route(reader, spec, 1, rules)
 }
 
 fn rules(reader: &mut Reader<'_>, fields: &Fields<'_>, flaws: &mut Flaws) -> Vec<HttpRoute> {

@@ -5,20 +5,26 @@ use super::parent;
 use crate::dialect::shared::bounded;
 use crate::intent::{AttachedIntent, HttpRoute, Intent};
 use crate::reader::{At, Fields, Reader, Table};
+use crate::yaml::{Node, Value};
 
 /// Of all kinds of routes.
 const SPEC: Table =
     Table::new("a route", &["parentRefs", "hostnames", "rules"]).later(&["useDefaultGateways"]);
 
-/// A route of any kind; `rules` reads its rules.
+/// Of all rules together, as the API server counts them: beside 64 of one rule and 16 rules.
+const MOST_MATCHES: usize = 128;
+
+/// A route of any kind; `rules` reads its rules, of which one that says no `matches` has `unsaid` of them.
 pub(super) fn route(
     reader: &mut Reader<'_>,
     spec: &At<'_>,
+    unsaid: usize,
     rules: fn(&mut Reader<'_>, &Fields<'_>, &mut Flaws) -> Vec<HttpRoute>,
 ) -> Vec<Intent> {
     let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
     // These and those of the rules are the API server's.
     bounded(reader, &fields, &[("parentRefs", 32), ("hostnames", 16), ("rules", 16)]);
+    matches(reader, &fields, unsaid);
     let parents = parent::parents(reader, &fields);
     parent::hostnames(reader, fields.get("hostnames"), &parents);
     let mut flaws = Flaws::new();
@@ -28,4 +34,21 @@ pub(super) fn route(
     hosts.dedup();
     let (origin, created) = (reader.origin.clone(), reader.created.clone());
     vec![Intent::Attached(AttachedIntent { origin, created, parents, hosts, http, flaws })]
+}
+
+fn matches(reader: &mut Reader<'_>, fields: &Fields<'_>, unsaid: usize) {
+    let Some(at) = fields.get("rules") else { return };
+    let Value::List(rules) = &at.node.value else { return };
+    let of = |rule: &Node| match rule.child("matches").map(|matches| &matches.value) {
+        Some(Value::List(matches)) => matches.len(),
+        _ => unsaid,
+    };
+    let total: usize = rules.iter().map(of).sum();
+    if total > MOST_MATCHES {
+        let message = format!(
+            "{} has {total} matches over all of its rules, and may have {MOST_MATCHES}: write several routes",
+            reader.origin
+        );
+        reader.error(&at, message);
+    }
 }

@@ -356,6 +356,31 @@ fn lists_are_as_long_as_the_api_takes_them() {
 }
 
 #[test]
+fn the_matches_of_all_rules_are_counted_together() {
+    let rules = |one: &str, counts: &[usize]| -> String {
+        let rule = |n: &usize| format!("- matches: [{}]\n  backendRefs: []\n", vec![one; *n].join(", "));
+        counts.iter().map(rule).collect()
+    };
+    for (kind, wrap, one) in [
+        ("HTTPRoute", http as fn(&str) -> String, "{method: GET}"),
+        ("GRPCRoute", grpc, "{method: {service: a}}"),
+    ] {
+        let text = |counts: &[usize]| wrap(&rules(one, counts));
+        assert_eq!(told(&text(&[64, 64])), Vec::<String>::new());
+        let error = one_told(&text(&[64, 64, 1]));
+        let words =
+            "shop/reviews has 129 matches over all of its rules, and may have 128: write several routes";
+        assert!(error.contains("error IST0106") && error.contains(&format!("{kind} {words}")), "{error}");
+    }
+    // Of a rule that says none an HTTPRoute has one, and a GRPCRoute has none.
+    let unsaid = "- backendRefs: []\n";
+    let full = [64, 64];
+    assert!(one_told(&http(&(rules("{method: GET}", &full) + unsaid))).contains("has 129 matches"));
+    assert_eq!(told(&http(&(rules("{method: GET}", &[64, 63]) + unsaid))), Vec::<String>::new());
+    assert_eq!(told(&grpc(&(rules("{method: {service: a}}", &full) + unsaid))), Vec::<String>::new());
+}
+
+#[test]
 fn the_age_of_an_object_is_read_and_anything_else_there_is_ignored() {
     let aged = |text: &str| {
         let text = http("- backendRefs: []")
