@@ -2,7 +2,8 @@
 //!
 //! Which is near, the client's own registration says; without a region it has no place, and all are alike to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints};
 use outrigger_rules::intent::{Distribution, Host, Nearness};
@@ -18,7 +19,29 @@ type Labels = BTreeMap<String, String>;
 /// Endpoints of one cluster, as they are found.
 pub(super) struct Places<'a, A> {
     wish: Option<Wish<'a>>,
-    found: BTreeMap<(u32, Locality), Vec<Endpoint<A>>>,
+    found: BTreeMap<(u32, Locality), Place<A>>,
+}
+
+/// Endpoints of one place and priority.
+struct Place<A> {
+    endpoints: Vec<Endpoint<A>>,
+    /// The addresses of the first so many: of all that are there when one must not come twice, and of none before.
+    seen: (usize, HashSet<A>),
+}
+
+impl<A> Default for Place<A> {
+    fn default() -> Self {
+        Self { endpoints: Vec::new(), seen: (0, HashSet::new()) }
+    }
+}
+
+impl<A: Clone + Eq + Hash> Place<A> {
+    fn has(&mut self, address: &A) -> bool {
+        let (so_many, addresses) = &mut self.seen;
+        addresses.extend(self.endpoints[*so_many..].iter().map(|endpoint| endpoint.address.clone()));
+        *so_many = self.endpoints.len();
+        addresses.contains(address)
+    }
 }
 
 /// What a client wants, and where it is.
@@ -51,28 +74,31 @@ impl<'a, A> Places<'a, A> {
 
     /// One more.
     pub(super) fn put(&mut self, locality: Locality, labels: &Labels, endpoint: Endpoint<A>) {
-        self.place(locality, labels).push(endpoint);
+        self.place(locality, labels).endpoints.push(endpoint);
     }
 
     /// One more, unless its address is there already.
     pub(super) fn put_once(&mut self, locality: Locality, labels: &Labels, endpoint: Endpoint<A>)
     where
-        A: PartialEq,
+        A: Clone + Eq + Hash,
     {
         let place = self.place(locality, labels);
-        if !place.iter().any(|known| known.address == endpoint.address) {
-            place.push(endpoint);
+        if !place.has(&endpoint.address) {
+            place.endpoints.push(endpoint);
         }
     }
 
-    fn place(&mut self, locality: Locality, labels: &Labels) -> &mut Vec<Endpoint<A>> {
+    fn place(&mut self, locality: Locality, labels: &Labels) -> &mut Place<A> {
         let priority = self.wish.as_ref().map_or(0, |wish| wish.priority(&locality, labels));
         self.found.entry((priority, locality)).or_default()
     }
 
     /// Leaves those that are wanted.
     pub(super) fn retain(&mut self, wanted: impl Fn(&Endpoint<A>) -> bool) {
-        self.found.values_mut().for_each(|place| place.retain(&wanted));
+        for place in self.found.values_mut() {
+            place.endpoints.retain(&wanted);
+            place.seen = (0, HashSet::new());
+        }
     }
 
     pub(super) fn into_set(self, name: &str) -> EndpointSet<A> {
@@ -84,11 +110,11 @@ impl<'a, A> Places<'a, A> {
         let mut localities: Vec<LocalityEndpoints<A>> = self
             .found
             .into_iter()
-            .map(|((priority, locality), endpoints)| LocalityEndpoints {
+            .map(|((priority, locality), place)| LocalityEndpoints {
                 locality,
                 priority: dense.get(&priority).copied().unwrap_or(0),
-                weight: weight(&endpoints),
-                endpoints,
+                weight: weight(&place.endpoints),
+                endpoints: place.endpoints,
             })
             .collect();
         if let Some(wish) = &self.wish {

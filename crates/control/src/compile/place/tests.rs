@@ -1,3 +1,6 @@
+use std::net::SocketAddr;
+
+use outrigger_model::endpoint::Health;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_xds::ClientKind;
 
@@ -85,6 +88,32 @@ fn shares_go_where_the_rule_says_and_nowhere_else() {
     );
     let weights: Vec<u32> = apart.iter().map(|(.., weight)| *weight).collect();
     assert_eq!(weights, [16_666, 16_666, 66_666], "by what serves there: 100, 100 and 400 of 600");
+}
+
+#[test]
+fn an_address_comes_once_whatever_came_before() {
+    let (here, there) = (Locality::default(), Locality { region: "eu".into(), ..Locality::default() });
+    let endpoint = |port| Endpoint::new(SocketAddr::from(([127, 0, 0, 1], port)));
+    let (mut places, none) = (Places::alike(), Labels::new());
+    places.put(here.clone(), &none, endpoint(1));
+    for port in [1, 2, 2] {
+        places.put_once(here.clone(), &none, endpoint(port));
+    }
+    places.put(here.clone(), &none, endpoint(3));
+    places.put_once(here.clone(), &none, endpoint(3));
+    places.retain(|endpoint| endpoint.address.port() != 2);
+    for port in [1, 2] {
+        places.put_once(here.clone(), &none, endpoint(port));
+        places.put_once(there.clone(), &none, endpoint(port));
+    }
+    let set = places.into_set("c");
+    let ports: Vec<Vec<u16>> = set
+        .localities
+        .iter()
+        .map(|place| place.endpoints.iter().map(|endpoint| endpoint.address.port()).collect())
+        .collect();
+    assert_eq!(ports, [vec![1, 3, 2], vec![1, 2]]);
+    assert!(set.iter().all(|endpoint| endpoint.health == Health::Healthy));
 }
 
 #[test]
