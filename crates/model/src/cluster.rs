@@ -31,6 +31,10 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// How one is picked.
     pub balance: Balance,
+    /// Places share requests by weights of their own, and not by those of their endpoints. Envoys must be told; our proxies see it in
+    /// the places ([`LocalityEndpoints::weight`](crate::endpoint::LocalityEndpoints::weight)).
+    #[serde(default)]
+    pub place_weights: bool,
     /// New endpoints get their share only little by little; not with consistent hashing. Absent: at once.
     #[serde(default)]
     pub warmup: Option<Warmup>,
@@ -62,6 +66,7 @@ impl Cluster {
             name: name.into(),
             discovery: Discovery::Eds { service_name: None },
             balance: Balance::LeastRequest,
+            place_weights: false,
             warmup: None,
             connect_timeout: Duration::from_secs(10),
             limits: Limits::default(),

@@ -30,7 +30,7 @@ pub struct LocalityEndpoints<A = SocketAddr> {
     pub locality: Locality,
     /// 0 is the most wanted.
     pub priority: u32,
-    /// Share of the locality within its priority.
+    /// Share of the locality within its priority; 0: its endpoints have their own.
     pub weight: u32,
     /// The endpoints.
     pub endpoints: Vec<Endpoint<A>>,

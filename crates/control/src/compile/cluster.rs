@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, Limits, OutsideTls, UpstreamProtocol};
+use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{
     self, ClientTlsMode, ConnectionPool, H2Upgrade, Host, Location, TrafficPolicy,
@@ -27,6 +28,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     }
     let endpoints = endpoints::compile(lens, name)?;
     let mut cluster = Cluster::new(name);
+    cluster.place_weights = have_weights(&endpoints);
     let identities: BTreeSet<SpiffeId> = endpoints.iter().filter_map(|e| e.identity.clone()).collect();
     let identities: Vec<_> = identities.into_iter().collect();
     let (host, own) = match outbound.address() {
@@ -54,6 +56,11 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     Some(cluster)
 }
 
+/// Whether places have shares of their own.
+fn have_weights<A>(endpoints: &EndpointSet<A>) -> bool {
+    endpoints.localities.iter().any(|place| place.weight > 0)
+}
+
 /// mTLS for a gRPC client without certificates, where it is not required; where it is, `foreign` withholds the cluster.
 fn is_out_of_reach(lens: &Lens<'_>, cluster: &Cluster) -> bool {
     lens.kind() == ClientKind::Grpc
@@ -77,9 +84,14 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     cluster.origin = Some(origin(&of.intent.origin));
     let identities: BTreeSet<SpiffeId> = match &cluster.discovery {
         Discovery::Eds { .. } => {
-            described::addressed(lens, name, of)?.iter().filter_map(|e| e.identity.clone()).collect()
+            let endpoints = described::addressed(lens, name, of)?;
+            cluster.place_weights = have_weights(&endpoints);
+            endpoints.iter().filter_map(|e| e.identity.clone()).collect()
         }
-        Discovery::Dns(dns) => dns.endpoints.iter().filter_map(|e| e.identity.clone()).collect(),
+        Discovery::Dns(dns) => {
+            cluster.place_weights = have_weights(&dns.endpoints);
+            dns.endpoints.iter().filter_map(|e| e.identity.clone()).collect()
+        }
         _ => BTreeSet::new(),
     };
     let server_name = names::server_name(outbound.port, outbound.subset, host);

@@ -1,6 +1,7 @@
 //! Endpoints by where they are, in the order in which a client wants them: `localityLbSetting` of its rule.
 //!
-//! Which is near, the client's own registration says; without a region it has no place, and all are alike to it.
+//! Which is near, the client's own registration says; without a region it has no place, and all are alike to it. Only what a rule
+//! distributes gives places weights: everywhere else requests are spread by the endpoints that serve.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
@@ -12,7 +13,7 @@ use super::lens::Lens;
 use super::names::Outbound;
 
 /// Weights that are given out are this much finer than percent.
-const FINER: u64 = 1_000;
+const FINER: u128 = 1_000;
 
 type Labels = BTreeMap<String, String>;
 
@@ -105,15 +106,13 @@ impl<'a, A> Places<'a, A> {
         // Priorities without a gap: an Envoy takes no others.
         let priorities: BTreeSet<u32> = self.found.keys().map(|(priority, _)| *priority).collect();
         let dense: BTreeMap<u32, u32> = priorities.into_iter().zip(0..).collect();
-        let weight =
-            |endpoints: &[Endpoint<A>]| endpoints.iter().map(|e| e.weight).fold(0, u32::saturating_add);
         let mut localities: Vec<LocalityEndpoints<A>> = self
             .found
             .into_iter()
             .map(|((priority, locality), place)| LocalityEndpoints {
                 locality,
                 priority: dense.get(&priority).copied().unwrap_or(0),
-                weight: weight(&place.endpoints),
+                weight: 0,
                 endpoints: place.endpoints,
             })
             .collect();
@@ -147,17 +146,21 @@ impl Wish<'_> {
             let taking = to.iter().enumerate().filter(|(_, (pattern, _))| pattern.takes(locality));
             taking.max_by_key(|(_, (pattern, _))| pattern.exactness()).map(|(at, _)| at)
         };
-        let mut sums = vec![0_u64; to.len()];
+        // Of several places of one pattern each has by all of its endpoints: what of these serves, the proxies count.
+        let all = |place: &LocalityEndpoints<A>| -> u128 {
+            place.endpoints.iter().map(|endpoint| u128::from(endpoint.weight)).sum()
+        };
+        let mut sums = vec![0_u128; to.len()];
         for place in localities.iter() {
             if let Some(at) = share(&place.locality) {
-                sums[at] += u64::from(place.weight);
+                sums[at] += all(place);
             }
         }
         localities.retain_mut(|place| {
             let Some(at) = share(&place.locality).filter(|at| to[*at].1 > 0 && sums[*at] > 0) else {
                 return false;
             };
-            let part = u64::from(to[at].1) * FINER * u64::from(place.weight) / sums[at];
+            let part = u128::from(to[at].1) * FINER * all(place) / sums[at];
             place.weight = u32::try_from(part.max(1)).unwrap_or(u32::MAX);
             true
         });

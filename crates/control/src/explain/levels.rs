@@ -115,10 +115,13 @@ spec: {host: catalog, trafficPolicy: {loadBalancer: {localityLbSetting: {enabled
         let answer = ask(&rules, &[("a", "eu/a", true), ("b", "us/a", true), ("c", "us/b", true)]);
         let wanted = [(100, vec![("eu/a", 80.0), ("us/a", 10.0), ("us/b", 10.0)])];
         assert_eq!(percents(&answer), wanted);
-        // Without a rule by what instances weigh, and half of a place bears seven tenths of its share.
+        // Half of a place bears seven tenths of a share; without one it is the endpoints that weigh.
+        let half = ask(&rules, &[("a", "eu/a", true), ("down", "eu/a", false), ("b", "us/a", true)]);
+        let [level] = half.targets[0].levels.as_slice() else { panic!("{half:?}") };
+        assert!((level.places[0].percent - 100.0 * 56.0 / 76.0).abs() < 0.001, "{level:?}");
         let half = ask("", &[("a", "eu/a", true), ("down", "eu/a", false), ("b", "us/a", true)]);
         let [level] = half.targets[0].levels.as_slice() else { panic!("{half:?}") };
-        assert!((level.places[0].percent - 58.333).abs() < 0.001, "{level:?}");
+        assert_eq!(level.places.iter().map(|place| place.percent).collect::<Vec<_>>(), [50.0, 50.0]);
         assert_eq!(ask("", &[("a", "eu/a", true)]).targets[0].levels, []);
     }
 }

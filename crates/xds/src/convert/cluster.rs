@@ -11,7 +11,8 @@ use super::{balance, breaker, dns, endpoint, metadata, note, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy, common_lb_config,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+    common_lb_config::LocalityConfigSpecifier,
 };
 use crate::wire::cluster::{self, CircuitBreakers, OutlierDetection};
 use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions};
@@ -73,9 +74,10 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         wire.common_lb_config = Some(CommonLbConfig {
             // "Unhealthy takes none" holds also when most are.
             healthy_panic_threshold: Some(scalar::Percent { value: 0.0 }),
-            locality_config_specifier: Some(
-                common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default()),
-            ),
+            // Without it an Envoy goes by the endpoints alone.
+            locality_config_specifier: model
+                .place_weights
+                .then(|| LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default())),
             ..Default::default()
         });
     }
@@ -181,6 +183,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         name: wire.name.clone(),
         discovery: decode_discovery(wire)?,
         balance: balance::decode(wire)?,
+        place_weights: false,
         warmup: balance::decode_warmup(wire)?,
         connect_timeout: duration_or(
             wire.connect_timeout.as_ref(),

@@ -1,6 +1,6 @@
 //! `ClusterLoadAssignment`: endpoints by priority and locality, their health, identity and workload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, LocalityEndpoints, Workload};
@@ -27,7 +27,7 @@ pub(super) fn encode<A: Place>(set: &EndpointSet<A>, kind: ClientKind) -> Cluste
     let mut localities: Vec<LocalityLbEndpoints> =
         set.localities.iter().map(|l| encode_locality(l, kind)).collect();
     if kind != ClientKind::Outrigger {
-        share_evenly_where_nothing_is_said(&mut localities);
+        weigh_where_nothing_is_said(&mut localities);
     }
     if kind == ClientKind::Grpc {
         localities = tidy(localities);
@@ -43,24 +43,21 @@ fn encode_locality<A: Place>(locality: &LocalityEndpoints<A>, kind: ClientKind) 
             sub_zone: locality.locality.sub_zone.clone(),
         }),
         lb_endpoints: locality.endpoints.iter().map(|e| encode_endpoint(e, kind)).collect(),
-        load_balancing_weight: uint(locality.weight),
+        load_balancing_weight: Some(locality.weight).filter(|weight| *weight > 0).and_then(uint),
         priority: locality.priority,
         ..Default::default()
     }
 }
 
-/// A locality without a weight gets nothing from Envoy and is forgotten by gRPC, and a weight of 0 is refused.
-fn share_evenly_where_nothing_is_said(localities: &mut [LocalityLbEndpoints]) {
-    let mut sums: BTreeMap<u32, u64> = BTreeMap::new();
-    for l in localities.iter() {
-        *sums.entry(l.priority).or_default() += u64::from(uint_or(l.load_balancing_weight.as_ref(), 0));
-    }
-    for l in localities {
-        l.load_balancing_weight = match uint_or(l.load_balancing_weight.as_ref(), 0) {
-            0 if sums.get(&l.priority) == Some(&0) => uint(1),
-            0 => None,
-            weight => uint(weight),
-        };
+/// A locality without a weight is forgotten by gRPC, and a weight of 0 is refused. Where none of a priority has one, each gets what those
+/// of its endpoints weigh that serve.
+fn weigh_where_nothing_is_said(localities: &mut [LocalityLbEndpoints]) {
+    let said: BTreeSet<u32> =
+        localities.iter().filter(|l| l.load_balancing_weight.is_some()).map(|l| l.priority).collect();
+    for l in localities.iter_mut().filter(|l| !said.contains(&l.priority)) {
+        let serving = l.lb_endpoints.iter().filter(|e| e.health_status == core::HealthStatus::Healthy as i32);
+        let weights = serving.map(|e| uint_or(e.load_balancing_weight.as_ref(), 1));
+        l.load_balancing_weight = uint(weights.fold(0, u32::saturating_add).max(1));
     }
 }
 
@@ -141,17 +138,15 @@ fn decode_locality<A: Place>(wire: &LocalityLbEndpoints) -> Decoded<LocalityEndp
     let mut endpoints = each(&wire.lb_endpoints, "lb_endpoints", decode_endpoint)?;
     share(&mut endpoints);
     let sum: u64 = endpoints.iter().map(|e| u64::from(e.weight)).sum();
-    let Ok(sum) = u32::try_from(sum) else {
-        return flaw(
-            "lb_endpoints",
-            format!("the sum of the weights is {sum}; at most {} is allowed", u32::MAX),
-        );
-    };
+    if sum > u64::from(u32::MAX) {
+        let why = format!("the sum of the weights is {sum}; at most {} is allowed", u32::MAX);
+        return flaw("lb_endpoints", why);
+    }
     Ok(LocalityEndpoints {
         locality: Locality { region: place.region, zone: place.zone, sub_zone: place.sub_zone },
         priority: wire.priority,
-        // A control plane that says nothing means "by the number of endpoints".
-        weight: uint_or(wire.load_balancing_weight.as_ref(), sum),
+        // A control plane that says nothing leaves it to the endpoints.
+        weight: uint_or(wire.load_balancing_weight.as_ref(), 0),
         endpoints,
     })
 }

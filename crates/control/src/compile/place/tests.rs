@@ -1,12 +1,13 @@
 use std::net::SocketAddr;
 
 use outrigger_model::endpoint::Health;
+use outrigger_model::endpoint::spread::Bearing;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_xds::ClientKind;
 
 use super::*;
 use crate::compile::tests::{CATALOG, compiled, get, scope};
-use crate::instance::{Instance, Protocol, sample};
+use crate::instance::{Instance, Protocol, State, sample};
 
 fn at(id: &str, host: u8, place: &str) -> Instance {
     let service = id.split('-').next().unwrap();
@@ -88,6 +89,45 @@ fn shares_go_where_the_rule_says_and_nowhere_else() {
     );
     let weights: Vec<u32> = apart.iter().map(|(.., weight)| *weight).collect();
     assert_eq!(weights, [16_666, 16_666, 66_666], "by what serves there: 100, 100 and 400 of 600");
+}
+
+#[test]
+fn a_place_gets_the_share_of_those_of_it_that_serve() {
+    let mut instances = vec![at("web-1", 10, "eu/c")];
+    for host in 0..10 {
+        let mut leaving = at(&format!("catalog-a{host}"), 30 + host, "eu/a");
+        leaving.state = if host < 2 { State::Running } else { State::Stopping };
+        instances.push(leaving);
+        let mut failing = at(&format!("catalog-b{host}"), 50 + host, "eu/b");
+        failing.state = if host < 8 { State::Running } else { State::Unhealthy };
+        instances.push(failing);
+    }
+    for rule in ["", &rule("{}")] {
+        let compiled = compiled(instances.clone(), rule);
+        let web = scope(ClientKind::Outrigger, "web", "web-1");
+        let Some(Resource::Endpoints(set)) = get(&compiled, &web, ResourceKind::Endpoints, CATALOG) else {
+            panic!("no endpoints")
+        };
+        let parts: Vec<_> = set.localities.iter().map(|place| Bearing::of(place).whole()).collect();
+        assert_eq!((parts.len(), parts[0] * 8), (2, parts[1] * 2), "two serve here, and eight there");
+    }
+}
+
+#[test]
+fn an_envoy_goes_by_places_only_where_they_have_shares() {
+    for (setting, by_place) in [
+        ("{}", false),
+        ("{enabled: false}", false),
+        ("{distribute: [{from: us/*, to: {eu: 100}}]}", false),
+        ("{distribute: [{from: eu/*, to: {eu: 70, us: 30}}]}", true),
+    ] {
+        let compiled = compiled(mesh("eu/a"), &rule(setting));
+        let web = scope(ClientKind::Envoy, "web", "web-1");
+        let Some(Resource::Cluster(cluster)) = get(&compiled, &web, ResourceKind::Cluster, CATALOG) else {
+            panic!("no cluster")
+        };
+        assert_eq!(cluster.place_weights, by_place, "{setting}");
+    }
 }
 
 #[test]

@@ -146,6 +146,43 @@ fn grpc_gets_priorities_without_gaps_and_each_locality_once() {
 }
 
 #[test]
+fn places_without_weights_are_left_to_their_endpoints() {
+    use outrigger_model::endpoint::Health;
+    let at = |port: u16| std::net::SocketAddr::from(([10, 0, 0, 1], port));
+    let place = |zone: &str, healths: &[Health]| LocalityEndpoints {
+        locality: Locality { zone: zone.into(), ..Default::default() },
+        endpoints: healths
+            .iter()
+            .zip(1..)
+            .map(|(health, port)| Endpoint { health: *health, weight: 5, ..Endpoint::new(at(port)) })
+            .collect(),
+        ..Default::default()
+    };
+    let (up, leaving, down) = (Health::Healthy, Health::Draining, Health::Unhealthy);
+    let set = EndpointSet::new(
+        "c",
+        vec![place("a", &[up, leaving, leaving, leaving]), place("b", &[up, up, down]), place("c", &[down])],
+    );
+    let weights = |kind| -> Vec<Option<u32>> {
+        let wire = endpoint::encode(&set, kind);
+        wire.endpoints.iter().map(|l| l.load_balancing_weight.as_ref().map(|weight| weight.value)).collect()
+    };
+    assert_eq!(
+        weights(ClientKind::Grpc),
+        [Some(5), Some(10), Some(1)],
+        "it takes none without, and none of 0"
+    );
+    assert_eq!(weights(ClientKind::Outrigger), [None, None, None]);
+    assert_eq!(endpoint::decode(&endpoint::encode(&set, ClientKind::Outrigger)).unwrap(), set);
+    let goes_by_places = |place_weights| {
+        let model = Cluster { place_weights, ..Cluster::new("c") };
+        let common = cluster::encode(&model, ClientKind::Envoy).common_lb_config.unwrap();
+        common.locality_config_specifier.is_some()
+    };
+    assert!(goes_by_places(true) && !goes_by_places(false));
+}
+
+#[test]
 fn an_envoy_is_told_an_original_destination_in_its_own_way() {
     use crate::wire::cluster::cluster::LbPolicy;
     let mut cluster = Cluster::new("passthrough");

@@ -420,6 +420,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             (protocol, idle_timeout, max_requests, warmup),
             origin,
         )| Cluster {
+            place_weights: false,
             warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
             name,
             discovery,
