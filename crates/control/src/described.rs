@@ -85,23 +85,6 @@ pub(crate) fn wants_address(host: &Host, described: &[Arc<ServiceIntent>]) -> bo
     !host.is_wildcard() && described.iter().any(wants)
 }
 
-/// Of those who describe a host, whom the clients of a namespace go by for a port: their own, or else the first. Where instances have
-/// registered for the port, only who names further endpoints has a say.
-pub(crate) fn offering<'a>(
-    described: &'a [Arc<ServiceIntent>],
-    port: u16,
-    registered: bool,
-    namespace: &str,
-) -> Option<&'a Arc<ServiceIntent>> {
-    let mut visible = described.iter().filter(|service| {
-        service.ports.contains_key(&port)
-            && service.visibility.includes(namespace)
-            && (!registered || service.resolution == Resolution::Static)
-    });
-    let own = visible.clone().find(|service| service.origin.namespace == namespace);
-    own.or_else(|| visible.next())
-}
-
 /// What an instance's port would say.
 pub(crate) fn protocol(described: ServiceProtocol) -> Protocol {
     match described {

@@ -11,8 +11,8 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, MtlsMode, RouteIntent,
-    ServiceIntent, WorkloadIntent,
+    AuthorizationIntent, DestinationIntent, Host, Intent, Known, LimitsIntent, MtlsIntent, MtlsMode,
+    RouteIntent, ServiceIntent, WorkloadIntent,
 };
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
@@ -114,12 +114,17 @@ impl Service {
         if self.described.is_empty() {
             return self.ports.get(&port).map(|protocol| Offer { protocol: *protocol, described: None });
         }
-        let registered = self.registered.get(&port);
-        if let Some(intent) = described::offering(&self.described, port, registered.is_some(), namespace) {
+        if let Some(intent) = self.known(port).description(port, namespace) {
             let protocol = described::protocol(intent.ports.get(&port)?.protocol);
             return Some(Offer { protocol, described: Some(intent) });
         }
-        registered.map(|protocol| Offer { protocol: *protocol, described: None })
+        self.registered.get(&port).map(|protocol| Offer { protocol: *protocol, described: None })
+    }
+
+    /// Who may say where a port is.
+    pub(crate) fn known(&self, port: u16) -> Known<'_, Arc<ServiceIntent>> {
+        let registered = self.registered.contains_key(&port);
+        Known { home: &self.namespace, described: &self.described, registered }
     }
 
     /// The addresses that stand for it, as the clients of a namespace are told.

@@ -2,12 +2,12 @@
 //!
 //! The control plane fills it from its registry; offline there is none, and what needs it is not checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
 
-use crate::host::Host;
+use crate::host::{Host, Resolver};
 
 /// Labels of an instance.
 pub type Labels = BTreeMap<String, String>;
@@ -23,6 +23,9 @@ pub struct ServiceCatalog {
     pub root_namespace: String,
     /// The trust domain of all identities.
     pub trust_domain: String,
+    /// The mesh's domain, below which every name is a namespace's.
+    #[serde(default = "cluster_local")]
+    pub domain: String,
     /// What is made equal in paths before rules look at them.
     #[serde(default)]
     pub path: PathNormalization,
@@ -38,10 +41,15 @@ impl Default for ServiceCatalog {
             workloads: Vec::new(),
             root_namespace: "outrigger-system".to_owned(),
             trust_domain: "cluster.local".to_owned(),
+            domain: cluster_local(),
             path: PathNormalization::default(),
             providers: BTreeMap::new(),
         }
     }
+}
+
+fn cluster_local() -> String {
+    Resolver::default().domain().to_owned()
 }
 
 /// One service.
@@ -49,6 +57,9 @@ impl Default for ServiceCatalog {
 pub struct CatalogService {
     /// Its ports.
     pub ports: BTreeMap<u16, PortProtocol>,
+    /// Those that instances have registered; the others somebody describes.
+    #[serde(default)]
+    pub registered: BTreeSet<u16>,
     /// What its ports are called, where they have names.
     #[serde(default)]
     pub names: BTreeMap<String, u16>,
@@ -95,6 +106,11 @@ pub enum PortProtocol {
 }
 
 impl ServiceCatalog {
+    /// As the control plane resolves names.
+    pub fn resolver(&self) -> Resolver {
+        Resolver::new(&self.domain)
+    }
+
     /// Whether policies of a namespace hold for the whole mesh: Istio's root namespace is one until another is chosen.
     pub fn is_root(&self, namespace: &str) -> bool {
         namespace == self.root_namespace

@@ -136,6 +136,12 @@ impl Resolver {
         rest.split_once('.').filter(|(name, namespace)| *name != "*" && !namespace.contains('.'))
     }
 
+    /// Whether a namespace may say what a host is. A name of the mesh's own domain is its namespace's, and the mesh's: nobody else says
+    /// where its requests go.
+    pub fn has_say(&self, namespace: &str, is_root: bool, host: &Host) -> bool {
+        is_root || self.split(host).is_none_or(|(_, owner)| owner == namespace)
+    }
+
     /// A host as people say it: `reviews.shop` for a service, otherwise the host.
     pub fn short(&self, host: &Host) -> String {
         self.split(host).map_or_else(|| host.0.clone(), |(name, namespace)| format!("{name}.{namespace}"))

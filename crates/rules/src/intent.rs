@@ -31,7 +31,7 @@ pub use security::{
 };
 use serde::{Deserialize, Serialize};
 pub use service::{
-    Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload, WorkloadIntent,
+    Known, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload, WorkloadIntent,
 };
 
 pub use crate::host::Host;

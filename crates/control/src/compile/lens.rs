@@ -172,15 +172,22 @@ impl<'a> Lens<'a> {
 
     /// A port of a service as the client sees it.
     pub(super) fn offer(&self, service: Seen<'a>, port: u16) -> Option<Offer<'a>> {
-        // What nobody describes is the same for everybody.
-        let namespace = if service.0.described.is_empty() { "" } else { self.namespace() };
-        service.0.offer(port, namespace)
+        service.0.offer(port, self.looking_at(service))
+    }
+
+    /// The namespace whose word the client goes by for a port of a service.
+    pub(super) fn owner(&self, service: Seen<'a>, port: u16) -> Option<&'a str> {
+        service.0.known(port).owner(port, self.looking_at(service))
     }
 
     /// The addresses that stand for a service, as the client is told.
     pub(super) fn addresses(&self, service: Seen<'a>) -> Vec<IpAddr> {
-        let namespace = if service.0.described.is_empty() { "" } else { self.namespace() };
-        service.0.addresses(namespace)
+        service.0.addresses(self.looking_at(service))
+    }
+
+    /// The client's namespace. What nobody describes is the same for everybody.
+    fn looking_at(&self, service: Seen<'a>) -> &'a str {
+        if service.0.described.is_empty() { "" } else { self.namespace() }
     }
 
     /// All that somebody describes.

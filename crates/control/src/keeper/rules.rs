@@ -68,6 +68,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     let mut catalog = ServiceCatalog {
         root_namespace: world.settings.root_namespace.clone(),
         trust_domain: world.settings.trust_domain.clone(),
+        domain: world.resolver.domain().to_owned(),
         path: world.settings.path,
         ..ServiceCatalog::default()
     };
@@ -83,6 +84,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     for service in world.services() {
         let known = CatalogService {
             ports: service.ports.iter().map(|(port, spoken)| (*port, spoken.in_catalog())).collect(),
+            registered: service.registered.keys().copied().collect(),
             names: service.port_names().map(|(name, number)| (name.to_owned(), number)).collect(),
             instances: service.instances.iter().map(|instance| instance.labels.clone()).collect(),
         };

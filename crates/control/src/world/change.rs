@@ -122,10 +122,8 @@ impl World {
 
     /// Puts rules in the place of all that there are.
     pub(crate) fn rule(&mut self, intents: impl IntoIterator<Item = Intent>, change: &mut Change) {
-        // A name of the mesh's own domain is its namespace's: nobody else says where its requests go.
         let may = |host: &Host, namespace: &str| {
-            let owner = self.resolver.split(host).map(|(_, owner)| owner);
-            owner.is_none_or(|owner| owner == namespace || self.settings.is_root(namespace))
+            self.resolver.has_say(namespace, self.settings.is_root(namespace), host)
         };
         let rules = Rules::new(intents, may);
         let before = std::mem::replace(&mut self.rules, Arc::new(rules));

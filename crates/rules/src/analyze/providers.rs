@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::policies::reaches_port;
 use super::{Scene, finding, joined, short};
-use crate::catalog::{CatalogProvider, Labels, PortProtocol, ServiceCatalog};
+use crate::catalog::{CatalogProvider, CatalogService, Labels, PortProtocol, ServiceCatalog};
 use crate::finding::{Finding, Severity, closest, code, quote};
-use crate::intent::{AuthorizationIntent, Host, Place};
+use crate::intent::{AuthorizationIntent, Host, Known, Place, ServiceIntent};
 
 /// The policies that ask somebody, with whom.
 fn asking<'s>(scene: &'s Scene<'_>) -> impl Iterator<Item = (&'s AuthorizationIntent, &'s str)> {
@@ -16,7 +16,7 @@ fn asking<'s>(scene: &'s Scene<'_>) -> impl Iterator<Item = (&'s AuthorizationIn
 pub(super) fn absent(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
     for (policy, name) in asking(scene) {
-        let Some(why) = trouble(scene, catalog, name) else { continue };
+        let Some(why) = trouble(scene, catalog, policy, name) else { continue };
         let place = Place { path: format!("{}.provider.name", policy.place.path), ..policy.place.clone() };
         let message = format!("{} asks {}, {why}; what it matches is denied", policy.origin, quote(name));
         let mut found = finding(Severity::Warning, code::PROVIDER, &policy.origin, &place, message);
@@ -27,41 +27,66 @@ pub(super) fn absent(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-fn trouble(scene: &Scene<'_>, catalog: &ServiceCatalog, name: &str) -> Option<String> {
+/// Why compilation would deny what the policy matches.
+fn trouble(
+    scene: &Scene<'_>,
+    catalog: &ServiceCatalog,
+    policy: &AuthorizationIntent,
+    name: &str,
+) -> Option<String> {
     let Some(provider) = catalog.providers.get(name) else {
         return Some(
             "but extensionProviders of the control plane's settings has no such provider".to_owned(),
         );
     };
-    let host = quote(short(&provider.host));
-    match scene.ports_of(catalog, &provider.host) {
-        None => Some(format!("but there is no service {host}, which it is")),
-        Some(ports) if !ports.contains(&provider.port) => {
-            Some(format!("but service {host}, which it is, has no port {}", provider.port))
-        }
-        Some(_) => {
-            let namespace = provider.namespace.as_ref()?;
-            let owner = owner(scene, &provider.host, provider.port)?;
-            (owner != *namespace).then(|| {
-                format!("but service {host}, which it is, is what namespace {owner} says, not {namespace}")
-            })
-        }
+    let (host, port) = (quote(short(&provider.host)), provider.port);
+    let Some(meant) = meant(scene, catalog, &provider.host) else {
+        return Some(format!("but there is no service {host}, which it is"));
+    };
+    let registered = meant.registered.is_some_and(|service| service.registered.contains(&port));
+    if !registered && !meant.described.iter().any(|service| service.ports.contains_key(&port)) {
+        return Some(format!("but service {host}, which it is, has no port {port}"));
     }
+    let known = Known { home: &meant.home, described: &meant.described, registered };
+    // Those whom the policy is for look for the provider, each through its own namespace's eyes.
+    let workloads = catalog.selected(&policy.origin.namespace, &policy.selector);
+    let mut asking: BTreeSet<&str> = workloads.map(|workload| workload.namespace.as_str()).collect();
+    if asking.is_empty() {
+        asking.insert(&policy.origin.namespace);
+    }
+    asking.into_iter().find_map(|namespace| match (known.owner(port, namespace), &provider.namespace) {
+        (None, _) => Some(format!(
+            "but service {host}, which it is, has no port {port} that is exported to namespace {namespace}"
+        )),
+        (Some(owner), Some(named)) if owner != named => {
+            Some(format!("but service {host}, which it is, is what namespace {owner} says, not {named}"))
+        }
+        _ => None,
+    })
 }
 
-/// Who says where clients of a namespace of its own find a service; they may have one of their own.
-fn owner(scene: &Scene<'_>, host: &Host, port: u16) -> Option<String> {
-    let split = |host: &Host| Some(short(host).rsplit_once('.')?.1.to_owned());
-    if host.as_str().contains(".svc.") {
-        return split(host);
-    }
-    let mut describing: Vec<_> = scene
-        .services
-        .iter()
-        .filter(|service| service.hosts.contains(host) && service.ports.contains_key(&port))
-        .collect();
-    describing.sort_by(|a, b| a.origin.cmp(&b.origin));
-    Some(describing.first()?.origin.namespace.clone())
+/// The service that a host means.
+struct Meant<'s> {
+    home: String,
+    described: Vec<&'s ServiceIntent>,
+    registered: Option<&'s CatalogService>,
+}
+
+/// As compilation finds it: the very host, or a described one of two labels that was read as a service of a namespace.
+fn meant<'s>(scene: &'s Scene<'_>, catalog: &'s ServiceCatalog, host: &Host) -> Option<Meant<'s>> {
+    let resolver = catalog.resolver();
+    let of = |host: &Host| {
+        let counts = |service: &&ServiceIntent| {
+            let namespace = &service.origin.namespace;
+            service.hosts.contains(host) && resolver.has_say(namespace, catalog.is_root(namespace), host)
+        };
+        let mut described: Vec<_> = scene.services.iter().copied().filter(counts).collect();
+        described.sort_by(|a, b| a.origin.cmp(&b.origin));
+        let registered = catalog.services.get(host).filter(|service| !service.instances.is_empty());
+        let home = resolver.split(host).map(|(_, namespace)| namespace.to_owned()).unwrap_or_default();
+        (registered.is_some() || !described.is_empty()).then_some(Meant { home, described, registered })
+    };
+    of(host).or_else(|| of(&resolver.bare(host)?).filter(|meant| !meant.described.is_empty()))
 }
 
 /// Nobody is asked about bytes.

@@ -29,6 +29,7 @@ fn catalog() -> ServiceCatalog {
         }
         let service = CatalogService {
             ports: BTreeMap::from([(port, protocol)]),
+            registered: BTreeSet::from([port]),
             instances,
             ..CatalogService::default()
         };

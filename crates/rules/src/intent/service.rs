@@ -1,5 +1,6 @@
 //! A service that is described instead of registered: its hosts and ports, and where its endpoints come from.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
@@ -129,6 +130,41 @@ impl Workload {
     /// Where it serves a port of a service.
     pub fn port(&self, number: u16, port: &ServicePort) -> u16 {
         self.ports.get(&port.name).copied().or(port.target).unwrap_or(number)
+    }
+}
+
+/// Who may say where a port of a service is found.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a, S> {
+    /// The namespace of its instances.
+    pub home: &'a str,
+    /// Who describes it, by origin; as references or as what is shared.
+    pub described: &'a [S],
+    /// Whether instances have registered for the port.
+    pub registered: bool,
+}
+
+impl<'a, S: Borrow<ServiceIntent>> Known<'a, S> {
+    /// The description that clients of a namespace go by: their own, or else the first that they may see. Where instances have
+    /// registered for the port, only who names further endpoints has a say.
+    pub fn description(&self, port: u16, namespace: &str) -> Option<&'a S> {
+        let of = |service: &'a S| -> &'a ServiceIntent { service.borrow() };
+        let mut visible = self.described.iter().filter(|service| {
+            let service = of(service);
+            service.ports.contains_key(&port)
+                && service.visibility.includes(namespace)
+                && (!self.registered || service.resolution == Resolution::Static)
+        });
+        let own = visible.clone().find(|service| of(service).origin.namespace == namespace);
+        own.or_else(|| visible.next())
+    }
+
+    /// The namespace whose word clients of a namespace go by; `None`: they find no such port.
+    pub fn owner(&self, port: u16, namespace: &str) -> Option<&'a str> {
+        match self.description(port, namespace) {
+            Some(service) => Some(&service.borrow().origin.namespace),
+            None => self.registered.then_some(self.home),
+        }
     }
 }
 

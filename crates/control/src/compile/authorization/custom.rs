@@ -61,8 +61,7 @@ fn asking(lens: &Lens<'_>, provider: &str) -> Option<ExtAuthz> {
     let (namespace, host, port) = provider.service();
     let service = lens.service(&lens.resolve_in(host, namespace.unwrap_or_default())?)?;
     // Whoever says where the requests of this client go, is whom it would ask.
-    let described = lens.offer(service, port)?.described;
-    let owner = described.map_or(service.namespace(), |intent| &intent.origin.namespace);
+    let owner = lens.owner(service, port)?;
     if namespace.is_some_and(|namespace| namespace != owner) {
         return None;
     }

@@ -144,6 +144,7 @@ fn a_provider_of_a_namespace_is_where_that_namespace_says() {
         is_asked(&(describes("bank", "") + &describes("aaa", ", exportTo: ['.']"))),
         "no word of who is not seen"
     );
+    assert!(!is_asked(&describes("bank", ", exportTo: ['~']")), "it is there for nobody");
 }
 
 #[test]

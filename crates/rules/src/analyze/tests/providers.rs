@@ -46,6 +46,60 @@ fn a_provider_that_cannot_be_asked_is_told() {
     );
 }
 
+/// What is told of a policy of `shop` that asks the provider `it`, a service under `host`, beside these descriptions.
+fn described(host: &str, namespace: Option<&str>, entries: &[String]) -> Vec<String> {
+    let mut catalog = catalog();
+    let host = Resolver::default().resolve(host, "shop").unwrap();
+    let it = CatalogProvider { host, namespace: namespace.map(str::to_owned), port: 9000, grpc: false };
+    catalog.providers.insert("it".into(), it);
+    let text = format!("{}---\n{}", asks("it", "reviews", "[{}]"), entries.join("---\n"));
+    let found = analyze(&objects(&text), Some(&catalog)).into_iter();
+    found.filter(|finding| finding.code == code::PROVIDER).map(|finding| finding.message).collect()
+}
+
+/// A ServiceEntry of a namespace.
+fn entry(namespace: &str, host: &str, export_to: &str) -> String {
+    let spec = format!(
+        "hosts: [{host}]\nresolution: DNS\nports: [{{number: 9000, name: http, protocol: HTTP}}]\nexportTo: ['{export_to}']"
+    );
+    object("networking.istio.io/v1", "ServiceEntry", &spec)
+        .replace("namespace: shop", &format!("namespace: {namespace}"))
+}
+
+#[test]
+fn a_provider_is_whom_those_see_who_ask() {
+    let opa = "opa.example.com";
+    let one = |host: &str, namespace: Option<&str>, entries: &[String]| {
+        let mut found = described(host, namespace, entries);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    let silent = |host: &str, namespace: Option<&str>, entries: &[String]| {
+        assert_eq!(described(host, namespace, entries), Vec::<String>::new());
+    };
+    let hidden = "has no port 9000 that is exported to namespace shop";
+    for nobody in ["~", ".", "other"] {
+        assert!(one(opa, None, &[entry("bank", opa, nobody)]).contains(hidden), "{nobody}");
+    }
+    silent(opa, Some("bank"), &[entry("bank", opa, "*")]);
+    silent(opa, Some("bank"), &[entry("aaa", opa, "."), entry("bank", opa, "shop")]);
+    // The asking namespace's own word goes before the first by name.
+    let both = [entry("bank", opa, "*"), entry("shop", opa, "*")];
+    assert!(one(opa, Some("bank"), &both).contains("is what namespace shop says, not bank"));
+    // A name of two labels may be a described one, and not a service of a namespace.
+    silent("example.com", Some("bank"), &[entry("bank", "example.com", "*")]);
+    // A name of the mesh is its namespace's and the root namespace's to describe, and nobody else's.
+    let guard = "guard.bank.svc.cluster.local";
+    silent(guard, Some("bank"), &[entry("bank", guard, "*")]);
+    assert!(one(guard, None, &[entry("shop", guard, "*")]).contains("there is no service \"guard.bank\""));
+    let by_root = [entry("outrigger-system", guard, "*")];
+    assert!(one(guard, Some("bank"), &by_root).contains("is what namespace outrigger-system says, not bank"));
+    silent(guard, Some("outrigger-system"), &by_root);
+    // `.svc.` says nothing below another domain.
+    let other = "opa.svc.example.com";
+    silent(other, Some("bank"), &[entry("bank", other, "*")]);
+}
+
 #[test]
 fn a_provider_that_would_be_asked_about_itself_is_told() {
     let found = provided(&asks("http", "reviews", "[{}]"));
