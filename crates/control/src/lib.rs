@@ -13,6 +13,7 @@ pub mod keeper;
 pub mod provider;
 pub mod registry;
 pub mod rejections;
+pub mod service_accounts;
 pub mod settings;
 pub mod status;
 pub mod store;

@@ -143,9 +143,16 @@ pub(crate) struct Noting<P> {
     pub(crate) rejections: Rejections,
 }
 
+#[tonic::async_trait]
 impl<P: CallerPolicy> CallerPolicy for Noting<P> {
-    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
-        self.policy.identify(caller).inspect_err(|denied| {
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+        self.policy.identify(caller).await.inspect_err(|denied| {
+            self.rejections.note("token", &caller.remote.ip().to_string(), &denied.0);
+        })
+    }
+
+    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        self.policy.spend(caller).inspect_err(|denied| {
             self.rejections.note("token", &caller.remote.ip().to_string(), &denied.0);
         })
     }
@@ -160,6 +167,39 @@ impl<P: CallerPolicy> CallerPolicy for Noting<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A token that may be used once.
+    #[derive(Default)]
+    struct Once(std::sync::atomic::AtomicBool);
+
+    #[tonic::async_trait]
+    impl CallerPolicy for Once {
+        async fn identify(&self, _: &Caller) -> Result<SpiffeId, Denied> {
+            Ok(SpiffeId::workload("cluster.local", "shop", "web").unwrap())
+        }
+
+        fn spend(&self, _: &Caller) -> Result<(), Denied> {
+            match self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                false => Ok(()),
+                true => Err(Denied("used as often as it may".into())),
+            }
+        }
+
+        fn renew(&self, _: &SpiffeId) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_use_is_counted_by_the_policy_within_and_its_refusal_is_noted() {
+        let noting = Noting { policy: Once::default(), rejections: Rejections::default() };
+        let caller =
+            Caller { certificate: None, bearer: Some("x".into()), remote: ([10, 0, 0, 1], 1).into() };
+        assert!(noting.identify(&caller).await.is_ok());
+        assert!(noting.spend(&caller).is_ok());
+        assert!(noting.spend(&caller).is_err());
+        assert_eq!(noting.rejections.list().len(), 1);
+    }
 
     #[test]
     fn the_same_refusal_is_one_line_with_a_count() {

@@ -19,6 +19,7 @@ use outrigger_model::identity::SpiffeId;
 use parking_lot::Mutex;
 
 use crate::registry::claim::Range;
+use crate::service_accounts::{self, Refused, ServiceAccounts};
 use crate::store::records::StoredToken;
 use crate::store::{Mutation, Store, StoreError};
 use guesses::Guesses;
@@ -201,8 +202,46 @@ fn usable(token: &StoredToken, now: Timestamp) -> Result<(), Denied> {
     Ok(())
 }
 
+/// What a caller may show: a join token, or the token of a service account where there is a cluster that knows it.
+pub(crate) struct Proofs {
+    pub(crate) tokens: Tokens,
+    pub(crate) cluster: Option<ServiceAccounts>,
+}
+
+#[tonic::async_trait]
+impl CallerPolicy for Proofs {
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+        let of_cluster = caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret));
+        let Some((cluster, secret)) = self.cluster.as_ref().zip(of_cluster) else {
+            return self.tokens.identify(caller).await;
+        };
+        let source = caller.remote.ip();
+        self.tokens.admit(source).map_err(|wait| Denied(wait.to_string()))?;
+        cluster.identify(secret).await.map_err(|refused| match refused {
+            Refused::Wrong(denied) => {
+                self.tokens.shared.guesses.wrong(source, Instant::now());
+                denied
+            }
+            Refused::Unknown(denied) => denied,
+        })
+    }
+
+    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        // The cluster counts none.
+        match caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret)) {
+            Some(_) if self.cluster.is_some() => Ok(()),
+            _ => self.tokens.spend(caller),
+        }
+    }
+
+    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
+        self.tokens.renew(identity)
+    }
+}
+
+#[tonic::async_trait]
 impl CallerPolicy for Tokens {
-    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
         let secret = caller.bearer.as_deref().ok_or_else(|| {
             Denied("neither a token nor a valid certificate was shown; join with the file of `outrigger token create`".into())
         })?;
@@ -303,9 +342,11 @@ mod tests {
         let store = Arc::new(Memory::default());
         let tokens = Tokens::new(store.clone(), Vec::new());
         let (secret, stored) = tokens.create(grant("web")).await.unwrap();
-        assert_eq!(tokens.identify(&caller(Some(&secret))).unwrap(), id("web"));
-        assert!(tokens.identify(&caller(Some("outrigger-join-guess"))).unwrap_err().0.contains("unknown"));
-        assert!(tokens.identify(&caller(None)).is_err());
+        assert_eq!(tokens.identify(&caller(Some(&secret))).await.unwrap(), id("web"));
+        assert!(
+            tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().0.contains("unknown")
+        );
+        assert!(tokens.identify(&caller(None)).await.is_err());
         assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
         let reopened = Tokens::new(store.clone(), store.contents().tokens);
         assert_eq!(reopened.check(&secret, Timestamp::now(), HERE).unwrap(), id("web"));
@@ -322,11 +363,11 @@ mod tests {
         let late = stored.expires.unwrap();
         assert!(tokens.check(&secret, late, HERE).unwrap_err().0.contains("expired"));
         for _ in 0..3 {
-            assert!(tokens.identify(&caller(Some(&secret))).is_ok(), "nothing was made of it yet");
+            assert!(tokens.identify(&caller(Some(&secret))).await.is_ok(), "nothing was made of it yet");
         }
         tokens.spend(&caller(Some(&secret))).unwrap();
         assert!(tokens.spend(&caller(Some(&secret))).unwrap_err().0.contains("as often"));
-        assert!(tokens.identify(&caller(Some(&secret))).unwrap_err().0.contains("as often"));
+        assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
     }
 
     #[tokio::test]
@@ -335,13 +376,18 @@ mod tests {
         let (secret, _) = tokens.create(grant("web")).await.unwrap();
         for _ in 0..20 {
             assert!(
-                tokens.identify(&caller(Some("outrigger-join-guess"))).unwrap_err().0.contains("unknown")
+                tokens
+                    .identify(&caller(Some("outrigger-join-guess")))
+                    .await
+                    .unwrap_err()
+                    .0
+                    .contains("unknown")
             );
         }
-        let waits = tokens.identify(&caller(Some(&secret))).unwrap_err().0;
+        let waits = tokens.identify(&caller(Some(&secret))).await.unwrap_err().0;
         assert!(waits.contains("too many wrong tokens"), "{waits}");
         let elsewhere = Caller { remote: ([127, 0, 0, 2], 1).into(), ..caller(Some(&secret)) };
-        assert_eq!(tokens.identify(&elsewhere).unwrap(), id("web"));
+        assert_eq!(tokens.identify(&elsewhere).await.unwrap(), id("web"));
     }
 
     #[tokio::test]

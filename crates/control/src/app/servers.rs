@@ -27,6 +27,8 @@ use super::{Addresses, Parts, api, http, readiness};
 use crate::api::{Channel, members, router, same_site};
 use crate::debug;
 use crate::rejections::{Noting, Rejections};
+use crate::service_accounts::ServiceAccounts;
+use crate::tokens::Proofs;
 use crate::traces::{query, receive};
 use crate::xds_source::XdsSource;
 
@@ -98,7 +100,10 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         rejections.clone(),
         &settings.trust_domain,
     );
-    let policy = Noting { policy: parts.tokens.clone(), rejections: rejections.clone() };
+    let clusters = settings.registries.iter().filter_map(|row| row.kubernetes.clone());
+    let cluster = clusters.map(|cluster| ServiceAccounts::new(cluster, &settings.trust_domain)).next();
+    let policy =
+        Noting { policy: Proofs { tokens: parts.tokens.clone(), cluster }, rejections: rejections.clone() };
     let csr = CertificateService::new(parts.authority.clone(), Arc::new(policy)).into_server();
     let mut addresses = Addresses {
         xds: xds.local_addr()?,

@@ -35,31 +35,27 @@ pub struct Caller {
 #[error("{0}")]
 pub struct Denied(pub String);
 
-/// Decides which identity a caller may have. Called on the runtime's threads: look up in memory, do not block.
+/// Decides which identity a caller may have. Called on the runtime's threads: do not block. None of it has a default, so that a policy
+/// around another cannot forget to ask that.
+#[tonic::async_trait]
 pub trait CallerPolicy: Send + Sync {
     /// The identity that the caller's token (or whatever else it brings) is bound to. Nothing is used up by that.
     ///
     /// # Errors
     /// With the reason when there is none.
-    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied>;
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied>;
 
     /// Counts one use of what [`CallerPolicy::identify`] took, for a certificate that is made and not yet handed out.
     ///
     /// # Errors
     /// When there is no use left, as another call was quicker; the certificate is thrown away.
-    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
-        let _ = caller;
-        Ok(())
-    }
+    fn spend(&self, caller: &Caller) -> Result<(), Denied>;
 
     /// Whether the holder of a still valid certificate may have the same identity again. Who is revoked does not come so far.
     ///
     /// # Errors
     /// With the reason.
-    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
-        let _ = identity;
-        Ok(())
-    }
+    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied>;
 }
 
 /// `istio.v1.auth.IstioCertificateService` over an [`Authority`].
@@ -81,10 +77,10 @@ impl CertificateService {
     }
 
     /// Who the caller may be, and whether its token says so.
-    fn decide(&self, caller: &Caller) -> Result<(SpiffeId, bool), Denied> {
+    async fn decide(&self, caller: &Caller) -> Result<(SpiffeId, bool), Denied> {
         // A token is an explicit wish, so it goes first; if it is stale, the certificate still speaks.
         let by_token = if caller.bearer.is_some() || caller.certificate.is_none() {
-            match self.policy.identify(caller) {
+            match self.policy.identify(caller).await {
                 Ok(identity) => return Ok((identity, true)),
                 Err(denied) => Some(denied),
             }
@@ -97,11 +93,11 @@ impl CertificateService {
             }
             (_, Some(denied)) => Err(denied),
             // A certificate of a federated trust domain, without a token: only the policy can know.
-            _ => self.policy.identify(caller).map(|identity| (identity, true)),
+            _ => self.policy.identify(caller).await.map(|identity| (identity, true)),
         }
     }
 
-    fn create(
+    async fn create(
         &self,
         caller: &Caller,
         request: &IstioCertificateRequest,
@@ -110,7 +106,7 @@ impl CertificateService {
             tracing::warn!(remote = %caller.remote, reason = %denied, "certificate request refused");
             Status::unauthenticated(denied.0)
         };
-        let (identity, by_token) = self.decide(caller).map_err(refuse)?;
+        let (identity, by_token) = self.decide(caller).await.map_err(refuse)?;
         if self.authority.bundle().revoked().has_identity(&identity) {
             let reason = format!("{identity} is revoked; `outrigger identity reinstate` takes that back");
             return Err(refuse(Denied(reason)));
@@ -159,7 +155,7 @@ impl IstioCertificateService for CertificateService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = caller(request.extensions(), request.metadata(), SystemTime::now());
-        let mut answer = self.create(&caller, request.get_ref());
+        let mut answer = self.create(&caller, request.get_ref()).await;
         // Refusals carry the time too: a wrong clock is the usual reason for them.
         let metadata = match &mut answer {
             Ok(response) => response.metadata_mut(),

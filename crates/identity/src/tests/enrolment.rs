@@ -27,14 +27,19 @@ struct Tokens {
     revoked: Mutex<bool>,
 }
 
+#[tonic::async_trait]
 impl CallerPolicy for Tokens {
-    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
         self.identified.fetch_add(1, Ordering::SeqCst);
         match caller.bearer.as_deref() {
             Some("web-token") => Ok(id("web")),
             Some(_) => Err(Denied("the token is unknown or has expired".to_owned())),
             None => Err(Denied("neither a token nor a certificate was shown".to_owned())),
         }
+    }
+
+    fn spend(&self, _: &Caller) -> Result<(), Denied> {
+        Ok(())
     }
 
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {

@@ -90,8 +90,9 @@ fn a_bundle_keeps_who_is_revoked_in_its_file_and_through_changes_of_roots() {
 #[derive(Default)]
 struct OneUse(AtomicUsize);
 
+#[tonic::async_trait]
 impl CallerPolicy for OneUse {
-    fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
         match (caller.bearer.as_deref(), self.0.load(Ordering::SeqCst)) {
             (Some("web-token"), 0) => Ok(id("web")),
             _ => Err(Denied("used up".to_owned())),
@@ -103,6 +104,10 @@ impl CallerPolicy for OneUse {
             0 => Ok(()),
             _ => Err(Denied("used up".to_owned())),
         }
+    }
+
+    fn renew(&self, _: &SpiffeId) -> Result<(), Denied> {
+        Ok(())
     }
 }
 

@@ -1,0 +1,160 @@
+//! Service accounts of a cluster as a proof: the API server says whose a token is.
+//!
+//! Only a token that was made for us (its audience) and for a Pod is taken, so neither an application's own token nor that of a Secret
+//! makes a sidecar. Namespace and account are the token's; nothing that the caller says of itself is looked at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use outrigger_identity::csr::service::Denied;
+use outrigger_model::identity::SpiffeId;
+use tokio::sync::Semaphore;
+
+use crate::registry::kubernetes::KubernetesSettings;
+
+/// Whom the tokens of sidecars must be for.
+pub const AUDIENCE: &str = "outrigger-ca";
+/// Reviews at once: strangers ask for them.
+const AT_ONCE: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Which Pod a token was made for.
+const POD: &str = "authentication.kubernetes.io/pod-name";
+const USER: &str = "system:serviceaccount:";
+
+/// A cluster that can be asked.
+#[derive(Clone)]
+pub struct ServiceAccounts {
+    settings: KubernetesSettings,
+    trust_domain: Arc<str>,
+    places: Arc<Semaphore>,
+    /// Made with the first question.
+    client: Arc<tokio::sync::OnceCell<Client>>,
+}
+
+/// Why a token was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It is bad: whoever shows many such waits.
+    Wrong(Denied),
+    /// Nobody could say.
+    Unknown(Denied),
+}
+
+/// Whether a secret has the form of a token of a service account, and is none of ours.
+pub fn is_token(secret: &str) -> bool {
+    secret.starts_with("eyJ") && secret.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+impl ServiceAccounts {
+    /// Nobody is asked yet.
+    pub fn new(settings: KubernetesSettings, trust_domain: &str) -> Self {
+        Self {
+            settings,
+            trust_domain: trust_domain.into(),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            client: Arc::default(),
+        }
+    }
+
+    /// Whose a token is.
+    ///
+    /// # Errors
+    /// Says why it proves nothing.
+    pub async fn identify(&self, token: &str) -> Result<SpiffeId, Refused> {
+        let unknown = |why: String| {
+            Refused::Unknown(Denied(format!(
+                "the cluster could not be asked whose the token is: {why}; ask again"
+            )))
+        };
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(unknown("too many are asked for at once".to_owned()));
+        };
+        let client = self.client.get_or_try_init(|| self.settings.client()).await.map_err(unknown)?;
+        let spec =
+            TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let api: Api<TokenReview> = Api::all(client.clone());
+        let params = PostParams::default();
+        let asked = tokio::time::timeout(PATIENCE, api.create(&params, &review)).await;
+        let answer = asked.map_err(|_| unknown("no answer".to_owned()))?;
+        let status = answer.map_err(|error| unknown(error.to_string()))?.status.unwrap_or_default();
+        identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied(why)))
+    }
+}
+
+/// What the API server found, as an identity.
+fn identity(status: &TokenReviewStatus, trust_domain: &str) -> Result<SpiffeId, String> {
+    if status.authenticated != Some(true) {
+        let why = status.error.as_deref().unwrap_or("it has expired, or is of another cluster");
+        return Err(format!("the service account's token is not good: {why}"));
+    }
+    if !status.audiences.iter().flatten().any(|audience| audience == AUDIENCE) {
+        return Err(format!("the service account's token is not for the audience {AUDIENCE}"));
+    }
+    let user = status.user.as_ref();
+    let named = user.and_then(|user| user.username.as_deref()).unwrap_or_default();
+    let plain =
+        |(namespace, account): &(&str, &str)| !namespace.contains('/') && !account.contains(['/', ':']);
+    let parts = named.strip_prefix(USER).and_then(|rest| rest.split_once(':')).filter(plain);
+    let Some((namespace, account)) = parts else {
+        return Err(format!("{named:?} is no service account"));
+    };
+    let none = BTreeMap::new();
+    let extra = user.and_then(|user| user.extra.as_ref()).unwrap_or(&none);
+    if extra.get(POD).is_none_or(Vec::is_empty) {
+        return Err(format!(
+            "the token of {named} is bound to no Pod; mount it as a projected serviceAccountToken"
+        ));
+    }
+    SpiffeId::workload(trust_domain, namespace, account).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(change: impl FnOnce(&mut serde_json::Value)) -> Result<SpiffeId, String> {
+        let mut status = json!({
+            "authenticated": true, "audiences": [AUDIENCE],
+            "user": {"username": "system:serviceaccount:shop:web", "extra": {POD: ["web-1"]}},
+        });
+        change(&mut status);
+        identity(&serde_json::from_value(status).unwrap(), "cluster.local")
+    }
+
+    #[test]
+    fn a_pods_token_for_us_is_its_accounts_identity_and_no_other_is() {
+        assert_eq!(of(|_| {}).unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+        for (change, word) in [
+            (json!({"authenticated": false, "error": "token expired"}), "token expired"),
+            (json!({"authenticated": true, "audiences": ["other"]}), "audience outrigger-ca"),
+            (json!({"authenticated": true}), "audience outrigger-ca"),
+            (
+                json!({"authenticated": true, "audiences": [AUDIENCE], "user": {"username": "admin"}}),
+                "no service account",
+            ),
+            (
+                json!({"authenticated": true, "audiences": [AUDIENCE], "user": {"username": "system:serviceaccount:shop:web"}}),
+                "bound to no Pod",
+            ),
+        ] {
+            let refused = of(|status| *status = change).unwrap_err();
+            assert!(refused.contains(word), "{refused}");
+        }
+        let odd = of(|status| status["user"]["username"] = json!("system:serviceaccount:shop:we/b"));
+        assert!(odd.is_err());
+    }
+
+    #[test]
+    fn join_tokens_are_not_asked_the_cluster_for() {
+        assert!(is_token("eyJhbGciOiJSUzI1NiJ9.e30.c2ln"));
+        assert!(!is_token("outrigger-join-a.b.c"));
+        assert!(!is_token("eyJhbGci"));
+    }
+}
