@@ -62,7 +62,7 @@ impl Caller {
     /// Whether the caller may send heartbeats for, change or deregister this instance.
     ///
     /// # Errors
-    /// Says what the caller may not.
+    /// Says what the caller may not, and whose it is: only an operator is told that of another's.
     pub fn may_touch(&self, instance: &Instance) -> Result<(), String> {
         let Self::Workload { identity, .. } = self else { return Ok(()) };
         let own = identity.namespace() == Some(instance.namespace.as_str())

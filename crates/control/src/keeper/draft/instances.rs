@@ -24,15 +24,18 @@ impl Draft {
         instance.validate().map_err(Refused::Invalid)?;
         let instance = Arc::new(instance.normalise());
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
-        let instance = self.keep_out(instance, caller);
-        if let Some((source, _)) = self.claims.owner(&instance.id).filter(|(source, _)| !source.is_api()) {
-            return Err(Refused::Conflict(format!("instance \"{}\" is registered by {source}", instance.id)));
-        }
-        if let Some(known) = self.registrations.get(&instance.id) {
-            caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
-            if known.stored.instance == instance {
-                return Ok((Vec::new(), known.stored.instance.clone()));
+        let id = &instance.id;
+        if let Some((source, owner)) = self.claims.owner(id) {
+            // Whose it is, is not told.
+            caller.may_touch(owner).map_err(|_| taken(id))?;
+            if !source.is_api() {
+                return Err(Refused::Conflict(format!("instance \"{id}\" is registered by {source}")));
             }
+        }
+        let known = self.registrations.get(id).map(|known| &known.stored);
+        let instance = self.keep_out(instance, caller);
+        if let Some(known) = known.filter(|known| known.instance == instance) {
+            return Ok((Vec::new(), known.instance.clone()));
         }
         let by = self.claim(&instance, caller)?;
         let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
@@ -129,17 +132,18 @@ impl Draft {
         self.registrations.remove_mut(id)
     }
 
-    /// A registration that the caller may act on.
+    /// A registration that the caller may act on. To a workload what is another's is not there.
     pub(in crate::keeper) fn touchable(&self, id: &str, caller: &Caller) -> Result<&Registration, Refused> {
-        let Some(registration) = self.registrations.get(id) else {
-            return Err(match self.claims.owner(id) {
+        let own = |instance: &Instance| caller.may_touch(instance).is_ok();
+        let Some(registration) = self.registrations.get(id).filter(|known| own(&known.stored.instance))
+        else {
+            return Err(match self.claims.owner(id).filter(|(_, instance)| own(instance)) {
                 Some((source, _)) => {
                     Refused::Conflict(format!("instance \"{id}\" is registered by {source}; change it there"))
                 }
                 None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
             });
         };
-        caller.may_touch(&registration.stored.instance).map_err(Refused::Forbidden)?;
         Ok(registration)
     }
 
@@ -209,6 +213,10 @@ impl Draft {
         self.decide(id);
         vec![Mutation::DeleteInstance(id.to_owned())]
     }
+}
+
+fn taken(id: &str) -> Refused {
+    Refused::Conflict(format!("the id \"{id}\" is another workload's: register under an id of your own"))
 }
 
 /// Whether an operator took it out, and it is not the workload's to come back: only an operator, or its end, ends that.
