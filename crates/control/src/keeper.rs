@@ -70,6 +70,17 @@ pub enum Refused {
     /// It belongs to somebody else.
     #[error("{0}")]
     Conflict(String),
+    /// A newer process has registered it.
+    #[error(
+        "instance \"{id}\" was registered by a newer process (incarnation {by}), which has it now: one node.id is one \
+         workload's; stop this sidecar, or give it an id of its own"
+    )]
+    Replaced {
+        /// The instance.
+        id: String,
+        /// Who has it.
+        by: String,
+    },
     /// The store cannot be written; nothing has changed.
     #[error("{0}")]
     Store(String),

@@ -388,7 +388,11 @@ fn ads(
         },
         user_agent: "outrigger".into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        metadata: json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace }),
+        metadata: match registrar {
+            Some(registrar) => json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace,
+                "INCARNATION": registrar.incarnation() }),
+            None => json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace }),
+        },
     };
     let (store, control) = (joined.store.clone(), joined.control.clone());
     let registrar = registrar.cloned();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! certificate ─▶ told ─▶ (health changes, forgotten, ten minutes) ─▶ told ─▶ SIGTERM: stopping ─▶ drained: deregistered
-//!                  └ refused, away: again after 0.5 to 30 s
+//!                  ├ refused, away: again after 0.5 to 30 s
+//!                  └ replaced by a newer process with our id: again after minutes, in case that it is gone by then
 //! ```
 //!
 //! Always the whole registration is said, so that what the control plane knew before does not matter; to say the same twice is no
@@ -37,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between tries, at first and at most.
 const AGAIN: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+/// Before a registration that a newer process has is tried for again, which does not end for our asking.
+const REPLACED: Duration = Duration::from_secs(300);
 /// It is said again after so long, whatever happens: somebody may have changed what we do not see.
 const REFRESH: Duration = Duration::from_secs(600);
 /// A configuration without us may be on its way to one with us.
@@ -142,6 +145,11 @@ impl Registrar {
         (registrar, tokio::spawn(task.run()))
     }
 
+    /// Which start of the process this is, for the stream that keeps the registration's lease.
+    pub fn incarnation(&self) -> &str {
+        self.own.incarnation()
+    }
+
     /// Resolves when it has been tried once: whoever asks for configuration after that is asked about by its instance.
     pub fn tried(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut tried = self.tried.subscribe();
@@ -212,6 +220,7 @@ impl Registrar {
     fn note(&self, state: State, result: Result<(), Trouble>) {
         let mut told = self.told.lock();
         told.tries += 1;
+        let replaced = matches!(result, Err(Trouble::Replaced(_)));
         let error = result.err().map(|trouble| trouble.to_string());
         match &error {
             None => {
@@ -219,6 +228,13 @@ impl Registrar {
                     tracing::info!(instance = self.own.id(), ?state, "registered with the control plane");
                 }
                 (told.state, told.at) = (Some(state), Some(SystemTime::now()));
+            }
+            Some(error) if replaced && told.error.as_ref() != Some(error) => {
+                tracing::error!(
+                    instance = self.own.id(),
+                    error,
+                    "this sidecar is not registered: another has its node.id"
+                );
             }
             Some(error) if told.error.as_ref() != Some(error) => {
                 tracing::warn!(
@@ -247,11 +263,12 @@ impl Task {
         let mut bound = AGAIN;
         loop {
             let state = self.wanted();
-            let result = match timeout(PATIENCE, self.tell(state)).await {
+            let own = &self.registrar.own;
+            let result = match timeout(PATIENCE, call::tell(&self.control, own, state)).await {
                 Ok(result) => result,
                 Err(_) => Err(Trouble::Away(format!("no answer within {PATIENCE:?}"))),
             };
-            let done = result.is_ok();
+            let (done, replaced) = (result.is_ok(), matches!(result, Err(Trouble::Replaced(_))));
             self.registrar.note(state, result);
             if done && state == State::Gone {
                 return;
@@ -262,7 +279,8 @@ impl Task {
                 continue;
             }
             // With jitter, so that a fleet does not come back as one wave.
-            let pause = bound.mul_f64(0.5 + fastrand::f64() / 2.0);
+            let pause = if replaced { REPLACED } else { bound };
+            let pause = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             bound = (bound * 2).min(LONGEST);
             tokio::select! {
                 () = sleep(pause) => {}
@@ -277,14 +295,6 @@ impl Task {
             Phase::Serving => health.into(),
             Phase::Leaving => State::Stopping,
             Phase::Ending => State::Gone,
-        }
-    }
-
-    async fn tell(&self, state: State) -> Result<(), Trouble> {
-        let own = &self.registrar.own;
-        match state {
-            State::Gone => call::deregister(&self.control, own.id()).await,
-            state => call::register(&self.control, |local| own.body(state, local)).await,
         }
     }
 

@@ -61,7 +61,7 @@ fn refusal(api: &Api, caller: &Caller, id: &str, refused: Refused) -> Problem {
     if let Caller::Workload { .. } = caller {
         let published = api.shared.keeper.published();
         let foreign = published.claims.owner(id).and_then(|(_, instance)| caller.may_touch(instance).err());
-        let told = matches!(refused, Refused::Forbidden(_) | Refused::Conflict(_));
+        let told = matches!(refused, Refused::Forbidden(_) | Refused::Conflict(_) | Refused::Replaced { .. });
         if let Some(why) = foreign.or_else(|| told.then(|| refused.to_string())) {
             api.shared.rejections.note("registration", caller.name(), &why);
         }

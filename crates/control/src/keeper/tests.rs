@@ -39,7 +39,7 @@ fn operator() -> Caller {
 fn workload(account: &str, source: &str) -> Caller {
     let identity = SpiffeId::workload("cluster.local", "shop", account).unwrap();
     let reach = Reach { source: Some(source.parse().unwrap()), ranges: Vec::new() };
-    Caller::Workload { identity, services: vec![account.to_owned()], reach }
+    Caller::Workload { identity, services: vec![account.to_owned()], reach, incarnation: None }
 }
 
 fn objects(text: &str) -> Vec<Object> {

@@ -22,6 +22,8 @@ pub enum Caller {
         services: Vec<String>,
         /// The addresses that it may register.
         reach: Reach,
+        /// Which process it is, where it says so: a sidecar makes a new one at each start.
+        incarnation: Option<String>,
     },
 }
 
@@ -39,6 +41,14 @@ impl Caller {
         match self {
             Self::Operator(_) => None,
             Self::Workload { identity, .. } => Some(identity),
+        }
+    }
+
+    /// Which process of it that is, where it says so.
+    pub fn incarnation(&self) -> Option<&String> {
+        match self {
+            Self::Operator(_) => None,
+            Self::Workload { incarnation, .. } => incarnation.as_ref(),
         }
     }
 
@@ -85,7 +95,8 @@ mod tests {
     #[test]
     fn a_workload_registers_only_itself_and_only_services_of_its_token() {
         let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
-        let caller = Caller::Workload { identity, services: vec!["catalog".into()], reach: Reach::default() };
+        let (services, reach, incarnation) = (vec!["catalog".into()], Reach::default(), None);
+        let caller = Caller::Workload { identity, services, reach, incarnation };
         let own = sample("c1", "catalog", "v1", "127.0.0.5", 80, Protocol::Http);
         assert_eq!(caller.may_register(&own), Ok(()));
         let other_service = Instance { service: "web".into(), ..own.clone() };

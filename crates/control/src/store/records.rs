@@ -87,6 +87,9 @@ pub struct StoredInstance {
     pub by: Option<SpiffeId>,
     /// When.
     pub at: Timestamp,
+    /// The processes that registered it, where they say which they are: the one that has it now, then those that it replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incarnations: Vec<String>,
 }
 
 /// A join token. The secret itself is never stored.

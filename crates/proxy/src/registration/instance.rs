@@ -19,6 +19,7 @@ pub struct Own {
     namespace: String,
     service_account: String,
     addresses: Vec<IpAddr>,
+    incarnation: String,
 }
 
 #[derive(Serialize)]
@@ -66,12 +67,19 @@ impl Own {
                 }
             });
         }
-        Self { node: node.clone(), section: section.clone(), namespace, service_account, addresses }
+        let (node, section) = (node.clone(), section.clone());
+        let incarnation = uuid::Uuid::new_v4().simple().to_string();
+        Self { node, section, namespace, service_account, addresses, incarnation }
     }
 
     /// The instance.
     pub fn id(&self) -> &str {
         &self.node.id
+    }
+
+    /// Which start of the process this is: of two with one id the control plane keeps the newer one.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
     }
 
     /// Its service.

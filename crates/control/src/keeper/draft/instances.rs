@@ -14,6 +14,9 @@ use crate::registry::{Source, claim};
 use crate::store::Mutation;
 use crate::store::records::StoredInstance;
 
+/// Processes of one instance that are remembered; the one that was replaced first is forgotten.
+const MOST_INCARNATIONS: usize = 16;
+
 impl Draft {
     /// Also yields the instance as it was registered.
     pub(in crate::keeper) fn register(
@@ -33,12 +36,15 @@ impl Draft {
             }
         }
         let known = self.registrations.get(id).map(|known| &known.stored);
+        let incarnations = succession(known, id, caller)?;
         let instance = self.keep_out(instance, caller);
-        if let Some(known) = known.filter(|known| known.instance == instance) {
+        if let Some(known) =
+            known.filter(|known| known.instance == instance && known.incarnations == incarnations)
+        {
             return Ok((Vec::new(), known.instance.clone()));
         }
         let by = self.claim(&instance, caller)?;
-        let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
+        let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now(), incarnations };
         Ok((self.put(stored), instance))
     }
 
@@ -144,7 +150,12 @@ impl Draft {
                 None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
             });
         };
-        Ok(registration)
+        match (registration.stored.incarnations.first(), caller.incarnation()) {
+            (Some(newest), Some(own)) if newest != own => {
+                Err(Refused::Replaced { id: id.to_owned(), by: newest.clone() })
+            }
+            _ => Ok(registration),
+        }
     }
 
     pub(in crate::keeper) fn set_state(
@@ -186,23 +197,32 @@ impl Draft {
         if let Caller::Workload { .. } = caller {
             // What an operator took out, or answers for, is the operator's to remove: the workload may come back to it.
             if stored.instance.state == State::Maintenance {
-                return Ok(Vec::new());
+                return Ok(self.vacate(stored));
             }
             if stored.by.is_none() {
                 Arc::make_mut(&mut stored.instance).state = State::Stopped;
+                stored.incarnations.clear();
                 return Ok(self.put(stored));
             }
         }
         Ok(self.remove_registration(id))
     }
 
-    /// Its lease has ended. What an operator took out stays so, wherever its sidecar is.
-    pub(in crate::keeper) fn expire(&mut self, id: &str) -> Vec<Mutation> {
-        let held = |known: &Registration| known.stored.instance.state == State::Maintenance;
-        if self.registrations.get(id).is_some_and(held) {
+    /// Nobody has it, and whoever comes may.
+    fn vacate(&mut self, mut stored: StoredInstance) -> Vec<Mutation> {
+        if stored.incarnations.is_empty() {
             return Vec::new();
         }
-        self.remove_registration(id)
+        stored.incarnations.clear();
+        self.put(stored)
+    }
+
+    /// Its lease has ended. What an operator took out stays so, wherever its sidecar is.
+    pub(in crate::keeper) fn expire(&mut self, id: &str) -> Vec<Mutation> {
+        match self.registrations.get(id).map(|known| &known.stored) {
+            Some(stored) if stored.instance.state == State::Maintenance => self.vacate(stored.clone()),
+            _ => self.remove_registration(id),
+        }
     }
 
     pub(in crate::keeper) fn remove_registration(&mut self, id: &str) -> Vec<Mutation> {
@@ -213,6 +233,22 @@ impl Draft {
         self.decide(id);
         vec![Mutation::DeleteInstance(id.to_owned())]
     }
+}
+
+/// The processes of an instance once this caller has registered it. The newest has it, and of those that it has replaced none
+/// takes it back: an old one that has not ended yet, or does not know that it should have.
+fn succession(known: Option<&StoredInstance>, id: &str, caller: &Caller) -> Result<Vec<String>, Refused> {
+    let mut all = known.map(|known| known.incarnations.clone()).unwrap_or_default();
+    let Some(own) = caller.incarnation() else { return Ok(all) };
+    match all.iter().position(|known| known == own) {
+        Some(0) => {}
+        Some(_) => return Err(Refused::Replaced { id: id.to_owned(), by: all.swap_remove(0) }),
+        None => {
+            all.insert(0, own.clone());
+            all.truncate(MOST_INCARNATIONS);
+        }
+    }
+    Ok(all)
 }
 
 fn taken(id: &str) -> Refused {

@@ -55,6 +55,73 @@ async fn a_workload_cannot_take_over_the_instance_of_another() {
     assert!(keeper.published().world.instance("c1").is_some());
 }
 
+/// A process of a workload.
+fn process(account: &str, source: &str, name: &str) -> Caller {
+    let mut caller = workload(account, source);
+    if let Caller::Workload { incarnation, .. } = &mut caller {
+        *incarnation = Some(name.to_owned());
+    }
+    caller
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_processes_with_one_id_the_newer_has_it_as_long_as_it_lives() {
+    let at = |ip: &str, state| {
+        let ttl_seconds = Some(30);
+        Instance { state, ttl_seconds, ..sample("c1", "catalog", "v1", ip, 8080, Protocol::Http) }
+    };
+    let (old, new) = (process("catalog", "10.0.0.1", "old"), process("catalog", "10.0.0.2", "new"));
+    let first = keeper().await;
+    first.0.register(at("10.0.0.1", State::Running), old.clone()).await.unwrap();
+    first.0.register(at("10.0.0.2", State::Running), new.clone()).await.unwrap();
+    // Who has it survives a restart of the control plane.
+    let (keeper, _) = reopened(first).await;
+    let there = || {
+        let published = keeper.published();
+        published.world.instance("c1").map(|c1| (c1.addresses[0].to_string(), c1.state))
+    };
+    let newer = Some(("10.0.0.2".to_owned(), State::Running));
+    for refused in [
+        keeper.register(at("10.0.0.1", State::Stopping), old.clone()).await,
+        keeper.set_state("c1", State::Stopping, old.clone()).await,
+        keeper.heartbeat("c1", old.clone()).await,
+        keeper.deregister("c1", old.clone()).await,
+    ] {
+        let Err(Refused::Replaced { id, by }) = refused else { panic!("{refused:?}") };
+        assert_eq!((id.as_str(), by.as_str()), ("c1", "new"));
+        assert_eq!(there(), newer);
+    }
+    keeper.register(at("10.0.0.2", State::Stopping), new.clone()).await.unwrap();
+    keeper.register(at("10.0.0.2", State::Running), new.clone()).await.unwrap();
+    assert_eq!(there(), newer);
+
+    // The newer one's lease ends, whatever the old one says, and the old one has it again.
+    let mut generation = keeper.subscribe();
+    generation.mark_unchanged();
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_secs(10)).await;
+        keeper.heartbeat("c1", old.clone()).await.unwrap_err();
+    }
+    generation.changed().await.unwrap();
+    assert_eq!(there(), None);
+    keeper.register(at("10.0.0.1", State::Running), old.clone()).await.unwrap();
+    // A third takes over, and is taken out: it leaves, and whoever comes may have it, and stays out.
+    let third = process("catalog", "10.0.0.1", "third");
+    keeper.register(at("10.0.0.1", State::Running), third.clone()).await.unwrap();
+    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    keeper.deregister("c1", old.clone()).await.unwrap_err();
+    keeper.register(at("10.0.0.1", State::Running), old.clone()).await.unwrap_err();
+    keeper.deregister("c1", third).await.unwrap();
+    keeper.register(at("10.0.0.1", State::Unhealthy), old).await.unwrap();
+    assert_eq!(there(), Some(("10.0.0.1".to_owned(), State::Maintenance)));
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(
+        there(),
+        Some(("10.0.0.1".to_owned(), State::Unhealthy)),
+        "what a refused one said is not kept"
+    );
+}
+
 #[tokio::test]
 async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operators_word() {
     let (keeper, _) = keeper().await;

@@ -31,7 +31,8 @@ async fn what_was_committed_is_there_after_a_reopen() {
     let path = dir.path().join("s.redb");
     let store = Arc::new(Embedded::open(&path).unwrap());
     let instance = sample("web-1", "web", "v1", "127.0.0.5", 80, Protocol::Http);
-    let stored = StoredInstance { instance: instance.into(), by: None, at: Timestamp::now() };
+    let incarnations = vec!["new".into(), "old".into()];
+    let stored = StoredInstance { instance: instance.into(), by: None, at: Timestamp::now(), incarnations };
     let changes =
         vec![put("a", 1), Mutation::PutInstance(Box::new(stored.clone())), Mutation::ReserveGeneration(77)];
     store.commit(changes).await.unwrap();
