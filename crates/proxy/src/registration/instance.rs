@@ -57,15 +57,12 @@ impl Own {
             let bound = bound.filter(|ip| !ip.is_unspecified());
             match node.address {
                 Some(address) => addresses.push(address),
-                None => addresses.extend(bound),
+                None => bound.for_each(|ip| {
+                    if !addresses.contains(&ip) {
+                        addresses.push(ip);
+                    }
+                }),
             }
-            let mut seen = Vec::new();
-            addresses.retain(|ip| {
-                !seen.contains(ip) && {
-                    seen.push(*ip);
-                    true
-                }
-            });
         }
         let (node, section) = (node.clone(), section.clone());
         let incarnation = uuid::Uuid::new_v4().simple().to_string();
