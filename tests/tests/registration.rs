@@ -60,10 +60,10 @@ fn spec<'s>(service: &'s str, host: u8) -> Spec<'s> {
     Spec { service, version: "v1", host, protocol: Protocol::Http, calls: &[] }
 }
 
-/// A bootstrap that registers itself, with one check.
+/// A bootstrap that registers itself, with one check. What ends does not end by its lease.
 fn registering(check: (&str, Value), more: Value) -> Value {
     let mut register = json!({
-        "ports": [{ "number": PORT, "protocol": "http" }], "ttl": "5s", "checks": { check.0: check.1 },
+        "ports": [{ "number": PORT, "protocol": "http" }], "ttl": "1h", "checks": { check.0: check.1 },
     });
     register.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({ "register": register, "grace": "300ms" })
@@ -120,7 +120,7 @@ async fn a_sidecar_registers_its_workload_follows_its_checks_and_takes_leave() {
     let body = mesh.client.instance("catalog-v1").await.unwrap();
     assert_eq!(body.by.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/catalog"));
     let own = &body.instance;
-    assert_eq!((own.addresses[0], own.weight, own.ttl_seconds), (catalog.inbound.ip(), 50, Some(5)));
+    assert_eq!((own.addresses[0], own.weight, own.ttl_seconds), (catalog.inbound.ip(), 50, Some(3600)));
     assert_eq!((own.version.as_deref(), own.labels["tier"].as_str()), (Some("v1"), "front"));
     answers(entry, 503).await;
     let app = App::default();
