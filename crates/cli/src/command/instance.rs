@@ -104,14 +104,13 @@ impl Registrations {
                 Ok(ExitCode::SUCCESS)
             }
             Verb::Drain { ids, undo, wait } => {
-                let (state, said) = match undo {
-                    false => (State::Maintenance, "takes no new calls"),
-                    true => (State::Running, "takes calls again"),
-                };
+                let wanted = if undo { State::Running } else { State::Maintenance };
                 let mut last = 0;
                 for id in ids {
-                    last = client.set_state(&id, state).await?.generation;
-                    println!("{id} {said}");
+                    last = client.set_state(&id, wanted).await?.generation;
+                    // Back in, it is what its checks say; of somebody revoked there is nothing to see.
+                    let state = client.instance(&id).await.map_or(wanted, |body| body.instance.state);
+                    println!("{id} is {}", word(&state));
                 }
                 wait.settle(&client, last).await
             }
