@@ -161,6 +161,135 @@ async fn what_an_operator_took_out_stays_when_its_sidecar_leaves_and_comes_back_
     assert_eq!(state(), Some(State::Running));
 }
 
+/// What the world says of c1.
+fn state(keeper: &Keeper) -> Option<State> {
+    keeper.published().world.instance("c1").map(|instance| instance.state)
+}
+
+/// Lets time pass, and the keeper act on it.
+async fn pass(keeper: &Keeper, seconds: u64) {
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    keeper.register(sample("idle", "idle", "v1", "127.0.0.9", 80, Protocol::Http), operator()).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_what_was_taken_of_a_drained_instance_decides_what_it_is_afterwards() {
+    let first = keeper().await;
+    let keeper = first.0.clone();
+    let own = workload("catalog", "127.0.0.1");
+    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
+    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    let failing = Instance { state: State::Unhealthy, ..catalog_instance("c1") };
+    // From where its address is not, by another, and in what cannot be stored.
+    keeper.register(failing.clone(), workload("catalog", "10.0.0.66")).await.unwrap_err();
+    keeper.register(failing.clone(), workload("web", "127.0.0.1")).await.unwrap_err();
+    keeper.set_state("c1", State::Unhealthy, workload("web", "127.0.0.1")).await.unwrap_err();
+    first.1.fail("the disk is full");
+    keeper.set_state("c1", State::Unhealthy, own.clone()).await.unwrap_err();
+    first.1.clone().retry().await.unwrap();
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(state(&keeper), Some(State::Running));
+
+    // What was taken survives a restart.
+    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    keeper.register(failing, own).await.unwrap();
+    drop(keeper);
+    let (keeper, _) = reopened(first).await;
+    assert_eq!(state(&keeper), Some(State::Maintenance));
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(state(&keeper), Some(State::Unhealthy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fell_silent_while_it_was_out_is_stopped_until_it_is_heard_of_and_then_ends() {
+    let mut kept = keeper().await;
+    let own = || process("catalog", "127.0.0.1", "own");
+    let leased = Instance { ttl_seconds: Some(30), ..catalog_instance("c1") };
+    kept.0.register(leased.clone(), own()).await.unwrap();
+    kept.0.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    for restart in [false, true] {
+        pass(&kept.0, 31).await;
+        if restart {
+            kept = reopened(kept).await;
+        }
+        let keeper = &kept.0;
+        assert_eq!(state(keeper), Some(State::Maintenance), "an operator keeps it");
+        keeper.set_state("c1", State::Running, operator()).await.unwrap();
+        assert_eq!(state(keeper), Some(State::Stopped));
+        keeper.heartbeat("c1", process("catalog", "127.0.0.1", "older")).await.unwrap_err();
+        assert_eq!(state(keeper), Some(State::Stopped), "what it said was not this one's word");
+        keeper.heartbeat("c1", own()).await.unwrap();
+        assert_eq!(state(keeper), Some(State::Running));
+        keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    }
+    // Heard of before the operator takes it back in, and its lease with it.
+    let keeper = &kept.0;
+    pass(keeper, 31).await;
+    keeper.heartbeat("c1", own()).await.unwrap();
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(state(keeper), Some(State::Running));
+    pass(keeper, 29).await;
+    assert_eq!(state(keeper), Some(State::Running));
+    pass(keeper, 2).await;
+    assert_eq!(state(keeper), None);
+
+    // Silent for good: taken back in, it has one more lease.
+    keeper.register(leased, own()).await.unwrap();
+    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
+    pass(keeper, 31).await;
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    pass(keeper, 29).await;
+    assert_eq!(state(keeper), Some(State::Stopped));
+    pass(keeper, 2).await;
+    assert_eq!(state(keeper), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_left_while_it_was_out_is_stopped_until_it_registers_and_then_ends() {
+    let mut kept = keeper().await;
+    let own = || workload("catalog", "127.0.0.1");
+    let leased = Instance { ttl_seconds: Some(30), ..catalog_instance("c1") };
+    for (restart, back) in [(false, true), (true, true), (true, false)] {
+        kept.0.register(leased.clone(), own()).await.unwrap();
+        kept.0.set_state("c1", State::Maintenance, operator()).await.unwrap();
+        kept.0.deregister("c1", own()).await.unwrap();
+        if restart {
+            kept = reopened(kept).await;
+        }
+        let keeper = &kept.0;
+        let gone = keeper.heartbeat("c1", own()).await.unwrap_err();
+        assert!(matches!(&gone, Refused::Unknown(text) if text.contains("register it (again)")), "{gone}");
+        pass(keeper, 31).await;
+        assert_eq!(state(keeper), Some(State::Maintenance), "an operator keeps it");
+        keeper.set_state("c1", State::Running, operator()).await.unwrap();
+        assert_eq!(state(keeper), Some(State::Stopped));
+        if back {
+            keeper.register(leased.clone(), own()).await.unwrap();
+            assert_eq!(state(keeper), Some(State::Running));
+        }
+        pass(keeper, 31).await;
+        assert_eq!(state(keeper), None, "its lease has begun anew");
+    }
+    // Answered for by an operator, it stays listed, whoever is heard of.
+    let keeper = &kept.0;
+    keeper.register(leased, operator()).await.unwrap();
+    keeper.deregister("c1", own()).await.unwrap();
+    keeper.heartbeat("c1", own()).await.unwrap_err();
+    pass(keeper, 31).await;
+    assert_eq!(state(keeper), Some(State::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_and_a_registration_of_one_moment_leave_a_lease() {
+    let (keeper, _) = keeper().await;
+    let leased = Instance { ttl_seconds: Some(30), ..catalog_instance("c1") };
+    keeper.register(leased.clone(), operator()).await.unwrap();
+    let (gone, back) = tokio::join!(keeper.deregister("c1", operator()), keeper.register(leased, operator()));
+    assert_eq!(gone.unwrap(), back.unwrap(), "it was one turn");
+    pass(&keeper, 31).await;
+    assert_eq!(state(&keeper), None);
+}
+
 fn refused(result: Result<u64, Refused>) -> String {
     match result {
         Err(Refused::Forbidden(text) | Refused::Conflict(text)) => text,
