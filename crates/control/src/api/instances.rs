@@ -108,9 +108,9 @@ pub(super) async fn heartbeat(
     Ok(Json(ChangedBody { generation }))
 }
 
-/// Changes the state of an instance; only `running` takes new requests.
+/// Changes the state of an instance; only `running` takes new requests. `maintenance` is an operator's to begin and to end.
 #[utoipa::path(put, path = "/v1/instances/{id}/state", params(("id" = String, Path)), request_body = StateBody,
-    responses((status = 200, body = ChangedBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = ChangedBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn set_state(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

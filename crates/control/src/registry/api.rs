@@ -3,7 +3,7 @@
 use outrigger_model::identity::SpiffeId;
 
 use super::claim::Reach;
-use crate::instance::Instance;
+use crate::instance::{Instance, State};
 
 /// Registrations of one identity that its workloads may make themselves, each of at most
 /// [`crate::instance::MAX_BYTES`].
@@ -67,6 +67,20 @@ impl Caller {
             refused,
             if services.is_empty() { "none".to_owned() } else { services.join(", ") }
         ))
+    }
+
+    /// Whether the caller may say that an instance is in this state.
+    ///
+    /// # Errors
+    /// `maintenance` is an operator's word, which a workload neither gives nor takes back.
+    pub fn may_say(&self, state: State) -> Result<(), String> {
+        match self {
+            Self::Workload { identity, .. } if state == State::Maintenance => Err(format!(
+                "{identity} may not set state maintenance: only an operator takes out what only an operator takes back \
+                 (outrigger instance drain); say unhealthy or stopping"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the caller may send heartbeats for, change or deregister this instance.

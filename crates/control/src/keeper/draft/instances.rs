@@ -26,6 +26,7 @@ impl Draft {
         instance.validate().map_err(Refused::Invalid)?;
         let mut instance = instance.normalise();
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
+        caller.may_say(instance.state).map_err(Refused::Forbidden)?;
         let id = &instance.id;
         if let Some((source, owner)) = self.claims.owner(id) {
             // Whose it is, is not told.
@@ -157,6 +158,7 @@ impl Draft {
         caller: &Caller,
     ) -> Result<(Vec<Mutation>, State), Refused> {
         let known = &self.touchable(id, caller)?.stored;
+        caller.may_say(state).map_err(Refused::Forbidden)?;
         let (state, behind) = match (known.instance.state, state, caller) {
             // It is back, and what is true of it holds: its checks may fail, it may have left.
             (State::Maintenance, State::Running, Caller::Operator(_)) => match known.behind {

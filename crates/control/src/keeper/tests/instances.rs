@@ -290,6 +290,31 @@ async fn an_end_and_a_registration_of_one_moment_leave_a_lease() {
     assert_eq!(state(&keeper), None);
 }
 
+#[tokio::test]
+async fn maintenance_is_an_operators_word() {
+    let (keeper, _) = keeper().await;
+    let own = workload("catalog", "127.0.0.1");
+    let out = Instance { state: State::Maintenance, ..catalog_instance("c1") };
+    let told = refused(keeper.register(out.clone(), own.clone()).await);
+    assert!(told.contains("may not set state maintenance") && told.contains("say unhealthy"), "{told}");
+    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
+    for result in [
+        keeper.register(out.clone(), own.clone()).await,
+        keeper.set_state("c1", State::Maintenance, own.clone()).await,
+    ] {
+        assert!(refused(result).contains("may not set state maintenance"));
+        assert_eq!(state(&keeper), Some(State::Running), "nobody holds it");
+    }
+    keeper.set_state("c1", State::Stopping, own.clone()).await.unwrap();
+    keeper.set_state("c1", State::Running, own.clone()).await.unwrap();
+    // An operator's registration is one, too, and says nothing of what it is.
+    keeper.set_state("c1", State::Unhealthy, own).await.unwrap();
+    keeper.register(out, operator()).await.unwrap();
+    assert_eq!(state(&keeper), Some(State::Maintenance));
+    keeper.set_state("c1", State::Running, operator()).await.unwrap();
+    assert_eq!(state(&keeper), Some(State::Unhealthy));
+}
+
 fn refused(result: Result<u64, Refused>) -> String {
     match result {
         Err(Refused::Forbidden(text) | Refused::Conflict(text)) => text,
