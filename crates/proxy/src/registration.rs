@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! certificate ─▶ told ─▶ (health changes, forgotten, ten minutes) ─▶ told ─▶ SIGTERM: stopping ─▶ drained: deregistered
-//!                  ├ refused, away: again after 0.5 to 30 s
+//!                  ├ refused, away: again after 0.25 to 30 s
 //!                  └ replaced by a newer process with our id: again after minutes, in case that it is gone by then
 //! ```
 //!

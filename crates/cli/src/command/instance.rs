@@ -108,8 +108,11 @@ impl Registrations {
                 let mut last = 0;
                 for id in ids {
                     last = client.set_state(&id, wanted).await?.generation;
-                    // Back in, it is what its checks say; of somebody revoked there is nothing to see.
-                    let state = client.instance(&id).await.map_or(wanted, |body| body.instance.state);
+                    // Back in, it is what is true of it; of somebody revoked there is nothing to see.
+                    let state = match client.instance(&id).await {
+                        Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => wanted,
+                        shown => shown?.instance.state,
+                    };
                     println!("{id} is {}", word(&state));
                 }
                 wait.settle(&client, last).await
