@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::draft::Draft;
 use super::{Action, Applied, Command, Refused, Reply};
+use crate::instance::State;
 use crate::registry::lease::Leases;
 use crate::store::Mutation;
 
@@ -79,7 +80,12 @@ impl Turn {
                 {
                     self.say(caller.name(), format!("instance {id} set to {state:?}, is {now:?}"), None);
                 }
-                self.settle_heard(id, reply, result.map(|(changes, _)| changes));
+                let changes = result.map(|(changes, _)| changes);
+                match state {
+                    // No sign of life: of many that fell silent at once the others are held as before.
+                    State::Maintenance => self.settle_number(reply, changes),
+                    _ => self.settle_heard(id, reply, changes),
+                }
             }
             Command::Heartbeat { id, caller, reply } => {
                 let result = self.draft.heartbeat(&id, &caller);

@@ -124,11 +124,6 @@ pub enum Away {
 }
 
 impl Behind {
-    /// What it is when an operator takes it back in.
-    pub fn state(self) -> State {
-        if self.away.is_some() { State::Stopped } else { self.said }
-    }
-
     fn is_nothing(&self) -> bool {
         *self == Self::default()
     }

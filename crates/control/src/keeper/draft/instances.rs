@@ -159,11 +159,14 @@ impl Draft {
     ) -> Result<(Vec<Mutation>, State), Refused> {
         let known = &self.touchable(id, caller)?.stored;
         caller.may_say(state).map_err(Refused::Forbidden)?;
-        let (state, behind) = match (known.instance.state, state, caller) {
+        let Behind { said, away } = known.behind;
+        let is_out = known.instance.state == State::Maintenance;
+        let is_undone = is_out || away.is_some() && known.by.is_some();
+        let (state, behind) = match (caller, state) {
             // It is back, and what is true of it holds: its checks may fail, it may have left.
-            (State::Maintenance, State::Running, Caller::Operator(_)) => match known.behind {
-                behind @ Behind { away: Some(_), .. } => (behind.state(), behind),
-                behind => (behind.state(), Behind::default()),
+            (Caller::Operator(_), State::Running) if is_undone => match away {
+                Some(_) => (State::Stopped, known.behind),
+                None => (said, Behind::default()),
             },
             _ => judge(Some(known), state, caller),
         };

@@ -37,6 +37,11 @@ async fn when_all_heartbeats_stop_at_once_everything_stays_and_is_reported() {
     assert_eq!(published.world.instance_count(), 5);
     assert_eq!(published.held.len(), 1);
     assert_eq!(published.held[0].instances.len(), 5);
+    for id in ["c1", "c2", "c3", "c4"] {
+        keeper.set_state(id, State::Maintenance, operator()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(keeper.published().held, published.held, "what is taken out has not been heard of");
     keeper.deregister("c0", operator()).await.unwrap();
     assert_eq!(keeper.published().world.instance_count(), 4, "an operator's word counts");
 }
@@ -214,8 +219,10 @@ async fn what_fell_silent_while_it_was_out_is_stopped_until_it_is_heard_of_and_t
         }
         let keeper = &kept.0;
         assert_eq!(state(keeper), Some(State::Maintenance), "an operator keeps it");
-        keeper.set_state("c1", State::Running, operator()).await.unwrap();
-        assert_eq!(state(keeper), Some(State::Stopped));
+        for _ in 0..2 {
+            keeper.set_state("c1", State::Running, operator()).await.unwrap();
+            assert_eq!(state(keeper), Some(State::Stopped), "however often it is said");
+        }
         keeper.heartbeat("c1", process("catalog", "127.0.0.1", "older")).await.unwrap_err();
         assert_eq!(state(keeper), Some(State::Stopped), "what it said was not this one's word");
         keeper.heartbeat("c1", own()).await.unwrap();
