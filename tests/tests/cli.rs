@@ -66,11 +66,11 @@ async fn instances_are_registered_taken_out_and_ended_by_hand() {
     let state = || outrigger(&mesh, &["instance", "get", "c1", "-o", "json"], "");
     assert!(state().contains("\"running\"") && state().contains("\"tier\": \"front\""), "{}", state());
     outrigger(&mesh, &["instance", "heartbeat", "c1"], "");
-    outrigger(&mesh, &["instance", "drain", "c1"], "");
+    assert_eq!(outrigger(&mesh, &["instance", "drain", "c1"], ""), "c1 is maintenance\n");
     let listed = outrigger(&mesh, &["instance", "list", "--service", "catalog"], "");
     assert!(listed.contains("10.0.0.7") && listed.contains("maintenance"), "{listed}");
     assert!(!outrigger(&mesh, &["instance", "list", "-n", "bank"], "").contains("c1"));
-    outrigger(&mesh, &["instance", "drain", "c1", "--undo"], "");
+    assert_eq!(outrigger(&mesh, &["instance", "drain", "c1", "--undo"], ""), "c1 is running\n");
 
     // What is printed is taken back as it was.
     let printed = outrigger(&mesh, &["instance", "list", "-o", "yaml"], "");

@@ -60,10 +60,10 @@ fn spec<'s>(service: &'s str, host: u8) -> Spec<'s> {
     Spec { service, version: "v1", host, protocol: Protocol::Http, calls: &[] }
 }
 
-/// A bootstrap that registers itself, with one check.
+/// A bootstrap that registers itself, with one check. What ends does not end by its lease.
 fn registering(check: (&str, Value), more: Value) -> Value {
     let mut register = json!({
-        "ports": [{ "number": PORT, "protocol": "http" }], "ttl": "5s", "checks": { check.0: check.1 },
+        "ports": [{ "number": PORT, "protocol": "http" }], "ttl": "1h", "checks": { check.0: check.1 },
     });
     register.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({ "register": register, "grace": "300ms" })
@@ -120,7 +120,7 @@ async fn a_sidecar_registers_its_workload_follows_its_checks_and_takes_leave() {
     let body = mesh.client.instance("catalog-v1").await.unwrap();
     assert_eq!(body.by.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/catalog"));
     let own = &body.instance;
-    assert_eq!((own.addresses[0], own.weight, own.ttl_seconds), (catalog.inbound.ip(), 50, Some(5)));
+    assert_eq!((own.addresses[0], own.weight, own.ttl_seconds), (catalog.inbound.ip(), 50, Some(3600)));
     assert_eq!((own.version.as_deref(), own.labels["tier"].as_str()), (Some("v1"), "front"));
     answers(entry, 503).await;
     let app = App::default();
@@ -217,6 +217,65 @@ async fn what_a_token_does_not_allow_is_refused_and_said() {
         assert_eq!(mesh.client.instances().await.unwrap(), []);
         catalog.kill();
     }
+}
+
+/// The application's own word for the check `beat`.
+async fn says(sidecar: &Sidecar, word: &str) {
+    let head = format!("POST /checks/beat/{word} HTTP/1.1\r\nHost: {}\r\n", sidecar.admin);
+    let answer =
+        exchange(sidecar.admin, &format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n")).await;
+    assert!(answer.as_ref().is_ok_and(|(status, _)| *status == 200), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_was_replaced_does_not_end_its_successors_registration() {
+    let mut mesh = Mesh::start(BINARY).await;
+    let beat = || ("beat", json!({ "ttl": "1h" }));
+    mesh.bootstrap = registering(beat(), json!({}));
+    let old = mesh.sidecar(&spec("catalog", 11)).await;
+    says(&old, "pass").await;
+    is(&mesh, "catalog-v1", Running).await;
+    // Its virtual machine is replaced, with the same node.id, before it has ended.
+    mesh.bootstrap["state_dir"] = json!(mesh.path("new.state"));
+    let new = mesh.sidecar(&spec("catalog", 12)).await;
+    says(&new, "pass").await;
+    has_told(&new, "running").await;
+    let newer = || async {
+        let instance = mesh.client.instance("catalog-v1").await.unwrap().instance;
+        assert_eq!((instance.addresses[0], instance.state), (new.inbound.ip(), Running));
+    };
+    newer().await;
+
+    says(&old, "fail").await;
+    eventually("the old one says that it was replaced", || async {
+        let page = registration(&old).await;
+        let error = page["told"]["error"].as_str().unwrap_or_default();
+        if error.contains("registered by a newer process") { Ok(()) } else { Err(page.to_string()) }
+    })
+    .await;
+    newer().await;
+    let turned_away = mesh.client.status().await.unwrap().rejections;
+    assert!(
+        turned_away.iter().any(|one| one.what == "registration" && one.reason.contains("newer process")),
+        "{turned_away:?}"
+    );
+    old.terminate();
+    eventually("the old one has ended", || async {
+        match get(old.admin, "/ready", "").await {
+            Err(_) => Ok(()),
+            Ok(answer) => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    newer().await;
+    new.terminate();
+    eventually("the new one ends its own", || async {
+        match mesh.client.instance("catalog-v1").await {
+            Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 /// Makes a check fail, and pass again.

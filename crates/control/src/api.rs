@@ -128,11 +128,28 @@ pub(crate) fn members(api: Api) -> Router {
         .layer(from_fn_with_state(api, certified))
 }
 
+/// Which process of a workload calls: a sidecar says so with all that it does to its registration.
+const INCARNATION: &str = "outrigger-incarnation";
+/// It is kept.
+const LONGEST_INCARNATION: usize = 64;
+
+fn incarnation(request: &Request) -> Result<Option<String>, Problem> {
+    let Some(value) = request.headers().get(INCARNATION) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if (1..=LONGEST_INCARNATION).contains(&text.len()) => Ok(Some(text.to_owned())),
+        _ => {
+            let text =
+                format!("header {INCARNATION}: must have 1 to {LONGEST_INCARNATION} visible characters");
+            Err(Problem::new(StatusCode::BAD_REQUEST, text))
+        }
+    }
+}
+
 async fn certified(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let Some(peer) = request.extensions().get::<PeerInfo>() else {
         return Problem::new(StatusCode::UNAUTHORIZED, "nobody says who calls".to_owned()).into_response();
     };
-    match api.member(peer) {
+    match incarnation(&request).and_then(|incarnation| api.member(peer, incarnation)) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -244,14 +261,18 @@ impl Api {
     }
 
     /// A caller of the xDS port.
-    fn member(&self, peer: &PeerInfo) -> Result<Caller, Problem> {
+    fn member(&self, peer: &PeerInfo, own: Option<String>) -> Result<Caller, Problem> {
         let valid = peer.identity.clone().filter(|_| peer.is_certificate_valid(SystemTime::now()));
         let Some(identity) = valid else {
             let text = "show a valid certificate of this mesh".to_owned();
             return Err(Problem::new(StatusCode::UNAUTHORIZED, text));
         };
         self.of_this_mesh(&identity)?;
-        Ok(self.workload(identity, peer.remote))
+        let mut caller = self.workload(identity, peer.remote);
+        if let Caller::Workload { incarnation, .. } = &mut caller {
+            *incarnation = own;
+        }
+        Ok(caller)
     }
 
     fn of_this_mesh(&self, identity: &SpiffeId) -> Result<(), Problem> {
@@ -273,7 +294,7 @@ impl Api {
         let tokens = &self.shared.tokens;
         let services = tokens.services_of(&identity);
         let reach = Reach { source: Some(remote.ip()), ranges: tokens.ranges_of(&identity) };
-        Caller::Workload { identity, services, reach }
+        Caller::Workload { identity, services, reach, incarnation: None }
     }
 }
 
@@ -297,11 +318,14 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, error: String) -> Self {
-        Self { status, body: ErrorBody { error, findings: Vec::new() } }
+        Self { status, body: ErrorBody { error, ..ErrorBody::default() } }
     }
 
     pub(crate) fn findings(error: String, findings: Vec<outrigger_rules::Finding>) -> Self {
-        Self { status: StatusCode::UNPROCESSABLE_ENTITY, body: ErrorBody { error, findings } }
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            body: ErrorBody { error, findings, ..ErrorBody::default() },
+        }
     }
 }
 
@@ -317,6 +341,10 @@ impl From<Refused> for Problem {
             Refused::Forbidden(_) => StatusCode::FORBIDDEN,
             Refused::Unknown(_) => StatusCode::NOT_FOUND,
             Refused::Conflict(_) => StatusCode::CONFLICT,
+            Refused::Replaced { by, .. } => {
+                let body = ErrorBody { error: text, replaced_by: Some(by), ..ErrorBody::default() };
+                return Self { status: StatusCode::CONFLICT, body };
+            }
             Refused::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -227,7 +227,7 @@ impl Client {
                 "{status}: {}",
                 String::from_utf8_lossy(&body).chars().take(500).collect::<String>()
             ),
-            findings: Vec::new(),
+            ..ErrorBody::default()
         });
         Err(ClientError::Refused { status, body: Box::new(body) })
     }

@@ -70,6 +70,17 @@ pub enum Refused {
     /// It belongs to somebody else.
     #[error("{0}")]
     Conflict(String),
+    /// A newer process has registered it.
+    #[error(
+        "instance \"{id}\" was registered by a newer process (incarnation {by}), which has it now: one node.id is one \
+         workload's; stop this sidecar, or give it an id of its own"
+    )]
+    Replaced {
+        /// The instance.
+        id: String,
+        /// Who has it.
+        by: String,
+    },
     /// The store cannot be written; nothing has changed.
     #[error("{0}")]
     Store(String),
@@ -193,9 +204,7 @@ impl Keeper {
         start.store.clone().commit(vec![Mutation::ReserveGeneration(draft.reserved)]).await?;
         let mut leases = Leases::default();
         let now = Instant::now();
-        for registration in draft.registrations.values() {
-            leases.renew(&registration.stored.instance, now);
-        }
+        draft.all_leased().for_each(|instance| leases.renew(instance, now));
         let world = draft.world();
         let (roots, revoked) = (draft.roots_pem.clone(), draft.revocations.list().clone());
         let compiled = Arc::new(Compiled::new(world.clone(), roots, revoked));
@@ -440,8 +449,6 @@ impl Task {
             return;
         }
         let now = Instant::now();
-        turn.renew.iter().for_each(|instance| self.leases.renew(instance, now));
-        turn.forget.iter().for_each(|id| self.leases.forget(id));
         let mut stale = None;
         if turn.changed {
             self.draft = turn.draft;
@@ -449,6 +456,12 @@ impl Task {
             let (roots, revoked) = (self.draft.roots_pem.clone(), self.draft.revocations.list().clone());
             let change = std::mem::take(&mut self.draft.change);
             stale = Some((self.compiled.advance(self.world.clone(), roots, revoked, &change), change));
+        }
+        for id in &turn.heard {
+            match self.draft.leased(id) {
+                Some(instance) => self.leases.renew(instance, now),
+                None => self.leases.forget(id),
+            }
         }
         if turn.changed || !Arc::ptr_eq(&self.published.load().held, self.leases.held()) {
             let published = self.draft.publish(&self.compiled, &self.world, self.leases.held());
@@ -465,15 +478,13 @@ impl Task {
             self.compiled.settle(generation, stale, &change);
         }
     }
-}
 
-impl Task {
     /// What had expired is still registered when the store refused: it gets a new lease.
     fn lease_again(&mut self) {
         let now = Instant::now();
-        for registration in self.draft.registrations.values() {
-            if !self.leases.has(&registration.stored.instance.id) {
-                self.leases.renew(&registration.stored.instance, now);
+        for instance in self.draft.all_leased() {
+            if !self.leases.has(&instance.id) {
+                self.leases.renew(instance, now);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! A sidecar that is there is the heartbeat of the instance beside it: while its xDS stream is open, and the server's pings of
 //! that connection are answered, the lease is renewed three times in its TTL.
 //!
-//! Whether a registration is the stream's to renew is decided as for any heartbeat, by the identity that was proved.
+//! Whether a registration is the stream's to renew is decided as for any heartbeat, by the identity that was proved, and by which
+//! process of it has registered: one that was replaced does not keep its successor's lease.
 
 use outrigger_model::identity::SpiffeId;
 use tokio::sync::watch;
@@ -29,12 +30,13 @@ impl Presence {
     /// told then, and once at first.
     pub(crate) fn of(
         instance: String,
-        identity: SpiffeId,
+        (identity, incarnation): (SpiffeId, Option<String>),
         keeper: Keeper,
         moves: watch::Receiver<()>,
         told: impl Fn() + Send + 'static,
     ) -> Self {
-        let caller = Caller::Workload { identity, services: Vec::new(), reach: Reach::default() };
+        let (services, reach) = (Vec::new(), Reach::default());
+        let caller = Caller::Workload { identity, services, reach, incarnation };
         Self(tokio::spawn(renew(instance, caller, keeper, moves, told)).abort_handle())
     }
 }
@@ -105,8 +107,9 @@ mod tests {
         // Before the registration: a sidecar may be there first.
         let seat = |id: &str| keeper.published().compiled.audience().join(Some(id));
         let (own, other) = (seat("c1"), seat("w1"));
-        let presence = Presence::of("c1".into(), identity("catalog"), keeper.clone(), own.moves(), || {});
-        let _stranger = Presence::of("w1".into(), identity("catalog"), keeper.clone(), other.moves(), || {});
+        let catalog = || (identity("catalog"), None);
+        let presence = Presence::of("c1".into(), catalog(), keeper.clone(), own.moves(), || {});
+        let _stranger = Presence::of("w1".into(), catalog(), keeper.clone(), other.moves(), || {});
         for (id, service, ip) in [("c1", "catalog", "127.0.0.5"), ("w1", "web", "127.0.0.6")] {
             let instance = sample(id, service, "v1", ip, 8080, Protocol::Http);
             let leased = Instance { ttl_seconds: Some(30), ..instance };

@@ -176,7 +176,8 @@ impl Source for XdsSource {
             // A sidecar may be here before its instance is registered.
             let told =
                 move || board.beside(stream, scope.own(&keeper.published().world).map(|own| own.id.clone()));
-            Presence::of(instance, identity.clone(), self.keeper.clone(), seat.moves(), told)
+            let who = (identity.clone(), text(node, "INCARNATION").map(str::to_owned));
+            Presence::of(instance, who, self.keeper.clone(), seat.moves(), told)
         };
         let presence = scope.instance.clone().map(beat);
         let node = node.id.clone();

@@ -76,7 +76,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let resolver = bootstrap.dns.as_ref().map(dns::bind).transpose()?;
     // On this thread: another, with its stack and its part of the heap, would have nothing to do most of the time.
     let control = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(4)
+        .max_blocking_threads(4 + bootstrap.register.as_ref().map_or(0, |section| section.scripts()))
         .thread_name("control")
         .enable_all()
         .build()
@@ -388,7 +388,11 @@ fn ads(
         },
         user_agent: "outrigger".into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        metadata: json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace }),
+        metadata: match registrar {
+            Some(registrar) => json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace,
+                "INCARNATION": registrar.incarnation() }),
+            None => json!({ "INSTANCE": node.id, "NAMESPACE": node.namespace }),
+        },
     };
     let (store, control) = (joined.store.clone(), joined.control.clone());
     let registrar = registrar.cloned();

@@ -24,6 +24,7 @@ use crate::bootstrap::register::{Check, Kind};
 mod script;
 mod threshold;
 
+use script::Program;
 use threshold::Threshold;
 pub use threshold::Verdict;
 
@@ -108,17 +109,39 @@ impl Checks {
                     let probe = probe.clone();
                     async move { probe.passes().await }
                 };
-                drop(tokio::spawn(all.follow(name, check, ask)));
+                self.mind(&name, all.follow(name.clone(), check, ask));
             }
             (Kind::Script(script), _) => {
+                let program = Arc::new(Program::new(script));
                 let ask = move || {
-                    let command = script.command.clone();
-                    async move { script::run(&command).await }
+                    let program = program.clone();
+                    async move { program.run().await }
                 };
-                drop(tokio::spawn(all.follow(name, check, ask)));
+                self.mind(&name, all.follow(name.clone(), check, ask));
             }
-            (Kind::Ttl(ttl), beat) => drop(tokio::spawn(all.expect(name, ttl, beat.unwrap_or_default()))),
+            (Kind::Ttl(ttl), beat) => {
+                self.mind(&name, all.expect(name.clone(), ttl, beat.unwrap_or_default()))
+            }
         }
+    }
+
+    /// Runs the task of a check. It has no end; where it has one all the same, its last verdict is not one for ever.
+    fn mind(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+        let (all, name, task) = (self.clone(), name.to_owned(), tokio::spawn(task));
+        tokio::spawn(async move {
+            if let Err(broken) = task.await {
+                all.broken(&name, format!("the check itself is broken, restart the sidecar: {broken}"));
+            }
+        });
+    }
+
+    fn broken(&self, name: &str, reason: String) {
+        tracing::error!(check = name, reason, "the application is not asked any more");
+        if let Some(Entry { status, .. }) = self.entries.lock().get_mut(name) {
+            (status.verdict, status.since) = (Verdict::Failing, SystemTime::now());
+            status.reason = Some(shortened(reason));
+        }
+        self.settle();
     }
 
     /// Asks at every interval.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! certificate ─▶ told ─▶ (health changes, forgotten, ten minutes) ─▶ told ─▶ SIGTERM: stopping ─▶ drained: deregistered
-//!                  └ refused, away: again after 0.5 to 30 s
+//!                  ├ refused, away: again after 0.25 to 30 s
+//!                  └ replaced by a newer process with our id: again after minutes, in case that it is gone by then
 //! ```
 //!
 //! Always the whole registration is said, so that what the control plane knew before does not matter; to say the same twice is no
@@ -21,15 +22,17 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::checks::{self, Checks, Health, Verdict};
 use crate::process::Process;
 
 mod call;
+mod flap;
 mod instance;
 
 use call::Trouble;
+use flap::Flap;
 pub use instance::Own;
 
 /// For one call, connecting included.
@@ -37,12 +40,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between tries, at first and at most.
 const AGAIN: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+/// Before a registration that a newer process has is tried for again, which does not end for our asking.
+const REPLACED: Duration = Duration::from_secs(300);
 /// It is said again after so long, whatever happens: somebody may have changed what we do not see.
 const REFRESH: Duration = Duration::from_secs(600);
-/// A configuration without us may be on its way to one with us.
-const FORGOTTEN: Duration = Duration::from_secs(1);
-/// For the last word.
+/// Before it is said to one that has forgotten us, at least and at most.
+const FORGOTTEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// For the last word, and for one try at it.
 const FAREWELL: Duration = Duration::from_secs(3);
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// What is to be said of the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,14 +109,14 @@ pub struct Registrar {
 
 struct Task {
     registrar: Registrar,
-    control: ControlPlane,
-    store: CredentialStore,
-    process: Arc<Process>,
     health: watch::Receiver<Health>,
     phase: watch::Receiver<Phase>,
     swapped: watch::Receiver<u64>,
-    /// Whether the configuration has had our inbound listeners since we were last forgotten.
+    /// Whether the configuration has our inbound listeners: without a registration there is none.
+    has_inbound: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Whether it has had them since we were last forgotten.
     known: bool,
+    flap: Flap,
 }
 
 impl Registrar {
@@ -129,17 +135,37 @@ impl Registrar {
             phase: Arc::new(watch::Sender::new(Phase::Serving)),
             tried: Arc::new(watch::Sender::new(false)),
         };
+        let (own, mut phase) = (registrar.own.clone(), registrar.phase.subscribe());
+        let tell = move |state| {
+            let (control, own) = (control.clone(), own.clone());
+            async move { call::tell(&control, &own, state).await }
+        };
         let task = Task {
-            control,
-            store,
             health: registrar.checks.health(),
             phase: registrar.phase.subscribe(),
             swapped: process.swapped.subscribe(),
-            process,
+            has_inbound: Box::new(move || {
+                let snapshot = process.snapshot.load();
+                snapshot.listeners().any(|listener| listener.config.direction == Direction::Inbound)
+            }),
             known: false,
+            flap: Flap::default(),
             registrar: registrar.clone(),
         };
-        (registrar, tokio::spawn(task.run()))
+        let run = async move {
+            tokio::select! {
+                _ = store.ready() => {}
+                // Nobody was told anything.
+                _ = phase.wait_for(|phase| *phase == Phase::Ending) => return,
+            }
+            task.run(tell).await;
+        };
+        (registrar, tokio::spawn(run))
+    }
+
+    /// Which start of the process this is, for the stream that keeps the registration's lease.
+    pub fn incarnation(&self) -> &str {
+        self.own.incarnation()
     }
 
     /// Resolves when it has been tried once: whoever asks for configuration after that is asked about by its instance.
@@ -212,6 +238,7 @@ impl Registrar {
     fn note(&self, state: State, result: Result<(), Trouble>) {
         let mut told = self.told.lock();
         told.tries += 1;
+        let replaced = matches!(result, Err(Trouble::Replaced(_)));
         let error = result.err().map(|trouble| trouble.to_string());
         match &error {
             None => {
@@ -219,6 +246,13 @@ impl Registrar {
                     tracing::info!(instance = self.own.id(), ?state, "registered with the control plane");
                 }
                 (told.state, told.at) = (Some(state), Some(SystemTime::now()));
+            }
+            Some(error) if replaced && told.error.as_ref() != Some(error) => {
+                tracing::error!(
+                    instance = self.own.id(),
+                    error,
+                    "this sidecar is not registered: another has its node.id"
+                );
             }
             Some(error) if told.error.as_ref() != Some(error) => {
                 tracing::warn!(
@@ -237,36 +271,46 @@ impl Registrar {
 }
 
 impl Task {
-    async fn run(mut self) {
-        let mut phase = self.phase.clone();
-        tokio::select! {
-            _ = self.store.ready() => {}
-            // Nobody was told anything.
-            _ = phase.wait_for(|phase| *phase == Phase::Ending) => return,
-        }
+    async fn run<F>(mut self, tell: impl Fn(State) -> F)
+    where
+        F: Future<Output = Result<(), Trouble>>,
+    {
         let mut bound = AGAIN;
         loop {
             let state = self.wanted();
-            let result = match timeout(PATIENCE, self.tell(state)).await {
-                Ok(result) => result,
-                Err(_) => Err(Trouble::Away(format!("no answer within {PATIENCE:?}"))),
+            // A farewell has room for several.
+            let patience = if state == State::Gone { LAST_TRY } else { PATIENCE };
+            let mut phase = self.phase.clone();
+            let result = tokio::select! {
+                result = timeout(patience, tell(state)) => {
+                    result.unwrap_or_else(|_| Err(Trouble::Away(format!("no answer within {patience:?}"))))
+                }
+                // It does not hold any more. What has been sent of it arrives first: the next has a connection to make.
+                _ = phase.changed() => {
+                    bound = AGAIN;
+                    continue;
+                }
             };
-            let done = result.is_ok();
+            let pause = match &result {
+                Ok(()) => None,
+                Err(Trouble::Replaced(_)) => Some(REPLACED),
+                Err(_) => Some(bound),
+            };
             self.registrar.note(state, result);
-            if done && state == State::Gone {
-                return;
-            }
-            if done {
+            let Some(pause) = pause else {
+                if state == State::Gone {
+                    return;
+                }
+                self.flap.told(state, Instant::now());
                 bound = AGAIN;
-                self.news().await;
+                self.news(state).await;
                 continue;
-            }
-            // With jitter, so that a fleet does not come back as one wave.
-            let pause = bound.mul_f64(0.5 + fastrand::f64() / 2.0);
-            bound = (bound * 2).min(LONGEST);
+            };
+            bound = if state == State::Gone { AGAIN } else { (bound * 2).min(LONGEST) };
             tokio::select! {
-                () = sleep(pause) => {}
-                _ = self.phase.changed() => {}
+                // With jitter, so that a fleet does not come back as one wave.
+                () = sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+                _ = self.phase.changed() => bound = AGAIN,
             }
         }
     }
@@ -274,38 +318,27 @@ impl Task {
     fn wanted(&mut self) -> State {
         let health = *self.health.borrow_and_update();
         match *self.phase.borrow_and_update() {
-            Phase::Serving => health.into(),
+            Phase::Serving => self.flap.damp(health.into(), Instant::now()),
             Phase::Leaving => State::Stopping,
             Phase::Ending => State::Gone,
         }
     }
 
-    async fn tell(&self, state: State) -> Result<(), Trouble> {
-        let own = &self.registrar.own;
-        match state {
-            State::Gone => call::deregister(&self.control, own.id()).await,
-            state => call::register(&self.control, |local| own.body(state, local)).await,
-        }
-    }
-
     /// Until something is to be said.
-    async fn news(&mut self) {
-        self.known |= self.has_inbound();
+    async fn news(&mut self, told: State) {
+        self.known |= (self.has_inbound)();
         let refresh = sleep(REFRESH.mul_f64(0.9 + fastrand::f64() / 5.0));
         tokio::pin!(refresh);
-        loop {
+        while self.wanted() == told {
+            let held = self.flap.held(Instant::now());
             tokio::select! {
-                _ = self.health.changed() => return,
-                _ = self.phase.changed() => return,
+                _ = self.health.changed() => {}
+                _ = self.phase.changed() => {}
+                () = sleep_until(held.unwrap_or_else(Instant::now)), if held.is_some() => {}
                 _ = self.swapped.changed() => {
-                    let there = self.has_inbound();
+                    let there = (self.has_inbound)();
                     if self.known && !there {
-                        tracing::warn!("the control plane does not know the workload any more: it is registered again");
-                        self.known = false;
-                        tokio::select! {
-                            () = sleep(FORGOTTEN) => {}
-                            _ = self.phase.changed() => {}
-                        }
+                        self.forgotten().await;
                         return;
                     }
                     self.known |= there;
@@ -315,9 +348,17 @@ impl Task {
         }
     }
 
-    /// Without a registration there is none.
-    fn has_inbound(&self) -> bool {
-        let snapshot = self.process.snapshot.load();
-        snapshot.listeners().any(|listener| listener.config.direction == Direction::Inbound)
+    /// Waits a little: a configuration without us may be on its way to one with us, and what has forgotten us has forgotten others.
+    async fn forgotten(&mut self) {
+        tracing::warn!("the control plane does not know the workload any more: it is registered again");
+        self.known = false;
+        let pause = FORGOTTEN.0 + (FORGOTTEN.1 - FORGOTTEN.0).mul_f64(fastrand::f64());
+        tokio::select! {
+            () = sleep(pause.min(self.registrar.own.ttl() / 2)) => {}
+            _ = self.phase.changed() => {}
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,14 +104,16 @@ impl Registrations {
                 Ok(ExitCode::SUCCESS)
             }
             Verb::Drain { ids, undo, wait } => {
-                let (state, said) = match undo {
-                    false => (State::Maintenance, "takes no new calls"),
-                    true => (State::Running, "takes calls again"),
-                };
+                let wanted = if undo { State::Running } else { State::Maintenance };
                 let mut last = 0;
                 for id in ids {
-                    last = client.set_state(&id, state).await?.generation;
-                    println!("{id} {said}");
+                    last = client.set_state(&id, wanted).await?.generation;
+                    // Back in, it is what is true of it; of somebody revoked there is nothing to see.
+                    let state = match client.instance(&id).await {
+                        Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => wanted,
+                        shown => shown?.instance.state,
+                    };
+                    println!("{id} is {}", word(&state));
                 }
                 wait.settle(&client, last).await
             }

@@ -45,11 +45,28 @@ pub(super) async fn read(
     Path(id): Path<String>,
 ) -> Result<Json<InstanceBody>, Problem> {
     let published = api.shared.keeper.published();
-    let Some(instance) = published.world.instance(&id) else {
-        return Err(Refused::Unknown(format!("there is no instance \"{id}\"")).into());
-    };
-    caller.may_touch(instance).map_err(Refused::Forbidden)?;
-    Ok(Json(body(&published, instance)))
+    let instance = published.world.instance(&id).filter(|instance| caller.may_touch(instance).is_ok());
+    match instance {
+        Some(instance) => Ok(Json(body(&published, instance))),
+        None => {
+            let unknown = Refused::Unknown(format!("there is no instance \"{id}\""));
+            Err(refusal(&api, &caller, &id, unknown))
+        }
+    }
+}
+
+/// A refusal on its way out. What a workload was refused the operator sees; whose an instance is that is not the workload's own,
+/// only the operator.
+fn refusal(api: &Api, caller: &Caller, id: &str, refused: Refused) -> Problem {
+    if let Caller::Workload { .. } = caller {
+        let published = api.shared.keeper.published();
+        let foreign = published.claims.owner(id).and_then(|(_, instance)| caller.may_touch(instance).err());
+        let told = matches!(refused, Refused::Forbidden(_) | Refused::Conflict(_) | Refused::Replaced { .. });
+        if let Some(why) = foreign.or_else(|| told.then(|| refused.to_string())) {
+            api.shared.rejections.note("registration", caller.name(), &why);
+        }
+    }
+    refused.into()
 }
 
 fn body(published: &Published, instance: &Instance) -> InstanceBody {
@@ -72,7 +89,9 @@ pub(super) async fn register(
     body: Result<Json<Instance>, JsonRejection>,
 ) -> Result<Json<ChangedBody>, Problem> {
     let Json(instance) = body?;
-    let generation = api.shared.keeper.register(instance, caller).await?;
+    let id = instance.id.clone();
+    let result = api.shared.keeper.register(instance, caller.clone()).await;
+    let generation = result.map_err(|refused| refusal(&api, &caller, &id, refused))?;
     Ok(Json(ChangedBody { generation }))
 }
 
@@ -84,13 +103,14 @@ pub(super) async fn heartbeat(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<ChangedBody>, Problem> {
-    let generation = api.shared.keeper.heartbeat(&id, caller).await?;
+    let result = api.shared.keeper.heartbeat(&id, caller.clone()).await;
+    let generation = result.map_err(|refused| refusal(&api, &caller, &id, refused))?;
     Ok(Json(ChangedBody { generation }))
 }
 
-/// Changes the state of an instance; only `running` takes new requests.
+/// Changes the state of an instance; only `running` takes new requests. `maintenance` is an operator's to begin and to end.
 #[utoipa::path(put, path = "/v1/instances/{id}/state", params(("id" = String, Path)), request_body = StateBody,
-    responses((status = 200, body = ChangedBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = ChangedBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn set_state(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -98,7 +118,8 @@ pub(super) async fn set_state(
     body: Result<Json<StateBody>, JsonRejection>,
 ) -> Result<Json<ChangedBody>, Problem> {
     let Json(StateBody { state }) = body?;
-    let generation = api.shared.keeper.set_state(&id, state, caller).await?;
+    let result = api.shared.keeper.set_state(&id, state, caller.clone()).await;
+    let generation = result.map_err(|refused| refusal(&api, &caller, &id, refused))?;
     Ok(Json(ChangedBody { generation }))
 }
 
@@ -110,7 +131,8 @@ pub(super) async fn deregister(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<ChangedBody>, Problem> {
-    let generation = api.shared.keeper.deregister(&id, caller).await?;
+    let result = api.shared.keeper.deregister(&id, caller.clone()).await;
+    let generation = result.map_err(|refused| refusal(&api, &caller, &id, refused))?;
     Ok(Json(ChangedBody { generation }))
 }
 

@@ -170,7 +170,22 @@ async fn a_workload_may_only_act_for_itself() {
     forbidden(own.register(&sample("w1", "web", "v1", "127.0.0.6", 80, Protocol::Http)).await);
     forbidden(own.register(&Instance { service: "bank".into(), ..catalog("c2") }).await);
     socket.register(&sample("w1", "web", "v1", "127.0.0.6", 80, Protocol::Http)).await.unwrap();
-    forbidden(own.deregister("w1").await);
+    // What is another's is for a workload as if it were not there.
+    let told = |result: Result<super::types::ChangedBody, crate::ClientError>| {
+        let error = result.unwrap_err();
+        (error.status().unwrap().as_u16(), error.to_string().replace("w1", "w2"))
+    };
+    assert_eq!(told(own.heartbeat("w1").await), told(own.heartbeat("w2").await));
+    let state = State::Stopped;
+    assert_eq!(told(own.set_state("w1", state).await), told(own.set_state("w2", state).await));
+    let gone = told(own.deregister("w1").await);
+    assert!(gone.0 == 404 && gone == told(own.deregister("w2").await), "{gone:?}");
+    let [held, none] = [own.instance("w1").await, own.instance("w2").await].map(Result::unwrap_err);
+    assert_eq!(held.to_string().replace("w1", "w2"), none.to_string());
+    let taken = own.register(&catalog("w1")).await.unwrap_err();
+    assert!(taken.status().unwrap() == 409 && !taken.to_string().contains("shop/web"), "{taken}");
+    let noted = socket.status().await.unwrap().rejections;
+    assert!(noted.iter().any(|r| r.what == "registration" && r.reason.contains("shop/web")), "{noted:?}");
     for path in ["/v1/rules", "/v1/status", "/v1/tokens", "/v1/services"] {
         let result =
             own.call(Method::GET, path, "application/json", Default::default(), Default::default()).await;

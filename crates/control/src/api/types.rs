@@ -27,6 +27,9 @@ pub struct ErrorBody {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<FindingBody>)]
     pub findings: Vec<Finding>,
+    /// The process that has the registration now, where the caller's is not the newest.
+    #[serde(default, rename = "replacedBy", skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<String>,
 }
 
 /// Something wrong in a rule; how [`Finding`] is written.

@@ -1,12 +1,11 @@
 //! The keeper's state, and each command as a function on it that says what to store. Copy on write: a draft that is dropped
 //! has changed nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_model::identity::SpiffeId;
-use parking_lot::Mutex;
 use rpds::HashTrieMapSync;
 
 use super::claims::Claims;
@@ -14,7 +13,7 @@ use super::revocations::Revocations;
 use super::rules::Rule;
 use super::{Published, Registrations};
 use crate::compile::cache::Compiled;
-use crate::instance::{Instance, State};
+use crate::instance::Instance;
 use crate::registry::lease::Held;
 use crate::registry::{Event, Item, Key, Source};
 use crate::store::Contents;
@@ -37,8 +36,6 @@ pub(super) struct Draft {
     ruled: Claims<Arc<Rule>>,
     pub(super) revocations: Revocations,
     pub(super) registrations: Registrations,
-    /// What workloads said of themselves while an operator had them taken out; of all drafts, for it changes nothing else.
-    said: Arc<Mutex<HashMap<String, State>>>,
     /// Of each identity that registered for itself, how many.
     of_identity: HashTrieMapSync<SpiffeId, usize>,
     /// Who has which instance: what was registered, and what registries say.
@@ -70,7 +67,6 @@ impl Draft {
             ruled,
             revocations: Revocations::load(contents.revoked),
             registrations: Registrations::new_sync(),
-            said: Arc::default(),
             of_identity: HashTrieMapSync::new_sync(),
             claims: Claims::default(),
             versions: Arc::new(contents.versions),

@@ -6,12 +6,13 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::api::registries::bodies;
 use crate::instance::{Protocol, sample};
-use crate::registry::api::MAX_PER_IDENTITY;
 use crate::registry::claim::Reach;
 use crate::registry::file::FileSettings;
 use crate::registry::health::Table;
 use crate::registry::{Item, Key, Row, open};
 use crate::store::memory::Memory;
+
+mod instances;
 
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1
@@ -38,7 +39,7 @@ fn operator() -> Caller {
 fn workload(account: &str, source: &str) -> Caller {
     let identity = SpiffeId::workload("cluster.local", "shop", account).unwrap();
     let reach = Reach { source: Some(source.parse().unwrap()), ranges: Vec::new() };
-    Caller::Workload { identity, services: vec![account.to_owned()], reach }
+    Caller::Workload { identity, services: vec![account.to_owned()], reach, incarnation: None }
 }
 
 fn objects(text: &str) -> Vec<Object> {
@@ -211,43 +212,6 @@ async fn futures(all: impl Iterator<Item = impl Future<Output = Result<u64, Refu
     set
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_silent_instance_expires_and_after_a_restart_its_time_runs_anew() {
-    let first = keeper().await;
-    let leased = Instance { ttl_seconds: Some(30), ..catalog_instance("c1") };
-    first.0.register(leased, operator()).await.unwrap();
-    tokio::time::advance(Duration::from_secs(20)).await;
-    first.0.heartbeat("c1", operator()).await.unwrap();
-    tokio::time::advance(Duration::from_secs(20)).await;
-    assert!(first.0.published().world.instance("c1").is_some(), "the heartbeat renewed it");
-
-    let (keeper, store) = reopened(first).await;
-    tokio::time::advance(Duration::from_secs(20)).await;
-    assert!(keeper.published().world.instance("c1").is_some(), "the time runs anew");
-    let mut generation = keeper.subscribe();
-    generation.mark_unchanged();
-    generation.changed().await.unwrap();
-    assert!(keeper.published().world.instance("c1").is_none());
-    assert!(store.contents().instances.is_empty());
-    assert!(matches!(keeper.heartbeat("c1", operator()).await, Err(Refused::Unknown(_))));
-}
-
-#[tokio::test(start_paused = true)]
-async fn when_all_heartbeats_stop_at_once_everything_stays_and_is_reported() {
-    let (keeper, _) = keeper().await;
-    for n in 0..5 {
-        let leased = Instance { ttl_seconds: Some(30), ..catalog_instance(&format!("c{n}")) };
-        keeper.register(leased, operator()).await.unwrap();
-    }
-    tokio::time::sleep(Duration::from_secs(300)).await;
-    let published = keeper.published();
-    assert_eq!(published.world.instance_count(), 5);
-    assert_eq!(published.held.len(), 1);
-    assert_eq!(published.held[0].instances.len(), 5);
-    keeper.deregister("c0", operator()).await.unwrap();
-    assert_eq!(keeper.published().world.instance_count(), 4, "an operator's word counts");
-}
-
 fn file(place: usize, part: &str) -> Arc<Source> {
     Arc::new(Source { place, registry: format!("files{place}").into(), part: part.to_owned() })
 }
@@ -337,155 +301,11 @@ async fn a_rule_of_a_registry_is_in_force_and_changed_only_there() {
 }
 
 #[tokio::test]
-async fn a_workload_cannot_take_over_the_instance_of_another() {
-    let (keeper, _) = keeper().await;
-    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
-    let web = workload("web", "10.0.0.9");
-    let stolen = sample("c1", "web", "v1", "127.0.0.66", 8080, Protocol::Http);
-    assert!(matches!(keeper.register(stolen, web.clone()).await, Err(Refused::Conflict(_))));
-    assert!(matches!(keeper.set_state("c1", State::Stopped, web.clone()).await, Err(Refused::Forbidden(_))));
-    assert!(matches!(keeper.deregister("c1", web).await, Err(Refused::Forbidden(_))));
-}
-
-#[tokio::test]
-async fn maintenance_survives_the_sidecars_own_registration_but_not_the_operators_word() {
-    let (keeper, _) = keeper().await;
-    let own = workload("catalog", "127.0.0.1");
-    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
-    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
-    let taken_out = keeper.published().generation();
-    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
-    keeper.set_state("c1", State::Running, own).await.unwrap();
-    let state = || keeper.published().world.instance("c1").unwrap().state;
-    assert_eq!(state(), State::Maintenance);
-    assert_eq!(keeper.published().generation(), taken_out, "to say it again is no change");
-    keeper.set_state("c1", State::Running, operator()).await.unwrap();
-    assert_eq!(state(), State::Running);
-}
-
-#[tokio::test]
-async fn what_an_operator_took_out_stays_when_its_sidecar_leaves_and_comes_back_as_it_is_by_then() {
-    let (keeper, _) = keeper().await;
-    let own = workload("catalog", "127.0.0.1");
-    keeper.register(catalog_instance("c1"), own.clone()).await.unwrap();
-    keeper.set_state("c1", State::Maintenance, operator()).await.unwrap();
-    let state = || keeper.published().world.instance("c1").map(|instance| instance.state);
-    keeper.deregister("c1", own.clone()).await.unwrap();
-    assert_eq!(state(), Some(State::Maintenance), "its sidecar is restarted");
-    let failing = Instance { state: State::Unhealthy, ..catalog_instance("c1") };
-    keeper.register(failing, own.clone()).await.unwrap();
-    assert_eq!(state(), Some(State::Maintenance));
-    keeper.set_state("c1", State::Running, operator()).await.unwrap();
-    assert_eq!(state(), Some(State::Unhealthy), "its checks fail");
-    keeper.deregister("c1", own.clone()).await.unwrap();
-    assert_eq!(state(), None);
-    keeper.register(catalog_instance("c1"), operator()).await.unwrap();
-    keeper.deregister("c1", own.clone()).await.unwrap();
-    assert_eq!(state(), Some(State::Stopped), "an operator answers for it");
-    keeper.register(catalog_instance("c1"), own).await.unwrap();
-    assert_eq!(state(), Some(State::Running));
-}
-
-#[tokio::test]
 async fn new_roots_make_a_new_world() {
     let (keeper, _) = keeper().await;
     let mut generation = keeper.subscribe();
     keeper.roots("other roots".into()).await;
     generation.changed().await.unwrap();
-}
-
-fn refused(result: Result<u64, Refused>) -> String {
-    match result {
-        Err(Refused::Forbidden(text) | Refused::Conflict(text)) => text,
-        other => panic!("it should be forbidden: {other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn a_workload_cannot_draw_the_calls_of_another() {
-    let (keeper, _) = keeper().await;
-    let at =
-        |id: &str, service: &str, address: &str| sample(id, service, "v1", address, 8080, Protocol::Http);
-    keeper.register(at("c1", "catalog", "10.0.0.7"), workload("catalog", "10.0.0.7")).await.unwrap();
-    let evil = workload("evil", "10.0.0.66");
-    let foreign = refused(keeper.register(at("e1", "evil", "10.0.0.7"), evil.clone()).await);
-    assert!(foreign.contains("10.0.0.7 is not the caller's") && foreign.contains("--range"), "{foreign}");
-    let plain = Instance { sidecar: false, ..at("e1", "evil", "10.0.0.66") };
-    assert!(refused(keeper.register(plain, evil.clone()).await).contains("only an operator"));
-    keeper.register(at("e1", "evil", "10.0.0.66"), evil).await.unwrap();
-    // From the same host, as two processes are, an address is shared, but not with its port.
-    let beside = workload("evil", "10.0.0.7");
-    let held = refused(keeper.register(at("e2", "evil", "10.0.0.7"), beside.clone()).await);
-    assert!(held.contains("held by instance \"c1\"") && held.contains("shop/catalog"), "{held}");
-    let free = sample("e2", "evil", "v1", "10.0.0.7", 8081, Protocol::Http);
-    keeper.register(free, beside).await.unwrap();
-    let told = refused(keeper.register(at("e3", "evil", "10.0.0.7"), operator()).await);
-    assert!(told.contains("held by instance \"c1\""), "an operator's slip is one too: {told}");
-    let world = keeper.published();
-    assert!(world.world.instances().all(|instance| instance.sidecar));
-}
-
-#[tokio::test]
-async fn workloads_of_one_machine_share_loopback_by_port() {
-    let (keeper, _) = keeper().await;
-    for (account, address, port) in
-        [("web", "127.0.0.1", 8080), ("catalog", "127.0.0.1", 8081), ("stock", "127.9.0.3", 8080)]
-    {
-        let instance = sample(account, account, "v1", address, port, Protocol::Http);
-        keeper.register(instance, workload(account, "127.0.0.1")).await.unwrap();
-    }
-    let stolen = sample("e1", "evil", "v1", "127.0.0.1", 8081, Protocol::Http);
-    assert!(refused(keeper.register(stolen, workload("evil", "127.0.0.1")).await).contains("\"catalog\""));
-}
-
-#[tokio::test]
-async fn an_address_of_a_file_is_not_anothers() {
-    let (keeper, _) = keeper().await;
-    keeper.registry(file(1, "web.yaml"), has(&[catalog_instance("c1")])).await.unwrap();
-    let stolen = sample("e1", "evil", "v1", "127.0.0.5", 8080, Protocol::Http);
-    assert!(refused(keeper.register(stolen, workload("evil", "127.0.0.1")).await).contains("\"c1\""));
-}
-
-#[tokio::test]
-async fn what_an_operator_vouched_for_a_workload_may_say_again() {
-    let (keeper, _) = keeper().await;
-    let own = || workload("catalog", "10.0.0.7");
-    let plain = Instance {
-        sidecar: false,
-        ttl_seconds: Some(30),
-        ..sample("c1", "catalog", "v1", "10.9.9.9", 8080, Protocol::Http)
-    };
-    assert!(keeper.register(plain.clone(), own()).await.is_err());
-    keeper.register(plain.clone(), operator()).await.unwrap();
-    for weight in [50, 60] {
-        keeper.register(Instance { weight, ..plain.clone() }, own()).await.unwrap();
-        assert_eq!(keeper.published().world.instance("c1").unwrap().weight, weight);
-    }
-    let moved = sample("c1", "catalog", "v1", "10.0.0.7", 8080, Protocol::Http);
-    keeper.register(moved, own()).await.unwrap();
-    assert!(keeper.register(plain, own()).await.is_err(), "the word was for what is no longer registered");
-}
-
-#[tokio::test]
-async fn an_identity_registers_a_bounded_number_of_instances() {
-    let (keeper, _) = keeper().await;
-    let own = || workload("catalog", "127.0.0.1");
-    let all: Vec<_> = (0..=MAX_PER_IDENTITY)
-        .map(|n| {
-            let keeper = keeper.clone();
-            tokio::spawn(async move { keeper.register(catalog_instance(&format!("c{n}")), own()).await })
-        })
-        .collect();
-    let mut full = Vec::new();
-    for registered in all {
-        full.extend(registered.await.unwrap().err());
-    }
-    assert_eq!(full.len(), 1, "{full:?}");
-    assert!(full[0].to_string().contains("1000 instances"), "{full:?}");
-    let known = keeper.published().registrations.keys().next().unwrap().clone();
-    let again = Instance { weight: 7, ..catalog_instance(&known) };
-    keeper.register(again, own()).await.unwrap();
-    keeper.register(catalog_instance("more"), operator()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,12 +1,10 @@
 //! What the commands of one turn add up to: a draft, what to store, and whom to answer when it is done.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::draft::Draft;
 use super::{Action, Applied, Command, Refused, Reply};
-use crate::instance::Instance;
+use crate::instance::State;
 use crate::registry::lease::Leases;
 use crate::store::Mutation;
 
@@ -19,11 +17,8 @@ pub(super) struct Turn {
     pub(super) mutations: Vec<Mutation>,
     pub(super) changed: bool,
     pub(super) finish: Vec<Finish>,
-    /// Leases to begin or to renew once they are stored.
-    pub(super) renew: Vec<Arc<Instance>>,
-    /// Heard from now, whatever becomes of the rest.
-    beats: Vec<Arc<Instance>>,
-    pub(super) forget: Vec<String>,
+    /// Instances that something was said of: their leases begin anew, or end, once it is stored.
+    pub(super) heard: Vec<String>,
     /// What the log says once all of it is durable and in force.
     pub(super) said: Vec<Said>,
 }
@@ -49,9 +44,7 @@ impl Turn {
             mutations: Vec::new(),
             changed: false,
             finish: Vec::new(),
-            renew: Vec::new(),
-            beats: Vec::new(),
-            forget: Vec::new(),
+            heard: Vec::new(),
             said: Vec::new(),
         }
     }
@@ -73,36 +66,37 @@ impl Turn {
                 self.settle(reply, result, |removed, generation| removed.generation = generation);
             }
             Command::Register { instance, caller, reply } => {
+                let id = instance.id.clone();
                 let result = self.draft.register(*instance, &caller);
-                if let Ok((changes, outcome)) = &result {
-                    if !changes.is_empty() {
-                        self.say(caller.name(), format!("instance {} registered", outcome.id), None);
-                    }
-                    self.renew.push(outcome.clone());
+                if result.as_ref().is_ok_and(|changes| !changes.is_empty()) {
+                    self.say(caller.name(), format!("instance {id} registered"), None);
                 }
-                self.settle_number(reply, result.map(|(changes, _)| changes));
+                self.settle_heard(id, reply, result);
             }
             Command::SetState { id, state, caller, reply } => {
                 let result = self.draft.set_state(&id, state, &caller);
-                if result.as_ref().is_ok_and(|changes| !changes.is_empty()) {
-                    self.say(caller.name(), format!("instance {id} set to {state:?}"), None);
+                if let Ok((changes, now)) = &result
+                    && !changes.is_empty()
+                {
+                    self.say(caller.name(), format!("instance {id} set to {state:?}, is {now:?}"), None);
                 }
-                self.settle_number(reply, result);
+                let changes = result.map(|(changes, _)| changes);
+                match state {
+                    // No sign of life: of many that fell silent at once the others are held as before.
+                    State::Maintenance => self.settle_number(reply, changes),
+                    _ => self.settle_heard(id, reply, changes),
+                }
             }
             Command::Heartbeat { id, caller, reply } => {
-                let result = self.draft.touchable(&id, &caller).map(|registration| {
-                    self.beats.push(registration.stored.instance.clone());
-                    Vec::new()
-                });
-                self.settle_number(reply, result);
+                let result = self.draft.heartbeat(&id, &caller);
+                self.settle_heard(id, reply, result);
             }
             Command::Deregister { id, caller, reply } => {
                 let result = self.draft.deregister(&id, &caller);
                 if result.is_ok() {
                     self.say(caller.name(), format!("instance {id} deregistered"), None);
-                    self.forget.push(id);
                 }
-                self.settle_number(reply, result);
+                self.settle_heard(id, reply, result);
             }
             Command::Revoke { entry, by, reply } => {
                 let result = self.draft.revoke(&entry, by);
@@ -140,6 +134,14 @@ impl Turn {
         }
     }
 
+    /// Of a command that says something of an instance.
+    fn settle_heard(&mut self, id: String, reply: Reply<u64>, result: Result<Vec<Mutation>, Refused>) {
+        if result.is_ok() {
+            self.heard.push(id);
+        }
+        self.settle_number(reply, result);
+    }
+
     fn settle_number(&mut self, reply: Reply<u64>, result: Result<Vec<Mutation>, Refused>) {
         self.settle(reply, result.map(|mutations| (mutations, 0)), |number, generation| *number = generation);
     }
@@ -172,15 +174,14 @@ impl Turn {
 
     pub(super) fn expire(&mut self, leases: &mut Leases, now: Instant) {
         let draft = &self.draft;
-        // A heartbeat of this very turn saves its instance.
-        for instance in self.renew.iter().chain(&self.beats) {
-            leases.beat(&instance.id, now);
-        }
+        // A heartbeat of this very turn saves its instance, whatever becomes of the rest.
+        self.heard.iter().for_each(|id| leases.beat(id, now));
         let expired = leases.expire(now, |service| draft.members(service));
         for id in expired {
             tracing::warn!(instance = %id, "expired: no heartbeat within its TTL");
-            self.mutations.extend(self.draft.expire(&id));
-            self.changed = true;
+            let changes = self.draft.expire(&id);
+            self.changed |= !changes.is_empty();
+            self.mutations.extend(changes);
         }
     }
 }

@@ -3,7 +3,7 @@
 use outrigger_model::identity::SpiffeId;
 
 use super::claim::Reach;
-use crate::instance::Instance;
+use crate::instance::{Instance, State};
 
 /// Registrations of one identity that its workloads may make themselves, each of at most
 /// [`crate::instance::MAX_BYTES`].
@@ -22,6 +22,8 @@ pub enum Caller {
         services: Vec<String>,
         /// The addresses that it may register.
         reach: Reach,
+        /// Which process it is, where it says so: a sidecar makes a new one at each start.
+        incarnation: Option<String>,
     },
 }
 
@@ -42,6 +44,14 @@ impl Caller {
         }
     }
 
+    /// Which process of it that is, where it says so.
+    pub fn incarnation(&self) -> Option<&String> {
+        match self {
+            Self::Operator(_) => None,
+            Self::Workload { incarnation, .. } => incarnation.as_ref(),
+        }
+    }
+
     /// Whether the caller may register an instance of this service as this identity. Its addresses are [`Reach`]'s.
     ///
     /// # Errors
@@ -59,10 +69,24 @@ impl Caller {
         ))
     }
 
+    /// Whether the caller may say that an instance is in this state.
+    ///
+    /// # Errors
+    /// `maintenance` is an operator's word, which a workload neither gives nor takes back.
+    pub fn may_say(&self, state: State) -> Result<(), String> {
+        match self {
+            Self::Workload { identity, .. } if state == State::Maintenance => Err(format!(
+                "{identity} may not set state maintenance: only an operator takes out what only an operator takes back \
+                 (outrigger instance drain); say unhealthy or stopping"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the caller may send heartbeats for, change or deregister this instance.
     ///
     /// # Errors
-    /// Says what the caller may not.
+    /// Says what the caller may not, and whose it is: only an operator is told that of another's.
     pub fn may_touch(&self, instance: &Instance) -> Result<(), String> {
         let Self::Workload { identity, .. } = self else { return Ok(()) };
         let own = identity.namespace() == Some(instance.namespace.as_str())
@@ -85,7 +109,8 @@ mod tests {
     #[test]
     fn a_workload_registers_only_itself_and_only_services_of_its_token() {
         let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
-        let caller = Caller::Workload { identity, services: vec!["catalog".into()], reach: Reach::default() };
+        let (services, reach, incarnation) = (vec!["catalog".into()], Reach::default(), None);
+        let caller = Caller::Workload { identity, services, reach, incarnation };
         let own = sample("c1", "catalog", "v1", "127.0.0.5", 80, Protocol::Http);
         assert_eq!(caller.may_register(&own), Ok(()));
         let other_service = Instance { service: "web".into(), ..own.clone() };

@@ -41,7 +41,7 @@ async fn a_registry_that_fails_is_asked_less_and_less_until_it_says_something() 
     let state = row.health.state();
     assert_eq!((state.failures, state.error.unwrap().message), (6, "trouble 6".to_owned()));
     assert_eq!(row.condition(), Condition::Away);
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::advance(Duration::from_millis(400)).await;
     assert_eq!(state.heard.unwrap().elapsed().as_millis(), 400, "it ages");
     assert!(
         matches!(heard.recv().await, Some(Word::Event(source, _)) if source.to_string() == "registry \"restless\" (part)")

@@ -8,7 +8,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_rules::Object;
 use serde::{Deserialize, Serialize};
 
-use crate::instance::Instance;
+use crate::instance::{Instance, State};
 use crate::registry::claim::Range;
 
 /// A rule in force.
@@ -87,6 +87,46 @@ pub struct StoredInstance {
     pub by: Option<SpiffeId>,
     /// When.
     pub at: Timestamp,
+    /// The processes that registered it, where they say which they are: the one that has it now, then those that it replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incarnations: Vec<String>,
+    /// What is behind its state.
+    #[serde(default, skip_serializing_if = "Behind::is_nothing")]
+    pub behind: Behind,
+}
+
+impl StoredInstance {
+    /// Whether nobody is there, and an operator keeps it listed all the same: it has no lease that could end.
+    pub fn is_kept(&self) -> bool {
+        self.behind.away.is_some() && (self.instance.state == State::Maintenance || self.by.is_none())
+    }
+}
+
+/// What is true of an instance that an operator took out (`maintenance`), or that is `stopped` because nobody is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// What it was, or what its workload has said that it is since.
+    #[serde(default)]
+    pub said: State,
+    /// Why nobody is there, if nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<Away>,
+}
+
+/// Why nobody is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Away {
+    /// The lease has run out; whoever is heard of again is there again.
+    Silent,
+    /// It was deregistered; whoever comes registers.
+    Left,
+}
+
+impl Behind {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A join token. The secret itself is never stored.

@@ -109,6 +109,9 @@ pub struct Check {
 pub struct Script {
     /// The program and its arguments.
     pub command: Vec<String>,
+    /// Its environment, beside PATH, HOME and LANG of the sidecar's.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
 }
 
 /// What a check does.
@@ -157,6 +160,17 @@ impl Check {
             Kind::Script(script) if script.command.first().is_none_or(String::is_empty) => {
                 return Err("script.command: needs a program".into());
             }
+            Kind::Script(script) => {
+                let wrong = |(name, value): &(&String, &String)| {
+                    name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+                };
+                if let Some((name, _)) = script.env.iter().find(wrong) {
+                    return Err(format!(
+                        "script.env: \"{}\" cannot be in an environment",
+                        name.escape_debug()
+                    ));
+                }
+            }
             Kind::Ttl(ttl) => {
                 let timing = [
                     ("interval", self.interval.is_some()),
@@ -200,6 +214,11 @@ impl Check {
 }
 
 impl Section {
+    /// How many checks are programs: each may keep a thread waiting.
+    pub fn scripts(&self) -> usize {
+        self.checks.values().filter(|check| check.script.is_some()).count()
+    }
+
     /// What the control plane would refuse it judges itself; here is what only we can know.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.ports.is_empty() {
@@ -282,6 +301,10 @@ mod tests {
             ("ports: [{number: 1}]\nchecks: {a: {tcp: {port: 1}, interval: 1ms}}", "interval: must be"),
             ("ports: [{number: 1}]\nchecks: {a: {tcp: {port: 1}, healthy: 0}}", "healthy: must be"),
             ("ports: [{number: 1}]\nchecks: {a: {script: {command: []}}}", "script.command"),
+            (
+                "ports: [{number: 1}]\nchecks: {a: {script: {command: [x], env: {A=B: c}}}}",
+                "script.env: \"A=B\"",
+            ),
             ("ports: [{number: 1}]\nchecks: {a/b: {ttl: 5s}}", "a/b"),
             ("ports: [{number: 1}]\nchecks: {a: {ttl: soon}}", "soon"),
             ("ports: [{number: 1}]\nchecks: {a: {exec: ls}}", "exec"),

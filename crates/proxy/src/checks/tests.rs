@@ -115,3 +115,20 @@ async fn the_worst_check_decides() {
     assert_eq!(checks.statuses()["a"].reason.as_ref().map(String::len), Some(REASON));
     assert!(checks.says("a", Ok(())).unwrap_err().contains("asks by itself"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_breaks_fails_with_its_reason() {
+    let checks = Checks::start(&BTreeMap::new());
+    let check = timing(1, 1, 3, 0);
+    entry(&checks, "web", &check, None);
+    let runs = std::sync::atomic::AtomicU64::new(0);
+    let ask = move || {
+        let run = runs.fetch_add(1, SeqCst);
+        async move { if run < 2 { Ok(()) } else { panic!("the third run") } }
+    };
+    checks.mind("web", checks.clone().follow("web".into(), check, ask));
+    until(&checks, Health::Running).await;
+    assert_eq!(until(&checks, Health::Unhealthy).await, seconds(2), "at once, whatever the threshold");
+    let reason = checks.statuses()["web"].reason.clone().unwrap();
+    assert!(reason.contains("the check itself is broken") && reason.contains("the third run"), "{reason}");
+}

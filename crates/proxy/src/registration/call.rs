@@ -9,6 +9,8 @@ use h2::RecvStream;
 use http::{Method, Request, StatusCode, header};
 use outrigger_identity::ControlPlane;
 
+use super::{Own, State};
+
 /// Of an answer; more is none.
 const MOST_ANSWER: usize = 16 << 10;
 
@@ -19,6 +21,8 @@ pub(super) enum Trouble {
     Away(String),
     /// It refuses.
     Refused(StatusCode, String),
+    /// Another process has registered our id since.
+    Replaced(String),
 }
 
 impl fmt::Display for Trouble {
@@ -26,31 +30,33 @@ impl fmt::Display for Trouble {
         match self {
             Self::Away(reason) => write!(f, "the control plane cannot be told: {reason}"),
             Self::Refused(status, reason) => write!(f, "the control plane refuses ({status}): {reason}"),
+            Self::Replaced(reason) => f.write_str(reason),
         }
     }
 }
 
-/// Registers, or replaces the registration; `body` is made with our own address of the connection.
-pub(super) async fn register(
-    control: &ControlPlane,
-    body: impl FnOnce(IpAddr) -> Vec<u8>,
-) -> Result<(), Trouble> {
-    call(control, Method::POST, "/v1/instances".to_owned(), body).await
-}
-
-/// Ends the registration; that there is none is as good.
-pub(super) async fn deregister(control: &ControlPlane, id: &str) -> Result<(), Trouble> {
-    let path = format!("/v1/instances/{}", escape(id));
-    match call(control, Method::DELETE, path, |_| Vec::new()).await {
-        Err(Trouble::Refused(StatusCode::NOT_FOUND, _)) => Ok(()),
+/// Says the state, with the whole registration, or ends it: that there is none is as good then, or that it is another's by now.
+pub(super) async fn tell(control: &ControlPlane, own: &Own, state: State) -> Result<(), Trouble> {
+    if state != State::Gone {
+        let path = "/v1/instances".to_owned();
+        return call(control, own, Method::POST, path, |local| own.body(state, local)).await;
+    }
+    let path = format!("/v1/instances/{}", escape(own.id()));
+    match call(control, own, Method::DELETE, path, |_| Vec::new()).await {
+        Err(Trouble::Refused(StatusCode::NOT_FOUND, _) | Trouble::Replaced(_)) => Ok(()),
         result => result,
     }
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Of two processes with our id the control plane keeps the newer one.
+const INCARNATION: &str = "outrigger-incarnation";
+
+/// `body` is made with our own address of the connection.
 async fn call(
     control: &ControlPlane,
+    own: &Own,
     method: Method,
     path: String,
     body: impl FnOnce(IpAddr) -> Vec<u8>,
@@ -63,6 +69,7 @@ async fn call(
             .method(method)
             .uri(format!("https://control-plane{path}"))
             .header(header::CONTENT_TYPE, "application/json")
+            .header(INCARNATION, own.incarnation())
             .body(())?;
         let answered = async move {
             let mut sender = sender.ready().await?;
@@ -98,9 +105,13 @@ async fn call(
     if head.status.is_success() {
         return Ok(());
     }
-    let error = serde_json::from_slice::<serde_json::Value>(&body);
-    let error = error.ok().and_then(|error| Some(error.get("error")?.as_str()?.to_owned()));
-    Err(Trouble::Refused(head.status, error.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned())))
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let reason = answer["error"].as_str().map(str::to_owned);
+    let reason = reason.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
+    Err(match answer["replacedBy"].is_string() {
+        true => Trouble::Replaced(reason),
+        false => Trouble::Refused(head.status, reason),
+    })
 }
 
 async fn read(mut body: RecvStream) -> Result<Bytes, AnyError> {

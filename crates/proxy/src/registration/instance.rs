@@ -19,6 +19,7 @@ pub struct Own {
     namespace: String,
     service_account: String,
     addresses: Vec<IpAddr>,
+    incarnation: String,
 }
 
 #[derive(Serialize)]
@@ -56,22 +57,26 @@ impl Own {
             let bound = bound.filter(|ip| !ip.is_unspecified());
             match node.address {
                 Some(address) => addresses.push(address),
-                None => addresses.extend(bound),
+                None => bound.for_each(|ip| {
+                    if !addresses.contains(&ip) {
+                        addresses.push(ip);
+                    }
+                }),
             }
-            let mut seen = Vec::new();
-            addresses.retain(|ip| {
-                !seen.contains(ip) && {
-                    seen.push(*ip);
-                    true
-                }
-            });
         }
-        Self { node: node.clone(), section: section.clone(), namespace, service_account, addresses }
+        let (node, section) = (node.clone(), section.clone());
+        let incarnation = uuid::Uuid::new_v4().simple().to_string();
+        Self { node, section, namespace, service_account, addresses, incarnation }
     }
 
     /// The instance.
     pub fn id(&self) -> &str {
         &self.node.id
+    }
+
+    /// Which start of the process this is: of two with one id the control plane keeps the newer one.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
     }
 
     /// Its service.

@@ -12,31 +12,42 @@ use crate::keeper::{Refused, Registration};
 use crate::registry::api::{Caller, MAX_PER_IDENTITY};
 use crate::registry::{Source, claim};
 use crate::store::Mutation;
-use crate::store::records::StoredInstance;
+use crate::store::records::{Away, Behind, StoredInstance};
+
+/// Processes of one instance that are remembered; the one that was replaced first is forgotten.
+const MOST_INCARNATIONS: usize = 16;
 
 impl Draft {
-    /// Also yields the instance as it was registered.
     pub(in crate::keeper) fn register(
         &mut self,
         instance: Instance,
         caller: &Caller,
-    ) -> Result<(Vec<Mutation>, Arc<Instance>), Refused> {
+    ) -> Result<Vec<Mutation>, Refused> {
         instance.validate().map_err(Refused::Invalid)?;
-        let instance = Arc::new(instance.normalise());
+        let mut instance = instance.normalise();
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
-        let instance = self.keep_out(instance, caller);
-        if let Some((source, _)) = self.claims.owner(&instance.id).filter(|(source, _)| !source.is_api()) {
-            return Err(Refused::Conflict(format!("instance \"{}\" is registered by {source}", instance.id)));
-        }
-        if let Some(known) = self.registrations.get(&instance.id) {
-            caller.may_touch(&known.stored.instance).map_err(Refused::Conflict)?;
-            if known.stored.instance == instance {
-                return Ok((Vec::new(), known.stored.instance.clone()));
+        caller.may_say(instance.state).map_err(Refused::Forbidden)?;
+        let id = &instance.id;
+        if let Some((source, owner)) = self.claims.owner(id) {
+            // Whose it is, is not told.
+            caller.may_touch(owner).map_err(|_| taken(id))?;
+            if !source.is_api() {
+                return Err(Refused::Conflict(format!("instance \"{id}\" is registered by {source}")));
             }
         }
+        let known = self.registrations.get(id).map(|known| &known.stored);
+        let incarnations = succession(known, id, caller)?;
+        let (state, behind) = judge(known, instance.state, caller);
+        instance.state = state;
+        let as_before = |known: &StoredInstance| {
+            *known.instance == instance && known.incarnations == incarnations && known.behind == behind
+        };
+        if known.is_some_and(as_before) {
+            return Ok(Vec::new());
+        }
         let by = self.claim(&instance, caller)?;
-        let stored = StoredInstance { instance: instance.clone(), by, at: Timestamp::now() };
-        Ok((self.put(stored), instance))
+        let (instance, at) = (Arc::new(instance), Timestamp::now());
+        Ok(self.put(StoredInstance { instance, by, at, incarnations, behind }))
     }
 
     /// Whether its addresses may be the instance's. Yields who answers for it: nobody but an operator may for some.
@@ -89,16 +100,6 @@ impl Draft {
         )))
     }
 
-    /// What an operator took out does not come back because its sidecar was restarted and registers again.
-    fn keep_out(&self, mut instance: Arc<Instance>, caller: &Caller) -> Arc<Instance> {
-        let known = self.registrations.get(&instance.id);
-        if known.is_some_and(|known| is_kept_out(known.stored.instance.state, caller)) {
-            self.said.lock().insert(instance.id.clone(), instance.state);
-            Arc::make_mut(&mut instance).state = State::Maintenance;
-        }
-        instance
-    }
-
     fn put(&mut self, stored: StoredInstance) -> Vec<Mutation> {
         self.enter(stored.clone());
         vec![Mutation::PutInstance(Box::new(stored))]
@@ -129,48 +130,67 @@ impl Draft {
         self.registrations.remove_mut(id)
     }
 
-    /// A registration that the caller may act on.
+    /// A registration that the caller may act on. To a workload what is another's is not there.
     pub(in crate::keeper) fn touchable(&self, id: &str, caller: &Caller) -> Result<&Registration, Refused> {
-        let Some(registration) = self.registrations.get(id) else {
-            return Err(match self.claims.owner(id) {
+        let own = |instance: &Instance| caller.may_touch(instance).is_ok();
+        let Some(registration) = self.registrations.get(id).filter(|known| own(&known.stored.instance))
+        else {
+            return Err(match self.claims.owner(id).filter(|(_, instance)| own(instance)) {
                 Some((source, _)) => {
                     Refused::Conflict(format!("instance \"{id}\" is registered by {source}; change it there"))
                 }
                 None => Refused::Unknown(format!("there is no instance \"{id}\"; register it (again)")),
             });
         };
-        caller.may_touch(&registration.stored.instance).map_err(Refused::Forbidden)?;
-        Ok(registration)
+        match (registration.stored.incarnations.first(), caller.incarnation()) {
+            (Some(newest), Some(own)) if newest != own => {
+                Err(Refused::Replaced { id: id.to_owned(), by: newest.clone() })
+            }
+            _ => Ok(registration),
+        }
     }
 
+    /// Also yields the state that it is in now.
     pub(in crate::keeper) fn set_state(
         &mut self,
         id: &str,
         state: State,
         caller: &Caller,
+    ) -> Result<(Vec<Mutation>, State), Refused> {
+        let known = &self.touchable(id, caller)?.stored;
+        caller.may_say(state).map_err(Refused::Forbidden)?;
+        let Behind { said, away } = known.behind;
+        let is_out = known.instance.state == State::Maintenance;
+        let is_undone = is_out || away.is_some() && known.by.is_some();
+        let (state, behind) = match (caller, state) {
+            // It is back, and what is true of it holds: its checks may fail, it may have left.
+            (Caller::Operator(_), State::Running) if is_undone => match away {
+                Some(_) => (State::Stopped, known.behind),
+                None => (said, Behind::default()),
+            },
+            _ => judge(Some(known), state, caller),
+        };
+        let stored = stated(known, state, behind);
+        Ok((self.amend(stored), state))
+    }
+
+    pub(in crate::keeper) fn heartbeat(
+        &mut self,
+        id: &str,
+        caller: &Caller,
     ) -> Result<Vec<Mutation>, Refused> {
-        let mut stored = self.touchable(id, caller)?.stored.clone();
-        let before = stored.instance.state;
-        if is_kept_out(before, caller) {
-            self.said.lock().insert(id.to_owned(), state);
-            return Ok(Vec::new());
-        }
-        if before == state {
-            return Ok(Vec::new());
-        }
-        let mut state = state;
-        if matches!(caller, Caller::Operator(_)) && stored.by.is_some() {
-            match (before, state) {
-                (said, State::Maintenance) => drop(self.said.lock().insert(id.to_owned(), said)),
-                // It is back, and what it has said of itself meanwhile holds: its checks may fail.
-                (State::Maintenance, State::Running) => {
-                    state = self.said.lock().get(id).copied().unwrap_or(state)
-                }
-                _ => {}
+        let known = &self.touchable(id, caller)?.stored;
+        let Behind { said, away } = known.behind;
+        let (state, behind) = match (away, known.instance.state) {
+            (None, _) => return Ok(Vec::new()),
+            (Some(Away::Left), _) => {
+                return Err(Refused::Unknown(format!("instance \"{id}\" has left; register it (again)")));
             }
-        }
-        Arc::make_mut(&mut stored.instance).state = state;
-        Ok(self.put(stored))
+            (Some(Away::Silent), State::Maintenance) => (State::Maintenance, Behind { said, away: None }),
+            (Some(Away::Silent), _) => (said, Behind::default()),
+        };
+        let stored = stated(known, state, behind);
+        Ok(self.amend(stored))
     }
 
     pub(in crate::keeper) fn deregister(
@@ -178,40 +198,100 @@ impl Draft {
         id: &str,
         caller: &Caller,
     ) -> Result<Vec<Mutation>, Refused> {
-        let mut stored = self.touchable(id, caller)?.stored.clone();
-        if let Caller::Workload { .. } = caller {
-            // What an operator took out, or answers for, is the operator's to remove: the workload may come back to it.
-            if stored.instance.state == State::Maintenance {
-                return Ok(Vec::new());
-            }
-            if stored.by.is_none() {
-                Arc::make_mut(&mut stored.instance).state = State::Stopped;
-                return Ok(self.put(stored));
-            }
+        let known = &self.touchable(id, caller)?.stored;
+        let is_out = known.instance.state == State::Maintenance;
+        // What an operator took out, or answers for, is the operator's to remove: the workload may come back to it.
+        if matches!(caller, Caller::Workload { .. }) && (is_out || known.by.is_none()) {
+            let state = if is_out { State::Maintenance } else { State::Stopped };
+            let behind = Behind { said: State::Stopped, away: Some(Away::Left) };
+            let mut stored = stated(known, state, behind);
+            stored.incarnations.clear();
+            return Ok(self.amend(stored));
         }
         Ok(self.remove_registration(id))
     }
 
     /// Its lease has ended. What an operator took out stays so, wherever its sidecar is.
     pub(in crate::keeper) fn expire(&mut self, id: &str) -> Vec<Mutation> {
-        let held = |known: &Registration| known.stored.instance.state == State::Maintenance;
-        if self.registrations.get(id).is_some_and(held) {
-            return Vec::new();
+        match self.registrations.get(id).map(|known| &known.stored) {
+            Some(known) if known.instance.state == State::Maintenance => {
+                let behind = Behind { away: Some(Away::Silent), ..known.behind };
+                let stored = stated(known, State::Maintenance, behind);
+                self.amend(stored)
+            }
+            _ => self.remove_registration(id),
         }
-        self.remove_registration(id)
+    }
+
+    /// Of a registration that is there.
+    fn amend(&mut self, stored: StoredInstance) -> Vec<Mutation> {
+        let known = self.registrations.get(&stored.instance.id);
+        if known.is_some_and(|known| known.stored == stored) { Vec::new() } else { self.put(stored) }
     }
 
     pub(in crate::keeper) fn remove_registration(&mut self, id: &str) -> Vec<Mutation> {
         if !self.leave(id) {
             return Vec::new();
         }
-        self.said.lock().remove(id);
         self.decide(id);
         vec![Mutation::DeleteInstance(id.to_owned())]
     }
+
+    /// The registration of this id whose time runs.
+    pub(in crate::keeper) fn leased(&self, id: &str) -> Option<&Arc<Instance>> {
+        let stored = &self.registrations.get(id)?.stored;
+        (!stored.is_kept()).then_some(&stored.instance)
+    }
+
+    /// All of them.
+    pub(in crate::keeper) fn all_leased(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        let all = self.registrations.values().map(|registration| &registration.stored);
+        all.filter(|stored| !stored.is_kept()).map(|stored| &stored.instance)
+    }
 }
 
-/// Whether an operator took it out, and it is not the workload's to come back: only an operator, or its end, ends that.
-fn is_kept_out(state: State, caller: &Caller) -> bool {
-    matches!(caller, Caller::Workload { .. }) && state == State::Maintenance
+/// The processes of an instance once this caller has registered it. The newest has it, and of those that it has replaced none
+/// takes it back: an old one that has not ended yet, or does not know that it should have.
+fn succession(known: Option<&StoredInstance>, id: &str, caller: &Caller) -> Result<Vec<String>, Refused> {
+    let there = known.filter(|known| known.behind.away.is_none());
+    let mut all = there.map(|known| known.incarnations.clone()).unwrap_or_default();
+    let Some(own) = caller.incarnation() else { return Ok(all) };
+    match all.iter().position(|known| known == own) {
+        Some(0) => {}
+        Some(_) => return Err(Refused::Replaced { id: id.to_owned(), by: all.swap_remove(0) }),
+        None => {
+            all.insert(0, own.clone());
+            all.truncate(MOST_INCARNATIONS);
+        }
+    }
+    Ok(all)
+}
+
+fn taken(id: &str) -> Refused {
+    Refused::Conflict(format!("the id \"{id}\" is another workload's: register under an id of your own"))
+}
+
+/// The state that an instance is in once this caller has said one, and what is behind it. What an operator took out its workload
+/// does not bring back, by a restart or its word: that is kept until an operator does.
+fn judge(known: Option<&StoredInstance>, said: State, caller: &Caller) -> (State, Behind) {
+    let is_out = known.is_some_and(|known| known.instance.state == State::Maintenance);
+    match (caller, known) {
+        (Caller::Workload { .. }, _) if is_out => (State::Maintenance, Behind { said, away: None }),
+        (_, Some(known)) if said == State::Maintenance && (is_out || known.behind.away.is_some()) => {
+            (State::Maintenance, known.behind)
+        }
+        (_, known) if said == State::Maintenance => {
+            let said = known.map_or(State::Running, |known| known.instance.state);
+            (State::Maintenance, Behind { said, away: None })
+        }
+        _ => (said, Behind::default()),
+    }
+}
+
+fn stated(known: &StoredInstance, state: State, behind: Behind) -> StoredInstance {
+    let mut stored = StoredInstance { behind, ..known.clone() };
+    if stored.instance.state != state {
+        Arc::make_mut(&mut stored.instance).state = state;
+    }
+    stored
 }

@@ -3,9 +3,9 @@ use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 
-use super::super::records::{HistoryAction, StoredInstance, StoredRule};
+use super::super::records::{Away, Behind, HistoryAction, StoredInstance, StoredRule};
 use super::*;
-use crate::instance::{Protocol, sample};
+use crate::instance::{Protocol, State, sample};
 
 fn rule(name: &str, version: u64) -> StoredRule {
     StoredRule {
@@ -31,7 +31,10 @@ async fn what_was_committed_is_there_after_a_reopen() {
     let path = dir.path().join("s.redb");
     let store = Arc::new(Embedded::open(&path).unwrap());
     let instance = sample("web-1", "web", "v1", "127.0.0.5", 80, Protocol::Http);
-    let stored = StoredInstance { instance: instance.into(), by: None, at: Timestamp::now() };
+    let incarnations = vec!["new".into(), "old".into()];
+    let behind = Behind { said: State::Unhealthy, away: Some(Away::Left) };
+    let (instance, at) = (instance.into(), Timestamp::now());
+    let stored = StoredInstance { instance, by: None, at, incarnations, behind };
     let changes =
         vec![put("a", 1), Mutation::PutInstance(Box::new(stored.clone())), Mutation::ReserveGeneration(77)];
     store.commit(changes).await.unwrap();
