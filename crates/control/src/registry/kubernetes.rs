@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::SelectAll;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, Config};
@@ -21,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_stream::StreamMap;
 
 use super::{Problem, Registry, Voice};
 
@@ -37,8 +37,11 @@ const PING: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A watch says something at least as often: the API server sends bookmarks, and ends it after [`watch::LIFE`].
 const SILENCE: Duration = Duration::from_secs(75);
-/// A watch in trouble says so again within half a minute; what it has not repeated is over.
-const TROUBLE: Duration = Duration::from_secs(45);
+/// A watch in trouble says so again within its pause and the patience of a connection; what it has not repeated is over.
+const TROUBLE: Duration = Duration::from_secs(15);
+/// A watch that fails so often in a row, while the API server answers, cannot go on from where it was: it lists anew. (API servers say in
+/// more than one way that a place is too old.)
+const FAILURES: u32 = 4;
 
 /// A cluster of Kubernetes as a row of the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,8 @@ pub struct Kubernetes {
     flaws: BTreeMap<(&'static str, Named), String>,
     /// Watches that failed, and when.
     trouble: BTreeMap<&'static str, (Instant, String)>,
+    /// How often, without a word in between.
+    failed: HashMap<&'static str, u32>,
     /// What listings have shown so far.
     listing: HashMap<&'static str, HashSet<Named>>,
     known: HashMap<&'static str, HashSet<Named>>,
@@ -105,6 +110,7 @@ impl Kubernetes {
             cluster,
             flaws: BTreeMap::new(),
             trouble: BTreeMap::new(),
+            failed: HashMap::new(),
             listing: HashMap::new(),
             known: HashMap::new(),
             waiting: HashSet::new(),
@@ -178,10 +184,11 @@ impl Registry for Kubernetes {
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let client = self.settings.client().await?;
         let mut kinds = Kinds::new(client.clone(), self.options.clone());
-        let mut watches = SelectAll::new();
+        let mut watches = StreamMap::new();
+        self.failed.clear();
         for (kind, watch) in kinds.discover().await? {
             self.waiting.insert(kind);
-            watches.push(watch);
+            watches.insert(kind, watch);
         }
         let (pong, mut pongs) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
@@ -196,10 +203,16 @@ impl Registry for Kubernetes {
                         // Kinds may be defined at any time.
                         for (kind, watch) in kinds.discover().await.unwrap_or_default() {
                             tracing::info!(kind, "the cluster knows it now");
-                            watches.push(watch);
+                            watches.insert(kind, watch);
+                        }
+                        for (kind, _) in self.failed.extract_if(|_, times| *times >= FAILURES) {
+                            watches.insert(kind, kinds.watch(kind));
                         }
                     }
-                    Some(Err(why)) => voice.health.failed(why),
+                    Some(Err(why)) => {
+                        self.failed.clear();
+                        voice.health.failed(why);
+                    }
                     None => return Err("its tasks have ended".to_owned()),
                 },
             }
@@ -213,10 +226,12 @@ impl Kubernetes {
             Ok(event) => event,
             Err(why) => {
                 self.trouble.insert(kind, (Instant::now(), why));
+                *self.failed.entry(kind).or_default() += 1;
                 self.tell(voice);
                 return Ok(());
             }
         };
+        self.failed.remove(kind);
         let before = (self.flaws.len(), self.trouble.remove(kind).is_some());
         let said = self.hear(kind, event);
         voice.heard();

@@ -1,12 +1,14 @@
 //! The watches of a cluster: one for each kind that it knows, with what the mesh needs of each object.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::{self as core, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use outrigger_rules::{ParseOptions, parse_with};
@@ -18,6 +20,8 @@ use crate::instance::{Instance, Port, Protocol, State};
 
 /// Seconds after which the API server ends a watch, which then goes on with the next.
 const LIFE: u32 = 60;
+/// Before a watch that failed is tried again: at first, and at most; up to half of it more by chance.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Of objects in one answer of a listing.
 const PAGE: u32 = 500;
 /// Endpoints that are written down by hand: those of Pods we know better.
@@ -62,7 +66,7 @@ const PORT_FIELDS: [&str; 5] = ["port", "name", "protocol", "targetPort", "appPr
 pub(super) type Seen = (Named, Thing, Option<String>);
 /// What a watch says.
 pub(super) type News = Result<watcher::Event<Seen>, String>;
-type Watch = (&'static str, BoxStream<'static, (&'static str, News)>);
+pub(super) type Watch = BoxStream<'static, News>;
 
 /// The kinds of a cluster.
 pub(super) struct Kinds {
@@ -80,7 +84,7 @@ impl Kinds {
     ///
     /// # Errors
     /// When the API server does not say what it knows.
-    pub(super) async fn discover(&mut self) -> Result<Vec<Watch>, String> {
+    pub(super) async fn discover(&mut self) -> Result<Vec<(&'static str, Watch)>, String> {
         let mut new = Vec::new();
         let mut known: BTreeMap<String, HashSet<String>> = BTreeMap::new();
         for (kind, group, version, plural) in RULES {
@@ -92,25 +96,22 @@ impl Kinds {
                 known.insert(whole.clone(), self.resources(&whole).await?);
             }
             if group.is_empty() || known.get(&whole).is_some_and(|names| names.contains(plural)) {
-                new.push((
-                    kind,
-                    self.rules(
-                        kind,
-                        ApiResource::from_gvk_with_plural(
-                            &GroupVersionKind::gvk(group, version, kind),
-                            plural,
-                        ),
-                    ),
-                ));
+                new.push(kind);
             }
         }
-        for (kind, watch) in [(POD, self.pods()), (NODE, self.nodes()), (SLICE, self.slices())] {
-            if !self.watched.contains(kind) {
-                new.push((kind, watch));
-            }
+        new.extend([POD, NODE, SLICE].into_iter().filter(|kind| !self.watched.contains(kind)));
+        self.watched.extend(new.iter().copied());
+        Ok(new.into_iter().map(|kind| (kind, self.watch(kind))).collect())
+    }
+
+    /// A watch that begins by listing all.
+    pub(super) fn watch(&self, kind: &'static str) -> Watch {
+        match kind {
+            POD => self.pods(),
+            NODE => self.nodes(),
+            SLICE => self.slices(),
+            kind => self.rules(kind),
         }
-        self.watched.extend(new.iter().map(|(kind, _)| *kind));
-        Ok(new)
     }
 
     /// What there is of a group and version, by its plural; nothing where there is no such group.
@@ -122,38 +123,59 @@ impl Kinds {
         }
     }
 
-    fn pods(&self) -> BoxStream<'static, (&'static str, News)> {
+    fn pods(&self) -> Watch {
         let of = |pod: core::Pod| {
             let named = named(pod.metadata.namespace.clone(), pod.metadata.name.clone());
             (named, Thing::Pod(Pod::of(&pod).map(Box::new)), None)
         };
-        said(POD, watcher(Api::<core::Pod>::all(self.client.clone()), config()), of)
+        said(watcher(Api::<core::Pod>::all(self.client.clone()), config()), of)
     }
 
-    fn nodes(&self) -> BoxStream<'static, (&'static str, News)> {
+    fn nodes(&self) -> Watch {
         let of = |node: PartialObjectMeta<Node>| {
             let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
             (named(None, node.metadata.name.clone()), Thing::Node((label(REGION), label(ZONE))), None)
         };
-        said(NODE, watcher(Api::<PartialObjectMeta<Node>>::all(self.client.clone()), config()), of)
+        said(watcher(Api::<PartialObjectMeta<Node>>::all(self.client.clone()), config()), of)
     }
 
-    fn slices(&self) -> BoxStream<'static, (&'static str, News)> {
+    fn slices(&self) -> Watch {
         let of = |slice: EndpointSlice| {
             let named = named(slice.metadata.namespace.clone(), slice.metadata.name.clone());
             let instances = written_down(&named, &slice);
             (named, Thing::Slice(instances), None)
         };
-        said(SLICE, watcher(Api::<EndpointSlice>::all(self.client.clone()), config().labels(BY_HAND)), of)
+        said(watcher(Api::<EndpointSlice>::all(self.client.clone()), config().labels(BY_HAND)), of)
     }
 
-    fn rules(&self, kind: &'static str, resource: ApiResource) -> BoxStream<'static, (&'static str, News)> {
+    fn rules(&self, kind: &'static str) -> Watch {
+        let row = RULES.iter().find(|(known, ..)| *known == kind);
+        let (_, group, version, plural) = *row.unwrap_or(&(kind, "", "v1", ""));
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         let options = self.options.clone();
         let objects = watcher(Api::<DynamicObject>::all_with(self.client.clone(), &resource), config());
         let types = kube::api::TypeMeta { api_version: resource.api_version, kind: resource.kind };
-        said(kind, objects, move |object| {
-            rule(DynamicObject { types: Some(types.clone()), ..object }, &options)
-        })
+        said(objects, move |object| rule(DynamicObject { types: Some(types.clone()), ..object }, &options))
+    }
+}
+
+/// The pause before the next try.
+struct Pace(Duration);
+
+impl Iterator for Pace {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSE.1);
+        Some(pause.mul_f64(1.0 + fastrand::f64() / 2.0))
+    }
+}
+
+impl Backoff for Pace {
+    fn reset(&mut self) {
+        self.0 = PAUSE.0;
     }
 }
 
@@ -167,11 +189,10 @@ fn named(namespace: Option<String>, name: Option<String>) -> Named {
 
 /// What a watch says, read.
 fn said<K: Send + 'static>(
-    kind: &'static str,
     watch: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     read: impl Fn(K) -> Seen + Send + 'static,
-) -> BoxStream<'static, (&'static str, News)> {
-    let watch = watch.default_backoff().map(move |event| {
+) -> Watch {
+    let watch = watch.backoff(Pace(PAUSE.0)).map(move |event| {
         let event = event.map(|event| match event {
             watcher::Event::Apply(object) => watcher::Event::Apply(read(object)),
             watcher::Event::Delete(object) => watcher::Event::Delete(read(object)),
@@ -179,7 +200,7 @@ fn said<K: Send + 'static>(
             watcher::Event::Init => watcher::Event::Init,
             watcher::Event::InitDone => watcher::Event::InitDone,
         });
-        (kind, event.map_err(|error| error.to_string()))
+        event.map_err(|error| error.to_string())
     });
     watch.boxed()
 }

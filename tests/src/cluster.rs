@@ -1,0 +1,210 @@
+//! A cluster of Kubernetes on hosts of our own: real etcd, API server and controllers on one; [`crate::kubelet`] gives every Pod another.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use rcgen::KeyPair;
+
+use crate::mesh::Process;
+use crate::netns::Host;
+use crate::require;
+use crate::wait::eventually;
+
+/// In the host's own network namespace nobody else has these.
+const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
+const ETCD: &str = "http://127.0.0.1:2379";
+/// Of what a mesh needs; no scheduler: Pods say their node.
+const CONTROLLERS: &str = "serviceaccount-controller,namespace-controller,endpointslice-controller,\
+     root-ca-certificate-publisher-controller,garbage-collector-controller,deployment-controller,replicaset-controller,\
+     statefulset-controller,job-controller";
+
+/// The programs of a control plane of Kubernetes.
+pub struct Programs {
+    etcd: PathBuf,
+    api: PathBuf,
+    controllers: PathBuf,
+    kubectl: PathBuf,
+}
+
+/// A cluster without nodes.
+pub struct Cluster {
+    directory: tempfile::TempDir,
+    programs: Programs,
+    /// Where it runs.
+    pub host: Host,
+    etcd: Option<Process>,
+    api: Option<Process>,
+    controllers: Option<Process>,
+}
+
+impl Programs {
+    /// `None` where the machine has not got them, which was announced.
+    pub fn find() -> Option<Self> {
+        Some(Self {
+            etcd: require::tool("etcd")?,
+            api: require::tool("kube-apiserver")?,
+            controllers: require::tool("kube-controller-manager")?,
+            kubectl: require::tool("kubectl")?,
+        })
+    }
+}
+
+impl Cluster {
+    /// Starts everything and waits until the API server and the default namespace are there.
+    pub async fn start(programs: Programs, host: &Host) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster =
+            Self { directory, programs, host: host.clone(), etcd: None, api: None, controllers: None };
+        let key = KeyPair::generate().expect("a key");
+        let (private, public) = (key.serialize_pem(), key.public_key_pem());
+        for (name, text) in [
+            ("sa.key", private.as_str()),
+            ("sa.pub", public.as_str()),
+            ("tokens.csv", "admin-token,admin,1,system:masters\nmesh-token,mesh,2,mesh\n"),
+            ("admin.kubeconfig", &cluster.kubeconfig_of("admin-token")),
+            ("mesh.kubeconfig", &cluster.kubeconfig_of("mesh-token")),
+        ] {
+            std::fs::write(cluster.path(name), text).expect("a file of our own");
+        }
+        cluster.start_etcd();
+        cluster.start_api().await;
+        let mut command = cluster.host.command(&cluster.programs.controllers);
+        command.current_dir(cluster.path("")).args([
+            "--kubeconfig=admin.kubeconfig",
+            "--bind-address=127.0.0.1",
+            "--secure-port=10257",
+            "--cert-dir=pki-controllers",
+            "--leader-elect=false",
+            "--use-service-account-credentials=false",
+            "--service-account-private-key-file=sa.key",
+            "--root-ca-file=pki/apiserver.crt",
+            &format!("--controllers={CONTROLLERS}"),
+        ]);
+        cluster.controllers = Some(Process::spawn(command, cluster.path("controllers.log")));
+        eventually("the controllers work", || async {
+            cluster.kubectl(&["-n", "default", "get", "serviceaccount", "default"])
+        })
+        .await;
+        cluster
+    }
+
+    fn kubeconfig_of(&self, token: &str) -> String {
+        let ca = self.path("pki/apiserver.crt");
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("https://{API}"), "certificate-authority": ca}}],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
+        })
+        .to_string()
+    }
+
+    /// A file of the cluster.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn start_etcd(&mut self) {
+        let mut command = self.host.command(&self.programs.etcd);
+        command.current_dir(self.path("")).args([
+            "--name=e",
+            "--data-dir=etcd",
+            "--listen-client-urls",
+            ETCD,
+            "--advertise-client-urls",
+            ETCD,
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+            "--initial-cluster=e=http://127.0.0.1:2380",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        ]);
+        self.etcd = Some(Process::spawn(command, self.path("etcd.log")));
+    }
+
+    /// Starts the API server (again) and waits until it is ready.
+    pub async fn start_api(&mut self) {
+        let mut command = self.host.command(&self.programs.api);
+        command.current_dir(self.path("")).args([
+            &format!("--etcd-servers={ETCD}"),
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            &format!("--secure-port={}", API.port()),
+            "--cert-dir=pki",
+            "--endpoint-reconciler-type=none",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=RBAC",
+            "--token-auth-file=tokens.csv",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-account-key-file=sa.pub",
+            "--service-account-signing-key-file=sa.key",
+            "--allow-privileged=true",
+            "--profiling=false",
+        ]);
+        self.api = Some(Process::spawn(command, self.path("apiserver.log")));
+        eventually("the API server is ready", || async { self.kubectl(&["get", "--raw", "/readyz"]) }).await;
+    }
+
+    /// Kills the API server at once.
+    pub fn kill_api(&mut self) {
+        if let Some(api) = self.api.take() {
+            api.kill();
+        }
+    }
+
+    /// `kubectl` as an administrator.
+    ///
+    /// # Errors
+    /// All that it wrote.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let kubeconfig = format!("--kubeconfig={}", self.path("admin.kubeconfig").display());
+        // It writes what it discovers into the home directory otherwise.
+        let cache = format!("--cache-dir={}", self.path("cache").display());
+        self.host.ask(&self.programs.kubectl, &[&[kubeconfig.as_str(), &cache], args].concat())
+    }
+
+    /// `kubectl apply`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn apply(&self, yaml: &str) -> String {
+        self.try_apply(yaml).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// `kubectl apply`.
+    ///
+    /// # Errors
+    /// All that it wrote.
+    pub fn try_apply(&self, yaml: &str) -> Result<String, String> {
+        let file = tempfile::NamedTempFile::new_in(self.path("")).map_err(|error| error.to_string())?;
+        std::fs::write(file.path(), yaml).map_err(|error| error.to_string())?;
+        self.kubectl(&["apply", "-f", &file.path().to_string_lossy()])
+    }
+
+    /// A client as an administrator; connections are made where it is used.
+    pub async fn client(&self) -> Client {
+        let file = Kubeconfig::read_from(self.path("admin.kubeconfig")).expect("our own file");
+        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+        Client::try_from(config.expect("our own file")).expect("a client")
+    }
+
+    /// What a program of it has written.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// A program that is no part of it, on its host.
+    pub fn command(&self, program: &Path) -> Command {
+        self.host.command(program)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Without etcd the API server waits for it.
+        drop((self.controllers.take(), self.api.take(), self.etcd.take()));
+    }
+}

@@ -1,0 +1,304 @@
+//! A small kubelet: it gives each Pod of its node a host of its own, runs the containers as processes there, probes them, restarts them,
+//! says how they are, and ends them in order. Real but for the container: names of images stand for programs of the test.
+//!
+//! As a kubelet does: init containers one after the other, one that restarts always goes on and has to have started before the next;
+//! a Pod whose containers have ended ends its sidecars last; SIGTERM, the grace period, SIGKILL.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Container, Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::netns::{Host, Net};
+
+mod container;
+mod probe;
+
+use container::{Running, Surroundings};
+
+/// Between two looks at a container.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What an image name stands for: the program, and words in front of the container's own.
+pub type Images = BTreeMap<&'static str, Box<dyn Fn(&[String]) -> (PathBuf, Vec<String>) + Send + Sync>>;
+
+/// A node; it ends with this.
+pub struct Kubelet {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    node: String,
+    client: Client,
+    net: Arc<Net>,
+    images: Images,
+    directory: tempfile::TempDir,
+    /// Where Pods run, by namespace and name.
+    hosts: Mutex<BTreeMap<(String, String), Host>>,
+}
+
+impl Kubelet {
+    /// Registers the node and follows its Pods. Call it on the host of the API server.
+    pub async fn start(node: &str, zone: &str, client: Client, net: Arc<Net>, images: Images) -> Self {
+        let object: Node = serde_json::from_value(json!({
+            "metadata": {"name": node, "labels": {
+                "topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": node,
+            }},
+        }))
+        .expect("a Node");
+        let nodes: Api<Node> = Api::all(client.clone());
+        nodes.create(&PostParams::default(), &object).await.expect("the node is registered");
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+        nodes
+            .patch_status(node, &PatchParams::default(), &Patch::Merge(ready))
+            .await
+            .expect("the node is ready");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // Sidecars run as a user of their own.
+        crate::open_to_all(directory.path());
+        let (node, hosts) = (node.to_owned(), Mutex::default());
+        let shared = Arc::new(Shared { node, client, net, images, directory, hosts });
+        let task = tokio::spawn(follow(shared.clone()));
+        Self { shared, task }
+    }
+
+    /// Where a Pod runs.
+    pub fn host(&self, namespace: &str, pod: &str) -> Option<Host> {
+        self.shared.hosts.lock().get(&(namespace.to_owned(), pod.to_owned())).cloned()
+    }
+
+    /// What a container has written, over all its runs.
+    pub fn log(&self, namespace: &str, pod: &str, container: &str) -> String {
+        let file = self.shared.directory.path().join(format!("{namespace}_{pod}/{container}.log"));
+        std::fs::read_to_string(file).unwrap_or_default()
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One task for each Pod, which hears whether the Pod is to end.
+async fn follow(shared: Arc<Shared>) {
+    let pods: Api<Pod> = Api::all(shared.client.clone());
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.node));
+    let mut events = watcher(pods, config).boxed();
+    let mut known: BTreeMap<String, watch::Sender<Option<i64>>> = BTreeMap::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        let event = match events.try_next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return,
+            // The API server is away; the watch goes on when it is there again.
+            Err(_) => {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+        };
+        let pod = match event {
+            watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => pod,
+            // What is deleted at once ends at once.
+            watcher::Event::Delete(pod) => {
+                if let Some(end) = known.remove(&pod.uid().unwrap_or_default()) {
+                    let _ = end.send(Some(0));
+                }
+                continue;
+            }
+            watcher::Event::Init | watcher::Event::InitDone => continue,
+        };
+        let grace = pod
+            .metadata
+            .deletion_timestamp
+            .as_ref()
+            .map(|_| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
+        let uid = pod.uid().unwrap_or_default();
+        match known.get(&uid) {
+            Some(end) => drop(end.send_if_modified(|end| {
+                let changed = *end != grace;
+                *end = grace;
+                changed
+            })),
+            None => {
+                let (end, ends) = watch::channel(grace);
+                known.insert(uid, end);
+                tasks.spawn(Life { shared: shared.clone(), pod, ends }.live());
+            }
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+/// The life of one Pod.
+struct Life {
+    shared: Arc<Shared>,
+    pod: Pod,
+    ends: watch::Receiver<Option<i64>>,
+}
+
+impl Life {
+    async fn live(self) {
+        let (namespace, name) = (self.pod.namespace().unwrap_or_default(), self.pod.name_any());
+        let key = (namespace.clone(), name.clone());
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &namespace);
+        let short = format!("p{}", fastrand::u32(..));
+        let net = self.shared.net.clone();
+        let host = tokio::task::spawn_blocking(move || net.host(&short)).await.expect("a host can be made");
+        self.shared.hosts.lock().insert(key.clone(), host.clone());
+        let directory = self.shared.directory.path().join(format!("{namespace}_{name}"));
+        std::fs::create_dir_all(&directory).expect("a directory of our own");
+        let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, &directory).await;
+        let mut pod = Contents { containers: Vec::new(), surroundings };
+        self.say(&api, &pod, "Pending", false).await;
+        let succeeded = tokio::select! {
+            succeeded = self.work(&api, &mut pod) => Some(succeeded),
+            () = to_end(self.ends.clone()) => None,
+        };
+        let grace = self.ends.borrow().unwrap_or(30);
+        if succeeded.is_none() {
+            self.say(&api, &pod, "Running", false).await;
+        }
+        pod.end(Duration::from_secs(u64::try_from(grace).unwrap_or(0))).await;
+        if let Some(succeeded) = succeeded {
+            self.say(&api, &pod, if succeeded { "Succeeded" } else { "Failed" }, false).await;
+            to_end(self.ends.clone()).await;
+        }
+        self.shared.hosts.lock().remove(&key);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let _ = api.delete(&name, &now).await;
+        drop(host);
+    }
+
+    /// Starts everything in order, then looks after it. Says whether a Pod whose containers have ended has done well.
+    async fn work(&self, api: &Api<Pod>, pod: &mut Contents) -> bool {
+        let spec = self.pod.spec.clone().unwrap_or_default();
+        for container in spec.init_containers.iter().flatten() {
+            let sidecar = container.restart_policy.as_deref() == Some("Always");
+            loop {
+                let mut running = self.run(pod, container, sidecar);
+                if sidecar {
+                    running.started().await;
+                    pod.containers.push(running);
+                    break;
+                }
+                if running.ended().await {
+                    break;
+                }
+                tokio::time::sleep(TICK * 4).await;
+            }
+        }
+        for container in &spec.containers {
+            let running = self.run(pod, container, false);
+            pod.containers.push(running);
+        }
+        let always = spec.restart_policy.as_deref().is_none_or(|policy| policy == "Always");
+        let never = spec.restart_policy.as_deref() == Some("Never");
+        let mut said = None;
+        loop {
+            let mut open = 0;
+            let mut failed = false;
+            for place in 0..pod.containers.len() {
+                let Some(success) = pod.containers[place].exited() else {
+                    open += usize::from(!pod.containers[place].sidecar);
+                    continue;
+                };
+                let sidecar = pod.containers[place].sidecar;
+                if sidecar || always || (!success && !never) {
+                    let container = pod.containers[place].container.clone();
+                    tokio::time::sleep(TICK * 4).await;
+                    pod.containers[place] = self.run(pod, &container, sidecar);
+                    open += usize::from(!sidecar);
+                } else {
+                    failed |= !success;
+                }
+            }
+            if open == 0 {
+                return !failed;
+            }
+            let mut ready = true;
+            for container in &mut pod.containers {
+                ready &= container.ready().await;
+            }
+            if said != Some(ready) {
+                self.say(api, pod, "Running", ready).await;
+                said = Some(ready);
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn run(&self, pod: &Contents, container: &Container, sidecar: bool) -> Running {
+        let image = container.image.as_deref().unwrap_or_default();
+        let words = [container.command.clone(), container.args.clone()].into_iter().flatten().flatten();
+        let words: Vec<String> = words.collect();
+        let program = self.shared.images.get(image);
+        let (program, words) =
+            program.unwrap_or_else(|| panic!("no program stands for the image {image:?}"))(&words);
+        Running::start(container.clone(), sidecar, &program, &words, &pod.surroundings)
+    }
+
+    /// Writes the Pod's status. A server that is away is asked again.
+    async fn say(&self, api: &Api<Pod>, pod: &Contents, phase: &str, ready: bool) {
+        let host = pod.surroundings.host.v4();
+        let condition =
+            |kind: &str, is: bool| json!({"type": kind, "status": if is { "True" } else { "False" }});
+        let statuses: Vec<Value> =
+            pod.containers.iter().filter(|one| !one.sidecar).map(Running::status).collect();
+        let init: Vec<Value> = pod.containers.iter().filter(|one| one.sidecar).map(Running::status).collect();
+        let status = json!({"status": {
+            "phase": phase, "podIP": host, "podIPs": [{"ip": host}], "hostIP": host,
+            "conditions": [
+                condition("PodScheduled", true), condition("Initialized", phase != "Pending"),
+                condition("ContainersReady", ready), condition("Ready", ready),
+            ],
+            "containerStatuses": statuses, "initContainerStatuses": init,
+        }});
+        for _ in 0..100 {
+            let said =
+                api.patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await;
+            match said {
+                Err(kube::Error::Api(error)) if error.code == 404 => return,
+                Ok(_) => return,
+                Err(_) => tokio::time::sleep(TICK * 4).await,
+            }
+        }
+    }
+}
+
+/// What runs in a Pod.
+struct Contents {
+    containers: Vec<Running>,
+    surroundings: Surroundings,
+}
+
+impl Contents {
+    /// The containers, then the sidecars from the last to the first, each with what is left of the grace period.
+    async fn end(&mut self, grace: Duration) {
+        let deadline = tokio::time::Instant::now() + grace;
+        let (sidecars, others): (Vec<_>, Vec<_>) = self.containers.iter_mut().partition(|one| one.sidecar);
+        others.iter().for_each(|one| one.terminate());
+        for one in others {
+            one.end_by(deadline).await;
+        }
+        for sidecar in sidecars.into_iter().rev() {
+            sidecar.terminate();
+            sidecar.end_by(deadline).await;
+        }
+    }
+}
+
+async fn to_end(mut ends: watch::Receiver<Option<i64>>) {
+    let _ = ends.wait_for(Option::is_some).await;
+}

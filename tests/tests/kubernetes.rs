@@ -1,0 +1,229 @@
+//! A real cluster: etcd, API server and controllers of Kubernetes, and a small kubelet of our own that gives each Pod a network
+//! namespace. `kubectl apply` is all that a user does; the webhook injects, the kernel intercepts, the cluster says who is who.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use outrigger_tests::app;
+use outrigger_tests::cluster::{Cluster, Programs};
+use outrigger_tests::kubelet::{Images, Kubelet};
+use outrigger_tests::mesh::Mesh;
+use outrigger_tests::netns::{Host, Net};
+use outrigger_tests::require;
+use outrigger_tests::wait::eventually;
+use serde_json::{Value, json};
+
+use crate::BINARY;
+
+mod pods;
+
+const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");
+const NODE: &str = "node-1";
+
+/// A namespace whose Pods are injected.
+const SHOP: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio-injection: enabled}}
+";
+
+/// A cluster with one node, and the mesh in it.
+struct Stage {
+    // Ends first: what runs in Pods is gone before their network is.
+    kubelet: Kubelet,
+    mesh: Mesh,
+    cluster: Cluster,
+    master: Host,
+}
+
+/// `None` where the machine cannot.
+fn able() -> Option<Programs> {
+    if !require::netns() {
+        return None;
+    }
+    ["nft", "setpriv"].into_iter().try_for_each(|tool| require::tool(tool).map(drop))?;
+    Programs::find()
+}
+
+/// What the images of the tests stand for.
+fn images() -> Images {
+    let mut images = Images::new();
+    images.insert("app", Box::new(|words| (PathBuf::from(APP), words.to_vec())));
+    images.insert(
+        "outrigger/proxy:test",
+        Box::new(|words| {
+            // The image's own entry point is outrigger-proxy, which is two commands of `outrigger`.
+            let proxy = if words.first().is_some_and(|word| word == "intercept") {
+                &[][..]
+            } else {
+                &["proxy".to_owned()]
+            };
+            (PathBuf::from(BINARY), [proxy, words].concat())
+        }),
+    );
+    images
+}
+
+impl Stage {
+    async fn start() -> Option<Self> {
+        let programs = able()?;
+        let net = Arc::new(Net::new());
+        let master = net.host("master");
+        let cluster = Cluster::start(programs, &master).await;
+        cluster.apply(RIGHTS);
+        let settings = json!({
+            "registries": [{"name": "cluster", "kubernetes": {"kubeconfig": cluster.path("mesh.kubeconfig")}}],
+            "injector": {
+                "address": "127.0.0.1:15017", "image": "outrigger/proxy:test",
+                "controlPlane": SocketAddr::new(master.v4(), 15012), "webhook": "outrigger-injector",
+            },
+        });
+        cluster.apply(WEBHOOK);
+        let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
+        let client = cluster.client().await;
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images())).await;
+        cluster.apply(SHOP);
+        eventually("the webhook is trusted", || async {
+            let found = cluster.kubectl(&[
+                "get",
+                "mutatingwebhookconfiguration",
+                "outrigger-injector",
+                "-o",
+                "json",
+            ])?;
+            let found: Value = serde_json::from_str(&found).map_err(|error| error.to_string())?;
+            let bundle = &found["webhooks"][0]["clientConfig"]["caBundle"];
+            if bundle.as_str().is_some_and(|bundle| !bundle.is_empty()) {
+                Ok(())
+            } else {
+                Err(found.to_string())
+            }
+        })
+        .await;
+        Some(Self { kubelet, mesh, cluster, master })
+    }
+
+    /// Pods of an application that are ready, by name.
+    fn ready(&self, app: &str) -> Result<Vec<String>, String> {
+        let selector = format!("app={app}");
+        let pods = self.cluster.kubectl(&["-n", "shop", "get", "pods", "-l", &selector, "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
+        let ready = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array();
+            pod["metadata"]["deletionTimestamp"].is_null()
+                && conditions.is_some_and(|all| {
+                    all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+                })
+        };
+        let items = pods["items"].as_array().cloned().unwrap_or_default();
+        Ok(items
+            .iter()
+            .filter(ready)
+            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+            .collect())
+    }
+
+    /// Waits until so many are ready.
+    async fn until_ready(&self, app: &str, count: usize) -> Vec<String> {
+        eventually(&format!("{count} of {app} are ready"), || async {
+            let ready = self.ready(app)?;
+            if ready.len() == count {
+                return Ok(ready);
+            }
+            let pods = self.cluster.kubectl(&["-n", "shop", "get", "pods", "-o", "wide"]).unwrap_or_default();
+            let events = self.cluster.kubectl(&["-n", "shop", "get", "events"]).unwrap_or_default();
+            Err(format!("{pods}\n{events}"))
+        })
+        .await
+    }
+
+    fn host(&self, pod: &str) -> Host {
+        self.kubelet.host("shop", pod).unwrap_or_else(|| panic!("{pod} runs"))
+    }
+
+    /// The address of a Service.
+    fn service(&self, name: &str, port: u16) -> SocketAddr {
+        let found =
+            self.cluster.kubectl(&["-n", "shop", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}"]);
+        SocketAddr::new(found.unwrap().parse().unwrap(), port)
+    }
+
+    /// Asks as an application in a Pod does.
+    async fn ask(&self, pod: &str, address: SocketAddr) -> std::io::Result<(u16, String)> {
+        self.host(pod).run(app::get(address, "/", "")).await
+    }
+
+    /// The logs that matter when something is wrong.
+    fn logs(&self, pod: &str) -> String {
+        let log = |container| self.kubelet.log("shop", pod, container);
+        format!("init: {}\nproxy: {}\napp: {}", log("outrigger-init"), log("outrigger-proxy"), log("app"))
+    }
+}
+
+/// What the mesh may do in the cluster.
+const RIGHTS: &str = "apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: outrigger-control}
+rules:
+- {apiGroups: [''], resources: [pods, services, nodes, namespaces], verbs: [get, list, watch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [networking.istio.io, security.istio.io, gateway.networking.k8s.io, outrigger.io], resources: ['*'], verbs: [get, list, watch]}
+- {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
+- {apiGroups: [admissionregistration.k8s.io], resources: [mutatingwebhookconfigurations], resourceNames: [outrigger-injector], verbs: [get, patch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: outrigger-control}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: outrigger-control}
+subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: mesh}]
+";
+
+const WEBHOOK: &str = "apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {name: outrigger-injector}
+webhooks:
+- name: injector.outrigger.io
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Fail
+  timeoutSeconds: 10
+  namespaceSelector: {matchLabels: {istio-injection: enabled}}
+  clientConfig: {url: 'https://127.0.0.1:15017/inject'}
+  rules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods]}]
+";
+
+/// An application of one port, and its Service.
+fn deployment(name: &str, version: &str, replicas: u32) -> String {
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": name}},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {
+                "metadata": {"labels": {"app": name, "version": version}},
+                "spec": {
+                    "nodeName": NODE, "serviceAccountName": name, "terminationGracePeriodSeconds": 20,
+                    "containers": [{
+                        "name": "app", "image": "app", "args": ["serve", "8080", "2"],
+                        "env": [{"name": "NAME", "value": format!("{name}-{version}")}],
+                        "ports": [{"containerPort": 8080, "name": "web"}],
+                        "readinessProbe": {"httpGet": {"path": "/", "port": "web"}, "periodSeconds": 1},
+                    }],
+                },
+            },
+        },
+    });
+    format!(
+        "apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {name}, namespace: shop}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec: {{selector: {{app: {name}}}, ports: [{{port: 80, name: http, targetPort: web}}]}}
+---
+{deployment}
+"
+    )
+}
