@@ -150,8 +150,14 @@ impl Mesh {
 
     /// With the control plane on this host; nobody else need reach it, because the management API is a socket file.
     pub async fn start_on(binary: &str, host: &Host) -> Self {
-        let more = json!({ "ips": host.addresses(), "advertise": SocketAddr::new(host.v4(), 15012) });
-        Self::start_in(binary.into(), [0; 2], Some(host.clone()), &[], more).await
+        Self::start_on_with(binary, host, json!({})).await
+    }
+
+    /// As [`Mesh::start_on`], with more settings.
+    pub async fn start_on_with(binary: &str, host: &Host, more: Value) -> Self {
+        let mut settings = json!({ "ips": host.addresses(), "advertise": SocketAddr::new(host.v4(), 15012) });
+        merge(&mut settings, &more);
+        Self::start_in(binary.into(), [0; 2], Some(host.clone()), &[], settings).await
     }
 
     async fn start_in(

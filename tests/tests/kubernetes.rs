@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use outrigger_control::explain::describe::DescribeQuery;
+use outrigger_control::instance::{Instance, Protocol, State};
 use outrigger_tests::app;
 use outrigger_tests::cluster::{Cluster, Programs};
 use outrigger_tests::kubelet::{Images, Kubelet};
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use crate::BINARY;
 
 mod pods;
+mod source;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");
 const NODE: &str = "node-1";
@@ -66,31 +69,16 @@ fn images() -> Images {
 
 impl Stage {
     async fn start() -> Option<Self> {
-        let programs = able()?;
-        let net = Arc::new(Net::new());
-        let master = net.host("master");
-        let cluster = Cluster::start(programs, &master).await;
-        cluster.apply(RIGHTS);
-        let settings = json!({
-            "registries": [{"name": "cluster", "kubernetes": {"kubeconfig": cluster.path("mesh.kubeconfig")}}],
-            "injector": {
+        let stage = Self::with(|master| {
+            json!({
                 "address": "127.0.0.1:15017", "image": "outrigger/proxy:test",
                 "controlPlane": SocketAddr::new(master.v4(), 15012), "webhook": "outrigger-injector",
-            },
+            })
         });
-        cluster.apply(WEBHOOK);
-        let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
-        let client = cluster.client().await;
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images())).await;
-        cluster.apply(SHOP);
+        let stage = stage.await?;
         eventually("the webhook is trusted", || async {
-            let found = cluster.kubectl(&[
-                "get",
-                "mutatingwebhookconfiguration",
-                "outrigger-injector",
-                "-o",
-                "json",
-            ])?;
+            let found = ["get", "mutatingwebhookconfiguration", "outrigger-injector", "-o", "json"];
+            let found = stage.cluster.kubectl(&found)?;
             let found: Value = serde_json::from_str(&found).map_err(|error| error.to_string())?;
             let bundle = &found["webhooks"][0]["clientConfig"]["caBundle"];
             if bundle.as_str().is_some_and(|bundle| !bundle.is_empty()) {
@@ -100,6 +88,32 @@ impl Stage {
             }
         })
         .await;
+        Some(stage)
+    }
+
+    /// The cluster as a registry alone.
+    async fn without_injection() -> Option<Self> {
+        Self::with(|_| Value::Null).await
+    }
+
+    async fn with(injector: impl FnOnce(&Host) -> Value) -> Option<Self> {
+        let programs = able()?;
+        let net = Arc::new(Net::new());
+        let master = net.host("master");
+        let cluster = Cluster::start(programs, &master).await;
+        cluster.apply(RIGHTS);
+        let kubeconfig = cluster.path("mesh.kubeconfig");
+        let mut settings =
+            json!({"registries": [{"name": "cluster", "kubernetes": {"kubeconfig": kubeconfig}}]});
+        let injector = injector(&master);
+        if !injector.is_null() {
+            settings["injector"] = injector;
+            cluster.apply(WEBHOOK);
+        }
+        let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
+        let client = cluster.client().await;
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images())).await;
+        cluster.apply(SHOP);
         Some(Self { kubelet, mesh, cluster, master })
     }
 

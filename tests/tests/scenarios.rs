@@ -30,6 +30,7 @@ mod gateway_conformance;
 mod hashing;
 mod interception;
 mod jaeger;
+mod kubernetes;
 mod layering;
 mod limits;
 mod localities;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{self as core, Container};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::app;
 use crate::netns::Host;
 
 /// What is asked of a container.
@@ -60,14 +60,22 @@ impl Probe {
         let (address, path) = (self.address, self.path.clone());
         let asked = self.host.run(async move {
             match path {
-                Some(path) => {
-                    app::get(address, &path, "").await.is_ok_and(|(status, _)| (200..400).contains(&status))
-                }
+                Some(path) => status(address, &path).await.is_ok_and(|status| (200..400).contains(&status)),
                 None => TcpStream::connect(address).await.is_ok(),
             }
         });
         timeout(self.patience, asked).await.unwrap_or(false)
     }
+}
+
+/// Of the answer's first line; who answers need not close.
+async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let mut stream = BufReader::new(TcpStream::connect(address).await?);
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other(line))
 }
 
 impl Checked {
