@@ -34,6 +34,8 @@ enum Command {
     /// Bring a workload's connections to its sidecar: rules of the kernel
     #[command(subcommand)]
     Intercept(outrigger_proxy::intercept::Command),
+    /// Wait until the sidecar beside is ready
+    Wait(outrigger_proxy::wait::WaitArgs),
     /// Apply rules from files (- is standard input)
     Apply(command::rules::Apply),
     /// Show rules
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Proxy(args) => outrigger_proxy::app::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Intercept(command) => outrigger_proxy::intercept::apply::run(&command)
             .map(|done| if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Wait(args) => outrigger_proxy::wait::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => wait(args.run()),
         Command::Apply(args) => wait(args.run()),
         Command::Get(args) => wait(args.run()),

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::access_log;
 use crate::admin::Pages;
-use crate::bootstrap::{Bootstrap, Format, Mode};
+use crate::bootstrap::{self, Bootstrap, Format, Mode};
 use crate::checks::Checks;
 use crate::config_feed::state::{Bounds, FeedState, ResourceKey};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
@@ -50,11 +50,11 @@ use identity::Joined;
 use publish::{Publisher, Reachable};
 
 /// Command line of the sidecar.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct ProxyArgs {
-    /// The bootstrap file (YAML or JSON).
-    #[arg(long, value_name = "FILE", env = "OUTRIGGER_BOOTSTRAP")]
-    pub bootstrap: PathBuf,
+    /// The bootstrap file (YAML or JSON) [default: the text in the environment variable OUTRIGGER_BOOTSTRAP]
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap: Option<PathBuf>,
     /// Log filter, such as `info,outrigger_proxy=debug`; overrides the bootstrap file.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -65,7 +65,8 @@ pub struct ProxyArgs {
 /// # Errors
 /// What kept it from starting. After the start nothing ends it but signals, its parent, or `/quitquitquit`.
 pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
-    let bootstrap = Bootstrap::read(&args.bootstrap)?;
+    let variable = std::env::var(bootstrap::VARIABLE).ok();
+    let bootstrap = Bootstrap::find(args.bootstrap.as_deref(), variable.as_deref())?;
     let format = match bootstrap.log.format {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use outrigger_telemetry::admin::{AdminResponse, Row};
 use serde::Deserialize;
@@ -21,6 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Of an answer that says SERVING; more of it is of no interest.
 const MOST_ANSWER: usize = 64;
+
+/// Headers that are not passed on: those of the connection with us, and of a body that a probe does not have.
+const OUR_OWN: [HeaderName; 10] = [
+    header::HOST,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+];
 
 /// The path of the probes.
 pub const PATH: &str = "/app-health/*";
@@ -164,11 +178,11 @@ async fn http(
 ) -> Result<StatusCode, AnyError> {
     let tcp = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
-    let mut request = Request::get(path).header(http::header::CONNECTION, "close");
-    request = request.header(http::header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
-    // Applications tell probes from visitors by it.
-    if let Some(agent) = asked.get(http::header::USER_AGENT) {
-        request = request.header(http::header::USER_AGENT, agent);
+    let mut request = Request::get(path).header(header::CONNECTION, "close");
+    request = request.header(header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
+    // Applications tell probes from visitors by User-Agent, and probes may be written with headers of their own.
+    for (name, value) in asked.iter().filter(|(name, _)| !OUR_OWN.contains(name)) {
+        request = request.header(name, value);
     }
     let request = request.body(http_body_util::Empty::<Bytes>::new())?;
     let answered = async move { Ok(sender.send_request(request).await?.status()) };
@@ -219,9 +233,9 @@ fn check_request(address: SocketAddr) -> Result<Request<()>, http::Error> {
         .method(Method::POST)
         .version(Version::HTTP_2)
         .uri(format!("http://{address}/grpc.health.v1.Health/Check"))
-        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(header::CONTENT_TYPE, "application/grpc")
         .body(())?;
-    request.headers_mut().insert(http::header::TE, HeaderValue::from_static("trailers"));
+    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     Ok(request)
 }
 
@@ -307,6 +321,38 @@ mod tests {
         assert!(nobody.ask(&HeaderMap::new()).await.unwrap_err().starts_with("127.0.0.1:1: "));
     }
 
+    #[tokio::test]
+    async fn headers_of_the_probe_reach_the_application_but_for_those_of_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            let n = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&head[..n]).to_lowercase()
+        });
+        let asked = [
+            ("x-probe", "yes"),
+            ("user-agent", "kube-probe/1.33"),
+            ("connection", "x"),
+            ("host", "10.1.0.7:15021"),
+        ];
+        let asked =
+            asked.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        probe(address).ask(&asked.into_iter().collect()).await.unwrap();
+        let head = heard.await.unwrap();
+        assert!(
+            head.contains("x-probe: yes\r\n") && head.contains("user-agent: kube-probe/1.33\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains(&format!("host: {address}\r\n")) && head.matches("host:").count() == 1,
+            "{head}"
+        );
+        assert!(!head.contains("connection: x"), "{head}");
+    }
+
     async fn grpc_server(answer: &'static [u8], status: &'static str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -316,7 +362,7 @@ mod tests {
                 assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
                 let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
                 stream.send_data(answer.into(), false).unwrap();
-                let trailers = [(http::HeaderName::from_static("grpc-status"), status.parse().unwrap())];
+                let trailers = [(HeaderName::from_static("grpc-status"), status.parse().unwrap())];
                 stream.send_trailers(trailers.into_iter().collect()).unwrap();
             }
         });

@@ -1,4 +1,4 @@
-//! The bootstrap file: who the workload is, how to join, what to bind. YAML or JSON.
+//! The bootstrap: who the workload is, how to join, what to bind. YAML or JSON, in a file or in an environment variable.
 //!
 //! Everything else comes from the control plane. Reading it is the only thing that may stop the process at start.
 
@@ -13,8 +13,12 @@ use crate::app_health::Probe;
 use crate::intercept;
 
 pub mod dns;
+pub mod join;
 pub mod register;
 mod size;
+
+/// Holds the whole text, where no file is named.
+pub const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -22,9 +26,9 @@ mod size;
 pub struct Bootstrap {
     /// Who the workload is.
     pub node: Node,
-    /// The join file. Absent: the state directory must hold a valid certificate.
+    /// The join file, or what stands in its place.
     #[serde(default)]
-    pub join: Option<PathBuf>,
+    pub join: Option<join::Join>,
     /// Holds key, certificate, bundle and the last good snapshot.
     pub state_dir: PathBuf,
     /// Worker threads. Default: the CPU quota, at least one.
@@ -271,6 +275,9 @@ pub enum Format {
 /// Why a bootstrap file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
+    /// Neither file nor text.
+    #[error("there is no bootstrap: name a file with --bootstrap, or put the text into {VARIABLE}")]
+    Absent,
     /// Not readable.
     #[error("{0}: {1}; give an existing file with --bootstrap")]
     Read(PathBuf, std::io::Error),
@@ -283,6 +290,19 @@ pub enum BootstrapError {
 }
 
 impl Bootstrap {
+    /// Of a file, else of the text in [`VARIABLE`]; there one word is the path of a file, too.
+    ///
+    /// # Errors
+    /// As [`Bootstrap::read`], or when there is neither.
+    pub fn find(file: Option<&Path>, variable: Option<&str>) -> Result<Self, BootstrapError> {
+        match (file, variable.map(str::trim).filter(|text| !text.is_empty())) {
+            (Some(path), _) => Self::read(path),
+            (None, Some(text)) if text.contains([':', '\n']) => Self::parse(Path::new(VARIABLE), text),
+            (None, Some(path)) => Self::read(Path::new(path)),
+            (None, None) => Err(BootstrapError::Absent),
+        }
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors
@@ -325,6 +345,7 @@ impl Bootstrap {
                 return Err(format!("outbound[{i}].to: \"{}\" is not host:port", outbound.to));
             }
         }
+        self.join.as_ref().map_or(Ok(()), join::Join::check)?;
         let ports = &self.interception;
         if self.mode != Mode::Explicit {
             intercept::check_ports(ports.inbound_port, ports.outbound_port)
@@ -416,6 +437,20 @@ mod tests {
         assert_eq!(b.admin.port(), 15000);
         assert_eq!((b.grace, b.drain_timeout), (Duration::from_secs(5), Duration::from_secs(30)));
         assert_eq!(b.outbound_policy, OutboundPolicy::AllowAny);
+    }
+
+    #[test]
+    fn the_environment_has_the_text_or_a_path_where_no_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.yaml");
+        std::fs::write(&path, SMALL).unwrap();
+        let id = |file, variable: Option<&str>| Bootstrap::find(file, variable).map(|b| b.node.id);
+        assert_eq!(id(Some(&path), Some("node: {id: other}\nstate_dir: /s")).unwrap(), "web-1");
+        assert_eq!(id(None, Some("node: {id: other}\nstate_dir: /s")).unwrap(), "other");
+        assert_eq!(id(None, path.to_str()).unwrap(), "web-1");
+        let wrong = id(None, Some("node: {id: other}\nstate: /s")).unwrap_err().to_string();
+        assert!(wrong.starts_with(VARIABLE) && wrong.contains("state"), "{wrong}");
+        assert!(id(None, Some(" ")).unwrap_err().to_string().contains("--bootstrap"));
     }
 
     #[test]

@@ -39,4 +39,5 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 pub mod upstream;
+pub mod wait;
 pub mod worker;

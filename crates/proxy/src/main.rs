@@ -4,36 +4,34 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrigger_proxy::{app, intercept};
+use outrigger_proxy::{app, intercept, wait};
 
 /// Outrigger's sidecar proxy.
 #[derive(Parser)]
-#[command(
-    name = "outrigger-proxy",
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
+#[command(name = "outrigger-proxy", version, args_conflicts_with_subcommands = true)]
 struct Line {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    args: Option<app::ProxyArgs>,
+    args: app::ProxyArgs,
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::large_enum_variant)] // parsed once
 enum Command {
     /// Rules of the kernel that bring connections to the sidecar
     #[command(subcommand)]
     Intercept(intercept::Command),
+    /// Wait until the sidecar beside is ready
+    Wait(wait::WaitArgs),
 }
 
 fn main() -> ExitCode {
     let line = Line::parse();
-    let done = match (line.command, line.args) {
-        (Some(Command::Intercept(command)), _) => intercept::apply::run(&command),
-        (None, Some(args)) => app::run(&args).map(|()| true),
-        (None, None) => Err(anyhow::anyhow!("--bootstrap is missing")),
+    let done = match line.command {
+        Some(Command::Intercept(command)) => intercept::apply::run(&command),
+        Some(Command::Wait(args)) => wait::run(&args).map(|()| true),
+        None => app::run(&line.args).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

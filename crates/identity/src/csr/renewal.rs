@@ -47,9 +47,13 @@ impl Token {
         match self {
             Self::None => Ok(None),
             Self::Text(text) => Ok(Some(text.clone())),
-            Self::File(path) => std::fs::read_to_string(path)
-                .map(|text| Some(text.trim().to_owned()))
-                .map_err(IdentityError::file(path)),
+            Self::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(IdentityError::file(path))?;
+                match text.trim() {
+                    "" => Err(IdentityError::content(path, "there is no token in it".to_owned())),
+                    token => Ok(Some(token.to_owned())),
+                }
+            }
         }
     }
 }

@@ -139,6 +139,27 @@ async fn a_refused_token_is_reported_in_the_servers_words() {
 }
 
 #[tokio::test]
+async fn a_token_of_a_file_is_read_anew_each_time_it_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    std::fs::write(&path, "\n").unwrap();
+    let policy = Arc::new(Tokens::default());
+    let server = ControlPlaneServer::start(authority(), policy.clone()).await;
+    let sidecar = Sidecar::start(&server, |enrollment, _| enrollment.token = Token::File(path.clone()));
+    let said = |status: &RenewalStatus| status.last_error.clone().unwrap_or_default();
+    sidecar.until("without a token", |status| said(status).contains("there is no token")).await;
+    std::fs::write(&path, "expired\n").unwrap();
+    sidecar.handle.renew_now();
+    sidecar.until("refused", |status| said(status).contains("has expired")).await;
+    std::fs::write(&path, "web-token\n").unwrap();
+    sidecar.handle.renew_now();
+    sidecar.until("enrolled", |status| status.renewals == 1).await;
+    *policy.revoked.lock() = true;
+    sidecar.handle.renew_now();
+    sidecar.until("renewed by the file, too", |status| status.renewals == 2).await;
+}
+
+#[tokio::test]
 async fn without_any_proof_the_message_says_what_to_make() {
     let server = ControlPlaneServer::start(authority(), Arc::new(Tokens::default())).await;
     let sidecar = Sidecar::start(&server, |enrollment, _| enrollment.token = Token::None);
