@@ -8,6 +8,7 @@ pub mod api;
 pub mod client;
 pub mod compile;
 pub mod explain;
+pub mod inject;
 pub mod instance;
 pub mod keeper;
 pub mod provider;

@@ -1,0 +1,273 @@
+//! Puts a sidecar into a Pod, and takes it out again. Pure: the webhook and `outrigger inject` are around it.
+//!
+//! ```text
+//! decision (whether) ─▶ wishes (annotations) ─▶ probes ─▶ bootstrap ─▶ containers ─▶ status (what was done) ─▶ patch
+//! ```
+//!
+//! Works on JSON rather than on typed objects: a Pod may have fields that these types do not know, and they must survive.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use serde_saphyr::SerializerOptions;
+
+mod bootstrap;
+mod containers;
+mod decision;
+mod patch;
+mod probes;
+mod settings;
+mod status;
+mod wishes;
+pub mod workload;
+
+pub use decision::decides_alone;
+pub use patch::diff;
+pub use settings::InjectSettings;
+pub use status::uninject;
+
+/// The sidecar's container, and how the mesh knows that there is one.
+pub const SIDECAR: &str = "outrigger-proxy";
+/// The container that installs the rules of interception.
+pub const INIT: &str = "outrigger-init";
+/// The annotation that says what was injected.
+pub const STATUS: &str = "outrigger.io/status";
+/// The label that says by which revision.
+const REVISION: &str = "outrigger.io/rev";
+/// The revision of whoever names none.
+const DEFAULT_REVISION: &str = "default";
+
+type Fields = Map<String, Value>;
+
+/// Where a Pod is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations: Linkerd asks for sidecars there.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Namespace {
+    /// One whose Pods get sidecars unless they say otherwise: for whoever has asked by hand.
+    pub fn enabled(name: &str, revision: Option<&str>) -> Self {
+        let mut labels = BTreeMap::from([("outrigger.io/inject".to_owned(), "enabled".to_owned())]);
+        labels.extend(revision.map(|revision| (REVISION.to_owned(), revision.to_owned())));
+        Self { name: name.to_owned(), labels, annotations: BTreeMap::new() }
+    }
+}
+
+/// What of the mesh a sidecar must know before it has joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// DNS domain of services.
+    pub domain: String,
+    /// Root certificates, PEM.
+    pub roots: String,
+}
+
+/// Who is to have a sidecar.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// A Pod, or the template of one.
+    pub pod: &'a Value,
+    /// Where it is, or will be.
+    pub namespace: &'a Namespace,
+    /// What makes Pods of the template, by name. A Pod says itself what it was made by.
+    pub workload: Option<&'a str>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Injection {
+    /// Nothing, because.
+    LeftAlone(String),
+    /// The Pod with its sidecar.
+    Injected {
+        /// All of it.
+        pod: Box<Value>,
+        /// What the author of the Pod should know.
+        warnings: Vec<String>,
+    },
+}
+
+/// Why there can be no sidecar, although one is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InjectError {
+    /// No Pod.
+    #[error("{0} is no {1}: this is not a Pod")]
+    Malformed(String, &'static str),
+    /// An annotation that cannot be taken.
+    #[error("annotation {name}: \"{value}\" is not {wanted}")]
+    Annotation {
+        /// Which.
+        name: String,
+        /// What it says.
+        value: String,
+        /// What would be right.
+        wanted: String,
+    },
+    /// It could not be written.
+    #[error("it cannot be written: {0}")]
+    Written(String),
+}
+
+/// Puts a sidecar into a Pod, if it is to have one.
+///
+/// # Errors
+/// An annotation cannot be taken, or what was given is no Pod.
+pub fn inject(
+    subject: Subject<'_>,
+    settings: &InjectSettings,
+    mesh: &Mesh,
+) -> Result<Injection, InjectError> {
+    if let Some(why) = decision::left_alone(subject.pod, subject.namespace, settings) {
+        return Ok(Injection::LeftAlone(why));
+    }
+    let before = subject.pod;
+    let wishes = wishes::read(before, settings)?;
+    let mut warnings = wishes.warnings.clone();
+    warnings.extend(passing_by(before));
+    let mut pod = before.clone();
+    let named = names(before, subject.workload);
+    let spec = fields(&mut pod, "spec")?;
+    list(spec, "containers")?;
+    let asked =
+        if wishes.rewrite_probes { probes::rewrite(spec, &wishes, &mut warnings) } else { <_>::default() };
+    let text = bootstrap::text(&named, &asked.bootstrap, &wishes, settings, mesh)?;
+    containers::add(spec, &text, &wishes, settings)?;
+    let mut labels = vec![("security.istio.io/tlsMode", "istio".to_owned())];
+    labels.push(("service.istio.io/canonical-name", named.app));
+    labels.push(("service.istio.io/canonical-revision", named.version));
+    labels.push((REVISION, settings.revision().to_owned()));
+    status::describe(
+        &mut pod,
+        before,
+        labels,
+        annotations(before, &wishes, settings),
+        asked.originals,
+        settings,
+    )?;
+    Ok(Injection::Injected { pod: Box::new(pod), warnings })
+}
+
+/// A document as people write it, its fields in alphabetical order.
+///
+/// # Errors
+/// It cannot be written.
+pub fn yaml(document: &Value) -> Result<String, InjectError> {
+    let mut options = SerializerOptions::default();
+    // Only what has lines is written in lines.
+    options.folded_wrap_chars = usize::MAX;
+    serde_saphyr::to_string_with_options(document, options)
+        .map_err(|error| InjectError::Written(error.to_string()))
+}
+
+/// What a sidecar and the mesh's metrics call a workload.
+struct Names {
+    workload: String,
+    app: String,
+    version: String,
+}
+
+/// As Istio's canonical service: by label, else by what made the Pod.
+fn names(pod: &Value, workload: Option<&str>) -> Names {
+    let label = |keys: [&str; 3]| {
+        let found = keys.iter().find_map(|key| pod["metadata"]["labels"][*key].as_str());
+        found.filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let workload = workload.map(str::to_owned).unwrap_or_else(|| owner(pod));
+    let app = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let version = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    Names {
+        app: app.unwrap_or_else(|| workload.chars().take(63).collect()),
+        version: version.unwrap_or_else(|| "latest".to_owned()),
+        workload,
+    }
+}
+
+/// What made it: of a ReplicaSet the Deployment, whose name that has in front of a hash. A Pod may have no name yet.
+fn owner(pod: &Value) -> String {
+    let metadata = &pod["metadata"];
+    let owners = metadata["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match owners.iter().find(|owner| owner["controller"] == true) {
+        Some(owner) if owner["kind"] == "ReplicaSet" => {
+            let name = text(&owner["name"]);
+            name.rsplit_once('-').map_or(name.clone(), |(deployment, _)| deployment.to_owned())
+        }
+        Some(owner) => text(&owner["name"]),
+        None => match metadata["name"].as_str() {
+            Some(name) => name.to_owned(),
+            None => text(&metadata["generateName"]).trim_end_matches('-').to_owned(),
+        },
+    }
+}
+
+/// Containers whose connections the rules take for the sidecar's own.
+fn passing_by(pod: &Value) -> Option<String> {
+    let spec = &pod["spec"];
+    let of = |value: &Value| value["securityContext"]["runAsUser"].as_u64();
+    let all = spec["containers"].as_array().into_iter().flatten();
+    let mut own = all.filter(|container| of(container).or(of(spec)) == Some(containers::UID));
+    own.next().map(|container| {
+        format!(
+            "container {} runs as user {}, which is the sidecar's: what it sends is not intercepted; give it another runAsUser",
+            container["name"],
+            containers::UID
+        )
+    })
+}
+
+/// What is added to the annotations, where they do not say it themselves.
+fn annotations(
+    pod: &Value,
+    wishes: &wishes::Wishes,
+    settings: &InjectSettings,
+) -> Vec<(&'static str, String)> {
+    let mut added = Vec::new();
+    if !wishes.native
+        && let Some(first) = pod["spec"]["containers"][0]["name"].as_str()
+    {
+        // kubectl would take the sidecar, which stands first.
+        added.push(("kubectl.kubernetes.io/default-container", first.to_owned()));
+    }
+    // A scraper's annotations are the application's, if it has any of them.
+    let given = pod["metadata"]["annotations"].as_object();
+    if settings.prometheus
+        && !given.is_some_and(|given| given.keys().any(|key| key.starts_with("prometheus.io/")))
+    {
+        added.push(("prometheus.io/scrape", "true".to_owned()));
+        added.push(("prometheus.io/port", containers::METRICS_PORT.to_string()));
+        added.push(("prometheus.io/path", "/stats/prometheus".to_owned()));
+    }
+    added
+}
+
+/// The mapping below `key`, made where there is none.
+fn fields<'v>(value: &'v mut Value, key: &str) -> Result<&'v mut Fields, InjectError> {
+    let Value::Object(all) = value else {
+        return Err(InjectError::Malformed("the document".into(), "mapping"));
+    };
+    let child = all.entry(key).or_insert(Value::Null);
+    if child.is_null() {
+        *child = json!({});
+    }
+    child.as_object_mut().ok_or_else(|| InjectError::Malformed(key.to_owned(), "mapping"))
+}
+
+/// The list below `key`, made where there is none.
+fn list<'v>(all: &'v mut Fields, key: &str) -> Result<&'v mut Vec<Value>, InjectError> {
+    let child = all.entry(key).or_insert(Value::Null);
+    if child.is_null() {
+        *child = json!([]);
+    }
+    child.as_array_mut().ok_or_else(|| InjectError::Malformed(format!("spec.{key}"), "list"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The containers and volumes that a Pod gets, and where they stand.
+//!
+//! ```text
+//! native: outrigger-init, outrigger-proxy (goes on), the Pod's init containers | the Pod's containers
+//! plain:                                  the Pod's init containers, outrigger-init | outrigger-proxy, the Pod's containers
+//! ```
+//!
+//! A native sidecar serves init containers too. A plain one does not run yet when they do, so what they call must not be brought to it:
+//! the rules come last.
+
+use serde_json::{Value, json};
+
+use super::patch::merge;
+use super::wishes::Wishes;
+use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, list};
+
+/// The sidecar's user and group, whose connections the rules let pass.
+pub(super) const UID: u64 = 1337;
+pub(super) const METRICS_PORT: u16 = 15020;
+pub(super) const HEALTH_PORT: u16 = 15021;
+
+pub(super) const STATE_VOLUME: &str = "outrigger-state";
+pub(super) const STATE_PLACE: &str = "/var/lib/outrigger";
+pub(super) const TOKEN_VOLUME: &str = "outrigger-token";
+pub(super) const TOKEN_PLACE: &str = "/var/run/secrets/outrigger";
+pub(super) const TOKEN_FILE: &str = "token";
+/// Whom the token is for: nobody else takes it.
+const AUDIENCE: &str = "outrigger-ca";
+
+/// Adds them.
+pub(super) fn add(
+    spec: &mut Fields,
+    bootstrap: &str,
+    wishes: &Wishes,
+    settings: &InjectSettings,
+) -> Result<(), InjectError> {
+    let init = settings.init_container.then(|| init(wishes, settings));
+    let sidecar = sidecar(bootstrap, wishes, settings);
+    if wishes.native {
+        let before = init.into_iter().chain([sidecar]);
+        list(spec, "initContainers")?.splice(0..0, before);
+    } else {
+        if let Some(init) = init {
+            list(spec, "initContainers")?.push(init);
+        }
+        list(spec, "containers")?.insert(0, sidecar);
+    }
+    list(spec, "volumes")?.extend([
+        json!({"name": STATE_VOLUME, "emptyDir": {"medium": "Memory"}}),
+        json!({"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": {
+            "audience": AUDIENCE, "expirationSeconds": 3600, "path": TOKEN_FILE,
+        }}]}}),
+    ]);
+    Ok(())
+}
+
+fn container(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
+    let mut container = json!({
+        "name": name,
+        "image": wishes.image,
+        "resources": wishes.resources,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    });
+    if let Some(policy) = &settings.image_pull_policy {
+        container["imagePullPolicy"] = policy.as_str().into();
+    }
+    container
+}
+
+/// Rules need the privilege, and only as long as they are made.
+fn init(wishes: &Wishes, settings: &InjectSettings) -> Value {
+    let mut args = vec!["intercept".to_owned(), "apply".to_owned()];
+    args.extend(settings.dns.then(|| "--dns".to_owned()));
+    args.extend(wishes.flags.iter().cloned());
+    let mut init = container(INIT, wishes, settings);
+    init["args"] = args.into();
+    init["securityContext"] = json!({
+        "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false,
+        "privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+    });
+    init
+}
+
+fn sidecar(bootstrap: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let ready = json!({"path": "/healthz/ready", "port": HEALTH_PORT});
+    let mut sidecar = container(SIDECAR, wishes, settings);
+    // What the bootstrap names stands before it: a kubelet expands only what it knows already.
+    sidecar["env"] = json!([
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_IP", "status.podIP"),
+        field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        field("NODE_NAME", "spec.nodeName"),
+        {"name": "OUTRIGGER_BOOTSTRAP", "value": bootstrap},
+    ]);
+    sidecar["ports"] = json!([
+        {"name": "mesh-metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        {"name": "mesh-health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
+    ]);
+    sidecar["securityContext"] = json!({
+        "runAsUser": UID, "runAsGroup": UID, "runAsNonRoot": true,
+        "privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+    });
+    sidecar["startupProbe"] =
+        json!({"httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600});
+    sidecar["readinessProbe"] =
+        json!({"httpGet": ready, "periodSeconds": 15, "timeoutSeconds": 3, "failureThreshold": 4});
+    sidecar["volumeMounts"] = json!([
+        {"name": STATE_VOLUME, "mountPath": STATE_PLACE},
+        {"name": TOKEN_VOLUME, "mountPath": TOKEN_PLACE, "readOnly": true},
+    ]);
+    if wishes.native {
+        sidecar["restartPolicy"] = "Always".into();
+    } else if wishes.hold {
+        // Containers are started in turn, and the next waits for this.
+        sidecar["lifecycle"] = json!({"postStart": {"exec": {"command": ["outrigger-proxy", "wait"]}}});
+    }
+    merge(&mut sidecar, &Value::Object(settings.sidecar.clone()));
+    // It could not be found again under another name.
+    sidecar["name"] = SIDECAR.into();
+    sidecar
+}

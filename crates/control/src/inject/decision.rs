@@ -1,0 +1,102 @@
+//! Whether a Pod gets a sidecar: what the Pod and its namespace say, in the words of Istio, of Linkerd, and our own.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{DEFAULT_REVISION, InjectSettings, Namespace, REVISION, STATUS};
+
+/// The cluster's own, whatever they say.
+const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+/// Containers that are sidecars already.
+const SIDECARS: [&str; 3] = [super::SIDECAR, "istio-proxy", "linkerd-proxy"];
+
+const OURS: &str = "outrigger.io/inject";
+const LINKERD: &str = "linkerd.io/inject";
+const ISTIO_POD: &str = "sidecar.istio.io/inject";
+const ISTIO_NAMESPACE: &str = "istio-injection";
+const REVISIONS: [&str; 2] = [REVISION, "istio.io/rev"];
+
+/// A wish, and the label or annotation that has it.
+struct Word {
+    key: &'static str,
+    yes: bool,
+}
+
+/// Why a Pod gets no sidecar; `None`: it gets one.
+pub(super) fn left_alone(pod: &Value, namespace: &Namespace, settings: &InjectSettings) -> Option<String> {
+    if NEVER.contains(&namespace.name.as_str()) {
+        return Some(format!("namespace {} is the cluster's own", namespace.name));
+    }
+    cannot(pod).or_else(|| unwanted(pod, namespace, settings))
+}
+
+/// Whether a Pod gets a sidecar or not without a word of its namespace.
+pub fn decides_alone(pod: &Value, namespace: &str) -> bool {
+    NEVER.contains(&namespace) || cannot(pod).is_some() || pod_says(&pod["metadata"]).is_some()
+}
+
+fn cannot(pod: &Value) -> Option<String> {
+    let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
+    if spec["hostNetwork"] == true {
+        return Some("it is in the network of its node (hostNetwork), where a sidecar would take everybody's connections".into());
+    }
+    if spec["os"]["name"] == "windows" {
+        return Some("it is for Windows".into());
+    }
+    if metadata["annotations"][STATUS].is_string() {
+        return Some("it has been injected already".into());
+    }
+    let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
+    let mut names = all.filter_map(|container| container["name"].as_str());
+    let sidecar = names.find(|name| SIDECARS.contains(name))?;
+    Some(format!("it has a sidecar already (container {sidecar})"))
+}
+
+fn unwanted(pod: &Value, namespace: &Namespace, settings: &InjectSettings) -> Option<String> {
+    let by_pod = pod_says(&pod["metadata"]);
+    if let Some(Word { key, yes: false }) = by_pod {
+        return Some(format!("it says no ({key})"));
+    }
+    let by_namespace = namespace_says(namespace);
+    if let Some(Word { key, yes: false }) = by_namespace
+        // As where the words come from: with Istio a namespace that says no has said so for all, else the Pod goes before it.
+        && (by_pod.is_none() || key == ISTIO_NAMESPACE)
+    {
+        return Some(format!("its namespace says no ({key})"));
+    }
+    let of_namespace = REVISIONS.iter().find_map(|key| namespace.labels.get(*key)).map(String::as_str);
+    let of_pod = REVISIONS.iter().find_map(|key| pod["metadata"]["labels"][*key].as_str());
+    let revision = match by_namespace {
+        // Istio's label goes before its revisions.
+        Some(Word { key: ISTIO_NAMESPACE, .. }) => None,
+        _ => of_namespace.or(of_pod),
+    };
+    if by_pod.is_none() && !by_namespace.is_some_and(|word| word.yes) && revision.is_none() {
+        return Some("neither it nor its namespace asks for a sidecar".into());
+    }
+    let revision = revision.unwrap_or(DEFAULT_REVISION);
+    (revision != settings.revision())
+        .then(|| format!("it asks for revision {revision}, and this is revision {}", settings.revision()))
+}
+
+/// Labels go before annotations, which Istio had before it had labels.
+fn pod_says(metadata: &Value) -> Option<Word> {
+    let places = [("labels", OURS), ("annotations", OURS), ("labels", ISTIO_POD), ("annotations", ISTIO_POD)];
+    let places = places.into_iter().chain([("annotations", LINKERD), ("labels", LINKERD)]);
+    places.into_iter().find_map(|(place, key)| word(key, metadata[place][key].as_str()?))
+}
+
+fn namespace_says(namespace: &Namespace) -> Option<Word> {
+    let of = |all: &BTreeMap<String, String>, key: &'static str| word(key, all.get(key)?);
+    of(&namespace.labels, OURS)
+        .or_else(|| of(&namespace.labels, ISTIO_NAMESPACE))
+        .or_else(|| of(&namespace.annotations, LINKERD))
+        .or_else(|| of(&namespace.labels, LINKERD))
+}
+
+/// What is no yes is a no, as in Istio; nothing says nothing.
+fn word(key: &'static str, text: &str) -> Option<Word> {
+    let yes = ["true", "enabled", "yes", "y", "on"].iter().any(|yes| text.eq_ignore_ascii_case(yes));
+    (!text.is_empty()).then_some(Word { key, yes })
+}

@@ -1,0 +1,139 @@
+//! What an operator sets about sidecars that are injected: a section of the control plane's settings, or a file of its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::bail;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Fields;
+
+/// The injector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct InjectSettings {
+    /// Where the webhook listens. Default `0.0.0.0:15017`.
+    pub address: SocketAddr,
+    /// The MutatingWebhookConfiguration whose `caBundle` is kept. Default `outrigger-injector`.
+    pub webhook: String,
+    /// The sidecar's image. Required.
+    pub image: String,
+    /// When it is pulled. Default: as Kubernetes does by the image's tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<String>,
+    /// The control plane as sidecars reach it, `host:port`. Default `outrigger-control.outrigger-system.svc:15012`.
+    pub control_plane: String,
+    /// Which sidecars are ours to inject. Default: those of whoever names no revision, or `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// As an init container that goes on (Kubernetes 1.29). Default true.
+    pub native_sidecar: bool,
+    /// With a container that installs the rules of interception; false where something else does. Default true.
+    pub init_container: bool,
+    /// Without native sidecars: no container starts before the sidecar is ready. Default false.
+    pub hold_application_until_proxy_starts: bool,
+    /// The application's HTTP, TCP and gRPC probes go through the sidecar. Default true.
+    pub rewrite_probes: bool,
+    /// The sidecar answers the workload's DNS queries. Default false.
+    pub dns: bool,
+    /// Annotations by which a Prometheus finds the sidecar's metrics, where a Pod has none of the kind. Default true.
+    pub prometheus: bool,
+    /// The sidecar's log filter. Default `info`.
+    pub log_level: String,
+    /// `requests` and `limits` of the sidecar. Default 50m and 64Mi, at most 2 and 1Gi.
+    pub resources: Value,
+    /// Laid over the bootstrap, field by field (RFC 7386), such as `tracing`.
+    #[serde(skip_serializing_if = "Fields::is_empty")]
+    pub bootstrap: Fields,
+    /// Laid over the sidecar's container in the same way.
+    #[serde(skip_serializing_if = "Fields::is_empty")]
+    pub sidecar: Fields,
+}
+
+impl Default for InjectSettings {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15017),
+            webhook: "outrigger-injector".to_owned(),
+            image: String::new(),
+            image_pull_policy: None,
+            control_plane: "outrigger-control.outrigger-system.svc:15012".to_owned(),
+            revision: None,
+            native_sidecar: true,
+            init_container: true,
+            hold_application_until_proxy_starts: false,
+            rewrite_probes: true,
+            dns: false,
+            prometheus: true,
+            log_level: "info".to_owned(),
+            // Without a limit of CPU a sidecar would have a worker for each CPU of its node.
+            resources: json!({
+                "requests": {"cpu": "50m", "memory": "64Mi"},
+                "limits": {"cpu": "2", "memory": "1Gi"},
+            }),
+            bootstrap: Fields::new(),
+            sidecar: Fields::new(),
+        }
+    }
+}
+
+impl InjectSettings {
+    /// What cannot work.
+    ///
+    /// # Errors
+    /// Names the setting.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        if self.image.trim().is_empty() {
+            bail!("image: the sidecar's image must be named");
+        }
+        let policies = ["Always", "IfNotPresent", "Never"];
+        if let Some(policy) = self.image_pull_policy.as_deref().filter(|policy| !policies.contains(policy)) {
+            bail!("imagePullPolicy: \"{policy}\" is none of {}", policies.join(", "));
+        }
+        let port = self
+            .control_plane
+            .rsplit_once(':')
+            .and_then(|(host, port)| port.parse::<u16>().ok().filter(|port| *port > 0 && !host.is_empty()));
+        if port.is_none() {
+            bail!("controlPlane: \"{}\" is not host:port", self.control_plane);
+        }
+        let label = |text: &str| {
+            let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+            text.len() <= 63
+                && edge(text.chars().next())
+                && edge(text.chars().last())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        };
+        if let Some(revision) = self.revision.as_deref().filter(|revision| !label(revision)) {
+            bail!("revision: \"{revision}\" cannot be the value of a label");
+        }
+        if !is_log_filter(&self.log_level) {
+            bail!("logLevel: \"{}\" is not a filter such as info,outrigger_proxy=debug", self.log_level);
+        }
+        if !self.resources.is_object() {
+            bail!("resources: is not a mapping with requests and limits");
+        }
+        Ok(())
+    }
+
+    /// The revision that this is.
+    pub(super) fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(super::DEFAULT_REVISION)
+    }
+}
+
+/// What a filter is made of; the sidecar must not fail to start over it.
+pub(super) fn is_log_filter(text: &str) -> bool {
+    let level = |text: &str| {
+        ["trace", "debug", "info", "warn", "error", "off"]
+            .iter()
+            .any(|level| text.eq_ignore_ascii_case(level))
+    };
+    let target = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-'))
+    };
+    text.split(',').all(|part| match part.split_once('=') {
+        Some((name, of)) => target(name) && level(of),
+        None => level(part),
+    })
+}

@@ -1,0 +1,151 @@
+//! What was injected, kept in an annotation of the Pod, so that it can be taken out again and nothing else.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::probes::Originals;
+use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, STATUS, containers, fields};
+
+/// Everything that a Pod had not. By name, since a Pod may have been edited since.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    version: String,
+    revision: String,
+    containers: Vec<String>,
+    volumes: Vec<String>,
+    labels: Vec<String>,
+    annotations: Vec<String>,
+    /// Lists and mappings that were not there at all.
+    made: Vec<String>,
+    /// Probes as they were.
+    probes: Originals,
+}
+
+/// Lists and mappings that injection may have to make.
+const PLACES: [(&str, &str); 4] =
+    [("metadata", "labels"), ("metadata", "annotations"), ("spec", "initContainers"), ("spec", "volumes")];
+
+/// Adds labels and annotations that are not there, and says what was done.
+pub(super) fn describe(
+    pod: &mut Value,
+    before: &Value,
+    labels: Vec<(&'static str, String)>,
+    annotations: Vec<(&'static str, String)>,
+    probes: Originals,
+    settings: &InjectSettings,
+) -> Result<(), InjectError> {
+    let mut made: Vec<String> = Vec::new();
+    if before.get("metadata").is_none() {
+        made.push("metadata".to_owned());
+    }
+    let absent = |part: &str, field: &str| before[part].get(field).is_none();
+    made.extend(
+        PLACES.iter().filter(|(part, field)| absent(part, field)).map(|(_, field)| (*field).to_owned()),
+    );
+    let metadata = fields(pod, "metadata")?;
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: settings.revision().to_owned(),
+        containers: [INIT, SIDECAR].map(str::to_owned).into(),
+        volumes: [containers::STATE_VOLUME, containers::TOKEN_VOLUME].map(str::to_owned).into(),
+        labels: add(metadata, "labels", labels)?,
+        annotations: add(metadata, "annotations", annotations)?,
+        made,
+        probes,
+    };
+    if !settings.init_container {
+        status.containers.retain(|name| name != INIT);
+    }
+    let text = serde_json::to_string(&status).map_err(|error| InjectError::Written(error.to_string()))?;
+    add(metadata, "annotations", vec![(STATUS, text)]).map(drop)
+}
+
+/// Says which were not there.
+fn add(
+    metadata: &mut Fields,
+    part: &str,
+    wanted: Vec<(&'static str, String)>,
+) -> Result<Vec<String>, InjectError> {
+    let all = metadata.entry(part).or_insert(Value::Null);
+    if all.is_null() {
+        *all = Fields::new().into();
+    }
+    let all =
+        all.as_object_mut().ok_or_else(|| InjectError::Malformed(format!("metadata.{part}"), "mapping"))?;
+    let mut added = Vec::new();
+    for (name, value) in wanted {
+        if !all.contains_key(name) {
+            all.insert(name.to_owned(), value.into());
+            added.push(name.to_owned());
+        }
+    }
+    Ok(added)
+}
+
+/// A Pod or a template without what was injected; `None`: nothing was.
+///
+/// # Errors
+/// The annotation that says what was injected cannot be read.
+pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
+    let Some(text) = pod["metadata"]["annotations"][STATUS].as_str() else { return Ok(None) };
+    let status: Status = serde_json::from_str(text).map_err(|error| InjectError::Annotation {
+        name: STATUS.into(),
+        value: text.into(),
+        wanted: format!("what `outrigger inject` writes: {error}"),
+    })?;
+    let mut pod = pod.clone();
+    let metadata = fields(&mut pod, "metadata")?;
+    without(metadata, "labels", |name, _| status.labels.iter().any(|own| own == name));
+    without(metadata, "annotations", |name, _| {
+        name == STATUS || status.annotations.iter().any(|own| own == name)
+    });
+    let spec = fields(&mut pod, "spec")?;
+    for (list, names) in [
+        ("containers", &status.containers),
+        ("initContainers", &status.containers),
+        ("volumes", &status.volumes),
+    ] {
+        if let Some(Value::Array(all)) = spec.get_mut(list) {
+            all.retain(|item| !names.iter().any(|name| item["name"] == name.as_str()));
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(probes) = container["name"].as_str().and_then(|name| status.probes.get(name)) else {
+                continue;
+            };
+            for (place, original) in probes {
+                if let Some(probe) = container.pointer_mut(place) {
+                    *probe = original.clone();
+                }
+            }
+        }
+    }
+    for (part, field) in PLACES.into_iter().filter(|(_, field)| status.made.iter().any(|made| made == field))
+    {
+        drop_empty(pod.get_mut(part), field);
+    }
+    if status.made.iter().any(|made| made == "metadata") {
+        drop_empty(Some(&mut pod), "metadata");
+    }
+    Ok(Some(pod))
+}
+
+fn without(metadata: &mut Fields, part: &str, gone: impl Fn(&str, &Value) -> bool) {
+    if let Some(Value::Object(all)) = metadata.get_mut(part) {
+        all.retain(|name, value| !gone(name, value));
+    }
+}
+
+fn drop_empty(of: Option<&mut Value>, field: &str) {
+    let Some(Value::Object(of)) = of else { return };
+    let empty = match of.get(field) {
+        Some(Value::Object(all)) => all.is_empty(),
+        Some(Value::Array(all)) => all.is_empty(),
+        _ => false,
+    };
+    if empty {
+        of.remove(field);
+    }
+}

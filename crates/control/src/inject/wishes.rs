@@ -1,0 +1,283 @@
+//! What a Pod's annotations ask for beside the sidecar itself: Istio's names, Linkerd's, and ours.
+//!
+//! One that is read acts; one of these dialects that is not known here is warned about by name.
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::settings::is_log_filter;
+use super::{Fields, InjectError, InjectSettings};
+
+/// What is to be injected, and how.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Wishes {
+    pub(super) image: String,
+    pub(super) native: bool,
+    /// Wait for the sidecar before anything else starts.
+    pub(super) hold: bool,
+    pub(super) rewrite_probes: bool,
+    pub(super) log_level: String,
+    pub(super) resources: Value,
+    /// Of `outrigger-proxy intercept apply`.
+    pub(super) flags: Vec<String>,
+    /// Laid over the bootstrap.
+    pub(super) bootstrap: Fields,
+    pub(super) warnings: Vec<String>,
+}
+
+const CONFIG: &str = "proxy.istio.io/config";
+const IMAGE: &str = "sidecar.istio.io/proxyImage";
+const NATIVE: &str = "sidecar.istio.io/nativeSidecar";
+const PROBERS: &str = "sidecar.istio.io/rewriteAppHTTPProbers";
+const MODE: &str = "sidecar.istio.io/interceptionMode";
+/// The first that is there.
+const LOG: [&str; 3] =
+    ["outrigger.io/log-level", "sidecar.istio.io/logLevel", "config.linkerd.io/proxy-log-level"];
+/// Below `resources`, by its names.
+const RESOURCES: [(&str, &str, [&str; 2]); 4] = [
+    ("requests", "cpu", ["sidecar.istio.io/proxyCPU", "config.linkerd.io/proxy-cpu-request"]),
+    ("requests", "memory", ["sidecar.istio.io/proxyMemory", "config.linkerd.io/proxy-memory-request"]),
+    ("limits", "cpu", ["sidecar.istio.io/proxyCPULimit", "config.linkerd.io/proxy-cpu-limit"]),
+    ("limits", "memory", ["sidecar.istio.io/proxyMemoryLimit", "config.linkerd.io/proxy-memory-limit"]),
+];
+/// Lists of what is intercepted: the flag, and whether nothing at all is meant when an inclusion is empty.
+const LISTS: [(&str, Kind, &[&str]); 6] = [
+    ("include-inbound-ports", Kind::Ports, &["traffic.sidecar.istio.io/includeInboundPorts"]),
+    (
+        "exclude-inbound-ports",
+        Kind::Ports,
+        &["traffic.sidecar.istio.io/excludeInboundPorts", "config.linkerd.io/skip-inbound-ports"],
+    ),
+    ("include-outbound-ports", Kind::Ports, &["traffic.sidecar.istio.io/includeOutboundPorts"]),
+    (
+        "exclude-outbound-ports",
+        Kind::Ports,
+        &["traffic.sidecar.istio.io/excludeOutboundPorts", "config.linkerd.io/skip-outbound-ports"],
+    ),
+    ("include-outbound-cidrs", Kind::Blocks, &["traffic.sidecar.istio.io/includeOutboundIPRanges"]),
+    ("exclude-outbound-cidrs", Kind::Blocks, &["traffic.sidecar.istio.io/excludeOutboundIPRanges"]),
+];
+/// Whose annotations are about sidecars.
+const DIALECTS: [&str; 5] = [
+    "sidecar.istio.io/",
+    "traffic.sidecar.istio.io/",
+    "proxy.istio.io/",
+    "config.linkerd.io/",
+    "outrigger.io/",
+];
+/// Read elsewhere: by the decision, or by nobody, since they are results.
+const ELSEWHERE: [&str; 3] = ["sidecar.istio.io/inject", "outrigger.io/inject", "sidecar.istio.io/status"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ports,
+    Blocks,
+}
+
+/// What the annotations ask for, over the settings.
+pub(super) fn read(pod: &Value, settings: &InjectSettings) -> Result<Wishes, InjectError> {
+    let none = Fields::new();
+    let all = pod["metadata"]["annotations"].as_object().unwrap_or(&none);
+    let of = |key: &str| all.get(key).and_then(Value::as_str);
+    let mut wishes = Wishes {
+        image: of(IMAGE).filter(|image| !image.is_empty()).unwrap_or(&settings.image).to_owned(),
+        native: boolean(NATIVE, of(NATIVE))?.unwrap_or(settings.native_sidecar),
+        hold: settings.hold_application_until_proxy_starts,
+        rewrite_probes: boolean(PROBERS, of(PROBERS))?.unwrap_or(settings.rewrite_probes),
+        log_level: settings.log_level.clone(),
+        resources: resources(all, &settings.resources)?,
+        flags: flags(all)?,
+        bootstrap: Fields::new(),
+        warnings: unknown(all),
+    };
+    if let Some((key, text)) = LOG.iter().find_map(|key| Some((*key, of(key)?))) {
+        wishes.log_level = log_filter(key, text)?;
+    }
+    if let Some(mode) = of(MODE).filter(|mode| *mode != "REDIRECT") {
+        wishes
+            .warnings
+            .push(format!("annotation {MODE}: {mode} is not known here, REDIRECT is what is done"));
+    }
+    if let Some(text) = of(CONFIG) {
+        wishes.config(text)?;
+    }
+    Ok(wishes)
+}
+
+impl Wishes {
+    /// Istio's ProxyConfig, as YAML in an annotation.
+    fn config(&mut self, text: &str) -> Result<(), InjectError> {
+        let wrong =
+            |wanted: String| InjectError::Annotation { name: CONFIG.into(), value: text.into(), wanted };
+        let config: Fields = serde_saphyr::from_str(text)
+            .map_err(|error| wrong(format!("a mapping in YAML: {}", error.without_snippet())))?;
+        for (field, value) in &config {
+            match (field.as_str(), value) {
+                ("holdApplicationUntilProxyStarts", Value::Bool(hold)) => self.hold = *hold,
+                // Zero is Istio's word for all of the CPUs.
+                ("concurrency", Value::Number(n)) if n.as_u64().is_some() => {
+                    if let Some(workers) = n.as_u64().filter(|n| (1..=256).contains(n)) {
+                        self.bootstrap.insert("workers".into(), workers.into());
+                    }
+                }
+                ("terminationDrainDuration", Value::String(time)) if is_duration(time) => {
+                    self.bootstrap.insert("drain_timeout".into(), time.as_str().into());
+                }
+                ("holdApplicationUntilProxyStarts", _) => {
+                    return Err(wrong(format!("true or false in {field}")));
+                }
+                ("concurrency", _) => return Err(wrong(format!("a number in {field}"))),
+                ("terminationDrainDuration", _) => {
+                    return Err(wrong(format!("a duration such as 5s or 2m in {field}")));
+                }
+                _ => self.warnings.push(format!("annotation {CONFIG}: {field} has no meaning here")),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn boolean(name: &str, text: Option<&str>) -> Result<Option<bool>, InjectError> {
+    match text {
+        None => Ok(None),
+        Some(text) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+        Some(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
+        Some(text) => Err(wrong(name, text, "true or false")),
+    }
+}
+
+/// As Istio: what an annotation says of resources is all that is said of them.
+fn resources(all: &Fields, settings: &Value) -> Result<Value, InjectError> {
+    let mut said = json!({});
+    for (list, resource, keys) in RESOURCES {
+        let found = keys.iter().find_map(|key| Some((*key, all.get(*key)?.as_str()?)));
+        let Some((key, text)) = found else { continue };
+        if !is_quantity(text) {
+            return Err(wrong(key, text, "a quantity such as 100m, 0.5 or 128Mi"));
+        }
+        if let Some(said) = said.as_object_mut() {
+            let list = said.entry(list).or_insert_with(|| json!({}));
+            if let Some(list) = list.as_object_mut() {
+                list.insert(resource.to_owned(), text.into());
+            }
+        }
+    }
+    Ok(if said == json!({}) { settings.clone() } else { said })
+}
+
+fn flags(all: &Fields) -> Result<Vec<String>, InjectError> {
+    let mut flags = Vec::new();
+    for (flag, kind, keys) in LISTS {
+        let said: Vec<(&str, &str)> =
+            keys.iter().filter_map(|key| Some((*key, all.get(*key)?.as_str()?))).collect();
+        let mut items = Vec::new();
+        for (key, text) in &said {
+            for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+                if !kind.takes(item) {
+                    return Err(wrong(key, item, kind.wanted()));
+                }
+                items.push(item);
+            }
+        }
+        let including = flag.starts_with("include");
+        if including && items.contains(&"*") {
+            continue;
+        }
+        if items.contains(&"*") || (including && !said.is_empty() && items.is_empty()) {
+            // Everything, or nothing but what is included, which is nothing.
+            flags.push(format!("--{}={}", flag.replace("include", "exclude"), kind.all()));
+        } else if !items.is_empty() {
+            flags.push(format!("--{flag}={}", items.join(",")));
+        }
+    }
+    Ok(joined(flags))
+}
+
+/// A list may have come twice: one from its own annotation, one from an inclusion of nothing.
+fn joined(flags: Vec<String>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for flag in flags {
+        let name = flag.split_inclusive('=').next().unwrap_or_default().to_owned();
+        match all.iter_mut().find(|other| other.starts_with(&name)) {
+            Some(other) => *other = format!("{other},{}", &flag[name.len()..]),
+            None => all.push(flag),
+        }
+    }
+    all
+}
+
+impl Kind {
+    fn takes(self, item: &str) -> bool {
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        match self {
+            _ if item == "*" => true,
+            Self::Ports => {
+                let (first, last) = item.split_once('-').unwrap_or((item, item));
+                matches!((port(first), port(last)), (Some(first), Some(last)) if first <= last)
+            }
+            Self::Blocks => item.parse::<IpNet>().is_ok() || item.parse::<std::net::IpAddr>().is_ok(),
+        }
+    }
+
+    fn wanted(self) -> &'static str {
+        match self {
+            Self::Ports => "a port, or a range of them such as 8000-8099",
+            Self::Blocks => "a block of addresses such as 10.0.0.0/8",
+        }
+    }
+
+    fn all(self) -> &'static str {
+        match self {
+            Self::Ports => "1-65535",
+            Self::Blocks => "0.0.0.0/0,::/0",
+        }
+    }
+}
+
+/// Envoy has names of its own for some levels, and Linkerd a target for its proxy.
+fn log_filter(key: &str, text: &str) -> Result<String, InjectError> {
+    let level = match text.to_ascii_lowercase().as_str() {
+        "warning" => "warn".to_owned(),
+        "critical" => "error".to_owned(),
+        "trace" | "debug" | "info" | "warn" | "error" | "off" => text.to_ascii_lowercase(),
+        _ => text.replace("linkerd=", "outrigger_proxy="),
+    };
+    match is_log_filter(&level) {
+        true => Ok(level),
+        false => Err(wrong(key, text, "a log level or a filter such as info,outrigger_proxy=debug")),
+    }
+}
+
+fn is_quantity(text: &str) -> bool {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    number.parse::<f64>().is_ok()
+        && matches!(
+            unit,
+            "" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
+        )
+}
+
+/// As the bootstrap takes one.
+fn is_duration(text: &str) -> bool {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    number.parse::<f64>().is_ok() && matches!(unit, "ms" | "s" | "m" | "h")
+}
+
+fn unknown(all: &Fields) -> Vec<String> {
+    let known = |key: &str| {
+        [CONFIG, IMAGE, NATIVE, PROBERS, MODE].contains(&key)
+            || LOG.contains(&key)
+            || ELSEWHERE.contains(&key)
+            || RESOURCES.iter().any(|(_, _, keys)| keys.contains(&key))
+            || LISTS.iter().any(|(_, _, keys)| keys.contains(&key))
+    };
+    let ours = |key: &&String| DIALECTS.iter().any(|dialect| key.starts_with(dialect));
+    let unknown = all.keys().filter(ours).filter(|key| !known(key));
+    unknown.map(|key| format!("annotation {key} has no meaning here")).collect()
+}
+
+fn wrong(name: &str, value: &str, wanted: &str) -> InjectError {
+    InjectError::Annotation { name: name.into(), value: value.into(), wanted: wanted.into() }
+}
