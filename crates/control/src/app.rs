@@ -79,6 +79,8 @@ pub struct Addresses {
     pub otlp: Option<SocketAddr>,
     /// Jaeger's query API.
     pub query: Option<SocketAddr>,
+    /// The webhook that injects sidecars.
+    pub injector: Option<SocketAddr>,
 }
 
 /// What was opened before anything listens.
@@ -159,7 +161,7 @@ async fn open(
     lineage::record(&store, &authority).await?;
     let authority = Arc::new(authority);
     let credentials = CredentialStore::default();
-    let (names, ips) = (settings.dns_names.clone(), settings.certificate_ips());
+    let (names, ips) = (settings.certificate_names(), settings.certificate_ips());
     tasks.spawn(keep_server_certificate(authority.clone(), credentials.clone(), names, ips));
     credentials.ready().await;
     let mesh = settings.mesh();

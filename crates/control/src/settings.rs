@@ -4,14 +4,16 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use outrigger_model::identity::{SpiffeId, is_trust_domain};
 use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
 
+use crate::inject::InjectSettings;
 use crate::provider::{self, ExtensionProvider};
 use crate::registry::Row;
 use crate::registry::file::FileSettings;
+use crate::registry::kubernetes::KubernetesSettings;
 use crate::world::MeshSettings;
 
 /// Everything about one control plane.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub path_normalization: String,
     /// Whom policies of action CUSTOM may ask, as in Istio's mesh configuration. Default nobody.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// The webhook that puts sidecars into Pods. Default: none.
+    pub injector: Option<InjectSettings>,
     /// DNS names by which proxies reach the control plane. Default `localhost`.
     pub dns_names: Vec<String>,
     /// IP addresses by which proxies reach the control plane. Besides them always 127.0.0.1, ::1, the address of `xdsAddress`,
@@ -120,6 +124,7 @@ impl Default for Settings {
             sampling: mesh.sampling,
             path_normalization: "MERGE_SLASHES".into(),
             extension_providers: Vec::new(),
+            injector: None,
             dns_names: vec!["localhost".into()],
             ips: Vec::new(),
             authority_dir: None,
@@ -188,6 +193,9 @@ impl Settings {
             );
         }
         provider::validate(&self.extension_providers)?;
+        if let Some(injector) = &self.injector {
+            injector.validate().map_err(|error| anyhow!("injector.{error}"))?;
+        }
         if self.trace_spans == 0 {
             bail!("traceSpans: must be at least 1; to switch the trace store off leave out otlpAddress");
         }
@@ -210,6 +218,11 @@ impl Settings {
         let paths = self.registry_files.clone();
         let short = (!paths.is_empty()).then(|| Row { file: Some(FileSettings { paths }), ..Row::default() });
         short.into_iter().chain(self.registries.iter().cloned()).collect()
+    }
+
+    /// The first cluster of Kubernetes among the registries.
+    pub fn cluster(&self) -> Option<KubernetesSettings> {
+        self.registries.iter().find_map(|row| row.kubernetes.clone())
     }
 
     /// The part that shapes compilation.
@@ -238,6 +251,15 @@ impl Settings {
     /// Where the authority keeps its keys.
     pub fn authority_path(&self) -> PathBuf {
         self.authority_dir.clone().unwrap_or_else(|| self.data_dir.join("ca"))
+    }
+
+    /// The DNS names in the control plane's certificate: an API server asks the webhook by the name of its Service.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = self.dns_names.clone();
+        let service = self.injector.as_ref().and_then(|injector| injector.control_plane.rsplit_once(':'));
+        let service = service.map(|(host, _)| host.to_owned()).filter(|host| host.parse::<IpAddr>().is_err());
+        names.extend(service.filter(|host| !host.starts_with('[') && !self.dns_names.contains(host)));
+        names
     }
 
     /// The IP addresses in the control plane's certificate.
@@ -444,6 +466,7 @@ mod tests {
         assert!(broken(|s| s.trust_domain = "A B".into()).starts_with("trustDomain"));
         assert!(broken(|s| s.domain = ".".into()).starts_with("domain"));
         assert!(broken(|s| s.path_normalization = "base".into()).starts_with("pathNormalization"));
+        assert!(broken(|s| s.injector = Some(InjectSettings::default())).starts_with("injector.image"));
         let twice = broken(|s| {
             s.registry_files.push("a.yaml".into());
             s.registries.push(Row { file: Some(FileSettings::default()), ..Row::default() });

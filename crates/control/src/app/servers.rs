@@ -30,6 +30,7 @@ use crate::rejections::{Noting, Rejections};
 use crate::service_accounts::ServiceAccounts;
 use crate::tokens::Proofs;
 use crate::traces::{query, receive};
+use crate::webhook::{self, Injector};
 use crate::xds_source::XdsSource;
 
 /// Exports that are read at once, and for how long each: a message of 4 MiB may be held by each.
@@ -87,6 +88,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let management = bind_optional(settings.management_address, "the management API").await?;
     let otlp = bind_optional(settings.otlp_address, "the OTLP receiver").await?;
     let queries = bind_optional(settings.query_address, "the trace query API").await?;
+    let injector = injector(&parts, tasks).await?;
     let socket = bind_socket(&settings.socket_path()).await?;
     let (drain, credentials) = (parts.drain.clone(), parts.credentials.clone());
     let (traces, registry, logs) = (parts.traces.clone(), parts.registry.clone(), parts.logs.clone());
@@ -100,8 +102,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         rejections.clone(),
         &settings.trust_domain,
     );
-    let clusters = settings.registries.iter().filter_map(|row| row.kubernetes.clone());
-    let cluster = clusters.map(|cluster| ServiceAccounts::new(cluster, &settings.trust_domain)).next();
+    let cluster = settings.cluster().map(|cluster| ServiceAccounts::new(cluster, &settings.trust_domain));
     let policy =
         Noting { policy: Proofs { tokens: parts.tokens.clone(), cluster }, rejections: rejections.clone() };
     let csr = CertificateService::new(parts.authority.clone(), Arc::new(policy)).into_server();
@@ -112,6 +113,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         metrics: settings.metrics_address,
         otlp: otlp.as_ref().map(TcpListener::local_addr).transpose()?,
         query: queries.as_ref().map(TcpListener::local_addr).transpose()?,
+        injector: injector.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
     };
     let readiness = readiness(&drain, &parts.store);
     let (api, shared) = api(parts, settings.advertised(addresses.xds));
@@ -140,6 +142,11 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         let served = Served::limited(routes, EXPORTS, EXPORT_TIMEOUT);
         spawn(tasks, &drain, listeners.plain(listener, gates.otlp, Terms::EXPORTER, served));
     }
+    if let Some((listener, router)) = injector {
+        // API servers are few, and operators at the management port, too.
+        let (gate, credentials) = (gates.management.clone(), credentials.clone());
+        spawn(tasks, &drain, listeners.management(listener, gate, credentials, router));
+    }
     if let Some(listener) = management {
         let router = router(api.clone(), Some(traces.clone()));
         spawn(tasks, &drain, listeners.management(listener, gates.management, credentials, router));
@@ -152,6 +159,20 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let stop = drain.clone();
     spawn(tasks, &drain, admin.serve(async move { stop.draining().await }));
     Ok(addresses)
+}
+
+/// The webhook, if there is to be one, and who keeps what its API server knows of it.
+async fn injector(
+    parts: &Parts,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
+    let Parts { settings, authority, registry, .. } = parts;
+    let Some(injector) = Injector::new(settings, authority.clone(), registry) else { return Ok(None) };
+    let listener = bind(injector.address(), "the injector").await?;
+    if let Some(cluster) = settings.cluster() {
+        tasks.spawn(webhook::bundle::keep(cluster, injector.webhook().to_owned(), authority.clone()));
+    }
+    Ok(Some((listener, injector.router())))
 }
 
 /// The places of each listener.
@@ -271,7 +292,7 @@ impl Listeners {
         })
     }
 
-    /// The management API over TLS.
+    /// HTTP over TLS: the management API, and the injector.
     fn management(
         &self,
         listener: TcpListener,

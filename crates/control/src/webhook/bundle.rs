@@ -1,0 +1,112 @@
+//! Keeps the API server's idea of whom to trust at the webhook: `caBundle` of the MutatingWebhookConfiguration is our roots.
+//!
+//! Set at start, when the roots change, and looked at every minute: an installation that is applied anew takes it away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use outrigger_identity::Authority;
+use serde_json::{Value, json};
+
+use crate::registry::kubernetes::KubernetesSettings;
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_secs(60);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(5);
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Whose change this is.
+const WHO: &str = "outrigger-control";
+
+/// Keeps it, for ever.
+pub(crate) async fn keep(cluster: KubernetesSettings, webhook: String, authority: Arc<Authority>) {
+    let mut roots = authority.subscribe();
+    let mut told: Option<String> = None;
+    loop {
+        roots.mark_unchanged();
+        let pem = authority.bundle().to_pem(authority.trust_domain());
+        let outcome = match tokio::time::timeout(PATIENCE, once(&cluster, &webhook, &pem)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
+        };
+        let pause = match &outcome {
+            Ok(changed) => {
+                if *changed || told.is_some() {
+                    tracing::info!(webhook, "the webhook configuration has our roots");
+                }
+                told = None;
+                PERIOD
+            }
+            Err(error) => {
+                // Once for each reason: an installation without a webhook is no emergency.
+                if told.as_ref() != Some(error) {
+                    tracing::warn!(webhook, %error, "the caBundle of the webhook configuration cannot be kept");
+                }
+                told = Some(error.clone());
+                RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = roots.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Says whether anything had to be changed.
+async fn once(cluster: &KubernetesSettings, name: &str, roots: &str) -> Result<bool, String> {
+    let client: Client = cluster.client().await?;
+    let all: Api<MutatingWebhookConfiguration> = Api::all(client);
+    let now = all.get(name).await.map_err(|error| error.to_string())?;
+    let Some(patch) = patch(&now, roots) else { return Ok(false) };
+    let changed = all
+        .patch(
+            name,
+            &PatchParams { field_manager: Some(WHO.to_owned()), ..PatchParams::default() },
+            &Patch::Strategic(patch),
+        )
+        .await;
+    changed.map(|_| true).map_err(|error| error.to_string())
+}
+
+/// Webhooks are merged by name, so nothing else of them is touched.
+fn patch(now: &MutatingWebhookConfiguration, roots: &str) -> Option<Value> {
+    let roots = ByteString(roots.as_bytes().to_vec());
+    let stale = now
+        .webhooks
+        .iter()
+        .flatten()
+        .filter(|webhook| webhook.client_config.ca_bundle.as_ref() != Some(&roots));
+    let webhooks: Vec<Value> =
+        stale.map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": &roots}})).collect();
+    (!webhooks.is_empty()).then(|| json!({"webhooks": webhooks}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_stale_is_changed() {
+        let config = |bundles: [Option<&str>; 2]| -> MutatingWebhookConfiguration {
+            let webhook = |(n, bundle): (usize, &Option<&str>)| {
+                let bundle = bundle.map(|text| ByteString(text.as_bytes().to_vec()));
+                json!({"name": format!("w{n}.outrigger.io"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                    "clientConfig": {"caBundle": bundle}})
+            };
+            let webhooks: Vec<Value> = bundles.iter().enumerate().map(webhook).collect();
+            serde_json::from_value(json!({"webhooks": webhooks})).unwrap()
+        };
+        assert_eq!(patch(&config([Some("roots"), Some("roots")]), "roots"), None);
+        let patch = patch(&config([Some("roots"), None]), "roots").unwrap();
+        assert_eq!(
+            patch,
+            json!({"webhooks": [{"name": "w1.outrigger.io", "clientConfig": {"caBundle": "cm9vdHM="}}]})
+        );
+    }
+}

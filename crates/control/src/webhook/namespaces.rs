@@ -1,0 +1,78 @@
+//! What namespaces say, asked of the API server when a Pod of theirs comes, and kept for seconds: a review does not have it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace as Object;
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::inject::Namespace;
+use crate::registry::kubernetes::KubernetesSettings;
+
+/// A label that has been set holds for the next Pod but those of so long: a Deployment's come in crowds.
+const KEPT: Duration = Duration::from_secs(3);
+/// For an answer: a review must be answered soon itself.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Strangers may ask for names without end.
+const MOST: usize = 4096;
+
+/// Namespaces of a cluster.
+pub(super) struct Namespaces {
+    cluster: Option<KubernetesSettings>,
+    client: Mutex<Option<Client>>,
+    known: Mutex<HashMap<String, (Instant, Namespace)>>,
+}
+
+impl Namespaces {
+    /// Nothing is asked yet.
+    pub(super) fn new(cluster: Option<KubernetesSettings>) -> Self {
+        Self { cluster, client: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// What a namespace says.
+    pub(super) async fn named(&self, name: &str) -> Result<Namespace, String> {
+        if let Some((at, namespace)) = self.known.lock().get(name)
+            && at.elapsed() < KEPT
+        {
+            return Ok(namespace.clone());
+        }
+        let client = self.client().await?;
+        let all: Api<Object> = Api::all(client);
+        let asked = tokio::time::timeout(PATIENCE, all.get(name)).await;
+        let object = match asked {
+            Ok(Ok(object)) => object,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("the API server did not answer within {PATIENCE:?}")),
+        };
+        let namespace = Namespace {
+            name: name.to_owned(),
+            labels: object.metadata.labels.unwrap_or_default(),
+            annotations: object.metadata.annotations.unwrap_or_default(),
+        };
+        self.keep(namespace.clone());
+        Ok(namespace)
+    }
+
+    fn keep(&self, namespace: Namespace) {
+        let mut known = self.known.lock();
+        if known.len() >= MOST {
+            known.retain(|_, (at, _)| at.elapsed() < KEPT);
+        }
+        if known.len() < MOST {
+            known.insert(namespace.name.clone(), (Instant::now(), namespace));
+        }
+    }
+
+    async fn client(&self) -> Result<Client, String> {
+        if let Some(client) = &*self.client.lock() {
+            return Ok(client.clone());
+        }
+        let cluster = self.cluster.as_ref();
+        let cluster = cluster.ok_or("the settings name no cluster (a row `kubernetes` of `registries`)")?;
+        let client = cluster.client().await?;
+        *self.client.lock() = Some(client.clone());
+        Ok(client)
+    }
+}

@@ -1,0 +1,171 @@
+use axum::http::Request;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::BodyExt;
+use outrigger_identity::AuthorityOptions;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::registry::Row;
+use crate::registry::kubernetes::KubernetesSettings;
+
+/// An API server that knows one namespace, and counts how often it is asked.
+async fn api_server(labels: Value) -> (String, Arc<AtomicU64>) {
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = asked.clone();
+    let namespace = move |axum::extract::Path(name): axum::extract::Path<String>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let (status, body) = match name.as_str() {
+            "shop" => (
+                200,
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}),
+            ),
+            _ => (
+                404,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no such namespace",
+                "reason": "NotFound", "code": 404}),
+            ),
+        };
+        async move { (StatusCode::from_u16(status).unwrap(), axum::Json(body)) }
+    };
+    let router = Router::new().route("/api/v1/namespaces/{name}", axum::routing::get(namespace));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let file = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": format!("http://{address}")}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "users": [{"name": "a", "user": {}}],
+    });
+    (file.to_string(), asked)
+}
+
+/// The injector with a cluster of this kubeconfig, or without any.
+fn injector(kubeconfig: Option<&std::path::Path>) -> Router {
+    let row = kubeconfig.map(|path| Row {
+        kubernetes: Some(KubernetesSettings {
+            kubeconfig: Some(path.into()),
+            ..KubernetesSettings::default()
+        }),
+        ..Row::default()
+    });
+    let settings = Settings {
+        injector: Some(InjectSettings { image: "outrigger-proxy:test".into(), ..InjectSettings::default() }),
+        registries: row.into_iter().collect(),
+        ..Settings::default()
+    };
+    let authority = Arc::new(Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap());
+    Injector::new(&settings, authority, &Registry::new()).unwrap().router()
+}
+
+async fn ask(router: &Router, body: impl Into<Body>) -> (u16, String) {
+    let request = Request::post("/inject").body(body.into()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn review(namespace: &str, labels: Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "operation": "CREATE", "dryRun": true,
+            "namespace": namespace,
+            "object": {"metadata": {"generateName": "web-", "labels": labels}, "spec": {"containers": [{"name": "app"}]}},
+        },
+    })
+}
+
+async fn response(router: &Router, review: Value) -> Value {
+    let (status, body) = ask(router, review.to_string()).await;
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&answer["apiVersion"], &answer["response"]["uid"]),
+        (&json!("admission.k8s.io/v1"), &json!("u-1"))
+    );
+    answer["response"].clone()
+}
+
+#[tokio::test]
+async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_asked_about_once() {
+    let (file, asked) = api_server(json!({"istio-injection": "enabled"})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, file).unwrap();
+    let router = injector(Some(&path));
+    let review = review("shop", json!({}));
+    let answer = response(&router, review.clone()).await;
+    assert_eq!((&answer["allowed"], &answer["patchType"]), (&json!(true), &json!("JSONPatch")));
+    let patch = STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
+    let patch: json_patch::Patch = serde_json::from_slice(&patch).unwrap();
+    let mut pod = review["request"]["object"].clone();
+    json_patch::patch(&mut pod, &patch).unwrap();
+    assert_eq!(pod["spec"]["initContainers"][1]["name"], "outrigger-proxy");
+    let env = pod["spec"]["initContainers"][1]["env"][5]["value"].as_str().unwrap();
+    assert!(env.contains("BEGIN CERTIFICATE"), "{env}");
+    response(&router, review).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn where_the_namespace_cannot_be_asked_about_only_a_clear_word_of_the_pod_counts() {
+    let (file, _) = api_server(json!({})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, file).unwrap();
+    for (router, namespace, reason) in [
+        (injector(None), "shop", "settings name no cluster"),
+        (injector(Some(&path)), "gone", "no such namespace"),
+    ] {
+        let yes = response(&router, review(namespace, json!({"sidecar.istio.io/inject": "true"}))).await;
+        assert!(yes["allowed"] == true && yes["patch"].is_string(), "{yes}");
+        let no = response(&router, review(namespace, json!({"sidecar.istio.io/inject": "false"}))).await;
+        assert!(no["allowed"] == true && no.get("patch").is_none(), "{no}");
+        let unclear = response(&router, review(namespace, json!({}))).await;
+        assert_eq!(unclear["allowed"], false);
+        let message = unclear["status"]["message"].as_str().unwrap();
+        assert!(message.contains(reason) && message.contains(namespace), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn an_annotation_that_cannot_be_taken_refuses_the_pod_and_one_that_is_not_known_is_a_warning() {
+    let router = injector(None);
+    let mut review = review("shop", json!({"sidecar.istio.io/inject": "true"}));
+    review["request"]["object"]["metadata"]["annotations"] = json!({"config.linkerd.io/opaque-ports": "25"});
+    let answer = response(&router, review.clone()).await;
+    assert!(answer["warnings"][0].as_str().unwrap().contains("opaque-ports"), "{answer}");
+    review["request"]["object"]["metadata"]["annotations"] = json!({"sidecar.istio.io/proxyCPU": "much"});
+    let answer = response(&router, review).await;
+    assert!(
+        answer["allowed"] == false && answer["status"]["message"].as_str().unwrap().contains("proxyCPU"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_review_of_a_pod_is_told_so() {
+    let router = injector(None);
+    let changed = |path: &str, value: Value| {
+        let mut review = review("shop", json!({}));
+        *review.pointer_mut(path).unwrap() = value;
+        review.to_string()
+    };
+    for (body, word) in [
+        ("{".to_owned(), "no AdmissionReview"),
+        ("[]".to_owned(), "no AdmissionReview"),
+        (json!({"apiVersion": "admission.k8s.io/v1"}).to_string(), "no request"),
+        (changed("/apiVersion", "admission.k8s.io/v1beta1".into()), "admissionReviewVersions"),
+        (changed("/request/kind/kind", "Service".into()), "takes Pods, not Service"),
+        (changed("/request/object", Value::Null), "no object"),
+    ] {
+        let (status, said) = ask(&router, body).await;
+        assert!(status == 400 && said.contains(word), "{status}: {said}");
+    }
+    let (status, said) = ask(&router, vec![b' '; MOST + 1]).await;
+    assert!(status == 413 && said.contains("3145728"), "{status}: {said}");
+}
