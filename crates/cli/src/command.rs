@@ -9,6 +9,7 @@ pub(crate) mod analyze;
 pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod identity;
+pub(crate) mod inject;
 pub(crate) mod instance;
 pub(crate) mod rules;
 pub(crate) mod status;

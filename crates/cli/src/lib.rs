@@ -53,6 +53,10 @@ enum Command {
     Status(command::status::Status),
     /// Register instances, keep them alive, take them out
     Instance(command::instance::Registrations),
+    /// Put sidecars into what makes Pods on Kubernetes
+    Inject(command::inject::Inject),
+    /// Take sidecars out again
+    Uninject(command::inject::Uninject),
     /// Make join tokens for sidecars
     Token(command::identity::Token),
     /// Issue certificates, revoke identities, rotate the root
@@ -93,6 +97,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => wait(args.run()),
         Command::Status(args) => wait(args.run()),
         Command::Instance(args) => wait(args.run()),
+        Command::Inject(args) => wait(args.run()),
+        Command::Uninject(args) => wait(args.run()),
         Command::Token(args) => wait(args.run()),
         Command::Identity(args) => wait(args.run()),
         Command::Traces(args) => wait(args.run()),

@@ -1,5 +1,6 @@
 //! Output: tables for people, JSON and YAML for programs.
 
+pub(crate) mod lines;
 mod tree;
 pub(crate) mod yaml;
 

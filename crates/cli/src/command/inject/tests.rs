@@ -1,0 +1,203 @@
+use std::net::IpAddr;
+
+use clap::{Args, FromArgMatches};
+use outrigger_identity::{Authority, AuthorityOptions};
+use outrigger_proxy::bootstrap::Bootstrap;
+use outrigger_proxy::bootstrap::join::Join;
+use outrigger_proxy::intercept::Options;
+
+use super::*;
+
+fn settings() -> InjectSettings {
+    InjectSettings { image: "outrigger-proxy:test".into(), dns: true, ..InjectSettings::default() }
+}
+
+fn mesh() -> Mesh {
+    let authority = Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
+    let roots = authority.bundle().to_pem("cluster.local");
+    Mesh { trust_domain: "cluster.local".into(), domain: "cluster.local".into(), roots }
+}
+
+/// What a kubelet makes of `$(NAME)` and `$$`.
+fn expanded(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            out.push_str(match name {
+                "POD_NAME" => "web-5d8-x2x",
+                "POD_NAMESPACE" => "shop",
+                "POD_IP" => "fd00::7",
+                "SERVICE_ACCOUNT" => "web",
+                other => panic!("{other} is not in the environment"),
+            });
+            rest = after;
+        } else {
+            out.push('$');
+        }
+    }
+    out + rest
+}
+
+/// The two programs' words are each other's: what the injector writes the sidecar takes.
+#[test]
+fn what_is_injected_the_sidecar_takes() {
+    let pod = serde_json::json!({
+        "metadata": {"generateName": "web-5d8-", "annotations": {
+            "traffic.sidecar.istio.io/includeInboundPorts": "",
+            "traffic.sidecar.istio.io/excludeOutboundPorts": "3306,9000-9010",
+            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8,fd00::/8",
+            "proxy.istio.io/config": "{concurrency: 2, terminationDrainDuration: 9s}",
+            "sidecar.istio.io/logLevel": "debug",
+        }},
+        "spec": {"containers": [{"name": "app",
+            "livenessProbe": {"httpGet": {"port": 8080, "path": "/a?b=$(c)", "httpHeaders": [{"name": "Host", "value": "x"}]}},
+            "readinessProbe": {"tcpSocket": {"port": 80}}, "startupProbe": {"grpc": {"port": 90, "service": "s.S"}}}]},
+    });
+    let namespace = Namespace::enabled("shop", None);
+    let subject = Subject { pod: &pod, namespace: &namespace, workload: None };
+    let Injection::Injected { pod, warnings } = inject(subject, &settings(), &mesh()).unwrap() else {
+        panic!()
+    };
+    assert_eq!(warnings, [""; 0]);
+    let [init, sidecar] = [0, 1].map(|n| pod["spec"]["initContainers"][n].clone());
+    let text = sidecar["env"].as_array().unwrap().last().unwrap()["value"].as_str().unwrap();
+    let bootstrap = Bootstrap::parse(Path::new("OUTRIGGER_BOOTSTRAP"), &expanded(text)).unwrap();
+    assert_eq!(bootstrap.node.id, "web-5d8-x2x.shop");
+    assert_eq!((bootstrap.node.namespace.as_str(), bootstrap.node.service_account.as_str()), ("shop", "web"));
+    assert_eq!(bootstrap.node.address, Some("fd00::7".parse::<IpAddr>().unwrap()));
+    assert_eq!((bootstrap.node.workload.as_str(), bootstrap.workers), ("web-5d8", Some(2)));
+    let Some(Join::Section(join)) = bootstrap.join else { panic!() };
+    assert!(TrustBundle::from_pem("cluster.local", &join.roots.unwrap()).is_ok());
+    assert_eq!(join.token_file, Path::new("/var/run/secrets/outrigger/token"));
+    let probes: Vec<&str> = bootstrap.probes.keys().map(String::as_str).collect();
+    assert_eq!(probes, ["app/livez", "app/readyz", "app/startupz"]);
+    assert!(format!("{:?}", bootstrap.probes["app/livez"]).contains("/a?b=$(c)"), "{:?}", bootstrap.probes);
+
+    let args: Vec<String> = serde_json::from_value(init["args"].clone()).unwrap();
+    assert_eq!(args[..2], ["intercept", "apply"]);
+    let command = Options::augment_args(clap::Command::new("apply"));
+    let matches =
+        command.try_get_matches_from(std::iter::once("apply").chain(args[2..].iter().map(String::as_str)));
+    let options = Options::from_arg_matches(&matches.unwrap()).unwrap();
+    let shown: Vec<String> = options.exclude_outbound_ports.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["3306", "9000-9010"]);
+    assert!(options.dns && options.include_outbound_cidrs.len() == 2);
+    assert_eq!(options.exclude_inbound_ports[0].0, 1..=65535);
+}
+
+#[test]
+fn a_stream_is_cut_where_yaml_cuts_it() {
+    let of = |text| documents(text).into_iter().map(|(line, text)| (line, text.trim())).collect::<Vec<_>>();
+    assert_eq!(of("a: 1\n---\n# nothing\n---\nb: |\n  ---\n  x\n"), [(1, "a: 1"), (5, "b: |\n  ---\n  x")]);
+    assert_eq!(of("---\na: 1\n...\n---\r\nb: 2\r\n"), [(2, "a: 1"), (5, "b: 2")]);
+    assert_eq!(of("--- {a: 1}\n--- # c\nb: 2"), [(1, "{a: 1}"), (2, "# c\nb: 2")]);
+    assert_eq!(of("\n# nothing\n"), []);
+}
+
+const STREAM: &str = "\
+# Whose this is.
+apiVersion: v1
+kind: Service
+metadata: {name: web}   # stays as it is
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly, namespace: shop}
+spec: {schedule: '@daily', jobTemplate: {spec: {template: {spec: {containers: [{name: job, image: 'job:1'}]}}}}}
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {hostNetwork: true, containers: [{name: app}]}}
+- {apiVersion: v1, kind: Pod, metadata: {name: b}, spec: {containers: [{name: app, env: [{name: A, value: 'on'}]}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: c, namespace: kube-system}
+spec: {containers: [{name: app}]}
+";
+
+fn input(diff: bool) -> Input {
+    Input { files: Vec::new(), namespace: "default".into(), diff }
+}
+
+/// What is printed of a text, and what is said of it.
+fn printed(input: &Input, text: &str, change: Change<'_>) -> (String, Vec<String>) {
+    let (mut out, mut said) = (String::new(), Vec::new());
+    input.file("s.yaml", text, change, &mut out, &mut said).unwrap();
+    (out, said)
+}
+
+#[test]
+fn a_stream_gets_its_sidecars_and_loses_them_again() {
+    let (settings, mesh) = (settings(), mesh());
+    let add: Change<'_> = &|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload);
+    let (out, said) = printed(&input(false), STREAM, add);
+    let all: Vec<Value> =
+        documents(&out).iter().map(|(_, text)| serde_saphyr::from_str(text).unwrap()).collect();
+    assert!(out.starts_with("# Whose this is.") && out.contains("# stays as it is"), "{out}");
+    let job = &all[1]["spec"]["jobTemplate"]["spec"]["template"];
+    assert_eq!(job["spec"]["initContainers"][1]["name"], "outrigger-proxy");
+    assert_eq!(job["metadata"]["labels"]["service.istio.io/canonical-name"], "nightly");
+    assert_eq!(all[2]["items"][0]["spec"].get("initContainers"), None);
+    assert_eq!(all[2]["items"][1]["spec"]["initContainers"][0]["name"], "outrigger-init");
+    assert!(
+        out.contains("value: \"on\"") || out.contains("value: 'on'"),
+        "a text stays one for YAML 1.1: {out}"
+    );
+    assert!(
+        said[0].starts_with("s.yaml:11: Pod a: left alone: ") && said[0].contains("hostNetwork"),
+        "{said:?}"
+    );
+    assert!(said[1].starts_with("s.yaml:17: Pod c: left alone: namespace kube-system"), "{said:?}");
+    assert_eq!(said.len(), 2);
+    assert_eq!(printed(&input(false), &out, add).0, out, "again is no change");
+
+    let (undone, said) = printed(&input(false), &out, &removed);
+    let back: Vec<Value> =
+        documents(&undone).iter().map(|(_, text)| serde_saphyr::from_str(text).unwrap()).collect();
+    let before: Vec<Value> =
+        documents(STREAM).iter().map(|(_, text)| serde_saphyr::from_str(text).unwrap()).collect();
+    assert_eq!(back, before);
+    assert_eq!(said.len(), 2, "{said:?}");
+}
+
+#[test]
+fn a_difference_shows_what_would_come() {
+    let (settings, mesh) = (settings(), mesh());
+    let add: Change<'_> = &|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload);
+    let (out, _) = printed(&input(true), STREAM, add);
+    assert!(out.starts_with("--- s.yaml:6 CronJob nightly\n") && out.contains("--- s.yaml:11 List"), "{out}");
+    assert!(
+        out.contains("\n+          initContainers:\n") && out.contains("\n           containers:\n"),
+        "{out}"
+    );
+    assert!(!out.contains("Service"), "{out}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named_by_file_line_and_object() {
+    let (settings, mesh) = (settings(), mesh());
+    let add: Change<'_> = &|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload);
+    for (text, parts) in [
+        ("a: 1\n---\nb: [\n", &["s.yaml:3"][..]),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n",
+            &["s.yaml:1", "Deployment web", "/spec/template"],
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {sidecar.istio.io/proxyCPU: much}}\nspec: {containers: []}\n",
+            &["s.yaml:1", "Pod a", "proxyCPU"],
+        ),
+    ] {
+        let error = input(false).file("s.yaml", text, add, &mut String::new(), &mut Vec::new()).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
