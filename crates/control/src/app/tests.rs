@@ -5,9 +5,11 @@ use std::sync::Arc;
 use outrigger_identity::connect::{PeerExpectation, client_config};
 use outrigger_identity::{Authority, AuthorityOptions, Credentials};
 use outrigger_model::identity::SpiffeId;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
+use crate::inject::InjectSettings;
 use crate::instance::{Instance, Protocol, sample};
 use crate::store::memory::Memory;
 use crate::{ControlPlane, Running, Settings};
@@ -100,5 +102,44 @@ async fn a_certificate_of_another_authority_is_turned_away_where_the_operator_lo
         first.reason.contains("sa/web") && first.reason.contains("does not chain to a root"),
         "{first:?}"
     );
+    running.stop().await;
+}
+
+/// Verifies as an API server does: a chain to the bundle, and the name of the Service.
+#[tokio::test]
+async fn an_api_server_trusts_the_injector_by_the_name_of_its_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let injector = InjectSettings {
+        address: "127.0.0.1:0".parse().unwrap(),
+        image: "outrigger-proxy:test".into(),
+        control_plane: "outrigger-control.mesh.svc:15012".into(),
+        ..InjectSettings::default()
+    };
+    let settings = Settings { injector: Some(injector), ..Settings::ephemeral(dir.path()) };
+    let running = ControlPlane::start(settings).await.unwrap();
+    let mut roots = RootCertStore::empty();
+    for root in running.authority().bundle().roots("cluster.local") {
+        roots.add(root.clone().into_owned()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+    let address = running.addresses.injector.unwrap();
+    let ask = |name: &'static str| {
+        let tls = tls.clone();
+        async move {
+            let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+            let mut io =
+                tls.connect(name.try_into().unwrap(), tcp).await.map_err(|error| error.to_string())?;
+            let head = "POST /inject HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+            io.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            io.read_to_string(&mut answer).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>(answer)
+        }
+    };
+    let answer = ask("outrigger-control.mesh.svc").await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("no AdmissionReview"), "{answer}");
+    assert!(ask("elsewhere.mesh.svc").await.unwrap_err().contains("certificate"));
     running.stop().await;
 }
