@@ -146,7 +146,9 @@ impl Stage {
             }
             let pods = self.cluster.kubectl(&["-n", "shop", "get", "pods", "-o", "wide"]).unwrap_or_default();
             let events = self.cluster.kubectl(&["-n", "shop", "get", "events"]).unwrap_or_default();
-            Err(format!("{pods}\n{events}"))
+            let names = pods.lines().skip(1).filter_map(|line| line.split(' ').next());
+            let logs = names.filter(|name| name.starts_with(app)).map(|name| self.logs(name)).next();
+            Err(format!("{pods}\n{events}\n{}", logs.unwrap_or_default()))
         })
         .await
     }

@@ -13,8 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 use hyper_util::rt::TokioIo;
 use outrigger_telemetry::admin::{AdminResponse, Row};
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::upstream::connect::to_application;
 
 /// Who asks gives up earlier.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -155,10 +156,7 @@ impl Probe {
             }
             Self::Tcp(Tcp { port, address }) => {
                 let address = SocketAddr::new(*address, *port);
-                TcpStream::connect(address)
-                    .await
-                    .map(|_| StatusCode::OK)
-                    .map_err(|e| format!("{address}: {e}"))
+                to_application(address).await.map(|_| StatusCode::OK).map_err(|e| format!("{address}: {e}"))
             }
             Self::Grpc(Grpc { port, address, service }) => {
                 let address = SocketAddr::new(*address, *port);
@@ -176,7 +174,7 @@ async fn http(
     host: Option<&str>,
     asked: &HeaderMap,
 ) -> Result<StatusCode, AnyError> {
-    let tcp = TcpStream::connect(address).await?;
+    let tcp = to_application(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
     let mut request = Request::get(path).header(header::CONNECTION, "close");
     request = request.header(header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
@@ -205,7 +203,7 @@ async fn driven<E: Into<AnyError>>(
 }
 
 async fn grpc(address: SocketAddr, service: &str) -> Result<StatusCode, AnyError> {
-    let tcp = TcpStream::connect(address).await?;
+    let tcp = to_application(address).await?;
     let (sender, connection) = h2::client::handshake(tcp).await?;
     let asking = async {
         let mut sender = sender.ready().await?;
