@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::BINARY;
 
+mod others;
 mod pods;
 mod source;
 
@@ -206,6 +207,13 @@ webhooks:
   namespaceSelector: {matchLabels: {istio-injection: enabled}}
   clientConfig: {url: 'https://127.0.0.1:15017/inject'}
   rules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods]}]
+";
+
+/// All that comes to a workload is the mesh's.
+const STRICT: &str = "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: STRICT}}
 ";
 
 /// An application of one port, and its Service.

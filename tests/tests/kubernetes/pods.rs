@@ -5,13 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use super::*;
 
-/// All that comes to a workload is the mesh's.
-const STRICT: &str = "apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: shop}
-spec: {mtls: {mode: STRICT}}
-";
-
 /// Only the shop front may call the catalog.
 const ONLY_WEB: &str = "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
