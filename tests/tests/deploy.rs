@@ -109,3 +109,17 @@ fn in_the_compose_file_rules_come_before_the_application() {
         assert!(done && rules.contains("127.0.0.11"), "{rules}");
     }
 }
+
+#[test]
+fn the_control_plane_of_a_cluster_has_settings_that_it_takes() {
+    let text = std::fs::read_to_string(deploy("kubernetes/outrigger.yaml")).unwrap();
+    let map = text.split("\n---\n").find(|object| object.contains("kind: ConfigMap")).unwrap();
+    let map: Value = serde_saphyr::from_str(map).unwrap();
+    let settings: Settings = serde_saphyr::from_str(map["data"]["control.yaml"].as_str().unwrap()).unwrap();
+    settings.validate().unwrap();
+    // Sidecars look for it by a name of its certificate.
+    let injector = settings.injector.unwrap();
+    let (host, port) = injector.control_plane.rsplit_once(':').unwrap();
+    assert!(settings.dns_names.iter().any(|name| name == host), "{host}");
+    assert_eq!(port, settings.xds_address.port().to_string());
+}

@@ -24,6 +24,7 @@ mod source;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");
 const NODE: &str = "node-1";
+const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/outrigger.yaml");
 
 /// A namespace whose Pods are injected.
 const SHOP: &str = "apiVersion: v1
@@ -102,14 +103,20 @@ impl Stage {
         let net = Arc::new(Net::new());
         let master = net.host("master");
         let cluster = Cluster::start(programs, &master).await;
-        cluster.apply(RIGHTS);
+        // As it is installed; but the control plane runs on the host of the API server, which has no way to a Service.
+        cluster.apply(&std::fs::read_to_string(MANIFEST).unwrap());
+        cluster.apply(WE_ARE);
         let kubeconfig = cluster.path("mesh.kubeconfig");
         let mut settings =
             json!({"registries": [{"name": "cluster", "kubernetes": {"kubeconfig": kubeconfig}}]});
         let injector = injector(&master);
-        if !injector.is_null() {
+        let webhook = ["mutatingwebhookconfiguration", "outrigger-injector"];
+        if injector.is_null() {
+            cluster.kubectl(&[&["delete"], &webhook[..]].concat()).unwrap();
+        } else {
             settings["injector"] = injector;
-            cluster.apply(WEBHOOK);
+            let url = r#"[{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": "https://127.0.0.1:15017/inject"}}]"#;
+            cluster.kubectl(&[&["patch"], &webhook[..], &["--type=json", "-p", url]].concat()).unwrap();
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
         let client = cluster.client().await;
@@ -177,36 +184,12 @@ impl Stage {
     }
 }
 
-/// What the mesh may do in the cluster.
-const RIGHTS: &str = "apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: outrigger-control}
-rules:
-- {apiGroups: [''], resources: [pods, services, nodes, namespaces], verbs: [get, list, watch]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
-- {apiGroups: [networking.istio.io, security.istio.io, gateway.networking.k8s.io, outrigger.io], resources: ['*'], verbs: [get, list, watch]}
-- {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
-- {apiGroups: [admissionregistration.k8s.io], resources: [mutatingwebhookconfigurations], resourceNames: [outrigger-injector], verbs: [get, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
+/// Whoever the control plane is here may do what the manifest lets it do, and nothing else.
+const WE_ARE: &str = "apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: outrigger-control}
+metadata: {name: outrigger-control-of-the-test}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: outrigger-control}
 subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: mesh}]
-";
-
-const WEBHOOK: &str = "apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
-metadata: {name: outrigger-injector}
-webhooks:
-- name: injector.outrigger.io
-  admissionReviewVersions: [v1]
-  sideEffects: None
-  failurePolicy: Fail
-  timeoutSeconds: 10
-  namespaceSelector: {matchLabels: {istio-injection: enabled}}
-  clientConfig: {url: 'https://127.0.0.1:15017/inject'}
-  rules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods]}]
 ";
 
 /// All that comes to a workload is the mesh's.
