@@ -20,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use outrigger_identity::Authority;
 use outrigger_telemetry::Registry;
+use outrigger_telemetry::logging::Throttle;
 use tokio::sync::Semaphore;
 
 use crate::inject::{InjectSettings, Injection, Mesh, Namespace, Subject, decides_alone, diff, inject};
@@ -37,6 +38,9 @@ const MOST: usize = 3 << 20;
 const QUESTIONS: usize = 16;
 /// For a question, its body and its turn included. An API server waits 10 s unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(9);
+
+/// Whoever reaches the port can cause the line.
+static REFUSED: Throttle = Throttle::new();
 
 /// What came of questions.
 #[derive(Default)]
@@ -113,7 +117,9 @@ impl Injector {
         let answer = self.decide(&namespace, &pod).await;
         let count = match &answer {
             Answer::Refused(why) => {
-                tracing::warn!(namespace, reason = %why, "a Pod was refused, as it cannot have its sidecar");
+                if let Some(suppressed) = REFUSED.admit() {
+                    tracing::warn!(namespace, reason = %why, suppressed, "a Pod was refused: it cannot have its sidecar");
+                }
                 &self.counts.refused
             }
             Answer::Admitted { patch, .. } if patch.is_empty() => &self.counts.left_alone,

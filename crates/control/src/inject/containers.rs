@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::patch::merge;
 use super::wishes::Wishes;
 use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, list};
+use crate::service_accounts::AUDIENCE;
 
 /// The sidecar's user and group, whose connections the rules let pass.
 pub(super) const UID: u64 = 1337;
@@ -24,8 +25,6 @@ pub(super) const STATE_PLACE: &str = "/var/lib/outrigger";
 pub(super) const TOKEN_VOLUME: &str = "outrigger-token";
 pub(super) const TOKEN_PLACE: &str = "/var/run/secrets/outrigger";
 pub(super) const TOKEN_FILE: &str = "token";
-/// Whom the token is for: nobody else takes it.
-const AUDIENCE: &str = "outrigger-ca";
 
 /// Adds them.
 pub(super) fn add(
