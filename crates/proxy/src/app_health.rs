@@ -13,9 +13,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Vers
 use hyper_util::rt::TokioIo;
 use outrigger_telemetry::admin::{AdminResponse, Row};
 use serde::Deserialize;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::upstream::connect::to_application;
+use crate::intercept::APP_PRIORITY;
 
 /// Who asks gives up earlier.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -167,6 +169,14 @@ impl Probe {
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// TCP to the application at any address of its host, past the sidecar.
+async fn to_application(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_priority(APP_PRIORITY)?;
+    socket.connect(address).await
+}
 
 async fn http(
     address: SocketAddr,

@@ -133,14 +133,6 @@ async fn dial(endpoint: &EndpointState, mark: u32) -> io::Result<TcpStream> {
     socket.connect(endpoint.address).await
 }
 
-/// TCP to the application at any address of its host, past the sidecar: for whoever asks how it is.
-pub async fn to_application(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_priority(APP_PRIORITY)?;
-    socket.connect(address).await
-}
-
 /// The rules know a connection to the application by its priority, and one in the client's name by its mark.
 #[cfg(target_os = "linux")]
 fn tell_apart(socket: &Socket, endpoint: &EndpointState, mark: u32) -> io::Result<()> {
