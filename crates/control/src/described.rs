@@ -1,6 +1,6 @@
 //! Services that users describe instead of registering them, by host and by address; and the workloads that they may select.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,9 @@ pub struct Described {
     /// By origin.
     pub(crate) entries: Vec<Arc<WorkloadIntent>>,
     by_host: BTreeMap<Host, Vec<Arc<ServiceIntent>>>,
-    /// The longest first.
+    /// Of addresses of one's own: a cluster has thousands.
+    exact: HashMap<IpAddr, Vec<Host>>,
+    /// All others, the longest first.
     blocks: Vec<(IpNet, Host)>,
     workloads: BTreeMap<String, Vec<Arc<WorkloadIntent>>>,
 }
@@ -44,8 +46,12 @@ impl Described {
         let mut described = Self::default();
         for service in &services {
             for host in service.hosts.iter().filter(|host| may(host, &service.origin.namespace)) {
-                let blocks = service.addresses.iter().map(|block| (*block, host.clone()));
-                described.blocks.extend(blocks);
+                for block in &service.addresses {
+                    match block.prefix_len() == block.max_prefix_len() {
+                        true => described.exact.entry(block.addr()).or_default().push(host.clone()),
+                        false => described.blocks.push((*block, host.clone())),
+                    }
+                }
                 described.by_host.entry(host.clone()).or_default().push(service.clone());
             }
         }
@@ -69,7 +75,10 @@ impl Described {
 
     /// The hosts that an address was said to stand for, the narrowest block first.
     pub(crate) fn at(&self, address: IpAddr) -> impl Iterator<Item = &Host> {
-        self.blocks.iter().filter(move |(block, _)| block.contains(&address)).map(|(_, host)| host)
+        let exact = self.exact.get(&address).into_iter().flatten();
+        exact.chain(
+            self.blocks.iter().filter(move |(block, _)| block.contains(&address)).map(|(_, host)| host),
+        )
     }
 
     /// The described workloads of a namespace.
