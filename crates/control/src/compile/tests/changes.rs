@@ -68,6 +68,8 @@ const RULES: &[&str] = &[
     "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: web, namespace: shop}, spec: {hosts: [web.shop.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, workloadSelector: {labels: {version: v2}}, ports: [{number: 9090, name: http, protocol: HTTP}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: ask, namespace: shop}, spec: {action: CUSTOM, provider: {name: pay}, selector: {matchLabels: {version: v1}}, rules: [{to: [{operation: {paths: [/ask*]}}]}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: ask, namespace: outrigger-system}, spec: {action: CUSTOM, provider: {name: api}, rules: [{to: [{operation: {methods: [POST]}}]}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: catalog, namespace: shop}, spec: {clusterIP: 192.0.2.9, ports: [{port: 80, name: http, targetPort: 9090}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: None, publishNotReadyAddresses: true, ports: [{port: 80, targetPort: web}]}}",
 ];
 
 fn settings() -> MeshSettings {
@@ -160,6 +162,12 @@ impl Bench {
         instance.network = ["", "", "", "edge"][rng.usize(..4)].into();
         if rng.u8(..4) == 0 {
             instance.addresses.push(ADDRESSES[rng.usize(..ADDRESSES.len())].parse().unwrap());
+        }
+        // As those of a cluster.
+        if rng.u8(..4) == 0 {
+            let all = ["web", "catalog", "stock"].into_iter().filter(|_| rng.bool());
+            instance.services = Some(all.map(str::to_owned).collect());
+            instance.ports[0].name = ["", "web"][rng.usize(..2)].into();
         }
         if rng.u8(..6) == 0 {
             instance.ports[0].upgrades = vec!["SPDY/3.1".into()];
