@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use outrigger_rules::intent::{Host, Resolution, ServiceIntent, ServiceProtocol, WorkloadIntent};
+use outrigger_rules::intent::{Host, ObjectKind, Resolution, ServiceIntent, ServiceProtocol, WorkloadIntent};
 
 use crate::instance::Protocol;
 
@@ -48,7 +48,12 @@ impl Described {
             for host in service.hosts.iter().filter(|host| may(host, &service.origin.namespace)) {
                 for block in &service.addresses {
                     match block.prefix_len() == block.max_prefix_len() {
-                        true => described.exact.entry(block.addr()).or_default().push(host.clone()),
+                        true => {
+                            let at = described.exact.entry(block.addr()).or_default();
+                            // The address that the cluster gave to a Service is not another's to describe.
+                            let of_cluster = service.origin.kind == ObjectKind::Service;
+                            at.insert(if of_cluster { 0 } else { at.len() }, host.clone());
+                        }
                         false => described.blocks.push((*block, host.clone())),
                     }
                 }
@@ -103,5 +108,30 @@ pub(crate) fn protocol(described: ServiceProtocol) -> Protocol {
         ServiceProtocol::Grpc => Protocol::Grpc,
         ServiceProtocol::Tls => Protocol::Tls,
         ServiceProtocol::Tcp => Protocol::Tcp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::world::sample::world;
+
+    #[test]
+    fn the_address_that_a_cluster_gave_to_a_service_is_not_anothers() {
+        let rules = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: mine, namespace: evil}
+spec: {hosts: [x.evil.example], addresses: [10.96.0.7, 10.96.0.0/16], resolution: STATIC, ports: [{number: 80}], endpoints: [{address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}
+";
+        let world = world(Vec::new(), rules);
+        let at = |address: &str| -> Vec<String> {
+            world.described_at(address.parse().unwrap()).map(|host| host.as_str().to_owned()).collect()
+        };
+        assert_eq!(at("10.96.0.7"), ["catalog.shop.svc.cluster.local", "x.evil.example", "x.evil.example"]);
+        assert_eq!(at("10.96.0.8"), ["x.evil.example"]);
     }
 }

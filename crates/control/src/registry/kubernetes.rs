@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(75);
 /// A watch in trouble says so again within its pause and the patience of a connection; what it has not repeated is over.
 const TROUBLE: Duration = Duration::from_secs(15);
+/// Between two tellings of what is wrong, where much is.
+const TOLD: Duration = Duration::from_secs(1);
 /// A watch that fails so often in a row, while the API server answers, cannot go on from where it was: it lists anew. (API servers say in
 /// more than one way that a place is too old.)
 const FAILURES: u32 = 4;
@@ -98,6 +100,9 @@ pub struct Kubernetes {
     /// Kinds whose first listing is not over.
     waiting: HashSet<&'static str>,
     whole: bool,
+    /// Something is wrong that was not, or the other way round.
+    untold: bool,
+    told: Option<Instant>,
 }
 
 impl Kubernetes {
@@ -115,17 +120,22 @@ impl Kubernetes {
             known: HashMap::new(),
             waiting: HashSet::new(),
             whole: false,
+            untold: false,
+            told: None,
         }
     }
 
     fn put(&mut self, kind: &'static str, (named, thing, flaw): watch::Seen) -> Vec<Said> {
         self.known.entry(kind).or_default().insert(named.clone());
         let key = (kind, named);
-        match flaw {
-            Some(flaw) => drop(self.flaws.insert(key.clone(), flaw)),
-            None => drop(self.flaws.remove(&key)),
-        }
-        self.cluster.put(kind, &key.1, thing)
+        let before = match flaw.clone() {
+            Some(flaw) => self.flaws.insert(key.clone(), flaw),
+            None => self.flaws.remove(&key),
+        };
+        let refused = self.cluster.refused().len();
+        let news = self.cluster.put(kind, &key.1, thing);
+        self.untold |= before != flaw || self.cluster.refused().len() != refused;
+        news
     }
 
     fn take(&mut self, kind: &'static str, named: Named) -> Vec<Said> {
@@ -133,7 +143,7 @@ impl Kubernetes {
             known.remove(&named);
         }
         let news = self.cluster.take(kind, &named);
-        self.flaws.remove(&(kind, named));
+        self.untold |= self.flaws.remove(&(kind, named)).is_some();
         news
     }
 
@@ -160,7 +170,9 @@ impl Kubernetes {
         }
     }
 
+    /// Says what is wrong. All of it is gone through, so not for every object of a listing.
     fn tell(&mut self, voice: &Voice) {
+        (self.untold, self.told) = (false, Some(Instant::now()));
         self.trouble.retain(|_, (at, _)| at.elapsed() < TROUBLE);
         let flaws = self.flaws.iter().map(|((kind, (namespace, name)), message)| {
             let file = format!("{kind} {namespace}/{name}");
@@ -172,7 +184,7 @@ impl Kubernetes {
         });
         let refused = self.cluster.refused().map(|(id, message)| Problem {
             registry: String::new(),
-            file: format!("Pod {id}"),
+            file: id.clone(),
             line: 0,
             message: message.clone(),
         });
@@ -201,7 +213,8 @@ impl Registry for Kubernetes {
                         voice.heard();
                         self.tell(voice);
                         // Kinds may be defined at any time.
-                        for (kind, watch) in kinds.discover().await.unwrap_or_default() {
+                        let found = tokio::time::timeout(PATIENCE, kinds.discover()).await;
+                        for (kind, watch) in found.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
                             tracing::info!(kind, "the cluster knows it now");
                             watches.insert(kind, watch);
                         }
@@ -232,10 +245,11 @@ impl Kubernetes {
             }
         };
         self.failed.remove(kind);
-        let before = (self.flaws.len(), self.trouble.remove(kind).is_some());
+        self.untold |= self.trouble.remove(kind).is_some();
         let said = self.hear(kind, event);
         voice.heard();
-        if before != (self.flaws.len(), false) || !self.flaws.is_empty() {
+        // The rest with the next answer of the API server.
+        if self.untold && self.told.is_none_or(|told| told.elapsed() > TOLD) {
             self.tell(voice);
         }
         if !self.whole && !self.waiting.is_empty() {
@@ -248,6 +262,7 @@ impl Kubernetes {
         }
         if !self.whole {
             self.whole = true;
+            self.tell(voice);
             voice.whole().await?;
         }
         Ok(())

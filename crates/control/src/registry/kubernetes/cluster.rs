@@ -2,6 +2,10 @@
 //!
 //! A Pod is an instance of whatever Services of its namespace select it, at the ports of its containers and those that the Services
 //! mean. Services and custom resources are rules, read as if they had been applied.
+//!
+//! Endpoints that somebody wrote by hand are the word of whoever may write in that namespace. A Pod of the namespace that is named so serves the
+//! Service as one that was selected; every other address is an endpoint of that Service and of nothing else: who is at an
+//! address that clients call themselves, no slice says.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -47,6 +51,8 @@ pub(super) struct Cluster {
     pods: BTreeMap<String, BTreeMap<String, Pod>>,
     services: BTreeMap<String, BTreeMap<String, ServiceIntent>>,
     nodes: HashMap<String, Place>,
+    /// Endpoints that were written by hand, by slice.
+    slices: BTreeMap<String, BTreeMap<String, Vec<Instance>>>,
     /// What Pods cannot be instances, and why.
     refused: BTreeMap<String, String>,
     /// What was said, by part and key.
@@ -66,8 +72,14 @@ impl Cluster {
         match thing {
             Thing::Pod(None) => self.take(kind, named),
             Thing::Pod(Some(pod)) => {
-                self.pods.entry(named.0.clone()).or_default().insert(named.1.clone(), *pod);
-                self.pod(named)
+                let before =
+                    self.pods.entry(named.0.clone()).or_default().insert(named.1.clone(), (*pod).clone());
+                let moved = before.as_ref().is_none_or(|before| before.addresses != pod.addresses);
+                let mut news = self.pod(named);
+                if moved {
+                    news.extend(self.written_at(&named.0, [before.as_ref(), Some(&*pod)]));
+                }
+                news
             }
             Thing::Node(place) => self.node(&named.1, Some(place)),
             Thing::Rule(None) => Vec::new(),
@@ -80,10 +92,10 @@ impl Cluster {
     pub(super) fn take(&mut self, kind: &'static str, named: &Named) -> Vec<Said> {
         match kind {
             POD => {
-                if let Some(pods) = self.pods.get_mut(&named.0) {
-                    pods.remove(&named.1);
-                }
-                self.pod(named)
+                let before = self.pods.get_mut(&named.0).and_then(|pods| pods.remove(&named.1));
+                let mut news = self.pod(named);
+                news.extend(self.written_at(&named.0, [before.as_ref(), None]));
+                news
             }
             NODE => self.node(&named.1, None),
             SLICE => self.slice(named, Vec::new()),
@@ -103,7 +115,7 @@ impl Cluster {
     }
 
     /// Pods that cannot be instances, and why.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (&String, &String)> {
+    pub(super) fn refused(&self) -> impl ExactSizeIterator<Item = (&String, &String)> {
         self.refused.iter()
     }
 
@@ -173,14 +185,21 @@ impl Cluster {
             let none = BTreeMap::new();
             let services = self.services.get(&named.0).unwrap_or(&none);
             let place = self.nodes.get(&pod.node).cloned().unwrap_or_default();
-            Arc::new(instance(named, pod, services, place, &self.network))
+            let mut instance = instance(named, pod, services, place, &self.network);
+            for written in self.slices.get(&named.0).into_iter().flat_map(|slices| slices.values().flatten())
+            {
+                if is_of(pod, written) {
+                    serve(&mut instance, written);
+                }
+            }
+            Arc::new(instance)
         });
         let id = id(named);
         let wrong = instance.as_ref().and_then(|instance| instance.validate().err());
         let instance = instance.filter(|_| wrong.is_none());
         match wrong {
-            Some(wrong) => drop(self.refused.insert(id.clone(), wrong)),
-            None => drop(self.refused.remove(&id)),
+            Some(wrong) => drop(self.refused.insert(format!("Pod {id}"), wrong)),
+            None => drop(self.refused.remove(&format!("Pod {id}"))),
         }
         let known = self.said.entry(POD).or_default();
         match instance {
@@ -196,8 +215,46 @@ impl Cluster {
         }
     }
 
-    /// The instances of a slice are now these.
-    fn slice(&mut self, named: &Named, instances: Vec<Instance>) -> Vec<Said> {
+    /// The endpoints of a slice are now these.
+    fn slice(&mut self, named: &Named, endpoints: Vec<Instance>) -> Vec<Said> {
+        let wrong = endpoints.iter().find_map(|endpoint| endpoint.validate().err());
+        let key = format!("EndpointSlice {}", id(named));
+        match wrong {
+            Some(wrong) => drop(self.refused.insert(key, wrong)),
+            None => drop(self.refused.remove(&key)),
+        }
+        let endpoints: Vec<Instance> = endpoints.into_iter().filter(|one| one.validate().is_ok()).collect();
+        let slices = self.slices.entry(named.0.clone()).or_default();
+        let mut all = endpoints.clone();
+        match endpoints.is_empty() {
+            true => all.extend(slices.remove(&named.1).into_iter().flatten()),
+            false => all.extend(slices.insert(named.1.clone(), endpoints).into_iter().flatten()),
+        }
+        let mut news = self.say_slice(named);
+        let pods = self.pods.get(&named.0).into_iter().flatten();
+        let pods = pods.filter(|(_, pod)| all.iter().any(|written| is_of(pod, written)));
+        let pods: Vec<Named> = pods.map(|(name, _)| (named.0.clone(), name.clone())).collect();
+        news.extend(pods.iter().flat_map(|pod| self.pod(pod)));
+        news
+    }
+
+    /// Slices of a namespace that name an address of these Pods.
+    fn written_at(&mut self, namespace: &str, pods: [Option<&Pod>; 2]) -> Vec<Said> {
+        let slices = self.slices.get(namespace).into_iter().flatten();
+        let of = |written: &Instance| pods.into_iter().flatten().any(|pod| is_of(pod, written));
+        let names: Vec<Named> = slices
+            .filter(|(_, all)| all.iter().any(of))
+            .map(|(name, _)| (namespace.to_owned(), name.clone()))
+            .collect();
+        names.iter().flat_map(|slice| self.say_slice(slice)).collect()
+    }
+
+    /// What of a slice no Pod of its namespace is.
+    fn say_slice(&mut self, named: &Named) -> Vec<Said> {
+        let written = self.slices.get(&named.0).and_then(|slices| slices.get(&named.1)).into_iter().flatten();
+        let pods = self.pods.get(&named.0);
+        let others = written.filter(|one| !pods.is_some_and(|pods| pods.values().any(|pod| is_of(pod, one))));
+        let instances: Vec<Instance> = others.cloned().collect();
         let known = self.said.entry(SLICE).or_default();
         // Each has the slice's name in front of what no name has.
         let prefix = format!("{}:", id(named));
@@ -237,6 +294,24 @@ fn written_whole(object: &Object) -> String {
 /// A Service without a selector has what somebody writes down for it.
 fn selects(service: &ServiceIntent, pod: &Pod) -> bool {
     !service.selector.is_empty() && selected(&service.selector, &pod.labels)
+}
+
+/// Whether a written endpoint is a Pod of its namespace.
+fn is_of(pod: &Pod, written: &Instance) -> bool {
+    !pod.on_host && written.addresses.iter().any(|address| pod.addresses.contains(address))
+}
+
+/// A Pod serves a Service by somebody's word.
+fn serve(instance: &mut Instance, written: &Instance) {
+    let services = instance.services.get_or_insert_default();
+    if !services.contains(&written.service) {
+        services.push(written.service.clone());
+    }
+    for port in &written.ports {
+        if instance.port(port.number).is_none() {
+            instance.ports.push(port.clone());
+        }
+    }
 }
 
 fn instance(

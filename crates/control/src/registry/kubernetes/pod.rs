@@ -25,6 +25,8 @@ pub(super) struct Pod {
     /// TCP ports of its containers, with their names.
     pub(super) ports: Vec<(u16, String)>,
     pub(super) sidecar: bool,
+    /// Its addresses are its node's.
+    pub(super) on_host: bool,
     /// As metrics call it.
     pub(super) name: String,
     pub(super) version: Option<String>,
@@ -56,6 +58,7 @@ impl Pod {
             (false, false, "Running") => State::Unhealthy,
             _ => State::Starting,
         };
+        let on_host = spec.host_network.unwrap_or(false);
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let has_sidecar = all.clone().any(|container| SIDECARS.contains(&container.name.as_str()));
         let of =
@@ -67,7 +70,8 @@ impl Pod {
             state,
             ports: ports(all),
             // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.
-            sidecar: has_sidecar && !spec.host_network.unwrap_or(false),
+            sidecar: has_sidecar && !on_host,
+            on_host,
             name: label(of(NAMES).map_or_else(|| owner(pod), String::as_str)),
             version: of(VERSIONS).cloned(),
             labels,

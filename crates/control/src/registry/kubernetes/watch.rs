@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::{self as core, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -26,6 +26,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const PAGE: u32 = 500;
 /// Endpoints that are written down by hand: those of Pods we know better.
 const BY_HAND: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+/// No client is in it: what is at an address that clients call themselves no slice says, only what its Service has.
+const BY_HAND_NETWORK: &str = "endpointslice";
 const OF_SERVICE: &str = "kubernetes.io/service-name";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -132,11 +134,12 @@ impl Kinds {
     }
 
     fn nodes(&self) -> Watch {
-        let of = |node: PartialObjectMeta<Node>| {
+        // Not metadata alone: that such a watch is too old an API server says in words that the client cannot read.
+        let of = |node: Node| {
             let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
             (named(None, node.metadata.name.clone()), Thing::Node((label(REGION), label(ZONE))), None)
         };
-        said(watcher(Api::<PartialObjectMeta<Node>>::all(self.client.clone()), config()), of)
+        said(watcher(Api::<Node>::all(self.client.clone()), config()), of)
     }
 
     fn slices(&self) -> Watch {
@@ -268,7 +271,7 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             services: Some(vec![service.clone()]),
             namespace: named.0.clone(),
             addresses: vec![address],
-            network: String::new(),
+            network: BY_HAND_NETWORK.to_owned(),
             ports: ports.clone(),
             labels: labels.clone(),
             metadata: BTreeMap::new(),

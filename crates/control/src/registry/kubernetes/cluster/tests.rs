@@ -128,3 +128,35 @@ fn endpoints_that_somebody_wrote_are_instances_and_go_one_by_one() {
     assert_eq!(cluster.put(SLICE, &named("ex"), slice(&[])), []);
     assert_eq!(cluster.take(SLICE, &named("ext")).len(), 1);
 }
+
+#[test]
+fn a_pod_that_a_slice_of_its_namespace_names_serves_the_service_and_no_other_pod_does() {
+    let mut cluster = Cluster::default();
+    cluster.put(POD, &named("db-0"), pod("db-0", json!({"app": "db"}), true));
+    let written = |namespace: &str| {
+        let address = "10.1.0.7";
+        let mut one = crate::instance::sample("x", "leader", "v1", address, 5432, Protocol::Tcp);
+        one.id = format!("leader.{namespace}:{address}");
+        one.namespace = namespace.to_owned();
+        Thing::Slice(vec![one])
+    };
+    // Whoever leads is written down by the members themselves.
+    let said = cluster.put(SLICE, &named("leader"), written("shop"));
+    let [leader] = instances(&said).try_into().unwrap();
+    assert_eq!((leader.id.as_str(), leader.serves()), ("db-0.shop", &["leader".to_owned()][..]));
+    assert!(leader.port(5432).is_some() && leader.port(9080).is_some());
+    // Another namespace's word is an endpoint of its own Service, and nothing about the Pod.
+    let other = ("evil".to_owned(), "leader".to_owned());
+    let said = cluster.put(SLICE, &other, written("evil"));
+    let [(SLICE, Event::Upsert(Item::Instance(one)))] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!(one.id, "leader.evil:10.1.0.7");
+    // The Pod goes: what is written is an address again, and then nothing.
+    let said = cluster.take(POD, &named("db-0"));
+    assert_eq!(said[0], (POD, Event::Remove(Key::Instance("db-0.shop".into()))));
+    assert!(matches!(&said[1..], [(SLICE, Event::Upsert(_))]), "{said:?}");
+    let back = cluster.put(POD, &named("db-0"), pod("db-0", json!({"app": "db"}), true));
+    assert_eq!(instances(&back[..1])[0].serves(), ["leader"]);
+    assert!(matches!(&back[1..], [(SLICE, Event::Remove(_))]), "{back:?}");
+    let gone = cluster.take(SLICE, &named("leader"));
+    assert_eq!(instances(&gone)[0].serves().len(), 0);
+}
