@@ -115,8 +115,12 @@ impl Stage {
             cluster.kubectl(&[&["delete"], &webhook[..]].concat()).unwrap();
         } else {
             settings["injector"] = injector;
-            let url = r#"[{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": "https://127.0.0.1:15017/inject"}}]"#;
-            cluster.kubectl(&[&["patch"], &webhook[..], &["--type=json", "-p", url]].concat()).unwrap();
+            let to = |place| {
+                let path = format!("/webhooks/{place}/clientConfig");
+                json!({"op": "replace", "path": path, "value": {"url": "https://127.0.0.1:15017/inject"}})
+            };
+            let urls = json!([to(0), to(1), to(2), to(3)]).to_string();
+            cluster.kubectl(&[&["patch"], &webhook[..], &["--type=json", "-p", &urls]].concat()).unwrap();
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
         let client = cluster.client().await;

@@ -184,10 +184,16 @@ fn names(pod: &Value, workload: Option<&str>) -> Names {
     let app = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
     let version = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
     Names {
-        app: app.unwrap_or_else(|| workload.chars().take(63).collect()),
+        app: app.unwrap_or_else(|| label_of(&workload)),
         version: version.unwrap_or_else(|| "latest".to_owned()),
         workload,
     }
+}
+
+/// As much of a name as the value of a label may have: it ends with a letter or a digit.
+fn label_of(name: &str) -> String {
+    let cut: String = name.chars().take(63).collect();
+    cut.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
 }
 
 /// What made it: of a ReplicaSet the Deployment, whose name that has in front of a hash. A Pod may have no name yet.

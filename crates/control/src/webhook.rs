@@ -36,6 +36,8 @@ mod review;
 const MOST: usize = 3 << 20;
 /// Questions at once; others wait for their turn.
 const QUESTIONS: usize = 16;
+/// Bodies on their way at once, and how long each may take: who is slow there holds up nobody whose question is whole.
+const BODIES: (usize, Duration) = (64, Duration::from_secs(2));
 /// For a question, its body and its turn included. An API server waits 10 s unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(9);
 
@@ -58,6 +60,7 @@ pub(crate) struct Injector {
     domain: String,
     authority: Arc<Authority>,
     namespaces: Namespaces,
+    bodies: Semaphore,
     places: Semaphore,
     counts: Counts,
 }
@@ -75,6 +78,7 @@ impl Injector {
             domain: settings.domain.clone(),
             authority,
             namespaces: Namespaces::new(settings.cluster()),
+            bodies: Semaphore::new(BODIES.0),
             places: Semaphore::new(QUESTIONS),
             counts: Counts::default(),
         });
@@ -161,16 +165,20 @@ impl Injector {
 
 async fn answer(State(injector): State<Arc<Injector>>, body: Body) -> Response {
     let asked = async {
-        let Ok(_place) = injector.places.acquire().await else { return overdue() };
-        let body: Bytes = match to_bytes(body, MOST).await {
-            Ok(body) => body,
-            Err(error) => {
+        let Ok(place) = injector.bodies.acquire().await else { return overdue() };
+        let read = tokio::time::timeout(BODIES.1, to_bytes(body, MOST)).await;
+        drop(place);
+        let body: Bytes = match read {
+            Err(_) => return overdue(),
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => {
                 return wrong(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     &format!("the body: {error}; {MOST} bytes are the most"),
                 );
             }
         };
+        let Ok(_place) = injector.places.acquire().await else { return overdue() };
         match injector.review(&body).await {
             Ok(answer) => axum::Json(answer).into_response(),
             Err(why) => {

@@ -187,6 +187,7 @@ impl Drop for Ticket {
 pub(super) struct Shares {
     pub(super) xds: Limits,
     pub(super) management: Limits,
+    pub(super) injector: Limits,
     pub(super) socket: Limits,
     pub(super) otlp: Limits,
     pub(super) query: Limits,
@@ -197,7 +198,7 @@ pub(super) struct Shares {
 const OWN: u64 = 128;
 
 impl Shares {
-    /// For a process that may have so many descriptors. Of sixteen parts sidecars have eight, those that are about to be
+    /// For a process that may have so many descriptors. Of sixteen parts sidecars have seven, those that are about to be
     /// three, the socket two, and one each of the others; with as many as are wanted the rest is spare.
     pub(super) fn of(descriptors: u64) -> Self {
         let part = usize::try_from(descriptors.saturating_sub(OWN) / 16).unwrap_or(usize::MAX).max(4);
@@ -213,8 +214,9 @@ impl Shares {
         };
         let socket = small(2);
         Self {
-            xds: limits((8 * part).min(20_000), (3 * part).min(512)),
+            xds: limits((7 * part).min(20_000), (3 * part).min(512)),
             management: small(1),
+            injector: small(1),
             // One user has all of it: whoever can open it is an operator.
             socket: Limits {
                 members_per_source: socket.members,
@@ -238,8 +240,8 @@ mod tests {
         IpAddr::from([10, 0, 0, n]).into()
     }
 
-    fn all(shares: &Shares) -> [Limits; 5] {
-        [shares.xds, shares.management, shares.socket, shares.otlp, shares.query]
+    fn all(shares: &Shares) -> [Limits; 6] {
+        [shares.xds, shares.management, shares.injector, shares.socket, shares.otlp, shares.query]
     }
 
     fn gone(ticket: &Ticket) -> bool {

@@ -143,8 +143,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         spawn(tasks, &drain, listeners.plain(listener, gates.otlp, Terms::EXPORTER, served));
     }
     if let Some((listener, router)) = injector {
-        // API servers are few, and operators at the management port, too.
-        let (gate, credentials) = (gates.management.clone(), credentials.clone());
+        let (gate, credentials) = (gates.injector, credentials.clone());
         spawn(tasks, &drain, listeners.management(listener, gate, credentials, router));
     }
     if let Some(listener) = management {
@@ -179,6 +178,7 @@ async fn injector(
 struct Gates {
     xds: Gate,
     management: Gate,
+    injector: Gate,
     socket: Gate,
     otlp: Gate,
     query: Gate,
@@ -189,6 +189,7 @@ impl Gates {
         Self {
             xds: Gate::new(shares.xds),
             management: Gate::new(shares.management),
+            injector: Gate::new(shares.injector),
             socket: Gate::new(shares.socket),
             otlp: Gate::new(shares.otlp),
             query: Gate::new(shares.query),
@@ -200,6 +201,7 @@ impl Gates {
         let all = [
             ("xds", self.xds.clone()),
             ("management", self.management.clone()),
+            ("injector", self.injector.clone()),
             ("socket", self.socket.clone()),
             ("otlp", self.otlp.clone()),
             ("query", self.query.clone()),

@@ -56,7 +56,8 @@ pub(super) fn add(
 fn container(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     let mut container = json!({
         "name": name,
-        "image": wishes.image,
+        // What has the privilege is the operator's image, whatever a Pod asks for.
+        "image": if name == INIT { &settings.image } else { &wishes.image },
         "resources": wishes.resources,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });

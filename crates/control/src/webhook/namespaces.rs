@@ -43,7 +43,13 @@ impl Namespaces {
         let asked = tokio::time::timeout(PATIENCE, all.get(name)).await;
         let object = match asked {
             Ok(Ok(object)) => object,
-            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Err(kube::Error::Api(status))) => {
+                return Err(format!("the API server answers {}", status.code));
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(namespace = name, %error, "the API server cannot be asked for a namespace");
+                return Err("the API server cannot be asked".to_owned());
+            }
             Err(_) => return Err(format!("the API server did not answer within {PATIENCE:?}")),
         };
         let namespace = Namespace {

@@ -62,6 +62,11 @@ pub(super) fn read(body: &[u8]) -> Result<Review, String> {
     }
     let of_object = request.object["metadata"]["namespace"].as_str().unwrap_or("default");
     let namespace = if request.namespace.is_empty() { of_object.to_owned() } else { request.namespace };
+    // It becomes a part of a path at the API server.
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
+        return Err("the request's namespace is no name of one".to_owned());
+    }
     Ok(Review { uid: request.uid, namespace, pod: request.object })
 }
 
