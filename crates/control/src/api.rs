@@ -292,7 +292,9 @@ impl Api {
 
     fn workload(&self, identity: SpiffeId, remote: SocketAddr) -> Caller {
         let tokens = &self.shared.tokens;
-        let services = tokens.services_of(&identity);
+        // Who joined by the cluster's word is registered by the cluster, Pod by Pod; ids and services are its to say.
+        let by_cluster = self.shared.settings.cluster().is_some() && !tokens.knows(&identity);
+        let services = if by_cluster { Vec::new() } else { tokens.services_of(&identity) };
         let reach = Reach { source: Some(remote.ip()), ranges: tokens.ranges_of(&identity) };
         Caller::Workload { identity, services, reach, incarnation: None }
     }

@@ -10,17 +10,21 @@ use std::time::Duration;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use outrigger_identity::CONTROL_SERVICE_ACCOUNT;
 use outrigger_identity::csr::service::Denied;
 use outrigger_model::identity::SpiffeId;
 use tokio::sync::Semaphore;
 
 use crate::registry::kubernetes::KubernetesSettings;
+use crate::tokens::ADMIN_SERVICE_ACCOUNT;
 
 /// Whom the tokens of sidecars must be for.
 pub const AUDIENCE: &str = "outrigger-ca";
 /// Reviews at once: strangers ask for them.
 const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Others wait so long for their turn.
+const TURN: Duration = Duration::from_secs(3);
 /// Which Pod a token was made for.
 const POD: &str = "authentication.kubernetes.io/pod-name";
 const USER: &str = "system:serviceaccount:";
@@ -70,7 +74,7 @@ impl ServiceAccounts {
                 "the cluster could not be asked whose the token is: {why}; ask again"
             )))
         };
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(Ok(_place)) = tokio::time::timeout(TURN, self.places.acquire()).await else {
             return Err(unknown("too many are asked for at once".to_owned()));
         };
         let client = self.client.get_or_try_init(|| self.settings.client()).await.map_err(unknown)?;
@@ -103,6 +107,12 @@ fn identity(status: &TokenReviewStatus, trust_domain: &str) -> Result<SpiffeId, 
     let Some((namespace, account)) = parts else {
         return Err(format!("{named:?} is no service account"));
     };
+    // Those are given by the authority itself, and by an operator: whoever may make a Pod is neither.
+    if [ADMIN_SERVICE_ACCOUNT, CONTROL_SERVICE_ACCOUNT].contains(&account) {
+        return Err(format!(
+            "{named} is a name of the mesh's own, of which no Pod is; use another service account"
+        ));
+    }
     let none = BTreeMap::new();
     let extra = user.and_then(|user| user.extra.as_ref()).unwrap_or(&none);
     if extra.get(POD).is_none_or(Vec::is_empty) {
@@ -146,6 +156,11 @@ mod tests {
         ] {
             let refused = of(|status| *status = change).unwrap_err();
             assert!(refused.contains(word), "{refused}");
+        }
+        for own in ["outrigger-system:outrigger-control", "shop:outrigger-admin"] {
+            let refused =
+                of(|status| status["user"]["username"] = json!(format!("system:serviceaccount:{own}")));
+            assert!(refused.unwrap_err().contains("the mesh's own"), "{own}");
         }
         let odd = of(|status| status["user"]["username"] = json!("system:serviceaccount:shop:we/b"));
         assert!(odd.is_err());

@@ -133,6 +133,11 @@ impl Tokens {
         services
     }
 
+    /// Whether any token, expired ones too, was made for an identity.
+    pub fn knows(&self, identity: &SpiffeId) -> bool {
+        self.shared.by_hash.lock().values().any(|token| token.identity == *identity)
+    }
+
     /// The ranges of all tokens of an identity, as [`Tokens::services_of`].
     pub fn ranges_of(&self, identity: &SpiffeId) -> Vec<Range> {
         let by_hash = self.shared.by_hash.lock();
@@ -394,8 +399,10 @@ mod tests {
     async fn services_come_from_tokens_and_default_to_the_own_name() {
         let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
         assert_eq!(tokens.services_of(&id("web")), ["web"]);
+        assert!(!tokens.knows(&id("web")));
         tokens.create(Grant { services: vec!["shopfront".into()], ..grant("web") }).await.unwrap();
         assert_eq!(tokens.services_of(&id("web")), ["shopfront"]);
+        assert!(tokens.knows(&id("web")));
     }
 
     #[test]
