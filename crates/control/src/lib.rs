@@ -29,6 +29,7 @@ pub mod described;
 mod enforced;
 mod metrics;
 mod presence;
+mod proofs;
 mod webhook;
 mod xds_source;
 

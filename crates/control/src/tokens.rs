@@ -19,7 +19,6 @@ use outrigger_model::identity::SpiffeId;
 use parking_lot::Mutex;
 
 use crate::registry::claim::Range;
-use crate::service_accounts::{self, Refused, ServiceAccounts};
 use crate::store::records::StoredToken;
 use crate::store::{Mutation, Store, StoreError};
 use guesses::Guesses;
@@ -153,6 +152,11 @@ impl Tokens {
         self.shared.guesses.admit(source, Instant::now()).map_err(TooMany)
     }
 
+    /// A source has shown something that is no proof.
+    pub(crate) fn wrong(&self, source: IpAddr) {
+        self.shared.guesses.wrong(source, Instant::now());
+    }
+
     /// The identity of a secret that `source` shows, if it is good now. Ask [`Tokens::admit`] first.
     ///
     /// # Errors
@@ -205,43 +209,6 @@ fn usable(token: &StoredToken, now: Timestamp) -> Result<(), Denied> {
         return Err(Denied(format!("the token of {} has been used as often as it may", token.identity)));
     }
     Ok(())
-}
-
-/// What a caller may show: a join token, or the token of a service account where there is a cluster that knows it.
-pub(crate) struct Proofs {
-    pub(crate) tokens: Tokens,
-    pub(crate) cluster: Option<ServiceAccounts>,
-}
-
-#[tonic::async_trait]
-impl CallerPolicy for Proofs {
-    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
-        let of_cluster = caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret));
-        let Some((cluster, secret)) = self.cluster.as_ref().zip(of_cluster) else {
-            return self.tokens.identify(caller).await;
-        };
-        let source = caller.remote.ip();
-        self.tokens.admit(source).map_err(|wait| Denied(wait.to_string()))?;
-        cluster.identify(secret).await.map_err(|refused| match refused {
-            Refused::Wrong(denied) => {
-                self.tokens.shared.guesses.wrong(source, Instant::now());
-                denied
-            }
-            Refused::Unknown(denied) => denied,
-        })
-    }
-
-    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
-        // The cluster counts none.
-        match caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret)) {
-            Some(_) if self.cluster.is_some() => Ok(()),
-            _ => self.tokens.spend(caller),
-        }
-    }
-
-    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
-        self.tokens.renew(identity)
-    }
 }
 
 #[tonic::async_trait]

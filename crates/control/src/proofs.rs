@@ -1,0 +1,44 @@
+//! What makes a caller somebody before it has a certificate: a join token, or a service account's where there is a cluster that knows it.
+
+use outrigger_identity::csr::service::{Caller, CallerPolicy, Denied};
+use outrigger_model::identity::SpiffeId;
+
+use crate::service_accounts::{self, Refused, ServiceAccounts};
+use crate::tokens::Tokens;
+
+/// What a caller may show: a join token, or the token of a service account where there is a cluster that knows it.
+pub(crate) struct Proofs {
+    pub(crate) tokens: Tokens,
+    pub(crate) cluster: Option<ServiceAccounts>,
+}
+
+#[tonic::async_trait]
+impl CallerPolicy for Proofs {
+    async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
+        let of_cluster = caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret));
+        let Some((cluster, secret)) = self.cluster.as_ref().zip(of_cluster) else {
+            return self.tokens.identify(caller).await;
+        };
+        let source = caller.remote.ip();
+        self.tokens.admit(source).map_err(|wait| Denied(wait.to_string()))?;
+        cluster.identify(secret).await.map_err(|refused| match refused {
+            Refused::Wrong(denied) => {
+                self.tokens.wrong(source);
+                denied
+            }
+            Refused::Unknown(denied) => denied,
+        })
+    }
+
+    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        // The cluster counts none.
+        match caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret)) {
+            Some(_) if self.cluster.is_some() => Ok(()),
+            _ => self.tokens.spend(caller),
+        }
+    }
+
+    fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
+        self.tokens.renew(identity)
+    }
+}
