@@ -44,6 +44,8 @@ pub(super) struct Draft {
     versions: Arc<BTreeMap<String, u64>>,
     /// All of it, as compilation sees it.
     pub(super) world: World,
+    /// The world has not got all of [`Draft::rules`] yet.
+    unruled: bool,
     /// How it differs from the world of the draft that this one came from.
     pub(super) change: Change,
 }
@@ -58,6 +60,7 @@ impl Draft {
         }
         let mut draft = Self {
             world: World::empty(settings.clone()),
+            unruled: true,
             change: Change::default(),
             generation: contents.generation,
             reserved: contents.generation,
@@ -72,7 +75,6 @@ impl Draft {
             versions: Arc::new(contents.versions),
         };
         contents.instances.into_iter().for_each(|stored| draft.enter(stored));
-        draft.rule();
         draft
     }
 
@@ -82,7 +84,8 @@ impl Draft {
     }
 
     /// The world under this draft's number.
-    pub(super) fn world(&self) -> Arc<World> {
+    pub(super) fn world(&mut self) -> Arc<World> {
+        self.settle();
         let mut world = self.world.clone();
         world.generation = self.generation;
         Arc::new(world)
@@ -108,8 +111,11 @@ impl Draft {
         }
     }
 
-    /// The rules are others now.
-    fn rule(&mut self) {
+    /// Brings the rules into the world. All of them are compared with all that were, so once for whatever came together.
+    fn settle(&mut self) {
+        if !std::mem::take(&mut self.unruled) {
+            return;
+        }
         let objects = self.rules.values().filter_map(|rule| rule.object.as_ref());
         let intents = objects.flat_map(|object| object.intents.clone());
         self.world.rule(intents, &mut self.change);
@@ -137,7 +143,7 @@ impl Draft {
                 None => drop(rules.remove(key)),
             }
         }
-        self.rule();
+        self.unruled = true;
     }
 
     fn is_revoked(&self, instance: &Instance) -> bool {

@@ -23,6 +23,8 @@ impl Draft {
         dry_run: bool,
     ) -> Result<(Vec<Mutation>, Applied), Refused> {
         objects.iter().try_for_each(|object| self.is_ours(&rule_key(object)))?;
+        // They are judged by what else there is.
+        self.settle();
         let findings = self.judge(&objects)?;
         let mut changed = Vec::new();
         let mut mutations = Vec::new();
@@ -104,6 +106,7 @@ impl Draft {
             )));
         }
         self.is_ours(key)?;
+        self.settle();
         let findings = self.consequences(&BTreeSet::from([key.to_owned()]), &[]);
         if !force && findings.iter().any(Finding::is_error) {
             return Err(Refused::Findings(findings));
