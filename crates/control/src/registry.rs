@@ -12,6 +12,7 @@
 //! To add one: a file here that implements [`Registry`], a field in [`Row`], an arm in [`open`]. [`api`] holds the rules of registrations
 //! over the management API, [`lease`] when they expire, [`claim`] whose an address is.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +108,7 @@ impl fmt::Display for Source {
 }
 
 /// What is wrong in a part of a registry. What it said of the part before holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// The registry's name in the settings.
     #[serde(default)]
@@ -248,6 +249,7 @@ impl Voice {
     pub fn problems(&self, mut problems: Vec<Problem>) {
         problems.iter_mut().for_each(|problem| problem.registry = self.registry.to_string());
         let before = self.health.problems();
+        let before: HashSet<&Problem> = before.iter().collect();
         for problem in problems.iter().filter(|problem| !before.contains(problem)) {
             tracing::error!(registry = %self.registry, "{problem}; what it said before stays in force");
         }

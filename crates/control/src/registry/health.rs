@@ -1,6 +1,7 @@
 //! How each registry is: connected, when it was last heard, what went wrong. Written by the task that follows it, read by `status` and
 //! metrics; the keeper is not asked, so a word without news costs it nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -53,7 +54,9 @@ impl Health {
 
     pub(super) fn set_problems(&self, problems: Vec<Problem>) {
         let mut state = self.0.lock();
-        if let Some(new) = problems.iter().find(|problem| !state.problems.contains(problem)) {
+        let before = state.problems.clone();
+        let before: HashSet<&Problem> = before.iter().collect();
+        if let Some(new) = problems.iter().find(|problem| !before.contains(problem)) {
             state.failures += 1;
             state.error = Some(Error { message: new.to_string(), at: Instant::now() });
         }
