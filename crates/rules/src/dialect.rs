@@ -9,7 +9,7 @@ mod destination_rule;
 mod gateway;
 mod nearness;
 mod peer_authentication;
-mod service;
+pub mod service;
 mod service_entry;
 mod shared;
 mod traffic_rules;

@@ -5,6 +5,20 @@ use outrigger_control::api::types::Condition;
 use super::*;
 use crate::registries::{row, until};
 
+/// A Service that selects nothing, and where it is.
+const BY_HAND: &str = "apiVersion: v1
+kind: Service
+metadata: {name: outside, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: outside, namespace: shop, labels: {kubernetes.io/service-name: outside}}
+addressType: IPv4
+ports: [{port: 9090}]
+endpoints: [{addresses: [10.77.0.200]}]
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cluster_has_is_the_meshs_and_an_api_server_that_is_away_takes_nothing() {
     let Some(mut stage) = Stage::without_injection().await else { return };
@@ -42,6 +56,18 @@ async fn what_a_cluster_has_is_the_meshs_and_an_api_server_that_is_away_takes_no
         .unwrap();
     let [port] = described.ports.as_slice() else { panic!("{described:?}") };
     assert_eq!((port.port, port.clusters[0].healthy), (80, Some(2)), "{described:?}");
+
+    // Endpoints that somebody wrote by hand have their own port.
+    stage.cluster.apply(BY_HAND);
+    eventually("the Service has what was written", || async {
+        let query = DescribeQuery { service: "shop/outside".into(), from: None };
+        let described = stage.mesh.client.describe(&query).await.map_err(|error| error.to_string())?;
+        let healthy = described.ports.first().and_then(|port| port.clusters.first()?.healthy);
+        if healthy == Some(1) { Ok(()) } else { Err(format!("{described:?}")) }
+    })
+    .await;
+    stage.cluster.kubectl(&["-n", "shop", "delete", "endpointslice,service", "outside"]).unwrap();
+    until(&stage.mesh, "cluster", "they have gone", |row| row.instances == 2).await;
 
     // An API server that is killed takes nothing and is told; what changes afterwards is heard.
     stage.cluster.kill_api();

@@ -100,9 +100,12 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
         }
     }
     let port = of.intent.ports.get(&outbound.port)?;
-    let target = |instance: &Instance| match port.target_name.as_str() {
-        "" => instance.port(port.target.unwrap_or(outbound.port)).map(|port| port.number),
-        name => instance.ports.iter().find(|port| port.name == name).map(|port| port.number),
+    let target = |instance: &Instance| {
+        let (name, number) = (port.target_name.as_str(), port.target);
+        let named = instance.ports.iter().find(|port| !name.is_empty() && port.name == name);
+        let number = if name.is_empty() { number.or(Some(outbound.port)) } else { number };
+        let found = named.or_else(|| number.and_then(|number| instance.port(number)));
+        found.map(|port| port.number)
     };
     let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
     let selected = selected.filter(|instance| selects(&instance.labels));

@@ -15,22 +15,23 @@ use crate::intent::{
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
-const SPEC: Table = Table::new(
-    "a Service",
-    &[
-        "ports",
-        "selector",
-        "clusterIP",
-        "clusterIPs",
-        "type",
-        "externalName",
-        "sessionAffinity",
-        "internalTrafficPolicy",
-        "trafficDistribution",
-        "publishNotReadyAddresses",
-    ],
-)
-.ignored(&[
+/// Fields of a Service that mean something to the mesh. Others come with every version of Kubernetes, and are the cluster's own.
+pub const FIELDS: &[&str] = &[
+    "ports",
+    "selector",
+    "clusterIP",
+    "clusterIPs",
+    "type",
+    "externalName",
+    "sessionAffinity",
+    "internalTrafficPolicy",
+    "trafficDistribution",
+    "publishNotReadyAddresses",
+];
+/// The same of one of its ports.
+pub const PORT_FIELDS: &[&str] = &["port", "name", "protocol", "targetPort", "appProtocol"];
+
+const SPEC: Table = Table::new("a Service", FIELDS).ignored(&[
     "allocateLoadBalancerNodePorts",
     "externalIPs",
     "externalTrafficPolicy",
@@ -42,8 +43,7 @@ const SPEC: Table = Table::new(
     "loadBalancerSourceRanges",
     "sessionAffinityConfig",
 ]);
-const PORT: Table =
-    Table::new("a port", &["port", "name", "protocol", "targetPort", "appProtocol"]).ignored(&["nodePort"]);
+const PORT: Table = Table::new("a port", PORT_FIELDS).ignored(&["nodePort"]);
 
 /// What a port speaks, by `appProtocol` or by the part of its name before the first `-`, as in Istio.
 const PROTOCOLS: [(&str, ServiceProtocol); 16] = [

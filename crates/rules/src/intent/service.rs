@@ -47,7 +47,8 @@ pub struct ServicePort {
     pub protocol: ServiceProtocol,
     /// The port of endpoints that name none; `None` = the same number.
     pub target: Option<u16>,
-    /// What endpoints call the port, where it is known by that; empty where by number.
+    /// What endpoints call the port, where it is known by that; empty where by number. One that has no port of that name has it at
+    /// `target`, if there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub target_name: String,
 }

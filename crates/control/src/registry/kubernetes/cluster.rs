@@ -44,6 +44,9 @@ pub(super) const NODE: &str = "Node";
 pub(super) const SLICE: &str = "EndpointSlice";
 pub(super) const SERVICE: &str = "Service";
 
+/// The port of a slice that has no name, which is no name that one could have.
+pub(super) const UNNAMED: &str = "-";
+
 /// What there is.
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
@@ -139,6 +142,9 @@ impl Cluster {
             if let Some(service) = service {
                 all.insert(named.1.clone(), service.clone());
                 affected.push(service.clone());
+                if service.selector.is_empty() {
+                    by_the_names_of_its_own(service);
+                }
                 // Which Pods these are we say ourselves, Pod by Pod.
                 service.selector.clear();
             }
@@ -296,6 +302,15 @@ fn selects(service: &ServiceIntent, pod: &Pod) -> bool {
     !service.selector.is_empty() && selected(&service.selector, &pod.labels)
 }
 
+/// What somebody writes down for a Service has its ports by the names of the Service's own, whatever the target. A Pod that is meant so may
+/// call the port otherwise.
+fn by_the_names_of_its_own(service: &mut ServiceIntent) {
+    for (number, port) in &mut service.ports {
+        port.target = port.target.or(Some(*number));
+        port.target_name = if port.name.is_empty() { UNNAMED.to_owned() } else { port.name.clone() };
+    }
+}
+
 /// Whether a written endpoint is a Pod of its namespace.
 fn is_of(pod: &Pod, written: &Instance) -> bool {
     !pod.on_host && written.addresses.iter().any(|address| pod.addresses.contains(address))
@@ -315,7 +330,7 @@ fn serve(instance: &mut Instance, written: &Instance) {
 }
 
 fn instance(
-    (namespace, name): &Named,
+    named: &Named,
     pod: &Pod,
     services: &BTreeMap<String, ServiceIntent>,
     (region, zone): Place,
@@ -324,10 +339,10 @@ fn instance(
     let own: Vec<(&String, &ServiceIntent)> =
         services.iter().filter(|(_, service)| selects(service, pod)).collect();
     Instance {
-        id: id(&(namespace.clone(), name.clone())),
+        id: id(named),
         service: pod.name.clone(),
         services: Some(own.iter().map(|(name, _)| (*name).clone()).collect()),
-        namespace: namespace.clone(),
+        namespace: named.0.clone(),
         addresses: pod.addresses.clone(),
         network: network.to_owned(),
         ports: ports(pod, own.iter().map(|(_, service)| *service)),

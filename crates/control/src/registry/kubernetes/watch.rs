@@ -11,10 +11,10 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use outrigger_rules::{ParseOptions, parse_with};
+use outrigger_rules::{ParseOptions, parse_with, service};
 use serde_json::Value;
 
-use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing};
+use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
 use crate::instance::{Instance, Port, Protocol, State};
 
@@ -48,21 +48,6 @@ const RULES: [(&str, &str, &str, &str); 11] = [
     ("ReferenceGrant", "gateway.networking.k8s.io", "v1beta1", "referencegrants"),
     ("TrafficRules", "outrigger.io", "v1", "trafficrules"),
 ];
-
-/// Fields of a Service that mean something to the mesh. Others come with every version of Kubernetes, and are its own.
-const SERVICE_FIELDS: [&str; 10] = [
-    "ports",
-    "selector",
-    "clusterIP",
-    "clusterIPs",
-    "type",
-    "externalName",
-    "sessionAffinity",
-    "internalTrafficPolicy",
-    "trafficDistribution",
-    "publishNotReadyAddresses",
-];
-const PORT_FIELDS: [&str; 5] = ["port", "name", "protocol", "targetPort", "appProtocol"];
 
 /// An object, what it means, and what is wrong with it.
 pub(super) type Seen = (Named, Thing, Option<String>);
@@ -231,10 +216,10 @@ fn rule(mut object: DynamicObject, options: &ParseOptions) -> Seen {
 
 fn known_fields(spec: &mut Value) {
     let Value::Object(spec) = spec else { return };
-    spec.retain(|name, _| SERVICE_FIELDS.contains(&name.as_str()));
+    spec.retain(|name, _| service::FIELDS.contains(&name.as_str()));
     for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Value::Object(port) = port {
-            port.retain(|name, _| PORT_FIELDS.contains(&name.as_str()));
+            port.retain(|name, _| service::PORT_FIELDS.contains(&name.as_str()));
         }
     }
 }
@@ -250,7 +235,8 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
         if let Some(number) =
             number.filter(|number| tcp && !ports.iter().any(|other| other.number == *number))
         {
-            let name = port.name.clone().unwrap_or_default();
+            let name =
+                port.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| UNNAMED.to_owned());
             ports.push(Port { number, name, protocol: Protocol::Auto, upgrades: Vec::new() });
         }
     }

@@ -160,3 +160,17 @@ fn a_pod_that_a_slice_of_its_namespace_names_serves_the_service_and_no_other_pod
     let gone = cluster.take(SLICE, &named("leader"));
     assert_eq!(instances(&gone)[0].serves().len(), 0);
 }
+
+#[test]
+fn ports_of_a_service_without_a_selector_are_known_by_their_own_names() {
+    let mut cluster = Cluster::default();
+    let said = cluster.put(
+        SERVICE,
+        &named("ext"),
+        service("ext", "{ports: [{port: 80}, {port: 81, name: tcp, targetPort: 7}]}"),
+    );
+    let (SERVICE, Event::Upsert(Item::Rule(object))) = &said[0] else { panic!("{said:?}") };
+    let [Intent::Service(intent)] = object.intents.as_slice() else { panic!("{object:?}") };
+    let ports: Vec<_> = intent.ports.values().map(|port| (port.target, port.target_name.as_str())).collect();
+    assert_eq!(ports, [(Some(80), UNNAMED), (Some(7), "tcp")]);
+}
