@@ -11,10 +11,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use serde_saphyr::SerializerOptions;
 
+use crate::canonical;
+pub use crate::canonical::SIDECAR;
+
 mod bootstrap;
 mod containers;
 mod decision;
-mod patch;
 mod probes;
 mod settings;
 mod status;
@@ -22,12 +24,9 @@ mod wishes;
 pub mod workload;
 
 pub use decision::decides_alone;
-pub use patch::diff;
 pub use settings::InjectSettings;
 pub use status::uninject;
 
-/// The sidecar's container, and how the mesh knows that there is one.
-pub const SIDECAR: &str = "outrigger-proxy";
 /// The container that installs the rules of interception.
 pub const INIT: &str = "outrigger-init";
 /// The annotation that says what was injected.
@@ -174,18 +173,13 @@ struct Names {
     version: String,
 }
 
-/// As Istio's canonical service: by label, else by what made the Pod.
+/// As the registry has them of the Pod.
 fn names(pod: &Value, workload: Option<&str>) -> Names {
-    let label = |keys: [&str; 3]| {
-        let found = keys.iter().find_map(|key| pod["metadata"]["labels"][*key].as_str());
-        found.filter(|text| !text.is_empty()).map(str::to_owned)
-    };
+    let label = |key: &str| pod["metadata"]["labels"][key].as_str();
     let workload = workload.map(str::to_owned).unwrap_or_else(|| owner(pod));
-    let app = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let version = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
     Names {
-        app: app.unwrap_or_else(|| label_of(&workload)),
-        version: version.unwrap_or_else(|| "latest".to_owned()),
+        app: canonical::name(label).map_or_else(|| label_of(&workload), str::to_owned),
+        version: canonical::version(label).unwrap_or("latest").to_owned(),
         workload,
     }
 }
@@ -196,17 +190,16 @@ fn label_of(name: &str) -> String {
     cut.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
 }
 
-/// What made it: of a ReplicaSet the Deployment, whose name that has in front of a hash. A Pod may have no name yet.
+/// What made it. A Pod may have no name yet.
 fn owner(pod: &Value) -> String {
     let metadata = &pod["metadata"];
     let owners = metadata["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     match owners.iter().find(|owner| owner["controller"] == true) {
-        Some(owner) if owner["kind"] == "ReplicaSet" => {
-            let name = text(&owner["name"]);
-            name.rsplit_once('-').map_or(name.clone(), |(deployment, _)| deployment.to_owned())
+        Some(owner) => {
+            let hash = metadata["labels"][canonical::HASH].as_str();
+            canonical::maker(owner["name"].as_str().unwrap_or_default(), hash).to_owned()
         }
-        Some(owner) => text(&owner["name"]),
         None => match metadata["name"].as_str() {
             Some(name) => name.to_owned(),
             None => text(&metadata["generateName"]).trim_end_matches('-').to_owned(),

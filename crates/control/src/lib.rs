@@ -24,6 +24,7 @@ pub mod virtual_address;
 pub mod world;
 
 mod app;
+mod canonical;
 mod debug;
 pub mod described;
 mod enforced;

@@ -18,12 +18,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use json_patch::{Patch, diff};
 use outrigger_identity::Authority;
 use outrigger_telemetry::Registry;
 use outrigger_telemetry::logging::Throttle;
 use tokio::sync::Semaphore;
 
-use crate::inject::{InjectSettings, Injection, Mesh, Namespace, Subject, decides_alone, diff, inject};
+use crate::inject::{InjectSettings, Injection, Mesh, Namespace, Subject, decides_alone, inject};
 use crate::settings::Settings;
 use namespaces::Namespaces;
 use review::{Answer, Review};
@@ -156,7 +157,7 @@ impl Injector {
             }
             Ok(Injection::LeftAlone(why)) => {
                 tracing::debug!(namespace = name, reason = %why, "a Pod was left alone");
-                Answer::Admitted { patch: Vec::new(), warnings: Vec::new() }
+                Answer::Admitted { patch: Patch::default(), warnings: Vec::new() }
             }
             Err(error) => Answer::Refused(format!("outrigger cannot inject its sidecar: {error}")),
         }

@@ -1,8 +1,8 @@
 //! The sidecar's bootstrap as a text in its environment, with names that the kubelet fills in.
 
+use json_patch::merge;
 use serde_json::{Value, json};
 
-use super::patch::merge;
 use super::wishes::Wishes;
 use super::{Fields, InjectError, InjectSettings, Mesh, Names, containers};
 

@@ -8,9 +8,9 @@
 //! A native sidecar serves init containers too. A plain one does not run yet when they do, so what they call must not be brought to it:
 //! the rules come last.
 
+use json_patch::merge;
 use serde_json::{Value, json};
 
-use super::patch::merge;
 use super::wishes::Wishes;
 use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, list};
 use crate::service_accounts::AUDIENCE;

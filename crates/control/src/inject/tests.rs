@@ -1,5 +1,8 @@
 use serde_json::{Value, json};
 
+mod annotations;
+mod undone;
+
 use super::*;
 
 const ROOTS: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -226,123 +229,6 @@ fn privileges_are_what_is_needed_and_no_more() {
     }
 }
 
-fn with_annotations(all: &[&str]) -> Value {
-    let mut pod = pod();
-    pod["metadata"]["annotations"] = json!(words(all));
-    pod
-}
-
-#[test]
-fn annotations_of_istio_and_linkerd_say_what_is_intercepted() {
-    for (annotations, flags) in [
-        (&["traffic.sidecar.istio.io/includeInboundPorts=*"][..], &[][..]),
-        (
-            &["traffic.sidecar.istio.io/includeInboundPorts=80,8000-8099"],
-            &["--include-inbound-ports=80,8000-8099"],
-        ),
-        (&["traffic.sidecar.istio.io/includeInboundPorts="], &["--exclude-inbound-ports=1-65535"]),
-        (
-            &[
-                "traffic.sidecar.istio.io/includeInboundPorts=",
-                "traffic.sidecar.istio.io/excludeInboundPorts=9",
-            ],
-            &["--exclude-inbound-ports=1-65535,9"],
-        ),
-        (
-            &[
-                "traffic.sidecar.istio.io/excludeOutboundPorts=3306",
-                "config.linkerd.io/skip-outbound-ports=25,587",
-            ],
-            &["--exclude-outbound-ports=3306,25,587"],
-        ),
-        (&["config.linkerd.io/skip-inbound-ports=4567-4570"], &["--exclude-inbound-ports=4567-4570"]),
-        (
-            &["traffic.sidecar.istio.io/includeOutboundIPRanges=10.0.0.0/8, fd00::/8"],
-            &["--include-outbound-cidrs=10.0.0.0/8,fd00::/8"],
-        ),
-        (
-            &["traffic.sidecar.istio.io/includeOutboundIPRanges="],
-            &["--exclude-outbound-cidrs=0.0.0.0/0,::/0"],
-        ),
-        (
-            &["traffic.sidecar.istio.io/excludeOutboundIPRanges=*"],
-            &["--exclude-outbound-cidrs=0.0.0.0/0,::/0"],
-        ),
-    ] {
-        let (pod, warnings) = injected(&with_annotations(annotations), &settings());
-        let wanted: Vec<&str> = ["intercept", "apply"].iter().chain(flags).copied().collect();
-        assert_eq!(container(&pod, INIT)["args"], json!(wanted), "{annotations:?}");
-        assert_eq!(warnings, [""; 0], "{annotations:?}");
-    }
-}
-
-#[test]
-fn annotations_shape_the_sidecar() {
-    let (pod, warnings) = injected(
-        &with_annotations(&[
-            "sidecar.istio.io/proxyMemory=128Mi",
-            "sidecar.istio.io/proxyCPULimit=1",
-            "sidecar.istio.io/logLevel=warning",
-            "sidecar.istio.io/nativeSidecar=false",
-            "sidecar.istio.io/proxyImage=mine:1",
-            "proxy.istio.io/config={holdApplicationUntilProxyStarts: true, concurrency: 3, terminationDrainDuration: 9s}",
-        ]),
-        &settings(),
-    );
-    let sidecar = container(&pod, SIDECAR);
-    // As Istio: what they say of resources is all.
-    assert_eq!(sidecar["resources"], json!({"requests": {"memory": "128Mi"}, "limits": {"cpu": "1"}}));
-    assert_eq!(sidecar["image"], "mine:1");
-    assert!(sidecar["lifecycle"]["postStart"].is_object() && sidecar.get("restartPolicy").is_none());
-    let bootstrap = bootstrap_of(&pod);
-    assert_eq!((&bootstrap["log"]["level"], &bootstrap["workers"]), (&json!("warn"), &json!(3)));
-    assert_eq!(bootstrap["drain_timeout"], "9s");
-    assert_eq!(warnings, [""; 0]);
-}
-
-#[test]
-fn what_is_not_known_is_warned_about_by_name() {
-    let all = [
-        "sidecar.istio.io/componentLogLevel=upstream:debug",
-        "config.linkerd.io/opaque-ports=25",
-        "proxy.istio.io/config=tracing: {sampling: 5}",
-        "sidecar.istio.io/interceptionMode=TPROXY",
-        "team.example/anything=1",
-    ];
-    let (_, warnings) = injected(&with_annotations(&all), &settings());
-    let all = warnings.join("\n");
-    for word in ["componentLogLevel", "opaque-ports", "tracing", "TPROXY"] {
-        assert!(all.contains(word), "{word}: {all}");
-    }
-    assert_eq!(warnings.len(), 4, "{all}");
-    let mut same_user = pod();
-    same_user["spec"]["securityContext"] = json!({"runAsUser": 1337});
-    let (_, warnings) = injected(&same_user, &settings());
-    assert!(warnings[0].contains("\"app\" runs as user 1337"), "{warnings:?}");
-}
-
-#[test]
-fn an_annotation_that_cannot_be_taken_is_refused_by_name() {
-    for (annotation, word) in [
-        ("sidecar.istio.io/proxyCPU=much", "quantity"),
-        ("config.linkerd.io/skip-outbound-ports=70000", "port"),
-        ("traffic.sidecar.istio.io/excludeInboundPorts=80 --dry-run", "port"),
-        ("traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.0/33", "block"),
-        ("sidecar.istio.io/logLevel=debug\nmode: explicit", "log level"),
-        ("sidecar.istio.io/rewriteAppHTTPProbers=perhaps", "true or false"),
-        ("proxy.istio.io/config=concurrency: many", "concurrency"),
-        ("proxy.istio.io/config=terminationDrainDuration: 1m30s", "terminationDrainDuration"),
-        ("proxy.istio.io/config=[", "YAML"),
-    ] {
-        let error = refused(&with_annotations(&[annotation]));
-        let name = annotation.split_once('=').unwrap().0;
-        assert!(error.contains(name) && error.contains(word), "{annotation}: {error}");
-    }
-    for no_pod in [json!([]), json!({"spec": {"containers": {}}}), json!({"spec": []})] {
-        assert!(refused(&no_pod).contains("not a Pod"), "{no_pod}");
-    }
-}
-
 #[test]
 fn probes_go_through_the_sidecar_unless_it_cannot_ask_them() {
     let mut pod = pod();
@@ -401,9 +287,8 @@ fn a_workload_is_called_as_its_labels_say_or_what_made_it() {
     };
     assert_eq!(node(|_| {}), (json!("web-1"), json!("web-1"), json!("latest")));
     let of_replica_set = node(|pod| {
-        pod["metadata"] = json!({"generateName": "web-5d8-", "ownerReferences": [
-            {"kind": "ReplicaSet", "name": "web-5d8", "controller": true},
-        ]});
+        pod["metadata"] = json!({"generateName": "web-5d8-", "labels": {"pod-template-hash": "5d8"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d8", "controller": true}]});
     });
     assert_eq!(of_replica_set, (json!("web"), json!("web"), json!("latest")));
     let labelled = node(|pod| {
@@ -446,108 +331,6 @@ fn settings_have_the_last_word() {
         assert!(broken.validate().unwrap_err().to_string().starts_with(word));
     }
     settings.validate().unwrap();
-}
-
-/// A Pod with some of everything that injection touches.
-fn some_pod(random: &mut fastrand::Rng) -> Value {
-    let probe = |random: &mut fastrand::Rng| match random.u8(0..4) {
-        0 => json!({"httpGet": {"port": "http", "path": "/a"}, "periodSeconds": 3}),
-        1 => json!({"tcpSocket": {"port": 80}}),
-        2 => json!({"grpc": {"port": 81, "service": "s"}}),
-        _ => json!({"exec": {"command": ["x"]}}),
-    };
-    let one = |name: String, random: &mut fastrand::Rng| {
-        let mut one = json!({"name": name, "ports": [{"name": "http", "containerPort": 8080}]});
-        for place in ["livenessProbe", "readinessProbe", "startupProbe"] {
-            if random.bool() {
-                one[place] = probe(random);
-            }
-        }
-        if random.bool() {
-            one["lifecycle"] = json!({"preStop": {"httpGet": {"port": 80}}, "postStart": {"exec": {}}});
-        }
-        if random.bool() {
-            one["restartPolicy"] = "Always".into();
-        }
-        one
-    };
-    let mut pod = json!({"spec": {}});
-    let containers: Vec<Value> = (0..random.u8(1..4)).map(|n| one(format!("c{n}"), random)).collect();
-    pod["spec"]["containers"] = containers.into();
-    if random.bool() {
-        let all: Vec<Value> = (0..random.u8(0..3)).map(|n| one(format!("i{n}"), random)).collect();
-        pod["spec"]["initContainers"] = all.into();
-    }
-    if random.bool() {
-        pod["spec"]["volumes"] =
-            if random.bool() { json!([]) } else { json!([{"name": "data", "emptyDir": {}}]) };
-    }
-    if random.bool() {
-        pod["metadata"] = json!({});
-    }
-    let labels = [
-        json!({}),
-        json!({"app": "a", "security.istio.io/tlsMode": "disabled"}),
-        json!({"outrigger.io/rev": "default"}),
-    ];
-    let annotations =
-        [json!({}), json!({"prometheus.io/scrape": "false"}), json!({"sidecar.istio.io/proxyCPU": "1"})];
-    for (field, choices) in [("labels", labels), ("annotations", annotations)] {
-        if random.bool() {
-            pod["metadata"][field] = choices[random.usize(0..3)].clone();
-        }
-    }
-    pod
-}
-
-#[test]
-fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
-    let mut random = fastrand::Rng::with_seed(15);
-    for round in 0..2000 {
-        let before = some_pod(&mut random);
-        let settings = InjectSettings {
-            native_sidecar: random.bool(),
-            init_container: random.bool(),
-            prometheus: random.bool(),
-            ..settings()
-        };
-        let (after, _) = injected(&before, &settings);
-        assert_eq!(uninject(&after).unwrap().as_ref(), Some(&before), "{round}: {before}");
-        let mut patched = before.clone();
-        let patch: json_patch::Patch = serde_json::from_value(diff(&before, &after).into()).unwrap();
-        json_patch::patch(&mut patched, &patch).unwrap();
-        assert_eq!(patched, after, "{round}: {before}");
-    }
-    assert_eq!(uninject(&pod()), Ok(None));
-    let spoiled = json!({"metadata": {"annotations": {STATUS: "{"}}, "spec": {}});
-    assert!(uninject(&spoiled).unwrap_err().to_string().contains(STATUS));
-}
-
-#[test]
-fn what_was_edited_since_stays_when_the_sidecar_goes() {
-    let (mut after, _) = injected(&pod(), &settings());
-    after["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late"}));
-    after["metadata"]["labels"]["team"] = "blue".into();
-    let undone = uninject(&after).unwrap().unwrap();
-    assert_eq!(container_names(&undone, "containers"), ["app", "late"]);
-    assert_eq!(undone["metadata"]["labels"], json!({"team": "blue"}));
-    assert_eq!(undone["spec"].get("initContainers"), None);
-}
-
-#[test]
-fn a_patch_names_what_has_changed_and_nothing_else() {
-    let before = json!({"a/b": 1, "list": [{"name": "x", "v": 1}, {"name": "y"}], "gone": true, "same": {"deep": [1]}});
-    let after = json!({"a/b": 2, "list": [{"name": "new"}, {"name": "x", "v": 2}, {"name": "y"}], "same": {"deep": [1]}});
-    let operations = diff(&before, &after);
-    assert_eq!(
-        json!(operations),
-        json!([
-            {"op": "remove", "path": "/gone"},
-            {"op": "replace", "path": "/a~1b", "value": 2},
-            {"op": "add", "path": "/list/0", "value": {"name": "new"}},
-            {"op": "replace", "path": "/list/1/v", "value": 2},
-        ])
-    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use json_patch::Patch;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ pub(super) fn read(body: &[u8]) -> Result<Review, String> {
 #[derive(Debug, PartialEq)]
 pub(super) enum Answer {
     /// It may be, changed so.
-    Admitted { patch: Vec<Value>, warnings: Vec<String> },
+    Admitted { patch: Patch, warnings: Vec<String> },
     /// It may not, because.
     Refused(String),
 }
@@ -90,7 +91,7 @@ impl Answer {
                 let mut response = json!({"uid": uid, "allowed": true});
                 if !patch.is_empty() {
                     response["patchType"] = "JSONPatch".into();
-                    response["patch"] = STANDARD.encode(Value::from(patch).to_string()).into();
+                    response["patch"] = STANDARD.encode(json!(patch).to_string()).into();
                 }
                 if !warnings.is_empty() {
                     response["warnings"] = warnings.into();

@@ -101,7 +101,7 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
     let answer = response(&router, review.clone()).await;
     assert_eq!((&answer["allowed"], &answer["patchType"]), (&json!(true), &json!("JSONPatch")));
     let patch = STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
-    let patch: json_patch::Patch = serde_json::from_slice(&patch).unwrap();
+    let patch: Patch = serde_json::from_slice(&patch).unwrap();
     let mut pod = review["request"]["object"].clone();
     json_patch::patch(&mut pod, &patch).unwrap();
     assert_eq!(pod["spec"]["initContainers"][1]["name"], "outrigger-proxy");

@@ -5,15 +5,11 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{self as core, Container};
 
+use crate::canonical::{self, SIDECAR};
 use crate::instance::State;
 
 /// Containers that speak the mesh's mTLS.
-const SIDECARS: [&str; 2] = ["outrigger-proxy", "istio-proxy"];
-/// Where the canonical name of a workload is written, the first that is there.
-const NAMES: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
-/// Where its version is.
-const VERSIONS: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
-
+const SIDECARS: [&str; 2] = [SIDECAR, "istio-proxy"];
 /// A Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
@@ -61,8 +57,7 @@ impl Pod {
         let on_host = spec.host_network.unwrap_or(false);
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let has_sidecar = all.clone().any(|container| SIDECARS.contains(&container.name.as_str()));
-        let of =
-            |keys: [&str; 3]| keys.iter().find_map(|key| labels.get(*key)).filter(|text| !text.is_empty());
+        let of = |key: &str| labels.get(key).map(String::as_str);
         Some(Self {
             addresses,
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
@@ -72,8 +67,8 @@ impl Pod {
             // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.
             sidecar: has_sidecar && !on_host,
             on_host,
-            name: label(of(NAMES).map_or_else(|| owner(pod), String::as_str)),
-            version: of(VERSIONS).cloned(),
+            name: label(canonical::name(of).unwrap_or_else(|| owner(pod))),
+            version: canonical::version(of).map(str::to_owned),
             labels,
         })
     }
@@ -93,14 +88,13 @@ fn ports<'c>(containers: impl Iterator<Item = &'c Container>) -> Vec<(u16, Strin
     all
 }
 
-/// What made it: of a ReplicaSet the Deployment, whose name that has in front of a hash.
+/// What made it, or itself.
 fn owner(pod: &core::Pod) -> &str {
-    let own = pod.metadata.name.as_deref().unwrap_or_default();
     let owners = pod.metadata.owner_references.iter().flatten();
-    let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) else { return own };
-    match owner.kind.as_str() {
-        "ReplicaSet" => owner.name.rsplit_once('-').map_or(owner.name.as_str(), |(deployment, _)| deployment),
-        _ => &owner.name,
+    let hash = pod.metadata.labels.as_ref().and_then(|labels| labels.get(canonical::HASH));
+    match owners.into_iter().find(|owner| owner.controller == Some(true)) {
+        Some(owner) => canonical::maker(&owner.name, hash.map(String::as_str)),
+        None => pod.metadata.name.as_deref().unwrap_or_default(),
     }
 }
 
@@ -125,7 +119,7 @@ mod tests {
 
     fn of(change: impl FnOnce(&mut serde_json::Value)) -> Option<Pod> {
         let mut pod = json!({
-            "metadata": {"name": "reviews-5d8-x2x", "namespace": "shop", "ownerReferences": [
+            "metadata": {"name": "reviews-5d8-x2x", "namespace": "shop", "labels": {"pod-template-hash": "5d8"}, "ownerReferences": [
                 {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "reviews-5d8", "uid": "1", "controller": true},
             ]},
             "spec": {"serviceAccountName": "reviews", "nodeName": "n1", "containers": [

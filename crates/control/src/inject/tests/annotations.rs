@@ -1,0 +1,120 @@
+//! What annotations of Istio, Linkerd and ours make of a sidecar.
+
+use super::*;
+
+fn with_annotations(all: &[&str]) -> Value {
+    let mut pod = pod();
+    pod["metadata"]["annotations"] = json!(words(all));
+    pod
+}
+
+#[test]
+fn annotations_of_istio_and_linkerd_say_what_is_intercepted() {
+    for (annotations, flags) in [
+        (&["traffic.sidecar.istio.io/includeInboundPorts=*"][..], &[][..]),
+        (
+            &["traffic.sidecar.istio.io/includeInboundPorts=80,8000-8099"],
+            &["--include-inbound-ports=80,8000-8099"],
+        ),
+        (&["traffic.sidecar.istio.io/includeInboundPorts="], &["--exclude-inbound-ports=1-65535"]),
+        (
+            &[
+                "traffic.sidecar.istio.io/includeInboundPorts=",
+                "traffic.sidecar.istio.io/excludeInboundPorts=9",
+            ],
+            &["--exclude-inbound-ports=1-65535,9"],
+        ),
+        (
+            &[
+                "traffic.sidecar.istio.io/excludeOutboundPorts=3306",
+                "config.linkerd.io/skip-outbound-ports=25,587",
+            ],
+            &["--exclude-outbound-ports=3306,25,587"],
+        ),
+        (&["config.linkerd.io/skip-inbound-ports=4567-4570"], &["--exclude-inbound-ports=4567-4570"]),
+        (
+            &["traffic.sidecar.istio.io/includeOutboundIPRanges=10.0.0.0/8, fd00::/8"],
+            &["--include-outbound-cidrs=10.0.0.0/8,fd00::/8"],
+        ),
+        (
+            &["traffic.sidecar.istio.io/includeOutboundIPRanges="],
+            &["--exclude-outbound-cidrs=0.0.0.0/0,::/0"],
+        ),
+        (
+            &["traffic.sidecar.istio.io/excludeOutboundIPRanges=*"],
+            &["--exclude-outbound-cidrs=0.0.0.0/0,::/0"],
+        ),
+    ] {
+        let (pod, warnings) = injected(&with_annotations(annotations), &settings());
+        let wanted: Vec<&str> = ["intercept", "apply"].iter().chain(flags).copied().collect();
+        assert_eq!(container(&pod, INIT)["args"], json!(wanted), "{annotations:?}");
+        assert_eq!(warnings, [""; 0], "{annotations:?}");
+    }
+}
+
+#[test]
+fn annotations_shape_the_sidecar() {
+    let (pod, warnings) = injected(
+        &with_annotations(&[
+            "sidecar.istio.io/proxyMemory=128Mi",
+            "sidecar.istio.io/proxyCPULimit=1",
+            "sidecar.istio.io/logLevel=warning",
+            "sidecar.istio.io/nativeSidecar=false",
+            "sidecar.istio.io/proxyImage=mine:1",
+            "proxy.istio.io/config={holdApplicationUntilProxyStarts: true, concurrency: 3, terminationDrainDuration: 9s}",
+        ]),
+        &settings(),
+    );
+    let sidecar = container(&pod, SIDECAR);
+    // As Istio: what they say of resources is all.
+    assert_eq!(sidecar["resources"], json!({"requests": {"memory": "128Mi"}, "limits": {"cpu": "1"}}));
+    assert_eq!(sidecar["image"], "mine:1");
+    assert!(sidecar["lifecycle"]["postStart"].is_object() && sidecar.get("restartPolicy").is_none());
+    let bootstrap = bootstrap_of(&pod);
+    assert_eq!((&bootstrap["log"]["level"], &bootstrap["workers"]), (&json!("warn"), &json!(3)));
+    assert_eq!(bootstrap["drain_timeout"], "9s");
+    assert_eq!(warnings, [""; 0]);
+}
+
+#[test]
+fn what_is_not_known_is_warned_about_by_name() {
+    let all = [
+        "sidecar.istio.io/componentLogLevel=upstream:debug",
+        "config.linkerd.io/opaque-ports=25",
+        "proxy.istio.io/config=tracing: {sampling: 5}",
+        "sidecar.istio.io/interceptionMode=TPROXY",
+        "team.example/anything=1",
+    ];
+    let (_, warnings) = injected(&with_annotations(&all), &settings());
+    let all = warnings.join("\n");
+    for word in ["componentLogLevel", "opaque-ports", "tracing", "TPROXY"] {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    assert_eq!(warnings.len(), 4, "{all}");
+    let mut same_user = pod();
+    same_user["spec"]["securityContext"] = json!({"runAsUser": 1337});
+    let (_, warnings) = injected(&same_user, &settings());
+    assert!(warnings[0].contains("\"app\" runs as user 1337"), "{warnings:?}");
+}
+
+#[test]
+fn an_annotation_that_cannot_be_taken_is_refused_by_name() {
+    for (annotation, word) in [
+        ("sidecar.istio.io/proxyCPU=much", "quantity"),
+        ("config.linkerd.io/skip-outbound-ports=70000", "port"),
+        ("traffic.sidecar.istio.io/excludeInboundPorts=80 --dry-run", "port"),
+        ("traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.0/33", "block"),
+        ("sidecar.istio.io/logLevel=debug\nmode: explicit", "log level"),
+        ("sidecar.istio.io/rewriteAppHTTPProbers=perhaps", "true or false"),
+        ("proxy.istio.io/config=concurrency: many", "concurrency"),
+        ("proxy.istio.io/config=terminationDrainDuration: 1m30s", "terminationDrainDuration"),
+        ("proxy.istio.io/config=[", "YAML"),
+    ] {
+        let error = refused(&with_annotations(&[annotation]));
+        let name = annotation.split_once('=').unwrap().0;
+        assert!(error.contains(name) && error.contains(word), "{annotation}: {error}");
+    }
+    for no_pod in [json!([]), json!({"spec": {"containers": {}}}), json!({"spec": []})] {
+        assert!(refused(&no_pod).contains("not a Pod"), "{no_pod}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Whatever a Pod has, what is injected can be taken out again, and the patch says the same.
+
+use super::*;
+
+/// A Pod with some of everything that injection touches.
+fn some_pod(random: &mut fastrand::Rng) -> Value {
+    let probe = |random: &mut fastrand::Rng| match random.u8(0..4) {
+        0 => json!({"httpGet": {"port": "http", "path": "/a"}, "periodSeconds": 3}),
+        1 => json!({"tcpSocket": {"port": 80}}),
+        2 => json!({"grpc": {"port": 81, "service": "s"}}),
+        _ => json!({"exec": {"command": ["x"]}}),
+    };
+    let one = |name: String, random: &mut fastrand::Rng| {
+        let mut one = json!({"name": name, "ports": [{"name": "http", "containerPort": 8080}]});
+        for place in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            if random.bool() {
+                one[place] = probe(random);
+            }
+        }
+        if random.bool() {
+            one["lifecycle"] = json!({"preStop": {"httpGet": {"port": 80}}, "postStart": {"exec": {}}});
+        }
+        if random.bool() {
+            one["restartPolicy"] = "Always".into();
+        }
+        one
+    };
+    let mut pod = json!({"spec": {}});
+    let containers: Vec<Value> = (0..random.u8(1..4)).map(|n| one(format!("c{n}"), random)).collect();
+    pod["spec"]["containers"] = containers.into();
+    if random.bool() {
+        let all: Vec<Value> = (0..random.u8(0..3)).map(|n| one(format!("i{n}"), random)).collect();
+        pod["spec"]["initContainers"] = all.into();
+    }
+    if random.bool() {
+        pod["spec"]["volumes"] =
+            if random.bool() { json!([]) } else { json!([{"name": "data", "emptyDir": {}}]) };
+    }
+    if random.bool() {
+        pod["metadata"] = json!({});
+    }
+    let labels = [
+        json!({}),
+        json!({"app": "a", "security.istio.io/tlsMode": "disabled"}),
+        json!({"outrigger.io/rev": "default"}),
+    ];
+    let annotations =
+        [json!({}), json!({"prometheus.io/scrape": "false"}), json!({"sidecar.istio.io/proxyCPU": "1"})];
+    for (field, choices) in [("labels", labels), ("annotations", annotations)] {
+        if random.bool() {
+            pod["metadata"][field] = choices[random.usize(0..3)].clone();
+        }
+    }
+    pod
+}
+
+#[test]
+fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
+    let mut random = fastrand::Rng::with_seed(15);
+    for round in 0..2000 {
+        let before = some_pod(&mut random);
+        let settings = InjectSettings {
+            native_sidecar: random.bool(),
+            init_container: random.bool(),
+            prometheus: random.bool(),
+            ..settings()
+        };
+        let (after, _) = injected(&before, &settings);
+        assert_eq!(uninject(&after).unwrap().as_ref(), Some(&before), "{round}: {before}");
+        let mut patched = before.clone();
+        json_patch::patch(&mut patched, &json_patch::diff(&before, &after)).unwrap();
+        assert_eq!(patched, after, "{round}: {before}");
+    }
+    assert_eq!(uninject(&pod()), Ok(None));
+    let spoiled = json!({"metadata": {"annotations": {STATUS: "{"}}, "spec": {}});
+    assert!(uninject(&spoiled).unwrap_err().to_string().contains(STATUS));
+}
+
+#[test]
+fn what_was_edited_since_stays_when_the_sidecar_goes() {
+    let (mut after, _) = injected(&pod(), &settings());
+    after["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late"}));
+    after["metadata"]["labels"]["team"] = "blue".into();
+    let undone = uninject(&after).unwrap().unwrap();
+    assert_eq!(container_names(&undone, "containers"), ["app", "late"]);
+    assert_eq!(undone["metadata"]["labels"], json!({"team": "blue"}));
+    assert_eq!(undone["spec"].get("initContainers"), None);
+}
