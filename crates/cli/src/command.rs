@@ -10,6 +10,7 @@ pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod identity;
 pub(crate) mod inject;
+pub(crate) mod install;
 pub(crate) mod instance;
 pub(crate) mod rules;
 pub(crate) mod status;

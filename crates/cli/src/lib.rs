@@ -57,6 +57,8 @@ enum Command {
     Inject(command::inject::Inject),
     /// Take sidecars out again
     Uninject(command::inject::Uninject),
+    /// Print what is installed into a cluster of Kubernetes
+    Manifest(command::install::Manifest),
     /// Make join tokens for sidecars
     Token(command::identity::Token),
     /// Issue certificates, revoke identities, rotate the root
@@ -99,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Instance(args) => wait(args.run()),
         Command::Inject(args) => wait(args.run()),
         Command::Uninject(args) => wait(args.run()),
+        Command::Manifest(args) => args.run(),
         Command::Token(args) => wait(args.run()),
         Command::Identity(args) => wait(args.run()),
         Command::Traces(args) => wait(args.run()),

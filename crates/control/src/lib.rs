@@ -9,6 +9,7 @@ pub mod client;
 pub mod compile;
 pub mod explain;
 pub mod inject;
+pub mod install;
 pub mod instance;
 pub mod keeper;
 pub mod provider;

@@ -12,7 +12,7 @@ mod peer_authentication;
 pub mod service;
 mod service_entry;
 mod shared;
-mod traffic_rules;
+pub(crate) mod traffic_rules;
 mod virtual_service;
 mod workload_entry;
 

@@ -7,6 +7,7 @@
 mod analyze;
 pub mod catalog;
 pub mod conditions;
+mod definitions;
 mod dialect;
 pub mod finding;
 pub mod fuzzing;
@@ -15,12 +16,14 @@ pub mod intent;
 mod object;
 mod options;
 mod reader;
+mod schema;
 #[cfg(test)]
 mod testing;
 mod yaml;
 
 pub use analyze::{CHECKS, Check, analyze};
 pub use catalog::ServiceCatalog;
+pub use definitions::definitions;
 pub use dialect::service;
 pub use finding::{Finding, Severity};
 pub use host::{Host, HostError, Resolver};

@@ -5,6 +5,7 @@ use outrigger_model::route::Cors;
 use super::shared::{Spelling, string_match};
 use crate::finding::code;
 use crate::reader::{At, Reader, Table, is_header_name};
+use crate::schema;
 use crate::yaml::Value;
 
 const CORS: Table = Table::new(
@@ -20,6 +21,27 @@ const CORS: Table = Table::new(
         "unmatchedPreflights",
     ],
 );
+
+/// The fields as a schema, natively.
+pub(super) fn schema() -> serde_json::Value {
+    let texts = |what| schema::list(schema::text(""), what);
+    schema::object(&CORS, &[], |name| match name {
+        "allowOrigins" => schema::list(
+            schema::any("A text is exact; else exact, prefix, suffix or regex."),
+            "Whose pages may call.",
+        ),
+        "allowOrigin" => texts("Its old name, exact."),
+        "allowMethods" => texts("Methods that they may use."),
+        "allowHeaders" => texts("Headers that they may send."),
+        "exposeHeaders" => texts("Headers that they may see."),
+        "maxAge" => schema::text("How long a browser may remember the answer, such as 1m."),
+        "allowCredentials" => schema::boolean("Whether they may send the user's credentials."),
+        "unmatchedPreflights" => {
+            schema::one_of(&["UNSPECIFIED", "FORWARD", "IGNORE"], "What becomes of preflights of others.")
+        }
+        _ => serde_json::Value::Null,
+    })
+}
 
 /// `corsPolicy` of Istio and `cors` of native pages.
 pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>, spelling: Spelling) -> Option<Cors> {

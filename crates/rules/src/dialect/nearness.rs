@@ -3,11 +3,37 @@
 use crate::finding::quote;
 use crate::intent::{Distribution, Nearness, PlacePattern};
 use crate::reader::{At, Reader, Table};
+use crate::schema;
 
 const SETTING: Table =
     Table::new("a locality setting", &["distribute", "failover", "failoverPriority", "enabled"]);
 const DISTRIBUTE: Table = Table::new("a distribution", &["from", "to"]);
 const FAILOVER: Table = Table::new("a failover", &["from", "to"]);
+
+/// The fields as a schema.
+pub(super) fn schema() -> serde_json::Value {
+    let from_to = |table, to: serde_json::Value| {
+        schema::object(table, &["from", "to"], |name| match name {
+            "from" => schema::text("Where clients are."),
+            _ => to.clone(),
+        })
+    };
+    let shares = schema::mapping(schema::number(""), "Shares in percent, by place.");
+    let schema = schema::object(&SETTING, &[], |name| match name {
+        "distribute" => schema::list(from_to(&DISTRIBUTE, shares.clone()), "Shares instead of an order."),
+        "failover" => schema::list(
+            from_to(&FAILOVER, schema::text("The region that is next.")),
+            "Regions that go before others.",
+        ),
+        "failoverPriority" => schema::list(
+            schema::text(""),
+            "Labels; who has more of them in common with the client is nearer.",
+        ),
+        "enabled" => schema::boolean("Whether nearness counts."),
+        _ => serde_json::Value::Null,
+    });
+    schema::described(schema, "Which instances a client goes to first.")
+}
 
 /// Most entries of each list.
 const MOST: usize = 64;

@@ -5,6 +5,7 @@
 
 mod limits;
 mod routes;
+mod schema;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ use crate::intent::{
 };
 use crate::reader::{At, Reader, Table};
 use crate::yaml::Value;
+
+pub(crate) use schema::spec as schema;
 
 const SPEC: Table = Table::new(
     "TrafficRules",
@@ -47,7 +50,8 @@ const TRIP: Table = Table::new(
     "what trips a circuit breaker",
     &["failurePercent", "minRequests", "interval", "consecutiveFailures", "openTime", "probes"],
 );
-const RETRY: Table = Table::new("a retry", &["attempts", "on", "perTryTimeout", "backoff", "budget"]);
+const RETRY: Table =
+    Table::new("a retry", &["attempts", "retryOn", "on", "perTryTimeout", "backoff", "budget"]);
 const BUDGET: Table = Table::new("a retry budget", &["percent", "minConcurrency"]);
 
 pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
@@ -224,7 +228,11 @@ fn trip(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Breaker> {
 fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryPolicy> {
     let fields = reader.fields(&at?, &RETRY)?;
     let mut policy = RetryPolicy::default();
-    if let Some(at) = fields.get("on") {
+    if let Some(at) = fields.get("on").filter(|_| fields.has("retryOn")) {
+        reader.error(&at, format!("{}: on and retryOn are the same field; write retryOn", at.path));
+    }
+    // kubectl reads YAML 1.1, where a bare `on` is a boolean.
+    if let Some(at) = fields.get("retryOn").or(fields.get("on")) {
         // A list, or Envoy's comma-separated text.
         let words = match at.node.as_text() {
             Some(text) => text.to_owned(),

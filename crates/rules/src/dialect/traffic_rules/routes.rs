@@ -20,7 +20,7 @@ use crate::intent::{
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
-const ROUTE: Table =
+pub(super) const ROUTE: Table =
     Table::new("a route", &["name", "match", "to", "timeout", "retry", "fault", "cors", "mirror"]);
 const MATCH: Table = Table::new(
     "a match",
@@ -36,11 +36,11 @@ const MATCH: Table = Table::new(
         "sourceNamespace",
     ],
 );
-const TO: Table = Table::new("a target", &["service", "subset", "version", "port", "weight"]);
+pub(super) const TO: Table = Table::new("a target", &["service", "subset", "version", "port", "weight"]);
 const MIRROR: Table = Table::new("a mirror", &["service", "subset", "version", "port", "percent"]);
-const FAULT: Table = Table::new("a fault", &["delay", "abort"]);
-const DELAY: Table = Table::new("a fault's delay", &["duration", "percent"]);
-const ABORT: Table = Table::new("a fault's abort", &["status", "grpcStatus", "percent"]);
+pub(super) const FAULT: Table = Table::new("a fault", &["delay", "abort"]);
+pub(super) const DELAY: Table = Table::new("a fault's delay", &["duration", "percent"]);
+pub(super) const ABORT: Table = Table::new("a fault's abort", &["status", "grpcStatus", "percent"]);
 
 /// What the page says for every route.
 pub(super) struct Defaults {

@@ -64,6 +64,10 @@ fn a_route_without_targets_goes_to_the_service() {
 
 #[test]
 fn retry_words_may_be_a_list_or_a_text_and_default_to_what_never_reached_the_app() {
+    let both = page("service: a\nretry: {on: [5xx], retryOn: [5xx]}");
+    assert!(one_told(&both).contains("the same field"));
+    let new = route(&page("service: a\nretry: {retryOn: [5xx]}"));
+    assert_eq!(retry(&new.http[0]).on, [RetryOn::FiveXx]);
     for on in ["[5xx, 429]", "5xx,429"] {
         let found = route(&page(&format!(
             "service: a\nretry: {{attempts: 1, on: {}}}",
