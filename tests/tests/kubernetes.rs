@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::BINARY;
 
+mod kinds;
 mod others;
 mod pods;
 mod source;

@@ -4,10 +4,11 @@
 //! a watch for each kind --> Cluster: Pods, Services, Nodes as they are now --> what is news, part by part
 //! ```
 //!
-//! A watch that breaks goes on from where it was; one that is too old lists anew, and what is missing then has gone. While the API server
+//! A kind that the cluster knows no longer takes its objects with it, once the API server says that its definition has gone; that it finds
+//! no objects it also says while it starts. A watch that breaks goes on from where it was; one that is too old lists anew, and what is missing then has gone. While the API server
 //! is away everything holds. It is asked for its version every ten seconds, so that silence is told from rest.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -170,6 +171,24 @@ impl Kubernetes {
         }
     }
 
+    /// Kinds that the cluster may know no longer: their watches are in trouble, or they have none, and what they said still holds.
+    fn suspects(&self, kinds: &Kinds) -> Vec<&'static str> {
+        let unwatched = self.known.iter().filter(|(kind, known)| !known.is_empty() && !kinds.watches(kind));
+        let unwatched = unwatched.map(|(kind, _)| *kind);
+        let suspects: BTreeSet<&'static str> = self.trouble.keys().copied().chain(unwatched).collect();
+        suspects.into_iter().filter(|kind| kinds.is_defined_by_users(kind)).collect()
+    }
+
+    /// The cluster knows a kind no longer, so there are no objects of it either.
+    fn forget(&mut self, kind: &'static str) -> Vec<Said> {
+        self.waiting.remove(kind);
+        self.listing.remove(kind);
+        self.failed.remove(kind);
+        self.untold |= self.trouble.remove(kind).is_some();
+        let gone: Vec<Named> = self.known.remove(kind).into_iter().flatten().collect();
+        gone.into_iter().flat_map(|named| self.take(kind, named)).collect()
+    }
+
     /// Says what is wrong. All of it is gone through, so not for every object of a listing.
     fn tell(&mut self, voice: &Voice) {
         (self.untold, self.told) = (false, Some(Instant::now()));
@@ -212,6 +231,15 @@ impl Registry for Kubernetes {
                     Some(Ok(())) => {
                         voice.heard();
                         self.tell(voice);
+                        for kind in self.suspects(&kinds) {
+                            if kinds.is_gone(kind).await {
+                                tracing::info!(kind, "the cluster knows it no longer, and its rules have gone with it");
+                                watches.remove(kind);
+                                kinds.forget(kind);
+                                let said = self.forget(kind);
+                                self.pass_on(said, voice).await?;
+                            }
+                        }
                         // Kinds may be defined at any time.
                         let found = tokio::time::timeout(PATIENCE, kinds.discover()).await;
                         for (kind, watch) in found.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
@@ -248,6 +276,10 @@ impl Kubernetes {
         self.untold |= self.trouble.remove(kind).is_some();
         let said = self.hear(kind, event);
         voice.heard();
+        self.pass_on(said, voice).await
+    }
+
+    async fn pass_on(&mut self, said: Vec<Said>, voice: &Voice) -> Result<(), String> {
         // The rest with the next answer of the API server.
         if self.untold && self.told.is_none_or(|told| told.elapsed() > TOLD) {
             self.tell(voice);

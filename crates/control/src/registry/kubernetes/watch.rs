@@ -91,6 +91,38 @@ impl Kinds {
         Ok(new.into_iter().map(|kind| (kind, self.watch(kind))).collect())
     }
 
+    /// Whether a kind is watched.
+    pub(super) fn watches(&self, kind: &str) -> bool {
+        self.watched.contains(kind)
+    }
+
+    /// It is watched no longer, until it is discovered again.
+    pub(super) fn forget(&mut self, kind: &str) {
+        self.watched.remove(kind);
+    }
+
+    /// Whether a CustomResourceDefinition makes it known to a cluster.
+    pub(super) fn is_defined_by_users(&self, kind: &str) -> bool {
+        RULES.iter().any(|(known, group, ..)| *known == kind && !group.is_empty())
+    }
+
+    /// Whether the API server says by name that the definition of a kind is not there. No other answer, and none, says so.
+    pub(super) async fn is_gone(&self, kind: &str) -> bool {
+        let Some((_, group, _, plural)) = RULES.iter().find(|(known, ..)| *known == kind) else {
+            return false;
+        };
+        let name = format!("{plural}.{group}");
+        let definitions = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let definitions = ApiResource::from_gvk(&definitions);
+        let definitions: Api<DynamicObject> = Api::all_with(self.client.clone(), &definitions);
+        match tokio::time::timeout(super::PATIENCE, definitions.get_metadata(&name)).await {
+            Ok(Err(kube::Error::Api(status))) => {
+                status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name)
+            }
+            _ => false,
+        }
+    }
+
     /// A watch that begins by listing all.
     pub(super) fn watch(&self, kind: &'static str) -> Watch {
         match kind {
@@ -196,7 +228,8 @@ fn said<K: Send + 'static>(
 /// An object as if it had been applied.
 fn rule(mut object: DynamicObject, options: &ParseOptions) -> Seen {
     let named = named(object.metadata.namespace.clone(), object.metadata.name.clone());
-    object.metadata.managed_fields = None;
+    // These change when somebody writes a status, which is no news; that they did would be what the status says next.
+    (object.metadata.managed_fields, object.metadata.resource_version) = (None, None);
     if let Some(annotations) = &mut object.metadata.annotations {
         annotations.remove(LAST_APPLIED);
     }
@@ -274,3 +307,6 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Rules as custom resources: Istio's, the Gateway API's and our own, defined by their real definitions. What is applied with kubectl reaches
+//! sidecars, what is deleted leaves them, and a definition that is removed takes its rules along.
+
+use outrigger_control::api::types::{Condition, RulesQuery};
+
+use super::*;
+use crate::registries::{row, until};
+
+const BOOKINFO: &str = include_str!("bookinfo.yaml");
+const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/crds.yaml");
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/examples");
+
+/// A tester sees the second version, as in Bookinfo's `virtual-service-reviews-test-v2`.
+const TEST_V2: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{headers: {end-user: {exact: jason}}}]
+    route: [{destination: {host: reviews, subset: v2}}]
+  - route: [{destination: {host: reviews, subset: v1}}]
+";
+
+/// One version of `reviews`.
+fn version(version: &str) -> String {
+    let all = deployment("reviews", version, 1);
+    let (rest, workload) = all.rsplit_once("---\n").unwrap();
+    let mut workload: Value = serde_json::from_str(workload).unwrap();
+    workload["metadata"]["name"] = format!("reviews-{version}").into();
+    workload["spec"]["selector"]["matchLabels"]["version"] = version.into();
+    format!("{rest}---\n{workload}\n")
+}
+
+/// Defines what these files define, and waits until the API server serves it.
+fn define(stage: &Stage, files: &[PathBuf]) {
+    for file in files {
+        stage.cluster.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()]).unwrap();
+    }
+    stage.cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).unwrap();
+}
+
+fn files(folder: &std::path::Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// The objects of a file, as the API server has them.
+fn applied(stage: &Stage, file: &std::path::Path) -> Vec<String> {
+    let found = stage.cluster.kubectl(&["get", "-f", &file.to_string_lossy(), "-o", "json"]).unwrap();
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let items = found["items"].as_array().cloned().unwrap_or_else(|| vec![found]);
+    let word = |item: &Value, path: &str| item.pointer(path).and_then(Value::as_str).unwrap().to_owned();
+    let id = |item| {
+        format!(
+            "{} {}/{}",
+            word(item, "/kind"),
+            word(item, "/metadata/namespace"),
+            word(item, "/metadata/name")
+        )
+    };
+    items.iter().map(id).collect()
+}
+
+/// Keys of the rules that the mesh has, without Services.
+async fn rules(mesh: &Mesh) -> Result<Vec<String>, String> {
+    let all = mesh.client.rules(&RulesQuery::default()).await.map_err(|error| error.to_string())?;
+    let others = all.into_iter().filter(|rule| rule.kind != "Service");
+    Ok(others.map(|rule| format!("{} {}/{}", rule.kind, rule.namespace, rule.name)).collect())
+}
+
+async fn until_rules(stage: &Stage, what: &str, wanted: &[&str]) {
+    eventually(what, || async {
+        let rules = rules(&stage.mesh).await?;
+        if rules == wanted { Ok(()) } else { Err(format!("{rules:?}")) }
+    })
+    .await;
+}
+
+impl Stage {
+    /// Asks so often, with these headers, until only these versions of `reviews` have answered.
+    async fn until_only(&self, client: &str, what: &str, headers: &'static str, wanted: &[&str]) {
+        let address = self.service("reviews", 80);
+        eventually(what, || async {
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..12 {
+                let (status, text) = self
+                    .host(client)
+                    .run(app::get(address, "/", headers))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let known = ["v1", "v2", "v3"]
+                    .into_iter()
+                    .find(|version| text.contains(&format!("reviews-{version}")));
+                seen.insert(known.ok_or_else(|| format!("{status} {text}\n{}", self.logs(client)))?);
+            }
+            if seen.iter().eq(wanted) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_takes_its_own() {
+    let (Some(istio), Some(gateway)) = (require::folder("istio-crds"), require::folder("gateway-api-crds"))
+    else {
+        return;
+    };
+    let Some(mut stage) = Stage::start().await else { return };
+    stage.cluster.apply(&deployment("web", "v1", 1));
+    for name in ["v1", "v2", "v3"] {
+        stage.cluster.apply(&version(name));
+    }
+    let [web] = stage.until_ready("web", 1).await.try_into().unwrap();
+    stage.until_ready("reviews", 3).await;
+    stage.until_only(&web, "all versions answer", "", &["v1", "v2", "v3"]).await;
+
+    // Kinds that are defined while the control plane runs.
+    define(&stage, &[files(&istio), files(&gateway), vec![OURS.into()]].concat());
+    stage.cluster.apply(BOOKINFO);
+    stage.until_only(&web, "the first version answers", "end-user: jason\r\n", &["v1"]).await;
+    stage.cluster.apply(TEST_V2);
+    stage.until_only(&web, "a tester sees the second", "end-user: jason\r\n", &["v2"]).await;
+    stage.until_only(&web, "others do not", "", &["v1"]).await;
+    stage.cluster.kubectl(&["-n", "shop", "delete", "virtualservice,destinationrule", "reviews"]).unwrap();
+    stage.until_only(&web, "all versions answer again", "", &["v1", "v2", "v3"]).await;
+
+    // Every example is taken by the API server, by its definitions, and by the mesh, without a complaint.
+    for file in files(EXAMPLES.as_ref()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        stage.cluster.apply(&text);
+        let mut wanted = applied(&stage, &file);
+        wanted.sort();
+        until_rules(
+            &stage,
+            &file.display().to_string(),
+            &wanted.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+        .await;
+        assert_eq!(row(&stage.mesh, "cluster").await.last_error, None, "{}", file.display());
+        if file.ends_with("traffic-rules.yaml") {
+            stage.until_only(&web, "a page of our own routes", "end-user: tester\r\n", &["v3"]).await;
+        }
+        stage.cluster.kubectl(&["delete", "-f", &file.to_string_lossy()]).unwrap();
+        until_rules(&stage, "the example has gone", &[]).await;
+    }
+
+    // A definition that is removed takes its rules, and no others; an API server that is away takes none.
+    let page = std::fs::read_to_string(format!("{EXAMPLES}/traffic-rules.yaml")).unwrap();
+    let (ours, theirs) = ("TrafficRules shop/reviews", "DestinationRule shop/reviews");
+    stage.cluster.apply(&page);
+    stage.cluster.apply(BOOKINFO.split("---").next().unwrap());
+    until_rules(&stage, "both are there", &[theirs, ours]).await;
+    stage.cluster.kill_api();
+    until(&stage.mesh, "cluster", "it is away", |row| row.state == Condition::Away).await;
+    assert_eq!(rules(&stage.mesh).await.unwrap(), [theirs, ours]);
+    stage.cluster.start_api().await;
+    until(&stage.mesh, "cluster", "it is back", |row| row.state == Condition::Connected).await;
+    assert_eq!(rules(&stage.mesh).await.unwrap(), [theirs, ours]);
+    stage.cluster.kubectl(&["delete", "crd", "trafficrules.outrigger.io"]).unwrap();
+    until_rules(&stage, "its rules have gone with it", &[theirs]).await;
+    define(&stage, &[OURS.into()]);
+    stage.cluster.apply(&page);
+    until_rules(&stage, "it is found anew", &[theirs, ours]).await;
+}
