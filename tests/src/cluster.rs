@@ -179,9 +179,17 @@ impl Cluster {
     /// # Errors
     /// All that it wrote.
     pub fn try_apply(&self, yaml: &str) -> Result<String, String> {
+        self.kubectl_with(yaml, &["apply"])
+    }
+
+    /// `kubectl` with a file of this text.
+    ///
+    /// # Errors
+    /// All that it wrote.
+    pub fn kubectl_with(&self, yaml: &str, words: &[&str]) -> Result<String, String> {
         let file = tempfile::NamedTempFile::new_in(self.path("")).map_err(|error| error.to_string())?;
         std::fs::write(file.path(), yaml).map_err(|error| error.to_string())?;
-        self.kubectl(&["apply", "-f", &file.path().to_string_lossy()])
+        self.kubectl(&[words, &["-f", &file.path().to_string_lossy()]].concat())
     }
 
     /// A client as an administrator; connections are made where it is used.

@@ -27,6 +27,12 @@ const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");
 const NODE: &str = "node-1";
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/outrigger.yaml");
 
+/// By what an API server finds our webhooks.
+const WEBHOOKS: [[&str; 2]; 2] = [
+    ["mutatingwebhookconfiguration", "outrigger-injector"],
+    ["validatingwebhookconfiguration", "outrigger-validator"],
+];
+
 /// A namespace whose Pods are injected.
 const SHOP: &str = "apiVersion: v1
 kind: Namespace
@@ -79,16 +85,15 @@ impl Stage {
             })
         });
         let stage = stage.await?;
-        eventually("the webhook is trusted", || async {
-            let found = ["get", "mutatingwebhookconfiguration", "outrigger-injector", "-o", "json"];
-            let found = stage.cluster.kubectl(&found)?;
-            let found: Value = serde_json::from_str(&found).map_err(|error| error.to_string())?;
-            let bundle = &found["webhooks"][0]["clientConfig"]["caBundle"];
-            if bundle.as_str().is_some_and(|bundle| !bundle.is_empty()) {
-                Ok(())
-            } else {
-                Err(found.to_string())
+        eventually("the webhooks are trusted", || async {
+            let bundle = ["-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"];
+            for webhook in WEBHOOKS {
+                let found = stage.cluster.kubectl(&[&["get"], &webhook[..], &bundle].concat())?;
+                if found.is_empty() {
+                    return Err(format!("{webhook:?} has none"));
+                }
             }
+            Ok(())
         })
         .await;
         Some(stage)
@@ -111,16 +116,20 @@ impl Stage {
         let mut settings =
             json!({"registries": [{"name": "cluster", "kubernetes": {"kubeconfig": kubeconfig}}]});
         let injector = injector(&master);
-        let webhook = ["mutatingwebhookconfiguration", "outrigger-injector"];
-        if injector.is_null() {
-            cluster.kubectl(&[&["delete"], &webhook[..]].concat()).unwrap();
-        } else {
+        let served = !injector.is_null();
+        if served {
             settings["injector"] = injector;
+        }
+        for (webhook, entries, path) in [(WEBHOOKS[0], 0..4, "inject"), (WEBHOOKS[1], 0..1, "validate")] {
+            if !served {
+                cluster.kubectl(&[&["delete"], &webhook[..]].concat()).unwrap();
+                continue;
+            }
             let to = |place| {
-                let path = format!("/webhooks/{place}/clientConfig");
-                json!({"op": "replace", "path": path, "value": {"url": "https://127.0.0.1:15017/inject"}})
+                let at = format!("/webhooks/{place}/clientConfig");
+                json!({"op": "replace", "path": at, "value": {"url": format!("https://127.0.0.1:15017/{path}")}})
             };
-            let urls = json!([to(0), to(1), to(2), to(3)]).to_string();
+            let urls = Value::from(entries.map(to).collect::<Vec<_>>()).to_string();
             cluster.kubectl(&[&["patch"], &webhook[..], &["--type=json", "-p", &urls]].concat()).unwrap();
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;

@@ -38,6 +38,7 @@ mod turn;
 
 pub use claims::Claims;
 use draft::Draft;
+pub(crate) use rules::consequences;
 pub use rules::{Action, Applied, AppliedObject, Rule, catalog};
 use turn::Turn;
 

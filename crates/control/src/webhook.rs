@@ -1,7 +1,9 @@
-//! The mutating webhook: an API server shows each new Pod, and gets back what makes a sidecar of it.
+//! The webhooks. The mutating one: an API server shows each new Pod, and gets back what makes a sidecar of it. The validating one
+//! ([`validate`]): it shows each rule, and hears what is wrong with it.
 //!
 //! ```text
-//! POST /inject ─▶ review (what is asked) ─▶ namespaces (its labels, asked and kept for seconds) ─▶ inject ─▶ patch
+//! POST /inject ─▶ desk ─▶ review (what is asked) ─▶ namespaces (its labels, asked and kept for seconds) ─▶ inject ─▶ patch
+//! POST /validate ─▶ desk ─▶ review ─▶ validate (against the world as it is) ─▶ findings
 //! ```
 //!
 //! Whoever reaches the port may ask: the answer is what a Pod of the asker's own making would become. Each question is bounded in bytes
@@ -13,33 +15,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::post;
 use json_patch::{Patch, diff};
 use outrigger_identity::Authority;
 use outrigger_telemetry::Registry;
 use outrigger_telemetry::logging::Throttle;
-use tokio::sync::Semaphore;
 
 use crate::inject::{InjectSettings, Injection, Mesh, Namespace, Subject, decides_alone, inject};
 use crate::settings::Settings;
+use desk::Desk;
 use namespaces::Namespaces;
 use review::{Answer, Review};
 
 pub(crate) mod bundle;
+mod desk;
 mod namespaces;
 mod review;
+pub(crate) mod validate;
 
-/// An API server sends objects of at most 3 MiB.
-const MOST: usize = 3 << 20;
-/// Questions at once; others wait for their turn.
-const QUESTIONS: usize = 16;
-/// Bodies on their way at once, and how long each may take: who is slow there holds up nobody whose question is whole.
-const BODIES: (usize, Duration) = (64, Duration::from_secs(2));
-/// For a question, its body and its turn included. An API server waits 10 s unless it is told otherwise.
+/// For a question. An API server waits 10 s unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(9);
 
 /// Whoever reaches the port can cause the line.
@@ -51,7 +48,6 @@ struct Counts {
     injected: AtomicU64,
     left_alone: AtomicU64,
     refused: AtomicU64,
-    unreadable: AtomicU64,
 }
 
 /// The injector.
@@ -61,8 +57,7 @@ pub(crate) struct Injector {
     domain: String,
     authority: Arc<Authority>,
     namespaces: Namespaces,
-    bodies: Semaphore,
-    places: Semaphore,
+    desk: Desk,
     counts: Counts,
 }
 
@@ -79,20 +74,19 @@ impl Injector {
             domain: settings.domain.clone(),
             authority,
             namespaces: Namespaces::new(settings.cluster()),
-            bodies: Semaphore::new(BODIES.0),
-            places: Semaphore::new(QUESTIONS),
+            desk: Desk::new(PATIENCE),
             counts: Counts::default(),
         });
         let seen = injector.clone();
         registry.register_fn(move |page| {
             let mut all =
                 page.counter("outrigger_injections_total", "Pods that the webhook was shown, by outcome.");
-            let Counts { injected, left_alone, refused, unreadable } = &seen.counts;
+            let Counts { injected, left_alone, refused } = &seen.counts;
             let outcomes = [
                 ("injected", injected),
                 ("left_alone", left_alone),
                 ("refused", refused),
-                ("unreadable", unreadable),
+                ("unreadable", &seen.desk.unreadable),
             ];
             for (outcome, count) in outcomes {
                 all.sample([("outcome", outcome)], count.load(Ordering::Relaxed));
@@ -106,9 +100,13 @@ impl Injector {
         self.settings.address
     }
 
-    /// The configuration by which API servers find it.
-    pub(crate) fn webhook(&self) -> &str {
-        &self.settings.webhook
+    /// The configurations by which API servers find the webhooks, with their kinds.
+    pub(crate) fn configurations(&self) -> [(&'static str, String); 2] {
+        let InjectSettings { webhook, validating_webhook, .. } = &self.settings;
+        [
+            ("MutatingWebhookConfiguration", webhook.clone()),
+            ("ValidatingWebhookConfiguration", validating_webhook.clone()),
+        ]
     }
 
     /// What is served.
@@ -118,10 +116,10 @@ impl Injector {
 
     /// The answer to a review, as an object of the API; else what is wrong with the question.
     async fn review(&self, body: &[u8]) -> Result<serde_json::Value, String> {
-        let Review { uid, namespace, pod } = review::read(body)?;
+        let Review { uid, namespace, pod } = review::read(body)?.of_pod()?;
         let answer = self.decide(&namespace, &pod).await;
         let count = match &answer {
-            Answer::Refused(why) => {
+            Answer::Refused(why) | Answer::Invalid { message: why, .. } => {
                 if let Some(suppressed) = REFUSED.admit() {
                     tracing::warn!(namespace, reason = %why, suppressed, "a Pod was refused: it cannot have its sidecar");
                 }
@@ -165,38 +163,7 @@ impl Injector {
 }
 
 async fn answer(State(injector): State<Arc<Injector>>, body: Body) -> Response {
-    let asked = async {
-        let Ok(place) = injector.bodies.acquire().await else { return overdue() };
-        let read = tokio::time::timeout(BODIES.1, to_bytes(body, MOST)).await;
-        drop(place);
-        let body: Bytes = match read {
-            Err(_) => return overdue(),
-            Ok(Ok(body)) => body,
-            Ok(Err(error)) => {
-                return wrong(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    &format!("the body: {error}; {MOST} bytes are the most"),
-                );
-            }
-        };
-        let Ok(_place) = injector.places.acquire().await else { return overdue() };
-        match injector.review(&body).await {
-            Ok(answer) => axum::Json(answer).into_response(),
-            Err(why) => {
-                injector.counts.unreadable.fetch_add(1, Ordering::Relaxed);
-                wrong(StatusCode::BAD_REQUEST, &why)
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| overdue())
-}
-
-fn wrong(status: StatusCode, why: &str) -> Response {
-    (status, format!("{why}\n")).into_response()
-}
-
-fn overdue() -> Response {
-    wrong(StatusCode::SERVICE_UNAVAILABLE, "there are too many questions, or the body did not arrive in time")
+    injector.desk.ask(body, async |body: Bytes| injector.review(&body).await).await
 }
 
 #[cfg(test)]

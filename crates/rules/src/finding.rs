@@ -136,6 +136,17 @@ impl Finding {
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
+
+    /// The same of an object that is in no file: the field instead of the line.
+    pub fn of_field(&self) -> String {
+        let mut text = String::new();
+        let mut f = OneLine(&mut text);
+        let named = self.path.is_empty() || self.message.starts_with(self.path.as_str());
+        let path = if named { String::new() } else { format!("{}: ", self.path) };
+        let meant = self.suggestion.iter().map(|meant| format!(". Did you mean \"{meant}\"?"));
+        let _ = write!(f, "{path}{}{} [{}]", self.message, meant.collect::<String>(), self.code);
+        text
+    }
 }
 
 impl fmt::Display for Finding {
@@ -155,9 +166,9 @@ impl fmt::Display for Finding {
 }
 
 /// Texts of users stand in findings: what would break a line, or move a terminal's cursor, is escaped.
-struct OneLine<'f, 'a>(&'f mut fmt::Formatter<'a>);
+struct OneLine<'w, W>(&'w mut W);
 
-impl fmt::Write for OneLine<'_, '_> {
+impl<W: fmt::Write> fmt::Write for OneLine<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for piece in text.split_inclusive(char::is_control) {
             match piece.char_indices().next_back() {

@@ -126,6 +126,17 @@ async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_ta
     stage.cluster.kubectl(&["-n", "shop", "delete", "virtualservice,destinationrule", "reviews"]).unwrap();
     stage.until_only(&web, "all versions answer again", "", &["v1", "v2", "v3"]).await;
 
+    // A rule that cannot be is refused by its field, one that may be mended is warned about, and a deletion never fails.
+    let bad = "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: reviews, namespace: shop},
+        spec: {service: reviews, timeout: soon}}";
+    let refused = stage.cluster.try_apply(bad).unwrap_err();
+    assert!(refused.contains("spec.timeout must be a duration"), "{refused}");
+    let warned = stage
+        .cluster
+        .kubectl_with(TEST_V2, &["apply", "--dry-run=server", "--warnings-as-errors"])
+        .unwrap_err();
+    assert!(warned.contains("Warning: spec.http[0].route[0].destination.subset"), "{warned}");
+
     // Every example is taken by the API server, by its definitions, and by the mesh, without a complaint.
     for file in files(EXAMPLES.as_ref()) {
         let text = std::fs::read_to_string(&file).unwrap();

@@ -30,6 +30,7 @@ use crate::proofs::Proofs;
 use crate::rejections::{Noting, Rejections};
 use crate::service_accounts::ServiceAccounts;
 use crate::traces::{query, receive};
+use crate::webhook::validate::Validator;
 use crate::webhook::{self, Injector};
 use crate::xds_source::XdsSource;
 
@@ -160,18 +161,21 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     Ok(addresses)
 }
 
-/// The webhook, if there is to be one, and who keeps what its API server knows of it.
+/// The webhooks, if there are to be any, and who keeps what their API server knows of them.
 async fn injector(
     parts: &Parts,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
-    let Parts { settings, authority, registry, .. } = parts;
+    let Parts { settings, authority, keeper, registry, .. } = parts;
     let Some(injector) = Injector::new(settings, authority.clone(), registry) else { return Ok(None) };
     let listener = bind(injector.address(), "the injector").await?;
     if let Some(cluster) = settings.cluster() {
-        tasks.spawn(webhook::bundle::keep(cluster, injector.webhook().to_owned(), authority.clone()));
+        for configuration in injector.configurations() {
+            tasks.spawn(webhook::bundle::keep(cluster.clone(), configuration, authority.clone()));
+        }
     }
-    Ok(Some((listener, injector.router())))
+    let validator = Validator::new(settings.mesh(), keeper.clone(), registry);
+    Ok(Some((listener, injector.router().merge(validator.router()))))
 }
 
 /// The places of each listener.

@@ -16,6 +16,8 @@ pub struct InjectSettings {
     pub address: SocketAddr,
     /// The MutatingWebhookConfiguration whose `caBundle` is kept. Default `outrigger-injector`.
     pub webhook: String,
+    /// The ValidatingWebhookConfiguration of which the same holds. Default `outrigger-validator`.
+    pub validating_webhook: String,
     /// The sidecar's image. Required.
     pub image: String,
     /// When it is pulled. Default: as Kubernetes does by the image's tag.
@@ -55,6 +57,7 @@ impl Default for InjectSettings {
         Self {
             address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15017),
             webhook: "outrigger-injector".to_owned(),
+            validating_webhook: "outrigger-validator".to_owned(),
             image: String::new(),
             image_pull_policy: None,
             control_plane: "outrigger-control.outrigger-system.svc:15012".to_owned(),

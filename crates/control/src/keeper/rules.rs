@@ -1,10 +1,13 @@
 //! Rules as the keeper holds them, and what the analyzer needs to know of the world.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload};
-use outrigger_rules::{Finding, Object, ServiceCatalog};
+use outrigger_rules::{Finding, Object, ServiceCatalog, analyze};
 use serde::{Deserialize, Serialize};
 
-use crate::store::records::StoredRule;
+use crate::store::records::{StoredRule, rule_key};
 use crate::world::World;
 
 /// A rule and what it means.
@@ -59,8 +62,31 @@ pub struct Applied {
 }
 
 /// Whether two findings are the same but for the place of the text.
-pub(super) fn same_finding(a: &Finding, b: &Finding) -> bool {
+fn same_finding(a: &Finding, b: &Finding) -> bool {
     a.code == b.code && a.object == b.object && a.path == b.path && a.message == b.message
+}
+
+/// What the analyzer finds when the rules of these keys make way for these objects, and did not find before. What it said before, of
+/// others, is not their fault. It looks at everything twice: not for the runtime's threads where there may be many.
+pub(crate) fn consequences(
+    rules: &BTreeMap<String, Arc<Rule>>,
+    world: &World,
+    gone: &BTreeSet<String>,
+    new: &[Object],
+) -> Vec<Finding> {
+    let present: Vec<Object> = rules.values().filter_map(|rule| rule.object.clone()).collect();
+    let mut merged: Vec<Object> =
+        present.iter().filter(|object| !gone.contains(&rule_key(object))).cloned().collect();
+    merged.extend(new.iter().cloned());
+    let catalog = catalog(world);
+    let before = analyze(&present, Some(&catalog));
+    let ids: BTreeSet<String> = new.iter().map(Object::id).collect();
+    let mut findings = analyze(&merged, Some(&catalog));
+    findings.retain(|finding| {
+        let own = finding.object.as_ref().is_some_and(|object| ids.contains(object));
+        own || !before.iter().any(|old| same_finding(old, finding))
+    });
+    findings
 }
 
 /// What the analyzer needs to know of a world.

@@ -27,6 +27,7 @@ use super::{Problem, Registry, Voice};
 
 mod cluster;
 mod pod;
+pub(crate) mod read;
 mod watch;
 
 use cluster::{Cluster, Named, Said};

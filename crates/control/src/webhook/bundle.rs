@@ -1,13 +1,13 @@
-//! Keeps the API server's idea of whom to trust at the webhook: `caBundle` of the MutatingWebhookConfiguration is our roots.
+//! Keeps the API server's idea of whom to trust at a webhook: `caBundle` of its configuration is our roots.
 //!
 //! Set at start, when the roots change, and looked at every minute: an installation that is applied anew takes it away.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use kube::api::{Patch, PatchParams};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
 use outrigger_identity::Authority;
 use serde_json::{Value, json};
@@ -23,21 +23,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Whose change this is.
 const WHO: &str = "outrigger-control";
 
-/// Keeps it, for ever.
-pub(crate) async fn keep(cluster: KubernetesSettings, webhook: String, authority: Arc<Authority>) {
+/// Keeps it, for ever: the kind of the configuration, and its name.
+pub(crate) async fn keep(
+    cluster: KubernetesSettings,
+    (kind, webhook): (&'static str, String),
+    authority: Arc<Authority>,
+) {
     let mut roots = authority.subscribe();
     let mut told: Option<String> = None;
     loop {
         roots.mark_unchanged();
         let pem = authority.bundle().to_pem(authority.trust_domain());
-        let outcome = match tokio::time::timeout(PATIENCE, once(&cluster, &webhook, &pem)).await {
+        let outcome = match tokio::time::timeout(PATIENCE, once(&cluster, kind, &webhook, &pem)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
         };
         let pause = match &outcome {
             Ok(changed) => {
                 if *changed || told.is_some() {
-                    tracing::info!(webhook, "the webhook configuration has our roots");
+                    tracing::info!(kind, webhook, "the webhook configuration has our roots");
                 }
                 told = None;
                 PERIOD
@@ -45,7 +49,7 @@ pub(crate) async fn keep(cluster: KubernetesSettings, webhook: String, authority
             Err(error) => {
                 // Once for each reason: an installation without a webhook is no emergency.
                 if told.as_ref() != Some(error) {
-                    tracing::warn!(webhook, %error, "the caBundle of the webhook configuration cannot be kept");
+                    tracing::warn!(kind, webhook, %error, "the caBundle of the webhook configuration cannot be kept");
                 }
                 told = Some(error.clone());
                 RETRY
@@ -59,31 +63,24 @@ pub(crate) async fn keep(cluster: KubernetesSettings, webhook: String, authority
 }
 
 /// Says whether anything had to be changed.
-async fn once(cluster: &KubernetesSettings, name: &str, roots: &str) -> Result<bool, String> {
+async fn once(cluster: &KubernetesSettings, kind: &str, name: &str, roots: &str) -> Result<bool, String> {
     let client: Client = cluster.client().await?;
-    let all: Api<MutatingWebhookConfiguration> = Api::all(client);
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
+    let all: Api<DynamicObject> = Api::all_with(client, &resource);
     let now = all.get(name).await.map_err(|error| error.to_string())?;
-    let Some(patch) = patch(&now, roots) else { return Ok(false) };
-    let changed = all
-        .patch(
-            name,
-            &PatchParams { field_manager: Some(WHO.to_owned()), ..PatchParams::default() },
-            &Patch::Strategic(patch),
-        )
-        .await;
+    let Some(patch) = patch(&now.data, roots) else { return Ok(false) };
+    let params = PatchParams { field_manager: Some(WHO.to_owned()), ..PatchParams::default() };
+    let changed = all.patch(name, &params, &Patch::Strategic(patch)).await;
     changed.map(|_| true).map_err(|error| error.to_string())
 }
 
 /// Webhooks are merged by name, so nothing else of them is touched.
-fn patch(now: &MutatingWebhookConfiguration, roots: &str) -> Option<Value> {
-    let roots = ByteString(roots.as_bytes().to_vec());
-    let stale = now
-        .webhooks
-        .iter()
-        .flatten()
-        .filter(|webhook| webhook.client_config.ca_bundle.as_ref() != Some(&roots));
+fn patch(now: &Value, roots: &str) -> Option<Value> {
+    let roots = STANDARD.encode(roots);
+    let all = now["webhooks"].as_array().into_iter().flatten();
+    let stale = all.filter(|webhook| webhook["clientConfig"]["caBundle"] != roots.as_str());
     let webhooks: Vec<Value> =
-        stale.map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": &roots}})).collect();
+        stale.map(|webhook| json!({"name": webhook["name"], "clientConfig": {"caBundle": &roots}})).collect();
     (!webhooks.is_empty()).then(|| json!({"webhooks": webhooks}))
 }
 
@@ -93,14 +90,12 @@ mod tests {
 
     #[test]
     fn only_what_is_stale_is_changed() {
-        let config = |bundles: [Option<&str>; 2]| -> MutatingWebhookConfiguration {
+        let config = |bundles: [Option<&str>; 2]| {
             let webhook = |(n, bundle): (usize, &Option<&str>)| {
-                let bundle = bundle.map(|text| ByteString(text.as_bytes().to_vec()));
-                json!({"name": format!("w{n}.outrigger.io"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
-                    "clientConfig": {"caBundle": bundle}})
+                let bundle = bundle.map(|text| STANDARD.encode(text));
+                json!({"name": format!("w{n}.outrigger.io"), "clientConfig": {"caBundle": bundle}})
             };
-            let webhooks: Vec<Value> = bundles.iter().enumerate().map(webhook).collect();
-            serde_json::from_value(json!({"webhooks": webhooks})).unwrap()
+            json!({"webhooks": bundles.iter().enumerate().map(webhook).collect::<Vec<Value>>()})
         };
         assert_eq!(patch(&config([Some("roots"), Some("roots")]), "roots"), None);
         let patch = patch(&config([Some("roots"), None]), "roots").unwrap();

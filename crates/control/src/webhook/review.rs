@@ -1,4 +1,4 @@
-//! AdmissionReview of admission.k8s.io/v1, as far as it is about Pods.
+//! AdmissionReview of admission.k8s.io/v1.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 const VERSION: &str = "admission.k8s.io/v1";
 
-/// A question.
+/// A question about a Pod.
 pub(super) struct Review {
     pub(super) uid: String,
     pub(super) namespace: String,
@@ -23,25 +23,38 @@ struct Document {
     request: Option<Request>,
 }
 
+/// A question.
 #[derive(Deserialize)]
-struct Request {
-    uid: String,
-    kind: Kind,
+#[serde(rename_all = "camelCase")]
+pub(super) struct Request {
+    pub(super) uid: String,
+    pub(super) kind: Kind,
     #[serde(default)]
-    namespace: String,
+    pub(super) namespace: String,
     #[serde(default)]
-    object: Value,
+    pub(super) operation: String,
+    #[serde(default)]
+    pub(super) object: Value,
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
 #[derive(Deserialize)]
-struct Kind {
+pub(super) struct Kind {
     #[serde(default)]
-    group: String,
-    kind: String,
+    pub(super) group: String,
+    pub(super) kind: String,
+}
+
+impl Kind {
+    /// For a message: it is a stranger's.
+    pub(super) fn shown(&self) -> String {
+        self.kind.chars().take(64).collect()
+    }
 }
 
 /// Reads a question.
-pub(super) fn read(body: &[u8]) -> Result<Review, String> {
+pub(super) fn read(body: &[u8]) -> Result<Request, String> {
     let document: Document =
         serde_json::from_slice(body).map_err(|error| format!("this is no AdmissionReview: {error}"))?;
     if document.api_version != VERSION {
@@ -50,34 +63,41 @@ pub(super) fn read(body: &[u8]) -> Result<Review, String> {
             document.api_version.chars().take(64).collect::<String>()
         ));
     }
-    let request = document.request.ok_or("the AdmissionReview has no request")?;
-    let Kind { group, kind } = request.kind;
-    if !(group.is_empty() && kind == "Pod") {
-        return Err(format!(
-            "the injector takes Pods, not {}; mend the webhook's rules",
-            kind.chars().take(64).collect::<String>()
-        ));
-    }
-    if !request.object.is_object() {
-        return Err("the request has no object; the webhook's rules should have CREATE alone".to_owned());
-    }
-    let of_object = request.object["metadata"]["namespace"].as_str().unwrap_or("default");
-    let namespace = if request.namespace.is_empty() { of_object.to_owned() } else { request.namespace };
-    // It becomes a part of a path at the API server.
-    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
-        return Err("the request's namespace is no name of one".to_owned());
-    }
-    Ok(Review { uid: request.uid, namespace, pod: request.object })
+    document.request.ok_or_else(|| "the AdmissionReview has no request".to_owned())
 }
 
-/// What becomes of a Pod.
+impl Request {
+    /// The question of the injector.
+    pub(super) fn of_pod(self) -> Result<Review, String> {
+        if !(self.kind.group.is_empty() && self.kind.kind == "Pod") {
+            return Err(format!(
+                "the injector takes Pods, not {}; mend the webhook's rules",
+                self.kind.shown()
+            ));
+        }
+        if !self.object.is_object() {
+            return Err("the request has no object; the webhook's rules should have CREATE alone".to_owned());
+        }
+        let of_object = self.object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let namespace = if self.namespace.is_empty() { of_object.to_owned() } else { self.namespace };
+        // It becomes a part of a path at the API server.
+        let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
+            return Err("the request's namespace is no name of one".to_owned());
+        }
+        Ok(Review { uid: self.uid, namespace, pod: self.object })
+    }
+}
+
+/// What becomes of an object.
 #[derive(Debug, PartialEq)]
 pub(super) enum Answer {
     /// It may be, changed so.
     Admitted { patch: Patch, warnings: Vec<String> },
     /// It may not, because.
     Refused(String),
+    /// It is not valid: these fields, and why.
+    Invalid { message: String, causes: Vec<(String, String)>, warnings: Vec<String> },
 }
 
 impl Answer {
@@ -86,6 +106,13 @@ impl Answer {
         let response = match self {
             Self::Refused(why) => {
                 json!({"uid": uid, "allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": why}})
+            }
+            Self::Invalid { message, causes, warnings } => {
+                let cause = |(field, message)| json!({"reason": "FieldValueInvalid", "field": field, "message": message});
+                let causes: Vec<Value> = causes.into_iter().map(cause).collect();
+                json!({"uid": uid, "allowed": false, "warnings": warnings, "status": {
+                    "code": 422, "reason": "Invalid", "message": message, "details": {"causes": causes},
+                }})
             }
             Self::Admitted { patch, warnings } => {
                 let mut response = json!({"uid": uid, "allowed": true});

@@ -1,4 +1,4 @@
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
@@ -6,6 +6,7 @@ use outrigger_identity::AuthorityOptions;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use super::desk::MOST;
 use super::*;
 use crate::registry::Row;
 use crate::registry::kubernetes::KubernetesSettings;

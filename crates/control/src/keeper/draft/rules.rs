@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use outrigger_rules::{Finding, Object, ParseOptions, analyze, parse_with};
+use outrigger_rules::{Finding, Object, ParseOptions, parse_with};
 
 use super::Draft;
-use crate::keeper::rules::{self, Action, Applied, AppliedObject, Rule, catalog};
+use crate::keeper::rules::{self, Action, Applied, AppliedObject, Rule};
 use crate::keeper::{Refused, Removed};
 use crate::registry::Source;
 use crate::store::Mutation;
@@ -69,28 +69,11 @@ impl Draft {
     /// What the analyzer says of these objects together with all others. What it said before, of others, is not their fault.
     fn judge(&self, objects: &[Object]) -> Result<Vec<Finding>, Refused> {
         let keys: BTreeSet<String> = objects.iter().map(rule_key).collect();
-        let findings = self.consequences(&keys, objects);
+        let findings = rules::consequences(&self.rules, &self.world, &keys, objects);
         if findings.iter().any(Finding::is_error) {
             return Err(Refused::Findings(findings));
         }
         Ok(findings)
-    }
-
-    /// What the analyzer finds when the rules of these keys make way for these objects, and did not find before.
-    fn consequences(&self, gone: &BTreeSet<String>, new: &[Object]) -> Vec<Finding> {
-        let present: Vec<Object> = self.rules.values().filter_map(|rule| rule.object.clone()).collect();
-        let mut merged: Vec<Object> =
-            present.iter().filter(|object| !gone.contains(&rule_key(object))).cloned().collect();
-        merged.extend(new.iter().cloned());
-        let catalog = catalog(&self.world);
-        let before = analyze(&present, Some(&catalog));
-        let ids: BTreeSet<String> = new.iter().map(Object::id).collect();
-        let mut findings = analyze(&merged, Some(&catalog));
-        findings.retain(|finding| {
-            let own = finding.object.as_ref().is_some_and(|object| ids.contains(object));
-            own || !before.iter().any(|old| rules::same_finding(old, finding))
-        });
-        findings
     }
 
     pub(in crate::keeper) fn delete(
@@ -107,7 +90,7 @@ impl Draft {
         }
         self.is_ours(key)?;
         self.settle();
-        let findings = self.consequences(&BTreeSet::from([key.to_owned()]), &[]);
+        let findings = rules::consequences(&self.rules, &self.world, &BTreeSet::from([key.to_owned()]), &[]);
         if !force && findings.iter().any(Finding::is_error) {
             return Err(Refused::Findings(findings));
         }

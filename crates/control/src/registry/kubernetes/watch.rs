@@ -11,11 +11,11 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use outrigger_rules::{ParseOptions, parse_with, service};
-use serde_json::Value;
+use outrigger_rules::ParseOptions;
 
-use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing, UNNAMED};
+use super::cluster::{NODE, Named, POD, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
+use super::read::{RULES, read};
 use crate::instance::{Instance, Port, Protocol, State};
 
 /// Seconds after which the API server ends a watch, which then goes on with the next.
@@ -31,24 +31,6 @@ const BY_HAND_NETWORK: &str = "endpointslice";
 const OF_SERVICE: &str = "kubernetes.io/service-name";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// Twice the object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// Rules: kind, group, version, as URLs call it.
-const RULES: [(&str, &str, &str, &str); 11] = [
-    (SERVICE, "", "v1", "services"),
-    ("VirtualService", "networking.istio.io", "v1", "virtualservices"),
-    ("DestinationRule", "networking.istio.io", "v1", "destinationrules"),
-    ("ServiceEntry", "networking.istio.io", "v1", "serviceentries"),
-    ("WorkloadEntry", "networking.istio.io", "v1", "workloadentries"),
-    ("PeerAuthentication", "security.istio.io", "v1", "peerauthentications"),
-    ("AuthorizationPolicy", "security.istio.io", "v1", "authorizationpolicies"),
-    ("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes"),
-    ("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes"),
-    ("ReferenceGrant", "gateway.networking.k8s.io", "v1beta1", "referencegrants"),
-    ("TrafficRules", "outrigger.io", "v1", "trafficrules"),
-];
-
 /// An object, what it means, and what is wrong with it.
 pub(super) type Seen = (Named, Thing, Option<String>);
 /// What a watch says.
@@ -226,35 +208,13 @@ fn said<K: Send + 'static>(
 }
 
 /// An object as if it had been applied.
-fn rule(mut object: DynamicObject, options: &ParseOptions) -> Seen {
+fn rule(object: DynamicObject, options: &ParseOptions) -> Seen {
     let named = named(object.metadata.namespace.clone(), object.metadata.name.clone());
-    // These change when somebody writes a status, which is no news; that they did would be what the status says next.
-    (object.metadata.managed_fields, object.metadata.resource_version) = (None, None);
-    if let Some(annotations) = &mut object.metadata.annotations {
-        annotations.remove(LAST_APPLIED);
-    }
-    if let Value::Object(data) = &mut object.data {
-        data.remove("status");
-    }
-    if object.types.as_ref().is_some_and(|types| types.kind == SERVICE) {
-        known_fields(&mut object.data["spec"]);
-    }
-    let text = serde_json::to_string(&object).unwrap_or_default();
-    let mut parsed = parse_with("", &text, options);
+    let mut parsed = read(object, options);
     let wrong = parsed.findings.iter().find(|finding| finding.is_error());
     let flaw = wrong.map(|finding| finding.message.clone());
     let object = parsed.objects.pop().filter(|_| flaw.is_none());
     (named, Thing::Rule(object.map(Box::new)), flaw)
-}
-
-fn known_fields(spec: &mut Value) {
-    let Value::Object(spec) = spec else { return };
-    spec.retain(|name, _| service::FIELDS.contains(&name.as_str()));
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Value::Object(port) = port {
-            port.retain(|name, _| service::PORT_FIELDS.contains(&name.as_str()));
-        }
-    }
 }
 
 /// Endpoints as instances of their service, without sidecars.

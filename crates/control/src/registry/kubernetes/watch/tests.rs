@@ -1,8 +1,9 @@
 use axum::http::StatusCode;
 use axum::{Json, Router};
 use kube::Config;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::super::cluster::SERVICE;
 use super::*;
 
 /// Kinds of a cluster whose API server answers everything so.
