@@ -38,7 +38,7 @@ mod identities;
 mod instances;
 mod parameters;
 pub(crate) mod registries;
-mod route_status;
+pub(crate) mod route_status;
 mod rules;
 mod status;
 

@@ -20,6 +20,7 @@ use crate::metrics::{Metrics, observe};
 use crate::registry::health::Table;
 use crate::registry::{self, Heard};
 use crate::rejections::Rejections;
+use crate::reports::Reporter;
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::store::embedded::Embedded;
@@ -132,6 +133,9 @@ impl ControlPlane {
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
         tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
         tasks.spawn(recover(parts.store.clone()));
+        for reporter in Reporter::all(&parts.settings, &parts.registries, &parts.keeper, &parts.board) {
+            tasks.spawn(reporter.tell());
+        }
         let (keeper, board, traces) = (parts.keeper.clone(), parts.board.clone(), parts.traces.clone());
         let store = parts.store.clone();
         let (authority, drain, socket) =

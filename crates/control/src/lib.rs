@@ -32,6 +32,7 @@ mod enforced;
 mod metrics;
 mod presence;
 mod proofs;
+mod reports;
 mod webhook;
 mod xds_source;
 

@@ -182,6 +182,11 @@ impl Board {
         Self { entries: Mutex::default(), left: Mutex::default(), changed, audience }
     }
 
+    /// Wakes at whatever a proxy does.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// Whether the sidecar of an instance is connected.
     pub fn has_instance(&self, id: &str) -> bool {
         self.entries.lock().values().any(|entry| entry.client.instance.as_deref() == Some(id))

@@ -22,6 +22,20 @@ spec:
   - route: [{destination: {host: reviews, subset: v1}}]
 ";
 
+/// A route for a Service that is there, to one that is not.
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: reviews, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews, port: 80}]
+  rules: [{backendRefs: [{name: elsewhere, port: 80}]}]
+";
+
+/// A page with a duration that is none.
+const BAD: &str =
+    "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: reviews, namespace: shop},
+    spec: {service: reviews, timeout: soon}}";
+
 /// One version of `reviews`.
 fn version(version: &str) -> String {
     let all = deployment("reviews", version, 1);
@@ -79,6 +93,20 @@ async fn until_rules(stage: &Stage, what: &str, wanted: &[&str]) {
 }
 
 impl Stage {
+    /// Waits until the object `reviews` of this kind says so there, or something that begins so.
+    async fn until_says(&self, kind: &str, path: &str, wanted: &str) {
+        eventually(&format!("{kind} says {wanted}"), || async {
+            let output = format!("jsonpath={path}");
+            let said = self.cluster.kubectl(&["-n", "shop", "get", kind, "reviews", "-o", &output])?;
+            if said.starts_with(wanted) {
+                return Ok(());
+            }
+            let whole = self.cluster.kubectl(&["-n", "shop", "get", kind, "reviews", "-o", "yaml"])?;
+            Err(format!("{said:?}\n{whole}"))
+        })
+        .await;
+    }
+
     /// Asks so often, with these headers, until only these versions of `reviews` have answered.
     async fn until_only(&self, client: &str, what: &str, headers: &'static str, wanted: &[&str]) {
         let address = self.service("reviews", 80);
@@ -120,16 +148,22 @@ async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_ta
     define(&stage, &[files(&istio), files(&gateway), vec![OURS.into()]].concat());
     stage.cluster.apply(BOOKINFO);
     stage.until_only(&web, "the first version answers", "end-user: jason\r\n", &["v1"]).await;
+    // What becomes of it stands in its status, as Istio's is.
+    let reconciled = r#"{.status.conditions[?(@.type=="Reconciled")].status}"#;
+    stage.until_says("virtualservice", reconciled, "True").await;
+    let words = r#"{.status.conditions[?(@.type=="Reconciled")].message}"#;
+    stage.until_says("virtualservice", words, "4 of 4 proxies at generation ").await;
+    stage.until_says("destinationrule", reconciled, "True").await;
+    stage.until_says("virtualservice", "{.status.observedGeneration}", "1").await;
     stage.cluster.apply(TEST_V2);
+    stage.until_says("virtualservice", "{.status.observedGeneration}", "2").await;
     stage.until_only(&web, "a tester sees the second", "end-user: jason\r\n", &["v2"]).await;
     stage.until_only(&web, "others do not", "", &["v1"]).await;
     stage.cluster.kubectl(&["-n", "shop", "delete", "virtualservice,destinationrule", "reviews"]).unwrap();
     stage.until_only(&web, "all versions answer again", "", &["v1", "v2", "v3"]).await;
 
     // A rule that cannot be is refused by its field, one that may be mended is warned about, and a deletion never fails.
-    let bad = "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: reviews, namespace: shop},
-        spec: {service: reviews, timeout: soon}}";
-    let refused = stage.cluster.try_apply(bad).unwrap_err();
+    let refused = stage.cluster.try_apply(BAD).unwrap_err();
     assert!(refused.contains("spec.timeout must be a duration"), "{refused}");
     let warned = stage
         .cluster
@@ -137,32 +171,68 @@ async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_ta
         .unwrap_err();
     assert!(warned.contains("Warning: spec.http[0].route[0].destination.subset"), "{warned}");
 
-    // Every example is taken by the API server, by its definitions, and by the mesh, without a complaint.
+    examples(&stage, &web).await;
+    statuses(&mut stage).await;
+    definitions(&mut stage).await;
+}
+
+/// Every example is taken by the API server, by its definitions, and by the mesh, without a complaint.
+async fn examples(stage: &Stage, web: &str) {
     for file in files(EXAMPLES.as_ref()) {
         let text = std::fs::read_to_string(&file).unwrap();
         stage.cluster.apply(&text);
-        let mut wanted = applied(&stage, &file);
+        let mut wanted = applied(stage, &file);
         wanted.sort();
         until_rules(
-            &stage,
+            stage,
             &file.display().to_string(),
             &wanted.iter().map(String::as_str).collect::<Vec<_>>(),
         )
         .await;
         assert_eq!(row(&stage.mesh, "cluster").await.last_error, None, "{}", file.display());
         if file.ends_with("traffic-rules.yaml") {
-            stage.until_only(&web, "a page of our own routes", "end-user: tester\r\n", &["v3"]).await;
+            stage.until_only(web, "a page of our own routes", "end-user: tester\r\n", &["v3"]).await;
+            stage.until_says("trules", "{.status.inForce}", "4 of 4 proxies at generation ").await;
+            let columns = stage.cluster.kubectl(&["-n", "shop", "get", "trules"]).unwrap();
+            assert!(columns.contains("IN FORCE") && columns.contains("4 of 4 proxies"), "{columns}");
         }
         stage.cluster.kubectl(&["delete", "-f", &file.to_string_lossy()]).unwrap();
-        until_rules(&stage, "the example has gone", &[]).await;
+        until_rules(stage, "the example has gone", &[]).await;
     }
+}
 
-    // A definition that is removed takes its rules, and no others; an API server that is away takes none.
+/// A route of the Gateway API has a status for each of its parents.
+async fn statuses(stage: &mut Stage) {
+    stage.cluster.apply(ROUTE);
+    for (condition, status) in [("Accepted", "True"), ("ResolvedRefs", "False")] {
+        let ours = r#"{.status.parents[?(@.controllerName=="outrigger.io/control-plane")]"#;
+        let path = format!(r#"{ours}.conditions[?(@.type=="{condition}")].status}}"#);
+        stage.until_says("httproute", &path, status).await;
+    }
+    stage.cluster.kubectl(&["-n", "shop", "delete", "httproute", "reviews"]).unwrap();
+
+    // While nobody judges them rules are stored as they are. What cannot be read is not in force, and its status says why.
+    let good = BAD.replace("soon", "9s");
+    stage.cluster.apply(&good);
+    stage.until_says("trules", "{.status.inForce}", "4 of 4 proxies at generation ").await;
+    stage.mesh.kill_control();
+    stage.cluster.apply(BAD);
+    stage.mesh.start_control().await;
+    let why = r#"{.status.conditions[?(@.type=="Accepted")].message}"#;
+    stage.until_says("trules", why, "spec.timeout must be a duration").await;
+    stage.until_says("trules", "{.status.observedGeneration}", "2").await;
+    stage.cluster.apply(&good);
+    stage.until_says("trules", r#"{.status.conditions[?(@.type=="Accepted")].status}"#, "True").await;
+    stage.cluster.kubectl(&["-n", "shop", "delete", "trules", "reviews"]).unwrap();
+}
+
+/// A definition that is removed takes its rules, and no others; an API server that is away takes none.
+async fn definitions(stage: &mut Stage) {
     let page = std::fs::read_to_string(format!("{EXAMPLES}/traffic-rules.yaml")).unwrap();
     let (ours, theirs) = ("TrafficRules shop/reviews", "DestinationRule shop/reviews");
     stage.cluster.apply(&page);
     stage.cluster.apply(BOOKINFO.split("---").next().unwrap());
-    until_rules(&stage, "both are there", &[theirs, ours]).await;
+    until_rules(stage, "both are there", &[theirs, ours]).await;
     stage.cluster.kill_api();
     until(&stage.mesh, "cluster", "it is away", |row| row.state == Condition::Away).await;
     assert_eq!(rules(&stage.mesh).await.unwrap(), [theirs, ours]);
@@ -170,8 +240,8 @@ async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_ta
     until(&stage.mesh, "cluster", "it is back", |row| row.state == Condition::Connected).await;
     assert_eq!(rules(&stage.mesh).await.unwrap(), [theirs, ours]);
     stage.cluster.kubectl(&["delete", "crd", "trafficrules.outrigger.io"]).unwrap();
-    until_rules(&stage, "its rules have gone with it", &[theirs]).await;
-    define(&stage, &[OURS.into()]);
+    until_rules(stage, "its rules have gone with it", &[theirs]).await;
+    define(stage, &[OURS.into()]);
     stage.cluster.apply(&page);
-    until_rules(&stage, "it is found anew", &[theirs, ours]).await;
+    until_rules(stage, "it is found anew", &[theirs, ours]).await;
 }

@@ -8,10 +8,10 @@ use crate::keeper::Rule;
 use crate::world::World;
 
 /// As the Gateway API calls who writes a status.
-const CONTROLLER: &str = "outrigger.io/control-plane";
+pub(crate) const CONTROLLER: &str = "outrigger.io/control-plane";
 
 /// The status of a rule of which this release knows what it means.
-pub(super) fn of(rule: &Rule, world: &World) -> Option<Value> {
+pub(crate) fn of(rule: &Rule, world: &World) -> Option<Value> {
     let intents = rule.object.iter().flat_map(|object| &object.intents);
     let mut attached = intents.filter_map(|intent| match intent {
         Intent::Attached(attached) => Some(attached),
@@ -24,8 +24,13 @@ pub(super) fn of(rule: &Rule, world: &World) -> Option<Value> {
 
 fn parent(status: &ParentStatus<'_>, rule: &Rule) -> Value {
     let conditions: Vec<Value> = status.conditions.iter().map(|one| condition(one, rule)).collect();
+    parent_of(reference(status.parent), conditions)
+}
+
+/// What we say of a parent.
+pub(crate) fn parent_of(reference: Value, conditions: Vec<Value>) -> Value {
     json!({
-        "parentRef": reference(status.parent),
+        "parentRef": reference,
         "controllerName": CONTROLLER,
         "conditions": conditions,
     })

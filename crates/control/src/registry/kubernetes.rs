@@ -59,6 +59,8 @@ pub struct KubernetesSettings {
     pub context: Option<String>,
     /// The network of its Pods. Default: the default one.
     pub network: String,
+    /// Write no status into it: another control plane does. Default false.
+    pub read_only: bool,
 }
 
 impl KubernetesSettings {

@@ -1,0 +1,242 @@
+//! What a cluster is told of its rules: the status of each object that is one.
+//!
+//! ```text
+//! keeper, board ─▶ told (what is known of each rule) ─▶ shape (the status of its kind) ─▶ compared with what is there ─▶ merge patch
+//! ```
+//!
+//! A round looks at everything; one begins when something has changed, and ends with a pause. An object is asked for only when something is
+//! known of it that was not, or another number of proxies has it and that was said a while ago; it is written only when its status says
+//! something else, under the version that was read. A status is no news to the watch, so nothing here wakes itself. One control plane writes:
+//! where several follow one cluster, all others are `readOnly`.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::{Api, Client};
+use outrigger_rules::{Finding, analyze};
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::keeper::{Keeper, Published, catalog};
+use crate::registry::health::Table;
+use crate::registry::kubernetes::{KubernetesSettings, read};
+use crate::settings::Settings;
+use crate::status::Board;
+use crate::world::MeshSettings;
+use told::Told;
+
+mod shape;
+mod told;
+
+/// Between two rounds.
+const PAUSE: Duration = Duration::from_secs(2);
+/// A round comes at least as often.
+const PERIOD: Duration = Duration::from_secs(20);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(10);
+/// That a number of proxies has changed is said so often at most, of each rule.
+const CALM: Duration = Duration::from_secs(30);
+/// Objects that a round asks for; the others wait for the next.
+const MOST: usize = 200;
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Whose change this is.
+const WHO: &str = "outrigger-control";
+
+/// What an object was last told.
+#[derive(Clone, Copy)]
+struct Known {
+    essence: u64,
+    whole: u64,
+    at: Instant,
+}
+
+/// Who tells one cluster.
+pub(crate) struct Reporter {
+    cluster: KubernetesSettings,
+    /// The registry's name and place in the table.
+    registry: Arc<str>,
+    place: usize,
+    keeper: Keeper,
+    board: Arc<Board>,
+    table: Table,
+    settings: MeshSettings,
+}
+
+impl Reporter {
+    /// One for each cluster of the settings that is told.
+    pub(crate) fn all(settings: &Settings, table: &Table, keeper: &Keeper, board: &Arc<Board>) -> Vec<Self> {
+        let rows = settings.rows();
+        let told = rows.iter().filter_map(|row| {
+            Some((row.name(), row.kubernetes.clone().filter(|cluster| !cluster.read_only)?))
+        });
+        let of = |(name, cluster): (&str, KubernetesSettings)| {
+            let (place, row) = table.rows().find(|(_, row)| &*row.name == name)?;
+            Some(Self {
+                cluster,
+                registry: row.name.clone(),
+                place,
+                keeper: keeper.clone(),
+                board: board.clone(),
+                table: table.clone(),
+                settings: settings.mesh(),
+            })
+        };
+        told.filter_map(of).collect()
+    }
+
+    /// Tells it, for ever.
+    pub(crate) async fn tell(self) {
+        let (mut generation, mut board) = (self.keeper.subscribe(), self.board.subscribe());
+        let mut known = HashMap::new();
+        let mut found = (0, Arc::default());
+        let mut complained: Option<String> = None;
+        loop {
+            generation.mark_unchanged();
+            board.mark_unchanged();
+            let pause = match self.round(&mut known, &mut found).await {
+                Ok(more) => {
+                    complained = None;
+                    if more {
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                    PAUSE
+                }
+                Err(why) => {
+                    if complained.as_ref() != Some(&why) {
+                        tracing::warn!(registry = %self.registry, %why, "the status of rules cannot be written");
+                    }
+                    complained = Some(why);
+                    RETRY
+                }
+            };
+            sleep(pause).await;
+            tokio::select! {
+                changed = generation.changed() => if changed.is_err() { return },
+                changed = board.changed() => if changed.is_err() { return },
+                () = sleep(PERIOD) => {}
+            }
+        }
+    }
+
+    /// Whether there is more to tell at once.
+    async fn round(
+        &self,
+        known: &mut HashMap<String, Known>,
+        found: &mut (u64, Arc<HashMap<String, Vec<Finding>>>),
+    ) -> Result<bool, String> {
+        let (published, board, before) = (self.keeper.published(), self.board.clone(), found.clone());
+        let flaws = self.flaws();
+        let (registry, place) = (self.registry.clone(), self.place);
+        // Seconds for tens of thousands of rules.
+        let all = tokio::task::spawn_blocking(move || {
+            let (generation, findings) = before;
+            let findings = if generation == published.generation() {
+                findings
+            } else {
+                Arc::new(findings_of(&published))
+            };
+            let all = told::all(&published, &board, &registry, place, &flaws, &findings);
+            ((published.generation(), findings), all)
+        });
+        let told: Vec<Told>;
+        (*found, told) = all.await.map_err(|error| error.to_string())?;
+        let ids: HashSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
+        known.retain(|id, _| ids.contains(id.as_str()));
+        let client =
+            timeout(PATIENCE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())??;
+        let due: Vec<&Told> = told.iter().filter(|told| due(told, known.get(&told.id))).collect();
+        let mut more = due.len() > MOST;
+        for told in due.into_iter().take(MOST) {
+            let outcome = timeout(PATIENCE, self.write(&client, told)).await;
+            let done =
+                outcome.map_err(|_| format!("the API server did not answer within {PATIENCE:?}"))??;
+            more |= !done;
+            if done {
+                let (essence, whole) = (hash(&told.essence()), hash(told));
+                known.insert(told.id.clone(), Known { essence, whole, at: Instant::now() });
+            }
+        }
+        Ok(more)
+    }
+
+    /// Objects that cannot be read, by their id, and why.
+    fn flaws(&self) -> Vec<(String, String)> {
+        let rows = self.table.rows().find(|(_, row)| row.name == self.registry);
+        let problems = rows.map(|(_, row)| row.health.problems()).unwrap_or_default();
+        problems.iter().map(|problem| (problem.file.clone(), problem.message.clone())).collect()
+    }
+
+    /// Whether it is done: an object that is not the one that was judged comes again.
+    async fn write(&self, client: &Client, told: &Told) -> Result<bool, String> {
+        let Some(resource) = read::resource(&told.kind) else { return Ok(true) };
+        let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &told.namespace, &resource);
+        let object = match objects.get(&told.name).await {
+            Ok(object) => object,
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(true),
+            Err(error) => return Err(error.to_string()),
+        };
+        let Some(generation) = object.metadata.generation else { return Ok(true) };
+        let reread;
+        let told = match told.generation {
+            Some(judged) if judged == generation => told,
+            Some(_) => return Ok(false),
+            // Its words are those of this very object.
+            None => {
+                let options = self.settings.reading(&told.namespace);
+                let findings = read::read(object.clone(), &options).findings;
+                if !findings.iter().any(Finding::is_error) {
+                    return Ok(false);
+                }
+                reread = told.clone().unreadable(findings, &object.data["spec"]);
+                &reread
+            }
+        };
+        let now = &object.data["status"];
+        let status = shape::status(told, generation, now, jiff::Timestamp::now());
+        let mut after = now.clone();
+        json_patch::merge(&mut after, &status);
+        if after == *now || (now.is_null() && after == json!({})) {
+            return Ok(true);
+        }
+        let patch =
+            json!({"metadata": {"resourceVersion": object.metadata.resource_version}, "status": status});
+        let params = PatchParams { field_manager: Some(WHO.to_owned()), ..PatchParams::default() };
+        match objects.patch_status(&told.name, &params, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(true),
+            // Somebody was faster, or it has gone.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn due(told: &Told, known: Option<&Known>) -> bool {
+    known.is_none_or(|known| {
+        // Of what cannot be read nobody says which generation it is.
+        let later = known.whole != hash(told) || told.generation.is_none();
+        known.essence != hash(&told.essence()) || (later && known.at.elapsed() > CALM)
+    })
+}
+
+fn hash(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What is wrong, by object.
+fn findings_of(published: &Published) -> HashMap<String, Vec<Finding>> {
+    let objects: Vec<_> = published.rules.values().filter_map(|rule| rule.object.clone()).collect();
+    let mut all: HashMap<String, Vec<Finding>> = HashMap::new();
+    for finding in analyze(&objects, Some(&catalog(&published.world))) {
+        if let Some(object) = finding.object.clone() {
+            all.entry(object).or_default().push(finding);
+        }
+    }
+    all
+}

@@ -1,0 +1,178 @@
+//! The status of each kind, as its definition has it. What others say in it stays.
+
+use jiff::Timestamp;
+use outrigger_rules::finding::code;
+use outrigger_rules::{Finding, Severity};
+use serde_json::{Value, json};
+
+use super::told::Told;
+use crate::api::route_status::CONTROLLER;
+
+/// The status of an object of this generation, which has `now`, to be merged into it.
+pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
+    match told.kind.as_str() {
+        "HTTPRoute" | "GRPCRoute" => routes(told, generation, now, at),
+        "TrafficRules" => {
+            let all = vec![accepted(told), enforced(told)];
+            let mut status = json!({"observedGeneration": generation, "conditions": conditions(all, generation, &now["conditions"], at)});
+            status["inForce"] = if told.accepted { reach(told).into() } else { Value::Null };
+            status
+        }
+        _ => {
+            let all = vec![accepted(told), reconciled(told)];
+            let messages: Vec<Value> = told.findings.iter().map(message).collect();
+            json!({
+                "observedGeneration": generation,
+                "conditions": conditions(all, generation, &now["conditions"], at),
+                "validationMessages": if messages.is_empty() { Value::Null } else { messages.into() },
+            })
+        }
+    }
+}
+
+/// Entries of other controllers stay; those of parents that are no longer ours go.
+fn routes(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
+    let before = now["parents"].as_array().cloned().unwrap_or_default();
+    let (ours, others): (Vec<Value>, Vec<Value>) =
+        before.into_iter().partition(|parent| parent["controllerName"] == CONTROLLER);
+    let parents = told.parents.iter().map(|parent| {
+        let known = ours.iter().find(|known| known["parentRef"] == parent["parentRef"]);
+        let known = known.map_or(&Value::Null, |known| &known["conditions"]);
+        let all = parent["conditions"].as_array().cloned().unwrap_or_default();
+        let mut parent = parent.clone();
+        parent["conditions"] = conditions(all, generation, known, at);
+        parent
+    });
+    let parents: Vec<Value> = others.into_iter().chain(parents).collect();
+    // Nothing of ours, and nothing there: no status at all.
+    if parents.is_empty() && now["parents"].is_null() { json!({}) } else { json!({"parents": parents}) }
+}
+
+fn accepted(told: &Told) -> Value {
+    let status = if told.accepted { "True" } else { "False" };
+    json!({"type": "Accepted", "status": status, "reason": told.reason, "message": told.message})
+}
+
+fn enforced(told: &Told) -> Value {
+    let (status, reason) = match (told.accepted, told.lacking.is_empty()) {
+        (false, _) => ("Unknown", "NotAccepted"),
+        (true, true) => ("True", "Enforced"),
+        (true, false) => ("False", "NotEnforced"),
+    };
+    json!({"type": "Enforced", "status": status, "reason": reason, "message": told.lacking})
+}
+
+/// As Istio calls it.
+fn reconciled(told: &Told) -> Value {
+    if !told.accepted {
+        return json!({"type": "Reconciled", "status": "Unknown", "reason": "NotAccepted", "message": ""});
+    }
+    let whole = told.proxies.0 == told.proxies.1 && told.lacking.is_empty();
+    let (status, reason) = if whole { ("True", "InForce") } else { ("False", "NotEverywhere") };
+    let lacking = if told.lacking.is_empty() { String::new() } else { format!("; {}", told.lacking) };
+    json!({"type": "Reconciled", "status": status, "reason": reason, "message": reach(told) + &lacking})
+}
+
+fn reach(told: &Told) -> String {
+    let (have, of) = told.proxies;
+    format!("{have} of {of} proxies at generation {}", told.since)
+}
+
+/// A finding as Istio has them.
+fn message(finding: &Finding) -> Value {
+    let what = code::ALL.iter().find(|(code, _)| *code == finding.code).map_or("", |(_, what)| *what);
+    let level = if finding.severity == Severity::Error { "ERROR" } else { "WARNING" };
+    json!({"type": {"code": finding.code, "name": what}, "level": level})
+}
+
+/// Ours among those that are there, in their order. A condition that is as it was has changed when it did.
+fn conditions(ours: Vec<Value>, generation: i64, now: &Value, at: Timestamp) -> Value {
+    let mut all = now.as_array().cloned().unwrap_or_default();
+    for mut condition in ours {
+        condition["observedGeneration"] = generation.into();
+        condition["lastTransitionTime"] = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+        match all.iter_mut().find(|known| known["type"] == condition["type"]) {
+            Some(known) => {
+                if known["status"] == condition["status"] && known["lastTransitionTime"].is_string() {
+                    condition["lastTransitionTime"] = known["lastTransitionTime"].clone();
+                }
+                *known = condition;
+            }
+            None => all.push(condition),
+        }
+    }
+    all.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(kind: &str) -> Told {
+        Told {
+            kind: kind.to_owned(),
+            accepted: true,
+            reason: "Accepted",
+            proxies: (41, 42),
+            since: 12,
+            ..Told::default()
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn what_others_say_stays_and_a_condition_changes_when_its_status_does() {
+        let others = json!({"type": "Custom", "status": "True"});
+        let first = status(&told("VirtualService"), 3, &json!({"conditions": [others]}), at(0));
+        assert_eq!(first["conditions"][0], others);
+        assert_eq!(first["conditions"][1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(first["conditions"][2]["message"], "41 of 42 proxies at generation 12");
+        assert_eq!(
+            (&first["conditions"][2]["status"], &first["observedGeneration"]),
+            (&json!("False"), &json!(3))
+        );
+        // The same again is the same, later or not.
+        assert_eq!(status(&told("VirtualService"), 3, &first, at(60)), first);
+        let all = Told { proxies: (42, 42), ..told("VirtualService") };
+        let second = status(&all, 4, &first, at(60));
+        assert_eq!(second["conditions"][1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        assert_eq!(second["conditions"][2]["lastTransitionTime"], "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn a_page_of_ours_says_where_it_is_in_force_and_one_that_is_invalid_what_is_wrong() {
+        let good = status(&told("TrafficRules"), 1, &Value::Null, at(0));
+        assert_eq!(good["inForce"], "41 of 42 proxies at generation 12");
+        let bad = Told {
+            accepted: false,
+            reason: "Invalid",
+            message: "spec.timeout must be".into(),
+            ..told("TrafficRules")
+        };
+        let bad = status(&bad, 2, &good, at(0));
+        assert_eq!((&bad["inForce"], &bad["conditions"][0]["status"]), (&Value::Null, &json!("False")));
+        assert_eq!(bad["conditions"][1]["status"], "Unknown");
+    }
+
+    #[test]
+    fn a_route_keeps_the_entries_of_other_controllers_and_has_none_of_ours_without_our_parents() {
+        let theirs = json!({"parentRef": {"name": "gateway"}, "controllerName": "other", "conditions": []});
+        let ours = |name| {
+            json!({"parentRef": {"name": name, "kind": "Service"}, "controllerName": CONTROLLER,
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}]})
+        };
+        let now = json!({"parents": [theirs, ours("gone")]});
+        let route = Told { parents: vec![ours("web")], ..told("HTTPRoute") };
+        let after = status(&route, 5, &now, at(0));
+        assert_eq!(after["parents"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            (&after["parents"][0], &after["parents"][1]["parentRef"]["name"]),
+            (&theirs, &json!("web"))
+        );
+        assert_eq!(after["parents"][1]["conditions"][0]["observedGeneration"], 5);
+        assert_eq!(status(&told("HTTPRoute"), 5, &Value::Null, at(0)), json!({}));
+    }
+}
