@@ -115,7 +115,7 @@ pub struct Options {
     /// Inbound: let these ports pass
     #[arg(long, value_name = "PORTS", value_delimiter = ',', default_value = "22")]
     pub exclude_inbound_ports: Vec<Ports>,
-    /// Inbound: intercept only connections from these addresses (such as 10.0.0.0/8,fd00::/8)
+    /// Inbound: intercept only connections from these addresses (such as 10.0.0.0/8,fd00::/8), or from `none`
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     pub include_inbound_cidrs: Vec<Block>,
     /// Inbound: let connections from these addresses pass
@@ -127,12 +127,15 @@ pub struct Options {
     /// Outbound: let these ports pass
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     pub exclude_outbound_ports: Vec<Ports>,
-    /// Outbound: intercept only connections to these addresses
+    /// Outbound: intercept only connections to these addresses, or to `none`
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     pub include_outbound_cidrs: Vec<Block>,
     /// Outbound: let connections to these addresses pass
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     pub exclude_outbound_cidrs: Vec<Block>,
+    /// Outbound: intercept these ports, too, whatever the inclusions name
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub also_outbound_ports: Vec<Ports>,
     /// Send the workload's DNS queries to the sidecar
     #[arg(long)]
     pub dns: bool,
@@ -151,9 +154,9 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports(pub RangeInclusive<u16>);
 
-/// A block of addresses, or one address.
+/// A block of addresses, or one address, or `none` of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block(pub IpNet);
+pub struct Block(pub Option<IpNet>);
 
 impl FromStr for Ports {
     type Err = String;
@@ -181,9 +184,12 @@ impl FromStr for Block {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
         let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        net.map(|net| Self(net.trunc()))
-            .map_err(|_| "an address or a block such as 10.0.0.0/8 is wanted".into())
+        net.map(|net| Self(Some(net.trunc())))
+            .map_err(|_| "an address, a block such as 10.0.0.0/8, or none is wanted".into())
     }
 }
 

@@ -92,6 +92,44 @@ async fn lives(mut stream: TcpStream) -> std::io::Result<TcpStream> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_added_is_intercepted_whatever_the_inclusions_name() {
+    if !require::netns() || require::tool("nft").is_none() {
+        return;
+    }
+    const PORTS: [u16; 3] = [7000, 7001, 7002];
+    let net = Net::new();
+    let (host, other) = (net.host("host"), net.host("other"));
+    for address in other.addresses() {
+        for port in PORTS {
+            other.run(parrot(SocketAddr::new(address, port))).await;
+        }
+    }
+    for (flags, taken) in [
+        ("", [true; 3]),
+        ("--also-outbound-ports 7000", [true; 3]),
+        ("--include-outbound-cidrs none", [false; 3]),
+        ("--include-outbound-cidrs none --also-outbound-ports 7000,7002", [true, false, true]),
+        ("--include-outbound-ports 7001 --also-outbound-ports 7000", [true, true, false]),
+        (
+            "--include-outbound-cidrs none --also-outbound-ports 7000,7001 --exclude-outbound-ports 7000",
+            [false, true, false],
+        ),
+    ] {
+        let args: Vec<&str> = ["intercept", "apply"].into_iter().chain(flags.split_whitespace()).collect();
+        host.ask(Path::new(BINARY), &args).unwrap();
+        for address in other.addresses() {
+            for (port, taken) in PORTS.into_iter().zip(taken) {
+                let address = SocketAddr::new(address, port);
+                // What is intercepted is the sidecar's, and there is none.
+                let refused = host.run(TcpStream::connect(address)).await.map(drop).map_err(|e| e.kind());
+                let expected = if taken { Err(std::io::ErrorKind::ConnectionRefused) } else { Ok(()) };
+                assert_eq!(refused, expected, "{flags}: {address}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_open_before_the_rules_lives_on() {
     if !require::netns() || require::tool("nft").is_none() {
         return;

@@ -48,7 +48,8 @@ const LISTS: [(&str, Kind, &[&str]); 6] = [
         Kind::Ports,
         &["traffic.sidecar.istio.io/excludeInboundPorts", "config.linkerd.io/skip-inbound-ports"],
     ),
-    ("include-outbound-ports", Kind::Ports, &["traffic.sidecar.istio.io/includeOutboundPorts"]),
+    // As Istio: beside the ranges, not instead of them.
+    ("also-outbound-ports", Kind::Ports, &["traffic.sidecar.istio.io/includeOutboundPorts"]),
     (
         "exclude-outbound-ports",
         Kind::Ports,
@@ -183,11 +184,15 @@ fn flags(all: &Fields) -> Result<Vec<String>, InjectError> {
         if including && items.contains(&"*") {
             continue;
         }
-        if items.contains(&"*") || (including && !said.is_empty() && items.is_empty()) {
-            // Everything, or nothing but what is included, which is nothing.
-            flags.push(format!("--{}={}", flag.replace("include", "exclude"), kind.all()));
-        } else if !items.is_empty() {
-            flags.push(format!("--{flag}={}", items.join(",")));
+        match (including && !said.is_empty() && items.is_empty(), kind) {
+            // Nothing but what is included, which is nothing.
+            (true, Kind::Ports) => {
+                flags.push(format!("--{}={}", flag.replace("include", "exclude"), kind.all()));
+            }
+            (true, Kind::Blocks) => flags.push(format!("--{flag}=none")),
+            (false, _) if items.contains(&"*") => flags.push(format!("--{flag}={}", kind.all())),
+            (false, _) if items.is_empty() => {}
+            (false, _) => flags.push(format!("--{flag}={}", items.join(","))),
         }
     }
     Ok(joined(flags))

@@ -6,6 +6,8 @@
 //!                                │                     to the application, out ──> passes
 //!                                ├─ DNS to a known server ───────────────────────> DNS port
 //!                                ├─ to this host, excluded ──────────────────────> passes
+//!                                ├─ to a port of --also-outbound-ports ──────────> outbound port
+//!                                ├─ not included ────────────────────────────────> passes
 //!                                └─ the rest ────────────────────────────────────> outbound port
 //! from the network ─ prerouting ─┬─ excluded, the sidecar's own ports ───────────> passes
 //!                                └─ the rest ────────────────────────────────────> inbound port
@@ -74,8 +76,14 @@ fn outbound(text: &mut String, options: &Options, name_servers: &[IpAddr]) {
         rule(text, format!("{family} daddr {server} tcp dport 53 redirect to :{port}"));
     }
     rule(text, "fib daddr type local return");
-    ports(text, &options.include_outbound_ports, &options.exclude_outbound_ports);
-    blocks(text, "daddr", &options.include_outbound_cidrs, &options.exclude_outbound_cidrs);
+    excluded_ports(text, &options.exclude_outbound_ports);
+    excluded_blocks(text, "daddr", &options.exclude_outbound_cidrs);
+    // Between the exclusions, which go before everything, and the inclusions, beside which it stands.
+    if !options.also_outbound_ports.is_empty() {
+        rule(text, format!("tcp dport {{ {} }} {sidecar}", merged(&options.also_outbound_ports)));
+    }
+    included_ports(text, &options.include_outbound_ports);
+    included_blocks(text, "daddr", &options.include_outbound_cidrs);
     rule(text, format!("meta l4proto tcp {sidecar}"));
     end(text);
 }
@@ -106,7 +114,8 @@ fn inbound_redirect(text: &mut String, options: &Options) {
     only_new(text);
     rule(text, "fib daddr type != local return");
     passing_ports(text, options);
-    blocks(text, "saddr", &options.include_inbound_cidrs, &options.exclude_inbound_cidrs);
+    excluded_blocks(text, "saddr", &options.exclude_inbound_cidrs);
+    included_blocks(text, "saddr", &options.include_inbound_cidrs);
     rule(text, format!("meta l4proto tcp {}", redirect(&inbound_ports(options.inbound_port))));
     end(text);
 }
@@ -121,7 +130,8 @@ fn inbound_tproxy(text: &mut String, options: &Options) {
     rule(text, "ct direction reply return");
     rule(text, "fib daddr type != local return");
     passing_ports(text, options);
-    blocks(text, "saddr", &options.include_inbound_cidrs, &options.exclude_inbound_cidrs);
+    excluded_blocks(text, "saddr", &options.exclude_inbound_cidrs);
+    included_blocks(text, "saddr", &options.include_inbound_cidrs);
     rule(text, format!("meta l4proto tcp tproxy to :{inbound_port} meta mark set {mark:#x} accept"));
     // Without a sidecar that listens the rule above does not hold, and the next would be the application, in plain text.
     // Only what opens a connection: those from before the rules go on, as under `redirect`.
@@ -174,13 +184,17 @@ fn passing_ports(text: &mut String, options: &Options) {
     let behind = [inbound_ports(options.inbound_port), outbound_ports(options.outbound_port)];
     let own = own.map(|port| Ports(port..=port)).chain(behind);
     let excluded: Vec<Ports> = options.exclude_inbound_ports.iter().cloned().chain(own).collect();
-    ports(text, &options.include_inbound_ports, &excluded);
+    excluded_ports(text, &excluded);
+    included_ports(text, &options.include_inbound_ports);
 }
 
-fn ports(text: &mut String, include: &[Ports], exclude: &[Ports]) {
+fn excluded_ports(text: &mut String, exclude: &[Ports]) {
     if !exclude.is_empty() {
         rule(text, format!("tcp dport {{ {} }} return", merged(exclude)));
     }
+}
+
+fn included_ports(text: &mut String, include: &[Ports]) {
     if !include.is_empty() {
         rule(text, format!("tcp dport != {{ {} }} return", merged(include)));
     }
@@ -202,13 +216,16 @@ fn merged(ports: &[Ports]) -> String {
     out.iter().map(Ports::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn blocks(text: &mut String, side: &str, include: &[Block], exclude: &[Block]) {
+fn excluded_blocks(text: &mut String, side: &str, exclude: &[Block]) {
     let (v4, v6) = by_family(exclude);
     for (family, list) in [("ip", v4), ("ip6", v6)] {
         if !list.is_empty() {
             rule(text, format!("{family} {side} {{ {list} }} return"));
         }
     }
+}
+
+fn included_blocks(text: &mut String, side: &str, include: &[Block]) {
     if include.is_empty() {
         return;
     }
@@ -225,10 +242,10 @@ fn blocks(text: &mut String, side: &str, include: &[Block], exclude: &[Block]) {
 /// As elements of sets, which must not overlap.
 fn by_family(blocks: &[Block]) -> (String, String) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for Block(net) in blocks {
+    for net in blocks.iter().filter_map(|Block(net)| *net) {
         match net {
-            IpNet::V4(net) => v4.push(*net),
-            IpNet::V6(net) => v6.push(*net),
+            IpNet::V4(net) => v4.push(net),
+            IpNet::V6(net) => v6.push(net),
         }
     }
     (listed(&Ipv4Net::aggregate(&v4)), listed(&Ipv6Net::aggregate(&v6)))

@@ -79,6 +79,24 @@ fn lists_become_sets_without_overlaps() {
 }
 
 #[test]
+fn a_port_that_is_added_goes_before_inclusions_and_behind_exclusions() {
+    let line = "--also-outbound-ports 9443,9000-9010 --include-outbound-cidrs none --include-outbound-ports 80 \
+         --exclude-outbound-ports 9001 --exclude-outbound-cidrs 10.9.0.0/16";
+    let text = rules::apply(&options(line), &[]);
+    let order = [
+        "tcp dport { 9001 } return",
+        "ip daddr { 10.9.0.0/16 } return",
+        "tcp dport { 9000-9010, 9443 } redirect to :15101-15116 random",
+        "tcp dport != { 80 } return",
+        "meta nfproto ipv4 return",
+        "meta nfproto ipv6 return",
+        "meta l4proto tcp redirect to :15101-15116 random",
+    ];
+    let places: Vec<usize> = order.iter().map(|line| position(&text, line)).collect();
+    assert!(places.is_sorted(), "{text}");
+}
+
+#[test]
 fn what_is_no_port_or_block_is_refused_by_name() {
     for bad in ["0", "70000", "9-8", "http", "80-"] {
         assert!(bad.parse::<Ports>().is_err(), "{bad}");

@@ -38,8 +38,18 @@ fn annotations_of_istio_and_linkerd_say_what_is_intercepted() {
         ),
         (
             &["traffic.sidecar.istio.io/includeOutboundIPRanges="],
-            &["--exclude-outbound-cidrs=0.0.0.0/0,::/0"],
+            &["--include-outbound-cidrs=none"],
         ),
+        // As Istio: these ports alone when no range is included, else beside the ranges.
+        (
+            &[
+                "traffic.sidecar.istio.io/includeOutboundIPRanges=",
+                "traffic.sidecar.istio.io/includeOutboundPorts=5432, 9443",
+            ],
+            &["--also-outbound-ports=5432,9443", "--include-outbound-cidrs=none"],
+        ),
+        (&["traffic.sidecar.istio.io/includeOutboundPorts=*"], &["--also-outbound-ports=1-65535"]),
+        (&["traffic.sidecar.istio.io/includeOutboundPorts="], &[]),
         (
             &["traffic.sidecar.istio.io/excludeOutboundIPRanges=*"],
             &["--exclude-outbound-cidrs=0.0.0.0/0,::/0"],
