@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::app_health::{self, Probe};
+use crate::app_health;
 use crate::config_feed::FeedStatus;
 use crate::process::Process;
 use crate::registration::Registrar;
@@ -40,7 +40,7 @@ pub struct Pages {
     /// Whether the process can take traffic.
     pub readiness: Readiness,
     /// Ways to ask the application for its health.
-    pub probes: BTreeMap<String, Probe>,
+    pub probes: BTreeMap<String, app_health::Entry>,
     /// Metrics.
     pub registry: Registry,
     /// The log filter.

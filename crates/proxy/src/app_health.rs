@@ -17,9 +17,10 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::bootstrap::register::some_duration;
 use crate::intercept::APP_PRIORITY;
 
-/// Who asks gives up earlier.
+/// Of whom the bootstrap says nothing. Who asks gives up earlier.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Of an answer that says SERVING; more of it is of no interest.
@@ -42,9 +43,42 @@ const OUR_OWN: [HeaderName; 10] = [
 /// The path of the probes.
 pub const PATH: &str = "/app-health/*";
 
-/// A way to ask the application; the address is where it listens.
+/// A probe of the bootstrap: one way to ask, and how long that may take.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "Written")]
+pub struct Entry {
+    probe: Probe,
+    /// Absent: until whoever asks leaves, as befits what ends with it.
+    patience: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    http: Option<Http>,
+    tcp: Option<Tcp>,
+    grpc: Option<Grpc>,
+    /// Zero: none.
+    #[serde(default, deserialize_with = "some_duration")]
+    timeout: Option<Duration>,
+}
+
+impl TryFrom<Written> for Entry {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let all = [written.http.map(Probe::Http), written.tcp.map(Probe::Tcp), written.grpc.map(Probe::Grpc)];
+        let mut all = all.into_iter().flatten();
+        let (Some(probe), None) = (all.next(), all.next()) else {
+            return Err("a probe needs one of http, tcp and grpc");
+        };
+        let patience = written.timeout.unwrap_or(PATIENCE);
+        Ok(Self { probe, patience: (!patience.is_zero()).then_some(patience) })
+    }
+}
+
+/// A way to ask the application; the address is where it listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// A GET; a status of 200 to 399 is healthy.
     Http(Http),
@@ -105,7 +139,7 @@ fn root() -> String {
 }
 
 /// The row of the health port.
-pub fn row(probes: BTreeMap<String, Probe>) -> Row {
+pub fn row(probes: BTreeMap<String, Entry>) -> Row {
     let names = probes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let help = match names.is_empty() {
         true => "health of the application; the bootstrap file names no probes".to_owned(),
@@ -114,11 +148,11 @@ pub fn row(probes: BTreeMap<String, Probe>) -> Row {
     Row::new(PATH, &["GET"], help, move |request| {
         let found = probes.get(&request.tail).cloned();
         async move {
-            let Some(probe) = found else {
+            let Some(Entry { probe, patience }) = found else {
                 let text = format!("no probe \"{}\" in the bootstrap file (probes)\n", request.tail);
                 return AdminResponse::status(StatusCode::NOT_FOUND, text);
             };
-            match timeout(PATIENCE, probe.ask(&request.headers)).await {
+            match timeout(patience.unwrap_or(Duration::MAX), probe.ask(&request.headers)).await {
                 Ok(Ok(status)) if status.as_u16() < 400 => AdminResponse::status(status, "healthy\n"),
                 Ok(Ok(status)) => {
                     AdminResponse::status(status, format!("the application answers {status}\n"))
@@ -127,12 +161,14 @@ pub fn row(probes: BTreeMap<String, Probe>) -> Row {
                     AdminResponse::status(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
                 }
                 Err(_) => {
-                    let text = format!("the application has not answered within {PATIENCE:?}\n");
+                    let within = patience.unwrap_or_default();
+                    let text = format!("the application has not answered within {within:?}\n");
                     AdminResponse::status(StatusCode::GATEWAY_TIMEOUT, text)
                 }
             }
         }
     })
+    .patient()
 }
 
 impl Probe {
@@ -393,15 +429,55 @@ mod tests {
         assert_eq!(check_message("ab").unwrap()[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_the_time_that_the_bootstrap_gives_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, address) = (listener.local_addr().unwrap().port(), localhost());
+        // Answers after half a minute.
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut head = [0; 1024];
+                    let _ = stream.read(&mut head).await;
+                    tokio::time::sleep(Duration::from_secs(30)).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                });
+            }
+        });
+        let probe = Probe::Http(Http { port, address, path: "/".into(), host: None });
+        for (patience, status) in [(Some(10), 504), (Some(45), 200), (None, 200)] {
+            let patience = patience.map(Duration::from_secs);
+            let probes = BTreeMap::from([("p".to_owned(), Entry { probe: probe.clone(), patience })]);
+            let table = outrigger_telemetry::admin::Table::new("t").with(row(probes));
+            let answer = table.answer(outrigger_telemetry::admin::AdminRequest {
+                method: Method::GET,
+                path: "/app-health/p".into(),
+                tail: String::new(),
+                query: Vec::new(),
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+                peer: (address, 1).into(),
+            });
+            assert_eq!(answer.await.status.as_u16(), status, "{patience:?}");
+        }
+    }
+
     #[test]
     fn probes_are_written_in_the_bootstrap_file() {
         let read = |probe: &str| {
             let text = format!("node: {{id: a}}\nstate_dir: /s\nprobes:\n  ready: {probe}\n");
             Bootstrap::parse(Path::new("b"), &text)
         };
-        let wanted = Probe::Http(Http { port: 8080, address: localhost(), path: "/ok".into(), host: None });
-        assert_eq!(read("{http: {port: 8080, path: /ok}}").unwrap().probes["ready"], wanted);
+        let probe = Probe::Http(Http { port: 8080, address: localhost(), path: "/ok".into(), host: None });
+        for (timeout, patience) in [("", Some(10)), (", timeout: 45s", Some(45)), (", timeout: 0s", None)] {
+            let patience = patience.map(Duration::from_secs);
+            let read = read(&format!("{{http: {{port: 8080, path: /ok}}{timeout}}}")).unwrap();
+            assert_eq!(read.probes["ready"], Entry { probe: probe.clone(), patience });
+        }
         assert!(read("{grpc: {port: 9090}}").is_ok());
+        for neither in ["{timeout: 1s}", "{tcp: {port: 1}, grpc: {port: 1}}"] {
+            assert!(read(neither).unwrap_err().to_string().contains("one of http, tcp and grpc"));
+        }
         assert!(read("{exec: {command: ls}}").unwrap_err().to_string().contains("exec"));
     }
 }

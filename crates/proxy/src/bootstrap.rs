@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::app_health::Probe;
+use crate::app_health;
 use crate::intercept;
 
 pub mod dns;
@@ -48,7 +48,7 @@ pub struct Bootstrap {
     pub health: Option<SocketAddr>,
     /// Health of the application, `/app-health/NAME` on the health port, for those who cannot ask it themselves.
     #[serde(default)]
-    pub probes: BTreeMap<String, Probe>,
+    pub probes: BTreeMap<String, app_health::Entry>,
     /// What is registered of the workload, and the checks that decide its state. Absent: others register it.
     #[serde(default)]
     pub register: Option<register::Section>,

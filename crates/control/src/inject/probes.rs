@@ -1,7 +1,7 @@
 //! The application's probes, asked for at the sidecar: a kubelet has no certificate, so under STRICT it could not ask itself.
 //!
 //! The kubelet then asks `/app-health/CONTAINER/KIND` at the health port, and the sidecar, which is told by its bootstrap how, asks
-//! the application at the Pod's address, as the kubelet would have.
+//! the application at the Pod's address, as the kubelet would have, and for as long as the kubelet waits.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,16 @@ use super::wishes::Wishes;
 use super::{Fields, SIDECAR, containers};
 
 /// Where probes are, and how they are called at the health port.
-const PLACES: [(&str, &str); 4] = [
+const PLACES: [(&str, &str); 5] = [
     ("/livenessProbe", "livez"),
     ("/readinessProbe", "readyz"),
     ("/startupProbe", "startupz"),
     ("/lifecycle/preStop", "prestopz"),
+    (POST_START, "poststartz"),
 ];
+
+/// Asked once, as soon as the container runs.
+const POST_START: &str = "/lifecycle/postStart";
 
 /// What was rewritten.
 #[derive(Debug, Default)]
@@ -45,8 +49,22 @@ pub(super) fn rewrite(spec: &mut Fields, wishes: &Wishes, warnings: &mut Vec<Str
             let ports = container["ports"].clone();
             for (place, kind) in PLACES {
                 let Some(probe) = container.pointer_mut(place) else { continue };
-                match asked(probe, &ports) {
-                    Some(Ok(how)) => {
+                let asked = match asked(probe, &ports) {
+                    // A plain sidecar is started before the container, and nobody waits until it answers.
+                    Some(Ok(_)) if place == POST_START && !(wishes.native || wishes.hold) => {
+                        Some(Err("a sidecar that is no init container may not be there yet; holdApplicationUntilProxyStarts has it wait"))
+                    }
+                    asked => asked,
+                };
+                match asked {
+                    Some(Ok(mut how)) => {
+                        match probe["timeoutSeconds"].as_u64() {
+                            // A hook has no time of its own: it ends with the Pod's grace period, and the kubelet leaves.
+                            _ if place.starts_with("/lifecycle/") => how["timeout"] = "0s".into(),
+                            Some(seconds) => how["timeout"] = format!("{seconds}s").into(),
+                            // The kubelet's is a second, and so less than the sidecar's.
+                            None => {}
+                        }
                         let path = format!("{name}/{kind}");
                         let original = probe.clone();
                         redirect(probe, &path);

@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -163,9 +163,12 @@ async fn serve_connection(
     limits: Limits,
     mut stopped: watch::Receiver<()>,
 ) {
+    // Held while a patient row is asked.
+    let patience = Arc::new(Mutex::new(()));
+    let held = patience.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let table = table.clone();
-        async move { Ok::<_, Infallible>(answer(request, peer, &table, limits).await) }
+        let (table, patience) = (table.clone(), patience.clone());
+        async move { Ok::<_, Infallible>(answer(request, peer, &table, limits, &patience).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -176,10 +179,16 @@ async fn serve_connection(
     tokio::select! {
         ended = connection.as_mut() => return log_end(peer, ended),
         // The sender is never used, only dropped: that is the signal.
-        _ = stopped.changed() => {}
-        () = tokio::time::sleep(limits.connection_age) => {}
+        _ = stopped.changed() => connection.as_mut().graceful_shutdown(),
+        () = tokio::time::sleep(limits.connection_age) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => return log_end(peer, ended),
+                _ = stopped.changed() => {}
+                _ = held.lock() => {}
+            }
+        }
     }
-    connection.as_mut().graceful_shutdown();
     if let Ok(ended) = timeout(LINGER, connection).await {
         log_end(peer, ended);
     }
@@ -196,6 +205,7 @@ async fn answer(
     peer: SocketAddr,
     table: &Table,
     limits: Limits,
+    patience: &Mutex<()>,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let response = match read_body(body, limits).await {
@@ -211,6 +221,10 @@ async fn answer(
             };
             if let Some(refusal) = table.refuse(&head.uri, &request) {
                 return respond(refusal);
+            }
+            if table.is_patient(&request) {
+                let _held = patience.lock().await;
+                return respond(table.answer(request).await);
             }
             let path = request.path.clone();
             timeout(limits.handler_timeout, table.answer(request)).await.unwrap_or_else(|_| {

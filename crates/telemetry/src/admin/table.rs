@@ -113,6 +113,8 @@ pub struct Row {
     pub help: Cow<'static, str>,
     /// Answers whatever name it is asked by, and for whatever page.
     open: bool,
+    /// Its handler knows itself how long it may take.
+    patient: bool,
     handler: Handler,
 }
 
@@ -129,7 +131,7 @@ impl Row {
         Fut: Future<Output = AdminResponse> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        Self { path: path.into(), methods, help: help.into(), open: false, handler }
+        Self { path: path.into(), methods, help: help.into(), open: false, patient: false, handler }
     }
 
     /// The same for everybody: whoever sees the answer learns nothing and changes nothing. Probes and scrapers ask by names
@@ -137,6 +139,13 @@ impl Row {
     #[must_use]
     pub fn open(mut self) -> Self {
         self.open = true;
+        self
+    }
+
+    /// Answers when it answers: whoever asks ends it by leaving. Neither the handler's time nor the connection's age does.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        self.patient = true;
         self
     }
 
@@ -189,12 +198,21 @@ impl Table {
 
     /// Why a request for `target` is not answered, whatever it asks for.
     pub(super) fn refuse(&self, target: &Uri, request: &AdminRequest) -> Option<AdminResponse> {
-        let asks = |row: &&Row| row.matches(&request.path).is_some() && row.takes(&request.method);
-        if self.rows.iter().find(asks).is_some_and(|row| row.open) {
+        if self.row(request).is_some_and(|row| row.open) {
             return None;
         }
         let text = self.site.refuse(target, &request.headers, self.setting)?;
         Some(AdminResponse::status(StatusCode::FORBIDDEN, text))
+    }
+
+    /// Whether its answer has no time of ours.
+    pub(super) fn is_patient(&self, request: &AdminRequest) -> bool {
+        self.row(request).is_some_and(|row| row.patient)
+    }
+
+    /// The one that will answer.
+    fn row(&self, request: &AdminRequest) -> Option<&Row> {
+        self.rows.iter().find(|row| row.matches(&request.path).is_some() && row.takes(&request.method))
     }
 
     /// Adds a row. A row with the same path takes the methods that the earlier one does not.

@@ -270,6 +270,50 @@ async fn old_connection_is_closed_between_requests() {
 }
 
 #[tokio::test]
+async fn a_patient_row_outlives_the_handler_s_time_and_the_connection_s_age_and_ends_with_the_asker() {
+    let (begun, mut begins) = tokio::sync::mpsc::channel(2);
+    let (gate, opened) = tokio::sync::watch::channel(false);
+    struct Gone(tokio::sync::mpsc::Sender<&'static str>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = self.0.try_send("gone");
+        }
+    }
+    let late = move |_| {
+        let (begun, mut opened) = (begun.clone(), opened.clone());
+        async move {
+            begun.send("begun").await.unwrap();
+            let _gone = Gone(begun);
+            opened.wait_for(|open| *open).await.unwrap();
+            AdminResponse::text("late")
+        }
+    };
+    let short = Duration::from_millis(20);
+    let limits = Limits { handler_timeout: short, connection_age: short, ..Limits::default() };
+    let table = Table::new("t")
+        .with(Row::new("/late", &["GET"], "when it may", late).patient())
+        .with(Row::new("/never", &["GET"], "hangs", |_| std::future::pending()));
+    let server = Server::start(table, limits).await;
+    let asked = b"GET /late HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+    let mut leaves = server.connect().await;
+    leaves.write_all(asked).await.unwrap();
+    assert_eq!(begins.recv().await, Some("begun"));
+    drop(leaves);
+    assert_eq!(timeout(SOON, begins.recv()).await.expect("it goes on for nobody"), Some("gone"));
+
+    let mut stays = server.connect().await;
+    stays.write_all(asked).await.unwrap();
+    assert_eq!(begins.recv().await, Some("begun"));
+    // A request that is not patient, asked later, has been ended by both times.
+    assert!(server.ask("GET", "/never", "").await.starts_with("HTTP/1.1 504"));
+    gate.send(true).unwrap();
+    let answer = rest(&mut stays).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("late"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn occupied_address_is_named() {
     let server = Server::start(table(), Limits::default()).await;
     let error = AdminServer::bind(server.addr, table()).await.err().unwrap().to_string();

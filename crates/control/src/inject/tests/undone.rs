@@ -18,7 +18,7 @@ fn some_pod(random: &mut fastrand::Rng) -> Value {
             }
         }
         if random.bool() {
-            one["lifecycle"] = json!({"preStop": {"httpGet": {"port": 80}}, "postStart": {"exec": {}}});
+            one["lifecycle"] = json!({"preStop": {"httpGet": {"port": 80}}, "postStart": probe(random)});
         }
         if random.bool() {
             one["restartPolicy"] = "Always".into();
