@@ -1,7 +1,7 @@
 //! What an operator sets: a YAML file, overridden by flags. Defaults are for one machine; nothing listens beyond loopback
 //! but the TLS port for proxies.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -22,7 +22,8 @@ use crate::world::MeshSettings;
 pub struct Settings {
     /// Rules, registrations, tokens, keys. Made with mode 0700. Default `outrigger-data`.
     pub data_dir: PathBuf,
-    /// xDS and certificate requests over TLS. Default `0.0.0.0:15012`.
+    /// xDS and certificate requests over TLS. Default `[::]:15012`, every address of either
+    /// family.
     pub xds_address: SocketAddr,
     /// xDS without TLS: whoever reaches the port can read the configuration. For tests with clients that cannot do mTLS.
     /// Default: closed.
@@ -106,7 +107,7 @@ impl Default for Settings {
         let mesh = MeshSettings::default();
         Self {
             data_dir: "outrigger-data".into(),
-            xds_address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15012),
+            xds_address: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 15012),
             plaintext_xds: None,
             socket: None,
             management_address: None,
@@ -264,7 +265,7 @@ impl Settings {
 
     /// The IP addresses in the control plane's certificate.
     pub fn certificate_ips(&self) -> Vec<IpAddr> {
-        let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+        let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let bound = [Some(self.xds_address), self.management_address]
             .into_iter()
             .flatten()
@@ -316,7 +317,7 @@ pub struct ControlArgs {
     /// Where rules, registrations and keys are kept
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// xDS and certificate requests over TLS [default: 0.0.0.0:15012]
+    /// xDS and certificate requests over TLS [default: [::]:15012]
     #[arg(long, value_name = "ADDRESS")]
     pub xds_address: Option<SocketAddr>,
     /// xDS without TLS; insecure, for tests

@@ -187,7 +187,7 @@ impl Sidecar {
         tokio::spawn(joined.renew());
         feed.restore();
         tokio::spawn(feed.run());
-        self.serve_pages(bootstrap).await?;
+        self.serve_pages(bootstrap)?;
         let drain = self.pages.drain.clone();
         let exporter = tracing.map(|(exporter, _)| {
             let drain = drain.clone();
@@ -215,16 +215,16 @@ impl Sidecar {
         Ok(())
     }
 
-    async fn serve_pages(&self, bootstrap: &Bootstrap) -> anyhow::Result<()> {
+    fn serve_pages(&self, bootstrap: &Bootstrap) -> anyhow::Result<()> {
         let pages = &self.pages;
         let mut servers = vec![("admin", bootstrap.admin, pages.admin(&bootstrap.admin_names))];
         servers.extend(bootstrap.metrics.map(|address| ("metrics", address, pages.metrics())));
         servers.extend(bootstrap.health.map(|address| ("health", address, pages.health())));
         for (name, address, table) in servers {
-            let server =
-                AdminServer::bind(address, table).await.with_context(|| format!("{name}: {address}"))?;
+            let server = AdminServer::bind(address, table).with_context(|| format!("{name}: {address}"))?;
             tracing::info!(address = %server.local_addr(), "{name} pages");
-            pages.process.loops.serving(server.local_addr());
+            outrigger_telemetry::listen::reached(server.local_addr())
+                .for_each(|address| pages.process.loops.serving(address));
             // The pages answer until the process is gone, the drain included.
             tokio::spawn(server.serve(std::future::pending()));
         }

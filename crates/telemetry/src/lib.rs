@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod drain;
+pub mod listen;
 pub mod logging;
 pub mod metrics;
 pub mod ready;

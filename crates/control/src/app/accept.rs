@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_telemetry::Drain;
+use outrigger_telemetry::{Drain, listen};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
@@ -51,7 +51,7 @@ impl Peer {
 impl Listen for TcpListener {
     type Io = TcpStream;
     async fn accept(&mut self) -> io::Result<(TcpStream, Peer)> {
-        let (stream, remote) = Self::accept(self).await?;
+        let (stream, remote) = listen::accept(self).await?;
         Ok((stream, Peer::Remote(remote)))
     }
 }

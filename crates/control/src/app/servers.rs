@@ -12,7 +12,7 @@ use outrigger_identity::distrust::distrusted;
 use outrigger_identity::{CertificateService, CredentialStore, Handshaker, PeerInfo};
 use outrigger_model::identity::SpiffeId;
 use outrigger_telemetry::admin::AdminServer;
-use outrigger_telemetry::{Drain, Registry};
+use outrigger_telemetry::{Drain, Registry, listen};
 use outrigger_xds::server::AdsService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -38,8 +38,8 @@ use crate::xds_source::XdsSource;
 const EXPORTS: usize = 16;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    listen::bind(address).with_context(|| {
         format!("{what} cannot listen on {address}: choose another address or stop what holds it")
     })
 }
@@ -81,15 +81,15 @@ fn spawn(tasks: &mut JoinSet<()>, drain: &Drain, server: impl Future<Output = ()
 /// Binds everything, then serves; everything was loaded before, so whoever is answered gets the whole world.
 pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Addresses> {
     let settings = parts.settings.clone();
-    let xds = bind(settings.xds_address, "xDS").await?;
+    let xds = bind(settings.xds_address, "xDS")?;
     let plain = match &settings.plaintext_xds {
-        Some(plain) => Some((bind(plain.address, "plaintext xDS").await?, plain.identity.clone())),
+        Some(plain) => Some((bind(plain.address, "plaintext xDS")?, plain.identity.clone())),
         None => None,
     };
-    let management = bind_optional(settings.management_address, "the management API").await?;
-    let otlp = bind_optional(settings.otlp_address, "the OTLP receiver").await?;
-    let queries = bind_optional(settings.query_address, "the trace query API").await?;
-    let injector = injector(&parts, tasks).await?;
+    let management = bind_optional(settings.management_address, "the management API")?;
+    let otlp = bind_optional(settings.otlp_address, "the OTLP receiver")?;
+    let queries = bind_optional(settings.query_address, "the trace query API")?;
+    let injector = injector(&parts, tasks)?;
     let socket = bind_socket(&settings.socket_path()).await?;
     let (drain, credentials) = (parts.drain.clone(), parts.credentials.clone());
     let (traces, registry, logs) = (parts.traces.clone(), parts.registry.clone(), parts.logs.clone());
@@ -119,7 +119,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let readiness = readiness(&drain, &parts.store);
     let (api, shared) = api(parts, settings.advertised(addresses.xds));
     let table = debug::table(&shared, registry, readiness, logs);
-    let admin = AdminServer::bind(settings.metrics_address, table).await?;
+    let admin = AdminServer::bind(settings.metrics_address, table)?;
     addresses.metrics = admin.local_addr();
 
     let listeners = Listeners { drain: drain.clone(), rejections };
@@ -162,13 +162,10 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
 }
 
 /// The webhooks, if there are to be any, and who keeps what their API server knows of them.
-async fn injector(
-    parts: &Parts,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
+fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
     let Parts { settings, authority, keeper, registry, .. } = parts;
     let Some(injector) = Injector::new(settings, authority.clone(), registry) else { return Ok(None) };
-    let listener = bind(injector.address(), "the injector").await?;
+    let listener = bind(injector.address(), "the injector")?;
     if let Some(cluster) = settings.cluster() {
         for configuration in injector.configurations() {
             tasks.spawn(webhook::bundle::keep(cluster.clone(), configuration, authority.clone()));
@@ -345,9 +342,9 @@ impl Listeners {
     }
 }
 
-async fn bind_optional(address: Option<SocketAddr>, what: &str) -> anyhow::Result<Option<TcpListener>> {
+fn bind_optional(address: Option<SocketAddr>, what: &str) -> anyhow::Result<Option<TcpListener>> {
     match address {
-        Some(address) => Ok(Some(bind(address, what).await?)),
+        Some(address) => Ok(Some(bind(address, what)?)),
         None => Ok(None),
     }
 }

@@ -34,8 +34,9 @@ pub(super) fn text(
         // Below the volume, which is everybody's: the sidecar closes its own directory to others.
         "state_dir": format!("{}/state", containers::STATE_PLACE),
         "mode": "redirect",
-        "metrics": format!("0.0.0.0:{}", containers::METRICS_PORT),
-        "health": format!("0.0.0.0:{}", containers::HEALTH_PORT),
+        // Either family: a kubelet asks at the Pod's address, and a Pod may have but one of IPv6.
+        "metrics": format!("[::]:{}", containers::METRICS_PORT),
+        "health": format!("[::]:{}", containers::HEALTH_PORT),
         "log": {"level": wishes.log_level},
     });
     if !probes.is_empty() {

@@ -51,9 +51,9 @@ pub(super) fn rewrite(spec: &mut Fields, wishes: &Wishes, warnings: &mut Vec<Str
                 let Some(probe) = container.pointer_mut(place) else { continue };
                 let asked = match asked(probe, &ports) {
                     // A plain sidecar is started before the container, and nobody waits until it answers.
-                    Some(Ok(_)) if place == POST_START && !(wishes.native || wishes.hold) => {
-                        Some(Err("a sidecar that is no init container may not be there yet; holdApplicationUntilProxyStarts has it wait"))
-                    }
+                    Some(Ok(_)) if place == POST_START && !(wishes.native || wishes.hold) => Some(Err(
+                        "a sidecar that is no init container may not be there yet; holdApplicationUntilProxyStarts has it wait",
+                    )),
                     asked => asked,
                 };
                 match asked {

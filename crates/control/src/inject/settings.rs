@@ -1,6 +1,6 @@
 //! What an operator sets about sidecars that are injected: a section of the control plane's settings, or a file of its own.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::Fields;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct InjectSettings {
-    /// Where the webhook listens. Default `0.0.0.0:15017`.
+    /// Where the webhook listens. Default `[::]:15017`, every address.
     pub address: SocketAddr,
     /// The MutatingWebhookConfiguration whose `caBundle` is kept. Default `outrigger-injector`.
     pub webhook: String,
@@ -55,7 +55,7 @@ pub struct InjectSettings {
 impl Default for InjectSettings {
     fn default() -> Self {
         Self {
-            address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15017),
+            address: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 15017),
             webhook: "outrigger-injector".to_owned(),
             validating_webhook: "outrigger-validator".to_owned(),
             image: String::new(),

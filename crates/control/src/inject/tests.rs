@@ -283,7 +283,8 @@ fn probes_go_through_the_sidecar_unless_it_cannot_ask_them() {
     let (after, warnings) = injected(&pod, &plain);
     let app = &pod["spec"]["containers"][0];
     assert_eq!(container(&after, "app")["lifecycle"]["postStart"], app["lifecycle"]["postStart"]);
-    let warned = warnings.iter().any(|warning| warning.starts_with("container app: lifecycle.postStart is left"));
+    let warned =
+        warnings.iter().any(|warning| warning.starts_with("container app: lifecycle.postStart is left"));
     assert!(warned, "{warnings:?}");
     let waits = InjectSettings { hold_application_until_proxy_starts: true, ..plain };
     let (after, _) = injected(&pod, &waits);

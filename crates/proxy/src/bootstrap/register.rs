@@ -244,7 +244,9 @@ impl Section {
     }
 }
 
-pub(crate) fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(crate) fn some_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     let wrong =
         || serde::de::Error::custom(format!("\"{text}\" is not a duration such as 5s, 100ms, 2m or 1h"));

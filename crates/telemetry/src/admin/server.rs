@@ -23,6 +23,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::listen;
 use crate::logging::Throttle;
 
 use super::table::{AdminRequest, AdminResponse, Table, parse_query};
@@ -87,9 +88,9 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Binds; port 0 takes a free one, see [`AdminServer::local_addr`].
-    pub async fn bind(addr: SocketAddr, table: Table) -> Result<Self, AdminError> {
-        let listener = TcpListener::bind(addr).await.map_err(|source| AdminError::Bind { addr, source })?;
+    /// Binds; port 0 takes a free one, see [`AdminServer::local_addr`]. `[::]` is both families.
+    pub fn bind(addr: SocketAddr, table: Table) -> Result<Self, AdminError> {
+        let listener = listen::bind(addr).map_err(|source| AdminError::Bind { addr, source })?;
         let addr = listener.local_addr().map_err(|source| AdminError::Bind { addr, source })?;
         Ok(Self { listener, addr, table: Arc::new(table), limits: Limits::default() })
     }
@@ -118,7 +119,7 @@ impl AdminServer {
                 () = &mut stop => break,
                 // Finished tasks are collected, or the set would grow with every connection.
                 Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = self.listener.accept() => accepted,
+                accepted = listen::accept(&self.listener) => accepted,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,

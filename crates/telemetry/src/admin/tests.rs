@@ -23,8 +23,7 @@ struct Server {
 
 impl Server {
     async fn start(table: Table, limits: Limits) -> Self {
-        let server =
-            AdminServer::bind("127.0.0.1:0".parse().unwrap(), table).await.unwrap().with_limits(limits);
+        let server = AdminServer::bind("127.0.0.1:0".parse().unwrap(), table).unwrap().with_limits(limits);
         let addr = server.local_addr();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(server.serve(async { drop(stopped.await) }));
@@ -316,7 +315,7 @@ async fn a_patient_row_outlives_the_handler_s_time_and_the_connection_s_age_and_
 #[tokio::test]
 async fn occupied_address_is_named() {
     let server = Server::start(table(), Limits::default()).await;
-    let error = AdminServer::bind(server.addr, table()).await.err().unwrap().to_string();
+    let error = AdminServer::bind(server.addr, table()).err().unwrap().to_string();
     assert!(error.contains(&server.addr.to_string()) && error.contains("choose another"), "{error}");
     server.stop().await;
 }

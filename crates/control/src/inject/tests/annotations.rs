@@ -36,10 +36,7 @@ fn annotations_of_istio_and_linkerd_say_what_is_intercepted() {
             &["traffic.sidecar.istio.io/includeOutboundIPRanges=10.0.0.0/8, fd00::/8"],
             &["--include-outbound-cidrs=10.0.0.0/8,fd00::/8"],
         ),
-        (
-            &["traffic.sidecar.istio.io/includeOutboundIPRanges="],
-            &["--include-outbound-cidrs=none"],
-        ),
+        (&["traffic.sidecar.istio.io/includeOutboundIPRanges="], &["--include-outbound-cidrs=none"]),
         // As Istio: these ports alone when no range is included, else beside the ranges.
         (
             &[
