@@ -39,7 +39,7 @@ use health::{Health, Registered, Table};
 const WORDS: usize = 64;
 /// Before a registry that failed is tried again: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// At a start, for a registry to say all that it has.
+/// At a start, for a registry to say something of what it has; all of it takes as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One thing that a registry has.
@@ -245,6 +245,11 @@ impl Voice {
         self.health.heard();
     }
 
+    /// The connection is good, and that is all: no word of what there is.
+    pub fn is_there(&self) {
+        self.health.is_there();
+    }
+
     /// What cannot be read at the moment, by part; the rest is good.
     pub fn problems(&self, mut problems: Vec<Problem>) {
         problems.iter_mut().for_each(|problem| problem.registry = self.registry.to_string());
@@ -285,10 +290,16 @@ impl Heard {
         // Files are the operator's own, and read as long as it takes. Others may have much to say, but not be silent for long.
         let files = *kind == "file";
         let patience = if files { Duration::MAX } else { PATIENCE };
+        let mut words = health.words();
         let whole = loop {
             match tokio::time::timeout(patience, self.words.recv()).await {
                 Ok(Some(Word::Event(source, event))) => said.push((source, event)),
                 Ok(Some(Word::Whole)) => break true,
+                // A cluster's listing is many pages, and said when it is whole.
+                Err(_) if health.words() > words => {
+                    words = health.words();
+                    tracing::info!(registry = %name, words, "it has not said all that it has yet; waiting");
+                }
                 // Whoever followed it has ended, or says nothing.
                 Ok(None) | Err(_) => break false,
             }

@@ -40,9 +40,14 @@ pub struct Health(Mutex<State>);
 
 impl Health {
     pub(super) fn heard(&self) {
+        self.is_there();
+        self.0.lock().words += 1;
+    }
+
+    /// It answers, without a word of what it has.
+    pub(super) fn is_there(&self) {
         let mut state = self.0.lock();
         (state.connected, state.heard) = (true, Some(Instant::now()));
-        state.words += 1;
     }
 
     pub(super) fn failed(&self, message: String) {
@@ -63,7 +68,7 @@ impl Health {
         state.problems = Arc::new(problems);
     }
 
-    /// Words ever.
+    /// Words of what it has, ever.
     pub(super) fn words(&self) -> u64 {
         self.0.lock().words
     }

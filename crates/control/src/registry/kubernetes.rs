@@ -232,7 +232,7 @@ impl Registry for Kubernetes {
                 Some((kind, news)) = watches.next() => self.news(kind, news, voice).await?,
                 pong = pongs.recv() => match pong {
                     Some(Ok(())) => {
-                        voice.heard();
+                        voice.is_there();
                         self.tell(voice);
                         for kind in self.suspects(&kinds) {
                             if kinds.is_gone(kind).await {
@@ -277,8 +277,13 @@ impl Kubernetes {
         };
         self.failed.remove(kind);
         self.untold |= self.trouble.remove(kind).is_some();
+        // At a start only what brings its end nearer: one kind that cannot be listed is not waited for because others change.
+        let nearer = matches!(event, watcher::Event::InitApply(_) | watcher::Event::InitDone);
+        match self.whole || (nearer && self.waiting.contains(kind)) {
+            true => voice.heard(),
+            false => voice.is_there(),
+        }
         let said = self.hear(kind, event);
-        voice.heard();
         self.pass_on(said, voice).await
     }
 

@@ -51,6 +51,43 @@ async fn a_registry_that_fails_is_asked_less_and_less_until_it_says_something() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_waits_as_long_as_a_listing_goes_on_and_no_longer() {
+    /// Lists a page every 20 s; behind the last it only answers.
+    struct Large {
+        pages: usize,
+        whole: bool,
+    }
+    impl Registry for Large {
+        async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
+            for _ in 0..self.pages {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                voice.heard();
+            }
+            if self.whole {
+                voice.say("Pod", Event::Reset(Vec::new())).await?;
+                voice.whole().await?;
+            }
+            loop {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                voice.is_there();
+            }
+        }
+    }
+    for (whole, seconds) in [(true, 180..=180), (false, 180..=240)] {
+        let mut table = Table::new();
+        let row = table.add("cluster", "kubernetes");
+        let (words, receiver) = mpsc::channel(WORDS);
+        let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+        let keeping = tokio::spawn(keep(Large { pages: 9, whole }, voice));
+        let begun = Instant::now();
+        let first = Heard { row, words: receiver }.first().await;
+        assert_eq!(first.is_ok(), whole, "{first:?}");
+        assert!(seconds.contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        keeping.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_waits_for_what_registries_say_and_names_the_one_that_says_nothing() {
     struct Silent;
     impl Registry for Silent {
