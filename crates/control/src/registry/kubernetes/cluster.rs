@@ -52,6 +52,8 @@ pub(super) const UNNAMED: &str = "-";
 pub(super) struct Cluster {
     network: String,
     pods: BTreeMap<String, BTreeMap<String, Pod>>,
+    /// Pods by node: that one has moved or gone is not everybody's news.
+    on: HashMap<String, BTreeSet<Named>>,
     services: BTreeMap<String, BTreeMap<String, ServiceIntent>>,
     nodes: HashMap<String, Place>,
     /// Endpoints that were written by hand, by slice.
@@ -78,6 +80,10 @@ impl Cluster {
                 let before =
                     self.pods.entry(named.0.clone()).or_default().insert(named.1.clone(), (*pod).clone());
                 let moved = before.as_ref().is_none_or(|before| before.addresses != pod.addresses);
+                if before.as_ref().is_none_or(|before| before.node != pod.node) {
+                    self.leave(before.as_ref(), named);
+                    self.on.entry(pod.node.clone()).or_default().insert(named.clone());
+                }
                 let mut news = self.pod(named);
                 if moved {
                     news.extend(self.written_at(&named.0, [before.as_ref(), Some(&*pod)]));
@@ -96,6 +102,7 @@ impl Cluster {
         match kind {
             POD => {
                 let before = self.pods.get_mut(&named.0).and_then(|pods| pods.remove(&named.1));
+                self.leave(before.as_ref(), named);
                 let mut news = self.pod(named);
                 news.extend(self.written_at(&named.0, [before.as_ref(), None]));
                 news
@@ -177,12 +184,19 @@ impl Cluster {
             Some(place) => drop(self.nodes.insert(name.to_owned(), place)),
             None => drop(self.nodes.remove(name)),
         }
-        let mut there = Vec::new();
-        for (namespace, pods) in &self.pods {
-            let on_it = pods.iter().filter(|(_, pod)| pod.node == name);
-            there.extend(on_it.map(|(pod, _)| (namespace.clone(), pod.clone())));
-        }
+        let there: Vec<Named> = self.on.get(name).into_iter().flatten().cloned().collect();
         there.iter().flat_map(|named| self.pod(named)).collect()
+    }
+
+    /// The Pod is no longer on the node where it was.
+    fn leave(&mut self, before: Option<&Pod>, named: &Named) {
+        let Some(pod) = before else { return };
+        if let Some(pods) = self.on.get_mut(&pod.node) {
+            pods.remove(named);
+            if pods.is_empty() {
+                self.on.remove(&pod.node);
+            }
+        }
     }
 
     /// What a Pod is now as an instance.

@@ -41,6 +41,33 @@ fn instances(said: &[Said]) -> Vec<Arc<Instance>> {
 }
 
 #[test]
+fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
+    let mut cluster = Cluster::new(String::new());
+    let on = |name: &str, node: &str| {
+        let Thing::Pod(Some(mut pod)) = pod(name, json!({"app": "reviews"}), true) else { panic!() };
+        pod.node = node.to_owned();
+        Thing::Pod(Some(pod))
+    };
+    let place = |zone: &str| Thing::Node(("eu".to_owned(), zone.to_owned()));
+    let zones = |said: &[Said]| -> Vec<(String, String)> {
+        instances(said).iter().map(|instance| (instance.id.clone(), instance.zone.clone())).collect()
+    };
+    cluster.put(POD, &named("a"), on("a", "n1"));
+    cluster.put(POD, &named("b"), on("b", "n2"));
+    let node = ("".to_owned(), "n1".to_owned());
+    let told = |id: &str, zone: &str| vec![(id.to_owned(), zone.to_owned())];
+    assert_eq!(zones(&cluster.put(NODE, &node, place("z1"))), told("a.shop", "z1"));
+    // It is found again where it has come to be, and not where it was.
+    assert_eq!(zones(&cluster.put(POD, &named("b"), on("b", "n1"))), told("b.shop", "z1"));
+    cluster.put(POD, &named("a"), on("a", "n2"));
+    assert_eq!(zones(&cluster.put(NODE, &node, place("z2"))), told("b.shop", "z2"));
+    cluster.take(POD, &named("b"));
+    cluster.take(POD, &named("a"));
+    assert_eq!(zones(&cluster.put(NODE, &node, place("z3"))), []);
+    assert!(cluster.on.is_empty());
+}
+
+#[test]
 fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
     let mut cluster = Cluster::new("net".into());
     let first = cluster.put(POD, &named("reviews-1"), pod("reviews-1", json!({"app": "reviews"}), true));
