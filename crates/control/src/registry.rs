@@ -185,6 +185,16 @@ impl Row {
                     Source::API
                 );
             }
+            // Pods are called NAME.NAMESPACE in the mesh, Services by their host: two clusters have both alike.
+            if row.kubernetes.is_some()
+                && let Some(other) = rows[..i].iter().find(|other| other.kubernetes.is_some())
+            {
+                bail!(
+                    "registries[{i}].kubernetes: there is a cluster already, \"{}\", and two have Pods and Services of the same names: \
+                     run a control plane in each",
+                    other.name()
+                );
+            }
             if rows[..i].iter().any(|other| other.name() == name) {
                 bail!("registries[{i}].name: \"{name}\" occurs twice; give one of them another name");
             }

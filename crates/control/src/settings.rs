@@ -473,6 +473,16 @@ mod tests {
             s.registries.push(Row { file: Some(FileSettings::default()), ..Row::default() });
         });
         assert!(twice.starts_with("registries[1].name: \"file\" occurs twice"), "{twice}");
+        let clusters = broken(|s| {
+            let row = |name: &str| Row {
+                name: Some(name.to_owned()),
+                kubernetes: Some(KubernetesSettings::default()),
+                ..Row::default()
+            };
+            s.registries.extend([row("east"), row("west")]);
+        });
+        let said = "registries[1].kubernetes: there is a cluster already, \"east\"";
+        assert!(clusters.starts_with(said), "{clusters}");
         assert!(broken(|s| s.registries.push(Row::default())).starts_with("registries[0]: says not of one"));
         let api = Row { name: Some("api".into()), file: Some(FileSettings::default()), ..Row::default() };
         let named = Settings { registries: vec![api], ..Settings::default() };
