@@ -150,17 +150,20 @@ impl Instance {
     /// # Errors
     /// The first field that cannot be taken.
     pub fn validate(&self) -> Result<(), String> {
-        for (field, text) in [
-            ("service", &self.service),
-            ("namespace", &self.namespace),
-            ("serviceAccount", &self.service_account),
-        ] {
+        for (field, text) in [("service", &self.service), ("namespace", &self.namespace)] {
             if !is_label(text) {
                 return Err(format!(
                     "instance \"{}\": {field}: \"{text}\" must have 1 to 63 lower-case letters, digits or '-'",
                     self.id
                 ));
             }
+        }
+        // Kubernetes takes a subdomain for the name of a service account, a label for the others.
+        if !is_subdomain(&self.service_account) {
+            return Err(format!(
+                "instance \"{}\": serviceAccount: \"{}\" must have 1 to 253 lower-case letters, digits or '-', in parts parted by dots",
+                self.id, self.service_account
+            ));
         }
         if self.id.is_empty() || self.id.len() > 253 || self.id.chars().any(|c| c.is_control() || c == '/') {
             return Err(format!(
@@ -288,6 +291,17 @@ fn is_label(text: &str) -> bool {
         && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+/// RFC 1123; as Kubernetes, which asks of the whole alone how long it is.
+fn is_subdomain(text: &str) -> bool {
+    let part = |part: &str| {
+        let ends = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.bytes().all(|b| ends(b) || b == b'-')
+            && part.bytes().next().is_some_and(ends)
+            && part.bytes().next_back().is_some_and(ends)
+    };
+    text.len() <= 253 && text.split('.').all(part)
 }
 
 fn default_name() -> String {

@@ -68,6 +68,26 @@ fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
 }
 
 #[test]
+fn a_service_account_may_have_dots_and_be_long() {
+    let mut cluster = Cluster::new(String::new());
+    let with = |account: &str| {
+        let Thing::Pod(Some(mut pod)) = pod("a", json!({}), true) else { panic!() };
+        pod.service_account = account.to_owned();
+        Thing::Pod(Some(pod))
+    };
+    for account in ["ci.deployer", &"a".repeat(253), "0.1-a.b"] {
+        let [instance] = instances(&cluster.put(POD, &named("a"), with(account))).try_into().unwrap();
+        let wanted = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        assert_eq!(instance.identity("cluster.local").unwrap().as_str(), wanted);
+    }
+    for account in ["", ".a", "a..b", "a.-b", "A", "a/b", &"a".repeat(254)] {
+        cluster.put(POD, &named("a"), with(account));
+        let (_, why) = cluster.refused().next().unwrap();
+        assert!(why.contains("serviceAccount") && why.contains("parted by dots"), "{why}");
+    }
+}
+
+#[test]
 fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
     let mut cluster = Cluster::new("net".into());
     let first = cluster.put(POD, &named("reviews-1"), pod("reviews-1", json!({"app": "reviews"}), true));
