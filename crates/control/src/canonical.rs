@@ -6,8 +6,12 @@ const NAMES: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/
 const VERSIONS: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 /// The sidecar's container, and how the mesh knows that there is one.
 pub const SIDECAR: &str = "outrigger-proxy";
-/// What the name of a Deployment's ReplicaSet ends with.
-pub(crate) const HASH: &str = "pod-template-hash";
+/// What the name of a ReplicaSet ends with: a Deployment's, and a Rollout's of Argo.
+const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
+/// What OpenShift's ReplicationController is made by.
+const DEPLOYMENT_CONFIG: &str = "deploymentconfig";
+/// Where an instance says what its workload is called, if not after its service and version.
+pub(crate) const WORKLOAD: &str = "workload";
 
 /// By label.
 pub(crate) fn name<'l>(label: impl Fn(&str) -> Option<&'l str>) -> Option<&'l str> {
@@ -19,10 +23,34 @@ pub(crate) fn version<'l>(label: impl Fn(&str) -> Option<&'l str>) -> Option<&'l
     VERSIONS.into_iter().find_map(label).filter(|text| !text.is_empty())
 }
 
-/// Of an owner's name that of the Deployment, where that made it for a template of this hash.
-pub(crate) fn maker<'n>(owner: &'n str, hash: Option<&str>) -> &'n str {
-    let deployment = hash.and_then(|hash| owner.strip_suffix(hash)?.strip_suffix('-'));
-    deployment.filter(|name| !name.is_empty()).unwrap_or(owner)
+/// What made the owner of a Pod, where that has a new name for each template or each run, as Istio finds it; else the owner.
+pub(crate) fn maker<'n>(kind: &str, owner: &'n str, label: impl Fn(&str) -> Option<&'n str>) -> &'n str {
+    let made = match kind {
+        "ReplicaSet" => HASHES
+            .into_iter()
+            .filter_map(label)
+            .find_map(|hash| owner.strip_suffix(hash)?.strip_suffix('-').filter(|_| !hash.is_empty())),
+        "ReplicationController" => label(DEPLOYMENT_CONFIG),
+        // A CronJob's: the minute that it is for.
+        "Job" => owner.rsplit_once('-').and_then(|(name, minute)| {
+            ((8..=10).contains(&minute.len()) && minute.bytes().all(|b| b.is_ascii_digit())).then_some(name)
+        }),
+        _ => None,
+    };
+    made.filter(|name| !name.is_empty()).unwrap_or(owner)
+}
+
+/// As a service of the mesh is named, whatever a label or an owner says: letters, digits and `-`.
+pub(crate) fn plain(text: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9') => c,
+        _ => '-',
+    };
+    let text: String = text.chars().map(plain).take(63).collect();
+    match text.trim_matches('-') {
+        "" => "unknown".to_owned(),
+        text => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -30,14 +58,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_template_s_hash_is_cut_from_a_name() {
-        for (owner, hash, name) in [
-            ("web-front-5d8", Some("5d8"), "web-front"),
-            ("web-front", None, "web-front"),
-            ("web-front", Some("5d8"), "web-front"),
-            ("-5d8", Some("5d8"), "-5d8"),
+    fn what_is_new_for_each_template_or_run_is_cut_from_a_name_and_nothing_else() {
+        let hash = "pod-template-hash";
+        for (kind, owner, label, name) in [
+            ("ReplicaSet", "web-front-5d8", (hash, "5d8"), "web-front"),
+            ("ReplicaSet", "web-front", ("", ""), "web-front"),
+            ("ReplicaSet", "web-front", (hash, "5d8"), "web-front"),
+            ("ReplicaSet", "web-front-", (hash, ""), "web-front-"),
+            ("ReplicaSet", "-5d8", (hash, "5d8"), "-5d8"),
+            ("ReplicaSet", "web-5d8", ("rollouts-pod-template-hash", "5d8"), "web"),
+            ("ReplicationController", "web-3", ("deploymentconfig", "web"), "web"),
+            ("Job", "backup-29001234", ("", ""), "backup"),
+            ("Job", "backup-1700000000", ("", ""), "backup"),
+            ("Job", "backup-2900123", ("", ""), "backup-2900123"),
+            ("Job", "backup-29001234567", ("", ""), "backup-29001234567"),
+            ("Job", "backup-2900123a", ("", ""), "backup-2900123a"),
+            ("Job", "-29001234", ("", ""), "-29001234"),
+            ("StatefulSet", "db-29001234", (hash, "29001234"), "db-29001234"),
         ] {
-            assert_eq!(maker(owner, hash), name);
+            assert_eq!(maker(kind, owner, |key| (key == label.0).then_some(label.1)), name);
         }
+    }
+
+    #[test]
+    fn a_name_is_one_that_a_service_may_have() {
+        for (text, name) in [("My_App.x", "my-app-x"), ("-a-", "a"), ("", "unknown"), ("é", "unknown")] {
+            assert_eq!(plain(text), name);
+        }
+        assert_eq!(plain(&"a".repeat(70)).len(), 63);
     }
 }

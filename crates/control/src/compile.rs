@@ -12,7 +12,7 @@ pub mod cache;
 mod cluster;
 mod described;
 mod destination;
-mod endpoints;
+pub(crate) mod endpoints;
 pub mod foreign;
 mod hashes;
 mod host;

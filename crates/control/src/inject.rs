@@ -178,16 +178,10 @@ fn names(pod: &Value, workload: Option<&str>) -> Names {
     let label = |key: &str| pod["metadata"]["labels"][key].as_str();
     let workload = workload.map(str::to_owned).unwrap_or_else(|| owner(pod));
     Names {
-        app: canonical::name(label).map_or_else(|| label_of(&workload), str::to_owned),
+        app: canonical::plain(canonical::name(label).unwrap_or(&workload)),
         version: canonical::version(label).unwrap_or("latest").to_owned(),
         workload,
     }
-}
-
-/// As much of a name as the value of a label may have: it ends with a letter or a digit.
-fn label_of(name: &str) -> String {
-    let cut: String = name.chars().take(63).collect();
-    cut.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
 }
 
 /// What made it. A Pod may have no name yet.
@@ -197,12 +191,14 @@ fn owner(pod: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     match owners.iter().find(|owner| owner["controller"] == true) {
         Some(owner) => {
-            let hash = metadata["labels"][canonical::HASH].as_str();
-            canonical::maker(owner["name"].as_str().unwrap_or_default(), hash).to_owned()
+            let label = |key: &str| metadata["labels"][key].as_str();
+            let of = |field: &str| owner[field].as_str().unwrap_or_default();
+            canonical::maker(of("kind"), of("name"), label).to_owned()
         }
-        None => match metadata["name"].as_str() {
-            Some(name) => name.to_owned(),
-            None => text(&metadata["generateName"]).trim_end_matches('-').to_owned(),
+        // One of many alike has a name of its own, which it may not have yet.
+        None => match metadata["generateName"].as_str().filter(|name| !name.is_empty()) {
+            Some(name) => name.trim_end_matches('-').to_owned(),
+            None => text(&metadata["name"]),
         },
     }
 }

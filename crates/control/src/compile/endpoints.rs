@@ -10,6 +10,7 @@ use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 use super::lens::Lens;
 use super::names::Outbound;
 use super::place::Places;
+use crate::canonical;
 use crate::instance::{Instance, State};
 
 /// The registered endpoints of a cluster; `None` when there is no such service or workload.
@@ -94,11 +95,15 @@ pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr
     })
 }
 
-/// How metrics name an instance.
-fn workload(instance: &Instance) -> Workload {
-    let version = instance.labels.get("version").cloned().unwrap_or_default();
-    let name =
-        if version.is_empty() { instance.service.clone() } else { format!("{}-{version}", instance.service) };
+/// How metrics name an instance: as its own sidecar does.
+pub(crate) fn workload(instance: &Instance) -> Workload {
+    let version = instance.version.as_ref().or_else(|| instance.labels.get("version"));
+    let version = version.cloned().unwrap_or_default();
+    let name = match instance.metadata.get(canonical::WORKLOAD) {
+        Some(name) => name.clone(),
+        None if version.is_empty() => instance.service.clone(),
+        None => format!("{}-{version}", instance.service),
+    };
     Workload {
         name,
         namespace: instance.namespace.clone(),

@@ -319,6 +319,11 @@ fn a_workload_is_called_as_its_labels_say_or_what_made_it() {
             json!([{"kind": "StatefulSet", "name": "web", "controller": true}]);
     });
     assert_eq!(labelled, (json!("web"), json!("shop-web"), json!("v2")));
+    let run = node(|pod| {
+        pod["metadata"] = json!({"generateName": "backup-29001234-",
+            "ownerReferences": [{"kind": "Job", "name": "backup-29001234", "controller": true}]});
+    });
+    assert_eq!(run, (json!("backup"), json!("backup"), json!("latest")));
 }
 
 #[test]

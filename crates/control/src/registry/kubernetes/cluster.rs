@@ -14,6 +14,7 @@ use outrigger_rules::Object;
 use outrigger_rules::intent::{Intent, ServiceIntent};
 
 use super::pod::Pod;
+use crate::canonical;
 use crate::described;
 use crate::instance::{Instance, Port, Protocol};
 use crate::registry::{Event, Item, Key};
@@ -361,7 +362,7 @@ fn instance(
         network: network.to_owned(),
         ports: ports(pod, own.iter().map(|(_, service)| *service)),
         labels: pod.labels.clone(),
-        metadata: BTreeMap::new(),
+        metadata: BTreeMap::from([(canonical::WORKLOAD.to_owned(), pod.workload.clone())]),
         tags: Vec::new(),
         version: pod.version.clone(),
         weight: 100,

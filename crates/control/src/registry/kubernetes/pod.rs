@@ -23,8 +23,9 @@ pub(super) struct Pod {
     pub(super) sidecar: bool,
     /// Its addresses are its node's.
     pub(super) on_host: bool,
-    /// As metrics call it.
+    /// As metrics call the service that it belongs to, and what made it.
     pub(super) name: String,
+    pub(super) workload: String,
     pub(super) version: Option<String>,
 }
 
@@ -67,7 +68,8 @@ impl Pod {
             // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.
             sidecar: has_sidecar && !on_host,
             on_host,
-            name: label(canonical::name(of).unwrap_or_else(|| owner(pod))),
+            name: canonical::plain(canonical::name(of).unwrap_or_else(|| owner(pod))),
+            workload: owner(pod).to_owned(),
             version: canonical::version(of).map(str::to_owned),
             labels,
         })
@@ -91,23 +93,14 @@ fn ports<'c>(containers: impl Iterator<Item = &'c Container>) -> Vec<(u16, Strin
 /// What made it, or itself.
 fn owner(pod: &core::Pod) -> &str {
     let owners = pod.metadata.owner_references.iter().flatten();
-    let hash = pod.metadata.labels.as_ref().and_then(|labels| labels.get(canonical::HASH));
+    let labels = pod.metadata.labels.as_ref();
+    let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
     match owners.into_iter().find(|owner| owner.controller == Some(true)) {
-        Some(owner) => canonical::maker(&owner.name, hash.map(String::as_str)),
-        None => pod.metadata.name.as_deref().unwrap_or_default(),
-    }
-}
-
-/// As a name of a service is written.
-fn label(text: &str) -> String {
-    let plain = |c: char| match c.to_ascii_lowercase() {
-        c @ ('a'..='z' | '0'..='9') => c,
-        _ => '-',
-    };
-    let text: String = text.chars().map(plain).take(63).collect();
-    match text.trim_matches('-') {
-        "" => "unknown".to_owned(),
-        text => text.to_owned(),
+        Some(owner) => canonical::maker(&owner.kind, &owner.name, label),
+        None => match pod.metadata.generate_name.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => name.trim_end_matches('-'),
+            None => pod.metadata.name.as_deref().unwrap_or_default(),
+        },
     }
 }
 

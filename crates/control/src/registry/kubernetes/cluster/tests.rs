@@ -67,6 +67,54 @@ fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
     assert!(cluster.on.is_empty());
 }
 
+/// What a sidecar calls itself in its metrics, and what others call it.
+#[test]
+fn a_workload_has_one_name_at_both_ends() {
+    use crate::inject::{InjectSettings, Injection, Mesh, Namespace, SIDECAR, Subject, inject};
+    let settings = InjectSettings { image: "i".into(), ..InjectSettings::default() };
+    let text = || "cluster.local".to_owned();
+    let mesh = Mesh { trust_domain: text(), domain: text(), roots: String::new() };
+    let owner = |kind: &str, name: &str| json!([{"apiVersion": "x/v1", "kind": kind, "name": name, "uid": "1", "controller": true}]);
+    for (labels, owners, names) in [
+        (json!({}), json!([]), ("pod-1", "pod-1", "latest")),
+        (json!({"app": "My_App.x", "version": "V2"}), json!([]), ("pod-1", "my-app-x", "V2")),
+        (
+            json!({"app.kubernetes.io/name": "shop", "app.kubernetes.io/version": "3.1", "version": "v9", "pod-template-hash": "5d8"}),
+            owner("ReplicaSet", "web-5d8"),
+            ("web", "shop", "3.1"),
+        ),
+        (
+            json!({"rollouts-pod-template-hash": "5d8"}),
+            owner("ReplicaSet", "web-5d8"),
+            ("web", "web", "latest"),
+        ),
+        (json!({}), owner("Job", "backup-29001234"), ("backup", "backup", "latest")),
+        (json!({}), owner("StatefulSet", "d.b"), ("d.b", "d-b", "latest")),
+    ] {
+        let pod = json!({
+            "metadata": {"name": "pod-1", "namespace": "shop", "labels": labels, "ownerReferences": owners},
+            "spec": {"containers": [{"name": "app"}]},
+            "status": {"phase": "Running", "podIP": "10.1.0.7"},
+        });
+        let namespace = Namespace::enabled("shop", None);
+        let subject = Subject { pod: &pod, namespace: &namespace, workload: None };
+        let Injection::Injected { pod, .. } = inject(subject, &settings, &mesh).unwrap() else { panic!() };
+        let sidecar = &pod["spec"]["initContainers"][1];
+        assert_eq!(sidecar["name"], SIDECAR);
+        let bootstrap = sidecar["env"].as_array().unwrap().last().unwrap()["value"].as_str().unwrap();
+        let bootstrap: serde_json::Value = serde_json::from_str(bootstrap).unwrap();
+        let own = |field: &str| bootstrap["node"][field].as_str().unwrap().to_owned();
+        let own = (own("workload"), own("app"), own("version"));
+        let thing = Thing::Pod(Pod::of(&serde_json::from_value(*pod).unwrap()).map(Box::new));
+        let said = Cluster::new(String::new()).put(POD, &named("pod-1"), thing);
+        let [instance] = instances(&said).try_into().unwrap();
+        let seen = crate::compile::endpoints::workload(&instance);
+        assert_eq!((seen.name, seen.service, seen.revision), own);
+        let (workload, app, version) = &own;
+        assert_eq!((workload.as_str(), app.as_str(), version.as_str()), names);
+    }
+}
+
 #[test]
 fn a_service_account_may_have_dots_and_be_long() {
     let mut cluster = Cluster::new(String::new());
