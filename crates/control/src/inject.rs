@@ -128,9 +128,10 @@ pub fn inject(
         return Ok(Injection::LeftAlone(why));
     }
     let before = subject.pod;
-    let wishes = wishes::read(before, settings)?;
+    let wishes = wishes::read(before, subject.namespace, settings)?;
     let mut warnings = wishes.warnings.clone();
     warnings.extend(passing_by(before));
+    warnings.extend(decision::ingress(before, subject.namespace));
     let mut pod = before.clone();
     let named = names(before, subject.workload);
     let spec = fields(&mut pod, "spec")?;

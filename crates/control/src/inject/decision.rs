@@ -13,6 +13,7 @@ const SIDECARS: [&str; 3] = [super::SIDECAR, "istio-proxy", "linkerd-proxy"];
 
 const OURS: &str = "outrigger.io/inject";
 const LINKERD: &str = "linkerd.io/inject";
+const INGRESS: &str = "ingress";
 const ISTIO_POD: &str = "sidecar.istio.io/inject";
 const ISTIO_NAMESPACE: &str = "istio-injection";
 const REVISIONS: [&str; 2] = [REVISION, "istio.io/rev"];
@@ -98,5 +99,16 @@ fn namespace_says(namespace: &Namespace) -> Option<Word> {
 /// What is no yes is a no, as in Istio; nothing says nothing.
 fn word(key: &'static str, text: &str) -> Option<Word> {
     let yes = ["true", "enabled", "yes", "y", "on"].iter().any(|yes| text.eq_ignore_ascii_case(yes));
-    (!text.is_empty()).then_some(Word { key, yes })
+    (!text.is_empty()).then_some(Word { key, yes: yes || (key == LINKERD && text == INGRESS) })
+}
+
+/// A sidecar is wanted, and of a kind that there is not.
+pub(super) fn ingress(pod: &Value, namespace: &Namespace) -> Option<String> {
+    let metadata = &pod["metadata"];
+    let of_pod = ["annotations", "labels"].into_iter().find_map(|place| metadata[place][LINKERD].as_str());
+    let of_namespace = || namespace.annotations.get(LINKERD).or_else(|| namespace.labels.get(LINKERD));
+    let said = of_pod.or_else(|| of_namespace().map(String::as_str));
+    (said == Some(INGRESS)).then(|| {
+        format!("{LINKERD}: {INGRESS} gives a sidecar like any other here: it goes by the address that is called, not by l5d-dst-override")
+    })
 }

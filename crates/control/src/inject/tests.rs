@@ -72,6 +72,9 @@ fn who_gets_a_sidecar() {
         (None, &["istio-injection=enabled"], &[], yes),
         (None, &["outrigger.io/inject=enabled"], &[], yes),
         (None, &["@linkerd.io/inject=enabled"], &[], yes),
+        (None, &["@linkerd.io/inject=ingress"], &[], yes),
+        (None, &[], &["@linkerd.io/inject=ingress"], yes),
+        (None, &["istio-injection=enabled"], &["outrigger.io/inject=ingress"], "it says no"),
         (
             None,
             &["istio-injection=enabled"],

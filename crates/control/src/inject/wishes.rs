@@ -1,12 +1,13 @@
 //! What a Pod's annotations ask for beside the sidecar itself: Istio's names, Linkerd's, and ours.
 //!
-//! One that is read acts; one of these dialects that is not known here is warned about by name.
+//! One that is read acts; one of these dialects that is not known here is warned about by name. As with Linkerd, what a namespace says in
+//! Linkerd's words holds for its Pods that do not say otherwise.
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::settings::is_log_filter;
-use super::{Fields, InjectError, InjectSettings};
+use super::{Fields, InjectError, InjectSettings, Namespace};
 
 /// What is to be injected, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,13 +60,17 @@ const LISTS: [(&str, Kind, &[&str]); 6] = [
     ("exclude-outbound-cidrs", Kind::Blocks, &["traffic.sidecar.istio.io/excludeOutboundIPRanges"]),
 ];
 /// Whose annotations are about sidecars.
-const DIALECTS: [&str; 5] = [
+const DIALECTS: [&str; 7] = [
     "sidecar.istio.io/",
     "traffic.sidecar.istio.io/",
     "proxy.istio.io/",
-    "config.linkerd.io/",
+    LINKERD[0],
+    LINKERD[1],
+    LINKERD[2],
     "outrigger.io/",
 ];
+/// Of those, whose words may be said by a namespace.
+const LINKERD: [&str; 3] = ["config.linkerd.io/", "config.alpha.linkerd.io/", "config.beta.linkerd.io/"];
 /// Read elsewhere: by the decision, or by nobody, since they are results.
 const ELSEWHERE: [&str; 3] = ["sidecar.istio.io/inject", "outrigger.io/inject", "sidecar.istio.io/status"];
 
@@ -76,9 +81,17 @@ enum Kind {
 }
 
 /// What the annotations ask for, over the settings.
-pub(super) fn read(pod: &Value, settings: &InjectSettings) -> Result<Wishes, InjectError> {
-    let none = Fields::new();
-    let all = pod["metadata"]["annotations"].as_object().unwrap_or(&none);
+pub(super) fn read(
+    pod: &Value,
+    namespace: &Namespace,
+    settings: &InjectSettings,
+) -> Result<Wishes, InjectError> {
+    let of_namespace = namespace.annotations.iter();
+    let of_namespace = of_namespace.filter(|(key, _)| LINKERD.iter().any(|dialect| key.starts_with(dialect)));
+    let mut all: Fields =
+        of_namespace.map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+    all.extend(pod["metadata"]["annotations"].as_object().cloned().unwrap_or_default());
+    let all = &all;
     let of = |key: &str| all.get(key).and_then(Value::as_str);
     let mut wishes = Wishes {
         image: of(IMAGE).filter(|image| !image.is_empty()).unwrap_or(&settings.image).to_owned(),

@@ -84,20 +84,45 @@ fn annotations_shape_the_sidecar() {
 }
 
 #[test]
+fn a_namespace_s_words_of_linkerd_hold_for_pods_that_say_nothing_else() {
+    let annotations = [
+        "linkerd.io/inject=ingress",
+        "config.linkerd.io/proxy-cpu-request=200m",
+        "config.linkerd.io/skip-outbound-ports=3306",
+        "config.beta.linkerd.io/proxy-enable-native-sidecar=true",
+        // Not a namespace's to say.
+        "sidecar.istio.io/proxyMemory=1Gi",
+    ];
+    let namespace =
+        Namespace { name: "shop".into(), annotations: words(&annotations), ..Namespace::default() };
+    let pod = with_annotations(&["config.linkerd.io/skip-outbound-ports=25"]);
+    let Injection::Injected { pod, warnings } = in_namespace(&pod, &namespace, &settings()).unwrap() else {
+        panic!()
+    };
+    assert_eq!(container(&pod, SIDECAR)["resources"], json!({"requests": {"cpu": "200m"}}));
+    assert_eq!(container(&pod, INIT)["args"], json!(["intercept", "apply", "--exclude-outbound-ports=25"]));
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("config.beta.linkerd.io/proxy-enable-native-sidecar"), "{warnings:?}");
+    assert!(warnings[1].contains("linkerd.io/inject: ingress"), "{warnings:?}");
+    assert_eq!(pod["metadata"]["annotations"].get("config.linkerd.io/proxy-cpu-request"), None);
+}
+
+#[test]
 fn what_is_not_known_is_warned_about_by_name() {
     let all = [
         "sidecar.istio.io/componentLogLevel=upstream:debug",
         "config.linkerd.io/opaque-ports=25",
+        "config.alpha.linkerd.io/proxy-wait-before-exit-seconds=9",
         "proxy.istio.io/config=tracing: {sampling: 5}",
         "sidecar.istio.io/interceptionMode=TPROXY",
         "team.example/anything=1",
     ];
     let (_, warnings) = injected(&with_annotations(&all), &settings());
     let all = warnings.join("\n");
-    for word in ["componentLogLevel", "opaque-ports", "tracing", "TPROXY"] {
+    for word in ["componentLogLevel", "opaque-ports", "wait-before-exit", "tracing", "TPROXY"] {
         assert!(all.contains(word), "{word}: {all}");
     }
-    assert_eq!(warnings.len(), 4, "{all}");
+    assert_eq!(warnings.len(), 5, "{all}");
     let mut same_user = pod();
     same_user["spec"]["securityContext"] = json!({"runAsUser": 1337});
     let (_, warnings) = injected(&same_user, &settings());
