@@ -115,7 +115,8 @@ pub enum InjectError {
     Written(String),
 }
 
-/// Puts a sidecar into a Pod, if it is to have one.
+/// Puts a sidecar into a Pod, if it is to have one. One that it has from us already is put in anew, since somebody may have added
+/// containers and probes in between; it stays as others have made it.
 ///
 /// # Errors
 /// An annotation cannot be taken, or what was given is no Pod.
@@ -124,10 +125,14 @@ pub fn inject(
     settings: &InjectSettings,
     mesh: &Mesh,
 ) -> Result<Injection, InjectError> {
-    if let Some(why) = decision::left_alone(subject.pod, subject.namespace, settings) {
+    let bare = match status::bare(subject.pod, settings) {
+        Ok(bare) => bare,
+        Err(why) => return Ok(Injection::LeftAlone(why)),
+    };
+    let before = bare.as_ref().unwrap_or(subject.pod);
+    if let Some(why) = decision::left_alone(before, subject.namespace, settings) {
         return Ok(Injection::LeftAlone(why));
     }
-    let before = subject.pod;
     let wishes = wishes::read(before, subject.namespace, settings)?;
     let mut warnings = wishes.warnings.clone();
     warnings.extend(passing_by(before));
@@ -152,6 +157,9 @@ pub fn inject(
         asked.originals,
         settings,
     )?;
+    if bare.is_some() {
+        status::keep(&mut pod, subject.pod);
+    }
     Ok(Injection::Injected { pod: Box::new(pod), warnings })
 }
 

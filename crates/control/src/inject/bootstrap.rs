@@ -6,6 +6,30 @@ use serde_json::{Value, json};
 use super::wishes::Wishes;
 use super::{Fields, InjectError, InjectSettings, Mesh, Names, containers};
 
+/// The variable that it is in.
+pub(super) const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
+
+/// A sidecar's bootstrap stays but for the probes, which are those of another's.
+pub(super) fn keep(sidecar: &mut Value, other: &Value) {
+    let is_it = |variable: &&Value| variable["name"] == VARIABLE;
+    let other = other["env"].as_array().into_iter().flatten().find(is_it);
+    let Some(text) = other.and_then(|variable| variable["value"].as_str()) else { return };
+    let Some(own) = sidecar["env"].as_array_mut() else { return };
+    let Some(own) = own.iter_mut().find(|variable| is_it(&&**variable)) else { return };
+    let read = |text: &str| serde_json::from_str::<Fields>(text).ok();
+    let (Some(mut kept), Some(mut news)) = (own["value"].as_str().and_then(read), read(text)) else {
+        own["value"] = text.into();
+        return;
+    };
+    match news.remove("probes") {
+        Some(probes) => drop(kept.insert("probes".to_owned(), probes)),
+        None => drop(kept.remove("probes")),
+    }
+    if let Ok(text) = serde_json::to_string_pretty(&kept) {
+        own["value"] = text.into();
+    }
+}
+
 /// The text. Where settings say something of their own they have the last word.
 pub(super) fn text(
     names: &Names,

@@ -12,7 +12,7 @@ use json_patch::merge;
 use serde_json::{Value, json};
 
 use super::wishes::Wishes;
-use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, list};
+use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, bootstrap, list};
 use crate::service_accounts::AUDIENCE;
 
 /// The sidecar's user and group, whose connections the rules let pass.
@@ -29,12 +29,12 @@ pub(super) const TOKEN_FILE: &str = "token";
 /// Adds them.
 pub(super) fn add(
     spec: &mut Fields,
-    bootstrap: &str,
+    text: &str,
     wishes: &Wishes,
     settings: &InjectSettings,
 ) -> Result<(), InjectError> {
     let init = settings.init_container.then(|| init(wishes, settings));
-    let sidecar = sidecar(bootstrap, wishes, settings);
+    let sidecar = sidecar(text, wishes, settings);
     if wishes.native {
         let before = init.into_iter().chain([sidecar]);
         list(spec, "initContainers")?.splice(0..0, before);
@@ -82,7 +82,7 @@ fn init(wishes: &Wishes, settings: &InjectSettings) -> Value {
     init
 }
 
-fn sidecar(bootstrap: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
+fn sidecar(text: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let ready = json!({"path": "/healthz/ready", "port": HEALTH_PORT});
@@ -94,7 +94,7 @@ fn sidecar(bootstrap: &str, wishes: &Wishes, settings: &InjectSettings) -> Value
         field("POD_IP", "status.podIP"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("NODE_NAME", "spec.nodeName"),
-        {"name": "OUTRIGGER_BOOTSTRAP", "value": bootstrap},
+        {"name": bootstrap::VARIABLE, "value": text},
     ]);
     sidecar["ports"] = json!([
         {"name": "mesh-metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{DEFAULT_REVISION, InjectSettings, Namespace, REVISION, STATUS};
+use super::{DEFAULT_REVISION, InjectSettings, Namespace, REVISION};
 
 /// The cluster's own, whatever they say.
 const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
@@ -38,20 +38,21 @@ pub fn decides_alone(pod: &Value, namespace: &str) -> bool {
 }
 
 fn cannot(pod: &Value) -> Option<String> {
-    let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
+    let spec = &pod["spec"];
     if spec["hostNetwork"] == true {
         return Some("it is in the network of its node (hostNetwork), where a sidecar would take everybody's connections".into());
     }
     if spec["os"]["name"] == "windows" {
         return Some("it is for Windows".into());
     }
-    if metadata["annotations"][STATUS].is_string() {
-        return Some("it has been injected already".into());
-    }
-    let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
-    let mut names = all.filter_map(|container| container["name"].as_str());
-    let sidecar = names.find(|name| SIDECARS.contains(name))?;
+    let sidecar = container_names(spec).find(|name| SIDECARS.contains(name))?;
     Some(format!("it has a sidecar already (container {sidecar})"))
+}
+
+/// Of all kinds.
+pub(super) fn container_names(spec: &Value) -> impl Iterator<Item = &str> {
+    let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
+    all.filter_map(|container| container["name"].as_str())
 }
 
 fn unwanted(pod: &Value, namespace: &Namespace, settings: &InjectSettings) -> Option<String> {

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::probes::Originals;
-use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, STATUS, containers, fields};
+use super::probes::{self, Originals};
+use super::{
+    Fields, INIT, InjectError, InjectSettings, SIDECAR, STATUS, bootstrap, containers, decision, fields,
+};
 
 /// Everything that a Pod had not. By name, since a Pod may have been edited since.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,6 +85,49 @@ fn add(
     Ok(added)
 }
 
+/// A Pod that says that it was injected, as it was before; `None`: it does not say so.
+///
+/// # Errors
+/// Its sidecar is not ours to touch, and why.
+pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Value>, String> {
+    let Some(text) = pod["metadata"]["annotations"][STATUS].as_str() else { return Ok(None) };
+    // The annotation alone is a claim, and perhaps a copy.
+    let is_there = decision::container_names(&pod["spec"]).any(|name| name == SIDECAR);
+    match serde_json::from_str::<Status>(text) {
+        Ok(status) if is_there && status.revision != settings.revision() => {
+            Err(format!("it has been injected already, by revision {}", status.revision))
+        }
+        Ok(_) => uninject(pod).map_err(|error| error.to_string()),
+        Err(error) if is_there => {
+            Err(format!("it has been injected already, by whom cannot be read: {error}"))
+        }
+        Err(_) => {
+            let mut pod = pod.clone();
+            if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
+                annotations.remove(STATUS);
+            }
+            Ok(Some(pod))
+        }
+    }
+}
+
+/// What is ours stays as others have made it since it was first put in: images from another registry, resources, certificates. Of the
+/// sidecar's bootstrap the probes alone are news.
+pub(super) fn keep(pod: &mut Value, before: &Value) {
+    let ours = [INIT, SIDECAR, containers::STATE_VOLUME, containers::TOKEN_VOLUME];
+    for list in ["containers", "initContainers", "volumes"] {
+        let Some(all) = pod["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
+        let was = before["spec"][list].as_array().map(Vec::as_slice).unwrap_or_default();
+        for item in all.iter_mut().filter(|item| ours.iter().any(|own| item["name"] == *own)) {
+            let Some(was) = was.iter().find(|was| was["name"] == item["name"]) else { continue };
+            let now = std::mem::replace(item, was.clone());
+            if item["name"] == SIDECAR {
+                bootstrap::keep(item, &now);
+            }
+        }
+    }
+}
+
 /// A Pod or a template without what was injected; `None`: nothing was.
 ///
 /// # Errors
@@ -117,7 +162,7 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
             };
             for (place, original) in probes {
                 if let Some(probe) = container.pointer_mut(place) {
-                    *probe = original.clone();
+                    probes::restore(probe, original);
                 }
             }
         }

@@ -185,11 +185,86 @@ fn a_deployment_is_injected_as_it_was_agreed() {
     assert_eq!(text, wanted, "if this is what is meant, it belongs into deployment.injected.yaml:\n{text}");
 }
 
+fn with_a_probe() -> Value {
+    let mut pod = pod();
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80}, "timeoutSeconds": 3});
+    pod
+}
+
 #[test]
 fn injecting_twice_changes_nothing() {
-    let (once, _) = injected(&pod(), &settings());
-    let again = in_namespace(&once, &Namespace::enabled("shop", None), &settings()).unwrap();
-    assert!(matches!(again, Injection::LeftAlone(why) if why.contains("already")));
+    for before in [pod(), with_a_probe()] {
+        let (once, _) = injected(&before, &settings());
+        let (twice, _) = injected(&once, &settings());
+        assert_eq!(twice, once);
+    }
+}
+
+#[test]
+fn what_others_add_after_us_is_injected_too_and_what_they_made_of_ours_stays() {
+    for native_sidecar in [true, false] {
+        let settings = InjectSettings { native_sidecar, ..settings() };
+        let (mut pod, _) = injected(&with_a_probe(), &settings);
+        let list = if native_sidecar { "initContainers" } else { "containers" };
+        // Another webhook puts a container of its own first, takes images from a mirror and is patient.
+        let late = json!({"name": "late", "readinessProbe": {"httpGet": {"port": 9, "path": "/x"}}});
+        pod["spec"]["containers"].as_array_mut().unwrap().insert(0, late);
+        let all = pod["spec"][list].as_array_mut().unwrap();
+        let sidecar = all.iter_mut().find(|container| container["name"] == SIDECAR).unwrap();
+        sidecar["image"] = "mirror/outrigger-proxy:test".into();
+        sidecar["env"].as_array_mut().unwrap().insert(0, json!({"name": "HTTP_PROXY", "value": "p"}));
+        let app = pod["spec"]["containers"].as_array_mut().unwrap().last_mut().unwrap();
+        app["livenessProbe"]["timeoutSeconds"] = 20.into();
+
+        let (again, _) = injected(&pod, &settings);
+        let expected: &[&str] = if native_sidecar { &["late", "app"] } else { &[SIDECAR, "late", "app"] };
+        assert_eq!(container_names(&again, "containers"), expected);
+        let sidecar = container(&again, SIDECAR);
+        assert_eq!(
+            (&sidecar["image"], &sidecar["env"][0]["name"]),
+            (&json!("mirror/outrigger-proxy:test"), &json!("HTTP_PROXY"))
+        );
+        assert_eq!(container(&again, "late")["readinessProbe"]["httpGet"]["path"], "/app-health/late/readyz");
+        let probes = &bootstrap_of(&again)["probes"];
+        assert_eq!(probes["late/readyz"]["http"]["port"], 9);
+        assert_eq!(probes["app/livez"]["timeout"], "20s");
+        assert_eq!(injected(&again, &settings).0, again);
+        // And all of it can be taken out again.
+        let undone = uninject(&again).unwrap().unwrap();
+        assert_eq!(container_names(&undone, "containers"), ["late", "app"]);
+        assert_eq!(
+            undone["spec"]["containers"][0]["readinessProbe"],
+            json!({"httpGet": {"port": 9, "path": "/x"}})
+        );
+        assert_eq!(
+            undone["spec"]["containers"][1]["livenessProbe"],
+            json!({"tcpSocket": {"port": 80}, "timeoutSeconds": 20})
+        );
+    }
+}
+
+#[test]
+fn an_annotation_without_a_sidecar_is_no_injection() {
+    let (injected_once, _) = injected(&pod(), &settings());
+    let status = injected_once["metadata"]["annotations"][STATUS].clone();
+    for claim in [status, json!("{}"), json!("yes")] {
+        let mut claims = pod();
+        claims["metadata"]["annotations"] = json!({STATUS: claim});
+        let (after, _) = injected(&claims, &settings());
+        assert_eq!(container(&after, SIDECAR)["image"], "outrigger-proxy:test");
+        assert_eq!(uninject(&after).unwrap().unwrap()["spec"], pod()["spec"]);
+    }
+    // What another revision has put in, or nobody knows who, is not ours.
+    let left = |pod: &Value| match in_namespace(pod, &Namespace::enabled("shop", None), &settings()).unwrap()
+    {
+        Injection::LeftAlone(why) => why,
+        Injection::Injected { .. } => panic!("{pod}"),
+    };
+    let new = InjectSettings { revision: Some("new".into()), ..settings() };
+    assert!(left(&injected(&pod(), &new).0).contains("already, by revision new"));
+    let mut spoiled = injected_once;
+    spoiled["metadata"]["annotations"][STATUS] = "{".into();
+    assert!(left(&spoiled).contains("already"));
 }
 
 #[test]
