@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use outrigger_rules::intent::{Host, ObjectKind, Resolution, ServiceIntent, ServiceProtocol, WorkloadIntent};
+use outrigger_rules::intent::{
+    Host, IpFamily, ObjectKind, Resolution, ServiceIntent, ServicePort, ServiceProtocol, WorkloadIntent,
+};
 
-use crate::instance::Protocol;
+use crate::instance::{Instance, Protocol};
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -90,6 +92,25 @@ impl Described {
     pub(crate) fn workloads(&self, namespace: &str) -> &[Arc<WorkloadIntent>] {
         self.workloads.get(namespace).map_or(&[], Vec::as_slice)
     }
+}
+
+/// The port at which an instance serves a described port of this number.
+pub(crate) fn target(port: &ServicePort, number: u16, instance: &Instance) -> Option<u16> {
+    let name = port.target_name.as_str();
+    let named = instance.ports.iter().find(|port| !name.is_empty() && port.name == name);
+    let number = if name.is_empty() { port.target.or(Some(number)) } else { port.target };
+    named.or_else(|| number.and_then(|number| instance.port(number))).map(|port| port.number)
+}
+
+/// The address at which an instance serves it: of the family that is meant, if it has one.
+pub(crate) fn address(service: &ServiceIntent, instance: &Instance) -> Option<IpAddr> {
+    let of = |family: &IpFamily| instance.addresses.iter().find(|address| IpFamily::of(**address) == *family);
+    service.families.iter().find_map(of).or(instance.addresses.first()).copied()
+}
+
+/// Whether the name stands for those who serve it, at their own addresses.
+pub(crate) fn is_headless(described: &[Arc<ServiceIntent>]) -> bool {
+    described.iter().any(|service| service.headless)
 }
 
 /// Whether an address can stand for the service: one that goes where the client was going must leave it its way.

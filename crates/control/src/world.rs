@@ -3,7 +3,7 @@
 //! Its maps are persistent: a copy costs nothing, and a change what it changes. What a change is about it says in a [`Change`],
 //! by which compiled resources are known that have to be compiled again. Nothing here does I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, Known, LimitsIntent, MtlsIntent, MtlsMode,
-    RouteIntent, ServiceIntent, WorkloadIntent,
+    AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, Known, LimitsIntent, MtlsIntent,
+    MtlsMode, RouteIntent, ServiceIntent, WorkloadIntent,
 };
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use crate::described::{self, Offer};
-use crate::instance::{Instance, Protocol};
+use crate::instance::{Instance, Protocol, State};
 use crate::provider::ExtensionProvider;
 use crate::virtual_address::{Given, VirtualAddresses};
 
@@ -136,10 +136,35 @@ impl Service {
         if !own.is_empty() {
             return own;
         }
+        if visible.clone().any(|intent| intent.headless) {
+            return self.of_members(visible.collect());
+        }
         match self.instances.is_empty() && visible.count() == 0 {
             true => Vec::new(),
             false => self.virtual_addresses.iter().collect(),
         }
+    }
+}
+
+impl Service {
+    /// Of those who serve it, as a cluster's own DNS says: of its families, and only of who is ready unless it says otherwise.
+    fn of_members(&self, headless: Vec<&Arc<ServiceIntent>>) -> Vec<IpAddr> {
+        let unready = headless.iter().any(|intent| intent.unready);
+        let serves = |instance: &&Arc<Instance>| match instance.state {
+            State::Running => true,
+            State::Stopped => false,
+            State::Starting | State::Unhealthy | State::Maintenance | State::Stopping => unready,
+        };
+        let families: Vec<IpFamily> = headless.iter().flat_map(|intent| intent.families.clone()).collect();
+        let is_meant = |address: &IpAddr| families.is_empty() || families.contains(&IpFamily::of(*address));
+        let members = self.instances.iter().filter(serves).flat_map(|instance| &instance.addresses);
+        let all: BTreeSet<IpAddr> = members.filter(|address| is_meant(address)).copied().collect();
+        all.into_iter().collect()
+    }
+
+    /// Whether its addresses are those of who serves it.
+    pub fn is_headless(&self) -> bool {
+        described::is_headless(&self.described)
     }
 }
 

@@ -31,7 +31,8 @@ pub use security::{
 };
 use serde::{Deserialize, Serialize};
 pub use service::{
-    Known, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload, WorkloadIntent,
+    IpFamily, Known, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload,
+    WorkloadIntent,
 };
 
 pub use crate::host::Host;

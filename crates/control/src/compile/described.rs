@@ -100,21 +100,16 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
         }
     }
     let port = of.intent.ports.get(&outbound.port)?;
-    let target = |instance: &Instance| {
-        let (name, number) = (port.target_name.as_str(), port.target);
-        let named = instance.ports.iter().find(|port| !name.is_empty() && port.name == name);
-        let number = if name.is_empty() { number.or(Some(outbound.port)) } else { number };
-        let found = named.or_else(|| number.and_then(|number| instance.port(number)));
-        found.map(|port| port.number)
-    };
+    let target = |instance: &Instance| crate::described::target(port, outbound.port, instance);
     let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
     let selected = selected.filter(|instance| selects(&instance.labels));
     let registered = lens
         .members(of.service)
         .filter(|instance| endpoints::in_subset(lens, of.service.host(), outbound.subset, &instance.labels));
     for instance in selected.chain(registered) {
-        let Some((ip, target)) = instance.addresses.first().zip(target(instance)) else { continue };
-        if let Some(mut endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(*ip, target)) {
+        let ip = crate::described::address(of.intent, instance);
+        let Some((ip, target)) = ip.zip(target(instance)) else { continue };
+        if let Some(mut endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(ip, target)) {
             if of.intent.unready && endpoint.health == Health::Unhealthy {
                 endpoint.health = Health::Healthy;
             }

@@ -182,6 +182,9 @@ impl<'a> Lens<'a> {
 
     /// The addresses that stand for a service, as the client is told.
     pub(super) fn addresses(&self, service: Seen<'a>) -> Vec<IpAddr> {
+        if service.0.is_headless() {
+            self.saw(Fact::Members(service.0.host.clone()));
+        }
         service.0.addresses(self.looking_at(service))
     }
 

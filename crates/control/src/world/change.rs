@@ -315,7 +315,7 @@ impl World {
 
 /// Whether a virtual address stands for a service.
 fn has_address(host: &Host, instances: &[Arc<Instance>], described: &[Arc<ServiceIntent>]) -> bool {
-    !instances.is_empty() || described::wants_address(host, described)
+    !described::is_headless(described) && (!instances.is_empty() || described::wants_address(host, described))
 }
 
 /// The addresses of an instance, each once.

@@ -1,6 +1,6 @@
 //! Kubernetes' Service: a name and a port in front of the workloads that its labels select.
 //!
-//! What only the cluster itself does with it (node ports, load balancers, address families, names of endpoints) means nothing here.
+//! What only the cluster itself does with it (node ports, load balancers, names of endpoints) means nothing here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::shared::bounded;
 use crate::finding::{code, quote};
 use crate::intent::{
-    Intent, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Visibility, Workload,
+    Intent, IpFamily, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Visibility, Workload,
 };
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
@@ -21,6 +21,7 @@ pub const FIELDS: &[&str] = &[
     "selector",
     "clusterIP",
     "clusterIPs",
+    "ipFamilies",
     "type",
     "externalName",
     "sessionAffinity",
@@ -36,7 +37,6 @@ const SPEC: Table = Table::new("a Service", FIELDS).ignored(&[
     "externalIPs",
     "externalTrafficPolicy",
     "healthCheckNodePort",
-    "ipFamilies",
     "ipFamilyPolicy",
     "loadBalancerClass",
     "loadBalancerIP",
@@ -79,6 +79,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         origin: reader.origin.clone(),
         place: spec.place(),
         hosts: vec![host],
+        headless: !external && reader.text(fields.get("clusterIP")).is_some_and(|said| said == "None"),
+        families: families(reader, &fields),
         addresses: addresses(reader, &fields),
         ports: ports(reader, &fields),
         location: if external { Location::Outside } else { Location::Inside },
@@ -140,6 +142,26 @@ fn addresses(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<IpNet> {
     let all = reader.texts(fields.get("clusterIPs"));
     let all = if all.is_empty() { Vec::from_iter(first) } else { all };
     all.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(IpNet::from).collect()
+}
+
+/// As said, else as the addresses are.
+fn families(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<IpFamily> {
+    let said = reader.texts(fields.get("ipFamilies"));
+    let said: Vec<IpFamily> = said
+        .iter()
+        .filter_map(|family| match family.as_str() {
+            "IPv4" => Some(IpFamily::V4),
+            "IPv6" => Some(IpFamily::V6),
+            _ => None,
+        })
+        .collect();
+    if !said.is_empty() {
+        return said;
+    }
+    let mut families: Vec<IpFamily> =
+        addresses(reader, fields).iter().map(|block| IpFamily::of(block.addr())).collect();
+    families.dedup();
+    families
 }
 
 fn ports(reader: &mut Reader<'_>, fields: &Fields<'_>) -> BTreeMap<u16, ServicePort> {
@@ -248,7 +270,8 @@ ports:
 - {port: 99}",
         ));
         assert_eq!(found.hosts[0].as_str(), "reviews.shop.svc.cluster.local");
-        assert_eq!(found.addresses.len(), 2);
+        assert_eq!((found.addresses.len(), found.headless), (2, false));
+        assert_eq!(found.families, [IpFamily::V4], "what is said, not what there is");
         assert_eq!((found.location, found.resolution), (Location::Inside, Resolution::Static));
         assert_eq!(found.selector["app"], "reviews");
         assert!(found.unready);
@@ -273,6 +296,11 @@ ports:
         let headless =
             service(&text("clusterIP: None\nselector: {app: db}\nports: [{port: 5432, name: tcp}]"));
         assert_eq!((headless.addresses.len(), headless.resolution), (0, Resolution::Static));
+        assert!(headless.headless);
+        let not_yet = service(&text("selector: {app: db}\nports: [{port: 5432, name: tcp}]"));
+        assert!(!not_yet.headless && not_yet.families.is_empty());
+        let dual = service(&text("clusterIPs: ['fd00::7', 10.0.0.7]\nports: [{port: 80}]"));
+        assert_eq!(dual.families, [IpFamily::V6, IpFamily::V4]);
         let external = service(&text(
             "type: ExternalName\nexternalName: API.example.com.\nselector: {a: b}\nports: [{port: 443, name: https}]",
         ));

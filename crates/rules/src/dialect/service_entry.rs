@@ -50,6 +50,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
     let locations = [("MESH_EXTERNAL", Location::Outside), ("MESH_INTERNAL", Location::Inside)];
     let intent = ServiceIntent {
+        headless: false,
+        families: Vec::new(),
         origin: reader.origin.clone(),
         place: fields.get("hosts").as_ref().unwrap_or(spec).place(),
         hosts: hosts(reader, &fields),

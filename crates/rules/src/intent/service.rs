@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,28 @@ pub struct ServiceIntent {
     /// Instances that are not ready serve it as well.
     #[serde(default)]
     pub unready: bool,
+    /// It has no address of its own and will not get one: its name stands for those who serve it.
+    #[serde(default)]
+    pub headless: bool,
+    /// Which addresses of those who serve it are meant, the first before others; empty: whichever come first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<IpFamily>,
+}
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpFamily {
+    /// An address's.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 /// A port of a service.

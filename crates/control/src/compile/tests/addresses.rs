@@ -25,6 +25,78 @@ fn a_virtual_address_leads_to_the_listener_of_its_service_and_only_on_its_ports(
     }
 }
 
+#[test]
+fn the_name_of_a_headless_service_stands_for_those_who_serve_it() {
+    let service = |more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: db, namespace: shop}}, spec: {{ports: [{{port: 80, targetPort: 5432}}], {more}}}}}"
+        )
+    };
+    let member = |id: &str, addresses: [&str; 2], state| {
+        let one = sample(id, "db", "v1", addresses[0], 5432, Protocol::Tcp);
+        let addresses = addresses.map(|address| address.parse().unwrap()).to_vec();
+        Instance { services: Some(vec!["db".into()]), addresses, state, ..one }
+    };
+    let members = || {
+        let ready = member("db-0", ["10.0.0.7", "fd00::7"], State::Running);
+        let mut all = vec![ready, member("db-1", ["10.0.0.8", "fd00::8"], State::Unhealthy)];
+        all.extend(shop());
+        all
+    };
+    let answer = |instances: Vec<Instance>, more: &str| -> Option<Vec<String>> {
+        let c = compiled(instances, &service(more));
+        match get(&c, &web(), ResourceKind::Host, "db") {
+            Some(Resource::Host(host)) => Some(host.addresses.iter().map(ToString::to_string).collect()),
+            _ => None,
+        }
+    };
+    let some = |all: &[&str]| Some(all.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+    assert_eq!(answer(members(), "clusterIP: None, ipFamilies: [IPv4]"), some(&["10.0.0.7"]));
+    assert_eq!(
+        answer(members(), "clusterIP: None, ipFamilies: [IPv6, IPv4]"),
+        some(&["10.0.0.7", "fd00::7"])
+    );
+    let all = "clusterIP: None, publishNotReadyAddresses: true";
+    assert_eq!(answer(members(), all), some(&["10.0.0.7", "10.0.0.8", "fd00::7", "fd00::8"]));
+    // Nobody is ready: whoever asks is not led anywhere else.
+    assert_eq!(answer(shop(), "clusterIP: None"), None);
+    // One that has no address yet is another matter.
+    let given = answer(members(), "type: ClusterIP").unwrap();
+    assert!(given[0].starts_with("240.") && given[1].starts_with("2001:2:"), "{given:?}");
+    // A call to one of them is a call to that instance.
+    let c = compiled(members(), &service("clusterIP: None"));
+    let name = "/10.0.0.7:5432";
+    let Some(Resource::Destination(found)) = get(&c, &web(), ResourceKind::Destination, name) else {
+        panic!()
+    };
+    assert_eq!(found.listener, "outbound|5432||10.0.0.7");
+}
+
+#[test]
+fn an_instance_is_called_in_the_family_that_its_service_has() {
+    let service = |more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: db, namespace: shop}}, spec: {{ports: [{{port: 80, targetPort: 5432}}], {more}}}}}"
+        )
+    };
+    let one = sample("db-0", "db", "v1", "10.0.0.7", 5432, Protocol::Tcp);
+    let addresses = vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+    let both = Instance { services: Some(vec!["db".into()]), addresses, ..one };
+    for (more, called) in [
+        ("clusterIP: 10.96.0.7", "10.0.0.7:5432"),
+        ("clusterIP: 'fd00:96::7'", "[fd00::7]:5432"),
+        ("clusterIP: 'fd00:96::7', clusterIPs: ['fd00:96::7', 10.96.0.7]", "[fd00::7]:5432"),
+        ("clusterIP: None, ipFamilies: [IPv6]", "[fd00::7]:5432"),
+        ("type: ClusterIP", "10.0.0.7:5432"),
+    ] {
+        let c = compiled(vec![both.clone()], &service(more));
+        let name = "outbound|80||db.shop.svc.cluster.local";
+        let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, name) else { panic!() };
+        let found: Vec<String> = set.iter().map(|endpoint| endpoint.address.to_string()).collect();
+        assert_eq!(found, [called], "{more}");
+    }
+}
+
 fn destination_of(address: std::net::IpAddr, port: u16) -> String {
     format!("/{}", std::net::SocketAddr::new(address, port))
 }
