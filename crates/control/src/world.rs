@@ -127,6 +127,20 @@ impl Service {
         Known { home: &self.namespace, described: &self.described, registered }
     }
 
+    /// Where an instance serves a port, for the clients of a namespace.
+    pub(crate) fn place(&self, instance: &Instance, port: u16, namespace: &str) -> Option<SocketAddr> {
+        match self.offer(port, namespace)?.described {
+            Some(intent) => {
+                let target = described::target(intent.ports.get(&port)?, port, instance)?;
+                Some(SocketAddr::new(described::address(intent, instance)?, target))
+            }
+            None => {
+                instance.port(port)?;
+                Some(SocketAddr::new(*instance.addresses.first()?, port))
+            }
+        }
+    }
+
     /// The addresses that stand for it, as the clients of a namespace are told.
     pub fn addresses(&self, namespace: &str) -> Vec<IpAddr> {
         let visible = self.described.iter().filter(|intent| intent.visibility.includes(namespace));

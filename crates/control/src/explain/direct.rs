@@ -33,12 +33,14 @@ impl Work<'_> {
                 there.filter(|instance| instance.state != State::Stopped).map(|i| at(i, address)).collect()
             }
             Err(_) => {
-                let instances = see.service(&goal.host).map_or(&[][..], |service| &service.instances);
-                let running = instances
-                    .iter()
-                    .filter(|i| i.state == State::Running && i.port(goal.port).is_some())
-                    .filter_map(|i| Some(at(i, SocketAddr::new(*i.addresses.first()?, goal.port))));
-                running.collect()
+                let service = see.service(&goal.host);
+                let all = service
+                    .into_iter()
+                    .flat_map(|service| service.instances.iter().map(move |i| (service, i)));
+                let running = all.filter(|(_, instance)| instance.state == State::Running);
+                running
+                    .filter_map(|(service, i)| Some(at(i, service.place(i, goal.port, see.namespace())?)))
+                    .collect()
             }
         };
         if to.is_empty() {

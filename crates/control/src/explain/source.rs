@@ -18,18 +18,28 @@ pub(super) fn instance<'w>(world: &'w World, from: &str) -> Result<&'w Arc<Insta
         return Ok(instance);
     }
     let whole = named(world, from);
-    let is_meant = |instance: &&Arc<Instance>| match &whole {
-        Some((name, namespace)) => instance.service == *name && instance.namespace == *namespace,
-        None => instance.service == from,
+    let (name, namespace) = match &whole {
+        Some((name, namespace)) => (name.as_str(), Some(namespace)),
+        None => (from, None),
+    };
+    // A Pod of a cluster is called by what its labels say, and serves what selects it.
+    let is_meant = |instance: &&Arc<Instance>| {
+        namespace.is_none_or(|namespace| instance.namespace == *namespace)
+            && (instance.service == name || instance.serves().iter().any(|service| service == name))
     };
     let found: Vec<_> = world.instances().filter(is_meant).collect();
-    let services: BTreeSet<String> = found.iter().map(|instance| service_of(instance)).collect();
+    let services: BTreeSet<String> =
+        found.iter().map(|instance| format!("{}/{name}", instance.namespace)).collect();
     if services.len() > 1 {
         return Err(format!("{from:?} may be {}; say which", listed(services.into_iter())));
     }
     let running = found.iter().find(|instance| instance.state == State::Running);
     running.or(found.first()).copied().ok_or_else(|| {
-        let known: BTreeSet<String> = world.instances().map(|instance| service_of(instance)).collect();
+        let all = |instance: &Arc<Instance>| {
+            let served = instance.serves().iter().map(|name| format!("{}/{name}", instance.namespace));
+            served.chain([service_of(instance)]).collect::<Vec<_>>()
+        };
+        let known: BTreeSet<String> = world.instances().flat_map(all).collect();
         match known.is_empty() {
             true => format!("there is no instance and no service {from:?}: nothing is registered"),
             false => format!(

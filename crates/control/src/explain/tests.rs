@@ -241,6 +241,29 @@ fn faults_and_weights_leave_several_outcomes() {
     assert_eq!(answer.targets.iter().map(|target| target.percent).collect::<Vec<_>>(), [90.0, 10.0]);
 }
 
+#[test]
+fn a_service_of_a_cluster_is_asked_by_its_own_port_and_its_pods_ask_by_its_name() {
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: shelf, namespace: shop}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80, name: http, targetPort: 8080}]}}";
+    let mut pod = sample("shelf-7d9-x", "shelf-app", "v1", "127.0.0.30", 8080, Protocol::Http);
+    pod.services = Some(vec!["shelf".into()]);
+    let mut alone = sample("alone-1", "alone", "v1", "127.0.0.20", 8080, Protocol::Http);
+    alone.sidecar = false;
+    let world = Arc::new(sample::world([shop(), vec![pod, alone]].concat(), service));
+    // Where no sidecar picks the port it is the Service's all the same.
+    let direct = asked(&world, "alone", "GET http://shelf/");
+    assert_eq!(only(&direct), ("forwarded", None, vec!["shelf-7d9-x"]));
+    assert_eq!(direct.targets[0].inbound[0].instances, ["shelf-7d9-x"]);
+    let other = asked(&world, "alone", "GET http://shelf:8080/");
+    assert_eq!(only(&other).0, "outside", "the Service has no such port");
+    for from in
+        ["shelf", "shop/shelf", "shelf.shop", "shelf.shop.svc.cluster.local", "shelf-app", "shop/shelf-app"]
+    {
+        assert_eq!(asked(&world, from, "GET http://catalog:8080/").source.instance, "shelf-7d9-x", "{from}");
+    }
+    let nobody = source::instance(&world, "nobody").unwrap_err();
+    assert!(nobody.contains("shop/shelf,") && nobody.contains("shop/shelf-app"), "{nobody}");
+}
+
 fn with_alone(rules: &str) -> Arc<World> {
     let mut alone = sample("alone-1", "alone", "v1", "127.0.0.20", 8080, Protocol::Http);
     alone.sidecar = false;
