@@ -11,8 +11,8 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, Known, LimitsIntent, MtlsIntent,
-    MtlsMode, RouteIntent, ServiceIntent, WorkloadIntent,
+    AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, Known, LimitsIntent, Location,
+    MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, WorkloadIntent,
 };
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
@@ -238,6 +238,18 @@ impl World {
     /// How many services there are.
     pub fn service_count(&self) -> usize {
         self.services.size()
+    }
+
+    /// The host that the name of a service stands for and nothing else, where both are names of the mesh: a cluster's ExternalName.
+    pub(crate) fn alias(&self, host: &Host) -> Option<Host> {
+        let service = self.service(host).filter(|service| service.instances.is_empty())?;
+        let [intent] = service.described.as_slice() else { return None };
+        if intent.origin.kind != ObjectKind::Service || intent.location != Location::Outside {
+            return None;
+        }
+        let target = self.resolver.resolve(&intent.endpoints.first()?.address, "").ok()?;
+        self.resolver.split(&target)?;
+        (target != *host).then_some(target)
     }
 
     /// The service of a host.

@@ -125,7 +125,12 @@ impl<'a> Lens<'a> {
         // A name of one label is of the client's namespace; all others mean the same to everybody.
         let alone = !name.strip_suffix('.').unwrap_or(name).contains('.');
         let namespace = if alone { self.namespace() } else { "" };
-        self.world.resolver.resolve(name, namespace).ok()
+        let host = self.world.resolver.resolve(name, namespace).ok()?;
+        let Some(target) = self.world.alias(&host) else { return Some(host) };
+        self.saw(Fact::Service(host.clone()));
+        self.saw(Fact::Service(target.clone()));
+        // What the name stands for is not there: then it is a name like any other.
+        Some(if self.world.service(&target).is_some() { target } else { host })
     }
 
     /// The host that a name means in a namespace.

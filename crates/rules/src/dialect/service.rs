@@ -124,16 +124,6 @@ fn external_name(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Workloa
     };
     let text = reader.text(Some(at.clone()))?;
     let address = text.trim_end_matches('.').to_ascii_lowercase();
-    if let Ok(host) = reader.resolver().resolve(&address, "")
-        && let Some((name, namespace)) = reader.resolver().split(&host)
-    {
-        let message = format!(
-            "{}: {address} is a service of the mesh, and whoever calls it by this name gets there without the mesh's mTLS and its rules; \
-             have clients call {name}.{namespace} itself",
-            at.path
-        );
-        reader.warn(code::NO_EFFECT, &at, message);
-    }
     Some(Workload {
         address,
         ports: BTreeMap::new(),
@@ -330,10 +320,6 @@ ports:
         }
         for (spec, word) in [
             ("ports: [{port: 80}]\nsessionAffinity: ClientIP", "consistentHash"),
-            (
-                "type: ExternalName\nexternalName: catalog.shop.svc.cluster.local.\nports: [{port: 80}]",
-                "without the mesh's mTLS and its rules; have clients call catalog.shop itself",
-            ),
             ("ports: [{port: 80}]\ninternalTrafficPolicy: Local", "endpoints of all nodes"),
             ("ports: [{port: 80}]\ntrafficDistribution: PreferClose", "localityLbSetting"),
             ("ports: [{port: 80, appProtocol: example.com/mine}]", "detected per connection"),

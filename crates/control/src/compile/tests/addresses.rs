@@ -73,6 +73,50 @@ fn the_name_of_a_headless_service_stands_for_those_who_serve_it() {
 }
 
 #[test]
+fn an_external_name_of_a_service_of_the_mesh_is_that_service() {
+    let named = |name: &str, target: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{type: ExternalName, externalName: {target}, ports: [{{port: 8080}}]}}}}\n"
+        )
+    };
+    let rules = [
+        named("goods", "catalog.shop.svc.cluster.local."),
+        named("itself", "itself.shop.svc.cluster.local"),
+        named("gone", "nobody.shop.svc.cluster.local"),
+        named("world", "api.example.com"),
+    ];
+    let c = compiled(shop(), &rules.concat());
+    let ask = |kind, name: &str| get(&c, &web(), kind, name);
+    let cluster = |name: &str| {
+        let name = format!("outbound|8080||{name}.shop.svc.cluster.local");
+        let Some(Resource::Cluster(cluster)) = ask(ResourceKind::Cluster, &name) else { panic!("no {name}") };
+        (cluster.tls, ask(ResourceKind::Endpoints, &name))
+    };
+    let (ClientTls::Mesh { server_name, identities, .. }, Some(Resource::Endpoints(set))) = cluster("goods")
+    else {
+        panic!("{:?}", cluster("goods"))
+    };
+    assert_eq!(server_name, "outbound_.8080_._.catalog.shop.svc.cluster.local");
+    assert!(!identities.is_empty() && set.len() == 2, "{identities:?} {set:?}");
+    let (Some(Resource::Host(host)), Some(Resource::Host(catalog))) =
+        (ask(ResourceKind::Host, "goods"), ask(ResourceKind::Host, "catalog"))
+    else {
+        panic!("no host")
+    };
+    assert_eq!((host.host, host.addresses), (catalog.host, catalog.addresses));
+    for name in ["goods:8080", "goods.shop:8080", "catalog:8080"] {
+        let Some(Resource::Destination(found)) = ask(ResourceKind::Destination, name) else {
+            panic!("{name}")
+        };
+        assert_eq!(found.listener, CATALOG, "{name}");
+    }
+    // All others are names of the world.
+    for name in ["itself", "gone", "world"] {
+        assert_eq!(cluster(name).0, ClientTls::None, "{name}");
+    }
+}
+
+#[test]
 fn an_instance_is_called_in_the_family_that_its_service_has() {
     let service = |more: &str| {
         format!(

@@ -69,6 +69,8 @@ const RULES: &[&str] = &[
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: ask, namespace: shop}, spec: {action: CUSTOM, provider: {name: pay}, selector: {matchLabels: {version: v1}}, rules: [{to: [{operation: {paths: [/ask*]}}]}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: ask, namespace: outrigger-system}, spec: {action: CUSTOM, provider: {name: api}, rules: [{to: [{operation: {methods: [POST]}}]}]}}",
     "{apiVersion: v1, kind: Service, metadata: {name: catalog, namespace: shop}, spec: {clusterIP: 192.0.2.9, ports: [{port: 80, name: http, targetPort: 9090}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: shop}, spec: {type: ExternalName, externalName: catalog.shop.svc.cluster.local, ports: [{port: 80, name: http}, {port: 9090, name: tcp}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: shop}, spec: {type: ExternalName, externalName: stock.bank.svc.cluster.local., ports: [{port: 80, name: http}]}}",
     "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: None, publishNotReadyAddresses: true, ports: [{port: 80, targetPort: web}]}}",
 ];
 
