@@ -123,3 +123,44 @@ fn the_control_plane_of_a_cluster_has_settings_that_it_takes() {
     assert!(settings.dns_names.iter().any(|name| name == host), "{host}");
     assert_eq!(port, settings.xds_address.port().to_string());
 }
+
+/// The objects of a text, without its comments, by kind and name. `outrigger manifest` also makes the namespace, which Helm does not.
+fn objects(text: &str) -> std::collections::BTreeMap<String, Value> {
+    let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    let named =
+        all.into_iter().map(|object| (format!("{} {}", object["kind"], object["metadata"]["name"]), object));
+    named.filter(|(id, _)| !id.starts_with("\"Namespace\"")).collect()
+}
+
+#[test]
+fn the_chart_is_the_manifest() {
+    let Some(helm) = outrigger_tests::require::tool("helm") else { return };
+    let run = |words: &[&str]| {
+        let output =
+            Command::new(&helm).args(words).env("HELM_CACHE_HOME", std::env::temp_dir()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {}{said}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let chart = deploy("helm").display().to_string();
+    let linted = run(&["lint", "--strict", &chart]);
+    assert!(linted.contains("0 chart(s) failed"), "{linted}");
+    for set in [&[][..], &["--set", "image=registry/o:2,trustDomain=mesh.test,resources.limits.memory=2Gi"]] {
+        let ours: Vec<String> = set.iter().flat_map(|words| words.split(',')).map(str::to_owned).collect();
+        // Ours takes one value at a time.
+        let ours = ours.iter().filter(|word| *word != "--set").flat_map(|word| ["--set", word]);
+        let ours: Vec<&str> = ["manifest", "-n", "mesh"].into_iter().chain(ours).collect();
+        let (done, ours) = outrigger(&ours);
+        assert!(done, "{ours}");
+        let theirs = run(&[
+            &["template", "o", &chart, "-n", "mesh", "--include-crds", "--kube-version", "1.32.0"][..],
+            set,
+        ]
+        .concat());
+        let (ours, theirs) = (objects(&ours), objects(&theirs));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+        for (id, object) in &ours {
+            assert_eq!(object, &theirs[id], "{id}");
+        }
+    }
+}

@@ -58,7 +58,10 @@ enum Command {
     /// Take sidecars out again
     Uninject(command::inject::Uninject),
     /// Print what is installed into a cluster of Kubernetes
+    #[command(visible_alias = "install")]
     Manifest(command::install::Manifest),
+    /// Print what is to be deleted from a cluster again
+    Uninstall(command::install::Uninstall),
     /// Make join tokens for sidecars
     Token(command::identity::Token),
     /// Issue certificates, revoke identities, rotate the root
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Inject(args) => wait(args.run()),
         Command::Uninject(args) => wait(args.run()),
         Command::Manifest(args) => args.run(),
+        Command::Uninstall(args) => args.run(),
         Command::Token(args) => wait(args.run()),
         Command::Identity(args) => wait(args.run()),
         Command::Traces(args) => wait(args.run()),

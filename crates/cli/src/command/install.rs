@@ -1,20 +1,92 @@
-//! `manifest`: what is installed into a cluster.
+//! `manifest`, `install`, `uninstall`: what is in a cluster, for kubectl. Nothing is asked of the cluster here.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use outrigger_control::install::definitions;
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use outrigger_control::install::{NAMESPACE, Values, definitions, manifest};
 
-/// Print what is installed into a cluster of Kubernetes.
+use super::rules::read;
+
+/// Print what is installed into a cluster of Kubernetes, as `helm template` of the chart does: `outrigger install | kubectl apply
+/// --server-side -f -`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Manifest {
-    /// Only the definitions of our own kinds of rules
-    #[arg(long, required = true)]
+    #[command(flatten)]
+    wishes: Wishes,
+    /// The definitions of our own kinds of rules
+    #[arg(long, value_enum, default_value = "with")]
+    crds: Definitions,
+}
+
+/// Print what `kubectl delete -f -` takes to undo an installation. The definitions stay, and with them the rules, unless `--crds`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    wishes: Wishes,
+    /// Also the definitions of our own kinds, and so all rules of these kinds
+    #[arg(long)]
     crds: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Wishes {
+    /// The namespace of the control plane
+    #[arg(short, long, default_value = NAMESPACE)]
+    namespace: String,
+    /// A file of values, as in deploy/helm/values.yaml
+    #[arg(short = 'f', long = "values", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// One value, such as `image=registry/outrigger:0.1.0` or `resources.limits.memory=2Gi`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Definitions {
+    With,
+    None,
+    Only,
 }
 
 impl Manifest {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        print!("{}", definitions()?);
+        if self.crds != Definitions::None {
+            print!("{}", definitions()?);
+        }
+        if self.crds == Definitions::With {
+            println!("---");
+        }
+        if self.crds != Definitions::Only {
+            print!("{}", self.wishes.manifest()?);
+        }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Uninstall {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        print!("{}", self.wishes.manifest()?);
+        if self.crds {
+            print!("---\n{}", definitions()?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Wishes {
+    fn manifest(&self) -> anyhow::Result<String> {
+        let mut values = Values::defaults().map_err(|error| anyhow!(error))?;
+        for file in &self.files {
+            values
+                .merge(&read(file)?)
+                .map_err(|error| anyhow!(error))
+                .with_context(|| file.display().to_string())?;
+        }
+        for words in &self.set {
+            values.set(words).map_err(|error| anyhow!("--set: {error}"))?;
+        }
+        manifest(&self.namespace, &values).map_err(|error| anyhow!(error))
     }
 }
