@@ -46,6 +46,7 @@ mod rotation;
 mod rules;
 mod services;
 mod thin_thread;
+mod tokens;
 mod virtual_services;
 
 /// The command under test.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{Api, Shared};
 use crate::keeper::{Keeper, Start};
+use crate::keys;
 use crate::metrics::{Metrics, observe};
 use crate::registry::health::Table;
 use crate::registry::{self, Heard};
@@ -130,6 +131,7 @@ impl ControlPlane {
         for heard in heard {
             tasks.spawn(pass_on(heard, parts.keeper.clone()));
         }
+        tasks.spawn(keys::follow(parts.keeper.clone(), parts.registries.clone()));
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
         tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
         tasks.spawn(recover(parts.store.clone()));

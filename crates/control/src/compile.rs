@@ -23,6 +23,7 @@ mod outbound;
 mod place;
 mod route;
 pub mod scope;
+mod tokens;
 mod upgrade;
 
 #[cfg(test)]

@@ -83,11 +83,13 @@ impl Unenforced {
 /// The policies that would hold for what comes in to an instance. What lets everything in needs nobody to enforce it.
 fn policies(world: &World, instance: &Instance) -> Vec<String> {
     let authorization = world.authorization_for(instance).into_iter().map(|intent| intent.origin.to_string());
+    let tokens = world.tokens_for(instance).into_iter().map(|intent| intent.origin.to_string());
     let strict = world.mtls_for(instance).filter(|intent| {
         intent.mode == Some(MtlsMode::Strict)
             || intent.ports.values().any(|mode| *mode == Some(MtlsMode::Strict))
     });
     let limits = world.limits_for(instance).map(|intent| intent.origin.to_string());
+    let authorization = authorization.chain(tokens);
     authorization.chain(strict.map(|intent| intent.origin.to_string())).chain(limits).collect()
 }
 

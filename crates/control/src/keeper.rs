@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_identity::{Revocation, Revoked};
+use outrigger_rules::intent::KeySource;
 use outrigger_rules::{Finding, Object};
 use outrigger_xds::server::Audience;
 use rpds::RedBlackTreeMapSync;
@@ -30,6 +31,7 @@ use crate::world::{Change, MeshSettings, World};
 
 mod claims;
 mod draft;
+mod keys;
 mod revocations;
 pub mod rules;
 #[cfg(test)]
@@ -39,7 +41,7 @@ mod turn;
 pub use claims::Claims;
 use draft::Draft;
 pub(crate) use rules::consequences;
-pub use rules::{Action, Applied, AppliedObject, Rule, catalog};
+pub use rules::{Action, Applied, AppliedObject, Removed, Rule, catalog};
 use turn::Turn;
 
 /// Changes that come this close together become one world.
@@ -109,19 +111,9 @@ pub(crate) enum Command {
     Registry { source: Arc<Source>, event: Event, reply: Reply<u64> },
     Revoke { entry: Revocation, by: String, reply: Reply<u64> },
     Reinstate { entry: Revocation, reply: Reply<u64> },
+    Keys { source: KeySource, keys: Arc<str>, reply: Reply<u64> },
     Roots(Arc<str>),
     Stop,
-}
-
-/// A deletion that was carried out.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Removed {
-    /// The version that the history gives the deletion.
-    pub version: u64,
-    /// The generation without the rule.
-    pub generation: u64,
-    /// What others miss now.
-    pub findings: Vec<Finding>,
 }
 
 /// A registered instance and where it comes from.

@@ -12,6 +12,7 @@ pub mod inject;
 pub mod install;
 pub mod instance;
 pub mod keeper;
+mod keys;
 pub mod provider;
 pub mod registry;
 pub mod rejections;

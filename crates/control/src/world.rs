@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, Known, LimitsIntent, Location,
-    MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, WorkloadIntent,
+    AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, KeySource, Known, LimitsIntent, Location,
+    MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
@@ -196,6 +197,7 @@ pub struct World {
     by_address: HashTrieMapSync<IpAddr, Arc<[Arc<Instance>]>>,
     given: Given,
     rules: Arc<Rules>,
+    keys: RedBlackTreeMapSync<KeySource, Arc<str>>,
 }
 
 impl World {
@@ -211,6 +213,7 @@ impl World {
             by_address: HashTrieMapSync::new_sync(),
             given: Given::default(),
             rules: Arc::default(),
+            keys: RedBlackTreeMapSync::new_sync(),
         }
     }
 
@@ -431,12 +434,40 @@ impl World {
 
     /// The authorization policies of an instance: those of its namespace and of the root namespace that select it, by name.
     pub fn authorization_for(&self, instance: &Instance) -> Vec<&Arc<AuthorizationIntent>> {
-        let roots = self.settings.roots().filter(|root| **root != *instance.namespace);
-        let scopes = std::iter::once(instance.namespace.as_str()).chain(roots);
-        let all = scopes.flat_map(|scope| self.rules.authorization.of(scope));
+        let all = self.scopes(instance).flat_map(|scope| self.rules.authorization.of(scope));
         let mut all: Vec<_> = all.filter(|intent| selected(&intent.selector, &instance.labels)).collect();
         all.sort_by(|a, b| a.origin.cmp(&b.origin));
         all
+    }
+
+    /// Whose tokens an instance knows: by the rules of its namespace and of the root namespace that select it, by name.
+    pub fn tokens_for(&self, instance: &Instance) -> Vec<&Arc<TokensIntent>> {
+        let all = self.scopes(instance).flat_map(|scope| self.rules.tokens.of(scope));
+        let mut all: Vec<_> = all.filter(|intent| selected(&intent.selector, &instance.labels)).collect();
+        all.sort_by(|a, b| a.origin.cmp(&b.origin));
+        all
+    }
+
+    /// The namespaces whose policies may be for an instance.
+    fn scopes<'w>(&'w self, instance: &'w Instance) -> impl Iterator<Item = &'w str> {
+        let roots = self.settings.roots().filter(|root| **root != *instance.namespace);
+        std::iter::once(instance.namespace.as_str()).chain(roots)
+    }
+
+    /// The keys at a place, if they are known.
+    pub fn keys(&self, source: &KeySource) -> Option<&Arc<str>> {
+        self.keys.get(source)
+    }
+
+    /// All keys that are known.
+    pub(crate) fn all_keys(&self) -> impl Iterator<Item = (&KeySource, &Arc<str>)> {
+        self.keys.iter()
+    }
+
+    /// Where rules want keys fetched, and how long that may take.
+    pub fn key_sources(&self) -> BTreeMap<KeySource, Duration> {
+        let issuers = self.rules.tokens.all.iter().flat_map(|intent| &intent.rules);
+        issuers.filter_map(|issuer| Some((issuer.keys.clone()?, issuer.timeout))).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 //! compiles rules into them; the proxy compiles them into its runtime. The types follow Envoy's v3 API closely, because
 //! that is how they travel; each says which message it stands for.
 
+mod claims;
 pub mod cluster;
 pub mod endpoint;
 pub mod ext_authz;
@@ -21,4 +22,5 @@ mod references;
 pub mod request;
 pub mod resource;
 pub mod route;
+pub mod token;
 mod words;

@@ -12,6 +12,7 @@ use crate::path::PathNormalization;
 use crate::policy::Rbac;
 use crate::rate_limit::RateLimit;
 use crate::route::{Fault, RouteConfig, WeightedCluster};
+use crate::token::JwtAuthn;
 
 /// One listener: the destination addresses that it serves and its filter chains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,6 +202,8 @@ pub enum HttpFilter {
     ExtAuthz(Box<ExtAuthz>),
     /// Of ours: how many requests pass. All limits that a request falls under must have room, in order.
     RateLimit(Vec<RateLimit>),
+    /// `envoy.filters.http.jwt_authn`.
+    Tokens(Box<JwtAuthn>),
 }
 
 /// The TCP proxy.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::matcher::{HeaderMatch, StringMatch};
 use crate::origin::Origin;
 
+mod claim;
 pub mod decide;
 
 /// One RBAC filter.
@@ -81,4 +82,30 @@ pub enum Principal {
     SourceIp(IpNet),
     /// A header; never holds without HTTP.
     Header(HeaderMatch),
+    /// What a good token of the request says; never holds without one.
+    Claim(ClaimMatch),
+}
+
+/// On a claim of a token (`metadata` of `envoy.filters.http.jwt_authn`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimMatch {
+    /// The name of the payload, the claim, and where in it.
+    pub path: Vec<String>,
+    /// On the value.
+    pub value: ClaimValue,
+}
+
+/// `envoy.type.matcher.v3.ValueMatcher`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ClaimValue {
+    /// There is one, and it is not null.
+    Present,
+    /// A text.
+    Text(StringMatch),
+    /// A truth value.
+    Bool(bool),
+    /// A list, of which one matches.
+    Member(Box<ClaimValue>),
+    /// One of them.
+    AnyOf(Vec<ClaimValue>),
 }

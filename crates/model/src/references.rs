@@ -74,7 +74,7 @@ impl HttpFilter {
     /// The cluster that it asks.
     fn cluster(&self) -> Option<&str> {
         match self {
-            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) => None,
+            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Tokens(_) => None,
             Self::ExtAuthz(authz) => Some(&authz.cluster),
         }
     }
@@ -131,6 +131,9 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
                 HttpFilter::ExtAuthz(authz) => all.extend(authz.only.iter().flat_map(of_rbac)),
                 HttpFilter::RateLimit(limits) => {
                     all.extend(limits.iter().filter_map(|limit| limit.origin.as_ref()))
+                }
+                HttpFilter::Tokens(tokens) => {
+                    all.extend(tokens.providers.values().filter_map(|provider| provider.origin.as_ref()))
                 }
                 HttpFilter::Fault(_) => {}
             }

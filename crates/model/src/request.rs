@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::claims::Proven;
 use crate::identity::SpiffeId;
 
 /// Read access to a request head; implemented by the proxy's HTTP/1 and HTTP/2 heads and by `explain`.
@@ -16,6 +17,10 @@ pub trait RequestView {
     fn scheme(&self) -> &str;
     /// All values of a header; `name` is lower-case.
     fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a;
+    /// What good tokens of it say; see [`WithTokens`](crate::token::WithTokens).
+    fn tokens(&self) -> Option<&Proven> {
+        None
+    }
 }
 
 /// What is known of a connection when it is authorized.

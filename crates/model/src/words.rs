@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::matcher::{HeaderMatch, Pattern, StringMatch};
-use crate::policy::{Permission, Principal};
+use crate::policy::{ClaimMatch, ClaimValue, Permission, Principal};
 use crate::route::{PathMatch, QueryMatch, RouteMatch};
 
 impl Display for StringMatch {
@@ -102,6 +102,26 @@ impl Display for Principal {
             Self::Authenticated(Some(id)) => write!(f, "the peer's identity {id}"),
             Self::SourceIp(net) => write!(f, "the peer is in {net}"),
             Self::Header(header) => header.fmt(f),
+            Self::Claim(claim) => claim.fmt(f),
+        }
+    }
+}
+
+impl Display for ClaimMatch {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let path = self.path.get(1..).unwrap_or_default().join(".");
+        write!(f, "the token's claim {path} {}", self.value)
+    }
+}
+
+impl Display for ClaimValue {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("is there"),
+            Self::Text(text) => text.fmt(f),
+            Self::Bool(is) => write!(f, "is {is}"),
+            Self::Member(one) => write!(f, "has one that {one}"),
+            Self::AnyOf(list) => all(f, list, " or "),
         }
     }
 }

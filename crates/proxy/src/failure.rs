@@ -119,6 +119,8 @@ pub enum FailureKind {
     },
     /// The service that authorizes could not be asked; answered with this status.
     AuthzUnavailable(u16),
+    /// Its tokens are not those that it needs; answered with this status.
+    BadToken(u16),
     /// A client of the mesh must use mTLS (STRICT).
     PlainText,
     /// Nothing moved for too long.
@@ -192,9 +194,12 @@ impl FailureKind {
             Self::RateLimited { .. } => "RL",
             Self::IdleTimeout => "SI",
             Self::Overload => "OM",
-            Self::RequestTimeout | Self::Denied | Self::UpgradeRefused | Self::PlainText | Self::Internal => {
-                "-"
-            }
+            Self::RequestTimeout
+            | Self::Denied
+            | Self::BadToken(_)
+            | Self::UpgradeRefused
+            | Self::PlainText
+            | Self::Internal => "-",
         }
     }
 
@@ -207,6 +212,7 @@ impl FailureKind {
             Self::BadRequest(status)
             | Self::NoCluster(status)
             | Self::AuthzUnavailable(status)
+            | Self::BadToken(status)
             | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
             Self::RateLimited { .. } => 429,
@@ -263,6 +269,7 @@ impl FailureKind {
             Self::UpgradeRefused => "upgrade_refused",
             Self::FaultAbort(_) => "fault_abort",
             Self::AuthzUnavailable(_) => "ext_authz_error",
+            Self::BadToken(_) => "bad_token",
             Self::RateLimited { .. } => "rate_limited",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",

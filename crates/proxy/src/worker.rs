@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use crate::alarm::Alarm;
 use crate::downstream::Connections;
+use crate::http::filter::tokens::Memory;
 use crate::http::mirror::copies::UnderWay;
 use crate::http::wire::Buffers;
 use crate::memory::Ledger;
@@ -40,6 +41,8 @@ pub struct Worker {
     pub mirrors: Rc<UnderWay>,
     /// What clients hold.
     pub ledger: Ledger,
+    /// Tokens that were good.
+    pub tokens: RefCell<Memory>,
     current: RefCell<Rc<Current>>,
 }
 
@@ -73,6 +76,7 @@ impl Worker {
             alarm,
             mirrors,
             ledger,
+            tokens: RefCell::default(),
             current,
         })
     }

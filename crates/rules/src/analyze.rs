@@ -15,6 +15,7 @@ mod providers;
 mod references;
 mod routes;
 mod services;
+mod tokens;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
-    Place, RouteIntent, ServiceIntent, Target,
+    Place, RouteIntent, ServiceIntent, Target, TokensIntent,
 };
 use crate::object::Object;
 
@@ -75,6 +76,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
     Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
     Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
+    Check { code: code::NO_EFFECT, what: "a policy for tokens that nobody looks at", run: tokens::unseen },
     Check { code: code::NO_WORKLOADS, what: "a service without workloads", run: services::selectors },
     Check { code: code::NO_EFFECT, what: "a service of another namespace", run: services::foreign },
     Check { code: code::DOUBLE_TLS, what: "TLS that cannot work", run: services::tls },
@@ -116,6 +118,7 @@ struct Scene<'o> {
     by_host: BTreeMap<&'o Host, Vec<&'o DestinationIntent>>,
     authorization: Vec<&'o AuthorizationIntent>,
     mtls: Vec<&'o MtlsIntent>,
+    tokens: Vec<&'o TokensIntent>,
     services: Vec<&'o ServiceIntent>,
     attached: Vec<&'o AttachedIntent>,
     limits: Vec<&'o LimitsIntent>,
@@ -131,6 +134,7 @@ impl<'o> Scene<'o> {
             by_host: BTreeMap::new(),
             authorization: Vec::new(),
             mtls: Vec::new(),
+            tokens: Vec::new(),
             services: Vec::new(),
             attached: Vec::new(),
             limits: Vec::new(),
@@ -144,6 +148,7 @@ impl<'o> Scene<'o> {
                 }
                 Intent::Authorization(policy) => scene.authorization.push(policy),
                 Intent::Mtls(policy) => scene.mtls.push(policy),
+                Intent::Tokens(tokens) => scene.tokens.push(tokens),
                 Intent::Service(service) => scene.services.push(service),
                 Intent::Attached(route) => scene.attached.push(route),
                 Intent::Limits(limits) => scene.limits.push(limits),

@@ -9,6 +9,7 @@ mod destination_rule;
 mod gateway;
 mod nearness;
 mod peer_authentication;
+mod request_authentication;
 pub mod service;
 mod service_entry;
 mod shared;
@@ -40,6 +41,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::DestinationRule, versions: NETWORKING, read: destination_rule::read },
     Row { kind: ObjectKind::PeerAuthentication, versions: SECURITY, read: peer_authentication::read },
     Row { kind: ObjectKind::AuthorizationPolicy, versions: SECURITY, read: authorization_policy::read },
+    Row { kind: ObjectKind::RequestAuthentication, versions: SECURITY, read: request_authentication::read },
     Row { kind: ObjectKind::ServiceEntry, versions: NETWORKING, read: service_entry::read },
     Row { kind: ObjectKind::WorkloadEntry, versions: NETWORKING, read: workload_entry::read },
     Row { kind: ObjectKind::HttpRoute, versions: GATEWAY, read: gateway::http_route },
@@ -57,6 +59,5 @@ pub(crate) const FOREIGN: &[(&str, &str)] = &[
     ("WorkloadGroup", "is not implemented by Outrigger yet; instances are registered with the control plane"),
     ("Gateway", "is not implemented by Outrigger yet"),
     ("Sidecar", "is not implemented by Outrigger yet; a sidecar asks only for what its workload calls"),
-    ("RequestAuthentication", "is not implemented by Outrigger yet"),
     ("Telemetry", "is not implemented by Outrigger yet"),
 ];

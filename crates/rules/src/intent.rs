@@ -11,6 +11,7 @@ mod nearness;
 mod route;
 mod security;
 mod service;
+mod tokens;
 
 use std::fmt;
 
@@ -35,6 +36,8 @@ pub use service::{
     WorkloadIntent,
 };
 
+pub use tokens::{Issuer, KeySource, TokensIntent};
+
 pub use crate::host::Host;
 
 /// The kinds of object that a user may write, over all dialects.
@@ -48,6 +51,8 @@ pub enum ObjectKind {
     PeerAuthentication,
     /// Istio: who may call what.
     AuthorizationPolicy,
+    /// Istio: whose tokens are known.
+    RequestAuthentication,
     /// Istio: a service that is described instead of registered.
     ServiceEntry,
     /// Istio: a workload that is described instead of registered.
@@ -68,11 +73,12 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::HttpRoute,
@@ -89,6 +95,7 @@ impl ObjectKind {
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::HttpRoute => "HTTPRoute",
@@ -179,6 +186,8 @@ pub enum Intent {
     Mtls(MtlsIntent),
     /// Who may call workloads.
     Authorization(AuthorizationIntent),
+    /// Whose tokens workloads know.
+    Tokens(TokensIntent),
     /// Hosts with ports and endpoints.
     Service(ServiceIntent),
     /// A workload that services may select.
@@ -196,6 +205,7 @@ impl Intent {
             Self::Destination(intent) => &intent.origin,
             Self::Mtls(intent) => &intent.origin,
             Self::Authorization(intent) => &intent.origin,
+            Self::Tokens(intent) => &intent.origin,
             Self::Service(intent) => &intent.origin,
             Self::Workload(intent) => &intent.origin,
             Self::Limits(intent) => &intent.origin,

@@ -2,7 +2,7 @@
 
 use crate::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Intent, LimitsIntent, MtlsIntent, RouteIntent,
-    ServiceIntent, WorkloadIntent,
+    ServiceIntent, TokensIntent, WorkloadIntent,
 };
 use crate::{Finding, Object, parse};
 
@@ -60,6 +60,11 @@ pub(crate) fn mtls(text: &str) -> MtlsIntent {
 
 pub(crate) fn authorization(text: &str) -> AuthorizationIntent {
     let found = |intent| if let Intent::Authorization(policy) = intent { Some(policy) } else { None };
+    intents(text).into_iter().find_map(found).unwrap()
+}
+
+pub(crate) fn tokens(text: &str) -> TokensIntent {
+    let found = |intent| if let Intent::Tokens(tokens) = intent { Some(tokens) } else { None };
     intents(text).into_iter().find_map(found).unwrap()
 }
 

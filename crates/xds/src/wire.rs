@@ -18,6 +18,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as http_cors;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as http_authz;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as http_fault;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as http_jwt;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;

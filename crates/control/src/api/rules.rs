@@ -169,11 +169,12 @@ pub(super) async fn list(
 }
 
 /// The short names of their CRDs.
-const SHORT: [(&str, &str); 7] = [
+const SHORT: [(&str, &str); 8] = [
     ("vs", "VirtualService"),
     ("dr", "DestinationRule"),
     ("pa", "PeerAuthentication"),
     ("ap", "AuthorizationPolicy"),
+    ("ra", "RequestAuthentication"),
     ("se", "ServiceEntry"),
     ("we", "WorkloadEntry"),
     ("refgrant", "ReferenceGrant"),

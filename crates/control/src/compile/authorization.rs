@@ -19,6 +19,7 @@ use super::lens::Lens;
 use super::origin;
 use crate::instance::Instance;
 
+mod claims;
 mod custom;
 
 /// For HTTP.
@@ -121,7 +122,7 @@ fn operation(operation: &Operation, http: bool) -> Permission {
 fn principal(rule: &AuthorizationRule, http: bool) -> Principal {
     let mut all = Vec::new();
     if !rule.from.is_empty() {
-        all.push(Principal::Or(rule.from.iter().map(source).collect()));
+        all.push(Principal::Or(rule.from.iter().map(|from| source(from, http)).collect()));
     }
     for condition in &rule.when {
         match condition {
@@ -132,6 +133,15 @@ fn principal(rule: &AuthorizationRule, http: bool) -> Principal {
             Condition::Text { key: TextKey::SourceNamespace, values, not_values } => {
                 one_of_principals(&mut all, values.iter().map(by_namespace));
                 none_of_principals(&mut all, not_values.iter().map(by_namespace));
+            }
+            Condition::Text { key: TextKey::RequestPrincipal, values, not_values } if http => {
+                one_of_principals(&mut all, values.iter().map(claims::principal));
+                none_of_principals(&mut all, not_values.iter().map(claims::principal));
+            }
+            Condition::Text { key: TextKey::Claim(path), values, not_values } if http => {
+                let claim = |value: &StringMatch| claims::claim(path, value);
+                one_of_principals(&mut all, values.iter().map(claim));
+                none_of_principals(&mut all, not_values.iter().map(claim));
             }
             Condition::Text { key: TextKey::RequestHeader(name), values, not_values } if http => {
                 let header = |v: &StringMatch| {
@@ -150,7 +160,7 @@ fn principal(rule: &AuthorizationRule, http: bool) -> Principal {
     if all.is_empty() { Principal::Any } else { Principal::And(all) }
 }
 
-fn source(source: &Source) -> Principal {
+fn source(source: &Source, http: bool) -> Principal {
     let mut all = Vec::new();
     one_of_principals(&mut all, source.principals.iter().map(by_principal));
     none_of_principals(&mut all, source.not_principals.iter().map(by_principal));
@@ -163,6 +173,10 @@ fn source(source: &Source) -> Principal {
         &mut all,
         source.not_ip_blocks.iter().chain(&source.not_remote_ip_blocks).map(by_address),
     );
+    if http {
+        one_of_principals(&mut all, source.request_principals.iter().map(claims::principal));
+        none_of_principals(&mut all, source.not_request_principals.iter().map(claims::principal));
+    }
     if all.is_empty() { Principal::Any } else { Principal::And(all) }
 }
 

@@ -20,7 +20,7 @@ use super::lens::Lens;
 use super::names;
 use super::origin;
 use super::outbound::{chain, http};
-use super::upgrade;
+use super::{tokens, upgrade};
 use crate::instance::{Instance, Protocol};
 
 /// Stands for every port that is not registered.
@@ -167,7 +167,9 @@ fn web(lens: &Lens<'_>, own: &Instance, port: u16) -> Terminal {
         VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes, retry: None };
     let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
     let mut http = http(lens, routes);
-    http.filters = authorization::of_requests(lens, own);
+    // What tokens say, policies look at.
+    http.filters = tokens::compile(lens, own).map(Box::new).map(HttpFilter::Tokens).into_iter().collect();
+    http.filters.extend(authorization::of_requests(lens, own));
     // What is denied does not count.
     http.filters.extend(limits(lens, own));
     Terminal::Http(Box::new(http))

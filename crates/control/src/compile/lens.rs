@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, LimitsIntent, MtlsMode, RouteIntent,
-    WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode,
+    RouteIntent, TokensIntent, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -309,6 +309,18 @@ impl<'a> Lens<'a> {
     pub(super) fn limits_for(&self, instance: &Instance) -> impl Iterator<Item = &'a LimitsIntent> + use<'a> {
         self.saw(Fact::Limits(instance.namespace.clone()));
         self.world.limits_for(instance)
+    }
+
+    /// Whose tokens an instance knows.
+    pub(super) fn tokens_for(&self, instance: &Instance) -> Vec<&'a Arc<TokensIntent>> {
+        self.saw(Fact::Authorization(instance.namespace.clone()));
+        self.world.tokens_for(instance)
+    }
+
+    /// The keys at a place.
+    pub(super) fn keys(&self, source: &KeySource) -> Option<&'a Arc<str>> {
+        self.saw(Fact::Keys(source.clone()));
+        self.world.keys(source)
     }
 
     pub(super) fn authorization_for(&self, instance: &Instance) -> Vec<&'a Arc<AuthorizationIntent>> {

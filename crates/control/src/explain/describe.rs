@@ -354,6 +354,7 @@ fn findings(world: &World, service: &Service, objects: &[Object]) -> Vec<Finding
     about.extend(service.described.iter().map(|rule| rule.origin.to_string()));
     for instance in &service.instances {
         about.extend(world.authorization_for(instance).iter().map(|rule| rule.origin.to_string()));
+        about.extend(world.tokens_for(instance).iter().map(|rule| rule.origin.to_string()));
         about.extend(world.limits_for(instance).map(|rule| rule.origin.to_string()));
         about.extend(world.mtls_for(instance).map(|rule| rule.origin.to_string()));
     }

@@ -14,6 +14,7 @@ use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::request::{ConnectionView, RequestView};
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::table::{CompiledMatch, RouteTable};
+use outrigger_model::token::{Proven, WithTokens};
 use outrigger_rules::intent::MtlsMode;
 use outrigger_xds::ClientKind;
 
@@ -22,6 +23,8 @@ use super::request::Asked;
 use super::{Connected, See, words};
 use crate::compile::names;
 use crate::instance::{Instance, State};
+
+mod tokens;
 
 /// Instances that one answer names.
 const MOST_NAMES: usize = 20;
@@ -198,6 +201,9 @@ fn chain<'l>(
     })
 }
 
+/// As policies see a request.
+type Judged<'a> = WithTokens<'a, Asked>;
+
 /// What policies decide.
 struct Decided {
     decision: &'static str,
@@ -227,7 +233,17 @@ fn by_request(
         Ok(Some(path)) => request.set_path(path),
         Err(refusal) => return Decided::of("refused", Some(400), refusal.to_string()),
     }
-    let filters = filtered(&http.filters, connection, &request);
+    let (tokens, filters): (Vec<_>, Vec<_>) =
+        http.filters.iter().partition(|filter| matches!(filter, HttpFilter::Tokens(_)));
+    let mut proven = Proven::default();
+    for filter in tokens {
+        match tokens::look(filter, &mut request) {
+            Ok(said) => proven.extend(said),
+            Err(refused) => return refused,
+        }
+    }
+    let judged = WithTokens { request: &request, tokens: Some(&proven) };
+    let filters = filtered(&filters, connection, &judged);
     let route = match &http.routes {
         RouteSource::Inline(routes) => {
             RouteTable::compile(routes).ok().is_some_and(|table| table.find(&request).is_some())
@@ -238,7 +254,7 @@ fn by_request(
 }
 
 /// The filters in order; the first that denies decides.
-fn filtered(filters: &[HttpFilter], connection: &ConnectionView<'_>, request: &Asked) -> Decided {
+fn filtered(filters: &[&HttpFilter], connection: &ConnectionView<'_>, request: &Judged<'_>) -> Decided {
     let mut asks = None;
     let mut decided = Vec::new();
     let (mut lost, mut limits) = (Vec::new(), Vec::new());
@@ -267,7 +283,8 @@ fn filtered(filters: &[HttpFilter], connection: &ConnectionView<'_>, request: &A
                 };
                 limits.extend(all.iter().filter(counts).map(words::limit));
             }
-            HttpFilter::Fault(_) => {}
+            // Those were looked at before.
+            HttpFilter::Fault(_) | HttpFilter::Tokens(_) => {}
         }
     }
     let mut own = by_policies(&decided, connection, Some(request));
@@ -286,7 +303,7 @@ fn filtered(filters: &[HttpFilter], connection: &ConnectionView<'_>, request: &A
     }
 }
 
-fn by_policies(filters: &[&Rbac], connection: &ConnectionView<'_>, request: Option<&Asked>) -> Decided {
+fn by_policies(filters: &[&Rbac], connection: &ConnectionView<'_>, request: Option<&Judged<'_>>) -> Decided {
     let set = match PolicySet::compile(filters.iter().copied()) {
         Ok(set) => set,
         Err(flaw) => return Decided::of("refused", Some(503), flaw.reason.clone()),
@@ -313,7 +330,7 @@ fn by_policies(filters: &[&Rbac], connection: &ConnectionView<'_>, request: Opti
 fn permitted(
     filters: &[&Rbac],
     connection: &ConnectionView<'_>,
-    request: Option<&Asked>,
+    request: Option<&Judged<'_>>,
 ) -> (Option<String>, String) {
     let allow = filters.iter().rev().find(|rbac| rbac.action == RbacAction::Allow);
     let matching = allow
@@ -324,7 +341,7 @@ fn permitted(
     }
 }
 
-fn unmatched(rbac: &Rbac, connection: &ConnectionView<'_>, request: Option<&Asked>) -> Vec<Lost> {
+fn unmatched(rbac: &Rbac, connection: &ConnectionView<'_>, request: Option<&Judged<'_>>) -> Vec<Lost> {
     let looked = look(rbac, connection, request).unwrap_or_default();
     let unmet = looked.into_iter().filter_map(|one| {
         let why = format!("it does not hold that {}", one.unmet?);

@@ -21,6 +21,7 @@ use crate::store::records::rule_key;
 use crate::world::{Change, Fact, MeshSettings, World};
 
 mod instances;
+mod keys;
 mod revocations;
 mod rules;
 
@@ -74,6 +75,7 @@ impl Draft {
             claims: Claims::default(),
             versions: Arc::new(contents.versions),
         };
+        draft.recall_keys(contents.facts.get(keys::FACT));
         contents.instances.into_iter().for_each(|stored| draft.enter(stored));
         draft
     }

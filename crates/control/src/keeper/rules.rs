@@ -32,6 +32,17 @@ pub enum Action {
     Unchanged,
 }
 
+/// A deletion that was carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Removed {
+    /// The version that the history gives the deletion.
+    pub version: u64,
+    /// The generation without the rule.
+    pub generation: u64,
+    /// What others miss now.
+    pub findings: Vec<Finding>,
+}
+
 /// One object of an application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -112,6 +112,10 @@ impl Turn {
                     let _ = reply.send(result.map_err(Clone::clone));
                 }));
             }
+            Command::Keys { source, keys, reply } => {
+                let result = self.draft.learn(source, keys);
+                self.settle_number(reply, Ok(result));
+            }
             Command::Roots(roots_pem) => {
                 if self.draft.roots_pem != roots_pem {
                     self.changed = true;

@@ -97,33 +97,43 @@ pub struct Registered {
 
 /// All registries in the order of precedence, the management API first. A copy costs nothing and sees the same.
 #[derive(Debug, Clone)]
-pub struct Table(Arc<[Registered]>);
+pub struct Table {
+    rows: Arc<[Registered]>,
+    /// Of keys that are fetched: no registry, but it is away and fails as they do.
+    keys: Arc<Health>,
+}
 
 impl Table {
     /// With the management API, which is always heard.
     pub(super) fn new() -> Self {
         let api = Registered { name: Source::API.into(), kind: Source::API, health: Arc::default() };
-        Self(Arc::new([api]))
+        Self { rows: Arc::new([api]), keys: Arc::default() }
     }
 
     pub(super) fn add(&mut self, name: &str, kind: &'static str) -> Registered {
         let row = Registered { name: name.into(), kind, health: Arc::default() };
-        self.0 = self.0.iter().cloned().chain([row.clone()]).collect();
+        self.rows = self.rows.iter().cloned().chain([row.clone()]).collect();
         row
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.rows.len()
     }
 
     /// Each with its place.
     pub fn rows(&self) -> impl Iterator<Item = (usize, &Registered)> {
-        self.0.iter().enumerate()
+        self.rows.iter().enumerate()
     }
 
     /// What cannot be read at the moment, of all.
     pub fn problems(&self) -> Vec<Problem> {
-        self.0.iter().flat_map(|row| row.health.problems().to_vec()).collect()
+        let all = self.rows.iter().map(|row| &row.health).chain([&self.keys]);
+        all.flat_map(|health| health.problems().to_vec()).collect()
+    }
+
+    /// Keys that cannot be fetched.
+    pub(crate) fn set_key_problems(&self, problems: Vec<Problem>) {
+        self.keys.set_problems(problems);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use outrigger_rules::intent::{Host, Intent, ServiceIntent};
+use outrigger_rules::intent::{Host, Intent, KeySource, Origin, ServiceIntent};
 
 use super::rules::{Rules, differing};
 use super::{Service, World};
@@ -31,6 +31,8 @@ pub enum Fact {
     Mtls(String),
     /// The authorization of a namespace's workloads.
     Authorization(String),
+    /// The keys of tokens at a place.
+    Keys(KeySource),
     /// The rate limits of a namespace's services.
     Limits(String),
     /// That there are these services with these ports and no others.
@@ -152,15 +154,25 @@ impl World {
                 false => change.note(Fact::Mtls(rule.origin.namespace.clone())),
             }
         }
-        for rule in differing(&before.authorization.all, &after.authorization.all) {
-            match self.settings.is_root(&rule.origin.namespace) {
+        // Tokens are looked at, and what they say, by the same listeners.
+        let policies =
+            differing(&before.authorization.all, &after.authorization.all).map(|rule| &rule.origin);
+        let tokens = differing(&before.tokens.all, &after.tokens.all).map(|rule| &rule.origin);
+        for Origin { namespace, .. } in policies.chain(tokens) {
+            match self.settings.is_root(namespace) {
                 true => drop(change.wide.insert(Wide::Authorization)),
-                false => change.note(Fact::Authorization(rule.origin.namespace.clone())),
+                false => change.note(Fact::Authorization(namespace.clone())),
             }
         }
         for rule in differing(&before.limits.all, &after.limits.all) {
             change.note(Fact::Limits(rule.origin.namespace.clone()));
         }
+    }
+
+    /// The keys at a place are these.
+    pub(crate) fn learn(&mut self, source: KeySource, keys: Arc<str>, change: &mut Change) {
+        change.note(Fact::Keys(source.clone()));
+        self.keys.insert_mut(source, keys);
     }
 
     /// What users describe is other than it was.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
-    RouteIntent, ServiceIntent, WorkloadIntent,
+    RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
 
 use crate::described::Described;
@@ -20,6 +20,7 @@ pub(super) struct Rules {
     pub(super) mtls: ByNamespace<MtlsIntent>,
     pub(super) authorization: ByNamespace<AuthorizationIntent>,
     pub(super) limits: ByNamespace<LimitsIntent>,
+    pub(super) tokens: ByNamespace<TokensIntent>,
     pub(super) described: Described,
 }
 
@@ -30,7 +31,7 @@ impl Rules {
         let (mut routes, mut destinations) = (Vec::new(), Vec::new());
         let mut attached = Vec::new();
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
-        let mut limits = Vec::new();
+        let (mut limits, mut tokens) = (Vec::new(), Vec::new());
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
@@ -42,6 +43,7 @@ impl Rules {
                 Intent::Service(i) => services.push(Arc::new(i)),
                 Intent::Workload(i) => workloads.push(Arc::new(i)),
                 Intent::Limits(i) => limits.push(Arc::new(i)),
+                Intent::Tokens(i) => tokens.push(Arc::new(i)),
             }
         }
         let delegates = Delegates::among(&routes);
@@ -54,6 +56,7 @@ impl Rules {
             mtls: ByNamespace::new(mtls),
             authorization: ByNamespace::new(authorization),
             limits: ByNamespace::new(limits),
+            tokens: ByNamespace::new(tokens),
             described: Described::new(services, workloads, may),
         }
     }
@@ -114,6 +117,12 @@ impl Rule for WorkloadIntent {
 }
 
 impl Rule for LimitsIntent {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl Rule for TokensIntent {
     fn origin(&self) -> &Origin {
         &self.origin
     }

@@ -13,6 +13,7 @@ use crate::invalid::{Flaw, Under};
 use crate::matcher::Matcher;
 use crate::matcher::header::CompiledHeader;
 use crate::origin::Origin;
+use crate::policy::claim::Claim;
 use crate::policy::{Permission, Principal, Rbac, RbacAction};
 use crate::request::{ConnectionView, RequestView};
 
@@ -228,6 +229,7 @@ enum Condition {
     ServerName(Matcher),
     Authenticated(Option<Matcher>),
     SourceIp(IpNet),
+    Claim(Claim),
 }
 
 fn permission(p: &Permission) -> Result<Condition, String> {
@@ -257,6 +259,7 @@ fn principal(p: &Principal) -> Result<Condition, String> {
         }
         Principal::SourceIp(net) => Condition::SourceIp(*net),
         Principal::Header(header) => Condition::Header(CompiledHeader::compile(header)?),
+        Principal::Claim(claim) => Condition::Claim(Claim::compile(claim)?),
     })
 }
 
@@ -284,6 +287,9 @@ impl Condition {
                 connection.peer.is_some_and(|peer| id.matches(peer.as_str().as_bytes()))
             }
             Self::SourceIp(net) => contains(net, connection.source.ip()),
+            Self::Claim(claim) => {
+                request.and_then(RequestView::tokens).is_some_and(|tokens| claim.matches(tokens))
+            }
         }
     }
 }

@@ -14,17 +14,18 @@ use super::watch;
 use crate::failure::{Failure, FailureKind, Stage};
 
 mod authorize;
+mod tokens;
 
 /// Judges an open tunnel by the policy of now.
 ///
 /// # Errors
 /// It is forbidden now.
 pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
-    let judged = ctx.extras.as_ref().and_then(|extras| extras.judged.as_ref());
-    let Some(request) = judged else { return Ok(()) };
+    let Some(extras) = &ctx.extras else { return Ok(()) };
+    let Some(request) = &extras.judged else { return Ok(()) };
     let view = ctx.conn.view();
     for filter in &view.http.filters {
-        let input = Input { connection: ctx.conn.info.view(), request, route_fault: None };
+        let input = Input { request, tokens: Some(&extras.proven), ..ctx.input(None) };
         if let Filter::Rbac(rbac) = filter
             && let Verdict::Fail(failure) = rbac.on_request(&input)
         {
@@ -68,13 +69,15 @@ pub async fn run<'v>(
 ) -> Result<RouteRef<'v>, Stop> {
     let mut drawn = false;
     for filter in &view.http.filters {
-        let route_fault = found.route.config.fault.as_ref();
-        let input = Input { connection: ctx.conn.info.view(), request: &ctx.head, route_fault };
         drawn |= matches!(filter, Filter::Fault(_));
-        match filter.on_request(&input) {
+        match filter.on_request(&ctx.input(found.route.config.fault.as_ref())) {
             Verdict::Continue => {}
             verdict => {
-                if Box::pin(settle(ctx, view, filter, verdict, &found.route.config)).await? {
+                let again = match filter {
+                    Filter::Tokens(tokens) => tokens::look(ctx, tokens)?,
+                    _ => Box::pin(settle(ctx, view, filter, verdict, &found.route.config)).await?,
+                };
+                if again {
                     found = route(ctx, view)?;
                     if ctx.record.route.is_some() {
                         ctx.record.route = Some(found.route.config.name.as_str().into());

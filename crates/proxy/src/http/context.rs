@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
+use outrigger_model::route::Fault;
+use outrigger_model::token::Proven;
 use tokio::time::Instant;
 
 use super::body::Body;
 use super::conn::{HttpConn, RequestConfig};
-use super::filter::ResponseEdit;
+use super::filter::{Input, ResponseEdit};
 use super::grpc;
 use super::h1::Framing;
 use super::head::RequestHead;
@@ -60,6 +62,8 @@ pub struct RequestCtx<'c> {
 pub struct Extras {
     /// Of a request for a tunnel: the head as filters left it, to be judged again.
     pub judged: Option<RequestHead>,
+    /// What its good tokens say.
+    pub proven: Proven,
     /// Headers that filters set in the response, whoever makes it.
     pub response: Vec<ResponseEdit>,
     /// For a client that has none yet: what leads it back to the same endpoint.
@@ -160,6 +164,12 @@ impl<'c> RequestCtx<'c> {
         }
         self.extras().reserved += more;
         true
+    }
+
+    /// As filters see it.
+    pub fn input<'a>(&'a self, route_fault: Option<&'a Fault>) -> Input<'a> {
+        let tokens = self.extras.as_ref().map(|extras| &extras.proven);
+        Input { connection: self.conn.info.view(), request: &self.head, route_fault, tokens }
     }
 
     /// Room for what few requests have.

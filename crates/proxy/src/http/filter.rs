@@ -9,6 +9,7 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
+use outrigger_model::token::{Proven, WithTokens};
 
 use super::head::RequestHead;
 use crate::failure::Failure;
@@ -19,6 +20,7 @@ pub mod ext_authz;
 pub mod fault;
 pub mod rate_limit;
 pub mod rbac;
+pub mod tokens;
 
 /// What a filter does to a header of the response.
 pub struct ResponseEdit {
@@ -45,6 +47,8 @@ pub enum Filter {
     ExtAuthz(Box<ext_authz::ExtAuthz>),
     /// How many requests pass.
     RateLimit(rate_limit::Limits),
+    /// What tokens say.
+    Tokens(Box<tokens::Tokens>),
 }
 
 /// Compiles a filter. `rates` has the counts of limits.
@@ -56,6 +60,7 @@ pub fn build(config: &HttpFilter, rates: &Rates) -> Result<Filter, Flaw> {
         HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
         HttpFilter::ExtAuthz(config) => Filter::ExtAuthz(Box::new(ext_authz::ExtAuthz::build(config)?)),
+        HttpFilter::Tokens(config) => Filter::Tokens(Box::new(tokens::Tokens::build(config)?)),
         HttpFilter::RateLimit(limits) => Filter::RateLimit(rate_limit::Limits::build(limits, rates)?),
     })
 }
@@ -66,6 +71,15 @@ pub struct Input<'a> {
     pub request: &'a RequestHead,
     /// The route's own fault, which replaces the listener's.
     pub route_fault: Option<&'a Fault>,
+    /// What its good tokens say.
+    pub tokens: Option<&'a Proven>,
+}
+
+impl Input<'_> {
+    /// As policies look at it.
+    pub fn judged(&self) -> WithTokens<'_, RequestHead> {
+        WithTokens { request: self.request, tokens: self.tokens }
+    }
 }
 
 /// What a filter wants.
@@ -77,7 +91,7 @@ pub enum Verdict {
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
     Fail(Failure),
-    /// Somebody must be asked first.
+    /// Somebody must be asked first, or its tokens be looked at.
     Ask,
 }
 
@@ -86,7 +100,8 @@ impl Filter {
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self {
             Self::Rbac(rbac) => rbac.on_request(input),
-            Self::ExtAuthz(authz) if authz.concerns(&input.connection, input.request) => Verdict::Ask,
+            Self::ExtAuthz(authz) if authz.concerns(input) => Verdict::Ask,
+            Self::Tokens(_) => Verdict::Ask,
             Self::ExtAuthz(_) => Verdict::Continue,
             Self::RateLimit(limits) => limits.on_request(input),
             Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),

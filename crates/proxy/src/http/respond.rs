@@ -245,8 +245,9 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
         }
         FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout => "upstream request timeout".into(),
         FailureKind::FaultAbort(_) => "fault filter abort".into(),
-        FailureKind::BadRequest(_) => failure.detail.clone(),
-        FailureKind::UpgradeRefused => failure.detail.clone(),
+        FailureKind::BadRequest(_) | FailureKind::BadToken(_) | FailureKind::UpgradeRefused => {
+            failure.detail.clone()
+        }
         FailureKind::NoRoute => "no route".into(),
         FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {
             "upstream connect error or disconnect/reset before headers. reset reason: connection failure".into()

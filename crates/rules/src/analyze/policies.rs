@@ -14,7 +14,8 @@ pub(super) fn no_workloads(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let authorization =
         scene.authorization.iter().map(|policy| (&policy.origin, &policy.selector, &policy.place));
     let mtls = scene.mtls.iter().map(|policy| (&policy.origin, &policy.selector, &policy.place));
-    for (origin, selector, place) in authorization.chain(mtls) {
+    let tokens = scene.tokens.iter().map(|tokens| (&tokens.origin, &tokens.selector, &tokens.place));
+    for (origin, selector, place) in authorization.chain(mtls).chain(tokens) {
         findings.extend(unmatched(catalog, origin, selector, place));
     }
 }

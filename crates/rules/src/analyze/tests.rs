@@ -7,6 +7,7 @@ mod delegates;
 mod limits;
 mod providers;
 mod services;
+mod tokens;
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()

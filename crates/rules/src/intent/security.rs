@@ -95,7 +95,16 @@ impl AuthorizationRule {
     /// Whether some part needs an HTTP request. On TCP such a part never matches in an ALLOW rule, and counts as matching in
     /// any other.
     pub fn needs_http(&self) -> bool {
-        self.to.iter().any(Operation::needs_http) || self.when.iter().any(Condition::needs_http)
+        self.needs_tokens()
+            || self.to.iter().any(Operation::needs_http)
+            || self.when.iter().any(Condition::needs_http)
+    }
+
+    /// Whether some part is about what tokens say.
+    pub fn needs_tokens(&self) -> bool {
+        let is = |key: &TextKey| matches!(key, TextKey::RequestPrincipal | TextKey::Claim(_));
+        let said = |when: &Condition| matches!(when, Condition::Text { key, .. } if is(key));
+        self.from.iter().any(Source::needs_http) || self.when.iter().any(said)
     }
 }
 
@@ -122,6 +131,17 @@ pub struct Source {
     pub remote_ip_blocks: Vec<IpNet>,
     /// Address of the original client must be in none of these.
     pub not_remote_ip_blocks: Vec<IpNet>,
+    /// Who a good token says it is for, as `ISSUER/SUBJECT`. HTTP only.
+    pub request_principals: Vec<StringMatch>,
+    /// No good token says that it is for one of these. HTTP only.
+    pub not_request_principals: Vec<StringMatch>,
+}
+
+impl Source {
+    /// Whether some field needs an HTTP request.
+    pub fn needs_http(&self) -> bool {
+        !self.request_principals.is_empty() || !self.not_request_principals.is_empty()
+    }
 }
 
 /// A service account with its namespace, in any trust domain.
@@ -204,7 +224,7 @@ pub enum Condition {
 impl Condition {
     /// Whether it needs an HTTP request.
     pub fn needs_http(&self) -> bool {
-        matches!(self, Self::Text { key: TextKey::RequestHeader(_), .. })
+        matches!(self, Self::Text { key, .. } if key.needs_http())
     }
 }
 
@@ -220,6 +240,16 @@ pub enum TextKey {
     SourceNamespace,
     /// `connection.sni`.
     ConnectionSni,
+    /// `request.auth.principal`: who a good token is for, as `ISSUER/SUBJECT`.
+    RequestPrincipal,
+    /// `request.auth.claims[…][…]` and their shorter names: a claim of a good token, and where in it. Of a list one counts.
+    Claim(Vec<String>),
+}
+
+impl TextKey {
+    fn needs_http(&self) -> bool {
+        matches!(self, Self::RequestHeader(_) | Self::RequestPrincipal | Self::Claim(_))
+    }
 }
 
 /// Addresses that a condition can compare.

@@ -8,7 +8,7 @@ use super::extension::{self, HTTP_MANAGER, NETWORK_RBAC, TCP_PROXY, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
 use super::metadata::{origins_value, our, ours};
 use super::value::{duration_or, port};
-use super::{forward, http, left_out, note, policy, tls};
+use super::{forward, http, jwt, left_out, note, policy, tls};
 use crate::kind::ClientKind;
 use crate::wire::hcm::HttpConnectionManager;
 use crate::wire::listener::{self, Filter, FilterChainMatch, filter::ConfigType};
@@ -19,6 +19,7 @@ use crate::wire::{self, any, network_rbac, uint};
 /// Where the origins of the policies ride: on the chain, for its RBAC messages have no metadata.
 const CONNECTION_ORIGINS: &str = "network_rbac_origins";
 const REQUEST_ORIGINS: &str = "http_rbac_origins";
+const TOKEN_ORIGINS: &str = "jwt_origins";
 
 pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -> listener::FilterChain {
     let filter = |name: &str, config: Any| Filter {
@@ -47,11 +48,18 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
             HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
             // It has an RBAC filter of its own before it.
             HttpFilter::ExtAuthz(authz) => authz.only.as_ref().map(policy::origins),
-            HttpFilter::Fault(_) | HttpFilter::RateLimit(_) => None,
+            HttpFilter::Fault(_) | HttpFilter::RateLimit(_) | HttpFilter::Tokens(_) => None,
         })),
         Terminal::Tcp(_) => None,
     };
-    let origins = [(CONNECTION_ORIGINS, connection), (REQUEST_ORIGINS, request)];
+    let tokens = match &chain.terminal {
+        Terminal::Http(http) => origins_value(http.filters.iter().filter_map(|f| match f {
+            HttpFilter::Tokens(tokens) => Some(jwt::origins(tokens)),
+            _ => None,
+        })),
+        Terminal::Tcp(_) => None,
+    };
+    let origins = [(CONNECTION_ORIGINS, connection), (REQUEST_ORIGINS, request), (TOKEN_ORIGINS, tokens)];
     listener::FilterChain {
         filter_chain_match: (chain.matches != ChainMatch::default()).then(|| encode_match(&chain.matches)),
         filters,
@@ -104,8 +112,8 @@ fn encode_tcp(proxy: &TcpProxy, stat_prefix: &str, kind: ClientKind) -> tcp_prox
 pub(super) fn decode(wire: &listener::FilterChain) -> Decoded<FilterChain> {
     note!(wire, transport_socket_connect_timeout);
     let origins = |name| our(wire.metadata.as_ref(), name);
-    let (authorization, terminal) =
-        decode_filters(&wire.filters, origins(CONNECTION_ORIGINS), origins(REQUEST_ORIGINS))?;
+    let of_requests = http::Origins { policies: origins(REQUEST_ORIGINS), tokens: origins(TOKEN_ORIGINS) };
+    let (authorization, terminal) = decode_filters(&wire.filters, origins(CONNECTION_ORIGINS), of_requests)?;
     Ok(FilterChain {
         name: wire.name.clone(),
         matches: wire
@@ -163,7 +171,7 @@ fn server_name(name: &str) -> Decoded<String> {
 fn decode_filters(
     wire: &[Filter],
     connection: Option<&Value>,
-    request: Option<&Value>,
+    request: http::Origins<'_>,
 ) -> Decoded<(Vec<Rbac>, Terminal)> {
     let mut authorization = Vec::new();
     let mut policies = 0;

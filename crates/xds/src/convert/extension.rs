@@ -7,6 +7,8 @@ use crate::wire::protobuf::Any;
 
 pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+/// The filter, and where policies find what it found.
+pub(super) const JWT: &str = "envoy.filters.http.jwt_authn";
 pub(super) const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 pub(super) const ROUTER: &str = "envoy.filters.http.router";
 pub(super) const NETWORK_RBAC: &str = "envoy.filters.network.rbac";

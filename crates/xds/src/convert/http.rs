@@ -3,10 +3,10 @@
 use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
 use outrigger_model::route::Fault;
 
-use super::extension::{self, CORS, FAULT, HTTP_RBAC, ROUTER, is, unpack};
+use super::extension::{self, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{ext_authz, left_out, note, path, policy, rate_limit, retry, route, shadow, upgrade};
+use super::{ext_authz, jwt, left_out, note, path, policy, rate_limit, retry, route, shadow, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
@@ -16,6 +16,7 @@ use crate::wire::hcm::{
 use crate::wire::http_authz::ExtAuthz;
 use crate::wire::http_cors::Cors;
 use crate::wire::http_fault::HttpFault;
+use crate::wire::http_jwt::JwtAuthentication;
 use crate::wire::http_rbac::Rbac;
 use crate::wire::protobuf::{Any, Value};
 use crate::wire::router::Router;
@@ -101,6 +102,7 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
                     }
                     all.push(filter(&authz.name, any(&asks)));
                 }
+                HttpFilter::Tokens(tokens) => all.push(filter(JWT, any(&jwt::encode(tokens, kind)))),
                 // An Envoy refuses types that it does not know.
                 HttpFilter::RateLimit(_) if kind == ClientKind::Envoy => {}
                 HttpFilter::RateLimit(limits) => {
@@ -121,8 +123,14 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
     all
 }
 
-/// `origins` are those of the filter chain's HTTP policies.
-pub(super) fn decode(wire: &HttpConnectionManager, origins: Option<&Value>) -> Decoded<HttpConnection> {
+/// The user objects behind what a filter chain has for requests, which ride on the chain.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Origins<'a> {
+    pub(super) policies: Option<&'a Value>,
+    pub(super) tokens: Option<&'a Value>,
+}
+
+pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Decoded<HttpConnection> {
     note!(
         wire,
         add_user_agent,
@@ -180,9 +188,9 @@ fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Traci
     Ok(Tracing { random_sampling })
 }
 
-fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<Vec<HttpFilter>> {
+fn decode_filters(wire: &[hcm::HttpFilter], origins: Origins<'_>) -> Decoded<Vec<HttpFilter>> {
     let mut filters = Vec::with_capacity(wire.len());
-    let mut policies = 0;
+    let (mut policies, mut known) = (0, 0);
     let mut shadows = Vec::new();
     let mut routed = false;
     for (i, filter) in wire.iter().enumerate() {
@@ -206,7 +214,7 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
             Some(config) if is::<Router>(config) => routed = true,
             Some(config) if is::<Rbac>(config) => {
                 let rbac: Rbac = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let rules = decode_rbac(&rbac, origins, policies);
+                let rules = decode_rbac(&rbac, origins.policies, policies);
                 filters.extend(rules.under(format_args!("{field}.typed_config"))?.map(HttpFilter::Rbac));
                 shadows.extend(shadow::of(&rbac, policies));
                 policies += 1;
@@ -215,10 +223,17 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Option<&Value>) -> Decoded<
             Some(config) if is::<Cors>(config) => {}
             Some(config) if is::<ExtAuthz>(config) => {
                 let authz: ExtAuthz = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let authz = ext_authz::decode(&authz, &shadows, origins);
+                let authz = ext_authz::decode(&authz, &shadows, origins.policies);
                 let mut authz = authz.under(format_args!("{field}.typed_config"))?;
                 authz.name.clone_from(&filter.name);
                 filters.push(HttpFilter::ExtAuthz(Box::new(authz)));
+            }
+            Some(config) if is::<JwtAuthentication>(config) => {
+                let tokens: JwtAuthentication = unpack(config).under(format_args!("{field}.typed_config"))?;
+                let tokens = jwt::decode(&tokens, origins.tokens, known);
+                known += 1;
+                let tokens = tokens.under(format_args!("{field}.typed_config"))?;
+                filters.push(HttpFilter::Tokens(Box::new(tokens)));
             }
             Some(config) if rate_limit::is(config) => {
                 let limits = rate_limit::decode(config).under(format_args!("{field}.typed_config"))?;

@@ -7,11 +7,11 @@ use outrigger_model::resource::Origin;
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::port;
-use super::{address, matcher, metadata};
+use super::{address, claim, matcher, metadata};
 use crate::kind::ClientKind;
-use crate::wire::matcher::{PathMatcher, filter_state_matcher, path_matcher};
+use crate::wire::matcher::{MetadataMatcher, PathMatcher, filter_state_matcher, path_matcher};
 use crate::wire::protobuf::Value;
-use crate::wire::rbac::{self, permission::Rule, principal::Identifier, rbac::Action};
+use crate::wire::rbac::{self, MetadataSource, permission::Rule, principal::Identifier, rbac::Action};
 
 /// Where newer Istio puts the identity that the peer proved.
 const ISTIO_PEER: &str = "io.istio.peer_principal";
@@ -44,7 +44,7 @@ fn never_on_its_header(principal: &mut Principal) {
     match principal {
         Principal::And(all) | Principal::Or(all) => all.iter_mut().for_each(never_on_its_header),
         Principal::Not(one) => never_on_its_header(one),
-        Principal::Header(_) => *principal = Principal::Not(Box::new(Principal::Any)),
+        Principal::Header(_) | Principal::Claim(_) => *principal = Principal::Not(Box::new(Principal::Any)),
         _ => {}
     }
 }
@@ -100,6 +100,7 @@ fn encode_permission(permission: &Permission, kind: ClientKind) -> rbac::Permiss
     rbac::Permission { rule: Some(rule) }
 }
 
+#[allow(deprecated)]
 fn encode_principal(principal: &Principal, kind: ClientKind) -> rbac::Principal {
     let one = |p: &Principal| encode_principal(p, kind);
     let set = |all: &[Principal]| rbac::principal::Set { ids: all.iter().map(one).collect() };
@@ -115,6 +116,8 @@ fn encode_principal(principal: &Principal, kind: ClientKind) -> rbac::Principal 
         }),
         Principal::SourceIp(net) => Identifier::DirectRemoteIp(address::encode_range(net)),
         Principal::Header(header) => Identifier::Header(matcher::encode_header(header, kind)),
+        // Not sourced_metadata, which older Envoys do not know.
+        Principal::Claim(said) => Identifier::Metadata(claim::encode(said)),
     };
     rbac::Principal { identifier: Some(identifier) }
 }
@@ -189,6 +192,7 @@ fn decode_permission(wire: &rbac::Permission) -> Decoded<Permission> {
     })
 }
 
+#[allow(deprecated)]
 fn decode_principal(wire: &rbac::Principal) -> Decoded<Principal> {
     let Some(identifier) = &wire.identifier else { return Err(Flaw::new("an identifier is required")) };
     let set = |set: &rbac::principal::Set, field: &str| {
@@ -216,14 +220,27 @@ fn decode_principal(wire: &rbac::Principal) -> Decoded<Principal> {
         Identifier::Header(header) => {
             all_of(matcher::decode_header(header).under("header")?, Principal::Header, Principal::And)
         }
+        Identifier::Metadata(claim) => decode_claim(claim).under("metadata")?,
+        Identifier::SourcedMetadata(sourced) => match (&sourced.metadata_matcher, sourced.metadata_source) {
+            (Some(claim), source) if source == MetadataSource::Dynamic as i32 => {
+                decode_claim(claim).under("sourced_metadata.metadata_matcher")?
+            }
+            _ => return flaw("sourced_metadata", "only the metadata of requests are known here"),
+        },
         Identifier::RemoteIp(_) => {
             return flaw(
                 "remote_ip",
                 "what a header says of the address is not trusted; use direct_remote_ip",
             );
         }
-        _ => return Err(Flaw::new("a principal by source_ip, path, metadata or extension is not supported")),
+        _ => return Err(Flaw::new("a principal by source_ip, path or extension is not supported")),
     })
+}
+
+fn decode_claim(wire: &MetadataMatcher) -> Decoded<Principal> {
+    let (claim, invert) = claim::decode(wire)?;
+    let principal = Principal::Claim(claim);
+    Ok(if invert { Principal::Not(Box::new(principal)) } else { principal })
 }
 
 /// One condition as it is, several as all of them.

@@ -11,7 +11,7 @@ use super::cluster::SERVICE;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Rules: kind, group, version, as URLs call it.
-pub(super) const RULES: [(&str, &str, &str, &str); 11] = [
+pub(super) const RULES: [(&str, &str, &str, &str); 12] = [
     (SERVICE, "", "v1", "services"),
     ("VirtualService", "networking.istio.io", "v1", "virtualservices"),
     ("DestinationRule", "networking.istio.io", "v1", "destinationrules"),
@@ -19,6 +19,7 @@ pub(super) const RULES: [(&str, &str, &str, &str); 11] = [
     ("WorkloadEntry", "networking.istio.io", "v1", "workloadentries"),
     ("PeerAuthentication", "security.istio.io", "v1", "peerauthentications"),
     ("AuthorizationPolicy", "security.istio.io", "v1", "authorizationpolicies"),
+    ("RequestAuthentication", "security.istio.io", "v1", "requestauthentications"),
     ("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes"),
     ("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes"),
     ("ReferenceGrant", "gateway.networking.k8s.io", "v1beta1", "referencegrants"),

@@ -88,7 +88,7 @@ pub(super) async fn ask(
             }
         }
         Judgement::Failed(failure) => {
-            let origin = authz.origin(&ctx.conn.info.view(), &ctx.head);
+            let origin = authz.origin(&ctx.input(None));
             return Err(failure.because_of(origin).into());
         }
     }

@@ -13,6 +13,7 @@ use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Flaw, Origin, Under};
 use outrigger_xds::authz::{self, Check, Verdict};
 
+use super::Input;
 use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
 use crate::http::call::message::{Answer, Call};
 use crate::http::copy::parse_status;
@@ -106,13 +107,14 @@ impl ExtAuthz {
     }
 
     /// Whether a request is asked about.
-    pub fn concerns(&self, connection: &ConnectionView<'_>, head: &RequestHead) -> bool {
-        self.only.as_ref().is_none_or(|only| !only.decide(connection, Some(head)).is_allow())
+    pub fn concerns(&self, input: &Input<'_>) -> bool {
+        let asked = |only: &PolicySet| !only.decide(&input.connection, Some(&input.judged())).is_allow();
+        self.only.as_ref().is_none_or(asked)
     }
 
     /// The user object that wants a request asked about.
-    pub fn origin(&self, connection: &ConnectionView<'_>, head: &RequestHead) -> Option<Arc<Origin>> {
-        match self.only.as_ref()?.decide(connection, Some(head)) {
+    pub fn origin(&self, input: &Input<'_>) -> Option<Arc<Origin>> {
+        match self.only.as_ref()?.decide(&input.connection, Some(&input.judged())) {
             Decision::Deny(denial) => denial.origin().cloned().map(Arc::new),
             Decision::Allow => None,
         }

@@ -23,7 +23,7 @@ impl Rbac {
     }
 
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
-        match self.0.decide(&input.connection, Some(input.request)) {
+        match self.0.decide(&input.connection, Some(&input.judged())) {
             Decision::Allow => Verdict::Continue,
             Decision::Deny(denial) => {
                 let origin = denial.origin().cloned().map(Arc::new);

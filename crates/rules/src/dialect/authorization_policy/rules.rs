@@ -23,9 +23,11 @@ const SOURCE: Table = Table::new(
         "notIpBlocks",
         "remoteIpBlocks",
         "notRemoteIpBlocks",
+        "requestPrincipals",
+        "notRequestPrincipals",
     ],
 )
-.later(&["requestPrincipals", "notRequestPrincipals", "trustDomains", "notTrustDomains"]);
+.later(&["trustDomains", "notTrustDomains"]);
 const OPERATION: Table = Table::new(
     "an operation",
     &["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"],
@@ -112,6 +114,8 @@ fn source(reader: &mut Reader<'_>, at: &At<'_>, whole: &mut bool) -> Option<Sour
         not_ip_blocks: reader.ip_blocks(fields.get("notIpBlocks")),
         remote_ip_blocks: reader.ip_blocks(fields.get("remoteIpBlocks")),
         not_remote_ip_blocks: reader.ip_blocks(fields.get("notRemoteIpBlocks")),
+        request_principals: patterns(reader, fields.get("requestPrincipals")),
+        not_request_principals: patterns(reader, fields.get("notRequestPrincipals")),
     })
 }
 
@@ -263,7 +267,7 @@ enum Read {
     Wrong,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 12] = [
     "request.headers[NAME]",
     "source.ip",
     "remote.ip",
@@ -272,14 +276,12 @@ const KEYS: [&str; 8] = [
     "destination.ip",
     "destination.port",
     "connection.sni",
-];
-const LATER_KEYS: [&str; 5] = [
     "request.auth.principal",
     "request.auth.audiences",
     "request.auth.presenter",
-    "source.serviceAccount",
-    "request.auth.claims",
+    "request.auth.claims[NAME]",
 ];
+const LATER_KEYS: [&str; 1] = ["source.serviceAccount"];
 
 fn condition(reader: &mut Reader<'_>, at: &At<'_>) -> Read {
     let Some(fields) = reader.fields(at, &WHEN) else { return Read::Wrong };
@@ -297,6 +299,9 @@ fn condition(reader: &mut Reader<'_>, at: &At<'_>) -> Read {
         "source.principal" => TextKey::SourcePrincipal,
         "source.namespace" => TextKey::SourceNamespace,
         "connection.sni" => TextKey::ConnectionSni,
+        "request.auth.principal" => TextKey::RequestPrincipal,
+        "request.auth.audiences" => TextKey::Claim(vec!["aud".to_owned()]),
+        "request.auth.presenter" => TextKey::Claim(vec!["azp".to_owned()]),
         "source.ip" | "remote.ip" | "destination.ip" => {
             let which = match key.as_str() {
                 "source.ip" => IpKey::Source,
@@ -315,11 +320,21 @@ fn condition(reader: &mut Reader<'_>, at: &At<'_>) -> Read {
                 Some(name) => TextKey::RequestHeader(name),
                 None => return Read::Wrong,
             },
-            None => return unknown_key(reader, &key_at, other),
+            None => match other.strip_prefix("request.auth.claims").and_then(claim) {
+                Some(path) => TextKey::Claim(path),
+                None => return unknown_key(reader, &key_at, other),
+            },
         },
     };
     let (values, not_values) = (patterns(reader, values), patterns(reader, not_values));
     Read::Condition(Condition::Text { key: text, values, not_values })
+}
+
+/// `[a][b]`.
+fn claim(text: &str) -> Option<Vec<String>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    let path: Vec<String> = inner.split("][").map(str::to_owned).collect();
+    path.iter().all(|part| !part.is_empty() && !part.contains(['[', ']'])).then_some(path)
 }
 
 fn unknown_key(reader: &mut Reader<'_>, at: &At<'_>, key: &str) -> Read {

@@ -77,7 +77,7 @@ fn an_object_without_a_spec_is_a_policy_too() {
 
 #[test]
 fn what_is_not_implemented_leaves_an_allow_rule_out_and_widens_a_deny_rule() {
-    for field in ["requestPrincipals: ['*']", "trustDomains: [td]", "notTrustDomains: [td]"] {
+    for field in ["trustDomains: [td]", "notTrustDomains: [td]"] {
         let rules = &format!("rules:\n- from: [{{source: {{{field}, namespaces: [a]}}}}]\n- {{}}");
         let allow = policy(rules);
         assert!(told(&allow).iter().any(|line| line.contains("this rule is left out")));
@@ -85,8 +85,35 @@ fn what_is_not_implemented_leaves_an_allow_rule_out_and_widens_a_deny_rule() {
         let deny = authorization(&policy(&format!("action: DENY\n{rules}")));
         assert_eq!(deny.rules.len(), 2);
         assert_eq!(deny.rules[0].from[0].namespaces.len(), 1);
-        let condition = "rules:\n- when: [{key: 'request.auth.claims[iss]', values: [x]}]";
+        let condition = "rules:\n- when: [{key: source.serviceAccount, values: [x]}]";
         assert_eq!(authorization(&policy(condition)).rules, []);
+    }
+}
+
+#[test]
+fn what_tokens_say_is_a_condition_of_requests() {
+    let text = policy(
+        "rules:\n- from: [{source: {requestPrincipals: ['https://a/*'], notRequestPrincipals: ['*/eve']}}]\n  \
+         when: [{key: 'request.auth.claims[realm_access][roles]', values: [admin]}, \
+         {key: request.auth.audiences, values: [shop]}, {key: request.auth.presenter, notValues: [b]}]",
+    );
+    assert_eq!(told(&text), [""; 0]);
+    let rule = &authorization(&text).rules[0];
+    assert_eq!(rule.from[0].request_principals, [StringMatch::prefix("https://a/")]);
+    assert_eq!(rule.from[0].not_request_principals, [StringMatch::suffix("/eve")]);
+    let claims: Vec<_> = rule
+        .when
+        .iter()
+        .map(|condition| match condition {
+            Condition::Text { key: TextKey::Claim(path), .. } => path.join("."),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(claims, ["realm_access.roles", "aud", "azp"]);
+    assert!(rule.needs_http() && rule.needs_tokens());
+    for bad in ["claims[]", "claims", "claims[a", "claims[a][]", "claim[a]"] {
+        let text = policy(&format!("rules: [{{when: [{{key: 'request.auth.{bad}', values: [x]}}]}}]"));
+        assert!(one_told(&text).contains("unknown key"), "{bad}");
     }
 }
 
@@ -131,7 +158,7 @@ fn custom_names_whom_it_asks() {
 
 #[test]
 fn what_is_not_implemented_has_custom_ask_about_more() {
-    let rules = "rules: [{from: [{source: {requestPrincipals: ['*'], namespaces: [a]}}]}]";
+    let rules = "rules: [{from: [{source: {trustDomains: ['*'], namespaces: [a]}}]}]";
     let text = policy(&format!("action: CUSTOM\nprovider: {{name: opa}}\n{rules}"));
     assert!(told(&text).iter().any(|line| line.contains("this rule matches more")));
     assert_eq!(authorization(&text).rules[0].from[0].namespaces.len(), 1);

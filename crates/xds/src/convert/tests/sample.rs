@@ -247,6 +247,7 @@ fn http() -> impl Strategy<Value = HttpConnection> {
         beside::fault().prop_map(HttpFilter::Fault),
         authz::ext_authz().prop_map(|authz| HttpFilter::ExtAuthz(Box::new(authz))),
         vec(beside::rate_limit(), 0..3).prop_map(HttpFilter::RateLimit),
+        authz::tokens().prop_map(|tokens| HttpFilter::Tokens(Box::new(tokens))),
     ];
     let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
     let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });

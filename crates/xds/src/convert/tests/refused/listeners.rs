@@ -264,16 +264,16 @@ fn filters_that_decide_access_are_not_passed_over() {
         decode(type_url(ResourceKind::Listener), &it.encode_to_vec())
     };
     assert!(of(any(&authz()), false, false).is_ok());
-    let jwt = protobuf::Any {
-        type_url: "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication".into(),
+    let basic = protobuf::Any {
+        type_url: "type.googleapis.com/envoy.extensions.filters.http.basic_auth.v3.BasicAuth".into(),
         value: vec![],
     };
     for (config, disabled, is_optional, field) in [
         (any(&authz()), true, false, ".disabled"),
         (any(&http_rbac::Rbac::default()), true, false, ".disabled"),
-        (jwt.clone(), true, false, ".disabled"),
-        (jwt.clone(), false, true, ""),
-        (jwt.clone(), false, false, ""),
+        (basic.clone(), true, false, ".disabled"),
+        (basic.clone(), false, true, ""),
+        (basic.clone(), false, false, ""),
     ] {
         let refused = of(config, disabled, is_optional).unwrap_err();
         assert_eq!(refused.field, format!("{typed}{field}"), "{refused}");
@@ -335,4 +335,49 @@ fn a_rate_limit_that_cannot_be_is_refused_by_its_field() {
         let told = told(limit).unwrap_err();
         assert!(told.contains(wanted), "{told}");
     }
+}
+
+#[test]
+fn what_would_let_in_others_than_is_said_is_refused() {
+    use wire::http_jwt::{JwtAuthentication, JwtProvider, JwtRequirement, jwt_provider, jwt_requirement};
+
+    let keys = |text: &str| {
+        Some(jwt_provider::JwksSourceSpecifier::LocalJwks(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(text.into())),
+            ..Default::default()
+        }))
+    };
+    let good = || JwtProvider { jwks_source_specifier: keys("{}"), ..Default::default() };
+    let refused = |provider: JwtProvider| {
+        let whole = JwtAuthentication { providers: [("p".into(), provider)].into(), ..Default::default() };
+        let refused = super::super::super::jwt::decode(&whole, None, 0).unwrap_err();
+        refused.field.strip_prefix("providers[p].").map(str::to_owned)
+    };
+    let remote = Some(jwt_provider::JwksSourceSpecifier::RemoteJwks(Default::default()));
+    for (provider, field) in [
+        (JwtProvider { jwks_source_specifier: None, ..good() }, "local_jwks"),
+        (JwtProvider { jwks_source_specifier: remote, ..good() }, "remote_jwks"),
+        (JwtProvider { subjects: Some(Default::default()), ..good() }, "subjects"),
+        (JwtProvider { max_lifetime: Some(Default::default()), ..good() }, "max_lifetime"),
+        (JwtProvider { forward_payload_header: "a b".into(), ..good() }, "forward_payload_header"),
+        (JwtProvider { from_headers: vec![Default::default()], ..good() }, "from_headers[0].name"),
+    ] {
+        assert_eq!(refused(provider).as_deref(), Some(field));
+    }
+    // Requirements inside each other have an end.
+    let mut deep = JwtRequirement::default();
+    for _ in 0..20 {
+        let all = wire::http_jwt::JwtRequirementOrList { requirements: vec![deep.clone(), deep] };
+        deep = JwtRequirement { requires_type: Some(jwt_requirement::RequiresType::RequiresAny(all)) };
+        if deep.encoded_len() > 4096 {
+            break;
+        }
+    }
+    let rule = wire::http_jwt::RequirementRule {
+        r#match: Some(Default::default()),
+        requirement_type: Some(wire::http_jwt::requirement_rule::RequirementType::Requires(deep)),
+    };
+    let whole = JwtAuthentication { rules: vec![rule], ..Default::default() };
+    let refused = super::super::super::jwt::decode(&whole, None, 0).unwrap_err();
+    assert!(refused.reason.contains("more than 8 deep"), "{refused:?}");
 }

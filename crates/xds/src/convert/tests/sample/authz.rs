@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use outrigger_model::ext_authz::{
     AuthzBody, AuthzService, CheckSettings, ExtAuthz, HttpAuthz, RouteAuthz, RouteBody,
 };
-use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::policy::{ClaimMatch, ClaimValue, Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::token::{ClaimHeader, JwtAuthn, JwtProvider, Requirement, TokenHeader, TokenRule};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
-use super::{duration, header_match, name, net, origin, string_match, token};
+use super::{duration, header_match, name, net, origin, string_match, text, token};
 
 fn permission() -> impl Strategy<Value = Permission> {
     let leaf = prop_oneof![
@@ -36,6 +37,7 @@ fn principal() -> impl Strategy<Value = Principal> {
         of(string_match()).prop_map(Principal::Authenticated),
         net().prop_map(Principal::SourceIp),
         header_match().prop_map(Principal::Header),
+        claim().prop_map(Principal::Claim),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
@@ -44,6 +46,71 @@ fn principal() -> impl Strategy<Value = Principal> {
             inner.prop_map(|p| Principal::Not(Box::new(p))),
         ]
     })
+}
+
+fn claim() -> impl Strategy<Value = ClaimMatch> {
+    let leaf = prop_oneof![
+        Just(ClaimValue::Present),
+        any::<bool>().prop_map(ClaimValue::Bool),
+        string_match().prop_map(ClaimValue::Text),
+    ];
+    let value = leaf.prop_recursive(2, 6, 2, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|one| ClaimValue::Member(Box::new(one))),
+            vec(inner, 2..3).prop_map(ClaimValue::AnyOf),
+        ]
+    });
+    (vec(name(), 2..4), value).prop_map(|(path, value)| ClaimMatch { path, value })
+}
+
+fn requirement() -> impl Strategy<Value = Requirement> {
+    let named =
+        (name(), vec(text(), 0..2)).prop_map(|(name, audiences)| Requirement::Provider { name, audiences });
+    let leaf = prop_oneof![
+        Just(Requirement::Nothing),
+        Just(Requirement::AllowMissing),
+        Just(Requirement::AllowMissingOrFailed),
+        named,
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 2..4).prop_map(Requirement::Any),
+            vec(inner, 2..4).prop_map(Requirement::All),
+        ]
+    })
+}
+
+fn provider() -> impl Strategy<Value = JwtProvider> {
+    let header = (token(), text()).prop_map(|(name, prefix)| TokenHeader { name, prefix });
+    let claim = (token(), text()).prop_map(|(header, claim)| ClaimHeader { header, claim });
+    let places = (vec(header, 0..2), vec(text(), 0..2), vec(name(), 0..2));
+    let told = (of(token()), any::<[bool; 4]>(), vec(claim, 0..2), text());
+    ((text(), text()), vec(text(), 0..2), 1_u32..600, places, told, vec(text(), 0..2), of(origin())).prop_map(
+        |((issuer, keys), audiences, clock_skew, places, told, spaced_claims, origin)| JwtProvider {
+            audiences,
+            clock_skew,
+            require_expiration: told.1[0],
+            forward: told.1[1],
+            headers: places.0,
+            params: places.1,
+            cookies: places.2,
+            payload_header: told.0,
+            pad_payload_header: told.1[2],
+            claim_headers: told.2,
+            payload_name: told.3,
+            spaced_claims,
+            clear_route_cache: told.1[3],
+            origin,
+            ..JwtProvider::new(issuer, keys)
+        },
+    )
+}
+
+pub(super) fn tokens() -> impl Strategy<Value = JwtAuthn> {
+    let rule =
+        (super::route_match(), requirement()).prop_map(|(matches, requires)| TokenRule { matches, requires });
+    (btree_map(name(), provider(), 0..3), vec(rule, 0..3), any::<bool>())
+        .prop_map(|(providers, rules, bypass_preflight)| JwtAuthn { providers, rules, bypass_preflight })
 }
 
 pub(super) fn rbac() -> impl Strategy<Value = Rbac> {

@@ -1,0 +1,76 @@
+//! Whose tokens a workload knows: Istio's rules as the providers and requirements of one filter.
+//!
+//! With several issuers a request may have a token of any; each token that is there must be good.
+
+use std::sync::Arc;
+
+use outrigger_model::route::RouteMatch;
+use outrigger_model::token::{JwtAuthn, JwtProvider, Requirement, TokenRule};
+use outrigger_rules::intent::Issuer;
+
+use super::lens::Lens;
+use super::origin;
+use crate::instance::Instance;
+
+/// Stands for keys that are not known yet: no token is signed by this one. It is the SHA-256 of "outrigger: keys not known yet", and
+/// so nobody has what belongs to it. An Envoy refuses a provider without any key.
+const NOT_KNOWN: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"outrigger-keys-not-known-yet","x":"_j9nCQoZSWXmgCwh9YYivKBLBPGT-lwfebQ9LWL90Qo"}]}"#;
+
+pub(super) fn compile(lens: &Lens<'_>, own: &Instance) -> Option<JwtAuthn> {
+    let intents = lens.tokens_for(own);
+    let mut issuers: Vec<_> = intents
+        .iter()
+        .flat_map(|intent| intent.rules.iter().map(|issuer| (issuer, &intent.origin)))
+        .collect();
+    if issuers.is_empty() {
+        return None;
+    }
+    // Of two for one issuer that of the first object goes before.
+    issuers.sort_by(|(a, _), (b, _)| a.provider.issuer.cmp(&b.provider.issuer));
+    let keys = |issuer: &Issuer| match &issuer.keys {
+        None => issuer.provider.keys.clone(),
+        Some(source) => {
+            lens.keys(source).map_or_else(|| NOT_KNOWN.to_owned(), |keys: &Arc<str>| keys.to_string())
+        }
+    };
+    let providers = issuers.iter().enumerate().map(|(i, (issuer, from))| {
+        let provider =
+            JwtProvider { keys: keys(issuer), origin: Some(origin(from)), ..issuer.provider.clone() };
+        (name(i), provider)
+    });
+    let (required, optional): (Vec<_>, Vec<_>) = (0..issuers.len()).partition(|i| issuers[*i].0.required);
+    let mut all: Vec<Requirement> = required.into_iter().map(provider).collect();
+    all.extend(any(&optional));
+    let requires = if all.len() == 1 { all.swap_remove(0) } else { Requirement::All(all) };
+    Some(JwtAuthn {
+        providers: providers.collect(),
+        rules: vec![TokenRule { matches: RouteMatch::any(), requires }],
+        bypass_preflight: true,
+    })
+}
+
+/// As Istio calls them.
+fn name(i: usize) -> String {
+    format!("origins-{i}")
+}
+
+fn provider(i: usize) -> Requirement {
+    Requirement::Provider { name: name(i), audiences: Vec::new() }
+}
+
+/// A good token of one of them, or none that is not: tokens of several may be at one place, where each but its own takes it for bad.
+fn any(optional: &[usize]) -> Option<Requirement> {
+    let or_none = |i: &usize| Requirement::Any(vec![provider(*i), Requirement::AllowMissing]);
+    match optional {
+        [] => None,
+        [one] => Some(or_none(one)),
+        several => {
+            let mut any: Vec<_> = several.iter().copied().map(provider).collect();
+            any.push(Requirement::All(several.iter().map(or_none).collect()));
+            Some(Requirement::Any(any))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

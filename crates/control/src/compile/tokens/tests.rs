@@ -1,0 +1,85 @@
+use outrigger_model::listener::{HttpFilter, Terminal};
+use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::token::{JwtAuthn, Requirement, check_keys};
+use outrigger_rules::intent::KeySource;
+use outrigger_xds::ClientKind;
+
+use super::super::tests::{compiled, get, scope, shop};
+use super::NOT_KNOWN;
+use crate::compile::cache::Compiled;
+use crate::world::Change;
+
+const KEYS: &str = r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#;
+
+fn rule(name: &str, issuer: &str, more: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{selector: {{matchLabels: {{app: web}}}}, jwtRules: [{{issuer: '{issuer}'{more}}}]}}\n---\n"
+    )
+}
+
+fn filters(compiled: &Compiled) -> Vec<HttpFilter> {
+    let own = scope(ClientKind::Outrigger, "web", "web-1");
+    let listener = get(compiled, &own, ResourceKind::Listener, "inbound|127.0.0.10:8080");
+    let Some(Resource::Listener(listener)) = listener else { panic!("none") };
+    let of = |chain: outrigger_model::listener::FilterChain| match chain.terminal {
+        Terminal::Http(http) => Some(http.filters),
+        Terminal::Tcp(_) => None,
+    };
+    listener.chains.into_iter().find_map(of).unwrap()
+}
+
+fn tokens(compiled: &Compiled) -> JwtAuthn {
+    match filters(compiled).into_iter().next() {
+        Some(HttpFilter::Tokens(tokens)) => *tokens,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn requirements_are_istio_s() {
+    let provider = |i: usize| Requirement::Provider { name: format!("origins-{i}"), audiences: Vec::new() };
+    let or_none = |i| Requirement::Any(vec![provider(i), Requirement::AllowMissing]);
+    let requires = |yaml: &str| tokens(&compiled(shop(), yaml)).rules.remove(0).requires;
+    let a = rule("a", "https://a", "");
+    assert_eq!(requires(&a), or_none(0));
+    let both = format!("{}{a}", rule("b", "https://b", ""));
+    let none_bad = Requirement::All(vec![or_none(0), or_none(1)]);
+    assert_eq!(requires(&both), Requirement::Any(vec![provider(0), provider(1), none_bad]));
+    let required = rule("c", "https://c", ", presence: REQUIRED");
+    assert_eq!(requires(&required), provider(0));
+    assert_eq!(requires(&format!("{a}{required}")), Requirement::All(vec![provider(1), or_none(0)]));
+    let providers = tokens(&compiled(shop(), &both)).providers;
+    let issuers: Vec<_> = providers.values().map(|provider| provider.issuer.as_str()).collect();
+    assert_eq!(issuers, ["https://a", "https://b"]);
+    let origin = providers["origins-0"].origin.as_ref().unwrap();
+    assert_eq!((origin.kind.as_str(), origin.name.as_str()), ("RequestAuthentication", "a"));
+}
+
+#[test]
+fn policies_come_after_tokens_and_other_workloads_have_none() {
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n\
+                  spec: {rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}\n";
+    let c = compiled(shop(), &format!("{}{policy}", rule("a", "https://a", "")));
+    assert!(matches!(filters(&c).as_slice(), [HttpFilter::Tokens(_), HttpFilter::Rbac(_)]));
+    let own = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    let listener = get(&c, &own, ResourceKind::Listener, "inbound|127.0.0.11:8080");
+    let Some(Resource::Listener(listener)) = listener else { panic!("none") };
+    assert!(!format!("{listener:?}").contains("Tokens("), "it is not selected");
+}
+
+#[test]
+fn keys_that_are_not_known_yet_are_nobody_s_and_known_ones_come_at_once() {
+    assert_eq!(check_keys(NOT_KNOWN), Ok(()));
+    let yaml = rule("a", "https://a", ", jwksUri: 'https://a/keys'");
+    let mut world = crate::world::sample::world(shop(), &yaml);
+    let source = KeySource::Url("https://a/keys".into());
+    assert_eq!(world.key_sources().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&source));
+    let c = Compiled::new(std::sync::Arc::new(world.clone()), "roots".into(), std::sync::Arc::default());
+    assert_eq!(tokens(&c).providers["origins-0"].keys, NOT_KNOWN);
+    let mut change = Change::default();
+    world.learn(source, KEYS.into(), &mut change);
+    let (roots, none) = ("roots".into(), std::sync::Arc::default());
+    c.advance(std::sync::Arc::new(world), roots, none, &change);
+    assert_eq!(tokens(&c).providers["origins-0"].keys, KEYS);
+}

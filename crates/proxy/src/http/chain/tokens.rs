@@ -1,0 +1,62 @@
+//! Looks at the tokens of a request, and does with it what is wanted then.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use outrigger_model::token::{Effects, Outcome, Refusal};
+
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::context::RequestCtx;
+use crate::http::filter::ResponseEdit;
+use crate::http::filter::tokens::Tokens;
+
+/// Of the URL in `www-authenticate`.
+const LONGEST_REALM: usize = 256;
+
+/// Says whether routes are to be looked for again.
+#[cold]
+pub(super) fn look(ctx: &mut RequestCtx<'_>, tokens: &Tokens) -> Result<bool, Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let outcome = tokens.0.decide(&ctx.head, now, &mut *ctx.conn.worker.tokens.borrow_mut());
+    match outcome {
+        Outcome::Passes(effects) => apply(ctx, effects),
+        Outcome::Refused { why, origin } => {
+            let value = challenge(ctx, why);
+            ctx.extras().response.push(ResponseEdit::set("www-authenticate", value));
+            let failure = Failure::local(Stage::Authorize, FailureKind::BadToken(why.status()), why.text());
+            Err(failure.because_of(origin))
+        }
+    }
+}
+
+/// RFC 6750, section 3. Without the query, in which there may be a token.
+fn challenge(ctx: &RequestCtx<'_>, why: Refusal) -> String {
+    let (head, path) = (&ctx.head, ctx.head.path());
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let mut realm = format!("{}://{}{path}", head.scheme(), head.authority());
+    realm.retain(|c| c.is_ascii_graphic() && c != '"' && c != '\\');
+    realm.truncate(LONGEST_REALM);
+    match why {
+        Refusal::Missing => format!("Bearer realm=\"{realm}\""),
+        _ => format!("Bearer realm=\"{realm}\", error=\"invalid_token\""),
+    }
+}
+
+fn apply(ctx: &mut RequestCtx<'_>, effects: Effects) -> Result<bool, Failure> {
+    for name in &effects.remove {
+        ctx.head.remove(name);
+    }
+    let too_long = |error: &dyn std::fmt::Display| {
+        let detail = format!("what its token says does not fit into the head: {error}");
+        Failure::local(Stage::Authorize, FailureKind::BadRequest(431), detail)
+    };
+    if let Some(path) = &effects.path {
+        ctx.head.set_path(path).map_err(|error| too_long(&error))?;
+    }
+    for (name, value) in &effects.add {
+        ctx.head.append(name, value).map_err(|error| too_long(&error))?;
+    }
+    if !effects.proven.is_empty() {
+        ctx.extras().proven.extend(effects.proven);
+    }
+    Ok(effects.reroute)
+}
