@@ -17,7 +17,7 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::bootstrap::register::some_duration;
+use crate::bootstrap::time::some_duration;
 use crate::intercept::APP_PRIORITY;
 
 /// Of whom the bootstrap says nothing. Who asks gives up earlier.

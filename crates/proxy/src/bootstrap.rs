@@ -7,8 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use self::time::duration;
 use crate::app_health;
 use crate::intercept;
 
@@ -16,6 +17,7 @@ pub mod dns;
 pub mod join;
 pub mod register;
 mod size;
+pub(crate) mod time;
 
 /// Holds the whole text, where no file is named.
 pub const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
@@ -365,27 +367,6 @@ impl Bootstrap {
         }
         Ok(())
     }
-}
-
-/// `1h`, `5m`, `2s`, `100ms`, or a number of seconds.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!("\"{text}\" is not a duration such as 5s, 100ms, 2m or 1h"))
-    })
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit {
-        "ms" => 0.001,
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
 }
 
 fn default_admin() -> SocketAddr {

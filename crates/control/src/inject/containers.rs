@@ -12,9 +12,11 @@ use json_patch::merge;
 use serde_json::{Value, json};
 
 use super::wishes::Wishes;
-use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, bootstrap, list};
+use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, list};
 use crate::service_accounts::AUDIENCE;
 
+/// The variable that it is in.
+pub(super) const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
 /// The sidecar's user and group, whose connections the rules let pass.
 pub(super) const UID: u64 = 1337;
 pub(super) const METRICS_PORT: u16 = 15020;
@@ -94,7 +96,7 @@ fn sidecar(text: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
         field("POD_IP", "status.podIP"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("NODE_NAME", "spec.nodeName"),
-        {"name": bootstrap::VARIABLE, "value": text},
+        {"name": VARIABLE, "value": text},
     ]);
     sidecar["ports"] = json!([
         {"name": "mesh-metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},

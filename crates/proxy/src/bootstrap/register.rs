@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::{duration, parse_duration};
+use super::time::{duration, some_duration};
 use crate::app_health::{Grpc, Http, Probe, Tcp};
 
 /// Between two runs of a check, unless it says otherwise.
@@ -242,15 +242,6 @@ impl Section {
         }
         Ok(())
     }
-}
-
-pub(crate) fn some_duration<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let wrong =
-        || serde::de::Error::custom(format!("\"{text}\" is not a duration such as 5s, 100ms, 2m or 1h"));
-    parse_duration(&text).map(Some).ok_or_else(wrong)
 }
 
 fn default_weight() -> u32 {
