@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use outrigger_control::api::types::Condition;
-use outrigger_control::instance::State;
+use outrigger_control::instance::{Protocol, State};
 use outrigger_tests::app::{echo, get};
-use outrigger_tests::mesh::{Mesh, PORT, Process, free_net};
+use outrigger_tests::mesh::{Mesh, PORT, Process, Spec, free_net};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use rcgen::{CertificateParams, KeyPair};
@@ -201,4 +201,47 @@ async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     let forbidden = |text: &String| text.contains("403") && text.contains("tokenFile");
     until(&mesh, "dc1", "the token is told", |row| row.last_error.as_ref().is_some_and(forbidden)).await;
     assert_eq!(row(&mesh, "dc1").await.instances, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_registered_here_is_well_at_consul_once_and_goes() {
+    let Some(binary) = require::tool("consul") else { return };
+    let net = free_net();
+    let mut consul = Consul::start(&binary, SocketAddr::from(([127, net[0], net[1], 5], 8500))).await;
+    let mut settings = settings(&consul);
+    let row = settings["registries"][0]["consul"].as_object_mut().unwrap();
+    row.extend([("register".to_owned(), json!(true)), ("ttlSeconds".to_owned(), json!(5))]);
+    let mut mesh = Mesh::start_with(BINARY, settings).await;
+    mesh.bootstrap = json!({ "register": { "ports": [{ "number": PORT, "protocol": "http" }], "ttl": "1h" }, "grace": "300ms" });
+    let spec = Spec { service: "catalog", version: "v1", host: 11, protocol: Protocol::Http, calls: &[] };
+    let catalog = mesh.sidecar(&spec).await;
+    let well = async |consul: &Consul, is: bool| {
+        eventually(&format!("catalog is well at Consul: {is}"), || async {
+            let (status, text) =
+                consul.call("GET", "/v1/health/service/catalog?passing=true", Value::Null).await?;
+            if status == 200 && text.contains("outrigger:catalog-v1") == is { Ok(text) } else { Err(text) }
+        })
+        .await
+    };
+    let said = well(&consul, true).await;
+    assert!(said.contains("\"version\": \"v1\"") && said.contains("\"sidecar\": \"true\""), "{said}");
+    until(&mesh, "dc1", "it is counted there, and not a second instance", |row| {
+        row.registered == Some(1) && row.instances == 0
+    })
+    .await;
+    // One that is out is not well, and back.
+    mesh.client.set_state("catalog-v1", State::Maintenance).await.unwrap();
+    well(&consul, false).await;
+    mesh.client.set_state("catalog-v1", State::Running).await.unwrap();
+    well(&consul, true).await;
+    // A Consul that forgot everything is told again.
+    consul.process.take().unwrap().kill();
+    consul.begin().await;
+    well(&consul, true).await;
+    catalog.terminate();
+    eventually("it has gone", || async {
+        let (_, text) = consul.call("GET", "/v1/agent/services", Value::Null).await?;
+        if text.contains("outrigger:catalog-v1") { Err(text) } else { Ok(()) }
+    })
+    .await;
 }

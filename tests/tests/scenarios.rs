@@ -19,6 +19,7 @@ mod deploy;
 mod dns;
 mod dns_clusters;
 mod documents;
+mod etcd;
 mod explains;
 mod ext_authz;
 mod failures;

@@ -12,13 +12,16 @@ use std::time::Duration;
 use anyhow::Context;
 use outrigger_identity::{Authority, AuthorityOptions, CredentialStore, keep_server_certificate};
 use outrigger_telemetry::{Drain, LogControl, Readiness, Registry};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Shared};
+use crate::instance::State;
 use crate::keeper::{Keeper, Start};
 use crate::keys;
 use crate::metrics::{Metrics, observe};
 use crate::registry::health::Table;
+use crate::registry::write::Wanted;
 use crate::registry::{self, Heard};
 use crate::rejections::Rejections;
 use crate::reports::Reporter;
@@ -43,6 +46,8 @@ pub(crate) use accept::user;
 const STORE_FILE: &str = "outrigger.redb";
 /// Between two looks whether the store takes changes again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two looks at what registries are to have.
+const BURST: Duration = Duration::from_millis(50);
 /// For streams to see their end, once told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -171,7 +176,9 @@ async fn open(
     tasks.spawn(keep_server_certificate(authority.clone(), credentials.clone(), names, ips));
     credentials.ready().await;
     let mesh = settings.mesh();
-    let (registries, mut heard) = registry::open(&settings.rows(), &mesh.reading("default"), tasks)?;
+    let origin = lineage::origin(&store, &contents).await?;
+    let opened = registry::open(&settings.rows(), &mesh.reading("default"), &origin, tasks)?;
+    let registry::Opened { table: registries, mut heard, wanted } = opened;
     let mut said = Vec::new();
     for heard in &mut heard {
         said.extend(heard.first().await?);
@@ -186,6 +193,7 @@ async fn open(
     };
     let keeper = Keeper::start(start).await?;
     authority.revoke(keeper.published().revoked.clone());
+    tasks.spawn(pass_back(keeper.clone(), wanted));
     let board = Arc::new(Board::new(keeper.published().compiled.audience().clone()));
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);
@@ -254,6 +262,31 @@ async fn pass_on(mut heard: Heard, keeper: Keeper) {
         if keeper.registries(said).await.is_err() {
             return;
         }
+    }
+}
+
+/// What is registered here, for registries that are to have it: those that nobody has revoked or stopped.
+async fn pass_back(keeper: Keeper, wanted: watch::Sender<Arc<Wanted>>) {
+    let mut generation = keeper.subscribe();
+    while !wanted.is_closed() {
+        let published = keeper.published();
+        let mut all = Wanted::new();
+        for id in published.registrations.keys() {
+            let instance = published.world.instance(id).filter(|instance| instance.state != State::Stopped);
+            all.extend(instance.map(|instance| (id.clone(), instance.clone())));
+        }
+        wanted.send_if_modified(|before| {
+            let is_news = **before != all;
+            if is_news {
+                *before = Arc::new(all);
+            }
+            is_news
+        });
+        if generation.changed().await.is_err() {
+            return;
+        }
+        // All of them are looked at, so once for changes that come together.
+        tokio::time::sleep(BURST).await;
     }
 }
 

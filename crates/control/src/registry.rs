@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::bail;
 use outrigger_rules::{Object, ParseOptions};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::instance::Instance;
@@ -28,12 +28,16 @@ use crate::instance::Instance;
 pub mod api;
 pub mod claim;
 pub mod consul;
+pub mod etcd;
 pub mod file;
 pub mod health;
 pub mod kubernetes;
 pub mod lease;
+mod parts;
+pub mod write;
 
 use health::{Health, Registered, Table};
+use write::Wanted;
 
 /// Words on their way to the keeper; a registry waits beyond that.
 const WORDS: usize = 64;
@@ -41,6 +45,10 @@ const WORDS: usize = 64;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// At a start, for a registry to say something of what it has; all of it takes as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Problems told of one registry.
+const MOST_PROBLEMS: usize = 100;
+/// In the metadata of what we write to a registry: which control plane did, so that it does not come back as somebody else.
+pub const ORIGIN: &str = "outrigger-origin";
 
 /// One thing that a registry has.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,6 +129,12 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    fn of_part(part: &str, message: String) -> Self {
+        Self { registry: String::new(), file: part.to_owned(), line: 0, message }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
@@ -142,6 +156,9 @@ pub struct Row {
     /// A Consul.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul: Option<consul::ConsulSettings>,
+    /// An etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<etcd::EtcdSettings>,
     /// A cluster of Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<kubernetes::KubernetesSettings>,
@@ -153,12 +170,26 @@ impl Row {
         self.name.as_deref().unwrap_or_else(|| self.kind())
     }
 
+    /// What it is, each time that a field says so.
+    fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        [
+            self.file.as_ref().map(|_| "file"),
+            self.consul.as_ref().map(|_| "consul"),
+            self.etcd.as_ref().map(|_| "etcd"),
+            self.kubernetes.as_ref().map(|_| "kubernetes"),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
     fn kind(&self) -> &'static str {
-        match (&self.consul, &self.kubernetes) {
-            (Some(_), _) => "consul",
-            (_, Some(_)) => "kubernetes",
-            _ => "file",
-        }
+        self.kinds().next().unwrap_or("file")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let consul = self.consul.as_ref().map(|of| of.validate().map_err(|why| format!("consul.{why}")));
+        let etcd = self.etcd.as_ref().map(|of| of.validate().map_err(|why| format!("etcd.{why}")));
+        consul.or(etcd).unwrap_or(Ok(()))
     }
 
     /// What cannot work in these rows.
@@ -168,14 +199,13 @@ impl Row {
     pub fn validate(rows: &[Self]) -> anyhow::Result<()> {
         for (i, row) in rows.iter().enumerate() {
             let name = row.name();
-            let said = [row.file.is_some(), row.consul.is_some(), row.kubernetes.is_some()];
-            if said.into_iter().filter(|said| *said).count() != 1 {
+            if row.kinds().count() != 1 {
                 bail!(
-                    "registries[{i}]: says not of one registry what it is; write file, consul or kubernetes"
+                    "registries[{i}]: says not of one registry what it is; write file, consul, etcd or kubernetes"
                 );
             }
-            if let Some(Err(error)) = row.consul.as_ref().map(consul::ConsulSettings::validate) {
-                bail!("registries[{i}].consul.{error}");
+            if let Err(error) = row.check() {
+                bail!("registries[{i}].{error}");
             }
             let fits = (1..=63).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
@@ -344,17 +374,29 @@ impl Heard {
     }
 }
 
-/// Begins to follow every registry of the settings. `options` say how rules are read.
+/// Registries that are followed.
+pub struct Opened {
+    /// How each is.
+    pub table: Table,
+    /// What each says.
+    pub heard: Vec<Heard>,
+    /// Takes what is registered here, for those that are to have it; closed where none is.
+    pub wanted: watch::Sender<Arc<Wanted>>,
+}
+
+/// Begins to follow every registry of the settings. `options` say how rules are read, `origin` who we are in registries.
 ///
 /// # Errors
 /// When a row cannot work.
 pub fn open(
     rows: &[Row],
     options: &ParseOptions,
+    origin: &Arc<str>,
     tasks: &mut JoinSet<()>,
-) -> anyhow::Result<(Table, Vec<Heard>)> {
+) -> anyhow::Result<Opened> {
     let mut table = Table::new();
     let mut heard = Vec::new();
+    let (wanted, wants) = watch::channel(Arc::default());
     for row in rows {
         let registered = table.add(row.name(), row.kind());
         let (words, receiver) = mpsc::channel(WORDS);
@@ -364,12 +406,33 @@ pub fn open(
         if let Some(files) = &row.file {
             tasks.spawn(keep(file::FileRegistry::new(files.paths.clone(), options.clone()), voice));
         } else if let Some(consul) = &row.consul {
-            tasks.spawn(keep(consul::Consul::new(consul.clone()), voice));
+            if consul.register {
+                let writer = consul::writer::ConsulWriter::new(consul.clone(), origin.clone());
+                tasks.spawn(write::write(
+                    writer,
+                    voice.registry.clone(),
+                    wants.clone(),
+                    voice.health.clone(),
+                ));
+            }
+            tasks.spawn(keep(consul::Consul::new(consul.clone(), origin.clone()), voice));
+        } else if let Some(etcd) = &row.etcd {
+            if etcd.register {
+                let writer = etcd::writer::EtcdWriter::new(etcd.clone(), origin.clone());
+                tasks.spawn(write::write(
+                    writer,
+                    voice.registry.clone(),
+                    wants.clone(),
+                    voice.health.clone(),
+                ));
+            }
+            tasks.spawn(keep(etcd::Etcd::new(etcd.clone(), origin.clone()), voice));
         } else if let Some(cluster) = &row.kubernetes {
             tasks.spawn(keep(kubernetes::Kubernetes::new(cluster.clone(), options.clone()), voice));
         }
     }
-    Ok((table, heard))
+    drop(wants);
+    Ok(Opened { table, heard, wanted })
 }
 
 /// Says of a registry that nobody follows it any more.

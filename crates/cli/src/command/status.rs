@@ -239,6 +239,7 @@ mod tests {
             heard_seconds: Some(125),
             instances: 7,
             rules: 0,
+            registered: None,
             failures: 3,
             last_error: Some("nobody answers at 10.0.0.1:8500".into()),
             last_error_seconds: Some(4),

@@ -28,6 +28,9 @@ pub struct RegistryBody {
     pub instances: usize,
     /// The same of rules.
     pub rules: usize,
+    /// Instances registered here that were written there, where that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<usize>,
     /// Failures since the start.
     pub failures: u64,
     /// The last failure, over or not.
@@ -72,6 +75,7 @@ fn body(place: usize, row: &Registered, published: &Published) -> RegistryBody {
         heard_seconds: state.heard.map(age),
         instances: published.claims.count(place),
         rules: published.ruled.count(place),
+        registered: state.written,
         failures: state.failures,
         last_error_seconds: state.error.as_ref().map(|error| age(error.at)),
         last_error: state.error.map(|error| error.message),

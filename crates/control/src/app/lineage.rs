@@ -14,6 +14,7 @@ use crate::store::{Contents, Mutation, Store, StoreError};
 
 const TRUST_DOMAIN: &str = "trust-domain";
 const ROOTS: &str = "roots";
+const ORIGIN: &str = "origin";
 
 /// Refuses a data directory of another trust domain.
 pub(super) fn check(settings: &Settings, contents: &Contents) -> anyhow::Result<()> {
@@ -50,6 +51,16 @@ pub(super) fn lost_authority(contents: &Contents, authority: &Authority, directo
     );
     tracing::error!("{notice}");
     Some(notice)
+}
+
+/// Who this control plane is in the registries that it writes to: a random word, the same for ever.
+pub(super) async fn origin(store: &Arc<dyn Store>, contents: &Contents) -> Result<Arc<str>, StoreError> {
+    if let Some(known) = contents.facts.get(ORIGIN) {
+        return Ok(known.as_str().into());
+    }
+    let value = format!("{:016x}", fastrand::u64(..));
+    store.clone().commit(vec![Mutation::PutFact { name: ORIGIN, value: value.clone() }]).await?;
+    Ok(value.into())
 }
 
 /// Writes down whose data directory this is from now on.

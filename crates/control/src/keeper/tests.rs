@@ -264,7 +264,7 @@ fn table() -> Table {
     let file = || Some(FileSettings::default());
     let rows =
         ["files1", "files2"].map(|name| Row { name: Some(name.into()), file: file(), ..Row::default() });
-    open(&rows, &ParseOptions::default(), &mut JoinSet::new()).unwrap().0
+    open(&rows, &ParseOptions::default(), &"us".into(), &mut JoinSet::new()).unwrap().table
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,21 +16,19 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Event, Problem, Registry, Voice};
+use super::parts::{Missing, Parts};
+use super::{Event, MOST_PROBLEMS, Problem, Registry, Voice};
 
 mod ask;
 mod entry;
 mod http;
-mod parts;
+pub(super) mod writer;
 
 use ask::{Ask, News};
 use http::Http;
-use parts::{Missing, Parts};
 
 /// After a Consul began another history: so long its agents may take to say again what they have.
 const RECOVERY: Duration = Duration::from_secs(600);
-/// Problems told of one registry.
-const MOST_PROBLEMS: usize = 100;
 
 /// A Consul of the settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +62,10 @@ pub struct ConsulSettings {
     pub wait_seconds: u64,
     /// Seconds of answers that what seems lost is held. Default 3600.
     pub hold_seconds: u64,
+    /// Whether what is registered here in `namespace` is registered at this agent. Default false.
+    pub register: bool,
+    /// Seconds that what we registered is well without us. Default 30.
+    pub ttl_seconds: u32,
 }
 
 impl Default for ConsulSettings {
@@ -82,6 +85,8 @@ impl Default for ConsulSettings {
             connections: 100,
             wait_seconds: 60,
             hold_seconds: 3600,
+            register: false,
+            ttl_seconds: 30,
         }
     }
 }
@@ -99,6 +104,12 @@ impl ConsulSettings {
         if !(1..=600).contains(&self.wait_seconds) {
             return Err(format!("waitSeconds: {} is not from 1 to 600", self.wait_seconds));
         }
+        if !(5..=86_400).contains(&self.ttl_seconds) {
+            return Err(format!("ttlSeconds: {} is not from 5 to 86400", self.ttl_seconds));
+        }
+        if self.register && self.datacenter.is_some() {
+            return Err("register, datacenter: an agent registers in its own datacenter only".to_owned());
+        }
         if self.hold_seconds > 31 * 24 * 3600 {
             return Err(format!("holdSeconds: {} is more than 31 days", self.hold_seconds));
         }
@@ -112,6 +123,7 @@ impl ConsulSettings {
 /// One Consul, and what it said.
 pub struct Consul {
     settings: ConsulSettings,
+    origin: Arc<str>,
     parts: Parts,
     /// Of the last list.
     index: u64,
@@ -135,11 +147,11 @@ impl Drop for Watch {
 }
 
 impl Consul {
-    /// Nothing is asked yet.
-    pub fn new(settings: ConsulSettings) -> Self {
+    /// Nothing is asked yet. `origin` is who we are: what we wrote there is not read.
+    pub fn new(settings: ConsulSettings, origin: Arc<str>) -> Self {
         let parts = Parts::new(Duration::from_secs(settings.hold_seconds));
         let (trouble, filtered) = (BTreeMap::new(), BTreeSet::new());
-        Self { settings, parts, index: 0, begun_anew: None, heard: None, trouble, filtered }
+        Self { settings, origin, parts, index: 0, begun_anew: None, heard: None, trouble, filtered }
     }
 
     /// The list was answered. An index smaller than that of the last is another history's: a restore, or a start without data.
@@ -164,29 +176,14 @@ impl Consul {
     }
 
     fn tell(&self, voice: &Voice) {
-        let problem = |part: &str, message: String| Problem {
-            registry: String::new(),
-            file: part.to_owned(),
-            line: 0,
-            message,
-        };
         let token = (!self.filtered.is_empty()).then(|| {
             let text = "the token may not read everything (results are filtered by ACLs): give it service:read and node:read; what it does \
                         not show any more stays as it was";
-            problem("token", text.to_owned())
+            Problem::of_part("token", text.to_owned())
         });
-        // Without numbers: each that comes back would be another problem.
-        let held = self.parts.is_holding().then(|| {
-            let text = format!(
-                "it does not list what it listed before, as after a start without its data: what is missing is held until it is back, or \
-                 has been missing for {} s of answers",
-                self.settings.hold_seconds
-            );
-            problem("held", text)
-        });
-        let trouble = self.trouble.iter().map(|(part, why)| problem(part, why.clone()));
-        let bad = self.parts.problems().map(|(part, why)| problem(part, why.to_owned()));
-        voice.problems(token.into_iter().chain(held).chain(trouble).chain(bad).take(MOST_PROBLEMS).collect());
+        let trouble = self.trouble.iter().map(|(part, why)| Problem::of_part(part, why.clone()));
+        let all = token.into_iter().chain(trouble).chain(self.parts.problems());
+        voice.problems(all.take(MOST_PROBLEMS).collect());
     }
 }
 
@@ -243,7 +240,8 @@ impl Consul {
                 };
                 self.trouble.remove(&name);
                 self.see(name.clone(), filtered);
-                let items = self.parts.part(&name, &rows, &self.settings, missing, Instant::now());
+                let said = rows.iter().map(|row| row.read(&self.settings, &self.origin));
+                let items = self.parts.part(&name, said, missing, Instant::now());
                 voice.say(&name, Event::Reset(items)).await?;
                 connection.waiting.remove(&name);
             }

@@ -30,8 +30,12 @@ pub struct State {
     pub error: Option<Error>,
     /// Failures since the start.
     pub failures: u64,
+    /// What is registered here and was written there, where that is asked for.
+    pub written: Option<usize>,
     words: u64,
     problems: Arc<Vec<Problem>>,
+    /// Why what is registered here cannot be written.
+    unwritten: Option<Problem>,
 }
 
 /// How a registry is.
@@ -57,17 +61,40 @@ impl Health {
         state.error = Some(Error { message, at: Instant::now() });
     }
 
-    pub(super) fn set_problems(&self, problems: Vec<Problem>) {
-        let mut state = self.0.lock();
-        let before = state.problems.clone();
-        let before: HashSet<&Problem> = before.iter().collect();
-        if let Some(new) = problems.iter().find(|problem| !before.contains(problem)) {
-            state.failures += 1;
-            state.error = Some(Error { message: new.to_string(), at: Instant::now() });
-        }
-        state.problems = Arc::new(problems);
+    /// What is registered here is written there.
+    pub(super) fn set_written(&self, count: usize) {
+        self.0.lock().written = Some(count);
+        self.set_unwritten(None);
     }
 
+    /// Why it cannot be written, beside what cannot be read.
+    pub(super) fn set_unwritten(&self, why: Option<Problem>) {
+        let mut state = self.0.lock();
+        let before = std::mem::replace(&mut state.unwritten, why);
+        let of_reading = state.problems.iter().filter(|problem| Some(*problem) != before.as_ref());
+        let of_reading = of_reading.cloned().collect();
+        state.set(of_reading);
+    }
+
+    pub(super) fn set_problems(&self, problems: Vec<Problem>) {
+        self.0.lock().set(problems);
+    }
+}
+
+impl State {
+    fn set(&mut self, mut problems: Vec<Problem>) {
+        problems.extend(self.unwritten.clone());
+        let before = self.problems.clone();
+        let before: HashSet<&Problem> = before.iter().collect();
+        if let Some(new) = problems.iter().find(|problem| !before.contains(problem)) {
+            self.failures += 1;
+            self.error = Some(Error { message: new.to_string(), at: Instant::now() });
+        }
+        self.problems = Arc::new(problems);
+    }
+}
+
+impl Health {
     /// Words of what it has, ever.
     pub(super) fn words(&self) -> u64 {
         self.0.lock().words

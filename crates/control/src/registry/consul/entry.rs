@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use super::ConsulSettings;
 use crate::instance::{Instance, Port, Protocol, State};
+use crate::registry::ORIGIN;
+use crate::registry::parts::Said;
 
 /// Our weights are relative to 100, Consul's to 1.
-const WEIGHT: u32 = 100;
+pub(super) const WEIGHT: u32 = 100;
 /// The most of Consul's weights is 65,535.
 const MOST_WEIGHT: u32 = 65_535;
 
@@ -92,16 +94,6 @@ pub(super) enum Row {
     Unreadable(Option<String>, String),
 }
 
-/// What a row says.
-pub(super) enum Said {
-    /// A proxy of Consul's own mesh: nobody to call.
-    Nobody,
-    /// An instance of this id.
-    Instance(String, Arc<Instance>),
-    /// Of whom, if that can be told, and what is wrong.
-    Wrong(Option<String>, String),
-}
-
 impl Row {
     pub(super) fn of(value: Value) -> Self {
         let text = |part: &str, field: &str| value.get(part)?.get(field)?.as_str().map(str::to_owned);
@@ -118,9 +110,10 @@ impl Row {
         }
     }
 
-    pub(super) fn read(&self, settings: &ConsulSettings) -> Said {
+    /// `origin` is who we are: what we wrote is nobody else.
+    pub(super) fn read(&self, settings: &ConsulSettings, origin: &str) -> Said {
         match self {
-            Self::Entry(entry) if entry.is_of_the_mesh() => Said::Nobody,
+            Self::Entry(entry) if entry.is_of_the_mesh() || entry.is_by(origin) => Said::Nobody,
             Self::Entry(entry) => match entry.instance(settings) {
                 Ok(instance) => Said::Instance(entry.id(), Arc::new(instance)),
                 Err(why) => Said::Wrong(Some(entry.id()), why),
@@ -144,6 +137,10 @@ impl Entry {
     /// A proxy or a gateway of Consul's own mesh: nobody calls it as a service.
     pub(super) fn is_of_the_mesh(&self) -> bool {
         !self.service.kind.is_empty()
+    }
+
+    fn is_by(&self, origin: &str) -> bool {
+        self.service.meta.as_ref().and_then(|meta| meta.get(ORIGIN)).is_some_and(|by| by == origin)
     }
 
     /// As it is here.

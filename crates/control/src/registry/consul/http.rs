@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
@@ -29,7 +29,7 @@ const MAX_ANSWER: usize = 64 << 20;
 /// What an error says is cut to this.
 const MAX_ERROR: usize = 512;
 
-type Sender = SendRequest<Empty<Bytes>>;
+type Sender = SendRequest<Full<Bytes>>;
 
 /// A connection, with the task that drives it.
 struct Connection(Sender, AbortHandle);
@@ -126,7 +126,7 @@ impl Http {
         }
         let uri = format!("{path}?{}", query.join("&"));
         let patience = if index.is_some() { wait + wait / 16 + PATIENCE } else { PATIENCE };
-        let asked = timeout(patience, self.ask(&uri, index.is_some())).await;
+        let asked = timeout(patience, self.ask(Method::GET, &uri, Bytes::new(), index.is_some())).await;
         let (head, body) = asked.map_err(|_| format!("Consul at {} is silent", self.authority))??;
         let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         if head.status != StatusCode::OK {
@@ -140,10 +140,22 @@ impl Http {
         })
     }
 
+    /// Changes something, which may be done twice.
+    pub(super) async fn put(&self, path: &str, body: Bytes) -> Result<(), String> {
+        let asked = timeout(PATIENCE, self.ask(Method::PUT, path, body, false)).await;
+        let (head, body) = asked.map_err(|_| format!("Consul at {} is silent", self.authority))??;
+        if head.status != StatusCode::OK {
+            return Err(self.refused(path, head.status, &body));
+        }
+        Ok(())
+    }
+
     fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> String {
         let said = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR)]);
         let what = match status {
-            StatusCode::FORBIDDEN => "; is the token in tokenFile good, and may it read services and nodes?",
+            StatusCode::FORBIDDEN => {
+                "; is the token in tokenFile good, and may it read services and nodes (and write services, to register)?"
+            }
             StatusCode::TOO_MANY_REQUESTS => {
                 "; lower connections, or raise Consul's http_max_conns_per_client"
             }
@@ -154,10 +166,16 @@ impl Http {
 
     /// On a connection that was kept, or where there is none or it has ended meanwhile on a new one: asking changes nothing. One that
     /// `waits` for news of an index is not asked anew: there may be a Consul of another history now, which does not know the index.
-    async fn ask(&self, uri: &str, waits: bool) -> Result<(http::response::Parts, Bytes), String> {
+    async fn ask(
+        &self,
+        method: Method,
+        uri: &str,
+        body: Bytes,
+        waits: bool,
+    ) -> Result<(http::response::Parts, Bytes), String> {
         let kept = self.idle.lock().pop();
         if let Some(kept) = kept {
-            let answer = self.ask_on(kept, uri).await;
+            let answer = self.ask_on(kept, method.clone(), uri, body.clone()).await;
             if answer.is_ok() || waits {
                 return answer;
             }
@@ -166,20 +184,22 @@ impl Http {
         let connection = timeout(CONNECT, self.connect()).await;
         let connection = connection
             .map_err(|_| format!("no connection to {} within {} s", self.authority, CONNECT.as_secs()))??;
-        self.ask_on(connection, uri).await
+        self.ask_on(connection, method, uri, body).await
     }
 
     async fn ask_on(
         &self,
         mut connection: Connection,
+        method: Method,
         uri: &str,
+        body: Bytes,
     ) -> Result<(http::response::Parts, Bytes), String> {
         let failed = |error: &dyn std::fmt::Display| format!("Consul at {}: {error}", self.authority);
-        let mut request = Request::get(uri).header(HOST, &self.authority);
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, &self.authority);
         if let Some(token) = &self.token {
             request = request.header("x-consul-token", token);
         }
-        let request = request.body(Empty::new()).map_err(|error| failed(&error))?;
+        let request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
         let response = connection.0.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| failed(&error))?.to_bytes();

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::super::health::{Condition, Table};
+use super::super::parts::Said;
 use super::super::{Heard, Item, Voice, keep};
 use super::entry::{Entry, Row};
 use super::*;
@@ -128,7 +129,7 @@ impl Play {
         let row = table.add("dc1", "consul");
         let (words, receiver) = mpsc::channel(16);
         let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
-        tasks.spawn(keep(Consul::new(settings), voice));
+        tasks.spawn(keep(Consul::new(settings, "us".into()), voice));
         Self { scene, table, heard: Heard { row, words: receiver }, _tasks: tasks }
     }
 
@@ -217,8 +218,8 @@ fn row(service: &str, id: &str) -> Value {
     json!({ "Node": { "Node": "n1", "Address": "10.0.0.1" }, "Service": { "ID": id, "Service": service, "Port": 80 } })
 }
 
-fn rows(all: &[Value]) -> Vec<Row> {
-    all.iter().cloned().map(Row::of).collect()
+fn rows(all: &[Value]) -> Vec<Said> {
+    all.iter().cloned().map(|row| Row::of(row).read(&ConsulSettings::default(), "us")).collect()
 }
 
 fn ids(items: &[Item]) -> Vec<String> {
@@ -231,10 +232,10 @@ fn ids(items: &[Item]) -> Vec<String> {
 
 /// Parts of two services, `web` with four instances and `db` with one.
 fn parts(now: Instant) -> Parts {
-    let (mut parts, settings) = (Parts::new(Duration::from_secs(60)), ConsulSettings::default());
+    let mut parts = Parts::new(Duration::from_secs(60));
     let web = rows(&["a", "b", "c", "d"].map(|id| row("web", id)));
-    assert_eq!(parts.part("web", &web, &settings, Missing::Gone, now).len(), 4);
-    assert_eq!(parts.part("db", &rows(&[row("db", "x")]), &settings, Missing::Gone, now).len(), 1);
+    assert_eq!(parts.part("web", web, Missing::Gone, now).len(), 4);
+    assert_eq!(parts.part("db", rows(&[row("db", "x")]), Missing::Gone, now).len(), 1);
     parts
 }
 
@@ -244,19 +245,19 @@ fn listed(names: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn what_was_lost_comes_back_one_by_one_and_the_rest_is_held_meanwhile() {
-    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let now = Instant::now();
     let at = |seconds| now + Duration::from_secs(seconds);
     let mut parts = parts(now);
     assert_eq!(parts.list(&listed(&[]), false, false, at(1)).len(), 0, "all of it at once has not gone");
     assert_eq!(parts.hold_ends(), Some(at(61)));
     assert_eq!(parts.list(&listed(&["web"]), false, false, at(2)).len(), 0);
-    let left = parts.part("web", &rows(&[row("web", "a")]), &settings, Missing::Gone, at(3));
+    let left = parts.part("web", rows(&[row("web", "a")]), Missing::Gone, at(3));
     assert_eq!(
         ids(&left),
         ["a@n1", "b@n1", "c@n1", "d@n1"],
         "the first that is back does not end it for the others"
     );
-    parts.part("web", &rows(&[row("web", "a"), row("web", "b")]), &settings, Missing::Gone, at(4));
+    parts.part("web", rows(&[row("web", "a"), row("web", "b")]), Missing::Gone, at(4));
     let left = parts.let_go(at(61));
     let left: Vec<_> = left.iter().map(|(part, left)| (part.as_str(), ids(left))).collect();
     assert_eq!(left, [("db", vec![]), ("web", vec!["a@n1".to_owned(), "b@n1".to_owned()])]);
@@ -265,19 +266,19 @@ fn what_was_lost_comes_back_one_by_one_and_the_rest_is_held_meanwhile() {
 
 #[test]
 fn one_service_that_goes_and_instances_of_one_that_stays_have_gone() {
-    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let now = Instant::now();
     let mut all = parts(now);
     for name in ["c", "d", "e"] {
-        all.part(name, &rows(&[row(name, name)]), &settings, Missing::Gone, now);
+        all.part(name, rows(&[row(name, name)]), Missing::Gone, now);
     }
     let left = all.list(&listed(&["web", "c", "d", "e"]), false, false, now);
     assert_eq!(left.iter().map(|(part, left)| (part.as_str(), left.len())).collect::<Vec<_>>(), [("db", 0)]);
-    let left = all.part("web", &rows(&[row("web", "d")]), &settings, Missing::Gone, now);
+    let left = all.part("web", rows(&[row("web", "d")]), Missing::Gone, now);
     assert_eq!(ids(&left), ["d@n1"]);
     // While it recovers, and where the token does not see, nothing has.
-    let held = all.part("c", &[], &settings, Missing::Lost, now);
+    let held = all.part("c", Vec::new(), Missing::Lost, now);
     assert_eq!(ids(&held), ["c@n1"]);
-    let hidden = all.part("d", &[], &settings, Missing::Hidden, now);
+    let hidden = all.part("d", Vec::new(), Missing::Hidden, now);
     assert_eq!((ids(&hidden), all.held_in("d")), (vec!["d@n1".to_owned()], 0));
     assert_eq!(all.list(&listed(&["web", "c", "d"]), false, true, now).len(), 0);
 }
@@ -285,22 +286,18 @@ fn one_service_that_goes_and_instances_of_one_that_stays_have_gone() {
 /// The last instance of a service is deregistered: both the service's answer and the list say so, in either order.
 #[test]
 fn a_service_that_ends_has_gone_whichever_answer_comes_first() {
-    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let now = Instant::now();
     let five = || {
         let mut all = parts(now);
         for name in ["c", "d", "e"] {
-            all.part(name, &rows(&[row(name, name)]), &settings, Missing::Gone, now);
+            all.part(name, rows(&[row(name, name)]), Missing::Gone, now);
         }
         all
     };
     let rest = listed(&["web", "c", "d", "e"]);
     for hidden in [false, true] {
         let mut all = five();
-        assert_eq!(
-            ids(&all.part("db", &[], &settings, Missing::Emptied, now)),
-            ["x@n1"],
-            "it is listed still"
-        );
+        assert_eq!(ids(&all.part("db", Vec::new(), Missing::Emptied, now)), ["x@n1"], "it is listed still");
         let left = all.list(&rest, hidden, false, now);
         assert_eq!(
             left.iter().map(|(part, left)| (part.as_str(), left.len())).collect::<Vec<_>>(),
@@ -310,11 +307,11 @@ fn a_service_that_ends_has_gone_whichever_answer_comes_first() {
     }
     let mut all = five();
     all.list(&rest, true, false, now);
-    assert!(all.part("db", &[], &settings, Missing::Gone, now).is_empty(), "not listed, and answered for");
+    assert!(all.part("db", Vec::new(), Missing::Gone, now).is_empty(), "not listed, and answered for");
     // All of them at once have not ended.
     let mut all = five();
     for name in ["db", "c", "d"] {
-        all.part(name, &[], &settings, Missing::Emptied, now);
+        all.part(name, Vec::new(), Missing::Emptied, now);
     }
     assert_eq!(all.list(&listed(&["web", "e"]), false, false, now).len(), 0);
     assert!(all.is_holding());
@@ -325,7 +322,7 @@ fn a_list_that_the_token_does_not_see_all_of_takes_nothing_away() {
     let now = Instant::now();
     let mut all = parts(now);
     for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {
-        all.part(name, &rows(&[row(name, name)]), &ConsulSettings::default(), Missing::Gone, now);
+        all.part(name, rows(&[row(name, name)]), Missing::Gone, now);
     }
     let nine = listed(&["web", "c", "d", "e", "f", "g", "h", "i", "j"]);
     assert_eq!(all.list(&nine, true, false, now).len(), 0);
@@ -350,17 +347,16 @@ fn the_time_of_an_outage_is_not_counted_and_what_has_passed_is() {
 
 #[test]
 fn a_row_that_cannot_be_read_costs_nobody_else_anything() {
-    let (now, settings) = (Instant::now(), ConsulSettings::default());
+    let now = Instant::now();
     let mut parts = parts(now);
     let mut bad = row("web", "b");
     bad["Service"]["Port"] = json!(70_000);
-    let left = parts.part("web", &rows(&[row("web", "a"), bad]), &settings, Missing::Gone, now);
+    let left = parts.part("web", rows(&[row("web", "a"), bad]), Missing::Gone, now);
     assert_eq!(ids(&left), ["a@n1", "b@n1"], "it keeps what it was, c and d have gone");
-    assert!(parts.problems().any(|(part, why)| part == "web" && why.contains("\"b@n1\" cannot be read")));
-    let left =
-        parts.part("web", &rows(&[row("web", "a"), json!({ "Node": 7 })]), &settings, Missing::Gone, now);
+    assert!(parts.problems().any(|p| p.file == "web" && p.message.contains("\"b@n1\" cannot be read")));
+    let left = parts.part("web", rows(&[row("web", "a"), json!({ "Node": 7 })]), Missing::Gone, now);
     assert_eq!(ids(&left), ["a@n1", "b@n1"], "anybody may be the one without a name");
-    let left = parts.part("web", &rows(&[row("web", "a")]), &settings, Missing::Gone, now);
+    let left = parts.part("web", rows(&[row("web", "a")]), Missing::Gone, now);
     assert_eq!((ids(&left), parts.problems().count()), (vec!["a@n1".to_owned()], 0));
 }
 

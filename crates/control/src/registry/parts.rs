@@ -1,7 +1,7 @@
-//! What a Consul said, part by part, and what of it is held although it is not there any more.
+//! What a catalogue that others write said, part by part, and what of it is held although it is not there any more.
 //!
 //! One service that goes has gone. Much that goes at once, all that there was, everything of one that stays listed, and whatever is
-//! missing after Consul began another history has more likely been lost, and comes back piece by piece: each instance is held by itself.
+//! missing after it began another history has more likely been lost, and comes back piece by piece: each instance is held by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,13 +9,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ConsulSettings;
-use super::entry::{Row, Said};
+use super::{Item, Problem};
 use crate::instance::Instance;
-use crate::registry::Item;
 
 /// More than this share of the services gone at once is held. Percent.
 const MASS_PERCENT: usize = 30;
+
+/// What a catalogue says of one thing in it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Said {
+    /// Nobody to call.
+    Nobody,
+    /// An instance of this id.
+    Instance(String, Arc<Instance>),
+    /// Of whom, if that can be told, and what is wrong.
+    Wrong(Option<String>, String),
+}
 
 /// What becomes of instances that an answer does not have any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,14 +112,13 @@ impl Parts {
     pub(super) fn part(
         &mut self,
         name: &str,
-        rows: &[Row],
-        settings: &ConsulSettings,
+        rows: impl IntoIterator<Item = Said>,
         missing: Missing,
         now: Instant,
     ) -> Vec<Item> {
         let before = self.said.remove(name).unwrap_or_default();
         let (mut wrong, mut has, mut blind) = (Vec::new(), BTreeMap::new(), missing == Missing::Hidden);
-        for said in rows.iter().map(|row| row.read(settings)) {
+        for said in rows {
             match said {
                 Said::Nobody => {}
                 Said::Instance(id, new) => {
@@ -211,9 +219,21 @@ impl Parts {
         less
     }
 
-    /// What is wrong, by part.
-    pub(super) fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.problems.iter().flat_map(|(part, all)| all.iter().map(|text| (part.as_str(), text.as_str())))
+    /// What is wrong: with what is held, and with what cannot be read.
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
+        // Without numbers: each that comes back would be another problem.
+        let held = self.is_holding().then(|| {
+            let text = format!(
+                "it does not list what it listed before, as after a start without its data: what is missing is held until it is back, or \
+                 has been missing for {} s of answers",
+                self.hold.as_secs()
+            );
+            Problem::of_part("held", text)
+        });
+        let of = |(part, all): (&String, &Vec<String>)| {
+            all.iter().map(|text| Problem::of_part(part, text.clone())).collect::<Vec<_>>()
+        };
+        held.into_iter().chain(self.problems.iter().flat_map(of))
     }
 
     /// Forgets what says nothing any more.
