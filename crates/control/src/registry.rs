@@ -28,6 +28,7 @@ use crate::instance::Instance;
 pub mod api;
 pub mod claim;
 pub mod consul;
+pub mod dns;
 pub mod etcd;
 pub mod file;
 pub mod health;
@@ -156,6 +157,9 @@ pub struct Row {
     /// A Consul.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consul: Option<consul::ConsulSettings>,
+    /// Names of DNS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<dns::DnsSettings>,
     /// An etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd: Option<etcd::EtcdSettings>,
@@ -175,6 +179,7 @@ impl Row {
         [
             self.file.as_ref().map(|_| "file"),
             self.consul.as_ref().map(|_| "consul"),
+            self.dns.as_ref().map(|_| "dns"),
             self.etcd.as_ref().map(|_| "etcd"),
             self.kubernetes.as_ref().map(|_| "kubernetes"),
         ]
@@ -189,7 +194,8 @@ impl Row {
     fn check(&self) -> Result<(), String> {
         let consul = self.consul.as_ref().map(|of| of.validate().map_err(|why| format!("consul.{why}")));
         let etcd = self.etcd.as_ref().map(|of| of.validate().map_err(|why| format!("etcd.{why}")));
-        consul.or(etcd).unwrap_or(Ok(()))
+        let dns = self.dns.as_ref().map(|of| of.validate().map_err(|why| format!("dns.{why}")));
+        consul.or(etcd).or(dns).unwrap_or(Ok(()))
     }
 
     /// What cannot work in these rows.
@@ -201,7 +207,7 @@ impl Row {
             let name = row.name();
             if row.kinds().count() != 1 {
                 bail!(
-                    "registries[{i}]: says not of one registry what it is; write file, consul, etcd or kubernetes"
+                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd or kubernetes"
                 );
             }
             if let Err(error) = row.check() {
@@ -416,6 +422,8 @@ pub fn open(
                 ));
             }
             tasks.spawn(keep(consul::Consul::new(consul.clone(), origin.clone()), voice));
+        } else if let Some(names) = &row.dns {
+            tasks.spawn(keep(dns::Dns::new(names.clone()), voice));
         } else if let Some(etcd) = &row.etcd {
             if etcd.register {
                 let writer = etcd::writer::EtcdWriter::new(etcd.clone(), origin.clone());
