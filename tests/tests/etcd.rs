@@ -166,6 +166,24 @@ fn plain(address: SocketAddr) -> Value {
     })
 }
 
+/// Calls one after the other until it is told to stop, and counts those that fail; in the end how many there were.
+fn under_load(entries: Vec<SocketAddr>) -> (Arc<AtomicBool>, Arc<AtomicU32>, tokio::task::JoinHandle<usize>) {
+    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (until, bad) = (stop.clone(), failed.clone());
+    let load = tokio::spawn(async move {
+        let mut served = 0;
+        while !until.load(SeqCst) {
+            match get(entries[served % 2], "/", "").await {
+                Ok((200, _)) => {}
+                _ => drop(bad.fetch_add(1, SeqCst)),
+            }
+            served += 1;
+        }
+        served
+    });
+    (stop, failed, load)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_etcd_knows_is_called_and_what_it_loses_serves_on() {
     let Some(binary) = require::tool("etcd") else { return };
@@ -198,21 +216,7 @@ async fn what_etcd_knows_is_called_and_what_it_loses_serves_on() {
     answer(web.outbound[0], "X-App-Name: one\r\n").await;
 
     // It is killed and comes back, is emptied, and is compacted and begun from an older copy while it is away: under load.
-    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let load = tokio::spawn({
-        let (stop, failed, entries) = (stop.clone(), failed.clone(), web.outbound.clone());
-        async move {
-            let mut served = 0;
-            while !stop.load(SeqCst) {
-                match get(entries[served % 2], "/", "").await {
-                    Ok((200, _)) => {}
-                    _ => drop(failed.fetch_add(1, SeqCst)),
-                }
-                served += 1;
-            }
-            served
-        }
-    });
+    let (stop, failed, load) = under_load(web.outbound.clone());
     etcd.process.take().unwrap().kill();
     until(&mesh, "kv", "the outage is told", |row| row.state == Condition::Away && row.instances == 3).await;
     assert!(row(&mesh, "kv").await.last_error.unwrap().contains("etcd at"));
