@@ -176,6 +176,22 @@ fn nobody_chooses_how_his_token_is_checked() {
     assert_eq!(refusal(&filter, &bearing(&forged)), Some(Refusal::Signature));
 }
 
+/// As most issuers sign; made by OpenSSL.
+#[test]
+fn a_signature_by_rsa_is_verified() {
+    const MODULUS: &str = "0Nvr8cWdqJ0InVfO_VPVEyaShF-evk88Mf0o8_SZSVZDEA9DcCmI5TvHbg7_G2-cE3zAIgbqcZV_HUzqP9W8xKs_Cq8kIsNcR-dGT4WL6IyoPe3scRi3Jw9ujgdw-Ew1b9D_cew9cQ4TwVXRpIUB65JgVG2jw6j0R7-DLJuJYVS-a6oddxmTrc7voSZBE_vyW-MYQaUjNWzDAH1j6_MKS-bQdurE2dJgtbuOhegsKUQNK54i2g6IGB8fWhLm1_azjK0ykig0SDwYgd22Xp8IEmHjmTN_GmlKWXd6_GeeXBg6xAIOMoKilQVZwi8g-eH1wp9d2FGES0iCZPzAXfErqw";
+    const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2EifQ.K696kmYtkFbtr-zhIXrpEpK9K7fd9-X6EM8vawMXW0ayYXyAEr5bbz_zFQMfASO9JczH0Yu_Yrhn-cqyOIrbnkUYi61dEerM4q-w1f4Rs0LKogWa9MlEAJcill3hRKbQ3MfEc6n_Cn1OUwzj9ihJaMaB7XxUNBS9CWBEffZVWg4qeiFgcnqGZsl7yZp2waK45OEIbki8-vEOn_qP6iFprR2Cke9b-1robGKeg45_bhAiXiZOvvr9CfL5zK_FnHLh5t57_O73RXbHeSohx1PROhIhxRuwsTLda52cOtEambqi59Rx3MOISISz9wsMpl1slTUGU7IZaxUbWtG2Mf8wfg";
+    let keys = json!({"keys": [{"kty": "RSA", "kid": "k", "use": "sig", "alg": "RS256", "n": MODULUS, "e": "AQAB"}]});
+    let filter = one(JwtProvider { keys: keys.to_string(), ..provider("a") });
+    assert_eq!(refusal(&filter, &bearing(TOKEN)), None);
+    let (signed_part, signature) = TOKEN.rsplit_once('.').unwrap();
+    let other = signed_part.replace("eyJpc3MiOiJodHRwczovL2Ei", "eyJpc3MiOiJodHRwczovL2Ii");
+    assert_eq!(refusal(&filter, &bearing(&format!("{other}.{signature}"))), Some(Refusal::UnknownIssuer));
+    let weaker = keys.to_string().replace("RS256", "PS256");
+    let filter = one(JwtProvider { keys: weaker, ..provider("a") });
+    assert_eq!(refusal(&filter, &bearing(TOKEN)), Some(Refusal::Signature));
+}
+
 /// RFC 7515, appendix A.3.
 #[test]
 fn a_signature_by_elliptic_curves_is_verified() {
