@@ -52,6 +52,16 @@ struct Known {
     essence: u64,
     whole: u64,
     at: Instant,
+    /// That all proxies have it was said already.
+    everywhere: bool,
+}
+
+/// When a round comes.
+enum Next {
+    /// There is more to tell.
+    AtOnce,
+    /// Within this time, and when something has changed.
+    Within(Duration),
 }
 
 /// Who tells one cluster.
@@ -97,38 +107,39 @@ impl Reporter {
         loop {
             generation.mark_unchanged();
             board.mark_unchanged();
-            let pause = match self.round(&mut known, &mut found).await {
-                Ok(more) => {
+            let (pause, period) = match self.round(&mut known, &mut found).await {
+                Ok(Next::AtOnce) => {
                     complained = None;
-                    if more {
-                        sleep(PAUSE).await;
-                        continue;
-                    }
-                    PAUSE
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                Ok(Next::Within(period)) => {
+                    complained = None;
+                    (PAUSE, period)
                 }
                 Err(why) => {
                     if complained.as_ref() != Some(&why) {
                         tracing::warn!(registry = %self.registry, %why, "the status of rules cannot be written");
                     }
                     complained = Some(why);
-                    RETRY
+                    (RETRY, PERIOD)
                 }
             };
             sleep(pause).await;
             tokio::select! {
                 changed = generation.changed() => if changed.is_err() { return },
                 changed = board.changed() => if changed.is_err() { return },
-                () = sleep(PERIOD) => {}
+                () = sleep(period) => {}
             }
         }
     }
 
-    /// Whether there is more to tell at once.
+    /// Tells what is due; when there is more.
     async fn round(
         &self,
         known: &mut HashMap<String, Known>,
         found: &mut (u64, Arc<HashMap<String, Vec<Finding>>>),
-    ) -> Result<bool, String> {
+    ) -> Result<Next, String> {
         let (published, board, before) = (self.keeper.published(), self.board.clone(), found.clone());
         let flaws = self.flaws();
         let (registry, place) = (self.registry.clone(), self.place);
@@ -158,10 +169,16 @@ impl Reporter {
             more |= !done;
             if done {
                 let (essence, whole) = (hash(&told.essence()), hash(told));
-                known.insert(told.id.clone(), Known { essence, whole, at: Instant::now() });
+                let before = known.get(&told.id).filter(|known| known.essence == essence);
+                let everywhere = told.is_everywhere() || before.is_some_and(|known| known.everywhere);
+                known.insert(told.id.clone(), Known { essence, whole, at: Instant::now(), everywhere });
             }
         }
-        Ok(more)
+        if more {
+            return Ok(Next::AtOnce);
+        }
+        let held = told.iter().filter_map(|told| held(told, known.get(&told.id)?)).min();
+        Ok(Next::Within(held.map_or(PERIOD, |held| held.min(PERIOD))))
     }
 
     /// Objects that cannot be read, by their id, and why.
@@ -217,10 +234,17 @@ impl Reporter {
 
 fn due(told: &Told, known: Option<&Known>) -> bool {
     known.is_none_or(|known| {
-        // Of what cannot be read nobody says which generation it is.
-        let later = known.whole != hash(told) || told.generation.is_none();
-        known.essence != hash(&told.essence()) || (later && known.at.elapsed() > CALM)
+        known.essence != hash(&told.essence()) || held(told, known).is_some_and(|held| held.is_zero())
     })
+}
+
+/// How long what is only another number is still kept back, if there is such.
+fn held(told: &Told, known: &Known) -> Option<Duration> {
+    // Of what cannot be read nobody says which generation it is.
+    let later = known.whole != hash(told) || told.generation.is_none();
+    // Who has just applied it waits for this word.
+    let calm = if told.is_everywhere() && !known.everywhere { PAUSE } else { CALM };
+    later.then(|| calm.saturating_sub(known.at.elapsed()))
 }
 
 fn hash(of: &impl Hash) -> u64 {

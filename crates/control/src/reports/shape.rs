@@ -67,8 +67,8 @@ fn reconciled(told: &Told) -> Value {
     if !told.accepted {
         return json!({"type": "Reconciled", "status": "Unknown", "reason": "NotAccepted", "message": ""});
     }
-    let whole = told.proxies.0 == told.proxies.1 && told.lacking.is_empty();
-    let (status, reason) = if whole { ("True", "InForce") } else { ("False", "NotEverywhere") };
+    let (status, reason) =
+        if told.is_everywhere() { ("True", "InForce") } else { ("False", "NotEverywhere") };
     let lacking = if told.lacking.is_empty() { String::new() } else { format!("; {}", told.lacking) };
     json!({"type": "Reconciled", "status": status, "reason": reason, "message": reach(told) + &lacking})
 }

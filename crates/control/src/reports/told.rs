@@ -65,6 +65,11 @@ impl Told {
         format!("{generation:?} {accepted} {reason} {message} {lacking} {since} {findings} {parents}")
     }
 
+    /// Whether all proxies that there are have it, and enforce it.
+    pub(super) fn is_everywhere(&self) -> bool {
+        self.proxies.0 == self.proxies.1 && self.lacking.is_empty()
+    }
+
     /// As these findings of its text say.
     pub(super) fn unreadable(mut self, findings: Vec<Finding>, spec: &Value) -> Self {
         let before = std::mem::take(&mut self.message);
