@@ -40,13 +40,17 @@ struct Place {
 pub(crate) async fn follow(keeper: Keeper, table: Table) {
     let mut generation = keeper.subscribe();
     let mut places: BTreeMap<KeySource, Place> = BTreeMap::new();
+    let mut passed_over = Vec::new();
     let mut asked: JoinSet<(KeySource, Result<String, String>)> = JoinSet::new();
     loop {
-        let wanted = keeper.published().world.key_sources();
+        let mut wanted = keeper.published().world.key_sources();
+        let beyond: Vec<KeySource> = wanted.keys().skip(MOST).cloned().collect();
+        wanted.retain(|source, _| !beyond.contains(source));
         let known = places.len();
         places.retain(|source, _| wanted.contains_key(source));
-        let mut changed = places.len() < known;
-        for (source, timeout) in wanted.into_iter().take(MOST) {
+        let mut changed = places.len() < known || beyond != passed_over;
+        passed_over = beyond;
+        for (source, timeout) in wanted {
             let new = || Place { timeout, next: Instant::now(), pause: PAUSE.0, asked: false, problem: None };
             places.entry(source).or_insert_with(new).timeout = timeout;
         }
@@ -75,18 +79,21 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
             () = sleep_until(waiting) => {}
         }
         if changed {
-            table.set_key_problems(places.iter().filter_map(|(source, place)| told(source, place)).collect());
+            let why = || {
+                format!(
+                    "not asked: rules name more than {MOST} places, of which this is beyond the first by name"
+                )
+            };
+            let beyond = passed_over.iter().map(|source| problem(source, why()));
+            let failing =
+                places.iter().filter_map(|(source, place)| Some(problem(source, place.problem.clone()?)));
+            table.set_key_problems(failing.chain(beyond).collect());
         }
     }
 }
 
-fn told(source: &KeySource, place: &Place) -> Option<Problem> {
-    Some(Problem {
-        registry: NAME.to_owned(),
-        file: source.to_string(),
-        line: 0,
-        message: place.problem.clone()?,
-    })
+fn problem(source: &KeySource, message: String) -> Problem {
+    Problem { registry: NAME.to_owned(), file: source.to_string(), line: 0, message }
 }
 
 /// Takes an answer; whether problems are others now.

@@ -317,7 +317,7 @@ pub struct ControlArgs {
     /// Where rules, registrations and keys are kept
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// xDS and certificate requests over TLS [default: [::]:15012]
+    /// xDS and certificate requests over TLS (default `[::]:15012`)
     #[arg(long, value_name = "ADDRESS")]
     pub xds_address: Option<SocketAddr>,
     /// xDS without TLS; insecure, for tests
