@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Problem, Source};
@@ -33,52 +33,9 @@ pub struct State {
     /// What is registered here and was written there, where that is asked for.
     pub written: Option<usize>,
     words: u64,
-    problems: Arc<Vec<Problem>>,
+    pub(super) problems: Arc<Vec<Problem>>,
     /// Why what is registered here cannot be written.
     unwritten: Option<Problem>,
-}
-
-/// How a registry is.
-#[derive(Debug, Default)]
-pub struct Health(Mutex<State>);
-
-impl Health {
-    pub(super) fn heard(&self) {
-        self.is_there();
-        self.0.lock().words += 1;
-    }
-
-    /// It answers, without a word of what it has.
-    pub(super) fn is_there(&self) {
-        let mut state = self.0.lock();
-        (state.connected, state.heard) = (true, Some(Instant::now()));
-    }
-
-    pub(super) fn failed(&self, message: String) {
-        let mut state = self.0.lock();
-        state.connected = false;
-        state.failures += 1;
-        state.error = Some(Error { message, at: Instant::now() });
-    }
-
-    /// What is registered here is written there.
-    pub(super) fn set_written(&self, count: usize) {
-        self.0.lock().written = Some(count);
-        self.set_unwritten(None);
-    }
-
-    /// Why it cannot be written, beside what cannot be read.
-    pub(super) fn set_unwritten(&self, why: Option<Problem>) {
-        let mut state = self.0.lock();
-        let before = std::mem::replace(&mut state.unwritten, why);
-        let of_reading = state.problems.iter().filter(|problem| Some(*problem) != before.as_ref());
-        let of_reading = of_reading.cloned().collect();
-        state.set(of_reading);
-    }
-
-    pub(super) fn set_problems(&self, problems: Vec<Problem>) {
-        self.0.lock().set(problems);
-    }
 }
 
 impl State {
@@ -94,20 +51,76 @@ impl State {
     }
 }
 
+/// How a registry is.
+#[derive(Debug)]
+pub struct Health(watch::Sender<State>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(watch::Sender::new(State::default()))
+    }
+}
+
 impl Health {
+    pub(super) fn heard(&self) {
+        self.0.send_modify(|state| {
+            (state.connected, state.heard) = (true, Some(Instant::now()));
+            state.words += 1;
+        });
+    }
+
+    /// It answers, without a word of what it has.
+    pub(super) fn is_there(&self) {
+        self.0.send_modify(|state| (state.connected, state.heard) = (true, Some(Instant::now())));
+    }
+
+    pub(super) fn failed(&self, message: String) {
+        self.0.send_modify(|state| {
+            state.connected = false;
+            state.failures += 1;
+            state.error = Some(Error { message, at: Instant::now() });
+        });
+    }
+
+    /// What is registered here is written there.
+    pub(super) fn set_written(&self, count: usize) {
+        self.0.send_modify(|state| state.written = Some(count));
+        self.set_unwritten(None);
+    }
+
+    /// Why it cannot be written, beside what cannot be read.
+    pub(super) fn set_unwritten(&self, why: Option<Problem>) {
+        self.0.send_modify(|state| {
+            let before = std::mem::replace(&mut state.unwritten, why);
+            let of_reading = state.problems.iter().filter(|problem| Some(*problem) != before.as_ref());
+            let of_reading = of_reading.cloned().collect();
+            state.set(of_reading);
+        });
+    }
+
+    pub(super) fn set_problems(&self, problems: Vec<Problem>) {
+        self.0.send_modify(|state| state.set(problems));
+    }
+
     /// Words of what it has, ever.
     pub(super) fn words(&self) -> u64 {
-        self.0.lock().words
+        self.0.borrow().words
     }
 
     /// What cannot be read at the moment.
     pub fn problems(&self) -> Arc<Vec<Problem>> {
-        self.0.lock().problems.clone()
+        self.0.borrow().problems.clone()
     }
 
     /// All of it.
     pub fn state(&self) -> State {
-        self.0.lock().clone()
+        self.0.borrow().clone()
+    }
+
+    /// Waits until it changes.
+    #[cfg(test)]
+    pub(super) fn subscribe(&self) -> watch::Receiver<State> {
+        self.0.subscribe()
     }
 }
 

@@ -149,6 +149,7 @@ impl Play {
     async fn until(&mut self, is: impl Fn(Condition, &str) -> bool) {
         loop {
             let (_, row) = self.table.rows().nth(1).unwrap();
+            let mut changed = row.health.subscribe();
             let problems: Vec<String> = row.health.problems().iter().map(ToString::to_string).collect();
             let error = row.health.state().error.map_or_else(String::new, |error| error.message);
             if is(row.condition(), &format!("{} {error}", problems.join(" "))) {
@@ -156,7 +157,7 @@ impl Play {
             }
             tokio::select! {
                 Some(said) = self.heard.next() => assert!(said.is_empty(), "{said:?}"),
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                news = changed.changed() => news.unwrap(),
             }
         }
     }

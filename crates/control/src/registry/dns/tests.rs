@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
 use crate::registry::Word;
+use crate::registry::health::State;
 
 type Zone = Arc<Mutex<BTreeMap<String, Vec<(u32, RData)>>>>;
 
@@ -149,10 +150,11 @@ async fn a_name_that_fails_or_is_gone_keeps_what_it_had_and_is_told() {
         }
     };
     next("whole").await;
+    let until = async |is: &dyn Fn(&State) -> bool| {
+        health.subscribe().wait_for(is).await.unwrap();
+    };
     let told = async |text: &str| {
-        while !health.problems().iter().any(|problem| problem.to_string().contains(text)) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(&|state| state.problems.iter().any(|problem| problem.to_string().contains(text))).await;
     };
     server.zone.lock().remove("stock.example");
     told("shop/stock: stock.example.: there is no such name").await;
@@ -163,14 +165,10 @@ async fn a_name_that_fails_or_is_gone_keeps_what_it_had_and_is_told() {
     told("shop/stock: stock.example. A: no nameserver answers").await;
     server.has("stock.example", vec![(1, a(4))]);
     next("shop/stock 1 10.0.0.4:80@stock.shop").await;
-    while !health.problems().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(&|state| state.problems.is_empty()).await;
     // Nobody answers for any: it is away.
     server.zone.lock().clear();
-    while health.state().connected {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(&|state| !state.connected).await;
     assert!(health.state().error.unwrap().message.contains("NXDOMAIN"));
 }
 
