@@ -13,6 +13,7 @@ pub mod install;
 pub mod instance;
 pub mod keeper;
 mod keys;
+mod outside;
 pub mod provider;
 pub mod registry;
 pub mod rejections;

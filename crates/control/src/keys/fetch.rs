@@ -2,22 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full, Limited};
 use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use outrigger_model::token::check_keys;
 use outrigger_rules::intent::KeySource;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::outside::{Http1, Place};
 
 /// The longest answer.
 const MOST_BYTES: usize = 256 * 1024;
@@ -66,47 +60,31 @@ async fn get(url: &str) -> Result<String, String> {
         "http" => false,
         other => return Err(format!("the scheme {other} is none that is asked; use http or https")),
     };
-    let plain = host.trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let unreachable = |error: &dyn std::fmt::Display| format!("{host}:{port} cannot be reached: {error}");
-    let tcp = TcpStream::connect((plain, port)).await.map_err(|error| unreachable(&error))?;
-    let (sender, driver) = if is_tls {
-        let config = upstream_client_config(&UpstreamTls::default()).map_err(|error| error.to_string())?;
-        let name = ServerName::try_from(plain.to_owned()).map_err(|error| unreachable(&error))?;
-        let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| unreachable(&error))?;
-        connect(tls).await?
-    } else {
-        connect(tcp).await?
+    let place = Place {
+        tls: is_tls,
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
     };
-    let answer = ask(sender, &uri).await;
-    driver.abort();
-    answer
+    let tls = if is_tls {
+        Some(upstream_client_config(&UpstreamTls::default()).map_err(|error| error.to_string())?)
+    } else {
+        None
+    };
+    let stream = place.connect(tls.as_ref(), None).await;
+    let stream = stream.map_err(|error| format!("{} cannot be reached: {error}", place.authority()))?;
+    ask(Http1::over(stream).await.map_err(|error| error.to_string())?, &uri).await
 }
 
-type Sender = SendRequest<Empty<Bytes>>;
-
-async fn connect<S>(stream: S) -> Result<(Sender, JoinHandle<()>), String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let driver = tokio::spawn(async move {
-        // The request tells what became of it.
-        let _ = driver.await;
-    });
-    Ok((sender, driver))
-}
-
-async fn ask(mut sender: Sender, uri: &Uri) -> Result<String, String> {
+async fn ask(mut connection: Http1, uri: &Uri) -> Result<String, String> {
     let target = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
     let request = Request::get(target)
         .header(HOST, authority)
         .header(ACCEPT, "application/json")
         .header(USER_AGENT, "outrigger-control")
-        .body(Empty::new())
+        .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let response = connection.sender.send_request(request).await.map_err(|error| error.to_string())?;
     let (head, body) = response.into_parts();
     if head.status != StatusCode::OK {
         return Err(format!("the answer is {}", head.status));

@@ -6,19 +6,15 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::ConsulSettings;
+use crate::outside::{Http1, Place};
 
 /// For reaching it, handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,17 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 64 << 20;
 /// What an error says is cut to this.
 const MAX_ERROR: usize = 512;
-
-type Sender = SendRequest<Full<Bytes>>;
-
-/// A connection, with the task that drives it.
-struct Connection(Sender, AbortHandle);
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.1.abort();
-    }
-}
 
 /// An answer.
 pub(super) struct Answer {
@@ -52,24 +37,18 @@ pub(super) struct Answer {
 
 /// One Consul.
 pub(super) struct Http {
+    place: Place,
     authority: String,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<Arc<ClientConfig>>,
+    server_name: Option<String>,
     token: Option<String>,
     datacenter: Option<String>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Http1>>,
 }
 
-/// Whether it speaks TLS, and `host:port`.
-pub(super) fn place(address: &str) -> Result<(bool, String), String> {
-    let wrong = || format!("address: \"{address}\" is none; write http://HOST:PORT or https://HOST:PORT");
-    let (tls, rest) = match (address.strip_prefix("http://"), address.strip_prefix("https://")) {
-        (Some(rest), _) => (false, rest),
-        (_, Some(rest)) => (true, rest),
-        _ => return Err(wrong()),
-    };
-    let authority: http::uri::Authority = rest.trim_end_matches('/').parse().map_err(|_| wrong())?;
-    let port = authority.port_u16().unwrap_or(if tls { 8501 } else { 8500 });
-    Ok((tls, format!("{}:{port}", authority.host())))
+/// Where it is.
+pub(super) fn place(address: &str) -> Result<Place, String> {
+    Place::parse(address, (8500, 8501)).map_err(|why| format!("address: {why}"))
 }
 
 /// A part of a path or of a query.
@@ -88,26 +67,25 @@ impl Http {
             std::fs::read_to_string(path)
                 .map_err(|error| format!("{} cannot be read: {error}", path.display()))
         };
-        let (is_tls, authority) = place(&settings.address)?;
-        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
-        let tls = if is_tls {
+        let place = place(&settings.address)?;
+        let tls = if place.tls {
             let client = match (&settings.cert_file, &settings.key_file) {
                 (Some(chain), Some(key)) => Some((read(chain)?, read(key)?)),
                 _ => None,
             };
             let roots_pem = settings.ca_file.as_ref().map(read).transpose()?;
             let tls = UpstreamTls { roots_pem, client, ..UpstreamTls::default() };
-            let config = upstream_client_config(&tls).map_err(|error| error.to_string())?;
-            let name =
-                settings.server_name.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
-            let name = ServerName::try_from(name).map_err(|error| format!("serverName: {error}"))?;
-            Some((config, name))
+            Some(upstream_client_config(&tls).map_err(|error| error.to_string())?)
         } else {
             None
         };
+        if let Some(name) = &settings.server_name {
+            ServerName::try_from(name.as_str()).map_err(|error| format!("serverName: {error}"))?;
+        }
         let token = settings.token_file.as_ref().map(read).transpose()?.map(|token| token.trim().to_owned());
         let datacenter = settings.datacenter.clone();
-        Ok(Self { authority, tls, token, datacenter, idle: Mutex::default() })
+        let (authority, server_name) = (place.authority(), settings.server_name.clone());
+        Ok(Self { place, authority, tls, server_name, token, datacenter, idle: Mutex::default() })
     }
 
     /// Asks once, and waits for what is newer than `index`, if there is one, for at most `wait`.
@@ -189,7 +167,7 @@ impl Http {
 
     async fn ask_on(
         &self,
-        mut connection: Connection,
+        mut connection: Http1,
         method: Method,
         uri: &str,
         body: Bytes,
@@ -200,32 +178,20 @@ impl Http {
             request = request.header("x-consul-token", token);
         }
         let request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
-        let response = connection.0.send_request(request).await.map_err(|error| failed(&error))?;
+        let response = connection.sender.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| failed(&error))?.to_bytes();
-        if connection.0.ready().await.is_ok() {
+        if connection.sender.ready().await.is_ok() {
             self.idle.lock().push(connection);
         }
         Ok((head, body))
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    async fn connect(&self) -> Result<Http1, String> {
         let failed = |error: &dyn std::fmt::Display| {
             format!("Consul at {} cannot be reached: {error}", self.authority)
         };
-        let tcp = TcpStream::connect(&self.authority).await.map_err(|error| failed(&error))?;
-        let _ = tcp.set_nodelay(true);
-        match &self.tls {
-            None => {
-                let (sender, driver) = handshake(TokioIo::new(tcp)).await.map_err(|error| failed(&error))?;
-                Ok(Connection(sender, tokio::spawn(driver).abort_handle()))
-            }
-            Some((config, name)) => {
-                let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
-                let tls = tls.await.map_err(|error| failed(&error))?;
-                let (sender, driver) = handshake(TokioIo::new(tls)).await.map_err(|error| failed(&error))?;
-                Ok(Connection(sender, tokio::spawn(driver).abort_handle()))
-            }
-        }
+        let stream = self.place.connect(self.tls.as_ref(), self.server_name.as_deref()).await;
+        Http1::over(stream.map_err(|error| failed(&error))?).await.map_err(|error| failed(&error))
     }
 }

@@ -7,12 +7,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -24,9 +20,8 @@ use super::proto::etcdserverpb::lease_client::LeaseClient;
 use super::proto::etcdserverpb::watch_client::WatchClient;
 use super::proto::etcdserverpb::{AuthenticateRequest, RangeRequest, RangeResponse};
 use super::proto::mvccpb::KeyValue;
+use crate::outside::Place;
 
-/// For one TCP connect, and for one TLS handshake.
-const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// A silent server is asked this often, and must answer within as much.
@@ -38,28 +33,9 @@ const PAGE: i64 = 1000;
 /// Keys under the prefix.
 const MOST_KEYS: usize = 200_000;
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// Where one member is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    tls: bool,
-    host: String,
-    port: u16,
-}
-
 /// Reads an endpoint of the settings.
 pub(super) fn place(endpoint: &str) -> Result<Place, String> {
-    let wrong = || format!("\"{endpoint}\" is none; write http://HOST:PORT or https://HOST:PORT");
-    let (tls, rest) = match (endpoint.strip_prefix("http://"), endpoint.strip_prefix("https://")) {
-        (Some(rest), _) => (false, rest),
-        (_, Some(rest)) => (true, rest),
-        _ => return Err(wrong()),
-    };
-    let authority: http::uri::Authority = rest.trim_end_matches('/').parse().map_err(|_| wrong())?;
-    let host = authority.host().trim_matches(['[', ']']).to_owned();
-    Ok(Place { tls, host, port: authority.port_u16().unwrap_or(2379) })
+    Place::parse(endpoint, (2379, 2379))
 }
 
 /// A connection to one member.
@@ -103,7 +79,10 @@ impl Connection {
     ) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("etcd at {endpoint} cannot be reached: {error}");
         let place = place(endpoint)?;
-        let stream = connect(&place, settings, credentials).await.map_err(|error| failed(&error))?;
+        let stream = place
+            .connect(credentials.tls.as_ref(), settings.server_name.as_deref())
+            .await
+            .map_err(|error| failed(&error))?;
         let authority = if place.host.contains(':') { format!("[{}]", place.host) } else { place.host };
         let scheme = if place.tls { "https" } else { "http" };
         let one = Mutex::new(Some(stream));
@@ -269,24 +248,6 @@ fn read(path: impl AsRef<Path>) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
-async fn connect(
-    place: &Place,
-    settings: &EtcdSettings,
-    credentials: &Credentials,
-) -> std::io::Result<Box<dyn Io>> {
-    let late =
-        |what: &str| std::io::Error::other(format!("no answer to the {what} in {} s", CONNECT.as_secs()));
-    let tcp = timeout(CONNECT, TcpStream::connect((place.host.as_str(), place.port))).await;
-    let tcp = tcp.map_err(|_| late("connect"))??;
-    tcp.set_nodelay(true)?;
-    let Some(tls) = credentials.tls.as_ref().filter(|_| place.tls) else { return Ok(Box::new(tcp)) };
-    let name = settings.server_name.clone().unwrap_or_else(|| place.host.clone());
-    let name =
-        ServerName::try_from(name).map_err(|error| std::io::Error::other(format!("serverName: {error}")))?;
-    let tls = timeout(CONNECT, TlsConnector::from(tls.clone()).connect(name, tcp)).await;
-    Ok(Box::new(tls.map_err(|_| late("TLS handshake"))??))
-}
-
 /// An error with what is behind it.
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = match error.downcast_ref::<Status>() {
@@ -309,13 +270,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_ends_before_the_next_and_an_endpoint_says_tls_host_and_port() {
+    fn a_prefix_ends_before_the_next() {
         for (prefix, end) in [(&b"/a/"[..], &b"/a0"[..]), (b"a\xff", b"b"), (b"\xff", b"\0"), (b"", b"\0")] {
             assert_eq!(after(prefix), end);
         }
-        let at = |tls, host: &str, port| Ok(Place { tls, host: host.to_owned(), port });
-        assert_eq!(place("http://etcd.internal"), at(false, "etcd.internal", 2379));
-        assert_eq!(place("https://[fd00::7]:1234/"), at(true, "fd00::7", 1234));
-        assert!(place("etcd:2379").is_err() && place("http://").is_err());
     }
 }
