@@ -87,6 +87,7 @@ fn filter(a: &Issuer, b: &Issuer) -> JwtAuthn {
     let none_bad = Requirement::All(vec![or_none("a"), or_none("b")]);
     let below = |path: &str| RouteMatch { path: PathMatch::Prefix(path.into()), ..RouteMatch::any() };
     let rule = |matches, requires| TokenRule { matches, requires };
+    let admins = Requirement::Provider { name: "a".into(), audiences: vec!["admins".into()] };
     let other = Requirement::Provider { name: "a".into(), audiences: vec!["other".into()] };
     JwtAuthn {
         providers: [("a".to_owned(), a), ("b".to_owned(), b)].into(),
@@ -94,6 +95,8 @@ fn filter(a: &Issuer, b: &Issuer) -> JwtAuthn {
             rule(below("/open"), Requirement::Nothing),
             rule(below("/both"), Requirement::All(vec![named("a"), named("b")])),
             rule(below("/other"), other),
+            rule(below("/some"), Requirement::AllowMissing),
+            rule(below("/admins"), Requirement::Any(vec![admins, Requirement::AllowMissing])),
             rule(RouteMatch::any(), Requirement::Any(vec![named("a"), named("b"), none_bad])),
         ],
         bypass_preflight: true,
@@ -130,6 +133,8 @@ fn policy() -> Rbac {
         ("admin".to_owned(), allow(path("/admin"), either)),
         ("rest".to_owned(), allow(path("/open"), Principal::Any)),
         ("other".to_owned(), allow(path("/other"), Principal::Any)),
+        ("some".to_owned(), allow(path("/some"), Principal::Any)),
+        ("admins".to_owned(), allow(path("/admins"), Principal::Any)),
     ]);
     Rbac { action: RbacAction::Allow, policies }
 }
@@ -188,6 +193,13 @@ fn requests(a: &Issuer, b: &Issuer) -> Vec<String> {
         format!("GET /me\nAuthorization: Bearer {good}\nAuthorization: Bearer x.y.z"),
         format!("GET /public\nx-b: JWT {of_b}"),
         format!("GET /public\nx-b: JWT {good}"),
+        format!("GET /some\nAuthorization: Bearer {good}\nx-b: JWT {of_b}"),
+        format!("GET /some\nAuthorization: Bearer {good}\nx-b: JWT {good}"),
+        format!("GET /some\nAuthorization: Bearer {good}\nx-b: JWT x.y.z"),
+        "GET /some".into(),
+        bearing("/admins", &good),
+        with("/admins", json!({"aud": "admins"})),
+        "GET /admins".into(),
         format!("GET /public\nx-b: {of_b}"),
         format!("GET /both\nAuthorization: Bearer {good}\nx-b: JWT {of_b}"),
         bearing("/both", &good),
@@ -273,27 +285,30 @@ async fn tokens_mean_the_same_to_our_sidecar_and_to_an_envoy() {
     for request in &requests {
         mine.push(ask(catalog.inbound, request).await);
     }
+    let count = |status: &str| mine.iter().filter(|answer| answer.starts_with(status)).count();
+    assert_eq!((count("200"), count("401"), count("403")), COUNTS, "{mine:#?}");
+
     let Some(envoy) = require::tool("envoy") else { return };
     let address = mesh.address(31, 8080);
     let _envoy = start_envoy(&mesh, &envoy, &listener(address, &tokens), &[(CLUSTER, catalog.app)]);
     ready("the Envoy looks at tokens", address).await;
     let mut differences = Vec::new();
     for (request, mine) in requests.iter().zip(&mine) {
-        // Both say where it was that they were asked.
         let theirs = ask(address, request).await;
-        if theirs != *mine {
+        // Envoy's `allow_missing` goes on after a bad token and takes the last one's word: beside a good one a bad one goes to the
+        // application, which might take it.
+        let lenient = request.starts_with("GET /some\nAuthorization")
+            && mine.starts_with("401")
+            && theirs.starts_with("200");
+        if theirs != *mine && !lenient {
             differences.push(format!("{request}\n  Outrigger: {mine}\n  Envoy:     {theirs}"));
         }
     }
-    let count = |status: &str| mine.iter().filter(|answer| answer.starts_with(status)).count();
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
-    assert_eq!((count("200"), count("401"), count("403")), COUNTS, "{mine:#?}");
-
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
 /// Of the table above.
-const COUNTS: (usize, usize, usize) = (15, 15, 12);
+const COUNTS: (usize, usize, usize) = (19, 17, 13);
 
 /// Whether the issuer answers, and what.
 static IS_THERE: AtomicBool = AtomicBool::new(false);

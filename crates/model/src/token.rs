@@ -55,11 +55,11 @@ pub enum Requirement {
         /// Instead of the provider's.
         audiences: Vec<String>,
     },
-    /// One of them; what it lacks the last tells.
+    /// One of them. Beside others here the two below forgive that these have nothing, or have failed.
     Any(Vec<Requirement>),
     /// All of them.
     All(Vec<Requirement>),
-    /// No token at the places of the providers beside it, or good ones.
+    /// No token at anybody's place but good ones.
     AllowMissing,
     /// Nothing; what is good there is used.
     AllowMissingOrFailed,

@@ -1,6 +1,7 @@
 //! Whose tokens a workload knows: Istio's rules as the providers and requirements of one filter.
 //!
-//! With several issuers a request may have a token of any; each token that is there must be good.
+//! With several issuers a request may have tokens of any; each token that is there must be good. (Istio asks for one good token first, beside
+//! which others may be bad.)
 
 use std::sync::Arc;
 
@@ -38,9 +39,11 @@ pub(super) fn compile(lens: &Lens<'_>, own: &Instance) -> Option<JwtAuthn> {
             JwtProvider { keys: keys(issuer), origin: Some(origin(from)), ..issuer.provider.clone() };
         (name(i), provider)
     });
-    let (required, optional): (Vec<_>, Vec<_>) = (0..issuers.len()).partition(|i| issuers[*i].0.required);
-    let mut all: Vec<Requirement> = required.into_iter().map(provider).collect();
-    all.extend(any(&optional));
+    let required = (0..issuers.len()).filter(|i| issuers[*i].0.required).map(provider);
+    let mut all: Vec<Requirement> = required.collect();
+    if all.len() < issuers.len() {
+        all.push(Requirement::AllowMissing);
+    }
     let requires = if all.len() == 1 { all.swap_remove(0) } else { Requirement::All(all) };
     Some(JwtAuthn {
         providers: providers.collect(),
@@ -56,20 +59,6 @@ fn name(i: usize) -> String {
 
 fn provider(i: usize) -> Requirement {
     Requirement::Provider { name: name(i), audiences: Vec::new() }
-}
-
-/// A good token of one of them, or none that is not: tokens of several may be at one place, where each but its own takes it for bad.
-fn any(optional: &[usize]) -> Option<Requirement> {
-    let or_none = |i: &usize| Requirement::Any(vec![provider(*i), Requirement::AllowMissing]);
-    match optional {
-        [] => None,
-        [one] => Some(or_none(one)),
-        several => {
-            let mut any: Vec<_> = several.iter().copied().map(provider).collect();
-            any.push(Requirement::All(several.iter().map(or_none).collect()));
-            Some(Requirement::Any(any))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ fn named_in(document: &str, issuer: &str) -> Result<String, String> {
     let document: Document = serde_json::from_str(document)
         .map_err(|error| format!("is no document of OpenID Connect Discovery: {error}"))?;
     match document.issuer.trim_end_matches('/') == issuer.trim_end_matches('/') {
+        true if issuer.starts_with("https://") && !document.jwks_uri.starts_with("https://") => {
+            Err(format!("names keys that are not at https://: \"{}\"", document.jwks_uri.escape_debug()))
+        }
         true => Ok(document.jwks_uri),
         false => Err(format!("is of the issuer \"{}\", not of \"{issuer}\"", document.issuer.escape_debug())),
     }
@@ -52,6 +55,9 @@ fn named_in(document: &str, issuer: &str) -> Result<String, String> {
 
 async fn get(url: &str) -> Result<String, String> {
     let uri: Uri = url.parse().map_err(|error| format!("\"{}\" is no URL: {error}", url.escape_debug()))?;
+    if url.contains('@') {
+        return Err(format!("\"{}\" has a user in it, who is not sent", url.escape_debug()));
+    }
     let (Some(host), Some(scheme)) = (uri.host(), uri.scheme_str()) else {
         return Err(format!("\"{}\" is no URL, http:// or https://", url.escape_debug()));
     };
@@ -134,11 +140,21 @@ mod tests {
             "/liar/.well-known/openid-configuration" => {
                 ok(&format!(r#"{{"issuer": "https://elsewhere", "jwks_uri": "{base}/keys?v=1"}}"#))
             }
+            "/user/.well-known/openid-configuration" => {
+                ok(&format!(r#"{{"issuer": "{base}/user", "jwks_uri": "http://u@127.0.0.1/"}}"#))
+            }
             "/moved" => "HTTP/1.1 302 Found\r\nlocation: /keys?v=1\r\ncontent-length: 0\r\n\r\n".to_owned(),
             "/long" => ok(&" ".repeat(MOST_BYTES + 1)),
             "/silent" => String::new(),
             _ => ok("<html>"),
         }
+    }
+
+    #[test]
+    fn an_issuer_behind_tls_names_keys_behind_tls() {
+        let document = |keys: &str| format!(r#"{{"issuer": "https://a", "jwks_uri": "{keys}"}}"#);
+        assert_eq!(named_in(&document("https://b/keys"), "https://a/").as_deref(), Ok("https://b/keys"));
+        assert!(named_in(&document("http://b/keys"), "https://a").unwrap_err().contains("not at https://"));
     }
 
     #[tokio::test]
@@ -151,6 +167,7 @@ mod tests {
         assert_eq!(keys(&of("/good"), second).await, Ok(KEYS.to_owned()));
         for (source, said) in [
             (of("/liar"), "is of the issuer \"https://elsewhere\""),
+            (of("/user"), "has a user in it"),
             (of("/none"), "is no document of OpenID Connect Discovery"),
             (url("/html"), "what is there is no JSON"),
             (url("/moved"), "the answer is 302 Found"),

@@ -130,6 +130,7 @@ impl World {
         let rules = Rules::new(intents, may);
         let before = std::mem::replace(&mut self.rules, Arc::new(rules));
         self.describe(&before.described, change);
+        self.forget_keys();
         let after = &self.rules;
         for rule in differing(&before.routes.all, &after.routes.all) {
             for host in &rule.hosts {
@@ -166,6 +167,18 @@ impl World {
         }
         for rule in differing(&before.limits.all, &after.limits.all) {
             change.note(Fact::Limits(rule.origin.namespace.clone()));
+        }
+    }
+
+    /// Keys that no rule wants any more: they may be others when one does again.
+    fn forget_keys(&mut self) {
+        if !self.keys.is_empty() {
+            let wanted = self.key_sources();
+            let gone = self.keys.keys().filter(|source| !wanted.contains_key(source));
+            let gone: Vec<KeySource> = gone.cloned().collect();
+            for source in &gone {
+                self.keys.remove_mut(source);
+            }
         }
     }
 

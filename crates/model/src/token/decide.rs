@@ -27,6 +27,9 @@ pub struct CompiledTokens {
     own: Vec<String>,
 }
 
+/// With its name.
+type Named<'a> = (&'a String, &'a Provider);
+
 #[derive(Debug)]
 struct Provider {
     config: JwtProvider,
@@ -112,10 +115,14 @@ impl CompiledTokens {
             .iter()
             .find(|(matches, _)| matches.as_ref().is_none_or(|matches| matches.mismatch(request).is_none()));
         let Some((_, requires)) = rule else { return Outcome::Passes(effects) };
-        let mut case = Case { tokens: self, request, now, memory, effects };
-        match case.meets(requires, &[]) {
+        let mut case =
+            Case { tokens: self, request, now, memory, effects, refused: Vec::new(), blamed: None };
+        match case.meets(requires) {
             Ok(()) => Outcome::Passes(case.effects),
-            Err(why) => Outcome::Refused { why, origin: self.origin(requires) },
+            Err(why) => {
+                let blamed = case.blamed.and_then(|provider| provider.config.origin.clone()).map(Arc::new);
+                Outcome::Refused { why, origin: blamed.or_else(|| self.origin(requires)) }
+            }
         }
     }
 
@@ -156,57 +163,54 @@ struct Case<'a, R> {
     now: u64,
     memory: &'a mut dyn Known,
     effects: Effects,
+    /// What was found bad already, and by whom: it may be asked for again, and each signature costs.
+    refused: Vec<(&'a str, String, Refusal)>,
+    /// Who found something wrong last; that it is not his says nobody of his own token.
+    blamed: Option<&'a Provider>,
 }
 
 impl<'a, R: RequestView> Case<'a, R> {
-    /// `beside`: the providers that are asked for in the same list.
-    fn meets(&mut self, requires: &Requirement, beside: &[&'a Provider]) -> Result<(), Refusal> {
+    fn meets(&mut self, requires: &'a Requirement) -> Result<(), Refusal> {
         match requires {
             Requirement::Nothing => Ok(()),
             Requirement::Provider { name, audiences } => {
-                let provider = self.tokens.providers.get(name).ok_or(Refusal::UnknownIssuer)?;
+                let provider = self.tokens.providers.get_key_value(name).ok_or(Refusal::UnknownIssuer)?;
                 self.of(provider, audiences)
             }
             Requirement::Any(all) => self.any(all),
-            Requirement::All(all) => all.iter().try_for_each(|one| self.meets(one, &[])),
-            Requirement::AllowMissing => self.none_but_good(beside),
+            Requirement::All(all) => all.iter().try_for_each(|one| self.meets(one)),
+            Requirement::AllowMissing => self.all_good(),
             Requirement::AllowMissingOrFailed => {
-                for provider in beside {
-                    let _ = self.of(provider, &[]);
-                }
+                self.good_ones();
                 Ok(())
             }
         }
     }
 
-    fn any(&mut self, all: &[Requirement]) -> Result<(), Refusal> {
+    /// Beside others, what is missing or has failed is theirs.
+    fn any(&mut self, all: &'a [Requirement]) -> Result<(), Refusal> {
         let lenient =
-            |one: &Requirement| matches!(one, Requirement::AllowMissing | Requirement::AllowMissingOrFailed);
-        let beside: Vec<&Provider> = all.iter().filter_map(|one| self.named(one)).collect();
+            |one: &&Requirement| matches!(one, Requirement::AllowMissing | Requirement::AllowMissingOrFailed);
+        let (lenient, strict): (Vec<_>, Vec<_>) = all.iter().partition(lenient);
+        if strict.is_empty() {
+            let failed = lenient.iter().find(|one| ***one == Requirement::AllowMissingOrFailed);
+            return failed.or(lenient.first()).map_or(Ok(()), |one| self.meets(one));
+        }
         let mut refusal = Refusal::Missing;
-        for one in all.iter().filter(|one| !lenient(one)) {
-            match self.meets(one, &[]) {
+        for one in strict {
+            match self.meets(one) {
                 Ok(()) => return Ok(()),
-                Err(why) => refusal = why,
+                Err(why) => refusal = refusal.or(why),
             }
         }
-        let failed = all.contains(&Requirement::AllowMissingOrFailed);
-        match all.iter().find(|one| lenient(one)) {
-            Some(_) if failed => self.meets(&Requirement::AllowMissingOrFailed, &beside),
-            Some(one) => self.meets(one, &beside),
-            None => Err(refusal),
-        }
-    }
-
-    fn named(&self, requires: &Requirement) -> Option<&'a Provider> {
-        match requires {
-            Requirement::Provider { name, .. } => self.tokens.providers.get(name),
-            _ => None,
-        }
+        let forgiven = lenient
+            .iter()
+            .any(|one| **one == Requirement::AllowMissingOrFailed || refusal == Refusal::Missing);
+        if forgiven { Ok(()) } else { Err(refusal) }
     }
 
     /// The tokens of one provider.
-    fn of(&mut self, provider: &'a Provider, audiences: &[String]) -> Result<(), Refusal> {
+    fn of(&mut self, (name, provider): Named<'a>, audiences: &[String]) -> Result<(), Refusal> {
         let mut found = Vec::new();
         provider.places.find(self.request, &mut found);
         if found.is_empty() {
@@ -217,45 +221,88 @@ impl<'a, R: RequestView> Case<'a, R> {
         }
         let mut good = Vec::with_capacity(found.len());
         for token in &found {
-            good.push(self.verify(provider, audiences, &token.token)?);
+            good.push(self.verify((name, provider), audiences, &token.token)?);
         }
         found.iter().zip(good).for_each(|(found, verified)| self.take(provider, found, &verified));
         Ok(())
     }
 
-    /// No tokens at all, or each good for one of the providers.
-    fn none_but_good(&mut self, beside: &[&'a Provider]) -> Result<(), Refusal> {
+    /// No tokens at all, or each good for one of those at whose place it is.
+    fn all_good(&mut self) -> Result<(), Refusal> {
         let mut taken = Vec::new();
-        for provider in beside {
-            let mut found = Vec::new();
-            provider.places.find(self.request, &mut found);
-            if found.len() > MOST {
-                return Err(Refusal::TooMany);
-            }
-            for token in found {
-                let mut refusal = Refusal::UnknownIssuer;
-                let mut good = None;
-                for other in beside {
-                    match self.verify(other, &[], &token.token) {
-                        Ok(verified) => {
-                            good = Some((*other, verified));
-                            break;
-                        }
-                        // Whose it is knows best what is wrong with it.
-                        Err(Refusal::UnknownIssuer) => {}
-                        Err(why) => refusal = why,
-                    }
-                }
-                let (other, verified) = good.ok_or(refusal)?;
-                taken.push((other, token, verified));
-            }
+        for (found, whose) in self.everybody_s()? {
+            let (provider, verified) = self.first_good(&found, &whose)?;
+            taken.push((provider, found, verified));
         }
         taken.iter().for_each(|(provider, found, verified)| self.take(provider, found, verified));
         Ok(())
     }
 
-    fn verify(&mut self, of: &Provider, audiences: &[String], token: &str) -> Result<Arc<Verified>, Refusal> {
-        of.verifier.verify(&of.config, audiences, token, self.now, self.memory)
+    /// Uses what is good, whatever else there is.
+    fn good_ones(&mut self) {
+        for (found, whose) in self.everybody_s().unwrap_or_default() {
+            if let Ok((provider, verified)) = self.first_good(&found, &whose) {
+                self.take(provider, &found, &verified);
+            }
+        }
+    }
+
+    /// The tokens at all places, each with those whose place it is.
+    #[expect(clippy::type_complexity, reason = "tokens, and of each whose it may be")]
+    fn everybody_s(&self) -> Result<Vec<(Found<'a, 'a>, Vec<Named<'a>>)>, Refusal> {
+        let mut all: Vec<(Found<'a, 'a>, Vec<Named<'a>>)> = Vec::new();
+        for named in &self.tokens.providers {
+            let mut found = Vec::new();
+            named.1.places.find(self.request, &mut found);
+            if found.len() > MOST {
+                return Err(Refusal::TooMany);
+            }
+            for token in found {
+                match all.iter_mut().find(|(other, _)| *other == token) {
+                    Some((_, whose)) => whose.push(named),
+                    None => all.push((token, vec![named])),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn first_good(
+        &mut self,
+        found: &Found<'_, '_>,
+        whose: &[Named<'a>],
+    ) -> Result<(&'a Provider, Arc<Verified>), Refusal> {
+        let mut refusal = Refusal::UnknownIssuer;
+        for named in whose {
+            match self.verify(*named, &[], &found.token) {
+                Ok(verified) => return Ok((named.1, verified)),
+                Err(why) => refusal = refusal.or(why),
+            }
+        }
+        Err(refusal)
+    }
+
+    fn verify(
+        &mut self,
+        (name, of): Named<'a>,
+        audiences: &[String],
+        token: &str,
+    ) -> Result<Arc<Verified>, Refusal> {
+        // Other audiences may be content with what these are not.
+        let known = |(by, other, _): &&(&str, String, Refusal)| *by == name && other == token;
+        if let Some((_, _, why)) = self.refused.iter().find(known).filter(|_| audiences.is_empty()) {
+            return Err(*why);
+        }
+        let verified = of.verifier.verify(&of.config, audiences, token, self.now, self.memory);
+        if let Err(why) = &verified {
+            if audiences.is_empty() {
+                self.refused.push((name, token.to_owned(), *why));
+            }
+            if self.blamed.is_none() || *why != Refusal::UnknownIssuer {
+                self.blamed = Some(of);
+            }
+        }
+        verified
     }
 
     fn take(&mut self, provider: &Provider, found: &Found<'_, '_>, verified: &Verified) {
@@ -306,6 +353,8 @@ fn text_of(token: &Verified, claim: &str) -> Option<String> {
         serde_json::Value::Bool(is) => is.to_string(),
         _ => return None,
     };
+    // Blanks at the ends are no part of a header's value.
+    let text = text.trim_matches(' ');
     let fits = !text.is_empty() && text.bytes().all(|b| b >= 0x20 && b != 0x7f);
-    fits.then_some(text)
+    fits.then(|| text.to_owned())
 }

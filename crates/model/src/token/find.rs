@@ -17,6 +17,7 @@ pub(super) enum From<'p> {
 }
 
 /// A token, as it was found.
+#[derive(PartialEq, Eq)]
 pub(super) struct Found<'r, 'p> {
     pub(super) token: Cow<'r, str>,
     pub(super) from: From<'p>,
@@ -62,11 +63,15 @@ impl Places {
             }
         }
         if !self.cookies.is_empty() {
-            let values = request.header("cookie").filter_map(|value| std::str::from_utf8(value).ok());
-            let cookies = values.flat_map(|value| value.split(';')).filter_map(|one| one.split_once('='));
-            let ours = cookies.filter(|(name, _)| self.cookies.iter().any(|wanted| wanted == name.trim()));
-            let tokens = ours.map(|(_, value)| value.trim().trim_matches('"'));
-            all.extend(tokens.map(|token| Found { token: token.into(), from: From::Cookie }).take(MOST + 1));
+            let cookies = request.header("cookie").flat_map(|value| value.split(|b| *b == b';'));
+            let named = cookies.filter_map(|cookie| {
+                let at = cookie.iter().position(|b| *b == b'=')?;
+                let name = cookie[..at].trim_ascii();
+                let ours = self.cookies.iter().any(|wanted| wanted.as_bytes() == name);
+                ours.then(|| std::str::from_utf8(&cookie[at + 1..]).unwrap_or_default())
+            });
+            let tokens = named.map(|value| value.trim().trim_matches('"')).take(MOST + 1);
+            all.extend(tokens.map(|token| Found { token: token.into(), from: From::Cookie }));
         }
     }
 }

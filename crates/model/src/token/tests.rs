@@ -18,11 +18,12 @@ const NOW: u64 = 1_800_000_000;
 struct Request {
     method: &'static str,
     path: String,
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Vec<u8>)>,
 }
 
 fn get(headers: &[(&str, &str)]) -> Request {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let headers =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
     Request { method: "GET", path: "/a?x=1".to_owned(), headers }
 }
 
@@ -44,7 +45,7 @@ impl RequestView for Request {
         "http"
     }
     fn header<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.headers.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_bytes())
+        self.headers.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_slice())
     }
 }
 
@@ -184,9 +185,16 @@ fn a_signature_by_rsa_is_verified() {
     let keys = json!({"keys": [{"kty": "RSA", "kid": "k", "use": "sig", "alg": "RS256", "n": MODULUS, "e": "AQAB"}]});
     let filter = one(JwtProvider { keys: keys.to_string(), ..provider("a") });
     assert_eq!(refusal(&filter, &bearing(TOKEN)), None);
+    // Other claims, or one bit of the signature.
     let (signed_part, signature) = TOKEN.rsplit_once('.').unwrap();
-    let other = signed_part.replace("eyJpc3MiOiJodHRwczovL2Ei", "eyJpc3MiOiJodHRwczovL2Ii");
-    assert_eq!(refusal(&filter, &bearing(&format!("{other}.{signature}"))), Some(Refusal::UnknownIssuer));
+    let (head, _) = signed_part.split_once('.').unwrap();
+    let root = URL_SAFE_NO_PAD.encode(r#"{"iss":"https://a","sub":"root"}"#);
+    let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    bytes[10] ^= 1;
+    let flipped = format!("{signed_part}.{}", URL_SAFE_NO_PAD.encode(bytes));
+    for forged in [format!("{head}.{root}.{signature}"), flipped] {
+        assert_eq!(refusal(&filter, &bearing(&forged)), Some(Refusal::Signature));
+    }
     let weaker = keys.to_string().replace("RS256", "PS256");
     let filter = one(JwtProvider { keys: weaker, ..provider("a") });
     assert_eq!(refusal(&filter, &bearing(TOKEN)), Some(Refusal::Signature));
@@ -204,11 +212,15 @@ fn a_signature_by_elliptic_curves_is_verified() {
     };
     assert_eq!(decide(1_300_819_380), None);
     assert_eq!(decide(1_300_819_441), Some(Refusal::Expired));
-    let other = TOKEN.replace(".eyJpc3Mi", ".eyJpc3Ni");
-    let Outcome::Refused { why, .. } = filter.decide(&bearing(&other), 0, &mut Memory::default()) else {
-        panic!("it passed")
+    // The same claims, and one bit of the signature.
+    let forged = |token: &str| {
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let mut bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        bytes[10] ^= 1;
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(bytes))
     };
-    assert!(matches!(why, Refusal::Malformed | Refusal::UnknownIssuer | Refusal::Signature), "{why:?}");
+    let refused = filter.decide(&bearing(&forged(TOKEN)), 0, &mut Memory::default());
+    assert!(matches!(refused, Outcome::Refused { why: Refusal::Signature, .. }), "{refused:?}");
 }
 
 #[test]
@@ -241,6 +253,12 @@ fn tokens_are_found_where_the_provider_says() {
     assert_eq!((effects.remove, effects.path), (Vec::new(), None));
     let cookie = format!("a=b; session={token}; c=d");
     assert_eq!(passes(&other, &get(&[("cookie", &cookie)])), Ok(true));
+    // What is no text beside it hides nothing.
+    let mut strange = get(&[]);
+    strange.headers.push(("cookie".into(), [cookie.as_bytes(), b"; x=\xff"].concat()));
+    assert_eq!(passes(&other, &strange), Ok(true));
+    strange.headers[0].1 = b"x=\xff; session=\xff".to_vec();
+    assert_eq!(passes(&other, &strange), Err(Refusal::Malformed));
     // Both are there, and one is bad: an application might take that one.
     let both = get(&[("x-token", &token), ("cookie", "session=x.y.z")]);
     assert_eq!(passes(&other, &both), Err(Refusal::Malformed));
@@ -283,22 +301,68 @@ fn requirements_combine() {
     let together = filter(vec![("a", provider("a")), ("b", provider("b"))], either());
     assert_eq!(refusal(&together, &bearing(&a)), None);
     assert_eq!(refusal(&together, &bearing(&b)), None);
-    assert!(refusal(&together, &bearing(&bad)).is_some());
-    let other = signed("a", &json!({"iss": "https://c"}));
-    assert_eq!(refusal(&together, &bearing(&other)), Some(Refusal::UnknownIssuer));
+    assert_eq!(refusal(&together, &bearing(&bad)), Some(Refusal::Signature));
+    let of = |claims: Value| refusal(&together, &bearing(&signed("b", &claims)));
+    assert_eq!(of(json!({"iss": "https://b", "exp": 1})), Some(Refusal::Expired), "what is wrong with it");
+    assert_eq!(of(json!({"iss": "https://c"})), Some(Refusal::UnknownIssuer));
+}
+
+#[test]
+fn what_is_forgiven_is_that_there_is_no_token() {
+    let token = |claims: Value| bearing(&signed("a", &claims));
+    let wrong = token(json!({"iss": "https://a", "aud": "other"}));
+    let admin = || Requirement::Provider { name: "a".into(), audiences: vec!["admin".into()] };
+    let a = || vec![("a", provider("a"))];
+    let strict = filter(a(), Requirement::Any(vec![admin(), Requirement::AllowMissing]));
+    assert_eq!(refusal(&strict, &wrong), Some(Refusal::Audience));
+    assert_eq!(refusal(&strict, &get(&[])), None);
+    let lenient = filter(a(), Requirement::Any(vec![admin(), Requirement::AllowMissingOrFailed]));
+    assert!(outcome(&lenient, &wrong).unwrap().proven.is_empty(), "it says nothing that was asked for");
+    let both = || vec![("a", provider("a")), ("b", provider("b"))];
+    let nested = Requirement::All(vec![named("a"), named("b")]);
+    let nested = filter(both(), Requirement::Any(vec![nested, Requirement::AllowMissing]));
+    assert!(refusal(&nested, &bearing("rubbish")).is_some());
+    assert_eq!(refusal(&nested, &get(&[])), None);
+}
+
+#[test]
+fn each_token_that_is_there_must_be_good_for_somebody_whose_place_it_is() {
+    let at = |name: &str, of: &str| {
+        let header = TokenHeader { name: name.into(), prefix: String::new() };
+        JwtProvider { headers: vec![header], payload_name: of.into(), ..provider(of) }
+    };
+    let (a, b) = (signed("a", &json!({"iss": "https://a"})), signed("b", &json!({"iss": "https://b"})));
+    let bad = signed("x", &json!({"iss": "https://b"}));
+    let apart = || vec![("a", at("x-a", "a")), ("b", at("x-b", "b"))];
+    let good = filter(apart(), Requirement::AllowMissing);
+    let effects = outcome(&good, &get(&[("x-a", &a), ("x-b", &b)])).unwrap();
+    assert_eq!(effects.remove, ["x-a", "x-b"]);
+    for name in ["a", "b"] {
+        assert!(effects.proven.value(&[name.to_owned(), "iss".to_owned()]).is_some());
+    }
+    assert_eq!(refusal(&good, &get(&[("x-a", &a), ("x-b", &bad)])), Some(Refusal::Signature));
+    assert_eq!(refusal(&good, &get(&[("x-b", &a)])), Some(Refusal::UnknownIssuer), "it is not its place");
+    assert_eq!(refusal(&good, &get(&[])), None);
+    let any = filter(apart(), Requirement::AllowMissingOrFailed);
+    let effects = outcome(&any, &get(&[("x-a", &a), ("x-b", &bad)])).unwrap();
+    assert_eq!(effects.remove, ["x-a"]);
+    // Two that share a place.
+    let shared = vec![("a", provider("a")), ("b", provider("b"))];
+    let shared = filter(shared, Requirement::AllowMissing);
+    assert_eq!((refusal(&shared, &bearing(&a)), refusal(&shared, &bearing(&b))), (None, None));
+    assert_eq!(refusal(&shared, &bearing(&bad)), Some(Refusal::Signature));
 }
 
 #[test]
 fn the_application_is_told_and_nobody_else_tells_it() {
-    let claims =
-        json!({"iss": "https://a", "sub": "me", "n": 7, "in": {"er": true}, "list": ["x"], "a.b": "dot"});
+    let claims = json!({"iss": "https://a", "sub": "me", "n": 7, "in": {"er": true}, "list": ["x"], "a.b": "dot", "name": " Ann "});
     let token = signed("a", &claims);
     let told =
         |claim: &str| ClaimHeader { header: format!("x-{}", claim.replace('.', "-")), claim: claim.into() };
     let filter = one(JwtProvider {
         payload_header: Some("x-payload".into()),
         pad_payload_header: true,
-        claim_headers: ["sub", "n", "in.er", "list", "none", "a.b"].map(told).into(),
+        claim_headers: ["sub", "n", "in.er", "list", "none", "a.b", "name"].map(told).into(),
         ..provider("a")
     });
     let mut request = bearing(&token);
@@ -311,6 +375,7 @@ fn the_application_is_told_and_nobody_else_tells_it() {
     let header = |name: &str| added.get(name).map(String::as_str);
     assert_eq!([header("x-sub"), header("x-n"), header("x-in-er")], [Some("me"), Some("7"), Some("true")]);
     assert_eq!([header("x-list"), header("x-none"), header("x-a-b")], [None, None, Some("dot")]);
+    assert_eq!(header("x-name"), Some("Ann"), "without the blanks, which no header has");
     let forged = get(&[("x-payload", "forged")]);
     assert_eq!(outcome(&filter, &forged).unwrap().remove, ["x-payload"], "without a token, too");
 }

@@ -63,6 +63,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Of two the one that says more: what is wrong, before whose it is not, before that there is none.
+    pub(super) fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Missing, other) => other,
+            (one, Self::Missing | Self::UnknownIssuer) => one,
+            (_, other) => other,
+        }
+    }
+
     /// What a client gets.
     pub fn status(self) -> u16 {
         if self == Self::Audience { 403 } else { 401 }
@@ -120,8 +129,8 @@ impl Verifier {
         if let Some(verified) = known.recall(&self.id, token) {
             return check(provider, audiences, &verified, now).map(|()| verified);
         }
-        let parts = take_apart(token)?;
-        let verified = Arc::new(Verified::of(&parts, &provider.spaced_claims)?);
+        let mut parts = take_apart(token)?;
+        let verified = Arc::new(Verified::of(&mut parts, &provider.spaced_claims)?);
         check(provider, audiences, &verified, now)?;
         self.is_signed(&parts)?;
         known.keep(&self.id, token, &verified);
@@ -160,8 +169,8 @@ fn take_apart(token: &str) -> Result<Parts<'_>, Refusal> {
 }
 
 impl Verified {
-    fn of(parts: &Parts<'_>, spaced: &[String]) -> Result<Self, Refusal> {
-        let mut claims = parts.claims.clone();
+    fn of(parts: &mut Parts<'_>, spaced: &[String]) -> Result<Self, Refusal> {
+        let mut claims = std::mem::take(&mut parts.claims);
         let audiences = match claims.get("aud") {
             None => Vec::new(),
             Some(Value::String(one)) => vec![one.clone()],

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use outrigger_model::ext_authz::FRAMING;
 use outrigger_model::token::{ClaimHeader, JwtProvider, TokenHeader, check_keys};
 
 use super::shared::{bounded, selector};
@@ -83,10 +84,7 @@ fn issuer(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Issuer> {
         reader.list(fields.get("fromHeaders")).iter().filter_map(|at| header(reader, at)).collect();
     let claim_headers =
         reader.list(fields.get("outputClaimToHeaders")).iter().filter_map(|at| claim(reader, at)).collect();
-    let payload_header = fields.get("outputPayloadToHeader").and_then(|at| {
-        let name = filled(reader, Some(at.clone()))?;
-        reader.header_name(&at, &name)
-    });
+    let payload_header = fields.get("outputPayloadToHeader").and_then(|at| told(reader, &at));
     let mut spaced: Vec<String> = SPACED.map(str::to_owned).into();
     spaced.extend(texts(reader, fields.get("spaceDelimitedClaims")));
     spaced.sort_unstable();
@@ -181,14 +179,24 @@ fn claim(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClaimHeader> {
             reader.missing(&fields, name);
         }
     }
-    let header_at = fields.get("header")?;
-    let header = filled(reader, Some(header_at.clone()))?;
-    let header = reader.header_name(&header_at, &header)?;
+    let header = told(reader, &fields.get("header")?)?;
     Some(ClaimHeader { header, claim: filled(reader, fields.get("claim"))? })
 }
 
 fn texts(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<String> {
     reader.list(at).into_iter().filter_map(|item| filled(reader, Some(item))).collect()
+}
+
+/// A header that tells the application something.
+fn told(reader: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
+    let name = filled(reader, Some(at.clone()))?;
+    let name = reader.header_name(at, &name)?;
+    if FRAMING.contains(&name.as_str()) {
+        let message = format!("{} must not be {}, which says how a request is sent", at.path, quote(&name));
+        reader.error(at, message);
+        return None;
+    }
+    Some(name)
 }
 
 /// A text that is not empty.

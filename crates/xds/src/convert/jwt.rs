@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::ext_authz::FRAMING;
 use outrigger_model::resource::Origin;
 use outrigger_model::token::{
     CLOCK_SKEW, ClaimHeader, JwtAuthn, JwtProvider, Requirement, TokenHeader, TokenRule,
@@ -153,7 +154,7 @@ fn decode_provider(wire: &wire::JwtProvider) -> Decoded<JwtProvider> {
         if !claim.claim_path.is_empty() {
             return flaw("claim_path", "is not supported; use claim_name");
         }
-        let header = header_name(&claim.header_name).under("header_name")?;
+        let header = told(&claim.header_name).under("header_name")?;
         Ok(ClaimHeader { header, claim: claim.claim_name.clone() })
     };
     let header = |header: &wire::JwtHeader| {
@@ -162,7 +163,7 @@ fn decode_provider(wire: &wire::JwtProvider) -> Decoded<JwtProvider> {
     };
     let payload_header = match wire.forward_payload_header.as_str() {
         "" => None,
-        name => Some(header_name(name).under("forward_payload_header")?),
+        name => Some(told(name).under("forward_payload_header")?),
     };
     let spaced = wire.normalize_payload_in_metadata.as_ref();
     Ok(JwtProvider {
@@ -181,6 +182,15 @@ fn decode_provider(wire: &wire::JwtProvider) -> Decoded<JwtProvider> {
         clear_route_cache: wire.clear_route_cache,
         ..JwtProvider::new(wire.issuer.as_str(), keys)
     })
+}
+
+/// One that tells the application something.
+fn told(name: &str) -> Decoded<String> {
+    let name = header_name(name)?;
+    match FRAMING.contains(&name.as_str()) {
+        true => flaw("", format!("\"{name}\" says how a request is sent")),
+        false => Ok(name),
+    }
 }
 
 /// In lower case.

@@ -9,13 +9,8 @@ const PAYLOAD: &str = "payload";
 /// A claim; of a list one must match.
 pub(super) fn claim(path: &[String], value: &StringMatch) -> Principal {
     let whole = std::iter::once(PAYLOAD.to_owned()).chain(path.iter().cloned()).collect();
-    let value = match value.pattern {
-        Pattern::Present => ClaimValue::Present,
-        _ => {
-            let text = ClaimValue::Text(value.clone());
-            ClaimValue::AnyOf(vec![text.clone(), ClaimValue::Member(Box::new(text))])
-        }
-    };
+    let text = ClaimValue::Text(some(value));
+    let value = ClaimValue::AnyOf(vec![text.clone(), ClaimValue::Member(Box::new(text))]);
     Principal::Claim(ClaimMatch { path: whole, value })
 }
 
@@ -24,7 +19,6 @@ pub(super) fn principal(value: &StringMatch) -> Principal {
     let both = |issuer: StringMatch, subject: StringMatch| {
         Principal::And(vec![text("iss", issuer), text("sub", subject)])
     };
-    let some = StringMatch::present;
     let mut any = Vec::new();
     match &value.pattern {
         Pattern::Exact(whole) => {
@@ -33,17 +27,19 @@ pub(super) fn principal(value: &StringMatch) -> Principal {
             );
         }
         Pattern::Prefix(start) => {
-            any.push(both(StringMatch::prefix(start.as_str()), some()));
+            any.push(both(StringMatch::prefix(start.as_str()), StringMatch::present()));
             any.extend(
                 splits(start).map(|(iss, sub)| both(StringMatch::exact(iss), StringMatch::prefix(sub))),
             );
         }
         Pattern::Suffix(end) => {
-            any.push(both(some(), StringMatch::suffix(end.as_str())));
+            any.push(both(StringMatch::present(), StringMatch::suffix(end.as_str())));
             any.extend(splits(end).map(|(iss, sub)| both(StringMatch::suffix(iss), StringMatch::exact(sub))));
         }
         // No dialect has others.
-        Pattern::Contains(_) | Pattern::Regex(_) | Pattern::Present => any.push(both(some(), some())),
+        Pattern::Contains(_) | Pattern::Regex(_) | Pattern::Present => {
+            any.push(both(StringMatch::present(), StringMatch::present()))
+        }
     }
     Principal::Or(any)
 }
@@ -52,12 +48,16 @@ fn splits(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.match_indices('/').map(|(at, _)| (&text[..at], &text[at + 1..]))
 }
 
-/// Of one text, which is not empty.
+/// Of one text.
 fn text(claim: &str, value: StringMatch) -> Principal {
-    let value = match value.pattern {
-        Pattern::Present => StringMatch::regex("(?s).+"),
-        _ => value,
-    };
     let path = vec![PAYLOAD.to_owned(), claim.to_owned()];
-    Principal::Claim(ClaimMatch { path, value: ClaimValue::Text(value) })
+    Principal::Claim(ClaimMatch { path, value: ClaimValue::Text(some(&value)) })
+}
+
+/// What is there is not empty, as with Istio.
+fn some(value: &StringMatch) -> StringMatch {
+    match value.pattern {
+        Pattern::Present => StringMatch::regex("(?s).+"),
+        _ => value.clone(),
+    }
 }

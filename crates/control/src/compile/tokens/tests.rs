@@ -37,18 +37,17 @@ fn tokens(compiled: &Compiled) -> JwtAuthn {
 }
 
 #[test]
-fn requirements_are_istio_s() {
+fn what_is_there_must_be_good_and_what_is_required_there() {
     let provider = |i: usize| Requirement::Provider { name: format!("origins-{i}"), audiences: Vec::new() };
-    let or_none = |i| Requirement::Any(vec![provider(i), Requirement::AllowMissing]);
     let requires = |yaml: &str| tokens(&compiled(shop(), yaml)).rules.remove(0).requires;
     let a = rule("a", "https://a", "");
-    assert_eq!(requires(&a), or_none(0));
+    assert_eq!(requires(&a), Requirement::AllowMissing);
     let both = format!("{}{a}", rule("b", "https://b", ""));
-    let none_bad = Requirement::All(vec![or_none(0), or_none(1)]);
-    assert_eq!(requires(&both), Requirement::Any(vec![provider(0), provider(1), none_bad]));
+    assert_eq!(requires(&both), Requirement::AllowMissing);
     let required = rule("c", "https://c", ", presence: REQUIRED");
     assert_eq!(requires(&required), provider(0));
-    assert_eq!(requires(&format!("{a}{required}")), Requirement::All(vec![provider(1), or_none(0)]));
+    let mixed = Requirement::All(vec![provider(1), Requirement::AllowMissing]);
+    assert_eq!(requires(&format!("{a}{required}")), mixed);
     let providers = tokens(&compiled(shop(), &both)).providers;
     let issuers: Vec<_> = providers.values().map(|provider| provider.issuer.as_str()).collect();
     assert_eq!(issuers, ["https://a", "https://b"]);

@@ -1,6 +1,5 @@
 //! Keys of tokens, as they were fetched: kept, so that an issuer that is away takes no rule out of force.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outrigger_rules::intent::KeySource;
@@ -26,17 +25,20 @@ impl Draft {
             .for_each(|Stored { source, keys }| self.world.learn(source, keys.into(), &mut self.change));
     }
 
-    /// The keys at a place are these; those that no rule wants any more are forgotten by the store.
+    /// The keys at a place are these.
     pub(in crate::keeper) fn learn(&mut self, source: KeySource, keys: Arc<str>) -> Vec<Mutation> {
-        if self.world.keys(&source) == Some(&keys) {
+        // Rules of this turn may want it no more.
+        self.settle();
+        let wanted = self.world.key_sources().contains_key(&source);
+        if !wanted || self.world.keys(&source) == Some(&keys) {
             return Vec::new();
         }
-        self.settle();
         self.world.learn(source, keys, &mut self.change);
-        let wanted: BTreeMap<_, _> = self.world.key_sources();
-        let all = self.world.all_keys().filter(|(source, _)| wanted.contains_key(source));
-        let all: Vec<Stored> =
-            all.map(|(source, keys)| Stored { source: source.clone(), keys: keys.to_string() }).collect();
+        let all: Vec<Stored> = self
+            .world
+            .all_keys()
+            .map(|(source, keys)| Stored { source: source.clone(), keys: keys.to_string() })
+            .collect();
         match serde_json::to_string(&all) {
             Ok(value) => vec![Mutation::PutFact { name: FACT, value }],
             // Texts in a list always can be written.

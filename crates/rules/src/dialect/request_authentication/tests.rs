@@ -78,6 +78,8 @@ fn keys_are_in_the_rule_at_a_url_or_named_by_the_issuer() {
         ("- {issuer: 'https://a', fromHeaders: [{prefix: x}]}", "name is missing"),
         ("- {issuer: 'https://a', fromHeaders: [{name: 'a b'}]}", "header"),
         ("- {issuer: 'https://a', outputClaimToHeaders: [{claim: x}]}", "header is missing"),
+        ("- {issuer: 'https://a', outputPayloadToHeader: Host}", "must not be \"host\""),
+        ("- {issuer: 'https://a', outputClaimToHeaders: [{header: TE, claim: x}]}", "must not be \"te\""),
         ("- {issuer: 'https://a', presence: MAYBE}", "presence"),
         ("- {issuer: 'https://a', audience: [x]}", "Did you mean \"audiences\"?"),
     ] {

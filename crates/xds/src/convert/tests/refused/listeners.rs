@@ -360,6 +360,7 @@ fn what_would_let_in_others_than_is_said_is_refused() {
         (JwtProvider { subjects: Some(Default::default()), ..good() }, "subjects"),
         (JwtProvider { max_lifetime: Some(Default::default()), ..good() }, "max_lifetime"),
         (JwtProvider { forward_payload_header: "a b".into(), ..good() }, "forward_payload_header"),
+        (JwtProvider { forward_payload_header: "Content-Length".into(), ..good() }, "forward_payload_header"),
         (JwtProvider { from_headers: vec![Default::default()], ..good() }, "from_headers[0].name"),
     ] {
         assert_eq!(refused(provider).as_deref(), Some(field));

@@ -82,9 +82,11 @@ fn requirement() -> impl Strategy<Value = Requirement> {
 
 fn provider() -> impl Strategy<Value = JwtProvider> {
     let header = (token(), text()).prop_map(|(name, prefix)| TokenHeader { name, prefix });
-    let claim = (token(), text()).prop_map(|(header, claim)| ClaimHeader { header, claim });
+    // Not one that says how a request is sent.
+    let told = || token().prop_map(|name| format!("x-{name}"));
+    let claim = (told(), text()).prop_map(|(header, claim)| ClaimHeader { header, claim });
     let places = (vec(header, 0..2), vec(text(), 0..2), vec(name(), 0..2));
-    let told = (of(token()), any::<[bool; 4]>(), vec(claim, 0..2), text());
+    let told = (of(told()), any::<[bool; 4]>(), vec(claim, 0..2), text());
     ((text(), text()), vec(text(), 0..2), 1_u32..600, places, told, vec(text(), 0..2), of(origin())).prop_map(
         |((issuer, keys), audiences, clock_skew, places, told, spaced_claims, origin)| JwtProvider {
             audiences,
