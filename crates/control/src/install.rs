@@ -82,15 +82,24 @@ impl Values {
 /// # Errors
 /// The name is no name of a namespace, or the template asks for what is not there.
 pub fn manifest(namespace: &str, values: &Values) -> Result<String, String> {
-    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
-        return Err(format!("\"{namespace}\" cannot be the name of a namespace"));
-    }
-    let mut text = format!(
+    let text = format!(
         "# The control plane in a cluster of its own, and its webhooks: `outrigger manifest --crds none`, which is the Helm chart in deploy/helm.\n\
          # docs/kubernetes.md says the rest. One replica: its registrations, rules of its own and authority are on its volume. Sidecars go on without it.\n\
          apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n---\n"
     );
+    Ok(text + &installed(namespace, values)?)
+}
+
+/// The same without the namespace: what else there is in it is not ours to delete, and the volume with the authority's keys is.
+///
+/// # Errors
+/// As [`manifest`].
+pub fn installed(namespace: &str, values: &Values) -> Result<String, String> {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
+        return Err(format!("\"{namespace}\" cannot be the name of a namespace"));
+    }
+    let mut text = String::new();
     let mut rest = TEMPLATE;
     while let Some((before, after)) = rest.split_once("{{") {
         let (expression, after) = after.split_once("}}").ok_or("the template has no end of an expression")?;
@@ -156,5 +165,13 @@ mod tests {
             values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
         );
         assert!(manifest("Mesh System", &values).is_err());
+    }
+
+    #[test]
+    fn what_is_taken_out_is_neither_the_namespace_nor_a_volume() {
+        let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+        let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+        assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
+        assert!(!kinds.contains(&"Namespace") && !kinds.contains(&"PersistentVolumeClaim"), "{kinds:?}");
     }
 }

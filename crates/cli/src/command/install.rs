@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
-use outrigger_control::install::{NAMESPACE, Values, definitions, manifest};
+use outrigger_control::install::{NAMESPACE, Values, definitions, installed, manifest};
 
 use super::rules::read;
 
@@ -59,7 +59,7 @@ impl Manifest {
             println!("---");
         }
         if self.crds != Definitions::Only {
-            print!("{}", self.wishes.manifest()?);
+            print!("{}", self.wishes.made(manifest)?);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -67,7 +67,7 @@ impl Manifest {
 
 impl Uninstall {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        print!("{}", self.wishes.manifest()?);
+        print!("{}", self.wishes.made(installed)?);
         if self.crds {
             print!("---\n{}", definitions()?);
         }
@@ -76,7 +76,7 @@ impl Uninstall {
 }
 
 impl Wishes {
-    fn manifest(&self) -> anyhow::Result<String> {
+    fn made(&self, by: fn(&str, &Values) -> Result<String, String>) -> anyhow::Result<String> {
         let mut values = Values::defaults().map_err(|error| anyhow!(error))?;
         for file in &self.files {
             values
@@ -87,6 +87,6 @@ impl Wishes {
         for words in &self.set {
             values.set(words).map_err(|error| anyhow!("--set: {error}"))?;
         }
-        manifest(&self.namespace, &values).map_err(|error| anyhow!(error))
+        by(&self.namespace, &values).map_err(|error| anyhow!(error))
     }
 }
