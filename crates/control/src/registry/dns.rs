@@ -16,14 +16,12 @@ use crate::instance::{Instance, Port, Protocol, State};
 
 mod ask;
 
-use ask::{Found, Resolver};
+use ask::{Answer, Fault, Found, Resolver};
 
 /// Bounds of a TTL.
 const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// Before a name that failed is asked for again, doubled each time.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// After so many failures at a start nobody waits for a name.
-const TRIES: u32 = 3;
 /// Names that are asked for at once.
 const AT_ONCE: usize = 32;
 /// Names of one registry.
@@ -139,10 +137,12 @@ impl DnsService {
 struct Known {
     /// When it is asked for next.
     next: Instant,
-    /// It has been answered for once.
+    /// It has been answered for once, if only that there is nobody.
     answered: bool,
     /// In a row.
     failures: u32,
+    /// Nobody answers for it.
+    silent: bool,
     trouble: Option<String>,
 }
 
@@ -156,7 +156,8 @@ pub struct Dns {
 impl Dns {
     /// Nothing is asked yet.
     pub fn new(settings: DnsSettings) -> Self {
-        let fresh = Known { next: Instant::now(), answered: false, failures: 0, trouble: None };
+        let fresh =
+            Known { next: Instant::now(), answered: false, failures: 0, silent: false, trouble: None };
         let known = vec![fresh; settings.services.len()];
         Self { settings, known }
     }
@@ -165,28 +166,34 @@ impl Dns {
     async fn take(
         &mut self,
         index: usize,
-        answer: Result<(Vec<Found>, Duration), String>,
+        answer: Result<Answer, Fault>,
         voice: &Voice,
     ) -> Result<(), String> {
         let (service, known) = (&self.settings.services[index], &mut self.known[index]);
-        let items = answer.and_then(|(found, ttl)| match service.items(&found) {
-            items if items.is_empty() => Err(format!("{} has no address that could be called", service.name)),
-            items => Ok((items, ttl)),
+        let items = answer.and_then(|answer| match service.items(&answer.found) {
+            items if items.is_empty() => {
+                Err(Fault::None(format!("{} has no address that could be called", service.name)))
+            }
+            items => Ok((items, answer.ttl, answer.lacking)),
         });
         match items {
-            Ok((items, ttl)) => {
+            Ok((items, ttl, lacking)) => {
                 *known = Known {
                     next: Instant::now() + ttl.clamp(TTL.0, TTL.1),
                     answered: true,
                     failures: 0,
-                    trouble: None,
+                    silent: false,
+                    trouble: lacking,
                 };
                 voice.say(&service.part(), Event::Reset(items)).await
             }
-            Err(why) => {
+            Err(fault) => {
                 let pause = PAUSE.0 * 2u32.saturating_pow(known.failures.min(10));
                 known.next = Instant::now() + pause.min(PAUSE.1);
                 known.failures += 1;
+                known.silent = matches!(fault, Fault::Silent(_));
+                known.answered |= !known.silent;
+                let (Fault::None(why) | Fault::Silent(why)) = fault;
                 known.trouble = Some(why);
                 Ok(())
             }
@@ -220,21 +227,19 @@ impl Registry for Dns {
             let mut answers = futures_util::stream::iter(due.into_iter().map(ask)).buffer_unordered(AT_ONCE);
             let mut reached = false;
             while let Some((index, answer)) = answers.next().await {
-                reached |= answer.is_ok();
+                reached |= !matches!(answer, Err(Fault::Silent(_)));
                 self.take(index, answer, voice).await?;
             }
-            // Where nobody is found at all it is the resolver that is away.
-            let all_failed = self.known.iter().all(|known| known.trouble.is_some());
-            if let Some(why) =
-                self.known.iter().find_map(|known| known.trouble.clone()).filter(|_| all_failed)
-            {
+            // Where nobody answers for any it is the resolver that is away.
+            let is_away = self.known.iter().all(|known| known.silent);
+            if let Some(why) = self.known.iter().find_map(|known| known.trouble.clone()).filter(|_| is_away) {
                 return Err(why);
             }
             if reached {
                 voice.heard();
             }
             self.tell(voice);
-            if !whole && self.known.iter().all(|known| known.answered || known.failures >= TRIES) {
+            if !whole && self.known.iter().all(|known| known.answered) {
                 whole = true;
                 voice.whole().await?;
             }

@@ -26,6 +26,25 @@ pub(super) struct Found {
     pub(super) weight: u32,
 }
 
+/// What is known of a name.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) found: Vec<Found>,
+    /// How long it holds.
+    pub(super) ttl: Duration,
+    /// Targets that cannot be called, and why.
+    pub(super) lacking: Option<String>,
+}
+
+/// Why nothing is known of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// That is the answer: there is none.
+    None(String),
+    /// There is no answer.
+    Silent(String),
+}
+
 /// Whom to ask.
 pub(super) struct Resolver {
     servers: Vec<SocketAddr>,
@@ -57,27 +76,23 @@ impl Resolver {
     }
 
     /// Who serves a name, by its addresses or by SRV, and for how long that holds.
-    pub(super) async fn look_up(
-        &self,
-        text: &str,
-        port: Option<u16>,
-    ) -> Result<(Vec<Found>, Duration), String> {
-        let name = name(text).ok_or_else(|| format!("{text:?} is no name of DNS"))?;
-        let (mut found, ttl) = match port {
+    pub(super) async fn look_up(&self, text: &str, port: Option<u16>) -> Result<Answer, Fault> {
+        let name = name(text).ok_or_else(|| Fault::None(format!("{text:?} is no name of DNS")))?;
+        let (mut found, ttl, lacking) = match port {
             Some(port) => {
                 let (addresses, ttl) = self.addresses(&name).await?;
                 let at = |ip| Found { at: SocketAddr::new(ip, port), weight: 100 };
-                (addresses.into_iter().map(at).collect(), ttl)
+                (addresses.into_iter().map(at).collect(), ttl, None)
             }
             None => self.targets(&name).await?,
         };
         found.sort_by_key(|found| found.at);
         found.dedup_by_key(|found| found.at);
-        Ok((found, Duration::from_secs(ttl.into())))
+        Ok(Answer { found, ttl: Duration::from_secs(ttl.into()), lacking })
     }
 
     /// Both kinds. One that fails is no answer: half of the addresses would take the other half away.
-    async fn addresses(&self, name: &Name) -> Result<(Vec<IpAddr>, u32), String> {
+    async fn addresses(&self, name: &Name) -> Result<(Vec<IpAddr>, u32), Fault> {
         let (v4, v6) = tokio::join!(self.ask(name, RecordType::A), self.ask(name, RecordType::AAAA));
         let (mut all, mut ttl) = (Vec::new(), u32::MAX);
         for record in [v4?, v6?].iter().flat_map(|message| &message.answers) {
@@ -96,13 +111,14 @@ impl Resolver {
         }
         all.truncate(MOST);
         match all.is_empty() {
-            true => Err(format!("{name} has no address")),
+            true => Err(Fault::None(format!("{name} has no address"))),
             false => Ok((all, ttl)),
         }
     }
 
-    /// The targets of the lowest priority: the others are for when none of these can be reached, which nobody knows here.
-    async fn targets(&self, name: &Name) -> Result<(Vec<Found>, u32), String> {
+    /// The targets of the lowest priority: the others are for when none of these can be reached, which nobody knows here. One that
+    /// is not there is passed over; one that nobody answers for is no answer, or the others would have its share.
+    async fn targets(&self, name: &Name) -> Result<(Vec<Found>, u32, Option<String>), Fault> {
         let answer = self.ask(name, RecordType::SRV).await?;
         let mut all: Vec<_> = answer
             .answers
@@ -118,21 +134,29 @@ impl Resolver {
         all.retain(|(srv, _)| Some(srv.priority) == first);
         all.truncate(MOST);
         let mut ttl = all.iter().map(|(_, ttl)| *ttl).min().unwrap_or_default();
-        let mut found = Vec::new();
+        let (mut found, mut lacking) = (Vec::new(), Vec::new());
         for (srv, _) in all {
-            let (addresses, of_target) = self.addresses(&srv.target).await?;
+            let (addresses, of_target) = match self.addresses(&srv.target).await {
+                Ok(answer) => answer,
+                Err(Fault::None(why)) => {
+                    lacking.push(why);
+                    continue;
+                }
+                Err(silent) => return Err(silent),
+            };
             ttl = ttl.min(of_target);
             let weight = u32::from(srv.weight).max(1);
             found.extend(addresses.into_iter().map(|ip| Found { at: SocketAddr::new(ip, srv.port), weight }));
         }
         match found.is_empty() {
-            true => Err(format!("{name} has no SRV record with a target")),
-            false => Ok((found, ttl)),
+            true if lacking.is_empty() => Err(Fault::None(format!("{name} has no SRV record with a target"))),
+            true => Err(Fault::None(format!("{name} has no target that is there: {}", lacking.join("; ")))),
+            false => Ok((found, ttl, (!lacking.is_empty()).then(|| lacking.join("; ")))),
         }
     }
 
     /// An answer of one of the servers.
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, String> {
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, Fault> {
         let mut failures = Vec::new();
         for server in &self.servers {
             let asked = timeout(PATIENCE, ask_at(*server, name, kind)).await;
@@ -140,13 +164,13 @@ impl Resolver {
                 Ok(answer) if answer.response_code == ResponseCode::NoError => return Ok(answer),
                 // That is an answer: the others would say the same.
                 Ok(answer) if answer.response_code == ResponseCode::NXDomain => {
-                    return Err(format!("{name}: there is no such name (NXDOMAIN)"));
+                    return Err(Fault::None(format!("{name}: there is no such name (NXDOMAIN)")));
                 }
                 Ok(answer) => failures.push(format!("{server}: {}", answer.response_code)),
                 Err(why) => failures.push(format!("{server}: {why}")),
             }
         }
-        Err(format!("{name} {kind}: no nameserver answers ({})", failures.join("; ")))
+        Err(Fault::Silent(format!("{name} {kind}: no nameserver answers ({})", failures.join("; "))))
     }
 }
 

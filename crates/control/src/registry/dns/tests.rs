@@ -99,7 +99,7 @@ fn service(service: &str, name: &str, port: Option<u16>) -> DnsService {
 async fn addresses_and_srv_are_found_also_over_tcp_with_the_shortest_ttl() {
     let server = Server::start().await;
     server.has("stock.example", (1..=120).map(|last| (40 + u32::from(last), a(last))).collect());
-    let (found, ttl) = server.resolver().look_up("stock.example", Some(8080)).await.unwrap();
+    let Answer { found, ttl, .. } = server.resolver().look_up("stock.example", Some(8080)).await.unwrap();
     assert_eq!((found.len(), found[0].at, ttl.as_secs()), (120, "10.0.0.1:8080".parse().unwrap(), 41));
     let targets = vec![
         (60, srv(10, 3, 8001, "one.example.")),
@@ -109,15 +109,21 @@ async fn addresses_and_srv_are_found_also_over_tcp_with_the_shortest_ttl() {
     server.has("_cart._tcp.example", targets);
     server.has("one.example", vec![(30, a(1))]);
     server.has("two.example", vec![(90, a(2))]);
-    let (found, ttl) = server.resolver().look_up("_cart._tcp.example", None).await.unwrap();
+    let answer = server.resolver().look_up("_cart._tcp.example", None).await.unwrap();
+    let Answer { found, ttl, lacking: None } = answer else { panic!("{answer:?}") };
     let found: Vec<_> = found.iter().map(|found| (found.at.to_string(), found.weight)).collect();
     assert_eq!(found, [("10.0.0.1:8001".to_owned(), 3), ("10.0.0.2:8002".to_owned(), 1)]);
     assert_eq!(ttl.as_secs(), 30);
-    // A target that nobody knows is no answer: it would take the others' share.
+    // A target that is not there is passed over, and told; one that nobody answers for is no answer: the others would have its share.
     server.zone.lock().remove("two.example");
-    assert!(server.resolver().look_up("_cart._tcp.example", None).await.unwrap_err().contains("two.example"));
+    let answer = server.resolver().look_up("_cart._tcp.example", None).await.unwrap();
+    assert!(answer.found.len() == 1 && answer.lacking.is_some_and(|why| why.contains("two.example")));
+    server.has("two.example", Vec::new());
+    let silent = server.resolver().look_up("_cart._tcp.example", None).await.unwrap_err();
+    assert!(matches!(&silent, Fault::Silent(why) if why.contains("two.example")), "{silent:?}");
     server.has("_none._tcp.example", vec![(60, srv(0, 0, 0, "."))]);
-    assert!(server.resolver().look_up("_none._tcp.example", None).await.unwrap_err().contains("no SRV"));
+    let none = server.resolver().look_up("_none._tcp.example", None).await.unwrap_err();
+    assert!(matches!(&none, Fault::None(why) if why.contains("no SRV")), "{none:?}");
 }
 
 #[tokio::test]
@@ -166,10 +172,14 @@ async fn a_name_that_fails_or_is_gone_keeps_what_it_had_and_is_told() {
     server.has("stock.example", vec![(1, a(4))]);
     next("shop/stock 1 10.0.0.4:80@stock.shop").await;
     until(&|state| state.problems.is_empty()).await;
-    // Nobody answers for any: it is away.
+    // That none is there any more is an answer; that nobody answers for any is none.
     server.zone.lock().clear();
+    until(&|state| state.problems.len() == 2).await;
+    assert!(health.state().connected);
+    server.has("stock.example", Vec::new());
+    server.has("cart.example", Vec::new());
     until(&|state| !state.connected).await;
-    assert!(health.state().error.unwrap().message.contains("NXDOMAIN"));
+    assert!(health.state().error.unwrap().message.contains("no nameserver answers"));
 }
 
 #[test]
