@@ -97,7 +97,12 @@ impl ConsulSettings {
     /// # Errors
     /// Names the field.
     pub fn validate(&self) -> Result<(), String> {
-        http::place(&self.address)?;
+        let tls = [self.ca_file.is_some(), self.cert_file.is_some(), self.server_name.is_some()];
+        if !http::place(&self.address)?.tls && tls.contains(&true) {
+            return Err(
+                "caFile, certFile, serverName: they are for https://, and address is http://".to_owned()
+            );
+        }
         if !(3..=10_000).contains(&self.connections) {
             return Err(format!("connections: {} is not from 3 to 10000", self.connections));
         }

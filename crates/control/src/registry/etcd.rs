@@ -102,7 +102,13 @@ impl EtcdSettings {
             return Err("endpoints: at least one is needed".to_owned());
         }
         for (i, endpoint) in self.endpoints.iter().enumerate() {
-            client::place(endpoint).map_err(|why| format!("endpoints[{i}]: {why}"))?;
+            let place = client::place(endpoint).map_err(|why| format!("endpoints[{i}]: {why}"))?;
+            let tls = [self.ca_file.is_some(), self.cert_file.is_some(), self.server_name.is_some()];
+            if !place.tls && tls.contains(&true) {
+                return Err(format!(
+                    "endpoints[{i}]: is http://, but caFile, certFile and serverName are for https://"
+                ));
+            }
         }
         if self.prefix.len() < 2 || self.prefix.chars().any(char::is_control) {
             return Err(format!("prefix: {:?} is none; write /outrigger/instances/", self.prefix));

@@ -118,14 +118,15 @@ impl Http {
         })
     }
 
-    /// Changes something, which may be done twice.
-    pub(super) async fn put(&self, path: &str, body: Bytes) -> Result<(), String> {
+    /// Changes something, which may be done twice; whether it was there (404).
+    pub(super) async fn put(&self, path: &str, body: Bytes) -> Result<bool, String> {
         let asked = timeout(PATIENCE, self.ask(Method::PUT, path, body, false)).await;
         let (head, body) = asked.map_err(|_| format!("Consul at {} is silent", self.authority))??;
-        if head.status != StatusCode::OK {
-            return Err(self.refused(path, head.status, &body));
+        match head.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            status => Err(self.refused(path, status, &body)),
         }
-        Ok(())
     }
 
     fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> String {

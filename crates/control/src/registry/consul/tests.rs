@@ -376,3 +376,14 @@ async fn a_service_that_cannot_be_heard_of_takes_nobody_along() {
     assert_eq!(play.next(2).await, [("a".to_owned(), 1), ("b".to_owned(), 1)].into());
     play.until(|condition, _| condition == Condition::Connected).await;
 }
+
+#[test]
+fn tls_is_not_off_where_it_was_meant() {
+    let settings = |address: &str| ConsulSettings {
+        address: address.into(),
+        ca_file: Some("/ca.pem".into()),
+        ..ConsulSettings::default()
+    };
+    assert_eq!(settings("https://consul:8501").validate(), Ok(()));
+    assert!(settings("http://consul:8500").validate().unwrap_err().contains("address is http://"));
+}

@@ -30,9 +30,17 @@ impl ConsulWriter {
         Self { settings, origin, http: None }
     }
 
-    async fn change(&self, path: &str, body: &Value) -> Result<(), String> {
+    /// Whether it was there.
+    async fn change(&self, path: &str, body: &Value) -> Result<bool, String> {
         let http = self.http.as_ref().ok_or_else(|| "there is no connection".to_owned())?;
         http.put(path, body.to_string().into()).await
+    }
+
+    async fn change_there(&self, path: &str, body: &Value) -> Result<(), String> {
+        match self.change(path, body).await? {
+            true => Ok(()),
+            false => Err(format!("Consul knows no {path} any more")),
+        }
     }
 
     /// Consul has no namespaces: its services are those of one of ours.
@@ -119,7 +127,8 @@ impl Writer for ConsulWriter {
         if !self.has(instance) {
             return Ok(());
         }
-        self.change("/v1/agent/service/register?replace-existing-checks=true", &self.service(instance)).await
+        self.change_there("/v1/agent/service/register?replace-existing-checks=true", &self.service(instance))
+            .await
     }
 
     async fn remove(&mut self, instance: &Instance) -> Result<(), String> {
@@ -127,11 +136,8 @@ impl Writer for ConsulWriter {
             return Ok(());
         }
         let path = format!("/v1/agent/service/deregister/{}", escaped(&id(&instance.id)));
-        match self.change(&path, &Value::Null).await {
-            // The agent may have been without it already.
-            Err(why) if why.contains("404") => Ok(()),
-            gone => gone,
-        }
+        // The agent may have been without it already.
+        self.change(&path, &Value::Null).await.map(drop)
     }
 
     /// Each has a check; who is out needs no beat to stay so. An agent that does not know one has forgotten all.
@@ -139,7 +145,7 @@ impl Writer for ConsulWriter {
         let running = |instance: &&Arc<Instance>| self.has(instance) && instance.state == State::Running;
         for instance in all.values().filter(running) {
             let path = format!("/v1/agent/check/update/{}", escaped(&check(&instance.id)));
-            self.change(&path, &json!({ "Status": "passing" })).await?;
+            self.change_there(&path, &json!({ "Status": "passing" })).await?;
         }
         Ok(())
     }

@@ -150,3 +150,14 @@ async fn another_history_and_an_emptied_one_take_nothing_until_it_is_back() {
     play.list(2, 13, &more).await;
     assert_eq!(play.list(2, 14, &back).await.get("shop/d"), Some(&0));
 }
+
+#[test]
+fn tls_is_not_off_where_it_was_meant() {
+    let settings = |endpoint: &str| EtcdSettings {
+        endpoints: vec!["https://a:2379".into(), endpoint.into()],
+        ca_file: Some("/ca.pem".into()),
+        ..EtcdSettings::default()
+    };
+    assert_eq!(settings("https://b:2379").validate(), Ok(()));
+    assert!(settings("http://b:2379").validate().unwrap_err().starts_with("endpoints[1]: is http://"));
+}

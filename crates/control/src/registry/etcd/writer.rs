@@ -39,9 +39,11 @@ impl EtcdWriter {
         Self { settings, origin, first: 0, open: None }
     }
 
+    /// Ours alone: whoever else knows an instance of that id has a key of its own.
     fn key(&self, instance: &Instance) -> Vec<u8> {
         let prefix = self.settings.prefix.trim_end_matches('/');
-        format!("{prefix}/{}/{}/{}", instance.namespace, instance.service, instance.id).into_bytes()
+        let Instance { namespace, service, id, .. } = instance;
+        format!("{prefix}/{namespace}/{service}/{id}@{}", self.origin).into_bytes()
     }
 
     fn now(&mut self) -> Result<&mut Open, String> {
