@@ -41,10 +41,36 @@ const RETRY: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(30);
 /// Objects that a round asks for; the others wait for the next.
 const MOST: usize = 200;
+/// Before an object that was not done is tried again, at most.
+const LATEST: Duration = Duration::from_secs(60);
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Whose change this is.
 const WHO: &str = "outrigger-control";
+
+/// Why a status could not be written.
+enum Trouble {
+    /// The API server says no to this one.
+    Refused(String),
+    /// It cannot be asked.
+    Away(String),
+}
+
+impl From<kube::Error> for Trouble {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused(status.to_string()),
+            error => Self::Away(error.to_string()),
+        }
+    }
+}
+
+/// An object that was not done: when it is tried again, and after how many times.
+#[derive(Clone, Copy)]
+struct Late {
+    until: Instant,
+    times: u32,
+}
 
 /// What an object was last told.
 #[derive(Clone, Copy)]
@@ -101,27 +127,25 @@ impl Reporter {
     /// Tells it, for ever.
     pub(crate) async fn tell(self) {
         let (mut generation, mut board) = (self.keeper.subscribe(), self.board.subscribe());
-        let mut known = HashMap::new();
+        let (mut known, mut late) = (HashMap::new(), HashMap::new());
         let mut found = (0, Arc::default());
         let mut complained: Option<String> = None;
         loop {
             generation.mark_unchanged();
             board.mark_unchanged();
-            let (pause, period) = match self.round(&mut known, &mut found).await {
-                Ok(Next::AtOnce) => {
-                    complained = None;
-                    sleep(PAUSE).await;
-                    continue;
-                }
-                Ok(Next::Within(period)) => {
-                    complained = None;
-                    (PAUSE, period)
+            let (pause, period) = match self.round(&mut known, &mut late, &mut found).await {
+                Ok((next, trouble)) => {
+                    self.complain(&mut complained, trouble);
+                    match next {
+                        Next::AtOnce => {
+                            sleep(PAUSE).await;
+                            continue;
+                        }
+                        Next::Within(period) => (PAUSE, period),
+                    }
                 }
                 Err(why) => {
-                    if complained.as_ref() != Some(&why) {
-                        tracing::warn!(registry = %self.registry, %why, "the status of rules cannot be written");
-                    }
-                    complained = Some(why);
+                    self.complain(&mut complained, Some(why));
                     (RETRY, PERIOD)
                 }
             };
@@ -134,12 +158,21 @@ impl Reporter {
         }
     }
 
-    /// Tells what is due; when there is more.
+    /// Says what is wrong, once.
+    fn complain(&self, before: &mut Option<String>, now: Option<String>) {
+        if let Some(why) = now.as_ref().filter(|why| before.as_ref() != Some(*why)) {
+            tracing::warn!(registry = %self.registry, %why, "the status of rules cannot be written");
+        }
+        *before = now;
+    }
+
+    /// Tells what is due; when there is more, and the first that was refused: it keeps nobody else waiting.
     async fn round(
         &self,
         known: &mut HashMap<String, Known>,
+        late: &mut HashMap<String, Late>,
         found: &mut (u64, Arc<HashMap<String, Vec<Finding>>>),
-    ) -> Result<Next, String> {
+    ) -> Result<(Next, Option<String>), String> {
         let (published, board, before) = (self.keeper.published(), self.board.clone(), found.clone());
         let flaws = self.flaws();
         let (registry, place) = (self.registry.clone(), self.place);
@@ -160,25 +193,40 @@ impl Reporter {
         known.retain(|id, _| ids.contains(id.as_str()));
         let client =
             timeout(PATIENCE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())??;
-        let due: Vec<&Told> = told.iter().filter(|told| due(told, known.get(&told.id))).collect();
-        let mut more = due.len() > MOST;
+        late.retain(|id, _| ids.contains(id.as_str()));
+        let now = Instant::now();
+        let is_late = |told: &Told| late.get(&told.id).is_some_and(|late| late.until > now);
+        let due: Vec<&Told> =
+            told.iter().filter(|told| due(told, known.get(&told.id)) && !is_late(told)).collect();
+        let more = due.len() > MOST;
+        let mut trouble = None;
         for told in due.into_iter().take(MOST) {
             let outcome = timeout(PATIENCE, self.write(&client, told)).await;
-            let done =
-                outcome.map_err(|_| format!("the API server did not answer within {PATIENCE:?}"))??;
-            more |= !done;
-            if done {
-                let (essence, whole) = (hash(&told.essence()), hash(told));
-                let before = known.get(&told.id).filter(|known| known.essence == essence);
-                let everywhere = told.is_everywhere() || before.is_some_and(|known| known.everywhere);
-                known.insert(told.id.clone(), Known { essence, whole, at: Instant::now(), everywhere });
+            match outcome.map_err(|_| format!("the API server did not answer within {PATIENCE:?}"))? {
+                Ok(true) => {
+                    late.remove(&told.id);
+                    let (essence, whole) = (hash(&told.essence()), hash(told));
+                    let before = known.get(&told.id).filter(|known| known.essence == essence);
+                    let everywhere = told.is_everywhere() || before.is_some_and(|known| known.everywhere);
+                    known.insert(told.id.clone(), Known { essence, whole, at: Instant::now(), everywhere });
+                    continue;
+                }
+                Ok(false) => {}
+                Err(Trouble::Refused(why)) => trouble = trouble.or(Some(format!("{}: {why}", told.id))),
+                Err(Trouble::Away(why)) => return Err(why),
             }
+            let times = late.get(&told.id).map_or(0, |late| late.times);
+            let pause = (PAUSE * 2u32.saturating_pow(times.min(10))).min(LATEST);
+            late.insert(told.id.clone(), Late { until: Instant::now() + pause, times: times + 1 });
         }
         if more {
-            return Ok(Next::AtOnce);
+            return Ok((Next::AtOnce, trouble));
         }
-        let held = told.iter().filter_map(|told| held(told, known.get(&told.id)?)).min();
-        Ok(Next::Within(held.map_or(PERIOD, |held| held.min(PERIOD))))
+        let now = Instant::now();
+        let held = told.iter().filter_map(|told| held(told, known.get(&told.id)?));
+        let late = late.values().map(|late| late.until.saturating_duration_since(now));
+        let next = held.filter(|held| !held.is_zero()).chain(late).min().unwrap_or(PERIOD);
+        Ok((Next::Within(next.min(PERIOD)), trouble))
     }
 
     /// Objects that cannot be read, by their id, and why.
@@ -189,13 +237,13 @@ impl Reporter {
     }
 
     /// Whether it is done: an object that is not the one that was judged comes again.
-    async fn write(&self, client: &Client, told: &Told) -> Result<bool, String> {
+    async fn write(&self, client: &Client, told: &Told) -> Result<bool, Trouble> {
         let Some(resource) = read::resource(&told.kind) else { return Ok(true) };
         let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &told.namespace, &resource);
         let object = match objects.get(&told.name).await {
             Ok(object) => object,
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(true),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         };
         let Some(generation) = object.metadata.generation else { return Ok(true) };
         let reread;
@@ -227,7 +275,7 @@ impl Reporter {
             Ok(_) => Ok(true),
             // Somebody was faster, or it has gone.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 }

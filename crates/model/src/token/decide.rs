@@ -248,7 +248,6 @@ impl<'a, R: RequestView> Case<'a, R> {
     }
 
     /// The tokens at all places, each with those whose place it is.
-    #[expect(clippy::type_complexity, reason = "tokens, and of each whose it may be")]
     fn everybody_s(&self) -> Result<Vec<(Found<'a, 'a>, Vec<Named<'a>>)>, Refusal> {
         let mut all: Vec<(Found<'a, 'a>, Vec<Named<'a>>)> = Vec::new();
         for named in &self.tokens.providers {
