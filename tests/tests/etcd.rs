@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
-use crate::registries::{answer, row, until};
+use crate::registries::{answer, row, under_load, until};
 use crate::thin_thread::web;
 
 const PREFIX: &str = "/services/";
@@ -164,24 +163,6 @@ fn plain(address: SocketAddr) -> Value {
         "addresses": [address.ip()], "ports": [{ "number": address.port(), "protocol": "http" }], "sidecar": false,
         "version": "v7", "weight": 300,
     })
-}
-
-/// Calls one after the other until it is told to stop, and counts those that fail; in the end how many there were.
-fn under_load(entries: Vec<SocketAddr>) -> (Arc<AtomicBool>, Arc<AtomicU32>, tokio::task::JoinHandle<usize>) {
-    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let (until, bad) = (stop.clone(), failed.clone());
-    let load = tokio::spawn(async move {
-        let mut served = 0;
-        while !until.load(SeqCst) {
-            match get(entries[served % 2], "/", "").await {
-                Ok((200, _)) => {}
-                _ => drop(bad.fetch_add(1, SeqCst)),
-            }
-            served += 1;
-        }
-        served
-    });
-    (stop, failed, load)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! The table of registries through real sidecars: files in two rows beside the management API, and one of them in trouble.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_tests::app::{echo, get};
@@ -52,6 +54,26 @@ pub async fn answer(entry: SocketAddr, text: &str) {
         }
     })
     .await;
+}
+
+/// Calls one after the other until it is told to stop, and counts those that fail; in the end how many there were.
+pub fn under_load(
+    entries: Vec<SocketAddr>,
+) -> (Arc<AtomicBool>, Arc<AtomicU32>, tokio::task::JoinHandle<usize>) {
+    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (until, bad) = (stop.clone(), failed.clone());
+    let load = tokio::spawn(async move {
+        let mut served = 0;
+        while !until.load(SeqCst) {
+            match get(entries[served % entries.len()], "/", "").await {
+                Ok((200, _)) => {}
+                _ => drop(bad.fetch_add(1, SeqCst)),
+            }
+            served += 1;
+        }
+        served
+    });
+    (stop, failed, load)
 }
 
 async fn metric(mesh: &Mesh, series: &str) -> String {

@@ -1,6 +1,7 @@
 //! Connections to servers outside the mesh, such as registries and issuers of tokens: TCP, TLS where it is wanted, HTTP/1 over it.
 
 use std::io::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -22,6 +24,32 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// What bytes come and go by.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A file of the settings. Blocks.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// Files of the settings that say whom to trust, and who we are.
+pub(crate) struct Files<'a> {
+    pub(crate) ca: Option<&'a Path>,
+    pub(crate) cert: Option<&'a Path>,
+    pub(crate) key: Option<&'a Path>,
+}
+
+impl Files<'_> {
+    /// TLS as they say. Blocks.
+    pub(crate) fn tls(&self, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
+        let client = match (self.cert, self.key) {
+            (Some(chain), Some(key)) => Some((read_text(chain)?, read_text(key)?)),
+            _ => None,
+        };
+        let roots_pem = self.ca.map(read_text).transpose()?;
+        let alpn = alpn.iter().map(|name| name.to_vec()).collect();
+        let tls = UpstreamTls { roots_pem, client, alpn, ..UpstreamTls::default() };
+        upstream_client_config(&tls).map_err(|error| error.to_string())
+    }
+}
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,14 +31,18 @@ pub mod consul;
 pub mod dns;
 pub mod etcd;
 pub mod file;
+mod foreign;
 pub mod health;
+mod keys;
 pub mod kubernetes;
 pub mod lease;
 mod parts;
+mod row;
 pub mod write;
 
 use health::{Health, Registered, Table};
-use write::Wanted;
+pub use row::Row;
+use write::{Wanted, Writer};
 
 /// Words on their way to the keeper; a registry waits beyond that.
 const WORDS: usize = 64;
@@ -142,100 +146,6 @@ impl fmt::Display for Problem {
             0 => write!(f, "{}: {}", self.file, self.message),
             line => write!(f, "{}:{line}: {}", self.file, self.message),
         }
-    }
-}
-
-/// A registry of the settings: its name, and one field that says what it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Row {
-    /// How `status`, metrics and errors call it. Default: what it is, such as `file`.
-    pub name: Option<String>,
-    /// Files on this machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<file::FileSettings>,
-    /// A Consul.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub consul: Option<consul::ConsulSettings>,
-    /// Names of DNS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dns: Option<dns::DnsSettings>,
-    /// An etcd.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub etcd: Option<etcd::EtcdSettings>,
-    /// A cluster of Kubernetes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kubernetes: Option<kubernetes::KubernetesSettings>,
-}
-
-impl Row {
-    /// What it is called.
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_else(|| self.kind())
-    }
-
-    /// What it is, each time that a field says so.
-    fn kinds(&self) -> impl Iterator<Item = &'static str> {
-        [
-            self.file.as_ref().map(|_| "file"),
-            self.consul.as_ref().map(|_| "consul"),
-            self.dns.as_ref().map(|_| "dns"),
-            self.etcd.as_ref().map(|_| "etcd"),
-            self.kubernetes.as_ref().map(|_| "kubernetes"),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    fn kind(&self) -> &'static str {
-        self.kinds().next().unwrap_or("file")
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let consul = self.consul.as_ref().map(|of| of.validate().map_err(|why| format!("consul.{why}")));
-        let etcd = self.etcd.as_ref().map(|of| of.validate().map_err(|why| format!("etcd.{why}")));
-        let dns = self.dns.as_ref().map(|of| of.validate().map_err(|why| format!("dns.{why}")));
-        consul.or(etcd).or(dns).unwrap_or(Ok(()))
-    }
-
-    /// What cannot work in these rows.
-    ///
-    /// # Errors
-    /// Names the row.
-    pub fn validate(rows: &[Self]) -> anyhow::Result<()> {
-        for (i, row) in rows.iter().enumerate() {
-            let name = row.name();
-            if row.kinds().count() != 1 {
-                bail!(
-                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd or kubernetes"
-                );
-            }
-            if let Err(error) = row.check() {
-                bail!("registries[{i}].{error}");
-            }
-            let fits = (1..=63).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-            if !fits || name == Source::API {
-                bail!(
-                    "registries[{i}].name: \"{name}\" must have 1 to 63 letters, digits, '-', '_' or '.', and not be \"{}\"",
-                    Source::API
-                );
-            }
-            // Pods are called NAME.NAMESPACE in the mesh, Services by their host: two clusters have both alike.
-            if row.kubernetes.is_some()
-                && let Some(other) = rows[..i].iter().find(|other| other.kubernetes.is_some())
-            {
-                bail!(
-                    "registries[{i}].kubernetes: there is a cluster already, \"{}\", and two have Pods and Services of the same names: \
-                     run a control plane in each",
-                    other.name()
-                );
-            }
-            if rows[..i].iter().any(|other| other.name() == name) {
-                bail!("registries[{i}].name: \"{name}\" occurs twice; give one of them another name");
-            }
-        }
-        Ok(())
     }
 }
 
@@ -409,38 +319,45 @@ pub fn open(
         let health = registered.health.clone();
         let voice = Voice { place: table.len() - 1, registry: registered.name.clone(), words, health };
         heard.push(Heard { row: registered, words: receiver });
+        let mut following = Following { tasks: &mut *tasks, wants: &wants, voice };
+        let by = || origin.clone();
         if let Some(files) = &row.file {
-            tasks.spawn(keep(file::FileRegistry::new(files.paths.clone(), options.clone()), voice));
+            following.begin(file::FileRegistry::new(files.paths.clone(), options.clone()));
         } else if let Some(consul) = &row.consul {
-            if consul.register {
-                let writer = consul::writer::ConsulWriter::new(consul.clone(), origin.clone());
-                tasks.spawn(write::write(
-                    writer,
-                    voice.registry.clone(),
-                    wants.clone(),
-                    voice.health.clone(),
-                ));
-            }
-            tasks.spawn(keep(consul::Consul::new(consul.clone(), origin.clone()), voice));
+            following.write(consul.register, || consul::writer::ConsulWriter::new(consul.clone(), by()));
+            following.begin(consul::Consul::new(consul.clone(), by()));
         } else if let Some(names) = &row.dns {
-            tasks.spawn(keep(dns::Dns::new(names.clone()), voice));
+            following.begin(dns::Dns::new(names.clone()));
         } else if let Some(etcd) = &row.etcd {
-            if etcd.register {
-                let writer = etcd::writer::EtcdWriter::new(etcd.clone(), origin.clone());
-                tasks.spawn(write::write(
-                    writer,
-                    voice.registry.clone(),
-                    wants.clone(),
-                    voice.health.clone(),
-                ));
-            }
-            tasks.spawn(keep(etcd::Etcd::new(etcd.clone(), origin.clone()), voice));
+            following.write(etcd.register, || etcd::writer::EtcdWriter::new(etcd.clone(), by()));
+            following.begin(etcd::Etcd::new(etcd.clone(), by()));
         } else if let Some(cluster) = &row.kubernetes {
-            tasks.spawn(keep(kubernetes::Kubernetes::new(cluster.clone(), options.clone()), voice));
+            following.begin(kubernetes::Kubernetes::new(cluster.clone(), options.clone()));
         }
     }
     drop(wants);
     Ok(Opened { table, heard, wanted })
+}
+
+/// A row that is about to be followed.
+struct Following<'a> {
+    tasks: &'a mut JoinSet<()>,
+    wants: &'a watch::Receiver<Arc<Wanted>>,
+    voice: Voice,
+}
+
+impl Following<'_> {
+    fn begin<R: Registry>(self, registry: R) {
+        self.tasks.spawn(keep(registry, self.voice));
+    }
+
+    /// Writes to it, too, where that is wanted.
+    fn write<W: Writer>(&mut self, is_wanted: bool, writer: impl FnOnce() -> W) {
+        if is_wanted {
+            let (registry, health) = (self.voice.registry.clone(), self.voice.health.clone());
+            self.tasks.spawn(write::write(writer(), registry, self.wants.clone(), health));
+        }
+    }
 }
 
 /// Says of a registry that nobody follows it any more.

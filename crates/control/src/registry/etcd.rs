@@ -9,7 +9,7 @@
 //! The list is what there is: after an outage, a compaction, at another member. One whose revision is before what was heard, or of
 //! another cluster, is of another history (a restore, a start without data): what it does not have is held.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::parts::{Missing, Parts, Said};
-use super::{Event, Item, MOST_PROBLEMS, Registry, Voice};
+use super::keys::Keys;
+use super::parts::Said;
+use super::{Event, MOST_PROBLEMS, Registry, Voice};
 
 mod client;
 mod layout;
@@ -142,71 +143,10 @@ pub struct Etcd {
     heard: Option<Instant>,
 }
 
-/// What each key says, by the part that it says it of.
-struct Keys {
-    parts: Parts,
-    by_key: BTreeMap<String, String>,
-    by_part: BTreeMap<String, BTreeMap<String, Said>>,
-}
-
-/// What a part has now.
-type Left = (String, Vec<Item>);
-
-impl Keys {
-    /// A key has this value, or is gone. Notes whose part that changes.
-    fn put(&mut self, key: &str, said: Option<Said>, touched: &mut BTreeSet<String>) {
-        let old = self.by_key.remove(key);
-        let before = old.as_ref().and_then(|part| self.by_part.get_mut(part)?.remove(key));
-        touched.extend(old.clone());
-        let (part, said) = match (said, before) {
-            (None | Some(Said::Nobody), _) => return,
-            (Some(Said::Instance(id, instance)), _) => {
-                (layout::part_of(&instance), Said::Instance(id, instance))
-            }
-            // Who cannot be read now stays what it was.
-            (Some(Said::Wrong(_, why)), before) => {
-                let id = match before {
-                    Some(Said::Instance(id, _)) => Some(id),
-                    Some(Said::Wrong(id, _)) => id,
-                    _ => None,
-                };
-                let unknown = || key.rsplit('/').nth(1).unwrap_or_default().to_owned();
-                (old.unwrap_or_else(unknown), Said::Wrong(Some(id.unwrap_or_default()), why))
-            }
-        };
-        self.by_key.insert(key.to_owned(), part.clone());
-        self.by_part.entry(part.clone()).or_default().insert(key.to_owned(), said);
-        touched.insert(part);
-    }
-
-    /// What the parts have now that something of theirs has changed.
-    fn settle(&mut self, touched: BTreeSet<String>, recovering: bool, now: Instant) -> Vec<Left> {
-        let missing = if recovering { Missing::Lost } else { Missing::Gone };
-        self.by_part.retain(|_, keys| !keys.is_empty());
-        let mut less = Vec::new();
-        let mut gone = false;
-        for part in touched {
-            match self.by_part.get(&part) {
-                Some(keys) => {
-                    let items = self.parts.part(&part, keys.values().cloned(), missing, now);
-                    less.push((part, items));
-                }
-                None => gone = true,
-            }
-        }
-        if gone {
-            let listed = self.by_part.keys().cloned().collect();
-            less.extend(self.parts.list(&listed, false, recovering, now));
-        }
-        less
-    }
-}
-
 impl Etcd {
     /// Nothing is asked yet. `origin` is who we are: what we wrote there is not read.
     pub fn new(settings: EtcdSettings, origin: Arc<str>) -> Self {
-        let parts = Parts::new(Duration::from_secs(settings.hold_seconds));
-        let keys = Keys { parts, by_key: BTreeMap::new(), by_part: BTreeMap::new() };
+        let keys = Keys::new(Duration::from_secs(settings.hold_seconds));
         Self { settings, origin, first: 0, keys, history: None, begun_anew: None, heard: None }
     }
 
@@ -252,8 +192,8 @@ impl Etcd {
             self.keys.parts.pause(before.elapsed());
         }
         self.heard(Some((listing.cluster, listing.revision)));
-        let mut gone: BTreeSet<String> = self.keys.by_key.keys().cloned().collect();
-        let mut touched: BTreeSet<String> = self.keys.by_part.keys().cloned().collect();
+        let mut gone: BTreeSet<String> = self.keys.names().cloned().collect();
+        let mut touched = self.keys.all_parts();
         for key in &listing.keys {
             let (name, said) = self.read(key);
             gone.remove(&name);
@@ -262,8 +202,6 @@ impl Etcd {
         for name in &gone {
             self.keys.put(name, None, &mut touched);
         }
-        // Also what is held from before.
-        touched.extend(self.keys.parts.names().cloned());
         self.say(touched, voice).await?;
         voice.whole().await
     }

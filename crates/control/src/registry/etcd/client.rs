@@ -1,11 +1,9 @@
 //! Questions to an etcd, over one connection: when it ends, whoever asks begins anew, because another member may have another history.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use outrigger_identity::upstream::{UpstreamTls, upstream_client_config};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
@@ -20,7 +18,7 @@ use super::proto::etcdserverpb::lease_client::LeaseClient;
 use super::proto::etcdserverpb::watch_client::WatchClient;
 use super::proto::etcdserverpb::{AuthenticateRequest, RangeRequest, RangeResponse};
 use super::proto::mvccpb::KeyValue;
-use crate::outside::Place;
+use crate::outside::{Files, Place, read_text};
 
 /// For an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -225,27 +223,17 @@ struct Credentials {
 
 impl Credentials {
     fn read(settings: &EtcdSettings) -> Result<Self, String> {
-        let password = settings.password_file.as_ref().map(read).transpose()?;
+        let password = settings.password_file.as_deref().map(read_text).transpose()?;
         let password = password.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
         let wants_tls = settings.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
-        let tls = if wants_tls {
-            let client = match (&settings.cert_file, &settings.key_file) {
-                (Some(chain), Some(key)) => Some((read(chain)?, read(key)?)),
-                _ => None,
-            };
-            let roots_pem = settings.ca_file.as_ref().map(read).transpose()?;
-            let tls = UpstreamTls { roots_pem, client, alpn: vec![b"h2".to_vec()], ..UpstreamTls::default() };
-            Some(upstream_client_config(&tls).map_err(|error| error.to_string())?)
-        } else {
-            None
+        let files = Files {
+            ca: settings.ca_file.as_deref(),
+            cert: settings.cert_file.as_deref(),
+            key: settings.key_file.as_deref(),
         };
+        let tls = wants_tls.then(|| files.tls(&[b"h2"])).transpose()?;
         Ok(Self { password, tls })
     }
-}
-
-fn read(path: impl AsRef<Path>) -> Result<String, String> {
-    let path = path.as_ref();
-    std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
 /// An error with what is behind it.

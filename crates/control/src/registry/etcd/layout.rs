@@ -9,43 +9,30 @@
 //!
 //! The fields tell which. In ours, what the value leaves out of id, service and namespace the key says.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::EtcdSettings;
-use crate::instance::{Instance, MAX_BYTES, Port, Protocol, State};
-use crate::registry::ORIGIN;
+use crate::instance::{Instance, Port, Protocol};
+use crate::registry::foreign::{self, Foreign, plain, protocol_of, read_as, socket, texts};
 use crate::registry::parts::Said;
-
-/// The services of a namespace are a part.
-pub(super) fn part_of(instance: &Instance) -> String {
-    format!("{}/{}", instance.namespace, instance.service)
-}
 
 /// Reads the value of a key. `origin` is who we are: what we wrote is nobody else.
 pub(super) fn read(key: &str, value: &[u8], settings: &EtcdSettings, origin: &str) -> Said {
     match instance(key, value, settings) {
-        Ok(instance) if instance.metadata.get(ORIGIN).is_some_and(|by| by == origin) => Said::Nobody,
+        Ok(instance) if foreign::is_by(&instance, origin) => Said::Nobody,
         Ok(instance) => Said::Instance(instance.id.clone(), Arc::new(instance)),
         Err(why) => Said::Wrong(None, format!("key {key:?}: {why}")),
     }
 }
 
 fn instance(key: &str, value: &[u8], settings: &EtcdSettings) -> Result<Instance, String> {
-    // A third layout may say more than an instance has, but not without end.
-    if value.len() > 2 * MAX_BYTES {
-        return Err(format!("its value has {} bytes, the most are {}", value.len(), 2 * MAX_BYTES));
-    }
-    let value: Value =
-        serde_json::from_slice(value).map_err(|error| format!("its value is no JSON: {error}"))?;
-    let Value::Object(mut fields) = value else { return Err("its value is no JSON object".to_owned()) };
+    let fields = foreign::fields(value)?;
     let under = key.strip_prefix(&*settings.prefix).unwrap_or(key).trim_matches('/');
     let mut steps = under.rsplit('/');
-    let (last, service, namespace) = (steps.next().unwrap_or_default(), steps.next(), steps.next());
+    let (last, service) = (steps.next().unwrap_or_default(), steps.next());
     let instance = if fields.contains_key("Addr") {
         of_grpc(last, service.unwrap_or_default(), fields, settings)?
     } else if fields.contains_key("nodes") {
@@ -53,23 +40,9 @@ fn instance(key: &str, value: &[u8], settings: &EtcdSettings) -> Result<Instance
     } else if fields.get("endpoints").is_some_and(Value::is_array) {
         of_kratos(fields, settings)?
     } else {
-        for (field, said) in [("id", Some(last)), ("service", service), ("namespace", namespace)] {
-            let said = said.filter(|said| !said.is_empty() && !fields.contains_key(field));
-            fields.extend(said.map(|said| (field.to_owned(), said.into())));
-        }
-        let instance: Instance = read_as(fields)?;
-        // The lease of its key says how long it is there.
-        Instance { ttl_seconds: None, ..instance }
+        foreign::ours(under, fields)?
     };
-    let namespace = settings.namespace.clone().unwrap_or(instance.namespace);
-    let instance = Instance { namespace, ..instance }.normalise();
-    instance.validate()?;
-    Ok(instance)
-}
-
-fn read_as<T: serde::de::DeserializeOwned>(fields: Map<String, Value>) -> Result<T, String> {
-    serde_json::from_value(Value::Object(fields))
-        .map_err(|error| format!("its value cannot be read: {error}"))
+    foreign::placed(instance, settings.namespace.as_deref())
 }
 
 #[derive(Deserialize)]
@@ -101,7 +74,7 @@ fn of_grpc(
         ports: vec![port],
         metadata: texts(&said.metadata),
     }
-    .instance(settings))
+    .instance(settings.sidecar))
 }
 
 #[derive(Deserialize)]
@@ -129,7 +102,8 @@ fn of_micro(fields: Map<String, Value>, settings: &EtcdSettings) -> Result<Insta
     let protocol = metadata.get("protocol").or_else(|| metadata.get("server"));
     let protocol = protocol.and_then(|name| protocol_of(name)).unwrap_or_default();
     let ports = vec![Port { protocol, ..plain(port) }];
-    Ok(Foreign { id: node.id.clone(), service: name, version, address, ports, metadata }.instance(settings))
+    Ok(Foreign { id: node.id.clone(), service: name, version, address, ports, metadata }
+        .instance(settings.sidecar))
 }
 
 #[derive(Deserialize)]
@@ -157,88 +131,6 @@ fn of_kratos(fields: Map<String, Value>, settings: &EtcdSettings) -> Result<Inst
     }
     let address = address.ok_or("endpoints: there is none")?;
     let Kratos { id, name, version, metadata, .. } = said;
-    Ok(Foreign { id, service: name, version, address, ports, metadata: texts(&metadata) }.instance(settings))
-}
-
-/// What the layouts of others say.
-struct Foreign {
-    id: String,
-    service: String,
-    version: Option<String>,
-    address: IpAddr,
-    ports: Vec<Port>,
-    metadata: BTreeMap<String, String>,
-}
-
-impl Foreign {
-    fn instance(self, settings: &EtcdSettings) -> Instance {
-        let Self { id, service, version, address, ports, metadata } = self;
-        let service = label(&service);
-        let said = |key: &str| metadata.get(key).filter(|text| !text.is_empty()).cloned();
-        let sidecar = match said("sidecar").as_deref() {
-            Some("true") => true,
-            Some("false") => false,
-            _ => settings.sidecar,
-        };
-        Instance {
-            // An id is a service's own there, and the mesh's here.
-            id: format!("{id}@{service}").replace('/', "_"),
-            namespace: "default".into(),
-            addresses: vec![address],
-            network: String::new(),
-            ports,
-            metadata: BTreeMap::new(),
-            tags: Vec::new(),
-            version: version.filter(|version| !version.is_empty()).or_else(|| said("version")),
-            weight: said("weight").and_then(|text| text.parse().ok()).unwrap_or(100),
-            zone: said("zone").unwrap_or_default(),
-            region: said("region").unwrap_or_default(),
-            service_account: said("serviceAccount").unwrap_or_else(|| service.clone()),
-            state: State::Running,
-            sidecar,
-            ttl_seconds: None,
-            services: None,
-            labels: metadata,
-            service,
-        }
-    }
-}
-
-fn plain(number: u16) -> Port {
-    Port { number, name: String::new(), protocol: Protocol::Auto, upgrades: Vec::new() }
-}
-
-fn socket(text: &str) -> Result<(IpAddr, u16), String> {
-    let at: SocketAddr = text
-        .parse()
-        .map_err(|_| format!("\"{text}\" is no IP address with a port; a ServiceEntry reaches names"))?;
-    Ok((at.ip(), at.port()))
-}
-
-/// Free fields, as far as they are text or a number.
-fn texts(metadata: &Value) -> BTreeMap<String, String> {
-    let text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
-        _ => None,
-    };
-    let fields = metadata.as_object().into_iter().flatten();
-    fields.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
-}
-
-fn protocol_of(name: &str) -> Option<Protocol> {
-    match name {
-        "http" => Some(Protocol::Http),
-        "http2" | "h2c" => Some(Protocol::Http2),
-        "grpc" => Some(Protocol::Grpc),
-        "https" | "grpcs" | "tls" => Some(Protocol::Tls),
-        "tcp" => Some(Protocol::Tcp),
-        _ => None,
-    }
-}
-
-/// A name as services have them here.
-fn label(name: &str) -> String {
-    let of = |c: char| if matches!(c, '_' | '.' | ' ' | '/') { '-' } else { c.to_ascii_lowercase() };
-    name.chars().map(of).collect()
+    Ok(Foreign { id, service: name, version, address, ports, metadata: texts(&metadata) }
+        .instance(settings.sidecar))
 }

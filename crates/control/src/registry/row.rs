@@ -1,0 +1,103 @@
+//! A row of the settings' table of registries.
+
+use anyhow::bail;
+use serde::{Deserialize, Serialize};
+
+use super::{Source, consul, dns, etcd, file, kubernetes};
+
+/// A registry of the settings: its name, and one field that says what it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Row {
+    /// How `status`, metrics and errors call it. Default: what it is, such as `file`.
+    pub name: Option<String>,
+    /// Files on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<file::FileSettings>,
+    /// A Consul.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<consul::ConsulSettings>,
+    /// Names of DNS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<dns::DnsSettings>,
+    /// An etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<etcd::EtcdSettings>,
+    /// A cluster of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<kubernetes::KubernetesSettings>,
+}
+
+impl Row {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.kind())
+    }
+
+    /// What it is, each time that a field says so.
+    fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        [
+            self.file.as_ref().map(|_| "file"),
+            self.consul.as_ref().map(|_| "consul"),
+            self.dns.as_ref().map(|_| "dns"),
+            self.etcd.as_ref().map(|_| "etcd"),
+            self.kubernetes.as_ref().map(|_| "kubernetes"),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        self.kinds().next().unwrap_or("file")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let all = [
+            ("consul", self.consul.as_ref().map(consul::ConsulSettings::validate)),
+            ("etcd", self.etcd.as_ref().map(etcd::EtcdSettings::validate)),
+            ("dns", self.dns.as_ref().map(dns::DnsSettings::validate)),
+        ];
+        let wrong = all.into_iter().find_map(|(of, is)| Some((of, is?.err()?)));
+        wrong.map_or(Ok(()), |(of, why)| Err(format!("{of}.{why}")))
+    }
+
+    /// What cannot work in these rows.
+    ///
+    /// # Errors
+    /// Names the row.
+    pub fn validate(rows: &[Self]) -> anyhow::Result<()> {
+        for (i, row) in rows.iter().enumerate() {
+            let name = row.name();
+            if row.kinds().count() != 1 {
+                bail!(
+                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd or kubernetes"
+                );
+            }
+            if let Err(error) = row.check() {
+                bail!("registries[{i}].{error}");
+            }
+            let fits = (1..=63).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            if !fits || name == Source::API {
+                bail!(
+                    "registries[{i}].name: \"{name}\" must have 1 to 63 letters, digits, '-', '_' or '.', and not be \"{}\"",
+                    Source::API
+                );
+            }
+            // Pods are called NAME.NAMESPACE in the mesh, Services by their host: two clusters have both alike.
+            if row.kubernetes.is_some()
+                && let Some(other) = rows[..i].iter().find(|other| other.kubernetes.is_some())
+            {
+                bail!(
+                    "registries[{i}].kubernetes: there is a cluster already, \"{}\", and two have Pods and Services of the same names: \
+                     run a control plane in each",
+                    other.name()
+                );
+            }
+            if rows[..i].iter().any(|other| other.name() == name) {
+                bail!("registries[{i}].name: \"{name}\" occurs twice; give one of them another name");
+            }
+        }
+        Ok(())
+    }
+}
