@@ -56,6 +56,7 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("mosquitto", Source::Debian("mosquitto")),
     ("mosquitto_pub", Source::Debian("mosquitto-clients")),
     ("mosquitto_sub", Source::Debian("mosquitto-clients")),
+    ("java", Source::Debian("default-jdk-headless")),
 ];
 
 /// The folder with `bin/` and `venv/` of the tests' tools: `$OUTRIGGER_TOOLS`, else `~/.cache/outrigger`.
@@ -89,6 +90,11 @@ pub fn folder(name: &str) -> Option<PathBuf> {
         missing(&format!("the folder {name} (`bash .ci/run tools` fetches it)"));
     }
     found
+}
+
+/// Java, and a folder of jars that `.ci/run tools` fetches or builds. `None` is announced as for [`tool`].
+pub fn java(name: &str) -> Option<(PathBuf, PathBuf)> {
+    tool("java").zip(folder(name))
 }
 
 /// True when the test runs as root; otherwise announced as `tool` does.

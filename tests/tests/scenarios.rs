@@ -49,6 +49,7 @@ mod services;
 mod thin_thread;
 mod tokens;
 mod virtual_services;
+mod zookeeper;
 
 /// The command under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_outrigger-under-test");

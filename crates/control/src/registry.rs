@@ -39,6 +39,7 @@ pub mod lease;
 mod parts;
 mod row;
 pub mod write;
+pub mod zookeeper;
 
 use health::{Health, Registered, Table};
 pub use row::Row;
@@ -331,6 +332,10 @@ pub fn open(
         } else if let Some(etcd) = &row.etcd {
             following.write(etcd.register, || etcd::writer::EtcdWriter::new(etcd.clone(), by()));
             following.begin(etcd::Etcd::new(etcd.clone(), by()));
+        } else if let Some(keeper) = &row.zookeeper {
+            following
+                .write(keeper.register, || zookeeper::writer::ZooKeeperWriter::new(keeper.clone(), by()));
+            following.begin(zookeeper::ZooKeeper::new(keeper.clone(), by()));
         } else if let Some(cluster) = &row.kubernetes {
             following.begin(kubernetes::Kubernetes::new(cluster.clone(), options.clone()));
         }

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::{Source, consul, dns, etcd, file, kubernetes};
+use super::{Source, consul, dns, etcd, file, kubernetes, zookeeper};
 
 /// A registry of the settings: its name, and one field that says what it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct Row {
     /// An etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd: Option<etcd::EtcdSettings>,
+    /// A ZooKeeper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zookeeper: Option<zookeeper::ZooKeeperSettings>,
     /// A cluster of Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<kubernetes::KubernetesSettings>,
@@ -41,6 +44,7 @@ impl Row {
             self.consul.as_ref().map(|_| "consul"),
             self.dns.as_ref().map(|_| "dns"),
             self.etcd.as_ref().map(|_| "etcd"),
+            self.zookeeper.as_ref().map(|_| "zookeeper"),
             self.kubernetes.as_ref().map(|_| "kubernetes"),
         ]
         .into_iter()
@@ -56,6 +60,7 @@ impl Row {
             ("consul", self.consul.as_ref().map(consul::ConsulSettings::validate)),
             ("etcd", self.etcd.as_ref().map(etcd::EtcdSettings::validate)),
             ("dns", self.dns.as_ref().map(dns::DnsSettings::validate)),
+            ("zookeeper", self.zookeeper.as_ref().map(zookeeper::ZooKeeperSettings::validate)),
         ];
         let wrong = all.into_iter().find_map(|(of, is)| Some((of, is?.err()?)));
         wrong.map_or(Ok(()), |(of, why)| Err(format!("{of}.{why}")))
@@ -70,7 +75,7 @@ impl Row {
             let name = row.name();
             if row.kinds().count() != 1 {
                 bail!(
-                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd or kubernetes"
+                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd, zookeeper or kubernetes"
                 );
             }
             if let Err(error) = row.check() {

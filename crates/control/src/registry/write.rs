@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::health::Health;
 use super::{ORIGIN, PAUSE, Problem};
-use crate::instance::Instance;
+use crate::instance::{Instance, Protocol};
 
 /// What is registered here and was not stopped, by id.
 pub type Wanted = BTreeMap<String, Arc<Instance>>;
@@ -42,6 +42,32 @@ pub(super) fn marked(instance: &Instance, origin: &str) -> Instance {
     let mut marked = Instance { ttl_seconds: None, ..instance.clone() };
     marked.metadata.insert(ORIGIN.to_owned(), origin.to_owned());
     marked
+}
+
+/// What others and we ourselves read of an instance from its metadata there: its labels and metadata, and what means something.
+pub(super) fn metadata(instance: &Instance) -> BTreeMap<String, String> {
+    let protocol = match instance.ports.first().map(|port| port.protocol) {
+        Some(Protocol::Http) => "http",
+        Some(Protocol::Http2) => "http2",
+        Some(Protocol::Grpc) => "grpc",
+        Some(Protocol::Tls) => "tls",
+        Some(Protocol::Tcp) => "tcp",
+        Some(Protocol::Auto) | None => "",
+    };
+    let weight = instance.weight.to_string();
+    let own = [
+        ("version", instance.version.as_deref().unwrap_or_default()),
+        ("weight", &weight),
+        ("zone", &instance.zone),
+        ("region", &instance.region),
+        ("serviceAccount", &instance.service_account),
+        ("protocol", protocol),
+        ("sidecar", if instance.sidecar { "true" } else { "false" }),
+    ];
+    let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+    let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let free = instance.labels.iter().chain(&instance.metadata);
+    free.map(|(key, value)| (key.clone(), value.clone())).chain(own).collect()
 }
 
 /// Writes for ever; ends when nobody says any more what is wanted.
