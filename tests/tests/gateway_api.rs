@@ -14,13 +14,13 @@ fn service(service: &'static str, host: u8) -> Spec<'static> {
 }
 
 /// Applies a file as a user does, and returns what was printed.
-async fn apply(mesh: &Mesh, yaml: &str) -> String {
+pub async fn apply(mesh: &Mesh, yaml: &str) -> String {
     let file = mesh.path("route.yaml");
     std::fs::write(&file, yaml).unwrap();
     run(mesh, &["apply", "--wait", "--timeout", "120", "-f", file.to_str().unwrap()]).await
 }
 
-async fn run(mesh: &Mesh, words: &[&str]) -> String {
+pub async fn run(mesh: &Mesh, words: &[&str]) -> String {
     let mut command = tokio::process::Command::new(BINARY);
     command.args(words).arg("--server").arg(mesh.path("control/outrigger.sock"));
     let output = command.output().await.unwrap();

@@ -8,6 +8,7 @@ mod bounds;
 mod breakers;
 mod certificates;
 mod cli;
+mod connection_routes;
 mod consul;
 mod control_flood;
 mod copies;

@@ -83,7 +83,7 @@ async fn another_teams_rule_says_what_becomes_of_its_part() {
 }
 
 /// What the server says that has this certificate, asked for by this name.
-async fn over_tls(entry: SocketAddr, name: &str, certificate: &Path) -> Result<String, String> {
+pub async fn over_tls(entry: SocketAddr, name: &str, certificate: &Path) -> Result<String, String> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -297,6 +297,7 @@ impl Work<'_> {
             Terminal::Tcp(tcp) => {
                 let what = if goal.tls { "TLS that is not ended here" } else { "bytes" };
                 self.answer.notes.push(format!("the sidecar sees {what}: no route looks at requests"));
+                self.answer.route = chain.origin.is_some().then(|| words::connections(chain, tcp));
                 self.shares(&tcp.clusters, None);
             }
             Terminal::Http(http) => self.http(http, request, written),

@@ -120,7 +120,8 @@ impl Protocol {
         match self {
             Self::Auto => PortProtocol::Detect,
             Self::Http | Self::Http2 | Self::Grpc => PortProtocol::Http,
-            Self::Tls | Self::Tcp => PortProtocol::Tcp,
+            Self::Tls => PortProtocol::Tls,
+            Self::Tcp => PortProtocol::Tcp,
         }
     }
 }

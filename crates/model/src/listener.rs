@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ext_authz::ExtAuthz;
+use crate::origin::Origin;
 use crate::path::PathNormalization;
 use crate::policy::Rbac;
 use crate::rate_limit::RateLimit;
@@ -52,6 +53,9 @@ pub struct FilterChain {
     pub authorization: Vec<Rbac>,
     /// What happens then.
     pub terminal: Terminal,
+    /// The user object that routes its connections; absent: nobody's rule, or routes that have origins of their own.
+    #[serde(default)]
+    pub origin: Option<Origin>,
 }
 
 impl FilterChain {
@@ -63,6 +67,7 @@ impl FilterChain {
             tls: None,
             authorization: Vec::new(),
             terminal,
+            origin: None,
         }
     }
 }

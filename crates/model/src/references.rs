@@ -123,7 +123,7 @@ fn cluster(name: &str) -> (ResourceKind, Cow<'_, str>) {
 }
 
 fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
-    let mut all: Vec<_> = chain.authorization.iter().flat_map(of_rbac).collect();
+    let mut all: Vec<_> = chain.authorization.iter().flat_map(of_rbac).chain(&chain.origin).collect();
     if let Terminal::Http(http) = &chain.terminal {
         for filter in &http.filters {
             match filter {

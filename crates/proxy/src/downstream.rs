@@ -81,6 +81,7 @@ static NOWHERE: LazyLock<(Arc<ListenerHandle>, Arc<ChainHandle>)> = LazyLock::ne
         tls: None,
         authorization: PolicySet::default(),
         terminal: TerminalHandle::Tcp(TcpHandle { config: tcp, clusters: Vec::new() }),
+        origin: None,
     };
     (Arc::new(ListenerHandle::new(Arc::new(config), Vec::new())), Arc::new(chain))
 });

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use outrigger_model::cluster::NOWHERE;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -106,8 +107,13 @@ struct Tunnel {
 /// No cluster, nothing to pick, or nobody answered.
 pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Result<Dialled, Failure> {
     let cluster = tcp.pick(fastrand::u64(..)).map_err(|name| {
-        let detail = format!("chain {} names {name}", info.chain.name);
-        Failure::local(Stage::Route, FailureKind::NoCluster(503), detail)
+        let chain = &info.chain.name;
+        let detail = match name {
+            NOWHERE => format!("chain {chain} has no backend here that is there"),
+            name => format!("chain {chain} names {name}"),
+        };
+        let origin = info.chain.origin.clone();
+        Failure::local(Stage::Route, FailureKind::NoCluster(503), detail).because_of(origin)
     })?;
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     // Of a connection only its source can be hashed, whatever the rule names for requests.

@@ -93,12 +93,21 @@ pub struct CatalogWorkload {
     pub ports: BTreeMap<u16, PortProtocol>,
 }
 
+impl PortProtocol {
+    /// Whether it is HTTP, or may turn out to be.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Detect)
+    }
+}
+
 /// What is known about a port before the first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PortProtocol {
     /// Declared HTTP/1, HTTP/2 or gRPC.
     Http,
+    /// Declared TLS of the application's own.
+    Tls,
     /// Declared opaque.
     Tcp,
     /// Found out per connection.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::catalog::PortProtocol;
-use crate::intent::{AttachedIntent, Host, ObjectKind, Parent, Place, RouteCondition, Target};
+use crate::intent::{AttachedIntent, Host, ObjectKind, Origin, Parent, Place, RouteCondition, Target};
 
 /// What conditions depend on beside the route.
 pub trait Surroundings {
@@ -12,8 +12,14 @@ pub trait Surroundings {
     fn ports(&self, host: &Host) -> Option<BTreeMap<u16, PortProtocol>>;
     /// The port of a name.
     fn port_named(&self, host: &Host, name: &str) -> Option<u16>;
-    /// Routes of a more specific kind that hold at that port instead, if there are any.
-    fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool;
+    /// A route of the same namespace that holds at that port instead, if there is any; `spoken` is what the port speaks.
+    fn outranked(
+        &self,
+        route: &AttachedIntent,
+        host: &Host,
+        port: u16,
+        spoken: PortProtocol,
+    ) -> Option<Origin>;
 }
 
 /// The conditions of a route at one parent.
@@ -99,22 +105,29 @@ pub(crate) fn detached(
         let message = format!("{} has no {wanted}, only {}", short(host), known.join(", "));
         return Some(("NoMatchingParent", message));
     }
-    let web: Vec<u16> =
-        at.iter().filter(|(_, spoken)| **spoken != PortProtocol::Tcp).map(|(port, _)| *port).collect();
-    if web.is_empty() {
-        let opaque: Vec<String> = at.keys().take(MOST).map(u16::to_string).collect();
-        let message = format!(
-            "{} speaks no HTTP at port {}, where there are no requests",
-            short(host),
-            opaque.join(", ")
-        );
+    let kind = route.origin.kind;
+    let mut able = at.iter().filter(|(_, spoken)| can_hold(kind, **spoken)).peekable();
+    if able.peek().is_none() {
+        let others: Vec<String> = at.keys().take(MOST).map(u16::to_string).collect();
+        let (host, others) = (short(host), others.join(", "));
+        let message = match kind {
+            ObjectKind::TlsRoute => {
+                format!(
+                    "{host} speaks no TLS of its own at port {others}, where nobody asks for a server name"
+                )
+            }
+            _ => format!("{host} speaks no HTTP at port {others}, where there are no requests"),
+        };
         return Some(("NoMatchingParent", message));
     }
-    let outranked = web.iter().all(|port| around.outranked(route, host, *port));
-    outranked.then(|| {
-        let message = format!("GRPCRoutes hold at {}, and only one kind of route can", short(host));
-        ("Conflicted", message)
-    })
+    let mut first = None;
+    for (port, spoken) in able {
+        let other = around.outranked(route, host, *port, *spoken)?;
+        first.get_or_insert(other);
+    }
+    let other = first?;
+    let why = if other.kind == kind { "it is the older one" } else { "only one kind of route can" };
+    Some(("Conflicted", format!("{other} holds at {}, and {why}", short(host))))
 }
 
 /// A reference that cannot be used.
@@ -148,9 +161,30 @@ fn unusable(target: &Target, around: &impl Surroundings) -> Option<String> {
     Some(format!("{host} has no port {port}, only {}", known.join(", ")))
 }
 
-/// Whether routes of the one kind make those of the other have no effect at a port.
-pub fn outranks(one: ObjectKind, other: ObjectKind) -> bool {
-    (one, other) == (ObjectKind::GrpcRoute, ObjectKind::HttpRoute)
+/// Whether a route makes another have no effect at a port of both. One kind holds at a port, the more specific one (GEP-1294); and
+/// of routes that have nothing to tell connections by one holds, the older.
+pub fn outranks(one: &AttachedIntent, other: &AttachedIntent) -> bool {
+    let (kind, behind) = (one.origin.kind, other.origin.kind);
+    let both = kind == ObjectKind::TcpRoute && behind == kind;
+    rank(kind) > rank(behind) || (both && one.age() < other.age())
+}
+
+/// Whether there is anything for a route of a kind at a port that speaks so.
+pub fn can_hold(kind: ObjectKind, spoken: PortProtocol) -> bool {
+    match kind {
+        ObjectKind::TcpRoute => true,
+        ObjectKind::TlsRoute => matches!(spoken, PortProtocol::Tls | PortProtocol::Detect),
+        _ => spoken.is_http(),
+    }
+}
+
+fn rank(kind: ObjectKind) -> u8 {
+    match kind {
+        ObjectKind::GrpcRoute => 3,
+        ObjectKind::HttpRoute => 2,
+        ObjectKind::TlsRoute => 1,
+        _ => 0,
+    }
 }
 
 fn short(host: &Host) -> &str {

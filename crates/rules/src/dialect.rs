@@ -32,6 +32,10 @@ const NETWORKING: &[&str] =
 const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
 const GATEWAY: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 const GATEWAY_GRPC: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"];
+const GATEWAY_TCP: &[&str] = &["gateway.networking.k8s.io/v1", OLD_TCP];
+const GATEWAY_TLS: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", OLD_TCP];
+/// Of routes of connections; it had several rules, and routes without hostnames.
+const OLD_TCP: &str = "gateway.networking.k8s.io/v1alpha2";
 const GRANT: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
 const CORE: &[&str] = &["v1"];
 const NATIVE: &[&str] = &["outrigger.io/v1"];
@@ -46,6 +50,8 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::WorkloadEntry, versions: NETWORKING, read: workload_entry::read },
     Row { kind: ObjectKind::HttpRoute, versions: GATEWAY, read: gateway::http_route },
     Row { kind: ObjectKind::GrpcRoute, versions: GATEWAY_GRPC, read: gateway::grpc_route },
+    Row { kind: ObjectKind::TlsRoute, versions: GATEWAY_TLS, read: gateway::tls_route },
+    Row { kind: ObjectKind::TcpRoute, versions: GATEWAY_TCP, read: gateway::tcp_route },
     Row { kind: ObjectKind::ReferenceGrant, versions: GRANT, read: gateway::grant },
     Row { kind: ObjectKind::Service, versions: CORE, read: service::read },
     Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },

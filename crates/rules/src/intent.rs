@@ -63,6 +63,12 @@ pub enum ObjectKind {
     /// Gateway API: routing of gRPC for ports of services.
     #[serde(rename = "GRPCRoute")]
     GrpcRoute,
+    /// Gateway API: routing of TLS that is not ended for ports of services.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    /// Gateway API: routing of connections for ports of services.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
     /// Gateway API: who may refer to whom.
     ReferenceGrant,
     /// Kubernetes: a name and ports in front of workloads.
@@ -73,7 +79,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
@@ -83,6 +89,8 @@ impl ObjectKind {
         Self::WorkloadEntry,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
         Self::ReferenceGrant,
         Self::Service,
         Self::TrafficRules,
@@ -100,6 +108,8 @@ impl ObjectKind {
             Self::WorkloadEntry => "WorkloadEntry",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Service => "Service",
             Self::TrafficRules => "TrafficRules",

@@ -197,6 +197,7 @@ impl<'c> Run<'c> {
         let labels = BTreeMap::new();
         Reader {
             origin,
+            api_version: String::new(),
             labels,
             created: None,
             options: self.options,
@@ -208,6 +209,7 @@ impl<'c> Run<'c> {
     fn object(&mut self, root: &Node, text: String, clean: bool) {
         let Some((row, api_version)) = self.row(root) else { return };
         let mut reader = self.reader(self.origin(row.kind, root));
+        reader.api_version.clone_from(&api_version);
         let at = At { node: root, path: String::new() };
         let Some(fields) = reader.fields(&at, &OBJECT) else { return };
         let (labels, annotations) = match fields.get("metadata") {

@@ -84,6 +84,8 @@ impl<'n> Fields<'n> {
 /// Reads one object.
 pub(crate) struct Reader<'c> {
     pub(crate) origin: Origin,
+    /// Version of the object's kind, as it was written.
+    pub(crate) api_version: String,
     /// Of the object's metadata.
     pub(crate) labels: BTreeMap<String, String>,
     /// When the object was made, if its metadata says so, as `2026-01-31T10:00:00Z`.

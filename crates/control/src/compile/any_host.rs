@@ -8,9 +8,10 @@ use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
 use outrigger_rules::intent::Resolution;
 use outrigger_xds::ClientKind;
 
+use super::chains::{self, chain, detected, http};
+use super::connections::{self, Ways};
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
-use super::outbound::{self, chain, http};
 use super::route;
 use crate::described::Offer;
 use crate::instance::Protocol;
@@ -49,7 +50,8 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
             Protocol::Tls | Protocol::Auto => {
                 web |= offer.protocol == Protocol::Auto;
                 let outbound = Outbound { port, subset: "", host };
-                let named = outbound::tls_chains(lens, &outbound);
+                let ways = Ways::of(lens, &outbound);
+                let named = ways.tls(lens, &outbound);
                 // As Istio: where rules name servers, what asks for another is nobody's.
                 if !named.is_empty() {
                     chains.extend(named);
@@ -60,9 +62,7 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
                     server_names: vec![host.to_owned()],
                     ..ChainMatch::default()
                 };
-                let clusters = outbound::tcp_clusters(lens, &outbound, &key);
-                let tcp = outbound::tcp(lens, &outbound, clusters);
-                chains.push(chain(&format!("tls {host}"), matches, tcp));
+                chains.push(ways.rest(lens, &outbound, (&format!("tls {host}"), matches), &key));
             }
             Protocol::Tcp if bytes == PASSTHROUGH => bytes = key,
             Protocol::Tcp => {}
@@ -73,12 +73,12 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
     }
     if web {
         let routes = RouteSource::Named(name.to_owned());
-        chains.push(chain("http", outbound::detected(), Terminal::Http(Box::new(http(lens, routes)))));
+        chains.push(chain("http", detected(), Terminal::Http(Box::new(http(lens, routes)))));
     }
     let outbound = Outbound { port, subset: "", host: names::ANY_HOST };
-    let rest = outbound::tcp(lens, &outbound, vec![WeightedCluster::only(bytes)]);
+    let rest = connections::tcp(lens, &outbound, vec![WeightedCluster::only(bytes)]);
     chains.push(chain("other", ChainMatch::default(), rest));
-    Some(outbound::listener(name, Vec::new(), chains))
+    Some(chains::listener(name, Vec::new(), chains))
 }
 
 /// Its routes.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use outrigger_model::cluster::NOWHERE;
 use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, WeightedCluster};
-use outrigger_rules::intent::{AttachedIntent, HttpMatch, HttpRoute, Target};
+use outrigger_rules::intent::{AttachedIntent, HttpMatch, HttpRoute, ObjectKind, Target, WeightedTarget};
 
 use super::hashes::hashes;
 use super::lens::{Lens, Seen};
@@ -13,21 +13,20 @@ use super::origin;
 
 /// The routes of a port; `None` where nothing is attached to it.
 pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Vec<Route>> {
-    let attached = lens.attached_to(service, port);
+    let mut attached = lens.attached_to(service, port);
+    attached.retain(|route| matches!(route.origin.kind, ObjectKind::HttpRoute | ObjectKind::GrpcRoute));
     if attached.is_empty() {
         return None;
     }
     let mut found = Vec::new();
     for intent in &attached {
-        // Kubernetes says of every object when it was made; what does not say goes behind what does.
-        let age = (intent.created.is_none(), intent.created.clone(), intent.origin.name.clone());
         for (index, http) in intent.http.iter().enumerate() {
             let any = [HttpMatch::default()];
             let matches = if http.matches.is_empty() { any.as_slice() } else { &http.matches };
             let route = route(lens, intent, http, index, port);
             for block in matches {
                 let route = Route { matches: block.request.clone(), ..route.clone() };
-                found.push((specificity(block), age.clone(), route));
+                found.push((specificity(block), intent.age(), route));
             }
         }
     }
@@ -61,7 +60,7 @@ fn route(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, index: usiz
     let mut route = Route { name, origin: Some(origin(&intent.origin)), ..http.route.clone() };
     match &mut route.action {
         RouteAction::Forward(forward) => {
-            forward.clusters = clusters(lens, http, port);
+            forward.clusters = shares(lens, &http.targets, http.lost, port);
             forward.mirrors = mirrors(lens, http, port);
             forward.hash = hashes(lens, http, port);
         }
@@ -79,10 +78,15 @@ fn cluster(lens: &Lens<'_>, target: &Target, port: u16) -> Option<String> {
 }
 
 /// What cannot be sent to keeps its share, and goes nowhere.
-fn clusters(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<WeightedCluster> {
-    let mut lost = http.lost;
+pub(super) fn shares(
+    lens: &Lens<'_>,
+    targets: &[WeightedTarget],
+    lost: u32,
+    port: u16,
+) -> Vec<WeightedCluster> {
+    let mut lost = lost;
     let mut shares = Vec::new();
-    for weighted in &http.targets {
+    for weighted in targets {
         match cluster(lens, &weighted.target, port) {
             Some(cluster) => shares.push(WeightedCluster { cluster, ..weighted.share.clone() }),
             None => lost += weighted.share.weight,

@@ -10,9 +10,11 @@ use outrigger_model::route::{
     Forward, HashOn, HeaderEdits, PathMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction,
     RouteConfig,
 };
+use outrigger_rules::intent::ObjectKind;
 use outrigger_xds::ClientKind;
 
 use super::lens::Lens;
+use super::names::Outbound;
 
 mod re2;
 
@@ -45,11 +47,27 @@ pub(super) struct Fitted {
 pub(super) fn fit(resource: &mut Resource, lens: &Lens<'_>) -> Fitted {
     match (lens.kind(), resource) {
         (ClientKind::Outrigger, _) => Fitted { sent: true, gaps: Vec::new() },
-        (_, Resource::Routes(config)) => Fitted { sent: true, gaps: routes(config, lens) },
+        (kind, Resource::Routes(config)) => {
+            let mut gaps = routes(config, lens);
+            if kind == ClientKind::Grpc {
+                gaps.extend(bytes(&config.name, lens));
+            }
+            Fitted { sent: true, gaps }
+        }
         (ClientKind::Grpc, Resource::Cluster(cluster)) => grpc_cluster(cluster, lens),
         (ClientKind::Envoy, Resource::Cluster(cluster)) => envoy_cluster(cluster),
         _ => Fitted { sent: true, gaps: Vec::new() },
     }
+}
+
+/// Routes of connections: gRPC knows requests only.
+fn bytes(name: &str, lens: &Lens<'_>) -> Vec<Gap> {
+    let Some(outbound) = Outbound::parse(name) else { return Vec::new() };
+    let service = lens.resolve(outbound.host).and_then(|host| lens.service(&host));
+    let attached = service.map(|service| lens.attached_to(service, outbound.port)).unwrap_or_default();
+    let bytes = attached.iter().filter(|route| route.origin.kind == ObjectKind::TcpRoute);
+    let why = "gRPC has no TCP proxy, so routes of connections have no effect";
+    bytes.map(|route| Gap { rule: route.origin.to_string(), why: why.to_owned() }).collect()
 }
 
 fn routes(config: &mut RouteConfig, lens: &Lens<'_>) -> Vec<Gap> {

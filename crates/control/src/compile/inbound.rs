@@ -16,10 +16,10 @@ use outrigger_model::route::{
 use outrigger_rules::intent::{LimitsIntent, MtlsMode};
 
 use super::authorization;
+use super::chains::{chain, http};
 use super::lens::Lens;
 use super::names;
 use super::origin;
-use super::outbound::{chain, http};
 use super::{tokens, upgrade};
 use crate::instance::{Instance, Protocol};
 

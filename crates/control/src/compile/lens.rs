@@ -264,13 +264,14 @@ impl<'a> Lens<'a> {
         self.world.route_for(host, self.namespace())
     }
 
-    /// The routes that are attached to a port of a service, as [`World::attached_to`].
+    /// The routes that are attached to a port of a service and hold for the client, the oldest first, as [`World::attached_to`].
     pub(super) fn attached_to(&self, service: Seen<'_>, port: u16) -> Vec<Arc<AttachedIntent>> {
         self.saw(Fact::Routes(service.0.host.clone()));
         if !self.world.has_attached(&service.0.host) {
             return Vec::new();
         }
-        // What ports are called, instances say.
+        // What a port speaks decides which kinds there are any for; and what ports are called, instances say.
+        self.saw(Fact::Service(service.0.host.clone()));
         self.saw(Fact::Members(service.0.host.clone()));
         self.world.attached_to(service.0, port, self.namespace())
     }

@@ -2,22 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
-use outrigger_model::listener::{
-    ChainMatch, Codec, Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
-    Tracing, TransportMatch,
-};
-use outrigger_model::route::WeightedCluster;
-use outrigger_rules::intent::TcpMatch;
+use outrigger_model::listener::{ChainMatch, Listener, RouteSource, Terminal};
 use outrigger_xds::ClientKind;
 
+use super::chains::{chain, detected, http, listener};
+use super::connections::Ways;
 use super::foreign::Gap;
 use super::lens::Lens;
 use super::names::{self, Outbound};
-use super::route::weighted;
 use crate::instance::Protocol;
-use crate::world::selected;
 
 /// The outbound listener of a name.
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
@@ -46,10 +40,16 @@ pub(super) fn envoy_ports(lens: &Lens<'_>) -> BTreeSet<u16> {
     lens.services().flat_map(|service| http_ports(service.ports())).collect()
 }
 
+const NO_CONNECTIONS: &str = "an Envoy is given no listener for TCP, so TCP and TLS routes have no effect";
+
 /// Rules for what an Envoy is given no listener for.
 pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
     let mut gaps = Vec::new();
     for service in lens.services() {
+        let attached = service.ports().keys().flat_map(|port| lens.attached_to(service, *port));
+        for route in attached.filter(|route| route.http.is_empty()) {
+            gaps.push(Gap { rule: route.origin.to_string(), why: NO_CONNECTIONS.to_owned() });
+        }
         let tcp: Vec<u16> = service
             .ports()
             .iter()
@@ -65,9 +65,7 @@ pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
         if let Some(route) =
             route.filter(|_| !tcp.is_empty() || service.ports().values().any(|p| *p == Protocol::Auto))
         {
-            let why =
-                "an Envoy is given no listener for TCP, so TCP and TLS routes have no effect".to_owned();
-            gaps.push(Gap { rule: route.origin.to_string(), why });
+            gaps.push(Gap { rule: route.origin.to_string(), why: NO_CONNECTIONS.to_owned() });
         }
     }
     gaps
@@ -88,111 +86,34 @@ fn for_port(lens: &Lens<'_>, port: u16) -> Option<Listener> {
 
 fn for_destination(lens: &Lens<'_>, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
-    let routes = || RouteSource::Named(key.to_owned());
-    let (protocol, clusters, address) = if let Some(address) = outbound.address() {
+    let (protocol, address) = if let Some(address) = outbound.address() {
         let instance = lens.workloads_at(address).next()?;
-        let protocol = instance.port(outbound.port)?.protocol;
-        (protocol, vec![WeightedCluster::only(key)], Some(address))
+        (instance.port(outbound.port)?.protocol, Some(address))
     } else {
         let host = lens.resolve(outbound.host)?;
-        let protocol = lens.offer(lens.service(&host)?, outbound.port)?.protocol;
-        (protocol, tcp_clusters(lens, &outbound, key), None)
+        (lens.offer(lens.service(&host)?, outbound.port)?.protocol, None)
     };
-    let tcp = || tcp(lens, &outbound, clusters.clone());
-    let web = || Terminal::Http(Box::new(http(lens, routes())));
+    let ways = Ways::of(lens, &outbound);
+    let tcp = || ways.rest(lens, &outbound, ("tcp", ChainMatch::default()), key);
+    let web = |matches| {
+        chain("http", matches, Terminal::Http(Box::new(http(lens, RouteSource::Named(key.to_owned())))))
+    };
     let chains = match protocol {
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            vec![chain("http", ChainMatch::default(), web())]
-        }
-        Protocol::Tcp => vec![chain("tcp", ChainMatch::default(), tcp())],
+        // gRPC knows requests only, whatever the port is routed as.
+        _ if ways.are_bytes() && lens.kind() != ClientKind::Grpc => vec![tcp()],
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => vec![web(ChainMatch::default())],
+        Protocol::Tcp => vec![tcp()],
         // As Istio: where rules name servers, what asks for another is refused.
-        Protocol::Tls => match tls_chains(lens, &outbound) {
-            named if named.is_empty() => vec![chain("tcp", ChainMatch::default(), tcp())],
+        Protocol::Tls => match ways.tls(lens, &outbound) {
+            named if named.is_empty() => vec![tcp()],
             named => named,
         },
         Protocol::Auto => {
-            let mut chains = tls_chains(lens, &outbound);
-            chains.extend([chain("http", detected(), web()), chain("tcp", ChainMatch::default(), tcp())]);
+            let mut chains = ways.tls(lens, &outbound);
+            chains.extend(ways.other_tls(lens, &outbound));
+            chains.extend([web(detected()), tcp()]);
             chains
         }
     };
     Some(listener(name, address.into_iter().collect(), chains))
-}
-
-/// HTTP by its first bytes. An application's own TLS may offer http/1.1 as well: what is inside of it is not ours to see.
-pub(super) fn detected() -> ChainMatch {
-    ChainMatch {
-        transport: TransportMatch::Plain,
-        application_protocols: vec!["http/1.1".into(), "h2c".into()],
-        ..ChainMatch::default()
-    }
-}
-
-pub(super) fn tcp(lens: &Lens<'_>, outbound: &Outbound<'_>, clusters: Vec<WeightedCluster>) -> Terminal {
-    Terminal::Tcp(TcpProxy { clusters, idle_timeout: idle_timeout(lens, outbound) })
-}
-
-/// How long a connection may be silent: what the rule of its destination says, or an hour.
-fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Duration {
-    let rule = match outbound.address() {
-        None => lens.resolve(outbound.host),
-        // A call to the address of a workload obeys the policy of its service.
-        Some(address) => lens.workloads_at(address).next().map(|instance| lens.host_of(instance)),
-    };
-    let rule = rule.and_then(|host| lens.destination_for(&host));
-    let pool = rule.and_then(|rule| rule.effective(None, outbound.port).connection_pool);
-    match pool.and_then(|pool| pool.tcp_idle_timeout) {
-        // Off: ten years.
-        Some(Duration::ZERO) => Duration::from_secs(315_360_000),
-        found => found.unwrap_or(Duration::from_secs(3600)),
-    }
-}
-
-pub(super) fn tcp_clusters(lens: &Lens<'_>, outbound: &Outbound<'_>, key: &str) -> Vec<WeightedCluster> {
-    let own = || vec![WeightedCluster::only(key)];
-    let Some(host) = lens.resolve(outbound.host) else { return own() };
-    let Some(intent) = lens.route_for(&host) else { return own() };
-    let applies = |m: &TcpMatch| applies(lens, m, outbound.port);
-    let route = intent.tcp.iter().find(|route| route.matches.is_empty() || route.matches.iter().any(applies));
-    route.map_or_else(own, |route| weighted(&route.targets, outbound.port))
-}
-
-/// A chain for each server name that rules route, in their order.
-pub(super) fn tls_chains(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Vec<FilterChain> {
-    let intent = lens.resolve(outbound.host).and_then(|host| lens.route_for(&host));
-    let routes = intent.iter().flat_map(|intent| intent.tls.iter().enumerate());
-    let matches = routes.flat_map(|(at, route)| route.matches.iter().map(move |m| (at, route, m)));
-    let named = matches.filter(|(_, _, m)| applies(lens, &m.connection, outbound.port));
-    let chains = named.map(|(at, route, m)| {
-        let any = m.server_names.iter().any(|name| name == "*");
-        let server_names = if any { Vec::new() } else { m.server_names.clone() };
-        let matches = ChainMatch { transport: TransportMatch::Tls, server_names, ..ChainMatch::default() };
-        let clusters = weighted(&route.targets, outbound.port);
-        chain(&format!("tls[{at}] {}", m.server_names.join(" ")), matches, tcp(lens, outbound, clusters))
-    });
-    chains.collect()
-}
-
-fn applies(lens: &Lens<'_>, m: &TcpMatch, port: u16) -> bool {
-    m.port.is_none_or(|wanted| wanted == port)
-        && m.source_namespace.as_ref().is_none_or(|n| *n == lens.namespace())
-        && (m.source_labels.is_empty()
-            || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
-}
-
-/// The HTTP connection manager of every chain that the control plane makes.
-pub(super) fn http(lens: &Lens<'_>, routes: RouteSource) -> HttpConnection {
-    let mut http = HttpConnection::new(routes);
-    http.codec = Codec::Auto;
-    http.tracing = Some(Tracing { random_sampling: lens.settings().sampling });
-    http.path = lens.settings().path;
-    http
-}
-
-pub(super) fn chain(name: &str, matches: ChainMatch, terminal: Terminal) -> FilterChain {
-    FilterChain { matches, ..FilterChain::new(name, terminal) }
-}
-
-pub(super) fn listener(name: &str, addresses: Vec<SocketAddr>, chains: Vec<FilterChain>) -> Listener {
-    Listener { addresses, chains, ..Listener::new(name, Direction::Outbound) }
 }

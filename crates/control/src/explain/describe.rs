@@ -7,7 +7,7 @@ use outrigger_model::endpoint::{EndpointSet, Health};
 use outrigger_model::listener::{FilterChain, Terminal};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::resource::{Resource, ResourceKind};
-use outrigger_model::route::{Forward, Route, RouteAction, VirtualHost};
+use outrigger_model::route::{Route, VirtualHost};
 use outrigger_rules::intent::{AuthorizationAction, AuthorizationIntent, LimitsIntent};
 use outrigger_rules::{Finding, Object, analyze};
 use outrigger_xds::ClientKind;
@@ -248,16 +248,7 @@ fn of_chain(see: &See<'_>, chain: &FilterChain) -> Vec<RouteBody> {
             let hosts = routes.iter().flat_map(|routes| &routes.virtual_hosts);
             hosts.flat_map(|host| host.routes.iter().map(move |route| body(host, route))).collect()
         }
-        Terminal::Tcp(tcp) => {
-            let forward = Forward { clusters: tcp.clusters.clone(), ..Forward::default() };
-            let names = &chain.matches.server_names;
-            let matches = match names.is_empty() {
-                true => "connections of bytes".to_owned(),
-                false => format!("TLS to {}", names.join(", ")),
-            };
-            let action = words::action(&RouteAction::Forward(forward));
-            vec![RouteBody { name: chain.name.clone(), matches, action, ..RouteBody::default() }]
-        }
+        Terminal::Tcp(tcp) => vec![words::connections(chain, tcp)],
     }
 }
 

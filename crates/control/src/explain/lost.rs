@@ -1,5 +1,6 @@
 //! Rules for a host that a client does not have, and why: what compilation leaves out leaves no trace in what it makes.
 
+use outrigger_rules::conditions::can_hold;
 use outrigger_rules::intent::{AttachedIntent, Host, HttpMatch, Origin, RouteIntent, Visibility};
 
 use super::See;
@@ -11,7 +12,7 @@ pub(super) fn rules(see: &See<'_>, service: &Service, port: u16) -> Vec<Lost> {
     let attached = see.world.attached_to(service, port, see.namespace());
     let mut lost =
         other_attached(see, service, port, &attached.iter().map(|r| r.origin.clone()).collect::<Vec<_>>());
-    lost.extend(routes(see, service, port, attached.first().map(|route| &route.origin)));
+    lost.extend(routes(see, service, port, attached.first().map(AsRef::as_ref)));
     lost.extend(destinations(see, &service.host));
     lost
 }
@@ -39,7 +40,14 @@ fn other_attached(see: &See<'_>, service: &Service, port: u16, chosen: &[Origin]
         if !route.is_at(&service.host, port, |name| service.port_named(name)) {
             return format!("it is attached to other ports than {port}");
         }
+        let spoken = service.offer(port, see.namespace()).map(|offer| offer.protocol.in_catalog());
+        if !spoken.is_some_and(|spoken| can_hold(route.origin.kind, spoken)) {
+            return format!("port {port} speaks nothing that a {} is for", route.origin.kind);
+        }
         match chosen.first() {
+            Some(first) if first.namespace == *of && first.kind == route.origin.kind => {
+                format!("{first} is older, and has all connections")
+            }
             Some(first) if first.namespace == *of => format!("{first} is of a more specific kind"),
             Some(first) => format!("{first} goes before it: a client's own namespace, then the service's"),
             None => format!("it holds for clients of the namespace {of} only"),
@@ -50,13 +58,16 @@ fn other_attached(see: &See<'_>, service: &Service, port: u16, chosen: &[Origin]
     others.map(|route| whole(&route.origin, why(route))).collect()
 }
 
-fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&Origin>) -> Vec<Lost> {
+fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&AttachedIntent>) -> Vec<Lost> {
     let chosen = see.world.route_for(&service.host, see.namespace());
     let mut lost = Vec::new();
     for route in see.world.routes_over(&service.host) {
         let is_chosen = chosen.as_ref().is_some_and(|chosen| chosen.origin == route.origin);
         let why = hidden(&route.visibility, see.namespace())
-            .or_else(|| attached.map(|attached| format!("{attached} at this port replaces it")))
+            .or_else(|| {
+                let attached = attached.filter(|attached| attached.replaces(&route))?;
+                Some(format!("{} at this port replaces it", attached.origin))
+            })
             .or_else(|| {
                 let first = chosen.as_ref().filter(|_| !is_chosen)?;
                 Some(format!(

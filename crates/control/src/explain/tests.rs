@@ -331,3 +331,19 @@ fn a_client_without_a_sidecar_reaches_who_runs_and_nobody_of_whom_only_sidecars_
     assert_eq!(routed.source.client.as_deref(), Some("grpc"));
     assert!(routed.listener.is_some(), "{routed:?}");
 }
+
+#[test]
+fn a_route_of_connections_is_named_and_what_it_replaces_is_lost() {
+    let tcp = "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {name: own, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: catalog}], rules: [{backendRefs: [{name: bare, port: 8080}, {name: nobody, port: 1, weight: 0}]}]}}";
+    let answer = ask(&format!("{ROUTES}---\n{tcp}"), "web", "GET http://catalog:8080/a");
+    assert_eq!(only(&answer), ("forwarded", None, vec!["bare-1"]));
+    let route = answer.route.unwrap();
+    assert_eq!(route.origin.as_deref(), Some("TCPRoute shop/own"));
+    assert_eq!(route.matches, "connections of bytes");
+    assert_eq!(answer.lost[0].why, "TCPRoute shop/own at this port replaces it");
+    let http = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: web, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: catalog}], rules: [{backendRefs: [{name: bare, port: 8080}]}]}}";
+    let answer = ask(&format!("{http}\n---\n{tcp}"), "web", "GET http://catalog:8080/a");
+    assert_eq!(answer.route.unwrap().origin.as_deref(), Some("HTTPRoute shop/web"));
+    let lost: Vec<_> = answer.lost.iter().map(|lost| (lost.origin.as_deref(), lost.why.as_str())).collect();
+    assert_eq!(lost, [(Some("TCPRoute shop/own"), "HTTPRoute shop/web is of a more specific kind")]);
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{Balance, Breaker, ClientTls, Cluster, UpstreamProtocol};
+use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
 use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
@@ -35,6 +36,23 @@ pub(super) fn route(host: &str, route: &Route, host_retry: Option<&RetryPolicy>)
         retry: forward.and_then(|forward| forward.retry.as_ref().or(host_retry)).and_then(retry),
         edits: edits(route),
         more: more(route),
+    }
+}
+
+/// A chain of connections that nobody looks into.
+pub(super) fn connections(chain: &FilterChain, tcp: &TcpProxy) -> RouteBody {
+    let forward = Forward { clusters: tcp.clusters.clone(), ..Forward::default() };
+    let matches = match (&*chain.matches.server_names, chain.matches.transport) {
+        ([], TransportMatch::Tls) => "TLS to any other name".to_owned(),
+        ([], _) => "connections of bytes".to_owned(),
+        (names, _) => format!("TLS to {}", names.join(", ")),
+    };
+    RouteBody {
+        name: chain.name.clone(),
+        origin: chain.origin.as_ref().map(ToString::to_string),
+        matches,
+        action: action(&RouteAction::Forward(forward)),
+        ..RouteBody::default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::api::route_status::CONTROLLER;
 /// The status of an object of this generation, which has `now`, to be merged into it.
 pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
     match told.kind.as_str() {
-        "HTTPRoute" | "GRPCRoute" => routes(told, generation, now, at),
+        "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => routes(told, generation, now, at),
         "TrafficRules" => {
             let all = vec![accepted(told), enforced(told)];
             let mut status = json!({"observedGeneration": generation, "conditions": conditions(all, generation, &now["conditions"], at)});

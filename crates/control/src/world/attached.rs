@@ -1,11 +1,11 @@
 //! Which routes are attached to a port of a service.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outrigger_rules::catalog::PortProtocol;
-use outrigger_rules::conditions::{Surroundings, outranks};
-use outrigger_rules::intent::{AttachedIntent, Host, ObjectKind};
+use outrigger_rules::conditions::{Surroundings, can_hold, outranks};
+use outrigger_rules::intent::{AttachedIntent, Host, Origin};
 
 use super::{Service, World};
 
@@ -20,16 +20,23 @@ impl World {
         self.rules.attached.of(host)
     }
 
-    /// The routes that are attached to a port of a service and hold for a client of `namespace`: those of its own namespace,
-    /// and without any those of the service's (GEP-1294). Of several kinds only the most specific holds.
+    /// The routes, the oldest first, that are attached to a port of a service and hold for a client of `namespace`: those of its own namespace,
+    /// and without any those of the service's (GEP-1294). Of several kinds only the most specific holds of those that the port, as that
+    /// client sees it, has anything for.
     pub fn attached_to(&self, service: &Service, port: u16, namespace: &str) -> Vec<Arc<AttachedIntent>> {
         let mut routes = self.rules.attached.of(&service.host);
-        routes.retain(|route| route.is_at(&service.host, port, |name| service.port_named(name)));
+        let Some(offer) = service.offer(port, namespace) else { return Vec::new() };
+        let spoken = offer.protocol.in_catalog();
+        routes.retain(|route| {
+            can_hold(route.origin.kind, spoken)
+                && route.is_at(&service.host, port, |name| service.port_named(name))
+        });
         let consumer = routes.iter().any(|route| route.origin.namespace == namespace);
         let of = if consumer { namespace } else { service.namespace.as_str() };
         routes.retain(|route| route.origin.namespace == of);
-        let kinds: BTreeSet<ObjectKind> = routes.iter().map(|route| route.origin.kind).collect();
-        routes.retain(|route| !kinds.iter().any(|kind| outranks(*kind, route.origin.kind)));
+        let all = routes.clone();
+        routes.retain(|route| !all.iter().any(|other| outranks(other, route)));
+        routes.sort_by(|a, b| a.age().cmp(&b.age()));
         routes
     }
 }
@@ -60,12 +67,21 @@ impl Surroundings for World {
         self.service(host)?.port_named(name)
     }
 
-    fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool {
+    fn outranked(
+        &self,
+        route: &AttachedIntent,
+        host: &Host,
+        port: u16,
+        spoken: PortProtocol,
+    ) -> Option<Origin> {
         let named = |name: &str| Surroundings::port_named(self, host, name);
-        self.rules.attached.of(host).iter().any(|other| {
+        let all = self.rules.attached.of(host);
+        let mut others = all.iter().filter(|other| {
             other.origin.namespace == route.origin.namespace
-                && outranks(other.origin.kind, route.origin.kind)
+                && can_hold(other.origin.kind, spoken)
+                && outranks(other, route)
                 && other.is_at(host, port, named)
-        })
+        });
+        others.next().map(|other| other.origin.clone())
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::cluster::{Cluster, Discovery};
-use crate::listener::{ChainMatch, Direction, TcpProxy};
+use crate::listener::{Direction, TcpProxy};
 use crate::policy::{RbacAction, RbacPolicy};
 use crate::resource::Destination;
 use crate::route::{Route, VirtualHost, WeightedCluster};
@@ -30,7 +30,7 @@ fn rbac(name: &str) -> Rbac {
 }
 
 fn chain(terminal: Terminal, authorization: Vec<Rbac>) -> FilterChain {
-    FilterChain { name: String::new(), matches: ChainMatch::default(), tls: None, authorization, terminal }
+    FilterChain { authorization, ..FilterChain::new("", terminal) }
 }
 
 /// HTTP with routes by name, HTTP with routes in place, and TCP as the default chain.

@@ -285,7 +285,8 @@ fn compile_listener(
             }),
         };
         let (name, tls) = (chain.name.clone(), chain.tls.clone());
-        chains.push(Arc::new(ChainHandle { name, tls, authorization, terminal }));
+        let origin = chain.origin.clone().map(Arc::new);
+        chains.push(Arc::new(ChainHandle { name, tls, authorization, terminal, origin }));
     }
     Ok(ListenerHandle::new(Arc::new(config.clone()), chains))
 }

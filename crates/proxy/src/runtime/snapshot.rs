@@ -10,7 +10,7 @@ use outrigger_model::listener::{
     ChainInput, Direction, FilterChain, HttpConnection, Listener, ServerTls, TcpProxy, TransportMatch,
 };
 use outrigger_model::policy::decide::PolicySet;
-use outrigger_model::resource::Host;
+use outrigger_model::resource::{Host, Origin};
 use outrigger_model::route::table::RouteTable;
 
 use crate::http::filter::Filter;
@@ -72,6 +72,8 @@ pub struct ChainHandle {
     pub authorization: PolicySet,
     /// What happens then.
     pub terminal: TerminalHandle,
+    /// The user object that routes its connections.
+    pub origin: Option<Arc<Origin>>,
 }
 
 /// The end of a filter chain.

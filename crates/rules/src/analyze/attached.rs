@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::{Scene, finding, seen_from, short};
 use crate::catalog::{PortProtocol, ServiceCatalog};
-use crate::conditions::{Surroundings, detached, lost, outranks};
+use crate::conditions::{Surroundings, can_hold, detached, lost, outranks};
 use crate::finding::{Finding, Severity, code};
-use crate::intent::{AttachedIntent, Host, HttpRoute, ServiceProtocol};
+use crate::intent::{AttachedIntent, Host, HttpRoute, ObjectKind, Origin, ServiceProtocol};
 
 /// What is known of the mesh from objects and services.
 struct Known<'s, 'o>(&'s Scene<'o>, &'s ServiceCatalog);
@@ -20,7 +20,8 @@ impl Surroundings for Known<'_, '_> {
         let spoken = |port: u16| {
             let described = describing.clone().find_map(|service| service.ports.get(&port));
             let described = described.map(|port| match port.protocol {
-                ServiceProtocol::Tls | ServiceProtocol::Tcp => PortProtocol::Tcp,
+                ServiceProtocol::Tls => PortProtocol::Tls,
+                ServiceProtocol::Tcp => PortProtocol::Tcp,
                 ServiceProtocol::Detect => PortProtocol::Detect,
                 _ => PortProtocol::Http,
             });
@@ -36,13 +37,21 @@ impl Surroundings for Known<'_, '_> {
         described.map(|(number, _)| *number).or_else(registered)
     }
 
-    fn outranked(&self, route: &AttachedIntent, host: &Host, port: u16) -> bool {
+    fn outranked(
+        &self,
+        route: &AttachedIntent,
+        host: &Host,
+        port: u16,
+        spoken: PortProtocol,
+    ) -> Option<Origin> {
         let named = |name: &str| self.port_named(host, name);
-        self.0.attached.iter().any(|other| {
+        let mut others = self.0.attached.iter().filter(|other| {
             other.origin.namespace == route.origin.namespace
-                && outranks(other.origin.kind, route.origin.kind)
+                && can_hold(other.origin.kind, spoken)
+                && outranks(other, route)
                 && other.is_at(host, port, named)
-        })
+        });
+        others.next().map(|other| other.origin.clone())
     }
 }
 
@@ -64,6 +73,7 @@ pub(super) fn conditions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         for lost in lost(route, &known) {
             let becomes = match lost.mirror {
                 true => "no copies are sent",
+                false if is_of_connections(route) => "its share of the connections is reset",
                 false => "its share of the requests is answered with an error",
             };
             let message = format!("{}: {becomes} (ResolvedRefs: {})", lost.message, lost.reason);
@@ -72,9 +82,22 @@ pub(super) fn conditions(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+fn is_of_connections(route: &AttachedIntent) -> bool {
+    matches!(route.origin.kind, ObjectKind::TlsRoute | ObjectKind::TcpRoute)
+}
+
 /// Rules that send nothing anywhere.
 pub(super) fn no_weight(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for route in &scene.attached {
+        let tls = route.tls.iter().map(|tls| (&tls.targets, &tls.place));
+        let rules = tls.chain(route.tcp.iter().map(|tcp| (&tcp.targets, &tcp.place)));
+        for (_, place) in rules.filter(|(targets, _)| targets.iter().all(|target| target.share.weight == 0)) {
+            let message = format!(
+                "{}: {} has no backend with a weight, so its connections are reset",
+                route.origin, place.path
+            );
+            findings.push(finding(Severity::Warning, code::NO_WEIGHT, &route.origin, place, message));
+        }
         for http in route.http.iter().filter(|http| goes_nowhere(http)) {
             let message = format!(
                 "{}: {} has no backend with a weight, so its requests are answered with an error",
@@ -89,14 +112,14 @@ fn goes_nowhere(http: &HttpRoute) -> bool {
     http.forward().is_some() && http.targets.iter().all(|target| target.share.weight == 0)
 }
 
-/// A VirtualService or a native page for the same host has no effect on the HTTP of those ports.
+/// A VirtualService or a native page for the same host has no effect on what the route is about at those ports.
 pub(super) fn shadowed(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for route in &scene.attached {
         for parent in &route.parents {
             let Some(host) = &parent.host else { continue };
             let covers = |known: &Host| known == host || (known.is_wildcard() && known.covers(host.as_str()));
             let other = scene.routes.iter().find(|other| {
-                !other.http.is_empty()
+                route.replaces(other)
                     && other.hosts.iter().any(covers)
                     && other.visibility.includes(&route.origin.namespace)
             });

@@ -53,7 +53,7 @@ pub(super) fn without_http(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
     for rule in &scene.limits {
         let Some(service) = catalog.services.get(&rule.host) else { continue };
-        let bytes = |protocol: &PortProtocol| *protocol == PortProtocol::Tcp;
+        let bytes = |protocol: &PortProtocol| !protocol.is_http();
         if !service.ports.is_empty() && service.ports.values().all(bytes) {
             let message = format!(
                 "{} limits requests to {}, all of whose ports are TCP: it has no effect",

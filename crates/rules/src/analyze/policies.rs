@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Scene, finding, joined};
-use crate::catalog::{Labels, PortProtocol, ServiceCatalog};
+use crate::catalog::{Labels, ServiceCatalog};
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, Operation, Origin, Place,
@@ -47,7 +47,7 @@ pub(super) fn http_on_tcp(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         let tcp: BTreeSet<u16> = catalog
             .selected(&policy.origin.namespace, &policy.selector)
             .flat_map(|workload| &workload.ports)
-            .filter(|(_, protocol)| **protocol == PortProtocol::Tcp)
+            .filter(|(_, protocol)| !protocol.is_http())
             .map(|(port, _)| *port)
             .collect();
         for rule in policy.rules.iter().filter(|rule| rule.needs_http()) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::policies::reaches_port;
 use super::{Scene, finding, joined, short};
-use crate::catalog::{CatalogProvider, CatalogService, Labels, PortProtocol, ServiceCatalog};
+use crate::catalog::{CatalogProvider, CatalogService, Labels, ServiceCatalog};
 use crate::finding::{Finding, Severity, closest, code, quote};
 use crate::intent::{AuthorizationIntent, Host, Known, Place, ServiceIntent};
 
@@ -98,7 +98,7 @@ pub(super) fn without_say(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         let tcp: BTreeSet<u16> = workloads
             .flat_map(|workload| &workload.ports)
             .filter(|(port, protocol)| {
-                **protocol == PortProtocol::Tcp && policy.rules.iter().any(|rule| reaches_port(rule, **port))
+                !protocol.is_http() && policy.rules.iter().any(|rule| reaches_port(rule, **port))
             })
             .map(|(port, _)| *port)
             .collect();

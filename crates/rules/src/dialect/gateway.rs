@@ -4,6 +4,7 @@
 //! that is not there must not be skipped. What the API server would refuse is refused.
 
 mod backend;
+mod connections;
 mod filter;
 mod flaw;
 mod grant;
@@ -16,6 +17,7 @@ mod path;
 mod reference;
 mod route;
 
+pub(super) use connections::{tcp as tcp_route, tls as tls_route};
 pub(super) use grant::read as grant;
 pub(super) use grpc::read as grpc_route;
 pub(super) use http::read as http_route;

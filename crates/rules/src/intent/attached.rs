@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Host, HttpRoute, Origin, Place, Target};
+use super::{Host, HttpRoute, ObjectKind, Origin, Place, RouteIntent, Target, TcpRoute, TlsRoute};
 
 /// Routes of one object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,12 @@ pub struct AttachedIntent {
     pub hosts: Vec<Host>,
     /// HTTP routes in order.
     pub http: Vec<HttpRoute>,
+    /// Routes of TLS that is not ended; each server name of a port is the first's that has it.
+    #[serde(default)]
+    pub tls: Vec<TlsRoute>,
+    /// Routes of connections; of a port the first holds.
+    #[serde(default)]
+    pub tcp: Vec<TcpRoute>,
     /// What it says and nobody can do.
     pub flaws: Vec<RouteFlaw>,
 }
@@ -85,9 +91,27 @@ impl AttachedIntent {
         })
     }
 
+    /// Of two the one with the lesser age goes first: Kubernetes says of every object when it was made; what does not say goes behind
+    /// what does, and then names decide.
+    pub fn age(&self) -> (bool, Option<&str>, &str) {
+        (self.created.is_none(), self.created.as_deref(), &self.origin.name)
+    }
+
+    /// Whether it stands in place of what a rule for a set of hosts says of the same port, or of a part of that.
+    pub fn replaces(&self, rule: &RouteIntent) -> bool {
+        match self.origin.kind {
+            // All of a port is bytes then.
+            ObjectKind::TcpRoute => true,
+            ObjectKind::TlsRoute => !rule.tls.is_empty(),
+            _ => !rule.http.is_empty(),
+        }
+    }
+
     /// Everything that it may send something to, where that was written, and whether only copies go there.
     pub fn references(&self) -> impl Iterator<Item = (&Target, &Place, bool)> {
         let shares = self.http.iter().flat_map(|http| &http.targets);
+        let shares = shares.chain(self.tls.iter().flat_map(|tls| &tls.targets));
+        let shares = shares.chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
         let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
         let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place, true));
         shares.map(|share| (&share.target, &share.place, false)).chain(mirrors)

@@ -181,8 +181,11 @@ pub struct MirrorTarget {
 pub struct TlsRoute {
     /// Any of these must hold; never empty.
     pub matches: Vec<TlsMatch>,
-    /// By weight, per connection. Never empty.
+    /// By weight, per connection.
     pub targets: Vec<WeightedTarget>,
+    /// The weight of what cannot be sent to, whatever there is.
+    #[serde(default)]
+    pub lost: u32,
     /// Where it was written.
     pub place: Place,
 }
@@ -190,7 +193,7 @@ pub struct TlsRoute {
 /// Conditions on a ClientHello and its connection that must all hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsMatch {
-    /// Any of these server names; exact, or `*.suffix`. Never empty.
+    /// Any of these server names; exact, `*.suffix`, or `*`. Never empty.
     pub server_names: Vec<String>,
     /// On the connection.
     pub connection: TcpMatch,
@@ -201,8 +204,11 @@ pub struct TlsMatch {
 pub struct TcpRoute {
     /// Any of these must hold; empty = every connection.
     pub matches: Vec<TcpMatch>,
-    /// By weight, per connection. Never empty.
+    /// By weight, per connection.
     pub targets: Vec<WeightedTarget>,
+    /// The weight of what cannot be sent to, whatever there is.
+    #[serde(default)]
+    pub lost: u32,
     /// Where it was written.
     pub place: Place,
 }

@@ -6,7 +6,7 @@ use outrigger_model::route::WeightedCluster;
 
 use super::extension::{self, HTTP_MANAGER, NETWORK_RBAC, TCP_PROXY, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
-use super::metadata::{origins_value, our, ours};
+use super::metadata::{decode_origin, origin_value, origins_value, our, ours};
 use super::value::{duration_or, port};
 use super::{forward, http, jwt, left_out, note, policy, tls};
 use crate::kind::ClientKind;
@@ -59,7 +59,9 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
         })),
         Terminal::Tcp(_) => None,
     };
-    let origins = [(CONNECTION_ORIGINS, connection), (REQUEST_ORIGINS, request), (TOKEN_ORIGINS, tokens)];
+    let own = ("origin", chain.origin.as_ref().map(origin_value));
+    let origins =
+        [own, (CONNECTION_ORIGINS, connection), (REQUEST_ORIGINS, request), (TOKEN_ORIGINS, tokens)];
     listener::FilterChain {
         filter_chain_match: (chain.matches != ChainMatch::default()).then(|| encode_match(&chain.matches)),
         filters,
@@ -124,6 +126,7 @@ pub(super) fn decode(wire: &listener::FilterChain) -> Decoded<FilterChain> {
         tls: tls::decode_server(wire.transport_socket.as_ref()).under("transport_socket")?,
         authorization,
         terminal,
+        origin: decode_origin(wire.metadata.as_ref())?,
     })
 }
 

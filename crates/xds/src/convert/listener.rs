@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use outrigger_model::listener::{ChainMatch, Direction, FilterChain, HttpConnection, Listener, Terminal};
+use outrigger_model::listener::{Direction, FilterChain, HttpConnection, Listener, Terminal};
 
 use super::extension::{self, HTTP_INSPECTOR, TLS_INSPECTOR, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
@@ -169,11 +169,5 @@ fn decode_api(wire: &ApiListener) -> Decoded<HttpConnection> {
 }
 
 fn plain_http(http: HttpConnection) -> FilterChain {
-    FilterChain {
-        name: String::new(),
-        matches: ChainMatch::default(),
-        tls: None,
-        authorization: Vec::new(),
-        terminal: Terminal::Http(Box::new(http)),
-    }
+    FilterChain::new("", Terminal::Http(Box::new(http)))
 }

@@ -1,3 +1,4 @@
+use outrigger_model::listener::{FilterChain, Terminal, TransportMatch};
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::{PathMatch, Route, RouteAction};
 use outrigger_xds::ClientKind;
@@ -189,4 +190,119 @@ fn a_redirect_without_port_and_scheme_keeps_the_port_that_was_asked() {
     let found = routes(&yaml, "shop", CATALOG);
     let RouteAction::Redirect(redirect) = &found[0].action else { panic!("{found:?}") };
     assert_eq!((redirect.port, redirect.status), (Some(8080), 302));
+}
+
+/// A sidecar's listener for a service of `shop`.
+fn listener(yaml: &str, port: u16, service: &str) -> Vec<FilterChain> {
+    let tls = sample("vault-1", "vault", "v1", "127.0.0.31", 443, Protocol::Tls);
+    let auto = sample("any-1", "any", "v1", "127.0.0.32", 9000, Protocol::Auto);
+    let compiled = compiled(mesh().into_iter().chain([tls, auto]).collect(), yaml);
+    let name = format!("outbound|{port}||{service}.shop.svc.cluster.local");
+    match get(&compiled, &client("shop"), ResourceKind::Listener, &name) {
+        Some(Resource::Listener(listener)) => listener.chains,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sent(chain: &FilterChain) -> Vec<(&str, u32)> {
+    match &chain.terminal {
+        Terminal::Tcp(tcp) => {
+            tcp.clusters.iter().map(|share| (share.cluster.as_str(), share.weight)).collect()
+        }
+        Terminal::Http(_) => vec![("http", 0)],
+    }
+}
+
+/// A route of connections; `names` of a TLSRoute.
+fn of_connections(kind: &str, metadata: &str, parent: &str, names: &str, backends: &str) -> String {
+    let names = if names.is_empty() { String::new() } else { format!("hostnames: [{names}], ") };
+    format!(
+        "{{apiVersion: {API}, kind: {kind}, metadata: {{{metadata}}}, spec: {{parentRefs: [{{group: '', kind: Service, name: {parent}, namespace: shop}}], {names}rules: [{{backendRefs: [{backends}]}}]}}}}\n---\n"
+    )
+}
+
+const STOCK: &str = "outbound|7000||stock.shop.svc.cluster.local";
+const VAULT: &str = "outbound|443||vault.shop.svc.cluster.local";
+
+#[test]
+fn connections_have_shares_and_a_backend_that_is_not_there_keeps_its_own() {
+    let backends =
+        "{name: stock, port: 7000, weight: 3}, {name: stock, port: 1, weight: 2}, {name: none, port: 1}";
+    let yaml = of_connections("TCPRoute", "name: a, namespace: shop", "stock", "", backends);
+    let chains = listener(&yaml, 7000, "stock");
+    let [chain] = chains.as_slice() else { panic!("{chains:?}") };
+    assert_eq!(sent(chain), [(STOCK, 3), ("nowhere", 3)]);
+    assert_eq!(chain.origin.as_ref().unwrap().to_string(), "TCPRoute shop/a");
+    // Whatever the port speaks: nobody looks into its connections.
+    for (service, port) in [("web", 8080), ("vault", 443), ("any", 9000)] {
+        let yaml =
+            of_connections("TCPRoute", "name: a, namespace: shop", service, "", "{name: stock, port: 7000}");
+        let chains = listener(&yaml, port, service);
+        assert_eq!((chains.len(), sent(&chains[0])), (1, vec![(STOCK, 1)]), "{service}");
+    }
+}
+
+#[test]
+fn tls_goes_by_its_name_and_of_a_name_the_older_route_holds() {
+    let route = |name: &str, day: u8, names: &str, backend: &str| {
+        let metadata =
+            format!("name: {name}, namespace: shop, creationTimestamp: '2026-01-0{day}T00:00:00Z'");
+        of_connections("TLSRoute", &metadata, "vault", names, &format!("{{name: {backend}}}"))
+    };
+    let yaml = route("a", 2, "a.example, '*.example'", "stock, port: 7000")
+        + &route("b", 1, "a.example", "vault, port: 443");
+    let chains = listener(&yaml, 443, "vault");
+    let found: Vec<_> =
+        chains.iter().map(|chain| (chain.matches.server_names.clone(), sent(chain))).collect();
+    let names = |name: &str| vec![name.to_owned()];
+    assert_eq!(found, [(names("a.example"), vec![(VAULT, 1)]), (names("*.example"), vec![(STOCK, 1)])]);
+    // On a port that said nothing, TLS to another name is nobody's; what is no TLS goes on.
+    let chains = listener(&yaml.replace("name: vault, namespace", "name: any, namespace"), 9000, "any");
+    let found: Vec<_> = chains.iter().map(|chain| (chain.matches.transport, sent(chain)[0].0)).collect();
+    let any = "outbound|9000||any.shop.svc.cluster.local";
+    use TransportMatch::{Any, Plain, Tls};
+    assert_eq!(found, [(Tls, VAULT), (Tls, STOCK), (Tls, "nowhere"), (Plain, "http"), (Any, any)]);
+}
+
+#[test]
+fn a_route_that_a_port_has_nothing_for_leaves_it_to_the_others() {
+    let backend = "{name: stock, port: 7000}";
+    let http =
+        attached("HTTPRoute", "name: a, namespace: shop", "", "[{backendRefs: [{name: web, port: 8080}]}]");
+    let http = |service: &str| http.replace("name: catalog", &format!("name: {service}"));
+    let tls = of_connections("TLSRoute", "name: a, namespace: shop", "vault", "a.example", backend);
+    assert_eq!(sent(&listener(&(http("vault") + &tls), 443, "vault")[0]), [(STOCK, 1)]);
+    let tcp = |service: &str| of_connections("TCPRoute", "name: a, namespace: shop", service, "", backend);
+    // The more specific kind where it has anything: requests.
+    assert_eq!(sent(&listener(&(http("web") + &tcp("web")), 8080, "web")[0]), [("http", 0)]);
+    assert_eq!(sent(&listener(&(tls.clone() + &tcp("vault")), 443, "vault")[0]), [(STOCK, 1)]);
+    let chains = listener(&(tls + &tcp("vault")), 443, "vault");
+    assert_eq!(chains[0].matches.server_names, ["a.example"]);
+    // The older of two that take everything.
+    let aged = |name: &str, day: u8, backend: &str| {
+        let metadata =
+            format!("name: {name}, namespace: shop, creationTimestamp: '2026-01-0{day}T00:00:00Z'");
+        of_connections("TCPRoute", &metadata, "stock", "", backend)
+    };
+    let two = aged("a", 2, "{name: web, port: 8080}") + &aged("b", 1, "{name: vault, port: 443}");
+    assert_eq!(sent(&listener(&two, 7000, "stock")[0]), [(VAULT, 1)]);
+}
+
+#[test]
+fn clients_that_know_requests_only_are_told_to_lack_routes_of_connections() {
+    let yaml = of_connections("TCPRoute", "name: a, namespace: shop", "web", "", "{name: stock, port: 7000}");
+    let compiled = compiled(mesh(), &yaml);
+    let name = "outbound|8080||web.shop.svc.cluster.local";
+    let grpc = scope(ClientKind::Grpc, "web", "web-1");
+    let Some(Resource::Listener(listener)) =
+        get(&compiled, &grpc, ResourceKind::Listener, "web.shop.svc.cluster.local:8080")
+    else {
+        panic!("no listener")
+    };
+    assert!(matches!(listener.chains[0].terminal, Terminal::Http(_)), "{listener:?}");
+    let asked = [(ResourceKind::Routes, name.to_owned())].into();
+    for kind in [ClientKind::Grpc, ClientKind::Envoy] {
+        let gaps = compiled.gaps(&scope(kind, "web", "web-1"), &asked);
+        assert!(gaps.iter().any(|gap| gap.rule == "TCPRoute shop/a"), "{kind:?}: {gaps:?}");
+    }
 }

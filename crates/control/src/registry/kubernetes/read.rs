@@ -11,7 +11,7 @@ use super::cluster::SERVICE;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Rules: kind, group, version, as URLs call it.
-pub(super) const RULES: [(&str, &str, &str, &str); 12] = [
+pub(super) const RULES: [(&str, &str, &str, &str); 14] = [
     (SERVICE, "", "v1", "services"),
     ("VirtualService", "networking.istio.io", "v1", "virtualservices"),
     ("DestinationRule", "networking.istio.io", "v1", "destinationrules"),
@@ -22,6 +22,8 @@ pub(super) const RULES: [(&str, &str, &str, &str); 12] = [
     ("RequestAuthentication", "security.istio.io", "v1", "requestauthentications"),
     ("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes"),
     ("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes"),
+    ("TLSRoute", "gateway.networking.k8s.io", "v1", "tlsroutes"),
+    ("TCPRoute", "gateway.networking.k8s.io", "v1", "tcproutes"),
     ("ReferenceGrant", "gateway.networking.k8s.io", "v1beta1", "referencegrants"),
     ("TrafficRules", "outrigger.io", "v1", "trafficrules"),
 ];

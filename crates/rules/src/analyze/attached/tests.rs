@@ -9,16 +9,19 @@ use crate::host::Resolver;
 use crate::intent::{Intent, RouteCondition};
 use crate::testing::{objects, virtual_service};
 
-/// `catalog.shop` with port 8080, called `web`, and `pay.bank` with 80.
+/// `catalog.shop` with port 8080, called `web`, and `pay.bank` with 80; `vault.shop` with TLS at 443, and `stock.shop` with bytes at 90.
 fn catalog() -> ServiceCatalog {
-    let service = |port: u16, name: &str| CatalogService {
-        ports: BTreeMap::from([(port, PortProtocol::Http)]),
+    let spoken = |port: u16, name: &str, spoken| CatalogService {
+        ports: BTreeMap::from([(port, spoken)]),
         names: BTreeMap::from([(name.to_owned(), port)]),
         ..CatalogService::default()
     };
+    let service = |port, name| spoken(port, name, PortProtocol::Http);
     let resolver = Resolver::default();
     ServiceCatalog {
         services: BTreeMap::from([
+            (resolver.service("vault", "shop"), spoken(443, "tls", PortProtocol::Tls)),
+            (resolver.service("stock", "shop"), spoken(90, "raw", PortProtocol::Tcp)),
             (resolver.service("catalog", "shop"), service(8080, "web")),
             (resolver.service("pay", "bank"), service(80, "api")),
         ]),
@@ -140,4 +143,74 @@ fn a_rule_without_a_weight_is_told_and_a_redirect_needs_none() {
         "filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example}}]",
     );
     assert_eq!(found(&redirect), Vec::<String>::new());
+}
+
+/// The same of connections.
+fn of_connections(kind: &str, name: &str, parent: &str, backend: &str) -> String {
+    let names = if kind == "TLSRoute" { "hostnames: [a.example]\n  rules:" } else { "rules:" };
+    route(kind, "shop", parent, backend)
+        .replace("rules:", names)
+        .replace("name: r,", &format!("name: {name},"))
+}
+
+#[test]
+fn a_route_of_connections_holds_where_there_are_such_connections() {
+    let tls = |parent: &str| of_connections("TLSRoute", "r", parent, "name: vault, port: 443");
+    let tcp = |parent: &str| of_connections("TCPRoute", "r", parent, "name: stock, port: 90");
+    assert_eq!((found(&tls("name: vault")), reasons(&tls("name: vault"))), (Vec::new(), Vec::new()));
+    for parent in ["name: vault", "name: stock", "name: catalog"] {
+        assert_eq!((found(&tcp(parent)), reasons(&tcp(parent))), (Vec::new(), Vec::new()), "{parent}");
+    }
+    for parent in ["name: stock", "name: catalog"] {
+        let told = only(&tls(parent));
+        assert!(told.contains("speaks no TLS of its own") && told.contains("NoMatchingParent"), "{told}");
+    }
+    let told = only(&route("HTTPRoute", "shop", "name: vault", FINE));
+    assert!(told.contains("speaks no HTTP at port 443"), "{told}");
+    let lost = only(&of_connections("TCPRoute", "r", "name: stock", "name: nobody, port: 1"));
+    assert!(lost.contains("its share of the connections is reset (ResolvedRefs: BackendNotFound)"), "{lost}");
+    let nowhere = only(&of_connections("TCPRoute", "r", "name: stock", "name: stock, port: 90, weight: 0"));
+    assert!(
+        nowhere.contains("warning OUT0103") && nowhere.contains("its connections are reset"),
+        "{nowhere}"
+    );
+}
+
+#[test]
+fn of_all_kinds_at_a_port_the_most_specific_that_it_has_anything_for_is_in_force() {
+    let tls = of_connections("TLSRoute", "r", "name: vault", "name: vault, port: 443");
+    let tcp = of_connections("TCPRoute", "r", "name: vault", "name: stock, port: 90");
+    let told = only(&(tls.clone() + &tcp));
+    assert!(
+        told.contains("TCPRoute shop/r") && told.contains("TLSRoute shop/r holds at vault.shop"),
+        "{told}"
+    );
+    // There are no requests, so that the HTTPRoute keeps nobody away.
+    let http = route("HTTPRoute", "shop", "name: vault", FINE);
+    let told = only(&(http + &tls));
+    assert!(told.contains("HTTPRoute shop/r") && told.contains("speaks no HTTP"), "{told}");
+    let http = route("HTTPRoute", "shop", "name: catalog", FINE);
+    let told = only(&(http + &tcp.replace("name: vault", "name: catalog")));
+    assert!(told.contains("TCPRoute shop/r") && told.contains("Conflicted"), "{told}");
+    // Of two that have nothing to tell connections by the older one holds.
+    let young = tcp.replace("namespace: shop", "namespace: shop, creationTimestamp: '2026-02-01T00:00:00Z'");
+    let old = young.replace("name: r,", "name: s,").replace("2026-02", "2026-01");
+    let told = only(&(young + &old));
+    assert!(
+        told.contains("TCPRoute shop/r: TCPRoute shop/s holds at vault.shop, and it is the older one"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_virtual_service_beside_a_route_of_connections_is_told_where_they_meet() {
+    let of = |part: &str| virtual_service(&format!("hosts: [vault]\n{part}")) + "---\n";
+    let http = of("http:\n- route:\n  - destination: {host: vault}\n");
+    let tls = of("tls:\n- match: [{sniHosts: [vault]}]\n  route:\n  - destination: {host: vault}\n");
+    let route = |kind| of_connections(kind, "r", "name: vault", "name: vault, port: 443");
+    for (rule, kind) in [(&tls, "TLSRoute"), (&tls, "TCPRoute"), (&http, "TCPRoute")] {
+        let told = only(&(route(kind) + rule));
+        assert!(told.contains("warning IST0109"), "{told}");
+    }
+    assert_eq!(found(&(route("TLSRoute") + &http)), Vec::<String>::new());
 }

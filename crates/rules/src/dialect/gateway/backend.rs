@@ -13,7 +13,7 @@ const BACKEND: Table =
     Table::new("a backend reference", &["group", "kind", "namespace", "name", "port", "weight", "filters"]);
 
 /// The largest weight that the API takes.
-const HEAVIEST: u32 = 1_000_000;
+pub(super) const HEAVIEST: u32 = 1_000_000;
 
 type Filters = fn(&mut Reader<'_>, Option<At<'_>>, Option<&str>, &mut Flaws, &mut Effects);
 

@@ -25,8 +25,7 @@ pub(super) fn target(
     let name = reader.text(fields.get("name"))?;
     let port = reader.port(fields.get("port"));
     if !(group.is_empty() || group == "core") || kind != "Service" {
-        let message =
-            format!("{} is a {kind}, and requests can be sent to a Service only: {otherwise}", at.path);
+        let message = format!("{} is a {kind}, and only a Service can be sent to: {otherwise}", at.path);
         flaw(reader, flaws, at, INVALID_KIND, message);
         return None;
     }

@@ -1,20 +1,20 @@
-//! What routes of all kinds have.
+//! What routes of all kinds have, and those of requests.
 
 use super::flaw::Flaws;
 use super::parent;
 use crate::dialect::shared::bounded;
-use crate::intent::{AttachedIntent, HttpRoute, Intent};
+use crate::intent::{AttachedIntent, HttpRoute, Intent, Parent};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::{Node, Value};
 
-/// Of all kinds of routes.
+/// Of routes of requests.
 const SPEC: Table =
     Table::new("a route", &["parentRefs", "hostnames", "rules"]).later(&["useDefaultGateways"]);
 
 /// Of all rules together, as the API server counts them: beside 64 of one rule and 16 rules.
 const MOST_MATCHES: usize = 128;
 
-/// A route of any kind; `rules` reads its rules, of which one that says no `matches` has `unsaid` of them.
+/// A route of requests; `rules` reads its rules, of which one that says no `matches` has `unsaid` of them.
 pub(super) fn route(
     reader: &mut Reader<'_>,
     spec: &At<'_>,
@@ -29,11 +29,22 @@ pub(super) fn route(
     parent::hostnames(reader, fields.get("hostnames"), &parents);
     let mut flaws = Flaws::new();
     let http = rules(reader, &fields, &mut flaws);
+    vec![Intent::Attached(AttachedIntent { http, ..of(reader, parents, flaws) })]
+}
+
+/// A route that says nothing yet, at the parents that its spec names.
+pub(super) fn attached(reader: &mut Reader<'_>, spec: &Fields<'_>, flaws: Flaws) -> AttachedIntent {
+    let parents = parent::parents(reader, spec);
+    of(reader, parents, flaws)
+}
+
+fn of(reader: &Reader<'_>, parents: Vec<Parent>, flaws: Flaws) -> AttachedIntent {
     let mut hosts: Vec<_> = parents.iter().filter_map(|parent| parent.host.clone()).collect();
     hosts.sort_unstable();
     hosts.dedup();
     let (origin, created) = (reader.origin.clone(), reader.created.clone());
-    vec![Intent::Attached(AttachedIntent { origin, created, parents, hosts, http, flaws })]
+    let (http, tls, tcp) = Default::default();
+    AttachedIntent { origin, created, parents, hosts, http, tls, tcp, flaws }
 }
 
 fn matches(reader: &mut Reader<'_>, fields: &Fields<'_>, unsaid: usize) {

@@ -32,6 +32,7 @@ pub(super) fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute
     (!targets.is_empty() && (written == 0 || !matches.is_empty())).then(|| TcpRoute {
         matches,
         targets,
+        lost: 0,
         place: at.place(),
     })
 }
@@ -62,7 +63,12 @@ pub(super) fn tls_route(
     if !fields.has("route") {
         reader.missing(&fields, "route");
     }
-    (!targets.is_empty() && !matches.is_empty()).then(|| TlsRoute { matches, targets, place: at.place() })
+    (!targets.is_empty() && !matches.is_empty()).then(|| TlsRoute {
+        matches,
+        targets,
+        lost: 0,
+        place: at.place(),
+    })
 }
 
 fn connection(reader: &mut Reader<'_>, fields: &Fields<'_>) -> TcpMatch {

@@ -55,12 +55,10 @@ fn an_envoy_offers_what_it_will_speak_under_tls_1_3() {
 
 #[test]
 fn an_envoy_binds_its_addresses_and_looks_at_first_bytes_only_where_chains_ask() {
+    let http = || Terminal::Http(Box::new(HttpConnection::new(RouteSource::Named("r".into()))));
     let chain = |transport| FilterChain {
-        name: String::new(),
         matches: ChainMatch { transport, ..Default::default() },
-        tls: None,
-        authorization: vec![],
-        terminal: Terminal::Http(Box::new(HttpConnection::new(RouteSource::Named("r".into())))),
+        ..FilterChain::new("", http())
     };
     let mut listener = Listener {
         addresses: vec![
@@ -90,13 +88,7 @@ fn grpc_gets_an_api_listener_with_nothing_but_the_router() {
         name: "svc:80".into(),
         direction: Direction::Outbound,
         addresses: vec!["10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap()],
-        chains: vec![FilterChain {
-            name: String::new(),
-            matches: ChainMatch::default(),
-            tls: None,
-            authorization: vec![],
-            terminal: Terminal::Http(Box::new(http)),
-        }],
+        chains: vec![FilterChain::new("", Terminal::Http(Box::new(http)))],
         default_chain: None,
     };
     let wire = listener::encode(&listener, ClientKind::Grpc);

@@ -294,13 +294,14 @@ fn chain() -> impl Strategy<Value = FilterChain> {
     );
     let tls = vec(token(), 0..3).prop_map(|alpn| ServerTls::Mesh { alpn });
     let name = prop_oneof![name(), Just(String::new())];
-    (name, matches, of(tls), vec(rbac(), 0..3), terminal).prop_map(
-        |(name, matches, tls, authorization, terminal)| FilterChain {
+    (name, matches, of(tls), vec(rbac(), 0..3), terminal, of(origin())).prop_map(
+        |(name, matches, tls, authorization, terminal, origin)| FilterChain {
             name,
             matches,
             tls,
             authorization,
             terminal,
+            origin,
         },
     )
 }

@@ -1,0 +1,188 @@
+//! Where connections go, before or without a look at requests: what is attached to a port (TCPRoute, TLSRoute), or else what rules for
+//! its host say of TLS and TCP.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_model::cluster::NOWHERE;
+use outrigger_model::listener::{ChainMatch, FilterChain, TcpProxy, Terminal, TransportMatch};
+use outrigger_model::route::WeightedCluster;
+use outrigger_rules::intent::{AttachedIntent, ObjectKind, Origin, RouteIntent, TcpMatch};
+
+use super::attached::shares;
+use super::chains::chain;
+use super::lens::Lens;
+use super::names::Outbound;
+use super::origin;
+use super::route::weighted;
+use crate::world::selected;
+
+/// What routes the connections of a port of a host.
+pub(super) struct Ways {
+    attached: Vec<Arc<AttachedIntent>>,
+    rule: Option<Arc<RouteIntent>>,
+}
+
+impl Ways {
+    /// Of an address that is a workload's nobody routes.
+    pub(super) fn of(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Self {
+        let host = match outbound.address() {
+            None => lens.resolve(outbound.host),
+            Some(_) => None,
+        };
+        let Some(host) = host else { return Self { attached: Vec::new(), rule: None } };
+        let service = lens.service(&host);
+        let attached = service.map(|service| lens.attached_to(service, outbound.port)).unwrap_or_default();
+        Self { attached, rule: lens.route_for(&host) }
+    }
+
+    /// The route that is attached to all connections.
+    fn bytes(&self) -> Option<&AttachedIntent> {
+        self.attached.first().map(AsRef::as_ref).filter(|route| route.origin.kind == ObjectKind::TcpRoute)
+    }
+
+    /// Whether all connections are bytes, whatever the port speaks: nobody looks into them.
+    pub(super) fn are_bytes(&self) -> bool {
+        self.bytes().is_some()
+    }
+
+    fn named(&self) -> impl Iterator<Item = &AttachedIntent> {
+        self.attached.iter().map(AsRef::as_ref).filter(|route| route.origin.kind == ObjectKind::TlsRoute)
+    }
+
+    /// The chain for what no other takes.
+    pub(super) fn rest(
+        &self,
+        lens: &Lens<'_>,
+        outbound: &Outbound<'_>,
+        (name, matches): (&str, ChainMatch),
+        key: &str,
+    ) -> FilterChain {
+        let (clusters, by) = self.clusters(lens, outbound, key);
+        FilterChain { origin: by.map(origin), ..chain(name, matches, tcp(lens, outbound, clusters)) }
+    }
+
+    /// Where bytes go, and who says so.
+    fn clusters(
+        &self,
+        lens: &Lens<'_>,
+        outbound: &Outbound<'_>,
+        key: &str,
+    ) -> (Vec<WeightedCluster>, Option<&Origin>) {
+        let port = outbound.port;
+        if let Some(route) = self.bytes() {
+            let rule = route.tcp.first();
+            let shares = rule.map(|rule| shares(lens, &rule.targets, rule.lost, port));
+            return (shares.unwrap_or_default(), Some(&route.origin));
+        }
+        let holds = |matches: &[TcpMatch]| {
+            matches.is_empty() || matches.iter().any(|matches| applies(lens, matches, port))
+        };
+        let rule = self.rule.as_ref();
+        let route = rule.and_then(|rule| rule.tcp.iter().find(|route| holds(&route.matches)));
+        match route {
+            Some(route) => (weighted(&route.targets, port), rule.map(|rule| &rule.origin)),
+            None => (vec![WeightedCluster::only(key)], None),
+        }
+    }
+
+    /// A chain for each server name that is routed, in their order: of a name the first holds.
+    pub(super) fn tls(&self, lens: &Lens<'_>, outbound: &Outbound<'_>) -> Vec<FilterChain> {
+        let port = outbound.port;
+        if self.are_bytes() {
+            return Vec::new();
+        }
+        let mut chains = Named { taken: HashSet::new(), chains: Vec::new() };
+        if self.named().next().is_some() {
+            for route in self.named() {
+                for rule in &route.tls {
+                    let names = rule.matches.iter().flat_map(|m| &m.server_names);
+                    let to = || tcp(lens, outbound, shares(lens, &rule.targets, rule.lost, port));
+                    chains.add("tls", names, &route.origin, to);
+                }
+            }
+            return chains.chains;
+        }
+        let Some(rule) = &self.rule else { return Vec::new() };
+        for (at, route) in rule.tls.iter().enumerate() {
+            for m in route.matches.iter().filter(|m| applies(lens, &m.connection, port)) {
+                let to = || tcp(lens, outbound, weighted(&route.targets, port));
+                chains.add(&format!("tls[{at}]"), m.server_names.iter(), &rule.origin, to);
+            }
+        }
+        chains.chains
+    }
+
+    /// Where TLSRoutes are attached, TLS that asks for another name is nobody's.
+    pub(super) fn other_tls(&self, lens: &Lens<'_>, outbound: &Outbound<'_>) -> Option<FilterChain> {
+        let route = self.named().next()?;
+        let any = |route: &AttachedIntent| {
+            let mut names = route.tls.iter().flat_map(|rule| &rule.matches).flat_map(|m| &m.server_names);
+            names.any(|name| name == "*")
+        };
+        if self.named().any(any) {
+            return None;
+        }
+        let matches = ChainMatch { transport: TransportMatch::Tls, ..ChainMatch::default() };
+        let nowhere = vec![WeightedCluster::only(NOWHERE)];
+        let chain = chain("tls to no route's name", matches, tcp(lens, outbound, nowhere));
+        Some(FilterChain { origin: Some(origin(&route.origin)), ..chain })
+    }
+}
+
+/// Chains by server names.
+struct Named<'r> {
+    taken: HashSet<&'r str>,
+    chains: Vec<FilterChain>,
+}
+
+impl<'r> Named<'r> {
+    /// One for those names that nobody has taken yet.
+    fn add(
+        &mut self,
+        prefix: &str,
+        names: impl Iterator<Item = &'r String>,
+        by: &Origin,
+        to: impl FnOnce() -> Terminal,
+    ) {
+        let names: Vec<&str> = names.map(String::as_str).filter(|name| self.taken.insert(name)).collect();
+        if names.is_empty() {
+            return;
+        }
+        let any = names.contains(&"*");
+        let server_names =
+            if any { Vec::new() } else { names.iter().map(|name| (*name).to_owned()).collect() };
+        let matches = ChainMatch { transport: TransportMatch::Tls, server_names, ..ChainMatch::default() };
+        let chain = chain(&format!("{prefix} {}", names.join(" ")), matches, to());
+        self.chains.push(FilterChain { origin: Some(origin(by)), ..chain });
+    }
+}
+
+fn applies(lens: &Lens<'_>, m: &TcpMatch, port: u16) -> bool {
+    m.port.is_none_or(|wanted| wanted == port)
+        && m.source_namespace.as_ref().is_none_or(|n| *n == lens.namespace())
+        && (m.source_labels.is_empty()
+            || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
+}
+
+/// A TCP proxy of a destination.
+pub(super) fn tcp(lens: &Lens<'_>, outbound: &Outbound<'_>, clusters: Vec<WeightedCluster>) -> Terminal {
+    Terminal::Tcp(TcpProxy { clusters, idle_timeout: idle_timeout(lens, outbound) })
+}
+
+/// How long a connection may be silent: what the rule of its destination says, or an hour.
+fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Duration {
+    let rule = match outbound.address() {
+        None => lens.resolve(outbound.host),
+        // A call to the address of a workload obeys the policy of its service.
+        Some(address) => lens.workloads_at(address).next().map(|instance| lens.host_of(instance)),
+    };
+    let rule = rule.and_then(|host| lens.destination_for(&host));
+    let pool = rule.and_then(|rule| rule.effective(None, outbound.port).connection_pool);
+    match pool.and_then(|pool| pool.tcp_idle_timeout) {
+        // Off: ten years.
+        Some(Duration::ZERO) => Duration::from_secs(315_360_000),
+        found => found.unwrap_or(Duration::from_secs(3600)),
+    }
+}
