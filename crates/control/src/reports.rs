@@ -238,13 +238,7 @@ impl Reporter {
 
     /// Whether it is done: an object that is not the one that was judged comes again.
     async fn write(&self, client: &Client, told: &Told) -> Result<bool, Trouble> {
-        let Some(resource) = read::resource(&told.kind) else { return Ok(true) };
-        let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &told.namespace, &resource);
-        let object = match objects.get(&told.name).await {
-            Ok(object) => object,
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(true),
-            Err(error) => return Err(error.into()),
-        };
+        let Some((objects, object)) = find(client, told).await? else { return Ok(true) };
         let Some(generation) = object.metadata.generation else { return Ok(true) };
         let reread;
         let told = match told.generation {
@@ -278,6 +272,27 @@ impl Reporter {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The object in the first version that the cluster has of its kind.
+async fn find(
+    client: &Client,
+    told: &Told,
+) -> Result<Option<(Api<DynamicObject>, DynamicObject)>, kube::Error> {
+    for resource in read::resources(&told.kind) {
+        let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &told.namespace, &resource);
+        match objects.get(&told.name).await {
+            Ok(object) => return Ok(Some((objects, object))),
+            // Without a name it is the path that there is not.
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                if status.details.as_ref().is_some_and(|details| details.name == told.name) {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 fn due(told: &Told, known: Option<&Known>) -> bool {

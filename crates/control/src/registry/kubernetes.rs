@@ -243,14 +243,15 @@ impl Registry for Kubernetes {
                                 self.pass_on(said, voice).await?;
                             }
                         }
+                        // One whose version the cluster has no longer is watched in another.
+                        for (kind, _) in self.failed.extract_if(|_, times| *times >= FAILURES) {
+                            kinds.forget(kind);
+                        }
                         // Kinds may be defined at any time.
                         let found = tokio::time::timeout(PATIENCE, kinds.discover()).await;
                         for (kind, watch) in found.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
-                            tracing::info!(kind, "the cluster knows it now");
+                            tracing::info!(kind, "watched from its beginning");
                             watches.insert(kind, watch);
-                        }
-                        for (kind, _) in self.failed.extract_if(|_, times| *times >= FAILURES) {
-                            watches.insert(kind, kinds.watch(kind));
                         }
                     }
                     Some(Err(why)) => {

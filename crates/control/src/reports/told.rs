@@ -52,7 +52,7 @@ impl Told {
         let (kind, rest) = id.split_once(' ')?;
         let (namespace, name) = rest.split_once('/')?;
         // A ReferenceGrant has no status.
-        read::resource(kind).filter(|resource| resource.plural != "referencegrants")?;
+        read::resources(kind).next().filter(|resource| resource.plural != "referencegrants")?;
         let (kind, namespace, name) = (kind.to_owned(), namespace.to_owned(), name.to_owned());
         Some(Self { id: id.to_owned(), kind, namespace, name, ..Self::default() })
     }

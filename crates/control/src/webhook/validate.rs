@@ -149,7 +149,7 @@ struct Question {
 impl Question {
     fn of(request: Request) -> Result<Self, String> {
         let Request { kind, namespace, operation, object, old_object, .. } = request;
-        let known = read::resource(&kind.kind).is_some_and(|known| known.group == kind.group);
+        let known = read::resources(&kind.kind).next().is_some_and(|known| known.group == kind.group);
         if !known {
             return Err(format!("{} is no kind of rules; mend the webhook's rules", kind.shown()));
         }

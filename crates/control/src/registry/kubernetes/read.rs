@@ -10,29 +10,37 @@ use super::cluster::SERVICE;
 /// Twice the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Rules: kind, group, version, as URLs call it.
-pub(super) const RULES: [(&str, &str, &str, &str); 14] = [
-    (SERVICE, "", "v1", "services"),
-    ("VirtualService", "networking.istio.io", "v1", "virtualservices"),
-    ("DestinationRule", "networking.istio.io", "v1", "destinationrules"),
-    ("ServiceEntry", "networking.istio.io", "v1", "serviceentries"),
-    ("WorkloadEntry", "networking.istio.io", "v1", "workloadentries"),
-    ("PeerAuthentication", "security.istio.io", "v1", "peerauthentications"),
-    ("AuthorizationPolicy", "security.istio.io", "v1", "authorizationpolicies"),
-    ("RequestAuthentication", "security.istio.io", "v1", "requestauthentications"),
-    ("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes"),
-    ("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes"),
-    ("TLSRoute", "gateway.networking.k8s.io", "v1", "tlsroutes"),
-    ("TCPRoute", "gateway.networking.k8s.io", "v1", "tcproutes"),
-    ("ReferenceGrant", "gateway.networking.k8s.io", "v1beta1", "referencegrants"),
-    ("TrafficRules", "outrigger.io", "v1", "trafficrules"),
+/// A kind of rules: its name, its group, the versions that we read with the one that we want first, and as URLs call it.
+type Known = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+/// All of them.
+pub(super) const RULES: [Known; 14] = [
+    (SERVICE, "", &["v1"], "services"),
+    ("VirtualService", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "virtualservices"),
+    ("DestinationRule", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "destinationrules"),
+    ("ServiceEntry", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "serviceentries"),
+    ("WorkloadEntry", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "workloadentries"),
+    ("PeerAuthentication", "security.istio.io", &["v1", "v1beta1"], "peerauthentications"),
+    ("AuthorizationPolicy", "security.istio.io", &["v1", "v1beta1"], "authorizationpolicies"),
+    ("RequestAuthentication", "security.istio.io", &["v1", "v1beta1"], "requestauthentications"),
+    ("HTTPRoute", "gateway.networking.k8s.io", &["v1", "v1beta1"], "httproutes"),
+    ("GRPCRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], "grpcroutes"),
+    ("TLSRoute", "gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
+    ("TCPRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], "tcproutes"),
+    ("ReferenceGrant", "gateway.networking.k8s.io", &["v1", "v1beta1"], "referencegrants"),
+    ("TrafficRules", "outrigger.io", &["v1"], "trafficrules"),
 ];
 
-/// A kind of rules as the API has it. Services are read, but they are no rules to whoever writes them.
-pub(crate) fn resource(kind: &str) -> Option<ApiResource> {
-    let (_, group, version, plural) =
-        RULES.iter().find(|(known, group, ..)| *known == kind && !group.is_empty())?;
-    Some(ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural))
+/// A kind of rules as an API server may have it, the version first that we want. Services are read, but they are no rules to whoever
+/// writes them.
+pub(crate) fn resources(kind: &str) -> impl Iterator<Item = ApiResource> {
+    let known = RULES.iter().find(|(known, group, ..)| *known == kind && !group.is_empty());
+    known.into_iter().flat_map(|known| known.2.iter().map(|version| resource(known, version)))
+}
+
+/// A kind in one version.
+pub(super) fn resource((kind, group, _, plural): &Known, version: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
 
 /// An object as if it had been applied.

@@ -1,6 +1,6 @@
 //! The watches of a cluster: one for each kind that it knows, with what the mesh needs of each object.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -15,7 +15,7 @@ use outrigger_rules::ParseOptions;
 
 use super::cluster::{NODE, Named, POD, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
-use super::read::{RULES, read};
+use super::read::{RULES, read, resource};
 use crate::instance::{Instance, Port, Protocol, State};
 
 /// Seconds after which the API server ends a watch, which then goes on with the next.
@@ -41,12 +41,18 @@ pub(super) type Watch = BoxStream<'static, News>;
 pub(super) struct Kinds {
     client: Client,
     options: ParseOptions,
-    watched: HashSet<&'static str>,
+    /// With the version that the cluster has of each.
+    watched: HashMap<&'static str, &'static str>,
 }
 
 impl Kinds {
     pub(super) fn new(client: Client, options: ParseOptions) -> Self {
-        Self { client, options, watched: HashSet::new() }
+        Self { client, options, watched: HashMap::new() }
+    }
+
+    /// All that could be watched.
+    pub(super) fn all() -> impl Iterator<Item = &'static str> {
+        RULES.iter().map(|known| known.0).chain([POD, NODE, SLICE])
     }
 
     /// Watches of what the cluster knows and nobody watches yet.
@@ -56,26 +62,32 @@ impl Kinds {
     pub(super) async fn discover(&mut self) -> Result<Vec<(&'static str, Watch)>, String> {
         let mut new = Vec::new();
         let mut known: BTreeMap<String, HashSet<String>> = BTreeMap::new();
-        for (kind, group, version, plural) in RULES {
-            if self.watched.contains(kind) {
+        for (kind, group, versions, plural) in RULES {
+            if self.watched.contains_key(kind) {
                 continue;
             }
-            let whole = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-            if !group.is_empty() && !known.contains_key(&whole) {
-                known.insert(whole.clone(), self.resources(&whole).await?);
-            }
-            if group.is_empty() || known.get(&whole).is_some_and(|names| names.contains(plural)) {
-                new.push(kind);
+            for version in versions {
+                let whole =
+                    if group.is_empty() { (*version).to_owned() } else { format!("{group}/{version}") };
+                if !group.is_empty() && !known.contains_key(&whole) {
+                    known.insert(whole.clone(), self.resources(&whole).await?);
+                }
+                if group.is_empty() || known.get(&whole).is_some_and(|names| names.contains(plural)) {
+                    new.push((kind, *version));
+                    break;
+                }
             }
         }
-        new.extend([POD, NODE, SLICE].into_iter().filter(|kind| !self.watched.contains(kind)));
+        new.extend(
+            [POD, NODE, SLICE].map(|kind| (kind, "v1")).into_iter().filter(|(kind, _)| !self.watches(kind)),
+        );
         self.watched.extend(new.iter().copied());
-        Ok(new.into_iter().map(|kind| (kind, self.watch(kind))).collect())
+        Ok(new.into_iter().map(|(kind, _)| (kind, self.watch(kind))).collect())
     }
 
     /// Whether a kind is watched.
     pub(super) fn watches(&self, kind: &str) -> bool {
-        self.watched.contains(kind)
+        self.watched.contains_key(kind)
     }
 
     /// It is watched no longer, until it is discovered again.
@@ -106,7 +118,7 @@ impl Kinds {
     }
 
     /// A watch that begins by listing all.
-    pub(super) fn watch(&self, kind: &'static str) -> Watch {
+    fn watch(&self, kind: &'static str) -> Watch {
         match kind {
             POD => self.pods(),
             NODE => self.nodes(),
@@ -151,10 +163,8 @@ impl Kinds {
     }
 
     fn rules(&self, kind: &'static str) -> Watch {
-        let row = RULES.iter().find(|(known, ..)| *known == kind);
-        let (_, group, version, plural) = *row.unwrap_or(&(kind, "", "v1", ""));
-        let resource =
-            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let known = RULES.iter().find(|(known, ..)| *known == kind).unwrap_or(&RULES[0]);
+        let resource = resource(known, self.watched.get(kind).unwrap_or(&"v1"));
         let options = self.options.clone();
         let objects = watcher(Api::<DynamicObject>::all_with(self.client.clone(), &resource), config());
         let types = kube::api::TypeMeta { api_version: resource.api_version, kind: resource.kind };

@@ -1,4 +1,4 @@
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::{Json, Router};
 use kube::Config;
 use serde_json::{Value, json};
@@ -8,8 +8,14 @@ use super::*;
 
 /// Kinds of a cluster whose API server answers everything so.
 async fn answered(status: StatusCode, body: Value) -> Kinds {
-    let router = Router::new().fallback(move || {
-        let answer = (status, Json(body.clone()));
+    answered_by(move |_| (status, Json(body.clone()))).await
+}
+
+async fn answered_by(
+    answer: impl Fn(Uri) -> (StatusCode, Json<Value>) + Clone + Send + Sync + 'static,
+) -> Kinds {
+    let router = Router::new().fallback(move |uri: Uri| {
+        let answer = answer(uri);
         async move { answer }
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -56,4 +62,38 @@ fn a_status_that_somebody_writes_is_no_news() {
         panic!("it is a rule")
     };
     assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn a_kind_is_watched_in_the_first_version_that_the_cluster_has() {
+    let list = |names: &[&str]| {
+        let resources = names.iter().map(
+            |name| json!({"name": name, "singularName": "", "namespaced": true, "kind": "", "verbs": []}),
+        );
+        let resources: Vec<Value> = resources.collect();
+        (
+            StatusCode::OK,
+            Json(
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "", "resources": resources}),
+            ),
+        )
+    };
+    let mut kinds = answered_by(move |uri| match uri.path() {
+        "/apis/networking.istio.io/v1" => list(&["destinationrules"]),
+        "/apis/networking.istio.io/v1beta1" => list(&["destinationrules", "virtualservices"]),
+        "/apis/networking.istio.io/v1alpha3" => list(&["virtualservices", "serviceentries"]),
+        _ => (StatusCode::NOT_FOUND, Json(failure(404, json!({})))),
+    })
+    .await;
+    let found: HashSet<&str> = kinds.discover().await.unwrap().into_iter().map(|(kind, _)| kind).collect();
+    let always = [SERVICE, POD, NODE, SLICE];
+    assert_eq!(
+        found,
+        HashSet::from_iter(always.into_iter().chain(["DestinationRule", "VirtualService", "ServiceEntry"]))
+    );
+    let versions = ["DestinationRule", "VirtualService", "ServiceEntry"].map(|kind| kinds.watched[kind]);
+    assert_eq!(versions, ["v1", "v1beta1", "v1alpha3"]);
+    assert!(kinds.discover().await.unwrap().is_empty(), "all are watched");
+    kinds.forget("VirtualService");
+    assert_eq!(kinds.discover().await.unwrap().len(), 1, "it is looked up anew");
 }
