@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use outrigger_control::api::types::Condition;
+use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_control::instance::{Protocol, State};
 use outrigger_tests::app::{echo, get};
 use outrigger_tests::mesh::{Mesh, PORT, Process, Spec, free_net};
@@ -201,6 +201,42 @@ async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     let forbidden = |text: &String| text.contains("403") && text.contains("tokenFile");
     until(&mesh, "dc1", "the token is told", |row| row.last_error.as_ref().is_some_and(forbidden)).await;
     assert_eq!(row(&mesh, "dc1").await.instances, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_starts_while_consul_is_away_goes_on_with_what_it_said() {
+    let Some(binary) = require::tool("consul") else { return };
+    let net = free_net();
+    let mut consul = Consul::start(&binary, SocketAddr::from(([127, net[0], net[1], 5], 8500))).await;
+    let mut mesh = Mesh::start_with(BINARY, settings(&consul)).await;
+    let (one, two) = (mesh.address(20, PORT), mesh.address(21, PORT));
+    echo(one, "one").await;
+    echo(two, "two").await;
+    consul.register("c1", "catalog", one).await;
+    consul.register("c2", "catalog", two).await;
+    until(&mesh, "dc1", "what it says is kept", |row| row.kept == Some(2)).await;
+    consul.process.take().unwrap().kill();
+    mesh.kill_control();
+    mesh.start_control().await;
+    let away =
+        |row: &RegistryBody| row.state == Condition::Away && row.instances == 2 && row.last_error.is_some();
+    until(&mesh, "dc1", "it is told to be away, with what it had", away).await;
+    // Whoever comes now is served as those who were there.
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    answer(web.outbound[0], "X-App-Name: one\r\n").await;
+    answer(web.outbound[0], "X-App-Name: two\r\n").await;
+    // It comes back without anything, as after an outage that we saw.
+    consul.begin().await;
+    until(&mesh, "dc1", "what it forgot is held", |row| {
+        row.state == Condition::Degraded && row.instances == 2
+    })
+    .await;
+    consul.register("c1", "catalog", one).await;
+    consul.register("c2", "catalog", two).await;
+    until(&mesh, "dc1", "it is whole again", |row| row.state == Condition::Connected && row.instances == 2)
+        .await;
+    consul.put("/v1/agent/service/deregister/c1", Value::Null).await;
+    until(&mesh, "dc1", "what goes is kept no longer", |row| row.instances == 1 && row.kept == Some(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

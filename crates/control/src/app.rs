@@ -20,6 +20,7 @@ use crate::instance::State;
 use crate::keeper::{Keeper, Start};
 use crate::keys;
 use crate::metrics::{Metrics, observe};
+use crate::recall;
 use crate::registry::health::Table;
 use crate::registry::write::Wanted;
 use crate::registry::{self, Heard};
@@ -177,7 +178,9 @@ async fn open(
     credentials.ready().await;
     let mesh = settings.mesh();
     let origin = lineage::origin(&store, &contents).await?;
-    let opened = registry::open(&settings.rows(), &mesh.reading("default"), &origin, tasks)?;
+    let rows = settings.rows();
+    let memories = recall::load(&store, &contents, &rows, &mesh).await?;
+    let opened = registry::open(&rows, &mesh.reading("default"), &origin, memories, tasks);
     let registry::Opened { table: registries, mut heard, wanted } = opened;
     let mut said = Vec::new();
     for heard in &mut heard {
@@ -194,6 +197,7 @@ async fn open(
     let keeper = Keeper::start(start).await?;
     authority.revoke(keeper.published().revoked.clone());
     tasks.spawn(pass_back(keeper.clone(), wanted));
+    tasks.spawn(recall::keep(keeper.clone(), store.clone(), registries.clone(), rows));
     let board = Arc::new(Board::new(keeper.published().compiled.audience().clone()));
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);

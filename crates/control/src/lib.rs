@@ -15,6 +15,7 @@ pub mod keeper;
 mod keys;
 mod outside;
 pub mod provider;
+mod recall;
 pub mod registry;
 pub mod rejections;
 pub mod service_accounts;

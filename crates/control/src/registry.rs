@@ -9,19 +9,17 @@
 //! each said and decides who has what is claimed twice: the management API before the registries, these in the order of the
 //! settings, within one the part whose name comes first. A registry that fails has said nothing: what it said last holds, and ages.
 //!
-//! To add one: a file here that implements [`Registry`], a field in [`Row`], an arm in [`open`]. [`api`] holds the rules of registrations
+//! To add one: a file here that implements [`Registry`], a field in [`Row`], an arm in `opened`. [`api`] holds the rules of registrations
 //! over the management API, [`lease`] when they expire, [`claim`] whose an address is.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
-use outrigger_rules::{Object, ParseOptions};
+use outrigger_rules::Object;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 
 use crate::instance::Instance;
 
@@ -36,21 +34,20 @@ pub mod health;
 mod keys;
 pub mod kubernetes;
 pub mod lease;
+mod opened;
 mod parts;
 mod row;
 pub mod write;
 pub mod zookeeper;
 
-use health::{Health, Registered, Table};
+use health::Health;
+pub use opened::{Heard, Memories, Memory, Opened, open};
 pub use row::Row;
-use write::{Wanted, Writer};
 
 /// Words on their way to the keeper; a registry waits beyond that.
 const WORDS: usize = 64;
 /// Before a registry that failed is tried again: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// At a start, for a registry to say something of what it has; all of it takes as long as it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Problems told of one registry.
 const MOST_PROBLEMS: usize = 100;
 /// In the metadata of what we write to a registry: which control plane did, so that it does not come back as somebody else.
@@ -158,6 +155,12 @@ pub trait Registry: Send + 'static {
     /// # Errors
     /// Why the connection ended: what, where, what to do.
     fn follow(&mut self, voice: &Voice) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// What it said before this start, part by part: it goes on from there, as after an outage, and says so of parts that have gone
+    /// meanwhile. Left in it is what that is now, to go on with until then. Whether it does; of one that does not nothing is recalled.
+    fn recall(&mut self, _said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        false
+    }
 }
 
 /// What goes from a registry to whoever listens.
@@ -226,171 +229,6 @@ impl Voice {
     pub(crate) fn of_a_test() -> (Self, mpsc::Receiver<Word>) {
         let (words, heard) = mpsc::channel(WORDS);
         (Self { place: 1, registry: "test".into(), words, health: Arc::default() }, heard)
-    }
-}
-
-/// What a registry that was opened says.
-pub struct Heard {
-    row: Registered,
-    words: mpsc::Receiver<Word>,
-}
-
-impl Heard {
-    /// All that it has, for a first world.
-    ///
-    /// # Errors
-    /// When it does not say so in time, or files have errors. To go on without would take instances away from proxies that
-    /// serve well without us.
-    pub async fn first(&mut self) -> anyhow::Result<Vec<(Arc<Source>, Event)>> {
-        let Registered { name, kind, health } = &self.row;
-        let mut said = Vec::new();
-        // Files are the operator's own, and read as long as it takes. Others may have much to say, but not be silent for long.
-        let files = *kind == "file";
-        let patience = if files { Duration::MAX } else { PATIENCE };
-        let mut words = health.words();
-        let whole = loop {
-            match tokio::time::timeout(patience, self.words.recv()).await {
-                Ok(Some(Word::Event(source, event))) => said.push((source, event)),
-                Ok(Some(Word::Whole)) => break true,
-                // A cluster's listing is many pages, and said when it is whole.
-                Err(_) if health.words() > words => {
-                    words = health.words();
-                    tracing::info!(registry = %name, words, "it has not said all that it has yet; waiting");
-                }
-                // Whoever followed it has ended, or says nothing.
-                Ok(None) | Err(_) => break false,
-            }
-        };
-        if !whole {
-            let why = health.state().error.map_or_else(|| "no answer".to_owned(), |error| error.message);
-            bail!(
-                "registry \"{name}\" ({kind}) has not said what it has: {why}. Without it the instances would be taken from sidecars, \
-                 which go on with what they have: start again when it answers, or take it out of the settings"
-            );
-        }
-        let problems = health.problems();
-        // What is wrong in a catalogue that others write stops nobody.
-        if files && !problems.is_empty() {
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            bail!("registry \"{name}\" ({kind}) cannot be used: {}", problems.join("; "));
-        }
-        Ok(said)
-    }
-
-    /// What it says next, in order, as much as there is; nothing when it is gone.
-    pub async fn next(&mut self) -> Option<Vec<(Arc<Source>, Event)>> {
-        let mut words = Vec::with_capacity(WORDS);
-        if self.words.recv_many(&mut words, WORDS).await == 0 {
-            return None;
-        }
-        let news = |word| match word {
-            Word::Event(source, event) => Some((source, event)),
-            Word::Whole => None,
-        };
-        Some(words.into_iter().filter_map(news).collect())
-    }
-}
-
-/// Registries that are followed.
-pub struct Opened {
-    /// How each is.
-    pub table: Table,
-    /// What each says.
-    pub heard: Vec<Heard>,
-    /// Takes what is registered here, for those that are to have it; closed where none is.
-    pub wanted: watch::Sender<Arc<Wanted>>,
-}
-
-/// Begins to follow every registry of the settings. `options` say how rules are read, `origin` who we are in registries.
-///
-/// # Errors
-/// When a row cannot work.
-pub fn open(
-    rows: &[Row],
-    options: &ParseOptions,
-    origin: &Arc<str>,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Opened> {
-    let mut table = Table::new();
-    let mut heard = Vec::new();
-    let (wanted, wants) = watch::channel(Arc::default());
-    for row in rows {
-        let registered = table.add(row.name(), row.kind());
-        let (words, receiver) = mpsc::channel(WORDS);
-        let health = registered.health.clone();
-        let voice = Voice { place: table.len() - 1, registry: registered.name.clone(), words, health };
-        heard.push(Heard { row: registered, words: receiver });
-        let mut following = Following { tasks: &mut *tasks, wants: &wants, voice };
-        let by = || origin.clone();
-        if let Some(files) = &row.file {
-            following.begin(file::FileRegistry::new(files.paths.clone(), options.clone()));
-        } else if let Some(consul) = &row.consul {
-            following.write(consul.register, || consul::writer::ConsulWriter::new(consul.clone(), by()));
-            following.begin(consul::Consul::new(consul.clone(), by()));
-        } else if let Some(names) = &row.dns {
-            following.begin(dns::Dns::new(names.clone()));
-        } else if let Some(etcd) = &row.etcd {
-            following.write(etcd.register, || etcd::writer::EtcdWriter::new(etcd.clone(), by()));
-            following.begin(etcd::Etcd::new(etcd.clone(), by()));
-        } else if let Some(keeper) = &row.zookeeper {
-            following
-                .write(keeper.register, || zookeeper::writer::ZooKeeperWriter::new(keeper.clone(), by()));
-            following.begin(zookeeper::ZooKeeper::new(keeper.clone(), by()));
-        } else if let Some(cluster) = &row.kubernetes {
-            following.begin(kubernetes::Kubernetes::new(cluster.clone(), options.clone()));
-        }
-    }
-    drop(wants);
-    Ok(Opened { table, heard, wanted })
-}
-
-/// A row that is about to be followed.
-struct Following<'a> {
-    tasks: &'a mut JoinSet<()>,
-    wants: &'a watch::Receiver<Arc<Wanted>>,
-    voice: Voice,
-}
-
-impl Following<'_> {
-    fn begin<R: Registry>(self, registry: R) {
-        self.tasks.spawn(keep(registry, self.voice));
-    }
-
-    /// Writes to it, too, where that is wanted.
-    fn write<W: Writer>(&mut self, is_wanted: bool, writer: impl FnOnce() -> W) {
-        if is_wanted {
-            let (registry, health) = (self.voice.registry.clone(), self.voice.health.clone());
-            self.tasks.spawn(write::write(writer(), registry, self.wants.clone(), health));
-        }
-    }
-}
-
-/// Says of a registry that nobody follows it any more.
-struct Followed(Arc<Health>);
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.0.failed("its task has ended; restart the control plane".to_owned());
-    }
-}
-
-/// Follows a registry for ever.
-async fn keep<R: Registry>(mut registry: R, voice: Voice) {
-    let _followed = Followed(voice.health.clone());
-    let mut pause = PAUSE.0;
-    loop {
-        let begun = voice.health.words();
-        let ended = registry.follow(&voice).await;
-        if voice.words.is_closed() {
-            return;
-        }
-        let why = ended.err().unwrap_or_else(|| "the connection ended".to_owned());
-        tracing::error!(registry = %voice.registry, "{why}; what it said before stays in force, trying again in {pause:?}");
-        voice.health.failed(why);
-        // One that had something to say is there again; one that has not is asked less and less.
-        pause = if voice.health.words() > begun { PAUSE.0 } else { pause };
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
     }
 }
 

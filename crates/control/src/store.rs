@@ -13,8 +13,8 @@ pub mod embedded;
 pub(crate) mod memory;
 pub mod records;
 
-use records::HistoryEntry;
 pub use records::{Contents, Mutation};
+use records::{HistoryEntry, StoredSaid};
 
 /// The layout of what is stored. A store with a higher number is of a newer release and is refused.
 pub const FORMAT: u64 = 1;
@@ -29,6 +29,9 @@ pub trait Store: Send + Sync {
 
     /// All versions of an object, the newest first; deletions too.
     fn history(self: Arc<Self>, key: String) -> Answer<Vec<HistoryEntry>>;
+
+    /// What registries of the network said last.
+    fn said(self: Arc<Self>) -> Answer<Vec<StoredSaid>>;
 
     /// Writes all changes or none; they survive when it answers. After an error nothing has changed.
     fn commit(self: Arc<Self>, mutations: Vec<Mutation>) -> Answer<()>;

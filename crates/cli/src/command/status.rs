@@ -233,6 +233,7 @@ mod tests {
     #[test]
     fn a_registry_that_is_away_or_claims_in_vain_is_told() {
         let away = RegistryBody {
+            kept: None,
             name: "dc1".into(),
             kind: "consul".into(),
             state: Condition::Away,

@@ -31,6 +31,9 @@ pub struct RegistryBody {
     /// Instances registered here that were written there, where that is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered: Option<usize>,
+    /// Of what it has, so much is kept for a start while it is away; nothing for files, and before it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<usize>,
     /// Failures since the start.
     pub failures: u64,
     /// The last failure, over or not.
@@ -76,6 +79,7 @@ fn body(place: usize, row: &Registered, published: &Published) -> RegistryBody {
         instances: published.claims.count(place),
         rules: published.ruled.count(place),
         registered: state.written,
+        kept: state.kept,
         failures: state.failures,
         last_error_seconds: state.error.as_ref().map(|error| age(error.at)),
         last_error: state.error.map(|error| error.message),

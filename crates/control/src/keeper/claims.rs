@@ -87,6 +87,24 @@ impl<T: Clone + PartialEq> Claims<T> {
         of.map(|(_, keys)| keys.size()).sum()
     }
 
+    /// What is claimed otherwise than before: who claims it, the key, and what, if still.
+    pub fn news<'a>(
+        &'a self,
+        before: &'a Self,
+        same: fn(&T, &T) -> bool,
+    ) -> impl Iterator<Item = (&'a Source, &'a str, Option<&'a T>)> {
+        let every = |of: &'a Self| {
+            of.by_key
+                .iter()
+                .flat_map(|(key, all)| all.all().iter().map(move |(source, now)| (&**source, &**key, now)))
+        };
+        let put = every(self)
+            .filter(move |(source, key, now)| !before.said(source, key).is_some_and(|last| same(last, now)));
+        let gone = every(before).filter(|(source, key, _)| self.said(source, key).is_none());
+        put.map(|(source, key, now)| (source, key, Some(now)))
+            .chain(gone.map(|(source, key, _)| (source, key, None)))
+    }
+
     /// A source claims this. Whether that is news.
     pub fn put(&mut self, source: &Arc<Source>, key: &str, value: T) -> bool {
         if self.said(source, key) == Some(&value) {

@@ -9,7 +9,7 @@ use crate::instance::{Protocol, sample};
 use crate::registry::claim::Reach;
 use crate::registry::file::FileSettings;
 use crate::registry::health::Table;
-use crate::registry::{Item, Key, Row, open};
+use crate::registry::{Item, Key, Memories, Row, open};
 use crate::store::memory::Memory;
 
 mod instances;
@@ -42,13 +42,13 @@ fn workload(account: &str, source: &str) -> Caller {
     Caller::Workload { identity, services: vec![account.to_owned()], reach, incarnation: None }
 }
 
-fn objects(text: &str) -> Vec<Object> {
+pub(crate) fn objects(text: &str) -> Vec<Object> {
     let parsed = parse("rules.yaml", text);
     assert!(!parsed.has_errors(), "{:?}", parsed.findings);
     parsed.objects
 }
 
-async fn keeper() -> (Keeper, Arc<Memory>) {
+pub(crate) async fn keeper() -> (Keeper, Arc<Memory>) {
     on(Arc::default()).await
 }
 
@@ -264,7 +264,7 @@ fn table() -> Table {
     let file = || Some(FileSettings::default());
     let rows =
         ["files1", "files2"].map(|name| Row { name: Some(name.into()), file: file(), ..Row::default() });
-    open(&rows, &ParseOptions::default(), &"us".into(), &mut JoinSet::new()).unwrap().table
+    open(&rows, &ParseOptions::default(), &"us".into(), Memories::new(), &mut JoinSet::new()).table
 }
 
 #[tokio::test]

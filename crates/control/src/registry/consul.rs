@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::parts::{Missing, Parts};
-use super::{Event, MOST_PROBLEMS, Problem, Registry, Voice};
+use super::{Event, Item, MOST_PROBLEMS, Problem, Registry, Voice};
 
 mod ask;
 mod entry;
@@ -266,6 +266,11 @@ impl Consul {
 }
 
 impl Registry for Consul {
+    fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        self.parts.recall(said);
+        true
+    }
+
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let settings = self.settings.clone();
         let http = tokio::task::spawn_blocking(move || Http::open(&settings)).await;

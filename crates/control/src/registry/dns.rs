@@ -210,6 +210,11 @@ impl Dns {
 }
 
 impl Registry for Dns {
+    /// All of a name is said with each answer, and the names are the same.
+    fn recall(&mut self, _: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        true
+    }
+
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let servers = self.settings.servers.clone();
         let resolver = tokio::task::spawn_blocking(move || Resolver::open(servers)).await;

@@ -9,7 +9,7 @@
 //! The list is what there is: after an outage, a compaction, at another member. One whose revision is before what was heard, or of
 //! another cluster, is of another history (a restore, a start without data): what it does not have is held.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::keys::Keys;
 use super::parts::Said;
-use super::{Event, MOST_PROBLEMS, Registry, Voice};
+use super::{Event, Item, MOST_PROBLEMS, Registry, Voice};
 
 mod client;
 mod layout;
@@ -309,6 +309,11 @@ impl Etcd {
 }
 
 impl Registry for Etcd {
+    fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        self.keys.parts.recall(said);
+        true
+    }
+
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let first = self.first;
         // The next attempt is at another member.

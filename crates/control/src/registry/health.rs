@@ -32,6 +32,8 @@ pub struct State {
     pub failures: u64,
     /// What is registered here and was written there, where that is asked for.
     pub written: Option<usize>,
+    /// Of what it said, what is kept for a start without it; nothing where nothing is.
+    pub kept: Option<usize>,
     words: u64,
     pub(super) problems: Arc<Vec<Problem>>,
     /// Why what is registered here cannot be written.
@@ -62,7 +64,7 @@ impl Default for Health {
 }
 
 impl Health {
-    pub(super) fn heard(&self) {
+    pub(crate) fn heard(&self) {
         self.0.send_modify(|state| {
             (state.connected, state.heard) = (true, Some(Instant::now()));
             state.words += 1;
@@ -72,6 +74,16 @@ impl Health {
     /// It answers, without a word of what it has.
     pub(super) fn is_there(&self) {
         self.0.send_modify(|state| (state.connected, state.heard) = (true, Some(Instant::now())));
+    }
+
+    /// So much of what it said is kept.
+    pub(crate) fn set_kept(&self, count: usize) {
+        self.0.send_if_modified(|state| state.kept.replace(count) != Some(count));
+    }
+
+    /// What it said before this start holds.
+    pub(super) fn recalled(&self, at: Option<Instant>) {
+        self.0.send_modify(|state| state.heard = state.heard.or(at));
     }
 
     pub(super) fn failed(&self, message: String) {
@@ -119,7 +131,7 @@ impl Health {
 
     /// Waits until it changes.
     #[cfg(test)]
-    pub(super) fn subscribe(&self) -> watch::Receiver<State> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
         self.0.subscribe()
     }
 }
@@ -145,12 +157,12 @@ pub struct Table {
 
 impl Table {
     /// With the management API, which is always heard.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let api = Registered { name: Source::API.into(), kind: Source::API, health: Arc::default() };
         Self { rows: Arc::new([api]), keys: Arc::default() }
     }
 
-    pub(super) fn add(&mut self, name: &str, kind: &'static str) -> Registered {
+    pub(crate) fn add(&mut self, name: &str, kind: &'static str) -> Registered {
         let row = Registered { name: name.into(), kind, health: Arc::default() };
         self.rows = self.rows.iter().cloned().chain([row.clone()]).collect();
         row

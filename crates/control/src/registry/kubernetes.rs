@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::StreamMap;
 
-use super::{Problem, Registry, Voice};
+use super::{Item, Problem, Registry, Voice};
 
 mod cluster;
 mod pod;
@@ -215,6 +215,19 @@ impl Kubernetes {
 }
 
 impl Registry for Kubernetes {
+    /// Its objects are known, as if they had been listed: what a listing does not show any more has gone, what cannot be read is what it
+    /// was, and what no watch is of holds until the cluster says that its kind has gone.
+    fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        for (part, items) in said {
+            let Some(kind) = Kinds::all().find(|kind| kind == part) else { continue };
+            for item in items.iter_mut() {
+                let Some(named) = self.cluster.recall(kind, item) else { continue };
+                self.known.entry(kind).or_default().insert(named);
+            }
+        }
+        true
+    }
+
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let client = self.settings.client().await?;
         let mut kinds = Kinds::new(client.clone(), self.options.clone());
@@ -325,3 +338,6 @@ async fn ping(client: Client, pong: mpsc::Sender<Result<(), String>>) {
         tokio::time::sleep(PING).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,17 @@ impl Parts {
         Self { hold, said: BTreeMap::new(), held: BTreeMap::new(), ends: None, problems: BTreeMap::new() }
     }
 
+    /// What it said before this start: what is missing of it has gone since.
+    pub(super) fn recall(&mut self, said: &BTreeMap<String, Vec<Item>>) {
+        for (part, items) in said {
+            let instances = items.iter().filter_map(|item| match item {
+                Item::Instance(instance) => Some((instance.id.clone(), instance.clone())),
+                Item::Rule(_) => None,
+            });
+            self.said.insert(part.clone(), instances.collect());
+        }
+    }
+
     /// Only these are listed; `hidden`: and perhaps others that the token does not see. Yields those that have less than before.
     pub(super) fn list(
         &mut self,

@@ -1,6 +1,8 @@
 use tokio::time::Instant;
 
 use super::health::Condition;
+use super::health::Table;
+use super::opened::keep;
 use super::*;
 
 /// Says one thing each time, and fails.
@@ -80,7 +82,7 @@ async fn a_start_waits_as_long_as_a_listing_goes_on_and_no_longer() {
         let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
         let keeping = tokio::spawn(keep(Large { pages: 9, whole }, voice));
         let begun = Instant::now();
-        let first = Heard { row, words: receiver }.first().await;
+        let first = Heard::new(row, receiver).first().await;
         assert_eq!(first.is_ok(), whole, "{first:?}");
         assert!(seconds.contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
         keeping.abort();
@@ -100,7 +102,7 @@ async fn a_start_waits_for_what_registries_say_and_names_the_one_that_says_nothi
     let (words, receiver) = mpsc::channel(WORDS);
     let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
     let keeping = tokio::spawn(keep(Silent, voice));
-    let refused = Heard { row, words: receiver }.first().await.unwrap_err().to_string();
+    let refused = Heard::new(row, receiver).first().await.unwrap_err().to_string();
     for said in [
         "registry \"dc1\" (consul)",
         "has not said what it has: nobody answers at 10.0.0.1:8500",

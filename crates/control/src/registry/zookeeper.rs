@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use super::keys::Keys;
-use super::{Event, MOST_PROBLEMS, Problem, Registry, Voice};
+use super::{Event, Item, MOST_PROBLEMS, Problem, Registry, Voice};
 
 mod client;
 mod layout;
@@ -322,6 +322,11 @@ impl ZooKeeper {
 }
 
 impl Registry for ZooKeeper {
+    fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        self.keys.parts.recall(said);
+        true
+    }
+
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
         let first = self.first;
         // The next attempt is at another server.

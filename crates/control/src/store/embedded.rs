@@ -12,7 +12,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::records::{Contents, HistoryEntry, Mutation};
+use super::records::{Contents, HistoryEntry, Mutation, StoredSaid};
 use super::{Answer, FORMAT, Store, StoreError};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -21,6 +21,8 @@ const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("h
 const INSTANCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("instances");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 const REVOKED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("revoked");
+/// What registries of the network said, by registry, part and key.
+const SAID: TableDefinition<'_, (&str, &str, &str), &str> = TableDefinition::new("said");
 /// What this data directory is of, by name.
 const FACTS: TableDefinition<'_, &str, &str> = TableDefinition::new("facts");
 /// Written and removed again to find out whether the disk takes writes.
@@ -116,6 +118,7 @@ impl Embedded {
             // Younger than the others: a store may have been made without it.
             if found.is_none_or(|found| found <= FORMAT) {
                 transaction.open_table(REVOKED)?;
+                transaction.open_table(SAID)?;
             }
             Ok(found)
         })?;
@@ -181,6 +184,23 @@ impl Embedded {
             }
             entries.reverse();
             Ok(entries)
+        })
+    }
+
+    /// What registries of the network said last. Blocks.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn said_blocking(&self) -> Result<Vec<StoredSaid>, StoreError> {
+        self.read(|transaction| {
+            let mut all = Vec::new();
+            for row in transaction.open_table(SAID)?.iter()? {
+                let (at, json) = row?;
+                let (registry, part, key) = at.value();
+                let (registry, part, key) = (registry.to_owned(), part.to_owned(), key.to_owned());
+                all.push(StoredSaid { registry, part, key, json: json.value().to_owned() });
+            }
+            Ok(all)
         })
     }
 
@@ -319,6 +339,10 @@ impl Store for Embedded {
         self.off(move |store| store.history_blocking(&key))
     }
 
+    fn said(self: Arc<Self>) -> Answer<Vec<StoredSaid>> {
+        self.off(Self::said_blocking)
+    }
+
     fn commit(self: Arc<Self>, mutations: Vec<Mutation>) -> Answer<()> {
         self.off(move |store| store.commit_blocking(&mutations))
     }
@@ -380,6 +404,13 @@ fn apply(transaction: &WriteTransaction, mutation: &Mutation) -> Result<(), redb
         }
         Mutation::DeleteRevocation(entry) => {
             transaction.open_table(REVOKED)?.remove(entry.as_str())?;
+        }
+        Mutation::PutSaid(said) => {
+            let key = (said.registry.as_str(), said.part.as_str(), said.key.as_str());
+            transaction.open_table(SAID)?.insert(key, said.json.as_str())?;
+        }
+        Mutation::DeleteSaid { registry, part, key } => {
+            transaction.open_table(SAID)?.remove((registry.as_str(), part.as_str(), key.as_str()))?;
         }
         Mutation::ReserveGeneration(generation) => {
             transaction.open_table(META)?.insert(GENERATION_KEY, *generation)?;

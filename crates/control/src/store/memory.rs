@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::records::{HistoryEntry, StoredInstance, StoredRevocation, StoredRule, StoredToken};
+use super::records::{HistoryEntry, StoredInstance, StoredRevocation, StoredRule, StoredSaid, StoredToken};
 use super::{Answer, Contents, Mutation, Store, StoreError};
 
 #[derive(Default)]
@@ -25,6 +25,7 @@ struct Kept {
     revoked: BTreeMap<String, StoredRevocation>,
     generation: u64,
     facts: BTreeMap<String, String>,
+    said: BTreeMap<(String, String, String), String>,
 }
 
 impl Memory {
@@ -68,6 +69,10 @@ impl Kept {
             Mutation::DeleteToken(hash) => drop(self.tokens.remove(&hash)),
             Mutation::PutRevocation(entry) => drop(self.revoked.insert(entry.entry.clone(), *entry)),
             Mutation::DeleteRevocation(entry) => drop(self.revoked.remove(&entry)),
+            Mutation::PutSaid(said) => {
+                drop(self.said.insert((said.registry, said.part, said.key), said.json))
+            }
+            Mutation::DeleteSaid { registry, part, key } => drop(self.said.remove(&(registry, part, key))),
             Mutation::ReserveGeneration(generation) => self.generation = generation,
             Mutation::PutFact { name, value } => drop(self.facts.insert(name.to_owned(), value)),
         }
@@ -84,6 +89,13 @@ impl Store for Memory {
             let kept = self.kept.lock();
             let of = kept.history.range((key.clone(), 0)..=(key, u64::MAX)).rev();
             Ok(of.map(|(_, entry)| entry.clone()).collect())
+        })
+    }
+
+    fn said(self: Arc<Self>) -> Answer<Vec<StoredSaid>> {
+        Box::pin(async move {
+            let said = self.kept.lock().said.clone().into_iter();
+            Ok(said.map(|((registry, part, key), json)| StoredSaid { registry, part, key, json }).collect())
         })
     }
 

@@ -170,6 +170,19 @@ pub struct StoredRevocation {
     pub at: Timestamp,
 }
 
+/// A thing that a registry of the network said, for a start without it. The store does not look into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredSaid {
+    /// The registry's name in the settings.
+    pub registry: String,
+    /// The part of it.
+    pub part: String,
+    /// Which thing of the part.
+    pub key: String,
+    /// What it is.
+    pub json: String,
+}
+
 /// `Kind/namespace/name`, by which a rule is stored and asked for.
 pub fn rule_key(object: &Object) -> String {
     format!("{}/{}/{}", object.kind, object.namespace, object.name)
@@ -199,6 +212,17 @@ pub enum Mutation {
     PutRevocation(Box<StoredRevocation>),
     /// Removes a revocation, by its entry.
     DeleteRevocation(String),
+    /// Writes what a registry said.
+    PutSaid(Box<StoredSaid>),
+    /// Removes it.
+    DeleteSaid {
+        /// The registry's name.
+        registry: String,
+        /// The part of it.
+        part: String,
+        /// Which thing of the part.
+        key: String,
+    },
     /// No generation above this one has been used.
     ReserveGeneration(u64),
     /// Writes what this data directory is of.
@@ -230,18 +254,18 @@ pub struct Contents {
 }
 
 /// What the world shares is stored as if it were the record's own.
-mod shared {
+pub(crate) mod shared {
     use std::sync::Arc;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use crate::instance::Instance;
 
-    pub(super) fn serialize<S: Serializer>(instance: &Arc<Instance>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(instance: &Arc<Instance>, to: S) -> Result<S::Ok, S::Error> {
         Instance::serialize(instance, to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Instance>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Instance>, D::Error> {
         Instance::deserialize(from).map(Arc::new)
     }
 }

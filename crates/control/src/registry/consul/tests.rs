@@ -6,8 +6,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::super::health::{Condition, Table};
+use super::super::opened::keep;
 use super::super::parts::Said;
-use super::super::{Heard, Item, Voice, keep};
+use super::super::{Heard, Item, Voice};
 use super::entry::{Entry, Row};
 use super::*;
 use crate::instance::{Instance, Protocol, State as Life};
@@ -130,7 +131,7 @@ impl Play {
         let (words, receiver) = mpsc::channel(16);
         let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
         tasks.spawn(keep(Consul::new(settings, "us".into()), voice));
-        Self { scene, table, heard: Heard { row, words: receiver }, _tasks: tasks }
+        Self { scene, table, heard: Heard::new(row, receiver), _tasks: tasks }
     }
 
     /// Parts that are said next, and how many instances they have.

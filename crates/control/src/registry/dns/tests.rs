@@ -141,7 +141,7 @@ async fn a_name_that_fails_or_is_gone_keeps_what_it_had_and_is_told() {
     settings.validate().unwrap();
     let (voice, mut words) = Voice::of_a_test();
     let health = voice.health.clone();
-    let _task = tokio::spawn(crate::registry::keep(Dns::new(settings), voice));
+    let _task = tokio::spawn(crate::registry::opened::keep(Dns::new(settings), voice));
     let mut next = async |wanted: &str| loop {
         match words.recv().await.unwrap() {
             Word::Event(source, Event::Reset(items)) => {

@@ -73,6 +73,28 @@ impl Cluster {
         Self { network, ..Self::default() }
     }
 
+    /// It was said before this start. Yields the object that it is of.
+    pub(super) fn recall(&mut self, kind: &'static str, item: &mut Item) -> Option<Named> {
+        let (key, named) = match item {
+            Item::Instance(instance) => {
+                let of = match kind {
+                    // Its id goes on with an address.
+                    SLICE => instance.id.find(&format!(".{}:", instance.namespace)),
+                    _ => instance.id.len().checked_sub(instance.namespace.len() + 1),
+                };
+                let name = instance.id.get(..of?)?.to_owned();
+                (instance.id.clone(), (instance.namespace.clone(), name))
+            }
+            Item::Rule(object) => {
+                let named = (object.namespace.clone(), object.name.clone());
+                as_said(object);
+                (written(&named), named)
+            }
+        };
+        self.said.entry(kind).or_default().insert(key, item.clone());
+        Some(named)
+    }
+
     /// A thing is now this. Answers what is news.
     pub(super) fn put(&mut self, kind: &'static str, named: &Named, thing: Thing) -> Vec<Said> {
         match thing {
@@ -141,7 +163,7 @@ impl Cluster {
     fn rule(&mut self, kind: &'static str, named: &Named, mut object: Object) -> Vec<Said> {
         let mut affected = Vec::new();
         if kind == SERVICE {
-            let service = object.intents.iter_mut().find_map(|intent| match intent {
+            let service = object.intents.iter().find_map(|intent| match intent {
                 Intent::Service(service) => Some(service),
                 _ => None,
             });
@@ -150,12 +172,8 @@ impl Cluster {
             if let Some(service) = service {
                 all.insert(named.1.clone(), service.clone());
                 affected.push(service.clone());
-                if service.selector.is_empty() {
-                    by_the_names_of_its_own(service);
-                }
-                // Which Pods these are we say ourselves, Pod by Pod.
-                service.selector.clear();
             }
+            as_said(&mut object);
         }
         let item = Item::Rule(Box::new(object));
         let known = self.said.entry(kind).or_default();
@@ -315,6 +333,18 @@ fn written_whole(object: &Object) -> String {
 /// A Service without a selector has what somebody writes down for it.
 fn selects(service: &ServiceIntent, pod: &Pod) -> bool {
     !service.selector.is_empty() && selected(&service.selector, &pod.labels)
+}
+
+/// A Service as it is said: which Pods it selects we say ourselves, Pod by Pod.
+fn as_said(object: &mut Object) {
+    for intent in &mut object.intents {
+        if let Intent::Service(service) = intent {
+            if service.selector.is_empty() {
+                by_the_names_of_its_own(service);
+            }
+            service.selector.clear();
+        }
+    }
 }
 
 /// What somebody writes down for a Service has its ports by the names of the Service's own, whatever the target. A Pod that is meant so may

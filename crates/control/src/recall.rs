@@ -1,0 +1,269 @@
+//! What registries of the network said last, kept for a start without them.
+//!
+//! ```text
+//! keeper: who says what --every few seconds, what has changed--> store
+//! store --at a start--> the registry's own state, and the first world
+//! ```
+//!
+//! A registry goes on where it was: what it does not say any more after the start is missing as if it had been away, a rule that cannot
+//! be read is what it was. Where it does not answer, what it said holds, and ages. Who asks another place than before has said nothing yet.
+//! Files are not kept: they are there, or the start fails.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use outrigger_rules::{Object, parse_with};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use crate::instance::Instance;
+use crate::keeper::{Claims, Keeper, Published, Rule};
+use crate::registry::health::{Registered, Table};
+use crate::registry::{Item, Memories, Row};
+use crate::store::records::{StoredSaid, shared};
+use crate::store::{Contents, Mutation, Store, StoreError};
+use crate::world::MeshSettings;
+
+/// Between two writings of what has changed.
+const PAUSE: Duration = Duration::from_secs(2);
+/// That a registry was heard is written at least so often.
+const NOTE: Duration = Duration::from_secs(60);
+/// Changes in one commit: others wait for it.
+const COMMIT: usize = 1000;
+/// Fields of a row that do not say what is asked.
+const NOT_WHERE: [&str; 14] = [
+    "tokenFile",
+    "user",
+    "username",
+    "password",
+    "passwordFile",
+    "caFile",
+    "certFile",
+    "keyFile",
+    "register",
+    "readOnly",
+    "holdSeconds",
+    "ttlSeconds",
+    "waitSeconds",
+    "connections",
+];
+const FACT: &str = "registries";
+
+/// What is noted of a registry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Note {
+    /// What is asked, as its row says.
+    asked: String,
+    heard: Option<Timestamp>,
+}
+
+type Notes = BTreeMap<String, Note>;
+
+/// A thing as it is kept.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Kept {
+    Instance(#[serde(with = "shared")] Arc<Instance>),
+    Rule {
+        namespace: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<String>,
+        source: String,
+    },
+}
+
+impl Kept {
+    fn read(self, mesh: &MeshSettings) -> Option<Item> {
+        match self {
+            Self::Instance(instance) => instance.validate().is_ok().then_some(Item::Instance(instance)),
+            Self::Rule { namespace, file, source } => {
+                // What it means is this release's business, not of the one that kept it.
+                let mut parsed =
+                    parse_with(file.as_deref().unwrap_or_default(), &source, &mesh.reading(&namespace));
+                let object: Object = parsed.objects.pop().filter(|_| parsed.objects.is_empty())?;
+                Some(Item::Rule(Box::new(object)))
+            }
+        }
+    }
+}
+
+fn asked(row: &Row) -> String {
+    let mut whole = serde_json::to_value(row).unwrap_or_default();
+    for of in whole.as_object_mut().into_iter().flat_map(|row| row.values_mut()) {
+        if let Value::Object(fields) = of {
+            fields.retain(|name, _| !NOT_WHERE.contains(&name.as_str()));
+        }
+    }
+    whole.to_string()
+}
+
+fn of_network(rows: &[Row]) -> impl Iterator<Item = &Row> {
+    rows.iter().filter(|row| row.file.is_none())
+}
+
+/// What registries of the network said before this start.
+///
+/// # Errors
+/// The store cannot be read or written.
+pub async fn load(
+    store: &Arc<dyn Store>,
+    contents: &Contents,
+    rows: &[Row],
+    mesh: &MeshSettings,
+) -> Result<Memories, StoreError> {
+    let notes: Notes =
+        contents.facts.get(FACT).and_then(|fact| serde_json::from_str(fact).ok()).unwrap_or_default();
+    let same: HashMap<&str, &Note> = of_network(rows)
+        .filter_map(|row| {
+            notes.get(row.name()).filter(|note| note.asked == asked(row)).map(|note| (row.name(), note))
+        })
+        .collect();
+    let mut memories = Memories::new();
+    let mut unread = 0;
+    for said in store.clone().said().await? {
+        let Some(note) = same.get(said.registry.as_str()) else { continue };
+        let kept = serde_json::from_str::<Kept>(&said.json).ok().and_then(|kept| kept.read(mesh));
+        let memory = memories.entry(said.registry).or_default();
+        memory.at = note.heard;
+        let part = memory.parts.entry(said.part).or_default();
+        match kept {
+            Some(item) => part.push(item),
+            None => unread += 1,
+        }
+    }
+    if unread > 0 {
+        tracing::warn!(
+            unread,
+            "of what registries said before this start not all can be read, and is forgotten"
+        );
+    }
+    Ok(memories)
+}
+
+/// Keeps what registries of the network say, for ever. What changes is in the store a few seconds later, a start in between repeats it.
+pub async fn keep(keeper: Keeper, store: Arc<dyn Store>, table: Table, rows: Vec<Row>) {
+    let place = |(place, row): (usize, &Registered)| {
+        Some((place, of_network(&rows).find(|of| *of.name() == *row.name)?))
+    };
+    let places: HashMap<usize, &Row> = table.rows().filter_map(place).collect();
+    if places.is_empty() {
+        return;
+    }
+    let mut generation = keeper.subscribe();
+    let (mut before, mut noted) = (None::<Said>, None::<(Instant, Notes)>);
+    loop {
+        let now = Said::of(&keeper.published());
+        let changes = match &before {
+            Some(before) => Ok(now.news(before, &places)),
+            None => {
+                store.clone().said().await.map(|kept| differing(kept, now.news(&Said::default(), &places)))
+            }
+        };
+        let notes = notes(&table, &places);
+        let due = noted.as_ref().is_none_or(|(at, last)| at.elapsed() >= NOTE && *last != notes);
+        // What cannot be read or written is tried again.
+        if let Ok(changes) = changes
+            && (due || !changes.is_empty())
+            && write(&store, changes, &notes).await
+        {
+            let kept = |place| now.instances.count(place) + now.rules.count(place);
+            let rows = table.rows().filter(|(place, _)| places.contains_key(place));
+            rows.for_each(|(place, row)| row.health.set_kept(kept(place)));
+            (before, noted) = (Some(now), Some((Instant::now(), notes)));
+        }
+        tokio::time::sleep(PAUSE).await;
+        if let Ok(Err(_)) = timeout(NOTE, generation.changed()).await {
+            return;
+        }
+    }
+}
+
+/// Who is asked what, and was heard when: this time, or before.
+fn notes(table: &Table, places: &HashMap<usize, &Row>) -> Notes {
+    let note = |(place, row): (usize, &Registered)| {
+        let of = places.get(&place)?;
+        let heard = row.health.state().heard.and_then(|at| Timestamp::now().checked_sub(at.elapsed()).ok());
+        Some((of.name().to_owned(), Note { asked: asked(of), heard }))
+    };
+    table.rows().filter_map(note).collect()
+}
+
+/// Whether all of it is written. What is not is found to differ again.
+async fn write(store: &Arc<dyn Store>, changes: Vec<Mutation>, notes: &Notes) -> bool {
+    let note = Mutation::PutFact { name: FACT, value: serde_json::to_string(notes).unwrap_or_default() };
+    // Whose word it is comes first: without the note nothing of it counts.
+    let all: Vec<Mutation> = std::iter::once(note).chain(changes).collect();
+    for some in all.chunks(COMMIT) {
+        if let Err(error) = store.clone().commit(some.to_vec()).await {
+            tracing::debug!(%error, "what registries say is not kept; trying again");
+            return false;
+        }
+    }
+    true
+}
+
+/// What is in the store is left as it is.
+fn differing(kept: Vec<StoredSaid>, now: Vec<Mutation>) -> Vec<Mutation> {
+    let mut kept: HashMap<(String, String, String), String> =
+        kept.into_iter().map(|said| ((said.registry, said.part, said.key), said.json)).collect();
+    let mut changes: Vec<Mutation> = now
+        .into_iter()
+        .filter(|change| match change {
+            Mutation::PutSaid(said) => {
+                let key = (said.registry.clone(), said.part.clone(), said.key.clone());
+                kept.remove(&key).is_none_or(|json| json != said.json)
+            }
+            _ => true,
+        })
+        .collect();
+    let gone = kept.into_keys().map(|(registry, part, key)| Mutation::DeleteSaid { registry, part, key });
+    changes.extend(gone);
+    changes
+}
+
+/// Everything that is said at one moment. A copy costs nothing.
+#[derive(Default)]
+struct Said {
+    instances: Claims<Arc<Instance>>,
+    rules: Claims<Arc<Rule>>,
+}
+
+impl Said {
+    fn of(published: &Published) -> Self {
+        Self { instances: published.claims.clone(), rules: published.ruled.clone() }
+    }
+
+    /// What to write so that the store has this instead of that.
+    fn news(&self, before: &Self, places: &HashMap<usize, &Row>) -> Vec<Mutation> {
+        let instances = self.instances.news(&before.instances, Arc::ptr_eq);
+        let instances = instances.map(|(source, id, instance)| {
+            (source, format!("instance/{id}"), instance.map(|instance| Kept::Instance(instance.clone())))
+        });
+        let rules = self.rules.news(&before.rules, Arc::ptr_eq).map(|(source, key, rule)| {
+            let kept = rule.map(|rule| Kept::Rule {
+                namespace: rule.stored.namespace.clone(),
+                file: rule.stored.file.clone(),
+                source: rule.stored.source.clone(),
+            });
+            (source, key.to_owned(), kept)
+        });
+        let all = instances.chain(rules).filter(|(source, ..)| places.contains_key(&source.place));
+        all.filter_map(|(source, key, kept)| {
+            let (registry, part) = (source.registry.to_string(), source.part.clone());
+            Some(match kept {
+                Some(kept) => {
+                    let json = serde_json::to_string(&kept).ok()?;
+                    Mutation::PutSaid(Box::new(StoredSaid { registry, part, key, json }))
+                }
+                None => Mutation::DeleteSaid { registry, part, key },
+            })
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+use serde_json::json;
+
+use super::*;
+use crate::keeper::tests::{keeper, objects};
+use crate::registry::{Event, Key, Source};
+use crate::store::memory::Memory as InMemory;
+
+fn rows(address: &str, token: &str) -> Vec<Row> {
+    let rows = json!([{"name": "dc1", "consul": {"address": address, "tokenFile": token}}, {"file": {"paths": ["/none"]}}]);
+    serde_json::from_value(rows).unwrap()
+}
+
+fn instance(id: &str) -> Item {
+    let instance = json!({"id": id, "service": "web", "namespace": "shop", "addresses": ["10.0.0.7"],
+        "ports": [{"number": 8080, "protocol": "http"}]});
+    Item::Instance(Arc::new(serde_json::from_value::<Instance>(instance).unwrap().normalise()))
+}
+
+const POLICY: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: guard, namespace: shop}
+spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}
+";
+
+fn source(place: usize, registry: &str, part: &str) -> Arc<Source> {
+    Arc::new(Source { place, registry: registry.into(), part: part.to_owned() })
+}
+
+/// What is in the store, as a start with these rows finds it.
+async fn found(store: &Arc<InMemory>, rows: &[Row]) -> Memories {
+    let (contents, store): (_, Arc<dyn Store>) = (store.contents(), store.clone());
+    load(&store, &contents, rows, &MeshSettings::default()).await.unwrap()
+}
+
+/// Waits until so many things of the first row are kept.
+async fn kept(table: &Table, count: usize) {
+    let (_, row) = table.rows().nth(1).unwrap();
+    row.health.subscribe().wait_for(|state| state.kept == Some(count)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_said_is_there_at_the_next_start_unless_another_place_is_asked() {
+    let (keeper, store) = keeper().await;
+    let rows = rows("http://127.0.0.1:8500", "a");
+    let mut table = Table::new();
+    table.add("dc1", "consul").health.heard();
+    table.add("file", "file");
+    tokio::spawn(keep(keeper.clone(), store.clone(), table.clone(), rows.clone()));
+    let parts = [source(1, "dc1", "shop/web"), source(1, "dc1", "rules"), source(2, "file", "x")];
+    let rule = objects(POLICY).remove(0);
+    let said = [
+        Event::Reset(vec![instance("a"), instance("b")]),
+        Event::Reset(vec![Item::Rule(Box::new(rule.clone()))]),
+        Event::Reset(vec![instance("c")]),
+    ];
+    keeper.registries(parts.iter().cloned().zip(said).collect()).await.unwrap();
+    kept(&table, 3).await;
+
+    let mut memories = found(&store, &rows).await;
+    assert_eq!(memories.keys().collect::<Vec<_>>(), ["dc1"], "files are there themselves");
+    let memory = memories.remove("dc1").unwrap();
+    assert!(memory.heard().is_some());
+    assert_eq!(memory.parts["shop/web"], [instance("a"), instance("b")]);
+    let [Item::Rule(again)] = &*memory.parts["rules"] else { panic!("{:?}", memory.parts) };
+    assert_eq!((&again.json, &again.intents), (&rule.json, &rule.intents));
+
+    // Another token asks the same, another address somebody else.
+    assert_eq!(found(&store, &self::rows("http://127.0.0.1:8500", "b")).await.len(), 1);
+    assert!(found(&store, &self::rows("http://127.0.0.1:9500", "a")).await.is_empty());
+
+    // What goes is kept no longer; what the disk does not take is written when it does.
+    store.fail("full");
+    let gone = Event::Remove(Key::Instance("a".to_owned()));
+    keeper.registries(vec![(parts[0].clone(), gone)]).await.unwrap();
+    tokio::time::sleep(PAUSE * 3).await;
+    assert_eq!(found(&store, &rows).await["dc1"].parts["shop/web"].len(), 2);
+    store.clone().retry().await.unwrap();
+    kept(&table, 2).await;
+    assert_eq!(found(&store, &rows).await["dc1"].parts["shop/web"], [instance("b")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_and_cannot_be_read_is_forgotten_alone() {
+    let store = Arc::new(InMemory::default());
+    let rows = rows("http://127.0.0.1:8500", "a");
+    let notes = Notes::from([("dc1".to_owned(), Note { asked: asked(&rows[0]), heard: None })]);
+    let said = |key: &str, json: &str| {
+        let (registry, part) = ("dc1".to_owned(), "shop/web".to_owned());
+        Mutation::PutSaid(Box::new(StoredSaid { registry, part, key: key.to_owned(), json: json.to_owned() }))
+    };
+    let Item::Instance(good) = instance("a") else { unreachable!() };
+    let changes = vec![
+        said("instance/a", &serde_json::to_string(&Kept::Instance(good)).unwrap()),
+        said("instance/b", r#"{"instance": {"id": "b", "unknown": true}}"#),
+        said("instance/c", "{"),
+        said("X/shop/x", r#"{"rule": {"namespace": "shop", "source": "kind: X"}}"#),
+    ];
+    let as_store: Arc<dyn Store> = store.clone();
+    assert!(write(&as_store, changes, &notes).await);
+    assert_eq!(found(&store, &rows).await["dc1"].parts["shop/web"], [instance("a")]);
+}

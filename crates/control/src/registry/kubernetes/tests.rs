@@ -1,0 +1,102 @@
+use kube::runtime::watcher::Event as Watched;
+use outrigger_rules::{Object, parse_with};
+use serde_json::json;
+
+use super::super::{Event, Key};
+use super::cluster::{POD, SERVICE, Thing};
+use super::pod::Pod;
+use super::*;
+
+const POLICY: &str = "AuthorizationPolicy";
+
+fn named(name: &str) -> Named {
+    ("shop".to_owned(), name.to_owned())
+}
+
+fn object(text: &str) -> Object {
+    parse_with("", text, &ParseOptions::default()).objects.remove(0)
+}
+
+fn policy(name: &str) -> Object {
+    object(&format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{}}\n"
+    ))
+}
+
+fn service() -> Object {
+    object(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n",
+    )
+}
+
+fn pod(name: &str) -> watch::Seen {
+    let pod = json!({
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
+        "status": {"phase": "Running", "podIP": "10.1.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    (named(name), Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new)), None)
+}
+
+fn rule(object: Object) -> watch::Seen {
+    (named(&object.name.clone()), Thing::Rule(Some(Box::new(object))), None)
+}
+
+fn kubernetes() -> Kubernetes {
+    Kubernetes::new(KubernetesSettings::default(), ParseOptions::default())
+}
+
+/// A listing of a kind.
+fn list(kubernetes: &mut Kubernetes, kind: &'static str, all: Vec<watch::Seen>) -> Vec<Said> {
+    let between = all.into_iter().map(Watched::InitApply);
+    let events = std::iter::once(Watched::Init).chain(between).chain([Watched::InitDone]);
+    events.flat_map(|event| kubernetes.hear(kind, event)).collect()
+}
+
+/// Everything that it says, as it is kept.
+fn everything(kubernetes: &Kubernetes) -> BTreeMap<String, Vec<Item>> {
+    let all = kubernetes.cluster.all().into_iter();
+    all.map(|(part, event)| match event {
+        Event::Reset(items) => (part.to_owned(), items),
+        other => panic!("{other:?}"),
+    })
+    .collect()
+}
+
+#[test]
+fn after_a_start_what_is_not_listed_has_gone_and_what_cannot_be_read_is_what_it_was() {
+    let mut before = kubernetes();
+    list(&mut before, SERVICE, vec![rule(service())]);
+    list(&mut before, POD, vec![pod("web-1"), pod("web-2")]);
+    list(&mut before, POLICY, vec![rule(policy("guard")), rule(policy("old"))]);
+    let said = everything(&before);
+    // Kept is what somebody wrote, not what we make of it.
+    let mut kept = said.clone();
+    kept.insert(SERVICE.to_owned(), vec![Item::Rule(Box::new(service()))]);
+
+    let mut after = kubernetes();
+    assert!(after.recall(&mut kept));
+    assert_eq!(kept, said, "until the cluster answers all of it is as it was");
+    assert_eq!(everything(&after), said);
+    let unreadable = (named("guard"), Thing::Rule(None), Some("spec.rules: no".to_owned()));
+    list(&mut after, SERVICE, vec![rule(service())]);
+    let gone = list(&mut after, POD, vec![pod("web-2")]);
+    assert_eq!(gone, [(POD, Event::Remove(Key::Instance("web-1.shop".into())))]);
+    let gone = list(&mut after, POLICY, vec![unreadable]);
+    assert_eq!(gone, [(POLICY, Event::Remove(Key::Rule("AuthorizationPolicy/shop/old".into())))]);
+    assert_eq!(everything(&after)[POLICY], [Item::Rule(Box::new(policy("guard")))]);
+    assert_eq!(after.flaws.len(), 1, "and it is told");
+}
+
+#[tokio::test]
+async fn after_a_start_a_kind_that_is_not_watched_holds_until_the_cluster_says_that_it_has_gone() {
+    let mut kubernetes = kubernetes();
+    kubernetes
+        .recall(&mut BTreeMap::from([(POLICY.to_owned(), vec![Item::Rule(Box::new(policy("guard")))])]));
+    let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+    let kinds = Kinds::new(client, ParseOptions::default());
+    assert_eq!(kubernetes.suspects(&kinds), [POLICY]);
+    assert_eq!(everything(&kubernetes)[POLICY].len(), 1);
+    assert_eq!(kubernetes.forget(POLICY).len(), 1);
+    assert!(everything(&kubernetes)[POLICY].is_empty());
+}
