@@ -47,6 +47,7 @@ mod revocation;
 mod rotation;
 mod rules;
 mod services;
+mod sidecars;
 mod thin_thread;
 mod tokens;
 mod virtual_services;

@@ -33,6 +33,7 @@ mod inbound;
 mod levels;
 mod lost;
 mod request;
+mod sidecar;
 mod source;
 mod target;
 mod words;
@@ -140,12 +141,8 @@ impl<'a> See<'a> {
             ClientKind::Envoy => self.listener(&format!("outbound_{port}")),
             ClientKind::Grpc => self.listener(&format!("{host}:{port}")),
             ClientKind::Outrigger => {
-                let name = match host.parse::<IpAddr>() {
-                    Ok(ip) => format!("/{}", std::net::SocketAddr::new(ip, *port)),
-                    Err(_) => format!("{host}:{port}"),
-                };
-                match self.resource(ResourceKind::Destination, &name) {
-                    Some(Resource::Destination(found)) => self.listener(&found.listener),
+                match self.destination(goal) {
+                    Some(found) => self.listener(&found.listener),
                     // A name of the world leads to an address of the world, where only the first bytes say what is meant.
                     _ => self.listener(&names::outbound(*port, "", names::ANY_HOST)),
                 }
@@ -181,6 +178,7 @@ pub(crate) fn explain(
             service: source::service_of(source),
             identity: identity.map_or(String::new(), |id| id.to_string()),
             client: beside.map(|beside| kind_name(beside.scope.kind).to_owned()),
+            sidecar: see.sidecar().filter(|_| !is_alone).map(|sidecar| sidecar.origin.to_string()),
         },
         request: RequestBody {
             method: request.method().to_owned(),
@@ -309,14 +307,12 @@ impl Work<'_> {
         self.answer.outcomes.push(Outcome { kind, status, origin, why, ..Outcome::default() });
     }
 
-    fn outside(&mut self, goal: &Goal) {
-        self.missing(goal);
-        self.outcome("outside", None, None, OUTSIDE);
-    }
-
     /// What the mesh does not have.
     fn missing(&mut self, goal: &Goal) {
         let see = self.caller.see;
+        if self.is_unknown(goal) {
+            return;
+        }
         if let Some(service) = see.service(&goal.host).filter(|service| !service.ports.is_empty()) {
             let ports = service.ports.keys().map(u16::to_string).collect::<Vec<_>>();
             let (host, ports) = (&service.host, source::listed(ports.into_iter()));

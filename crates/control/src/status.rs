@@ -107,6 +107,9 @@ pub struct ProxyStatus {
     pub generation: u64,
     /// Whether that is the latest.
     pub synced: bool,
+    /// The Sidecar that holds for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<String>,
     /// By type of resource.
     pub types: BTreeMap<String, TypeStatus>,
     /// What it refuses at present.
@@ -315,9 +318,21 @@ impl Board {
 
     /// Every connected proxy; `latest` is the generation of the world.
     pub fn proxies(&self, latest: u64) -> Vec<ProxyStatus> {
+        self.proxies_with(latest, |_| None)
+    }
+
+    /// The same, with the Sidecar that holds for each.
+    pub(crate) fn proxies_with(
+        &self,
+        latest: u64,
+        sidecar: impl Fn(&Scope) -> Option<String>,
+    ) -> Vec<ProxyStatus> {
         let (now, marked) = (SystemTime::now(), self.audience.generation());
-        let mut all: Vec<ProxyStatus> =
-            self.entries.lock().values().map(|entry| entry.status(latest, marked, now)).collect();
+        let status = |entry: &Entry| ProxyStatus {
+            sidecar: sidecar(&entry.client.scope),
+            ..entry.status(latest, marked, now)
+        };
+        let mut all: Vec<ProxyStatus> = self.entries.lock().values().map(status).collect();
         all.sort_by(|a, b| (&a.instance, &a.node).cmp(&(&b.instance, &b.node)));
         all
     }
@@ -444,6 +459,7 @@ impl Entry {
             connected_seconds: age(self.connected),
             generation,
             synced: generation >= latest,
+            sidecar: None,
             types: types.collect(),
             refused: self
                 .refused

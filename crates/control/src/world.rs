@@ -27,6 +27,7 @@ mod change;
 mod rules;
 #[cfg(test)]
 pub(crate) mod sample;
+mod sidecars;
 
 pub use change::{Change, Fact, Wide};
 use rules::Rules;
@@ -321,9 +322,13 @@ impl World {
     /// The routing that a client of `namespace` has for a host: an exact host goes before a wildcard, the longer wildcard
     /// before the shorter, then the first by name.
     pub fn route_for(&self, host: &Host, namespace: &str) -> Option<Arc<RouteIntent>> {
+        self.route_known(host, namespace, None)
+    }
+
+    fn route_among(&self, host: &Host, is: impl Fn(&RouteIntent) -> bool) -> Option<Arc<RouteIntent>> {
         let mistaken = self.mistaken(host);
         let routes = self.routes_over(host);
-        let visible = routes.iter().filter(|route| route.visibility.includes(namespace));
+        let visible = routes.iter().filter(|route| is(route));
         let score = |route: &RouteIntent| {
             let of = |pattern: &Host| {
                 let other = mistaken.as_ref().and_then(|other| specificity(pattern, other));

@@ -30,7 +30,9 @@ impl Resource {
     fn named(&self) -> Vec<(ResourceKind, Cow<'_, str>)> {
         match self {
             Self::Destination(destination) => {
-                vec![(ResourceKind::Listener, destination.listener.as_str().into())]
+                let listener =
+                    Some(destination.listener.as_str()).filter(|_| destination.refused_by().is_none());
+                listener.map(|listener| (ResourceKind::Listener, listener.into())).into_iter().collect()
             }
             Self::Listener(listener) => listener.chains().flat_map(of_chain).collect(),
             Self::Routes(routes) => routes.clusters().map(cluster).collect(),

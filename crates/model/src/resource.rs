@@ -74,6 +74,17 @@ pub struct Destination {
     pub listener: String,
 }
 
+impl Destination {
+    /// What stands before the name of a user object in place of a listener: nobody serves the destination, and by that object's word
+    /// it is refused. No listener is called so, so whoever does not know that waits in vain.
+    pub const REFUSED: &str = "REGISTRY_ONLY|";
+
+    /// The user object by whose word it is refused.
+    pub fn refused_by(&self) -> Option<&str> {
+        self.listener.strip_prefix(Self::REFUSED)
+    }
+}
+
 /// Answers "which addresses stand for this name?" on demand: what a sidecar's DNS says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {

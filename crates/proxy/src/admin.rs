@@ -111,6 +111,7 @@ fn config_dump(pages: &Pages) -> Value {
         .map(|(name, known)| match &known.answer {
             Destination::Listener(listener) => (name, listener.name().to_owned()),
             Destination::NotInMesh => (name, "not in the mesh".to_owned()),
+            Destination::Refused(by) => (name, format!("not known, and by {by} the policy is REGISTRY_ONLY")),
         })
         .collect();
     let hosts: BTreeMap<&str, _> =

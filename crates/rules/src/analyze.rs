@@ -15,6 +15,7 @@ mod providers;
 mod references;
 mod routes;
 mod services;
+mod sidecars;
 mod tokens;
 
 use std::borrow::Cow;
@@ -24,7 +25,7 @@ use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
-    Place, RouteIntent, ServiceIntent, Target, TokensIntent,
+    Place, RouteIntent, ServiceIntent, SidecarIntent, Target, TokensIntent,
 };
 use crate::object::Object;
 
@@ -95,6 +96,10 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NO_EFFECT, what: "a rate limit for another namespace", run: limits::foreign },
     Check { code: code::HTTP_ON_TCP, what: "a rate limit for TCP ports", run: limits::without_http },
     Check { code: code::LIMIT, what: "more rate limits than are held", run: limits::too_many },
+    Check { code: code::SIDECARS, what: "two Sidecars for a namespace", run: sidecars::namespace_wide },
+    Check { code: code::SIDECAR_SELECTORS, what: "two Sidecars for a workload", run: sidecars::selectors },
+    Check { code: code::NOBODY, what: "an egress host that does not exist", run: sidecars::hosts },
+    Check { code: code::REFERENCE, what: "an egress proxy that does not exist", run: sidecars::proxies },
     Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 
@@ -122,6 +127,7 @@ struct Scene<'o> {
     services: Vec<&'o ServiceIntent>,
     attached: Vec<&'o AttachedIntent>,
     limits: Vec<&'o LimitsIntent>,
+    sidecars: Vec<&'o SidecarIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -138,6 +144,7 @@ impl<'o> Scene<'o> {
             services: Vec::new(),
             attached: Vec::new(),
             limits: Vec::new(),
+            sidecars: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -152,6 +159,7 @@ impl<'o> Scene<'o> {
                 Intent::Service(service) => scene.services.push(service),
                 Intent::Attached(route) => scene.attached.push(route),
                 Intent::Limits(limits) => scene.limits.push(limits),
+                Intent::Sidecar(sidecar) => scene.sidecars.push(sidecar),
                 Intent::Workload(_) => {}
             }
         }

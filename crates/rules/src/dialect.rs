@@ -13,6 +13,7 @@ mod request_authentication;
 pub mod service;
 mod service_entry;
 mod shared;
+mod sidecar;
 pub(crate) mod traffic_rules;
 mod virtual_service;
 mod workload_entry;
@@ -48,6 +49,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::RequestAuthentication, versions: SECURITY, read: request_authentication::read },
     Row { kind: ObjectKind::ServiceEntry, versions: NETWORKING, read: service_entry::read },
     Row { kind: ObjectKind::WorkloadEntry, versions: NETWORKING, read: workload_entry::read },
+    Row { kind: ObjectKind::Sidecar, versions: NETWORKING, read: sidecar::read },
     Row { kind: ObjectKind::HttpRoute, versions: GATEWAY, read: gateway::http_route },
     Row { kind: ObjectKind::GrpcRoute, versions: GATEWAY_GRPC, read: gateway::grpc_route },
     Row { kind: ObjectKind::TlsRoute, versions: GATEWAY_TLS, read: gateway::tls_route },
@@ -64,6 +66,5 @@ pub(crate) const FOREIGN: &[(&str, &str)] = &[
     ("ProxyConfig", "is not implemented by Outrigger"),
     ("WorkloadGroup", "is not implemented by Outrigger yet; instances are registered with the control plane"),
     ("Gateway", "is not implemented by Outrigger yet"),
-    ("Sidecar", "is not implemented by Outrigger yet; a sidecar asks only for what its workload calls"),
     ("Telemetry", "is not implemented by Outrigger yet"),
 ];

@@ -47,6 +47,10 @@ pub mod code {
     pub const REFERENCE: &str = "IST0101";
     /// Two objects route the same host.
     pub const CONFLICT: &str = "IST0109";
+    /// Two Sidecars select one workload.
+    pub const SIDECAR_SELECTORS: &str = "IST0110";
+    /// Two Sidecars are for a whole namespace.
+    pub const SIDECARS: &str = "IST0111";
     /// A selector without workloads.
     pub const NO_WORKLOADS: &str = "IST0127";
     /// A route that no request reaches.
@@ -86,6 +90,8 @@ pub mod code {
         (SCHEMA, "a field is unknown, missing, or has a bad value"),
         (REFERENCE, "a route names a host or subset that does not exist"),
         (CONFLICT, "two objects route or describe the same host"),
+        (SIDECAR_SELECTORS, "two Sidecars select the same workload"),
+        (SIDECARS, "two Sidecars without a workloadSelector are in one namespace"),
         (NO_WORKLOADS, "a selector matches no workload"),
         (UNREACHABLE, "a route stands behind one that matches every request"),
         (EMPTY_SUBSET, "a subset matches no instance of its host"),

@@ -11,6 +11,7 @@ mod nearness;
 mod route;
 mod security;
 mod service;
+mod sidecar;
 mod tokens;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub use service::{
     WorkloadIntent,
 };
 
+pub use sidecar::{AppAddress, Egress, Import, Ingress, SidecarIntent, Unknown};
 pub use tokens::{Issuer, KeySource, TokensIntent};
 
 pub use crate::host::Host;
@@ -57,6 +59,8 @@ pub enum ObjectKind {
     ServiceEntry,
     /// Istio: a workload that is described instead of registered.
     WorkloadEntry,
+    /// Istio: what sidecars know and take in.
+    Sidecar,
     /// Gateway API: HTTP routing for ports of services.
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
@@ -79,7 +83,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
@@ -87,6 +91,7 @@ impl ObjectKind {
         Self::RequestAuthentication,
         Self::ServiceEntry,
         Self::WorkloadEntry,
+        Self::Sidecar,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TlsRoute,
@@ -106,6 +111,7 @@ impl ObjectKind {
             Self::RequestAuthentication => "RequestAuthentication",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::Sidecar => "Sidecar",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
@@ -204,6 +210,8 @@ pub enum Intent {
     Workload(WorkloadIntent),
     /// How many requests a service takes.
     Limits(LimitsIntent),
+    /// What sidecars know and take in.
+    Sidecar(SidecarIntent),
 }
 
 impl Intent {
@@ -219,6 +227,7 @@ impl Intent {
             Self::Service(intent) => &intent.origin,
             Self::Workload(intent) => &intent.origin,
             Self::Limits(intent) => &intent.origin,
+            Self::Sidecar(intent) => &intent.origin,
         }
     }
 }

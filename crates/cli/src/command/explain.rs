@@ -47,6 +47,9 @@ fn text(answer: &Explanation) -> String {
     let whole = format!("{} {}{}", request.method, request.authority, request.path);
     let mut tree = Tree::new(format!("{whole} from {} ({})", answer.source.instance, answer.source.service));
     tree.add(&answer.summary);
+    if let Some(sidecar) = &answer.source.sidecar {
+        tree.add(format!("{sidecar} says which services it knows"));
+    }
     if let Some(written) = &request.written {
         tree.add(format!("the path was written {written}"));
     }

@@ -89,6 +89,10 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
         for refusal in &proxy.refused {
             text += &format!("  {} refused {refusal:?}\n", proxy.node);
         }
+        if let Some(sidecar) = &proxy.sidecar {
+            let name = proxy.instance.as_ref().unwrap_or(&proxy.node);
+            text += &format!("  {name} has what {sidecar} says\n");
+        }
     }
     let rows = rules.iter().map(|rule| {
         let state = serde_json::to_value(rule.state).ok().and_then(|s| s.as_str().map(str::to_owned));

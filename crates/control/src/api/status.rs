@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use super::registries;
 use super::types::{InForce, Missing, ProxyStatus, RuleState, RuleStatusBody, StatusBody, WaitQuery};
 use super::{Api, Problem, Shared, operator, timeout};
+use crate::compile::scope::Scope;
 use crate::enforced::Unenforced;
 use crate::instance::Instance;
 use crate::keeper::{Published, Rule};
@@ -37,7 +38,8 @@ pub(super) async fn status(
 pub(crate) fn body(shared: &Shared) -> StatusBody {
     let published = shared.keeper.published();
     let generation = published.generation();
-    let proxies = shared.board.proxies(generation);
+    let sidecar = |scope: &Scope| scope.sidecar(&published.world).map(|sidecar| sidecar.origin.to_string());
+    let proxies = shared.board.proxies_with(generation, sidecar);
     let trouble = shared.store.trouble().map(|why| {
         format!("changes cannot be stored: {why}; nothing is lost, and they are taken again once the disk takes writes")
     });

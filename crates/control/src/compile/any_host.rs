@@ -2,7 +2,6 @@
 //! TLS and the authority of HTTP choose among the described services of the port; everything else goes where it was going,
 //! if the sidecar's policy lets it.
 
-use outrigger_model::cluster::PASSTHROUGH;
 use outrigger_model::listener::{ChainMatch, FilterChain, Listener, RouteSource, Terminal, TransportMatch};
 use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
 use outrigger_rules::intent::Resolution;
@@ -10,6 +9,8 @@ use outrigger_xds::ClientKind;
 
 use super::chains::{self, chain, detected, http};
 use super::connections::{self, Ways};
+use super::elsewhere;
+use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use super::route;
@@ -28,7 +29,7 @@ fn offers<'w>(lens: &Lens<'w>, port: u16) -> impl Iterator<Item = (Seen<'w>, Off
         let offer = lens.offer(service, port)?;
         let intent = offer.described.filter(|intent| intent.addresses.is_empty())?;
         let found = offer.protocol != Protocol::Tcp || intent.resolution == Resolution::None;
-        found.then_some((service, offer))
+        (found && knows(lens, service, port)).then_some((service, offer))
     })
 }
 
@@ -41,7 +42,7 @@ pub(super) fn port_of(lens: &Lens<'_>, name: &str) -> Option<u16> {
 /// The listener of a port.
 pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listener> {
     let mut chains: Vec<FilterChain> = Vec::new();
-    let (mut web, mut bytes) = (false, PASSTHROUGH.to_owned());
+    let (mut web, mut bytes) = (false, None);
     for (service, offer) in offers(lens, port) {
         let host = service.host().as_str();
         let key = names::outbound(port, "", host);
@@ -64,11 +65,12 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
                 };
                 chains.push(ways.rest(lens, &outbound, (&format!("tls {host}"), matches), &key));
             }
-            Protocol::Tcp if bytes == PASSTHROUGH => bytes = key,
-            Protocol::Tcp => {}
+            Protocol::Tcp => {
+                bytes.get_or_insert(key);
+            }
         }
     }
-    if chains.is_empty() && !web && bytes == PASSTHROUGH {
+    if chains.is_empty() && !web && bytes.is_none() {
         return None;
     }
     if web {
@@ -76,8 +78,13 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
         chains.push(chain("http", detected(), Terminal::Http(Box::new(http(lens, routes)))));
     }
     let outbound = Outbound { port, subset: "", host: names::ANY_HOST };
-    let rest = connections::tcp(lens, &outbound, vec![WeightedCluster::only(bytes)]);
-    chains.push(chain("other", ChainMatch::default(), rest));
+    chains.push(match bytes {
+        Some(cluster) => {
+            let tcp = connections::tcp(lens, &outbound, vec![WeightedCluster::only(cluster)]);
+            chain("other", ChainMatch::default(), tcp)
+        }
+        None => elsewhere::rest(lens, &outbound),
+    });
     Some(chains::listener(name, Vec::new(), chains))
 }
 
@@ -91,6 +98,6 @@ pub(super) fn routes(lens: &Lens<'_>, name: &str, port: u16) -> RouteConfig {
             virtual_hosts.push(route::virtual_host(lens, service, port, domains));
         }
     }
-    virtual_hosts.push(route::passthrough());
+    virtual_hosts.push(route::others(elsewhere::other_requests(lens)));
     RouteConfig { name: name.to_owned(), virtual_hosts }
 }

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use super::foreign::{self, Gap};
 use super::lens::{Facets, Lens};
 use super::scope::Scope;
-use super::{any_host, cluster, described, destination, endpoints, host, inbound, names, outbound, route};
+use super::{any_host, cluster, described, destination, elsewhere, endpoints, host, inbound, ingress};
+use super::{names, outbound, route};
 use crate::world::{Change, Fact, Wide, World};
 
 /// A change that may concern more than this, over all who see something of their own, is not looked into: whoever holds one of the
@@ -179,7 +180,12 @@ impl Compiled {
     /// Compiles anew what somebody holds, and marks those who see something else than before.
     pub fn settle(&self, generation: u64, stale: Stale, change: &Change) {
         let looked_into = stale.0.iter().map(|(_, before)| before.len()).sum::<usize>() <= MOST_LOOKED_INTO;
+        // What a client has of a facet, else only its own registration says.
+        let regrouped = change.wide.contains(&Wide::Sidecars);
         let is_other = |(kind, name): &Name, before: &Variant| {
+            if regrouped && before.facets.by_sidecar() {
+                return true;
+            }
             let (facets, outcome) = self.look_anew(&before.scope, *kind, name);
             // With other facets others may see something else than this one does.
             facets != before.facets || !outcome.is_same(&before.outcome)
@@ -378,7 +384,9 @@ fn resource(inputs: &Inputs, lens: &Lens<'_>, kind: ResourceKind, name: &str) ->
     Some(match kind {
         ResourceKind::Listener => Resource::Listener(match any_host::port_of(lens, name) {
             Some(port) => any_host::listener(lens, name, port)?,
-            None => inbound::compile(lens, name).or_else(|| outbound::compile(lens, name))?,
+            None => inbound::compile(lens, name)
+                .or_else(|| elsewhere::through(lens, name))
+                .or_else(|| outbound::compile(lens, name))?,
         }),
         ResourceKind::Routes => Resource::Routes(match any_host::port_of(lens, name) {
             Some(port) => any_host::routes(lens, name, port),
@@ -415,30 +423,16 @@ pub fn once(world: &Arc<World>, scope: &Scope, kind: ResourceKind, name: &str) -
 fn listed(lens: &Lens<'_>, kind: ResourceKind) -> Vec<String> {
     match (lens.kind(), kind) {
         (ClientKind::Envoy, ResourceKind::Listener) => outbound::envoy_names(lens),
-        (ClientKind::Envoy, ResourceKind::Cluster) => envoy_clusters(lens),
+        (ClientKind::Envoy, ResourceKind::Cluster) => elsewhere::envoy_clusters(lens),
         (ClientKind::Outrigger, ResourceKind::Listener) => inbound::names_for(lens),
         (ClientKind::Outrigger, ResourceKind::Cluster) => {
             let own = lens.own().into_iter();
-            let ports = own.flat_map(|own| own.ports.iter().map(|p| p.number).chain([inbound::OTHER_PORTS]));
-            ports.map(names::inbound_cluster).collect()
+            own.flat_map(|own| ingress::ports(lens, own).into_iter().chain([inbound::OTHER_PORTS]))
+                .map(names::inbound_cluster)
+                .collect()
         }
         _ => Vec::new(),
     }
-}
-
-/// Every service port and every subset that a route of this client may name.
-fn envoy_clusters(lens: &Lens<'_>) -> Vec<String> {
-    let mut all = Vec::new();
-    for service in lens.services() {
-        let subsets = lens.destination_for(service.host());
-        let subsets = subsets.as_deref().map(|rule| rule.subsets.as_slice()).unwrap_or_default();
-        for port in service.ports().keys() {
-            let name = |subset: &str| names::outbound(*port, subset, service.host().as_str());
-            all.push(name(""));
-            all.extend(subsets.iter().map(|subset| name(&subset.name)));
-        }
-    }
-    all
 }
 
 /// The version of a resource, or the names of a wildcard, with nothing kept.

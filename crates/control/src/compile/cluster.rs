@@ -2,25 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use outrigger_model::cluster::{ClientTls, Cluster, Discovery, Limits, OutsideTls, UpstreamProtocol};
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery, OutsideTls, UpstreamProtocol};
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::{
-    self, ClientTlsMode, ConnectionPool, H2Upgrade, Host, Location, TrafficPolicy,
-};
+use outrigger_rules::intent::{self, ClientTlsMode, Host, Location, TrafficPolicy};
 use outrigger_xds::ClientKind;
 
 use super::lens::Lens;
+use super::limits::limits;
 use super::names::{self, Outbound};
-use super::{described, endpoints, origin};
+use super::{described, endpoints, ingress, origin};
 use crate::instance::Protocol;
 
 /// The cluster of a name; `None` when there is no such service or workload.
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
-    if names::parse_inbound_cluster(name).is_some() {
-        let mut cluster = Cluster::new(name);
-        cluster.discovery = Discovery::OriginalDestination;
-        return Some(cluster);
+    if let Some(port) = names::parse_inbound_cluster(name) {
+        return Some(ingress::cluster(lens, name, port));
     }
     let outbound = Outbound::parse(name)?;
     if let Some(of) = described::of(lens, name) {
@@ -157,26 +154,5 @@ fn tls(rule: &intent::ClientTls, mesh: ClientTls, host: &Host) -> ClientTls {
                 _ => None,
             },
         }),
-    }
-}
-
-fn limits(cluster: &mut Cluster, pool: &ConnectionPool) {
-    let limits: &mut Limits = &mut cluster.limits;
-    limits.max_connections = pool.max_connections.unwrap_or(limits.max_connections);
-    limits.max_pending = pool.max_pending_requests.unwrap_or(limits.max_pending);
-    limits.max_requests = pool.max_requests.unwrap_or(limits.max_requests);
-    if let Some(retries) = pool.max_retries {
-        // A limit that the user wrote replaces the budget that we would have used.
-        limits.max_retries = retries;
-        limits.retry_budget = None;
-    }
-    cluster.connect_timeout = pool.connect_timeout.unwrap_or(cluster.connect_timeout);
-    cluster.idle_timeout = pool.http_idle_timeout.unwrap_or(cluster.idle_timeout);
-    cluster.max_requests_per_connection = pool.max_requests_per_connection.unwrap_or(0);
-    if pool.h2_upgrade == Some(H2Upgrade::Always) {
-        cluster.protocol = UpstreamProtocol::Http2;
-    }
-    if pool.use_client_protocol {
-        cluster.protocol = UpstreamProtocol::Follow;
     }
 }

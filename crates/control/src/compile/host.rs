@@ -2,6 +2,7 @@
 
 use outrigger_model::resource::Host;
 
+use super::imports::knows_any;
 use super::lens::{Lens, Seen};
 
 /// The service that a name means to this client; `None` when there is none, or none with an address.
@@ -9,7 +10,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Host> {
     if name == Host::OUTSIDE {
         return Some(outside(lens));
     }
-    let has_address = |service: &Seen<'_>| !lens.addresses(*service).is_empty();
+    let has_address = |service: &Seen<'_>| !lens.addresses(*service).is_empty() && knows_any(lens, *service);
     let service = lens.service_of(&lens.resolve(name)?, has_address)?;
     let addresses = lens.addresses(service);
     let host = match service.host().is_wildcard() {
@@ -21,7 +22,8 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Host> {
 
 /// Names beyond the mesh's own domain, so that the control plane need not be asked for every name of the world.
 fn outside(lens: &Lens<'_>) -> Host {
-    let with_address = lens.described().filter(|service| !lens.addresses(*service).is_empty());
+    let with_address =
+        lens.described().filter(|service| !lens.addresses(*service).is_empty() && knows_any(lens, *service));
     let hosts = with_address.map(|service| service.host());
     let mut names: Vec<String> =
         hosts.filter(|host| !lens.is_of_the_mesh(host)).map(|host| host.as_str().to_owned()).collect();

@@ -17,6 +17,7 @@ use outrigger_rules::intent::{LimitsIntent, MtlsMode};
 
 use super::authorization;
 use super::chains::{chain, http};
+use super::ingress;
 use super::lens::Lens;
 use super::names;
 use super::origin;
@@ -29,13 +30,16 @@ pub(super) const OTHER_PORTS: u16 = 0;
 /// The names of all inbound listeners of a client.
 pub(super) fn names_for(lens: &Lens<'_>) -> Vec<String> {
     let Some(own) = lens.own() else { return Vec::new() };
-    let unregistered = lens.mtls_ports(own).filter(|port| own.port(*port).is_none());
-    own.ports
+    let served = ingress::ports(lens, own);
+    let unregistered = lens.mtls_ports(own).filter(|port| !served.contains(port));
+    let at = |port: u16| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port));
+    served
         .iter()
-        .map(|port| port.number)
+        .copied()
         .chain(unregistered)
         .chain([OTHER_PORTS])
-        .flat_map(|port| own.addresses.iter().map(move |ip| SocketAddr::new(*ip, port)))
+        .flat_map(at)
+        .filter(|address| ingress::is_bound(lens, *address))
         .map(names::inbound_listener)
         .collect()
 }
@@ -44,14 +48,14 @@ pub(super) fn names_for(lens: &Lens<'_>) -> Vec<String> {
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
     let address = names::parse_inbound_listener(name)?;
     let own = lens.own()?;
-    if !own.addresses.contains(&address.ip()) {
+    if !own.addresses.contains(&address.ip()) || !ingress::is_bound(lens, address) {
         return None;
     }
     let protocol = match address.port() {
         // Nothing is known of them but that they are the workload's: bytes, under the same mTLS mode and authorization.
         OTHER_PORTS => Protocol::Tcp,
-        port => match own.port(port) {
-            Some(port) => port.protocol,
+        port => match ingress::protocol(lens, own, port) {
+            Some(protocol) => protocol,
             // Not registered, but a policy gives it a mode of its own.
             None => lens.mtls_ports(own).find(|named| *named == port).map(|_| Protocol::Tcp)?,
         },
@@ -115,7 +119,8 @@ fn chains(lens: &Lens<'_>, own: &Instance, port: u16, protocol: Protocol) -> Vec
         }
         chains.push(chain("app-tls", on(TransportMatch::Tls, &[]), tcp()));
     }
-    let opaque = own.port(port).is_some() && matches!(protocol, Protocol::Tls | Protocol::Tcp);
+    let said = ingress::protocol(lens, own, port).is_some();
+    let opaque = said && matches!(protocol, Protocol::Tls | Protocol::Tcp);
     for chain in &mut chains {
         if matches!(chain.terminal, Terminal::Tcp(_)) {
             chain.authorization = authorization::of_connections(lens, own, opaque);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode,
-    RouteIntent, TokensIntent, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode, Origin,
+    RouteIntent, SidecarIntent, TokensIntent, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -32,6 +32,7 @@ pub(super) enum Facet {
     Secure = 32,
     RegexLimit = 64,
     Locality = 128,
+    Sidecar = 256,
 }
 
 /// A client's view of a world.
@@ -39,7 +40,7 @@ pub(super) struct Lens<'a> {
     world: &'a World,
     scope: &'a Scope,
     facts: RefCell<BTreeSet<Fact>>,
-    facets: Cell<u8>,
+    facets: Cell<u16>,
 }
 
 impl<'a> Lens<'a> {
@@ -57,7 +58,7 @@ impl<'a> Lens<'a> {
     }
 
     fn facet(&self, facet: Facet) {
-        self.facets.set(self.facets.get() | facet as u8);
+        self.facets.set(self.facets.get() | facet as u16);
     }
 
     pub(super) fn kind(&self) -> ClientKind {
@@ -110,6 +111,13 @@ impl<'a> Lens<'a> {
         self.scope.locality(self.world)
     }
 
+    /// The Sidecar that holds for the client.
+    pub(super) fn sidecar(&self) -> Option<&'a SidecarIntent> {
+        self.saw(Fact::Sidecars);
+        self.facet(Facet::Sidecar);
+        self.scope.sidecar(self.world).map(AsRef::as_ref)
+    }
+
     fn network(&self) -> &'a str {
         self.facet(Facet::Network);
         self.scope.network(self.world)
@@ -147,6 +155,13 @@ impl<'a> Lens<'a> {
     pub(super) fn host_of(&self, instance: &Instance) -> Host {
         let name = instance.serves().first().unwrap_or(&instance.service);
         self.world.resolver.service(name, &instance.namespace)
+    }
+
+    /// The hosts of all of an instance's services.
+    pub(super) fn hosts_of(&self, instance: &Instance) -> impl Iterator<Item = Host> {
+        let own = instance.serves().is_empty().then_some(&instance.service);
+        let names = instance.serves().iter().chain(own);
+        names.map(|name| self.world.resolver.service(name, &instance.namespace))
     }
 
     /// The service of a host. A rule's `example.com` may be a described service of that very name.
@@ -261,7 +276,7 @@ impl<'a> Lens<'a> {
         if !self.world.is_routed(host) {
             return None;
         }
-        self.world.route_for(host, self.namespace())
+        self.world.route_known(host, self.namespace(), self.sidecar())
     }
 
     /// The routes that are attached to a port of a service and hold for the client, the oldest first, as [`World::attached_to`].
@@ -369,11 +384,12 @@ pub(super) struct Facets {
     labels: Option<Option<BTreeMap<String, String>>>,
     own: Option<Option<String>>,
     locality: Option<Option<Locality>>,
+    sidecar: Option<Option<Origin>>,
 }
 
 impl Facets {
-    fn of(scope: &Scope, world: &World, used: u8) -> Self {
-        let uses = |facet: Facet| used & facet as u8 != 0;
+    fn of(scope: &Scope, world: &World, used: u16) -> Self {
+        let uses = |facet: Facet| used & facet as u16 != 0;
         Self {
             kind: scope.kind,
             bind: uses(Facet::Bind).then_some(scope.bind),
@@ -384,12 +400,18 @@ impl Facets {
             labels: uses(Facet::Labels).then(|| scope.labels(world).cloned()),
             own: uses(Facet::Own).then(|| scope.own(world).map(|own| own.id.clone())),
             locality: uses(Facet::Locality).then(|| scope.locality(world)),
+            sidecar: uses(Facet::Sidecar).then(|| scope.sidecar(world).map(|one| one.origin.clone())),
         }
     }
 
     /// The instance that it is about, where nobody but its client sees this.
     pub(super) fn owner(&self) -> Option<&str> {
         self.own.as_ref()?.as_deref()
+    }
+
+    /// Whether it matters which Sidecar holds.
+    pub(super) fn by_sidecar(&self) -> bool {
+        self.sidecar.is_some()
     }
 
     /// Whether a client is equal in all of them.
@@ -401,6 +423,10 @@ impl Facets {
             && self.namespace.as_ref().is_none_or(|namespace| *namespace == scope.namespace)
             && self.network.as_ref().is_none_or(|network| network == scope.network(world))
             && self.labels.as_ref().is_none_or(|labels| labels.as_ref() == scope.labels(world))
+            && self
+                .sidecar
+                .as_ref()
+                .is_none_or(|sidecar| sidecar.as_ref() == scope.sidecar(world).map(|one| &one.origin))
             && self.locality.as_ref().is_none_or(|locality| *locality == scope.locality(world))
             && self.own.as_ref().is_none_or(|own| own.as_ref() == scope.own(world).map(|own| &own.id))
     }

@@ -5,6 +5,7 @@
 //! | outbound listener, its routes | `outbound\|PORT\|\|HOST` |
 //! | outbound listener of hosts that only the first bytes name, its routes | `outbound\|PORT\|\|*` |
 //! | outbound cluster, its endpoints | `outbound\|PORT\|SUBSET\|HOST` |
+//! | outbound listener of an egress proxy | `egress\|PORT\|SUBSET\|HOST` |
 //! | inbound listener | `inbound\|ADDRESS:PORT` |
 //! | inbound listener of all other ports | `inbound\|ADDRESS:0` |
 //! | inbound cluster | `inbound\|PORT\|\|` |
@@ -45,6 +46,19 @@ impl<'a> Outbound<'a> {
     pub fn address(&self) -> Option<SocketAddr> {
         self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
     }
+}
+
+/// `egress|PORT|SUBSET|HOST`: whatever comes goes there.
+pub fn through(port: u16, subset: &str, host: &str) -> String {
+    format!("egress|{port}|{subset}|{host}")
+}
+
+/// Reads `egress|PORT|SUBSET|HOST`.
+pub fn parse_through(name: &str) -> Option<Outbound<'_>> {
+    let rest = name.strip_prefix("egress|")?;
+    let mut parts = rest.splitn(3, '|');
+    let (port, subset, host) = (port(parts.next()?)?, parts.next()?, parts.next()?);
+    (!host.is_empty()).then_some(Outbound { port, subset, host })
 }
 
 /// A port in its only spelling: one thing that has many names would be compiled once for each.

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use outrigger_model::listener::{ChainMatch, Listener, RouteSource, Terminal};
+use outrigger_rules::intent::{SidecarIntent, Unknown};
 use outrigger_xds::ClientKind;
 
 use super::chains::{chain, detected, http, listener};
 use super::connections::Ways;
 use super::foreign::Gap;
-use super::lens::Lens;
+use super::imports::knows;
+use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use crate::instance::Protocol;
 
@@ -20,8 +22,9 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
         ClientKind::Grpc => {
             // gRPC asks for the authority of its target and needs a listener of that name.
             let (host, port) = name.rsplit_once(':')?;
-            let host = lens.resolve(host)?;
-            for_destination(lens, name, &names::outbound(names::port(port)?, "", host.as_str()))
+            let (host, port) = (lens.resolve(host)?, names::port(port)?);
+            lens.service(&host).filter(|service| knows(lens, *service, port))?;
+            for_destination(lens, name, &names::outbound(port, "", host.as_str()))
         }
         ClientKind::Envoy => {
             let port = names::port(name.strip_prefix("outbound_")?)?;
@@ -37,14 +40,17 @@ pub(super) fn envoy_names(lens: &Lens<'_>) -> Vec<String> {
 
 /// The ports that an Envoy listens on.
 pub(super) fn envoy_ports(lens: &Lens<'_>) -> BTreeSet<u16> {
-    lens.services().flat_map(|service| http_ports(service.ports())).collect()
+    let known = |service: Seen<'_>, port: &u16| knows(lens, service, *port);
+    lens.services()
+        .flat_map(|service| http_ports(service.ports()).filter(move |port| known(service, port)))
+        .collect()
 }
 
 const NO_CONNECTIONS: &str = "an Envoy is given no listener for TCP, so TCP and TLS routes have no effect";
 
 /// Rules for what an Envoy is given no listener for.
 pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
-    let mut gaps = Vec::new();
+    let mut gaps: Vec<Gap> = lens.sidecar().map(beside).unwrap_or_default();
     for service in lens.services() {
         let attached = service.ports().keys().flat_map(|port| lens.attached_to(service, *port));
         for route in attached.filter(|route| route.http.is_empty()) {
@@ -71,12 +77,25 @@ pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
     gaps
 }
 
+/// What a Sidecar says beside which services are known.
+fn beside(sidecar: &SidecarIntent) -> Vec<Gap> {
+    let unknown = sidecar.unknown.as_ref().is_some_and(|unknown| *unknown != Unknown::Allowed);
+    let incoming = !sidecar.ingress.is_empty() || sidecar.inbound_pool.is_some();
+    let parts = [
+        (unknown, "outboundTrafficPolicy: an Envoy decides itself about what it is not sent"),
+        (incoming, "what comes in: an Envoy is given no inbound listener"),
+    ];
+    let said = parts.into_iter().filter(|(is, _)| *is);
+    said.map(|(_, why)| Gap { rule: sidecar.origin.to_string(), why: why.to_owned() }).collect()
+}
+
 fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterator<Item = u16> {
     ports.iter().filter(|(_, protocol)| protocol.is_http()).map(|(port, _)| *port)
 }
 
 fn for_port(lens: &Lens<'_>, port: u16) -> Option<Listener> {
     lens.services()
+        .filter(|service| knows(lens, *service, port))
         .find(|service| lens.offer(*service, port).is_some_and(|offer| offer.protocol.is_http()))?;
     let bind = lens.bind().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let http = http(lens, RouteSource::Named(port.to_string()));

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use outrigger_model::cluster::PASSTHROUGH;
 use outrigger_model::route::{
     Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
     VirtualHost, WeightedCluster,
@@ -12,6 +11,7 @@ use outrigger_xds::ClientKind;
 
 use super::attached;
 use super::hashes::{hash_of, hashes};
+use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
 use super::origin;
@@ -42,8 +42,11 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<RouteConfig> {
 }
 
 /// Envoy binds one listener per port, so its routes tell services apart by authority.
-fn by_port(lens: &Lens<'_>, port: u16) -> RouteConfig {
-    let http = |service: &Seen<'_>| lens.offer(*service, port).is_some_and(|offer| offer.protocol.is_http());
+pub(super) fn by_port(lens: &Lens<'_>, port: u16) -> RouteConfig {
+    let http = |service: &Seen<'_>| {
+        lens.offer(*service, port).is_some_and(|offer| offer.protocol.is_http())
+            && knows(lens, *service, port)
+    };
     // An Envoy refuses them all where two hosts have a domain; a whole name goes before the short form of another's.
     let whole: HashSet<&str> = lens.services().filter(http).map(|service| service.host().as_str()).collect();
     let virtual_hosts = lens.services().filter(http).map(|service| {
@@ -85,17 +88,16 @@ pub(super) fn virtual_host(
     host(&name, domains, routes)
 }
 
-/// What is for no host that is known goes where it was going, if the sidecar's policy lets it.
-pub(super) fn passthrough() -> VirtualHost {
-    let routes = vec![default_route(vec![WeightedCluster::only(PASSTHROUGH)], Vec::new())];
-    host("other", vec!["*".into()], routes)
+/// What is for no host that is known.
+pub(super) fn others(route: Route) -> VirtualHost {
+    host("other", vec!["*".into()], vec![route])
 }
 
 fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
     VirtualHost { name: name.to_owned(), domains, routes, retry: None }
 }
 
-fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {
+pub(super) fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {
     Route {
         name: "default".into(),
         matches: RouteMatch::any(),

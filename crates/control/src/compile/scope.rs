@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrigger_model::endpoint::Locality;
+use outrigger_rules::intent::SidecarIntent;
 use outrigger_xds::ClientKind;
 
 use crate::instance::Instance;
@@ -48,6 +49,11 @@ impl Scope {
     /// Where its own registration says that it is; `None` without a region.
     pub fn locality(&self, world: &World) -> Option<Locality> {
         self.own(world).filter(|own| !own.region.is_empty()).map(|own| own.locality())
+    }
+
+    /// The Sidecar that holds for it.
+    pub fn sidecar<'a>(&self, world: &'a World) -> Option<&'a Arc<SidecarIntent>> {
+        world.sidecar_for(&self.namespace, self.labels(world))
     }
 
     /// The labels of its own registration: what `sourceLabels` compares.

@@ -92,6 +92,9 @@ pub struct SourceBody {
     /// What stands beside it: `outrigger`, `envoy` or `grpc`; absent: nothing that is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// The Sidecar that holds for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<String>,
 }
 
 /// A request as the client's proxy sees it; without one, as it is written.

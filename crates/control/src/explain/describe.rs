@@ -150,7 +150,9 @@ pub(crate) fn describe(
     let (see, seen_by) = match &query.from {
         Some(from) => {
             let instance = source::instance(world, from).map_err(Unexplained::Unknown)?;
-            (See::own(world, instance), format!("{} ({})", instance.id, source::service_of(instance)))
+            let see = See::own(world, instance);
+            let by = see.sidecar().map_or(String::new(), |sidecar| format!(", with {}", sidecar.origin));
+            (see, format!("{} ({}{by})", instance.id, source::service_of(instance)))
         }
         None => {
             (anybody(world, &service.namespace), format!("clients of the namespace {}", service.namespace))

@@ -14,6 +14,8 @@ pub(super) fn rules(see: &See<'_>, service: &Service, port: u16) -> Vec<Lost> {
         other_attached(see, service, port, &attached.iter().map(|r| r.origin.clone()).collect::<Vec<_>>());
     lost.extend(routes(see, service, port, attached.first().map(AsRef::as_ref)));
     lost.extend(destinations(see, &service.host));
+    let unknown = see.unknown(service, port).zip(see.sidecar());
+    lost.extend(unknown.map(|(why, sidecar)| whole(&sidecar.origin, why)));
     lost
 }
 
@@ -59,11 +61,17 @@ fn other_attached(see: &See<'_>, service: &Service, port: u16, chosen: &[Origin]
 }
 
 fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&AttachedIntent>) -> Vec<Lost> {
-    let chosen = see.world.route_for(&service.host, see.namespace());
+    let sidecar = see.sidecar().map(AsRef::as_ref);
+    let chosen = see.world.route_known(&service.host, see.namespace(), sidecar);
     let mut lost = Vec::new();
     for route in see.world.routes_over(&service.host) {
         let is_chosen = chosen.as_ref().is_some_and(|chosen| chosen.origin == route.origin);
+        let narrowed = || {
+            let sidecar = sidecar.filter(|sidecar| !sidecar.imports_rule(&route))?;
+            Some(format!("{} knows nothing that it is for in its namespace", sidecar.origin))
+        };
         let why = hidden(&route.visibility, see.namespace())
+            .or_else(narrowed)
             .or_else(|| {
                 let attached = attached.filter(|attached| attached.replaces(&route))?;
                 Some(format!("{} at this port replaces it", attached.origin))

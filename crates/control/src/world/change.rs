@@ -41,6 +41,8 @@ pub enum Fact {
     Described,
     /// Which instances and described workloads a namespace has.
     Workloads(String),
+    /// Which Sidecars there are.
+    Sidecars,
     /// Whom the mesh trusts.
     Trust,
 }
@@ -56,6 +58,8 @@ pub enum Wide {
     Mtls,
     /// Every namespace's authorization.
     Authorization,
+    /// Which Sidecar holds for whom: of those who see the same, one may have another now than the others.
+    Sidecars,
 }
 
 /// What changes were about.
@@ -163,6 +167,16 @@ impl World {
             match self.settings.is_root(namespace) {
                 true => drop(change.wide.insert(Wide::Authorization)),
                 false => change.note(Fact::Authorization(namespace.clone())),
+            }
+        }
+        if differing(&before.sidecars.all, &after.sidecars.all).next().is_some() {
+            change.note(Fact::Sidecars);
+            let who = |rules: &Rules| -> Vec<_> {
+                let all = rules.sidecars.all.iter();
+                all.map(|one| (one.origin.clone(), one.selector.clone(), one.created.clone())).collect()
+            };
+            if who(&before) != who(after) {
+                change.wide.insert(Wide::Sidecars);
             }
         }
         for rule in differing(&before.limits.all, &after.limits.all) {

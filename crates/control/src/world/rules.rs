@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
-    RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
+    RouteIntent, ServiceIntent, SidecarIntent, TokensIntent, WorkloadIntent,
 };
 
 use crate::described::Described;
@@ -21,6 +21,7 @@ pub(super) struct Rules {
     pub(super) authorization: ByNamespace<AuthorizationIntent>,
     pub(super) limits: ByNamespace<LimitsIntent>,
     pub(super) tokens: ByNamespace<TokensIntent>,
+    pub(super) sidecars: ByNamespace<SidecarIntent>,
     pub(super) described: Described,
 }
 
@@ -31,7 +32,7 @@ impl Rules {
         let (mut routes, mut destinations) = (Vec::new(), Vec::new());
         let mut attached = Vec::new();
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
-        let (mut limits, mut tokens) = (Vec::new(), Vec::new());
+        let (mut limits, mut tokens, mut sidecars) = (Vec::new(), Vec::new(), Vec::new());
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
         for intent in intents {
             match intent {
@@ -44,6 +45,7 @@ impl Rules {
                 Intent::Workload(i) => workloads.push(Arc::new(i)),
                 Intent::Limits(i) => limits.push(Arc::new(i)),
                 Intent::Tokens(i) => tokens.push(Arc::new(i)),
+                Intent::Sidecar(i) => sidecars.push(Arc::new(i)),
             }
         }
         let delegates = Delegates::among(&routes);
@@ -57,6 +59,7 @@ impl Rules {
             authorization: ByNamespace::new(authorization),
             limits: ByNamespace::new(limits),
             tokens: ByNamespace::new(tokens),
+            sidecars: ByNamespace::new(sidecars),
             described: Described::new(services, workloads, may),
         }
     }
@@ -123,6 +126,12 @@ impl Rule for LimitsIntent {
 }
 
 impl Rule for TokensIntent {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl Rule for SidecarIntent {
     fn origin(&self) -> &Origin {
         &self.origin
     }

@@ -79,6 +79,10 @@ pub(super) async fn outbound(
             let (listener, destination) = passthrough(worker, destination, to).await?;
             Ok(Outbound { listener, destination, in_use })
         }
+        Destination::Refused(by) => {
+            let detail = format!("{name} is not known, and by {by} the outbound policy is REGISTRY_ONLY");
+            Err(Failure::local(Stage::Route, FailureKind::Blocked, detail))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use outrigger_model::listener::{
     Direction, FilterChain, HttpConnection, Listener, RouteSource, TcpProxy, Terminal,
 };
 use outrigger_model::policy::decide::PolicySet;
-use outrigger_model::resource::{Flaw, Invalid, Resource, ResourceKind, Under};
+use outrigger_model::resource::{self, Flaw, Invalid, Resource, ResourceKind, Under};
 use outrigger_model::route::table::RouteTable;
 use outrigger_model::route::{RouteConfig, WeightedCluster};
 
@@ -200,9 +200,8 @@ fn on_demand<'a>(
 ) {
     for resource in of_kind(in_force, ResourceKind::Destination) {
         if let Resource::Destination(destination) = &**resource
-            && let Some(listener) = snapshot.by_name.get(&destination.listener)
+            && let Some(answer) = answer(destination, snapshot)
         {
-            let answer = Destination::Listener(listener.clone());
             let known = known(before.destination(&destination.name), answer);
             snapshot.destinations.insert(destination.name.clone(), known);
         }
@@ -222,6 +221,13 @@ fn on_demand<'a>(
             let known = known(before.destination(name), Destination::NotInMesh);
             snapshot.destinations.insert(name.clone(), known);
         }
+    }
+}
+
+fn answer(destination: &resource::Destination, snapshot: &Snapshot) -> Option<Destination> {
+    match destination.refused_by() {
+        Some(by) => Some(Destination::Refused(by.into())),
+        None => snapshot.by_name.get(&destination.listener).cloned().map(Destination::Listener),
     }
 }
 

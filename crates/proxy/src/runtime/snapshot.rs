@@ -48,6 +48,8 @@ pub enum Destination {
     Listener(Arc<ListenerHandle>),
     /// It is not in the mesh.
     NotInMesh,
+    /// It is not known, and by the word of this user object refused.
+    Refused(Arc<str>),
 }
 
 /// A listener.

@@ -150,28 +150,30 @@ fn port(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(u16, ServicePort)> {
     let target = reader.port(fields.get("targetPort"));
     let protocol = match fields.get("protocol") {
         None => ServiceProtocol::default(),
-        Some(word_at) => {
-            let word = reader.text(Some(word_at.clone()))?.to_ascii_uppercase();
-            match PROTOCOLS.iter().find(|(known, _)| *known == word) {
-                Some((_, Some(protocol))) => *protocol,
-                Some((_, None)) => {
-                    let message =
-                        format!("{}: Outrigger carries no {word}: the port has no effect", word_at.path);
-                    reader.warn(code::NO_EFFECT, &word_at, message);
-                    return None;
-                }
-                None => {
-                    let names: Vec<&str> =
-                        PROTOCOLS.iter().map(|(known, _)| *known).filter(|known| !known.is_empty()).collect();
-                    let message =
-                        format!("{} must be one of {}, not {}", word_at.path, names.join(", "), quote(&word));
-                    reader.error(&word_at, message);
-                    return None;
-                }
-            }
-        }
+        Some(at) => spoken(reader, &at)?,
     };
     Some((number?, ServicePort { name, protocol, target, target_name: String::new() }))
+}
+
+/// One of Istio's words for protocols; of those that nothing here carries none, which is told.
+pub(super) fn spoken(reader: &mut Reader<'_>, word_at: &At<'_>) -> Option<ServiceProtocol> {
+    let word = reader.text(Some(word_at.clone()))?.to_ascii_uppercase();
+    match PROTOCOLS.iter().find(|(known, _)| *known == word) {
+        Some((_, Some(protocol))) => Some(*protocol),
+        Some((_, None)) => {
+            let message = format!("{}: Outrigger carries no {word}: the port has no effect", word_at.path);
+            reader.warn(code::NO_EFFECT, word_at, message);
+            None
+        }
+        None => {
+            let names: Vec<&str> =
+                PROTOCOLS.iter().map(|(known, _)| *known).filter(|known| !known.is_empty()).collect();
+            let message =
+                format!("{} must be one of {}, not {}", word_at.path, names.join(", "), quote(&word));
+            reader.error(word_at, message);
+            None
+        }
+    }
 }
 
 fn resolution(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Resolution {

@@ -131,7 +131,7 @@ fn target(reader: &mut Reader<'_>, item: &At<'_>, lone: bool) -> Option<Weighted
 }
 
 /// A destination, and where the narrowest part of it was written.
-fn destination_of(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Target, Place)> {
+pub(super) fn destination_of(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Target, Place)> {
     let fields = reader.fields(at, &DESTINATION)?;
     if !fields.has("host") {
         reader.missing(&fields, "host");

@@ -54,6 +54,11 @@ const RULES: &[&str] = &[
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: shop}, spec: {hosts: [web], tls: [{match: [{sniHosts: [web], sourceNamespace: bank}], route: [{destination: {host: catalog}}]}], http: [{match: [{uri: {prefix: /a}}], delegate: {name: part}}, {route: [{destination: {host: api.example.com}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: part, namespace: shop}, spec: {http: [{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: catalog, subset: v1}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: outside, namespace: bank}, spec: {hosts: [example.com], http: [{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: example.com, port: {number: 80}}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: shop}, spec: {egress: [{port: {number: 80, protocol: HTTP, name: a}, hosts: ['./*', 'bank/api.example.com']}, {hosts: ['*/catalog.shop.svc.cluster.local', './*.wiki.org']}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: v1, namespace: shop}, spec: {workloadSelector: {labels: {version: v1}}, outboundTrafficPolicy: {mode: REGISTRY_ONLY}, egress: [{hosts: [bank/*, '*/api.example.com', '~bank/stock']}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: web, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'}, spec: {workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 9999, protocol: HTTP, name: a}, defaultEndpoint: '127.0.0.1:8080'}, {port: {number: 80, protocol: TCP, name: b}, bind: 10.0.0.1, defaultEndpoint: '0.0.0.0:9090', connectionPool: {tcp: {maxConnections: 3}}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: istio-system}, spec: {inboundConnectionPool: {http: {http2MaxRequests: 9}}, outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: pay.bank.svc.cluster.local, port: {number: 80}}}, egress: [{hosts: ['./*', shop/*]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: none, namespace: bank}, spec: {workloadSelector: {labels: {version: v2}}, egress: [{hosts: ['~/*']}]}}",
     "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: near, namespace: shop}, spec: {host: web, trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [{from: eu, to: us}]}}}}}",
     "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: near, namespace: bank}, spec: {host: pay, trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: eu, to: {'eu/a': 80, us: 20}}]}}}}}",
     "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: labels, namespace: bank}, spec: {host: stock, trafficPolicy: {loadBalancer: {localityLbSetting: {failoverPriority: [version, 'app=pay']}}}}}",
@@ -287,6 +292,7 @@ fn all_names() -> Vec<Name> {
         names.push((ResourceKind::Listener, format!("outbound_{port}").into()));
         names.push((ResourceKind::Cluster, format!("inbound|{port}||").into()));
     }
+    names.push((ResourceKind::Listener, "egress|80||pay.bank.svc.cluster.local".into()));
     names.extend([ResourceKind::Listener, ResourceKind::Cluster].map(|kind| (kind, WILDCARD.into())));
     names
 }
@@ -371,4 +377,41 @@ fn what_is_an_instance_s_own_wakes_nobody_but_it() {
     drop(seat);
     compiled.wildcard_names(&scope, ResourceKind::Listener);
     assert_eq!(compiled.owners(), 49);
+}
+
+/// Two clients see the same until a rule comes that is for one of them: whoever was compiled for, the other one hears of it.
+#[test]
+fn a_sidecar_that_comes_is_heard_by_whom_it_selects() {
+    let mut world = World::empty(MeshSettings::default());
+    for (id, version, address) in [("i1", "v1", "10.0.0.1"), ("i2", "v2", "10.0.0.2")] {
+        let instance = sample(id, "web", version, address, 80, Protocol::Http);
+        world.put(Arc::new(instance), &mut Change::default());
+    }
+    let name: Name = (ResourceKind::Destination, "web.shop:80".into());
+    for selected in ["v1", "v2"] {
+        let compiled = Compiled::new(Arc::new(world.clone()), "0".into(), Arc::default());
+        let mut streams: Vec<Stream> = ["i1", "i2"]
+            .map(|id| {
+                let seat = compiled.audience().join(Some(id));
+                seat.hold(name.0, &name.1);
+                let mut stream =
+                    Stream { scope: scope(ClientKind::Outrigger, "web", id), seat, has: BTreeMap::new() };
+                stream.look(&compiled, &name);
+                stream
+            })
+            .into();
+        assert!(streams.iter().all(|stream| stream.has[&name].is_some()));
+        let rule = format!(
+            "{{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {{name: a, namespace: shop}}, spec: {{workloadSelector: {{labels: {{version: {selected}}}}}, egress: [{{hosts: ['~/*']}}]}}}}"
+        );
+        let (mut changed, mut change) = (world.clone(), Change::default());
+        changed.rule(intents(&rule), &mut change);
+        changed.generation += 1;
+        let generation = changed.generation;
+        let stale = compiled.advance(Arc::new(changed), "0".into(), Arc::default(), &change);
+        compiled.settle(generation, stale, &change);
+        streams.iter_mut().for_each(|stream| stream.hear(&compiled));
+        let known: Vec<bool> = streams.iter().map(|stream| stream.has[&name].is_some()).collect();
+        assert_eq!(known, [selected != "v1", selected != "v2"], "{selected}");
+    }
 }

@@ -14,12 +14,13 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 type Known = (&'static str, &'static str, &'static [&'static str], &'static str);
 
 /// All of them.
-pub(super) const RULES: [Known; 14] = [
+pub(super) const RULES: [Known; 15] = [
     (SERVICE, "", &["v1"], "services"),
     ("VirtualService", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "virtualservices"),
     ("DestinationRule", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "destinationrules"),
     ("ServiceEntry", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "serviceentries"),
     ("WorkloadEntry", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "workloadentries"),
+    ("Sidecar", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "sidecars"),
     ("PeerAuthentication", "security.istio.io", &["v1", "v1beta1"], "peerauthentications"),
     ("AuthorizationPolicy", "security.istio.io", &["v1", "v1beta1"], "authorizationpolicies"),
     ("RequestAuthentication", "security.istio.io", &["v1", "v1beta1"], "requestauthentications"),

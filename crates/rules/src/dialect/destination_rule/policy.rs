@@ -241,7 +241,8 @@ fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashOn> {
     Some(HashOn::Cookie { name: reader.text(fields.get("name"))?, path, ttl })
 }
 
-fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
+/// Limits of connections and requests.
+pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
     let fields = reader.fields(at, &POOL)?;
     let mut pool = ConnectionPool::default();
     if !fields.has("tcp") && !fields.has("http") {
