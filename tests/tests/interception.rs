@@ -28,6 +28,7 @@ mod names;
 mod programs;
 mod resolvers;
 mod rules;
+mod sidecars;
 mod tproxy;
 mod wire;
 

@@ -29,6 +29,9 @@ pub struct Cluster {
     pub name: String,
     /// Where its endpoints come from.
     pub discovery: Discovery,
+    /// Of [`Discovery::OriginalDestination`]: another port than the client was going to (`upstream_port_override`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_port: Option<u16>,
     /// How one is picked.
     pub balance: Balance,
     /// Places share requests by weights of their own, and not by those of their endpoints. Envoys must be told; our proxies see it in
@@ -65,6 +68,7 @@ impl Cluster {
         Self {
             name: name.into(),
             discovery: Discovery::Eds { service_name: None },
+            original_port: None,
             balance: Balance::LeastRequest,
             place_weights: false,
             warmup: None,

@@ -49,21 +49,14 @@ pub(super) fn cluster(lens: &Lens<'_>, name: &str, port: u16) -> Cluster {
         limits(&mut cluster, pool);
         cluster.origin = Some(origin(&sidecar.origin));
     }
-    if let Some(address) = sidecar.ingress_at(port).and_then(|one| app(lens, one.app?)) {
-        cluster.discovery = Discovery::Static(alone(name, address));
+    if let Some(app) = sidecar.ingress_at(port).and_then(|one| one.app) {
+        match app {
+            AppAddress::Loopback(address) => cluster.discovery = Discovery::Static(alone(name, address)),
+            AppAddress::Instance(port) => cluster.original_port = Some(port),
+        }
         cluster.origin = Some(origin(&sidecar.origin));
     }
     cluster
-}
-
-fn app(lens: &Lens<'_>, app: AppAddress) -> Option<SocketAddr> {
-    match app {
-        AppAddress::Loopback(address) => Some(address),
-        AppAddress::Instance { v6, port } => {
-            let mut own = lens.own()?.addresses.iter();
-            own.find(|address| address.is_ipv6() == v6).map(|address| SocketAddr::new(*address, port))
-        }
-    }
 }
 
 fn alone(name: &str, address: SocketAddr) -> EndpointSet {

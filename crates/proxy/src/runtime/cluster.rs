@@ -190,7 +190,11 @@ impl ClusterHandle {
     /// There is none: no endpoints, none healthy, or all ejected.
     pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
         if matches!(self.config.discovery, Discovery::OriginalDestination) {
-            return Ok(self.dynamic(ctx.original));
+            let (mut original, reach) = ctx.original;
+            if let Some(port) = self.config.original_port {
+                original.set_port(port);
+            }
+            return Ok(self.dynamic((original, reach)));
         }
         let table = self.lasting.table.load();
         if ctx.tried.is_empty() && !self.lasting.ejections.any() {

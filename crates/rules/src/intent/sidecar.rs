@@ -88,13 +88,8 @@ pub struct Ingress {
 pub enum AppAddress {
     /// On loopback.
     Loopback(SocketAddr),
-    /// At another port of the workload's own address of this family.
-    Instance {
-        /// Of IPv6.
-        v6: bool,
-        /// The port.
-        port: u16,
-    },
+    /// At the very address that was called, and this port.
+    Instance(u16),
 }
 
 impl SidecarIntent {

@@ -11,7 +11,7 @@ use super::{balance, breaker, dns, endpoint, metadata, note, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy,
     common_lb_config::LocalityConfigSpecifier,
 };
 use crate::wire::cluster::{self, CircuitBreakers, OutlierDetection};
@@ -85,11 +85,32 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
 }
 
 /// What Envoy's message cannot say.
+/// Beside whatever the load balancer is, which the standard field would stand in place of.
+const ORIGINAL_PORT: &str = "original_port";
+
+fn decode_original_port(wire: &cluster::Cluster) -> Decoded<Option<u16>> {
+    let port = |text: &str| text.parse().ok().filter(|port: &u16| *port > 0);
+    if let Some(value) = metadata::our(wire.metadata.as_ref(), ORIGINAL_PORT) {
+        let port = metadata::as_text(value).and_then(port);
+        return match port {
+            Some(port) => Ok(Some(port)),
+            None => flaw("metadata.filter_metadata[outrigger].original_port", "must be the text of a port"),
+        };
+    }
+    let Some(LbConfig::OriginalDstLbConfig(config)) = &wire.lb_config else { return Ok(None) };
+    match config.upstream_port_override.as_ref().map(|number| u16::try_from(number.value)) {
+        None => Ok(None),
+        Some(Ok(port)) => Ok(Some(port).filter(|port| *port > 0)),
+        Some(Err(_)) => flaw("original_dst_lb_config.upstream_port_override", "must be a port"),
+    }
+}
+
 fn encode_ours(model: &Cluster) -> impl Iterator<Item = (String, Value)> {
     let origin = model.origin.as_ref().map(|origin| ("origin".to_owned(), metadata::origin_value(origin)));
     origin
         .into_iter()
         .chain(model.breaker.as_ref().map(|breaker| ("breaker".to_owned(), breaker::encode(breaker))))
+        .chain(model.original_port.map(|port| (ORIGINAL_PORT.to_owned(), metadata::text(&port.to_string()))))
 }
 
 fn encode_limits(limits: &Limits) -> CircuitBreakers {
@@ -182,6 +203,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
     Ok(Cluster {
         name: wire.name.clone(),
         discovery: decode_discovery(wire)?,
+        original_port: decode_original_port(wire)?,
         balance: balance::decode(wire)?,
         place_weights: false,
         warmup: balance::decode_warmup(wire)?,

@@ -259,11 +259,11 @@ fn what_comes_in_is_what_the_sidecar_says_and_goes_where_it_says() {
         };
     let address = |port: u16| match cluster(port).discovery {
         Discovery::Static(set) => set.iter().next().map(|endpoint| endpoint.address.to_string()),
-        Discovery::OriginalDestination => None,
+        Discovery::OriginalDestination => cluster(port).original_port.map(|port| format!("its own:{port}")),
         other => panic!("{other:?}"),
     };
     assert_eq!(address(9080).as_deref(), Some("127.0.0.1:8081"));
-    assert_eq!(address(9081).as_deref(), Some("127.0.0.10:8082"));
+    assert_eq!(address(9081).as_deref(), Some("its own:8082"));
     assert_eq!((address(9082), address(0)), (None, None));
     let limits = |port| (cluster(port).limits.max_requests, cluster(port).limits.max_connections);
     assert_eq!([limits(9080), limits(9081)], [(7, u32::MAX), (u32::MAX, 5)]);

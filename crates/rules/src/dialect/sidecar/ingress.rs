@@ -123,7 +123,7 @@ fn app(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<AppAddress> {
         Ok(address) if address.port() == 0 => {}
         Ok(address) if is_localhost(address.ip()) => return Some(AppAddress::Loopback(address)),
         Ok(address) if address.ip().is_unspecified() => {
-            return Some(AppAddress::Instance { v6: address.is_ipv6(), port: address.port() });
+            return Some(AppAddress::Instance(address.port()));
         }
         _ => {}
     }

@@ -111,7 +111,7 @@ fn what_comes_in_goes_where_the_application_listens() {
     let at = |port| intent.ingress_at(port).unwrap();
     let loopback = |text: &str| Some(AppAddress::Loopback(text.parse::<SocketAddr>().unwrap()));
     assert_eq!([at(1).app, at(2).app], [loopback("127.0.0.1:8080"), loopback("[::1]:8080")]);
-    assert_eq!([at(3).app, at(4).app], [false, true].map(|v6| Some(AppAddress::Instance { v6, port: 8080 })));
+    assert_eq!([at(3).app, at(4).app], [Some(AppAddress::Instance(8080)); 2]);
     assert_eq!((at(5).app, at(5).protocol), (None, ServiceProtocol::Grpc));
     assert_eq!([at(3).bind, at(4).bind], [None, Some("10.0.0.7".parse().unwrap())]);
     assert_eq!(intent.pool_at(2).unwrap().max_connections, Some(7));

@@ -422,6 +422,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             (protocol, idle_timeout, max_requests, warmup),
             origin,
         )| Cluster {
+            original_port: (discovery == Discovery::OriginalDestination && max_requests > 0)
+                .then_some(max_requests as u16 | 1),
             place_weights: false,
             warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
             name,
