@@ -8,7 +8,9 @@ use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_tests::app::{echo, get};
 use outrigger_tests::mesh::{Mesh, PORT};
 use outrigger_tests::wait::eventually;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::BINARY;
 use crate::thin_thread::web;
@@ -31,6 +33,49 @@ spec:
   http:
   - route: [{destination: {host: stock}, headers: {request: {set: {X-From-Rule: a-file}}}}]
 ";
+
+/// Asks a server that speaks JSON over HTTP; the status, and the body.
+pub async fn json_over_http(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> Result<(u16, String), String> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nAccept: application/json\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let asked = async {
+        let mut stream = TcpStream::connect(at).await?;
+        stream.write_all((head + &body).as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let text = asked.await.map_err(|error| error.to_string())?;
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(text.clone())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or(text.clone())?;
+    match head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        true => Ok((status, unchunked(body))),
+        false => Ok((status, body.to_owned())),
+    }
+}
+
+/// A body without the lengths of its chunks.
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((length, rest)) = body.split_once("\r\n") {
+        let length = usize::from_str_radix(length.trim(), 16).unwrap_or(0);
+        whole.push_str(rest.get(..length).unwrap_or(rest));
+        body = rest.get(length + 2..).unwrap_or_default();
+        if length == 0 {
+            break;
+        }
+    }
+    whole
+}
 
 pub async fn row(mesh: &Mesh, name: &str) -> RegistryBody {
     let status = mesh.client.status().await.unwrap();

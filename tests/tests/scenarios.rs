@@ -21,6 +21,7 @@ mod dns;
 mod dns_clusters;
 mod documents;
 mod etcd;
+mod eureka;
 mod explains;
 mod ext_authz;
 mod failures;

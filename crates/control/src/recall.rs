@@ -34,7 +34,7 @@ const NOTE: Duration = Duration::from_secs(60);
 /// Changes in one commit: others wait for it.
 const COMMIT: usize = 1000;
 /// Fields of a row that do not say what is asked.
-const NOT_WHERE: [&str; 14] = [
+const NOT_WHERE: [&str; 16] = [
     "tokenFile",
     "user",
     "username",
@@ -48,6 +48,8 @@ const NOT_WHERE: [&str; 14] = [
     "holdSeconds",
     "ttlSeconds",
     "waitSeconds",
+    "intervalSeconds",
+    "payloadClass",
     "connections",
 ];
 const FACT: &str = "registries";

@@ -28,6 +28,7 @@ pub mod claim;
 pub mod consul;
 pub mod dns;
 pub mod etcd;
+pub mod eureka;
 pub mod file;
 mod foreign;
 pub mod health;
@@ -37,6 +38,7 @@ pub mod lease;
 mod opened;
 mod parts;
 mod row;
+mod web;
 pub mod write;
 pub mod zookeeper;
 

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::health::{Health, Registered, Table};
 use super::write::{self, Wanted, Writer};
 use super::{
-    Event, Item, PAUSE, Registry, Row, Source, Voice, WORDS, Word, consul, dns, etcd, file, kubernetes,
-    zookeeper,
+    Event, Item, PAUSE, Registry, Row, Source, Voice, WORDS, Word, consul, dns, etcd, eureka, file,
+    kubernetes, zookeeper,
 };
 
 /// At a start, for a registry to say something of what it has; all of it takes as long as it takes.
@@ -211,6 +211,9 @@ fn follow(row: &Row, options: &ParseOptions, origin: &Arc<str>, mut opening: Ope
     } else if let Some(keeper) = &row.zookeeper {
         opening.write(keeper.register, || zookeeper::writer::ZooKeeperWriter::new(keeper.clone(), by()));
         Some(opening.follow(zookeeper::ZooKeeper::new(keeper.clone(), by())))
+    } else if let Some(eureka) = &row.eureka {
+        opening.write(eureka.register, || eureka::writer::EurekaWriter::new(eureka.clone(), by()));
+        Some(opening.follow(eureka::Eureka::new(eureka.clone(), by())))
     } else {
         let cluster = row.kubernetes.as_ref()?;
         Some(opening.follow(kubernetes::Kubernetes::new(cluster.clone(), options.clone())))

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::{Source, consul, dns, etcd, file, kubernetes, zookeeper};
+use super::{Source, consul, dns, etcd, eureka, file, kubernetes, zookeeper};
 
 /// A registry of the settings: its name, and one field that says what it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Row {
     /// A ZooKeeper.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zookeeper: Option<zookeeper::ZooKeeperSettings>,
+    /// A Eureka.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eureka: Option<eureka::EurekaSettings>,
     /// A cluster of Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<kubernetes::KubernetesSettings>,
@@ -45,6 +48,7 @@ impl Row {
             self.dns.as_ref().map(|_| "dns"),
             self.etcd.as_ref().map(|_| "etcd"),
             self.zookeeper.as_ref().map(|_| "zookeeper"),
+            self.eureka.as_ref().map(|_| "eureka"),
             self.kubernetes.as_ref().map(|_| "kubernetes"),
         ]
         .into_iter()
@@ -61,6 +65,7 @@ impl Row {
             ("etcd", self.etcd.as_ref().map(etcd::EtcdSettings::validate)),
             ("dns", self.dns.as_ref().map(dns::DnsSettings::validate)),
             ("zookeeper", self.zookeeper.as_ref().map(zookeeper::ZooKeeperSettings::validate)),
+            ("eureka", self.eureka.as_ref().map(eureka::EurekaSettings::validate)),
         ];
         let wrong = all.into_iter().find_map(|(of, is)| Some((of, is?.err()?)));
         wrong.map_or(Ok(()), |(of, why)| Err(format!("{of}.{why}")))
@@ -75,7 +80,7 @@ impl Row {
             let name = row.name();
             if row.kinds().count() != 1 {
                 bail!(
-                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd, zookeeper or kubernetes"
+                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd, zookeeper, eureka or kubernetes"
                 );
             }
             if let Err(error) = row.check() {

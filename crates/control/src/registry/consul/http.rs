@@ -51,14 +51,7 @@ pub(super) fn place(address: &str) -> Result<Place, String> {
     Place::parse(address, (8500, 8501)).map_err(|why| format!("address: {why}"))
 }
 
-/// A part of a path or of a query.
-pub(super) fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(escape).collect()
-}
+pub(super) use crate::registry::web::escaped;
 
 impl Http {
     /// Reads token and certificates. Blocks.

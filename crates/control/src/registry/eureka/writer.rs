@@ -1,0 +1,143 @@
+//! Our instances at a Eureka, each with a lease of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{ADVICE, EurekaSettings, opened};
+use crate::instance::{Instance, State};
+use crate::registry::web::{Http, escaped};
+use crate::registry::write::{Wanted, Writer, marked, metadata};
+
+/// Writes to one of its servers, which tells the others.
+pub(crate) struct EurekaWriter {
+    settings: Arc<EurekaSettings>,
+    origin: Arc<str>,
+    first: usize,
+    http: Option<Http>,
+}
+
+impl EurekaWriter {
+    pub(crate) fn new(settings: EurekaSettings, origin: Arc<str>) -> Self {
+        Self { settings: Arc::new(settings), origin, first: 0, http: None }
+    }
+
+    /// Eureka has no namespaces: its applications are the services of one of ours.
+    fn has(&self, instance: &Instance) -> bool {
+        instance.namespace == self.settings.namespace
+    }
+
+    fn app(&self, instance: &Instance) -> String {
+        let there = self.settings.names.iter().find(|(_, here)| **here == instance.service);
+        there.map_or_else(|| instance.service.to_uppercase(), |(there, _)| there.clone())
+    }
+
+    /// Ours alone: whoever else knows an instance of that id has an entry of its own.
+    fn id(&self, instance: &Instance) -> String {
+        format!("{}@{}", instance.id, self.origin)
+    }
+
+    fn path(&self, instance: &Instance) -> String {
+        format!("/apps/{}/{}", escaped(&self.app(instance)), escaped(&self.id(instance)))
+    }
+
+    fn value(&self, instance: &Instance) -> Value {
+        let (app, id) = (self.app(instance), self.id(instance));
+        let address = instance.addresses.first();
+        let port = instance.ports.first().map_or(0, |port| port.number);
+        let now = jiff::Timestamp::now().as_millisecond().to_string();
+        let ttl = self.settings.ttl_seconds;
+        json!({ "instance": {
+            "instanceId": id, "app": app, "hostName": address, "ipAddr": address, "status": status(instance.state),
+            "overriddenstatus": "UNKNOWN", "countryId": 1, "vipAddress": instance.service, "secureVipAddress": instance.service,
+            "port": { "$": port, "@enabled": if port > 0 { "true" } else { "false" } },
+            "securePort": { "$": 443, "@enabled": "false" },
+            "dataCenterInfo": { "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn" },
+            "leaseInfo": { "renewalIntervalInSecs": (ttl / 3).max(1), "durationInSecs": ttl },
+            "metadata": metadata(&marked(instance, &self.origin)),
+            // The newer of two of the same id holds.
+            "lastUpdatedTimestamp": now, "lastDirtyTimestamp": now, "actionType": "ADDED",
+        } })
+    }
+
+    async fn ask(&mut self, method: &Method, path: &str, body: Option<Value>) -> Result<StatusCode, String> {
+        let http = self.http.as_mut().ok_or_else(|| "there is no connection".to_owned())?;
+        let body = body.map(|body| ("application/json", body.to_string().into()));
+        let reply = http.ask(method, path, body).await?;
+        match reply.status {
+            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(status),
+            _ => Err(http.refused(path, &reply, ADVICE)),
+        }
+    }
+}
+
+/// Not `OUT_OF_SERVICE`: that is an operator's word there, and who registers anew stays what it was by it (`LeaseExistsRule`).
+fn status(state: State) -> &'static str {
+    match state {
+        State::Running => "UP",
+        State::Starting => "STARTING",
+        State::Unhealthy | State::Maintenance | State::Stopping | State::Stopped => "DOWN",
+    }
+}
+
+impl Writer for EurekaWriter {
+    async fn open(&mut self) -> Result<(), String> {
+        self.http = None;
+        let mut failures = Vec::new();
+        for _ in 0..self.settings.urls.len() {
+            let server = self.first;
+            let mut http = opened(&self.settings, server).await?;
+            // Small, and there from the first moment.
+            match http.ask(&Method::GET, "/apps/delta", None).await {
+                Ok(_) => {
+                    self.http = Some(http);
+                    return Ok(());
+                }
+                Err(why) => failures.push(why),
+            }
+            self.first = (server + 1) % self.settings.urls.len();
+        }
+        Err(failures.join("; "))
+    }
+
+    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+        if !self.has(instance) {
+            return Ok(());
+        }
+        let path = format!("/apps/{}", escaped(&self.app(instance)));
+        let body = self.value(instance);
+        match self.ask(&Method::POST, &path, Some(body)).await? {
+            StatusCode::NOT_FOUND => {
+                Err(format!("Eureka knows no {path}: does the URL end with its base, such as /eureka?"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&mut self, instance: &Instance) -> Result<(), String> {
+        if !self.has(instance) {
+            return Ok(());
+        }
+        let path = self.path(instance);
+        self.ask(&Method::DELETE, &path, None).await.map(drop)
+    }
+
+    async fn beat(&mut self, all: &Wanted) -> Result<(), String> {
+        for instance in all.values() {
+            if !self.has(instance) {
+                continue;
+            }
+            let path = self.path(instance);
+            if self.ask(&Method::PUT, &path, None).await? == StatusCode::NOT_FOUND {
+                return Err("Eureka has forgotten what was registered; all is registered anew".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn every(&self) -> Duration {
+        Duration::from_secs(self.settings.ttl_seconds.into()) / 3
+    }
+}
