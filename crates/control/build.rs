@@ -1,4 +1,4 @@
-//! Compiles what of etcd's API a registry calls with protox, so that no build needs protoc.
+//! Compiles what of etcd's and Nacos' APIs a registry calls with protox, so that no build needs protoc.
 
 use std::error::Error;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn Error>> {
     let include = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?)
         .join("../../proto");
-    let files = ["kv", "rpc"].map(|file| include.join(format!("etcd/v3/{file}.proto")));
+    let files = ["etcd/v3/kv", "etcd/v3/rpc", "nacos/v2/service"];
+    let files = files.map(|file| include.join(format!("{file}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }

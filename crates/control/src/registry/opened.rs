@@ -15,7 +15,7 @@ use super::health::{Health, Registered, Table};
 use super::write::{self, Wanted, Writer};
 use super::{
     Event, Item, PAUSE, Registry, Row, Source, Voice, WORDS, Word, consul, dns, etcd, eureka, file,
-    kubernetes, zookeeper,
+    kubernetes, nacos, zookeeper,
 };
 
 /// At a start, for a registry to say something of what it has; all of it takes as long as it takes.
@@ -214,6 +214,9 @@ fn follow(row: &Row, options: &ParseOptions, origin: &Arc<str>, mut opening: Ope
     } else if let Some(eureka) = &row.eureka {
         opening.write(eureka.register, || eureka::writer::EurekaWriter::new(eureka.clone(), by()));
         Some(opening.follow(eureka::Eureka::new(eureka.clone(), by())))
+    } else if let Some(nacos) = &row.nacos {
+        opening.write(nacos.register, || nacos::writer::NacosWriter::new(nacos.clone(), by()));
+        Some(opening.follow(nacos::Nacos::new(nacos.clone(), by())))
     } else {
         let cluster = row.kubernetes.as_ref()?;
         Some(opening.follow(kubernetes::Kubernetes::new(cluster.clone(), options.clone())))

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::{Source, consul, dns, etcd, eureka, file, kubernetes, zookeeper};
+use super::{Source, consul, dns, etcd, eureka, file, kubernetes, nacos, zookeeper};
 
 /// A registry of the settings: its name, and one field that says what it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Row {
     /// A Eureka.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eureka: Option<eureka::EurekaSettings>,
+    /// A Nacos.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nacos: Option<nacos::NacosSettings>,
     /// A cluster of Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<kubernetes::KubernetesSettings>,
@@ -49,6 +52,7 @@ impl Row {
             self.etcd.as_ref().map(|_| "etcd"),
             self.zookeeper.as_ref().map(|_| "zookeeper"),
             self.eureka.as_ref().map(|_| "eureka"),
+            self.nacos.as_ref().map(|_| "nacos"),
             self.kubernetes.as_ref().map(|_| "kubernetes"),
         ]
         .into_iter()
@@ -66,6 +70,7 @@ impl Row {
             ("dns", self.dns.as_ref().map(dns::DnsSettings::validate)),
             ("zookeeper", self.zookeeper.as_ref().map(zookeeper::ZooKeeperSettings::validate)),
             ("eureka", self.eureka.as_ref().map(eureka::EurekaSettings::validate)),
+            ("nacos", self.nacos.as_ref().map(nacos::NacosSettings::validate)),
         ];
         let wrong = all.into_iter().find_map(|(of, is)| Some((of, is?.err()?)));
         wrong.map_or(Ok(()), |(of, why)| Err(format!("{of}.{why}")))
@@ -80,7 +85,7 @@ impl Row {
             let name = row.name();
             if row.kinds().count() != 1 {
                 bail!(
-                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd, zookeeper, eureka or kubernetes"
+                    "registries[{i}]: says not of one registry what it is; write file, consul, dns, etcd, zookeeper, eureka, nacos or kubernetes"
                 );
             }
             if let Err(error) = row.check() {

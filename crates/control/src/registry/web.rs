@@ -38,7 +38,7 @@ pub(super) struct Url {
     /// Before every path; without a `/` at its end.
     pub(super) base: String,
     /// Name and password of the URL.
-    user: Option<(String, String)>,
+    pub(super) user: Option<(String, String)>,
 }
 
 impl Url {
@@ -167,6 +167,11 @@ impl Http {
         value.set_sensitive(true);
         self.authorization = Some(value);
         Ok(self)
+    }
+
+    /// How TLS is spoken with it.
+    pub(super) fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
     }
 
     pub(super) fn failed(&self, error: &dyn std::fmt::Display) -> String {

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::EtcdSettings;
@@ -19,11 +17,10 @@ use super::proto::etcdserverpb::watch_client::WatchClient;
 use super::proto::etcdserverpb::{AuthenticateRequest, RangeRequest, RangeResponse};
 use super::proto::mvccpb::KeyValue;
 use crate::outside::{Files, Place, read_text};
+use crate::registry::grpc::{self, reason};
 
 /// For an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// A silent server is asked this often, and must answer within as much.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The longest message of etcd's, of one page or of one turn of a watch.
 const MAX_MESSAGE: usize = 64 << 20;
 /// Keys of a page.
@@ -77,25 +74,8 @@ impl Connection {
     ) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("etcd at {endpoint} cannot be reached: {error}");
         let place = place(endpoint)?;
-        let stream = place
-            .connect(credentials.tls.as_ref(), settings.server_name.as_deref())
-            .await
-            .map_err(|error| failed(&error))?;
-        let authority = if place.host.contains(':') { format!("[{}]", place.host) } else { place.host };
-        let scheme = if place.tls { "https" } else { "http" };
-        let one = Mutex::new(Some(stream));
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let stream = one.lock().take();
-            async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::other("the connection ended")) }
-        });
-        let channel = Endpoint::from_shared(format!("{scheme}://{authority}:{}", place.port))
-            .map_err(|error| failed(&error))?
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| failed(&reason(&error)))?;
+        let channel = grpc::channel(&place, credentials.tls.as_ref(), settings.server_name.as_deref()).await;
+        let channel = channel.map_err(|error| failed(&error))?;
         let (at, prefix) = (endpoint.into(), settings.prefix.as_str().into());
         let mut connection = Self { channel, token: None, at, prefix };
         if let (Some(name), Some(password)) = (&settings.user, &credentials.password) {
@@ -234,23 +214,6 @@ impl Credentials {
         let tls = wants_tls.then(|| files.tls(&[b"h2"])).transpose()?;
         Ok(Self { password, tls })
     }
-}
-
-/// An error with what is behind it.
-fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = match error.downcast_ref::<Status>() {
-        Some(status) => status.message().to_owned(),
-        None => error.to_string(),
-    };
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,123 @@
+//! Our instances at a Nacos, as long as our connection lives. A connection has one word for each service, which says all of its
+//! instances there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::client::Connection;
+use super::entry::{Name, WEIGHT};
+use super::{BEAT, GROUP, NacosSettings};
+use crate::instance::{Instance, State};
+use crate::registry::write::{Wanted, Writer, marked, metadata};
+
+/// Writes to one of its servers, which tells the others.
+pub(crate) struct NacosWriter {
+    settings: Arc<NacosSettings>,
+    origin: Arc<str>,
+    first: usize,
+    connection: Option<Connection>,
+    /// What was put over the connection, by service.
+    there: BTreeMap<String, BTreeMap<String, Value>>,
+}
+
+impl NacosWriter {
+    pub(crate) fn new(settings: NacosSettings, origin: Arc<str>) -> Self {
+        let (settings, there) = (Arc::new(settings), BTreeMap::new());
+        Self { settings, origin, first: 0, connection: None, there }
+    }
+
+    /// Nacos' namespaces are others: its services are those of one of ours.
+    fn has(&self, instance: &Instance) -> bool {
+        instance.namespace == self.settings.namespace
+    }
+
+    fn service(&self, instance: &Instance) -> String {
+        let there = self.settings.names.iter().find(|(_, here)| **here == instance.service);
+        there.map_or_else(|| instance.service.clone(), |(there, _)| there.clone())
+    }
+
+    fn value(&self, instance: &Instance) -> Value {
+        json!({
+            "ip": instance.addresses.first(),
+            "port": instance.ports.first().map_or(0, |port| port.number),
+            "weight": f64::from(instance.weight) / WEIGHT,
+            "healthy": true,
+            "enabled": instance.state == State::Running,
+            "ephemeral": true,
+            "clusterName": self.settings.clusters.first().map_or("DEFAULT", String::as_str),
+            "serviceName": self.service(instance),
+            "metadata": metadata(&marked(instance, &self.origin)),
+        })
+    }
+
+    /// Says all that a service has.
+    async fn say(&mut self, service: &str, last: Option<Value>) -> Result<(), String> {
+        let group = self.settings.groups.first().map_or(GROUP, String::as_str);
+        let mut ask = self.settings.asked(&Name { group: group.to_owned(), service: service.to_owned() });
+        let connection = self.connection.as_ref().ok_or_else(|| "there is no connection".to_owned())?;
+        let all: Vec<&Value> = self.there.get(service).into_iter().flat_map(BTreeMap::values).collect();
+        if all.is_empty() {
+            ask["type"] = "deregisterInstance".into();
+            ask["instance"] = last.unwrap_or_default();
+            connection.ask("InstanceRequest", ask).await.map(drop)
+        } else {
+            ask["type"] = "batchRegisterInstance".into();
+            ask["instances"] = json!(all);
+            connection.ask("BatchInstanceRequest", ask).await.map(drop)
+        }
+    }
+}
+
+impl Writer for NacosWriter {
+    async fn open(&mut self) -> Result<(), String> {
+        self.connection = None;
+        self.there.clear();
+        let first = self.first;
+        self.first = (first + 1) % self.settings.urls.len();
+        self.connection = Some(Connection::open(&self.settings, first).await?);
+        self.first = first;
+        Ok(())
+    }
+
+    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+        if !self.has(instance) {
+            return Ok(());
+        }
+        let (service, value) = (self.service(instance), self.value(instance));
+        self.there.entry(service.clone()).or_default().insert(instance.id.clone(), value);
+        self.say(&service, None).await
+    }
+
+    async fn remove(&mut self, instance: &Instance) -> Result<(), String> {
+        let service = self.service(instance);
+        let Some(all) =
+            self.there.get_mut(&service).filter(|_| instance.namespace == self.settings.namespace)
+        else {
+            return Ok(());
+        };
+        // What was put over a connection of before has gone with it.
+        let Some(last) = all.remove(&instance.id) else { return Ok(()) };
+        self.say(&service, Some(last)).await?;
+        self.there.retain(|_, all| !all.is_empty());
+        Ok(())
+    }
+
+    async fn beat(&mut self, _: &Wanted) -> Result<(), String> {
+        let (settings, first) = (self.settings.clone(), self.first);
+        let connection = self.connection.as_mut().ok_or_else(|| "there is no connection".to_owned())?;
+        if connection.expires.is_some_and(|expires| Instant::now() >= expires) {
+            connection.renew(&settings, first).await?;
+        }
+        // What is pushed to us is answered, or the server ends the connection.
+        connection.answer_pushes().await?;
+        connection.ask("HealthCheckRequest", json!({})).await.map(drop)
+    }
+
+    fn every(&self) -> Duration {
+        BEAT
+    }
+}
