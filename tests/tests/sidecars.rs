@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 
 use outrigger_control::api::types::ApplyQuery;
 use outrigger_control::instance::Protocol;
-use outrigger_tests::app::{echo, get};
+use outrigger_tests::app::{body, echo, exchange, get};
 use outrigger_tests::mesh::{Mesh, Spec};
+use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
+use crate::foreign::start_envoy;
 use crate::gateway_api::run;
 use crate::thin_thread::{catalog, web};
 
@@ -131,4 +133,53 @@ async fn what_comes_in_goes_where_the_sidecar_says_within_its_limits() {
     until(entry, "moved").await;
     delete(&mesh, "catalog").await;
     until(entry, "registered").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_is_sent_what_its_sidecar_names_and_what_routes_of_that_lead_to() {
+    let Some(envoy) = require::tool("envoy") else { return };
+    let mesh = Mesh::start(BINARY).await;
+    let one = mesh.workload(&catalog("v1", 11)).await;
+    let spec = Spec { service: "stock", version: "v1", host: 12, protocol: Protocol::Http, calls: &[] };
+    let two = mesh.workload(&spec).await;
+    echo(one.app, "catalog").await;
+    echo(two.app, "stock").await;
+    let _envoy = start_envoy(&mesh, &envoy, "DELTA_GRPC").await;
+    let asked = async |service: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: {service}.shop:8080\r\nConnection: close\r\n\r\n");
+        match exchange(mesh.address(30, 8080), &request).await {
+            Ok((200, text)) => body(&text).lines().next().unwrap_or_default().to_owned(),
+            Ok((status, _)) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let until = async |service: &str, wanted: &str| {
+        eventually(&format!("{wanted} for {service}"), || async {
+            let found = asked(service).await;
+            if found == wanted { Ok(()) } else { Err(found) }
+        })
+        .await;
+    };
+    let clusters = async || {
+        let (_, page) = get(mesh.address(30, 15000), "/clusters", "").await.unwrap();
+        ["catalog", "stock"].map(|name| page.contains(&format!("outbound|8080||{name}.shop")))
+    };
+    until("catalog", "catalog").await;
+    until("stock", "stock").await;
+    assert_eq!(clusters().await, [true, true]);
+    mesh.apply(&sidecar("default", "egress: [{hosts: ['./catalog.shop.svc.cluster.local']}]")).await;
+    until("stock", "404").await;
+    assert_eq!((asked("catalog").await.as_str(), clusters().await), ("catalog", [true, false]));
+    let route = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\nspec: {hosts: \
+                 [catalog], http: [{route: [{destination: {host: stock}}]}]}\n";
+    mesh.apply(route).await;
+    until("catalog", "stock").await;
+    assert_eq!((asked("stock").await.as_str(), clusters().await), ("404", [true, true]));
+    // What becomes of the rest is Envoy's own matter, and that is said.
+    let applied = mesh.try_apply(&sidecar("default", REFUSING)).await.unwrap();
+    let unenforced = applied.in_force.unwrap().unenforced;
+    assert!(unenforced.iter().any(|why| why.contains("outboundTrafficPolicy")), "{unenforced:?}");
+    let (_, stats) = get(mesh.address(30, 15000), "/stats?filter=update_rejected", "").await.unwrap();
+    let rejected = stats.lines().filter(|line| line.contains("update_rejected") && !line.ends_with(": 0"));
+    assert_eq!(rejected.collect::<Vec<_>>(), [""; 0]);
 }

@@ -209,7 +209,13 @@ async fn statuses(stage: &mut Stage) {
         let path = format!(r#"{ours}.conditions[?(@.type=="{condition}")].status}}"#);
         stage.until_says("httproute", &path, status).await;
     }
+    // One of connections beside it has no effect until it goes.
+    stage.cluster.apply(&ROUTE.replace("HTTPRoute", "TCPRoute"));
+    let path = r#"{.status.parents[0].conditions[?(@.type=="Accepted")].reason}"#;
+    stage.until_says("tcproute", path, "Conflicted").await;
     stage.cluster.kubectl(&["-n", "shop", "delete", "httproute", "reviews"]).unwrap();
+    stage.until_says("tcproute", path, "Accepted").await;
+    stage.cluster.kubectl(&["-n", "shop", "delete", "tcproute", "reviews"]).unwrap();
 
     // While nobody judges them rules are stored as they are. What cannot be read is not in force, and its status says why.
     let good = BAD.replace("soon", "9s");
