@@ -56,7 +56,12 @@ impl Unenforced {
                 None if instance.state != State::Running => continue,
                 None => "its sidecar is not connected",
             };
-            for rule in policies(world, instance) {
+            let alone = !by_instance.contains_key(instance.id.as_str());
+            let sidecar = world.sidecar_for(&instance.namespace, Some(&instance.labels));
+            // Of what is not known a foreign client has said itself that it decides.
+            let sidecar = sidecar.filter(|one| one.admits() || (alone && one.bars()));
+            let sidecar = sidecar.map(|one| one.origin.to_string());
+            for rule in policies(world, instance).into_iter().chain(sidecar) {
                 self.note(rule, why.to_owned(), &instance.id);
             }
         }

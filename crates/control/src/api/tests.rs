@@ -445,5 +445,20 @@ spec: {action: DENY, rules: [{from: [{source: {namespaces: [shop]}}]}]}
     );
     let status = client.rules_status().await.unwrap();
     assert_eq!((status[0].state, &status[0].reasons), (RuleState::NotEnforced, &in_force.unenforced));
+    // A Sidecar, too, where it says more than what is known.
+    let sidecar = "apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec: {egress: [{hosts: ['./*']}]}
+";
+    let quiet = client.apply(sidecar, &query).await.unwrap().in_force.unwrap();
+    assert_eq!(quiet.unenforced, [""; 0]);
+    for more in
+        ["outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "inboundConnectionPool: {tcp: {maxConnections: 1}}"]
+    {
+        let text = sidecar.replace("egress:", &format!("{more}, egress:"));
+        let barring = client.apply(&text, &query).await.unwrap().in_force.unwrap();
+        assert_eq!(barring.unenforced, in_force.unenforced, "{more}");
+    }
     running.stop().await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use outrigger_model::listener::{ChainMatch, Listener, RouteSource, Terminal};
-use outrigger_rules::intent::{SidecarIntent, Unknown};
+use outrigger_rules::intent::SidecarIntent;
 use outrigger_xds::ClientKind;
 
 use super::chains::{chain, detected, http, listener};
@@ -77,16 +77,11 @@ pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
     gaps
 }
 
-/// What a Sidecar says beside which services are known.
+/// What a Sidecar says of all that is not known; of what comes in, whoever has registered says.
 fn beside(sidecar: &SidecarIntent) -> Vec<Gap> {
-    let unknown = sidecar.unknown.as_ref().is_some_and(|unknown| *unknown != Unknown::Allowed);
-    let incoming = !sidecar.ingress.is_empty() || sidecar.inbound_pool.is_some();
-    let parts = [
-        (unknown, "outboundTrafficPolicy: an Envoy decides itself about what it is not sent"),
-        (incoming, "what comes in: an Envoy is given no inbound listener"),
-    ];
-    let said = parts.into_iter().filter(|(is, _)| *is);
-    said.map(|(_, why)| Gap { rule: sidecar.origin.to_string(), why: why.to_owned() }).collect()
+    let why = "outboundTrafficPolicy: an Envoy decides itself about what it is not sent";
+    let gap = Gap { rule: sidecar.origin.to_string(), why: why.to_owned() };
+    sidecar.bars().then_some(gap).into_iter().collect()
 }
 
 fn http_ports(ports: &std::collections::BTreeMap<u16, Protocol>) -> impl Iterator<Item = u16> {

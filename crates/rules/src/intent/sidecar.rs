@@ -122,6 +122,16 @@ impl SidecarIntent {
         rule.hosts.iter().any(|host| is_in(all().filter(|import| names(import, host))))
     }
 
+    /// Whether it refuses or redirects what is not known.
+    pub fn bars(&self) -> bool {
+        self.unknown.as_ref().is_some_and(|unknown| *unknown != Unknown::Allowed)
+    }
+
+    /// Whether it says anything of what comes in.
+    pub fn admits(&self) -> bool {
+        !self.ingress.is_empty() || self.inbound_pool.is_some()
+    }
+
     /// What it says of a port for what comes in.
     pub fn ingress_at(&self, port: u16) -> Option<&Ingress> {
         self.ingress.iter().find(|one| one.port == port)

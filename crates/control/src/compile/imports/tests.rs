@@ -203,7 +203,7 @@ fn an_envoy_is_sent_what_it_knows_and_what_routes_of_that_lead_to() {
     // What it is not sent an Envoy decides about itself, and that is said.
     let more = only.replace("egress:", "inboundConnectionPool: {tcp: {maxConnections: 1}}, outboundTrafficPolicy: {mode: REGISTRY_ONLY}, egress:");
     let gaps = super::super::tests::compiled(mesh(), &more).gaps(&envoy, &BTreeSet::new());
-    assert_eq!(gaps.iter().filter(|gap| gap.rule == "Sidecar shop/default").count(), 2, "{gaps:?}");
+    assert_eq!(gaps.iter().filter(|gap| gap.rule == "Sidecar shop/default").count(), 1, "{gaps:?}");
     let grpc = scope(ClientKind::Grpc, "web", "web-1");
     assert!(get(&compiled, &grpc, ResourceKind::Listener, "catalog.shop:8080").is_some());
     assert!(get(&compiled, &grpc, ResourceKind::Listener, "pay.bank:8080").is_none());
