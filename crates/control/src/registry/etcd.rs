@@ -146,7 +146,7 @@ pub struct Etcd {
 impl Etcd {
     /// Nothing is asked yet. `origin` is who we are: what we wrote there is not read.
     pub fn new(settings: EtcdSettings, origin: Arc<str>) -> Self {
-        let keys = Keys::new(Duration::from_secs(settings.hold_seconds));
+        let keys = Keys::new(Duration::from_secs(settings.hold_seconds), BTreeMap::new());
         Self { settings, origin, first: 0, keys, history: None, begun_anew: None, heard: None }
     }
 
@@ -310,7 +310,7 @@ impl Etcd {
 
 impl Registry for Etcd {
     fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
-        self.keys.parts.recall(said);
+        self.keys.recall(said);
         true
     }
 

@@ -159,7 +159,7 @@ pub struct Eureka {
 impl Eureka {
     /// Nothing is asked yet. `origin` is who we are: what we wrote there is not read.
     pub fn new(settings: EurekaSettings, origin: Arc<str>) -> Self {
-        let keys = Keys::new(Duration::from_secs(settings.hold_seconds));
+        let keys = Keys::new(Duration::from_secs(settings.hold_seconds), settings.names.clone());
         let (statuses, versions) = (BTreeMap::new(), BTreeMap::new());
         let settings = Arc::new(settings);
         Self { settings, origin, first: 0, keys, statuses, versions, begun_anew: None, heard: None }
@@ -317,7 +317,7 @@ async fn opened(settings: &Arc<EurekaSettings>, server: usize) -> Result<Http, S
 
 impl Registry for Eureka {
     fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
-        self.keys.parts.recall(said);
+        self.keys.recall(said);
         true
     }
 

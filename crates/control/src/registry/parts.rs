@@ -196,6 +196,11 @@ impl Parts {
     }
 
     #[cfg(test)]
+    pub(super) fn items(&self, name: &str) -> Vec<Item> {
+        self.said.get(name).map_or_else(Vec::new, items)
+    }
+
+    #[cfg(test)]
     pub(super) fn held_in(&self, name: &str) -> usize {
         self.held.get(name).map_or(0, BTreeMap::len)
     }

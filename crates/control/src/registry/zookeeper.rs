@@ -204,7 +204,7 @@ impl Connection {
 impl ZooKeeper {
     /// Nothing is asked yet. `origin` is who we are: what we wrote there is not read.
     pub fn new(settings: ZooKeeperSettings, origin: Arc<str>) -> Self {
-        let keys = Keys::new(Duration::from_secs(settings.hold_seconds));
+        let keys = Keys::new(Duration::from_secs(settings.hold_seconds), settings.names.clone());
         let settings = Arc::new(settings);
         Self { settings, origin, first: 0, keys, history: 0, begun_anew: None, heard: None }
     }
@@ -272,6 +272,7 @@ impl ZooKeeper {
     async fn say(&mut self, connection: &mut Connection, voice: &Voice) -> Result<(), String> {
         connection.since = None;
         let touched = std::mem::take(&mut connection.touched);
+        self.keys.hide(&connection.tree.forbidden);
         for (part, items) in self.keys.settle(touched, self.is_recovering(), Instant::now()) {
             voice.say(&part, Event::Reset(items)).await?;
         }
@@ -323,7 +324,7 @@ impl ZooKeeper {
 
 impl Registry for ZooKeeper {
     fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
-        self.keys.parts.recall(said);
+        self.keys.recall(said);
         true
     }
 

@@ -122,6 +122,34 @@ async fn one_that_cannot_be_read_stays_what_it_was_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn one_that_cannot_be_read_after_a_start_is_what_it_was_before() {
+    let mut play = Play::new();
+    let all = [
+        ("shop/web/w1", ours("w1")),
+        ("shop/web/w2", ours("w2")),
+        ("shop/web/w3", ours("w3")),
+        ("cart/10.0.0.2:80", json!({ "Addr": "10.0.0.2:80" })),
+        ("shop/db/d1", ours("d1")),
+    ];
+    play.list(1, 5, &all).await;
+    let keys = &play.etcd.keys;
+    let said = keys.all_parts().into_iter().map(|part| (part.clone(), keys.parts.items(&part)));
+    let mut said: BTreeMap<_, _> = said.collect();
+    let mut next = Play::new();
+    assert!(next.etcd.recall(&mut said));
+    // Two are rubbish, one has gone.
+    let mut now = all.to_vec();
+    now.remove(2);
+    (now[0].1, now[2].1) = (json!("rubbish"), json!({ "Addr": "cart.internal:80" }));
+    let left = next.list(1, 6, &now).await;
+    let parts = [("shop/web", 2), ("default/cart", 1), ("shop/db", 1), ("cart", 0), ("web", 0)];
+    assert_eq!(left, counts(&parts));
+    assert!(next.problems().contains("/services/shop/web/w1"), "{}", next.problems());
+    now.remove(2);
+    assert_eq!(next.list(1, 7, &now).await.get("default/cart"), Some(&0), "and goes with its key");
+}
+
+#[tokio::test]
 async fn another_history_and_an_emptied_one_take_nothing_until_it_is_back() {
     let mut play = Play::new();
     let all: Vec<(String, Value)> = ["a", "b", "c"]
