@@ -94,10 +94,10 @@ impl Health {
         });
     }
 
-    /// What is registered here is written there.
-    pub(super) fn set_written(&self, count: usize) {
+    /// So much of what is registered here is written there, and why not all of it.
+    pub(super) fn set_written(&self, count: usize, why: Option<Problem>) {
         self.0.send_modify(|state| state.written = Some(count));
-        self.set_unwritten(None);
+        self.set_unwritten(why);
     }
 
     /// Why it cannot be written, beside what cannot be read.

@@ -35,6 +35,14 @@ pub(super) trait Writer: Send + 'static {
     fn beat(&mut self, all: &Wanted) -> impl Future<Output = Result<(), String>> + Send;
     /// The time between two beats.
     fn every(&self) -> Duration;
+    /// Of what was put, so many are there.
+    fn written(&self, put: &Wanted) -> usize {
+        put.len()
+    }
+    /// Why one of them is not, where the others are: it is put anew at a beat.
+    fn trouble(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// As it is written: with who we are.
@@ -80,15 +88,17 @@ pub(super) async fn write<W: Writer>(
     let (mut there, mut pause) = (Wanted::new(), PAUSE.0);
     loop {
         let begun = Instant::now();
-        let Err(why) = session(&mut writer, &mut there, &mut wanted, &health).await else { return };
+        let of =
+            |why: String| Problem { registry: registry.to_string(), ..Problem::of_part("register", why) };
+        let tell = |writer: &W, put: &Wanted| {
+            health.set_written(writer.written(put), writer.trouble().map(|why| of(why.to_owned())));
+        };
+        let Err(why) = session(&mut writer, &mut there, &mut wanted, tell).await else { return };
         tracing::error!(
             registry = %registry,
             "what is registered here cannot be written: {why}; trying again in {pause:?}"
         );
-        health.set_unwritten(Some(Problem {
-            registry: registry.to_string(),
-            ..Problem::of_part("register", why)
-        }));
+        health.set_unwritten(Some(of(why)));
         pause = if begun.elapsed() > PAUSE.1 { PAUSE.0 } else { pause };
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
@@ -100,7 +110,7 @@ async fn session<W: Writer>(
     writer: &mut W,
     there: &mut Wanted,
     wanted: &mut watch::Receiver<Arc<Wanted>>,
-    health: &Health,
+    tell: impl Fn(&W, &Wanted),
 ) -> Result<(), String> {
     writer.open().await?;
     let mut put = Wanted::new();
@@ -128,7 +138,7 @@ async fn session<W: Writer>(
             writer.put(instance).await?;
             put.insert(id.clone(), instance.clone());
         }
-        health.set_written(put.len());
+        tell(writer, &put);
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return Ok(()) },
             () = sleep_until(next) => {

@@ -1,6 +1,7 @@
 //! One session with a ZooKeeper, over one connection. A reader begins a new session with each connection and asks for everything anew; who
 //! writes goes on with the session of before, to which its nodes belong.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,14 +142,25 @@ impl Session {
         }
         session.id = Id { session: number, password: password.to_vec() };
         session.timeout = Duration::from_millis(u64::from(lasts.unsigned_abs())).max(Duration::from_secs(1));
-        if let (Some(user), Some(password)) = (&settings.user, &credentials.password) {
-            let auth = Out::new().int(0).text("digest").text(&format!("{user}:{password}"));
-            session.out.extend(auth.frame(xid::AUTH, op::AUTH));
-            session.flush().await?;
-            let answer = session.answer(xid::AUTH).await?;
-            session.good(&answer, "logging in")?;
-        }
+        session.log_in(settings, credentials.password.as_deref()).await?;
         Ok(session)
+    }
+
+    async fn log_in(&mut self, settings: &ZooKeeperSettings, password: Option<&str>) -> Result<(), String> {
+        let (Some(user), Some(password)) = (&settings.user, password) else { return Ok(()) };
+        let auth = Out::new().int(0).text("digest").text(&format!("{user}:{password}"));
+        self.out.extend(auth.frame(xid::AUTH, op::AUTH));
+        self.flush().await?;
+        let answer = self.answer(xid::AUTH).await?;
+        self.good(&answer, "logging in")
+    }
+
+    /// Says anew who we are: the password may be another one.
+    pub(super) async fn log_in_anew(&mut self, settings: &ZooKeeperSettings) -> Result<(), String> {
+        let Some(file) = settings.password_file.clone() else { return Ok(()) };
+        let password = tokio::task::spawn_blocking(move || Credentials::password(Some(&file))).await;
+        let password = password.map_err(|error| error.to_string())??;
+        self.log_in(settings, password.as_deref()).await
     }
 
     /// Asks something; it is sent by [`Session::flush`]. Its number.
@@ -253,12 +265,16 @@ impl Session {
 
     /// An error where it is none of those.
     pub(super) fn good(&self, answer: &Answer, what: &str) -> Result<(), String> {
-        let advice = match answer.code {
-            code::OK => return Ok(()),
+        if answer.code == code::OK { Ok(()) } else { Err(self.wrong(answer.code, what)) }
+    }
+
+    /// That it has answered with this error.
+    pub(super) fn wrong(&self, code: i32, what: &str) -> String {
+        let advice = match code {
             code::NO_AUTH | -115 => "; are user and passwordFile those of the nodes' ACL?",
             _ => "",
         };
-        Err(self.said(&format!("{what}: {} ({}){advice}", meaning(answer.code), answer.code)))
+        self.said(&format!("{what}: {} ({code}){advice}", meaning(code)))
     }
 
     pub(super) fn said(&self, why: &str) -> String {
@@ -274,8 +290,7 @@ struct Credentials {
 
 impl Credentials {
     fn read(settings: &ZooKeeperSettings) -> Result<Self, String> {
-        let password = settings.password_file.as_deref().map(read_text).transpose()?;
-        let password = password.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        let password = Self::password(settings.password_file.as_deref())?;
         let wants_tls = settings.endpoints.iter().any(|endpoint| endpoint.starts_with("tls://"));
         let files = Files {
             ca: settings.ca_file.as_deref(),
@@ -284,6 +299,11 @@ impl Credentials {
         };
         let tls = wants_tls.then(|| files.tls(&[])).transpose()?;
         Ok(Self { password, tls })
+    }
+
+    fn password(file: Option<&Path>) -> Result<Option<String>, String> {
+        let password = file.map(read_text).transpose()?;
+        Ok(password.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 }
 

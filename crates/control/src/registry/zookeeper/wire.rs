@@ -19,6 +19,8 @@ pub(super) mod op {
     pub(in super::super) const GET_CHILDREN: i32 = 12;
     pub(in super::super) const MULTI: i32 = 14;
     pub(in super::super) const AUTH: i32 = 100;
+    /// Of a step of [`MULTI`], in its answer.
+    pub(super) const ERROR: i32 = -1;
 }
 
 /// What is answered.
@@ -27,6 +29,16 @@ pub(super) mod code {
     pub(in super::super) const NO_NODE: i32 = -101;
     pub(in super::super) const NO_AUTH: i32 = -102;
     pub(in super::super) const NODE_EXISTS: i32 = -110;
+    pub(super) const INCONSISTENT: i32 = -2;
+    const BAD_ARGUMENTS: i32 = -8;
+    const NO_CHILDREN: i32 = -108;
+    const NOT_EMPTY: i32 = -111;
+    const QUOTA: i32 = -125;
+
+    /// Whether it says something of one node, and nothing of the session.
+    pub(in super::super) fn is_of_a_node(code: i32) -> bool {
+        matches!(code, NO_NODE | NO_AUTH | NODE_EXISTS | BAD_ARGUMENTS | NO_CHILDREN | NOT_EMPTY | QUOTA)
+    }
 }
 
 /// Answers that belong to no question have these numbers.
@@ -63,6 +75,7 @@ pub(super) fn meaning(code: i32) -> &'static str {
         -114 => "invalid ACL",
         -115 => "authentication failed",
         -118 => "the session has moved",
+        -125 => "the quota is used up",
         -119 => "it is read-only",
         -127 => "throttled",
         _ => "an error of its own",
@@ -73,6 +86,32 @@ pub(super) fn meaning(code: i32) -> &'static str {
 pub(super) fn happened(body: &mut In) -> Result<(i32, String), String> {
     let (kind, _state) = (body.int()?, body.int()?);
     Ok((kind, body.text()?))
+}
+
+/// What became of a multi (`MultiResponse`): one that failed is answered 0, too, and says in its body which step did.
+pub(super) fn exchanged(body: &mut In) -> Result<i32, String> {
+    let mut failed = None;
+    loop {
+        let (what, is_end, _) = (body.int()?, body.flag()?, body.int()?);
+        if is_end {
+            return Ok(failed.unwrap_or(code::OK));
+        }
+        match what {
+            op::CREATE => drop(body.text()?),
+            op::DELETE => {}
+            // The steps before the one that failed have 0, those after it "inconsistent".
+            op::ERROR => {
+                let said = body.int()?;
+                failed = match failed {
+                    None | Some(code::INCONSISTENT) => {
+                        Some(if said == code::OK { code::INCONSISTENT } else { said })
+                    }
+                    first => first,
+                };
+            }
+            other => return Err(format!("an answer has a step of the kind {other}")),
+        }
+    }
 }
 
 /// A frame that is being written.
@@ -140,6 +179,10 @@ impl In {
         self.0.try_get_i32().map_err(short)
     }
 
+    pub(super) fn flag(&mut self) -> Result<bool, String> {
+        self.0.try_get_u8().map(|flag| flag != 0).map_err(short)
+    }
+
     pub(super) fn long(&mut self) -> Result<i64, String> {
         self.0.try_get_i64().map_err(short)
     }
@@ -192,5 +235,21 @@ mod tests {
             assert!(bad.unwrap_err().contains("too short"));
         }
         assert!(read(&[0, 0, 0, 1, 0, 0, 0, 1, 0xff]).unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn a_multi_that_failed_says_so_in_its_body() {
+        let end = |out: Out| In(Bytes::from(out.int(-1).flag(true).int(-1).bare_frame()).slice(4..));
+        let failed = |codes: &[i32]| {
+            end(codes.iter().fold(Out::bare(), |out, code| out.int(-1).flag(false).int(*code).int(*code)))
+        };
+        let well = Out::bare().int(op::DELETE).flag(false).int(0);
+        let well = well.int(op::CREATE).flag(false).int(0).text("/services/web/w1");
+        assert_eq!(exchanged(&mut end(well)), Ok(code::OK));
+        assert_eq!(exchanged(&mut failed(&[code::NO_NODE, -2])), Ok(code::NO_NODE));
+        assert_eq!(exchanged(&mut failed(&[0, code::NO_AUTH])), Ok(code::NO_AUTH));
+        assert_eq!(exchanged(&mut failed(&[0, 0])), Ok(-2), "whatever it was, nothing was done");
+        assert!(exchanged(&mut end(Out::bare().int(77).flag(false).int(0))).unwrap_err().contains("77"));
+        assert!(exchanged(&mut In(Bytes::new())).unwrap_err().contains("too short"));
     }
 }
