@@ -6,6 +6,9 @@
 //! | ours | `PATH/NAMESPACE/SERVICE/ID` | an instance as in a registry's file |
 //! | Dubbo by interface | `DUBBO/INTERFACE/providers/URL` | its name is a URL, escaped: `dubbo://10.0.0.1:20880/INTERFACE?application=…` |
 
+//!
+//! The path says whose instance it is, as it does for those who find it with Curator: ACLs are of paths. A value that says another is wrong.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,8 +25,8 @@ pub(super) fn node(path: &str, under: &str, data: &[u8], settings: &ZooKeeperSet
     let read = || {
         let fields = foreign::fields(data)?;
         let instance = match fields.contains_key("addresses") {
-            true => foreign::ours(under, fields)?,
-            false => of_curator(fields, settings)?,
+            true => of_ours(under, fields, settings)?,
+            false => of_curator(under, fields, settings)?,
         };
         foreign::placed(instance, settings.namespace.as_deref())
     };
@@ -72,8 +75,53 @@ struct Endpoint {
     protocol: String,
 }
 
-fn of_curator(fields: Map<String, Value>, settings: &ZooKeeperSettings) -> Result<Instance, String> {
+/// At exactly this path, and of the namespace of the settings, if they say one: that of another's service is its owner's.
+fn of_ours(
+    under: &str,
+    fields: Map<String, Value>,
+    settings: &ZooKeeperSettings,
+) -> Result<Instance, String> {
+    let steps: Vec<&str> = under.split('/').collect();
+    let [namespace, service, id] = steps[..] else {
+        return Err("is no PATH/NAMESPACE/SERVICE/ID, where instances of this layout are".to_owned());
+    };
+    let instance = foreign::ours(under, fields)?;
+    same("id", &instance.id, id)?;
+    same("service", &instance.service, service)?;
+    same("namespace", &instance.namespace, namespace)?;
+    if let Some(own) = &settings.namespace {
+        same("namespace in the settings", own, namespace)?;
+    }
+    Ok(instance)
+}
+
+/// What is said elsewhere is what the path says.
+fn same(field: &str, said: &str, step: &str) -> Result<(), String> {
+    match said == step {
+        true => Ok(()),
+        false => Err(format!("{field}: {said:?} is not {step:?}, which its path says")),
+    }
+}
+
+/// The service of a node in Curator's layout. A name may have slashes.
+fn service_of(under: &str, settings: &ZooKeeperSettings) -> Result<(String, String), String> {
+    let (there, _) = under.rsplit_once('/').ok_or("is no PATH/SERVICE/ID")?;
+    if there.contains('/') && !settings.names.contains_key(there) {
+        return Err(format!(
+            "service: {there:?} has a slash and would be called as another; give it a name in \"names\" of the registry"
+        ));
+    }
+    Ok((there.to_owned(), settings.name(there)))
+}
+
+fn of_curator(
+    under: &str,
+    fields: Map<String, Value>,
+    settings: &ZooKeeperSettings,
+) -> Result<Instance, String> {
     let Curator { name, id, address: at, port, ssl_port, payload, enabled } = read_as(fields)?;
+    let (there, service) = service_of(under, settings)?;
+    same("name", name.trim_matches('/'), &there)?;
     // Spring Cloud's and Dubbo's payload has them in a field of its own; others' are the payload.
     let mut metadata = texts(payload.get("metadata").unwrap_or(&payload));
     metadata.retain(|key, _| !key.starts_with('@'));
@@ -94,7 +142,6 @@ fn of_curator(fields: Map<String, Value>, settings: &ZooKeeperSettings) -> Resul
     }
     // As Spring Cloud has it.
     let out = metadata.get("instance_status").is_some_and(|status| status != "UP");
-    let service = settings.name(&name);
     let instance =
         Foreign { id, service, version: None, address, ports, metadata }.instance(settings.sidecar);
     let is_out = out || enabled == Some(false);

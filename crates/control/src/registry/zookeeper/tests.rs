@@ -72,7 +72,7 @@ fn a_node_of_curator_spring_dubbo_or_ours_is_an_instance() {
         ("address", Value::Null, "address: there is none"),
         ("address", json!("0.0.0.0"), "nobody's own"),
         ("port", json!("http"), "cannot be read"),
-        ("name", json!("a$b"), "service"),
+        ("name", json!("payments"), "\"payments\" is not \"catalog\", which its path says"),
         ("payload", json!({ "a": "b".repeat(20_000) }), "16384"),
     ] {
         let mut bad = curator("c1");
@@ -80,9 +80,49 @@ fn a_node_of_curator_spring_dubbo_or_ours_is_an_instance() {
         let why = node("catalog/c1", &bad).unwrap_err();
         assert!(why.contains(word) && why.contains("/services/catalog/c1"), "{at}: {why}");
     }
+    let mut odd = curator("c1");
+    odd["name"] = json!("a$b");
+    assert!(node("a$b/c1", &odd).unwrap_err().contains("service"));
     let mut own = curator("c1");
     own["payload"]["metadata"] = json!({ ORIGIN: "us" });
     assert_eq!(node("catalog/c1", &own).unwrap_err(), "nobody");
+}
+
+#[test]
+fn whoever_may_write_one_node_is_no_other_service() {
+    let ours = |more: Value| {
+        let mut value = json!({ "addresses": ["10.0.0.2"], "ports": [] });
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        value
+    };
+    for (under, value, word) in [
+        ("shop/web/w1", ours(json!({ "service": "payments" })), "service: \"payments\" is not \"web\""),
+        ("shop/web/w1", ours(json!({ "namespace": "bank" })), "namespace: \"bank\" is not \"shop\""),
+        ("shop/web/w1", ours(json!({ "id": "p1" })), "id: \"p1\" is not \"w1\""),
+        ("web/w1", ours(json!({ "namespace": "bank" })), "is no PATH/NAMESPACE/SERVICE/ID"),
+        ("web/shop/payments/p1", ours(json!({})), "is no PATH/NAMESPACE/SERVICE/ID"),
+    ] {
+        let why = node(under, &value).unwrap_err();
+        assert!(why.contains(word), "{under}: {why}");
+    }
+    let said = json!({ "id": "w1", "service": "web", "namespace": "shop" });
+    assert_eq!(node("shop/web/w1", &ours(said)).unwrap().service, "web");
+    // Where all are of one namespace, what is below another's service is not.
+    let shop = ZooKeeperSettings { namespace: Some("shop".into()), ..settings() };
+    let at = |under: &str, value: Value| {
+        taken(layout::node(&format!("/services/{under}"), under, value.to_string().as_bytes(), &shop, "us"))
+    };
+    assert!(at("web/payments/p1", ours(json!({}))).unwrap_err().contains("\"shop\" is not \"web\""));
+    assert_eq!(at("shop/payments/p1", ours(json!({}))).unwrap().service, "payments");
+    // A name with a slash could be that of another, too.
+    let mut slash = curator("c1");
+    slash["name"] = json!("pay/ments");
+    assert!(node("pay/ments/c1", &slash).unwrap_err().contains("names"));
+    let names = BTreeMap::from([("pay/ments".to_owned(), "payments".to_owned())]);
+    let named = ZooKeeperSettings { names, ..settings() };
+    let read =
+        layout::node("/services/pay/ments/c1", "pay/ments/c1", slash.to_string().as_bytes(), &named, "us");
+    assert_eq!(taken(read).unwrap().service, "payments");
 }
 
 #[test]
@@ -236,13 +276,11 @@ async fn nodes_come_go_are_made_anew_and_one_that_cannot_be_read_stays() {
     play.happens(event::DATA, "/services/catalog/c2");
     assert_eq!(play.run().await.unwrap(), counts(&[("default/catalog", 1)]));
     assert!(play.problems().contains("/services/catalog/c2"), "{}", play.problems());
+    // By its own word a catalog's, but in the cart.
     play.set("/services/cart/k1", Some(curator("k1")));
     play.happens(event::CHILDREN, "/services");
-    assert_eq!(
-        play.run().await.unwrap().get("default/catalog"),
-        Some(&2),
-        "by its own word it is a catalog's"
-    );
+    assert_eq!(play.run().await.unwrap().get("default/catalog"), None);
+    assert!(play.problems().contains("\"catalog\" is not \"cart\""), "{}", play.problems());
 }
 
 #[tokio::test]
