@@ -38,6 +38,8 @@ const SESSION: Duration = Duration::from_secs(15);
 const AT_ONCE: usize = 200;
 /// What changes within is one change: many sessions that end together are told from one that ends.
 const TURN: Duration = Duration::from_millis(100);
+/// A node that may not be read is asked again.
+const AGAIN: Duration = Duration::from_secs(60);
 /// And it waits no longer than this.
 const LONGEST_TURN: Duration = Duration::from_secs(1);
 
@@ -190,9 +192,24 @@ struct Connection {
     /// Parts that are to be said, the first and the last change of them.
     touched: BTreeSet<String>,
     since: Option<(Instant, Instant)>,
+    /// When nodes that may not be read are asked again.
+    again: Instant,
 }
 
 impl Connection {
+    fn new(settings: &Arc<ZooKeeperSettings>, origin: &Arc<str>) -> Self {
+        let tree = Tree::new(settings.clone(), origin.clone());
+        Self {
+            queue: tree.begin().into(),
+            tree,
+            asked: VecDeque::new(),
+            seen: Some(BTreeSet::new()),
+            touched: BTreeSet::new(),
+            since: None,
+            again: Instant::now() + AGAIN,
+        }
+    }
+
     /// When what changed is said: nothing more has come for a while, or it came for too long.
     fn due(&self) -> Option<Instant> {
         let (first, last) = self.since.filter(|_| self.seen.is_none())?;
@@ -240,7 +257,7 @@ impl ZooKeeper {
             }
             self.keys.put(&path, said, &mut connection.touched);
         }
-        if connection.touched.len() > before {
+        if connection.touched.len() > before || connection.tree.untold {
             let now = Instant::now();
             connection.since = Some((connection.since.map_or(now, |(first, _)| first), now));
         }
@@ -270,7 +287,7 @@ impl ZooKeeper {
     }
 
     async fn say(&mut self, connection: &mut Connection, voice: &Voice) -> Result<(), String> {
-        connection.since = None;
+        (connection.since, connection.tree.untold) = (None, false);
         let touched = std::mem::take(&mut connection.touched);
         self.keys.hide(&connection.tree.forbidden);
         for (part, items) in self.keys.settle(touched, self.is_recovering(), Instant::now()) {
@@ -342,15 +359,7 @@ impl Registry for ZooKeeper {
             self.keys.parts.pause(before.elapsed());
         }
         self.is_at(synced.zxid);
-        let tree = Tree::new(self.settings.clone(), self.origin.clone());
-        let mut connection = Connection {
-            queue: tree.begin().into(),
-            tree,
-            asked: VecDeque::new(),
-            seen: Some(BTreeSet::new()),
-            touched: BTreeSet::new(),
-            since: None,
-        };
+        let mut connection = Connection::new(&self.settings, &self.origin);
         loop {
             while connection.asked.len() < AT_ONCE
                 && let Some(question) = connection.queue.pop_front()
@@ -370,6 +379,7 @@ impl Registry for ZooKeeper {
             {
                 self.listed(&seen, &mut connection, voice).await?;
             }
+            let is_refused = connection.seen.is_none() && !connection.tree.forbidden.is_empty();
             let (beat, due, ends) = (session.due(), connection.due(), self.keys.parts.hold_ends());
             let at = |time: Option<Instant>| time.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -379,6 +389,10 @@ impl Registry for ZooKeeper {
                     if connection.seen.is_none() { voice.is_there() } else { voice.heard() }
                 }
                 () = sleep_until(beat) => session.beat().await?,
+                () = sleep_until(connection.again), if is_refused => {
+                    connection.again = Instant::now() + AGAIN;
+                    connection.queue.extend(connection.tree.again());
+                }
                 () = sleep_until(at(due)), if due.is_some() => self.say(&mut connection, voice).await?,
                 () = sleep_until(at(ends)), if ends.is_some() && connection.seen.is_none() => {
                     for (part, left) in self.keys.parts.let_go(Instant::now()) {

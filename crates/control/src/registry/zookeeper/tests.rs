@@ -152,6 +152,10 @@ struct Play {
     keeper: ZooKeeper,
     connection: Connection,
     nodes: BTreeMap<String, Option<Value>>,
+    /// Nodes that are no ephemeral ones although they have a value, by what their owner is.
+    owners: BTreeMap<String, i64>,
+    /// Nodes that may not be read.
+    closed: BTreeSet<String>,
     voice: Voice,
     words: tokio::sync::mpsc::Receiver<Word>,
 }
@@ -161,19 +165,12 @@ impl Play {
         let keeper = ZooKeeper::new(settings(), "us".into());
         let (voice, words) = Voice::of_a_test();
         let connection = Self::connected(&keeper);
-        Self { keeper, connection, nodes: BTreeMap::new(), voice, words }
+        let (nodes, owners, closed) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { keeper, connection, nodes, owners, closed, voice, words }
     }
 
     fn connected(keeper: &ZooKeeper) -> Connection {
-        let tree = Tree::new(keeper.settings.clone(), keeper.origin.clone());
-        Connection {
-            queue: tree.begin().into(),
-            tree,
-            asked: VecDeque::new(),
-            seen: Some(BTreeSet::new()),
-            touched: BTreeSet::new(),
-            since: None,
-        }
+        Connection::new(&keeper.settings, &keeper.origin)
     }
 
     fn set(&mut self, path: &str, value: Option<Value>) {
@@ -186,6 +183,9 @@ impl Play {
     fn answer(&self, question: &Question) -> (i32, In) {
         let (Question::Children(path) | Question::Data(path) | Question::Exists(path)) = question;
         let Some(value) = self.nodes.get(path) else { return (code::NO_NODE, In(Bytes::new())) };
+        if self.closed.contains(path) {
+            return (code::NO_AUTH, In(Bytes::new()));
+        }
         let below = |other: &String| other.strip_prefix(path)?.strip_prefix('/').map(str::to_owned);
         let children: BTreeSet<String> = self
             .nodes
@@ -201,7 +201,7 @@ impl Play {
             }
             _ => {
                 out = out.buffer(value.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());
-                let owner = i64::from(value.is_some());
+                let owner = self.owners.get(path).copied().unwrap_or_else(|| i64::from(value.is_some()));
                 out = (0..4)
                     .fold(out, |out, _| out.long(1))
                     .int(0)
@@ -321,26 +321,124 @@ async fn an_emptied_one_another_history_and_what_may_not_be_read_take_nothing() 
     play.run().await.unwrap();
     assert!(play.keeper.begun_anew.is_none() && play.problems().is_empty());
     // Some of it may not be read any more.
+    play.closed.insert("/services/a".into());
     play.connection = Play::connected(&play.keeper);
-    let mut news = News::new();
-    let base = Question::Children("/services".into());
-    let none = &mut In(Bytes::new());
-    let why = play.connection.tree.answered(&base, code::NO_AUTH, none, &mut news).unwrap_err();
-    assert!(why.contains("passwordFile"), "{why}");
-    play.connection.queue.retain(|question| *question != base);
-    let (answered, mut body) = play.answer(&base);
-    let next = play.connection.tree.answered(&base, answered, &mut body, &mut news).unwrap();
-    for question in next {
-        match &question {
-            Question::Children(path) if path == "/services/a" => {
-                play.connection.tree.answered(&question, code::NO_AUTH, none, &mut news).unwrap();
-            }
-            _ => play.connection.queue.push_back(question),
-        }
-    }
     assert_eq!(play.run().await.unwrap(), three, "what may not be read stays");
     assert!(play.problems().contains("/services/a: it may not be read"), "{}", play.problems());
     assert_eq!(play.keeper.keys.parts.held_in("default/a"), 0);
+    // The path itself.
+    play.closed.insert("/services".into());
+    play.connection = Play::connected(&play.keeper);
+    let why = play.run().await.unwrap_err();
+    assert!(why.contains("passwordFile"), "{why}");
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_told_at_once_and_read_when_it_may_be() {
+    let mut play = Play::new();
+    play.set("/services/catalog/c1", Some(curator("c1")));
+    play.set("/dubbo", None);
+    assert_eq!(play.run().await.unwrap(), counts(&[("default/catalog", 1)]));
+    // A second one that is closed is all that happens, and is said.
+    play.set("/services/catalog/c2", Some(curator("c2")));
+    play.closed.insert("/services/catalog/c2".into());
+    play.happens(event::CHILDREN, "/services/catalog");
+    while let Some(question) = play.connection.queue.pop_front() {
+        let (answered, mut body) = play.answer(&question);
+        let mut news = News::new();
+        let next = play.connection.tree.answered(&question, answered, &mut body, &mut news).unwrap();
+        play.connection.queue.extend(next);
+        play.connection.seen = None;
+        play.keeper.put(news, &mut play.connection);
+    }
+    assert!(play.connection.due().is_some(), "there is something to tell");
+    assert_eq!(play.run().await.unwrap(), counts(&[]));
+    assert!(play.problems().contains("/services/catalog/c2: it may not be read"), "{}", play.problems());
+    // Nothing happens when it is permitted: it is asked again.
+    let asked = play.connection.tree.again();
+    assert_eq!(asked, [Question::Data("/services/catalog/c2".into())]);
+    play.connection.queue.extend(asked);
+    assert_eq!(play.run().await.unwrap(), counts(&[]), "not yet");
+    play.closed.clear();
+    let asked = play.connection.tree.again();
+    play.connection.queue.extend(asked);
+    assert_eq!(play.run().await.unwrap(), counts(&[("default/catalog", 2)]));
+    assert_eq!((play.problems(), play.connection.tree.again()), (String::new(), Vec::new()));
+    // A server that takes no more is no matter of rights.
+    let busy = Question::Data("/services/catalog/c2".into());
+    let (none, mut news) = (&mut In(Bytes::new()), News::new());
+    let why = play.connection.tree.answered(&busy, -127, none, &mut news).unwrap_err();
+    assert!(why.contains("throttled") && play.connection.tree.forbidden.is_empty(), "{why}");
+}
+
+#[tokio::test]
+async fn instances_below_containers_and_nodes_with_a_ttl_are_seen() {
+    let mut play = Play::new();
+    let ours = json!({ "addresses": ["10.0.0.2"], "ports": [] });
+    play.set("/services/shop/web/w1", Some(ours.clone()));
+    play.set("/services/shop/db/d1", Some(ours));
+    play.set("/dubbo", None);
+    // Both have the address of whoever made them.
+    for (path, owner) in [("/services/shop/web", i64::MIN), ("/services/shop/db", -(1 << 56) + 60_000)] {
+        play.set(path, Some(json!("10.0.0.9")));
+        play.owners.insert(path.to_owned(), owner);
+    }
+    assert_eq!(play.run().await.unwrap(), counts(&[("shop/db", 1), ("shop/web", 1)]));
+    assert_eq!(play.problems(), "");
+}
+
+#[tokio::test]
+async fn what_is_below_one_path_is_not_below_another_that_begins_so() {
+    let mut play = Play::new();
+    let settings = ZooKeeperSettings {
+        paths: vec!["/services".into(), "/services2".into()],
+        ..ZooKeeperSettings::default()
+    };
+    play.keeper = ZooKeeper::new(settings, "us".into());
+    play.connection = Play::connected(&play.keeper);
+    play.set("/services/catalog/c1", Some(curator("c1")));
+    play.set("/services2/catalog/c2", Some(curator("c2")));
+    assert_eq!(play.run().await.unwrap(), counts(&[("default/catalog", 2)]));
+    assert_eq!(play.problems(), "");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_after_a_start_is_what_it_was_before() {
+    let mut play = Play::new();
+    for id in ["c1", "c2", "c3"] {
+        play.set(&format!("/services/catalog/{id}"), Some(curator(id)));
+    }
+    for name in ["cart", "stock"] {
+        let mut value = curator("k1");
+        value["name"] = json!(name);
+        play.set(&format!("/services/{name}/k1"), Some(value));
+    }
+    play.set("/dubbo", None);
+    play.run().await.unwrap();
+    let said = |play: &Play| {
+        let parts = play.keeper.keys.all_parts();
+        let items = |part: &String| play.keeper.keys.parts.items(part);
+        parts.iter().map(|part| (part.clone(), items(part))).collect::<BTreeMap<_, _>>()
+    };
+    let mut before = said(&play);
+    // The next process: one node is rubbish, one has gone, a service is closed.
+    let nodes = std::mem::take(&mut play.nodes);
+    let mut next = Play::new();
+    next.nodes = nodes;
+    assert!(next.keeper.recall(&mut before));
+    next.set("/services/catalog/c1", Some(json!({ "name": "catalog" })));
+    next.nodes.remove("/services/catalog/c2");
+    next.closed.insert("/services/cart".into());
+    let all = counts(&[("default/cart", 1), ("default/catalog", 2), ("default/stock", 1), ("catalog", 0)]);
+    assert_eq!(next.run().await.unwrap(), all);
+    let told = next.problems();
+    assert!(told.contains("/services/catalog/c1") && told.contains("/services/cart: it may not"), "{told}");
+    // It may be read again, and there is nobody any more.
+    next.closed.clear();
+    next.nodes.remove("/services/cart/k1");
+    let asked = next.connection.tree.again();
+    next.connection.queue.extend(asked);
+    assert_eq!(next.run().await.unwrap(), counts(&[("default/cart", 0)]));
 }
 
 #[test]

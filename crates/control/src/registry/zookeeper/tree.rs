@@ -6,12 +6,14 @@
 //! DUBBO ─children──▶ DUBBO/INTERFACE ─children─▶ …/providers ──children──▶ each name is an instance
 //! ```
 //!
-//! A watch holds for one event, so each event leads to the question that sets the next one; what changed between is in its answer.
+//! A watch holds for one event, so each event leads to the question that sets the next one; what changed between is in its answer. A question
+//! that is refused sets none, and nothing happens when it is permitted: it is asked again.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
-use super::wire::{In, code, event, meaning};
+use super::wire::{In, code, event, is_ephemeral, meaning};
 use super::{ZooKeeperSettings, layout};
 use crate::registry::parts::Said;
 
@@ -19,6 +21,8 @@ use crate::registry::parts::Said;
 const MOST_NODES: usize = 250_000;
 /// Below a path of the settings.
 const DEEPEST: usize = 4;
+/// Nodes that may not be read, asked again at once.
+const AGAIN: usize = 1000;
 
 /// What is asked of a node. Each sets a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +60,17 @@ pub(super) struct Tree {
     /// What is wrong with nodes that say nothing themselves.
     pub(super) missing: BTreeSet<String>,
     pub(super) forbidden: BTreeSet<String>,
+    /// One of these has changed, and was not told yet.
+    pub(super) untold: bool,
+    /// Which of the forbidden was asked again last.
+    asked: String,
 }
 
 impl Tree {
     pub(super) fn new(settings: Arc<ZooKeeperSettings>, origin: Arc<str>) -> Self {
         let (missing, forbidden) = (BTreeSet::new(), BTreeSet::new());
-        Self { settings, origin, children: HashMap::new(), count: 0, missing, forbidden }
+        let (children, asked) = (HashMap::new(), String::new());
+        Self { settings, origin, children, count: 0, missing, forbidden, untold: false, asked }
     }
 
     /// What is asked first.
@@ -71,14 +80,11 @@ impl Tree {
     }
 
     fn role(&self, path: &str) -> Role {
-        let depth = |base: &String| {
-            let below = path.strip_prefix(base.trim_end_matches('/'))?;
-            (below.is_empty() || below.starts_with('/')).then(|| below.matches('/').count())
-        };
-        if let Some(depth) = self.settings.paths.iter().find_map(depth) {
-            return if depth == 0 { Role::Base } else { Role::Node(depth) };
+        let depth = |below: &str| below.matches('/').count();
+        if let Some(below) = self.settings.paths.iter().find_map(|base| under(base, path)) {
+            return if below.is_empty() { Role::Base } else { Role::Node(depth(below)) };
         }
-        match self.settings.dubbo.as_ref().and_then(depth) {
+        match self.settings.dubbo.as_ref().and_then(|base| under(base, path)).map(depth) {
             Some(0) => Role::DubboBase,
             Some(1) => Role::Interface,
             Some(2) if path.ends_with("/providers") => Role::Providers,
@@ -87,18 +93,32 @@ impl Tree {
         }
     }
 
-    /// A node that is there.
-    fn found(&self, path: String, news: &mut News) -> Option<Question> {
+    /// What a node is asked at first.
+    fn question(&self, path: String) -> Option<Question> {
         match self.role(&path) {
             Role::Node(1) | Role::Interface | Role::Providers => Some(Question::Children(path)),
             Role::Node(depth) if depth <= DEEPEST => Some(Question::Data(path)),
-            Role::Provider => {
-                let said = layout::provider(&path, &self.settings, &self.origin);
-                news.push((path, said));
-                None
-            }
             _ => None,
         }
+    }
+
+    /// A node that is there.
+    fn found(&self, path: String, news: &mut News) -> Option<Question> {
+        if self.role(&path) == Role::Provider {
+            let said = layout::provider(&path, &self.settings, &self.origin);
+            news.push((path, said));
+            return None;
+        }
+        self.question(path)
+    }
+
+    /// Asks nodes again that could not be read, some of them each time.
+    pub(super) fn again(&mut self) -> Vec<Question> {
+        let rest = self.forbidden.range::<String, _>((Excluded(&self.asked), Unbounded));
+        let begun = self.forbidden.range::<String, _>((Unbounded, Included(&self.asked)));
+        let all: Vec<String> = rest.chain(begun).take(AGAIN).cloned().collect();
+        self.asked = all.last().cloned().unwrap_or_default();
+        all.into_iter().filter_map(|path| self.question(path)).collect()
     }
 
     /// It and all below it have gone.
@@ -109,7 +129,7 @@ impl Tree {
                 self.count -= 1;
                 all.push(format!("{path}/{child}"));
             }
-            self.forbidden.remove(&path);
+            self.untold |= self.forbidden.remove(&path);
             news.push((path, None));
         }
         // One of the same name that is made at once is another.
@@ -156,7 +176,7 @@ impl Tree {
             code::OK => {}
             code::NO_NODE if is_base => {
                 self.gone(path, news);
-                self.missing.insert(path.clone());
+                self.untold |= self.missing.insert(path.clone());
                 // The one sets the watch that the other cannot.
                 let next = matches!(question, Question::Children(_)).then(|| Question::Exists(path.clone()));
                 return Ok(next.into_iter().collect());
@@ -169,25 +189,25 @@ impl Tree {
                 let advice = "give the user (user, passwordFile) read on it";
                 return Err(format!("{path:?} cannot be read: {} ({answered}); {advice}", meaning(answered)));
             }
-            _ => {
+            code::NO_AUTH => {
                 // What it said before stays.
-                self.forbidden.insert(path.clone());
+                self.untold |= self.forbidden.insert(path.clone());
                 return Ok(Vec::new());
             }
+            other => return Err(format!("{path:?} cannot be read: {} ({other})", meaning(other))),
         }
-        self.missing.remove(path);
-        self.forbidden.remove(path);
+        self.untold |= self.missing.remove(path) | self.forbidden.remove(path);
         match question {
             Question::Exists(path) => Ok(vec![Question::Children(path.clone())]),
             Question::Data(path) => {
                 let data = body.buffer()?;
-                let owner = body.owner()?;
+                let stays = !is_ephemeral(body.owner()?);
                 let below = self.below(path);
-                let bare = data.is_empty() || (owner == 0 && !data.starts_with(b"{"));
+                let bare = data.is_empty() || (stays && !data.starts_with(b"{"));
                 // A node that has others below it often has the address of whoever made it.
                 let said = (!bare).then(|| layout::node(path, below, &data, &self.settings, &self.origin));
                 news.push((path.clone(), said));
-                let deeper = owner == 0 && !matches!(role, Role::Node(depth) if depth >= DEEPEST);
+                let deeper = stays && !matches!(role, Role::Node(depth) if depth >= DEEPEST);
                 Ok(deeper.then(|| Question::Children(path.clone())).into_iter().collect())
             }
             Question::Children(path) => {
@@ -218,7 +238,12 @@ impl Tree {
 
     /// A path below that of the settings.
     fn below<'a>(&self, path: &'a str) -> &'a str {
-        let under = |base: &String| path.strip_prefix(base.trim_end_matches('/'));
-        self.settings.paths.iter().find_map(under).unwrap_or(path).trim_matches('/')
+        self.settings.paths.iter().find_map(|base| under(base, path)).unwrap_or(path).trim_matches('/')
     }
+}
+
+/// What is left of a path below another, or of that itself; nothing where it is elsewhere.
+fn under<'a>(base: &str, path: &'a str) -> Option<&'a str> {
+    let below = path.strip_prefix(base.trim_end_matches('/'))?;
+    (below.is_empty() || below.starts_with('/')).then_some(below)
 }

@@ -206,7 +206,7 @@ impl In {
         (0..self.int()?.max(0)).map(|_| self.text()).collect()
     }
 
-    /// Of a node's `Stat`, which of the sessions it ends with; 0: none.
+    /// Of a node's `Stat`, which of the sessions it ends with, or another word of how it ends: see [`is_ephemeral`].
     pub(super) fn owner(&mut self) -> Result<i64, String> {
         // czxid, mzxid, ctime, mtime, version, cversion, aversion.
         if self.0.len() < 44 {
@@ -215,6 +215,12 @@ impl In {
         self.0.advance(44);
         self.long()
     }
+}
+
+/// Whether a node of that owner ends with a session, and so has none below it (`EphemeralType`). Not so are containers, and nodes with a TTL:
+/// their owner's first byte is that of no session, unless extended types are off and a server is number 255.
+pub(super) fn is_ephemeral(owner: i64) -> bool {
+    owner != 0 && owner != i64::MIN && owner >> 56 != -1
 }
 
 #[cfg(test)]
@@ -251,5 +257,13 @@ mod tests {
         assert_eq!(exchanged(&mut failed(&[0, 0])), Ok(-2), "whatever it was, nothing was done");
         assert!(exchanged(&mut end(Out::bare().int(77).flag(false).int(0))).unwrap_err().contains("77"));
         assert!(exchanged(&mut In(Bytes::new())).unwrap_err().contains("too short"));
+    }
+
+    #[test]
+    fn containers_and_nodes_with_a_ttl_are_not_ephemeral() {
+        let ttl = i64::from_be_bytes([0xff, 0, 0, 0, 0, 0, 0xea, 0x60]);
+        let session_of_server_200 = i64::from_be_bytes([200, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(!is_ephemeral(0) && !is_ephemeral(i64::MIN) && !is_ephemeral(ttl));
+        assert!(is_ephemeral(0x0100_0000_0000_0001) && is_ephemeral(session_of_server_200));
     }
 }
