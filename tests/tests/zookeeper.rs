@@ -142,8 +142,12 @@ impl ZooKeeper {
         asked.await.map_err(|error| error.to_string())
     }
 
-    /// As its user, with a session that ends so many seconds after it.
+    /// As our user, with a session that ends so many seconds after it.
     async fn cli(&self, name: &str, seconds: u32) -> Cli {
+        self.cli_as("mesh", name, seconds).await
+    }
+
+    async fn cli_as(&self, user: &str, name: &str, seconds: u32) -> Cli {
         let log = self.file(name);
         let out = std::fs::File::create(&log).unwrap();
         let mut command = self.java();
@@ -151,7 +155,7 @@ impl ZooKeeper {
         command.arg("-server").arg(self.address.to_string());
         command.stdin(Stdio::piped()).stdout(out.try_clone().unwrap()).stderr(out);
         let mut cli = Cli { child: command.spawn().unwrap(), log };
-        cli.say(&format!("addauth digest mesh:{PASSWORD}"), "SyncConnected").await;
+        cli.say(&format!("addauth digest {user}:{PASSWORD}"), "SyncConnected").await;
         cli
     }
 
@@ -301,4 +305,73 @@ async fn what_is_registered_here_appears_in_zookeeper_and_goes() {
     has(&keeper, true).await;
     mesh.kill_control();
     has(&keeper, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_use_the_same_zookeeper_with_users_and_services_of_their_own() {
+    let Some(keeper) = ZooKeeper::start().await else { return };
+    // We are the first to come, and make the nodes that all have theirs below.
+    let more = json!({ "register": true, "ttlSeconds": 6, "dubbo": null });
+    let mesh = Mesh::start_with(BINARY, keeper.settings(&more)).await;
+    let spec = |service, host| Spec { service, version: "v1", host, protocol: Protocol::Http, calls: &[] };
+    mesh.register(&spec("catalog", 11)).await;
+    until(&mesh, "keeper", "it is written", |row| row.registered == Some(1)).await;
+    let mut other = keeper.cli_as("other", "other.log", 30).await;
+    let open = "world:anyone:cdrwa";
+    let value = |name: &str, host: u8| json!({ "name": name, "id": "c9", "address": mesh.address(host, 0).ip(), "port": PORT });
+    let create = |how: &str, path: &str, value: &str| format!("create {how} {path} '{value}' {open}");
+    let line = create("-e", "/services/catalog/c9", &value("catalog", 20).to_string());
+    other.say(&line, "Created /services/catalog/c9").await;
+    until(&mesh, "keeper", "another's instance of our service", |row| row.instances == 1).await;
+    // In our layout, below what Curator makes.
+    let ours = json!({ "addresses": [mesh.address(21, 0).ip()], "ports": [{ "number": PORT }] });
+    for (how, path, value) in [
+        ("-c", "/services/shop", "x"),
+        ("-c", "/services/shop/stock", "x"),
+        ("-e", "/services/shop/stock/s1", &ours.to_string()),
+    ] {
+        other.say(&create(how, path, value), &format!("Created {path}")).await;
+    }
+    until(&mesh, "keeper", "one below a container", |row| {
+        row.instances == 2 && row.state == Condition::Connected
+    })
+    .await;
+    // Whoever may write there is no other service.
+    let line = create("-e", "/services/catalog/evil", &value("payments", 22).to_string());
+    other.say(&line, "Created /services/catalog/evil").await;
+    let told = |word: &'static str| {
+        let mesh = &mesh;
+        eventually(word, move || async move {
+            let problems = mesh.client.status().await.unwrap().problems;
+            let is = problems.iter().any(|problem| problem.to_string().contains(word));
+            if is { Ok(()) } else { Err(format!("{problems:?}")) }
+        })
+    };
+    told("\"payments\" is not \"catalog\", which its path says").await;
+    assert_eq!(row(&mesh, "keeper").await.instances, 2);
+    other.say("delete /services/catalog/evil", "").await;
+    until(&mesh, "keeper", "it has gone", |row| row.state == Condition::Connected).await;
+    // Our node is ours, and so is the word of who may what with those above.
+    let dump = keeper.word("dump").await.unwrap();
+    let node =
+        dump.lines().map(str::trim).find(|line| line.contains("/services/catalog/catalog-v1@")).unwrap();
+    other.say(&format!("set {node} x"), &format!("Insufficient permission : {node}")).await;
+    other.say(&format!("setAcl /services {open}"), "Insufficient permission : /services").await;
+
+    // It goes, and another's node is in its place, which cannot be exchanged: it is told, and the others are written.
+    mesh.client.deregister("catalog-v1").await.unwrap();
+    until(&mesh, "keeper", "it is taken out", |row| row.registered == Some(0)).await;
+    let below = format!("{node}/below");
+    for path in [node, &below] {
+        other.say(&create("", path, "x"), &format!("Created {path}")).await;
+    }
+    mesh.register(&spec("catalog", 11)).await;
+    mesh.register(&spec("web", 12)).await;
+    told("the node has children").await;
+    until(&mesh, "keeper", "the others are written", |row| row.registered == Some(1)).await;
+    other.say(&format!("deleteall {node}"), "").await;
+    until(&mesh, "keeper", "then it is, too", |row| {
+        row.registered == Some(2) && row.state == Condition::Connected
+    })
+    .await;
 }
