@@ -7,7 +7,9 @@ mod attached;
 mod conflicts;
 mod cors;
 mod delegates;
+mod effect;
 mod limits;
+mod mtls;
 mod nobody;
 mod paths;
 mod policies;
@@ -64,6 +66,15 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NO_WEIGHT, what: "a rule that sends nothing anywhere", run: attached::no_weight },
     Check { code: code::CONFLICT, what: "another kind of rule that a route covers", run: attached::shadowed },
     Check { code: code::UNREACHABLE, what: "a route that no request reaches", run: routes::unreachable },
+    Check { code: code::SAME_MATCH, what: "a match that an earlier route has", run: routes::repeated },
+    Check { code: code::CIRCLE, what: "a redirect to where it came from", run: effect::circles },
+    Check { code: code::TWICE, what: "a mirror to where requests go", run: effect::mirrored_twice },
+    Check { code: code::NO_PORT, what: "a target without the port that is called", run: effect::no_port },
+    Check { code: code::NO_EFFECT, what: "a policy of a subset without routes", run: effect::unused_subsets },
+    Check { code: code::NO_EFFECT, what: "a rule for requests for TCP ports", run: effect::http_for_tcp },
+    Check { code: code::MTLS, what: "calls that are refused for want of mTLS", run: mtls::refused },
+    Check { code: code::SAME_SCOPE, what: "two policies of mTLS for one scope", run: mtls::twice },
+    Check { code: code::TOKENS_ON_TCP, what: "tokens of workloads without HTTP", run: tokens::without_http },
     Check { code: code::LONG_ATTEMPT, what: "perTryTimeout longer than timeout", run: routes::long_attempts },
     Check { code: code::CONFLICT, what: "two objects that route one host", run: conflicts::routes },
     Check { code: code::CONFLICT, what: "two objects that describe one port", run: services::conflicts },

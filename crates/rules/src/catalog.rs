@@ -65,6 +65,9 @@ pub struct CatalogService {
     pub names: BTreeMap<String, u16>,
     /// The labels of each of its instances.
     pub instances: Vec<Labels>,
+    /// Each of them has a sidecar.
+    #[serde(default)]
+    pub sidecars: bool,
 }
 
 /// Whom policies may ask.

@@ -56,7 +56,7 @@ pub mod code {
     /// A route that no request reaches.
     pub const UNREACHABLE: &str = "IST0130";
     /// A subset without instances.
-    pub const EMPTY_SUBSET: &str = "OUT0101";
+    pub const EMPTY_SUBSET: &str = "IST0173";
     /// Two DestinationRules for one host.
     pub const DUPLICATE_DESTINATION: &str = "OUT0102";
     /// All weights are 0.
@@ -77,6 +77,22 @@ pub mod code {
     pub const PROVIDER: &str = "OUT0111";
     /// Pages of every origin may send credentials.
     pub const OPEN_CORS: &str = "OUT0110";
+    /// Clients call in a way that servers refuse.
+    pub const MTLS: &str = "IST0113";
+    /// A target without a port that has several, and not the one that is called.
+    pub const NO_PORT: &str = "IST0112";
+    /// A policy for tokens where there are no requests.
+    pub const TOKENS_ON_TCP: &str = "IST0119";
+    /// Not a regular expression that can be used.
+    pub const REGEX: &str = "IST0122";
+    /// A match that another before it has.
+    pub const SAME_MATCH: &str = "IST0131";
+    /// Two policies for the same workloads.
+    pub const SAME_SCOPE: &str = "OUT0112";
+    /// A redirect to where it came from.
+    pub const CIRCLE: &str = "OUT0113";
+    /// A mirror for who has the requests themselves.
+    pub const TWICE: &str = "OUT0114";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -110,6 +126,14 @@ pub mod code {
             "on a TCP port a DENY rule uses HTTP attributes, which count as matching, or a CUSTOM policy would ask somebody",
         ),
         (PROVIDER, "a CUSTOM policy's provider cannot be asked, or would be asked about itself"),
+        (MTLS, "a DestinationRule has clients call without mTLS where workloads take nothing else"),
+        (NO_PORT, "a destination without a port has several, and not the one that is called"),
+        (TOKENS_ON_TCP, "a RequestAuthentication is for workloads that speak no HTTP"),
+        (REGEX, "a text is not a regular expression that can be used"),
+        (SAME_MATCH, "a match stands in an earlier route, too, which has what it matches"),
+        (SAME_SCOPE, "two policies are for the same workloads, and only one of them holds"),
+        (CIRCLE, "a redirect leads to where it came from"),
+        (TWICE, "a mirror is for who has the requests themselves"),
         (OPEN_CORS, "pages of every origin may call with the credentials of who opens them"),
     ];
 }

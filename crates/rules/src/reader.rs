@@ -105,6 +105,10 @@ impl Reader<'_> {
         self.note(Severity::Error, code::SCHEMA, at, message.into(), None);
     }
 
+    pub(crate) fn error_of(&mut self, code: &'static str, at: &At<'_>, message: String) {
+        self.note(Severity::Error, code, at, message, None);
+    }
+
     pub(crate) fn error_meant(&mut self, at: &At<'_>, message: impl Into<String>, meant: Option<String>) {
         self.note(Severity::Error, code::SCHEMA, at, message.into(), meant);
     }

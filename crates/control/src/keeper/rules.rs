@@ -124,6 +124,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
             registered: service.registered.keys().copied().collect(),
             names: service.port_names().map(|(name, number)| (name.to_owned(), number)).collect(),
             instances: service.instances.iter().map(|instance| instance.labels.clone()).collect(),
+            sidecars: service.instances.iter().all(|instance| instance.sidecar),
         };
         catalog.services.insert(service.host.clone(), known);
     }

@@ -75,6 +75,37 @@ pub(super) fn unreachable(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// One of several matches, the others of which have something to match: a route that has none left is unreachable.
+pub(super) fn repeated(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for route in &scene.routes {
+        let mut seen: HashMap<String, &Place> = HashMap::new();
+        for http in route.http.iter().filter(|http| http.delegate.is_none()) {
+            let shapes: Vec<String> = http.matches.iter().map(shape).collect();
+            let all_had = shapes.iter().all(|shape| seen.contains_key(shape));
+            for (block, shape) in http.matches.iter().zip(shapes) {
+                match seen.get(&shape) {
+                    Some(before) if !all_had => {
+                        let message = format!(
+                            "{}: {} has no effect, because {} (line {}) is the same and goes before it",
+                            route.origin, block.place.path, before.path, before.line
+                        );
+                        let found = finding(
+                            Severity::Warning,
+                            code::SAME_MATCH,
+                            &route.origin,
+                            &block.place,
+                            message,
+                        );
+                        findings.push(found);
+                    }
+                    Some(_) => {}
+                    None => drop(seen.insert(shape, &block.place)),
+                }
+            }
+        }
+    }
+}
+
 /// A match block without its name and place, comparable.
 fn shape(block: &HttpMatch) -> String {
     let plain = HttpMatch { name: None, place: Place::default(), ..block.clone() };

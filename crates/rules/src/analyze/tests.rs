@@ -4,7 +4,9 @@ use crate::host::Resolver;
 use crate::testing::{object, objects, virtual_service};
 
 mod delegates;
+mod effect;
 mod limits;
+mod mtls;
 mod providers;
 mod services;
 mod tokens;
@@ -128,7 +130,7 @@ fn a_subset_may_come_from_a_wildcard_rule_or_a_native_page() {
 #[test]
 fn a_subset_without_instances_is_told() {
     let told = only(&destination(&["v1", "v9"]));
-    assert!(told.contains("warning OUT0101: subset \"v9\"") && told.contains("wants version=v9"), "{told}");
+    assert!(told.contains("warning IST0173: subset \"v9\"") && told.contains("wants version=v9"), "{told}");
     silent(&destination(&["v1"]));
     let mut empty = catalog();
     empty.services.get_mut(&Resolver::default().service("reviews", "shop")).unwrap().instances.clear();
@@ -171,7 +173,7 @@ fn a_route_behind_a_catch_all_is_told() {
     assert!(only(&routes(narrow, narrow)).contains("has the same matches"));
     silent(&routes(narrow, "name: all"));
     silent(&routes("match: [{uri: {prefix: /}, method: {exact: GET}}]", narrow));
-    silent(&routes(narrow, "match: [{uri: {prefix: /a}}, {uri: {prefix: /b}}]"));
+    assert!(only(&routes(narrow, "match: [{uri: {prefix: /a}}, {uri: {prefix: /b}}]")).contains("IST0131"));
 }
 
 #[test]
@@ -208,7 +210,10 @@ fn two_objects_that_route_one_host_are_both_named() {
         only(&both(&to("host: reviews"), &native))
             .contains("TrafficRules shop/reviews and VirtualService reviews")
     );
-    silent(&both(&to("host: reviews"), &other.replace("hosts: [reviews]", "hosts: [stock]")));
+    silent(&both(
+        &to("host: reviews"),
+        &other.replace("hosts: [reviews]\n  http:", "hosts: [stock]\n  tcp:"),
+    ));
     let narrow = |namespace: &str, name: &str| {
         to("host: reviews")
             .replace("name: reviews", &format!("name: {name}"))
@@ -466,4 +471,16 @@ fn credentials_for_pages_of_every_origin_are_told() {
         silent(&cors(some, true));
     }
     silent(&virtual_service("hosts: [reviews]\nhttp:\n- route: [{destination: {host: reviews}}]"));
+}
+
+#[test]
+fn every_finding_is_documented() {
+    let page = include_str!("../../../../docs/findings.md");
+    for (code, what) in code::ALL {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {code} | {what} |")));
+        let row = row.unwrap_or_else(|| panic!("docs/findings.md has no row for {code}: {what}"));
+        for check in CHECKS.iter().filter(|check| check.code == *code) {
+            assert!(row.contains(check.what), "docs/findings.md, {code}: \"{}\" is missing", check.what);
+        }
+    }
 }

@@ -28,6 +28,31 @@ pub(super) fn unseen(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Tokens are in requests.
+pub(super) fn without_http(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let Some(catalog) = scene.catalog else { return };
+    for tokens in &scene.tokens {
+        let mut ports = catalog
+            .selected(&tokens.origin.namespace, &tokens.selector)
+            .flat_map(|workload| &workload.ports)
+            .peekable();
+        if ports.peek().is_none() || ports.any(|(_, spoken)| spoken.is_http()) {
+            continue;
+        }
+        let message = format!(
+            "{} looks for tokens in requests, but its workloads speak no HTTP, so nothing is looked at: say what their ports speak",
+            tokens.origin
+        );
+        findings.push(finding(
+            Severity::Warning,
+            code::TOKENS_ON_TCP,
+            &tokens.origin,
+            &tokens.place,
+            message,
+        ));
+    }
+}
+
 fn consequence(policy: &AuthorizationIntent) -> &'static str {
     match policy.action {
         AuthorizationAction::Allow => "what it wants of them lets nobody in",

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use regex::RegexBuilder;
 
 use super::{At, Reader};
-use crate::finding::{closest, quote};
+use crate::finding::{closest, code, quote};
 use crate::intent::Host;
 use crate::yaml::{Value, integer};
 
@@ -233,10 +233,8 @@ impl Reader<'_> {
         match self.check_pattern(&text) {
             Ok(()) => Some(text),
             Err(reason) => {
-                self.error(
-                    &at,
-                    format!("{} is not a regular expression that can be used: {reason}", at.path),
-                );
+                let message = format!("{} is not a regular expression that can be used: {reason}", at.path);
+                self.error_of(code::REGEX, &at, message);
                 None
             }
         }

@@ -27,7 +27,7 @@ fn a_delegate_that_is_not_there_is_told() {
         "{told:#?}"
     );
     assert!(
-        only(&both(&root("part"), &part(&format!("hosts: [stock]\n{leaf}"))))
+        found(&both(&root("part"), &part(&format!("hosts: [stock]\n{leaf}"))))[0]
             .contains("has hosts of its own")
     );
     let hidden = found(&both(&root("part"), &part(&format!("exportTo: [other]\n{leaf}"))));

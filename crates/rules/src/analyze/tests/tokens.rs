@@ -21,8 +21,17 @@ fn a_policy_for_tokens_that_nobody_looks_at_is_told() {
         only(&policy("ALLOW")).contains("no RequestAuthentication is for its workloads, so what it wants")
     );
     assert!(only(&policy("DENY")).contains("every request counts as one without a token"));
-    assert!(only(&both(&policy("ALLOW"), &tokens("app: stock"))).contains("OUT0006"));
+    assert!(
+        found(&both(&policy("ALLOW"), &tokens("app: stock"))).iter().any(|told| told.contains("OUT0006"))
+    );
     silent(&both(&policy("ALLOW"), &tokens("app: reviews, version: v2")));
     silent(&tokens("app: reviews"));
     assert!(only(&tokens("app: nobody")).contains("IST0127"));
+}
+
+#[test]
+fn tokens_of_workloads_without_http_are_told() {
+    let told = only(&tokens("app: stock"));
+    assert!(told.contains("warning IST0119") && told.contains("speak no HTTP"), "{told}");
+    silent(&tokens("version: v1"));
 }

@@ -286,7 +286,7 @@ fn mirrors_arrive_by_all_their_names() {
 fn a_bad_pattern_is_an_error_at_its_place() {
     let told = one_told(&http("match: [{uri: {regex: '(a'}}]"));
     assert!(
-        told.starts_with("rules.yaml:9:27 error IST0106: spec.http[0].match[0].uri.regex is not"),
+        told.starts_with("rules.yaml:9:27 error IST0122: spec.http[0].match[0].uri.regex is not"),
         "{told}"
     );
     for bad in ["a)|(b", "(?x)a # b", "\\w{1000}{1000}"] {
@@ -412,7 +412,9 @@ fn what_istio_refuses_is_refused_here() {
         ("headers: {request: {set: {':authority': b, Host: c}}}", "set more than once"),
     ] {
         let told = one_told(&http(fields));
-        assert!(told.contains(" error IST0106: ") && told.contains(part), "{fields}: {told}");
+        let code =
+            if part.contains("pattern") || fields.contains("regex: ''") { "IST0122" } else { "IST0106" };
+        assert!(told.contains(&format!(" error {code}: ")) && told.contains(part), "{fields}: {told}");
     }
     for fields in [
         "rewrite: {uriRegexRewrite: {match: '/a/(.*)', rewrite: '/\\0/\\1\\\\'}}",
