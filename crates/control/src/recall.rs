@@ -9,7 +9,7 @@
 //! be read is what it was. Where it does not answer, what it said holds, and ages. Who asks another place than before has said nothing yet.
 //! Files are not kept: they are there, or the start fails.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::instance::Instance;
 use crate::keeper::{Claims, Keeper, Published, Rule};
 use crate::registry::health::{Registered, Table};
-use crate::registry::{Item, Memories, Row};
+use crate::registry::{Item, Memories, Memory, Row};
 use crate::store::records::{StoredSaid, shared};
 use crate::store::{Contents, Mutation, Store, StoreError};
 use crate::world::MeshSettings;
@@ -33,33 +33,52 @@ const PAUSE: Duration = Duration::from_secs(2);
 const NOTE: Duration = Duration::from_secs(60);
 /// Changes in one commit: others wait for it.
 const COMMIT: usize = 1000;
-/// Fields of a row that do not say what is asked.
-const NOT_WHERE: [&str; 16] = [
-    "tokenFile",
-    "user",
-    "username",
-    "password",
-    "passwordFile",
-    "caFile",
-    "certFile",
-    "keyFile",
-    "register",
-    "readOnly",
-    "holdSeconds",
-    "ttlSeconds",
-    "waitSeconds",
-    "intervalSeconds",
-    "payloadClass",
-    "connections",
-];
+/// A memory that no running control plane has had for so long is forgotten: addresses are others' by then.
+const MOST_AGE: Duration = Duration::from_hours(24);
+/// Fields of a row that say where it is asked: one that stays is the same place.
+const WHERE: [&str; 7] = ["address", "addresses", "endpoints", "servers", "urls", "kubeconfig", "context"];
+/// Fields that say what is asked for there.
+const WHAT: [&str; 9] =
+    ["datacenter", "prefix", "paths", "dubbo", "tag", "namespaceId", "groups", "group", "clusters"];
 const FACT: &str = "registries";
 
 /// What is noted of a registry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Note {
-    /// What is asked, as its row says.
+    /// What is asked for.
     asked: String,
+    /// Where.
+    at: BTreeSet<String>,
     heard: Option<Timestamp>,
+    /// When a control plane last had it in force.
+    kept: Timestamp,
+}
+
+impl Note {
+    fn of(row: &Row, heard: Option<Timestamp>) -> Self {
+        let whole = serde_json::to_value(row).unwrap_or_default();
+        let rows = whole.as_object().into_iter().flatten();
+        let (mut asked, mut at) = (String::new(), BTreeSet::new());
+        for (kind, of) in rows.filter(|(name, _)| *name != "name") {
+            asked.push_str(kind);
+            for what in WHAT.iter().filter(|what| !of[**what].is_null()) {
+                asked.push_str(&format!(" {what}={}", of[*what]));
+            }
+            at.extend(WHERE.iter().flat_map(|name| match &of[*name] {
+                Value::Null => Vec::new(),
+                Value::Array(all) => all.iter().map(Value::to_string).collect(),
+                one => vec![one.to_string()],
+            }));
+        }
+        Self { asked, at, heard, kept: Timestamp::now() }
+    }
+
+    /// Whether what was kept then is what is asked for now.
+    fn holds_for(&self, now: &Self) -> bool {
+        let near = self.at == now.at || self.at.iter().any(|place| now.at.contains(place));
+        let age = now.kept.duration_since(self.kept);
+        self.asked == now.asked && near && Duration::try_from(age).is_ok_and(|age| age <= MOST_AGE)
+    }
 }
 
 type Notes = BTreeMap<String, Note>;
@@ -92,16 +111,6 @@ impl Kept {
     }
 }
 
-fn asked(row: &Row) -> String {
-    let mut whole = serde_json::to_value(row).unwrap_or_default();
-    for of in whole.as_object_mut().into_iter().flat_map(|row| row.values_mut()) {
-        if let Value::Object(fields) = of {
-            fields.retain(|name, _| !NOT_WHERE.contains(&name.as_str()));
-        }
-    }
-    whole.to_string()
-}
-
 fn of_network(rows: &[Row]) -> impl Iterator<Item = &Row> {
     rows.iter().filter(|row| row.file.is_none())
 }
@@ -118,23 +127,31 @@ pub async fn load(
 ) -> Result<Memories, StoreError> {
     let notes: Notes =
         contents.facts.get(FACT).and_then(|fact| serde_json::from_str(fact).ok()).unwrap_or_default();
-    let same: HashMap<&str, &Note> = of_network(rows)
-        .filter_map(|row| {
-            notes.get(row.name()).filter(|note| note.asked == asked(row)).map(|note| (row.name(), note))
-        })
-        .collect();
     let mut memories = Memories::new();
-    let mut unread = 0;
+    for row in of_network(rows) {
+        if let Some(note) = notes.get(row.name()).filter(|note| note.holds_for(&Note::of(row, None)))
+            && let Some(heard) = note.heard
+        {
+            memories.insert(row.name().to_owned(), Memory { at: heard, parts: BTreeMap::new() });
+        }
+    }
+    let (mut unread, mut others) = (0, Vec::new());
     for said in store.clone().said().await? {
-        let Some(note) = same.get(said.registry.as_str()) else { continue };
+        let Some(memory) = memories.get_mut(&said.registry) else {
+            let StoredSaid { registry, part, key, .. } = said;
+            others.push(Mutation::DeleteSaid { registry, part, key });
+            continue;
+        };
         let kept = serde_json::from_str::<Kept>(&said.json).ok().and_then(|kept| kept.read(mesh));
-        let memory = memories.entry(said.registry).or_default();
-        memory.at = note.heard;
         let part = memory.parts.entry(said.part).or_default();
         match kept {
             Some(item) => part.push(item),
             None => unread += 1,
         }
+    }
+    // What another place said goes before anything of this one is written under its name.
+    for some in others.chunks(COMMIT) {
+        store.clone().commit(some.to_vec()).await?;
     }
     if unread > 0 {
         tracing::warn!(
@@ -155,26 +172,27 @@ pub async fn keep(keeper: Keeper, store: Arc<dyn Store>, table: Table, rows: Vec
         return;
     }
     let mut generation = keeper.subscribe();
-    let (mut before, mut noted) = (None::<Said>, None::<(Instant, Notes)>);
+    let (mut before, mut noted) = (None::<Said>, None::<Instant>);
     loop {
         let now = Said::of(&keeper.published());
-        let changes = match &before {
-            Some(before) => Ok(now.news(before, &places)),
-            None => {
-                store.clone().said().await.map(|kept| differing(kept, now.news(&Said::default(), &places)))
-            }
+        let kept = match &before {
+            Some(_) => Ok(None),
+            None => store.clone().said().await.map(Some),
         };
-        let notes = notes(&table, &places);
-        let due = noted.as_ref().is_none_or(|(at, last)| at.elapsed() >= NOTE && *last != notes);
+        let changes = match kept {
+            Ok(kept) => now.changes(before.take(), kept, places.keys().copied().collect()).await,
+            Err(_) => None,
+        };
+        let due = noted.is_none_or(|at| at.elapsed() >= NOTE);
         // What cannot be read or written is tried again.
-        if let Ok(changes) = changes
-            && (due || !changes.is_empty())
-            && write(&store, changes, &notes).await
-        {
-            let kept = |place| now.instances.count(place) + now.rules.count(place);
-            let rows = table.rows().filter(|(place, _)| places.contains_key(place));
-            rows.for_each(|(place, row)| row.health.set_kept(kept(place)));
-            (before, noted) = (Some(now), Some((Instant::now(), notes)));
+        if let Some((changes, last)) = changes {
+            before = last;
+            if (due || !changes.is_empty()) && write(&store, changes, &notes(&table, &places)).await {
+                let kept = |place| now.instances.count(place) + now.rules.count(place);
+                let rows = table.rows().filter(|(place, _)| places.contains_key(place));
+                rows.for_each(|(place, row)| row.health.set_kept(kept(place)));
+                (before, noted) = (Some(now), Some(Instant::now()));
+            }
         }
         tokio::time::sleep(PAUSE).await;
         if let Ok(Err(_)) = timeout(NOTE, generation.changed()).await {
@@ -188,7 +206,7 @@ fn notes(table: &Table, places: &HashMap<usize, &Row>) -> Notes {
     let note = |(place, row): (usize, &Registered)| {
         let of = places.get(&place)?;
         let heard = row.health.state().heard.and_then(|at| Timestamp::now().checked_sub(at.elapsed()).ok());
-        Some((of.name().to_owned(), Note { asked: asked(of), heard }))
+        Some((of.name().to_owned(), Note::of(of, heard)))
     };
     table.rows().filter_map(note).collect()
 }
@@ -227,7 +245,7 @@ fn differing(kept: Vec<StoredSaid>, now: Vec<Mutation>) -> Vec<Mutation> {
 }
 
 /// Everything that is said at one moment. A copy costs nothing.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Said {
     instances: Claims<Arc<Instance>>,
     rules: Claims<Arc<Rule>>,
@@ -238,8 +256,29 @@ impl Said {
         Self { instances: published.claims.clone(), rules: published.ruled.clone() }
     }
 
+    /// The same, of all that there is: away from the threads that serve. Gives back what there was before.
+    async fn changes(
+        &self,
+        before: Option<Self>,
+        kept: Option<Vec<StoredSaid>>,
+        places: HashSet<usize>,
+    ) -> Option<(Vec<Mutation>, Option<Self>)> {
+        let now = self.clone();
+        let compared = tokio::task::spawn_blocking(move || {
+            let news = now.news(before.as_ref().unwrap_or(&Self::default()), &places);
+            (
+                match kept {
+                    Some(kept) => differing(kept, news),
+                    None => news,
+                },
+                before,
+            )
+        });
+        compared.await.ok()
+    }
+
     /// What to write so that the store has this instead of that.
-    fn news(&self, before: &Self, places: &HashMap<usize, &Row>) -> Vec<Mutation> {
+    fn news(&self, before: &Self, places: &HashSet<usize>) -> Vec<Mutation> {
         let instances = self.instances.news(&before.instances, Arc::ptr_eq);
         let instances = instances.map(|(source, id, instance)| {
             (source, format!("instance/{id}"), instance.map(|instance| Kept::Instance(instance.clone())))
@@ -252,7 +291,7 @@ impl Said {
             });
             (source, key.to_owned(), kept)
         });
-        let all = instances.chain(rules).filter(|(source, ..)| places.contains_key(&source.place));
+        let all = instances.chain(rules).filter(|(source, ..)| places.contains(&source.place));
         all.filter_map(|(source, key, kept)| {
             let (registry, part) = (source.registry.to_string(), source.part.clone());
             Some(match kept {

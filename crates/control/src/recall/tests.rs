@@ -59,14 +59,13 @@ async fn what_a_registry_said_is_there_at_the_next_start_unless_another_place_is
     let mut memories = found(&store, &rows).await;
     assert_eq!(memories.keys().collect::<Vec<_>>(), ["dc1"], "files are there themselves");
     let memory = memories.remove("dc1").unwrap();
-    assert!(memory.heard().is_some());
+    assert!(memory.heard().is_some_and(|heard| heard.elapsed() < Duration::from_secs(60)));
     assert_eq!(memory.parts["shop/web"], [instance("a"), instance("b")]);
     let [Item::Rule(again)] = &*memory.parts["rules"] else { panic!("{:?}", memory.parts) };
     assert_eq!((&again.json, &again.intents), (&rule.json, &rule.intents));
 
-    // Another token asks the same, another address somebody else.
+    // Another token asks the same; another address somebody else, and what was said there goes.
     assert_eq!(found(&store, &self::rows("http://127.0.0.1:8500", "b")).await.len(), 1);
-    assert!(found(&store, &self::rows("http://127.0.0.1:9500", "a")).await.is_empty());
 
     // What goes is kept no longer; what the disk does not take is written when it does.
     store.fail("full");
@@ -77,13 +76,16 @@ async fn what_a_registry_said_is_there_at_the_next_start_unless_another_place_is
     store.clone().retry().await.unwrap();
     kept(&table, 2).await;
     assert_eq!(found(&store, &rows).await["dc1"].parts["shop/web"], [instance("b")]);
+    assert!(found(&store, &self::rows("http://127.0.0.1:9500", "a")).await.is_empty());
+    let as_store: Arc<dyn Store> = store.clone();
+    assert_eq!(as_store.said().await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_and_cannot_be_read_is_forgotten_alone() {
     let store = Arc::new(InMemory::default());
     let rows = rows("http://127.0.0.1:8500", "a");
-    let notes = Notes::from([("dc1".to_owned(), Note { asked: asked(&rows[0]), heard: None })]);
+    let notes = Notes::from([("dc1".to_owned(), Note::of(&rows[0], Some(Timestamp::now())))]);
     let said = |key: &str, json: &str| {
         let (registry, part) = ("dc1".to_owned(), "shop/web".to_owned());
         Mutation::PutSaid(Box::new(StoredSaid { registry, part, key: key.to_owned(), json: json.to_owned() }))
@@ -98,4 +100,39 @@ async fn what_is_kept_and_cannot_be_read_is_forgotten_alone() {
     let as_store: Arc<dyn Store> = store.clone();
     assert!(write(&as_store, changes, &notes).await);
     assert_eq!(found(&store, &rows).await["dc1"].parts["shop/web"], [instance("a")]);
+}
+
+#[test]
+fn the_same_is_asked_where_one_place_stays_and_nothing_else_is_asked_for() {
+    let note = |row: Value| Note::of(&serde_json::from_value(row).unwrap(), None);
+    let etcd =
+        |endpoints: &[&str], prefix: &str| note(json!({"etcd": {"endpoints": endpoints, "prefix": prefix}}));
+    let before = etcd(&["http://a:1", "http://b:1"], "/x/");
+    assert!(before.holds_for(&etcd(&["http://b:1", "http://c:1"], "/x/")));
+    assert!(
+        !before.holds_for(&etcd(&["http://c:1"], "/x/")) && !before.holds_for(&etcd(&["http://a:1"], "/y/"))
+    );
+    assert!(!before.holds_for(&note(json!({"consul": {"address": "http://a:1"}}))));
+    let consul = |more: &str, value: &str| {
+        note(json!({"name": "dc", "consul": {"address": "http://a:1", more: value}}))
+    };
+    assert!(consul("tokenFile", "/a").holds_for(&consul("tokenFile", "/b")));
+    assert!(!consul("datacenter", "a").holds_for(&consul("datacenter", "b")));
+    let dns = |name: &str| note(json!({"dns": {"services": [{"service": "web", "name": name, "port": 1}]}}));
+    assert!(dns("a.example").holds_for(&dns("b.example")), "what it may recall it knows by itself");
+    let old = Note { kept: Timestamp::now() - jiff::SignedDuration::from_hours(25), ..before.clone() };
+    assert!(!old.holds_for(&before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_had_nothing_is_known_to_have_had_nothing() {
+    let store = Arc::new(InMemory::default());
+    let rows = rows("http://127.0.0.1:8500", "a");
+    let heard = Notes::from([("dc1".to_owned(), Note::of(&rows[0], Some(Timestamp::now())))]);
+    let as_store: Arc<dyn Store> = store.clone();
+    assert!(write(&as_store, Vec::new(), &heard).await);
+    assert!(found(&store, &rows).await["dc1"].parts.is_empty());
+    let never = Notes::from([("dc1".to_owned(), Note::of(&rows[0], None))]);
+    assert!(write(&as_store, Vec::new(), &never).await);
+    assert!(found(&store, &rows).await.is_empty());
 }

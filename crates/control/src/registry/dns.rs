@@ -143,6 +143,8 @@ struct Known {
     failures: u32,
     /// Nobody answers for it.
     silent: bool,
+    /// What was said of it last.
+    items: Option<Vec<Item>>,
     trouble: Option<String>,
 }
 
@@ -156,8 +158,14 @@ pub struct Dns {
 impl Dns {
     /// Nothing is asked yet.
     pub fn new(settings: DnsSettings) -> Self {
-        let fresh =
-            Known { next: Instant::now(), answered: false, failures: 0, silent: false, trouble: None };
+        let fresh = Known {
+            next: Instant::now(),
+            answered: false,
+            failures: 0,
+            silent: false,
+            items: None,
+            trouble: None,
+        };
         let known = vec![fresh; settings.services.len()];
         Self { settings, known }
     }
@@ -178,14 +186,20 @@ impl Dns {
         });
         match items {
             Ok((items, ttl, lacking)) => {
+                let same = known.items.as_ref() == Some(&items);
                 *known = Known {
                     next: Instant::now() + ttl.clamp(TTL.0, TTL.1),
                     answered: true,
                     failures: 0,
                     silent: false,
+                    items: Some(items.clone()),
                     trouble: lacking,
                 };
-                voice.say(&service.part(), Event::Reset(items)).await
+                // An answer that is as before is no news; a start waits for news.
+                match same {
+                    true => Ok(voice.is_there()),
+                    false => voice.say(&service.part(), Event::Reset(items)).await,
+                }
             }
             Err(fault) => {
                 let pause = PAUSE.0 * 2u32.saturating_pow(known.failures.min(10));
@@ -210,8 +224,12 @@ impl Dns {
 }
 
 impl Registry for Dns {
-    /// All of a name is said with each answer, and the names are the same.
-    fn recall(&mut self, _: &mut BTreeMap<String, Vec<Item>>) -> bool {
+    /// All of a name is said with each answer; names that are asked for no longer have gone.
+    fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        said.retain(|part, _| self.settings.services.iter().any(|service| service.part() == *part));
+        for (service, known) in self.settings.services.iter().zip(&mut self.known) {
+            known.items = said.get(&service.part()).cloned();
+        }
         true
     }
 
@@ -241,7 +259,7 @@ impl Registry for Dns {
                 return Err(why);
             }
             if reached {
-                voice.heard();
+                voice.is_there();
             }
             self.tell(voice);
             if !whole && self.known.iter().all(|known| known.answered) {

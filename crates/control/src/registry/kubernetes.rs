@@ -43,6 +43,8 @@ const SILENCE: Duration = Duration::from_secs(75);
 const TROUBLE: Duration = Duration::from_secs(15);
 /// Between two tellings of what is wrong, where much is.
 const TOLD: Duration = Duration::from_secs(1);
+/// For Pods, Services, nodes and endpoints to be listed, where it is known what they were.
+const CORE: Duration = Duration::from_secs(30);
 /// A watch that fails so often in a row, while the API server answers, cannot go on from where it was: it lists anew. (API servers say in
 /// more than one way that a place is too old.)
 const FAILURES: u32 = 4;
@@ -104,6 +106,9 @@ pub struct Kubernetes {
     /// Kinds whose first listing is not over.
     waiting: HashSet<&'static str>,
     whole: bool,
+    /// What it said before this start is known, and when it was followed for the first time since.
+    recalled: bool,
+    begun: Option<Instant>,
     /// Something is wrong that was not, or the other way round.
     untold: bool,
     told: Option<Instant>,
@@ -124,6 +129,8 @@ impl Kubernetes {
             known: HashMap::new(),
             waiting: HashSet::new(),
             whole: false,
+            recalled: false,
+            begun: None,
             untold: false,
             told: None,
         }
@@ -225,6 +232,7 @@ impl Registry for Kubernetes {
                 self.known.entry(kind).or_default().insert(named);
             }
         }
+        self.recalled = true;
         true
     }
 
@@ -233,6 +241,7 @@ impl Registry for Kubernetes {
         let mut kinds = Kinds::new(client.clone(), self.options.clone());
         let mut watches = StreamMap::new();
         self.failed.clear();
+        self.begun.get_or_insert_with(Instant::now);
         for (kind, watch) in kinds.discover().await? {
             self.waiting.insert(kind);
             watches.insert(kind, watch);
@@ -286,7 +295,7 @@ impl Kubernetes {
                 self.trouble.insert(kind, (Instant::now(), why));
                 *self.failed.entry(kind).or_default() += 1;
                 self.tell(voice);
-                return Ok(());
+                return self.pass_on(Vec::new(), voice).await;
             }
         };
         self.failed.remove(kind);
@@ -301,12 +310,21 @@ impl Kubernetes {
         self.pass_on(said, voice).await
     }
 
+    /// Whether all that there is is known: listed, or, of a kind that cannot be listed, what it was before this start. What Pods and
+    /// Services are there is waited for longer.
+    fn is_known(&self) -> bool {
+        let long_ago = || self.begun.is_some_and(|begun| begun.elapsed() > CORE);
+        let remembered =
+            |kind: &&'static str| self.trouble.contains_key(*kind) && (!Kinds::is_core(kind) || long_ago());
+        self.waiting.is_empty() || (self.recalled && self.waiting.iter().all(|kind| remembered(&kind)))
+    }
+
     async fn pass_on(&mut self, said: Vec<Said>, voice: &Voice) -> Result<(), String> {
         // The rest with the next answer of the API server.
         if self.untold && self.told.is_none_or(|told| told.elapsed() > TOLD) {
             self.tell(voice);
         }
-        if !self.whole && !self.waiting.is_empty() {
+        if !self.whole && !self.is_known() {
             return Ok(());
         }
         // Until everything is known nothing is said: a Pod without its Services would be nobody's.

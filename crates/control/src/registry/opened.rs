@@ -22,14 +22,16 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same where it is known what it said before.
 const RECALLING: Duration = Duration::from_secs(5);
+/// And so long it may go on saying it, all together.
+const LISTING: Duration = Duration::from_secs(60);
 
 /// What a registry said before this start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Memory {
     /// Part by part.
     pub parts: BTreeMap<String, Vec<Item>>,
     /// When it was heard last.
-    pub at: Option<Timestamp>,
+    pub at: Timestamp,
 }
 
 /// By the registry's name.
@@ -38,7 +40,7 @@ pub type Memories = HashMap<String, Memory>;
 impl Memory {
     /// When it was heard last, by the clock of this process, if that goes so far back.
     pub fn heard(&self) -> Option<Instant> {
-        let ago = Timestamp::now().duration_since(self.at?);
+        let ago = Timestamp::now().duration_since(self.at);
         Instant::now().checked_sub(Duration::try_from(ago).ok()?)
     }
 
@@ -57,13 +59,19 @@ impl Memory {
 pub struct Heard {
     row: Registered,
     words: mpsc::Receiver<Word>,
-    /// What it said before this start.
-    recalled: Vec<(Arc<Source>, Event)>,
+    /// What it said before this start, if that is known.
+    recalled: Option<Vec<(Arc<Source>, Event)>>,
 }
 
 impl Heard {
     pub(super) fn new(row: Registered, words: mpsc::Receiver<Word>) -> Self {
-        Self { row, words, recalled: Vec::new() }
+        Self { row, words, recalled: None }
+    }
+
+    /// It is known that it had nothing before this start.
+    #[cfg(test)]
+    pub(super) fn that_was_heard_before(self) -> Self {
+        Self { recalled: Some(Vec::new()), ..self }
     }
 
     /// All that it has, for a first world.
@@ -73,8 +81,10 @@ impl Heard {
     /// serve well without us.
     pub async fn first(&mut self) -> anyhow::Result<Vec<(Arc<Source>, Event)>> {
         let Registered { name, kind, health } = &self.row;
-        let mut said = std::mem::take(&mut self.recalled);
-        let known = !said.is_empty();
+        let recalled = self.recalled.take();
+        let known = recalled.is_some();
+        let mut said = recalled.unwrap_or_default();
+        let until = known.then(|| Instant::now() + LISTING);
         // Files are the operator's own, and read as long as it takes. Others may have much to say, but not be silent for long.
         let files = *kind == "file";
         let patience = match (files, known) {
@@ -84,11 +94,12 @@ impl Heard {
         };
         let mut words = health.words();
         let whole = loop {
-            match tokio::time::timeout(patience, self.words.recv()).await {
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            match tokio::time::timeout(patience.min(left), self.words.recv()).await {
                 Ok(Some(Word::Event(source, event))) => said.push((source, event)),
                 Ok(Some(Word::Whole)) => break true,
                 // A cluster's listing is many pages, and said when it is whole.
-                Err(_) if health.words() > words => {
+                Err(_) if health.words() > words && !left.is_zero() => {
                     words = health.words();
                     tracing::info!(registry = %name, words, "it has not said all that it has yet; waiting");
                 }
@@ -146,7 +157,7 @@ pub struct Opened {
 struct Opening<'a> {
     voice: Voice,
     heard: Heard,
-    memory: Memory,
+    memory: Option<Memory>,
     wants: &'a watch::Receiver<Arc<Wanted>>,
     tasks: &'a mut JoinSet<()>,
 }
@@ -154,9 +165,11 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// Follows it from where it was before this start.
     fn follow(mut self, mut registry: impl Registry) -> Heard {
-        if !self.memory.parts.is_empty() && registry.recall(&mut self.memory.parts) {
-            self.voice.health.recalled(self.memory.heard());
-            self.heard.recalled = self.memory.events(self.voice.place, &self.voice.registry);
+        if let Some(mut memory) = self.memory
+            && registry.recall(&mut memory.parts)
+        {
+            self.voice.health.recalled(memory.heard());
+            self.heard.recalled = Some(memory.events(self.voice.place, &self.voice.registry));
         }
         self.tasks.spawn(keep(registry, self.voice));
         self.heard
@@ -188,7 +201,7 @@ pub fn open(
         let (words, receiver) = mpsc::channel(WORDS);
         let health = registered.health.clone();
         let voice = Voice { place: table.len() - 1, registry: registered.name.clone(), words, health };
-        let memory = memories.remove(row.name()).unwrap_or_default();
+        let memory = memories.remove(row.name());
         let one = Heard::new(registered, receiver);
         let opening = Opening { voice, heard: one, memory, wants: &wants, tasks };
         heard.extend(follow(row, options, origin, opening));

@@ -112,3 +112,28 @@ async fn a_start_waits_for_what_registries_say_and_names_the_one_that_says_nothi
     }
     keeping.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_a_minute_at_most_for_one_that_it_knows_from_before() {
+    /// Says something new every few seconds, for ever; never all of it.
+    struct Restless(u64);
+    impl Registry for Restless {
+        async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
+            loop {
+                tokio::time::sleep(Duration::from_secs(self.0)).await;
+                voice.say("part", Event::Reset(Vec::new())).await?;
+            }
+        }
+    }
+    for (every, seconds) in [(3, 60..=60), (20, 5..=5)] {
+        let mut table = Table::new();
+        let row = table.add("names", "dns");
+        let (words, receiver) = mpsc::channel(WORDS);
+        let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+        let keeping = tokio::spawn(keep(Restless(every), voice));
+        let begun = Instant::now();
+        Heard::new(row, receiver).that_was_heard_before().first().await.unwrap();
+        assert!(seconds.contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        keeping.abort();
+    }
+}

@@ -15,9 +15,13 @@ pub(super) fn refused(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             continue;
         };
         let Some(namespace) = namespace_of(&rule.host) else { continue };
-        let refused =
-            |port: &&u16| is_plain(rule, **port) && is_strict(scene, catalog, namespace, service, **port);
-        let ports: Vec<u16> = service.registered.iter().filter(refused).copied().collect();
+        let plain: Vec<u16> =
+            service.registered.iter().copied().filter(|port| is_plain(rule, *port)).collect();
+        if plain.is_empty() {
+            continue;
+        }
+        let scopes = Scopes::of(scene, catalog, namespace);
+        let ports: Vec<u16> = plain.into_iter().filter(|port| scopes.are_strict(service, *port)).collect();
         if ports.is_empty() {
             continue;
         }
@@ -41,40 +45,38 @@ fn is_plain(rule: &DestinationIntent, port: u16) -> bool {
     tls.is_some_and(|tls| tls.mode != ClientTlsMode::IstioMutual)
 }
 
-/// Whether all that serve it take mTLS only.
-fn is_strict(
-    scene: &Scene<'_>,
-    catalog: &ServiceCatalog,
-    namespace: &str,
-    service: &CatalogService,
-    port: u16,
-) -> bool {
-    let mut all = service.instances.iter().peekable();
-    all.peek().is_some()
-        && all.all(|labels| mode(scene, catalog, namespace, labels, port) == Some(MtlsMode::Strict))
+/// The policies that have a say in a namespace, by name: its own, and those of the mesh.
+struct Scopes<'o> {
+    own: Vec<&'o MtlsIntent>,
+    roots: Vec<&'o MtlsIntent>,
 }
 
-/// The narrowest scope that says something.
-fn mode(
-    scene: &Scene<'_>,
-    catalog: &ServiceCatalog,
-    namespace: &str,
-    labels: &Labels,
-    port: u16,
-) -> Option<MtlsMode> {
-    let selects =
-        |policy: &MtlsIntent| policy.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-    let of = |in_scope: &dyn Fn(&str) -> bool| {
-        let mut all: Vec<_> = scene.mtls.iter().filter(|policy| in_scope(&policy.origin.namespace)).collect();
-        all.sort_by(|a, b| a.origin.cmp(&b.origin));
-        all
-    };
-    let own = of(&|scope| scope == namespace);
-    let by_selector = own.iter().find(|policy| !policy.selector.is_empty() && selects(policy));
-    let narrow = by_selector.and_then(|policy| policy.ports.get(&port).copied().flatten().or(policy.mode));
-    let roots = of(&|scope| catalog.is_root(scope));
-    let wide = own.iter().chain(&roots).filter(|policy| policy.selector.is_empty());
-    narrow.or_else(|| wide.filter_map(|policy| policy.mode).next())
+impl<'o> Scopes<'o> {
+    fn of(scene: &Scene<'o>, catalog: &ServiceCatalog, namespace: &str) -> Self {
+        let of = |in_scope: &dyn Fn(&str) -> bool| {
+            let all = scene.mtls.iter().copied().filter(|policy| in_scope(&policy.origin.namespace));
+            let mut all: Vec<_> = all.collect();
+            all.sort_by(|a, b| a.origin.cmp(&b.origin));
+            all
+        };
+        Self { own: of(&|scope| scope == namespace), roots: of(&|scope| catalog.is_root(scope)) }
+    }
+
+    /// Whether all that serve it take mTLS only.
+    fn are_strict(&self, service: &CatalogService, port: u16) -> bool {
+        let mut all = service.instances.iter().map(|labels| self.mode(labels, port)).peekable();
+        all.peek().is_some() && all.all(|mode| mode == Some(MtlsMode::Strict))
+    }
+
+    /// The narrowest scope that says something.
+    fn mode(&self, labels: &Labels, port: u16) -> Option<MtlsMode> {
+        let selects =
+            |policy: &MtlsIntent| policy.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let narrow = self.own.iter().find(|policy| !policy.selector.is_empty() && selects(policy));
+        let narrow = narrow.and_then(|policy| policy.ports.get(&port).copied().flatten().or(policy.mode));
+        let mut wide = self.own.iter().chain(&self.roots).filter(|policy| policy.selector.is_empty());
+        narrow.or_else(|| wide.find_map(|policy| policy.mode))
+    }
 }
 
 /// Two for the same workloads: only one has a say.

@@ -87,7 +87,11 @@ impl Cluster {
             }
             Item::Rule(object) => {
                 let named = (object.namespace.clone(), object.name.clone());
-                as_said(object);
+                if kind == SERVICE {
+                    let service = service_of(object).map(|service| (named.1.clone(), service.clone()));
+                    self.services.entry(named.0.clone()).or_default().extend(service);
+                    as_said(object);
+                }
                 (written(&named), named)
             }
         };
@@ -163,10 +167,7 @@ impl Cluster {
     fn rule(&mut self, kind: &'static str, named: &Named, mut object: Object) -> Vec<Said> {
         let mut affected = Vec::new();
         if kind == SERVICE {
-            let service = object.intents.iter().find_map(|intent| match intent {
-                Intent::Service(service) => Some(service),
-                _ => None,
-            });
+            let service = service_of(&object);
             let all = self.services.entry(named.0.clone()).or_default();
             affected.extend(all.remove(&named.1));
             if let Some(service) = service {
@@ -333,6 +334,13 @@ fn written_whole(object: &Object) -> String {
 /// A Service without a selector has what somebody writes down for it.
 fn selects(service: &ServiceIntent, pod: &Pod) -> bool {
     !service.selector.is_empty() && selected(&service.selector, &pod.labels)
+}
+
+fn service_of(object: &Object) -> Option<&ServiceIntent> {
+    object.intents.iter().find_map(|intent| match intent {
+        Intent::Service(service) => Some(service),
+        _ => None,
+    })
 }
 
 /// A Service as it is said: which Pods it selects we say ourselves, Pod by Pod.

@@ -2,8 +2,8 @@ use kube::runtime::watcher::Event as Watched;
 use outrigger_rules::{Object, parse_with};
 use serde_json::json;
 
-use super::super::{Event, Key};
-use super::cluster::{POD, SERVICE, Thing};
+use super::super::{Event, Key, Word};
+use super::cluster::{NODE, POD, SERVICE, SLICE, Thing};
 use super::pod::Pod;
 use super::*;
 
@@ -86,6 +86,47 @@ fn after_a_start_what_is_not_listed_has_gone_and_what_cannot_be_read_is_what_it_
     assert_eq!(gone, [(POLICY, Event::Remove(Key::Rule("AuthorizationPolicy/shop/old".into())))]);
     assert_eq!(everything(&after)[POLICY], [Item::Rule(Box::new(policy("guard")))]);
     assert_eq!(after.flaws.len(), 1, "and it is told");
+}
+
+#[tokio::test]
+async fn after_a_start_a_kind_that_cannot_be_listed_keeps_nobody_else_back() {
+    let mut before = kubernetes();
+    list(&mut before, SERVICE, vec![rule(service())]);
+    list(&mut before, POD, vec![pod("web-1"), pod("web-2")]);
+    list(&mut before, POLICY, vec![rule(policy("guard"))]);
+    let mut kept = everything(&before);
+    kept.insert(SERVICE.to_owned(), vec![Item::Rule(Box::new(service()))]);
+    for recalled in [true, false] {
+        let mut after = kubernetes();
+        if recalled {
+            after.recall(&mut kept);
+        }
+        after.begun = Some(Instant::now());
+        after.waiting = HashSet::from([SERVICE, POD, NODE, SLICE, POLICY]);
+        for kind in [SERVICE, NODE, SLICE] {
+            // A Service that cannot be read any more selects whom it selected.
+            let unreadable = (named("web"), Thing::Rule(None), Some("no".to_owned()));
+            list(&mut after, kind, if kind == SERVICE { vec![unreadable] } else { Vec::new() });
+        }
+        let (voice, mut words) = Voice::of_a_test();
+        after.news(POLICY, Err("its conversion webhook is down".to_owned()), &voice).await.unwrap();
+        assert!(words.try_recv().is_err(), "Pods are waited for");
+        list(&mut after, POD, vec![pod("web-2")]);
+        after.news(POLICY, Err("its conversion webhook is down".to_owned()), &voice).await.unwrap();
+        let mut said = BTreeMap::new();
+        while let Ok(Word::Event(source, Event::Reset(items))) = words.try_recv() {
+            said.insert(source.part.clone(), items);
+        }
+        assert_eq!(said.is_empty(), !recalled, "without a memory nobody knows what policies there are");
+        if recalled {
+            assert_eq!(said[POLICY].len(), 1);
+            let [Item::Instance(pod)] = said[POD].as_slice() else { panic!("{said:?}") };
+            assert_eq!(
+                (&*pod.id, pod.services.as_deref()),
+                ("web-2.shop", Some(["web".to_owned()].as_slice()))
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use outrigger_rules::ParseOptions;
 
-use super::cluster::{NODE, Named, POD, SLICE, Thing, UNNAMED};
+use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
 use super::read::{RULES, read, resource};
 use crate::instance::{Instance, Port, Protocol, State};
@@ -53,6 +53,11 @@ impl Kinds {
     /// All that could be watched.
     pub(super) fn all() -> impl Iterator<Item = &'static str> {
         RULES.iter().map(|known| known.0).chain([POD, NODE, SLICE])
+    }
+
+    /// Whether who serves what hangs on it.
+    pub(super) fn is_core(kind: &str) -> bool {
+        [POD, NODE, SLICE, SERVICE].contains(&kind)
     }
 
     /// Watches of what the cluster knows and nobody watches yet.
