@@ -2,9 +2,11 @@
 //! TLS and the authority of HTTP choose among the described services of the port; everything else goes where it was going,
 //! if the sidecar's policy lets it.
 
+use std::collections::HashSet;
+
 use outrigger_model::listener::{ChainMatch, FilterChain, Listener, RouteSource, Terminal, TransportMatch};
 use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
-use outrigger_rules::intent::Resolution;
+use outrigger_rules::intent::{Host, Resolution};
 use outrigger_xds::ClientKind;
 
 use super::chains::{self, chain, detected, http};
@@ -52,10 +54,15 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
                 web |= offer.protocol == Protocol::Auto;
                 let outbound = Outbound { port, subset: "", host };
                 let ways = Ways::of(lens, &outbound);
-                let named = ways.tls(lens, &outbound);
+                let named = of_its_own(ways.tls(lens, &outbound), service.host());
                 // As Istio: where rules name servers, what asks for another is nobody's.
                 if !named.is_empty() {
                     chains.extend(named);
+                    continue;
+                }
+                if let Some(mut other) = ways.other_tls(lens, &outbound) {
+                    other.matches.server_names = vec![host.to_owned()];
+                    chains.push(other);
                     continue;
                 }
                 let matches = ChainMatch {
@@ -86,6 +93,24 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
         None => elsewhere::rest(lens, &outbound),
     });
     Some(chains::listener(name, Vec::new(), chains))
+}
+
+/// What is routed by names that are the host's own. Nothing but the name leads here, so a rule of one service that names others, or any,
+/// would take what goes to addresses of the world.
+fn of_its_own(chains: Vec<FilterChain>, host: &Host) -> Vec<FilterChain> {
+    let mut taken = HashSet::new();
+    let own = |mut chain: FilterChain| {
+        let names = &mut chain.matches.server_names;
+        if names.is_empty() {
+            names.push(host.as_str().to_owned());
+        }
+        let below = |name: &str| host.is_wildcard() && host.covers(name.trim_start_matches('*'));
+        names.retain(|name| {
+            (name == host.as_str() || host.covers(name) || below(name)) && taken.insert(name.clone())
+        });
+        (!names.is_empty()).then_some(chain)
+    };
+    chains.into_iter().filter_map(own).collect()
 }
 
 /// Its routes.

@@ -245,6 +245,42 @@ fn rules_route_tls_by_its_server_name() {
 }
 
 #[test]
+fn a_route_at_a_service_without_an_address_takes_nothing_but_what_asks_for_it() {
+    let hidden = "hosts: [hidden.shop.svc.cluster.local]\nports: [{number: 443, protocol: TLS}]";
+    let route = |version: &str, names: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/{version}\nkind: TLSRoute\nmetadata: {{name: r, namespace: shop}}\nspec: {{parentRefs: \
+             [{{group: '', kind: Service, name: hidden}}], {names}rules: [{{backendRefs: [{{name: catalog, port: 8080}}]}}]}}\n"
+        )
+    };
+    let selected = |route: &str, name: &str| {
+        let compiled = compiled(shop(), &(entry("hidden", hidden) + route));
+        select(&listener(&compiled, &web(), "outbound|443||*").unwrap(), Some(name))
+    };
+    let (own, rest) = ("hidden.shop.svc.cluster.local", Some(vec![format!("1 {PASSTHROUGH}")]));
+    let to = Some(vec!["1 outbound|8080||catalog.shop.svc.cluster.local".to_owned()]);
+    for route in [
+        route("v1", &format!("hostnames: [www.bank.com, '*.org', {own}], ")),
+        // No names are any name.
+        route("v1alpha2", ""),
+    ] {
+        assert_eq!(selected(&route, own), to);
+        assert_eq!(
+            (selected(&route, "www.bank.com"), selected(&route, "a.org")),
+            (rest.clone(), rest.clone()),
+            "{route}"
+        );
+    }
+    let foreign = route("v1", "hostnames: [www.bank.com], ");
+    assert_eq!(selected(&foreign, "www.bank.com"), rest);
+    assert_eq!(
+        selected(&foreign, own),
+        Some(vec!["1 nowhere".to_owned()]),
+        "as at every port that has a TLSRoute"
+    );
+}
+
+#[test]
 fn of_a_service_that_rules_route_by_server_name_other_names_are_refused() {
     let mut instances = shop();
     instances.push(sample("vault-1", "vault", "v1", "127.0.0.20", 443, Protocol::Tls));
