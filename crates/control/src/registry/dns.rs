@@ -196,10 +196,11 @@ impl Dns {
                     trouble: lacking,
                 };
                 // An answer that is as before is no news; a start waits for news.
-                match same {
-                    true => Ok(voice.is_there()),
-                    false => voice.say(&service.part(), Event::Reset(items)).await,
+                if same {
+                    voice.is_there();
+                    return Ok(());
                 }
+                voice.say(&service.part(), Event::Reset(items)).await
             }
             Err(fault) => {
                 let pause = PAUSE.0 * 2u32.saturating_pow(known.failures.min(10));
