@@ -316,7 +316,7 @@ impl Kubernetes {
         let long_ago = || self.begun.is_some_and(|begun| begun.elapsed() > CORE);
         let remembered =
             |kind: &&'static str| self.trouble.contains_key(*kind) && (!Kinds::is_core(kind) || long_ago());
-        self.waiting.is_empty() || (self.recalled && self.waiting.iter().all(|kind| remembered(kind)))
+        self.waiting.is_empty() || (self.recalled && self.waiting.iter().all(remembered))
     }
 
     async fn pass_on(&mut self, said: Vec<Said>, voice: &Voice) -> Result<(), String> {
