@@ -20,6 +20,15 @@ impl Host {
         self.0.starts_with('*')
     }
 
+    /// The service of the same name in another namespace; only of a service's whole name.
+    pub(crate) fn moved_to(&self, namespace: &str) -> Self {
+        let mut parts = self.0.splitn(3, '.');
+        match (parts.next(), parts.nth(1)) {
+            (Some(name), Some(domain)) => Self(format!("{name}.{namespace}.{domain}")),
+            _ => self.clone(),
+        }
+    }
+
     /// Whether a name without wildcards belongs to this host.
     pub fn covers(&self, name: &str) -> bool {
         match self.0.strip_prefix('*') {

@@ -37,7 +37,7 @@ pub use service::{
     WorkloadIntent,
 };
 
-pub use sidecar::{AppAddress, Egress, Import, Ingress, SidecarIntent, Unknown};
+pub use sidecar::{AppAddress, Egress, Import, Ingress, SidecarIntent, Unknown, Whose};
 pub use tokens::{Issuer, KeySource, TokensIntent};
 
 pub use crate::host::Host;

@@ -15,7 +15,13 @@ use crate::instance::Instance;
 pub(super) fn knows(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> bool {
     let Some(sidecar) = narrowing(lens) else { return true };
     let namespace = lens.owner(service, port).unwrap_or(service.namespace());
-    sidecar.imports(namespace, service.host(), port)
+    sidecar.imports(own(lens, sidecar), namespace, service.host(), port)
+}
+
+/// What `.` means to a client: its namespace, which is looked at only where something says so. Two namespaces may have one Sidecar, the
+/// root namespace's, and see something else by it.
+fn own<'w>(lens: &Lens<'w>, sidecar: &SidecarIntent) -> &'w str {
+    if sidecar.is_relative() { lens.namespace() } else { "" }
 }
 
 /// Whether it knows any port of a service.
@@ -26,8 +32,9 @@ pub(super) fn knows_any(lens: &Lens<'_>, service: Seen<'_>) -> bool {
 /// Whether it knows a service of a workload that it calls by its address.
 pub(super) fn knows_workload(lens: &Lens<'_>, instance: &Instance, port: u16) -> bool {
     narrowing(lens).is_none_or(|sidecar| {
+        let own = own(lens, sidecar);
         let mut hosts = lens.hosts_of(instance);
-        hosts.any(|host| sidecar.imports(&instance.namespace, &host, port))
+        hosts.any(|host| sidecar.imports(own, &instance.namespace, &host, port))
     })
 }
 

@@ -67,7 +67,7 @@ fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&Attache
     for route in see.world.routes_over(&service.host) {
         let is_chosen = chosen.as_ref().is_some_and(|chosen| chosen.origin == route.origin);
         let narrowed = || {
-            let sidecar = sidecar.filter(|sidecar| !sidecar.imports_rule(&route))?;
+            let sidecar = sidecar.filter(|sidecar| !sidecar.imports_rule(see.namespace(), &route))?;
             Some(format!("{} knows nothing that it is for in its namespace", sidecar.origin))
         };
         let why = hidden(&route.visibility, see.namespace())

@@ -21,7 +21,7 @@ impl<'a> See<'a> {
         let sidecar = self.sidecar()?;
         service.offer(port, self.namespace())?;
         let owner = service.known(port).owner(port, self.namespace()).unwrap_or(&service.namespace);
-        let known = sidecar.imports(owner, &service.host, port);
+        let known = sidecar.imports(self.namespace(), owner, &service.host, port);
         (!known).then(|| {
             format!("port {port} of {} is not among the hosts that it lets clients know", service.host)
         })

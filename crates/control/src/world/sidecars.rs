@@ -36,7 +36,7 @@ impl World {
         namespace: &str,
         sidecar: Option<&SidecarIntent>,
     ) -> Option<Arc<RouteIntent>> {
-        let known = |route: &RouteIntent| sidecar.is_none_or(|sidecar| sidecar.imports_rule(route));
+        let known = |route: &RouteIntent| sidecar.is_none_or(|sidecar| sidecar.imports_rule(namespace, route));
         self.route_among(host, |route| route.visibility.includes(namespace) && known(route))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Scene, finding, joined, short};
 use crate::catalog::{PortProtocol, ServiceCatalog};
 use crate::finding::{Finding, Severity, code, quote};
-use crate::intent::{Egress, Host, Import, Place, ServiceProtocol, SidecarIntent, Unknown};
+use crate::intent::{Egress, Host, Import, Place, ServiceProtocol, SidecarIntent, Unknown, Whose};
 
 /// Two for a whole namespace: only the older one holds (istioctl's IST0111).
 pub(super) fn namespace_wide(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -74,21 +74,18 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog.filter(|catalog| !catalog.services.is_empty()) else { return };
     let known = services(scene, catalog);
     for sidecar in &scene.sidecars {
+        let origin = sidecar.origin.namespace.as_str();
+        // It holds for workloads of every namespace, and "." is theirs.
+        let is_wide = sidecar.selector.is_empty() && catalog.is_root(origin);
         for egress in sidecar.egress.iter().flatten() {
             for import in egress.hosts.iter().filter(|import| !import.exclude) {
-                let named: Vec<_> =
-                    known.iter().filter(|(namespace, host)| import.covers(namespace, host)).collect();
+                let covers = |(namespace, host): &&(&str, &Host)| {
+                    import.covers(if is_wide { namespace } else { origin }, namespace, host)
+                };
+                let named: Vec<_> = known.iter().filter(covers).collect();
                 // All of a namespace may come later.
                 if named.is_empty() && !import.hosts.iter().any(|host| host.as_str() == "*") {
-                    let message = format!(
-                        "{} names {} of {}, and there is no such service",
-                        sidecar.origin,
-                        quote(import.hosts.first().map_or("", short)),
-                        import
-                            .namespace
-                            .as_deref()
-                            .map_or("any namespace".to_owned(), |one| format!("namespace {one}"))
-                    );
+                    let message = nobody(sidecar, import, is_wide);
                     let place = &import.place;
                     findings.push(finding(Severity::Warning, code::NOBODY, &sidecar.origin, place, message));
                 }
@@ -106,6 +103,19 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+fn nobody(sidecar: &SidecarIntent, import: &Import, is_wide: bool) -> String {
+    let name = import.hosts.first().map_or("", short);
+    let (name, of) = match &import.namespace {
+        Whose::Own if is_wide && import.is_short => (name.split('.').next().unwrap_or(name), None),
+        Whose::Own if is_wide => (name, None),
+        Whose::Own => (name, Some(&sidecar.origin.namespace)),
+        Whose::Named(one) => (name, Some(one)),
+        Whose::Any => (name, None),
+    };
+    let of = of.map_or("any namespace".to_owned(), |one| format!("namespace {one}"));
+    format!("{} names {} of {of}, and there is no such service", sidecar.origin, quote(name))
 }
 
 /// A listener's protocol that is not the service's: what its service says is what is spoken.

@@ -1,6 +1,7 @@
 //! What the sidecars of workloads are told and take in: which services they know, what becomes of everything else, and where what comes
 //! in goes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,12 +48,26 @@ pub struct Egress {
 pub struct Import {
     /// They are not known, whoever else names them.
     pub exclude: bool,
-    /// Only of this namespace.
-    pub namespace: Option<String>,
+    /// Only what this says where it is.
+    pub namespace: Whose,
     /// What the name may mean: a host, a wildcard, or `*`.
     pub hosts: Vec<Host>,
+    /// It is one label: a service of whichever namespace is meant.
+    pub is_short: bool,
     /// Where it was written.
     pub place: Place,
+}
+
+/// Of which namespace services are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Whose {
+    /// That of the workload for which the Sidecar holds: of the root namespace's one it is another for each (Istio's
+    /// `SidecarScope.Namespace`).
+    Own,
+    /// This one.
+    Named(String),
+    /// Any.
+    Any,
 }
 
 /// What becomes of connections to what nobody knows.
@@ -98,25 +113,33 @@ impl SidecarIntent {
         (self.created.is_none(), self.created.as_deref(), &self.origin.name)
     }
 
-    /// Whether a service is known at a port; `namespace` is of who says where it is.
-    pub fn imports(&self, namespace: &str, host: &Host, port: u16) -> bool {
+    /// Whether a workload of the namespace `own` knows a service at a port; `namespace` is of who says where it is.
+    pub fn imports(&self, own: &str, namespace: &str, host: &Host, port: u16) -> bool {
         let Some(egress) = &self.egress else { return true };
         // The listener with the most specific port is the one of a port.
-        let own = egress.iter().any(|one| one.port == Some(port));
-        let of = egress.iter().filter(|one| if own { one.port == Some(port) } else { one.port.is_none() });
-        let all = of.flat_map(|one| &one.hosts).filter(|import| import.covers(namespace, host));
+        let named = egress.iter().any(|one| one.port == Some(port));
+        let of = egress.iter().filter(|one| if named { one.port == Some(port) } else { one.port.is_none() });
+        let all = of.flat_map(|one| &one.hosts).filter(|import| import.covers(own, namespace, host));
         is_in(all)
     }
 
-    /// Whether a rule for hosts holds here: those of namespaces of which nothing is known do not.
-    pub fn imports_rule(&self, rule: &RouteIntent) -> bool {
+    /// Whether it says anything of the namespace of the workload for which it holds, so that another means something else.
+    pub fn is_relative(&self) -> bool {
+        let mut all = self.egress.iter().flatten().flat_map(|one| &one.hosts);
+        all.any(|import| import.namespace == Whose::Own)
+    }
+
+    /// Whether a rule for hosts holds for a workload of the namespace `own`: those of namespaces of which nothing is known do not.
+    pub fn imports_rule(&self, own: &str, rule: &RouteIntent) -> bool {
         let Some(egress) = &self.egress else { return true };
         let namespace = rule.origin.namespace.as_str();
         let names = |import: &Import, host: &Host| {
             // A rule for a wildcard is one for every host that is below it.
             let meets = |known: &Host| host.is_wildcard() && host.covers(known.as_str());
-            import.covers(namespace, host)
-                || (!import.exclude && import.is_of(namespace) && import.hosts.iter().any(meets))
+            import.covers(own, namespace, host)
+                || (!import.exclude
+                    && import.is_of(own, namespace)
+                    && import.hosts_for(own).iter().any(meets))
         };
         let all = || egress.iter().flat_map(|one| &one.hosts);
         rule.hosts.iter().any(|host| is_in(all().filter(|import| names(import, host))))
@@ -154,14 +177,25 @@ fn is_in<'i>(mut named: impl Iterator<Item = &'i Import>) -> bool {
 }
 
 impl Import {
-    fn is_of(&self, namespace: &str) -> bool {
-        self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+    fn is_of(&self, own: &str, namespace: &str) -> bool {
+        match &self.namespace {
+            Whose::Own => own == namespace,
+            Whose::Named(name) => name == namespace,
+            Whose::Any => true,
+        }
     }
 
-    /// Whether it names a host of a namespace.
-    pub fn covers(&self, namespace: &str, host: &Host) -> bool {
+    fn hosts_for(&self, own: &str) -> Cow<'_, [Host]> {
+        match self.is_short && self.namespace == Whose::Own {
+            true => self.hosts.iter().map(|host| host.moved_to(own)).collect(),
+            false => Cow::Borrowed(&self.hosts),
+        }
+    }
+
+    /// Whether it names a host of a namespace to a workload of the namespace `own`.
+    pub fn covers(&self, own: &str, namespace: &str, host: &Host) -> bool {
         let names = |name: &Host| name.as_str() == "*" || name == host || name.covers(host.as_str());
-        self.is_of(namespace) && self.hosts.iter().any(names)
+        self.is_of(own, namespace) && self.hosts_for(own).iter().any(names)
     }
 }
 

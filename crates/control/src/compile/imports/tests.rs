@@ -109,6 +109,42 @@ fn one_that_selects_goes_before_one_for_the_namespace_and_that_before_the_mesh_s
 }
 
 #[test]
+fn a_dot_in_the_mesh_s_sidecar_is_the_namespace_of_each_client() {
+    let yaml = |hosts: &str| sidecar("default", "istio-system", &format!("egress: [{{hosts: [{hosts}]}}]"));
+    // As Istio's documentation has it.
+    let wide = yaml("'./*', 'istio-system/*'");
+    let one = compiled(mesh(), &wide);
+    // What somebody holds is kept, so the second to ask is answered from what the first was.
+    let seats = ["web-1", "client-1"].map(|id| one.audience().join(Some(id)));
+    for (seat, name) in seats.iter().flat_map(|seat| ALL.map(|name| (seat, name))) {
+        seat.hold(ResourceKind::Destination, name);
+    }
+    for _ in 0..2 {
+        let known = |scope: &Scope| ALL.map(|name| to(&one, scope, name).is_some());
+        assert_eq!(known(&web()), [true, true, true, false]);
+        assert_eq!(known(&bank()), [false, false, false, true]);
+    }
+    assert!(to(&one, &web(), "/127.0.0.11:8080").is_some() && to(&one, &bank(), "/127.0.0.11:8080").is_none());
+    assert_eq!(known(&yaml("./pay"), &web(), &ALL), [""; 0]);
+    assert_eq!(known(&yaml("./pay"), &bank(), &ALL), [ALL[3]]);
+    assert_eq!(known(&yaml("'*/*', ~./pay"), &web(), &ALL), ALL);
+    assert_eq!(known(&yaml("'*/*', ~./pay"), &bank(), &ALL), ALL[..3]);
+    let envoy = |of: Scope| {
+        let of = Scope { kind: ClientKind::Envoy, ..of };
+        one.wildcard_names(&of, ResourceKind::Cluster).iter().map(ToString::to_string).collect::<BTreeSet<_>>()
+    };
+    let theirs = ["client", "pay"].map(|name| format!("outbound|8080||{name}.bank.svc.cluster.local"));
+    assert_eq!(envoy(bank()), theirs.into());
+    let shop = envoy(web());
+    assert!(shop.len() == 3 && shop.iter().all(|name| name.ends_with(".shop.svc.cluster.local")), "{shop:?}");
+    let grpc = |of: Scope, name| {
+        get(&one, &Scope { kind: ClientKind::Grpc, ..of }, ResourceKind::Listener, name).is_some()
+    };
+    assert_eq!([grpc(web(), ALL[0]), grpc(web(), ALL[3])], [true, false]);
+    assert_eq!([grpc(bank(), ALL[0]), grpc(bank(), ALL[3])], [false, true]);
+}
+
+#[test]
 fn what_is_not_known_is_refused_goes_on_or_goes_through_a_proxy() {
     let egress = "egress: [{hosts: ['./catalog']}]";
     let with = |policy: &str| compiled(mesh(), &sidecar("default", "shop", &format!("{egress}{policy}")));

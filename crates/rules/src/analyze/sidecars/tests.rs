@@ -103,6 +103,22 @@ fn hosts_that_nobody_serves_are_told_and_namespaces_that_are_empty_are_not() {
 }
 
 #[test]
+fn of_the_root_namespace_a_dot_is_everybody_s_own() {
+    let spec = |host: &str| format!("egress: [{{hosts: ['./{host}']}}]");
+    let root = |host: &str, labels: &str| {
+        sidecar("a", labels, &spec(host)).replace("namespace: shop", "namespace: istio-system")
+    };
+    for host in ["web", "pay", "pay.bank.svc.cluster.local"] {
+        assert_eq!(found(&root(host, "")), Vec::<String>::new(), "{host}");
+    }
+    let told = only(&root("none", ""));
+    assert!(told.contains("names \"none\"") && told.contains("of any namespace"), "{told}");
+    // With labels it is for workloads of the root namespace alone.
+    let told = found(&root("web", "app: web"));
+    assert!(told.iter().any(|one| one.contains("of namespace istio-system, and there is no")), "{told:#?}");
+}
+
+#[test]
 fn a_listener_that_speaks_otherwise_than_its_service_is_told() {
     let spec = |protocol: &str, host: &str| {
         format!("egress: [{{port: {{number: 80, protocol: {protocol}, name: a}}, hosts: [{host}]}}]")

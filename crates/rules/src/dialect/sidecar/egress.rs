@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{not_bound, port};
 use crate::dialect::shared::bounded;
 use crate::finding::quote;
-use crate::intent::{Egress, Host, Import};
+use crate::intent::{Egress, Host, Import, Whose};
 use crate::reader::{At, Fields, Reader, Table};
 
 const EGRESS: Table = Table::new("an egress listener", &["port", "bind", "captureMode", "hosts"]);
@@ -105,12 +105,12 @@ fn import(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Import> {
         None => (false, namespace),
     };
     let namespace = match namespace {
-        "*" => None,
-        "." => Some(reader.origin.namespace.clone()),
-        name if is_namespace(name) => Some(name.to_owned()),
+        "*" => Whose::Any,
+        "." => Whose::Own,
+        name if is_namespace(name) => Whose::Named(name.to_owned()),
         other => {
             let message = format!(
-                "{}: {} is no namespace; it may be a name, \".\" for its own, \"*\" for any, and \"~\" before it excludes",
+                "{}: {} is no namespace; it may be a name, \".\" for the workload's own, \"*\" for any, and \"~\" before it excludes",
                 at.path,
                 quote(other)
             );
@@ -118,25 +118,31 @@ fn import(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Import> {
             return None;
         }
     };
-    let hosts = names(reader, at, name, namespace.as_deref())?;
-    Some(Import { exclude, namespace, hosts, place: at.place() })
+    let labels = name.strip_suffix('.').unwrap_or(name).split('.').count();
+    let is_short = labels == 1 && name != "*";
+    let of = match &namespace {
+        Whose::Own => reader.origin.namespace.clone(),
+        Whose::Named(name) => name.clone(),
+        Whose::Any if is_short => {
+            let message = format!(
+                "{}: {} is a service of no namespace; write its whole name, as in \"*/reviews.shop.svc.cluster.local\"",
+                at.path,
+                quote(name)
+            );
+            reader.error(at, message);
+            return None;
+        }
+        Whose::Any => String::new(),
+    };
+    let hosts = names(reader, at, name, &of)?;
+    Some(Import { exclude, namespace, hosts, is_short, place: at.place() })
 }
 
 /// What a name may mean: as it is, and where it is a service's of one or two labels that.
-fn names(reader: &mut Reader<'_>, at: &At<'_>, name: &str, namespace: Option<&str>) -> Option<Vec<Host>> {
-    let labels = name.strip_suffix('.').unwrap_or(name).split('.').count();
-    if labels == 1 && name != "*" && namespace.is_none() {
-        let message = format!(
-            "{}: {} is a service of no namespace; write its whole name, as in \"*/reviews.shop.svc.cluster.local\"",
-            at.path,
-            quote(name)
-        );
-        reader.error(at, message);
-        return None;
-    }
+fn names(reader: &mut Reader<'_>, at: &At<'_>, name: &str, namespace: &str) -> Option<Vec<Host>> {
     let resolver = reader.resolver();
-    let whole = resolver.resolve_whole(name, namespace.unwrap_or_default());
-    let short = resolver.resolve(name, namespace.unwrap_or_default());
+    let whole = resolver.resolve_whole(name, namespace);
+    let short = resolver.resolve(name, namespace);
     match (whole, short) {
         (Ok(whole), Ok(short)) if whole == short => Some(vec![whole]),
         (Ok(whole), Ok(short)) => Some(vec![whole, short]),

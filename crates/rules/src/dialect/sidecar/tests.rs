@@ -57,12 +57,12 @@ fn hosts_are_namespaces_and_names() {
         ),
     ] {
         let intent = read(&format!("egress: [{{hosts: [{hosts}]}}]"));
-        let at = |(namespace, name): &(&str, &str)| intent.imports(namespace, &host(name), 80);
+        let at = |(namespace, name): &(&str, &str)| intent.imports("shop", namespace, &host(name), 80);
         assert!(known.iter().all(at), "{hosts} are {known:?}");
         assert!(!unknown.iter().any(at), "{hosts} are none of {unknown:?}");
     }
     let all = read("outboundTrafficPolicy: {mode: ALLOW_ANY}");
-    assert!(all.imports("bank", &host(PAY), 1) && all.egress.is_none());
+    assert!(all.imports("shop", "bank", &host(PAY), 1) && all.egress.is_none());
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_port_is_the_listener_s_that_names_it() {
     let spec = format!("egress: [{{{}, hosts: [bank/*]}}, {{hosts: [./*]}}]", port(9080));
     let intent = read(&spec);
     assert_eq!(intent.egress.as_ref().unwrap()[0].protocol, Some(ServiceProtocol::Http));
-    let known = |namespace, name, port| intent.imports(namespace, &host(name), port);
+    let known = |namespace, name, port| intent.imports("shop", namespace, &host(name), port);
     assert!(known("bank", PAY, 9080) && !known("bank", PAY, 80));
     assert!(known("shop", REVIEWS, 80) && !known("shop", REVIEWS, 9080));
 }
