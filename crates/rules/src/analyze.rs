@@ -111,6 +111,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::SIDECAR_SELECTORS, what: "two Sidecars for a workload", run: sidecars::selectors },
     Check { code: code::NOBODY, what: "an egress host that does not exist", run: sidecars::hosts },
     Check { code: code::REFERENCE, what: "an egress proxy that does not exist", run: sidecars::proxies },
+    Check { code: code::NO_EFFECT, what: "a bind that is no workload's address", run: sidecars::binds },
     Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 

@@ -3,6 +3,7 @@
 //! The control plane fills it from its registry; offline there is none, and what needs it is not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use outrigger_model::path::PathNormalization;
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,9 @@ pub struct CatalogWorkload {
     pub labels: Labels,
     /// Its own ports, which authorization rules name.
     pub ports: BTreeMap<u16, PortProtocol>,
+    /// Where it is.
+    #[serde(default)]
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 impl PortProtocol {

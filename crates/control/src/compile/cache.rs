@@ -427,7 +427,7 @@ fn listed(lens: &Lens<'_>, kind: ResourceKind) -> Vec<String> {
         (ClientKind::Outrigger, ResourceKind::Listener) => inbound::names_for(lens),
         (ClientKind::Outrigger, ResourceKind::Cluster) => {
             let own = lens.own().into_iter();
-            own.flat_map(|own| ingress::ports(lens, own).into_iter().chain([inbound::OTHER_PORTS]))
+            own.flat_map(|own| ingress::ports(lens, own).into_iter().chain([ingress::OTHER_PORTS]))
                 .map(names::inbound_cluster)
                 .collect()
         }

@@ -17,15 +17,12 @@ use outrigger_rules::intent::{LimitsIntent, MtlsMode};
 
 use super::authorization;
 use super::chains::{chain, http};
-use super::ingress;
+use super::ingress::{self, OTHER_PORTS};
 use super::lens::Lens;
 use super::names;
 use super::origin;
 use super::{tokens, upgrade};
 use crate::instance::{Instance, Protocol};
-
-/// Stands for every port that is not registered.
-pub(super) const OTHER_PORTS: u16 = 0;
 
 /// The names of all inbound listeners of a client.
 pub(super) fn names_for(lens: &Lens<'_>) -> Vec<String> {
@@ -39,7 +36,6 @@ pub(super) fn names_for(lens: &Lens<'_>) -> Vec<String> {
         .chain(unregistered)
         .chain([OTHER_PORTS])
         .flat_map(at)
-        .filter(|address| ingress::is_bound(lens, *address))
         .map(names::inbound_listener)
         .collect()
 }
@@ -48,21 +44,24 @@ pub(super) fn names_for(lens: &Lens<'_>) -> Vec<String> {
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
     let address = names::parse_inbound_listener(name)?;
     let own = lens.own()?;
-    if !own.addresses.contains(&address.ip()) || !ingress::is_bound(lens, address) {
+    if !own.addresses.contains(&address.ip()) {
         return None;
     }
     let protocol = match address.port() {
         // Nothing is known of them but that they are the workload's: bytes, under the same mTLS mode and authorization.
         OTHER_PORTS => Protocol::Tcp,
-        port => match ingress::protocol(lens, own, port) {
+        port => match ingress::protocol(lens, own, address) {
             Some(protocol) => protocol,
-            // Not registered, but a policy gives it a mode of its own.
-            None => lens.mtls_ports(own).find(|named| *named == port).map(|_| Protocol::Tcp)?,
+            // Not registered, but a policy gives it a mode of its own, or it is known at another address.
+            None => {
+                let mut named = lens.mtls_ports(own).chain(ingress::ports(lens, own));
+                named.find(|named| *named == port).map(|_| Protocol::Tcp)?
+            }
         },
     };
     Some(Listener {
         addresses: vec![address],
-        chains: chains(lens, own, address.port(), protocol),
+        chains: chains(lens, own, address, protocol),
         ..Listener::new(name, Direction::Inbound)
     })
 }
@@ -70,12 +69,13 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Listener> {
 const HTTP_ALPN: [&str; 2] = ["istio-http/1.1", "istio-h2"];
 const DETECTED_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 
-fn chains(lens: &Lens<'_>, own: &Instance, port: u16, protocol: Protocol) -> Vec<FilterChain> {
-    let mode = lens.mtls_mode(own, port);
-    let web = || web(lens, own, port);
+fn chains(lens: &Lens<'_>, own: &Instance, address: SocketAddr, protocol: Protocol) -> Vec<FilterChain> {
+    let mode = lens.mtls_mode(own, address.port());
+    let cluster = ingress::cluster_name(lens, address);
+    let web = || web(lens, own, address.port(), &cluster);
     let tcp = || {
         Terminal::Tcp(TcpProxy {
-            clusters: vec![WeightedCluster::only(names::inbound_cluster(port))],
+            clusters: vec![WeightedCluster::only(cluster.clone())],
             idle_timeout: Duration::from_secs(3600),
         })
     };
@@ -119,7 +119,7 @@ fn chains(lens: &Lens<'_>, own: &Instance, port: u16, protocol: Protocol) -> Vec
         }
         chains.push(chain("app-tls", on(TransportMatch::Tls, &[]), tcp()));
     }
-    let said = ingress::protocol(lens, own, port).is_some();
+    let said = ingress::protocol(lens, own, address).is_some();
     let opaque = said && matches!(protocol, Protocol::Tls | Protocol::Tcp);
     for chain in &mut chains {
         if matches!(chain.terminal, Terminal::Tcp(_)) {
@@ -154,14 +154,13 @@ fn mesh(mut chain: FilterChain) -> FilterChain {
     chain
 }
 
-fn web(lens: &Lens<'_>, own: &Instance, port: u16) -> Terminal {
-    let cluster = names::inbound_cluster(port);
+fn web(lens: &Lens<'_>, own: &Instance, port: u16, cluster: &str) -> Terminal {
     let route = Route {
         name: "default".into(),
         matches: RouteMatch::any(),
         // The client's sidecar owns timeouts and retries; here nothing is tried again.
         action: RouteAction::Forward(Forward {
-            clusters: vec![WeightedCluster::only(cluster.clone())],
+            clusters: vec![WeightedCluster::only(cluster)],
             ..Forward::default()
         }),
         ..Route::default()
@@ -170,7 +169,7 @@ fn web(lens: &Lens<'_>, own: &Instance, port: u16) -> Terminal {
     upgrade::add(&mut routes, &upgrade::allowed([own], port));
     let host =
         VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes, retry: None };
-    let routes = RouteSource::Inline(RouteConfig { name: cluster, virtual_hosts: vec![host] });
+    let routes = RouteSource::Inline(RouteConfig { name: cluster.to_owned(), virtual_hosts: vec![host] });
     let mut http = http(lens, routes);
     // What tokens say, policies look at.
     http.filters = tokens::compile(lens, own).map(Box::new).map(HttpFilter::Tokens).into_iter().collect();

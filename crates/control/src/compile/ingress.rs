@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 
 use outrigger_model::cluster::{Cluster, Discovery};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints};
-use outrigger_rules::intent::{AppAddress, SidecarIntent};
+use outrigger_rules::intent::{AppAddress, Ingress, SidecarIntent};
 
 use super::lens::Lens;
 use super::limits::limits;
-use super::origin;
+use super::{names, origin};
 use crate::described;
 use crate::instance::{Instance, Protocol};
+
+/// Stands for every port that is not registered.
+pub(super) const OTHER_PORTS: u16 = 0;
 
 /// The Sidecar that says what comes in.
 fn saying<'w>(lens: &Lens<'w>) -> Option<&'w SidecarIntent> {
@@ -26,18 +29,26 @@ pub(super) fn ports(lens: &Lens<'_>, own: &Instance) -> Vec<u16> {
     }
 }
 
-/// What such a port speaks.
-pub(super) fn protocol(lens: &Lens<'_>, own: &Instance, port: u16) -> Option<Protocol> {
-    match saying(lens) {
-        Some(sidecar) => sidecar.ingress_at(port).map(|one| described::protocol(one.protocol)),
-        None => own.port(port).map(|port| port.protocol),
+/// What is spoken at a port of an address of the workload, where that is said. A port that is bound to another address is here what it
+/// would be without the Sidecar, so that the same policies, tokens and limits hold.
+pub(super) fn protocol(lens: &Lens<'_>, own: &Instance, address: SocketAddr) -> Option<Protocol> {
+    let registered = || own.port(address.port()).map(|port| port.protocol);
+    let Some(sidecar) = saying(lens) else { return registered() };
+    match sidecar.ingress_at(address.port())? {
+        one if is_elsewhere(one, address) => registered(),
+        one => Some(described::protocol(one.protocol)),
     }
 }
 
-/// Whether a port is one of this address of the workload, too.
-pub(super) fn is_bound(lens: &Lens<'_>, address: SocketAddr) -> bool {
-    let ingress = saying(lens).and_then(|sidecar| sidecar.ingress_at(address.port()));
-    ingress.and_then(|one| one.bind).is_none_or(|bind| bind == address.ip())
+/// The cluster that takes what comes in there: where the Sidecar speaks of another address, the application at this one.
+pub(super) fn cluster_name(lens: &Lens<'_>, address: SocketAddr) -> String {
+    let one = saying(lens).and_then(|sidecar| sidecar.ingress_at(address.port()));
+    let elsewhere = one.is_some_and(|one| is_elsewhere(one, address));
+    names::inbound_cluster(if elsewhere { OTHER_PORTS } else { address.port() })
+}
+
+fn is_elsewhere(one: &Ingress, address: SocketAddr) -> bool {
+    one.bind.is_some_and(|bind| bind != address.ip())
 }
 
 /// The cluster of what comes in to a port: the application, where it was asked for unless a Sidecar says otherwise.

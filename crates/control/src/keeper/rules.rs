@@ -134,6 +134,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
             service_account: instance.service_account.clone(),
             labels: instance.labels.clone(),
             ports: instance.ports.iter().map(|port| (port.number, port.protocol.in_catalog())).collect(),
+            addresses: instance.addresses.iter().copied().collect(),
         });
     }
     catalog

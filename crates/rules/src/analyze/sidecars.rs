@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Scene, finding, joined, short};
-use crate::catalog::{PortProtocol, ServiceCatalog};
+use crate::catalog::{CatalogWorkload, PortProtocol, ServiceCatalog};
 use crate::finding::{Finding, Severity, code, quote};
 use crate::intent::{Egress, Host, Import, Place, ServiceProtocol, SidecarIntent, Unknown, Whose};
 
@@ -31,7 +31,7 @@ pub(super) fn namespace_wide(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 pub(super) fn selectors(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog.filter(|catalog| !catalog.workloads.is_empty()) else { return };
     let selecting = || scene.sidecars.iter().filter(|sidecar| !sidecar.selector.is_empty());
-    let is_of = |sidecar: &SidecarIntent, workload: &crate::catalog::CatalogWorkload| {
+    let is_of = |sidecar: &SidecarIntent, workload: &CatalogWorkload| {
         let has = |(key, value)| workload.labels.get(key) == Some(value);
         workload.namespace == sidecar.origin.namespace && sidecar.selector.iter().all(has)
     };
@@ -167,6 +167,33 @@ pub(super) fn proxies(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         let message = format!("{}: {missing}, so connections to what is not known fail", sidecar.origin);
         let place = Place { path: "spec.outboundTrafficPolicy.egressProxy".into(), ..sidecar.place.clone() };
         findings.push(finding(Severity::Warning, code::REFERENCE, &sidecar.origin, &place, message));
+    }
+}
+
+/// Addresses of `ingress` that no workload has: what is said of their ports holds nowhere.
+pub(super) fn binds(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let Some(catalog) = scene.catalog else { return };
+    for sidecar in &scene.sidecars {
+        let origin = &sidecar.origin;
+        // One with labels is for its own namespace, also in the root namespace.
+        let is_of = |workload: &&CatalogWorkload| {
+            sidecar.selector.is_empty() || workload.namespace == origin.namespace
+        };
+        let chosen = || catalog.selected(&origin.namespace, &sidecar.selector).filter(is_of);
+        if chosen().next().is_none() {
+            continue;
+        }
+        for ingress in &sidecar.ingress {
+            let Some(bind) = ingress.bind else { continue };
+            if !chosen().any(|workload| workload.addresses.contains(&bind)) {
+                let message = format!(
+                    "{origin} says of port {} what holds at {bind}, and none of its workloads has that address: leave bind out, or name \
+                     one of theirs",
+                    ingress.port
+                );
+                findings.push(finding(Severity::Warning, code::NO_EFFECT, origin, &ingress.place, message));
+            }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ fn catalog() -> ServiceCatalog {
                 service_account: name.into(),
                 labels: labels.clone(),
                 ports,
+                ..CatalogWorkload::default()
             });
         }
         let service = CatalogService {

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use outrigger_model::cluster::Discovery;
-use outrigger_model::listener::{Listener, Terminal};
+use outrigger_model::listener::{Listener, RouteSource, Terminal};
 use outrigger_model::resource::{Destination, Resource, ResourceKind};
 use outrigger_model::route::RouteAction;
 use outrigger_xds::ClientKind;
@@ -280,11 +280,11 @@ fn what_comes_in_is_what_the_sidecar_says_and_goes_where_it_says() {
         {port: {number: 9081, protocol: TCP, name: b}, defaultEndpoint: '0.0.0.0:8082'}, {port: {number: 9082, protocol: TCP, name: c}, bind: 127.0.0.99}],
         inboundConnectionPool: {tcp: {maxConnections: 5}}";
     let compiled = compiled(mesh(), &sidecar("default", "shop", listeners));
-    let names = ["inbound|127.0.0.10:9080", "inbound|127.0.0.10:9081", "inbound|127.0.0.10:0"];
-    assert_eq!(inbound(&compiled), names.map(str::to_owned).into());
-    let web_chain = listener(&compiled, names[0]);
+    let names = [9080, 9081, 9082, 0].map(|port| format!("inbound|127.0.0.10:{port}"));
+    assert_eq!(inbound(&compiled), names.clone().into());
+    let web_chain = listener(&compiled, &names[0]);
     assert!(web_chain.chains.iter().any(|chain| matches!(chain.terminal, Terminal::Http(_))));
-    let bytes = listener(&compiled, names[1]);
+    let bytes = listener(&compiled, &names[1]);
     assert!(bytes.chains.iter().all(|chain| matches!(chain.terminal, Terminal::Tcp(_))));
     // What is registered and not named is a port like any other.
     assert!(get(&compiled, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080").is_none());
@@ -304,6 +304,55 @@ fn what_comes_in_is_what_the_sidecar_says_and_goes_where_it_says() {
     let limits = |port| (cluster(port).limits.max_requests, cluster(port).limits.max_connections);
     assert_eq!([limits(9080), limits(9081)], [(7, u32::MAX), (u32::MAX, 5)]);
     assert_eq!(cluster(9080).origin.unwrap().to_string(), "Sidecar shop/default");
+}
+
+#[test]
+fn a_port_that_is_bound_to_one_address_is_as_without_the_sidecar_at_the_others() {
+    let rules = "
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: web, namespace: shop}, spec: {selector: {matchLabels: {app: web}}, portLevelMtls: {8080: {mode: STRICT}, 9090: {mode: STRICT}}}}
+---
+{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: web, namespace: shop}, spec: {jwtRules: [{issuer: 'https://a'}]}}
+---
+{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: web, namespace: shop}, spec: {service: web, rateLimit: {requests: 5, per: 1s}}}
+---
+";
+    let ingress = |bind: &str| {
+        let port = |port: u16| {
+            format!(
+                "{{port: {{number: {port}, protocol: HTTP, name: a}}, bind: '{bind}', defaultEndpoint: '127.0.0.1:8081'}}"
+            )
+        };
+        sidecar("default", "shop", &format!("ingress: [{}, {}]", port(8080), port(9090)))
+    };
+    let mut instances = mesh();
+    instances[0].addresses.push("fd00::7".parse().unwrap());
+    let with = |bind: &str| compiled(instances.clone(), &(rules.to_owned() + &ingress(bind)));
+    // What is there, and to which cluster the first chain leads.
+    let at = |compiled: &Compiled, address: &str| {
+        let name = format!("inbound|{address}");
+        assert!(inbound(compiled).contains(&name), "{name} is not told");
+        let listener = listener(compiled, &name);
+        assert!(listener.chains.iter().all(|chain| chain.tls.is_some()), "{name} takes plain text");
+        match &listener.chains[0].terminal {
+            Terminal::Http(http) => {
+                let RouteSource::Inline(routes) = &http.routes else { panic!("{http:?}") };
+                let cluster = routes.clusters().next().map(str::to_owned);
+                (http.filters.len(), cluster.unwrap())
+            }
+            Terminal::Tcp(tcp) => (0, tcp.clusters[0].cluster.clone()),
+        }
+    };
+    let bound = with("127.0.0.10");
+    assert_eq!(at(&bound, "127.0.0.10:8080"), (2, "inbound|8080||".to_owned()));
+    assert_eq!(at(&bound, "127.0.0.10:9090"), (2, "inbound|9090||".to_owned()));
+    // Tokens and limits hold where HTTP is registered; what is not registered is bytes.
+    assert_eq!(at(&bound, "[fd00::7]:8080"), (2, "inbound|0||".to_owned()));
+    assert_eq!(at(&bound, "[fd00::7]:9090"), (0, "inbound|0||".to_owned()));
+    // A slip of the pen is bound to nothing.
+    let nobody = with("127.0.0.99");
+    for address in ["127.0.0.10:8080", "[fd00::7]:8080"] {
+        assert_eq!(at(&nobody, address), (2, "inbound|0||".to_owned()), "{address}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn catalog() -> ServiceCatalog {
         labels: [("app", "web"), ("version", version)]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
+        addresses: ["10.0.0.7".parse().unwrap()].into(),
         ..CatalogWorkload::default()
     };
     ServiceCatalog {
@@ -148,4 +149,18 @@ fn an_egress_proxy_that_is_not_there_is_told() {
         assert!(told.contains("warning IST0101") && told.contains(word), "{told}");
     }
     assert_eq!(found(&sidecar("a", "", &spec("web", 80))), Vec::<String>::new());
+}
+
+#[test]
+fn a_bind_that_is_no_workload_s_address_is_told() {
+    let spec =
+        |bind: &str| format!("ingress: [{{port: {{number: 80, protocol: HTTP, name: a}}, bind: {bind}}}]");
+    let told = only(&sidecar("a", "app: web", &spec("10.0.0.8")));
+    assert!(told.contains("warning OUT0006") && told.contains("of port 80 what holds at 10.0.0.8"), "{told}");
+    for bind in ["10.0.0.7", "0.0.0.0"] {
+        assert_eq!(found(&sidecar("a", "app: web", &spec(bind))), Vec::<String>::new(), "{bind}");
+    }
+    // Nobody is there yet who could have it.
+    let empty = sidecar("a", "", &spec("10.0.0.8")).replace("namespace: shop", "namespace: empty");
+    assert_eq!(found(&empty), Vec::<String>::new());
 }
