@@ -48,7 +48,7 @@ pub(super) fn other_requests(lens: &Lens<'_>) -> Route {
 
 fn elsewhere<'w>(lens: &Lens<'w>) -> (String, Option<&'w SidecarIntent>) {
     let sidecar = lens.sidecar();
-    match sidecar.and_then(|sidecar| sidecar.unknown.as_ref()) {
+    match lens.unknown() {
         None | Some(Unknown::Allowed) => (PASSTHROUGH.to_owned(), None),
         Some(Unknown::Refused) => (NOWHERE.to_owned(), sidecar),
         Some(Unknown::Through(target)) => {

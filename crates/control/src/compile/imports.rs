@@ -46,7 +46,7 @@ pub(super) fn narrowing<'w>(lens: &Lens<'w>) -> Option<&'w SidecarIntent> {
 /// Which listener serves what a client does not know, if that is not its sidecar's own matter.
 pub(super) fn unknown(lens: &Lens<'_>) -> Option<String> {
     let sidecar = lens.sidecar()?;
-    match sidecar.unknown.as_ref()? {
+    match lens.unknown()? {
         Unknown::Allowed => None,
         Unknown::Refused => Some(format!("{}{}", Destination::REFUSED, sidecar.origin)),
         Unknown::Through(target) => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode, Origin,
-    RouteIntent, SidecarIntent, TokensIntent, WorkloadIntent,
+    RouteIntent, SidecarIntent, TokensIntent, Unknown, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -33,6 +33,7 @@ pub(super) enum Facet {
     RegexLimit = 64,
     Locality = 128,
     Sidecar = 256,
+    Proxy = 512,
 }
 
 /// A client's view of a world.
@@ -118,6 +119,14 @@ impl<'a> Lens<'a> {
         self.scope.sidecar(self.world).map(AsRef::as_ref)
     }
 
+    /// What becomes of what the client does not know, as [`Scope::unknown`].
+    pub(super) fn unknown(&self) -> Option<&'a Unknown> {
+        if let Unknown::Through(_) = self.sidecar()?.unknown.as_ref()? {
+            self.facet(Facet::Proxy);
+        }
+        self.scope.unknown(self.world)
+    }
+
     fn network(&self) -> &'a str {
         self.facet(Facet::Network);
         self.scope.network(self.world)
@@ -159,9 +168,7 @@ impl<'a> Lens<'a> {
 
     /// The hosts of all of an instance's services.
     pub(super) fn hosts_of(&self, instance: &Instance) -> impl Iterator<Item = Host> {
-        let own = instance.serves().is_empty().then_some(&instance.service);
-        let names = instance.serves().iter().chain(own);
-        names.map(|name| self.world.resolver.service(name, &instance.namespace))
+        self.world.served_by(instance)
     }
 
     /// The service of a host. A rule's `example.com` may be a described service of that very name.
@@ -385,6 +392,7 @@ pub(super) struct Facets {
     own: Option<Option<String>>,
     locality: Option<Option<Locality>>,
     sidecar: Option<Option<Origin>>,
+    proxy: Option<bool>,
 }
 
 impl Facets {
@@ -401,6 +409,7 @@ impl Facets {
             own: uses(Facet::Own).then(|| scope.own(world).map(|own| own.id.clone())),
             locality: uses(Facet::Locality).then(|| scope.locality(world)),
             sidecar: uses(Facet::Sidecar).then(|| scope.sidecar(world).map(|one| one.origin.clone())),
+            proxy: uses(Facet::Proxy).then(|| scope.is_egress_proxy(world)),
         }
     }
 
@@ -427,6 +436,7 @@ impl Facets {
                 .sidecar
                 .as_ref()
                 .is_none_or(|sidecar| sidecar.as_ref() == scope.sidecar(world).map(|one| &one.origin))
+            && self.proxy.is_none_or(|proxy| proxy == scope.is_egress_proxy(world))
             && self.locality.as_ref().is_none_or(|locality| *locality == scope.locality(world))
             && self.own.as_ref().is_none_or(|own| own.as_ref() == scope.own(world).map(|own| &own.id))
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrigger_model::endpoint::Locality;
-use outrigger_rules::intent::SidecarIntent;
+use outrigger_rules::intent::{SidecarIntent, Unknown};
 use outrigger_xds::ClientKind;
 
 use crate::instance::Instance;
@@ -54,6 +54,22 @@ impl Scope {
     /// The Sidecar that holds for it.
     pub fn sidecar<'a>(&self, world: &'a World) -> Option<&'a Arc<SidecarIntent>> {
         world.sidecar_for(&self.namespace, self.labels(world))
+    }
+
+    /// What becomes of connections to what it does not know, if that is not its sidecar's own matter. What an egress proxy opens leaves the
+    /// mesh: by the Sidecar that it has in common with its callers it would come to itself, again and again.
+    pub fn unknown<'a>(&self, world: &'a World) -> Option<&'a Unknown> {
+        let unknown = self.sidecar(world)?.unknown.as_ref();
+        unknown.filter(|_| !self.is_egress_proxy(world))
+    }
+
+    /// Whether it stands beside the egress proxy of the Sidecar that holds for it.
+    pub fn is_egress_proxy(&self, world: &World) -> bool {
+        let sidecar = self.sidecar(world);
+        let Some(Unknown::Through(target)) = sidecar.and_then(|one| one.unknown.as_ref()) else {
+            return false;
+        };
+        self.own(world).is_some_and(|own| world.served_by(own).any(|host| host == target.host))
     }
 
     /// The labels of its own registration: what `sourceLabels` compares.

@@ -61,7 +61,7 @@ impl Work<'_> {
         let service = see.service(&goal.host);
         let Some(why) = service.and_then(|service| see.unknown(service, goal.port)) else { return false };
         let sidecar = see.sidecar().map_or(String::new(), |sidecar| sidecar.origin.to_string());
-        let through = see.sidecar().is_some_and(|one| matches!(one.unknown, Some(Unknown::Through(_))));
+        let through = matches!(see.scope.unknown(see.world), Some(Unknown::Through(_)));
         let goes = if through { ", so it goes through the egress proxy" } else { "" };
         self.answer.notes.push(format!("{sidecar}: {why}{goes}"));
         true

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_rules::intent::{Host, RouteIntent, SidecarIntent};
 
 use super::{World, selected};
+use crate::instance::Instance;
 
 type Labels = BTreeMap<String, String>;
 
@@ -29,6 +30,13 @@ impl World {
             .or_else(|| self.settings.roots().find_map(|root| first(root, &wide)))
     }
 
+    /// The hosts of all of an instance's services.
+    pub(crate) fn served_by(&self, instance: &Instance) -> impl Iterator<Item = Host> {
+        let own = instance.serves().is_empty().then_some(&instance.service);
+        let names = instance.serves().iter().chain(own);
+        names.map(|name| self.resolver.service(name, &instance.namespace))
+    }
+
     /// The routing that a client has for a host, with the Sidecar that holds for it: as [`World::route_for`], of what that knows.
     pub(crate) fn route_known(
         &self,
@@ -36,7 +44,8 @@ impl World {
         namespace: &str,
         sidecar: Option<&SidecarIntent>,
     ) -> Option<Arc<RouteIntent>> {
-        let known = |route: &RouteIntent| sidecar.is_none_or(|sidecar| sidecar.imports_rule(namespace, route));
+        let known =
+            |route: &RouteIntent| sidecar.is_none_or(|sidecar| sidecar.imports_rule(namespace, route));
         self.route_among(host, |route| route.visibility.includes(namespace) && known(route))
     }
 }

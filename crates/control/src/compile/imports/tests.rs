@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use outrigger_model::cluster::Discovery;
+use outrigger_model::cluster::{Discovery, PASSTHROUGH};
 use outrigger_model::listener::{Listener, RouteSource, Terminal};
 use outrigger_model::resource::{Destination, Resource, ResourceKind};
 use outrigger_model::route::RouteAction;
@@ -178,6 +178,46 @@ fn what_is_not_known_is_refused_goes_on_or_goes_through_a_proxy() {
     assert_eq!(tcp.clusters[0].cluster, "outbound|8080||pay.bank.svc.cluster.local");
     assert!(get(&through, &web(), ResourceKind::Cluster, &tcp.clusters[0].cluster).is_some());
     assert!(get(&through, &bank(), ResourceKind::Listener, listener).is_none(), "it is nobody else's");
+}
+
+#[test]
+fn an_egress_proxy_does_not_call_itself() {
+    let policy = "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: pay.bank, port: {number: 8080}}}";
+    let described = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: a, namespace: shop}, spec: {hosts: [a.example.com], resolution: NONE, ports: [{number: 80, protocol: HTTP}]}}\n---\n";
+    let yaml = described.to_owned() + &sidecar("default", "istio-system", policy);
+    let compiled = compiled(mesh(), &yaml);
+    let proxy = Scope { namespace: "bank".into(), ..scope(ClientKind::Outrigger, "pay", "pay-1") };
+    let through = "egress|8080||pay.bank.svc.cluster.local";
+    let names = ["example.com:443", "/192.0.2.1:443"];
+    let routes = "outbound|80||*";
+    // Who asked first must not have answered for all of the namespace.
+    let seats = ["web-1", "client-1", "pay-1"].map(|id| compiled.audience().join(Some(id)));
+    for seat in &seats {
+        names.iter().for_each(|name| seat.hold(ResourceKind::Destination, name));
+        seat.hold(ResourceKind::Listener, through);
+        seat.hold(ResourceKind::Routes, routes);
+    }
+    let other = |scope: &Scope| match get(&compiled, scope, ResourceKind::Routes, routes) {
+        Some(Resource::Routes(routes)) => match &routes.virtual_hosts.last().unwrap().routes[0].action {
+            RouteAction::Forward(forward) => forward.clusters[0].cluster.clone(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        for client in [web(), bank()] {
+            for name in names {
+                assert_eq!(to(&compiled, &client, name).as_deref(), Some(through), "{name}");
+            }
+            assert!(get(&compiled, &client, ResourceKind::Listener, through).is_some());
+            assert_eq!(other(&client), "outbound|8080||pay.bank.svc.cluster.local");
+        }
+        for name in names {
+            assert_eq!(to(&compiled, &proxy, name), None, "{name}");
+        }
+        assert!(get(&compiled, &proxy, ResourceKind::Listener, through).is_none());
+        assert_eq!(other(&proxy), PASSTHROUGH);
+    }
 }
 
 #[test]
