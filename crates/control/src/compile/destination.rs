@@ -23,7 +23,10 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Destination> {
             let (host, port) = name.rsplit_once(':')?;
             let port = names::port(port)?;
             let host = lens.resolve(host)?;
-            by_name(lens, &host, port).or_else(|| imports::unknown(lens))?
+            match known(lens, &host, port) {
+                Some(service) => by_name(lens, service, port)?,
+                None => imports::unknown(lens)?,
+            }
         }
     };
     Some(Destination { name: name.to_owned(), listener })
@@ -34,9 +37,13 @@ fn is_own(lens: &Lens<'_>, address: SocketAddr) -> bool {
     lens.sidecar().is_some() && lens.own().is_some_and(|own| own.addresses.contains(&address.ip()))
 }
 
-fn by_name(lens: &Lens<'_>, host: &Host, port: u16) -> Option<String> {
-    let offered = |service: &Seen<'_>| lens.offer(*service, port).is_some() && knows(lens, *service, port);
-    let service = lens.service_of(host, offered)?;
+/// Whose a name is at a port, of those that the client knows.
+fn known<'w>(lens: &Lens<'w>, host: &Host, port: u16) -> Option<Seen<'w>> {
+    lens.service_of(host, |service| lens.offer(*service, port).is_some() && knows(lens, *service, port))
+}
+
+/// `None`: of what the client knows, but has to find out itself where it is.
+fn by_name(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<String> {
     let described = lens.offer(service, port)?.described;
     // Who calls a name was going nowhere yet.
     if described.is_some_and(|intent| intent.resolution == Resolution::None) {

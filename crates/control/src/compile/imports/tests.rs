@@ -124,14 +124,19 @@ fn a_dot_in_the_mesh_s_sidecar_is_the_namespace_of_each_client() {
         assert_eq!(known(&web()), [true, true, true, false]);
         assert_eq!(known(&bank()), [false, false, false, true]);
     }
-    assert!(to(&one, &web(), "/127.0.0.11:8080").is_some() && to(&one, &bank(), "/127.0.0.11:8080").is_none());
+    assert!(
+        to(&one, &web(), "/127.0.0.11:8080").is_some() && to(&one, &bank(), "/127.0.0.11:8080").is_none()
+    );
     assert_eq!(known(&yaml("./pay"), &web(), &ALL), [""; 0]);
     assert_eq!(known(&yaml("./pay"), &bank(), &ALL), [ALL[3]]);
     assert_eq!(known(&yaml("'*/*', ~./pay"), &web(), &ALL), ALL);
     assert_eq!(known(&yaml("'*/*', ~./pay"), &bank(), &ALL), ALL[..3]);
     let envoy = |of: Scope| {
         let of = Scope { kind: ClientKind::Envoy, ..of };
-        one.wildcard_names(&of, ResourceKind::Cluster).iter().map(ToString::to_string).collect::<BTreeSet<_>>()
+        one.wildcard_names(&of, ResourceKind::Cluster)
+            .iter()
+            .map(ToString::to_string)
+            .collect::<BTreeSet<_>>()
     };
     let theirs = ["client", "pay"].map(|name| format!("outbound|8080||{name}.bank.svc.cluster.local"));
     assert_eq!(envoy(bank()), theirs.into());
@@ -182,7 +187,8 @@ fn what_is_not_known_is_refused_goes_on_or_goes_through_a_proxy() {
 
 #[test]
 fn an_egress_proxy_does_not_call_itself() {
-    let policy = "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: pay.bank, port: {number: 8080}}}";
+    let policy =
+        "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: pay.bank, port: {number: 8080}}}";
     let described = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: a, namespace: shop}, spec: {hosts: [a.example.com], resolution: NONE, ports: [{number: 80, protocol: HTTP}]}}\n---\n";
     let yaml = described.to_owned() + &sidecar("default", "istio-system", policy);
     let compiled = compiled(mesh(), &yaml);
@@ -217,6 +223,39 @@ fn an_egress_proxy_does_not_call_itself() {
         }
         assert!(get(&compiled, &proxy, ResourceKind::Listener, through).is_none());
         assert_eq!(other(&proxy), PASSTHROUGH);
+    }
+}
+
+#[test]
+fn a_known_host_that_goes_where_it_went_is_not_refused() {
+    let described = |name: &str, host: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: shop}}, spec: {{hosts: ['{host}'], resolution: NONE, ports: [{{number: 443, protocol: TLS}}]}}}}\n---\n"
+        )
+    };
+    let described = described("a", "api.example.com") + &described("b", "*.example.org");
+    let proxy = "ALLOW_ANY, egressProxy: {host: pay.bank, port: {number: 8080}}";
+    for (policy, other) in [
+        ("REGISTRY_ONLY", "REGISTRY_ONLY|Sidecar shop/default"),
+        (proxy, "egress|8080||pay.bank.svc.cluster.local"),
+    ] {
+        let rules = |hosts: &str| {
+            let spec = format!("egress: [{{hosts: [{hosts}]}}], outboundTrafficPolicy: {{mode: {policy}}}");
+            compiled(mesh(), &(described.clone() + &sidecar("default", "shop", &spec)))
+        };
+        let all = rules("./api.example.com, './*.example.org'");
+        // By name as by address: it goes on, as far as the sidecar's own policy lets it.
+        for name in ["api.example.com:443", "www.example.org:443"] {
+            assert_eq!(to(&all, &web(), name), None, "{name} under {policy}");
+        }
+        assert_eq!(to(&all, &web(), "/192.0.2.1:443").as_deref(), Some("outbound|443||*"));
+        for name in ["api.example.com:80", "www.example.com:443", "example.net:443"] {
+            assert_eq!(to(&all, &web(), name).as_deref(), Some(other), "{name} under {policy}");
+        }
+        let none = rules("bank/*");
+        for name in ["api.example.com:443", "www.example.org:443"] {
+            assert_eq!(to(&none, &web(), name).as_deref(), Some(other), "{name} is not known");
+        }
     }
 }
 
