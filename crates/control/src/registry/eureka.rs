@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A server keeps nothing on disk: one that has started is empty until everybody has said again who he is. What it does not have
-//! then is held. That it has started tells the count of its deltas, which goes backwards.
+//! then is held. That it has started tells the count of its deltas, which goes backwards; one that was not asked before may have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -150,8 +150,8 @@ pub struct Eureka {
     keys: Keys,
     /// Status of each instance that the server has, also of those that are nobody's here.
     statuses: BTreeMap<String, String>,
-    /// The count of each server's deltas.
-    versions: BTreeMap<usize, u64>,
+    /// The count of each server's deltas, where it tells any.
+    versions: BTreeMap<usize, Option<u64>>,
     begun_anew: Option<Instant>,
     heard: Option<Instant>,
 }
@@ -195,11 +195,19 @@ impl Eureka {
         Ok(all)
     }
 
-    /// A server has counted so many deltas.
-    fn counts(&mut self, server: usize, version: u64) {
-        let before = self.versions.insert(server, version);
-        if before.is_some_and(|before| version < before) {
-            tracing::warn!(version, "Eureka has started; what it does not have yet is held");
+    /// A server has counted so many deltas, if it tells any. One that is asked for the first time since we started may itself have
+    /// started since what is known was said.
+    fn counts(&mut self, server: usize, version: Option<u64>) {
+        let before = self.versions.get(&server).copied();
+        self.versions.insert(server, version.or(before.flatten()));
+        let begun = match before {
+            None => self.keys.parts.names().next().is_some(),
+            Some(before) => before.zip(version).is_some_and(|(before, version)| version < before),
+        };
+        if begun {
+            if before.is_some() {
+                tracing::warn!(version, "Eureka has started; what it does not have yet is held");
+            }
             self.begun_anew = Some(Instant::now());
         }
     }
@@ -262,9 +270,12 @@ impl Eureka {
             self.all(all, &mut touched);
         }
         let next = match self.fetch(http, "/apps/delta").await? {
-            None => true,
+            None => {
+                self.counts(server, None);
+                true
+            }
             Some(changes) => {
-                self.counts(server, changes.version);
+                self.counts(server, Some(changes.version));
                 let fits = self.changed(changes, &mut touched);
                 if !fits && !anew {
                     let all = self.fetch_all(http).await?;

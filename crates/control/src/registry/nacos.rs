@@ -201,7 +201,7 @@ struct Known {
 struct Heard {
     /// Services that are subscribed to.
     subscribed: BTreeMap<Name, Known>,
-    /// There was a connection before, and its server may have lost everything since.
+    /// Something was known before, by another connection or before this start; the server may have lost everything since.
     again: bool,
     /// All of them have been heard of once.
     whole: bool,
@@ -215,6 +215,11 @@ impl Nacos {
         let parts = Parts::new(Duration::from_secs(settings.hold_seconds));
         let (settings, counts) = (Arc::new(settings), BTreeMap::new());
         Self { settings, origin, first: 0, parts, counts, begun_anew: None, heard: None }
+    }
+
+    /// A connection begins.
+    fn begins(&self) -> Heard {
+        Heard { again: self.parts.names().next().is_some(), ..Heard::default() }
     }
 
     fn is_recovering(&self, heard: &Heard) -> bool {
@@ -395,7 +400,7 @@ impl Registry for Nacos {
         if let Some(before) = self.heard {
             self.parts.pause(before.elapsed());
         }
-        let mut heard = Heard { again: self.heard.is_some(), ..Heard::default() };
+        let mut heard = self.begins();
         let interval = Duration::from_secs(settings.interval_seconds.into());
         let (mut list, mut beat) = (Instant::now(), Instant::now() + BEAT);
         loop {

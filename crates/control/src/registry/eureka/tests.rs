@@ -144,8 +144,13 @@ impl Play {
 
     /// One round; parts that are said, and how many instances they have.
     async fn round(&mut self, anew: bool) -> BTreeMap<String, usize> {
+        self.round_at(0, anew).await
+    }
+
+    /// The same, at one of several servers.
+    async fn round_at(&mut self, server: usize, anew: bool) -> BTreeMap<String, usize> {
         let mut said = BTreeMap::new();
-        self.eureka.round(0, &mut self.http, anew, &self.voice).await.unwrap();
+        self.eureka.round(server, &mut self.http, anew, &self.voice).await.unwrap();
         while let Ok(word) = self.words.try_recv() {
             if let Word::Event(source, Event::Reset(items)) = word {
                 said.insert(source.part.clone(), items.len());
@@ -189,6 +194,39 @@ async fn what_changed_is_enough_until_the_hash_is_another() {
     play.set(answer(2, "UP_2_", &[a, b]), Value::Null);
     assert!(play.eureka.round(0, &mut play.http, true, &play.voice).await.unwrap());
     assert_eq!((full(&play), play.problems().as_str()), (3, ""));
+}
+
+#[tokio::test]
+async fn what_a_server_lacks_that_was_not_asked_before_is_held_one_by_one_until_it_is_back() {
+    let all: Vec<Value> = (1..=3).map(|id| info(&format!("a{id}"), "A", json!({}))).collect();
+    let of = |one: &Value| Item::Instance(Arc::new(read(one.clone()).unwrap()));
+    for tells_deltas in [true, false] {
+        let delta = |version, hash| if tells_deltas { answer(version, hash, &[]) } else { Value::Null };
+        // It has started together with us.
+        let mut play = Play::new().await;
+        let mut before = BTreeMap::from([("shop/a".to_owned(), all.iter().map(of).collect())]);
+        assert!(play.eureka.recall(&mut before));
+        play.set(answer(2, "UP_1_", &all[..1]), delta(1, "UP_1_"));
+        assert_eq!(play.round(true).await, counts(&[("shop/a", 3)]));
+        assert!(play.problems().contains("does not list what it listed before"), "{}", play.problems());
+        assert_eq!(play.eureka.keys.parts.held_in("shop/a"), 2);
+        play.set(answer(2, "UP_3_", &all), delta(3, "UP_3_"));
+        assert_eq!(play.round(true).await, counts(&[("shop/a", 3)]));
+        assert!(play.problems().is_empty() && play.eureka.begun_anew.is_none());
+        // Now it is known, and what goes has gone.
+        play.set(answer(2, "UP_2_", &all[1..]), delta(4, "UP_2_"));
+        assert_eq!(play.round(true).await, counts(&[("shop/a", 2)]));
+        // Another server has just started.
+        play.set(answer(2, "UP_1_", &all[2..]), delta(5, "UP_1_"));
+        assert_eq!(play.round_at(1, true).await, counts(&[("shop/a", 2)]));
+        assert_eq!(play.eureka.keys.parts.held_in("shop/a"), 1);
+    }
+    // Who knows nothing has nothing to hold.
+    let mut play = Play::new().await;
+    play.set(answer(2, "UP_3_", &all), answer(3, "UP_3_", &[]));
+    assert_eq!(play.round(true).await, counts(&[("shop/a", 3)]));
+    play.set(answer(2, "UP_1_", &all[..1]), answer(4, "UP_1_", &[]));
+    assert_eq!(play.round(true).await, counts(&[("shop/a", 1)]));
 }
 
 #[tokio::test]

@@ -133,6 +133,24 @@ async fn what_is_pushed_holds_unless_it_is_old_empty_or_rubbish() {
     assert_eq!(play.push("catalog", 11, &["10.0.0.3"]).await, Some(2));
 }
 
+#[tokio::test]
+async fn what_the_first_round_after_a_start_lacks_is_held_one_by_one() {
+    let mut play = Play::new();
+    assert!(!play.nacos.begins().again, "nothing is known that could be missing");
+    let of = |ip: &&str| Item::Instance(Arc::new(read("catalog", host(ip, json!({}))).unwrap()));
+    let all = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
+    let part = "DEFAULT_GROUP@@catalog".to_owned();
+    assert!(play.nacos.recall(&mut BTreeMap::from([(part.clone(), all.iter().map(of).collect())])));
+    play.heard = play.nacos.begins();
+    play.heard.subscribed.insert(Name::of("catalog", GROUP), Known { made: 0, asked: Instant::now() });
+    assert_eq!(play.push("catalog", 1, &all[..1]).await, Some(3));
+    assert_eq!(play.nacos.parts.held_in(&part), 2);
+    assert!(play.problems().contains("does not list what it listed before"), "{}", play.problems());
+    assert_eq!(play.push("catalog", 2, &all).await, Some(3));
+    play.heard.whole = true;
+    assert_eq!((play.push("catalog", 3, &all[1..]).await, &*play.problems()), (Some(2), ""));
+}
+
 #[test]
 fn settings_that_cannot_work_are_told_by_their_field() {
     let of = |more: Value| serde_json::from_value::<NacosSettings>(more).unwrap().validate();
