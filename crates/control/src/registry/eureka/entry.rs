@@ -174,12 +174,15 @@ fn instance(
         Ok(address) => address,
         Err(why) => info.host_name.parse().map_err(|_| why)?,
     };
+    let open = |door: Option<&Door>| Ok::<_, String>(door.map(Door::open).transpose()?.flatten());
+    let (clear, secure) = (open(info.port.as_ref())?, open(info.secure_port.as_ref())?);
     let mut ports = Vec::new();
-    if let Some(number) = info.port.as_ref().map(Door::open).transpose()?.flatten() {
+    // Spring Cloud says the one port of a server as both where `secure-port-enabled` is all that is set: TLS is spoken there.
+    if let Some(number) = clear.filter(|_| clear != secure) {
         let protocol = metadata.get("protocol").and_then(|name| protocol_of(name)).unwrap_or_default();
         ports.push(Port { protocol, ..plain(number) });
     }
-    if let Some(number) = info.secure_port.as_ref().map(Door::open).transpose()?.flatten() {
+    if let Some(number) = secure {
         ports.push(Port { protocol: Protocol::Tls, ..plain(number) });
     }
     let service = settings.names.get(app).cloned().unwrap_or_else(|| app.to_owned());

@@ -69,6 +69,12 @@ fn address_ports_status_and_metadata_are_taken_over() {
     assert_eq!((secure.ports[0].number, secure.ports[0].protocol), (8443, Protocol::Tls));
     assert_eq!((&*secure.service, &*secure.zone, secure.sidecar), ("legacy", "eu-1a", true));
     assert_eq!(secure.addresses[0].to_string(), "fd00::7");
+    let both = json!({ "securePort": { "$": 8080, "@enabled": "true" } });
+    let both = read(info("a", "A", both)).unwrap().ports;
+    assert_eq!(
+        both.iter().map(|port| (port.number, port.protocol)).collect::<Vec<_>>(),
+        [(8080, Protocol::Tls)]
+    );
     for (more, word) in [
         (json!({ "ipAddr": "catalog.internal" }), "no IP address"),
         (json!({ "ipAddr": "0.0.0.0" }), "nobody's own"),
