@@ -10,6 +10,7 @@ use super::super::parts::Said;
 use super::super::{ORIGIN, Word};
 use super::*;
 use crate::instance::{Instance, Protocol, State as Life};
+use crate::registry::write::Writer;
 
 fn info(id: &str, app: &str, more: Value) -> Value {
     let mut info = json!({
@@ -93,6 +94,50 @@ fn address_ports_status_and_metadata_are_taken_over() {
     );
     for rubbish in ["", "[]", "{}", "<html>", "{\"applications\": 7}"] {
         assert!(entry::read(rubbish.as_bytes(), &settings(), "us").is_err(), "{rubbish}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_registered_goes_to_another_server_where_one_answers_with_errors() {
+    // Of A all but what has changed fails, or that, too; what B has been told is told on.
+    for (status, fails_at_once) in [(503, true), (401, true), (500, false)] {
+        let (told, mut heard) = mpsc::channel(8);
+        let mut urls = Vec::new();
+        for (name, fails) in [("A", true), ("B", false)] {
+            let told = told.clone();
+            let answer = move |method: Method, uri: Uri| {
+                let (told, path) = (told.clone(), uri.path().to_owned());
+                async move {
+                    let is_read = path == "/eureka/apps/delta";
+                    if fails && (fails_at_once || !is_read) {
+                        return StatusCode::from_u16(status).unwrap();
+                    }
+                    if !is_read {
+                        told.send(format!("{name}: {method} {path}")).await.unwrap();
+                    }
+                    if is_read { StatusCode::FORBIDDEN } else { StatusCode::NO_CONTENT }
+                }
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            urls.push(format!("http://{}/eureka", listener.local_addr().unwrap()));
+            let router = Router::new().fallback(answer);
+            tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        }
+        let settings = EurekaSettings { urls, ..settings() };
+        let one = read(info("a1", "A", json!({}))).unwrap();
+        let mut writer = writer::EurekaWriter::new(settings, "us".into());
+        let mut first = writer.open().await;
+        if !fails_at_once {
+            first = match first {
+                Ok(()) => writer.put(&one).await,
+                Err(why) => panic!("{why}"),
+            };
+            assert!(first.unwrap_err().contains("500"));
+            first = writer.open().await;
+        }
+        assert_eq!(first, Ok(()));
+        writer.put(&one).await.unwrap();
+        assert_eq!(heard.recv().await.unwrap(), "B: POST /eureka/apps/A");
     }
 }
 

@@ -82,22 +82,37 @@ fn status(state: State) -> &'static str {
     }
 }
 
+/// A server that answers.
+async fn try_open(settings: &Arc<EurekaSettings>, server: usize) -> Result<Http, String> {
+    let mut http = opened(settings, server).await?;
+    // Small, and there from the first moment.
+    let path = "/apps/delta";
+    let reply = http.ask(&Method::GET, path, None).await?;
+    match reply.status {
+        // It may tell no deltas.
+        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(http),
+        status if status.is_success() => Ok(http),
+        _ => Err(http.refused(path, &reply, ADVICE)),
+    }
+}
+
 impl Writer for EurekaWriter {
     async fn open(&mut self) -> Result<(), String> {
-        self.http = None;
+        let servers = self.settings.urls.len();
+        // One that was open and failed may be good for no more than what it is asked here.
+        if self.http.take().is_some() {
+            self.first = (self.first + 1) % servers;
+        }
         let mut failures = Vec::new();
-        for _ in 0..self.settings.urls.len() {
-            let server = self.first;
-            let mut http = opened(&self.settings, server).await?;
-            // Small, and there from the first moment.
-            match http.ask(&Method::GET, "/apps/delta", None).await {
-                Ok(_) => {
+        for _ in 0..servers {
+            match try_open(&self.settings, self.first).await {
+                Ok(http) => {
                     self.http = Some(http);
                     return Ok(());
                 }
                 Err(why) => failures.push(why),
             }
-            self.first = (server + 1) % self.settings.urls.len();
+            self.first = (self.first + 1) % servers;
         }
         Err(failures.join("; "))
     }
