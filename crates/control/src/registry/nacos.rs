@@ -207,6 +207,8 @@ struct Heard {
     whole: bool,
     /// What cannot be subscribed to, or be read.
     trouble: BTreeMap<String, String>,
+    /// Why there is no new token.
+    token: Option<String>,
 }
 
 impl Nacos {
@@ -228,7 +230,8 @@ impl Nacos {
 
     fn tell(&self, heard: &Heard, voice: &Voice) {
         let trouble = heard.trouble.iter().map(|(part, why)| Problem::of_part(part, why.clone()));
-        voice.problems(trouble.chain(self.parts.problems()).take(MOST_PROBLEMS).collect());
+        let token = heard.token.iter().map(|why| Problem::of_part("token", why.clone()));
+        voice.problems(token.chain(trouble).chain(self.parts.problems()).take(MOST_PROBLEMS).collect());
     }
 
     /// Dubbo's consumers are no services.
@@ -392,11 +395,10 @@ impl Registry for Nacos {
     }
 
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
-        let first = self.first;
-        // The next attempt is at another server.
-        self.first = (first + 1) % self.settings.urls.len();
         let settings = self.settings.clone();
-        let mut connection = Connection::open(&settings, first).await?;
+        let mut connection = Connection::open(&settings, self.first).await?;
+        // The next attempt is at another server.
+        self.first = (connection.server + 1) % settings.urls.len();
         if let Some(before) = self.heard {
             self.parts.pause(before.elapsed());
         }
@@ -417,12 +419,14 @@ impl Registry for Nacos {
                     list = Instant::now() + interval;
                 }
                 () = sleep_until(beat) => {
-                    if connection.expires.is_some_and(|expires| Instant::now() >= expires) {
-                        connection.renew(&settings, first).await?;
-                    }
                     connection.ask("HealthCheckRequest", json!({})).await?;
                     self.heard = Some(Instant::now());
                     voice.is_there();
+                    connection.renew(&settings).await;
+                    if heard.token.as_deref() != connection.trouble() {
+                        heard.token = connection.trouble().map(str::to_owned);
+                        self.tell(&heard, voice);
+                    }
                     beat = Instant::now() + BEAT;
                 }
                 () = async { sleep_until(ends.unwrap_or_else(Instant::now)).await }, if ends.is_some() => {

@@ -22,6 +22,11 @@ use crate::registry::web::{Http, Url, escaped};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For the server to know the connection.
 const SETUP: Duration = Duration::from_secs(5);
+/// For a new token, while beats wait. A server asks after 20 s of silence.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// Before a renewal that failed is tried again: a few times while the token is good.
+const SOONEST: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(30);
 /// The longest message: about 50,000 instances of one service.
 const MAX_MESSAGE: usize = 64 << 20;
 /// Pushes that wait for us; the server waits beyond that.
@@ -42,9 +47,27 @@ pub(super) struct Connection {
     pushes: mpsc::Receiver<Result<Payload, String>>,
     stream: AbortHandle,
     at: Arc<str>,
-    token: Option<String>,
-    /// When the token is to be renewed.
-    pub(super) expires: Option<Instant>,
+    /// Which of the servers it is to.
+    pub(super) server: usize,
+    token: Option<Token>,
+}
+
+/// Who we are.
+struct Token {
+    text: String,
+    lasts: Duration,
+    /// When it is to be renewed.
+    due: Instant,
+    /// How often that failed in a row, and why last.
+    failed: usize,
+    trouble: Option<String>,
+}
+
+impl Token {
+    fn of(login: Login) -> Self {
+        let Login { token, lasts } = login;
+        Self { text: token, lasts, due: Instant::now() + lasts * 4 / 5, failed: 0, trouble: None }
+    }
 }
 
 impl Drop for Connection {
@@ -53,7 +76,7 @@ impl Drop for Connection {
     }
 }
 
-/// Whose token, and how long it is good.
+/// A token, and how long it is good.
 struct Login {
     token: String,
     lasts: Duration,
@@ -95,9 +118,8 @@ impl Connection {
         let stream = BiRequestStreamClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let stream = tokio::spawn(follow(stream, to_server, heard)).abort_handle();
         let requests = RequestClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        let expires = login.as_ref().map(|login| Instant::now() + login.lasts);
-        let token = login.map(|login| login.token);
-        let connection = Self { requests, answers, pushes, stream, at, token, expires };
+        let token = login.map(Token::of);
+        let connection = Self { requests, answers, pushes, stream, at, server: index, token };
         connection.ask("ServerCheckRequest", json!({})).await?;
         let setup = json!({
             "clientVersion": VERSION, "tenant": settings.namespace_id, "labels": { "source": "sdk", "module": "naming" },
@@ -124,7 +146,8 @@ impl Connection {
             fields.entry("headers").or_insert_with(|| json!({}));
             fields.entry("module").or_insert_with(|| "naming".into());
         }
-        let headers = self.token.iter().map(|token| ("accessToken".to_owned(), token.clone())).collect();
+        let token = self.token.iter().map(|token| ("accessToken".to_owned(), token.text.clone()));
+        let headers = token.collect();
         Payload {
             metadata: Some(Metadata { r#type: kind.to_owned(), client_ip: String::new(), headers }),
             body: Some(Body { type_url: String::new(), value: body.to_string().into_bytes() }),
@@ -277,66 +300,39 @@ async fn login(http: &mut Http, (name, password): &User) -> Result<Login, String
             return Err(http.failed(&format!("{path}: it gives no token")));
         };
         let seconds = answer["tokenTtl"].as_u64().unwrap_or(18_000).clamp(10, 7 * 24 * 3600);
-        return Ok(Login { token: token.to_owned(), lasts: Duration::from_secs(seconds) * 4 / 5 });
+        return Ok(Login { token: token.to_owned(), lasts: Duration::from_secs(seconds) });
     }
     Err(last)
 }
 
 impl Connection {
-    /// A new token, where there is a user; the connection stays.
-    pub(super) async fn renew(&mut self, settings: &Arc<NacosSettings>, index: usize) -> Result<(), String> {
-        let (_, mut http, user) = opened(settings, index).await?;
-        if let Some(user) = user {
-            let login = login(&mut http, &user).await?;
-            (self.token, self.expires) = (Some(login.token), Some(Instant::now() + login.lasts));
+    /// A new token, where one is due. The connection stays, also without: what we registered lives as long, and what a token is needed for
+    /// says so itself. Asked is the server that the connection is to, then, one a time, the others, which know each other's tokens.
+    pub(super) async fn renew(&mut self, settings: &Arc<NacosSettings>) {
+        let Some(token) = self.token.as_mut().filter(|token| Instant::now() >= token.due) else { return };
+        let server = (self.server + token.failed) % settings.urls.len();
+        let asked = timeout(RENEWAL, async {
+            let (_, mut http, user) = opened(settings, server).await?;
+            let user = user.ok_or_else(|| http.failed(&"there is no user any more"))?;
+            login(&mut http, &user).await
+        });
+        let silent = || format!("Nacos: login: it is silent for {} s", RENEWAL.as_secs());
+        match asked.await.unwrap_or_else(|_| Err(silent())) {
+            Ok(login) => *token = Token::of(login),
+            Err(why) => {
+                tracing::warn!("the token is not renewed: {why}; what is there stays, trying again");
+                token.failed += 1;
+                token.due = Instant::now() + (token.lasts / 20).clamp(SOONEST, LATEST);
+                token.trouble = Some(format!("the token cannot be renewed, which is tried again: {why}"));
+            }
         }
-        Ok(())
+    }
+
+    /// Why there is no new token, where one is due.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.token.as_ref()?.trouble.as_deref()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::Router;
-    use axum::extract::State;
-    use axum::http::Uri;
-    use axum::response::IntoResponse;
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    /// A server that has one of the ways.
-    async fn server(way: &'static str) -> Arc<NacosSettings> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let serve = |State(way): State<&'static str>, uri: Uri, body: String| async move {
-            match (uri.path() == way, body.as_str()) {
-                (false, _) => StatusCode::NOT_FOUND.into_response(),
-                (true, "username=me&password=p%26w") => {
-                    json!({ "accessToken": "t1", "tokenTtl": 100 }).to_string().into_response()
-                }
-                (true, _) => (StatusCode::FORBIDDEN, "unknown user!").into_response(),
-            }
-        };
-        let router = Router::new().fallback(serve).with_state(way);
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let urls = vec![format!("http://me:p%26w@{at}/nacos/")];
-        Arc::new(NacosSettings { urls, ..NacosSettings::default() })
-    }
-
-    #[tokio::test]
-    async fn a_token_is_had_in_the_way_of_either_version_and_a_refusal_is_told() {
-        for way in ["/nacos/v1/auth/login", "/nacos/v3/auth/user/login"] {
-            let settings = server(way).await;
-            let (_, mut http, user) = opened(&settings, 0).await.unwrap();
-            let good = login(&mut http, &user.unwrap()).await.unwrap();
-            assert_eq!((&*good.token, good.lasts), ("t1", Duration::from_secs(80)));
-            let why = login(&mut http, &("me".into(), "secret".into())).await.err().unwrap();
-            assert!(
-                why.contains("unknown user") && why.contains("passwordFile") && !why.contains("secret"),
-                "{why}"
-            );
-        }
-        let (_, mut http, user) = opened(&server("/other").await, 0).await.unwrap();
-        assert!(login(&mut http, &user.unwrap()).await.err().unwrap().contains("404"));
-    }
-}
+pub(super) mod tests;

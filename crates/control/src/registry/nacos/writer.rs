@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::client::Connection;
 use super::entry::{Name, WEIGHT};
@@ -76,10 +75,10 @@ impl Writer for NacosWriter {
     async fn open(&mut self) -> Result<(), String> {
         self.connection = None;
         self.there.clear();
-        let first = self.first;
-        self.first = (first + 1) % self.settings.urls.len();
-        self.connection = Some(Connection::open(&self.settings, first).await?);
-        self.first = first;
+        let connection = Connection::open(&self.settings, self.first).await?;
+        // The next attempt is at another server: this one may refuse what it is told.
+        self.first = (connection.server + 1) % self.settings.urls.len();
+        self.connection = Some(connection);
         Ok(())
     }
 
@@ -107,14 +106,16 @@ impl Writer for NacosWriter {
     }
 
     async fn beat(&mut self, _: &Wanted) -> Result<(), String> {
-        let (settings, first) = (self.settings.clone(), self.first);
         let connection = self.connection.as_mut().ok_or_else(|| "there is no connection".to_owned())?;
-        if connection.expires.is_some_and(|expires| Instant::now() >= expires) {
-            connection.renew(&settings, first).await?;
-        }
         // What is pushed to us is answered, or the server ends the connection.
         connection.answer_pushes().await?;
-        connection.ask("HealthCheckRequest", json!({})).await.map(drop)
+        connection.ask("HealthCheckRequest", json!({})).await?;
+        connection.renew(&self.settings).await;
+        Ok(())
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        self.connection.as_ref()?.trouble()
     }
 
     fn every(&self) -> Duration {
