@@ -211,6 +211,18 @@ struct Heard {
     token: Option<String>,
 }
 
+/// Asks for a service, and to be told when it changes.
+async fn subscribed(
+    settings: Arc<NacosSettings>,
+    connection: &Connection,
+    name: Name,
+) -> (Result<Value, String>, Name) {
+    let mut ask = settings.asked(&name);
+    ask["subscribe"] = true.into();
+    ask["clusters"] = "".into();
+    (connection.ask("SubscribeServiceRequest", ask).await, name)
+}
+
 impl Nacos {
     /// Nothing is asked yet. `origin` is who we are: what we wrote there is not read.
     pub fn new(settings: NacosSettings, origin: Arc<str>) -> Self {
@@ -273,6 +285,26 @@ impl Nacos {
         Ok(all)
     }
 
+    /// Who is not listed any more, and yet there. A server cuts each page out of an order of its own, which is another when a service comes
+    /// or goes: one may be on neither of two pages. So they are asked; only who has nobody has gone.
+    async fn unlisted(&self, connection: &Connection, heard: &Heard, listed: &BTreeSet<Name>) -> Vec<Name> {
+        let ask = |name: &Name| subscribed(self.settings.clone(), connection, name.clone());
+        let missing: Vec<_> =
+            heard.subscribed.keys().filter(|name| !listed.contains(*name)).map(ask).collect();
+        let mut answers = futures_util::stream::iter(missing).buffer_unordered(AT_ONCE);
+        let mut there = Vec::new();
+        while let Some((answer, name)) = answers.next().await {
+            // Of whom nothing is known nothing has changed.
+            let has_any = |answer: Value| {
+                answer["serviceInfo"]["hosts"].as_array().is_some_and(|hosts| !hosts.is_empty())
+            };
+            if answer.map_or(true, has_any) {
+                there.push(name);
+            }
+        }
+        there
+    }
+
     /// Asks which services there are, and subscribes to those that are new.
     async fn round(
         &mut self,
@@ -280,7 +312,8 @@ impl Nacos {
         heard: &mut Heard,
         voice: &Voice,
     ) -> Result<(), String> {
-        let now = self.listed(connection).await?;
+        let mut now = self.listed(connection).await?;
+        now.extend(self.unlisted(connection, heard, &now).await);
         let parts: BTreeSet<String> = now.iter().map(Name::part).collect();
         for (part, left) in self.parts.list(&parts, false, self.is_recovering(heard), Instant::now()) {
             self.counts.insert(part.clone(), left.len());
@@ -298,14 +331,8 @@ impl Nacos {
             |name: &Name| heard.subscribed.get(name).is_some_and(|known| known.asked.elapsed() < AGAIN);
         let due: Vec<Name> = now.into_iter().filter(|name| !is_fresh(name)).collect();
         let settings = self.settings.clone();
-        let subscribe = |name: Name| {
-            let mut ask = settings.asked(&name);
-            ask["subscribe"] = true.into();
-            ask["clusters"] = "".into();
-            async move { (connection.ask("SubscribeServiceRequest", ask).await, name) }
-        };
-        let mut answers =
-            futures_util::stream::iter(due.into_iter().map(subscribe)).buffer_unordered(AT_ONCE);
+        let ask = |name: Name| subscribed(settings.clone(), connection, name);
+        let mut answers = futures_util::stream::iter(due.into_iter().map(ask)).buffer_unordered(AT_ONCE);
         while let Some((answer, name)) = answers.next().await {
             let info = answer.map(|answer| answer["serviceInfo"].clone());
             match info.and_then(|info| entry::read(&info, &self.settings, &self.origin)) {

@@ -151,6 +151,40 @@ async fn what_the_first_round_after_a_start_lacks_is_held_one_by_one() {
     assert_eq!((play.push("catalog", 3, &all[1..]).await, &*play.problems()), (Some(2), ""));
 }
 
+#[tokio::test]
+async fn a_service_that_the_list_has_lost_is_asked_for_before_it_goes() {
+    const ALL: &[&str] = &["a", "b", "c", "d", "e"];
+    const REST: &[&str] = &["a", "c", "d", "e"];
+    let fake = client::tests::Fake::start("/nacos/v1/auth/login").await;
+    let connection = fake.connect().await;
+    let mut play = Play::new();
+    let mut heard = play.nacos.begins();
+    // `b` is not listed from the second list on, and is there until the third.
+    for (listed, there, said) in [(ALL, ALL, 5), (REST, ALL, 0), (REST, REST, 1)] {
+        fake.scene.lock().answers = Box::new(move |kind: &str, asked: &Value| {
+            let name = asked["serviceName"].as_str().unwrap_or_default();
+            let hosts = if there.contains(&name) { vec![host("10.0.0.1", json!({}))] } else { Vec::new() };
+            match kind {
+                "ServiceListRequest" => json!({ "count": listed.len(), "serviceNames": listed }),
+                "SubscribeServiceRequest" => json!({ "serviceInfo": info(name, 1, &hosts) }),
+                _ => json!({}),
+            }
+        });
+        play.nacos.round(&connection, &mut heard, &play.voice).await.unwrap();
+        let mut resets = Vec::new();
+        while let Ok(word) = play.words.try_recv() {
+            if let Word::Event(source, Event::Reset(items)) = word {
+                resets.push((source.part.clone(), items.len()));
+            }
+        }
+        assert_eq!(resets.len(), said, "{resets:?}");
+        let b = Name::of("b", GROUP);
+        assert_eq!(heard.subscribed.contains_key(&b), said != 1);
+        assert!(said != 1 || resets == [(b.part(), 0)], "{resets:?}");
+    }
+    assert_eq!(play.problems(), "");
+}
+
 #[test]
 fn settings_that_cannot_work_are_told_by_their_field() {
     let of = |more: Value| serde_json::from_value::<NacosSettings>(more).unwrap().validate();
