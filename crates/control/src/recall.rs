@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A registry goes on where it was: what it does not say any more after the start is missing as if it had been away, a rule that cannot
-//! be read is what it was. Where it does not answer, what it said holds, and ages. Who asks another place than before has said nothing yet.
-//! Files are not kept: they are there, or the start fails.
+//! be read is what it was. Where it does not answer, what it said holds, and ages. Who asks another place than before has said nothing
+//! yet, nor has who is called otherwise by the settings of now. Files are not kept: they are there, or the start fails.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::instance::Instance;
 use crate::keeper::{Claims, Keeper, Published, Rule};
 use crate::registry::health::{Registered, Table};
-use crate::registry::{Item, Memories, Memory, Row};
+use crate::registry::{Item, Memories, Memory, Row, label};
 use crate::store::records::{StoredSaid, shared};
 use crate::store::{Contents, Mutation, Store, StoreError};
 use crate::world::MeshSettings;
@@ -52,15 +52,69 @@ struct Note {
     heard: Option<Timestamp>,
     /// When a control plane last had it in force.
     kept: Timestamp,
+    /// What things are called here.
+    #[serde(default)]
+    called: Option<Called>,
+}
+
+/// What things of a registry are called here, by its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Called {
+    /// The namespace that its services get; without, their own.
+    namespace: Option<String>,
+    /// What services are called, by what they are called there.
+    names: BTreeMap<String, String>,
+}
+
+impl Called {
+    fn of(row: &Value) -> Self {
+        let namespace = row["namespace"].as_str().map(str::to_owned);
+        let names = serde_json::from_value(row["names"].clone()).unwrap_or_default();
+        Self { namespace, names }
+    }
+
+    /// What was called something that is called otherwise now: it comes under another name, and of what it was nothing is missing. Whatever
+    /// else was called like that by itself has to be said again, too.
+    fn renamed(&self, now: &Self) -> Renamed {
+        let moved_to = if self.namespace.is_none() { now.namespace.clone() } else { None };
+        let namespace = self.namespace.clone().filter(|_| self.namespace != now.namespace);
+        let there: BTreeSet<&String> = self.names.keys().chain(now.names.keys()).collect();
+        let moved = there.into_iter().filter(|name| self.names.get(*name) != now.names.get(*name));
+        let was = |name: &String| label(self.names.get(name).unwrap_or(name));
+        Renamed { namespace, moved_to, services: moved.map(was).collect() }
+    }
+}
+
+/// What is not called any more what it was.
+#[derive(Default)]
+struct Renamed {
+    namespace: Option<String>,
+    /// Where all of it is now that had namespaces of its own.
+    moved_to: Option<String>,
+    services: BTreeSet<String>,
+}
+
+impl Renamed {
+    fn has(&self, item: &Item) -> bool {
+        match item {
+            Item::Instance(instance) => {
+                self.namespace.as_ref() == Some(&instance.namespace)
+                    || self.moved_to.as_ref().is_some_and(|to| *to != instance.namespace)
+                    || self.services.contains(&instance.service)
+            }
+            Item::Rule(_) => false,
+        }
+    }
 }
 
 impl Note {
     fn of(row: &Row, heard: Option<Timestamp>) -> Self {
         let whole = serde_json::to_value(row).unwrap_or_default();
         let rows = whole.as_object().into_iter().flatten();
-        let (mut asked, mut at) = (String::new(), BTreeSet::new());
+        let (mut asked, mut at, mut called) = (String::new(), BTreeSet::new(), None);
         for (kind, of) in rows.filter(|(name, _)| *name != "name") {
             asked.push_str(kind);
+            called = Some(Called::of(of));
             for what in WHAT.iter().filter(|what| !of[**what].is_null()) {
                 asked.push_str(&format!(" {what}={}", of[*what]));
             }
@@ -70,7 +124,13 @@ impl Note {
                 one => vec![one.to_string()],
             }));
         }
-        Self { asked, at, heard, kept: Timestamp::now() }
+        Self { asked, at, heard, kept: Timestamp::now(), called }
+    }
+
+    /// What is called otherwise now than it was then. Of a note of before that was noted nothing is.
+    fn renamed(&self, now: &Self) -> Renamed {
+        let both = self.called.as_ref().zip(now.called.as_ref());
+        both.map(|(before, now)| before.renamed(now)).unwrap_or_default()
     }
 
     /// Whether what was kept then is what is asked for now.
@@ -127,29 +187,38 @@ pub async fn load(
 ) -> Result<Memories, StoreError> {
     let notes: Notes =
         contents.facts.get(FACT).and_then(|fact| serde_json::from_str(fact).ok()).unwrap_or_default();
-    let mut memories = Memories::new();
+    let (mut memories, mut renamed) = (Memories::new(), HashMap::new());
     for row in of_network(rows) {
-        if let Some(note) = notes.get(row.name()).filter(|note| note.holds_for(&Note::of(row, None)))
+        let now = Note::of(row, None);
+        if let Some(note) = notes.get(row.name()).filter(|note| note.holds_for(&now))
             && let Some(heard) = note.heard
         {
+            renamed.insert(row.name().to_owned(), note.renamed(&now));
             memories.insert(row.name().to_owned(), Memory { at: heard, parts: BTreeMap::new() });
         }
     }
-    let (mut unread, mut others) = (0, Vec::new());
+    let (mut unread, mut others, mut left) = (0, Vec::new(), BTreeSet::new());
     for said in store.clone().said().await? {
-        let Some(memory) = memories.get_mut(&said.registry) else {
-            let StoredSaid { registry, part, key, .. } = said;
+        let StoredSaid { registry, part, key, json } = said;
+        let Some((memory, renamed)) = memories.get_mut(&registry).zip(renamed.get(&registry)) else {
             others.push(Mutation::DeleteSaid { registry, part, key });
             continue;
         };
-        let kept = serde_json::from_str::<Kept>(&said.json).ok().and_then(|kept| kept.read(mesh));
-        let part = memory.parts.entry(said.part).or_default();
+        let kept = serde_json::from_str::<Kept>(&json).ok().and_then(|kept| kept.read(mesh));
+        if kept.as_ref().is_some_and(|item| renamed.has(item)) {
+            left.insert(registry.clone());
+            others.push(Mutation::DeleteSaid { registry, part, key });
+            continue;
+        }
+        let part = memory.parts.entry(part).or_default();
         match kept {
             Some(item) => part.push(item),
             None => unread += 1,
         }
     }
-    // What another place said goes before anything of this one is written under its name.
+    // Where all of it is called otherwise nothing has been said yet.
+    memories.retain(|registry, memory| !memory.parts.is_empty() || !left.contains(registry));
+    // What another place said, or was called otherwise, goes before anything of this one is written under its name.
     for some in others.chunks(COMMIT) {
         store.clone().commit(some.to_vec()).await?;
     }

@@ -44,6 +44,7 @@ mod web;
 pub mod write;
 pub mod zookeeper;
 
+pub(crate) use foreign::label;
 use health::Health;
 pub use opened::{Heard, Memories, Memory, Opened, open};
 pub use row::Row;

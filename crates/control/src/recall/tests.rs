@@ -136,3 +136,70 @@ async fn a_registry_that_had_nothing_is_known_to_have_had_nothing() {
     assert!(write(&as_store, Vec::new(), &never).await);
     assert!(found(&store, &rows).await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_called_otherwise_now_is_forgotten_and_nothing_else() {
+    let row = |kind: &str, fields: Value| -> Vec<Row> {
+        serde_json::from_value(json!([{ "name": "one", kind: fields }])).unwrap()
+    };
+    let eureka = |more: Value| {
+        let mut fields =
+            json!({"urls": ["http://a:1"], "namespace": "shop", "names": {"CART": "web", "X": "y"}});
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row("eureka", fields)
+    };
+    let etcd = |fields: Value| row("etcd", fields);
+    let instance = |id: &str, namespace: &str, service: &str| {
+        let Item::Instance(one) = instance(id) else { unreachable!() };
+        Instance { namespace: namespace.to_owned(), service: service.to_owned(), ..(*one).clone() }
+    };
+    let all = [("a", "shop", "web"), ("b", "shop", "stock"), ("c", "test", "db")];
+    let (same, none): (&[&str], &[&str]) = (&["a", "b", "c"], &[]);
+    for (before, now, left) in [
+        (eureka(json!({})), eureka(json!({"sidecar": true})), same),
+        (eureka(json!({})), eureka(json!({"namespace": "live"})), &["c"][..]),
+        (eureka(json!({})), eureka(json!({"names": {"CART": "basket", "X": "y"}})), &["b", "c"]),
+        (eureka(json!({})), eureka(json!({"names": {"X": "y"}})), &["b", "c"]),
+        // What had no other name had its own.
+        (eureka(json!({})), eureka(json!({"names": {"CART": "web", "X": "y", "DB": "store"}})), &["a", "b"]),
+        (etcd(json!({})), etcd(json!({"namespace": "shop"})), &["a", "b"]),
+        (etcd(json!({"namespace": "shop"})), etcd(json!({"namespace": "live"})), &["c"]),
+        (etcd(json!({})), etcd(json!({})), same),
+        (etcd(json!({})), etcd(json!({"namespace": "live"})), none),
+    ] {
+        let store = Arc::new(InMemory::default());
+        let as_store: Arc<dyn Store> = store.clone();
+        let said = all.map(|(id, namespace, service)| {
+            let json =
+                serde_json::to_string(&Kept::Instance(Arc::new(instance(id, namespace, service)))).unwrap();
+            let (registry, part, key) = ("one".to_owned(), format!("{namespace}/{service}"), id.to_owned());
+            Mutation::PutSaid(Box::new(StoredSaid { registry, part, key, json }))
+        });
+        let notes = Notes::from([("one".to_owned(), Note::of(&before[0], Some(Timestamp::now())))]);
+        assert!(write(&as_store, said.to_vec(), &notes).await);
+        let found = found(&store, &now).await;
+        // Where nothing is left, nothing is known: a start without an answer is none.
+        assert_eq!(found.contains_key("one"), !left.is_empty());
+        let parts = found.get("one").map(|memory| memory.parts.clone()).unwrap_or_default();
+        assert!(parts.values().all(|items| items.len() == 1), "{parts:?}");
+        let items = parts.into_values().flatten();
+        let ids: BTreeSet<String> = items
+            .map(|item| match item {
+                Item::Instance(one) => one.id.clone(),
+                Item::Rule(_) => unreachable!(),
+            })
+            .collect();
+        assert_eq!(ids.iter().map(String::as_str).collect::<Vec<_>>(), left);
+        let kept: Vec<String> = as_store.said().await.unwrap().into_iter().map(|said| said.key).collect();
+        assert_eq!(kept.len(), left.len(), "{kept:?}");
+    }
+    // A note of before that names were noted.
+    let mut note = serde_json::to_value(Note::of(&eureka(json!({}))[0], None)).unwrap();
+    note.as_object_mut().unwrap().remove("called");
+    let note: Note = serde_json::from_value(note).unwrap();
+    let now = Note::of(&eureka(json!({"namespace": "live"}))[0], None);
+    assert!(
+        note.holds_for(&now)
+            && !note.renamed(&now).has(&Item::Instance(Arc::new(instance("a", "shop", "web"))))
+    );
+}

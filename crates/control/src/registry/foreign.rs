@@ -140,7 +140,7 @@ pub(super) fn protocol_of(name: &str) -> Option<Protocol> {
 }
 
 /// A name as services have them here.
-pub(super) fn label(name: &str) -> String {
+pub(crate) fn label(name: &str) -> String {
     let of = |c: char| if matches!(c, '_' | '.' | ' ' | '/') { '-' } else { c.to_ascii_lowercase() };
     name.chars().map(of).collect()
 }

@@ -416,6 +416,12 @@ impl Nacos {
 
 impl Registry for Nacos {
     fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        let before = said.len();
+        said.retain(|part, _| self.wants(&Name::of(part, GROUP)));
+        // Of other services than before nothing has been said yet.
+        if said.is_empty() && before > 0 {
+            return false;
+        }
         self.counts = said.iter().map(|(part, items)| (part.clone(), items.len())).collect();
         self.parts.recall(said);
         true

@@ -185,6 +185,20 @@ async fn a_service_that_the_list_has_lost_is_asked_for_before_it_goes() {
     assert_eq!(play.problems(), "");
 }
 
+#[tokio::test]
+async fn services_that_are_not_wanted_any_more_are_not_recalled() {
+    let of = |name: &str| Item::Instance(Arc::new(read(name, host("10.0.0.1", json!({}))).unwrap()));
+    let part = |name: &str| (Name::of(name, GROUP).part(), vec![of(name)]);
+    let before = BTreeMap::from(["a", "b", "c", "d"].map(part));
+    for (services, left) in [(&[][..], Some(4)), (&["a", "b"], Some(2)), (&["x"], None)] {
+        let services = services.iter().map(|name: &&str| (*name).to_owned()).collect();
+        let mut nacos = Nacos::new(NacosSettings { services, ..settings() }, "us".into());
+        let mut said = before.clone();
+        assert_eq!(nacos.recall(&mut said).then_some(said.len()), left);
+        assert_eq!((nacos.parts.names().count(), nacos.counts.len()), (left.unwrap_or(0), left.unwrap_or(0)));
+    }
+}
+
 #[test]
 fn settings_that_cannot_work_are_told_by_their_field() {
     let of = |more: Value| serde_json::from_value::<NacosSettings>(more).unwrap().validate();
