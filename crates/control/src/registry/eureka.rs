@@ -231,7 +231,7 @@ impl Eureka {
     fn changed(&mut self, changes: Applications, touched: &mut BTreeSet<String>) -> bool {
         for row in changes.rows {
             if row.deleted {
-                self.keys.put(&row.key, None, touched);
+                self.keys.end(&row.key, row.said, touched);
                 self.statuses.remove(&row.key);
             } else {
                 self.keys.put(&row.key, Some(row.said), touched);

@@ -39,6 +39,8 @@ pub(super) struct Keys {
     hidden: BTreeSet<String>,
     /// One of these has changed.
     doubt: bool,
+    /// Instances that were said to have gone, by their part, until that is said on.
+    ended: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What a part has now.
@@ -55,6 +57,7 @@ impl Keys {
             unknown: BTreeSet::new(),
             hidden: BTreeSet::new(),
             doubt: false,
+            ended: BTreeMap::new(),
         }
     }
 
@@ -92,6 +95,9 @@ impl Keys {
             (None | Some(Said::Nobody), _) => return,
             (Some(Said::Instance(id, instance)), _) => {
                 let part = part_of(&instance);
+                if let Some(ended) = self.ended.get_mut(&part) {
+                    ended.remove(&id);
+                }
                 if let Some(recalled) = self.recalled.get_mut(&part) {
                     recalled.remove(&id);
                 }
@@ -117,6 +123,19 @@ impl Keys {
         touched.insert(part);
     }
 
+    /// It is said of a key that it is gone, and what it said last: that is more than that it is missing.
+    pub(super) fn end(&mut self, key: &str, last: Said, touched: &mut BTreeSet<String>) {
+        let known = self.by_key.get(key).and_then(|part| self.by_part.get(part)?.get(key)).cloned();
+        for said in known.into_iter().chain([last]) {
+            if let Said::Instance(id, instance) = said {
+                let part = part_of(&instance);
+                touched.insert(part.clone());
+                self.ended.entry(part).or_default().insert(id);
+            }
+        }
+        self.put(key, None, touched);
+    }
+
     /// Below these paths, and only these, nothing can be read.
     pub(super) fn hide(&mut self, paths: &BTreeSet<String>) {
         if self.hidden != *paths {
@@ -136,13 +155,15 @@ impl Keys {
         let missing = if recovering { Missing::Lost } else { Missing::Gone };
         self.by_part.retain(|_, keys| !keys.is_empty());
         let mut less = Vec::new();
-        let mut gone = false;
+        let (mut gone, ended) = (false, std::mem::take(&mut self.ended));
         for part in touched {
             let keys = self.by_part.get(&part).into_iter().flat_map(BTreeMap::values).cloned();
             let recalled = self.recalled.get(&part).into_iter().flatten();
             let recalled = recalled.map(|(id, instance)| Said::Instance(id.clone(), instance.clone()));
             let mut said = keys.chain(recalled).peekable();
+            // All of a service are as likely to be lost.
             if said.peek().is_some() {
+                ended.get(&part).into_iter().flatten().for_each(|id| self.parts.end(&part, id));
                 less.push((part.clone(), self.parts.part(&part, said, missing, now)));
             } else {
                 gone = true;

@@ -175,6 +175,12 @@ impl Parts {
         all
     }
 
+    /// It was said of this one that it has gone, whatever else is missing. Its part is said next.
+    pub(super) fn end(&mut self, name: &str, id: &str) {
+        self.said.get_mut(name).and_then(|part| part.remove(id));
+        self.held.get_mut(name).and_then(|held| held.remove(id));
+    }
+
     /// Nobody answered for so long: that is no time of a hold.
     pub(super) fn pause(&mut self, outage: Duration) {
         self.held.values_mut().flat_map(BTreeMap::values_mut).for_each(|held| held.since += outage);

@@ -281,6 +281,27 @@ async fn what_a_server_lacks_that_was_not_asked_before_is_held_one_by_one_until_
 }
 
 #[tokio::test]
+async fn who_is_said_to_have_gone_is_not_held_with_those_that_are_missing() {
+    let all: Vec<Value> = (1..=3).map(|id| info(&format!("a{id}"), "A", json!({}))).collect();
+    let gone = |id: &str| info(id, "A", json!({ "actionType": "DELETED" }));
+    let mut play = Play::new().await;
+    play.set(answer(2, "UP_3_", &all), answer(9, "UP_3_", &[]));
+    assert_eq!(play.round(true).await, counts(&[("shop/a", 3)]));
+    // It has started, and a3 is not back.
+    play.set(answer(2, "UP_2_", &all[..2]), answer(1, "UP_2_", &[]));
+    assert_eq!(play.round(true).await, counts(&[("shop/a", 3)]));
+    for (version, id, hash, left, held) in [(2, "a2", "UP_1_", 2, 1), (3, "a3", "UP_1_", 1, 0)] {
+        play.set(Value::Null, answer(version, hash, &[gone(id)]));
+        assert_eq!(play.round(false).await, counts(&[("shop/a", left)]));
+        assert_eq!(play.eureka.keys.parts.held_in("shop/a"), held);
+    }
+    // The last one of all that there was.
+    play.set(Value::Null, answer(4, "", &[gone("a1")]));
+    play.round(false).await;
+    assert_eq!(play.eureka.keys.parts.items("shop/a").len(), 1);
+}
+
+#[tokio::test]
 async fn a_server_that_has_started_a_rubbish_answer_and_a_bad_password_take_nothing() {
     let mut play = Play::new().await;
     let all: Vec<Value> =
