@@ -71,7 +71,7 @@ async fn what_a_registry_said_is_there_at_the_next_start_unless_another_place_is
     store.fail("full");
     let gone = Event::Remove(Key::Instance("a".to_owned()));
     keeper.registries(vec![(parts[0].clone(), gone)]).await.unwrap();
-    tokio::time::sleep(PAUSE * 3).await;
+    store.refused().await;
     assert_eq!(found(&store, &rows).await["dc1"].parts["shop/web"].len(), 2);
     store.clone().retry().await.unwrap();
     kept(&table, 2).await;

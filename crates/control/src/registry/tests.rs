@@ -1,4 +1,4 @@
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, interval_at};
 
 use super::health::Condition;
 use super::health::Table;
@@ -52,6 +52,12 @@ async fn a_registry_that_fails_is_asked_less_and_less_until_it_says_something() 
     keeping.await.unwrap();
 }
 
+/// Of a registry that is played: by the clock of the test, which stands still but for what waits.
+fn every(seconds: u64) -> Interval {
+    let pause = Duration::from_secs(seconds);
+    interval_at(Instant::now() + pause, pause)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_start_waits_as_long_as_a_listing_goes_on_and_no_longer() {
     /// Lists a page every 20 s; behind the last it only answers.
@@ -61,16 +67,18 @@ async fn a_start_waits_as_long_as_a_listing_goes_on_and_no_longer() {
     }
     impl Registry for Large {
         async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
+            let mut pages = every(20);
             for _ in 0..self.pages {
-                tokio::time::sleep(Duration::from_secs(20)).await;
+                pages.tick().await;
                 voice.heard();
             }
             if self.whole {
                 voice.say("Pod", Event::Reset(Vec::new())).await?;
                 voice.whole().await?;
             }
+            let mut answers = every(10);
             loop {
-                tokio::time::sleep(Duration::from_secs(10)).await;
+                answers.tick().await;
                 voice.is_there();
             }
         }
@@ -119,8 +127,9 @@ async fn a_start_waits_a_minute_at_most_for_one_that_it_knows_from_before() {
     struct Restless(u64);
     impl Registry for Restless {
         async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
+            let mut words = every(self.0);
             loop {
-                tokio::time::sleep(Duration::from_secs(self.0)).await;
+                words.tick().await;
                 voice.say("part", Event::Reset(Vec::new())).await?;
             }
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::records::{HistoryEntry, StoredInstance, StoredRevocation, StoredRule, StoredSaid, StoredToken};
 use super::{Answer, Contents, Mutation, Store, StoreError};
@@ -14,6 +15,8 @@ pub(crate) struct Memory {
     kept: Mutex<Kept>,
     /// Why it takes nothing, if it does not.
     trouble: Mutex<Option<String>>,
+    /// Rung by a change that it does not take.
+    refused: Notify,
 }
 
 #[derive(Default)]
@@ -32,6 +35,11 @@ impl Memory {
     /// From now on it takes no change.
     pub(crate) fn fail(&self, why: &str) {
         *self.trouble.lock() = Some(why.to_owned());
+    }
+
+    /// Waits until it has not taken a change.
+    pub(crate) async fn refused(&self) {
+        self.refused.notified().await;
     }
 
     /// Everything but the history.
@@ -102,6 +110,7 @@ impl Store for Memory {
     fn commit(self: Arc<Self>, mutations: Vec<Mutation>) -> Answer<()> {
         Box::pin(async move {
             if let Some(reason) = self.trouble() {
+                self.refused.notify_one();
                 return Err(StoreError::NotWritten { path: PathBuf::from("memory"), reason });
             }
             let mut kept = self.kept.lock();
