@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::try_join_all;
 use outrigger_identity::{Authority, AuthorityOptions, CredentialStore, keep_server_certificate};
 use outrigger_telemetry::{Drain, LogControl, Readiness, Registry};
 use tokio::sync::watch;
@@ -182,10 +183,8 @@ async fn open(
     let memories = recall::load(&store, &contents, &rows, &mesh).await?;
     let opened = registry::open(&rows, &mesh.reading("default"), &origin, memories, tasks);
     let registry::Opened { table: registries, mut heard, wanted } = opened;
-    let mut said = Vec::new();
-    for heard in &mut heard {
-        said.extend(heard.first().await?);
-    }
+    // Together: those that are away are waited for once.
+    let said = try_join_all(heard.iter_mut().map(Heard::first)).await?.into_iter().flatten().collect();
     let tokens = Tokens::new(store.clone(), std::mem::take(&mut contents.tokens));
     let start = Start {
         store: store.clone(),
