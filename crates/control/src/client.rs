@@ -26,6 +26,7 @@ use crate::api::types::{
     InstanceBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody, StatusBody, WaitQuery,
 };
 use crate::instance::{Instance, State};
+use crate::outside::escaped;
 
 mod explain;
 mod identities;
@@ -349,7 +350,7 @@ impl Client {
     /// # Errors
     /// `Refused` with 404 when there is none.
     pub async fn instance(&self, id: &str) -> Result<InstanceBody, ClientError> {
-        self.get(&format!("/v1/instances/{}", escape(id))).await
+        self.get(&format!("/v1/instances/{}", escaped(id))).await
     }
 
     /// Registers an instance.
@@ -367,7 +368,7 @@ impl Client {
     pub async fn heartbeat(&self, id: &str) -> Result<ChangedBody, ClientError> {
         self.json(
             Method::PUT,
-            &format!("/v1/instances/{}/heartbeat", escape(id)),
+            &format!("/v1/instances/{}/heartbeat", escaped(id)),
             None::<&()>,
             Duration::ZERO,
         )
@@ -379,7 +380,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn set_state(&self, id: &str, state: State) -> Result<ChangedBody, ClientError> {
-        let path = format!("/v1/instances/{}/state", escape(id));
+        let path = format!("/v1/instances/{}/state", escaped(id));
         self.json(Method::PUT, &path, Some(&StateBody { state }), Duration::ZERO).await
     }
 
@@ -388,7 +389,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn deregister(&self, id: &str) -> Result<ChangedBody, ClientError> {
-        self.json(Method::DELETE, &format!("/v1/instances/{}", escape(id)), None::<&()>, Duration::ZERO).await
+        self.json(Method::DELETE, &format!("/v1/instances/{}", escaped(id)), None::<&()>, Duration::ZERO)
+            .await
     }
 
     /// All services.
@@ -434,7 +436,7 @@ fn patience(wait: bool, seconds: Option<f64>) -> Duration {
 }
 
 fn rule_path(kind: &str, namespace: &str, name: &str) -> String {
-    format!("/v1/rules/{}/{}/{}", escape(kind), escape(namespace), escape(name))
+    format!("/v1/rules/{}/{}/{}", escaped(kind), escaped(namespace), escaped(name))
 }
 
 /// `?key=value&…` of a flat struct; empty when nothing is set.
@@ -445,22 +447,10 @@ fn query_string(query: &impl Serialize) -> String {
         .filter(|(_, value)| !value.is_null() && *value != serde_json::Value::Bool(false))
         .map(|(key, value)| {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            format!("{key}={}", escape(&text))
+            format!("{key}={}", escaped(&text))
         })
         .collect();
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
-}
-
-/// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use outrigger_identity::JoinFile;
 
-use super::{Client, ClientError, escape, query_string};
+use super::{Client, ClientError, escaped, query_string};
 use crate::api::types::{
     AuthorityBody, ForgetQuery, IdentityBody, IdentityRequest, ReinstatedBody, RevocationBody,
     RevocationRequest, RevokedBody, RevokedEntryBody, TokenBody, TokenRequest, TrustBundleBody,
@@ -37,7 +37,7 @@ impl Client {
         namespace: &str,
         service_account: &str,
     ) -> Result<RevokedBody, ClientError> {
-        let path = format!("/v1/tokens/{}/{}", escape(namespace), escape(service_account));
+        let path = format!("/v1/tokens/{}/{}", escaped(namespace), escaped(service_account));
         self.json(Method::DELETE, &path, None::<&()>, Duration::ZERO).await
     }
 

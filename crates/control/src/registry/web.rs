@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
-use crate::outside::{Files, Http1, Place, read_text};
+use crate::outside::{Files, Http1, Place, read_text, unescaped};
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,15 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_ANSWER: usize = 64 << 20;
 /// What an error says is cut to this.
 const MAX_ERROR: usize = 512;
-
-/// A part of a path or of a query.
-pub(super) fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(escape).collect()
-}
 
 /// Where a registry is asked.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,7 +47,7 @@ impl Url {
         if base.contains(['?', '#', ' ']) || base.chars().any(char::is_control) {
             return Err(wrong());
         }
-        let user = user.map(|(name, password)| (plain(name), plain(password)));
+        let user = user.map(|(name, password)| (unescaped(name), unescaped(password)));
         Ok(Self { place, base: base.to_owned(), user })
     }
 }
@@ -70,19 +61,6 @@ pub(super) fn without_users<S: serde::Serializer>(urls: &[String], out: S) -> Re
         Some(format!("{scheme}://{host}{base}"))
     };
     out.collect_seq(urls.iter().map(|url| bare(url).unwrap_or_else(|| url.clone())))
-}
-
-/// Without `%XX`.
-fn plain(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| *byte == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        let code = code.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        out.push(code.unwrap_or(*byte));
-        rest = if code.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// How the servers of a row are asked.

@@ -8,11 +8,15 @@ use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::{Method, Request, StatusCode, header};
 use outrigger_identity::ControlPlane;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Own, State};
 
 /// Of an answer; more is none.
 const MOST_ANSWER: usize = 16 << 10;
+
+/// All but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why the control plane does not have what it was told.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub(super) async fn tell(control: &ControlPlane, own: &Own, state: State) -> Res
         let path = "/v1/instances".to_owned();
         return call(control, own, Method::POST, path, |local| own.body(state, local)).await;
     }
-    let path = format!("/v1/instances/{}", escape(own.id()));
+    let path = format!("/v1/instances/{}", utf8_percent_encode(own.id(), RESERVED));
     match call(control, own, Method::DELETE, path, |_| Vec::new()).await {
         Err(Trouble::Refused(StatusCode::NOT_FOUND, _) | Trouble::Replaced(_)) => Ok(()),
         result => result,
@@ -125,16 +129,4 @@ async fn read(mut body: RecvStream) -> Result<Bytes, AnyError> {
         answer.extend_from_slice(&chunk);
     }
     Ok(answer.freeze())
-}
-
-/// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
 }

@@ -51,7 +51,7 @@ pub(super) fn place(address: &str) -> Result<Place, String> {
     Place::parse(address, (8500, 8501)).map_err(|why| format!("address: {why}"))
 }
 
-pub(super) use crate::registry::web::escaped;
+pub(super) use crate::outside::escaped;
 
 impl Http {
     /// Reads token and certificates. Blocks.

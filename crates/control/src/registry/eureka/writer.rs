@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{ADVICE, EurekaSettings, opened};
 use crate::instance::{Instance, State};
-use crate::registry::web::{Http, escaped};
+use crate::outside::escaped;
+use crate::registry::web::Http;
 use crate::registry::write::{Wanted, Writer, marked, metadata};
 
 /// Writes to one of its servers, which tells the others.

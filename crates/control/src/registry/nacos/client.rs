@@ -15,8 +15,9 @@ use super::NacosSettings;
 use super::proto::bi_request_stream_client::BiRequestStreamClient;
 use super::proto::request_client::RequestClient;
 use super::proto::{Body, Metadata, Payload};
+use crate::outside::escaped;
 use crate::registry::grpc;
-use crate::registry::web::{Http, Url, escaped};
+use crate::registry::web::{Http, Url};
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
