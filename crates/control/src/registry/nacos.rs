@@ -18,17 +18,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::parts::{Missing, Parts};
+use super::parts::{Missing, Parts, is_mass};
 use super::web::{self, Access, Url};
 use super::{Event, Item, MOST_PROBLEMS, Problem, Registry, Voice};
 
 mod client;
 mod entry;
+mod heard;
 mod proto;
 pub(super) mod writer;
 
 use client::Connection;
 use entry::{BETWEEN, Name};
+use heard::{Heard, Known};
 
 /// The group that services are in by default.
 const GROUP: &str = "DEFAULT_GROUP";
@@ -45,6 +47,8 @@ const MOST_INSTANCES: usize = 200_000;
 const AT_ONCE: usize = 16;
 /// A service is asked for again, though it is pushed: a server whose pushes fail says so to nobody.
 const AGAIN: Duration = Duration::from_secs(60);
+/// A service that is listed and said to have nobody for so long was taken out: it has been asked for again.
+const EMPTY: Duration = Duration::from_secs(90);
 /// A server that hears nothing of a connection for 20 s asks whether it is there.
 const BEAT: Duration = Duration::from_secs(5);
 /// Of a URL that names none.
@@ -189,28 +193,6 @@ pub struct Nacos {
     heard: Option<Instant>,
 }
 
-/// What is known of a service that is subscribed to.
-struct Known {
-    /// When what it said last was made, by the server's clock.
-    made: i64,
-    asked: Instant,
-}
-
-/// What one connection has heard.
-#[derive(Default)]
-struct Heard {
-    /// Services that are subscribed to.
-    subscribed: BTreeMap<Name, Known>,
-    /// Something was known before, by another connection or before this start; the server may have lost everything since.
-    again: bool,
-    /// All of them have been heard of once.
-    whole: bool,
-    /// What cannot be subscribed to, or be read.
-    trouble: BTreeMap<String, String>,
-    /// Why there is no new token.
-    token: Option<String>,
-}
-
 /// Asks for a service, and to be told when it changes.
 async fn subscribed(
     settings: Arc<NacosSettings>,
@@ -238,6 +220,16 @@ impl Nacos {
 
     fn is_recovering(&self, heard: &Heard) -> bool {
         (heard.again && !heard.whole) || self.begun_anew.is_some_and(|since| since.elapsed() < RECOVERY)
+    }
+
+    /// Whether a service was taken out. All or many of them are more likely to have been lost.
+    fn is_taken_out(&self, name: &Name, heard: &Heard) -> bool {
+        let has = |name: &Name| self.counts.get(&name.part()).is_some_and(|count| *count > 0);
+        let empty =
+            heard.subscribed.iter().filter(|(name, known)| known.empty.is_some() && has(name)).count();
+        let known = self.counts.values().filter(|count| **count > 0).count();
+        let since = heard.subscribed.get(name).and_then(|known| known.empty);
+        since.is_some_and(|since| since.elapsed() >= EMPTY) && !is_mass(empty, known)
     }
 
     fn tell(&self, heard: &Heard, voice: &Voice) {
@@ -338,7 +330,7 @@ impl Nacos {
             match info.and_then(|info| entry::read(&info, &self.settings, &self.origin)) {
                 Ok(service) => {
                     let known = heard.subscribed.entry(name.clone());
-                    let known = known.or_insert(Known { made: 0, asked: Instant::now() });
+                    let known = known.or_insert(Known::new(0));
                     known.asked = Instant::now();
                     // A push may have come before the answer, and be of later.
                     if known.made <= service.made {
@@ -373,8 +365,15 @@ impl Nacos {
         heard: &mut Heard,
         voice: &Voice,
     ) -> Result<(), String> {
-        let part = name.part();
-        let missing = match (self.is_recovering(heard), said.is_empty()) {
+        let (part, recovering) = (name.part(), self.is_recovering(heard));
+        if let Some(known) = heard.subscribed.get_mut(name) {
+            let since = known.empty.unwrap_or_else(Instant::now);
+            known.empty = (said.is_empty() && !recovering).then_some(since);
+        }
+        if self.is_taken_out(name, heard) {
+            self.parts.clear(&part);
+        }
+        let missing = match (recovering, said.is_empty()) {
             (true, _) => Missing::Lost,
             (false, true) => Missing::Emptied,
             (false, false) => Missing::Gone,

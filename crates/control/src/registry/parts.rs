@@ -15,6 +15,11 @@ use crate::instance::Instance;
 /// More than this share of the services gone at once is held. Percent.
 const MASS_PERCENT: usize = 30;
 
+/// Whether so many of so many are more likely to have been lost than to have gone.
+pub(super) fn is_mass(lost: usize, known: usize) -> bool {
+    lost == known || (lost >= 2 && lost * 100 > known * MASS_PERCENT)
+}
+
 /// What a catalogue says of one thing in it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Said {
@@ -93,7 +98,7 @@ impl Parts {
         let full = |name: &String| self.said.get(name).is_some_and(|part| !part.is_empty());
         // Of what the token may hide only its own answer tells that it has gone.
         let lost = missing.iter().filter(|name| if hidden { emptied(name) } else { full(name) }).count();
-        let mass = lost == known || (lost >= 2 && lost * 100 > known * MASS_PERCENT);
+        let mass = is_mass(lost, known);
         let mut less = Vec::new();
         for name in missing {
             let Some(part) = self.said.get_mut(&name) else { continue };
@@ -173,6 +178,12 @@ impl Parts {
             self.held.remove(name);
         }
         all
+    }
+
+    /// It was said of a part that nobody is there, and that is meant. It is said next.
+    pub(super) fn clear(&mut self, name: &str) {
+        self.said.remove(name);
+        self.held.remove(name);
     }
 
     /// It was said of this one that it has gone, whatever else is missing. Its part is said next.

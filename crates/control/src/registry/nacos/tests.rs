@@ -115,7 +115,7 @@ impl Play {
 async fn what_is_pushed_holds_unless_it_is_old_empty_or_rubbish() {
     let mut play = Play::new();
     assert_eq!(play.push("catalog", 5, &["10.0.0.1"]).await, None, "nobody has subscribed to it");
-    play.heard.subscribed.insert(Name::of("catalog", GROUP), Known { made: 5, asked: Instant::now() });
+    play.heard.subscribed.insert(Name::of("catalog", GROUP), Known::new(5));
     assert_eq!(play.push("catalog", 6, &["10.0.0.1", "10.0.0.2"]).await, Some(2));
     assert_eq!(play.push("catalog", 5, &["10.0.0.1"]).await, None, "it is older");
     assert_eq!(play.push("DEFAULT_GROUP@@catalog", 7, &["10.0.0.1"]).await, Some(1));
@@ -133,6 +133,34 @@ async fn what_is_pushed_holds_unless_it_is_old_empty_or_rubbish() {
     assert_eq!(play.push("catalog", 11, &["10.0.0.3"]).await, Some(2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_taken_out_goes_and_many_at_once_are_held() {
+    let mut play = Play::new();
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        play.heard.subscribed.insert(Name::of(name, GROUP), Known::new(0));
+        assert_eq!(play.push(name, 1, &["10.0.0.1", "10.0.0.2"]).await, Some(2));
+    }
+    // Disabled in the console, with all its instances.
+    assert_eq!(play.push("a", 2, &[]).await, Some(2));
+    tokio::time::advance(EMPTY / 2).await;
+    assert_eq!(play.push("a", 3, &[]).await, Some(2), "it may be on its way");
+    tokio::time::advance(EMPTY / 2).await;
+    assert_eq!((play.push("a", 4, &[]).await, &*play.problems()), (Some(0), ""));
+    assert_eq!(play.push("a", 5, &["10.0.0.1"]).await, Some(1));
+    // One that had somebody in between begins anew.
+    assert_eq!(play.push("a", 6, &[]).await, Some(1));
+    assert_eq!(play.push("a", 7, &["10.0.0.1"]).await, Some(1));
+    tokio::time::advance(EMPTY).await;
+    for name in &names[..2] {
+        assert!(play.push(name, 8, &[]).await > Some(0));
+    }
+    tokio::time::advance(EMPTY).await;
+    for name in &names[..2] {
+        assert!(play.push(name, 9, &[]).await > Some(0), "two of four at once");
+    }
+}
+
 #[tokio::test]
 async fn what_the_first_round_after_a_start_lacks_is_held_one_by_one() {
     let mut play = Play::new();
@@ -142,7 +170,7 @@ async fn what_the_first_round_after_a_start_lacks_is_held_one_by_one() {
     let part = "DEFAULT_GROUP@@catalog".to_owned();
     assert!(play.nacos.recall(&mut BTreeMap::from([(part.clone(), all.iter().map(of).collect())])));
     play.heard = play.nacos.begins();
-    play.heard.subscribed.insert(Name::of("catalog", GROUP), Known { made: 0, asked: Instant::now() });
+    play.heard.subscribed.insert(Name::of("catalog", GROUP), Known::new(0));
     assert_eq!(play.push("catalog", 1, &all[..1]).await, Some(3));
     assert_eq!(play.nacos.parts.held_in(&part), 2);
     assert!(play.problems().contains("does not list what it listed before"), "{}", play.problems());
