@@ -26,16 +26,16 @@ use crate::thin_thread::web;
 const TOKEN: &str = "4b7d9c7e-6f0a-4c57-9d1c-3a54ad9d7c11";
 
 /// A Consul in memory: it forgets everything when it ends.
-struct Consul {
+pub struct Consul {
     aside: tempfile::TempDir,
     binary: std::path::PathBuf,
     /// Without TLS, for the test.
     address: SocketAddr,
-    process: Option<Process>,
+    pub process: Option<Process>,
 }
 
 impl Consul {
-    async fn start(binary: &Path, address: SocketAddr) -> Self {
+    pub async fn start(binary: &Path, address: SocketAddr) -> Self {
         let aside = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate =
@@ -89,12 +89,12 @@ impl Consul {
         Ok((status, text))
     }
 
-    async fn put(&self, path: &str, body: Value) {
+    pub async fn put(&self, path: &str, body: Value) {
         let (status, text) = self.call("PUT", path, body).await.unwrap();
         assert_eq!(status, 200, "{path}: {text}");
     }
 
-    async fn register(&self, id: &str, service: &str, address: SocketAddr) {
+    pub async fn register(&self, id: &str, service: &str, address: SocketAddr) {
         self.put(
             "/v1/agent/service/register",
             json!({
@@ -107,7 +107,7 @@ impl Consul {
     }
 }
 
-fn settings(consul: &Consul) -> Value {
+pub fn settings(consul: &Consul) -> Value {
     let file = |name: &str| consul.aside.path().join(name);
     let tls = SocketAddr::new(consul.address.ip(), 8501);
     json!({ "registries": [{ "name": "dc1", "consul": {

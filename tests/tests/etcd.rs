@@ -28,7 +28,7 @@ const PREFIX: &str = "/services/";
 const PASSWORD: &str = "wird nicht verraten";
 
 /// An etcd of one member; its JSON gateway without TLS is the test's.
-struct Etcd {
+pub struct Etcd {
     aside: tempfile::TempDir,
     binary: PathBuf,
     /// Without TLS; with it the same port of the next address.
@@ -37,7 +37,7 @@ struct Etcd {
 }
 
 impl Etcd {
-    async fn start(binary: &Path, net: [u8; 2]) -> Self {
+    pub async fn start(binary: &Path, net: [u8; 2]) -> Self {
         let aside = tempfile::tempdir().unwrap();
         let address = SocketAddr::from(([127, net[0], net[1], 5], 2379));
         let key = KeyPair::generate().unwrap();
@@ -120,7 +120,7 @@ impl Etcd {
         self.call(path, &body, token["token"].as_str().unwrap()).await.unwrap()
     }
 
-    async fn put(&self, key: &str, value: &Value, lease: &str) {
+    pub async fn put(&self, key: &str, value: &Value, lease: &str) {
         let (key, value) = (STANDARD.encode(format!("{PREFIX}{key}")), STANDARD.encode(value.to_string()));
         self.ask("/v3/kv/put", json!({ "key": key, "value": value, "lease": lease })).await;
     }
@@ -143,12 +143,12 @@ impl Etcd {
     }
 
     /// A lease of so many seconds that nobody keeps alive.
-    async fn lease(&self, seconds: u32) -> String {
+    pub async fn lease(&self, seconds: u32) -> String {
         let answer = self.ask("/v3/lease/grant", json!({ "TTL": seconds })).await;
         answer["ID"].as_str().unwrap().to_owned()
     }
 
-    fn settings(&self, more: &Value) -> Value {
+    pub fn settings(&self, more: &Value) -> Value {
         let mut etcd = json!({
             "endpoints": ["https://127.0.0.1:1", format!("https://{}", Self::tls_of(self.address))],
             "prefix": PREFIX, "caFile": self.file("ca.pem"), "user": "root", "passwordFile": self.file("password"),
@@ -158,7 +158,7 @@ impl Etcd {
     }
 }
 
-fn plain(address: SocketAddr) -> Value {
+pub fn plain(address: SocketAddr) -> Value {
     json!({
         "addresses": [address.ip()], "ports": [{ "number": address.port(), "protocol": "http" }], "sidecar": false,
         "version": "v7", "weight": 300,

@@ -38,6 +38,7 @@ mod layering;
 mod limits;
 mod localities;
 mod messages;
+mod moves;
 mod nacos;
 mod operators_view;
 mod outage;

@@ -295,7 +295,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// RFC 1123; as Kubernetes, which asks of the whole alone how long it is.
-fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     let part = |part: &str| {
         let ends = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         part.bytes().all(|b| ends(b) || b == b'-')

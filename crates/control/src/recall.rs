@@ -112,7 +112,7 @@ impl Note {
         let whole = serde_json::to_value(row).unwrap_or_default();
         let rows = whole.as_object().into_iter().flatten();
         let (mut asked, mut at, mut called) = (String::new(), BTreeSet::new(), None);
-        for (kind, of) in rows.filter(|(name, _)| *name != "name") {
+        for (kind, of) in rows.filter(|(name, _)| *name != "name" && *name != "labels") {
             asked.push_str(kind);
             called = Some(Called::of(of));
             for what in WHAT.iter().filter(|what| !of[**what].is_null()) {

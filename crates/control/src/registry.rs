@@ -183,15 +183,26 @@ pub struct Voice {
     registry: Arc<str>,
     words: mpsc::Sender<Word>,
     health: Arc<Health>,
+    labels: Arc<row::Labels>,
 }
 
 impl Voice {
+    fn new(place: usize, row: &health::Registered, words: mpsc::Sender<Word>, labels: &row::Labels) -> Self {
+        let (registry, health) = (row.name.clone(), row.health.clone());
+        Self { place, registry, words, health, labels: Arc::new(labels.clone()) }
+    }
+
     /// Says something of a part. Waits when the keeper is behind.
     ///
     /// # Errors
     /// When nobody listens any more.
-    pub async fn say(&self, part: &str, event: Event) -> Result<(), String> {
+    pub async fn say(&self, part: &str, mut event: Event) -> Result<(), String> {
         self.health.heard();
+        match &mut event {
+            Event::Reset(items) => items.iter_mut().for_each(|item| row::mark(item, &self.labels)),
+            Event::Upsert(item) => row::mark(item, &self.labels),
+            Event::Remove(_) => {}
+        }
         let source = Source { place: self.place, registry: self.registry.clone(), part: part.to_owned() };
         self.send(Word::Event(Arc::new(source), event)).await
     }
@@ -233,7 +244,8 @@ impl Voice {
     #[cfg(test)]
     pub(crate) fn of_a_test() -> (Self, mpsc::Receiver<Word>) {
         let (words, heard) = mpsc::channel(WORDS);
-        (Self { place: 1, registry: "test".into(), words, health: Arc::default() }, heard)
+        let (registry, health, labels) = ("test".into(), Arc::default(), Arc::default());
+        (Self { place: 1, registry, words, health, labels }, heard)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Endpoints: the running instances of a service port, or of a subset of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -70,12 +70,35 @@ fn set<'a>(
     instances: impl Iterator<Item = (&'a Instance, IpAddr)>,
     mut places: Places<'_, SocketAddr>,
 ) -> EndpointSet {
-    for (instance, address) in instances {
-        if let Some(endpoint) = endpoint(lens, instance, SocketAddr::new(address, port)) {
+    let at = |(instance, ip)| Some((instance, SocketAddr::new(ip, port)));
+    for (instance, address) in one_each(instances.filter_map(at).collect()) {
+        if let Some(endpoint) = endpoint(lens, instance, address) {
             places.put(instance.locality(), &instance.labels, endpoint);
         }
     }
     places.into_set(name)
+}
+
+/// One instance for an address. One workload is several instances where it is in two registries, as while it moves from one to the other:
+/// whoever says that it was taken out is believed, else whoever says that it takes requests, of those alike the one whose id comes first.
+fn one_each(mut all: Vec<(&Instance, SocketAddr)>) -> Vec<(&Instance, SocketAddr)> {
+    let mut by_address = HashMap::with_capacity(all.len());
+    let once = all.iter().enumerate().all(|(i, (_, address))| by_address.insert(*address, i).is_none());
+    if once {
+        return all;
+    }
+    let rank = |instance: &Instance| match instance.state {
+        State::Maintenance => 0,
+        State::Running => 1,
+        State::Stopping => 2,
+        State::Starting | State::Unhealthy => 3,
+        State::Stopped => 4,
+    };
+    all.sort_by(|(one, at), (other, there)| {
+        at.cmp(there).then_with(|| rank(one).cmp(&rank(other))).then_with(|| one.id.cmp(&other.id))
+    });
+    all.dedup_by_key(|(_, address)| *address);
+    all
 }
 
 pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {

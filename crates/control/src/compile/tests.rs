@@ -150,6 +150,28 @@ fn only_running_instances_take_new_requests() {
 }
 
 #[test]
+fn a_workload_in_two_registries_is_one_endpoint() {
+    let twice = |states: [State; 2]| {
+        let mut one = sample("catalog@n1.dc1", "catalog", "v1", "127.0.0.11", 8080, Protocol::Http);
+        let mut other = Instance { id: "catalog-1".into(), weight: 300, ..one.clone() };
+        (other.state, one.state) = (states[0], states[1]);
+        let far = sample("catalog-2", "catalog", "v1", "127.0.0.12", 8080, Protocol::Http);
+        let compiled = compiled(vec![one, other, far], "");
+        let Some(Resource::Endpoints(set)) = get(&compiled, &web(), ResourceKind::Endpoints, CATALOG) else {
+            panic!("no endpoints");
+        };
+        let all = set.iter().filter(|e| e.address.ip().to_string() == "127.0.0.11");
+        let all: Vec<_> = all.map(|e| (e.health, e.weight)).collect();
+        assert_eq!((all.len(), set.iter().count()), (1, 2), "{set:?}");
+        all[0]
+    };
+    use outrigger_model::endpoint::Health::{Healthy, Unhealthy};
+    assert_eq!(twice([State::Running, State::Running]), (Healthy, 300), "the first by its id");
+    assert_eq!(twice([State::Unhealthy, State::Running]), (Healthy, 100), "who takes requests");
+    assert_eq!(twice([State::Running, State::Maintenance]), (Unhealthy, 100), "an operator's word");
+}
+
+#[test]
 fn a_client_sees_only_its_own_inbound_listeners() {
     let c = compiled(shop(), "");
     let names: Vec<_> = c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.clone()).collect();

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::health::{Health, Registered, Table};
+use super::row::mark;
 use super::write::{self, Wanted, Writer};
 use super::{
     Event, Item, PAUSE, Registry, Row, Source, Voice, WORDS, Word, consul, dns, etcd, eureka, file,
@@ -45,13 +46,13 @@ impl Memory {
     }
 
     /// As a registry would say it.
-    fn events(self, place: usize, registry: &Arc<str>) -> Vec<(Arc<Source>, Event)> {
-        let parts = self.parts.into_iter();
-        parts
-            .map(|(part, items)| {
-                (Arc::new(Source { place, registry: registry.clone(), part }), Event::Reset(items))
-            })
-            .collect()
+    fn events(self, voice: &Voice) -> Vec<(Arc<Source>, Event)> {
+        let (place, registry) = (voice.place, &voice.registry);
+        let event = |(part, mut items): (_, Vec<Item>)| {
+            items.iter_mut().for_each(|item| mark(item, &voice.labels));
+            (Arc::new(Source { place, registry: registry.clone(), part }), Event::Reset(items))
+        };
+        self.parts.into_iter().map(event).collect()
     }
 }
 
@@ -169,7 +170,7 @@ impl Opening<'_> {
             && registry.recall(&mut memory.parts)
         {
             self.voice.health.recalled(memory.heard());
-            self.heard.recalled = Some(memory.events(self.voice.place, &self.voice.registry));
+            self.heard.recalled = Some(memory.events(&self.voice));
         }
         self.tasks.spawn(keep(registry, self.voice));
         self.heard
@@ -199,8 +200,7 @@ pub fn open(
     for row in rows {
         let registered = table.add(row.name(), row.kind());
         let (words, receiver) = mpsc::channel(WORDS);
-        let health = registered.health.clone();
-        let voice = Voice { place: table.len() - 1, registry: registered.name.clone(), words, health };
+        let voice = Voice::new(table.len() - 1, &registered, words, &row.labels);
         let memory = memories.remove(row.name());
         let one = Heard::new(registered, receiver);
         let opening = Opening { voice, heard: one, memory, wants: &wants, tasks };

@@ -1,9 +1,39 @@
 //! A row of the settings' table of registries.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::{Source, consul, dns, etcd, eureka, file, kubernetes, nacos, zookeeper};
+use super::{Item, Source, consul, dns, etcd, eureka, file, kubernetes, nacos, zookeeper};
+
+/// Labels of a row, at most.
+const MOST_LABELS: usize = 16;
+
+/// Labels that all instances of a registry get.
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// Gives an instance the labels of its registry. They go before its own, so that nobody there is taken for one of elsewhere.
+pub(super) fn mark(item: &mut Item, labels: &Labels) {
+    if let Item::Instance(instance) = item
+        && labels.iter().any(|(key, value)| instance.labels.get(key) != Some(value))
+    {
+        let more = labels.iter().map(|(key, value)| (key.clone(), value.clone()));
+        Arc::make_mut(instance).labels.extend(more);
+    }
+}
+
+/// As Kubernetes has it: 63 letters, digits, `-`, `_` and `.`, the outer ones letters or digits; a key may have a domain before a `/`.
+fn is_label(key: &str, value: &str) -> bool {
+    let word = |text: &str| {
+        let outer = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        let all = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        all && text.len() <= 63 && outer(text.bytes().next()) && outer(text.bytes().next_back())
+    };
+    let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
+    domain.is_none_or(crate::instance::is_subdomain) && word(name) && (value.is_empty() || word(value))
+}
 
 /// A registry of the settings: its name, and one field that says what it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +41,9 @@ use super::{Source, consul, dns, etcd, eureka, file, kubernetes, nacos, zookeepe
 pub struct Row {
     /// How `status`, metrics and errors call it. Default: what it is, such as `file`.
     pub name: Option<String>,
+    /// Labels that all its instances get, for subsets: `{from: consul}`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Files on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<file::FileSettings>,
@@ -64,6 +97,15 @@ impl Row {
     }
 
     fn check(&self) -> Result<(), String> {
+        if self.labels.len() > MOST_LABELS {
+            return Err(format!("labels: there are {}, the most are {MOST_LABELS}", self.labels.len()));
+        }
+        if let Some((key, value)) = self.labels.iter().find(|(key, value)| !is_label(key, value)) {
+            return Err(format!(
+                "labels: \"{key}: {value}\" is no label; write 63 letters, digits, '-', '_' or '.' at most, \
+                 with a letter or digit at both ends"
+            ));
+        }
         let all = [
             ("consul", self.consul.as_ref().map(consul::ConsulSettings::validate)),
             ("etcd", self.etcd.as_ref().map(etcd::EtcdSettings::validate)),

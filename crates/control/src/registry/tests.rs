@@ -1,9 +1,9 @@
 use tokio::time::{Instant, Interval, interval_at};
 
-use super::health::Condition;
-use super::health::Table;
+use super::health::{Condition, Table};
 use super::opened::keep;
 use super::*;
+use crate::instance::{Protocol, sample};
 
 /// Says one thing each time, and fails.
 struct Restless {
@@ -30,7 +30,7 @@ async fn a_registry_that_fails_is_asked_less_and_less_until_it_says_something() 
     assert_eq!(row.condition(), Condition::Away, "it was never heard");
     let (asked, mut times) = mpsc::channel(1);
     let (words, mut heard) = mpsc::channel(WORDS);
-    let voice = Voice { place: 1, registry: "restless".into(), words, health: row.health.clone() };
+    let voice = Voice::new(1, &row, words, &BTreeMap::new());
     let keeping = tokio::spawn(keep(Restless { times: 0, asked }, voice));
     let mut last = times.recv().await.unwrap();
     let mut pauses = Vec::new();
@@ -87,7 +87,7 @@ async fn a_start_waits_as_long_as_a_listing_goes_on_and_no_longer() {
         let mut table = Table::new();
         let row = table.add("cluster", "kubernetes");
         let (words, receiver) = mpsc::channel(WORDS);
-        let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+        let voice = Voice::new(1, &row, words, &BTreeMap::new());
         let keeping = tokio::spawn(keep(Large { pages: 9, whole }, voice));
         let begun = Instant::now();
         let first = Heard::new(row, receiver).first().await;
@@ -108,7 +108,7 @@ async fn a_start_waits_for_what_registries_say_and_names_the_one_that_says_nothi
     let mut table = Table::new();
     let row = table.add("dc1", "consul");
     let (words, receiver) = mpsc::channel(WORDS);
-    let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+    let voice = Voice::new(1, &row, words, &BTreeMap::new());
     let keeping = tokio::spawn(keep(Silent, voice));
     let refused = Heard::new(row, receiver).first().await.unwrap_err().to_string();
     for said in [
@@ -138,11 +138,43 @@ async fn a_start_waits_a_minute_at_most_for_one_that_it_knows_from_before() {
         let mut table = Table::new();
         let row = table.add("names", "dns");
         let (words, receiver) = mpsc::channel(WORDS);
-        let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+        let voice = Voice::new(1, &row, words, &BTreeMap::new());
         let keeping = tokio::spawn(keep(Restless(every), voice));
         let begun = Instant::now();
         Heard::new(row, receiver).that_was_heard_before().first().await.unwrap();
         assert!(seconds.contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
         keeping.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_a_registry_has_gets_its_labels() {
+    let labels = BTreeMap::from([("from".to_owned(), "consul".to_owned())]);
+    let mut table = Table::new();
+    let row = table.add("dc1", "consul");
+    let (words, mut heard) = mpsc::channel(WORDS);
+    let voice = Voice::new(1, &row, words, &labels);
+    let mut one = sample("c1", "catalog", "v1", "10.0.0.1", 8080, Protocol::Http);
+    one.labels.insert("from".into(), "elsewhere".into());
+    let item = || Item::Instance(Arc::new(one.clone()));
+    for event in [Event::Reset(vec![item()]), Event::Upsert(item())] {
+        voice.say("catalog", event).await.unwrap();
+        let Some(Word::Event(_, Event::Reset(mut items))) = heard.recv().await.map(|word| match word {
+            Word::Event(source, Event::Upsert(item)) => Word::Event(source, Event::Reset(vec![item])),
+            other => other,
+        }) else {
+            panic!("nothing is heard")
+        };
+        let Some(Item::Instance(said)) = items.pop() else { panic!("no instance") };
+        assert_eq!((&*said.labels["from"], &*said.labels["version"]), ("consul", "v1"));
+    }
+    let row = |text: &str| serde_json::from_str::<Row>(text).unwrap();
+    let wrong = |labels: &str| {
+        let row = row(&format!(r#"{{"consul": {{}}, "labels": {labels}}}"#));
+        Row::validate(&[row]).map_err(|error| error.to_string())
+    };
+    assert_eq!(wrong(r#"{"example.com/from": "a.b_c", "empty": ""}"#), Ok(()));
+    for labels in [r#"{"from": "a b"}"#, r#"{"-from": "a"}"#, r#"{"/from": "a"}"#, r#"{"": "a"}"#] {
+        assert!(wrong(labels).unwrap_err().starts_with("registries[0].labels: "), "{labels}");
     }
 }

@@ -129,7 +129,7 @@ impl Play {
         let mut table = Table::new();
         let row = table.add("dc1", "consul");
         let (words, receiver) = mpsc::channel(16);
-        let voice = Voice { place: 1, registry: row.name.clone(), words, health: row.health.clone() };
+        let voice = Voice::new(1, &row, words, &BTreeMap::new());
         tasks.spawn(keep(Consul::new(settings, "us".into()), voice));
         Self { scene, table, heard: Heard::new(row, receiver), _tasks: tasks }
     }
