@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::{Builder, Handle};
@@ -172,7 +173,15 @@ impl Host {
     /// # Errors
     /// When it fails or takes more than 20 seconds: all that it wrote.
     pub fn ask(&self, program: &Path, args: &[&str]) -> Result<String, String> {
-        let before = ["timeout", "--kill-after=1", "20"];
+        self.ask_for(program, args, Duration::from_secs(20))
+    }
+
+    /// As [`Host::ask`], with another patience.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ask_for(&self, program: &Path, args: &[&str], patience: Duration) -> Result<String, String> {
+        let before = ["timeout", "--kill-after=1", &patience.as_secs().to_string()];
         let mut command = self.command_with(&before, &[], program);
         let output = command.args(args).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -53,6 +53,7 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("redis-server", Source::Debian("redis-server")),
     ("redis-cli", Source::Debian("redis-tools")),
     ("nats-server", Source::Debian("nats-server")),
+    ("rabbitmq-server", Source::Debian("rabbitmq-server")),
     ("mosquitto", Source::Debian("mosquitto")),
     ("mosquitto_pub", Source::Debian("mosquitto-clients")),
     ("mosquitto_sub", Source::Debian("mosquitto-clients")),

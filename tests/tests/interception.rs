@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use crate::BINARY;
 use crate::thin_thread::STRICT;
 
+mod brokers;
 mod calls;
 mod flood;
 mod greeting;

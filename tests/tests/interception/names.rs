@@ -21,7 +21,7 @@ const PORTS: [(u16, Protocol); 3] = [(80, Protocol::Auto), (6379, Protocol::Auto
 const SPELLINGS: [&str; 3] = ["server", "server.shop", "server.shop.svc.cluster.local"];
 
 /// A pair whose hosts ask the resolver of a third one, which ends with it.
-async fn pair(mode: &str) -> Option<(Pair, Host)> {
+pub(super) async fn pair(mode: &str, ports: &[(u16, Protocol)]) -> Option<(Pair, Host)> {
     able()?;
     let net = Net::new();
     let [control, client, server, world] =
@@ -35,7 +35,7 @@ async fn pair(mode: &str) -> Option<(Pair, Host)> {
     mesh.apply(STRICT).await;
     mesh.bootstrap = json!({ "dns": {} });
     let like = Workload { mode, rules: &["--dns"], ..Workload::default() };
-    let server = mesh.join(&server, &Workload { service: "server", ports: &PORTS, ..like }).await;
+    let server = mesh.join(&server, &Workload { service: "server", ports, ..like }).await;
     let client = mesh.join(&client, &Workload { service: "client", ..like }).await;
     Some((Pair { mesh, client, server, net }, world))
 }
@@ -50,7 +50,7 @@ async fn programs_find_each_other_by_name(mode: &str) {
     else {
         return;
     };
-    let Some((pair, _world)) = pair(mode).await else { return };
+    let Some((pair, _world)) = pair(mode, &PORTS).await else { return };
     let (client, server) = (&pair.client.host, &pair.server.host);
     let _nginx = nginx(&pair.mesh, server).await;
     let mut command = server.command(redis);
@@ -108,7 +108,7 @@ async fn a_workload_that_calls_its_own_service_reaches_itself(mode: &str) {
     if require::tool("nginx").is_none() || require::tool("openssl").is_none() {
         return;
     }
-    let Some((pair, _world)) = pair(mode).await else { return };
+    let Some((pair, _world)) = pair(mode, &PORTS).await else { return };
     let server = &pair.server.host;
     let _nginx = nginx(&pair.mesh, server).await;
     let itself = "source_principal=\"spiffe://cluster.local/ns/shop/sa/server\"";
