@@ -89,3 +89,38 @@ async fn instances_are_registered_taken_out_and_ended_by_hand() {
     let nobodys = ["instance", "register", "w1", "--service", "Web", "--address", "10.0.0.8"];
     assert!(refused(&mesh, &nobodys).contains("lower-case"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_listed_described_and_let_go_by_hand() {
+    let mesh = Mesh::start(BINARY).await;
+    let at = ["--address", "127.0.0.21", "--port", "8080/http"];
+    let register = ["instance", "register", "catalog-1", "-n", "shop", "--service", "catalog"];
+    outrigger(&mesh, &[&register[..], &at].concat(), "");
+    let pay = ["service", "register", "pay", "-n", "shop", "--host", "pay.example.com", "--port", "443/tls"];
+    let printed = outrigger(&mesh, &[&pay[..], &["--print"]].concat(), "");
+    assert!(
+        printed.contains("kind: \"ServiceEntry\"") && printed.contains("resolution: \"DNS\""),
+        "{printed}"
+    );
+    assert!(!outrigger(&mesh, &["service", "list"], "").contains("pay.example.com"), "it was only printed");
+    assert!(outrigger(&mesh, &pay, "").contains("ServiceEntry shop/pay version 1"));
+    let listed = outrigger(&mesh, &["service", "list", "-n", "shop"], "");
+    let line = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    assert!(
+        line("pay.example.com").contains("443/tls") && line("pay").contains("ServiceEntry shop/pay"),
+        "{listed}"
+    );
+    assert!(line("catalog.shop.svc").contains("8080/http"), "{listed}");
+    for named in ["catalog", "catalog.shop", "shop/catalog", "catalog.shop.svc.cluster.local"] {
+        let shown = outrigger(&mesh, &["service", "get", named], "");
+        assert!(shown.contains("catalog-1 (running)") && shown.contains("virtual address"), "{shown}");
+    }
+    let none = refused(&mesh, &["service", "get", "catlog"]);
+    assert!(none.contains("no service \"catlog\"") && none.contains("service list"), "{none}");
+    let by_instances = refused(&mesh, &["service", "deregister", "catalog", "-n", "shop"]);
+    assert!(by_instances.contains("instance list --service catalog -n shop"), "{by_instances}");
+    let wrong = refused(&mesh, &["service", "register", "x", "--host", "*", "--port", "80"]);
+    assert!(wrong.contains("every host"), "{wrong}");
+    outrigger(&mesh, &["service", "deregister", "pay", "-n", "shop", "--wait"], "");
+    assert!(!outrigger(&mesh, &["service", "list"], "").contains("pay.example.com"));
+}

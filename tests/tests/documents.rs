@@ -257,13 +257,18 @@ async fn the_page_of_instances_can_be_typed_line_by_line() {
             "outrigger instance list" => {
                 assert!(said.contains("catalog-1") && said.contains("shop/web"), "{said}");
             }
+            "outrigger service list -n shop" => {
+                let there = ["pay.example.com", "443/tls", "ServiceEntry shop/ledger", "catalog.shop.svc"];
+                assert!(there.iter().all(|word| said.contains(word)), "{said}");
+            }
             _ if command.contains("%{http_code}") => assert_eq!(said.trim(), "503", "{}", machine.logs()),
             _ => {}
         }
         typed.push(command);
     }
     let verbs = ["register catalog", "list", "drain", "get", "deregister", "register -f", "heartbeat"];
-    for verb in verbs.map(|verb| format!("outrigger instance {verb}")) {
+    let services = ["list", "get", "register", "deregister"].map(|verb| format!("outrigger service {verb}"));
+    for verb in verbs.map(|verb| format!("outrigger instance {verb}")).into_iter().chain(services) {
         assert!(typed.iter().any(|command| command.starts_with(&verb)), "{verb}: {typed:?}");
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod inject;
 pub(crate) mod install;
 pub(crate) mod instance;
 pub(crate) mod rules;
+pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod traces;
 

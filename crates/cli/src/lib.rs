@@ -53,6 +53,8 @@ enum Command {
     Status(command::status::Status),
     /// Register instances, keep them alive, take them out
     Instance(command::instance::Registrations),
+    /// Show services, describe those that nobody registers
+    Service(command::service::Services),
     /// Put sidecars into what makes Pods on Kubernetes
     Inject(command::inject::Inject),
     /// Take sidecars out again
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => wait(args.run()),
         Command::Status(args) => wait(args.run()),
         Command::Instance(args) => wait(args.run()),
+        Command::Service(args) => wait(args.run()),
         Command::Inject(args) => wait(args.run()),
         Command::Uninject(args) => wait(args.run()),
         Command::Manifest(args) => args.run(),

@@ -40,6 +40,7 @@ mod parameters;
 pub(crate) mod registries;
 pub(crate) mod route_status;
 mod rules;
+pub mod services;
 mod status;
 
 use types::ErrorBody;
@@ -100,6 +101,7 @@ pub(crate) fn router(api: Api, traces: Option<TraceStore>) -> Router {
     let mut router: Router = Router::new()
         .merge(rules::routes())
         .merge(instances::routes())
+        .merge(services::routes())
         .merge(status::routes())
         .merge(identities::routes())
         .merge(authority::routes())

@@ -21,9 +21,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::api::services::ServiceBody;
 use crate::api::types::{
     ApplyBody, ApplyQuery, ChangedBody, DeleteBody, ErrorBody, FILES, FileText, HistoryEntry, InForce,
-    InstanceBody, RuleBody, RuleStatusBody, RulesQuery, ServiceBody, StateBody, StatusBody, WaitQuery,
+    InstanceBody, RuleBody, RuleStatusBody, RulesQuery, StateBody, StatusBody, WaitQuery,
 };
 use crate::instance::{Instance, State};
 use crate::outside::escaped;

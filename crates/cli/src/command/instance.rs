@@ -11,7 +11,7 @@ use super::Server;
 use super::identity::settle;
 use crate::print::{Output, show, table};
 
-mod register;
+pub(super) mod register;
 
 use register::Register;
 
@@ -151,7 +151,7 @@ async fn get(client: &Client, id: &str, output: Output) -> anyhow::Result<ExitCo
 }
 
 /// As the API writes it: `running`.
-fn word(value: &impl serde::Serialize) -> String {
+pub(super) fn word(value: &impl serde::Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().map(str::to_owned).unwrap_or_default()
 }

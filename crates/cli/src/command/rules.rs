@@ -49,14 +49,24 @@ impl Apply {
             namespace: self.namespace,
             ..ApplyQuery::default()
         };
-        match client.apply_files(&read_all(&self.files, self.recursive)?, &query).await {
-            Ok(body) => {
-                print_findings(&body.findings);
-                print_applied(&body);
-                Ok(code(body.in_force.as_ref()))
-            }
-            Err(error) => refused(&error, "nothing was applied"),
+        applied(client.apply_files(&read_all(&self.files, self.recursive)?, &query).await)
+    }
+}
+
+/// Applies what a command has made of its flags.
+pub(super) async fn send(server: &Server, text: &str, mut query: ApplyQuery) -> anyhow::Result<ExitCode> {
+    query.author = author();
+    applied(server.client()?.apply(text, &query).await)
+}
+
+fn applied(answer: Result<ApplyBody, ClientError>) -> anyhow::Result<ExitCode> {
+    match answer {
+        Ok(body) => {
+            print_findings(&body.findings);
+            print_applied(&body);
+            Ok(code(body.in_force.as_ref()))
         }
+        Err(error) => refused(&error, "nothing was applied"),
     }
 }
 
@@ -300,6 +310,20 @@ pub(crate) struct Delete {
 }
 
 impl Delete {
+    /// Of a command that knows the kind.
+    pub(super) fn new(kind: &str, name: String, namespace: String, server: Server) -> Self {
+        let (wait, force, dry_run) = (false, false, false);
+        Self { kind: kind.to_owned(), name, namespace, wait, force, dry_run, server }
+    }
+
+    pub(super) fn waiting(self, wait: bool) -> Self {
+        Self { wait, ..self }
+    }
+
+    pub(super) fn forced(self, force: bool) -> Self {
+        Self { force, ..self }
+    }
+
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.server.client()?;
         let Self { wait, force, dry_run, .. } = self;

@@ -1,4 +1,4 @@
-//! `/v1/instances` and `/v1/services`: registrations and what they add up to.
+//! `/v1/instances`: registrations.
 
 use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::JsonRejection;
@@ -6,8 +6,8 @@ use axum::extract::{Extension, Path, State};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 
-use super::types::{ChangedBody, ErrorBody, InstanceBody, ServiceBody, StateBody};
-use super::{Api, Problem, operator};
+use super::types::{ChangedBody, ErrorBody, InstanceBody, StateBody};
+use super::{Api, Problem};
 use crate::instance::Instance;
 use crate::keeper::{Published, Refused};
 use crate::registry::api::Caller;
@@ -21,7 +21,6 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/instances/{id}", get(read).delete(deregister))
         .route("/v1/instances/{id}/heartbeat", put(heartbeat))
         .route("/v1/instances/{id}/state", put(set_state))
-        .route("/v1/services", get(services))
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
@@ -134,23 +133,4 @@ pub(super) async fn deregister(
     let result = api.shared.keeper.deregister(&id, caller.clone()).await;
     let generation = result.map_err(|refused| refusal(&api, &caller, &id, refused))?;
     Ok(Json(ChangedBody { generation }))
-}
-
-/// All services.
-#[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Vec<ServiceBody>)))]
-pub(super) async fn services(
-    State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Json<Vec<ServiceBody>>, Problem> {
-    operator(&caller)?;
-    let published = api.shared.keeper.published();
-    let body = |service: &crate::world::Service| ServiceBody {
-        host: service.host.to_string(),
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-        ports: service.ports.clone(),
-        instances: service.instances.iter().map(|instance| (instance.id.clone(), instance.state)).collect(),
-        virtual_addresses: service.virtual_addresses.iter().collect(),
-    };
-    Ok(Json(published.world.services().map(body).collect()))
 }

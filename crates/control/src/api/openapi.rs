@@ -4,7 +4,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::OpenApi;
 
-use super::{Api, authority, explain, identities, instances, rules, status, types};
+use super::{Api, authority, explain, identities, instances, rules, services, status, types};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,7 +25,7 @@ use super::{Api, authority, explain, identities, instances, rules, status, types
         instances::heartbeat,
         instances::set_state,
         instances::deregister,
-        instances::services,
+        services::services,
         status::status,
         status::rules,
         status::wait,

@@ -1,15 +1,12 @@
 //! The bodies of the management API, for server and client alike.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use outrigger_rules::Finding;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 pub use super::registries::{RegistryBody, Shadowed};
-use crate::instance::{Instance, Protocol, State};
+use crate::instance::{Instance, State};
 pub use crate::keeper::{Action, AppliedObject};
 pub use crate::registry::Problem as FileProblem;
 pub use crate::registry::health::Condition;
@@ -315,26 +312,6 @@ pub struct StateBody {
 pub struct ChangedBody {
     /// The generation of the world that has it.
     pub generation: u64,
-}
-
-/// A service.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ServiceBody {
-    /// Its host.
-    pub host: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its ports and what they speak.
-    pub ports: BTreeMap<u16, Protocol>,
-    /// Its instances, by id, and their states.
-    pub instances: BTreeMap<String, State>,
-    /// What stands for it in DNS answers of sidecars, IPv4 first.
-    #[schema(value_type = Vec<String>)]
-    #[serde(default)] // an older control plane has none
-    pub virtual_addresses: Vec<IpAddr>,
 }
 
 /// What a new join token is for.

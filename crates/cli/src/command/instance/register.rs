@@ -126,7 +126,7 @@ fn port(text: &str) -> Result<Port, String> {
 }
 
 /// `KEY=VALUE`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(in crate::command) fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = pair.ok_or_else(|| format!("\"{text}\" is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
