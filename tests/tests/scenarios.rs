@@ -31,6 +31,7 @@ mod foreign_rules;
 mod gateway_api;
 mod gateway_conformance;
 mod hashing;
+mod health_checks;
 mod interception;
 mod jaeger;
 mod kubernetes;

@@ -10,6 +10,7 @@ mod attached;
 mod authorization;
 pub mod cache;
 mod chains;
+mod checks;
 mod cluster;
 mod connections;
 mod described;

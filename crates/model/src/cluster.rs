@@ -13,8 +13,10 @@ use crate::identity::SpiffeId;
 use crate::origin::Origin;
 
 mod breaker;
+mod check;
 
 pub use breaker::{Breaker, SHORTEST as SHORTEST_BREAKER_INTERVAL};
+pub use check::{CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
 
 /// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -50,6 +52,9 @@ pub struct Cluster {
     /// Opens where too much fails. Absent: never.
     #[serde(default)]
     pub breaker: Option<Box<Breaker>>,
+    /// Asks endpoints whether they are well. Absent: nobody asks.
+    #[serde(default)]
+    pub health_check: Option<Box<HealthCheck>>,
     /// TLS to its endpoints.
     pub tls: ClientTls,
     /// HTTP protocol to its endpoints.
@@ -76,6 +81,7 @@ impl Cluster {
             limits: Limits::default(),
             outlier: None,
             breaker: None,
+            health_check: None,
             tls: ClientTls::None,
             protocol: UpstreamProtocol::Follow,
             idle_timeout: Duration::from_secs(3600),

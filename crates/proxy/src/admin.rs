@@ -25,6 +25,7 @@ use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::snapshot::Destination;
+use crate::runtime::verdict::Checked;
 
 /// What the pages look at.
 #[derive(Clone)]
@@ -178,6 +179,7 @@ fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
             "inFlight": endpoint.in_flight(),
             "requests": requests,
             "errors": errors,
+            "healthCheck": endpoint.load.checked().filter(|_| cluster.config.health_check.is_some()).map(|checked| check(checked, now)),
             "ejected": ejection.map(|(cause, left)| json!({ "cause": cause, "secondsLeft": left.as_secs_f64() })),
         })
     };
@@ -194,6 +196,19 @@ fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
         "ejections": cluster.ejections().total(),
         "dns": names(cluster, board),
         "endpoints": endpoints.all.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+/// What active checks say of an endpoint, since when, and why.
+fn check(checked: &Checked, now: Instant) -> Value {
+    let look = checked.look();
+    let ago = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
+    json!({
+        "verdict": look.verdict,
+        "secondsSince": ago(look.since),
+        "failuresInARow": look.failures,
+        "why": look.why,
+        "askedSecondsAgo": look.asked.map(ago),
     })
 }
 

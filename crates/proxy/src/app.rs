@@ -22,7 +22,7 @@ use outrigger_xds::client::{self, Client, Event, Options};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::access_log;
 use crate::admin::Pages;
@@ -33,6 +33,7 @@ use crate::config_feed::{self, ConfigFeed, FeedStatus};
 use crate::descriptors::Descriptors;
 use crate::disk::SnapshotFile;
 use crate::dns;
+use crate::health;
 use crate::intercept::probe::{self, Token};
 use crate::listen;
 use crate::memory::Budget;
@@ -92,7 +93,8 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
             .context("dns")?;
     }
     let workers = workers::start(&sidecar.pages.process, sockets, &sidecar.pages.readiness)?;
-    let ended = control.block_on(sidecar.run(&bootstrap, &joined, feed, tracing));
+    let here = LocalSet::new();
+    let ended = control.block_on(here.run_until(sidecar.run(&bootstrap, &joined, feed, tracing)));
     workers.stop();
     // Nothing on it is worth waiting for any more.
     control.shutdown_timeout(Duration::from_millis(200));
@@ -187,6 +189,7 @@ impl Sidecar {
         tokio::spawn(joined.renew());
         feed.restore();
         tokio::spawn(feed.run());
+        tokio::task::spawn_local(health::run(self.pages.process.clone()));
         self.serve_pages(bootstrap)?;
         let drain = self.pages.drain.clone();
         let exporter = tracing.map(|(exporter, _)| {

@@ -18,6 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::bootstrap::time::some_duration;
+use crate::http::grpc;
 use crate::intercept::APP_PRIORITY;
 
 /// Of whom the bootstrap says nothing. Who asks gives up earlier.
@@ -254,7 +255,7 @@ async fn grpc(address: SocketAddr, service: &str) -> Result<StatusCode, AnyError
     let asking = async {
         let mut sender = sender.ready().await?;
         let (response, mut body) = sender.send_request(check_request(address)?, false)?;
-        body.send_data(check_message(service)?, true)?;
+        body.send_data(grpc::check_message(service), true)?;
         let response = response.await?;
         if response.status() != StatusCode::OK {
             return Err(AnyError::from(format!("HTTP status {}", response.status())));
@@ -263,7 +264,7 @@ async fn grpc(address: SocketAddr, service: &str) -> Result<StatusCode, AnyError
         let answer = read(&mut body).await?;
         let trailers = body.trailers().await?.unwrap_or(head.headers);
         let status = trailers.get("grpc-status").and_then(|status| status.to_str().ok());
-        match (status, serving(&answer)) {
+        match (status, grpc::serving(&answer)) {
             (Some("0") | None, Some(true)) => Ok(StatusCode::OK),
             (Some("0") | None, _) => Err("it says that it is not SERVING".into()),
             (Some(status), _) => Err(format!("grpc-status {status}").into()),
@@ -283,21 +284,6 @@ fn check_request(address: SocketAddr) -> Result<Request<()>, http::Error> {
     Ok(request)
 }
 
-/// `HealthCheckRequest { service: 1 }` in gRPC's framing.
-fn check_message(service: &str) -> Result<Bytes, AnyError> {
-    let length =
-        u8::try_from(service.len()).ok().filter(|n| *n < 126).ok_or("the service's name is too long")?;
-    let mut message = Vec::with_capacity(7 + service.len());
-    match length {
-        0 => message.extend_from_slice(&[0; 5]),
-        _ => {
-            message.extend_from_slice(&[0, 0, 0, 0, length + 2, 0x0a, length]);
-            message.extend_from_slice(service.as_bytes());
-        }
-    }
-    Ok(message.into())
-}
-
 async fn read(body: &mut RecvStream) -> Result<Vec<u8>, AnyError> {
     let mut answer = Vec::new();
     while let Some(chunk) = body.data().await {
@@ -309,12 +295,6 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, AnyError> {
         answer.extend_from_slice(&chunk);
     }
     Ok(answer)
-}
-
-/// `HealthCheckResponse { status: 1 }`, where 1 is SERVING and 0 is not written; `None`: no message.
-fn serving(answer: &[u8]) -> Option<bool> {
-    let message = answer.get(5..)?;
-    Some(message == [0x08, 0x01])
 }
 
 #[cfg(test)]
@@ -426,7 +406,6 @@ mod tests {
             let probe = Probe::Grpc(Grpc { port: address.port(), address: address.ip(), service });
             assert_eq!(probe.ask(&HeaderMap::new()).await.is_ok(), healthy, "{answer:?} {status}");
         }
-        assert_eq!(check_message("ab").unwrap()[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
     }
 
     #[tokio::test(start_paused = true)]

@@ -108,10 +108,9 @@ impl Level {
         self
     }
 
-    /// The same members for another policy.
-    pub fn with_policy(&self, policy: Balance) -> Self {
-        let members = self.members.iter().cloned().zip(self.weights.iter().copied());
-        Self::new(self.priority, members.collect(), policy).among(self.total)
+    /// Its members with their weights.
+    pub fn weighted(&self) -> impl Iterator<Item = (&Arc<EndpointState>, u32)> {
+        self.members.iter().zip(self.weights.iter().copied())
     }
 
     fn by_ticket(&self, ticket: u64) -> usize {

@@ -21,6 +21,7 @@ pub mod dns;
 pub mod downstream;
 pub mod failure;
 pub mod flags;
+pub mod health;
 pub mod http;
 pub mod intercept;
 pub mod introduction;

@@ -11,5 +11,7 @@ pub mod limits;
 pub mod outlier;
 pub mod rate;
 pub mod snapshot;
+pub mod table;
 pub mod turns;
 pub mod usage;
+pub mod verdict;

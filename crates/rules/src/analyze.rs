@@ -4,6 +4,7 @@
 //! that exist. Each row has a test for when it speaks and one for when it must be silent.
 
 mod attached;
+mod checks;
 mod conflicts;
 mod cors;
 mod delegates;
@@ -112,6 +113,8 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NOBODY, what: "an egress host that does not exist", run: sidecars::hosts },
     Check { code: code::REFERENCE, what: "an egress proxy that does not exist", run: sidecars::proxies },
     Check { code: code::NO_EFFECT, what: "a bind that is no workload's address", run: sidecars::binds },
+    Check { code: code::CHECK, what: "a health check that waits too long", run: checks::slow },
+    Check { code: code::CHECK, what: "a health check that no port takes", run: checks::unasked },
     Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 

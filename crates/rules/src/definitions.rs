@@ -39,7 +39,7 @@ fn traffic_rules() -> Value {
                 ],
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
-                    "description": "One page for one service: routes, subsets, balancing, circuit breaker, rate limits, timeout and retry.",
+                    "description": "One page for one service: routes, subsets, balancing, circuit breaker, health check, rate limits, timeout and retry.",
                     "required": ["spec"],
                     "properties": {
                         "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
@@ -105,6 +105,7 @@ mod tests {
         for path in [
             "/routes/items/properties/to/items/properties/version",
             "/circuitBreaker/properties/trip/properties/probes",
+            "/healthCheck/properties/http/properties/expectedStatuses",
         ] {
             assert!(spec["properties"].pointer(path).is_some(), "{path}");
         }

@@ -93,6 +93,8 @@ pub mod code {
     pub const CIRCLE: &str = "OUT0113";
     /// A mirror for who has the requests themselves.
     pub const TWICE: &str = "OUT0114";
+    /// A health check that cannot find out what it is to find out.
+    pub const CHECK: &str = "OUT0115";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -134,6 +136,7 @@ pub mod code {
         (SAME_SCOPE, "two policies are for the same workloads, and only one of them holds"),
         (CIRCLE, "a redirect leads to where it came from"),
         (TWICE, "a mirror is for who has the requests themselves"),
+        (CHECK, "a health check asks nobody, or less often than it says"),
         (OPEN_CORS, "pages of every origin may call with the credentials of who opens them"),
     ];
 }

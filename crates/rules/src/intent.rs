@@ -18,8 +18,8 @@ use std::fmt;
 
 pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
 pub use destination::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, LoadBalancing, SubsetIntent,
-    TrafficPolicy,
+    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, HealthCheckIntent, LoadBalancing,
+    SubsetIntent, TrafficPolicy,
 };
 pub use limits::LimitsIntent;
 pub use nearness::{Distribution, Nearness, PlacePattern};

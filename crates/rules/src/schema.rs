@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::reader::Table;
 
+/// How durations are written.
+pub(crate) const DURATION: &str = "such as 250ms, 1s or 1m.";
+
 /// A mapping with the fields of a table. A field that is not implemented may be written, so that its warning is heard.
 pub(crate) fn object(table: &Table, required: &[&str], of: impl Fn(&str) -> Value) -> Value {
     let known = table.known.iter().map(|name| ((*name).to_owned(), of(name)));

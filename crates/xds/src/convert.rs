@@ -17,6 +17,7 @@ mod address;
 mod balance;
 mod breaker;
 mod chain;
+mod check;
 mod claim;
 mod cluster;
 mod cors;

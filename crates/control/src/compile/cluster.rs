@@ -11,7 +11,7 @@ use outrigger_xds::ClientKind;
 use super::lens::Lens;
 use super::limits::limits;
 use super::names::{self, Outbound};
-use super::{described, endpoints, ingress, origin};
+use super::{checks, described, endpoints, ingress, origin};
 use crate::instance::Protocol;
 
 /// The cluster of a name; `None` when there is no such service or workload.
@@ -45,7 +45,12 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     if let Some(rule) = lens.destination_for(&host) {
         let subset = Some(outbound.subset).filter(|s| !s.is_empty());
         cluster.origin = Some(origin(rule.origin_of(subset)));
-        apply(&mut cluster, &rule.effective(subset, outbound.port), &host);
+        let policy = rule.effective(subset, outbound.port);
+        apply(&mut cluster, &policy, &host);
+        // Of one instance's own address there is no other to go to.
+        if outbound.address().is_none() {
+            cluster.health_check = checks::check(&policy, &host, outbound.port, protocol);
+        }
     }
     if is_out_of_reach(lens, &cluster) {
         cluster.tls = ClientTls::None;
@@ -77,7 +82,8 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     let host = of.service.host();
     let mut cluster = Cluster::new(name);
     cluster.discovery = described::discovery(lens, name, of)?;
-    cluster.protocol = upstream(lens.offer(of.service, outbound.port)?.protocol);
+    let protocol = lens.offer(of.service, outbound.port)?.protocol;
+    cluster.protocol = upstream(protocol);
     cluster.origin = Some(origin(&of.intent.origin));
     let identities: BTreeSet<SpiffeId> = match &cluster.discovery {
         Discovery::Eds { .. } => {
@@ -103,6 +109,9 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     if let Some(rule) = &rule {
         cluster.origin = Some(origin(rule.origin_of(subset)));
         apply(&mut cluster, &policy, host);
+        if cluster.discovery != Discovery::OriginalDestination {
+            cluster.health_check = checks::check(&policy, host, outbound.port, protocol);
+        }
     }
     if plain || is_out_of_reach(lens, &cluster) {
         cluster.tls = ClientTls::None;

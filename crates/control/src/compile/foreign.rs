@@ -278,6 +278,7 @@ fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
     };
     lacks("outlier detection by consecutive errors", cluster.outlier.take().is_some());
     lacks("circuit breaker that opens and closes", cluster.breaker.take().is_some());
+    lacks("health checks of endpoints by a rule", cluster.health_check.take().is_some());
     lacks("warm-up", cluster.warmup.take().is_some());
     lacks("random choice (they take turns)", cluster.balance == Balance::Random);
     lacks("limits but of requests in flight", std::mem::replace(&mut cluster.limits, limits) != limits);

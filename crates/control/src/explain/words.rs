@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_model::cluster::{Balance, Breaker, ClientTls, Cluster, UpstreamProtocol};
+use outrigger_model::cluster::{
+    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, UpstreamProtocol,
+};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
@@ -174,8 +176,26 @@ pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
     if let Some(breaker) = &cluster.breaker {
         all.push(opens(breaker));
     }
+    if let Some(check) = &cluster.health_check {
+        all.push(checks(check));
+    }
     all.push(format!("connects within {}", time(cluster.connect_timeout)));
     all
+}
+
+fn checks(check: &HealthCheck) -> String {
+    let how = match &check.how {
+        CheckHow::Http(http) => format!("by {} {}", http.method, http.path),
+        CheckHow::Tcp(_) => "by a connection".to_owned(),
+        CheckHow::Grpc(grpc) if grpc.service.is_empty() => "by gRPC".to_owned(),
+        CheckHow::Grpc(grpc) => format!("by gRPC for {}", grpc.service),
+    };
+    format!(
+        "checks endpoints {how} every {}: away after {} failures in a row, back after {} successes",
+        time(check.interval),
+        check.unhealthy_threshold,
+        check.healthy_threshold
+    )
 }
 
 fn opens(breaker: &Breaker) -> String {

@@ -168,7 +168,8 @@ fn a_new_endpoint_takes_about_its_share_of_a_ring_and_nothing_else_moves() {
 fn a_handle_of_the_time_before_the_policy_still_picks() {
     let level = hashed(&[1, 1], Balance::Random);
     assert!(pick(RING, &Candidates::All(&level), &AtomicUsize::new(0), Some(7)).is_some());
-    let level = level.with_policy(RING);
+    let members = level.weighted().map(|(member, weight)| (member.clone(), weight)).collect();
+    let level = Level::new(level.priority, members, RING);
     let same = |_| pick(RING, &Candidates::All(&level), &AtomicUsize::new(0), Some(7)).unwrap().address;
     assert_eq!((0..9).map(same).collect::<std::collections::HashSet<_>>().len(), 1);
 }

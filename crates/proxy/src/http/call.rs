@@ -71,6 +71,30 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
     }
 }
 
+/// Makes a call to this one endpoint, whatever limits, breaker and balancer would say, and tells nobody what came of it.
+///
+/// # Errors
+/// No connection, no answer in time, or one that broke off.
+pub async fn to_endpoint(
+    pools: &Pools,
+    mut call: Call,
+    endpoint: &Arc<EndpointState>,
+) -> Result<Answer, Failure> {
+    let deadline = Instant::now() + call.timeout;
+    let mut body = Body::saved(std::mem::take(&mut call.body), call.trailers.take());
+    for fresh in [false, true] {
+        let mut stale = false;
+        let attempt = attempt(pools, &mut call, &mut body, endpoint, fresh, &mut stale);
+        let Ok(result) = timeout_at(deadline, attempt).await else { break };
+        if fresh || !stale || result.is_ok() {
+            return result;
+        }
+        body.rewind();
+    }
+    let detail = format!("no answer within {:?}", call.timeout);
+    Err(Failure::upstream(Stage::Forward, FailureKind::UpstreamTimeout, Retry::Never, detail))
+}
+
 async fn attempt(
     pools: &Pools,
     call: &mut Call,

@@ -1,9 +1,38 @@
-//! What gRPC puts into HTTP, as far as a proxy looks: its content type, and how many messages a body carries.
+//! What gRPC puts into HTTP, as far as a proxy looks: its content type, how many messages a body carries, and the two messages of its
+//! health service (`grpc.health.v1`).
+
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Whether a content type is gRPC's: `application/grpc`, or with a codec such as `+proto`; gRPC-Web is another protocol.
 pub fn is_grpc(content_type: &[u8]) -> bool {
     let rest = content_type.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// `HealthCheckRequest { service: 1 }` in gRPC's framing.
+pub fn check_message(service: &str) -> Bytes {
+    let mut field = BytesMut::new();
+    if !service.is_empty() {
+        field.put_u8(0x0a);
+        let mut length = service.len();
+        while length >= 0x80 {
+            field.put_u8(length as u8 | 0x80);
+            length >>= 7;
+        }
+        field.put_u8(length as u8);
+        field.put_slice(service.as_bytes());
+    }
+    let mut message = BytesMut::with_capacity(5 + field.len());
+    message.put_u8(0);
+    message.put_u32(u32::try_from(field.len()).unwrap_or(u32::MAX));
+    message.unsplit(field);
+    message.freeze()
+}
+
+/// `HealthCheckResponse { status: 1 }`, where 1 is SERVING and 0 is not written; `None`: no message.
+pub fn serving(answer: &[u8]) -> Option<bool> {
+    let message = answer.get(5..)?;
+    Some(message == [0x08, 0x01])
 }
 
 /// Counts messages of a body by their five-byte headers: a flag and a length. Looks at no message.
@@ -54,6 +83,17 @@ mod tests {
             body.chunks(size).for_each(|piece| messages.feed(piece));
             assert_eq!((messages.count, messages.left), (3, 0), "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn the_health_service_is_asked_in_its_own_words() {
+        assert_eq!(check_message("")[..], [0; 5]);
+        assert_eq!(check_message("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(check_message(&"a".repeat(300))[..8], [0, 0, 0, 1, 0x2f, 0x0a, 0xac, 2]);
+        assert_eq!(
+            [&[][..], &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 2, 8, 1]].map(serving),
+            [None, Some(false), Some(true)]
+        );
     }
 
     #[test]

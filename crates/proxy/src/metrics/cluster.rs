@@ -10,8 +10,10 @@ use outrigger_telemetry::metrics::{Counter, Gauge, Histogram, HistogramSnapshot,
 use tokio::time::Instant;
 
 use crate::runtime::breaker::{Breaker, Phase};
+use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::snapshot::Snapshot;
+use crate::runtime::verdict::Verdict;
 
 /// The cells of one cluster.
 #[derive(Debug, Default)]
@@ -136,10 +138,32 @@ pub fn write_state(snapshot: &Snapshot, page: &mut Page) {
         for (name, help, value) in gauges {
             page.gauge(name, help).sample(&labels, value);
         }
+        if cluster.config.health_check.is_some() {
+            write_checks(cluster, &labels, page);
+        }
         if let Some(breaker) = &cluster.breaker {
             write_breaker(breaker, &labels, page);
         }
     }
+}
+
+fn write_checks(cluster: &ClusterHandle, labels: &Labels, page: &mut Page) {
+    let [successes, failures, network] = cluster.checks().all();
+    for (name, help, value) in [
+        ("envoy_cluster_health_check_attempt", "Health checks that said something.", successes + failures),
+        ("envoy_cluster_health_check_success", "Health checks that passed.", successes),
+        ("envoy_cluster_health_check_failure", "Health checks that failed.", failures),
+        ("envoy_cluster_health_check_network_failure", "Health checks without an answer.", network),
+    ] {
+        page.counter(name, help).sample(labels, value);
+    }
+    let endpoints = cluster.endpoints();
+    let passes = |e: &&Arc<EndpointState>| {
+        e.load.checked().is_some_and(|checked| checked.verdict() == Verdict::Healthy)
+    };
+    let healthy = endpoints.all.iter().filter(passes).count();
+    page.gauge("envoy_cluster_health_check_healthy", "Endpoints whose health checks pass.")
+        .sample(labels, healthy as u64);
 }
 
 fn write_breaker(breaker: &Breaker, labels: &Labels, page: &mut Page) {

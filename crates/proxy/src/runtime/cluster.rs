@@ -3,7 +3,7 @@
 //! A handle is made anew when the configuration changes; what must outlive that (counts, ejections, endpoint state, the
 //! round robin's place) is shared by all handles of the name. Which endpoint of those allowed is `balance`'s business.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, PASSTHROUGH};
-use outrigger_model::endpoint::spread::{Bearing, Shares, shares};
-use outrigger_model::endpoint::{EndpointSet, Health as Reported};
+use outrigger_model::endpoint::EndpointSet;
+use outrigger_model::endpoint::spread::shares;
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
@@ -26,6 +26,8 @@ use crate::runtime::breaker::{Breaker, Pass};
 use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
 use crate::runtime::limits::Limits;
 use crate::runtime::outlier::{Cause, Ejections};
+use crate::runtime::table::EndpointTable;
+use crate::runtime::verdict::{Counts, Failed, Turn, Verdict};
 use crate::upstream::outside::OutsideConfigs;
 
 /// Addresses that nobody told us (passthrough, the application) kept per cluster.
@@ -56,25 +58,13 @@ pub struct ClusterHandle {
 
 struct Lasting {
     table: ArcSwap<EndpointTable>,
+    /// Held by whoever makes another table: endpoints come from the control plane, verdicts from checks.
+    changing: Mutex<()>,
     ejections: Ejections,
+    checks: Counts,
     cursor: AtomicUsize,
     last_dynamic: ArcSwapOption<EndpointState>,
     dynamic: Mutex<HashMap<(SocketAddr, Reach), Arc<EndpointState>>>,
-}
-
-/// The endpoints of one moment: addresses and health together.
-#[derive(Debug, Default)]
-pub struct EndpointTable {
-    /// All of them, those that take no requests too.
-    pub all: Vec<Arc<EndpointState>>,
-    /// Those that take requests, most wanted priority first.
-    pub levels: Vec<Level>,
-    /// How requests are spread over them; `None`: the first takes all.
-    shares: Option<Shares>,
-    /// Whether an endpoint set has arrived at all.
-    pub known: bool,
-    /// Why there are none, where somebody looked for them.
-    pub trouble: Option<String>,
 }
 
 /// What a pick depends on besides the cluster.
@@ -141,10 +131,13 @@ impl ClusterHandle {
         if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
             handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forgive(&e.load.health));
         }
+        if let Some(before) = before {
+            handle.checks_otherwise(&before.config);
+        }
         if let Discovery::Static(set) = &handle.config.discovery {
             handle.update(set);
         } else if before.is_some_and(|before| balances_otherwise(&before.config, &handle.config)) {
-            handle.lasting.table.store(Arc::new(handle.endpoints().with_policy(&handle.config)));
+            handle.look_again();
         }
         Ok(handle)
     }
@@ -159,15 +152,46 @@ impl ClusterHandle {
 
     /// Replaces the endpoints; load and ejection are kept by address.
     pub fn update(&self, set: &EndpointSet) {
+        let _changing = self.lasting.changing.lock();
         let before = self.lasting.table.load_full();
-        let known: HashMap<SocketAddr, &Arc<EndpointState>> =
-            before.all.iter().map(|e| (e.address, e)).collect();
-        let table = EndpointTable::new(set, &known, &self.config);
+        let table = EndpointTable::new(set, &before, &self.config);
         let after: HashMap<SocketAddr, ()> = table.all.iter().map(|e| (e.address, ())).collect();
         self.lasting.table.store(Arc::new(table));
         for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
             self.lasting.ejections.forgive(&gone.load.health);
         }
+    }
+
+    /// Who of the same endpoints takes requests now.
+    fn look_again(&self) {
+        let _changing = self.lasting.changing.lock();
+        let table = self.lasting.table.load().again(&self.config);
+        self.lasting.table.store(Arc::new(table));
+    }
+
+    /// What is to be thought of endpoints where active checks came, went, or ask something else.
+    fn checks_otherwise(&self, before: &Cluster) {
+        if before.health_check == self.config.health_check {
+            return;
+        }
+        for checked in self.endpoints().all.iter().filter_map(|endpoint| endpoint.load.checked()) {
+            match self.config.health_check {
+                Some(_) => checked.begin_anew(),
+                None => checked.forget(),
+            }
+        }
+    }
+
+    /// Takes what an active check said of an endpoint; what it changes, if anything.
+    pub fn judge(&self, endpoint: &EndpointState, said: Result<(), Failed>) -> Option<Turn> {
+        let rules = self.config.health_check.as_ref()?;
+        self.lasting.checks.count(&said);
+        let turn = endpoint.load.checked()?.note(rules, said, Instant::now())?;
+        // Who was presumed to be well takes requests already.
+        if (turn.from, turn.to) != (Verdict::Presumed, Verdict::Healthy) {
+            self.look_again();
+        }
+        Some(turn)
     }
 
     /// The endpoints of this moment.
@@ -274,9 +298,11 @@ impl ClusterHandle {
             (FailureKind::AllEjected, format!("cluster {}: all of {n} endpoints are ejected", self.name))
         } else {
             let n = table.all.len();
+            let fail = table.failing().map(|(count, one)| format!(", health checks of {count} fail: {one}"));
+            let fail = fail.unwrap_or_default();
             (
                 FailureKind::NoHealthyUpstream,
-                format!("cluster {}: none of {n} endpoints is healthy", self.name),
+                format!("cluster {}: none of {n} endpoints is healthy{fail}", self.name),
             )
         };
         let failure = Failure { retry: Retry::IfUnsent, ..Failure::local(Stage::Pick, kind, detail) };
@@ -309,7 +335,7 @@ impl ClusterHandle {
         let Some(rules) = &self.config.outlier else { return };
         let now = Instant::now();
         let table = self.lasting.table.load();
-        let peers = table.all.iter().filter(|e| e.reported == Reported::Healthy).map(|e| &e.load.health);
+        let peers = table.all.iter().filter(|e| e.serves).map(|e| &e.load.health);
         let cause = self.lasting.ejections.record(rules, &endpoint.load.health, outcome, now, peers);
         if let Some(cause) = cause {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
@@ -319,6 +345,11 @@ impl ClusterHandle {
     /// The cluster's ejections.
     pub fn ejections(&self) -> &Ejections {
         &self.lasting.ejections
+    }
+
+    /// What became of active checks.
+    pub fn checks(&self) -> &Counts {
+        &self.lasting.checks
     }
 
     /// Why an endpoint is ejected, and for how much longer; `None` if it is not.
@@ -352,65 +383,22 @@ fn breaker_of(
 
 fn balances_otherwise(before: &Cluster, after: &Cluster) -> bool {
     (before.balance, before.warmup) != (after.balance, after.warmup)
+        || before.health_check.is_some() != after.health_check.is_some()
 }
 
 impl Default for Lasting {
     fn default() -> Self {
         Self {
             table: ArcSwap::default(),
+            changing: Mutex::default(),
             ejections: Ejections::default(),
+            checks: Counts::default(),
             // Workloads that start together must not all begin with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..1 << 16)),
             last_dynamic: ArcSwapOption::empty(),
             dynamic: Mutex::default(),
         }
     }
-}
-
-impl EndpointTable {
-    /// The same endpoints, for another load-balancing policy.
-    fn with_policy(&self, cluster: &Cluster) -> Self {
-        let levels = self.levels.iter();
-        let levels = levels.map(|level| level.with_policy(cluster.balance).warming(cluster.warmup)).collect();
-        let (known, trouble, shares) = (self.known, self.trouble.clone(), self.shares.clone());
-        Self { all: self.all.clone(), levels, shares, known, trouble }
-    }
-
-    fn new(set: &EndpointSet, before: &HashMap<SocketAddr, &Arc<EndpointState>>, cluster: &Cluster) -> Self {
-        let mut all = Vec::with_capacity(set.len());
-        let mut levels: BTreeMap<u32, Vec<(Arc<EndpointState>, u64)>> = BTreeMap::new();
-        let mut totals: BTreeMap<u32, u32> = BTreeMap::new();
-        for locality in &set.localities {
-            let bearing = Bearing::of(locality);
-            *totals.entry(locality.priority).or_default() += bearing.total;
-            for config in &locality.endpoints {
-                let endpoint = Arc::new(EndpointState::new(config, before.get(&config.address).copied()));
-                all.push(endpoint.clone());
-                if config.health != Reported::Healthy {
-                    continue;
-                }
-                let part = bearing.part(config.weight);
-                levels.entry(locality.priority).or_default().push((endpoint, part));
-            }
-        }
-        let level = |(priority, members)| {
-            let total = totals.get(&priority).copied().unwrap_or(0);
-            Level::new(priority, scaled(members), cluster.balance).warming(cluster.warmup).among(total)
-        };
-        let levels: Vec<Level> = levels.into_iter().map(level).collect();
-        // The members of a level are those that are healthy.
-        let bearing = levels.iter().map(|level| (level.members.len() as u32, level.total));
-        let shares = shares(bearing).filter(|shares| shares[0] < 100);
-        Self { all, levels, shares, known: true, trouble: set.trouble.clone() }
-    }
-}
-
-/// Weights as a level takes them, in the same proportion to each other.
-fn scaled(members: Vec<(Arc<EndpointState>, u64)>) -> Vec<(Arc<EndpointState>, u32)> {
-    let most = members.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
-    let divisor = most / u64::from(u32::MAX) + 1;
-    let fitted = |weight: u64| u32::try_from(weight / divisor).unwrap_or(u32::MAX).max(1);
-    members.into_iter().map(|(member, weight)| (member, fitted(weight))).collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::runtime::outlier::Health;
 use crate::runtime::turns::Turns;
+use crate::runtime::verdict::{Checked, Verdict};
 
 pub use crate::runtime::outlier::Outcome;
 
@@ -26,7 +27,7 @@ pub enum Reach {
 }
 
 /// One endpoint of one cluster.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EndpointState {
     /// Where it listens.
     pub address: SocketAddr,
@@ -40,6 +41,8 @@ pub struct EndpointState {
     pub workload: Option<Arc<Workload>>,
     /// As the control plane sees it.
     pub reported: Reported,
+    /// It takes requests: the control plane has it for healthy, and its active checks pass where there are any.
+    pub serves: bool,
     /// Since when it takes requests.
     pub since: Instant,
     /// Kept by address when the set changes.
@@ -54,6 +57,8 @@ pub struct Load {
     errors: AtomicU64,
     /// Made for the first handshake.
     turns: OnceLock<Box<Turns>>,
+    /// Made for the first check.
+    checked: OnceLock<Box<Checked>>,
     pub(crate) health: Health,
 }
 
@@ -77,7 +82,8 @@ impl EndpointState {
             mesh_tls: config.mesh_tls,
             workload,
             reported: config.health,
-            since: before.filter(|b| b.reported == Reported::Healthy).map_or_else(Instant::now, |b| b.since),
+            serves: config.health == Reported::Healthy,
+            since: before.filter(|b| b.serves).map_or_else(Instant::now, |b| b.since),
             load: before.map(|b| b.load.clone()).unwrap_or_default(),
         }
     }
@@ -91,9 +97,21 @@ impl EndpointState {
             mesh_tls: false,
             workload: None,
             reported: Reported::Healthy,
+            serves: true,
             since: Instant::now(),
             load: Arc::default(),
         }
+    }
+
+    /// The same, taking requests from now on, or none.
+    pub(super) fn turned(&self, serves: bool) -> Self {
+        let since = if serves { Instant::now() } else { self.since };
+        Self { serves, since, ..self.clone() }
+    }
+
+    /// The same place with a load of its own: what is sent there counts for nobody.
+    pub fn apart(&self) -> Self {
+        Self { load: Arc::default(), ..self.clone() }
     }
 
     /// The turns of TLS handshakes with it.
@@ -123,6 +141,18 @@ impl EndpointState {
         if matches!(outcome, Outcome::GatewayError | Outcome::Status(500..)) {
             self.load.errors.fetch_add(1, Relaxed);
         }
+    }
+}
+
+impl Load {
+    /// What active checks say, where somebody checks.
+    pub fn checked(&self) -> Option<&Checked> {
+        self.checked.get().map(|checked| &**checked)
+    }
+
+    /// The same; who was not checked so far begins with this.
+    pub(super) fn checked_from(&self, first: Verdict) -> &Checked {
+        self.checked.get_or_init(|| Box::new(Checked::new(first)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Becomes a route intent (when the page says anything about requests), a destination intent (when it says anything about calling
 //! the service's instances), and one of their limits.
 
+mod health;
 mod limits;
 mod routes;
 mod schema;
@@ -27,7 +28,17 @@ pub(crate) use schema::spec as schema;
 
 const SPEC: Table = Table::new(
     "TrafficRules",
-    &["service", "routes", "subsets", "loadBalancing", "circuitBreaker", "timeout", "retry", "rateLimit"],
+    &[
+        "service",
+        "routes",
+        "subsets",
+        "loadBalancing",
+        "circuitBreaker",
+        "healthCheck",
+        "timeout",
+        "retry",
+        "rateLimit",
+    ],
 )
 .later(&["hedging"]);
 const SUBSET: Table = Table::new("a subset", &["name", "labels"]);
@@ -103,8 +114,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             merged: Vec::new(),
         }));
     }
-    if intents.is_empty() && !fields.has_later() && !fields.has("rateLimit") {
-        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, loadBalancing, circuitBreaker, rateLimit or subsets");
+    if intents.is_empty() && !fields.has_later() && !fields.has("rateLimit") && !fields.has("healthCheck") {
+        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, loadBalancing, circuitBreaker, healthCheck, rateLimit or subsets");
     }
     intents
 }
@@ -154,6 +165,7 @@ fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> Traffi
     if let Some(at) = fields.get("circuitBreaker") {
         breaker(reader, &at, &mut policy);
     }
+    policy.health_check = health::read(reader, fields.get("healthCheck"));
     // The service's budget also holds for routes with retries of their own.
     if let Some(budget) = fields.get("retry").and_then(|at| {
         let budget = at.node.child("budget")?;

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_model::cluster::{Balance, Breaker, Outlier, RetryBudget, Warmup};
+use outrigger_model::cluster::{Balance, Breaker, HealthCheck, Outlier, RetryBudget, Warmup};
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +166,9 @@ pub struct TrafficPolicy {
     /// Opens where too much fails; `None` = never.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// Asks endpoints whether they are well; `None` = nobody asks.
+    #[serde(default)]
+    pub health_check: Option<HealthCheckIntent>,
     /// Limit of retries to this destination.
     pub retry_budget: Option<RetryBudget>,
     /// TLS towards it; `None` = mTLS wherever the peer has it.
@@ -182,6 +185,7 @@ impl TrafficPolicy {
             connection_pool: self.connection_pool.clone().or_else(|| base.connection_pool.clone()),
             outlier: self.outlier.clone().or_else(|| base.outlier.clone()),
             breaker: self.breaker.clone().or_else(|| base.breaker.clone()),
+            health_check: self.health_check.clone().or_else(|| base.health_check.clone()),
             retry_budget: self.retry_budget.or(base.retry_budget),
             tls: self.tls.clone().or_else(|| base.tls.clone()),
         }
@@ -191,6 +195,17 @@ impl TrafficPolicy {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// How endpoints are asked whether they are well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheckIntent {
+    /// As the proxy has it; a host that is not said is empty.
+    pub check: HealthCheck,
+    /// Only this port of the service; `None` = all that speak so.
+    pub port: Option<u16>,
+    /// Where it was written.
+    pub place: Place,
 }
 
 /// How an endpoint is picked.

@@ -7,7 +7,7 @@ use outrigger_model::cluster::{Cluster, Discovery, Limits, Outlier, RetryBudget,
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, positive_or, uint_or};
-use super::{balance, breaker, dns, endpoint, metadata, note, tls};
+use super::{balance, breaker, check, dns, endpoint, metadata, note, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
@@ -66,6 +66,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         return wire;
     }
     wire.outlier_detection = model.outlier.as_ref().map(|o| encode_outlier(o, foreign));
+    wire.health_checks = model.health_check.iter().map(|check| check::encode(check)).collect();
     wire.transport_socket_matches = tls::encode_matches(model);
     wire.transport_socket = tls::encode_for_all(model, kind);
     wire.typed_extension_protocol_options =
@@ -150,6 +151,8 @@ fn encode_outlier(outlier: &Outlier, foreign: bool) -> OutlierDetection {
         })),
         max_ejection_percent: uint(outlier.max_ejection_percent),
         always_eject_one_host: if foreign { boolean(true) } else { None },
+        // What requests say and what checks say are two things: either keeps an endpoint away.
+        successful_active_health_check_uneject_host: if foreign { boolean(false) } else { None },
         ..Default::default()
     }
 }
@@ -183,7 +186,6 @@ fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
 pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
     note!(
         wire,
-        health_checks,
         lb_subset_config,
         filters,
         upstream_bind_config,
@@ -220,6 +222,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
             .transpose()
             .under("outlier_detection")?,
         breaker: breaker::decode(wire.metadata.as_ref())?.map(Box::new),
+        health_check: check::decode(&wire.health_checks)?,
         tls: tls::decode_cluster(&wire.transport_socket_matches, wire.transport_socket.as_ref())?,
         protocol: http.protocol,
         idle_timeout: http.idle_timeout,

@@ -190,3 +190,26 @@ spec: {service: catalog, circuitBreaker: {trip: {consecutiveFailures: 3}}}
         assert!(why.contains("circuit breaker that opens and closes"), "{why}");
     }
 }
+
+#[test]
+fn a_health_check_is_an_envoys_too_and_no_grpc_clients() {
+    let page = "
+apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: catalog, namespace: shop}
+spec: {service: catalog, healthCheck: {http: {path: /healthz}}}
+";
+    let compiled = compiled(shop(), page);
+    let check = |scope: &Scope| match get(&compiled, scope, ResourceKind::Cluster, CATALOG) {
+        Some(Resource::Cluster(cluster)) => cluster.health_check,
+        _ => panic!("none"),
+    };
+    let ours = check(&scope(ClientKind::Outrigger, "web", "web-1"));
+    assert!(ours.is_some());
+    assert_eq!(check(&envoy()), ours);
+    assert_eq!(gaps(&compiled, &envoy()), []);
+    assert_eq!(check(&grpc()), None);
+    let (rule, why) = only(&compiled, &grpc());
+    assert_eq!(rule, "TrafficRules shop/catalog");
+    assert!(why.contains("health checks of endpoints"), "{why}");
+}

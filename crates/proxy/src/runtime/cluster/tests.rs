@@ -1,5 +1,5 @@
-use outrigger_model::cluster::{Balance, Outlier, Warmup};
-use outrigger_model::endpoint::{Endpoint, LocalityEndpoints};
+use outrigger_model::cluster::{Balance, CheckHow, HealthCheck, Outlier, TcpCheck, Warmup};
+use outrigger_model::endpoint::{Endpoint, Health as Reported, LocalityEndpoints};
 
 use super::*;
 
@@ -283,4 +283,105 @@ fn large_weights_keep_their_proportion() {
     cluster.update(&EndpointSet::new("c", vec![place(1, 3_000_000_000), place(100, 1_000_000_000)]));
     let found = to_the_second(&cluster);
     assert!((245..=255).contains(&found), "{found} of 1000");
+}
+
+fn check(unhealthy_threshold: u32) -> Option<Box<HealthCheck>> {
+    let check = HealthCheck::new(CheckHow::Tcp(TcpCheck::default()));
+    Some(Box::new(HealthCheck { unhealthy_threshold, healthy_threshold: 2, ..check }))
+}
+
+/// Tells what a check said of a host.
+fn said(cluster: &ClusterHandle, of: u8, passes: bool) -> Option<Turn> {
+    let failed = || Failed { why: "it does not answer".into(), at_once: false, network: true };
+    let endpoint = cluster.endpoints().all.iter().find(|one| host(one) == of).unwrap().clone();
+    cluster.judge(&endpoint, passes.then_some(()).ok_or_else(failed))
+}
+
+fn again(before: &ClusterHandle, edit: impl FnOnce(&mut Cluster)) -> ClusterHandle {
+    let mut config = (*before.config).clone();
+    edit(&mut config);
+    ClusterHandle::new(0, Arc::new(config), Some(before)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fails_its_checks_gets_nothing_until_it_passes_again() {
+    let cluster = cluster(|c| c.health_check = check(2));
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Unhealthy)]]));
+    assert_eq!(reach(&cluster, &[]), [1, 2], "nothing is known of them yet");
+    assert_eq!(said(&cluster, 1, false), None);
+    let since = cluster.endpoints().all[0].since;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(said(&cluster, 1, false).is_some());
+    assert_eq!((reach(&cluster, &[]), cluster.membership()), (vec![2], (1, 3)));
+    said(&cluster, 1, true);
+    assert_eq!(reach(&cluster, &[]), [2], "once is not enough");
+    said(&cluster, 1, true);
+    assert_eq!(reach(&cluster, &[]), [1, 2]);
+    assert!(cluster.endpoints().all[0].since > since, "it warms up as a new one does");
+    assert_eq!(cluster.checks().all(), [2, 2, 2]);
+}
+
+#[test]
+fn where_all_fail_nobody_is_taken_and_the_reason_is_said() {
+    let cluster = cluster(|c| c.health_check = check(1));
+    cluster.update(&set(&[&[endpoint(1, Healthy)], &[endpoint(2, Healthy)]]));
+    said(&cluster, 1, false);
+    assert_eq!(reach(&cluster, &[]), [2], "the next priority");
+    said(&cluster, 2, false);
+    let failure = cluster.pick(&anywhere(&[])).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NoHealthyUpstream);
+    let wanted = "none of 2 endpoints is healthy, health checks of 2 fail: 10.0.0.1:80: it does not answer";
+    assert!(failure.detail.contains(wanted), "{failure}");
+}
+
+#[test]
+fn who_comes_later_waits_for_its_first_success_unless_nobody_else_is_left() {
+    let cluster = cluster(|c| c.health_check = check(1));
+    cluster.update(&set(&[&[endpoint(1, Healthy)]]));
+    said(&cluster, 1, true);
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+    assert_eq!(reach(&cluster, &[]), [1]);
+    said(&cluster, 2, true);
+    assert_eq!(reach(&cluster, &[]), [1, 2], "the first success is enough");
+    cluster.update(&set(&[&[endpoint(3, Healthy), endpoint(4, Healthy)]]));
+    assert_eq!(reach(&cluster, &[]), [3, 4], "all are others now");
+    said(&cluster, 3, false);
+    assert_eq!(reach(&cluster, &[]), [4], "one is known to fail");
+    said(&cluster, 4, true);
+    assert_eq!(reach(&cluster, &[]), [4]);
+}
+
+#[test]
+fn verdicts_outlive_pushes_and_end_with_the_checks() {
+    let first = cluster(|c| c.health_check = check(1));
+    let both = set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]);
+    first.update(&both);
+    said(&first, 1, false);
+    first.update(&both);
+    let second = again(&first, |c| c.balance = Balance::Maglev { size: 101 });
+    assert_eq!(reach(&second, &[]), [2], "another policy, the same endpoints");
+    let third = again(&second, |c| c.health_check = check(7));
+    assert_eq!(reach(&third, &[]), [2], "another question, and no answer yet");
+    said(&third, 1, true);
+    assert_eq!(reach(&third, &[]), [1, 2], "the first answer to it counts");
+    for _ in 0..7 {
+        said(&third, 2, false);
+    }
+    assert_eq!(reach(&third, &[]), [1]);
+    let fourth = again(&third, |c| c.health_check = None);
+    assert_eq!(reach(&fourth, &[]), [1, 2]);
+    assert_eq!(said(&fourth, 1, false), None);
+    let fifth = again(&fourth, |c| c.health_check = check(1));
+    assert_eq!(reach(&fifth, &[]), [1, 2], "forgotten");
+}
+
+#[test]
+fn who_fails_its_checks_is_not_counted_among_those_that_are_left() {
+    let outlier = Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() };
+    let cluster = cluster(|c| (c.health_check, c.outlier) = (check(1), Some(outlier)));
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+    said(&cluster, 1, false);
+    let last = cluster.pick(&anywhere(&[])).unwrap();
+    cluster.report(&last, Outcome::Status(500), None);
+    assert_eq!(reach(&cluster, &[]), [2], "the last endpoint is never ejected");
 }

@@ -131,6 +131,7 @@ fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<Retr
         outlier: fields.get("outlierDetection").and_then(|at| outlier(reader, &at)),
         // A field of ours: the native page has it.
         breaker: None,
+        health_check: None,
         retry_budget,
         tls: fields.get("tls").and_then(|at| tls(reader, &at)),
     }

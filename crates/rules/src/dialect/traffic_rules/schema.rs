@@ -3,12 +3,9 @@
 use serde_json::Value;
 
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
-use super::{BALANCING, BREAKER, BUDGET, RETRY, SPEC, SUBSET, TRIP};
+use super::{BALANCING, BREAKER, BUDGET, RETRY, SPEC, SUBSET, TRIP, health};
 use crate::dialect::{cors, nearness};
-use crate::schema::{any, described, list, mapping, number, object, one_of, text};
-
-/// How durations are written.
-const DURATION: &str = "such as 250ms, 1s or 1m.";
+use crate::schema::{DURATION, any, described, list, mapping, number, object, one_of, text};
 
 /// The whole page.
 pub(crate) fn spec() -> Value {
@@ -18,6 +15,7 @@ pub(crate) fn spec() -> Value {
         "subsets" => list(subset(), "Parts of the service by labels of its instances."),
         "loadBalancing" => balancing(),
         "circuitBreaker" => breaker(),
+        "healthCheck" => health::schema(),
         "timeout" => text(&format!("For a whole request, {DURATION} 0s is none.")),
         "retry" => retry(),
         "rateLimit" => any("How many requests each instance takes: one limit, or a list of up to 32."),

@@ -409,7 +409,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let warmup = of((duration(), percentage(), 0.1..10.0)
         .prop_map(|(window, minimum_percent, aggression)| Warmup { window, minimum_percent, aggression }));
     let http = (protocol, duration_or_off(), any::<u32>(), warmup);
-    let failing = (of(outlier()), of(beside::breaker()));
+    let failing = (of(outlier()), of(beside::breaker()), of(beside::health_check()));
     (name(), discovery, balance, duration(), limits, failing, tls, http, of(origin())).prop_map(
         |(
             name,
@@ -417,7 +417,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             balance,
             connect_timeout,
             limits,
-            (outlier, breaker),
+            (outlier, breaker, health_check),
             tls,
             (protocol, idle_timeout, max_requests, warmup),
             origin,
@@ -433,6 +433,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             limits,
             outlier,
             breaker,
+            health_check,
             tls,
             protocol,
             idle_timeout,

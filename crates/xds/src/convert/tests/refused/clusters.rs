@@ -168,3 +168,53 @@ fn a_circuit_breaker_that_cannot_be_is_refused_by_its_field() {
         assert!(told.contains(wanted), "{field}: {told}");
     }
 }
+
+#[test]
+fn a_health_check_that_cannot_be_is_refused_by_its_field() {
+    use outrigger_model::cluster::{CheckHow, Cluster, HealthCheck, HttpCheck, TcpCheck};
+    use wire::core::health_check::{HealthChecker, HttpHealthCheck, TcpHealthCheck, payload::Payload};
+    fn http(cluster: &mut wire::cluster::Cluster) -> &mut HttpHealthCheck {
+        match &mut cluster.health_checks[0].health_checker {
+            Some(HealthChecker::HttpHealthCheck(http)) => http,
+            _ => panic!("is HTTP"),
+        }
+    }
+    fn tcp(cluster: &mut wire::cluster::Cluster) -> &mut TcpHealthCheck {
+        match &mut cluster.health_checks[0].health_checker {
+            Some(HealthChecker::TcpHealthCheck(tcp)) => tcp,
+            _ => panic!("is TCP"),
+        }
+    }
+    let encoded = |how| {
+        let model = Cluster { health_check: Some(Box::new(HealthCheck::new(how))), ..Cluster::new("it") };
+        crate::convert::cluster::encode(&model, ClientKind::Outrigger)
+    };
+    each_is_refused(
+        ResourceKind::Cluster,
+        &encoded(CheckHow::Http(HttpCheck { expected: vec![(200, 299)], ..HttpCheck::of("/") })),
+        cases! { wire::cluster::Cluster;
+            "health_checks[0].timeout" => |c| c.health_checks[0].timeout = None,
+            "health_checks[0].interval" => |c| c.health_checks[0].interval = Some(Default::default()),
+            "health_checks[0].no_traffic_interval" => |c| c.health_checks[0].no_traffic_interval = Some(Default::default()),
+            "health_checks[0].unhealthy_threshold" => |c| c.health_checks[0].unhealthy_threshold = None,
+            "health_checks[0].healthy_threshold" => |c| c.health_checks[0].healthy_threshold = None,
+            "health_checks[0].health_checker" => |c| c.health_checks[0].health_checker = None,
+            "health_checks[0].http_health_check.path" => |c| http(c).path = "healthz".into(),
+            "health_checks[0].http_health_check.method" => |c| http(c).method = 6,
+            "health_checks[0].http_health_check.method" => |c| http(c).method = 77,
+            "health_checks[0].http_health_check.codec_client_type" => |c| http(c).codec_client_type = 2,
+            "health_checks[0].http_health_check.expected_statuses[0]" => |c| http(c).expected_statuses[0].end = 200,
+            "health_checks[0].http_health_check.expected_statuses[0]" => |c| http(c).expected_statuses[0].end = 601,
+            "health_checks[0].http_health_check.expected_statuses[0]" => |c| http(c).expected_statuses[0].start = -1,
+        },
+    );
+    each_is_refused(
+        ResourceKind::Cluster,
+        &encoded(CheckHow::Tcp(TcpCheck { send: b"PING".into(), receive: vec![b"PONG".into()] })),
+        cases! { wire::cluster::Cluster;
+            "health_checks[0].tcp_health_check.send.text" => |c| tcp(c).send.as_mut().unwrap().payload = Some(Payload::Text("0".into())),
+            "health_checks[0].tcp_health_check.receive[0].text" => |c| tcp(c).receive[0].payload = Some(Payload::Text("zz".into())),
+            "health_checks[0].tcp_health_check.receive[0].payload" => |c| tcp(c).receive[0].payload = None,
+        },
+    );
+}

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_model::cluster::Breaker;
+use outrigger_model::cluster::{
+    Breaker, CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck,
+};
 use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
 use outrigger_model::route::{Cors, Fault, FaultAbort, FaultDelay, FaultStatus, Mirror};
 use proptest::collection::vec;
@@ -56,6 +58,39 @@ pub(super) fn breaker() -> impl Strategy<Value = Box<Breaker>> {
                 consecutive_failures,
                 open_time,
                 probes,
+            })
+        },
+    )
+}
+
+pub(super) fn health_check() -> impl Strategy<Value = Box<HealthCheck>> {
+    let statuses =
+        || vec((100_u16..600, 0_u16..500).prop_map(|(from, more)| (from, (from + more).min(599))), 0..3);
+    let http = (name(), "/[a-z]{0,8}", 0..CHECK_METHODS.len(), any::<bool>(), statuses(), statuses())
+        .prop_map(|(host, path, method, http2, expected, retriable)| {
+            let method = CHECK_METHODS[method].to_owned();
+            CheckHow::Http(HttpCheck { host, path, method, http2, expected, retriable })
+        });
+    let bytes = || vec(any::<u8>(), 1..9);
+    let tcp = (prop_oneof![Just(Vec::new()), bytes()], vec(bytes(), 0..3))
+        .prop_map(|(send, receive)| CheckHow::Tcp(TcpCheck { send, receive }));
+    let grpc = ("[a-z.]{0,9}", "[a-z.]{0,9}")
+        .prop_map(|(service, authority)| CheckHow::Grpc(GrpcCheck { service, authority }));
+    let time = |from: u64| (from..1 << 40).prop_map(Duration::from_millis);
+    let times = (time(1), time(1), time(0), time(0), time(1));
+    (prop_oneof![http, tcp, grpc], times, any::<u32>(), 1_u32.., 1_u32..).prop_map(
+        |(how, times, interval_jitter_percent, unhealthy_threshold, healthy_threshold)| {
+            let (timeout, interval, initial_jitter, interval_jitter, no_traffic_interval) = times;
+            Box::new(HealthCheck {
+                how,
+                timeout,
+                interval,
+                initial_jitter,
+                interval_jitter,
+                interval_jitter_percent,
+                unhealthy_threshold,
+                healthy_threshold,
+                no_traffic_interval,
             })
         },
     )

@@ -1,0 +1,225 @@
+//! Who is asked, and when: of every cluster with active checks each endpoint that the control plane has for healthy.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_model::cluster::{CheckHow, Cluster, Discovery, HealthCheck, Limits, UpstreamProtocol};
+use outrigger_model::endpoint::{EndpointSet, Health as Reported};
+use tokio::time::Instant;
+
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::runtime::snapshot::Snapshot;
+
+/// Between the beginnings of two checks: a sidecar begins at most 500 in a second, whatever intervals and endpoints there are.
+const PACE: Duration = Duration::from_millis(2);
+
+/// All that are asked.
+#[derive(Default)]
+pub(super) struct Rounds {
+    clusters: HashMap<Arc<str>, Asked>,
+    subjects: HashMap<u64, Subject>,
+    /// By time; entries of subjects that have gone stay until then.
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    ids: u64,
+    begun: Option<Instant>,
+}
+
+/// A cluster whose endpoints are asked.
+struct Asked {
+    check: Arc<HealthCheck>,
+    /// As it is configured, without limits, breaker and endpoints.
+    apart: Arc<ClusterHandle>,
+    config: Arc<Cluster>,
+    endpoints: HashMap<SocketAddr, u64>,
+    /// When a request was last seen.
+    used: Option<Instant>,
+}
+
+/// An endpoint that is asked.
+struct Subject {
+    cluster: Arc<str>,
+    endpoint: Arc<EndpointState>,
+    /// The same place with a load of its own.
+    apart: Arc<EndpointState>,
+    /// When it was asked last.
+    asked: Option<Instant>,
+    /// Requests to it when that was looked at last.
+    requests: u64,
+}
+
+/// A check that is to be made.
+pub(super) struct Next {
+    pub(super) id: u64,
+    pub(super) cluster: Arc<ClusterHandle>,
+    pub(super) endpoint: Arc<EndpointState>,
+    pub(super) check: Arc<HealthCheck>,
+}
+
+impl Rounds {
+    /// When something is to be done.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let Reverse((due, _)) = self.queue.peek()?;
+        Some(self.begun.map_or(*due, |begun| (*due).max(begun + PACE)))
+    }
+
+    /// Asks for whom the snapshot has, and for nobody else.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot, now: Instant) {
+        let asks = |cluster: &&Arc<ClusterHandle>| {
+            cluster.config.health_check.is_some()
+                && cluster.config.discovery != Discovery::OriginalDestination
+        };
+        let mut before = std::mem::take(&mut self.clusters);
+        for cluster in snapshot.clusters().filter(asks) {
+            let Some(asked) = self.asked(cluster, before.remove(&cluster.name)) else { continue };
+            self.clusters.insert(cluster.name.clone(), asked);
+            self.endpoints(cluster, now);
+        }
+        for gone in before.into_values().flat_map(|asked| asked.endpoints.into_values()) {
+            self.subjects.remove(&gone);
+        }
+    }
+
+    fn asked(&mut self, cluster: &Arc<ClusterHandle>, before: Option<Asked>) -> Option<Asked> {
+        let check = cluster.config.health_check.as_ref()?;
+        let before = match before {
+            Some(same) if Arc::ptr_eq(&same.config, &cluster.config) => return Some(same),
+            before => before,
+        };
+        let config = Arc::new(apart(&cluster.config, check));
+        let apart = ClusterHandle::new(cluster.id, config, before.as_ref().map(|before| &*before.apart))
+            .inspect_err(
+                |error| tracing::warn!(cluster = %cluster.name, %error, "endpoints cannot be checked"),
+            )
+            .ok()?;
+        let mut asked = Asked {
+            check: Arc::new((**check).clone()),
+            apart: Arc::new(apart),
+            config: cluster.config.clone(),
+            endpoints: HashMap::new(),
+            used: None,
+        };
+        if let Some(before) = before {
+            asked.used = before.used;
+            if *before.check == **check {
+                asked.endpoints = before.endpoints;
+            } else {
+                // Another question: it is asked at once.
+                before.endpoints.values().for_each(|id| drop(self.subjects.remove(id)));
+            }
+        }
+        Some(asked)
+    }
+
+    fn endpoints(&mut self, cluster: &ClusterHandle, now: Instant) {
+        let Some(asked) = self.clusters.get_mut(&cluster.name) else { return };
+        let mut before = std::mem::take(&mut asked.endpoints);
+        for endpoint in cluster.endpoints().all.iter().filter(|one| one.reported == Reported::Healthy) {
+            let known = before.remove(&endpoint.address);
+            if let Some(id) = known
+                && let Some(subject) = self.subjects.get_mut(&id)
+            {
+                let same = (&subject.endpoint.identity, subject.endpoint.mesh_tls)
+                    == (&endpoint.identity, endpoint.mesh_tls);
+                if !same {
+                    subject.apart = Arc::new(endpoint.apart());
+                }
+                subject.endpoint = endpoint.clone();
+                asked.endpoints.insert(endpoint.address, id);
+                continue;
+            }
+            self.ids += 1;
+            let (cluster, apart) = (cluster.name.clone(), Arc::new(endpoint.apart()));
+            let requests = endpoint.totals().0;
+            let subject = Subject { cluster, endpoint: endpoint.clone(), apart, asked: None, requests };
+            self.subjects.insert(self.ids, subject);
+            asked.endpoints.insert(endpoint.address, self.ids);
+            self.queue.push(Reverse((now + up_to(asked.check.initial_jitter), self.ids)));
+        }
+        for gone in before.into_values() {
+            self.subjects.remove(&gone);
+        }
+    }
+
+    /// The check that is due, if one is.
+    pub(super) fn begin(&mut self, now: Instant) -> Option<Next> {
+        let Reverse((due, id)) = *self.queue.peek()?;
+        if due > now {
+            return None;
+        }
+        self.queue.pop();
+        let subject = self.subjects.get_mut(&id)?;
+        let asked = self.clusters.get_mut(&subject.cluster)?;
+        asked.look(subject, now);
+        // Where nobody calls, it is only looked whether somebody does.
+        let next = subject.asked.map(|last| last + asked.check.no_traffic_interval);
+        if let Some(next) = next.filter(|next| asked.is_quiet(now) && now < *next) {
+            self.queue.push(Reverse((next.min(now + asked.check.interval), id)));
+            return None;
+        }
+        self.begun = Some(now);
+        let (cluster, check) = (asked.apart.clone(), asked.check.clone());
+        Some(Next { id, cluster, endpoint: subject.apart.clone(), check })
+    }
+
+    /// A check has ended: whom it was about, if it is still asked; the next is due after the interval.
+    pub(super) fn ended(&mut self, id: u64, now: Instant) -> Option<(Arc<str>, Arc<EndpointState>)> {
+        let subject = self.subjects.get_mut(&id)?;
+        let asked = self.clusters.get_mut(&subject.cluster)?;
+        subject.asked = Some(now);
+        let check = &asked.check;
+        let interval = match asked.is_quiet(now) {
+            true => check.interval.min(check.no_traffic_interval),
+            false => check.interval,
+        };
+        let share = f64::from(check.interval_jitter_percent.min(100)) / 100.0;
+        let jitter = up_to(check.interval_jitter) + up_to(interval.mul_f64(share));
+        self.queue.push(Reverse((now + interval + jitter, id)));
+        Some((subject.cluster.clone(), subject.endpoint.clone()))
+    }
+}
+
+impl Asked {
+    /// Looks whether requests went to an endpoint since it was looked at last.
+    fn look(&mut self, subject: &mut Subject, now: Instant) {
+        let requests = subject.endpoint.totals().0;
+        if std::mem::replace(&mut subject.requests, requests) != requests {
+            self.used = Some(now);
+        }
+    }
+
+    /// Whether nobody has called for a while.
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.used.is_none_or(|used| now.duration_since(used) >= self.check.no_traffic_interval)
+    }
+}
+
+fn up_to(most: Duration) -> Duration {
+    most.mul_f64(fastrand::f64())
+}
+
+/// The cluster as checks use it: what bounds and judges requests is not for them.
+fn apart(cluster: &Cluster, check: &HealthCheck) -> Cluster {
+    let http2 = match &check.how {
+        CheckHow::Http(http) => http.http2,
+        CheckHow::Grpc(_) => true,
+        CheckHow::Tcp(_) => false,
+    };
+    Cluster {
+        discovery: Discovery::Static(EndpointSet::default()),
+        limits: Limits::default(),
+        outlier: None,
+        breaker: None,
+        health_check: None,
+        warmup: None,
+        connect_timeout: check.timeout,
+        protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
+        ..cluster.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;
