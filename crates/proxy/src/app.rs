@@ -18,7 +18,7 @@ use outrigger_telemetry::logging::{self, LogFormat};
 use outrigger_telemetry::trace::{ExportConfig, Exporter, SpanSender, exporter};
 use outrigger_telemetry::{Drain, LogControl, Readiness, Registry, drain};
 use outrigger_xds::NodeInfo;
-use outrigger_xds::client::{self, Client, Event, Options};
+use outrigger_xds::client::{self, Client, Events, Options};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -338,7 +338,7 @@ fn feed(
     process: &Arc<Process>,
     demands: mpsc::Receiver<ResourceKey>,
     resolver: Resolver,
-    (client, events): (Client, mpsc::Receiver<Event>),
+    (client, events): (Client, Events),
 ) -> (Feed, Arc<Mutex<FeedStatus>>) {
     let mut state = FeedState::new(config_feed::always(bootstrap.dns.is_some()));
     for outbound in &bootstrap.outbound {
@@ -380,7 +380,7 @@ fn ads(
     bootstrap: &Bootstrap,
     joined: &Joined,
     registrar: Option<&Registrar>,
-) -> (Client, mpsc::Receiver<Event>) {
+) -> (Client, Events) {
     let node = &bootstrap.node;
     let info = NodeInfo {
         id: node_id(bootstrap),

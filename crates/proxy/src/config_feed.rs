@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::resource::{Host, Invalid, Resource, ResourceKind, TrustBundleSecret};
-use outrigger_xds::client::{Client, Event};
+use outrigger_xds::client::{Client, Event, Events};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -78,7 +78,7 @@ pub struct ConfigFeed<P> {
     /// The ADS client.
     pub client: Client,
     /// Its events.
-    pub events: mpsc::Receiver<Event>,
+    pub events: Events,
     /// What workers and DNS ask for.
     pub demands: mpsc::Receiver<ResourceKey>,
     /// Asks DNS for what clusters of names consist of.
@@ -198,6 +198,7 @@ impl<P: Publish> ConfigFeed<P> {
         match event {
             Event::Connected => {
                 tracing::info!("connected to the control plane");
+                self.state.forget_barrier();
                 let mut status = self.status.lock();
                 status.connected = true;
                 status.disconnected = None;

@@ -90,11 +90,31 @@ struct Shared {
     stir: Notify,
 }
 
+/// What the client tells, in order; dropped, the client ends.
+pub struct Events {
+    queue: mpsc::Receiver<Event>,
+    shared: Arc<Shared>,
+}
+
+impl Events {
+    /// The next one; none when the client has ended.
+    pub async fn recv(&mut self) -> Option<Event> {
+        let event = self.queue.recv().await?;
+        if event == Event::Connected {
+            self.shared.wanted.lock().followed += 1;
+        }
+        Some(event)
+    }
+}
+
 #[derive(Default)]
 struct Wanted {
     asks: BTreeMap<ResourceKind, Ask>,
-    /// Everything up to this generation is in force.
+    /// Everything up to this generation is in force. Of the last stream: another control plane counts for itself.
     in_force: Option<u64>,
+    /// Streams that were opened, and of how many of them the consumer has heard.
+    opened: u64,
+    followed: u64,
     vetoes: Vec<Veto>,
     /// Given up since the stream was last told; asked for again in between, they have to be sent again.
     dropped: BTreeSet<(ResourceKind, String)>,
@@ -125,15 +145,16 @@ pub fn start<C, F>(
     connect: C,
     node: NodeInfo,
     options: Options,
-) -> (Client, mpsc::Receiver<Event>, impl Future<Output = ()> + Send + 'static)
+) -> (Client, Events, impl Future<Output = ()> + Send + 'static)
 where
     C: Fn() -> F + Send + 'static,
     F: Future<Output = Result<Channel, String>> + Send + 'static,
 {
     let shared = Arc::new(Shared { wanted: Mutex::default(), stir: Notify::new() });
-    let (events, receiver) = mpsc::channel(options.queue.max(1));
+    let (events, queue) = mpsc::channel(options.queue.max(1));
     let client = Client { shared: Arc::clone(&shared) };
-    (client, receiver, run::run(connect, node, options, shared, events))
+    let told = Events { queue, shared: Arc::clone(&shared) };
+    (client, told, run::run(connect, node, options, shared, events))
 }
 
 impl Client {
@@ -166,9 +187,14 @@ impl Client {
         self.ask(|w| w.asks.entry(kind).or_default().wildcard = true);
     }
 
-    /// Everything up to this generation is in force: its barrier is acknowledged.
+    /// Everything up to this generation is in force: its barrier is acknowledged. Where another stream has begun meanwhile, its
+    /// barriers are not meant.
     pub fn ack_barrier(&self, generation: u64) {
-        self.ask(|w| w.in_force = w.in_force.max(Some(generation)));
+        self.ask(|w| {
+            if w.followed == w.opened {
+                w.in_force = w.in_force.max(Some(generation));
+            }
+        });
     }
 
     /// Refuses a resource that was delivered, because it cannot be put in force; the control plane is told.

@@ -5,8 +5,7 @@ use std::time::Duration;
 use outrigger_identity::csr::client::request_certificate;
 use outrigger_identity::{ControlPeer, ControlPlane as Channel, CredentialStore, JoinFile};
 use outrigger_model::resource::{Invalid, Resource};
-use outrigger_xds::client::{self, Event, Options};
-use tokio::sync::mpsc;
+use outrigger_xds::client::{self, Event, Events, Options};
 
 use super::*;
 use crate::api::types::{ApplyQuery, RevocationRequest, RuleState, TokenRequest, WaitQuery};
@@ -51,7 +50,7 @@ async fn credentials(running: &Running, account: &str) -> (Channel, CredentialSt
 
 struct Sidecar {
     client: client::Client,
-    events: mpsc::Receiver<Event>,
+    events: Events,
     task: tokio::task::JoinHandle<()>,
 }
 

@@ -233,6 +233,11 @@ impl FeedState {
         self.acknowledged
     }
 
+    /// There is another stream: what the one before waited for is nobody's question any more.
+    pub fn forget_barrier(&mut self) {
+        self.barrier = None;
+    }
+
     /// Starts from what was stored on disk: in force at once, and replaced by whatever the control plane says.
     pub fn restore(
         &mut self,

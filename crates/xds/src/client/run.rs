@@ -91,6 +91,11 @@ async fn converse(
         Err(_) => return Err(End::Stream(format!("no answer within {:?}", options.open_timeout))),
     };
     *since = Some(Instant::now());
+    {
+        // Whoever is at the other end may be another control plane, with generations of its own.
+        let mut wanted = shared.wanted.lock();
+        (wanted.in_force, wanted.opened) = (None, wanted.opened + 1);
+    }
     events.send(Event::Connected).await.map_err(|_| End::Consumer)?;
     loop {
         tokio::select! {

@@ -76,7 +76,7 @@ impl AggregatedDiscoveryService for Script {
 /// A client with its script; streams arrive on `lines`.
 struct Play {
     client: Client,
-    events: mpsc::Receiver<Event>,
+    events: Events,
     lines: mpsc::Receiver<Line>,
 }
 
@@ -283,6 +283,38 @@ async fn a_barrier_is_acknowledged_when_it_is_in_force() {
     assert_eq!(line.hear().await.response_nonce, "n1");
     line.say(ResourceKind::Barrier, "n3", vec![barrier(4)], &[]).await;
     assert_eq!(line.hear().await.response_nonce, "n3", "what is in force already is acknowledged at once");
+}
+
+#[tokio::test]
+async fn generations_of_another_control_plane_are_acknowledged_for_themselves() {
+    let mut play = Play::start().await;
+    play.client.wildcard(ResourceKind::Barrier);
+    play.client.wildcard(CDS);
+    let mut line = play.line().await;
+    for _ in 0..2 {
+        line.hear().await;
+    }
+    line.say(ResourceKind::Barrier, "n1", vec![barrier(9)], &[]).await;
+    assert_eq!(play.update().await.0, ["barrier@9"]);
+    play.client.ack_barrier(9);
+    assert_eq!(line.hear().await.response_nonce, "n1");
+    drop(line);
+
+    let mut line = play.line().await;
+    for _ in 0..2 {
+        line.hear().await;
+    }
+    // Of the stream before, by a consumer that has not heard of the new one.
+    play.client.ack_barrier(9);
+    for (nonce, generation) in [("m1", 4), ("m2", 9)] {
+        line.say(ResourceKind::Barrier, nonce, vec![barrier(generation)], &[]).await;
+        line.say(CDS, &format!("{nonce}-"), vec![cluster("a", nonce)], &[]).await;
+        assert_eq!(line.hear().await.response_nonce, format!("{nonce}-"), "{generation} is not in force here");
+        assert_eq!(play.update().await.0, [format!("barrier@{generation}")]);
+        play.update().await;
+        play.client.ack_barrier(generation);
+        assert_eq!(line.hear().await.response_nonce, nonce);
+    }
 }
 
 #[tokio::test]

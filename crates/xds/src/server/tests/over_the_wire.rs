@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use super::*;
-use crate::client::{self, Client, Event};
+use crate::client::{self, Client, Event, Events};
 use crate::wire::core;
 
 /// Serves one shelf to everybody who proves to be `spiffe://td/ns/a/sa/b`.
@@ -49,7 +49,7 @@ async fn serve(shelf: &Arc<Shelf>) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-async fn join(channel: Channel) -> (Client, mpsc::Receiver<Event>) {
+async fn join(channel: Channel) -> (Client, Events) {
     let node = NodeInfo { id: "n".into(), ..Default::default() };
     let connect = move || std::future::ready(Ok(channel.clone()));
     let quick = client::Options { backoff_base: Duration::from_millis(1), ..Default::default() };
@@ -78,7 +78,7 @@ impl Shelf {
     }
 }
 
-async fn update(events: &mut mpsc::Receiver<Event>) -> (ResourceKind, Vec<String>, Vec<String>) {
+async fn update(events: &mut Events) -> (ResourceKind, Vec<String>, Vec<String>) {
     loop {
         match events.recv().await.unwrap() {
             Event::Update { kind, upserts, removed } => {
