@@ -30,11 +30,11 @@ impl CallerPolicy for Proofs {
         })
     }
 
-    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+    async fn spend(&self, caller: &Caller) -> Result<(), Denied> {
         // The cluster counts none.
         match caller.bearer.as_deref().filter(|secret| service_accounts::is_token(secret)) {
             Some(_) if self.cluster.is_some() => Ok(()),
-            _ => self.tokens.spend(caller),
+            _ => self.tokens.spend(caller).await,
         }
     }
 

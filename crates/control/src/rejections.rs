@@ -151,8 +151,8 @@ impl<P: CallerPolicy> CallerPolicy for Noting<P> {
         })
     }
 
-    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
-        self.policy.spend(caller).inspect_err(|denied| {
+    async fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        self.policy.spend(caller).await.inspect_err(|denied| {
             self.rejections.note("token", &caller.remote.ip().to_string(), &denied.0);
         })
     }
@@ -178,7 +178,7 @@ mod tests {
             Ok(SpiffeId::workload("cluster.local", "shop", "web").unwrap())
         }
 
-        fn spend(&self, _: &Caller) -> Result<(), Denied> {
+        async fn spend(&self, _: &Caller) -> Result<(), Denied> {
             match self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
                 false => Ok(()),
                 true => Err(Denied("used as often as it may".into())),
@@ -196,8 +196,8 @@ mod tests {
         let caller =
             Caller { certificate: None, bearer: Some("x".into()), remote: ([10, 0, 0, 1], 1).into() };
         assert!(noting.identify(&caller).await.is_ok());
-        assert!(noting.spend(&caller).is_ok());
-        assert!(noting.spend(&caller).is_err());
+        assert!(noting.spend(&caller).await.is_ok());
+        assert!(noting.spend(&caller).await.is_err());
         assert_eq!(noting.rejections.list().len(), 1);
     }
 

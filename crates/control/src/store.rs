@@ -14,7 +14,7 @@ pub(crate) mod memory;
 pub mod records;
 
 pub use records::{Contents, Mutation};
-use records::{HistoryEntry, StoredSaid};
+use records::{HistoryEntry, StoredSaid, StoredToken};
 
 /// The layout of what is stored. A store with a higher number is of a newer release and is refused.
 pub const FORMAT: u64 = 1;
@@ -35,6 +35,10 @@ pub trait Store: Send + Sync {
 
     /// Writes all changes or none; they survive when it answers. After an error nothing has changed.
     fn commit(self: Arc<Self>, mutations: Vec<Mutation>) -> Answer<()>;
+
+    /// Counts one use of a token, of which this is what is left by what is known here. Whether there was one: where others count,
+    /// too, they may have been quicker.
+    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool>;
 
     /// Why changes are not taken at the moment, if they are not.
     fn trouble(&self) -> Option<String>;
@@ -77,6 +81,17 @@ pub enum StoreError {
         /// What the system says.
         reason: String,
     },
+    /// What replicas share cannot be written.
+    #[error("{place} cannot be written: {reason}; nothing has changed")]
+    Shared {
+        /// The object of the cluster.
+        place: String,
+        /// What its API server says.
+        reason: String,
+    },
+    /// Replicas do not share it.
+    #[error("{0}")]
+    Alone(String),
     /// The system refuses.
     #[error("the store {path} cannot be used: {reason}")]
     Io {

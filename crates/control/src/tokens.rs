@@ -42,6 +42,8 @@ pub struct Tokens {
 struct Shared {
     store: Arc<dyn Store>,
     by_hash: Mutex<BTreeMap<String, StoredToken>>,
+    /// One use is counted at a time, so that what is stored last is what is left.
+    counting: tokio::sync::Mutex<()>,
     guesses: Guesses,
 }
 
@@ -63,8 +65,8 @@ pub struct Grant {
 impl Tokens {
     /// With what the store held.
     pub fn new(store: Arc<dyn Store>, tokens: Vec<StoredToken>) -> Self {
-        let by_hash = tokens.into_iter().map(|token| (token.secret_sha256.clone(), token)).collect();
-        let shared = Shared { store, by_hash: Mutex::new(by_hash), guesses: Guesses::default() };
+        let by_hash = Mutex::new(by_hash(tokens));
+        let shared = Shared { store, by_hash, counting: Default::default(), guesses: Guesses::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -103,6 +105,11 @@ impl Tokens {
         let mut by_hash = self.shared.by_hash.lock();
         hashes.iter().for_each(|hash| drop(by_hash.remove(hash)));
         Ok(hashes.len())
+    }
+
+    /// Others have changed them: all that there are now.
+    pub(crate) fn replace(&self, tokens: Vec<StoredToken>) {
+        *self.shared.by_hash.lock() = by_hash(tokens);
     }
 
     /// All tokens, for listing.
@@ -172,24 +179,36 @@ impl Tokens {
         Ok(token.identity.clone())
     }
 
-    /// Counts one use.
-    fn redeem(&self, secret: &str, now: Timestamp) -> Result<(), Denied> {
-        let mut by_hash = self.shared.by_hash.lock();
-        let Some(token) = by_hash.get_mut(&hash(secret)) else { return Err(unknown()) };
-        usable(token, now)?;
-        if let Some(left) = &mut token.uses_left {
-            *left -= 1;
-            let mutation = Mutation::PutToken(Box::new(token.clone()));
-            let store = self.shared.store.clone();
-            // The caller must not wait for the disk. A crash in between gives back one use at most.
-            tokio::spawn(async move {
-                if let Err(error) = store.commit(vec![mutation]).await {
-                    tracing::error!(%error, "the use of a token could not be stored");
-                }
-            });
+    /// Counts one use. It is stored before it counts, or a crash would give it back.
+    async fn redeem(&self, secret: &str, now: Timestamp) -> Result<(), Denied> {
+        let hash = hash(secret);
+        let known = || self.shared.by_hash.lock().get(&hash).cloned().ok_or_else(unknown);
+        usable(&known()?, now)?;
+        if known()?.uses_left.is_none() {
+            return Ok(());
         }
-        Ok(())
+        let _counting = self.shared.counting.lock().await;
+        let mut token = known()?;
+        usable(&token, now)?;
+        let identity = token.identity.clone();
+        token.uses_left = token.uses_left.map(|left| left.saturating_sub(1));
+        let counted = self.shared.store.clone().spend(token.clone()).await.map_err(|error| {
+            tracing::error!(%error, id = %identity, "the use of a token could not be stored");
+            Denied(format!("the use of the token of {identity} could not be stored, so it does not count; try again"))
+        })?;
+        if !counted {
+            token.uses_left = Some(0);
+        }
+        if let Some(known) = self.shared.by_hash.lock().get_mut(&hash) {
+            // Others may have counted meanwhile.
+            known.uses_left = known.uses_left.min(token.uses_left);
+        }
+        if counted { Ok(()) } else { usable(&token, now) }
     }
+}
+
+fn by_hash(tokens: Vec<StoredToken>) -> BTreeMap<String, StoredToken> {
+    tokens.into_iter().map(|token| (token.secret_sha256.clone(), token)).collect()
 }
 
 /// For how long a source's tokens are not looked at.
@@ -222,8 +241,11 @@ impl CallerPolicy for Tokens {
         self.check(secret, Timestamp::now(), source)
     }
 
-    fn spend(&self, caller: &Caller) -> Result<(), Denied> {
-        caller.bearer.as_deref().map_or(Ok(()), |secret| self.redeem(secret, Timestamp::now()))
+    async fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        match caller.bearer.as_deref() {
+            Some(secret) => self.redeem(secret, Timestamp::now()).await,
+            None => Ok(()),
+        }
     }
 
     /// A certificate's holder goes on as the same identity, but an operator's certificate is issued anew each time.
@@ -337,8 +359,8 @@ mod tests {
         for _ in 0..3 {
             assert!(tokens.identify(&caller(Some(&secret))).await.is_ok(), "nothing was made of it yet");
         }
-        tokens.spend(&caller(Some(&secret))).unwrap();
-        assert!(tokens.spend(&caller(Some(&secret))).unwrap_err().0.contains("as often"));
+        tokens.spend(&caller(Some(&secret))).await.unwrap();
+        assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
         assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
     }
 

@@ -12,7 +12,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::records::{Contents, HistoryEntry, Mutation, StoredSaid};
+use super::records::{Contents, HistoryEntry, Mutation, StoredSaid, StoredToken};
 use super::{Answer, FORMAT, Store, StoreError};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -345,6 +345,10 @@ impl Store for Embedded {
 
     fn commit(self: Arc<Self>, mutations: Vec<Mutation>) -> Answer<()> {
         self.off(move |store| store.commit_blocking(&mutations))
+    }
+
+    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool> {
+        self.off(move |store| store.commit_blocking(&[Mutation::PutToken(Box::new(left))]).map(|()| true))
     }
 
     fn trouble(&self) -> Option<String> {

@@ -119,6 +119,11 @@ impl Store for Memory {
         })
     }
 
+    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool> {
+        let done = self.commit(vec![Mutation::PutToken(Box::new(left))]);
+        Box::pin(async { done.await.map(|()| true) })
+    }
+
     fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
     }

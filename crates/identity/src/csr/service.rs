@@ -48,8 +48,8 @@ pub trait CallerPolicy: Send + Sync {
     /// Counts one use of what [`CallerPolicy::identify`] took, for a certificate that is made and not yet handed out.
     ///
     /// # Errors
-    /// When there is no use left, as another call was quicker; the certificate is thrown away.
-    fn spend(&self, caller: &Caller) -> Result<(), Denied>;
+    /// When there is no use left, as another call was quicker, or when it cannot be counted; the certificate is thrown away.
+    async fn spend(&self, caller: &Caller) -> Result<(), Denied>;
 
     /// Whether the holder of a still valid certificate may have the same identity again. Who is revoked does not come so far.
     ///
@@ -131,7 +131,7 @@ impl CertificateService {
             })?;
         // Only now: a request that came to nothing has used nothing up.
         if by_token {
-            self.policy.spend(caller).map_err(refuse)?;
+            self.policy.spend(caller).await.map_err(refuse)?;
         }
         tracing::info!(id = %identity, remote = %caller.remote, "certificate issued");
         let roots = issued.bundle.roots(self.authority.trust_domain());

@@ -38,7 +38,7 @@ impl CallerPolicy for Tokens {
         }
     }
 
-    fn spend(&self, _: &Caller) -> Result<(), Denied> {
+    async fn spend(&self, _: &Caller) -> Result<(), Denied> {
         Ok(())
     }
 

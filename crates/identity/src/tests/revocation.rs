@@ -99,7 +99,7 @@ impl CallerPolicy for OneUse {
         }
     }
 
-    fn spend(&self, _: &Caller) -> Result<(), Denied> {
+    async fn spend(&self, _: &Caller) -> Result<(), Denied> {
         match self.0.fetch_add(1, Ordering::SeqCst) {
             0 => Ok(()),
             _ => Err(Denied("used up".to_owned())),
