@@ -14,6 +14,7 @@ pub mod netns;
 pub mod recorder;
 pub mod require;
 pub mod wait;
+pub mod way;
 
 /// Lets any user read and enter a directory of ours: sidecars run as their own.
 pub fn open_to_all(directory: &std::path::Path) {

@@ -206,6 +206,11 @@ impl Mesh {
 
     /// Starts the control plane (again).
     pub async fn start_control(&mut self) {
+        self.begin_control();
+        eventually("the control plane answers", || self.client.status()).await;
+    }
+
+    fn spawn_control(&self) -> Process {
         let file = self.path("control.json");
         std::fs::write(&file, self.settings.to_string()).expect("a file in the mesh's own directory");
         let mut command = match (&self.place, self.behind.split_first()) {
@@ -218,13 +223,54 @@ impl Mesh {
             }
         };
         command.args(["control-plane", "--config"]).arg(file);
-        self.control = Some(Process::spawn(command, self.path("control.log")));
-        eventually("the control plane answers", || self.client.status()).await;
+        Process::spawn(command, self.path("control.log"))
     }
 
     /// The control plane's process, while it runs.
     pub fn control_id(&self) -> Option<u32> {
         self.control.as_ref().map(Process::id)
+    }
+
+    /// Tells the control plane's process something.
+    pub fn signal_control(&self, signal: rustix::process::Signal) {
+        let id = self.control_id().and_then(|id| i32::try_from(id).ok());
+        let id = id.and_then(rustix::process::Pid::from_raw).expect("it runs");
+        rustix::process::kill_process(id, signal).expect("it is ours");
+    }
+
+    /// Has the control plane stop as it does for an operator, and waits until it has.
+    pub async fn stop_control(&mut self) {
+        self.signal_control(rustix::process::Signal::TERM);
+        self.ended_control().await;
+    }
+
+    /// Waits until the control plane has ended; what it has logged.
+    pub async fn ended_control(&mut self) -> String {
+        let control = self.control.as_mut().expect("it runs");
+        eventually("the control plane has ended", || {
+            let ended = control.child.try_wait();
+            std::future::ready(match ended {
+                Ok(Some(_)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+        })
+        .await;
+        self.control.take().map(|control| control.log()).unwrap_or_default()
+    }
+
+    /// A setting of the control plane, when it is started next.
+    pub fn set(&mut self, name: &str, value: Value) {
+        self.settings[name] = value;
+    }
+
+    /// What the control plane has logged since it was started last.
+    pub fn control_log(&self) -> String {
+        self.control.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Starts the control plane without waiting for it.
+    pub fn begin_control(&mut self) {
+        self.control = Some(self.spawn_control());
     }
 
     /// Kills the control plane at once.

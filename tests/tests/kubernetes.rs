@@ -21,6 +21,7 @@ use crate::BINARY;
 mod kinds;
 mod others;
 mod pods;
+mod replicas;
 mod source;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");

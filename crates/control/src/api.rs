@@ -22,6 +22,7 @@ use crate::registry::api::Caller;
 use crate::registry::claim::Reach;
 use crate::registry::health::Table;
 use crate::rejections::Rejections;
+use crate::replicas::Replicas;
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::store::Store;
@@ -38,11 +39,13 @@ mod identities;
 mod instances;
 mod parameters;
 pub(crate) mod registries;
+mod replicas;
 pub(crate) mod route_status;
 mod rules;
 pub mod services;
 mod status;
 
+pub(crate) use replicas::router as replicas;
 use types::ErrorBody;
 
 /// Where names of pages are told.
@@ -86,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     pub(crate) admin: AdminToken,
     pub(crate) authority: Arc<Authority>,
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) metrics: Arc<Metrics>,
     /// What join files name as the control plane's address.
     pub(crate) advertised: String,
@@ -344,7 +348,7 @@ impl From<Refused> for Problem {
             Refused::Invalid(_) => StatusCode::BAD_REQUEST,
             Refused::Forbidden(_) => StatusCode::FORBIDDEN,
             Refused::Unknown(_) => StatusCode::NOT_FOUND,
-            Refused::Conflict(_) => StatusCode::CONFLICT,
+            Refused::Conflict(_) | Refused::Alone(..) => StatusCode::CONFLICT,
             Refused::Replaced { by, .. } => {
                 let body = ErrorBody { error: text, replaced_by: Some(by), ..ErrorBody::default() };
                 return Self { status: StatusCode::CONFLICT, body };

@@ -26,6 +26,8 @@ use crate::registry::health::Table;
 use crate::registry::write::Wanted;
 use crate::registry::{self, Heard};
 use crate::rejections::Rejections;
+use crate::replicas::Replicas;
+use crate::replicas::keys::Keys;
 use crate::reports::Reporter;
 use crate::settings::Settings;
 use crate::status::Board;
@@ -39,6 +41,7 @@ pub(crate) mod gate;
 mod grpc;
 mod http;
 mod lineage;
+mod replicated;
 mod servers;
 
 #[cfg(test)]
@@ -69,6 +72,7 @@ pub struct Running {
     board: Arc<Board>,
     traces: TraceStore,
     authority: Arc<Authority>,
+    replicas: Option<Arc<Replicas>>,
     drain: Drain,
     tasks: JoinSet<()>,
 }
@@ -102,6 +106,8 @@ pub(crate) struct Parts {
     pub(crate) tokens: Tokens,
     pub(crate) admin: AdminToken,
     pub(crate) authority: Arc<Authority>,
+    /// The others, if there may be any.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) credentials: CredentialStore,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
@@ -142,11 +148,17 @@ impl ControlPlane {
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
         tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
         tasks.spawn(recover(parts.store.clone()));
-        for reporter in Reporter::all(&parts.settings, &parts.registries, &parts.keeper, &parts.board) {
+        for reporter in Reporter::all(
+            &parts.settings,
+            &parts.registries,
+            &parts.keeper,
+            &parts.board,
+            parts.replicas.as_ref(),
+        ) {
             tasks.spawn(reporter.tell());
         }
         let (keeper, board, traces) = (parts.keeper.clone(), parts.board.clone(), parts.traces.clone());
-        let store = parts.store.clone();
+        let (store, replicas) = (parts.store.clone(), parts.replicas.clone());
         let (authority, drain, socket) =
             (parts.authority.clone(), parts.drain.clone(), parts.settings.socket_path());
         let addresses = servers::start(parts, &mut tasks).await?;
@@ -154,7 +166,20 @@ impl ControlPlane {
             xds = %addresses.xds, socket = %socket.display(), generation = keeper.published().generation(),
             "the control plane serves"
         );
-        Ok(Running { addresses, socket, keeper, store, handles, board, traces, authority, drain, tasks })
+        let running = Running {
+            addresses,
+            socket,
+            keeper,
+            store,
+            handles,
+            board,
+            traces,
+            authority,
+            replicas,
+            drain,
+            tasks,
+        };
+        Ok(running)
     }
 }
 
@@ -167,9 +192,18 @@ async fn open(
     let (directory, given) = (settings.data_dir.clone(), store);
     let opened = tokio::task::spawn_blocking(move || open_store(&directory, given)).await;
     let store = opened.context("opening the data directory")??;
+    let (joining, store) = replicated::begin(&settings, store).await?;
     let contents = store.clone().load().await?;
-    let opened = tokio::task::spawn_blocking(move || open_files(settings, contents)).await;
-    let Opened { settings, mut contents, authority, admin, notices } =
+    let options = AuthorityOptions {
+        default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
+        ..AuthorityOptions::new(&settings.trust_domain)
+    };
+    let shared = match &joining {
+        Some(joining) => replicated::authority(joining, &settings, options.clone(), &contents).await?,
+        None => None,
+    };
+    let opened = tokio::task::spawn_blocking(move || open_files(settings, options, contents, shared)).await;
+    let Opened { settings, mut contents, authority, keys, admin, notices } =
         opened.context("opening the data directory")??;
     lineage::record(&store, &authority).await?;
     let authority = Arc::new(authority);
@@ -193,7 +227,14 @@ async fn open(
         said,
         roots_pem: authority.bundle().to_pem(&settings.trust_domain).into(),
     };
-    let keeper = Keeper::start(start).await?;
+    let mut keeper = Keeper::start(start).await?;
+    let replicas = match joining {
+        Some(joining) => {
+            keeper = keeper.among_replicas();
+            Some(joining.join(keys, (&authority, &credentials), &keeper, &tokens, tasks)?)
+        }
+        None => None,
+    };
     authority.revoke(keeper.published().revoked.clone());
     tasks.spawn(pass_back(keeper.clone(), wanted));
     tasks.spawn(recall::keep(keeper.clone(), store.clone(), registries.clone(), rows));
@@ -201,6 +242,9 @@ async fn open(
     let registry = Registry::with_process("outrigger-control", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&registry);
     let traces = TraceStore::new(settings.trace_spans, settings.trace_bytes);
+    if let Some(replicas) = &replicas {
+        replicas.observe(&registry);
+    }
     observe(&registry, keeper.clone(), registries.clone(), board.clone(), traces.clone());
     let drain = Drain::new();
     let parts = Parts {
@@ -212,6 +256,7 @@ async fn open(
         tokens,
         admin,
         authority,
+        replicas,
         credentials,
         metrics,
         registry,
@@ -228,6 +273,8 @@ struct Opened {
     settings: Settings,
     contents: Contents,
     authority: Authority,
+    /// Where replicas share it.
+    keys: Option<Keys>,
     admin: AdminToken,
     notices: Vec<String>,
 }
@@ -246,17 +293,24 @@ fn open_store(directory: &Path, given: Option<Arc<dyn Store>>) -> anyhow::Result
     }
 }
 
-fn open_files(settings: Settings, contents: Contents) -> anyhow::Result<Opened> {
+fn open_files(
+    settings: Settings,
+    options: AuthorityOptions,
+    contents: Contents,
+    shared: Option<(Authority, Keys)>,
+) -> anyhow::Result<Opened> {
     lineage::check(&settings, &contents)?;
-    let options = AuthorityOptions {
-        default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
-        ..AuthorityOptions::new(&settings.trust_domain)
+    let (authority, keys, notices) = match shared {
+        Some((authority, keys)) => (authority, Some(keys), None),
+        None => {
+            let authority = Authority::open(&settings.authority_path(), options)?;
+            let notices = lineage::lost_authority(&contents, &authority, &settings.authority_path());
+            (authority, None, notices)
+        }
     };
-    let authority = Authority::open(&settings.authority_path(), options)?;
-    let notices = lineage::lost_authority(&contents, &authority, &settings.authority_path());
     let notices = notices.into_iter().collect();
     let admin = AdminToken::open(&settings.data_dir)?;
-    Ok(Opened { settings, contents, authority, admin, notices })
+    Ok(Opened { settings, contents, authority, keys, admin, notices })
 }
 
 /// Each registry has a task of its own: one that says much waits for the keeper, and nobody for it.
@@ -358,6 +412,9 @@ impl Running {
     /// Stops listening, ends streams and removes the socket.
     pub async fn stop(mut self) {
         self.drain.begin();
+        if let Some(replicas) = &self.replicas {
+            replicas.stop().await;
+        }
         // xDS streams end with the keeper; until then tonic would wait for them.
         self.keeper.stop().await;
         let servers = self.drain.wait_idle(STOP_TIMEOUT).await;
@@ -388,6 +445,7 @@ fn remove_socket(path: &Path) {
 
 pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
     let Parts { settings, keeper, registries, store, board, tokens, admin, authority, metrics, .. } = parts;
+    let replicas = parts.replicas;
     let (rejections, notices) = (parts.rejections, parts.notices);
     let shared = Arc::new(Shared {
         settings,
@@ -398,6 +456,7 @@ pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
         tokens,
         admin,
         authority,
+        replicas,
         metrics,
         advertised,
         rejections,

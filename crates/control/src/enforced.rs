@@ -10,6 +10,7 @@ use outrigger_xds::ClientKind;
 
 use crate::instance::{Instance, State};
 use crate::keeper::Published;
+use crate::others::{Gaps, Others};
 use crate::status::{Board, Client};
 use crate::world::World;
 
@@ -20,20 +21,18 @@ const MOST_NAMES: usize = 12;
 #[derive(Debug, Default)]
 pub(crate) struct Unenforced {
     /// By the reason, who.
-    by_rule: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+    by_rule: Gaps,
 }
 
 impl Unenforced {
-    /// Asks every connected foreign client and every registered instance.
-    pub(crate) fn now(published: &Published, board: &Board) -> Self {
-        let mut found = Self::default();
+    /// Asks every connected foreign client and every registered instance, and what other replicas have asked theirs.
+    pub(crate) fn now(published: &Published, board: &Board, others: &Others) -> Self {
         let clients = board.clients();
-        for client in clients.iter().filter(|client| client.kind != ClientKind::Outrigger) {
-            for gap in published.compiled.gaps(&client.scope, &client.asked.lock().clone()) {
-                found.note(gap.rule, gap.why, client.name());
-            }
+        let mut found = Self { by_rule: gaps(published, &clients) };
+        for (rule, why, who) in others.gaps() {
+            found.note(rule.clone(), why.clone(), who);
         }
-        found.inbound(&published.world, &clients);
+        found.inbound(&published.world, &clients, others);
         found
     }
 
@@ -41,9 +40,11 @@ impl Unenforced {
         self.by_rule.entry(rule).or_default().entry(why).or_default().insert(who.to_owned());
     }
 
-    fn inbound(&mut self, world: &World, clients: &[Client]) {
-        let by_instance: BTreeMap<&str, ClientKind> =
-            clients.iter().filter_map(|client| Some((client.instance.as_deref()?, client.kind))).collect();
+    fn inbound(&mut self, world: &World, clients: &[Client], others: &Others) {
+        let elsewhere =
+            others.proxies().filter_map(|proxy| Some((proxy.instance.as_deref()?, proxy.kind()?)));
+        let here = clients.iter().filter_map(|client| Some((client.instance.as_deref()?, client.kind)));
+        let by_instance: BTreeMap<&str, ClientKind> = elsewhere.chain(here).collect();
         for instance in world.instances() {
             let why = match by_instance.get(instance.id.as_str()) {
                 Some(ClientKind::Outrigger) => continue,
@@ -54,6 +55,8 @@ impl Unenforced {
                 None if !instance.sidecar => "it has no sidecar",
                 // Out of service: nobody is sent there.
                 None if instance.state != State::Running => continue,
+                // It may be, to one that does not answer.
+                None if !others.silent.is_empty() => continue,
                 None => "its sidecar is not connected",
             };
             let alone = !by_instance.contains_key(instance.id.as_str());
@@ -74,15 +77,31 @@ impl Unenforced {
     }
 
     /// Connected proxies that lack something of one of these rules.
-    pub(crate) fn proxies(&self, board: &Board, rules: &[String]) -> usize {
+    pub(crate) fn proxies(&self, board: &Board, others: &Others, rules: &[String]) -> usize {
         let who: BTreeSet<&String> = rules
             .iter()
             .filter_map(|rule| self.by_rule.get(rule))
             .flat_map(BTreeMap::values)
             .flatten()
             .collect();
-        board.clients().iter().filter(|client| who.iter().any(|name| *name == client.name())).count()
+        if who.is_empty() {
+            return 0;
+        }
+        let lacks = |known: &str| who.iter().any(|name| *name == known);
+        let elsewhere = others.proxies().filter(|proxy| lacks(&proxy.name)).count();
+        elsewhere + board.clients().iter().filter(|client| lacks(client.name())).count()
     }
+}
+
+/// What connected foreign clients do not enforce.
+pub(crate) fn gaps(published: &Published, clients: &[Client]) -> Gaps {
+    let mut found = Unenforced::default();
+    for client in clients.iter().filter(|client| client.kind != ClientKind::Outrigger) {
+        for gap in published.compiled.gaps(&client.scope, &client.asked.lock().clone()) {
+            found.note(gap.rule, gap.why, client.name());
+        }
+    }
+    found.by_rule
 }
 
 /// The policies that would hold for what comes in to an instance. What lets everything in needs nobody to enforce it.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_identity::{Revocation, Revoked};
+use outrigger_rules::Object;
 use outrigger_rules::intent::KeySource;
-use outrigger_rules::{Finding, Object};
 use outrigger_xds::server::Audience;
 use rpds::RedBlackTreeMapSync;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +32,7 @@ use crate::world::{Change, MeshSettings, World};
 mod claims;
 mod draft;
 mod keys;
+mod refused;
 mod revocations;
 pub mod rules;
 #[cfg(test)]
@@ -40,6 +41,8 @@ mod turn;
 
 pub use claims::Claims;
 use draft::Draft;
+pub use refused::Refused;
+use refused::{INSTANCES, RULES};
 pub(crate) use rules::consequences;
 pub use rules::{Action, Applied, AppliedObject, Removed, Rule, catalog};
 use turn::Turn;
@@ -55,50 +58,11 @@ const TURN: usize = 256;
 /// Generations reserved at a time: after a crash counting goes on above them, so none is used twice.
 const RESERVE: u64 = 4096;
 
-/// Why a change was refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Refused {
-    /// The rules have errors; nothing was applied.
-    #[error("nothing was changed: {}", .0.iter().filter(|f| f.is_error()).map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Findings(Vec<Finding>),
-    /// The request is wrong.
-    #[error("{0}")]
-    Invalid(String),
-    /// The caller may not.
-    #[error("{0}")]
-    Forbidden(String),
-    /// There is no such thing.
-    #[error("{0}")]
-    Unknown(String),
-    /// It belongs to somebody else.
-    #[error("{0}")]
-    Conflict(String),
-    /// A newer process has registered it.
-    #[error(
-        "instance \"{id}\" was registered by a newer process (incarnation {by}), which has it now: one node.id is one \
-         workload's; stop this sidecar, or give it an id of its own"
-    )]
-    Replaced {
-        /// The instance.
-        id: String,
-        /// Who has it.
-        by: String,
-    },
-    /// The store cannot be written; nothing has changed.
-    #[error("{0}")]
-    Store(String),
-    /// The control plane is stopping.
-    #[error("the control plane is stopping; try again when it is back")]
-    Stopping,
-}
-
-impl From<StoreError> for Refused {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error.to_string())
-    }
-}
-
 type Reply<T> = oneshot::Sender<Result<T, Refused>>;
+
+/// Says who is revoked at all replicas, at the moment that it is asked: what was heard while a change waited may be older than the change.
+/// Nothing where that cannot be read.
+pub(crate) type Latest = Box<dyn Fn() -> Option<Vec<StoredRevocation>> + Send>;
 
 /// One thing to do.
 pub(crate) enum Command {
@@ -113,6 +77,7 @@ pub(crate) enum Command {
     Reinstate { entry: Revocation, reply: Reply<u64> },
     Keys { source: KeySource, keys: Arc<str>, reply: Reply<u64> },
     Roots(Arc<str>),
+    Share { latest: Latest, reply: Reply<u64> },
     Stop,
 }
 
@@ -163,6 +128,8 @@ pub struct Keeper {
     commands: mpsc::Sender<Command>,
     published: Arc<ArcSwap<Published>>,
     generation: watch::Receiver<u64>,
+    /// There are others like this one, with the same rules and instances.
+    replicated: bool,
 }
 
 /// What the keeper starts from.
@@ -217,7 +184,16 @@ impl Keeper {
             generation,
         };
         tokio::spawn(task.run(queue));
-        Ok(Self { commands, published, generation: watched })
+        Ok(Self { commands, published, generation: watched, replicated: false })
+    }
+
+    /// One of several, which share neither rules that are applied to one of them nor registrations.
+    pub(crate) fn among_replicas(self) -> Self {
+        Self { replicated: true, ..self }
+    }
+
+    fn alone(&self, what: Refused) -> Result<(), Refused> {
+        if self.replicated { Err(what) } else { Ok(()) }
     }
 
     /// What is in force now.
@@ -248,6 +224,9 @@ impl Keeper {
         author: &str,
         dry_run: bool,
     ) -> Result<Applied, Refused> {
+        if !dry_run {
+            self.alone(RULES)?;
+        }
         let (namespace, author) = (namespace.to_owned(), author.to_owned());
         self.ask(|reply| Command::Apply { objects, namespace, author, dry_run, reply }).await
     }
@@ -263,6 +242,9 @@ impl Keeper {
         force: bool,
         dry_run: bool,
     ) -> Result<Removed, Refused> {
+        if !dry_run {
+            self.alone(RULES)?;
+        }
         let (key, author) = (key.to_owned(), author.to_owned());
         self.ask(|reply| Command::Delete { key, author, force, dry_run, reply }).await
     }
@@ -272,6 +254,7 @@ impl Keeper {
     /// # Errors
     /// When it is not valid, belongs to somebody else, or the caller may not.
     pub async fn register(&self, instance: Instance, caller: Caller) -> Result<u64, Refused> {
+        self.alone(INSTANCES)?;
         let instance = Box::new(instance);
         self.ask(|reply| Command::Register { instance, caller, reply }).await
     }
@@ -357,6 +340,14 @@ impl Keeper {
             answer.await.map_err(|_| Refused::Stopping)??;
         }
         Ok(())
+    }
+
+    /// Others may have changed who is revoked; returns once it is in force here.
+    ///
+    /// # Errors
+    /// `Stopping`, or `Store` where another change of the same turn could not be stored: then it has not happened.
+    pub(crate) async fn share(&self, latest: Latest) -> Result<u64, Refused> {
+        self.ask(|reply| Command::Share { latest, reply }).await
     }
 
     /// Ends the task, and with it every stream that waits for generations. Changes are refused from then on.

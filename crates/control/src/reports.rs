@@ -7,7 +7,7 @@
 //! A round looks at everything; one begins when something has changed, and ends with a pause. An object is asked for only when something is
 //! known of it that was not, or another number of proxies has it and that was said a while ago; it is written only when its status says
 //! something else, under the version that was read. A status is no news to the watch, so nothing here wakes itself. One control plane writes:
-//! where several follow one cluster, all others are `readOnly`.
+//! of replicas the one that leads, which asks the others for their proxies; all else that follows the cluster is `readOnly`.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,8 +21,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::keeper::{Keeper, Published, catalog};
+use crate::others::Others;
 use crate::registry::health::Table;
 use crate::registry::kubernetes::{KubernetesSettings, read};
+use crate::replicas::Replicas;
+use crate::replicas::leader::{Leadership, WRITE};
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::world::MeshSettings;
@@ -43,8 +46,8 @@ const CALM: Duration = Duration::from_secs(30);
 const MOST: usize = 200;
 /// Before an object that was not done is tried again, at most.
 const LATEST: Duration = Duration::from_secs(60);
-/// For an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where there are other replicas, whose proxies nobody is woken by.
+const OTHERS: Duration = Duration::from_secs(5);
 /// Whose change this is.
 const WHO: &str = "outrigger-control";
 
@@ -100,11 +103,19 @@ pub(crate) struct Reporter {
     board: Arc<Board>,
     table: Table,
     settings: MeshSettings,
+    replicas: Option<Arc<Replicas>>,
+    leadership: Leadership,
 }
 
 impl Reporter {
     /// One for each cluster of the settings that is told.
-    pub(crate) fn all(settings: &Settings, table: &Table, keeper: &Keeper, board: &Arc<Board>) -> Vec<Self> {
+    pub(crate) fn all(
+        settings: &Settings,
+        table: &Table,
+        keeper: &Keeper,
+        board: &Arc<Board>,
+        replicas: Option<&Arc<Replicas>>,
+    ) -> Vec<Self> {
         let rows = settings.rows();
         let told = rows.iter().filter_map(|row| {
             Some((row.name(), row.kubernetes.clone().filter(|cluster| !cluster.read_only)?))
@@ -119,6 +130,8 @@ impl Reporter {
                 board: board.clone(),
                 table: table.clone(),
                 settings: settings.mesh(),
+                replicas: replicas.cloned(),
+                leadership: replicas.map_or_else(Leadership::alone, |replicas| replicas.leadership.clone()),
             })
         };
         told.filter_map(of).collect()
@@ -130,7 +143,13 @@ impl Reporter {
         let (mut known, mut late) = (HashMap::new(), HashMap::new());
         let mut found = (0, Arc::default());
         let mut complained: Option<String> = None;
+        let mut term = 0;
         loop {
+            let now = self.leadership.lead().await;
+            if std::mem::replace(&mut term, now) != now {
+                known.clear();
+                late.clear();
+            }
             generation.mark_unchanged();
             board.mark_unchanged();
             let (pause, period) = match self.round(&mut known, &mut late, &mut found).await {
@@ -175,6 +194,10 @@ impl Reporter {
     ) -> Result<(Next, Option<String>), String> {
         let (published, board, before) = (self.keeper.published(), self.board.clone(), found.clone());
         let flaws = self.flaws();
+        let others = match &self.replicas {
+            Some(replicas) => replicas.others().await,
+            None => Others::default(),
+        };
         let (registry, place) = (self.registry.clone(), self.place);
         // Seconds for tens of thousands of rules.
         let all = tokio::task::spawn_blocking(move || {
@@ -184,7 +207,7 @@ impl Reporter {
             } else {
                 Arc::new(findings_of(&published))
             };
-            let all = told::all(&published, &board, &registry, place, &flaws, &findings);
+            let all = told::all(&published, (&board, &others), &registry, place, &flaws, &findings);
             ((published.generation(), findings), all)
         });
         let told: Vec<Told>;
@@ -192,7 +215,7 @@ impl Reporter {
         let ids: HashSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
         known.retain(|id, _| ids.contains(id.as_str()));
         let client =
-            timeout(PATIENCE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())??;
+            timeout(WRITE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())??;
         late.retain(|id, _| ids.contains(id.as_str()));
         let now = Instant::now();
         let is_late = |told: &Told| late.get(&told.id).is_some_and(|late| late.until > now);
@@ -201,13 +224,13 @@ impl Reporter {
         let more = due.len() > MOST;
         let mut trouble = None;
         for told in due.into_iter().take(MOST) {
-            let outcome = timeout(PATIENCE, self.write(&client, told)).await;
-            match outcome.map_err(|_| format!("the API server did not answer within {PATIENCE:?}"))? {
+            let outcome = timeout(WRITE, self.write(&client, told)).await;
+            match outcome.map_err(|_| format!("the API server did not answer within {WRITE:?}"))? {
                 Ok(true) => {
                     late.remove(&told.id);
                     let (essence, whole) = (hash(&told.essence()), hash(told));
                     let before = known.get(&told.id).filter(|known| known.essence == essence);
-                    let everywhere = told.is_everywhere() || before.is_some_and(|known| known.everywhere);
+                    let everywhere = told.is_reached() || before.is_some_and(|known| known.everywhere);
                     known.insert(told.id.clone(), Known { essence, whole, at: Instant::now(), everywhere });
                     continue;
                 }
@@ -226,7 +249,8 @@ impl Reporter {
         let held = told.iter().filter_map(|told| held(told, known.get(&told.id)?));
         let late = late.values().map(|late| late.until.saturating_duration_since(now));
         let next = held.filter(|held| !held.is_zero()).chain(late).min().unwrap_or(PERIOD);
-        Ok((Next::Within(next.min(PERIOD)), trouble))
+        let most = if self.replicas.is_some() { OTHERS } else { PERIOD };
+        Ok((Next::Within(next.min(most)), trouble))
     }
 
     /// Objects that cannot be read, by their id, and why.
@@ -265,6 +289,9 @@ impl Reporter {
         let patch =
             json!({"metadata": {"resourceVersion": object.metadata.resource_version}, "status": status});
         let params = PatchParams { field_manager: Some(WHO.to_owned()), ..PatchParams::default() };
+        if !self.leadership.leads() {
+            return Err(Trouble::Away("this replica leads no longer".to_owned()));
+        }
         match objects.patch_status(&told.name, &params, &Patch::Merge(patch)).await {
             Ok(_) => Ok(true),
             // Somebody was faster, or it has gone.
@@ -306,7 +333,7 @@ fn held(told: &Told, known: &Known) -> Option<Duration> {
     // Of what cannot be read nobody says which generation it is.
     let later = known.whole != hash(told) || told.generation.is_none();
     // Who has just applied it waits for this word.
-    let calm = if told.is_everywhere() && !known.everywhere { PAUSE } else { CALM };
+    let calm = if told.is_reached() && !known.everywhere { PAUSE } else { CALM };
     later.then(|| calm.saturating_sub(known.at.elapsed()))
 }
 

@@ -14,6 +14,7 @@ use crate::provider::{self, ExtensionProvider};
 use crate::registry::Row;
 use crate::registry::file::FileSettings;
 use crate::registry::kubernetes::KubernetesSettings;
+use crate::replicas::ReplicaSettings;
 use crate::world::MeshSettings;
 
 /// Everything about one control plane.
@@ -75,6 +76,8 @@ pub struct Settings {
     /// Seconds that a workload's certificate lives; sidecars renew it halfway. Default 86,400, a day: an outage of hours
     /// is survived.
     pub certificate_ttl_seconds: u64,
+    /// This is one of several control planes of a cluster, which share its authority and who is revoked. Default: there is one.
+    pub replicas: Option<ReplicaSettings>,
     /// What join files name as the control plane's address, `host:port`. Default: the address of `xdsAddress`; where that is
     /// unspecified the first of `dnsNames` but `localhost`, else the host's own address.
     pub advertise: Option<String>,
@@ -130,6 +133,7 @@ impl Default for Settings {
             ips: Vec::new(),
             authority_dir: None,
             certificate_ttl_seconds: 86_400,
+            replicas: None,
             advertise: None,
             parent_pipe: false,
             log: None,
@@ -207,6 +211,9 @@ impl Settings {
             bail!("certificateTtlSeconds: {} is not from 1 to 2592000", self.certificate_ttl_seconds);
         }
         Row::validate(&self.rows())?;
+        if self.replicas.is_some() && self.cluster().is_none() {
+            bail!("replicas: share what a cluster has, so a row `kubernetes` is needed in registries");
+        }
         let plain = self.plaintext_xds.as_ref().and_then(|plain| plain.identity.as_ref());
         if let Some(identity) = plain.filter(|identity| identity.trust_domain() != self.trust_domain) {
             bail!("plaintextXds.identity: {identity} is not of trust domain {}", self.trust_domain);
@@ -483,6 +490,7 @@ mod tests {
         });
         let said = "registries[1].kubernetes: there is a cluster already, \"east\"";
         assert!(clusters.starts_with(said), "{clusters}");
+        assert!(broken(|s| s.replicas = Some(ReplicaSettings::default())).starts_with("replicas: "));
         assert!(broken(|s| s.registries.push(Row::default())).starts_with("registries[0]: says not of one"));
         let api = Row { name: Some("api".into()), file: Some(FileSettings::default()), ..Row::default() };
         let named = Settings { registries: vec![api], ..Settings::default() };

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::compile::scope::Scope;
+use crate::others::named;
+
+mod shared;
 
 /// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
 const MOST_NACKS: usize = 200;
@@ -107,6 +110,9 @@ pub struct ProxyStatus {
     pub generation: u64,
     /// Whether that is the latest.
     pub synced: bool,
+    /// The replica of the control plane that it is connected to, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
     /// The Sidecar that holds for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<String>,
@@ -454,11 +460,12 @@ impl Entry {
             node: self.client.node.clone(),
             instance: self.client.instance.clone(),
             identity: self.client.identity.as_ref().map(ToString::to_string),
-            client: format!("{:?}", self.client.kind).to_lowercase(),
+            client: named(self.client.kind),
             version: self.client.version.clone(),
             connected_seconds: age(self.connected),
             generation,
             synced: generation >= latest,
+            replica: None,
             sidecar: None,
             types: types.collect(),
             refused: self

@@ -194,7 +194,9 @@ impl Tokens {
         token.uses_left = token.uses_left.map(|left| left.saturating_sub(1));
         let counted = self.shared.store.clone().spend(token.clone()).await.map_err(|error| {
             tracing::error!(%error, id = %identity, "the use of a token could not be stored");
-            Denied(format!("the use of the token of {identity} could not be stored, so it does not count; try again"))
+            Denied(format!(
+                "the use of the token of {identity} could not be stored, so it does not count; try again"
+            ))
         })?;
         if !counted {
             token.uses_left = Some(0);
@@ -362,6 +364,24 @@ mod tests {
         tokens.spend(&caller(Some(&secret))).await.unwrap();
         assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
         assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
+    }
+
+    #[tokio::test]
+    async fn a_use_that_cannot_be_stored_neither_counts_nor_is_lost() {
+        let store = Arc::new(Memory::default());
+        let tokens = Tokens::new(store.clone(), Vec::new());
+        let (secret, stored) = tokens.create(Grant { uses: Some(1), ..grant("web") }).await.unwrap();
+        store.fail("the disk is full");
+        let denied = tokens.spend(&caller(Some(&secret))).await.unwrap_err().0;
+        assert!(denied.contains("could not be stored"), "{denied}");
+        store.clone().retry().await.unwrap();
+        tokens.spend(&caller(Some(&secret))).await.unwrap();
+        assert_eq!(store.contents().tokens[0].uses_left, Some(0));
+        // Others have counted: what they say holds.
+        tokens.replace(vec![StoredToken { uses_left: Some(1), ..stored.clone() }]);
+        assert!(tokens.identify(&caller(Some(&secret))).await.is_ok());
+        tokens.replace(Vec::new());
+        assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("unknown"));
     }
 
     #[tokio::test]

@@ -102,11 +102,7 @@ impl Injector {
 
     /// The configurations by which API servers find the webhooks, with their kinds.
     pub(crate) fn configurations(&self) -> [(&'static str, String); 2] {
-        let InjectSettings { webhook, validating_webhook, .. } = &self.settings;
-        [
-            ("MutatingWebhookConfiguration", webhook.clone()),
-            ("ValidatingWebhookConfiguration", validating_webhook.clone()),
-        ]
+        configurations(&self.settings)
     }
 
     /// What is served.
@@ -160,6 +156,15 @@ impl Injector {
             Err(error) => Answer::Refused(format!("outrigger cannot inject its sidecar: {error}")),
         }
     }
+}
+
+/// By what API servers find the webhooks of these settings, with their kinds.
+pub(crate) fn configurations(settings: &InjectSettings) -> [(&'static str, String); 2] {
+    let InjectSettings { webhook, validating_webhook, .. } = settings;
+    [
+        ("MutatingWebhookConfiguration", webhook.clone()),
+        ("ValidatingWebhookConfiguration", validating_webhook.clone()),
+    ]
 }
 
 async fn answer(State(injector): State<Arc<Injector>>, body: Body) -> Response {

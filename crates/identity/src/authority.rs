@@ -3,6 +3,7 @@
 //! Every field of an issued certificate is policy; of a CSR only the public key is taken, and only after the proof
 //! that the caller holds its private half. Who may have which identity is the caller's business (`csr::service`).
 
+pub mod files;
 mod keys;
 mod store;
 

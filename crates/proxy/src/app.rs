@@ -376,11 +376,7 @@ fn register(
 
 /// The ADS client waits for the certificate, as who we are decides what we are told, and for the first try to register, as what we
 /// are does.
-fn ads(
-    bootstrap: &Bootstrap,
-    joined: &Joined,
-    registrar: Option<&Registrar>,
-) -> (Client, Events) {
+fn ads(bootstrap: &Bootstrap, joined: &Joined, registrar: Option<&Registrar>) -> (Client, Events) {
     let node = &bootstrap.node;
     let info = NodeInfo {
         id: node_id(bootstrap),

@@ -4,7 +4,9 @@
 
 use std::process::ExitCode;
 
-use outrigger_control::api::types::{Condition, RegistryBody, RuleState, RuleStatusBody, StatusBody};
+use outrigger_control::api::types::{
+    Condition, ProxyStatus, RegistryBody, ReplicaBody, RuleState, RuleStatusBody, StatusBody,
+};
 use serde_json::json;
 
 use super::Server;
@@ -47,6 +49,7 @@ fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
 }
 
 fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
+    let replica = |proxy: &ProxyStatus| proxy.replica.clone().unwrap_or_else(|| "-".to_owned());
     let proxies = status.proxies.iter().map(|proxy| {
         let state = match (proxy.refused.is_empty(), proxy.synced) {
             (false, _) => "REFUSED",
@@ -79,11 +82,24 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
         text += &format!("\nATTENTION: {notice}\n");
     }
     text += "\n";
+    if !status.replicas.is_empty() {
+        let header = ["REPLICA", "VERSION", "STATE", "GENERATION", "PROXIES"];
+        text += &table(header, status.replicas.iter().map(replica_row));
+        text += "\n";
+    }
     if status.proxies.is_empty() && status.missing.is_empty() {
         text += "No sidecar is connected, and no instance is registered.\n";
     } else {
         let header = ["PROXY", "CLIENT", "VERSION", "STATE", "GENERATION", "ACKED/SENT"];
-        text += &table(header, proxies.chain(missing));
+        let rows = proxies.chain(missing);
+        if status.replicas.is_empty() {
+            text += &table(header, rows);
+        } else {
+            let [name, client, version, state, generation, acked] = header;
+            let replicas = status.proxies.iter().map(replica).chain(std::iter::repeat("-".to_owned()));
+            let rows = rows.zip(replicas).map(|([a, b, c, d, e, f], replica)| [a, b, c, d, e, replica, f]);
+            text += &table([name, client, version, state, generation, "REPLICA", acked], rows);
+        }
     }
     for proxy in &status.proxies {
         for refusal in &proxy.refused {
@@ -108,6 +124,18 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
     text += "\n";
     text += &table(["RULE", "VERSION", "STATE", "PROXIES", "REASONS"], rows);
     text
+}
+
+/// Of one that does not answer nothing is claimed.
+fn replica_row(replica: &ReplicaBody) -> [String; 5] {
+    let ReplicaBody { name, version, generation, proxies, leads, error } = replica;
+    let state = if *leads { "LEADS" } else { "SERVES" };
+    match error {
+        Some(_) => [name.clone(), "-".into(), "SILENT".into(), "-".into(), "-".into()],
+        None => {
+            [name.clone(), version.clone(), state.to_owned(), generation.to_string(), proxies.to_string()]
+        }
+    }
 }
 
 /// Files, leases and callers, where there is something to say.
@@ -213,6 +241,7 @@ mod tests {
             missing: Vec::new(),
             rejections: Vec::new(),
             notices: Vec::new(),
+            replicas: Vec::new(),
         }
     }
 

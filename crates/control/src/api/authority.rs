@@ -7,7 +7,8 @@ use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use outrigger_identity::{IdentityError, Revocation};
+use outrigger_identity::Revocation;
+use outrigger_identity::authority::files::Step;
 
 use super::types::{
     AuthorityBody, ErrorBody, ForgetQuery, ReinstatedBody, RevocationBody, RevocationRequest,
@@ -67,7 +68,7 @@ pub(super) async fn revoke(
     let entry = entry(&api, &request)?;
     let generation = api.shared.keeper.revoke(entry.clone(), by).await?;
     let tokens = match &entry {
-        Revocation::Identity(identity) => api.shared.tokens.revoke(identity).await?,
+        Revocation::Identity(identity) => super::identities::revoke_all(&api, identity).await?,
         Revocation::Serial(_) => 0,
     };
     tracing::info!(%entry, by, generation, tokens, "revoked");
@@ -116,8 +117,7 @@ pub(super) async fn rotate_root(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<AuthorityBody>, Problem> {
     let by = operator(&caller)?;
-    let authority = api.shared.authority.clone();
-    change(move || authority.rotate_root()).await?;
+    change(&api, Step::RotateRoot).await?;
     let body = body(&api);
     tracing::info!(by, roots = ?body.roots, "the root was rotated");
     Ok(Json(body))
@@ -144,15 +144,26 @@ pub(super) async fn forget_old_roots(
         );
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
-    change(move || authority.forget_old_roots()).await?;
+    change(&api, Step::ForgetOldRoots).await?;
     let body = body(&api);
     tracing::info!(by, roots = ?body.roots, "old roots were forgotten");
     Ok(Json(body))
 }
 
-/// Keys are made and files written, which takes its time.
-async fn change(work: impl FnOnce() -> Result<(), IdentityError> + Send + 'static) -> Result<(), Problem> {
+/// Where replicas share the authority, for all of them.
+async fn change(api: &Api, step: Step) -> Result<(), Problem> {
     let failed = |text: String| Problem::new(StatusCode::CONFLICT, text);
+    let authority = api.shared.authority.clone();
+    if let Some(replicas) = &api.shared.replicas
+        && let Some(done) = replicas.step(step, &authority).await
+    {
+        return done.map_err(failed);
+    }
+    // Keys are made and files written, which takes its time.
+    let work = move || match step {
+        Step::ForgetOldRoots => authority.forget_old_roots(),
+        _ => authority.rotate_root(),
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| failed(error.to_string())),
         Err(error) => Err(failed(error.to_string())),

@@ -38,6 +38,16 @@ pub(super) fn identity(api: &Api, namespace: &str, service_account: &str) -> Res
         .map_err(|error| wrong(error.to_string()))
 }
 
+/// By it replicas know each other.
+fn not_our_own(identity: &SpiffeId) -> Result<(), Problem> {
+    match outrigger_identity::control_plane_id(identity.trust_domain()) {
+        Ok(control) if control == *identity => {
+            Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is the control plane's own")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes a join token; answers the join file, which holds its secret.
 #[utoipa::path(post, path = "/v1/tokens", request_body = TokenRequest,
     responses((status = 200, body = Object, description = "The join file"), (status = 400, body = ErrorBody)))]
@@ -49,6 +59,7 @@ pub(super) async fn create_token(
     let by = operator(&caller)?;
     let Json(request) = body?;
     let identity = identity(&api, &request.namespace, &request.service_account)?;
+    not_our_own(&identity)?;
     let ttl =
         Some(request.ttl_seconds.unwrap_or(DEFAULT_TTL)).filter(|ttl| *ttl > 0).map(Duration::from_secs);
     let ranges = request.ranges.iter().map(|range| range.parse()).collect::<Result<_, String>>();
@@ -91,9 +102,18 @@ pub(super) async fn revoke_tokens(
 ) -> Result<Json<RevokedBody>, Problem> {
     let by = operator(&caller)?;
     let identity = identity(&api, &namespace, &service_account)?;
-    let revoked = api.shared.tokens.revoke(&identity).await?;
+    let revoked = revoke_all(&api, &identity).await?;
     tracing::info!(id = %identity, by, revoked, "join tokens revoked");
     Ok(Json(RevokedBody { revoked }))
+}
+
+/// Those that another replica has just made, too.
+pub(super) async fn revoke_all(api: &Api, identity: &SpiffeId) -> Result<usize, Problem> {
+    if let Some(replicas) = &api.shared.replicas {
+        let away = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
+        replicas.refresh_tokens().await.map_err(away)?;
+    }
+    Ok(api.shared.tokens.revoke(identity).await?)
 }
 
 /// Makes a key and a certificate, for a workload without an agent.
@@ -107,10 +127,7 @@ pub(super) async fn issue(
     let by = operator(&caller)?;
     let Json(request) = body?;
     let identity = identity(&api, &request.namespace, &request.service_account)?;
-    let control = outrigger_identity::control_plane_id(identity.trust_domain());
-    if control.is_ok_and(|control| control == identity) {
-        return Err(Problem::new(StatusCode::FORBIDDEN, format!("{identity} is the control plane's own")));
-    }
+    not_our_own(&identity)?;
     let ttl = request.ttl_seconds.map(Duration::from_secs);
     let issued = api.shared.authority.issue_key_and_certificate(&identity, ttl);
     let issued =

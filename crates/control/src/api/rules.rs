@@ -19,6 +19,7 @@ use super::types::{
 use super::{Api, Problem, Shared, operator, route_status, timeout};
 use crate::enforced::Unenforced;
 use crate::keeper::{Removed, Rule, rules};
+use crate::others::Others;
 use crate::registry::api::Caller;
 use crate::world::World;
 
@@ -116,9 +117,11 @@ fn parse_all(body: &[u8], options: &ParseOptions) -> Result<Parsed, Problem> {
 /// Waits, and says of these rules who refuses them or does not enforce them.
 async fn in_force(shared: &Shared, generation: u64, rules: &[String], wait: Duration) -> InForce {
     let mut state = shared.board.wait(generation, rules, wait).await;
-    let unenforced = Unenforced::now(&shared.keeper.published(), &shared.board);
+    // Replicas take no rules here, so there are no others.
+    let others = Others::default();
+    let unenforced = Unenforced::now(&shared.keeper.published(), &shared.board, &others);
     state.unenforced = rules.iter().flat_map(|rule| unenforced.of(rule)).collect();
-    state.proxies = state.proxies.saturating_sub(unenforced.proxies(&shared.board, rules));
+    state.proxies = state.proxies.saturating_sub(unenforced.proxies(&shared.board, &others, rules));
     state
 }
 

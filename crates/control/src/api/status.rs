@@ -9,14 +9,18 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::registries;
-use super::types::{InForce, Missing, ProxyStatus, RuleState, RuleStatusBody, StatusBody, WaitQuery};
+use super::types::{
+    InForce, Missing, ProxyStatus, ReplicaBody, RuleState, RuleStatusBody, StatusBody, WaitQuery,
+};
 use super::{Api, Problem, Shared, operator, timeout};
 use crate::compile::scope::Scope;
 use crate::enforced::Unenforced;
 use crate::instance::Instance;
 use crate::keeper::{Published, Rule};
+use crate::others::Others;
 use crate::registry::api::Caller;
 use crate::registry::lease::service_of;
+use crate::replicas::{Replicas, STATUS};
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -32,7 +36,11 @@ pub(super) async fn status(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<StatusBody>, Problem> {
     operator(&caller)?;
-    Ok(Json(body(&api.shared)))
+    let mut body = body(&api.shared);
+    if let Some(replicas) = &api.shared.replicas {
+        add(&mut body, replicas).await;
+    }
+    Ok(Json(body))
 }
 
 pub(crate) fn body(shared: &Shared) -> StatusBody {
@@ -49,6 +57,7 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
         rules: published.rules.len(),
         instances: published.world.instance_count(),
         missing: missing(shared, &published, &proxies),
+        replicas: own(shared, proxies.len()),
         proxies,
         held: published.held.to_vec(),
         problems: shared.registries.problems(),
@@ -56,6 +65,49 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
         rejections: shared.rejections.list(),
         notices: shared.notices.iter().cloned().chain(trouble).collect(),
     }
+}
+
+/// This one, among replicas.
+fn own(shared: &Shared, proxies: usize) -> Vec<ReplicaBody> {
+    let own = shared.replicas.as_ref().map(|replicas| ReplicaBody {
+        name: replicas.name.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        generation: shared.keeper.published().generation(),
+        proxies,
+        leads: replicas.leadership.leads(),
+        error: None,
+    });
+    own.into_iter().collect()
+}
+
+/// Adds what the others say of themselves.
+async fn add(body: &mut StatusBody, replicas: &Replicas) {
+    for proxy in &mut body.proxies {
+        proxy.replica = Some(replicas.name.to_string());
+    }
+    let answers = replicas.peers.ask::<StatusBody>(STATUS).await;
+    for (name, other) in answers.said {
+        body.replicas.extend(other.replicas);
+        body.rejections.extend(other.rejections);
+        body.notices.extend(other.notices.iter().map(|notice| format!("replica {name}: {notice}")));
+        let there = other.proxies.into_iter().map(|mut proxy| {
+            proxy.replica = Some(name.clone());
+            proxy
+        });
+        body.proxies.extend(there);
+    }
+    for (name, why) in answers.silent {
+        body.notices.push(format!(
+            "replica {name} does not answer, so its proxies are not shown, and may seem to be missing: {why}"
+        ));
+        let (version, error) = (String::new(), Some(why));
+        body.replicas.push(ReplicaBody { name, version, generation: 0, proxies: 0, leads: false, error });
+    }
+    body.replicas.sort_by(|a, b| a.name.cmp(&b.name));
+    body.rejections.sort_by_key(|rejection| rejection.age_seconds);
+    body.proxies.sort_by(|a, b| (&a.instance, &a.node).cmp(&(&b.instance, &b.node)));
+    let there: BTreeSet<&str> = body.proxies.iter().filter_map(|proxy| proxy.instance.as_deref()).collect();
+    body.missing.retain(|missing| !there.contains(missing.instance.as_str()));
 }
 
 /// Registered instances that should have a sidecar here and have none.
@@ -86,24 +138,35 @@ pub(super) async fn rules(
 ) -> Result<Json<Vec<RuleStatusBody>>, Problem> {
     operator(&caller)?;
     let published = api.shared.keeper.published();
-    let unenforced = Unenforced::now(&published, &api.shared.board);
-    let status = |rule| rule_status(&api.shared, &unenforced, rule);
+    let others = match &api.shared.replicas {
+        Some(replicas) => replicas.others().await,
+        None => Others::default(),
+    };
+    let unenforced = Unenforced::now(&published, &api.shared.board, &others);
+    let status = |rule| rule_status(&api.shared, &unenforced, &others, rule);
     Ok(Json(published.rules.values().map(|rule| status(rule)).collect()))
 }
 
-fn rule_status(shared: &Shared, unenforced: &Unenforced, rule: &Rule) -> RuleStatusBody {
+fn rule_status(shared: &Shared, unenforced: &Unenforced, others: &Others, rule: &Rule) -> RuleStatusBody {
     let stored = rule.stored();
     let mut parts = stored.key.splitn(3, '/').map(str::to_owned);
     let mut part = || parts.next().unwrap_or_default();
     let (kind, namespace, name) = (part(), part(), part());
-    let InForce { proxies, of, waiting, .. } = shared.board.in_force(stored.generation);
+    let InForce { proxies, of, mut waiting, .. } = shared.board.in_force(stored.generation);
     let id = format!("{kind} {namespace}/{name}");
     let mut reasons = shared.board.refused_rule(&id);
+    reasons.extend(others.refused(&id));
+    let object = rule.object.as_ref().and_then(|object| object.json["metadata"]["generation"].as_i64());
+    let elsewhere = others.reached(&id, object);
+    if elsewhere.0 < elsewhere.1 {
+        waiting.push(format!("{} at other replicas", elsewhere.1 - elsewhere.0));
+    }
+    let (proxies, of) = (proxies + elsewhere.0, of + elsewhere.1);
     let refused = !reasons.is_empty();
     let lacking = unenforced.of(&id);
     let enforced = lacking.is_empty();
     reasons.extend(lacking);
-    let proxies = proxies.saturating_sub(unenforced.proxies(&shared.board, &[id]));
+    let proxies = proxies.saturating_sub(unenforced.proxies(&shared.board, others, &[id]));
     let state = match &rule.problem {
         Some(problem) => {
             reasons = vec![problem.clone()];

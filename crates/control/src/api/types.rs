@@ -5,6 +5,8 @@ use outrigger_rules::Finding;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+mod mesh;
+
 pub use super::registries::{RegistryBody, Shadowed};
 use crate::instance::{Instance, State};
 pub use crate::keeper::{Action, AppliedObject};
@@ -14,6 +16,7 @@ pub use crate::registry::lease::Held;
 pub use crate::rejections::Rejection;
 pub use crate::status::{InForce, ProxyStatus, Refusal, TypeStatus};
 pub use crate::store::records::{HistoryAction, HistoryEntry};
+pub use mesh::{Missing, ReplicaBody, StatusBody};
 
 /// Every error of the API.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -225,52 +228,6 @@ pub enum RuleState {
     /// This release does not understand the stored text.
     #[serde(rename = "not understood")]
     NotUnderstood,
-}
-
-/// The state of the mesh as the control plane sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StatusBody {
-    /// The control plane's version.
-    pub version: String,
-    /// The latest generation.
-    pub generation: u64,
-    /// Rules.
-    pub rules: usize,
-    /// Instances.
-    pub instances: usize,
-    /// Connected proxies.
-    pub proxies: Vec<ProxyStatus>,
-    /// Services whose expiries are held.
-    pub held: Vec<Held>,
-    /// What cannot be read in registries.
-    pub problems: Vec<FileProblem>,
-    /// Where instances and rules come from, the first goes before the others.
-    #[serde(default)]
-    pub registries: Vec<RegistryBody>,
-    /// Registered instances whose sidecar is not connected.
-    #[serde(default)]
-    pub missing: Vec<Missing>,
-    /// Who was turned away within the last hour, the latest first.
-    #[serde(default)]
-    pub rejections: Vec<Rejection>,
-    /// What an operator must know: a lost authority, a store that takes no changes.
-    #[serde(default)]
-    pub notices: Vec<String>,
-}
-
-/// A registered instance whose sidecar is not connected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Missing {
-    /// The instance.
-    pub instance: String,
-    /// `namespace/service`.
-    pub service: String,
-    /// Seconds since it left; where it was never seen, since it was registered or the control plane was started.
-    pub since_seconds: u64,
-    /// Whether it has been connected to this control plane since that was started.
-    pub seen: bool,
 }
 
 /// What to wait for.

@@ -82,14 +82,13 @@ pub(super) async fn record_roots(store: &Arc<dyn Store>, authority: &Arc<Authori
 
 /// Fingerprints of all roots, SHA-256, with commas.
 fn roots(authority: &Authority) -> String {
-    let hash = |der: &[u8]| {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
-    let bundle = authority.bundle();
-    let all: Vec<String> =
-        bundle.roots(authority.trust_domain()).iter().map(|der| hash(der.as_ref())).collect();
-    all.join(",")
+    authority.fingerprints().join(",")
+}
+
+/// Those that are written down.
+pub(super) fn known_roots(contents: &Contents) -> Vec<String> {
+    let known = contents.facts.get(ROOTS).map(String::as_str).unwrap_or_default();
+    known.split(',').filter(|root| !root.is_empty()).map(str::to_owned).collect()
 }
 
 fn short(fingerprints: &str) -> &str {

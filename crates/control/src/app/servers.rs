@@ -24,10 +24,11 @@ use super::accept::{self, Listen, Peer};
 use super::gate::{Gate, Shares};
 use super::grpc::{self, Served, Terms};
 use super::{Addresses, Parts, api, http, readiness};
-use crate::api::{Channel, members, router, same_site};
+use crate::api::{Channel, members, replicas, router, same_site};
 use crate::debug;
 use crate::proofs::Proofs;
 use crate::rejections::{Noting, Rejections};
+use crate::replicas::leader::Leadership;
 use crate::service_accounts::ServiceAccounts;
 use crate::traces::{query, receive};
 use crate::webhook::validate::Validator;
@@ -125,7 +126,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let listeners = Listeners { drain: drain.clone(), rejections };
     let ads = AdsService::server(Arc::new(source.clone()), peer_of);
     let services = Routes::new(ads).add_service(csr).into_axum_router();
-    let served = Served::new(Routes::from(services.merge(members(api.clone()))));
+    let served = Served::new(Routes::from(services.merge(members(api.clone())).merge(replicas(api.clone()))));
     let gate = gates.xds.clone();
     spawn(
         tasks,
@@ -163,12 +164,18 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
 
 /// The webhooks, if there are to be any, and who keeps what their API server knows of them.
 fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
-    let Parts { settings, authority, keeper, registry, .. } = parts;
+    let Parts { settings, authority, keeper, registry, replicas, .. } = parts;
+    let leadership = replicas.as_ref().map_or_else(Leadership::alone, |replicas| replicas.leadership.clone());
     let Some(injector) = Injector::new(settings, authority.clone(), registry) else { return Ok(None) };
     let listener = bind(injector.address(), "the injector")?;
     if let Some(cluster) = settings.cluster() {
         for configuration in injector.configurations() {
-            tasks.spawn(webhook::bundle::keep(cluster.clone(), configuration, authority.clone()));
+            tasks.spawn(webhook::bundle::keep(
+                cluster.clone(),
+                configuration,
+                authority.clone(),
+                leadership.clone(),
+            ));
         }
     }
     let validator = Validator::new(settings.mesh(), keeper.clone(), registry);

@@ -13,6 +13,7 @@ use crate::registry::{Item, Key, Memories, Row, open};
 use crate::store::memory::Memory;
 
 mod instances;
+mod replicas;
 
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1

@@ -107,10 +107,8 @@ impl Turn {
                 self.settle_number(reply, result);
             }
             Command::Registry { source, event, reply } => {
-                self.changed |= self.draft.registry(&source, event);
-                self.finish.push(Box::new(move |result| {
-                    let _ = reply.send(result.map_err(Clone::clone));
-                }));
+                let news = self.draft.registry(&source, event);
+                self.settle_heard_of(reply, news);
             }
             Command::Keys { source, keys, reply } => {
                 let result = self.draft.learn(source, keys);
@@ -121,6 +119,10 @@ impl Turn {
                     self.changed = true;
                     self.draft.trust(roots_pem);
                 }
+            }
+            Command::Share { latest, reply } => {
+                let news = latest().is_some_and(|all| self.draft.share(all, &self.mutations));
+                self.settle_heard_of(reply, news);
             }
             Command::Stop => {}
         }
@@ -136,6 +138,14 @@ impl Turn {
             let what = format!("{}/{}/{} {action}", object.kind, object.namespace, object.name);
             self.say(author, what, Some(object.version));
         }
+    }
+
+    /// Of what others have said, which nobody stores here.
+    fn settle_heard_of(&mut self, reply: Reply<u64>, news: bool) {
+        self.changed |= news;
+        self.finish.push(Box::new(move |result| {
+            let _ = reply.send(result.map_err(Clone::clone));
+        }));
     }
 
     /// Of a command that says something of an instance.

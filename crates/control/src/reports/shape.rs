@@ -67,15 +67,19 @@ fn reconciled(told: &Told) -> Value {
     if !told.accepted {
         return json!({"type": "Reconciled", "status": "Unknown", "reason": "NotAccepted", "message": ""});
     }
-    let (status, reason) =
-        if told.is_everywhere() { ("True", "InForce") } else { ("False", "NotEverywhere") };
+    let (status, reason) = match (told.is_everywhere(), told.unheard.is_empty()) {
+        (true, _) => ("True", "InForce"),
+        (false, true) => ("False", "NotEverywhere"),
+        (false, false) => ("Unknown", "ReplicaSilent"),
+    };
     let lacking = if told.lacking.is_empty() { String::new() } else { format!("; {}", told.lacking) };
     json!({"type": "Reconciled", "status": status, "reason": reason, "message": reach(told) + &lacking})
 }
 
 fn reach(told: &Told) -> String {
     let (have, of) = told.proxies;
-    format!("{have} of {of} proxies at generation {}", told.since)
+    let unheard = if told.unheard.is_empty() { String::new() } else { format!("; {}", told.unheard) };
+    format!("{have} of {of} proxies at generation {}{unheard}", told.since)
 }
 
 /// A finding as Istio has them.
@@ -140,6 +144,20 @@ mod tests {
         let second = status(&all, 4, &first, at(60));
         assert_eq!(second["conditions"][1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
         assert_eq!(second["conditions"][2]["lastTransitionTime"], "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn a_replica_that_does_not_answer_is_said_and_nothing_is_claimed_of_it() {
+        let others = crate::others::Others::new([], vec!["outrigger-control-1".to_owned()]);
+        let heard = Told { proxies: (42, 42), unheard: others.unheard(), ..told("VirtualService") };
+        let status = status(&heard, 1, &Value::Null, at(0));
+        let condition = &status["conditions"][1];
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!("Unknown"), &json!("ReplicaSilent"))
+        );
+        let words = "42 of 42 proxies at generation 12; replica outrigger-control-1 does not answer, and its proxies are not among them";
+        assert_eq!(condition["message"], words);
     }
 
     #[test]

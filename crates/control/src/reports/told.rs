@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::api::route_status;
 use crate::enforced::Unenforced;
 use crate::keeper::{Published, Rule};
+use crate::others::Others;
 use crate::registry::kubernetes::read;
 use crate::status::Board;
 
@@ -36,6 +37,8 @@ pub(super) struct Told {
     /// How many proxies have it, of how many, and since which generation of the mesh.
     pub(super) proxies: (usize, usize),
     pub(super) since: u64,
+    /// Which replicas could not be asked.
+    pub(super) unheard: String,
     /// Of a route of the Gateway API: its conditions by parent.
     pub(super) parents: Vec<Value>,
 }
@@ -44,6 +47,7 @@ impl Hash for Told {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.essence().hash(state);
         self.proxies.hash(state);
+        self.unheard.hash(state);
     }
 }
 
@@ -67,6 +71,11 @@ impl Told {
 
     /// Whether all proxies that there are have it, and enforce it.
     pub(super) fn is_everywhere(&self) -> bool {
+        self.is_reached() && self.unheard.is_empty()
+    }
+
+    /// Whether all that are known of do.
+    pub(super) fn is_reached(&self) -> bool {
         self.proxies.0 == self.proxies.1 && self.lacking.is_empty()
     }
 
@@ -88,13 +97,13 @@ impl Told {
 /// Everything that a registry has of rules. `flaws` are the ids of its objects that cannot be read.
 pub(super) fn all(
     published: &Published,
-    board: &Board,
+    (board, others): (&Board, &Others),
     registry: &str,
     place: usize,
     flaws: &[(String, String)],
     findings: &HashMap<String, Vec<Finding>>,
 ) -> Vec<Told> {
-    let unenforced = Unenforced::now(published, board);
+    let unenforced = Unenforced::now(published, board, others);
     let flawed: HashSet<&str> = flaws.iter().map(|(id, _)| id.as_str()).collect();
     let owned = published.ruled.owned().filter(|(_, (source, _))| &*source.registry == registry);
     let owned = owned.filter_map(|(key, (_, rule))| {
@@ -102,7 +111,7 @@ pub(super) fn all(
         if flawed.contains(id.as_str()) {
             None
         } else {
-            in_force(id, rule, published, board, &unenforced, findings)
+            in_force(id, rule, published, (board, others), &unenforced, findings)
         }
     });
     let shadowed = published.ruled.shadowed(place).filter_map(|(key, of, by)| {
@@ -128,18 +137,26 @@ fn in_force(
     id: String,
     rule: &Rule,
     published: &Published,
-    board: &Board,
+    (board, others): (&Board, &Others),
     unenforced: &Unenforced,
     findings: &HashMap<String, Vec<Finding>>,
 ) -> Option<Told> {
     let mut told = Told::new(&id)?;
     let mut lacking = board.refused_rule(&id);
+    lacking.extend(others.refused(&id));
     lacking.extend(unenforced.of(&id));
+    told.generation = generation(rule);
     told.since = rule.stored().generation;
     let reached = board.in_force(told.since);
-    let without = unenforced.proxies(board, std::slice::from_ref(&id));
-    told.proxies = (reached.proxies.saturating_sub(without), reached.of);
-    told.generation = generation(rule);
+    let elsewhere = others.reached(&id, told.generation);
+    let without = unenforced.proxies(board, others, std::slice::from_ref(&id));
+    told.proxies = ((reached.proxies + elsewhere.0).saturating_sub(without), reached.of + elsewhere.1);
+    told.unheard = others.unheard();
+    if others.expected {
+        // Generations of the mesh are each replica's own; this one all have in common, whoever writes.
+        told.since =
+            told.generation.and_then(|generation| u64::try_from(generation).ok()).unwrap_or_default();
+    }
     told.lacking = joined(lacking.into_iter());
     told.findings = findings.get(&id).cloned().unwrap_or_default();
     (told.accepted, told.reason) = (true, if told.findings.is_empty() { "Accepted" } else { "Findings" });

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
@@ -13,13 +14,12 @@ use outrigger_identity::Authority;
 use serde_json::{Value, json};
 
 use crate::registry::kubernetes::KubernetesSettings;
+use crate::replicas::leader::{Leadership, WRITE};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(60);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(5);
-/// For an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Whose change this is.
 const WHO: &str = "outrigger-control";
 
@@ -28,16 +28,19 @@ pub(crate) async fn keep(
     cluster: KubernetesSettings,
     (kind, webhook): (&'static str, String),
     authority: Arc<Authority>,
+    leadership: Leadership,
 ) {
     let mut roots = authority.subscribe();
     let mut told: Option<String> = None;
     loop {
+        leadership.lead().await;
         roots.mark_unchanged();
         let pem = authority.bundle().to_pem(authority.trust_domain());
-        let outcome = match tokio::time::timeout(PATIENCE, once(&cluster, kind, &webhook, &pem)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
-        };
+        let outcome =
+            match tokio::time::timeout(WRITE, once(&cluster, kind, &webhook, &pem, &leadership)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("the API server did not answer within {WRITE:?}")),
+            };
         let pause = match &outcome {
             Ok(changed) => {
                 if *changed || told.is_some() {
@@ -63,15 +66,46 @@ pub(crate) async fn keep(
 }
 
 /// Says whether anything had to be changed.
-async fn once(cluster: &KubernetesSettings, kind: &str, name: &str, roots: &str) -> Result<bool, String> {
+async fn once(
+    cluster: &KubernetesSettings,
+    kind: &str,
+    name: &str,
+    roots: &str,
+    leadership: &Leadership,
+) -> Result<bool, String> {
     let client: Client = cluster.client().await?;
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
-    let all: Api<DynamicObject> = Api::all_with(client, &resource);
+    let all = configurations(client, kind);
     let now = all.get(name).await.map_err(|error| error.to_string())?;
     let Some(patch) = patch(&now.data, roots) else { return Ok(false) };
+    if !leadership.leads() {
+        return Ok(false);
+    }
     let params = PatchParams { field_manager: Some(WHO.to_owned()), ..PatchParams::default() };
     let changed = all.patch(name, &params, &Patch::Strategic(patch)).await;
     changed.map(|_| true).map_err(|error| error.to_string())
+}
+
+fn configurations(client: Client, kind: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
+    Api::all_with(client, &resource)
+}
+
+/// Which of these configurations trusts somebody already.
+///
+/// # Errors
+/// Nobody says.
+pub(crate) async fn told(client: Client, all: &[(&'static str, String)]) -> anyhow::Result<Option<String>> {
+    for (kind, name) in all {
+        let asked = tokio::time::timeout(WRITE, configurations(client.clone(), kind).get_opt(name)).await;
+        let found = asked.with_context(|| format!("whether {kind} {name} trusts somebody"))??;
+        let Some(found) = found else { continue };
+        let webhooks = found.data["webhooks"].as_array().into_iter().flatten();
+        let mut bundles = webhooks.map(|webhook| &webhook["clientConfig"]["caBundle"]);
+        if bundles.any(|bundle| bundle.as_str().is_some_and(|text| !text.is_empty())) {
+            return Ok(Some(format!("{kind} {name}")));
+        }
+    }
+    Ok(None)
 }
 
 /// Webhooks are merged by name, so nothing else of them is touched.

@@ -132,3 +132,50 @@ fn a_state_directory_serves_one_sidecar_at_a_time() {
     drop(held);
     state.lock().unwrap();
 }
+
+/// Two authorities of one mesh, whose keys somebody keeps for both.
+#[test]
+fn an_authority_that_is_kept_elsewhere_goes_on_with_what_becomes_of_it() {
+    use crate::authority::files::{self, Step};
+    use crate::{Authority, AuthorityOptions};
+    let (options, place) = (AuthorityOptions::new(TD), std::path::Path::new("Secret mesh/authority"));
+    let made = files::made(&options).unwrap();
+    let [one, two] = [0; 2].map(|_| Authority::of_files(&made, place, options.clone()).unwrap());
+    let web = one.issue_key_and_certificate(&id("web"), None).unwrap();
+    let verify = |by: &Authority, chain: &[_]| {
+        let now = crate::clock::unix_time(SystemTime::now());
+        crate::verify_peer(&by.bundle(), chain, crate::verify::Role::Client, now).is_ok()
+    };
+    assert!(verify(&two, web.certificate.chain()));
+
+    assert_eq!(Step::RenewIssuer.of(&made, place, &options).unwrap(), made, "it is young");
+    let rotated = Step::RotateRoot.of(&made, place, &options).unwrap();
+    let mut changes = two.subscribe();
+    assert!(two.adopt(&rotated, place).unwrap() && changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert!(!two.adopt(&rotated, place).unwrap() && !changes.has_changed().unwrap(), "nothing is new");
+    assert_eq!(two.fingerprints(), files::fingerprints(&rotated, place).unwrap());
+    // Who has not heard of it trusts what it signs, and the other way round.
+    let new = two.issue_key_and_certificate(&id("web"), None).unwrap();
+    assert!(verify(&one, new.certificate.chain()) && verify(&two, web.certificate.chain()));
+    let forgotten = Step::ForgetOldRoots.of(&rotated, place, &options).unwrap();
+    two.adopt(&forgotten, place).unwrap();
+    assert!(!verify(&two, web.certificate.chain()));
+
+    // What does not fit together is not taken, nor what lacks something.
+    let mut mixed = forgotten.clone();
+    mixed.insert("issuer.key".into(), made["issuer.key"].clone());
+    assert!(two.adopt(&mixed, place).is_err());
+    mixed.remove("issuer.key");
+    let lacking = two.adopt(&mixed, place).unwrap_err().to_string();
+    assert!(lacking.contains("Secret mesh/authority/issuer.key"), "{lacking}");
+    assert_eq!(two.fingerprints(), files::fingerprints(&forgotten, place).unwrap());
+
+    // In a directory of before it is found, once it is ours.
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(files::made_in(directory.path()).unwrap(), None);
+    let kept = Authority::open(directory.path(), options.clone()).unwrap();
+    let found = files::made_in(directory.path()).unwrap().unwrap();
+    assert_eq!(files::fingerprints(&found, directory.path()).unwrap(), kept.fingerprints());
+    assert!(!files::is_provided(directory.path()));
+}

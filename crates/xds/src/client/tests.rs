@@ -309,7 +309,11 @@ async fn generations_of_another_control_plane_are_acknowledged_for_themselves() 
     for (nonce, generation) in [("m1", 4), ("m2", 9)] {
         line.say(ResourceKind::Barrier, nonce, vec![barrier(generation)], &[]).await;
         line.say(CDS, &format!("{nonce}-"), vec![cluster("a", nonce)], &[]).await;
-        assert_eq!(line.hear().await.response_nonce, format!("{nonce}-"), "{generation} is not in force here");
+        assert_eq!(
+            line.hear().await.response_nonce,
+            format!("{nonce}-"),
+            "{generation} is not in force here"
+        );
         assert_eq!(play.update().await.0, [format!("barrier@{generation}")]);
         play.update().await;
         play.client.ack_barrier(generation);

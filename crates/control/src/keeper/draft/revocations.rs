@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use outrigger_identity::revoked::MAX_REVOKED;
 use outrigger_identity::{Revocation, control_plane_id};
 
+use super::super::revocations::Revocations;
 use super::Draft;
 use crate::keeper::Refused;
 use crate::store::Mutation;
@@ -35,6 +36,26 @@ impl Draft {
         self.revocations = self.revocations.with(stored.clone());
         self.decide_all();
         Ok(vec![Mutation::PutRevocation(Box::new(stored))])
+    }
+
+    /// All that are revoked at all replicas, and what the same turn is about to change. Whether that is news.
+    pub(in crate::keeper) fn share(&mut self, all: Vec<StoredRevocation>, coming: &[Mutation]) -> bool {
+        let mut shared = Revocations::load(all);
+        for mutation in coming {
+            match mutation {
+                Mutation::PutRevocation(stored) => shared = shared.with(StoredRevocation::clone(stored)),
+                Mutation::DeleteRevocation(entry) => shared = shared.without(entry).unwrap_or(shared),
+                _ => {}
+            }
+        }
+        if shared.entries() == self.revocations.entries() {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.revocations, shared);
+        if before.list() != self.revocations.list() {
+            self.decide_all();
+        }
+        true
     }
 
     pub(in crate::keeper) fn reinstate(&mut self, entry: &Revocation) -> Result<Vec<Mutation>, Refused> {

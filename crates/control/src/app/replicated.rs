@@ -1,0 +1,52 @@
+//! What differs where a control plane is one of several: the store is theirs, and the authority.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use outrigger_identity::authority::files;
+use outrigger_identity::{Authority, AuthorityOptions};
+
+use super::lineage;
+use crate::replicas::Joining;
+use crate::replicas::keys::{Keys, was_carried};
+use crate::settings::Settings;
+use crate::store::{Contents, Store};
+use crate::webhook;
+
+/// What is shared, found before anything is opened; the store goes over that of the data directory.
+pub(super) async fn begin(
+    settings: &Settings,
+    local: Arc<dyn Store>,
+) -> anyhow::Result<(Option<Joining>, Arc<dyn Store>)> {
+    let Some((replicas, cluster)) = settings.replicas.clone().zip(settings.cluster()) else {
+        let directory = settings.authority_path();
+        tokio::task::spawn_blocking(move || was_carried(&directory)).await??;
+        return Ok((None, local));
+    };
+    let joining = Joining::begin(replicas, &cluster).await?;
+    let store = joining.store(local).await?;
+    Ok((Some(joining), store))
+}
+
+/// The authority that replicas share; `None` where an operator has provided one, which each of them opens for itself.
+pub(super) async fn authority(
+    joining: &Joining,
+    settings: &Settings,
+    options: AuthorityOptions,
+    contents: &Contents,
+) -> anyhow::Result<Option<(Authority, Keys)>> {
+    let directory = settings.authority_path();
+    let place = directory.clone();
+    let provided = tokio::task::spawn_blocking(move || files::is_provided(&place)).await;
+    if provided.context("opening the authority")? {
+        return Ok(None);
+    }
+    let told = match (joining.has_authority().await?, &settings.injector) {
+        (false, Some(injector)) => {
+            webhook::bundle::told(joining.client(), &webhook::configurations(injector)).await?
+        }
+        _ => None,
+    };
+    let roots = lineage::known_roots(contents);
+    joining.authority(options, directory, roots, told).await.map(Some)
+}

@@ -1,0 +1,324 @@
+//! Several control planes that are one: each serves sidecars, and one of them writes.
+//!
+//! ```text
+//! the cluster's:  rules, Pods, Services                          (registry/kubernetes)
+//! in Secrets:     the authority, revocations, join tokens        (keys, store, over document)
+//! by a Lease:     who writes status and caBundles                (leader)
+//! each its own:   generation, what registries said, its proxies  (asked for by peers)
+//! ```
+//!
+//! What can be shared in none of these ways is refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use outrigger_identity::authority::files::Step;
+use outrigger_identity::{Authority, AuthorityOptions, CredentialStore};
+use outrigger_telemetry::Registry;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::keeper::{Keeper, Refused};
+use crate::others::{Others, Report};
+use crate::registry::kubernetes::KubernetesSettings;
+use crate::store::Store;
+use crate::tokens::Tokens;
+use document::Document;
+use keys::{Before, Keys};
+use leader::{Candidate, Leadership, Stop};
+use peers::Peers;
+use store::Shared;
+
+mod document;
+pub(crate) mod keys;
+pub(crate) mod leader;
+pub(crate) mod peers;
+mod store;
+
+/// Of the objects that replicas share.
+const AUTHORITY: &str = "outrigger-authority";
+const REVOCATIONS: &str = "outrigger-revocations";
+const TOKENS: &str = "outrigger-join-tokens";
+const LEASE: &str = "outrigger-control";
+/// Where replicas tell each other of their proxies.
+pub(crate) const REPORT: &str = "/v1/replica/report";
+/// Where one says all that `outrigger status` shows of it.
+pub(crate) const STATUS: &str = "/v1/replica/status";
+/// Before what cannot be in force is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A control plane that is one of several, in a cluster of Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ReplicaSettings {
+    /// Which of them this is; no other has this name. Default: the host's, which is the Pod's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where their Secrets and their Lease are. Default: the Pod's own, or that of the kubeconfig.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The Service there whose endpoints they are. Default `outrigger-control`.
+    pub service: String,
+}
+
+impl Default for ReplicaSettings {
+    fn default() -> Self {
+        Self { name: None, namespace: None, service: "outrigger-control".to_owned() }
+    }
+}
+
+/// Why something was not shared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// The API server says no, with this status.
+    #[error("{1}")]
+    Refused(u16, String),
+    /// It cannot be asked.
+    #[error("{0}")]
+    Away(String),
+    /// What is there, or was to be, is wrong.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl From<kube::Error> for Trouble {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused(status.code, status.message.clone()),
+            error => Self::Away(error.to_string()),
+        }
+    }
+}
+
+impl From<kube::runtime::watcher::Error> for Trouble {
+    fn from(error: kube::runtime::watcher::Error) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+/// One that has found what is shared, and has not begun to serve.
+pub(crate) struct Joining {
+    name: Arc<str>,
+    namespace: Arc<str>,
+    service: String,
+    client: Client,
+    authority: Document,
+    revocations: Document,
+    tokens: Document,
+}
+
+impl Joining {
+    /// Waits for the API server: without it nobody knows what is shared.
+    pub(crate) async fn begin(
+        settings: ReplicaSettings,
+        cluster: &KubernetesSettings,
+    ) -> anyhow::Result<Self> {
+        let client = cluster.client().await.map_err(anyhow::Error::msg)?;
+        let name = settings.name.unwrap_or_else(host_name);
+        anyhow::ensure!(!name.is_empty(), "replicas.name: this host has no name, so it must be set");
+        let namespace = settings.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        let document = |name| Document::new(client.clone(), &namespace, name);
+        let joining = Self {
+            name: name.into(),
+            service: settings.service,
+            authority: document(AUTHORITY),
+            revocations: document(REVOCATIONS),
+            tokens: document(TOKENS),
+            namespace: namespace.as_str().into(),
+            client,
+        };
+        let mut complained = false;
+        while let Err(trouble) = joining.revocations.read().await {
+            if !matches!(trouble, Trouble::Away(_)) {
+                anyhow::bail!("{} cannot be read: {trouble}", joining.revocations.place());
+            }
+            if !std::mem::replace(&mut complained, true) {
+                tracing::warn!(why = %trouble, "waiting for the API server, which has what replicas share");
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        Ok(joining)
+    }
+
+    /// A client of the API server.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The store of this replica over that of its volume.
+    pub(crate) async fn store(&self, local: Arc<dyn Store>) -> anyhow::Result<Arc<dyn Store>> {
+        let shared = Shared::new(local, self.revocations.clone(), self.tokens.clone());
+        shared.carry_over().await?;
+        Ok(Arc::new(shared))
+    }
+
+    /// Whether there is an authority that replicas share.
+    pub(crate) async fn has_authority(&self) -> anyhow::Result<bool> {
+        Ok(self.authority.read().await?.is_some())
+    }
+
+    /// The shared authority. What is known of one from before: where it was made, which roots sidecars were given, and whose roots API
+    /// servers have been told.
+    pub(crate) async fn authority(
+        &self,
+        options: AuthorityOptions,
+        directory: PathBuf,
+        roots: Vec<String>,
+        told: Option<String>,
+    ) -> anyhow::Result<(Authority, Keys)> {
+        let keys = Keys::new(self.authority.clone(), options);
+        let authority = keys.open(Before { directory, roots, told }).await?;
+        Ok((authority, keys))
+    }
+
+    /// Follows what is shared from now on, and stands for election. `keys` is absent where the authority was provided.
+    pub(crate) fn join(
+        self,
+        keys: Option<Keys>,
+        (authority, credentials): (&Arc<Authority>, &CredentialStore),
+        keeper: &Keeper,
+        known: &Tokens,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<Arc<Replicas>> {
+        if let Some(keys) = keys.clone() {
+            tasks.spawn(self.authority.clone().follow());
+            tasks.spawn(keys.follow(authority.clone()));
+        }
+        for document in [&self.revocations, &self.tokens] {
+            tasks.spawn(document.clone().follow());
+        }
+        tasks.spawn(share_revocations(self.revocations.clone(), keeper.clone()));
+        tasks.spawn(share_tokens(self.tokens.clone(), known.clone()));
+        let identity: Arc<str> = format!("{}_{:016x}", self.name, fastrand::u64(..)).into();
+        let candidate = Candidate::new(self.client.clone(), &self.namespace, LEASE, identity);
+        let leadership = candidate.leadership();
+        let (stop, running) = candidate.run();
+        tasks.spawn(running);
+        let place =
+            peers::Place { namespace: self.namespace, service: self.service, name: self.name.clone() };
+        let peers = Peers::new(self.client, place, authority.trust_domain(), credentials.clone())?;
+        Ok(Arc::new(Replicas {
+            name: self.name,
+            keys,
+            tokens: self.tokens,
+            known: known.clone(),
+            leadership,
+            peers,
+            stop: Mutex::new(Some(stop)),
+        }))
+    }
+}
+
+/// What one of several has of the others.
+pub(crate) struct Replicas {
+    /// Which of them this is.
+    pub(crate) name: Arc<str>,
+    keys: Option<Keys>,
+    tokens: Document,
+    known: Tokens,
+    pub(crate) leadership: Leadership,
+    pub(crate) peers: Peers,
+    stop: Mutex<Option<Stop>>,
+}
+
+impl Replicas {
+    /// Shows whether this one leads.
+    pub(crate) fn observe(&self, registry: &Registry) {
+        let leadership = self.leadership.clone();
+        registry.register_fn(move |page| {
+            let help = "Whether this replica of the control plane is the one that writes status.";
+            page.gauge("outrigger_leads", help).sample((), u64::from(leadership.leads()));
+        });
+    }
+
+    /// What the others say of their proxies.
+    pub(crate) async fn others(&self) -> Others {
+        let answers = self.peers.ask::<Report>(REPORT).await;
+        for (replica, why) in &answers.silent {
+            tracing::debug!(replica, why, "a replica does not answer");
+        }
+        let silent = answers.silent.into_iter().map(|(name, _)| name).collect();
+        Others::new(answers.said.into_iter().map(|(_, report)| report), silent)
+    }
+
+    /// Takes a step with the authority, for all replicas. `None`: it was provided, and is not theirs to change.
+    pub(crate) async fn step(&self, step: Step, authority: &Authority) -> Option<Result<(), String>> {
+        let keys = self.keys.as_ref()?;
+        Some(match keys.step(step).await {
+            Ok(()) => keys.take(authority),
+            Err(trouble) => Err(trouble.to_string()),
+        })
+    }
+
+    /// Knows all join tokens that there are at this moment.
+    pub(crate) async fn refresh_tokens(&self) -> Result<(), String> {
+        let read = async {
+            self.tokens.read().await?;
+            store::tokens(&self.tokens)
+        };
+        self.known.replace(read.await.map_err(|trouble| format!("{}: {trouble}", self.tokens.place()))?);
+        Ok(())
+    }
+
+    /// Gives the Lease back, so that another need not wait.
+    pub(crate) async fn stop(&self) {
+        let stop = self.stop.lock().take();
+        if let Some(stop) = stop {
+            stop.stop().await;
+        }
+    }
+}
+
+/// Whom others revoke is revoked here.
+async fn share_revocations(document: Document, keeper: Keeper) {
+    let mut changes = document.subscribe();
+    loop {
+        changes.mark_unchanged();
+        match store::revoked(&document) {
+            Ok(_) => {
+                let latest = document.clone();
+                let asked = move || store::revoked(&latest).ok();
+                match keeper.share(Box::new(asked)).await {
+                    Err(Refused::Stopping) => return,
+                    Ok(_) => {}
+                    // Another change of the same turn was not stored.
+                    Err(_) => {
+                        tokio::time::sleep(AGAIN).await;
+                        changes.mark_changed();
+                    }
+                }
+            }
+            Err(why) => {
+                tracing::error!(secret = %document.place(), %why, "who is revoked there cannot be read; who was, is");
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Join tokens that others make, spend and revoke are made, spent and revoked.
+async fn share_tokens(document: Document, known: Tokens) {
+    let mut changes = document.subscribe();
+    loop {
+        changes.mark_unchanged();
+        match store::tokens(&document) {
+            Ok(tokens) => known.replace(tokens),
+            Err(why) => {
+                tracing::error!(secret = %document.place(), %why, "join tokens there cannot be read; those before hold");
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
