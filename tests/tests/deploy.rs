@@ -118,6 +118,7 @@ fn the_control_plane_of_a_cluster_has_settings_that_it_takes() {
     let settings: Settings = serde_saphyr::from_str(map["data"]["control.yaml"].as_str().unwrap()).unwrap();
     settings.validate().unwrap();
     // Sidecars look for it by a name of its certificate.
+    assert!(settings.replicas.is_some(), "there are several");
     let injector = settings.injector.unwrap();
     let (host, port) = injector.control_plane.rsplit_once(':').unwrap();
     assert!(settings.dns_names.iter().any(|name| name == host), "{host}");
@@ -130,6 +131,35 @@ fn objects(text: &str) -> std::collections::BTreeMap<String, Value> {
     let named =
         all.into_iter().map(|object| (format!("{} {}", object["kind"], object["metadata"]["name"]), object));
     named.filter(|(id, _)| !id.starts_with("\"Namespace\"")).collect()
+}
+
+/// Two control planes, one of which stays, on different nodes where there are some; and what each of them is reached by.
+#[test]
+fn a_cluster_has_two_control_planes_that_are_not_taken_out_together() {
+    let text = std::fs::read_to_string(deploy("kubernetes/outrigger.yaml")).unwrap();
+    let all = objects(&text);
+    let set = &all[r#""StatefulSet" "outrigger-control""#]["spec"];
+    assert_eq!(set["replicas"], 2);
+    let pod = &set["template"];
+    let spread = pod["spec"]["topologySpreadConstraints"].as_array().unwrap();
+    let keys: Vec<&Value> = spread.iter().map(|one| &one["topologyKey"]).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
+    assert!(spread.iter().all(|one| one["whenUnsatisfiable"] == "ScheduleAnyway"), "one node is enough");
+    let budget = &all[r#""PodDisruptionBudget" "outrigger-control""#]["spec"];
+    assert_eq!(budget["maxUnavailable"], 1);
+    for labels in spread.iter().map(|one| &one["labelSelector"]).chain([&budget["selector"]]) {
+        assert_eq!(labels["matchLabels"]["app"], pod["metadata"]["labels"]["app"]);
+    }
+    // Where they ask each other.
+    let ports = all[r#""Service" "outrigger-control""#]["spec"]["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|port| port["name"] == "tls-xds" && port["port"] == 15012), "{ports:?}");
+    // Nobody may read or change another Secret.
+    let rules = all[r#""Role" "outrigger-control""#]["rules"].as_array().unwrap();
+    for rule in rules.iter().filter(|rule| rule["verbs"] != json!(["create"])) {
+        assert!(rule["resourceNames"].as_array().is_some_and(|names| !names.is_empty()), "{rule}");
+    }
+    let cluster = all[r#""ClusterRole" "outrigger-control""#].to_string();
+    assert!(!cluster.contains("secrets") && !cluster.contains("leases"), "only in their own namespace");
 }
 
 #[test]
@@ -145,7 +175,10 @@ fn the_chart_is_the_manifest() {
     let chart = deploy("helm").display().to_string();
     let linted = run(&["lint", "--strict", &chart]);
     assert!(linted.contains("0 chart(s) failed"), "{linted}");
-    for set in [&[][..], &["--set", "image=registry/o:2,trustDomain=mesh.test,resources.limits.memory=2Gi"]] {
+    for set in [
+        &[][..],
+        &["--set", "image=registry/o:2,replicas=3,trustDomain=mesh.test,resources.limits.memory=2Gi"],
+    ] {
         let ours: Vec<String> = set.iter().flat_map(|words| words.split(',')).map(str::to_owned).collect();
         // Ours takes one value at a time.
         let ours = ours.iter().filter(|word| *word != "--set").flat_map(|word| ["--set", word]);

@@ -84,13 +84,13 @@ impl Values {
 pub fn manifest(namespace: &str, values: &Values) -> Result<String, String> {
     let text = format!(
         "# The control plane in a cluster of its own, and its webhooks: `outrigger manifest --crds none`, which is the Helm chart in deploy/helm.\n\
-         # docs/kubernetes.md says the rest. One replica: its registrations, rules of its own and authority are on its volume. Sidecars go on without it.\n\
+         # docs/kubernetes.md says the rest. Replicas share the authority, revocations and join tokens in Secrets that they make. Sidecars go on without them.\n\
          apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n---\n"
     );
     Ok(text + &installed(namespace, values)?)
 }
 
-/// The same without the namespace: what else there is in it is not ours to delete, and the volume with the authority's keys is.
+/// The same without the namespace: what else there is in it is not ours to delete, such as the Secret with the authority's keys.
 ///
 /// # Errors
 /// As [`manifest`].
@@ -159,7 +159,7 @@ mod tests {
         }
         assert!(!text.contains("outrigger-system") && !text.contains("{{ "), "{text}");
         assert!(
-            values.set("replicas=2").unwrap_err().starts_with("there is no value \"replicas\", only image, ")
+            values.set("images=2").unwrap_err().starts_with("there is no value \"images\", only image, ")
         );
         assert!(
             values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
@@ -168,10 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_is_neither_the_namespace_nor_a_volume() {
+    fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
         let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
         let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
         assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
-        assert!(!kinds.contains(&"Namespace") && !kinds.contains(&"PersistentVolumeClaim"), "{kinds:?}");
+        for kept in ["Namespace", "PersistentVolumeClaim", "Secret", "Lease"] {
+            assert!(!kinds.contains(&kept), "{kept} {kinds:?}");
+        }
     }
 }

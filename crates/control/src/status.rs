@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_model::identity::SpiffeId;
-use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::resource::ResourceKind;
 use outrigger_xds::ClientKind;
 use outrigger_xds::server::{Audience, Seat};
 use parking_lot::Mutex;
@@ -18,7 +18,11 @@ use tokio::sync::watch;
 use crate::compile::scope::Scope;
 use crate::others::named;
 
+mod refusal;
 mod shared;
+
+use refusal::cut;
+pub use refusal::rules_of;
 
 /// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
 const MOST_NACKS: usize = 200;
@@ -82,6 +86,9 @@ pub struct Refusal {
 pub struct TypeStatus {
     /// Responses sent.
     pub sent: u64,
+    /// What was in them: new, changed, gone, or not there.
+    #[serde(default)]
+    pub resources: u64,
     /// Responses acknowledged.
     pub acked: u64,
     /// Responses refused.
@@ -155,6 +162,7 @@ struct Entry {
 #[derive(Default, Clone, Copy)]
 struct TypeCount {
     sent: u64,
+    resources: u64,
     acked: u64,
     nacked: u64,
     in_flight: bool,
@@ -253,10 +261,11 @@ impl Board {
     }
 
     /// A response of a kind went out; the next one of that kind waits until it is answered.
-    pub fn sent(&self, stream: u64, kind: ResourceKind, generation: u64) {
+    pub fn sent(&self, stream: u64, kind: ResourceKind, generation: u64, resources: usize) {
         self.change(stream, |entry| {
             let count = entry.types.entry(kind).or_default();
             count.sent += 1;
+            count.resources += resources as u64;
             count.in_flight = true;
             entry.sent = entry.sent.max(generation);
         });
@@ -453,8 +462,11 @@ impl Entry {
             (_, true) => "STALE",
         };
         let types = self.types.iter().map(|(kind, count)| {
-            let TypeCount { sent, acked, nacked, .. } = *count;
-            (format!("{kind:?}"), TypeStatus { sent, acked, nacked, state: state(count).to_owned() })
+            let TypeCount { sent, resources, acked, nacked, .. } = *count;
+            (
+                format!("{kind:?}"),
+                TypeStatus { sent, resources, acked, nacked, state: state(count).to_owned() },
+            )
         });
         ProxyStatus {
             node: self.client.node.clone(),
@@ -475,25 +487,6 @@ impl Entry {
                 .collect(),
         }
     }
-}
-
-/// What a client says has no end of its own.
-fn cut(mut text: String, most: usize) -> String {
-    text.truncate(text.floor_char_boundary(most));
-    text.shrink_to_fit();
-    text
-}
-
-impl Refusal {
-    fn text(&self) -> String {
-        let field = if self.field.is_empty() { String::new() } else { format!("{}: ", self.field) };
-        format!("{} \"{}\": {field}{}", self.kind, self.name, self.reason)
-    }
-}
-
-/// The rules that a resource was made from, as `VirtualService shop/catalog`.
-pub fn rules_of(resource: &Resource) -> Vec<String> {
-    resource.origins().into_iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

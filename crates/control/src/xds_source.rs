@@ -297,9 +297,9 @@ impl View for Subscriber {
     fn report(&self, event: ClientEvent) {
         let board = &self.source.board;
         match event {
-            ClientEvent::Sent { kind, generation, .. } => {
+            ClientEvent::Sent { kind, generation, resources } => {
                 self.source.metrics.pushed(kind);
-                board.sent(self.stream, kind, generation);
+                board.sent(self.stream, kind, generation, resources);
             }
             ClientEvent::Acked { kind, .. } => {
                 board.acked(self.stream, kind, |refusal| self.is_cured(kind, refusal));

@@ -19,17 +19,8 @@ const NAMES: [&str; 2] = ["outrigger-control-0", "outrigger-control-1"];
 /// Of each replica: its ports begin with this, where those of one alone begin with 15.
 const PORTS: [u16; 2] = [25_000, 35_000];
 
-/// What replicas share, as `deploy/` lets them.
+/// Whoever they are here may do with what replicas share what the manifest lets them do, and nothing else.
 const SHARE: &str = "apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: outrigger-control, namespace: outrigger-system}
-rules:
-- {apiGroups: [''], resources: [secrets], verbs: [create]}
-- {apiGroups: [''], resources: [secrets], resourceNames: [outrigger-authority, outrigger-revocations, outrigger-join-tokens], verbs: [get, list, watch, update]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [outrigger-control], verbs: [get, update]}
----
-apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata: {name: outrigger-control-of-the-test, namespace: outrigger-system}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: outrigger-control}

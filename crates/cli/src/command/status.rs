@@ -246,6 +246,46 @@ mod tests {
     }
 
     #[test]
+    fn replicas_have_a_table_and_each_sidecar_its_replica() {
+        let replica = |name: &str, leads, error: Option<&str>| ReplicaBody {
+            name: name.into(),
+            version: "1".into(),
+            generation: 7,
+            proxies: 1,
+            leads,
+            error: error.map(str::to_owned),
+        };
+        let proxy = ProxyStatus {
+            node: "web-1".into(),
+            instance: None,
+            identity: None,
+            client: "outrigger".into(),
+            version: "1".into(),
+            connected_seconds: 1,
+            generation: 7,
+            synced: true,
+            replica: Some("control-0".into()),
+            sidecar: None,
+            types: Default::default(),
+            refused: Vec::new(),
+        };
+        let replicas = vec![replica("control-0", true, None), replica("control-1", false, Some("no answer"))];
+        let status = StatusBody { replicas, proxies: vec![proxy], ..empty() };
+        let text = text(&status, &[]);
+        let line = |word: &str| {
+            let found = text.lines().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("{text}"));
+            found.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(line("control-0"), ["control-0", "1", "LEADS", "7", "1"]);
+        assert_eq!(line("control-1"), ["control-1", "-", "SILENT", "-", "-"], "nothing is claimed of it");
+        assert_eq!(
+            line("PROXY"),
+            ["PROXY", "CLIENT", "VERSION", "STATE", "GENERATION", "REPLICA", "ACKED/SENT"]
+        );
+        assert_eq!(line("web-1")[5], "control-0");
+    }
+
+    #[test]
     fn what_should_be_there_and_is_not_has_a_row_and_an_exit_code() {
         let missing = |id: &str, seen, since_seconds| Missing {
             instance: id.into(),

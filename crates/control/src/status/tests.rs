@@ -62,8 +62,8 @@ async fn a_proxy_that_leaves_is_not_waited_for() {
 fn a_foreign_client_has_a_generation_when_everything_sent_is_acknowledged() {
     let board = board();
     board.connected(1, client("envoy", ClientKind::Envoy));
-    board.sent(1, ResourceKind::Cluster, 3);
-    board.sent(1, ResourceKind::Listener, 3);
+    board.sent(1, ResourceKind::Cluster, 3, 1);
+    board.sent(1, ResourceKind::Listener, 3, 1);
     assert!(!board.in_force(3).complete);
     board.acked(1, ResourceKind::Cluster, |_| true);
     assert!(!board.in_force(3).complete);
@@ -78,7 +78,7 @@ fn a_foreign_client_has_a_generation_when_everything_sent_is_acknowledged() {
 async fn a_refusal_ends_the_wait_and_is_told_with_reason_and_rule() {
     let board = board();
     board.connected(1, client("a", ClientKind::Outrigger));
-    board.sent(1, ResourceKind::Routes, 5);
+    board.sent(1, ResourceKind::Routes, 5, 1);
     let nack = Nack {
         name: "outbound|80||web".into(),
         version: "x".into(),
@@ -113,7 +113,7 @@ fn an_acknowledged_barrier_counts_like_everything_else() {
     let board = board();
     board.connected(1, client("a", ClientKind::Outrigger));
     for generation in 1..=3 {
-        board.sent(1, ResourceKind::Barrier, generation);
+        board.sent(1, ResourceKind::Barrier, generation, 1);
     }
     let barrier = |board: &Board| board.proxies(3)[0].types["Barrier"].clone();
     assert_eq!((barrier(&board).acked, barrier(&board).sent, &*barrier(&board).state), (0, 3, "STALE"));

@@ -14,12 +14,20 @@ async fn a_leader_that_ends_freezes_or_is_cut_off_costs_no_request_and_another_w
     // Killed: its sidecar goes to the other, which takes the Lease when it has run out.
     let leader = pair.until_led().await;
     let left = 1 - leader;
+    let before = pair.mesh(left).client.status().await.unwrap();
+    let moved = before.proxies.iter().find(|proxy| proxy.replica.as_deref() == Some(NAMES[leader])).unwrap();
     let begun = Instant::now();
     pair.mesh_mut(leader).kill_control();
-    pair.until_status(left, "its sidecar has come over", |all| {
-        all.proxies.iter().filter(|proxy| proxy.replica.as_deref() == Some(NAMES[left])).count() == 2
-    })
-    .await;
+    let over = pair.until_status(left, "its sidecar has come over", |all| {
+        let here = all.proxies.iter().filter(|proxy| proxy.replica.as_deref() == Some(NAMES[left]));
+        here.filter(|proxy| proxy.synced).count() == 2
+    });
+    let over = over.await;
+    // It has everything already: it is told a generation, and sent nothing.
+    let moved = over.proxies.iter().find(|proxy| proxy.node == moved.node).unwrap();
+    let sent: Vec<_> =
+        moved.types.iter().filter(|(_, count)| count.resources > 0).map(|(kind, _)| kind).collect();
+    assert_eq!(sent, ["Barrier"], "{moved:#?}");
     eprintln!("the sidecar of the killed one was with the other after {:?}", begun.elapsed());
     assert_eq!(pair.until_led().await, left);
     let taken = begun.elapsed();
