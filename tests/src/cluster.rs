@@ -16,6 +16,9 @@ use crate::wait::eventually;
 /// In the host's own network namespace nobody else has these.
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 const ETCD: &str = "http://127.0.0.1:2379";
+/// The API server notes what the mesh asks of it.
+const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "users": ["mesh"]}, {"level": "None"}]}"#;
 /// Of what a mesh needs; no scheduler: Pods say their node.
 const CONTROLLERS: &str = "serviceaccount-controller,namespace-controller,endpointslice-controller,\
      root-ca-certificate-publisher-controller,garbage-collector-controller,deployment-controller,replicaset-controller,\
@@ -64,6 +67,7 @@ impl Cluster {
             ("sa.key", private.as_str()),
             ("sa.pub", public.as_str()),
             ("tokens.csv", "admin-token,admin,1,system:masters\nmesh-token,mesh,2,mesh\n"),
+            ("audit.json", AUDIT),
             ("admin.kubeconfig", &cluster.kubeconfig_of("admin-token")),
             ("mesh.kubeconfig", &cluster.kubeconfig_of("mesh-token")),
         ] {
@@ -141,6 +145,8 @@ impl Cluster {
             "--service-account-issuer=https://kubernetes.default.svc",
             "--service-account-key-file=sa.pub",
             "--service-account-signing-key-file=sa.key",
+            "--audit-policy-file=audit.json",
+            "--audit-log-path=audit.log",
             "--allow-privileged=true",
             "--profiling=false",
         ]);
@@ -197,6 +203,12 @@ impl Cluster {
         let file = Kubeconfig::read_from(self.path("admin.kubeconfig")).expect("our own file");
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
         Client::try_from(config.expect("our own file")).expect("a client")
+    }
+
+    /// What the user `mesh` has asked of the API server: its audit, one event for each question and its answer.
+    pub fn audit(&self) -> Vec<serde_json::Value> {
+        let log = self.log("audit");
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// What a program of it has written.

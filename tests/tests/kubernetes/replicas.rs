@@ -306,6 +306,32 @@ async fn two_control_planes_have_one_authority_one_list_of_the_revoked_and_one_c
 
     spent_once(&pair).await;
     rotated(&pair, &web).await;
+    rights(&pair.stage.cluster);
+}
+
+/// Nothing that they asked was forbidden, and of what they may do with what they share nothing was not asked.
+fn rights(cluster: &Cluster) {
+    let audit = cluster.audit();
+    let forbidden = |event: &&Value| event["responseStatus"]["code"] == 403;
+    assert!(
+        audit.len() > 100 && !audit.iter().any(|event| forbidden(&event)),
+        "{:#?}",
+        audit.iter().find(forbidden)
+    );
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let asked: BTreeSet<(String, String)> = audit
+        .iter()
+        .map(|event| (word(&event["objectRef"]["resource"]), word(&event["verb"])))
+        .filter(|(resource, _)| ["secrets", "leases"].contains(&resource.as_str()))
+        .collect();
+    let role = cluster.kubectl(&["-n", "outrigger-system", "get", "role", "outrigger-control", "-o", "json"]);
+    let role: Value = serde_json::from_str(&role.unwrap()).unwrap();
+    let mut granted = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        let verbs = rule["verbs"].as_array().unwrap().iter().map(word);
+        granted.extend(verbs.map(|verb| (word(&rule["resources"][0]), verb)));
+    }
+    assert_eq!(asked, granted);
 }
 
 /// A join token for one certificate gets one, whoever is asked how often.

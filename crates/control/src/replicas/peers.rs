@@ -92,7 +92,7 @@ impl Peers {
         let others = match self.others().await {
             Ok(others) => others,
             Err(why) => {
-                answers.silent.push(("others".to_owned(), why));
+                answers.silent.push(("of unknown address".to_owned(), why));
                 return answers;
             }
         };
