@@ -267,6 +267,50 @@ async fn envoy_bootstrap(mesh: &Mesh, api_type: &str) -> serde_json::Value {
     })
 }
 
+/// A bootstrap file for gRPC, as docs/control-plane.md has it.
+async fn grpc_bootstrap(mesh: &Mesh) -> PathBuf {
+    let identity = mesh.issue("web").await;
+    let file = |name: &str, text: &str| write(&mesh.path(name), text).display().to_string();
+    let tls = json!({
+        "certificate_file": file("grpc.pem", &identity.certificate), "private_key_file": file("grpc.key", &identity.key),
+        "ca_certificate_file": file("grpc.roots", &identity.roots), "refresh_interval": "600s",
+    });
+    let bootstrap = json!({
+        "xds_servers": [{ "server_uri": mesh.address(1, 15012).to_string(), "server_features": ["xds_v3"],
+                          "channel_creds": [{ "type": "tls", "config": tls }] }],
+        "certificate_providers": { "default": { "plugin_name": "file_watcher", "config": tls } },
+        "node": { "id": "grpc-1", "metadata": { "SECURE": "true" } },
+    });
+    write(&mesh.path("grpc.json"), &bootstrap.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_grpc_client_without_a_proxy_speaks_mtls_to_the_control_plane_and_to_sidecars() {
+    let Some(python) = require::tool("python") else { return };
+    let mesh = Mesh::start(BINARY).await;
+    let grpc = |version, host| Spec { protocol: Protocol::Grpc, ..catalog(version, host) };
+    let (v1, v2) = (mesh.workload(&grpc("v1", 11)).await, mesh.workload(&grpc("v2", 12)).await);
+    mesh.apply(STRICT).await;
+    let bootstrap = grpc_bootstrap(&mesh).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/xds_grpc.py");
+    let output = Command::new("timeout")
+        .args(["--kill-after=1", "60"])
+        .arg(python)
+        .arg(script)
+        .args(["xds:///catalog.shop:8080", "100", &format!("v1={}", v1.app), &format!("v2={}", v2.app)])
+        .env("GRPC_XDS_BOOTSTRAP", bootstrap)
+        .env("GRPC_CREDENTIALS", "xds")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let both = output.status.success() && said.contains("v1=") && said.contains("v2=");
+    assert!(both, "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let metrics = v1.page("/stats/prometheus").await;
+    let known = "source_principal=\"spiffe://cluster.local/ns/shop/sa/web\"";
+    assert!(metrics.contains(known) && metrics.contains("mutual_tls"), "{metrics}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_grpc_client_without_a_proxy_honours_weights() {
     let Some(python) = require::tool("python") else { return };

@@ -1,5 +1,9 @@
-"""A proxyless gRPC client of our control plane: two servers behind sidecars, calls through xds:///, shares printed."""
+"""A proxyless gRPC client of our control plane: two servers behind sidecars, calls through xds:///, shares printed.
 
+With GRPC_CREDENTIALS=xds it speaks to them as the control plane says, and never in plain text if that says mTLS.
+"""
+
+import os
 import sys
 from concurrent import futures
 
@@ -24,7 +28,17 @@ for name, address in servers:
     running.append(server)
 
 counts = {}
-with grpc.insecure_channel(target) as channel:
+
+
+def channel_to(target):
+    if os.environ.get("GRPC_CREDENTIALS") == "xds":
+        from grpc.experimental import insecure_channel_credentials
+
+        return grpc.secure_channel(target, grpc.xds_channel_credentials(insecure_channel_credentials()))
+    return grpc.insecure_channel(target)
+
+
+with channel_to(target) as channel:
     call = channel.unary_unary("/test.Echo/Name")
     call(b"", wait_for_ready=True, timeout=20)
     for _ in range(calls):
