@@ -19,7 +19,7 @@ use crate::registries::{answer, json_over_http, row, under_load, until};
 use crate::thin_thread::web;
 
 /// A Eureka, all of it in memory.
-struct Eureka {
+pub struct Eureka {
     aside: tempfile::TempDir,
     java: PathBuf,
     jars: PathBuf,
@@ -28,7 +28,7 @@ struct Eureka {
 }
 
 impl Eureka {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let (java, jars) = require::java("eureka")?;
         let net = free_net();
         let address = SocketAddr::from(([127, net[0], net[1], 5], 8761));
@@ -81,7 +81,7 @@ impl Eureka {
         assert_eq!(status, 204, "{text}");
     }
 
-    fn settings(&self, more: &Value) -> Value {
+    pub fn settings(&self, more: &Value) -> Value {
         let mut eureka = json!({
             "urls": ["http://127.0.0.1:1/eureka", format!("http://{}/eureka/", self.address)], "namespace": "shop", "intervalSeconds": 1,
         });

@@ -25,7 +25,7 @@ use crate::thin_thread::web;
 const PORTS: [u16; 2] = [8848, 9848];
 
 /// A Nacos that keeps all of it in memory.
-struct Nacos {
+pub struct Nacos {
     aside: tempfile::TempDir,
     java: PathBuf,
     jars: PathBuf,
@@ -54,7 +54,7 @@ async fn relay(host: Host, at: SocketAddr) {
 }
 
 impl Nacos {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let (java, jars) = require::java("nacos")?;
         if !require::netns() {
             return None;
@@ -126,7 +126,7 @@ impl Nacos {
         assert_eq!((status, text.as_str()), (200, "ok"));
     }
 
-    fn settings(&self, more: &Value) -> Value {
+    pub fn settings(&self, more: &Value) -> Value {
         let mut nacos = json!({
             "urls": ["http://127.0.0.1:1/nacos", format!("http://{}/nacos", self.address)], "namespace": "shop", "intervalSeconds": 1,
             "groups": ["DEFAULT_GROUP", "other"], "names": { "com.acme:stock": "stock" },

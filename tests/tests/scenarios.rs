@@ -26,6 +26,7 @@ mod explains;
 mod ext_authz;
 mod failures;
 mod fake_control;
+mod figures;
 mod foreign;
 mod foreign_rules;
 mod gateway_api;

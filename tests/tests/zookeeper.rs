@@ -25,7 +25,7 @@ use crate::thin_thread::web;
 const PASSWORD: &str = "wird-nicht-verraten";
 
 /// A ZooKeeper of one server.
-struct ZooKeeper {
+pub struct ZooKeeper {
     aside: tempfile::TempDir,
     java: PathBuf,
     jars: PathBuf,
@@ -72,7 +72,7 @@ impl Cli {
 }
 
 impl ZooKeeper {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let (java, jars) = require::java("zookeeper")?;
         let net = free_net();
         let aside = tempfile::tempdir().unwrap();
@@ -159,7 +159,7 @@ impl ZooKeeper {
         cli
     }
 
-    fn settings(&self, more: &Value) -> Value {
+    pub fn settings(&self, more: &Value) -> Value {
         let mut keeper = json!({
             "endpoints": ["tls://127.0.0.1:1", format!("tls://{}", Self::tls_of(self.address))], "dubbo": "/dubbo",
             "names": { "com.acme.Stock": "stock" }, "caFile": self.file("ca.pem"), "user": "mesh",
