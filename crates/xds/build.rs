@@ -6,7 +6,7 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn Error>> {
     let include = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?)
         .join("../../proto");
-    let files = ["destination", "host", "barrier", "nack", "rate_limit", "revoked"]
+    let files = ["destination", "host", "barrier", "nack", "global_limit", "rate_limit", "revoked"]
         .map(|f| include.join(format!("outrigger/v1/{f}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());

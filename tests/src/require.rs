@@ -24,6 +24,7 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("jaeger", Source::Tools("built from tests/tools/jaeger")),
     ("consul", Source::Tools("built from tests/tools/consul")),
     ("etcd", Source::Tools("built from tests/tools/etcd")),
+    ("ratelimit", Source::Tools("built from tests/tools/ratelimit")),
     ("helm", Source::Tools("built from tests/tools/helm")),
     ("kube-apiserver", Source::Tools("built from tests/tools/kubernetes")),
     ("kube-controller-manager", Source::Tools("built from tests/tools/kubernetes")),

@@ -114,7 +114,7 @@ async fn registries_of_ten_thousand_instances() {
         let one = instance(n / EACH, n % EACH);
         let service =
             json!({ "ID": one.id, "Service": one.service, "Port": 8080, "Address": one.addresses[0] });
-        let node = json!({ "Node": format!("n{}", n % 50), "Address": "10.8.0.1", "Service": service });
+        let node = json!({ "Node": format!("ext{}", n % 50), "Address": "10.8.0.1", "Service": service });
         consul.put("/v1/catalog/register", node).await;
     }
     let writer = Mesh::start_with(&binary, json!({ "registries": &rows[1..] })).await;

@@ -39,7 +39,14 @@ const ALL: &[&str] = &[
 const NOT_IN_PROXY: &[&str] = &["axum", "redb", "kube", "ratatui", "ring"];
 
 /// Where the proxy joins itself to xDS, and asks as Envoy asks; everywhere else it knows only `model`.
-const XDS_SEAMS: &[&str] = &["app.rs", "app/", "config_feed.rs", "config_feed/", "http/filter/ext_authz.rs"];
+const XDS_SEAMS: &[&str] = &[
+    "app.rs",
+    "app/",
+    "config_feed.rs",
+    "config_feed/",
+    "http/filter/ext_authz.rs",
+    "http/filter/global_limit.rs",
+];
 
 fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()

@@ -37,6 +37,7 @@ mod interception;
 mod jaeger;
 mod kubernetes;
 mod layering;
+mod limiter;
 mod limits;
 mod localities;
 mod messages;

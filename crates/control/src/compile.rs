@@ -6,6 +6,7 @@ use outrigger_model::resource::Origin;
 use outrigger_rules::intent;
 
 mod any_host;
+mod asked;
 mod attached;
 mod authorization;
 pub mod cache;
@@ -22,6 +23,7 @@ mod hashes;
 mod host;
 mod imports;
 mod inbound;
+mod inbound_limits;
 mod ingress;
 mod lens;
 mod limits;

@@ -1,4 +1,4 @@
-//! Whom policies of action CUSTOM ask: `extensionProviders` of the settings, in the words of Istio's mesh configuration.
+//! Whom policies of action CUSTOM ask, and rate limits: `extensionProviders` of the settings, in the words of Istio's mesh configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,10 +7,15 @@ use anyhow::{Context, bail, ensure};
 use outrigger_model::ext_authz::{
     AuthzBody, AuthzService, ExtAuthz, FRAMING, HttpAuthz, MOST_ADDED, MOST_BODY, is_path_prefix,
 };
+use outrigger_model::global_limit::{GlobalLimit, GlobalLimits};
 use outrigger_model::matcher::{Pattern, StringMatch};
 use serde::{Deserialize, Serialize};
 
-/// One provider; exactly one of the two kinds.
+mod limits;
+
+pub use limits::RateLimitService;
+
+/// One provider; exactly one of the kinds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExtensionProvider {
@@ -22,6 +27,9 @@ pub struct ExtensionProvider {
     /// Asked over `envoy.service.auth.v3.Authorization`.
     #[serde(default)]
     pub envoy_ext_authz_grpc: Option<Authz>,
+    /// Asked by rate limits, over `envoy.service.ratelimit.v3.RateLimitService`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envoy_rate_limit_grpc: Option<RateLimitService>,
 }
 
 /// Whom to ask, with what, and what follows. The fields about headers, and `pathPrefix`, are of the HTTP kind only.
@@ -95,7 +103,10 @@ pub fn validate(all: &[ExtensionProvider]) -> anyhow::Result<()> {
         let named = || format!("extensionProviders[{i}] ({})", provider.name);
         ensure!(!provider.name.is_empty(), "extensionProviders[{i}].name: must not be empty");
         ensure!(names.insert(&provider.name), "{}: the name occurs twice", named());
-        provider.ext_authz("check").with_context(named)?;
+        match provider.is_limiter() {
+            true => provider.global_limits("check", Vec::new()).map(drop).with_context(named)?,
+            false => provider.ext_authz("check").map(drop).with_context(named)?,
+        }
     }
     Ok(())
 }
@@ -103,10 +114,12 @@ pub fn validate(all: &[ExtensionProvider]) -> anyhow::Result<()> {
 impl ExtensionProvider {
     /// Its one kind, and whether that is gRPC.
     fn kind(&self) -> anyhow::Result<(&Authz, bool)> {
-        match (&self.envoy_ext_authz_http, &self.envoy_ext_authz_grpc) {
-            (Some(http), None) => Ok((http, false)),
-            (None, Some(grpc)) => Ok((grpc, true)),
-            _ => bail!("exactly one of envoyExtAuthzHttp and envoyExtAuthzGrpc is needed"),
+        match (&self.envoy_ext_authz_http, &self.envoy_ext_authz_grpc, &self.envoy_rate_limit_grpc) {
+            (Some(http), None, None) => Ok((http, false)),
+            (None, Some(grpc), None) => Ok((grpc, true)),
+            _ => {
+                bail!("exactly one of envoyExtAuthzHttp, envoyExtAuthzGrpc and envoyRateLimitGrpc is needed")
+            }
         }
     }
 
@@ -117,11 +130,31 @@ impl ExtensionProvider {
 
     /// Namespace, if one is named, host and port of its service.
     pub fn service(&self) -> (Option<&str>, &str, u16) {
-        let Ok((authz, _)) = self.kind() else { return (None, "", 0) };
-        match authz.service.split_once('/') {
-            Some((namespace, host)) => (Some(namespace), host, authz.port),
-            None => (None, &authz.service, authz.port),
+        let (service, port) = match (&self.envoy_rate_limit_grpc, self.kind()) {
+            (Some(limiter), _) => (&limiter.service, limiter.port),
+            (None, Ok((authz, _))) => (&authz.service, authz.port),
+            (None, Err(_)) => return (None, "", 0),
+        };
+        match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host, port),
+            None => (None, service, port),
         }
+    }
+
+    /// Whether it is asked by rate limits, and not by policies.
+    pub fn is_limiter(&self) -> bool {
+        self.envoy_rate_limit_grpc.is_some()
+    }
+
+    /// The filter that asks it about these limits, at that cluster.
+    ///
+    /// # Errors
+    /// As [`ExtensionProvider::ext_authz`].
+    pub fn global_limits(&self, cluster: &str, limits: Vec<GlobalLimit>) -> anyhow::Result<GlobalLimits> {
+        let others = self.envoy_ext_authz_http.is_some() || self.envoy_ext_authz_grpc.is_some();
+        let limiter = self.envoy_rate_limit_grpc.as_ref().filter(|_| !others);
+        let limiter = limiter.context("it is no envoyRateLimitGrpc, or something else as well")?;
+        limiter.filter(&self.name, cluster, limits).context("envoyRateLimitGrpc")
     }
 
     /// The filter that asks it, at that cluster.
@@ -137,11 +170,7 @@ impl ExtensionProvider {
 
 impl Authz {
     fn filter(&self, grpc: bool, cluster: &str) -> anyhow::Result<ExtAuthz> {
-        ensure!(self.port > 0, "port: must be from 1 to 65535");
-        let (namespace, host) = self.service.split_once('/').unwrap_or(("-", &self.service));
-        let is_named = host.contains('.') || namespace != "-";
-        let is_whole = is_named && !host.is_empty() && !namespace.is_empty() && !host.contains(['/', '*']);
-        ensure!(is_whole, "service: \"{}\" is neither HOST nor NAMESPACE/HOST", self.service);
+        is_service(&self.service, self.port)?;
         let service = match grpc {
             true => {
                 self.refuse_http_only()?;
@@ -222,15 +251,25 @@ impl Authz {
     }
 
     fn timeout(&self) -> anyhow::Result<Duration> {
-        let Some(text) = &self.timeout else { return Ok(TIMEOUT) };
-        let found = outrigger_rules::duration(text).filter(|found| !found.is_zero());
-        let found = found.filter(|found| found.subsec_nanos() % 1_000_000 == 0);
-        found.with_context(|| {
-            format!(
-                "timeout: \"{text}\" is no duration longer than 0 in whole milliseconds, such as 5s or 250ms"
-            )
-        })
+        self.timeout.as_deref().map_or(Ok(TIMEOUT), duration)
     }
+}
+
+fn is_service(service: &str, port: u16) -> anyhow::Result<()> {
+    ensure!(port > 0, "port: must be from 1 to 65535");
+    let (namespace, host) = service.split_once('/').unwrap_or(("-", service));
+    let is_named = host.contains('.') || namespace != "-";
+    let is_whole = is_named && !host.is_empty() && !namespace.is_empty() && !host.contains(['/', '*']);
+    ensure!(is_whole, "service: \"{service}\" is neither HOST nor NAMESPACE/HOST");
+    Ok(())
+}
+
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let found = outrigger_rules::duration(text).filter(|found| !found.is_zero());
+    let found = found.filter(|found| found.subsec_nanos() % 1_000_000 == 0);
+    found.with_context(|| {
+        format!("timeout: \"{text}\" is no duration longer than 0 in whole milliseconds, such as 5s or 250ms")
+    })
 }
 
 impl Status {

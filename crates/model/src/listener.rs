@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ext_authz::ExtAuthz;
+use crate::global_limit::GlobalLimits;
 use crate::origin::Origin;
 use crate::path::PathNormalization;
 use crate::policy::Rbac;
@@ -207,6 +208,8 @@ pub enum HttpFilter {
     ExtAuthz(Box<ExtAuthz>),
     /// Of ours: how many requests pass. All limits that a request falls under must have room, in order.
     RateLimit(Vec<RateLimit>),
+    /// A service is asked how many requests pass.
+    GlobalLimit(Box<GlobalLimits>),
     /// `envoy.filters.http.jwt_authn`.
     Tokens(Box<JwtAuthn>),
 }

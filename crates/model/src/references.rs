@@ -78,6 +78,7 @@ impl HttpFilter {
         match self {
             Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Tokens(_) => None,
             Self::ExtAuthz(authz) => Some(&authz.cluster),
+            Self::GlobalLimit(limits) => Some(&limits.cluster),
         }
     }
 }
@@ -131,6 +132,9 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
             match filter {
                 HttpFilter::Rbac(rbac) => all.extend(of_rbac(rbac)),
                 HttpFilter::ExtAuthz(authz) => all.extend(authz.only.iter().flat_map(of_rbac)),
+                HttpFilter::GlobalLimit(global) => {
+                    all.extend(global.limits.iter().filter_map(|limit| limit.origin.as_ref()))
+                }
                 HttpFilter::RateLimit(limits) => {
                     all.extend(limits.iter().filter_map(|limit| limit.origin.as_ref()))
                 }

@@ -112,13 +112,17 @@ pub enum FailureKind {
     FaultAbort(FaultStatus),
     /// A rate limit has no room.
     RateLimited {
-        /// So many requests pass in its time.
+        /// So many requests pass in its time; 0: nobody says.
         limit: u32,
-        /// Until one more does, rounded up.
+        /// Until one more does, rounded up; 0: nobody says.
         seconds: u32,
+        /// A service says so.
+        global: bool,
     },
     /// The service that authorizes could not be asked; answered with this status.
     AuthzUnavailable(u16),
+    /// The service that keeps a rate limit could not be asked; answered with this status.
+    LimiterUnavailable(u16),
     /// Its tokens are not those that it needs; answered with this status.
     BadToken(u16),
     /// A client of the mesh must use mTLS (STRICT).
@@ -192,6 +196,7 @@ impl FailureKind {
             Self::FaultAbort(_) => "FI",
             Self::AuthzUnavailable(_) => "UAEX",
             Self::RateLimited { .. } => "RL",
+            Self::LimiterUnavailable(_) => "RLSE",
             Self::IdleTimeout => "SI",
             Self::Overload => "OM",
             Self::RequestTimeout
@@ -212,6 +217,7 @@ impl FailureKind {
             Self::BadRequest(status)
             | Self::NoCluster(status)
             | Self::AuthzUnavailable(status)
+            | Self::LimiterUnavailable(status)
             | Self::BadToken(status)
             | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
@@ -270,6 +276,7 @@ impl FailureKind {
             Self::FaultAbort(_) => "fault_abort",
             Self::AuthzUnavailable(_) => "ext_authz_error",
             Self::BadToken(_) => "bad_token",
+            Self::LimiterUnavailable(_) => "rate_limit_error",
             Self::RateLimited { .. } => "rate_limited",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout => "idle_timeout",

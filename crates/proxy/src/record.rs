@@ -17,6 +17,7 @@ use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Side};
 use crate::flags::Flags;
 use crate::http::head::RequestHead;
+use crate::http::respond;
 use crate::metrics::SeriesOf;
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
@@ -231,7 +232,8 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::Denied => "rbac_access_denied",
         FailureKind::FaultAbort(_) => "fault_filter_abort",
         FailureKind::AuthzUnavailable(_) => "ext_authz_error",
-        FailureKind::RateLimited { .. } => "local_rate_limited",
+        FailureKind::RateLimited { global, .. } => respond::limited_by(*global),
+        FailureKind::LimiterUnavailable(_) => "rate_limiter_error",
         FailureKind::UpstreamTimeout => "response_timeout",
         FailureKind::PerTryTimeout => "upstream_per_try_timeout",
         FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {

@@ -82,6 +82,9 @@ pub struct CatalogProvider {
     pub port: u16,
     /// It speaks gRPC, so it can be asked about connections, too.
     pub grpc: bool,
+    /// It is asked by rate limits, and not by policies.
+    #[serde(default)]
+    pub limiter: bool,
 }
 
 /// One workload.

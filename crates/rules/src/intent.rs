@@ -21,7 +21,7 @@ pub use destination::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, HealthCheckIntent, LoadBalancing,
     SubsetIntent, TrafficPolicy,
 };
-pub use limits::LimitsIntent;
+pub use limits::{GlobalIntent, LimitsIntent};
 pub use nearness::{Distribution, Nearness, PlacePattern};
 pub use route::{
     Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute, TlsMatch,

@@ -27,6 +27,7 @@ mod ext_authz;
 mod extension;
 mod flaw;
 mod forward;
+mod global_limit;
 mod headers;
 mod http;
 mod jwt;

@@ -17,6 +17,8 @@ mod wire;
 pub mod authz;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
+pub mod limits;
 #[cfg(feature = "server")]
 pub mod server;
 

@@ -34,6 +34,16 @@ pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as
 pub(crate) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
 #[cfg(feature = "client")]
 pub(crate) use envoy_types::pb::envoy::service::auth::v3 as auth;
+/// The rate limit service's messages, with the descriptor that they borrow.
+#[cfg(feature = "client")]
+pub(crate) mod limits {
+    pub(crate) use envoy_types::pb::envoy::extensions::common::ratelimit::v3::{
+        RateLimitDescriptor, rate_limit_descriptor,
+    };
+    pub(crate) use envoy_types::pb::envoy::service::ratelimit::v3::{
+        RateLimitRequest, RateLimitResponse, rate_limit_response,
+    };
+}
 #[cfg(any(feature = "client", feature = "server"))]
 pub(crate) use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 pub(crate) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;

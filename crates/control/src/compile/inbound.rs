@@ -9,18 +9,17 @@ use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, TcpProxy, Terminal,
     TransportMatch,
 };
-use outrigger_model::rate_limit::{MOST_LIMITS, RateLimit};
 use outrigger_model::route::{
     Forward, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::{LimitsIntent, MtlsMode};
+use outrigger_rules::intent::MtlsMode;
 
 use super::authorization;
 use super::chains::{chain, http};
+use super::inbound_limits;
 use super::ingress::{self, OTHER_PORTS};
 use super::lens::Lens;
 use super::names;
-use super::origin;
 use super::{tokens, upgrade};
 use crate::instance::{Instance, Protocol};
 
@@ -129,22 +128,6 @@ fn chains(lens: &Lens<'_>, own: &Instance, address: SocketAddr, protocol: Protoc
     chains
 }
 
-/// The rate limits of the client's own service, each for itself.
-fn limits(lens: &Lens<'_>, own: &Instance) -> Option<HttpFilter> {
-    let with_origin = |intent: &LimitsIntent| {
-        let origin = Some(origin(&intent.origin));
-        intent
-            .limits
-            .iter()
-            .cloned()
-            .map(move |limit| RateLimit { origin: origin.clone(), ..limit })
-            .collect::<Vec<_>>()
-    };
-    // That there are more is a finding.
-    let all: Vec<RateLimit> = lens.limits_for(own).flat_map(with_origin).take(MOST_LIMITS).collect();
-    (!all.is_empty()).then_some(HttpFilter::RateLimit(all))
-}
-
 fn mesh(mut chain: FilterChain) -> FilterChain {
     let alpn = match chain.terminal {
         Terminal::Http(_) => vec!["istio-h2", "istio-http/1.1", "h2", "http/1.1", "istio"],
@@ -175,6 +158,6 @@ fn web(lens: &Lens<'_>, own: &Instance, port: u16, cluster: &str) -> Terminal {
     http.filters = tokens::compile(lens, own).map(Box::new).map(HttpFilter::Tokens).into_iter().collect();
     http.filters.extend(authorization::of_requests(lens, own));
     // What is denied does not count.
-    http.filters.extend(limits(lens, own));
+    http.filters.extend(inbound_limits::compile(lens, own));
     Terminal::Http(Box::new(http))
 }

@@ -8,7 +8,7 @@ use outrigger_model::listener::{FilterChain, Terminal};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::{Route, VirtualHost};
-use outrigger_rules::intent::{AuthorizationAction, AuthorizationIntent, LimitsIntent};
+use outrigger_rules::intent::{AuthorizationAction, AuthorizationIntent, GlobalIntent, LimitsIntent};
 use outrigger_rules::{Finding, Object, analyze};
 use outrigger_xds::ClientKind;
 use serde::{Deserialize, Serialize};
@@ -314,7 +314,11 @@ fn limits(world: &World, service: &Service) -> Vec<String> {
     let one = |intent: &LimitsIntent| {
         let by = &intent.origin;
         let line = |limit: &RateLimit| format!("{} ({by}): for {}", words::limit(limit), limit.matches);
-        intent.limits.iter().map(line).collect::<Vec<_>>()
+        let global = |global: &GlobalIntent| {
+            let asked = words::global_limit(&global.limit, &global.provider);
+            format!("{asked} ({by}): for {}", global.limit.matches)
+        };
+        intent.limits.iter().map(line).chain(intent.global.iter().map(global)).collect::<Vec<_>>()
     };
     intents.flat_map(one).collect()
 }

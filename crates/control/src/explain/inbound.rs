@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outrigger_model::cluster::ClientTls;
 use outrigger_model::endpoint::Endpoint;
+use outrigger_model::global_limit::GlobalLimit;
 use outrigger_model::listener::{
     ChainInput, FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, ServerTls, Terminal,
 };
@@ -13,6 +14,7 @@ use outrigger_model::policy::{Rbac, RbacAction};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::request::{ConnectionView, RequestView};
 use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::route::RouteMatch;
 use outrigger_model::route::table::{CompiledMatch, RouteTable};
 use outrigger_model::token::{Proven, WithTokens};
 use outrigger_rules::intent::MtlsMode;
@@ -253,6 +255,10 @@ fn by_request(
     if route { filters } else { Decided::of("refused", Some(404), "no inbound route takes it") }
 }
 
+fn falls_under(matches: &RouteMatch, request: &Judged<'_>) -> bool {
+    CompiledMatch::compile(matches).is_ok_and(|matches| matches.mismatch(request).is_none())
+}
+
 /// The filters in order; the first that denies decides.
 fn filtered(filters: &[&HttpFilter], connection: &ConnectionView<'_>, request: &Judged<'_>) -> Decided {
     let mut asks = None;
@@ -277,11 +283,14 @@ fn filtered(filters: &[&HttpFilter], connection: &ConnectionView<'_>, request: &
                 }
             }
             HttpFilter::RateLimit(all) => {
-                let counts = |limit: &&RateLimit| {
-                    CompiledMatch::compile(&limit.matches)
-                        .is_ok_and(|matches| matches.mismatch(request).is_none())
-                };
+                let counts = |limit: &&RateLimit| falls_under(&limit.matches, request);
                 limits.extend(all.iter().filter(counts).map(words::limit));
+            }
+            HttpFilter::GlobalLimit(global) => {
+                let counts = |limit: &&GlobalLimit| falls_under(&limit.matches, request);
+                limits.extend(
+                    global.limits.iter().filter(counts).map(|l| words::global_limit(l, &global.cluster)),
+                );
             }
             // Those were looked at before.
             HttpFilter::Fault(_) | HttpFilter::Tokens(_) => {}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_model::cluster::{
     Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, UpstreamProtocol,
 };
+use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
@@ -243,6 +244,17 @@ pub(super) fn limit(limit: &RateLimit) -> String {
     let each = if limit.by.is_empty() { "" } else { " each" };
     let by = limit.origin.as_ref().map_or(String::new(), |origin| format!(" ({origin})"));
     format!("{}{by}: {} requests in {}{each}", limit.name, limit.requests, time(limit.per))
+}
+
+/// Whom it asks, and what about.
+pub(super) fn global_limit(limit: &GlobalLimit, asked: &str) -> String {
+    let by = limit.origin.as_ref().map_or(String::new(), |origin| format!(" ({origin})"));
+    let entry = |entry: &Entry| match &entry.value {
+        EntryValue::Text(text) => format!("{}={text}", entry.key),
+        EntryValue::Of(_) => entry.key.clone(),
+    };
+    let entries: Vec<String> = limit.descriptor.iter().map(entry).collect();
+    format!("{}{by}: {asked} is asked about {}", limit.name, entries.join(", "))
 }
 
 fn balance(balance: Balance) -> String {

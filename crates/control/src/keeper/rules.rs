@@ -112,9 +112,9 @@ pub fn catalog(world: &World) -> ServiceCatalog {
     for provider in &world.settings.providers {
         let (namespace, host, port) = provider.service();
         if let Ok(host) = world.resolver.resolve(host, namespace.unwrap_or_default()) {
-            let grpc = provider.is_grpc();
+            let (grpc, limiter) = (provider.is_grpc(), provider.is_limiter());
             let namespace = namespace.map(str::to_owned);
-            let known = CatalogProvider { host, namespace, port, grpc };
+            let known = CatalogProvider { host, namespace, port, grpc, limiter };
             catalog.providers.insert(provider.name.clone(), known);
         }
     }

@@ -104,3 +104,40 @@ fn what_cannot_work_is_refused_by_name() {
     let twice = format!("{:#}", read(&format!("{one}{one}")).unwrap_err());
     assert_eq!(twice, "extensionProviders[1] (x): the name occurs twice");
 }
+
+#[test]
+fn a_service_that_keeps_limits_has_envoys_defaults_and_no_policy_asks_it() {
+    let one = |more: &str| {
+        read(&format!(
+            "[{{name: limiter, envoyRateLimitGrpc: {{service: shop/l.shop.svc.cluster.local, port: 8081{more}}}}}]"
+        ))
+    };
+    let provider = one("").unwrap().remove(0);
+    assert!(provider.is_limiter() && provider.ext_authz("c").is_err());
+    let found = provider.global_limits("outbound|8081||l", Vec::new()).unwrap();
+    assert_eq!(
+        (&*found.domain, found.timeout, found.status_on_error),
+        ("limiter", Duration::from_millis(20), None)
+    );
+    assert_eq!((&*found.cluster, &*found.authority), ("outbound|8081||l", "outbound_.8081_._.l"));
+    assert_eq!(provider.service(), (Some("shop"), "l.shop.svc.cluster.local", 8081));
+    let closed = one(", failOpen: false, statusOnError: 503, domain: d, timeout: 1s").unwrap().remove(0);
+    let found = closed.global_limits("c", Vec::new()).unwrap();
+    assert_eq!(
+        (&*found.domain, found.timeout, found.status_on_error),
+        ("d", Duration::from_secs(1), Some(503))
+    );
+    for (more, wanted) in [
+        (", timeout: 61s", "longer than a minute"),
+        (", timeout: soon", "no duration"),
+        (", domain: ''", "domain"),
+        (", statusOnError: 503", "failOpen: false"),
+        (", failOpen: false, statusOnError: 42", "statusOnError"),
+        (", colour: red", "colour"),
+    ] {
+        let error = format!("{:#}", one(more).unwrap_err());
+        assert!(error.contains(wanted), "{more}: {error}");
+    }
+    let two = "[{name: l, envoyRateLimitGrpc: {service: a/b, port: 1}, envoyExtAuthzGrpc: {service: a/b, port: 1}}]";
+    assert!(read(two).is_err());
+}

@@ -64,7 +64,11 @@ fn judges_requests(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| match &chain.terminal {
         TerminalHandle::Http(http) => {
             let judges = |filter: &Filter| match filter {
-                Filter::Rbac(_) | Filter::ExtAuthz(_) | Filter::RateLimit(_) | Filter::Tokens(_) => true,
+                Filter::Rbac(_)
+                | Filter::ExtAuthz(_)
+                | Filter::RateLimit(_)
+                | Filter::GlobalLimit(_)
+                | Filter::Tokens(_) => true,
                 Filter::Fault(_) => false,
             };
             http.filters.iter().any(judges)

@@ -14,6 +14,7 @@ use super::watch;
 use crate::failure::{Failure, FailureKind, Stage};
 
 mod authorize;
+mod limit;
 mod tokens;
 
 /// Judges an open tunnel by the policy of now.
@@ -100,8 +101,13 @@ async fn settle(
     verdict: Verdict,
     route: &Route,
 ) -> Result<bool, Stop> {
-    if let (Filter::ExtAuthz(authz), Verdict::Ask) = (filter, &verdict) {
-        return authorize::ask(ctx, view, authz, route).await;
+    match (filter, &verdict) {
+        (Filter::ExtAuthz(authz), Verdict::Ask) => return authorize::ask(ctx, view, authz, route).await,
+        (Filter::GlobalLimit(limits), Verdict::Ask) => {
+            limit::ask(ctx, view, limits).await?;
+            return Ok(false);
+        }
+        _ => {}
     }
     if let Some((delay, then)) = delay_of(verdict)? {
         wait(ctx, delay, then).await?;
@@ -131,7 +137,7 @@ async fn of_route(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, drawn: bool) 
 fn delay_of(verdict: Verdict) -> Result<Option<(Duration, Option<Failure>)>, Failure> {
     match verdict {
         Verdict::Continue => Ok(None),
-        // Nobody but ext_authz asks; what would be asked and is not does not pass.
+        // Those that ask were settled; what would be asked and is not does not pass.
         Verdict::Ask => Err(Failure::local(
             Stage::Authorize,
             FailureKind::AuthzUnavailable(500),

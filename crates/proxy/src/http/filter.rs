@@ -18,6 +18,7 @@ use crate::runtime::rate::Rates;
 pub mod cors;
 pub mod ext_authz;
 pub mod fault;
+pub mod global_limit;
 pub mod rate_limit;
 pub mod rbac;
 pub mod tokens;
@@ -47,6 +48,8 @@ pub enum Filter {
     ExtAuthz(Box<ext_authz::ExtAuthz>),
     /// How many requests pass.
     RateLimit(rate_limit::Limits),
+    /// The same, by a service that is asked.
+    GlobalLimit(Box<global_limit::GlobalLimits>),
     /// What tokens say.
     Tokens(Box<tokens::Tokens>),
 }
@@ -61,6 +64,9 @@ pub fn build(config: &HttpFilter, rates: &Rates) -> Result<Filter, Flaw> {
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
         HttpFilter::ExtAuthz(config) => Filter::ExtAuthz(Box::new(ext_authz::ExtAuthz::build(config)?)),
         HttpFilter::Tokens(config) => Filter::Tokens(Box::new(tokens::Tokens::build(config)?)),
+        HttpFilter::GlobalLimit(config) => {
+            Filter::GlobalLimit(Box::new(global_limit::GlobalLimits::build(config, rates)?))
+        }
         HttpFilter::RateLimit(limits) => Filter::RateLimit(rate_limit::Limits::build(limits, rates)?),
     })
 }
@@ -104,6 +110,7 @@ impl Filter {
             Self::Tokens(_) => Verdict::Ask,
             Self::ExtAuthz(_) => Verdict::Continue,
             Self::RateLimit(limits) => limits.on_request(input),
+            Self::GlobalLimit(limits) => limits.on_request(input),
             Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
         }
     }

@@ -192,7 +192,7 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
         set(&mut head, "content-type", b"text/plain");
         (head, text, None)
     };
-    if let FailureKind::RateLimited { limit, seconds } = failure.kind {
+    if let FailureKind::RateLimited { limit, seconds, .. } = failure.kind {
         limited(&mut head, limit, seconds, to.trusted);
     }
     if to.trusted {
@@ -206,14 +206,21 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
 
 /// What a client should know of a limit: when to come again (RFC 9110, section 10.2.3), and who is trusted the rest (Envoy's headers).
 fn limited(head: &mut H1Response, limit: u32, seconds: u32, trusted: bool) {
-    let seconds = seconds.to_string();
-    set(head, "retry-after", seconds.as_bytes());
+    // A service may not say.
+    let seconds = (seconds > 0).then(|| seconds.to_string());
+    if let Some(seconds) = &seconds {
+        set(head, "retry-after", seconds.as_bytes());
+    }
     if !trusted {
         return;
     }
-    set(head, "x-ratelimit-limit", limit.to_string().as_bytes());
+    if limit > 0 {
+        set(head, "x-ratelimit-limit", limit.to_string().as_bytes());
+    }
     set(head, "x-ratelimit-remaining", b"0");
-    set(head, "x-ratelimit-reset", seconds.as_bytes());
+    if let Some(seconds) = &seconds {
+        set(head, "x-ratelimit-reset", seconds.as_bytes());
+    }
     set(head, RATE_LIMITED, b"true");
 }
 
@@ -235,11 +242,16 @@ fn set(head: &mut H1Response, name: &str, value: &[u8]) {
     let _ = head.fields.append(name, value);
 }
 
+/// As Envoy tells its two filters apart.
+pub fn limited_by(global: bool) -> &'static str {
+    if global { "request_rate_limited" } else { "local_rate_limited" }
+}
+
 /// Envoy's words where it has some: people grep for them.
 fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
     match &failure.kind {
         FailureKind::Denied => "RBAC: access denied".into(),
-        FailureKind::RateLimited { .. } => "local_rate_limited".into(),
+        FailureKind::RateLimited { global, .. } => limited_by(*global).into(),
         FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
             "no healthy upstream".into()
         }

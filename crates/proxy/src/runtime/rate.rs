@@ -10,13 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use outrigger_model::global_limit::GlobalLimit;
 use outrigger_model::rate_limit::{Algorithm, RateLimit};
 use outrigger_model::resource::Origin;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub mod tally;
 mod window;
 
+use tally::{Refusals, Tallies, Tally};
 use window::Window;
 
 /// Sets of a table, and most values in one.
@@ -52,12 +55,15 @@ pub struct Refused {
 
 /// The counts of all limits that are in force, by the limit: listeners that are compiled anew find theirs again.
 #[derive(Default)]
-pub struct Rates(Mutex<Vec<Weak<Counts>>>);
+pub struct Rates {
+    counts: Mutex<Vec<Weak<Counts>>>,
+    tallies: Tallies,
+}
 
 impl Rates {
     /// The counts of a limit.
     pub fn of(&self, limit: &RateLimit) -> Arc<Counts> {
-        let mut all = self.0.lock();
+        let mut all = self.counts.lock();
         all.retain(|counts| counts.strong_count() > 0);
         let known = all.iter().filter_map(Weak::upgrade).find(|counts| counts.limit == *limit);
         known.unwrap_or_else(|| {
@@ -65,6 +71,16 @@ impl Rates {
             all.push(Arc::downgrade(&counts));
             counts
         })
+    }
+
+    /// What came of a limit that a service keeps.
+    pub fn of_global(&self, limit: &GlobalLimit) -> Arc<Refusals> {
+        self.tallies.of_limit(limit)
+    }
+
+    /// What came of questions to a service, by its cluster.
+    pub fn of_service(&self, cluster: &str) -> Arc<Tally> {
+        self.tallies.of_service(cluster)
     }
 }
 

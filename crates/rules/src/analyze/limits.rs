@@ -36,7 +36,7 @@ pub(super) fn too_many(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let mut sums: BTreeMap<(&Host, &str), usize> = BTreeMap::new();
     for rule in &scene.limits {
         let sum = sums.entry((&rule.host, rule.origin.namespace.as_str())).or_default();
-        *sum += rule.limits.len();
+        *sum += rule.count();
         if *sum > MOST_LIMITS {
             let message = format!(
                 "{} makes {sum} rate limits of {}, and at most {MOST_LIMITS} are held; leave some out",

@@ -1,4 +1,4 @@
-//! Policies of action CUSTOM whose provider cannot be asked, or would be asked about itself.
+//! Policies of action CUSTOM, and rate limits, whose provider cannot be asked, or would be asked about itself.
 
 use std::collections::BTreeSet;
 
@@ -16,29 +16,65 @@ fn asking<'s>(scene: &'s Scene<'_>) -> impl Iterator<Item = (&'s AuthorizationIn
 pub(super) fn absent(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
     for (policy, name) in asking(scene) {
-        let Some(why) = trouble(scene, catalog, policy, name) else { continue };
+        // Those whom the policy is for look for the provider, each through its own namespace's eyes.
+        let workloads = catalog.selected(&policy.origin.namespace, &policy.selector);
+        let mut asking: BTreeSet<&str> = workloads.map(|workload| workload.namespace.as_str()).collect();
+        if asking.is_empty() {
+            asking.insert(&policy.origin.namespace);
+        }
+        let Some(why) = trouble(scene, catalog, &asking, name, false) else { continue };
         let place = Place { path: format!("{}.provider.name", policy.place.path), ..policy.place.clone() };
         let message = format!("{} asks {}, {why}; what it matches is denied", policy.origin, quote(name));
-        let mut found = finding(Severity::Warning, code::PROVIDER, &policy.origin, &place, message);
-        if !catalog.providers.contains_key(name) {
-            found.suggestion = closest(name, catalog.providers.keys().map(String::as_str));
+        findings.push(told(
+            catalog,
+            name,
+            finding(Severity::Warning, code::PROVIDER, &policy.origin, &place, message),
+        ));
+    }
+    for rule in &scene.limits {
+        // Only the namespace's own services are limited.
+        let asking = BTreeSet::from([rule.origin.namespace.as_str()]);
+        for global in &rule.global {
+            let (name, place) = (global.provider.as_str(), &global.place);
+            let Some(why) = trouble(scene, catalog, &asking, name, true) else { continue };
+            let message = format!("{} asks {}, {why}; so it limits nothing", rule.origin, quote(name));
+            findings.push(told(
+                catalog,
+                name,
+                finding(Severity::Warning, code::PROVIDER, &rule.origin, place, message),
+            ));
         }
-        findings.push(found);
     }
 }
 
-/// Why compilation would deny what the policy matches.
+/// With the name that was meant.
+fn told(catalog: &ServiceCatalog, name: &str, mut found: Finding) -> Finding {
+    if !catalog.providers.contains_key(name) {
+        found.suggestion = closest(name, catalog.providers.keys().map(String::as_str));
+    }
+    found
+}
+
+/// Why compilation would have nobody asked, in one of the namespaces that ask.
 fn trouble(
     scene: &Scene<'_>,
     catalog: &ServiceCatalog,
-    policy: &AuthorizationIntent,
+    asking: &BTreeSet<&str>,
     name: &str,
+    limiter: bool,
 ) -> Option<String> {
     let Some(provider) = catalog.providers.get(name) else {
         return Some(
             "but extensionProviders of the control plane's settings has no such provider".to_owned(),
         );
     };
+    match (provider.limiter, limiter) {
+        (true, false) => {
+            return Some("which is a rate limit service and knows nothing of policies".to_owned());
+        }
+        (false, true) => return Some("which is no rate limit service (envoyRateLimitGrpc)".to_owned()),
+        _ => {}
+    }
     let (host, port) = (quote(short(&provider.host)), provider.port);
     let Some(meant) = meant(scene, catalog, &provider.host) else {
         return Some(format!("but there is no service {host}, which it is"));
@@ -48,13 +84,7 @@ fn trouble(
         return Some(format!("but service {host}, which it is, has no port {port}"));
     }
     let known = Known { home: &meant.home, described: &meant.described, registered };
-    // Those whom the policy is for look for the provider, each through its own namespace's eyes.
-    let workloads = catalog.selected(&policy.origin.namespace, &policy.selector);
-    let mut asking: BTreeSet<&str> = workloads.map(|workload| workload.namespace.as_str()).collect();
-    if asking.is_empty() {
-        asking.insert(&policy.origin.namespace);
-    }
-    asking.into_iter().find_map(|namespace| match (known.owner(port, namespace), &provider.namespace) {
+    asking.iter().find_map(|namespace| match (known.owner(port, namespace), &provider.namespace) {
         (None, _) => Some(format!(
             "but service {host}, which it is, has no port {port} that is exported to namespace {namespace}"
         )),
@@ -138,6 +168,19 @@ pub(super) fn about_itself(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             provider.port
         );
         findings.push(finding(Severity::Warning, code::PROVIDER, &policy.origin, &policy.place, message));
+    }
+    for rule in &scene.limits {
+        let itself =
+            |name: &str| catalog.providers.get(name).is_some_and(|provider| provider.host == rule.host);
+        for global in rule.global.iter().filter(|global| itself(&global.provider)) {
+            let message = format!(
+                "{} has {} asked about requests to itself, so each question would be asked about: it is not, and nothing is \
+                 limited; limit other services",
+                rule.origin,
+                quote(&global.provider)
+            );
+            findings.push(finding(Severity::Warning, code::PROVIDER, &rule.origin, &global.place, message));
+        }
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         http.extend(routes::route(reader, item, host.as_ref(), &defaults, &mut subsets));
     }
     let policy = policy(reader, &fields);
-    let limits = limits::read(reader, fields.get("rateLimit"));
+    let (limits, global) = limits::read(reader, fields.get("rateLimit"));
     let Some(host) = host else { return Vec::new() };
     if items.is_empty() && (fields.has("timeout") || fields.has("retry")) {
         http.push(routes::everything(&host, &defaults, place.clone()));
@@ -98,9 +98,9 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         let (tls, tcp) = (Vec::new(), Vec::new());
         intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
     }
-    if !limits.is_empty() {
+    if !limits.is_empty() || !global.is_empty() {
         let (origin, place, host) = (origin.clone(), place.clone(), host.clone());
-        intents.push(Intent::Limits(LimitsIntent { origin, host, limits, place }));
+        intents.push(Intent::Limits(LimitsIntent { origin, host, limits, global, place }));
     }
     if !policy.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {

@@ -1,5 +1,6 @@
 //! How many requests the instances of a service take.
 
+use outrigger_model::global_limit::GlobalLimit;
 use outrigger_model::rate_limit::RateLimit;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,26 @@ pub struct LimitsIntent {
     pub host: Host,
     /// In order; all that a request falls under must have room. Without an origin.
     pub limits: Vec<RateLimit>,
+    /// Those that a service keeps for all. Without an origin.
+    pub global: Vec<GlobalIntent>,
     /// Where the host was written.
     pub place: Place,
+}
+
+/// A limit that a service keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GlobalIntent {
+    /// Whom to ask, of the control plane's settings.
+    pub provider: String,
+    /// Where that was written.
+    pub place: Place,
+    /// What about.
+    pub limit: GlobalLimit,
+}
+
+impl LimitsIntent {
+    /// How many limits there are.
+    pub fn count(&self) -> usize {
+        self.limits.len() + self.global.len()
+    }
 }

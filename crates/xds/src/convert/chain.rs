@@ -48,7 +48,10 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
             HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
             // It has an RBAC filter of its own before it.
             HttpFilter::ExtAuthz(authz) => authz.only.as_ref().map(policy::origins),
-            HttpFilter::Fault(_) | HttpFilter::RateLimit(_) | HttpFilter::Tokens(_) => None,
+            HttpFilter::Fault(_)
+            | HttpFilter::RateLimit(_)
+            | HttpFilter::GlobalLimit(_)
+            | HttpFilter::Tokens(_) => None,
         })),
         Terminal::Tcp(_) => None,
     };

@@ -6,7 +6,9 @@ use outrigger_model::route::Fault;
 use super::extension::{self, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{ext_authz, jwt, left_out, note, path, policy, rate_limit, retry, route, shadow, upgrade};
+use super::{
+    ext_authz, global_limit, jwt, left_out, note, path, policy, rate_limit, retry, route, shadow, upgrade,
+};
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
@@ -104,7 +106,10 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
                 }
                 HttpFilter::Tokens(tokens) => all.push(filter(JWT, any(&jwt::encode(tokens, kind)))),
                 // An Envoy refuses types that it does not know.
-                HttpFilter::RateLimit(_) if kind == ClientKind::Envoy => {}
+                HttpFilter::RateLimit(_) | HttpFilter::GlobalLimit(_) if kind == ClientKind::Envoy => {}
+                HttpFilter::GlobalLimit(limits) => {
+                    all.push(filter(global_limit::GLOBAL_LIMIT, global_limit::encode(limits)))
+                }
                 HttpFilter::RateLimit(limits) => {
                     all.push(filter(rate_limit::RATE_LIMIT, rate_limit::encode(limits)))
                 }
@@ -234,6 +239,10 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Origins<'_>) -> Decoded<Vec
                 known += 1;
                 let tokens = tokens.under(format_args!("{field}.typed_config"))?;
                 filters.push(HttpFilter::Tokens(Box::new(tokens)));
+            }
+            Some(config) if global_limit::is(config) => {
+                let limits = global_limit::decode(config).under(format_args!("{field}.typed_config"))?;
+                filters.push(HttpFilter::GlobalLimit(Box::new(limits)));
             }
             Some(config) if rate_limit::is(config) => {
                 let limits = rate_limit::decode(config).under(format_args!("{field}.typed_config"))?;

@@ -26,12 +26,28 @@ pub(super) fn encode(limits: &[RateLimit]) -> Any {
     Any { type_url: URL.to_owned(), value: own::RateLimits { limits }.encode_to_vec() }
 }
 
+/// Of all requests nothing is said.
+pub(super) fn encode_match(matches: &RouteMatch) -> Vec<u8> {
+    match *matches == RouteMatch::any() {
+        true => Vec::new(),
+        false => route::encode_match(matches, ClientKind::Outrigger).encode_to_vec(),
+    }
+}
+
+pub(super) fn decode_match(wire: &[u8]) -> Decoded<RouteMatch> {
+    if wire.is_empty() {
+        return Ok(RouteMatch::any());
+    }
+    let decoded = WireMatch::decode(wire).map_err(|error| format!("malformed protobuf: {error}"));
+    let matches = decoded.map_err(Flaw::new).and_then(|matches| route::decode_match(&matches));
+    matches.under("match")
+}
+
 fn encode_one(limit: &RateLimit) -> own::RateLimit {
     let origin = |part: fn(&Origin) -> &String| limit.origin.as_ref().map(part).cloned().unwrap_or_default();
-    let matches = route::encode_match(&limit.matches, ClientKind::Outrigger);
     own::RateLimit {
         name: limit.name.clone(),
-        r#match: if limit.matches == RouteMatch::any() { Vec::new() } else { matches.encode_to_vec() },
+        r#match: encode_match(&limit.matches),
         by: limit.by.iter().map(encode_by).collect(),
         requests: limit.requests,
         // A day at most.
@@ -46,7 +62,7 @@ fn encode_one(limit: &RateLimit) -> own::RateLimit {
     }
 }
 
-fn encode_by(by: &By) -> own::By {
+pub(super) fn encode_by(by: &By) -> own::By {
     let what = match by {
         By::Caller => What::Caller(true),
         By::Address => What::Address(true),
@@ -76,14 +92,7 @@ pub(super) fn decode(config: &Any) -> Decoded<Vec<RateLimit>> {
 }
 
 fn decode_one(wire: &own::RateLimit) -> Decoded<RateLimit> {
-    let matches = match wire.r#match.as_slice() {
-        [] => RouteMatch::any(),
-        bytes => {
-            let decoded = WireMatch::decode(bytes).map_err(|error| format!("malformed protobuf: {error}"));
-            let matches = decoded.map_err(Flaw::new).and_then(|matches| route::decode_match(&matches));
-            matches.under("match")?
-        }
-    };
+    let matches = decode_match(&wire.r#match)?;
     let limit = RateLimit {
         name: wire.name.clone(),
         matches,
@@ -107,7 +116,7 @@ fn decode_one(wire: &own::RateLimit) -> Decoded<RateLimit> {
     }
 }
 
-fn decode_by(wire: &own::By) -> Decoded<By> {
+pub(super) fn decode_by(wire: &own::By) -> Decoded<By> {
     Ok(match &wire.what {
         Some(What::Caller(true)) => By::Caller,
         Some(What::Address(true)) => By::Address,

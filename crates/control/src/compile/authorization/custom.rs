@@ -12,8 +12,8 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::policy::{Rbac, RbacAction};
 use outrigger_rules::intent::AuthorizationIntent;
 
+use super::super::asked::asked;
 use super::super::lens::Lens;
-use super::super::names;
 use super::policies;
 
 pub(super) fn of_requests(lens: &Lens<'_>, all: &[&Arc<AuthorizationIntent>]) -> Vec<HttpFilter> {
@@ -58,12 +58,6 @@ fn denial(provider: &str, matching: Rbac) -> Rbac {
 /// The filter that asks a provider about everything.
 fn asking(lens: &Lens<'_>, provider: &str) -> Option<ExtAuthz> {
     let provider = lens.provider(provider)?;
-    let (namespace, host, port) = provider.service();
-    let service = lens.service(&lens.resolve_in(host, namespace.unwrap_or_default())?)?;
-    // Whoever says where the requests of this client go, is whom it would ask.
-    let owner = lens.owner(service, port)?;
-    if namespace.is_some_and(|namespace| namespace != owner) {
-        return None;
-    }
-    provider.ext_authz(&names::outbound(port, "", service.host().as_str())).ok()
+    let (_, cluster) = asked(lens, provider)?;
+    provider.ext_authz(&cluster).ok()
 }

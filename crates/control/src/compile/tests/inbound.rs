@@ -166,3 +166,43 @@ spec: {{service: {service}, rateLimit: {{requests: 5, per: 1s}}}}
     let another = compiled(shop(), &page("shop", "catalog"));
     assert_eq!(limits_of(&another, &web(), "inbound|127.0.0.10:8080"), []);
 }
+
+#[test]
+fn a_limit_that_a_service_keeps_is_asked_of_its_cluster_and_never_by_itself() {
+    let page = |service: &str, provider: &str| {
+        format!(
+            "
+apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {{name: limits, namespace: shop}}
+spec: {{service: {service}, rateLimit: [{{requests: 5, per: 1s}}, {{service: {provider}, descriptor: [caller, path]}}]}}
+"
+        )
+    };
+    let providers = "- {name: limiter, envoyRateLimitGrpc: {service: shop/catalog.shop.svc.cluster.local, port: 8080, failOpen: false}}";
+    let filters = |text: &str, scope: &Scope, name: &str| {
+        let mut world = world(shop(), text);
+        let settings =
+            MeshSettings { providers: serde_saphyr::from_str(providers).unwrap(), ..MeshSettings::default() };
+        world.settings = Arc::new(settings);
+        let c = Compiled::new(Arc::new(world), "roots".into(), Arc::default());
+        let Some(Resource::Listener(listener)) = get(&c, scope, ResourceKind::Listener, name) else {
+            panic!()
+        };
+        let Terminal::Http(http) = &listener.chains[0].terminal else { panic!() };
+        http.filters.clone()
+    };
+    let at_web = "inbound|127.0.0.10:8080";
+    let all = filters(&page("web", "limiter"), &web(), at_web);
+    let [HttpFilter::RateLimit(_), HttpFilter::GlobalLimit(global)] = all.as_slice() else {
+        panic!("{all:?}")
+    };
+    assert_eq!((&*global.cluster, global.status_on_error), (CATALOG, Some(500)));
+    assert_eq!((&*global.domain, global.limits[0].descriptor.len()), ("limiter", 2));
+    assert_eq!(global.limits[0].origin.as_ref().unwrap().to_string(), "TrafficRules shop/limits");
+    let unknown = filters(&page("web", "limitr"), &web(), at_web);
+    assert!(matches!(unknown.as_slice(), [HttpFilter::RateLimit(_)]), "{unknown:?}");
+    let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
+    let itself = filters(&page("catalog", "limiter"), &catalog, "inbound|127.0.0.11:8080");
+    assert!(matches!(itself.as_slice(), [HttpFilter::RateLimit(_)]), "{itself:?}");
+}

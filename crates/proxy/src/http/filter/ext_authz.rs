@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use outrigger_model::ext_authz::{self as model, AuthzBody, AuthzService, Edit, How, HttpAuthz};
 use outrigger_model::matcher::{Matcher, StringMatch};
 use outrigger_model::policy::decide::{Decision, PolicySet};
@@ -16,7 +16,6 @@ use outrigger_xds::authz::{self, Check, Verdict};
 use super::Input;
 use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
 use crate::http::call::message::{Answer, Call};
-use crate::http::copy::parse_status;
 use crate::http::h1::{EditError, Framing, H1Request, H1Response};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::respond::{ERROR_HEADER, Local, percent_encoded};
@@ -131,7 +130,7 @@ impl ExtAuthz {
                 let detail = "a service that authorizes over HTTP cannot be asked about CONNECT";
                 return Err(Failure::local(Stage::Authorize, FailureKind::AuthzUnavailable(403), detail));
             }
-            AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata),
+            AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata, cluster),
             AuthzService::Http(http) => self.http(asked, http),
         }
         .map_err(|error| {
@@ -185,6 +184,7 @@ impl ExtAuthz {
         asked: &Asked<'_>,
         authority: &str,
         metadata: &[(String, String)],
+        cluster: &Arc<ClusterHandle>,
     ) -> Result<(RequestHead, Bytes), EditError> {
         let mut headers: HashMap<String, String> = HashMap::new();
         let mut add = |name: &str, value: &str| {
@@ -236,18 +236,11 @@ impl ExtAuthz {
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || ".-:".contains(c) { c } else { '_' })
             .collect();
-        let mut head = RequestHead::H1(H1Request::new("POST", CHECK, &authority)?);
-        head.set("content-type", "application/grpc")?;
-        head.set("te", "trailers")?;
-        head.set("grpc-timeout", format!("{}m", self.config.timeout.as_millis().clamp(1, 99_999_999)))?;
+        let mut call = Call::grpc(cluster, CHECK, &authority, &message, self.config.timeout)?;
         for (name, value) in metadata {
-            head.append(name, value)?;
+            call.head.append(name, value)?;
         }
-        let mut body = BytesMut::with_capacity(message.len() + 5);
-        body.put_u8(0);
-        body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        body.extend_from_slice(&message);
-        Ok((head, body.freeze()))
+        Ok((call.head, call.body))
     }
 
     /// What an answer means.
@@ -265,18 +258,7 @@ impl ExtAuthz {
     }
 
     fn judge_grpc(&self, answer: &Answer, asked_by_grpc: bool) -> Result<Judgement, String> {
-        let trailers = answer.trailers.as_ref().and_then(|trailers| trailers.first("grpc-status"));
-        let status = trailers.or_else(|| answer.head.first("grpc-status")).and_then(parse_status);
-        match status {
-            Some(0) if answer.head.status() == 200 => {}
-            status => return Err(format!("HTTP {}, gRPC {status:?}", answer.head.status())),
-        }
-        // One message: a flag of compression, its length.
-        let message = match &answer.body[..] {
-            [0, a, b, c, d, rest @ ..] if rest.len() == u32::from_be_bytes([*a, *b, *c, *d]) as usize => rest,
-            _ => return Err("the answer is not one message".into()),
-        };
-        Ok(match authz::decode(message)? {
+        Ok(match authz::decode(answer.message()?)? {
             Verdict::Allowed { request, remove, response } => {
                 Judgement::Allowed(Edits { remove, request, response })
             }

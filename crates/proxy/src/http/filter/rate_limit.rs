@@ -88,7 +88,7 @@ fn tell_apart(by: &By, input: &Input<'_>, hasher: &mut dyn Hasher) {
 fn failure(counts: &Counts, refused: &Refused) -> Failure {
     let limit = &counts.limit;
     let seconds = u32::try_from(refused.wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
-    let kind = FailureKind::RateLimited { limit: limit.requests, seconds: seconds.max(1) };
+    let kind = FailureKind::RateLimited { limit: limit.requests, seconds: seconds.max(1), global: false };
     let detail = format!("limit \"{}\": {} requests in {:?}", limit.name, limit.requests, limit.per);
     Failure::local(Stage::Authorize, kind, detail).because_of(counts.origin.clone())
 }

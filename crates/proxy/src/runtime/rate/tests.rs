@@ -195,5 +195,5 @@ fn listeners_that_are_compiled_anew_find_their_counts_again() {
     assert!(!Arc::ptr_eq(&first, &rates.of(&bucket(1, 2))));
     drop(first);
     rates.of(&window(1));
-    assert_eq!(rates.0.lock().len(), 1, "what nobody has is forgotten");
+    assert_eq!(rates.counts.lock().len(), 1, "what nobody has is forgotten");
 }

@@ -7,7 +7,7 @@ fn provided(text: &str) -> Vec<String> {
     let mut catalog = catalog();
     for (name, service, port) in [("http", "reviews", 80), ("grpc", "stock", 90), ("lost", "gone", 80)] {
         let host = Resolver::default().service(service, "shop");
-        let known = CatalogProvider { host, namespace: None, port, grpc: name == "grpc" };
+        let known = CatalogProvider { host, namespace: None, port, grpc: name == "grpc", limiter: false };
         catalog
             .providers
             .insert("theirs".into(), CatalogProvider { namespace: Some("bank".into()), ..known.clone() });
@@ -50,7 +50,13 @@ fn a_provider_that_cannot_be_asked_is_told() {
 fn described(host: &str, namespace: Option<&str>, entries: &[String]) -> Vec<String> {
     let mut catalog = catalog();
     let host = Resolver::default().resolve(host, "shop").unwrap();
-    let it = CatalogProvider { host, namespace: namespace.map(str::to_owned), port: 9000, grpc: false };
+    let it = CatalogProvider {
+        host,
+        namespace: namespace.map(str::to_owned),
+        port: 9000,
+        grpc: false,
+        limiter: false,
+    };
     catalog.providers.insert("it".into(), it);
     let text = format!("{}---\n{}", asks("it", "reviews", "[{}]"), entries.join("---\n"));
     let found = analyze(&objects(&text), Some(&catalog)).into_iter();
@@ -122,4 +128,41 @@ fn a_provider_for_a_tcp_port_is_told() {
         provided(&asks("http", "stock", "[{to: [{operation: {ports: ['80']}}]}]")),
         Vec::<String>::new()
     );
+}
+
+#[test]
+fn a_limit_whose_service_cannot_be_asked_limits_nothing_and_says_so() {
+    let told = |service: &str, limiter: &str| {
+        let mut catalog = catalog();
+        for (name, host, port, limiter) in
+            [("limiter", "stock", 90, true), ("lost", "gone", 80, true), ("authorizer", "stock", 90, false)]
+        {
+            let host = Resolver::default().service(host, "shop");
+            let known = CatalogProvider { host, namespace: None, port, grpc: true, limiter };
+            catalog.providers.insert(name.into(), known);
+        }
+        let spec = format!("service: {service}\nrateLimit: {{service: {limiter}, descriptor: caller}}");
+        let page = object("outrigger.io/v1", "TrafficRules", &spec);
+        analyze(&objects(&page), Some(&catalog)).iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("reviews", "limiter"), Vec::<String>::new());
+    for (service, limiter, why) in [
+        ("reviews", "limitr", "Did you mean \"limiter\"?"),
+        ("reviews", "lost", "there is no service \"gone.shop\""),
+        ("reviews", "authorizer", "which is no rate limit service"),
+    ] {
+        let found = told(service, limiter);
+        assert!(found.len() == 1 && found[0].contains("OUT0111") && found[0].contains(why), "{found:#?}");
+        assert!(found[0].contains("limits nothing"), "{found:#?}");
+    }
+    let itself = told("stock", "limiter");
+    assert!(itself.iter().any(|found| found.contains("would be asked about")), "{itself:#?}");
+    // And the other way round.
+    let mut catalog = catalog();
+    let host = Resolver::default().service("stock", "shop");
+    catalog
+        .providers
+        .insert("it".into(), CatalogProvider { host, namespace: None, port: 90, grpc: true, limiter: true });
+    let found = analyze(&objects(&asks("it", "reviews", "[{}]")), Some(&catalog));
+    assert!(found.iter().any(|found| found.message.contains("is a rate limit service")), "{found:?}");
 }

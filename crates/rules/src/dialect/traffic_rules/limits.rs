@@ -5,43 +5,60 @@ use outrigger_model::route::RouteMatch;
 
 use super::routes;
 use crate::finding::quote;
-use crate::reader::{At, Reader, Table};
+use crate::intent::GlobalIntent;
+use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
-const LIMIT: Table =
-    Table::new("a rate limit", &["name", "requests", "per", "algorithm", "burst", "by", "match"]);
+mod global;
+
+const LIMIT: Table = Table::new(
+    "a rate limit",
+    &["name", "requests", "per", "algorithm", "burst", "by", "match", "service", "descriptor"],
+);
+const WORDS: [(&str, By); 3] = [("caller", By::Caller), ("address", By::Address), ("path", By::Path)];
 const BY: Table = Table::new("what counts are kept for", &["header"]);
 const MATCH: Table =
     Table::new("a match", &["path", "method", "authority", "headers", "withoutHeaders", "query"]);
 
-/// One limit, or a list of them.
-pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<RateLimit> {
-    let Some(at) = at else { return Vec::new() };
+/// One limit, or a list of them: those that instances keep, and those that a service keeps.
+pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> (Vec<RateLimit>, Vec<GlobalIntent>) {
+    let Some(at) = at else { return Default::default() };
     let items = match at.node.value {
         Value::Map(_) => vec![at.clone()],
         _ => reader.list(Some(at.clone())),
     };
     if items.len() > MOST_LIMITS {
         reader.error(&at, format!("{}: a service has at most {MOST_LIMITS} rate limits", at.path));
-        return Vec::new();
+        return Default::default();
     }
-    let mut limits: Vec<RateLimit> = Vec::new();
+    let (mut names, mut limits, mut global) = (Vec::new(), Vec::new(), Vec::new());
     for (i, item) in items.iter().enumerate() {
-        let Some(limit) = limit(reader, item, i) else { continue };
-        if limits.iter().any(|other| other.name == limit.name) {
-            let name = quote(&limit.name);
-            reader.error(item, format!("{}: there are two rate limits {name}", item.path));
+        let Some(fields) = reader.fields(item, &LIMIT) else { continue };
+        let name = reader.text(fields.get("name")).unwrap_or_else(|| (i + 1).to_string());
+        if names.contains(&name) {
+            reader.error(item, format!("{}: there are two rate limits {}", item.path, quote(&name)));
         }
-        limits.push(limit);
+        names.push(name.clone());
+        match fields.has("service") || fields.has("descriptor") {
+            true => global.extend(global::limit(reader, &fields, name)),
+            false => limits.extend(limit(reader, &fields, name)),
+        }
     }
-    limits
+    (limits, global)
 }
 
-fn limit(reader: &mut Reader<'_>, at: &At<'_>, index: usize) -> Option<RateLimit> {
-    let fields = reader.fields(at, &LIMIT)?;
+/// The requests that count.
+fn matches(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RouteMatch> {
+    match fields.get("match") {
+        Some(at) => reader.fields(&at, &MATCH).map(|fields| routes::request(reader, &fields)),
+        None => Some(RouteMatch::any()),
+    }
+}
+
+fn limit(reader: &mut Reader<'_>, fields: &Fields<'_>, name: String) -> Option<RateLimit> {
     for needed in ["requests", "per"] {
         if !fields.has(needed) {
-            reader.missing(&fields, needed);
+            reader.missing(fields, needed);
         }
     }
     let requests = reader.number(fields.get("requests"), 1..=MOST_REQUESTS);
@@ -58,14 +75,10 @@ fn limit(reader: &mut Reader<'_>, at: &At<'_>, index: usize) -> Option<RateLimit
         reader.error(&at, format!("{}: a sliding window has no burst; leave it out", at.path));
     }
     let by = by(reader, fields.get("by"));
-    let matches = match fields.get("match") {
-        Some(at) => reader.fields(&at, &MATCH).map(|fields| routes::request(reader, &fields)),
-        None => Some(RouteMatch::any()),
-    };
-    let name = reader.text(fields.get("name"));
+    let matches = matches(reader, fields);
     let requests = requests?;
     Some(RateLimit {
-        name: name.unwrap_or_else(|| (index + 1).to_string()),
+        name,
         matches: matches?,
         by,
         requests,
@@ -89,23 +102,24 @@ fn by(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<By> {
         reader.error(&at, format!("{}: at most {MOST_PARTS} parts tell counts apart", at.path));
         return Vec::new();
     }
-    let words = [("caller", By::Caller), ("address", By::Address), ("path", By::Path)];
     let mut parts = Vec::new();
     for item in items {
         if !matches!(item.node.value, Value::Map(_)) {
-            parts.extend(reader.choice(Some(item), &words));
+            parts.extend(reader.choice(Some(item), &WORDS));
             continue;
         }
         let Some(fields) = reader.fields(&item, &BY) else { continue };
-        let Some(header) = fields.get("header") else {
-            reader.missing(&fields, "header");
-            continue;
-        };
-        let name = reader.text(Some(header.clone()));
-        let name = name.and_then(|name| reader.header_name(&header, &name));
-        parts.extend(name.map(|name| By::Header(name.to_ascii_lowercase())));
+        match fields.get("header") {
+            Some(header) => parts.extend(header_of(reader, header).map(By::Header)),
+            None => reader.missing(&fields, "header"),
+        }
     }
     parts
+}
+
+fn header_of(reader: &mut Reader<'_>, at: At<'_>) -> Option<String> {
+    let name = reader.text(Some(at.clone()))?;
+    Some(reader.header_name(&at, &name)?.to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ pub(crate) fn spec() -> Value {
         "healthCheck" => health::schema(),
         "timeout" => text(&format!("For a whole request, {DURATION} 0s is none.")),
         "retry" => retry(),
-        "rateLimit" => any("How many requests each instance takes: one limit, or a list of up to 32."),
+        "rateLimit" => any(
+            "How many requests each instance takes, or all of them together by a service's word: one limit, or a list of up to 32.",
+        ),
         _ => Value::Null,
     })
 }

@@ -338,6 +338,48 @@ fn a_rate_limit_that_cannot_be_is_refused_by_its_field() {
 }
 
 #[test]
+fn a_limit_of_a_service_that_cannot_be_is_refused_by_its_field() {
+    use crate::wire::own::{self, entry::Value};
+    let entry = |key: &str, value| own::Entry { key: key.into(), value };
+    let limit = |descriptor| own::GlobalLimit { name: "l".into(), descriptor, ..Default::default() };
+    let good = || limit(vec![entry("k", Some(Value::Text("v".into())))]);
+    let whole = || own::GlobalLimits {
+        cluster: "c".into(),
+        timeout_millis: 20,
+        limits: vec![good()],
+        ..Default::default()
+    };
+    let told = |limits: own::GlobalLimits| {
+        let type_url = "type.googleapis.com/outrigger.v1.GlobalLimits".into();
+        let config = protobuf::Any { type_url, value: limits.encode_to_vec() };
+        let mut wire = listener();
+        with_manager(&mut wire, &manager(vec![http_filter("limits", config), router()]));
+        decode(type_url_of_listeners(), &wire.encode_to_vec()).map_err(|invalid| invalid.to_string())
+    };
+    told(whole()).unwrap();
+    let with = |limit| own::GlobalLimits { limits: vec![limit], ..whole() };
+    for (limits, wanted) in [
+        (own::GlobalLimits { cluster: String::new(), ..whole() }, "cluster"),
+        (own::GlobalLimits { timeout_millis: 0, ..whole() }, "timeout_millis"),
+        (own::GlobalLimits { timeout_millis: 60_001, ..whole() }, "timeout_millis"),
+        (own::GlobalLimits { status_on_error: 99, ..whole() }, "status_on_error"),
+        (own::GlobalLimits { limits: Vec::new(), ..whole() }, "limits"),
+        (own::GlobalLimits { limits: vec![good(); 33], ..whole() }, "limits"),
+        (with(limit(Vec::new())), "limits[0].descriptor"),
+        (with(limit(vec![entry("k", None)])), "limits[0].descriptor[0]"),
+        (with(limit(vec![entry("", Some(Value::Text("v".into())))])), "limits[0].descriptor"),
+        (with(own::GlobalLimit { r#match: vec![255], ..good() }), "limits[0].match"),
+    ] {
+        let told = told(limits).unwrap_err();
+        assert!(told.contains(wanted), "{told}");
+    }
+}
+
+fn type_url_of_listeners() -> &'static str {
+    type_url(ResourceKind::Listener)
+}
+
+#[test]
 fn what_would_let_in_others_than_is_said_is_refused() {
     use wire::http_jwt::{JwtAuthentication, JwtProvider, JwtRequirement, jwt_provider, jwt_requirement};
 

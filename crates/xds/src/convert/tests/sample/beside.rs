@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_model::cluster::{
     Breaker, CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck,
 };
+use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit, GlobalLimits};
 use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
 use outrigger_model::route::{Cors, Fault, FaultAbort, FaultDelay, FaultStatus, Mirror};
 use proptest::collection::vec;
@@ -96,19 +97,40 @@ pub(super) fn health_check() -> impl Strategy<Value = Box<HealthCheck>> {
     )
 }
 
-pub(super) fn rate_limit() -> impl Strategy<Value = RateLimit> {
-    let by = prop_oneof![
+fn by() -> impl Strategy<Value = By> {
+    prop_oneof![
         Just(By::Caller),
         Just(By::Address),
         Just(By::Path),
         "[a-z][a-z0-9-]{0,8}".prop_map(By::Header),
-    ];
+    ]
+}
+
+pub(super) fn global_limits() -> impl Strategy<Value = GlobalLimits> {
+    let value = prop_oneof![by().prop_map(EntryValue::Of), "[a-z]{1,9}".prop_map(EntryValue::Text)];
+    let entry = ("[a-z]{1,9}", value).prop_map(|(key, value)| Entry { key, value });
+    let limit = (name(), route_match(), vec(entry, 1..3), of(origin()))
+        .prop_map(|(name, matches, descriptor, origin)| GlobalLimit { name, matches, descriptor, origin });
+    let timeout = (1_u64..60_000).prop_map(Duration::from_millis);
+    (name(), name(), name(), timeout, of(200_u16..600), vec(limit, 1..3)).prop_map(
+        |(cluster, authority, domain, timeout, status_on_error, limits)| GlobalLimits {
+            cluster,
+            authority,
+            domain,
+            timeout,
+            status_on_error,
+            limits,
+        },
+    )
+}
+
+pub(super) fn rate_limit() -> impl Strategy<Value = RateLimit> {
     let algorithm = prop_oneof![
         (1_u32..=1_000_000).prop_map(|burst| Algorithm::TokenBucket { burst }),
         Just(Algorithm::SlidingWindow),
     ];
     let per = (10_u64..86_400_000).prop_map(Duration::from_millis);
-    (name(), route_match(), vec(by, 0..3), 1_u32..=1_000_000, per, algorithm, of(origin())).prop_map(
+    (name(), route_match(), vec(by(), 0..3), 1_u32..=1_000_000, per, algorithm, of(origin())).prop_map(
         |(name, matches, by, requests, per, algorithm, origin)| RateLimit {
             name,
             matches,
