@@ -33,6 +33,7 @@ mod gateway_api;
 mod gateway_conformance;
 mod hashing;
 mod health_checks;
+mod hedging;
 mod interception;
 mod jaeger;
 mod kubernetes;

@@ -13,11 +13,13 @@ use crate::matcher::StringMatch;
 use crate::origin::Origin;
 
 pub mod cors;
+pub mod hedge;
 pub mod mirror;
 mod rewrite;
 pub mod table;
 
 pub use cors::Cors;
+pub use hedge::{HedgeDelay, HedgePolicy, MOST_HEDGES};
 pub use mirror::Mirror;
 
 /// A set of virtual hosts.
@@ -149,6 +151,9 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Retries. Absent: the virtual host's; absent there too: none.
     pub retry: Option<RetryPolicy>,
+    /// Another attempt beside one that is slow. Absent: none.
+    #[serde(default)]
+    pub hedge: Option<Box<HedgePolicy>>,
     /// Edits of path and authority.
     pub rewrite: Rewrite,
     /// What consistent hashing hashes, in order.

@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod build;
 pub mod cluster;
 pub mod endpoint;
+pub mod latency;
 pub mod limits;
 pub mod outlier;
 pub mod rate;

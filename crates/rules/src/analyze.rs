@@ -9,6 +9,7 @@ mod conflicts;
 mod cors;
 mod delegates;
 mod effect;
+mod hedges;
 mod limits;
 mod mtls;
 mod nobody;
@@ -115,6 +116,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NO_EFFECT, what: "a bind that is no workload's address", run: sidecars::binds },
     Check { code: code::CHECK, what: "a health check that waits too long", run: checks::slow },
     Check { code: code::CHECK, what: "a health check that no port takes", run: checks::unasked },
+    Check { code: code::HEDGE, what: "a hedge that is never sent", run: hedges::unsent },
     Check { code: code::OPEN_CORS, what: "credentials for pages of every origin", run: cors::open },
 ];
 

@@ -39,7 +39,7 @@ fn traffic_rules() -> Value {
                 ],
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
-                    "description": "One page for one service: routes, subsets, balancing, circuit breaker, health check, rate limits, timeout and retry.",
+                    "description": "One page for one service: routes, subsets, balancing, circuit breaker, health check, rate limits, timeout, retry and hedge.",
                     "required": ["spec"],
                     "properties": {
                         "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},

@@ -95,6 +95,8 @@ pub mod code {
     pub const TWICE: &str = "OUT0114";
     /// A health check that cannot find out what it is to find out.
     pub const CHECK: &str = "OUT0115";
+    /// A hedge that is never sent.
+    pub const HEDGE: &str = "OUT0116";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -137,6 +139,7 @@ pub mod code {
         (CIRCLE, "a redirect leads to where it came from"),
         (TWICE, "a mirror is for who has the requests themselves"),
         (CHECK, "a health check asks nobody, or less often than it says"),
+        (HEDGE, "a hedge is never sent"),
         (OPEN_CORS, "pages of every origin may call with the credentials of who opens them"),
     ];
 }

@@ -29,6 +29,7 @@ mod flaw;
 mod forward;
 mod global_limit;
 mod headers;
+mod hedge;
 mod http;
 mod jwt;
 mod listener;

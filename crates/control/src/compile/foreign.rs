@@ -7,8 +7,8 @@ use outrigger_model::cluster::{Balance, ClientTls, Cluster, Limits};
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::resource::{Origin, Resource};
 use outrigger_model::route::{
-    Forward, HashOn, HeaderEdits, PathMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route, RouteAction,
-    RouteConfig,
+    Forward, HashOn, HeaderEdits, HeaderMatch, PathMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route,
+    RouteAction, RouteConfig, RouteMatch,
 };
 use outrigger_rules::intent::ObjectKind;
 use outrigger_xds::ClientKind;
@@ -177,7 +177,33 @@ fn envoy_route(route: &mut Route, left_out: &mut Vec<String>) {
             }
         }
         forward.rewrite.authority = forward.rewrite.authority.take().or(authority);
+        envoy_hedge(forward, &route.matches, left_out);
     }
+}
+
+/// An Envoy hedges when the time of an attempt has passed, and whatever the method.
+fn envoy_hedge(forward: &mut Forward, matches: &RouteMatch, left_out: &mut Vec<String>) {
+    let Some(hedge) = &mut forward.hedge else { return };
+    if hedge.delay.take().is_some() {
+        left_out.push("Envoys know no hedge after a delay, only on perTryTimeout".to_owned());
+    }
+    let safe = hedge.all_methods || matches.headers.iter().any(only_repeatable);
+    if hedge.on_per_try_timeout && !safe {
+        hedge.on_per_try_timeout = false;
+        let why = "Envoys would hedge every method; write allMethods, or a match on method";
+        left_out.push(why.to_owned());
+    }
+    if !hedge.on_per_try_timeout {
+        forward.hedge = None;
+    }
+}
+
+/// Whether a condition lets only methods through that may be repeated.
+fn only_repeatable(header: &HeaderMatch) -> bool {
+    let is = |method: &str| ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].contains(&method);
+    header.name == ":method"
+        && !header.invert
+        && matches!(&header.value.pattern, Pattern::Exact(method) if is(method))
 }
 
 /// An Envoy's circuit breakers are limits; what it has of ours is the ejection of endpoints.
@@ -231,6 +257,7 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
             }
             without("edits of headers for a share", edited);
             without("mirrors", !std::mem::take(&mut forward.mirrors).is_empty());
+            without("hedges", forward.hedge.take().is_some());
             without("rewrites", std::mem::take(&mut forward.rewrite) != Rewrite::default());
             let before = forward.hash.len();
             forward.hash.retain(|hash| matches!(hash, HashOn::Header(_)));

@@ -8,7 +8,9 @@ use outrigger_model::cluster::{
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
-use outrigger_model::route::{Fault, FaultStatus, Forward, HeaderEdits, RetryPolicy, Route, RouteAction};
+use outrigger_model::route::{
+    Fault, FaultStatus, Forward, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route, RouteAction,
+};
 use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
 
 use super::body::RouteBody;
@@ -120,6 +122,7 @@ fn headers(edits: &HeaderEdits) -> Vec<String> {
 fn more(route: &Route) -> Vec<String> {
     let mut all: Vec<String> = route.fault.iter().flat_map(fault).collect();
     if let RouteAction::Forward(forward) = &route.action {
+        all.extend(forward.hedge.as_deref().map(hedge));
         let copies = forward.mirrors.iter();
         all.extend(copies.map(|copy| format!("copies {}% to {}", copy.percentage, copy.cluster)));
     }
@@ -128,6 +131,20 @@ fn more(route: &Route) -> Vec<String> {
         all.push(format!("lets pages call it whose origin {}", origins.join(" or ")));
     }
     all
+}
+
+fn hedge(hedge: &HedgePolicy) -> String {
+    let after = match hedge.delay {
+        Some(HedgeDelay::Fixed(delay)) => Some(format!("after {}", time(delay))),
+        Some(HedgeDelay::Percentile { percent, .. }) => {
+            Some(format!("after what {percent}% of first attempts took"))
+        }
+        None => None,
+    };
+    let when =
+        after.into_iter().chain(hedge.on_per_try_timeout.then(|| "on the time of one attempt".to_owned()));
+    let which = if hedge.all_methods { "" } else { ", where the method may be repeated" };
+    format!("hedges with up to {} attempts {}{which}", hedge.attempts, when.collect::<Vec<_>>().join(" or "))
 }
 
 fn fault(fault: &Fault) -> Vec<String> {

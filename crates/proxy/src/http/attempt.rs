@@ -20,6 +20,7 @@ use crate::upstream::pool::Leased;
 
 pub mod lease;
 pub mod live;
+pub mod race;
 
 use lease::{Leases, outcome_of, status_of};
 pub use live::{Failed, Live, Plan, Slot, Tried};
@@ -102,7 +103,7 @@ fn send(
         span = Some(recording.client(&mut ctx.head, name, number, endpoint, cluster, local));
         ctx.attempted = true;
     }
-    if plan.retry.is_some() {
+    if plan.retry.is_some() || plan.forward.hedge.is_some() {
         let mut digits = [0_u8; 10];
         let _ = ctx.head.set("x-envoy-attempt-count", decimal(number, &mut digits));
     }

@@ -173,6 +173,15 @@ impl Body {
         }
     }
 
+    /// The whole body, with its trailers, if all of it has come and was short enough to be kept, whoever has read how much of it.
+    pub fn whole(&self) -> Option<(Bytes, Option<Trailers>)> {
+        match self {
+            Self::Replay(replay) if replay.lost || !(replay.ended || replay.live.is_end()) => None,
+            Self::Replay(replay) => Some((Bytes::copy_from_slice(&replay.saved), replay.trailers.clone())),
+            _ => None,
+        }
+    }
+
     /// A body of our own.
     pub fn saved(body: Bytes, trailers: Option<Trailers>) -> Self {
         if body.is_empty() && trailers.is_none() {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use outrigger_model::route::Fault;
 use outrigger_model::token::Proven;
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use super::conn::{HttpConn, RequestConfig};
 use super::filter::{Input, ResponseEdit};
 use super::grpc;
 use super::h1::Framing;
-use super::head::RequestHead;
+use super::head::{RequestHead, Trailers};
 use super::mirror::copies::Copies;
 use super::respond::Responder;
 use super::send::Sender;
@@ -193,6 +194,11 @@ impl<'c> RequestCtx<'c> {
     pub fn can_replay(&self, untouched: bool) -> bool {
         let is_tunnel = self.upgrade != Upgrade::None && self.framing == Framing::Tunnel;
         self.bodyless || untouched || is_tunnel || self.body.can_replay()
+    }
+
+    /// A copy of the body, if all of it is there and short enough.
+    pub fn whole_body(&self) -> Option<(Bytes, Option<Trailers>)> {
+        if self.bodyless { Some((Bytes::new(), None)) } else { self.body.whole() }
     }
 
     /// Copies the body aside from now on.

@@ -231,7 +231,7 @@ impl<'c> Turns<'c> {
 }
 
 /// Counts the stream as parked while bytes wait in it that nobody takes.
-fn follow<'a>(parked: &mut Option<Parked<'a>>, account: &'a Account, stuck: bool) {
+pub(super) fn follow<'a>(parked: &mut Option<Parked<'a>>, account: &'a Account, stuck: bool) {
     if stuck != parked.is_some() {
         *parked = stuck.then(|| account.park());
     }

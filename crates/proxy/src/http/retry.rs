@@ -13,9 +13,11 @@
 
 use std::time::Duration;
 
-use outrigger_model::route::{RetryOn, RetryPolicy};
+use outrigger_model::route::{HedgePolicy, RetryOn, RetryPolicy};
 
-use super::attempt::{self, Failed, Plan, Slot, Tried};
+use super::attempt::lease::status_of;
+use super::attempt::race::{self, Hedging};
+use super::attempt::{self, Failed, Live, Plan, Slot, Tried};
 use super::context::RequestCtx;
 use super::copy::parse_status;
 use super::respond::{RATE_LIMITED, says_not_reached};
@@ -37,10 +39,21 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
     let mut tried = Tried::new();
     let mut number = 1;
     let mut fresh = false;
+    let mut hedging = plan.forward.hedge.as_deref().filter(|hedge| may_hedge(ctx, hedge)).map(Hedging::new);
+    if hedging.is_some() {
+        ctx.make_replayable();
+    }
     // One retry in flight at a time; replaced by the next.
     let mut _retry_permit = None;
     loop {
-        let result = attempt::run(ctx, plan, number, &mut tried, fresh, slot).await;
+        let result = match &mut hedging {
+            None => attempt::run(ctx, plan, number, &mut tried, fresh, slot).await,
+            Some(hedging) => {
+                let is_grpc = ctx.record.is_grpc;
+                let is_bad = |live: &Live| is_bad(policy, plan, live, is_grpc);
+                Box::pin(race::run(ctx, plan, hedging, &mut tried, fresh, slot, is_bad)).await
+            }
+        };
         if !fresh && revives(ctx, &result) {
             fresh = true;
             tried.pop();
@@ -94,6 +107,18 @@ fn taken(
     result.map_err(|failed| failed.failure)
 }
 
+/// Whether a request may be sent to several at a time: its method may be repeated, or the rule says so.
+#[cold]
+fn may_hedge(ctx: &RequestCtx<'_>, hedge: &HedgePolicy) -> bool {
+    ctx.upgrade == Upgrade::None && (hedge.all_methods || is_idempotent(ctx.head.method()))
+}
+
+/// Whether a response is none to take while others may come.
+fn is_bad(policy: Option<&RetryPolicy>, plan: &Plan<'_>, live: &Live, is_grpc: bool) -> bool {
+    status_of(&live.head, is_grpc) >= 500
+        || policy.is_some_and(|policy| answer_is_retriable(policy, plan, live))
+}
+
 /// Whether any condition can hold after bytes of the body were sent.
 fn needs_replay(policy: &RetryPolicy) -> bool {
     let before_body = |on: &RetryOn| matches!(on, RetryOn::ConnectFailure | RetryOn::ResetBeforeRequest);
@@ -125,21 +150,23 @@ fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<(), Faile
     match (result, slot) {
         (Err(failed), _) => policy.on.iter().any(|on| holds_for_failure(*on, &failed.failure)),
         (Ok(()), None) => false,
-        (Ok(()), Some(live)) => {
-            let head = &live.head;
-            let status = head.status();
-            // Only a peer sidecar's word counts: an application could say anything.
-            let peer = plan.cluster.uses_mesh(&live.endpoint);
-            let not_reached = peer && says_not_reached(head);
-            let grpc = head.first("grpc-status").and_then(parse_status);
-            // A peer that has counted enough counts no less the second time.
-            if (status == 429 || grpc == Some(8)) && peer && head.has(RATE_LIMITED) {
-                return false;
-            }
-            policy.statuses.contains(&status)
-                || policy.on.iter().any(|on| holds_for_response(*on, status, grpc, not_reached))
-        }
+        (Ok(()), Some(live)) => answer_is_retriable(policy, plan, live),
     }
+}
+
+fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bool {
+    let head = &live.head;
+    let status = head.status();
+    // Only a peer sidecar's word counts: an application could say anything.
+    let peer = plan.cluster.uses_mesh(&live.endpoint);
+    let not_reached = peer && says_not_reached(head);
+    let grpc = head.first("grpc-status").and_then(parse_status);
+    // A peer that has counted enough counts no less the second time.
+    if (status == 429 || grpc == Some(8)) && peer && head.has(RATE_LIMITED) {
+        return false;
+    }
+    policy.statuses.contains(&status)
+        || policy.on.iter().any(|on| holds_for_response(*on, status, grpc, not_reached))
 }
 
 fn holds_for_failure(on: RetryOn, failure: &Failure) -> bool {

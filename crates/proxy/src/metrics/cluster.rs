@@ -25,6 +25,8 @@ pub struct ClusterCells {
     pub retries: Counter,
     pub retry_success: Counter,
     pub retry_overflow: Counter,
+    pub hedges: Counter,
+    pub hedges_won: Counter,
     pub timeouts: Counter,
     pub pending_overflow: Counter,
     pub connections: Counter,
@@ -56,6 +58,8 @@ impl ClusterCells {
             &self.pending_overflow,
             &self.connections,
             &self.connect_failures,
+            &self.hedges,
+            &self.hedges_won,
         ];
         for (sum, cell) in total.counters.iter_mut().zip(counters) {
             *sum += cell.value();
@@ -68,7 +72,7 @@ impl ClusterCells {
     }
 }
 
-const COUNTERS: [(&str, &str); 8] = [
+const COUNTERS: [(&str, &str); 10] = [
     ("envoy_cluster_upstream_rq_total", "Attempts sent."),
     ("envoy_cluster_upstream_rq_retry", "Retries."),
     ("envoy_cluster_upstream_rq_retry_success", "Retries that succeeded."),
@@ -77,12 +81,14 @@ const COUNTERS: [(&str, &str); 8] = [
     ("envoy_cluster_upstream_rq_pending_overflow", "Requests refused by a limit."),
     ("envoy_cluster_upstream_cx_total", "Connections made."),
     ("envoy_cluster_upstream_cx_connect_fail", "Connections that could not be made."),
+    ("outrigger_hedges_total", "Attempts beside others that were slow."),
+    ("outrigger_hedges_won_total", "Those of them whose response was taken."),
 ];
 
 /// The sum over the workers.
 #[derive(Default)]
 pub(super) struct ClusterTotals {
-    counters: [u64; 8],
+    counters: [u64; 10],
     classes: [u64; 5],
     time: HistogramSnapshot,
     active: i64,

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -24,6 +24,7 @@ use crate::balance::{self, Candidates, Level, spread};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::breaker::{Breaker, Pass};
 use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
+use crate::runtime::latency::Latencies;
 use crate::runtime::limits::Limits;
 use crate::runtime::outlier::{Cause, Ejections};
 use crate::runtime::table::EndpointTable;
@@ -62,6 +63,8 @@ struct Lasting {
     changing: Mutex<()>,
     ejections: Ejections,
     checks: Counts,
+    /// Made for the first request that is hedged by what others took.
+    latencies: OnceLock<Box<Latencies>>,
     cursor: AtomicUsize,
     last_dynamic: ArcSwapOption<EndpointState>,
     dynamic: Mutex<HashMap<(SocketAddr, Reach), Arc<EndpointState>>>,
@@ -347,6 +350,11 @@ impl ClusterHandle {
         &self.lasting.ejections
     }
 
+    /// How long first attempts of late took, of requests that are hedged by that.
+    pub fn latencies(&self) -> &Latencies {
+        self.lasting.latencies.get_or_init(Box::default)
+    }
+
     /// What became of active checks.
     pub fn checks(&self) -> &Counts {
         &self.lasting.checks
@@ -393,6 +401,7 @@ impl Default for Lasting {
             changing: Mutex::default(),
             ejections: Ejections::default(),
             checks: Counts::default(),
+            latencies: OnceLock::new(),
             // Workloads that start together must not all begin with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..1 << 16)),
             last_dynamic: ArcSwapOption::empty(),

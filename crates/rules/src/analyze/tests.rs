@@ -6,6 +6,7 @@ use crate::testing::{object, objects, virtual_service};
 mod checks;
 mod delegates;
 mod effect;
+mod hedges;
 mod limits;
 mod mtls;
 mod providers;

@@ -4,6 +4,7 @@
 //! the service's instances), and one of their limits.
 
 mod health;
+mod hedge;
 mod limits;
 mod routes;
 mod schema;
@@ -37,10 +38,10 @@ const SPEC: Table = Table::new(
         "healthCheck",
         "timeout",
         "retry",
+        "hedge",
         "rateLimit",
     ],
-)
-.later(&["hedging"]);
+);
 const SUBSET: Table = Table::new("a subset", &["name", "labels"]);
 const BALANCING: Table = Table::new("load balancing", &["policy", "locality"]);
 const BREAKER: Table = Table::new(
@@ -77,6 +78,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let defaults = routes::Defaults {
         timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
         retry: retry(reader, fields.get("retry")).unwrap_or_default(),
+        hedge: hedge::read(reader, fields.get("hedge")),
     };
     let items = reader.list(fields.get("routes"));
     let mut http: Vec<HttpRoute> = Vec::new();
@@ -86,8 +88,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let policy = policy(reader, &fields);
     let (limits, global) = limits::read(reader, fields.get("rateLimit"));
     let Some(host) = host else { return Vec::new() };
-    if items.is_empty() && (fields.has("timeout") || fields.has("retry")) {
-        http.push(routes::everything(&host, &defaults, place.clone()));
+    if items.is_empty() && ["timeout", "retry", "hedge"].into_iter().any(|field| fields.has(field)) {
+        http.push(routes::everything(&host, defaults, place.clone()));
     }
     let origin = reader.origin.clone();
     let mut intents = Vec::new();
@@ -114,8 +116,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             merged: Vec::new(),
         }));
     }
-    if intents.is_empty() && !fields.has_later() && !fields.has("rateLimit") && !fields.has("healthCheck") {
-        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, loadBalancing, circuitBreaker, healthCheck, rateLimit or subsets");
+    if intents.is_empty() && !fields.has("rateLimit") && !fields.has("healthCheck") {
+        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, hedge, loadBalancing, circuitBreaker, healthCheck, rateLimit or subsets");
     }
     intents
 }

@@ -6,7 +6,7 @@ use outrigger_model::route::{Forward, HashOn, HeaderEdits, NoCluster, Rewrite, W
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
-use super::{headers, left_out, matcher, mirror, note, per_filter, retry, upgrade};
+use super::{headers, hedge, left_out, matcher, mirror, note, per_filter, retry, upgrade};
 use crate::kind::ClientKind;
 use crate::wire::matcher::RegexMatchAndSubstitute;
 use crate::wire::route::route_action::{
@@ -27,6 +27,11 @@ pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> rout
         // Absent would be Envoy's 15 s.
         timeout: Some(timeout),
         retry_policy: forward.retry.as_ref().and_then(|r| retry::encode(r, kind)),
+        hedge_policy: match kind {
+            ClientKind::Envoy => forward.hedge.as_ref().and_then(|h| hedge::encode(h)),
+            // Ours are told in the route's metadata.
+            ClientKind::Outrigger | ClientKind::Grpc => None,
+        },
         prefix_rewrite: forward.rewrite.prefix.clone().unwrap_or_default(),
         regex_rewrite: forward.rewrite.regex.as_ref().map(encode_substitution),
         host_rewrite_specifier: forward
@@ -110,15 +115,16 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         retry_policy_typed_config,
         rate_limits,
         internal_redirect_policy,
-        hedge_policy,
         max_stream_duration,
         early_data_policy,
     );
     let timeout = duration_or(wire.timeout.as_ref(), Duration::from_secs(15), "timeout")?;
+    let retry = wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?;
     Ok(Forward {
         clusters: decode_clusters(wire.cluster_specifier.as_ref())?,
         timeout: (!timeout.is_zero()).then_some(timeout),
-        retry: wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?,
+        hedge: hedge::decode(wire.hedge_policy.as_ref(), retry.as_ref()).map(Box::new),
+        retry,
         rewrite: decode_rewrite(wire)?,
         hash: each(&wire.hash_policy, "hash_policy", decode_hash)?,
         upgrades: upgrade::decode_route(&wire.upgrade_configs)?,

@@ -80,11 +80,6 @@ pub(super) fn origin_value(origin: &Origin) -> Value {
     ])
 }
 
-/// Metadata that names the user object, if there is one.
-pub(super) fn encode_origin(origin: Option<&Origin>) -> Option<Metadata> {
-    ours(origin.map(|origin| ("origin".to_owned(), origin_value(origin))))
-}
-
 pub(super) fn decode_origin(metadata: Option<&Metadata>) -> Decoded<Option<Origin>> {
     match our(metadata, "origin") {
         None => Ok(None),

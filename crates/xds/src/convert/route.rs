@@ -8,8 +8,9 @@ use super::flaw::{Decoded, Under, each, flaw};
 use super::forward::{request_edits, response_edits};
 use super::per_filter::{self, PerFilter};
 use super::value::{port, status};
-use super::{cors, extension, forward, headers, left_out, matcher, metadata, mirror, note, retry};
+use super::{cors, extension, forward, headers, hedge, left_out, matcher, metadata, mirror, note, retry};
 use crate::kind::ClientKind;
+use crate::wire::protobuf::Value;
 use crate::wire::route::{
     self, DirectResponseAction, RedirectAction,
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier},
@@ -70,7 +71,7 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
     route::Route {
         name: route.name.clone(),
         r#match: Some(encode_match(&route.matches, kind)),
-        metadata: metadata::encode_origin(route.origin.as_ref()),
+        metadata: metadata::ours(encode_ours(route, kind)),
         typed_per_filter_config: fault.into_iter().chain(cors).chain(authz).collect(),
         request_headers_to_add,
         request_headers_to_remove,
@@ -92,6 +93,16 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
         }),
         ..Default::default()
     }
+}
+
+/// What Envoy's message cannot say.
+fn encode_ours(route: &Route, kind: ClientKind) -> impl Iterator<Item = (String, Value)> {
+    let origin = route.origin.as_ref().map(|origin| ("origin".to_owned(), metadata::origin_value(origin)));
+    let hedge = match &route.action {
+        RouteAction::Forward(forward) if kind == ClientKind::Outrigger => forward.hedge.as_ref(),
+        _ => None,
+    };
+    origin.into_iter().chain(hedge.map(|hedge| ("hedge".to_owned(), hedge::encode_ours(hedge))))
 }
 
 pub(super) fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
@@ -226,7 +237,13 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
     note!(wire, tracing);
     let Some(matches) = &wire.r#match else { return flaw("match", "is required") };
     let action = match &wire.action {
-        Some(Action::Route(r)) => RouteAction::Forward(forward::decode(r).under("route")?),
+        Some(Action::Route(r)) => {
+            let mut forward = forward::decode(r).under("route")?;
+            if let Some(hedge) = hedge::decode_ours(wire.metadata.as_ref())? {
+                forward.hedge = Some(Box::new(hedge));
+            }
+            RouteAction::Forward(forward)
+        }
         Some(Action::Redirect(r)) => RouteAction::Redirect(decode_redirect(r).under("redirect")?),
         Some(Action::DirectResponse(r)) => decode_direct(r).under("direct_response")?,
         Some(Action::FilterAction(_)) => return flaw("filter_action", "is not supported"),

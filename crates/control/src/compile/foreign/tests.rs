@@ -213,3 +213,34 @@ spec: {service: catalog, healthCheck: {http: {path: /healthz}}}
     assert_eq!(rule, "TrafficRules shop/catalog");
     assert!(why.contains("health checks of endpoints"), "{why}");
 }
+
+#[test]
+fn of_hedges_an_envoy_has_what_it_knows_and_is_told_to_do_no_more() {
+    let page = |spec: &str| {
+        format!(
+            "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {{name: catalog, namespace: shop}}\nspec: {{service: catalog, {spec}}}\n"
+        )
+    };
+    let hedge = |compiled: &Compiled, scope: &Scope| {
+        let sent = routes_of(compiled, scope, "8080");
+        let host = sent.virtual_hosts.iter().find(|host| host.name.starts_with("catalog.")).unwrap();
+        let RouteAction::Forward(forward) = &host.routes[0].action else { panic!() };
+        forward.hedge.clone()
+    };
+    let per_try = "retry: {perTryTimeout: 1s}, hedge: {hedgeOnPerTryTimeout: true";
+    for (spec, kept, wanted) in [
+        (format!("{per_try}, allMethods: true}}"), true, None),
+        (format!("{per_try}, delay: 50ms, allMethods: true}}"), true, Some("no hedge after a delay")),
+        (format!("{per_try}}}"), false, Some("would hedge every method")),
+        (format!("{per_try}}}, routes: [{{match: {{method: GET}}}}]"), true, None),
+        ("hedge: {delay: p95}".to_owned(), false, Some("no hedge after a delay")),
+    ] {
+        let compiled = compiled(shop(), &page(&spec));
+        assert_eq!(hedge(&compiled, &envoy()).is_some(), kept, "{spec}");
+        match wanted {
+            None => assert_eq!(gaps(&compiled, &envoy()), [], "{spec}"),
+            Some(wanted) => assert!(only(&compiled, &envoy()).1.contains(wanted), "{spec}"),
+        }
+        assert!(gaps(&compiled, &grpc()).iter().any(|(_, why)| why.contains("no hedges")), "{spec}");
+    }
+}

@@ -6,6 +6,7 @@ mod authz;
 mod h1;
 mod h2;
 mod heads;
+mod hedges;
 mod limits;
 mod mirrors;
 mod pooling;

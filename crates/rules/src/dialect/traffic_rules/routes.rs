@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, Mirror, RetryPolicy, Route, RouteAction, RouteMatch,
-    WeightedCluster,
+    Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HedgePolicy, Mirror, RetryPolicy, Route,
+    RouteAction, RouteMatch, WeightedCluster,
 };
 
-use super::retry;
+use super::{hedge, retry};
 use crate::dialect::cors;
 use crate::dialect::destination_rule::subset_name;
 use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
@@ -21,7 +21,7 @@ use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
 pub(super) const ROUTE: Table =
-    Table::new("a route", &["name", "match", "to", "timeout", "retry", "fault", "cors", "mirror"]);
+    Table::new("a route", &["name", "match", "to", "timeout", "retry", "hedge", "fault", "cors", "mirror"]);
 const MATCH: Table = Table::new(
     "a match",
     &[
@@ -46,6 +46,7 @@ pub(super) const ABORT: Table = Table::new("a fault's abort", &["status", "grpcS
 pub(super) struct Defaults {
     pub(super) timeout: Option<Duration>,
     pub(super) retry: RetryPolicy,
+    pub(super) hedge: Option<HedgePolicy>,
 }
 
 pub(super) fn route(
@@ -76,7 +77,11 @@ pub(super) fn route(
         own => reader.duration(own).filter(|timeout| !timeout.is_zero()),
     };
     let retry = own_retry(reader, &fields).unwrap_or_else(|| defaults.retry.clone());
-    let mut route = to(targets, timeout, retry, at.place());
+    let hedge = match fields.get("hedge") {
+        None => defaults.hedge.clone(),
+        own => hedge::read(reader, own),
+    };
+    let mut route = to(targets, Defaults { timeout, retry, hedge }, at.place());
     route.matches = matches;
     route.route.name = reader.text(fields.get("name")).unwrap_or_default();
     route.route.fault = fault(reader, fields.get("fault"));
@@ -86,13 +91,10 @@ pub(super) fn route(
 }
 
 /// A route for every request.
-fn to(
-    targets: Vec<WeightedTarget>,
-    timeout: Option<Duration>,
-    retry: RetryPolicy,
-    place: Place,
-) -> HttpRoute {
-    let action = RouteAction::Forward(Forward { timeout, retry: Some(retry), ..Forward::default() });
+fn to(targets: Vec<WeightedTarget>, of: Defaults, place: Place) -> HttpRoute {
+    let Defaults { timeout, retry, hedge } = of;
+    let hedge = hedge.map(Box::new);
+    let action = RouteAction::Forward(Forward { timeout, retry: Some(retry), hedge, ..Forward::default() });
     let route = Route { action, ..Route::default() };
     HttpRoute { route, targets, place, ..HttpRoute::default() }
 }
@@ -107,9 +109,9 @@ fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryPolicy
 }
 
 /// The route of a page that has none: all requests to the service.
-pub(super) fn everything(host: &Host, defaults: &Defaults, place: Place) -> HttpRoute {
+pub(super) fn everything(host: &Host, defaults: Defaults, place: Place) -> HttpRoute {
     let targets = vec![plain_target(host, place.clone())];
-    to(targets, defaults.timeout, defaults.retry.clone(), place)
+    to(targets, defaults, place)
 }
 
 fn plain_target(host: &Host, place: Place) -> WeightedTarget {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
-use super::{BALANCING, BREAKER, BUDGET, RETRY, SPEC, SUBSET, TRIP, health};
+use super::{BALANCING, BREAKER, BUDGET, RETRY, SPEC, SUBSET, TRIP, health, hedge};
 use crate::dialect::{cors, nearness};
 use crate::schema::{DURATION, any, described, list, mapping, number, object, one_of, text};
 
@@ -18,6 +18,7 @@ pub(crate) fn spec() -> Value {
         "healthCheck" => health::schema(),
         "timeout" => text(&format!("For a whole request, {DURATION} 0s is none.")),
         "retry" => retry(),
+        "hedge" => hedge::schema(),
         "rateLimit" => any(
             "How many requests each instance takes, or all of them together by a service's word: one limit, or a list of up to 32.",
         ),
@@ -101,6 +102,7 @@ fn route() -> Value {
         "to" => list(to_schema(), "Where they go; without it, to the service."),
         "timeout" => text("Instead of the page's."),
         "retry" => retry(),
+        "hedge" => hedge::schema(),
         "fault" => fault_schema(),
         "cors" => cors::schema(),
         "mirror" => any("Who gets copies: one target or a list of them, each with `percent`."),

@@ -150,12 +150,13 @@ fn forward() -> impl Strategy<Value = Forward> {
     let upgrade = (token(), any::<bool>()).prop_map(|(protocol, allowed)| RouteUpgrade { protocol, allowed });
     let absent =
         proptest::sample::select(vec![NoCluster::Unavailable, NoCluster::NotFound, NoCluster::InternalError]);
-    let more = (vec(upgrade, 0..3), vec(beside::mirror(), 0..3), absent);
+    let more = (vec(upgrade, 0..3), vec(beside::mirror(), 0..3), absent, of(beside::hedge()));
     (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3), more).prop_map(
-        |(clusters, timeout, retry, rewrite, hash, (upgrades, mirrors, no_cluster))| Forward {
+        |(clusters, timeout, retry, rewrite, hash, (upgrades, mirrors, no_cluster, hedge))| Forward {
             clusters,
             timeout,
             retry,
+            hedge,
             rewrite,
             hash,
             upgrades,

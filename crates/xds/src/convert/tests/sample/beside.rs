@@ -7,7 +7,9 @@ use outrigger_model::cluster::{
 };
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit, GlobalLimits};
 use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
-use outrigger_model::route::{Cors, Fault, FaultAbort, FaultDelay, FaultStatus, Mirror};
+use outrigger_model::route::{
+    Cors, Fault, FaultAbort, FaultDelay, FaultStatus, HedgeDelay, HedgePolicy, MOST_HEDGES, Mirror,
+};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -20,6 +22,19 @@ pub(super) fn mirror() -> impl Strategy<Value = Mirror> {
         percentage,
         keep_host,
     })
+}
+
+pub(super) fn hedge() -> impl Strategy<Value = Box<HedgePolicy>> {
+    let delay = prop_oneof![
+        (1_u64..1 << 40).prop_map(|millis| HedgeDelay::Fixed(Duration::from_millis(millis))),
+        (0.1..99.99, any::<u32>())
+            .prop_map(|(percent, min_samples)| HedgeDelay::Percentile { percent, min_samples }),
+    ];
+    (2..=MOST_HEDGES, of(delay), any::<bool>(), any::<bool>()).prop_map(
+        |(attempts, delay, on_per_try_timeout, all_methods)| {
+            Box::new(HedgePolicy { attempts, delay, on_per_try_timeout, all_methods })
+        },
+    )
 }
 
 pub(super) fn cors() -> impl Strategy<Value = Cors> {

@@ -1,0 +1,487 @@
+//! Hedging: an attempt, and others beside it that go to other endpoints when it is slow. The first good response is taken; the rest are
+//! given up, HTTP/2 streams by a reset and HTTP/1 connections by their end.
+//!
+//! ```text
+//! first attempt ──due, body whole, another endpoint, budget, limits──▶ rival ──due…──▶ rival   (at most so many)
+//!      └────────────────good: taken, the rest given up────────────────────┘
+//!      └──bad, others run: forgotten──┘      └──bad, the last: the loop of `retry` decides──┘
+//! ```
+//!
+//! The first attempt streams the request's body as any does. A rival has a copy, so there is none before the body has been read whole,
+//! nor of one that is too long to be kept. `retry` says what is good, and which requests may be hedged.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use outrigger_model::route::{HedgeDelay, HedgePolicy};
+use outrigger_telemetry::trace::SpanRecord;
+use smallvec::SmallVec;
+use tokio::time::{Duration, Instant, Sleep, sleep_until};
+
+use super::lease::{Leases, outcome_of, status_of};
+use super::live::{Failed, Live, Plan, Slot, Tried};
+use super::{arrived, decimal, finish_span, pick, report, send};
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::body::{Body, REPLAY_LIMIT};
+use crate::http::breakage::client_gone;
+use crate::http::context::RequestCtx;
+use crate::http::exchange::follow;
+use crate::http::h1::Framing;
+use crate::http::head::Trailers;
+use crate::http::trace;
+use crate::http::watch::{Idle, poll_client};
+use crate::runtime::breaker::Pass;
+use crate::runtime::endpoint::{EndpointState, Outcome};
+use crate::runtime::limits::{RequestPermit, RetryPermit};
+use crate::upstream::pool::Leased;
+
+mod question;
+
+use question::Question;
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// What may still be done for a request, over all of its attempts.
+pub struct Hedging<'h> {
+    policy: &'h HedgePolicy,
+    /// Rivals that may still be sent.
+    left: u32,
+    /// Attempts so far.
+    sent: u32,
+}
+
+impl<'h> Hedging<'h> {
+    /// For a request.
+    pub fn new(policy: &'h HedgePolicy) -> Self {
+        Self { policy, left: policy.attempts.saturating_sub(1), sent: 0 }
+    }
+
+    /// How long the others are waited for; `None`: for ever.
+    fn wait(&self, plan: &Plan<'_>, now: Instant) -> Option<Duration> {
+        let by_time = match self.policy.delay {
+            Some(HedgeDelay::Fixed(delay)) => Some(delay),
+            Some(HedgeDelay::Percentile { percent, min_samples }) => {
+                plan.cluster.latencies().percentile(percent, min_samples, now)
+            }
+            None => None,
+        };
+        let per_try = per_try(plan).filter(|_| self.policy.on_per_try_timeout);
+        by_time.into_iter().chain(per_try).min()
+    }
+}
+
+fn per_try(plan: &Plan<'_>) -> Option<Duration> {
+    plan.retry.and_then(|retry| retry.per_try_timeout)
+}
+
+/// The first attempt.
+enum First {
+    /// Its connection is being made.
+    Connecting(Boxed<Result<Leased, Failure>>),
+    /// It is in the slot.
+    Sent,
+    /// It was bad.
+    Over,
+}
+
+/// An attempt beside it.
+struct Rival {
+    endpoint: Arc<EndpointState>,
+    pass: Option<Pass>,
+    span: Option<Box<SpanRecord>>,
+    attempt: Boxed<Result<Live, Failed>>,
+    _permits: (RequestPermit, RetryPermit),
+}
+
+/// All attempts of a moment.
+struct Race<'r, 'p, B> {
+    plan: &'r Plan<'p>,
+    hedging: &'r mut Hedging<'p>,
+    tried: &'r mut Tried,
+    is_bad: B,
+    first: First,
+    endpoint: Arc<EndpointState>,
+    pass: Option<Pass>,
+    started: Instant,
+    /// When the time of the first attempt has passed; never where that only sends a rival.
+    per_try: Option<Instant>,
+    rivals: SmallVec<[Rival; 1]>,
+    due: Option<Pin<Box<Sleep>>>,
+    /// A rival is to be sent as soon as the body is there.
+    wanted: bool,
+}
+
+/// How it ended.
+enum End {
+    /// The first attempt, by its response or by what was wrong.
+    First(Result<(), Failed>),
+    /// A rival, whose response is in the slot.
+    Rival(Rival, Box<Live>),
+    /// The last rival, by what was wrong with it.
+    Lost(Rival, Failed),
+    /// What ends all of them: the client or its time.
+    All(Failure),
+}
+
+/// Runs an attempt and its rivals up to the head of the response that is taken, which is then in the slot. `is_bad`: others are
+/// waited for.
+pub async fn run<'p>(
+    ctx: &mut RequestCtx<'_>,
+    plan: &Plan<'p>,
+    hedging: &mut Hedging<'p>,
+    tried: &mut Tried,
+    fresh: bool,
+    slot: &mut Slot,
+    is_bad: impl Fn(&Live) -> bool,
+) -> Result<(), Failed> {
+    *slot = None;
+    let pass = plan.cluster.admit()?;
+    let endpoint = pick(ctx, plan, tried)?;
+    tried.push(endpoint.address);
+    ctx.record.endpoint = Some(endpoint.clone());
+    hedging.sent += 1;
+    let started = ctx.now;
+    let due = hedging.wait(plan, started).map(|wait| Box::pin(sleep_until(started + wait)));
+    let per_try = per_try(plan).filter(|_| !hedging.policy.on_per_try_timeout).map(|time| started + time);
+    let connecting = connecting(ctx, plan, &endpoint, fresh);
+    let mut race = Race {
+        plan,
+        hedging,
+        tried,
+        is_bad,
+        first: First::Connecting(connecting),
+        endpoint,
+        pass,
+        started,
+        per_try,
+        rivals: SmallVec::new(),
+        due,
+        wanted: false,
+    };
+    let end = race.decided(ctx, slot).await;
+    race.settle(ctx, slot, end)
+}
+
+fn connecting(
+    ctx: &RequestCtx<'_>,
+    plan: &Plan<'_>,
+    endpoint: &Arc<EndpointState>,
+    fresh: bool,
+) -> Boxed<Result<Leased, Failure>> {
+    let (pools, cluster) = (ctx.conn.worker.pools.clone(), plan.cluster.clone());
+    let (endpoint, now) = (endpoint.clone(), ctx.now);
+    let leases = Leases { pools: &pools, cluster: &cluster, endpoint: &endpoint, fresh, now };
+    let want = leases.want(&ctx.head);
+    Box::pin(async move {
+        let leases = Leases { pools: &pools, cluster: &cluster, endpoint: &endpoint, fresh, now };
+        leases.any(want, false).await
+    })
+}
+
+impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
+    async fn decided(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot) -> End {
+        let mut idle = Idle::new(ctx);
+        let (account, mut parked) = (&ctx.conn.account, None);
+        let end = poll_fn(|cx| {
+            if let Poll::Ready(end) = self.poll_first(ctx, cx, slot) {
+                return Poll::Ready(end);
+            }
+            follow(&mut parked, account, slot.as_ref().is_some_and(|live| live.upload.stuck));
+            self.poll_due(ctx, cx);
+            if let Poll::Ready(end) = self.poll_rivals(ctx, cx) {
+                return Poll::Ready(end);
+            }
+            if let Some(responder) = &mut ctx.responder
+                && let Poll::Ready(Err(_)) = responder.poll_flush(cx)
+            {
+                return Poll::Ready(End::All(client_gone("the client went away")));
+            }
+            if let Poll::Ready(failure) = poll_client(ctx, cx) {
+                return Poll::Ready(End::All(failure));
+            }
+            let bytes = slot.as_ref().map_or(0, |live| live.upload.bytes);
+            match idle.poll(ctx, cx, self.per_try, bytes) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(failure) if failure.kind == FailureKind::PerTryTimeout => {
+                    // Its rivals have clocks of their own; woken at once to look at what is left.
+                    cx.waker().wake_by_ref();
+                    self.first_failed(ctx, slot, failure)
+                }
+                Poll::Ready(failure) => Poll::Ready(End::All(failure)),
+            }
+        })
+        .await;
+        ctx.tick();
+        end
+    }
+
+    fn poll_first(&mut self, ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>, slot: &mut Slot) -> Poll<End> {
+        if let First::Connecting(connecting) = &mut self.first {
+            let leased = ready!(connecting.as_mut().poll(cx));
+            ctx.tick();
+            let sent = leased
+                .and_then(|leased| send(ctx, self.plan, self.hedging.sent, leased, &self.endpoint, slot));
+            if let Err(failure) = sent {
+                return self.first_failed(ctx, slot, failure);
+            }
+            self.first = First::Sent;
+        }
+        let (First::Sent, Some(live)) = (&self.first, slot.as_mut()) else { return Poll::Pending };
+        if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
+            return Poll::Ready(End::All(failure));
+        }
+        ctx.record.received = live.upload.bytes;
+        loop {
+            match ready!(live.poll_head(cx)) {
+                Ok(()) if live.head.is_interim() => {
+                    if let Some(responder) = &mut ctx.responder {
+                        responder.interim(&mut live.head);
+                    }
+                }
+                Ok(()) if !self.rivals.is_empty() && (self.is_bad)(live) => break,
+                Ok(()) => return Poll::Ready(End::First(Ok(()))),
+                Err(failure) => return self.first_failed(ctx, slot, failure),
+            }
+        }
+        (self.first, self.per_try) = (First::Over, None);
+        report(self.plan, &self.endpoint, &Ok(()), slot, ctx.record.is_grpc, self.pass.take());
+        if let Some(live) = slot.take() {
+            forget(ctx, live);
+        }
+        Poll::Pending
+    }
+
+    /// The first attempt was bad: where others run, they are waited for.
+    fn first_failed(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot, failure: Failure) -> Poll<End> {
+        (self.first, self.per_try) = (First::Over, None);
+        let result = match slot {
+            // Its span, and whether its connection was dead, come of it.
+            Some(live) => arrived(ctx, live, Err(failure)),
+            None => Err(failure.into()),
+        };
+        if self.rivals.is_empty() {
+            return Poll::Ready(End::First(result));
+        }
+        report(self.plan, &self.endpoint, &result, slot, ctx.record.is_grpc, self.pass.take());
+        *slot = None;
+        Poll::Pending
+    }
+
+    /// Sends a rival when it is time, if it can be.
+    fn poll_due(&mut self, ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) {
+        while self.hedging.left > 0
+            && let Some(due) = &mut self.due
+            && due.as_mut().poll(cx).is_ready()
+        {
+            self.wanted = true;
+            let now = Instant::now();
+            match self.hedging.wait(self.plan, now) {
+                Some(wait) => due.as_mut().reset(now + wait),
+                None => self.due = None,
+            }
+        }
+        if self.wanted
+            && self.hedging.left > 0
+            && let Some((body, trailers)) = self.whole(ctx, cx)
+        {
+            self.wanted = false;
+            match self.challenge(ctx, body, trailers) {
+                Some(rival) => self.rivals.push(rival),
+                // No room, or nobody else to ask: nor will there be in the time that this takes.
+                None => self.hedging.left = 0,
+            }
+        }
+    }
+
+    /// The whole body, if it is there.
+    fn whole(&self, ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Option<(Bytes, Option<Trailers>)> {
+        if matches!(self.first, First::Connecting(_)) {
+            // Nobody reads it meanwhile.
+            let _ = ctx.body.poll_hold(cx, REPLAY_LIMIT);
+        }
+        ctx.whole_body()
+    }
+
+    /// Another attempt, at an endpoint that has had none.
+    #[cold]
+    fn challenge(
+        &mut self,
+        ctx: &mut RequestCtx<'_>,
+        body: Bytes,
+        trailers: Option<Trailers>,
+    ) -> Option<Rival> {
+        let plan = self.plan;
+        let endpoint = pick(ctx, plan, self.tried).ok().filter(|one| !self.tried.contains(&one.address))?;
+        let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
+        let Ok(retry) = plan.cluster.limits.try_retry() else {
+            cells.retry_overflow.inc();
+            return None;
+        };
+        let _permits = (plan.cluster.limits.try_request().ok()?, retry);
+        let pass = plan.cluster.admit().ok()?;
+        self.tried.push(endpoint.address);
+        self.hedging.left -= 1;
+        self.hedging.sent += 1;
+        cells.hedges.inc();
+        let mut head = ctx.head.clone();
+        head.remove("expect");
+        let mut span = None;
+        if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
+            let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);
+            let local = ctx.conn.worker.metrics.local();
+            let mut begun = recording.client(&mut head, name, self.hedging.sent, &endpoint, cluster, local);
+            begun.set("outrigger.hedge", true);
+            span = Some(begun);
+        }
+        let _ = head.set("x-envoy-attempt-count", decimal(self.hedging.sent, &mut [0; 10]));
+        let framing = match (ctx.framing, &trailers) {
+            (Framing::None, None) => Framing::None,
+            (Framing::Length(_), None) => Framing::Length(body.len() as u64),
+            _ => Framing::Chunked,
+        };
+        let question =
+            Question { head, framing, body: Body::saved(body, trailers), introduced: ctx.introduced };
+        let (pools, cluster, one) = (ctx.conn.worker.pools.clone(), plan.cluster.clone(), endpoint.clone());
+        let is_grpc = ctx.record.is_grpc;
+        let limit = per_try(plan).filter(|_| !self.hedging.policy.on_per_try_timeout);
+        let attempt = Box::pin(async move {
+            let asked = question.ask(&pools, &cluster, &one, is_grpc);
+            match limit {
+                None => asked.await,
+                Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+                    let kind = FailureKind::PerTryTimeout;
+                    Err(Failure::local(Stage::Forward, kind, "the time of one attempt").into())
+                }),
+            }
+        });
+        Some(Rival { endpoint, pass, span, attempt, _permits })
+    }
+
+    fn poll_rivals(&mut self, ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<End> {
+        let mut at = 0;
+        while at < self.rivals.len() {
+            let Poll::Ready(came) = self.rivals[at].attempt.as_mut().poll(cx) else {
+                at += 1;
+                continue;
+            };
+            let mut rival = self.rivals.remove(at);
+            let others = !self.rivals.is_empty() || !matches!(self.first, First::Over);
+            match came {
+                Ok(live) if !(others && (self.is_bad)(&live)) => {
+                    return Poll::Ready(End::Rival(rival, Box::new(live)));
+                }
+                Err(failed) if !others => return Poll::Ready(End::Lost(rival, failed)),
+                Ok(mut live) => {
+                    let status = status_of(&live.head, ctx.record.is_grpc);
+                    self.plan.cluster.report(&rival.endpoint, Outcome::Status(status), rival.pass.take());
+                    live.span = rival.span.take();
+                    forget(ctx, live);
+                }
+                Err(failed) => {
+                    let outcome = outcome_of(&failed.failure);
+                    self.plan.cluster.report(&rival.endpoint, outcome, rival.pass.take());
+                    finish_span(ctx, rival.span.take(), None, Some(&failed.failure));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Gives up who has not won, and tells everybody what came of it.
+    fn settle(mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot, end: End) -> Result<(), Failed> {
+        let taken = ctx.now.saturating_duration_since(self.started);
+        let measures = matches!(self.hedging.policy.delay, Some(HedgeDelay::Percentile { .. }));
+        let good = match &end {
+            End::First(Ok(())) => slot.as_ref().is_some_and(|live| !(self.is_bad)(live)),
+            End::Rival(..) => !matches!(self.first, First::Over),
+            _ => false,
+        };
+        // Of one that lost it is known that it takes longer.
+        if measures && good {
+            self.plan.cluster.latencies().note(taken, ctx.now);
+        }
+        let outcome = match &end {
+            End::All(failure) => outcome_of(failure),
+            _ => Outcome::LocalFailure,
+        };
+        for mut rival in std::mem::take(&mut self.rivals) {
+            self.plan.cluster.report(&rival.endpoint, outcome, rival.pass.take());
+            lost(ctx, rival.span.take());
+        }
+        match end {
+            End::First(Ok(())) => {
+                let result =
+                    Live::present(slot).map_err(Failed::from).and_then(|live| arrived(ctx, live, Ok(())));
+                self.close(ctx, slot, result)
+            }
+            End::First(result) => self.close(ctx, slot, result),
+            End::All(failure) => {
+                let result = match slot {
+                    Some(live) => arrived(ctx, live, Err(failure)),
+                    None => Err(failure.into()),
+                };
+                if matches!(self.first, First::Over) { result } else { self.close(ctx, slot, result) }
+            }
+            End::Lost(mut rival, failed) => {
+                self.plan.cluster.report(&rival.endpoint, outcome_of(&failed.failure), rival.pass.take());
+                finish_span(ctx, rival.span.take(), None, Some(&failed.failure));
+                Err(failed)
+            }
+            End::Rival(mut rival, live) => {
+                if let Some(mut first) = slot.take() {
+                    lost(ctx, first.span.take());
+                }
+                if !matches!(self.first, First::Over) {
+                    self.plan.cluster.report(&self.endpoint, Outcome::LocalFailure, self.pass.take());
+                }
+                let live = slot.insert(*live);
+                live.span = rival.span.take();
+                live.cells.hedges_won.inc();
+                ctx.record.endpoint = Some(rival.endpoint.clone());
+                ctx.record.upstream_local = live.local();
+                let result = arrived(ctx, live, Ok(()));
+                report(self.plan, &rival.endpoint, &result, slot, ctx.record.is_grpc, rival.pass.take());
+                if result.is_err() {
+                    *slot = None;
+                }
+                result
+            }
+        }
+    }
+
+    /// The first attempt is the one that counts.
+    fn close(
+        mut self,
+        ctx: &mut RequestCtx<'_>,
+        slot: &mut Slot,
+        result: Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        if result.is_err() {
+            *slot = None;
+        }
+        report(self.plan, &self.endpoint, &result, slot, ctx.record.is_grpc, self.pass.take());
+        result
+    }
+}
+
+/// A response that is not taken: its connection may serve on.
+fn forget(ctx: &RequestCtx<'_>, mut live: Live) {
+    let now = Instant::now();
+    live.note_head(now);
+    finish_span(ctx, live.span.take(), Some(live.head.status()), None);
+    if live.begin_response(ctx.head.method() == "HEAD").is_ok() {
+        live.discard(&ctx.conn.worker.pools, now);
+    }
+}
+
+/// Ends the span of an attempt that was given up because another one was first.
+fn lost(ctx: &RequestCtx<'_>, span: Option<Box<SpanRecord>>) {
+    let span = span.map(|mut span| {
+        span.set("outrigger.hedge.lost", true);
+        span
+    });
+    finish_span(ctx, span, None, None);
+}

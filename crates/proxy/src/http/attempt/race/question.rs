@@ -1,0 +1,80 @@
+//! What a rival asks: the request once more, with a body of its own.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use tokio::time::Instant;
+
+use crate::http::attempt::lease::Leases;
+use crate::http::attempt::live::{Failed, Live, Outgoing};
+use crate::http::body::Body;
+use crate::http::h1::Framing;
+use crate::http::head::RequestHead;
+use crate::http::upgrade::Upgrade;
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::upstream::pool::Pools;
+
+/// What a rival asks.
+pub(super) struct Question {
+    pub(super) head: RequestHead,
+    pub(super) framing: Framing,
+    pub(super) body: Body,
+    /// The head says who we are.
+    pub(super) introduced: bool,
+}
+
+impl Question {
+    /// Asks an endpoint, once more on a fresh connection where a pooled one was dead; up to the head of its response.
+    pub(super) async fn ask(
+        mut self,
+        pools: &Pools,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+        is_grpc: bool,
+    ) -> Result<Live, Failed> {
+        let mut fresh = false;
+        loop {
+            let leases = Leases { pools, cluster, endpoint, fresh, now: Instant::now() };
+            let leased = leases.any(leases.want(&self.head), false).await?;
+            let mut out = Outgoing {
+                head: &mut self.head,
+                framing: self.framing,
+                upgrade: Upgrade::None,
+                empty: self.body.is_end(),
+                introduced: &mut self.introduced,
+                metrics: &pools.way().metrics,
+                now: Instant::now(),
+            };
+            let mut live = Live::send(&mut out, cluster, endpoint, leased)?;
+            live.upload.count_messages(is_grpc);
+            live.cells.attempt();
+            let body = &mut self.body;
+            let came = poll_fn(|cx| {
+                live.poll_upload(cx, body)?;
+                loop {
+                    match ready!(live.poll_head(cx)) {
+                        Ok(()) if live.head.is_interim() => {}
+                        result => return Poll::Ready(result),
+                    }
+                }
+            })
+            .await;
+            match came {
+                Ok(()) => {
+                    // What it has not taken by now comes from nowhere any more.
+                    if !live.upload.is_over() {
+                        live.upload.cut();
+                    }
+                    return Ok(live);
+                }
+                Err(_) if !fresh && live.is_stale() => {
+                    fresh = true;
+                    self.body.rewind();
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+}

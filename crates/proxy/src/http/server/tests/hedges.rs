@@ -1,0 +1,306 @@
+//! Hedging: who is asked besides, whose answer is taken, and what becomes of the others.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_model::cluster::{Balance, RetryBudget, UpstreamProtocol};
+use outrigger_model::route::{HedgeDelay, HedgePolicy, RetryOn, RetryPolicy};
+use outrigger_telemetry::metrics::{Page, Source};
+
+use super::h2;
+use super::rig::*;
+use crate::protocol::HttpVersion::Http1;
+
+const MILLI: Duration = Duration::from_millis(1);
+
+/// What the instances of an application have seen, whichever of them was asked, and what they wait for.
+#[derive(Default)]
+struct Seen {
+    requests: Count,
+    /// Connections that ended while their answer was owed.
+    given_up: Count,
+    /// Answers may be sent: the first, and all others.
+    first: Cell<bool>,
+    others: Cell<bool>,
+}
+
+impl Seen {
+    fn answering() -> Rc<Self> {
+        let seen = Rc::<Self>::default();
+        seen.others.set(true);
+        seen
+    }
+}
+
+/// Two instances: whoever is asked first says `first`, or never anything; all others answer with `then` and the number of the
+/// attempt.
+async fn pair(seen: &Rc<Seen>, first: &'static str, then: &'static str) -> [SocketAddr; 2] {
+    [instance(seen, first, then).await, instance(seen, first, then).await]
+}
+
+async fn instance(seen: &Rc<Seen>, first: &'static str, then: &'static str) -> SocketAddr {
+    let seen = seen.clone();
+    upstream(move |_, mut wire| {
+        let seen = seen.clone();
+        async move {
+            loop {
+                let head = wire.head().await;
+                if head.starts_with("POST") {
+                    assert_eq!(wire.bytes(4).await, "body");
+                }
+                let number = seen.requests.get();
+                seen.requests.set(number + 1);
+                if number == 0 && first.is_empty() {
+                    wire.rest().await;
+                    seen.given_up.set(seen.given_up.get() + 1);
+                    return;
+                }
+                let may = if number == 0 { &seen.first } else { &seen.others };
+                until("leave to answer", || may.get()).await;
+                let status = if number == 0 { first } else { then };
+                let attempt = headers(&head).get("x-envoy-attempt-count").cloned().unwrap_or_default();
+                wire.send(&format!(
+                    "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{attempt}",
+                    attempt.len()
+                ))
+                .await;
+            }
+        }
+    })
+    .await
+}
+
+fn after(delay: Duration) -> HedgePolicy {
+    HedgePolicy { delay: Some(HedgeDelay::Fixed(delay)), ..HedgePolicy::default() }
+}
+
+fn hedged(endpoints: &[SocketAddr], policy: HedgePolicy) -> Setup {
+    let mut setup = Setup::to(endpoints);
+    setup.cluster.balance = Balance::RoundRobin;
+    setup.forward().hedge = Some(Box::new(policy));
+    setup
+}
+
+/// One request: its status, and the number of the attempt that was answered.
+async fn ask(rig: &Rig, request: &str) -> (String, String) {
+    let mut client = Wire::connect(rig.address).await;
+    client.send(request).await;
+    let head = client.head().await;
+    let length = headers(&head)["content-length"].parse().unwrap();
+    let status = head.split(' ').nth(1).unwrap().to_owned();
+    (status, client.bytes(length).await)
+}
+
+fn page(rig: &Rig) -> String {
+    let mut page = Page::new();
+    rig.worker.process.metrics.collect(&mut page);
+    page.finish()
+}
+
+/// Waits until the proxy has had a bad answer.
+async fn bad_one(rig: &Rig) {
+    let line = "envoy_cluster_upstream_rq_xx{envoy_cluster_name=\"c\",envoy_response_code_class=\"5\"} 1";
+    until("a bad answer", || page(rig).lines().any(|one| one == line)).await;
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+
+#[tokio::test]
+async fn a_slow_attempt_has_a_rival_whose_answer_is_taken_and_is_given_up() {
+    run(async {
+        let seen = Seen::answering();
+        let rig = proxy(hedged(&pair(&seen, "", "200").await, after(10 * MILLI)), Http1).await;
+        assert_eq!(ask(&rig, GET).await, ("200".into(), "2".into()));
+        assert_eq!(seen.requests.get(), 2);
+        until("the slow one is given up", || seen.given_up.get() == 1).await;
+        let page = page(&rig);
+        for line in [
+            "outrigger_hedges_total{envoy_cluster_name=\"c\"} 1",
+            "outrigger_hedges_won_total{envoy_cluster_name=\"c\"} 1",
+        ] {
+            assert!(page.lines().any(|one| one == line), "{page}");
+        }
+        assert_eq!(
+            rig.worker.snapshot().cluster("c").unwrap().limits.view().retries,
+            0,
+            "its permit is back"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quick_attempt_has_no_rival() {
+    run(async {
+        let seen = Seen::answering();
+        let rig = proxy(hedged(&pair(&seen, "200", "200").await, after(60_000 * MILLI)), Http1).await;
+        seen.requests.set(1);
+        for _ in 0..5 {
+            assert_eq!(ask(&rig, GET).await, ("200".into(), "1".into()));
+        }
+        assert_eq!(seen.requests.get(), 6);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_what_may_be_repeated_is_hedged_unless_the_rule_says_otherwise() {
+    run(async {
+        let seen = Seen::answering();
+        let mut setup = hedged(&pair(&seen, "", "200").await, after(MILLI));
+        setup.forward().timeout = Some(200 * MILLI);
+        let rig = proxy(setup, Http1).await;
+        let (status, _) = ask(&rig, POST).await;
+        assert_eq!((status.as_str(), seen.requests.get()), ("504", 1));
+        let seen = Seen::answering();
+        let policy = HedgePolicy { all_methods: true, ..after(10 * MILLI) };
+        let rig = proxy(hedged(&pair(&seen, "", "200").await, policy), Http1).await;
+        assert_eq!(ask(&rig, POST).await, ("200".into(), "2".into()), "with its body");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_bad_answer_is_not_taken_while_another_may_come() {
+    run(async {
+        let seen = Seen::answering();
+        let rig = proxy(hedged(&pair(&seen, "200", "503").await, after(10 * MILLI)), Http1).await;
+        let then = async {
+            bad_one(&rig).await;
+            seen.first.set(true);
+        };
+        let (answer, ()) = tokio::join!(ask(&rig, GET), then);
+        assert_eq!(answer, ("200".into(), "1".into()), "its rival was bad");
+        let seen = Rc::<Seen>::default();
+        let rig = proxy(hedged(&pair(&seen, "503", "200").await, after(10 * MILLI)), Http1).await;
+        let then = async {
+            until("a rival", || seen.requests.get() == 2).await;
+            seen.first.set(true);
+            bad_one(&rig).await;
+            seen.others.set(true);
+        };
+        let (answer, ()) = tokio::join!(ask(&rig, GET), then);
+        assert_eq!(answer, ("200".into(), "2".into()), "the first was bad");
+        let seen = Seen::answering();
+        let rig = proxy(hedged(&pair(&seen, "503", "503").await, after(10 * MILLI)), Http1).await;
+        let then = async {
+            bad_one(&rig).await;
+            seen.first.set(true);
+        };
+        let ((status, _), ()) = tokio::join!(ask(&rig, GET), then);
+        assert_eq!((status.as_str(), seen.requests.get()), ("503", 2), "all are bad: the last is answered");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_time_of_an_attempt_sends_a_rival_and_ends_nothing() {
+    run(async {
+        let seen = Seen::answering();
+        let policy = HedgePolicy { delay: None, on_per_try_timeout: true, ..HedgePolicy::default() };
+        let mut setup = hedged(&pair(&seen, "200", "503").await, policy);
+        let per_try_timeout = Some(10 * MILLI);
+        let on = vec![RetryOn::GatewayError];
+        setup.forward().retry =
+            Some(RetryPolicy { on, attempts: 1, per_try_timeout, ..RetryPolicy::default() });
+        let rig = proxy(setup, Http1).await;
+        let then = async {
+            bad_one(&rig).await;
+            seen.first.set(true);
+        };
+        // The rival was bad; the first, though its time has passed, is good.
+        let (answer, ()) = tokio::join!(ask(&rig, GET), then);
+        assert_eq!(answer, ("200".into(), "1".into()));
+        assert_eq!(seen.requests.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_is_asked_twice_and_no_more_than_the_budget_has() {
+    run(async {
+        let seen = Seen::answering();
+        let alone = [instance(&seen, "", "200").await];
+        let mut setup = hedged(&alone, after(MILLI));
+        setup.forward().timeout = Some(100 * MILLI);
+        let rig = proxy(setup, Http1).await;
+        assert_eq!(
+            (ask(&rig, GET).await.0.as_str(), seen.requests.get()),
+            ("504", 1),
+            "there is nobody else"
+        );
+        let seen = Seen::answering();
+        let mut setup = hedged(&pair(&seen, "", "200").await, after(MILLI));
+        setup.cluster.limits.retry_budget = Some(RetryBudget { percent: 0.0, min_concurrency: 0 });
+        setup.forward().timeout = Some(100 * MILLI);
+        let rig = proxy(setup, Http1).await;
+        assert_eq!((ask(&rig, GET).await.0.as_str(), seen.requests.get()), ("504", 1), "the budget is none");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_percentile_is_waited_for_once_enough_is_known() {
+    run(async {
+        let seen = Seen::answering();
+        let delay = Some(HedgeDelay::Percentile { percent: 90.0, min_samples: 10 });
+        let policy = HedgePolicy { delay, ..HedgePolicy::default() };
+        let mut setup = hedged(&pair(&seen, "", "200").await, policy);
+        setup.forward().timeout = Some(5000 * MILLI);
+        let rig = proxy(setup, Http1).await;
+        seen.requests.set(1);
+        for _ in 0..10 {
+            assert_eq!(ask(&rig, GET).await.1, "1");
+        }
+        // What was found while there was too little holds for a tenth of a second.
+        tokio::time::sleep(150 * MILLI).await;
+        seen.requests.set(0);
+        assert_eq!(
+            ask(&rig, GET).await,
+            ("200".into(), "2".into()),
+            "the first is slower than nine in ten were"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_given_up_leaves_its_connection_to_the_others() {
+    run(async {
+        let seen = Seen::answering();
+        let served = seen.clone();
+        let script = move |_: http::Request<::h2::RecvStream>,
+                           mut respond: ::h2::server::SendResponse<Bytes>| {
+            let seen = served.clone();
+            async move {
+                let number = seen.requests.get();
+                seen.requests.set(number + 1);
+                if number == 0 {
+                    let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                    assert_eq!(reset.unwrap(), ::h2::Reason::CANCEL);
+                    seen.given_up.set(1);
+                    return;
+                }
+                respond.send_response(http::Response::new(()), true).unwrap();
+            }
+        };
+        let apps = [h2::app(script.clone()).await, h2::app(script).await];
+        let mut setup = hedged(&apps, after(10 * MILLI));
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        let rig = proxy(setup, Http1).await;
+        for _ in 0..9 {
+            let mut client = Wire::connect(rig.address).await;
+            client.send(GET).await;
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        }
+        until("the slow one is given up", || seen.given_up.get() == 1).await;
+        assert_eq!(seen.requests.get(), 10);
+        let connections = "envoy_cluster_upstream_cx_total{envoy_cluster_name=\"c\"} 2";
+        assert!(page(&rig).lines().any(|line| line == connections), "one to each: {}", page(&rig));
+    })
+    .await;
+}
