@@ -9,6 +9,7 @@
 //!
 //! What can be shared in none of these ways is refused.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::others::{Others, Report};
 use crate::registry::kubernetes::KubernetesSettings;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use document::Document;
+use document::{Document, Version};
 use keys::{Before, Keys};
 use leader::{Candidate, Leadership, Stop};
 use peers::Peers;
@@ -47,6 +48,14 @@ const LEASE: &str = "outrigger-control";
 pub(crate) const REPORT: &str = "/v1/replica/report";
 /// Where one says all that `outrigger status` shows of it.
 pub(crate) const STATUS: &str = "/v1/replica/status";
+/// Where one says what it knows of revocations and join tokens.
+pub(crate) const SHARED: &str = "/v1/replica/shared";
+/// Between two looks whether the API server says anything.
+const LOOK: Duration = Duration::from_secs(4);
+/// It is asked every five seconds: after so many of silence others are asked.
+const SILENCE: Duration = Duration::from_secs(8);
+/// Looks between two at where the others are.
+const PLACES: u32 = 5;
 /// Before what cannot be in force is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -87,6 +96,10 @@ pub(crate) enum Trouble {
 impl From<kube::Error> for Trouble {
     fn from(error: kube::Error) -> Self {
         match error {
+            // One that has too much to do, or has not begun.
+            kube::Error::Api(status) if status.code == 429 || status.code >= 500 => {
+                Self::Away(status.message.clone())
+            }
             kube::Error::Api(status) => Self::Refused(status.code, status.message.clone()),
             error => Self::Away(error.to_string()),
         }
@@ -200,15 +213,18 @@ impl Joining {
         let place =
             peers::Place { namespace: self.namespace, service: self.service, name: self.name.clone() };
         let peers = Peers::new(self.client, place, authority.trust_domain(), credentials.clone())?;
-        Ok(Arc::new(Replicas {
+        let replicas = Arc::new(Replicas {
             name: self.name,
             keys,
+            revocations: self.revocations,
             tokens: self.tokens,
             known: known.clone(),
             leadership,
             peers,
             stop: Mutex::new(Some(stop)),
-        }))
+        });
+        tasks.spawn(replicas.clone().listen());
+        Ok(replicas)
     }
 }
 
@@ -217,6 +233,7 @@ pub(crate) struct Replicas {
     /// Which of them this is.
     pub(crate) name: Arc<str>,
     keys: Option<Keys>,
+    revocations: Document,
     tokens: Document,
     known: Tokens,
     pub(crate) leadership: Leadership,
@@ -242,6 +259,34 @@ impl Replicas {
         }
         let silent = answers.silent.into_iter().map(|(name, _)| name).collect();
         Others::new(answers.said.into_iter().map(|(_, report)| report), silent)
+    }
+
+    /// Who is revoked, and which join tokens there are, for another replica. Of tokens only hashes are known.
+    pub(crate) fn shared(&self) -> serde_json::Value {
+        let known = |document: &Document| (document.name().to_owned(), serde_json::json!(*document.latest()));
+        [&self.revocations, &self.tokens].into_iter().map(known).collect()
+    }
+
+    /// Hears from the others what the API server does not say here: who is revoked there must be revoked here, too.
+    async fn listen(self: Arc<Self>) {
+        let documents = [&self.revocations, &self.tokens];
+        for look in 0_u32.. {
+            tokio::time::sleep(LOOK).await;
+            if documents.iter().all(|document| document.silence() <= SILENCE) {
+                if look % PLACES == 0 {
+                    // To know them when nobody can say it any more.
+                    self.peers.find().await;
+                }
+                continue;
+            }
+            for (replica, mut said) in self.peers.ask::<BTreeMap<String, Version>>(SHARED).await.said {
+                for document in documents {
+                    if said.remove(document.name()).is_some_and(|version| document.hear(version)) {
+                        tracing::info!(replica, secret = %document.place(), "another replica knows more of it");
+                    }
+                }
+            }
+        }
     }
 
     /// Takes a step with the authority, for all replicas. `None`: it was provided, and is not theirs to change.

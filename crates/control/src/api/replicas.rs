@@ -12,11 +12,12 @@ use super::types::StatusBody;
 use super::{Api, Problem, status};
 use crate::enforced;
 use crate::others::{At, Report};
-use crate::replicas::{REPORT, STATUS};
+use crate::replicas::{REPORT, Replicas, SHARED, STATUS};
 
 /// For other replicas, and nobody else.
 pub(crate) fn router(api: Api) -> Router {
-    let routes = Router::new().route(REPORT, get(report)).route(STATUS, get(own_status));
+    let routes =
+        Router::new().route(REPORT, get(report)).route(STATUS, get(own_status)).route(SHARED, get(shared));
     routes.with_state(api.clone()).layer(from_fn_with_state(api, replica))
 }
 
@@ -45,6 +46,12 @@ async fn report(State(api): State<Api>) -> Json<Report> {
         refused: shared.board.refused_rules(),
         gaps: enforced::gaps(&published, &shared.board.clients()),
     })
+}
+
+/// Nothing where there are no others.
+async fn shared(State(api): State<Api>) -> Json<serde_json::Value> {
+    let shared = api.shared.replicas.as_deref().map(Replicas::shared);
+    Json(shared.unwrap_or_else(|| serde_json::json!({})))
 }
 
 async fn own_status(State(api): State<Api>) -> Json<StatusBody> {

@@ -1,7 +1,8 @@
 //! A Secret that all replicas read and write: text by name, compared and swapped under the version that the API server gives it.
 //!
 //! What one writes the others hear by a watch, and by asking now and then, should the watch be dead without a word. What is known of it is
-//! only ever replaced by what is newer. One that is deleted is written again as it was last known: nobody is reinstated, and no key lost, by
+//! only ever replaced by what is newer; a replica that does not reach the API server hears of that from the others.
+//! One that is deleted is written again as it was last known: nobody is reinstated, and no key lost, by
 //! that.
 
 use std::collections::BTreeMap;
@@ -15,8 +16,10 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Trouble;
 
@@ -27,7 +30,7 @@ const TIMES: u32 = 10;
 /// Between two of them; up to so much more by chance.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between two questions whether the watch has missed something.
-const PERIOD: Duration = Duration::from_secs(15);
+const PERIOD: Duration = Duration::from_secs(5);
 /// Before a watch that failed is begun again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// Seconds after which the API server ends a watch.
@@ -41,7 +44,7 @@ const OURS: (&str, &str) = ("app.kubernetes.io/managed-by", "outrigger-control")
 pub(super) type Fields = BTreeMap<String, String>;
 
 /// What it was at some time.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Version {
     /// The API server's, which only grows; 0: it is not there yet.
     number: u64,
@@ -55,6 +58,8 @@ pub(super) struct Document {
     name: &'static str,
     namespace: Arc<str>,
     latest: Arc<watch::Sender<Arc<Version>>>,
+    /// When the API server said something last.
+    heard: Arc<Mutex<Instant>>,
 }
 
 impl Document {
@@ -62,7 +67,23 @@ impl Document {
     pub(super) fn new(client: Client, namespace: &str, name: &'static str) -> Self {
         let (latest, _) = watch::channel(Arc::default());
         let api = Api::namespaced(client, namespace);
-        Self { api, name, namespace: namespace.into(), latest: Arc::new(latest) }
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        Self { api, name, namespace: namespace.into(), latest: Arc::new(latest), heard }
+    }
+
+    /// By which its API server knows it.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How long the API server has said nothing.
+    pub(super) fn silence(&self) -> Duration {
+        self.heard.lock().elapsed()
+    }
+
+    /// Another replica knows this version of it. Whether that is news.
+    pub(super) fn hear(&self, version: Version) -> bool {
+        self.know(&Arc::new(version))
     }
 
     /// As messages call it.
@@ -151,6 +172,9 @@ impl Document {
         let mut unseen = false;
         loop {
             let event = timeout(PERIOD, events.next()).await;
+            if matches!(event, Ok(Some(Ok(_)))) {
+                *self.heard.lock() = Instant::now();
+            }
             let outcome = match event {
                 Err(_) => self.read().await.map(|found| found.is_none()),
                 Ok(None) => return,
@@ -202,14 +226,18 @@ impl Document {
             fields.insert(name.clone(), text.map_err(|_| Trouble::Wrong(format!("{name} is no text")))?);
         }
         let version = Arc::new(Version { number, fields });
+        self.know(&version);
+        Ok(version)
+    }
+
+    fn know(&self, version: &Arc<Version>) -> bool {
         self.latest.send_if_modified(|known| {
-            let is_news = number > known.number;
+            let is_news = version.number > known.number;
             if is_news {
                 *known = version.clone();
             }
             is_news
-        });
-        Ok(version)
+        })
     }
 
     fn fits(&self, fields: &Fields) -> Result<(), Trouble> {
@@ -225,7 +253,12 @@ impl Document {
 
     async fn asked<T>(&self, asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Trouble> {
         match timeout(PATIENCE, asked).await {
-            Ok(answer) => answer.map_err(Trouble::from),
+            Ok(answer) => {
+                if matches!(answer, Ok(_) | Err(kube::Error::Api(_))) {
+                    *self.heard.lock() = Instant::now();
+                }
+                answer.map_err(Trouble::from)
+            }
             Err(_) => Err(Trouble::Away(format!("the API server did not answer within {PATIENCE:?}"))),
         }
     }

@@ -86,6 +86,13 @@ impl Peers {
         Ok(Self { api, place, peer, credentials, found: Mutex::default() })
     }
 
+    /// Looks where they are.
+    pub(super) async fn find(&self) {
+        if let Err(why) = self.others().await {
+            tracing::debug!(why, "where the other replicas are is not known");
+        }
+    }
+
     /// Asks all others.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Answers<T> {
         let mut answers = Answers::default();

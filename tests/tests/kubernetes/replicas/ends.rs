@@ -106,6 +106,17 @@ async fn cut_off(pair: &Pair) {
     // What must be shared is refused where it cannot be.
     let refused = pair.mesh(leader).client.revoke(&whom("web")).await.unwrap_err();
     assert!(refused.to_string().contains("outrigger-revocations cannot be written"), "{refused}");
+    // Whoever is revoked at the other is revoked here all the same: it says so itself.
+    let begun = Instant::now();
+    pair.mesh(other).client.revoke(&whom("outcast")).await.unwrap();
+    let revoked = |count: usize| async move {
+        let all = pair.mesh(leader).client.revoked().await.map_err(|error| error.to_string())?;
+        if all.len() == count { Ok(()) } else { Err(format!("{all:?}")) }
+    };
+    eventually("it hears of a revocation from the other", || revoked(1)).await;
+    eprintln!("cut off from the API server it knew of a revocation after {:?}", begun.elapsed());
+    pair.mesh(other).client.reinstate(&whom("outcast")).await.unwrap();
+    eventually("and of its end", || revoked(0)).await;
     pair.ways[leader].mend();
     pair.until_told("12s", "2 of 2 proxies").await;
 }
