@@ -193,6 +193,10 @@ fn envoy_hedge(forward: &mut Forward, matches: &RouteMatch, left_out: &mut Vec<S
         let why = "Envoys would hedge every method; write allMethods, or a match on method";
         left_out.push(why.to_owned());
     }
+    if hedge.on_per_try_timeout && forward.retry.as_ref().is_none_or(|retry| retry.attempts == 0) {
+        hedge.on_per_try_timeout = false;
+        left_out.push("a hedge is one of an Envoy's retries, and the route has none".to_owned());
+    }
     if !hedge.on_per_try_timeout {
         forward.hedge = None;
     }

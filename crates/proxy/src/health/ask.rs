@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 use outrigger_model::cluster::{CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::Said;
 use crate::failure::{Failure, FailureKind, Side};
@@ -32,8 +32,23 @@ const MOST: usize = 64 * 1024;
 /// So long, or three round trips, a connection to a sidecar must stand: it closes it when its application takes none.
 const STANDS: Duration = Duration::from_millis(50);
 
+/// By so much more than its time nothing takes longer but what was held up here, as by a large push.
+const HELD_UP: Duration = Duration::from_millis(100);
+
 /// Asks an endpoint.
 pub(super) async fn ask(
+    pools: &Pools,
+    cluster: &Arc<ClusterHandle>,
+    endpoint: &Arc<EndpointState>,
+    check: &HealthCheck,
+) -> Said {
+    let began = Instant::now();
+    let said = once(pools, cluster, endpoint, check).await;
+    let ours = |failed: &Failed| failed.network && began.elapsed() > check.timeout + HELD_UP;
+    said.filter(|said| !said.as_ref().is_err_and(ours))
+}
+
+async fn once(
     pools: &Pools,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,

@@ -90,11 +90,15 @@ impl Rounds {
             before => before,
         };
         let config = Arc::new(apart(&cluster.config, check));
-        let apart = ClusterHandle::new(cluster.id, config, before.as_ref().map(|before| &*before.apart))
-            .inspect_err(
-                |error| tracing::warn!(cluster = %cluster.name, %error, "endpoints cannot be checked"),
-            )
-            .ok()?;
+        let apart = match ClusterHandle::new(cluster.id, config, before.as_ref().map(|before| &*before.apart))
+        {
+            Ok(apart) => apart,
+            // As the cluster was, until it can be otherwise.
+            Err(error) => {
+                tracing::warn!(cluster = %cluster.name, %error, "endpoints are not checked as they should be");
+                return before;
+            }
+        };
         let mut asked = Asked {
             check: Arc::new((**check).clone()),
             apart: Arc::new(apart),

@@ -233,6 +233,11 @@ fn of_hedges_an_envoy_has_what_it_knows_and_is_told_to_do_no_more() {
         (format!("{per_try}, delay: 50ms, allMethods: true}}"), true, Some("no hedge after a delay")),
         (format!("{per_try}}}"), false, Some("would hedge every method")),
         (format!("{per_try}}}, routes: [{{match: {{method: GET}}}}]"), true, None),
+        (
+            format!("{per_try}, allMethods: true}}").replace("{perTry", "{attempts: 0, perTry"),
+            false,
+            Some("has none"),
+        ),
         ("hedge: {delay: p95}".to_owned(), false, Some("no hedge after a delay")),
     ] {
         let compiled = compiled(shop(), &page(&spec));
