@@ -81,6 +81,22 @@ const POLICIES: &[(&str, Fate)] = &[
     ("retryBudget: {percent: 0.5, minRetryConcurrency: 1}", Enforced),
 ];
 
+/// Fields of a native page.
+const PAGES: &[(&str, Fate)] = &[
+    (
+        "healthCheck: {http: {path: '/h?a=b', host: a.test, method: HEAD, expectedStatuses: [200, 300-399]}, interval: 100ms, \
+         initialJitter: 1s, intervalJitter: 1ms, intervalJitterPercent: 5, unhealthyThreshold: 9, noTrafficInterval: 1s}",
+        Enforced,
+    ),
+    ("healthCheck: {tcp: {}}", Enforced),
+    (r#"healthCheck: {tcp: {send: "PING\r\n", receive: ["+PONG", "\n"]}, port: 8080}"#, Enforced),
+    ("healthCheck: {grpc: {serviceName: a.B, authority: a.test}, port: 8080}", Enforced),
+    ("{circuitBreaker: {consecutiveErrors: 3}, healthCheck: {http: {path: /}}}", Enforced),
+    ("{hedge: {hedgeOnPerTryTimeout: true, allMethods: true}, retry: {perTryTimeout: 1s}}", Enforced),
+    ("{hedge: {hedgeOnPerTryTimeout: true}, retry: {perTryTimeout: 1s}}", LeftOut),
+    ("hedge: {delay: p95}", LeftOut),
+];
+
 fn rule(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n{spec}"
@@ -117,7 +133,13 @@ async fn an_envoy_refuses_nothing_of_what_it_is_sent() {
     };
     let routes = ROUTES.iter().map(|(fields, fate)| ("VirtualService", route(fields), *fate));
     let policies = POLICIES.iter().map(|(fields, fate)| ("DestinationRule", policy(fields), *fate));
-    for (kind, text, expected) in routes.chain(policies) {
+    let page = |fields: &str| {
+        let fields = fields.strip_prefix("{").and_then(|rest| rest.strip_suffix('}')).unwrap_or(fields);
+        let page = format!("  {{service: catalog, {fields}}}\n");
+        rule("TrafficRules", "probe", &page).replace("networking.istio.io/v1", "outrigger.io/v1")
+    };
+    let pages = PAGES.iter().map(|(fields, fate)| ("TrafficRules", page(fields), *fate));
+    for (kind, text, expected) in routes.chain(policies).chain(pages) {
         let fate = match mesh.try_apply(&text).await {
             Err(error) => {
                 assert!(!error.findings().is_empty(), "{text}: {error}");
