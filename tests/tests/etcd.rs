@@ -142,6 +142,23 @@ impl Etcd {
         answer["kvs"].as_array().into_iter().flatten().map(of).collect()
     }
 
+    /// Nobody has a lease any more; what had one has gone.
+    async fn lose_leases(&self) {
+        let all = self.ask("/v3/lease/leases", json!({})).await;
+        for lease in all["leases"].as_array().into_iter().flatten() {
+            self.ask("/v3/lease/revoke", json!({ "ID": lease["ID"] })).await;
+        }
+        let left = self.all().await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// Its history up to now is forgotten.
+    async fn compact(&self) {
+        let header =
+            self.ask("/v3/kv/range", json!({ "key": STANDARD.encode(PREFIX) })).await["header"].clone();
+        self.ask("/v3/kv/compaction", json!({ "revision": header["revision"] })).await;
+    }
+
     /// A lease of so many seconds that nobody keeps alive.
     pub async fn lease(&self, seconds: u32) -> String {
         let answer = self.ask("/v3/lease/grant", json!({ "TTL": seconds })).await;
@@ -277,7 +294,11 @@ async fn what_is_registered_here_appears_in_etcd_once_and_goes() {
     let other = Mesh::start_with(BINARY, etcd.settings(&json!({}))).await;
     until(&other, "kv", "another mesh sees it", |row| row.instances == 1).await;
 
-    // etcd away longer than the TTL; ours away for less.
+    // Its lease is lost: it is written anew.
+    etcd.lose_leases().await;
+    has(&etcd, true).await;
+
+    // etcd away, and ours away for less than the TTL.
     etcd.process.take().unwrap().kill();
     let told = |row: &outrigger_control::api::types::RegistryBody| row.state == Condition::Away;
     until(&mesh, "kv", "the outage is told", told).await;
@@ -302,4 +323,38 @@ async fn what_is_registered_here_appears_in_etcd_once_and_goes() {
     has(&etcd, true).await;
     mesh.kill_control();
     has(&etcd, false).await;
+}
+
+/// A signal to the control plane.
+fn signal(mesh: &Mesh, signal: rustix::process::Signal) {
+    let id = mesh.control_id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+    rustix::process::kill_process(id.unwrap(), signal).unwrap();
+}
+
+/// It is stopped, so that it hears nothing of what happens, and asks from where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_compacted_meanwhile_is_read_anew() {
+    let Some(binary) = require::tool("etcd") else { return };
+    let mut etcd = Etcd::start(&binary, free_net()).await;
+    let mesh = Mesh::start_with(BINARY, etcd.settings(&json!({}))).await;
+    let at = |host| plain(mesh.address(host, PORT));
+    for (key, host) in [("catalog/c1", 20), ("catalog/c2", 21), ("stock/s1", 22), ("cart/k1", 23)] {
+        etcd.put(&format!("shop/{key}"), &at(host), "0").await;
+    }
+    until(&mesh, "kv", "etcd has all", |row| row.instances == 4).await;
+    signal(&mesh, rustix::process::Signal::STOP);
+    etcd.process.take().unwrap().kill();
+    etcd.begin().await;
+    etcd.put("shop/catalog/c3", &at(24), "0").await;
+    let key = STANDARD.encode(format!("{PREFIX}shop/cart/k1"));
+    etcd.ask("/v3/kv/deleterange", json!({ "key": key })).await;
+    etcd.compact().await;
+    signal(&mesh, rustix::process::Signal::CONT);
+    eventually("what came is there, and what went is not", || async {
+        let all = mesh.client.instances().await.map_err(|error| error.to_string())?;
+        let ids: Vec<&str> = all.iter().map(|body| &*body.instance.id).collect();
+        if ids == ["c1", "c2", "c3", "s1"] { Ok(()) } else { Err(format!("{ids:?}")) }
+    })
+    .await;
+    assert_eq!(row(&mesh, "kv").await.state, Condition::Connected);
 }

@@ -50,6 +50,7 @@ mod paths;
 mod pushes;
 mod registration;
 mod registries;
+mod registry_dns;
 mod revocation;
 mod rotation;
 mod rules;

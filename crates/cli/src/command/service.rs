@@ -120,7 +120,17 @@ fn is(body: &ServiceBody, named: &str) -> bool {
     let own = !name.is_empty();
     let whole =
         |pair: Option<(&str, &str)>| pair.is_some_and(|(one, other)| one == name && other == namespace);
+    // What `register` was told to call it.
+    let entry = |by: &String| {
+        let (kind, of) = by.split_once(' ').unwrap_or_default();
+        let (its, name) = of.split_once('/').unwrap_or_default();
+        kind == "ServiceEntry"
+            && [name.to_owned(), format!("{its}/{name}"), format!("{name}.{its}")]
+                .iter()
+                .any(|is| is == named)
+    };
     host == named
+        || body.described_by.iter().any(entry)
         || own && (name == named || whole(named.split_once('.')))
         || own && whole(named.split_once('/').map(|(namespace, name)| (name, namespace)))
 }
@@ -185,5 +195,10 @@ mod tests {
         }
         let outside = ServiceBody { host: "pay.example.com".into(), ..ServiceBody::default() };
         assert!(is(&outside, "pay.example.com") && !is(&outside, "") && !is(&outside, "."));
+        let described = ServiceBody { described_by: vec!["ServiceEntry shop/pay".into()], ..outside };
+        for named in ["pay", "shop/pay", "pay.shop"] {
+            assert!(is(&described, named), "{named}");
+        }
+        assert!(!is(&described, "shop") && !is(&described, "ServiceEntry"));
     }
 }

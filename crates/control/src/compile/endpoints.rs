@@ -1,6 +1,6 @@
 //! Endpoints: the running instances of a service port, or of a subset of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     if let Some(address) = outbound.address() {
         // The very address that was called, not the instance's main one.
         let at = lens.workloads_at(address).map(|instance| (instance, address.ip()));
-        return Some(set(lens, name, outbound.port, at, Places::alike()));
+        return Some(set(lens, name, (outbound.port, HashSet::new()), at, Places::alike()));
     }
     let host = lens.resolve(outbound.host)?;
     let service = lens.service(&host)?;
@@ -36,7 +36,11 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     };
     let chosen =
         chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
-    Some(set(lens, name, outbound.port, chosen, Places::of(lens, &host, &outbound)))
+    // Whom an operator has taken out in one registry is out in the others as well, also where only those are asked for.
+    let out = lens.members(service).filter(|instance| instance.state == State::Maintenance);
+    let out = out.filter_map(|instance| Some((instance, *instance.addresses.first()?)));
+    let out = out.map(|(instance, ip)| (SocketAddr::new(ip, outbound.port), &*instance.network)).collect();
+    Some(set(lens, name, (outbound.port, out), chosen, Places::of(lens, &host, &outbound)))
 }
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
@@ -66,39 +70,64 @@ pub(super) fn in_subset(
 fn set<'a>(
     lens: &Lens<'_>,
     name: &str,
-    port: u16,
+    (port, out): (u16, HashSet<Door<'a>>),
     instances: impl Iterator<Item = (&'a Instance, IpAddr)>,
     mut places: Places<'_, SocketAddr>,
 ) -> EndpointSet {
     let at = |(instance, ip)| Some((instance, SocketAddr::new(ip, port)));
     for (instance, address) in one_each(instances.filter_map(at).collect()) {
-        if let Some(endpoint) = endpoint(lens, instance, address) {
+        if let Some(mut endpoint) = endpoint(lens, instance, address) {
+            if out.contains(&(address, &instance.network)) {
+                endpoint.health = Health::Unhealthy;
+            }
             places.put(instance.locality(), &instance.labels, endpoint);
         }
     }
     places.into_set(name)
 }
 
-/// One instance for an address. One workload is several instances where it is in two registries, as while it moves from one to the other:
-/// whoever says that it was taken out is believed, else whoever says that it takes requests, of those alike the one whose id comes first.
-fn one_each(mut all: Vec<(&Instance, SocketAddr)>) -> Vec<(&Instance, SocketAddr)> {
-    let mut by_address = HashMap::with_capacity(all.len());
-    let once = all.iter().enumerate().all(|(i, (_, address))| by_address.insert(*address, i).is_none());
-    if once {
+/// A workload's port: an address of a network.
+type Door<'a> = (SocketAddr, &'a str);
+
+/// One instance for an address of a network. One workload is several instances where it is in two registries, as while it moves from one to
+/// the other: whoever says that it was taken out is believed, else whoever knows of its sidecar, then whoever says that it takes requests,
+/// and of those alike the one whose id comes first. Who claims the address of another identity replaces nobody.
+fn one_each(all: Vec<(&Instance, SocketAddr)>) -> Vec<(&Instance, SocketAddr)> {
+    let mut seen = HashSet::with_capacity(all.len());
+    if all.iter().all(|(instance, address)| seen.insert((*address, &instance.network))) {
         return all;
     }
-    let rank = |instance: &Instance| match instance.state {
-        State::Maintenance => 0,
-        State::Running => 1,
-        State::Stopping => 2,
-        State::Starting | State::Unhealthy => 3,
-        State::Stopped => 4,
-    };
-    all.sort_by(|(one, at), (other, there)| {
-        at.cmp(there).then_with(|| rank(one).cmp(&rank(other))).then_with(|| one.id.cmp(&other.id))
+    let mut doors: BTreeMap<Door<'_>, Vec<&Instance>> = BTreeMap::new();
+    for (instance, address) in all {
+        doors.entry((address, &instance.network)).or_default().push(instance);
+    }
+    let of = |((address, _), at)| one_of(at).into_iter().map(move |instance| (instance, address));
+    doors.into_iter().flat_map(of).collect()
+}
+
+fn one_of(mut at: Vec<&Instance>) -> Vec<&Instance> {
+    at.sort_by(|one, other| order(one).cmp(&order(other)));
+    let first = at.first().copied();
+    // Without a sidecar nobody proves who is there.
+    let mut known: Vec<(&str, &str)> = Vec::new();
+    at.retain(|instance| {
+        let who = (&*instance.namespace, &*instance.service_account);
+        let is_new = instance.sidecar && !known.contains(&who);
+        known.extend(is_new.then_some(who));
+        is_new
     });
-    all.dedup_by_key(|(_, address)| *address);
-    all
+    let out = first.filter(|first| first.state == State::Maintenance || at.is_empty());
+    out.map_or(at, |out| vec![out])
+}
+
+fn order(instance: &Instance) -> (bool, bool, u8, &str) {
+    let rank = match instance.state {
+        State::Maintenance | State::Running => 0,
+        State::Stopping => 1,
+        State::Starting | State::Unhealthy => 2,
+        State::Stopped => 3,
+    };
+    (instance.state != State::Maintenance, !instance.sidecar, rank, &instance.id)
 }
 
 pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {

@@ -172,6 +172,45 @@ fn a_workload_in_two_registries_is_one_endpoint() {
 }
 
 #[test]
+fn a_workload_in_two_registries_keeps_its_sidecar_its_network_and_its_identity() {
+    use outrigger_model::endpoint::Health::{Healthy, Unhealthy};
+    let own = sample("catalog-v1", "catalog", "v1", "127.0.0.11", 8080, Protocol::Http);
+    let plain = Instance { id: "127.0.0.11:8080@catalog".into(), sidecar: false, ..own.clone() };
+    let at = |instances: Vec<Instance>, yaml: &str, name: &str| {
+        let compiled = compiled(
+            [vec![sample("web-1", "web", "v1", "127.0.0.10", 8080, Protocol::Http)], instances].concat(),
+            yaml,
+        );
+        let Some(Resource::Endpoints(set)) = get(&compiled, &web(), ResourceKind::Endpoints, name) else {
+            panic!("no endpoints");
+        };
+        set.iter().map(|e| (e.health, e.mesh_tls, e.identity.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(at(vec![own.clone(), plain.clone()], "", CATALOG), [(Healthy, true, true)]);
+    let elsewhere =
+        Instance { network: "edge".into(), id: "other".into(), state: State::Maintenance, ..own.clone() };
+    assert_eq!(at(vec![own.clone(), elsewhere], "", CATALOG).len(), 2, "of another network");
+    let foreign = Instance { service_account: "mallory".into(), id: "a".into(), ..own.clone() };
+    assert_eq!(at(vec![own.clone(), foreign], "", CATALOG).len(), 2, "of another identity");
+    // Taken out in one, and asked for by the label of the other.
+    let labelled = |instance: &Instance, from: &str, state| {
+        let labels = [("from".to_owned(), from.to_owned())].into();
+        Instance { labels, state, ..instance.clone() }
+    };
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec: {host: catalog, subsets: [{name: new, labels: {from: etcd}}]}
+";
+    let new = "outbound|8080|new|catalog.shop.svc.cluster.local";
+    for (state, health) in [(State::Running, Healthy), (State::Maintenance, Unhealthy)] {
+        let both = vec![labelled(&own, "etcd", State::Running), labelled(&plain, "consul", state)];
+        assert_eq!(at(both, rule, new), [(health, true, true)]);
+    }
+}
+
+#[test]
 fn a_client_sees_only_its_own_inbound_listeners() {
     let c = compiled(shop(), "");
     let names: Vec<_> = c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.clone()).collect();

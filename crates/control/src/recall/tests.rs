@@ -122,6 +122,8 @@ fn the_same_is_asked_where_one_place_stays_and_nothing_else_is_asked_for() {
     assert!(dns("a.example").holds_for(&dns("b.example")), "what it may recall it knows by itself");
     let old = Note { kept: Timestamp::now() - jiff::SignedDuration::from_hours(25), ..before.clone() };
     assert!(!old.holds_for(&before));
+    let ahead = Note { kept: Timestamp::now() + jiff::SignedDuration::from_hours(25), ..before.clone() };
+    assert!(ahead.holds_for(&before), "the clock was put back");
 }
 
 #[tokio::test(start_paused = true)]

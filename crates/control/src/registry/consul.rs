@@ -267,6 +267,13 @@ impl Consul {
 
 impl Registry for Consul {
     fn recall(&mut self, said: &mut BTreeMap<String, Vec<Item>>) -> bool {
+        let before = said.len();
+        let wanted = &self.settings.services;
+        said.retain(|part, _| wanted.is_empty() || wanted.contains(part));
+        // Of other services than before nothing has been said yet.
+        if said.is_empty() && before > 0 {
+            return false;
+        }
         self.parts.recall(said);
         true
     }

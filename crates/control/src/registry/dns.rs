@@ -263,7 +263,8 @@ impl Registry for Dns {
                 voice.is_there();
             }
             self.tell(voice);
-            if !whole && self.known.iter().all(|known| known.answered) {
+            // One of which there is no answer twice, while there is of others, nobody waits for.
+            if !whole && self.known.iter().all(|known| known.answered || known.failures >= 2) {
                 whole = true;
                 voice.whole().await?;
             }

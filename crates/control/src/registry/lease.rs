@@ -18,6 +18,10 @@ use crate::instance::Instance;
 /// More than this share of a service at once is held. Percent.
 const MASS_PERCENT: usize = 30;
 /// How often held leases are looked at again.
+/// So late nobody comes who was awake.
+const ASLEEP: Duration = Duration::from_secs(5);
+/// So many late ones are not chance, among however many.
+const SEVERAL: usize = 3;
 const RECHECK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -151,6 +155,13 @@ impl Leases {
     /// The instances that expire now; their leases are gone. `members` are all instances of a `namespace/service`, with or
     /// without a lease. What is held stays and is marked.
     pub fn expire(&mut self, now: Instant, members: impl Fn(&str) -> usize) -> Vec<String> {
+        // Stopped for so long, this process has heard of nobody meanwhile.
+        if self.next_deadline().is_some_and(|at| now.saturating_duration_since(at) > ASLEEP) {
+            tracing::warn!("this process has been away for seconds: all leases begin anew");
+            for id in self.leases.keys().cloned().collect::<Vec<_>>() {
+                self.beat(&id, now);
+            }
+        }
         while let Some((at, id)) = self.queue.first().filter(|(at, _)| *at <= now).cloned() {
             self.queue.remove(&(at, id.clone()));
             let Some(lease) = self.leases.get_mut(&id) else { continue };
@@ -170,15 +181,27 @@ impl Leases {
             }
         }
         let mut expired = Vec::new();
+        if self.looks.first().is_none_or(|(at, _)| *at > now) {
+            return expired;
+        }
+        // Nobody is heard of: it is more likely that nobody is heard than that all have gone at once.
+        let late = self.leases.values().filter(|lease| lease.is_late(now)).count();
+        let deaf = late >= SEVERAL && late * 100 > self.leases.len() * MASS_PERCENT;
         while let Some((at, service)) = self.looks.first().filter(|(at, _)| *at <= now).cloned() {
             self.looks.remove(&(at, service.clone()));
-            self.look(&service, now, members(&service), &mut expired);
+            self.look(&service, now, (members(&service), deaf), &mut expired);
         }
         expired
     }
 
     /// Decides about what is due in a service that has so many members. Costs as much as it has leases.
-    fn look(&mut self, name: &Arc<str>, now: Instant, members: usize, expired: &mut Vec<String>) {
+    fn look(
+        &mut self,
+        name: &Arc<str>,
+        now: Instant,
+        (members, deaf): (usize, bool),
+        expired: &mut Vec<String>,
+    ) {
         let Some(service) = self.services.get_mut(name) else { return };
         service.look = None;
         let leases = || service.leases.iter().filter_map(|id| self.leases.get(id));
@@ -188,7 +211,9 @@ impl Leases {
         service.recent.retain(|_, at| now.saturating_duration_since(*at) <= longest);
         let gone = service.recent.len();
         let (missing, all) = (late + gone, members + gone);
-        let mass = missing >= 2 && missing * 100 > all * MASS_PERCENT;
+        // The last of a service is not let go of then: calls to it fail without it, too.
+        let last = service.due.len() >= members;
+        let mass = (missing >= 2 && missing * 100 > all * MASS_PERCENT) || (deaf && last);
         if service.due.is_empty() {
             return;
         }
@@ -301,6 +326,36 @@ mod tests {
         leases.renew(&leased("only"), start);
         assert_eq!(leases.expire(start + seconds(31), |_| 1), ["only"]);
         assert_eq!(leases.next_deadline(), None);
+    }
+
+    #[test]
+    fn where_nobody_is_heard_of_no_service_loses_its_last() {
+        let (mut leases, start) = (Leases::default(), Instant::now());
+        let of = |id: &str| Arc::new(Instance { service: id.to_owned(), ..(*leased(id)).clone() });
+        let ids = ["a", "b", "c", "d"];
+        for (i, id) in ids.into_iter().enumerate() {
+            leases.renew(&of(id), start + seconds(i as u64 * 2));
+        }
+        // Each is the only one of its service, and all fall silent.
+        for after in 30..=40 {
+            assert!(leases.expire(start + seconds(after), |_| 1).is_empty(), "{after}");
+        }
+        assert_eq!(leases.held().len(), 4);
+        // Three are heard of again: the fourth has gone.
+        for id in &ids[..3] {
+            leases.beat(id, start + seconds(41));
+        }
+        assert_eq!(leases.expire(start + seconds(42), |_| 1), ["d"]);
+        assert!(leases.held().is_empty());
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_begins_all_leases_anew() {
+        let (mut leases, start) = (Leases::default(), Instant::now());
+        leases.renew(&leased("a"), start);
+        assert!(leases.expire(start + seconds(90), |_| 1).is_empty());
+        assert_eq!(leases.next_deadline(), Some(start + seconds(120)));
+        assert_eq!(leases.expire(start + seconds(121), |_| 1), ["a"]);
     }
 
     #[test]

@@ -331,12 +331,9 @@ impl Nacos {
                 Ok(service) => {
                     let known = heard.subscribed.entry(name.clone());
                     let known = known.or_insert(Known::new(0));
-                    known.asked = Instant::now();
-                    // A push may have come before the answer, and be of later.
-                    if known.made <= service.made {
-                        known.made = service.made;
-                        self.take(&name, service.said, heard, voice).await?;
-                    }
+                    // What was pushed before was taken before: this is newer, whatever the server's clock says by now.
+                    (known.asked, known.made) = (Instant::now(), service.made);
+                    self.take(&name, service.said, heard, voice).await?;
                 }
                 // Asked again with the next list.
                 Err(why) => drop(heard.trouble.insert(name.part(), why)),

@@ -9,6 +9,7 @@
 //! Everything there has a lease or a check of its own, so what we cannot take out any more ends by itself. When we stop, nothing is taken
 //! out: the workloads run on, and whoever starts in our place within a TTL goes on with them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,23 +24,48 @@ use crate::instance::{Instance, Protocol};
 /// What is registered here and was not stopped, by id.
 pub type Wanted = BTreeMap<String, Arc<Instance>>;
 
+/// Why one is not there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unput {
+    /// The registry does not take this one; it is put anew at a beat, and the others are there.
+    Refused(String),
+    /// The connection is good for nothing more.
+    Failed(String),
+}
+
+impl From<String> for Unput {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl Unput {
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::Refused(why) | Self::Failed(why) => why,
+        }
+    }
+}
+
 /// How a registry is written.
 pub(super) trait Writer: Send + 'static {
+    /// Whether it is one for this registry.
+    fn has(&self, instance: &Instance) -> bool;
     /// Connects. What was put before may be there or not.
     fn open(&mut self) -> impl Future<Output = Result<(), String>> + Send;
     /// It is there from now on, like this.
-    fn put(&mut self, instance: &Instance) -> impl Future<Output = Result<(), String>> + Send;
+    fn put(&mut self, instance: &Instance) -> impl Future<Output = Result<(), Unput>> + Send;
     /// It is not there any more, as far as we put it.
     fn remove(&mut self, instance: &Instance) -> impl Future<Output = Result<(), String>> + Send;
     /// All that were put live on for a TTL.
     fn beat(&mut self, all: &Wanted) -> impl Future<Output = Result<(), String>> + Send;
     /// The time between two beats.
     fn every(&self) -> Duration;
-    /// Of what was put, so many are there.
+    /// Of what was put and not refused, so many are there.
     fn written(&self, put: &Wanted) -> usize {
-        put.len()
+        put.values().filter(|instance| self.has(instance)).count()
     }
-    /// Why one of them is not, where the others are: it is put anew at a beat.
+    /// What else is wrong, where the connection is good.
     fn trouble(&self) -> Option<&str> {
         None
     }
@@ -90,8 +116,11 @@ pub(super) async fn write<W: Writer>(
         let begun = Instant::now();
         let of =
             |why: String| Problem { registry: registry.to_string(), ..Problem::of_part("register", why) };
-        let tell = |writer: &W, put: &Wanted| {
-            health.set_written(writer.written(put), writer.trouble().map(|why| of(why.to_owned())));
+        let tell = |writer: &W, put: &Wanted, refused: &Refused| {
+            let why = refused.first_key_value().map(|(id, why)| format!("instance \"{id}\": {why}"));
+            let why = why.or_else(|| writer.trouble().map(str::to_owned));
+            let refused = refused.keys().filter_map(|id| put.get(id)).filter(|instance| writer.has(instance));
+            health.set_written(writer.written(put) - refused.count().min(writer.written(put)), why.map(of));
         };
         let Err(why) = session(&mut writer, &mut there, &mut wanted, tell).await else { return };
         tracing::error!(
@@ -105,15 +134,18 @@ pub(super) async fn write<W: Writer>(
     }
 }
 
+/// Those that the registry does not take, and why.
+type Refused = BTreeMap<String, String>;
+
 /// One connection. `there` is what may be in the registry by us.
 async fn session<W: Writer>(
     writer: &mut W,
     there: &mut Wanted,
     wanted: &mut watch::Receiver<Arc<Wanted>>,
-    tell: impl Fn(&W, &Wanted),
+    tell: impl Fn(&W, &Wanted, &Refused),
 ) -> Result<(), String> {
     writer.open().await?;
-    let mut put = Wanted::new();
+    let (mut put, mut refused) = (Wanted::new(), Refused::new());
     let mut next = Instant::now() + writer.every();
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -125,28 +157,44 @@ async fn session<W: Writer>(
             writer.remove(&old).await?;
             there.remove(&old.id);
             put.remove(&old.id);
+            refused.remove(&old.id);
         }
         for (id, instance) in now.iter() {
             if put.get(id) == Some(instance) {
                 continue;
             }
             if Instant::now() >= next {
-                writer.beat(&put).await?;
+                writer.beat(&taken(&put, &refused)).await?;
                 next = Instant::now() + writer.every();
             }
             there.insert(id.clone(), instance.clone());
-            writer.put(instance).await?;
+            match writer.put(instance).await {
+                Ok(()) => drop(refused.remove(id)),
+                Err(Unput::Refused(why)) => drop(refused.insert(id.clone(), why)),
+                Err(Unput::Failed(why)) => return Err(why),
+            }
             put.insert(id.clone(), instance.clone());
         }
-        tell(writer, &put);
+        tell(writer, &put, &refused);
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return Ok(()) },
             () = sleep_until(next) => {
-                writer.beat(&put).await?;
+                writer.beat(&taken(&put, &refused)).await?;
                 next = Instant::now() + writer.every();
+                // They may be taken by now.
+                refused.keys().for_each(|id| drop(put.remove(id)));
             }
         }
     }
+}
+
+/// Those of what was put that are there.
+fn taken<'p>(put: &'p Wanted, refused: &Refused) -> Cow<'p, Wanted> {
+    if refused.is_empty() {
+        return Cow::Borrowed(put);
+    }
+    let taken = put.iter().filter(|(id, _)| !refused.contains_key(*id));
+    Cow::Owned(taken.map(|(id, instance)| (id.clone(), instance.clone())).collect())
 }
 
 #[cfg(test)]
@@ -170,11 +218,18 @@ mod tests {
     }
 
     impl Writer for Told {
+        fn has(&self, instance: &Instance) -> bool {
+            instance.namespace != "elsewhere"
+        }
         async fn open(&mut self) -> Result<(), String> {
             self.say("open".to_owned())
         }
-        async fn put(&mut self, instance: &Instance) -> Result<(), String> {
-            self.say(format!("put {} {:?}", instance.id, instance.state))
+        async fn put(&mut self, instance: &Instance) -> Result<(), Unput> {
+            self.say(format!("put {} {:?}", instance.id, instance.state))?;
+            match instance.id.as_str() {
+                "odd" => Err(Unput::Refused("too odd".to_owned())),
+                _ => Ok(()),
+            }
         }
         async fn remove(&mut self, instance: &Instance) -> Result<(), String> {
             self.say(format!("remove {} of {}", instance.id, instance.service))
@@ -218,6 +273,39 @@ mod tests {
         fail.send_replace(false);
         next(&["open", "remove a of api", "put c Running", "beat 1"]).await;
         assert!(health.problems().is_empty());
+        drop(want);
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_refused_is_told_and_tried_again_and_holds_up_no_other() {
+        let (want, wants) = watch::channel(wanted(&[("a", "web"), ("odd", "web"), ("z", "web")]));
+        let (_fail, fails) = watch::channel(false);
+        let (asked, mut told) = mpsc::channel(64);
+        let health = Arc::<Health>::default();
+        let task = tokio::spawn(write(Told { asked, fails }, "r".into(), wants, health.clone()));
+        let mut next = async |all: &[&str]| {
+            for expected in all {
+                assert_eq!(told.recv().await.unwrap(), *expected);
+            }
+        };
+        next(&["open", "put a Running", "put odd Running", "put z Running", "beat 2"]).await;
+        assert_eq!(health.state().written, Some(2));
+        let problems = health.problems();
+        assert!(
+            problems.iter().any(|p| p.to_string() == "register: instance \"odd\": too odd"),
+            "{problems:?}"
+        );
+        next(&["put odd Running", "beat 2", "put odd Running"]).await;
+        want.send_replace(wanted(&[("a", "web"), ("z", "web")]));
+        next(&["remove odd of web", "beat 2"]).await;
+        assert!(health.problems().is_empty());
+        // What is for another registry is not counted.
+        let mut elsewhere = (*wanted(&[("a", "web"), ("z", "web")])).clone();
+        Arc::make_mut(elsewhere.get_mut("z").unwrap()).namespace = "elsewhere".into();
+        want.send_replace(Arc::new(elsewhere));
+        next(&["remove z of web", "put z Running", "beat 2"]).await;
+        assert_eq!(health.state().written, Some(1));
         drop(want);
         task.await.unwrap();
     }

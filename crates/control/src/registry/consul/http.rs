@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::ConsulSettings;
 use crate::outside::{Http1, Place};
+use crate::registry::write::Unput;
 
 /// For reaching it, handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -111,14 +112,18 @@ impl Http {
         })
     }
 
-    /// Changes something, which may be done twice; whether it was there (404).
-    pub(super) async fn put(&self, path: &str, body: Bytes) -> Result<bool, String> {
+    /// Changes something, which may be done twice; whether it was there (404), or why it is not taken.
+    pub(super) async fn put(&self, path: &str, body: Bytes) -> Result<bool, Unput> {
         let asked = timeout(PATIENCE, self.ask(Method::PUT, path, body, false)).await;
         let (head, body) = asked.map_err(|_| format!("Consul at {} is silent", self.authority))??;
         match head.status {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            status => Err(self.refused(path, status, &body)),
+            // What it says of this one; a token may write others.
+            status @ (StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) => {
+                Err(Unput::Refused(self.refused(path, status, &body)))
+            }
+            status => Err(Unput::Failed(self.refused(path, status, &body))),
         }
     }
 

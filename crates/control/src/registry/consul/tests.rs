@@ -388,3 +388,19 @@ fn tls_is_not_off_where_it_was_meant() {
     assert_eq!(settings("https://consul:8501").validate(), Ok(()));
     assert!(settings("http://consul:8500").validate().unwrap_err().contains("address is http://"));
 }
+
+#[test]
+fn services_that_are_not_wanted_any_more_are_not_recalled() {
+    let of = |name: &str| {
+        let one = Arc::new(instance(json!({ "Service": { "ID": name, "Service": name } })).unwrap());
+        (name.to_owned(), vec![Item::Instance(one)])
+    };
+    let before = BTreeMap::from(["a", "b", "c", "d"].map(of));
+    for (services, left) in [(&[][..], Some(4)), (&["a", "b"], Some(2)), (&["x"], None)] {
+        let services = services.iter().map(|name: &&str| (*name).to_owned()).collect();
+        let mut consul = Consul::new(ConsulSettings { services, ..ConsulSettings::default() }, "us".into());
+        let mut said = before.clone();
+        assert_eq!(consul.recall(&mut said).then_some(said.len()), left);
+        assert_eq!(consul.parts.names().count(), left.unwrap_or(0));
+    }
+}

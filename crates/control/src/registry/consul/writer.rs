@@ -10,11 +10,15 @@ use super::ConsulSettings;
 use super::entry::WEIGHT;
 use super::http::{Http, escaped};
 use crate::instance::{Instance, Protocol, State};
-use crate::registry::write::{Wanted, Writer, marked};
+use crate::registry::write::{Unput, Wanted, Writer, marked};
 
 /// Metadata of one service, of which Consul takes 64; bytes of a key, and of a value.
 const MOST_META: usize = 48;
 const LONGEST: (usize, usize) = (128, 512);
+/// The highest weight that Consul takes.
+const MOST_WEIGHT: u32 = 65_535;
+/// Keys that are Consul's own.
+const RESERVED: &str = "consul-";
 /// Nobody has said for so long that it is well: it has ended, or has been out. It is registered again when it is well.
 const FORGOTTEN: &str = "24h";
 
@@ -31,26 +35,21 @@ impl ConsulWriter {
     }
 
     /// Whether it was there.
-    async fn change(&self, path: &str, body: &Value) -> Result<bool, String> {
+    async fn change(&self, path: &str, body: &Value) -> Result<bool, Unput> {
         let http = self.http.as_ref().ok_or_else(|| "there is no connection".to_owned())?;
         http.put(path, body.to_string().into()).await
     }
 
-    async fn change_there(&self, path: &str, body: &Value) -> Result<(), String> {
+    async fn change_there(&self, path: &str, body: &Value) -> Result<(), Unput> {
         match self.change(path, body).await? {
             true => Ok(()),
-            false => Err(format!("Consul knows no {path} any more")),
+            false => Err(Unput::Failed(format!("Consul knows no {path} any more"))),
         }
-    }
-
-    /// Consul has no namespaces: its services are those of one of ours.
-    fn has(&self, instance: &Instance) -> bool {
-        instance.namespace == self.settings.namespace
     }
 
     fn service(&self, instance: &Instance) -> Value {
         let instance = marked(instance, &self.origin);
-        let passing = (instance.weight / WEIGHT).max(1);
+        let passing = (instance.weight / WEIGHT).clamp(1, MOST_WEIGHT);
         json!({
             "ID": id(&instance.id),
             "Name": instance.service,
@@ -103,7 +102,11 @@ fn meta(instance: &Instance) -> BTreeMap<String, String> {
     ];
     let token = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     let fits = |key: &str, value: &str| {
-        token(key) && !key.is_empty() && key.len() <= LONGEST.0 && value.len() <= LONGEST.1
+        token(key)
+            && !key.is_empty()
+            && !key.starts_with(RESERVED)
+            && key.len() <= LONGEST.0
+            && value.len() <= LONGEST.1
     };
     let labels = instance.labels.iter().chain(instance.metadata.iter());
     let labels = labels.filter(|(key, value)| fits(key, value)).take(MOST_META);
@@ -116,6 +119,11 @@ fn meta(instance: &Instance) -> BTreeMap<String, String> {
 }
 
 impl Writer for ConsulWriter {
+    /// Consul has no namespaces: its services are those of one of ours.
+    fn has(&self, instance: &Instance) -> bool {
+        instance.namespace == self.settings.namespace
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         let settings = self.settings.clone();
         let http = tokio::task::spawn_blocking(move || Http::open(&settings)).await;
@@ -123,7 +131,7 @@ impl Writer for ConsulWriter {
         Ok(())
     }
 
-    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+    async fn put(&mut self, instance: &Instance) -> Result<(), Unput> {
         if !self.has(instance) {
             return Ok(());
         }
@@ -137,7 +145,7 @@ impl Writer for ConsulWriter {
         }
         let path = format!("/v1/agent/service/deregister/{}", escaped(&id(&instance.id)));
         // The agent may have been without it already.
-        self.change(&path, &Value::Null).await.map(drop)
+        self.change(&path, &Value::Null).await.map(drop).map_err(Unput::text)
     }
 
     /// Each has a check; who is out needs no beat to stay so. An agent that does not know one has forgotten all.
@@ -145,7 +153,7 @@ impl Writer for ConsulWriter {
         let running = |instance: &&Arc<Instance>| self.has(instance) && instance.state == State::Running;
         for instance in all.values().filter(running) {
             let path = format!("/v1/agent/check/update/{}", escaped(&check(&instance.id)));
-            self.change_there(&path, &json!({ "Status": "passing" })).await?;
+            self.change_there(&path, &json!({ "Status": "passing" })).await.map_err(Unput::text)?;
         }
         Ok(())
     }

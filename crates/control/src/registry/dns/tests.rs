@@ -127,6 +127,34 @@ async fn addresses_and_srv_are_found_also_over_tcp_with_the_shortest_ttl() {
 }
 
 #[tokio::test]
+async fn addresses_of_both_families_are_found() {
+    let server = Server::start().await;
+    let v6 = RData::AAAA("fd00::7".parse::<std::net::Ipv6Addr>().unwrap().into());
+    server.has("stock.example", vec![(60, a(1)), (60, v6)]);
+    let found = server.resolver().look_up("stock.example", Some(80)).await.unwrap().found;
+    let found: Vec<_> = found.iter().map(|found| found.at.to_string()).collect();
+    assert_eq!(found, ["10.0.0.1:80", "[fd00::7]:80"]);
+}
+
+#[tokio::test]
+async fn a_start_does_not_wait_for_a_name_that_nobody_answers_for() {
+    let server = Server::start().await;
+    server.has("stock.example", vec![(60, a(1))]);
+    server.has("cart.example", Vec::new());
+    let services =
+        vec![service("stock", "stock.example", Some(80)), service("cart", "cart.example", Some(80))];
+    let (voice, mut words) = Voice::of_a_test();
+    let health = voice.health.clone();
+    let dns = Dns::new(DnsSettings { servers: vec![server.address], services });
+    let _task = tokio::spawn(crate::registry::opened::keep(dns, voice));
+    let Some(Word::Event(source, _)) = words.recv().await else { panic!("nothing is said") };
+    assert_eq!(source.part, "shop/stock");
+    assert!(matches!(words.recv().await, Some(Word::Whole)));
+    let problems = health.state().problems;
+    assert!(problems.iter().any(|problem| problem.to_string().contains("cart.example")), "{problems:?}");
+}
+
+#[tokio::test]
 async fn a_name_that_fails_or_is_gone_keeps_what_it_had_and_is_told() {
     let server = Server::start().await;
     server.has("stock.example", vec![(1, a(1))]);

@@ -16,7 +16,7 @@ use super::proto::etcdserverpb::{
     PutRequest, RequestOp, TxnRequest,
 };
 use crate::instance::Instance;
-use crate::registry::write::{Wanted, Writer, marked};
+use crate::registry::write::{Unput, Wanted, Writer, marked};
 
 /// Writes to one etcd.
 pub(crate) struct EtcdWriter {
@@ -109,6 +109,11 @@ impl Open {
 }
 
 impl Writer for EtcdWriter {
+    /// Its keys have namespaces.
+    fn has(&self, _: &Instance) -> bool {
+        true
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         let lease = self.open.take().map(|open| open.lease);
         // The lease of before goes on where it has not run out.
@@ -118,12 +123,12 @@ impl Writer for EtcdWriter {
         }
     }
 
-    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+    async fn put(&mut self, instance: &Instance) -> Result<(), Unput> {
         let key = self.key(instance);
         let value = serde_json::to_vec(&marked(instance, &self.origin)).map_err(|error| error.to_string())?;
         let lease = self.now()?.lease;
         let put = RequestOp { request: Some(Op::RequestPut(PutRequest { key, value, lease })) };
-        self.change(TxnRequest { success: vec![put], ..TxnRequest::default() }).await
+        Ok(self.change(TxnRequest { success: vec![put], ..TxnRequest::default() }).await?)
     }
 
     /// Only what has our lease: whoever wrote the key since then keeps it, and what has one of before ends with that.

@@ -129,7 +129,7 @@ async fn what_is_registered_goes_to_another_server_where_one_answers_with_errors
         let mut first = writer.open().await;
         if !fails_at_once {
             first = match first {
-                Ok(()) => writer.put(&one).await,
+                Ok(()) => writer.put(&one).await.map_err(crate::registry::write::Unput::text),
                 Err(why) => panic!("{why}"),
             };
             assert!(first.unwrap_err().contains("500"));

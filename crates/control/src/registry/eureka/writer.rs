@@ -10,7 +10,7 @@ use super::{ADVICE, EurekaSettings, opened};
 use crate::instance::{Instance, State};
 use crate::outside::escaped;
 use crate::registry::web::Http;
-use crate::registry::write::{Wanted, Writer, marked, metadata};
+use crate::registry::write::{Unput, Wanted, Writer, marked, metadata};
 
 /// Writes to one of its servers, which tells the others.
 pub(crate) struct EurekaWriter {
@@ -23,11 +23,6 @@ pub(crate) struct EurekaWriter {
 impl EurekaWriter {
     pub(crate) fn new(settings: EurekaSettings, origin: Arc<str>) -> Self {
         Self { settings: Arc::new(settings), origin, first: 0, http: None }
-    }
-
-    /// Eureka has no namespaces: its applications are the services of one of ours.
-    fn has(&self, instance: &Instance) -> bool {
-        instance.namespace == self.settings.namespace
     }
 
     fn app(&self, instance: &Instance) -> String {
@@ -63,13 +58,17 @@ impl EurekaWriter {
         } })
     }
 
-    async fn ask(&mut self, method: &Method, path: &str, body: Option<Value>) -> Result<StatusCode, String> {
+    async fn ask(&mut self, method: &Method, path: &str, body: Option<Value>) -> Result<StatusCode, Unput> {
         let http = self.http.as_mut().ok_or_else(|| "there is no connection".to_owned())?;
         let body = body.map(|body| ("application/json", body.to_string().into()));
         let reply = http.ask(method, path, body).await?;
         match reply.status {
             status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(status),
-            _ => Err(http.refused(path, &reply, ADVICE)),
+            // It says so of this one.
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                Err(Unput::Refused(http.refused(path, &reply, ADVICE)))
+            }
+            _ => Err(Unput::Failed(http.refused(path, &reply, ADVICE))),
         }
     }
 }
@@ -98,6 +97,11 @@ async fn try_open(settings: &Arc<EurekaSettings>, server: usize) -> Result<Http,
 }
 
 impl Writer for EurekaWriter {
+    /// Eureka has no namespaces: its applications are the services of one of ours.
+    fn has(&self, instance: &Instance) -> bool {
+        instance.namespace == self.settings.namespace
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         let servers = self.settings.urls.len();
         // One that was open and failed may be good for no more than what it is asked here.
@@ -118,7 +122,7 @@ impl Writer for EurekaWriter {
         Err(failures.join("; "))
     }
 
-    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+    async fn put(&mut self, instance: &Instance) -> Result<(), Unput> {
         if !self.has(instance) {
             return Ok(());
         }
@@ -126,7 +130,8 @@ impl Writer for EurekaWriter {
         let body = self.value(instance);
         match self.ask(&Method::POST, &path, Some(body)).await? {
             StatusCode::NOT_FOUND => {
-                Err(format!("Eureka knows no {path}: does the URL end with its base, such as /eureka?"))
+                let why = format!("Eureka knows no {path}: does the URL end with its base, such as /eureka?");
+                Err(Unput::Failed(why))
             }
             _ => Ok(()),
         }
@@ -137,7 +142,7 @@ impl Writer for EurekaWriter {
             return Ok(());
         }
         let path = self.path(instance);
-        self.ask(&Method::DELETE, &path, None).await.map(drop)
+        self.ask(&Method::DELETE, &path, None).await.map(drop).map_err(Unput::text)
     }
 
     async fn beat(&mut self, all: &Wanted) -> Result<(), String> {
@@ -146,7 +151,7 @@ impl Writer for EurekaWriter {
                 continue;
             }
             let path = self.path(instance);
-            if self.ask(&Method::PUT, &path, None).await? == StatusCode::NOT_FOUND {
+            if self.ask(&Method::PUT, &path, None).await.map_err(Unput::text)? == StatusCode::NOT_FOUND {
                 return Err("Eureka has forgotten what was registered; all is registered anew".to_owned());
             }
         }

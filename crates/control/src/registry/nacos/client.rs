@@ -18,6 +18,7 @@ use super::proto::{Body, Metadata, Payload};
 use crate::outside::escaped;
 use crate::registry::grpc;
 use crate::registry::web::{Http, Url};
+use crate::registry::write::Unput;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -170,6 +171,18 @@ impl Connection {
     pub(super) async fn ask(&self, kind: &str, body: Value) -> Result<Value, String> {
         let answer = self.asked(kind, body).await?;
         self.good(kind, answer)
+    }
+
+    /// Says something that it may refuse.
+    pub(super) async fn put(&self, kind: &str, body: Value) -> Result<(), Unput> {
+        let answer = self.asked(kind, body).await?;
+        // 400: what was said is none (`NacosException.INVALID_PARAM`).
+        let refused = matches!(answer["errorCode"].as_i64(), Some(400));
+        match self.good(kind, answer) {
+            Ok(_) => Ok(()),
+            Err(why) if refused => Err(Unput::Refused(why)),
+            Err(why) => Err(Unput::Failed(why)),
+        }
     }
 
     fn good(&self, kind: &str, answer: Value) -> Result<Value, String> {

@@ -214,6 +214,36 @@ async fn a_service_that_the_list_has_lost_is_asked_for_before_it_goes() {
 }
 
 #[tokio::test]
+async fn a_server_whose_clock_was_put_back_is_believed_when_it_is_asked() {
+    let fake = client::tests::Fake::start("/nacos/v1/auth/login").await;
+    let connection = fake.connect().await;
+    let mut play = Play::new();
+    let mut heard = play.nacos.begins();
+    for (made, ips) in [(100, &["10.0.0.1"][..]), (50, &["10.0.0.1", "10.0.0.2"])] {
+        fake.scene.lock().answers = Box::new(move |kind: &str, asked: &Value| {
+            let hosts: Vec<Value> = ips.iter().map(|ip| host(ip, json!({}))).collect();
+            match kind {
+                "ServiceListRequest" => json!({ "count": 1, "serviceNames": ["a"] }),
+                "SubscribeServiceRequest" => {
+                    json!({ "serviceInfo": info(asked["serviceName"].as_str().unwrap(), made, &hosts) })
+                }
+                _ => json!({}),
+            }
+        });
+        heard.subscribed.values_mut().for_each(|known| known.asked -= AGAIN);
+        play.nacos.round(&connection, &mut heard, &play.voice).await.unwrap();
+        let Ok(Word::Event(_, Event::Reset(items))) = play.words.try_recv() else {
+            panic!("nothing is said")
+        };
+        assert_eq!(items.len(), ips.len());
+        while play.words.try_recv().is_ok() {}
+    }
+    // And what it pushes from then on.
+    play.heard = heard;
+    assert_eq!(play.push("a", 51, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await, Some(3));
+}
+
+#[tokio::test]
 async fn services_that_are_not_wanted_any_more_are_not_recalled() {
     let of = |name: &str| Item::Instance(Arc::new(read(name, host("10.0.0.1", json!({}))).unwrap()));
     let part = |name: &str| (Name::of(name, GROUP).part(), vec![of(name)]);

@@ -11,7 +11,7 @@ use super::client::Connection;
 use super::entry::{Name, WEIGHT};
 use super::{BEAT, GROUP, NacosSettings};
 use crate::instance::{Instance, State};
-use crate::registry::write::{Wanted, Writer, marked, metadata};
+use crate::registry::write::{Unput, Wanted, Writer, marked, metadata};
 
 /// Writes to one of its servers, which tells the others.
 pub(crate) struct NacosWriter {
@@ -27,11 +27,6 @@ impl NacosWriter {
     pub(crate) fn new(settings: NacosSettings, origin: Arc<str>) -> Self {
         let (settings, there) = (Arc::new(settings), BTreeMap::new());
         Self { settings, origin, first: 0, connection: None, there }
-    }
-
-    /// Nacos' namespaces are others: its services are those of one of ours.
-    fn has(&self, instance: &Instance) -> bool {
-        instance.namespace == self.settings.namespace
     }
 
     fn service(&self, instance: &Instance) -> String {
@@ -54,7 +49,7 @@ impl NacosWriter {
     }
 
     /// Says all that a service has.
-    async fn say(&mut self, service: &str, last: Option<Value>) -> Result<(), String> {
+    async fn say(&mut self, service: &str, last: Option<Value>) -> Result<(), Unput> {
         let group = self.settings.groups.first().map_or(GROUP, String::as_str);
         let mut ask = self.settings.asked(&Name { group: group.to_owned(), service: service.to_owned() });
         let connection = self.connection.as_ref().ok_or_else(|| "there is no connection".to_owned())?;
@@ -62,16 +57,21 @@ impl NacosWriter {
         if all.is_empty() {
             ask["type"] = "deregisterInstance".into();
             ask["instance"] = last.unwrap_or_default();
-            connection.ask("InstanceRequest", ask).await.map(drop)
+            connection.put("InstanceRequest", ask).await
         } else {
             ask["type"] = "batchRegisterInstance".into();
             ask["instances"] = json!(all);
-            connection.ask("BatchInstanceRequest", ask).await.map(drop)
+            connection.put("BatchInstanceRequest", ask).await
         }
     }
 }
 
 impl Writer for NacosWriter {
+    /// Nacos' namespaces are others: its services are those of one of ours.
+    fn has(&self, instance: &Instance) -> bool {
+        instance.namespace == self.settings.namespace
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         self.connection = None;
         self.there.clear();
@@ -82,13 +82,24 @@ impl Writer for NacosWriter {
         Ok(())
     }
 
-    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+    async fn put(&mut self, instance: &Instance) -> Result<(), Unput> {
         if !self.has(instance) {
             return Ok(());
         }
         let (service, value) = (self.service(instance), self.value(instance));
-        self.there.entry(service.clone()).or_default().insert(instance.id.clone(), value);
-        self.say(&service, None).await
+        let before = self.there.entry(service.clone()).or_default().insert(instance.id.clone(), value);
+        let said = self.say(&service, None).await;
+        // The others of the service go with it: without it they are as they were.
+        if let Err(Unput::Refused(_)) = said
+            && let Some(all) = self.there.get_mut(&service)
+        {
+            match before {
+                Some(before) => drop(all.insert(instance.id.clone(), before)),
+                None => drop(all.remove(&instance.id)),
+            }
+            self.there.retain(|_, all| !all.is_empty());
+        }
+        said
     }
 
     async fn remove(&mut self, instance: &Instance) -> Result<(), String> {
@@ -100,7 +111,7 @@ impl Writer for NacosWriter {
         };
         // What was put over a connection of before has gone with it.
         let Some(last) = all.remove(&instance.id) else { return Ok(()) };
-        self.say(&service, Some(last)).await?;
+        self.say(&service, Some(last)).await.map_err(Unput::text)?;
         self.there.retain(|_, all| !all.is_empty());
         Ok(())
     }

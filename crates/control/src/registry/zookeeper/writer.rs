@@ -13,7 +13,7 @@ use super::ZooKeeperSettings;
 use super::client::{Id, Refused, Session};
 use super::wire::{Out, code, exchanged, op};
 use crate::instance::{Instance, State};
-use crate::registry::write::{Wanted, Writer, marked, metadata};
+use crate::registry::write::{Unput, Wanted, Writer, marked, metadata};
 
 /// Everybody may do everything; everybody may read.
 const ALL: i32 = 0x1f;
@@ -47,11 +47,6 @@ impl ZooKeeperWriter {
 
     fn now(&mut self) -> Result<&mut Session, String> {
         self.session.as_mut().ok_or_else(|| "there is no connection".to_owned())
-    }
-
-    /// Services there have no namespaces: where the settings name one, it is its services that are there.
-    fn has(&self, instance: &Instance) -> bool {
-        self.settings.namespace.as_deref().unwrap_or("default") == instance.namespace
     }
 
     fn name<'a>(&'a self, instance: &'a Instance) -> &'a str {
@@ -230,6 +225,11 @@ impl ZooKeeperWriter {
 }
 
 impl Writer for ZooKeeperWriter {
+    /// Services there have no namespaces: where the settings name one, it is its services that are there.
+    fn has(&self, instance: &Instance) -> bool {
+        self.settings.namespace.as_deref().unwrap_or("default") == instance.namespace
+    }
+
     async fn open(&mut self) -> Result<(), String> {
         self.session = None;
         // All of it is put anew.
@@ -240,9 +240,9 @@ impl Writer for ZooKeeperWriter {
         }
     }
 
-    async fn put(&mut self, instance: &Instance) -> Result<(), String> {
+    async fn put(&mut self, instance: &Instance) -> Result<(), Unput> {
         if !self.is_wanted(instance) {
-            return self.remove(instance).await;
+            return Ok(self.remove(instance).await?);
         }
         let (path, service) = (self.path(instance), self.service(instance));
         let data = self.value(instance).to_string().into_bytes();
@@ -276,7 +276,7 @@ impl Writer for ZooKeeperWriter {
         }
         for id in self.unwritten.keys().cloned().collect::<Vec<_>>() {
             match all.get(&id) {
-                Some(instance) => self.put(instance).await?,
+                Some(instance) => self.put(instance).await.map_err(Unput::text)?,
                 None => drop(self.unwritten.remove(&id)),
             }
         }

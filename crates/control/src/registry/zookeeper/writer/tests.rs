@@ -170,5 +170,5 @@ async fn parents_are_made_where_they_are_not_and_one_error_of_the_session_ends_i
         _ => (-112, none()),
     };
     let (mut writer, _) = played(Box::new(play)).await;
-    assert!(writer.put(&web()).await.unwrap_err().contains("expired"));
+    assert!(writer.put(&web()).await.unwrap_err().text().contains("expired"));
 }
