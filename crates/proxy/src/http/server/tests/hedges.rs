@@ -12,7 +12,7 @@ use outrigger_telemetry::metrics::{Page, Source};
 
 use super::h2;
 use super::rig::*;
-use crate::protocol::HttpVersion::Http1;
+use crate::protocol::HttpVersion::{Http1, Http2};
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -301,6 +301,66 @@ async fn a_stream_that_is_given_up_leaves_its_connection_to_the_others() {
         assert_eq!(seen.requests.get(), 10);
         let connections = "envoy_cluster_upstream_cx_total{envoy_cluster_name=\"c\"} 2";
         assert!(page(&rig).lines().any(|line| line == connections), "one to each: {}", page(&rig));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_hedged_with_its_message_and_answered_with_its_trailers() {
+    run(async {
+        let seen = Seen::answering();
+        let served = seen.clone();
+        let script = move |request: http::Request<::h2::RecvStream>,
+                           mut respond: ::h2::server::SendResponse<Bytes>| {
+            let seen = served.clone();
+            async move {
+                assert_eq!(request.headers()["content-type"], "application/grpc");
+                let attempt = request.headers()["x-envoy-attempt-count"].clone();
+                let message = request.into_body().data().await.unwrap().unwrap();
+                assert_eq!(&message[..], b"\0\0\0\0\x02hi");
+                let number = seen.requests.get();
+                seen.requests.set(number + 1);
+                if number == 0 {
+                    let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                    return;
+                }
+                let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                send.send_data(message, false).unwrap();
+                send.send_trailers(
+                    [(http::HeaderName::from_static("grpc-status"), attempt)].into_iter().collect(),
+                )
+                .unwrap();
+            }
+        };
+        let apps = [h2::app(script.clone()).await, h2::app(script).await];
+        let rig = proxy(hedged(&apps, HedgePolicy { all_methods: true, ..after(10 * MILLI) }), Http2).await;
+        let mut client = h2::client(rig.address).await;
+        let request =
+            http::Request::post("http://a/s/M").header("content-type", "application/grpc").body(()).unwrap();
+        let (response, mut stream) = client.send_request(request, false).unwrap();
+        stream.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(&body.data().await.unwrap().unwrap()[..], b"\0\0\0\0\x02hi");
+        assert!(body.data().await.is_none());
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "2", "the second attempt's");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_still_on_its_way_is_waited_for() {
+    run(async {
+        let seen = Seen::answering();
+        let policy = HedgePolicy { all_methods: true, ..after(MILLI) };
+        let rig = proxy(hedged(&pair(&seen, "", "200").await, policy), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo").await;
+        let connections = "envoy_cluster_upstream_cx_total{envoy_cluster_name=\"c\"} ";
+        until("the first attempt", || page(&rig).lines().any(|line| line == format!("{connections}1"))).await;
+        client.send("dy").await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert_eq!((client.bytes(1).await.as_str(), seen.requests.get()), ("2", 2));
     })
     .await;
 }
