@@ -43,7 +43,6 @@ mod store;
 const AUTHORITY: &str = "outrigger-authority";
 const REVOCATIONS: &str = "outrigger-revocations";
 const TOKENS: &str = "outrigger-join-tokens";
-const LEASE: &str = "outrigger-control";
 /// Where replicas tell each other of their proxies.
 pub(crate) const REPORT: &str = "/v1/replica/report";
 /// Where one says all that `outrigger status` shows of it.
@@ -69,7 +68,7 @@ pub struct ReplicaSettings {
     /// Where their Secrets and their Lease are. Default: the Pod's own, or that of the kubeconfig.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// The Service there whose endpoints they are. Default `outrigger-control`.
+    /// The Service there whose endpoints they are; the Lease is called like it. Default `outrigger-control`.
     pub service: String,
 }
 
@@ -206,7 +205,7 @@ impl Joining {
         tasks.spawn(share_revocations(self.revocations.clone(), keeper.clone()));
         tasks.spawn(share_tokens(self.tokens.clone(), known.clone()));
         let identity: Arc<str> = format!("{}_{:016x}", self.name, fastrand::u64(..)).into();
-        let candidate = Candidate::new(self.client.clone(), &self.namespace, LEASE, identity);
+        let candidate = Candidate::new(self.client.clone(), &self.namespace, &self.service, identity);
         let leadership = candidate.leadership();
         let (stop, running) = candidate.run();
         tasks.spawn(running);

@@ -245,7 +245,7 @@ impl Document {
         if bytes > MOST {
             let place = self.place();
             return Err(Trouble::Wrong(format!(
-                "{bytes} bytes are more than the {MOST} that {place} may have"
+                "{bytes} bytes are more than the {MOST} that {place} may have; take out what nobody needs any more"
             )));
         }
         Ok(())

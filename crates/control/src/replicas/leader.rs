@@ -85,7 +85,7 @@ struct Observed {
 /// One who may lead.
 pub(super) struct Candidate {
     api: Api<Lease>,
-    name: &'static str,
+    name: Arc<str>,
     identity: Arc<str>,
     term: watch::Sender<Term>,
     observed: Option<Observed>,
@@ -99,9 +99,9 @@ pub(super) struct Stop {
 
 impl Candidate {
     /// By this identity, which nobody else has.
-    pub(super) fn new(client: Client, namespace: &str, name: &'static str, identity: Arc<str>) -> Self {
+    pub(super) fn new(client: Client, namespace: &str, name: &str, identity: Arc<str>) -> Self {
         let (term, _) = watch::channel(Term::default());
-        Self { api: Api::namespaced(client, namespace), name, identity, term, observed: None }
+        Self { api: Api::namespaced(client, namespace), name: name.into(), identity, term, observed: None }
     }
 
     pub(super) fn leadership(&self) -> Leadership {
@@ -128,14 +128,14 @@ impl Candidate {
                 }
                 Ok(false) => {
                     if self.ends() {
-                        tracing::warn!(lease = self.name, "another replica leads now");
+                        tracing::warn!(lease = &*self.name, "another replica leads now");
                     }
                     complained = None;
                 }
                 Err(trouble) => {
                     let why = trouble.to_string();
                     if complained.as_ref() != Some(&why) {
-                        tracing::warn!(lease = self.name, %why, "the Lease cannot be asked for");
+                        tracing::warn!(lease = &*self.name, %why, "the Lease cannot be asked for");
                     }
                     complained = Some(why);
                 }
@@ -149,7 +149,7 @@ impl Candidate {
         }
         if self.ends() && !matches!(timeout(PATIENCE, self.release()).await, Ok(Ok(()))) {
             tracing::info!(
-                lease = self.name,
+                lease = &*self.name,
                 "the Lease could not be given back; others wait until it has run out"
             );
         }
@@ -158,7 +158,7 @@ impl Candidate {
     fn goes_on(&self, until: Instant) {
         let begins = !self.term.borrow().runs();
         if begins {
-            tracing::info!(lease = self.name, identity = %self.identity, "this replica leads: it writes status and caBundles");
+            tracing::info!(lease = &*self.name, identity = %self.identity, "this replica leads: it writes status and caBundles");
         }
         self.term.send_modify(|term| {
             term.until = Some(until);
@@ -181,7 +181,7 @@ impl Candidate {
         };
         if over && self.ends() {
             tracing::warn!(
-                lease = self.name,
+                lease = &*self.name,
                 "the Lease was not renewed within {DEADLINE:?}: this replica writes no longer"
             );
         }
@@ -189,8 +189,8 @@ impl Candidate {
 
     /// Takes the Lease or renews it. Whether this one has it.
     async fn attempt(&mut self) -> Result<bool, Trouble> {
-        let Some(mut lease) = self.api.get_opt(self.name).await? else {
-            let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.to_string()), ..ObjectMeta::default() };
             let spec = Some(self.held(None));
             let new = Lease { metadata, spec };
             return self.written(self.api.create(&PostParams::default(), &new).await);
@@ -202,7 +202,7 @@ impl Candidate {
         }
         lease.spec = Some(self.held(Some(&spec)));
         // Under the version that was read: one of two who try has it.
-        self.written(self.api.replace(self.name, &PostParams::default(), &lease).await)
+        self.written(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
     fn written(&self, answer: Result<Lease, kube::Error>) -> Result<bool, Trouble> {
@@ -252,14 +252,14 @@ impl Candidate {
 
     /// Others need not wait.
     async fn release(&self) -> Result<(), Trouble> {
-        let Some(mut lease) = self.api.get_opt(self.name).await? else { return Ok(()) };
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
         let spec = lease.spec.clone().unwrap_or_default();
         if spec.holder_identity.as_deref() != Some(&*self.identity) {
             return Ok(());
         }
         lease.spec =
             Some(LeaseSpec { holder_identity: Some(String::new()), lease_duration_seconds: Some(1), ..spec });
-        self.api.replace(self.name, &PostParams::default(), &lease).await?;
+        self.api.replace(&self.name, &PostParams::default(), &lease).await?;
         Ok(())
     }
 }

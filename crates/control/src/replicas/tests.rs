@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::document::{Document, MOST};
 use super::leader::Candidate;
 use super::store::Shared;
-use super::{LEASE, REVOCATIONS, TOKENS};
+use super::{REVOCATIONS, TOKENS};
 use crate::store::memory::Memory;
 use crate::store::records::{StoredRevocation, StoredToken};
 use crate::store::{Mutation, Store};
@@ -167,7 +167,7 @@ async fn there_are_never_two_leaders_and_there_is_one_again_in_time() {
         let mut stops = Vec::new();
         for name in ["a", "b", "c"] {
             let (client, cut) = server.client();
-            let candidate = Candidate::new(client, "mesh", LEASE, name.into());
+            let candidate = Candidate::new(client, "mesh", "outrigger-control", name.into());
             seen.push(candidate.leadership());
             let (stop, running) = candidate.run();
             tokio::spawn(running);
