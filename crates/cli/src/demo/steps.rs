@@ -23,7 +23,7 @@ pub(super) struct Step {
 }
 
 /// The tour.
-pub(super) const STEPS: [Step; 9] = [
+pub(super) const STEPS: [Step; 10] = [
     Step {
         name: "canary",
         title: "canary: one request in ten to catalog v2",
@@ -55,6 +55,14 @@ pub(super) const STEPS: [Step; 9] = [
         yaml: include_str!("../../../../config/demo/timeout.yaml"),
         settle: Duration::ZERO,
         judge: timeout,
+    },
+    Step {
+        name: "hedge",
+        title: "hedging: reviews v2 takes 500 ms, who has waited for 60 ms asks another",
+        scene: &[("reviews", Some("v2"), "delay=500")],
+        yaml: include_str!("../../../../config/demo/hedge.yaml"),
+        settle: Duration::from_secs(1),
+        judge: hedge,
     },
     Step {
         name: "retries",
@@ -178,6 +186,21 @@ fn timeout(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
         is.as_secs_f64() * 1e3,
         percent(share(before, |s| s.status == 504)),
         percent(timed_out)
+    ))
+}
+
+fn hedge(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+    let slow = |samples: &[Sample]| share(samples, |s| s.latency >= Duration::from_millis(500));
+    let (was, is) = (slow(before), slow(after));
+    // Balancing by requests under way sends it fewer than its third.
+    anyhow::ensure!(was >= 0.05, "{:.1} % waited for reviews v2 before", percent(was));
+    anyhow::ensure!(is <= 0.02, "{:.1} % still wait for reviews v2", percent(is));
+    Ok(format!(
+        "95 % within {:.0} ms → {:.0} ms; waited for reviews v2: {:.1} % → {:.1} %",
+        latency(before, 0.95).as_secs_f64() * 1e3,
+        latency(after, 0.95).as_secs_f64() * 1e3,
+        percent(was),
+        percent(is)
     ))
 }
 
