@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_control::instance::{Protocol, State};
@@ -19,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
-use crate::registries::{answer, row, until};
+use crate::registries::{answer, row, stranger, until};
 use crate::thin_thread::web;
 
 /// May do everything at this Consul.
@@ -42,6 +43,7 @@ impl Consul {
             CertificateParams::new(vec![address.ip().to_string()]).unwrap().self_signed(&key).unwrap();
         let file = |name: &str| aside.path().join(name);
         std::fs::write(file("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(file("ca.pem"), certificate.pem()).unwrap();
         std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
         std::fs::write(file("token"), TOKEN).unwrap();
         let settings = json!({
@@ -111,7 +113,7 @@ pub fn settings(consul: &Consul) -> Value {
     let file = |name: &str| consul.aside.path().join(name);
     let tls = SocketAddr::new(consul.address.ip(), 8501);
     json!({ "registries": [{ "name": "dc1", "consul": {
-        "address": format!("https://{tls}"), "tokenFile": file("token"), "caFile": file("cert.pem"), "namespace": "shop",
+        "address": format!("https://{tls}"), "tokenFile": file("token"), "caFile": file("ca.pem"), "namespace": "shop",
     } }] })
 }
 
@@ -142,7 +144,24 @@ async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     assert_eq!(said, ("dc1", 300, Some("v7"), "v7"));
     assert_eq!((c1.instance.tags.len(), &*c1.instance.region), (2, "dc1"));
 
-    // One dies by its check, and comes back.
+    // One whose application dies says no more that it is well; and one is out by hand and comes back.
+    let dies = json!({
+        "ID": "c3", "Name": "catalog", "Address": mesh.address(23, PORT).ip(), "Port": PORT,
+        "Check": { "CheckID": "ttl-c3", "TTL": "3s", "Status": "passing" },
+    });
+    consul.put("/v1/agent/service/register", dies).await;
+    until(&mesh, "dc1", "it is there", |row| row.instances == 4).await;
+    let begun = Instant::now();
+    eventually("it is called no more", || async {
+        let all = mesh.client.instances().await.unwrap();
+        let state = all.iter().find(|body| body.instance.id == "c3@n1.dc1").unwrap().instance.state;
+        if state == State::Unhealthy { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    println!("dc1: who died is out after {:.1} s, its check has 3 s", begun.elapsed().as_secs_f64());
+    assert!(begun.elapsed() <= Duration::from_secs(13), "{:?}", begun.elapsed());
+    consul.put("/v1/agent/service/deregister/c3", Value::Null).await;
+    until(&mesh, "dc1", "it is gone", |row| row.instances == 3).await;
     consul.put("/v1/agent/check/fail/ttl-c1", Value::Null).await;
     let state = async || {
         let all = mesh.client.instances().await.unwrap();
@@ -200,6 +219,10 @@ async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     consul.begin().await;
     let forbidden = |text: &String| text.contains("403") && text.contains("tokenFile");
     until(&mesh, "dc1", "the token is told", |row| row.last_error.as_ref().is_some_and(forbidden)).await;
+    // So is a certificate that nobody vouches for.
+    std::fs::write(consul.aside.path().join("ca.pem"), stranger()).unwrap();
+    let unknown = |text: &String| text.contains("invalid peer certificate");
+    until(&mesh, "dc1", "the certificate is told", |row| row.last_error.as_ref().is_some_and(unknown)).await;
     assert_eq!(row(&mesh, "dc1").await.instances, 2);
 }
 

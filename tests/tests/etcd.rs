@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
-use crate::registries::{answer, row, under_load, until};
+use crate::registries::{answer, leaves, row, stranger, under_load, until};
 use crate::thin_thread::web;
 
 const PREFIX: &str = "/services/";
@@ -205,7 +206,7 @@ async fn what_etcd_knows_is_called_and_what_it_loses_serves_on() {
     // Who dies leaves with its lease.
     let lease = etcd.lease(2).await;
     etcd.put("shop/catalog/c1", &plain(one), &lease).await;
-    until(&mesh, "kv", "the lease of one has run out", |row| row.instances == 2).await;
+    leaves(&mesh, "kv", Duration::from_secs(2), |row| row.instances == 2).await;
     let instances = mesh.client.instances().await.unwrap();
     let c2 = &instances.iter().find(|body| body.instance.id == "c2").unwrap();
     let said = (&*c2.registry, c2.instance.weight, c2.instance.version.as_deref(), &*c2.instance.namespace);
@@ -257,9 +258,7 @@ async fn what_etcd_knows_is_called_and_what_it_loses_serves_on() {
     let refused = |text: &String| text.contains("logging in") && text.contains("passwordFile");
     until(&mesh, "kv", "the password is told", |row| row.last_error.as_ref().is_some_and(refused)).await;
     // So is a certificate that nobody vouches for.
-    let other = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let other = other.self_signed(&KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(etcd.file("ca.pem"), other.pem()).unwrap();
+    std::fs::write(etcd.file("ca.pem"), stranger()).unwrap();
     let unknown = |text: &String| text.contains("invalid peer certificate");
     until(&mesh, "kv", "the certificate is told", |row| row.last_error.as_ref().is_some_and(unknown)).await;
     assert_eq!(row(&mesh, "kv").await.instances, 4);

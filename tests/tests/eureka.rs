@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_control::instance::{Protocol, State};
@@ -15,7 +16,7 @@ use outrigger_tests::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::BINARY;
-use crate::registries::{answer, json_over_http, row, under_load, until};
+use crate::registries::{answer, json_over_http, leaves, row, under_load, until};
 use crate::thin_thread::web;
 
 /// A Eureka, all of it in memory.
@@ -110,8 +111,8 @@ async fn what_eureka_knows_is_called_and_what_it_forgets_serves_on() {
     let said = (&*c2.registry, c2.instance.weight, c2.instance.version.as_deref(), &*c2.instance.namespace);
     assert_eq!(said, ("spring", 300, Some("v7"), "shop"));
     assert_eq!((&*c2.instance.zone, c2.instance.state), ("z1", State::Running));
-    // The lease runs for twice its duration (as Eureka counts it).
-    until(&mesh, "spring", "the lease of one has run out", |row| row.instances == 2).await;
+    // The lease runs for twice its duration (as Eureka counts it), and is looked at once a second.
+    leaves(&mesh, "spring", Duration::from_secs(11), |row| row.instances == 2).await;
     eureka.register("c1", "catalog", one, 600).await;
     answer(web.outbound[0], "X-App-Name: one\r\n").await;
     // An operator takes it out there, and in again.

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_control::instance::{Protocol, State};
@@ -18,7 +19,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::BINARY;
-use crate::registries::{answer, json_over_http, row, under_load, until};
+use crate::registries::{answer, json_over_http, leaves, row, under_load, until};
 use crate::thin_thread::web;
 
 /// HTTP, and gRPC beside it.
@@ -156,7 +157,7 @@ async fn what_nacos_knows_is_called_and_what_it_forgets_serves_on() {
     let said = (&*c2.registry, c2.instance.weight, c2.instance.version.as_deref(), &*c2.instance.namespace);
     assert_eq!(said, ("alibaba", 300, Some("v7"), "shop"));
     // Who sends no heartbeat is unhealthy, and then gone.
-    until(&mesh, "alibaba", "one has gone", |row| row.instances == 2).await;
+    leaves(&mesh, "alibaba", Duration::from_secs(6), |row| row.instances == 2).await;
     nacos.register("catalog", one, long, "&clusterName=c2").await;
     answer(web.outbound[0], "X-App-Name: one\r\n").await;
     // It is taken out, which is pushed: subscribers are told of those that are enabled.

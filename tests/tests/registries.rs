@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_tests::app::{echo, get};
@@ -88,6 +89,21 @@ pub async fn until(mesh: &Mesh, name: &str, what: &str, is: impl Fn(&RegistryBod
         if is(&row) { Ok(()) } else { Err(format!("{row:?}")) }
     })
     .await;
+}
+
+/// The certificate of an authority that nobody here has heard of.
+pub fn stranger() -> String {
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+/// One dies, and leaves within its check's time and what a crowded machine takes.
+pub async fn leaves(mesh: &Mesh, name: &str, check: Duration, is: impl Fn(&RegistryBody) -> bool) {
+    let begun = Instant::now();
+    until(mesh, name, "who died has left", is).await;
+    let took = begun.elapsed();
+    println!("{name}: who died has left after {:.1} s, its check has {check:?}", took.as_secs_f64());
+    assert!(took <= check + Duration::from_secs(10), "{took:?}");
 }
 
 pub async fn answer(entry: SocketAddr, text: &str) {

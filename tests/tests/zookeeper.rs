@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_control::instance::Protocol;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
-use crate::registries::{answer, row, under_load, until};
+use crate::registries::{answer, leaves, row, stranger, under_load, until};
 use crate::thin_thread::web;
 
 const PASSWORD: &str = "wird-nicht-verraten";
@@ -205,7 +206,7 @@ async fn what_zookeeper_knows_is_called_and_what_it_loses_serves_on() {
     assert_eq!(said, ("keeper", 300, Some("v7"), "shop"));
     // Who is killed leaves with its session.
     drop(dies);
-    until(&mesh, "keeper", "the session of one has ended", |row| row.instances == 2).await;
+    leaves(&mesh, "keeper", Duration::from_secs(2), |row| row.instances == 2).await;
     stays.register("c1", "catalog", one).await;
     until(&mesh, "keeper", "it is back", |row| row.instances == 3).await;
 
@@ -246,6 +247,11 @@ async fn what_zookeeper_knows_is_called_and_what_it_loses_serves_on() {
     keeper.begin().await;
     let refused = |text: &String| text.contains("not permitted") && text.contains("passwordFile");
     until(&mesh, "keeper", "the password is told", |row| row.last_error.as_ref().is_some_and(refused)).await;
+    // So is a certificate that nobody vouches for.
+    std::fs::write(keeper.file("ca.pem"), stranger()).unwrap();
+    let unknown = |text: &String| text.contains("invalid peer certificate");
+    until(&mesh, "keeper", "the certificate is told", |row| row.last_error.as_ref().is_some_and(unknown))
+        .await;
     assert_eq!(row(&mesh, "keeper").await.instances, 3);
 }
 
