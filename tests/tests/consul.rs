@@ -4,13 +4,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use outrigger_control::api::types::{Condition, RegistryBody};
 use outrigger_control::instance::{Protocol, State};
-use outrigger_tests::app::{echo, get};
+use outrigger_tests::app::echo;
 use outrigger_tests::mesh::{Mesh, PORT, Process, Spec, free_net};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
@@ -20,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::BINARY;
-use crate::registries::{answer, row, stranger, until};
+use crate::registries::{answer, row, stranger, under_load, until};
 use crate::thin_thread::web;
 
 /// May do everything at this Consul.
@@ -117,6 +116,27 @@ pub fn settings(consul: &Consul) -> Value {
     } }] })
 }
 
+/// One whose application dies says no more that it is well.
+async fn dies(consul: &Consul, mesh: &Mesh) {
+    let dies = json!({
+        "ID": "c3", "Name": "catalog", "Address": mesh.address(23, PORT).ip(), "Port": PORT,
+        "Check": { "CheckID": "ttl-c3", "TTL": "3s", "Status": "passing" },
+    });
+    consul.put("/v1/agent/service/register", dies).await;
+    until(mesh, "dc1", "it is there", |row| row.instances == 4).await;
+    let begun = Instant::now();
+    eventually("it is called no more", || async {
+        let all = mesh.client.instances().await.unwrap();
+        let state = all.iter().find(|body| body.instance.id == "c3@n1.dc1").unwrap().instance.state;
+        if state == State::Unhealthy { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    println!("dc1: who died is out after {:.1} s, its check has 3 s", begun.elapsed().as_secs_f64());
+    assert!(begun.elapsed() <= Duration::from_secs(13), "{:?}", begun.elapsed());
+    consul.put("/v1/agent/service/deregister/c3", Value::Null).await;
+    until(mesh, "dc1", "it is gone", |row| row.instances == 3).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     let Some(binary) = require::tool("consul") else { return };
@@ -144,24 +164,7 @@ async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     assert_eq!(said, ("dc1", 300, Some("v7"), "v7"));
     assert_eq!((c1.instance.tags.len(), &*c1.instance.region), (2, "dc1"));
 
-    // One whose application dies says no more that it is well; and one is out by hand and comes back.
-    let dies = json!({
-        "ID": "c3", "Name": "catalog", "Address": mesh.address(23, PORT).ip(), "Port": PORT,
-        "Check": { "CheckID": "ttl-c3", "TTL": "3s", "Status": "passing" },
-    });
-    consul.put("/v1/agent/service/register", dies).await;
-    until(&mesh, "dc1", "it is there", |row| row.instances == 4).await;
-    let begun = Instant::now();
-    eventually("it is called no more", || async {
-        let all = mesh.client.instances().await.unwrap();
-        let state = all.iter().find(|body| body.instance.id == "c3@n1.dc1").unwrap().instance.state;
-        if state == State::Unhealthy { Ok(()) } else { Err(format!("{state:?}")) }
-    })
-    .await;
-    println!("dc1: who died is out after {:.1} s, its check has 3 s", begun.elapsed().as_secs_f64());
-    assert!(begun.elapsed() <= Duration::from_secs(13), "{:?}", begun.elapsed());
-    consul.put("/v1/agent/service/deregister/c3", Value::Null).await;
-    until(&mesh, "dc1", "it is gone", |row| row.instances == 3).await;
+    dies(&consul, &mesh).await;
     consul.put("/v1/agent/check/fail/ttl-c1", Value::Null).await;
     let state = async || {
         let all = mesh.client.instances().await.unwrap();
@@ -176,21 +179,7 @@ async fn what_consul_knows_is_called_and_what_it_forgets_serves_on() {
     answer(web.outbound[0], "X-App-Name: one\r\n").await;
 
     // It is killed, and comes back without anything, under load.
-    let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let load = tokio::spawn({
-        let (stop, failed, entries) = (stop.clone(), failed.clone(), web.outbound.clone());
-        async move {
-            let mut served = 0;
-            while !stop.load(SeqCst) {
-                match get(entries[served % 2], "/", "").await {
-                    Ok((200, _)) => {}
-                    _ => drop(failed.fetch_add(1, SeqCst)),
-                }
-                served += 1;
-            }
-            served
-        }
-    });
+    let (stop, failed, load) = under_load(web.outbound.clone());
     consul.process.take().unwrap().kill();
     until(&mesh, "dc1", "the outage is told", |row| row.state == Condition::Away && row.instances == 3).await;
     assert!(row(&mesh, "dc1").await.last_error.unwrap().contains("Consul at"));

@@ -56,7 +56,7 @@ impl Eureka {
                 })
                 .await
             };
-            let limit = std::time::Duration::from_secs(25);
+            let limit = Duration::from_secs(25);
             if last {
                 asked.await;
             } else if tokio::time::timeout(limit, asked).await.is_ok() {

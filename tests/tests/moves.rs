@@ -87,12 +87,15 @@ async fn a_service_moves_from_consul_to_etcd_without_a_failed_request() {
     answer(entry, "X-App-Name: old\r\n").await;
     let (stop, failed, load) = under_load(web.outbound.clone());
 
-    // While both are watched the old ones have all; then less and less.
+    // While both are watched the old ones have all; then less and less. Whose it is is told.
     mesh.apply(&shares(0)).await;
     for (id, host) in [("n1", 22), ("n2", 23), ("n3", 24)] {
         etcd.put(&format!("shop/stock/{id}"), &plain(at(host)), "0").await;
     }
     until(&mesh, "kv", "etcd has all", |row| row.instances == 3).await;
+    let services = mesh.client.services().await.unwrap();
+    let stock = services.iter().find(|service| service.name == "stock").unwrap();
+    assert_eq!(stock.registries.iter().map(String::as_str).collect::<Vec<_>>(), ["dc1", "kv"]);
     // Two of three of the new are asked by name, the third is in both: 200 requests at 30 % have 40 of them, at 100 % 133.
     for (new, fits) in [(0, 0..=0), (30, 15..=75), (100, 100..=165)] {
         mesh.apply(&shares(new)).await;

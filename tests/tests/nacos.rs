@@ -99,7 +99,7 @@ impl Nacos {
                     other => Err(format!("{other:?}")),
                 }
             });
-            if tokio::time::timeout(std::time::Duration::from_secs(25), ready).await.is_ok() {
+            if tokio::time::timeout(Duration::from_secs(25), ready).await.is_ok() {
                 return;
             }
         }

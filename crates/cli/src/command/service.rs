@@ -150,6 +150,12 @@ fn ports(body: &ServiceBody) -> String {
     ports.collect::<Vec<_>>().join(", ")
 }
 
+/// The registries of its instances, and who describes it.
+fn from(body: &ServiceBody) -> String {
+    let all = body.registries.iter().chain(&body.described_by);
+    all.map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 fn overview(all: &[ServiceBody]) -> String {
     let row = |body: &ServiceBody| {
         let addresses: Vec<String> = body.virtual_addresses.iter().map(ToString::to_string).collect();
@@ -159,16 +165,17 @@ fn overview(all: &[ServiceBody]) -> String {
             ports(body),
             instances(body),
             addresses.join(", "),
-            body.described_by.join(", "),
+            from(body),
         ]
     };
-    let header = ["SERVICE", "NAMESPACE", "PORTS", "INSTANCES", "ADDRESSES", "DESCRIBED BY"];
+    let header = ["SERVICE", "NAMESPACE", "PORTS", "INSTANCES", "ADDRESSES", "FROM"];
     table(header, all.iter().map(row))
 }
 
 fn details(body: &ServiceBody) -> String {
     let mut rows = vec![("namespace".to_owned(), body.namespace.clone()), ("ports".to_owned(), ports(body))];
     rows.extend(body.virtual_addresses.iter().map(|ip| ("virtual address".to_owned(), ip.to_string())));
+    rows.extend(body.registries.iter().map(|from| ("registry".to_owned(), from.clone())));
     rows.extend(body.described_by.iter().map(|by| ("described by".to_owned(), by.clone())));
     let of = |(id, state): (&String, &State)| ("instance".to_owned(), format!("{id} ({})", word(state)));
     rows.extend(body.instances.iter().map(of));

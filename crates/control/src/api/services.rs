@@ -1,6 +1,6 @@
 //! `/v1/services`: what instances and descriptions add up to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axum::extract::{Extension, State};
@@ -38,6 +38,9 @@ pub struct ServiceBody {
     /// The objects that describe it, as `ServiceEntry shop/pay`.
     #[serde(default)]
     pub described_by: Vec<String>,
+    /// The registries that its instances are from, as status calls them; `api` is the management API.
+    #[serde(default)]
+    pub registries: BTreeSet<String>,
 }
 
 /// All services.
@@ -48,6 +51,7 @@ pub(super) async fn services(
 ) -> Result<Json<Vec<ServiceBody>>, Problem> {
     operator(&caller)?;
     let published = api.shared.keeper.published();
+    let registry = |id: &str| Some(published.claims.owner(id)?.0.registry.to_string());
     let body = |service: &crate::world::Service| ServiceBody {
         host: service.host.to_string(),
         namespace: service.namespace.clone(),
@@ -56,6 +60,7 @@ pub(super) async fn services(
         instances: service.instances.iter().map(|instance| (instance.id.clone(), instance.state)).collect(),
         virtual_addresses: service.virtual_addresses.iter().collect(),
         described_by: service.described.iter().map(|intent| intent.origin.to_string()).collect(),
+        registries: service.instances.iter().filter_map(|instance| registry(&instance.id)).collect(),
     };
     Ok(Json(published.world.services().map(body).collect()))
 }
