@@ -152,7 +152,7 @@ async fn only_what_may_be_repeated_is_hedged_unless_the_rule_says_otherwise() {
     run(async {
         let seen = Seen::answering();
         let mut setup = hedged(&pair(&seen, "", "200").await, after(MILLI));
-        setup.forward().timeout = Some(200 * MILLI);
+        setup.forward().timeout = Some(1000 * MILLI);
         let rig = proxy(setup, Http1).await;
         let (status, _) = ask(&rig, POST).await;
         assert_eq!((status.as_str(), seen.requests.get()), ("504", 1));
@@ -226,7 +226,7 @@ async fn nobody_is_asked_twice_and_no_more_than_the_budget_has() {
         let seen = Seen::answering();
         let alone = [instance(&seen, "", "200").await];
         let mut setup = hedged(&alone, after(MILLI));
-        setup.forward().timeout = Some(100 * MILLI);
+        setup.forward().timeout = Some(500 * MILLI);
         let rig = proxy(setup, Http1).await;
         assert_eq!(
             (ask(&rig, GET).await.0.as_str(), seen.requests.get()),
@@ -236,7 +236,7 @@ async fn nobody_is_asked_twice_and_no_more_than_the_budget_has() {
         let seen = Seen::answering();
         let mut setup = hedged(&pair(&seen, "", "200").await, after(MILLI));
         setup.cluster.limits.retry_budget = Some(RetryBudget { percent: 0.0, min_concurrency: 0 });
-        setup.forward().timeout = Some(100 * MILLI);
+        setup.forward().timeout = Some(500 * MILLI);
         let rig = proxy(setup, Http1).await;
         assert_eq!((ask(&rig, GET).await.0.as_str(), seen.requests.get()), ("504", 1), "the budget is none");
     })
@@ -289,7 +289,7 @@ async fn a_stream_that_is_given_up_leaves_its_connection_to_the_others() {
             }
         };
         let apps = [h2::app(script.clone()).await, h2::app(script).await];
-        let mut setup = hedged(&apps, after(10 * MILLI));
+        let mut setup = hedged(&apps, after(500 * MILLI));
         setup.cluster.protocol = UpstreamProtocol::Http2;
         let rig = proxy(setup, Http1).await;
         for _ in 0..9 {
