@@ -24,7 +24,7 @@ pub struct Eureka {
     aside: tempfile::TempDir,
     java: PathBuf,
     jars: PathBuf,
-    address: SocketAddr,
+    pub address: SocketAddr,
     process: Option<Process>,
 }
 
@@ -69,7 +69,7 @@ impl Eureka {
         json_over_http(self.address, method, &format!("/eureka{path}"), body).await
     }
 
-    async fn register(&self, id: &str, service: &str, address: SocketAddr, seconds: u32) {
+    pub async fn register(&self, id: &str, service: &str, address: SocketAddr, seconds: u32) {
         let app = service.to_uppercase();
         let body = json!({ "instance": {
             "instanceId": id, "app": app, "hostName": "h", "ipAddr": address.ip(), "vipAddress": service, "status": "UP",

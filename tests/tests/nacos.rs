@@ -33,7 +33,7 @@ pub struct Nacos {
     _net: Net,
     host: Host,
     /// HTTP, on this machine's side.
-    address: SocketAddr,
+    pub address: SocketAddr,
     process: Option<Process>,
 }
 
@@ -111,7 +111,7 @@ impl Nacos {
     }
 
     /// By its HTTP API; after so many seconds without a heartbeat it goes.
-    async fn register(&self, service: &str, address: SocketAddr, seconds: u32, more: &str) {
+    pub async fn register(&self, service: &str, address: SocketAddr, seconds: u32, more: &str) {
         let ms = seconds * 1000;
         let metadata = format!(
             "%7B%22version%22:%22v7%22,%22protocol%22:%22http%22,%22preserved.heart.beat.interval%22:%22500%22,\

@@ -51,6 +51,7 @@ mod pushes;
 mod registration;
 mod registries;
 mod registry_dns;
+mod registry_tls;
 mod revocation;
 mod rotation;
 mod rules;

@@ -144,7 +144,8 @@ pub(super) async fn forget_old_roots(
         );
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
-    change(&api, Step::ForgetOldRoots).await?;
+    // Looked at once more where replicas share it: another may have rotated it since.
+    change(&api, Step::ForgetOldRoots(if force { Duration::ZERO } else { life })).await?;
     let body = body(&api);
     tracing::info!(by, roots = ?body.roots, "old roots were forgotten");
     Ok(Json(body))
@@ -161,7 +162,7 @@ async fn change(api: &Api, step: Step) -> Result<(), Problem> {
     }
     // Keys are made and files written, which takes its time.
     let work = move || match step {
-        Step::ForgetOldRoots => authority.forget_old_roots(),
+        Step::ForgetOldRoots(_) => authority.forget_old_roots(),
         _ => authority.rotate_root(),
     };
     match tokio::task::spawn_blocking(work).await {

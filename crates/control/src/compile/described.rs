@@ -106,10 +106,12 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
     let registered = lens
         .members(of.service)
         .filter(|instance| endpoints::in_subset(lens, of.service.host(), outbound.subset, &instance.labels));
-    for instance in selected.chain(registered) {
-        let ip = crate::described::address(of.intent, instance);
-        let Some((ip, target)) = ip.zip(target(instance)) else { continue };
-        if let Some(mut endpoint) = endpoints::endpoint(lens, instance, SocketAddr::new(ip, target)) {
+    let at = |instance| {
+        let (ip, target) = crate::described::address(of.intent, instance).zip(target(instance))?;
+        Some((instance, SocketAddr::new(ip, target)))
+    };
+    for (instance, address) in endpoints::one_each(selected.chain(registered).filter_map(at).collect()) {
+        if let Some(mut endpoint) = endpoints::endpoint(lens, instance, address) {
             if of.intent.unready && endpoint.health == Health::Unhealthy {
                 endpoint.health = Health::Healthy;
             }

@@ -37,7 +37,9 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     let chosen =
         chosen.filter(expected).filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     // Whom an operator has taken out in one registry is out in the others as well, also where only those are asked for.
-    let out = lens.members(service).filter(|instance| instance.state == State::Maintenance);
+    let is_out =
+        |instance: &&Instance| instance.state == State::Maintenance && instance.port(outbound.port).is_some();
+    let out = lens.members(service).filter(is_out);
     let out = out.filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     let out = out.map(|(instance, ip)| (SocketAddr::new(ip, outbound.port), &*instance.network)).collect();
     Some(set(lens, name, (outbound.port, out), chosen, Places::of(lens, &host, &outbound)))
@@ -92,7 +94,7 @@ type Door<'a> = (SocketAddr, &'a str);
 /// One instance for an address of a network. One workload is several instances where it is in two registries, as while it moves from one to
 /// the other: whoever says that it was taken out is believed, else whoever knows of its sidecar, then whoever says that it takes requests,
 /// and of those alike the one whose id comes first. Who claims the address of another identity replaces nobody.
-fn one_each(all: Vec<(&Instance, SocketAddr)>) -> Vec<(&Instance, SocketAddr)> {
+pub(super) fn one_each(all: Vec<(&Instance, SocketAddr)>) -> Vec<(&Instance, SocketAddr)> {
     let mut seen = HashSet::with_capacity(all.len());
     if all.iter().all(|(instance, address)| seen.insert((*address, &instance.network))) {
         return all;

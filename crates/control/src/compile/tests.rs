@@ -192,6 +192,10 @@ fn a_workload_in_two_registries_keeps_its_sidecar_its_network_and_its_identity()
     assert_eq!(at(vec![own.clone(), elsewhere], "", CATALOG).len(), 2, "of another network");
     let foreign = Instance { service_account: "mallory".into(), id: "a".into(), ..own.clone() };
     assert_eq!(at(vec![own.clone(), foreign], "", CATALOG).len(), 2, "of another identity");
+    // A neighbour on the same host, with another port, is out.
+    let mut beside = Instance { id: "catalog-2".into(), state: State::Maintenance, ..own.clone() };
+    beside.ports[0].number = 8081;
+    assert_eq!(at(vec![own.clone(), beside], "", CATALOG), [(Healthy, true, true)]);
     // Taken out in one, and asked for by the label of the other.
     let labelled = |instance: &Instance, from: &str, state| {
         let labels = [("from".to_owned(), from.to_owned())].into();

@@ -22,6 +22,8 @@ const MASS_PERCENT: usize = 30;
 const ASLEEP: Duration = Duration::from_secs(5);
 /// So many late ones are not chance, among however many.
 const SEVERAL: usize = 3;
+/// So long it may be that nobody is heard; then they have gone.
+const DEAF: Duration = Duration::from_secs(600);
 const RECHECK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -212,7 +214,12 @@ impl Leases {
         let gone = service.recent.len();
         let (missing, all) = (late + gone, members + gone);
         // The last of a service is not let go of then: calls to it fail without it, too.
-        let last = service.due.len() >= members;
+        let overdue = |id: &Arc<str>| {
+            self.leases
+                .get(id)
+                .is_some_and(|lease| now.saturating_duration_since(lease.renewed) >= lease.ttl + DEAF)
+        };
+        let last = service.due.len() >= members && !service.due.iter().any(overdue);
         let mass = (missing >= 2 && missing * 100 > all * MASS_PERCENT) || (deaf && last);
         if service.due.is_empty() {
             return;
@@ -347,6 +354,22 @@ mod tests {
         }
         assert_eq!(leases.expire(start + seconds(42), |_| 1), ["d"]);
         assert!(leases.held().is_empty());
+    }
+
+    #[test]
+    fn who_is_not_heard_of_for_ten_minutes_more_has_gone() {
+        let (mut leases, start) = (Leases::default(), Instant::now());
+        let of = |id: &str| Arc::new(Instance { service: id.to_owned(), ..(*leased(id)).clone() });
+        for id in ["a", "b", "c"] {
+            leases.renew(&of(id), start);
+        }
+        let mut expired = Vec::new();
+        for after in 30..=631 {
+            expired.extend(leases.expire(start + seconds(after), |_| 1));
+            assert!(expired.is_empty() || after >= 630, "{after}");
+        }
+        expired.sort();
+        assert_eq!(expired, ["a", "b", "c"]);
     }
 
     #[test]

@@ -176,6 +176,11 @@ async fn session<W: Writer>(
             put.insert(id.clone(), instance.clone());
         }
         tell(writer, &put, &refused);
+        // Whom everything is refused may be let in with what its files say by now.
+        let ours = put.values().filter(|instance| writer.has(instance)).count();
+        if ours > 1 && refused.len() >= ours {
+            return Err(refused.into_values().next().unwrap_or_default());
+        }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return Ok(()) },
             () = sleep_until(next) => {

@@ -172,7 +172,8 @@ impl Document {
         let mut unseen = false;
         loop {
             let event = timeout(PERIOD, events.next()).await;
-            if matches!(event, Ok(Some(Ok(_)))) {
+            // `Init` comes before anybody was asked.
+            if matches!(&event, Ok(Some(Ok(event))) if !matches!(event, watcher::Event::Init)) {
                 *self.heard.lock() = Instant::now();
             }
             let outcome = match event {
@@ -254,13 +255,24 @@ impl Document {
     async fn asked<T>(&self, asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Trouble> {
         match timeout(PATIENCE, asked).await {
             Ok(answer) => {
-                if matches!(answer, Ok(_) | Err(kube::Error::Api(_))) {
+                if is_heard(&answer) {
                     *self.heard.lock() = Instant::now();
                 }
                 answer.map_err(Trouble::from)
             }
             Err(_) => Err(Trouble::Away(format!("the API server did not answer within {PATIENCE:?}"))),
         }
+    }
+}
+
+/// Whether an answer is one of a server that has what it is asked about: not that it is overloaded, has lost its etcd, or lets nobody in.
+fn is_heard<T>(answer: &Result<T, kube::Error>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) => {
+            (400..500).contains(&status.code) && ![401, 403, 429].contains(&status.code)
+        }
+        Err(_) => false,
     }
 }
 

@@ -63,11 +63,10 @@ impl Keys {
         }
         let found = self.document.read().await?.with_context(|| format!("{place} is gone again"))?;
         self.is_ours(&found.fields, &before, made.as_ref())?;
-        if made.is_some() {
-            let note = format!("Its keys are in {place}, where replicas share them.\n");
-            let file = before.directory.join(CARRIED);
-            tokio::task::spawn_blocking(move || write_private(&file, note.as_bytes())).await??;
-        }
+        // Also where nothing was on the volume: whoever starts from it without replicas would make another.
+        let note = format!("Its keys are in {place}, where replicas share them.\n");
+        let directory = before.directory.clone();
+        tokio::task::spawn_blocking(move || noted(&directory, &note)).await??;
         self.step(Step::RenewIssuer).await?;
         let files = files_of(&self.document.latest().fields);
         Ok(Authority::of_files(&files, Path::new(&place), self.options.clone())?)
@@ -185,14 +184,24 @@ pub(crate) fn was_carried(directory: &Path) -> anyhow::Result<()> {
     let note = directory.join(CARRIED);
     if let Ok(text) = std::fs::read_to_string(&note) {
         bail!(
-            "the authority in {} is not up to date: {} Keep `replicas` in the settings; or put the Secret's root.pem, issuer.pem and \
-             issuer.key there, and remove {}",
+            "the authority in {} is not up to date: {} Keep `replicas` in the settings. To go on with one control plane alone, put the \
+             Secret's root.pem, issuer.pem and issuer.key there (its root cannot be rotated then), remove {}, and revoke anew who is in the \
+             Secret of revocations before any sidecar asks it: those, and join tokens, are not on this volume either",
             directory.display(),
             text.trim(),
             note.display()
         );
     }
     Ok(())
+}
+
+/// Writes down where the authority is now. Blocks.
+fn noted(directory: &Path, note: &str) -> anyhow::Result<()> {
+    if directory.join(CARRIED).exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    Ok(write_private(&directory.join(CARRIED), note.as_bytes())?)
 }
 
 /// An authority of before there were replicas, which is in no Secret yet. Blocks.

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -21,8 +22,8 @@ use crate::provider;
 pub enum Step {
     /// As [`Authority::rotate_root`].
     RotateRoot,
-    /// As [`Authority::forget_old_roots`].
-    ForgetOldRoots,
+    /// As [`Authority::forget_old_roots`], if the present root is as old as that.
+    ForgetOldRoots(Duration),
     /// A new issuer where the present one is in the last fifth of its life.
     RenewIssuer,
 }
@@ -36,7 +37,14 @@ impl Step {
         let keys = store::parsed(files, place)?;
         let after = match self {
             Self::RotateRoot => keys.rotated(options)?,
-            Self::ForgetOldRoots => keys.without_old_roots()?,
+            Self::ForgetOldRoots(age) => {
+                let is_old = SystemTime::now().duration_since(keys.root_made()).is_ok_and(|is| is >= age);
+                if !is_old {
+                    let why = "certificates under the old roots may be in use yet; wait, or force it";
+                    return Err(authority_error(why));
+                }
+                keys.without_old_roots()?
+            }
             Self::RenewIssuer if keys.needs_new_issuer(options) => keys.with_new_issuer(options)?,
             Self::RenewIssuer => return Ok(files.clone()),
         };

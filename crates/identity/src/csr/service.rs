@@ -107,6 +107,10 @@ impl CertificateService {
             Status::unauthenticated(denied.0)
         };
         let (identity, by_token) = self.decide(caller).await.map_err(refuse)?;
+        if crate::control_plane_id(self.authority.trust_domain()).is_ok_and(|own| own == identity) {
+            let reason = format!("{identity} is the control plane's own, which nobody joins as");
+            return Err(refuse(Denied(reason)));
+        }
         if self.authority.bundle().revoked().has_identity(&identity) {
             let reason = format!("{identity} is revoked; `outrigger identity reinstate` takes that back");
             return Err(refuse(Denied(reason)));

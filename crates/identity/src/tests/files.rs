@@ -158,7 +158,12 @@ fn an_authority_that_is_kept_elsewhere_goes_on_with_what_becomes_of_it() {
     // Who has not heard of it trusts what it signs, and the other way round.
     let new = two.issue_key_and_certificate(&id("web"), None).unwrap();
     assert!(verify(&one, new.certificate.chain()) && verify(&two, web.certificate.chain()));
-    let forgotten = Step::ForgetOldRoots.of(&rotated, place, &options).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    assert!(
+        Step::ForgetOldRoots(hour).of(&rotated, place, &options).is_err(),
+        "the present one is not that old"
+    );
+    let forgotten = Step::ForgetOldRoots(std::time::Duration::ZERO).of(&rotated, place, &options).unwrap();
     two.adopt(&forgotten, place).unwrap();
     assert!(!verify(&two, web.certificate.chain()));
 

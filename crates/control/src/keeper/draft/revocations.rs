@@ -23,8 +23,9 @@ impl Draft {
             return Err(Refused::Invalid(text));
         }
         let key = entry.to_string();
-        if self.revocations.entries().contains_key(&key) {
-            return Ok(Vec::new());
+        if let Some(known) = self.revocations.entries().get(&key) {
+            // Where replicas share them, another may just have reinstated it.
+            return Ok(vec![Mutation::PutRevocation(Box::new(known.clone()))]);
         }
         if self.revocations.entries().len() >= MAX_REVOKED {
             return Err(Refused::Conflict(format!(

@@ -58,7 +58,20 @@ fn respond_with(ctx: &mut RequestCtx<'_>, headers: Vec<(String, Vec<u8>)>, how: 
     }
 }
 
-/// What routing and framing are made of is not the service's to change.
+/// What routing, framing and trust are made of is not the service's to change.
 fn is_ours(name: &str) -> bool {
-    name.starts_with(':') || matches!(name, "host" | "content-length" | "transfer-encoding" | "connection")
+    let made_of = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "upgrade",
+        "te",
+        "trailer",
+        "grpc-status",
+        "grpc-message",
+        "x-forwarded-client-cert",
+    ];
+    name.starts_with(':') || name.starts_with("x-outrigger-") || made_of.contains(&name)
 }

@@ -166,10 +166,10 @@ fn value(value: &EntryValue, input: &Input<'_>) -> Option<String> {
             path.split_once('?').map_or(path, |(path, _)| path).to_owned()
         }
         EntryValue::Of(By::Header(name)) => {
-            let mut values =
-                input.request.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
-            let first = values.next()?;
-            values.fold(first, |all, value| all + "," + &value)
+            let values = input.request.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
+            let all = values.reduce(|all, value| all + "," + &value)?;
+            // What is empty is no value: services refuse the whole question.
+            Some(all).filter(|all| !all.is_empty())?
         }
     })
 }

@@ -27,7 +27,11 @@ async fn played(mut play: Play) -> (ZooKeeperWriter, Arc<Mutex<Vec<String>>>) {
                 let mut frame = vec![0; length as usize];
                 stream.read_exact(&mut frame).await.unwrap();
                 let answer = if std::mem::take(&mut is_new) {
-                    Out::bare().int(0).int(30_000).long(77).buffer(&[0; 16]).bare_frame().split_off(4)
+                    // Protocol, the last change that was seen, a time, and the session.
+                    let session = i64::from_be_bytes(frame[16..24].try_into().unwrap());
+                    all.lock().unwrap().extend((session != 0).then(|| format!("session {session}")));
+                    let (time, session) = if session == 0 { (30_000, 77) } else { (0, 0) };
+                    Out::bare().int(0).int(time).long(session).buffer(&[0; 16]).bare_frame().split_off(4)
                 } else {
                     let mut body = In(frame.into());
                     let (number, what) = (body.int().unwrap(), body.int().unwrap());
@@ -131,6 +135,24 @@ async fn what_is_refused_is_told_and_not_counted_and_tried_at_each_beat() {
     *permitted.lock().unwrap() = true;
     writer.beat(&all).await.unwrap();
     assert_eq!((writer.written(&all), writer.trouble()), (1, None));
+}
+
+#[tokio::test]
+async fn a_session_that_expired_is_begun_anew_and_all_is_put_again() {
+    let play = |what: i32, _: &str| match what {
+        op::EXISTS => (code::NO_NODE, none()),
+        _ => (code::OK, none()),
+    };
+    let (mut writer, asked) = played(Box::new(play)).await;
+    writer.put(&web()).await.unwrap();
+    let first = std::mem::take(&mut *asked.lock().unwrap());
+    // Another connection: the session of before is known no more there.
+    writer.open().await.unwrap();
+    writer.put(&web()).await.unwrap();
+    let again = std::mem::take(&mut *asked.lock().unwrap());
+    assert_eq!(again.first().map(String::as_str), Some("session 77"));
+    assert_eq!(again[1..], first);
+    assert_eq!((writer.written(&wanted(&web())), writer.trouble()), (1, None));
 }
 
 #[tokio::test]
