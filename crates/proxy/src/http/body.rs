@@ -128,6 +128,16 @@ impl Body {
         }
     }
 
+    /// Reads on where a reading of a copy of the whole body got to: behind so many bytes, and the trailers if it has `ended`.
+    pub fn read_on(&mut self, bytes: u64, ended: bool) {
+        if let Self::Replay(replay) = self
+            && !replay.lost
+        {
+            replay.at = usize::try_from(bytes).map_or(replay.saved.len(), |at| at.min(replay.saved.len()));
+            replay.trailers_read = ended;
+        }
+    }
+
     /// Reads up to so many bytes before the body is sent anywhere; says whether that was all. What was read is read again.
     pub fn poll_hold(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<bool, BodyError>> {
         if self.is_end() {

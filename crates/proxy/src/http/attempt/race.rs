@@ -438,6 +438,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                     self.plan.cluster.report(&self.endpoint, Outcome::LocalFailure, self.pass.take());
                 }
                 let live = slot.insert(*live);
+                // The head may come before the body has left: the rest does.
+                ctx.body.read_on(live.upload.bytes, live.upload.is_done() || live.sender.is_finished());
                 live.span = rival.span.take();
                 live.cells.hedges_won.inc();
                 ctx.record.endpoint = Some(rival.endpoint.clone());

@@ -62,13 +62,8 @@ impl Question {
             })
             .await;
             match came {
-                Ok(()) => {
-                    // What it has not taken by now comes from nowhere any more.
-                    if !live.upload.is_over() {
-                        live.upload.cut();
-                    }
-                    return Ok(live);
-                }
+                // What it has not taken by now comes from the client's own body, if it is the one that is taken.
+                Ok(()) => return Ok(live),
                 Err(_) if !fresh && live.is_stale() => {
                     fresh = true;
                     self.body.rewind();

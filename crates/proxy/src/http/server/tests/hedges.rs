@@ -364,3 +364,58 @@ async fn a_body_that_is_still_on_its_way_is_waited_for() {
     })
     .await;
 }
+
+/// Takes a body to its end; how long it was.
+async fn taken(body: &mut ::h2::RecvStream) -> usize {
+    let mut bytes = 0;
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk.unwrap();
+        bytes += chunk.len();
+        body.flow_control().release_capacity(chunk.len()).unwrap();
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_rival_that_answers_early_has_the_whole_body_nevertheless() {
+    run(async {
+        let seen = Rc::<Seen>::default();
+        let served = seen.clone();
+        let script = move |request: http::Request<::h2::RecvStream>,
+                           mut respond: ::h2::server::SendResponse<Bytes>| {
+            let seen = served.clone();
+            async move {
+                let mut body = request.into_body();
+                let number = seen.requests.get();
+                seen.requests.set(number + 1);
+                if number == 0 {
+                    taken(&mut body).await;
+                    let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                    return;
+                }
+                let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                // Until then the last byte has no room: a stream's first window is 65,535.
+                until("the head to be taken", || seen.others.get()).await;
+                let bytes = taken(&mut body).await;
+                send.send_data(Bytes::from(bytes.to_string()), true).unwrap();
+            }
+        };
+        let apps = [h2::app(script.clone()).await, h2::app(script).await];
+        let mut setup = hedged(&apps, HedgePolicy { all_methods: true, ..after(10 * MILLI) });
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let body = "b".repeat(1 << 16);
+        client
+            .send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", 1 << 16))
+            .await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        seen.others.set(true);
+        let rest = tokio::time::timeout(20_000 * MILLI, client.until("0\r\n\r\n")).await;
+        assert_eq!(rest.expect("the rest of the body comes"), "5\r\n65536\r\n0\r\n\r\n");
+        client.send(GET).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"), "the client's connection serves on");
+    })
+    .await;
+}
