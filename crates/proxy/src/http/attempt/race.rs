@@ -403,11 +403,13 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         if measures && good {
             self.plan.cluster.latencies().note(taken, ctx.now);
         }
-        let outcome = match &end {
-            End::All(failure) => outcome_of(failure),
-            _ => Outcome::LocalFailure,
-        };
+        // A request that is too slow speaks against one, as without hedging: whoever had the longest time.
+        let mut longest = matches!(self.first, First::Over);
         for mut rival in std::mem::take(&mut self.rivals) {
+            let outcome = match &end {
+                End::All(failure) if std::mem::take(&mut longest) => outcome_of(failure),
+                _ => Outcome::LocalFailure,
+            };
             self.plan.cluster.report(&rival.endpoint, outcome, rival.pass.take());
             lost(ctx, rival.span.take());
         }

@@ -419,3 +419,23 @@ async fn a_rival_that_answers_early_has_the_whole_body_nevertheless() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_request_that_is_too_slow_speaks_against_one_instance() {
+    run(async {
+        let seen = Rc::<Seen>::default();
+        let mut apps = Vec::new();
+        for _ in 0..3 {
+            apps.push(instance(&seen, "200", "200").await);
+        }
+        let mut setup = hedged(&apps, HedgePolicy { attempts: 3, ..after(5 * MILLI) });
+        setup.forward().timeout = Some(200 * MILLI);
+        let rig = proxy(setup, Http1).await;
+        assert_eq!((ask(&rig, GET).await.0.as_str(), seen.requests.get()), ("504", 3));
+        let snapshot = rig.worker.snapshot();
+        let table = snapshot.cluster("c").unwrap().endpoints();
+        let errors: u64 = table.all.iter().map(|endpoint| endpoint.totals().1).sum();
+        assert_eq!(errors, 1, "as without hedging");
+    })
+    .await;
+}
