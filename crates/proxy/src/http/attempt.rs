@@ -1,6 +1,7 @@
 //! One attempt of a request: pick an endpoint, lease a connection, send the head. What happens until the response head is
 //! `exchange`; whether there is another attempt is `retry`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_telemetry::trace::SpanRecord;
@@ -65,12 +66,16 @@ pub async fn run(
 
 fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<EndpointState>, Failure> {
     let avoid = plan.retry.is_none_or(|retry| retry.avoid_previous_hosts);
-    let info = &ctx.conn.info;
-    plan.cluster.pick(&PickContext {
-        tried: if avoid { tried } else { &[] },
-        original: info.original(),
-        hash: plan.hash,
-    })
+    pick_beside(ctx, plan, if avoid { tried } else { &[] })
+}
+
+/// An endpoint, and one of these only where there is no other.
+fn pick_beside(
+    ctx: &RequestCtx<'_>,
+    plan: &Plan<'_>,
+    tried: &[SocketAddr],
+) -> Result<Arc<EndpointState>, Failure> {
+    plan.cluster.pick(&PickContext { tried, original: ctx.conn.info.original(), hash: plan.hash })
 }
 
 /// A connection, made if there is none.

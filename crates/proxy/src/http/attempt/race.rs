@@ -23,7 +23,7 @@ use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 use super::lease::{Leases, outcome_of, status_of};
 use super::live::{Failed, Live, Plan, Slot, Tried};
-use super::{arrived, decimal, finish_span, pick, report, send};
+use super::{arrived, decimal, finish_span, pick, pick_beside, report, send};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
@@ -314,7 +314,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         trailers: Option<Trailers>,
     ) -> Option<Rival> {
         let plan = self.plan;
-        let endpoint = pick(ctx, plan, self.tried).ok().filter(|one| !self.tried.contains(&one.address))?;
+        let endpoint = pick_beside(ctx, plan, self.tried).ok();
+        let endpoint = endpoint.filter(|one| !self.tried.contains(&one.address))?;
         let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
         let Ok(retry) = plan.cluster.limits.try_retry() else {
             cells.retry_overflow.inc();

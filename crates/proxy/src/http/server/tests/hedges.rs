@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::cluster::{Balance, RetryBudget, UpstreamProtocol};
-use outrigger_model::route::{HedgeDelay, HedgePolicy, RetryOn, RetryPolicy};
+use outrigger_model::route::{HashOn, HedgeDelay, HedgePolicy, RetryOn, RetryPolicy};
 use outrigger_telemetry::metrics::{Page, Source};
 
 use super::h2;
@@ -436,6 +436,23 @@ async fn a_request_that_is_too_slow_speaks_against_one_instance() {
         let table = snapshot.cluster("c").unwrap().endpoints();
         let errors: u64 = table.all.iter().map(|endpoint| endpoint.totals().1).sum();
         assert_eq!(errors, 1, "as without hedging");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rival_goes_elsewhere_though_retries_may_not() {
+    run(async {
+        let seen = Seen::answering();
+        let mut setup = hedged(&pair(&seen, "", "200").await, after(10 * MILLI));
+        // The same hash of both: who was not tried is found only by being told who was.
+        setup.cluster.balance = Balance::Maglev { size: 101 };
+        setup.forward().hash = vec![HashOn::SourceAddress];
+        setup.forward().retry =
+            Some(RetryPolicy { avoid_previous_hosts: false, attempts: 1, ..RetryPolicy::default() });
+        setup.forward().timeout = Some(5000 * MILLI);
+        let rig = proxy(setup, Http1).await;
+        assert_eq!(ask(&rig, GET).await, ("200".into(), "2".into()));
     })
     .await;
 }
