@@ -163,6 +163,7 @@ impl ClusterHandle {
         for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
             self.lasting.ejections.forgive(&gone.load.health);
         }
+        self.keep_one();
     }
 
     /// Who of the same endpoints takes requests now.
@@ -170,6 +171,17 @@ impl ClusterHandle {
         let _changing = self.lasting.changing.lock();
         let table = self.lasting.table.load().again(&self.config);
         self.lasting.table.store(Arc::new(table));
+        self.keep_one();
+    }
+
+    /// Where those that are left are all ejected, one of them serves again: the last never is.
+    fn keep_one(&self) {
+        let table = self.lasting.table.load();
+        let serving = table.all.iter().filter(|endpoint| endpoint.serves);
+        let peers = serving.map(|endpoint| &endpoint.load.health);
+        if self.lasting.ejections.keep_one(peers, Instant::now()) {
+            tracing::warn!(cluster = %self.name, "an ejection ends early: no other endpoint takes requests");
+        }
     }
 
     /// What is to be thought of endpoints where active checks came, went, or ask something else.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! serving ──N failures in a row──> ejected until now + base × times ejected (≤ max) ──time──> serving
-//!    └── but not if that would eject more than max_ejection_percent, nor ever the last endpoint
+//!    └── but not if that would eject more than max_ejection_percent, nor ever the last endpoint; who becomes the last serves again
 //! ```
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -175,6 +175,28 @@ impl Ejections {
         let cause =
             if health.cause.load(Relaxed) == 2 { Cause::ConsecutiveGateway } else { Cause::Consecutive5xx };
         Some((cause, until.saturating_duration_since(now)))
+    }
+
+    /// Where all of those that could serve are ejected, ends the ejection that would end first; whether it did. It counts for the length
+    /// of the next one.
+    pub fn keep_one<'a>(&self, peers: impl Iterator<Item = &'a Health>, now: Instant) -> bool {
+        if !self.any() {
+            return false;
+        }
+        let _deciding = self.deciding.lock();
+        let until = |health: &Health| health.ejected_until.load(Relaxed);
+        let mut first: Option<&Health> = None;
+        for peer in peers {
+            if !self.is_ejected(peer, now) {
+                return false;
+            }
+            if first.is_none_or(|first| until(peer) < until(first)) {
+                first = Some(peer);
+            }
+        }
+        let ended = first.is_some_and(|first| first.ejected_until.swap(0, Relaxed) != 0);
+        self.marked.fetch_sub(u32::from(ended), Relaxed);
+        ended
     }
 
     /// Ends an ejection at once: the rules went away, or the endpoint did.

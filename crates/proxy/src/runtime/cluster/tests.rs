@@ -385,3 +385,23 @@ fn who_fails_its_checks_is_not_counted_among_those_that_are_left() {
     cluster.report(&last, Outcome::Status(500), None);
     assert_eq!(reach(&cluster, &[]), [2], "the last endpoint is never ejected");
 }
+
+#[test]
+fn an_ejected_endpoint_serves_again_when_it_becomes_the_last() {
+    let outlier = Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() };
+    let checked = cluster(|c| (c.health_check, c.outlier) = (check(1), Some(outlier.clone())));
+    checked.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+    checked.report(&checked.endpoints().all[0], Outcome::Status(500), None);
+    assert_eq!(reach(&checked, &[]), [2]);
+    said(&checked, 2, false);
+    assert_eq!(reach(&checked, &[]), [1], "the other fails its checks");
+    assert!(checked.ejection(&checked.endpoints().all[0]).is_none());
+
+    let pushed = cluster(|c| c.outlier = Some(outlier));
+    pushed.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy), endpoint(3, Healthy)]]));
+    for ejected in [0, 1] {
+        pushed.report(&pushed.endpoints().all[ejected], Outcome::Status(500), None);
+    }
+    pushed.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+    assert_eq!(reach(&pushed, &[]).len(), 1, "the other is gone: one of the two, and no more");
+}
