@@ -240,6 +240,31 @@ async fn where_nobody_is_well_requests_are_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_that_checks_meet_takes_nobody_away() {
+    let mesh = Mesh::start(BINARY).await;
+    let one = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    let _v1 = App::serve(one.app, "v1").await;
+    mesh.apply(STRICT).await;
+    let checked = page("http: {path: '/healthz'}");
+    mesh.apply(&checked).await;
+    only(web.outbound[0], &["v1"]).await;
+    mesh.apply(&format!("{checked}  rateLimit: {{requests: 1, per: 1h}}\n")).await;
+    eventually("more checks are refused than a verdict needs", || async {
+        let numbers = one.page("/stats/prometheus").await;
+        let of = |line: &str| {
+            line.strip_prefix("outrigger_rate_limited_total{")?.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        let refused = numbers.lines().find_map(of);
+        if refused >= Some(5) { Ok(()) } else { Err(format!("{refused:?}")) }
+    })
+    .await;
+    let (status, text) = get(web.outbound[0], "/", "").await.unwrap();
+    assert_eq!(status, 429, "it sheds, and is not sick: {text}");
+    assert!(!web.page("/clusters").await.contains("unhealthy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_health_service_of_grpc_is_asked() {
     let mesh = Mesh::start(BINARY).await;
     let spec = |version, host| Spec { protocol: Protocol::Grpc, ..catalog(version, host) };

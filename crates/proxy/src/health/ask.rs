@@ -84,7 +84,7 @@ fn silent(why: String) -> Said {
     Some(Err(Failed { why, at_once: false, network: true }))
 }
 
-/// What is against the endpoint; what is ours says nothing of it.
+/// What is against the endpoint; what is ours says nothing of it, nor does its sidecar when it has no room for the check.
 fn broken(failure: &Failure) -> Said {
     let ours = match failure.kind {
         FailureKind::Overload | FailureKind::Overflow { .. } | FailureKind::Internal => true,
@@ -95,7 +95,9 @@ fn broken(failure: &Failure) -> Said {
         tracing::debug!(%failure, "an endpoint could not be checked");
         return None;
     }
-    silent(failure.detail.clone().into_owned())
+    // The word of its sidecar, such as of a policy, is an answer.
+    let network = failure.side != Side::Local;
+    Some(Err(Failed { why: failure.detail.clone().into_owned(), at_once: false, network }))
 }
 
 async fn answered(
@@ -240,6 +242,31 @@ fn has_all(mut bytes: &[u8], parts: &[Vec<u8>]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::h1::H1Response;
+    use crate::http::head::ResponseHead;
+    use crate::http::respond::ERROR_HEADER;
+
+    #[test]
+    fn a_sidecar_that_has_no_room_says_nothing_of_its_application() {
+        let said = |status, word: &str| {
+            let mut head = ResponseHead::H1(H1Response::new(status, Framing::None));
+            head.set(ERROR_HEADER, format!("side=local; hop=catalog; stage=route; {word}")).unwrap();
+            let address = ([10, 0, 0, 1], 80).into();
+            broken(&call::word_of_sidecar(&head, address))
+        };
+        for word in
+            ["reason=rate_limited; detail=\"100 per 1s\"", "reason=overload; reached=no", "reason=overflow"]
+        {
+            assert_eq!(said(429, word), None, "{word}");
+        }
+        let network = |said: Said| said.unwrap().unwrap_err().network;
+        assert!(!network(said(403, "reason=denied")), "an answer");
+        assert!(!network(said(504, "reason=upstream_timeout; detail=\"reason=overload\"")));
+        assert!(
+            network(said(503, "reason=connect_failed; reached=no")),
+            "the application takes no connection"
+        );
+    }
 
     #[test]
     fn parts_are_found_in_their_order() {

@@ -19,7 +19,7 @@ use super::body::{Body, Frame};
 use super::breakage;
 use super::grpc;
 use super::head::ResponseHead;
-use super::respond::{ERROR_HEADER, says_not_reached};
+use super::respond::{ERROR_HEADER, says_no_room, says_not_reached};
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::cluster::PickContext;
@@ -125,16 +125,20 @@ async fn attempt(
     match result {
         // The peer's sidecar speaks for itself: whoever was called has not answered.
         Ok(answer) if call.cluster.uses_mesh(endpoint) && answer.head.has(ERROR_HEADER) => {
-            let said = answer.head.first(ERROR_HEADER).map(String::from_utf8_lossy).unwrap_or_default();
-            let detail =
-                format!("the sidecar of {} answered {}: {said}", endpoint.address, answer.head.status());
-            let kind = FailureKind::UpstreamReset;
-            Err(match says_not_reached(&answer.head) {
-                true => Failure::upstream(Stage::Forward, kind, Retry::Never, detail),
-                false => Failure::local(Stage::Forward, kind, detail),
-            })
+            Err(word_of_sidecar(&answer.head, endpoint.address))
         }
         result => result,
+    }
+}
+
+/// What the answer of a peer's sidecar, which its application has no part in, comes to.
+pub(crate) fn word_of_sidecar(head: &ResponseHead, address: SocketAddr) -> Failure {
+    let said = head.first(ERROR_HEADER).map(String::from_utf8_lossy).unwrap_or_default();
+    let detail = format!("the sidecar of {address} answered {}: {said}", head.status());
+    let kind = if says_no_room(head) { FailureKind::Overload } else { FailureKind::UpstreamReset };
+    match says_not_reached(head) {
+        true => Failure::upstream(Stage::Forward, kind, Retry::Never, detail),
+        false => Failure::local(Stage::Forward, kind, detail),
     }
 }
 

@@ -24,6 +24,9 @@ pub const ERROR_HEADER: &str = "x-outrigger-error";
 /// In [`ERROR_HEADER`]: the application provably never saw the request.
 const NOT_REACHED: &str = "reached=no";
 
+/// [`FailureKind::name`] of what is no failure of anybody.
+const NO_ROOM: [&str; 3] = ["rate_limited", "overflow", "overload"];
+
 /// Says that a rate limit refused it, as Envoy does.
 pub const RATE_LIMITED: &str = "x-envoy-ratelimited";
 
@@ -308,9 +311,20 @@ fn describe(failure: &Failure, hop: &str) -> String {
 
 /// Whether a peer sidecar says that the application never saw the request.
 pub fn says_not_reached(head: &ResponseHead) -> bool {
-    head.first(ERROR_HEADER).is_some_and(|value| {
-        value.split(|&b| b == b';').any(|part| part.trim_ascii() == NOT_REACHED.as_bytes())
-    })
+    parts(head).any(|part| part == NOT_REACHED.as_bytes())
+}
+
+/// Whether a peer sidecar says that it takes no more for now: a rate limit, another limit, or its memory. That says nothing of how the
+/// application is.
+pub fn says_no_room(head: &ResponseHead) -> bool {
+    let reason = parts(head).find_map(|part| part.strip_prefix(b"reason="));
+    reason.is_some_and(|reason| NO_ROOM.iter().any(|kind| kind.as_bytes() == reason))
+}
+
+/// What a peer sidecar says of a failure.
+fn parts(head: &ResponseHead) -> impl Iterator<Item = &[u8]> {
+    let said = head.first(ERROR_HEADER).into_iter();
+    said.flat_map(|value| value.split(|&b| b == b';')).map(<[u8]>::trim_ascii)
 }
 
 /// gRPC's percent-encoding of `grpc-message`.
