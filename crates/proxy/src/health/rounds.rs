@@ -17,6 +17,7 @@ use crate::runtime::snapshot::Snapshot;
 /// Between the beginnings of two checks: a sidecar begins at most 500 in a second, whatever intervals and endpoints there are.
 const PACE: Duration = Duration::from_millis(2);
 
+
 /// All that are asked.
 #[derive(Default)]
 pub(super) struct Rounds {
@@ -33,10 +34,13 @@ struct Asked {
     check: Arc<HealthCheck>,
     /// As it is configured, without limits, breaker and endpoints.
     apart: Arc<ClusterHandle>,
-    config: Arc<Cluster>,
+    /// As requests use it.
+    cluster: Arc<ClusterHandle>,
     endpoints: HashMap<SocketAddr, u64>,
     /// When a request was last seen.
     used: Option<Instant>,
+    /// Requests that reached nobody when that was looked at last.
+    unmet: u64,
 }
 
 /// An endpoint that is asked.
@@ -86,7 +90,9 @@ impl Rounds {
     fn asked(&mut self, cluster: &Arc<ClusterHandle>, before: Option<Asked>) -> Option<Asked> {
         let check = cluster.config.health_check.as_ref()?;
         let before = match before {
-            Some(same) if Arc::ptr_eq(&same.config, &cluster.config) => return Some(same),
+            Some(same) if Arc::ptr_eq(&same.cluster.config, &cluster.config) => {
+                return Some(Asked { cluster: cluster.clone(), ..same });
+            }
             before => before,
         };
         let config = Arc::new(apart(&cluster.config, check));
@@ -102,12 +108,13 @@ impl Rounds {
         let mut asked = Asked {
             check: Arc::new((**check).clone()),
             apart: Arc::new(apart),
-            config: cluster.config.clone(),
+            cluster: cluster.clone(),
             endpoints: HashMap::new(),
             used: None,
+            unmet: cluster.unmet(),
         };
         if let Some(before) = before {
-            asked.used = before.used;
+            (asked.used, asked.unmet) = (before.used, before.unmet);
             if *before.check == **check {
                 asked.endpoints = before.endpoints;
             } else {
@@ -187,10 +194,14 @@ impl Rounds {
 }
 
 impl Asked {
-    /// Looks whether requests went to an endpoint since it was looked at last.
+    /// Looks whether somebody called since it was looked at last, or still does: also in vain, so that where nobody is left it is seen
+    /// soon who comes back.
     fn look(&mut self, subject: &mut Subject, now: Instant) {
         let requests = subject.endpoint.totals().0;
-        if std::mem::replace(&mut subject.requests, requests) != requests {
+        let came = std::mem::replace(&mut subject.requests, requests) != requests;
+        let unmet = self.cluster.unmet();
+        let in_vain = std::mem::replace(&mut self.unmet, unmet) != unmet;
+        if came || in_vain || subject.endpoint.in_flight() > 0 {
             self.used = Some(now);
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ struct Lasting {
     changing: Mutex<()>,
     ejections: Ejections,
     checks: Counts,
+    /// Requests for which there was no endpoint or no connection.
+    unmet: AtomicU64,
     /// Made for the first request that is hedged by what others took.
     latencies: OnceLock<Box<Latencies>>,
     cursor: AtomicUsize,
@@ -298,6 +300,7 @@ impl ClusterHandle {
 
     #[cold]
     fn nothing(&self, table: &EndpointTable, looked: bool) -> Failure {
+        self.lasting.unmet.fetch_add(1, Relaxed);
         let (kind, detail) = if let Some(why) = table.trouble.as_ref().filter(|_| *self.name == *PASSTHROUGH)
         {
             (FailureKind::Blocked, why.clone())
@@ -343,6 +346,10 @@ impl ClusterHandle {
     /// Tells what became of a request to an endpoint, which may be ejected for it, and of the leave that it was sent with.
     pub fn report(&self, endpoint: &EndpointState, outcome: Outcome, pass: Option<Pass>) {
         endpoint.note(outcome);
+        // It may have had no connection, and then nobody has counted it.
+        if outcome == Outcome::GatewayError {
+            self.lasting.unmet.fetch_add(1, Relaxed);
+        }
         if let Some(pass) = pass {
             pass.tell(outcome);
         }
@@ -370,6 +377,11 @@ impl ClusterHandle {
     /// What became of active checks.
     pub fn checks(&self) -> &Counts {
         &self.lasting.checks
+    }
+
+    /// Requests that nobody was found for, or that brought no answer: endpoints do not count all of them.
+    pub fn unmet(&self) -> u64 {
+        self.lasting.unmet.load(Relaxed)
     }
 
     /// Why an endpoint is ejected, and for how much longer; `None` if it is not.
@@ -413,6 +425,7 @@ impl Default for Lasting {
             changing: Mutex::default(),
             ejections: Ejections::default(),
             checks: Counts::default(),
+            unmet: AtomicU64::new(0),
             latencies: OnceLock::new(),
             // Workloads that start together must not all begin with the same endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..1 << 16)),

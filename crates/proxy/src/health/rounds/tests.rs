@@ -4,6 +4,9 @@ use outrigger_model::resource::Resource;
 
 use super::*;
 use crate::runtime::build::Builder;
+use crate::runtime::cluster::PickContext;
+use crate::runtime::endpoint::{Outcome, Reach};
+use crate::runtime::verdict::Failed;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -80,6 +83,36 @@ async fn endpoints_are_asked_at_once_and_then_once_a_minute_until_somebody_calls
     drop(asked(&mut rounds, Instant::now() + SECOND * 90).await);
     let quiet = asked(&mut rounds, Instant::now() + SECOND * 10).await;
     assert!(quiet.len() <= 2, "nobody calls any more: {quiet:?}");
+}
+
+/// How often somebody is asked in ten seconds after nobody was called for long, where this happens then.
+async fn woken<T>(happens: impl FnOnce(&ClusterHandle) -> T) -> usize {
+    let (mut world, mut rounds) = (World::default(), Rounds::default());
+    rounds.follow(world.of(Some(check()), &[1]), Instant::now());
+    drop(asked(&mut rounds, Instant::now() + SECOND * 90).await);
+    let _kept = happens(world.snapshot.cluster("c").unwrap());
+    asked(&mut rounds, Instant::now() + SECOND * 10).await.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_reach_nobody_and_those_that_last_are_calls_too() {
+    let one = |cluster: &ClusterHandle| cluster.endpoints().all[0].clone();
+    let refused = |cluster: &ClusterHandle| {
+        let why = "it does not answer".into();
+        cluster.judge(&one(cluster), Err(Failed { why, at_once: true, network: true })).unwrap();
+        let original = (SocketAddr::from(([10, 9, 9, 9], 80)), Reach::Network);
+        assert!(cluster.pick(&PickContext { tried: &[], original, hash: None }).is_err());
+    };
+    assert!(woken(|_| ()).await <= 1, "nobody calls");
+    assert!(woken(refused).await >= 9, "there is nobody to take it");
+    let unconnected = |cluster: &ClusterHandle| cluster.report(&one(cluster), Outcome::GatewayError, None);
+    assert!(woken(unconnected).await >= 9, "no connection could be made");
+    let (mut world, mut rounds) = (World::default(), Rounds::default());
+    rounds.follow(world.of(Some(check()), &[1]), Instant::now());
+    let stream = world.endpoint(1).begin();
+    drop(asked(&mut rounds, Instant::now() + SECOND * 90).await);
+    assert!(asked(&mut rounds, Instant::now() + SECOND * 10).await.len() >= 9, "a stream is open");
+    drop(stream);
 }
 
 #[tokio::test(start_paused = true)]
