@@ -17,6 +17,10 @@ use crate::runtime::snapshot::Snapshot;
 /// Between the beginnings of two checks: a sidecar begins at most 500 in a second, whatever intervals and endpoints there are.
 const PACE: Duration = Duration::from_millis(2);
 
+/// Checks of one cluster under way at a time: a quarter of all, so that one whose checks take long holds up nobody else's.
+const MOST_OF_ONE: usize = 16;
+/// So long whoever has no place waits.
+const NO_PLACE: Duration = Duration::from_secs(1);
 
 /// All that are asked.
 #[derive(Default)]
@@ -25,6 +29,8 @@ pub(super) struct Rounds {
     subjects: HashMap<u64, Subject>,
     /// By time; entries of subjects that have gone stay until then.
     queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Checks under way, and of which cluster: also those whose subjects have gone.
+    under_way: HashMap<u64, Arc<str>>,
     ids: u64,
     begun: Option<Instant>,
 }
@@ -171,6 +177,11 @@ impl Rounds {
             self.queue.push(Reverse((next.min(now + asked.check.interval), id)));
             return None;
         }
+        if self.under_way.values().filter(|of| **of == subject.cluster).count() >= MOST_OF_ONE {
+            self.queue.push(Reverse((now + NO_PLACE.min(asked.check.interval), id)));
+            return None;
+        }
+        self.under_way.insert(id, subject.cluster.clone());
         self.begun = Some(now);
         let (cluster, check) = (asked.apart.clone(), asked.check.clone());
         Some(Next { id, cluster, endpoint: subject.apart.clone(), check })
@@ -178,6 +189,7 @@ impl Rounds {
 
     /// A check has ended: whom it was about, if it is still asked; the next is due after the interval.
     pub(super) fn ended(&mut self, id: u64, now: Instant) -> Option<(Arc<str>, Arc<EndpointState>)> {
+        self.under_way.remove(&id);
         let subject = self.subjects.get_mut(&id)?;
         let asked = self.clusters.get_mut(&subject.cluster)?;
         subject.asked = Some(now);

@@ -147,3 +147,31 @@ async fn no_more_checks_begin_in_a_second_than_are_bearable() {
     let least = every.iter().map(|one| begun.iter().filter(|(_, host)| host == one).count()).min();
     assert!(least >= Some(3), "all have their turn: {least:?}");
 }
+
+/// Begins all that are due in a while, none of which ends.
+async fn begun(rounds: &mut Rounds) -> Vec<u64> {
+    let until = Instant::now() + SECOND * 5;
+    let mut begun = Vec::new();
+    while let Some(due) = rounds.due().filter(|due| *due <= until) {
+        tokio::time::sleep_until(due).await;
+        begun.extend(rounds.begin(Instant::now()).map(|next| next.id));
+    }
+    begun
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_cluster_has_a_part_of_the_places_also_after_its_rule_is_gone() {
+    let (mut world, mut rounds) = (World::default(), Rounds::default());
+    let every: Vec<u8> = (0..=255).collect();
+    let slow = HealthCheck { timeout: SECOND * 3600, ..check() };
+    rounds.follow(world.of(Some(slow.clone()), &every), Instant::now());
+    let held = begun(&mut rounds).await;
+    assert_eq!(held.len(), MOST_OF_ONE, "none has ended");
+    rounds.ended(held[0], Instant::now());
+    assert_eq!(begun(&mut rounds).await.len(), 1, "the next has its place");
+    rounds.follow(world.of(None, &every), Instant::now());
+    rounds.follow(world.of(Some(slow), &every), Instant::now());
+    assert_eq!(begun(&mut rounds).await.len(), 0, "those of before are still under way");
+    held.iter().for_each(|id| drop(rounds.ended(*id, Instant::now())));
+    assert_eq!(begun(&mut rounds).await.len(), MOST_OF_ONE - 1);
+}
