@@ -12,7 +12,6 @@ use super::Said;
 use crate::failure::{Failure, FailureKind, Side};
 use crate::http::call;
 use crate::http::call::message::{Answer, Call};
-use crate::http::copy::parse_status;
 use crate::http::grpc;
 use crate::http::h1::{EditError, Framing, H1Request};
 use crate::http::head::RequestHead;
@@ -155,18 +154,14 @@ fn by_status(http: &HttpCheck, answer: &Answer) -> Result<(), Failed> {
 
 fn question(grpc: &GrpcCheck, cluster: &ClusterHandle) -> Result<(RequestHead, Bytes), EditError> {
     let authority = authority(&grpc.authority, cluster);
-    let mut head = RequestHead::H1(H1Request::new("POST", CHECK, &authority)?);
+    let mut head = grpc::unary(CHECK, &authority, None)?;
     head.set("user-agent", USER_AGENT)?;
-    head.set("content-type", "application/grpc")?;
-    head.set("te", "trailers")?;
     Ok((head, grpc::check_message(&grpc.service)))
 }
 
 /// SERVING is well; everything else it says is not, at once.
 fn by_word(answer: &Answer) -> Result<(), Failed> {
-    let trailers = answer.trailers.as_ref().and_then(|trailers| trailers.first("grpc-status"));
-    let status = trailers.or_else(|| answer.head.first("grpc-status")).and_then(parse_status);
-    let why = match (answer.head.status(), status, grpc::serving(&answer.body)) {
+    let why = match (answer.head.status(), answer.grpc_status(), grpc::serving(&answer.body)) {
         (200, Some(0), Some(true)) => return Ok(()),
         (200, Some(0), _) => "it says that it is not SERVING".to_owned(),
         (200, Some(status), _) => format!("it was answered with grpc-status {status}"),

@@ -1,12 +1,40 @@
 //! What gRPC puts into HTTP, as far as a proxy looks: its content type, how many messages a body carries, and the two messages of its
 //! health service (`grpc.health.v1`).
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
+
+use super::h1::{EditError, H1Request};
+use super::head::RequestHead;
 
 /// Whether a content type is gRPC's: `application/grpc`, or with a codec such as `+proto`; gRPC-Web is another protocol.
 pub fn is_grpc(content_type: &[u8]) -> bool {
     let rest = content_type.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// The head of a call of one message, for an answer in that time.
+///
+/// # Errors
+/// What cannot be in a head.
+pub fn unary(path: &str, authority: &str, timeout: Option<Duration>) -> Result<RequestHead, EditError> {
+    let mut head = RequestHead::H1(H1Request::new("POST", path, authority)?);
+    head.set("content-type", "application/grpc")?;
+    head.set("te", "trailers")?;
+    if let Some(timeout) = timeout {
+        head.set("grpc-timeout", format!("{}m", timeout.as_millis().clamp(1, 99_999_999)))?;
+    }
+    Ok(head)
+}
+
+/// A message in gRPC's framing: a flag of compression, its length.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(message.len() + 5);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.extend_from_slice(message);
+    framed.freeze()
 }
 
 /// `HealthCheckRequest { service: 1 }` in gRPC's framing.
@@ -22,11 +50,7 @@ pub fn check_message(service: &str) -> Bytes {
         field.put_u8(length as u8);
         field.put_slice(service.as_bytes());
     }
-    let mut message = BytesMut::with_capacity(5 + field.len());
-    message.put_u8(0);
-    message.put_u32(u32::try_from(field.len()).unwrap_or(u32::MAX));
-    message.unsplit(field);
-    message.freeze()
+    framed(&field)
 }
 
 /// `HealthCheckResponse { status: 1 }`, where 1 is SERVING and 0 is not written; `None`: no message.

@@ -16,6 +16,7 @@ use outrigger_xds::authz::{self, Check, Verdict};
 use super::Input;
 use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
 use crate::http::call::message::{Answer, Call};
+use crate::http::grpc;
 use crate::http::h1::{EditError, Framing, H1Request, H1Response};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::respond::{ERROR_HEADER, Local, percent_encoded};
@@ -130,7 +131,7 @@ impl ExtAuthz {
                 let detail = "a service that authorizes over HTTP cannot be asked about CONNECT";
                 return Err(Failure::local(Stage::Authorize, FailureKind::AuthzUnavailable(403), detail));
             }
-            AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata, cluster),
+            AuthzService::Grpc { authority, metadata } => self.grpc(asked, authority, metadata),
             AuthzService::Http(http) => self.http(asked, http),
         }
         .map_err(|error| {
@@ -184,7 +185,6 @@ impl ExtAuthz {
         asked: &Asked<'_>,
         authority: &str,
         metadata: &[(String, String)],
-        cluster: &Arc<ClusterHandle>,
     ) -> Result<(RequestHead, Bytes), EditError> {
         let mut headers: HashMap<String, String> = HashMap::new();
         let mut add = |name: &str, value: &str| {
@@ -236,11 +236,11 @@ impl ExtAuthz {
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || ".-:".contains(c) { c } else { '_' })
             .collect();
-        let mut call = Call::grpc(cluster, CHECK, &authority, &message, self.config.timeout)?;
+        let mut head = grpc::unary(CHECK, &authority, Some(self.config.timeout))?;
         for (name, value) in metadata {
-            call.head.append(name, value)?;
+            head.append(name, value)?;
         }
-        Ok((call.head, call.body))
+        Ok((head, grpc::framed(&message)))
     }
 
     /// What an answer means.

@@ -14,7 +14,10 @@ use outrigger_xds::limits::{self, Descriptor};
 use super::{Input, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::call::message::{Answer, Call};
+use crate::http::grpc;
+use crate::http::h1::Framing;
 use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::Reach;
 use crate::runtime::rate::Rates;
 use crate::runtime::rate::tally::{Came, Refusals, Tally};
 
@@ -99,13 +102,15 @@ impl GlobalLimits {
         input: &Input<'_>,
         cluster: &Arc<ClusterHandle>,
     ) -> Result<Call, Failure> {
-        let message = limits::encode(&self.config.domain, &question.descriptors);
-        let original = input.connection.destination;
-        let call = Call::grpc(cluster, SHOULD, &self.config.authority, &message, self.config.timeout);
-        let call = call.map_err(|error| {
+        let (cluster, timeout) = (cluster.clone(), self.config.timeout);
+        let head = grpc::unary(SHOULD, &self.config.authority, Some(timeout)).map_err(|error| {
             Failure::local(Stage::Authorize, FailureKind::LimiterUnavailable(500), error.to_string())
         })?;
-        Ok(call.towards(original).keeping(MOST_ANSWER))
+        let body = grpc::framed(&limits::encode(&self.config.domain, &question.descriptors));
+        let framing = Framing::Length(body.len() as u64);
+        let original = (input.connection.destination, Reach::Network);
+        let (trailers, hash, again) = (None, None, true);
+        Ok(Call { cluster, head, framing, body, trailers, original, hash, timeout, again, most: MOST_ANSWER })
     }
 
     /// What an answer means.
