@@ -9,6 +9,7 @@ use bytes::Bytes;
 use outrigger_model::cluster::{Balance, RetryBudget, UpstreamProtocol};
 use outrigger_model::route::{HashOn, HedgeDelay, HedgePolicy, RetryOn, RetryPolicy};
 use outrigger_telemetry::metrics::{Page, Source};
+use tokio::time::Instant;
 
 use super::h2;
 use super::rig::*;
@@ -256,8 +257,10 @@ async fn a_percentile_is_waited_for_once_enough_is_known() {
         for _ in 0..10 {
             assert_eq!(ask(&rig, GET).await.1, "1");
         }
-        // What was found while there was too little holds for a tenth of a second.
-        tokio::time::sleep(150 * MILLI).await;
+        // What was found while there was too little holds for a while.
+        let known =
+            || rig.worker.snapshot().cluster("c").unwrap().latencies().percentile(90.0, 10, Instant::now());
+        until("a percentile is known", || known().is_some()).await;
         seen.requests.set(0);
         assert_eq!(
             ask(&rig, GET).await,
