@@ -8,7 +8,7 @@ use outrigger_model::resource::Origin;
 use prost::Message;
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
-use super::rate_limit::{decode_by, decode_match, encode_by, encode_match};
+use super::rate_limit::{decode_by, decode_match, decode_origin, encode_by, encode_match};
 use crate::wire::own::{self, entry::Value};
 use crate::wire::protobuf::Any;
 
@@ -89,11 +89,7 @@ fn decode_one(wire: &own::GlobalLimit) -> Decoded<GlobalLimit> {
         name: wire.name.clone(),
         matches: decode_match(&wire.r#match)?,
         descriptor: each(&wire.descriptor, "descriptor", decode_entry)?,
-        origin: (!wire.origin_kind.is_empty()).then(|| Origin {
-            kind: wire.origin_kind.clone(),
-            namespace: wire.origin_namespace.clone(),
-            name: wire.origin_name.clone(),
-        }),
+        origin: decode_origin([&wire.origin_kind, &wire.origin_namespace, &wire.origin_name]),
     };
     match limit.check() {
         Ok(()) => Ok(limit),

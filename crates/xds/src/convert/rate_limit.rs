@@ -104,16 +104,18 @@ fn decode_one(wire: &own::RateLimit) -> Decoded<RateLimit> {
             Some(Wire::SlidingWindow(true)) => Algorithm::SlidingWindow,
             _ => return flaw("algorithm", "one of burst and sliding_window is required"),
         },
-        origin: (!wire.origin_kind.is_empty()).then(|| Origin {
-            kind: wire.origin_kind.clone(),
-            namespace: wire.origin_namespace.clone(),
-            name: wire.origin_name.clone(),
-        }),
+        origin: decode_origin([&wire.origin_kind, &wire.origin_namespace, &wire.origin_name]),
     };
     match limit.check() {
         Ok(()) => Ok(limit),
         Err((field, reason)) => flaw(field, reason),
     }
+}
+
+/// The kind, the namespace and the name, as they are beside each other.
+pub(super) fn decode_origin([kind, namespace, name]: [&String; 3]) -> Option<Origin> {
+    let origin = || Origin { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() };
+    (!kind.is_empty()).then(origin)
 }
 
 pub(super) fn decode_by(wire: &own::By) -> Decoded<By> {
