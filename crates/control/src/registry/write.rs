@@ -119,8 +119,7 @@ pub(super) async fn write<W: Writer>(
         let tell = |writer: &W, put: &Wanted, refused: &Refused| {
             let why = refused.first_key_value().map(|(id, why)| format!("instance \"{id}\": {why}"));
             let why = why.or_else(|| writer.trouble().map(str::to_owned));
-            let refused = refused.keys().filter_map(|id| put.get(id)).filter(|instance| writer.has(instance));
-            health.set_written(writer.written(put) - refused.count().min(writer.written(put)), why.map(of));
+            health.set_written(writer.written(&taken(put, refused)), why.map(of));
         };
         let Err(why) = session(&mut writer, &mut there, &mut wanted, tell).await else { return };
         tracing::error!(
@@ -178,7 +177,7 @@ async fn session<W: Writer>(
         tell(writer, &put, &refused);
         // Whom everything is refused may be let in with what its files say by now.
         let ours = put.values().filter(|instance| writer.has(instance)).count();
-        if ours > 1 && refused.len() >= ours {
+        if ours > 0 && refused.len() >= ours {
             return Err(refused.into_values().next().unwrap_or_default());
         }
         tokio::select! {
@@ -254,29 +253,39 @@ mod tests {
         Arc::new(ids.iter().map(of).collect())
     }
 
+    /// Writes what is wanted first; how it is, and what it is asked.
+    fn writing(
+        wants: watch::Receiver<Arc<Wanted>>,
+        fails: watch::Receiver<bool>,
+    ) -> (tokio::task::JoinHandle<()>, Arc<Health>, mpsc::Receiver<String>) {
+        let (asked, told) = mpsc::channel(64);
+        let health = Arc::<Health>::default();
+        (tokio::spawn(write(Told { asked, fails }, "r".into(), wants, health.clone())), health, told)
+    }
+
+    async fn next(told: &mut mpsc::Receiver<String>, all: &[&str]) {
+        for expected in all {
+            assert_eq!(told.recv().await.unwrap(), *expected);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_registered_is_put_once_kept_alive_and_taken_out_also_after_an_outage() {
         let (want, wants) = watch::channel(wanted(&[("a", "web"), ("b", "web")]));
         let (fail, fails) = watch::channel(false);
-        let (asked, mut told) = mpsc::channel(64);
-        let health = Arc::<Health>::default();
-        let task = tokio::spawn(write(Told { asked, fails }, "r".into(), wants, health.clone()));
-        let mut next = async |all: &[&str]| {
-            for expected in all {
-                assert_eq!(told.recv().await.unwrap(), *expected);
-            }
-        };
-        next(&["open", "put a Running", "put b Running", "beat 2"]).await;
+        let (task, health, mut told) = writing(wants, fails);
+        next(&mut told, &["open", "put a Running", "put b Running", "beat 2"]).await;
         assert_eq!(health.state().written, Some(2));
         want.send_replace(wanted(&[("a", "api"), ("c", "web")]));
-        next(&["remove a of web", "remove b of web", "put a Running", "put c Running", "beat 2"]).await;
+        next(&mut told, &["remove a of web", "remove b of web", "put a Running", "put c Running", "beat 2"])
+            .await;
         fail.send_replace(true);
-        next(&["beat 2", "open"]).await;
+        next(&mut told, &["beat 2", "open"]).await;
         assert!(health.problems().iter().any(|problem| problem.to_string() == "register: away"));
         // What went meanwhile is taken out, and the rest put anew: it may be gone there.
         want.send_replace(wanted(&[("c", "web")]));
         fail.send_replace(false);
-        next(&["open", "remove a of api", "put c Running", "beat 1"]).await;
+        next(&mut told, &["open", "remove a of api", "put c Running", "beat 1"]).await;
         assert!(health.problems().is_empty());
         drop(want);
         task.await.unwrap();
@@ -286,30 +295,23 @@ mod tests {
     async fn one_that_is_refused_is_told_and_tried_again_and_holds_up_no_other() {
         let (want, wants) = watch::channel(wanted(&[("a", "web"), ("odd", "web"), ("z", "web")]));
         let (_fail, fails) = watch::channel(false);
-        let (asked, mut told) = mpsc::channel(64);
-        let health = Arc::<Health>::default();
-        let task = tokio::spawn(write(Told { asked, fails }, "r".into(), wants, health.clone()));
-        let mut next = async |all: &[&str]| {
-            for expected in all {
-                assert_eq!(told.recv().await.unwrap(), *expected);
-            }
-        };
-        next(&["open", "put a Running", "put odd Running", "put z Running", "beat 2"]).await;
+        let (task, health, mut told) = writing(wants, fails);
+        next(&mut told, &["open", "put a Running", "put odd Running", "put z Running", "beat 2"]).await;
         assert_eq!(health.state().written, Some(2));
         let problems = health.problems();
         assert!(
             problems.iter().any(|p| p.to_string() == "register: instance \"odd\": too odd"),
             "{problems:?}"
         );
-        next(&["put odd Running", "beat 2", "put odd Running"]).await;
+        next(&mut told, &["put odd Running", "beat 2", "put odd Running"]).await;
         want.send_replace(wanted(&[("a", "web"), ("z", "web")]));
-        next(&["remove odd of web", "beat 2"]).await;
+        next(&mut told, &["remove odd of web", "beat 2"]).await;
         assert!(health.problems().is_empty());
         // What is for another registry is not counted.
         let mut elsewhere = (*wanted(&[("a", "web"), ("z", "web")])).clone();
         Arc::make_mut(elsewhere.get_mut("z").unwrap()).namespace = "elsewhere".into();
         want.send_replace(Arc::new(elsewhere));
-        next(&["remove z of web", "put z Running", "beat 2"]).await;
+        next(&mut told, &["remove z of web", "put z Running", "beat 2"]).await;
         assert_eq!(health.state().written, Some(1));
         drop(want);
         task.await.unwrap();
