@@ -108,6 +108,8 @@ pub(super) fn one_each(all: Vec<(&Instance, SocketAddr)>) -> Vec<(&Instance, Soc
 }
 
 fn one_of(mut at: Vec<&Instance>) -> Vec<&Instance> {
+    // Who has stopped is no endpoint, and says nothing of the others.
+    at.retain(|instance| instance.state != State::Stopped);
     at.sort_by(|one, other| order(one).cmp(&order(other)));
     let first = at.first().copied();
     // Without a sidecar nobody proves who is there.
@@ -126,8 +128,7 @@ fn order(instance: &Instance) -> (bool, bool, u8, &str) {
     let rank = match instance.state {
         State::Maintenance | State::Running => 0,
         State::Stopping => 1,
-        State::Starting | State::Unhealthy => 2,
-        State::Stopped => 3,
+        State::Starting | State::Unhealthy | State::Stopped => 2,
     };
     (instance.state != State::Maintenance, !instance.sidecar, rank, &instance.id)
 }

@@ -40,6 +40,8 @@ fn a_workload_in_two_registries_keeps_its_sidecar_its_network_and_its_identity()
         set.iter().map(|e| (e.health, e.mesh_tls, e.identity.is_some())).collect::<Vec<_>>()
     };
     assert_eq!(at(vec![own.clone(), plain.clone()], "", CATALOG), [(Healthy, true, true)]);
+    let stopped = Instance { state: State::Stopped, ..own.clone() };
+    assert_eq!(at(vec![stopped, plain.clone()], "", CATALOG), [(Healthy, false, false)]);
     let elsewhere =
         Instance { network: "edge".into(), id: "other".into(), state: State::Maintenance, ..own.clone() };
     assert_eq!(at(vec![own.clone(), elsewhere], "", CATALOG).len(), 2, "of another network");
