@@ -27,7 +27,7 @@ use crate::registry::lease::{Held, Leases};
 use crate::registry::{Event, Source};
 use crate::store::records::{StoredInstance, StoredRevocation, StoredRule};
 use crate::store::{Contents, Mutation, Store, StoreError};
-use crate::world::{Change, MeshSettings, World};
+use crate::world::{Change, Contested, MeshSettings, World};
 
 mod claims;
 mod draft;
@@ -119,6 +119,12 @@ impl Published {
     /// The number of the world.
     pub fn generation(&self) -> u64 {
         self.world.generation
+    }
+
+    /// Who is said to be where another identity is, and who says so.
+    pub fn contested(&self) -> Vec<(&Source, Contested<'_>)> {
+        let said = |one: Contested<'_>| self.claims.owner(&one.claimant.id).map(|(source, _)| &**source);
+        self.world.contested().into_iter().filter_map(|one| Some((said(one)?, one))).collect()
     }
 }
 

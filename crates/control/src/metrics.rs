@@ -101,7 +101,7 @@ pub fn observe(
 /// How each registry is.
 fn sources(page: &mut Page, registries: &Table, published: &Published) {
     type Read = fn(usize, &Registered, &Published) -> Option<u64>;
-    let gauges: [(&str, &str, Read); 7] = [
+    let gauges: [(&str, &str, Read); 8] = [
         ("outrigger_registry_up", "Whether a registry can be reached.", |_, row, _| {
             Some(u64::from(row.condition() != Condition::Away))
         }),
@@ -127,6 +127,13 @@ fn sources(page: &mut Page, registries: &Table, published: &Published) {
                     (published.claims.shadowed(place).count() + published.ruled.shadowed(place).count())
                         as u64,
                 )
+            },
+        ),
+        (
+            "outrigger_registry_contested",
+            "Addresses that a registry gives to others than who has them.",
+            |place, _, published| {
+                Some(published.contested().iter().filter(|(of, _)| of.place == place).count() as u64)
             },
         ),
         ("outrigger_registry_failures_total", "Failures of a registry.", |_, row, _| {

@@ -15,13 +15,14 @@ use outrigger_rules::intent::{
     AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, KeySource, Known, LimitsIntent, Location,
     MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
-use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+use rpds::RedBlackTreeMapSync;
 
 use crate::described::{self, Offer};
 use crate::instance::{Instance, Protocol, State};
 use crate::provider::ExtensionProvider;
 use crate::virtual_address::{Given, VirtualAddresses};
 
+mod addresses;
 mod attached;
 mod change;
 mod rules;
@@ -29,6 +30,8 @@ mod rules;
 pub(crate) mod sample;
 mod sidecars;
 
+use addresses::Addresses;
+pub use addresses::Contested;
 pub use change::{Change, Fact, Wide};
 use rules::Rules;
 
@@ -195,7 +198,7 @@ pub struct World {
     pub resolver: Resolver,
     services: RedBlackTreeMapSync<Host, Arc<Service>>,
     instances: RedBlackTreeMapSync<String, Arc<Instance>>,
-    by_address: HashTrieMapSync<IpAddr, Arc<[Arc<Instance>]>>,
+    by_address: Addresses,
     given: Given,
     rules: Arc<Rules>,
     keys: RedBlackTreeMapSync<KeySource, Arc<str>>,
@@ -211,7 +214,7 @@ impl World {
             resolver,
             services: RedBlackTreeMapSync::new_sync(),
             instances: RedBlackTreeMapSync::new_sync(),
-            by_address: HashTrieMapSync::new_sync(),
+            by_address: Addresses::default(),
             given: Given::default(),
             rules: Arc::default(),
             keys: RedBlackTreeMapSync::new_sync(),
@@ -228,7 +231,7 @@ impl World {
         let mut world = Self { generation, ..Self::empty(settings) };
         let mut change = Change::default();
         for instance in instances {
-            world.put(instance, &mut change);
+            world.put(instance, 0, &mut change);
         }
         world.rule(intents, &mut change);
         world
@@ -294,17 +297,6 @@ impl World {
     /// The hosts that an address was said to stand for, the narrowest block first.
     pub(crate) fn described_at(&self, address: IpAddr) -> impl Iterator<Item = &Host> {
         self.rules.described.at(address)
-    }
-
-    /// The instances that have an address, in any network.
-    pub fn instances_at(&self, address: IpAddr) -> &[Arc<Instance>] {
-        self.by_address.get(&address).map_or(&[], AsRef::as_ref)
-    }
-
-    /// The instances that serve an address of a network. Networks may use the same addresses.
-    pub fn workloads_at(&self, network: &str, address: SocketAddr) -> impl Iterator<Item = &Instance> {
-        let serves = move |i: &&Instance| i.network == network && i.port(address.port()).is_some();
-        self.instances_at(address.ip()).iter().map(AsRef::as_ref).filter(serves)
     }
 
     /// Whether rules route a host, for whichever client.

@@ -42,8 +42,10 @@ fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
     let refused =
         rules.iter().any(|rule| matches!(rule.state, RuleState::Refused | RuleState::NotUnderstood));
     let odd = !(status.missing.is_empty() && status.problems.is_empty() && status.held.is_empty());
-    let sources =
-        |registry: &RegistryBody| registry.state == Condition::Connected && registry.shadowed_count == 0;
+    let sources = |registry: &RegistryBody| {
+        registry.state == Condition::Connected
+            && registry.shadowed_count + registry.contested_count == 0
+    };
     let odd = odd || !status.registries.iter().all(sources);
     !(recent || refused || odd) && status.notices.is_empty()
 }
@@ -208,6 +210,17 @@ fn registry_trouble(registry: &RegistryBody) -> String {
     if more > 0 {
         text += &format!("\nREGISTRY {}: {more} more are not in force\n", registry.name);
     }
+    for contested in &registry.contested {
+        let part = if contested.part.is_empty() { String::new() } else { format!(" ({})", contested.part) };
+        text += &format!(
+            "\nREGISTRY {}: {}{part} claims {}, which {} has; calls to the address go there\n",
+            registry.name, contested.instance, contested.address, contested.by
+        );
+    }
+    let more = registry.contested_count - registry.contested.len().min(registry.contested_count);
+    if more > 0 {
+        text += &format!("\nREGISTRY {}: {more} more claim addresses of others\n", registry.name);
+    }
     text
 }
 
@@ -224,7 +237,7 @@ fn age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_control::api::types::{Missing, Rejection, Shadowed};
+    use outrigger_control::api::types::{ContestedAddress, Missing, Rejection, Shadowed};
 
     use super::*;
 
@@ -323,15 +336,30 @@ mod tests {
                 by: "the management API".into(),
             }],
             shadowed_count: 3,
+            contested: vec![ContestedAddress {
+                instance: "c2".into(),
+                part: "catalog".into(),
+                address: "10.0.0.7:8080".into(),
+                by: "instance \"b1\" (shop/bank) of the management API".into(),
+            }],
+            contested_count: 2,
         };
         let well = RegistryBody {
             state: Condition::Connected,
             shadowed: Vec::new(),
             shadowed_count: 0,
+            contested: Vec::new(),
+            contested_count: 0,
             ..away.clone()
+        };
+        let contested = RegistryBody {
+            contested: away.contested.clone(),
+            contested_count: 2,
+            ..well.clone()
         };
         let status = |registry: &RegistryBody| StatusBody { registries: vec![registry.clone()], ..empty() };
         assert!(is_well(&status(&well), &[]) && !is_well(&status(&away), &[]));
+        assert!(!is_well(&status(&contested), &[]), "who claims what another has is wrong, or a thief");
         assert!(text(&status(&well), &[]).contains("CONNECTED"));
         let shown = text(&status(&away), &[]);
         for said in [
@@ -340,6 +368,8 @@ mod tests {
             "dc1: nobody answers at 10.0.0.1:8500, 4s ago; what it said before stays in force",
             "dc1: c1 (catalog) is not in force: the management API goes before it",
             "dc1: 2 more are not in force",
+            "dc1: c2 (catalog) claims 10.0.0.7:8080, which instance \"b1\" (shop/bank) of the management API has; calls",
+            "dc1: 1 more claim addresses of others",
         ] {
             assert!(shown.contains(said), "{said}: {shown}");
         }

@@ -7,8 +7,9 @@ use utoipa::ToSchema;
 use crate::keeper::Published;
 use crate::registry::Source;
 use crate::registry::health::{Condition, Registered, Table};
+use crate::world::Contested;
 
-/// Names of one registry that another goes before.
+/// Names of one registry that another goes before, and addresses that another identity has.
 const MOST_SHADOWED: usize = 100;
 
 /// A source of instances and rules.
@@ -48,6 +49,26 @@ pub struct RegistryBody {
     /// How many these are in all.
     #[serde(default)]
     pub shadowed_count: usize,
+    /// Addresses that it gives to others than who has them; at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contested: Vec<ContestedAddress>,
+    /// How many these are in all.
+    #[serde(default)]
+    pub contested_count: usize,
+}
+
+/// An instance is said to be where another identity is: calls to that address are not for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContestedAddress {
+    /// The id of the instance.
+    pub instance: String,
+    /// Which part of the registry says it.
+    pub part: String,
+    /// `10.0.0.7:8080`.
+    pub address: String,
+    /// Who has the address.
+    pub by: String,
 }
 
 /// What one registry has and another goes before.
@@ -64,10 +85,17 @@ pub struct Shadowed {
 
 /// All rows of the table.
 pub(crate) fn bodies(table: &Table, published: &Published) -> Vec<RegistryBody> {
-    table.rows().map(|(place, row)| body(place, row, published)).collect()
+    let contested = published.contested();
+    table.rows().map(|(place, row)| body(place, row, published, &contested)).collect()
 }
 
-fn body(place: usize, row: &Registered, published: &Published) -> RegistryBody {
+fn body(
+    place: usize,
+    row: &Registered,
+    published: &Published,
+    contested: &[(&Source, Contested<'_>)],
+) -> RegistryBody {
+    let contested = || contested.iter().filter(|(of, _)| of.place == place);
     let state = row.health.state();
     let age = |at: Instant| at.elapsed().as_secs();
     let shadowed = || published.claims.shadowed(place).chain(published.ruled.shadowed(place));
@@ -85,9 +113,26 @@ fn body(place: usize, row: &Registered, published: &Published) -> RegistryBody {
         last_error: state.error.map(|error| error.message),
         shadowed: shadowed().take(MOST_SHADOWED).map(|(what, source, by)| told(what, source, by)).collect(),
         shadowed_count: shadowed().count(),
+        contested: contested()
+            .take(MOST_SHADOWED)
+            .map(|(of, one)| contested_address(of, one, published))
+            .collect(),
+        contested_count: contested().count(),
     }
 }
 
 fn told(what: &str, source: &Source, by: &Source) -> Shadowed {
     Shadowed { what: what.to_owned(), part: source.part.clone(), by: by.to_string() }
+}
+
+fn contested_address(of: &Source, one: &Contested<'_>, published: &Published) -> ContestedAddress {
+    let holder = one.holder;
+    let by = format!("instance \"{}\" ({}/{})", holder.id, holder.namespace, holder.service_account);
+    let said = published.claims.owner(&holder.id).map(|(source, _)| format!(" of {source}"));
+    ContestedAddress {
+        instance: one.claimant.id.clone(),
+        part: of.part.clone(),
+        address: one.address.to_string(),
+        by: by + &said.unwrap_or_default(),
+    }
 }

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 mod mesh;
 
-pub use super::registries::{RegistryBody, Shadowed};
+pub use super::registries::{ContestedAddress, RegistryBody, Shadowed};
 use crate::instance::{Instance, State};
 pub use crate::keeper::{Action, AppliedObject};
 pub use crate::registry::Problem as FileProblem;

@@ -270,10 +270,8 @@ impl<'a> Lens<'a> {
     /// The instances that serve an address of the client's network.
     pub(super) fn workloads_at(&self, address: SocketAddr) -> impl Iterator<Item = &'a Instance> {
         self.saw(Fact::Address(address.ip()));
-        let network = match self.world.instances_at(address.ip()) {
-            [] => "",
-            _ => self.network(),
-        };
+        let is_there = self.world.instances_at(address.ip()).next().is_some();
+        let network = if is_there { self.network() } else { "" };
         self.world.workloads_at(network, address)
     }
 

@@ -76,7 +76,7 @@ fn instance_at<'w>(arriving: &Arriving<'w>, endpoint: &Endpoint) -> Option<&'w A
         }) && instance.port(endpoint.address.port()).is_some()
             && instance.state != State::Stopped
     };
-    let there = || arriving.see.world.instances_at(endpoint.address.ip()).iter().filter(is);
+    let there = || arriving.see.world.instances_at(endpoint.address.ip()).filter(is);
     there().find(|instance| instance.network == arriving.source.network).or_else(|| there().next())
 }
 

@@ -126,9 +126,9 @@ impl Draft {
     /// What the world has under an id. The world must not depend on who spoke last. Nobody is sent to who would be refused
     /// there.
     fn decide(&mut self, id: &str) {
-        let owner = self.claims.owner(id).map(|(_, instance)| instance.clone());
-        match owner.filter(|instance| !self.is_revoked(instance)) {
-            Some(instance) => self.world.put(instance, &mut self.change),
+        let owner = self.claims.owner(id).map(|(source, instance)| (instance.clone(), source.place));
+        match owner.filter(|(instance, _)| !self.is_revoked(instance)) {
+            Some((instance, place)) => self.world.put(instance, place, &mut self.change),
             None => self.world.take(id, &mut self.change),
         }
     }

@@ -261,6 +261,42 @@ async fn what_two_registries_have_is_the_firsts_and_one_that_is_emptied_empties_
     assert_eq!(address("c2").unwrap(), "10.0.0.9");
 }
 
+#[tokio::test]
+async fn who_claims_the_address_of_another_identity_gets_none_of_its_calls_and_is_told() {
+    let (keeper, _) = keeper().await;
+    let at = |id: &str, service: &str| sample(id, service, "v1", "10.0.0.7", 8080, Protocol::Http);
+    let (thief, source) = (at("a", "thief"), file(1, "thief.yaml"));
+    keeper.registry(source.clone(), has(std::slice::from_ref(&thief))).await.unwrap();
+    let holders = || {
+        let published = keeper.published();
+        let all = published.world.workloads_at("", "10.0.0.7:8080".parse().unwrap());
+        all.map(|instance| instance.id.clone()).collect::<Vec<_>>()
+    };
+    let told = || bodies(&table(), &keeper.published());
+    assert_eq!((holders(), told()[1].contested_count), (vec!["a".to_owned()], 0), "nobody else is there");
+
+    keeper.registry(file(2, "bank.yaml"), has(&[at("b", "bank")])).await.unwrap();
+    let contested = told()[2].contested.clone();
+    assert_eq!(holders(), ["a"], "in the order of the settings");
+    assert_eq!((&*contested[0].instance, &*contested[0].address), ("b", "10.0.0.7:8080"));
+    assert_eq!(contested[0].by, "instance \"a\" (shop/thief) of registry \"files1\" (thief.yaml)");
+
+    let plain = Instance { sidecar: false, ..thief.clone() };
+    keeper.registry(source.clone(), has(&[plain])).await.unwrap();
+    assert_eq!(holders(), ["b"], "who proves it");
+    assert_eq!((told()[1].contested_count, told()[2].contested_count), (1, 0));
+    let stopped = Instance { state: State::Stopped, ..thief.clone() };
+    keeper.registry(source.clone(), has(&[stopped])).await.unwrap();
+    assert_eq!((holders(), told()[1].contested_count), (vec!["b".to_owned()], 0), "who has stopped");
+
+    // The same word from whoever goes before.
+    keeper.registry(source, has(&[thief])).await.unwrap();
+    assert_eq!(holders(), ["a"]);
+    keeper.registry(file(0, ""), has(&[at("b", "bank")])).await.unwrap();
+    assert_eq!(holders(), ["b"]);
+    assert_eq!((told()[1].contested_count, told()[2].contested_count), (1, 0));
+}
+
 fn table() -> Table {
     let file = || Some(FileSettings::default());
     let rows =

@@ -85,10 +85,11 @@ impl Change {
 }
 
 impl World {
-    /// Adds an instance or takes it for the one of the same id.
-    pub(crate) fn put(&mut self, instance: Arc<Instance>, change: &mut Change) {
+    /// Adds an instance or takes it for the one of the same id. `place`: that of who says so in the table of registries.
+    pub(crate) fn put(&mut self, instance: Arc<Instance>, place: usize, change: &mut Change) {
         let before = self.instances.get(&instance.id).cloned();
-        if before.as_ref() == Some(&instance) {
+        let is_placed = || self.by_address.is_at(&instance, place);
+        if before.as_ref() == Some(&instance) && is_placed() {
             return;
         }
         let hosts = self.hosts_of(&instance);
@@ -101,10 +102,7 @@ impl World {
             }
         }
         for address in distinct(&instance) {
-            let mut at: Vec<_> = self.instances_at(address).to_vec();
-            let place = at.partition_point(|other| other.id < instance.id);
-            at.insert(place, instance.clone());
-            self.by_address.insert_mut(address, at.into());
+            self.by_address.put(address, &instance, place);
             change.note(Fact::Address(address));
         }
         self.noted(&instance.id, change);
@@ -232,12 +230,7 @@ impl World {
 
     fn unplace(&mut self, instance: &Instance, change: &mut Change) {
         for address in distinct(instance) {
-            let left: Vec<_> =
-                self.instances_at(address).iter().filter(|other| other.id != instance.id).cloned().collect();
-            match left.is_empty() {
-                true => drop(self.by_address.remove_mut(&address)),
-                false => self.by_address.insert_mut(address, left.into()),
-            }
+            self.by_address.take(address, &instance.id);
             change.note(Fact::Address(address));
         }
     }

@@ -195,7 +195,7 @@ impl Bench {
             match self.rng.u8(..10) {
                 0..6 => {
                     let instance = self.instance();
-                    self.world.put(Arc::new(instance), &mut change);
+                    self.world.put(Arc::new(instance), 0, &mut change);
                 }
                 6..8 => self.world.take(&format!("i{}", self.rng.usize(..10)), &mut change),
                 8 => {
@@ -330,7 +330,7 @@ fn what_is_an_instance_s_own_wakes_nobody_but_it() {
         .map(|i| sample(&format!("i{i}"), "web", "v1", &format!("10.0.1.{i}"), 80, Protocol::Http))
         .collect();
     for instance in &instances {
-        world.put(Arc::new(instance.clone()), &mut Change::default());
+        world.put(Arc::new(instance.clone()), 0, &mut Change::default());
     }
     let compiled = Compiled::new(Arc::new(world.clone()), "0".into(), Arc::default());
     let wildcards = [ResourceKind::Listener, ResourceKind::Cluster];
@@ -356,12 +356,12 @@ fn what_is_an_instance_s_own_wakes_nobody_but_it() {
     };
     instances[7].state = State::Unhealthy;
     let mut change = Change::default();
-    world.put(Arc::new(instances[7].clone()), &mut change);
+    world.put(Arc::new(instances[7].clone()), 0, &mut change);
     assert_eq!(tell(&streams, &mut world, change), [7]);
     // A port more is another list for whoever serves it.
     instances[9].ports.push(sample("x", "x", "v1", "10.0.0.1", 81, Protocol::Http).ports.remove(0));
     let mut change = Change::default();
-    world.put(Arc::new(instances[9].clone()), &mut change);
+    world.put(Arc::new(instances[9].clone()), 0, &mut change);
     assert_eq!(tell(&streams, &mut world, change), [9]);
     // A policy of the namespace that changes nothing about the lists wakes nobody.
     let strict = intents(
@@ -385,7 +385,7 @@ fn a_sidecar_that_comes_is_heard_by_whom_it_selects() {
     let mut world = World::empty(MeshSettings::default());
     for (id, version, address) in [("i1", "v1", "10.0.0.1"), ("i2", "v2", "10.0.0.2")] {
         let instance = sample(id, "web", version, address, 80, Protocol::Http);
-        world.put(Arc::new(instance), &mut Change::default());
+        world.put(Arc::new(instance), 0, &mut Change::default());
     }
     let name: Name = (ResourceKind::Destination, "web.shop:80".into());
     for selected in ["v1", "v2"] {

@@ -156,7 +156,7 @@ fn a_provider_that_comes_is_asked_and_one_that_goes_is_missed() {
     let mut with = without.clone();
     let mut change = crate::world::Change::default();
     with.generation += 1;
-    with.put(Arc::new(sample("guard-1", "guard", "v1", "127.0.0.14", 9000, Protocol::Http)), &mut change);
+    with.put(Arc::new(sample("guard-1", "guard", "v1", "127.0.0.14", 9000, Protocol::Http)), 0, &mut change);
     let compiled = Compiled::new(Arc::new(without), "roots".into(), Arc::default());
     let first = || match get(&compiled, &client, ResourceKind::Listener, inbound) {
         Some(Resource::Listener(listener)) => match &listener.chains[0].terminal {

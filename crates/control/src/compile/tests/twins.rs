@@ -46,7 +46,18 @@ fn a_workload_in_two_registries_keeps_its_sidecar_its_network_and_its_identity()
         Instance { network: "edge".into(), id: "other".into(), state: State::Maintenance, ..own.clone() };
     assert_eq!(at(vec![own.clone(), elsewhere], "", CATALOG).len(), 2, "of another network");
     let foreign = Instance { service_account: "mallory".into(), id: "a".into(), ..own.clone() };
-    assert_eq!(at(vec![own.clone(), foreign], "", CATALOG).len(), 2, "of another identity");
+    assert_eq!(at(vec![own.clone(), foreign.clone()], "", CATALOG).len(), 2, "of another identity");
+    // Whoever calls the address itself means who has it.
+    let called = "outbound|8080||127.0.0.11";
+    let open = Instance { sidecar: false, ..foreign.clone() };
+    for (other, named) in [(foreign, "mallory"), (open, "catalog")] {
+        let all = compiled(vec![own.clone(), other], "");
+        let Some(Resource::Endpoints(set)) = get(&all, &web(), ResourceKind::Endpoints, called) else {
+            panic!("no endpoints");
+        };
+        let who: Vec<_> = set.iter().filter_map(|e| e.identity.as_ref().map(ToString::to_string)).collect();
+        assert!(who.len() == 1 && who[0].ends_with(named), "{who:?}");
+    }
     // A neighbour on the same host, with another port, is out.
     let mut beside = Instance { id: "catalog-2".into(), state: State::Maintenance, ..own.clone() };
     beside.ports[0].number = 8081;
