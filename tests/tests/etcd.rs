@@ -34,7 +34,7 @@ pub struct Etcd {
     binary: PathBuf,
     /// Without TLS; with it the same port of the next address.
     address: SocketAddr,
-    process: Option<Process>,
+    pub process: Option<Process>,
 }
 
 impl Etcd {

@@ -25,7 +25,7 @@ pub struct Eureka {
     java: PathBuf,
     jars: PathBuf,
     pub address: SocketAddr,
-    process: Option<Process>,
+    pub process: Option<Process>,
 }
 
 impl Eureka {

@@ -34,7 +34,7 @@ pub struct Nacos {
     host: Host,
     /// HTTP, on this machine's side.
     pub address: SocketAddr,
-    process: Option<Process>,
+    pub process: Option<Process>,
 }
 
 /// Joins an address of this machine to a port of the host's loopback.

@@ -57,6 +57,7 @@ mod rotation;
 mod rules;
 mod services;
 mod sidecars;
+mod silent;
 mod thin_thread;
 mod tokens;
 mod virtual_services;

@@ -32,11 +32,11 @@ pub struct ZooKeeper {
     jars: PathBuf,
     /// Without TLS, for the test; with it on the next address.
     address: SocketAddr,
-    process: Option<Process>,
+    pub process: Option<Process>,
 }
 
 /// Its own command line, which has a session as long as it lives.
-struct Cli {
+pub struct Cli {
     child: Child,
     log: PathBuf,
 }
@@ -59,7 +59,7 @@ impl Cli {
         .await;
     }
 
-    async fn make(&mut self, how: &str, path: &str, value: &str) {
+    pub async fn make(&mut self, how: &str, path: &str, value: &str) {
         self.say(&format!("create {how} {path} '{value}' auth::cdrwa"), &format!("Created {path}")).await;
     }
 
@@ -144,7 +144,7 @@ impl ZooKeeper {
     }
 
     /// As our user, with a session that ends so many seconds after it.
-    async fn cli(&self, name: &str, seconds: u32) -> Cli {
+    pub async fn cli(&self, name: &str, seconds: u32) -> Cli {
         self.cli_as("mesh", name, seconds).await
     }
 

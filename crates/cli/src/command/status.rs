@@ -43,8 +43,7 @@ fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
         rules.iter().any(|rule| matches!(rule.state, RuleState::Refused | RuleState::NotUnderstood));
     let odd = !(status.missing.is_empty() && status.problems.is_empty() && status.held.is_empty());
     let sources = |registry: &RegistryBody| {
-        registry.state == Condition::Connected
-            && registry.shadowed_count + registry.contested_count == 0
+        registry.state == Condition::Connected && registry.shadowed_count + registry.contested_count == 0
     };
     let odd = odd || !status.registries.iter().all(sources);
     !(recent || refused || odd) && status.notices.is_empty()
@@ -352,11 +351,8 @@ mod tests {
             contested_count: 0,
             ..away.clone()
         };
-        let contested = RegistryBody {
-            contested: away.contested.clone(),
-            contested_count: 2,
-            ..well.clone()
-        };
+        let contested =
+            RegistryBody { contested: away.contested.clone(), contested_count: 2, ..well.clone() };
         let status = |registry: &RegistryBody| StatusBody { registries: vec![registry.clone()], ..empty() };
         assert!(is_well(&status(&well), &[]) && !is_well(&status(&away), &[]));
         assert!(!is_well(&status(&contested), &[]), "who claims what another has is wrong, or a thief");

@@ -118,7 +118,6 @@ impl World {
 }
 
 fn is_foreign(holder: &Instance, other: &Instance) -> bool {
-    let same =
-        holder.namespace == other.namespace && holder.service_account == other.service_account;
+    let same = holder.namespace == other.namespace && holder.service_account == other.service_account;
     holder.sidecar && !same
 }
