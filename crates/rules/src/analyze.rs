@@ -89,6 +89,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::NOBODY, what: "a rule for callers that do not exist", run: nobody::callers },
     Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
     Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
+    Check { code: code::STAR, what: "a path of a route with a * in it", run: paths::stars },
     Check { code: code::NO_WORKLOADS, what: "a selector without workloads", run: policies::no_workloads },
     Check { code: code::NO_EFFECT, what: "a policy for tokens that nobody looks at", run: tokens::unseen },
     Check { code: code::NO_WORKLOADS, what: "a service without workloads", run: services::selectors },

@@ -97,6 +97,8 @@ pub mod code {
     pub const CHECK: &str = "OUT0115";
     /// A hedge that is never sent.
     pub const HEDGE: &str = "OUT0116";
+    /// A `*` that is only a character.
+    pub const STAR: &str = "OUT0117";
 
     /// Every code and what it means.
     pub const ALL: &[(&str, &str)] = &[
@@ -140,6 +142,7 @@ pub mod code {
         (TWICE, "a mirror is for who has the requests themselves"),
         (CHECK, "a health check asks nobody, or less often than it says"),
         (HEDGE, "a hedge is never sent"),
+        (STAR, "a * stands where it is a character like any other"),
         (OPEN_CORS, "pages of every origin may call with the credentials of who opens them"),
     ];
 }

@@ -3,6 +3,7 @@
 use outrigger_model::matcher::Pattern;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::route::PathMatch;
+use regex_syntax::hir::literal::{Extractor, Literal};
 
 use super::{Scene, finding};
 use crate::finding::{Finding, Severity, code, quote};
@@ -15,7 +16,14 @@ pub(super) fn impossible(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             let wanted = match &block.request.path {
                 PathMatch::Exact(path) => Wanted::Exact(path),
                 PathMatch::Prefix(path) | PathMatch::Segments(path) => Wanted::Prefix(path),
-                PathMatch::Regex(_) | PathMatch::Connect => continue,
+                PathMatch::Regex(pattern) => {
+                    findings.extend(rootless(pattern).map(|why| {
+                        let flaw = Flaw { why, meant: Some(format!("/{pattern}")) };
+                        tell(&route.origin, &block.place, Wanted::Exact(pattern), flaw)
+                    }));
+                    continue;
+                }
+                PathMatch::Connect => continue,
             };
             findings.extend(wanted.flaw(mode).map(|flaw| tell(&route.origin, &block.place, wanted, flaw)));
         }
@@ -35,6 +43,47 @@ pub(super) fn impossible(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Of routes nothing stands for a part of a path but a regular expression.
+pub(super) fn stars(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    for route in &scene.routes {
+        for block in route.http.iter().flat_map(|http| &http.matches) {
+            let (path, end) = match &block.request.path {
+                PathMatch::Exact(path) => (path, ""),
+                PathMatch::Prefix(path) | PathMatch::Segments(path) => (path, ".*"),
+                PathMatch::Regex(_) | PathMatch::Connect => continue,
+            };
+            // `OPTIONS *` has no path but this.
+            if !path.contains('*') || end.is_empty() && path == "*" {
+                continue;
+            }
+            let segment = |part: &str| if part == "*" { "[^/]+".to_owned() } else { regex::escape(part) };
+            let meant = match path.strip_suffix('*').filter(|rest| !rest.contains('*')) {
+                Some(rest) => format!("prefix: {rest}"),
+                None => format!("regex: {}{end}", path.split('/').map(segment).collect::<Vec<_>>().join("/")),
+            };
+            let message = format!(
+                "{}: {} has a * in the path {} that is a character like any other: match a prefix, or a regular expression",
+                route.origin,
+                block.place.path,
+                quote(path)
+            );
+            let mut found = finding(Severity::Warning, code::STAR, &route.origin, &block.place, message);
+            found.suggestion = Some(meant);
+            findings.push(found);
+        }
+    }
+}
+
+/// Why nothing that a pattern matches begins as paths do, where that is sure.
+fn rootless(pattern: &str) -> Option<String> {
+    let hir = regex_syntax::parse(pattern).ok()?;
+    let starts = Extractor::new().extract(&hir);
+    let starts = starts.literals()?;
+    let never = |start: &Literal| start.as_bytes().first().is_some_and(|byte| *byte != b'/' && *byte != b'*');
+    let all = !starts.is_empty() && starts.iter().all(never);
+    all.then(|| "a regular expression is for the whole path, and every path begins with a slash".to_owned())
 }
 
 /// What a rule asks of a path.

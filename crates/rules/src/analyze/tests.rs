@@ -9,6 +9,7 @@ mod effect;
 mod hedges;
 mod limits;
 mod mtls;
+mod paths;
 mod providers;
 mod services;
 mod tokens;

@@ -2,7 +2,7 @@
 
 use outrigger_model::matcher::{Pattern, StringMatch};
 
-use crate::finding::{closest, quote};
+use crate::finding::{Severity, closest, code, quote};
 use crate::intent::{AuthorizationRule, Condition, IpKey, Operation, ServiceAccountMatch, Source, TextKey};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
@@ -187,7 +187,28 @@ fn one_pattern(reader: &mut Reader<'_>, at: &At<'_>) -> Option<StringMatch> {
         reader.error_meant(at, message, Some(principal.to_owned()));
         return None;
     }
-    Some(pattern(&text))
+    let pattern = pattern(&text);
+    if let Pattern::Exact(rest) | Pattern::Prefix(rest) | Pattern::Suffix(rest) = &pattern.pattern
+        && rest.contains('*')
+        && !rest.contains(['{', '}'])
+    {
+        star(reader, at, &text);
+    }
+    Some(pattern)
+}
+
+/// Only at one end a `*` stands for something; elsewhere a DENY would be a hole. Of a path whole segments have a template.
+fn star(reader: &mut Reader<'_>, at: &At<'_>, text: &str) {
+    let is_path = [".paths[", ".notPaths["].iter().any(|name| at.path.contains(name));
+    let segments: Vec<&str> = text.split('/').map(|part| if part == "*" { "{*}" } else { part }).collect();
+    let meant = Some(segments.join("/")).filter(|path| is_path && template(path).is_some());
+    let message = format!(
+        "{} has a * in {} that is a character like any other: only one at the beginning or at the end, or alone, stands for \
+         something",
+        at.path,
+        quote(text)
+    );
+    reader.note(Severity::Warning, code::STAR, at, message, meant);
 }
 
 /// Paths may hold `{*}` (one segment) and, once, `{**}` (the rest or any number of segments).

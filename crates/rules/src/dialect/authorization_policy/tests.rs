@@ -190,3 +190,24 @@ fn a_misspelt_key_or_block_is_an_error() {
         one_told(&policy("rules: [{to: [{operation: {paths: ['/{**}/{**}']}}]}]")).contains("path template")
     );
 }
+
+#[test]
+fn a_star_in_the_middle_is_told() {
+    let to = |fields: &str| policy(&format!("action: DENY\nrules: [{{to: [{{operation: {{{fields}}}}}]}}]"));
+    let star = one_told(&to("paths: ['/api/*/admin']"));
+    assert!(star.contains("warning OUT0117: spec.rules[0].to[0].operation.paths[0]"), "{star}");
+    assert!(star.ends_with("Did you mean \"/api/{*}/admin\"?"), "{star}");
+    for fields in ["paths: ['/a/*/b*']", "notPaths: ['*/a*/b']", "hosts: ['a.*.com']", "methods: ['P*T']"] {
+        assert!(one_told(&to(fields)).contains("warning OUT0117"), "{fields}");
+    }
+    let from = |fields: &str| policy(&format!("rules: [{{from: [{{source: {{{fields}}}}}]}}]"));
+    assert!(one_told(&from("principals: ['td/ns/*/sa/web']")).contains("OUT0117"));
+    let when = policy("rules: [{when: [{key: 'request.headers[x]', values: ['v*x']}]}]");
+    assert!(one_told(&when).contains("OUT0117"));
+    for good in [
+        to("paths: ['*', '/a*', '*/a', '/a/{*}/b/{**}'], hosts: ['*.com']"),
+        from("principals: ['*/sa/web']"),
+    ] {
+        assert!(told(&good).is_empty());
+    }
+}
