@@ -293,8 +293,10 @@ impl RequestMatch {
 /// `exportTo`: `*`, `.` and names.
 pub(super) fn visibility(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Visibility {
     let mut namespaces = Vec::new();
-    let mut everyone = at.is_none();
-    for item in reader.list(at) {
+    let items = reader.list(at);
+    // Protobuf cannot tell an empty list from none.
+    let mut everyone = items.is_empty();
+    for item in items {
         match reader.text(Some(item)).as_deref() {
             Some("*") => everyone = true,
             Some(".") => namespaces.push(reader.origin.namespace.clone()),

@@ -16,7 +16,7 @@ const SPEC: Table = Table::new(
 );
 const SELECTOR: Table = Table::new("a workload selector", &["labels"]);
 const POLICY: Table = Table::new("an outbound traffic policy", &["mode", "egressProxy"]);
-const PORT: Table = Table::new("a port", &["number", "protocol", "name"]).ignored(&["targetPort"]);
+const PORT: Table = Table::new("a port", &["number", "protocol", "name", "targetPort"]);
 
 /// How traffic comes to a listener; `true`: by nobody's doing.
 const CAPTURE: [(&str, bool); 3] = [("DEFAULT", false), ("IPTABLES", false), ("NONE", true)];
@@ -94,6 +94,13 @@ fn port(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(u32, ServiceProtocol)> 
         }
     }
     reader.text(fields.get("name"));
+    if let Some(at) = fields.get("targetPort") {
+        let message = format!(
+            "{} has no effect, as in Istio: where the application is, defaultEndpoint of ingress says",
+            at.path
+        );
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
     let number = reader.number(fields.get("number"), 0..=65535);
     let protocol = fields.get("protocol").map(|at| spoken(reader, &at));
     Some((number?, protocol??))

@@ -44,7 +44,7 @@ fn retry(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryPolicy> {
     }
     statuses.sort_unstable();
     statuses.dedup();
-    let attempts = reader.number(fields.get("attempts"), 1..=100);
+    let attempts = reader.number(fields.get("attempts"), 0..=100);
     let default = RetryPolicy::default();
     let attempts = attempts.unwrap_or(default.attempts);
     let policy = RetryPolicy { on: BROKEN.to_vec(), statuses, attempts, ..default };

@@ -268,6 +268,8 @@ fn timeouts_and_retries_are_read() {
     let Forward { timeout, retry: Some(retry), .. } = forward(&route) else { panic!("no retry") };
     assert_eq!((timeout.unwrap().as_secs(), retry.per_try_timeout.unwrap().as_secs()), (10, 2));
     assert_eq!((retry.attempts, retry.statuses.as_slice()), (3, [500, 503].as_slice()));
+    let never = rule("retry: {codes: [503], attempts: 0}\n  backendRefs: [{name: catalog, port: 80}]");
+    assert_eq!(forward(&never).retry.as_ref().unwrap().attempts, 0);
     assert_eq!(retry.backoff_base.as_millis(), 100);
     assert!(retry.on.contains(&RetryOn::Reset) && retry.on.contains(&RetryOn::ConnectFailure));
     let route = rule("timeouts: {request: 0s}\n  backendRefs: [{name: catalog, port: 80}]");

@@ -201,3 +201,10 @@ fn all_versions_of_istio_are_read() {
         assert_eq!(told(&text), Vec::<String>::new(), "{version}");
     }
 }
+
+#[test]
+fn a_target_port_is_told() {
+    let spec = "ingress: [{port: {number: 80, protocol: HTTP, name: http, targetPort: 8080}, defaultEndpoint: '127.0.0.1:80'}]";
+    let told = one_told(&sidecar(spec));
+    assert!(told.contains("warning OUT0006: spec.ingress[0].port.targetPort has no effect"), "{told}");
+}

@@ -1,10 +1,12 @@
 //! Routes of connections: TLS by the server name that the client asks for, and TCP.
 
-use super::{block_in_mesh, keep, targets};
+use super::{Rule, block_in_mesh, keep, targets};
 use crate::finding::quote;
 use crate::intent::{Host, TcpMatch, TcpRoute, TlsMatch, TlsRoute};
 use crate::reader::{At, Fields, Reader, Table};
 
+/// Connections have no headers.
+const SHARE: Table = Table::new("a destination of connections", &["destination", "weight"]);
 const TCP: Table = Table::new("a TCP route", &["match", "route"]);
 const TCP_MATCH: Table = Table::new("a TCP match", &["port", "sourceLabels", "sourceNamespace", "gateways"])
     .later(&["destinationSubnets", "sourceSubnet"]);
@@ -13,7 +15,7 @@ const TLS_MATCH: Table =
     Table::new("a TLS match", &["sniHosts", "port", "sourceLabels", "sourceNamespace", "gateways"])
         .later(&["destinationSubnets"]);
 
-pub(super) fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute> {
+pub(super) fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Option<TcpRoute> {
     let fields = reader.fields(at, &TCP)?;
     let blocks = reader.list(fields.get("match"));
     let written = blocks.len();
@@ -21,11 +23,11 @@ pub(super) fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute
     for block in blocks {
         let Some(fields) = reader.fields(&block, &TCP_MATCH) else { continue };
         let read = connection(reader, &fields);
-        if block_in_mesh(reader, fields.get("gateways")) && keep(reader, &block, fields.has_later()) {
+        if block_in_mesh(reader, fields.get("gateways"), rule) && keep(reader, &block, fields.has_later()) {
             matches.push(read);
         }
     }
-    let targets = targets(reader, fields.get("route"));
+    let targets = targets(reader, fields.get("route"), &SHARE);
     if !fields.has("route") {
         reader.missing(&fields, "route");
     }
@@ -37,13 +39,7 @@ pub(super) fn tcp_route(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TcpRoute
     })
 }
 
-/// `hosts` and `names` are what the whole rule is about, resolved and as written.
-pub(super) fn tls_route(
-    reader: &mut Reader<'_>,
-    at: &At<'_>,
-    hosts: &[Host],
-    names: &[String],
-) -> Option<TlsRoute> {
+pub(super) fn tls_route(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Option<TlsRoute> {
     let fields = reader.fields(at, &TLS)?;
     let blocks = reader.list(fields.get("match"));
     if blocks.is_empty() {
@@ -53,13 +49,14 @@ pub(super) fn tls_route(
     for block in blocks {
         let Some(fields) = reader.fields(&block, &TLS_MATCH) else { continue };
         let connection = connection(reader, &fields);
-        let server_names = server_names(reader, &fields, hosts, names);
-        let whole = block_in_mesh(reader, fields.get("gateways")) && keep(reader, &block, fields.has_later());
+        let server_names = server_names(reader, &fields, rule);
+        let in_mesh = block_in_mesh(reader, fields.get("gateways"), rule);
+        let whole = in_mesh && keep(reader, &block, fields.has_later());
         if whole && !server_names.is_empty() {
             matches.push(TlsMatch { server_names, connection });
         }
     }
-    let targets = targets(reader, fields.get("route"));
+    let targets = targets(reader, fields.get("route"), &SHARE);
     if !fields.has("route") {
         reader.missing(&fields, "route");
     }
@@ -79,12 +76,7 @@ fn connection(reader: &mut Reader<'_>, fields: &Fields<'_>) -> TcpMatch {
     }
 }
 
-fn server_names(
-    reader: &mut Reader<'_>,
-    fields: &Fields<'_>,
-    hosts: &[Host],
-    names: &[String],
-) -> Vec<String> {
+fn server_names(reader: &mut Reader<'_>, fields: &Fields<'_>, rule: &Rule<'_>) -> Vec<String> {
     let items = reader.list(fields.get("sniHosts"));
     if items.is_empty() {
         reader.missing(fields, "sniHosts");
@@ -104,7 +96,8 @@ fn server_names(
             continue;
         }
         let is_of = |host: &str| host == name || within(&name, host);
-        if !hosts.iter().map(Host::as_str).chain(names.iter().map(String::as_str)).any(is_of) {
+        let (hosts, names) = (rule.hosts.iter().map(Host::as_str), rule.names.iter().map(String::as_str));
+        if !hosts.chain(names).any(is_of) {
             let message = format!("{}: {} is none of the hosts of the rule", item.path, quote(&name));
             reader.error(&item, message);
         } else {

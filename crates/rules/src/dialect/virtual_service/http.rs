@@ -4,7 +4,7 @@ use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::route::{Forward, Route, RouteAction};
 
 use super::effects::{direct_response, fault, redirect, retries, rewrite};
-use super::{block_in_mesh, keep, mirror, targets};
+use super::{ROUTE, Rule, block_in_mesh, keep, mirror, targets};
 use crate::dialect::cors;
 use crate::dialect::shared::{
     RequestMatch, Spelling, header_edits, header_matches, query_matches, string_match,
@@ -52,16 +52,15 @@ const MATCH: Table = Table::new(
         "sourceLabels",
         "sourceNamespace",
         "gateways",
+        "statPrefix",
     ],
-)
-.ignored(&["statPrefix"]);
+);
 
-/// `is_delegate`: the route is for others to delegate to.
-pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, is_delegate: bool) -> Option<HttpRoute> {
+pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Option<HttpRoute> {
     let fields = reader.fields(at, &HTTP)?;
     let blocks = reader.list(fields.get("match"));
     let written = blocks.len();
-    let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| http_match(reader, block)).collect();
+    let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| http_match(reader, block, rule)).collect();
     let header_edits = header_edits(reader, fields.get("headers"));
     let forward = Forward {
         timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
@@ -73,7 +72,7 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, is_delegate: bool) -> 
     let cors = cors::read(reader, fields.get("corsPolicy"), Spelling::Istio);
     let mirrors = mirror::read(reader, at, &fields);
     let mut route = match fields.get("delegate") {
-        Some(to) => delegated(reader, at, &to, &fields, forward, is_delegate)?,
+        Some(to) => delegated(reader, at, &to, &fields, forward, rule.is_delegate)?,
         None => action(reader, at, &fields, forward)?,
     };
     route.said = Said { timeout: fields.has("timeout"), retries: fields.has("retries") };
@@ -93,7 +92,7 @@ fn action(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, forward: Fo
         ["route", "redirect", "directResponse"].into_iter().filter(|name| fields.has(name)).collect();
     match given.as_slice() {
         ["route"] => {
-            let targets = targets(reader, fields.get("route"));
+            let targets = targets(reader, fields.get("route"), &ROUTE);
             let answer = answer(RouteAction::Forward(forward));
             (!targets.is_empty()).then_some(HttpRoute { targets, ..answer })
         }
@@ -185,7 +184,7 @@ fn one_authority(reader: &mut Reader<'_>, fields: &Fields<'_>, route: &HttpRoute
     }
 }
 
-fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
+fn http_match(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Option<HttpMatch> {
     let fields = reader.fields(at, &MATCH)?;
     let mut plain = |name| string_match(reader, fields.get(name), Spelling::Istio, false);
     let (uri, scheme, method, authority) =
@@ -210,5 +209,7 @@ fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
         grpc: None,
         place: at.place(),
     };
-    (block_in_mesh(reader, fields.get("gateways")) && keep(reader, at, fields.has_later())).then_some(read)
+    reader.not_yet(&fields, &["statPrefix"], "no statistics of their own are kept for a match");
+    (block_in_mesh(reader, fields.get("gateways"), rule) && keep(reader, at, fields.has_later()))
+        .then_some(read)
 }

@@ -67,3 +67,47 @@ fn a_route_may_be_another_objects() {
         assert!(one_told(&text).contains("needs hosts"), "{more}");
     }
 }
+
+#[test]
+fn what_is_taken_and_without_effect_is_told() {
+    let to = "route: [{destination: {host: reviews}}]";
+    let told =
+        one_told(&virtual_service(&format!("hosts: [reviews]\nhttp:\n- match: [{{statPrefix: a}}]\n  {to}")));
+    assert!(told.contains("warning OUT0005: spec.http[0].match[0].statPrefix"), "{told}");
+    for list in ["http", "tcp"] {
+        let text =
+            virtual_service(&format!("hosts: [reviews]\n{list}:\n- match: [{{gateways: [public]}}]\n  {to}"));
+        let told = one_told(&text);
+        assert!(
+            told.contains(&format!("warning OUT0006: spec.{list}[0].match[0].gateways names none")),
+            "{told}"
+        );
+        assert_eq!(objects(&text)[0].intents, []);
+    }
+    let own = virtual_service(&format!(
+        "hosts: [reviews]\ngateways: [mesh, public]\nhttp:\n- match: [{{gateways: [public]}}, {{gateways: [mesh]}}]\n  {to}"
+    ));
+    assert!(one_told(&own).contains("OUT0005: spec.gateways"), "the rule tells enough of its own");
+    let headers = "route: [{destination: {host: reviews}, headers: {request: {set: {a: b}}}}]";
+    for list in
+        [format!("tcp:\n- {headers}"), format!("tls:\n- match: [{{sniHosts: [reviews]}}]\n  {headers}")]
+    {
+        let told = one_told(&virtual_service(&format!("hosts: [reviews]\n{list}")));
+        assert!(
+            told.contains("error IST0106: unknown field \"headers\" in a destination of connections"),
+            "{told}"
+        );
+    }
+    for empty in ["http: []", "tcp: []\ntls: []"] {
+        let told = one_told(&virtual_service(&format!("hosts: [reviews]\n{empty}")));
+        assert!(told.contains("needs http, tls or tcp routes"), "{told}");
+    }
+}
+
+#[test]
+fn an_empty_export_list_is_none() {
+    let text = virtual_service(&format!("hosts: [reviews]\nexportTo: []\nhttp:\n- route:\n{TO}"));
+    assert_eq!(route(&text).visibility, Visibility::Everyone);
+    let nobody = virtual_service(&format!("hosts: [reviews]\nexportTo: ['~']\nhttp:\n- route:\n{TO}"));
+    assert_eq!(route(&nobody).visibility, Visibility::Namespaces(Vec::new()));
+}
