@@ -12,8 +12,8 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, DestinationIntent, Host, Intent, IpFamily, KeySource, Known, LimitsIntent, Location,
-    MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
+    AuthorizationIntent, Carried, DestinationIntent, Host, Intent, IpFamily, KeySource, Known, LimitsIntent,
+    Location, MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
 use rpds::RedBlackTreeMapSync;
 
@@ -311,10 +311,10 @@ impl World {
         has(host) || self.mistaken(host).is_some_and(|other| has(&other))
     }
 
-    /// The routing that a client of `namespace` has for a host: an exact host goes before a wildcard, the longer wildcard
-    /// before the shorter, then the first by name.
-    pub fn route_for(&self, host: &Host, namespace: &str) -> Option<Arc<RouteIntent>> {
-        self.route_known(host, namespace, None)
+    /// The routing of what is carried that a client of `namespace` has for a host: of all rules that have routes for it an exact host
+    /// goes before a wildcard, the longer wildcard before the shorter, then the first by name.
+    pub fn route_for(&self, host: &Host, namespace: &str, carried: Carried) -> Option<Arc<RouteIntent>> {
+        self.route_known(host, namespace, None, carried)
     }
 
     fn route_among(&self, host: &Host, is: impl Fn(&RouteIntent) -> bool) -> Option<Arc<RouteIntent>> {

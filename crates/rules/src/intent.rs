@@ -24,8 +24,8 @@ pub use destination::{
 pub use limits::{GlobalIntent, LimitsIntent};
 pub use nearness::{Distribution, Nearness, PlacePattern};
 pub use route::{
-    Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute, TlsMatch,
-    TlsRoute, WeightedTarget,
+    Carried, Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute,
+    TlsMatch, TlsRoute, WeightedTarget,
 };
 pub use security::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, MtlsIntent, MtlsMode,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_model::cluster::NOWHERE;
 use outrigger_model::listener::{ChainMatch, FilterChain, TcpProxy, Terminal, TransportMatch};
 use outrigger_model::route::WeightedCluster;
-use outrigger_rules::intent::{AttachedIntent, ObjectKind, Origin, RouteIntent, TcpMatch};
+use outrigger_rules::intent::{AttachedIntent, Carried, ObjectKind, Origin, RouteIntent, TcpMatch};
 
 use super::attached::shares;
 use super::chains::chain;
@@ -21,7 +21,8 @@ use crate::world::selected;
 /// What routes the connections of a port of a host.
 pub(super) struct Ways {
     attached: Vec<Arc<AttachedIntent>>,
-    rule: Option<Arc<RouteIntent>>,
+    tls: Option<Arc<RouteIntent>>,
+    tcp: Option<Arc<RouteIntent>>,
 }
 
 impl Ways {
@@ -31,10 +32,12 @@ impl Ways {
             None => lens.resolve(outbound.host),
             Some(_) => None,
         };
-        let Some(host) = host else { return Self { attached: Vec::new(), rule: None } };
+        let Some(host) = host else { return Self { attached: Vec::new(), tls: None, tcp: None } };
         let service = lens.service(&host);
         let attached = service.map(|service| lens.attached_to(service, outbound.port)).unwrap_or_default();
-        Self { attached, rule: lens.route_for(&host) }
+        // They may be of two objects.
+        let rule = |carried| lens.route_for(&host, carried);
+        Self { attached, tls: rule(Carried::Tls), tcp: rule(Carried::Tcp) }
     }
 
     /// The route that is attached to all connections.
@@ -79,7 +82,7 @@ impl Ways {
         let holds = |matches: &[TcpMatch]| {
             matches.is_empty() || matches.iter().any(|matches| applies(lens, matches, port))
         };
-        let rule = self.rule.as_ref();
+        let rule = self.tcp.as_ref();
         let route = rule.and_then(|rule| rule.tcp.iter().find(|route| holds(&route.matches)));
         match route {
             Some(route) => (weighted(&route.targets, port), rule.map(|rule| &rule.origin)),
@@ -104,7 +107,7 @@ impl Ways {
             }
             return chains.chains;
         }
-        let Some(rule) = &self.rule else { return Vec::new() };
+        let Some(rule) = &self.tls else { return Vec::new() };
         for (at, route) in rule.tls.iter().enumerate() {
             for m in route.matches.iter().filter(|m| applies(lens, &m.connection, port)) {
                 let to = || tcp(lens, outbound, weighted(&route.targets, port));
@@ -166,23 +169,26 @@ fn applies(lens: &Lens<'_>, m: &TcpMatch, port: u16) -> bool {
             || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
 }
 
-/// A TCP proxy of a destination.
+/// A TCP proxy of a destination. A connection is for one of several clusters, and may be silent for the shortest time that the rule of
+/// one of them says, or else that of the destination, or an hour.
 pub(super) fn tcp(lens: &Lens<'_>, outbound: &Outbound<'_>, clusters: Vec<WeightedCluster>) -> Terminal {
-    Terminal::Tcp(TcpProxy { clusters, idle_timeout: idle_timeout(lens, outbound) })
+    // Off: ten years.
+    let off = |said: Duration| if said.is_zero() { Duration::from_secs(315_360_000) } else { said };
+    let targets = clusters.iter().filter_map(|share| Outbound::parse(&share.cluster));
+    let said = targets.filter_map(|target| idle_timeout(lens, &target)).map(off).min();
+    let said = said.or_else(|| idle_timeout(lens, outbound).map(off));
+    let idle_timeout = said.unwrap_or(Duration::from_secs(3600));
+    Terminal::Tcp(TcpProxy { clusters, idle_timeout })
 }
 
-/// How long a connection may be silent: what the rule of its destination says, or an hour.
-fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Duration {
+/// How long a connection may be silent, as the rule of a destination says.
+fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Option<Duration> {
     let rule = match outbound.address() {
         None => lens.resolve(outbound.host),
         // A call to the address of a workload obeys the policy of its service.
         Some(address) => lens.workloads_at(address).next().map(|instance| lens.host_of(instance)),
     };
-    let rule = rule.and_then(|host| lens.destination_for(&host));
-    let pool = rule.and_then(|rule| rule.effective(None, outbound.port).connection_pool);
-    match pool.and_then(|pool| pool.tcp_idle_timeout) {
-        // Off: ten years.
-        Some(Duration::ZERO) => Duration::from_secs(315_360_000),
-        found => found.unwrap_or(Duration::from_secs(3600)),
-    }
+    let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
+    let rule = lens.destination_for(&rule?)?;
+    rule.effective(subset, outbound.port).connection_pool?.tcp_idle_timeout
 }

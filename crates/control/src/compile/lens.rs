@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode, Origin,
-    RouteIntent, SidecarIntent, TokensIntent, Unknown, WorkloadIntent,
+    AttachedIntent, AuthorizationIntent, Carried, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode,
+    Origin, RouteIntent, SidecarIntent, TokensIntent, Unknown, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -275,13 +275,13 @@ impl<'a> Lens<'a> {
         self.world.workloads_at(network, address)
     }
 
-    pub(super) fn route_for(&self, host: &Host) -> Option<Arc<RouteIntent>> {
+    pub(super) fn route_for(&self, host: &Host, carried: Carried) -> Option<Arc<RouteIntent>> {
         self.saw(Fact::Routes(host.clone()));
         self.saw_mistaken(host, Fact::Routes);
         if !self.world.is_routed(host) {
             return None;
         }
-        self.world.route_known(host, self.namespace(), self.sidecar())
+        self.world.route_known(host, self.namespace(), self.sidecar(), carried)
     }
 
     /// The routes that are attached to a port of a service and hold for the client, the oldest first, as [`World::attached_to`].

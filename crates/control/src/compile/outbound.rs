@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use outrigger_model::listener::{ChainMatch, Listener, RouteSource, Terminal};
-use outrigger_rules::intent::SidecarIntent;
+use outrigger_rules::intent::{Carried, SidecarIntent};
 use outrigger_xds::ClientKind;
 
 use super::chains::{chain, detected, http, listener};
@@ -66,12 +66,10 @@ pub(super) fn envoy_gaps(lens: &Lens<'_>) -> Vec<Gap> {
         if let Some(rule) = lens.destination_for(service.host()).filter(|_| !tcp.is_empty()) {
             gaps.extend(rule.origins().map(|rule| Gap { rule: rule.to_string(), why: why(&tcp) }));
         }
-        let route = lens.route_for(service.host());
-        let route = route.filter(|route| !route.tcp.is_empty() || !route.tls.is_empty());
-        if let Some(route) =
-            route.filter(|_| !tcp.is_empty() || service.ports().values().any(|p| *p == Protocol::Auto))
-        {
-            gaps.push(Gap { rule: route.origin.to_string(), why: NO_CONNECTIONS.to_owned() });
+        if !tcp.is_empty() || service.ports().values().any(|p| *p == Protocol::Auto) {
+            let of = |carried| lens.route_for(service.host(), carried).map(|route| route.origin.to_string());
+            let rules: BTreeSet<String> = [Carried::Tls, Carried::Tcp].into_iter().filter_map(of).collect();
+            gaps.extend(rules.into_iter().map(|rule| Gap { rule, why: NO_CONNECTIONS.to_owned() }));
         }
     }
     gaps

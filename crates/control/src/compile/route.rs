@@ -6,7 +6,9 @@ use outrigger_model::route::{
     Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
     VirtualHost, WeightedCluster,
 };
-use outrigger_rules::intent::{HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, WeightedTarget};
+use outrigger_rules::intent::{
+    Carried, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, WeightedTarget,
+};
 use outrigger_xds::ClientKind;
 
 use super::attached;
@@ -74,7 +76,7 @@ pub(super) fn virtual_host(
     domains: Vec<String>,
 ) -> VirtualHost {
     let name = format!("{}:{port}", service.host().as_str());
-    let intent = lens.route_for(service.host()).filter(|intent| !intent.http.is_empty());
+    let intent = lens.route_for(service.host(), Carried::Http);
     let mut routes = match (attached::routes(lens, service, port), intent) {
         (Some(routes), _) => routes,
         (None, None) => {

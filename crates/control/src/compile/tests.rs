@@ -20,6 +20,7 @@ mod addresses;
 mod changes;
 mod custom;
 mod inbound;
+mod split;
 mod twins;
 
 pub(super) fn shop() -> Vec<Instance> {

@@ -1,7 +1,9 @@
 //! Rules for a host that a client does not have, and why: what compilation leaves out leaves no trace in what it makes.
 
+use std::sync::Arc;
+
 use outrigger_rules::conditions::can_hold;
-use outrigger_rules::intent::{AttachedIntent, Host, HttpMatch, Origin, RouteIntent, Visibility};
+use outrigger_rules::intent::{AttachedIntent, Carried, Host, HttpMatch, Origin, RouteIntent, Visibility};
 
 use super::See;
 use super::body::Lost;
@@ -60,12 +62,23 @@ fn other_attached(see: &See<'_>, service: &Service, port: u16, chosen: &[Origin]
     others.map(|route| whole(&route.origin, why(route))).collect()
 }
 
+/// Why another route goes first.
+const BEFORE: &str = "goes before it: the more specific host, then the first by name";
+
 fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&AttachedIntent>) -> Vec<Lost> {
     let sidecar = see.sidecar().map(AsRef::as_ref);
-    let chosen = see.world.route_known(&service.host, see.namespace(), sidecar);
+    let chosen = |carried| see.world.route_known(&service.host, see.namespace(), sidecar, carried);
+    let chosen = Carried::ALL.map(|carried| (carried, chosen(carried)));
     let mut lost = Vec::new();
     for route in see.world.routes_over(&service.host) {
-        let is_chosen = chosen.as_ref().is_some_and(|chosen| chosen.origin == route.origin);
+        let rival = |(carried, chosen): &(Carried, Option<Arc<RouteIntent>>)| {
+            let first =
+                chosen.as_ref().filter(|first| route.routes(*carried) && first.origin != route.origin)?;
+            Some((*carried, first.origin.clone()))
+        };
+        let rivals: Vec<_> = chosen.iter().filter_map(rival).collect();
+        let written = Carried::ALL.into_iter().filter(|carried| route.routes(*carried)).count();
+        let all_lost = rivals.len() == written;
         let narrowed = || {
             let sidecar = sidecar.filter(|sidecar| !sidecar.imports_rule(see.namespace(), &route))?;
             Some(format!("{} knows nothing that it is for in its namespace", sidecar.origin))
@@ -77,16 +90,18 @@ fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&Attache
                 Some(format!("{} at this port replaces it", attached.origin))
             })
             .or_else(|| {
-                let first = chosen.as_ref().filter(|_| !is_chosen)?;
-                Some(format!(
-                    "{} goes before it: the more specific host, then the first by name",
-                    first.origin
-                ))
+                let (_, first) = rivals.first().filter(|_| all_lost)?;
+                Some(format!("{first} {BEFORE}"))
             });
-        match why {
-            Some(why) => lost.push(whole(&route.origin, why)),
-            None if is_chosen => lost.extend(chosen.iter().flat_map(|route| matches(see, route, port))),
-            None => {}
+        if let Some(why) = why {
+            lost.push(whole(&route.origin, why));
+            continue;
+        }
+        for (carried, first) in &rivals {
+            lost.push(whole(&route.origin, format!("of its {} routes: {first} {BEFORE}", carried.name())));
+        }
+        if rivals.iter().all(|(carried, _)| *carried != Carried::Http) {
+            lost.extend(matches(see, &route, port));
         }
     }
     lost
@@ -129,7 +144,7 @@ fn destinations(see: &See<'_>, host: &Host) -> Vec<Lost> {
     let why = |visibility: &Visibility| {
         hidden(visibility, see.namespace()).unwrap_or_else(|| match &chosen {
             Some(chosen) => format!(
-                "{} goes before it: the more specific host, then the client's namespace, then the service's",
+                "{} goes before it: the client's namespace, then the service's; of one the more specific host",
                 chosen.origin
             ),
             None => "it does not hold here".to_owned(),

@@ -1,5 +1,5 @@
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::Host;
+use outrigger_rules::intent::{Carried, Host};
 use outrigger_rules::{ParseOptions, parse};
 use tokio::task::JoinSet;
 
@@ -91,7 +91,7 @@ async fn rules_and_registrations_are_there_after_a_restart_and_generations_go_on
     let world = &published.world;
     assert!(world.instance("c1").is_some());
     let host: Host = world.resolver.service("catalog", "shop");
-    assert!(world.route_for(&host, "shop").is_some(), "the stored rule is in force again");
+    assert!(world.route_for(&host, "shop", Carried::Http).is_some(), "the stored rule is in force again");
 
     let changed = ROUTE.replace("subset: v1", "subset: v1, port: {number: 8080}");
     let again = keeper.apply(objects(&changed), "default", "bob", false).await.unwrap();
@@ -317,7 +317,7 @@ async fn a_rule_of_a_registry_is_in_force_and_changed_only_there() {
     let key = "VirtualService/shop/catalog";
     let published = keeper.published();
     let host: Host = published.world.resolver.service("catalog", "shop");
-    assert!(published.world.route_for(&host, "shop").is_some());
+    assert!(published.world.route_for(&host, "shop", Carried::Http).is_some());
     let stored = published.rules[key].stored();
     assert_eq!((stored.version, &*stored.author), (1, "registry \"files1\" (rules.yaml)"));
     for refused in [
@@ -331,7 +331,7 @@ async fn a_rule_of_a_registry_is_in_force_and_changed_only_there() {
     keeper.registry(source.clone(), said(&format!("{SUBSETS}---{changed}"))).await.unwrap();
     assert_eq!(keeper.published().rules[key].stored().version, 2);
     keeper.registry(source, Event::Remove(Key::Rule(key.into()))).await.unwrap();
-    assert!(keeper.published().world.route_for(&host, "shop").is_none());
+    assert!(keeper.published().world.route_for(&host, "shop", Carried::Http).is_none());
     assert_eq!(keeper.published().rules.len(), 1);
     assert!(store.contents().rules.is_empty(), "the registry keeps it, not we");
     keeper.apply(objects(ROUTE), "default", "ann", false).await.unwrap();

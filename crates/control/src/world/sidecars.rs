@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use outrigger_rules::intent::{Host, RouteIntent, SidecarIntent};
+use outrigger_rules::intent::{Carried, Host, RouteIntent, SidecarIntent};
 
 use super::{World, selected};
 use crate::instance::Instance;
@@ -43,9 +43,11 @@ impl World {
         host: &Host,
         namespace: &str,
         sidecar: Option<&SidecarIntent>,
+        carried: Carried,
     ) -> Option<Arc<RouteIntent>> {
         let known =
             |route: &RouteIntent| sidecar.is_none_or(|sidecar| sidecar.imports_rule(namespace, route));
-        self.route_among(host, |route| route.visibility.includes(namespace) && known(route))
+        let visible = |route: &RouteIntent| route.visibility.includes(namespace) && known(route);
+        self.route_among(host, |route| route.routes(carried) && visible(route))
     }
 }

@@ -91,6 +91,10 @@ fn lost<'o>(
         );
         return Some((Severity::Warning, &second.place, message));
     }
+    // What is for some clients alone takes nothing from the others.
+    if first.subsets_only || second.subsets_only {
+        return None;
+    }
     let twice = second.subsets.iter().find(|subset| {
         first.subset(&subset.name).is_some_and(|known| {
             (&known.labels, &known.policy, &known.ports) != (&subset.labels, &subset.policy, &subset.ports)

@@ -23,7 +23,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     }
     let place = host_at.as_ref().unwrap_or(spec).place();
     let host = reader.host(host_at);
-    let (policy, ports): Policies =
+    let (mut policy, mut ports): Policies =
         fields.get("trafficPolicy").map(|at| policy::read(reader, &at)).unwrap_or_default();
     let mut subsets: Vec<SubsetIntent> = Vec::new();
     for item in reader.list(fields.get("subsets")) {
@@ -37,10 +37,17 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         subsets.push(read);
     }
     let visibility = visibility(reader, fields.get("exportTo"));
-    if let Some(selector) = fields.get("workloadSelector") {
-        // Ignoring it would apply the policy to every client.
-        reader.not_implemented(&selector, "the whole rule has no effect");
-        return Vec::new();
+    let selector = fields.get("workloadSelector");
+    if let Some(selector) = &selector {
+        // Ignoring it would apply the policy to every client; what the subsets are is no policy.
+        reader.not_implemented(
+            selector,
+            "its policies have no effect, and its subsets are there for all clients",
+        );
+        (policy, ports) = Policies::default();
+        for subset in &mut subsets {
+            (subset.policy, subset.ports) = Policies::default();
+        }
     }
     let Some(host) = host else { return Vec::new() };
     let origin = reader.origin.clone();
@@ -52,6 +59,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         policy,
         ports,
         subsets,
+        subsets_only: selector.is_some(),
         merged: Vec::new(),
     })]
 }

@@ -113,6 +113,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             policy,
             ports: BTreeMap::new(),
             subsets,
+            subsets_only: false,
             merged: Vec::new(),
         }));
     }

@@ -27,6 +27,9 @@ pub struct DestinationIntent {
     pub ports: BTreeMap<u16, TrafficPolicy>,
     /// Named parts of the host.
     pub subsets: Vec<SubsetIntent>,
+    /// It is for some clients alone, which is not implemented: it only adds subsets to what holds anyway.
+    #[serde(default)]
+    pub subsets_only: bool,
     /// Further objects that were merged into this one.
     pub merged: Vec<Origin>,
 }
@@ -79,8 +82,9 @@ impl DestinationIntent {
         Some(whole)
     }
 
-    /// Which rules a client of `namespace` has for a host, to be merged: those for exactly the host go before wildcards, and a
-    /// longer one before a shorter; then those of the client's own namespace, then of the host's `owner`, then any.
+    /// Which rules a client of `namespace` has for a host, to be merged, as Istio: those of the client's own namespace go first, then
+    /// those of the host's `owner`, then any; of a namespace those for exactly the host go before wildcards, and a longer one before a
+    /// shorter. What only adds subsets stands last.
     pub fn in_force<'r, R: Borrow<Self>>(
         rules: &'r [R],
         host: &Host,
@@ -91,18 +95,20 @@ impl DestinationIntent {
             let exact = if rule.host == *host { usize::MAX } else { rule.host.as_str().len() };
             let of = rule.origin.namespace.as_str();
             let near = if of == namespace { 2 } else { usize::from(Some(of) == owner) };
-            (rule.host == *host || rule.host.covers(host.as_str())).then_some((exact, near))
+            (rule.host == *host || rule.host.covers(host.as_str())).then_some((near, exact))
         };
         let visible = rules.iter().filter(|rule| {
             let rule: &Self = (*rule).borrow();
             rule.visibility.includes(namespace)
         });
         let mut best = None;
-        let mut chosen: Vec<&R> = Vec::new();
+        let (mut chosen, mut adding): (Vec<&R>, Vec<&R>) = Default::default();
         for found in visible {
             let rule: &Self = found.borrow();
             let Some(rank) = rank(rule) else { continue };
-            if Some(rank) > best {
+            if rule.subsets_only {
+                adding.push(found);
+            } else if Some(rank) > best {
                 best = Some(rank);
                 chosen = vec![found];
             } else if let Some(first) = chosen.first().map(|first| -> &Self { (*first).borrow() })
@@ -112,6 +118,7 @@ impl DestinationIntent {
                 chosen.push(found);
             }
         }
+        chosen.append(&mut adding);
         chosen
     }
 

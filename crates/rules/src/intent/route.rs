@@ -28,6 +28,15 @@ pub struct RouteIntent {
 }
 
 impl RouteIntent {
+    /// Whether it has routes for what is carried: another object may have those for the rest.
+    pub fn routes(&self, carried: Carried) -> bool {
+        match carried {
+            Carried::Http => !self.http.is_empty(),
+            Carried::Tls => !self.tls.is_empty(),
+            Carried::Tcp => !self.tcp.is_empty(),
+        }
+    }
+
     /// Everything that it may send something to, and where that was written.
     pub fn references(&self) -> impl Iterator<Item = (&Target, &Place)> {
         let http = self.http.iter().flat_map(|http| &http.targets);
@@ -36,6 +45,31 @@ impl RouteIntent {
         let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
         let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place));
         shares.map(|share| (&share.target, &share.place)).chain(mirrors)
+    }
+}
+
+/// What a route is for: the lists of a [`RouteIntent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// Requests.
+    Http,
+    /// Connections of TLS that is not ended.
+    Tls,
+    /// Connections of bytes.
+    Tcp,
+}
+
+impl Carried {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Http, Self::Tls, Self::Tcp];
+
+    /// As the fields of a VirtualService are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
     }
 }
 

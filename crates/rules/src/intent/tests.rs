@@ -35,6 +35,7 @@ fn destination() -> DestinationIntent {
         policy: base,
         ports: [(80, policy(Balance::LeastRequest))].into(),
         subsets: vec![subset],
+        subsets_only: false,
         merged: Vec::new(),
     }
 }

@@ -251,7 +251,9 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
     }
     if let Some(tcp) = fields.get("tcp").and_then(|at| reader.fields(&at, &TCP)) {
         reader.not_yet(&tcp, &["maxConnectionDuration", "tcpKeepalive"], "it has no effect");
-        pool.max_connections = reader.number(tcp.get("maxConnections"), 1..=u32::MAX);
+        // In protobuf 0 is "not set".
+        pool.max_connections =
+            reader.number(tcp.get("maxConnections"), 0..=u32::MAX).filter(|limit| *limit > 0);
         pool.connect_timeout = reader.positive(tcp.get("connectTimeout"));
         pool.tcp_idle_timeout = reader.duration(tcp.get("idleTimeout"));
         // Without effect, and looked at all the same.
@@ -264,7 +266,7 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
     }
     if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {
         reader.not_yet(&http, &["maxConcurrentStreams"], "what the peer allows holds");
-        // In protobuf 0 is "not set", also for these limits.
+        // So it is of these limits.
         let mut limit = |name| reader.number(http.get(name), 0..=u32::MAX).filter(|limit| *limit > 0);
         pool.max_pending_requests = limit("http1MaxPendingRequests");
         pool.max_requests = limit("http2MaxRequests");

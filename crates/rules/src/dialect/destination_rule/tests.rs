@@ -4,7 +4,7 @@ use outrigger_model::cluster::{Balance, Outlier};
 use outrigger_model::route::HashOn;
 
 use crate::intent::{ClientTlsMode, LoadBalancing, Nearness};
-use crate::testing::{destination, object, objects, one_told, told};
+use crate::testing::{destination, object, one_told, told};
 
 fn rule(spec: &str) -> String {
     object("networking.istio.io/v1beta1", "DestinationRule", spec)
@@ -42,17 +42,19 @@ fn limits_and_ejection_arrive() {
 outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 2s, maxEjectionPercent: 100}
 retryBudget: {percent: 50, minRetryConcurrency: 1}",
     );
-    let policy = destination(&text).policy;
-    let pool = policy.connection_pool.unwrap();
+    let found = destination(&text).policy;
+    let pool = found.connection_pool.unwrap();
     assert_eq!(
         (pool.max_connections, pool.max_pending_requests, pool.max_requests, pool.max_retries),
         (Some(10), Some(5), Some(20), Some(3))
     );
     assert_eq!(pool.max_requests_per_connection, None);
-    let outlier = policy.outlier.unwrap();
+    let unset = destination(&policy("connectionPool: {tcp: {maxConnections: 0}}"));
+    assert_eq!(unset.policy.connection_pool.unwrap().max_connections, None, "protobuf's 0 is none");
+    let outlier = found.outlier.unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_percent), (3, 100));
     assert_eq!((outlier.interval, outlier.base_ejection), (Duration::from_secs(1), Duration::from_secs(2)));
-    let budget = policy.retry_budget.unwrap();
+    let budget = found.retry_budget.unwrap();
     assert_eq!((budget.percent, budget.min_concurrency), (50.0, 1));
 }
 
@@ -144,8 +146,9 @@ fn a_rule_for_certain_clients_does_not_become_one_for_all() {
     let text = rule(
         "host: reviews\nworkloadSelector: {matchLabels: {app: web}}\ntrafficPolicy: {outlierDetection: {}}",
     );
-    assert!(one_told(&text).contains("the whole rule has no effect"));
-    assert_eq!(objects(&text)[0].intents, []);
+    assert!(one_told(&text).contains("its policies have no effect, and its subsets are there"));
+    let found = destination(&text);
+    assert!(found.subsets_only && found.is_without_policy(), "{found:?}");
 }
 
 #[test]
