@@ -8,6 +8,7 @@ use cargo_metadata::{Metadata, MetadataCommand};
 
 /// Who may depend on whom. `tests` and `xtask` are development only: the one may use all, the other nothing of ours.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("outrigger-cni", &[]),
     ("outrigger-model", &[]),
     ("outrigger-telemetry", &[]),
     ("outrigger-rules", &["outrigger-model"]),
@@ -16,7 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("outrigger-proxy", &["outrigger-identity", "outrigger-model", "outrigger-telemetry", "outrigger-xds"]),
     (
         "outrigger-control",
-        &["outrigger-identity", "outrigger-model", "outrigger-rules", "outrigger-telemetry", "outrigger-xds"],
+        &[
+            "outrigger-cni",
+            "outrigger-identity",
+            "outrigger-model",
+            "outrigger-rules",
+            "outrigger-telemetry",
+            "outrigger-xds",
+        ],
     ),
     ("outrigger-cli", ALL),
     ("outrigger-tests", ALL),
@@ -26,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 const ALL: &[&str] = &[
     "outrigger-cli",
+    "outrigger-cni",
     "outrigger-control",
     "outrigger-identity",
     "outrigger-model",
