@@ -2,7 +2,8 @@
 //!
 //! Owns one nftables table, and for `tproxy` one routing rule and one route of either family; touches nothing else.
 //! [`rules`] is the text, pure, so that a dry run cannot differ from the real one; [`apply`] runs `nft` and `ip`;
-//! [`probe`] is how an unprivileged sidecar finds out whether the rules are in force. Where an intercepted connection was
+//! [`probe`] is how an unprivileged sidecar finds out whether the rules are in force, [`check`] how whoever
+//! comes before it does. Where an intercepted connection was
 //! going is `listen::orig_dst`'s.
 
 use std::fmt;
@@ -14,6 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 pub mod apply;
+pub mod check;
 pub mod probe;
 pub mod rules;
 
@@ -79,6 +81,8 @@ pub enum Command {
     Show,
     /// Remove the rules, and nothing else
     Remove,
+    /// Find out, without a privilege and before there is a sidecar, whether the rules are in force: exit code 1 where they are not
+    Check(check::Check),
 }
 
 /// How connections reach the sidecar.

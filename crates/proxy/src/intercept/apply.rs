@@ -21,6 +21,7 @@ pub fn run(command: &Command) -> anyhow::Result<bool> {
         Command::Apply(options) => apply(options),
         Command::Show => show(),
         Command::Remove => remove(),
+        Command::Check(check) => super::check::run(check),
     }
 }
 
