@@ -29,6 +29,8 @@ pub use status::uninject;
 
 /// The container that installs the rules of interception.
 pub const INIT: &str = "outrigger-init";
+/// The container that takes its place where a CNI plugin installs them: it has their options, and ends well only if they are there.
+pub const VALIDATION: &str = "outrigger-validation";
 /// The annotation that says what was injected.
 pub const STATUS: &str = "outrigger.io/status";
 /// The label that says by which revision.
@@ -136,6 +138,7 @@ pub fn inject(
     let wishes = wishes::read(before, subject.namespace, settings)?;
     let mut warnings = wishes.warnings.clone();
     warnings.extend(passing_by(before));
+    warnings.extend(before_the_sidecar(before, &wishes, settings));
     warnings.extend(decision::ingress(before, subject.namespace));
     let mut pod = before.clone();
     let named = names(before, subject.workload);
@@ -225,6 +228,16 @@ fn passing_by(pod: &Value) -> Option<String> {
             containers::UID
         )
     })
+}
+
+/// With the CNI plugin the rules are there from the beginning, and a plain sidecar comes after the init containers.
+fn before_the_sidecar(pod: &Value, wishes: &wishes::Wishes, settings: &InjectSettings) -> Option<String> {
+    let first =
+        pod["spec"]["initContainers"][0]["name"].as_str().filter(|_| settings.cni && !wishes.native)?;
+    Some(format!(
+        "init container {first} starts before the sidecar, and the CNI plugin's rules are there already: what it connects to is refused; \
+         use native sidecars, or exclude what it needs (traffic.sidecar.istio.io/excludeOutboundPorts, …IPRanges)"
+    ))
 }
 
 /// What is added to the annotations, where they do not say it themselves.

@@ -5,6 +5,8 @@
 //! plain:                                  the Pod's init containers, outrigger-init | outrigger-proxy, the Pod's containers
 //! ```
 //!
+//! With a CNI plugin outrigger-validation stands first, in place of outrigger-init.
+//!
 //! A native sidecar serves init containers too. A plain one does not run yet when they do, so what they call must not be brought to it:
 //! the rules come last.
 
@@ -12,7 +14,7 @@ use json_patch::merge;
 use serde_json::{Value, json};
 
 use super::wishes::Wishes;
-use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, list};
+use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, VALIDATION, list};
 use crate::service_accounts::AUDIENCE;
 
 /// The variable that it is in.
@@ -35,14 +37,17 @@ pub(super) fn add(
     wishes: &Wishes,
     settings: &InjectSettings,
 ) -> Result<(), InjectError> {
-    let init = settings.init_container.then(|| init(wishes, settings));
+    let name = first(settings);
+    let init = name.map(|name| init(name, wishes, settings));
     let sidecar = sidecar(text, wishes, settings);
     if wishes.native {
         let before = init.into_iter().chain([sidecar]);
         list(spec, "initContainers")?.splice(0..0, before);
     } else {
         if let Some(init) = init {
-            list(spec, "initContainers")?.push(init);
+            let all = list(spec, "initContainers")?;
+            let place = if name == Some(INIT) { all.len() } else { 0 };
+            all.insert(place, init);
         }
         list(spec, "containers")?.insert(0, sidecar);
     }
@@ -55,11 +60,20 @@ pub(super) fn add(
     Ok(())
 }
 
+/// What comes before the sidecar, for the sake of the rules.
+pub(super) fn first(settings: &InjectSettings) -> Option<&'static str> {
+    match (settings.cni, settings.init_container) {
+        (true, _) => Some(VALIDATION),
+        (false, true) => Some(INIT),
+        (false, false) => None,
+    }
+}
+
 fn container(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     let mut container = json!({
         "name": name,
         // What has the privilege is the operator's image, whatever a Pod asks for.
-        "image": if name == INIT { &settings.image } else { &wishes.image },
+        "image": if name == SIDECAR { &wishes.image } else { &settings.image },
         "resources": wishes.resources,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     });
@@ -69,17 +83,22 @@ fn container(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     container
 }
 
-/// Rules need the privilege, and only as long as they are made.
-fn init(wishes: &Wishes, settings: &InjectSettings) -> Value {
-    let mut args = vec!["intercept".to_owned(), "apply".to_owned()];
+/// Rules need the privilege, and only as long as they are made. Where a CNI plugin makes them, it finds their options here.
+fn init(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
+    let verb = if name == INIT { "apply" } else { "check" };
+    let mut args = vec!["intercept".to_owned(), verb.to_owned()];
     args.extend(settings.dns.then(|| "--dns".to_owned()));
     args.extend(wishes.flags.iter().cloned());
-    let mut init = container(INIT, wishes, settings);
+    let mut init = container(name, wishes, settings);
     init["args"] = args.into();
+    let (user, capabilities) = match name {
+        INIT => (0, json!({"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]})),
+        _ => (UID, json!({"drop": ["ALL"]})),
+    };
     init["securityContext"] = json!({
-        "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false,
+        "runAsUser": user, "runAsGroup": user, "runAsNonRoot": user != 0,
         "privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+        "capabilities": capabilities,
     });
     init
 }

@@ -32,6 +32,9 @@ pub struct InjectSettings {
     pub native_sidecar: bool,
     /// With a container that installs the rules of interception; false where something else does. Default true.
     pub init_container: bool,
+    /// The CNI plugin installs them: in place of that container there is one that has no privilege, and ends well only if they are
+    /// there. Default false.
+    pub cni: bool,
     /// Without native sidecars: no container starts before the sidecar is ready. Default false.
     pub hold_application_until_proxy_starts: bool,
     /// The application's HTTP, TCP and gRPC probes go through the sidecar. Default true.
@@ -64,6 +67,7 @@ impl Default for InjectSettings {
             revision: None,
             native_sidecar: true,
             init_container: true,
+            cni: false,
             hold_application_until_proxy_starts: false,
             rewrite_probes: true,
             dns: false,

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::probes::{self, Originals};
 use super::{
-    Fields, INIT, InjectError, InjectSettings, SIDECAR, STATUS, bootstrap, containers, decision, fields,
+    Fields, INIT, InjectError, InjectSettings, SIDECAR, STATUS, VALIDATION, bootstrap, containers, decision,
+    fields,
 };
 
 /// Everything that a Pod had not. By name, since a Pod may have been edited since.
@@ -46,19 +47,16 @@ pub(super) fn describe(
         PLACES.iter().filter(|(part, field)| absent(part, field)).map(|(_, field)| (*field).to_owned()),
     );
     let metadata = fields(pod, "metadata")?;
-    let mut status = Status {
+    let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: settings.revision().to_owned(),
-        containers: [INIT, SIDECAR].map(str::to_owned).into(),
+        containers: containers::first(settings).into_iter().chain([SIDECAR]).map(str::to_owned).collect(),
         volumes: [containers::STATE_VOLUME, containers::TOKEN_VOLUME].map(str::to_owned).into(),
         labels: add(metadata, "labels", labels)?,
         annotations: add(metadata, "annotations", annotations)?,
         made,
         probes,
     };
-    if !settings.init_container {
-        status.containers.retain(|name| name != INIT);
-    }
     let text = serde_json::to_string(&status).map_err(|error| InjectError::Written(error.to_string()))?;
     add(metadata, "annotations", vec![(STATUS, text)]).map(drop)
 }
@@ -114,7 +112,7 @@ pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Valu
 /// What is ours stays as others have made it since it was first put in: images from another registry, resources, certificates. Of the
 /// sidecar's bootstrap the probes alone are news.
 pub(super) fn keep(pod: &mut Value, before: &Value) {
-    let ours = [INIT, SIDECAR, containers::STATE_VOLUME, containers::TOKEN_VOLUME];
+    let ours = [INIT, VALIDATION, SIDECAR, containers::STATE_VOLUME, containers::TOKEN_VOLUME];
     for list in ["containers", "initContainers", "volumes"] {
         let Some(all) = pod["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
         let was = before["spec"][list].as_array().map(Vec::as_slice).unwrap_or_default();
