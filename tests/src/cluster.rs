@@ -18,7 +18,7 @@ const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 const ETCD: &str = "http://127.0.0.1:2379";
 /// The API server notes what the mesh asks of it.
 const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "users": ["mesh"]}, {"level": "None"}]}"#;
+    "rules": [{"level": "Metadata", "users": ["mesh", "cni"]}, {"level": "None"}]}"#;
 /// Of what a mesh needs; no scheduler: Pods say their node.
 const CONTROLLERS: &str = "serviceaccount-controller,namespace-controller,endpointslice-controller,\
      root-ca-certificate-publisher-controller,garbage-collector-controller,deployment-controller,replicaset-controller,\
@@ -66,10 +66,14 @@ impl Cluster {
         for (name, text) in [
             ("sa.key", private.as_str()),
             ("sa.pub", public.as_str()),
-            ("tokens.csv", "admin-token,admin,1,system:masters\nmesh-token,mesh,2,mesh\n"),
+            (
+                "tokens.csv",
+                "admin-token,admin,1,system:masters\nmesh-token,mesh,2,mesh\ncni-token,cni,3,cni\n",
+            ),
             ("audit.json", AUDIT),
             ("admin.kubeconfig", &cluster.kubeconfig_of("admin-token")),
             ("mesh.kubeconfig", &cluster.kubeconfig_of("mesh-token")),
+            ("cni.kubeconfig", &cluster.kubeconfig_of("cni-token")),
         ] {
             std::fs::write(cluster.path(name), text).expect("a file of our own");
         }
@@ -205,10 +209,11 @@ impl Cluster {
         Client::try_from(config.expect("our own file")).expect("a client")
     }
 
-    /// What the user `mesh` has asked of the API server: its audit, one event for each question and its answer.
-    pub fn audit(&self) -> Vec<serde_json::Value> {
+    /// What a user, `mesh` or `cni`, has asked of the API server: its audit, one event for each question and its answer.
+    pub fn audit(&self, user: &str) -> Vec<serde_json::Value> {
         let log = self.log("audit");
-        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.filter(|event| event["user"]["username"] == user).collect()
     }
 
     /// What a program of it has written.

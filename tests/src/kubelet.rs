@@ -5,6 +5,8 @@
 //! a Pod whose containers have ended ends its sidecars last; SIGTERM, the grace period, SIGKILL.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +24,11 @@ use tokio::task::JoinHandle;
 use crate::netns::{Host, Net};
 
 mod container;
+pub mod network;
 mod probe;
 
 use container::{Running, Surroundings};
+use network::{Attachment, Network};
 
 /// Between two looks at a container.
 const TICK: Duration = Duration::from_millis(50);
@@ -43,6 +47,8 @@ struct Shared {
     client: Client,
     net: Arc<Net>,
     images: Images,
+    /// `None`: a Pod's network is there, and nobody has a say in it.
+    network: Option<Network>,
     directory: tempfile::TempDir,
     /// Where Pods run, by namespace and name.
     hosts: Mutex<BTreeMap<(String, String), Host>>,
@@ -50,7 +56,14 @@ struct Shared {
 
 impl Kubelet {
     /// Registers the node and follows its Pods. Call it on the host of the API server.
-    pub async fn start(node: &str, zone: &str, client: Client, net: Arc<Net>, images: Images) -> Self {
+    pub async fn start(
+        node: &str,
+        zone: &str,
+        client: Client,
+        net: Arc<Net>,
+        images: Images,
+        network: Option<Network>,
+    ) -> Self {
         let object: Node = serde_json::from_value(json!({
             "metadata": {"name": node, "labels": {
                 "topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": node,
@@ -68,7 +81,7 @@ impl Kubelet {
         // Sidecars run as a user of their own.
         crate::open_to_all(directory.path());
         let (node, hosts) = (node.to_owned(), Mutex::default());
-        let shared = Arc::new(Shared { node, client, net, images, directory, hosts });
+        let shared = Arc::new(Shared { node, client, net, images, network, directory, hosts });
         let task = tokio::spawn(follow(shared.clone()));
         Self { shared, task }
     }
@@ -76,6 +89,11 @@ impl Kubelet {
     /// Where a Pod runs.
     pub fn host(&self, namespace: &str, pod: &str) -> Option<Host> {
         self.shared.hosts.lock().get(&(namespace.to_owned(), pod.to_owned())).cloned()
+    }
+
+    /// What plugins have refused.
+    pub fn network_log(&self) -> String {
+        std::fs::read_to_string(self.shared.directory.path().join("network.log")).unwrap_or_default()
     }
 
     /// What a container has written, over all its runs.
@@ -160,10 +178,13 @@ impl Life {
         let directory = self.shared.directory.path().join(format!("{namespace}_{name}"));
         std::fs::create_dir_all(&directory).expect("a directory of our own");
         let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, &directory).await;
-        let mut pod = Contents { containers: Vec::new(), surroundings };
+        let mut pod = Contents { containers: Vec::new(), failing: None, surroundings };
         self.say(&api, &pod, "Pending", false).await;
         let succeeded = tokio::select! {
-            succeeded = self.work(&api, &mut pod) => Some(succeeded),
+            succeeded = async {
+                self.attach(&host).await;
+                self.work(&api, &mut pod).await
+            } => Some(succeeded),
             () = to_end(self.ends.clone()) => None,
         };
         let grace = self.ends.borrow().unwrap_or(30);
@@ -175,10 +196,40 @@ impl Life {
             self.say(&api, &pod, if succeeded { "Succeeded" } else { "Failed" }, false).await;
             to_end(self.ends.clone()).await;
         }
+        if self.shared.network.is_some() {
+            let _ = self.plugins("DEL", &host).await;
+        }
         self.shared.hosts.lock().remove(&key);
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         let _ = api.delete(&name, &now).await;
         drop(host);
+    }
+
+    /// Has the plugins make its network, as often as it takes.
+    async fn attach(&self, host: &Host) {
+        if self.shared.network.is_none() {
+            return;
+        }
+        while let Err(error) = self.plugins("ADD", host).await {
+            let file = File::options()
+                .create(true)
+                .append(true)
+                .open(self.shared.directory.path().join("network.log"));
+            let _ = file.and_then(|mut file| writeln!(file, "{} {error}", self.pod.name_any()));
+            tokio::time::sleep(TICK * 4).await;
+        }
+    }
+
+    async fn plugins(&self, command: &'static str, host: &Host) -> Result<Value, Value> {
+        let (Some(network), host) = (self.shared.network.clone(), host.clone()) else {
+            return Ok(Value::Null);
+        };
+        let pod = [self.pod.namespace(), self.pod.metadata.name.clone(), self.pod.uid()]
+            .map(Option::unwrap_or_default);
+        let called = tokio::task::spawn_blocking(move || {
+            network.call(command, &Attachment::of(&host, &pod[0], &pod[1], &pod[2]))
+        });
+        called.await.expect("no plugin ends a node")
     }
 
     /// Starts everything in order, then looks after it. Says whether a Pod whose containers have ended has done well.
@@ -194,8 +245,11 @@ impl Life {
                     break;
                 }
                 if running.ended().await {
+                    pod.failing = None;
                     break;
                 }
+                pod.failing = Some(container.name.clone());
+                self.say(api, pod, "Pending", false).await;
                 tokio::time::sleep(TICK * 4).await;
             }
         }
@@ -256,7 +310,14 @@ impl Life {
             |kind: &str, is: bool| json!({"type": kind, "status": if is { "True" } else { "False" }});
         let statuses: Vec<Value> =
             pod.containers.iter().filter(|one| !one.sidecar).map(Running::status).collect();
-        let init: Vec<Value> = pod.containers.iter().filter(|one| one.sidecar).map(Running::status).collect();
+        let failing = pod.failing.iter().map(|name| {
+            json!({
+                "name": name, "image": "", "imageID": "", "restartCount": 1, "ready": false, "started": false,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}},
+            })
+        });
+        let init: Vec<Value> =
+            pod.containers.iter().filter(|one| one.sidecar).map(Running::status).chain(failing).collect();
         let status = json!({"status": {
             "phase": phase, "podIP": host, "podIPs": [{"ip": host}], "hostIP": host,
             "conditions": [
@@ -280,6 +341,8 @@ impl Life {
 /// What runs in a Pod.
 struct Contents {
     containers: Vec<Running>,
+    /// An init container that is tried again and again.
+    failing: Option<String>,
     surroundings: Surroundings,
 }
 

@@ -469,7 +469,8 @@ impl Sidecar {
     }
 }
 
-pub(crate) fn merge(all: &mut Value, more: &Value) {
+/// Lays fields over those of a mapping.
+pub fn merge(all: &mut Value, more: &Value) {
     if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
         all.extend(more.clone());
     }

@@ -124,6 +124,11 @@ impl Host {
         &self.0.name
     }
 
+    /// Its network namespace.
+    pub fn netns(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.0.namespace.0)
+    }
+
     /// Its IPv4 address.
     pub fn v4(&self) -> IpAddr {
         v4(self.0.place).into()

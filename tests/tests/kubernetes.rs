@@ -9,8 +9,9 @@ use outrigger_control::explain::describe::DescribeQuery;
 use outrigger_control::instance::{Instance, Protocol, State};
 use outrigger_tests::app;
 use outrigger_tests::cluster::{Cluster, Programs};
+use outrigger_tests::kubelet::network::Network;
 use outrigger_tests::kubelet::{Images, Kubelet};
-use outrigger_tests::mesh::Mesh;
+use outrigger_tests::mesh::{Mesh, merge};
 use outrigger_tests::netns::{Host, Net};
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::BINARY;
 
+mod cni;
 mod kinds;
 mod others;
 mod pods;
@@ -79,13 +81,20 @@ fn images() -> Images {
 
 impl Stage {
     async fn start() -> Option<Self> {
-        let stage = Self::with(|master| {
-            json!({
+        Self::start_in(json!({}), None).await
+    }
+
+    /// With more settings of the injector, and with a network of Pods that has plugins.
+    async fn start_in(more: Value, network: Option<Network>) -> Option<Self> {
+        let injector = |master: &Host| {
+            let mut settings = json!({
                 "address": "127.0.0.1:15017", "image": "outrigger/proxy:test",
                 "controlPlane": SocketAddr::new(master.v4(), 15012), "webhook": "outrigger-injector",
-            })
-        });
-        let stage = stage.await?;
+            });
+            merge(&mut settings, &more);
+            settings
+        };
+        let stage = Self::with(injector, network).await?;
         eventually("the webhooks are trusted", || async {
             let bundle = ["-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"];
             for webhook in WEBHOOKS {
@@ -102,10 +111,10 @@ impl Stage {
 
     /// The cluster as a registry alone.
     async fn without_injection() -> Option<Self> {
-        Self::with(|_| Value::Null).await
+        Self::with(|_| Value::Null, None).await
     }
 
-    async fn with(injector: impl FnOnce(&Host) -> Value) -> Option<Self> {
+    async fn with(injector: impl FnOnce(&Host) -> Value, network: Option<Network>) -> Option<Self> {
         let programs = able()?;
         let net = Arc::new(Net::new());
         let master = net.host("master");
@@ -135,7 +144,7 @@ impl Stage {
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
         let client = cluster.client().await;
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images())).await;
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), network)).await;
         cluster.apply(SHOP);
         Some(Self { kubelet, mesh, cluster, master })
     }
@@ -195,7 +204,8 @@ impl Stage {
     /// The logs that matter when something is wrong.
     fn logs(&self, pod: &str) -> String {
         let log = |container| self.kubelet.log("shop", pod, container);
-        format!("init: {}\nproxy: {}\napp: {}", log("outrigger-init"), log("outrigger-proxy"), log("app"))
+        let init = log("outrigger-init") + &log("outrigger-validation");
+        format!("init: {init}\nproxy: {}\napp: {}", log("outrigger-proxy"), log("app"))
     }
 }
 

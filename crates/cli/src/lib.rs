@@ -34,6 +34,8 @@ enum Command {
     /// Bring a workload's connections to its sidecar: rules of the kernel
     #[command(subcommand)]
     Intercept(outrigger_proxy::intercept::Command),
+    /// Install the CNI plugin on this node of a cluster, and answer it
+    Cni(outrigger_control::cni::CniArgs),
     /// Wait until the sidecar beside is ready
     Wait(outrigger_proxy::wait::WaitArgs),
     /// Apply rules from files (- is standard input)
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Proxy(args) => outrigger_proxy::app::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Intercept(command) => outrigger_proxy::intercept::apply::run(&command)
             .map(|done| if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Cni(args) => outrigger_control::cni::run(args).map(|()| ExitCode::SUCCESS),
         Command::Wait(args) => outrigger_proxy::wait::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Analyze(args) => wait(args.run()),
         Command::Apply(args) => wait(args.run()),

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod client;
+pub mod cni;
 pub mod compile;
 pub mod explain;
 pub mod inject;

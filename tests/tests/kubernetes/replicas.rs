@@ -98,7 +98,7 @@ impl Pair {
             Mesh::start_on_with(BINARY, &master, two)
         );
         let client = cluster.client().await;
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images())).await;
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), None)).await;
         cluster.apply(SHOP);
         let pair = Self { stage: Stage { kubelet, mesh, cluster, master }, other, ways, _services: services };
         pair.until_led().await;
@@ -311,7 +311,7 @@ async fn two_control_planes_have_one_authority_one_list_of_the_revoked_and_one_c
 
 /// Nothing that they asked was forbidden, and of what they may do with what they share nothing was not asked.
 fn rights(cluster: &Cluster) {
-    let audit = cluster.audit();
+    let audit = cluster.audit("mesh");
     let forbidden = |event: &&Value| event["responseStatus"]["code"] == 403;
     assert!(
         audit.len() > 100 && !audit.iter().any(|event| forbidden(&event)),

@@ -1,0 +1,122 @@
+//! Programs in the network namespaces of Pods.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::sync::oneshot;
+
+/// For a program that makes rules.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Why a program was not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The namespace is not there any more.
+    Gone(String),
+    /// All else.
+    Other(String),
+}
+
+/// How a program has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    /// What it wrote on standard error.
+    pub(super) said: String,
+}
+
+/// Runs one there. It is started by a thread that has moved, since a namespace is a thread's.
+///
+/// # Errors
+/// It could not be started there, or did not end.
+pub(super) async fn run(netns: PathBuf, program: PathBuf, words: Vec<String>) -> Result<Ended, Trouble> {
+    let (send, receive) = oneshot::channel();
+    let work = move || {
+        let _ = send.send(enter(&netns).and_then(|()| wait(&program, &words).map_err(Trouble::Other)));
+    };
+    let spawned = thread::Builder::new().name("netns".to_owned()).spawn(work);
+    spawned.map_err(|error| Trouble::Other(format!("a thread cannot be started: {error}")))?;
+    receive.await.unwrap_or_else(|_| Err(Trouble::Other("the thread ended early".to_owned())))
+}
+
+fn enter(netns: &Path) -> Result<(), Trouble> {
+    let shown = netns.display();
+    let file = File::open(netns).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Trouble::Gone(format!("there is no network namespace {shown}")),
+        _ => Trouble::Other(format!("the network namespace {shown} cannot be opened: {error}")),
+    })?;
+    // Rules meant for one Pod would take the connections of a whole node.
+    match (identity(&file.metadata()), identity(&std::fs::metadata("/proc/self/ns/net"))) {
+        (Some(there), Some(here)) if there != here => {}
+        (Some(_), Some(_)) => {
+            return Err(Trouble::Other(format!("{shown} is the network namespace of the node itself")));
+        }
+        _ => {
+            return Err(Trouble::Other(format!(
+                "the network namespace {shown} cannot be compared with the node's"
+            )));
+        }
+    }
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| {
+        Trouble::Other(format!(
+            "the network namespace {shown} cannot be entered ({error}); it takes CAP_SYS_ADMIN"
+        ))
+    })
+}
+
+fn identity(found: &std::io::Result<std::fs::Metadata>) -> Option<(u64, u64)> {
+    found.as_ref().ok().map(|found| (found.dev(), found.ino()))
+}
+
+fn wait(program: &Path, words: &[String]) -> Result<Ended, String> {
+    let shown = program.display();
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("{shown} does not start: {error}"))?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{shown} {} did not end within {PATIENCE:?}", words.join(" ")));
+            }
+            // Errors are short: the pipe holds them.
+            Ok(Some(status)) => {
+                let said = child.stderr.take().and_then(|said| std::io::read_to_string(said).ok());
+                return Ok(Ended { status, said: said.unwrap_or_default().trim().to_owned() });
+            }
+            Err(error) => return Err(format!("{shown} cannot be waited for: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_nodes_own_namespace_is_never_entered_and_one_that_is_gone_is_named() {
+        let ran = |netns: &str| run(netns.into(), "/bin/true".into(), vec![]);
+        let own = ran("/proc/self/ns/net").await.unwrap_err();
+        assert!(matches!(&own, Trouble::Other(why) if why.contains("of the node itself")), "{own:?}");
+        let gone = ran("/run/netns/nobody-has-made-this").await.unwrap_err();
+        assert!(matches!(&gone, Trouble::Gone(why) if why.contains("nobody-has-made-this")), "{gone:?}");
+    }
+
+    #[test]
+    fn what_a_program_says_and_how_it_ends_is_known() {
+        let words = ["-c", "echo no >&2; exit 3"].map(str::to_owned);
+        let ended = wait(Path::new("/bin/sh"), &words).unwrap();
+        assert_eq!((ended.status.code(), ended.said.as_str()), (Some(3), "no"));
+        assert!(wait(Path::new("/nowhere"), &[]).unwrap_err().contains("does not start"));
+    }
+}

@@ -1,0 +1,95 @@
+use super::*;
+use outrigger_telemetry::ready::Readiness;
+use serde_json::json;
+
+const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp"}]}"#;
+
+fn place(directory: &Path) -> Place {
+    for name in ["net.d", "bin"] {
+        fs::create_dir(directory.join(name)).unwrap();
+    }
+    fs::write(directory.join("built"), "a program").unwrap();
+    Place {
+        configurations: directory.join("net.d"),
+        plugins: directory.join("bin"),
+        binary: directory.join("built"),
+        entry: json!({"type": "outrigger-cni"}),
+    }
+}
+
+fn types(path: &Path) -> Vec<String> {
+    let list: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let all = list["plugins"].as_array().unwrap().iter();
+    all.map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn all_is_put_there_once_and_taken_out_again_but_for_the_binary() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(directory.path());
+    let error = place.put().unwrap_err();
+    assert!(error.contains("no network configuration yet"), "{error}");
+    let installed = place.plugins.join("outrigger-cni");
+    assert_eq!(fs::read(&installed).unwrap(), b"a program");
+    assert_eq!(installed.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+
+    let list = place.configurations.join("10-pods.conflist");
+    fs::write(&list, LIST).unwrap();
+    fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(place.put(), Ok(list.clone()));
+    assert_eq!(types(&list), ["ptp", "outrigger-cni"]);
+    assert_eq!(list.metadata().unwrap().permissions().mode() & 0o777, 0o600, "secrets may be in it");
+    let before = list.metadata().unwrap().modified().unwrap();
+    assert_eq!(place.put(), Ok(list.clone()));
+    assert_eq!(list.metadata().unwrap().modified().unwrap(), before, "nothing is written twice");
+
+    // A new release.
+    fs::write(&place.binary, "another program").unwrap();
+    place.put().unwrap();
+    assert_eq!(fs::read(&installed).unwrap(), b"another program");
+
+    // A new primary one, of a single plugin; the other still has us.
+    let single = place.configurations.join("05-new.conf");
+    fs::write(&single, r#"{"cniVersion": "1.0.0", "name": "pods", "type": "bridge"}"#).unwrap();
+    let new = single.with_extension("conflist");
+    assert_eq!(place.put(), Ok(new.clone()));
+    assert!(!single.exists());
+    assert_eq!(types(&new), ["bridge", "outrigger-cni"]);
+    place.take_out().unwrap();
+    assert_eq!((types(&new), types(&list)), (vec!["bridge".to_owned()], vec!["ptp".to_owned()]));
+    assert!(installed.exists());
+    let left = fs::read_dir(&place.configurations).unwrap().count();
+    assert_eq!(left, 2, "nothing unfinished is left");
+}
+
+#[tokio::test]
+async fn whoever_writes_the_configuration_anew_has_it_put_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(directory.path());
+    let list = place.configurations.join("10-pods.conflist");
+    let readiness = Readiness::new();
+    let kept = tokio::spawn(place.keep(readiness.register("place")));
+    let until = async |wanted: &[&str]| {
+        let seen = async {
+            while !list.exists() || types(&list) != wanted {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap();
+    };
+    assert!(!readiness.report().await.is_ready());
+    for text in [LIST, &LIST.replace("ptp", "bridge"), LIST] {
+        let unfinished = list.with_extension("tmp");
+        fs::write(&unfinished, text).unwrap();
+        fs::rename(&unfinished, &list).unwrap();
+        until(&[if text.contains("ptp") { "ptp" } else { "bridge" }, "outrigger-cni"]).await;
+    }
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !readiness.report().await.is_ready() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    kept.abort();
+}

@@ -1,0 +1,172 @@
+//! Pods that started without their rules: before the plugin was in its place, or beside it. Their check fails, so none of them runs; what is
+//! done about them is a setting.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::{EvictParams, ListParams, Patch, PatchParams, VersionMatch};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use super::Agent;
+use super::netns::Trouble;
+use super::pod::{Verdict, verdict};
+use crate::inject::VALIDATION;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Put on a Pod that has no rules.
+const LABEL: &str = "outrigger.io/interception";
+/// By which injected Pods are found.
+const INJECTED: &str = "outrigger.io/rev";
+
+/// What is done about such Pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// Their rules are made.
+    pub(super) rules: bool,
+    /// Those that somebody makes anew are evicted.
+    pub(super) evict: bool,
+    /// They are labelled.
+    pub(super) label: bool,
+}
+
+/// Looks for them; ends with the process.
+pub(super) async fn keep(agent: Arc<Agent>) {
+    loop {
+        if let Err(error) = agent.look_for_broken().await {
+            tracing::warn!(%error, "the Pods of this node cannot be looked at");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Agent {
+    async fn look_for_broken(&self) -> kube::Result<()> {
+        let all: Api<Pod> = Api::all(self.client.clone());
+        // From the API server's memory: the next look mends what this one is late for.
+        let which = ListParams::default()
+            .fields(&format!("spec.nodeName={}", self.node))
+            .labels(INJECTED)
+            .matching(VersionMatch::NotOlderThan)
+            .at("0");
+        for pod in all.list(&which).await?.items.into_iter().filter(is_broken) {
+            if let Ok(Verdict::Intercept(options)) = verdict(&pod) {
+                self.repair(&pod, options).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn repair(&self, pod: &Pod, options: Vec<String>) {
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+        let mut done = Err("no way of repair is set".to_owned());
+        if self.ways.label {
+            let patch = Patch::Merge(json!({"metadata": {"labels": {LABEL: "missing"}}}));
+            let patched = api.patch_metadata(&name, &PatchParams::default(), &patch).await;
+            done =
+                patched.map(|_| "it was labelled").map_err(|error| format!("it cannot be labelled: {error}"));
+        }
+        if self.ways.rules {
+            done = self.mend(pod, options).await.map(|()| "its rules were made");
+        }
+        if self.ways.evict && !(self.ways.rules && done.is_ok()) {
+            done = match is_made_anew(pod) {
+                true => {
+                    let evicted = api.evict(&name, &EvictParams::default()).await;
+                    evicted
+                        .map(|_| "it was evicted")
+                        .map_err(|error| format!("it cannot be evicted: {error}"))
+                }
+                false => Err("nobody would make it anew: delete it yourself".to_owned()),
+            };
+        }
+        self.counts.repaired(done.is_ok());
+        match done {
+            Ok(what) => {
+                tracing::warn!(namespace, pod = name, "started without the rules of interception: {what}")
+            }
+            Err(why) => {
+                tracing::warn!(namespace, pod = name, "started without the rules of interception: {why}")
+            }
+        }
+    }
+
+    async fn mend(&self, pod: &Pod, options: Vec<String>) -> Result<(), String> {
+        let uid = pod.uid().unwrap_or_default();
+        let processes = self.processes.clone();
+        let found = tokio::task::spawn_blocking(move || namespace_of(&processes, &uid)).await;
+        let netns = found.ok().flatten().ok_or_else(|| {
+            format!(
+                "no process of it was found in {}, which must be the node's (hostPID)",
+                self.processes.display()
+            )
+        })?;
+        let servers = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.dns_config.as_ref())
+            .and_then(|dns| dns.nameservers.clone());
+        match self.apply(netns, options, &servers.unwrap_or_default()).await {
+            Ok(_) => Ok(()),
+            Err(Trouble::Gone(why) | Trouble::Other(why)) => Err(why),
+        }
+    }
+}
+
+/// Its check has failed, and has not succeeded since.
+fn is_broken(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let checks = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_none()
+        && status.is_some_and(|status| status.phase.as_deref() == Some("Pending"))
+        && checks.iter().any(|status| status.name == VALIDATION && has_failed(status))
+}
+
+fn has_failed(status: &ContainerStatus) -> bool {
+    let ended = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
+        state.as_ref().and_then(|state| state.terminated.as_ref()).map(|ended| ended.exit_code)
+    };
+    match ended(&status.state) {
+        Some(code) => code != 0,
+        None => ended(&status.last_state).is_some_and(|code| code != 0),
+    }
+}
+
+fn is_made_anew(pod: &Pod) -> bool {
+    pod.owner_references().iter().any(|owner| owner.controller == Some(true))
+}
+
+/// The network namespace of a Pod, of which one process is always there, by the group that its kubelet has put it into.
+fn namespace_of(processes: &Path, uid: &str) -> Option<PathBuf> {
+    let all = std::fs::read_dir(processes).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut numbered = all.filter(|path| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    numbered
+        .find(|path| {
+            std::fs::read_to_string(path.join("cgroup"))
+                .is_ok_and(|groups| groups.lines().any(|line| is_of(line, uid)))
+        })
+        .map(|path| path.join("ns/net"))
+}
+
+/// `…/kubepods-burstable-podUID.slice/…` with the uid's dashes as `_`, or `…/kubepods/burstable/podUID/…`. The outermost counts: below it
+/// a container may make groups of any name.
+fn is_of(line: &str, uid: &str) -> bool {
+    let path = line.splitn(3, ':').nth(2).unwrap_or_default();
+    let mut pods = path.split('/').filter_map(|part| {
+        let part = part.strip_suffix(".slice").unwrap_or(part);
+        let uid = part.strip_prefix("pod").or_else(|| Some(part.rsplit_once("-pod")?.1))?;
+        Some(uid.replace('_', "-"))
+    });
+    !uid.is_empty() && pods.next().is_some_and(|found| found == uid)
+}
+
+#[cfg(test)]
+mod tests;
