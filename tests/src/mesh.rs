@@ -114,6 +114,11 @@ impl Process {
         self.end();
     }
 
+    /// Whether it has ended, and well.
+    pub fn ended(&mut self) -> Option<bool> {
+        self.child.try_wait().ok().flatten().map(|status| status.success())
+    }
+
     fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -128,8 +128,10 @@ fn the_control_plane_of_a_cluster_has_settings_that_it_takes() {
 /// The objects of a text, without its comments, by kind and name. `outrigger manifest` also makes the namespace, which Helm does not.
 fn objects(text: &str) -> std::collections::BTreeMap<String, Value> {
     let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
-    let named =
-        all.into_iter().map(|object| (format!("{} {}", object["kind"], object["metadata"]["name"]), object));
+    let named = all
+        .into_iter()
+        .filter(|object| !object.is_null())
+        .map(|object| (format!("{} {}", object["kind"], object["metadata"]["name"]), object));
     named.filter(|(id, _)| !id.starts_with("\"Namespace\"")).collect()
 }
 
@@ -178,6 +180,11 @@ fn the_chart_is_the_manifest() {
     for set in [
         &[][..],
         &["--set", "image=registry/o:2,replicas=3,trustDomain=mesh.test,resources.limits.memory=2Gi"],
+        &["--set", "cni.enabled=true"],
+        &[
+            "--set",
+            "cni.enabled=true,cni.repair.rules=false,cni.repair.evict=true,cni.repair.label=true,cni.onExit=keep",
+        ],
     ] {
         let ours: Vec<String> = set.iter().flat_map(|words| words.split(',')).map(str::to_owned).collect();
         // Ours takes one value at a time.

@@ -189,7 +189,8 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
         }
     };
     tokio::select! {
-        ended = on_signals(drain) => ended.context("signals cannot be watched")?,
+        ended = on_signals(drain.clone()) => ended.context("signals cannot be watched")?,
+        () = drain.draining() => {}
         () = serve::serve(agent.clone(), listener) => {}
         () = admin.serve(std::future::pending()) => {}
         () = watched => {}

@@ -1,13 +1,17 @@
-//! What is installed into a cluster, as YAML: the template of the Helm chart, rendered here as Helm renders it.
+//! What is installed into a cluster, as YAML: the templates of the Helm chart, rendered here as Helm renders them.
 //!
-//! The template says no more than values: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}` and `{{ .Release.Namespace }}`. So there is one source,
-//! and a test with the real `helm` holds both to the same objects.
+//! They say little: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}`, `{{ join "," .Values.a }}`, `{{ .Release.Namespace }}`, and between
+//! `{{- if .Values.a }}` and `{{- end }}` what is there only where that is so. So there is one source, and a test with the real `helm` holds
+//! both to the same objects.
 
 use serde_json::Value;
 
 use crate::inject::{InjectError, yaml};
 
-const TEMPLATE: &str = include_str!("../../../deploy/helm/templates/outrigger.yaml");
+const TEMPLATES: [&str; 2] = [
+    include_str!("../../../deploy/helm/templates/outrigger.yaml"),
+    include_str!("../../../deploy/helm/templates/cni.yaml"),
+];
 const VALUES: &str = include_str!("../../../deploy/helm/values.yaml");
 
 /// Where it is installed unless somebody says otherwise.
@@ -67,7 +71,10 @@ impl Values {
             }
             at = &mut at[name];
         }
-        *at = text.into();
+        *at = match text {
+            "true" | "false" => (text == "true").into(),
+            _ => text.into(),
+        };
         Ok(())
     }
 
@@ -99,33 +106,80 @@ pub fn installed(namespace: &str, values: &Values) -> Result<String, String> {
     if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
         return Err(format!("\"{namespace}\" cannot be the name of a namespace"));
     }
+    let all: Result<Vec<String>, String> =
+        TEMPLATES.iter().map(|template| rendered(template, namespace, &values.0)).collect();
+    Ok(all?.iter().map(|text| format!("{}\n", text.trim_end())).filter(|text| text != "\n").collect())
+}
+
+fn rendered(template: &str, namespace: &str, values: &Value) -> Result<String, String> {
     let mut text = String::new();
-    let mut rest = TEMPLATE;
+    // Whether what is between `if` and `end` is there, from the outermost in.
+    let mut open: Vec<bool> = Vec::new();
+    let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
         let (expression, after) = after.split_once("}}").ok_or("the template has no end of an expression")?;
-        text.push_str(before);
-        text.push_str(&written(expression.trim(), namespace, &values.0)?);
+        let (expression, before) = match expression.strip_prefix('-') {
+            Some(expression) => (expression, before.trim_end()),
+            None => (expression, before),
+        };
         rest = after;
+        if open.iter().all(|is| *is) {
+            text.push_str(before);
+        }
+        match expression.trim() {
+            "end" => drop(open.pop().ok_or("the template has an end of nothing")?),
+            // Also where it is not there: what it names must exist.
+            expression => match expression.strip_prefix("if ") {
+                Some(path) => open.push(is_so(value(path.trim(), values)?)),
+                None => {
+                    let written = written(expression, namespace, values)?;
+                    if open.iter().all(|is| *is) {
+                        text.push_str(&written);
+                    }
+                }
+            },
+        }
     }
     text.push_str(rest);
-    Ok(text)
+    if open.is_empty() { Ok(text) } else { Err("the template has no end of an if".to_owned()) }
+}
+
+/// As Go's templates see it.
+fn is_so(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(is) => *is,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(all) => !all.is_empty(),
+        Value::Object(all) => !all.is_empty(),
+    }
+}
+
+fn value<'v>(path: &str, values: &'v Value) -> Result<&'v Value, String> {
+    let path = path.strip_prefix(".Values.").ok_or_else(|| format!("the template says {path}"))?;
+    let found = values.pointer(&format!("/{}", path.replace('.', "/")));
+    found.ok_or_else(|| format!("there is no value \"{path}\""))
 }
 
 fn written(expression: &str, namespace: &str, values: &Value) -> Result<String, String> {
     if expression == ".Release.Namespace" {
         return Ok(namespace.to_owned());
     }
-    let (json, path) = match expression.strip_prefix("toJson ") {
-        Some(path) => (true, path.trim()),
-        None => (false, expression),
-    };
-    let path = path.strip_prefix(".Values.").ok_or_else(|| format!("the template says {expression}"))?;
-    let value = values.pointer(&format!("/{}", path.replace('.', "/")));
-    let value = value.ok_or_else(|| format!("there is no value \"{path}\""))?;
-    match value {
-        Value::String(text) if !json => Ok(text.clone()),
-        value => Ok(value.to_string()),
+    if let Some(path) = expression.strip_prefix("join \",\" ") {
+        let all = value(path.trim(), values)?;
+        let all = all.as_array().ok_or_else(|| format!("\"{}\" is no list", path.trim()))?;
+        let words: Vec<String> =
+            all.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect();
+        return Ok(words.join(","));
     }
+    if let Some(path) = expression.strip_prefix("toJson ") {
+        return Ok(value(path.trim(), values)?.to_string());
+    }
+    Ok(match value(expression, values)? {
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -165,6 +219,43 @@ mod tests {
             values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
         );
         assert!(manifest("Mesh System", &values).is_err());
+    }
+
+    #[test]
+    fn the_cni_plugin_is_there_where_it_is_wanted_and_may_do_what_it_was_told_to() {
+        let mut values = Values::defaults().unwrap();
+        let without = manifest(NAMESPACE, &values).unwrap();
+        assert!(!without.contains("outrigger-cni") && without.contains("      cni: false\n"), "{without}");
+        values.set("cni.enabled=true").unwrap();
+        let with = manifest(NAMESPACE, &values).unwrap();
+        for wanted in [
+            "      cni: true\n",
+            "\n---\n# The CNI plugin",
+            "        - --exclude-namespaces=outrigger-system,kube-system\n",
+            "        - --exclude-namespaces=kube-system,kube-public,kube-node-lease\n",
+            "        - --repair-rules\n        env:",
+            "hostPID: true",
+        ] {
+            assert!(with.contains(wanted), "{wanted}\n{with}");
+        }
+        assert!(
+            !with.contains("pods/eviction") && !with.contains("verbs: [patch]}\n---\napiVersion: rbac"),
+            "{with}"
+        );
+        values.merge("cni: {repair: {rules: false, evict: true, label: true}}").unwrap();
+        let with = manifest(NAMESPACE, &values).unwrap();
+        for wanted in [
+            "[pods/eviction], verbs: [create]",
+            "resources: [pods], verbs: [patch]",
+            "--repair-evict",
+            "--repair-label",
+        ] {
+            assert!(with.contains(wanted), "{wanted}\n{with}");
+        }
+        assert!(with.contains("hostPID: false") && !with.contains("--repair-rules"), "{with}");
+        let excluded =
+            values.set("cni.excludeNamespaces=kube-system").and_then(|()| manifest(NAMESPACE, &values));
+        assert!(excluded.unwrap_err().contains("is no list"));
     }
 
     #[test]

@@ -11,16 +11,17 @@ const PLUGIN: &str = env!("CARGO_BIN_EXE_outrigger-cni-under-test");
 /// Readiness and metrics of the agent.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15024);
 
-/// What the agent is allowed to ask.
-const ROLE: &str = "apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: cni}
-rules: [{apiGroups: [''], resources: [pods], verbs: [get, list]}]
+/// Whoever the agent is here may do what the manifest lets it do, and nothing else.
+const WE_ARE_CNI: &str = "apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: outrigger-cni-of-the-test}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: outrigger-cni}
+subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: cni}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: cni}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cni}
+kind: RoleBinding
+metadata: {name: outrigger-cni-of-the-test, namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: outrigger-cni}
 subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: cni}]
 ";
 
@@ -89,7 +90,34 @@ impl Files {
     }
 }
 
-/// Pods of the namespace, with all that is known of them.
+/// SIGTERM, and the end of it: whether that is good.
+async fn ends(mut agent: Process) -> bool {
+    let pid = rustix::process::Pid::from_raw(agent.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        if let Some(well) = agent.ended() {
+            return well;
+        }
+        assert!(tokio::time::Instant::now() < end, "it does not end: {}", agent.log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Applies what of the manifest is the plugin's. Its DaemonSet has no controller here: the tests are that.
+fn installed(stage: &Stage, more: &[&str]) {
+    let words = ["cni.enabled=true"].iter().chain(more).flat_map(|words| ["--set", words]);
+    let mut command = std::process::Command::new(BINARY);
+    let output = command.args(["manifest", "--crds", "none"]).args(words).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let ours: Vec<&str> =
+        text.split("\n---\n").filter(|object| object.contains("name: outrigger-cni")).collect();
+    assert_eq!(ours.len(), 6, "{text}");
+    stage.cluster.apply(&ours.join("\n---\n"));
+    stage.cluster.apply(WE_ARE_CNI);
+}
+
+/// All that is known of a Pod that is known of them.
 fn pod(stage: &Stage, name: &str) -> Value {
     let text = stage.cluster.kubectl(&["-n", "shop", "get", "pod", name, "-o", "json"]).unwrap();
     serde_json::from_str(&text).unwrap()
@@ -124,7 +152,7 @@ async fn the_plugin_makes_the_rules_of_pods_and_none_starts_without_them() {
     let files = Files::new();
     let Some(stage) = Stage::start_in(json!({"cni": true}), Some(files.network())).await else { return };
     stage.mesh.apply(STRICT).await;
-    stage.cluster.apply(ROLE);
+    installed(&stage, &[]);
     let agent = files.agent(&stage, &[]).await;
     stage.cluster.apply(&deployment("web", "v1", 1));
     stage.cluster.apply(&deployment("catalog", "v1", 1));
@@ -190,4 +218,121 @@ async fn the_plugin_makes_the_rules_of_pods_and_none_starts_without_them() {
     let [late] = stage.until_ready("late", 1).await.try_into().unwrap();
     reaches(&stage, &web, "late").await;
     println!("{late} was started once the agent was back");
+}
+
+/// A Pod that nobody would make anew, and its Service.
+fn alone() -> String {
+    let mut pod: Value = serde_json::from_str(&outsider("alone", "shop")).unwrap();
+    pod["metadata"]["labels"] = json!({"app": "alone"});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "alone", "namespace": "shop"},
+        "spec": {"selector": {"app": "alone"}, "ports": [{"port": 80, "name": "http", "targetPort": 8080}]},
+    });
+    format!("{pod}\n---\n{service}")
+}
+
+/// Waits until the check of a Pod has failed: the name of the Pod.
+async fn until_stuck(stage: &Stage, app: &str) -> String {
+    eventually(&format!("the check of {app} fails"), || async {
+        let selector = format!("app={app}");
+        let pods = stage.cluster.kubectl(&["-n", "shop", "get", "pods", "-l", &selector, "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
+        let pod = &pods["items"][0];
+        let code = &pod["status"]["initContainerStatuses"][0]["lastState"]["terminated"]["exitCode"];
+        if *code == 1 {
+            Ok(pod["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+        } else {
+            Err(pod.to_string())
+        }
+    })
+    .await
+}
+
+/// As a node's `/proc` shows it, which is that of a whole machine and not to be had here.
+fn show_process(files: &Files, stage: &Stage, name: &str) {
+    let process = files.path("processes/4711");
+    std::fs::create_dir_all(process.join("ns")).unwrap();
+    let uid = pod(stage, name)["metadata"]["uid"].as_str().unwrap().replace('-', "_");
+    let group = format!("0::/kubepods.slice/kubepods-pod{uid}.slice/cri-containerd-1.scope\n");
+    std::fs::write(process.join("cgroup"), group).unwrap();
+    std::os::unix::fs::symlink(stage.host(name).netns(), process.join("ns/net")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_from_before_the_plugin_are_mended_and_it_goes_only_with_its_daemon_set() {
+    let files = Files::new();
+    let Some(stage) = Stage::start_in(json!({"cni": true}), Some(files.network())).await else { return };
+    stage.mesh.apply(STRICT).await;
+    let ways = ["cni.repair.evict=true", "cni.repair.label=true"];
+    installed(&stage, &ways);
+    // No plugin yet, so nothing of them runs but the check.
+    stage.cluster.apply(&deployment("web", "v1", 1));
+    stage.cluster.apply(&alone());
+    let before = until_stuck(&stage, "web").await;
+    until_stuck(&stage, "alone").await;
+    for name in [before.as_str(), "alone"] {
+        let logs = stage.logs(name);
+        assert!(logs.contains("CNI plugin of this node did not run") && logs.ends_with("app: "), "{logs}");
+    }
+
+    // What is made anew may go; what is not is labelled, and is mended by who may.
+    let agent = files.agent(&stage, &["--repair-evict", "--repair-label"]).await;
+    let [web] = stage.until_ready("web", 1).await.try_into().unwrap();
+    assert_ne!(web, before);
+    eventually("the other one is labelled", || async {
+        let label = pod(&stage, "alone")["metadata"]["labels"]["outrigger.io/interception"].clone();
+        if label == "missing" { Ok(()) } else { Err(agent.log()) }
+    })
+    .await;
+    assert_eq!(stage.ready("alone").unwrap(), Vec::<String>::new());
+    assert!(ends(agent).await);
+    assert_eq!(files.plugins(), [HOST, "outrigger-cni"], "another agent comes: the DaemonSet is there");
+    show_process(&files, &stage, "alone");
+    let agent = files.agent(&stage, &["--repair-rules"]).await;
+    stage.until_ready("alone", 1).await;
+    assert!(stage.host("alone").ruleset().contains("table inet outrigger"));
+    reaches(&stage, &web, "alone").await;
+    let (_, metrics) = stage.master.run(app::get(METRICS, "/metrics", "")).await.unwrap();
+    assert!(metrics.contains("outrigger_cni_repairs_total{outcome=\"repaired\"} 1\n"), "{metrics}");
+
+    // Whoever owns the network writes it anew, and another comes before it.
+    files.write_list();
+    let in_place = async |what: &str| {
+        eventually(what, || async {
+            if files.plugins() == [HOST, "outrigger-cni"] {
+                Ok(())
+            } else {
+                Err(format!("{:?}", files.plugins()))
+            }
+        })
+        .await;
+    };
+    in_place("the plugin is put back").await;
+    let single = json!({"cniVersion": "0.4.0", "name": "new", "type": HOST}).to_string();
+    std::fs::write(files.path("net.d/05-new.conf"), single).unwrap();
+    in_place("the plugin stands behind the new one").await;
+    assert!(files.path("net.d/05-new.conflist").exists() && !files.path("net.d/05-new.conf").exists());
+
+    // Taken out with its DaemonSet, and out of both lists.
+    stage.cluster.kubectl(&["-n", "kube-system", "delete", "daemonset", "outrigger-cni"]).unwrap();
+    assert!(ends(agent).await);
+    assert_eq!(files.plugins(), [HOST]);
+    std::fs::remove_file(files.path("net.d/05-new.conflist")).unwrap();
+    assert_eq!(files.plugins(), [HOST]);
+
+    let audit = stage.cluster.audit("cni");
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut asked: Vec<String> = audit
+        .iter()
+        .map(|event| {
+            let object = &event["objectRef"];
+            let below = object["subresource"].as_str().map(|below| format!("/{below}")).unwrap_or_default();
+            assert_ne!(event["responseStatus"]["code"], 403, "{event}");
+            format!("{} {}{below}", word(&event["verb"]), word(&object["resource"]))
+        })
+        .collect();
+    asked.sort();
+    asked.dedup();
+    // All that it may, and nothing else.
+    assert_eq!(asked, ["create pods/eviction", "get daemonsets", "get pods", "list pods", "patch pods"]);
 }

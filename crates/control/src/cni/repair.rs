@@ -1,9 +1,10 @@
 //! Pods that started without their rules: before the plugin was in its place, or beside it. Their check fails, so none of them runs; what is
 //! done about them is a setting.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{EvictParams, ListParams, Patch, PatchParams, VersionMatch};
@@ -17,6 +18,8 @@ use crate::inject::VALIDATION;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);
+/// The check of a Pod is tried again by its kubelet, after minutes at last.
+const AGAIN: Duration = Duration::from_secs(60);
 /// Put on a Pod that has no rules.
 const LABEL: &str = "outrigger.io/interception";
 /// By which injected Pods are found.
@@ -33,10 +36,14 @@ pub(super) struct Ways {
     pub(super) label: bool,
 }
 
+/// What was done about each, by uid, so that it is neither done nor told again and again.
+type Known = HashMap<String, (Instant, Result<&'static str, String>)>;
+
 /// Looks for them; ends with the process.
 pub(super) async fn keep(agent: Arc<Agent>) {
+    let mut known = Known::new();
     loop {
-        if let Err(error) = agent.look_for_broken().await {
+        if let Err(error) = agent.look_for_broken(&mut known).await {
             tracing::warn!(%error, "the Pods of this node cannot be looked at");
         }
         tokio::time::sleep(PAUSE).await;
@@ -44,7 +51,7 @@ pub(super) async fn keep(agent: Arc<Agent>) {
 }
 
 impl Agent {
-    async fn look_for_broken(&self) -> kube::Result<()> {
+    async fn look_for_broken(&self, known: &mut Known) -> kube::Result<()> {
         let all: Api<Pod> = Api::all(self.client.clone());
         // From the API server's memory: the next look mends what this one is late for.
         let which = ListParams::default()
@@ -52,23 +59,43 @@ impl Agent {
             .labels(INJECTED)
             .matching(VersionMatch::NotOlderThan)
             .at("0");
-        for pod in all.list(&which).await?.items.into_iter().filter(is_broken) {
-            if let Ok(Verdict::Intercept(options)) = verdict(&pod) {
-                self.repair(&pod, options).await;
+        let mut broken = all.list(&which).await?.items;
+        broken.retain(is_broken);
+        known.retain(|uid, _| broken.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
+        for pod in broken {
+            let uid = pod.uid().unwrap_or_default();
+            if known.get(&uid).is_some_and(|(at, done)| done.is_ok() && at.elapsed() < AGAIN) {
+                continue;
+            }
+            let Ok(Verdict::Intercept(options)) = verdict(&pod) else { continue };
+            let done = self.repair(&pod, options).await;
+            let told = known.insert(uid, (Instant::now(), done.clone()));
+            if told.is_none_or(|(_, told)| told != done) {
+                self.counts.repaired(done.is_ok());
+                let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+                let what = match &done {
+                    Ok(what) => *what,
+                    Err(why) => why.as_str(),
+                };
+                tracing::warn!(namespace, pod = name, "started without the rules of interception: {what}");
             }
         }
         Ok(())
     }
 
-    async fn repair(&self, pod: &Pod, options: Vec<String>) {
+    async fn repair(&self, pod: &Pod, options: Vec<String>) -> Result<&'static str, String> {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
         let mut done = Err("no way of repair is set".to_owned());
         if self.ways.label {
             let patch = Patch::Merge(json!({"metadata": {"labels": {LABEL: "missing"}}}));
-            let patched = api.patch_metadata(&name, &PatchParams::default(), &patch).await;
-            done =
-                patched.map(|_| "it was labelled").map_err(|error| format!("it cannot be labelled: {error}"));
+            let patched = match pod.labels().get(LABEL).is_some_and(|value| value == "missing") {
+                true => Ok(()),
+                false => api.patch_metadata(&name, &PatchParams::default(), &patch).await.map(drop),
+            };
+            done = patched
+                .map(|()| "it was labelled")
+                .map_err(|error| format!("it cannot be labelled: {error}"));
         }
         if self.ways.rules {
             done = self.mend(pod, options).await.map(|()| "its rules were made");
@@ -84,15 +111,7 @@ impl Agent {
                 false => Err("nobody would make it anew: delete it yourself".to_owned()),
             };
         }
-        self.counts.repaired(done.is_ok());
-        match done {
-            Ok(what) => {
-                tracing::warn!(namespace, pod = name, "started without the rules of interception: {what}")
-            }
-            Err(why) => {
-                tracing::warn!(namespace, pod = name, "started without the rules of interception: {why}")
-            }
-        }
+        done
     }
 
     async fn mend(&self, pod: &Pod, options: Vec<String>) -> Result<(), String> {
