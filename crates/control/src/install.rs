@@ -213,7 +213,10 @@ mod tests {
         }
         assert!(!text.contains("outrigger-system") && !text.contains("{{ "), "{text}");
         assert!(
-            values.set("images=2").unwrap_err().starts_with("there is no value \"images\", only image, ")
+            values
+                .set("images=2")
+                .unwrap_err()
+                .starts_with("there is no value \"images\", only cni, image, ")
         );
         assert!(
             values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
