@@ -131,10 +131,11 @@ metadata: {name: denied, namespace: shop}
 spec: {action: DENY, rules: [{to: [{operation: {paths: [/denied]}}]}]}
 ";
 
-/// 500 requests at once, to a sidecar with two workers: each limit lets exactly as many through as it says.
+/// 500 requests at once, to sidecars with two workers: each limit lets exactly as many through as it says.
 #[tokio::test(flavor = "multi_thread")]
 async fn rate_limits_are_exact_for_five_hundred_requests_at_once() {
-    let mesh = Mesh::start(BINARY).await;
+    let mut mesh = Mesh::start(BINARY).await;
+    mesh.bootstrap = serde_json::json!({ "workers": 2 });
     let catalog = mesh.workload(&catalog("v1", 11)).await;
     let web = mesh.workload(&web(&["catalog:8080"])).await;
     Gate::serve(catalog.app, "v1", 200, plenty()).await;

@@ -22,6 +22,7 @@ mod dns_clusters;
 mod documents;
 mod etcd;
 mod eureka;
+mod exact;
 mod explains;
 mod ext_authz;
 mod failures;

@@ -34,8 +34,12 @@ struct Counts {
     max_requests: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
+    /// Requests that wait for a connection.
+    pending: AtomicU32,
+    max_pending: AtomicU32,
+    max_connections: AtomicU32,
     gate: Mutex<Gate>,
-    /// Rung when somebody begins to wait for a connection: idle ones should be given up.
+    /// Rung when somebody begins to wait for a connection, or there are too many: idle ones should be given up.
     starving: Notify,
     overflows: [AtomicU64; 4],
 }
@@ -70,6 +74,10 @@ pub struct RequestPermit(Arc<Counts>);
 #[must_use = "the permit counts only while it lives"]
 pub struct RetryPermit(Arc<Counts>);
 
+/// A request that waits for a connection, for a place for it or while it is made.
+#[must_use = "the permit counts only while it lives"]
+pub struct PendingPermit(Arc<Counts>);
+
 /// An open connection.
 #[must_use = "the permit counts only while it lives"]
 pub struct ConnectionPermit(Arc<Counts>);
@@ -102,6 +110,9 @@ impl Limits {
             values: RwLock::new(Values { limits, origin }),
             requests: AtomicU32::new(0),
             retries: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            max_pending: AtomicU32::new(gate.max_pending),
+            max_connections: AtomicU32::new(gate.max_connections),
             gate: Mutex::new(gate),
             starving: Notify::new(),
             overflows: Default::default(),
@@ -112,6 +123,8 @@ impl Limits {
     /// Takes new values; what is in flight keeps counting. A raised limit lets waiters in.
     pub fn configure(&self, limits: model::Limits, origin: Option<Arc<Origin>>) {
         self.state.max_requests.store(limits.max_requests, Relaxed);
+        self.state.max_pending.store(limits.max_pending, Relaxed);
+        self.state.max_connections.store(limits.max_connections, Relaxed);
         *self.state.values.write() = Values { limits, origin };
         let mut gate = self.state.gate.lock();
         gate.max_connections = limits.max_connections;
@@ -122,8 +135,12 @@ impl Limits {
             gate.active += 1;
             admitted.push(waiter);
         }
+        let is_over = gate.active > gate.max_connections;
         // A permit that nobody takes any more frees itself, which needs the lock.
         drop(gate);
+        if is_over {
+            self.state.starving.notify_waiters();
+        }
         for waiter in admitted {
             let _ = waiter.send(ConnectionPermit(self.state.clone()));
         }
@@ -141,6 +158,20 @@ impl Limits {
             return Err(state.overflow(Which::Requests));
         }
         Ok(RequestPermit(state.clone()))
+    }
+
+    /// One more request that waits for a connection, whether or not these are limited.
+    ///
+    /// # Errors
+    /// `max_pending` is reached.
+    pub fn try_pending(&self) -> Result<PendingPermit, Failure> {
+        let state = &self.state;
+        let before = state.pending.fetch_add(1, Relaxed);
+        if before >= state.max_pending.load(Relaxed) {
+            state.pending.fetch_sub(1, Relaxed);
+            return Err(state.overflow(Which::Pending));
+        }
+        Ok(PendingPermit(state.clone()))
     }
 
     /// One more connection, without waiting.
@@ -206,14 +237,21 @@ impl Limits {
         Ok(RetryPermit(state.clone()))
     }
 
-    /// Whether somebody waits for a connection: a pool then closes instead of keeping an idle one.
-    pub fn is_starving(&self) -> bool {
-        !self.state.gate.lock().waiters.is_empty()
+    /// Whether connections are limited.
+    pub fn few_connections(&self) -> bool {
+        self.state.max_connections.load(Relaxed) != u32::MAX
     }
 
-    /// Resolves when the next request begins to wait for a connection.
-    pub async fn starving(&self) {
-        self.state.starving.notified().await;
+    /// Whether somebody waits for a connection, or a lowered limit has not been reached yet: a pool then closes instead of keeping an
+    /// idle one.
+    pub fn wants_fewer(&self) -> bool {
+        let gate = self.state.gate.lock();
+        !gate.waiters.is_empty() || gate.active > gate.max_connections
+    }
+
+    /// Resolves when somebody begins to wait for a connection after this call.
+    pub fn starving(&self) -> impl Future<Output = ()> + '_ {
+        self.state.starving.notified()
     }
 
     /// Requests in flight.
@@ -234,7 +272,7 @@ impl Limits {
             requests: state.requests.load(Relaxed),
             retries: state.retries.load(Relaxed),
             connections,
-            pending,
+            pending: pending.max(state.pending.load(Relaxed)),
             request_overflows: overflows(Which::Requests),
             connection_overflows: overflows(Which::Connections),
             pending_overflows: overflows(Which::Pending),
@@ -303,6 +341,12 @@ impl Drop for RequestPermit {
 impl Drop for RetryPermit {
     fn drop(&mut self) {
         self.0.retries.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for PendingPermit {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Relaxed);
     }
 }
 

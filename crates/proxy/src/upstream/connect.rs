@@ -39,8 +39,7 @@ pub struct Connected {
 /// What a connection holds while it lives.
 #[must_use = "it counts only while it lives"]
 pub struct Held {
-    /// Absent where the cluster has no limit.
-    _connection: Option<ConnectionPermit>,
+    _connection: ConnectionPermit,
     _descriptor: Descriptor,
 }
 
@@ -64,12 +63,10 @@ pub async fn connect(
 ) -> Result<Connected, Failure> {
     let config = &cluster.config;
     let until = Instant::now() + config.connect_timeout;
-    let _connection = match config.limits.max_connections {
-        u32::MAX => None,
-        _ => match timeout_at(until, cluster.limits.connection()).await {
-            Ok(permit) => Some(permit?),
-            Err(_) => return Err(cluster.limits.waited_in_vain(config.connect_timeout)),
-        },
+    // Also where there is no limit: one that comes later counts those that are there.
+    let _connection = match timeout_at(until, cluster.limits.connection()).await {
+        Ok(permit) => permit?,
+        Err(_) => return Err(cluster.limits.waited_in_vain(config.connect_timeout)),
     };
     let permit = Held { _connection, _descriptor: descriptor(way, cluster)? };
     let left = until.saturating_duration_since(Instant::now());

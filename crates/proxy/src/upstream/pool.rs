@@ -23,17 +23,23 @@ use crate::metrics::ClusterCells;
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
+use crate::runtime::limits::PendingPermit;
 use crate::upstream::connect::{self, Connected};
 use crate::upstream::way::Way;
 
 pub mod h1;
 pub mod h2;
+mod queue;
 
 pub use h1::H1Conn;
 pub use h2::H2Lease;
+use queue::Queues;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How long a connection serves while somebody waits for another, where connections are limited.
+const TURN: Duration = Duration::from_millis(100);
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -103,6 +109,7 @@ struct Inner {
     way: Rc<Way>,
     h1: RefCell<FastMap<Place, Vec<H1Conn>>>,
     h2: RefCell<FastMap<Place, h2::Siblings>>,
+    queues: Queues,
     sweeping: Cell<bool>,
     /// Clusters whose starvation is listened to.
     givers: RefCell<FastMap<u32, ()>>,
@@ -116,7 +123,8 @@ impl Pools {
     /// Empty.
     pub fn new(way: Rc<Way>) -> Self {
         let (h1, h2, givers) = (RefCell::default(), RefCell::default(), RefCell::default());
-        let inner = Rc::new(Inner { way, h1, h2, sweeping: Cell::new(false), givers });
+        let inner =
+            Rc::new(Inner { way, h1, h2, queues: Queues::default(), sweeping: Cell::new(false), givers });
         let weak = Rc::downgrade(&inner);
         let give_up = move |most| {
             if let Some(inner) = weak.upgrade() {
@@ -150,13 +158,20 @@ impl Pools {
         if !fresh && let Some(conn) = self.take_idle(cluster, endpoint, now) {
             return Ok(Leased::H1(conn));
         }
-        let connected = connect(&self.0.way, cluster, endpoint, Protocol::Http1).await?;
+        let _waits = self.waits(cluster)?;
+        let connected = if fresh || !cluster.limits.few_connections() {
+            connect(&self.0.way, cluster, endpoint, Protocol::Http1).await?
+        } else {
+            let mut turn = self.0.queues.join(place(cluster, endpoint));
+            tokio::select! {
+                biased;
+                conn = turn.handed() => return Ok(Leased::H1(conn)),
+                connected = connect(&self.0.way, cluster, endpoint, Protocol::Http1) => connected?,
+            }
+        };
         let fit = Fit::new(&self.0.way, cluster, endpoint);
         Ok(match connected.protocol {
-            Protocol::Http2 => {
-                let shared = self.shared(cluster, endpoint);
-                Leased::H2(h2::start(&self.0.way, connected, fit, &shared).await?)
-            }
+            Protocol::Http2 => Leased::H2(self.start(connected, fit, cluster, endpoint).await?),
             _ => Leased::H1(H1Conn::new(&self.0.way, connected, fit, endpoint)),
         })
     }
@@ -184,9 +199,13 @@ impl Pools {
         endpoint: &Arc<EndpointState>,
     ) -> Result<Leased, Failure> {
         let shared = self.shared(cluster, endpoint);
+        let mut waits = None;
         loop {
             if let Some(lease) = shared.take(&self.0.way, cluster, endpoint) {
                 return Ok(Leased::H2(lease));
+            }
+            if waits.is_none() {
+                waits = Some(self.waits(cluster)?);
             }
             let dial = shared.dial(|dialling| {
                 let dialled = self.clone().dial(cluster.clone(), endpoint.clone());
@@ -217,17 +236,36 @@ impl Pools {
             self.put(H1Conn::new(&self.0.way, connected, fit, &endpoint), Instant::now());
             return h2::Outcome::Http1;
         }
-        let shared = self.shared(&cluster, &endpoint);
-        match h2::start(&self.0.way, connected, fit, &shared).await {
-            Ok(lease) => {
-                self.start_sweeping();
-                h2::Outcome::Connected(lease.into_unused())
-            }
+        match self.start(connected, fit, &cluster, &endpoint).await {
+            Ok(lease) => h2::Outcome::Connected(lease.into_unused()),
             Err(failure) => h2::Outcome::Failed(failure),
         }
     }
 
-    /// From a peer that was asked for HTTP/2 and speaks HTTP/1.
+    /// Speaks HTTP/2 on a new connection, which others share from now on.
+    async fn start(
+        &self,
+        connected: Connected,
+        fit: Fit,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &EndpointState,
+    ) -> Result<H2Lease, Failure> {
+        let lease = h2::start(&self.0.way, connected, fit, &self.shared(cluster, endpoint)).await?;
+        self.start_sweeping();
+        if cluster.limits.few_connections() {
+            self.listen_for_starvation(cluster);
+        }
+        Ok(lease)
+    }
+
+    /// A request waits for a connection until this is dropped.
+    fn waits(&self, cluster: &ClusterHandle) -> Result<PendingPermit, Failure> {
+        cluster.limits.try_pending().inspect_err(|_| {
+            self.0.way.metrics.cluster(&cluster.name).pending_overflow.inc();
+        })
+    }
+
+    /// From a peer that was asked for HTTP/2 and speaks HTTP/1. Who takes it counts as waiting already.
     async fn lease_h1(
         &self,
         cluster: &Arc<ClusterHandle>,
@@ -263,11 +301,17 @@ impl Pools {
 
     /// Takes a connection back after a message that ended cleanly.
     pub fn put(&self, mut conn: H1Conn, now: Instant) {
-        let limits = &conn.cluster().limits;
-        if conn.is_spent() || limits.is_starving() {
+        if conn.is_spent() {
             return;
         }
-        if conn.cluster().config.limits.max_connections != u32::MAX {
+        if conn.cluster().limits.few_connections() {
+            if conn.cluster().limits.wants_fewer() {
+                // Who waits for the very same need not wait for its end; not for ever, since others wait as well.
+                if !conn.had_its_turn(now) {
+                    drop(self.0.queues.offer(conn));
+                }
+                return;
+            }
             self.listen_for_starvation(&conn.cluster().clone());
         }
         conn.rest(now);
@@ -296,8 +340,8 @@ impl Pools {
         drop(closed);
     }
 
-    /// Gives one idle connection of a cluster up.
-    fn give_up_one(&self, cluster: u32) -> bool {
+    /// Gives one connection of a cluster up: an idle one, else one of HTTP/2, which ends when its requests do.
+    fn give_up_one(&self, cluster: u32) {
         let found = {
             let mut pools = self.0.h1.borrow_mut();
             let mut of_cluster =
@@ -306,10 +350,28 @@ impl Pools {
             of_cluster.next().map(|(_, idle)| idle.remove(0))
         };
         // Dropped outside of the borrow: it frees a permit, and that may wake somebody.
-        found.is_some()
+        if found.is_none() {
+            let all = self.shared_of(cluster);
+            let _ = all.iter().any(|shared| shared.give_up_one(true))
+                || all.iter().any(|shared| shared.give_up_one(false));
+        }
     }
 
-    /// A cluster with a connection limit: when anybody on any worker waits for a connection, one of ours goes.
+    /// Those of HTTP/2 of a cluster.
+    fn shared_of(&self, cluster: u32) -> Vec<h2::Siblings> {
+        let all = self.0.h2.borrow();
+        all.iter().filter(|((id, ..), _)| *id == cluster).map(|(_, shared)| shared.clone()).collect()
+    }
+
+    /// Whether a cluster has any connection that could be given up.
+    fn has_any(&self, cluster: u32) -> bool {
+        let h1 = self.0.h1.borrow();
+        h1.iter().any(|((id, ..), idle)| *id == cluster && !idle.is_empty())
+            || self.shared_of(cluster).iter().any(|shared| !shared.is_empty())
+    }
+
+    /// A cluster with a connection limit: when anybody on any worker waits for a connection, or there are more than it allows by now,
+    /// one of ours goes.
     fn listen_for_starvation(&self, cluster: &Arc<ClusterHandle>) {
         if self.0.givers.borrow_mut().insert(cluster.id, ()).is_some() {
             return;
@@ -317,21 +379,22 @@ impl Pools {
         let (inner, limits, id) = (Rc::downgrade(&self.0), cluster.limits.clone(), cluster.id);
         tokio::task::spawn_local(async move {
             loop {
-                // A timeout, so that the task does not outlive the pool.
-                let starving = limits.is_starving() || timeout(SWEEP, limits.starving()).await.is_ok();
-                let Some(inner) = inner.upgrade() else { return };
-                let pools = Self(inner);
-                let gave = (starving || limits.is_starving()) && pools.give_up_one(id);
-                let any = pools
-                    .0
-                    .h1
-                    .borrow()
-                    .iter()
-                    .any(|((cluster, ..), idle)| *cluster == id && !idle.is_empty());
-                if !any && !gave {
-                    pools.0.givers.borrow_mut().remove(&id);
-                    return;
+                // Who begins to wait from here on is heard.
+                let heard = limits.starving();
+                let is_starving = limits.wants_fewer();
+                {
+                    let Some(inner) = inner.upgrade() else { return };
+                    let pools = Self(inner);
+                    if is_starving {
+                        pools.give_up_one(id);
+                    }
+                    if !pools.has_any(id) {
+                        pools.0.givers.borrow_mut().remove(&id);
+                        return;
+                    }
                 }
+                // A timeout, so that the task does not outlive the pool.
+                let _ = timeout(if is_starving { TURN } else { SWEEP }, heard).await;
             }
         });
     }
@@ -356,6 +419,8 @@ impl Pools {
     fn sweep(&self) -> bool {
         let now = Instant::now();
         let mut closed = Vec::new();
+        // A limit may be newer than they are.
+        let few = self.few();
         let mut pools = self.0.h1.borrow_mut();
         for idle in pools.values_mut() {
             let mut at = 0;
@@ -373,7 +438,17 @@ impl Pools {
         }
         drop((pools, shared));
         drop(closed);
+        few.iter().for_each(|cluster| self.listen_for_starvation(cluster));
         empty
+    }
+
+    /// The clusters with a connection limit that there are connections of.
+    fn few(&self) -> Vec<Arc<ClusterHandle>> {
+        let h1 = self.0.h1.borrow();
+        let h2 = self.0.h2.borrow();
+        let first = h1.values().filter_map(|idle| idle.first().map(|conn| conn.cluster().clone()));
+        let all = first.chain(h2.values().filter_map(h2::Siblings::cluster));
+        all.filter(|cluster| cluster.limits.few_connections()).collect()
     }
 }
 

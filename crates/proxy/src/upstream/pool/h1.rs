@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
-use super::{Counted, Fit, Place};
+use super::{Counted, Fit, Place, TURN};
 use crate::http::body::H1Body;
 use crate::http::h1::{Limits, MAX_HEAD, ResponseParser};
 use crate::http::send::H1Sender;
@@ -34,6 +34,7 @@ pub struct Meta {
     reach: Reach,
     fit: Fit,
     idle_since: Instant,
+    begun: Instant,
     counted: Counted,
     _permit: Held,
 }
@@ -51,6 +52,7 @@ impl H1Conn {
             reach: endpoint.reach,
             fit,
             idle_since: Instant::now(),
+            begun: Instant::now(),
             counted,
             _permit: connected.permit,
         };
@@ -99,6 +101,11 @@ impl H1Conn {
     pub(super) fn is_too_old(&self, now: Instant) -> bool {
         let idle = self.meta.fit.cluster.config.idle_timeout;
         !idle.is_zero() && now.saturating_duration_since(self.meta.idle_since) >= idle
+    }
+
+    /// Whether it has served for as long as one may while others wait.
+    pub(super) fn had_its_turn(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.meta.begun) >= TURN
     }
 
     pub(super) fn rest(&mut self, now: Instant) {

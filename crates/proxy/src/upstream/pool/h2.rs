@@ -17,7 +17,7 @@ use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{Counted, Fit};
+use super::{Counted, Fit, TURN};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::Body;
 use crate::http::h1::{Limits, MAX_HEAD};
@@ -76,6 +76,7 @@ pub struct Known {
     active: Cell<u32>,
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
+    begun: Instant,
     /// The pool has forgotten it.
     retired: Cell<bool>,
     buried: RefCell<Vec<(Body, Sender)>>,
@@ -266,6 +267,30 @@ impl Siblings {
         dial
     }
 
+    /// Whose they are.
+    pub(super) fn cluster(&self) -> Option<Arc<ClusterHandle>> {
+        self.0.conns.borrow().first().map(|conn| conn.state.fit.cluster.clone())
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.conns.borrow().is_empty()
+    }
+
+    /// Drops one that was used and is idle, or any that has had its turn: it ends when its streams do.
+    pub(super) fn give_up_one(&self, idle: bool) -> bool {
+        let mut conns = self.0.conns.borrow_mut();
+        let now = Instant::now();
+        let at = conns.iter().position(|Conn { state, .. }| match idle {
+            true => state.active.get() == 0 && state.requests.get() > 0,
+            false => now.saturating_duration_since(state.begun) >= TURN,
+        });
+        let found = at.map(|at| conns.remove(at));
+        // Dropped outside of the borrow.
+        drop(conns);
+        found.is_some()
+    }
+
     /// Drops what nobody uses just now.
     pub(super) fn give_up_idle(&self) {
         self.0.conns.borrow_mut().retain(|conn| conn.state.active.get() > 0);
@@ -318,6 +343,7 @@ pub(super) async fn start(
         active: Cell::new(0),
         requests: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
+        begun: Instant::now(),
         retired: Cell::new(false),
         buried: RefCell::default(),
         cancelled: RefCell::default(),

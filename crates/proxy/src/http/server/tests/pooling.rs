@@ -84,10 +84,10 @@ async fn request_beyond_the_connection_limit_waits_its_turn() {
             let (arrived, release) = signals.clone();
             async move {
                 wire.head().await;
-                if number == 0 {
-                    arrived.notify_one();
-                    release.notified().await;
-                }
+                arrived.notify_one();
+                release.notified().await;
+                wire.send(&ok(&number.to_string())).await;
+                wire.head().await;
                 wire.send(&ok(&number.to_string())).await;
                 wire.rest().await;
             }
@@ -117,6 +117,7 @@ async fn request_beyond_the_connection_limit_waits_its_turn() {
         release.notify_one();
         for client in [first, second] {
             assert!(client.head().await.starts_with("HTTP/1.1 200"));
+            assert_eq!(client.bytes(1).await, "0", "it is handed on");
         }
     })
     .await;
@@ -180,6 +181,42 @@ async fn retried_response_leaves_its_connection_usable() {
         let rig = proxy(setup, Http1).await;
         let mut client = Wire::connect(rig.address).await;
         assert_eq!(get(&mut client).await, "x");
+    })
+    .await;
+}
+
+/// Requests that wait for a connection are counted whether or not connections are: here one that nobody accepts.
+#[tokio::test]
+async fn requests_that_wait_for_a_connection_are_limited_in_either_protocol() {
+    run(async {
+        for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            socket.listen(0).unwrap();
+            let app = socket.local_addr().unwrap().as_socket().unwrap();
+            // The kernel takes one for the listener, and drops what comes then.
+            let _taken = TcpStream::connect(app).await.unwrap();
+            let mut setup = Setup::to(&[app]);
+            setup.cluster.protocol = protocol;
+            setup.cluster.limits.max_pending = 2;
+            setup.cluster.connect_timeout = Duration::from_secs(1);
+            let rig = proxy(setup, Http1).await;
+            let mut clients = Vec::new();
+            for _ in 0..6 {
+                let mut client = Wire::connect(rig.address).await;
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                clients.push(client);
+            }
+            let mut refused = 0;
+            for mut client in clients {
+                let head = client.head().await;
+                assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+                refused += usize::from(headers(&head)["x-outrigger-error"].contains("limit=max_pending:2"));
+            }
+            assert_eq!(refused, 4, "{protocol:?}");
+            let used = rig.worker.snapshot().cluster("c").unwrap().limits.view();
+            assert_eq!((used.pending, used.pending_overflows), (0, 4));
+        }
     })
     .await;
 }

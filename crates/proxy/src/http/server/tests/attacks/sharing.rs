@@ -262,3 +262,39 @@ async fn a_wait_for_a_connections_place_ends_with_the_connect_timeout() {
     })
     .await;
 }
+
+/// Fewer connections than there are endpoints: an idle one gives its place up, and one in use when it has had its turn.
+#[tokio::test]
+async fn limited_http2_connections_are_given_up_for_who_waits_for_another() {
+    run(async {
+        let connections: Count = Rc::default();
+        let mut apps = Vec::new();
+        for _ in 0..3 {
+            let script = |request: Request<RecvStream>, respond| async move {
+                if request.uri().path() == "/slow" {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                answer(10, respond).await;
+            };
+            apps.push(app(connections.clone(), script).await);
+        }
+        let mut setup = Setup::to(&apps);
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        setup.cluster.limits.max_connections = 2;
+        let rig = proxy(setup, Http2).await;
+        let mut send = client(rig.address).await;
+        let worst = honest(&mut send, "/", 30).await;
+        println!(
+            "figure: 2 HTTP/2 connections for 3 endpoints: {worst:?} at most, {} were made",
+            connections.get()
+        );
+        // All at once, more than any two connections are for.
+        let slow: Vec<_> = (0..30).map(|_| send.send_request(get("/slow"), true).unwrap().0).collect();
+        for response in slow {
+            assert_eq!(timeout(NOTICED, response).await.expect("it waits").unwrap().status(), 200);
+        }
+        let used = rig.worker.snapshot().cluster("c").unwrap().limits.view();
+        assert!(used.connections <= 2 && used.connection_overflows == 0, "{used:?}");
+    })
+    .await;
+}

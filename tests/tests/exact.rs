@@ -1,0 +1,172 @@
+//! Each limit exactly, for 500 requests at once through a sidecar with two workers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use outrigger_control::instance::Instance;
+use outrigger_tests::app::get;
+use outrigger_tests::mesh::{Mesh, PORT, Sidecar};
+use outrigger_tests::wait::eventually;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::BINARY;
+use crate::thin_thread::web;
+
+const REQUESTS: usize = 500;
+
+/// An application without a sidecar, so that it sees the very connections of its caller.
+struct App {
+    connections: AtomicUsize,
+    /// Requests at a time, at most so far.
+    peak: AtomicUsize,
+    /// Requests that wait for leave.
+    waiting: AtomicUsize,
+    leave: Semaphore,
+}
+
+impl App {
+    async fn serve(listen: SocketAddr) -> Arc<Self> {
+        let none = AtomicUsize::default;
+        let app =
+            Arc::new(Self { connections: none(), peak: none(), waiting: none(), leave: Semaphore::new(0) });
+        let (listener, shared) = (TcpListener::bind(listen).await.unwrap(), app.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let app = shared.clone();
+                tokio::spawn(async move {
+                    app.connections.fetch_add(1, SeqCst);
+                    let _ = app.talk(stream).await;
+                    app.connections.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        app
+    }
+
+    /// `/fails` is answered with 503 the first time; all else waits for leave.
+    async fn talk(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        loop {
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            let text = String::from_utf8_lossy(&head);
+            let fails =
+                text.starts_with("GET /fails") && !text.to_lowercase().contains("x-envoy-attempt-count: 2");
+            head.clear();
+            if !fails {
+                self.peak.fetch_max(self.waiting.fetch_add(1, SeqCst) + 1, SeqCst);
+                self.leave.acquire().await.unwrap().forget();
+                self.waiting.fetch_sub(1, SeqCst);
+            }
+            let status = if fails { 503 } else { 200 };
+            stream.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes()).await?;
+        }
+    }
+}
+
+struct Rig {
+    mesh: Mesh,
+    web: Sidecar,
+    app: Arc<App>,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let mut mesh = Mesh::start(BINARY).await;
+        mesh.bootstrap = json!({ "workers": 2 });
+        let address = mesh.address(11, PORT);
+        let app = App::serve(address).await;
+        let plain: Instance = serde_json::from_value(json!({
+            "id": "stock-1", "service": "stock", "namespace": "shop", "addresses": [address.ip()],
+            "ports": [{ "number": PORT, "protocol": "http" }], "sidecar": false,
+        }))
+        .unwrap();
+        mesh.client.register(&plain).await.unwrap();
+        let web = mesh.workload(&web(&["stock:8080"])).await;
+        Self { mesh, web, app }
+    }
+
+    async fn limit(&self, pool: &str) {
+        self.mesh
+            .apply(&format!(
+                "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: stock, namespace: shop}}
+spec: {{host: stock, trafficPolicy: {{connectionPool: {pool}}}}}
+"
+            ))
+            .await;
+    }
+
+    /// Asks all at once, waits until so many are at the application and all others have been refused or wait as well, lets them go,
+    /// and says how many got 200; the others got this.
+    async fn ask(&self, path: &'static str, at_once: usize, others: &str) -> usize {
+        let outbound = self.web.outbound[0];
+        let asked: Vec<_> = (0..REQUESTS)
+            .map(|_| tokio::spawn(async move { get(outbound, path, "").await.unwrap() }))
+            .collect();
+        let app = &self.app;
+        eventually("the application has as many as it may", || async {
+            let waiting = app.waiting.load(SeqCst);
+            let refused = asked.iter().filter(|asked| asked.is_finished()).count();
+            let all = others.is_empty() || refused + at_once >= REQUESTS;
+            if waiting >= at_once.min(7) && all { Ok(()) } else { Err(format!("{waiting}, {refused}")) }
+        })
+        .await;
+        app.leave.add_permits(REQUESTS);
+        let mut served = 0;
+        for asked in asked {
+            let (status, text) = asked.await.unwrap();
+            match status {
+                200 => served += 1,
+                status => assert!(status == 503 && !others.is_empty() && text.contains(others), "{text}"),
+            }
+        }
+        app.leave.forget_permits(2 * REQUESTS);
+        served
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_limit_is_exact_for_five_hundred_requests_at_once() {
+    let rig = Rig::start().await;
+    rig.limit("{http: {http2MaxRequests: 20}}").await;
+    assert_eq!(rig.ask("/", 20, "limit=max_requests:20").await, 20);
+
+    // All wait for their turn on seven connections.
+    rig.limit("{tcp: {maxConnections: 7}}").await;
+    // Those of before may still be there.
+    eventually("the connections of before are closed", || async {
+        let open = rig.app.connections.load(SeqCst);
+        if open <= 7 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    rig.app.peak.store(0, SeqCst);
+    assert_eq!(rig.ask("/", 7, "").await, REQUESTS);
+    assert_eq!(rig.app.peak.load(SeqCst), 7, "requests at a time, each on a connection");
+
+    rig.limit("{tcp: {maxConnections: 7}, http: {http1MaxPendingRequests: 40}}").await;
+    assert_eq!(rig.ask("/", 47, "limit=max_pending:40").await, 47);
+
+    rig.mesh.apply(RETRIED).await;
+    rig.limit("{http: {maxRetries: 13}}").await;
+    assert_eq!(rig.ask("/fails", 13, "503").await, 13);
+    let page = rig.web.page("/stats/prometheus").await;
+    let over = page
+        .lines()
+        .find(|line| line.starts_with("envoy_cluster_upstream_rq_retry_overflow") && line.contains("stock"));
+    assert!(over.is_some_and(|line| line.ends_with(" 487")), "{over:?}");
+}
+
+const RETRIED: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: stock, namespace: shop}
+spec:
+  hosts: [stock]
+  http: [{route: [{destination: {host: stock}}], retries: {attempts: 1, retryOn: 5xx, backoff: 1ms}}]
+";
