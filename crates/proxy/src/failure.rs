@@ -67,8 +67,10 @@ pub enum FailureKind {
     NoHealthyUpstream,
     /// It has healthy ones, but all are ejected.
     AllEjected,
-    /// TCP refused, unreachable, reset while connecting.
+    /// TCP unreachable, reset while connecting.
     ConnectFailed,
+    /// TCP refused: nobody listens there. Told as the one before.
+    ConnectRefused,
     /// No answer to the connect in time.
     ConnectTimeout,
     /// The TLS handshake with the upstream failed: identity, trust, protocol.
@@ -185,7 +187,7 @@ impl FailureKind {
             Self::NoCluster(_) | Self::Pending => "NC",
             Self::DnsFailed => "DF",
             Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected => "UH",
-            Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => "UF",
+            Self::ConnectFailed | Self::ConnectRefused | Self::ConnectTimeout | Self::TlsFailed => "UF",
             Self::Overflow { .. } | Self::CircuitOpen => "UO",
             Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
             Self::UpstreamReset | Self::RefusedStream => "UR",
@@ -256,7 +258,7 @@ impl FailureKind {
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::AllEjected => "all_ejected",
-            Self::ConnectFailed => "connect_failed",
+            Self::ConnectFailed | Self::ConnectRefused => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::TlsFailed | Self::DownstreamTls => "tls_failed",
             Self::Overflow { .. } => "overflow",

@@ -140,8 +140,12 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
             FailureKind::Overflow { .. } => cells.pending_overflow.inc(),
             _ => cells.connect_failures.inc(),
         }
-        let theirs = failure.side == Side::Upstream;
-        cluster.report(&endpoint, if theirs { Outcome::GatewayError } else { Outcome::LocalFailure }, pass);
+        let outcome = match failure.kind {
+            FailureKind::ConnectRefused => Outcome::Refused,
+            _ if failure.side == Side::Upstream => Outcome::GatewayError,
+            _ => Outcome::LocalFailure,
+        };
+        cluster.report(&endpoint, outcome, pass);
         if failure.retry != Retry::Safe || tried.len() == ATTEMPTS {
             return Err(failure);
         }

@@ -236,9 +236,10 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::LimiterUnavailable(_) => "rate_limiter_error",
         FailureKind::UpstreamTimeout => "response_timeout",
         FailureKind::PerTryTimeout => "upstream_per_try_timeout",
-        FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {
-            "upstream_reset_before_response_started{connection_failure}"
-        }
+        FailureKind::ConnectFailed
+        | FailureKind::ConnectRefused
+        | FailureKind::ConnectTimeout
+        | FailureKind::TlsFailed => "upstream_reset_before_response_started{connection_failure}",
         FailureKind::UpstreamReset | FailureKind::RefusedStream => {
             "upstream_reset_before_response_started{remote_reset}"
         }

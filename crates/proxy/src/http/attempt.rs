@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::context::RequestCtx;
 use super::exchange;
-use super::respond::says_not_reached;
+use super::respond::{says_not_connected, says_not_reached};
 use super::trace;
 use super::upgrade::Upgrade;
 use super::watch;
@@ -170,7 +170,8 @@ fn report(
     let head = slot.as_ref().map(|live| &live.head);
     let outcome = match result {
         Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(endpoint) => {
-            Outcome::GatewayError
+            // Its own sidecar could not connect to it.
+            if head.is_some_and(says_not_connected) { Outcome::Refused } else { Outcome::GatewayError }
         }
         Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
         Err(failed) if failed.stale => return,

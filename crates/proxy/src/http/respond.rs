@@ -264,7 +264,10 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
             failure.detail.clone()
         }
         FailureKind::NoRoute => "no route".into(),
-        FailureKind::ConnectFailed | FailureKind::ConnectTimeout | FailureKind::TlsFailed => {
+        FailureKind::ConnectFailed
+        | FailureKind::ConnectRefused
+        | FailureKind::ConnectTimeout
+        | FailureKind::TlsFailed => {
             "upstream connect error or disconnect/reset before headers. reset reason: connection failure".into()
         }
         FailureKind::UpstreamClosed => {
@@ -312,6 +315,12 @@ fn describe(failure: &Failure, hop: &str) -> String {
 /// Whether a peer sidecar says that the application never saw the request.
 pub fn says_not_reached(head: &ResponseHead) -> bool {
     parts(head).any(|part| part == NOT_REACHED.as_bytes())
+}
+
+/// Whether a peer sidecar says that it could not connect to the application.
+pub fn says_not_connected(head: &ResponseHead) -> bool {
+    parts(head)
+        .any(|part| part.strip_prefix(b"reason=") == Some(FailureKind::ConnectFailed.name().as_bytes()))
 }
 
 /// Whether a peer sidecar says that it takes no more for now: a rate limit, another limit, or its memory. That says nothing of how the

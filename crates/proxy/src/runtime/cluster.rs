@@ -134,7 +134,7 @@ impl ClusterHandle {
         let handle =
             Self { id, name, config, origin, limits, breaker, server_name, expected, outside, lasting };
         if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
-            handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forgive(&e.load.health));
+            handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forget_rules(&e.load.health));
         }
         if let Some(before) = before {
             handle.checks_otherwise(&before.config);
@@ -258,19 +258,19 @@ impl ClusterHandle {
         ctx: &PickContext<'_>,
         now: Instant,
     ) -> Result<Arc<EndpointState>, Failure> {
-        let mut again: Option<&Arc<EndpointState>> = None;
+        let mut again: Option<(&Level, SmallVec<[u32; 4]>)> = None;
         let first = self.first_level(table, ctx, now);
         let others = (0..table.levels.len()).filter(|at| *at != first);
         for level in std::iter::once(first).chain(others).filter_map(|at| table.levels.get(at)) {
             let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
+            let mut tried = SmallVec::new();
             for (i, member) in level.members.iter().enumerate() {
                 if self.lasting.ejections.is_ejected(&member.load.health, now) {
                     continue;
                 }
-                if ctx.tried.contains(&member.address) {
-                    again = again.or(Some(member));
-                } else {
-                    usable.push(i as u32);
+                match ctx.tried.contains(&member.address) {
+                    true => tried.push(i as u32),
+                    false => usable.push(i as u32),
                 }
             }
             let candidates = Candidates::Some(level, &usable);
@@ -280,8 +280,15 @@ impl ClusterHandle {
                 return Ok(found.clone());
             }
             // Who has tried all of a priority in vain goes on: that one cannot serve.
+            if again.is_none() && !tried.is_empty() {
+                again = Some((level, tried));
+            }
         }
-        again.cloned().ok_or_else(|| self.nothing(table, true))
+        let found = again.and_then(|(level, tried)| {
+            let candidates = Candidates::Some(level, &tried);
+            balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash).cloned()
+        });
+        found.ok_or_else(|| self.nothing(table, true))
     }
 
     /// The level that a request is to go to, by how many of each are not ejected.
@@ -347,11 +354,14 @@ impl ClusterHandle {
     pub fn report(&self, endpoint: &EndpointState, outcome: Outcome, pass: Option<Pass>) {
         endpoint.note(outcome);
         // It may have had no connection, and then nobody has counted it.
-        if outcome == Outcome::GatewayError {
+        if matches!(outcome, Outcome::GatewayError | Outcome::Refused) {
             self.lasting.unmet.fetch_add(1, Relaxed);
         }
         if let Some(pass) = pass {
             pass.tell(outcome);
+        }
+        if outcome == Outcome::Refused {
+            self.refused(endpoint);
         }
         // Without rules there is no clock to read.
         let Some(rules) = &self.config.outlier else { return };
@@ -361,6 +371,15 @@ impl ClusterHandle {
         let cause = self.lasting.ejections.record(rules, &endpoint.load.health, outcome, now, peers);
         if let Some(cause) = cause {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
+        }
+    }
+
+    #[cold]
+    fn refused(&self, endpoint: &EndpointState) {
+        let table = self.lasting.table.load();
+        let peers = table.all.iter().filter(|e| e.serves).map(|e| &e.load.health);
+        if let Some(length) = self.lasting.ejections.refused(&endpoint.load.health, Instant::now(), peers) {
+            tracing::info!(cluster = %self.name, endpoint = %endpoint.address, ?length, "an endpoint refuses connections and is left alone");
         }
     }
 

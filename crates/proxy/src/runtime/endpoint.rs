@@ -138,7 +138,7 @@ impl EndpointState {
 
     /// Counts an outcome.
     pub(crate) fn note(&self, outcome: Outcome) {
-        if matches!(outcome, Outcome::GatewayError | Outcome::Status(500..)) {
+        if matches!(outcome, Outcome::GatewayError | Outcome::Refused | Outcome::Status(500..)) {
             self.load.errors.fetch_add(1, Relaxed);
         }
     }

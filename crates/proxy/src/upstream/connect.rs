@@ -233,7 +233,11 @@ fn refused(cluster: &ClusterHandle, endpoint: &EndpointState, error: &io::Error)
         let failure = Failure::local(Stage::Connect, FailureKind::Internal, detail);
         return Failure { retry: Retry::Safe, ..failure };
     }
-    Failure::upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe, detail)
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => FailureKind::ConnectRefused,
+        _ => FailureKind::ConnectFailed,
+    };
+    Failure::upstream(Stage::Connect, kind, Retry::Safe, detail)
 }
 
 /// The two numbers that Linux and the BSDs share.

@@ -105,3 +105,52 @@ fn late_failures_of_an_ejected_endpoint_do_not_prolong_its_ejection() {
     assert!(!cluster.ejected(0));
     assert_eq!(cluster.ejections.total(), 1);
 }
+
+#[test]
+fn each_interval_without_an_ejection_takes_one_off_the_times() {
+    let mut cluster = Cluster::of(3, rules());
+    let mut last = |after: u64| {
+        cluster.now += Duration::from_secs(after);
+        cluster.fail(0, 3);
+        let (_, left) = cluster.ejections.ejection(&cluster.endpoints[0], cluster.now).unwrap();
+        cluster.now += left;
+        assert!(!cluster.ejected(0));
+        left.as_secs()
+    };
+    assert_eq!([last(1), last(1), last(1)], [30, 60, 90]);
+    // Twenty seconds are two intervals.
+    assert_eq!([last(20), last(3600), last(1)], [60, 30, 60]);
+}
+
+#[test]
+fn failures_of_what_was_sent_before_the_ejection_do_not_count_after_it() {
+    let mut cluster = Cluster::of(3, rules());
+    cluster.fail(0, 3);
+    cluster.fail(0, 2);
+    cluster.now += Duration::from_secs(30);
+    assert!(!cluster.ejected(0));
+    assert_eq!(cluster.fail(0, 1), None);
+}
+
+#[test]
+fn who_refuses_connections_is_left_alone_ever_longer_and_the_last_never() {
+    let mut cluster = Cluster::of(2, rules());
+    let refuses = |cluster: &Cluster, i: usize| {
+        cluster.ejections.refused(&cluster.endpoints[i], cluster.now, cluster.endpoints.iter())
+    };
+    for seconds in [1, 2, 4, 8, 16, 30, 30] {
+        let length = refuses(&cluster, 0).unwrap();
+        assert_eq!(length, Duration::from_secs(seconds));
+        assert_eq!(refuses(&cluster, 0), None, "it is left alone already");
+        assert_eq!(refuses(&cluster, 1), None, "the last");
+        let (cause, _) = cluster.ejections.ejection(&cluster.endpoints[0], cluster.now).unwrap();
+        assert_eq!(cause, Cause::Refused);
+        cluster.now += length;
+        assert!(!cluster.ejected(0) && !cluster.ejections.any());
+    }
+    assert_eq!(cluster.ejections.total(), 0, "of the rules");
+    cluster.now += Duration::from_secs(60);
+    assert_eq!(refuses(&cluster, 0), Some(Duration::from_secs(1)), "it took connections meanwhile");
+    let gone = Health::default();
+    assert_eq!(cluster.ejections.refused(&gone, cluster.now, cluster.endpoints.iter()), None);
+}

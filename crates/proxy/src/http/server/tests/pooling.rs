@@ -220,3 +220,37 @@ async fn requests_that_wait_for_a_connection_are_limited_in_either_protocol() {
     })
     .await;
 }
+
+/// Without any rules for ejection.
+#[tokio::test]
+async fn an_endpoint_that_refuses_connections_is_left_alone() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            loop {
+                wire.head().await;
+                wire.send(&ok("here")).await;
+            }
+        })
+        .await;
+        let rig = proxy(Setup::to(&[nobody().await, app]), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let mut failed = 0;
+        for _ in 0..40 {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            let head = client.head().await;
+            match head.starts_with("HTTP/1.1 200") {
+                true => drop(client.bytes(4).await),
+                false => {
+                    let length: usize = headers(&head)["content-length"].parse().unwrap();
+                    client.bytes(length).await;
+                    failed += 1;
+                }
+            }
+        }
+        // Every second one, if it were asked in its turn; one in each second, then in two, and so on, as it is.
+        assert!((1..=5).contains(&failed), "{failed} of 40 failed");
+        let refused = rig.worker.metrics.cluster(&"c".into()).connect_failures.value();
+        assert!(refused <= 5, "{refused}");
+    })
+    .await;
+}
