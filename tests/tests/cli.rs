@@ -124,3 +124,54 @@ async fn services_are_listed_described_and_let_go_by_hand() {
     outrigger(&mesh, &["service", "deregister", "pay", "-n", "shop", "--wait"], "");
     assert!(!outrigger(&mesh, &["service", "list"], "").contains("pay.example.com"));
 }
+
+/// What `analyze` says of a text, and its exit code.
+fn analyzed(text: &str, args: &[&str]) -> (String, i32) {
+    let mut command = Command::new(BINARY);
+    command.args(["analyze", "-f", "-"]).args(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (said, output.status.code().unwrap())
+}
+
+#[test]
+fn analyze_leaves_as_istioctl_does() {
+    let rule = |host: &str, more: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a, namespace: shop}}\nspec:\n  hosts: [{host}]\n  \
+             http:\n  - {more}route: [{{destination: {{host: reviews}}}}]\n"
+        )
+    };
+    let (good, warned, wrong) =
+        (rule("a", ""), rule("a", "match: [{statPrefix: x}]\n    "), rule("a..b", ""));
+    let told = rule("a", "match: [{uri: {prefix: /a}}, {uri: {prefix: /a}}]\n    ");
+    let (nobody, none) = ("kind: Nobody\napiVersion: v1\n", "a: [\n");
+    for (text, args, code) in [
+        (good.as_str(), &[][..], 0),
+        (&warned, &[], 0),
+        (&warned, &["--failure-threshold", "Warning"], 79),
+        (&told, &["--failure-threshold", "warning"], 0),
+        (&told, &["--failure-threshold", "INFO", "-o", "json"], 79),
+        (&wrong, &[], 79),
+        (none, &[], 65),
+        (nobody, &[], 65),
+        (nobody, &["--ignore-unknown"], 0),
+        (&format!("{nobody}---\n{wrong}"), &[], 79),
+        (&wrong, &["-S", "IST0106=VirtualService *.shop"], 0),
+        (&wrong, &["-S", "IST0106=VirtualService *.bank", "--suppress", "IST0109=*"], 79),
+        (&good, &["-S", "IST0106"], 64),
+    ] {
+        let (said, left) = analyzed(text, args);
+        assert_eq!(left, code, "{args:?}\n{text}\n{said}");
+    }
+    let (said, _) = analyzed(&warned, &["--output-threshold", "error"]);
+    assert!(said.contains("no findings") && !said.contains("OUT0005"), "{said}");
+    assert!(analyzed(&warned, &["-S", "IST9=*"]).0.contains("IST9 is no code of a finding"));
+    let bare =
+        good.replace(", namespace: shop", "").replace("hosts: [a]", "hosts: [a]\n  exportTo: [x, '-']");
+    let twice = format!("{bare}---\n{}", good.replace("name: a", "name: b"));
+    assert!(analyzed(&twice, &["-n", "shop", "-o", "yaml"]).0.contains("IST0109"), "one namespace, one host");
+}

@@ -18,6 +18,7 @@ mod policies;
 mod providers;
 mod references;
 mod routes;
+mod servers;
 mod services;
 mod sidecars;
 mod tokens;
@@ -32,6 +33,7 @@ use crate::intent::{
     Place, RouteIntent, ServiceIntent, SidecarIntent, Target, TokensIntent,
 };
 use crate::object::Object;
+use crate::suppress;
 
 /// One check.
 pub struct Check {
@@ -79,6 +81,7 @@ pub const CHECKS: &[Check] = &[
     Check { code: code::TOKENS_ON_TCP, what: "tokens of workloads without HTTP", run: tokens::without_http },
     Check { code: code::LONG_ATTEMPT, what: "perTryTimeout longer than timeout", run: routes::long_attempts },
     Check { code: code::CONFLICT, what: "two objects that route one host", run: conflicts::routes },
+    Check { code: code::CONFLICT, what: "a wildcard whose routes another takes", run: conflicts::wildcards },
     Check { code: code::CONFLICT, what: "two objects that describe one port", run: services::conflicts },
     Check {
         code: code::DUPLICATE_DESTINATION,
@@ -86,6 +89,18 @@ pub const CHECKS: &[Check] = &[
         run: conflicts::destinations,
     },
     Check { code: code::NOBODY, what: "a rule for a host that does not exist", run: nobody::hosts },
+    Check {
+        code: code::UNKNOWN_HOST,
+        what: "a DestinationRule for a host that does not exist",
+        run: nobody::destinations,
+    },
+    Check { code: code::PUBLIC_ROOTS, what: "TLS without roots of its own", run: servers::public_roots },
+    Check {
+        code: code::PUBLIC_ROOTS_OF_PORT,
+        what: "TLS of a port without roots of its own",
+        run: servers::public_roots_by_port,
+    },
+    Check { code: code::NO_ADDRESS, what: "bytes without an address", run: servers::without_address },
     Check { code: code::NOBODY, what: "a rule for callers that do not exist", run: nobody::callers },
     Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
     Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
@@ -128,6 +143,9 @@ pub fn analyze(objects: &[Object], catalog: Option<&ServiceCatalog>) -> Vec<Find
     for check in CHECKS {
         (check.run)(&scene, &mut findings);
     }
+    let annotated = objects.iter().filter(|object| object.annotations.contains_key(suppress::ANNOTATION));
+    let annotated = annotated.map(|object| (object.id(), &object.annotations)).collect();
+    suppress::of_analysis(&annotated, &mut findings);
     findings.sort_by(|a, b| (&a.file, a.line, a.column, &a.code).cmp(&(&b.file, b.line, b.column, &b.code)));
     findings
 }

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
-/// How bad it is.
+/// How bad it is, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -13,6 +13,8 @@ pub enum Severity {
     Error,
     /// The object is taken, but probably does not do what was meant.
     Warning,
+    /// The object is taken, and this is worth knowing.
+    Info,
 }
 
 impl fmt::Display for Severity {
@@ -20,6 +22,7 @@ impl fmt::Display for Severity {
         f.write_str(match self {
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Info => "info",
         })
     }
 }
@@ -97,6 +100,18 @@ pub mod code {
     pub const CHECK: &str = "OUT0115";
     /// A hedge that is never sent.
     pub const HEDGE: &str = "OUT0116";
+    /// TLS to a server that is verified by public roots alone.
+    pub const PUBLIC_ROOTS: &str = "IST0128";
+    /// The same of a port.
+    pub const PUBLIC_ROOTS_OF_PORT: &str = "IST0129";
+    /// Bytes to a described host without an address.
+    pub const NO_ADDRESS: &str = "IST0134";
+    /// A route by what tokens say.
+    pub const CLAIM_ROUTE: &str = "IST0149";
+    /// A gateway that an implementation of the Gateway API made.
+    pub const INTERNAL_GATEWAY: &str = "IST0165";
+    /// A DestinationRule for a host that does not exist.
+    pub const UNKNOWN_HOST: &str = "IST0174";
     /// A `*` that is only a character.
     pub const STAR: &str = "OUT0117";
 
@@ -142,6 +157,15 @@ pub mod code {
         (TWICE, "a mirror is for who has the requests themselves"),
         (CHECK, "a health check asks nobody, or less often than it says"),
         (HEDGE, "a hedge is never sent"),
+        (PUBLIC_ROOTS, "a server that is not the mesh's is verified by the system's public roots"),
+        (PUBLIC_ROOTS_OF_PORT, "the same of single ports"),
+        (NO_ADDRESS, "a described host has no address for a port that carries bytes"),
+        (CLAIM_ROUTE, "a route asks for what a token says, which only gateways could tell"),
+        (
+            INTERNAL_GATEWAY,
+            "a rule names a gateway that an implementation of the Gateway API made for itself",
+        ),
+        (UNKNOWN_HOST, "a DestinationRule is for a host that does not exist"),
         (STAR, "a * stands where it is a character like any other"),
         (OPEN_CORS, "pages of every origin may call with the credentials of who opens them"),
     ];

@@ -17,6 +17,7 @@ mod object;
 mod options;
 mod reader;
 mod schema;
+pub mod suppress;
 #[cfg(test)]
 mod testing;
 mod yaml;

@@ -10,6 +10,7 @@ use crate::finding::{Finding, Severity, closest, code, quote};
 use crate::intent::{Intent, ObjectKind, Origin};
 use crate::options::ParseOptions;
 use crate::reader::{At, Reader, Table};
+use crate::suppress;
 use crate::yaml::{self, Node, Spot, Value};
 
 /// One object of a user, without errors.
@@ -225,6 +226,7 @@ impl<'c> Run<'c> {
         let spec = fields.get("spec").unwrap_or(At { node: &empty, path: "spec".to_owned() });
         let intents = (row.read)(&mut reader, &spec);
         self.patterns_left = reader.patterns_left;
+        suppress::of_reading(&annotations, &mut reader.findings);
         if clean && !reader.findings.iter().any(Finding::is_error) {
             self.parsed.objects.push(Object {
                 api_version,
@@ -326,7 +328,20 @@ fn read_metadata(reader: &mut Reader<'_>, at: &At<'_>) -> (Labels, Labels) {
     for finding in &mut reader.findings {
         finding.object = Some(object.clone());
     }
-    (reader.labels(fields.get("labels")), reader.labels(fields.get("annotations")))
+    let annotations_at = fields.get("annotations");
+    let annotations = reader.labels(annotations_at.clone());
+    if let Some(at) = annotations_at {
+        // istioctl has more codes than we.
+        let unknown = |word: &&str| {
+            *word != "*" && !word.starts_with("IST") && !code::ALL.iter().any(|(known, _)| known == word)
+        };
+        if let Some(word) = suppress::named(&annotations).find(unknown) {
+            let message =
+                format!("{}: {} is no code of a finding, so it suppresses nothing", at.path, quote(word));
+            reader.warn(code::NO_EFFECT, &at, message);
+        }
+    }
+    (reader.labels(fields.get("labels")), annotations)
 }
 
 /// A time as Kubernetes writes it, which is ordered as a text is. Whatever else stands there is the surroundings' business.

@@ -35,7 +35,7 @@ pub struct ErrorBody {
 /// Something wrong in a rule; how [`Finding`] is written.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FindingBody {
-    /// `error` or `warning`.
+    /// `error`, `warning` or `info`.
     pub severity: String,
     /// A stable code, such as `IST0101`.
     pub code: String,

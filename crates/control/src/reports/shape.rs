@@ -85,7 +85,11 @@ fn reach(told: &Told) -> String {
 /// A finding as Istio has them.
 fn message(finding: &Finding) -> Value {
     let what = code::ALL.iter().find(|(code, _)| *code == finding.code).map_or("", |(_, what)| *what);
-    let level = if finding.severity == Severity::Error { "ERROR" } else { "WARNING" };
+    let level = match finding.severity {
+        Severity::Error => "ERROR",
+        Severity::Warning => "WARNING",
+        Severity::Info => "INFO",
+    };
     json!({"type": {"code": finding.code, "name": what}, "level": level})
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Scene, finding, seen_from, short};
 use crate::finding::{Finding, Severity, code};
-use crate::intent::{DestinationIntent, Host, ObjectKind, Origin, Place, Visibility};
+use crate::intent::{Carried, DestinationIntent, Host, ObjectKind, Origin, Place, RouteIntent, Visibility};
 
 pub(super) fn duplicate_objects(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let mut seen: BTreeMap<(ObjectKind, &str, &str), &Origin> = BTreeMap::new();
@@ -54,6 +54,39 @@ pub(super) fn routes(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         );
         findings.push(finding(Severity::Error, code::CONFLICT, second.origin, second.place, message));
     });
+}
+
+/// Of two that cover a name the more specific has it whole, so that nothing of a wildcard's routes is for it. Each wildcard is told once.
+pub(super) fn wildcards(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let wide = |route: &&&RouteIntent| route.hosts.iter().any(Host::is_wildcard);
+    // Beyond so many the first ones tell enough: each is compared with all.
+    for route in scene.routes.iter().filter(wide).take(MOST_RIVALS) {
+        let taken = |other: &RouteIntent| {
+            let narrower = other.hosts.iter().find_map(|host| {
+                let wide = route.hosts.iter().find(|wide| *wide != host && wide.covers(host.as_str()))?;
+                let own = route.hosts.contains(host);
+                (!own).then_some((wide.clone(), host.clone()))
+            })?;
+            let carried = Carried::ALL.into_iter().any(|what| route.routes(what) && other.routes(what));
+            let fight = carried
+                && !same_object(&route.origin, &other.origin)
+                && overlap(&route.visibility, &other.visibility);
+            fight.then_some(narrower)
+        };
+        let mut rivals = scene.routes.iter().filter_map(|other| Some((*other, taken(other)?)));
+        let Some((other, (wide, host))) = rivals.next() else { continue };
+        let more = rivals.take(MOST_RIVALS).count();
+        let more = if more > 0 { format!(" (and {more} more objects other names)") } else { String::new() };
+        let message = format!(
+            "{} routes {}, but {} routes {} by itself{more}, and nothing of the former is for that; put what it should have into \
+             the latter, too",
+            route.origin,
+            short(&wide),
+            seen_from(&route.origin, &other.origin),
+            short(&host)
+        );
+        findings.push(finding(Severity::Warning, code::CONFLICT, &route.origin, &route.place, message));
+    }
 }
 
 /// Rules of one namespace are merged: an error is what would be lost by that. Of two namespaces the client's own goes first.

@@ -9,17 +9,34 @@ use super::references::MOST_CANDIDATES;
 use super::{Scene, finding, short};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, closest, code, quote};
-use crate::intent::{AuthorizationRule, Condition, Origin, Place, Source, TextKey};
+use crate::intent::{AuthorizationRule, Condition, Host, ObjectKind, Origin, Place, Source, TextKey};
 
 pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    // Without any service there is nothing to compare with: the rules came first.
-    let Some(catalog) = scene.catalog.filter(|catalog| !catalog.services.is_empty()) else { return };
     let routed =
         scene.routes.iter().flat_map(|r| r.hosts.iter().map(move |host| (&r.origin, &r.place, host)));
-    let governed = scene.destinations.iter().map(|rule| (&rule.origin, &rule.place, &rule.host));
-    let mut told = BTreeSet::new();
+    let governed = scene.destinations.iter().filter(|rule| rule.origin.kind != ObjectKind::DestinationRule);
+    let governed = governed.map(|rule| (&rule.origin, &rule.place, &rule.host));
     let limited = scene.limits.iter().map(|rule| (&rule.origin, &rule.place, &rule.host));
-    for (origin, place, host) in routed.chain(governed).chain(limited) {
+    absent(scene, routed.chain(governed).chain(limited), code::NOBODY, findings);
+}
+
+/// The same of a DestinationRule has a code of its own in istioctl.
+pub(super) fn destinations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let governed = scene.destinations.iter().filter(|rule| rule.origin.kind == ObjectKind::DestinationRule);
+    let governed = governed.map(|rule| (&rule.origin, &rule.place, &rule.host));
+    absent(scene, governed, code::UNKNOWN_HOST, findings);
+}
+
+fn absent<'o>(
+    scene: &Scene<'_>,
+    rules: impl Iterator<Item = (&'o Origin, &'o Place, &'o Host)>,
+    code: &'static str,
+    findings: &mut Vec<Finding>,
+) {
+    // Without any service there is nothing to compare with: the rules came first.
+    let Some(catalog) = scene.catalog.filter(|catalog| !catalog.services.is_empty()) else { return };
+    let mut told = BTreeSet::new();
+    for (origin, place, host) in rules {
         let exists = match host.is_wildcard() {
             true => {
                 let described = scene.services.iter().flat_map(|service| &service.hosts);
@@ -48,7 +65,7 @@ pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                 quote(short(host))
             ),
         };
-        let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);
+        let mut found = finding(Severity::Warning, code, origin, place, message);
         let names: Vec<&str> = catalog.services.keys().take(MOST_CANDIDATES).map(short).collect();
         found.suggestion = closest(short(host), names);
         findings.push(found);

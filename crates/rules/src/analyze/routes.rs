@@ -89,13 +89,8 @@ pub(super) fn repeated(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                             "{}: {} has no effect, because {} (line {}) is the same and goes before it",
                             route.origin, block.place.path, before.path, before.line
                         );
-                        let found = finding(
-                            Severity::Warning,
-                            code::SAME_MATCH,
-                            &route.origin,
-                            &block.place,
-                            message,
-                        );
+                        let found =
+                            finding(Severity::Info, code::SAME_MATCH, &route.origin, &block.place, message);
                         findings.push(found);
                     }
                     Some(_) => {}

@@ -7,6 +7,7 @@ mod checks;
 mod delegates;
 mod effect;
 mod hedges;
+mod istio;
 mod limits;
 mod mtls;
 mod paths;
@@ -348,7 +349,7 @@ fn a_rule_for_a_host_that_nobody_serves_is_told() {
         "host: revews\ntrafficPolicy: {loadBalancer: {simple: RANDOM}}",
     ));
     assert!(
-        told.contains("warning OUT0106: DestinationRule shop/reviews is for host \"revews.shop\""),
+        told.contains("warning IST0174: DestinationRule shop/reviews is for host \"revews.shop\""),
         "{told}"
     );
     assert!(told.contains("affects nobody. Did you mean \"reviews.shop\"?"), "{told}");

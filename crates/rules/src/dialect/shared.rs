@@ -125,6 +125,15 @@ pub(super) fn header_matches(
 ) -> Vec<HeaderMatch> {
     let mut matches = Vec::new();
     for (key, item) in reader.entries(at) {
+        if key.text.starts_with("@request.auth.claims") {
+            let message = format!(
+                "{}: matching on what a token says is for gateways alone, which Outrigger does not have; let an AuthorizationPolicy \
+                 decide by claims, or match a header of RequestAuthentication's outputClaimToHeaders",
+                item.path
+            );
+            reader.error_of(code::CLAIM_ROUTE, &item, message);
+            continue;
+        }
         let name = reader.header_name(&item, &key.text);
         let value = named_value(reader, item, spelling);
         if let (Some(name), Some(value)) = (name, value) {

@@ -21,7 +21,7 @@ fn a_route_to_a_described_host_is_none_to_nowhere() {
     for host in ["api.example.com", "example.com", "*.wiki.org", "*.org"] {
         silent(&both(&entry("api", API), &rule(host)));
     }
-    assert!(only(&both(&entry("api", API), &rule("www.example.net"))).contains("OUT0106"));
+    assert!(only(&both(&entry("api", API), &rule("www.example.net"))).contains("IST0174"));
     let told = only(&both(&entry("api", API), &rule("en.wiki.org")));
     assert!(told.contains("described only as a part of \"*.wiki.org\""), "{told}");
 }
@@ -65,14 +65,15 @@ fn tls_around_tls_is_told() {
         let spec = format!("host: '{host}'\ntrafficPolicy: {{tls: {{{tls}}}}}");
         object("networking.istio.io/v1", "DestinationRule", &spec)
     };
+    let simple = "mode: SIMPLE, caCertificates: /ca.pem".to_owned();
     for host in ["api.example.com", "example.com"] {
-        let told = only(&both(&entry("api", API), &rule(host, "mode: SIMPLE")));
+        let told = only(&both(&entry("api", API), &rule(host, &simple)));
         assert!(told.contains("OUT0108") && told.contains("wrapped once more"), "{told}");
     }
     silent(&both(&entry("api", API), &rule("api.example.com", "mode: DISABLE")));
     let web = API.replace("{number: 443, protocol: TLS}, ", "");
-    silent(&both(&entry("api", &web), &rule("api.example.com", "mode: SIMPLE")));
-    let told = only(&both(&entry("api", &web), &rule("*.wiki.org", "mode: SIMPLE")));
+    silent(&both(&entry("api", &web), &rule("api.example.com", &simple)));
+    let told = only(&both(&entry("api", &web), &rule("*.wiki.org", &simple)));
     assert!(told.contains("set sni"), "{told}");
-    silent(&both(&entry("api", &web), &rule("*.wiki.org", "mode: SIMPLE, sni: en.wiki.org")));
+    silent(&both(&entry("api", &web), &rule("*.wiki.org", &format!("{simple}, sni: en.wiki.org"))));
 }
