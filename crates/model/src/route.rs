@@ -13,12 +13,14 @@ use crate::matcher::StringMatch;
 use crate::origin::Origin;
 
 pub mod cors;
+pub mod edits;
 pub mod hedge;
 pub mod mirror;
 mod rewrite;
 pub mod table;
 
 pub use cors::Cors;
+pub use edits::HeaderEdits;
 pub use hedge::{HedgeDelay, HedgePolicy, MOST_HEDGES};
 pub use mirror::Mirror;
 
@@ -287,26 +289,11 @@ pub struct Redirect {
     /// Replaces by regular expression in the path: pattern and substitution with `\1`.
     #[serde(default)]
     pub regex: Option<(String, String)>,
+    /// The query is left behind.
+    #[serde(default)]
+    pub strip_query: bool,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
-}
-
-/// Edits of headers, in this order: remove, set, add.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderEdits {
-    /// Lower-case names to remove.
-    pub remove: Vec<String>,
-    /// Replace, or add if absent.
-    pub set: Vec<(String, String)>,
-    /// Add a value.
-    pub add: Vec<(String, String)>,
-}
-
-impl HeaderEdits {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
-    }
 }
 
 /// When and how a request is tried again.
@@ -361,7 +348,7 @@ pub enum RetryOn {
     FiveXx,
     /// `gateway-error`: 502, 503, 504.
     GatewayError,
-    /// `reset`: no response at all.
+    /// `reset`: no response at all, or none within the time of an attempt.
     Reset,
     /// `reset-before-request`: reset before any request byte was sent.
     ResetBeforeRequest,

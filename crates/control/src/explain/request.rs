@@ -2,6 +2,7 @@
 
 use outrigger_model::request::RequestView;
 use outrigger_model::route::HeaderEdits;
+use outrigger_model::route::edits::Write;
 
 use super::body::ExplainRequest;
 
@@ -189,20 +190,17 @@ impl Asked {
     /// Edits in the order of the proxy: remove, set, add.
     pub(super) fn edit(&mut self, edits: &HeaderEdits) {
         self.headers.retain(|(name, _)| !edits.remove.contains(name));
-        for (name, value) in &edits.set {
+        let has = |name: &str| self.headers.iter().any(|(known, _)| known == name);
+        for write in edits.writes(has) {
+            let (Write::Set(name, value) | Write::Add(name, value)) = write;
             if is_authority(name) {
                 self.set_authority(value);
-            } else {
+                continue;
+            }
+            if let Write::Set(..) = write {
                 self.headers.retain(|(known, _)| known != name);
-                self.headers.push((name.clone(), value.clone()));
             }
-        }
-        for (name, value) in &edits.add {
-            if is_authority(name) {
-                self.set_authority(value);
-            } else {
-                self.headers.push((name.clone(), value.clone()));
-            }
+            self.headers.push((name.to_owned(), value.to_owned()));
         }
     }
 }

@@ -115,7 +115,9 @@ fn headers(edits: &HeaderEdits) -> Vec<String> {
     let removed = edits.remove.iter().map(|name| format!("removes {name}"));
     let set = edits.set.iter().map(|(name, value)| format!("sets {name}: {value}"));
     let added = edits.add.iter().map(|(name, value)| format!("adds {name}: {value}"));
-    removed.chain(set).chain(added).collect()
+    let replaced = edits.set_if_present.iter().map(|(name, value)| format!("replaces {name} by {value}"));
+    let filled = edits.add_if_absent.iter().map(|(name, value)| format!("adds a missing {name}: {value}"));
+    removed.chain(set).chain(replaced).chain(filled).chain(added).collect()
 }
 
 /// What else a route does.

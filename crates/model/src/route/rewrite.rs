@@ -38,7 +38,7 @@ impl CompiledRoute {
             (None, Some(prefix)) => joined(self.replace_prefix(path, prefix)),
             (None, None) => self.replace_regex(path).map_or_else(|| path.to_owned(), joined),
         };
-        match query {
+        match query.filter(|_| !redirect.strip_query) {
             Some(query) if !path.contains('?') => format!("{scheme}://{authority}{path}?{query}"),
             _ => format!("{scheme}://{authority}{path}"),
         }

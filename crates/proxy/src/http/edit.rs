@@ -2,6 +2,7 @@
 
 use outrigger_model::listener::Direction;
 use outrigger_model::path::PathNormalization;
+use outrigger_model::route::edits::Write;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, HeaderEdits, WeightedCluster};
 
@@ -17,6 +18,9 @@ const OWN_PREFIX: &str = "x-outrigger-";
 
 /// Envoy's header for a rewritten path.
 const ORIGINAL_PATH: &str = "x-envoy-original-path";
+
+/// And for a rewritten host.
+const ORIGINAL_HOST: &str = "x-envoy-original-host";
 
 /// Milliseconds from the end of the request to the head of its response; each proxy on the way replaces it by its own, as
 /// Envoys do.
@@ -119,18 +123,23 @@ pub fn request(
     apply_request(head, &weighted.request_headers).map_err(bad)?;
     apply_request(head, &route.config.request_headers).map_err(bad)?;
     let rewrite = &forward.rewrite;
-    let path = route.rewritten(rewrite, head.path());
-    if let Some(path) = path.filter(|path| path != head.path()) {
+    if let Some(path) = route.rewritten(rewrite, head.path()) {
         let original = head.path().to_owned();
-        head.set_path(&path).map_err(bad)?;
-        // `/a../b` with its prefix `/a` replaced by `/` must not climb.
-        normalize(head, mode)?;
+        if path != original {
+            head.set_path(&path).map_err(bad)?;
+            // `/a../b` with its prefix `/a` replaced by `/` must not climb.
+            normalize(head, mode)?;
+        }
         if head.size() + ORIGINAL_PATH.len() + original.len() <= MAX_HEAD {
             put(head, ORIGINAL_PATH, original.as_bytes());
         }
     }
     if let Some(authority) = &rewrite.authority {
+        let original = head.authority().to_owned();
         head.set_authority(authority).map_err(bad)?;
+        if head.size() + ORIGINAL_HOST.len() + original.len() <= MAX_HEAD {
+            put(head, ORIGINAL_HOST, original.as_bytes());
+        }
     }
     Ok(())
 }
@@ -144,12 +153,15 @@ fn apply_request(head: &mut RequestHead, edits: &HeaderEdits) -> Result<(), Edit
     for name in &edits.remove {
         head.remove(name);
     }
-    for (name, value) in &edits.set {
-        if is_authority(name) { head.set_authority(value)? } else { head.set(name, value)? }
-    }
-    for (name, value) in &edits.add {
-        // There is one, so that adding it is setting it.
-        if is_authority(name) { head.set_authority(value)? } else { head.append(name, value)? }
+    for write in edits.writes(|name| head.has(name)) {
+        match write {
+            // There is one, so that adding it is setting it.
+            Write::Set(name, value) | Write::Add(name, value) if is_authority(name) => {
+                head.set_authority(value)?;
+            }
+            Write::Set(name, value) => head.set(name, value)?,
+            Write::Add(name, value) => head.append(name, value)?,
+        }
     }
     Ok(())
 }
@@ -158,12 +170,13 @@ fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
     for name in &edits.remove {
         head.remove(name);
     }
-    let set = edits.set.iter().map(|(name, value)| (name, value, true));
-    let add = edits.add.iter().map(|(name, value)| (name, value, false));
-    for (name, value, replace) in set.chain(add) {
-        let done = if replace { head.set(name, value) } else { head.append(name, value) };
+    for write in edits.writes(|name| head.has(name)) {
+        let (name, done) = match write {
+            Write::Set(name, value) => (name, head.set(name, value)),
+            Write::Add(name, value) => (name, head.append(name, value)),
+        };
         if let Err(error) = done {
-            tracing::debug!(header = name.as_str(), %error, "a response header could not be edited");
+            tracing::debug!(header = name, %error, "a response header could not be edited");
         }
     }
 }
@@ -172,6 +185,13 @@ fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
 fn put_response(head: &mut ResponseHead, name: &str, value: &[u8]) {
     if head.set(name, value).is_err() {
         tracing::debug!(header = name, "a response head has no room for a header of ours");
+    }
+}
+
+/// Edits of a redirect or an answer that the route itself gives.
+pub fn direct(route: &CompiledRoute, head: &mut ResponseHead) {
+    if !route.config.response_headers.is_empty() {
+        apply_response(head, &route.config.response_headers);
     }
 }
 

@@ -65,12 +65,14 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
         }
         RouteAction::Redirect(redirect) => {
             let location = found.route.location(redirect, &ctx.head);
-            let local = respond::direct(redirect.status(), "", false, Some(&location));
+            let mut local = respond::direct(redirect.status(), "", false, Some(&location));
+            edit::direct(found.route, &mut local.head);
             Box::pin(reply(ctx, local, "direct_response")).await?;
         }
         RouteAction::Direct { status, body } => {
             let is_head = ctx.head.method() == "HEAD";
-            let local = respond::direct(*status, body, is_head, None);
+            let mut local = respond::direct(*status, body, is_head, None);
+            edit::direct(found.route, &mut local.head);
             Box::pin(reply(ctx, local, "direct_response")).await?;
         }
     }

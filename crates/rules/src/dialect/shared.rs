@@ -197,6 +197,7 @@ fn one_way(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> Header
         set: header_values(reader, fields.get("set"), request),
         add: header_values(reader, fields.get("add"), request),
         remove,
+        ..HeaderEdits::default()
     }
 }
 

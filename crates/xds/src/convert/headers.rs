@@ -2,7 +2,7 @@
 //! wire.
 
 use outrigger_model::ext_authz::FRAMING;
-use outrigger_model::route::HeaderEdits;
+use outrigger_model::route::{HeaderEdits, Route, RouteAction};
 
 use super::flaw::{Decoded, Flaw, each, flaw};
 use super::left_out;
@@ -17,22 +17,27 @@ pub(super) fn encode(edits: &HeaderEdits, kind: ClientKind) -> WireEdits {
     let allowed = |name: &str| {
         kind != ClientKind::Envoy || !(name.starts_with(':') || name.eq_ignore_ascii_case("host"))
     };
-    let option = |append: Append| {
-        move |(name, value): &(String, String)| HeaderValueOption {
-            header: Some(HeaderValue {
-                key: name.clone(),
-                value: value.replace('%', "%%"),
-                ..Default::default()
-            }),
-            append_action: append as i32,
-            keep_empty_value: value.is_empty(),
+    let option = |append: Append, (name, value): &(String, String)| HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.clone(),
+            value: value.replace('%', "%%"),
             ..Default::default()
-        }
+        }),
+        append_action: append as i32,
+        keep_empty_value: value.is_empty(),
+        ..Default::default()
     };
-    let set = edits.set.iter().filter(|(n, _)| allowed(n)).map(option(Append::OverwriteIfExistsOrAdd));
-    let add = edits.add.iter().filter(|(n, _)| allowed(n)).map(option(Append::AppendIfExistsOrAdd));
-    let remove = edits.remove.iter().filter(|n| allowed(n)).cloned().collect();
-    (set.chain(add).collect(), remove)
+    let lists = [
+        (&edits.set, Append::OverwriteIfExistsOrAdd),
+        (&edits.set_if_present, Append::OverwriteIfExists),
+        (&edits.add_if_absent, Append::AddIfAbsent),
+        (&edits.add, Append::AppendIfExistsOrAdd),
+    ];
+    let mut add = Vec::new();
+    for (list, append) in lists {
+        add.extend(list.iter().filter(|(name, _)| allowed(name)).map(|pair| option(append, pair)));
+    }
+    (add, edits.remove.iter().filter(|name| allowed(name)).cloned().collect())
 }
 
 pub(super) fn decode(
@@ -45,14 +50,21 @@ pub(super) fn decode(
         remove: each(remove, remove_field, |name| header_name(name))?,
         ..HeaderEdits::default()
     };
-    for (name, value, replaces) in each(add, add_field, option)? {
-        if replaces { &mut edits.set } else { &mut edits.add }.push((name, value));
+    for (name, value, append) in each(add, add_field, option)?.into_iter().flatten() {
+        let list = match append {
+            Append::AppendIfExistsOrAdd => &mut edits.add,
+            Append::AddIfAbsent => &mut edits.add_if_absent,
+            Append::OverwriteIfExistsOrAdd => &mut edits.set,
+            Append::OverwriteIfExists => &mut edits.set_if_present,
+        };
+        list.push((name, value));
     }
     Ok(edits)
 }
 
+/// None where an empty value means that nothing is written, as in Envoy it does unless told otherwise.
 #[allow(deprecated)] // `append` is what older control planes send
-fn option(wire: &HeaderValueOption) -> Decoded<(String, String, bool)> {
+fn option(wire: &HeaderValueOption) -> Decoded<Option<(String, String, Append)>> {
     let Some(header) = &wire.header else { return flaw("header", "is required") };
     // The authority may be set, as it may be by a rewrite; other pseudo-headers may not.
     let name = match header.key.as_str() {
@@ -70,18 +82,53 @@ fn option(wire: &HeaderValueOption) -> Decoded<(String, String, bool)> {
     if raw.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
         return flaw("header.value", "must not have line breaks or NUL");
     }
-    let replaces = match (&wire.append, Append::try_from(wire.append_action)) {
-        (Some(append), _) => !append.value,
-        (None, Ok(Append::AppendIfExistsOrAdd)) => false,
-        (None, Ok(Append::OverwriteIfExistsOrAdd)) => true,
-        (None, _) => {
-            return flaw(
-                "append_action",
-                "only APPEND_IF_EXISTS_OR_ADD and OVERWRITE_IF_EXISTS_OR_ADD are supported",
-            );
-        }
+    let append = match (&wire.append, Append::try_from(wire.append_action)) {
+        (Some(append), _) if append.value => Append::AppendIfExistsOrAdd,
+        (Some(_), _) => Append::OverwriteIfExistsOrAdd,
+        (None, Ok(append)) => append,
+        (None, Err(_)) => return flaw("append_action", format!("{} is unknown", wire.append_action)),
     };
-    Ok((name, literal(raw), replaces))
+    Ok((!raw.is_empty() || wire.keep_empty_value).then(|| (name, literal(raw), append)))
+}
+
+/// What a route configuration or a virtual host has for all its routes.
+pub(super) struct Edits {
+    request: HeaderEdits,
+    response: HeaderEdits,
+}
+
+impl Edits {
+    /// Of requests and of responses.
+    pub(super) fn decode(add: [&[HeaderValueOption]; 2], remove: [&[String]; 2]) -> Decoded<Self> {
+        Ok(Self {
+            request: decode(add[0], remove[0], "request_headers_to_add", "request_headers_to_remove")?,
+            response: decode(add[1], remove[1], "response_headers_to_add", "response_headers_to_remove")?,
+        })
+    }
+}
+
+/// Adds what is said above a route, the nearest first. It comes after the route's own and has the last word, unless the route
+/// configuration wants that of the most specific (`most_specific_header_mutations_wins`): then a cluster's share has it.
+pub(super) fn inherit(route: &mut Route, above: [&Edits; 2], widest_first: bool) {
+    if !widest_first {
+        for edits in above {
+            route.request_headers = std::mem::take(&mut route.request_headers).then(&edits.request);
+            route.response_headers = std::mem::take(&mut route.response_headers).then(&edits.response);
+        }
+        return;
+    }
+    let [host, config] = above;
+    let all = |own: &HeaderEdits, of: fn(&Edits) -> &HeaderEdits| of(config).clone().then(of(host)).then(own);
+    route.request_headers = all(&route.request_headers, |edits| &edits.request);
+    route.response_headers = all(&route.response_headers, |edits| &edits.response);
+    if let RouteAction::Forward(forward) = &mut route.action {
+        // A share's come first otherwise.
+        for share in &mut forward.clusters {
+            share.request_headers = route.request_headers.clone().then(&share.request_headers);
+            share.response_headers = route.response_headers.clone().then(&share.response_headers);
+        }
+        (route.request_headers, route.response_headers) = Default::default();
+    }
 }
 
 /// A header that is sent as it is written, in requests of our own.
@@ -114,5 +161,67 @@ fn header_name(name: &str) -> Decoded<String> {
         Ok(name.to_ascii_lowercase())
     } else {
         Err(Flaw::new(format!("\"{}\" is no header name that may be edited", name.escape_debug())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_model::route::{Forward, WeightedCluster};
+
+    use super::*;
+
+    fn add(name: &str, value: &str, append: Append) -> HeaderValueOption {
+        let header = HeaderValue { key: name.into(), value: value.into(), ..Default::default() };
+        HeaderValueOption { header: Some(header), append_action: append as i32, ..Default::default() }
+    }
+
+    fn one(edits: &[HeaderValueOption]) -> HeaderEdits {
+        decode(edits, &[], "add", "remove").unwrap()
+    }
+
+    #[test]
+    fn an_empty_value_writes_nothing_unless_it_is_to_be_kept() {
+        let empty = add("x-a", "", Append::OverwriteIfExistsOrAdd);
+        assert_eq!(one(std::slice::from_ref(&empty)), HeaderEdits::default());
+        let kept = HeaderValueOption { keep_empty_value: true, ..empty };
+        assert_eq!(one(&[kept]).set, [("x-a".to_owned(), String::new())]);
+    }
+
+    #[test]
+    fn what_is_said_above_a_route_comes_after_it_unless_the_most_specific_is_to_win() {
+        let by = |who: &str| {
+            let both = [
+                add("x-last", who, Append::OverwriteIfExistsOrAdd),
+                add("x-all", who, Append::AppendIfExistsOrAdd),
+                add("x-first", who, Append::AddIfAbsent),
+            ];
+            one(&both)
+        };
+        let above = |who: &str| Edits { request: by(who), response: by(who) };
+        let inherited = |widest_first: bool| {
+            let share = WeightedCluster { request_headers: by("share"), ..WeightedCluster::only("c") };
+            let forward = Forward { clusters: vec![share], ..Forward::default() };
+            let action = RouteAction::Forward(forward);
+            let mut route = Route {
+                action,
+                request_headers: by("route"),
+                response_headers: by("route"),
+                ..Route::default()
+            };
+            inherit(&mut route, [&above("host"), &above("config")], widest_first);
+            let RouteAction::Forward(forward) = route.action else { panic!("as it was") };
+            let share = forward.clusters[0].request_headers.clone();
+            let order = if widest_first {
+                route.request_headers.then(&share)
+            } else {
+                share.then(&route.request_headers)
+            };
+            let values = |list: &[(String, String)]| {
+                list.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>().join(" ")
+            };
+            [values(&order.set), values(&order.add), values(&order.add_if_absent)]
+        };
+        assert_eq!(inherited(false), ["config", "share route host config", "share"]);
+        assert_eq!(inherited(true), ["share", "config host route share", "config"]);
     }
 }

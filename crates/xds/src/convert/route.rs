@@ -6,6 +6,7 @@ use outrigger_model::route::{PathMatch, Redirect, Route, RouteAction, RouteConfi
 
 use super::flaw::{Decoded, Under, each, flaw};
 use super::forward::{request_edits, response_edits};
+use super::headers::Edits;
 use super::per_filter::{self, PerFilter};
 use super::value::{port, status};
 use super::{cors, extension, forward, headers, hedge, left_out, matcher, metadata, mirror, note, retry};
@@ -141,21 +142,13 @@ fn encode_redirect(redirect: &Redirect) -> RedirectAction {
         path_rewrite_specifier: path
             .or(redirect.prefix.clone().map(PathRewriteSpecifier::PrefixRewrite))
             .or_else(|| regex.map(PathRewriteSpecifier::RegexRewrite)),
-        ..Default::default()
+        strip_query: redirect.strip_query,
     }
 }
 
 /// The name may be empty here: a configuration in place needs none.
 pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
-    note!(
-        wire,
-        response_headers_to_add,
-        response_headers_to_remove,
-        request_headers_to_add,
-        request_headers_to_remove,
-        ignore_port_in_host_matching,
-        ignore_path_parameters_in_path_matching,
-    );
+    note!(wire, ignore_port_in_host_matching, ignore_path_parameters_in_path_matching,);
     if wire.vhds.is_some() {
         return flaw("vhds", "is not supported");
     }
@@ -163,7 +156,13 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
     if above.fault.is_some() || above.cors.is_some() {
         left_out("a route configuration's fault or policy for other origins");
     }
-    let mut virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", |host| decode_host(host, &above))?;
+    let edits = Edits::decode(
+        [&wire.request_headers_to_add, &wire.response_headers_to_add],
+        [&wire.request_headers_to_remove, &wire.response_headers_to_remove],
+    )?;
+    let widest_first = wire.most_specific_header_mutations_wins;
+    let of_host = |host: &route::VirtualHost| decode_host(host, &above, &edits, widest_first);
+    let mut virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", of_host)?;
     let mirrors = mirror::decode(&wire.request_mirror_policies)?;
     mirror::inherit(virtual_hosts.iter_mut().flat_map(|host| &mut host.routes), &mirrors);
     let mut seen = HashSet::new();
@@ -182,17 +181,13 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
     Ok(RouteConfig { name: wire.name.clone(), virtual_hosts })
 }
 
-fn decode_host(wire: &route::VirtualHost, config: &PerFilter) -> Decoded<VirtualHost> {
-    note!(
-        wire,
-        rate_limits,
-        request_headers_to_add,
-        request_headers_to_remove,
-        response_headers_to_add,
-        response_headers_to_remove,
-        retry_policy_typed_config,
-        hedge_policy,
-    );
+fn decode_host(
+    wire: &route::VirtualHost,
+    config: &PerFilter,
+    edits: &Edits,
+    widest_first: bool,
+) -> Decoded<VirtualHost> {
+    note!(wire, rate_limits, retry_policy_typed_config, hedge_policy,);
     if wire.matcher.is_some() {
         return flaw("matcher", "is not supported; use routes");
     }
@@ -211,6 +206,11 @@ fn decode_host(wire: &route::VirtualHost, config: &PerFilter) -> Decoded<Virtual
     }
     let mut routes = each(&wire.routes, "routes", |route| decode_route(route, [config, &above]))?;
     mirror::inherit(&mut routes, &mirror::decode(&wire.request_mirror_policies)?);
+    let own = Edits::decode(
+        [&wire.request_headers_to_add, &wire.response_headers_to_add],
+        [&wire.request_headers_to_remove, &wire.response_headers_to_remove],
+    )?;
+    routes.iter_mut().for_each(|route| headers::inherit(route, [&own, edits], widest_first));
     Ok(VirtualHost {
         name: wire.name.clone(),
         domains: each(&wire.domains, "domains", |domain| decode_domain(domain))?,
@@ -310,7 +310,6 @@ pub(super) fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
 }
 
 fn decode_redirect(wire: &RedirectAction) -> Decoded<Redirect> {
-    note!(wire, strip_query);
     let given = |text: &String| (!text.is_empty()).then(|| text.clone());
     let (mut path, mut prefix, mut regex) = (None, None, None);
     match &wire.path_rewrite_specifier {
@@ -333,6 +332,7 @@ fn decode_redirect(wire: &RedirectAction) -> Decoded<Redirect> {
         path,
         prefix,
         regex,
+        strip_query: wire.strip_query,
         status: match Code::try_from(wire.response_code) {
             Ok(Code::MovedPermanently) => 301,
             Ok(Code::Found) => 302,

@@ -77,7 +77,7 @@ pub(super) fn edits(reader: &mut Reader<'_>, at: &At<'_>, request: bool) -> Head
         remove.push(name);
     }
     let (set, add) = (values(reader, fields.get("set")), values(reader, fields.get("add")));
-    HeaderEdits { remove, set, add }
+    HeaderEdits { remove, set, add, ..HeaderEdits::default() }
 }
 
 fn values(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<(String, String)> {

@@ -150,8 +150,12 @@ fn filters_of_a_rule_become_effects() {
          backendRefs: [{name: catalog, port: 80}]",
     );
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let edits =
-        HeaderEdits { set: vec![pair("a", "1")], add: vec![pair("b", "2")], remove: vec!["c".into()] };
+    let edits = HeaderEdits {
+        set: vec![pair("a", "1")],
+        add: vec![pair("b", "2")],
+        remove: vec!["c".into()],
+        ..HeaderEdits::default()
+    };
     assert_eq!(route.route.request_headers, edits);
     assert_eq!(route.route.response_headers.add, [pair("d", "3")]);
     let regex = Some(pair("^[^?]*", "/new"));

@@ -94,8 +94,16 @@ fn header_match() -> impl Strategy<Value = HeaderMatch> {
 
 fn edits() -> impl Strategy<Value = HeaderEdits> {
     let value = || prop_oneof![text(), Just(String::new())];
-    (vec(token(), 0..2), vec((token(), value()), 0..2), vec((token(), value()), 0..2))
-        .prop_map(|(remove, set, add)| HeaderEdits { remove, set, add })
+    let pairs = || vec((token(), value()), 0..2);
+    (vec(token(), 0..2), pairs(), pairs(), pairs(), pairs()).prop_map(
+        |(remove, set, add, set_if_present, add_if_absent)| HeaderEdits {
+            remove,
+            set,
+            add,
+            set_if_present,
+            add_if_absent,
+        },
+    )
 }
 
 fn weighted() -> impl Strategy<Value = Vec<WeightedCluster>> {
@@ -133,8 +141,8 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
 
 fn forward() -> impl Strategy<Value = Forward> {
     let rewrite = (0..3, "/[a-z]{0,5}", of(name())).prop_map(|(which, path, authority)| Rewrite {
-        prefix: (which == 1).then(|| path.clone()),
-        regex: (which == 2).then(|| ("^/(.*)$".to_owned(), format!("{path}/\\1"))),
+        prefix: (which % 4 == 1).then(|| path.clone()),
+        regex: (which % 4 == 2).then(|| ("^/(.*)$".to_owned(), format!("{path}/\\1"))),
         authority,
     });
     let hash = prop_oneof![
@@ -168,14 +176,15 @@ fn forward() -> impl Strategy<Value = Forward> {
 
 fn action() -> impl Strategy<Value = RouteAction> {
     let status = proptest::sample::select(vec![301_u16, 302, 303, 307, 308]);
-    let redirect = (of(token()), of(name()), of(1_u16..), 0..4, "/[a-z]{0,5}", status).prop_map(
+    let redirect = (of(token()), of(name()), of(1_u16..), 0..8, "/[a-z]{0,5}", status).prop_map(
         |(scheme, authority, port, which, path, status)| Redirect {
             scheme,
             authority,
             port,
-            path: (which == 1).then(|| path.clone()),
-            prefix: (which == 2).then(|| path.clone()),
-            regex: (which == 3).then(|| ("^/a/?".to_owned(), path.clone())),
+            strip_query: which > 3,
+            path: (which % 4 == 1).then(|| path.clone()),
+            prefix: (which % 4 == 2).then(|| path.clone()),
+            regex: (which % 4 == 3).then(|| ("^/a/?".to_owned(), path.clone())),
             status,
         },
     );

@@ -29,7 +29,8 @@ use crate::worker::Worker;
 
 /// What a test may change before the proxy is built.
 pub struct Setup {
-    pub route: Route,
+    /// Boxed: setups live in the futures of tests.
+    pub route: Box<Route>,
     pub http: HttpConnection,
     pub cluster: Cluster,
     /// That the route names besides.
@@ -46,12 +47,12 @@ impl Setup {
     /// Everything to one cluster of these endpoints.
     pub fn to(endpoints: &[SocketAddr]) -> Self {
         let forward = Forward { clusters: vec![WeightedCluster::only("c")], ..Forward::default() };
-        let route = Route {
+        let route = Box::new(Route {
             name: "r".into(),
             matches: RouteMatch::any(),
             action: RouteAction::Forward(forward),
             ..Route::default()
-        };
+        });
         let endpoint = |address: &SocketAddr| Endpoint {
             workload: Some(Arc::new(Workload { name: "app-v1".into(), ..Workload::default() })),
             ..Endpoint::new(*address)
@@ -80,7 +81,7 @@ impl Setup {
         let host = VirtualHost {
             name: "any".into(),
             domains: vec!["*".into()],
-            routes: vec![self.route],
+            routes: vec![*self.route],
             retry: None,
         };
         let routes = RouteConfig { name: "routes".into(), virtual_hosts: vec![host] };
