@@ -1,8 +1,8 @@
 //! How a condition on a header or pseudo-header compares, for routes and policies alike.
 //!
-//! A condition either permits or forbids: in a DENY policy it forbids, in an ALLOW policy it permits, and a negation turns
-//! that round. What permits holds if the field as a whole does, as Envoy compares it; what forbids holds if any line of it
-//! does, too, or nobody knows: a second line hides nothing.
+//! A condition of a policy either permits or forbids: in a DENY policy it forbids, in an ALLOW policy it permits, and a negation
+//! turns that round. What permits holds if the field as a whole does; what forbids holds if any line of it does, too, or nobody
+//! knows: a second line hides nothing. A route is told by any line, as Envoy (from 1.39) tells it.
 
 use crate::matcher::{HeaderMatch, Matcher};
 use crate::request::RequestView;
@@ -21,6 +21,14 @@ impl CompiledHeader {
             return Err(format!("\"{}\" is no lower-case header name", header.name));
         }
         Ok(Self { name: header.name.clone(), value: header.value.compile()?, invert: header.invert })
+    }
+
+    /// For a route: a field of several lines matches by any of them, or by all as one list, and a negated condition by none; as
+    /// Envoy compares.
+    pub(crate) fn routes<R: RequestView>(&self, request: &R) -> bool {
+        // CONNECT has no path that a route could be told by.
+        let pathless = self.name == ":path" && request.path().is_empty();
+        !pathless && self.matches(request, !self.invert)
     }
 
     /// `forbids`: what the condition stands in forbids what it matches.

@@ -372,7 +372,7 @@ impl CompiledMatch {
         if !self.path.matches(request) {
             return Some(Mismatch::Path);
         }
-        if let Some(header) = self.headers.iter().find(|header| !header.matches(request, false)) {
+        if let Some(header) = self.headers.iter().find(|header| !header.routes(request)) {
             return Some(Mismatch::Header(&header.name));
         }
         if self.query.is_empty() {

@@ -134,18 +134,35 @@ fn headers_query_and_method_must_all_match() {
     assert!(!with(&[("end-user", "jason")], "/"));
     assert!(!with(&[], "/?v=2"));
     assert!(!with(&[("end-user", "jason"), ("x-off", "")], "/?v=2"));
-    assert!(!with(&[("end-user", "jason"), ("end-user", "x")], "/?v=2"));
+    assert!(with(&[("end-user", "jason"), ("end-user", "x")], "/?v=2"));
 }
 
 #[test]
-fn several_lines_of_a_header_are_one_list() {
-    let value = StringMatch { pattern: Pattern::Exact("a,b,c".into()), ignore_case: false };
-    let mut matches = RouteMatch::any();
-    matches.headers = vec![HeaderMatch { name: "x".into(), value, invert: false }];
-    let t = table(vec![host("h", &["*"], vec![route("r", matches)])]);
-    let mut request = get("h", "/");
-    request.headers = vec![("x", "a"), ("x", "b"), ("x", "c")];
-    assert!(found(&t, &request).is_some());
+fn a_header_of_several_lines_matches_by_any_of_them_or_as_one_list() {
+    let matches = |exact: &str, invert: bool| {
+        let mut matches = RouteMatch::any();
+        matches.headers = vec![HeaderMatch { name: "x".into(), value: StringMatch::exact(exact), invert }];
+        let t = table(vec![host("h", &["*"], vec![route("r", matches)])]);
+        let mut request = get("h", "/");
+        request.headers = vec![("x", "a"), ("x", "b"), ("x", "c")];
+        found(&t, &request).is_some()
+    };
+    for (exact, taken) in [("a,b,c", true), ("a", true), ("c", true), ("a,b", false)] {
+        assert_eq!(matches(exact, false), taken, "{exact}");
+        assert_eq!(matches(exact, true), !taken, "not {exact}");
+    }
+}
+
+#[test]
+fn a_request_without_a_path_meets_no_condition_on_it() {
+    for invert in [false, true] {
+        let mut matches = on_path(PathMatch::Connect);
+        matches.headers = vec![HeaderMatch { name: ":path".into(), value: StringMatch::exact("/"), invert }];
+        let t = table(vec![host("h", &["*"], vec![route("r", matches)])]);
+        let mut request = get("h", "");
+        request.method = "CONNECT";
+        assert!(found(&t, &request).is_none());
+    }
 }
 
 #[test]
