@@ -148,12 +148,15 @@ pub struct Failure {
     pub detail: Cow<'static, str>,
     /// The user object that caused it.
     pub origin: Option<Arc<Origin>>,
+    /// There were attempts before.
+    pub retried: bool,
 }
 
 impl Failure {
     /// A failure of our own making, not to be retried.
     pub fn local(stage: Stage, kind: FailureKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { side: Side::Local, stage, kind, retry: Retry::Never, detail: detail.into(), origin: None }
+        let detail = detail.into();
+        Self { side: Side::Local, stage, kind, retry: Retry::Never, detail, origin: None, retried: false }
     }
 
     /// A failure of the peer that connected to us.

@@ -24,7 +24,8 @@ pub(super) fn ring(members: &[(SocketAddr, u32)], minimum: u64, maximum: u64) ->
     let (mut points, mut target) = (0.0, 0.0);
     let mut key = String::with_capacity(64);
     for (index, (address, weight)) in members.iter().enumerate() {
-        target += scale * f64::from(*weight) / total;
+        // In Envoy's order: another rounding would make a point more or less.
+        target += scale * (f64::from(*weight) / total);
         let mut number = 0_u64;
         while points < target {
             key.clear();

@@ -102,6 +102,15 @@ fn owners(policy: Balance, candidates: &Candidates<'_>) -> Vec<std::net::SocketA
     (0..3000).map(|n| pick(policy, candidates, &cursor, key(n)).unwrap().address).collect()
 }
 
+/// Where the points do not divide evenly, floating point decides: five by seven are eight to an Envoy.
+#[test]
+fn an_uneven_ring_has_as_many_points_as_an_envoys() {
+    let members = |count: u16| Vec::from_iter((0..count).map(|n| (([127, 0, 0, 1], 9000 + n).into(), 1)));
+    for (count, size, points) in [(5, 7, 8), (5, 1021, 1022), (6, 7, 7), (7, 100, 100), (24, 100, 101)] {
+        assert_eq!(ring_hash::ring(&members(count), size, size).len(), points, "{count} by {size}");
+    }
+}
+
 /// The ring of Envoy's own unit test.
 #[test]
 fn the_ring_is_envoys_point_for_point() {

@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
 use super::context::RequestCtx;
 use super::exchange;
+use super::head::RequestHead;
 use super::respond::{says_not_connected, says_not_reached};
 use super::trace;
 use super::upgrade::Upgrade;
@@ -26,6 +28,9 @@ pub mod race;
 use lease::{Leases, outcome_of, status_of};
 pub use live::{Failed, Live, Plan, Slot, Tried};
 use live::{Outgoing, upgrade_over_h2};
+
+/// Tells the upstream in milliseconds how long its answer is waited for.
+const EXPECTED_TIME: &str = "x-envoy-expected-rq-timeout-ms";
 
 /// Runs attempt `number` (from 1) up to its response head, which is then in the slot; after a failure the slot is empty.
 pub async fn run(
@@ -62,6 +67,24 @@ pub async fn run(
     }
     report(plan, &endpoint, &result, slot, ctx.record.is_grpc, pass);
     result
+}
+
+/// How long an attempt has: its own time, but never more than is left of the route's; at least 1 ms, as 0 would mean for ever. As
+/// Envoy: with hedges by the time of an attempt, which does not end it, all that is left.
+fn expected_time(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Option<Duration> {
+    let left = ctx.deadline.map(|deadline| deadline.saturating_duration_since(ctx.now));
+    let goes_on = plan.forward.hedge.as_ref().is_some_and(|hedge| hedge.on_per_try_timeout);
+    let own = plan.retry.and_then(|retry| retry.per_try_timeout).filter(|_| !goes_on);
+    match (own, left) {
+        (Some(own), Some(left)) => Some(own.min(left)),
+        (own, left) => own.or(left),
+    }
+}
+
+/// From the middle of a millisecond on the next: what has passed since the request came is a part of one.
+pub fn tell_time(head: &mut RequestHead, time: Duration) {
+    let millis = u32::try_from((time + Duration::from_micros(500)).as_millis()).unwrap_or(u32::MAX).max(1);
+    let _ = head.set(EXPECTED_TIME, decimal(millis, &mut [0; 10]));
 }
 
 fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<EndpointState>, Failure> {
@@ -111,6 +134,9 @@ fn send(
     if plan.retry.is_some() || plan.forward.hedge.is_some() {
         let mut digits = [0_u8; 10];
         let _ = ctx.head.set("x-envoy-attempt-count", decimal(number, &mut digits));
+    }
+    if let Some(time) = expected_time(ctx, plan) {
+        tell_time(&mut ctx.head, time);
     }
     if matches!(leased, Leased::H2(_)) {
         // An upgrade that HTTP/2 cannot say is ignored, as RFC 9110, section 7.8 permits: no answer switches.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use outrigger_model::route::{Forward, Mirror};
 use smallvec::SmallVec;
 
+use super::attempt;
 use super::body::REPLAY_LIMIT;
 use super::call::Call;
 use super::conn::RequestConfig;
@@ -51,7 +52,11 @@ pub fn begin(ctx: &mut RequestCtx<'_>, config: &RequestConfig, forward: &Forward
     let timeout = forward.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let empty = ctx.body.is_end();
     ctx.body.keep();
-    ctx.extras().copies = Some(Copies { head: ctx.head.clone(), empty, to, timeout, hash });
+    let mut head = ctx.head.clone();
+    if let Some(timeout) = forward.timeout {
+        attempt::tell_time(&mut head, timeout);
+    }
+    ctx.extras().copies = Some(Copies { head, empty, to, timeout, hash });
 }
 
 /// Sends the copies if the whole body is known. `last`: it will not be, if it is not now.

@@ -27,6 +27,9 @@ const NOT_REACHED: &str = "reached=no";
 /// [`FailureKind::name`] of what is no failure of anybody.
 const NO_ROOM: [&str; 3] = ["rate_limited", "overflow", "overload"];
 
+/// Says that a limit of the cluster refused it, as Envoy does.
+const OVERLOADED: &str = "x-envoy-overloaded";
+
 /// Says that a rate limit refused it, as Envoy does.
 pub const RATE_LIMITED: &str = "x-envoy-ratelimited";
 
@@ -198,6 +201,9 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
     if let FailureKind::RateLimited { limit, seconds, .. } = failure.kind {
         limited(&mut head, limit, seconds, to.trusted);
     }
+    if to.trusted && matches!(failure.kind, FailureKind::Overflow { .. } | FailureKind::CircuitOpen) {
+        set(&mut head, OVERLOADED, b"true");
+    }
     if to.trusted {
         set(&mut head, ERROR_HEADER, describe(failure, to.hop).as_bytes());
     } else if let Some(id) = to.request_id {
@@ -264,27 +270,32 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
             failure.detail.clone()
         }
         FailureKind::NoRoute => "no route".into(),
-        FailureKind::ConnectFailed
-        | FailureKind::ConnectRefused
-        | FailureKind::ConnectTimeout
-        | FailureKind::TlsFailed => {
-            "upstream connect error or disconnect/reset before headers. reset reason: connection failure".into()
-        }
-        FailureKind::UpstreamClosed => {
-            "upstream connect error or disconnect/reset before headers. reset reason: connection termination".into()
-        }
-        FailureKind::UpstreamReset | FailureKind::RefusedStream => {
-            "upstream connect error or disconnect/reset before headers. reset reason: remote reset".into()
-        }
-        FailureKind::Overflow { limit, value } if trusted => {
-            format!("upstream connect error or disconnect/reset before headers. reset reason: overflow ({limit}={value})")
-                .into()
-        }
-        FailureKind::Overflow { .. } | FailureKind::CircuitOpen => {
-            "upstream connect error or disconnect/reset before headers. reset reason: overflow".into()
-        }
-        kind => kind.name().into(),
+        kind => match reset_reason(kind, trusted) {
+            Some(reason) => {
+                let which =
+                    if failure.retried { "retried and the latest reset reason" } else { "reset reason" };
+                let text =
+                    format!("upstream connect error or disconnect/reset before headers. {which}: {reason}");
+                text.into()
+            }
+            None => kind.name().into(),
+        },
     }
+}
+
+/// Envoy's names for why there is no response.
+fn reset_reason(kind: &FailureKind, trusted: bool) -> Option<Cow<'static, str>> {
+    Some(match kind {
+        FailureKind::ConnectFailed | FailureKind::ConnectRefused | FailureKind::TlsFailed => {
+            "remote connection failure".into()
+        }
+        FailureKind::ConnectTimeout => "connection timeout".into(),
+        FailureKind::UpstreamClosed => "connection termination".into(),
+        FailureKind::UpstreamReset | FailureKind::RefusedStream => "remote reset".into(),
+        FailureKind::Overflow { limit, value } if trusted => format!("overflow ({limit}={value})").into(),
+        FailureKind::Overflow { .. } | FailureKind::CircuitOpen => "overflow".into(),
+        _ => return None,
+    })
 }
 
 /// The value of [`ERROR_HEADER`].
@@ -387,12 +398,47 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_head_has_the_length_of_what_get_would_have() {
+        let to = Audience { is_head: true, ..audience(true, false) };
+        for answer in [local(&denied(), &to), direct(403, "RBAC: access denied", true, None)] {
+            let mut out = bytes::BytesMut::new();
+            answer.head.write_h1(How::framed(Framing::None), &mut out).unwrap();
+            let text = String::from_utf8(out.to_vec()).unwrap();
+            assert!(answer.body.is_empty() && text.matches("content-length: 19\r\n").count() == 1, "{text}");
+        }
+    }
+
+    #[test]
     fn grpc_requests_get_trailers_only() {
         let response = local(&denied(), &audience(true, true));
         assert_eq!(response.head.status(), 200);
         assert_eq!(response.head.first("grpc-status"), Some(b"7".as_slice()));
         assert_eq!(response.head.first("grpc-message"), Some(b"RBAC: access denied".as_slice()));
         assert!(response.body.is_empty());
+    }
+
+    #[test]
+    fn a_failure_says_whether_it_was_the_first() {
+        let first = Failure::upstream(Stage::Connect, FailureKind::ConnectTimeout, Retry::Safe, "");
+        let last = Failure {
+            retried: true,
+            ..Failure::upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::Never, "")
+        };
+        let start = "upstream connect error or disconnect/reset before headers.";
+        let text = |failure: &Failure| local(failure, &audience(true, false)).body.into_owned();
+        assert_eq!(text(&first), format!("{start} reset reason: connection timeout"));
+        assert_eq!(
+            text(&last),
+            format!("{start} retried and the latest reset reason: connection termination")
+        );
+    }
+
+    #[test]
+    fn what_is_over_a_limit_says_so_to_peers() {
+        let over = Failure::local(Stage::Pick, FailureKind::Overflow { limit: "max_requests", value: 1 }, "");
+        assert_eq!(local(&over, &audience(true, false)).head.first(OVERLOADED), Some(b"true".as_slice()));
+        assert!(!local(&over, &audience(false, false)).head.has(OVERLOADED));
+        assert!(!local(&denied(), &audience(true, false)).head.has(OVERLOADED));
     }
 
     #[test]

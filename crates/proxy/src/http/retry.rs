@@ -104,7 +104,7 @@ fn taken(
     if number > 1 && slot.as_ref().is_some_and(|live| live.head.status() < 500) {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();
     }
-    result.map_err(|failed| failed.failure)
+    result.map_err(|failed| Failure { retried: number > 1, ..failed.failure })
 }
 
 /// Whether a request may be sent to several at a time: its method may be repeated, or the rule says so.
@@ -178,9 +178,8 @@ fn holds_for_failure(on: RetryOn, failure: &Failure) -> bool {
         RetryOn::ConnectFailure => failure.stage == Stage::Connect,
         RetryOn::RefusedStream => failure.kind == FailureKind::RefusedStream,
         RetryOn::ResetBeforeRequest => failure.retry == Retry::Safe,
-        RetryOn::Reset => !timed_out,
         // No response at all, or none in time.
-        RetryOn::FiveXx | RetryOn::GatewayError => true,
+        RetryOn::FiveXx | RetryOn::GatewayError | RetryOn::Reset => true,
         _ => false,
     }
 }
@@ -249,7 +248,8 @@ mod tests {
     fn conditions_hold_for_what_they_name() {
         let timeout = Failure::local(Stage::Forward, FailureKind::PerTryTimeout, "");
         assert!(holds_for_failure(RetryOn::FiveXx, &timeout));
-        assert!(!holds_for_failure(RetryOn::Reset, &timeout));
+        assert!(holds_for_failure(RetryOn::Reset, &timeout));
+        assert!(!holds_for_failure(RetryOn::ConnectFailure, &timeout));
         let gone = Failure::downstream(Stage::Forward, FailureKind::DownstreamClosed, "");
         assert!(!holds_for_failure(RetryOn::FiveXx, &gone));
         let overflow =

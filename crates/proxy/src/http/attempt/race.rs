@@ -23,7 +23,7 @@ use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 use super::lease::{Leases, outcome_of, status_of};
 use super::live::{Failed, Live, Plan, Slot, Tried};
-use super::{arrived, decimal, finish_span, pick, pick_beside, report, send};
+use super::{arrived, decimal, expected_time, finish_span, pick, pick_beside, report, send, tell_time};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
@@ -338,6 +338,9 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             span = Some(begun);
         }
         let _ = head.set("x-envoy-attempt-count", decimal(self.hedging.sent, &mut [0; 10]));
+        if let Some(time) = expected_time(ctx, plan) {
+            tell_time(&mut head, time);
+        }
         let framing = match (ctx.framing, &trailers) {
             (Framing::None, None) => Framing::None,
             (Framing::Length(_), None) => Framing::Length(body.len() as u64),

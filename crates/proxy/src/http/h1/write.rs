@@ -148,7 +148,9 @@ fn try_response(head: &H1Response, how: How, out: &mut BytesMut) -> Result<(), U
     };
     copy(&head.fields, usize::from(head.arrived_line), skip, out)?;
     if own_framing {
-        framing(how.framing, out);
+        // An answer of ours to HEAD: its length is that of the body that a GET would have (RFC 9110, section 9.3.2).
+        let unsent = how.framing == Framing::None && matches!(head.framing, Framing::Length(_));
+        framing(if unsent { head.framing } else { how.framing }, out);
     }
     let upgrade = how.upgrade && copy_upgrade(&head.fields, out)?;
     if !head.is_interim() {
