@@ -118,6 +118,11 @@ pub fn resource(name: &str, type_url: &str, value: Vec<u8>) -> Resource {
 }
 
 impl Line {
+    /// Its two directions.
+    pub(crate) fn split(self) -> crate::shelf::Ends {
+        (self.requests, self.responses)
+    }
+
     /// Says something; the sidecar may have gone.
     pub async fn say(&self, response: DeltaDiscoveryResponse) {
         let _ = self.responses.send(Ok(response)).await;

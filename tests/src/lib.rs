@@ -11,8 +11,10 @@ pub mod kubelet;
 pub mod mesh;
 pub mod names;
 pub mod netns;
+pub mod protos;
 pub mod recorder;
 pub mod require;
+pub mod shelf;
 pub mod wait;
 pub mod way;
 

@@ -17,6 +17,7 @@ mod cross_origin;
 mod custom;
 mod demo;
 mod deploy;
+mod differential;
 mod dns;
 mod dns_clusters;
 mod documents;

@@ -1,0 +1,164 @@
+//! Which endpoint gets a request, which are out for a while, and what is over a limit.
+
+use serde_json::{Value, json};
+
+use super::case::{Case, Group, Step, cluster, to};
+
+const FIVE: &[&str] = &["a", "b", "c", "d", "e"];
+
+fn hashed(name: &str, lb: Value, policies: Value, requests: Vec<String>) -> Group {
+    let own = format!("{name}-endpoints");
+    Group::new(name, json!([to(json!({ "prefix": "/" }), &own, json!({ "hash_policy": policies }))]))
+        .cluster(cluster(&own, FIVE, lb))
+        .ask(requests)
+}
+
+fn hashing() -> Vec<Group> {
+    let ring = || json!({ "lb_policy": "RING_HASH" });
+    let maglev = || json!({ "lb_policy": "MAGLEV" });
+    let each = |make: &dyn Fn(usize) -> String| (0..12).map(make).collect::<Vec<_>>();
+    let by_header = || json!([{ "header": { "header_name": "x-user" } }]);
+    let by_cookie = || json!([{ "cookie": { "name": "who" } }]);
+    let by_query = || json!([{ "query_parameter": { "name": "who" } }]);
+    let users = || each(&|n| format!("GET /\nx-user: user-{n}"));
+    let mut all = vec![
+        hashed("ring-header", ring(), by_header(), users()),
+        hashed("maglev-header", maglev(), by_header(), users()),
+        hashed("ring-cookie", ring(), by_cookie(), each(&|n| format!("GET /\nCookie: a=b; who={n}; c=d"))),
+        hashed("maglev-cookie", maglev(), by_cookie(), each(&|n| format!("GET /\nCookie: who=\"{n}\""))),
+        hashed("ring-query", ring(), by_query(), each(&|n| format!("GET /?a=b&who={n}"))),
+        hashed("maglev-query", maglev(), by_query(), each(&|n| format!("GET /?who={n}&who=x"))),
+        hashed(
+            "ring-source",
+            ring(),
+            json!([{ "connection_properties": { "source_ip": true } }]),
+            vec!["GET /".into(), "GET /a".into()],
+        ),
+        hashed(
+            "maglev-source",
+            maglev(),
+            json!([{ "connection_properties": { "source_ip": true } }]),
+            vec!["GET /".into()],
+        ),
+        hashed(
+            "ring-both",
+            ring(),
+            json!([{ "header": { "header_name": "x-user" } }, { "query_parameter": { "name": "who" } }]),
+            each(&|n| format!("GET /?who={}\nx-user: user-{n}", n % 3)),
+        ),
+        hashed(
+            "ring-second",
+            ring(),
+            json!([{ "header": { "header_name": "x-none" } }, { "query_parameter": { "name": "who" } }]),
+            each(&|n| format!("GET /?who={n}")),
+        ),
+        hashed("ring-lines", ring(), by_header(), each(&|n| format!("GET /\nx-user: a{n}\nx-user: b{n}"))),
+        hashed(
+            "ring-small",
+            json!({ "lb_policy": "RING_HASH", "ring_hash_lb_config": { "minimum_ring_size": 7, "maximum_ring_size": 7 } }),
+            by_header(),
+            users(),
+        ),
+        hashed(
+            "maglev-small",
+            json!({ "lb_policy": "MAGLEV", "maglev_lb_config": { "table_size": 11 } }),
+            by_header(),
+            users(),
+        ),
+    ];
+    for (name, lb) in [("ring", ring()), ("maglev", maglev())] {
+        let of = format!("{name}-weighted-endpoints");
+        let route = to(json!({ "prefix": "/" }), &of, json!({ "hash_policy": by_header() }));
+        let weighted = cluster(&of, &["a*3", "b", "c*7", "d*2", "e*100"], lb.clone());
+        all.push(Group::new(format!("{name}-weighted"), json!([route])).cluster(weighted).ask(users()));
+        let policies = json!([{ "header": { "header_name": "x-none" } }, { "header": { "header_name": "x-user" }, "terminal": true }]);
+        all.push(hashed(&format!("{name}-terminal"), lb, policies, users()));
+    }
+    all
+}
+
+/// A cluster of its own for a case whose endpoints remember.
+fn own(name: &str, endpoints: &[&str], fields: Value, action: Value) -> Group {
+    let endpoints_of = format!("{name}-endpoints");
+    let retries = action.get("retry_policy").is_some();
+    let routes = json!([to(json!({ "prefix": "/" }), &endpoints_of, action)]);
+    Group::host(name, json!({ "routes": routes, "include_request_attempt_count": retries }))
+        .cluster(cluster(&endpoints_of, endpoints, fields))
+        .in_order()
+}
+
+fn ejection() -> Vec<Group> {
+    let outlier = |fields: Value| {
+        let mut all = json!({ "interval": "60s", "base_ejection_time": "60s", "max_ejection_percent": 100,
+                              "enforcing_success_rate": 0 });
+        for (name, value) in fields.as_object().expect("fields") {
+            all[name] = value.clone();
+        }
+        json!({ "lb_policy": "ROUND_ROBIN", "outlier_detection": all })
+    };
+    let sequence = |name: &str, answers: &[&str]| {
+        Case::new(name, answers.iter().map(|answer| format!("GET /\nx-answers: {answer}"))).by_chance()
+    };
+    let one = |name: &str, fields: Value, answers: &[&str]| {
+        own(name, &["a"], outlier(fields), json!({})).case(sequence("one endpoint", answers))
+    };
+    vec![
+        one("eject-5xx", json!({ "consecutive_5xx": 3 }), &["500", "503", "500", "200", "200"]),
+        one(
+            "eject-interrupted",
+            json!({ "consecutive_5xx": 3 }),
+            &["500", "503", "200", "500", "500", "200"],
+        ),
+        one("eject-4xx", json!({ "consecutive_5xx": 2 }), &["404", "429", "400", "200"]),
+        one("eject-reset", json!({ "consecutive_5xx": 2 }), &["reset", "reset", "200"]),
+        one(
+            "eject-gateway",
+            json!({ "consecutive_5xx": 100, "consecutive_gateway_failure": 2, "enforcing_consecutive_gateway_failure": 100 }),
+            &["500", "502", "504", "200"],
+        ),
+        one(
+            "eject-off",
+            json!({ "consecutive_5xx": 2, "enforcing_consecutive_5xx": 0 }),
+            &["500", "500", "500", "200"],
+        ),
+    ]
+}
+
+fn limits() -> Vec<Group> {
+    let threshold = |fields: Value| json!({ "circuit_breakers": { "thresholds": [fields] } });
+    let held = |name: &str, held: usize, asked: usize| {
+        let hold = std::iter::repeat_n(Step::Hold("GET /\nx-answers: hold".into()), held);
+        let ask = std::iter::repeat_n(Step::Ask("GET /".into()), asked);
+        let mut case = Case::new(name, [""; 0]);
+        case.steps = hold.chain(ask).collect();
+        case
+    };
+    let retries = json!({ "retry_policy": { "retry_on": "5xx", "num_retries": 3, "retry_back_off": { "base_interval": "0.001s" } } });
+    vec![
+        own("max-requests-1", &["a"], threshold(json!({ "max_requests": 1 })), json!({}))
+            .case(held("one under way", 1, 2))
+            .case(held("none under way", 0, 2)),
+        own("max-requests-3", &["a"], threshold(json!({ "max_requests": 3 })), json!({}))
+            .case(held("two under way", 2, 1))
+            .case(held("three under way", 3, 1)),
+        own(
+            "max-pending-0",
+            &["a"],
+            threshold(json!({ "max_connections": 1, "max_pending_requests": 0 })),
+            json!({}),
+        )
+        .case(held("none under way", 0, 2))
+        .case(held("one under way", 1, 1)),
+        own("max-retries-0", &["a"], threshold(json!({ "max_retries": 0 })), retries)
+            .case(Case::new("a failure", ["GET /\nx-answers: 503, 200"])),
+        own("max-requests-0", &["a"], threshold(json!({ "max_requests": 0 })), json!({})).case(held(
+            "none under way",
+            0,
+            1,
+        )),
+    ]
+}
+
+pub fn groups() -> Vec<Group> {
+    [hashing(), ejection(), limits()].into_iter().flatten().collect()
+}

@@ -1,0 +1,173 @@
+//! Attempts after failures, and the time that they have.
+
+use serde_json::{Value, json};
+
+use super::case::{Case, Group, cluster, to, typed};
+
+/// What the first attempts are answered; then comes a good answer.
+const FAILURES: &[&str] = &[
+    "500", "501", "502", "503", "504", "404", "409", "429", "reset", "grpc1", "grpc4", "grpc8", "grpc13",
+    "grpc14", "grpc2",
+];
+
+const CONDITIONS: &[&str] = &[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "refused-stream",
+    "retriable-4xx",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+/// A policy whose back-off costs no time.
+fn policy(on: &str, count: u32) -> Value {
+    json!({ "retry_on": on, "num_retries": count,
+            "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.002s" } })
+}
+
+fn group(name: &str, to_cluster: &str, policy: Value, more: Value) -> Group {
+    let mut action = more;
+    action["retry_policy"] = policy;
+    let host = json!({ "routes": [to(json!({ "prefix": "/" }), to_cluster, action)], "include_request_attempt_count": true });
+    Group::host(name, host)
+}
+
+fn conditions() -> Vec<Group> {
+    let one = |on: &&str| {
+        let requests = FAILURES.iter().map(|failure| {
+            let kind = if failure.starts_with("grpc") { "\ncontent-type: application/grpc" } else { "" };
+            format!("GET /\nx-answers: {failure}, 200{kind}")
+        });
+        group(&format!("retry-{on}"), "a", policy(on, 1), json!({})).ask(requests)
+    };
+    CONDITIONS.iter().map(one).collect()
+}
+
+fn counts() -> Vec<Group> {
+    let mut statuses = policy("retriable-status-codes", 2);
+    statuses["retriable_status_codes"] = json!([418, 500]);
+    let requests = [
+        "GET /\nx-answers: 503, 503, 200",
+        "GET /\nx-answers: 503, 503, 503, 200",
+        "GET /\nx-answers: 503, reset, 503, 503, 200",
+        "POST /\nx-answers: 503, 503, 200\n\nhello",
+        "POST /\nx-answers: reset, 200\n\nhello",
+        "HEAD /\nx-answers: 503, 200",
+        "GET /\nx-answers: 404",
+        "GET /\nx-answers: cut, 200",
+    ];
+    let default = json!({ "retry_on": "5xx", "retry_back_off": { "base_interval": "0.001s" } });
+    vec![
+        group("no-retries", "a", policy("5xx", 0), json!({})).ask(requests),
+        group("retries-by-default", "a", default, json!({})).ask(requests),
+        group("two-retries", "a", policy("5xx", 2), json!({})).ask(requests),
+        group("five-retries", "a", policy("5xx,reset", 5), json!({})).ask(requests),
+        group("no-condition", "a", policy("", 3), json!({}))
+            .ask(["GET /\nx-answers: 503, 200", "GET /\nx-answers: reset, 200"]),
+        group("statuses", "a", statuses, json!({})).ask([
+            "GET /\nx-answers: 418, 500, 200",
+            "GET /\nx-answers: 503, 200",
+            "GET /\nx-answers: 418, 418, 418, 200",
+        ]),
+    ]
+}
+
+fn places() -> Vec<Group> {
+    let previous = typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", json!({}));
+    let mut avoiding = policy("5xx,connect-failure", 3);
+    avoiding["retry_host_predicate"] =
+        json!([{ "name": "envoy.retry_host_predicates.previous_hosts", "typed_config": previous }]);
+    avoiding["host_selection_retry_max_attempts"] = 10.into();
+    let case = |name: &str, request: &str| Case::new(name, [request]).by_chance();
+    let host = |name: &str, retry: Value, action: Value| {
+        Group::host(
+            name,
+            json!({ "routes": [to(json!({ "prefix": "/" }), "a", action)], "retry_policy": retry,
+                                  "include_request_attempt_count": true }),
+        )
+    };
+    vec![
+        group("other-endpoints", "three", avoiding.clone(), json!({}))
+            .case(case("one fails", "GET /\nx-answers: 503, 200"))
+            .case(case("two fail", "GET /\nx-answers: 503, 503, 200"))
+            .case(case("all fail", "GET /\nx-answers: 503, 503, 404")),
+        group("beside-the-dead", "half-dead", avoiding, json!({}))
+            .cluster(cluster("half-dead", &["a", "dead"], json!({})))
+            .case(case("once", "GET /"))
+            .case(case("twice", "GET /"))
+            .case(case("with a body", "POST /\n\nhello")),
+        group("all-dead", "dead", policy("connect-failure", 2), json!({})).ask(["GET /", "POST /\n\nhello"]),
+        Group::new("given-up", json!([to(json!({ "prefix": "/" }), "kept", json!({}))]))
+            .cluster(cluster("kept", &["a"], json!({})))
+            .case(Case::new("on a reused connection", ["GET /", "GET /\nx-answers: reset, 200"])),
+        host("retries-of-the-host", policy("5xx", 1), json!({}))
+            .ask(["GET /\nx-answers: 503, 200", "GET /\nx-answers: 404, 200"]),
+        host("retries-of-the-route", policy("5xx", 1), json!({ "retry_policy": policy("retriable-4xx", 1) }))
+            .ask(["GET /\nx-answers: 503, 200", "GET /\nx-answers: 409, 200"]),
+    ]
+}
+
+fn timeouts() -> Vec<Group> {
+    let timed =
+        |name: &str, action: Value| Group::new(name, json!([to(json!({ "prefix": "/" }), "a", action)]));
+    let per_try = |count: u32, on: &str, time: &str| {
+        let mut policy = policy(on, count);
+        policy["per_try_timeout"] = time.into();
+        policy
+    };
+    let requests = [
+        "GET /",
+        "GET /\nx-answers: hang",
+        "HEAD /\nx-answers: hang",
+        "POST /\nx-answers: hang\n\nhello",
+        "GET /\nx-answers: late",
+    ];
+    vec![
+        timed("timeout", json!({ "timeout": "0.5s" })).ask(requests),
+        timed("timeout-short", json!({ "timeout": "0.1s" })).ask(["GET /", "GET /\nx-answers: late"]),
+        timed("no-timeout", json!({ "timeout": "0s" })).ask(["GET /", "GET /\nx-answers: late"]),
+        group("per-try", "a", per_try(2, "5xx", "0.5s"), json!({})).ask([
+            "GET /\nx-answers: hang, 200",
+            "GET /\nx-answers: hang, hang, 200",
+            "GET /\nx-answers: hang",
+            "POST /\nx-answers: hang, 200\n\nhello",
+        ]),
+        group("per-try-gateway", "a", per_try(1, "gateway-error", "0.5s"), json!({}))
+            .ask(["GET /\nx-answers: hang, 200"]),
+        group("per-try-reset", "a", per_try(1, "reset", "0.5s"), json!({}))
+            .ask(["GET /\nx-answers: hang, 200"]),
+        group("per-try-connect", "a", per_try(1, "connect-failure", "0.5s"), json!({}))
+            .ask(["GET /\nx-answers: hang, 200"]),
+        group("per-try-and-all", "a", per_try(5, "5xx", "0.5s"), json!({ "timeout": "1s" }))
+            .ask(["GET /\nx-answers: hang", "GET /\nx-answers: hang, 200"]),
+        group("per-try-longer", "a", per_try(5, "5xx", "5s"), json!({ "timeout": "0.5s" }))
+            .ask(["GET /\nx-answers: hang", "GET /"]),
+    ]
+}
+
+/// What a client asks for by headers.
+fn asked() -> Vec<Group> {
+    let plain =
+        |name: &str, action: Value| Group::new(name, json!([to(json!({ "prefix": "/" }), "a", action)]));
+    vec![
+        plain("asked-retries", json!({})).ask([
+            "GET /\nx-answers: 503, 200\nx-envoy-retry-on: 5xx",
+            "GET /\nx-answers: 503, 200\nx-envoy-retry-on: 5xx\nx-envoy-max-retries: 3",
+        ]),
+        plain("asked-time", json!({ "timeout": "2s" })).ask([
+            "GET /\nx-envoy-upstream-rq-timeout-ms: 500\nx-answers: hang",
+            "GET /\nx-envoy-expected-rq-timeout-ms: 500",
+            "GET /\nx-envoy-upstream-alt-response: 1",
+        ]),
+    ]
+}
+
+pub fn groups() -> Vec<Group> {
+    [conditions(), counts(), places(), timeouts(), asked()].into_iter().flatten().collect()
+}

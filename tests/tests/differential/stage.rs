@@ -1,0 +1,209 @@
+//! Both proxies, and the one control plane that both ask.
+
+use std::net::SocketAddr;
+
+use outrigger_tests::fake_control::FakeControl;
+use outrigger_tests::mesh::{Mesh, Sidecar};
+use outrigger_tests::protos::Protos;
+use outrigger_tests::shelf::{Shelf, Shelves};
+use outrigger_tests::wait::eventually;
+use serde_json::{Value, json};
+
+use super::apps::Apps;
+use super::case::{Group, typed};
+use super::play::Side;
+use crate::BINARY;
+use crate::foreign::{Foreign, run_envoy};
+use crate::thin_thread::web;
+
+/// The names of the applications; nobody listens at `dead`.
+pub const ENDPOINTS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "m", "n", "dead"];
+
+/// What the sidecar asks for when its application calls.
+const DESTINATION: &str = "catalog:8080";
+
+const LISTENER: &str = "differential";
+
+/// Both, as long as this lives.
+pub struct Stage {
+    pub apps: Apps,
+    pub ours: Side,
+    pub theirs: Side,
+    shelves: Shelves,
+    _envoy: Foreign,
+    _web: Sidecar,
+    mesh: Mesh,
+}
+
+impl Stage {
+    pub async fn set(envoy: &std::path::Path, groups: &[Group]) -> Self {
+        let protos = tokio::task::spawn_blocking(Protos::load);
+        let mut mesh = Mesh::start(BINARY).await;
+        let web = mesh.workload(&web(&[DESTINATION])).await;
+        let places = ENDPOINTS.iter().zip(40..).map(|(&name, host)| (name, mesh.address(host, 9000)));
+        let apps = Apps::start(places.collect::<Vec<_>>()).await;
+        let theirs = mesh.address(31, 8080);
+        let shelf = shelf(&protos.await.unwrap(), &apps, groups, theirs);
+        let control = FakeControl::usurp(&mut mesh).await;
+        let shelves = Shelves::open(control, shelf);
+        let envoy =
+            run_envoy(envoy, &mesh.path(""), &bootstrap(mesh.address(1, 15012), mesh.address(31, 15000)));
+        let ours = Side { name: "ours", address: web.outbound[0] };
+        let theirs = Side { name: "theirs", address: theirs };
+        let stage = Self { apps, ours, theirs, shelves, _envoy: envoy, _web: web, mesh };
+        for (side, node) in [(&stage.ours, "web-v1"), (&stage.theirs, "envoy")] {
+            stage.ready(side, node).await;
+        }
+        stage
+    }
+
+    async fn ready(&self, side: &Side, node: &str) {
+        eventually(&format!("{} serves", side.name), || async {
+            let refused = self.shelves.refused(node);
+            assert!(refused.is_empty(), "{}: {refused:#?}", side.name);
+            match outrigger_tests::app::get(side.address, "/ready", "").await {
+                Ok((_, text)) if text.contains("it is there") => Ok(()),
+                other => Err(format!("{other:?}\n{}", self.log())),
+            }
+        })
+        .await;
+    }
+
+    /// The last words of the Envoy.
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.mesh.path("envoy.log")).unwrap_or_default();
+        log.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn shelf(protos: &Protos, apps: &Apps, groups: &[Group], envoy: SocketAddr) -> Shelf {
+    let mut shelf = Shelf::default();
+    let mut put = |kind: &str, name: &str, json: &Value| shelf.put(kind, name, protos.encode(kind, json));
+    let shared = shared_clusters();
+    for cluster in shared.iter().chain(groups.iter().flat_map(|group| &group.clusters)) {
+        let name = cluster["name"].as_str().expect("a cluster has a name");
+        put(
+            "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            name,
+            &assignment(apps, name, &cluster["endpoints"]),
+        );
+        let mut cluster = cluster.clone();
+        cluster.as_object_mut().expect("an object").remove("endpoints");
+        cluster["type"] = "EDS".into();
+        cluster["eds_cluster_config"] = json!({ "eds_config": ads() });
+        put("envoy.config.cluster.v3.Cluster", name, &cluster);
+    }
+    put("envoy.config.route.v3.RouteConfiguration", "routes", &routes(groups));
+    put("envoy.config.listener.v3.Listener", LISTENER, &listener(envoy));
+    // Who serves a destination our sidecar asks by a type of our own; the answer is the same listener.
+    let field = |number: u8, text: &str| [&[number << 3 | 2, text.len() as u8], text.as_bytes()].concat();
+    shelf.put("outrigger.v1.Destination", DESTINATION, [field(1, DESTINATION), field(2, LISTENER)].concat());
+    shelf
+}
+
+fn ads() -> Value {
+    json!({ "ads": {}, "resource_api_version": "V3" })
+}
+
+fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
+    let endpoints = endpoints.as_array().expect("a cluster has endpoints").iter();
+    let endpoints: Vec<Value> = endpoints
+        .map(|endpoint| {
+            // `a*3` has three times the weight of `b`.
+            let endpoint = endpoint.as_str().expect("an endpoint has a name");
+            let (name, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
+            let weight: u32 = weight.parse().expect("a number");
+            json!({ "endpoint": { "address": socket(apps.addresses[name]) }, "load_balancing_weight": weight })
+        })
+        .collect();
+    json!({ "cluster_name": name, "endpoints": [{ "locality": {}, "lb_endpoints": endpoints }] })
+}
+
+fn socket(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } })
+}
+
+/// Clusters of one endpoint each, named as it, and one of three.
+fn shared_clusters() -> Vec<Value> {
+    // Many cases at a time may retry; and what a reused connection means is for a case of its own.
+    let fields = || {
+        let options = typed(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            json!({
+            "common_http_protocol_options": { "max_requests_per_connection": 1 },
+            "explicit_http_config": { "http_protocol_options": {} } }),
+        );
+        json!({ "circuit_breakers": { "thresholds": [{ "max_retries": 1000 }] },
+                "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options } })
+    };
+    let ones = ENDPOINTS.map(|name| super::case::cluster(name, &[name], fields()));
+    let three = super::case::cluster("three", &["a", "b", "c"], fields());
+    ones.into_iter().chain([three]).collect()
+}
+
+fn routes(groups: &[Group]) -> Value {
+    let ready = super::case::says(json!({ "path": "/ready" }), "it is there");
+    let mut hosts = vec![json!({ "name": "localhost", "domains": ["localhost"], "routes": [ready] })];
+    for group in groups {
+        let mut host = group.host.clone();
+        host["name"] = group.name.as_str().into();
+        if host.get("domains").is_none() {
+            host["domains"] = json!([format!("{}.test", group.name), format!("{}.test:8080", group.name)]);
+        }
+        hosts.push(host);
+    }
+    json!({ "name": "routes", "virtual_hosts": hosts })
+}
+
+fn listener(address: SocketAddr) -> Value {
+    let filter = |name: &str, kind: &str, message: Value| json!({ "name": name, "typed_config": typed(kind, message) });
+    let filters = [
+        filter("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors", json!({})),
+        filter("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault", json!({})),
+        filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({})),
+    ];
+    let manager = json!({
+        "stat_prefix": "differential",
+        "rds": { "route_config_name": "routes", "config_source": ads() },
+        "http_filters": filters,
+        "normalize_path": true,
+        "merge_slashes": true,
+    });
+    let manager = filter(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        manager,
+    );
+    json!({
+        "name": LISTENER,
+        "address": socket(address),
+        "traffic_direction": "OUTBOUND",
+        "filter_chains": [{ "filters": [manager] }],
+    })
+}
+
+fn bootstrap(xds: SocketAddr, admin: SocketAddr) -> Value {
+    let tls = json!({ "common_tls_context": {
+        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+        "alpn_protocols": ["h2"] } });
+    json!({
+        "node": { "id": "envoy", "cluster": "web" },
+        "admin": { "address": socket(admin) },
+        "dynamic_resources": {
+            "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3",
+                            "grpc_services": [{ "envoy_grpc": { "cluster_name": "xds" } }] },
+            "cds_config": ads(),
+            "lds_config": ads(),
+        },
+        "static_resources": { "clusters": [{
+            "name": "xds", "type": "STATIC", "connect_timeout": "5s",
+            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions":
+                typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                      json!({ "explicit_http_config": { "http2_protocol_options": {} } })) },
+            "load_assignment": { "cluster_name": "xds", "endpoints": [{ "lb_endpoints": [{ "endpoint": {
+                "address": socket(xds) } }] }] },
+            "transport_socket": { "name": "envoy.transport_sockets.tls",
+                "typed_config": typed("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", tls) },
+        }] },
+    })
+}
