@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::NAME;
+use crate::spec::VERSIONS;
 
 /// What runtimes read, by the ends of names (libcni's `ConfFiles`).
 const ENDS: [&str; 3] = ["conf", "conflist", "json"];
@@ -68,7 +69,7 @@ pub struct Edit {
 /// Puts our entry at the end; `None`: it is there, as it is to be.
 ///
 /// # Errors
-/// There is nothing that it could stand behind.
+/// There is nothing that it could stand behind, or what there is speaks another version.
 pub fn insert(primary: &Primary, entry: &Value) -> Result<Option<Edit>, String> {
     let listed = is_list(&primary.path);
     let mut network = if listed { primary.network.clone() } else { list_of(primary.network.clone()) };
@@ -76,6 +77,15 @@ pub fn insert(primary: &Primary, entry: &Value) -> Result<Option<Edit>, String> 
     let Some(plugins) = network.get_mut("plugins").and_then(Value::as_array_mut) else {
         return Err(format!("{}: plugins: is no list", primary.path.display()));
     };
+    // Called in a version that it does not speak it would refuse every Pod.
+    let version = before.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+    if !VERSIONS.contains(&version) {
+        return Err(format!(
+            "{}: cniVersion: \"{version}\" is not spoken by {NAME}, only {}",
+            primary.path.display(),
+            VERSIONS.join(", ")
+        ));
+    }
     plugins.retain(|plugin| plugin["type"] != NAME);
     if plugins.is_empty() {
         return Err(format!(
@@ -84,7 +94,7 @@ pub fn insert(primary: &Primary, entry: &Value) -> Result<Option<Edit>, String> 
         ));
     }
     plugins.push(entry.clone());
-    if listed && network == before {
+    if listed && before == network {
         return Ok(None);
     }
     let path = primary.path.with_extension("conflist");

@@ -88,3 +88,12 @@ fn alone_it_stands_behind_nobody() {
     assert!(error.contains("10-pods.conflist") && error.contains("in front"), "{error}");
     assert_eq!(remove(&only("/d/10-pods.conflist", &alone)), None);
 }
+
+#[test]
+fn where_it_would_refuse_every_pod_it_is_not_put() {
+    for version in ["\"0.2.0\"", "\"\"", "null", "\"2.0.0\""] {
+        let old = ONE.replace("\"0.4.0\"", version);
+        let error = insert(&only("/d/10-flannel.conf", &old), &ours()).unwrap_err();
+        assert!(error.contains("/d/10-flannel.conf: cniVersion: ") && error.contains("1.1.0"), "{error}");
+    }
+}
