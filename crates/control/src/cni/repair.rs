@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::api::{EvictParams, ListParams, Patch, PatchParams, VersionMatch};
+use kube::api::{EvictParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
@@ -16,9 +19,9 @@ use super::netns::Trouble;
 use super::pod::{Verdict, verdict};
 use crate::inject::VALIDATION;
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(5);
-/// The check of a Pod is tried again by its kubelet, after minutes at last.
+/// Before what did not work is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Before what did work is: the check of a Pod is tried again by its kubelet, after minutes at last.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Put on a Pod that has no rules.
 const LABEL: &str = "outrigger.io/interception";
@@ -36,51 +39,73 @@ pub(super) struct Ways {
     pub(super) label: bool,
 }
 
-/// What was done about each, by uid, so that it is neither done nor told again and again.
-type Known = HashMap<String, (Instant, Result<&'static str, String>)>;
+/// A Pod without its rules, and what was done about it.
+struct Broken {
+    pod: Pod,
+    done: Option<(Instant, Result<&'static str, String>)>,
+}
 
-/// Looks for them; ends with the process.
+/// Follows the Pods of the node; ends with the process.
 pub(super) async fn keep(agent: Arc<Agent>) {
-    let mut known = Known::new();
+    // From the API server's memory: what it is late for, the watch says.
+    let which = watcher::Config::default()
+        .any_semantic()
+        .fields(&format!("spec.nodeName={}", agent.node))
+        .labels(INJECTED);
+    let api: Api<Pod> = Api::all(agent.client.clone());
+    let mut events = pin!(watcher(api, which).default_backoff());
+    let mut again = tokio::time::interval(PAUSE);
+    let mut all: HashMap<String, Broken> = HashMap::new();
     loop {
-        if let Err(error) = agent.look_for_broken(&mut known).await {
-            tracing::warn!(%error, "the Pods of this node cannot be looked at");
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => {
+                    let uid = pod.uid().unwrap_or_default();
+                    match is_broken(&pod) {
+                        true => {
+                            let broken = all.entry(uid).or_insert_with(|| Broken { pod: pod.clone(), done: None });
+                            broken.pod = pod;
+                            agent.look_at(broken).await;
+                        }
+                        false => drop(all.remove(&uid)),
+                    }
+                }
+                Some(Ok(watcher::Event::Delete(pod))) => drop(all.remove(&pod.uid().unwrap_or_default())),
+                // A listing: who is not in it has gone.
+                Some(Ok(watcher::Event::Init)) => all.clear(),
+                Some(Ok(watcher::Event::InitDone)) => {}
+                Some(Err(error)) => tracing::warn!(%error, "the Pods of this node cannot be followed"),
+                None => return,
+            },
+            _ = again.tick() => {
+                for broken in all.values_mut() {
+                    agent.look_at(broken).await;
+                }
+            }
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
 impl Agent {
-    async fn look_for_broken(&self, known: &mut Known) -> kube::Result<()> {
-        let all: Api<Pod> = Api::all(self.client.clone());
-        // From the API server's memory: the next look mends what this one is late for.
-        let which = ListParams::default()
-            .fields(&format!("spec.nodeName={}", self.node))
-            .labels(INJECTED)
-            .matching(VersionMatch::NotOlderThan)
-            .at("0");
-        let mut broken = all.list(&which).await?.items;
-        broken.retain(is_broken);
-        known.retain(|uid, _| broken.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
-        for pod in broken {
-            let uid = pod.uid().unwrap_or_default();
-            if known.get(&uid).is_some_and(|(at, done)| done.is_ok() && at.elapsed() < AGAIN) {
-                continue;
-            }
-            let Ok(Verdict::Intercept(options)) = verdict(&pod) else { continue };
-            let done = self.repair(&pod, options).await;
-            let told = known.insert(uid, (Instant::now(), done.clone()));
-            if told.is_none_or(|(_, told)| told != done) {
-                self.counts.repaired(done.is_ok());
-                let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-                let what = match &done {
-                    Ok(what) => *what,
-                    Err(why) => why.as_str(),
-                };
-                tracing::warn!(namespace, pod = name, "started without the rules of interception: {what}");
-            }
+    /// Does what there is to do about it, but not again and again.
+    async fn look_at(&self, broken: &mut Broken) {
+        let wait = |done: &Result<_, _>| if done.is_ok() { AGAIN } else { PAUSE };
+        if broken.done.as_ref().is_some_and(|(at, done)| at.elapsed() < wait(done)) {
+            return;
         }
-        Ok(())
+        let pod = &broken.pod;
+        let Ok(Verdict::Intercept(options)) = verdict(pod) else { return };
+        let done = self.repair(pod, options).await;
+        if broken.done.as_ref().is_none_or(|(_, told)| *told != done) {
+            self.counts.repaired(done.is_ok());
+            let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+            let what = match &done {
+                Ok(what) => *what,
+                Err(why) => why.as_str(),
+            };
+            tracing::warn!(namespace, pod = name, "started without the rules of interception: {what}");
+        }
+        broken.done = Some((Instant::now(), done));
     }
 
     async fn repair(&self, pod: &Pod, options: Vec<String>) -> Result<&'static str, String> {
