@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 mod annotations;
+mod cni;
 mod undone;
 
 use super::*;

@@ -62,6 +62,7 @@ fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
         let settings = InjectSettings {
             native_sidecar: random.bool(),
             init_container: random.bool(),
+            cni: random.bool(),
             prometheus: random.bool(),
             ..settings()
         };
