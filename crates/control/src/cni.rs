@@ -23,6 +23,7 @@ use outrigger_telemetry::admin::{AdminServer, Table, rows};
 use outrigger_telemetry::drain::{Drain, on_signals};
 use outrigger_telemetry::ready::Readiness;
 use outrigger_telemetry::{Registry, logging};
+use tokio::sync::Semaphore;
 
 use crate::registry::kubernetes::KubernetesSettings;
 
@@ -32,6 +33,8 @@ mod pod;
 mod repair;
 mod serve;
 
+/// Of [`Agent::programs`].
+const PROGRAMS: usize = 4;
 /// For the API server, when this ends.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -106,6 +109,8 @@ struct Agent {
     program: PathBuf,
     processes: PathBuf,
     ways: repair::Ways,
+    /// Programs in Pods at a time: a crowd of Pods must not take the agent's memory, nor its node.
+    programs: Semaphore,
     counts: Counts,
 }
 
@@ -160,6 +165,7 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
         node: args.node.clone(),
         program,
         processes: args.processes.clone(),
+        programs: Semaphore::new(PROGRAMS),
         ways: repair::Ways { rules: args.repair_rules, evict: args.repair_evict, label: args.repair_label },
         counts: Counts::default(),
     });

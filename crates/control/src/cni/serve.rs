@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Agent;
-use super::netns::{self, Trouble};
+use super::netns::{self, Ended, Trouble};
 use super::pod::{Verdict, verdict};
 
 /// Questions at a time: a node starts a crowd of Pods at once. The others wait for their turn.
@@ -189,7 +189,7 @@ impl Agent {
             words.push(format!("--dns-servers={}", servers.join(",")));
         }
         words.extend(options);
-        let ended = netns::run(netns, self.program.clone(), words).await?;
+        let ended = self.run(netns, words).await?;
         match ended.status.success() {
             true => Ok(true),
             false => {
@@ -198,9 +198,16 @@ impl Agent {
         }
     }
 
+    async fn run(&self, netns: std::path::PathBuf, words: Vec<String>) -> Result<Ended, Trouble> {
+        let permit = self.programs.acquire().await.map_err(|error| Trouble::Other(error.to_string()))?;
+        let ended = netns::run(netns, self.program.clone(), words).await;
+        drop(permit);
+        ended
+    }
+
     async fn show(&self, netns: std::path::PathBuf) -> Result<bool, Trouble> {
         let words = ["intercept", "show"].map(str::to_owned).to_vec();
-        let ended = netns::run(netns, self.program.clone(), words).await?;
+        let ended = self.run(netns, words).await?;
         match ended.status.code() {
             Some(0) => Ok(true),
             // Its word for no rules; an error says more.
