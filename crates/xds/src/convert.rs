@@ -33,6 +33,7 @@ mod hedge;
 mod http;
 mod jwt;
 mod listener;
+mod local_limit;
 mod matcher;
 mod metadata;
 mod mirror;

@@ -19,6 +19,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as ht
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as http_authz;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as http_fault;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as http_jwt;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as http_local_limit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;

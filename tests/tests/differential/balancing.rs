@@ -159,6 +159,22 @@ fn limits() -> Vec<Group> {
     ]
 }
 
+/// Of requests to listeners with token buckets.
+fn rates() -> Vec<Group> {
+    let group = |name: &str, listener| {
+        Group::new(name, json!([to(json!({ "prefix": "/" }), "a", json!({}))])).at(listener).in_order()
+    };
+    let rpc = "POST /\ncontent-type: application/grpc\n\nx";
+    vec![
+        group("rate-of-3", 1)
+            .case(Case::new("two", ["GET /", "POST /\n\nhello"]))
+            .case(Case::new("three more", ["GET /", "GET /", "HEAD /"]))
+            .case(Case::new("and one", [rpc])),
+        group("rate-of-1", 2).case(Case::new("calls", [rpc, rpc])),
+        group("rate-of-none", 3).case(Case::new("three", ["GET /", "GET /", "GET /"])),
+    ]
+}
+
 pub fn groups() -> Vec<Group> {
-    [hashing(), ejection(), limits()].into_iter().flatten().collect()
+    [hashing(), ejection(), limits(), rates()].into_iter().flatten().collect()
 }

@@ -11,6 +11,8 @@ pub struct Group {
     /// Clusters of its own.
     pub clusters: Vec<Value>,
     pub cases: Vec<Case>,
+    /// Which listener its requests go to.
+    pub listener: usize,
     /// Its cases know of each other: they are run one after the other.
     pub ordered: bool,
 }
@@ -42,7 +44,7 @@ impl Group {
 
     /// Of this virtual host.
     pub fn host(name: impl Into<String>, host: Value) -> Self {
-        Self { name: name.into(), host, clusters: Vec::new(), cases: Vec::new(), ordered: false }
+        Self { name: name.into(), host, clusters: Vec::new(), cases: Vec::new(), listener: 0, ordered: false }
     }
 
     /// With one case for each request.
@@ -61,6 +63,11 @@ impl Group {
 
     pub fn cluster(mut self, cluster: Value) -> Self {
         self.clusters.push(cluster);
+        self
+    }
+
+    pub fn at(mut self, listener: usize) -> Self {
+        self.listener = listener;
         self
     }
 

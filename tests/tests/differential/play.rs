@@ -34,7 +34,8 @@ const EXPECTED_TIME: &str = "x-envoy-expected-rq-timeout-ms";
 #[derive(Clone)]
 pub struct Side {
     pub name: &'static str,
-    pub address: SocketAddr,
+    /// Of each listener.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// What came of one request.
@@ -73,7 +74,8 @@ pub async fn play(side: &Side, apps: &Apps, group: &Group, at: usize) -> Vec<Out
     for (i, step) in case.steps.iter().enumerate() {
         let run = format!("{}/{}/{at}/{i}", side.name, group.name);
         let (Step::Ask(request) | Step::Hold(request)) = step;
-        let (to, host, request, known) = (side.address, group.name.clone(), request.clone(), run.clone());
+        let (to, host, request, known) =
+            (side.addresses[group.listener], group.name.clone(), request.clone(), run.clone());
         let asked = async move { ask(to, &host, &request, &known).await };
         let waited = if let Step::Hold(_) = step {
             let task = tokio::spawn(asked);

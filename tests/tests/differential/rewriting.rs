@@ -76,6 +76,8 @@ fn edit(name: &str, value: &str, how: &str) -> Value {
 
 const APPEND: &str = "APPEND_IF_EXISTS_OR_ADD";
 const OVERWRITE: &str = "OVERWRITE_IF_EXISTS_OR_ADD";
+const FILL: &str = "ADD_IF_ABSENT";
+const REPLACE: &str = "OVERWRITE_IF_EXISTS";
 
 fn request_headers() -> Vec<Group> {
     let requests =
@@ -107,6 +109,18 @@ fn request_headers() -> Vec<Group> {
             json!([edit("x-a", "one", APPEND), edit("x-a", "two", OVERWRITE)]),
             json!([]),
         ),
+        edits("request-fill", json!([edit("x-a", "new", FILL)]), json!([])),
+        edits("request-replace", json!([edit("x-a", "new", REPLACE)]), json!([])),
+        edits(
+            "request-fill-removed",
+            json!([edit("x-a", "new", FILL), edit("x-b", "new", REPLACE)]),
+            json!(["x-a", "x-b"]),
+        ),
+        edits(
+            "request-replace-or-fill",
+            json!([edit("x-a", "one", REPLACE), edit("x-a", "two", FILL)]),
+            json!([]),
+        ),
         edits("request-percent", json!([edit("x-a", "100%% of it", OVERWRITE)]), json!([])),
         edits("request-empty", json!([edit("x-a", "", OVERWRITE)]), json!([])),
     ]
@@ -130,6 +144,8 @@ fn response_headers() -> Vec<Group> {
         edits("response-append", json!([edit("x-a", "new", APPEND)]), json!([])),
         edits("response-overwrite", json!([edit("x-a", "new", OVERWRITE)]), json!([])),
         edits("response-remove", json!([]), json!(["x-a", "x-b", "x-count"])),
+        edits("response-fill", json!([edit("x-a", "new", FILL)]), json!([])),
+        edits("response-replace", json!([edit("x-a", "new", REPLACE)]), json!([])),
         edits("response-remove-and-append", json!([edit("x-a", "new", APPEND)]), json!(["x-a"])),
     ]
 }

@@ -20,9 +20,23 @@ use crate::thin_thread::web;
 pub const ENDPOINTS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "m", "n", "dead"];
 
 /// What the sidecar asks for when its application calls.
-const DESTINATION: &str = "catalog:8080";
+const DESTINATIONS: &[&str] = &["catalog:8080", "limited-1:80", "limited-2:80", "limited-3:80"];
 
-const LISTENER: &str = "differential";
+/// The listener of each, and what it has of local rate limits.
+fn listeners() -> [(&'static str, Option<Value>); DESTINATIONS.len()] {
+    let bucket = |tokens: u32| {
+        let all = json!({ "default_value": { "numerator": 100, "denominator": "HUNDRED" } });
+        json!({ "stat_prefix": "limit", "filter_enabled": all, "filter_enforced": all,
+                "token_bucket": { "max_tokens": tokens, "tokens_per_fill": tokens, "fill_interval": "3600s" } })
+    };
+    let disabled = json!({ "stat_prefix": "limit", "token_bucket": bucket(1)["token_bucket"] });
+    [
+        ("differential", None),
+        ("limited-1", Some(bucket(3))),
+        ("limited-2", Some(bucket(1))),
+        ("limited-3", Some(disabled)),
+    ]
+}
 
 /// Both, as long as this lives.
 pub struct Stage {
@@ -39,17 +53,17 @@ impl Stage {
     pub async fn set(envoy: &std::path::Path, groups: &[Group]) -> Self {
         let protos = tokio::task::spawn_blocking(Protos::load);
         let mut mesh = Mesh::start(BINARY).await;
-        let web = mesh.workload(&web(&[DESTINATION])).await;
+        let web = mesh.workload(&web(DESTINATIONS)).await;
         let places = ENDPOINTS.iter().zip(40..).map(|(&name, host)| (name, mesh.address(host, 9000)));
         let apps = Apps::start(places.collect::<Vec<_>>()).await;
-        let theirs = mesh.address(31, 8080);
-        let shelf = shelf(&protos.await.unwrap(), &apps, groups, theirs);
+        let theirs: Vec<_> = (8080..).take(DESTINATIONS.len()).map(|port| mesh.address(31, port)).collect();
+        let shelf = shelf(&protos.await.unwrap(), &apps, groups, &theirs);
         let control = FakeControl::usurp(&mut mesh).await;
         let shelves = Shelves::open(control, shelf);
         let envoy =
             run_envoy(envoy, &mesh.path(""), &bootstrap(mesh.address(1, 15012), mesh.address(31, 15000)));
-        let ours = Side { name: "ours", address: web.outbound[0] };
-        let theirs = Side { name: "theirs", address: theirs };
+        let ours = Side { name: "ours", addresses: web.outbound.clone() };
+        let theirs = Side { name: "theirs", addresses: theirs };
         let stage = Self { apps, ours, theirs, shelves, _envoy: envoy, _web: web, mesh };
         for (side, node) in [(&stage.ours, "web-v1"), (&stage.theirs, "envoy")] {
             stage.ready(side, node).await;
@@ -61,7 +75,11 @@ impl Stage {
         eventually(&format!("{} serves", side.name), || async {
             let refused = self.shelves.refused(node);
             assert!(refused.is_empty(), "{}: {refused:#?}", side.name);
-            match outrigger_tests::app::get(side.address, "/ready", "").await {
+            // Those with limits must not be asked before their time; they come with the first.
+            for address in &side.addresses {
+                tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            }
+            match outrigger_tests::app::get(side.addresses[0], "/ready", "").await {
                 Ok((_, text)) if text.contains("it is there") => Ok(()),
                 other => Err(format!("{other:?}\n{}", self.log())),
             }
@@ -76,7 +94,7 @@ impl Stage {
     }
 }
 
-fn shelf(protos: &Protos, apps: &Apps, groups: &[Group], envoy: SocketAddr) -> Shelf {
+fn shelf(protos: &Protos, apps: &Apps, groups: &[Group], envoy: &[SocketAddr]) -> Shelf {
     let mut shelf = Shelf::default();
     let mut put = |kind: &str, name: &str, json: &Value| shelf.put(kind, name, protos.encode(kind, json));
     let shared = shared_clusters();
@@ -94,10 +112,16 @@ fn shelf(protos: &Protos, apps: &Apps, groups: &[Group], envoy: SocketAddr) -> S
         put("envoy.config.cluster.v3.Cluster", name, &cluster);
     }
     put("envoy.config.route.v3.RouteConfiguration", "routes", &routes(groups));
-    put("envoy.config.listener.v3.Listener", LISTENER, &listener(envoy));
+    let all = listeners();
+    for ((name, limit), address) in all.iter().zip(envoy) {
+        put("envoy.config.listener.v3.Listener", name, &listener(name, *address, limit.as_ref()));
+    }
     // Who serves a destination our sidecar asks by a type of our own; the answer is the same listener.
     let field = |number: u8, text: &str| [&[number << 3 | 2, text.len() as u8], text.as_bytes()].concat();
-    shelf.put("outrigger.v1.Destination", DESTINATION, [field(1, DESTINATION), field(2, LISTENER)].concat());
+    for ((listener, _), destination) in all.iter().zip(DESTINATIONS) {
+        let message = [field(1, destination), field(2, listener)].concat();
+        shelf.put("outrigger.v1.Destination", destination, message);
+    }
     shelf
 }
 
@@ -155,15 +179,20 @@ fn routes(groups: &[Group]) -> Value {
     json!({ "name": "routes", "virtual_hosts": hosts })
 }
 
-fn listener(address: SocketAddr) -> Value {
+fn listener(name: &str, address: SocketAddr, limit: Option<&Value>) -> Value {
     let filter = |name: &str, kind: &str, message: Value| json!({ "name": name, "typed_config": typed(kind, message) });
-    let filters = [
+    let limit = limit.map(|limit| {
+        let kind = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+        filter("envoy.filters.http.local_ratelimit", kind, limit.clone())
+    });
+    let others = [
         filter("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors", json!({})),
         filter("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault", json!({})),
         filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({})),
     ];
+    let filters: Vec<Value> = limit.into_iter().chain(others).collect();
     let manager = json!({
-        "stat_prefix": "differential",
+        "stat_prefix": name,
         "rds": { "route_config_name": "routes", "config_source": ads() },
         "http_filters": filters,
         "normalize_path": true,
@@ -175,7 +204,7 @@ fn listener(address: SocketAddr) -> Value {
         manager,
     );
     json!({
-        "name": LISTENER,
+        "name": name,
         "address": socket(address),
         "traffic_direction": "OUTBOUND",
         "filter_chains": [{ "filters": [manager] }],

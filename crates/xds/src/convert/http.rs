@@ -7,7 +7,8 @@ use super::extension::{self, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
 use super::{
-    ext_authz, global_limit, jwt, left_out, note, path, policy, rate_limit, retry, route, shadow, upgrade,
+    ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry, route,
+    shadow, upgrade,
 };
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
@@ -19,6 +20,7 @@ use crate::wire::http_authz::ExtAuthz;
 use crate::wire::http_cors::Cors;
 use crate::wire::http_fault::HttpFault;
 use crate::wire::http_jwt::JwtAuthentication;
+use crate::wire::http_local_limit::LocalRateLimit;
 use crate::wire::http_rbac::Rbac;
 use crate::wire::protobuf::{Any, Value};
 use crate::wire::router::Router;
@@ -161,7 +163,7 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
     let idle = wire.common_http_protocol_options.as_ref().and_then(|c| c.idle_timeout.as_ref());
     Ok(HttpConnection {
         routes,
-        filters: decode_filters(&wire.http_filters, origins)?,
+        filters: decode_filters(&wire.http_filters, &wire.stat_prefix, origins)?,
         codec: match CodecType::try_from(wire.codec_type) {
             Ok(CodecType::Auto) => Codec::Auto,
             Ok(CodecType::Http1) => Codec::Http1,
@@ -193,7 +195,11 @@ fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Traci
     Ok(Tracing { random_sampling })
 }
 
-fn decode_filters(wire: &[hcm::HttpFilter], origins: Origins<'_>) -> Decoded<Vec<HttpFilter>> {
+fn decode_filters(
+    wire: &[hcm::HttpFilter],
+    stat_prefix: &str,
+    origins: Origins<'_>,
+) -> Decoded<Vec<HttpFilter>> {
     let mut filters = Vec::with_capacity(wire.len());
     let (mut policies, mut known) = (0, 0);
     let mut shadows = Vec::new();
@@ -247,6 +253,10 @@ fn decode_filters(wire: &[hcm::HttpFilter], origins: Origins<'_>) -> Decoded<Vec
             Some(config) if rate_limit::is(config) => {
                 let limits = rate_limit::decode(config).under(format_args!("{field}.typed_config"))?;
                 filters.push(HttpFilter::RateLimit(limits));
+            }
+            Some(config) if is::<LocalRateLimit>(config) => {
+                let limit = local_limit::decode(config, &format!("{stat_prefix}|{}", filter.name));
+                filters.extend(limit.under(format_args!("{field}.typed_config"))?);
             }
             Some(config) if is::<HttpFault>(config) => {
                 let fault: HttpFault = unpack(config).under(format_args!("{field}.typed_config"))?;
