@@ -13,6 +13,9 @@ const DEPLOYMENT_CONFIG: &str = "deploymentconfig";
 /// Where an instance says what its workload is called, if not after its service and version.
 pub(crate) const WORKLOAD: &str = "workload";
 
+/// Where an instance says on which node of a cluster it is.
+pub(crate) const NODE: &str = "node";
+
 /// By label.
 pub(crate) fn name<'l>(label: impl Fn(&str) -> Option<&'l str>) -> Option<&'l str> {
     NAMES.into_iter().find_map(label).filter(|text| !text.is_empty())

@@ -9,6 +9,8 @@ use outrigger_model::resource::is_virtual;
 use outrigger_rules::catalog::PortProtocol;
 use serde::{Deserialize, Serialize};
 
+use crate::canonical;
+
 /// The longest registration, as JSON without spaces: bytes.
 pub const MAX_BYTES: usize = 16 << 10;
 /// Addresses of one instance.
@@ -255,6 +257,11 @@ impl Instance {
     /// Where it is.
     pub fn locality(&self) -> Locality {
         Locality { region: self.region.clone(), zone: self.zone.clone(), sub_zone: String::new() }
+    }
+
+    /// The node of a cluster that it is on.
+    pub fn node(&self) -> Option<&str> {
+        self.metadata.get(canonical::NODE).map(String::as_str).filter(|node| !node.is_empty())
     }
 
     /// Its identity.

@@ -33,8 +33,8 @@ pub use security::{
 };
 use serde::{Deserialize, Serialize};
 pub use service::{
-    IpFamily, Known, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload,
-    WorkloadIntent,
+    IpFamily, Known, Location, Near, Preference, Resolution, ServiceIntent, ServicePort, ServiceProtocol,
+    Workload, WorkloadIntent,
 };
 
 pub use sidecar::{AppAddress, Egress, Import, Ingress, SidecarIntent, Unknown, Whose};

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use outrigger_model::cluster::{ClientTls, Cluster, Discovery, OutsideTls, UpstreamProtocol};
+use outrigger_model::cluster::{
+    Balance, ClientTls, Cluster, Discovery, MAX_RING, OutsideTls, UpstreamProtocol,
+};
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{self, ClientTlsMode, Host, Location, TrafficPolicy};
@@ -106,6 +108,10 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     // Outside nobody has the mesh's TLS, unless a rule says so; but whoever has registered is inside.
     let is_alone = lens.members(of.service).next().is_none();
     let plain = policy.tls.is_none() && of.intent.location == Location::Outside && is_alone;
+    if of.intent.preference.same {
+        // A ring as a DestinationRule's `consistentHash` without more words.
+        cluster.balance = Balance::RingHash { minimum: 1024, maximum: MAX_RING };
+    }
     if let Some(rule) = &rule {
         cluster.origin = Some(origin(rule.origin_of(subset)));
         apply(&mut cluster, &policy, host);

@@ -13,7 +13,7 @@ use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload};
 use super::endpoints;
 use super::lens::{Lens, Seen};
 use super::names::Outbound;
-use super::place::Places;
+use super::place::{Places, Spot};
 use crate::instance::Instance;
 
 /// How often a name is asked for whose answer does not say how long it lives.
@@ -67,7 +67,8 @@ fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> En
         let target = of.intent.ports.get(&outbound.port).and_then(|port| port.target);
         let host = of.service.host().as_str().to_owned();
         let address = NamedAddress { host, port: target.unwrap_or(outbound.port) };
-        places.put(Locality::default(), &BTreeMap::new(), Endpoint::new(address));
+        let (locality, none) = (Locality::default(), BTreeMap::new());
+        places.put(Spot { locality, labels: &none, node: None }, Endpoint::new(address));
     }
     places.into_set(name)
 }
@@ -110,12 +111,16 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
         let (ip, target) = crate::described::address(of.intent, instance).zip(target(instance))?;
         Some((instance, SocketAddr::new(ip, target)))
     };
+    let own = Some(of.intent.preference.own_node).filter(|only| *only).and_then(|_| lens.node());
+    let is_meant = |instance: &Instance| own.is_none_or(|own| instance.node() == Some(own));
     for (instance, address) in endpoints::one_each(selected.chain(registered).filter_map(at).collect()) {
-        if let Some(mut endpoint) = endpoints::endpoint(lens, instance, address) {
+        if let Some(mut endpoint) =
+            endpoints::endpoint(lens, instance, address).filter(|_| is_meant(instance))
+        {
             if of.intent.unready && endpoint.health == Health::Unhealthy {
                 endpoint.health = Health::Healthy;
             }
-            places.put_once(instance.locality(), &instance.labels, endpoint);
+            places.put_once(Spot::of(instance), endpoint);
         }
     }
     let wanted = endpoints::named(lens, of.service.host(), &outbound);
@@ -166,7 +171,8 @@ fn put<A>(
         workload: Some(Arc::new(label)),
         ..Endpoint::new(address)
     };
-    places.put(Locality { region, zone, sub_zone }, &workload.labels, endpoint);
+    let locality = Locality { region, zone, sub_zone };
+    places.put(Spot { locality, labels: &workload.labels, node: None }, endpoint);
 }
 
 /// What of TLS goes with the place: whoever shows a certificate is one of those named, unless a rule names others.

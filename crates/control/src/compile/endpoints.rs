@@ -9,7 +9,7 @@ use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
 
 use super::lens::Lens;
 use super::names::Outbound;
-use super::place::Places;
+use super::place::{Places, Spot};
 use crate::canonical;
 use crate::instance::{Instance, State};
 
@@ -82,7 +82,7 @@ fn set<'a>(
             if out.contains(&(address, &instance.network)) {
                 endpoint.health = Health::Unhealthy;
             }
-            places.put(instance.locality(), &instance.labels, endpoint);
+            places.put(Spot::of(instance), endpoint);
         }
     }
     places.into_set(name)

@@ -1,7 +1,7 @@
 //! What requests are hashed by.
 
 use outrigger_model::route::HashOn;
-use outrigger_rules::intent::{Host, HttpRoute};
+use outrigger_rules::intent::{Host, HttpRoute, Preference};
 
 use super::lens::Lens;
 
@@ -17,6 +17,16 @@ pub(super) fn hashes(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<HashOn
 }
 
 pub(super) fn hash_of(lens: &Lens<'_>, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {
-    let policy = lens.destination_for(host)?.effective(subset, port);
-    policy.load_balancing?.hash
+    let rule = lens.destination_for(host);
+    match rule.and_then(|rule| rule.effective(subset, port).load_balancing) {
+        Some(chosen) => chosen.hash,
+        None => preference(lens, host, port).same.then_some(HashOn::SourceAddress),
+    }
+}
+
+/// Whom of its endpoints a Service of a cluster gives a client, where no rule says so.
+pub(super) fn preference(lens: &Lens<'_>, host: &Host, port: u16) -> Preference {
+    let service = lens.service(host);
+    let described = service.and_then(|service| lens.offer(service, port)?.described);
+    described.map(|intent| intent.preference).unwrap_or_default()
 }

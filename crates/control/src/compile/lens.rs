@@ -34,6 +34,7 @@ pub(super) enum Facet {
     Locality = 128,
     Sidecar = 256,
     Proxy = 512,
+    Node = 1024,
 }
 
 /// A client's view of a world.
@@ -106,10 +107,16 @@ impl<'a> Lens<'a> {
         self.scope.labels(self.world)
     }
 
-    /// Where the client is, by its own registration; `None` where that says no region.
+    /// Where the client is, by its own registration.
     pub(super) fn locality(&self) -> Option<Locality> {
         self.facet(Facet::Locality);
         self.scope.locality(self.world)
+    }
+
+    /// The node that the client is on, by its own registration.
+    pub(super) fn node(&self) -> Option<&'a str> {
+        self.facet(Facet::Node);
+        self.scope.node(self.world)
     }
 
     /// The Sidecar that holds for the client.
@@ -391,6 +398,7 @@ pub(super) struct Facets {
     locality: Option<Option<Locality>>,
     sidecar: Option<Option<Origin>>,
     proxy: Option<bool>,
+    node: Option<Option<String>>,
 }
 
 impl Facets {
@@ -408,6 +416,7 @@ impl Facets {
             locality: uses(Facet::Locality).then(|| scope.locality(world)),
             sidecar: uses(Facet::Sidecar).then(|| scope.sidecar(world).map(|one| one.origin.clone())),
             proxy: uses(Facet::Proxy).then(|| scope.is_egress_proxy(world)),
+            node: uses(Facet::Node).then(|| scope.node(world).map(str::to_owned)),
         }
     }
 
@@ -436,6 +445,7 @@ impl Facets {
                 .is_none_or(|sidecar| sidecar.as_ref() == scope.sidecar(world).map(|one| &one.origin))
             && self.proxy.is_none_or(|proxy| proxy == scope.is_egress_proxy(world))
             && self.locality.as_ref().is_none_or(|locality| *locality == scope.locality(world))
+            && self.node.as_ref().is_none_or(|node| node.as_deref() == scope.node(world))
             && self.own.as_ref().is_none_or(|own| own.as_ref() == scope.own(world).map(|own| &own.id))
     }
 }

@@ -7,15 +7,36 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints};
-use outrigger_rules::intent::{Distribution, Host, Nearness};
+use outrigger_rules::intent::{Distribution, Host, Near, Nearness};
 
+use super::hashes::preference;
 use super::lens::Lens;
 use super::names::Outbound;
+use crate::instance::Instance;
+
+/// What says where something is, in the order of how exactly.
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const NODE: &str = "kubernetes.io/hostname";
 
 /// Weights that are given out are this much finer than percent.
 const FINER: u128 = 1_000;
 
 type Labels = BTreeMap<String, String>;
+
+/// Where an endpoint is, and how it is labelled.
+pub(super) struct Spot<'s> {
+    pub(super) locality: Locality,
+    pub(super) labels: &'s Labels,
+    /// Of a cluster.
+    pub(super) node: Option<&'s str>,
+}
+
+impl<'s> Spot<'s> {
+    pub(super) fn of(instance: &'s Instance) -> Self {
+        Self { locality: instance.locality(), labels: &instance.labels, node: instance.node() }
+    }
+}
 
 /// Endpoints of one cluster, as they are found.
 pub(super) struct Places<'a, A> {
@@ -50,6 +71,7 @@ struct Wish<'a> {
     nearness: Nearness,
     own: Option<Locality>,
     labels: Option<&'a Labels>,
+    node: Option<&'a str>,
 }
 
 impl<'a, A> Places<'a, A> {
@@ -63,35 +85,40 @@ impl<'a, A> Places<'a, A> {
         let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
         let rule = lens.destination_for(host);
         let nearness = rule.and_then(|rule| rule.effective(subset, outbound.port).nearness);
-        let nearness = nearness.filter(|nearness| !nearness.off);
+        let nearness = match nearness {
+            Some(said) => Some(said).filter(|nearness| !nearness.off),
+            None => preference(lens, host, outbound.port).near.map(near),
+        };
         let wish = nearness.map(|nearness| {
             // What is not looked at does not tell clients apart.
             let by_labels = !nearness.priority.is_empty();
             let labels = if by_labels { lens.labels() } else { None };
-            Wish { nearness, own: lens.locality(), labels }
+            let by_node = nearness.priority.iter().any(|(key, _)| key == NODE);
+            let node = if by_node { lens.node() } else { None };
+            Wish { nearness, own: lens.locality(), labels, node }
         });
         Self { wish, found: BTreeMap::new() }
     }
 
     /// One more.
-    pub(super) fn put(&mut self, locality: Locality, labels: &Labels, endpoint: Endpoint<A>) {
-        self.place(locality, labels).endpoints.push(endpoint);
+    pub(super) fn put(&mut self, spot: Spot<'_>, endpoint: Endpoint<A>) {
+        self.place(spot).endpoints.push(endpoint);
     }
 
     /// One more, unless its address is there already.
-    pub(super) fn put_once(&mut self, locality: Locality, labels: &Labels, endpoint: Endpoint<A>)
+    pub(super) fn put_once(&mut self, spot: Spot<'_>, endpoint: Endpoint<A>)
     where
         A: Clone + Eq + Hash,
     {
-        let place = self.place(locality, labels);
+        let place = self.place(spot);
         if !place.has(&endpoint.address) {
             place.endpoints.push(endpoint);
         }
     }
 
-    fn place(&mut self, locality: Locality, labels: &Labels) -> &mut Place<A> {
-        let priority = self.wish.as_ref().map_or(0, |wish| wish.priority(&locality, labels));
-        self.found.entry((priority, locality)).or_default()
+    fn place(&mut self, spot: Spot<'_>) -> &mut Place<A> {
+        let priority = self.wish.as_ref().map_or(0, |wish| wish.priority(&spot));
+        self.found.entry((priority, spot.locality)).or_default()
     }
 
     /// Leaves those that are wanted.
@@ -125,20 +152,25 @@ impl<'a, A> Places<'a, A> {
 
 impl Wish<'_> {
     /// 0 is the most wanted.
-    fn priority(&self, locality: &Locality, labels: &Labels) -> u32 {
+    fn priority(&self, spot: &Spot<'_>) -> u32 {
         match &self.nearness {
             nearness if !nearness.distribute.is_empty() => 0,
             nearness if !nearness.priority.is_empty() => {
-                let own = (self.own.as_ref(), self.labels);
-                by_labels(&nearness.priority, own, (Some(locality), Some(labels)))
+                let own = (self.own.as_ref(), self.labels, self.node);
+                by_labels(&nearness.priority, own, (Some(&spot.locality), Some(spot.labels), spot.node))
             }
-            nearness => self.own.as_ref().map_or(0, |own| by_place(nearness, own, locality)),
+            nearness => self.placed().map_or(0, |own| by_place(nearness, own, &spot.locality)),
         }
+    }
+
+    /// Where the client is; nothing without a region.
+    fn placed(&self) -> Option<&Locality> {
+        self.own.as_ref().filter(|own| !own.region.is_empty())
     }
 
     /// Gives the shares of a distribution from where the client is; whoever gets none is left out.
     fn distribute<A>(&self, localities: &mut Vec<LocalityEndpoints<A>>) {
-        let Some(own) = &self.own else { return };
+        let Some(own) = self.placed() else { return };
         let from = self.nearness.distribute.iter().find(|from| from.from.takes(own));
         let Some(Distribution { to, .. }) = from else { return };
         // Each place has the share of the most exact pattern that takes it.
@@ -180,28 +212,40 @@ fn by_place(nearness: &Nearness, own: &Locality, other: &Locality) -> u32 {
     }
 }
 
-/// A place and labels of a client or an endpoint.
-type Marks<'m> = (Option<&'m Locality>, Option<&'m Labels>);
+/// A place, labels and node of a client or an endpoint.
+type Marks<'m> = (Option<&'m Locality>, Option<&'m Labels>, Option<&'m str>);
 
 /// By how many of the labels, from the first, an endpoint has the client's value, or the one that is written. What neither has is
 /// alike, as in Istio.
 fn by_labels(wanted: &[(String, Option<String>)], own: Marks<'_>, other: Marks<'_>) -> u32 {
     let agrees = |(key, value): &&(String, Option<String>)| match value {
-        Some(value) => mark(other, key) == Some(value),
+        Some(value) => mark(other, key) == Some(value.as_str()),
         None => mark(own, key) == mark(other, key),
     };
     (wanted.len() - wanted.iter().take_while(agrees).count()) as u32
 }
 
 /// The value of a label; those of topology say where something is, unless it has them as labels.
-fn mark<'m>((place, labels): Marks<'m>, key: &str) -> Option<&'m String> {
+fn mark<'m>((place, labels, node): Marks<'m>, key: &str) -> Option<&'m str> {
     let of_place = || match key {
-        "topology.kubernetes.io/region" => Some(&place?.region),
-        "topology.kubernetes.io/zone" => Some(&place?.zone),
-        "topology.istio.io/subzone" => Some(&place?.sub_zone),
+        REGION => Some(&*place?.region),
+        ZONE => Some(&*place?.zone),
+        "topology.istio.io/subzone" => Some(&*place?.sub_zone),
+        NODE => node,
         _ => None,
     };
-    labels.and_then(|labels| labels.get(key)).or_else(of_place).filter(|value| !value.is_empty())
+    let written = labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    written.or_else(of_place).filter(|value| !value.is_empty())
+}
+
+/// What is near, as a Service of a cluster says it.
+fn near(near: Near) -> Nearness {
+    let keys: &[&str] = match near {
+        Near::Zone => &[REGION, ZONE],
+        Near::Node => &[REGION, ZONE, NODE],
+    };
+    let priority = keys.iter().map(|key| ((*key).to_owned(), None)).collect();
+    Nearness { priority, ..Nearness::default() }
 }
 
 #[cfg(test)]

@@ -46,9 +46,14 @@ impl Scope {
         self.own(world).map_or("", |own| own.network.as_str())
     }
 
-    /// Where its own registration says that it is; `None` without a region.
+    /// Where its own registration says that it is.
     pub fn locality(&self, world: &World) -> Option<Locality> {
-        self.own(world).filter(|own| !own.region.is_empty()).map(|own| own.locality())
+        self.own(world).map(|own| own.locality())
+    }
+
+    /// The node of a cluster that its own registration says that it is on.
+    pub fn node<'a>(&self, world: &'a World) -> Option<&'a str> {
+        self.own(world).and_then(|own| own.node())
     }
 
     /// The Sidecar that holds for it.

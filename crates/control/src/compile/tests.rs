@@ -20,6 +20,7 @@ mod addresses;
 mod changes;
 mod custom;
 mod inbound;
+mod preferences;
 mod split;
 mod twins;
 

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use super::shared::bounded;
 use crate::finding::{code, quote};
 use crate::intent::{
-    Intent, IpFamily, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Visibility, Workload,
+    Intent, IpFamily, Location, Near, Preference, Resolution, ServiceIntent, ServicePort, ServiceProtocol,
+    Visibility, Workload,
 };
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
@@ -72,7 +73,6 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
     bounded(reader, &fields, &[("ports", 256), ("clusterIPs", 16)]);
     let external = reader.text(fields.get("type")).is_some_and(|kind| kind == "ExternalName");
-    not_yet(reader, &fields);
     let name = if external { external_name(reader, &fields) } else { None };
     let host = reader.resolver().service(&reader.origin.name, &reader.origin.namespace);
     let intent = ServiceIntent {
@@ -90,29 +90,21 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         visibility: Visibility::default(),
         subject_alt_names: Vec::new(),
         unready: reader.boolean(fields.get("publishNotReadyAddresses")).unwrap_or(false),
+        preference: preference(reader, &fields),
     };
     // A name without ports has nothing to route; the cluster's DNS answers it.
     if intent.ports.is_empty() { Vec::new() } else { vec![Intent::Service(intent)] }
 }
 
-fn not_yet(reader: &mut Reader<'_>, fields: &Fields<'_>) {
-    for (name, plain, consequence) in [
-        (
-            "sessionAffinity",
-            "None",
-            "requests are balanced one by one; a DestinationRule's consistentHash keeps clients",
-        ),
-        ("internalTrafficPolicy", "Cluster", "endpoints of all nodes are used"),
-        (
-            "trafficDistribution",
-            "",
-            "endpoints of all zones are used; a DestinationRule's localityLbSetting keeps near",
-        ),
-    ] {
-        let Some(at) = fields.get(name) else { continue };
-        if reader.text(Some(at.clone())).is_some_and(|said| said != plain) {
-            reader.not_implemented(&at, consequence);
-        }
+/// What of the endpoints a client gets, by the fields of the cluster's own proxy.
+fn preference(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Preference {
+    let affinity = [("None", false), ("", false), ("ClientIP", true)];
+    let internal = [("Cluster", false), ("", false), ("Local", true)];
+    let near = [("PreferClose", Near::Zone), ("PreferSameZone", Near::Zone), ("PreferSameNode", Near::Node)];
+    Preference {
+        same: reader.choice(fields.get("sessionAffinity"), &affinity).unwrap_or(false),
+        own_node: reader.choice(fields.get("internalTrafficPolicy"), &internal).unwrap_or(false),
+        near: reader.choice(fields.get("trafficDistribution"), &near),
     }
 }
 
@@ -309,6 +301,21 @@ ports:
     }
 
     #[test]
+    fn whom_a_client_gets_is_said_by_three_fields() {
+        let of = |said: &str| service(&text(&format!("ports: [{{port: 80}}]\n{said}"))).preference;
+        let none = Preference::default();
+        assert_eq!(of("sessionAffinity: None\ninternalTrafficPolicy: Cluster"), none);
+        assert_eq!(of("sessionAffinity: ClientIP"), Preference { same: true, ..none });
+        assert_eq!(of("internalTrafficPolicy: Local"), Preference { own_node: true, ..none });
+        for (said, near) in
+            [("PreferClose", Near::Zone), ("PreferSameZone", Near::Zone), ("PreferSameNode", Near::Node)]
+        {
+            let found = of(&format!("trafficDistribution: {said}"));
+            assert_eq!(found, Preference { near: Some(near), ..none }, "{said}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_and_what_has_no_effect_is_told() {
         for (spec, word) in [
             ("ports: [{name: http}]", "spec.ports[0].port is missing"),
@@ -319,9 +326,9 @@ ports:
             assert!(one_told(&text(spec)).contains(word), "{spec}: {:?}", told(&text(spec)));
         }
         for (spec, word) in [
-            ("ports: [{port: 80}]\nsessionAffinity: ClientIP", "consistentHash"),
-            ("ports: [{port: 80}]\ninternalTrafficPolicy: Local", "endpoints of all nodes"),
-            ("ports: [{port: 80}]\ntrafficDistribution: PreferClose", "localityLbSetting"),
+            ("ports: [{port: 80}]\nsessionAffinity: Cookie", "ClientIP"),
+            ("ports: [{port: 80}]\ninternalTrafficPolicy: Global", "Local"),
+            ("ports: [{port: 80}]\ntrafficDistribution: PreferFar", "PreferSameNode"),
             ("ports: [{port: 80, appProtocol: example.com/mine}]", "detected per connection"),
         ] {
             assert!(one_told(&text(spec)).contains(word), "{spec}: {:?}", told(&text(spec)));

@@ -8,7 +8,7 @@ use super::shared::{bounded, identity, visibility};
 use super::workload_entry::workload;
 use crate::finding::{code, quote};
 use crate::intent::{
-    Host, Intent, Location, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload,
+    Host, Intent, Location, Preference, Resolution, ServiceIntent, ServicePort, ServiceProtocol, Workload,
 };
 use crate::reader::{At, Fields, Reader, Table};
 
@@ -52,6 +52,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let intent = ServiceIntent {
         headless: false,
         families: Vec::new(),
+        preference: Preference::default(),
         origin: reader.origin.clone(),
         place: fields.get("hosts").as_ref().unwrap_or(spec).place(),
         hosts: hosts(reader, &fields),

@@ -43,6 +43,37 @@ pub struct ServiceIntent {
     /// Which addresses of those who serve it are meant, the first before others; empty: whichever come first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<IpFamily>,
+    /// Whom of those who serve it a client gets, where no DestinationRule says so.
+    #[serde(default, skip_serializing_if = "Preference::is_none")]
+    pub preference: Preference,
+}
+
+/// Whom of those who serve a cluster's Service a client gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Preference {
+    /// The same every time: `sessionAffinity: ClientIP`.
+    pub same: bool,
+    /// Nobody of another node: `internalTrafficPolicy: Local`.
+    pub own_node: bool,
+    /// Those that are near before all others: `trafficDistribution`.
+    pub near: Option<Near>,
+}
+
+impl Preference {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Who is near a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Near {
+    /// Of its zone, then of its region.
+    Zone,
+    /// Of its node, then as by zone.
+    Node,
 }
 
 /// A family of addresses.

@@ -135,16 +135,17 @@ fn an_address_comes_once_whatever_came_before() {
     let (here, there) = (Locality::default(), Locality { region: "eu".into(), ..Locality::default() });
     let endpoint = |port| Endpoint::new(SocketAddr::from(([127, 0, 0, 1], port)));
     let (mut places, none) = (Places::alike(), Labels::new());
-    places.put(here.clone(), &none, endpoint(1));
+    let spot = |place: &Locality| Spot { locality: place.clone(), labels: &none, node: None };
+    places.put(spot(&here), endpoint(1));
     for port in [1, 2, 2] {
-        places.put_once(here.clone(), &none, endpoint(port));
+        places.put_once(spot(&here), endpoint(port));
     }
-    places.put(here.clone(), &none, endpoint(3));
-    places.put_once(here.clone(), &none, endpoint(3));
+    places.put(spot(&here), endpoint(3));
+    places.put_once(spot(&here), endpoint(3));
     places.retain(|endpoint| endpoint.address.port() != 2);
     for port in [1, 2] {
-        places.put_once(here.clone(), &none, endpoint(port));
-        places.put_once(there.clone(), &none, endpoint(port));
+        places.put_once(spot(&here), endpoint(port));
+        places.put_once(spot(&there), endpoint(port));
     }
     let set = places.into_set("c");
     let ports: Vec<Vec<u16>> = set
@@ -172,9 +173,17 @@ fn labels_in_common_go_before_places() {
         (endpoint(&[("rack", "7"), ("tier", "gold")]), 3),
         (endpoint(&[]), 3),
     ] {
-        assert_eq!(by_labels(&priority, (None, Some(&own)), (None, Some(&labels))), rank, "{labels:?}");
+        assert_eq!(
+            by_labels(&priority, (None, Some(&own), None), (None, Some(&labels), None)),
+            rank,
+            "{labels:?}"
+        );
     }
-    assert_eq!(by_labels(&priority[..1], (None, None), (None, None)), 0, "what neither has is alike");
+    assert_eq!(
+        by_labels(&priority[..1], (None, None, None), (None, None, None)),
+        0,
+        "what neither has is alike"
+    );
     let near = wanted(&[("eu/a", 0), ("eu/b", 1), ("asia/a", 2), ("us/a", 2)]);
     let istio = "{failoverPriority: [topology.kubernetes.io/region, topology.kubernetes.io/zone]}";
     assert_eq!(priorities("eu/a", istio), near, "places are labels, too");

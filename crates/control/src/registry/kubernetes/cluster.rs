@@ -400,7 +400,10 @@ fn instance(
         network: network.to_owned(),
         ports: ports(pod, own.iter().map(|(_, service)| *service)),
         labels: pod.labels.clone(),
-        metadata: BTreeMap::from([(canonical::WORKLOAD.to_owned(), pod.workload.clone())]),
+        metadata: BTreeMap::from([
+            (canonical::WORKLOAD.to_owned(), pod.workload.clone()),
+            (canonical::NODE.to_owned(), pod.node.clone()),
+        ]),
         tags: Vec::new(),
         version: pod.version.clone(),
         weight: 100,

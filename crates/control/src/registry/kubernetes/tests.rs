@@ -70,6 +70,7 @@ fn after_a_start_what_is_not_listed_has_gone_and_what_cannot_be_read_is_what_it_
     list(&mut before, POD, vec![pod("web-1"), pod("web-2")]);
     list(&mut before, POLICY, vec![rule(policy("guard")), rule(policy("old"))]);
     let said = everything(&before);
+    assert!(said[POD].iter().all(|item| matches!(item, Item::Instance(pod) if pod.node() == Some("n1"))));
     // Kept is what somebody wrote, not what we make of it.
     let mut kept = said.clone();
     kept.insert(SERVICE.to_owned(), vec![Item::Rule(Box::new(service()))]);

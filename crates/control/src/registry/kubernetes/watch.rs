@@ -16,6 +16,7 @@ use outrigger_rules::ParseOptions;
 use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
 use super::read::{RULES, read, resource};
+use crate::canonical;
 use crate::instance::{Instance, Port, Protocol, State};
 
 /// Seconds after which the API server ends a watch, which then goes on with the next.
@@ -259,6 +260,7 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             Some((false, false)) => State::Unhealthy,
             _ => State::Running,
         };
+        let node = endpoint.node_name.as_deref();
         all.push(Instance {
             id: format!("{}:{address}", super::cluster::id(named)),
             service: service.clone(),
@@ -268,7 +270,7 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             network: BY_HAND_NETWORK.to_owned(),
             ports: ports.clone(),
             labels: labels.clone(),
-            metadata: BTreeMap::new(),
+            metadata: node.map(|node| (canonical::NODE.to_owned(), node.to_owned())).into_iter().collect(),
             tags: Vec::new(),
             version: None,
             weight: 100,

@@ -1,0 +1,107 @@
+//! Whom a Service of a cluster gives its clients: of their node, near them, or the same each time.
+
+use std::collections::BTreeMap;
+
+use outrigger_model::cluster::Balance;
+use outrigger_model::route::HashOn;
+
+use super::*;
+
+fn pod(id: &str, host: u8, zone: &str, node: &str) -> Instance {
+    let name = id.split('-').next().unwrap();
+    let mut pod = sample(id, name, "v1", &format!("127.0.0.{host}"), 8080, Protocol::Http);
+    pod.services = Some(vec![name.to_owned()]);
+    pod.metadata = BTreeMap::from([("node".to_owned(), node.to_owned())]);
+    (pod.region, pod.zone) = ("eu".into(), zone.into());
+    pod
+}
+
+fn cluster(of: &str, rule: &str) -> Compiled {
+    let mut far = pod("catalog-4", 24, "a", "");
+    far.region = "us".into();
+    let pods = vec![
+        pod("web-1", 10, "a", "n1"),
+        pod("catalog-1", 21, "a", "n1"),
+        pod("catalog-2", 22, "a", "n2"),
+        pod("catalog-3", 23, "b", "n3"),
+        far,
+    ];
+    let service = format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: catalog, namespace: shop}}
+spec:
+  {of}
+  ports: [{{port: 8080, name: http}}]
+{rule}"
+    );
+    compiled(pods, &service)
+}
+
+/// The last parts of the addresses, by priority.
+fn wanted(compiled: &Compiled, client: &Scope) -> Vec<Vec<u8>> {
+    let Some(Resource::Endpoints(set)) = get(compiled, client, ResourceKind::Endpoints, CATALOG) else {
+        panic!("no endpoints")
+    };
+    let mut found: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    for place in &set.localities {
+        let hosts = place.endpoints.iter().map(|endpoint| match endpoint.address.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets()[3],
+            std::net::IpAddr::V6(_) => 0,
+        });
+        found.entry(place.priority).or_default().extend(hosts);
+    }
+    found.into_values().collect()
+}
+
+#[test]
+fn who_is_near_goes_first_and_others_stay_behind() {
+    let zone: &[&[u8]] = &[&[21, 22], &[23], &[24]];
+    for (said, expected) in [
+        ("type: ClusterIP", &[&[21, 22, 23, 24][..]][..]),
+        ("trafficDistribution: PreferClose", zone),
+        ("trafficDistribution: PreferSameZone", zone),
+        ("trafficDistribution: PreferSameNode", &[&[21], &[22], &[23], &[24]]),
+        ("internalTrafficPolicy: Local", &[&[21]]),
+    ] {
+        let compiled = cluster(said, "");
+        assert_eq!(wanted(&compiled, &web()), expected, "{said}");
+    }
+    // Who is on no node has all of them.
+    let elsewhere = Scope { instance: None, ..web() };
+    assert_eq!(wanted(&cluster("internalTrafficPolicy: Local", ""), &elsewhere)[0].len(), 4);
+    // A rule that says more goes before.
+    let rule = "---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec: {host: catalog, trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: false}}}}
+";
+    assert_eq!(wanted(&cluster("trafficDistribution: PreferSameZone", rule), &web()).len(), 1);
+}
+
+#[test]
+fn a_client_keeps_the_same_one_unless_a_rule_balances_otherwise() {
+    let rule = "---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec: {host: catalog, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
+";
+    for (rule, sticky) in [("", true), (rule, false)] {
+        let compiled = cluster("sessionAffinity: ClientIP", rule);
+        let Some(Resource::Cluster(cluster)) = get(&compiled, &web(), ResourceKind::Cluster, CATALOG) else {
+            panic!("no cluster")
+        };
+        assert_eq!(cluster.balance.hashes(), sticky, "{:?}", cluster.balance);
+        assert!(sticky || cluster.balance == Balance::Random);
+        let Some(Resource::Routes(route)) = get(&compiled, &web(), ResourceKind::Routes, CATALOG) else {
+            panic!("no routes")
+        };
+        let RouteAction::Forward(forward) = &route.virtual_hosts[0].routes[0].action else {
+            panic!("{route:?}")
+        };
+        let expected = if sticky { vec![HashOn::SourceAddress] } else { Vec::new() };
+        assert_eq!(forward.hash, expected);
+    }
+}
