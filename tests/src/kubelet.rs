@@ -178,7 +178,7 @@ impl Life {
         let directory = self.shared.directory.path().join(format!("{namespace}_{name}"));
         std::fs::create_dir_all(&directory).expect("a directory of our own");
         let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, &directory).await;
-        let mut pod = Contents { containers: Vec::new(), failing: None, surroundings };
+        let mut pod = Contents { containers: Vec::new(), initial: None, surroundings };
         self.say(&api, &pod, "Pending", false).await;
         let succeeded = tokio::select! {
             succeeded = async {
@@ -239,16 +239,20 @@ impl Life {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
             loop {
                 let mut running = self.run(pod, container, sidecar);
+                if !sidecar && pod.initial.is_none() {
+                    pod.initial = Some((container.name.clone(), false));
+                    self.say(api, pod, "Pending", false).await;
+                }
                 if sidecar {
                     running.started().await;
                     pod.containers.push(running);
                     break;
                 }
                 if running.ended().await {
-                    pod.failing = None;
+                    pod.initial = None;
                     break;
                 }
-                pod.failing = Some(container.name.clone());
+                pod.initial = Some((container.name.clone(), true));
                 self.say(api, pod, "Pending", false).await;
                 tokio::time::sleep(TICK * 4).await;
             }
@@ -310,14 +314,18 @@ impl Life {
             |kind: &str, is: bool| json!({"type": kind, "status": if is { "True" } else { "False" }});
         let statuses: Vec<Value> =
             pod.containers.iter().filter(|one| !one.sidecar).map(Running::status).collect();
-        let failing = pod.failing.iter().map(|name| {
+        let initial = pod.initial.iter().map(|(name, failed)| {
+            let (now, last) = match failed {
+                true => (json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"terminated": {"exitCode": 1}})),
+                false => (json!({"running": {}}), json!({})),
+            };
             json!({
-                "name": name, "image": "", "imageID": "", "restartCount": 1, "ready": false, "started": false,
-                "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}},
+                "name": name, "image": "", "imageID": "", "restartCount": u8::from(*failed), "ready": false, "started": false,
+                "state": now, "lastState": last,
             })
         });
         let init: Vec<Value> =
-            pod.containers.iter().filter(|one| one.sidecar).map(Running::status).chain(failing).collect();
+            pod.containers.iter().filter(|one| one.sidecar).map(Running::status).chain(initial).collect();
         let status = json!({"status": {
             "phase": phase, "podIP": host, "podIPs": [{"ip": host}], "hostIP": host,
             "conditions": [
@@ -341,8 +349,8 @@ impl Life {
 /// What runs in a Pod.
 struct Contents {
     containers: Vec<Running>,
-    /// An init container that is tried again and again.
-    failing: Option<String>,
+    /// An init container that runs, or is tried again and again since it has failed.
+    initial: Option<(String, bool)>,
     surroundings: Surroundings,
 }
 

@@ -7,6 +7,7 @@
 //!
 //! It needs no configuration of the mesh: whether a Pod is to have rules, and which, stands in the Pod as it was injected.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use outrigger_telemetry::admin::{AdminServer, Table, rows};
 use outrigger_telemetry::drain::{Drain, on_signals};
 use outrigger_telemetry::ready::Readiness;
 use outrigger_telemetry::{Registry, logging};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::registry::kubernetes::KubernetesSettings;
@@ -111,6 +113,8 @@ struct Agent {
     ways: repair::Ways,
     /// Programs in Pods at a time: a crowd of Pods must not take the agent's memory, nor its node.
     programs: Semaphore,
+    /// Uids of Pods whose rules are known to be there.
+    made: Mutex<HashSet<String>>,
     counts: Counts,
 }
 
@@ -166,6 +170,7 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
         program,
         processes: args.processes.clone(),
         programs: Semaphore::new(PROGRAMS),
+        made: Mutex::default(),
         ways: repair::Ways { rules: args.repair_rules, evict: args.repair_evict, label: args.repair_label },
         counts: Counts::default(),
     });

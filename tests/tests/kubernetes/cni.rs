@@ -242,6 +242,15 @@ fn alone() -> String {
     format!("{pod}\n---\n{service}")
 }
 
+/// A Pod that does its work once, and nothing of it twice.
+fn once() -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "once", "namespace": "shop", "labels": {"app": "once"}},
+        "spec": {"nodeName": NODE, "restartPolicy": "Never", "containers": [{"name": "app", "image": "app", "args": ["end"]}]},
+    })
+    .to_string()
+}
+
 /// Waits until the check of a Pod has failed: the name of the Pod.
 async fn until_stuck(stage: &Stage, app: &str) -> String {
     eventually(&format!("the check of {app} fails"), || async {
@@ -260,8 +269,8 @@ async fn until_stuck(stage: &Stage, app: &str) -> String {
 }
 
 /// As a node's `/proc` shows it, which is that of a whole machine and not to be had here.
-fn show_process(files: &Files, stage: &Stage, name: &str) {
-    let process = files.path("processes/4711");
+fn show_process(files: &Files, stage: &Stage, name: &str, number: u32) {
+    let process = files.path(&format!("processes/{number}"));
     std::fs::create_dir_all(process.join("ns")).unwrap();
     let uid = pod(stage, name)["metadata"]["uid"].as_str().unwrap().replace('-', "_");
     let group = format!("0::/kubepods.slice/kubepods-pod{uid}.slice/cri-containerd-1.scope\n");
@@ -298,15 +307,60 @@ async fn pods_from_before_the_plugin_are_mended_and_it_goes_only_with_its_daemon
     assert_eq!(stage.ready("alone").unwrap(), Vec::<String>::new());
     assert!(ends(agent).await);
     assert_eq!(files.plugins(), [HOST, "outrigger-cni"], "another agent comes: the DaemonSet is there");
-    show_process(&files, &stage, "alone");
-    let agent = files.agent(&stage, &["--repair-rules"]).await;
+    show_process(&files, &stage, "alone", 4711);
+    let agent = mended_in_time(&stage, &files).await;
     stage.until_ready("alone", 1).await;
     assert!(stage.host("alone").ruleset().contains("table inet outrigger"));
     reaches(&stage, &web, "alone").await;
     let (_, metrics) = stage.master.run(app::get(METRICS, "/metrics", "")).await.unwrap();
-    assert!(metrics.contains("outrigger_cni_repairs_total{outcome=\"repaired\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("outrigger_cni_repairs_total{outcome=\"repaired\"} 2\n"), "{metrics}");
 
-    // Whoever owns the network writes it anew, and another comes before it.
+    put_back(&files).await;
+
+    // Taken out with its DaemonSet, and out of both lists.
+    stage.cluster.kubectl(&["-n", "kube-system", "delete", "daemonset", "outrigger-cni"]).unwrap();
+    assert!(ends(agent).await);
+    assert_eq!(files.plugins(), [HOST]);
+    std::fs::remove_file(files.path("net.d/05-new.conflist")).unwrap();
+    assert_eq!(files.plugins(), [HOST]);
+
+    rights(&stage.cluster);
+}
+
+/// What is never tried again is mended before its check gives up, by an agent that starts meanwhile.
+async fn mended_in_time(stage: &Stage, files: &Files) -> Process {
+    files.write_list();
+    stage.cluster.apply(&once());
+    eventually("its check runs", || async {
+        let running = [
+            "-n",
+            "shop",
+            "get",
+            "pod",
+            "once",
+            "-o",
+            "jsonpath={.status.initContainerStatuses[0].state.running}",
+        ];
+        match stage.cluster.kubectl(&running)? {
+            found if found.is_empty() => Err("it does not".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    show_process(files, stage, "once", 4712);
+    let agent = files.agent(stage, &["--repair-rules"]).await;
+    eventually("it has succeeded", || async {
+        let phase =
+            stage.cluster.kubectl(&["-n", "shop", "get", "pod", "once", "-o", "jsonpath={.status.phase}"])?;
+        if phase == "Succeeded" { Ok(()) } else { Err(format!("{phase} {}", stage.logs("once"))) }
+    })
+    .await;
+    assert!(!stage.logs("once").contains("not intercepted"), "{}", stage.logs("once"));
+    agent
+}
+
+/// Whoever owns the network writes it anew, and another comes before it.
+async fn put_back(files: &Files) {
     files.write_list();
     let in_place = async |what: &str| {
         eventually(what, || async {
@@ -323,15 +377,11 @@ async fn pods_from_before_the_plugin_are_mended_and_it_goes_only_with_its_daemon
     std::fs::write(files.path("net.d/05-new.conf"), single).unwrap();
     in_place("the plugin stands behind the new one").await;
     assert!(files.path("net.d/05-new.conflist").exists() && !files.path("net.d/05-new.conf").exists());
+}
 
-    // Taken out with its DaemonSet, and out of both lists.
-    stage.cluster.kubectl(&["-n", "kube-system", "delete", "daemonset", "outrigger-cni"]).unwrap();
-    assert!(ends(agent).await);
-    assert_eq!(files.plugins(), [HOST]);
-    std::fs::remove_file(files.path("net.d/05-new.conflist")).unwrap();
-    assert_eq!(files.plugins(), [HOST]);
-
-    let audit = stage.cluster.audit("cni");
+/// Nothing that it asked was forbidden, and of what it may do nothing was not asked.
+fn rights(cluster: &Cluster) {
+    let audit = cluster.audit("cni");
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut asked: Vec<String> = audit
         .iter()

@@ -1,7 +1,8 @@
-//! Pods that started without their rules: before the plugin was in its place, or beside it. Their check fails, so none of them runs; what is
-//! done about them is a setting.
+//! Pods that started without their rules: before the plugin was in its place, or beside it. Their check does not end well, so none of them
+//! runs; what is done about them is a setting. Where rules may be made, they are as soon as the check of a Pod runs that this agent has
+//! not been called for: in time for it not to fail, which those that are never restarted could not stand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{EvictParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::Agent;
@@ -23,6 +25,8 @@ use crate::inject::VALIDATION;
 const PAUSE: Duration = Duration::from_secs(10);
 /// Before what did work is: the check of a Pod is tried again by its kubelet, after minutes at last.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Of Pods that were seen to.
+const MOST: usize = 4096;
 /// Put on a Pod that has no rules.
 const LABEL: &str = "outrigger.io/interception";
 /// By which injected Pods are found.
@@ -61,6 +65,9 @@ pub(super) async fn keep(agent: Arc<Agent>) {
             event = events.next() => match event {
                 Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => {
                     let uid = pod.uid().unwrap_or_default();
+                    if is_checked(&pod) && agent.ways.rules && !agent.made.lock().contains(&uid) {
+                        agent.look_before(&pod).await;
+                    }
                     match is_broken(&pod) {
                         true => {
                             let broken = all.entry(uid).or_insert_with(|| Broken { pod: pod.clone(), done: None });
@@ -87,6 +94,39 @@ pub(super) async fn keep(agent: Arc<Agent>) {
 }
 
 impl Agent {
+    /// Makes the rules of a Pod whose check runs, if they are not there.
+    async fn look_before(&self, pod: &Pod) {
+        let Ok(Verdict::Intercept(options)) = verdict(pod) else { return };
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let done = match self.namespace_of(pod).await {
+            Ok(netns) => match self.show(netns.clone()).await {
+                Ok(true) => return self.has_made(pod),
+                Ok(false) => self.mend(pod, netns, options).await,
+                Err(Trouble::Gone(why) | Trouble::Other(why)) => Err(why),
+            },
+            Err(why) => Err(why),
+        };
+        match done {
+            Ok(()) => {
+                self.counts.repaired(true);
+                tracing::warn!(
+                    namespace,
+                    pod = name,
+                    "started without the rules of interception: its rules were made"
+                );
+            }
+            // Its check fails, and then there are other ways, too.
+            Err(why) => {
+                tracing::debug!(namespace, pod = name, "whether it has its rules is not known: {why}")
+            }
+        }
+    }
+
+    /// So that it is not looked at again.
+    fn has_made(&self, pod: &Pod) {
+        remember(&self.made, pod.uid());
+    }
+
     /// Does what there is to do about it, but not again and again.
     async fn look_at(&self, broken: &mut Broken) {
         let wait = |done: &Result<_, _>| if done.is_ok() { AGAIN } else { PAUSE };
@@ -123,7 +163,10 @@ impl Agent {
                 .map_err(|error| format!("it cannot be labelled: {error}"));
         }
         if self.ways.rules {
-            done = self.mend(pod, options).await.map(|()| "its rules were made");
+            done = match self.namespace_of(pod).await {
+                Ok(netns) => self.mend(pod, netns, options).await.map(|()| "its rules were made"),
+                Err(why) => Err(why),
+            };
         }
         if self.ways.evict && !(self.ways.rules && done.is_ok()) {
             done = match is_made_anew(pod) {
@@ -139,35 +182,58 @@ impl Agent {
         done
     }
 
-    async fn mend(&self, pod: &Pod, options: Vec<String>) -> Result<(), String> {
-        let uid = pod.uid().unwrap_or_default();
-        let processes = self.processes.clone();
+    async fn namespace_of(&self, pod: &Pod) -> Result<PathBuf, String> {
+        let (uid, processes) = (pod.uid().unwrap_or_default(), self.processes.clone());
         let found = tokio::task::spawn_blocking(move || namespace_of(&processes, &uid)).await;
-        let netns = found.ok().flatten().ok_or_else(|| {
+        found.ok().flatten().ok_or_else(|| {
             format!(
                 "no process of it was found in {}, which must be the node's (hostPID)",
                 self.processes.display()
             )
-        })?;
+        })
+    }
+
+    async fn mend(&self, pod: &Pod, netns: PathBuf, options: Vec<String>) -> Result<(), String> {
         let servers = pod
             .spec
             .as_ref()
             .and_then(|spec| spec.dns_config.as_ref())
             .and_then(|dns| dns.nameservers.clone());
         match self.apply(netns, options, &servers.unwrap_or_default()).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.has_made(pod);
+                Ok(())
+            }
             Err(Trouble::Gone(why) | Trouble::Other(why)) => Err(why),
         }
     }
 }
 
+/// Of Pods that were seen to: as many as no node has, then they are looked at once more.
+pub(super) fn remember(made: &Mutex<HashSet<String>>, uid: Option<String>) {
+    let mut made = made.lock();
+    if made.len() >= MOST {
+        made.clear();
+    }
+    made.extend(uid);
+}
+
+/// Its check runs.
+fn is_checked(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && check_of(pod)
+            .is_some_and(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+fn check_of(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.init_container_statuses.iter().flatten().find(|status| status.name == VALIDATION)
+}
+
 /// Its check has failed, and has not succeeded since.
 fn is_broken(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    let checks = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
     pod.metadata.deletion_timestamp.is_none()
-        && status.is_some_and(|status| status.phase.as_deref() == Some("Pending"))
-        && checks.iter().any(|status| status.name == VALIDATION && has_failed(status))
+        && pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Pending"))
+        && check_of(pod).is_some_and(has_failed)
 }
 
 fn has_failed(status: &ContainerStatus) -> bool {

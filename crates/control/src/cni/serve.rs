@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::Agent;
 use super::netns::{self, Ended, Trouble};
 use super::pod::{Verdict, verdict};
+use super::repair::remember;
 
 /// Questions at a time: a node starts a crowd of Pods at once. The others wait for their turn.
 const MANY: usize = 32;
@@ -41,7 +42,10 @@ pub(super) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     if path.symlink_metadata().is_ok() {
         std::fs::remove_file(path).with_context(|| format!("the old socket {shown} cannot be removed"))?;
     }
-    UnixListener::bind(path).with_context(|| format!("the socket {shown} cannot be made"))
+    let listener = UnixListener::bind(path).with_context(|| format!("the socket {shown} cannot be made"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("the socket {shown} cannot be closed to others"))?;
+    Ok(listener)
 }
 
 /// Serves; ends with the process.
@@ -158,7 +162,13 @@ impl Agent {
 
     async fn intercepted(&self, question: &Question, options: Vec<String>) -> Answer {
         let done = match question.wanted {
-            Wanted::Add => self.apply(question.netns.as_str().into(), options, &question.name_servers).await,
+            Wanted::Add => {
+                let done = self.apply(question.netns.as_str().into(), options, &question.name_servers).await;
+                if done.is_ok() {
+                    remember(&self.made, question.uid.clone());
+                }
+                done
+            }
             _ => self.show(question.netns.as_str().into()).await,
         };
         match done {
@@ -205,7 +215,7 @@ impl Agent {
         ended
     }
 
-    async fn show(&self, netns: std::path::PathBuf) -> Result<bool, Trouble> {
+    pub(super) async fn show(&self, netns: std::path::PathBuf) -> Result<bool, Trouble> {
         let words = ["intercept", "show"].map(str::to_owned).to_vec();
         let ended = self.run(netns, words).await?;
         match ended.status.code() {
