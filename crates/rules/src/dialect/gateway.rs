@@ -21,6 +21,7 @@ pub(super) use connections::{tcp as tcp_route, tls as tls_route};
 pub(super) use grant::read as grant;
 pub(super) use grpc::read as grpc_route;
 pub(super) use http::read as http_route;
+pub(super) use path::whole as whole_path;
 
 #[cfg(test)]
 mod tests;

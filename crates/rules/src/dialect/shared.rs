@@ -7,7 +7,7 @@ use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
 use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteMatch};
 
 use crate::finding::{closest, code, quote};
-use crate::intent::Visibility;
+use crate::intent::{HttpRoute, Visibility};
 use crate::reader::{At, Fields, Reader, Table, is_header_name};
 use crate::yaml::Value;
 
@@ -166,13 +166,27 @@ fn named_value(reader: &mut Reader<'_>, at: At<'_>, spelling: Spelling) -> Optio
     string_match(reader, Some(at), spelling, true)
 }
 
-const EDITS: Table = Table::new("header edits", &["request", "response"]);
-const OPERATIONS: Table = Table::new("header operations", &["set", "add", "remove"]);
+pub(super) const EDITS: Table = Table::new("header edits", &["request", "response"]);
+pub(super) const OPERATIONS: Table = Table::new("header operations", &["set", "add", "remove"]);
 
 /// Header edits of request and response.
 pub(super) fn header_edits(reader: &mut Reader<'_>, at: Option<At<'_>>) -> (HeaderEdits, HeaderEdits) {
     let Some(fields) = at.and_then(|at| reader.fields(&at, &EDITS)) else { return Default::default() };
     (one_way(reader, fields.get("request"), true), one_way(reader, fields.get("response"), false))
+}
+
+/// The authority can be set in one place of a route.
+pub(super) fn one_authority(reader: &mut Reader<'_>, headers: Option<At<'_>>, route: &HttpRoute) {
+    let edits = &route.route.request_headers;
+    let edits = edits.set.iter().chain(&edits.add);
+    let edited = edits.filter(|(name, _)| name == ":authority" || name == "host").count();
+    let rewritten = usize::from(route.forward().is_some_and(|forward| forward.rewrite.authority.is_some()));
+    if edited + rewritten > 1
+        && let Some(at) = headers
+    {
+        let message = format!("{}: the authority is set more than once in this route; keep one", at.path);
+        reader.error(&at, message);
+    }
 }
 
 fn one_way(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> HeaderEdits {

@@ -1,28 +1,29 @@
 //! The native TrafficRules: one page per service with routing, balancing, circuit breaker, rate limits, timeout, retry and fault.
 //!
-//! Becomes a route intent (when the page says anything about requests), a destination intent (when it says anything about calling
-//! the service's instances), and one of their limits.
+//! Becomes a route intent (when the page says anything about requests or connections), a destination intent (when it says anything
+//! about calling the service's instances), and one of their limits.
 
+mod actions;
+mod connections;
 mod health;
 mod hedge;
 mod limits;
+mod policy;
 mod routes;
 mod schema;
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, Breaker, Outlier, RetryBudget, SHORTEST_BREAKER_INTERVAL};
+use outrigger_model::cluster::RetryBudget;
 use outrigger_model::route::RetryPolicy;
 
 use super::destination_rule::subset_name;
-use super::nearness;
-use super::shared::retry_on;
+use super::shared::{retry_on, visibility};
 use crate::finding::quote;
 use crate::intent::{
-    ConnectionPool, DestinationIntent, HttpRoute, Intent, LimitsIntent, LoadBalancing, RouteIntent,
-    SubsetIntent, TrafficPolicy, Visibility,
+    DestinationIntent, HttpRoute, Intent, LimitsIntent, Place, RouteIntent, SubsetIntent, TrafficPolicy,
 };
-use crate::reader::{At, Reader, Table};
+use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
 pub(crate) use schema::spec as schema;
@@ -31,10 +32,15 @@ const SPEC: Table = Table::new(
     "TrafficRules",
     &[
         "service",
+        "exportTo",
         "routes",
+        "connectionRoutes",
         "subsets",
         "loadBalancing",
         "circuitBreaker",
+        "connections",
+        "tls",
+        "ports",
         "healthCheck",
         "timeout",
         "retry",
@@ -42,28 +48,12 @@ const SPEC: Table = Table::new(
         "rateLimit",
     ],
 );
-const SUBSET: Table = Table::new("a subset", &["name", "labels"]);
-const BALANCING: Table = Table::new("load balancing", &["policy", "locality"]);
-const BREAKER: Table = Table::new(
-    "a circuit breaker",
-    &[
-        "maxConnections",
-        "maxPending",
-        "maxRequests",
-        "maxRetries",
-        "consecutiveErrors",
-        "interval",
-        "ejectionTime",
-        "maxEjectionPercent",
-        "trip",
-    ],
+const SUBSET: Table =
+    Table::new("a subset", &["name", "labels", "loadBalancing", "circuitBreaker", "connections", "tls"]);
+const RETRY: Table = Table::new(
+    "a retry",
+    &["attempts", "retryOn", "on", "perTryTimeout", "backoff", "avoidPreviousHosts", "budget"],
 );
-const TRIP: Table = Table::new(
-    "what trips a circuit breaker",
-    &["failurePercent", "minRequests", "interval", "consecutiveFailures", "openTime", "probes"],
-);
-const RETRY: Table =
-    Table::new("a retry", &["attempts", "retryOn", "on", "perTryTimeout", "backoff", "budget"]);
 const BUDGET: Table = Table::new("a retry budget", &["percent", "minConcurrency"]);
 
 pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
@@ -73,57 +63,74 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         reader.missing(&fields, "service");
     }
     let place = service_at.as_ref().unwrap_or(spec).place();
-    let host = reader.one_host(service_at);
-    let mut subsets = subsets(reader, fields.get("subsets"));
+    let host = reader.one_host(service_at.clone());
+    let policy = whole_policy(reader, &fields);
+    let ports = policy::ports(reader, fields.get("ports"), &policy);
     let defaults = routes::Defaults {
         timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
         retry: retry(reader, fields.get("retry")).unwrap_or_default(),
         hedge: hedge::read(reader, fields.get("hedge")),
     };
+    let subsets = subsets(reader, fields.get("subsets"), &policy);
+    let limits = limits::Limits::of_page(reader, fields.get("rateLimit"));
+    let mut page = routes::Page { host, defaults, subsets, limits };
     let items = reader.list(fields.get("routes"));
     let mut http: Vec<HttpRoute> = Vec::new();
     for item in &items {
-        http.extend(routes::route(reader, item, host.as_ref(), &defaults, &mut subsets));
+        http.extend(routes::route(reader, item, &mut page));
     }
-    let policy = policy(reader, &fields);
-    let (limits, global) = limits::read(reader, fields.get("rateLimit"));
+    let written = service_at.and_then(|at| at.node.as_text().map(str::to_owned));
+    let by_connection = connections::read(reader, fields.get("connectionRoutes"), written, &mut page);
+    let visibility = visibility(reader, fields.get("exportTo"));
+    let routes::Page { host, defaults, subsets, limits } = page;
     let Some(host) = host else { return Vec::new() };
     if items.is_empty() && ["timeout", "retry", "hedge"].into_iter().any(|field| fields.has(field)) {
         http.push(routes::everything(&host, defaults, place.clone()));
     }
     let origin = reader.origin.clone();
     let mut intents = Vec::new();
-    if !http.is_empty() {
-        let hosts = vec![host.clone()];
-        let visibility = Visibility::Everyone;
-        let (origin, place) = (origin.clone(), place.clone());
-        let (tls, tcp) = (Vec::new(), Vec::new());
+    let (tls, tcp) = by_connection;
+    if !http.is_empty() || !tls.is_empty() || !tcp.is_empty() {
+        let (origin, hosts) = (origin.clone(), vec![host.clone()]);
+        let (place, visibility) = (place.clone(), visibility.clone());
         intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
     }
-    if !limits.is_empty() || !global.is_empty() {
+    if !limits.own.is_empty() || !limits.global.is_empty() {
         let (origin, place, host) = (origin.clone(), place.clone(), host.clone());
+        let (limits, global) = (limits.own, limits.global);
         intents.push(Intent::Limits(LimitsIntent { origin, host, limits, global, place }));
     }
-    if !policy.is_empty() || !subsets.is_empty() {
+    if !policy.is_empty() || !ports.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {
             origin,
             host,
             place,
-            visibility: Visibility::Everyone,
+            visibility,
             policy,
-            ports: BTreeMap::new(),
+            ports,
             subsets,
             subsets_only: false,
             merged: Vec::new(),
         }));
     }
-    if intents.is_empty() && !fields.has("rateLimit") && !fields.has("healthCheck") {
-        reader.error(spec, "TrafficRules say nothing about their service; write routes, timeout, retry, hedge, loadBalancing, circuitBreaker, healthCheck, rateLimit or subsets");
+    if intents.is_empty() {
+        says_nothing(reader, spec, &fields);
     }
     intents
 }
 
-fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<SubsetIntent> {
+/// What is wrong itself was told.
+fn says_nothing(reader: &mut Reader<'_>, spec: &At<'_>, fields: &Fields<'_>) {
+    let says: Vec<&str> =
+        SPEC.known.iter().copied().filter(|name| !["service", "exportTo"].contains(name)).collect();
+    if says.iter().all(|name| !fields.has(name)) {
+        let message =
+            format!("TrafficRules say nothing about their service; write one of {}", says.join(", "));
+        reader.error(spec, message);
+    }
+}
+
+fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>, page: &TrafficPolicy) -> Vec<SubsetIntent> {
     let mut subsets: Vec<SubsetIntent> = Vec::new();
     for item in reader.list(at) {
         let Some(fields) = reader.fields(&item, &SUBSET) else { continue };
@@ -131,43 +138,31 @@ fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<SubsetIntent> {
         if !fields.has("name") {
             reader.missing(&fields, "name");
         }
+        // Limits that it leaves out are the page's.
+        let mut policy = policy::read(reader, &fields);
+        policy.connection_pool = policy.connection_pool.map(|pool| pool.over(page.connection_pool.as_ref()));
         let Some(name) = subset_name(reader, fields.get("name")) else { continue };
         if subsets.iter().any(|other| other.name == name) {
             reader.error(&item, format!("{}: the subset {} is defined twice", item.path, quote(&name)));
         }
-        subsets.push(SubsetIntent {
-            name,
-            labels,
-            policy: TrafficPolicy::default(),
-            ports: BTreeMap::new(),
-            place: item.place(),
-            origin: reader.origin.clone(),
-        });
+        subsets.push(subset(name, labels, policy, item.place(), reader));
     }
     subsets
 }
 
-fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> TrafficPolicy {
-    let words = [
-        ("roundRobin", Balance::RoundRobin),
-        ("leastRequest", Balance::LeastRequest),
-        ("random", Balance::Random),
-        ("ROUND_ROBIN", Balance::RoundRobin),
-        ("LEAST_REQUEST", Balance::LeastRequest),
-        ("RANDOM", Balance::Random),
-    ];
-    let mut policy = TrafficPolicy::default();
-    let balancing = fields.get("loadBalancing");
-    if let Some(balancing) = balancing.and_then(|at| reader.fields(&at, &BALANCING)) {
-        if !balancing.has("policy") && !balancing.has("locality") {
-            reader.missing(&balancing, "policy");
-        }
-        policy.load_balancing = reader.choice(balancing.get("policy"), &words).map(LoadBalancing::from);
-        policy.nearness = balancing.get("locality").and_then(|at| nearness::read(reader, &at));
-    }
-    if let Some(at) = fields.get("circuitBreaker") {
-        breaker(reader, &at, &mut policy);
-    }
+fn subset(
+    name: String,
+    labels: BTreeMap<String, String>,
+    policy: TrafficPolicy,
+    place: Place,
+    reader: &Reader<'_>,
+) -> SubsetIntent {
+    SubsetIntent { name, labels, policy, ports: BTreeMap::new(), place, origin: reader.origin.clone() }
+}
+
+/// What holds for the service as a whole.
+fn whole_policy(reader: &mut Reader<'_>, fields: &Fields<'_>) -> TrafficPolicy {
+    let mut policy = policy::read(reader, fields);
     policy.health_check = health::read(reader, fields.get("healthCheck"));
     // The service's budget also holds for routes with retries of their own.
     if let Some(budget) = fields.get("retry").and_then(|at| {
@@ -179,64 +174,6 @@ fn policy(reader: &mut Reader<'_>, fields: &crate::reader::Fields<'_>) -> Traffi
         reader.findings.truncate(noted); // told when the retry itself was read
     }
     policy
-}
-
-fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
-    let Some(fields) = reader.fields(at, &BREAKER) else { return };
-    let mut limit = |name| reader.number(fields.get(name), 0..=u32::MAX);
-    let pool = ConnectionPool {
-        max_connections: limit("maxConnections"),
-        max_pending_requests: limit("maxPending"),
-        max_requests: limit("maxRequests"),
-        max_retries: limit("maxRetries"),
-        ..ConnectionPool::default()
-    };
-    if pool != ConnectionPool::default() {
-        policy.connection_pool = Some(pool);
-    }
-    policy.breaker = fields.get("trip").and_then(|at| trip(reader, &at));
-    let ejection = ["consecutiveErrors", "interval", "ejectionTime", "maxEjectionPercent"];
-    if ejection.into_iter().any(|name| fields.has(name)) {
-        let default = Outlier::default();
-        let base_ejection = reader.positive(fields.get("ejectionTime")).unwrap_or(default.base_ejection);
-        policy.outlier = Some(Outlier {
-            consecutive_5xx: reader
-                .number(fields.get("consecutiveErrors"), 0..=u32::MAX)
-                .unwrap_or(default.consecutive_5xx),
-            interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
-            base_ejection,
-            max_ejection: default.max_ejection.max(base_ejection),
-            max_ejection_percent: reader
-                .number(fields.get("maxEjectionPercent"), 0..=100)
-                .unwrap_or(default.max_ejection_percent),
-            ..default
-        });
-    }
-}
-
-/// When nothing more is sent to the service as a whole. Where only failures in a row are said, only they open it.
-fn trip(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Breaker> {
-    let fields = reader.fields(at, &TRIP)?;
-    let default = Breaker::default();
-    let consecutive_failures = reader.number(fields.get("consecutiveFailures"), 1..=1_000_000);
-    let unsaid = if consecutive_failures.is_some() { 0.0 } else { default.failure_percent };
-    let percent = |value: f64| 0.0 < value && value <= 100.0;
-    let failure_percent =
-        reader.decimal(fields.get("failurePercent"), "a percentage above 0, up to 100", percent);
-    let interval = reader.positive(fields.get("interval")).unwrap_or(default.interval);
-    if let Some(at) = fields.get("interval").filter(|_| interval < SHORTEST_BREAKER_INTERVAL) {
-        reader.error(&at, format!("{}: must be at least 100ms", at.path));
-    }
-    Some(Breaker {
-        failure_percent: failure_percent.unwrap_or(unsaid),
-        minimum_requests: reader
-            .number(fields.get("minRequests"), 1..=1_000_000)
-            .unwrap_or(default.minimum_requests),
-        interval,
-        consecutive_failures: consecutive_failures.unwrap_or(0),
-        open_time: reader.positive(fields.get("openTime")).unwrap_or(default.open_time),
-        probes: reader.number(fields.get("probes"), 1..=1_000).unwrap_or(default.probes),
-    })
 }
 
 /// A retry block; what it leaves out has our defaults.
@@ -264,6 +201,8 @@ fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryPolicy> {
     }
     policy.attempts = reader.number(fields.get("attempts"), 0..=100).unwrap_or(policy.attempts);
     policy.per_try_timeout = reader.positive(fields.get("perTryTimeout"));
+    let avoid = reader.boolean(fields.get("avoidPreviousHosts"));
+    policy.avoid_previous_hosts = avoid.unwrap_or(policy.avoid_previous_hosts);
     // It is the destination's, or has no effect; here it is only looked at.
     fields.get("budget").and_then(|at| budget(reader, &at));
     Some(policy.with_backoff(reader.positive(fields.get("backoff"))))

@@ -7,6 +7,7 @@ mod effects;
 mod http;
 mod mirror;
 
+pub(super) use connections::server_names;
 pub(super) use effects::grpc_status;
 
 use outrigger_model::route::WeightedCluster;

@@ -255,6 +255,28 @@ pub struct ConnectionPool {
     pub use_client_protocol: bool,
 }
 
+impl ConnectionPool {
+    /// These limits, and where they say nothing those of `base`.
+    #[must_use]
+    pub fn over(self, base: Option<&Self>) -> Self {
+        let Some(base) = base else { return self };
+        Self {
+            max_connections: self.max_connections.or(base.max_connections),
+            connect_timeout: self.connect_timeout.or(base.connect_timeout),
+            tcp_idle_timeout: self.tcp_idle_timeout.or(base.tcp_idle_timeout),
+            max_pending_requests: self.max_pending_requests.or(base.max_pending_requests),
+            max_requests: self.max_requests.or(base.max_requests),
+            max_retries: self.max_retries.or(base.max_retries),
+            max_requests_per_connection: self
+                .max_requests_per_connection
+                .or(base.max_requests_per_connection),
+            http_idle_timeout: self.http_idle_timeout.or(base.http_idle_timeout),
+            h2_upgrade: self.h2_upgrade.or(base.h2_upgrade),
+            use_client_protocol: self.use_client_protocol || base.use_client_protocol,
+        }
+    }
+}
+
 /// `h2UpgradePolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

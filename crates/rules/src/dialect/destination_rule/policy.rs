@@ -27,7 +27,8 @@ const BALANCER: Table = Table::new(
     &["simple", "consistentHash", "warmup", "warmupDurationSecs", "localityLbSetting"],
 )
 .later(&["zoneAwareLbSetting"]);
-const WARMUP: Table = Table::new("a warm-up", &["duration", "minimumPercent", "aggression"]);
+pub(in crate::dialect) const WARMUP: Table =
+    Table::new("a warm-up", &["duration", "minimumPercent", "aggression"]);
 const HASH: Table = Table::new(
     "a consistent hash",
     &[
@@ -40,7 +41,8 @@ const HASH: Table = Table::new(
         "minimumRingSize",
     ],
 );
-const COOKIE: Table = Table::new("a cookie", &["name", "path", "ttl"]).later(&["attributes"]);
+pub(in crate::dialect) const COOKIE: Table =
+    Table::new("a cookie", &["name", "path", "ttl"]).later(&["attributes"]);
 const RING: Table = Table::new("a ring hash", &["minimumRingSize"]);
 const MAGLEV: Table = Table::new("a maglev table", &["tableSize"]);
 const POOL: Table = Table::new("a connection pool", &["tcp", "http"]);
@@ -79,7 +81,7 @@ const OUTLIER: Table = Table::new(
 )
 .later(&["outlierDetectionHttpErrorCodes"]);
 const BUDGET: Table = Table::new("a retry budget", &["percent", "minRetryConcurrency", "budgetInterval"]);
-const TLS: Table = Table::new(
+pub(in crate::dialect) const TLS: Table = Table::new(
     "client TLS settings",
     &[
         "mode",
@@ -150,7 +152,13 @@ fn warmup(reader: &mut Reader<'_>, balancer: &Fields<'_>) -> Option<Warmup> {
     if !balancer.has("warmup") {
         return Some(Warmup { window: reader.positive(Some(at))?, ..default });
     }
-    let fields = reader.fields(&at, &WARMUP)?;
+    warmup_of(reader, &at)
+}
+
+/// New endpoints get their share little by little.
+pub(in crate::dialect) fn warmup_of(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Warmup> {
+    let default = Warmup::default();
+    let fields = reader.fields(at, &WARMUP)?;
     if !fields.has("duration") {
         reader.missing(&fields, "duration");
     }
@@ -233,7 +241,7 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
     Some(LoadBalancing { balance: maglev.unwrap_or(ring), hash: Some(key?) })
 }
 
-fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashOn> {
+pub(in crate::dialect) fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashOn> {
     let fields = reader.fields(at, &COOKIE)?;
     if !fields.has("name") {
         reader.missing(&fields, "name");
@@ -354,7 +362,7 @@ fn alternative_names(reader: &mut Reader<'_>, at: Option<At<'_>>, mode: ClientTl
     names
 }
 
-fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
+pub(in crate::dialect) fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ClientTls> {
     let fields = reader.fields(at, &TLS)?;
     let words = [
         ("DISABLE", ClientTlsMode::Disable),

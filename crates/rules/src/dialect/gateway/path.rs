@@ -132,6 +132,6 @@ fn replaced(prefix: &str, by: &str) -> NewPath {
 }
 
 /// All of a path, without its query.
-pub(super) fn whole(text: &str) -> (String, String) {
+pub(in crate::dialect) fn whole(text: &str) -> (String, String) {
     ("^[^?]*".to_owned(), text.replace('\\', "\\\\"))
 }

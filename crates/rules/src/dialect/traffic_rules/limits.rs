@@ -1,11 +1,11 @@
-//! Rate limits of a native page.
+//! Rate limits of a native page, and of its routes.
 
 use outrigger_model::rate_limit::{Algorithm, By, MOST_LIMITS, MOST_PARTS, MOST_REQUESTS, RateLimit, TIMES};
 use outrigger_model::route::RouteMatch;
 
 use super::routes;
 use crate::finding::quote;
-use crate::intent::GlobalIntent;
+use crate::intent::{GlobalIntent, Host, HttpMatch, HttpRoute};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
@@ -15,36 +15,109 @@ const LIMIT: Table = Table::new(
     "a rate limit",
     &["name", "requests", "per", "algorithm", "burst", "by", "match", "service", "descriptor"],
 );
+/// What its route matches, counts.
+const LIMIT_OF_ROUTE: Table = Table::new(
+    "a rate limit of a route",
+    &["name", "requests", "per", "algorithm", "burst", "by", "service", "descriptor"],
+);
 const WORDS: [(&str, By); 3] = [("caller", By::Caller), ("address", By::Address), ("path", By::Path)];
 const BY: Table = Table::new("what counts are kept for", &["header"]);
 const MATCH: Table =
     Table::new("a match", &["path", "method", "authority", "headers", "withoutHeaders", "query"]);
 
-/// One limit, or a list of them: those that instances keep, and those that a service keeps.
-pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> (Vec<RateLimit>, Vec<GlobalIntent>) {
-    let Some(at) = at else { return Default::default() };
-    let items = match at.node.value {
-        Value::Map(_) => vec![at.clone()],
-        _ => reader.list(Some(at.clone())),
+/// All limits of a page: those that instances keep, and those that a service keeps.
+#[derive(Default)]
+pub(super) struct Limits {
+    names: Vec<String>,
+    pub(super) own: Vec<RateLimit>,
+    pub(super) global: Vec<GlobalIntent>,
+}
+
+impl Limits {
+    /// Those of the page itself.
+    pub(super) fn of_page(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Self {
+        let mut limits = Self::default();
+        if let Some(at) = at {
+            limits.add(reader, &at, None);
+        }
+        limits
+    }
+
+    /// Those of a route. Instances keep them, who see a request as it comes and nothing of its route: it must be told by that.
+    pub(super) fn of_route(
+        &mut self,
+        reader: &mut Reader<'_>,
+        fields: &Fields<'_>,
+        route: &HttpRoute,
+        host: Option<&Host>,
+    ) {
+        // Beside an answer of its own it was told already.
+        let Some(at) = fields.get("rateLimit").filter(|_| route.forward().is_some()) else { return };
+        if let Some(why) = untold(route, host) {
+            let message = format!("{}: {why}; write a limit with a match of its own for the page", at.path);
+            reader.error(&at, message);
+            return;
+        }
+        let matches = route.matches.first().map_or_else(RouteMatch::any, |found| found.request.clone());
+        self.add(reader, &at, Some(&matches));
+    }
+
+    /// One limit, or a list of them.
+    fn add(&mut self, reader: &mut Reader<'_>, at: &At<'_>, of: Option<&RouteMatch>) {
+        let items = match at.node.value {
+            Value::Map(_) => vec![at.clone()],
+            _ => reader.list(Some(at.clone())),
+        };
+        if self.names.len() + items.len() > MOST_LIMITS {
+            reader.error(at, format!("{}: a service has at most {MOST_LIMITS} rate limits", at.path));
+            return;
+        }
+        let table = if of.is_some() { &LIMIT_OF_ROUTE } else { &LIMIT };
+        for item in &items {
+            let Some(fields) = reader.fields(item, table) else { continue };
+            let name = reader.text(fields.get("name")).unwrap_or_else(|| (self.names.len() + 1).to_string());
+            if self.names.contains(&name) {
+                reader.error(item, format!("{}: there are two rate limits {}", item.path, quote(&name)));
+            }
+            self.names.push(name.clone());
+            let matches = match of {
+                Some(matches) => Some(matches.clone()),
+                None => matches(reader, &fields),
+            };
+            match fields.has("service") || fields.has("descriptor") {
+                true => self.global.extend(global::limit(reader, &fields, name, matches)),
+                false => self.own.extend(limit(reader, &fields, name, matches)),
+            }
+        }
+    }
+}
+
+/// Why instances cannot tell the requests of a route.
+fn untold(route: &HttpRoute, host: Option<&Host>) -> Option<&'static str> {
+    let forward = route.forward()?;
+    let of_caller = |found: &HttpMatch| {
+        found.port.is_some() || !found.source_labels.is_empty() || found.source_namespace.is_some()
     };
-    if items.len() > MOST_LIMITS {
-        reader.error(&at, format!("{}: a service has at most {MOST_LIMITS} rate limits", at.path));
-        return Default::default();
+    let edits = &route.route.request_headers;
+    let edited = |name: &str| {
+        let mut set = edits.set.iter().chain(&edits.add).map(|(name, _)| name);
+        set.any(|edit| edit == name) || edits.remove.iter().any(|edit| edit == name)
+    };
+    let by_edited =
+        |found: &HttpMatch| found.request.headers.iter().any(|header| edited(header.name.as_str()));
+    if route.matches.len() > 1 {
+        Some("its route has several matches, which would have a count each")
+    } else if route.matches.iter().any(of_caller) {
+        Some(
+            "its route asks for what instances are not told: the port that was called, the caller's labels or namespace",
+        )
+    } else if forward.rewrite != Default::default() || route.matches.iter().any(by_edited) {
+        Some("its route changes what it matches, and instances see what comes of it")
+    } else if !route.targets.iter().any(|share| Some(&share.target.host) == host) {
+        Some("its requests go to other services")
+    } else {
+        None
     }
-    let (mut names, mut limits, mut global) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, item) in items.iter().enumerate() {
-        let Some(fields) = reader.fields(item, &LIMIT) else { continue };
-        let name = reader.text(fields.get("name")).unwrap_or_else(|| (i + 1).to_string());
-        if names.contains(&name) {
-            reader.error(item, format!("{}: there are two rate limits {}", item.path, quote(&name)));
-        }
-        names.push(name.clone());
-        match fields.has("service") || fields.has("descriptor") {
-            true => global.extend(global::limit(reader, &fields, name)),
-            false => limits.extend(limit(reader, &fields, name)),
-        }
-    }
-    (limits, global)
 }
 
 /// The requests that count.
@@ -55,7 +128,12 @@ fn matches(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RouteMatch> {
     }
 }
 
-fn limit(reader: &mut Reader<'_>, fields: &Fields<'_>, name: String) -> Option<RateLimit> {
+fn limit(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    name: String,
+    matches: Option<RouteMatch>,
+) -> Option<RateLimit> {
     for needed in ["requests", "per"] {
         if !fields.has(needed) {
             reader.missing(fields, needed);
@@ -75,7 +153,6 @@ fn limit(reader: &mut Reader<'_>, fields: &Fields<'_>, name: String) -> Option<R
         reader.error(&at, format!("{}: a sliding window has no burst; leave it out", at.path));
     }
     let by = by(reader, fields.get("by"));
-    let matches = matches(reader, fields);
     let requests = requests?;
     Some(RateLimit {
         name,

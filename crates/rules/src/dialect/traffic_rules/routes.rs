@@ -8,25 +8,48 @@ use outrigger_model::route::{
     RouteAction, RouteMatch, WeightedCluster,
 };
 
-use super::{hedge, retry};
+use super::actions::{self, Answer};
+use super::limits::Limits;
+use super::{hedge, retry, subset};
 use crate::dialect::cors;
 use crate::dialect::destination_rule::subset_name;
-use crate::dialect::shared::{RequestMatch, Spelling, header_matches, query_matches, string_match};
+use crate::dialect::shared::{
+    RequestMatch, Spelling, header_edits, header_matches, one_authority, query_matches, string_match,
+};
 use crate::dialect::virtual_service::grpc_status;
-use crate::finding::quote;
+use crate::finding::{code, quote};
 use crate::intent::{
     Host, HttpMatch, HttpRoute, MirrorTarget, Place, SubsetIntent, Target, TrafficPolicy, WeightedTarget,
 };
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
-pub(super) const ROUTE: Table =
-    Table::new("a route", &["name", "match", "to", "timeout", "retry", "hedge", "fault", "cors", "mirror"]);
+pub(super) const ROUTE: Table = Table::new(
+    "a route",
+    &[
+        "name",
+        "match",
+        "to",
+        "redirect",
+        "directResponse",
+        "rewrite",
+        "headers",
+        "timeout",
+        "retry",
+        "hedge",
+        "fault",
+        "cors",
+        "mirror",
+        "rateLimit",
+    ],
+);
 const MATCH: Table = Table::new(
     "a match",
     &[
         "path",
+        "ignoreCase",
         "method",
+        "scheme",
         "authority",
         "headers",
         "withoutHeaders",
@@ -36,26 +59,30 @@ const MATCH: Table = Table::new(
         "sourceNamespace",
     ],
 );
-pub(super) const TO: Table = Table::new("a target", &["service", "subset", "version", "port", "weight"]);
+pub(super) const TO: Table =
+    Table::new("a target", &["service", "subset", "version", "port", "weight", "headers"]);
 const MIRROR: Table = Table::new("a mirror", &["service", "subset", "version", "port", "percent"]);
 pub(super) const FAULT: Table = Table::new("a fault", &["delay", "abort"]);
 pub(super) const DELAY: Table = Table::new("a fault's delay", &["duration", "percent"]);
 pub(super) const ABORT: Table = Table::new("a fault's abort", &["status", "grpcStatus", "percent"]);
 
 /// What the page says for every route.
+#[derive(Clone)]
 pub(super) struct Defaults {
     pub(super) timeout: Option<Duration>,
     pub(super) retry: RetryPolicy,
     pub(super) hedge: Option<HedgePolicy>,
 }
 
-pub(super) fn route(
-    reader: &mut Reader<'_>,
-    at: &At<'_>,
-    host: Option<&Host>,
-    defaults: &Defaults,
-    subsets: &mut Vec<SubsetIntent>,
-) -> Option<HttpRoute> {
+/// What of the page its routes depend on, and what they add to it.
+pub(super) struct Page {
+    pub(super) host: Option<Host>,
+    pub(super) defaults: Defaults,
+    pub(super) subsets: Vec<SubsetIntent>,
+    pub(super) limits: Limits,
+}
+
+pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, page: &mut Page) -> Option<HttpRoute> {
     let fields = reader.fields(at, &ROUTE)?;
     let match_at = fields.get("match");
     let blocks = match &match_at {
@@ -63,30 +90,56 @@ pub(super) fn route(
         _ => reader.list(match_at),
     };
     let matches = blocks.iter().filter_map(|block| http_match(reader, block)).collect();
+    let mut route = match actions::answer(reader, at, &fields) {
+        Answer::None => forwarded(reader, at, &fields, page),
+        Answer::Wrong => None,
+        Answer::Own(route) => Some(*route),
+    };
+    let name = reader.text(fields.get("name")).unwrap_or_default();
+    let fault = fault(reader, fields.get("fault"));
+    let cors = cors::read(reader, fields.get("cors"), Spelling::Native);
+    let edits = header_edits(reader, fields.get("headers"));
+    if let Some(route) = &mut route {
+        (route.matches, route.place) = (matches, at.place());
+        (route.route.name, route.route.fault, route.route.cors) = (name, fault, cors);
+        (route.route.request_headers, route.route.response_headers) = edits;
+        one_authority(reader, fields.get("headers"), route);
+        page.limits.of_route(reader, &fields, route, page.host.as_ref());
+    }
+    route
+}
+
+/// A route that sends requests on.
+fn forwarded(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    fields: &Fields<'_>,
+    page: &mut Page,
+) -> Option<HttpRoute> {
     let items = reader.list(fields.get("to"));
     let lone = items.len() == 1;
     let mut targets = Vec::new();
     for item in &items {
-        targets.extend(target(reader, item, host, lone, subsets));
+        targets.extend(target(reader, item, page.host.as_ref(), lone, (&TO, &mut page.subsets)));
     }
     if items.is_empty() {
-        targets.extend(host.map(|host| plain_target(host, at.place())));
+        targets.extend(page.host.as_ref().map(|host| plain_target(host, at.place())));
     }
     let timeout = match fields.get("timeout") {
-        None => defaults.timeout,
+        None => page.defaults.timeout,
         own => reader.duration(own).filter(|timeout| !timeout.is_zero()),
     };
-    let retry = own_retry(reader, &fields).unwrap_or_else(|| defaults.retry.clone());
+    let retry = own_retry(reader, fields).unwrap_or_else(|| page.defaults.retry.clone());
     let hedge = match fields.get("hedge") {
-        None => defaults.hedge.clone(),
+        None => page.defaults.hedge.clone(),
         own => hedge::read(reader, own),
     };
+    let rewrite = fields.get("rewrite").and_then(|at| actions::rewrite(reader, &at)).unwrap_or_default();
     let mut route = to(targets, Defaults { timeout, retry, hedge }, at.place());
-    route.matches = matches;
-    route.route.name = reader.text(fields.get("name")).unwrap_or_default();
-    route.route.fault = fault(reader, fields.get("fault"));
-    route.route.cors = cors::read(reader, fields.get("cors"), Spelling::Native);
-    route.mirrors = mirrors(reader, fields.get("mirror"), host, subsets);
+    if let RouteAction::Forward(forward) = &mut route.route.action {
+        forward.rewrite = rewrite;
+    }
+    route.mirrors = mirrors(reader, fields.get("mirror"), page.host.as_ref(), &mut page.subsets);
     (!route.targets.is_empty()).then_some(route)
 }
 
@@ -121,8 +174,23 @@ fn plain_target(host: &Host, place: Place) -> WeightedTarget {
 
 fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
     let fields = reader.fields(at, &MATCH)?;
+    let mut request = request(reader, &fields);
+    request.ignore_case = reader.boolean(fields.get("ignoreCase")).unwrap_or(false);
+    if let Some(at) = fields.get("ignoreCase").filter(|_| request.ignore_case)
+        && matches!(request.path, outrigger_model::route::PathMatch::Regex(_))
+    {
+        let message = format!("{} has no effect on a pattern: start it with (?i)", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
+    if let Some(scheme) = string_match(reader, fields.get("scheme"), Spelling::Native, false) {
+        request.headers.push(outrigger_model::matcher::HeaderMatch {
+            name: ":scheme".to_owned(),
+            value: scheme,
+            invert: false,
+        });
+    }
     Some(HttpMatch {
-        request: request(reader, &fields),
+        request,
         port: reader.port(fields.get("port")),
         source_labels: reader.labels(fields.get("sourceLabels")),
         source_namespace: reader.text(fields.get("sourceNamespace")),
@@ -141,14 +209,15 @@ pub(super) fn request(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RouteMatc
     RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() }.build()
 }
 
-fn target(
+/// A target with the fields of the table; a version may add its subset to the page's.
+pub(super) fn target(
     reader: &mut Reader<'_>,
     at: &At<'_>,
     host: Option<&Host>,
     lone: bool,
-    subsets: &mut Vec<SubsetIntent>,
+    (table, subsets): (&'static Table, &mut Vec<SubsetIntent>),
 ) -> Option<WeightedTarget> {
-    let fields = reader.fields(at, &TO)?;
+    let fields = reader.fields(at, table)?;
     let weight = match reader.number(fields.get("weight"), 0..=1_000_000) {
         Some(weight) => weight,
         None if lone => 1,
@@ -159,8 +228,11 @@ fn target(
             return None;
         }
     };
+    let edits = table.known.contains(&"headers").then(|| fields.get("headers")).flatten();
+    let (request_headers, response_headers) = header_edits(reader, edits);
     let (target, place) = destination_of(reader, at, &fields, host, subsets)?;
-    Some(WeightedTarget { target, share: WeightedCluster::share("", weight), place })
+    let share = WeightedCluster { request_headers, response_headers, ..WeightedCluster::share("", weight) };
+    Some(WeightedTarget { target, share, place })
 }
 
 /// Who gets copies of the requests: one, or a list.
@@ -179,11 +251,15 @@ fn mirrors(
         let Some(fields) = reader.fields(item, &MIRROR) else { continue };
         let percentage = reader.percent(fields.get("percent")).unwrap_or(100.0);
         let Some((target, place)) = destination_of(reader, item, &fields, host, subsets) else { continue };
+        if percentage == 0.0 {
+            let message = format!("{} gets 0 % of the requests, so it has no effect", item.path);
+            reader.warn(code::NO_EFFECT, item, message);
+            continue;
+        }
         mirrors.push(MirrorTarget { target, mirror: Mirror { percentage, ..Mirror::default() }, place });
     }
     mirrors
 }
-
 /// A service, this page's if none is named, or a part of it; and where the narrowest part was written.
 fn destination_of(
     reader: &mut Reader<'_>,
@@ -235,14 +311,7 @@ fn version_subset(reader: &mut Reader<'_>, at: &At<'_>, subsets: &mut Vec<Subset
         reader.error(at, message);
         return None;
     }
-    subsets.push(SubsetIntent {
-        name: version.clone(),
-        labels,
-        policy: TrafficPolicy::default(),
-        ports: BTreeMap::new(),
-        place: at.place(),
-        origin: reader.origin.clone(),
-    });
+    subsets.push(subset(version.clone(), labels, TrafficPolicy::default(), at.place(), reader));
     Some(version)
 }
 

@@ -2,19 +2,24 @@
 
 use serde_json::Value;
 
+use super::actions::{DIRECT, REDIRECT, REGEX, REWRITE};
+use super::policy::{BALANCING, BREAKER, CONNECTIONS, HASH, POLICIES, PORT, TRIP};
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
-use super::{BALANCING, BREAKER, BUDGET, RETRY, SPEC, SUBSET, TRIP, health, hedge};
+use super::{BUDGET, RETRY, SPEC, SUBSET, connections, health, hedge};
+use crate::dialect::destination_rule::policy::{COOKIE, TLS, WARMUP};
+use crate::dialect::shared::{EDITS, OPERATIONS};
 use crate::dialect::{cors, nearness};
-use crate::schema::{DURATION, any, described, list, mapping, number, object, one_of, text};
+use crate::schema::{DURATION, any, boolean, described, list, mapping, number, object, one_of, text};
 
 /// The whole page.
 pub(crate) fn spec() -> Value {
     object(&SPEC, &["service"], |name| match name {
         "service" => text("The service that this page is about, as a host in the object's namespace."),
+        "exportTo" => list(text(""), "Namespaces whose clients it is for: names, . for its own, * for all."),
         "routes" => list(route(), "Routes, the first that matches takes a request."),
+        "connectionRoutes" => list(connection_route(), "Routes of bytes, and of TLS by its server name."),
         "subsets" => list(subset(), "Parts of the service by labels of its instances."),
-        "loadBalancing" => balancing(),
-        "circuitBreaker" => breaker(),
+        "ports" => list(port(), "What holds for single ports instead; what they leave out is the page's."),
         "healthCheck" => health::schema(),
         "timeout" => text(&format!("For a whole request, {DURATION} 0s is none.")),
         "retry" => retry(),
@@ -22,7 +27,25 @@ pub(crate) fn spec() -> Value {
         "rateLimit" => any(
             "How many requests each instance takes, or all of them together by a service's word: one limit, or a list of up to 32.",
         ),
+        part => policy(part),
+    })
+}
+
+/// The fields that a page, a port and a subset have alike.
+fn policy(name: &str) -> Value {
+    match name {
+        "loadBalancing" => balancing(),
+        "circuitBreaker" => breaker(),
+        "connections" => connections_schema(),
+        "tls" => tls(),
         _ => Value::Null,
+    }
+}
+
+fn port() -> Value {
+    object(&PORT, &["port"], |name| match name {
+        "port" => number("Its number."),
+        part => policy(part),
     })
 }
 
@@ -30,18 +53,72 @@ fn subset() -> Value {
     object(&SUBSET, &["name"], |name| match name {
         "name" => text("Its name."),
         "labels" => mapping(text(""), "Labels that its instances have."),
-        _ => Value::Null,
+        part => policy(part),
     })
 }
 
 fn balancing() -> Value {
-    let words = ["roundRobin", "leastRequest", "random", "ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"];
+    let words: Vec<&str> = POLICIES.iter().map(|(word, _)| *word).collect();
     let schema = object(&BALANCING, &[], |name| match name {
         "policy" => one_of(&words, "Which instance is next."),
+        "hash" => hash(),
+        "size" => number("Of a ring at least so many places, or of a Maglev table so many, a prime."),
+        "warmup" => object(&WARMUP, &["duration"], |name| match name {
+            "duration" => text(&format!("How long an instance that is new has less, {DURATION}")),
+            "minimumPercent" => any("How much it has at first."),
+            "aggression" => any("How it grows: 1 evenly, more means more at the end."),
+            _ => Value::Null,
+        }),
         "locality" => nearness::schema(),
         _ => Value::Null,
     });
     described(schema, "How requests are shared out.")
+}
+
+fn hash() -> Value {
+    let schema = object(&HASH, &[], |name| match name {
+        "header" => text("The values of this header."),
+        "cookie" => object(&COOKIE, &["name"], |name| match name {
+            "name" => text("Its name."),
+            "path" => text("Its path, where it is made."),
+            "ttl" => text("With it a request without the cookie is given one; 0s is until the browser ends."),
+            _ => Value::Null,
+        }),
+        "query" => text("This query parameter."),
+        "source" => boolean("The address of the caller."),
+        _ => Value::Null,
+    });
+    described(schema, "What has an instance of its own, for ringHash and maglev.")
+}
+
+fn connections_schema() -> Value {
+    let schema = object(&CONNECTIONS, &[], |name| match name {
+        "connectTimeout" => text(&format!("To open a connection, {DURATION}")),
+        "idleTimeout" => text("After which an idle connection for requests is closed; 0s is never."),
+        "tcpIdleTimeout" => text("After which a silent connection of bytes is closed; 0s is never."),
+        "requestsPerConnection" => number("After which it is closed."),
+        "h2Upgrade" => boolean("Whether requests of HTTP/1 travel as HTTP/2."),
+        "useClientProtocol" => boolean("Whether they travel as they came."),
+        _ => Value::Null,
+    });
+    described(schema, "Connections to instances.")
+}
+
+fn tls() -> Value {
+    let schema = object(&TLS, &[], |name| match name {
+        "mode" => one_of(
+            &["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"],
+            "Plain text, TLS, TLS with a certificate of files, or the mesh's own.",
+        ),
+        "sni" => text("The name that is asked for."),
+        "caCertificates" => text("A file of roots; without it the system's."),
+        "clientCertificate" => text("A file, for MUTUAL."),
+        "privateKey" => text("A file, for MUTUAL."),
+        "subjectAltNames" => list(text(""), "Who the server may be."),
+        "credentialName" | "insecureSkipVerify" => any("Not implemented: it has no effect."),
+        _ => Value::Null,
+    });
+    described(schema, "TLS to instances; without it the mesh's own wherever they have it.")
 }
 
 fn breaker() -> Value {
@@ -51,6 +128,7 @@ fn breaker() -> Value {
         "maxRequests" => number("Requests under way."),
         "maxRetries" => number("Retries under way."),
         "consecutiveErrors" => number("Errors in a row that eject an instance."),
+        "consecutiveGatewayErrors" => number("The same of 502, 503 and 504, and of connections."),
         "interval" => text(&format!("Between two looks at ejected instances, {DURATION}")),
         "ejectionTime" => text(&format!("For how long an instance is ejected at first, {DURATION}")),
         "maxEjectionPercent" => number("How much of the service may be ejected."),
@@ -82,6 +160,9 @@ fn retry() -> Value {
         "on" => any("The same; kubectl takes it only in quotes, as a bare on is a boolean to it."),
         "perTryTimeout" => text(&format!("For one attempt, {DURATION}")),
         "backoff" => text(&format!("Before the first retry, {DURATION}")),
+        "avoidPreviousHosts" => {
+            boolean("Whether a retry goes to another instance; it does unless this says false.")
+        }
         "budget" => object(&BUDGET, &[], |name| match name {
             "percent" => any("Retries in percent of the requests under way."),
             "minConcurrency" => number("So many are always allowed."),
@@ -100,6 +181,15 @@ fn route() -> Value {
             any("Which requests: one match or a list of them, each with path, method, headers and so on.")
         }
         "to" => list(to_schema(), "Where they go; without it, to the service."),
+        "redirect" => redirect(),
+        "directResponse" => object(&DIRECT, &["status"], |name| match name {
+            "status" => number("The HTTP status that is answered."),
+            "body" => text("The text that is answered."),
+            _ => Value::Null,
+        }),
+        "rewrite" => rewrite(),
+        "headers" => edits(),
+        "rateLimit" => any("How many of its requests each instance takes: as the page's, without a match."),
         "timeout" => text("Instead of the page's."),
         "retry" => retry(),
         "hedge" => hedge::schema(),
@@ -117,6 +207,67 @@ fn to_schema() -> Value {
         "version" => text("Instances with this label `version`."),
         "port" => number("Another port."),
         "weight" => number("Its share among the targets."),
+        "headers" => edits(),
+        _ => Value::Null,
+    })
+}
+
+fn redirect() -> Value {
+    let schema = object(&REDIRECT, &[], |name| match name {
+        "path" => text("The whole new path."),
+        "prefix" => text("What stands for the prefix that the route matches."),
+        "authority" => text("The new host."),
+        "scheme" => one_of(&["http", "https"], "The new scheme."),
+        "port" => any("The new port, or request: the one that was called."),
+        "status" => number("301, 302, 303, 307 or 308; 301 without it."),
+        _ => Value::Null,
+    });
+    described(schema, "Where the client is sent.")
+}
+
+fn rewrite() -> Value {
+    let schema = object(&REWRITE, &[], |name| match name {
+        "path" => text("The whole new path."),
+        "prefix" => text("What stands for the prefix that the route matches."),
+        "regex" => object(&REGEX, &["pattern", "substitution"], |name| match name {
+            "pattern" => text("What of the path is replaced."),
+            "substitution" => text("By what; \\1 is the first group."),
+            _ => Value::Null,
+        }),
+        "authority" => text("The new host."),
+        _ => Value::Null,
+    });
+    described(schema, "What the instance sees instead.")
+}
+
+fn edits() -> Value {
+    let operations = || {
+        object(&OPERATIONS, &[], |name| match name {
+            "set" => mapping(text(""), "Instead of what is there."),
+            "add" => mapping(text(""), "Beside what is there."),
+            "remove" => list(text(""), "By name."),
+            _ => Value::Null,
+        })
+    };
+    described(object(&EDITS, &[], |_| operations()), "Edits of headers, of the request and of the response.")
+}
+
+fn connection_route() -> Value {
+    object(&connections::ROUTE, &["to"], |name| match name {
+        "match" => {
+            any("Which connections: one match or a list of them, each with serverNames, port and so on.")
+        }
+        "to" => list(
+            object(&connections::TO, &[], |name| match name {
+                "service" => text("Another service."),
+                "subset" => text("A subset by its name."),
+                "version" => text("Instances with this label `version`."),
+                "port" => number("Another port."),
+                "weight" => number("Its share among the targets."),
+                _ => Value::Null,
+            }),
+            "Where they go.",
+        ),
         _ => Value::Null,
     })
 }

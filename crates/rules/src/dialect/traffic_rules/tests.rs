@@ -7,6 +7,8 @@ use outrigger_model::route::{FaultStatus, Forward, PathMatch, RetryOn, RetryPoli
 use crate::intent::HttpRoute;
 use crate::testing::{destination, object, objects, one_told, route};
 
+mod whole;
+
 fn page(spec: &str) -> String {
     object("outrigger.io/v1", "TrafficRules", spec)
 }

@@ -49,7 +49,11 @@ pub(super) fn tls_route(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -
     for block in blocks {
         let Some(fields) = reader.fields(&block, &TLS_MATCH) else { continue };
         let connection = connection(reader, &fields);
-        let server_names = server_names(reader, &fields, rule);
+        let items = reader.list(fields.get("sniHosts"));
+        if items.is_empty() {
+            reader.missing(&fields, "sniHosts");
+        }
+        let server_names = server_names(reader, items, rule.hosts, rule.names);
         let in_mesh = block_in_mesh(reader, fields.get("gateways"), rule);
         let whole = in_mesh && keep(reader, &block, fields.has_later());
         if whole && !server_names.is_empty() {
@@ -76,11 +80,13 @@ fn connection(reader: &mut Reader<'_>, fields: &Fields<'_>) -> TcpMatch {
     }
 }
 
-fn server_names(reader: &mut Reader<'_>, fields: &Fields<'_>, rule: &Rule<'_>) -> Vec<String> {
-    let items = reader.list(fields.get("sniHosts"));
-    if items.is_empty() {
-        reader.missing(fields, "sniHosts");
-    }
+/// Names that are of the rule's hosts, resolved or as written.
+pub(in crate::dialect) fn server_names(
+    reader: &mut Reader<'_>,
+    items: Vec<At<'_>>,
+    hosts: &[Host],
+    names: &[String],
+) -> Vec<String> {
     let mut found = Vec::new();
     for item in items {
         let Some(name) = reader.text(Some(item.clone())) else { continue };
@@ -96,7 +102,7 @@ fn server_names(reader: &mut Reader<'_>, fields: &Fields<'_>, rule: &Rule<'_>) -
             continue;
         }
         let is_of = |host: &str| host == name || within(&name, host);
-        let (hosts, names) = (rule.hosts.iter().map(Host::as_str), rule.names.iter().map(String::as_str));
+        let (hosts, names) = (hosts.iter().map(Host::as_str), names.iter().map(String::as_str));
         if !hosts.chain(names).any(is_of) {
             let message = format!("{}: {} is none of the hosts of the rule", item.path, quote(&name));
             reader.error(&item, message);

@@ -7,7 +7,7 @@ use super::effects::{direct_response, fault, redirect, retries, rewrite};
 use super::{ROUTE, Rule, block_in_mesh, keep, mirror, targets};
 use crate::dialect::cors;
 use crate::dialect::shared::{
-    RequestMatch, Spelling, header_edits, header_matches, query_matches, string_match,
+    RequestMatch, Spelling, header_edits, header_matches, one_authority, query_matches, string_match,
 };
 use crate::finding::code;
 use crate::intent::{Delegate, HttpMatch, HttpRoute, Said};
@@ -81,7 +81,7 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Op
     route.route.fault = fault;
     (route.route.request_headers, route.route.response_headers) = header_edits;
     (route.matches, route.place) = (matches, at.place());
-    one_authority(reader, &fields, &route);
+    one_authority(reader, fields.get("headers"), &route);
     // All of its blocks are for gateways: here it matches nothing.
     (written == 0 || !route.matches.is_empty()).then_some(route)
 }
@@ -168,20 +168,6 @@ fn delegated(
 
 fn answer(action: RouteAction) -> HttpRoute {
     HttpRoute { route: Route { action, ..Route::default() }, ..HttpRoute::default() }
-}
-
-/// The authority can be set in one place.
-fn one_authority(reader: &mut Reader<'_>, fields: &Fields<'_>, route: &HttpRoute) {
-    let edits = &route.route.request_headers;
-    let edits = edits.set.iter().chain(&edits.add);
-    let edited = edits.filter(|(name, _)| name == ":authority" || name == "host").count();
-    let rewritten = usize::from(route.forward().is_some_and(|forward| forward.rewrite.authority.is_some()));
-    if edited + rewritten > 1
-        && let Some(at) = fields.get("headers")
-    {
-        reader
-            .error(&at, format!("{}: the authority is set more than once in this route; keep one", at.path));
-    }
 }
 
 fn http_match(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Option<HttpMatch> {

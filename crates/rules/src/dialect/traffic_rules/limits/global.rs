@@ -2,8 +2,9 @@
 
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::rate_limit::By;
+use outrigger_model::route::RouteMatch;
 
-use super::{WORDS, header_of, matches};
+use super::{WORDS, header_of};
 use crate::finding::quote;
 use crate::intent::GlobalIntent;
 use crate::reader::{At, Fields, Reader, Table};
@@ -13,7 +14,12 @@ use crate::yaml::Value;
 const OWN: [&str; 5] = ["requests", "per", "algorithm", "burst", "by"];
 const ENTRY: Table = Table::new("an entry of a descriptor", &["header", "key", "value"]);
 
-pub(super) fn limit(reader: &mut Reader<'_>, fields: &Fields<'_>, name: String) -> Option<GlobalIntent> {
+pub(super) fn limit(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    name: String,
+    matches: Option<RouteMatch>,
+) -> Option<GlobalIntent> {
     for needed in ["service", "descriptor"] {
         if !fields.has(needed) {
             reader.missing(fields, needed);
@@ -26,8 +32,7 @@ pub(super) fn limit(reader: &mut Reader<'_>, fields: &Fields<'_>, name: String) 
     let service = fields.get("service")?;
     let provider = reader.text(Some(service.clone()))?;
     let descriptor = descriptor(reader, fields.get("descriptor")?);
-    let matches = matches(reader, fields)?;
-    let limit = GlobalLimit { name, matches, descriptor: descriptor?, origin: None };
+    let limit = GlobalLimit { name, matches: matches?, descriptor: descriptor?, origin: None };
     if let (Err((_, why)), Some(at)) = (limit.check(), fields.get("descriptor")) {
         reader.error(&at, format!("{}: {why}", at.path));
         return None;
@@ -110,7 +115,7 @@ mod tests {
         ];
         let wanted = wanted.map(|(key, value)| Entry { key: key.into(), value });
         assert_eq!(one.limit.descriptor, wanted);
-        assert_ne!(one.limit.matches, outrigger_model::route::RouteMatch::any());
+        assert_ne!(one.limit.matches, RouteMatch::any());
         let both = limits(&page("[{requests: 5, per: 1s}, {service: limiter, descriptor: caller}]"));
         assert_eq!((both.limits.len(), &*both.global[0].limit.name, both.count()), (1, "2", 2));
     }
