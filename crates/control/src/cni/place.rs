@@ -141,8 +141,9 @@ impl Place {
 fn replace(directory: &Path, path: &Path, text: &[u8], permissions: fs::Permissions) -> io::Result<()> {
     let unfinished = directory.join(UNFINISHED);
     let mut file = File::create(&unfinished)?;
-    file.write_all(text)?;
+    // First: some networks have secrets in their configuration.
     file.set_permissions(permissions)?;
+    file.write_all(text)?;
     file.sync_all()?;
     drop(file);
     fs::rename(&unfinished, path)
