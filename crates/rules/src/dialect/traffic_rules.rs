@@ -8,6 +8,7 @@ mod connections;
 mod health;
 mod hedge;
 mod limits;
+mod matches;
 mod policy;
 mod routes;
 mod schema;

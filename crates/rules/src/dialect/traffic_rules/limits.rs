@@ -3,7 +3,7 @@
 use outrigger_model::rate_limit::{Algorithm, By, MOST_LIMITS, MOST_PARTS, MOST_REQUESTS, RateLimit, TIMES};
 use outrigger_model::route::RouteMatch;
 
-use super::routes;
+use super::matches::request;
 use crate::finding::quote;
 use crate::intent::{GlobalIntent, Host, HttpMatch, HttpRoute};
 use crate::reader::{At, Fields, Reader, Table};
@@ -123,7 +123,7 @@ fn untold(route: &HttpRoute, host: Option<&Host>) -> Option<&'static str> {
 /// The requests that count.
 fn matches(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RouteMatch> {
     match fields.get("match") {
-        Some(at) => reader.fields(&at, &MATCH).map(|fields| routes::request(reader, &fields)),
+        Some(at) => reader.fields(&at, &MATCH).map(|fields| request(reader, &fields)),
         None => Some(RouteMatch::any()),
     }
 }

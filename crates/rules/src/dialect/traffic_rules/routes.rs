@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use outrigger_model::route::{
     Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HedgePolicy, Mirror, RetryPolicy, Route,
-    RouteAction, RouteMatch, WeightedCluster,
+    RouteAction, WeightedCluster,
 };
 
 use super::actions::{self, Answer};
 use super::limits::Limits;
+use super::matches::request;
 use super::{hedge, retry, subset};
 use crate::dialect::cors;
 use crate::dialect::destination_rule::subset_name;
-use crate::dialect::shared::{
-    RequestMatch, Spelling, header_edits, header_matches, one_authority, query_matches, string_match,
-};
+use crate::dialect::shared::{Spelling, header_edits, one_authority, string_match};
 use crate::dialect::virtual_service::grpc_status;
 use crate::finding::{code, quote};
 use crate::intent::{
@@ -197,16 +196,6 @@ fn http_match(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpMatch> {
         place: at.place(),
         ..HttpMatch::default()
     })
-}
-
-/// What of a match is about the request itself.
-pub(super) fn request(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RouteMatch {
-    let mut plain = |name| string_match(reader, fields.get(name), Spelling::Native, false);
-    let (uri, method, authority) = (plain("path"), plain("method"), plain("authority"));
-    let mut headers = header_matches(reader, fields.get("headers"), Spelling::Native, false);
-    headers.extend(header_matches(reader, fields.get("withoutHeaders"), Spelling::Native, true));
-    let query = query_matches(reader, fields.get("query"), Spelling::Native);
-    RequestMatch { uri, method, authority, headers, query, ..RequestMatch::default() }.build()
 }
 
 /// A target with the fields of the table; a version may add its subset to the page's.
