@@ -113,6 +113,46 @@ fn origins() -> Vec<Group> {
     ]
 }
 
+/// What a virtual host has for filters, and what its routes say against it.
+fn places() -> Vec<Group> {
+    const FAULT: &str = "envoy.filters.http.fault";
+    const CORS: &str = "envoy.filters.http.cors";
+    let percent = json!({ "numerator": 100, "denominator": "HUNDRED" });
+    let abort = |status: u32| {
+        let abort = json!({ "abort": { "http_status": status, "percentage": percent } });
+        typed("envoy.extensions.filters.http.fault.v3.HTTPFault", abort)
+    };
+    let off = || typed("envoy.config.route.v3.FilterConfig", json!({ "disabled": true }));
+    let cors = |fields: Value| typed("envoy.extensions.filters.http.cors.v3.CorsPolicy", fields);
+    let route = |prefix: &str, config: Value| {
+        let mut route = to(json!({ "prefix": prefix }), "a", json!({}));
+        route["typed_per_filter_config"] = config;
+        route
+    };
+    let faults = json!({
+        "routes": [route("/own", json!({ FAULT: abort(418) })), route("/off", json!({ FAULT: off() })), route("/", json!({}))],
+        "typed_per_filter_config": { FAULT: abort(503) },
+    });
+    let own = json!({ "allow_methods": "DELETE", "max_age": "9" });
+    let origins = json!([{ "exact": "https://shop.example" }]);
+    let policies = json!({
+        "routes": [route("/own", json!({ CORS: cors(own) })), route("/off", json!({ CORS: off() })), route("/", json!({}))],
+        "typed_per_filter_config": { CORS: cors(json!({ "allow_origin_string_match": origins, "allow_methods": "GET",
+                                                       "allow_headers": "x-a", "allow_credentials": true })) },
+    });
+    let mut requests = Vec::new();
+    for path in ["/", "/own", "/off"] {
+        requests.push(format!("GET {path}\nOrigin: https://shop.example"));
+        requests.push(format!(
+            "OPTIONS {path}\nOrigin: https://shop.example\nAccess-Control-Request-Method: GET"
+        ));
+    }
+    vec![
+        Group::host("host-faults", faults).ask(["GET /", "GET /own", "GET /off"]),
+        Group::host("host-origins", policies).ask(requests),
+    ]
+}
+
 fn mirrors() -> Vec<Group> {
     let fraction =
         |percent: u32| json!({ "default_value": { "numerator": percent, "denominator": "HUNDRED" } });
@@ -159,5 +199,5 @@ fn mirrors() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [faults(), origins(), mirrors()].into_iter().flatten().collect()
+    [faults(), origins(), places(), mirrors()].into_iter().flatten().collect()
 }

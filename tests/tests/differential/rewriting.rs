@@ -167,6 +167,20 @@ fn levels() -> Vec<Group> {
     vec![Group::host("levels", host).ask(requests)]
 }
 
+/// Edits of answers that the proxy makes of failures.
+fn failures() -> Vec<Group> {
+    let failed = |name: &str, cluster: &str| {
+        let mut route = to(json!({ "prefix": "/" }), cluster, json!({}));
+        route["response_headers_to_add"] = json!([edit("x-a", "b", APPEND)]);
+        Group::new(name, json!([route])).ask(["GET /"])
+    };
+    vec![
+        failed("failed-to-connect", "dead"),
+        failed("failed-to-find", "nobody"),
+        failed("failed-to-answer", "a").ask(["GET /\nx-answers: reset"]),
+    ]
+}
+
 fn redirects() -> Vec<Group> {
     let redirect = |name: &str, matches: Value, redirect: Value| {
         let routes =
@@ -237,7 +251,7 @@ fn direct() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [paths(), hosts(), request_headers(), response_headers(), levels(), redirects(), direct()]
+    [paths(), hosts(), request_headers(), response_headers(), levels(), failures(), redirects(), direct()]
         .into_iter()
         .flatten()
         .collect()

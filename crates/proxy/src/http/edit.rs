@@ -1,5 +1,6 @@
 //! Edits of heads: what identifies a request, what a route rewrites, what must not pass.
 
+use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::route::edits::Write;
@@ -9,6 +10,7 @@ use outrigger_model::route::{Forward, HeaderEdits, WeightedCluster};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
 use crate::http::context::RequestCtx;
+use crate::http::filter::ResponseEdit;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
 use crate::http::respond::ERROR_HEADER;
@@ -192,6 +194,28 @@ fn put_response(head: &mut ResponseHead, name: &str, value: &[u8]) {
 pub fn direct(route: &CompiledRoute, head: &mut ResponseHead) {
     if !route.config.response_headers.is_empty() {
         apply_response(head, &route.config.response_headers);
+    }
+}
+
+/// Edits of the answer that we make of a failure to forward: they are the route's and the picked share's, as with an Envoy.
+#[cold]
+pub fn failed(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, forward: &Forward) {
+    let picked = ctx.record.cluster.as_ref().map(|cluster| &*cluster.name);
+    let share = forward.clusters.iter().find(|share| picked.is_none_or(|name| *name == *share.cluster));
+    let share = share.filter(|_| picked.is_some() || forward.clusters.len() == 1);
+    let all = share.map(|share| &share.response_headers).into_iter().chain([&route.config.response_headers]);
+    for edits in all.filter(|edits| !edits.is_empty()) {
+        let lists = [
+            (&edits.set, How::Set),
+            (&edits.set_if_present, How::IfPresent),
+            (&edits.add_if_absent, How::IfAbsent),
+            (&edits.add, How::Append),
+        ];
+        for (name, value, how) in lists.into_iter().flat_map(|(list, how)| {
+            list.iter().map(move |(name, value)| (name.clone(), value.clone().into_bytes(), how))
+        }) {
+            ctx.extras().response.push(ResponseEdit { name: name.into(), value, how });
+        }
     }
 }
 

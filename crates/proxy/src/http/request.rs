@@ -61,7 +61,8 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
             let host_retry = found.host.retry.as_ref();
-            self::forward(ctx, &view, found.route, forward, host_retry).await?;
+            let forwarded = self::forward(ctx, &view, found.route, forward, host_retry).await;
+            forwarded.inspect_err(|_| edit::failed(ctx, found.route, forward))?;
         }
         RouteAction::Redirect(redirect) => {
             let location = found.route.location(redirect, &ctx.head);

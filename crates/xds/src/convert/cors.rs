@@ -25,25 +25,37 @@ pub(super) fn encode(cors: &Cors) -> CorsPolicy {
     }
 }
 
-/// Of a route and of its virtual host, whichever there are.
-pub(super) fn decode(route: Option<&CorsPolicy>, host: Option<&CorsPolicy>) -> Decoded<Option<Cors>> {
-    let (first, second) = match (route, host) {
-        (Some(route), host) => (route, host),
-        (None, Some(host)) => (host, None),
-        (None, None) => return Ok(None),
-    };
+/// What one place says of the filter.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) enum Said {
+    #[default]
+    Nothing,
+    /// It is off here.
+    Off,
+    Policy(Box<CorsPolicy>),
+}
+
+/// Of a route, its virtual host and its route configuration, whichever there are; the nearest first.
+pub(super) fn decode(places: &[&Said]) -> Decoded<Option<Cors>> {
+    let mut all = Vec::with_capacity(places.len());
+    for said in places {
+        match said {
+            Said::Nothing => {}
+            // A wider place has no say in what is off; a nearer one has.
+            Said::Off => break,
+            Said::Policy(policy) => all.push(&**policy),
+        }
+    }
+    let Some(first) = all.first() else { return Ok(None) };
     note!(first, shadow_enabled);
-    let text = |of: fn(&CorsPolicy) -> &String| match of(first) {
-        empty if empty.is_empty() => second.map(of).cloned().unwrap_or_default(),
-        text => text.clone(),
+    let text = |of: fn(&CorsPolicy) -> &String| {
+        all.iter().map(|policy| of(policy)).find(|text| !text.is_empty()).cloned().unwrap_or_default()
     };
     let flag = |of: fn(&CorsPolicy) -> &Option<protobuf::BoolValue>, otherwise: bool| {
-        of(first).or(second.and_then(|second| *of(second))).map_or(otherwise, |flag| flag.value)
+        all.iter().find_map(|policy| of(policy).as_ref()).map_or(otherwise, |flag| flag.value)
     };
-    let origins = match first.allow_origin_string_match.as_slice() {
-        [] => second.map_or(&[][..], |second| &second.allow_origin_string_match),
-        origins => origins,
-    };
+    let origins = all.iter().map(|policy| &policy.allow_origin_string_match).find(|all| !all.is_empty());
+    let origins = origins.map_or(&[][..], Vec::as_slice);
     Ok(Some(Cors {
         allow_origins: each(origins, "allow_origin_string_match", matcher::decode)?,
         allow_methods: text(|policy| &policy.allow_methods),
@@ -67,5 +79,31 @@ pub(super) fn decode_fraction(wire: Option<&RuntimeFractionalPercent>) -> Decode
         None => Ok(100.0),
         Some(RuntimeFractionalPercent { default_value: Some(value), .. }) => percent_of_fraction(value),
         Some(_) => flaw("default_value", "is required"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_near_place_does_not_say_the_wider_say_unless_it_is_off() {
+        let said = |methods: &str, headers: &str, credentials: Option<bool>| {
+            Said::Policy(Box::new(CorsPolicy {
+                allow_methods: methods.into(),
+                allow_headers: headers.into(),
+                allow_credentials: credentials.and_then(boolean),
+                ..Default::default()
+            }))
+        };
+        let (route, host) = (said("GET", "", None), said("PUT", "", Some(true)));
+        let config = said("PUT", "x-a", Some(false));
+        let whole = decode(&[&route, &host, &config]).unwrap().unwrap();
+        assert_eq!((&*whole.allow_methods, &*whole.allow_headers), ("GET", "x-a"));
+        assert!(whole.allow_credentials);
+        assert_eq!(decode(&[&Said::Off, &host, &config]).unwrap(), None);
+        assert_eq!(decode(&[&Said::Nothing, &Said::Off, &config]).unwrap(), None);
+        let alone = decode(&[&route, &Said::Off, &config]).unwrap().unwrap();
+        assert_eq!((&*alone.allow_methods, &*alone.allow_headers), ("GET", ""));
     }
 }

@@ -7,7 +7,7 @@ use outrigger_model::ext_authz::{CheckSettings, RouteAuthz, RouteBody};
 use outrigger_model::route::Fault;
 
 use super::flaw::{Decoded, Under, flaw};
-use super::{ext_authz, extension, left_out, retry};
+use super::{cors, ext_authz, extension, left_out, retry};
 use crate::wire::any;
 use crate::wire::http_authz::{self, ExtAuthzPerRoute, ext_authz_per_route::Override};
 use crate::wire::http_cors::CorsPolicy;
@@ -19,7 +19,7 @@ use crate::wire::route::FilterConfig;
 #[derive(Default)]
 pub(super) struct PerFilter {
     pub(super) fault: Option<Fault>,
-    pub(super) cors: Option<CorsPolicy>,
+    pub(super) cors: cors::Said,
     /// By the filter's name.
     authz: BTreeMap<String, RouteAuthz>,
 }
@@ -62,7 +62,7 @@ impl PerFilter {
         if extension::is::<HttpFault>(config) {
             self.fault = Some(retry::decode_fault(&extension::unpack(config)?)?);
         } else if extension::is::<CorsPolicy>(config) {
-            self.cors = Some(extension::unpack(config)?);
+            self.cors = cors::Said::Policy(Box::new(extension::unpack(config)?));
         } else if extension::is::<ExtAuthzPerRoute>(config) {
             self.authz.insert(name.to_owned(), decode_authz(&extension::unpack(config)?)?);
         } else if extension::decides_access(&config.type_url) {
@@ -97,7 +97,7 @@ impl PerFilter {
         } else if meant.contains("fault") {
             self.fault = Some(Fault::default());
         } else if meant.contains("cors") {
-            self.cors = Some(CorsPolicy::default());
+            self.cors = cors::Said::Off;
         } else {
             left_out("an unknown filter that is disabled for one route only");
         }

@@ -9,7 +9,7 @@ use super::forward::{request_edits, response_edits};
 use super::headers::Edits;
 use super::per_filter::{self, PerFilter};
 use super::value::{port, status};
-use super::{cors, extension, forward, headers, hedge, left_out, matcher, metadata, mirror, note, retry};
+use super::{cors, extension, forward, headers, hedge, matcher, metadata, mirror, note, retry};
 use crate::kind::ClientKind;
 use crate::wire::protobuf::Value;
 use crate::wire::route::{
@@ -153,9 +153,6 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
         return flaw("vhds", "is not supported");
     }
     let above = per_filter::decode(&wire.typed_per_filter_config)?;
-    if above.fault.is_some() || above.cors.is_some() {
-        left_out("a route configuration's fault or policy for other origins");
-    }
     let edits = Edits::decode(
         [&wire.request_headers_to_add, &wire.response_headers_to_add],
         [&wire.request_headers_to_remove, &wire.response_headers_to_remove],
@@ -201,9 +198,6 @@ fn decode_host(
         return flaw("domains", "must not be empty");
     }
     let above = per_filter::decode(&wire.typed_per_filter_config)?;
-    if above.fault.is_some() {
-        left_out("a virtual host's fault");
-    }
     let mut routes = each(&wire.routes, "routes", |route| decode_route(route, [config, &above]))?;
     mirror::inherit(&mut routes, &mirror::decode(&wire.request_mirror_policies)?);
     let own = Edits::decode(
@@ -251,13 +245,13 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
         None => return flaw("route", "one of route, redirect and direct_response is required"),
     };
     let filters = per_filter::decode(&wire.typed_per_filter_config)?;
-    let cors = cors::decode(filters.cors.as_ref(), above[1].cors.as_ref());
+    let cors = cors::decode(&[&filters.cors, &above[1].cors, &above[0].cors]);
     Ok(Route {
         authz: filters.authz_within(&above),
         name: wire.name.clone(),
         matches: decode_match(matches).under("match")?,
         action,
-        fault: filters.fault,
+        fault: filters.fault.or_else(|| above[1].fault.clone().or_else(|| above[0].fault.clone())),
         cors: cors.under(format_args!("typed_per_filter_config[{}]", extension::CORS))?,
         request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
         response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,

@@ -3,6 +3,7 @@
 mod access;
 mod attacks;
 mod authz;
+mod edits;
 mod h1;
 mod h2;
 mod heads;
