@@ -131,7 +131,10 @@ fn routes(lens: &Lens<'_>, intent: &RouteIntent, port: u16) -> Vec<Route> {
             routes.push(route(intent, http, &name, RouteMatch::any(), port, hash.clone()));
         }
         for m in http.matches.iter().filter(applies) {
-            routes.push(route(intent, http, &name, m.request.clone(), port, hash.clone()));
+            // As Istio, so that logs and traces tell matches of one route apart.
+            let of_match = m.name.as_ref().map(|of_match| format!("{name}.{of_match}"));
+            let name = of_match.as_deref().unwrap_or(&name);
+            routes.push(route(intent, http, name, m.request.clone(), port, hash.clone()));
         }
     }
     routes
