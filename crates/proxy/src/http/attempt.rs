@@ -46,7 +46,12 @@ pub async fn run(
     let endpoint = pick(ctx, plan, tried)?;
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
-    let per_try = plan.retry.and_then(|retry| retry.per_try_timeout).map(|timeout| ctx.now + timeout);
+    // Its clock begins with the end of the request, as the route's.
+    let limit = plan.retry.and_then(|retry| retry.per_try_timeout);
+    let (per_try, later) = match ctx.body.is_end() {
+        true => (limit.map(|limit| ctx.now + limit), None),
+        false => (None, limit),
+    };
     let extended = upgrade_over_h2(plan.upgrade, ctx.framing) == Upgrade::Protocol;
     let pools = &ctx.conn.worker.pools;
     let leases = Leases { pools, cluster: plan.cluster, endpoint: &endpoint, fresh, now: ctx.now };
@@ -57,7 +62,7 @@ pub async fn run(
     let sent = leased.and_then(|leased| send(ctx, plan, number, leased, &endpoint, slot));
     let result = match sent.and_then(|()| Live::present(slot)) {
         Ok(live) => {
-            let result = exchange::until_head(ctx, live, per_try).await;
+            let result = exchange::until_head(ctx, live, (per_try, later)).await;
             arrived(ctx, live, result)
         }
         Err(failure) => Err(failure.into()),
@@ -72,7 +77,7 @@ pub async fn run(
 /// How long an attempt has: its own time, but never more than is left of the route's; at least 1 ms, as 0 would mean for ever. As
 /// Envoy: with hedges by the time of an attempt, which does not end it, all that is left.
 fn expected_time(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Option<Duration> {
-    let left = ctx.deadline.map(|deadline| deadline.saturating_duration_since(ctx.now));
+    let left = ctx.deadline.map(|deadline| deadline.saturating_duration_since(ctx.now)).or(ctx.limit);
     let goes_on = plan.forward.hedge.as_ref().is_some_and(|hedge| hedge.on_per_try_timeout);
     let own = plan.retry.and_then(|retry| retry.per_try_timeout).filter(|_| !goes_on);
     match (own, left) {

@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use h2::Reason;
 use tokio::time::Instant;
@@ -20,11 +21,12 @@ use super::watch::{Idle, poll_client};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::memory::{Account, Parked};
 
-/// Sends the request and waits for the head of its final response; interim ones are forwarded.
+/// Sends the request and waits for the head of its final response; interim ones are forwarded. The time of the attempt ends at a moment,
+/// or so much later than the request has gone up.
 pub async fn until_head(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
-    per_try: Option<Instant>,
+    (mut per_try, mut later): (Option<Instant>, Option<Duration>),
 ) -> Result<(), Failure> {
     let mut idle = Idle::new(ctx);
     let (account, mut parked) = (&ctx.conn.account, None);
@@ -33,6 +35,10 @@ pub async fn until_head(
             return Poll::Ready(Err(failure));
         }
         follow(&mut parked, account, live.upload.stuck);
+        if live.upload.is_over() {
+            ctx.begin_clock(true);
+            per_try = later.take().map(|limit| Instant::now() + limit).or(per_try);
+        }
         loop {
             match live.poll_head(cx) {
                 Poll::Ready(Ok(())) if live.head.is_interim() => {
@@ -212,6 +218,7 @@ impl<'c> Turns<'c> {
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure.into()));
         }
+        ctx.begin_clock(live.upload.is_over());
         match down.poll(cx, &mut live.body, sender) {
             Poll::Ready(Ok(())) if !self.tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
             Poll::Ready(Err(CopyError::Read(error))) => return Poll::Ready(Err(upstream_cut(&error))),

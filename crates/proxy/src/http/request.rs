@@ -108,8 +108,10 @@ async fn forward(
     let cluster = cluster.ok_or_else(|| no_cluster(route, forward, &weighted.cluster))?;
     ctx.record.cluster = Some(cluster.clone());
     edit::request(ctx, route, forward, weighted)?;
-    ctx.deadline =
-        forward.timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| ctx.record.started + timeout);
+    ctx.limit = forward.timeout.filter(|timeout| !timeout.is_zero());
+    if ctx.body.is_end() {
+        ctx.deadline = ctx.limit.take().map(|limit| ctx.now + limit);
+    }
     let retry = forward.retry.as_ref().or(host_retry);
     let hashed = match cluster.config.balance.hashes() {
         true => hash::of(&forward.hash, &ctx.head, ctx.conn.info.source),

@@ -189,6 +189,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             if let Poll::Ready(end) = self.poll_first(ctx, cx, slot) {
                 return Poll::Ready(end);
             }
+            ctx.begin_clock(slot.as_ref().is_some_and(|live| live.upload.is_over()));
             follow(&mut parked, account, slot.as_ref().is_some_and(|live| live.upload.stuck));
             self.poll_due(ctx, cx);
             if let Poll::Ready(end) = self.poll_rivals(ctx, cx) {

@@ -7,7 +7,8 @@ use outrigger_model::listener::{Direction, HttpFilter};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, NoCluster, PathMatch, RouteAction, WeightedCluster,
+    Fault, FaultAbort, FaultDelay, FaultStatus, NoCluster, PathMatch, RetryPolicy, RouteAction,
+    WeightedCluster,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -170,6 +171,51 @@ async fn denied_request_is_a_403_and_the_connection_lives_on() {
         assert!(!headers(&head).contains_key("x-outrigger-error"), "an outsider learns nothing: {head}");
         assert_eq!(client.bytes(19).await, "RBAC: access denied");
         assert!(get(&mut client, "/").await.starts_with("HTTP/1.1 200"));
+    })
+    .await;
+}
+
+/// As Envoy: neither a fault nor a slow client uses up the time of the application.
+#[tokio::test(start_paused = true)]
+async fn the_clocks_of_route_and_attempt_begin_with_the_end_of_the_request() {
+    run(async {
+        let app = upstream(|number, mut wire| async move {
+            let head = wire.head().await;
+            if head.starts_with("POST") {
+                wire.bytes(4).await;
+            }
+            match number {
+                0 | 1 => wire.send(&ok("there")).await,
+                _ => assert_eq!(wire.rest().await, ""),
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.max_requests_per_connection = 1;
+        setup.forward().timeout = Some(Duration::from_secs(3));
+        let per_try_timeout = Some(Duration::from_secs(2));
+        setup.forward().retry = Some(RetryPolicy { per_try_timeout, attempts: 0, ..RetryPolicy::default() });
+        setup.route.fault = Some(Fault {
+            delay: Some(FaultDelay { duration: Duration::from_secs(5), percentage: 100.0 }),
+            abort: None,
+        });
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let start = Instant::now();
+        assert!(get(&mut client, "/").await.starts_with("HTTP/1.1 200"), "after the delay");
+        client.bytes(5).await;
+        for answered in [true, false] {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab").await;
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            client.send("cd").await;
+            let (sent, head) = (Instant::now(), client.head().await);
+            match answered {
+                true => assert!(head.starts_with("HTTP/1.1 200"), "a slow upload: {head}"),
+                false => assert_eq!((&head[9..12], sent.elapsed().as_secs()), ("504", 2), "{head}"),
+            }
+            client.bytes(if answered { 5 } else { 24 }).await;
+        }
+        assert_eq!(start.elapsed().as_secs(), 5 + 15 + 15 + 2);
     })
     .await;
 }
