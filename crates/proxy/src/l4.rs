@@ -126,7 +126,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         }
         let in_flight = endpoint.begin();
         tried.push(endpoint.address);
-        let failure = match connect(&worker.way, cluster, &endpoint, Protocol::Tcp).await {
+        let failure = match connect(&worker.way, cluster, &endpoint, (Protocol::Tcp, None)).await {
             Ok(connected) => {
                 let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
                 let cluster = cluster.clone();

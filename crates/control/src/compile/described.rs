@@ -78,7 +78,12 @@ fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> En
 pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
     let mut places = Places::of(lens, of.service.host(), &outbound);
+    let own = Some(of.intent.preference.own_node).filter(|only| *only).and_then(|_| lens.node());
     let mut add = |namespace: &str, workload: &Workload| {
+        // Written down by hand: on no node.
+        if own.is_some() {
+            return;
+        }
         // A name among addresses is refused where both are in one object; of a selected workload nothing can be said there.
         if let Ok(ip) = workload.address.parse::<IpAddr>() {
             let address = SocketAddr::new(ip, port(&outbound, of, workload));
@@ -111,7 +116,6 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
         let (ip, target) = crate::described::address(of.intent, instance).zip(target(instance))?;
         Some((instance, SocketAddr::new(ip, target)))
     };
-    let own = Some(of.intent.preference.own_node).filter(|only| *only).and_then(|_| lens.node());
     let is_meant = |instance: &Instance| own.is_none_or(|own| instance.node() == Some(own));
     for (instance, address) in endpoints::one_each(selected.chain(registered).filter_map(at).collect()) {
         if let Some(mut endpoint) =

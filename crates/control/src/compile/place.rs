@@ -87,7 +87,12 @@ impl<'a, A> Places<'a, A> {
         let nearness = rule.and_then(|rule| rule.effective(subset, outbound.port).nearness);
         let nearness = match nearness {
             Some(said) => Some(said).filter(|nearness| !nearness.off),
-            None => preference(lens, host, outbound.port).near.map(near),
+            // Who has no place is near nobody, but to who is on its node.
+            None => preference(lens, host, outbound.port).near.and_then(|wanted| {
+                let has_place =
+                    lens.locality().is_some_and(|own| !own.region.is_empty() || !own.zone.is_empty());
+                near(wanted, has_place)
+            }),
         };
         let wish = nearness.map(|nearness| {
             // What is not looked at does not tell clients apart.
@@ -239,13 +244,15 @@ fn mark<'m>((place, labels, node): Marks<'m>, key: &str) -> Option<&'m str> {
 }
 
 /// What is near, as a Service of a cluster says it.
-fn near(near: Near) -> Nearness {
-    let keys: &[&str] = match near {
-        Near::Zone => &[REGION, ZONE],
-        Near::Node => &[REGION, ZONE, NODE],
+fn near(near: Near, has_place: bool) -> Option<Nearness> {
+    let keys: &[&str] = match (near, has_place) {
+        (Near::Zone, true) => &[REGION, ZONE],
+        (Near::Node, true) => &[REGION, ZONE, NODE],
+        (Near::Node, false) => &[NODE],
+        (Near::Zone, false) => return None,
     };
     let priority = keys.iter().map(|key| ((*key).to_owned(), None)).collect();
-    Nearness { priority, ..Nearness::default() }
+    Some(Nearness { priority, ..Nearness::default() })
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ pub(super) async fn tell(worker: &Rc<Worker>, tcp: TcpStream, failure: &Failure)
         return;
     };
     let hop = &worker.metrics.local().workload.name;
-    let audience = Audience { trusted: true, is_grpc: false, is_head: false, request_id: None, hop };
+    let audience =
+        Audience { trusted: true, is_grpc: false, is_head: false, request_id: None, hop, inbound: false };
     let answer = respond::local(failure, &audience);
     let mut out = BytesMut::with_capacity(512);
     let framing = Framing::Length(answer.body.len() as u64);

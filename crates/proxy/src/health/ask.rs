@@ -178,7 +178,7 @@ async fn connected(
     tcp: &TcpCheck,
     check: &HealthCheck,
 ) -> Said {
-    let mut connected = match connect::connect(pools.way(), cluster, endpoint, Protocol::Tcp).await {
+    let mut connected = match connect::connect(pools.way(), cluster, endpoint, (Protocol::Tcp, None)).await {
         Ok(connected) => connected,
         Err(failure) => return broken(&failure),
     };

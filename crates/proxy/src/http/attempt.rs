@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::context::RequestCtx;
 use super::exchange;
 use super::head::RequestHead;
-use super::respond::{says_not_connected, says_not_reached};
+use super::respond::{says_not_listening, says_not_reached};
+use super::timeout::Clock;
 use super::trace;
 use super::upgrade::Upgrade;
 use super::watch;
@@ -48,21 +49,18 @@ pub async fn run(
     ctx.record.endpoint = Some(endpoint.clone());
     // Its clock begins with the end of the request, as the route's.
     let limit = plan.retry.and_then(|retry| retry.per_try_timeout);
-    let (per_try, later) = match ctx.body.is_end() {
-        true => (limit.map(|limit| ctx.now + limit), None),
-        false => (None, limit),
-    };
+    let per_try = Clock::new(limit, ctx.body.is_end(), ctx.now);
     let extended = upgrade_over_h2(plan.upgrade, ctx.framing) == Upgrade::Protocol;
     let pools = &ctx.conn.worker.pools;
     let leases = Leases { pools, cluster: plan.cluster, endpoint: &endpoint, fresh, now: ctx.now };
     let leased = match leases.now(&ctx.head, extended) {
         Some(leased) => Ok(leased),
-        None => Box::pin(lease(ctx, &leases, extended, per_try)).await,
+        None => Box::pin(lease(ctx, &leases, extended, per_try.deadline())).await,
     };
     let sent = leased.and_then(|leased| send(ctx, plan, number, leased, &endpoint, slot));
     let result = match sent.and_then(|()| Live::present(slot)) {
         Ok(live) => {
-            let result = exchange::until_head(ctx, live, (per_try, later)).await;
+            let result = exchange::until_head(ctx, live, per_try).await;
             arrived(ctx, live, result)
         }
         Err(failure) => Err(failure.into()),
@@ -77,7 +75,7 @@ pub async fn run(
 /// How long an attempt has: its own time, but never more than is left of the route's; at least 1 ms, as 0 would mean for ever. As
 /// Envoy: with hedges by the time of an attempt, which does not end it, all that is left.
 fn expected_time(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Option<Duration> {
-    let left = ctx.deadline.map(|deadline| deadline.saturating_duration_since(ctx.now)).or(ctx.limit);
+    let left = ctx.clock.left(ctx.now);
     let goes_on = plan.forward.hedge.as_ref().is_some_and(|hedge| hedge.on_per_try_timeout);
     let own = plan.retry.and_then(|retry| retry.per_try_timeout).filter(|_| !goes_on);
     match (own, left) {
@@ -201,8 +199,8 @@ fn report(
     let head = slot.as_ref().map(|live| &live.head);
     let outcome = match result {
         Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(endpoint) => {
-            // Its own sidecar could not connect to it.
-            if head.is_some_and(says_not_connected) { Outcome::Refused } else { Outcome::GatewayError }
+            // So its own sidecar says.
+            if head.is_some_and(says_not_listening) { Outcome::Refused } else { Outcome::GatewayError }
         }
         Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
         Err(failed) if failed.stale => return,

@@ -1,7 +1,6 @@
 //! One request while it is served: what it came with, what was found out, what it holds.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::route::Fault;
@@ -17,7 +16,7 @@ use super::head::{RequestHead, Trailers};
 use super::mirror::copies::Copies;
 use super::respond::Responder;
 use super::send::Sender;
-use super::timeout::Timer;
+use super::timeout::{Clock, Timer};
 use super::trace::Recording;
 use super::upgrade::Upgrade;
 use crate::protocol::Protocol;
@@ -47,10 +46,8 @@ pub struct RequestCtx<'c> {
     pub timer: Timer,
     /// The time when the task began to wait for nothing, or a little later: read once per wake-up, not at each look.
     pub now: Instant,
-    /// The route's timeout, until its clock begins: with the end of the request.
-    pub limit: Option<Duration>,
-    /// From then on.
-    pub deadline: Option<Instant>,
+    /// Of the route.
+    pub clock: Clock,
     pub recording: Option<Recording>,
     /// An attempt has had a span.
     pub attempted: bool,
@@ -143,8 +140,7 @@ impl<'c> RequestCtx<'c> {
             sender: None,
             timer: Timer::default(),
             now,
-            limit: None,
-            deadline: None,
+            clock: Clock::default(),
             recording: None,
             attempted: false,
             introduced: false,
@@ -215,17 +211,9 @@ impl<'c> RequestCtx<'c> {
         self.now = Instant::now();
     }
 
-    /// The clock of the route begins where the whole request has gone up, or as much as is taken of it.
-    #[inline]
-    pub fn begin_clock(&mut self, whole: bool) {
-        if whole && let Some(limit) = self.limit.take() {
-            self.deadline = Some(Instant::now() + limit);
-        }
-    }
-
     /// The request's side of a tunnel; it has no time limit of the route any more.
     pub fn open_tunnel(&mut self) {
         self.body.make_tunnel();
-        (self.limit, self.deadline) = (None, None);
+        self.clock = Clock::default();
     }
 }

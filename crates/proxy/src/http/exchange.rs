@@ -4,10 +4,8 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use h2::Reason;
-use tokio::time::Instant;
 
 use super::attempt::Live;
 use super::breakage::{Cut, client_gone, upstream_cut};
@@ -17,16 +15,16 @@ use super::copy::{CopyError, Flow};
 use super::head::ResponseHead;
 use super::respond::BeginError;
 use super::send::Sender;
+use super::timeout::Clock;
 use super::watch::{Idle, poll_client};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::memory::{Account, Parked};
 
-/// Sends the request and waits for the head of its final response; interim ones are forwarded. The time of the attempt ends at a moment,
-/// or so much later than the request has gone up.
+/// Sends the request and waits for the head of its final response; interim ones are forwarded.
 pub async fn until_head(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
-    (mut per_try, mut later): (Option<Instant>, Option<Duration>),
+    mut per_try: Clock,
 ) -> Result<(), Failure> {
     let mut idle = Idle::new(ctx);
     let (account, mut parked) = (&ctx.conn.account, None);
@@ -35,10 +33,7 @@ pub async fn until_head(
             return Poll::Ready(Err(failure));
         }
         follow(&mut parked, account, live.upload.stuck);
-        if live.upload.is_over() {
-            ctx.begin_clock(true);
-            per_try = later.take().map(|limit| Instant::now() + limit).or(per_try);
-        }
+        clocks(ctx, &mut per_try, Some(live));
         loop {
             match live.poll_head(cx) {
                 Poll::Ready(Ok(())) if live.head.is_interim() => {
@@ -57,7 +52,7 @@ pub async fn until_head(
         }
         match poll_client(ctx, cx) {
             Poll::Ready(failure) => Poll::Ready(Err(failure)),
-            Poll::Pending => idle.poll(ctx, cx, per_try, live.upload.bytes).map(Err),
+            Poll::Pending => idle.poll(ctx, cx, per_try.deadline(), live.upload.bytes).map(Err),
         }
     })
     .await;
@@ -218,7 +213,7 @@ impl<'c> Turns<'c> {
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure.into()));
         }
-        ctx.begin_clock(live.upload.is_over());
+        ctx.clock.follow(live.upload.is_over(), live.upload.stuck, live.upload.bytes);
         match down.poll(cx, &mut live.body, sender) {
             Poll::Ready(Ok(())) if !self.tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
             Poll::Ready(Err(CopyError::Read(error))) => return Poll::Ready(Err(upstream_cut(&error))),
@@ -235,6 +230,13 @@ impl<'c> Turns<'c> {
         let bytes = live.upload.bytes + down.bytes;
         self.idle.poll(ctx, cx, None, bytes).map(|failure| Err(failure.into()))
     }
+}
+
+/// The clocks of route and attempt follow the upload; of nobody yet, or any more, time passes.
+pub(super) fn clocks(ctx: &mut RequestCtx<'_>, per_try: &mut Clock, live: Option<&Live>) {
+    let Some(Live { upload, .. }) = live else { return ctx.clock.wait() };
+    ctx.clock.follow(upload.is_over(), upload.stuck, upload.bytes);
+    per_try.follow(upload.is_over(), upload.stuck, upload.bytes);
 }
 
 /// Counts the stream as parked while bytes wait in it that nobody takes.

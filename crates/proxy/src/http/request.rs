@@ -25,6 +25,7 @@ use super::head::{RequestHead, ResponseHead};
 use super::mirror;
 use super::respond::{self, Audience, BeginError, Local, Responder};
 use super::retry;
+use super::timeout::Clock;
 use super::trace::{self};
 use super::upgrade::Upgrade;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -108,10 +109,8 @@ async fn forward(
     let cluster = cluster.ok_or_else(|| no_cluster(route, forward, &weighted.cluster))?;
     ctx.record.cluster = Some(cluster.clone());
     edit::request(ctx, route, forward, weighted)?;
-    ctx.limit = forward.timeout.filter(|timeout| !timeout.is_zero());
-    if ctx.body.is_end() {
-        ctx.deadline = ctx.limit.take().map(|limit| ctx.now + limit);
-    }
+    let limit = forward.timeout.filter(|timeout| !timeout.is_zero());
+    ctx.clock = Clock::new(limit, ctx.body.is_end(), ctx.now);
     let retry = forward.retry.as_ref().or(host_retry);
     let hashed = match cluster.config.balance.hashes() {
         true => hash::of(&forward.hash, &ctx.head, ctx.conn.info.source),
@@ -197,6 +196,7 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
         is_head: ctx.head.method() == "HEAD",
         request_id: ctx.head.first("x-request-id"),
         hop: &conn.worker.metrics.local().workload.name,
+        inbound: ctx.conn.info.direction == Direction::Inbound,
     };
     let local = respond::local(failure, &audience);
     if failure.kind == FailureKind::NoRoute {

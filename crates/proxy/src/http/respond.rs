@@ -24,6 +24,9 @@ pub const ERROR_HEADER: &str = "x-outrigger-error";
 /// In [`ERROR_HEADER`]: the application provably never saw the request.
 const NOT_REACHED: &str = "reached=no";
 
+/// In [`ERROR_HEADER`], of our own application.
+const NOT_LISTENING: &str = "listens=no";
+
 /// [`FailureKind::name`] of what is no failure of anybody.
 const NO_ROOM: [&str; 3] = ["rate_limited", "overflow", "overload"];
 
@@ -173,6 +176,8 @@ pub struct Audience<'a> {
     pub request_id: Option<&'a [u8]>,
     /// Names this hop.
     pub hop: &'a str,
+    /// What failed is between us and our own application.
+    pub inbound: bool,
 }
 
 /// A response of our own.
@@ -205,7 +210,7 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
         set(&mut head, OVERLOADED, b"true");
     }
     if to.trusted {
-        set(&mut head, ERROR_HEADER, describe(failure, to.hop).as_bytes());
+        set(&mut head, ERROR_HEADER, describe(failure, to).as_bytes());
     } else if let Some(id) = to.request_id {
         set(&mut head, "x-request-id", id);
     }
@@ -299,7 +304,8 @@ fn reset_reason(kind: &FailureKind, trusted: bool) -> Option<Cow<'static, str>> 
 }
 
 /// The value of [`ERROR_HEADER`].
-fn describe(failure: &Failure, hop: &str) -> String {
+fn describe(failure: &Failure, to: &Audience<'_>) -> String {
+    let hop = to.hop;
     let mut text = String::with_capacity(160);
     let reached = if failure.retry == Retry::Safe { "; reached=no" } else { "" };
     // Writing to a String cannot fail.
@@ -310,6 +316,9 @@ fn describe(failure: &Failure, hop: &str) -> String {
         failure.stage.name(),
         failure.kind.name()
     );
+    if failure.kind == FailureKind::ConnectRefused && to.inbound {
+        let _ = write!(text, "; {NOT_LISTENING}");
+    }
     if let FailureKind::Overflow { limit, value } = failure.kind {
         let _ = write!(text, "; limit={limit}:{value}");
     }
@@ -328,10 +337,9 @@ pub fn says_not_reached(head: &ResponseHead) -> bool {
     parts(head).any(|part| part == NOT_REACHED.as_bytes())
 }
 
-/// Whether a peer sidecar says that it could not connect to the application.
-pub fn says_not_connected(head: &ResponseHead) -> bool {
-    parts(head)
-        .any(|part| part.strip_prefix(b"reason=") == Some(FailureKind::ConnectFailed.name().as_bytes()))
+/// Whether a peer sidecar says that its application does not listen.
+pub fn says_not_listening(head: &ResponseHead) -> bool {
+    parts(head).any(|part| part == NOT_LISTENING.as_bytes())
 }
 
 /// Whether a peer sidecar says that it takes no more for now: a rate limit, another limit, or its memory. That says nothing of how the
@@ -372,7 +380,14 @@ mod tests {
     use crate::failure::Stage;
 
     fn audience(trusted: bool, is_grpc: bool) -> Audience<'static> {
-        Audience { trusted, is_grpc, is_head: false, request_id: Some(b"id-1"), hop: "catalog-v1" }
+        Audience {
+            trusted,
+            is_grpc,
+            is_head: false,
+            request_id: Some(b"id-1"),
+            hop: "catalog-v1",
+            inbound: true,
+        }
     }
 
     fn denied() -> Failure {

@@ -61,6 +61,53 @@ pub fn after(now: Instant, duration: Duration) -> Option<Instant> {
     (!duration.is_zero()).then(|| now + duration)
 }
 
+/// What a route or an attempt may take, from the end of the request on. Before that, time passes only while nothing takes what the client
+/// sends: no connection is there yet, or its application does not read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Clock {
+    /// Until the request has gone up.
+    limit: Option<Duration>,
+    deadline: Option<Instant>,
+    /// Bytes that had gone up when nothing took more.
+    moved: u64,
+}
+
+impl Clock {
+    /// `whole`: the request has come.
+    pub fn new(limit: Option<Duration>, whole: bool, now: Instant) -> Self {
+        Self { limit: limit.filter(|_| !whole), deadline: after(now, limit.unwrap_or_default()), moved: 0 }
+    }
+
+    /// When time is up, as far as can be said.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What is left, or will be.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(now)).or(self.limit)
+    }
+
+    /// The request goes up: all of it has, or so much and nothing takes more.
+    #[inline]
+    pub fn follow(&mut self, over: bool, stuck: bool, bytes: u64) {
+        let Some(limit) = self.limit else { return };
+        match (over, stuck) {
+            (true, _) => (self.limit, self.deadline) = (None, self.deadline.or(after(Instant::now(), limit))),
+            (false, true) if self.deadline.is_none() || self.moved != bytes => {
+                (self.moved, self.deadline) = (bytes, after(Instant::now(), limit));
+            }
+            (false, true) => {}
+            (false, false) => self.deadline = None,
+        }
+    }
+
+    /// Nobody is there to take it.
+    pub fn wait(&mut self) {
+        self.follow(false, true, self.moved);
+    }
+}
+
 /// The earlier of two deadlines.
 pub fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {

@@ -18,6 +18,7 @@ pub async fn guarded<T>(
     future: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut future = pin!(future);
+    ctx.clock.wait();
     // What the client sends meanwhile is not read.
     let _parked = (!ctx.body.is_end()).then(|| ctx.conn.account.park());
     poll_fn(|cx| {
@@ -46,13 +47,13 @@ fn poll_deadline(
     per_try: Option<Instant>,
     idle: Option<Instant>,
 ) -> Poll<Failure> {
-    let next = earlier(earlier(ctx.deadline, per_try), idle);
+    let next = earlier(earlier(ctx.clock.deadline(), per_try), idle);
     if ctx.timer.poll(cx, next).is_pending() {
         return Poll::Pending;
     }
     let passed = |deadline: Option<Instant>| deadline.is_some() && deadline == next;
     let local = |kind, detail| Failure::local(Stage::Forward, kind, detail);
-    Poll::Ready(if passed(ctx.deadline) {
+    Poll::Ready(if passed(ctx.clock.deadline()) {
         local(FailureKind::UpstreamTimeout, "the route's timeout")
     } else if passed(per_try) {
         local(FailureKind::PerTryTimeout, "the time of one attempt")

@@ -246,7 +246,18 @@ impl Limits {
     /// idle one.
     pub fn wants_fewer(&self) -> bool {
         let gate = self.state.gate.lock();
-        !gate.waiters.is_empty() || gate.active > gate.max_connections
+        gate.active > gate.max_connections || gate.waiters.iter().any(|waiter| !waiter.is_closed())
+    }
+
+    /// How many wait for a connection.
+    pub fn waiting(&self) -> usize {
+        self.state.gate.lock().waiters.iter().filter(|waiter| !waiter.is_closed()).count()
+    }
+
+    /// One more connection, whatever the limit says.
+    pub fn first_connection(&self) -> ConnectionPermit {
+        self.state.gate.lock().active += 1;
+        ConnectionPermit(self.state.clone())
     }
 
     /// Resolves when somebody begins to wait for a connection after this call.

@@ -51,7 +51,7 @@ const ALPN_TCP: &[&[u8]] = &[b"istio"];
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Connects to an endpoint.
+/// Connects to an endpoint, in its turn where connections are limited, or with a permit of its own.
 ///
 /// # Errors
 /// A limit is reached, nobody answers in time, or the peer is not whom we wanted.
@@ -59,14 +59,17 @@ pub async fn connect(
     way: &Way,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,
-    want: Protocol,
+    (want, permit): (Protocol, Option<ConnectionPermit>),
 ) -> Result<Connected, Failure> {
     let config = &cluster.config;
     let until = Instant::now() + config.connect_timeout;
     // Also where there is no limit: one that comes later counts those that are there.
-    let _connection = match timeout_at(until, cluster.limits.connection()).await {
-        Ok(permit) => permit?,
-        Err(_) => return Err(cluster.limits.waited_in_vain(config.connect_timeout)),
+    let _connection = match permit {
+        Some(permit) => permit,
+        None => match timeout_at(until, cluster.limits.connection()).await {
+            Ok(permit) => permit?,
+            Err(_) => return Err(cluster.limits.waited_in_vain(config.connect_timeout)),
+        },
     };
     let permit = Held { _connection, _descriptor: descriptor(way, cluster)? };
     let left = until.saturating_duration_since(Instant::now());

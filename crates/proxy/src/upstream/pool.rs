@@ -23,7 +23,7 @@ use crate::metrics::ClusterCells;
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
-use crate::runtime::limits::PendingPermit;
+use crate::runtime::limits::{ConnectionPermit, PendingPermit};
 use crate::upstream::connect::{self, Connected};
 use crate::upstream::way::Way;
 
@@ -159,14 +159,36 @@ impl Pools {
             return Ok(Leased::H1(conn));
         }
         let _waits = self.waits(cluster)?;
+        self.lease_new(cluster, endpoint, fresh).await
+    }
+
+    /// A new one that is asked for HTTP/1, or where these are limited, one that another request has done with.
+    async fn lease_new(
+        &self,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+        fresh: bool,
+    ) -> Result<Leased, Failure> {
+        let connecting = || connect(&self.0.way, cluster, endpoint, (Protocol::Http1, None));
         let connected = if fresh || !cluster.limits.few_connections() {
-            connect(&self.0.way, cluster, endpoint, Protocol::Http1).await?
+            connecting().await?
         } else {
             let mut turn = self.0.queues.join(place(cluster, endpoint));
-            tokio::select! {
+            let first = tokio::select! {
                 biased;
-                conn = turn.handed() => return Ok(Leased::H1(conn)),
-                connected = connect(&self.0.way, cluster, endpoint, Protocol::Http1) => connected?,
+                conn = turn.handed() => Err(conn),
+                connected = connecting() => Ok(connected),
+            };
+            match first {
+                Ok(connected) => connected?,
+                Err(mut conn) => {
+                    let suits = conn.suits(&self.0.way, cluster, endpoint, Instant::now());
+                    if suits && conn.is_alive() {
+                        return Ok(Leased::H1(conn));
+                    }
+                    drop(conn);
+                    connecting().await?
+                }
             }
         };
         let fit = Fit::new(&self.0.way, cluster, endpoint);
@@ -227,13 +249,16 @@ impl Pools {
 
     /// Makes a connection that is to speak HTTP/2; one that does not goes to the idle ones of HTTP/1.
     async fn dial(self, cluster: Arc<ClusterHandle>, endpoint: Arc<EndpointState>) -> h2::Outcome {
-        let connected = match connect(&self.0.way, &cluster, &endpoint, Protocol::Http2).await {
+        // All share it, and there is no other way to there: as Envoy's, beyond the limit if need be.
+        let is_first = cluster.limits.few_connections() && self.shared(&cluster, &endpoint).is_empty();
+        let permit = is_first.then(|| cluster.limits.first_connection());
+        let connected = match connect(&self.0.way, &cluster, &endpoint, (Protocol::Http2, permit)).await {
             Ok(connected) => connected,
             Err(failure) => return h2::Outcome::Failed(failure),
         };
         let fit = Fit::new(&self.0.way, &cluster, &endpoint);
         if let Protocol::Http1 = connected.protocol {
-            self.put(H1Conn::new(&self.0.way, connected, fit, &endpoint), Instant::now());
+            self.keep(H1Conn::new(&self.0.way, connected, fit, &endpoint), Instant::now());
             return h2::Outcome::Http1;
         }
         match self.start(connected, fit, &cluster, &endpoint).await {
@@ -259,7 +284,10 @@ impl Pools {
     }
 
     /// A request waits for a connection until this is dropped.
-    fn waits(&self, cluster: &ClusterHandle) -> Result<PendingPermit, Failure> {
+    fn waits(&self, cluster: &Arc<ClusterHandle>) -> Result<PendingPermit, Failure> {
+        if cluster.limits.few_connections() {
+            self.listen_for_starvation(cluster);
+        }
         cluster.limits.try_pending().inspect_err(|_| {
             self.0.way.metrics.cluster(&cluster.name).pending_overflow.inc();
         })
@@ -274,9 +302,7 @@ impl Pools {
         if let Some(conn) = self.take_idle(cluster, endpoint, Instant::now()) {
             return Ok(Leased::H1(conn));
         }
-        let connected = Box::pin(connect(&self.0.way, cluster, endpoint, Protocol::Http1)).await?;
-        let fit = Fit::new(&self.0.way, cluster, endpoint);
-        Ok(Leased::H1(H1Conn::new(&self.0.way, connected, fit, endpoint)))
+        Box::pin(self.lease_new(cluster, endpoint, false)).await
     }
 
     fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Siblings {
@@ -300,20 +326,26 @@ impl Pools {
     }
 
     /// Takes a connection back after a message that ended cleanly.
-    pub fn put(&self, mut conn: H1Conn, now: Instant) {
+    pub fn put(&self, conn: H1Conn, now: Instant) {
         if conn.is_spent() {
             return;
         }
         if conn.cluster().limits.few_connections() {
             if conn.cluster().limits.wants_fewer() {
-                // Who waits for the very same need not wait for its end; not for ever, since others wait as well.
-                if !conn.had_its_turn(now) {
+                // Who waits for the very same has it; not for ever, where others wait as well.
+                let others = || conn.cluster().limits.waiting() > self.0.queues.length(&conn.place());
+                if !conn.had_its_turn(now) || !others() {
                     drop(self.0.queues.offer(conn));
                 }
                 return;
             }
             self.listen_for_starvation(&conn.cluster().clone());
         }
+        self.keep(conn, now);
+    }
+
+    /// Among those that rest.
+    fn keep(&self, mut conn: H1Conn, now: Instant) {
         conn.rest(now);
         self.0.h1.borrow_mut().entry(conn.place()).or_default().push(conn);
         self.start_sweeping();
@@ -340,7 +372,7 @@ impl Pools {
         drop(closed);
     }
 
-    /// Gives one connection of a cluster up: an idle one, else one of HTTP/2, which ends when its requests do.
+    /// Gives one idle connection of a cluster up.
     fn give_up_one(&self, cluster: u32) {
         let found = {
             let mut pools = self.0.h1.borrow_mut();
@@ -351,9 +383,7 @@ impl Pools {
         };
         // Dropped outside of the borrow: it frees a permit, and that may wake somebody.
         if found.is_none() {
-            let all = self.shared_of(cluster);
-            let _ = all.iter().any(|shared| shared.give_up_one(true))
-                || all.iter().any(|shared| shared.give_up_one(false));
+            let _ = self.shared_of(cluster).iter().any(h2::Siblings::give_up_one);
         }
     }
 
@@ -363,15 +393,14 @@ impl Pools {
         all.iter().filter(|((id, ..), _)| *id == cluster).map(|(_, shared)| shared.clone()).collect()
     }
 
-    /// Whether a cluster has any connection that could be given up.
+    /// Whether a cluster has any connection.
     fn has_any(&self, cluster: u32) -> bool {
         let h1 = self.0.h1.borrow();
         h1.iter().any(|((id, ..), idle)| *id == cluster && !idle.is_empty())
             || self.shared_of(cluster).iter().any(|shared| !shared.is_empty())
     }
 
-    /// A cluster with a connection limit: when anybody on any worker waits for a connection, or there are more than it allows by now,
-    /// one of ours goes.
+    /// When anybody on any worker waits for a connection, or there are more than the cluster allows by now, one of ours goes.
     fn listen_for_starvation(&self, cluster: &Arc<ClusterHandle>) {
         if self.0.givers.borrow_mut().insert(cluster.id, ()).is_some() {
             return;
@@ -393,7 +422,7 @@ impl Pools {
                         return;
                     }
                 }
-                // A timeout, so that the task does not outlive the pool.
+                // It must not outlive the pool.
                 let _ = timeout(if is_starving { TURN } else { SWEEP }, heard).await;
             }
         });
@@ -457,9 +486,9 @@ async fn connect(
     way: &Way,
     cluster: &Arc<ClusterHandle>,
     endpoint: &Arc<EndpointState>,
-    want: Protocol,
+    how: (Protocol, Option<ConnectionPermit>),
 ) -> Result<Connected, Failure> {
-    let connected = connect::connect(way, cluster, endpoint, want).await;
+    let connected = connect::connect(way, cluster, endpoint, how).await;
     if let Err(failure) = &connected {
         let cells = way.metrics.cluster(&cluster.name);
         match failure.kind {

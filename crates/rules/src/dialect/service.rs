@@ -102,10 +102,33 @@ fn preference(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Preference {
     let internal = [("Cluster", false), ("", false), ("Local", true)];
     let near = [("PreferClose", Near::Zone), ("PreferSameZone", Near::Zone), ("PreferSameNode", Near::Node)];
     Preference {
-        same: reader.choice(fields.get("sessionAffinity"), &affinity).unwrap_or(false),
-        own_node: reader.choice(fields.get("internalTrafficPolicy"), &internal).unwrap_or(false),
-        near: reader.choice(fields.get("trafficDistribution"), &near),
+        same: said(reader, fields, "sessionAffinity", &affinity).unwrap_or(false),
+        own_node: said(reader, fields, "internalTrafficPolicy", &internal).unwrap_or(false),
+        near: said(reader, fields, "trafficDistribution", &near),
     }
+}
+
+/// One of these words; a newer cluster may have others, which must not cost it the Service.
+fn said<T: Copy>(
+    reader: &mut Reader<'_>,
+    fields: &Fields<'_>,
+    field: &'static str,
+    words: &[(&str, T)],
+) -> Option<T> {
+    let at = fields.get(field)?;
+    let word = reader.text(Some(at.clone()))?;
+    let known = words.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning);
+    if known.is_none() {
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty()).collect();
+        let message = format!(
+            "{}: {} is nothing that Outrigger knows and has no effect; it knows {}",
+            at.path,
+            quote(&word),
+            all.join(", ")
+        );
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
+    known
 }
 
 /// The name for which another one stands.

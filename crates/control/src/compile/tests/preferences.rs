@@ -16,17 +16,20 @@ fn pod(id: &str, host: u8, zone: &str, node: &str) -> Instance {
     pod
 }
 
-fn cluster(of: &str, rule: &str) -> Compiled {
+fn pods() -> Vec<Instance> {
     let mut far = pod("catalog-4", 24, "a", "");
     far.region = "us".into();
-    let pods = vec![
+    vec![
         pod("web-1", 10, "a", "n1"),
         pod("catalog-1", 21, "a", "n1"),
         pod("catalog-2", 22, "a", "n2"),
         pod("catalog-3", 23, "b", "n3"),
         far,
-    ];
-    let service = format!(
+    ]
+}
+
+fn service(of: &str, rule: &str) -> String {
+    format!(
         "apiVersion: v1
 kind: Service
 metadata: {{name: catalog, namespace: shop}}
@@ -34,8 +37,11 @@ spec:
   {of}
   ports: [{{port: 8080, name: http}}]
 {rule}"
-    );
-    compiled(pods, &service)
+    )
+}
+
+fn cluster(of: &str, rule: &str) -> Compiled {
+    compiled(pods(), &service(of, rule))
 }
 
 /// The last parts of the addresses, by priority.
@@ -67,6 +73,14 @@ fn who_is_near_goes_first_and_others_stay_behind() {
         let compiled = cluster(said, "");
         assert_eq!(wanted(&compiled, &web()), expected, "{said}");
     }
+    // Who has no place is near nobody but those of its node.
+    let nowhere = |said: &str| {
+        let mut pods = pods();
+        (pods[0].region, pods[0].zone) = Default::default();
+        wanted(&compiled(pods, &service(said, "")), &web())
+    };
+    assert_eq!(nowhere("trafficDistribution: PreferSameZone"), [[21, 22, 23, 24]]);
+    assert_eq!(nowhere("trafficDistribution: PreferSameNode"), [&[21][..], &[22, 23, 24]]);
     // Who is on no node has all of them.
     let elsewhere = Scope { instance: None, ..web() };
     assert_eq!(wanted(&cluster("internalTrafficPolicy: Local", ""), &elsewhere)[0].len(), 4);

@@ -28,9 +28,10 @@ use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
 use crate::http::context::RequestCtx;
-use crate::http::exchange::follow;
+use crate::http::exchange::{clocks, follow};
 use crate::http::h1::Framing;
 use crate::http::head::Trailers;
+use crate::http::timeout::Clock;
 use crate::http::trace;
 use crate::http::watch::{Idle, poll_client};
 use crate::runtime::breaker::Pass;
@@ -107,7 +108,7 @@ struct Race<'r, 'p, B> {
     pass: Option<Pass>,
     started: Instant,
     /// When the time of the first attempt has passed; never where that only sends a rival.
-    per_try: Option<Instant>,
+    per_try: Clock,
     rivals: SmallVec<[Rival; 1]>,
     due: Option<Pin<Box<Sleep>>>,
     /// A rival is to be sent as soon as the body is there.
@@ -145,7 +146,8 @@ pub async fn run<'p>(
     hedging.sent += 1;
     let started = ctx.now;
     let due = hedging.wait(plan, started).map(|wait| Box::pin(sleep_until(started + wait)));
-    let per_try = per_try(plan).filter(|_| !hedging.policy.on_per_try_timeout).map(|time| started + time);
+    let limit = per_try(plan).filter(|_| !hedging.policy.on_per_try_timeout);
+    let per_try = Clock::new(limit, ctx.body.is_end(), started);
     let connecting = connecting(ctx, plan, &endpoint, fresh);
     let mut race = Race {
         plan,
@@ -189,7 +191,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             if let Poll::Ready(end) = self.poll_first(ctx, cx, slot) {
                 return Poll::Ready(end);
             }
-            ctx.begin_clock(slot.as_ref().is_some_and(|live| live.upload.is_over()));
+            clocks(ctx, &mut self.per_try, slot.as_ref());
             follow(&mut parked, account, slot.as_ref().is_some_and(|live| live.upload.stuck));
             self.poll_due(ctx, cx);
             if let Poll::Ready(end) = self.poll_rivals(ctx, cx) {
@@ -204,7 +206,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 return Poll::Ready(End::All(failure));
             }
             let bytes = slot.as_ref().map_or(0, |live| live.upload.bytes);
-            match idle.poll(ctx, cx, self.per_try, bytes) {
+            match idle.poll(ctx, cx, self.per_try.deadline(), bytes) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(failure) if failure.kind == FailureKind::PerTryTimeout => {
                     // Its rivals have clocks of their own; woken at once to look at what is left.
@@ -247,7 +249,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 Err(failure) => return self.first_failed(ctx, slot, failure),
             }
         }
-        (self.first, self.per_try) = (First::Over, None);
+        (self.first, self.per_try) = (First::Over, Clock::default());
         report(self.plan, &self.endpoint, &Ok(()), slot, ctx.record.is_grpc, self.pass.take());
         if let Some(live) = slot.take() {
             forget(ctx, live);
@@ -257,7 +259,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
 
     /// The first attempt was bad: where others run, they are waited for.
     fn first_failed(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot, failure: Failure) -> Poll<End> {
-        (self.first, self.per_try) = (First::Over, None);
+        (self.first, self.per_try) = (First::Over, Clock::default());
         let result = match slot {
             // Its span, and whether its connection was dead, come of it.
             Some(live) => arrived(ctx, live, Err(failure)),

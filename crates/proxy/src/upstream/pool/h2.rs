@@ -17,7 +17,7 @@ use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{Counted, Fit, TURN};
+use super::{Counted, Fit};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::Body;
 use crate::http::h1::{Limits, MAX_HEAD};
@@ -76,7 +76,6 @@ pub struct Known {
     active: Cell<u32>,
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
-    begun: Instant,
     /// The pool has forgotten it.
     retired: Cell<bool>,
     buried: RefCell<Vec<(Body, Sender)>>,
@@ -277,14 +276,11 @@ impl Siblings {
         self.0.conns.borrow().is_empty()
     }
 
-    /// Drops one that was used and is idle, or any that has had its turn: it ends when its streams do.
-    pub(super) fn give_up_one(&self, idle: bool) -> bool {
+    /// Drops one that was used and is idle.
+    pub(super) fn give_up_one(&self) -> bool {
         let mut conns = self.0.conns.borrow_mut();
-        let now = Instant::now();
-        let at = conns.iter().position(|Conn { state, .. }| match idle {
-            true => state.active.get() == 0 && state.requests.get() > 0,
-            false => now.saturating_duration_since(state.begun) >= TURN,
-        });
+        let is_idle = |state: &Known| state.active.get() == 0 && state.requests.get() > 0;
+        let at = conns.iter().position(|conn| is_idle(&conn.state));
         let found = at.map(|at| conns.remove(at));
         // Dropped outside of the borrow.
         drop(conns);
@@ -343,7 +339,6 @@ pub(super) async fn start(
         active: Cell::new(0),
         requests: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
-        begun: Instant::now(),
         retired: Cell::new(false),
         buried: RefCell::default(),
         cancelled: RefCell::default(),

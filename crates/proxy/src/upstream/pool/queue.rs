@@ -39,6 +39,11 @@ impl Queues {
         Turn { queues: self, place, number, hand }
     }
 
+    /// How long a line is.
+    pub fn length(&self, place: &Place) -> usize {
+        self.0.borrow().get(place).map_or(0, |line| line.waiting.len())
+    }
+
     /// Hands a connection on; yields it where nobody wants it.
     pub fn offer(&self, mut conn: H1Conn) -> Option<H1Conn> {
         let mut lines = self.0.borrow_mut();

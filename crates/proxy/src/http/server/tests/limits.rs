@@ -7,7 +7,7 @@ use outrigger_model::listener::{Direction, HttpFilter};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::{
-    Fault, FaultAbort, FaultDelay, FaultStatus, NoCluster, PathMatch, RetryPolicy, RouteAction,
+    Fault, FaultAbort, FaultDelay, FaultStatus, NoCluster, PathMatch, RetryOn, RetryPolicy, RouteAction,
     WeightedCluster,
 };
 use tokio::sync::Notify;
@@ -216,6 +216,40 @@ async fn the_clocks_of_route_and_attempt_begin_with_the_end_of_the_request() {
             client.bytes(if answered { 5 } else { 24 }).await;
         }
         assert_eq!(start.elapsed().as_secs(), 5 + 15 + 15 + 2);
+    })
+    .await;
+}
+
+/// Before the end of the request time passes while nobody takes it: no connection is there, or the application does not read.
+#[tokio::test]
+async fn the_clock_of_the_route_runs_while_nobody_takes_the_request() {
+    run(async {
+        let (unconnected, _held) = full().await;
+        let stopped = upstream(|_, mut wire| async move {
+            wire.head().await;
+            std::future::pending().await
+        })
+        .await;
+        for (app, length) in [(unconnected, 4), (stopped, 64 << 20)] {
+            for retried in [false, true] {
+                let mut setup = Setup::to(&[app]);
+                setup.forward().timeout = Some(Duration::from_millis(400));
+                let on = vec![RetryOn::ConnectFailure, RetryOn::Reset];
+                let policy = RetryPolicy { on, attempts: 5, ..RetryPolicy::default() };
+                setup.forward().retry = retried.then_some(policy);
+                let rig = proxy(setup, Http1).await;
+                let mut client = Wire::connect(rig.address).await;
+                let start = Instant::now();
+                client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")).await;
+                let body = "x".repeat(length.min(8 << 20));
+                // What nobody takes need not leave.
+                let _ = tokio::time::timeout(Duration::from_millis(100), client.send(&body)).await;
+                let head = client.head().await;
+                assert!(head.starts_with("HTTP/1.1 504"), "{head}");
+                let took = start.elapsed();
+                assert!(took < Duration::from_secs(3), "{took:?} of {length} bytes, retried: {retried}");
+            }
+        }
     })
     .await;
 }

@@ -190,12 +190,7 @@ async fn retried_response_leaves_its_connection_usable() {
 async fn requests_that_wait_for_a_connection_are_limited_in_either_protocol() {
     run(async {
         for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-            socket.listen(0).unwrap();
-            let app = socket.local_addr().unwrap().as_socket().unwrap();
-            // The kernel takes one for the listener, and drops what comes then.
-            let _taken = TcpStream::connect(app).await.unwrap();
+            let (app, _taken) = full().await;
             let mut setup = Setup::to(&[app]);
             setup.cluster.protocol = protocol;
             setup.cluster.limits.max_pending = 2;

@@ -142,6 +142,17 @@ where
     address
 }
 
+/// Where the kernel takes no connection any more, nor refuses one, while this is held.
+pub async fn full() -> (SocketAddr, (socket2::Socket, TcpStream)) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    // It takes one for the listener, and drops what comes then.
+    let taken = TcpStream::connect(address).await.unwrap();
+    (address, (socket, taken))
+}
+
 /// An address where nobody listens.
 pub async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

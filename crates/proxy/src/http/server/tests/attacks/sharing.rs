@@ -263,7 +263,7 @@ async fn a_wait_for_a_connections_place_ends_with_the_connect_timeout() {
     .await;
 }
 
-/// Fewer connections than there are endpoints: an idle one gives its place up, and one in use when it has had its turn.
+/// Fewer connections than there are endpoints: an idle one gives its place up, and where none is idle each endpoint has its first.
 #[tokio::test]
 async fn limited_http2_connections_are_given_up_for_who_waits_for_another() {
     run(async {
@@ -293,8 +293,9 @@ async fn limited_http2_connections_are_given_up_for_who_waits_for_another() {
         for response in slow {
             assert_eq!(timeout(NOTICED, response).await.expect("it waits").unwrap().status(), 200);
         }
-        let used = rig.worker.snapshot().cluster("c").unwrap().limits.view();
-        assert!(used.connections <= 2 && used.connection_overflows == 0, "{used:?}");
+        let used = || rig.worker.snapshot().cluster("c").unwrap().limits.view();
+        assert_eq!(used().connection_overflows, 0, "{:?}", used());
+        until("no more connections than there may be", || used().connections <= 2).await;
     })
     .await;
 }
