@@ -166,8 +166,9 @@ impl Limits {
     /// `max_pending` is reached.
     pub fn try_pending(&self) -> Result<PendingPermit, Failure> {
         let state = &self.state;
-        let before = state.pending.fetch_add(1, Relaxed);
-        if before >= state.max_pending.load(Relaxed) {
+        let (before, most) = (state.pending.fetch_add(1, Relaxed), state.max_pending.load(Relaxed));
+        // Where none may wait, none waits for another's connection: the gate says so. To make one's own is no waiting then.
+        if most > 0 && before >= most {
             state.pending.fetch_sub(1, Relaxed);
             return Err(state.overflow(Which::Pending));
         }

@@ -117,3 +117,14 @@ async fn a_raised_limit_lets_waiters_in_and_a_lowered_one_lets_connections_go() 
     drop(waiting.await.unwrap());
     assert_eq!(limits.view().connections, 0);
 }
+
+#[test]
+fn who_may_not_wait_may_still_make_a_connection() {
+    let none = limits(|l| l.max_pending = 0);
+    let _waits = (none.try_pending().unwrap(), none.try_pending().unwrap());
+    let one = limits(|l| l.max_pending = 1);
+    let waits = one.try_pending().unwrap();
+    assert_eq!(kind(one.try_pending()), FailureKind::Overflow { limit: "max_pending", value: 1 });
+    drop(waits);
+    assert!(one.try_pending().is_ok());
+}
