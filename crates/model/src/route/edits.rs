@@ -67,8 +67,10 @@ impl<'a> Iterator for Writes<'a> {
 
 impl HeaderEdits {
     /// Whether there is nothing to do.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self { remove, set, add, set_if_present, add_if_absent } = self;
+        remove.is_empty() && [set, add, set_if_present, add_if_absent].into_iter().all(Vec::is_empty)
     }
 
     /// What is to be written, in order, once the names to remove are gone; `has` says what is there then.

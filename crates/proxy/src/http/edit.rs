@@ -122,8 +122,12 @@ pub fn request(
     };
     let mode = ctx.view.http.config.path;
     let head = &mut ctx.head;
-    apply_request(head, &weighted.request_headers).map_err(bad)?;
-    apply_request(head, &route.config.request_headers).map_err(bad)?;
+    for edits in [&weighted.request_headers, &route.config.request_headers] {
+        // Nearly always.
+        if !edits.is_empty() {
+            apply_request(head, edits).map_err(bad)?;
+        }
+    }
     let rewrite = &forward.rewrite;
     if let Some(path) = route.rewritten(rewrite, head.path()) {
         let original = head.path().to_owned();
@@ -228,8 +232,11 @@ pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, live: &mut Live) {
         put_response(&mut live.head, SERVICE_TIME, decimal(millis, &mut digits));
     }
     strip_forged(&mut live.head, peer && ctx.conn.info.direction == Direction::Outbound);
-    apply_response(&mut live.head, &plan.weighted.response_headers);
-    apply_response(&mut live.head, &plan.route.config.response_headers);
+    for edits in [&plan.weighted.response_headers, &plan.route.config.response_headers] {
+        if !edits.is_empty() {
+            apply_response(&mut live.head, edits);
+        }
+    }
 }
 
 /// Removes what an application or an outsider must not say in a response.
