@@ -133,7 +133,11 @@ impl Question {
             pod: arg("K8S_POD_NAME").unwrap_or_default(),
             uid: arg("K8S_POD_UID"),
             netns: environment.netns.clone(),
-            name_servers: config.runtime_config.dns.servers.clone(),
+            name_servers: config
+                .runtime_config
+                .as_ref()
+                .map(|said| said.name_servers().to_vec())
+                .unwrap_or_default(),
         }
     }
 }

@@ -140,7 +140,7 @@ pub struct Config {
     /// What the plugin before has made. Of [`Environment::command`] ADD and CHECK.
     pub prev_result: Option<Value>,
     /// What the runtime adds by capability.
-    pub runtime_config: RuntimeConfig,
+    pub runtime_config: Option<RuntimeConfig>,
     /// Where the agent listens.
     pub socket: Option<String>,
     /// Namespaces whose Pods are never looked at.
@@ -152,15 +152,23 @@ pub struct Config {
 #[serde(default)]
 pub struct RuntimeConfig {
     /// `dns`: the Pod's, as its kubelet has made it.
-    pub dns: Dns,
+    pub dns: Option<Dns>,
+}
+
+impl RuntimeConfig {
+    /// The Pod's name servers.
+    pub fn name_servers(&self) -> &[String] {
+        self.dns.as_ref().and_then(|dns| dns.servers.as_deref()).unwrap_or_default()
+    }
 }
 
 /// A Pod's DNS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Dns {
-    /// Addresses of name servers.
-    pub servers: Vec<String>,
+    /// Addresses of name servers. containerd writes Go's names, and null for none.
+    #[serde(alias = "Servers")]
+    pub servers: Option<Vec<String>>,
 }
 
 impl Config {

@@ -212,7 +212,7 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
             .take_out()
             .map_err(|error| anyhow!("the plugin stays in the network configuration: {error}"))?;
     }
-    let _ = std::fs::remove_file(&args.socket);
+    // The socket's name stays: it may be the next agent's by now, and one that nobody serves says the same as none.
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Findings that somebody does not want to hear of: `analyze --suppress CODE=OBJECT`, and the annotation of an object, both as istioctl
-//! has them. What is suppressed is not said, and refuses nothing. An object that cannot be read, or is there twice, is told whatever
-//! stands in it.
+//! has them. What is suppressed is not said, and refuses nothing. An object that cannot be read, is there twice, or takes what is
+//! another's is told whatever stands in it: nobody can silence what he does to others.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -101,8 +101,9 @@ pub(crate) fn of_analysis(annotated: &BTreeMap<String, &Annotations>, findings: 
     }
     findings.retain(|finding| {
         let of = finding.object.as_ref().and_then(|object| annotated.get(object));
-        finding.code == code::DUPLICATE_OBJECT
-            || !of.is_some_and(|annotations| is_named(annotations, finding))
+        let is_of_others =
+            matches!(&*finding.code, code::DUPLICATE_OBJECT | code::CONFLICT | code::DUPLICATE_DESTINATION);
+        (finding.is_error() && is_of_others) || !of.is_some_and(|annotations| is_named(annotations, finding))
     });
 }
 
@@ -166,7 +167,9 @@ mod tests {
             assert_eq!(analyze(&objects(&annotated(&text, codes)), None).len(), left, "{codes}");
         }
         let other = annotated(&text, "*").replace("name: reviews", "name: other").replace("v9", "v8");
-        let both = analyze(&objects(&format!("{text}---\n{other}")), None);
+        let mut both = analyze(&objects(&format!("{text}---\n{other}")), None);
+        // Which routes the host is not the other's own matter.
+        both.retain(|finding| finding.code != code::CONFLICT);
         assert!(
             both.iter().all(|finding| finding.object.as_deref() == Some("VirtualService shop/reviews")),
             "{both:?}"
@@ -196,5 +199,27 @@ mod tests {
             found[0].contains("warning OUT0006: metadata.annotations") && found[0].contains("OUT9999"),
             "{found:?}"
         );
+    }
+
+    /// Two that route one host, of which the first by name has it.
+    #[test]
+    fn nobody_silences_what_he_does_to_others() {
+        let of = |namespace: &str, note: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: pay, namespace: {namespace}, annotations: {{{ANNOTATION}: '{note}'}}}}
+spec:
+  hosts: [pay.shop.svc.cluster.local]
+  http: [{{route: [{{destination: {{host: pay.shop.svc.cluster.local}}}}]}}]
+---
+"
+            )
+        };
+        let text = of("shop", "") + &of("aaa", "*");
+        let found = analyze(&parse("", &text).objects, None);
+        assert!(found.iter().any(|one| one.is_error() && one.code == code::CONFLICT), "{found:?}");
+        let text = of("shop", "*") + &of("aaa", "");
+        assert!(analyze(&parse("", &text).objects, None).iter().any(Finding::is_error));
     }
 }

@@ -170,3 +170,21 @@ fn what_cannot_be_worked_with_is_said_with_the_codes_of_the_specification() {
         assert!(!done && error["code"] == code, "{error}");
     }
 }
+
+/// By Go's own names, and null where there is none: its structure has no others.
+#[test]
+fn name_servers_are_read_as_containerd_writes_them() {
+    for (said, servers) in [
+        (json!({"dns": {"Servers": ["10.0.0.1"], "Searches": null, "Options": null}}), &["10.0.0.1"][..]),
+        (json!({"dns": {"servers": ["10.0.0.2"]}, "portMappings": null}), &["10.0.0.2"]),
+        (json!({"dns": {"Servers": null}}), &[]),
+        (json!({"dns": null}), &[]),
+        (Value::Null, &[]),
+    ] {
+        let text =
+            json!({"cniVersion": "1.0.0", "name": "pods", "type": "outrigger-cni", "runtimeConfig": said});
+        let config = Config::read(text.to_string().as_bytes()).unwrap();
+        let found = config.runtime_config.unwrap_or_default();
+        assert_eq!(found.name_servers(), servers, "{text}");
+    }
+}

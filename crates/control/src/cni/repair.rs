@@ -194,11 +194,10 @@ impl Agent {
     }
 
     async fn mend(&self, pod: &Pod, netns: PathBuf, options: Vec<String>) -> Result<(), String> {
-        let servers = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.dns_config.as_ref())
-            .and_then(|dns| dns.nameservers.clone());
+        // Beside the cluster's those that a Pod adds are not all that it asks: then the node's file says whom.
+        let spec = pod.spec.as_ref();
+        let alone = spec.filter(|spec| spec.dns_policy.as_deref() == Some("None"));
+        let servers = alone.and_then(|spec| spec.dns_config.as_ref()).and_then(|dns| dns.nameservers.clone());
         match self.apply(netns, options, &servers.unwrap_or_default()).await {
             Ok(_) => {
                 self.has_made(pod);

@@ -38,6 +38,10 @@ pub fn run(check: &Check) -> anyhow::Result<bool> {
     let listeners = stand_in(check.options.outbound_port)?;
     let addresses = probe::reachable();
     loop {
+        anyhow::ensure!(
+            !addresses.is_empty(),
+            "there is no loopback address to ask from: is lo up in this Pod?"
+        );
         let missing =
             addresses.iter().find_map(|address| meet(*address, &listeners).err().map(|why| (address, why)));
         let Some((address, why)) = missing else { return Ok(true) };

@@ -53,6 +53,9 @@ pub fn reachable() -> Vec<SocketAddr> {
 /// # Errors
 /// What happened instead.
 pub async fn check(token: &Token, addresses: &[SocketAddr]) -> Result<(), String> {
+    if addresses.is_empty() {
+        return Err("there is no loopback address to ask from".to_owned());
+    }
     for address in addresses {
         let met = timeout(PATIENCE, meet(*address)).await;
         let reason = match met {
