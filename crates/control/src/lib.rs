@@ -29,6 +29,7 @@ pub mod virtual_address;
 pub mod world;
 
 mod app;
+mod bell;
 mod canonical;
 mod debug;
 pub mod described;

@@ -6,14 +6,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher as _};
 use outrigger_cni::conflist::{self, Edit};
 use outrigger_telemetry::ready::Condition;
 use serde_json::Value;
-use tokio::sync::mpsc;
 
-/// Where nothing is heard.
-const RESCAN: Duration = Duration::from_secs(10);
+use crate::bell::Bell;
+
 /// Whoever writes a file may write two.
 const SETTLE: Duration = Duration::from_millis(100);
 /// What is written before it takes a name that runtimes read.
@@ -35,26 +33,11 @@ pub(super) struct Place {
 impl Place {
     /// Keeps everything in place, and says in `condition` whether it is.
     pub(super) async fn keep(self, condition: Condition) {
-        let (bell, mut rung) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |event| !event.kind.is_access()) {
-                let _ = bell.try_send(());
-            }
-        });
-        let mut watcher = match watcher {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(%error, "the network configuration is only looked at every 10 s: the system cannot watch it");
-                None
-            }
-        };
+        let mut bell = Bell::new("the network configuration", SETTLE);
         let mut said = None;
         loop {
-            if let Some(watcher) = &mut watcher {
-                // Again each time: it may have been replaced.
-                for directory in [&self.configurations, &self.plugins] {
-                    let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
-                }
+            for directory in [&self.configurations, &self.plugins] {
+                bell.watch(directory);
             }
             let own = self.clone();
             let done = tokio::task::spawn_blocking(move || own.put()).await;
@@ -70,14 +53,7 @@ impl Place {
                 }
                 said = Some(done);
             }
-            if watcher.is_some() {
-                if let Ok(Some(())) = tokio::time::timeout(RESCAN, rung.recv()).await {
-                    tokio::time::sleep(SETTLE).await;
-                    let _ = rung.try_recv();
-                }
-            } else {
-                tokio::time::sleep(RESCAN).await;
-            }
+            bell.rings().await;
         }
     }
 

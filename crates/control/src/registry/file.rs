@@ -11,18 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use notify::{RecursiveMode, Watcher};
 use outrigger_rules::{Finding, ParseOptions, parse_with};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use super::{Event, Item, Problem, Registry, Voice};
+use crate::bell::Bell;
 use crate::instance::Instance;
 
 /// Notifications come in bursts (write, rename, chmod): wait this long for the last.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Looked at even without a notification.
-const RESCAN: Duration = Duration::from_secs(10);
 /// Larger files are refused: they are no registry that somebody wrote. A million instances have some 200 MiB.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -143,27 +140,11 @@ impl FileRegistry {
 
 impl Registry for FileRegistry {
     async fn follow(&mut self, voice: &Voice) -> Result<(), String> {
-        let (bell, mut rung) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event| {
-            if is_news(&event) {
-                // Full means that the bell is ringing already.
-                let _ = bell.try_send(());
-            }
-        });
-        let mut watcher = match watcher {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                tracing::warn!(%error, "registry files are only looked at every 10 s: the system cannot watch them");
-                None
-            }
-        };
+        let mut bell = Bell::new("registry files", SETTLE);
         let mut first = true;
         loop {
-            if let Some(watcher) = &mut watcher {
-                // Again each time: a directory may have appeared or been replaced.
-                for pattern in &self.patterns {
-                    let _ = watcher.watch(&directory_of(pattern), RecursiveMode::NonRecursive);
-                }
+            for pattern in &self.patterns {
+                bell.watch(&directory_of(pattern));
             }
             let Changes { events, problems } = self.scanned().await?;
             voice.problems(problems);
@@ -174,25 +155,13 @@ impl Registry for FileRegistry {
                 true => voice.whole().await?,
                 false => voice.heard(),
             }
-            if watcher.is_some() {
-                if let Ok(Some(())) = tokio::time::timeout(RESCAN, rung.recv()).await {
-                    tokio::time::sleep(SETTLE).await;
-                    let _ = rung.try_recv();
-                }
-            } else {
-                tokio::time::sleep(RESCAN).await;
-            }
+            bell.rings().await;
         }
     }
 }
 
 fn problem(file: &str, line: u64, message: String) -> Problem {
     Problem { registry: String::new(), file: file.to_owned(), line, message }
-}
-
-/// Reading is told as well, ours too: heard as a change, each scan would call for the next.
-fn is_news(event: &notify::Result<notify::Event>) -> bool {
-    event.as_ref().map_or(true, |event| !event.kind.is_access())
 }
 
 fn read(path: &Path) -> Result<String, String> {

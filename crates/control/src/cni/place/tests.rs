@@ -68,11 +68,13 @@ async fn whoever_writes_the_configuration_anew_has_it_put_back() {
     let place = place(directory.path());
     let list = place.configurations.join("10-pods.conflist");
     let readiness = Readiness::new();
+    let mut bell = Bell::new("the test's directory", Duration::ZERO);
+    bell.watch(&place.configurations);
     let kept = tokio::spawn(place.keep(readiness.register("place")));
-    let until = async |wanted: &[&str]| {
+    let mut until = async |wanted: &[&str]| {
         let seen = async {
             while !list.exists() || types(&list) != wanted {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                bell.rings().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap();
@@ -86,7 +88,7 @@ async fn whoever_writes_the_configuration_anew_has_it_put_back() {
     }
     tokio::time::timeout(Duration::from_secs(20), async {
         while !readiness.report().await.is_ready() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await

@@ -1,7 +1,11 @@
 use std::fs;
 
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
 use super::super::Word;
 use super::*;
+use crate::bell::is_news;
 
 const ONE: &str = "instances:\n- id: web-1\n  service: web\n  addresses: [127.0.0.5]\n  ports: [{number: 80, protocol: http}]\n";
 
