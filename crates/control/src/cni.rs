@@ -59,7 +59,7 @@ pub struct CniArgs {
     /// Where the plugin asks; the same path on the node and here
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
-    /// Namespaces whose Pods never wait for this agent, nor have rules from it
+    /// Namespaces whose Pods never wait for this agent; those with its check have their rules by repair
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "kube-system")]
     pub exclude_namespaces: Vec<String>,
     /// Make the rules of Pods that started without them

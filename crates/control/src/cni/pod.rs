@@ -38,11 +38,13 @@ pub(super) fn verdict(pod: &Pod) -> Result<Verdict, String> {
     }))
 }
 
+/// With these there are words and no rules.
+const NO_RULES: [&str; 5] = ["--dry-run", "--help", "-h", "--version", "-V"];
+
 fn options(container: &Container) -> Result<Vec<String>, String> {
     let words: Vec<&str> = container.args.iter().flatten().map(String::as_str).collect();
     match words.as_slice() {
-        // Rules that are only printed would be none.
-        ["intercept", "check", options @ ..] if !options.contains(&"--dry-run") => {
+        ["intercept", "check", options @ ..] if !options.iter().any(|word| NO_RULES.contains(word)) => {
             Ok(options.iter().map(|word| (*word).to_owned()).collect())
         }
         _ => Err(format!(

@@ -3,6 +3,8 @@
 //! not been called for: in time for it not to fail, which those that are never restarted could not stand.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -99,9 +101,9 @@ impl Agent {
         let Ok(Verdict::Intercept(options)) = verdict(pod) else { return };
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let done = match self.namespace_of(pod).await {
-            Ok(netns) => match self.show(netns.clone()).await {
+            Ok(netns) => match self.show(path_of(&netns)).await {
                 Ok(true) => return self.has_made(pod),
-                Ok(false) => self.mend(pod, netns, options).await,
+                Ok(false) => self.mend(pod, path_of(&netns), options).await,
                 Err(Trouble::Gone(why) | Trouble::Other(why)) => Err(why),
             },
             Err(why) => Err(why),
@@ -164,7 +166,7 @@ impl Agent {
         }
         if self.ways.rules {
             done = match self.namespace_of(pod).await {
-                Ok(netns) => self.mend(pod, netns, options).await.map(|()| "its rules were made"),
+                Ok(netns) => self.mend(pod, path_of(&netns), options).await.map(|()| "its rules were made"),
                 Err(why) => Err(why),
             };
         }
@@ -182,7 +184,7 @@ impl Agent {
         done
     }
 
-    async fn namespace_of(&self, pod: &Pod) -> Result<PathBuf, String> {
+    async fn namespace_of(&self, pod: &Pod) -> Result<File, String> {
         let (uid, processes) = (pod.uid().unwrap_or_default(), self.processes.clone());
         let found = tokio::task::spawn_blocking(move || namespace_of(&processes, &uid)).await;
         found.ok().flatten().ok_or_else(|| {
@@ -249,20 +251,28 @@ fn is_made_anew(pod: &Pod) -> bool {
     pod.owner_references().iter().any(|owner| owner.controller == Some(true))
 }
 
+/// Where a namespace that is held open is, whatever has become of the process that it was found by.
+fn path_of(netns: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", netns.as_raw_fd()).into()
+}
+
 /// The network namespace of a Pod, of which one process is always there, by the group that its kubelet has put it into.
-fn namespace_of(processes: &Path, uid: &str) -> Option<PathBuf> {
+fn namespace_of(processes: &Path, uid: &str) -> Option<File> {
+    let is_there = |path: &Path| {
+        std::fs::read_to_string(path.join("cgroup"))
+            .is_ok_and(|groups| groups.lines().any(|line| is_of(line, uid)))
+    };
     let all = std::fs::read_dir(processes).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut numbered = all.filter(|path| {
         path.file_name()
             .and_then(|name| name.to_str())
             .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
     });
-    numbered
-        .find(|path| {
-            std::fs::read_to_string(path.join("cgroup"))
-                .is_ok_and(|groups| groups.lines().any(|line| is_of(line, uid)))
-        })
-        .map(|path| path.join("ns/net"))
+    numbered.find_map(|path| {
+        let held = is_there(&path).then(|| File::open(path.join("ns/net")).ok())??;
+        // A process may end, and another Pod's have its number: then what was opened may be that one's.
+        is_there(&path).then_some(held)
+    })
 }
 
 /// `…/kubepods-burstable-podUID.slice/…` with the uid's dashes as `_`, or `…/kubepods/burstable/podUID/…`. The outermost counts: below it

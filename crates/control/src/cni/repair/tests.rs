@@ -34,13 +34,16 @@ fn a_pods_processes_are_known_by_the_group_that_its_kubelet_made() {
 fn the_namespace_is_that_of_a_process() {
     let directory = tempfile::tempdir().unwrap();
     for (name, line) in [("self", UID), ("12", "elsewhere"), ("34", UID)] {
-        std::fs::create_dir(directory.path().join(name)).unwrap();
+        std::fs::create_dir_all(directory.path().join(name).join("ns")).unwrap();
+        std::fs::write(directory.path().join(name).join("ns/net"), name).unwrap();
         std::fs::write(directory.path().join(name).join("cgroup"), format!("0::/kubepods/pod{line}/x\n"))
             .unwrap();
     }
-    assert_eq!(namespace_of(directory.path(), UID), Some(directory.path().join("34/ns/net")));
-    assert_eq!(namespace_of(directory.path(), "00000000-0000-4000-8000-000000000000"), None);
-    assert_eq!(namespace_of(Path::new("/nowhere"), UID), None);
+    let held = namespace_of(directory.path(), UID).unwrap();
+    std::fs::remove_dir_all(directory.path().join("34")).unwrap();
+    assert_eq!(std::fs::read_to_string(path_of(&held)).unwrap(), "34", "also when the process has ended");
+    assert!(namespace_of(directory.path(), "00000000-0000-4000-8000-000000000000").is_none());
+    assert!(namespace_of(Path::new("/nowhere"), UID).is_none());
 }
 
 fn pod(phase: &str, check: Value) -> Pod {
