@@ -7,7 +7,7 @@ use outrigger_model::route::HashOn;
 
 use super::Policies;
 use crate::dialect::nearness;
-use crate::dialect::shared::identity;
+use crate::dialect::shared::{ejection, identity};
 use crate::dialect::virtual_service::port_selector;
 use crate::finding::code;
 use crate::intent::{ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
@@ -320,17 +320,7 @@ fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
         );
         reader.warn(code::NO_EFFECT, at, message);
     }
-    let base_ejection = reader.positive(fields.get("baseEjectionTime")).unwrap_or(default.base_ejection);
-    Some(Outlier {
-        consecutive_5xx,
-        consecutive_gateway,
-        interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
-        base_ejection,
-        max_ejection: default.max_ejection.max(base_ejection),
-        max_ejection_percent: reader
-            .number(fields.get("maxEjectionPercent"), 0..=100)
-            .unwrap_or(default.max_ejection_percent),
-    })
+    Some(ejection(reader, &fields, "baseEjectionTime", (consecutive_5xx, consecutive_gateway)))
 }
 
 fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {

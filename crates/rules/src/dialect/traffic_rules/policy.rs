@@ -7,7 +7,7 @@ use outrigger_model::cluster::{Balance, Breaker, MAX_RING, Outlier, SHORTEST_BRE
 use outrigger_model::route::HashOn;
 
 use crate::dialect::destination_rule::policy::{cookie, tls, warmup_of};
-use crate::dialect::nearness;
+use crate::dialect::{nearness, shared};
 use crate::finding::code;
 use crate::intent::{ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
 use crate::reader::{At, Fields, Reader, Table};
@@ -212,18 +212,12 @@ fn ejection(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Outlier> {
         return None;
     }
     let default = Outlier::default();
-    let base_ejection = reader.positive(fields.get("ejectionTime")).unwrap_or(default.base_ejection);
     let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
-    let outlier = Outlier {
-        consecutive_5xx: count("consecutiveErrors", default.consecutive_5xx),
-        consecutive_gateway: count("consecutiveGatewayErrors", default.consecutive_gateway),
-        interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
-        base_ejection,
-        max_ejection: default.max_ejection.max(base_ejection),
-        max_ejection_percent: reader
-            .number(fields.get("maxEjectionPercent"), 0..=100)
-            .unwrap_or(default.max_ejection_percent),
-    };
+    let counts = (
+        count("consecutiveErrors", default.consecutive_5xx),
+        count("consecutiveGatewayErrors", default.consecutive_gateway),
+    );
+    let outlier = shared::ejection(reader, fields, "ejectionTime", counts);
     let of_any = outlier.consecutive_5xx;
     if let Some(at) = fields.get("consecutiveGatewayErrors")
         && of_any > 0
