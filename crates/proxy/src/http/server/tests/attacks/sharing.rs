@@ -7,7 +7,7 @@ use h2::Reason;
 use h2::client::ResponseFuture;
 use http::HeaderMap;
 use outrigger_model::listener::Direction;
-use tokio::sync::Notify;
+use tokio::sync::{Barrier, Notify};
 
 use super::*;
 
@@ -269,12 +269,18 @@ async fn limited_http2_connections_are_given_up_for_who_waits_for_another() {
     run(async {
         let connections: Count = Rc::default();
         let mut apps = Vec::new();
+        // All are there before the first is answered.
+        let all = Rc::new(Barrier::new(30));
         for _ in 0..3 {
-            let script = |request: Request<RecvStream>, respond| async move {
-                if request.uri().path() == "/slow" {
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+            let all = all.clone();
+            let script = move |request: Request<RecvStream>, respond| {
+                let all = all.clone();
+                async move {
+                    if request.uri().path() == "/slow" {
+                        all.wait().await;
+                    }
+                    answer(10, respond).await;
                 }
-                answer(10, respond).await;
             };
             apps.push(app(connections.clone(), script).await);
         }
