@@ -57,7 +57,7 @@ pub(crate) struct Switch {
 
 impl Switch {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        mesh::throw(self.address, &self.setting).await?;
+        println!("{}", mesh::throw(self.address, &self.setting).await?);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,5 +1,6 @@
 //! The demo's processes: a free 127.x.y.0/24, the control plane, the applications, a sidecar beside each.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -36,17 +37,27 @@ struct Workload {
     service: &'static str,
     version: &'static str,
     port: Option<(u16, Protocol)>,
+    /// Of the region `shop`.
+    zone: &'static str,
     /// Flag of the application, and what it calls.
     calls: &'static [(&'static str, &'static str)],
 }
 
 const WORKLOADS: [Workload; 10] = [
-    Workload { host: LOAD, service: "load", version: "v1", port: None, calls: &[("web", "web.shop:8080")] },
+    Workload {
+        host: LOAD,
+        service: "load",
+        version: "v1",
+        port: None,
+        zone: "a",
+        calls: &[("web", "web.shop:8080")],
+    },
     Workload {
         host: 11,
         service: "web",
         version: "v1",
         port: Some((8080, Protocol::Http)),
+        zone: "a",
         calls: &[
             ("catalog", "catalog.shop:8080"),
             ("reviews", "reviews.shop:8080"),
@@ -55,25 +66,32 @@ const WORKLOADS: [Workload; 10] = [
     },
     catalog(21, "v1"),
     catalog(22, "v2"),
-    reviews(31, "v1"),
-    reviews(32, "v2"),
-    reviews(33, "v3"),
+    reviews(31, "v1", "a"),
+    reviews(32, "v2", "b"),
+    reviews(33, "v3", "b"),
     pricing(41, "v1"),
     pricing(42, "v2"),
-    Workload { host: 51, service: "stock", version: "v1", port: Some((7000, Protocol::Tcp)), calls: &[] },
+    Workload {
+        host: 51,
+        service: "stock",
+        version: "v1",
+        port: Some((7000, Protocol::Tcp)),
+        zone: "a",
+        calls: &[],
+    },
 ];
 
 const fn catalog(host: u8, version: &'static str) -> Workload {
     let calls = &[("pricing", "pricing.shop:9090")];
-    Workload { host, service: "catalog", version, port: Some((8080, Protocol::Http)), calls }
+    Workload { host, service: "catalog", version, port: Some((8080, Protocol::Http)), zone: "a", calls }
 }
 
-const fn reviews(host: u8, version: &'static str) -> Workload {
-    Workload { host, service: "reviews", version, port: Some((8080, Protocol::Http)), calls: &[] }
+const fn reviews(host: u8, version: &'static str, zone: &'static str) -> Workload {
+    Workload { host, service: "reviews", version, port: Some((8080, Protocol::Http)), zone, calls: &[] }
 }
 
 const fn pricing(host: u8, version: &'static str) -> Workload {
-    Workload { host, service: "pricing", version, port: Some((9090, Protocol::Grpc)), calls: &[] }
+    Workload { host, service: "pricing", version, port: Some((9090, Protocol::Grpc)), zone: "a", calls: &[] }
 }
 
 impl Workload {
@@ -198,14 +216,30 @@ impl Mesh {
         let chosen =
             WORKLOADS.iter().filter(|w| w.service == service && version.is_none_or(|v| v == w.version));
         for workload in chosen {
-            let address = self.app_address(workload).context("it has no port")?;
-            let args = ["demo-switch".to_owned(), address.to_string(), setting.to_owned()];
-            let mut command = self.place.command(workload.host, User::Application, &self.binary);
-            let output = command.args(args).output().await?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            anyhow::ensure!(output.status.success(), "{}: {said}", workload.id());
+            self.throw(workload, setting).await?;
         }
         Ok(())
+    }
+
+    /// How many requests each version of a service was sent so far.
+    pub(super) async fn asked(&self, service: &str) -> anyhow::Result<BTreeMap<&'static str, u64>> {
+        let mut asked = BTreeMap::new();
+        for workload in WORKLOADS.iter().filter(|w| w.service == service) {
+            *asked.entry(workload.version).or_default() += self.throw(workload, "").await?;
+        }
+        Ok(asked)
+    }
+
+    /// Throws the switch of one application; how many requests it was sent so far.
+    async fn throw(&self, workload: &Workload, setting: &str) -> anyhow::Result<u64> {
+        let address = self.app_address(workload).context("it has no port")?;
+        let args = ["demo-switch".to_owned(), address.to_string(), setting.to_owned()];
+        let mut command = self.place.command(workload.host, User::Application, &self.binary);
+        let output = command.args(args).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{}: {said}", workload.id());
+        let asked = String::from_utf8_lossy(&output.stdout);
+        asked.trim().parse().with_context(|| format!("{} said {asked:?}", workload.id()))
     }
 
     /// A child that has ended.
@@ -274,8 +308,8 @@ impl Mesh {
             tags: Vec::new(),
             version: Some(workload.version.into()),
             weight: 100,
-            zone: String::new(),
-            region: String::new(),
+            zone: workload.zone.into(),
+            region: "shop".into(),
             service_account: workload.service.into(),
             state: State::Running,
             sidecar: true,
@@ -455,8 +489,9 @@ fn free_net() -> anyhow::Result<[u8; 2]> {
     bail!("no free 127.x.y.0/24 was found; does this machine let processes bind addresses in 127.0.0.0/8?")
 }
 
-/// Throws an application's switch: a POST without a body.
-pub(super) async fn throw(address: SocketAddr, setting: &str) -> anyhow::Result<()> {
+/// Throws an application's switch, a POST without a body; how many requests it was sent so far.
+pub(super) async fn throw(address: SocketAddr, setting: &str) -> anyhow::Result<u64> {
+    use http_body_util::BodyExt;
     use hyper_util::rt::TokioIo;
     let tcp = tokio::net::TcpStream::connect(address).await.with_context(|| address.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
@@ -464,8 +499,10 @@ pub(super) async fn throw(address: SocketAddr, setting: &str) -> anyhow::Result<
     let request = hyper::Request::post(format!("/__switch?{setting}"))
         .header(hyper::header::HOST, address.to_string())
         .body(http_body_util::Empty::<bytes::Bytes>::new())?;
-    let status = sender.send_request(request).await?.status();
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
     connection.abort();
     anyhow::ensure!(status.is_success(), "{address}: {status}");
-    Ok(())
+    Ok(serde_json::from_slice(&body)?)
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::bounds::interval;
 use super::load::{Sample, latency, share, success, version_share};
+use super::tour::Seen;
 
 /// Service, version (all if absent) and setting of a switch.
-type Switch = (&'static str, Option<&'static str>, &'static str);
+pub(super) type Switch = (&'static str, Option<&'static str>, &'static str);
 
 /// One step.
 pub(super) struct Step {
@@ -16,45 +17,67 @@ pub(super) struct Step {
     /// Switches thrown in the applications before the first measurement.
     pub(super) scene: &'static [Switch],
     pub(super) yaml: &'static str,
-    /// Left out of the measurement after the rule is in force.
+    /// Left out of the measurement after the rule is in force, and after the trouble.
     pub(super) settle: Duration,
+    /// Switches thrown with the rule in force, before a third measurement.
+    pub(super) trouble: &'static [Switch],
+    /// A service whose applications say how many requests they were sent.
+    pub(super) counted: Option<&'static str>,
     /// What was seen, or what was missed.
-    pub(super) judge: fn(&[Sample], &[Sample]) -> anyhow::Result<String>,
+    pub(super) judge: fn(&Seen) -> anyhow::Result<String>,
 }
 
+/// What most steps do not have.
+const PLAIN: Step = Step {
+    name: "",
+    title: "",
+    scene: &[],
+    yaml: "",
+    settle: Duration::ZERO,
+    trouble: &[],
+    counted: None,
+    judge: |_| anyhow::bail!("a step without a judge"),
+};
+
 /// The tour.
-pub(super) const STEPS: [Step; 10] = [
+pub(super) const STEPS: [Step; 12] = [
     Step {
         name: "canary",
         title: "canary: one request in ten to catalog v2",
-        scene: &[],
         yaml: include_str!("../../../../config/demo/canary.yaml"),
-        settle: Duration::ZERO,
         judge: canary,
+        ..PLAIN
     },
     Step {
         name: "header-route",
         title: "header route: jason gets reviews v3, everybody else v1",
-        scene: &[],
         yaml: include_str!("../../../../config/demo/header-route.yaml"),
-        settle: Duration::ZERO,
         judge: header_route,
+        ..PLAIN
+    },
+    Step {
+        name: "mirror",
+        title: "mirroring: reviews v3 gets copies of all requests, fails, and nobody notices",
+        scene: &[("reviews", Some("v3"), "fail=100")],
+        yaml: include_str!("../../../../config/demo/mirror.yaml"),
+        counted: Some("reviews"),
+        judge: mirror,
+        ..PLAIN
     },
     Step {
         name: "fault",
         title: "fault injection: 400 ms for 30 %, 500 for 20 % of requests to reviews",
-        scene: &[],
         yaml: include_str!("../../../../config/demo/fault.yaml"),
-        settle: Duration::ZERO,
         judge: fault,
+        ..PLAIN
     },
     Step {
         name: "timeout",
         title: "timeout: reviews takes 900 ms, web waits no longer than 300 ms",
         scene: &[("reviews", None, "delay=900")],
         yaml: include_str!("../../../../config/demo/timeout.yaml"),
-        settle: Duration::ZERO,
         judge: timeout,
+        ..PLAIN
     },
     Step {
         name: "hedge",
@@ -63,14 +86,15 @@ pub(super) const STEPS: [Step; 10] = [
         yaml: include_str!("../../../../config/demo/hedge.yaml"),
         settle: Duration::from_secs(1),
         judge: hedge,
+        ..PLAIN
     },
     Step {
         name: "retries",
         title: "retries: reviews fails 30 % of requests",
         scene: &[("reviews", None, "fail=30")],
         yaml: include_str!("../../../../config/demo/retries.yaml"),
-        settle: Duration::ZERO,
         judge: retries,
+        ..PLAIN
     },
     Step {
         name: "breaker",
@@ -79,6 +103,7 @@ pub(super) const STEPS: [Step; 10] = [
         yaml: include_str!("../../../../config/demo/breaker.yaml"),
         settle: Duration::from_secs(2),
         judge: breaker,
+        ..PLAIN
     },
     Step {
         name: "trip",
@@ -87,22 +112,31 @@ pub(super) const STEPS: [Step; 10] = [
         yaml: include_str!("../../../../config/demo/trip.yaml"),
         settle: Duration::from_secs(1),
         judge: trip,
+        ..PLAIN
+    },
+    Step {
+        name: "locality",
+        title: "locality: web asks reviews v1 in its own zone, and the others only when v1 fails",
+        yaml: include_str!("../../../../config/demo/locality.yaml"),
+        settle: Duration::from_secs(2),
+        trouble: &[("reviews", Some("v1"), "fail=100")],
+        judge: locality,
+        ..PLAIN
     },
     Step {
         name: "rate-limit",
         title: "rate limit: web takes 40 requests a second of each caller, and is sent 80",
-        scene: &[],
         yaml: include_str!("../../../../config/demo/rate-limit.yaml"),
         settle: Duration::from_secs(1),
         judge: rate_limit,
+        ..PLAIN
     },
     Step {
         name: "deny",
         title: "authorization: web may no longer read items from catalog",
-        scene: &[],
         yaml: include_str!("../../../../config/demo/deny.yaml"),
-        settle: Duration::ZERO,
         judge: deny,
+        ..PLAIN
     },
 ];
 
@@ -123,14 +157,14 @@ fn expect_share(what: &str, seen: f64, truth: f64, n: usize) -> anyhow::Result<(
     Ok(())
 }
 
-fn canary(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn canary(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let ((was, _), (is, n)) = (version_share(before, "catalog", "v2"), version_share(after, "catalog", "v2"));
     expect_share("catalog v2", is, 0.1, n)?;
     anyhow::ensure!(was > is, "catalog v2 had {:.1} % before", percent(was));
     Ok(format!("catalog v2: {:.1} % → {:.1} % of {n} requests", percent(was), percent(is)))
 }
 
-fn header_route(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn header_route(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let split = |samples: &[Sample], jason: bool| -> Vec<Sample> {
         samples.iter().filter(|s| s.jason == jason).cloned().collect()
     };
@@ -148,7 +182,34 @@ fn header_route(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     ))
 }
 
-fn fault(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn mirror(Seen { before, after, asked, .. }: &Seen) -> anyhow::Result<String> {
+    let (was, is) = (success(before), success(after));
+    let (v1, n) = version_share(after, "reviews", "v1");
+    let [asked, copies] = ["v1", "v3"].map(|version| asked.get(version).copied().unwrap_or_default());
+    anyhow::ensure!(
+        was <= 0.9,
+        "success was {:.1} % before, the failing version was hardly used",
+        percent(was)
+    );
+    anyhow::ensure!(
+        is >= 1.0 && v1 >= 1.0,
+        "success {:.1} %, {:.1} % of {n} by v1",
+        percent(is),
+        percent(v1)
+    );
+    // At either end of the window some are under way.
+    anyhow::ensure!(
+        asked > 200 && copies.abs_diff(asked) <= asked / 20,
+        "reviews v1 was sent {asked} requests and v3 {copies} copies"
+    );
+    Ok(format!(
+        "success {:.1} % → {:.1} %; reviews v1 was sent {asked} requests, v3 {copies} copies",
+        percent(was),
+        percent(is)
+    ))
+}
+
+fn fault(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let slow = |s: &Sample| s.latency >= Duration::from_millis(400);
     let (was_slow, is_slow) = (share(before, slow), share(after, slow));
     let aborted = share(after, |s| s.status == 500);
@@ -171,7 +232,7 @@ fn fault(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     ))
 }
 
-fn timeout(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn timeout(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let (was, is) = (latency(before, 0.5), latency(after, 0.5));
     let timed_out = share(after, |s| s.status == 504);
     anyhow::ensure!(
@@ -189,7 +250,7 @@ fn timeout(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     ))
 }
 
-fn hedge(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn hedge(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let slow = |samples: &[Sample]| share(samples, |s| s.latency >= Duration::from_millis(500));
     let (was, is) = (slow(before), slow(after));
     // Balancing by requests under way sends it fewer than its third.
@@ -204,7 +265,7 @@ fn hedge(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     ))
 }
 
-fn retries(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn retries(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let (was, is) = (success(before), success(after));
     expect_share("success without retries", was, 0.7, before.len())?;
     // Three retries of an independent 30 %: 1 - 0.3^4.
@@ -213,7 +274,7 @@ fn retries(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     Ok(format!("success {:.1} % → {:.1} %", percent(was), percent(is)))
 }
 
-fn breaker(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn breaker(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let (was, is) = (success(before), success(after));
     let (v2, n) = version_share(after, "reviews", "v2");
     anyhow::ensure!(
@@ -231,7 +292,7 @@ fn breaker(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     ))
 }
 
-fn trip(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn trip(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let (was, is) = (latency(before, 0.5), latency(after, 0.5));
     // Who waits for it that long has called it; a crowded machine makes some of the others slow.
     let called = |samples: &[Sample]| share(samples, |s| s.latency >= Duration::from_millis(300));
@@ -249,7 +310,27 @@ fn trip(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     ))
 }
 
-fn rate_limit(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn locality(Seen { before, after, trouble, .. }: &Seen) -> anyhow::Result<String> {
+    let near = |samples: &[Sample]| version_share(samples, "reviews", "v1");
+    let ((was, n), (is, _), (failing, _)) = (near(before), near(after), near(trouble));
+    anyhow::ensure!(was <= 0.7, "v1 already had {:.1} % of {n} before", percent(was));
+    anyhow::ensure!(is >= 1.0, "{:.1} % were answered in the zone, expected all", percent(is));
+    anyhow::ensure!(
+        success(trouble) >= 0.99 && failing <= 0.01,
+        "v1 fails: success {:.1} %, and it still has {:.1} %",
+        percent(success(trouble)),
+        percent(failing)
+    );
+    Ok(format!(
+        "answered in the zone of web: {:.1} % → {:.1} %; while v1 fails {:.1} %, success {:.1} %",
+        percent(was),
+        percent(is),
+        percent(failing),
+        percent(success(trouble))
+    ))
+}
+
+fn rate_limit(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let limited = |samples: &[Sample]| share(samples, |s| s.status == 429);
     let (was, is) = (limited(before), limited(after));
     anyhow::ensure!(was <= 0.0, "{:.1} % were limited before", percent(was));
@@ -258,7 +339,7 @@ fn rate_limit(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
     Ok(format!("status 429: {:.1} % → {:.1} %", percent(was), percent(is)))
 }
 
-fn deny(before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+fn deny(Seen { before, after, .. }: &Seen) -> anyhow::Result<String> {
     let denied = |samples: &[Sample]| share(samples, |s| s.reply.failed.get("catalog") == Some(&403));
     let (was, is) = (denied(before), denied(after));
     anyhow::ensure!(was <= 0.0, "{:.1} % were denied before", percent(was));

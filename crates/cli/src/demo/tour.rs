@@ -1,13 +1,27 @@
 //! The tour: each step sets a scene, measures, pushes a rule, measures again, judges, and undoes itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::load::{Load, Sample};
 use super::mesh::Mesh;
-use super::steps::{STEPS, Step};
+use super::steps::{STEPS, Step, Switch};
 
 /// Requests of one measurement: enough that judged shares are far from their bounds.
 const WINDOW: Duration = Duration::from_secs(6);
+
+/// What was seen of a step.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Without the rule.
+    pub(super) before: Vec<Sample>,
+    /// With the rule in force.
+    pub(super) after: Vec<Sample>,
+    /// With the rule in force and the trouble that the step makes.
+    pub(super) trouble: Vec<Sample>,
+    /// How many requests each version of the service that is counted was sent while `after` was measured.
+    pub(super) asked: BTreeMap<&'static str, u64>,
+}
 
 /// The steps of these names, in the tour's order; all without names.
 ///
@@ -43,19 +57,15 @@ pub(super) async fn run(mesh: &Mesh, load: &Load, steps: &[&Step]) -> anyhow::Re
 }
 
 async fn take(mesh: &Mesh, load: &Load, step: &Step) -> anyhow::Result<Vec<String>> {
-    for (service, version, setting) in step.scene {
-        mesh.switch(service, *version, setting).await?;
-    }
-    let before = load.window(WINDOW, "measuring without the rule").await;
+    throw(mesh, step.scene).await?;
+    let mut seen =
+        Seen { before: load.window(WINDOW, "measuring without the rule").await, ..Seen::default() };
     let applied = mesh.apply(step.yaml).await;
     let judged = match &applied {
         Ok(applied) => {
-            if !step.settle.is_zero() {
-                drop(load.window(step.settle, "waiting for it to settle").await);
-            }
-            let after = load.window(WINDOW, "measuring with the rule").await;
+            measure(mesh, load, step, &mut seen).await?;
             let in_force = applied.in_force.as_ref().map(|f| (f.proxies, f.of)).unwrap_or_default();
-            judge(step, &before, &after).map(|effect| {
+            judge(step, &seen).map(|effect| {
                 let millis = applied.in_force_millis.unwrap_or_default();
                 vec![
                     format!("in force on {}/{} proxies after {millis:.0} ms", in_force.0, in_force.1),
@@ -68,18 +78,54 @@ async fn take(mesh: &Mesh, load: &Load, step: &Step) -> anyhow::Result<Vec<Strin
     if let Ok(applied) = &applied {
         mesh.undo(applied).await?;
     }
-    for (service, version, _) in step.scene {
+    for (service, version, _) in step.scene.iter().chain(step.trouble) {
         mesh.switch(service, *version, "fail=0&delay=0").await?;
     }
     judged
 }
 
-fn judge(step: &Step, before: &[Sample], after: &[Sample]) -> anyhow::Result<String> {
+/// What is seen with the rule in force.
+async fn measure(mesh: &Mesh, load: &Load, step: &Step, seen: &mut Seen) -> anyhow::Result<()> {
+    settle(load, step).await;
+    let asked = |service| async move {
+        match service {
+            Some(service) => mesh.asked(service).await,
+            None => Ok(BTreeMap::new()),
+        }
+    };
+    let began = asked(step.counted).await?;
+    seen.after = load.window(WINDOW, "measuring with the rule").await;
+    seen.asked = asked(step.counted).await?;
+    for (version, before) in began {
+        seen.asked.entry(version).and_modify(|all| *all -= before);
+    }
+    if !step.trouble.is_empty() {
+        throw(mesh, step.trouble).await?;
+        settle(load, step).await;
+        seen.trouble = load.window(WINDOW, "measuring with the trouble").await;
+    }
+    Ok(())
+}
+
+async fn settle(load: &Load, step: &Step) {
+    if !step.settle.is_zero() {
+        drop(load.window(step.settle, "waiting for it to settle").await);
+    }
+}
+
+async fn throw(mesh: &Mesh, switches: &[Switch]) -> anyhow::Result<()> {
+    for (service, version, setting) in switches {
+        mesh.switch(service, *version, setting).await?;
+    }
+    Ok(())
+}
+
+fn judge(step: &Step, seen: &Seen) -> anyhow::Result<String> {
     anyhow::ensure!(
-        before.len() > 200 && after.len() > 200,
+        seen.before.len() > 200 && seen.after.len() > 200,
         "too few requests were answered: {} before, {} after",
-        before.len(),
-        after.len()
+        seen.before.len(),
+        seen.after.len()
     );
-    (step.judge)(before, after)
+    (step.judge)(seen)
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -55,7 +55,7 @@ where
 }
 
 /// A JSON answer.
-pub(super) fn json(status: StatusCode, reply: &Reply) -> Response<Full<Bytes>> {
+pub(super) fn json(status: StatusCode, reply: &impl serde::Serialize) -> Response<Full<Bytes>> {
     let body = serde_json::to_vec(reply).unwrap_or_default();
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
@@ -105,9 +105,10 @@ impl Pool {
     }
 }
 
-/// A switch that the demo throws: how often the application fails, and how long it takes.
+/// A switch that the demo throws: how often the application fails, and how long it takes. It counts what it is sent.
 #[derive(Default)]
 struct Switch {
+    asked: AtomicU64,
     fail_percent: AtomicU32,
     delay_millis: AtomicU32,
 }
@@ -138,8 +139,9 @@ pub(super) async fn serve(args: &ShopArgs) -> anyhow::Result<()> {
             reply.versions.insert(name.into(), version.to_string());
             if request.method() == Method::POST && request.uri().path() == "/__switch" {
                 switch.throw(request.uri().query().unwrap_or_default());
-                return json(StatusCode::OK, &reply);
+                return json(StatusCode::OK, &switch.asked.load(Relaxed));
             }
+            switch.asked.fetch_add(1, Relaxed);
             tokio::time::sleep(Duration::from_millis(switch.delay_millis.load(Relaxed).into())).await;
             if fastrand::u32(0..100) < switch.fail_percent.load(Relaxed) {
                 return json(StatusCode::SERVICE_UNAVAILABLE, &reply);
