@@ -8,7 +8,7 @@ use fastrand::Rng;
 use outrigger_control::api::types::ApplyQuery;
 use outrigger_control::explain::body::{ExplainRequest, Explanation};
 use outrigger_control::instance::Protocol;
-use outrigger_tests::app::echo;
+use outrigger_tests::app::{echo, exchange};
 use outrigger_tests::mesh::{Mesh, Spec};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -328,4 +328,95 @@ async fn the_command_line_explains_a_request_and_describes_a_service() {
     ] {
         assert!(tree.contains(line), "no {line:?} in\n{tree}");
     }
+}
+
+const BROKEN: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec:
+  hosts: [catalog]
+  http:
+  - name: broken
+    match: [{uri: {prefix: /broken}}]
+    fault: {abort: {httpStatus: 503, percentage: {value: 100}}}
+    route: [{destination: {host: catalog}}]
+  - name: old
+    match: [{uri: {exact: /old}}]
+    rewrite: {uri: /new}
+    route: [{destination: {host: catalog}}]
+  - name: rest
+    route: [{destination: {host: catalog}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-secrets, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/secret]}}]}]}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_made_is_explained_by_its_id_at_each_of_its_hops() {
+    let mesh = Mesh::start(BINARY).await;
+    let server = mesh.workload(&catalog("v1", 11)).await;
+    echo(server.app, "catalog-v1").await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    mesh.apply(BROKEN).await;
+    let mut client = Kept::open(web.outbound[0]).await;
+    let mut send = async |path: &str, id: &'static str| {
+        let case = Case { host: 0, method: "GET", path: path.into(), headers: vec![id] };
+        client.send(&case, "catalog:8080").await.status
+    };
+    let hops: Vec<String> = [&web, &server].iter().map(|hop| format!("http://{}", hop.admin)).collect();
+    let explain = async |id: &str, more: &[&str]| {
+        let words = ["explain", "--request", id, "--sidecar", &hops[0], "--sidecar", &hops[1]];
+        printed(&mesh, &[&words[..], more].concat()).await
+    };
+    assert_eq!(send("/broken?a=1", "x-request-id: broken 1").await, 503);
+    assert_eq!(send("/secret", "x-request-id: denied").await, 403);
+    assert_eq!(send("/old", "x-request-id: unseen").await, 200);
+    // Ended by itself, at the first hop, and told with the rule that did it.
+    let tree = explain("broken 1", &[]).await.unwrap();
+    for line in [
+        "GET catalog:8080/broken?a=1 sent by web-v1\n├─ was answered 503, flags FI (fault_filter_abort)\n",
+        "├─ route broken (VirtualService shop/catalog)\n",
+        "├─ not sent on\n",
+        "now: GET catalog:8080/broken?a=1 from web-v1 (shop/web)\n",
+    ] {
+        assert!(tree.contains(line), "no {line:?} in\n{tree}");
+    }
+    assert!(!tree.contains("received by"), "{tree}");
+    // Refused by the second.
+    let json: serde_json::Value =
+        serde_json::from_str(&explain("denied", &["-o", "json"]).await.unwrap()).unwrap();
+    let hop = json["hops"].as_array().unwrap().iter().find(|hop| hop["sidecar"] == "catalog-v1").unwrap();
+    assert_eq!((&hop["status"], &hop["details"]), (&403.into(), &"rbac_access_denied".into()), "{hop}");
+    assert_eq!(hop["errorOrigin"], "AuthorizationPolicy shop/no-secrets", "{hop}");
+    assert_eq!(hop["peer"], "spiffe://cluster.local/ns/shop/sa/web", "{hop}");
+    // What succeeds is kept where somebody wants it.
+    let unknown = explain("unseen", &[]).await.unwrap_err();
+    assert!(unknown.contains("POST /requests?keep=all keeps others, too"), "{unknown}");
+    for hop in [&web, &server] {
+        let post = "POST /requests?keep=all HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        let answer = exchange(hop.admin, post).await.unwrap();
+        assert!(answer.0 == 200 && answer.1.ends_with("\r\n\r\nall\n"), "{answer:?}");
+    }
+    assert_eq!(send("/old", "x-request-id: seen").await, 200);
+    let json: serde_json::Value =
+        serde_json::from_str(&explain("seen", &["-o", "json"]).await.unwrap()).unwrap();
+    let [sent, received] = json["hops"].as_array().unwrap().as_slice() else { panic!("{json}") };
+    assert_eq!((&sent["path"], &sent["route"]), (&"/old".into(), &"old".into()), "{sent}");
+    assert_eq!((&sent["attempts"], &sent["status"]), (&1.into(), &200.into()), "{sent}");
+    assert_eq!(sent["now"]["route"]["name"], "old", "{sent}");
+    assert_eq!(sent["note"], serde_json::Value::Null, "{sent}");
+    assert_eq!(
+        (&received["outbound"], &received["now"]),
+        (&false.into(), &serde_json::Value::Null),
+        "{received}"
+    );
+    // Another rule since.
+    mesh.apply(&BROKEN.replace("exact: /old", "exact: /older")).await;
+    let tree = explain("seen", &[]).await.unwrap();
+    assert!(
+        tree.contains("route old took it, and now route rest would: the configuration has changed since"),
+        "{tree}"
+    );
 }

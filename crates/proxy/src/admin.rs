@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use http::Method;
 use outrigger_identity::RenewalHandle;
 use outrigger_model::cluster::Discovery;
 use outrigger_model::resource::ResourceKind;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use crate::app_health;
 use crate::config_feed::FeedStatus;
 use crate::process::Process;
+use crate::record::recent::Page;
 use crate::registration::Registrar;
 use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
@@ -73,6 +75,7 @@ impl Pages {
                 "endpoints with health, load and ejections; limits and their use",
                 page(clusters),
             ))
+            .with(requests(self.process.clone()))
             .with(Row::get("/listeners", "listeners and the addresses that they serve", page(listeners)))
             .with(Row::get("/certs", "our certificate, the trust bundle, renewal, clock skew", page(certs)))
             .with(rows::logging(self.logs.clone()))
@@ -94,6 +97,31 @@ impl Pages {
             .with(rows::ready("/healthz/ready", self.readiness.clone()))
             .with(app_health::row(self.probes.clone()).open())
     }
+}
+
+/// So many requests are shown to who asks for none.
+const LAST: usize = 50;
+
+/// `/requests`: requests that have ended.
+fn requests(process: Arc<Process>) -> Row {
+    let help = "requests that have ended, ?id= one of them, by x-request-id; POST ?keep=all keeps those that succeed, too, ?keep=failed no longer";
+    Row::new("/requests", &["GET", "POST"], help, move |request| {
+        let recent = &process.recent;
+        let response = match (request.method == Method::POST, request.query("keep")) {
+            (false, None) => AdminResponse::json(&Page {
+                node: process.node.id.clone(),
+                all: recent.keeps_all(),
+                requests: recent.show(request.query("id"), LAST),
+            }),
+            (false, Some(_)) => AdminResponse::bad_request("Changing what is kept takes POST.\n"),
+            (true, Some(keep @ ("all" | "failed"))) => {
+                recent.keep_all(keep == "all");
+                AdminResponse::text(format!("{keep}\n"))
+            }
+            (true, _) => AdminResponse::bad_request("Keep which? POST /requests?keep=all or ?keep=failed\n"),
+        };
+        std::future::ready(response)
+    })
 }
 
 fn config_dump(pages: &Pages) -> Value {

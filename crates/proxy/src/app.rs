@@ -26,7 +26,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::access_log;
 use crate::admin::Pages;
-use crate::bootstrap::{self, Bootstrap, Format, Mode};
+use crate::bootstrap::{self, Bootstrap, Format, Mode, RecentRequests};
 use crate::checks::Checks;
 use crate::config_feed::state::{Bounds, FeedState, ResourceKey};
 use crate::config_feed::{self, ConfigFeed, FeedStatus};
@@ -39,6 +39,7 @@ use crate::listen;
 use crate::memory::Budget;
 use crate::metrics;
 use crate::process::{Demand, Process};
+use crate::record::recent::Recent;
 use crate::registration::{Own, Registrar};
 use crate::resolve::{Board, Lookup, Resolver};
 use crate::runtime::snapshot::Snapshot;
@@ -133,6 +134,7 @@ fn assemble(
         sampling: bootstrap.tracing.sampling,
         spans: tracing.as_ref().map(|(_, sender)| sender.clone()),
         access_log: access_log(bootstrap)?,
+        recent: Recent::new(workers(bootstrap), bootstrap.recent_requests == RecentRequests::All),
         drain: Drain::new(),
         demand,
         node: bootstrap.node.clone(),

@@ -78,6 +78,9 @@ pub struct Bootstrap {
     /// The access log.
     #[serde(default)]
     pub access_log: AccessLog,
+    /// Which requests that have ended are kept for the admin page `/requests`.
+    #[serde(default)]
+    pub recent_requests: RecentRequests,
     /// The proxy's own log.
     #[serde(default)]
     pub log: Log,
@@ -225,6 +228,17 @@ impl Default for Tracing {
     fn default() -> Self {
         Self { otlp: Vec::new(), sampling: None, flush_ms: default_flush() }
     }
+}
+
+/// Which requests that have ended are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecentRequests {
+    /// Those that failed.
+    #[default]
+    Failed,
+    /// All.
+    All,
 }
 
 /// The access log.

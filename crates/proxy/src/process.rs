@@ -19,6 +19,7 @@ use crate::intercept::probe::Token;
 use crate::loops::Loops;
 use crate::memory::Budget;
 use crate::metrics;
+use crate::record::recent::Recent;
 use crate::runtime::snapshot::Snapshot;
 
 /// What all threads have in common.
@@ -34,6 +35,8 @@ pub struct Process {
     /// Percentage of root spans, instead of what listeners say.
     pub sampling: Option<f64>,
     pub access_log: access_log::Sink,
+    /// Requests that have ended.
+    pub recent: Recent,
     pub drain: Drain,
     pub demand: Demand,
     pub node: Node,

@@ -25,6 +25,7 @@ use crate::runtime::endpoint::EndpointState;
 use crate::worker::Worker;
 
 mod line;
+pub mod recent;
 
 /// The record of one stream.
 pub struct StreamRecord {
@@ -53,6 +54,8 @@ pub struct StreamRecord {
     pub cluster: Option<Arc<ClusterHandle>>,
     pub endpoint: Option<Arc<EndpointState>>,
     pub upstream_local: Option<SocketAddr>,
+    /// How often it was sent.
+    pub attempts: u32,
     /// From the end of our request to the head of the response, `x-envoy-upstream-service-time`.
     pub upstream_time: Option<Duration>,
     /// Inbound, where this request is recorded.
@@ -85,6 +88,7 @@ impl StreamRecord {
             cluster: None,
             endpoint: None,
             upstream_local: None,
+            attempts: 0,
             upstream_time: None,
             span: None,
             counted: None,

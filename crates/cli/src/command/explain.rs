@@ -9,15 +9,24 @@ use outrigger_control::explain::body::{
 use super::Server;
 use crate::print::{Form, Tree, show_as};
 
-/// Say what becomes of a request, and why: the rules that take it and those that lose. Nothing is sent.
+mod past;
+
+/// Say what becomes of a request, and why: the rules that take it and those that lose. Nothing is sent. With `--request` what
+/// became of one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Explain {
     /// The method (GET if there is none) and the URL: GET <http://reviews.shop:8080/x>
-    #[arg(required = true, num_args = 1..=2, value_name = "METHOD URL")]
+    #[arg(required_unless_present = "id", num_args = 1..=2, value_name = "METHOD URL")]
     request: Vec<String>,
     /// Who sends it: an instance, or a service as web, web.shop or shop/web
-    #[arg(long, value_name = "WORKLOAD")]
-    from: String,
+    #[arg(long, value_name = "WORKLOAD", required_unless_present = "id")]
+    from: Option<String>,
+    /// A request that was made, by its x-request-id: what sidecars remember of it
+    #[arg(long = "request", value_name = "ID", conflicts_with_all = ["request", "from"])]
+    id: Option<String>,
+    /// The admin address of a sidecar to ask, http://HOST:PORT; several, of a request's whole way
+    #[arg(long = "sidecar", value_name = "URL", requires = "id", default_value = "http://127.0.0.1:15000")]
+    sidecars: Vec<String>,
     /// A header, as 'name: value'
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
@@ -30,12 +39,18 @@ pub(crate) struct Explain {
 
 impl Explain {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(id) = &self.id {
+            let past = past::ask(id, &self.sidecars, &self.headers, &self.server).await?;
+            show_as(self.output, &past, || past.text())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let client = self.server.client()?;
         let (method, url) = match self.request.as_slice() {
             [method, url] => (method.to_ascii_uppercase(), url.clone()),
             only => ("GET".to_owned(), only.concat()),
         };
-        let asked = ExplainRequest { from: self.from, method, url, headers: self.headers };
+        let asked =
+            ExplainRequest { from: self.from.unwrap_or_default(), method, url, headers: self.headers };
         let answer = client.explain(&asked).await?;
         show_as(self.output, &answer, || text(&answer))?;
         Ok(ExitCode::SUCCESS)

@@ -33,6 +33,11 @@ pub struct RequestConfig {
 }
 
 impl RequestConfig {
+    /// Of the snapshot that it is of.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The route of a request.
     ///
     /// # Errors

@@ -49,6 +49,8 @@ pub struct RequestCtx<'c> {
     /// Of the route.
     pub clock: Clock,
     pub recording: Option<Recording>,
+    /// By its number in the table.
+    pub route: Option<u32>,
     /// An attempt has had a span.
     pub attempted: bool,
     /// The head says who we are.
@@ -97,6 +99,7 @@ impl Drop for RequestCtx<'_> {
     fn drop(&mut self) {
         // The record writes the request down, also when the task is cancelled.
         self.record.finish((!self.unread).then_some(&self.head));
+        self.conn.worker.process.recent.note(self);
         if let Some(extras) = &self.extras {
             self.conn.account.give(extras.reserved);
         }
@@ -142,6 +145,7 @@ impl<'c> RequestCtx<'c> {
             now,
             clock: Clock::default(),
             recording: None,
+            route: None,
             attempted: false,
             introduced: false,
             permit: None,

@@ -55,7 +55,9 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     edit::normalize(&mut ctx.head, view.http.config.path)?;
     let found = chain::route(ctx, &view)?;
     trace(ctx, found.route);
+    ctx.route = Some(found.route.id);
     let found = chain::run(ctx, &view, found).await?;
+    ctx.route = Some(found.route.id);
     if ctx.upgrade != Upgrade::None {
         ctx.extras().judged = Some(ctx.head.clone());
     }

@@ -101,6 +101,7 @@ fn taken(
     slot: &Slot,
 ) -> Result<(), Failure> {
     ctx.body.stop_recording();
+    ctx.record.attempts = number;
     if number > 1 && slot.as_ref().is_some_and(|live| live.head.status() < 500) {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();
     }

@@ -1,0 +1,190 @@
+//! Requests that have ended, so that one of them can be explained by its id: each worker keeps the last that failed, and all
+//! where somebody wants them.
+//!
+//! A worker never waits for who reads: what ends in that moment is not kept. What did not fail costs one relaxed read.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use outrigger_model::listener::Direction;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::StreamRecord;
+use crate::http::context::RequestCtx;
+
+/// So many that failed are kept by each worker, and so many others.
+const FAILED: usize = 128;
+const OTHERS: usize = 256;
+/// Of text that a peer chose, so many bytes are kept.
+const TEXT: usize = 512;
+
+/// What is kept.
+pub struct Recent {
+    /// Those that did not fail, too.
+    all: AtomicBool,
+    workers: Box<[Mutex<Kept>]>,
+}
+
+#[derive(Default)]
+struct Kept {
+    failed: VecDeque<Ended>,
+    others: VecDeque<Ended>,
+}
+
+/// One request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// Its `x-request-id`.
+    pub id: String,
+    /// RFC 3339, in UTC.
+    pub began: String,
+    pub millis: f64,
+    pub outbound: bool,
+    pub source: String,
+    /// The identity of who sent it.
+    pub peer: Option<String>,
+    pub method: String,
+    pub authority: String,
+    /// As it came.
+    pub path: String,
+    /// Of the configuration by which it was served.
+    pub generation: u64,
+    pub routes: String,
+    pub route: Option<String>,
+    pub route_origin: Option<String>,
+    pub cluster: Option<String>,
+    pub cluster_origin: Option<String>,
+    /// That it was sent to last.
+    pub endpoint: Option<String>,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// 0: it had no answer.
+    pub status: u16,
+    pub grpc_status: Option<u32>,
+    /// Envoy's.
+    pub flags: String,
+    /// Envoy's.
+    pub details: String,
+    pub error: Option<String>,
+    pub error_origin: Option<String>,
+}
+
+/// What the admin page says.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// The sidecar's node id.
+    pub node: String,
+    /// Those that did not fail are kept, too.
+    pub all: bool,
+    /// The newest first.
+    pub requests: Vec<Ended>,
+}
+
+impl Recent {
+    /// Keeps nothing yet.
+    pub fn new(workers: usize, all: bool) -> Self {
+        let workers = std::iter::repeat_with(Mutex::default).take(workers).collect();
+        Self { all: AtomicBool::new(all), workers }
+    }
+
+    /// Whether those that do not fail are kept.
+    pub fn keeps_all(&self) -> bool {
+        self.all.load(Relaxed)
+    }
+
+    /// Keeps them, or no longer.
+    pub fn keep_all(&self, all: bool) {
+        self.all.store(all, Relaxed);
+        if !all {
+            self.workers.iter().for_each(|worker| worker.lock().others = VecDeque::new());
+        }
+    }
+
+    /// Takes note of a request that has ended.
+    #[inline]
+    pub fn note(&self, ctx: &RequestCtx<'_>) {
+        let failed = has_failed(&ctx.record);
+        if failed || self.keeps_all() {
+            self.keep(ctx, failed);
+        }
+    }
+
+    #[cold]
+    fn keep(&self, ctx: &RequestCtx<'_>, failed: bool) {
+        let Some(mut kept) = self.workers.get(ctx.conn.worker.id).and_then(Mutex::try_lock) else { return };
+        let (ring, most) = match failed {
+            true => (&mut kept.failed, FAILED),
+            false => (&mut kept.others, OTHERS),
+        };
+        if ring.len() == most {
+            ring.pop_front();
+        }
+        ring.push_back(Ended::of(ctx));
+    }
+
+    /// Those of an id, or the last of all, the newest first.
+    pub fn show(&self, id: Option<&str>, most: usize) -> Vec<Ended> {
+        let mut found: Vec<Ended> = Vec::new();
+        for worker in &self.workers {
+            let kept = worker.lock();
+            let all = kept.failed.iter().chain(&kept.others);
+            found.extend(all.filter(|ended| id.is_none_or(|id| ended.id == id)).cloned());
+        }
+        found.sort_by(|a, b| b.began.cmp(&a.began));
+        found.truncate(most);
+        found
+    }
+}
+
+fn has_failed(record: &StreamRecord) -> bool {
+    record.status >= 500 || record.failure.is_some() || !record.flags.is_empty()
+}
+
+impl Ended {
+    fn of(ctx: &RequestCtx<'_>) -> Self {
+        let (record, head, view) = (&ctx.record, &ctx.head, &ctx.view);
+        let header = |name: &'static str| head.first(name).map(String::from_utf8_lossy);
+        let took = record.ended.unwrap_or_else(Instant::now).saturating_duration_since(record.started);
+        let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        let began = jiff::Timestamp::try_from(began).unwrap_or_default();
+        let path = header("x-envoy-original-path").unwrap_or_else(|| head.path().into());
+        let routes = &view.http.routes;
+        let route = ctx.route.and_then(|id| routes.routes().nth(id as usize)).map(|route| &route.config);
+        let (cluster, failure) = (record.cluster.as_deref(), record.failure.as_deref());
+        Self {
+            id: cut(&header("x-request-id").unwrap_or_default()),
+            began: format!("{began:.6}"),
+            millis: took.as_secs_f64() * 1e3,
+            outbound: record.conn.direction == Direction::Outbound,
+            source: record.conn.source.to_string(),
+            peer: record.conn.peer.as_ref().map(ToString::to_string),
+            method: cut(head.method()),
+            authority: cut(head.authority()),
+            path: cut(&path),
+            generation: view.generation(),
+            routes: routes.name().to_owned(),
+            route: route.map(|route| route.name.clone()),
+            route_origin: route.and_then(|route| route.origin.as_ref()).map(ToString::to_string),
+            cluster: cluster.map(|cluster| cluster.name.to_string()),
+            cluster_origin: cluster.and_then(|cluster| cluster.origin.as_ref()).map(ToString::to_string),
+            endpoint: record.endpoint.as_ref().map(|endpoint| endpoint.address.to_string()),
+            attempts: record.attempts,
+            status: record.status,
+            grpc_status: record.grpc_status,
+            flags: record.flags.to_string(),
+            details: record.details.to_string(),
+            error: failure.map(ToString::to_string),
+            error_origin: failure.and_then(|failure| failure.origin.as_ref()).map(ToString::to_string),
+        }
+    }
+}
+
+/// What is kept of text that a peer chose.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT)].to_owned()
+}
