@@ -36,6 +36,20 @@ fn a_hello_yields_server_name_and_offered_protocols() {
 }
 
 #[test]
+fn a_server_name_has_one_form_however_it_is_written() {
+    for written in ["SECRET.shop.Example", "secret.shop.example", "Secret.Shop.exampl."] {
+        // The client library writes it in lower case.
+        let plain = written.to_ascii_lowercase().replace("exampl.", "examplx");
+        let mut bytes = client_hello(&plain, &[]);
+        let at = bytes.windows(plain.len()).position(|bytes| bytes == plain.as_bytes()).unwrap();
+        bytes[at..at + plain.len()].copy_from_slice(written.as_bytes());
+        let Some(Detected::Tls(hello)) = classify(&bytes, Look::Everything, false) else { panic!() };
+        let wanted = written.to_ascii_lowercase();
+        assert_eq!(hello.server_name.as_deref(), Some(wanted.trim_end_matches('.')));
+    }
+}
+
+#[test]
 fn a_sidecar_is_known_by_its_alpn_or_by_its_server_name() {
     let protocols = |sni: Option<&str>, alpn: &[&str]| -> Vec<Box<str>> {
         let alpn = alpn.iter().map(|name| name.as_bytes().into()).collect();

@@ -181,10 +181,15 @@ fn server_name(data: &[u8]) -> Option<Option<Box<str>>> {
         let kind = names.byte()?;
         let name = names.vector16()?;
         if kind == 0 {
-            return std::str::from_utf8(name).ok().map(|name| Some(name.into()));
+            return std::str::from_utf8(name).ok().map(|name| Some(plain(name)));
         }
     }
     Some(None)
+}
+
+/// A name of a host has one form: without case, and without the final dot that a server name must not have (RFC 6066, section 3).
+fn plain(name: &str) -> Box<str> {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()
 }
 
 fn alpn(data: &[u8]) -> Option<Vec<Box<[u8]>>> {

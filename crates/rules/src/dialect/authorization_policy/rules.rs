@@ -347,7 +347,13 @@ fn condition(reader: &mut Reader<'_>, at: &At<'_>) -> Read {
             },
         },
     };
-    let (values, not_values) = (patterns(reader, values), patterns(reader, not_values));
+    let is_host = match &text {
+        TextKey::ConnectionSni => true,
+        TextKey::RequestHeader(name) => matches!(name.as_str(), "host" | ":authority"),
+        _ => false,
+    };
+    let read = if is_host { hosts } else { patterns };
+    let (values, not_values) = (read(reader, values), read(reader, not_values));
     Read::Condition(Condition::Text { key: text, values, not_values })
 }
 

@@ -31,7 +31,8 @@ rules:
   - {key: 'request.headers[X-User]', values: ['*']}
   - {key: source.ip, notValues: [10.1.0.0/16]}
   - {key: destination.port, values: ['80']}
-  - {key: connection.sni, values: [a.b]}",
+  - {key: connection.sni, values: [a.b]}
+  - {key: 'request.headers[Host]', values: [Shop.example]}",
     );
     let found = authorization(&text);
     assert_eq!(found.action, AuthorizationAction::Deny);
@@ -45,6 +46,13 @@ rules:
     let accounts: Vec<_> =
         rule.from[1].service_accounts.iter().map(|a| (a.namespace.as_str(), a.name.as_str())).collect();
     assert_eq!(accounts, [("shop", "web"), ("other", "cart")]);
+    let knows_no_case = |text: &str| StringMatch { ignore_case: true, ..StringMatch::exact(text) };
+    assert!(
+        matches!(&rule.when[3], Condition::Text { key: TextKey::ConnectionSni, values, .. } if *values == [knows_no_case("a.b")])
+    );
+    assert!(
+        matches!(&rule.when[4], Condition::Text { values, .. } if *values == [knows_no_case("Shop.example")])
+    );
     let operation = &rule.to[0];
     assert_eq!(operation.ports, [80, 81]);
     assert_eq!(operation.hosts, [StringMatch { ignore_case: true, ..StringMatch::exact("reviews.shop") }]);
