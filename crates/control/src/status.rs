@@ -21,14 +21,14 @@ use crate::others::named;
 mod refusal;
 mod shared;
 
-use refusal::cut;
+pub(crate) use refusal::cut;
 pub use refusal::rules_of;
 
 /// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
 const MOST_NACKS: usize = 200;
 /// Bytes of a client's words about a resource, and of the names in it.
-const LONGEST_REASON: usize = 2048;
-const LONGEST_NAME: usize = 512;
+pub const LONGEST_REASON: usize = 2048;
+pub const LONGEST_NAME: usize = 512;
 /// Instances of which it is remembered when their client left; the one that left first is forgotten first.
 const MOST_SEEN: usize = 10_000;
 

@@ -23,7 +23,7 @@ use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::rejections::Rejections;
-use crate::status::{Board, Client, Nack, Refusal, rules_of};
+use crate::status::{Board, Client, LONGEST_NAME, LONGEST_REASON, Nack, Refusal, cut, rules_of};
 
 /// What a client without a certificate is told.
 pub(crate) const WITHOUT_CERTIFICATE: &str = "xDS takes a client certificate of this mesh: ask for one first (CSR service, or `outrigger identity issue`)";
@@ -153,7 +153,7 @@ impl Source for XdsSource {
         if scope.kind == ClientKind::Outrigger
             && let Some(trouble) = self.trouble(&scope, &identity)
         {
-            tracing::warn!(node = %node.id, id = %identity, ?remote, "{trouble}");
+            tracing::warn!(node = %node.id, %identity, ?remote, "{trouble}");
         }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         let asked = Arc::<Mutex<_>>::default();
@@ -169,7 +169,7 @@ impl Source for XdsSource {
             kind: scope.kind,
             version: format!("{} {}", node.user_agent, node.version).trim().to_owned(),
         };
-        tracing::info!(node = %node.id, id = %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
+        tracing::info!(node = %node.id, %identity, kind = ?scope.kind, instance = ?client.instance, ?remote, "xDS client connected");
         self.board.connected(stream, client);
         let beat = |instance| {
             let (board, keeper, scope) = (self.board.clone(), self.keeper.clone(), scope.clone());
@@ -236,6 +236,8 @@ struct Subscriber {
 
 impl Subscriber {
     fn nack(&self, kind: ResourceKind, name: String, version: String, field: String, reason: String) {
+        let [name, version, field] = [name, version, field].map(|text| cut(text, LONGEST_NAME));
+        let reason = cut(reason, LONGEST_REASON);
         tracing::warn!(node = %self.node, ?kind, name, field, reason, "xDS client refused a resource");
         self.source.metrics.rejected(kind);
         // Several names stand in one text when the client did not say which one it meant.

@@ -33,6 +33,10 @@ pub(crate) fn status(entries: Vec<Entry>) -> rpc::Status {
     }
 }
 
+/// No more of them are looked at, whatever a client names.
+#[cfg(feature = "server")]
+const MOST: usize = 256;
+
 /// The refused resources that a NACK names; empty if the client does not speak our details.
 #[cfg(feature = "server")]
 pub(crate) fn entries(status: &rpc::Status) -> Vec<Entry> {
@@ -42,5 +46,6 @@ pub(crate) fn entries(status: &rpc::Status) -> Vec<Entry> {
         .filter(|any| any.type_url == TYPE_URL)
         .filter_map(|any| NackDetails::decode(any.value.as_slice()).ok())
         .flat_map(|details| details.entries)
+        .take(MOST)
         .collect()
 }

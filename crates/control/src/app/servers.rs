@@ -35,8 +35,8 @@ use crate::webhook::validate::Validator;
 use crate::webhook::{self, Injector};
 use crate::xds_source::XdsSource;
 
-/// Exports that are read at once, and for how long each: a message of 4 MiB may be held by each.
-const EXPORTS: usize = 16;
+/// Exports that are read at once, and for how long each: some 20 MiB may be held by each while it is decoded.
+const EXPORTS: usize = 8;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

@@ -5,7 +5,7 @@ use outrigger_model::resource::Resource;
 use super::Refusal;
 
 /// What a client says has no end of its own.
-pub(super) fn cut(mut text: String, most: usize) -> String {
+pub(crate) fn cut(mut text: String, most: usize) -> String {
     text.truncate(text.floor_char_boundary(most));
     text.shrink_to_fit();
     text

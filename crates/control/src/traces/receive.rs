@@ -14,10 +14,11 @@ use opentelemetry_proto::tonic::trace::v1 as otlp;
 use serde_json::Value as Json;
 use tonic::{Request, Response, Status};
 
+use super::weigh::Weighed;
 use super::{Process, Span, Tag, TraceStore};
 
 /// A batch of an SDK has some hundred KiB, one of a sidecar at most 1 MiB; gRPC's usual limit.
-const MAX_MESSAGE: usize = 4 << 20;
+pub const MAX_MESSAGE: usize = 4 << 20;
 /// Attributes of a span, of its maker or of an event; OpenTelemetry's own default.
 const MOST_TAGS: usize = 128;
 /// Events of a span.
@@ -43,8 +44,8 @@ impl Receiver {
     }
 
     /// As a tonic service.
-    pub fn server(store: TraceStore) -> TraceServiceServer<Self> {
-        TraceServiceServer::new(Self::new(store)).max_decoding_message_size(MAX_MESSAGE)
+    pub fn server(store: TraceStore) -> Weighed<TraceServiceServer<Self>> {
+        Weighed(TraceServiceServer::new(Self::new(store)).max_decoding_message_size(MAX_MESSAGE))
     }
 }
 

@@ -137,7 +137,7 @@ impl CertificateService {
         if by_token {
             self.policy.spend(caller).await.map_err(refuse)?;
         }
-        tracing::info!(id = %identity, remote = %caller.remote, "certificate issued");
+        tracing::info!(%identity, remote = %caller.remote, "certificate issued");
         let roots = issued.bundle.roots(self.authority.trust_domain());
         let pem = |certificate| pem::encode("CERTIFICATE", certificate);
         let cert_chain = issued

@@ -70,7 +70,7 @@ pub(super) struct Strangers(Mutex<HashMap<Identifier, Arc<Throttle>>>);
 /// Whether anybody can cause the line.
 fn is_a_strangers(metadata: &Metadata<'_>) -> bool {
     let names = |field| metadata.fields().field(field).is_some();
-    !metadata.target().starts_with("outrigger") || (names("remote") && !names("id"))
+    !metadata.target().starts_with("outrigger") || ((names("remote") || names("node")) && !names("id"))
 }
 
 impl<S: Subscriber> Layer<S> for Strangers {
@@ -116,18 +116,19 @@ mod tests {
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
         use tracing_subscriber::layer::SubscriberExt;
 
-        struct Count(Arc<[AtomicUsize; 3]>);
+        struct Count(Arc<[AtomicUsize; 4]>);
         impl<S: Subscriber> Layer<S> for Count {
             fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
                 let line = match event.metadata().target() {
                     "h2::proto" => 0,
                     "outrigger_a" => 1,
+                    "outrigger_c" => 3,
                     _ => 2,
                 };
                 self.0[line].fetch_add(1, Relaxed);
             }
         }
-        let counts: Arc<[AtomicUsize; 3]> = Arc::default();
+        let counts: Arc<[AtomicUsize; 4]> = Arc::default();
         let subscriber =
             tracing_subscriber::registry().with(Strangers::default()).with(Count(counts.clone()));
         tracing::subscriber::with_default(subscriber, || {
@@ -135,12 +136,13 @@ mod tests {
                 tracing::warn!(target: "h2::proto", "a stranger did something");
                 tracing::info!(target: "outrigger_a", remote = "1.2.3.4", "refused");
                 tracing::info!(target: "outrigger_b", remote = "1.2.3.4", id = "a", "who changed what");
+                tracing::info!(target: "outrigger_c", node = "web-1", "a member did something");
             }
         });
-        let [library, refused, ours] = [0, 1, 2].map(|line| counts[line].load(Relaxed));
+        let [library, refused, ours, members] = [0, 1, 2, 3].map(|line| counts[line].load(Relaxed));
         // The line that tells of what is missing counts as neither.
         assert!((500..520).contains(&ours), "{ours} lines");
-        for lines in [library, refused] {
+        for lines in [library, refused, members] {
             assert!((BURST as usize..BURST as usize + 20).contains(&lines), "{lines} lines");
         }
     }
