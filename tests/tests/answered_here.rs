@@ -7,12 +7,19 @@ use outrigger_tests::app::{body, echo, get};
 use outrigger_tests::mesh::Mesh;
 use outrigger_tests::wait::eventually;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::BINARY;
 use crate::thin_thread::{catalog, web};
 
 /// The tags of the client span that the sidecar of `web` has sent for a path.
 async fn span_of(query: SocketAddr, path: &str) -> Value {
+    span_with(query, "url.full", path).await
+}
+
+/// The tags of a span one of which ends with a path.
+async fn span_with(query: SocketAddr, key: &str, path: &str) -> Value {
     eventually(&format!("a span of {path}"), || async {
         let (_, text) =
             get(query, "/api/traces?lookback=1h&limit=100", "").await.map_err(|e| e.to_string())?;
@@ -21,9 +28,8 @@ async fn span_of(query: SocketAddr, path: &str) -> Value {
         let spans = traces.iter().flat_map(|trace| trace["spans"].as_array().cloned().unwrap_or_default());
         let of_path = |span: &Value| {
             let tags = span["tags"].as_array().cloned().unwrap_or_default();
-            tags.iter().any(|tag| {
-                tag["key"] == "url.full" && tag["value"].as_str().is_some_and(|url| url.ends_with(path))
-            })
+            tags.iter()
+                .any(|tag| tag["key"] == key && tag["value"].as_str().is_some_and(|url| url.ends_with(path)))
         };
         spans.into_iter().find(of_path).ok_or(text)
     })
@@ -37,7 +43,7 @@ fn tag(span: &Value, key: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_endpoints_an_injected_fault_and_one_without_a_route_have_spans() {
+async fn whatever_a_sidecar_answers_itself_has_a_span_that_says_why() {
     let mesh = Mesh::start(BINARY).await;
     let catalog = mesh.workload(&catalog("v1", 11)).await;
     let web = mesh.workload(&web(&["catalog:8080"])).await;
@@ -56,8 +62,23 @@ spec:
   - match: [{uri: {prefix: /broken}}]
     fault: {abort: {percentage: {value: 100}, httpStatus: 418}}
     route: [{destination: {host: catalog}}]
-  - match: [{uri: {prefix: /known}}]
+  - match: [{uri: {prefix: /known}}, {uri: {prefix: /secret}}]
     route: [{destination: {host: catalog}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec:
+  host: catalog
+  trafficPolicy: {connectionPool: {http: {http2MaxRequests: 1}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-secrets, namespace: shop}
+spec:
+  selector: {matchLabels: {app: catalog}}
+  action: DENY
+  rules: [{to: [{operation: {paths: [/secret]}}]}]
 ",
     )
     .await;
@@ -76,11 +97,47 @@ spec:
         ("404".into(), "NR".into())
     );
 
-    mesh.client.set_state("catalog-v1", State::Maintenance).await.unwrap();
-    eventually("nobody is left", || async {
+    // Before a route is looked for, and where it may not be taken.
+    for (path, headers, status) in
+        [("/%00", "", 400), ("/known/tunnel", "Connection: Upgrade\r\nUpgrade: spice\r\n", 403)]
+    {
+        assert_eq!(get(web.outbound[0], path, headers).await.unwrap().0, status, "{path}");
+        let span = span_of(query, path).await;
+        assert_eq!(tag(&span, "http.response.status_code"), status.to_string(), "{span}");
+        assert_ne!(tag(&span, "outrigger.error"), "null", "{span}");
+    }
+
+    // By policy, at the other sidecar, whose span is the server's.
+    assert_eq!(get(web.outbound[0], "/secret", "").await.unwrap().0, 403);
+    let denied = span_with(query, "url.path", "/secret").await;
+    assert_eq!(tag(&denied, "http.response.status_code"), "403");
+    assert!(tag(&denied, "outrigger.error").contains("no-secrets"), "{denied}");
+
+    // By a limit, which one request uses up whose body does not come.
+    let mut held = TcpStream::connect(web.outbound[0]).await.unwrap();
+    held.write_all(b"POST /known/held HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+        .await
+        .unwrap();
+    eventually("the limit is reached", || async {
         let (status, text) =
             get(web.outbound[0], "/known/waiting", "").await.map_err(|error| error.to_string())?;
         if status == 503 { Ok(()) } else { Err(text) }
+    })
+    .await;
+    assert_eq!(get(web.outbound[0], "/known/over", "").await.unwrap().0, 503);
+    let over = span_of(query, "/known/over").await;
+    assert_eq!(
+        (tag(&over, "http.response.status_code"), tag(&over, "response_flags")),
+        ("503".into(), "UO".into())
+    );
+    assert!(tag(&over, "outrigger.error").contains("max_requests"), "{over}");
+    drop(held);
+
+    mesh.client.set_state("catalog-v1", State::Maintenance).await.unwrap();
+    eventually("nobody is left", || async {
+        let (status, text) =
+            get(web.outbound[0], "/known/leaving", "").await.map_err(|error| error.to_string())?;
+        if status == 503 && text.contains("no_healthy_upstream") { Ok(()) } else { Err(text) }
     })
     .await;
     assert_eq!(get(web.outbound[0], "/known/nobody", "").await.unwrap().0, 503);

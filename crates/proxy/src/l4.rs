@@ -286,6 +286,8 @@ impl Tunnel {
             }
         };
         if let Some(failure) = note_reached(&worker, &info, &upstream) {
+            // An end would look like a whole answer without a byte.
+            downstream.reset();
             record.fail(&failure);
             return None;
         }

@@ -207,6 +207,20 @@ impl Account {
         true
     }
 
+    /// Takes a part of what nobody will need soon; never at the cost of another connection.
+    #[inline]
+    #[must_use]
+    pub fn take_spare(&self, bytes: usize) -> bool {
+        let held = self.entry.held.get() + bytes;
+        let all = self.inner.held.get() + bytes;
+        if held > self.inner.most_each / 2 || all > self.inner.budget / 2 {
+            return false;
+        }
+        self.entry.held.set(held);
+        self.inner.held.set(all);
+        true
+    }
+
     /// Gives it back.
     #[inline]
     pub fn give(&self, bytes: usize) {

@@ -7,7 +7,7 @@ use outrigger_model::route::table::{CompiledRoute, RouteRef};
 
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
-use super::filter::{self, Filter, Input, Verdict, cors};
+use super::filter::{self, Filter, Verdict, cors};
 use super::respond::Local;
 use super::upgrade::{self, Upgrade};
 use super::watch;
@@ -16,25 +16,7 @@ use crate::failure::{Failure, FailureKind, Stage};
 mod authorize;
 mod limit;
 mod tokens;
-
-/// Judges an open tunnel by the policy of now.
-///
-/// # Errors
-/// It is forbidden now.
-pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
-    let Some(extras) = &ctx.extras else { return Ok(()) };
-    let Some(request) = &extras.judged else { return Ok(()) };
-    let view = ctx.conn.view();
-    for filter in &view.http.filters {
-        let input = Input { request, tokens: Some(&extras.proven), ..ctx.input(None) };
-        if let Filter::Rbac(rbac) = filter
-            && let Verdict::Fail(failure) = rbac.on_request(&input)
-        {
-            return Err(failure);
-        }
-    }
-    Ok(())
-}
+pub mod tunnel;
 
 /// The route of a request, which must let it switch to what it asks for.
 ///
@@ -102,7 +84,10 @@ async fn settle(
     route: &Route,
 ) -> Result<bool, Stop> {
     match (filter, &verdict) {
-        (Filter::ExtAuthz(authz), Verdict::Ask) => return authorize::ask(ctx, view, authz, route).await,
+        (Filter::ExtAuthz(authz), Verdict::Ask) => {
+            tunnel::authorized(ctx, &authz.config.name);
+            return authorize::ask(ctx, view, authz, route).await;
+        }
         (Filter::GlobalLimit(limits), Verdict::Ask) => {
             limit::ask(ctx, view, limits).await?;
             return Ok(false);

@@ -1,13 +1,14 @@
 //! One request while it is served: what it came with, what was found out, what it holds.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::route::Fault;
 use outrigger_model::token::Proven;
 use tokio::time::Instant;
 
-use super::body::Body;
+use super::body::{Body, REPLAY_LIMIT};
 use super::conn::{HttpConn, RequestConfig};
 use super::filter::{Input, ResponseEdit};
 use super::grpc;
@@ -36,6 +37,8 @@ pub struct RequestCtx<'c> {
     pub body: Body,
     /// There never was any byte of it.
     bodyless: bool,
+    /// Of the connection's account, for what is held of the body.
+    reserved: usize,
     /// The head stands in for one that could not be read: the record shows none.
     pub(super) unread: bool,
     /// Until the response begins.
@@ -63,8 +66,8 @@ pub struct RequestCtx<'c> {
 /// What few requests have.
 #[derive(Default)]
 pub struct Extras {
-    /// Of a request for a tunnel: the head as filters left it, to be judged again.
-    pub judged: Option<RequestHead>,
+    /// Of a request for a tunnel: what it is judged by again.
+    pub tunnel: Option<Box<Asked>>,
     /// What its good tokens say.
     pub proven: Proven,
     /// Headers that filters set in the response, whoever makes it.
@@ -73,8 +76,19 @@ pub struct Extras {
     pub cookie: Option<String>,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
-    /// Of the connection's account, for what is held of the body.
-    reserved: usize,
+}
+
+/// A request for a tunnel.
+#[derive(Default)]
+pub struct Asked {
+    /// As it came to the filters.
+    pub came: Option<RequestHead>,
+    /// As they left it.
+    pub judged: Option<RequestHead>,
+    /// When it came: what its tokens say, they say for that time.
+    pub at: Duration,
+    /// The services that were asked whether it may pass, by the names of their filters.
+    pub authorized: Vec<String>,
 }
 
 /// What is left when a request has ended.
@@ -100,8 +114,8 @@ impl Drop for RequestCtx<'_> {
         // The record writes the request down, also when the task is cancelled.
         self.record.finish((!self.unread).then_some(&self.head));
         self.conn.worker.process.recent.note(self);
-        if let Some(extras) = &self.extras {
-            self.conn.account.give(extras.reserved);
+        if self.reserved > 0 {
+            self.conn.account.give(self.reserved);
         }
         if let RequestHead::H1(head) = &mut self.head {
             self.conn.worker.buffers.give_head(&mut head.fields);
@@ -137,6 +151,7 @@ impl<'c> RequestCtx<'c> {
             upgrade,
             extras: None,
             bodyless: body.is_end(),
+            reserved: 0,
             unread: false,
             body,
             responder: Some(responder),
@@ -157,18 +172,20 @@ impl<'c> RequestCtx<'c> {
     /// Whoever wants it held, it is held once.
     #[cold]
     pub fn reserve(&mut self, most: usize) -> bool {
+        let more = self.missing(most);
+        let taken = self.conn.account.take(more);
+        self.reserved += if taken { more } else { 0 };
+        taken
+    }
+
+    /// How much of it there is none of yet.
+    fn missing(&self, most: usize) -> usize {
         let bytes = match self.framing {
             _ if self.body.is_end() => 0,
             Framing::Length(length) => usize::try_from(length).map_or(most, |length| length.min(most)),
             _ => most,
         };
-        let reserved = self.extras.as_ref().map_or(0, |extras| extras.reserved);
-        let more = bytes.saturating_sub(reserved);
-        if !self.conn.account.take(more) {
-            return false;
-        }
-        self.extras().reserved += more;
-        true
+        bytes.saturating_sub(self.reserved)
     }
 
     /// As filters see it.
@@ -205,9 +222,23 @@ impl<'c> RequestCtx<'c> {
         if self.bodyless { Some((Bytes::new(), None)) } else { self.body.whole() }
     }
 
-    /// Copies the body aside from now on.
-    pub fn make_replayable(&mut self) {
-        self.body.make_replayable();
+    /// Copies the body aside from now on, where there is memory to spare: nobody else is sent away for it.
+    pub fn make_replayable(&mut self) -> bool {
+        let more = self.missing(REPLAY_LIMIT);
+        let taken = more == 0 || self.conn.account.take_spare(more);
+        if taken {
+            self.reserved += more;
+            self.body.make_replayable();
+        }
+        taken
+    }
+
+    /// What was copied aside is no longer needed.
+    pub fn stop_recording(&mut self) {
+        self.body.stop_recording();
+        if self.extras.as_ref().is_none_or(|extras| extras.copies.is_none()) {
+            self.conn.account.give(std::mem::take(&mut self.reserved));
+        }
     }
 
     /// Looks at the clock: the task has waited.

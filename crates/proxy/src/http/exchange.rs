@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use h2::Reason;
+use outrigger_telemetry::logging::Throttle;
 
 use super::attempt::Live;
 use super::breakage::{Cut, client_gone, upstream_cut};
@@ -154,7 +155,7 @@ async fn tunnel(
     let mut turns = Turns::new(ctx, true);
     loop {
         // What was swapped in while the tunnel was opened counts, too.
-        chain::judge_again(ctx).map_err(forbidden)?;
+        chain::tunnel::judge_again(ctx).map_err(forbidden)?;
         let mut news = pin!(swapped.changed());
         let ended = poll_fn(|cx| match news.as_mut().poll(cx) {
             // The worker, which sends it, outlives its connections.
@@ -167,8 +168,12 @@ async fn tunnel(
     }
 }
 
+static CLOSED: Throttle = Throttle::new();
+
 fn forbidden(failure: Failure) -> Cut {
-    tracing::info!(%failure, "a tunnel is closed: policy has changed");
+    if let Some(suppressed) = CLOSED.admit() {
+        tracing::info!(%failure, suppressed, "a tunnel is closed: the configuration has changed");
+    }
     Cut { failure, reason: Reason::CANCEL }
 }
 

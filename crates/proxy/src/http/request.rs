@@ -56,10 +56,13 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     let found = chain::route(ctx, &view)?;
     trace(ctx, found.route);
     ctx.route = Some(found.route.id);
+    if ctx.upgrade != Upgrade::None {
+        chain::tunnel::came(ctx);
+    }
     let found = chain::run(ctx, &view, found).await?;
     ctx.route = Some(found.route.id);
-    if ctx.upgrade != Upgrade::None {
-        ctx.extras().judged = Some(ctx.head.clone());
+    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+        tunnel.judged = Some(ctx.head.clone());
     }
     match &found.route.config.action {
         RouteAction::Forward(forward) => {
@@ -201,7 +204,7 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
         inbound: ctx.conn.info.direction == Direction::Inbound,
     };
     let local = respond::local(failure, &audience);
-    if failure.kind == FailureKind::NoRoute {
+    if ctx.route.is_none() {
         // It was not decided yet: a span has the name of its route.
         ctx.recording = trace::decide(&conn.worker.process, &ctx.view.http.config, &mut ctx.head);
     }

@@ -40,8 +40,8 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
     let mut number = 1;
     let mut fresh = false;
     let mut hedging = plan.forward.hedge.as_deref().filter(|hedge| may_hedge(ctx, hedge)).map(Hedging::new);
-    if hedging.is_some() {
-        ctx.make_replayable();
+    if hedging.is_some() && !ctx.make_replayable() {
+        hedging = None;
     }
     // One retry in flight at a time; replaced by the next.
     let mut _retry_permit = None;
@@ -100,7 +100,7 @@ fn taken(
     result: Result<(), Failed>,
     slot: &Slot,
 ) -> Result<(), Failure> {
-    ctx.body.stop_recording();
+    ctx.stop_recording();
     ctx.record.attempts = number;
     if number > 1 && slot.as_ref().is_some_and(|live| live.head.status() < 500) {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();

@@ -1,7 +1,9 @@
 //! Looks at the tokens of a request, and does with it what is wanted then.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use outrigger_model::resource::Origin;
 use outrigger_model::token::{Effects, Outcome, Refusal};
 
 use crate::failure::{Failure, FailureKind, Stage};
@@ -22,10 +24,15 @@ pub(super) fn look(ctx: &mut RequestCtx<'_>, tokens: &Tokens) -> Result<bool, Fa
         Outcome::Refused { why, origin } => {
             let value = challenge(ctx, why);
             ctx.extras().response.push(ResponseEdit::set("www-authenticate", value));
-            let failure = Failure::local(Stage::Authorize, FailureKind::BadToken(why.status()), why.text());
-            Err(failure.because_of(origin))
+            Err(refused(why, origin))
         }
     }
+}
+
+/// A request that its tokens do not let pass.
+pub(super) fn refused(why: Refusal, origin: Option<Arc<Origin>>) -> Failure {
+    let failure = Failure::local(Stage::Authorize, FailureKind::BadToken(why.status()), why.text());
+    failure.because_of(origin)
 }
 
 /// RFC 6750, section 3. Without the query, in which there may be a token.

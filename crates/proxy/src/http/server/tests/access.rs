@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::Request;
+use outrigger_model::ext_authz::{AuthzService, ExtAuthz, HttpAuthz};
 use outrigger_model::listener::{Direction, HttpFilter};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
-use outrigger_model::route::{PathMatch, RouteUpgrade};
+use outrigger_model::route::{PathMatch, RouteMatch, RouteUpgrade};
+use outrigger_model::token::{JwtAuthn, JwtProvider, Requirement, TokenRule};
 
 use super::rig::*;
 use super::world;
@@ -238,6 +240,11 @@ async fn an_upgrade_passes_where_it_is_allowed_and_nowhere_else() {
 fn apply(rig: &Rig, app: SocketAddr, filters: Vec<HttpFilter>) {
     let mut setup = Setup::to(&[app]);
     setup.http.filters = filters;
+    replace(rig, setup);
+}
+
+/// Applies another configuration to a running rig.
+fn replace(rig: &Rig, mut setup: Setup) {
     setup.direction = Direction::Inbound;
     let mut next = world::snapshot(setup, &rig.worker.snapshot());
     next.generation = rig.worker.snapshot().generation + 1;
@@ -274,6 +281,113 @@ async fn a_tunnel_is_judged_again_when_policy_changes() {
         assert_eq!(exec.rest().await, "");
         apply(&rig, app, vec![on_path(RbacAction::Deny, "/chat")]);
         assert_eq!(chat.rest().await, "");
+    })
+    .await;
+}
+
+/// Opens tunnels and sends back what comes through them.
+async fn tunnels() -> SocketAddr {
+    upstream(|_, mut wire| async move {
+        let head = wire.head().await;
+        let upgrade = headers(&head).get("upgrade").cloned();
+        match upgrade {
+            Some(to) => {
+                let head = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: {to}\r\nConnection: Upgrade\r\n\r\n"
+                );
+                wire.send(&head).await;
+            }
+            None => wire.send("HTTP/1.1 200 OK\r\n\r\n").await,
+        }
+        let (mut from, mut to) = wire.stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await
+}
+
+async fn is_open(client: &mut Wire) {
+    client.send("x").await;
+    assert_eq!(client.bytes(1).await, "x");
+}
+
+/// Opens a tunnel by the first configuration, which the second forbids.
+async fn ends(app: SocketAddr, request: &str, first: &dyn Fn() -> Setup, second: Setup) {
+    let mut setup = first();
+    setup.direction = Direction::Inbound;
+    let rig = proxy(setup, Http1).await;
+    let mut client = Wire::connect(rig.address).await;
+    client.send(request).await;
+    let head = client.head().await;
+    assert!(head.starts_with("HTTP/1.1 101") || head.starts_with("HTTP/1.1 200"), "{head}");
+    is_open(&mut client).await;
+    // The same once more changes nothing, nor does a policy that lets it pass.
+    replace(&rig, first());
+    is_open(&mut client).await;
+    let mut other = first();
+    other.http.filters.push(rbac(RbacAction::Allow, Permission::Any));
+    replace(&rig, other);
+    is_open(&mut client).await;
+    replace(&rig, second);
+    assert_eq!(client.rest().await, "", "{app} {request}");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_what_it_needed_is_withdrawn_or_what_it_lacks_is_wanted() {
+    run(async {
+        let app = tunnels().await;
+        let plain = || Setup::to(&[app]);
+        let with = |edit: &dyn Fn(&mut Setup)| {
+            let mut setup = plain();
+            edit(&mut setup);
+            setup
+        };
+        // The port no longer allows the protocol.
+        ends(app, &upgrade("tcp"), &|| with(&|setup| setup.http.upgrades = vec!["tcp".into()]), plain())
+            .await;
+        // No route asks for CONNECT.
+        let connect = "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n";
+        ends(app, connect, &|| with(&|setup| setup.route.matches.path = PathMatch::Connect), plain()).await;
+        // Somebody is to be asked, who was not.
+        let custom = |name: &str| {
+            let mut authz = ExtAuthz::new(AuthzService::Http(HttpAuthz::default()), "authz");
+            authz.name = name.to_owned();
+            HttpFilter::ExtAuthz(Box::new(authz))
+        };
+        let asks = with(&|setup| {
+            setup.http.filters = vec![custom("b")];
+            setup.others.push(outrigger_model::cluster::Cluster::new("authz"));
+        });
+        ends(app, &upgrade("websocket"), &plain, asks).await;
+        // A token is needed.
+        let provider = JwtProvider::new("https://issuer", r#"{"keys": []}"#);
+        let requires = Requirement::Provider { name: "p".into(), audiences: Vec::new() };
+        let tokens = JwtAuthn {
+            providers: [("p".to_owned(), provider)].into(),
+            rules: vec![TokenRule { matches: RouteMatch::default(), requires }],
+            bypass_preflight: false,
+        };
+        let bears = with(&|setup| setup.http.filters = vec![HttpFilter::Tokens(Box::new(tokens.clone()))]);
+        ends(app, &upgrade("websocket"), &plain, bears).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rules_that_are_replaced_one_by_one_end_no_websocket() {
+    run(async {
+        let app = tunnels().await;
+        let mut setup = Setup::to(&[app]);
+        setup.direction = Direction::Inbound;
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send(&upgrade("websocket")).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 101"));
+        let mut setup = Setup::to(&[app]);
+        setup.route.matches.path = PathMatch::Prefix("/other".into());
+        replace(&rig, setup);
+        is_open(&mut client).await;
+        apply(&rig, app, vec![on_path(RbacAction::Deny, "/exec")]);
+        assert_eq!(client.rest().await, "");
     })
     .await;
 }

@@ -14,6 +14,7 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Request, Response};
 use outrigger_model::cluster::UpstreamProtocol;
+use outrigger_model::route::RetryPolicy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -228,6 +229,60 @@ async fn open_streams_of_many_connections_are_shed_and_an_honest_client_is_serve
         assert!(grown < 250 * MIB, "{} MiB more are resident", grown / MIB);
         drop(open);
         until("what was held", || rig.worker.ledger.held() < MIB).await;
+    })
+    .await;
+}
+
+/// Takes bodies of 60 KiB and answers nothing.
+async fn takes_or_small() -> SocketAddr {
+    app(Rc::default(), |request, mut respond| async move {
+        if request.uri().path() == "/small" {
+            return answer(100, respond).await;
+        }
+        let mut body = request.into_body();
+        while let Some(Ok(chunk)) = body.data().await {
+            let _ = body.flow_control().release_capacity(chunk.len());
+        }
+        let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+    })
+    .await
+}
+
+/// What is copied for a retry counts as held.
+#[tokio::test]
+async fn bodies_that_are_kept_for_a_retry_hold_no_more_than_is_handed_out() {
+    if !is_alone("bodies_that_are_kept_for_a_retry_hold_no_more_than_is_handed_out") {
+        return;
+    }
+    run(async {
+        let mut setup = Setup { memory: 64 * MIB, ..http2(takes_or_small().await) };
+        setup.forward().retry = Some(RetryPolicy { attempts: 2, ..RetryPolicy::default() });
+        let rig = proxy(setup, Http2).await;
+        let mut other = client(rig.address).await;
+        honest(&mut other, "/small", 10).await;
+        let before = resident();
+        let (mut open, mut worst) = (Vec::new(), Duration::ZERO);
+        for _ in 0..4 {
+            let mut greedy = client(rig.address).await;
+            for _ in 0..500 {
+                let post = Request::post("http://a/held").body(()).unwrap();
+                let Ok((response, mut stream)) = greedy.send_request(post, false) else { break };
+                open.push(spawn_local(async move {
+                    send_all(&mut stream, 60 * 1024).await;
+                    let _ = response.await;
+                }));
+            }
+            worst = worst.max(honest(&mut other, "/small", 10).await);
+            assert!(rig.worker.ledger.held() <= 48 * MIB, "{} bytes are handed out", rig.worker.ledger.held());
+        }
+        let grown = resident().saturating_sub(before);
+        println!(
+            "figure: bodies kept for retries: {} MiB resident more for 2000 bodies of 60 KiB (client and application \
+             included), an honest client waits {worst:?} at most",
+            grown / MIB
+        );
+        assert!(grown < 80 * MIB, "{} MiB more are resident", grown / MIB);
+        open.iter().for_each(tokio::task::JoinHandle::abort);
     })
     .await;
 }
