@@ -42,6 +42,44 @@ fn tag(span: &Value, key: &str) -> String {
     found["value"].as_str().map_or_else(|| found["value"].to_string(), str::to_owned)
 }
 
+/// What is refused before its route, by policy and by a limit.
+async fn refusals(query: SocketAddr, to: SocketAddr) {
+    // Before a route is looked for, and where it may not be taken.
+    for (path, headers, status) in
+        [("/%00", "", 400), ("/known/tunnel", "Connection: Upgrade\r\nUpgrade: spice\r\n", 403)]
+    {
+        assert_eq!(get(to, path, headers).await.unwrap().0, status, "{path}");
+        let span = span_of(query, path).await;
+        assert_eq!(tag(&span, "http.response.status_code"), status.to_string(), "{span}");
+        assert_ne!(tag(&span, "outrigger.error"), "null", "{span}");
+    }
+
+    // By policy, at the other sidecar, whose span is the server's.
+    assert_eq!(get(to, "/secret", "").await.unwrap().0, 403);
+    let denied = span_with(query, "url.path", "/secret").await;
+    assert_eq!(tag(&denied, "http.response.status_code"), "403");
+    assert!(tag(&denied, "outrigger.error").contains("no-secrets"), "{denied}");
+
+    // By a limit, which one request uses up whose body does not come.
+    let mut held = TcpStream::connect(to).await.unwrap();
+    held.write_all(b"POST /known/held HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
+        .await
+        .unwrap();
+    eventually("the limit is reached", || async {
+        let (status, text) = get(to, "/known/waiting", "").await.map_err(|error| error.to_string())?;
+        if status == 503 { Ok(()) } else { Err(text) }
+    })
+    .await;
+    assert_eq!(get(to, "/known/over", "").await.unwrap().0, 503);
+    let over = span_of(query, "/known/over").await;
+    assert_eq!(
+        (tag(&over, "http.response.status_code"), tag(&over, "response_flags")),
+        ("503".into(), "UO".into())
+    );
+    assert!(tag(&over, "outrigger.error").contains("max_requests"), "{over}");
+    drop(held);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_sidecar_answers_itself_has_a_span_that_says_why() {
     let mesh = Mesh::start(BINARY).await;
@@ -97,41 +135,7 @@ spec:
         ("404".into(), "NR".into())
     );
 
-    // Before a route is looked for, and where it may not be taken.
-    for (path, headers, status) in
-        [("/%00", "", 400), ("/known/tunnel", "Connection: Upgrade\r\nUpgrade: spice\r\n", 403)]
-    {
-        assert_eq!(get(web.outbound[0], path, headers).await.unwrap().0, status, "{path}");
-        let span = span_of(query, path).await;
-        assert_eq!(tag(&span, "http.response.status_code"), status.to_string(), "{span}");
-        assert_ne!(tag(&span, "outrigger.error"), "null", "{span}");
-    }
-
-    // By policy, at the other sidecar, whose span is the server's.
-    assert_eq!(get(web.outbound[0], "/secret", "").await.unwrap().0, 403);
-    let denied = span_with(query, "url.path", "/secret").await;
-    assert_eq!(tag(&denied, "http.response.status_code"), "403");
-    assert!(tag(&denied, "outrigger.error").contains("no-secrets"), "{denied}");
-
-    // By a limit, which one request uses up whose body does not come.
-    let mut held = TcpStream::connect(web.outbound[0]).await.unwrap();
-    held.write_all(b"POST /known/held HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n")
-        .await
-        .unwrap();
-    eventually("the limit is reached", || async {
-        let (status, text) =
-            get(web.outbound[0], "/known/waiting", "").await.map_err(|error| error.to_string())?;
-        if status == 503 { Ok(()) } else { Err(text) }
-    })
-    .await;
-    assert_eq!(get(web.outbound[0], "/known/over", "").await.unwrap().0, 503);
-    let over = span_of(query, "/known/over").await;
-    assert_eq!(
-        (tag(&over, "http.response.status_code"), tag(&over, "response_flags")),
-        ("503".into(), "UO".into())
-    );
-    assert!(tag(&over, "outrigger.error").contains("max_requests"), "{over}");
-    drop(held);
+    refusals(query, web.outbound[0]).await;
 
     mesh.client.set_state("catalog-v1", State::Maintenance).await.unwrap();
     eventually("nobody is left", || async {

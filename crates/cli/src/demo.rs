@@ -18,6 +18,7 @@ mod hosts;
 mod load;
 mod mesh;
 mod steps;
+mod switch;
 mod tour;
 
 use hosts::Hosts;
@@ -57,7 +58,7 @@ pub(crate) struct Switch {
 
 impl Switch {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        println!("{}", mesh::throw(self.address, &self.setting).await?);
+        println!("{}", switch::throw(self.address, &self.setting).await?);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::app_health;
 use crate::config_feed::FeedStatus;
 use crate::process::Process;
-use crate::record::recent::Page;
+use crate::recent::Page;
 use crate::registration::Registrar;
 use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;

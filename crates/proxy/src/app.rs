@@ -39,7 +39,7 @@ use crate::listen;
 use crate::memory::Budget;
 use crate::metrics;
 use crate::process::{Demand, Process};
-use crate::record::recent::Recent;
+use crate::recent::Recent;
 use crate::registration::{Own, Registrar};
 use crate::resolve::{Board, Lookup, Resolver};
 use crate::runtime::snapshot::Snapshot;

@@ -32,6 +32,7 @@ pub mod memory;
 pub mod metrics;
 pub mod process;
 pub mod protocol;
+pub mod recent;
 pub mod record;
 pub mod registration;
 pub mod resolve;

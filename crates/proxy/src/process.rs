@@ -19,7 +19,7 @@ use crate::intercept::probe::Token;
 use crate::loops::Loops;
 use crate::memory::Budget;
 use crate::metrics;
-use crate::record::recent::Recent;
+use crate::recent::Recent;
 use crate::runtime::snapshot::Snapshot;
 
 /// What all threads have in common.

@@ -25,7 +25,6 @@ use crate::runtime::endpoint::EndpointState;
 use crate::worker::Worker;
 
 mod line;
-pub mod recent;
 
 /// The record of one stream.
 pub struct StreamRecord {

@@ -1,10 +1,10 @@
 //! What the tour pushes, and how each effect is judged.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::bounds::interval;
 use super::load::{Sample, latency, share, success, version_share};
-use super::tour::Seen;
 
 /// Service, version (all if absent) and setting of a switch.
 pub(super) type Switch = (&'static str, Option<&'static str>, &'static str);
@@ -25,6 +25,19 @@ pub(super) struct Step {
     pub(super) counted: Option<&'static str>,
     /// What was seen, or what was missed.
     pub(super) judge: fn(&Seen) -> anyhow::Result<String>,
+}
+
+/// What was seen of a step.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Without the rule.
+    pub(super) before: Vec<Sample>,
+    /// With the rule in force.
+    pub(super) after: Vec<Sample>,
+    /// With the rule in force and the trouble that the step makes.
+    pub(super) trouble: Vec<Sample>,
+    /// How many requests each version of the service that is counted was sent while `after` was measured.
+    pub(super) asked: BTreeMap<&'static str, u64>,
 }
 
 /// What most steps do not have.

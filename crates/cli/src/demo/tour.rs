@@ -3,25 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::load::{Load, Sample};
+use super::load::Load;
 use super::mesh::Mesh;
-use super::steps::{STEPS, Step, Switch};
+use super::steps::{STEPS, Seen, Step, Switch};
 
 /// Requests of one measurement: enough that judged shares are far from their bounds.
 const WINDOW: Duration = Duration::from_secs(6);
-
-/// What was seen of a step.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// Without the rule.
-    pub(super) before: Vec<Sample>,
-    /// With the rule in force.
-    pub(super) after: Vec<Sample>,
-    /// With the rule in force and the trouble that the step makes.
-    pub(super) trouble: Vec<Sample>,
-    /// How many requests each version of the service that is counted was sent while `after` was measured.
-    pub(super) asked: BTreeMap<&'static str, u64>,
-}
 
 /// The steps of these names, in the tour's order; all without names.
 ///

@@ -14,11 +14,9 @@ use opentelemetry_proto::tonic::trace::v1 as otlp;
 use serde_json::Value as Json;
 use tonic::{Request, Response, Status};
 
-use super::weigh::Weighed;
+use super::weigh::{MAX_MESSAGE, Weighed};
 use super::{Process, Span, Tag, TraceStore};
 
-/// A batch of an SDK has some hundred KiB, one of a sidecar at most 1 MiB; gRPC's usual limit.
-pub const MAX_MESSAGE: usize = 4 << 20;
 /// Attributes of a span, of its maker or of an event; OpenTelemetry's own default.
 const MOST_TAGS: usize = 128;
 /// Events of a span.

@@ -11,8 +11,8 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::receive::MAX_MESSAGE;
-
+/// A batch of an SDK has some hundred KiB, one of a sidecar at most 1 MiB; gRPC's usual limit.
+pub const MAX_MESSAGE: usize = 4 << 20;
 /// A batch of 8,192 spans with fifteen attributes each is some 155,000.
 const HEAVIEST: usize = 200_000;
 /// Before the message (gRPC over HTTP/2, Length-Prefixed-Message): a flag, and its length.

@@ -56,7 +56,7 @@ impl Rig {
             spans: None,
             sampling: None,
             access_log: Sink::off(),
-            recent: crate::record::recent::Recent::new(1, false),
+            recent: crate::recent::Recent::new(1, false),
             drain: Drain::new(),
             demand,
             node,

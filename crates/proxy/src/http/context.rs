@@ -24,6 +24,8 @@ use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::limits::RequestPermit;
 
+mod ended;
+
 /// One request.
 pub struct RequestCtx<'c> {
     pub conn: &'c HttpConn,
@@ -113,7 +115,8 @@ impl Drop for RequestCtx<'_> {
     fn drop(&mut self) {
         // The record writes the request down, also when the task is cancelled.
         self.record.finish((!self.unread).then_some(&self.head));
-        self.conn.worker.process.recent.note(self);
+        let worker = &self.conn.worker;
+        worker.process.recent.note(worker.id, ended::has_failed(&self.record), || ended::of(self));
         if self.reserved > 0 {
             self.conn.account.give(self.reserved);
         }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use outrigger_control::explain::body::{ExplainRequest, Explanation};
-use outrigger_proxy::record::recent::{Ended, Page};
+use outrigger_proxy::recent::{Ended, Page};
 use serde::Serialize;
 
 use super::{by, text};

@@ -92,7 +92,7 @@ impl Rig {
             spans: None,
             sampling: None,
             access_log: Sink::writer(Box::new(Lines(lines)), Format::Json).unwrap(),
-            recent: crate::record::recent::Recent::new(1, false),
+            recent: crate::recent::Recent::new(1, false),
             drain: Drain::new(),
             demand,
             node,

@@ -106,7 +106,7 @@ fn process(snapshot: Snapshot, access_log: Option<Sink>, memory: usize) -> Proce
         spans: Some(spans),
         sampling: None,
         access_log: access_log.unwrap_or_else(Sink::off),
-        recent: crate::record::recent::Recent::new(1, false),
+        recent: crate::recent::Recent::new(1, false),
         drain: Drain::new(),
         demand: Demand::channel().0,
         node,
