@@ -6,7 +6,7 @@ use std::process::Command;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use rcgen::KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 
 use crate::mesh::Process;
 use crate::netns::Host;
@@ -16,9 +16,14 @@ use crate::wait::eventually;
 /// In the host's own network namespace nobody else has these.
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 const ETCD: &str = "http://127.0.0.1:2379";
+/// The Service of the API server in a cluster.
+const IN_CLUSTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
+/// Who a control plane is that was installed.
+pub const INSTALLED: &str = "system:serviceaccount:outrigger-system:outrigger-control";
 /// The API server notes what the mesh asks of it.
-const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata", "users": ["mesh", "cni"]}, {"level": "None"}]}"#;
+const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
+    {"level": "Metadata", "users": ["mesh", "cni", "system:serviceaccount:outrigger-system:outrigger-control"]}, {"level": "None"}
+]}"#;
 /// Of what a mesh needs; no scheduler: Pods say their node.
 const CONTROLLERS: &str = "serviceaccount-controller,namespace-controller,endpointslice-controller,\
      root-ca-certificate-publisher-controller,garbage-collector-controller,deployment-controller,replicaset-controller,\
@@ -58,12 +63,27 @@ impl Programs {
 impl Cluster {
     /// Starts everything and waits until the API server and the default namespace are there.
     pub async fn start(programs: Programs, host: &Host) -> Self {
+        let mut cluster = Self::start_alone(programs, host).await;
+        cluster.start_controllers();
+        eventually("the controllers work", || async {
+            cluster.kubectl(&["-n", "default", "get", "serviceaccount", "default"])
+        })
+        .await;
+        cluster
+    }
+
+    /// Without controllers: what is there, somebody has made.
+    pub async fn start_alone(programs: Programs, host: &Host) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut cluster =
             Self { directory, programs, host: host.clone(), etcd: None, api: None, controllers: None };
         let key = KeyPair::generate().expect("a key");
         let (private, public) = (key.serialize_pem(), key.public_key_pem());
+        std::fs::create_dir(cluster.path("pki")).expect("a directory of our own");
+        let [certificate, certificate_key] = certificate(&[API.ip(), IN_CLUSTER, host.v4()]);
         for (name, text) in [
+            ("pki/apiserver.crt", certificate.as_str()),
+            ("pki/apiserver.key", certificate_key.as_str()),
             ("sa.key", private.as_str()),
             ("sa.pub", public.as_str()),
             (
@@ -79,8 +99,12 @@ impl Cluster {
         }
         cluster.start_etcd();
         cluster.start_api().await;
-        let mut command = cluster.host.command(&cluster.programs.controllers);
-        command.current_dir(cluster.path("")).args([
+        cluster
+    }
+
+    fn start_controllers(&mut self) {
+        let mut command = self.host.command(&self.programs.controllers);
+        command.current_dir(self.path("")).args([
             "--kubeconfig=admin.kubeconfig",
             "--bind-address=127.0.0.1",
             "--secure-port=10257",
@@ -91,12 +115,7 @@ impl Cluster {
             "--root-ca-file=pki/apiserver.crt",
             &format!("--controllers={CONTROLLERS}"),
         ]);
-        cluster.controllers = Some(Process::spawn(command, cluster.path("controllers.log")));
-        eventually("the controllers work", || async {
-            cluster.kubectl(&["-n", "default", "get", "serviceaccount", "default"])
-        })
-        .await;
-        cluster
+        self.controllers = Some(Process::spawn(command, self.path("controllers.log")));
     }
 
     fn kubeconfig_of(&self, token: &str) -> String {
@@ -138,10 +157,12 @@ impl Cluster {
         let mut command = self.host.command(&self.programs.api);
         command.current_dir(self.path("")).args([
             &format!("--etcd-servers={ETCD}"),
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            // Pods come by its Service's address, which is that of its host.
+            "--bind-address=0.0.0.0",
+            &format!("--advertise-address={}", self.host.v4()),
             &format!("--secure-port={}", API.port()),
-            "--cert-dir=pki",
+            "--tls-cert-file=pki/apiserver.crt",
+            "--tls-private-key-file=pki/apiserver.key",
             "--endpoint-reconciler-type=none",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
@@ -209,7 +230,19 @@ impl Cluster {
         Client::try_from(config.expect("our own file")).expect("a client")
     }
 
-    /// What a user, `mesh` or `cni`, has asked of the API server: its audit, one event for each question and its answer.
+    /// Where it is, written down as the endpoint of its Service: Pods reach it by that.
+    pub fn serve_pods(&self) {
+        let slice = serde_json::json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "endpoints": [{"addresses": [self.host.v4()]}], "ports": [{"name": "https", "port": API.port()}],
+        });
+        self.apply(&slice.to_string());
+    }
+
+    /// What a user, `mesh`, `cni` or [`INSTALLED`], has asked of the API server: its audit, one event for each question and its answer.
     pub fn audit(&self, user: &str) -> Vec<serde_json::Value> {
         let log = self.log("audit");
         let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -225,6 +258,24 @@ impl Cluster {
     pub fn command(&self, program: &Path) -> Command {
         self.host.command(program)
     }
+}
+
+/// A certificate for these addresses and the names of an API server, with the authority that has signed it, and its key.
+fn certificate(addresses: &[IpAddr]) -> [String; 2] {
+    let key = || KeyPair::generate().expect("a key");
+    let mut root = CertificateParams::default();
+    root.distinguished_name.push(DnType::CommonName, "the authority of the test's cluster");
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_key = key();
+    let authority = root.self_signed(&root_key).expect("a root");
+    let issuer = Issuer::new(root, root_key);
+    let mut leaf = CertificateParams::new(["kubernetes.default.svc".to_owned(), "localhost".to_owned()])
+        .expect("names of DNS");
+    leaf.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    leaf.distinguished_name.push(DnType::CommonName, "the API server of the test's cluster");
+    let leaf_key = key();
+    let leaf = leaf.signed_by(&leaf_key, &issuer).expect("a certificate");
+    [leaf.pem() + &authority.pem(), leaf_key.serialize_pem()]
 }
 
 impl Drop for Cluster {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,10 @@ use tokio::task::JoinHandle;
 use crate::netns::{Host, Net};
 
 mod container;
+mod mounts;
 pub mod network;
 mod probe;
+pub mod services;
 
 use container::{Running, Surroundings};
 use network::{Attachment, Network};
@@ -39,7 +42,7 @@ pub type Images = BTreeMap<&'static str, Box<dyn Fn(&[String]) -> (PathBuf, Vec<
 /// A node; it ends with this.
 pub struct Kubelet {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -49,13 +52,16 @@ struct Shared {
     images: Images,
     /// `None`: a Pod's network is there, and nobody has a say in it.
     network: Option<Network>,
+    /// Where names of Services are known.
+    names: Option<IpAddr>,
     directory: tempfile::TempDir,
     /// Where Pods run, by namespace and name.
     hosts: Mutex<BTreeMap<(String, String), Host>>,
 }
 
 impl Kubelet {
-    /// Registers the node and follows its Pods. Call it on the host of the API server.
+    /// Registers the node and follows its Pods. Call it on the host of the API server. Where names of Services are known ([`services`]),
+    /// the cluster is whole, and Pods that are on no node come to this one.
     pub async fn start(
         node: &str,
         zone: &str,
@@ -63,6 +69,7 @@ impl Kubelet {
         net: Arc<Net>,
         images: Images,
         network: Option<Network>,
+        names: Option<IpAddr>,
     ) -> Self {
         let object: Node = serde_json::from_value(json!({
             "metadata": {"name": node, "labels": {
@@ -81,14 +88,27 @@ impl Kubelet {
         // Sidecars run as a user of their own.
         crate::open_to_all(directory.path());
         let (node, hosts) = (node.to_owned(), Mutex::default());
-        let shared = Arc::new(Shared { node, client, net, images, network, directory, hosts });
-        let task = tokio::spawn(follow(shared.clone()));
-        Self { shared, task }
+        let shared = Arc::new(Shared { node, client, net, images, network, names, directory, hosts });
+        let mut tasks = vec![tokio::spawn(follow(shared.clone()))];
+        if names.is_some() {
+            tasks.push(tokio::spawn(place(shared.clone())));
+        }
+        Self { shared, tasks }
+    }
+
+    /// Where the files of a claim are.
+    pub fn claim(&self, namespace: &str, claim: &str) -> PathBuf {
+        container::claim_in(self.shared.directory.path(), namespace, claim)
     }
 
     /// Where a Pod runs.
     pub fn host(&self, namespace: &str, pod: &str) -> Option<Host> {
         self.shared.hosts.lock().get(&(namespace.to_owned(), pod.to_owned())).cloned()
+    }
+
+    /// Where the files of a Pod's volume are.
+    pub fn volume(&self, namespace: &str, pod: &str, volume: &str) -> PathBuf {
+        self.shared.directory.path().join(format!("{namespace}_{pod}/volumes/{volume}"))
     }
 
     /// What plugins have refused.
@@ -105,7 +125,33 @@ impl Kubelet {
 
 impl Drop for Kubelet {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Brings Pods that are on no node to this one, as a scheduler would.
+async fn place(shared: Arc<Shared>) {
+    let pods: Api<Pod> = Api::all(shared.client.clone());
+    let mut events = watcher(pods, watcher::Config::default().fields("spec.nodeName=")).boxed();
+    loop {
+        let pod = match events.try_next().await {
+            Ok(Some(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => pod,
+            Ok(Some(_)) => continue,
+            Ok(None) => return,
+            Err(_) => {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+        };
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": shared.node},
+        });
+        let api: Api<Pod> = Api::namespaced(shared.client.clone(), &namespace);
+        // It may be gone by now.
+        let _: Result<Value, _> =
+            api.create_subresource("binding", &name, &PostParams::default(), &binding).await;
     }
 }
 
@@ -175,9 +221,13 @@ impl Life {
         let net = self.shared.net.clone();
         let host = tokio::task::spawn_blocking(move || net.host(&short)).await.expect("a host can be made");
         self.shared.hosts.lock().insert(key.clone(), host.clone());
-        let directory = self.shared.directory.path().join(format!("{namespace}_{name}"));
-        std::fs::create_dir_all(&directory).expect("a directory of our own");
-        let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, &directory).await;
+        if let Some(names) = self.shared.names {
+            host.resolv_conf(&format!(
+                "nameserver {names}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
+            ));
+        }
+        let directory = self.shared.directory.path();
+        let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, directory).await;
         let mut pod = Contents { containers: Vec::new(), initial: None, surroundings };
         self.say(&api, &pod, "Pending", false).await;
         let succeeded = tokio::select! {

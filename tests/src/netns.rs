@@ -110,6 +110,38 @@ route add default via {}
     }
 }
 
+impl Net {
+    /// Has the bridge pass on what its hosts send to networks beyond, by these rules of a packet filter, in place of those before.
+    ///
+    /// # Errors
+    /// What `nft` said.
+    pub fn route(&self, rules: &str) -> Result<(), String> {
+        let inside = |program: &str| {
+            let mut command = ip();
+            command.args(["netns", "exec", &self.bridge.0, program]);
+            command
+        };
+        // No word to hosts that there is a shorter way: it is not the same.
+        let settings =
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 | tee /proc/sys/net/ipv4/conf/*/send_redirects";
+        let set = inside("sh").args(["-c", settings]).output().map_err(|error| error.to_string())?;
+        if !set.status.success() {
+            return Err(String::from_utf8_lossy(&set.stderr).into_owned());
+        }
+        let mut command = inside("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
+        let mut stdin = child.stdin.take().expect("it was asked for");
+        stdin.write_all(rules.as_bytes()).map_err(|error| error.to_string())?;
+        drop(stdin);
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("{rules}\n{}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+}
+
 fn v4(place: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, place)
 }

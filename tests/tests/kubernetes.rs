@@ -2,6 +2,7 @@
 //! namespace. `kubectl apply` is all that a user does; the webhook injects, the kernel intercepts, the cluster says who is who.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use crate::BINARY;
 
 mod cni;
+mod installed;
 mod kinds;
 mod others;
 mod pods;
@@ -44,11 +46,30 @@ metadata: {name: shop, labels: {istio-injection: enabled}}
 
 /// A cluster with one node, and the mesh in it.
 struct Stage {
+    place: Place,
+    mesh: Mesh,
+    master: Host,
+}
+
+/// A cluster with one node.
+struct Place {
     // Ends first: what runs in Pods is gone before their network is.
     kubelet: Kubelet,
-    mesh: Mesh,
     cluster: Cluster,
-    master: Host,
+}
+
+impl Deref for Stage {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Place {
+        &mut self.place
+    }
 }
 
 /// `None` where the machine cannot.
@@ -144,11 +165,13 @@ impl Stage {
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
         let client = cluster.client().await;
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), network)).await;
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), network, None)).await;
         cluster.apply(SHOP);
-        Some(Self { kubelet, mesh, cluster, master })
+        Some(Self { place: Place { kubelet, cluster }, mesh, master })
     }
+}
 
+impl Place {
     /// Pods of an application that are ready, by name.
     fn ready(&self, app: &str) -> Result<Vec<String>, String> {
         let selector = format!("app={app}");
@@ -214,6 +237,13 @@ const WE_ARE: &str = "apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: outrigger-control-of-the-test}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: outrigger-control}
+subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: mesh}]
+---
+# As every service account may.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: outrigger-control-looks-at-keys}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:service-account-issuer-discovery}
 subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: mesh}]
 ";
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, ServiceAccount, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, ServiceAccount, Volume, VolumeMount};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,13 +16,19 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::TICK;
+use super::mounts::{self, Mount};
 use super::probe::{Checked, Probe};
 use crate::netns::Host;
+
+/// Where Pods find the API server, by its Service.
+const API: [(&str, &str); 2] = [("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443")];
 
 /// What all containers of a Pod have in common.
 pub(super) struct Surroundings {
     pub(super) host: Host,
     directory: PathBuf,
+    /// That any user may run.
+    programs: PathBuf,
     pod: Pod,
     /// Where each volume is.
     volumes: BTreeMap<String, PathBuf>,
@@ -39,39 +46,72 @@ pub(super) struct Running {
 }
 
 impl Surroundings {
-    pub(super) async fn of(client: &Client, pod: &Pod, host: &Host, directory: &Path) -> Self {
+    /// `node` is the directory of the node, in which claims outlive their Pods.
+    pub(super) async fn of(client: &Client, pod: &Pod, host: &Host, node: &Path) -> Self {
+        let namespace = pod.namespace().unwrap_or_default();
+        let directory = node.join(format!("{namespace}_{}", pod.name_any()));
+        let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
         let mut volumes = BTreeMap::new();
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            let place = directory.join("volumes").join(&volume.name);
+            let place = match &volume.persistent_volume_claim {
+                Some(claim) => claim_in(node, &namespace, &claim.claim_name),
+                None => directory.join("volumes").join(&volume.name),
+            };
             std::fs::create_dir_all(&place).expect("a directory of our own");
             fill(client, pod, volume, &place).await;
-            crate::open_to_all(&place);
+            match group.and_then(|group| u32::try_from(group).ok()) {
+                Some(group) => give_to(&place, group),
+                None => crate::open_to_all(&place),
+            }
             volumes.insert(volume.name.clone(), place);
         }
-        crate::open_to_all(directory);
+        std::fs::create_dir_all(directory.join("volumes")).expect("a directory of our own");
+        crate::open_to_all(&directory);
         crate::open_to_all(&directory.join("volumes"));
-        Self { host: host.clone(), directory: directory.to_owned(), pod: pod.clone(), volumes }
+        let programs = node.join("programs");
+        std::fs::create_dir_all(&programs).expect("a directory of our own");
+        crate::open_to_all(&programs);
+        Self { host: host.clone(), directory, programs, pod: pod.clone(), volumes }
     }
 
-    /// Texts with paths of mounts in them: there is no file system of a container, so the volume's own stand there.
-    fn places(&self, container: &Container, text: &str) -> String {
-        let mut text = text.to_owned();
-        for mount in container.volume_mounts.iter().flatten() {
-            if let Some(place) = self.volumes.get(&mount.name) {
-                text = text.replace(&mount.mount_path, &place.to_string_lossy());
-            }
+    fn mounts(&self, container: &Container) -> Vec<Mount> {
+        let mounts = container.volume_mounts.iter().flatten();
+        let mount = |mount: &VolumeMount| {
+            let (to, read_only) = (mount.mount_path.clone(), mount.read_only.unwrap_or(false));
+            Some(Mount { from: self.volumes.get(&mount.name)?.clone(), to, read_only })
+        };
+        mounts.filter_map(mount).collect()
+    }
+
+    /// The program where any user may run it: the directory of a build need not let everybody in.
+    fn opened(&self, program: &Path) -> PathBuf {
+        let name = program.file_name().expect("a program has a name");
+        let opened = self.programs.join(name);
+        if !opened.exists() {
+            let unfinished = self.programs.join(format!(".{}", fastrand::u64(..)));
+            let linked = std::fs::hard_link(program, &unfinished);
+            linked.or_else(|_| std::fs::copy(program, &unfinished).map(drop)).expect("the program is copied");
+            std::fs::rename(&unfinished, &opened).expect("a file of our own");
         }
-        text
+        opened
+    }
+
+    /// As whom a container runs: its own word goes before its Pod's.
+    fn user(&self, container: &Container) -> Option<u32> {
+        let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+        let of_pod = || self.pod.spec.as_ref()?.security_context.as_ref()?.run_as_user;
+        own.or_else(of_pod).and_then(|user| u32::try_from(user).ok())
     }
 
     fn environment(&self, container: &Container) -> BTreeMap<String, String> {
-        let mut all: BTreeMap<String, String> = BTreeMap::new();
+        let mut all: BTreeMap<String, String> =
+            API.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         for variable in container.env.iter().flatten() {
             let value = match &variable.value {
                 Some(text) => expanded(text, &all),
                 None => self.field(variable).unwrap_or_default(),
             };
-            all.insert(variable.name.clone(), self.places(container, &value));
+            all.insert(variable.name.clone(), value);
         }
         all
     }
@@ -79,22 +119,41 @@ impl Surroundings {
     /// The downward API.
     fn field(&self, variable: &EnvVar) -> Option<String> {
         let path = variable.value_from.as_ref()?.field_ref.as_ref()?.field_path.as_str();
-        let spec = self.pod.spec.as_ref()?;
-        Some(match path {
-            "metadata.name" => self.pod.name_any(),
-            "metadata.namespace" => self.pod.namespace()?,
-            "metadata.uid" => self.pod.uid()?,
-            "status.podIP" | "status.hostIP" => self.host.v4().to_string(),
-            "spec.nodeName" => spec.node_name.clone()?,
-            "spec.serviceAccountName" => {
-                spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned())
-            }
-            label => {
-                let label = label.strip_prefix("metadata.labels['")?.strip_suffix("']")?;
-                self.pod.labels().get(label).cloned().unwrap_or_default()
-            }
-        })
+        match path {
+            "status.podIP" | "status.hostIP" => Some(self.host.v4().to_string()),
+            path => field_of(&self.pod, path),
+        }
     }
+}
+
+/// What a Pod says of itself.
+fn field_of(pod: &Pod, path: &str) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    Some(match path {
+        "metadata.name" => pod.name_any(),
+        "metadata.namespace" => pod.namespace()?,
+        "metadata.uid" => pod.uid()?,
+        "spec.nodeName" => spec.node_name.clone()?,
+        "spec.serviceAccountName" => {
+            spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned())
+        }
+        label => {
+            let label = label.strip_prefix("metadata.labels['")?.strip_suffix("']")?;
+            pod.labels().get(label).cloned().unwrap_or_default()
+        }
+    })
+}
+
+/// The directory of a claim, on the node's own disk.
+pub(super) fn claim_in(node: &Path, namespace: &str, claim: &str) -> PathBuf {
+    node.join("claims").join(format!("{namespace}_{claim}"))
+}
+
+/// As a kubelet does for `fsGroup`.
+fn give_to(place: &Path, group: u32) {
+    chown(place, None, Some(group)).expect("root may give files away");
+    let mode = std::fs::Permissions::from_mode(0o2775);
+    std::fs::set_permissions(place, mode).expect("a directory of our own");
 }
 
 /// `$(NAME)` of what was defined before; `$$` is `$`.
@@ -134,6 +193,10 @@ async fn fill(client: &Client, pod: &Pod, volume: &Volume, place: &Path) {
         if let Some(source) = &source.config_map {
             map(&source.name).await.iter().for_each(|(name, text)| write(name, text));
         }
+        for item in source.downward_api.iter().flat_map(|said| said.items.iter().flatten()) {
+            let field = item.field_ref.as_ref().and_then(|field| field_of(pod, &field.field_path));
+            write(&item.path, &field.unwrap_or_default());
+        }
         if let Some(token) = &source.service_account_token {
             let audiences = token.audience.iter().cloned().collect();
             write(&token.path, &token_of(client, pod, audiences).await);
@@ -167,16 +230,27 @@ impl Running {
         words: &[String],
         around: &Surroundings,
     ) -> Self {
-        let context = container.security_context.as_ref();
-        let user = context.and_then(|context| context.run_as_user).and_then(|user| u32::try_from(user).ok());
-        let mut command = match user {
-            Some(user) if user != 0 => around.host.command_as(user, program),
-            _ => around.host.command(program),
-        };
+        let scratch = around.directory.join(format!("{}.root", container.name));
+        std::fs::create_dir_all(&scratch).expect("a directory of our own");
+        let sealed =
+            container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem);
+        let before = mounts::words(
+            &around.pod.name_any(),
+            &scratch,
+            sealed.unwrap_or(false),
+            &around.mounts(&container),
+        );
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
+        let user = around.user(&container).filter(|user| *user != 0).map(|user| user.to_string());
+        let user = user.as_deref();
+        let as_whom = user.map(|user| ["--reuid", user, "--regid", user, "--clear-groups"]);
+        let mut command = around.host.command_with(
+            &before,
+            as_whom.as_ref().map_or(&[], |words| &words[..]),
+            around.opened(program),
+        );
         let environment = around.environment(&container);
-        for word in words {
-            command.arg(around.places(&container, &expanded(word, &environment)));
-        }
+        command.args(words.iter().map(|word| expanded(word, &environment)));
         let kept = ["PATH", "OUTRIGGER_CI_RUN"]
             .into_iter()
             .filter_map(|name| Some((name, std::env::var(name).ok()?)));

@@ -1,9 +1,12 @@
-//! Deployments of injected Pods: requests between them cross with mTLS, and a rolling update loses none.
+//! Deployments of injected Pods: requests between them cross with mTLS, and rolling updates lose none.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::Instant;
 
+use super::replicas::Load;
 use super::*;
+
+/// Rolling updates in a row; `OUTRIGGER_ROLLOUTS` says another number, such as 20.
+const ROLLOUTS: u32 = 3;
 
 /// Only the shop front may call the catalog.
 const ONLY_WEB: &str = "apiVersion: security.istio.io/v1
@@ -15,7 +18,7 @@ spec:
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn injected_pods_call_each_other_as_who_they_are_and_a_rollout_loses_nothing() {
+async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing() {
     let Some(stage) = Stage::start().await else { return };
     stage.mesh.apply(STRICT).await;
     stage.mesh.apply(ONLY_WEB).await;
@@ -40,29 +43,15 @@ async fn injected_pods_call_each_other_as_who_they_are_and_a_rollout_loses_nothi
     let other = stage.ask(&catalog[1], pod).await;
     assert!(other.as_ref().is_ok_and(|(status, _)| *status == 403), "{other:?}");
 
-    // A rollout under load.
-    let (stop, asked, failed) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let client = stage.host(&web);
-    let load = client.run({
-        let (stop, asked, failed) = (stop.clone(), asked.clone(), failed.clone());
-        async move {
-            let mut wrong = Vec::new();
-            while !stop.load(SeqCst) {
-                let answer = app::get(address, "/", "").await;
-                asked.fetch_add(1, SeqCst);
-                if !answer.as_ref().is_ok_and(|(status, _)| *status == 200) {
-                    failed.fetch_add(1, SeqCst);
-                    wrong.push(format!("{answer:?}"));
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-            wrong
-        }
-    });
-    let rollout = async {
-        stage.cluster.apply(&deployment("catalog", "v2", 2));
-        eventually("only the new ones are left", || async {
+    // One rolling update after the other, under load.
+    let rollouts =
+        std::env::var("OUTRIGGER_ROLLOUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROLLOUTS);
+    let load = Load::start(stage.host(&web), address);
+    let begun = Instant::now();
+    for number in 2..2 + rollouts {
+        let version = format!("v{number}");
+        stage.cluster.apply(&deployment("catalog", &version, 2));
+        eventually(&format!("only {version} is left"), || async {
             let pods =
                 stage.cluster.kubectl(&["-n", "shop", "get", "pods", "-l", "app=catalog", "-o", "json"])?;
             let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
@@ -73,17 +62,14 @@ async fn injected_pods_call_each_other_as_who_they_are_and_a_rollout_loses_nothi
                 .filter_map(|pod| pod["metadata"]["labels"]["version"].as_str())
                 .collect();
             let ready = stage.ready("catalog")?;
-            if versions == ["v2", "v2"] && ready.len() == 2 {
+            if versions == [&version, &version] && ready.len() == 2 {
                 Ok(())
             } else {
                 Err(format!("{versions:?} {ready:?}"))
             }
         })
         .await;
-        stop.store(true, SeqCst);
-    };
-    let (wrong, ()) = tokio::join!(load, rollout);
-    println!("{} requests during the rollout, {} failed", asked.load(SeqCst), failed.load(SeqCst));
-    assert!(asked.load(SeqCst) > 100);
-    assert_eq!(wrong, Vec::<String>::new());
+    }
+    let took = begun.elapsed();
+    println!("{} requests during {rollouts} rollouts in {took:?}, none failed", load.none_failed().await);
 }

@@ -98,9 +98,12 @@ impl Pair {
             Mesh::start_on_with(BINARY, &master, two)
         );
         let client = cluster.client().await;
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), None)).await;
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), None, None)).await;
         cluster.apply(SHOP);
-        let pair = Self { stage: Stage { kubelet, mesh, cluster, master }, other, ways, _services: services };
+        let pair = {
+            let place = Place { kubelet, cluster };
+            Self { stage: Stage { place, mesh, master }, other, ways, _services: services }
+        };
         pair.until_led().await;
         eventually("the webhooks are trusted", || async {
             let bundle = ["-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"];
@@ -212,14 +215,14 @@ fn slice(which: usize, address: std::net::IpAddr) -> String {
 }
 
 /// Requests of one Pod, until they are stopped.
-struct Load {
+pub(super) struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicU32>,
     wrong: tokio::task::JoinHandle<Vec<String>>,
 }
 
 impl Load {
-    fn start(client: Host, address: SocketAddr) -> Self {
+    pub(super) fn start(client: Host, address: SocketAddr) -> Self {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let wrong = tokio::spawn({
             let (stop, asked) = (stop.clone(), asked.clone());
@@ -244,7 +247,7 @@ impl Load {
     }
 
     /// How many there were; none has failed.
-    async fn none_failed(self) -> u32 {
+    pub(super) async fn none_failed(self) -> u32 {
         self.stop.store(true, SeqCst);
         let wrong = self.wrong.await.unwrap();
         let asked = self.asked.load(SeqCst);
@@ -358,7 +361,7 @@ async fn spent_once(pair: &Pair) {
     assert_eq!(good, 1, "{got:?}");
 }
 
-async fn redeem(join: &JoinFile, address: SocketAddr) -> Result<(), String> {
+pub(super) async fn redeem(join: &JoinFile, address: SocketAddr) -> Result<(), String> {
     let store = CredentialStore::new(join.bundle().map_err(|error| error.to_string())?);
     let peer = ControlPeer::outrigger(&join.trust_domain).map_err(|error| error.to_string())?;
     let control =
