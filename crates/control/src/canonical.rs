@@ -15,6 +15,8 @@ pub(crate) const WORKLOAD: &str = "workload";
 
 /// Where an instance says on which node of a cluster it is.
 pub(crate) const NODE: &str = "node";
+/// Where it says which of all Pods of its name it is.
+pub(crate) const UID: &str = "uid";
 
 /// By label.
 pub(crate) fn name<'l>(label: impl Fn(&str) -> Option<&'l str>) -> Option<&'l str> {

@@ -1,9 +1,9 @@
-//! Service accounts of a cluster as a proof: the API server says whose a token is.
+//! Service accounts of a cluster as a proof: the API server says whose a token is; while it is away its keys do, and what is known of the
+//! Pod ([`offline`]).
 //!
 //! Only a token that was made for us (its audience) and for a Pod is taken, so neither an application's own token nor that of a Secret
 //! makes a sidecar. Namespace and account are the token's; nothing that the caller says of itself is looked at.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,20 @@ use outrigger_identity::csr::service::Denied;
 use outrigger_model::identity::SpiffeId;
 use tokio::sync::Semaphore;
 
+use self::offline::Issuer;
+pub use self::offline::Whose;
 use crate::registry::kubernetes::KubernetesSettings;
 use crate::tokens::ADMIN_SERVICE_ACCOUNT;
+
+mod offline;
 
 /// Whom the tokens of sidecars must be for.
 pub const AUDIENCE: &str = "outrigger-ca";
 /// Reviews at once: strangers ask for them.
 const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For its answer where the token can be judged without.
+const SHORT: Duration = Duration::from_secs(3);
 /// Others wait so long for their turn.
 const TURN: Duration = Duration::from_secs(3);
 /// Which Pod a token was made for.
@@ -35,9 +41,14 @@ pub struct ServiceAccounts {
     settings: KubernetesSettings,
     trust_domain: Arc<str>,
     places: Arc<Semaphore>,
+    issuer: Arc<Issuer>,
+    pods: Arc<Pods>,
     /// Made with the first question.
     client: Arc<tokio::sync::OnceCell<Client>>,
 }
+
+/// What is known of a Pod, as it was heard last: whether it is the one that a token was made for; why not.
+pub type Pods = dyn Fn(&Whose) -> Result<(), String> + Send + Sync;
 
 /// Why a token was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,13 +66,30 @@ pub fn is_token(secret: &str) -> bool {
 
 impl ServiceAccounts {
     /// Nobody is asked yet.
-    pub fn new(settings: KubernetesSettings, trust_domain: &str) -> Self {
+    pub fn new(settings: KubernetesSettings, trust_domain: &str, pods: Arc<Pods>) -> Self {
         Self {
             settings,
             trust_domain: trust_domain.into(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            issuer: Arc::default(),
+            pods,
             client: Arc::default(),
         }
+    }
+
+    /// Keeps what tokens are judged by while the API server is away, for ever.
+    pub async fn follow(self) {
+        loop {
+            let fetched = match self.client().await {
+                Ok(client) => self.issuer.fetch(client).await,
+                Err(why) => Err(why),
+            };
+            tokio::time::sleep(self.issuer.fetched(fetched)).await;
+        }
+    }
+
+    async fn client(&self) -> Result<&Client, String> {
+        self.client.get_or_try_init(|| self.settings.client()).await
     }
 
     /// Whose a token is.
@@ -77,16 +105,44 @@ impl ServiceAccounts {
         let Ok(Ok(_place)) = tokio::time::timeout(TURN, self.places.acquire()).await else {
             return Err(unknown("too many are asked for at once".to_owned()));
         };
-        let client = self.client.get_or_try_init(|| self.settings.client()).await.map_err(unknown)?;
+        let client = self.client().await.map_err(unknown)?;
         let spec =
             TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(client.clone());
         let params = PostParams::default();
-        let asked = tokio::time::timeout(PATIENCE, api.create(&params, &review)).await;
-        let answer = asked.map_err(|_| unknown("no answer".to_owned()))?;
-        let status = answer.map_err(|error| unknown(error.to_string()))?.status.unwrap_or_default();
-        identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied(why)))
+        let patience = if self.issuer.is_known() { SHORT } else { PATIENCE };
+        let away = match tokio::time::timeout(patience, api.create(&params, &review)).await {
+            Ok(Ok(review)) => {
+                let status = review.status.unwrap_or_default();
+                return identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied(why)));
+            }
+            // It is there, and has its reasons.
+            Ok(Err(kube::Error::Api(status))) if status.code != 429 && status.code < 500 => {
+                return Err(unknown(status.message.clone()));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {patience:?}"),
+        };
+        self.without_it(token).map_err(|refused| match refused {
+            Refused::Unknown(Denied(why)) => unknown(format!("{away}; {why}")),
+            wrong => wrong,
+        })
+    }
+
+    /// Judges a token while nobody can be asked.
+    fn without_it(&self, token: &str) -> Result<SpiffeId, Refused> {
+        let whose = self.issuer.judge(token, std::time::SystemTime::now())?;
+        let wrong = |why: String| Refused::Wrong(Denied(why));
+        let id = named(&whose.user(), true, &self.trust_domain).map_err(wrong)?;
+        // Who is not known may only not be known yet.
+        (self.pods)(&whose).map_err(|why| Refused::Unknown(Denied(why)))?;
+        tracing::info!(
+            pod = whose.pod,
+            namespace = whose.namespace,
+            "the API server is away: a token was judged by its keys"
+        );
+        Ok(id)
     }
 }
 
@@ -100,7 +156,13 @@ fn identity(status: &TokenReviewStatus, trust_domain: &str) -> Result<SpiffeId, 
         return Err(format!("the service account's token is not for the audience {AUDIENCE}"));
     }
     let user = status.user.as_ref();
-    let named = user.and_then(|user| user.username.as_deref()).unwrap_or_default();
+    let extra = user.and_then(|user| user.extra.as_ref());
+    let is_bound = extra.and_then(|extra| extra.get(POD)).is_some_and(|pods| !pods.is_empty());
+    named(user.and_then(|user| user.username.as_deref()).unwrap_or_default(), is_bound, trust_domain)
+}
+
+/// The identity of a user of the API server, if it is a Pod's.
+fn named(named: &str, is_bound: bool, trust_domain: &str) -> Result<SpiffeId, String> {
     let plain =
         |(namespace, account): &(&str, &str)| !namespace.contains('/') && !account.contains(['/', ':']);
     let parts = named.strip_prefix(USER).and_then(|rest| rest.split_once(':')).filter(plain);
@@ -113,9 +175,7 @@ fn identity(status: &TokenReviewStatus, trust_domain: &str) -> Result<SpiffeId, 
             "{named} is a name of the mesh's own, of which no Pod is; use another service account"
         ));
     }
-    let none = BTreeMap::new();
-    let extra = user.and_then(|user| user.extra.as_ref()).unwrap_or(&none);
-    if extra.get(POD).is_none_or(Vec::is_empty) {
+    if !is_bound {
         return Err(format!(
             "the token of {named} is bound to no Pod; mount it as a projected serviceAccountToken"
         ));

@@ -125,7 +125,7 @@ fn installed(cluster: &Cluster, more: &[&str]) {
 }
 
 /// All that is known of a Pod that is known of them.
-fn pod(stage: &Stage, name: &str) -> Value {
+pub(super) fn pod(stage: &Stage, name: &str) -> Value {
     let text = stage.cluster.kubectl(&["-n", "shop", "get", "pod", name, "-o", "json"]).unwrap();
     serde_json::from_str(&text).unwrap()
 }

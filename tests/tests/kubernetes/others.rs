@@ -1,6 +1,10 @@
 //! What is no Deployment of injected Pods: Jobs, names without an address, Pods outside of the mesh; and a cluster whose API server or
 //! webhook is away.
 
+use outrigger_control::api::types::TokenRequest;
+
+use super::cni::pod;
+use super::replicas::redeem;
 use super::*;
 
 /// A Job whose Pod is injected.
@@ -32,6 +36,42 @@ const OUTSIDER: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
         {"name": "app", "image": "app", "args": ["serve", "8080"],
          "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}
 ]}}"#;
+
+/// What a Pod can show.
+struct Shown {
+    account: &'static str,
+    for_the_mesh: String,
+    for_the_api_server: String,
+}
+
+impl Shown {
+    fn of(stage: &Stage, name: &str) -> Self {
+        let read = |volume: &str| {
+            let place = stage.kubelet.volume("shop", name, volume);
+            let files = std::fs::read_dir(place).unwrap().map(|file| file.unwrap().path());
+            std::fs::read_to_string(files.into_iter().find(|file| file.ends_with("token")).unwrap()).unwrap()
+        };
+        let volumes = pod(stage, name)["spec"]["volumes"].clone();
+        let names = volumes.as_array().unwrap().iter().filter_map(|volume| volume["name"].as_str());
+        let other = names.into_iter().find(|name| name.starts_with("kube-api-access")).unwrap();
+        let account = if name.starts_with("web") { "web" } else { "default" };
+        Self { account, for_the_mesh: read("outrigger-token"), for_the_api_server: read(other) }
+    }
+
+    /// Asks for a certificate as the Pod's sidecar does.
+    async fn certificate(&self, stage: &Stage, token: &str) -> Result<(), String> {
+        let grant = TokenRequest {
+            namespace: "shop".into(),
+            service_account: self.account.into(),
+            ..TokenRequest::default()
+        };
+        // With the roots in it, and another proof.
+        let mut join = stage.mesh.client.create_token(&grant).await.map_err(|error| error.to_string())?;
+        token.clone_into(&mut join.token);
+        let address = SocketAddr::new(stage.master.v4(), 15012);
+        stage.master.run(async move { redeem(&join, address).await }).await
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
@@ -89,8 +129,22 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     eventually("Pods are injected again", || async { stage.cluster.try_apply(&late) }).await;
     stage.until_ready("late", 1).await;
 
-    // So is the API server.
+    // So is the API server. Pods that were there are known by its keys, and none that has gone before.
+    let (kept, gone) = (Shown::of(&stage, &web), Shown::of(&stage, "late"));
+    stage.cluster.kubectl(&["-n", "shop", "delete", "pod", "late"]).unwrap();
+    eventually("the mesh knows that the Pod has gone", || async {
+        let all = stage.mesh.client.instances().await.map_err(|error| error.to_string())?;
+        let known = all.iter().any(|one| one.instance.id == "late.shop");
+        if known { Err("it is there") } else { Ok(()) }.map_err(str::to_owned)
+    })
+    .await;
+    kept.certificate(&stage, &kept.for_the_mesh).await.unwrap();
     stage.cluster.kill_api();
+    kept.certificate(&stage, &kept.for_the_mesh).await.unwrap();
+    let refused = kept.certificate(&stage, &kept.for_the_api_server).await.unwrap_err();
+    assert!(refused.contains("Audiences"), "{refused}");
+    let refused = gone.certificate(&stage, &gone.for_the_mesh).await.unwrap_err();
+    assert!(refused.contains("Pod shop/late is not known"), "{refused}");
     call("without an API server").await;
     stage.cluster.start_api().await;
     call("with an API server that was restarted").await;

@@ -29,7 +29,7 @@ use crate::debug;
 use crate::proofs::Proofs;
 use crate::rejections::{Noting, Rejections};
 use crate::replicas::leader::Leadership;
-use crate::service_accounts::ServiceAccounts;
+use crate::service_accounts::{ServiceAccounts, Whose};
 use crate::traces::{query, receive};
 use crate::webhook::validate::Validator;
 use crate::webhook::{self, Injector};
@@ -104,7 +104,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         rejections.clone(),
         &settings.trust_domain,
     );
-    let cluster = settings.cluster().map(|cluster| ServiceAccounts::new(cluster, &settings.trust_domain));
+    let cluster = accounts(&parts, tasks);
     let policy =
         Noting { policy: Proofs { tokens: parts.tokens.clone(), cluster }, rejections: rejections.clone() };
     let csr = CertificateService::new(parts.authority.clone(), Arc::new(policy)).into_server();
@@ -160,6 +160,17 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let stop = drain.clone();
     spawn(tasks, &drain, admin.serve(async move { stop.draining().await }));
     Ok(addresses)
+}
+
+/// Whose tokens are whose, where there is a cluster.
+fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
+    let keeper = parts.keeper.clone();
+    let pods = move |whose: &Whose| {
+        whose.is(keeper.published().world.instance(&whose.instance()).map(|one| &**one))
+    };
+    let all = ServiceAccounts::new(parts.settings.cluster()?, &parts.settings.trust_domain, Arc::new(pods));
+    tasks.spawn(all.clone().follow());
+    Some(all)
 }
 
 /// The webhooks, if there are to be any, and who keeps what their API server knows of them.

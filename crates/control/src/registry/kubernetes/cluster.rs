@@ -403,6 +403,7 @@ fn instance(
         metadata: BTreeMap::from([
             (canonical::WORKLOAD.to_owned(), pod.workload.clone()),
             (canonical::NODE.to_owned(), pod.node.clone()),
+            (canonical::UID.to_owned(), pod.uid.clone()),
         ]),
         tags: Vec::new(),
         version: pod.version.clone(),

@@ -17,6 +17,8 @@ pub(super) struct Pod {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) service_account: String,
     pub(super) node: String,
+    /// Which of all Pods of its name.
+    pub(super) uid: String,
     pub(super) state: State,
     /// TCP ports of its containers, with their names.
     pub(super) ports: Vec<(u16, String)>,
@@ -63,6 +65,7 @@ impl Pod {
             addresses,
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
             node: spec.node_name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
             state,
             ports: ports(all),
             // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.

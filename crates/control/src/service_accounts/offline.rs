@@ -1,0 +1,204 @@
+//! Tokens while the API server is away: by the keys that it signs with, as they were while it was there, and by the Pod, as it was heard of
+//! last.
+//!
+//! What nobody can say then is what has become of the Pod and of its account since. So a token is good for as long as it says (an hour at
+//! most, where our injector has made the volume) although its Pod has been deleted meanwhile, and keys that have not been seen for [`OLD`]
+//! judge nothing.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::Request;
+use kube::Client;
+use outrigger_identity::csr::service::Denied;
+use outrigger_model::token::{Claims, JwtProvider, Refusal, check_keys};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{AUDIENCE, PATIENCE, Refused, USER};
+use crate::canonical;
+use crate::instance::Instance;
+
+/// Between two looks: new keys are shown before they sign.
+const PERIOD: Duration = Duration::from_secs(600);
+/// After one that failed.
+const RETRY: Duration = Duration::from_secs(15);
+/// Keys that were not seen for so long judge nothing: one may have been taken back.
+const OLD: Duration = Duration::from_secs(24 * 3600);
+/// What the API server says of itself as an issuer (OpenID Connect Discovery), and its keys.
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+const KEYS: &str = "/openid/v1/jwks";
+
+/// The API server as an issuer of tokens.
+#[derive(Default)]
+pub(super) struct Issuer {
+    known: Mutex<Option<Known>>,
+    /// Why the last look has failed.
+    failed: Mutex<Option<String>>,
+}
+
+struct Known {
+    provider: JwtProvider,
+    at: Instant,
+}
+
+/// Whose a token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whose {
+    /// Of Pod and account.
+    pub namespace: String,
+    /// The account.
+    pub account: String,
+    /// The Pod that it was made for.
+    pub pod: String,
+    /// Which of all of that name.
+    pub uid: String,
+    /// Where that is; API servers before Kubernetes 1.32 do not say.
+    pub node: Option<String>,
+}
+
+/// What of the claims an API server makes.
+#[derive(Deserialize)]
+struct Bound {
+    namespace: String,
+    serviceaccount: Object,
+    pod: Option<Object>,
+    node: Option<Object>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    name: String,
+    #[serde(default)]
+    uid: String,
+}
+
+impl Issuer {
+    /// Whether it could judge.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.lock().as_ref().is_some_and(|known| known.at.elapsed() < OLD)
+    }
+
+    /// Asks for its name and its keys.
+    pub(super) async fn fetch(&self, client: &Client) -> Result<(), String> {
+        #[derive(Deserialize)]
+        struct Said {
+            issuer: String,
+        }
+        let said: Said = serde_json::from_str(&asked(client, DISCOVERY).await?)
+            .map_err(|error| format!("{DISCOVERY}: {error}"))?;
+        let keys = asked(client, KEYS).await?;
+        check_keys(&keys).map_err(|why| format!("{KEYS} {why}"))?;
+        self.keep(&said.issuer, &keys);
+        Ok(())
+    }
+
+    fn keep(&self, issuer: &str, keys: &str) {
+        let mut provider = JwtProvider::new(issuer, keys);
+        provider.audiences = vec![AUDIENCE.to_owned()];
+        provider.require_expiration = true;
+        *self.known.lock() = Some(Known { provider, at: Instant::now() });
+    }
+
+    /// When to look again.
+    pub(super) fn fetched(&self, outcome: Result<(), String>) -> Duration {
+        let mut failed = self.failed.lock();
+        let pause = if outcome.is_ok() { PERIOD } else { RETRY };
+        let why = outcome.err();
+        if let Some(why) = why.as_ref().filter(|why| failed.as_ref() != Some(why)) {
+            // Nothing depends on it until the API server is away.
+            tracing::info!(why, "the keys of the cluster's tokens cannot be looked at; those before hold");
+        }
+        *failed = why;
+        pause
+    }
+
+    /// Whose a token is, if it is good.
+    pub(super) fn judge(&self, token: &str, now: SystemTime) -> Result<Whose, Refused> {
+        let provider = match &*self.known.lock() {
+            Some(known) if known.at.elapsed() < OLD => known.provider.clone(),
+            Some(_) => {
+                return Err(Refused::Unknown(Denied(format!("its keys have not been seen for {OLD:?}"))));
+            }
+            None => {
+                let failed = self.failed.lock();
+                let why = failed.as_deref().unwrap_or("nobody has looked yet");
+                return Err(Refused::Unknown(Denied(format!("its keys are not known: {why}"))));
+            }
+        };
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        match provider.verify(token, now) {
+            Ok(claims) => whose(&claims).map_err(|why| Refused::Wrong(Denied(why))),
+            // It may be signed with a key that is newer than what we know.
+            Err(Refusal::Signature | Refusal::NoKeys) => Err(Refused::Unknown(Denied(
+                "the token is signed with none of the keys that are known".to_owned(),
+            ))),
+            Err(why) => Err(Refused::Wrong(Denied(format!(
+                "the service account's token is not good: {}",
+                why.text()
+            )))),
+        }
+    }
+}
+
+async fn asked(client: &Client, path: &str) -> Result<String, String> {
+    let request = Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+    match tokio::time::timeout(PATIENCE, client.request_text(request)).await {
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(error)) => Err(format!("{path}: {error}")),
+        Err(_) => Err(format!("{path}: no answer within {PATIENCE:?}")),
+    }
+}
+
+/// What the claims say, which must be one thing.
+fn whose(claims: &Claims) -> Result<Whose, String> {
+    let bound = claims.get("kubernetes.io").ok_or("the token is of no service account")?;
+    let bound = Bound::deserialize(bound).map_err(|error| format!("the token's kubernetes.io: {error}"))?;
+    let none = || "the token is bound to no Pod; mount it as a projected serviceAccountToken".to_owned();
+    let pod = bound.pod.filter(|pod| !pod.name.is_empty() && !pod.uid.is_empty()).ok_or_else(none)?;
+    let whose = Whose {
+        namespace: bound.namespace,
+        account: bound.serviceaccount.name,
+        pod: pod.name,
+        uid: pod.uid,
+        node: bound.node.map(|node| node.name),
+    };
+    match claims.get("sub").and_then(|sub| sub.as_str()) {
+        Some(sub) if sub == whose.user() => Ok(whose),
+        sub => Err(format!("the token's sub {sub:?} is not {}", whose.user())),
+    }
+}
+
+impl Whose {
+    /// As the API server calls it.
+    pub(super) fn user(&self) -> String {
+        format!("{USER}{}:{}", self.namespace, self.account)
+    }
+
+    /// As the mesh calls the Pod.
+    pub fn instance(&self) -> String {
+        format!("{}.{}", self.pod, self.namespace)
+    }
+
+    /// Whether this instance is the Pod.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is(&self, known: Option<&Instance>) -> Result<(), String> {
+        let Self { namespace, account, pod, uid, node } = self;
+        let known = known.ok_or_else(|| format!("Pod {namespace}/{pod} is not known"))?;
+        let is_same = known.namespace == *namespace
+            && known.metadata.get(canonical::UID) == Some(uid)
+            && known.service_account == *account
+            && node.as_ref().is_none_or(|node| known.node() == Some(node));
+        match is_same {
+            true => Ok(()),
+            false => Err(format!(
+                "the Pod {namespace}/{pod} that is known is another one, or runs as somebody else"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
