@@ -20,6 +20,8 @@ pub struct Primary {
     pub path: PathBuf,
     /// What is in it.
     pub network: Map<String, Value>,
+    /// The same as it was read.
+    pub text: Vec<u8>,
 }
 
 /// Looks for it. Files that are no network are passed over, as runtimes do.
@@ -40,7 +42,7 @@ fn networks(directory: &Path) -> io::Result<impl Iterator<Item = Primary>> {
         let small = path.metadata().is_ok_and(|file| file.is_file() && file.len() <= MOST);
         let text = std::fs::read(&path).ok().filter(|_| small)?;
         let network: Map<String, Value> = serde_json::from_slice(&text).ok()?;
-        is_network(&path, &network).then_some(Primary { path, network })
+        is_network(&path, &network).then_some(Primary { path, network, text })
     }))
 }
 

@@ -37,6 +37,8 @@ mod serve;
 
 /// Of [`Agent::programs`].
 const PROGRAMS: usize = 4;
+/// Between two tries to have an address that is taken.
+const TAKEN: Duration = Duration::from_secs(5);
 /// For the API server, when this ends.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -112,7 +114,7 @@ struct Agent {
     processes: PathBuf,
     ways: repair::Ways,
     /// Programs in Pods at a time: a crowd of Pods must not take the agent's memory, nor its node.
-    programs: Semaphore,
+    programs: Arc<Semaphore>,
     /// Uids of Pods whose rules are known to be there.
     made: Mutex<HashSet<String>>,
     counts: Counts,
@@ -169,7 +171,7 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
         node: args.node.clone(),
         program,
         processes: args.processes.clone(),
-        programs: Semaphore::new(PROGRAMS),
+        programs: Arc::new(Semaphore::new(PROGRAMS)),
         made: Mutex::default(),
         ways: repair::Ways { rules: args.repair_rules, evict: args.repair_evict, label: args.repair_label },
         counts: Counts::default(),
@@ -184,10 +186,7 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
     let condition = readiness.register("network configuration");
     let registry = Registry::with_process("cni", env!("CARGO_PKG_VERSION"));
     measure(&registry, &agent);
-    let table = Table::new("Outrigger CNI")
-        .with(rows::ready("/ready", readiness))
-        .with(rows::metrics("/metrics", registry));
-    let admin = AdminServer::bind(args.metrics_address, table)?;
+    let pages = pages(args.metrics_address, readiness, registry);
     // Before the configuration names it.
     let listener = serve::bind(&args.socket).await?;
     let drain = Drain::new();
@@ -203,7 +202,7 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
         ended = on_signals(drain.clone()) => ended.context("signals cannot be watched")?,
         () = drain.draining() => {}
         () = serve::serve(agent.clone(), listener) => {}
-        () = admin.serve(std::future::pending()) => {}
+        () = pages => {}
         () = watched => {}
         () = mended => {}
     }
@@ -214,6 +213,24 @@ async fn work(args: CniArgs) -> anyhow::Result<()> {
     }
     // The socket's name stays: it may be the next agent's by now, and one that nobody serves says the same as none.
     Ok(())
+}
+
+/// Readiness and metrics, for ever. Without them nobody calls it ready, but Pods have their rules.
+async fn pages(address: SocketAddr, readiness: Readiness, registry: Registry) {
+    let mut complained = false;
+    loop {
+        let table = Table::new("Outrigger CNI")
+            .with(rows::ready("/ready", readiness.clone()))
+            .with(rows::metrics("/metrics", registry.clone()));
+        match AdminServer::bind(address, table) {
+            Ok(admin) => return admin.serve(std::future::pending()).await,
+            Err(error) if !std::mem::replace(&mut complained, true) => {
+                tracing::warn!(%error, "neither readiness nor metrics are served until the address is free; all else is");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TAKEN).await;
+    }
 }
 
 /// Whether the plugin is to be taken out with the agent. Left in, Pods wait for the next agent.

@@ -255,7 +255,7 @@ mod tests {
         ] {
             assert!(with.contains(wanted), "{wanted}\n{with}");
         }
-        assert!(with.contains("hostPID: false") && !with.contains("--repair-rules"), "{with}");
+        assert!(with.contains("hostPID: true") && !with.contains("--repair-rules"), "{with}");
         let excluded =
             values.set("cni.excludeNamespaces=kube-system").and_then(|()| manifest(NAMESPACE, &values));
         assert!(excluded.unwrap_err().contains("is no list"));

@@ -17,7 +17,7 @@ const ONE: &str =
     r#"{"cniVersion": "0.4.0", "name": "pods", "type": "flannel", "delegate": {"isDefaultGateway": true}}"#;
 
 fn only(path: &str, text: &str) -> Primary {
-    Primary { path: path.into(), network: serde_json::from_str(text).unwrap() }
+    Primary { path: path.into(), network: serde_json::from_str(text).unwrap(), text: text.into() }
 }
 
 #[test]

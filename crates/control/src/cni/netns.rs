@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// For a program that makes rules.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,10 +38,18 @@ pub(super) struct Ended {
 ///
 /// # Errors
 /// It could not be started there, or did not end.
-pub(super) async fn run(netns: PathBuf, program: PathBuf, words: Vec<String>) -> Result<Ended, Trouble> {
+pub(super) async fn run(
+    netns: PathBuf,
+    program: PathBuf,
+    words: Vec<String>,
+    permit: OwnedSemaphorePermit,
+) -> Result<Ended, Trouble> {
     let (send, receive) = oneshot::channel();
     let work = move || {
-        let _ = send.send(enter(&netns).and_then(|()| wait(&program, &words).map_err(Trouble::Other)));
+        let done = enter(&netns).and_then(|()| wait(&program, &words).map_err(Trouble::Other));
+        // Only now, whether anybody still waits for it or not.
+        drop(permit);
+        let _ = send.send(done);
     };
     let spawned = thread::Builder::new().name("netns".to_owned()).spawn(work);
     spawned.map_err(|error| Trouble::Other(format!("a thread cannot be started: {error}")))?;
@@ -79,14 +89,15 @@ fn wait(program: &Path, words: &[String]) -> Result<Ended, String> {
     let shown = program.display();
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // It has programs of its own (`nft`), which end with it.
+    command.process_group(0);
     let mut child = command.spawn().map_err(|error| format!("{shown} does not start: {error}"))?;
     let end = Instant::now() + PATIENCE;
     loop {
         match child.try_wait() {
             Ok(None) if Instant::now() < end => thread::sleep(PAUSE),
             Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                kill(&mut child);
                 return Err(format!("{shown} {} did not end within {PATIENCE:?}", words.join(" ")));
             }
             // Errors are short: the pipe holds them.
@@ -99,17 +110,55 @@ fn wait(program: &Path, words: &[String]) -> Result<Ended, String> {
     }
 }
 
+/// It, and whatever it has started.
+fn kill(child: &mut Child) {
+    if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let _ = child.wait();
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     #[tokio::test]
     async fn the_nodes_own_namespace_is_never_entered_and_one_that_is_gone_is_named() {
-        let ran = |netns: &str| run(netns.into(), "/bin/true".into(), vec![]);
+        let permits = Arc::new(Semaphore::new(1));
+        let ran = async |netns: &str| {
+            let permit = permits.clone().acquire_owned().await.unwrap();
+            run(netns.into(), "/bin/true".into(), vec![], permit).await
+        };
         let own = ran("/proc/self/ns/net").await.unwrap_err();
         assert!(matches!(&own, Trouble::Other(why) if why.contains("of the node itself")), "{own:?}");
         let gone = ran("/run/netns/nobody-has-made-this").await.unwrap_err();
         assert!(matches!(&gone, Trouble::Gone(why) if why.contains("nobody-has-made-this")), "{gone:?}");
+    }
+
+    #[test]
+    fn what_a_program_has_started_ends_with_it() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let is_there = || {
+            // One that nobody has waited for yet has ended, too.
+            std::fs::read_to_string(format!("/proc/{}/stat", line.trim()))
+                .is_ok_and(|text| !text.contains(") Z "))
+        };
+        assert!(is_there());
+        kill(&mut child);
+        let end = Instant::now() + PATIENCE;
+        while is_there() {
+            assert!(Instant::now() < end);
+            thread::sleep(PAUSE);
+        }
     }
 
     #[test]

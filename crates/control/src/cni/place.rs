@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_cni::conflist::{self, Edit};
+use outrigger_cni::conflist::{self, Edit, Primary};
 use outrigger_telemetry::ready::Condition;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::bell::Bell;
@@ -16,6 +18,8 @@ use crate::bell::Bell;
 const SETTLE: Duration = Duration::from_millis(100);
 /// What is written before it takes a name that runtimes read.
 const UNFINISHED: &str = ".outrigger-cni.unfinished";
+/// After which it is nobody's any more.
+const LEFT: Duration = Duration::from_secs(600);
 
 /// Where, and what.
 #[derive(Debug, Clone)]
@@ -65,7 +69,7 @@ impl Place {
             .map_err(|error| format!("{directory} cannot be read: {error}"))?
             .ok_or_else(|| format!("{directory} has no network configuration yet"))?;
         let Some(edit) = conflist::insert(&primary, &self.entry)? else { return Ok(primary.path) };
-        self.write(&edit, &primary.path)?;
+        self.write(&edit, &primary)?;
         tracing::info!(configuration = %edit.path.display(), "the plugin was put into the network configuration");
         Ok(edit.path)
     }
@@ -77,7 +81,7 @@ impl Place {
             .map_err(|error| format!("{directory} cannot be read: {error}"))?;
         for list in lists {
             if let Some(edit) = conflist::remove(&list) {
-                self.write(&edit, &list.path)?;
+                self.write(&edit, &list)?;
                 tracing::info!(configuration = %edit.path.display(), "the plugin was taken out of the network configuration");
             }
         }
@@ -94,35 +98,108 @@ impl Place {
             return Ok(());
         }
         // A program that runs cannot be written to, but its name can be given away.
-        replace(&self.plugins, &to, &own, fs::Permissions::from_mode(0o755))
+        Unfinished::write(&self.plugins, &own, fs::Permissions::from_mode(0o755))
+            .and_then(|new| fs::rename(&new.0, &to))
             .map_err(|error| format!("the plugin cannot be put to {}: {error}", to.display()))?;
         tracing::info!(plugin = %to.display(), "the plugin was put there");
         Ok(())
     }
 
-    fn write(&self, edit: &Edit, like: &Path) -> Result<(), String> {
+    /// Writes what was made of `read`, if that is still what there is.
+    fn write(&self, edit: &Edit, read: &Primary) -> Result<(), String> {
         let wrong = |error: io::Error| format!("{} cannot be written: {error}", edit.path.display());
-        let permissions = like.metadata().map_err(wrong)?.permissions();
-        replace(&self.configurations, &edit.path, edit.text.as_bytes(), permissions).map_err(wrong)?;
+        let changed = |path: &Path| format!("{} was written by somebody else meanwhile", path.display());
+        let permissions = read.path.metadata().map_err(wrong)?.permissions();
+        let new =
+            Unfinished::write(&self.configurations, edit.text.as_bytes(), permissions).map_err(wrong)?;
+        let before = edit.instead_of.is_none().then_some(read.text.as_slice());
+        if !new.take_place(&edit.path, before).map_err(wrong)? {
+            return Err(changed(&edit.path));
+        }
         // Only now: in between there are two, and never none.
-        if let Some(before) = &edit.instead_of {
-            fs::remove_file(before)
-                .map_err(|error| format!("{} cannot be removed: {error}", before.display()))?;
+        if let Some(old) = &edit.instead_of {
+            let aside = Unfinished::named(&self.configurations);
+            fs::rename(old, &aside.0)
+                .map_err(|error| format!("{} cannot be removed: {error}", old.display()))?;
+            if fs::read(&aside.0).map_err(wrong)? != read.text {
+                // Theirs is the first by name again, and is read next.
+                fs::rename(&aside.0, old).map_err(wrong)?;
+                return Err(changed(old));
+            }
         }
         Ok(())
     }
 }
 
-/// A file is whole or it is not there.
-fn replace(directory: &Path, path: &Path, text: &[u8], permissions: fs::Permissions) -> io::Result<()> {
-    let unfinished = directory.join(UNFINISHED);
-    let mut file = File::create(&unfinished)?;
-    // First: some networks have secrets in their configuration.
-    file.set_permissions(permissions)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&unfinished, path)
+/// A file that is whole or not there; what is left of it goes with this. No other agent has its name.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn named(directory: &Path) -> Self {
+        Self(directory.join(format!("{UNFINISHED}.{:016x}", fastrand::u64(..))))
+    }
+
+    fn write(directory: &Path, text: &[u8], permissions: fs::Permissions) -> io::Result<Self> {
+        sweep(directory);
+        let new = Self::named(directory);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new.0)?;
+        // First: some networks have secrets in their configuration.
+        file.set_permissions(permissions)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        Ok(new)
+    }
+
+    /// Whether it is in the place of what was there `before`. Whoever was quicker keeps the place, however often he writes.
+    fn take_place(&self, path: &Path, before: Option<&[u8]>) -> io::Result<bool> {
+        let Some(before) = before else {
+            return match renameat_with(CWD, &self.0, CWD, path, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => Ok(false),
+                done => done.map(|()| true).map_err(io::Error::from),
+            };
+        };
+        let mut placed = fs::read(&self.0)?;
+        match renameat_with(CWD, &self.0, CWD, path, RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            // A file system that cannot: a moment is left in which somebody is not seen.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                let is_same = fs::read(path)? == before;
+                return if is_same { fs::rename(&self.0, path).map(|()| true) } else { Ok(false) };
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let mut out = fs::read(&self.0)?;
+        if out == before {
+            return Ok(true);
+        }
+        // What came out is somebody's later word: it goes back, until what comes out then is what went in before.
+        loop {
+            renameat_with(CWD, &self.0, CWD, path, RenameFlags::EXCHANGE)?;
+            let next = fs::read(&self.0)?;
+            if next == placed {
+                return Ok(false);
+            }
+            (placed, out) = (out, next);
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Takes away what agents that were killed have left.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED));
+        let age =
+            entry.metadata().and_then(|file| file.modified()).map(|at| at.elapsed().unwrap_or_default());
+        if is_ours && age.is_ok_and(|age| age > LEFT) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::Agent;
 use super::netns::Trouble;
@@ -27,6 +28,8 @@ use crate::inject::VALIDATION;
 const PAUSE: Duration = Duration::from_secs(10);
 /// Before what did work is: the check of a Pod is tried again by its kubelet, after minutes at last.
 const AGAIN: Duration = Duration::from_secs(60);
+/// For a word of the API server, and for all that is done about a Pod at a time: others wait for it.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(25));
 /// Of Pods that were seen to.
 const MOST: usize = 4096;
 /// Put on a Pod that has no rules.
@@ -67,8 +70,14 @@ pub(super) async fn keep(agent: Arc<Agent>) {
             event = events.next() => match event {
                 Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => {
                     let uid = pod.uid().unwrap_or_default();
-                    if is_checked(&pod) && agent.ways.rules && !agent.made.lock().contains(&uid) {
-                        agent.look_before(&pod).await;
+                    if has_passed(&pod) {
+                        // What it was made for is over. In another sandbox it begins anew.
+                        agent.made.lock().remove(&uid);
+                    }
+                    if is_checked(&pod) && agent.ways.rules && !agent.made.lock().contains(&uid)
+                        && timeout(PATIENCE.1, agent.look_before(&pod)).await.is_err()
+                    {
+                        tracing::warn!(pod = pod.name_any(), "whether it has its rules was not known within {:?}", PATIENCE.1);
                     }
                     match is_broken(&pod) {
                         true => {
@@ -137,7 +146,8 @@ impl Agent {
         }
         let pod = &broken.pod;
         let Ok(Verdict::Intercept(options)) = verdict(pod) else { return };
-        let done = self.repair(pod, options).await;
+        let done = timeout(PATIENCE.1, self.repair(pod, options)).await;
+        let done = done.unwrap_or_else(|_| Err(format!("it was not mended within {:?}", PATIENCE.1)));
         if broken.done.as_ref().is_none_or(|(_, told)| *told != done) {
             self.counts.repaired(done.is_ok());
             let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
@@ -158,7 +168,7 @@ impl Agent {
             let patch = Patch::Merge(json!({"metadata": {"labels": {LABEL: "missing"}}}));
             let patched = match pod.labels().get(LABEL).is_some_and(|value| value == "missing") {
                 true => Ok(()),
-                false => api.patch_metadata(&name, &PatchParams::default(), &patch).await.map(drop),
+                false => said(api.patch_metadata(&name, &PatchParams::default(), &patch)).await.map(drop),
             };
             done = patched
                 .map(|()| "it was labelled")
@@ -173,7 +183,7 @@ impl Agent {
         if self.ways.evict && !(self.ways.rules && done.is_ok()) {
             done = match is_made_anew(pod) {
                 true => {
-                    let evicted = api.evict(&name, &EvictParams::default()).await;
+                    let evicted = said(api.evict(&name, &EvictParams::default())).await;
                     evicted
                         .map(|_| "it was evicted")
                         .map_err(|error| format!("it cannot be evicted: {error}"))
@@ -210,6 +220,14 @@ impl Agent {
     }
 }
 
+/// What the API server says, if it says anything.
+async fn said<T>(asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+    match timeout(PATIENCE.0, asked).await {
+        Ok(said) => said.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the API server did not answer within {:?}", PATIENCE.0)),
+    }
+}
+
 /// Of Pods that were seen to: as many as no node has, then they are looked at once more.
 pub(super) fn remember(made: &Mutex<HashSet<String>>, uid: Option<String>) {
     let mut made = made.lock();
@@ -224,6 +242,12 @@ fn is_checked(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && check_of(pod)
             .is_some_and(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+/// Its check has ended well.
+fn has_passed(pod: &Pod) -> bool {
+    let ended = check_of(pod).and_then(|status| status.state.as_ref()?.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code == 0)
 }
 
 fn check_of(pod: &Pod) -> Option<&ContainerStatus> {

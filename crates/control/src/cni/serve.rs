@@ -26,6 +26,8 @@ const MANY: usize = 32;
 const TALK: Duration = Duration::from_secs(5);
 /// For the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For an answer, with all that it takes: the plugin waits for little longer.
+const ANSWER: Duration = Duration::from_secs(35);
 /// Of a Pod that a kubelet has from a file: the API server has only an image of it, under another uid.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -98,14 +100,20 @@ fn again(msg: impl Into<String>) -> Answer {
 
 impl Agent {
     async fn answer(&self, question: Question) -> Answer {
-        let answer = match question.wanted {
-            Wanted::Status => self.status().await,
-            Wanted::Add | Wanted::Check => match self.look_up(&question).await {
-                Ok(Verdict::LeftAlone(why)) => Answer::LeftAlone(why.to_owned()),
-                Ok(Verdict::Intercept(options)) => self.intercepted(&question, options).await,
-                Err(answer) => answer,
-            },
+        let found = async {
+            match question.wanted {
+                Wanted::Status => self.status().await,
+                Wanted::Add | Wanted::Check => match self.look_up(&question).await {
+                    Ok(Verdict::LeftAlone(why)) => Answer::LeftAlone(why.to_owned()),
+                    Ok(Verdict::Intercept(options)) => self.intercepted(&question, options).await,
+                    Err(answer) => answer,
+                },
+            }
         };
+        let answer = timeout(ANSWER, found).await;
+        let answer = answer.unwrap_or_else(|_| {
+            again(format!("there was no answer within {ANSWER:?}: the node has too much to do"))
+        });
         let Question { wanted, namespace, pod, .. } = &question;
         match &answer {
             Answer::Failed { code, msg } => tracing::warn!(?wanted, namespace, pod, code, "{msg}"),
@@ -209,10 +217,9 @@ impl Agent {
     }
 
     async fn run(&self, netns: std::path::PathBuf, words: Vec<String>) -> Result<Ended, Trouble> {
-        let permit = self.programs.acquire().await.map_err(|error| Trouble::Other(error.to_string()))?;
-        let ended = netns::run(netns, self.program.clone(), words).await;
-        drop(permit);
-        ended
+        let permit = self.programs.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| Trouble::Other(error.to_string()))?;
+        netns::run(netns, self.program.clone(), words, permit).await
     }
 
     pub(super) async fn show(&self, netns: std::path::PathBuf) -> Result<bool, Trouble> {

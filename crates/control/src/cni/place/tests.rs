@@ -62,6 +62,40 @@ fn all_is_put_there_once_and_taken_out_again_but_for_the_binary() {
     assert_eq!(left, 2, "nothing unfinished is left");
 }
 
+/// Who writes between our look and our word loses nothing, in one file or in the one that takes its place.
+#[test]
+fn what_somebody_else_writes_meanwhile_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(directory.path());
+    let list = place.configurations.join("10-pods.conflist");
+    fs::write(&list, LIST).unwrap();
+    let read = conflist::primary(&place.configurations).unwrap().unwrap();
+    let edit = conflist::insert(&read, &place.entry).unwrap().unwrap();
+    let theirs = LIST.replace("ptp", "bridge");
+    fs::write(&list, &theirs).unwrap();
+    let why = place.write(&edit, &read).unwrap_err();
+    assert!(why.contains("was written by somebody else"), "{why}");
+    assert_eq!(fs::read_to_string(&list).unwrap(), theirs);
+    place.put().unwrap();
+    assert_eq!(types(&list), ["bridge", "outrigger-cni"]);
+
+    let single = place.configurations.join("05-new.conf");
+    fs::write(&single, r#"{"cniVersion": "1.0.0", "name": "pods", "type": "ptp"}"#).unwrap();
+    let read = conflist::primary(&place.configurations).unwrap().unwrap();
+    let edit = conflist::insert(&read, &place.entry).unwrap().unwrap();
+    // A list of that name that is there, too, is not ours to write over.
+    fs::write(&edit.path, &theirs).unwrap();
+    assert!(place.write(&edit, &read).is_err());
+    assert_eq!(fs::read_to_string(&edit.path).unwrap(), theirs);
+    fs::remove_file(&edit.path).unwrap();
+    let newer = r#"{"cniVersion": "1.0.0", "name": "pods", "type": "macvlan"}"#;
+    fs::write(&single, newer).unwrap();
+    assert!(place.write(&edit, &read).unwrap_err().contains("05-new.conf was written"));
+    assert_eq!(fs::read_to_string(&single).unwrap(), newer);
+    let left = fs::read_dir(&place.configurations).unwrap().flatten().map(|entry| entry.file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains(UNFINISHED)));
+}
+
 #[tokio::test]
 async fn whoever_writes_the_configuration_anew_has_it_put_back() {
     let directory = tempfile::tempdir().unwrap();

@@ -69,6 +69,7 @@ fn broken_is_whose_check_has_failed_and_not_succeeded_since() {
         let pod = pod(phase, json!({"now": now, "last": last}));
         assert_eq!(is_broken(&pod), broken, "{phase} {now} {last}");
         assert_eq!(is_checked(&pod), now.get("running").is_some(), "{now}");
+        assert_eq!(has_passed(&pod), now == ended(0), "{now}");
     }
     let mut ends = pod("Pending", json!({"now": ended(1), "last": {}}));
     ends.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
