@@ -29,6 +29,9 @@ Usage: cargo xtask <task>
                             (`bench --help`)
   bench --control [argument…]
                             the control plane under change: convergence, CPU, memory (`bench --control --help`)
+  bench --kubernetes [argument…]
+                            the control plane of a large cluster: start, memory, Pods that change; needs root and the programs of Kubernetes
+                            (`bench --kubernetes --help`)
   dist                      the shipped sidecar, built for a profile of the bench's loads; needs rustup's llvm-tools
   instructions [argument…]  user instructions, system calls and allocations per request, against tests/bench/baseline.json
 
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         ["dist"] => dist::dist(),
         ["bench", "--dist", more @ ..] => bench("compare", dist::PROGRAMS, &[], more),
         ["bench", "--control", more @ ..] => bench("control", "release", &[], more),
+        ["bench", "--kubernetes", more @ ..] => bench("kubernetes", "release", &[], more),
         ["bench", more @ ..] => bench("compare", "release", &[], more),
         ["instructions", more @ ..] => {
             bench("instructions", "release", &["--baseline", "tests/bench/baseline.json"], more)

@@ -70,7 +70,7 @@ pub struct Args {
 
 /// Milliseconds.
 #[derive(Serialize, Default)]
-struct Times {
+pub(crate) struct Times {
     p50: f64,
     p99: f64,
     max: f64,
@@ -189,7 +189,7 @@ async fn measure(args: &Args) -> Result<Report> {
     })
 }
 
-fn progress(what: &str, since: Instant) {
+pub(crate) fn progress(what: &str, since: Instant) {
     eprintln!("{what} ({:.1} s)", since.elapsed().as_secs_f64());
 }
 
@@ -295,7 +295,7 @@ fn stamped(live: &Instance, stamp: u32) -> Instance {
     Instance { weight: mesh::WEIGHT + stamp, ..live.clone() }
 }
 
-fn times(mut all: Vec<Duration>) -> Times {
+pub(crate) fn times(mut all: Vec<Duration>) -> Times {
     all.sort_unstable();
     let at = |share: f64| {
         let index = (all.len() as f64 * share).ceil() as usize;

@@ -10,6 +10,7 @@ mod control;
 mod crowd;
 mod floor;
 mod instructions;
+mod kubernetes;
 mod load;
 mod peers;
 mod plot;
@@ -39,6 +40,8 @@ enum Task {
     Instructions(instructions::Args),
     /// The control plane under change: convergence, CPU and memory.
     Control(control::Args),
+    /// The control plane of a large cluster: start, memory, and Pods that change.
+    Kubernetes(kubernetes::Args),
     /// The application behind the sidecars (the other tasks start it).
     App {
         /// Address to listen on; the ports are free ones, printed as JSON.
@@ -109,6 +112,7 @@ fn main() -> Result<()> {
         Task::Compare(args) => compare::run(&args),
         Task::Instructions(args) => instructions::run(&args),
         Task::Control(args) => control::run(&args),
+        Task::Kubernetes(args) => kubernetes::run(&args),
         Task::App { ip } => local(app::run(ip)),
         Task::Load(plan) => local(load::run(plan)),
         Task::Floor(args) => local(floor::run(args)),
