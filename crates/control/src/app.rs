@@ -37,6 +37,7 @@ use crate::tokens::{AdminToken, Tokens};
 use crate::traces::TraceStore;
 
 mod accept;
+mod balance;
 pub(crate) mod gate;
 mod grpc;
 mod http;
@@ -198,13 +199,14 @@ async fn open(
         default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
         ..AuthorityOptions::new(&settings.trust_domain)
     };
-    let shared = match &joining {
+    let (shared, lost) = match &joining {
         Some(joining) => replicated::authority(joining, &settings, options.clone(), &contents).await?,
-        None => None,
+        None => (None, None),
     };
     let opened = tokio::task::spawn_blocking(move || open_files(settings, options, contents, shared)).await;
-    let Opened { settings, mut contents, authority, keys, admin, notices } =
+    let Opened { settings, mut contents, authority, keys, admin, mut notices } =
         opened.context("opening the data directory")??;
+    notices.extend(lost);
     lineage::record(&store, &authority).await?;
     let authority = Arc::new(authority);
     let credentials = CredentialStore::default();
@@ -469,7 +471,7 @@ pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
 
 /// The readiness of a control plane that serves: everything was loaded before, so the drain counts, and whether changes can
 /// be stored.
-fn readiness(drain: &Drain, store: &Arc<dyn Store>) -> Readiness {
+fn readiness(drain: &Drain, store: &Arc<dyn Store>, replicas: Option<Arc<Replicas>>) -> Readiness {
     let readiness = Readiness::new();
     readiness.fail_when_draining(drain);
     let store = store.clone();
@@ -477,6 +479,12 @@ fn readiness(drain: &Drain, store: &Arc<dyn Store>) -> Readiness {
         let trouble = store.trouble();
         async move { trouble.map_or(Ok(()), |why| Err(format!("changes cannot be stored: {why}"))) }
     });
+    if let Some(replicas) = replicas {
+        readiness.probe("replica", Duration::from_secs(1), move || {
+            let hears = replicas.hears();
+            async move { hears }
+        });
+    }
     readiness
 }
 

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use kube::Client;
@@ -27,11 +28,11 @@ use crate::others::{Others, Report};
 use crate::registry::kubernetes::KubernetesSettings;
 use crate::store::Store;
 use crate::tokens::Tokens;
-use document::{Document, Version};
+use document::{Document, Fields, Version};
 use keys::{Before, Keys};
 use leader::{Candidate, Leadership, Stop};
 use peers::Peers;
-use store::Shared;
+use store::{Entries, Shared};
 
 mod document;
 pub(crate) mod keys;
@@ -55,6 +56,12 @@ const LOOK: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(8);
 /// Looks between two at where the others are.
 const PLACES: u32 = 5;
+/// After so much of it this replica is not called ready any more, if another one hears the API server.
+const CUT_OFF: Duration = Duration::from_secs(20);
+/// Says in [`SHARED`] whether a replica leads, and so hears it.
+const LEADS: &str = "leads";
+/// Says there how many proxies one has, where more could go to it.
+const PROXIES: &str = "proxies";
 /// Before what cannot be in force is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -172,6 +179,23 @@ impl Joining {
         Ok(self.authority.read().await?.is_some())
     }
 
+    /// Who is revoked is known from the first authority on: where there is one and nobody knows, it was lost. What an operator must know.
+    pub(crate) async fn revocations(&self, had_authority: bool) -> anyhow::Result<Option<String>> {
+        if self.revocations.read().await?.is_some() || !self.revocations.create(&Fields::new()).await? {
+            return Ok(None);
+        }
+        if !had_authority {
+            return Ok(None);
+        }
+        let notice = format!(
+            "there was no {}, although there is an authority: whoever was revoked is so no longer. Restore it from a backup, or revoke anew \
+             (after a release that made none before somebody was revoked, and if nobody ever was, this is as it should be)",
+            self.revocations.place()
+        );
+        tracing::error!("{notice}");
+        Ok(Some(notice))
+    }
+
     /// The shared authority. What is known of one from before: where it was made, which roots sidecars were given, and whose roots API
     /// servers have been told.
     pub(crate) async fn authority(
@@ -220,6 +244,7 @@ impl Joining {
             known: known.clone(),
             leadership,
             peers,
+            cut_off: AtomicBool::new(false),
             stop: Mutex::new(Some(stop)),
         });
         tasks.spawn(replicas.clone().listen());
@@ -237,6 +262,7 @@ pub(crate) struct Replicas {
     known: Tokens,
     pub(crate) leadership: Leadership,
     pub(crate) peers: Peers,
+    cut_off: AtomicBool,
     stop: Mutex<Option<Stop>>,
 }
 
@@ -261,9 +287,33 @@ impl Replicas {
     }
 
     /// Who is revoked, and which join tokens there are, for another replica. Of tokens only hashes are known.
-    pub(crate) fn shared(&self) -> serde_json::Value {
+    pub(crate) fn shared(&self, proxies: usize) -> serde_json::Value {
         let known = |document: &Document| (document.name().to_owned(), serde_json::json!(*document.latest()));
-        [&self.revocations, &self.tokens].into_iter().map(known).collect()
+        let word = |name: &str, number| (name.to_owned(), serde_json::json!(Version::word(number)));
+        let documents = [&self.revocations, &self.tokens].into_iter().map(known);
+        let mut words = vec![word(LEADS, self.leadership.leads().into())];
+        if self.hears().is_ok() {
+            words.push(word(PROXIES, proxies as u64));
+        }
+        documents.chain(words).collect()
+    }
+
+    /// How many proxies each other replica has to which more could go.
+    pub(crate) async fn loads(&self) -> Vec<usize> {
+        let answers = self.peers.ask::<BTreeMap<String, Version>>(SHARED).await.said;
+        let numbers = answers.iter().filter_map(|(_, said)| said.get(PROXIES).map(Version::number));
+        numbers.filter_map(|number| usize::try_from(number).ok()).collect()
+    }
+
+    /// Not where sidecars should go: others hear of the cluster, and this one does not.
+    ///
+    /// # Errors
+    /// Says so.
+    pub(crate) fn hears(&self) -> Result<(), String> {
+        match self.cut_off.load(Relaxed) {
+            true => Err("the API server is not heard here, and another replica hears it".to_owned()),
+            false => Ok(()),
+        }
     }
 
     /// Hears from the others what the API server does not say here: who is revoked there must be revoked here, too.
@@ -272,13 +322,26 @@ impl Replicas {
         for look in 0_u32.. {
             tokio::time::sleep(LOOK).await;
             if documents.iter().all(|document| document.silence() <= SILENCE) {
+                if self.cut_off.swap(false, Relaxed) {
+                    tracing::info!("the API server is heard again");
+                }
                 if look % PLACES == 0 {
                     // To know them when nobody can say it any more.
                     self.peers.find().await;
                 }
                 continue;
             }
-            for (replica, mut said) in self.peers.ask::<BTreeMap<String, Version>>(SHARED).await.said {
+            let said = self.peers.ask::<BTreeMap<String, Version>>(SHARED).await.said;
+            let is_long = documents.iter().all(|document| document.silence() > CUT_OFF);
+            // While nobody hears it none is better than another.
+            let led = said.iter().any(|(_, said)| said.get(LEADS).is_some_and(|word| word.number() > 0));
+            if is_long && self.cut_off.swap(led, Relaxed) != led {
+                tracing::warn!(
+                    led,
+                    "whether another replica hears the API server, which this one does not, has changed"
+                );
+            }
+            for (replica, mut said) in said {
                 for document in documents {
                     if said.remove(document.name()).is_some_and(|version| document.hear(version)) {
                         tracing::info!(replica, secret = %document.place(), "another replica knows more of it");
@@ -299,11 +362,8 @@ impl Replicas {
 
     /// Knows all join tokens that there are at this moment.
     pub(crate) async fn refresh_tokens(&self) -> Result<(), String> {
-        let read = async {
-            self.tokens.read().await?;
-            store::tokens(&self.tokens)
-        };
-        self.known.replace(read.await.map_err(|trouble| format!("{}: {trouble}", self.tokens.place()))?);
+        self.tokens.read().await.map_err(|trouble| format!("{}: {trouble}", self.tokens.place()))?;
+        self.known.replace(Entries::default().heard(&self.tokens));
         Ok(())
     }
 
@@ -319,24 +379,18 @@ impl Replicas {
 /// Whom others revoke is revoked here.
 async fn share_revocations(document: Document, keeper: Keeper) {
     let mut changes = document.subscribe();
+    let entries = Arc::new(Mutex::new(Entries::default()));
     loop {
         changes.mark_unchanged();
-        match store::revoked(&document) {
-            Ok(_) => {
-                let latest = document.clone();
-                let asked = move || store::revoked(&latest).ok();
-                match keeper.share(Box::new(asked)).await {
-                    Err(Refused::Stopping) => return,
-                    Ok(_) => {}
-                    // Another change of the same turn was not stored.
-                    Err(_) => {
-                        tokio::time::sleep(AGAIN).await;
-                        changes.mark_changed();
-                    }
-                }
-            }
-            Err(why) => {
-                tracing::error!(secret = %document.place(), %why, "who is revoked there cannot be read; who was, is");
+        let (latest, entries) = (document.clone(), entries.clone());
+        let asked = move || Some(entries.lock().heard(&latest));
+        match keeper.share(Box::new(asked)).await {
+            Err(Refused::Stopping) => return,
+            Ok(_) => {}
+            // Another change of the same turn was not stored.
+            Err(_) => {
+                tokio::time::sleep(AGAIN).await;
+                changes.mark_changed();
             }
         }
         if changes.changed().await.is_err() {
@@ -347,15 +401,10 @@ async fn share_revocations(document: Document, keeper: Keeper) {
 
 /// Join tokens that others make, spend and revoke are made, spent and revoked.
 async fn share_tokens(document: Document, known: Tokens) {
-    let mut changes = document.subscribe();
+    let (mut changes, mut entries) = (document.subscribe(), Entries::default());
     loop {
         changes.mark_unchanged();
-        match store::tokens(&document) {
-            Ok(tokens) => known.replace(tokens),
-            Err(why) => {
-                tracing::error!(secret = %document.place(), %why, "join tokens there cannot be read; those before hold");
-            }
-        }
+        known.replace(entries.heard(&document));
         if changes.changed().await.is_err() {
             return;
         }

@@ -87,9 +87,26 @@ impl Tokens {
             expires: grant.ttl.and_then(|ttl| created.checked_add(ttl).ok()),
             uses_left: grant.uses,
         };
-        self.shared.store.clone().commit(vec![Mutation::PutToken(Box::new(token.clone()))]).await?;
-        self.shared.by_hash.lock().insert(token.secret_sha256.clone(), token.clone());
+        let spent = self.spent_like(&token);
+        let delete = spent.iter().cloned().map(Mutation::DeleteToken);
+        let mutations = delete.chain([Mutation::PutToken(Box::new(token.clone()))]).collect();
+        self.shared.store.clone().commit(mutations).await?;
+        let mut by_hash = self.shared.by_hash.lock();
+        spent.iter().for_each(|hash| drop(by_hash.remove(hash)));
+        by_hash.insert(token.secret_sha256.clone(), token.clone());
+        drop(by_hash);
         Ok((secret, token))
+    }
+
+    /// Those that prove nothing any more, and whose holders may do no more than this one's: nobody needs them. The others say what
+    /// whoever has joined by them may register.
+    fn spent_like(&self, new: &StoredToken) -> Vec<String> {
+        let by_hash = self.shared.by_hash.lock();
+        let same = |token: &&StoredToken| {
+            token.identity == new.identity && token.services == new.services && token.ranges == new.ranges
+        };
+        let spent = by_hash.values().filter(same).filter(|token| usable(token, new.created).is_err());
+        spent.map(|token| token.secret_sha256.clone()).collect()
     }
 
     /// Revokes all tokens of an identity; says how many there were.
@@ -364,6 +381,25 @@ mod tests {
         tokens.spend(&caller(Some(&secret))).await.unwrap();
         assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
         assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
+    }
+
+    #[tokio::test]
+    async fn what_a_token_was_for_is_remembered_and_spent_ones_do_not_pile_up() {
+        let store = Arc::new(Memory::default());
+        let tokens = Tokens::new(store.clone(), Vec::new());
+        let once = || Grant { uses: Some(1), ..grant("web") };
+        let (other, _) = tokens.create(Grant { services: vec!["shop".into()], ..once() }).await.unwrap();
+        tokens.spend(&caller(Some(&other))).await.unwrap();
+        for _ in 0..3 {
+            let (secret, _) = tokens.create(once()).await.unwrap();
+            tokens.spend(&caller(Some(&secret))).await.unwrap();
+        }
+        assert_eq!((tokens.list().len(), store.contents().tokens.len()), (2, 2));
+        assert_eq!(tokens.services_of(&id("web")), ["shop", "web"]);
+        // One that is good goes on.
+        let (good, _) = tokens.create(once()).await.unwrap();
+        tokens.create(once()).await.unwrap();
+        assert_eq!(tokens.identify(&caller(Some(&good))).await.unwrap(), id("web"));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use super::types::StatusBody;
 use super::{Api, Problem, status};
 use crate::enforced;
 use crate::others::{At, Report};
-use crate::replicas::{REPORT, Replicas, SHARED, STATUS};
+use crate::replicas::{REPORT, SHARED, STATUS};
 
 /// For other replicas, and nobody else.
 pub(crate) fn router(api: Api) -> Router {
@@ -50,7 +50,8 @@ async fn report(State(api): State<Api>) -> Json<Report> {
 
 /// Nothing where there are no others.
 async fn shared(State(api): State<Api>) -> Json<serde_json::Value> {
-    let shared = api.shared.replicas.as_deref().map(Replicas::shared);
+    let replicas = api.shared.replicas.as_deref();
+    let shared = replicas.map(|replicas| replicas.shared(api.shared.board.count()));
     Json(shared.unwrap_or_else(|| serde_json::json!({})))
 }
 

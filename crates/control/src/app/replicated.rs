@@ -34,19 +34,22 @@ pub(super) async fn authority(
     settings: &Settings,
     options: AuthorityOptions,
     contents: &Contents,
-) -> anyhow::Result<Option<(Authority, Keys)>> {
+) -> anyhow::Result<(Option<(Authority, Keys)>, Option<String>)> {
     let directory = settings.authority_path();
     let place = directory.clone();
     let provided = tokio::task::spawn_blocking(move || files::is_provided(&place)).await;
     if provided.context("opening the authority")? {
-        return Ok(None);
+        return Ok((None, joining.revocations(false).await?));
     }
-    let told = match (joining.has_authority().await?, &settings.injector) {
+    let had = joining.has_authority().await?;
+    // Before the authority: whoever finds that finds these.
+    let lost = joining.revocations(had).await?;
+    let told = match (had, &settings.injector) {
         (false, Some(injector)) => {
             webhook::bundle::told(joining.client(), &webhook::configurations(injector)).await?
         }
         _ => None,
     };
     let roots = lineage::known_roots(contents);
-    joining.authority(options, directory, roots, told).await.map(Some)
+    Ok((Some(joining.authority(options, directory, roots, told).await?), lost))
 }

@@ -21,6 +21,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::service::Routes;
 
 use super::accept::{self, Listen, Peer};
+use super::balance::Leavers;
 use super::gate::{Gate, Shares};
 use super::grpc::{self, Served, Terms};
 use super::{Addresses, Parts, api, http, readiness};
@@ -117,7 +118,11 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         query: queries.as_ref().map(TcpListener::local_addr).transpose()?,
         injector: injector.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
     };
-    let readiness = readiness(&drain, &parts.store);
+    let leavers = Leavers::new();
+    if let Some(replicas) = parts.replicas.clone() {
+        tasks.spawn(leavers.clone().balance(replicas, parts.board.clone()));
+    }
+    let readiness = readiness(&drain, &parts.store, parts.replicas.clone());
     let (api, shared) = api(parts, settings.advertised(addresses.xds));
     let table = debug::table(&shared, registry, readiness, logs);
     let admin = AdminServer::bind(settings.metrics_address, table)?;
@@ -127,11 +132,11 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let ads = AdsService::server(Arc::new(source.clone()), peer_of);
     let services = Routes::new(ads).add_service(csr).into_axum_router();
     let served = Served::new(Routes::from(services.merge(members(api.clone())).merge(replicas(api.clone()))));
-    let gate = gates.xds.clone();
+    let terms = (gates.xds.clone(), leavers);
     spawn(
         tasks,
         &drain,
-        listeners.xds(xds, credentials.clone(), gate, served, settings.trust_domain.clone()),
+        listeners.xds(xds, credentials.clone(), terms, served, settings.trust_domain.clone()),
     );
     if let Some((listener, identity)) = plain {
         tracing::warn!("xDS without TLS is open: whoever reaches that port can read the configuration");
@@ -165,9 +170,8 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
 /// Whose tokens are whose, where there is a cluster.
 fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
     let keeper = parts.keeper.clone();
-    let pods = move |whose: &Whose| {
-        whose.is(keeper.published().world.instance(&whose.instance()).map(|one| &**one))
-    };
+    let pods =
+        move |whose: &Whose| whose.is(keeper.published().world.instance(&whose.instance()).map(|one| &**one));
     let all = ServiceAccounts::new(parts.settings.cluster()?, &parts.settings.trust_domain, Arc::new(pods));
     tasks.spawn(all.clone().follow());
     Some(all)
@@ -253,7 +257,7 @@ impl Listeners {
         &self,
         listener: TcpListener,
         credentials: CredentialStore,
-        gate: Gate,
+        (gate, leavers): (Gate, Leavers),
         served: Served,
         trust_domain: String,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -263,6 +267,7 @@ impl Listeners {
             let shaken = handshaker.shake(tcp, peer.remote());
             let (served, drain, rejections) = (served.clone(), drain.clone(), rejections.clone());
             let (trust_domain, credentials) = (trust_domain.clone(), credentials.clone());
+            let leavers = leavers.clone();
             async move {
                 let (io, info) = match shaken.await {
                     Ok(shaken) => shaken,
@@ -282,10 +287,14 @@ impl Listeners {
                     Some(_) => Terms::MEMBER,
                 };
                 let remote = info.remote;
+                let is_member = info.identity.as_ref().is_some_and(|one| one.trust_domain() == trust_domain);
                 let shown = io.get_ref().1.peer_certificates().unwrap_or_default();
                 let shown = shown.iter().cloned().map(CertificateDer::into_owned).collect();
                 tokio::select! {
                     () = Box::pin(grpc::connection(io, info, terms, served, drain)) => {}
+                    () = leavers.leaves(), if is_member => {
+                        tracing::debug!(%remote, "let go, to come in again where there is more room");
+                    }
                     problem = distrusted(credentials, shown) => {
                         tracing::warn!(%remote, reason = %problem, "connection ended");
                     }

@@ -51,6 +51,18 @@ pub(super) struct Version {
     pub(super) fields: Fields,
 }
 
+impl Version {
+    /// No document, but a word beside them that older releases pass over.
+    pub(super) fn word(number: u64) -> Self {
+        Self { number, fields: Fields::new() }
+    }
+
+    /// Of the API server, or the word.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
 /// One that is followed.
 #[derive(Clone)]
 pub(super) struct Document {

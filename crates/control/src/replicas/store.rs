@@ -3,6 +3,7 @@
 //! Revocations and join tokens are shared, each entry a field of its own. The generation, what registries said and what the volume is of
 //! are each replica's. Rules and registrations are neither: they are the cluster's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::Trouble;
 use super::document::{Document, Fields};
-use crate::store::records::{Contents, HistoryEntry, StoredRevocation, StoredSaid, StoredToken};
+use crate::store::records::{Contents, HistoryEntry, StoredSaid, StoredToken};
 use crate::store::{Answer, Mutation, Store, StoreError};
 
 /// What it is made of.
@@ -128,9 +129,8 @@ impl Store for Shared {
             for document in [&self.revocations, &self.tokens] {
                 document.read().await.map_err(|trouble| unread(document, &trouble))?;
             }
-            contents.revoked =
-                all(&self.revocations).map_err(|trouble| unread(&self.revocations, &trouble))?;
-            contents.tokens = all(&self.tokens).map_err(|trouble| unread(&self.tokens, &trouble))?;
+            contents.revoked = Entries::default().heard(&self.revocations);
+            contents.tokens = Entries::default().heard(&self.tokens);
             Ok(contents)
         })
     }
@@ -161,18 +161,53 @@ impl Store for Shared {
     }
 }
 
-/// Those that all replicas have, as last heard.
-pub(super) fn revoked(document: &Document) -> Result<Vec<StoredRevocation>, Trouble> {
-    all(document)
+/// What all replicas have, as last heard, entry by entry: one that cannot be read is what it was, and blinds nobody to the others.
+#[derive(Debug, Clone)]
+pub(super) struct Entries<T> {
+    known: BTreeMap<String, T>,
+    /// What cannot be read, so that it is said once.
+    unread: BTreeMap<String, String>,
 }
 
-/// The same of join tokens.
-pub(super) fn tokens(document: &Document) -> Result<Vec<StoredToken>, Trouble> {
-    all(document)
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new(), unread: BTreeMap::new() }
+    }
 }
 
-fn all<T: DeserializeOwned>(document: &Document) -> Result<Vec<T>, Trouble> {
-    document.latest().fields.values().map(|json| read(json)).collect()
+impl<T: Clone + DeserializeOwned> Entries<T> {
+    /// All that there are now.
+    pub(super) fn heard(&mut self, document: &Document) -> Vec<T> {
+        self.update(&document.latest().fields, &document.place())
+    }
+
+    pub(super) fn update(&mut self, fields: &Fields, place: &str) -> Vec<T> {
+        self.known.retain(|key, _| fields.contains_key(key));
+        self.unread.retain(|key, _| fields.contains_key(key));
+        for (key, json) in fields {
+            match serde_json::from_str(json) {
+                Ok(entry) => {
+                    self.unread.remove(key);
+                    self.known.insert(key.clone(), entry);
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if self.unread.get(key) != Some(&why) {
+                        let held = self.known.contains_key(key);
+                        tracing::error!(
+                            secret = place,
+                            entry = key,
+                            why,
+                            held,
+                            "an entry cannot be read; what it was before holds, if it was known"
+                        );
+                        self.unread.insert(key.clone(), why);
+                    }
+                }
+            }
+        }
+        self.known.values().cloned().collect()
+    }
 }
 
 fn read<T: DeserializeOwned>(json: &str) -> Result<T, Trouble> {

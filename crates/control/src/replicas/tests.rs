@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::document::{Document, MOST};
+use super::document::{Document, Fields, MOST};
 use super::leader::Candidate;
-use super::store::Shared;
+use super::store::{Entries, Shared};
 use super::{REVOCATIONS, TOKENS};
 use crate::store::memory::Memory;
 use crate::store::records::{StoredRevocation, StoredToken};
@@ -156,6 +156,29 @@ async fn what_several_revoke_at_once_is_all_revoked_and_what_is_not_shared_is_re
         "{full}"
     );
     assert_eq!(one.load().await.unwrap().revoked.len(), 6);
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_what_it_was_and_the_others_are_read() {
+    let entry = |who: &str| {
+        let entry = format!("spiffe://cluster.local/ns/shop/sa/{who}");
+        serde_json::to_string(&StoredRevocation { entry, by: "ann".into(), at: Timestamp::UNIX_EPOCH })
+            .unwrap()
+    };
+    let mut entries = Entries::<StoredRevocation>::default();
+    let mut fields = Fields::from([("a".into(), entry("a")), ("b".into(), entry("b"))]);
+    let who = |all: Vec<StoredRevocation>| -> String {
+        all.iter().map(|one| one.entry.chars().last().unwrap()).collect()
+    };
+    assert_eq!(who(entries.update(&fields, "here")), "ab");
+    fields.insert("a".into(), "{".into());
+    fields.insert("c".into(), r#"{"entry": 7}"#.into());
+    fields.insert("d".into(), entry("d"));
+    assert_eq!(who(entries.update(&fields, "here")), "abd", "a goes on, and of c nobody knows who it is");
+    fields.remove("a");
+    assert_eq!(who(entries.update(&fields, "here")), "bd");
+    // Who has not known it before has the others.
+    assert_eq!(who(Entries::default().update(&fields, "here")), "bd");
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,7 +76,9 @@ async fn once(
     let client: Client = cluster.client().await?;
     let all = configurations(client, kind);
     let now = all.get(name).await.map_err(|error| error.to_string())?;
-    let Some(patch) = patch(&now.data, roots) else { return Ok(false) };
+    let Some(mut patch) = patch(&now.data, roots) else { return Ok(false) };
+    // Whoever has changed it meanwhile is not overwritten, and what he has taken out does not come back.
+    patch["metadata"] = json!({"resourceVersion": now.metadata.resource_version});
     if !leadership.leads() {
         return Ok(false);
     }

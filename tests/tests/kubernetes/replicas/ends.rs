@@ -98,6 +98,19 @@ async fn cut_off(pair: &Pair) {
     let taken = begun.elapsed();
     eprintln!("cut off from the API server it ended after {ended:?}, and the other began after {taken:?}");
     assert!(ended < taken && ended < Duration::from_secs(13), "{ended:?}, {taken:?}");
+    // Sidecars that come are to go to the other: it is not ready, as a kubelet asks.
+    let ready = async |wanted: u16| {
+        eventually(&format!("/ready says {wanted}"), || async {
+            let address = SocketAddr::new(pair.stage.master.v4(), PORTS[leader] + 14);
+            match pair.stage.master.run(app::get(address, "/ready", "")).await {
+                Ok((status, _)) if status == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    };
+    ready(503).await;
+    eprintln!("and was ready no longer after {:?}", begun.elapsed());
     // The other knows where it is, and asks it all the same: those that are served there have not heard of the rule.
     let status = pair.mesh(other).client.status().await.unwrap();
     let there = status.proxies.iter().filter(|proxy| proxy.replica.as_deref() == Some(NAMES[leader])).count();
@@ -118,6 +131,7 @@ async fn cut_off(pair: &Pair) {
     pair.mesh(other).client.reinstate(&whom("outcast")).await.unwrap();
     eventually("and of its end", || revoked(0)).await;
     pair.ways[leader].mend();
+    ready(200).await;
     pair.until_told("12s", "2 of 2 proxies").await;
 }
 
