@@ -193,8 +193,12 @@ mod tests {
     #[tokio::test]
     async fn a_use_is_counted_by_the_policy_within_and_its_refusal_is_noted() {
         let noting = Noting { policy: Once::default(), rejections: Rejections::default() };
-        let caller =
-            Caller { certificate: None, bearer: Some("x".into()), remote: ([10, 0, 0, 1], 1).into() };
+        let caller = Caller {
+            certificate: None,
+            bearer: Some("x".into()),
+            remote: ([10, 0, 0, 1], 1).into(),
+            request: String::new(),
+        };
         assert!(noting.identify(&caller).await.is_ok());
         assert!(noting.spend(&caller).await.is_ok());
         assert!(noting.spend(&caller).await.is_err());

@@ -86,6 +86,7 @@ impl Tokens {
             // A wish for longer than the calendar goes means for ever.
             expires: grant.ttl.and_then(|ttl| created.checked_add(ttl).ok()),
             uses_left: grant.uses,
+            used_for: Vec::new(),
         };
         let spent = self.spent_like(&token);
         let delete = spent.iter().cloned().map(Mutation::DeleteToken);
@@ -105,7 +106,7 @@ impl Tokens {
         let same = |token: &&StoredToken| {
             token.identity == new.identity && token.services == new.services && token.ranges == new.ranges
         };
-        let spent = by_hash.values().filter(same).filter(|token| usable(token, new.created).is_err());
+        let spent = by_hash.values().filter(same).filter(|token| usable(token, new.created, "").is_err());
         spent.map(|token| token.secret_sha256.clone()).collect()
     }
 
@@ -186,29 +187,40 @@ impl Tokens {
     /// # Errors
     /// Says why it is not.
     pub fn check(&self, secret: &str, now: Timestamp, source: IpAddr) -> Result<SpiffeId, Denied> {
+        self.check_for(secret, "", now, source)
+    }
+
+    /// The same for a request that may have been answered before.
+    fn check_for(
+        &self,
+        secret: &str,
+        request: &str,
+        now: Timestamp,
+        source: IpAddr,
+    ) -> Result<SpiffeId, Denied> {
         let by_hash = self.shared.by_hash.lock();
         // The map is keyed by a hash of the secret, so how long it takes tells a guesser nothing.
         let Some(token) = by_hash.get(&hash(secret)) else {
             self.shared.guesses.wrong(source, Instant::now());
             return Err(unknown());
         };
-        usable(token, now)?;
+        usable(token, now, request)?;
         Ok(token.identity.clone())
     }
 
     /// Counts one use. It is stored before it counts, or a crash would give it back.
-    async fn redeem(&self, secret: &str, now: Timestamp) -> Result<(), Denied> {
+    async fn redeem(&self, secret: &str, request: &str, now: Timestamp) -> Result<(), Denied> {
         let hash = hash(secret);
         let known = || self.shared.by_hash.lock().get(&hash).cloned().ok_or_else(unknown);
-        usable(&known()?, now)?;
-        if known()?.uses_left.is_none() {
+        usable(&known()?, now, request)?;
+        if known()?.uses_left.is_none() || known()?.was_used_for(request) {
             return Ok(());
         }
         let _counting = self.shared.counting.lock().await;
         let mut token = known()?;
-        usable(&token, now)?;
+        usable(&token, now, request)?;
         let identity = token.identity.clone();
-        token.uses_left = token.uses_left.map(|left| left.saturating_sub(1));
+        token.count(request);
         let counted = self.shared.store.clone().spend(token.clone()).await.map_err(|error| {
             tracing::error!(%error, id = %identity, "the use of a token could not be stored");
             Denied(format!(
@@ -216,13 +228,16 @@ impl Tokens {
             ))
         })?;
         if !counted {
-            token.uses_left = Some(0);
+            (token.uses_left, token.used_for) = (Some(0), Vec::new());
         }
         if let Some(known) = self.shared.by_hash.lock().get_mut(&hash) {
             // Others may have counted meanwhile.
             known.uses_left = known.uses_left.min(token.uses_left);
+            if counted && !known.was_used_for(request) {
+                known.used_for.push(request.to_owned());
+            }
         }
-        if counted { Ok(()) } else { usable(&token, now) }
+        if counted { Ok(()) } else { usable(&token, now, "") }
     }
 }
 
@@ -239,11 +254,11 @@ fn unknown() -> Denied {
     Denied("the token is unknown: it was revoked, or made by another control plane; `outrigger token create` makes one".into())
 }
 
-fn usable(token: &StoredToken, now: Timestamp) -> Result<(), Denied> {
+fn usable(token: &StoredToken, now: Timestamp, request: &str) -> Result<(), Denied> {
     if let Some(expires) = token.expires.filter(|expires| *expires <= now) {
         return Err(Denied(format!("the token of {} expired at {expires}", token.identity)));
     }
-    if token.uses_left == Some(0) {
+    if token.uses_left == Some(0) && !token.was_used_for(request) {
         return Err(Denied(format!("the token of {} has been used as often as it may", token.identity)));
     }
     Ok(())
@@ -257,12 +272,12 @@ impl CallerPolicy for Tokens {
         })?;
         let source = caller.remote.ip();
         self.admit(source).map_err(|wait| Denied(wait.to_string()))?;
-        self.check(secret, Timestamp::now(), source)
+        self.check_for(secret, &caller.request, Timestamp::now(), source)
     }
 
     async fn spend(&self, caller: &Caller) -> Result<(), Denied> {
         match caller.bearer.as_deref() {
-            Some(secret) => self.redeem(secret, Timestamp::now()).await,
+            Some(secret) => self.redeem(secret, &caller.request, Timestamp::now()).await,
             None => Ok(()),
         }
     }
@@ -343,6 +358,7 @@ mod tests {
             certificate: None,
             bearer: bearer.map(str::to_owned),
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+            request: String::new(),
         }
     }
 
@@ -400,6 +416,25 @@ mod tests {
         let (good, _) = tokens.create(once()).await.unwrap();
         tokens.create(once()).await.unwrap();
         assert_eq!(tokens.identify(&caller(Some(&good))).await.unwrap(), id("web"));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_again_uses_nothing_up() {
+        let store = Arc::new(Memory::default());
+        let tokens = Tokens::new(store.clone(), Vec::new());
+        let (secret, _) = tokens.create(Grant { uses: Some(2), ..grant("web") }).await.unwrap();
+        let asks = |request: &str| Caller { request: request.into(), ..caller(Some(&secret)) };
+        for request in ["a", "a", "b", "a", "b"] {
+            tokens.identify(&asks(request)).await.unwrap();
+            tokens.spend(&asks(request)).await.unwrap();
+        }
+        // Also after a start, and nobody else has anything of it.
+        let again = Tokens::new(store.clone(), store.contents().tokens);
+        again.spend(&asks("b")).await.unwrap();
+        for tokens in [&tokens, &again] {
+            assert!(tokens.identify(&asks("c")).await.unwrap_err().0.contains("as often"));
+            assert!(tokens.spend(&asks("")).await.unwrap_err().0.contains("as often"));
+        }
     }
 
     #[tokio::test]

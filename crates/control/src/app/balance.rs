@@ -10,7 +10,7 @@ use crate::replicas::Replicas;
 use crate::status::Board;
 
 /// Between two rounds.
-const ROUND: Duration = Duration::from_secs(10);
+const ROUND: Duration = Duration::from_secs(5);
 /// Of its own that one lets go in a round: 2 %, and one at least.
 const PART: usize = 50;
 /// More than its share by a fifth, and by more than one, is many more.

@@ -96,14 +96,14 @@ impl Shared {
         Ok(())
     }
 
-    async fn count(self, hash: String) -> Result<bool, StoreError> {
+    /// `used` is as its replica has it, with the request for which it is used last.
+    async fn count(self, used: StoredToken) -> Result<bool, StoreError> {
+        let (hash, request) = (used.secret_sha256, used.used_for.last().cloned().unwrap_or_default());
         let one = |fields: &mut Fields| {
             let Some(json) = fields.get(&hash) else { return Ok(false) };
             let mut token: StoredToken = read(json)?;
-            match &mut token.uses_left {
-                Some(0) => return Ok(false),
-                Some(left) => *left -= 1,
-                None => return Ok(true),
+            if !token.count(&request) {
+                return Ok(false);
             }
             let json = text(&token).map_err(|error| Trouble::Wrong(error.to_string()))?;
             fields.insert(hash.clone(), json);
@@ -148,7 +148,7 @@ impl Store for Shared {
     }
 
     fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool> {
-        done(Self::clone(&self).count(left.secret_sha256))
+        done(Self::clone(&self).count(left))
     }
 
     fn trouble(&self) -> Option<String> {

@@ -102,6 +102,7 @@ fn token(uses: u32) -> StoredToken {
         created: Timestamp::UNIX_EPOCH,
         expires: None,
         uses_left: Some(uses),
+        used_for: Vec::new(),
     }
 }
 

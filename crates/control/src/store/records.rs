@@ -147,9 +147,35 @@ pub struct StoredToken {
     pub expires: Option<Timestamp>,
     /// Certificates that it may still be used for; none for any number.
     pub uses_left: Option<u32>,
+    /// What it was used for last, so that a request that comes again uses nothing up: SHA-256, hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_for: Vec<String>,
 }
 
+/// Requests that a token remembers.
+const MOST_REMEMBERED: usize = 8;
+
 impl StoredToken {
+    /// Counts a use for a request. Whether there was one left; one that was counted for it before is as good.
+    pub fn count(&mut self, request: &str) -> bool {
+        if self.was_used_for(request) {
+            return true;
+        }
+        match &mut self.uses_left {
+            Some(0) => return false,
+            Some(left) => *left -= 1,
+            None => return true,
+        }
+        self.used_for.drain(..self.used_for.len().saturating_sub(MOST_REMEMBERED - 1));
+        self.used_for.push(request.to_owned());
+        true
+    }
+
+    /// Whether a use was counted for this request.
+    pub fn was_used_for(&self, request: &str) -> bool {
+        !request.is_empty() && self.used_for.iter().any(|known| known == request)
+    }
+
     /// Whether its holder may register instances of a service in its namespace.
     pub fn may_register(&self, service: &str) -> bool {
         match self.services.as_slice() {

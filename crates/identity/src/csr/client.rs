@@ -93,6 +93,17 @@ pub async fn request_certificate(
     token: Option<&str>,
 ) -> Result<Issued, RequestFailure> {
     let pair = KeyAndRequest::generate(identity).map_err(|error| RequestFailure::of(error, None))?;
+    request_with(&pair, channel, identity, ttl, token).await
+}
+
+/// As [`request_certificate`], with a request that was made before: a token that was spent on it is not spent again.
+pub(crate) async fn request_with(
+    pair: &KeyAndRequest,
+    channel: Channel,
+    identity: &SpiffeId,
+    ttl: Duration,
+    token: Option<&str>,
+) -> Result<Issued, RequestFailure> {
     let mut request = Request::new(IstioCertificateRequest {
         csr: pair.csr_pem.clone(),
         validity_duration: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
@@ -117,7 +128,8 @@ pub async fn request_certificate(
     let skew_millis = skew(response.metadata(), sent, received);
     let roots_count =
         number(response.metadata(), ROOTS_METADATA).and_then(|count| usize::try_from(count).ok());
-    read_answer(&response.into_inner().cert_chain, roots_count, pair.key, identity, received)
+    let key = pair.key.clone_key();
+    read_answer(&response.into_inner().cert_chain, roots_count, key, identity, received)
         .map(|(certificate, roots)| {
             let roots_are_complete = roots_count.is_some();
             Issued { certificate, roots, roots_are_complete, skew_millis }

@@ -18,7 +18,7 @@ use crate::bundle::TrustBundle;
 use crate::channel::ControlPlane;
 use crate::clock::{rfc3339, unix_time};
 use crate::credentials::CredentialStore;
-use crate::csr::client::{Issued, RequestFailure, request_certificate};
+use crate::csr::client::{Issued, KeyAndRequest, RequestFailure, request_with};
 use crate::error::IdentityError;
 use crate::schedule::{renew_at, retry_pause};
 use crate::state_dir::StateDir;
@@ -138,10 +138,12 @@ pub async fn run_renewal(enrollment: Enrollment, store: CredentialStore, handle:
     handle.publish(|status| status.identity = identity);
     let mut due = first_attempt(&store);
     show_credentials(&store, &handle);
+    // The same until it is answered: an answer that was lost may have cost the use of a token.
+    let mut asked = None;
     loop {
         handle.publish(|status| status.next_attempt = Some(rfc3339(due)));
         wait_until(due, &handle.shared.1).await;
-        let outcome = match timeout(ATTEMPT_TIMEOUT, attempt(&enrollment, &store)).await {
+        let outcome = match timeout(ATTEMPT_TIMEOUT, attempt(&enrollment, &store, &mut asked)).await {
             Ok(outcome) => outcome,
             Err(_) => Err((IdentityError::Control("no answer within 30 s".to_owned()), None)),
         };
@@ -180,13 +182,22 @@ type Failure = (IdentityError, Option<i64>);
 
 /// One renewal: by certificate while it is valid, then by token. Any failure of the first leads to the second: a
 /// server that does not know our certificate's root ends the connection, which looks like any other broken one.
-async fn attempt(enrollment: &Enrollment, store: &CredentialStore) -> Result<Option<i64>, Failure> {
+async fn attempt(
+    enrollment: &Enrollment,
+    store: &CredentialStore,
+    asked: &mut Option<KeyAndRequest>,
+) -> Result<Option<i64>, Failure> {
     let by_certificate = store.load().valid_certificate(SystemTime::now()).is_some();
     let token = match enrollment.token.read() {
         Ok(token) => token,
         Err(_) if by_certificate => None,
         Err(error) => return Err((error, None)),
     };
+    let pair = match asked.take() {
+        Some(pair) => pair,
+        None => KeyAndRequest::generate(&enrollment.identity).map_err(|error| (error, None))?,
+    };
+    let pair = &*asked.insert(pair);
     let mut failures: Vec<RequestFailure> = Vec::new();
     for proof in [by_certificate.then_some(None), token.map(Some)].into_iter().flatten() {
         // A new channel each time: a connection keeps showing the certificate that it began with.
@@ -194,9 +205,10 @@ async fn attempt(enrollment: &Enrollment, store: &CredentialStore) -> Result<Opt
             None => enrollment.control.channel(),
             Some(_) => enrollment.control.anonymous_channel(),
         };
-        match request_certificate(channel, &enrollment.identity, enrollment.ttl, proof.as_deref()).await {
+        match request_with(pair, channel, &enrollment.identity, enrollment.ttl, proof.as_deref()).await {
             Ok(issued) => {
                 let skew = issued.skew_millis;
+                *asked = None;
                 return install(enrollment, store, issued).map(|()| skew).map_err(|error| (error, skew));
             }
             Err(failure) => failures.push(failure),

@@ -18,6 +18,7 @@ use crate::csr::{MAX_CSR_BYTES, ROOTS_METADATA, TIME_METADATA};
 use crate::error::IdentityError;
 use crate::incoming::PeerInfo;
 use crate::pem;
+use crate::provider::sha256_hex;
 
 /// Who asks for a certificate, as far as the connection proves or the call claims.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct Caller {
     pub bearer: Option<String>,
     /// Where the connection comes from.
     pub remote: SocketAddr,
+    /// SHA-256 of the request, hex: whoever asks once more with the same one, since the answer did not come, has it again.
+    pub request: String,
 }
 
 /// Why a caller gets no certificate; the text reaches the caller, so it holds no secrets.
@@ -158,7 +161,8 @@ impl IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let caller = caller(request.extensions(), request.metadata(), SystemTime::now());
+        let mut caller = caller(request.extensions(), request.metadata(), SystemTime::now());
+        caller.request = sha256_hex(request.get_ref().csr.as_bytes());
         let mut answer = self.create(&caller, request.get_ref()).await;
         // Refusals carry the time too: a wrong clock is the usual reason for them.
         let metadata = match &mut answer {
@@ -186,5 +190,6 @@ fn caller(extensions: &Extensions, metadata: &MetadataMap, now: SystemTime) -> C
             .and_then(|peer| peer.identity.clone()),
         bearer,
         remote: peer.map_or(nowhere, |peer| peer.remote),
+        request: String::new(),
     }
 }

@@ -68,6 +68,34 @@ async fn a_leader_that_ends_freezes_or_is_cut_off_costs_no_request_and_another_w
     eprintln!("{} requests, none failed", load.none_failed().await);
 }
 
+/// One that came back gets its share of the sidecars without anybody's doing.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_came_back_serves_its_share_again_and_no_request_is_lost_by_that() {
+    let Some(mut pair) = Pair::start().await else { return };
+    pair.stage.cluster.apply(STRICT);
+    pair.stage.cluster.apply(&deployment("web", "v1", 1));
+    pair.stage.cluster.apply(&deployment("catalog", "v1", 5));
+    let [web] = pair.stage.until_ready("web", 1).await.try_into().unwrap();
+    pair.stage.until_ready("catalog", 5).await;
+    pair.until_called(&web).await;
+    let load = Load::start(pair.stage.host(&web), pair.stage.service("catalog", 80));
+    pair.mesh_mut(1).kill_control();
+    let at = |all: &StatusBody, which: usize| {
+        all.proxies.iter().filter(|proxy| proxy.replica.as_deref() == Some(NAMES[which])).count()
+    };
+    pair.until_status(0, "all have come over", |all| at(all, 0) == 6).await;
+    pair.mesh_mut(1).start_control().await;
+    let begun = Instant::now();
+    pair.until_status(0, "one has gone back", |all| at(all, 1) >= 1).await;
+    pair.until_status(0, "both have their share", |all| at(all, 1) >= 2 && at(all, 0) + at(all, 1) == 6)
+        .await;
+    eprintln!(
+        "both had a share after {:?}; {} requests, none failed",
+        begun.elapsed(),
+        load.none_failed().await
+    );
+}
+
 /// A leader that wakes after another has taken over writes nothing.
 async fn frozen(pair: &Pair) {
     let leader = pair.until_led().await;

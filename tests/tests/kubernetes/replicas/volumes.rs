@@ -77,7 +77,12 @@ async fn a_volume_is_carried_over_once_and_no_authority_takes_anothers_place() {
     assert!(revoked.len() == 1 && revoked[0].entry.ends_with("/sa/outcast"), "{revoked:?}");
     assert_eq!(second.client.tokens().await.unwrap().len(), 1);
 
-    // Revocations that are lost while nobody runs are not lost without a word; they are there from the first authority on, with nobody in them.
+    // What was carried over is not gone back to by mistake: it may be old.
+    first.stop_control().await;
+    let why = refused(&mut first, Value::Null).await;
+    assert!(why.contains("is not up to date"), "{why}");
+
+    // Revocations that are lost while nobody runs are not lost without a word: they are there from the first authority on, with nobody in them.
     second.stop_control().await;
     let revocations = ["-n", "outrigger-system", "delete", "secret", "outrigger-revocations"];
     cluster.kubectl(&revocations).unwrap();
@@ -90,11 +95,6 @@ async fn a_volume_is_carried_over_once_and_no_authority_takes_anothers_place() {
     second.stop_control().await;
     second.start_control().await;
     assert_eq!(second.client.status().await.unwrap().notices, Vec::<String>::new());
-
-    // What was carried over is not gone back to by mistake: it may be old.
-    first.stop_control().await;
-    let why = refused(&mut first, Value::Null).await;
-    assert!(why.contains("is not up to date"), "{why}");
 
     // Without the Secret nobody makes a new one: neither who knows of one, nor who finds that API servers do.
     second.stop_control().await;
