@@ -118,10 +118,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         query: queries.as_ref().map(TcpListener::local_addr).transpose()?,
         injector: injector.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
     };
-    let leavers = Leavers::new();
-    if let Some(replicas) = parts.replicas.clone() {
-        tasks.spawn(leavers.clone().balance(replicas, parts.board.clone()));
-    }
+    let leavers = leavers(&parts, tasks);
     let readiness = readiness(&drain, &parts.store, parts.replicas.clone());
     let (api, shared) = api(parts, settings.advertised(addresses.xds));
     let table = debug::table(&shared, registry, readiness, logs);
@@ -165,6 +162,15 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let stop = drain.clone();
     spawn(tasks, &drain, admin.serve(async move { stop.draining().await }));
     Ok(addresses)
+}
+
+/// Who is to go where there is more room, among replicas.
+fn leavers(parts: &Parts, tasks: &mut JoinSet<()>) -> Leavers {
+    let leavers = Leavers::new();
+    if let Some(replicas) = parts.replicas.clone() {
+        tasks.spawn(leavers.clone().balance(replicas, parts.board.clone()));
+    }
+    leavers
 }
 
 /// Whose tokens are whose, where there is a cluster.
