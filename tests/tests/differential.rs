@@ -13,6 +13,7 @@ mod case;
 mod differences;
 mod filters;
 mod play;
+mod rates;
 mod retries;
 mod rewriting;
 mod routing;
@@ -67,7 +68,10 @@ async fn compare(stage: &Arc<Stage>, groups: Vec<Group>) -> Vec<(String, [String
 async fn the_same_resources_mean_the_same_to_our_sidecar_and_to_an_envoy() {
     let Some(envoy) = require::tool("envoy") else { return };
     let groups = groups();
-    let stage = Arc::new(Stage::set(&envoy, &groups).await);
+    let of_rates = rates::groups();
+    let on_stage: Vec<&Group> = groups.iter().chain(&of_rates).collect();
+    let stage = Arc::new(Stage::set(&envoy, &on_stage).await);
+    rates::compare(&stage).await;
     let all = compare(&stage, groups).await;
     let (mut surprises, mut met) = (Vec::new(), BTreeSet::new());
     let mut meant = 0;

@@ -79,6 +79,11 @@ const POLICIES: &[(&str, Fate)] = &[
     ("loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 8388608}}}", Enforced),
     ("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 65536}}}", Refused),
     ("retryBudget: {percent: 0.5, minRetryConcurrency: 1}", Enforced),
+    (
+        "outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, minHealthPercent: 50}",
+        Enforced,
+    ),
+    ("loadBalancer: {zoneAwareLbSetting: {enabled: true}}", Enforced),
 ];
 
 /// Fields of a native page.
@@ -95,6 +100,20 @@ const PAGES: &[(&str, Fate)] = &[
     ("{hedge: {hedgeOnPerTryTimeout: true, allMethods: true}, retry: {perTryTimeout: 1s}}", Enforced),
     ("{hedge: {hedgeOnPerTryTimeout: true}, retry: {perTryTimeout: 1s}}", LeftOut),
     ("hedge: {delay: p95}", LeftOut),
+    (
+        "circuitBreaker: {consecutiveErrors: 0, consecutiveConnectErrors: 3, maxEjectionTime: 90s, ejectionJitter: 1s, minHealthPercent: 30, \
+         successRate: {minHosts: 3, stdevFactor: 1.5}, failurePercentage: {threshold: 50, minRequests: 9, enforcePercent: 50}}",
+        Enforced,
+    ),
+    ("loadBalancing: {choices: 5, bias: 0, warmup: {duration: 3s}}", Enforced),
+    ("loadBalancing: {fullScan: true, bias: 1.5, warmup: {duration: 3s}}", Enforced),
+    (
+        "loadBalancing: {policy: reportedLoad, reports: {metrics: [named_metrics.a]}, warmup: {duration: 3s}}",
+        Enforced,
+    ),
+    ("loadBalancing: {policy: peakEwma, warmup: {duration: 3s}}", LeftOut),
+    ("loadBalancing: {locality: {capacity: 3}}", LeftOut),
+    ("loadBalancing: {locality: {costs: {'*': 1}}}", Enforced),
 ];
 
 fn rule(kind: &str, name: &str, spec: &str) -> String {

@@ -55,6 +55,7 @@ const XDS_SEAMS: &[&str] = &[
     "config_feed/",
     "http/filter/ext_authz.rs",
     "http/filter/global_limit.rs",
+    "http/load_report.rs",
 ];
 
 fn workspace_root() -> PathBuf {

@@ -12,11 +12,17 @@ use crate::endpoint::{EndpointSet, NamedAddress};
 use crate::identity::SpiffeId;
 use crate::origin::Origin;
 
+mod balance;
 mod breaker;
 mod check;
+mod outlier;
 
+pub use balance::{
+    Balance, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, SHORTEST_UPDATE, Warmup, is_prime,
+};
 pub use breaker::{Breaker, SHORTEST as SHORTEST_BREAKER_INTERVAL};
 pub use check::{CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
+pub use outlier::{Enforcing, FailurePercentage, Outlier, SuccessRate};
 
 /// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -36,6 +42,13 @@ pub struct Cluster {
     pub original_port: Option<u16>,
     /// How one is picked.
     pub balance: Balance,
+    /// Of [`Balance::Reported`]; absent: the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_reports: Option<Box<LoadReports>>,
+    /// A priority with so many requests in flight for each endpoint is full: what comes then goes to the next that is not, whoever of it
+    /// is well. Absent: none is ever full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
     /// Places share requests by weights of their own, and not by those of their endpoints. Envoys must be told; our proxies see it in
     /// the places ([`LocalityEndpoints::weight`](crate::endpoint::LocalityEndpoints::weight)).
     #[serde(default)]
@@ -75,6 +88,8 @@ impl Cluster {
             discovery: Discovery::Eds { service_name: None },
             original_port: None,
             balance: Balance::LeastRequest,
+            load_reports: None,
+            capacity: None,
             place_weights: false,
             warmup: None,
             connect_timeout: Duration::from_secs(10),
@@ -169,68 +184,6 @@ pub enum DnsFamilies {
     All,
 }
 
-/// Load-balancing policy.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Balance {
-    /// Weighted round robin.
-    RoundRobin,
-    /// The less loaded of two random choices, by weight.
-    #[default]
-    LeastRequest,
-    /// Weighted random.
-    Random,
-    /// The same endpoint for the same hash of a request: a ring of points (ketama).
-    RingHash {
-        /// At least so many points. Default 1024.
-        minimum: u64,
-        /// At most so many points. Default and limit [`MAX_RING`].
-        maximum: u64,
-    },
-    /// The same endpoint for the same hash of a request: a lookup table.
-    Maglev {
-        /// Slots of the table, a prime up to [`MAX_MAGLEV`]. Default 65537.
-        size: u64,
-    },
-}
-
-/// Slow start of new endpoints (`SlowStartConfig`): the weight grows with the age.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Warmup {
-    /// An endpoint is warm after this time.
-    pub window: Duration,
-    /// The least part of its weight, 0-100. Default 10.
-    pub minimum_percent: f64,
-    /// How soon it grows: the part of its weight is the part of its time to the power of one by this. Default 1: evenly.
-    pub aggression: f64,
-}
-
-impl Default for Warmup {
-    fn default() -> Self {
-        Self { window: Duration::ZERO, minimum_percent: 10.0, aggression: 1.0 }
-    }
-}
-
-/// Most points of a ring, as in Envoy.
-pub const MAX_RING: u64 = 8_388_608;
-/// Most slots of a Maglev table, as in Envoy.
-pub const MAX_MAGLEV: u64 = 5_000_011;
-
-impl Balance {
-    /// Whether the hash of a request decides.
-    pub fn hashes(self) -> bool {
-        matches!(self, Self::RingHash { .. } | Self::Maglev { .. })
-    }
-}
-
-/// Whether a number is a prime, as the size of a Maglev table must be.
-pub fn is_prime(number: u64) -> bool {
-    number >= 2
-        && (2..)
-            .take_while(|divisor| divisor * divisor <= number)
-            .all(|divisor| !number.is_multiple_of(divisor))
-}
-
 /// Circuit-breaker limits (`CircuitBreakers`, default priority). `u32::MAX` is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -271,36 +224,6 @@ pub struct RetryBudget {
 impl Default for RetryBudget {
     fn default() -> Self {
         Self { percent: 20.0, min_concurrency: 3 }
-    }
-}
-
-/// Outlier detection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outlier {
-    /// Ejects after this many 5xx (or local-origin failures) in a row; 0 is off. Default 5.
-    pub consecutive_5xx: u32,
-    /// Ejects after this many 502, 503, 504 in a row; 0 is off. Default 0.
-    pub consecutive_gateway: u32,
-    /// How often ejected endpoints are looked at. Default 10 s.
-    pub interval: Duration,
-    /// Ejection lasts this long times the number of ejections. Default 30 s.
-    pub base_ejection: Duration,
-    /// Longest ejection. Default 300 s.
-    pub max_ejection: Duration,
-    /// Of all endpoints, 0–100; at least one may always be ejected, but never the last. Default 10.
-    pub max_ejection_percent: u32,
-}
-
-impl Default for Outlier {
-    fn default() -> Self {
-        Self {
-            consecutive_5xx: 5,
-            consecutive_gateway: 0,
-            interval: Duration::from_secs(10),
-            base_ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_secs(300),
-            max_ejection_percent: 10,
-        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod identity;
 mod invalid;
 mod kind;
 pub mod listener;
+pub mod load_report;
 pub mod matcher;
 mod origin;
 pub mod path;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::Method;
 use outrigger_identity::RenewalHandle;
-use outrigger_model::cluster::Discovery;
+use outrigger_model::cluster::{Balance, Discovery};
 use outrigger_model::resource::ResourceKind;
 use outrigger_telemetry::admin::rows;
 use outrigger_telemetry::admin::{AdminResponse, Row, Table};
@@ -26,6 +26,7 @@ use crate::registration::Registrar;
 use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
+use crate::runtime::reports::Reported;
 use crate::runtime::snapshot::Destination;
 use crate::runtime::verdict::Checked;
 
@@ -208,6 +209,9 @@ fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
             "requests": requests,
             "errors": errors,
             "healthCheck": endpoint.load.checked().filter(|_| cluster.config.health_check.is_some()).map(|checked| check(checked, now)),
+            "successRate": rates(endpoint.load.health.success_rates()),
+            "latencyMillis": latency(cluster, endpoint, now),
+            "loadReport": endpoint.load.reported().filter(|_| cluster.config.balance == Balance::Reported).map(|said| report(said, now)),
             "ejected": ejection.map(|(cause, left)| json!({ "cause": cause, "secondsLeft": left.as_secs_f64() })),
         })
     };
@@ -222,9 +226,34 @@ fn describe(cluster: &ClusterHandle, board: &Board) -> Value {
         },
         "circuitBreaker": cluster.breaker.as_ref().map(|breaker| breaker.look()),
         "ejections": cluster.ejections().total(),
+        "outliers": outliers(cluster),
         "dns": names(cluster, board),
         "endpoints": endpoints.all.iter().map(endpoint).collect::<Vec<_>>(),
     })
+}
+
+/// Of answers, and of connections where they count apart, in percent.
+fn rates([answers, connections]: [Option<f64>; 2]) -> Value {
+    json!({ "answers": answers, "connections": connections })
+}
+
+/// What the endpoints of the last interval were measured by.
+fn outliers(cluster: &ClusterHandle) -> Option<Value> {
+    cluster.config.outlier.as_ref().filter(|rules| rules.needs_rates())?;
+    let [answers, connections] = cluster.ejections().rates();
+    Some(json!({ "answers": answers, "connections": connections }))
+}
+
+/// How long an answer is expected to take, where the policy goes by it.
+fn latency(cluster: &ClusterHandle, endpoint: &EndpointState, now: Instant) -> Option<f64> {
+    let Balance::PeakEwma { decay, .. } = cluster.config.balance else { return None };
+    endpoint.load.latency().estimate(decay, now).map(|time| time.as_secs_f64() * 1000.0)
+}
+
+/// What an endpoint reports of its load.
+fn report(said: &Reported, now: Instant) -> Value {
+    let (weight, seconds) = said.last(now);
+    json!({ "weight": weight, "secondsSince": seconds })
 }
 
 /// What active checks say of an endpoint, since when, and why.

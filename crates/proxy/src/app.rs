@@ -35,6 +35,7 @@ use crate::disk::SnapshotFile;
 use crate::dns;
 use crate::health;
 use crate::intercept::probe::{self, Token};
+use crate::intervals;
 use crate::listen;
 use crate::memory::Budget;
 use crate::metrics;
@@ -192,6 +193,7 @@ impl Sidecar {
         feed.restore();
         tokio::spawn(feed.run());
         tokio::task::spawn_local(health::run(self.pages.process.clone()));
+        tokio::spawn(intervals::run(self.pages.process.clone()));
         self.serve_pages(bootstrap)?;
         let drain = self.pages.drain.clone();
         let exporter = tracing.map(|(exporter, _)| {

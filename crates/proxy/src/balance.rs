@@ -12,8 +12,10 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::runtime::endpoint::EndpointState;
 
+mod least_of;
 mod least_request;
 mod maglev;
+mod peak_ewma;
 mod random;
 mod ring_hash;
 mod round_robin;
@@ -21,7 +23,7 @@ pub mod spread;
 
 use round_robin::Turns;
 
-/// When all endpoints are new, somebody has to take the request: so often another one is drawn.
+/// Where another one is wanted, it is drawn so often: somebody has to take the request.
 const DRAWS: usize = 8;
 
 /// The endpoints of one priority that take requests, with their effective weights.
@@ -79,13 +81,18 @@ impl Level {
             })
             .collect();
         let turns = match policy {
-            Balance::RoundRobin => round_robin::turns(&weights),
+            Balance::RoundRobin | Balance::Reported => round_robin::turns(&weights),
             // A handle of the time before the policy takes turns by weight.
             _ => Turns::Spread,
         };
         let keys = || members.iter().map(|m| m.address).zip(weights.iter().copied()).collect::<Vec<_>>();
         let table = match policy {
-            Balance::RoundRobin | Balance::LeastRequest | Balance::Random => HashTable::None,
+            Balance::RoundRobin
+            | Balance::LeastRequest
+            | Balance::LeastOf(_)
+            | Balance::Random
+            | Balance::PeakEwma { .. }
+            | Balance::Reported => HashTable::None,
             Balance::RingHash { minimum, maximum } => {
                 HashTable::Ring(ring_hash::ring(&keys(), minimum.max(1), maximum.max(1)))
             }
@@ -130,6 +137,19 @@ impl<'a> Candidates<'a> {
             Self::All(level) => level.members.len(),
             Self::Some(_, indices) => indices.len(),
         }
+    }
+
+    /// The places of all in the level.
+    fn indices(&self) -> impl Iterator<Item = usize> + '_ {
+        let some = match self {
+            Self::All(_) => &[],
+            Self::Some(_, indices) => *indices,
+        };
+        let all = match self {
+            Self::All(level) => 0..level.members.len(),
+            Self::Some(..) => 0..0,
+        };
+        all.chain(some.iter().map(|index| *index as usize))
     }
 
     /// Whether a member of the level is among them.
@@ -207,9 +227,13 @@ impl Warming {
 fn choose(policy: Balance, candidates: &Candidates<'_>, cursor: &AtomicUsize, hash: Option<u64>) -> usize {
     let level = candidates.level();
     match policy {
-        Balance::RoundRobin => round_robin::pick(candidates, cursor),
+        Balance::RoundRobin | Balance::Reported => round_robin::pick(candidates, cursor),
         Balance::LeastRequest => least_request::pick(candidates, |n| fastrand::u64(..n)),
+        Balance::LeastOf(of) => least_of::pick(of, candidates, |n| fastrand::u64(..n)),
         Balance::Random => random::pick(candidates, |n| fastrand::u64(..n)),
+        Balance::PeakEwma { decay, initial } => {
+            peak_ewma::pick((decay, initial), candidates, |n| fastrand::u64(..n))
+        }
         Balance::RingHash { .. } | Balance::Maglev { .. } => {
             let hash = hash.unwrap_or_else(|| fastrand::u64(..));
             let found = match &level.table {

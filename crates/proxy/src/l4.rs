@@ -142,7 +142,7 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         }
         let outcome = match failure.kind {
             FailureKind::ConnectRefused => Outcome::Refused,
-            _ if failure.side == Side::Upstream => Outcome::GatewayError,
+            _ if failure.side == Side::Upstream => Outcome::Unconnected,
             _ => Outcome::LocalFailure,
         };
         cluster.report(&endpoint, outcome, pass);

@@ -24,6 +24,7 @@ pub mod flags;
 pub mod health;
 pub mod http;
 pub mod intercept;
+pub mod intervals;
 pub mod introduction;
 pub mod l4;
 pub mod listen;

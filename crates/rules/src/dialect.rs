@@ -6,6 +6,7 @@
 mod authorization_policy;
 mod cors;
 mod destination_rule;
+mod ejection;
 mod gateway;
 mod nearness;
 mod peer_authentication;

@@ -18,11 +18,11 @@ use std::fmt;
 
 pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
 pub use destination::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, H2Upgrade, HealthCheckIntent, LoadBalancing,
-    SubsetIntent, TrafficPolicy,
+    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent,
+    LoadBalancing, SubsetIntent, TrafficPolicy,
 };
 pub use limits::{GlobalIntent, LimitsIntent};
-pub use nearness::{Distribution, Nearness, PlacePattern};
+pub use nearness::{Distribution, Nearness, PlacePattern, ZoneAware};
 pub use route::{
     Carried, Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute,
     TlsMatch, TlsRoute, WeightedTarget,

@@ -37,6 +37,7 @@ mod local_limit;
 mod matcher;
 mod metadata;
 mod mirror;
+mod outlier;
 mod path;
 mod per_filter;
 mod policy;

@@ -19,6 +19,8 @@ pub mod authz;
 pub mod client;
 #[cfg(feature = "client")]
 pub mod limits;
+#[cfg(feature = "client")]
+pub mod orca;
 #[cfg(feature = "server")]
 pub mod server;
 

@@ -27,8 +27,13 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::tls_inspec
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::client_side_weighted_round_robin::v3 as reported;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::common::v3 as common_balance;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::maglev::v3 as maglev;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3 as ring_hash;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::round_robin::v3 as round_robin;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::wrr_locality::v3 as wrr_locality;
 pub(crate) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub(crate) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -52,6 +57,9 @@ pub(crate) use envoy_types::pb::envoy::r#type::v3 as scalar;
 pub(crate) use envoy_types::pb::google::protobuf;
 #[cfg(any(feature = "client", feature = "server"))]
 pub(crate) use envoy_types::pb::google::rpc;
+
+/// What the crate of Envoy's types lacks, by hand.
+pub(crate) mod missing;
 
 /// Generated from `proto/outrigger/v1`.
 pub(crate) mod own {

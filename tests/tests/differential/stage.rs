@@ -50,7 +50,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub async fn set(envoy: &std::path::Path, groups: &[Group]) -> Self {
+    pub async fn set(envoy: &std::path::Path, groups: &[&Group]) -> Self {
         let protos = tokio::task::spawn_blocking(Protos::load);
         let mut mesh = Mesh::start(BINARY).await;
         let web = mesh.workload(&web(DESTINATIONS)).await;
@@ -94,7 +94,7 @@ impl Stage {
     }
 }
 
-fn shelf(protos: &Protos, apps: &Apps, groups: &[Group], envoy: &[SocketAddr]) -> Shelf {
+fn shelf(protos: &Protos, apps: &Apps, groups: &[&Group], envoy: &[SocketAddr]) -> Shelf {
     let mut shelf = Shelf::default();
     let mut put = |kind: &str, name: &str, json: &Value| shelf.put(kind, name, protos.encode(kind, json));
     let shared = shared_clusters();
@@ -165,7 +165,7 @@ fn shared_clusters() -> Vec<Value> {
     ones.into_iter().chain([three]).collect()
 }
 
-fn routes(groups: &[Group]) -> Value {
+fn routes(groups: &[&Group]) -> Value {
     let ready = super::case::says(json!({ "path": "/ready" }), "it is there");
     let mut hosts = vec![json!({ "name": "localhost", "domains": ["localhost"], "routes": [ready] })];
     for group in groups {

@@ -130,7 +130,10 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
 fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {
     if let Some(chosen) = &policy.load_balancing {
         cluster.balance = chosen.balance;
+        cluster.load_reports = chosen.reports.clone().map(Box::new);
     }
+    cluster.capacity =
+        policy.nearness.as_ref().filter(|nearness| !nearness.off).and_then(|near| near.capacity);
     cluster.warmup = policy.warmup.filter(|_| !cluster.balance.hashes());
     if let Some(pool) = &policy.connection_pool {
         limits(cluster, pool);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Workload};
-use outrigger_rules::intent::{ClientTlsMode, Host, MtlsMode};
+use outrigger_rules::intent::{ClientTlsMode, Fallback, Host, MtlsMode};
 
 use super::lens::Lens;
 use super::names::Outbound;
@@ -24,8 +24,9 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     let host = lens.resolve(outbound.host)?;
     let service = lens.service(&host)?;
     lens.offer(service, outbound.port)?;
+    let subset = serving_subset(lens, &host, &outbound);
     let chosen = lens.members(service).filter(|instance: &&Instance| {
-        instance.port(outbound.port).is_some() && in_subset(lens, &host, outbound.subset, &instance.labels)
+        instance.port(outbound.port).is_some() && in_subset(lens, &host, &subset, &instance.labels)
     });
     let named = named(lens, &host, &outbound);
     let expected = |instance: &&Instance| {
@@ -54,6 +55,31 @@ pub(super) fn named(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> Ve
     tls.filter(|tls| tls.mode == ClientTlsMode::IstioMutual)
         .map(|tls| tls.subject_alt_names)
         .unwrap_or_default()
+}
+
+/// Fallbacks one after the other.
+const MOST_FALLBACKS: usize = 8;
+
+/// The subset whose instances serve: as long as nobody of one runs, its fallback's. Of a subset that has none nobody else does.
+fn serving_subset(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> String {
+    let mut subset = outbound.subset.to_owned();
+    let (Some(rule), Some(service)) = (lens.destination_for(host), lens.service(host)) else { return subset };
+    for _ in 0..MOST_FALLBACKS {
+        let Some(fallback) = rule.subset(&subset).and_then(|subset| subset.fallback.as_ref()) else { break };
+        let runs = |instance: &Instance| {
+            instance.state == State::Running
+                && instance.port(outbound.port).is_some()
+                && in_subset(lens, host, &subset, &instance.labels)
+        };
+        if lens.members(service).any(runs) {
+            break;
+        }
+        subset = match fallback {
+            Fallback::Any => String::new(),
+            Fallback::Subset(other) => other.clone(),
+        };
+    }
+    subset
 }
 
 /// A subset that nobody defined has no endpoints: requests fail instead of going to the wrong version.

@@ -3,7 +3,7 @@
 //! The last stage of compilation for an Envoy or a gRPC client. A refusal of theirs holds back the whole resource, which for an
 //! Envoy's routes is every service of a port: what they may refuse is looked for here, and left out alone.
 
-use outrigger_model::cluster::{Balance, ClientTls, Cluster, Limits};
+use outrigger_model::cluster::{Balance, ClientTls, Cluster, Limits, Outlier};
 use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::resource::{Origin, Resource};
 use outrigger_model::route::{
@@ -213,8 +213,15 @@ fn only_repeatable(header: &HeaderMatch) -> bool {
 /// An Envoy's circuit breakers are limits; what it has of ours is the ejection of endpoints.
 fn envoy_cluster(cluster: &mut Cluster) -> Fitted {
     let breaker = cluster.breaker.take();
-    let gap = Gap::of(cluster.origin.as_ref(), "Envoys know no circuit breaker that opens and closes");
-    Fitted { sent: true, gaps: gap.filter(|_| breaker.is_some()).into_iter().collect() }
+    let capacity = cluster.capacity.take();
+    let is_peak = matches!(cluster.balance, Balance::PeakEwma { .. });
+    let lacks = [
+        (breaker.is_some(), "Envoys know no circuit breaker that opens and closes"),
+        (capacity.is_some(), "Envoys know no capacity of what is near"),
+        (is_peak, "an Envoy without the contribution peak_ewma takes the less loaded of two"),
+    ];
+    let gaps = lacks.into_iter().filter(|(lacking, _)| *lacking);
+    Fitted { sent: true, gaps: gaps.filter_map(|(_, why)| Gap::of(cluster.origin.as_ref(), why)).collect() }
 }
 
 fn take_authority(edits: &mut HeaderEdits) -> Option<String> {
@@ -291,8 +298,24 @@ fn grpc_retries(retry: &mut RetryPolicy) -> bool {
     lacks
 }
 
-/// What gRPC's libraries read of a cluster: gRFC A27, A32 (requests in flight), A42 (ring hash). Their outlier detection (A50) has
-/// other measures than consecutive errors.
+/// Who is picked by what this client sees of endpoints, in ways that not all clients have.
+fn by_load(balance: Balance) -> bool {
+    matches!(balance, Balance::LeastOf(_) | Balance::PeakEwma { .. })
+}
+
+/// Leaves of ejection what gRPC knows (A50): rates, and not what comes in a row. Whether that is all that was wanted.
+fn grpc_outlier(outlier: &mut Option<Outlier>) -> bool {
+    let Some(rules) = outlier else { return true };
+    let all = rules.consecutive_5xx == 0 && rules.consecutive_gateway == 0 && !rules.local_apart;
+    (rules.consecutive_5xx, rules.consecutive_gateway, rules.local_apart) = (0, 0, false);
+    if !rules.needs_rates() {
+        *outlier = None;
+    }
+    all
+}
+
+/// What gRPC's libraries read of a cluster: gRFC A27, A32 (requests in flight), A42 (ring hash), A50 (outlier detection), A58 (weights by
+/// reported load).
 fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
     if !lens.is_secure() && matches!(cluster.tls, ClientTls::Mesh { required: true, .. }) {
         // Never in plain text: without a cluster its calls fail.
@@ -307,11 +330,13 @@ fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
             without.push(what);
         }
     };
-    lacks("outlier detection by consecutive errors", cluster.outlier.take().is_some());
+    lacks("outlier detection but by rates", !grpc_outlier(&mut cluster.outlier));
     lacks("circuit breaker that opens and closes", cluster.breaker.take().is_some());
     lacks("health checks of endpoints by a rule", cluster.health_check.take().is_some());
     lacks("warm-up", cluster.warmup.take().is_some());
     lacks("random choice (they take turns)", cluster.balance == Balance::Random);
+    lacks("choice by load or latency (they take turns)", by_load(cluster.balance));
+    lacks("capacity of what is near", cluster.capacity.take().is_some());
     lacks("limits but of requests in flight", std::mem::replace(&mut cluster.limits, limits) != limits);
     lacks("connect timeout of the rule's", cluster.connect_timeout != plain.connect_timeout);
     lacks(

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
 
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints};
-use outrigger_rules::intent::{Distribution, Host, Near, Nearness};
+use outrigger_rules::intent::{Distribution, Host, Near, Nearness, PlacePattern};
 
 use super::hashes::preference;
 use super::lens::Lens;
 use super::names::Outbound;
 use crate::instance::Instance;
+
+mod zones;
 
 /// What says where something is, in the order of how exactly.
 const REGION: &str = "topology.kubernetes.io/region";
@@ -69,6 +71,8 @@ impl<A: Clone + Eq + Hash> Place<A> {
 /// What a client wants, and where it is.
 struct Wish<'a> {
     nearness: Nearness,
+    /// Of zone-aware routing: how many of the client's own service are in each place that has zones.
+    peers: zones::Counts,
     own: Option<Locality>,
     labels: Option<&'a Labels>,
     node: Option<&'a str>,
@@ -100,7 +104,11 @@ impl<'a, A> Places<'a, A> {
             let labels = if by_labels { lens.labels() } else { None };
             let by_node = nearness.priority.iter().any(|(key, _)| key == NODE);
             let node = if by_node { lens.node() } else { None };
-            Wish { nearness, own: lens.locality(), labels, node }
+            let peers = match nearness.zone_aware {
+                Some(_) => zones::peers(lens),
+                None => zones::Counts::default(),
+            };
+            Wish { nearness, peers, own: lens.locality(), labels, node }
         });
         Self { wish, found: BTreeMap::new() }
     }
@@ -135,21 +143,27 @@ impl<'a, A> Places<'a, A> {
     }
 
     pub(super) fn into_set(self, name: &str) -> EndpointSet<A> {
-        // Priorities without a gap: an Envoy takes no others.
-        let priorities: BTreeSet<u32> = self.found.keys().map(|(priority, _)| *priority).collect();
-        let dense: BTreeMap<u32, u32> = priorities.into_iter().zip(0..).collect();
         let mut localities: Vec<LocalityEndpoints<A>> = self
             .found
             .into_iter()
             .map(|((priority, locality), place)| LocalityEndpoints {
                 locality,
-                priority: dense.get(&priority).copied().unwrap_or(0),
+                priority,
                 weight: 0,
                 endpoints: place.endpoints,
             })
             .collect();
         if let Some(wish) = &self.wish {
             wish.distribute(&mut localities);
+            if let (Some(rule), Some(own)) = (&wish.nearness.zone_aware, wish.placed()) {
+                zones::share(rule, own, &wish.peers, &mut localities);
+            }
+        }
+        // Priorities without a gap: an Envoy takes no others.
+        let priorities: BTreeSet<u32> = localities.iter().map(|place| place.priority).collect();
+        let dense: BTreeMap<u32, u32> = priorities.into_iter().zip(0..).collect();
+        for place in &mut localities {
+            place.priority = dense.get(&place.priority).copied().unwrap_or(0);
         }
         EndpointSet::new(name, localities)
     }
@@ -163,6 +177,10 @@ impl Wish<'_> {
             nearness if !nearness.priority.is_empty() => {
                 let own = (self.own.as_ref(), self.labels, self.node);
                 by_labels(&nearness.priority, own, (Some(&spot.locality), Some(spot.labels), spot.node))
+            }
+            nearness if !nearness.costs.is_empty() => cost(&nearness.costs, &spot.locality),
+            nearness if nearness.zone_aware.is_some() => {
+                self.placed().map_or(0, |own| zones::region(by_place(nearness, own, &spot.locality)))
             }
             nearness => self.placed().map_or(0, |own| by_place(nearness, own, &spot.locality)),
         }
@@ -202,6 +220,12 @@ impl Wish<'_> {
             true
         });
     }
+}
+
+/// What the most exact that takes a place says; who has none is the dearest.
+fn cost(costs: &[(PlacePattern, u32)], place: &Locality) -> u32 {
+    let taking = costs.iter().filter(|(pattern, _)| pattern.takes(place));
+    taking.max_by_key(|(pattern, _)| pattern.exactness()).map_or(u32::MAX, |(_, cost)| *cost)
 }
 
 /// As Istio ranks them: the same sub-zone, zone, region; the region that fails over to; all others.

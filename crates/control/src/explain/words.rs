@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, UpstreamProtocol,
+    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, LeastOf, UpstreamProtocol,
 };
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
@@ -283,8 +283,12 @@ fn balance(balance: Balance) -> String {
         Balance::Random => "random",
         Balance::RingHash { .. } => "ring hash",
         Balance::Maglev { .. } => "Maglev",
-        #[allow(unreachable_patterns)] // those to come
-        _ => return format!("{balance:?}"),
+        Balance::LeastOf(LeastOf { choices: None, .. }) => "least request of all",
+        Balance::LeastOf(LeastOf { choices: Some(choices), .. }) => {
+            return format!("least request of {choices}");
+        }
+        Balance::PeakEwma { decay, .. } => return format!("peak EWMA over {}", time(decay)),
+        Balance::Reported => "weights by reported load",
     }
     .to_owned()
 }

@@ -1,4 +1,41 @@
-//! Which priority gets a request, by the shares that each can bear.
+//! Which priority gets a request: by the shares that each can bear, and by the room that it has.
+
+use outrigger_model::endpoint::spread::Shares;
+
+use super::Level;
+use crate::runtime::endpoint::EndpointState;
+
+/// How requests are spread over the levels of a cluster.
+#[derive(Debug)]
+pub struct Spread {
+    pub shares: Shares,
+    /// So many requests in flight for each endpoint fill a level.
+    pub capacity: Option<u32>,
+}
+
+impl Spread {
+    /// The level for one request whose endpoints are all usable.
+    pub fn level(&self, levels: &[Level], hash: Option<u64>) -> usize {
+        let drawn = draw(&self.shares, hash);
+        let Some(capacity) = self.capacity else { return drawn };
+        let is_full = |at: usize| levels.get(at).is_none_or(|level| is_full(level, capacity, |_| true));
+        if !is_full(drawn) {
+            return drawn;
+        }
+        // Where all are full, it is as if none were.
+        (0..levels.len()).find(|at| !is_full(*at)).unwrap_or(drawn)
+    }
+}
+
+/// Whether a level has no room, of those that are usable.
+pub fn is_full(level: &Level, capacity: u32, usable: impl Fn(&EndpointState) -> bool) -> bool {
+    let (mut in_flight, mut room) = (0_u64, 0_u64);
+    for member in level.members.iter().filter(|member| usable(member)) {
+        in_flight += u64::from(member.in_flight());
+        room += u64::from(capacity);
+    }
+    in_flight >= room
+}
 
 /// The level for one request.
 pub fn draw(shares: &[u8], hash: Option<u64>) -> usize {

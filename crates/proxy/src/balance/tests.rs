@@ -222,3 +222,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_full_scan_finds_the_least_loaded_for_its_weight() {
+    use outrigger_model::cluster::LeastOf;
+    let all = Balance::LeastOf(LeastOf { choices: None, bias: 1000 });
+    let level = level(&[1, 1, 1, 4]);
+    let mut busy: Vec<_> = (0..3).map(|at| level.members[at].begin()).collect();
+    busy.extend((0..3).map(|_| level.members[3].begin()));
+    // Three by four is less than one by one.
+    assert_eq!(shares(all, &Candidates::All(&level), 100), [(4, 100)].into());
+    assert_eq!(shares(all, &Candidates::Some(&level, &[0, 1, 2]), 3000).len(), 3, "those that are alike");
+    let unbiased = Balance::LeastOf(LeastOf { choices: None, bias: 0 });
+    let counts = shares(unbiased, &Candidates::All(&level), 7000);
+    assert!((3800..4200).contains(&counts[&4]), "only weight counts: {counts:?}");
+    let eight = Balance::LeastOf(LeastOf { choices: Some(8), bias: 1000 });
+    let counts = shares(eight, &Candidates::All(&level), 10_000);
+    // Missed only where no draw hits it: three by seven to the eighth.
+    assert!(counts[&4] > 9_950, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn peak_ewma_goes_where_an_answer_is_expected_sooner() {
+    use std::time::Duration;
+    let (decay, initial) = (Duration::from_secs(10), Duration::from_millis(10));
+    let policy = Balance::PeakEwma { decay, initial };
+    let level = level(&[1, 1, 1]);
+    let note = |at: usize, millis| {
+        level.members[at].load.latency().note(Duration::from_millis(millis), decay, Instant::now());
+    };
+    note(0, 5);
+    note(1, 100);
+    // The third is presumed to take 10 ms; the slow one loses against any other that is drawn beside it.
+    let counts = shares(policy, &Candidates::All(&level), 9_000);
+    assert!(counts.get(&2).copied().unwrap_or(0) < 10, "{counts:?}");
+    assert!((5_700..6_300).contains(&counts[&1]), "{counts:?}");
+    // With thirty requests under way the quick one is the slower.
+    let _busy: Vec<_> = (0..30).map(|_| level.members[0].begin()).collect();
+    let counts = shares(policy, &Candidates::Some(&level, &[0, 1]), 1_000);
+    assert!(counts[&2] > 990, "{counts:?}");
+    // Whom nobody asks is forgotten, and asked again.
+    tokio::time::advance(decay * 6).await;
+    let counts = shares(policy, &Candidates::Some(&level, &[1, 2]), 1_000);
+    assert!(counts[&2] > 990, "{counts:?}");
+}

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::context::RequestCtx;
 use super::exchange;
 use super::head::RequestHead;
+use super::measure;
 use super::respond::{says_not_listening, says_not_reached};
 use super::timeout::Clock;
 use super::trace;
@@ -192,7 +193,7 @@ fn report(
     plan: &Plan<'_>,
     endpoint: &EndpointState,
     result: &Result<(), Failed>,
-    slot: &Slot,
+    slot: &mut Slot,
     is_grpc: bool,
     pass: Option<Pass>,
 ) {
@@ -200,13 +201,16 @@ fn report(
     let outcome = match result {
         Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(endpoint) => {
             // So its own sidecar says.
-            if head.is_some_and(says_not_listening) { Outcome::Refused } else { Outcome::GatewayError }
+            if head.is_some_and(says_not_listening) { Outcome::Refused } else { Outcome::Unconnected }
         }
         Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
         Err(failed) if failed.stale => return,
         Err(failed) => outcome_of(&failed.failure),
     };
     plan.cluster.report(endpoint, outcome, pass);
+    if let Some(measures) = &plan.cluster.measures {
+        measure::take(measures, endpoint, outcome, slot.as_mut());
+    }
 }
 
 fn finish_span(

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use super::body::{Body, BodyError, Frame};
 use super::grpc::Messages;
 use super::head::Trailers;
+use super::load_report::Awaited;
 use super::send::{SendError, Sender};
 
 /// One direction of a request.
@@ -20,6 +21,8 @@ pub struct Flow {
     pub grpc_status: Option<u32>,
     /// There are bytes that the sink does not take.
     pub stuck: bool,
+    /// Who waits for a report of load in the trailers.
+    pub reports: Option<Box<Awaited>>,
     /// Where messages of gRPC are counted.
     messages: Option<Messages>,
 }
@@ -109,6 +112,9 @@ impl Flow {
                 }
                 Poll::Ready(Ok(Frame::Trailers(trailers))) => {
                     self.grpc_status = grpc_status(&trailers);
+                    if let Some(awaited) = &self.reports {
+                        awaited.trailers(&trailers);
+                    }
                     to.finish(Some(trailers)).map_err(CopyError::Write)?;
                 }
                 Poll::Ready(Ok(Frame::End)) => to.finish(None).map_err(CopyError::Write)?,

@@ -91,6 +91,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     let mut sender = begun.sender;
     let mut down = Flow::default();
     down.count_messages(ctx.record.is_grpc);
+    down.reports = live.reports.take();
     let result = match tunnel {
         false => copy(ctx, live, &mut sender, &mut down).await,
         true => Box::pin(self::tunnel(ctx, live, &mut sender, &mut down)).await,

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_model::cluster::Balance;
 use outrigger_telemetry::metrics::{Counter, Gauge, Histogram, HistogramSnapshot, Labels, Page};
 
 use tokio::time::Instant;
@@ -144,11 +145,41 @@ pub fn write_state(snapshot: &Snapshot, page: &mut Page) {
         for (name, help, value) in gauges {
             page.gauge(name, help).sample(&labels, value);
         }
+        if cluster.config.outlier.is_some() {
+            write_outliers(cluster, &labels, page);
+        }
+        if cluster.config.balance == Balance::Reported {
+            let [taken, refused] = cluster.reports();
+            for (result, value) in [("taken", taken), ("refused", refused)] {
+                page.counter("outrigger_load_reports_total", "Reports of load with answers.")
+                    .sample(labels.clone().with("result", result), value);
+            }
+        }
         if cluster.config.health_check.is_some() {
             write_checks(cluster, &labels, page);
         }
         if let Some(breaker) = &cluster.breaker {
             write_breaker(breaker, &labels, page);
+        }
+    }
+}
+
+fn write_outliers(cluster: &ClusterHandle, labels: &Labels, page: &mut Page) {
+    let counts = cluster.ejections().counts();
+    page.counter("envoy_cluster_outlier_detection_ejections_enforced_total", "Ejections.")
+        .sample(labels, counts.total());
+    page.counter(
+        "envoy_cluster_outlier_detection_ejections_overflow",
+        "Outliers that too many were ejected for.",
+    )
+    .sample(labels, counts.overflows());
+    for (cause, found, ejected) in counts.each() {
+        for (what, help, value) in [
+            ("detected", "Outliers for this cause.", found),
+            ("enforced", "Ejections for this cause.", ejected),
+        ] {
+            let name = format!("envoy_cluster_outlier_detection_ejections_{what}_{cause}");
+            page.counter(&name, help).sample(labels, value);
         }
     }
 }

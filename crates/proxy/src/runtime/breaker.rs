@@ -312,7 +312,7 @@ impl Pass {
     pub fn tell(mut self, outcome: Outcome) {
         let failed = match outcome {
             Outcome::Status(status) => status >= 500,
-            Outcome::GatewayError | Outcome::Refused => true,
+            Outcome::GatewayError | Outcome::Unconnected | Outcome::Refused => true,
             Outcome::Success => false,
             Outcome::LocalFailure => return,
         };

@@ -11,28 +11,28 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
-use outrigger_model::cluster::{ClientTls, Cluster, Discovery, PASSTHROUGH};
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
 use outrigger_model::endpoint::EndpointSet;
-use outrigger_model::endpoint::spread::shares;
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::balance::{self, Candidates, Level, spread};
-use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::failure::Failure;
 use crate::runtime::breaker::{Breaker, Pass};
 use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
 use crate::runtime::latency::Latencies;
 use crate::runtime::limits::Limits;
-use crate::runtime::outlier::{Cause, Ejections};
+use crate::runtime::measures::Measures;
+use crate::runtime::outlier::{Cause, Ejections, Peer};
+use crate::runtime::reports;
 use crate::runtime::table::EndpointTable;
 use crate::runtime::verdict::{Counts, Failed, Turn, Verdict};
 use crate::upstream::outside::OutsideConfigs;
 
-/// Addresses that nobody told us (passthrough, the application) kept per cluster.
-const MAX_DYNAMIC: usize = 1024;
+mod pick;
+
+pub use pick::PickContext;
 
 /// One cluster.
 pub struct ClusterHandle {
@@ -54,6 +54,8 @@ pub struct ClusterHandle {
     pub expected: Option<PeerExpectation>,
     /// TLS to servers outside the mesh.
     pub outside: Option<OutsideConfigs>,
+    /// What the policy wants to know of answers.
+    pub measures: Option<Measures>,
     lasting: Arc<Lasting>,
 }
 
@@ -63,6 +65,7 @@ struct Lasting {
     changing: Mutex<()>,
     ejections: Ejections,
     checks: Counts,
+    reports: Arc<reports::Counts>,
     /// Requests for which there was no endpoint or no connection.
     unmet: AtomicU64,
     /// Made for the first request that is hedged by what others took.
@@ -70,18 +73,6 @@ struct Lasting {
     cursor: AtomicUsize,
     last_dynamic: ArcSwapOption<EndpointState>,
     dynamic: Mutex<HashMap<(SocketAddr, Reach), Arc<EndpointState>>>,
-}
-
-/// What a pick depends on besides the cluster.
-#[derive(Debug, Clone, Copy)]
-pub struct PickContext<'a> {
-    /// Endpoints that this request tried already; avoided while there are others.
-    pub tried: &'a [SocketAddr],
-    /// Where the connection was going, or in explicit mode inbound, where the application is. Clusters of kind original
-    /// destination go there.
-    pub original: (SocketAddr, Reach),
-    /// For consistent hashing.
-    pub hash: Option<u64>,
 }
 
 impl ClusterHandle {
@@ -131,8 +122,20 @@ impl ClusterHandle {
             None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Lasting::default())),
         };
         let breaker = breaker_of(&config, &name, &origin, before);
-        let handle =
-            Self { id, name, config, origin, limits, breaker, server_name, expected, outside, lasting };
+        let measures = Measures::of(&config, &lasting.reports);
+        let handle = Self {
+            id,
+            name,
+            config,
+            origin,
+            limits,
+            breaker,
+            server_name,
+            expected,
+            outside,
+            measures,
+            lasting,
+        };
         if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
             handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forget_rules(&e.load.health));
         }
@@ -165,7 +168,7 @@ impl ClusterHandle {
         for gone in before.all.iter().filter(|e| !after.contains_key(&e.address)) {
             self.lasting.ejections.forgive(&gone.load.health);
         }
-        self.keep_one();
+        self.keep_enough();
     }
 
     /// Who of the same endpoints takes requests now.
@@ -173,16 +176,16 @@ impl ClusterHandle {
         let _changing = self.lasting.changing.lock();
         let table = self.lasting.table.load().again(&self.config);
         self.lasting.table.store(Arc::new(table));
-        self.keep_one();
+        self.keep_enough();
     }
 
-    /// Where those that are left are all ejected, one of them serves again: the last never is.
-    fn keep_one(&self) {
+    /// Where those that are left are all ejected, one of them serves again: the last never is. As many as the rules want.
+    fn keep_enough(&self) {
         let table = self.lasting.table.load();
-        let serving = table.all.iter().filter(|endpoint| endpoint.serves);
-        let peers = serving.map(|endpoint| &endpoint.load.health);
-        if self.lasting.ejections.keep_one(peers, Instant::now()) {
-            tracing::warn!(cluster = %self.name, "an ejection ends early: no other endpoint takes requests");
+        let rules = self.config.outlier.as_ref();
+        let ended = self.lasting.ejections.keep_enough(rules, peers(&table), Instant::now());
+        if ended > 0 {
+            tracing::warn!(cluster = %self.name, ended, "ejections end early: too few other endpoints take requests");
         }
     }
 
@@ -203,12 +206,25 @@ impl ClusterHandle {
     pub fn judge(&self, endpoint: &EndpointState, said: Result<(), Failed>) -> Option<Turn> {
         let rules = self.config.health_check.as_ref()?;
         self.lasting.checks.count(&said);
-        let turn = endpoint.load.checked()?.note(rules, said, Instant::now())?;
+        let passes = said.is_ok();
+        let checked = endpoint.load.checked()?;
+        let turn = checked.note(rules, said, Instant::now());
+        let ends = self.config.outlier.as_ref().is_some_and(|outlier| outlier.check_ends_ejection);
+        if passes && ends && self.lasting.ejections.any() && checked.verdict() == Verdict::Healthy {
+            self.forgiven(endpoint);
+        }
+        let turn = turn?;
         // Who was presumed to be well takes requests already.
         if (turn.from, turn.to) != (Verdict::Presumed, Verdict::Healthy) {
             self.look_again();
         }
         Some(turn)
+    }
+
+    fn forgiven(&self, endpoint: &EndpointState) {
+        if self.lasting.ejections.end(&endpoint.load.health, Instant::now()) {
+            tracing::info!(cluster = %self.name, endpoint = %endpoint.address, "an ejection ends: its health check passes");
+        }
     }
 
     /// The endpoints of this moment.
@@ -225,136 +241,11 @@ impl ClusterHandle {
         self.breaker.as_ref().map(Breaker::admit).transpose()
     }
 
-    /// Picks an endpoint.
-    ///
-    /// # Errors
-    /// There is none: no endpoints, none healthy, or all ejected.
-    pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
-        if matches!(self.config.discovery, Discovery::OriginalDestination) {
-            let (mut original, reach) = ctx.original;
-            if let Some(port) = self.config.original_port {
-                original.set_port(port);
-            }
-            return Ok(self.dynamic((original, reach)));
-        }
-        let table = self.lasting.table.load();
-        if ctx.tried.is_empty() && !self.lasting.ejections.any() {
-            let level = match &table.shares {
-                None => table.levels.first(),
-                Some(shares) => table.levels.get(spread::draw(shares, ctx.hash)),
-            };
-            let found = level.and_then(|level| {
-                balance::pick(self.config.balance, &Candidates::All(level), &self.lasting.cursor, ctx.hash)
-            });
-            return found.cloned().ok_or_else(|| self.nothing(&table, false));
-        }
-        self.pick_among(&table, ctx, Instant::now())
-    }
-
-    /// The pick that looks at each endpoint: something is ejected, or hosts are avoided.
-    fn pick_among(
-        &self,
-        table: &EndpointTable,
-        ctx: &PickContext<'_>,
-        now: Instant,
-    ) -> Result<Arc<EndpointState>, Failure> {
-        let mut again: Option<(&Level, SmallVec<[u32; 4]>)> = None;
-        let first = self.first_level(table, ctx, now);
-        let others = (0..table.levels.len()).filter(|at| *at != first);
-        for level in std::iter::once(first).chain(others).filter_map(|at| table.levels.get(at)) {
-            let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
-            let mut tried = SmallVec::new();
-            for (i, member) in level.members.iter().enumerate() {
-                if self.lasting.ejections.is_ejected(&member.load.health, now) {
-                    continue;
-                }
-                match ctx.tried.contains(&member.address) {
-                    true => tried.push(i as u32),
-                    false => usable.push(i as u32),
-                }
-            }
-            let candidates = Candidates::Some(level, &usable);
-            if let Some(found) =
-                balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash)
-            {
-                return Ok(found.clone());
-            }
-            // Who has tried all of a priority in vain goes on: that one cannot serve.
-            if again.is_none() && !tried.is_empty() {
-                again = Some((level, tried));
-            }
-        }
-        let found = again.and_then(|(level, tried)| {
-            let candidates = Candidates::Some(level, &tried);
-            balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash).cloned()
-        });
-        found.ok_or_else(|| self.nothing(table, true))
-    }
-
-    /// The level that a request is to go to, by how many of each are not ejected.
-    fn first_level(&self, table: &EndpointTable, ctx: &PickContext<'_>, now: Instant) -> usize {
-        if table.levels.len() < 2 {
-            return 0;
-        }
-        let serving = |level: &Level| {
-            let members = level.members.iter();
-            members.filter(|member| !self.lasting.ejections.is_ejected(&member.load.health, now)).count()
-                as u32
-        };
-        let shares = shares(table.levels.iter().map(|level| (serving(level), level.total)));
-        shares.map_or(0, |shares| spread::draw(&shares, ctx.hash))
-    }
-
-    #[cold]
-    fn nothing(&self, table: &EndpointTable, looked: bool) -> Failure {
-        self.lasting.unmet.fetch_add(1, Relaxed);
-        let (kind, detail) = if let Some(why) = table.trouble.as_ref().filter(|_| *self.name == *PASSTHROUGH)
-        {
-            (FailureKind::Blocked, why.clone())
-        } else if table.all.is_empty() {
-            let why = match &table.trouble {
-                Some(trouble) => &format!("has no endpoints: {trouble}"),
-                None if table.known => "has no endpoints",
-                None => "has not received its endpoints",
-            };
-            (FailureKind::NoEndpoints, format!("cluster {} {why}", self.name))
-        } else if looked && !table.levels.is_empty() {
-            let n = table.all.len();
-            (FailureKind::AllEjected, format!("cluster {}: all of {n} endpoints are ejected", self.name))
-        } else {
-            let n = table.all.len();
-            let fail = table.failing().map(|(count, one)| format!(", health checks of {count} fail: {one}"));
-            let fail = fail.unwrap_or_default();
-            (
-                FailureKind::NoHealthyUpstream,
-                format!("cluster {}: none of {n} endpoints is healthy{fail}", self.name),
-            )
-        };
-        let failure = Failure { retry: Retry::IfUnsent, ..Failure::local(Stage::Pick, kind, detail) };
-        failure.because_of(self.origin.clone())
-    }
-
-    fn dynamic(&self, (address, reach): (SocketAddr, Reach)) -> Arc<EndpointState> {
-        if let Some(last) = &*self.lasting.last_dynamic.load()
-            && (last.address, last.reach) == (address, reach)
-        {
-            return last.clone();
-        }
-        let mut known = self.lasting.dynamic.lock();
-        if known.len() >= MAX_DYNAMIC {
-            known.retain(|_, endpoint| endpoint.in_flight() > 0);
-        }
-        let endpoint =
-            known.entry((address, reach)).or_insert_with(|| Arc::new(EndpointState::plain(address, reach)));
-        self.lasting.last_dynamic.store(Some(endpoint.clone()));
-        endpoint.clone()
-    }
-
     /// Tells what became of a request to an endpoint, which may be ejected for it, and of the leave that it was sent with.
     pub fn report(&self, endpoint: &EndpointState, outcome: Outcome, pass: Option<Pass>) {
         endpoint.note(outcome);
         // It may have had no connection, and then nobody has counted it.
-        if matches!(outcome, Outcome::GatewayError | Outcome::Refused) {
+        if outcome.is_unanswered() {
             self.lasting.unmet.fetch_add(1, Relaxed);
         }
         if let Some(pass) = pass {
@@ -367,8 +258,8 @@ impl ClusterHandle {
         let Some(rules) = &self.config.outlier else { return };
         let now = Instant::now();
         let table = self.lasting.table.load();
-        let peers = table.all.iter().filter(|e| e.serves).map(|e| &e.load.health);
-        let cause = self.lasting.ejections.record(rules, &endpoint.load.health, outcome, now, peers);
+        let health = &endpoint.load.health;
+        let cause = self.lasting.ejections.record(rules, health, outcome, now, peers(&table));
         if let Some(cause) = cause {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
         }
@@ -377,10 +268,34 @@ impl ClusterHandle {
     #[cold]
     fn refused(&self, endpoint: &EndpointState) {
         let table = self.lasting.table.load();
-        let peers = table.all.iter().filter(|e| e.serves).map(|e| &e.load.health);
-        if let Some(length) = self.lasting.ejections.refused(&endpoint.load.health, Instant::now(), peers) {
+        let health = &endpoint.load.health;
+        if let Some(length) = self.lasting.ejections.refused(health, Instant::now(), peers(&table)) {
             tracing::info!(cluster = %self.name, endpoint = %endpoint.address, ?length, "an endpoint refuses connections and is left alone");
         }
+    }
+
+    /// Ends an interval of the rules of ejection: who was an outlier in it gets nothing for a while.
+    pub fn look_at_rates(&self) {
+        let Some(rules) = &self.config.outlier else { return };
+        let table = self.lasting.table.load();
+        let all: Vec<Peer<'_>> = peers(&table).collect();
+        for found in self.lasting.ejections.look(rules, &all, Instant::now()) {
+            let endpoint = table.all[found.at].address;
+            let (cause, success) = (found.cause, found.rate);
+            tracing::warn!(cluster = %self.name, %endpoint, ?cause, success, "endpoint ejected");
+        }
+    }
+
+    /// Makes the weights of the endpoints anew, by what they have reported.
+    pub fn weigh(&self) {
+        if self.endpoints().all.iter().any(|endpoint| endpoint.load.reported().is_some()) {
+            self.look_again();
+        }
+    }
+
+    /// Reports of load that count, and that do not.
+    pub fn reports(&self) -> [u64; 2] {
+        self.lasting.reports.all()
     }
 
     /// The cluster's ejections.
@@ -415,6 +330,11 @@ impl ClusterHandle {
     }
 }
 
+/// All endpoints, as ejection sees them.
+fn peers(table: &EndpointTable) -> impl Iterator<Item = Peer<'_>> {
+    table.all.iter().map(|endpoint| (&endpoint.load.health, endpoint.serves))
+}
+
 /// The breaker of before, where its rules are the same; other rules begin with a closed one.
 fn breaker_of(
     config: &Cluster,
@@ -433,7 +353,8 @@ fn breaker_of(
 }
 
 fn balances_otherwise(before: &Cluster, after: &Cluster) -> bool {
-    (before.balance, before.warmup) != (after.balance, after.warmup)
+    (before.balance, before.warmup, before.capacity) != (after.balance, after.warmup, after.capacity)
+        || before.load_reports != after.load_reports
         || before.health_check.is_some() != after.health_check.is_some()
 }
 
@@ -444,6 +365,7 @@ impl Default for Lasting {
             changing: Mutex::default(),
             ejections: Ejections::default(),
             checks: Counts::default(),
+            reports: Arc::default(),
             unmet: AtomicU64::new(0),
             latencies: OnceLock::new(),
             // Workloads that start together must not all begin with the same endpoint.
@@ -454,5 +376,7 @@ impl Default for Lasting {
     }
 }
 
+#[cfg(test)]
+mod distribution;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,9 @@ use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
 use outrigger_model::identity::SpiffeId;
 use tokio::time::Instant;
 
+use crate::runtime::ewma::PeakEwma;
 use crate::runtime::outlier::Health;
+use crate::runtime::reports::Reported as ReportedLoad;
 use crate::runtime::turns::Turns;
 use crate::runtime::verdict::{Checked, Verdict};
 
@@ -59,6 +61,10 @@ pub struct Load {
     turns: OnceLock<Box<Turns>>,
     /// Made for the first check.
     checked: OnceLock<Box<Checked>>,
+    /// Of a cluster that goes by it.
+    latency: PeakEwma,
+    /// Made for the first report.
+    reported: OnceLock<Box<ReportedLoad>>,
     pub(crate) health: Health,
 }
 
@@ -138,7 +144,7 @@ impl EndpointState {
 
     /// Counts an outcome.
     pub(crate) fn note(&self, outcome: Outcome) {
-        if matches!(outcome, Outcome::GatewayError | Outcome::Refused | Outcome::Status(500..)) {
+        if outcome.is_unanswered() || matches!(outcome, Outcome::Status(500..)) {
             self.load.errors.fetch_add(1, Relaxed);
         }
     }
@@ -148,6 +154,21 @@ impl Load {
     /// What active checks say, where somebody checks.
     pub fn checked(&self) -> Option<&Checked> {
         self.checked.get().map(|checked| &**checked)
+    }
+
+    /// How long its answers took of late, where that is measured.
+    pub fn latency(&self) -> &PeakEwma {
+        &self.latency
+    }
+
+    /// What it reports of its load, where it has done so.
+    pub fn reported(&self) -> Option<&ReportedLoad> {
+        self.reported.get().map(|reported| &**reported)
+    }
+
+    /// Where reports are kept.
+    pub fn reports(&self) -> &ReportedLoad {
+        self.reported.get_or_init(Box::default)
     }
 
     /// The same; who was not checked so far begins with this.

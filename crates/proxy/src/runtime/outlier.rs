@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each interval without an ejection takes one off the times, as Envoy's does. Who refuses connections is left alone without any rules, but
-//! for the last endpoint: nobody listens there.
+//! for the last endpoint: nobody listens there. Who is an outlier among the others is found once in an interval (`rates`), not by requests.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,14 +18,23 @@ use std::time::Duration;
 use outrigger_model::cluster::Outlier;
 use tokio::time::Instant;
 
+mod cause;
+mod rates;
+
+pub use cause::Cause;
+use rates::Tally;
+pub use rates::{Found, Rate};
+
 /// What one request says about the endpoint that served it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// A response with this status.
     Status(u16),
-    /// No response: connect failure, reset, timeout. Counts as a 5xx and as a gateway error.
+    /// No response: reset, timeout. Counts as a 5xx and as a gateway error, where it does not count apart.
     GatewayError,
-    /// Nobody listens there; else as a gateway error.
+    /// No connection; else as a gateway error.
+    Unconnected,
+    /// Nobody listens there; else as no connection.
     Refused,
     /// It failed here; says nothing about the endpoint.
     LocalFailure,
@@ -33,15 +42,11 @@ pub enum Outcome {
     Success,
 }
 
-/// Why an endpoint was ejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub enum Cause {
-    /// So many 5xx in a row.
-    Consecutive5xx,
-    /// So many gateway errors in a row.
-    ConsecutiveGateway,
-    /// It refuses connections.
-    Refused,
+impl Outcome {
+    /// Whether no response came, for a reason that is not ours.
+    pub fn is_unanswered(self) -> bool {
+        matches!(self, Self::GatewayError | Self::Unconnected | Self::Refused)
+    }
 }
 
 /// How long who refuses connections is left alone the first time, and at most.
@@ -56,6 +61,10 @@ const REFUSED_MEMORY: u64 = 60_000;
 pub struct Health {
     consecutive_5xx: AtomicU32,
     consecutive_gateway: AtomicU32,
+    consecutive_local: AtomicU32,
+    /// Answers, and connections where they count apart, of the present interval.
+    answers: Tally,
+    connections: Tally,
     /// Milliseconds after the cluster's epoch, plus one; 0 is "not ejected".
     ejected_until: AtomicU64,
     /// The same of the last ejection, also when it is over.
@@ -63,9 +72,12 @@ pub struct Health {
     times_ejected: AtomicU32,
     /// Times that it was left alone for refusing connections, without a longer time between.
     times_refused: AtomicU32,
-    /// 0 none, 1 5xx, 2 gateway, 3 refused.
+    /// [`Cause`] plus one; 0 is none.
     cause: AtomicU32,
 }
+
+/// An endpoint beside others: its state, and whether it takes requests but for an ejection.
+pub type Peer<'h> = (&'h Health, bool);
 
 /// The ejections of one cluster, counted so that a pick in a healthy cluster costs one read.
 #[derive(Debug)]
@@ -73,7 +85,9 @@ pub struct Ejections {
     epoch: Instant,
     /// Endpoints whose `ejected_until` is set, over or not.
     marked: AtomicU32,
-    total: AtomicU64,
+    counts: cause::Counts,
+    /// What was found in the last interval, of answers and of connections.
+    found: parking_lot::Mutex<[Option<Rate>; 2]>,
     /// Serialises ejecting: two workers must not both take the last allowed place.
     deciding: parking_lot::Mutex<()>,
 }
@@ -83,7 +97,8 @@ impl Default for Ejections {
         Self {
             epoch: Instant::now(),
             marked: AtomicU32::new(0),
-            total: AtomicU64::new(0),
+            counts: cause::Counts::default(),
+            found: parking_lot::Mutex::default(),
             deciding: parking_lot::Mutex::new(()),
         }
     }
@@ -97,51 +112,106 @@ impl Ejections {
 
     /// Ejections since the start.
     pub fn total(&self) -> u64 {
-        self.total.load(Relaxed)
+        self.counts.total()
     }
 
-    /// Records an outcome; ejects where the rules say so. `peers` are all endpoints that could serve, this one included.
+    /// What was found and what was done about it, since the start.
+    pub fn counts(&self) -> &cause::Counts {
+        &self.counts
+    }
+
+    /// Records an outcome; ejects where the rules say so. `peers` are all endpoints, this one included.
     pub fn record<'a>(
         &self,
         rules: &Outlier,
         health: &Health,
         outcome: Outcome,
         now: Instant,
-        peers: impl Iterator<Item = &'a Health>,
+        peers: impl Iterator<Item = Peer<'a>>,
     ) -> Option<Cause> {
-        let (five, gateway) = match outcome {
-            Outcome::Status(status) => (status >= 500, matches!(status, 502..=504)),
-            Outcome::GatewayError | Outcome::Refused => (true, true),
-            Outcome::Success => (false, false),
+        if rules.local_apart && outcome != Outcome::LocalFailure {
+            return self.record_apart(rules, health, outcome, now, peers);
+        }
+        let status = match outcome {
+            Outcome::Status(status) => status,
+            Outcome::GatewayError | Outcome::Unconnected | Outcome::Refused => 503,
+            Outcome::Success => 200,
             Outcome::LocalFailure => return None,
         };
-        let five = count(&health.consecutive_5xx, five);
-        let gateway = count(&health.consecutive_gateway, gateway);
-        let reached = |count: u32, limit: u32| limit > 0 && count >= limit;
-        let cause = if reached(five, rules.consecutive_5xx) {
-            Cause::Consecutive5xx
+        self.answered(rules, health, status, now, peers)
+    }
+
+    /// What brings no answer counts for itself; a connection that stood is a success before whatever came of it, as in Envoy.
+    fn record_apart<'a>(
+        &self,
+        rules: &Outlier,
+        health: &Health,
+        outcome: Outcome,
+        now: Instant,
+        peers: impl Iterator<Item = Peer<'a>>,
+    ) -> Option<Cause> {
+        if !matches!(outcome, Outcome::Unconnected | Outcome::Refused) {
+            count(&health.consecutive_local, false);
+            health.connections.count(rules, false);
+        }
+        match outcome {
+            Outcome::Status(status) => self.answered(rules, health, status, now, peers),
+            outcome if outcome.is_unanswered() => {
+                health.connections.count(rules, true);
+                let run = count(&health.consecutive_local, true);
+                if !reached(run, rules.consecutive_local) {
+                    return None;
+                }
+                health.consecutive_local.store(0, Relaxed);
+                self.eject(rules, health, Cause::ConsecutiveLocal, now, peers)
+            }
+            _ => None,
+        }
+    }
+
+    fn answered<'a>(
+        &self,
+        rules: &Outlier,
+        health: &Health,
+        status: u16,
+        now: Instant,
+        peers: impl Iterator<Item = Peer<'a>>,
+    ) -> Option<Cause> {
+        health.answers.count(rules, status >= 500);
+        let five = count(&health.consecutive_5xx, status >= 500);
+        let gateway = count(&health.consecutive_gateway, matches!(status, 502..=504));
+        let (run, cause) = if reached(five, rules.consecutive_5xx) {
+            (&health.consecutive_5xx, Cause::Consecutive5xx)
         } else if reached(gateway, rules.consecutive_gateway) {
-            Cause::ConsecutiveGateway
+            (&health.consecutive_gateway, Cause::ConsecutiveGateway)
         } else {
             return None;
         };
-        self.eject(rules, health, cause, now, peers).then_some(cause)
+        run.store(0, Relaxed);
+        self.eject(rules, health, cause, now, peers)
     }
 
+    /// Ejects, if it may: the cause, if it did.
     fn eject<'a>(
         &self,
         rules: &Outlier,
         health: &Health,
         cause: Cause,
         now: Instant,
-        peers: impl Iterator<Item = &'a Health>,
-    ) -> bool {
+        peers: impl Iterator<Item = Peer<'a>>,
+    ) -> Option<Cause> {
         let _deciding = self.deciding.lock();
-        let Some((all, ejected)) = self.others(health, now, peers) else { return false };
+        let Others { all, ejected, total } = self.others(health, now, peers)?;
+        self.counts.found(cause);
         // One may always go, however small the percentage; the last never.
         let allowed = (all * u64::from(rules.max_ejection_percent.min(100)) / 100).max(1);
-        if ejected >= allowed || ejected + 1 >= all {
-            return false;
+        let left = all.saturating_sub(ejected + 1);
+        if ejected >= allowed || left == 0 || left * 100 < total * u64::from(rules.min_health_percent) {
+            self.counts.overflow();
+            return None;
+        }
+        if fastrand::u32(..100) >= cause.enforcing(rules) {
+            return None;
         }
         let interval = rules.interval.as_millis().max(1) as u64;
         let calm = (self.at(now) - health.ended.load(Relaxed).min(self.at(now))) / interval;
@@ -150,29 +220,31 @@ impl Ejections {
         health.times_ejected.store(times, Relaxed);
         let length =
             rules.base_ejection.saturating_mul(times).min(rules.max_ejection.max(rules.base_ejection));
-        self.hold(health, cause, now + length);
-        self.total.fetch_add(1, Relaxed);
-        true
+        self.hold(health, cause, now + length + rules.jitter.mul_f64(fastrand::f64()));
+        self.counts.ejected(cause);
+        Some(cause)
     }
 
-    /// How many there are and how many of them are ejected; nothing where this one is, or is none of them: a late failure of who is
-    /// gone, or takes no requests anyway.
+    /// The others; nothing where this one is ejected, or takes no requests: a late failure of who is gone, or is kept away anyway.
     fn others<'a>(
         &self,
         health: &Health,
         now: Instant,
-        peers: impl Iterator<Item = &'a Health>,
-    ) -> Option<(u64, u64)> {
+        peers: impl Iterator<Item = Peer<'a>>,
+    ) -> Option<Others> {
         if self.is_ejected(health, now) {
             return None;
         }
-        let (mut all, mut ejected, mut present) = (0, 0, false);
-        for peer in peers {
-            all += 1;
-            ejected += u64::from(self.is_ejected(peer, now));
-            present |= std::ptr::eq(peer, health);
+        let (mut others, mut present) = (Others::default(), false);
+        for (peer, serves) in peers {
+            others.total += 1;
+            if serves {
+                others.all += 1;
+                others.ejected += u64::from(self.is_ejected(peer, now));
+                present |= std::ptr::eq(peer, health);
+            }
         }
-        present.then_some((all, ejected))
+        present.then_some(others)
     }
 
     /// A moment as it is kept.
@@ -194,10 +266,10 @@ impl Ejections {
         &self,
         health: &Health,
         now: Instant,
-        peers: impl Iterator<Item = &'a Health>,
+        peers: impl Iterator<Item = Peer<'a>>,
     ) -> Option<Duration> {
         let _deciding = self.deciding.lock();
-        let (all, ejected) = self.others(health, now, peers)?;
+        let Others { all, ejected, .. } = self.others(health, now, peers)?;
         if ejected + 1 >= all {
             return None;
         }
@@ -222,6 +294,7 @@ impl Ejections {
         if health.ejected_until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok() {
             health.consecutive_5xx.store(0, Relaxed);
             health.consecutive_gateway.store(0, Relaxed);
+            health.consecutive_local.store(0, Relaxed);
             self.marked.fetch_sub(1, Relaxed);
         }
         false
@@ -233,37 +306,47 @@ impl Ejections {
             return None;
         }
         let until = self.epoch + Duration::from_millis(health.ejected_until.load(Relaxed).saturating_sub(1));
-        let cause = match health.cause.load(Relaxed) {
-            2 => Cause::ConsecutiveGateway,
-            3 => Cause::Refused,
-            _ => Cause::Consecutive5xx,
-        };
-        Some((cause, until.saturating_duration_since(now)))
+        Some((Cause::of(health.cause.load(Relaxed)), until.saturating_duration_since(now)))
     }
 
-    /// Where all of those that could serve are ejected, ends the ejection that would end first; whether it did. It counts for the length
-    /// of the next one.
-    pub fn keep_one<'a>(&self, peers: impl Iterator<Item = &'a Health>, now: Instant) -> bool {
+    /// Where too few of those that could serve are left, ends the ejections that would end first; how many. Each counts for the length of
+    /// the next one. Too few is none, and where there are rules fewer than their percentage.
+    pub fn keep_enough<'a>(
+        &self,
+        rules: Option<&Outlier>,
+        peers: impl Iterator<Item = Peer<'a>>,
+        now: Instant,
+    ) -> usize {
         if !self.any() {
-            return false;
+            return 0;
         }
         let _deciding = self.deciding.lock();
-        let until = |health: &Health| health.ejected_until.load(Relaxed);
-        let mut first: Option<&Health> = None;
-        for peer in peers {
-            if !self.is_ejected(peer, now) {
-                return false;
-            }
-            if first.is_none_or(|first| until(peer) < until(first)) {
-                first = Some(peer);
+        let (mut total, mut serving, mut ejected) = (0_u64, 0_u64, Vec::new());
+        for (peer, serves) in peers {
+            total += 1;
+            match serves && self.is_ejected(peer, now) {
+                true => ejected.push(peer),
+                false => serving += u64::from(serves),
             }
         }
-        let ended = first.is_some_and(|first| {
-            first.ended.store(self.at(now), Relaxed);
-            first.ejected_until.swap(0, Relaxed) != 0
-        });
-        self.marked.fetch_sub(u32::from(ended), Relaxed);
-        ended
+        let percent = rules.map_or(0, |rules| u64::from(rules.min_health_percent));
+        let wanted = (total * percent).div_ceil(100).max(1);
+        let lacking = usize::try_from(wanted.saturating_sub(serving)).unwrap_or(usize::MAX);
+        ejected.sort_by_key(|health| health.ejected_until.load(Relaxed));
+        ejected.into_iter().take(lacking).filter(|health| self.end(health, now)).count()
+    }
+
+    /// Ends an ejection before its time; whether there was one.
+    pub fn end(&self, health: &Health, now: Instant) -> bool {
+        if health.ejected_until.swap(0, Relaxed) == 0 {
+            return false;
+        }
+        health.ended.store(self.at(now), Relaxed);
+        health.consecutive_5xx.store(0, Relaxed);
+        health.consecutive_gateway.store(0, Relaxed);
+        health.consecutive_local.store(0, Relaxed);
+        self.marked.fetch_sub(1, Relaxed);
+        true
     }
 
     /// The rules went away.
@@ -280,6 +363,20 @@ impl Ejections {
         }
         health.times_ejected.store(0, Relaxed);
     }
+}
+
+/// Endpoints beside one.
+#[derive(Debug, Default)]
+struct Others {
+    /// Those that take requests but for an ejection, the one included.
+    all: u64,
+    ejected: u64,
+    /// With those that take none anyway.
+    total: u64,
+}
+
+fn reached(count: u32, limit: u32) -> bool {
+    limit > 0 && count >= limit
 }
 
 /// Adds to a run of failures, or ends it. A success in a healthy run writes nothing: the line stays shared.

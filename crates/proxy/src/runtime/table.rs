@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_model::cluster::Cluster;
-use outrigger_model::endpoint::spread::{Bearing, Shares, shares};
+use outrigger_model::cluster::{Balance, Cluster, LoadReports};
+use outrigger_model::endpoint::spread::{Bearing, shares};
 use outrigger_model::endpoint::{EndpointSet, Health as Reported};
 
 use crate::balance::Level;
+use crate::balance::spread::Spread;
 use crate::runtime::endpoint::EndpointState;
+use crate::runtime::reports;
 use crate::runtime::verdict::Verdict;
+use tokio::time::Instant;
 
 /// The endpoints of one moment: addresses and health together.
 #[derive(Debug, Default)]
@@ -21,12 +24,12 @@ pub struct EndpointTable {
     /// Those that take requests, most wanted priority first.
     pub levels: Vec<Level>,
     /// How requests are spread over them; `None`: the first takes all.
-    pub(super) shares: Option<Shares>,
+    pub(super) spread: Option<Spread>,
     /// Whether an endpoint set has arrived at all.
     pub known: bool,
     /// Why there are none, where somebody looked for them.
     pub trouble: Option<String>,
-    /// Of a cluster with active checks: whoever would take requests if it passed.
+    /// Of a cluster with active checks, or weights by reports: whoever would take requests if it passed, with the weights that hold without.
     candidates: Vec<Group>,
 }
 
@@ -37,6 +40,19 @@ struct Group {
     /// How many endpoints it has, with those that should take requests and cannot.
     total: u32,
     members: Vec<(Arc<EndpointState>, u32)>,
+}
+
+impl Group {
+    /// Gives its members the weights that their reports make, where any of them reports.
+    fn weigh(&mut self, rules: &LoadReports) {
+        let now = Instant::now();
+        let own = |member: &EndpointState| member.load.reported().and_then(|said| said.weight(rules, now));
+        let own: Vec<Option<f64>> = self.members.iter().map(|(member, _)| own(member)).collect();
+        let Some(weights) = reports::weights(&own) else { return };
+        for ((_, weight), reported) in self.members.iter_mut().zip(weights) {
+            *weight = reported;
+        }
+    }
 }
 
 impl EndpointTable {
@@ -108,6 +124,14 @@ impl EndpointTable {
             // Of those that checks had kept away.
             false => self.turn(&mut groups, |_| true),
         }
+        if cluster.balance == Balance::Reported {
+            if self.candidates.is_empty() {
+                self.candidates.clone_from(&groups);
+            }
+            let default = LoadReports::default();
+            let rules = cluster.load_reports.as_deref().unwrap_or(&default);
+            groups.iter_mut().for_each(|group| group.weigh(rules));
+        }
         let level = |group: Group| {
             let level = Level::new(group.priority, group.members, cluster.balance);
             level.warming(cluster.warmup).among(group.total)
@@ -115,7 +139,10 @@ impl EndpointTable {
         self.levels = groups.into_iter().filter(|group| !group.members.is_empty()).map(level).collect();
         // The members of a level are those that are healthy.
         let bearing = self.levels.iter().map(|level| (level.members.len() as u32, level.total));
-        self.shares = shares(bearing).filter(|shares| shares[0] < 100);
+        let capacity = cluster.capacity.filter(|_| self.levels.len() > 1);
+        self.spread = shares(bearing)
+            .filter(|shares| shares[0] < 100 || capacity.is_some())
+            .map(|shares| Spread { shares, capacity });
         self
     }
 

@@ -75,7 +75,7 @@ fn subset(reader: &mut Reader<'_>, at: &At<'_>) -> Option<SubsetIntent> {
     }
     let name = subset_name(reader, name_at)?;
     let origin = reader.origin.clone();
-    Some(SubsetIntent { name, labels, policy, ports, place: at.place(), origin })
+    Some(SubsetIntent { name, labels, policy, ports, fallback: None, place: at.place(), origin })
 }
 
 /// A subset's name is part of cluster names and SNI, so it must be a label.

@@ -1,12 +1,21 @@
-//! `localityLbSetting` of a DestinationRule, and `loadBalancing.locality` of a native page: the same fields.
+//! `localityLbSetting` and `zoneAwareLbSetting` of a DestinationRule, and `loadBalancing.locality` of a native page, which has all of
+//! their fields and more.
 
+use crate::finding::code;
 use crate::finding::quote;
-use crate::intent::{Distribution, Nearness, PlacePattern};
-use crate::reader::{At, Reader, Table};
+use crate::intent::{Distribution, Nearness, PlacePattern, ZoneAware};
+use crate::reader::{At, Fields, Reader, Table};
 use crate::schema;
 
 const SETTING: Table =
     Table::new("a locality setting", &["distribute", "failover", "failoverPriority", "enabled"]);
+const ZONE_SETTING: Table =
+    Table::new("a zone-aware setting", &["enabled", "minClusterSize", "failover", "failoverPriority"]);
+const NATIVE: Table = Table::new(
+    "a locality setting",
+    &["distribute", "failover", "failoverPriority", "costs", "zoneAware", "capacity", "enabled"],
+);
+const ZONE_AWARE: Table = Table::new("zone-aware routing", &["minEndpoints", "percent"]);
 const DISTRIBUTE: Table = Table::new("a distribution", &["from", "to"]);
 const FAILOVER: Table = Table::new("a failover", &["from", "to"]);
 
@@ -19,7 +28,7 @@ pub(super) fn schema() -> serde_json::Value {
         })
     };
     let shares = schema::mapping(schema::number(""), "Shares in percent, by place.");
-    let schema = schema::object(&SETTING, &[], |name| match name {
+    let schema = schema::object(&NATIVE, &[], |name| match name {
         "distribute" => schema::list(from_to(&DISTRIBUTE, shares.clone()), "Shares instead of an order."),
         "failover" => schema::list(
             from_to(&FAILOVER, schema::text("The region that is next.")),
@@ -28,6 +37,21 @@ pub(super) fn schema() -> serde_json::Value {
         "failoverPriority" => schema::list(
             schema::text(""),
             "Labels; who has more of them in common with the client is nearer.",
+        ),
+        "costs" => schema::mapping(
+            schema::number(""),
+            "What it costs to go to a place; the cheapest come first, and who has no cost last.",
+        ),
+        "zoneAware" => schema::described(
+            schema::object(&ZONE_AWARE, &[], |name| match name {
+                "minEndpoints" => schema::number("With fewer in the region all are alike; 6 without it."),
+                "percent" => schema::number("Of a hundred requests so many; the others go to all."),
+                _ => serde_json::Value::Null,
+            }),
+            "The own zone takes what its part of the service can bear.",
+        ),
+        "capacity" => schema::number(
+            "So many requests under way for each instance fill who is nearest; what comes then goes on.",
         ),
         "enabled" => schema::boolean("Whether nearness counts."),
         _ => serde_json::Value::Null,
@@ -38,26 +62,84 @@ pub(super) fn schema() -> serde_json::Value {
 /// Most entries of each list.
 const MOST: usize = 64;
 
-pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Nearness> {
-    let fields = reader.fields(at, &SETTING)?;
+/// `localityLbSetting`, or what a native page has in its place.
+pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>, native: bool) -> Option<Nearness> {
+    let fields = reader.fields(at, if native { &NATIVE } else { &SETTING })?;
+    let mut nearness = common(reader, at, &fields, true)?;
+    if native {
+        more(reader, at, &fields, &mut nearness);
+    }
+    Some(nearness)
+}
+
+/// `zoneAwareLbSetting`.
+pub(super) fn zone_aware(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Nearness> {
+    let fields = reader.fields(at, &ZONE_SETTING)?;
+    let mut nearness = common(reader, at, &fields, false)?;
+    let default = ZoneAware::default();
+    let min_endpoints =
+        reader.number(fields.get("minClusterSize"), 0..=u32::MAX).unwrap_or(default.min_endpoints);
+    nearness.zone_aware = Some(ZoneAware { min_endpoints, ..default });
+    Some(nearness)
+}
+
+/// What only a native page has.
+fn more(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, nearness: &mut Nearness) {
+    let entries = reader.entries(fields.get("costs"));
+    if let Some(at) = fields.get("costs").filter(|_| entries.len() > MOST) {
+        reader.error(&at, format!("{} has more than {MOST} entries", at.path));
+    }
+    for (key, item) in entries {
+        let cost = reader.number(Some(item.clone()), 0..=1_000_000);
+        nearness.costs.extend(pattern(reader, &item, &key.text).zip(cost));
+    }
+    if let Some(fields) = fields.get("zoneAware").and_then(|at| reader.fields(&at, &ZONE_AWARE)) {
+        let default = ZoneAware::default();
+        let min = reader.number(fields.get("minEndpoints"), 0..=u32::MAX);
+        let percent = reader.number(fields.get("percent"), 1..=100);
+        nearness.zone_aware = Some(ZoneAware {
+            min_endpoints: min.unwrap_or(default.min_endpoints),
+            percent: percent.unwrap_or(default.percent),
+        });
+    }
+    nearness.capacity = reader.number(fields.get("capacity"), 1..=1_000_000);
+    let orders = [
+        !nearness.distribute.is_empty(),
+        !nearness.priority.is_empty(),
+        !nearness.costs.is_empty(),
+        nearness.zone_aware.is_some(),
+    ];
+    if orders.into_iter().filter(|said| *said).count() > 1 {
+        let message =
+            format!("{}: only one of distribute, failoverPriority, costs and zoneAware can hold", at.path);
+        reader.error(at, message);
+    }
+    if let Some(at) = fields.get("capacity").filter(|_| !nearness.distribute.is_empty()) {
+        let message = format!("{} has no effect together with distribute: there is no next place", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
+}
+
+/// `distributes`: the setting has shares, too.
+fn common(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, distributes: bool) -> Option<Nearness> {
     let enabled = reader.boolean(fields.get("enabled")).unwrap_or(true);
-    for name in ["distribute", "failover", "failoverPriority"] {
-        if let Some(list) = fields.get(name)
-            && reader.list(Some(list.clone())).len() > MOST
-        {
+    let shares = if distributes { fields.get("distribute") } else { None };
+    let lists = [shares.clone(), fields.get("failover"), fields.get("failoverPriority")];
+    for list in lists.into_iter().flatten() {
+        if reader.list(Some(list.clone())).len() > MOST {
             reader.error(&list, format!("{} has more than {MOST} entries", list.path));
             return None;
         }
     }
     let mut nearness = Nearness::default();
-    for item in reader.list(fields.get("distribute")) {
+    for item in reader.list(shares.clone()) {
         nearness.distribute.extend(distribution(reader, &item));
     }
     for (i, one) in nearness.distribute.iter().enumerate() {
-        if let Some(at) = fields.get("distribute")
+        if let Some(at) = &shares
             && nearness.distribute[..i].iter().any(|other| other.from.overlaps(&one.from))
         {
-            reader.error(&at, format!("{}[{i}].from overlaps with one before it", at.path));
+            reader.error(at, format!("{}[{i}].from overlaps with one before it", at.path));
         }
     }
     for item in reader.list(fields.get("failover")) {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::Outlier;
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
 use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteMatch};
@@ -338,25 +337,4 @@ const SELECTOR: Table = Table::new("a selector", &["matchLabels"]);
 pub(super) fn selector(reader: &mut Reader<'_>, at: Option<At<'_>>) -> BTreeMap<String, String> {
     let Some(fields) = at.and_then(|at| reader.fields(&at, &SELECTOR)) else { return BTreeMap::new() };
     reader.labels(fields.get("matchLabels"))
-}
-
-/// Ejection after so many failures of any kind in a row, or of the gateway's; `base` is what the dialect calls its time.
-pub(super) fn ejection(
-    reader: &mut Reader<'_>,
-    fields: &Fields<'_>,
-    base: &'static str,
-    (consecutive_5xx, consecutive_gateway): (u32, u32),
-) -> Outlier {
-    let default = Outlier::default();
-    let base_ejection = reader.positive(fields.get(base)).unwrap_or(default.base_ejection);
-    Outlier {
-        consecutive_5xx,
-        consecutive_gateway,
-        interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
-        base_ejection,
-        max_ejection: default.max_ejection.max(base_ejection),
-        max_ejection_percent: reader
-            .number(fields.get("maxEjectionPercent"), 0..=100)
-            .unwrap_or(default.max_ejection_percent),
-    }
 }

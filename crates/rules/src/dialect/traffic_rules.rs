@@ -22,7 +22,8 @@ use super::destination_rule::subset_name;
 use super::shared::{retry_on, visibility};
 use crate::finding::quote;
 use crate::intent::{
-    DestinationIntent, HttpRoute, Intent, LimitsIntent, Place, RouteIntent, SubsetIntent, TrafficPolicy,
+    DestinationIntent, Fallback, HttpRoute, Intent, LimitsIntent, Place, RouteIntent, SubsetIntent,
+    TrafficPolicy,
 };
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
@@ -49,8 +50,10 @@ const SPEC: Table = Table::new(
         "rateLimit",
     ],
 );
-const SUBSET: Table =
-    Table::new("a subset", &["name", "labels", "loadBalancing", "circuitBreaker", "connections", "tls"]);
+const SUBSET: Table = Table::new(
+    "a subset",
+    &["name", "labels", "fallback", "loadBalancing", "circuitBreaker", "connections", "tls"],
+);
 const RETRY: Table = Table::new(
     "a retry",
     &["attempts", "retryOn", "on", "perTryTimeout", "backoff", "avoidPreviousHosts", "budget"],
@@ -132,7 +135,8 @@ fn says_nothing(reader: &mut Reader<'_>, spec: &At<'_>, fields: &Fields<'_>) {
 }
 
 fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>, page: &TrafficPolicy) -> Vec<SubsetIntent> {
-    let mut subsets: Vec<SubsetIntent> = Vec::new();
+    let (mut subsets, mut fallbacks): (Vec<SubsetIntent>, Vec<(At<'_>, String, Fallback)>) =
+        Default::default();
     for item in reader.list(at) {
         let Some(fields) = reader.fields(&item, &SUBSET) else { continue };
         let labels = reader.labels(fields.get("labels"));
@@ -146,7 +150,22 @@ fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>, page: &TrafficPolicy) ->
         if subsets.iter().any(|other| other.name == name) {
             reader.error(&item, format!("{}: the subset {} is defined twice", item.path, quote(&name)));
         }
-        subsets.push(subset(name, labels, policy, item.place(), reader));
+        let fallback = reader.text(fields.get("fallback")).map(|other| match other.as_str() {
+            "any" => Fallback::Any,
+            _ => Fallback::Subset(other),
+        });
+        fallbacks.extend(
+            fields.get("fallback").zip(fallback.clone()).map(|(at, other)| (at, name.clone(), other)),
+        );
+        subsets.push(SubsetIntent { fallback, ..subset(name, labels, policy, item.place(), reader) });
+    }
+    for (at, of, other) in fallbacks {
+        let Fallback::Subset(other) = other else { continue };
+        if other == of || subsets.iter().all(|subset| subset.name != other) {
+            let message =
+                format!("{} must be any, or the name of another subset, not {}", at.path, quote(&other));
+            reader.error(&at, message);
+        }
     }
     subsets
 }
@@ -158,7 +177,8 @@ fn subset(
     place: Place,
     reader: &Reader<'_>,
 ) -> SubsetIntent {
-    SubsetIntent { name, labels, policy, ports: BTreeMap::new(), place, origin: reader.origin.clone() }
+    let (ports, origin) = (BTreeMap::new(), reader.origin.clone());
+    SubsetIntent { name, labels, policy, ports, fallback: None, place, origin }
 }
 
 /// What holds for the service as a whole.

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_model::cluster::{Balance, Breaker, HealthCheck, Outlier, RetryBudget, Warmup};
+use outrigger_model::cluster::{Balance, Breaker, HealthCheck, LoadReports, Outlier, RetryBudget, Warmup};
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
@@ -45,10 +45,22 @@ pub struct SubsetIntent {
     pub policy: TrafficPolicy,
     /// Whole policies by port, which inherit nothing.
     pub ports: BTreeMap<u16, TrafficPolicy>,
+    /// Who serves while nobody of it runs; `None` = nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// Where it was written.
     pub place: Place,
     /// The object that it was written in.
     pub origin: Origin,
+}
+
+/// Who serves in place of a subset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fallback {
+    /// All instances of the host.
+    Any,
+    /// Those of another subset.
+    Subset(String),
 }
 
 impl SubsetIntent {
@@ -216,17 +228,20 @@ pub struct HealthCheckIntent {
 }
 
 /// How an endpoint is picked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadBalancing {
     /// By what rule.
     pub balance: Balance,
     /// What a consistent hash is taken over; it travels on the routes.
     pub hash: Option<HashOn>,
+    /// How reports of load are weighed, where they decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reports: Option<LoadReports>,
 }
 
 impl From<Balance> for LoadBalancing {
     fn from(balance: Balance) -> Self {
-        Self { balance, hash: None }
+        Self { balance, hash: None, reports: None }
     }
 }
 

@@ -16,6 +16,30 @@ pub struct Nearness {
     pub failover: Vec<(String, String)>,
     /// Labels that the nearest have in common with the client, the most important first; with a value that one instead.
     pub priority: Vec<(String, Option<String>)>,
+    /// What it costs to go to a place, the cheapest first: the most exact that takes a place counts, and who has no cost comes last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<(PlacePattern, u32)>,
+    /// The client's own zone takes what its part of the service can bear beside those of the other zones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone_aware: Option<ZoneAware>,
+    /// So many requests in flight for each endpoint fill who is nearest; what comes then goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
+}
+
+/// Zone-aware routing, as Envoy's: requests stay in the zone as far as all endpoints of the region still get as many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneAware {
+    /// With fewer endpoints of the service in the region all are alike. Default 6.
+    pub min_endpoints: u32,
+    /// Of a hundred requests so many; the others go to all. Default 100.
+    pub percent: u32,
+}
+
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self { min_endpoints: 6, percent: 100 }
+    }
 }
 
 /// The shares of clients in one place.

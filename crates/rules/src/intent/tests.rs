@@ -24,6 +24,7 @@ fn destination() -> DestinationIntent {
         labels: [("version".to_owned(), "v1".to_owned())].into(),
         policy: policy(Balance::Random),
         ports: [(90, TrafficPolicy::default())].into(),
+        fallback: None,
         place: Place::default(),
         origin: origin.clone(),
     };

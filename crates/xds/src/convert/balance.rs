@@ -1,11 +1,12 @@
 //! Load-balancing policies: `lb_policy` with its settings, or a list of typed policies of which the first known one counts.
 
-use outrigger_model::cluster::{Balance, MAX_MAGLEV, MAX_RING, Warmup, is_prime};
+use outrigger_model::cluster::{
+    Balance, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, Warmup, is_prime,
+};
 
-use super::extension::unpack;
 use super::flaw::{Decoded, Under, flaw};
+use super::left_out;
 use super::value::{self, percent};
-use super::{left_out, note};
 use crate::kind::ClientKind;
 use crate::wire::cluster::Cluster;
 use crate::wire::cluster::cluster::ring_hash_lb_config::HashFunction;
@@ -14,11 +15,16 @@ use crate::wire::cluster::cluster::{
     SlowStartConfig,
 };
 use crate::wire::core::RuntimeDouble;
-use crate::wire::protobuf::{Any, UInt64Value};
-use crate::wire::{duration, maglev, ring_hash, scalar};
+use crate::wire::protobuf::{Duration, UInt32Value, UInt64Value};
+use crate::wire::{duration, scalar, uint};
+
+mod typed;
 
 /// Under which an Envoy's runtime may say otherwise; it must have a name.
 const AGGRESSION: &str = "outrigger.warmup_aggression";
+const BIAS: &str = "outrigger.active_request_bias";
+/// A bias that means "not in the least" has no meaning beyond.
+const MOST_BIAS: f64 = 1000.0;
 const DEFAULT_RING: u64 = 1024;
 const DEFAULT_MAGLEV: u64 = 65_537;
 
@@ -26,9 +32,8 @@ const DEFAULT_MAGLEV: u64 = 65_537;
 pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind, wire: &mut Cluster) {
     let slow_start = model.warmup.filter(|_| kind != ClientKind::Grpc).map(|warmup| SlowStartConfig {
         slow_start_window: Some(duration(warmup.window)),
-        aggression: (warmup.aggression != 1.0)
-            .then(|| RuntimeDouble { default_value: warmup.aggression, runtime_key: AGGRESSION.to_owned() }),
-        min_weight_percent: Some(scalar::Percent { value: warmup.minimum_percent }),
+        aggression: aggression(warmup),
+        min_weight_percent: minimum(warmup),
     });
     let balance = model.balance;
     // gRPC knows a ring, but no table (gRFC A42); both keep keys where they are.
@@ -36,7 +41,17 @@ pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind
         (ClientKind::Grpc, Balance::Maglev { .. }) => {
             Balance::RingHash { minimum: DEFAULT_RING, maximum: MAX_RING }
         }
-        (ClientKind::Grpc, Balance::LeastRequest | Balance::Random) => Balance::RoundRobin,
+        (
+            ClientKind::Grpc,
+            Balance::LeastRequest
+            | Balance::LeastOf(_)
+            | Balance::Random
+            | Balance::PeakEwma { .. }
+            | Balance::Reported,
+        )
+        | (_, Balance::Reported) => Balance::RoundRobin,
+        // Beside the typed policy, for who does not know that.
+        (_, Balance::PeakEwma { .. }) => Balance::LeastRequest,
         (_, balance) => balance,
     };
     let number = |value: u64| Some(UInt64Value { value });
@@ -46,14 +61,18 @@ pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind
                 |slow_start_config| LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config });
             (LbPolicy::RoundRobin, slow_start.map(|slow| config(Some(slow))))
         }
-        Balance::LeastRequest => {
-            let config = |slow_start_config| {
-                LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
-                    slow_start_config,
-                    ..Default::default()
-                })
+        Balance::LeastRequest | Balance::LeastOf(_) => {
+            let of = match balance {
+                Balance::LeastOf(of) => of,
+                _ => LeastOf::default(),
             };
-            (LbPolicy::LeastRequest, slow_start.map(|slow| config(Some(slow))))
+            let config = LeastRequestLbConfig {
+                choice_count: of.choices.filter(|count| *count != 2).and_then(uint),
+                active_request_bias: runtime_bias(of.bias),
+                slow_start_config: slow_start,
+            };
+            let says = config != LeastRequestLbConfig::default();
+            (LbPolicy::LeastRequest, says.then_some(LbConfig::LeastRequestLbConfig(config)))
         }
         Balance::Random => (LbPolicy::Random, None),
         Balance::RingHash { minimum, maximum } => {
@@ -67,24 +86,65 @@ pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind
         Balance::Maglev { size } => {
             (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: number(size) })))
         }
+        // Said by the typed policy; above is what stands in for them.
+        Balance::PeakEwma { .. } | Balance::Reported => (LbPolicy::RoundRobin, None),
     };
+    wire.load_balancing_policy = typed::encode(model, kind);
     wire.lb_policy = policy as i32;
     wire.lb_config = config;
 }
 
-pub(super) fn decode(wire: &Cluster) -> Decoded<Balance> {
-    let typed = wire.load_balancing_policy.iter().flat_map(|p| &p.policies);
-    for (i, policy) in typed.enumerate() {
-        let config = policy.typed_extension_config.as_ref().and_then(|typed| typed.typed_config.as_ref());
-        let field = format!("load_balancing_policy.policies[{i}]");
-        if let Some(found) = config.map(decode_typed).transpose().under(field)?.flatten() {
-            return Ok(found);
-        }
+fn aggression(warmup: Warmup) -> Option<RuntimeDouble> {
+    (warmup.aggression != 1.0)
+        .then(|| RuntimeDouble { default_value: warmup.aggression, runtime_key: AGGRESSION.to_owned() })
+}
+
+fn minimum(warmup: Warmup) -> Option<scalar::Percent> {
+    Some(scalar::Percent { value: warmup.minimum_percent })
+}
+
+fn runtime_bias(thousandths: u32) -> Option<RuntimeDouble> {
+    (thousandths != 1000).then(|| typed::double(f64::from(thousandths) / 1000.0))
+}
+
+/// How a cluster balances.
+#[derive(Debug, PartialEq)]
+pub(super) struct Balancing {
+    pub(super) balance: Balance,
+    pub(super) warmup: Option<Warmup>,
+    pub(super) load_reports: Option<LoadReports>,
+}
+
+impl From<Balance> for Balancing {
+    fn from(balance: Balance) -> Self {
+        Self { balance, warmup: None, load_reports: None }
     }
+}
+
+pub(super) fn decode(wire: &Cluster) -> Decoded<Balancing> {
+    let typed = wire.load_balancing_policy.as_ref().map(typed::decode).transpose();
+    if let Some(found) = typed.under("load_balancing_policy")?.flatten() {
+        return Ok(match found.balance {
+            // Its message has no place for that.
+            Balance::PeakEwma { .. } => Balancing { warmup: decode_warmup(wire)?, ..found },
+            _ => found,
+        });
+    }
+    Ok(Balancing { warmup: decode_warmup(wire)?, ..decode_policy(wire)?.into() })
+}
+
+fn decode_policy(wire: &Cluster) -> Decoded<Balance> {
     match LbPolicy::try_from(wire.lb_policy) {
         Ok(LbPolicy::RoundRobin) => Ok(Balance::RoundRobin),
         Ok(LbPolicy::Random) => Ok(Balance::Random),
-        Ok(LbPolicy::LeastRequest | LbPolicy::ClusterProvided) => Ok(Balance::LeastRequest),
+        Ok(LbPolicy::LeastRequest) => match &wire.lb_config {
+            Some(LbConfig::LeastRequestLbConfig(config)) => {
+                let bias = bias(config.active_request_bias.as_ref()).under("least_request_lb_config")?;
+                choices(config.choice_count.as_ref(), bias).under("least_request_lb_config")
+            }
+            _ => Ok(Balance::LeastRequest),
+        },
+        Ok(LbPolicy::ClusterProvided) => Ok(Balance::LeastRequest),
         Ok(LbPolicy::RingHash) => {
             let config = match &wire.lb_config {
                 Some(LbConfig::RingHashLbConfig(config)) => *config,
@@ -109,47 +169,58 @@ pub(super) fn decode(wire: &Cluster) -> Decoded<Balance> {
     }
 }
 
-pub(super) fn decode_warmup(wire: &Cluster) -> Decoded<Option<Warmup>> {
+fn decode_warmup(wire: &Cluster) -> Decoded<Option<Warmup>> {
     let (slow, field) = match &wire.lb_config {
         Some(LbConfig::RoundRobinLbConfig(config)) => (&config.slow_start_config, "round_robin_lb_config"),
         Some(LbConfig::LeastRequestLbConfig(config)) => {
-            note!(config, choice_count, active_request_bias);
             (&config.slow_start_config, "least_request_lb_config")
         }
         _ => return Ok(None),
     };
-    slow.as_ref().map(decode_slow_start).transpose().under(format_args!("{field}.slow_start_config"))
+    let decode = |slow: &SlowStartConfig| {
+        slow_start(
+            slow.slow_start_window.as_ref(),
+            slow.min_weight_percent.as_ref(),
+            slow.aggression.as_ref(),
+        )
+    };
+    slow.as_ref().map(decode).transpose().under(format_args!("{field}.slow_start_config"))
 }
 
-fn decode_slow_start(wire: &SlowStartConfig) -> Decoded<Warmup> {
-    let Some(window) = &wire.slow_start_window else { return flaw("slow_start_window", "is required") };
-    let minimum = wire.min_weight_percent.as_ref().map_or(Ok(10.0), percent).under("min_weight_percent")?;
-    let aggression = wire.aggression.as_ref().map_or(1.0, |aggression| aggression.default_value);
+fn slow_start(
+    window: Option<&Duration>,
+    minimum: Option<&scalar::Percent>,
+    aggression: Option<&RuntimeDouble>,
+) -> Decoded<Warmup> {
+    let Some(window) = window else { return flaw("slow_start_window", "is required") };
+    let minimum_percent = minimum.map_or(Ok(10.0), percent).under("min_weight_percent")?;
+    let aggression = aggression.map_or(1.0, |aggression| aggression.default_value);
     if !(aggression > 0.0 && aggression.is_finite()) {
         return flaw("aggression.default_value", format!("must be greater than 0, not {aggression}"));
     }
     let window = value::duration(window).under("slow_start_window")?;
-    Ok(Warmup { window, minimum_percent: minimum, aggression })
+    Ok(Warmup { window, minimum_percent, aggression })
 }
 
-/// A policy that is known.
-fn decode_typed(config: &Any) -> Decoded<Option<Balance>> {
-    Ok(Some(match config.type_url.rsplit('.').next().unwrap_or_default() {
-        "RoundRobin" => Balance::RoundRobin,
-        "LeastRequest" => Balance::LeastRequest,
-        "Random" => Balance::Random,
-        "RingHash" => {
-            let config: ring_hash::RingHash = unpack(config)?;
-            note!(config, consistent_hashing_lb_config);
-            ring(config.minimum_ring_size, config.maximum_ring_size)?
-        }
-        "Maglev" => {
-            let config: maglev::Maglev = unpack(config)?;
-            note!(config, consistent_hashing_lb_config);
-            table(config.table_size)?
-        }
-        _ => return Ok(None),
-    }))
+/// In thousandths.
+fn bias(wire: Option<&RuntimeDouble>) -> Decoded<u32> {
+    let bias = wire.map_or(1.0, |bias| bias.default_value);
+    if !(bias >= 0.0 && bias.is_finite()) {
+        return flaw("active_request_bias.default_value", format!("must be at least 0, not {bias}"));
+    }
+    Ok((bias.min(MOST_BIAS) * 1000.0).round() as u32)
+}
+
+fn choices(count: Option<&UInt32Value>, bias: u32) -> Decoded<Balance> {
+    let count = count.map_or(2, |count| count.value);
+    if count < 2 {
+        return flaw("choice_count", format!("must be at least 2, not {count}"));
+    }
+    if count > MAX_CHOICES {
+        left_out("choice_count above 1024");
+    }
+    let of = LeastOf { choices: Some(count.min(MAX_CHOICES)), bias };
+    Ok(if of == LeastOf::default() { Balance::LeastRequest } else { Balance::LeastOf(of) })
 }
 
 fn ring(minimum: Option<UInt64Value>, maximum: Option<UInt64Value>) -> Decoded<Balance> {

@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use outrigger_model::cluster::{Cluster, Discovery, Limits, Outlier, RetryBudget, UpstreamProtocol};
+use outrigger_model::cluster::{Cluster, Discovery, Limits, RetryBudget, UpstreamProtocol};
 
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
-use super::value::{duration_or, percent, positive_or, uint_or};
-use super::{balance, breaker, check, dns, endpoint, metadata, note, tls};
+use super::value::{duration_or, percent, uint_or};
+use super::{balance, breaker, check, dns, endpoint, left_out, metadata, note, outlier, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy,
     common_lb_config::LocalityConfigSpecifier,
 };
-use crate::wire::cluster::{self, CircuitBreakers, OutlierDetection};
+use crate::wire::cluster::{self, CircuitBreakers};
 use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions};
-use crate::wire::protobuf::Value;
+use crate::wire::protobuf::{Value, value::Kind};
 use crate::wire::upstream_http::{HttpProtocolOptions, http_protocol_options as options};
-use crate::wire::{self, ads, any, boolean, scalar, uint};
+use crate::wire::{self, ads, any, scalar, uint};
 
 pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
     let foreign = kind != ClientKind::Outrigger;
@@ -57,24 +57,25 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
             wire.cluster_discovery_type = of_type(DiscoveryType::OriginalDst);
             if foreign {
                 wire.lb_policy = LbPolicy::ClusterProvided as i32;
-                wire.lb_config = None;
+                (wire.lb_config, wire.load_balancing_policy) = (None, None);
             }
         }
     }
+    wire.outlier_detection = model.outlier.as_ref().map(|o| outlier::encode(o, foreign));
     if kind == ClientKind::Grpc {
         wire.transport_socket = tls::encode_for_grpc(&model.tls);
         return wire;
     }
-    wire.outlier_detection = model.outlier.as_ref().map(|o| encode_outlier(o, foreign));
     wire.health_checks = model.health_check.iter().map(|check| check::encode(check)).collect();
     wire.transport_socket_matches = tls::encode_matches(model);
     wire.transport_socket = tls::encode_for_all(model, kind);
     wire.typed_extension_protocol_options =
         [(HTTP_OPTIONS.to_owned(), any(&encode_protocol(model)))].into_iter().collect();
-    if foreign && !original {
+    let min_health = model.outlier.as_ref().map_or(0, |outlier| outlier.min_health_percent);
+    if (foreign && !original) || min_health > 0 {
         wire.common_lb_config = Some(CommonLbConfig {
-            // "Unhealthy takes none" holds also when most are.
-            healthy_panic_threshold: Some(scalar::Percent { value: 0.0 }),
+            // "Unhealthy takes none" holds also when most are, where a rule does not say otherwise.
+            healthy_panic_threshold: Some(scalar::Percent { value: min_health.into() }),
             // Without it an Envoy goes by the endpoints alone.
             locality_config_specifier: model
                 .place_weights
@@ -106,11 +107,33 @@ fn decode_original_port(wire: &cluster::Cluster) -> Decoded<Option<u16>> {
     }
 }
 
+const CAPACITY: &str = "capacity";
+
+fn decode_capacity(wire: &cluster::Cluster) -> Decoded<Option<u32>> {
+    let Some(value) = metadata::our(wire.metadata.as_ref(), CAPACITY) else { return Ok(None) };
+    match value.kind {
+        Some(Kind::NumberValue(number)) if (1.0..=f64::from(u32::MAX)).contains(&number) => {
+            Ok(Some(number as u32))
+        }
+        _ => flaw("metadata.filter_metadata[outrigger].capacity", "must be a number of at least 1"),
+    }
+}
+
+/// The panic threshold, as far as it is said: Envoy's own default holds for nobody here.
+fn decode_panic(wire: &cluster::Cluster) -> Option<u32> {
+    let common = wire.common_lb_config.as_ref()?;
+    if let Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) = common.locality_config_specifier {
+        left_out("common_lb_config.zone_aware_lb_config without a local cluster");
+    }
+    common.healthy_panic_threshold.as_ref().map(|percent| percent.value.clamp(0.0, 100.0).ceil() as u32)
+}
+
 fn encode_ours(model: &Cluster) -> impl Iterator<Item = (String, Value)> {
     let origin = model.origin.as_ref().map(|origin| ("origin".to_owned(), metadata::origin_value(origin)));
     origin
         .into_iter()
         .chain(model.breaker.as_ref().map(|breaker| ("breaker".to_owned(), breaker::encode(breaker))))
+        .chain(model.capacity.map(|capacity| (CAPACITY.to_owned(), metadata::number(capacity.into()))))
         .chain(model.original_port.map(|port| (ORIGINAL_PORT.to_owned(), metadata::text(&port.to_string()))))
 }
 
@@ -128,31 +151,6 @@ fn encode_limits(limits: &Limits) -> CircuitBreakers {
             }),
             ..Default::default()
         }],
-        ..Default::default()
-    }
-}
-
-fn encode_outlier(outlier: &Outlier, foreign: bool) -> OutlierDetection {
-    let enforced = |threshold: u32| uint(if threshold == 0 { 0 } else { 100 });
-    OutlierDetection {
-        consecutive_5xx: uint(outlier.consecutive_5xx),
-        enforcing_consecutive_5xx: enforced(outlier.consecutive_5xx),
-        consecutive_gateway_failure: uint(outlier.consecutive_gateway),
-        enforcing_consecutive_gateway_failure: enforced(outlier.consecutive_gateway),
-        // Ejection by success rate is on by default in Envoy and not part of the model.
-        enforcing_success_rate: uint(0),
-        interval: Some(wire::duration(outlier.interval)),
-        base_ejection_time: Some(wire::duration(outlier.base_ejection)),
-        // Envoy refuses a longest below the base.
-        max_ejection_time: Some(wire::duration(if foreign {
-            outlier.max_ejection.max(outlier.base_ejection)
-        } else {
-            outlier.max_ejection
-        })),
-        max_ejection_percent: uint(outlier.max_ejection_percent),
-        always_eject_one_host: if foreign { boolean(true) } else { None },
-        // What requests say and what checks say are two things: either keeps an endpoint away.
-        successful_active_health_check_uneject_host: if foreign { boolean(false) } else { None },
         ..Default::default()
     }
 }
@@ -202,13 +200,20 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         return flaw("transport_socket_matcher", "is not supported; use transport_socket_matches");
     }
     let http = decode_protocol(wire)?;
+    let balancing = balance::decode(wire)?;
+    let min_health = decode_panic(wire);
+    if wire.outlier_detection.is_none() && min_health.is_some_and(|percent| percent > 0) {
+        left_out("common_lb_config.healthy_panic_threshold without outlier_detection");
+    }
     Ok(Cluster {
         name: wire.name.clone(),
         discovery: decode_discovery(wire)?,
         original_port: decode_original_port(wire)?,
-        balance: balance::decode(wire)?,
+        balance: balancing.balance,
+        load_reports: balancing.load_reports.map(Box::new),
+        capacity: decode_capacity(wire)?,
         place_weights: false,
-        warmup: balance::decode_warmup(wire)?,
+        warmup: balancing.warmup,
         connect_timeout: duration_or(
             wire.connect_timeout.as_ref(),
             Duration::from_secs(5),
@@ -218,7 +223,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         outlier: wire
             .outlier_detection
             .as_ref()
-            .map(decode_outlier)
+            .map(|detection| outlier::decode(detection, min_health))
             .transpose()
             .under("outlier_detection")?,
         breaker: breaker::decode(wire.metadata.as_ref())?.map(Box::new),
@@ -289,41 +294,6 @@ fn decode_budget(wire: &thresholds::RetryBudget) -> Decoded<RetryBudget> {
     Ok(RetryBudget {
         percent: wire.budget_percent.as_ref().map_or(Ok(default.percent), percent).under("budget_percent")?,
         min_concurrency: uint_or(wire.min_retry_concurrency.as_ref(), default.min_concurrency),
-    })
-}
-
-fn decode_outlier(wire: &OutlierDetection) -> Decoded<Outlier> {
-    note!(
-        wire,
-        split_external_local_origin_errors,
-        consecutive_local_origin_failure,
-        failure_percentage_threshold,
-        max_ejection_time_jitter,
-        monitors,
-    );
-    let default = Outlier::default();
-    let percent = uint_or(wire.max_ejection_percent.as_ref(), 10);
-    if percent > 100 {
-        return flaw("max_ejection_percent", format!("{percent} is greater than 100"));
-    }
-    let enforced = |v: Option<&wire::protobuf::UInt32Value>, default: u32| uint_or(v, default) > 0;
-    let five = enforced(wire.enforcing_consecutive_5xx.as_ref(), 100);
-    let gateway = enforced(wire.enforcing_consecutive_gateway_failure.as_ref(), 0);
-    Ok(Outlier {
-        consecutive_5xx: if five { uint_or(wire.consecutive_5xx.as_ref(), 5) } else { 0 },
-        consecutive_gateway: if gateway { uint_or(wire.consecutive_gateway_failure.as_ref(), 5) } else { 0 },
-        interval: positive_or(wire.interval.as_ref(), default.interval, "interval")?,
-        base_ejection: positive_or(
-            wire.base_ejection_time.as_ref(),
-            default.base_ejection,
-            "base_ejection_time",
-        )?,
-        max_ejection: positive_or(
-            wire.max_ejection_time.as_ref(),
-            default.max_ejection,
-            "max_ejection_time",
-        )?,
-        max_ejection_percent: percent,
     })
 }
 

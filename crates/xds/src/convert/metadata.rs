@@ -14,6 +14,10 @@ pub(super) fn text(value: &str) -> Value {
     Value { kind: Some(Kind::StringValue(value.to_owned())) }
 }
 
+pub(super) fn number(value: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(value)) }
+}
+
 pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
     map(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod balancing;
 mod clients;
 mod refused;
 mod round_trip;

@@ -96,7 +96,7 @@ fn what_a_grpc_client_cannot_do_of_a_route_is_not_sent_and_is_said() {
 #[test]
 fn what_a_grpc_client_cannot_do_of_a_cluster_is_not_sent_and_is_said() {
     for (fields, part) in [
-        ("outlierDetection: {consecutive5xxErrors: 3}", "outlier detection"),
+        ("outlierDetection: {consecutive5xxErrors: 3}", "outlier detection but by rates"),
         ("connectionPool: {tcp: {maxConnections: 3}}", "limits but of requests in flight"),
         ("loadBalancer: {simple: RANDOM}", "random choice"),
         ("loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s}}", "warm-up"),

@@ -102,6 +102,8 @@ fn instances() -> Vec<Instance> {
     more("vault-1", "v1", "127.0.0.21", 8443, Protocol::Tls);
     more("auto-1", "v1", "127.0.0.22", 9000, Protocol::Auto);
     more("rpc-1", "v1", "127.0.0.23", 9090, Protocol::Grpc);
+    more("catalog-v4", "v4", "127.0.0.25", 8080, Protocol::Http);
+    more("web-2", "v4", "127.0.0.26", 8080, Protocol::Http);
     all.push(sample("catalog-v3", "catalog", "v3", "127.0.0.24", 8080, Protocol::Http));
     for instance in &mut all {
         let region = ["catalog-v2", "catalog-v3"].iter().position(|id| *id == instance.id);

@@ -74,6 +74,7 @@ impl Leases<'_> {
 pub fn outcome_of(failure: &Failure) -> Outcome {
     match (failure.side, &failure.kind) {
         (Side::Upstream, FailureKind::ConnectRefused) => Outcome::Refused,
+        (Side::Upstream, _) if failure.stage == Stage::Connect => Outcome::Unconnected,
         (Side::Upstream, _) => Outcome::GatewayError,
         // Time spent waiting for it is the endpoint's, wherever the clock was.
         (_, FailureKind::PerTryTimeout | FailureKind::UpstreamTimeout) => Outcome::GatewayError,

@@ -20,6 +20,7 @@ use crate::http::copy::{CopyError, Flow};
 use crate::http::h1::write::How;
 use crate::http::h1::{Asked, Framing, MAX_INTERIM, Parsed, Refusal};
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::load_report::Awaited;
 use crate::http::send::Sender;
 use crate::http::upgrade::Upgrade;
 use crate::http::wire::BUFFER;
@@ -97,6 +98,8 @@ pub struct Live {
     /// Nothing is uploaded before the response says that the tunnel stands.
     hold: bool,
     sent_at: Instant,
+    /// Who waits for a report of load in the trailers.
+    pub(in crate::http) reports: Option<Box<Awaited>>,
     pub(in crate::http) cells: Arc<ClusterCells>,
     _in_flight: InFlight,
 }
@@ -167,6 +170,11 @@ impl Live {
         let time = now.saturating_duration_since(self.sent_at);
         self.cells.response(self.head.status(), time);
         time
+    }
+
+    /// How long it has taken so far.
+    pub fn taken(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.sent_at)
     }
 
     /// Whether silence may mean that the connection was closed before the request came: it had served others, and nothing
@@ -270,6 +278,7 @@ impl Live {
             keeps: true,
             hold,
             sent_at: out.now,
+            reports: None,
             _in_flight: endpoint.begin(),
         })
     }
@@ -307,6 +316,7 @@ impl Live {
             keeps: true,
             hold: upgrade != Upgrade::None,
             sent_at: out.now,
+            reports: None,
             _in_flight: endpoint.begin(),
         })
     }

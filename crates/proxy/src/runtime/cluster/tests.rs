@@ -2,6 +2,7 @@ use outrigger_model::cluster::{Balance, CheckHow, HealthCheck, Outlier, TcpCheck
 use outrigger_model::endpoint::{Endpoint, Health as Reported, LocalityEndpoints};
 
 use super::*;
+use crate::failure::FailureKind;
 
 fn endpoint(last: u8, health: Reported) -> Endpoint {
     let address = SocketAddr::from(([10, 0, 0, last], 80));
@@ -404,4 +405,47 @@ fn an_ejected_endpoint_serves_again_when_it_becomes_the_last() {
     }
     pushed.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
     assert_eq!(reach(&pushed, &[]).len(), 1, "the other is gone: one of the two, and no more");
+}
+
+#[test]
+fn a_full_priority_is_passed_over_while_another_has_room() {
+    let cluster = cluster(|c| c.capacity = Some(2));
+    let far = [endpoint(3, Healthy)];
+    cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)], &far]));
+    let members: Vec<_> = cluster.endpoints().all.clone();
+    let mut near: Vec<_> = (0..3).map(|at| members[at % 2].begin()).collect();
+    assert_eq!(reach(&cluster, &[]), [1, 2], "there is room for one more");
+    near.push(members[1].begin());
+    assert_eq!(reach(&cluster, &[]), [3]);
+    let tried = [members[2].address];
+    assert_eq!(reach(&cluster, &tried), [1, 2], "who was tried is not tried again for room");
+    let more: Vec<_> = (0..2).map(|_| members[2].begin()).collect();
+    assert_eq!(reach(&cluster, &[]), [1, 2], "all are full");
+    drop((near, more));
+    assert_eq!(reach(&cluster, &[]), [1, 2]);
+}
+
+#[test]
+fn a_check_that_passes_ends_an_ejection_where_the_rules_say_so() {
+    for (ends, wanted) in [(true, vec![1, 2]), (false, vec![2])] {
+        let outlier = Outlier {
+            consecutive_5xx: 1,
+            max_ejection_percent: 100,
+            check_ends_ejection: ends,
+            ..Outlier::default()
+        };
+        let cluster = cluster(|c| {
+            c.outlier = Some(outlier);
+            c.health_check = check(2);
+        });
+        cluster.update(&set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)]]));
+        for of in [1, 2] {
+            said(&cluster, of, true);
+        }
+        let first = cluster.endpoints().all[0].clone();
+        cluster.report(&first, Outcome::Status(500), None);
+        assert_eq!(reach(&cluster, &[]), [2]);
+        said(&cluster, 1, true);
+        assert_eq!(reach(&cluster, &[]), wanted, "{ends}");
+    }
 }

@@ -18,8 +18,12 @@ impl Cluster {
         Self { rules, ejections, endpoints: (0..n).map(|_| Health::default()).collect(), now }
     }
 
+    fn peers(&self) -> impl Iterator<Item = Peer<'_>> {
+        self.endpoints.iter().map(|health| (health, true))
+    }
+
     fn report(&self, i: usize, outcome: Outcome) -> Option<Cause> {
-        let peers = self.endpoints.iter();
+        let peers = self.peers();
         self.ejections.record(&self.rules, &self.endpoints[i], outcome, self.now, peers)
     }
 
@@ -136,7 +140,7 @@ fn failures_of_what_was_sent_before_the_ejection_do_not_count_after_it() {
 fn who_refuses_connections_is_left_alone_ever_longer_and_the_last_never() {
     let mut cluster = Cluster::of(2, rules());
     let refuses = |cluster: &Cluster, i: usize| {
-        cluster.ejections.refused(&cluster.endpoints[i], cluster.now, cluster.endpoints.iter())
+        cluster.ejections.refused(&cluster.endpoints[i], cluster.now, cluster.peers())
     };
     for seconds in [1, 2, 4, 8, 16, 30, 30] {
         let length = refuses(&cluster, 0).unwrap();
@@ -152,5 +156,61 @@ fn who_refuses_connections_is_left_alone_ever_longer_and_the_last_never() {
     cluster.now += Duration::from_secs(60);
     assert_eq!(refuses(&cluster, 0), Some(Duration::from_secs(1)), "it took connections meanwhile");
     let gone = Health::default();
-    assert_eq!(cluster.ejections.refused(&gone, cluster.now, cluster.endpoints.iter()), None);
+    assert_eq!(cluster.ejections.refused(&gone, cluster.now, cluster.peers()), None);
+}
+
+#[test]
+fn what_brings_no_answer_counts_apart_where_it_is_so_wanted() {
+    let apart = Outlier { local_apart: true, consecutive_local: 2, ..rules() };
+    let cluster = Cluster::of(3, apart);
+    // Three of a kind that were 5xx otherwise.
+    assert_eq!(cluster.report(0, Outcome::Unconnected), None);
+    assert_eq!(cluster.report(0, Outcome::Refused), Some(Cause::ConsecutiveLocal));
+    // A connection that stood begins anew, and is one failure then.
+    for _ in 0..5 {
+        assert_eq!(cluster.report(1, Outcome::GatewayError), None);
+    }
+    assert_eq!(cluster.report(1, Outcome::Unconnected), Some(Cause::ConsecutiveLocal));
+    let cluster = Cluster::of(3, Outlier { local_apart: true, consecutive_local: 2, ..rules() });
+    cluster.report(0, Outcome::Unconnected);
+    assert_eq!(cluster.fail(0, 2), None);
+    assert_eq!(cluster.report(0, Outcome::Unconnected), None, "an answer came between");
+    assert_eq!(cluster.fail(0, 1), Some(Cause::Consecutive5xx), "and answers count as before");
+}
+
+#[test]
+fn ejection_stops_before_too_few_are_left_and_ends_where_others_go() {
+    let cluster = Cluster::of(5, Outlier { min_health_percent: 60, ..rules() });
+    assert!(cluster.fail(0, 3).is_some() && cluster.fail(1, 3).is_some());
+    assert_eq!(cluster.fail(2, 9), None, "sixty of a hundred are left");
+    assert_eq!(cluster.ejections.counts().overflows(), 3);
+    // Two of those that serve fail their checks: the ejections end.
+    let peers = cluster.endpoints.iter().enumerate().map(|(i, health)| (health, i < 3));
+    assert_eq!(cluster.ejections.keep_enough(Some(&cluster.rules), peers, cluster.now), 2);
+    assert!(!cluster.ejected(0) && !cluster.ejected(1) && !cluster.ejections.any());
+}
+
+#[test]
+fn jitter_lengthens_an_ejection_by_chance_within_its_bound() {
+    fastrand::seed(7);
+    let jitter = Duration::from_secs(10);
+    let mut lengths = Vec::new();
+    for _ in 0..50 {
+        let cluster = Cluster::of(3, Outlier { jitter, ..rules() });
+        cluster.fail(0, 3);
+        lengths.push(cluster.ejections.ejection(&cluster.endpoints[0], cluster.now).unwrap().1);
+    }
+    let base = Duration::from_secs(30);
+    assert!(lengths.iter().all(|length| (base..=base + jitter).contains(length)), "{lengths:?}");
+    assert!(lengths.iter().max().unwrap().abs_diff(*lengths.iter().min().unwrap()) > jitter / 2);
+}
+
+#[test]
+fn an_ejection_that_is_ended_begins_with_clean_counts() {
+    let cluster = Cluster::of(3, rules());
+    cluster.fail(0, 5);
+    assert!(cluster.ejections.end(&cluster.endpoints[0], cluster.now) && !cluster.ejected(0));
+    assert!(!cluster.ejections.end(&cluster.endpoints[0], cluster.now), "there is none any more");
+    assert_eq!(cluster.fail(0, 2), None);
+    assert!(cluster.fail(0, 1).is_some());
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, MAX_RING, Outlier, RetryBudget, Warmup, is_prime};
+use outrigger_model::cluster::{Balance, MAX_RING, RetryBudget, Warmup, is_prime};
 use outrigger_model::route::HashOn;
 
 use super::Policies;
-use crate::dialect::nearness;
-use crate::dialect::shared::{ejection, identity};
+use crate::dialect::shared::identity;
 use crate::dialect::virtual_service::port_selector;
+use crate::dialect::{ejection, nearness};
 use crate::finding::code;
-use crate::intent::{ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
+use crate::intent::{
+    ClientTls, ClientTlsMode, ConnectionPool, H2Upgrade, LoadBalancing, Nearness, TrafficPolicy,
+};
 use crate::reader::{At, Fields, Reader, Table};
 
 const POLICY: Table = Table::new(
@@ -24,9 +26,8 @@ const PORT_POLICY: Table = Table::new(
 );
 const BALANCER: Table = Table::new(
     "a load balancer",
-    &["simple", "consistentHash", "warmup", "warmupDurationSecs", "localityLbSetting"],
-)
-.later(&["zoneAwareLbSetting"]);
+    &["simple", "consistentHash", "warmup", "warmupDurationSecs", "localityLbSetting", "zoneAwareLbSetting"],
+);
 pub(in crate::dialect) const WARMUP: Table =
     Table::new("a warm-up", &["duration", "minimumPercent", "aggression"]);
 const HASH: Table = Table::new(
@@ -65,21 +66,6 @@ const HTTP: Table = Table::new(
     ],
 )
 .later(&["http2KeepAlive"]);
-const OUTLIER: Table = Table::new(
-    "outlier detection",
-    &[
-        "consecutive5xxErrors",
-        "consecutiveGatewayErrors",
-        "splitExternalLocalOriginErrors",
-        "consecutiveLocalOriginFailures",
-        "interval",
-        "baseEjectionTime",
-        "maxEjectionPercent",
-        "minHealthPercent",
-        "consecutiveErrors",
-    ],
-)
-.later(&["outlierDetectionHttpErrorCodes"]);
 const BUDGET: Table = Table::new("a retry budget", &["percent", "minRetryConcurrency", "budgetInterval"]);
 pub(in crate::dialect) const TLS: Table = Table::new(
     "client TLS settings",
@@ -125,18 +111,25 @@ fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<Retr
     let both = balancer_at.as_ref().zip(balancer_fields.as_ref());
     TrafficPolicy {
         load_balancing: both.and_then(|(at, fields)| balancer(reader, at, fields)),
-        nearness: both
-            .and_then(|(_, fields)| fields.get("localityLbSetting"))
-            .and_then(|at| nearness::read(reader, &at)),
+        nearness: both.and_then(|(_, fields)| near(reader, fields)),
         warmup: both.and_then(|(_, fields)| warmup(reader, fields)),
         connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)),
-        outlier: fields.get("outlierDetection").and_then(|at| outlier(reader, &at)),
+        outlier: fields.get("outlierDetection").and_then(|at| ejection::istio(reader, &at)),
         // A field of ours: the native page has it.
         breaker: None,
         health_check: None,
         retry_budget,
         tls: fields.get("tls").and_then(|at| tls(reader, &at)),
     }
+}
+
+fn near(reader: &mut Reader<'_>, balancer: &Fields<'_>) -> Option<Nearness> {
+    let zones = balancer.get("zoneAwareLbSetting").and_then(|at| nearness::zone_aware(reader, &at));
+    let at = balancer.get("localityLbSetting");
+    if let Some(at) = at.as_ref().filter(|_| zones.is_some()) {
+        reader.error(at, format!("{} cannot hold together with zoneAwareLbSetting", at.path));
+    }
+    zones.or_else(|| at.and_then(|at| nearness::read(reader, &at, false)))
 }
 
 /// `warmup`, or what it was called before.
@@ -238,7 +231,7 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
         reader.not_implemented(at, "least request is used");
     }
     let ring = Balance::RingHash { minimum: u64::from(size), maximum: MAX_RING };
-    Some(LoadBalancing { balance: maglev.unwrap_or(ring), hash: Some(key?) })
+    Some(LoadBalancing { hash: Some(key?), ..maglev.unwrap_or(ring).into() })
 }
 
 pub(in crate::dialect) fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashOn> {
@@ -291,36 +284,6 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
         pool.h2_upgrade = reader.choice(http.get("h2UpgradePolicy"), &words).flatten();
     }
     Some(pool)
-}
-
-fn outlier(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
-    let fields = reader.fields(at, &OUTLIER)?;
-    let default = Outlier::default();
-    reader.not_yet(
-        &fields,
-        &["splitExternalLocalOriginErrors", "consecutiveLocalOriginFailures"],
-        "failures of the connection count as 5xx",
-    );
-    reader.not_yet(&fields, &["minHealthPercent"], "ejection is limited by maxEjectionPercent alone");
-    let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
-    // The deprecated field meant gateway errors, and 0 switches off.
-    let gateway = count("consecutiveErrors", default.consecutive_gateway);
-    let (consecutive_5xx, consecutive_gateway) =
-        (count("consecutive5xxErrors", default.consecutive_5xx), count("consecutiveGatewayErrors", gateway));
-    // Without effect, and looked at all the same.
-    count("consecutiveLocalOriginFailures", 0);
-    reader.boolean(fields.get("splitExternalLocalOriginErrors"));
-    reader.number(fields.get("minHealthPercent"), 0..=100);
-    if consecutive_gateway > consecutive_5xx && consecutive_5xx > 0 && fields.has("consecutiveGatewayErrors")
-    {
-        let message = format!(
-            "{}: consecutiveGatewayErrors {consecutive_gateway} has no effect, because {consecutive_5xx} consecutive 5xx of \
-             any kind eject before; set consecutive5xxErrors to 0 or higher",
-            at.path
-        );
-        reader.warn(code::NO_EFFECT, at, message);
-    }
-    Some(ejection(reader, &fields, "baseEjectionTime", (consecutive_5xx, consecutive_gateway)))
 }
 
 fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {

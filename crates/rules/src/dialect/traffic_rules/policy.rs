@@ -3,21 +3,39 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, Breaker, MAX_RING, Outlier, SHORTEST_BREAKER_INTERVAL, is_prime};
+use outrigger_model::cluster::{Balance, Breaker, MAX_RING, SHORTEST_BREAKER_INTERVAL, is_prime};
 use outrigger_model::route::HashOn;
 
 use crate::dialect::destination_rule::policy::{cookie, tls, warmup_of};
-use crate::dialect::{nearness, shared};
+use crate::dialect::{ejection, nearness};
 use crate::finding::code;
 use crate::intent::{ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
 use crate::reader::{At, Fields, Reader, Table};
+
+mod tuning;
+
+pub(super) use tuning::schema as tuning_schema;
 
 /// The fields that a page, a port and a subset have alike.
 pub(super) const PARTS: [&str; 4] = ["loadBalancing", "circuitBreaker", "connections", "tls"];
 pub(super) const PORT: Table =
     Table::new("a port", &["port", "loadBalancing", "circuitBreaker", "connections", "tls"]);
-pub(super) const BALANCING: Table =
-    Table::new("load balancing", &["policy", "hash", "size", "warmup", "locality"]);
+pub(super) const BALANCING: Table = Table::new(
+    "load balancing",
+    &[
+        "policy",
+        "hash",
+        "size",
+        "choices",
+        "fullScan",
+        "bias",
+        "decay",
+        "initialLatency",
+        "reports",
+        "warmup",
+        "locality",
+    ],
+);
 pub(super) const HASH: Table = Table::new("what is hashed", &["header", "cookie", "query", "source"]);
 pub(super) const BREAKER: Table = Table::new(
     "a circuit breaker",
@@ -28,9 +46,16 @@ pub(super) const BREAKER: Table = Table::new(
         "maxRetries",
         "consecutiveErrors",
         "consecutiveGatewayErrors",
+        "consecutiveConnectErrors",
         "interval",
         "ejectionTime",
+        "maxEjectionTime",
+        "ejectionJitter",
         "maxEjectionPercent",
+        "minHealthPercent",
+        "successRate",
+        "failurePercentage",
+        "checkEndsEjection",
         "trip",
     ],
 );
@@ -50,13 +75,15 @@ pub(super) const CONNECTIONS: Table = Table::new(
     ],
 );
 /// How an instance is picked. The last two ask for a hash.
-pub(super) const POLICIES: [(&str, Policy); 8] = [
+pub(super) const POLICIES: [(&str, Policy); 10] = [
     ("roundRobin", Policy::Plain(Balance::RoundRobin)),
     ("leastRequest", Policy::Plain(Balance::LeastRequest)),
     ("random", Policy::Plain(Balance::Random)),
     ("ROUND_ROBIN", Policy::Plain(Balance::RoundRobin)),
     ("LEAST_REQUEST", Policy::Plain(Balance::LeastRequest)),
     ("RANDOM", Policy::Plain(Balance::Random)),
+    ("peakEwma", Policy::Plain(Balance::PEAK_EWMA)),
+    ("reportedLoad", Policy::Plain(Balance::Reported)),
     ("ringHash", Policy::Ring),
     ("maglev", Policy::Maglev),
 ];
@@ -113,7 +140,11 @@ pub(super) fn ports(
 
 fn balancing(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
     let Some(fields) = reader.fields(at, &BALANCING) else { return };
-    if ["policy", "hash", "warmup", "locality"].into_iter().all(|name| !fields.has(name)) {
+    if ["policy", "hash", "warmup", "locality"]
+        .into_iter()
+        .chain(tuning::FIELDS)
+        .all(|name| !fields.has(name))
+    {
         reader.missing(&fields, "policy");
     }
     let written = reader.choice(fields.get("policy"), &POLICIES);
@@ -131,13 +162,20 @@ fn balancing(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
         reader.error(&at, format!("{} is for the policies ringHash and maglev; leave it out", at.path));
     }
     let balance = match written {
-        Some(Policy::Plain(balance)) => Some(balance),
+        Some(Policy::Plain(balance)) => Some(tuning::tuned(reader, &fields, balance)),
         Some(Policy::Maglev) => Some(maglev(reader, &fields)),
         Some(Policy::Ring) => Some(ring(reader, &fields)),
-        None => hash_at.is_some().then(|| ring(reader, &fields)),
+        None if hash_at.is_some() => Some(ring(reader, &fields)),
+        None => tuning::is_said(&fields).then(|| tuning::tuned(reader, &fields, Balance::LeastRequest)),
     };
-    policy.load_balancing = balance.map(|balance| LoadBalancing { balance, hash });
-    policy.nearness = fields.get("locality").and_then(|at| nearness::read(reader, &at));
+    if balance.is_some_and(Balance::hashes) {
+        tuning::refuse(reader, &fields);
+    }
+    let reports = balance
+        .filter(|balance| *balance == Balance::Reported)
+        .and_then(|_| fields.get("reports").and_then(|at| tuning::reports(reader, &at)));
+    policy.load_balancing = balance.map(|balance| LoadBalancing { balance, hash, reports });
+    policy.nearness = fields.get("locality").and_then(|at| nearness::read(reader, &at, true));
     policy.warmup = fields.get("warmup").and_then(|at| warmup_of(reader, &at));
     if let Some(at) = fields.get("warmup").filter(|_| hash_at.is_some()) {
         let message = format!("{} has no effect together with a hash: a key has its endpoint", at.path);
@@ -202,34 +240,7 @@ fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
         policy.connection_pool = Some(pool);
     }
     policy.breaker = fields.get("trip").and_then(|at| trip(reader, &at));
-    policy.outlier = ejection(reader, &fields);
-}
-
-fn ejection(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Outlier> {
-    let names =
-        ["consecutiveErrors", "consecutiveGatewayErrors", "interval", "ejectionTime", "maxEjectionPercent"];
-    if names.into_iter().all(|name| !fields.has(name)) {
-        return None;
-    }
-    let default = Outlier::default();
-    let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
-    let counts = (
-        count("consecutiveErrors", default.consecutive_5xx),
-        count("consecutiveGatewayErrors", default.consecutive_gateway),
-    );
-    let outlier = shared::ejection(reader, fields, "ejectionTime", counts);
-    let of_any = outlier.consecutive_5xx;
-    if let Some(at) = fields.get("consecutiveGatewayErrors")
-        && of_any > 0
-        && outlier.consecutive_gateway > of_any
-    {
-        let message = format!(
-            "{} has no effect, because {of_any} errors of any kind in a row eject before; write a higher consecutiveErrors, or 0",
-            at.path
-        );
-        reader.warn(code::NO_EFFECT, &at, message);
-    }
-    Some(outlier)
+    policy.outlier = ejection::native(reader, &fields);
 }
 
 /// When nothing more is sent to the service as a whole. Where only failures in a row are said, only they open it.

@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::actions::{DIRECT, REDIRECT, REGEX, REWRITE};
-use super::policy::{BALANCING, BREAKER, CONNECTIONS, HASH, POLICIES, PORT, TRIP};
+use super::policy::{BALANCING, BREAKER, CONNECTIONS, HASH, POLICIES, PORT, TRIP, tuning_schema};
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
 use super::{BUDGET, RETRY, SPEC, SUBSET, connections, health, hedge};
 use crate::dialect::destination_rule::policy::{COOKIE, TLS, WARMUP};
 use crate::dialect::shared::{EDITS, OPERATIONS};
-use crate::dialect::{cors, nearness};
+use crate::dialect::{cors, ejection, nearness};
 use crate::schema::{DURATION, any, boolean, described, list, mapping, number, object, one_of, text};
 
 /// The whole page.
@@ -53,6 +53,7 @@ fn subset() -> Value {
     object(&SUBSET, &["name"], |name| match name {
         "name" => text("Its name."),
         "labels" => mapping(text(""), "Labels that its instances have."),
+        "fallback" => text("Who serves while nobody of it runs: any, or the name of another subset."),
         part => policy(part),
     })
 }
@@ -70,7 +71,7 @@ fn balancing() -> Value {
             _ => Value::Null,
         }),
         "locality" => nearness::schema(),
-        _ => Value::Null,
+        other => tuning_schema(other),
     });
     described(schema, "How requests are shared out.")
 }
@@ -127,13 +128,8 @@ fn breaker() -> Value {
         "maxPending" => number("Requests that wait for a connection."),
         "maxRequests" => number("Requests under way."),
         "maxRetries" => number("Retries under way."),
-        "consecutiveErrors" => number("Errors in a row that eject an instance."),
-        "consecutiveGatewayErrors" => number("The same of 502, 503 and 504, and of connections."),
-        "interval" => text(&format!("Between two looks at ejected instances, {DURATION}")),
-        "ejectionTime" => text(&format!("For how long an instance is ejected at first, {DURATION}")),
-        "maxEjectionPercent" => number("How much of the service may be ejected."),
         "trip" => trip(),
-        _ => Value::Null,
+        other => ejection::schema(other),
     });
     described(schema, "Limits, ejection of instances that fail, and when nothing more is sent at all.")
 }

@@ -361,19 +361,6 @@ fn locality<A: std::fmt::Debug>(
     )
 }
 
-fn outlier() -> impl Strategy<Value = Outlier> {
-    (0_u32..9, 0_u32..9, duration(), duration(), duration(), 0_u32..=100).prop_map(
-        |(consecutive_5xx, consecutive_gateway, interval, base_ejection, max_ejection, percent)| Outlier {
-            consecutive_5xx,
-            consecutive_gateway,
-            interval,
-            base_ejection,
-            max_ejection,
-            max_ejection_percent: percent,
-        },
-    )
-}
-
 fn cluster() -> impl Strategy<Value = Cluster> {
     let discovery = prop_oneof![
         of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
@@ -389,7 +376,13 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         Just(Balance::Random),
         ring,
         proptest::sample::select(vec![2_u64, 251, 65_537]).prop_map(|size| Balance::Maglev { size }),
+        (3_u32..9, 0_u32..3000)
+            .prop_map(|(choices, bias)| Balance::LeastOf(LeastOf { choices: Some(choices), bias })),
+        (0_u32..3000).prop_map(|bias| Balance::LeastOf(LeastOf { choices: None, bias })),
+        (duration(), duration()).prop_map(|(decay, initial)| Balance::PeakEwma { decay, initial }),
+        Just(Balance::Reported),
     ];
+    let balance = (balance.boxed(), beside::load_reports().boxed(), of(1_u32..100)).boxed();
     let budget = (percentage(), any::<u32>())
         .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
     let limits = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), of(budget)).prop_map(
@@ -420,12 +413,14 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let warmup = of((duration(), percentage(), 0.1..10.0)
         .prop_map(|(window, minimum_percent, aggression)| Warmup { window, minimum_percent, aggression }));
     let http = (protocol, duration_or_off(), any::<u32>(), warmup);
-    let failing = (of(outlier()), of(beside::breaker()), of(beside::health_check()));
+    let failing =
+        (of(beside::outlier().boxed()), of(beside::breaker().boxed()), of(beside::health_check().boxed()))
+            .boxed();
     (name(), discovery, balance, duration(), limits, failing, tls, http, of(origin())).prop_map(
         |(
             name,
             discovery,
-            balance,
+            (balance, load_reports, capacity),
             connect_timeout,
             limits,
             (outlier, breaker, health_check),
@@ -436,6 +431,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             original_port: (discovery == Discovery::OriginalDestination && max_requests > 0)
                 .then_some(max_requests as u16 | 1),
             place_weights: false,
+            load_reports: (balance == Balance::Reported).then(|| Box::new(load_reports)),
+            capacity,
             warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
             name,
             discovery,
@@ -457,7 +454,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
 /// The wire has a place for slow start only with these.
 fn slow_starts(discovery: &Discovery, balance: Balance) -> bool {
     *discovery != Discovery::OriginalDestination
-        && matches!(balance, Balance::RoundRobin | Balance::LeastRequest)
+        && !matches!(balance, Balance::RingHash { .. } | Balance::Maglev { .. } | Balance::Random)
 }
 
 /// Any resource.
@@ -469,10 +466,10 @@ pub(crate) fn resource() -> impl Strategy<Value = Resource> {
         revoked,
     });
     prop_oneof![
-        3 => cluster().prop_map(Resource::Cluster),
+        3 => cluster().boxed().prop_map(Resource::Cluster),
         2 => endpoints().prop_map(Resource::Endpoints),
-        3 => listener().prop_map(Resource::Listener),
-        3 => route_config().prop_map(Resource::Routes),
+        3 => listener().boxed().prop_map(Resource::Listener),
+        3 => route_config().boxed().prop_map(Resource::Routes),
         1 => roots.prop_map(Resource::Secret),
         1 => (name(), name()).prop_map(|(name, listener)| Resource::Destination(Destination { name, listener })),
         1 => (name(), name(), vec(any::<std::net::IpAddr>(), 0..3), btree_set(name(), 0..3)).prop_map(

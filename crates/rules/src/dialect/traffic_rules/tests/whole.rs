@@ -78,7 +78,7 @@ fn balancing_connections_and_limits_are_of_the_page_its_ports_and_its_subsets() 
     let found = destination(WHOLE);
     let cookie =
         HashOn::Cookie { name: "shop-user".into(), path: None, ttl: Some(Duration::from_secs(3600)) };
-    let wanted = LoadBalancing { balance: Balance::Maglev { size: 65537 }, hash: Some(cookie) };
+    let wanted = LoadBalancing { hash: Some(cookie), ..Balance::Maglev { size: 65537 }.into() };
     assert_eq!(found.policy.load_balancing, Some(wanted.clone()));
     let pool = found.policy.connection_pool.clone().unwrap();
     assert_eq!((pool.max_requests, pool.connect_timeout), (Some(256), Some(Duration::from_secs(1))));
@@ -114,7 +114,7 @@ fn every_hash_and_tls_is_there() {
         ("policy: ringHash, size: 9, hash: {query: q}", ring(9), HashOn::Query("q".into())),
         ("policy: maglev, size: 7, hash: {source: true}", Balance::Maglev { size: 7 }, HashOn::SourceAddress),
     ] {
-        assert_eq!(hash(block), LoadBalancing { balance, hash: Some(on) }, "{block}");
+        assert_eq!(hash(block), LoadBalancing { hash: Some(on), ..balance.into() }, "{block}");
     }
     let tls =
         destination(&page("service: a\ntls: {mode: SIMPLE, sni: a.b, caCertificates: /ca.pem}")).policy.tls;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Breaker, CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck,
+    Breaker, CHECK_METHODS, CheckHow, Enforcing, FailurePercentage, GrpcCheck, HealthCheck, HttpCheck,
+    LoadReports, Outlier, SuccessRate, TcpCheck,
 };
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit, GlobalLimits};
 use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
@@ -22,6 +23,71 @@ pub(super) fn mirror() -> impl Strategy<Value = Mirror> {
         percentage,
         keep_host,
     })
+}
+
+/// What is off has no percentage.
+fn enforced() -> impl Strategy<Value = (u32, u32)> {
+    prop_oneof![Just((0, 100)), (1_u32..9, 1_u32..=100)]
+}
+
+pub(super) fn outlier() -> impl Strategy<Value = Outlier> {
+    let rate = (1_u32..9, 1_u32..9, 1_u32..9000, 1_u32..=100, 0_u32..=100).prop_map(
+        |(minimum_hosts, request_volume, stdev_factor, enforcing, enforcing_local)| SuccessRate {
+            minimum_hosts,
+            request_volume,
+            stdev_factor,
+            enforcing,
+            enforcing_local,
+        },
+    );
+    let share = (0_u32..=100, 1_u32..9, 1_u32..9, 1_u32..=100, 0_u32..=100).prop_map(
+        |(threshold, minimum_hosts, request_volume, enforcing, enforcing_local)| FailurePercentage {
+            threshold,
+            minimum_hosts,
+            request_volume,
+            enforcing,
+            enforcing_local,
+        },
+    );
+    let times = (duration(), duration(), duration(), prop_oneof![Just(Duration::ZERO), duration()]);
+    let limits = (0_u32..=100, 0_u32..=100, any::<bool>());
+    (enforced(), enforced(), of(enforced()), of(rate), of(share), times, limits).prop_map(
+        |(five, gateway, local, success_rate, failure_percentage, times, limits)| Outlier {
+            consecutive_5xx: five.0,
+            consecutive_gateway: gateway.0,
+            local_apart: local.is_some(),
+            consecutive_local: local.map_or(5, |local| local.0),
+            enforcing: Enforcing {
+                consecutive_5xx: five.1,
+                consecutive_gateway: gateway.1,
+                consecutive_local: local.map_or(100, |local| local.1),
+            },
+            success_rate,
+            failure_percentage,
+            interval: times.0,
+            base_ejection: times.1,
+            max_ejection: times.2,
+            jitter: times.3,
+            max_ejection_percent: limits.0,
+            min_health_percent: limits.1,
+            check_ends_ejection: limits.2,
+        },
+    )
+}
+
+pub(super) fn load_reports() -> impl Strategy<Value = LoadReports> {
+    let update = duration().prop_map(|time| time + Duration::from_millis(100));
+    // The wire has single precision.
+    let penalty = (0_u8..200).prop_map(|quarters| f64::from(quarters) / 4.0);
+    (duration(), duration(), update, penalty, vec(name(), 0..3)).prop_map(
+        |(blackout, expiration, update, error_penalty, metrics)| LoadReports {
+            blackout,
+            expiration,
+            update,
+            error_penalty,
+            metrics,
+        },
+    )
 }
 
 pub(super) fn hedge() -> impl Strategy<Value = Box<HedgePolicy>> {

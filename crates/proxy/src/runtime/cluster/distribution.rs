@@ -1,0 +1,174 @@
+//! How requests are spread: by weights, places, priorities and warmth within statistical bounds, and by hashes so that keys stay.
+
+use std::collections::BTreeMap;
+
+use outrigger_model::cluster::{Balance, LeastOf, Warmup};
+use outrigger_model::endpoint::{Endpoint, Health as Reported, LocalityEndpoints};
+
+use super::*;
+
+const DRAWS: usize = 40_000;
+
+fn address(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, (n / 250) as u8, (n % 250) as u8 + 1], 80))
+}
+
+fn endpoint(n: usize, weight: u32) -> Endpoint {
+    Endpoint { weight, ..Endpoint::new(address(n)) }
+}
+
+/// A place of these endpoints, with a weight of its own or none.
+fn place(priority: u32, weight: u32, endpoints: Vec<Endpoint>) -> LocalityEndpoints {
+    LocalityEndpoints { priority, weight, endpoints, ..LocalityEndpoints::default() }
+}
+
+fn cluster(balance: Balance, places: Vec<LocalityEndpoints>) -> ClusterHandle {
+    let config = Cluster { balance, ..Cluster::new("c") };
+    let handle = ClusterHandle::new(0, Arc::new(config), None).unwrap();
+    handle.update(&EndpointSet::new("c", places));
+    handle
+}
+
+fn owner(cluster: &ClusterHandle, hash: Option<u64>) -> SocketAddr {
+    let original = (SocketAddr::from(([10, 9, 9, 9], 80)), Reach::Network);
+    cluster.pick(&PickContext { tried: &[], original, hash }).unwrap().address
+}
+
+fn counts(cluster: &ClusterHandle) -> BTreeMap<SocketAddr, usize> {
+    fastrand::seed(7);
+    let mut counts = BTreeMap::new();
+    for _ in 0..DRAWS {
+        *counts.entry(owner(cluster, None)).or_default() += 1;
+    }
+    counts
+}
+
+/// So many of all draws, within five standard deviations: once in two million it is chance.
+fn is_share(count: usize, share: f64, what: &str) {
+    let draws = DRAWS as f64;
+    let (mean, deviation) = (draws * share, (draws * share * (1.0 - share)).sqrt());
+    let off = (count as f64 - mean).abs();
+    assert!(off <= 5.0 * deviation + 1.0, "{what}: {count}, not {mean:.0} ± {:.0}", 5.0 * deviation);
+}
+
+const BY_CHANCE: [Balance; 5] = [
+    Balance::Random,
+    Balance::LeastRequest,
+    Balance::LeastOf(LeastOf { choices: Some(4), bias: 1000 }),
+    Balance::LeastOf(LeastOf { choices: None, bias: 1000 }),
+    Balance::LeastOf(LeastOf { choices: None, bias: 0 }),
+];
+
+#[test]
+fn weights_are_kept_by_chance_within_bounds_and_in_turn_exactly() {
+    let weights = [1, 2, 3, 10, 24];
+    let places =
+        || vec![place(0, 0, weights.iter().enumerate().map(|(n, weight)| endpoint(n, *weight)).collect())];
+    for balance in BY_CHANCE {
+        let counts = counts(&cluster(balance, places()));
+        for (n, weight) in weights.iter().enumerate() {
+            is_share(counts[&address(n)], f64::from(*weight) / 40.0, &format!("{balance:?}, {weight}"));
+        }
+    }
+    for balance in [Balance::RoundRobin, Balance::Reported] {
+        let counts = counts(&cluster(balance, places()));
+        for (n, weight) in weights.iter().enumerate() {
+            assert_eq!(counts[&address(n)], *weight as usize * DRAWS / 40, "{balance:?}, {weight}");
+        }
+    }
+}
+
+#[test]
+fn places_have_their_shares_whatever_the_number_of_their_endpoints() {
+    // Three quarters for two endpoints of 1 and 3, a quarter for eight.
+    let near = || place(0, 75, vec![endpoint(0, 1), endpoint(1, 3)]);
+    let far = || place(0, 25, (2..10).map(|n| endpoint(n, 1)).collect());
+    for balance in [Balance::Random, Balance::LeastRequest, Balance::RoundRobin] {
+        let counts = counts(&cluster(balance, vec![near(), far()]));
+        is_share(counts[&address(0)], 0.75 / 4.0, &format!("{balance:?}"));
+        is_share(counts[&address(1)], 0.75 * 3.0 / 4.0, &format!("{balance:?}"));
+        for n in 2..10 {
+            is_share(counts[&address(n)], 0.25 / 8.0, &format!("{balance:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_priority_gives_on_what_it_cannot_bear() {
+    let ill = |n| Endpoint { health: Reported::Unhealthy, ..endpoint(n, 1) };
+    // Half of four serve: 70 of 100 stay.
+    let first = || place(0, 0, vec![endpoint(0, 1), endpoint(1, 1), ill(2), ill(3)]);
+    let second = || place(1, 0, vec![endpoint(4, 1), endpoint(5, 1), endpoint(6, 1)]);
+    for balance in [Balance::Random, Balance::RoundRobin] {
+        let counts = counts(&cluster(balance, vec![first(), second()]));
+        is_share(counts[&address(0)] + counts[&address(1)], 0.7, &format!("{balance:?}"));
+        is_share(counts[&address(4)], 0.1, &format!("{balance:?}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_endpoint_gets_its_share_little_by_little() {
+    let window = Duration::from_secs(100);
+    for (aggression, seconds, part) in
+        [(1.0, 0, 0.1), (1.0, 25, 0.25), (1.0, 50, 0.5), (2.0, 25, 0.5), (1.0, 100, 1.0)]
+    {
+        let warmup = Some(Warmup { window, minimum_percent: 10.0, aggression });
+        let config = Cluster { balance: Balance::Random, warmup, ..Cluster::new("c") };
+        let cluster = ClusterHandle::new(0, Arc::new(config), None).unwrap();
+        let set =
+            |count| EndpointSet::new("c", vec![place(0, 0, (0..count).map(|n| endpoint(n, 1)).collect())]);
+        cluster.update(&set(2));
+        tokio::time::advance(window).await;
+        cluster.update(&set(3));
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        // Drawn once in three times, and taken for its part.
+        let share = part / (2.0 + part);
+        is_share(counts(&cluster)[&address(2)], share, &format!("{aggression} after {seconds} s"));
+    }
+}
+
+const RING: Balance = Balance::RingHash { minimum: 4096, maximum: 8_388_608 };
+const MAGLEV: Balance = Balance::Maglev { size: 65_537 };
+
+/// Tables are made anew of the endpoints that are left: whoever is gone has no place in them. Its keys go to the others. Of their own
+/// keys Maglev moves very few; a ring as Envoy lays it out gives each of fewer endpoints more points, and those take keys from each
+/// other: `(n - 2) / (n (n - 1))` of them.
+#[test]
+fn keys_stay_where_they_are_when_an_endpoint_leaves_and_the_tables_are_made_anew() {
+    let keys = |cluster: &ClusterHandle| -> Vec<SocketAddr> {
+        let hash = |key: u64| xxhash_rust::xxh64::xxh64(&key.to_be_bytes(), 0);
+        (0..20_000).map(|key| owner(cluster, Some(hash(key)))).collect()
+    };
+    for (balance, n) in
+        [RING, MAGLEV].into_iter().flat_map(|balance| [(balance, 3), (balance, 5), (balance, 10)])
+    {
+        let all = || place(0, 0, (0..n).map(|at| endpoint(at, 1)).collect());
+        let cluster = cluster(balance, vec![all()]);
+        let before = keys(&cluster);
+        let (mut stay, mut strays) = (0, 0);
+        for gone in 0..n {
+            let rest: Vec<_> = (0..n).filter(|at| *at != gone).map(|at| endpoint(at, 1)).collect();
+            cluster.update(&EndpointSet::new("c", vec![place(0, 0, rest)]));
+            assert_eq!(cluster.endpoints().levels[0].members.len(), n - 1, "made anew");
+            let after = keys(&cluster);
+            assert!(after.iter().all(|owner| *owner != address(gone)));
+            let stayed = before.iter().zip(&after).filter(|(before, after)| before == after).count();
+            let others = before.iter().filter(|owner| **owner != address(gone)).count();
+            (stay, strays) = (stay + stayed, strays + others - stayed);
+        }
+        // Over all that may leave: who has more keys than another takes more with it.
+        let count = (20_000 * n) as f64;
+        let (kept, strayed) = (stay as f64 / count, strays as f64 / count);
+        let of = n as f64;
+        assert!(
+            (kept + strayed - (of - 1.0) / of).abs() < 1e-9,
+            "each leaves once, and then all of its keys"
+        );
+        let bound = match balance {
+            Balance::Maglev { .. } => 0.005,
+            _ => (of - 2.0) / (of * of) + 0.02,
+        };
+        println!("{balance:?}, {n} endpoints: {kept:.4} of all keys stay, {strayed:.4} stray");
+        assert!(strayed <= bound, "{balance:?}, {n}: {strayed} of all keys stray, {kept} stay");
+    }
+}

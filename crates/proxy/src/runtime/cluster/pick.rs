@@ -1,0 +1,172 @@
+//! Which endpoint of a cluster gets a request: of those that are allowed, the one that `balance` picks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outrigger_model::cluster::{Discovery, PASSTHROUGH};
+use outrigger_model::endpoint::spread::shares;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::ClusterHandle;
+use crate::balance::{self, Candidates, Level, spread};
+use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::runtime::endpoint::{EndpointState, Reach};
+use crate::runtime::table::EndpointTable;
+
+/// Addresses that nobody told us (passthrough, the application) kept per cluster.
+const MAX_DYNAMIC: usize = 1024;
+
+/// What a pick depends on besides the cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct PickContext<'a> {
+    /// Endpoints that this request tried already; avoided while there are others.
+    pub tried: &'a [SocketAddr],
+    /// Where the connection was going, or in explicit mode inbound, where the application is. Clusters of kind original
+    /// destination go there.
+    pub original: (SocketAddr, Reach),
+    /// For consistent hashing.
+    pub hash: Option<u64>,
+}
+
+impl ClusterHandle {
+    /// Picks an endpoint.
+    ///
+    /// # Errors
+    /// There is none: no endpoints, none healthy, or all ejected.
+    pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
+        if matches!(self.config.discovery, Discovery::OriginalDestination) {
+            let (mut original, reach) = ctx.original;
+            if let Some(port) = self.config.original_port {
+                original.set_port(port);
+            }
+            return Ok(self.dynamic((original, reach)));
+        }
+        let table = self.lasting.table.load();
+        if ctx.tried.is_empty() && !self.lasting.ejections.any() {
+            let level = match &table.spread {
+                None => table.levels.first(),
+                Some(spread) => table.levels.get(spread.level(&table.levels, ctx.hash)),
+            };
+            let found = level.and_then(|level| {
+                balance::pick(self.config.balance, &Candidates::All(level), &self.lasting.cursor, ctx.hash)
+            });
+            return found.cloned().ok_or_else(|| self.nothing(&table, false));
+        }
+        self.pick_among(&table, ctx, Instant::now())
+    }
+
+    /// The pick that looks at each endpoint: something is ejected, or hosts are avoided.
+    fn pick_among(
+        &self,
+        table: &EndpointTable,
+        ctx: &PickContext<'_>,
+        now: Instant,
+    ) -> Result<Arc<EndpointState>, Failure> {
+        let mut again: Option<(&Level, SmallVec<[u32; 4]>)> = None;
+        let first = self.first_level(table, ctx, now);
+        for level in self.in_order(table, first, now).into_iter().filter_map(|at| table.levels.get(at)) {
+            let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
+            let mut tried = SmallVec::new();
+            for (i, member) in level.members.iter().enumerate() {
+                if self.lasting.ejections.is_ejected(&member.load.health, now) {
+                    continue;
+                }
+                match ctx.tried.contains(&member.address) {
+                    true => tried.push(i as u32),
+                    false => usable.push(i as u32),
+                }
+            }
+            let candidates = Candidates::Some(level, &usable);
+            if let Some(found) =
+                balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash)
+            {
+                return Ok(found.clone());
+            }
+            // Who has tried all of a priority in vain goes on: that one cannot serve.
+            if again.is_none() && !tried.is_empty() {
+                again = Some((level, tried));
+            }
+        }
+        let found = again.and_then(|(level, tried)| {
+            let candidates = Candidates::Some(level, &tried);
+            balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash).cloned()
+        });
+        found.ok_or_else(|| self.nothing(table, true))
+    }
+
+    /// The levels as they are tried: those behind the first by priority, and who is full behind all that are not.
+    fn in_order(&self, table: &EndpointTable, first: usize, now: Instant) -> SmallVec<[usize; 6]> {
+        let others = (0..table.levels.len()).filter(|at| *at != first);
+        let mut order: SmallVec<[usize; 6]> = std::iter::once(first).chain(others).collect();
+        if let Some(capacity) = table.spread.as_ref().and_then(|spread| spread.capacity) {
+            let usable =
+                |member: &EndpointState| !self.lasting.ejections.is_ejected(&member.load.health, now);
+            let is_full = |at: &usize| {
+                table.levels.get(*at).is_some_and(|level| spread::is_full(level, capacity, usable))
+            };
+            order.sort_by_cached_key(is_full);
+        }
+        order
+    }
+
+    /// The level that a request is to go to, by how many of each are not ejected.
+    fn first_level(&self, table: &EndpointTable, ctx: &PickContext<'_>, now: Instant) -> usize {
+        if table.levels.len() < 2 {
+            return 0;
+        }
+        let serving = |level: &Level| {
+            let members = level.members.iter();
+            members.filter(|member| !self.lasting.ejections.is_ejected(&member.load.health, now)).count()
+                as u32
+        };
+        let shares = shares(table.levels.iter().map(|level| (serving(level), level.total)));
+        shares.map_or(0, |shares| spread::draw(&shares, ctx.hash))
+    }
+
+    #[cold]
+    fn nothing(&self, table: &EndpointTable, looked: bool) -> Failure {
+        self.lasting.unmet.fetch_add(1, Relaxed);
+        let (kind, detail) = if let Some(why) = table.trouble.as_ref().filter(|_| *self.name == *PASSTHROUGH)
+        {
+            (FailureKind::Blocked, why.clone())
+        } else if table.all.is_empty() {
+            let why = match &table.trouble {
+                Some(trouble) => &format!("has no endpoints: {trouble}"),
+                None if table.known => "has no endpoints",
+                None => "has not received its endpoints",
+            };
+            (FailureKind::NoEndpoints, format!("cluster {} {why}", self.name))
+        } else if looked && !table.levels.is_empty() {
+            let n = table.all.len();
+            (FailureKind::AllEjected, format!("cluster {}: all of {n} endpoints are ejected", self.name))
+        } else {
+            let n = table.all.len();
+            let fail = table.failing().map(|(count, one)| format!(", health checks of {count} fail: {one}"));
+            let fail = fail.unwrap_or_default();
+            (
+                FailureKind::NoHealthyUpstream,
+                format!("cluster {}: none of {n} endpoints is healthy{fail}", self.name),
+            )
+        };
+        let failure = Failure { retry: Retry::IfUnsent, ..Failure::local(Stage::Pick, kind, detail) };
+        failure.because_of(self.origin.clone())
+    }
+
+    fn dynamic(&self, (address, reach): (SocketAddr, Reach)) -> Arc<EndpointState> {
+        if let Some(last) = &*self.lasting.last_dynamic.load()
+            && (last.address, last.reach) == (address, reach)
+        {
+            return last.clone();
+        }
+        let mut known = self.lasting.dynamic.lock();
+        if known.len() >= MAX_DYNAMIC {
+            known.retain(|_, endpoint| endpoint.in_flight() > 0);
+        }
+        let endpoint =
+            known.entry((address, reach)).or_insert_with(|| Arc::new(EndpointState::plain(address, reach)));
+        self.lasting.last_dynamic.store(Some(endpoint.clone()));
+        endpoint.clone()
+    }
+}
