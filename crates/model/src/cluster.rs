@@ -16,6 +16,7 @@ mod balance;
 mod breaker;
 mod check;
 mod outlier;
+mod subsets;
 
 pub use balance::{
     Balance, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, SHORTEST_UPDATE, Warmup, is_prime,
@@ -23,6 +24,7 @@ pub use balance::{
 pub use breaker::{Breaker, SHORTEST as SHORTEST_BREAKER_INTERVAL};
 pub use check::{CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
 pub use outlier::{Enforcing, FailurePercentage, Outlier, SuccessRate};
+pub use subsets::{Labels, Part, Selector, SubsetFallback, Subsets};
 
 /// The proxy's own cluster of what leaves the mesh, where the connection was going; a control plane need not send it.
 pub const PASSTHROUGH: &str = "PassthroughCluster";
@@ -49,6 +51,9 @@ pub struct Cluster {
     /// is well. Absent: none is ever full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
+    /// Parts by metadata of endpoints. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subsets: Option<Box<Subsets>>,
     /// Places share requests by weights of their own, and not by those of their endpoints. Envoys must be told; our proxies see it in
     /// the places ([`LocalityEndpoints::weight`](crate::endpoint::LocalityEndpoints::weight)).
     #[serde(default)]
@@ -90,6 +95,7 @@ impl Cluster {
             balance: Balance::LeastRequest,
             load_reports: None,
             capacity: None,
+            subsets: None,
             place_weights: false,
             warmup: None,
             connect_timeout: Duration::from_secs(10),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Labels;
 use crate::identity::SpiffeId;
 
 pub mod spread;
@@ -81,6 +82,9 @@ pub struct Endpoint<A = SocketAddr> {
     /// For metrics labels. Endpoints of the same workload share it.
     #[serde(default, with = "shared")]
     pub workload: Option<Arc<Workload>>,
+    /// What parts of a cluster go by; none of our own control plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Box<Labels>>,
 }
 
 /// Health as the control plane sees it.
@@ -139,7 +143,8 @@ impl<A> Default for LocalityEndpoints<A> {
 impl<A> Endpoint<A> {
     /// A healthy one of weight 1 of which no more is known.
     pub fn new(address: A) -> Self {
-        Self { address, weight: 1, health: Health::Healthy, identity: None, mesh_tls: false, workload: None }
+        let (identity, workload, labels) = (None, None, None);
+        Self { address, weight: 1, health: Health::Healthy, identity, mesh_tls: false, workload, labels }
     }
 
     /// The same at another address.
@@ -151,6 +156,7 @@ impl<A> Endpoint<A> {
             identity: self.identity.clone(),
             mesh_tls: self.mesh_tls,
             workload: self.workload.clone(),
+            labels: self.labels.clone(),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::listener::{FilterChain, HttpConnection, HttpFilter, Listener, RouteSo
 use crate::origin::Origin;
 use crate::policy::Rbac;
 use crate::resource::Resource;
-use crate::route::{Forward, RouteAction, RouteConfig};
+use crate::route::{Forward, RouteAction, RouteConfig, WeightedCluster};
 
 impl Resource {
     /// The resources that must be there before it can serve; one may occur twice. Without the cluster that is always there.
@@ -86,12 +86,20 @@ impl HttpFilter {
 impl RouteConfig {
     /// The clusters of all routes.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        self.forwards().flat_map(Forward::named_clusters)
+    }
+
+    /// The shares of all routes.
+    pub fn shares(&self) -> impl Iterator<Item = &WeightedCluster> {
+        self.forwards().flat_map(|forward| &forward.clusters)
+    }
+
+    fn forwards(&self) -> impl Iterator<Item = &Forward> {
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
-        let forwards = routes.filter_map(|route| match &route.action {
+        routes.filter_map(|route| match &route.action {
             RouteAction::Forward(forward) => Some(forward),
             RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
-        });
-        forwards.flat_map(Forward::named_clusters)
+        })
     }
 
     fn origins(&self) -> impl Iterator<Item = &Origin> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Part;
 use crate::ext_authz::RouteAuthz;
 pub use crate::matcher::HeaderMatch;
 use crate::matcher::StringMatch;
@@ -227,6 +228,9 @@ pub struct WeightedCluster {
     pub request_headers: HeaderEdits,
     /// Edits for this cluster only.
     pub response_headers: HeaderEdits,
+    /// Only this part of it. Absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Box<Part>>,
 }
 
 impl WeightedCluster {

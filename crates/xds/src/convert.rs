@@ -46,6 +46,7 @@ mod retry;
 mod route;
 mod secret;
 mod shadow;
+mod subsets;
 mod tls;
 mod upgrade;
 mod value;

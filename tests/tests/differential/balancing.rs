@@ -175,6 +175,54 @@ fn rates() -> Vec<Group> {
     ]
 }
 
+/// Parts of a cluster by metadata, and who serves where a part is empty.
+fn subsets() -> Vec<Group> {
+    let wants = |labels: Value| json!({ "metadata_match": { "filter_metadata": { "envoy.lb": labels } } });
+    let mut all = Vec::new();
+    for (name, fields) in [
+        ("subset-none", json!({})),
+        ("subset-any", json!({ "fallback_policy": "ANY_ENDPOINT" })),
+        (
+            "subset-default",
+            json!({ "fallback_policy": "DEFAULT_SUBSET", "default_subset": { "stage": "dev" } }),
+        ),
+    ] {
+        let mut config = fields;
+        config["subset_selectors"] = json!([{ "keys": ["stage"] }, { "keys": ["stage", "version"], "fallback_policy": "NO_FALLBACK" }]);
+        let of = format!("{name}-endpoints");
+        let endpoints = ["a@stage=prod,version=1", "b@stage=prod,version=2", "c@stage=dev,version=2"];
+        let share = |labels: Value, weight: u32| {
+            let mut share = wants(labels);
+            share["name"] = of.as_str().into();
+            share["weight"] = weight.into();
+            share
+        };
+        let split = json!({ "match": { "path": "/share" }, "route": {
+            "metadata_match": wants(json!({ "stage": "prod" }))["metadata_match"],
+            "weighted_clusters": { "clusters": [share(json!({ "version": "2" }), 1)] } } });
+        let routes = json!([
+            to(json!({ "path": "/prod-1" }), &of, wants(json!({ "stage": "prod", "version": "1" }))),
+            to(json!({ "path": "/prod-3" }), &of, wants(json!({ "stage": "prod", "version": "3" }))),
+            to(json!({ "path": "/dev" }), &of, wants(json!({ "stage": "dev" }))),
+            to(json!({ "path": "/test" }), &of, wants(json!({ "stage": "test" }))),
+            to(json!({ "path": "/number" }), &of, wants(json!({ "stage": 1 }))),
+            to(json!({ "path": "/other" }), &of, wants(json!({ "version": "2" }))),
+            split,
+            to(json!({ "prefix": "/" }), &of, json!({})),
+        ]);
+        let lb = json!({ "lb_policy": "ROUND_ROBIN", "lb_subset_config": config });
+        let ask = |path: &str| Case::new(path, [format!("GET {path}")]).by_chance();
+        let named = ["/prod-1", "/dev", "/share"].map(|path| format!("GET {path}"));
+        let group = Group::new(name, routes).cluster(cluster(&of, &endpoints, lb)).ask(named);
+        all.push(
+            ["/prod-3", "/test", "/number", "/other", "/"]
+                .into_iter()
+                .fold(group, |group, path| group.case(ask(path))),
+        );
+    }
+    all
+}
+
 pub fn groups() -> Vec<Group> {
-    [hashing(), ejection(), limits(), rates()].into_iter().flatten().collect()
+    [hashing(), ejection(), limits(), rates(), subsets()].into_iter().flatten().collect()
 }

@@ -133,11 +133,18 @@ fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
     let endpoints = endpoints.as_array().expect("a cluster has endpoints").iter();
     let endpoints: Vec<Value> = endpoints
         .map(|endpoint| {
-            // `a*3` has three times the weight of `b`.
+            // `a*3` has three times the weight of `b`, and `a@stage=x` metadata.
             let endpoint = endpoint.as_str().expect("an endpoint has a name");
+            let (endpoint, labels) = endpoint.split_once('@').unwrap_or((endpoint, ""));
+            let labels: serde_json::Map<String, Value> = labels
+                .split(',')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(key, value)| (key.to_owned(), value.into()))
+                .collect();
             let (name, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
             let weight: u32 = weight.parse().expect("a number");
-            json!({ "endpoint": { "address": socket(apps.addresses[name]) }, "load_balancing_weight": weight })
+            json!({ "endpoint": { "address": socket(apps.addresses[name]) }, "load_balancing_weight": weight,
+                    "metadata": { "filter_metadata": { "envoy.lb": labels } } })
         })
         .collect();
     json!({ "cluster_name": name, "endpoints": [{ "locality": {}, "lb_endpoints": endpoints }] })

@@ -173,6 +173,7 @@ pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr
         identity: instance.identity(&lens.settings().trust_domain).ok().filter(|_| instance.sidecar),
         mesh_tls: instance.sidecar && lens.mtls_mode(instance, address.port()) != MtlsMode::Disable,
         workload: Some(Arc::new(workload(instance))),
+        labels: None,
     })
 }
 

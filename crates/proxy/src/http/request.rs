@@ -110,7 +110,7 @@ async fn forward(
 ) -> Result<(), Failure> {
     let picked = route.pick_cluster(forward, fastrand::u64(..));
     let (_, weighted) = picked.ok_or_else(|| no_cluster(route, forward, "a cluster of weight 0"))?;
-    let cluster = view.http.cluster(&weighted.cluster);
+    let cluster = view.http.cluster_of(weighted);
     let cluster = cluster.ok_or_else(|| no_cluster(route, forward, &weighted.cluster))?;
     ctx.record.cluster = Some(cluster.clone());
     edit::request(ctx, route, forward, weighted)?;

@@ -335,6 +335,11 @@ fn compile_http(
             named.insert(handle.name.clone(), handle.clone());
         }
     }
+    for share in used.shares() {
+        if let Some((part, whole)) = share.part.as_ref().zip(clusters.get(share.cluster.as_str())) {
+            named.entry(part.key.as_str().into()).or_insert_with(|| Arc::new(whole.part(part)));
+        }
+    }
     Ok(HttpHandle { config: config.clone(), routes: table, filters, clusters: named })
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use outrigger_identity::PeerExpectation;
-use outrigger_model::cluster::{ClientTls, Cluster, Discovery};
+use outrigger_model::cluster::{ClientTls, Cluster, Discovery, Part};
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::resource::{Invalid, Origin, ResourceKind};
 use parking_lot::Mutex;
@@ -33,6 +33,7 @@ use crate::upstream::outside::OutsideConfigs;
 mod pick;
 
 pub use pick::PickContext;
+use pick::Way;
 
 /// One cluster.
 pub struct ClusterHandle {
@@ -55,7 +56,8 @@ pub struct ClusterHandle {
     /// TLS to servers outside the mesh.
     pub outside: Option<OutsideConfigs>,
     /// What the policy wants to know of answers.
-    pub measures: Option<Measures>,
+    pub measures: Option<Arc<Measures>>,
+    way: Way,
     lasting: Arc<Lasting>,
 }
 
@@ -122,7 +124,8 @@ impl ClusterHandle {
             None => (Limits::new(name.clone(), config.limits, origin.clone()), Arc::new(Lasting::default())),
         };
         let breaker = breaker_of(&config, &name, &origin, before);
-        let measures = Measures::of(&config, &lasting.reports);
+        let measures = Measures::of(&config, &lasting.reports).map(Arc::new);
+        let way = Way::of(&config);
         let handle = Self {
             id,
             name,
@@ -134,6 +137,7 @@ impl ClusterHandle {
             expected,
             outside,
             measures,
+            way,
             lasting,
         };
         if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
@@ -148,6 +152,24 @@ impl ClusterHandle {
             handle.look_again();
         }
         Ok(handle)
+    }
+
+    /// The same cluster, of which only a part is picked from: all else is one.
+    pub fn part(&self, part: &Part) -> Self {
+        Self {
+            id: self.id,
+            name: self.name.clone(),
+            config: self.config.clone(),
+            origin: self.origin.clone(),
+            limits: self.limits.clone(),
+            breaker: self.breaker.clone(),
+            server_name: self.server_name.clone(),
+            expected: self.expected.clone(),
+            outside: self.outside.clone(),
+            measures: self.measures.clone(),
+            way: self.way.to(part),
+            lasting: self.lasting.clone(),
+        }
     }
 
     /// Whether connections to an endpoint are the mesh's mTLS.
@@ -378,5 +400,7 @@ impl Default for Lasting {
 
 #[cfg(test)]
 mod distribution;
+#[cfg(test)]
+mod parts;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use outrigger_model::cluster::Labels;
 use outrigger_model::endpoint::{Endpoint, Health as Reported, Workload};
 use outrigger_model::identity::SpiffeId;
 use tokio::time::Instant;
@@ -41,6 +42,8 @@ pub struct EndpointState {
     pub mesh_tls: bool,
     /// For metrics labels.
     pub workload: Option<Arc<Workload>>,
+    /// What parts of its cluster go by.
+    pub labels: Option<Arc<Labels>>,
     /// As the control plane sees it.
     pub reported: Reported,
     /// It takes requests: the control plane has it for healthy, and its active checks pass where there are any.
@@ -87,6 +90,7 @@ impl EndpointState {
             identity: config.identity.clone(),
             mesh_tls: config.mesh_tls,
             workload,
+            labels: config.labels.as_deref().cloned().map(Arc::new),
             reported: config.health,
             serves: config.health == Reported::Healthy,
             since: before.filter(|b| b.serves).map_or_else(Instant::now, |b| b.since),
@@ -102,6 +106,7 @@ impl EndpointState {
             identity: None,
             mesh_tls: false,
             workload: None,
+            labels: None,
             reported: Reported::Healthy,
             serves: true,
             since: Instant::now(),

@@ -11,6 +11,7 @@ use outrigger_model::listener::{
 };
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::resource::{Host, Origin};
+use outrigger_model::route::WeightedCluster;
 use outrigger_model::route::table::RouteTable;
 
 use crate::http::filter::Filter;
@@ -204,6 +205,12 @@ impl HttpHandle {
     /// A cluster that a route names.
     pub fn cluster(&self, name: &str) -> Option<&Arc<ClusterHandle>> {
         self.clusters.get(name)
+    }
+
+    /// The same, or the part of it that a route goes to.
+    pub fn cluster_of(&self, share: &WeightedCluster) -> Option<&Arc<ClusterHandle>> {
+        let name = share.part.as_ref().map_or(&share.cluster, |part| &part.key);
+        self.clusters.get(name.as_str())
     }
 }
 

@@ -101,7 +101,7 @@ fn encode_tcp(proxy: &TcpProxy, stat_prefix: &str, kind: ClientKind) -> tcp_prox
                 .map(|c| tcp::weighted_cluster::ClusterWeight {
                     name: c.cluster.clone(),
                     weight: c.weight,
-                    metadata_match: None,
+                    metadata_match: None, // parts are for requests
                 })
                 .collect(),
         }),

@@ -7,7 +7,7 @@ use outrigger_model::cluster::{Cluster, Discovery, Limits, RetryBudget, Upstream
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
-use super::{balance, breaker, check, dns, endpoint, left_out, metadata, note, outlier, tls};
+use super::{balance, breaker, check, dns, endpoint, left_out, metadata, note, outlier, subsets, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
@@ -32,6 +32,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         })),
         circuit_breakers: Some(encode_limits(&model.limits)),
         metadata: metadata::ours(encode_ours(model)),
+        lb_subset_config: model.subsets.as_ref().map(|subsets| subsets::encode(subsets)),
         ..Default::default()
     };
     balance::encode(model, kind, &mut wire);
@@ -184,7 +185,6 @@ fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
 pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
     note!(
         wire,
-        lb_subset_config,
         filters,
         upstream_bind_config,
         upstream_connection_options,
@@ -212,6 +212,13 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         balance: balancing.balance,
         load_reports: balancing.load_reports.map(Box::new),
         capacity: decode_capacity(wire)?,
+        subsets: wire
+            .lb_subset_config
+            .as_ref()
+            .map(subsets::decode)
+            .transpose()
+            .under("lb_subset_config")?
+            .map(Box::new),
         place_weights: false,
         warmup: balancing.warmup,
         connect_timeout: duration_or(

@@ -10,7 +10,7 @@ use super::address::Place;
 use super::flaw::{Decoded, Under, each, flaw};
 use super::metadata::{self, as_map, as_text, field, namespace, object, our, structure, text};
 use super::value::uint_or;
-use super::{address, left_out, note};
+use super::{address, left_out, note, subsets};
 use crate::kind::ClientKind;
 use crate::wire::core;
 use crate::wire::endpoint::{
@@ -105,6 +105,10 @@ fn encode_endpoint<A: Place>(endpoint: &Endpoint<A>, kind: ClientKind) -> LbEndp
     }
     let mode = endpoint.mesh_tls.then(|| (TLS_MODE.to_owned(), text(ISTIO)));
     let metadata = metadata::with(SOCKET_MATCH, structure(mode), metadata::ours(ours));
+    let metadata = match &endpoint.labels {
+        Some(labels) => subsets::encode_labels(labels, metadata),
+        None => metadata,
+    };
     LbEndpoint {
         health_status: match endpoint.health {
             Health::Healthy => core::HealthStatus::Healthy,
@@ -201,6 +205,7 @@ fn decode_endpoint<A: Place>(wire: &LbEndpoint) -> Decoded<Endpoint<A>> {
                 .and_then(|fields| istio_workload(field(fields, "workload")))
                 .map(Arc::new),
         },
+        labels: Some(subsets::labels(metadata)).filter(|labels| !labels.is_empty()).map(Box::new),
     })
 }
 

@@ -6,8 +6,9 @@ use outrigger_model::route::{Forward, HashOn, HeaderEdits, NoCluster, Rewrite, W
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
-use super::{headers, hedge, left_out, matcher, mirror, note, per_filter, retry, upgrade};
+use super::{headers, hedge, left_out, matcher, mirror, note, per_filter, retry, subsets, upgrade};
 use crate::kind::ClientKind;
+use crate::wire::core::Metadata;
 use crate::wire::matcher::RegexMatchAndSubstitute;
 use crate::wire::route::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration,
@@ -80,6 +81,7 @@ fn encode_share(share: &WeightedCluster, kind: ClientKind) -> ClusterWeight {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
+        metadata_match: share.part.as_ref().and_then(|part| subsets::encode_labels(&part.labels, None)),
         ..Default::default()
     }
 }
@@ -108,7 +110,6 @@ fn encode_hash(on: &HashOn) -> HashPolicy {
 pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
     note!(
         wire,
-        metadata_match,
         idle_timeout,
         flush_timeout,
         append_x_forwarded_host,
@@ -121,7 +122,7 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
     let timeout = duration_or(wire.timeout.as_ref(), Duration::from_secs(15), "timeout")?;
     let retry = wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?;
     Ok(Forward {
-        clusters: decode_clusters(wire.cluster_specifier.as_ref())?,
+        clusters: decode_clusters(wire.cluster_specifier.as_ref(), wire.metadata_match.as_ref())?,
         timeout: (!timeout.is_zero()).then_some(timeout),
         hedge: hedge::decode(wire.hedge_policy.as_ref(), retry.as_ref()).map(Box::new),
         retry,
@@ -177,12 +178,18 @@ pub(super) fn decode_substitution(wire: &RegexMatchAndSubstitute) -> Decoded<(St
     Ok((matcher::decode_regex(pattern).under("pattern")?, wire.substitution.clone()))
 }
 
-fn decode_clusters(wire: Option<&ClusterSpecifier>) -> Decoded<Vec<WeightedCluster>> {
+fn decode_clusters(
+    wire: Option<&ClusterSpecifier>,
+    around: Option<&Metadata>,
+) -> Decoded<Vec<WeightedCluster>> {
     match wire {
         Some(ClusterSpecifier::Cluster(name)) if name.is_empty() => flaw("cluster", "must not be empty"),
-        Some(ClusterSpecifier::Cluster(name)) => Ok(vec![WeightedCluster::only(name.as_str())]),
+        Some(ClusterSpecifier::Cluster(name)) => {
+            let part = subsets::part(name, around, None);
+            Ok(vec![WeightedCluster { part, ..WeightedCluster::only(name.as_str()) }])
+        }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-            decode_weighted(weighted).under("weighted_clusters")
+            decode_weighted(weighted, around).under("weighted_clusters")
         }
         Some(ClusterSpecifier::ClusterHeader(_)) => flaw("cluster_header", "is not supported"),
         Some(_) => flaw("cluster_specifier_plugin", "is not supported"),
@@ -190,8 +197,11 @@ fn decode_clusters(wire: Option<&ClusterSpecifier>) -> Decoded<Vec<WeightedClust
     }
 }
 
-fn decode_weighted(wire: &route::WeightedCluster) -> Decoded<Vec<WeightedCluster>> {
-    let clusters = each(&wire.clusters, "clusters", decode_share)?;
+fn decode_weighted(
+    wire: &route::WeightedCluster,
+    around: Option<&Metadata>,
+) -> Decoded<Vec<WeightedCluster>> {
+    let clusters = each(&wire.clusters, "clusters", |share| decode_share(share, around))?;
     check_weights(clusters.iter().map(|c| c.weight)).map_err(|flaw| flaw.under("clusters"))?;
     Ok(clusters)
 }
@@ -207,20 +217,21 @@ pub(super) fn check_weights(weights: impl Iterator<Item = u32>) -> Decoded<()> {
     }
 }
 
-fn decode_share(wire: &ClusterWeight) -> Decoded<WeightedCluster> {
+fn decode_share(wire: &ClusterWeight, around: Option<&Metadata>) -> Decoded<WeightedCluster> {
     if !wire.cluster_header.is_empty() {
         return flaw("cluster_header", "is not supported");
     }
     if wire.name.is_empty() {
         return flaw("name", "must not be empty");
     }
-    note!(wire, metadata_match, host_rewrite_specifier);
+    note!(wire, host_rewrite_specifier);
     per_filter::refuse_access(&wire.typed_per_filter_config)?;
     Ok(WeightedCluster {
         cluster: wire.name.clone(),
         weight: uint_or(wire.weight.as_ref(), 0),
         request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
         response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
+        part: subsets::part(&wire.name, around, wire.metadata_match.as_ref()),
     })
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use outrigger_model::cluster::{Discovery, PASSTHROUGH};
+use outrigger_model::cluster::{Cluster, Discovery, Labels, PASSTHROUGH, Part, SubsetFallback, Subsets};
 use outrigger_model::endpoint::spread::shares;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -30,18 +30,44 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
 }
 
+/// From where an endpoint is picked.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// All of them.
+    All,
+    /// Where the client was going.
+    Original,
+    /// Those with these labels, or none in particular, of a cluster that has parts.
+    Part(Labels),
+}
+
+impl Way {
+    pub(super) fn of(config: &Cluster) -> Self {
+        match (&config.discovery, &config.subsets) {
+            (Discovery::OriginalDestination, _) => Self::Original,
+            (_, Some(_)) => Self::Part(Labels::new()),
+            (_, None) => Self::All,
+        }
+    }
+
+    /// To a part, where there are any.
+    pub(super) fn to(&self, part: &Part) -> Self {
+        match self {
+            Self::All => Self::All,
+            Self::Original => Self::Original,
+            Self::Part(_) => Self::Part(part.labels.clone()),
+        }
+    }
+}
+
 impl ClusterHandle {
     /// Picks an endpoint.
     ///
     /// # Errors
     /// There is none: no endpoints, none healthy, or all ejected.
     pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
-        if matches!(self.config.discovery, Discovery::OriginalDestination) {
-            let (mut original, reach) = ctx.original;
-            if let Some(port) = self.config.original_port {
-                original.set_port(port);
-            }
-            return Ok(self.dynamic((original, reach)));
+        if !matches!(self.way, Way::All) {
+            return self.pick_otherwise(ctx);
         }
         let table = self.lasting.table.load();
         if ctx.tried.is_empty() && !self.lasting.ejections.any() {
@@ -54,7 +80,34 @@ impl ClusterHandle {
             });
             return found.cloned().ok_or_else(|| self.nothing(&table, false));
         }
-        self.pick_among(&table, ctx, Instant::now())
+        self.pick_among(&table, ctx, Instant::now(), |_| true)
+    }
+
+    fn pick_otherwise(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
+        let Way::Part(wanted) = &self.way else {
+            let (mut original, reach) = ctx.original;
+            if let Some(port) = self.config.original_port {
+                original.set_port(port);
+            }
+            return Ok(self.dynamic((original, reach)));
+        };
+        let table = self.lasting.table.load();
+        let default = Subsets::default();
+        let subsets = self.config.subsets.as_deref().unwrap_or(&default);
+        let has = |labels: &Labels, endpoint: &EndpointState| {
+            let own = |key| endpoint.labels.as_ref().and_then(|own| own.get(key));
+            labels.iter().all(|(key, value)| own(key) == Some(value))
+        };
+        let is_part = subsets.selectors.iter().any(|selector| selector.keys.iter().eq(wanted.keys()))
+            && table.all.iter().any(|endpoint| has(wanted, endpoint));
+        let none = Labels::new();
+        let labels = match subsets.fallback(wanted) {
+            _ if is_part => wanted,
+            SubsetFallback::Any => &none,
+            SubsetFallback::Default => &subsets.default,
+            SubsetFallback::None => return Err(self.nothing(&table, false)),
+        };
+        self.pick_among(&table, ctx, Instant::now(), |endpoint| has(labels, endpoint))
     }
 
     /// The pick that looks at each endpoint: something is ejected, or hosts are avoided.
@@ -63,14 +116,19 @@ impl ClusterHandle {
         table: &EndpointTable,
         ctx: &PickContext<'_>,
         now: Instant,
+        of: impl Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Failure> {
+        let usable_now = |member: &EndpointState| {
+            of(member) && !self.lasting.ejections.is_ejected(&member.load.health, now)
+        };
         let mut again: Option<(&Level, SmallVec<[u32; 4]>)> = None;
-        let first = self.first_level(table, ctx, now);
-        for level in self.in_order(table, first, now).into_iter().filter_map(|at| table.levels.get(at)) {
+        let first = self.first_level(table, ctx, &of, usable_now);
+        let order = in_order(table, first, usable_now);
+        for level in order.into_iter().filter_map(|at| table.levels.get(at)) {
             let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
             let mut tried = SmallVec::new();
             for (i, member) in level.members.iter().enumerate() {
-                if self.lasting.ejections.is_ejected(&member.load.health, now) {
+                if !usable_now(member) {
                     continue;
                 }
                 match ctx.tried.contains(&member.address) {
@@ -96,33 +154,25 @@ impl ClusterHandle {
         found.ok_or_else(|| self.nothing(table, true))
     }
 
-    /// The levels as they are tried: those behind the first by priority, and who is full behind all that are not.
-    fn in_order(&self, table: &EndpointTable, first: usize, now: Instant) -> SmallVec<[usize; 6]> {
-        let others = (0..table.levels.len()).filter(|at| *at != first);
-        let mut order: SmallVec<[usize; 6]> = std::iter::once(first).chain(others).collect();
-        if let Some(capacity) = table.spread.as_ref().and_then(|spread| spread.capacity) {
-            let usable =
-                |member: &EndpointState| !self.lasting.ejections.is_ejected(&member.load.health, now);
-            let is_full = |at: &usize| {
-                table.levels.get(*at).is_some_and(|level| spread::is_full(level, capacity, usable))
-            };
-            order.sort_by_cached_key(is_full);
-        }
-        order
-    }
-
-    /// The level that a request is to go to, by how many of each are not ejected.
-    fn first_level(&self, table: &EndpointTable, ctx: &PickContext<'_>, now: Instant) -> usize {
+    /// The level that a request is to go to, by how many of each are usable.
+    fn first_level(
+        &self,
+        table: &EndpointTable,
+        ctx: &PickContext<'_>,
+        of: impl Fn(&EndpointState) -> bool,
+        usable: impl Fn(&EndpointState) -> bool,
+    ) -> usize {
         if table.levels.len() < 2 {
             return 0;
         }
-        let serving = |level: &Level| {
-            let members = level.members.iter();
-            members.filter(|member| !self.lasting.ejections.is_ejected(&member.load.health, now)).count()
-                as u32
+        let count = |level: &Level, counts: &dyn Fn(&EndpointState) -> bool| {
+            level.members.iter().filter(|member| counts(member)).count() as u32
         };
-        let shares = shares(table.levels.iter().map(|level| (serving(level), level.total)));
-        shares.map_or(0, |shares| spread::draw(&shares, ctx.hash))
+        let bearing = table.levels.iter().map(|level| {
+            let total = if matches!(self.way, Way::All) { level.total } else { count(level, &of) };
+            (count(level, &usable), total)
+        });
+        shares(bearing).map_or(0, |shares| spread::draw(&shares, ctx.hash))
     }
 
     #[cold]
@@ -138,6 +188,10 @@ impl ClusterHandle {
                 None => "has not received its endpoints",
             };
             (FailureKind::NoEndpoints, format!("cluster {} {why}", self.name))
+        } else if let Way::Part(labels) = &self.way
+            && !looked
+        {
+            (FailureKind::NoEndpoints, format!("cluster {}: no endpoint has {labels:?}", self.name))
         } else if looked && !table.levels.is_empty() {
             let n = table.all.len();
             (FailureKind::AllEjected, format!("cluster {}: all of {n} endpoints are ejected", self.name))
@@ -169,4 +223,20 @@ impl ClusterHandle {
         self.lasting.last_dynamic.store(Some(endpoint.clone()));
         endpoint.clone()
     }
+}
+
+/// The levels as they are tried: those behind the first by priority, and who is full behind all that are not.
+fn in_order(
+    table: &EndpointTable,
+    first: usize,
+    usable: impl Fn(&EndpointState) -> bool,
+) -> SmallVec<[usize; 6]> {
+    let others = (0..table.levels.len()).filter(|at| *at != first);
+    let mut order: SmallVec<[usize; 6]> = std::iter::once(first).chain(others).collect();
+    if let Some(capacity) = table.spread.as_ref().and_then(|spread| spread.capacity) {
+        let is_full =
+            |at: &usize| table.levels.get(*at).is_some_and(|level| spread::is_full(level, capacity, &usable));
+        order.sort_by_cached_key(is_full);
+    }
+    order
 }

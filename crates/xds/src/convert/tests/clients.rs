@@ -124,6 +124,7 @@ fn grpc_gets_priorities_without_gaps_and_each_locality_once() {
             identity: None,
             mesh_tls: true,
             workload: None,
+            labels: None,
         }],
     };
     let set = EndpointSet::new("c", vec![locality("a", 5, 2), locality("b", 1, 0), locality("a", 5, 3)]);

@@ -113,6 +113,7 @@ fn weighted() -> impl Strategy<Value = Vec<WeightedCluster>> {
             weight,
             request_headers,
             response_headers,
+            part: None,
         },
     );
     prop_oneof![
@@ -341,6 +342,7 @@ fn endpoint<A: std::fmt::Debug>(address: impl Strategy<Value = A>) -> impl Strat
             identity,
             mesh_tls,
             workload: workload.map(Arc::new),
+            labels: None,
         },
     )
 }
@@ -361,13 +363,8 @@ fn locality<A: std::fmt::Debug>(
     )
 }
 
-fn cluster() -> impl Strategy<Value = Cluster> {
-    let discovery = prop_oneof![
-        of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
-        endpoints().prop_map(Discovery::Static),
-        dns::discovery(),
-        Just(Discovery::OriginalDestination),
-    ];
+/// How one is picked, how reports are weighed, and the capacity.
+fn balancing() -> impl Strategy<Value = (Balance, LoadReports, Option<u32>)> {
     let ring = (1_u64..9000, 0_u64..9000)
         .prop_map(|(minimum, more)| Balance::RingHash { minimum, maximum: minimum + more });
     let balance = prop_oneof![
@@ -382,7 +379,16 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         (duration(), duration()).prop_map(|(decay, initial)| Balance::PeakEwma { decay, initial }),
         Just(Balance::Reported),
     ];
-    let balance = (balance.boxed(), beside::load_reports().boxed(), of(1_u32..100)).boxed();
+    (balance.boxed(), beside::load_reports().boxed(), of(1_u32..100)).boxed()
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let discovery = prop_oneof![
+        of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
+        endpoints().prop_map(Discovery::Static),
+        dns::discovery(),
+        Just(Discovery::OriginalDestination),
+    ];
     let budget = (percentage(), any::<u32>())
         .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
     let limits = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), of(budget)).prop_map(
@@ -416,7 +422,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let failing =
         (of(beside::outlier().boxed()), of(beside::breaker().boxed()), of(beside::health_check().boxed()))
             .boxed();
-    (name(), discovery, balance, duration(), limits, failing, tls, http, of(origin())).prop_map(
+    (name(), discovery, balancing(), duration(), limits, failing, tls, http, of(origin())).prop_map(
         |(
             name,
             discovery,
@@ -433,6 +439,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             place_weights: false,
             load_reports: (balance == Balance::Reported).then(|| Box::new(load_reports)),
             capacity,
+            subsets: None,
             warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
             name,
             discovery,
