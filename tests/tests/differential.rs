@@ -17,6 +17,7 @@ mod rates;
 mod retries;
 mod rewriting;
 mod routing;
+mod sessions;
 mod stage;
 
 use case::Group;
@@ -24,8 +25,14 @@ use play::{Outcome, play};
 use stage::Stage;
 
 fn groups() -> Vec<Group> {
-    let all =
-        [routing::groups(), rewriting::groups(), retries::groups(), filters::groups(), balancing::groups()];
+    let all = [
+        routing::groups(),
+        rewriting::groups(),
+        retries::groups(),
+        filters::groups(),
+        balancing::groups(),
+        sessions::groups(),
+    ];
     all.into_iter().flatten().collect()
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]
 
 mod answered_here;
+mod backend_tls;
 mod balancing;
 mod bodies;
 mod bounds;
@@ -59,11 +60,13 @@ mod revocation;
 mod rotation;
 mod rules;
 mod services;
+mod sessions;
 mod sidecars;
 mod silent;
 mod thin_thread;
 mod tokens;
 mod virtual_services;
+mod waits;
 mod zookeeper;
 
 /// The command under test.

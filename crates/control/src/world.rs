@@ -12,8 +12,9 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, Carried, DestinationIntent, Host, Intent, IpFamily, KeySource, Known, LimitsIntent,
-    Location, MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
+    AuthorizationIntent, BackendTls, Carried, DestinationIntent, Host, Intent, IpFamily, KeySource, Known,
+    LimitsIntent, Location, MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent,
+    WorkloadIntent,
 };
 use rpds::RedBlackTreeMapSync;
 
@@ -309,6 +310,12 @@ impl World {
     pub(crate) fn has_policy(&self, host: &Host) -> bool {
         let has = |host: &Host| !self.rules.destinations.of(host).is_empty();
         has(host) || self.mistaken(host).is_some_and(|other| has(&other))
+    }
+
+    /// What policies say of TLS towards a service, with the certificates that are there.
+    pub(crate) fn backend_tls(&self, host: &Host) -> Vec<BackendTls> {
+        let rules = self.rules.destinations.of(host);
+        rules.iter().flat_map(|rule| rule.backend_tls.iter().cloned()).collect()
     }
 
     /// The routing of what is carried that a client of `namespace` has for a host: of all rules that have routes for it an exact host

@@ -259,8 +259,11 @@ pub struct OutsideTls {
     pub server_name: String,
     /// DNS names or URIs of which the server must have one. Empty: the server name.
     pub subject_alt_names: Vec<String>,
-    /// A file of the proxy's with the roots to trust, PEM. Absent: the system's public roots.
+    /// A file of the proxy's with the roots to trust, PEM. Absent: those at hand, or else the system's public roots.
     pub roots_file: Option<String>,
+    /// The roots themselves, PEM.
+    #[serde(default)]
+    pub roots_pem: Option<String>,
     /// Files of the proxy's with the client's certificate chain and key, PEM. Absent: the client shows none.
     pub client_files: Option<(String, String)>,
 }

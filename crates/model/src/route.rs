@@ -16,14 +16,20 @@ use crate::origin::Origin;
 pub mod cors;
 pub mod edits;
 pub mod hedge;
+pub mod limits;
 pub mod mirror;
+pub mod retry;
 mod rewrite;
+pub mod session;
 pub mod table;
 
 pub use cors::Cors;
 pub use edits::HeaderEdits;
 pub use hedge::{HedgeDelay, HedgePolicy, MOST_HEDGES};
+pub use limits::{GrpcTimeout, StreamLimits};
 pub use mirror::Mirror;
+pub use retry::{RateLimitedBackOff, ResetHeader, RetryHeaders, RetryOn, RetryPolicy};
+pub use session::{Session, SessionBy};
 
 /// A set of virtual hosts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +67,9 @@ pub struct Route {
     /// Which other origins may call it. Acts on requests that are forwarded.
     #[serde(default)]
     pub cors: Option<Cors>,
+    /// What leads a client's requests to the endpoint that has answered its first one. Acts on requests that are forwarded.
+    #[serde(default)]
+    pub session: Option<Box<Session>>,
     /// What it wants of filters that ask, by their names.
     #[serde(default)]
     pub authz: BTreeMap<String, RouteAuthz>,
@@ -152,6 +161,9 @@ pub struct Forward {
     pub clusters: Vec<WeightedCluster>,
     /// From the end of the request to the end of the response, retries included. Absent: none.
     pub timeout: Option<Duration>,
+    /// How long its streams may last and be silent. Absent: as the listener says.
+    #[serde(default)]
+    pub limits: Option<Box<StreamLimits>>,
     /// Retries. Absent: the virtual host's; absent there too: none.
     pub retry: Option<RetryPolicy>,
     /// Another attempt beside one that is slow. Absent: none.
@@ -298,123 +310,6 @@ pub struct Redirect {
     pub strip_query: bool,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
-}
-
-/// When and how a request is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetryPolicy {
-    /// Conditions, any of which permits a retry.
-    pub on: Vec<RetryOn>,
-    /// Statuses that permit a retry (`retriable-status-codes`).
-    pub statuses: Vec<u16>,
-    /// Retries after the first attempt.
-    pub attempts: u32,
-    /// Of one attempt. Absent: only the route's timeout.
-    pub per_try_timeout: Option<Duration>,
-    /// Base of the exponential back-off with full jitter. Default 25 ms.
-    pub backoff_base: Duration,
-    /// Longest back-off. Default ten times the base.
-    pub backoff_max: Duration,
-    /// Endpoints already tried are avoided while others exist. Default true.
-    pub avoid_previous_hosts: bool,
-}
-
-impl Default for RetryPolicy {
-    /// Outrigger's default: at most 2 retries, only of what provably never reached the application.
-    fn default() -> Self {
-        Self {
-            on: vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest],
-            statuses: Vec::new(),
-            attempts: 2,
-            per_try_timeout: None,
-            backoff_base: Duration::from_millis(25),
-            backoff_max: Duration::from_millis(250),
-            avoid_previous_hosts: true,
-        }
-    }
-}
-
-impl RetryPolicy {
-    /// With this base of the back-off, if there is one, and ten times as much at most.
-    #[must_use]
-    pub fn with_backoff(self, base: Option<Duration>) -> Self {
-        match base {
-            Some(base) => Self { backoff_base: base, backoff_max: base.saturating_mul(10), ..self },
-            None => self,
-        }
-    }
-}
-
-/// Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on` conditions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum RetryOn {
-    /// `5xx`: any 5xx, or no response at all.
-    FiveXx,
-    /// `gateway-error`: 502, 503, 504.
-    GatewayError,
-    /// `reset`: no response at all, or none within the time of an attempt.
-    Reset,
-    /// `reset-before-request`: reset before any request byte was sent.
-    ResetBeforeRequest,
-    /// `connect-failure`.
-    ConnectFailure,
-    /// `refused-stream`: REFUSED_STREAM or GOAWAY below the stream's id, or the peer's own mark.
-    RefusedStream,
-    /// `retriable-4xx`: 409.
-    Retriable4xx,
-    /// `retriable-status-codes`.
-    RetriableStatusCodes,
-    /// gRPC `cancelled` (1).
-    Cancelled,
-    /// gRPC `deadline-exceeded` (4).
-    DeadlineExceeded,
-    /// gRPC `resource-exhausted` (8).
-    ResourceExhausted,
-    /// gRPC `internal` (13).
-    Internal,
-    /// gRPC `unavailable` (14).
-    Unavailable,
-}
-
-impl RetryOn {
-    /// Names as in Envoy.
-    pub const NAMES: [(&'static str, Self); 13] = [
-        ("5xx", Self::FiveXx),
-        ("gateway-error", Self::GatewayError),
-        ("reset", Self::Reset),
-        ("reset-before-request", Self::ResetBeforeRequest),
-        ("connect-failure", Self::ConnectFailure),
-        ("refused-stream", Self::RefusedStream),
-        ("retriable-4xx", Self::Retriable4xx),
-        ("retriable-status-codes", Self::RetriableStatusCodes),
-        ("cancelled", Self::Cancelled),
-        ("deadline-exceeded", Self::DeadlineExceeded),
-        ("resource-exhausted", Self::ResourceExhausted),
-        ("internal", Self::Internal),
-        ("unavailable", Self::Unavailable),
-    ];
-
-    /// By Envoy's name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, on)| *on)
-    }
-
-    /// Envoy's name.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, on)| *on == self).map_or("", |(n, _)| n)
-    }
-
-    /// Whether the condition is one of gRPC's.
-    pub fn is_grpc(self) -> bool {
-        matches!(
-            self,
-            Self::Cancelled
-                | Self::DeadlineExceeded
-                | Self::ResourceExhausted
-                | Self::Internal
-                | Self::Unavailable
-        )
-    }
 }
 
 /// Injected faults (`envoy.filters.http.fault`).

@@ -67,6 +67,8 @@ pub enum FailureKind {
     NoHealthyUpstream,
     /// It has healthy ones, but all are ejected.
     AllEjected,
+    /// The endpoint of a strict session takes no requests any more; answered with this status.
+    SessionLost(u16),
     /// TCP unreachable, reset while connecting.
     ConnectFailed,
     /// TCP refused: nobody listens there. Told as the one before.
@@ -90,6 +92,8 @@ pub enum FailureKind {
     UpstreamTimeout,
     /// The time of one attempt.
     PerTryTimeout,
+    /// A stream has lasted as long as it may; answered with this status.
+    StreamDuration(u16),
     /// Reset by the upstream.
     UpstreamReset,
     /// The upstream closed the connection before its response was complete.
@@ -129,8 +133,8 @@ pub enum FailureKind {
     BadToken(u16),
     /// A client of the mesh must use mTLS (STRICT).
     PlainText,
-    /// Nothing moved for too long.
-    IdleTimeout,
+    /// Nothing moved for too long; answered with this status.
+    IdleTimeout(u16),
     /// Clients hold all memory that is handed out.
     Overload,
     /// We could not go on: sockets, memory, a broken invariant.
@@ -189,10 +193,11 @@ impl FailureKind {
             Self::NoRoute | Self::NoChain | Self::Blocked => "NR",
             Self::NoCluster(_) | Self::Pending => "NC",
             Self::DnsFailed => "DF",
-            Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected => "UH",
+            Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected | Self::SessionLost(_) => "UH",
             Self::ConnectFailed | Self::ConnectRefused | Self::ConnectTimeout | Self::TlsFailed => "UF",
             Self::Overflow { .. } | Self::CircuitOpen => "UO",
             Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
+            Self::StreamDuration(_) => "DT",
             Self::UpstreamReset | Self::RefusedStream => "UR",
             Self::UpstreamClosed => "UC",
             Self::UpstreamProtocol => "UPE",
@@ -202,7 +207,7 @@ impl FailureKind {
             Self::AuthzUnavailable(_) => "UAEX",
             Self::RateLimited { .. } => "RL",
             Self::LimiterUnavailable(_) => "RLSE",
-            Self::IdleTimeout => "SI",
+            Self::IdleTimeout(_) => "SI",
             Self::Overload => "OM",
             Self::RequestTimeout
             | Self::Denied
@@ -224,11 +229,14 @@ impl FailureKind {
             | Self::AuthzUnavailable(status)
             | Self::LimiterUnavailable(status)
             | Self::BadToken(status)
+            | Self::StreamDuration(status)
+            | Self::SessionLost(status)
+            | Self::IdleTimeout(status)
             | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
             Self::RateLimited { .. } => 429,
             Self::DownstreamProtocol => 400,
-            Self::RequestTimeout | Self::IdleTimeout => 408,
+            Self::RequestTimeout => 408,
             Self::UpstreamTimeout | Self::PerTryTimeout => 504,
             Self::UpstreamProtocol => 502,
             Self::DownstreamClosed => 499,
@@ -246,6 +254,9 @@ impl FailureKind {
             // RESOURCE_EXHAUSTED: clients take UNAVAILABLE for leave to try again at once.
             return 8;
         }
+        if let Self::StreamDuration(_) = self {
+            return 4;
+        }
         grpc_of_http(self.status())
     }
 
@@ -261,6 +272,7 @@ impl FailureKind {
             Self::NoEndpoints => "no_endpoints",
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::AllEjected => "all_ejected",
+            Self::SessionLost(_) => "session_lost",
             Self::ConnectFailed | Self::ConnectRefused => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::TlsFailed | Self::DownstreamTls => "tls_failed",
@@ -268,6 +280,7 @@ impl FailureKind {
             Self::CircuitOpen => "circuit_open",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::PerTryTimeout => "per_try_timeout",
+            Self::StreamDuration(_) => "stream_duration",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamClosed => "upstream_closed",
             Self::RefusedStream => "refused_stream",
@@ -284,7 +297,7 @@ impl FailureKind {
             Self::LimiterUnavailable(_) => "rate_limit_error",
             Self::RateLimited { .. } => "rate_limited",
             Self::PlainText => "mtls_required",
-            Self::IdleTimeout => "idle_timeout",
+            Self::IdleTimeout(_) => "idle_timeout",
             Self::Overload => "overload",
             Self::Internal => "internal",
         }

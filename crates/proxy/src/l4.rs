@@ -331,7 +331,7 @@ impl Tunnel {
         }
         self.timer.poll(cx, self.deadline).map(|()| {
             let detail = format!("no byte in either direction for {:?}", self.idle);
-            Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout, detail))
+            Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout(408), detail))
         })
     }
 }

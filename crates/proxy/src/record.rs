@@ -229,9 +229,10 @@ fn details_of(kind: &FailureKind) -> &'static str {
     match kind {
         FailureKind::NoRoute => "route_not_found",
         FailureKind::NoCluster(_) => "cluster_not_found",
-        FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
-            "no_healthy_upstream"
-        }
+        FailureKind::NoEndpoints
+        | FailureKind::NoHealthyUpstream
+        | FailureKind::AllEjected
+        | FailureKind::SessionLost(_) => "no_healthy_upstream",
         FailureKind::Denied => "rbac_access_denied",
         FailureKind::FaultAbort(_) => "fault_filter_abort",
         FailureKind::AuthzUnavailable(_) => "ext_authz_error",
@@ -239,6 +240,7 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::LimiterUnavailable(_) => "rate_limiter_error",
         FailureKind::UpstreamTimeout => "response_timeout",
         FailureKind::PerTryTimeout => "upstream_per_try_timeout",
+        FailureKind::StreamDuration(_) => "max_duration_timeout",
         FailureKind::ConnectFailed
         | FailureKind::ConnectRefused
         | FailureKind::ConnectTimeout
@@ -251,7 +253,7 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::Overflow { .. } => "upstream_reset_before_response_started{overflow}",
         FailureKind::DownstreamClosed => "downstream_remote_disconnect",
         FailureKind::RequestTimeout => "request_header_timeout",
-        FailureKind::IdleTimeout => "stream_idle_timeout",
+        FailureKind::IdleTimeout(_) => "stream_idle_timeout",
         kind => kind.name(),
     }
 }

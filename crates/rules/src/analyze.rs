@@ -4,6 +4,7 @@
 //! that exist. Each row has a test for when it speaks and one for when it must be silent.
 
 mod attached;
+mod backend_tls;
 mod checks;
 mod conflicts;
 mod cors;
@@ -30,7 +31,7 @@ use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
-    Place, RouteIntent, ServiceIntent, SidecarIntent, Target, TokensIntent,
+    Place, RootsIntent, RouteIntent, ServiceIntent, SidecarIntent, Target, TokensIntent,
 };
 use crate::object::Object;
 use crate::suppress;
@@ -66,6 +67,11 @@ pub const CHECKS: &[Check] = &[
         code: code::ROUTE_CONDITION,
         what: "a route without effect at a parent, or with a backend that cannot be used",
         run: attached::conditions,
+    },
+    Check {
+        code: code::ROUTE_CONDITION,
+        what: "TLS for a backend that is not there, or that nobody could verify",
+        run: backend_tls::conditions,
     },
     Check { code: code::NO_WEIGHT, what: "a rule that sends nothing anywhere", run: attached::no_weight },
     Check { code: code::CONFLICT, what: "another kind of rule that a route covers", run: attached::shadowed },
@@ -164,6 +170,7 @@ struct Scene<'o> {
     attached: Vec<&'o AttachedIntent>,
     limits: Vec<&'o LimitsIntent>,
     sidecars: Vec<&'o SidecarIntent>,
+    roots: Vec<&'o RootsIntent>,
 }
 
 impl<'o> Scene<'o> {
@@ -181,6 +188,7 @@ impl<'o> Scene<'o> {
             attached: Vec::new(),
             limits: Vec::new(),
             sidecars: Vec::new(),
+            roots: Vec::new(),
         };
         for intent in objects.iter().flat_map(|object| &object.intents) {
             match intent {
@@ -196,6 +204,7 @@ impl<'o> Scene<'o> {
                 Intent::Attached(route) => scene.attached.push(route),
                 Intent::Limits(limits) => scene.limits.push(limits),
                 Intent::Sidecar(sidecar) => scene.sidecars.push(sidecar),
+                Intent::Roots(roots) => scene.roots.push(roots),
                 Intent::Workload(_) => {}
             }
         }

@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use crate::catalog::PortProtocol;
 use crate::intent::{AttachedIntent, Host, ObjectKind, Origin, Parent, Place, RouteCondition, Target};
 
+mod backend_tls;
+
+pub use backend_tls::of as of_backend_tls;
+
 /// What conditions depend on beside the route.
 pub trait Surroundings {
     /// The ports of a service and what they speak; `None` where there is no such service.

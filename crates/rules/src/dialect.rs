@@ -13,6 +13,7 @@ mod peer_authentication;
 mod request_authentication;
 pub mod service;
 mod service_entry;
+mod sessions;
 mod shared;
 mod sidecar;
 pub(crate) mod traffic_rules;
@@ -39,6 +40,7 @@ const GATEWAY_TLS: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networki
 /// Of routes of connections; it had several rules, and routes without hostnames.
 const OLD_TCP: &str = "gateway.networking.k8s.io/v1alpha2";
 const GRANT: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+const BACKEND_TLS: &[&str] = &["gateway.networking.k8s.io/v1"];
 const CORE: &[&str] = &["v1"];
 const NATIVE: &[&str] = &["outrigger.io/v1"];
 
@@ -56,6 +58,8 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::TlsRoute, versions: GATEWAY_TLS, read: gateway::tls_route },
     Row { kind: ObjectKind::TcpRoute, versions: GATEWAY_TCP, read: gateway::tcp_route },
     Row { kind: ObjectKind::ReferenceGrant, versions: GRANT, read: gateway::grant },
+    Row { kind: ObjectKind::BackendTlsPolicy, versions: BACKEND_TLS, read: gateway::backend_tls_policy },
+    Row { kind: ObjectKind::ConfigMap, versions: CORE, read: gateway::config_map },
     Row { kind: ObjectKind::Service, versions: CORE, read: service::read },
     Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },
 ];

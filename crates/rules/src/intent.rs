@@ -4,6 +4,8 @@
 //! proxies exist; a mesh-wide default that a rule did not override stays `None`.
 
 mod attached;
+mod backend_tls;
+mod client_tls;
 pub mod delegate;
 mod destination;
 mod limits;
@@ -17,9 +19,11 @@ mod tokens;
 use std::fmt;
 
 pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
+pub use backend_tls::{BackendTls, Roots, RootsIntent};
+pub use client_tls::{ClientTls, ClientTlsMode};
 pub use destination::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent,
-    LoadBalancing, SubsetIntent, TrafficPolicy,
+    ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent, LoadBalancing, SubsetIntent,
+    TrafficPolicy,
 };
 pub use limits::{GlobalIntent, LimitsIntent};
 pub use nearness::{Distribution, Nearness, PlacePattern, ZoneAware};
@@ -75,6 +79,11 @@ pub enum ObjectKind {
     TcpRoute,
     /// Gateway API: who may refer to whom.
     ReferenceGrant,
+    /// Gateway API: TLS towards the backends of services.
+    #[serde(rename = "BackendTLSPolicy")]
+    BackendTlsPolicy,
+    /// Kubernetes: certificates that others refer to.
+    ConfigMap,
     /// Kubernetes: a name and ports in front of workloads.
     Service,
     /// Native: one page per service.
@@ -83,7 +92,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind, in the order in which help texts name them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::VirtualService,
         Self::DestinationRule,
         Self::PeerAuthentication,
@@ -97,6 +106,8 @@ impl ObjectKind {
         Self::TlsRoute,
         Self::TcpRoute,
         Self::ReferenceGrant,
+        Self::BackendTlsPolicy,
+        Self::ConfigMap,
         Self::Service,
         Self::TrafficRules,
     ];
@@ -117,6 +128,8 @@ impl ObjectKind {
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::ConfigMap => "ConfigMap",
             Self::Service => "Service",
             Self::TrafficRules => "TrafficRules",
         }
@@ -212,6 +225,8 @@ pub enum Intent {
     Limits(LimitsIntent),
     /// What sidecars know and take in.
     Sidecar(SidecarIntent),
+    /// Certificates that policies refer to.
+    Roots(RootsIntent),
 }
 
 impl Intent {
@@ -228,6 +243,7 @@ impl Intent {
             Self::Workload(intent) => &intent.origin,
             Self::Limits(intent) => &intent.origin,
             Self::Sidecar(intent) => &intent.origin,
+            Self::Roots(intent) => &intent.origin,
         }
     }
 }

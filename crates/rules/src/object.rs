@@ -69,6 +69,9 @@ const MOST_PATTERNS: usize = 500;
 
 const OBJECT: Table =
     Table::new("an object", &["apiVersion", "kind", "metadata", "spec"]).ignored(&["status"]);
+/// A ConfigMap has no spec; what is in its place is the user's.
+const CONFIG_MAP: Table = Table::new("a ConfigMap", &["apiVersion", "kind", "metadata", "data"])
+    .ignored(&["binaryData", "immutable"]);
 const METADATA: Table =
     Table::new("metadata", &["name", "namespace", "labels", "annotations", "creationTimestamp"]).ignored(&[
         "deletionGracePeriodSeconds",
@@ -212,7 +215,11 @@ impl<'c> Run<'c> {
         let mut reader = self.reader(self.origin(row.kind, root));
         reader.api_version.clone_from(&api_version);
         let at = At { node: root, path: String::new() };
-        let Some(fields) = reader.fields(&at, &OBJECT) else { return };
+        let (table, spec) = match row.kind {
+            ObjectKind::ConfigMap => (&CONFIG_MAP, "data"),
+            _ => (&OBJECT, "spec"),
+        };
+        let Some(fields) = reader.fields(&at, table) else { return };
         let (labels, annotations) = match fields.get("metadata") {
             Some(metadata) => read_metadata(&mut reader, &metadata),
             None => {
@@ -223,7 +230,7 @@ impl<'c> Run<'c> {
         reader.labels.clone_from(&labels);
         // `spec: {}` and no spec at all mean the same in Kubernetes, and in a policy they mean a lot.
         let empty = Node { value: Value::Map(Vec::new()), spot: root.spot };
-        let spec = fields.get("spec").unwrap_or(At { node: &empty, path: "spec".to_owned() });
+        let spec = fields.get(spec).unwrap_or(At { node: &empty, path: spec.to_owned() });
         let intents = (row.read)(&mut reader, &spec);
         self.patterns_left = reader.patterns_left;
         suppress::of_reading(&annotations, &mut reader.findings);

@@ -45,6 +45,7 @@ mod rate_limit;
 mod retry;
 mod route;
 mod secret;
+mod session;
 mod shadow;
 mod subsets;
 mod tls;

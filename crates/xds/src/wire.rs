@@ -22,6 +22,15 @@ pub(crate) use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3 as http_local_limit;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
+/// The filter for sessions, with what they are carried by.
+pub(crate) mod http_session {
+    pub(crate) use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
+        StatefulSession, StatefulSessionPerRoute, stateful_session_per_route::Override,
+    };
+    pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+    pub(crate) use envoy_types::pb::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
+    pub(crate) use envoy_types::pb::envoy::r#type::http::v3::{Cookie, CookieAttribute};
+}
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;

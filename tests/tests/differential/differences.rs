@@ -25,6 +25,8 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     ("No request may wait", &["max-pending-0: *"]),
     ("What a client over a rate limit is told", &["rate-of-3: *", "rate-of-1: *"]),
     ("Instructions to proxies in requests", &["asked-*: *"]),
+    ("A wait that is longer than the time that is left", &["wait-too-long: *"]),
+    ("Tokens of sessions that say no end", &["session-timed: GET /a | cookie: *"]),
     ("A connection that an application has given up", &["given-up: *"]),
 ];
 

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::apps::{Apps, Attempt, COPIES, RUN, field, read_body, read_head};
 use super::case::{Group, Step};
+use super::sessions;
 
 /// Names that are no part of the comparison; why, docs/differences.md says.
 pub const LEFT_OUT: [&str; 11] = [
@@ -74,8 +75,8 @@ pub async fn play(side: &Side, apps: &Apps, group: &Group, at: usize) -> Vec<Out
     for (i, step) in case.steps.iter().enumerate() {
         let run = format!("{}/{}/{at}/{i}", side.name, group.name);
         let (Step::Ask(request) | Step::Hold(request)) = step;
-        let (to, host, request, known) =
-            (side.addresses[group.listener], group.name.clone(), request.clone(), run.clone());
+        let request = sessions::carrying(request, apps);
+        let (to, host, known) = (side.addresses[group.listener], group.name.clone(), run.clone());
         let asked = async move { ask(to, &host, &request, &known).await };
         let waited = if let Step::Hold(_) = step {
             let task = tokio::spawn(asked);
@@ -148,6 +149,10 @@ fn split(head: &str) -> (String, Vec<String>) {
         .filter(|(name, value)| name != "content-length" || value != "0")
         .map(|(name, value)| match name.as_str() {
             EXPECTED_TIME => format!("{name}: {}", in_steps(&value)),
+            // Its token says when it ends, to the second.
+            "set-cookie" if value.contains("Max-Age") => {
+                format!("{name}: …{}", value.split_once(';').map_or("", |(_, rest)| rest))
+            }
             _ => format!("{name}: {value}"),
         })
         .collect();

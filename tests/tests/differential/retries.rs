@@ -151,6 +151,119 @@ fn timeouts() -> Vec<Group> {
     ]
 }
 
+/// When answers say when to come again, and what headers permit.
+fn asking() -> Vec<Group> {
+    let waits = |reset_headers: Value, max: &str| {
+        let mut policy = policy("5xx,retriable-status-codes", 1);
+        policy["retriable_status_codes"] = json!([429]);
+        policy["rate_limited_retry_back_off"] =
+            json!({ "reset_headers": reset_headers, "max_interval": max });
+        policy
+    };
+    let after = || json!([{ "name": "Retry-After", "format": "SECONDS" }]);
+    let both = json!([{ "name": "x-reset", "format": "UNIX_TIMESTAMP" }, { "name": "retry-after", "format": "SECONDS" }]);
+    let headers = |field: &str, headers: Value, on: &str| {
+        let mut policy = policy(on, 1);
+        policy[field] = headers;
+        policy
+    };
+    let again = json!([{ "name": "x-again", "string_match": { "exact": "yes" } }, { "name": ":status", "string_match": { "exact": "418" } }]);
+    let may = json!([{ "name": "x-may", "present_match": true }, { "name": ":method", "string_match": { "exact": "PUT" } }]);
+    vec![
+        group("wait", "a", waits(after(), "5s"), json!({ "timeout": "0s" })).ask([
+            "GET /\nx-answers: 429+retry-after=1, 200",
+            "GET /\nx-answers: 503+Retry-After=1, 200",
+            "GET /\nx-answers: 429+retry-after=0, 200",
+            "GET /\nx-answers: 429+retry-after=6, 200",
+            "GET /\nx-answers: 429+retry-after=soon, 200",
+            "GET /\nx-answers: 429, 200",
+            "GET /\nx-answers: 404+retry-after=1, 200",
+        ]),
+        group("wait-until", "a", waits(both, "5s"), json!({ "timeout": "0s" })).ask([
+            "GET /\nx-answers: 429+x-reset=1, 200",
+            "GET /\nx-answers: 429+x-reset=99999999999+retry-after=1, 200",
+        ]),
+        group("wait-too-long", "a", waits(after(), "5s"), json!({ "timeout": "0.5s" }))
+            .ask(["GET /\nx-answers: 429+retry-after=1, 200"]),
+        group("header-again", "a", headers("retriable_headers", again, "retriable-headers"), json!({})).ask(
+            [
+                "GET /\nx-answers: 200+x-again=yes, 200",
+                "GET /\nx-answers: 200+x-again=no, 200",
+                "GET /\nx-answers: 418, 200",
+                "GET /\nx-answers: 503, 200",
+            ],
+        ),
+        group("header-may", "a", headers("retriable_request_headers", may, "5xx"), json!({})).ask([
+            "GET /\nx-answers: 503, 200",
+            "GET /\nx-may: 1\nx-answers: 503, 200",
+            "PUT /\nx-answers: 503, 200",
+            "GET /\nx-answers: reset, 200",
+        ]),
+        group("limited", "a", policy("5xx", 1), json!({}))
+            .ask(["GET /\nx-answers: 503+x-envoy-ratelimited=true, 200"]),
+        group("limited-too", "a", policy("5xx,envoy-ratelimited", 1), json!({})).ask([
+            "GET /\nx-answers: 503+x-envoy-ratelimited=true, 200",
+            "GET /\nx-answers: 429+x-envoy-ratelimited=true, 200",
+            "GET /\nx-answers: 429, 200",
+        ]),
+    ]
+}
+
+/// How long streams last, and are silent.
+fn streams() -> Vec<Group> {
+    let timed =
+        |name: &str, action: Value| Group::new(name, json!([to(json!({ "prefix": "/" }), "a", action)]));
+    let silent = |count: u32| {
+        let mut policy = policy("5xx", count);
+        policy["per_try_idle_timeout"] = "0.5s".into();
+        policy
+    };
+    let hangs =
+        ["GET /", "GET /\nx-answers: hang", "HEAD /\nx-answers: hang", "POST /\nx-answers: hang\n\nhello"];
+    let grpc = |said: &str| {
+        format!("POST /\ncontent-type: application/grpc\ngrpc-timeout: {said}\nx-answers: grpc0\n\nx")
+    };
+    let grpc_hangs = |said: &str| {
+        format!("POST /\ncontent-type: application/grpc\ngrpc-timeout: {said}\nx-answers: hang\n\nx")
+    };
+    let duration = |fields: Value| json!({ "timeout": "0s", "max_stream_duration": fields });
+    vec![
+        timed("stream", duration(json!({ "max_stream_duration": "0.5s" }))).ask(hangs).ask([
+            grpc("5S"),
+            grpc("100m"),
+            grpc_hangs("5S"),
+        ]),
+        timed("stream-endless", duration(json!({ "max_stream_duration": "0s" })))
+            .ask(["GET /\nx-answers: late"]),
+        timed(
+            "stream-grpc",
+            duration(json!({ "max_stream_duration": "9s", "grpc_timeout_header_max": "2s" })),
+        )
+        .ask([grpc("1S"), grpc("5S"), grpc("x"), grpc_hangs("300m")]),
+        timed(
+            "stream-grpc-less",
+            duration(json!({ "grpc_timeout_header_max": "0s", "grpc_timeout_header_offset": "0.5s" })),
+        )
+        .ask([grpc("5S"), grpc_hangs("700m")]),
+        timed(
+            "grpc-timeout",
+            json!({ "timeout": "9s", "max_grpc_timeout": "2s", "grpc_timeout_offset": "0.2s" }),
+        )
+        .ask([
+            grpc("1S"),
+            grpc("5S"),
+            grpc_hangs("500m"),
+            "GET /".to_owned(),
+            "POST /\ncontent-type: application/grpc\n\nx".to_owned(),
+        ]),
+        timed("idle", json!({ "timeout": "0s", "idle_timeout": "0.5s" })).ask(hangs),
+        timed("idle-never", json!({ "timeout": "0.5s", "idle_timeout": "0s" })).ask(hangs),
+        group("silent", "a", silent(0), json!({ "timeout": "0s" })).ask(hangs),
+        group("silent-again", "a", silent(1), json!({ "timeout": "0s" }))
+            .ask(["GET /\nx-answers: hang, 200", "GET /\nx-answers: hang"]),
+    ]
+}
+
 /// What a client asks for by headers.
 fn asked() -> Vec<Group> {
     let plain =
@@ -169,5 +282,8 @@ fn asked() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [conditions(), counts(), places(), timeouts(), asked()].into_iter().flatten().collect()
+    [conditions(), counts(), places(), timeouts(), asking(), streams(), asked()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -192,7 +192,9 @@ fn listener(name: &str, address: SocketAddr, limit: Option<&Value>) -> Value {
         let kind = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
         filter("envoy.filters.http.local_ratelimit", kind, limit.clone())
     });
+    let session = "envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
     let others = [
+        filter("envoy.filters.http.stateful_session", session, json!({})),
         filter("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors", json!({})),
         filter("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault", json!({})),
         filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({})),

@@ -1,7 +1,7 @@
 //! The `status` of a rule, where its kind has one: what the Gateway API wants to know of its routes, per parent.
 
 use outrigger_rules::conditions::{self, Condition, ParentStatus};
-use outrigger_rules::intent::{Intent, Parent};
+use outrigger_rules::intent::{BackendTls, Host, Intent, ObjectKind, Parent};
 use serde_json::{Value, json};
 
 use crate::keeper::Rule;
@@ -13,6 +13,9 @@ pub(crate) const CONTROLLER: &str = "outrigger.io/control-plane";
 /// The status of a rule of which this release knows what it means.
 pub(crate) fn of(rule: &Rule, world: &World) -> Option<Value> {
     let intents = rule.object.iter().flat_map(|object| &object.intents);
+    if let Some(ancestors) = ancestors(rule, world) {
+        return Some(json!({ "ancestors": ancestors }));
+    }
     let mut attached = intents.filter_map(|intent| match intent {
         Intent::Attached(attached) => Some(attached),
         _ => None,
@@ -20,6 +23,34 @@ pub(crate) fn of(rule: &Rule, world: &World) -> Option<Value> {
     let parents: Vec<Value> =
         conditions::of(attached.next()?, world).iter().map(|status| parent(status, rule)).collect();
     Some(json!({ "parents": parents }))
+}
+
+/// Of a policy for TLS towards services: what becomes of it at each of them.
+fn ancestors(rule: &Rule, world: &World) -> Option<Vec<Value>> {
+    let object = rule.object.as_ref().filter(|object| object.kind == ObjectKind::BackendTlsPolicy)?;
+    let destinations = object.intents.iter().filter_map(|intent| match intent {
+        Intent::Destination(destination) => Some(destination),
+        _ => None,
+    });
+    let targets = destinations.flat_map(|rule| rule.backend_tls.iter().map(move |tls| (&rule.host, tls)));
+    let ancestor = |(host, written): (&Host, &BackendTls)| {
+        let all = world.backend_tls(host);
+        let is = |tls: &&BackendTls| tls.origin == written.origin && tls.section == written.section;
+        let known = all.iter().find(is).unwrap_or(written);
+        let conditions = conditions::of_backend_tls(known, host, &all, world);
+        let name = host.as_str().split('.').next().unwrap_or_default();
+        let mut reference =
+            json!({ "group": "", "kind": "Service", "namespace": object.namespace, "name": name });
+        if let Some(section) = &written.section {
+            reference["sectionName"] = section.as_str().into();
+        }
+        json!({
+            "ancestorRef": reference,
+            "controllerName": CONTROLLER,
+            "conditions": conditions.iter().map(|one| condition(one, rule)).collect::<Vec<_>>(),
+        })
+    };
+    Some(targets.map(ancestor).collect())
 }
 
 fn parent(status: &ParentStatus<'_>, rule: &Rule) -> Value {

@@ -7,7 +7,9 @@ use outrigger_model::cluster::{
 };
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::{self, ClientTlsMode, Host, Location, TrafficPolicy};
+use outrigger_rules::intent::{
+    self, BackendTls, ClientTlsMode, DestinationIntent, Host, Location, TrafficPolicy,
+};
 use outrigger_xds::ClientKind;
 
 use super::lens::Lens;
@@ -47,7 +49,10 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     if let Some(rule) = lens.destination_for(&host) {
         let subset = Some(outbound.subset).filter(|s| !s.is_empty());
         cluster.origin = Some(origin(rule.origin_of(subset)));
-        let policy = rule.effective(subset, outbound.port);
+        let mut policy = rule.effective(subset, outbound.port);
+        if let Err(tls) = backend_tls(lens, &rule, &host, outbound.port, &mut policy) {
+            return without_anybody(lens, cluster, tls);
+        }
         apply(&mut cluster, &policy, &host);
         // Of one instance's own address there is no other to go to.
         if outbound.address().is_none() {
@@ -104,7 +109,12 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     cluster.tls = ClientTls::Mesh { server_name, identities, required: false };
     let rule = lens.destination_for(host);
     let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
-    let policy = rule.as_ref().map(|rule| rule.effective(subset, outbound.port)).unwrap_or_default();
+    let mut policy = rule.as_ref().map(|rule| rule.effective(subset, outbound.port)).unwrap_or_default();
+    if let Some(rule) = &rule
+        && let Err(tls) = backend_tls(lens, rule, host, outbound.port, &mut policy)
+    {
+        return without_anybody(lens, cluster, tls);
+    }
     // Outside nobody has the mesh's TLS, unless a rule says so; but whoever has registered is inside.
     let is_alone = lens.members(of.service).next().is_none();
     let plain = policy.tls.is_none() && of.intent.location == Location::Outside && is_alone;
@@ -125,6 +135,43 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     let by_rule = policy.tls.is_some_and(|tls| !tls.subject_alt_names.is_empty());
     described::tls(&mut cluster, of, by_rule);
     Some(cluster)
+}
+
+/// TLS that a BackendTLSPolicy wants where no rule says any.
+///
+/// # Errors
+/// The policy, where nobody's certificate could be trusted.
+fn backend_tls<'r>(
+    lens: &Lens<'_>,
+    rule: &'r DestinationIntent,
+    host: &Host,
+    port: u16,
+    policy: &mut TrafficPolicy,
+) -> Result<(), &'r BackendTls> {
+    if rule.backend_tls.is_empty() || policy.tls.is_some() {
+        return Ok(());
+    }
+    let service = lens.service(host);
+    let named = |name: &str| service.is_some_and(|service| lens.port_named(service, name) == Some(port));
+    if let Some(tls) = BackendTls::at(&rule.backend_tls, named) {
+        policy.tls = Some(tls.client_tls().ok_or(tls)?);
+    }
+    Ok(())
+}
+
+/// Nobody may be called: what is refused or taken away would leave what was there before in force, which may be plain text. gRPC's
+/// libraries know no such cluster, and without one their calls fail.
+fn without_anybody(lens: &Lens<'_>, cluster: Cluster, because: &BackendTls) -> Option<Cluster> {
+    let nobody = EndpointSet::new(cluster.name.clone(), Vec::new());
+    let origin = Some(origin(&because.origin));
+    let cluster = Cluster {
+        discovery: Discovery::Static(nobody),
+        tls: ClientTls::None,
+        place_weights: false,
+        origin,
+        ..cluster
+    };
+    (lens.kind() != ClientKind::Grpc).then_some(cluster)
 }
 
 fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {
@@ -167,6 +214,7 @@ fn tls(rule: &intent::ClientTls, mesh: ClientTls, host: &Host) -> ClientTls {
             server_name: rule.sni.clone().unwrap_or_else(|| host.as_str().to_owned()),
             subject_alt_names: rule.subject_alt_names.clone(),
             roots_file: rule.ca_certificates.clone(),
+            roots_pem: rule.roots_pem.clone(),
             client_files: match rule.mode {
                 ClientTlsMode::Mutual => rule.client_certificate.clone().zip(rule.private_key.clone()),
                 _ => None,

@@ -8,7 +8,7 @@ use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::resource::{Origin, Resource};
 use outrigger_model::route::{
     Forward, HashOn, HeaderEdits, HeaderMatch, PathMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route,
-    RouteAction, RouteConfig, RouteMatch,
+    RouteAction, RouteConfig, RouteMatch, Session, SessionBy,
 };
 use outrigger_rules::intent::ObjectKind;
 use outrigger_xds::ClientKind;
@@ -131,10 +131,16 @@ fn patterns(route: &Route) -> impl Iterator<Item = &str> {
         _ => None,
     };
     let origins = route.cors.iter().flat_map(|cors| &cors.allow_origins);
+    let retry = match &route.action {
+        RouteAction::Forward(forward) => forward.retry.as_ref(),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+    };
+    let retry =
+        retry.into_iter().flat_map(|retry| retry.response_headers.iter().chain(&retry.request_headers));
     path.into_iter()
         .chain(rewrite)
         .chain(origins.filter_map(regex))
-        .chain(route.matches.headers.iter().filter_map(|header| regex(&header.value)))
+        .chain(route.matches.headers.iter().chain(retry).filter_map(|header| regex(&header.value)))
         .chain(route.matches.query.iter().filter_map(|query| regex(&query.value)))
 }
 
@@ -165,6 +171,10 @@ fn substitution(route: &Route) -> Option<String> {
 /// An Envoy refuses edits of pseudo-headers and of Host; what sets the authority is a rewrite for it.
 fn envoy_route(route: &mut Route, left_out: &mut Vec<String>) {
     let mut authority = take_authority(&mut route.request_headers);
+    if let Some(session) = &mut route.session {
+        let several = matches!(&route.action, RouteAction::Forward(forward) if forward.clusters.len() > 1);
+        envoy_session(session, several, left_out);
+    }
     if let RouteAction::Forward(forward) = &mut route.action {
         let several = forward.clusters.len() > 1;
         for share in &mut forward.clusters {
@@ -178,6 +188,20 @@ fn envoy_route(route: &mut Route, left_out: &mut Vec<String>) {
         }
         forward.rewrite.authority = forward.rewrite.authority.take().or(authority);
         envoy_hedge(forward, &route.matches, left_out);
+    }
+}
+
+/// An Envoy's sessions end with a permanent cookie, or never; and it looks for their endpoint in the cluster that it has drawn.
+fn envoy_session(session: &mut Session, several: bool, left_out: &mut Vec<String>) {
+    let permanent = matches!(session.by, SessionBy::Cookie { permanent: true, .. });
+    if session.idle.take().is_some() {
+        left_out.push("Envoys know no end of a session by silence".to_owned());
+    }
+    if !permanent && session.absolute.take().is_some() {
+        left_out.push("Envoys know no end of a session but that of a permanent cookie".to_owned());
+    }
+    if several {
+        left_out.push("Envoys pick the destination by weight, whatever the session".to_owned());
     }
 }
 
@@ -254,6 +278,7 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
     };
     without("faults", route.fault.take().is_some());
     without("policies for other origins", route.cors.take().is_some());
+    without("sessions", route.session.take().is_some());
     without(
         "edits of headers",
         take_edits(&mut route.request_headers) | take_edits(&mut route.response_headers),
@@ -269,13 +294,16 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
             without("edits of headers for a share", edited);
             without("mirrors", !std::mem::take(&mut forward.mirrors).is_empty());
             without("hedges", forward.hedge.take().is_some());
+            without("limits of streams", forward.limits.take().is_some());
             without("rewrites", std::mem::take(&mut forward.rewrite) != Rewrite::default());
             let before = forward.hash.len();
             forward.hash.retain(|hash| matches!(hash, HashOn::Header(_)));
             without("hash but of a header", forward.hash.len() < before);
             if let Some(retry) = &mut forward.retry {
                 without("retries for these conditions", grpc_retries(retry));
-                without("timeout of one attempt", retry.per_try_timeout.take().is_some());
+                let times = retry.per_try_timeout.take().is_some() | retry.per_try_idle.take().is_some();
+                without("timeout of one attempt", times);
+                without("waits that answers ask for", retry.rate_limited.take().is_some());
                 if retry.on.is_empty() {
                     forward.retry = None;
                 }
@@ -292,9 +320,12 @@ fn take_edits(edits: &mut HeaderEdits) -> bool {
 fn grpc_retries(retry: &mut RetryPolicy) -> bool {
     let lacks = retry.attempts > 0
         && (!retry.statuses.is_empty()
+            || !retry.request_headers.is_empty()
             || retry.on.iter().any(|on| !GRPC_RETRIES.contains(on) && !GRPC_BY_ITSELF.contains(on)));
     retry.on.retain(|on| GRPC_RETRIES.contains(on));
     retry.statuses.clear();
+    retry.response_headers.clear();
+    retry.request_headers.clear();
     lacks
 }
 

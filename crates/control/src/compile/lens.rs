@@ -262,6 +262,12 @@ impl<'a> Lens<'a> {
         service.0.instances.iter().map(AsRef::as_ref)
     }
 
+    /// The port of a service that has this name.
+    pub(super) fn port_named(&self, service: Seen<'a>, name: &str) -> Option<u16> {
+        self.saw(Fact::Members(service.0.host.clone()));
+        service.0.port_named(name)
+    }
+
     /// The service whose virtual address this is.
     pub(super) fn virtual_at(&self, address: IpAddr) -> Option<Seen<'a>> {
         self.saw(Fact::Address(address));

@@ -10,6 +10,7 @@ use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{
     Fault, FaultStatus, Forward, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route, RouteAction,
+    Session, SessionBy, StreamLimits,
 };
 use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
 
@@ -85,7 +86,17 @@ fn retry(policy: &RetryPolicy) -> Option<String> {
     let on: Vec<_> = policy.on.iter().map(|on| on.name().to_owned()).chain(statuses).collect();
     let each = policy.per_try_timeout.map_or(String::new(), |limit| format!(", each within {}", time(limit)));
     let (base, max) = (time(policy.backoff_base), time(policy.backoff_max));
-    Some(format!("up to {} times on {}{each}; back-off {base} to {max}", policy.attempts, on.join(", ")))
+    let silent =
+        policy.per_try_idle.map_or(String::new(), |limit| format!(", none silent for {}", time(limit)));
+    let asked = policy.rate_limited.as_deref().map_or(String::new(), |asked| {
+        let headers: Vec<_> = asked.headers.iter().map(|header| header.name.as_str()).collect();
+        format!(", or what {} says up to {}", headers.join(" or "), time(asked.max))
+    });
+    let attempts = policy.attempts;
+    Some(format!(
+        "up to {attempts} times on {}{each}{silent}; back-off {base} to {max}{asked}",
+        on.join(", ")
+    ))
 }
 
 /// What a route changes in requests.
@@ -124,6 +135,8 @@ fn headers(edits: &HeaderEdits) -> Vec<String> {
 fn more(route: &Route) -> Vec<String> {
     let mut all: Vec<String> = route.fault.iter().flat_map(fault).collect();
     if let RouteAction::Forward(forward) = &route.action {
+        all.extend(forward.limits.as_deref().into_iter().flat_map(limits));
+        all.extend(route.session.as_deref().map(session));
         all.extend(forward.hedge.as_deref().map(hedge));
         let copies = forward.mirrors.iter();
         all.extend(copies.map(|copy| format!("copies {}% to {}", copy.percentage, copy.cluster)));
@@ -133,6 +146,33 @@ fn more(route: &Route) -> Vec<String> {
         all.push(format!("lets pages call it whose origin {}", origins.join(" or ")));
     }
     all
+}
+
+fn limits(limits: &StreamLimits) -> Vec<String> {
+    let ever = |limit: Duration| if limit.is_zero() { "for ever".to_owned() } else { time(limit) };
+    let lasts = limits.max_duration.map(|limit| format!("lets a stream last {}", ever(limit)));
+    let silent = limits.idle_timeout.map(|limit| format!("lets it be silent {}", ever(limit)));
+    let grpc = [(limits.grpc_duration, "a stream"), (limits.grpc_timeout, "a request")];
+    let grpc = grpc.into_iter().filter_map(|(rule, what)| {
+        let rule = rule?;
+        let most =
+            if rule.max.is_zero() { String::new() } else { format!(", and at most {}", time(rule.max)) };
+        let less = if rule.offset.is_zero() { String::new() } else { format!(" less {}", time(rule.offset)) };
+        Some(format!("lets {what} of gRPC last as it says itself{less}{most}"))
+    });
+    lasts.into_iter().chain(silent).chain(grpc).collect()
+}
+
+fn session(session: &Session) -> String {
+    let by = match &session.by {
+        SessionBy::Cookie { name, .. } => format!("the cookie {name}"),
+        SessionBy::Header { name } => format!("the header {name}"),
+    };
+    let until = session.absolute.map_or(String::new(), |end| format!(", for {}", time(end)));
+    let silent = session.idle.map_or(String::new(), |end| format!(", until it is silent for {}", time(end)));
+    let strict =
+        session.strict.map_or(String::new(), |status| format!("; where that is gone, it answers {status}"));
+    format!("keeps a client by {by} at the endpoint that has answered it{until}{silent}{strict}")
 }
 
 fn hedge(hedge: &HedgePolicy) -> String {

@@ -11,7 +11,10 @@ use crate::api::route_status::CONTROLLER;
 /// The status of an object of this generation, which has `now`, to be merged into it.
 pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
     match told.kind.as_str() {
-        "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => routes(told, generation, now, at),
+        "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => {
+            by_place(told, ("parents", "parentRef"), generation, now, at)
+        }
+        "BackendTLSPolicy" => by_place(told, ("ancestors", "ancestorRef"), generation, now, at),
         "TrafficRules" => {
             let all = vec![accepted(told), enforced(told)];
             let mut status = json!({"observedGeneration": generation, "conditions": conditions(all, generation, &now["conditions"], at)});
@@ -30,13 +33,19 @@ pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -
     }
 }
 
-/// Entries of other controllers stay; those of parents that are no longer ours go.
-fn routes(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
-    let before = now["parents"].as_array().cloned().unwrap_or_default();
+/// Entries of other controllers stay; those of parents that are no longer ours go. Policies call them ancestors.
+fn by_place(
+    told: &Told,
+    (list, reference): (&str, &str),
+    generation: i64,
+    now: &Value,
+    at: Timestamp,
+) -> Value {
+    let before = now[list].as_array().cloned().unwrap_or_default();
     let (ours, others): (Vec<Value>, Vec<Value>) =
         before.into_iter().partition(|parent| parent["controllerName"] == CONTROLLER);
     let parents = told.parents.iter().map(|parent| {
-        let known = ours.iter().find(|known| known["parentRef"] == parent["parentRef"]);
+        let known = ours.iter().find(|known| known[reference] == parent[reference]);
         let known = known.map_or(&Value::Null, |known| &known["conditions"]);
         let all = parent["conditions"].as_array().cloned().unwrap_or_default();
         let mut parent = parent.clone();
@@ -45,7 +54,7 @@ fn routes(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
     });
     let parents: Vec<Value> = others.into_iter().chain(parents).collect();
     // Nothing of ours, and nothing there: no status at all.
-    if parents.is_empty() && now["parents"].is_null() { json!({}) } else { json!({"parents": parents}) }
+    if parents.is_empty() && now[list].is_null() { json!({}) } else { json!({list: parents}) }
 }
 
 fn accepted(told: &Told) -> Value {

@@ -39,7 +39,7 @@ pub(super) struct Told {
     pub(super) since: u64,
     /// Which replicas could not be asked.
     pub(super) unheard: String,
-    /// Of a route of the Gateway API: its conditions by parent.
+    /// Of a route or a policy of the Gateway API: its conditions by parent, or by ancestor.
     pub(super) parents: Vec<Value>,
 }
 
@@ -165,6 +165,7 @@ fn in_force(
     let parents = status["parents"].as_array().into_iter().flatten();
     // A parent of another kind is another controller's.
     told.parents = parents.filter(|parent| parent["parentRef"]["kind"] == "Service").cloned().collect();
+    told.parents.extend(status["ancestors"].as_array().into_iter().flatten().cloned());
     Some(told)
 }
 

@@ -34,11 +34,13 @@ impl Rules {
         let (mut mtls, mut authorization) = (Vec::new(), Vec::new());
         let (mut limits, mut tokens, mut sidecars) = (Vec::new(), Vec::new(), Vec::new());
         let (mut services, mut workloads) = (Vec::new(), Vec::new());
+        let mut roots = BTreeMap::new();
         for intent in intents {
             match intent {
+                Intent::Roots(i) => drop(roots.insert((i.origin.namespace, i.origin.name), i.pem)),
                 Intent::Route(i) => routes.push(i),
                 Intent::Attached(i) => attached.push(Arc::new(i)),
-                Intent::Destination(i) => destinations.push(Arc::new(i)),
+                Intent::Destination(i) => destinations.push(i),
                 Intent::Mtls(i) => mtls.push(Arc::new(i)),
                 Intent::Authorization(i) => authorization.push(Arc::new(i)),
                 Intent::Service(i) => services.push(Arc::new(i)),
@@ -48,6 +50,11 @@ impl Rules {
                 Intent::Sidecar(i) => sidecars.push(Arc::new(i)),
             }
         }
+        let find = |namespace: &str, name: &str| {
+            roots.get(&(namespace.to_owned(), name.to_owned())).map(String::as_str)
+        };
+        destinations.iter_mut().flat_map(|rule| &mut rule.backend_tls).for_each(|tls| tls.resolve(find));
+        let destinations = destinations.into_iter().map(Arc::new).collect();
         let delegates = Delegates::among(&routes);
         let whole: Vec<_> = routes.iter().map(|route| delegates.resolve(route)).collect();
         let routes = routes.into_iter().zip(whole).map(|(route, whole)| Arc::new(whole.unwrap_or(route)));

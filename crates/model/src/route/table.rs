@@ -12,7 +12,7 @@ use crate::matcher::header::{CompiledHeader, without_port};
 use crate::matcher::{Matcher, whole_text_regex};
 use crate::request::RequestView;
 use crate::route::{
-    Forward, PathMatch, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
+    Forward, PathMatch, RetryHeaders, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
     WeightedCluster,
 };
 
@@ -54,6 +54,7 @@ pub struct CompiledRoute {
     /// Of its policy for other origins.
     origins: Vec<Matcher>,
     has_filters: bool,
+    retry_headers: Option<Box<RetryHeaders>>,
 }
 
 /// The route of a request.
@@ -162,7 +163,8 @@ impl RouteTable {
         }
         let mut routes = Vec::with_capacity(host.routes.len());
         for (i, route) in host.routes.iter().enumerate() {
-            routes.push(CompiledRoute::compile(route, *next_id).under(format_args!("routes[{i}]"))?);
+            let retry = host.retry.as_ref();
+            routes.push(CompiledRoute::compile(route, *next_id, retry).under(format_args!("routes[{i}]"))?);
             *next_id += 1;
         }
         self.hosts.push(CompiledHost { name: host.name.clone(), routes, retry: host.retry.clone() });
@@ -215,10 +217,11 @@ pub struct Explanation<'a> {
 }
 
 impl CompiledRoute {
-    fn compile(route: &Route, id: u32) -> Result<Self, Flaw> {
+    /// `retry` is that of its virtual host.
+    fn compile(route: &Route, id: u32, retry: Option<&RetryPolicy>) -> Result<Self, Flaw> {
         let matcher = CompiledMatch::compile(&route.matches).under("match")?;
         let mut total_weight = 0;
-        let mut rewrite = None;
+        let (mut rewrite, mut retry_headers) = (None, None);
         if let RouteAction::Forward(forward) = &route.action {
             total_weight = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
             if total_weight == 0 {
@@ -228,6 +231,8 @@ impl CompiledRoute {
             }
             let regex = forward.rewrite.regex.as_ref().map(substitution).transpose();
             rewrite = regex.under("route.regex_rewrite")?;
+            retry_headers =
+                RetryHeaders::compile(forward.retry.as_ref().or(retry)).under("route.retry_policy")?;
         }
         if let RouteAction::Redirect(redirect) = &route.action {
             let regex = redirect.regex.as_ref().map(substitution).transpose();
@@ -237,8 +242,9 @@ impl CompiledRoute {
             Some(cors) => cors.origins().under("cors.allow_origin_string_match")?,
             None => Vec::new(),
         };
-        let has_filters = route.fault.is_some() || route.cors.is_some();
-        Ok(Self { id, config: route.clone(), matcher, total_weight, rewrite, origins, has_filters })
+        let has_filters = route.fault.is_some() || route.cors.is_some() || route.session.is_some();
+        let config = route.clone();
+        Ok(Self { id, config, matcher, total_weight, rewrite, origins, has_filters, retry_headers })
     }
 
     /// Whether pages of this origin may call it.
@@ -250,6 +256,11 @@ impl CompiledRoute {
     #[inline]
     pub fn has_filters(&self) -> bool {
         self.has_filters
+    }
+
+    /// What its retries ask of headers.
+    pub fn retry_headers(&self) -> Option<&RetryHeaders> {
+        self.retry_headers.as_deref()
     }
 
     /// Why it does not take the request, if it does not.

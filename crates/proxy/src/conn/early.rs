@@ -223,7 +223,7 @@ impl Race {
             }
             () = sleep(idle), if !idle.is_zero() => {
                 let detail = format!("neither side said anything for {idle:?}");
-                return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout, detail));
+                return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout(408), detail));
             }
         };
         let seen = match listen(info, Stream::rewound(said, stream), self.look, None).await? {

@@ -13,6 +13,7 @@ use super::exchange;
 use super::head::RequestHead;
 use super::measure;
 use super::respond::{says_not_listening, says_not_reached};
+use super::session;
 use super::timeout::Clock;
 use super::trace;
 use super::upgrade::Upgrade;
@@ -49,8 +50,7 @@ pub async fn run(
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
     // Its clock begins with the end of the request, as the route's.
-    let limit = plan.retry.and_then(|retry| retry.per_try_timeout);
-    let per_try = Clock::new(limit, ctx.body.is_end(), ctx.now);
+    let per_try = Clock::new(first_byte(plan, true), ctx.body.is_end(), ctx.now);
     let extended = upgrade_over_h2(plan.upgrade, ctx.framing) == Upgrade::Protocol;
     let pools = &ctx.conn.worker.pools;
     let leases = Leases { pools, cluster: plan.cluster, endpoint: &endpoint, fresh, now: ctx.now };
@@ -73,6 +73,17 @@ pub async fn run(
     result
 }
 
+/// How long an attempt may take until its response begins: its time, and that in which nothing comes. Its time may do something else
+/// than end it.
+fn first_byte(plan: &Plan<'_>, ends: bool) -> Option<Duration> {
+    let retry = plan.retry?;
+    match (retry.per_try_timeout.filter(|_| ends), retry.per_try_idle) {
+        (limit, None) => limit,
+        (None, idle) => idle,
+        (Some(limit), Some(idle)) => Some(limit.min(idle)),
+    }
+}
+
 /// How long an attempt has: its own time, but never more than is left of the route's; at least 1 ms, as 0 would mean for ever. As
 /// Envoy: with hedges by the time of an attempt, which does not end it, all that is left.
 fn expected_time(ctx: &RequestCtx<'_>, plan: &Plan<'_>) -> Option<Duration> {
@@ -92,6 +103,13 @@ pub fn tell_time(head: &mut RequestHead, time: Duration) {
 }
 
 fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<EndpointState>, Failure> {
+    // The first attempt goes where a session leads.
+    if let Some(extras) = &ctx.extras
+        && tried.is_empty()
+        && let Some(found) = session::endpoint(extras, plan)
+    {
+        return found;
+    }
     let avoid = plan.retry.is_none_or(|retry| retry.avoid_previous_hosts);
     pick_beside(ctx, plan, if avoid { tried } else { &[] })
 }

@@ -9,6 +9,7 @@ use super::conn::RequestConfig;
 use super::context::RequestCtx;
 use super::filter::{self, Filter, Verdict, cors};
 use super::respond::Local;
+use super::session;
 use super::upgrade::{self, Upgrade};
 use super::watch;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -100,12 +101,15 @@ async fn settle(
     Ok(false)
 }
 
-/// The route's own fault, where the listener has no filter for it, and its policy for other origins.
+/// The route's own fault, where the listener has no filter for it, its session and its policy for other origins.
 async fn of_route(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, drawn: bool) -> Result<(), Stop> {
     if let Some(fault) = route.config.fault.as_ref().filter(|_| !drawn)
         && let Some((delay, then)) = delay_of(filter::fault::plan(fault))?
     {
         wait(ctx, delay, then).await?;
+    }
+    if let Some(session) = &route.config.session {
+        session::look(ctx, session);
     }
     let Some(policy) = &route.config.cors else { return Ok(()) };
     match cors::look(policy, route, &ctx.head) {

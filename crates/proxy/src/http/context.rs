@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::route::Fault;
+use outrigger_model::route::session::Token;
 use outrigger_model::token::Proven;
 use tokio::time::Instant;
 
@@ -53,6 +54,10 @@ pub struct RequestCtx<'c> {
     pub now: Instant,
     /// Of the route.
     pub clock: Clock,
+    /// How long it may be silent; zero: for ever.
+    pub idle: Duration,
+    /// When it must be over, whatever is on its way.
+    pub ends: Option<Instant>,
     pub recording: Option<Recording>,
     /// By its number in the table.
     pub route: Option<u32>,
@@ -76,6 +81,8 @@ pub struct Extras {
     pub response: Vec<ResponseEdit>,
     /// For a client that has none yet: what leads it back to the same endpoint.
     pub cookie: Option<String>,
+    /// What leads it back to the same endpoint by itself.
+    pub affinity: Affinity,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
 }
@@ -91,6 +98,15 @@ pub struct Asked {
     pub at: Duration,
     /// The services that were asked whether it may pass, by the names of their filters.
     pub authorized: Vec<String>,
+}
+
+/// The session of a request.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Affinity {
+    /// What its client carries.
+    pub token: Option<Token>,
+    /// It has one.
+    pub is_on: bool,
 }
 
 /// What is left when a request has ended.
@@ -145,9 +161,12 @@ impl<'c> RequestCtx<'c> {
         record.http10 = matches!(&head, RequestHead::H1(head) if head.minor() == 0);
         record.is_grpc = head.first("content-type").is_some_and(grpc::is_grpc);
         let upgrade = Upgrade::of(&head);
+        let view = conn.view();
         Self {
             conn,
-            view: conn.view(),
+            idle: view.http.config.stream_idle_timeout,
+            ends: None,
+            view,
             record,
             head,
             framing,

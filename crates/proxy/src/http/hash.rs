@@ -32,7 +32,7 @@ pub fn of(on: &[HashOn], head: &RequestHead, source: SocketAddr) -> Hashed {
                 (Some(value), _) => Some(xxh64(&value, 0)),
                 (None, Some(ttl)) => {
                     let value = format!("{:016x}", fastrand::u64(..));
-                    found.cookie = Some(set_cookie(name, &value, path.as_deref(), *ttl));
+                    found.cookie = Some(set_cookie(name, &value, path.as_deref(), *ttl, &[]));
                     Some(xxh64(value.as_bytes(), 0))
                 }
                 (None, None) => None,
@@ -69,7 +69,7 @@ fn query<'p>(path: &'p str, name: &str) -> Option<&'p str> {
 }
 
 /// The first cookie of that name (RFC 6265, section 5.4), without the quotes that some clients send.
-fn cookie(head: &RequestHead, name: &str) -> Option<Vec<u8>> {
+pub fn cookie(head: &RequestHead, name: &str) -> Option<Vec<u8>> {
     head.headers("cookie").find_map(|line| {
         line.split(|b| *b == b';').find_map(|pair| {
             let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -80,7 +80,13 @@ fn cookie(head: &RequestHead, name: &str) -> Option<Vec<u8>> {
 }
 
 /// A life time of zero is the browser's session.
-fn set_cookie(name: &str, value: &str, path: Option<&str>, ttl: Duration) -> String {
+pub fn set_cookie(
+    name: &str,
+    value: &str,
+    path: Option<&str>,
+    ttl: Duration,
+    attributes: &[(String, String)],
+) -> String {
     let mut text = format!("{name}=\"{value}\"");
     // Writing to a String cannot fail.
     if !ttl.is_zero() {
@@ -88,6 +94,10 @@ fn set_cookie(name: &str, value: &str, path: Option<&str>, ttl: Duration) -> Str
     }
     if let Some(path) = path.filter(|path| !path.is_empty()) {
         let _ = write!(text, "; Path={path}");
+    }
+    for (name, value) in attributes {
+        let equals = if value.is_empty() { "" } else { "=" };
+        let _ = write!(text, "; {name}{equals}{value}");
     }
     text.push_str("; HttpOnly");
     text
@@ -151,6 +161,6 @@ mod tests {
         assert_eq!(value.1, "; Max-Age=3600; Path=/; HttpOnly");
         let again = of(&[on], &request("/", &[("cookie", &format!("sid={}", value.0))]), source);
         assert_eq!((again.hash, again.cookie), (first.hash, None));
-        assert!(!set_cookie("a", "b", None, Duration::ZERO).contains("Max-Age"), "a session's");
+        assert!(!set_cookie("a", "b", None, Duration::ZERO, &[]).contains("Max-Age"), "a session's");
     }
 }

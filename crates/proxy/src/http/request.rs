@@ -16,6 +16,7 @@ use super::body::Body;
 use super::chain::{self, Stop};
 use super::conn::{HttpConn, RequestConfig};
 use super::context::{Done, RequestCtx};
+use super::duration;
 use super::edit;
 use super::exchange;
 use super::filter::ResponseEdit;
@@ -25,6 +26,7 @@ use super::head::{RequestHead, ResponseHead};
 use super::mirror;
 use super::respond::{self, Audience, BeginError, Local, Responder};
 use super::retry;
+use super::session;
 use super::timeout::Clock;
 use super::trace::{self};
 use super::upgrade::Upgrade;
@@ -108,7 +110,10 @@ async fn forward(
     forward: &Forward,
     host_retry: Option<&RetryPolicy>,
 ) -> Result<(), Failure> {
-    let picked = route.pick_cluster(forward, fastrand::u64(..));
+    let picked = match &ctx.extras {
+        None => route.pick_cluster(forward, fastrand::u64(..)),
+        Some(extras) => session::share(extras, view, route, forward),
+    };
     let (_, weighted) = picked.ok_or_else(|| no_cluster(route, forward, "a cluster of weight 0"))?;
     let cluster = view.http.cluster_of(weighted);
     let cluster = cluster.ok_or_else(|| no_cluster(route, forward, &weighted.cluster))?;
@@ -116,6 +121,9 @@ async fn forward(
     edit::request(ctx, route, forward, weighted)?;
     let limit = forward.timeout.filter(|timeout| !timeout.is_zero());
     ctx.clock = Clock::new(limit, ctx.body.is_end(), ctx.now);
+    if let Some(limits) = &forward.limits {
+        duration::limit(ctx, limits);
+    }
     let retry = forward.retry.as_ref().or(host_retry);
     let hashed = match cluster.config.balance.hashes() {
         true => hash::of(&forward.hash, &ctx.head, ctx.conn.info.source),
@@ -130,9 +138,13 @@ async fn forward(
     let plan = Plan { route, forward, retry, cluster, weighted, upgrade: ctx.upgrade, hash: hashed.hash };
     let mut slot = None;
     retry::run(ctx, &plan, &mut slot).await?;
+    if let Some(idle) = retry.and_then(|retry| retry.per_try_idle) {
+        duration::silent(ctx, idle);
+    }
     let live = Live::present(&mut slot)?;
     edit::response(ctx, &plan, live);
     if ctx.extras.is_some() {
+        session::answered(ctx, route, live.endpoint.address);
         edit_response(ctx, &mut live.head);
         mirror::finish(ctx, false);
     }

@@ -266,10 +266,13 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
     match &failure.kind {
         FailureKind::Denied => "RBAC: access denied".into(),
         FailureKind::RateLimited { global, .. } => limited_by(*global).into(),
-        FailureKind::NoEndpoints | FailureKind::NoHealthyUpstream | FailureKind::AllEjected => {
-            "no healthy upstream".into()
-        }
+        FailureKind::NoEndpoints
+        | FailureKind::NoHealthyUpstream
+        | FailureKind::AllEjected
+        | FailureKind::SessionLost(_) => "no healthy upstream".into(),
         FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout => "upstream request timeout".into(),
+        FailureKind::StreamDuration(_) => "downstream duration timeout".into(),
+        FailureKind::IdleTimeout(_) => "stream timeout".into(),
         FailureKind::FaultAbort(_) => "fault filter abort".into(),
         FailureKind::BadRequest(_) | FailureKind::BadToken(_) | FailureKind::UpgradeRefused => {
             failure.detail.clone()

@@ -25,6 +25,11 @@ use super::upgrade::Upgrade;
 use super::watch;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 
+mod answer;
+mod wait;
+
+use answer::Answer;
+
 /// Sends the request until there is a response to forward, in the slot, or no more attempt to make.
 pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> Result<(), Failure> {
     // Held until the response is delivered: `ctx` keeps it.
@@ -60,7 +65,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
             ctx.body.rewind();
             continue;
         }
-        let Some(policy) = policy.filter(|policy| is_retriable(policy, plan, &result, slot)) else {
+        let Some(policy) = policy.filter(|policy| is_retriable(ctx, policy, plan, &result, slot)) else {
             return taken(ctx, plan, number, result, slot);
         };
         if number > policy.attempts {
@@ -72,6 +77,9 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
             tracing::debug!("a request is no longer replayable: its body is larger than the limit");
             return taken(ctx, plan, number, result, slot);
         }
+        let Some(wait) = wait::before(ctx, policy, number, slot) else {
+            return taken(ctx, plan, number, result, slot);
+        };
         let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
         match plan.cluster.limits.try_retry() {
             Ok(permit) => _retry_permit = Some(permit),
@@ -82,10 +90,13 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
             }
         }
         cells.retries.inc();
+        if wait.is_asked {
+            cells.retry_rate_limited.inc();
+        }
         if let Some(mut live) = slot.take() {
             live.discard(&ctx.conn.worker.pools, ctx.now);
         }
-        Box::pin(back_off(ctx, policy, number)).await?;
+        Box::pin(back_off(ctx, wait.time)).await?;
         ctx.body.rewind();
         number += 1;
         fresh = false;
@@ -147,12 +158,20 @@ pub fn is_idempotent(method: &str) -> bool {
 }
 
 /// Whether a condition of the policy holds.
-fn is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &Slot) -> bool {
-    match (result, slot) {
+fn is_retriable(
+    ctx: &RequestCtx<'_>,
+    policy: &RetryPolicy,
+    plan: &Plan<'_>,
+    result: &Result<(), Failed>,
+    slot: &Slot,
+) -> bool {
+    let holds = match (result, slot) {
         (Err(failed), _) => policy.on.iter().any(|on| holds_for_failure(*on, &failed.failure)),
         (Ok(()), None) => false,
         (Ok(()), Some(live)) => answer_is_retriable(policy, plan, live),
-    }
+    };
+    // Of those that may be at all.
+    holds && plan.route.retry_headers().is_none_or(|headers| headers.lets(&ctx.head))
 }
 
 fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bool {
@@ -162,12 +181,15 @@ fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bo
     let peer = plan.cluster.uses_mesh(&live.endpoint);
     let not_reached = peer && says_not_reached(head);
     let grpc = head.first("grpc-status").and_then(parse_status);
-    // A peer that has counted enough counts no less the second time.
-    if (status == 429 || grpc == Some(8)) && peer && head.has(RATE_LIMITED) {
-        return false;
-    }
-    policy.statuses.contains(&status)
-        || policy.on.iter().any(|on| holds_for_response(*on, status, grpc, not_reached))
+    let headers = plan.route.retry_headers();
+    let holds = policy.statuses.contains(&status)
+        || policy.on.iter().any(|on| match on {
+            RetryOn::RetriableHeaders => headers.is_some_and(|headers| headers.permit(&Answer::of(head))),
+            RetryOn::RateLimited => head.has(RATE_LIMITED),
+            on => holds_for_response(*on, status, grpc, not_reached),
+        });
+    // Who has counted enough counts no less the second time.
+    holds && (!head.has(RATE_LIMITED) || policy.on.contains(&RetryOn::RateLimited))
 }
 
 fn holds_for_failure(on: RetryOn, failure: &Failure) -> bool {
@@ -196,19 +218,13 @@ fn holds_for_response(on: RetryOn, status: u16, grpc: Option<u32>, not_reached: 
         RetryOn::ResourceExhausted => grpc == Some(8),
         RetryOn::Internal => grpc == Some(13),
         RetryOn::Unavailable => grpc == Some(14),
-        RetryOn::Reset | RetryOn::RetriableStatusCodes => false,
+        RetryOn::Reset | RetryOn::RetriableStatusCodes | RetryOn::RetriableHeaders | RetryOn::RateLimited => {
+            false
+        }
     }
 }
 
-/// The longest wait before retry `number` (from 1): the base, doubled each time.
-fn ceiling(policy: &RetryPolicy, number: u32) -> Duration {
-    let doubled = policy.backoff_base.saturating_mul(2_u32.saturating_pow(number - 1));
-    doubled.min(policy.backoff_max.max(policy.backoff_base))
-}
-
-/// Full jitter: uniformly between nothing and the ceiling, so that retries of many clients spread.
-async fn back_off(ctx: &mut RequestCtx<'_>, policy: &RetryPolicy, number: u32) -> Result<(), Failure> {
-    let wait = ceiling(policy, number).mul_f64(fastrand::f64());
+async fn back_off(ctx: &mut RequestCtx<'_>, wait: Duration) -> Result<(), Failure> {
     if wait.is_zero() {
         return Ok(());
     }
@@ -262,13 +278,6 @@ mod tests {
         }
         assert!(holds_for_response(RetryOn::Retriable4xx, 409, None, false));
         assert!(!holds_for_response(RetryOn::GatewayError, 500, None, false));
-    }
-
-    #[test]
-    fn back_off_doubles_up_to_its_limit() {
-        let policy = RetryPolicy::default();
-        let millis: Vec<_> = (1..7).map(|number| ceiling(&policy, number).as_millis()).collect();
-        assert_eq!(millis, [25, 50, 100, 200, 250, 250]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub async fn guarded<T>(
         if let Poll::Ready(failure) = poll_client(ctx, cx) {
             return Poll::Ready(Err(failure));
         }
-        poll_deadline(ctx, cx, per_try, None).map(Err)
+        poll_deadline(ctx, cx, per_try, ctx.ends).map(Err)
     })
     .await
 }
@@ -40,7 +40,7 @@ pub fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failu
     if gone { Poll::Ready(client_gone("the client went away")) } else { Poll::Pending }
 }
 
-/// Ready when time is up: of the route, of the attempt, or without a byte (`idle`).
+/// Ready when time is up: of the route, of the attempt, or without a byte (`idle`, or the end of the stream where that is earlier).
 fn poll_deadline(
     ctx: &mut RequestCtx<'_>,
     cx: &mut Context<'_>,
@@ -53,12 +53,16 @@ fn poll_deadline(
     }
     let passed = |deadline: Option<Instant>| deadline.is_some() && deadline == next;
     let local = |kind, detail| Failure::local(Stage::Forward, kind, detail);
+    // As Envoy: of a request that is not whole the client is told so.
+    let late = if ctx.body.is_end() { 504 } else { 408 };
     Poll::Ready(if passed(ctx.clock.deadline()) {
         local(FailureKind::UpstreamTimeout, "the route's timeout")
     } else if passed(per_try) {
         local(FailureKind::PerTryTimeout, "the time of one attempt")
+    } else if ctx.ends.is_some_and(|ends| ends <= Instant::now()) {
+        local(FailureKind::StreamDuration(late), "the stream has lasted as long as its route lets it")
     } else {
-        local(FailureKind::IdleTimeout, "no byte in either direction")
+        local(FailureKind::IdleTimeout(late), "no byte in either direction")
     })
 }
 
@@ -72,7 +76,7 @@ pub struct Idle {
 impl Idle {
     /// From now on.
     pub fn new(ctx: &RequestCtx<'_>) -> Self {
-        Self { at: after(ctx.now, ctx.view.http.config.stream_idle_timeout), seen: 0 }
+        Self { at: earlier(after(ctx.now, ctx.idle), ctx.ends), seen: 0 }
     }
 
     /// Whether bytes have moved since the last look; then a new period begins.
@@ -81,7 +85,7 @@ impl Idle {
             return false;
         }
         self.seen = bytes;
-        self.at = after(Instant::now(), ctx.view.http.config.stream_idle_timeout);
+        self.at = earlier(after(Instant::now(), ctx.idle), ctx.ends);
         true
     }
 
@@ -96,7 +100,7 @@ impl Idle {
         loop {
             match poll_deadline(ctx, cx, per_try, self.at) {
                 Poll::Ready(failure)
-                    if failure.kind == FailureKind::IdleTimeout && self.moved(ctx, bytes) => {}
+                    if matches!(failure.kind, FailureKind::IdleTimeout(_)) && self.moved(ctx, bytes) => {}
                 other => return other,
             }
         }

@@ -26,6 +26,7 @@ pub struct ClusterCells {
     pub retries: Counter,
     pub retry_success: Counter,
     pub retry_overflow: Counter,
+    pub retry_rate_limited: Counter,
     pub hedges: Counter,
     pub hedges_won: Counter,
     pub timeouts: Counter,
@@ -61,6 +62,7 @@ impl ClusterCells {
             &self.connect_failures,
             &self.hedges,
             &self.hedges_won,
+            &self.retry_rate_limited,
         ];
         for (sum, cell) in total.counters.iter_mut().zip(counters) {
             *sum += cell.value();
@@ -73,7 +75,7 @@ impl ClusterCells {
     }
 }
 
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     ("envoy_cluster_upstream_rq_total", "Attempts sent."),
     ("envoy_cluster_upstream_rq_retry", "Retries."),
     ("envoy_cluster_upstream_rq_retry_success", "Retries that succeeded."),
@@ -84,12 +86,16 @@ const COUNTERS: [(&str, &str); 10] = [
     ("envoy_cluster_upstream_cx_connect_fail", "Connections that could not be made."),
     ("outrigger_hedges_total", "Attempts beside others that were slow."),
     ("outrigger_hedges_won_total", "Those of them whose response was taken."),
+    (
+        "envoy_cluster_upstream_rq_retry_backoff_ratelimited",
+        "Retries that waited as long as an answer asked for.",
+    ),
 ];
 
 /// The sum over the workers.
 #[derive(Default)]
 pub(super) struct ClusterTotals {
-    counters: [u64; 10],
+    counters: [u64; 11],
     classes: [u64; 5],
     time: HistogramSnapshot,
     active: i64,

@@ -1,4 +1,4 @@
-//! TLS configurations for servers outside the mesh, made from the files that a cluster names.
+//! TLS configurations for servers outside the mesh, made from the files that a cluster names, or from the roots that it has.
 //!
 //! The files are read when the cluster is compiled: what cannot be read or used is a refused resource, never plain text.
 
@@ -31,7 +31,10 @@ impl OutsideConfigs {
             None => None,
         };
         let settings = UpstreamTls {
-            roots_pem: tls.roots_file.as_ref().map(read).transpose()?,
+            roots_pem: match &tls.roots_file {
+                Some(file) => Some(read(file)?),
+                None => tls.roots_pem.clone(),
+            },
             subject_alt_names: tls.subject_alt_names.clone(),
             client,
             alpn: Vec::new(),

@@ -10,7 +10,7 @@ use crate::finding::{Finding, Severity, code};
 use crate::intent::{AttachedIntent, Host, HttpRoute, ObjectKind, Origin, ServiceProtocol};
 
 /// What is known of the mesh from objects and services.
-struct Known<'s, 'o>(&'s Scene<'o>, &'s ServiceCatalog);
+pub(super) struct Known<'s, 'o>(pub(super) &'s Scene<'o>, pub(super) &'s ServiceCatalog);
 
 impl Surroundings for Known<'_, '_> {
     fn ports(&self, host: &Host) -> Option<BTreeMap<u16, PortProtocol>> {

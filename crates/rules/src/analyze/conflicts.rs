@@ -114,6 +114,10 @@ fn lost<'o>(
     first: &DestinationIntent,
     second: &'o DestinationIntent,
 ) -> Option<(Severity, &'o Place, String)> {
+    // What policies say of TLS has conditions of its own.
+    if !first.backend_tls.is_empty() || !second.backend_tls.is_empty() {
+        return None;
+    }
     let (host, other) = (short(&second.host), seen_from(&second.origin, &first.origin));
     let at = position(&Origin { line: first.place.line, ..first.origin.clone() });
     if first.origin.namespace != second.origin.namespace {

@@ -14,7 +14,7 @@ use crate::intent::{AuthorizationRule, Condition, Host, ObjectKind, Origin, Plac
 pub(super) fn hosts(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let routed =
         scene.routes.iter().flat_map(|r| r.hosts.iter().map(move |host| (&r.origin, &r.place, host)));
-    let governed = scene.destinations.iter().filter(|rule| rule.origin.kind != ObjectKind::DestinationRule);
+    let governed = scene.destinations.iter().filter(|rule| rule.origin.kind == ObjectKind::TrafficRules);
     let governed = governed.map(|rule| (&rule.origin, &rule.place, &rule.host));
     let limited = scene.limits.iter().map(|rule| (&rule.origin, &rule.place, &rule.host));
     absent(scene, routed.chain(governed).chain(limited), code::NOBODY, findings);

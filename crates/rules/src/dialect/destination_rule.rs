@@ -61,6 +61,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         subsets,
         subsets_only: selector.is_some(),
         merged: Vec::new(),
+        backend_tls: Vec::new(),
     })]
 }
 

@@ -4,6 +4,7 @@
 //! that is not there must not be skipped. What the API server would refuse is refused.
 
 mod backend;
+mod backend_tls;
 mod connections;
 mod filter;
 mod flaw;
@@ -16,7 +17,9 @@ mod parent;
 mod path;
 mod reference;
 mod route;
+mod session;
 
+pub(super) use backend_tls::{config_map, read as backend_tls_policy};
 pub(super) use connections::{tcp as tcp_route, tls as tls_route};
 pub(super) use grant::read as grant;
 pub(super) use grpc::read as grpc_route;

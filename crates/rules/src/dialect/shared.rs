@@ -238,13 +238,8 @@ fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> 
 }
 
 /// Conditions that Envoy has and we don't.
-const UNIMPLEMENTED_CONDITIONS: &[&str] = &[
-    "envoy-ratelimited",
-    "retriable-headers",
-    "http3-post-connect-failure",
-    "reset-after-request",
-    "grpc-retry-pushback",
-];
+const UNIMPLEMENTED_CONDITIONS: &[&str] =
+    &["http3-post-connect-failure", "reset-after-request", "grpc-retry-pushback"];
 
 /// Envoy's comma-separated list; digits are statuses.
 pub(super) fn retry_on(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> (Vec<RetryOn>, Vec<u16>) {

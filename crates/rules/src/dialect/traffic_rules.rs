@@ -10,23 +10,22 @@ mod hedge;
 mod limits;
 mod matches;
 mod policy;
+mod retry;
 mod routes;
 mod schema;
+mod session;
+mod streams;
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::RetryBudget;
-use outrigger_model::route::RetryPolicy;
-
 use super::destination_rule::subset_name;
-use super::shared::{retry_on, visibility};
+use super::shared::visibility;
 use crate::finding::quote;
 use crate::intent::{
     DestinationIntent, Fallback, HttpRoute, Intent, LimitsIntent, Place, RouteIntent, SubsetIntent,
     TrafficPolicy,
 };
 use crate::reader::{At, Fields, Reader, Table};
-use crate::yaml::Value;
 
 pub(crate) use schema::spec as schema;
 
@@ -45,8 +44,10 @@ const SPEC: Table = Table::new(
         "ports",
         "healthCheck",
         "timeout",
+        "streams",
         "retry",
         "hedge",
+        "session",
         "rateLimit",
     ],
 );
@@ -54,11 +55,6 @@ const SUBSET: Table = Table::new(
     "a subset",
     &["name", "labels", "fallback", "loadBalancing", "circuitBreaker", "connections", "tls"],
 );
-const RETRY: Table = Table::new(
-    "a retry",
-    &["attempts", "retryOn", "on", "perTryTimeout", "backoff", "avoidPreviousHosts", "budget"],
-);
-const BUDGET: Table = Table::new("a retry budget", &["percent", "minConcurrency"]);
 
 pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let Some(fields) = reader.fields(spec, &SPEC) else { return Vec::new() };
@@ -72,8 +68,10 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let ports = policy::ports(reader, fields.get("ports"), &policy);
     let defaults = routes::Defaults {
         timeout: reader.duration(fields.get("timeout")).filter(|timeout| !timeout.is_zero()),
-        retry: retry(reader, fields.get("retry")).unwrap_or_default(),
+        streams: streams::read(reader, fields.get("streams")),
+        retry: retry::read(reader, fields.get("retry")).unwrap_or_default(),
         hedge: hedge::read(reader, fields.get("hedge")),
+        session: session::read(reader, fields.get("session"), &reader.origin.clone()),
     };
     let subsets = subsets(reader, fields.get("subsets"), &policy);
     let limits = limits::Limits::of_page(reader, fields.get("rateLimit"));
@@ -88,7 +86,9 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let visibility = visibility(reader, fields.get("exportTo"));
     let routes::Page { host, defaults, subsets, limits } = page;
     let Some(host) = host else { return Vec::new() };
-    if items.is_empty() && ["timeout", "retry", "hedge"].into_iter().any(|field| fields.has(field)) {
+    if items.is_empty()
+        && ["timeout", "streams", "retry", "hedge", "session"].into_iter().any(|field| fields.has(field))
+    {
         http.push(routes::everything(&host, defaults, place.clone()));
     }
     let origin = reader.origin.clone();
@@ -115,6 +115,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
             subsets,
             subsets_only: false,
             merged: Vec::new(),
+            backend_tls: Vec::new(),
         }));
     }
     if intents.is_empty() {
@@ -191,53 +192,10 @@ fn whole_policy(reader: &mut Reader<'_>, fields: &Fields<'_>) -> TrafficPolicy {
         Some(At { node: budget, path: format!("{}.budget", at.path) })
     }) {
         let noted = reader.findings.len();
-        policy.retry_budget = self::budget(reader, &budget);
+        policy.retry_budget = retry::budget(reader, &budget);
         reader.findings.truncate(noted); // told when the retry itself was read
     }
     policy
-}
-
-/// A retry block; what it leaves out has our defaults.
-fn retry(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryPolicy> {
-    let fields = reader.fields(&at?, &RETRY)?;
-    let mut policy = RetryPolicy::default();
-    if let Some(at) = fields.get("on").filter(|_| fields.has("retryOn")) {
-        reader.error(&at, format!("{}: on and retryOn are the same field; write retryOn", at.path));
-    }
-    // kubectl reads YAML 1.1, where a bare `on` is a boolean.
-    if let Some(at) = fields.get("retryOn").or(fields.get("on")) {
-        // A list, or Envoy's comma-separated text.
-        let words = match at.node.as_text() {
-            Some(text) => text.to_owned(),
-            None => {
-                let items = reader.list(Some(at.clone()));
-                let words = items.into_iter().filter_map(|item| match &item.node.value {
-                    Value::Number(status) => Some(status.clone()),
-                    _ => reader.text(Some(item)),
-                });
-                words.collect::<Vec<_>>().join(",")
-            }
-        };
-        (policy.on, policy.statuses) = retry_on(reader, &at, &words);
-    }
-    policy.attempts = reader.number(fields.get("attempts"), 0..=100).unwrap_or(policy.attempts);
-    policy.per_try_timeout = reader.positive(fields.get("perTryTimeout"));
-    let avoid = reader.boolean(fields.get("avoidPreviousHosts"));
-    policy.avoid_previous_hosts = avoid.unwrap_or(policy.avoid_previous_hosts);
-    // It is the destination's, or has no effect; here it is only looked at.
-    fields.get("budget").and_then(|at| budget(reader, &at));
-    Some(policy.with_backoff(reader.positive(fields.get("backoff"))))
-}
-
-fn budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {
-    let fields = reader.fields(at, &BUDGET)?;
-    let default = RetryBudget::default();
-    Some(RetryBudget {
-        percent: reader.percent(fields.get("percent")).unwrap_or(default.percent),
-        min_concurrency: reader
-            .number(fields.get("minConcurrency"), 0..=u32::MAX)
-            .unwrap_or(default.min_concurrency),
-    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use outrigger_model::cluster::{Balance, Breaker, HealthCheck, LoadReports, Outli
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Nearness, Origin, Place, Visibility};
+use super::{BackendTls, ClientTls, Host, Nearness, Origin, Place, Visibility};
 
 /// Subsets and client-side policy of one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct DestinationIntent {
     pub subsets_only: bool,
     /// Further objects that were merged into this one.
     pub merged: Vec<Origin>,
+    /// What policies of the Gateway API say of TLS towards it, where no rule does.
+    #[serde(default)]
+    pub backend_tls: Vec<BackendTls>,
 }
 
 /// A named part of a host.
@@ -87,6 +90,7 @@ impl DestinationIntent {
             } else {
                 whole.merged.push(rule.origin.clone());
             }
+            whole.backend_tls.extend(rule.backend_tls.iter().cloned());
             let new = rule.subsets.iter().filter(|subset| whole.subset(&subset.name).is_none());
             let new: Vec<_> = new.cloned().collect();
             whole.subsets.extend(new);
@@ -300,35 +304,4 @@ pub enum H2Upgrade {
     Never,
     /// Upgrade to HTTP/2.
     Always,
-}
-
-/// TLS of a client towards a destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClientTls {
-    /// Which kind.
-    pub mode: ClientTlsMode,
-    /// Server name; `None` = the host, or the mesh's form.
-    pub sni: Option<String>,
-    /// Accepted names of the server; empty = the expected identity.
-    pub subject_alt_names: Vec<String>,
-    /// CA file for `Simple` and `Mutual`.
-    pub ca_certificates: Option<String>,
-    /// Certificate file for `Mutual`.
-    pub client_certificate: Option<String>,
-    /// Key file for `Mutual`.
-    pub private_key: Option<String>,
-}
-
-/// `tls.mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ClientTlsMode {
-    /// Plain text.
-    Disable,
-    /// TLS, server verified.
-    Simple,
-    /// TLS with a client certificate from files.
-    Mutual,
-    /// The mesh's own mTLS.
-    IstioMutual,
 }

@@ -38,6 +38,7 @@ fn destination() -> DestinationIntent {
         subsets: vec![subset],
         subsets_only: false,
         merged: Vec::new(),
+        backend_tls: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use super::flaw::{Decoded, Flaw, flaw};
 use crate::wire::protobuf::Any;
 
 pub(super) const CORS: &str = "envoy.filters.http.cors";
+pub(super) const SESSION: &str = "envoy.filters.http.stateful_session";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// The filter, and where policies find what it found.
 pub(super) const JWT: &str = "envoy.filters.http.jwt_authn";

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_model::route::{Forward, HashOn, HeaderEdits, NoCluster, Rewrite, WeightedCluster};
+use outrigger_model::route::{
+    Forward, GrpcTimeout, HashOn, HeaderEdits, NoCluster, Rewrite, StreamLimits, WeightedCluster,
+};
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::value::{duration_at, duration_or, uint_or};
@@ -18,13 +20,23 @@ use crate::wire::route::{self, weighted_cluster::ClusterWeight};
 use crate::wire::{self, uint};
 
 /// `connect`: the route takes CONNECT, which Envoy wants to be told here.
+#[allow(deprecated)] // what other control planes say of gRPC's own timeouts
 pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> route::RouteAction {
     let timeout = wire::duration(forward.timeout.unwrap_or_default());
+    let grpc_timeout = forward.limits.as_deref().and_then(|limits| limits.grpc_timeout);
+    let grpc_timeout = grpc_timeout.filter(|_| kind != ClientKind::Grpc);
     route::RouteAction {
         cluster_specifier: Some(encode_clusters(&forward.clusters, kind)),
-        // gRPC reads only this one (gRFC A31).
-        max_stream_duration: (kind == ClientKind::Grpc && forward.timeout.is_some())
-            .then(|| MaxStreamDuration { max_stream_duration: Some(timeout), ..Default::default() }),
+        max_stream_duration: match kind {
+            // gRPC reads only this one (gRFC A31).
+            ClientKind::Grpc => forward
+                .timeout
+                .map(|_| MaxStreamDuration { max_stream_duration: Some(timeout), ..Default::default() }),
+            _ => forward.limits.as_deref().and_then(encode_duration),
+        },
+        idle_timeout: forward.limits.as_deref().and_then(|limits| limits.idle_timeout).map(wire::duration),
+        max_grpc_timeout: grpc_timeout.map(|grpc| wire::duration(grpc.max)),
+        grpc_timeout_offset: grpc_timeout.and_then(|grpc| offset(grpc.offset)),
         // Absent would be Envoy's 15 s.
         timeout: Some(timeout),
         retry_policy: forward.retry.as_ref().and_then(|r| retry::encode(r, kind)),
@@ -56,6 +68,20 @@ pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> rout
         } as i32,
         ..Default::default()
     }
+}
+
+/// Zero is what an absent one means.
+fn offset(offset: Duration) -> Option<wire::protobuf::Duration> {
+    (!offset.is_zero()).then(|| wire::duration(offset))
+}
+
+fn encode_duration(limits: &StreamLimits) -> Option<MaxStreamDuration> {
+    let grpc = limits.grpc_duration;
+    (limits.max_duration.is_some() || grpc.is_some()).then(|| MaxStreamDuration {
+        max_stream_duration: limits.max_duration.map(wire::duration),
+        grpc_timeout_header_max: grpc.map(|grpc| wire::duration(grpc.max)),
+        grpc_timeout_header_offset: grpc.and_then(|grpc| offset(grpc.offset)),
+    })
 }
 
 fn encode_clusters(clusters: &[WeightedCluster], kind: ClientKind) -> ClusterSpecifier {
@@ -110,13 +136,11 @@ fn encode_hash(on: &HashOn) -> HashPolicy {
 pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
     note!(
         wire,
-        idle_timeout,
         flush_timeout,
         append_x_forwarded_host,
         retry_policy_typed_config,
         rate_limits,
         internal_redirect_policy,
-        max_stream_duration,
         early_data_policy,
     );
     let timeout = duration_or(wire.timeout.as_ref(), Duration::from_secs(15), "timeout")?;
@@ -124,6 +148,7 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
     Ok(Forward {
         clusters: decode_clusters(wire.cluster_specifier.as_ref(), wire.metadata_match.as_ref())?,
         timeout: (!timeout.is_zero()).then_some(timeout),
+        limits: decode_limits(wire)?.if_any(),
         hedge: hedge::decode(wire.hedge_policy.as_ref(), retry.as_ref()).map(Box::new),
         retry,
         rewrite: decode_rewrite(wire)?,
@@ -139,6 +164,32 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
                 return flaw("cluster_not_found_response_code", format!("{code} is unknown"));
             }
         },
+    })
+}
+
+#[allow(deprecated)] // what other control planes say of gRPC's own timeouts
+fn decode_limits(wire: &route::RouteAction) -> Decoded<StreamLimits> {
+    let grpc = |max: Option<Duration>, offset: Option<Duration>| {
+        max.map(|max| GrpcTimeout { max, offset: offset.unwrap_or_default() })
+    };
+    let (mut max_duration, mut grpc_duration) = (None, None);
+    if let Some(stream) = &wire.max_stream_duration {
+        let at = |wire: &Option<wire::protobuf::Duration>, field| duration_at(wire.as_ref(), field);
+        let decoded = || -> Decoded<_> {
+            let max = at(&stream.grpc_timeout_header_max, "grpc_timeout_header_max")?;
+            let offset = at(&stream.grpc_timeout_header_offset, "grpc_timeout_header_offset")?;
+            Ok((at(&stream.max_stream_duration, "max_stream_duration")?, grpc(max, offset)))
+        };
+        (max_duration, grpc_duration) = decoded().under("max_stream_duration")?;
+    }
+    Ok(StreamLimits {
+        max_duration,
+        grpc_duration,
+        grpc_timeout: grpc(
+            duration_at(wire.max_grpc_timeout.as_ref(), "max_grpc_timeout")?,
+            duration_at(wire.grpc_timeout_offset.as_ref(), "grpc_timeout_offset")?,
+        ),
+        idle_timeout: duration_at(wire.idle_timeout.as_ref(), "idle_timeout")?,
     })
 }
 

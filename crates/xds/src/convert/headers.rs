@@ -155,7 +155,7 @@ fn literal(value: &str) -> String {
     value.replace("%%", "%")
 }
 
-fn header_name(name: &str) -> Decoded<String> {
+pub(super) fn header_name(name: &str) -> Decoded<String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if !name.is_empty() && name.bytes().all(token) {
         Ok(name.to_ascii_lowercase())

@@ -3,12 +3,12 @@
 use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
 use outrigger_model::route::Fault;
 
-use super::extension::{self, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, is, unpack};
+use super::extension::{self, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, SESSION, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::value::{duration_or, percent, uint_or};
 use super::{
     ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry, route,
-    shadow, upgrade,
+    session, shadow, upgrade,
 };
 use crate::kind::ClientKind;
 use crate::wire::hcm::{
@@ -22,6 +22,7 @@ use crate::wire::http_fault::HttpFault;
 use crate::wire::http_jwt::JwtAuthentication;
 use crate::wire::http_local_limit::LocalRateLimit;
 use crate::wire::http_rbac::Rbac;
+use crate::wire::http_session::StatefulSession;
 use crate::wire::protobuf::{Any, Value};
 use crate::wire::router::Router;
 use crate::wire::{self, ads, any, boolean, scalar, uint};
@@ -121,6 +122,10 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
     // A route's faults need the filter to be there.
     if kind == ClientKind::Envoy && !filters.iter().any(|f| matches!(f, HttpFilter::Fault(_))) {
         all.push(filter(FAULT, any(&retry::encode_fault(&Fault::default(), kind))));
+    }
+    // So do its sessions.
+    if kind == ClientKind::Envoy {
+        all.push(filter(SESSION, any(&StatefulSession::default())));
     }
     // And its policy for other origins, which acts last.
     if kind == ClientKind::Envoy {
@@ -230,8 +235,9 @@ fn decode_filters(
                 shadows.extend(shadow::of(&rbac, policies));
                 policies += 1;
             }
-            // The policy is the route's, and acts where there is one.
+            // The policy is the route's, and acts where there is one; so is a session.
             Some(config) if is::<Cors>(config) => {}
+            Some(config) if is::<StatefulSession>(config) => session::of_listener(config).under(field)?,
             Some(config) if is::<ExtAuthz>(config) => {
                 let authz: ExtAuthz = unpack(config).under(format_args!("{field}.typed_config"))?;
                 let authz = ext_authz::decode(&authz, &shadows, origins.policies);

@@ -7,11 +7,12 @@ use outrigger_model::ext_authz::{CheckSettings, RouteAuthz, RouteBody};
 use outrigger_model::route::Fault;
 
 use super::flaw::{Decoded, Under, flaw};
-use super::{cors, ext_authz, extension, left_out, retry};
+use super::{cors, ext_authz, extension, left_out, retry, session};
 use crate::wire::any;
 use crate::wire::http_authz::{self, ExtAuthzPerRoute, ext_authz_per_route::Override};
 use crate::wire::http_cors::CorsPolicy;
 use crate::wire::http_fault::HttpFault;
+use crate::wire::http_session::StatefulSessionPerRoute;
 use crate::wire::protobuf::Any;
 use crate::wire::route::FilterConfig;
 
@@ -20,6 +21,7 @@ use crate::wire::route::FilterConfig;
 pub(super) struct PerFilter {
     pub(super) fault: Option<Fault>,
     pub(super) cors: cors::Said,
+    pub(super) session: session::Said,
     /// By the filter's name.
     authz: BTreeMap<String, RouteAuthz>,
 }
@@ -63,6 +65,8 @@ impl PerFilter {
             self.fault = Some(retry::decode_fault(&extension::unpack(config)?)?);
         } else if extension::is::<CorsPolicy>(config) {
             self.cors = cors::Said::Policy(Box::new(extension::unpack(config)?));
+        } else if extension::is::<StatefulSessionPerRoute>(config) {
+            self.session = session::decode(config)?;
         } else if extension::is::<ExtAuthzPerRoute>(config) {
             self.authz.insert(name.to_owned(), decode_authz(&extension::unpack(config)?)?);
         } else if extension::decides_access(&config.type_url) {
@@ -96,6 +100,8 @@ impl PerFilter {
             return flaw("disabled", "authorization for one route only is not supported");
         } else if meant.contains("fault") {
             self.fault = Some(Fault::default());
+        } else if meant.contains("stateful_session") {
+            self.session = Some(None);
         } else if meant.contains("cors") {
             self.cors = cors::Said::Off;
         } else {

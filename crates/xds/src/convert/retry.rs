@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use outrigger_model::route::{Fault, FaultAbort, FaultDelay, FaultStatus, RetryOn, RetryPolicy};
+use outrigger_model::route::{
+    Fault, FaultAbort, FaultDelay, FaultStatus, HeaderMatch, RateLimitedBackOff, ResetHeader, RetryOn,
+    RetryPolicy,
+};
 
 use super::flaw::{Decoded, Under, each, flaw};
-use super::value::{duration, duration_at, fraction, percent_of_fraction, status, uint_or};
-use super::{left_out, note};
+use super::value::{duration, duration_at, fraction, percent_of_fraction, positive_or, status, uint_or};
+use super::{headers, left_out, matcher, note};
 use crate::kind::ClientKind;
 use crate::wire::common_fault::{self, fault_delay::FaultDelaySecifier};
 use crate::wire::http_fault::{self, HttpFault, fault_abort::ErrorType};
-use crate::wire::route::{self, retry_policy};
+use crate::wire::route::{self, HeaderMatcher, retry_policy, retry_policy::ResetHeaderFormat};
 use crate::wire::{self, any, previous_hosts::PreviousHostsPredicate, scalar, uint};
 
 const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
@@ -19,7 +22,12 @@ pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::Re
     if kind == ClientKind::Grpc && policy.attempts == 0 {
         return None; // gRPC refuses a policy without retries
     }
-    let on: Vec<_> = policy.on.iter().map(|on| on.name()).collect();
+    let mut on: Vec<_> = policy.on.iter().map(|on| on.name()).collect();
+    // An Envoy looks at the statuses only where it is told to; ours are told to by the statuses.
+    let statuses = RetryOn::RetriableStatusCodes;
+    if kind == ClientKind::Envoy && !policy.statuses.is_empty() && !policy.on.contains(&statuses) {
+        on.push(statuses.name());
+    }
     let avoid = policy.avoid_previous_hosts && kind != ClientKind::Grpc;
     // Both clients refuse a back-off of zero; Envoy also one whose longest is below its base.
     let base = policy.backoff_base.max(Duration::from_millis(1));
@@ -41,21 +49,33 @@ pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::Re
             base_interval: Some(wire::duration(if exact { policy.backoff_base } else { base })),
             max_interval: Some(wire::duration(if exact { policy.backoff_max } else { longest })),
         }),
+        per_try_idle_timeout: policy.per_try_idle.map(wire::duration),
+        rate_limited_retry_back_off: policy.rate_limited.as_deref().map(encode_rate_limited),
+        retriable_headers: encode_headers(&policy.response_headers, kind),
+        retriable_request_headers: encode_headers(&policy.request_headers, kind),
         ..Default::default()
     })
 }
 
+fn encode_headers(headers: &[HeaderMatch], kind: ClientKind) -> Vec<HeaderMatcher> {
+    headers.iter().map(|header| matcher::encode_header(header, kind)).collect()
+}
+
+fn encode_rate_limited(back_off: &RateLimitedBackOff) -> retry_policy::RateLimitedRetryBackOff {
+    let format =
+        |unix: bool| if unix { ResetHeaderFormat::UnixTimestamp } else { ResetHeaderFormat::Seconds };
+    let header = |header: &ResetHeader| retry_policy::ResetHeader {
+        name: header.name.clone(),
+        format: format(header.unix_timestamp) as i32,
+    };
+    retry_policy::RateLimitedRetryBackOff {
+        reset_headers: back_off.headers.iter().map(header).collect(),
+        max_interval: Some(wire::duration(back_off.max)),
+    }
+}
+
 pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
-    note!(
-        wire,
-        per_try_idle_timeout,
-        retry_priority,
-        retry_options_predicates,
-        rate_limited_retry_back_off,
-        retriable_headers,
-        retriable_request_headers,
-        refresh_cluster_on_retry,
-    );
+    note!(wire, retry_priority, retry_options_predicates, refresh_cluster_on_retry);
     let mut on = Vec::new();
     for name in wire.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         match RetryOn::parse(name) {
@@ -79,7 +99,45 @@ pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
         backoff_base,
         backoff_max,
         avoid_previous_hosts: wire.retry_host_predicate.iter().any(|p| p.name.ends_with("previous_hosts")),
+        per_try_idle: duration_at(wire.per_try_idle_timeout.as_ref(), "per_try_idle_timeout")?
+            .filter(|d| !d.is_zero()),
+        rate_limited: wire
+            .rate_limited_retry_back_off
+            .as_ref()
+            .map(decode_rate_limited)
+            .transpose()
+            .under("rate_limited_retry_back_off")?
+            .map(Box::new),
+        response_headers: each(&wire.retriable_headers, "retriable_headers", any_header)?,
+        request_headers: each(&wire.retriable_request_headers, "retriable_request_headers", any_header)?,
     })
+}
+
+/// One of several, any of which will do.
+fn any_header(wire: &HeaderMatcher) -> Decoded<HeaderMatch> {
+    match <[HeaderMatch; 1]>::try_from(matcher::decode_header(wire)?) {
+        Ok([one]) => Ok(one),
+        Err(_) => flaw("invert_match", "of a value is supported with treat_missing_header_as_empty only"),
+    }
+}
+
+fn decode_rate_limited(wire: &retry_policy::RateLimitedRetryBackOff) -> Decoded<RateLimitedBackOff> {
+    let headers = each(&wire.reset_headers, "reset_headers", |header| {
+        Ok(ResetHeader {
+            name: headers::header_name(&header.name).under("name")?,
+            unix_timestamp: match ResetHeaderFormat::try_from(header.format) {
+                Ok(ResetHeaderFormat::Seconds) => false,
+                Ok(ResetHeaderFormat::UnixTimestamp) => true,
+                Err(_) => return flaw("format", format!("{} is unknown", header.format)),
+            },
+        })
+    })?;
+    if headers.is_empty() || headers.len() > RateLimitedBackOff::MOST_HEADERS {
+        let most = RateLimitedBackOff::MOST_HEADERS;
+        return flaw("reset_headers", format!("are {}, and must be from 1 to {most}", headers.len()));
+    }
+    let max = positive_or(wire.max_interval.as_ref(), RateLimitedBackOff::MAX, "max_interval")?;
+    Ok(RateLimitedBackOff { headers, max })
 }
 
 fn decode_back_off(wire: &retry_policy::RetryBackOff) -> Decoded<(Duration, Duration)> {

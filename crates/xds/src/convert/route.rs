@@ -9,7 +9,7 @@ use super::forward::{request_edits, response_edits};
 use super::headers::Edits;
 use super::per_filter::{self, PerFilter};
 use super::value::{port, status};
-use super::{cors, extension, forward, headers, hedge, matcher, metadata, mirror, note, retry};
+use super::{cors, extension, forward, headers, hedge, matcher, metadata, mirror, note, retry, session};
 use crate::kind::ClientKind;
 use crate::wire::protobuf::Value;
 use crate::wire::route::{
@@ -67,13 +67,15 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
     let fault = fault.map(|fault| (extension::FAULT.to_owned(), any(&retry::encode_fault(fault, kind))));
     let cors = route.cors.as_ref().filter(|_| known);
     let cors = cors.map(|cors| (extension::CORS.to_owned(), any(&cors::encode(cors))));
+    let session = route.session.as_ref().filter(|_| known);
+    let session = session.map(|session| (extension::SESSION.to_owned(), session::encode(session)));
     let authz = route.authz.iter().filter(|_| known);
     let authz = authz.map(|(name, authz)| (name.clone(), per_filter::encode_authz(authz)));
     route::Route {
         name: route.name.clone(),
         r#match: Some(encode_match(&route.matches, kind)),
         metadata: metadata::ours(encode_ours(route, kind)),
-        typed_per_filter_config: fault.into_iter().chain(cors).chain(authz).collect(),
+        typed_per_filter_config: fault.into_iter().chain(cors).chain(session).chain(authz).collect(),
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,
@@ -103,7 +105,12 @@ fn encode_ours(route: &Route, kind: ClientKind) -> impl Iterator<Item = (String,
         RouteAction::Forward(forward) if kind == ClientKind::Outrigger => forward.hedge.as_ref(),
         _ => None,
     };
-    origin.into_iter().chain(hedge.map(|hedge| ("hedge".to_owned(), hedge::encode_ours(hedge))))
+    let session = route.session.as_ref().and_then(|session| session::encode_ours(session, kind));
+    let session = session.map(|session| ("session".to_owned(), session));
+    origin
+        .into_iter()
+        .chain(hedge.map(|hedge| ("hedge".to_owned(), hedge::encode_ours(hedge))))
+        .chain(session)
 }
 
 pub(super) fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::RouteMatch {
@@ -246,6 +253,12 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
     };
     let filters = per_filter::decode(&wire.typed_per_filter_config)?;
     let cors = cors::decode(&[&filters.cors, &above[1].cors, &above[0].cors]);
+    let session =
+        [&filters.session, &above[1].session, &above[0].session].into_iter().find_map(|said| said.clone());
+    let mut session = session.flatten();
+    if let Some(session) = &mut session {
+        session::decode_ours(session, wire.metadata.as_ref())?;
+    }
     Ok(Route {
         authz: filters.authz_within(&above),
         name: wire.name.clone(),
@@ -253,6 +266,7 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
         action,
         fault: filters.fault.or_else(|| above[1].fault.clone().or_else(|| above[0].fault.clone())),
         cors: cors.under(format_args!("typed_per_filter_config[{}]", extension::CORS))?,
+        session,
         request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
         response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
         origin: metadata::decode_origin(wire.metadata.as_ref())?,

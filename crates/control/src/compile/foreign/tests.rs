@@ -249,3 +249,31 @@ fn of_hedges_an_envoy_has_what_it_knows_and_is_told_to_do_no_more() {
         assert!(gaps(&compiled, &grpc()).iter().any(|(_, why)| why.contains("no hedges")), "{spec}");
     }
 }
+
+#[test]
+fn of_sessions_an_envoy_has_those_that_end_with_their_cookie() {
+    let page = |spec: &str| {
+        format!(
+            "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {{name: catalog, namespace: shop}}\nspec: {{service: catalog, {spec}}}\n"
+        )
+    };
+    let split = "routes: [{to: [{version: v1, weight: 1}, {version: v2, weight: 1}]}]";
+    for (spec, wanted) in [
+        ("session: {}".to_owned(), None),
+        ("session: {cookie: {lifetime: permanent}, absoluteTimeout: 1h}".to_owned(), None),
+        ("session: {absoluteTimeout: 1h}".to_owned(), Some("but that of a permanent cookie")),
+        ("session: {header: x-a, idleTimeout: 1m}".to_owned(), Some("no end of a session by silence")),
+        (format!("session: {{}}, {split}"), Some("pick the destination by weight")),
+    ] {
+        let compiled = compiled(shop(), &page(&spec));
+        let sent = routes_of(&compiled, &envoy(), "8080");
+        let host = sent.virtual_hosts.iter().find(|host| host.name.starts_with("catalog.")).unwrap();
+        let session = host.routes[0].session.as_ref().unwrap();
+        assert_eq!(session.idle, None, "{spec}");
+        match wanted {
+            None => assert_eq!(gaps(&compiled, &envoy()), [], "{spec}"),
+            Some(wanted) => assert!(only(&compiled, &envoy()).1.contains(wanted), "{spec}"),
+        }
+        assert!(gaps(&compiled, &grpc()).iter().any(|(_, why)| why.contains("no sessions")), "{spec}");
+    }
+}

@@ -86,6 +86,12 @@ const WORDS: &[&str] = &[
     "p90",
     "source.namespace",
     "HTTPRoute",
+    "seconds",
+    "session",
+    "Session",
+    "Header",
+    "Hostname",
+    "URI",
 ];
 const NUMBERS: &[u64] = &[1, 2, 3, 7, 11, 50, 307, 404, 81, 8080, 7000, 65537, 100_003];
 const UNKNOWN: &str = "zzqq";

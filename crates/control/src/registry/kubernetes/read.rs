@@ -14,7 +14,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 type Known = (&'static str, &'static str, &'static [&'static str], &'static str);
 
 /// All of them.
-pub(super) const RULES: [Known; 15] = [
+pub(super) const RULES: [Known; 16] = [
     (SERVICE, "", &["v1"], "services"),
     ("VirtualService", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "virtualservices"),
     ("DestinationRule", "networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "destinationrules"),
@@ -29,6 +29,7 @@ pub(super) const RULES: [Known; 15] = [
     ("TLSRoute", "gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
     ("TCPRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], "tcproutes"),
     ("ReferenceGrant", "gateway.networking.k8s.io", &["v1", "v1beta1"], "referencegrants"),
+    ("BackendTLSPolicy", "gateway.networking.k8s.io", &["v1"], "backendtlspolicies"),
     ("TrafficRules", "outrigger.io", &["v1"], "trafficrules"),
 ];
 

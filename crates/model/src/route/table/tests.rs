@@ -238,7 +238,7 @@ proptest! {
         let forward = Forward { clusters, ..Forward::default() };
         let mut one = route("r", RouteMatch::any());
         one.action = RouteAction::Forward(forward.clone());
-        let compiled = CompiledRoute::compile(&one, 0).unwrap();
+        let compiled = CompiledRoute::compile(&one, 0, None).unwrap();
         let total: u32 = weights.iter().sum();
         let mut counts = vec![0; weights.len()];
         for ticket in 0..u64::from(total) {

@@ -52,6 +52,7 @@ fn settings(directory: &Path, authority: &Authority) -> OutsideTls {
         server_name: "billing.example.com".into(),
         subject_alt_names: vec![id("billing").to_string()],
         roots_file: Some(write(directory, "roots.pem", &roots)),
+        roots_pem: None,
         client_files: None,
     }
 }

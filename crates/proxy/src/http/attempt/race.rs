@@ -23,7 +23,9 @@ use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 use super::lease::{Leases, outcome_of, status_of};
 use super::live::{Failed, Live, Plan, Slot, Tried};
-use super::{arrived, decimal, expected_time, finish_span, pick, pick_beside, report, send, tell_time};
+use super::{
+    arrived, decimal, expected_time, finish_span, first_byte, pick, pick_beside, report, send, tell_time,
+};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
@@ -146,7 +148,7 @@ pub async fn run<'p>(
     hedging.sent += 1;
     let started = ctx.now;
     let due = hedging.wait(plan, started).map(|wait| Box::pin(sleep_until(started + wait)));
-    let limit = per_try(plan).filter(|_| !hedging.policy.on_per_try_timeout);
+    let limit = first_byte(plan, !hedging.policy.on_per_try_timeout);
     let per_try = Clock::new(limit, ctx.body.is_end(), started);
     let connecting = connecting(ctx, plan, &endpoint, fresh);
     let mut race = Race {
@@ -353,7 +355,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             Question { head, framing, body: Body::saved(body, trailers), introduced: ctx.introduced };
         let (pools, cluster, one) = (ctx.conn.worker.pools.clone(), plan.cluster.clone(), endpoint.clone());
         let is_grpc = ctx.record.is_grpc;
-        let limit = per_try(plan).filter(|_| !self.hedging.policy.on_per_try_timeout);
+        let limit = first_byte(plan, !self.hedging.policy.on_per_try_timeout);
         let attempt = Box::pin(async move {
             let asked = question.ask(&pools, &cluster, &one, is_grpc);
             match limit {

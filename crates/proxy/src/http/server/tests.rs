@@ -3,6 +3,7 @@
 mod access;
 mod attacks;
 mod authz;
+mod durations;
 mod edits;
 mod h1;
 mod h2;
@@ -13,5 +14,6 @@ mod mirrors;
 mod pooling;
 mod retries;
 mod rig;
+mod sessions;
 mod telemetry;
 mod world;

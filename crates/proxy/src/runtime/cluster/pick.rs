@@ -83,6 +83,14 @@ impl ClusterHandle {
         self.pick_among(&table, ctx, Instant::now(), |_| true)
     }
 
+    /// The endpoint of that address, if it takes requests.
+    pub fn serving_at(&self, address: SocketAddr) -> Option<Arc<EndpointState>> {
+        let table = self.lasting.table.load();
+        let found = table.all.iter().find(|endpoint| endpoint.address == address && endpoint.serves)?;
+        let ejected = self.lasting.ejections.is_ejected(&found.load.health, Instant::now());
+        (!ejected).then(|| found.clone())
+    }
+
     fn pick_otherwise(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
         let Way::Part(wanted) = &self.way else {
             let (mut original, reach) = ctx.original;

@@ -366,5 +366,6 @@ pub(in crate::dialect) fn tls(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Cl
         ca_certificates: reader.text(fields.get("caCertificates")),
         client_certificate: reader.text(fields.get("clientCertificate")),
         private_key: reader.text(fields.get("privateKey")),
+        roots_pem: None,
     })
 }

@@ -2,11 +2,11 @@
 
 use outrigger_model::route::{NoCluster, PathMatch, RetryPolicy, RouteMatch};
 
-use super::backend;
 use super::filter::{self, Effects};
 use super::flaw::Flaws;
 use super::headers::header_matches;
 use super::route::route;
+use super::{backend, session};
 use crate::dialect::shared::bounded;
 use crate::finding::quote;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
@@ -31,13 +31,12 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
     let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| matching(reader, block)).collect();
     let mut effects = Effects::default();
     filter::read_grpc(reader, fields.get("filters"), flaws, &mut effects);
-    if let Some(at) = fields.get("sessionPersistence") {
-        reader.not_implemented(&at, "requests go where the load balancer picks");
-    }
+    let session = session::read(reader, &fields);
     let mut rule = HttpRoute { matches, place: at.place(), ..HttpRoute::default() };
     backend::read_grpc(reader, fields.get("backendRefs"), flaws, &mut rule, &mut effects);
     rule.route.name = reader.text(fields.get("name")).unwrap_or_default();
-    let rule = filter::applied(rule, effects, None, RetryPolicy::default());
+    let mut rule = filter::applied(rule, effects, None, RetryPolicy::default());
+    rule.route.session = session;
     // UNAVAILABLE, as gRPC reads a 503.
     Some(backend::sent(rule, NoCluster::Unavailable))
 }

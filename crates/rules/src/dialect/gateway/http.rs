@@ -7,7 +7,7 @@ use super::filter::{self, Effects};
 use super::flaw::Flaws;
 use super::headers::{header_matches, query_matches};
 use super::route::route;
-use super::{backend, limits, path};
+use super::{backend, limits, path, session};
 use crate::dialect::shared::bounded;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
 use crate::reader::{At, Fields, Reader, Table};
@@ -58,9 +58,7 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
     let mut effects = Effects::default();
     filter::read(reader, fields.get("filters"), prefix, flaws, &mut effects);
     let (timeout, retry) = limits::read(reader, &fields);
-    if let Some(at) = fields.get("sessionPersistence") {
-        reader.not_implemented(&at, "requests go where the load balancer picks");
-    }
+    let session = session::read(reader, &fields);
     let mut rule = HttpRoute { matches: matches.clone(), place: at.place(), ..HttpRoute::default() };
     backend::read(reader, fields.get("backendRefs"), prefix, flaws, &mut rule, &mut effects);
     if let Some(at) =
@@ -69,7 +67,8 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
         reader.error(&at, format!("{} can not stand beside a RequestRedirect", at.path));
     }
     rule.route.name = reader.text(fields.get("name")).unwrap_or_default();
-    let rule = filter::applied(rule, effects, timeout, retry);
+    let mut rule = filter::applied(rule, effects, timeout, retry);
+    rule.route.session = session.filter(|_| rule.forward().is_some());
     Some(backend::sent(rule, NoCluster::InternalError))
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Answer {
 pub(super) fn answer(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Answer {
     let given: Vec<&'static str> =
         ["to", "redirect", "directResponse"].into_iter().filter(|name| fields.has(name)).collect();
-    let sent = ["timeout", "retry", "hedge", "mirror", "rateLimit"];
+    let sent = ["timeout", "streams", "retry", "hedge", "session", "mirror", "rateLimit"];
     let found = match given.as_slice() {
         [] | ["to"] => return Answer::None,
         ["redirect"] => {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use outrigger_model::route::{
     Fault, FaultAbort, FaultDelay, FaultStatus, Forward, HedgePolicy, Mirror, RetryPolicy, Route,
-    RouteAction, WeightedCluster,
+    RouteAction, Session, StreamLimits, WeightedCluster,
 };
 
 use super::actions::{self, Answer};
 use super::limits::Limits;
 use super::matches::request;
-use super::{hedge, retry, subset};
+use super::{hedge, retry, session, streams, subset};
 use crate::dialect::cors;
 use crate::dialect::destination_rule::subset_name;
 use crate::dialect::shared::{Spelling, header_edits, one_authority, string_match};
@@ -34,8 +34,10 @@ pub(super) const ROUTE: Table = Table::new(
         "rewrite",
         "headers",
         "timeout",
+        "streams",
         "retry",
         "hedge",
+        "session",
         "fault",
         "cors",
         "mirror",
@@ -69,8 +71,10 @@ pub(super) const ABORT: Table = Table::new("a fault's abort", &["status", "grpcS
 #[derive(Clone)]
 pub(super) struct Defaults {
     pub(super) timeout: Option<Duration>,
+    pub(super) streams: Option<StreamLimits>,
     pub(super) retry: RetryPolicy,
     pub(super) hedge: Option<HedgePolicy>,
+    pub(super) session: Option<Session>,
 }
 
 /// What of the page its routes depend on, and what they add to it.
@@ -133,8 +137,16 @@ fn forwarded(
         None => page.defaults.hedge.clone(),
         own => hedge::read(reader, own),
     };
+    let streams = match fields.get("streams") {
+        None => page.defaults.streams,
+        own => streams::read(reader, own),
+    };
+    let session = match fields.get("session") {
+        None => page.defaults.session.clone(),
+        own => session::read(reader, own, &reader.origin.clone()),
+    };
     let rewrite = fields.get("rewrite").and_then(|at| actions::rewrite(reader, &at)).unwrap_or_default();
-    let mut route = to(targets, Defaults { timeout, retry, hedge }, at.place());
+    let mut route = to(targets, Defaults { timeout, streams, retry, hedge, session }, at.place());
     if let RouteAction::Forward(forward) = &mut route.route.action {
         forward.rewrite = rewrite;
     }
@@ -144,10 +156,11 @@ fn forwarded(
 
 /// A route for every request.
 fn to(targets: Vec<WeightedTarget>, of: Defaults, place: Place) -> HttpRoute {
-    let Defaults { timeout, retry, hedge } = of;
-    let hedge = hedge.map(Box::new);
-    let action = RouteAction::Forward(Forward { timeout, retry: Some(retry), hedge, ..Forward::default() });
-    let route = Route { action, ..Route::default() };
+    let Defaults { timeout, streams, retry, hedge, session } = of;
+    let (limits, hedge) = (streams.and_then(StreamLimits::if_any), hedge.map(Box::new));
+    let forward = Forward { timeout, limits, retry: Some(retry), hedge, ..Forward::default() };
+    let route =
+        Route { action: RouteAction::Forward(forward), session: session.map(Box::new), ..Route::default() };
     HttpRoute { route, targets, place, ..HttpRoute::default() }
 }
 
@@ -157,7 +170,7 @@ fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryPolicy
         let budget = At { node: budget, path: format!("{}.budget", at.path) };
         reader.not_implemented(&budget, "the budget of the service's own retry holds; write it there");
     }
-    retry(reader, Some(at))
+    retry::read(reader, Some(at))
 }
 
 /// The route of a page that has none: all requests to the service.

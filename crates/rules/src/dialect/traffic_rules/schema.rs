@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::actions::{DIRECT, REDIRECT, REGEX, REWRITE};
 use super::policy::{BALANCING, BREAKER, CONNECTIONS, HASH, POLICIES, PORT, TRIP, tuning_schema};
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
-use super::{BUDGET, RETRY, SPEC, SUBSET, connections, health, hedge};
+use super::{SPEC, SUBSET, connections, health, hedge, retry, session, streams};
 use crate::dialect::destination_rule::policy::{COOKIE, TLS, WARMUP};
 use crate::dialect::shared::{EDITS, OPERATIONS};
 use crate::dialect::{cors, ejection, nearness};
@@ -22,8 +22,10 @@ pub(crate) fn spec() -> Value {
         "ports" => list(port(), "What holds for single ports instead; what they leave out is the page's."),
         "healthCheck" => health::schema(),
         "timeout" => text(&format!("For a whole request, {DURATION} 0s is none.")),
-        "retry" => retry(),
+        "streams" => streams::schema(),
+        "retry" => retry::schema(),
         "hedge" => hedge::schema(),
+        "session" => session::schema(),
         "rateLimit" => any(
             "How many requests each instance takes, or all of them together by a service's word: one limit, or a list of up to 32.",
         ),
@@ -147,28 +149,6 @@ fn trip() -> Value {
     described(schema, "When nothing more is sent to the service as a whole.")
 }
 
-fn retry() -> Value {
-    let schema = object(&RETRY, &[], |name| match name {
-        "attempts" => number("Retries after the first attempt."),
-        "retryOn" => {
-            any("What is retried: a list of Envoy's words and statuses, or a text of them with commas.")
-        }
-        "on" => any("The same; kubectl takes it only in quotes, as a bare on is a boolean to it."),
-        "perTryTimeout" => text(&format!("For one attempt, {DURATION}")),
-        "backoff" => text(&format!("Before the first retry, {DURATION}")),
-        "avoidPreviousHosts" => {
-            boolean("Whether a retry goes to another instance; it does unless this says false.")
-        }
-        "budget" => object(&BUDGET, &[], |name| match name {
-            "percent" => any("Retries in percent of the requests under way."),
-            "minConcurrency" => number("So many are always allowed."),
-            _ => Value::Null,
-        }),
-        _ => Value::Null,
-    });
-    described(schema, "What is tried again.")
-}
-
 /// The fields of a route as a schema.
 fn route() -> Value {
     object(&ROUTE, &[], |name| match name {
@@ -187,8 +167,10 @@ fn route() -> Value {
         "headers" => edits(),
         "rateLimit" => any("How many of its requests each instance takes: as the page's, without a match."),
         "timeout" => text("Instead of the page's."),
-        "retry" => retry(),
+        "streams" => streams::schema(),
+        "retry" => retry::schema(),
         "hedge" => hedge::schema(),
+        "session" => session::schema(),
         "fault" => fault_schema(),
         "cors" => cors::schema(),
         "mirror" => any("Who gets copies: one target or a list of them, each with `percent`."),

@@ -120,6 +120,11 @@ pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryPolic
         (Some(at), Some(text)) if !text.trim().is_empty() => retry_on(reader, &at, &text),
         _ => (ISTIO_RETRIES.to_vec(), Vec::new()),
     };
+    if let Some(at) = fields.get("retryOn").filter(|_| on.contains(&RetryOn::RetriableHeaders)) {
+        let message =
+            format!("{}: retriable-headers has no effect: a VirtualService cannot say which", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
     let policy = RetryPolicy {
         attempts: attempts.unwrap_or(0),
         on,

@@ -15,6 +15,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
+mod attempts;
 mod authz;
 mod beside;
 mod dns;
@@ -125,22 +126,7 @@ fn weighted() -> impl Strategy<Value = Vec<WeightedCluster>> {
     ]
 }
 
-fn retry() -> impl Strategy<Value = RetryPolicy> {
-    let on = btree_set(proptest::sample::select(RetryOn::NAMES.to_vec()), 0..5);
-    (on, vec(100_u16..600, 0..3), 0_u32..9, of(duration()), duration(), duration(), any::<bool>()).prop_map(
-        |(on, statuses, attempts, per_try_timeout, base, more, avoid)| RetryPolicy {
-            on: on.into_iter().map(|(_, on)| on).collect(),
-            statuses,
-            attempts,
-            per_try_timeout,
-            backoff_base: base,
-            backoff_max: base + more,
-            avoid_previous_hosts: avoid,
-        },
-    )
-}
-
-fn forward() -> impl Strategy<Value = Forward> {
+fn forward() -> BoxedStrategy<Forward> {
     let rewrite = (0..3, "/[a-z]{0,5}", of(name())).prop_map(|(which, path, authority)| Rewrite {
         prefix: (which % 4 == 1).then(|| path.clone()),
         regex: (which % 4 == 2).then(|| ("^/(.*)$".to_owned(), format!("{path}/\\1"))),
@@ -160,19 +146,25 @@ fn forward() -> impl Strategy<Value = Forward> {
     let absent =
         proptest::sample::select(vec![NoCluster::Unavailable, NoCluster::NotFound, NoCluster::InternalError]);
     let more = (vec(upgrade, 0..3), vec(beside::mirror(), 0..3), absent, of(beside::hedge()));
-    (weighted(), of(duration()), of(retry()), rewrite, vec(hash, 0..3), more).prop_map(
-        |(clusters, timeout, retry, rewrite, hash, (upgrades, mirrors, no_cluster, hedge))| Forward {
-            clusters,
-            timeout,
-            retry,
-            hedge,
-            rewrite,
-            hash,
-            upgrades,
-            mirrors,
-            no_cluster,
-        },
-    )
+    let times = (of(duration()), attempts::limits(), of(attempts::retry()));
+    (weighted(), times, rewrite, vec(hash, 0..3), more)
+        .prop_map(
+            |(clusters, (timeout, limits, retry), rewrite, hash, (upgrades, mirrors, no_cluster, hedge))| {
+                Forward {
+                    clusters,
+                    timeout,
+                    limits: limits.if_any(),
+                    retry,
+                    hedge,
+                    rewrite,
+                    hash,
+                    upgrades,
+                    mirrors,
+                    no_cluster,
+                }
+            },
+        )
+        .boxed()
 }
 
 fn action() -> impl Strategy<Value = RouteAction> {
@@ -190,7 +182,7 @@ fn action() -> impl Strategy<Value = RouteAction> {
         },
     );
     prop_oneof![
-        4 => forward().boxed().prop_map(RouteAction::Forward),
+        4 => forward().prop_map(RouteAction::Forward),
         1 => redirect.prop_map(RouteAction::Redirect),
         1 => (200_u16..600, ".{0,20}").prop_map(|(status, body)| RouteAction::Direct { status, body }),
     ]
@@ -211,14 +203,23 @@ fn route_match() -> impl Strategy<Value = RouteMatch> {
 
 fn route() -> impl Strategy<Value = Route> {
     let name = prop_oneof![name(), Just(String::new())];
-    let filters = (of(beside::fault()), of(beside::cors()), authz::of_route());
+    let filters = (of(beside::fault()), of(beside::cors()), of(attempts::session()), authz::of_route());
     (name, route_match(), action(), filters, edits(), edits(), of(origin())).prop_map(
-        |(name, matches, action, (fault, cors, authz), request_headers, response_headers, origin)| Route {
+        |(
+            name,
+            matches,
+            action,
+            (fault, cors, session, authz),
+            request_headers,
+            response_headers,
+            origin,
+        )| Route {
             name,
             matches,
             action,
             fault,
             cors,
+            session: session.map(Box::new),
             authz,
             request_headers,
             response_headers,
@@ -228,7 +229,7 @@ fn route() -> impl Strategy<Value = Route> {
 }
 
 fn route_config() -> impl Strategy<Value = RouteConfig> {
-    let host = (name(), btree_set("[a-z]{1,8}", 1..3), vec(route().boxed(), 0..3), of(retry()));
+    let host = (name(), btree_set("[a-z]{1,8}", 1..3), vec(route().boxed(), 0..3), of(attempts::retry()));
     (name(), vec(host, 0..3)).prop_map(|(name, hosts)| RouteConfig {
         name,
         virtual_hosts: hosts
@@ -405,9 +406,12 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         (name(), vec(identity(), 0..3), any::<bool>()).prop_map(|(server_name, identities, required)| {
             ClientTls::Mesh { server_name, identities, required }
         }),
-        (name(), vec(token(), 0..3), of(name()), of((name(), name()))).prop_map(
-            |(server_name, subject_alt_names, roots_file, client_files)| {
-                ClientTls::Outside(OutsideTls { server_name, subject_alt_names, roots_file, client_files })
+        (name(), vec(token(), 0..3), of(name()), of("[A-Za-z0-9]{0,40}"), of((name(), name()))).prop_map(
+            |(server_name, subject_alt_names, roots_file, body, client_files)| {
+                let pem = |body| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+                let roots_pem = body.filter(|_| roots_file.is_none()).map(pem);
+                let tls = OutsideTls { server_name, subject_alt_names, roots_file, roots_pem, client_files };
+                ClientTls::Outside(tls)
             }
         ),
     ];

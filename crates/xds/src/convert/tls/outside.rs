@@ -47,7 +47,11 @@ pub(super) fn encode(tls: &OutsideTls, protocol: UpstreamProtocol, kind: ClientK
         UpstreamProtocol::Http1 => vec!["http/1.1".to_owned()],
         UpstreamProtocol::Follow => Vec::new(),
     };
-    let roots = tls.roots_file.as_deref().map(file);
+    let text = |pem: &String| DataSource {
+        specifier: Some(Specifier::InlineString(pem.clone())),
+        ..Default::default()
+    };
+    let roots = tls.roots_file.as_deref().map(file).or_else(|| tls.roots_pem.as_ref().map(text));
     UpstreamTlsContext {
         sni: tls.server_name.clone(),
         common_tls_context: Some(CommonTlsContext {
@@ -90,9 +94,9 @@ fn decode_common(common: &CommonTlsContext, sni: &str) -> Decoded<OutsideTls> {
         )),
         _ => return flaw("tls_certificates", "at most one is supported"),
     };
-    let roots_file = match (&peer.trusted_ca, &peer.system_root_certs) {
-        (Some(roots), _) => Some(path(Some(roots)).under("validation_context.trusted_ca")?),
-        (None, Some(_)) => None,
+    let (roots_file, roots_pem) = match (&peer.trusted_ca, &peer.system_root_certs) {
+        (Some(roots), _) => self::roots(roots).under("validation_context.trusted_ca")?,
+        (None, Some(_)) => (None, None),
         (None, None) => {
             return flaw(
                 "validation_context.trusted_ca",
@@ -112,8 +116,25 @@ fn decode_common(common: &CommonTlsContext, sni: &str) -> Decoded<OutsideTls> {
         server_name: sni.to_owned(),
         subject_alt_names: names.under("validation_context")?,
         roots_file,
+        roots_pem,
         client_files,
     })
+}
+
+/// A file, or what would be in it.
+fn roots(source: &DataSource) -> Decoded<(Option<String>, Option<String>)> {
+    let text = match &source.specifier {
+        Some(Specifier::InlineString(text)) => text.as_str(),
+        Some(Specifier::InlineBytes(bytes)) => match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(_) => return Err(Flaw::new("must be PEM")),
+        },
+        _ => return path(Some(source)).map(|path| (Some(path), None)),
+    };
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        return Ok((None, Some(text.to_owned())));
+    }
+    Err(Flaw::new("must be certificates in PEM"))
 }
 
 fn path(source: Option<&DataSource>) -> Decoded<String> {

@@ -1,0 +1,111 @@
+//! How long the streams of a route may last and be silent, where it says so; and what a call of gRPC says of its own time.
+
+use std::time::Duration;
+
+use outrigger_model::route::StreamLimits;
+
+use super::context::RequestCtx;
+use super::timeout::{Clock, earlier};
+
+/// How long the answer to a call is waited for, in its own words.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// Sets the clocks of a request whose route has limits.
+#[cold]
+pub fn limit(ctx: &mut RequestCtx<'_>, limits: &StreamLimits) {
+    let said = ctx.head.first(GRPC_TIMEOUT).and_then(parse);
+    if let Some(idle) = limits.idle_timeout {
+        ctx.idle = idle;
+    }
+    if let Some(duration) = limits.duration(said) {
+        // As an Envoy: the application is told what holds here, if it was told anything, be it nonsense.
+        if ctx.head.has(GRPC_TIMEOUT) {
+            tell(ctx, duration);
+        }
+        ctx.ends = earlier(ctx.ends, Some(ctx.record.started + duration));
+    }
+    if ctx.record.is_grpc
+        && let Some(timeout) = limits.timeout(said)
+    {
+        let limit = Some(timeout).filter(|timeout| !timeout.is_zero());
+        ctx.clock = Clock::new(limit, ctx.body.is_end(), ctx.now);
+        if let Some(limit) = limit {
+            tell(ctx, limit);
+        }
+    }
+}
+
+/// One attempt may be silent for so long; so may then its response.
+#[cold]
+pub fn silent(ctx: &mut RequestCtx<'_>, idle: Duration) {
+    ctx.idle = if ctx.idle.is_zero() { idle } else { ctx.idle.min(idle) };
+}
+
+fn tell(ctx: &mut RequestCtx<'_>, time: Duration) {
+    // A head without room goes on with what it says.
+    let _ = ctx.head.set(GRPC_TIMEOUT, format(time));
+}
+
+/// At most eight digits and a unit.
+fn parse(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// In milliseconds as long as these have eight digits.
+fn format(time: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let millis = time.as_millis();
+    let (minutes, hours) = (u128::from(time.as_secs() / 60), u128::from(time.as_secs() / 3600));
+    match (millis, u128::from(time.as_secs())) {
+        (millis, _) if millis <= MOST => format!("{millis}m"),
+        (_, seconds) if seconds <= MOST => format!("{seconds}S"),
+        _ if minutes <= MOST => format!("{minutes}M"),
+        _ => format!("{}H", hours.min(MOST)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_says_its_time_in_one_of_six_units() {
+        for (text, millis) in [
+            ("1H", Some(3_600_000)),
+            ("2M", Some(120_000)),
+            ("3S", Some(3_000)),
+            ("4m", Some(4)),
+            ("5000u", Some(5)),
+            ("99999999n", Some(99)),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("-1S", None),
+            ("1.5S", None),
+            ("123456789m", None),
+            ("1s", None),
+        ] {
+            assert_eq!(parse(text.as_bytes()).map(|time| time.as_millis()), millis, "{text}");
+        }
+        for (seconds, text) in
+            [(1, "1000m"), (99_999, "99999000m"), (100_000, "100000S"), (6_000_000_000, "100000000")]
+        {
+            let told = format(Duration::from_secs(seconds));
+            assert!(told.starts_with(text) || told == "1666666H", "{told}");
+            assert!(parse(told.as_bytes()).is_some(), "{told}");
+        }
+    }
+}
