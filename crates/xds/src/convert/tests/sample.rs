@@ -321,7 +321,7 @@ fn chain() -> impl Strategy<Value = FilterChain> {
 
 fn listener() -> impl Strategy<Value = Listener> {
     let direction = prop_oneof![Just(Direction::Inbound), Just(Direction::Outbound)];
-    (name(), direction, vec(address(), 0..3), vec(chain(), 1..4), of(chain())).prop_map(
+    (name(), direction, vec(address(), 0..3), vec(chain().boxed(), 1..4), of(chain().boxed())).prop_map(
         |(name, direction, addresses, mut chains, default_chain)| {
             for (port, chain) in chains.iter_mut().enumerate() {
                 chain.matches.destination_port = Some(port as u16); // no two alike
