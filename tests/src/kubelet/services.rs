@@ -23,6 +23,7 @@ pub struct Services {
     task: JoinHandle<()>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Seen {
     Service(watcher::Event<Service>),
     Slice(watcher::Event<EndpointSlice>),
@@ -42,11 +43,11 @@ impl Services {
     /// Follows them; names are known at an address of this host.
     pub async fn start(client: Client, net: Arc<Net>, host: &Host) -> Self {
         let names = host.v4();
-        let task = async move {
+        let started = async move {
             let server = NameServer::start(SocketAddr::new(names, 53)).await;
-            tokio::spawn(follow(client, net, server))
+            Self { names, task: tokio::spawn(follow(client, net, server)) }
         };
-        Self { names, task: host.run(task).await }
+        host.run(started).await
     }
 
     /// Where names are known.

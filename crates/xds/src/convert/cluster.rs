@@ -337,6 +337,9 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
         .as_ref()
         .and_then(|h| h.common_http_protocol_options.as_ref())
         .or(wire.common_http_protocol_options.as_ref());
+    if let Some(common) = common {
+        note!(common, max_connection_duration, max_stream_duration, max_headers_count);
+    }
     let idle = common.and_then(|c| c.idle_timeout.as_ref());
     Ok(Protocol {
         protocol,

@@ -165,7 +165,17 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
         None => return flaw("rds", "one of rds and route_config is required"),
     };
     let default = HttpConnection::new(RouteSource::Named(String::new()));
-    let idle = wire.common_http_protocol_options.as_ref().and_then(|c| c.idle_timeout.as_ref());
+    let common = wire.common_http_protocol_options.as_ref();
+    if let Some(common) = common {
+        note!(
+            common,
+            max_connection_duration,
+            max_stream_duration,
+            max_headers_count,
+            max_requests_per_connection
+        );
+    }
+    let idle = common.and_then(|c| c.idle_timeout.as_ref());
     Ok(HttpConnection {
         routes,
         filters: decode_filters(&wire.http_filters, &wire.stat_prefix, origins)?,
