@@ -86,7 +86,7 @@ impl Installed {
 
     /// Waits until each kind that has a status says one.
     async fn reports(&self) {
-        let none = ["ReferenceGrant"];
+        let none = ["ReferenceGrant", "Service"];
         for document in EACH.split("\n---\n") {
             let object: Value = serde_saphyr::from_str(document).unwrap();
             let kind = object["kind"].as_str().unwrap();
