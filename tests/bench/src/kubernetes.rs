@@ -145,7 +145,7 @@ impl Plane {
 
     /// Waits until it serves and has so many Pods.
     async fn serves(&mut self, pods: usize) -> Result<f64> {
-        let whole = |status: &StatusBody| status.registries.iter().any(|row| row.instances as usize == pods);
+        let whole = |status: &StatusBody| status.registries.iter().any(|row| row.instances == pods);
         while !self.client.status().await.as_ref().is_ok_and(whole) {
             if self.process.ended().is_some() || self.began.elapsed() > PATIENCE {
                 bail!("the control plane does not become ready: {}", self.process.log());
