@@ -1,5 +1,5 @@
 //! Service accounts of a cluster as a proof: the API server says whose a token is; while it is away its keys do, and what is known of the
-//! Pod ([`offline`]).
+//! Pod (`offline`).
 //!
 //! Only a token that was made for us (its audience) and for a Pod is taken, so neither an application's own token nor that of a Secret
 //! makes a sidecar. Namespace and account are the token's; nothing that the caller says of itself is looked at.
