@@ -1,7 +1,7 @@
 //! From model resources to a [`Snapshot`]; and the check that a single resource can be compiled.
 //!
-//! What did not change since the last build is taken over: clusters by configuration, route tables and listeners by the
-//! very resource. Which resources go in at all is `config_feed`'s.
+//! What did not change since the last build is taken over: clusters by configuration, route tables by the very resource, listeners by
+//! that and by the very tables and clusters that they lead to. Which resources go in at all is `config_feed`'s.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,9 +60,9 @@ impl Builder {
         self.generation = self.generation.max(before.generation) + 1;
         let mut snapshot = Snapshot { generation: self.generation, ..Snapshot::default() };
         let mut invalid = Vec::new();
-        let changed = self.clusters(before, in_force, &mut snapshot, &mut invalid);
-        let changed = self.routes(in_force, &mut invalid) || changed;
-        self.listeners(in_force, changed, &mut snapshot, &mut invalid);
+        self.clusters(before, in_force, &mut snapshot, &mut invalid);
+        self.routes(in_force, &mut invalid);
+        self.listeners(in_force, &mut snapshot, &mut invalid);
         on_demand(before, in_force, absent, &mut snapshot);
         invalid.retain(|invalid| self.is_news(invalid, in_force));
         (snapshot, invalid)
@@ -74,17 +74,16 @@ impl Builder {
         told.is_none_or(|told| !Arc::ptr_eq(&told, resource))
     }
 
-    /// Clusters and their endpoints; says whether any handle is another one than before.
+    /// Clusters and their endpoints.
     fn clusters(
         &mut self,
         before: &Snapshot,
         in_force: &InForce<'_>,
         snapshot: &mut Snapshot,
         invalid: &mut Vec<Invalid>,
-    ) -> bool {
+    ) {
         let passthrough = Arc::new(Resource::Cluster(passthrough_cluster(self.registry_only)));
         let all = of_kind(in_force, ResourceKind::Cluster).chain([&passthrough]);
-        let mut changed = false;
         for resource in all {
             let Resource::Cluster(config) = &**resource else { continue };
             let old = before.clusters.get(config.name.as_str());
@@ -94,10 +93,7 @@ impl Builder {
                     let next = self.ids.len() as u32;
                     let id = *self.ids.entry(config.name.clone()).or_insert(next);
                     match ClusterHandle::new(id, Arc::new(config.clone()), old.map(|old| &**old)) {
-                        Ok(handle) => {
-                            changed = true;
-                            Arc::new(handle)
-                        }
+                        Ok(handle) => Arc::new(handle),
                         Err(error) => {
                             invalid.push(error);
                             let Some(last_good) = old else { continue };
@@ -109,9 +105,7 @@ impl Builder {
             self.feed_endpoints(&handle, old.is_none(), in_force);
             snapshot.clusters.insert(handle.name.clone(), handle);
         }
-        changed |= before.clusters.len() != snapshot.clusters.len();
         self.endpoints.retain(|name, _| snapshot.clusters.contains_key(name.as_str()));
-        changed
     }
 
     fn feed_endpoints(&mut self, handle: &ClusterHandle, fresh: bool, in_force: &InForce<'_>) {
@@ -127,19 +121,15 @@ impl Builder {
         self.endpoints.insert(handle.name.to_string(), (*resource).clone());
     }
 
-    fn routes(&mut self, in_force: &InForce<'_>, invalid: &mut Vec<Invalid>) -> bool {
+    fn routes(&mut self, in_force: &InForce<'_>, invalid: &mut Vec<Invalid>) {
         let mut next = FastMap::default();
-        let mut changed = false;
         for resource in of_kind(in_force, ResourceKind::Routes) {
             let Resource::Routes(config) = &**resource else { continue };
             let kept = self.routes.get(&config.name).filter(|(known, _)| Arc::ptr_eq(known, resource));
             let table = match kept {
                 Some((_, table)) => table.clone(),
                 None => match RouteTable::compile(config) {
-                    Ok(table) => {
-                        changed = true;
-                        Arc::new(table)
-                    }
+                    Ok(table) => Arc::new(table),
                     Err(error) => {
                         invalid.push(error);
                         let Some(last_good) = self.routes.get(&config.name) else { continue };
@@ -150,24 +140,18 @@ impl Builder {
             };
             next.insert(config.name.clone(), (resource.clone(), table));
         }
-        changed |= next.len() != self.routes.len();
         self.routes = next;
-        changed
     }
 
-    fn listeners(
-        &mut self,
-        in_force: &InForce<'_>,
-        changed: bool,
-        snapshot: &mut Snapshot,
-        invalid: &mut Vec<Invalid>,
-    ) {
+    fn listeners(&mut self, in_force: &InForce<'_>, snapshot: &mut Snapshot, invalid: &mut Vec<Invalid>) {
         let mut next = FastMap::default();
         let passthrough = Arc::new(Resource::Listener(passthrough_listener()));
         for resource in of_kind(in_force, ResourceKind::Listener).chain([&passthrough]) {
             let Resource::Listener(config) = &**resource else { continue };
             let kept = self.listeners.get(&config.name);
-            let kept = kept.filter(|(known, _)| !changed && Arc::ptr_eq(known, resource));
+            let kept = kept.filter(|(known, handle)| {
+                Arc::ptr_eq(known, resource) && leads_on(handle, &self.routes, &snapshot.clusters)
+            });
             let handle = match kept {
                 Some((_, handle)) => handle.clone(),
                 None => match compile_listener(config, &self.routes, &snapshot.clusters, &self.rates) {
@@ -263,6 +247,40 @@ fn of_kind<'i>(
     in_force.range((kind, "")..).take_while(move |((k, _), _)| *k == kind).map(|(_, resource)| *resource)
 }
 
+/// Whether a compiled listener leads to the very tables and clusters of now.
+fn leads_on(listener: &ListenerHandle, routes: &Routes, clusters: &Clusters) -> bool {
+    let same = |name: &str, kept: Option<&Arc<ClusterHandle>>| match (kept, clusters.get(name)) {
+        (Some(kept), Some(now)) => Arc::ptr_eq(kept, now),
+        (None, None) => true,
+        _ => false,
+    };
+    listener.chains.iter().all(|chain| match &chain.terminal {
+        TerminalHandle::Http(http) => {
+            let named = |routes: &RouteConfig| {
+                let mut names = routes.clusters().chain(http.config.clusters());
+                names.all(|name| same(name, http.clusters.get(name)))
+            };
+            match &http.config.routes {
+                RouteSource::Inline(routes) => named(routes),
+                RouteSource::Named(name) => match routes.get(name) {
+                    Some((resource, table)) => {
+                        Arc::ptr_eq(table, &http.routes)
+                            && matches!(&**resource, Resource::Routes(routes) if named(routes))
+                    }
+                    None => {
+                        http.is_waiting
+                            && http.config.clusters().all(|name| same(name, http.clusters.get(name)))
+                    }
+                },
+            }
+        }
+        TerminalHandle::Tcp(tcp) => {
+            let mut pairs = tcp.config.clusters.iter().zip(&tcp.clusters);
+            pairs.all(|(share, kept)| same(&share.cluster, kept.as_ref()))
+        }
+    })
+}
+
 type Routes = FastMap<String, (Arc<Resource>, Arc<RouteTable>)>;
 type Clusters = FastMap<Arc<str>, Arc<ClusterHandle>>;
 
@@ -305,6 +323,7 @@ fn compile_http(
 ) -> Result<HttpHandle, Flaw> {
     let failed = |invalid: Invalid| Flaw::from(invalid).under("route_config");
     let (table, inline);
+    let mut is_waiting = false;
     let used: &RouteConfig = match &config.routes {
         RouteSource::Inline(routes) => {
             table = Arc::new(RouteTable::compile(routes).map_err(failed)?);
@@ -319,6 +338,7 @@ fn compile_http(
                 }
             }
             None => {
+                is_waiting = true;
                 inline = RouteConfig { name: format!("{name} (not received)"), virtual_hosts: Vec::new() };
                 table = Arc::new(RouteTable::compile(&inline).map_err(failed)?);
                 &inline
@@ -340,7 +360,7 @@ fn compile_http(
             named.entry(part.key.as_str().into()).or_insert_with(|| Arc::new(whole.part(part)));
         }
     }
-    Ok(HttpHandle { config: config.clone(), routes: table, filters, clusters: named })
+    Ok(HttpHandle { config: config.clone(), routes: table, is_waiting, filters, clusters: named })
 }
 
 /// Where the control plane's listeners send what they know nothing of, it is the sidecar that says whether that may be.

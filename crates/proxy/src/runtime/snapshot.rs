@@ -93,6 +93,8 @@ pub struct HttpHandle {
     pub config: HttpConnection,
     /// The routes. Empty if they did not arrive in time.
     pub routes: Arc<RouteTable>,
+    /// They did not.
+    pub(super) is_waiting: bool,
     /// Request filters, in order.
     pub filters: Vec<Filter>,
     pub(super) clusters: FastMap<Arc<str>, Arc<ClusterHandle>>,

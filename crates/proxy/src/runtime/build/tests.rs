@@ -150,3 +150,36 @@ fn what_cannot_be_compiled_leaves_its_last_good_version_serving() {
     let (third, invalid) = builder.build(&second, &in_force, &[]);
     assert_eq!((invalid.len(), third.http("l", "http").unwrap().routes.hosts().len()), (0, 1), "told once");
 }
+
+#[test]
+fn a_listener_keeps_its_form_while_what_it_leads_to_is_the_same() {
+    let mut builder = Builder::default();
+    let mut resources = everything();
+    resources.extend([
+        cluster("other"),
+        routes("others", "other"),
+        listener("m", "others"),
+        listener("n", "none"),
+    ]);
+    let mut snapshot = build(&mut builder, &Snapshot::default(), &resources);
+    let forms = |snapshot: &Snapshot| ["l", "m", "n"].map(|name| snapshot.by_name[name].clone());
+    let mut turned = |change: Arc<Resource>| {
+        resources.retain(|one| (one.kind(), one.name()) != (change.kind(), change.name()));
+        resources.push(change);
+        let next = build(&mut builder, &snapshot, &resources);
+        let (before, now) = (forms(&snapshot), forms(&next));
+        snapshot = next;
+        [0, 1, 2].map(|at| Arc::ptr_eq(&before[at], &now[at]))
+    };
+    let limited = |name: &str| {
+        let mut config = Cluster::new(name);
+        config.limits.max_requests = 7;
+        Arc::new(Resource::Cluster(config))
+    };
+    assert_eq!(turned(limited("other")), [true, false, true], "a cluster");
+    assert_eq!(turned(limited("strange")), [true; 3], "one that nobody names");
+    assert_eq!(turned(routes("r", "other")), [false, true, true], "routes");
+    assert_eq!(turned(endpoints("c", 2)), [true; 3], "endpoints");
+    assert_eq!(turned(routes("none", "later")), [true, true, false], "routes that come later");
+    assert_eq!(turned(cluster("later")), [true, true, false], "and a cluster that does");
+}
