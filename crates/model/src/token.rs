@@ -17,7 +17,7 @@ mod verify;
 
 pub use decide::{CompiledTokens, Effects, Outcome};
 pub use judged::WithTokens;
-pub use keys::{MOST_KEYS, check_keys};
+pub use keys::{MOST_KEYS, NOT_KNOWN, check_keys};
 pub use verify::{Known, Refusal, Verified};
 
 /// Seconds that clocks may be apart, where nobody says otherwise (Envoy's).

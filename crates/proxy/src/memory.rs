@@ -114,6 +114,14 @@ pub struct Account {
     entry: Rc<Entry>,
 }
 
+/// What is taken of memory that nobody will need soon, never at the cost of another connection; given back when it is dropped, which
+/// is before its connection is.
+pub struct Spare {
+    inner: Rc<Inner>,
+    entry: Rc<Entry>,
+    bytes: usize,
+}
+
 /// A stream that waits with bytes that nobody takes.
 pub struct Parked<'a>(&'a Account);
 
@@ -167,6 +175,15 @@ impl Ledger {
 }
 
 impl Inner {
+    #[inline]
+    fn give(&self, entry: &Entry, bytes: usize) {
+        entry.held.set(entry.held.get() - bytes);
+        self.held.set(self.held.get() - bytes);
+        if entry.told.get().is_some() {
+            self.leaving.set(self.leaving.get() - bytes);
+        }
+    }
+
     fn tell(&self, entry: &Entry, why: Told) {
         entry.told.set(Some(why));
         self.leaving.set(self.leaving.get() + entry.held.get());
@@ -207,28 +224,15 @@ impl Account {
         true
     }
 
-    /// Takes a part of what nobody will need soon; never at the cost of another connection.
-    #[inline]
-    #[must_use]
-    pub fn take_spare(&self, bytes: usize) -> bool {
-        let held = self.entry.held.get() + bytes;
-        let all = self.inner.held.get() + bytes;
-        if held > self.inner.most_each / 2 || all > self.inner.budget / 2 {
-            return false;
-        }
-        self.entry.held.set(held);
-        self.inner.held.set(all);
-        true
+    /// A part of what nobody will need soon, which may grow; nothing yet.
+    pub fn spare(&self) -> Spare {
+        Spare { inner: self.inner.clone(), entry: self.entry.clone(), bytes: 0 }
     }
 
     /// Gives it back.
     #[inline]
     pub fn give(&self, bytes: usize) {
-        self.entry.held.set(self.entry.held.get() - bytes);
-        self.inner.held.set(self.inner.held.get() - bytes);
-        if self.entry.told.get().is_some() {
-            self.inner.leaving.set(self.inner.leaving.get() - bytes);
-        }
+        self.inner.give(&self.entry, bytes);
     }
 
     #[cold]
@@ -278,6 +282,38 @@ impl Account {
             self.inner.look();
         }
         Parked(self)
+    }
+}
+
+impl Spare {
+    /// Makes it so many bytes, if it is fewer; whether there are any to spare.
+    #[must_use]
+    pub fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let (held, all) = (self.entry.held.get() + more, self.inner.held.get() + more);
+        if more > 0 && (held > self.inner.most_each / 2 || all > self.inner.budget / 2) {
+            return false;
+        }
+        self.bytes += more;
+        self.entry.held.set(held);
+        self.inner.held.set(all);
+        if self.entry.told.get().is_some() {
+            self.inner.leaving.set(self.inner.leaving.get() + more);
+        }
+        true
+    }
+
+    /// Gives all of it back.
+    pub fn release(&mut self) {
+        // With its connection all went that this held.
+        let bytes = std::mem::take(&mut self.bytes).min(self.entry.held.get());
+        self.inner.give(&self.entry, bytes);
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

@@ -1,13 +1,16 @@
 //! Requests that have ended, so that one of them can be explained by its id: each worker keeps the last that failed, and all
 //! where somebody wants them.
 //!
-//! A worker never waits for who reads: what ends in that moment is not kept. What did not fail costs one relaxed read.
+//! A worker never waits for who reads: what ends in that moment is not kept; nor is what ends in a second that has filled the ring already.
+//! What did not fail costs one relaxed read.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// So many that failed are kept by each worker, and so many others.
 const FAILED: usize = 128;
@@ -24,6 +27,24 @@ pub struct Recent {
 struct Kept {
     failed: VecDeque<Ended>,
     others: VecDeque<Ended>,
+    /// When the present second began, and how many failed in it.
+    second: Option<(Instant, usize)>,
+}
+
+impl Kept {
+    /// Whether one more of this second is kept: more than there is room for would only push each other out, and each costs.
+    fn has_room(&mut self, now: Instant) -> bool {
+        match &mut self.second {
+            Some((began, count)) if now.saturating_duration_since(*began) < Duration::from_secs(1) => {
+                *count += 1;
+                *count <= FAILED
+            }
+            second => {
+                *second = Some((now, 1));
+                true
+            }
+        }
+    }
 }
 
 /// One request.
@@ -99,15 +120,18 @@ impl Recent {
 
     /// Takes note of a request that has ended at a worker, if it is one to keep.
     #[inline]
-    pub fn note(&self, worker: usize, failed: bool, ended: impl FnOnce() -> Ended) {
+    pub fn note(&self, worker: usize, failed: bool, now: Instant, ended: impl FnOnce() -> Ended) {
         if failed || self.keeps_all() {
-            self.keep(worker, failed, ended());
+            self.keep(worker, failed, now, ended);
         }
     }
 
     #[cold]
-    fn keep(&self, worker: usize, failed: bool, ended: Ended) {
+    fn keep(&self, worker: usize, failed: bool, now: Instant, ended: impl FnOnce() -> Ended) {
         let Some(mut kept) = self.workers.get(worker).and_then(Mutex::try_lock) else { return };
+        if failed && !kept.has_room(now) {
+            return;
+        }
         let (ring, most) = match failed {
             true => (&mut kept.failed, FAILED),
             false => (&mut kept.others, OTHERS),
@@ -115,7 +139,7 @@ impl Recent {
         if ring.len() == most {
             ring.pop_front();
         }
-        ring.push_back(ended);
+        ring.push_back(ended());
     }
 
     /// Those of an id, or the last of all, the newest first.
@@ -124,10 +148,35 @@ impl Recent {
         for worker in &self.workers {
             let kept = worker.lock();
             let all = kept.failed.iter().chain(&kept.others);
-            found.extend(all.filter(|ended| id.is_none_or(|id| ended.id == id)).cloned());
+            let mut wanted: Vec<&Ended> = all.filter(|ended| id.is_none_or(|id| ended.id == id)).collect();
+            wanted.sort_by(|a, b| b.began.cmp(&a.began));
+            found.extend(wanted.into_iter().take(most).cloned());
         }
         found.sort_by(|a, b| b.began.cmp(&a.began));
         found.truncate(most);
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_of_failures_costs_no_more_than_are_kept() {
+        let (recent, made) = (Recent::new(1, true), Cell::new(0));
+        let ended = || {
+            made.set(made.get() + 1);
+            Ended::default()
+        };
+        let now = Instant::now();
+        (0..1000).for_each(|_| recent.note(0, true, now, ended));
+        assert_eq!(made.get(), FAILED);
+        recent.note(0, false, now, ended);
+        recent.note(0, true, now + Duration::from_secs(1), ended);
+        assert_eq!(made.get(), FAILED + 2, "what did not fail, and the next second");
+        assert_eq!(recent.show(None, 7).len(), 7);
     }
 }

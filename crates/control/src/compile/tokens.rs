@@ -6,16 +6,12 @@
 use std::sync::Arc;
 
 use outrigger_model::route::RouteMatch;
-use outrigger_model::token::{JwtAuthn, JwtProvider, Requirement, TokenRule};
+use outrigger_model::token::{JwtAuthn, JwtProvider, NOT_KNOWN, Requirement, TokenRule};
 use outrigger_rules::intent::Issuer;
 
 use super::lens::Lens;
 use super::origin;
 use crate::instance::Instance;
-
-/// Stands for keys that are not known yet: no token is signed by this one. It is the SHA-256 of "outrigger: keys not known yet", and
-/// so nobody has what belongs to it. An Envoy refuses a provider without any key.
-const NOT_KNOWN: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"outrigger-keys-not-known-yet","x":"_j9nCQoZSWXmgCwh9YYivKBLBPGT-lwfebQ9LWL90Qo"}]}"#;
 
 pub(super) fn compile(lens: &Lens<'_>, own: &Instance) -> Option<JwtAuthn> {
     let intents = lens.tokens_for(own);

@@ -49,6 +49,8 @@ pub struct Bearing {
     weight: u32,
     /// The weights of those that serve.
     sum: u64,
+    /// Those that drain are not among the total.
+    forgives: bool,
 }
 
 impl Bearing {
@@ -60,8 +62,14 @@ impl Bearing {
         // Some that drain leave, and move nobody elsewhere; where most do, the place is given up.
         let draining = place.endpoints.iter().filter(|e| e.health == Health::Draining).count() as u32;
         let members = place.endpoints.len() as u32;
-        let total = if draining <= serving { members - draining } else { members };
-        Self { serving, total, weight: borne(place.weight, serving, total), sum }
+        let forgives = draining <= serving;
+        let total = if forgives { members - draining } else { members };
+        Self { serving, total, weight: borne(place.weight, serving, total), sum, forgives }
+    }
+
+    /// Whether those that drain move nobody elsewhere.
+    pub fn lets_go(&self) -> bool {
+        self.forgives
     }
 
     /// The part of an endpoint of such a weight that serves, among all of its priority.

@@ -10,6 +10,13 @@ use serde_json::Value;
 /// Keys of one provider: a token that names none is tried with each.
 pub const MOST_KEYS: usize = 32;
 
+/// Stands for keys that are not known yet: no token is signed by this one. It is the SHA-256 of "outrigger: keys not known yet", and
+/// so nobody has what belongs to it. An Envoy refuses a provider without any key.
+pub const NOT_KNOWN: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"outrigger-keys-not-known-yet","x":"_j9nCQoZSWXmgCwh9YYivKBLBPGT-lwfebQ9LWL90Qo"}]}"#;
+
+/// The id in there.
+const NOT_KNOWN_ID: &str = "outrigger-keys-not-known-yet";
+
 /// Compiled keys.
 #[derive(Debug)]
 pub(super) struct Keys(Vec<Key>);
@@ -66,8 +73,9 @@ impl Keys {
         self.0.iter().filter(named).filter(fits).map(|key| &key.key)
     }
 
+    /// There is none, or none yet.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.iter().all(|key| key.id.as_deref() == Some(NOT_KNOWN_ID))
     }
 }
 

@@ -49,6 +49,7 @@ pub async fn run(
     let endpoint = pick(ctx, plan, tried)?;
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
+    let since = ctx.now;
     // Its clock begins with the end of the request, as the route's.
     let per_try = Clock::new(first_byte(plan, true), ctx.body.is_end(), ctx.now);
     let extended = upgrade_over_h2(plan.upgrade, ctx.framing) == Upgrade::Protocol;
@@ -69,7 +70,8 @@ pub async fn run(
     if result.is_err() {
         *slot = None;
     }
-    report(plan, &endpoint, &result, slot, ctx.record.is_grpc, pass);
+    let sent = Sent { endpoint: &endpoint, since, pass };
+    sent.report(plan, &result, slot, ctx.record.is_grpc);
     result
 }
 
@@ -102,11 +104,10 @@ pub fn tell_time(head: &mut RequestHead, time: Duration) {
     let _ = head.set(EXPECTED_TIME, decimal(millis, &mut [0; 10]));
 }
 
+#[inline]
 fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<EndpointState>, Failure> {
-    // The first attempt goes where a session leads.
     if let Some(extras) = &ctx.extras
-        && tried.is_empty()
-        && let Some(found) = session::endpoint(extras, plan)
+        && let Some(found) = session::endpoint(extras, plan, tried)
     {
         return found;
     }
@@ -115,6 +116,7 @@ fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<Endp
 }
 
 /// An endpoint, and one of these only where there is no other.
+#[inline]
 fn pick_beside(
     ctx: &RequestCtx<'_>,
     plan: &Plan<'_>,
@@ -206,28 +208,36 @@ fn arrived(ctx: &mut RequestCtx<'_>, live: &mut Live, result: Result<(), Failure
     Err(Failed { failure, stale })
 }
 
-/// Tells the endpoint what came of it.
-fn report(
-    plan: &Plan<'_>,
-    endpoint: &EndpointState,
-    result: &Result<(), Failed>,
-    slot: &mut Slot,
-    is_grpc: bool,
+/// Whom an attempt is at, since when, and the leave that it was sent with.
+struct Sent<'s> {
+    endpoint: &'s EndpointState,
+    since: Instant,
     pass: Option<Pass>,
-) {
-    let head = slot.as_ref().map(|live| &live.head);
-    let outcome = match result {
-        Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(endpoint) => {
-            // So its own sidecar says.
-            if head.is_some_and(says_not_listening) { Outcome::Refused } else { Outcome::Unconnected }
+}
+
+impl Sent<'_> {
+    /// Tells the endpoint what came of it.
+    fn report(self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) {
+        let head = slot.as_ref().map(|live| &live.head);
+        let outcome = match result {
+            Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(self.endpoint) => {
+                // So its own sidecar says.
+                if head.is_some_and(says_not_listening) { Outcome::Refused } else { Outcome::Unconnected }
+            }
+            Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
+            Err(failed) if failed.stale => return,
+            Err(failed) => outcome_of(&failed.failure),
+        };
+        self.tell(plan, outcome, slot.as_mut());
+    }
+
+    /// The same of an attempt that nobody waits for any more.
+    #[inline]
+    fn tell(self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) {
+        plan.cluster.report(self.endpoint, outcome, self.pass);
+        if let Some(measures) = &plan.cluster.measures {
+            measure::take(measures, self.endpoint, outcome, live, self.since);
         }
-        Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
-        Err(failed) if failed.stale => return,
-        Err(failed) => outcome_of(&failed.failure),
-    };
-    plan.cluster.report(endpoint, outcome, pass);
-    if let Some(measures) = &plan.cluster.measures {
-        measure::take(measures, endpoint, outcome, slot.as_mut());
     }
 }
 

@@ -12,6 +12,7 @@ use h2::{Reason, RecvStream};
 use super::h1::{BodyDecoder, Framing, Limits, Refusal, Step};
 use super::head::Trailers;
 use super::wire::Incoming;
+use crate::memory::Spare;
 
 /// The largest request body that is copied aside for retries.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
@@ -80,6 +81,22 @@ pub struct Replay {
     lost: bool,
     /// Somebody wants the copy, retries or not.
     kept: bool,
+    room: Room,
+}
+
+/// The memory that a copy may take.
+#[derive(Default)]
+pub struct Room {
+    /// So much was taken for it already.
+    pub paid: usize,
+    /// What is beyond comes from here.
+    pub spare: Option<Spare>,
+}
+
+impl Room {
+    fn covers(&mut self, bytes: usize) -> bool {
+        bytes <= self.paid || self.spare.as_mut().is_some_and(|spare| spare.grow_to(bytes - self.paid))
+    }
 }
 
 impl Body {
@@ -102,18 +119,27 @@ impl Body {
         Self::H2(H2Body { recv, chunk: Bytes::new(), data_ended: false })
     }
 
-    /// Copies the body aside from now on, unless it is known to be empty or to be too long.
-    pub fn make_replayable(&mut self) {
+    /// Copies the body aside from now on, as far as there is room, unless it is known to be empty or to be too long.
+    pub fn make_replayable(&mut self, room: Room) {
         let hopeless = match self {
-            Self::Replay(_) | Self::Empty => true,
+            Self::Replay(replay) => {
+                let paid = room.paid.max(replay.room.paid);
+                let spare = room.spare.or(replay.room.spare.take());
+                replay.room = Room { paid, spare };
+                return;
+            }
+            Self::Empty => true,
             Self::H1(body) => body.decoder.remaining().is_some_and(|left| left > REPLAY_LIMIT as u64),
             Self::H2(_) => false,
         };
-        if hopeless || self.is_end() {
-            return;
+        if !hopeless && !self.is_end() {
+            self.copy_aside(room);
         }
+    }
+
+    fn copy_aside(&mut self, room: Room) {
         let live = std::mem::replace(self, Self::Empty);
-        *self = Self::Replay(Box::new(Replay::of(live)));
+        *self = Self::Replay(Box::new(Replay { room, ..Replay::of(live) }));
     }
 
     /// Whether it was copied aside and can be sent once more from its start.
@@ -138,17 +164,25 @@ impl Body {
         }
     }
 
-    /// Reads up to so many bytes before the body is sent anywhere; says whether that was all. What was read is read again.
-    pub fn poll_hold(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<bool, BodyError>> {
+    /// Reads up to so many bytes before the body is sent anywhere; says whether that was all. What was read is read again. So many
+    /// bytes of memory were taken for it.
+    pub fn poll_hold(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        paid: usize,
+    ) -> Poll<Result<bool, BodyError>> {
         if self.is_end() {
             return Poll::Ready(Ok(true));
         }
         if !matches!(self, Self::Replay(_)) {
-            let live = std::mem::replace(self, Self::Empty);
-            *self = Self::Replay(Box::new(Replay::of(live)));
+            self.copy_aside(Room::default());
         }
         match self {
-            Self::Replay(replay) => replay.poll_hold(cx, most),
+            Self::Replay(replay) => {
+                replay.room.paid = replay.room.paid.max(paid);
+                replay.poll_hold(cx, most)
+            }
             _ => Poll::Ready(Ok(true)),
         }
     }
@@ -161,9 +195,9 @@ impl Body {
         }
     }
 
-    /// Copies the body aside, for [`Body::kept`].
-    pub fn keep(&mut self) {
-        self.make_replayable();
+    /// Copies the body aside, for [`Body::kept`]; so many bytes of memory were taken for it.
+    pub fn keep(&mut self, paid: usize) {
+        self.make_replayable(Room { paid, spare: None });
         if let Self::Replay(replay) = self {
             replay.kept = true;
         }
@@ -272,6 +306,7 @@ impl Body {
     }
 
     /// Whether it is known, without waiting, that nothing follows, not even trailers.
+    #[inline]
     pub fn is_end(&self) -> bool {
         match self {
             Self::Empty => true,
@@ -353,8 +388,17 @@ impl H2Body {
 
 impl Replay {
     fn of(live: Body) -> Self {
-        let (trailers_read, ended, lost, kept) = (false, false, false, false);
-        Self { live, saved: BytesMut::new(), trailers: None, ended, at: 0, trailers_read, lost, kept }
+        Self {
+            live,
+            saved: BytesMut::new(),
+            trailers: None,
+            ended: false,
+            at: 0,
+            trailers_read: false,
+            lost: false,
+            kept: false,
+            room: Room::default(),
+        }
     }
 
     fn poll_hold(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<bool, BodyError>> {
@@ -362,6 +406,9 @@ impl Replay {
             match ready!(self.live.poll_chunk(cx))? {
                 Frame::Data(len) => {
                     let len = len.min(most + 1 - self.saved.len());
+                    if !self.room.covers(self.saved.len() + len) {
+                        return Poll::Ready(Ok(false));
+                    }
                     self.saved.extend_from_slice(self.live.chunk(len));
                     self.live.consume(len);
                 }
@@ -423,7 +470,8 @@ impl Replay {
 
     /// Whether `len` more bytes can be copied aside; if not, nothing is any more.
     fn has_room(&mut self, len: usize) -> bool {
-        if !self.lost && self.saved.len() + len <= REPLAY_LIMIT {
+        let bytes = self.saved.len() + len;
+        if !self.lost && bytes <= REPLAY_LIMIT && self.room.covers(bytes) {
             return true;
         }
         self.lost = true;
@@ -436,6 +484,7 @@ impl Replay {
         self.at = 0;
         if self.saved.is_empty() {
             self.saved = BytesMut::new();
+            self.room = Room::default();
         }
     }
 }

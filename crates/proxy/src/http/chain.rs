@@ -7,6 +7,7 @@ use outrigger_model::route::table::{CompiledRoute, RouteRef};
 
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
+use super::duration;
 use super::filter::{self, Filter, Verdict, cors};
 use super::respond::Local;
 use super::session;
@@ -63,6 +64,7 @@ pub async fn run<'v>(
                 };
                 if again {
                     found = route(ctx, view)?;
+                    duration::begin_anew(ctx, &found.route.config);
                     if ctx.record.route.is_some() {
                         ctx.record.route = Some(found.route.config.name.as_str().into());
                     }

@@ -1,6 +1,7 @@
 //! One request while it is served: what it came with, what was found out, what it holds.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use outrigger_model::route::session::Token;
 use outrigger_model::token::Proven;
 use tokio::time::Instant;
 
-use super::body::{Body, REPLAY_LIMIT};
+use super::body::{Body, Room};
 use super::conn::{HttpConn, RequestConfig};
 use super::filter::{Input, ResponseEdit};
 use super::grpc;
@@ -24,6 +25,7 @@ use super::upgrade::Upgrade;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::limits::RequestPermit;
+use crate::runtime::snapshot::HttpHandle;
 
 mod ended;
 
@@ -94,6 +96,8 @@ pub struct Asked {
     pub came: Option<RequestHead>,
     /// As they left it.
     pub judged: Option<RequestHead>,
+    /// What it was judged by last.
+    pub by: Option<Arc<HttpHandle>>,
     /// When it came: what its tokens say, they say for that time.
     pub at: Duration,
     /// The services that were asked whether it may pass, by the names of their filters.
@@ -132,7 +136,7 @@ impl Drop for RequestCtx<'_> {
         // The record writes the request down, also when the task is cancelled.
         self.record.finish((!self.unread).then_some(&self.head));
         let worker = &self.conn.worker;
-        worker.process.recent.note(worker.id, ended::has_failed(&self.record), || ended::of(self));
+        worker.process.recent.note(worker.id, ended::has_failed(&self.record), self.now, || ended::of(self));
         if self.reserved > 0 {
             self.conn.account.give(self.reserved);
         }
@@ -194,20 +198,20 @@ impl<'c> RequestCtx<'c> {
     /// Whoever wants it held, it is held once.
     #[cold]
     pub fn reserve(&mut self, most: usize) -> bool {
-        let more = self.missing(most);
-        let taken = self.conn.account.take(more);
-        self.reserved += if taken { more } else { 0 };
-        taken
-    }
-
-    /// How much of it there is none of yet.
-    fn missing(&self, most: usize) -> usize {
         let bytes = match self.framing {
             _ if self.body.is_end() => 0,
             Framing::Length(length) => usize::try_from(length).map_or(most, |length| length.min(most)),
             _ => most,
         };
-        bytes.saturating_sub(self.reserved)
+        let more = bytes.saturating_sub(self.reserved);
+        let taken = self.conn.account.take(more);
+        self.reserved += if taken { more } else { 0 };
+        taken
+    }
+
+    /// What was taken so.
+    pub fn reserved(&self) -> usize {
+        self.reserved
     }
 
     /// As filters see it.
@@ -244,23 +248,15 @@ impl<'c> RequestCtx<'c> {
         if self.bodyless { Some((Bytes::new(), None)) } else { self.body.whole() }
     }
 
-    /// Copies the body aside from now on, where there is memory to spare: nobody else is sent away for it.
-    pub fn make_replayable(&mut self) -> bool {
-        let more = self.missing(REPLAY_LIMIT);
-        let taken = more == 0 || self.conn.account.take_spare(more);
-        if taken {
-            self.reserved += more;
-            self.body.make_replayable();
-        }
-        taken
+    /// Whether there never was any byte of its body.
+    pub fn is_bodyless(&self) -> bool {
+        self.bodyless
     }
 
-    /// What was copied aside is no longer needed.
-    pub fn stop_recording(&mut self) {
-        self.body.stop_recording();
-        if self.extras.as_ref().is_none_or(|extras| extras.copies.is_none()) {
-            self.conn.account.give(std::mem::take(&mut self.reserved));
-        }
+    /// Copies the body aside from now on, as far as there is memory to spare: nobody else is sent away for it.
+    #[cold]
+    pub fn make_replayable(&mut self) {
+        self.body.make_replayable(Room { paid: self.reserved, spare: Some(self.conn.account.spare()) });
     }
 
     /// Looks at the clock: the task has waited.

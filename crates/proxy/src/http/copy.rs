@@ -21,8 +21,6 @@ pub struct Flow {
     pub grpc_status: Option<u32>,
     /// There are bytes that the sink does not take.
     pub stuck: bool,
-    /// Who waits for a report of load in the trailers.
-    pub reports: Option<Box<Awaited>>,
     /// Where messages of gRPC are counted.
     messages: Option<Messages>,
 }
@@ -75,12 +73,13 @@ impl Flow {
         self.state = Phase::Cut;
     }
 
-    /// Moves what can be moved. Ready when all has left.
+    /// Moves what can be moved. Ready when all has left. `reports`: who waits for a report of load in the trailers.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Body,
         to: &mut Sender,
+        reports: Option<&Awaited>,
     ) -> Poll<Result<(), CopyError>> {
         while self.state == Phase::Flowing {
             if to.is_finished() {
@@ -112,7 +111,7 @@ impl Flow {
                 }
                 Poll::Ready(Ok(Frame::Trailers(trailers))) => {
                     self.grpc_status = grpc_status(&trailers);
-                    if let Some(awaited) = &self.reports {
+                    if let Some(awaited) = reports {
                         awaited.trailers(&trailers);
                     }
                     to.finish(Some(trailers)).map_err(CopyError::Write)?;

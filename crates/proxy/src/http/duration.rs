@@ -2,27 +2,47 @@
 
 use std::time::Duration;
 
-use outrigger_model::route::StreamLimits;
+use outrigger_model::route::{Forward, Route, RouteAction, StreamLimits};
 
 use super::context::RequestCtx;
-use super::timeout::{Clock, earlier};
+use super::timeout::Clock;
 
 /// How long the answer to a call is waited for, in its own words.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// Sets the clocks of a request whose route has limits.
+/// The route of a request is known: from now on its stream may be silent and last only so long, whatever filters wait for.
+#[inline]
+pub fn begin(ctx: &mut RequestCtx<'_>, route: &Route) {
+    if let RouteAction::Forward(Forward { limits: Some(limits), .. }) = &route.action {
+        bound(ctx, limits);
+    }
+}
+
+/// It is another route than before.
 #[cold]
-pub fn limit(ctx: &mut RequestCtx<'_>, limits: &StreamLimits) {
-    let said = ctx.head.first(GRPC_TIMEOUT).and_then(parse);
+pub fn begin_anew(ctx: &mut RequestCtx<'_>, route: &Route) {
+    (ctx.idle, ctx.ends) = (ctx.view.http.config.stream_idle_timeout, None);
+    begin(ctx, route);
+}
+
+#[cold]
+fn bound(ctx: &mut RequestCtx<'_>, limits: &StreamLimits) {
     if let Some(idle) = limits.idle_timeout {
         ctx.idle = idle;
     }
+    let said = ctx.head.first(GRPC_TIMEOUT).and_then(parse);
+    ctx.ends = limits.duration(said).map(|duration| ctx.record.started + duration);
+}
+
+/// Sets the clock of a request whose route has limits, and says in its head what holds.
+#[cold]
+pub fn limit(ctx: &mut RequestCtx<'_>, limits: &StreamLimits) {
+    let said = ctx.head.first(GRPC_TIMEOUT).and_then(parse);
     if let Some(duration) = limits.duration(said) {
         // As an Envoy: the application is told what holds here, if it was told anything, be it nonsense.
         if ctx.head.has(GRPC_TIMEOUT) {
             tell(ctx, duration);
         }
-        ctx.ends = earlier(ctx.ends, Some(ctx.record.started + duration));
     }
     if ctx.record.is_grpc
         && let Some(timeout) = limits.timeout(said)

@@ -91,7 +91,6 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     let mut sender = begun.sender;
     let mut down = Flow::default();
     down.count_messages(ctx.record.is_grpc);
-    down.reports = live.reports.take();
     let result = match tunnel {
         false => copy(ctx, live, &mut sender, &mut down).await,
         true => Box::pin(self::tunnel(ctx, live, &mut sender, &mut down)).await,
@@ -220,7 +219,7 @@ impl<'c> Turns<'c> {
             return Poll::Ready(Err(failure.into()));
         }
         ctx.clock.follow(live.upload.is_over(), live.upload.stuck, live.upload.bytes);
-        match down.poll(cx, &mut live.body, sender) {
+        match down.poll(cx, &mut live.body, sender, live.reports.as_deref()) {
             Poll::Ready(Ok(())) if !self.tunnel || live.upload.is_over() => return Poll::Ready(Ok(())),
             Poll::Ready(Err(CopyError::Read(error))) => return Poll::Ready(Err(upstream_cut(&error))),
             Poll::Ready(Err(CopyError::Write(error))) => {

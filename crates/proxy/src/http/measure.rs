@@ -12,9 +12,15 @@ use crate::runtime::measures::Measures;
 /// As long an attempt without an answer counts at least.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
-/// An attempt is over, or its response has begun.
+/// An attempt that began at `since` is over, or its response has begun.
 #[cold]
-pub fn take(measures: &Measures, endpoint: &EndpointState, outcome: Outcome, live: Option<&mut Live>) {
+pub fn take(
+    measures: &Measures,
+    endpoint: &EndpointState,
+    outcome: Outcome,
+    live: Option<&mut Live>,
+    since: Instant,
+) {
     let now = Instant::now();
     let is_answer = matches!(outcome, Outcome::Status(_));
     match (measures, live) {
@@ -26,6 +32,10 @@ pub fn take(measures: &Measures, endpoint: &EndpointState, outcome: Outcome, liv
             let latency = endpoint.load.latency();
             let known = latency.estimate(Duration::MAX, now).unwrap_or_default();
             latency.note(known.max(UNANSWERED), *decay, now);
+        }
+        // Given up: of who has not answered it is known that an answer takes longer, or nobody would ever know it of who never does.
+        (Measures::Latency { decay }, _) if outcome == Outcome::LocalFailure => {
+            endpoint.load.latency().at_least(now.saturating_duration_since(since), *decay, now);
         }
         (Measures::Reports(reports), Some(live)) if is_answer => match of_head(&live.head) {
             Some(report) => tell(reports, endpoint, report),

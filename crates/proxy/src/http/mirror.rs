@@ -51,7 +51,7 @@ pub fn begin(ctx: &mut RequestCtx<'_>, config: &RequestConfig, forward: &Forward
     }
     let timeout = forward.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let empty = ctx.body.is_end();
-    ctx.body.keep();
+    ctx.body.keep(ctx.reserved());
     let mut head = ctx.head.clone();
     if let Some(timeout) = forward.timeout {
         attempt::tell_time(&mut head, timeout);

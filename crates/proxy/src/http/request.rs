@@ -58,13 +58,14 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     let found = chain::route(ctx, &view)?;
     trace(ctx, found.route);
     ctx.route = Some(found.route.id);
+    duration::begin(ctx, &found.route.config);
     if ctx.upgrade != Upgrade::None {
         chain::tunnel::came(ctx);
     }
     let found = chain::run(ctx, &view, found).await?;
     ctx.route = Some(found.route.id);
-    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
-        tunnel.judged = Some(ctx.head.clone());
+    if ctx.upgrade != Upgrade::None {
+        chain::tunnel::passed(ctx, &view);
     }
     match &found.route.config.action {
         RouteAction::Forward(forward) => {

@@ -38,25 +38,28 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
     })?;
     ctx.permit = Some(permit);
     let policy = plan.retry.filter(|policy| policy.attempts > 0);
-    if policy.is_some_and(needs_replay) && plan.upgrade == Upgrade::None {
+    if policy.is_some_and(needs_replay) && plan.upgrade == Upgrade::None && !ctx.is_bodyless() {
         ctx.make_replayable();
     }
     let mut tried = Tried::new();
     let mut number = 1;
     let mut fresh = false;
     let mut hedging = plan.forward.hedge.as_deref().filter(|hedge| may_hedge(ctx, hedge)).map(Hedging::new);
-    if hedging.is_some() && !ctx.make_replayable() {
-        hedging = None;
+    if hedging.is_some() && !ctx.is_bodyless() {
+        ctx.make_replayable();
     }
     // One retry in flight at a time; replaced by the next.
     let mut _retry_permit = None;
     loop {
+        ctx.record.attempts = number;
         let result = match &mut hedging {
             None => attempt::run(ctx, plan, number, &mut tried, fresh, slot).await,
             Some(hedging) => {
                 let is_grpc = ctx.record.is_grpc;
                 let is_bad = |live: &Live| is_bad(policy, plan, live, is_grpc);
-                Box::pin(race::run(ctx, plan, hedging, &mut tried, fresh, slot, is_bad)).await
+                let result = Box::pin(race::run(ctx, plan, hedging, &mut tried, fresh, slot, is_bad)).await;
+                ctx.record.attempts = hedging.sent();
+                result
             }
         };
         if !fresh && revives(ctx, &result) {
@@ -111,18 +114,19 @@ fn taken(
     result: Result<(), Failed>,
     slot: &Slot,
 ) -> Result<(), Failure> {
-    ctx.stop_recording();
-    ctx.record.attempts = number;
+    ctx.body.stop_recording();
     if number > 1 && slot.as_ref().is_some_and(|live| live.head.status() < 500) {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();
     }
     result.map_err(|failed| Failure { retried: number > 1, ..failed.failure })
 }
 
-/// Whether a request may be sent to several at a time: its method may be repeated, or the rule says so.
+/// Whether a request may be sent to several at a time: its method may be repeated, or the rule says so. Not one that belongs to an
+/// endpoint: another's answer would move its session there.
 #[cold]
 fn may_hedge(ctx: &RequestCtx<'_>, hedge: &HedgePolicy) -> bool {
-    ctx.upgrade == Upgrade::None && (hedge.all_methods || is_idempotent(ctx.head.method()))
+    let belongs = ctx.extras.as_ref().is_some_and(|extras| extras.affinity.token.is_some());
+    ctx.upgrade == Upgrade::None && !belongs && (hedge.all_methods || is_idempotent(ctx.head.method()))
 }
 
 /// Whether a response is none to take while others may come.
@@ -181,10 +185,11 @@ fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bo
     let peer = plan.cluster.uses_mesh(&live.endpoint);
     let not_reached = peer && says_not_reached(head);
     let grpc = head.first("grpc-status").and_then(parse_status);
-    let headers = plan.route.retry_headers();
     let holds = policy.statuses.contains(&status)
         || policy.on.iter().any(|on| match on {
-            RetryOn::RetriableHeaders => headers.is_some_and(|headers| headers.permit(&Answer::of(head))),
+            RetryOn::RetriableHeaders => {
+                plan.route.retry_headers().is_some_and(|headers| headers.permit(&Answer::of(head)))
+            }
             RetryOn::RateLimited => head.has(RATE_LIMITED),
             on => holds_for_response(*on, status, grpc, not_reached),
         });

@@ -9,7 +9,7 @@ use outrigger_model::ext_authz::How;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, Session, SessionBy, WeightedCluster};
 
-use super::attempt::Plan;
+use super::attempt::{Plan, Tried};
 use super::conn::RequestConfig;
 use super::context::{Affinity, Extras, RequestCtx};
 use super::filter::ResponseEdit;
@@ -43,7 +43,7 @@ pub fn share<'f>(
     forward: &'f Forward,
 ) -> Option<(usize, &'f WeightedCluster)> {
     let has = |address: SocketAddr, share: &WeightedCluster| {
-        let cluster = view.http.cluster(&share.cluster);
+        let cluster = view.http.cluster_of(share);
         share.weight > 0 && cluster.is_some_and(|cluster| cluster.serving_at(address).is_some())
     };
     let token = extras.affinity.token.filter(|_| forward.clusters.len() > 1);
@@ -52,13 +52,17 @@ pub fn share<'f>(
     kept.or_else(|| route.pick_cluster(forward, fastrand::u64(..)))
 }
 
-/// The endpoint of a session; `None`: any will do.
+/// The endpoint of a session, where its first attempt goes; `None`: any will do.
 ///
 /// # Errors
 /// It takes no requests any more, and no other will do.
 #[cold]
-pub fn endpoint(extras: &Extras, plan: &Plan<'_>) -> Option<Result<Arc<EndpointState>, Failure>> {
-    let token = extras.affinity.token?;
+pub fn endpoint(
+    extras: &Extras,
+    plan: &Plan<'_>,
+    tried: &Tried,
+) -> Option<Result<Arc<EndpointState>, Failure>> {
+    let token = extras.affinity.token.filter(|_| tried.is_empty())?;
     if let Some(endpoint) = plan.cluster.serving_at(token.address) {
         return Some(Ok(endpoint));
     }

@@ -51,19 +51,25 @@ fn poll_deadline(
     if ctx.timer.poll(cx, next).is_pending() {
         return Poll::Pending;
     }
+    Poll::Ready(late(ctx, per_try, next))
+}
+
+/// What has passed.
+#[cold]
+fn late(ctx: &RequestCtx<'_>, per_try: Option<Instant>, next: Option<Instant>) -> Failure {
     let passed = |deadline: Option<Instant>| deadline.is_some() && deadline == next;
     let local = |kind, detail| Failure::local(Stage::Forward, kind, detail);
     // As Envoy: of a request that is not whole the client is told so.
-    let late = if ctx.body.is_end() { 504 } else { 408 };
-    Poll::Ready(if passed(ctx.clock.deadline()) {
+    let status = if ctx.body.is_end() { 504 } else { 408 };
+    if passed(ctx.clock.deadline()) {
         local(FailureKind::UpstreamTimeout, "the route's timeout")
     } else if passed(per_try) {
         local(FailureKind::PerTryTimeout, "the time of one attempt")
     } else if ctx.ends.is_some_and(|ends| ends <= Instant::now()) {
-        local(FailureKind::StreamDuration(late), "the stream has lasted as long as its route lets it")
+        local(FailureKind::StreamDuration(status), "the stream has lasted as long as its route lets it")
     } else {
-        local(FailureKind::IdleTimeout(late), "no byte in either direction")
-    })
+        local(FailureKind::IdleTimeout(status), "no byte in either direction")
+    }
 }
 
 /// Watches for streams in which nothing moves. Looks at the counters only when its time comes, so it is exact to one

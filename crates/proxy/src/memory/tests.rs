@@ -39,6 +39,23 @@ async fn one_connection_gets_half_and_no_more() {
 }
 
 #[tokio::test]
+async fn what_is_spared_grows_as_it_is_used_up_to_half_and_goes_back() {
+    let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let account = ledger.open(place());
+        let (mut one, mut other) = (account.spare(), account.spare());
+        assert!(one.grow_to(MIB) && one.grow_to(MIB / 2));
+        assert_eq!(ledger.held(), MIB, "it only grows");
+        assert!(other.grow_to(MIB) && !other.grow_to(MIB + 1), "half of what a connection may have");
+        assert!(account.take(2 * MIB), "others have the rest");
+        one.release();
+        assert_eq!(ledger.held(), 3 * MIB);
+        drop(other);
+        account.give(2 * MIB);
+    };
+    with(test, || 0).await;
+}
+
+#[tokio::test]
 async fn the_greediest_goes_for_a_newcomer() {
     let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
         let accounts = [4, 3, 1].map(|mib| {

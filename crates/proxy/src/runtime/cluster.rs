@@ -140,7 +140,7 @@ impl ClusterHandle {
             way,
             lasting,
         };
-        if handle.config.outlier.is_none() && handle.lasting.ejections.any() {
+        if handle.config.outlier.is_none() && before.is_some_and(|before| before.config.outlier.is_some()) {
             handle.endpoints().all.iter().for_each(|e| handle.lasting.ejections.forget_rules(&e.load.health));
         }
         if let Some(before) = before {
@@ -284,6 +284,19 @@ impl ClusterHandle {
         let cause = self.lasting.ejections.record(rules, health, outcome, now, peers(&table));
         if let Some(cause) = cause {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
+            self.held([endpoint]);
+        }
+    }
+
+    /// These were ejected by a table that may be an old one: who is gone by now would be counted for ever.
+    #[cold]
+    fn held<'e>(&self, endpoints: impl IntoIterator<Item = &'e EndpointState>) {
+        let _changing = self.lasting.changing.lock();
+        let table = self.lasting.table.load();
+        for endpoint in endpoints {
+            if !table.all.iter().any(|other| Arc::ptr_eq(&other.load, &endpoint.load)) {
+                self.lasting.ejections.forgive(&endpoint.load.health);
+            }
         }
     }
 
@@ -293,6 +306,7 @@ impl ClusterHandle {
         let health = &endpoint.load.health;
         if let Some(length) = self.lasting.ejections.refused(health, Instant::now(), peers(&table)) {
             tracing::info!(cluster = %self.name, endpoint = %endpoint.address, ?length, "an endpoint refuses connections and is left alone");
+            self.held([endpoint]);
         }
     }
 
@@ -301,10 +315,14 @@ impl ClusterHandle {
         let Some(rules) = &self.config.outlier else { return };
         let table = self.lasting.table.load();
         let all: Vec<Peer<'_>> = peers(&table).collect();
-        for found in self.lasting.ejections.look(rules, &all, Instant::now()) {
+        let found = self.lasting.ejections.look(rules, &all, Instant::now());
+        for found in &found {
             let endpoint = table.all[found.at].address;
             let (cause, success) = (found.cause, found.rate);
             tracing::warn!(cluster = %self.name, %endpoint, ?cause, success, "endpoint ejected");
+        }
+        if !found.is_empty() {
+            self.held(found.iter().map(|found| &*table.all[found.at]));
         }
     }
 

@@ -14,6 +14,9 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// Of a tick; all of them are more than six days, after which an endpoint without answers is new again.
 const TICK: u64 = 128;
 
+/// So many ticks another worker's moment may be later: a second.
+const LATER: u32 = (1_000_000 / TICK) as u32;
+
 /// The average of one endpoint; 0: nobody has answered yet.
 #[derive(Debug, Default)]
 pub struct PeakEwma(AtomicU64);
@@ -30,7 +33,7 @@ fn pack(micros: f32, at: u32) -> u64 {
 fn left(kept: u64, decay: Duration, at: u32) -> (f32, f64) {
     let ago = at.wrapping_sub(kept as u32);
     // Another worker's moment may be a little later.
-    let ago = if ago > u32::MAX / 2 { 0 } else { ago };
+    let ago = if ago > u32::MAX - LATER { 0 } else { ago };
     let micros = (u64::from(ago) * TICK) as f64;
     let decay = decay.as_micros() as f64;
     let part = if decay > 0.0 { (-micros / decay).exp() } else { 0.0 };
@@ -51,6 +54,13 @@ impl PeakEwma {
             (kept as u32 != at).then(|| pack((average * part + took * (1.0 - part)) as f32, at))
         };
         let _ = self.0.fetch_update(Relaxed, Relaxed, next);
+    }
+
+    /// An answer that has not come takes longer than this: it counts where it is more than was expected.
+    pub fn at_least(&self, took: Duration, decay: Duration, now: Instant) {
+        if self.estimate(decay, now).is_none_or(|expected| took > expected) {
+            self.note(took, decay, now);
+        }
     }
 
     /// How long an answer is expected to take: while none comes, ever shorter, so that it is asked again. `None`: nobody knows.
@@ -90,5 +100,11 @@ mod tests {
             ewma.note(MILLI * 10, DECAY, Instant::now());
         }
         assert!(near(MILLI * 10), "{:?}", estimate());
+        ewma.at_least(MILLI * 5, DECAY, Instant::now());
+        assert!(near(MILLI * 10), "less than was expected says nothing: {:?}", estimate());
+        ewma.at_least(MILLI * 300, DECAY, Instant::now());
+        assert_eq!(estimate(), MILLI * 300);
+        tokio::time::advance(Duration::from_hours(24 * 5)).await;
+        assert_eq!(estimate(), Duration::ZERO, "after days without an answer it is asked again");
     }
 }

@@ -76,6 +76,15 @@ pub struct Health {
     cause: AtomicU32,
 }
 
+impl Health {
+    /// No run of failures goes on.
+    fn end_runs(&self) {
+        for run in [&self.consecutive_5xx, &self.consecutive_gateway, &self.consecutive_local] {
+            run.store(0, Relaxed);
+        }
+    }
+}
+
 /// An endpoint beside others: its state, and whether it takes requests but for an ejection.
 pub type Peer<'h> = (&'h Health, bool);
 
@@ -292,9 +301,7 @@ impl Ejections {
         }
         // Only the one that clears it counts it down. What was sent before it was ejected may have failed since.
         if health.ejected_until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok() {
-            health.consecutive_5xx.store(0, Relaxed);
-            health.consecutive_gateway.store(0, Relaxed);
-            health.consecutive_local.store(0, Relaxed);
+            health.end_runs();
             self.marked.fetch_sub(1, Relaxed);
         }
         false
@@ -342,15 +349,16 @@ impl Ejections {
             return false;
         }
         health.ended.store(self.at(now), Relaxed);
-        health.consecutive_5xx.store(0, Relaxed);
-        health.consecutive_gateway.store(0, Relaxed);
-        health.consecutive_local.store(0, Relaxed);
+        health.end_runs();
         self.marked.fetch_sub(1, Relaxed);
         true
     }
 
-    /// The rules went away.
+    /// The rules went away: what was counted for them does not count when they come back.
     pub fn forget_rules(&self, health: &Health) {
+        health.end_runs();
+        health.answers.clear();
+        health.connections.clear();
         if health.cause.load(Relaxed) != Cause::Refused as u32 + 1 {
             self.forgive(health);
         }

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 pub struct EndpointTable {
     /// All of them, those that take no requests too.
     pub all: Vec<Arc<EndpointState>>,
+    /// Their priorities, in the same order; of those that drain while others serve, none.
+    priorities: Vec<Option<u32>>,
     /// Those that take requests, most wanted priority first.
     pub levels: Vec<Level>,
     /// How requests are spread over them; `None`: the first takes all.
@@ -60,7 +62,7 @@ impl EndpointTable {
     pub(super) fn new(set: &EndpointSet, before: &Self, cluster: &Cluster) -> Self {
         let known: HashMap<SocketAddr, &Arc<EndpointState>> =
             before.all.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
-        let mut all = Vec::with_capacity(set.len());
+        let (mut all, mut priorities) = (Vec::with_capacity(set.len()), Vec::with_capacity(set.len()));
         let mut members: BTreeMap<u32, Vec<(Arc<EndpointState>, u64)>> = BTreeMap::new();
         let mut totals: BTreeMap<u32, u32> = BTreeMap::new();
         for locality in &set.localities {
@@ -69,6 +71,8 @@ impl EndpointTable {
             for config in &locality.endpoints {
                 let endpoint = Arc::new(EndpointState::new(config, known.get(&config.address).copied()));
                 all.push(endpoint.clone());
+                let leaves = config.health == Reported::Draining && bearing.lets_go();
+                priorities.push((!leaves).then_some(locality.priority));
                 if config.health != Reported::Healthy {
                     continue;
                 }
@@ -82,7 +86,7 @@ impl EndpointTable {
         };
         let groups = members.into_iter().map(group).collect();
         let judged = before.is_judged();
-        let table = Self { all, known: true, trouble: set.trouble.clone(), ..Self::default() };
+        let table = Self { all, priorities, known: true, trouble: set.trouble.clone(), ..Self::default() };
         table.filled(groups, cluster, judged)
     }
 
@@ -98,8 +102,14 @@ impl EndpointTable {
             false => self.candidates.clone(),
         };
         let (all, known, trouble) = (self.all.clone(), self.known, self.trouble.clone());
-        let table = Self { all, known, trouble, ..Self::default() };
+        let table = Self { all, priorities: self.priorities.clone(), known, trouble, ..Self::default() };
         table.filled(groups, cluster, self.is_judged())
+    }
+
+    /// All that are to bear what comes to a priority, those that take no requests too.
+    pub(super) fn of_priority(&self, priority: u32) -> impl Iterator<Item = &EndpointState> {
+        let with = self.all.iter().zip(&self.priorities);
+        with.filter(move |(_, own)| **own == Some(priority)).map(|(endpoint, _)| &**endpoint)
     }
 
     /// Whether a check has said anything of anybody.

@@ -333,7 +333,7 @@ impl Live {
             }
             return Ok(());
         }
-        match self.upload.poll(cx, body, &mut self.sender) {
+        match self.upload.poll(cx, body, &mut self.sender, None) {
             Poll::Ready(Err(CopyError::Read(error))) => Err(breakage::downstream_failure(&error)),
             Poll::Ready(Err(CopyError::Write(_))) => {
                 self.upload.cut();

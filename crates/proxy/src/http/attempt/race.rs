@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use outrigger_model::route::{HedgeDelay, HedgePolicy};
+use outrigger_model::route::HedgeDelay;
 use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
-use tokio::time::{Duration, Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::lease::{Leases, outcome_of, status_of};
 use super::live::{Failed, Live, Plan, Slot, Tried};
 use super::{
-    arrived, decimal, expected_time, finish_span, first_byte, pick, pick_beside, report, send, tell_time,
+    Sent, arrived, decimal, expected_time, finish_span, first_byte, pick, pick_beside, send, tell_time,
 };
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
@@ -41,44 +41,13 @@ use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::runtime::limits::{RequestPermit, RetryPermit};
 use crate::upstream::pool::Leased;
 
+mod hedging;
 mod question;
 
+pub use hedging::Hedging;
 use question::Question;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
-
-/// What may still be done for a request, over all of its attempts.
-pub struct Hedging<'h> {
-    policy: &'h HedgePolicy,
-    /// Rivals that may still be sent.
-    left: u32,
-    /// Attempts so far.
-    sent: u32,
-}
-
-impl<'h> Hedging<'h> {
-    /// For a request.
-    pub fn new(policy: &'h HedgePolicy) -> Self {
-        Self { policy, left: policy.attempts.saturating_sub(1), sent: 0 }
-    }
-
-    /// How long the others are waited for; `None`: for ever.
-    fn wait(&self, plan: &Plan<'_>, now: Instant) -> Option<Duration> {
-        let by_time = match self.policy.delay {
-            Some(HedgeDelay::Fixed(delay)) => Some(delay),
-            Some(HedgeDelay::Percentile { percent, min_samples }) => {
-                plan.cluster.latencies().percentile(percent, min_samples, now)
-            }
-            None => None,
-        };
-        let per_try = per_try(plan).filter(|_| self.policy.on_per_try_timeout);
-        by_time.into_iter().chain(per_try).min()
-    }
-}
-
-fn per_try(plan: &Plan<'_>) -> Option<Duration> {
-    plan.retry.and_then(|retry| retry.per_try_timeout)
-}
 
 /// The first attempt.
 enum First {
@@ -94,6 +63,7 @@ enum First {
 struct Rival {
     endpoint: Arc<EndpointState>,
     pass: Option<Pass>,
+    since: Instant,
     span: Option<Box<SpanRecord>>,
     attempt: Boxed<Result<Live, Failed>>,
     _permits: (RequestPermit, RetryPermit),
@@ -252,7 +222,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             }
         }
         (self.first, self.per_try) = (First::Over, Clock::default());
-        report(self.plan, &self.endpoint, &Ok(()), slot, ctx.record.is_grpc, self.pass.take());
+        self.report(ctx, slot, &Ok(()));
         if let Some(live) = slot.take() {
             forget(ctx, live);
         }
@@ -270,7 +240,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         if self.rivals.is_empty() {
             return Poll::Ready(End::First(result));
         }
-        report(self.plan, &self.endpoint, &result, slot, ctx.record.is_grpc, self.pass.take());
+        self.report(ctx, slot, &result);
         *slot = None;
         Poll::Pending
     }
@@ -305,7 +275,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
     fn whole(&self, ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Option<(Bytes, Option<Trailers>)> {
         if matches!(self.first, First::Connecting(_)) {
             // Nobody reads it meanwhile.
-            let _ = ctx.body.poll_hold(cx, REPLAY_LIMIT);
+            let _ = ctx.body.poll_hold(cx, REPLAY_LIMIT, 0);
         }
         ctx.whole_body()
     }
@@ -366,7 +336,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 }),
             }
         });
-        Some(Rival { endpoint, pass, span, attempt, _permits })
+        Some(Rival { endpoint, pass, since: Instant::now(), span, attempt, _permits })
     }
 
     fn poll_rivals(&mut self, ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<End> {
@@ -384,14 +354,13 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 }
                 Err(failed) if !others => return Poll::Ready(End::Lost(rival, failed)),
                 Ok(mut live) => {
-                    let status = status_of(&live.head, ctx.record.is_grpc);
-                    self.plan.cluster.report(&rival.endpoint, Outcome::Status(status), rival.pass.take());
+                    let outcome = Outcome::Status(status_of(&live.head, ctx.record.is_grpc));
+                    rival.tell(self.plan, outcome, Some(&mut live));
                     live.span = rival.span.take();
                     forget(ctx, live);
                 }
                 Err(failed) => {
-                    let outcome = outcome_of(&failed.failure);
-                    self.plan.cluster.report(&rival.endpoint, outcome, rival.pass.take());
+                    rival.tell(self.plan, outcome_of(&failed.failure), None);
                     finish_span(ctx, rival.span.take(), None, Some(&failed.failure));
                 }
             }
@@ -419,7 +388,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 End::All(failure) if std::mem::take(&mut longest) => outcome_of(failure),
                 _ => Outcome::LocalFailure,
             };
-            self.plan.cluster.report(&rival.endpoint, outcome, rival.pass.take());
+            rival.tell(self.plan, outcome, None);
             lost(ctx, rival.span.take());
         }
         match end {
@@ -437,7 +406,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 if matches!(self.first, First::Over) { result } else { self.close(ctx, slot, result) }
             }
             End::Lost(mut rival, failed) => {
-                self.plan.cluster.report(&rival.endpoint, outcome_of(&failed.failure), rival.pass.take());
+                rival.tell(self.plan, outcome_of(&failed.failure), None);
                 finish_span(ctx, rival.span.take(), None, Some(&failed.failure));
                 Err(failed)
             }
@@ -446,7 +415,9 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                     lost(ctx, first.span.take());
                 }
                 if !matches!(self.first, First::Over) {
-                    self.plan.cluster.report(&self.endpoint, Outcome::LocalFailure, self.pass.take());
+                    let asked =
+                        Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
+                    asked.tell(self.plan, Outcome::LocalFailure, None);
                 }
                 let live = slot.insert(*live);
                 // The head may come before the body has left: the rest does.
@@ -456,7 +427,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 ctx.record.endpoint = Some(rival.endpoint.clone());
                 ctx.record.upstream_local = live.local();
                 let result = arrived(ctx, live, Ok(()));
-                report(self.plan, &rival.endpoint, &result, slot, ctx.record.is_grpc, rival.pass.take());
+                let sent = Sent { endpoint: &rival.endpoint, since: rival.since, pass: rival.pass.take() };
+                sent.report(self.plan, &result, slot, ctx.record.is_grpc);
                 if result.is_err() {
                     *slot = None;
                 }
@@ -475,8 +447,21 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         if result.is_err() {
             *slot = None;
         }
-        report(self.plan, &self.endpoint, &result, slot, ctx.record.is_grpc, self.pass.take());
+        self.report(ctx, slot, &result);
         result
+    }
+
+    /// Tells what came of the first attempt.
+    fn report(&mut self, ctx: &RequestCtx<'_>, slot: &mut Slot, result: &Result<(), Failed>) {
+        let sent = Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
+        sent.report(self.plan, result, slot, ctx.record.is_grpc);
+    }
+}
+
+impl Rival {
+    fn tell(&mut self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) {
+        let sent = Sent { endpoint: &self.endpoint, since: self.since, pass: self.pass.take() };
+        sent.tell(plan, outcome, live);
     }
 }
 

@@ -117,6 +117,7 @@ async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<bool, Fai
     let mut told = !waits;
     let mut idle = Idle::new(ctx);
     let _parked = ctx.conn.account.park();
+    let paid = ctx.reserved();
     let whole = poll_fn(|cx| {
         if let Some(responder) = ctx.responder.as_mut().filter(|_| !told) {
             match responder.poll_flush(cx) {
@@ -125,7 +126,7 @@ async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<bool, Fai
                 Poll::Pending => return idle.poll(ctx, cx, None, 0).map(Err),
             }
         }
-        match ctx.body.poll_hold(cx, most) {
+        match ctx.body.poll_hold(cx, most, paid) {
             Poll::Ready(Ok(whole)) => return Poll::Ready(Ok(whole)),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(downstream_failure(&error))),
             Poll::Pending => {}

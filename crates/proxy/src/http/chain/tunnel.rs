@@ -1,14 +1,17 @@
 //! Open tunnels, which are judged again whenever the configuration changes, as the requests that they stand for would be.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrigger_model::ext_authz::RouteAuthz;
 use outrigger_model::route::table::RouteRef;
-use outrigger_model::token::Outcome;
+use outrigger_model::token::{Outcome, Proven, Refusal};
 
 use super::tokens;
 use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::conn::RequestConfig;
 use crate::http::context::{Asked, RequestCtx};
+use crate::http::filter::tokens::Tokens;
 use crate::http::filter::{Filter, Input, Verdict};
 use crate::http::upgrade::{self, Upgrade};
 
@@ -27,15 +30,61 @@ pub(super) fn authorized(ctx: &mut RequestCtx<'_>, filter: &str) {
     }
 }
 
-/// Judges an open tunnel by the configuration of now.
+/// A request for a tunnel has passed the filters.
+#[cold]
+pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) {
+    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+        tunnel.judged = Some(ctx.head.clone());
+        tunnel.by = Some(view.http.clone());
+    }
+}
+
+/// Judges an open tunnel by the configuration of now, unless that has done so.
 ///
 /// # Errors
 /// It is forbidden now.
-pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
-    let Some(extras) = &ctx.extras else { return Ok(()) };
-    let Some(tunnel) = &extras.tunnel else { return Ok(()) };
-    let (Some(came), Some(judged)) = (&tunnel.came, &tunnel.judged) else { return Ok(()) };
+pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
+    let Some(tunnel) = ctx.extras.as_ref().and_then(|extras| extras.tunnel.as_ref()) else { return Ok(()) };
+    if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
+        return Ok(());
+    }
+    judge(ctx, tunnel, &view)?;
+    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+        tunnel.by = Some(view.http.clone());
+    }
+    Ok(())
+}
+
+/// What the tokens of a tunnel say by the rules of now.
+#[derive(Default)]
+struct Said {
+    proven: Proven,
+    /// There are some that nobody can look at yet: the keys are still to come.
+    waits: bool,
+}
+
+impl Said {
+    /// A token was good when the tunnel was opened; keys that are replaced, or not there yet, make it no worse. One that it has to have now
+    /// and has not, or that is good no more by what the rules say, ends it.
+    fn look(&mut self, ctx: &RequestCtx<'_>, tunnel: &Asked, tokens: &Tokens) -> Result<(), Failure> {
+        let Some(came) = &tunnel.came else { return Ok(()) };
+        let before = ctx.extras.as_ref().map(|extras| &extras.proven).filter(|proven| !proven.is_empty());
+        let mut memory = ctx.conn.worker.tokens.borrow_mut();
+        match (tokens.0.decide(came, tunnel.at.as_secs(), &mut *memory), before) {
+            (Outcome::Passes(effects), _) => self.proven.extend(effects.proven),
+            (Outcome::Refused { why: Refusal::NoKeys | Refusal::Signature, .. }, Some(before)) => {
+                self.proven.extend(before.clone());
+            }
+            (Outcome::Refused { why: Refusal::NoKeys, .. }, None) => self.waits = true,
+            (Outcome::Refused { why, origin }, _) => return Err(tokens::refused(why, origin)),
+        }
+        Ok(())
+    }
+}
+
+fn judge(ctx: &RequestCtx<'_>, tunnel: &Asked, view: &RequestConfig) -> Result<(), Failure> {
+    let Some(judged) = &tunnel.judged else { return Ok(()) };
     let found = match view.route(judged) {
         Ok(found) => {
             upgrade::check(judged, &found.route.config, &view.http.config.upgrades)?;
@@ -45,20 +94,19 @@ pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
         Err(failure) if ctx.upgrade == Upgrade::Connect => return Err(failure),
         Err(_) => None,
     };
+    let mut said = Said::default();
     for filter in &view.http.filters {
-        let input = Input { request: judged, tokens: Some(&extras.proven), ..ctx.input(None) };
+        if let Filter::Tokens(tokens) = filter {
+            said.look(ctx, tunnel, tokens)?;
+            continue;
+        }
+        let input = Input { request: judged, tokens: Some(&said.proven), ..ctx.input(None) };
         match filter {
+            // What its tokens would say may be what allows it.
+            Filter::Rbac(rbac) if said.waits => rbac.forbids(&input).map_or(Ok(()), Err)?,
             Filter::Rbac(rbac) => {
                 if let Verdict::Fail(failure) = rbac.on_request(&input) {
                     return Err(failure);
-                }
-            }
-            Filter::Tokens(all) => {
-                let mut memory = ctx.conn.worker.tokens.borrow_mut();
-                if let Outcome::Refused { why, origin } =
-                    all.0.decide(came, tunnel.at.as_secs(), &mut *memory)
-                {
-                    return Err(tokens::refused(why, origin));
                 }
             }
             Filter::ExtAuthz(authz) => {
@@ -70,7 +118,7 @@ pub fn judge_again(ctx: &RequestCtx<'_>) -> Result<(), Failure> {
                 }
             }
             // They count requests or delay them, which a tunnel was once.
-            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) => {}
+            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) | Filter::Tokens(_) => {}
         }
     }
     Ok(())

@@ -50,8 +50,8 @@ pub(super) fn of(ctx: &RequestCtx<'_>) -> Ended {
         status: record.status,
         grpc_status: record.grpc_status,
         flags: record.flags.to_string(),
-        details: record.details.to_string(),
-        error: failure.map(ToString::to_string),
+        details: cut(&record.details),
+        error: failure.map(|failure| cut(&failure.to_string())),
         error_origin: failure.and_then(|failure| failure.origin.as_ref()).map(ToString::to_string),
     }
 }

@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::http::body::H1Body;
+use crate::http::body::{H1Body, REPLAY_LIMIT, Room};
 use crate::http::h1::{Framing, Limits};
 use crate::http::send::H1Sender;
 use crate::http::wire::{Buffers, split};
@@ -21,7 +21,7 @@ async fn copied(mut body: Body, framing: Framing) -> (Result<(), CopyError>, Str
     let (_incoming, outgoing) = split(ours.into(), &Buffers::new());
     let mut sender = Sender::h1(H1Sender::new(outgoing), framing);
     let mut flow = Flow::default();
-    let result = poll_fn(|cx| flow.poll(cx, &mut body, &mut sender)).await;
+    let result = poll_fn(|cx| flow.poll(cx, &mut body, &mut sender, None)).await;
     drop((sender, _incoming));
     let mut text = String::new();
     peer.read_to_string(&mut text).await.unwrap();
@@ -58,7 +58,7 @@ async fn end_in_the_middle_is_a_read_error() {
 async fn replayed_body_is_the_same_trailers_included() {
     let text = b"3\r\nabc\r\n2\r\nde\r\n0\r\nx-t: 1\r\n\r\n";
     let mut body = body_of(text, Framing::Chunked).await;
-    body.make_replayable();
+    body.make_replayable(Room { paid: REPLAY_LIMIT, spare: None });
     let (result, first, mut body) = copied(body, Framing::Chunked).await;
     result.unwrap();
     assert!(first.ends_with("0\r\nx-t: 1\r\n\r\n"), "{first}");
@@ -79,6 +79,6 @@ async fn grpc_status_is_read_from_trailers() {
     let (_incoming, outgoing) = split(ours.into(), &Buffers::new());
     let mut sender = Sender::h1(H1Sender::new(outgoing), Framing::Chunked);
     let mut flow = Flow::default();
-    poll_fn(|cx| flow.poll(cx, &mut body, &mut sender)).await.unwrap();
+    poll_fn(|cx| flow.poll(cx, &mut body, &mut sender, None)).await.unwrap();
     assert_eq!((flow.grpc_status, flow.bytes, flow.is_done()), (Some(14), 0, true));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_model::policy::decide::{Decision, PolicySet};
+use outrigger_model::policy::decide::{Decision, Denial, PolicySet};
 use outrigger_model::policy::{self};
 use outrigger_model::resource::Flaw;
 
@@ -25,11 +25,20 @@ impl Rbac {
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self.0.decide(&input.connection, Some(&input.judged())) {
             Decision::Allow => Verdict::Continue,
-            Decision::Deny(denial) => {
-                let origin = denial.origin().cloned().map(Arc::new);
-                let failure = Failure::local(Stage::Authorize, FailureKind::Denied, denial.to_string());
-                Verdict::Fail(failure.because_of(origin))
-            }
+            Decision::Deny(denial) => Verdict::Fail(denied(denial)),
         }
     }
+
+    /// Whether a policy matches that denies; that none allows is no matter.
+    pub fn forbids(&self, input: &Input<'_>) -> Option<Failure> {
+        match self.0.decide(&input.connection, Some(&input.judged())) {
+            Decision::Deny(denial @ Denial::Matched { .. }) => Some(denied(denial)),
+            _ => None,
+        }
+    }
+}
+
+fn denied(denial: Denial<'_>) -> Failure {
+    let origin = denial.origin().cloned().map(Arc::new);
+    Failure::local(Stage::Authorize, FailureKind::Denied, denial.to_string()).because_of(origin)
 }

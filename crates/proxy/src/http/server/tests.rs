@@ -10,6 +10,7 @@ mod h2;
 mod heads;
 mod hedges;
 mod limits;
+mod measures;
 mod mirrors;
 mod pooling;
 mod retries;

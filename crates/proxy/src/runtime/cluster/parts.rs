@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use outrigger_model::cluster::{Balance, Labels, Outlier, Part, Selector, SubsetFallback, Subsets};
-use outrigger_model::endpoint::{Endpoint, LocalityEndpoints};
+use outrigger_model::endpoint::{Endpoint, Health as Reported, LocalityEndpoints};
 
 use super::*;
 
@@ -69,6 +69,35 @@ fn a_part_is_those_with_its_labels_and_the_fallback_serves_where_there_are_none(
         }
         assert_eq!(reach(&whole), wanted[5], "{fallback:?}: a route without a part");
     }
+}
+
+#[test]
+fn a_session_is_kept_at_endpoints_of_its_part_alone() {
+    let at = |n: u8| SocketAddr::from(([10, 0, 0, n], 80));
+    let whole = cluster(SubsetFallback::Any);
+    for (part, wanted) in [("stage=prod", [true, true, false, false]), ("stage=test", [true; 4])] {
+        let part = whole.part(&Part::new("c", labels(part)));
+        assert_eq!([1, 2, 3, 4].map(|n| part.serving_at(at(n)).is_some()), wanted);
+    }
+    let nobody = cluster(SubsetFallback::None).part(&Part::new("c", labels("stage=test")));
+    assert!(nobody.serving_at(at(1)).is_none());
+}
+
+#[test]
+fn a_part_bears_as_much_as_those_of_it_that_fail_leave() {
+    let labelled = |n: u8, health| Endpoint {
+        labels: Some(Box::new(labels("stage=prod"))),
+        health,
+        ..Endpoint::new(SocketAddr::from(([10, 0, 0, n], 80)))
+    };
+    let handle = cluster(SubsetFallback::None);
+    let place = |priority, endpoints| LocalityEndpoints { priority, endpoints, ..Default::default() };
+    // One of four is healthy: of a priority that bears 140 for each hundredth, so much, and the rest goes to the next.
+    let near = (1..=4).map(|n| labelled(n, if n == 1 { Reported::Healthy } else { Reported::Unhealthy }));
+    let far = vec![labelled(9, Reported::Healthy)];
+    handle.update(&EndpointSet::new("c", vec![place(0, near.collect()), place(1, far)]));
+    let prod = handle.part(&Part::new("c", labels("stage=prod")));
+    assert_eq!(reach(&prod), [1, 9]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Which endpoint of a cluster gets a request: of those that are allowed, the one that `balance` picks.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
 
 use outrigger_model::cluster::{Cluster, Discovery, Labels, PASSTHROUGH, Part, SubsetFallback, Subsets};
 use outrigger_model::endpoint::spread::shares;
@@ -83,10 +83,15 @@ impl ClusterHandle {
         self.pick_among(&table, ctx, Instant::now(), |_| true)
     }
 
-    /// The endpoint of that address, if it takes requests.
+    /// The endpoint of that address, if it takes requests and is one of those that this picks from.
     pub fn serving_at(&self, address: SocketAddr) -> Option<Arc<EndpointState>> {
         let table = self.lasting.table.load();
         let found = table.all.iter().find(|endpoint| endpoint.address == address && endpoint.serves)?;
+        if let Way::Part(wanted) = &self.way
+            && !self.part_of(wanted, &table).is_some_and(|labels| has(labels, found))
+        {
+            return None;
+        }
         let ejected = self.lasting.ejections.is_ejected(&found.load.health, Instant::now());
         (!ejected).then(|| found.clone())
     }
@@ -100,22 +105,21 @@ impl ClusterHandle {
             return Ok(self.dynamic((original, reach)));
         };
         let table = self.lasting.table.load();
-        let default = Subsets::default();
-        let subsets = self.config.subsets.as_deref().unwrap_or(&default);
-        let has = |labels: &Labels, endpoint: &EndpointState| {
-            let own = |key| endpoint.labels.as_ref().and_then(|own| own.get(key));
-            labels.iter().all(|(key, value)| own(key) == Some(value))
-        };
+        let Some(labels) = self.part_of(wanted, &table) else { return Err(self.nothing(&table, false)) };
+        self.pick_among(&table, ctx, Instant::now(), |endpoint| has(labels, endpoint))
+    }
+
+    /// The labels of those that serve a part: its own, or of who serves in its place; `None`: nobody does.
+    fn part_of<'l>(&'l self, wanted: &'l Labels, table: &EndpointTable) -> Option<&'l Labels> {
+        let subsets = self.config.subsets.as_deref().unwrap_or(&NO_SUBSETS);
         let is_part = subsets.selectors.iter().any(|selector| selector.keys.iter().eq(wanted.keys()))
             && table.all.iter().any(|endpoint| has(wanted, endpoint));
-        let none = Labels::new();
-        let labels = match subsets.fallback(wanted) {
-            _ if is_part => wanted,
-            SubsetFallback::Any => &none,
-            SubsetFallback::Default => &subsets.default,
-            SubsetFallback::None => return Err(self.nothing(&table, false)),
-        };
-        self.pick_among(&table, ctx, Instant::now(), |endpoint| has(labels, endpoint))
+        match subsets.fallback(wanted) {
+            _ if is_part => Some(wanted),
+            SubsetFallback::Any => Some(&NO_LABELS),
+            SubsetFallback::Default => Some(&subsets.default),
+            SubsetFallback::None => None,
+        }
     }
 
     /// The pick that looks at each endpoint: something is ejected, or hosts are avoided.
@@ -177,7 +181,10 @@ impl ClusterHandle {
             level.members.iter().filter(|member| counts(member)).count() as u32
         };
         let bearing = table.levels.iter().map(|level| {
-            let total = if matches!(self.way, Way::All) { level.total } else { count(level, &of) };
+            let total = match self.way {
+                Way::All => level.total,
+                _ => table.of_priority(level.priority).filter(|one| of(one)).count() as u32,
+            };
             (count(level, &usable), total)
         });
         shares(bearing).map_or(0, |shares| spread::draw(&shares, ctx.hash))
@@ -231,6 +238,15 @@ impl ClusterHandle {
         self.lasting.last_dynamic.store(Some(endpoint.clone()));
         endpoint.clone()
     }
+}
+
+static NO_LABELS: Labels = Labels::new();
+static NO_SUBSETS: LazyLock<Subsets> = LazyLock::new(Subsets::default);
+
+/// Whether an endpoint has all of these labels.
+fn has(labels: &Labels, endpoint: &EndpointState) -> bool {
+    let own = |key| endpoint.labels.as_ref().and_then(|own| own.get(key));
+    labels.iter().all(|(key, value)| own(key) == Some(value))
 }
 
 /// The levels as they are tried: those behind the first by priority, and who is full behind all that are not.

@@ -50,6 +50,12 @@ impl Tally {
         (all > 0).then(|| (all, all.saturating_sub(failed) as f64 * 100.0 / all as f64))
     }
 
+    /// Nothing was counted.
+    pub(super) fn clear(&self) {
+        self.now.store(0, Relaxed);
+        self.rate.store(0, Relaxed);
+    }
+
     fn keep(&self, rate: Option<f64>) {
         self.rate.store(rate.map_or(0, |rate| (rate * 10_000.0) as u64 + 1), Relaxed);
     }

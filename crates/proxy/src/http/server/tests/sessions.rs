@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use outrigger_model::cluster::{Balance, Cluster, Discovery};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
-use outrigger_model::route::{Session, SessionBy, WeightedCluster};
+use outrigger_model::route::{HedgeDelay, HedgePolicy, Session, SessionBy, WeightedCluster};
 
 use super::rig::*;
 use crate::protocol::HttpVersion::Http1;
@@ -116,6 +116,30 @@ async fn a_session_that_has_lost_its_endpoint_goes_on_elsewhere_unless_it_is_str
             assert_eq!(who, wanted);
             assert_eq!(given.is_some(), strict.is_none(), "{given:?}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_whose_endpoint_is_slow_is_not_moved_by_a_hedge() {
+    run(async {
+        let slow = upstream(|_, mut wire| async move {
+            loop {
+                wire.head().await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                wire.send(&ok("slow")).await;
+            }
+        })
+        .await;
+        let session = cookie();
+        let mut setup = to(&[slow, named("quick").await], session.clone());
+        let delay = Some(HedgeDelay::Fixed(Duration::from_millis(1)));
+        setup.forward().hedge = Some(Box::new(HedgePolicy { delay, ..HedgePolicy::default() }));
+        let rig = proxy(setup, Http1).await;
+        let token = session.answered(None, slow, 0).unwrap();
+        let fields = format!("cookie: s=\"{}\"\r\n", session.write(&token));
+        assert_eq!(ask(&rig, "/", &fields).await, ("slow".to_owned(), None));
+        assert_eq!(ask(&rig, "/", "").await.0, "quick", "who has none is hedged");
     })
     .await;
 }
