@@ -48,6 +48,37 @@ async fn app() -> std::net::SocketAddr {
 }
 
 #[tokio::test]
+async fn where_all_memory_is_handed_out_a_newcomer_gets_a_503_with_its_flag() {
+    run(async {
+        let (sink, lines) = log(Format::Json);
+        let mut setup = Setup::to(&[app().await]);
+        (setup.log, setup.memory) = (Some(sink), 16 << 20);
+        let rig = proxy(setup, Http1).await;
+        let worker = &rig.worker;
+        // Twenty clients hold all of it: none of them much more than the others, and none is idle.
+        let held: Vec<_> = std::iter::repeat_with(|| {
+            let account = worker.ledger.open(worker.alarm.place(&worker.process.drain));
+            assert!(account.take((8 << 20) / 20));
+            account
+        })
+        .take(20)
+        .collect();
+        let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(40 << 10));
+        let mut client = Wire::connect(rig.address).await;
+        client.send(&large).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let line: serde_json::Value = serde_json::from_str(&next(&lines)).unwrap();
+        assert_eq!((&line["response_flags"], &line["response_code"]), (&"OM".into(), &503.into()), "{line}");
+        drop(held);
+        let mut client = Wire::connect(rig.address).await;
+        client.send(&large).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn text_line_is_istios() {
     run(async {
         let (sink, lines) = log(Format::Text);
