@@ -216,6 +216,37 @@ async fn tunnels_by_upgrade_and_by_connect_outlive_a_pushed_rule() {
     }
 }
 
+fn upgrades(names: &str) -> String {
+    format!(
+        "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {{name: upgrades, namespace: shop}}\n\
+         spec: {{service: catalog, upgrades: [{names}]}}\n"
+    )
+}
+
+/// Of a service whose ports nobody registered with a word about it, as a Pod's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_lets_connect_through_where_no_port_does_and_its_tunnels_end_with_it() {
+    let (mesh, web, catalog) = pair().await;
+    app(catalog.app, tunnel).await;
+    let connect = async || {
+        let mut client = TcpStream::connect(web.outbound[0]).await.unwrap();
+        client.write_all(b"CONNECT catalog:8080 HTTP/1.1\r\nHost: catalog:8080\r\n\r\n").await.unwrap();
+        let head = until(&mut client, "\r\n\r\n").await;
+        (client, head)
+    };
+    assert!(connect().await.1.starts_with("HTTP/1.1 404 "), "no route asks for it");
+    mesh.apply(&upgrades("connect")).await;
+    let (mut client, head) = connect().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    client.write_all(b"first").await.unwrap();
+    assert_eq!(until(&mut client, "first").await, "hellofirst");
+    mesh.apply(&upgrades("tcp")).await;
+    let mut rest = Vec::new();
+    let _ = client.read_to_end(&mut rest).await;
+    assert_eq!(rest, b"", "what let it through is gone");
+    assert!(connect().await.1.starts_with("HTTP/1.1 404 "));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_to_h2c_is_not_offered_to_the_application() {
     let (_mesh, web, catalog) = pair().await;

@@ -112,7 +112,8 @@ fn policies(world: &World, instance: &Instance) -> Vec<String> {
         intent.mode == Some(MtlsMode::Strict)
             || intent.ports.values().any(|mode| *mode == Some(MtlsMode::Strict))
     });
-    let limits = world.limits_for(instance).map(|intent| intent.origin.to_string());
+    let limits = world.limits_for(instance).filter(|intent| intent.count() > 0);
+    let limits = limits.map(|intent| intent.origin.to_string());
     let authorization = authorization.chain(tokens);
     authorization.chain(strict.map(|intent| intent.origin.to_string())).chain(limits).collect()
 }

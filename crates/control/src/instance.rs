@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use outrigger_model::endpoint::Locality;
 use outrigger_model::identity::{SpiffeError, SpiffeId};
 use outrigger_model::resource::is_virtual;
+use outrigger_model::route::RouteUpgrade;
 use outrigger_rules::catalog::PortProtocol;
 use serde::{Deserialize, Serialize};
 
@@ -210,7 +211,7 @@ impl Instance {
                     self.id, port.number
                 ));
             }
-            if let Some(upgrade) = port.upgrades.iter().find(|upgrade| !is_protocol(upgrade)) {
+            if let Some(upgrade) = port.upgrades.iter().find(|upgrade| !RouteUpgrade::is_name(upgrade)) {
                 return Err(format!(
                     "instance \"{}\": ports[{i}].upgrades: {upgrade:?} is no name of a protocol, such as tcp or spdy/3.1",
                     self.id
@@ -285,14 +286,6 @@ impl Instance {
 
 /// More is not a list of protocols.
 const MOST_UPGRADES: usize = 16;
-
-/// A token, or a token with a version (RFC 9110, section 7.8).
-fn is_protocol(text: &str) -> bool {
-    let token = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-    };
-    text.len() <= 64 && text.splitn(2, '/').all(token)
-}
 
 fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())

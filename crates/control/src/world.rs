@@ -436,6 +436,12 @@ impl World {
         all.map(AsRef::as_ref).filter(move |intent| hosts.contains(&intent.host))
     }
 
+    /// What the namespace of a service says of the requests to it.
+    pub fn limits_of<'w>(&'w self, service: &'w Service) -> impl Iterator<Item = &'w LimitsIntent> + use<'w> {
+        let all = self.rules.limits.of(&service.namespace).iter();
+        all.map(AsRef::as_ref).filter(|intent| intent.host == service.host)
+    }
+
     /// The authorization policies of an instance: those of its namespace and of the root namespace that select it, by name.
     pub fn authorization_for(&self, instance: &Instance) -> Vec<&Arc<AuthorizationIntent>> {
         let all = self.scopes(instance).flat_map(|scope| self.rules.authorization.of(scope));

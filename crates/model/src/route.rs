@@ -216,6 +216,15 @@ pub struct RouteUpgrade {
     pub allowed: bool,
 }
 
+impl RouteUpgrade {
+    /// Whether a text is the name of a protocol: a token, or one with a version (RFC 9110, section 7.8).
+    pub fn is_name(text: &str) -> bool {
+        let char = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        let token = |part: &str| !part.is_empty() && part.bytes().all(char);
+        text.len() <= 64 && text.splitn(2, '/').all(token)
+    }
+}
+
 impl Forward {
     /// Whether a request may switch to a protocol, which is compared without its version: the route's word, else the
     /// listener's.

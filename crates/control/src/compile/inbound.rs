@@ -149,7 +149,7 @@ fn web(lens: &Lens<'_>, own: &Instance, port: u16, cluster: &str) -> Terminal {
         ..Route::default()
     };
     let mut routes = vec![route];
-    upgrade::add(&mut routes, &upgrade::allowed([own], port));
+    upgrade::add(&mut routes, &upgrade::inbound(lens, own, port));
     let host =
         VirtualHost { name: format!("inbound|{port}"), domains: vec!["*".into()], routes, retry: None };
     let routes = RouteSource::Inline(RouteConfig { name: cluster.to_owned(), virtual_hosts: vec![host] });

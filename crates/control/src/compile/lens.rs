@@ -16,6 +16,7 @@ use outrigger_rules::intent::{
 use outrigger_xds::ClientKind;
 
 use super::scope::Scope;
+use super::upgrade;
 use crate::described::Offer;
 use crate::instance::Instance;
 use crate::provider::ExtensionProvider;
@@ -345,6 +346,13 @@ impl<'a> Lens<'a> {
         self.world.limits_for(instance)
     }
 
+    /// What requests to a port may switch to besides WebSocket: by the word of its instances, and by rules of its namespace.
+    pub(super) fn upgrades_of(&self, service: Seen<'a>, port: u16) -> Vec<String> {
+        self.saw(Fact::Limits(service.0.namespace.clone()));
+        let by_rules = self.world.limits_of(service.0).flat_map(|intent| &intent.upgrades);
+        upgrade::together(service.0.upgrades.get(&port).into_iter().flatten().chain(by_rules))
+    }
+
     /// Whose tokens an instance knows.
     pub(super) fn tokens_for(&self, instance: &Instance) -> Vec<&'a Arc<TokensIntent>> {
         self.saw(Fact::Authorization(instance.namespace.clone()));
@@ -382,11 +390,6 @@ impl<'a> Seen<'a> {
 
     pub(super) fn ports(self) -> &'a BTreeMap<u16, crate::instance::Protocol> {
         &self.0.ports
-    }
-
-    /// What requests to a port may switch to.
-    pub(super) fn upgrades(self, port: u16) -> &'a [String] {
-        self.0.upgrades.get(&port).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -407,6 +407,26 @@ fn a_port_says_what_requests_may_switch_to_and_whether_connect_passes() {
             assert!(takes(&routes, "tcp") && connects(&routes) == 1, "{routes:?}");
         }
     }
+    // By a rule of its namespace, without a word of the port; one of another namespace has none.
+    let rule = |namespace: &str| {
+        format!(
+            "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {{name: u, namespace: {namespace}}}\n\
+             spec: {{service: catalog.shop, upgrades: [TCP, connect]}}\n"
+        )
+    };
+    for (namespace, wanted) in [("shop", true), ("other", false)] {
+        let ruled = compiled(shop(), &rule(namespace));
+        for routes in [
+            routes_of(get(&ruled, &web(), ResourceKind::Routes, CATALOG)),
+            routes_of(get(&ruled, &catalog, ResourceKind::Listener, inbound)),
+        ] {
+            assert_eq!(
+                (takes(&routes, "tcp"), connects(&routes)),
+                (wanted, usize::from(wanted)),
+                "{routes:?}"
+            );
+        }
+    }
     // Another version's instance has its own say about what reaches it.
     let open = compiled(instances.clone(), "");
     let v2 = scope(ClientKind::Outrigger, "catalog", "catalog-v2");

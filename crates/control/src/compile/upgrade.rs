@@ -1,17 +1,29 @@
-//! What requests may switch to besides WebSocket, and whether CONNECT is let through: as the ports of the instances say.
+//! What requests may switch to besides WebSocket, and whether CONNECT is let through: as the ports of the instances and rules of their
+//! namespace say.
 
 use outrigger_model::route::{PathMatch, Route, RouteAction, RouteMatch, RouteUpgrade};
 
+use super::lens::Lens;
 use crate::instance::Instance;
 
 /// The name by which a port lets CONNECT through.
 const CONNECT: &str = "connect";
 
-/// What a port allows: in lower case, in order, each once.
+/// What a port of instances allows.
 pub(super) fn allowed<'i>(instances: impl IntoIterator<Item = &'i Instance>, port: u16) -> Vec<String> {
     let ports = instances.into_iter().filter_map(|instance| instance.port(port));
-    let mut all: Vec<_> =
-        ports.flat_map(|port| &port.upgrades).map(|upgrade| upgrade.to_ascii_lowercase()).collect();
+    together(ports.flat_map(|port| &port.upgrades))
+}
+
+/// What one's own port allows.
+pub(super) fn inbound(lens: &Lens<'_>, own: &Instance, port: u16) -> Vec<String> {
+    let by_rules = lens.limits_for(own).flat_map(|intent| &intent.upgrades);
+    together(own.port(port).into_iter().flat_map(|port| &port.upgrades).chain(by_rules))
+}
+
+/// In lower case, in order, each once.
+pub(super) fn together<'u>(upgrades: impl Iterator<Item = &'u String>) -> Vec<String> {
+    let mut all: Vec<_> = upgrades.map(|upgrade| upgrade.to_ascii_lowercase()).collect();
     all.sort_unstable();
     all.dedup();
     all

@@ -67,8 +67,8 @@ pub fn check(head: &RequestHead, route: &Route, upgrades: &[String]) -> Result<(
     let refused = |protocol: &[u8]| {
         let name = String::from_utf8_lossy(protocol).into_owned();
         let detail = format!(
-            "an upgrade to {name} is not allowed here; list it in \"upgrades\" of the port's registration, or in the \
-             upgrade_configs of the listener or route"
+            "an upgrade to {name} is not allowed here; list it in \"upgrades\" of the port's registration or of the service's \
+             TrafficRules, or in the upgrade_configs of the listener or route"
         );
         Failure::local(Stage::Route, FailureKind::UpgradeRefused, detail)
     };

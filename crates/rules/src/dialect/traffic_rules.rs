@@ -15,6 +15,7 @@ mod routes;
 mod schema;
 mod session;
 mod streams;
+mod upgrades;
 
 use std::collections::BTreeMap;
 
@@ -49,6 +50,7 @@ const SPEC: Table = Table::new(
         "hedge",
         "session",
         "rateLimit",
+        "upgrades",
     ],
 );
 const SUBSET: Table = Table::new(
@@ -75,6 +77,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     };
     let subsets = subsets(reader, fields.get("subsets"), &policy);
     let limits = limits::Limits::of_page(reader, fields.get("rateLimit"));
+    let upgrades = upgrades::read(reader, fields.get("upgrades"));
     let mut page = routes::Page { host, defaults, subsets, limits };
     let items = reader.list(fields.get("routes"));
     let mut http: Vec<HttpRoute> = Vec::new();
@@ -99,10 +102,10 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         let (place, visibility) = (place.clone(), visibility.clone());
         intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
     }
-    if !limits.own.is_empty() || !limits.global.is_empty() {
+    if !limits.own.is_empty() || !limits.global.is_empty() || !upgrades.is_empty() {
         let (origin, place, host) = (origin.clone(), place.clone(), host.clone());
         let (limits, global) = (limits.own, limits.global);
-        intents.push(Intent::Limits(LimitsIntent { origin, host, limits, global, place }));
+        intents.push(Intent::Limits(LimitsIntent { origin, host, limits, global, upgrades, place }));
     }
     if !policy.is_empty() || !ports.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {

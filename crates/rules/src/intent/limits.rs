@@ -1,4 +1,4 @@
-//! How many requests the instances of a service take.
+//! What the instances of a service take: how many requests, and what these may switch to.
 
 use outrigger_model::global_limit::GlobalLimit;
 use outrigger_model::rate_limit::RateLimit;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Host, Origin, Place};
 
-/// The rate limits of one service, held by each of its instances for itself.
+/// The rate limits of one service, held by each of its instances for itself, and the protocols that requests to it may switch to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LimitsIntent {
     /// The object that says so; only services of its namespace are limited.
@@ -17,6 +17,8 @@ pub struct LimitsIntent {
     pub limits: Vec<RateLimit>,
     /// Those that a service keeps for all. Without an origin.
     pub global: Vec<GlobalIntent>,
+    /// Besides WebSocket, in lower case; `connect` is CONNECT. Callers hold it, too.
+    pub upgrades: Vec<String>,
     /// Where the host was written.
     pub place: Place,
 }
