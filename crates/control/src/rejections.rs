@@ -1,6 +1,7 @@
 //! Who was turned away lately, and why: shown by `outrigger status`, so that a lost authority, a wrong clock or a spent
 //! token is seen where the operator looks, and logged, but not as often as it happens.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ const REPEAT: Duration = Duration::from_secs(60);
 const FORGET: Duration = Duration::from_secs(3600);
 /// Lines of new refusals within [`REPEAT`]: strangers can cause them.
 const LINES: u32 = 60;
+
+/// What is at fault where a handshake fails.
+const CERTIFICATE: &str = "certificate";
 
 /// Who was turned away; cheap to clone.
 #[derive(Clone, Default)]
@@ -57,6 +61,9 @@ pub struct Rejection {
     pub count: u64,
     /// Seconds since the last time.
     pub age_seconds: u64,
+    /// A certificate was at fault, and no registered instance has this address: anybody can cause that.
+    #[serde(default)]
+    pub stranger: bool,
 }
 
 impl Rejections {
@@ -68,7 +75,7 @@ impl Rejections {
     /// A handshake that failed. What scanners and health checks leave behind is only for the log's small print.
     pub(crate) fn handshake(&self, refused: &Refused) {
         if refused.of_certificates {
-            self.note("certificate", &refused.remote.ip().to_string(), &refused.reason);
+            self.note(CERTIFICATE, &refused.remote.ip().to_string(), &refused.reason);
         } else {
             tracing::debug!(remote = %refused.remote, reason = refused.reason, "TLS handshake failed");
         }
@@ -107,8 +114,8 @@ impl Rejections {
         }
     }
 
-    /// What was refused within the last hour, the latest first.
-    pub(crate) fn list(&self) -> Vec<Rejection> {
+    /// What was refused within the last hour, the latest first. `knows`: somebody who is registered has this address.
+    pub(crate) fn list(&self, knows: impl Fn(IpAddr) -> bool) -> Vec<Rejection> {
         let now = Instant::now();
         let mut state = self.shared.lock();
         state.forget(now);
@@ -119,6 +126,7 @@ impl Rejections {
             reason: seen.reason.clone(),
             count: seen.count,
             age_seconds: now.duration_since(seen.last).as_secs(),
+            stranger: seen.what == CERTIFICATE && !seen.from.parse().is_ok_and(&knows),
         });
         shown.collect()
     }
@@ -202,7 +210,7 @@ mod tests {
         assert!(noting.identify(&caller).await.is_ok());
         assert!(noting.spend(&caller).await.is_ok());
         assert!(noting.spend(&caller).await.is_err());
-        assert_eq!(noting.rejections.list().len(), 1);
+        assert_eq!(noting.rejections.list(|_| true).len(), 1);
     }
 
     #[test]
@@ -212,10 +220,19 @@ mod tests {
             rejections.note("token", "10.0.0.1", "the token is unknown");
         }
         rejections.note("token", "10.0.0.2", "the token is unknown");
-        let list = rejections.list();
+        let list = rejections.list(|_| false);
         assert_eq!(list.len(), 2);
+        assert!(list.iter().all(|one| !one.stranger), "a token is nobody's by chance");
         assert_eq!((list[0].from.as_str(), list[0].count), ("10.0.0.2", 1), "the latest first");
         assert_eq!((list[1].from.as_str(), list[1].count), ("10.0.0.1", 1000));
+    }
+
+    #[test]
+    fn a_certificate_at_fault_is_a_stranger_s_where_nobody_is_registered() {
+        let rejections = Rejections::default();
+        rejections.note(CERTIFICATE, "10.0.0.1", "it refuses our certificate");
+        let stranger = |known: &str| rejections.list(|ip| ip.to_string() == known)[0].stranger;
+        assert_eq!((stranger("10.0.0.1"), stranger("10.0.0.2")), (false, true));
     }
 
     #[test]
@@ -224,8 +241,9 @@ mod tests {
         for n in 0..10_000 {
             rejections.note_at("certificate", &n.to_string(), &"ä".repeat(4000), now);
         }
-        let list = rejections.list();
+        let list = rejections.list(|_| true);
         assert_eq!(list.len(), MOST);
+        assert!(list.iter().all(|rejection| rejection.stranger), "these are no addresses");
         assert!(list.iter().all(|rejection| rejection.reason.len() <= LONGEST));
         let mut state = rejections.shared.lock();
         assert!(!state.may_log(now), "sixty lines a minute are enough");

@@ -38,7 +38,9 @@ impl Status {
 
 /// Everybody who should be here is here and has everything in force. What is only on its way counts as well.
 fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
-    let recent = status.rejections.iter().any(|rejection| rejection.age_seconds < RECENT);
+    // What any stranger can cause is shown, and makes nothing trouble.
+    let recent =
+        status.rejections.iter().any(|rejection| rejection.age_seconds < RECENT && !rejection.stranger);
     let refused =
         rules.iter().any(|rule| matches!(rule.state, RuleState::Refused | RuleState::NotUnderstood));
     let odd = !(status.missing.is_empty() && status.problems.is_empty() && status.held.is_empty());
@@ -166,7 +168,9 @@ fn troubles(status: &StatusBody) -> String {
         let rows = status.rejections.iter().map(|rejection| {
             let last = format!("{} ago", age(rejection.age_seconds));
             let times = rejection.count.to_string();
-            [rejection.what.clone(), rejection.from.clone(), times, last, rejection.reason.clone()]
+            let stranger = if rejection.stranger { " (no registered instance is there)" } else { "" };
+            let reason = rejection.reason.clone() + stranger;
+            [rejection.what.clone(), rejection.from.clone(), times, last, reason]
         });
         text += "\n";
         text += &table(["TURNED AWAY", "FROM", "TIMES", "LAST", "WHY"], rows);
@@ -379,6 +383,7 @@ mod tests {
             reason: "it refuses our certificate".into(),
             count: 14,
             age_seconds: 3,
+            stranger: false,
         };
         let status = StatusBody { rejections: vec![rejection.clone()], ..empty() };
         assert!(!is_well(&status, &[]));
@@ -389,6 +394,13 @@ mod tests {
         );
         let old = StatusBody { rejections: vec![Rejection { age_seconds: 900, ..rejection }], ..empty() };
         assert!(is_well(&old, &[]), "shown, but over");
+        let scanner = Rejection { stranger: true, ..old.rejections[0].clone() };
+        let scanner = StatusBody { rejections: vec![Rejection { age_seconds: 1, ..scanner }], ..empty() };
+        assert!(is_well(&scanner, &[]), "anybody can cause it");
+        assert!(
+            super::text(&scanner, &[])
+                .contains("it refuses our certificate (no registered instance is there)")
+        );
         let lost = StatusBody { notices: vec!["the certificate authority is lost".into()], ..empty() };
         assert!(!is_well(&lost, &[]));
         assert!(text(&lost, &[]).contains("ATTENTION: the certificate authority is lost"));

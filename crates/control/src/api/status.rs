@@ -62,7 +62,9 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
         held: published.held.to_vec(),
         problems: shared.registries.problems(),
         registries: registries::bodies(&shared.registries, &published),
-        rejections: shared.rejections.list(),
+        rejections: shared
+            .rejections
+            .list(|ip| published.world.instances().any(|instance| instance.addresses.contains(&ip))),
         notices: shared.notices.iter().cloned().chain(trouble).collect(),
     }
 }
