@@ -99,8 +99,16 @@ pub fn insert(primary: &Primary, entry: &Value) -> Result<Option<Edit>, String> 
     if listed && before == network {
         return Ok(None);
     }
-    let path = primary.path.with_extension("conflist");
+    let path = if listed { primary.path.clone() } else { list_in_place_of(&primary.path) };
     Ok(Some(Edit { text: text(&network), instead_of: (!listed).then(|| primary.path.clone()), path }))
+}
+
+/// A name that nobody but us gives: its owner may have a list of his own beside the single plugin, and may write that anew at any time. It
+/// comes before such a list, and after the single plugin, so that what its owner has to say is heard.
+fn list_in_place_of(single: &Path) -> PathBuf {
+    let mut name = single.as_os_str().to_owned();
+    name.push(".conflist");
+    name.into()
 }
 
 /// All lists of a directory: a file that was the primary one may be another's now.

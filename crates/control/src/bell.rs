@@ -20,9 +20,16 @@ pub(crate) struct Bell {
 impl Bell {
     /// Changes come in bursts (write, rename, chmod): it rings so long after the first. `what` is told where the system cannot watch.
     pub(crate) fn new(what: &str, settle: Duration) -> Self {
+        Self::but_for(what, settle, |_| false)
+    }
+
+    /// The same, but for what happens to those of our own alone.
+    pub(crate) fn but_for(what: &str, settle: Duration, is_own: fn(&Path) -> bool) -> Self {
         let (bell, rung) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event| {
-            if is_news(&event) {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let paths = event.as_ref().map_or(&[][..], |event| &event.paths);
+            let is_own = !paths.is_empty() && paths.iter().all(|path| is_own(path));
+            if is_news(&event) && !is_own {
                 // Full means that it is ringing already.
                 let _ = bell.try_send(());
             }

@@ -321,7 +321,7 @@ async fn pods_from_before_the_plugin_are_mended_and_it_goes_only_with_its_daemon
     stage.cluster.kubectl(&["-n", "kube-system", "delete", "daemonset", "outrigger-cni"]).unwrap();
     assert!(ends(agent).await);
     assert_eq!(files.plugins(), [HOST]);
-    std::fs::remove_file(files.path("net.d/05-new.conflist")).unwrap();
+    std::fs::remove_file(files.path("net.d/05-new.conf.conflist")).unwrap();
     assert_eq!(files.plugins(), [HOST]);
 
     rights(&stage.cluster);
@@ -376,7 +376,7 @@ async fn put_back(files: &Files) {
     let single = json!({"cniVersion": "0.4.0", "name": "new", "type": HOST}).to_string();
     std::fs::write(files.path("net.d/05-new.conf"), single).unwrap();
     in_place("the plugin stands behind the new one").await;
-    assert!(files.path("net.d/05-new.conflist").exists() && !files.path("net.d/05-new.conf").exists());
+    assert!(files.path("net.d/05-new.conf.conflist").exists() && !files.path("net.d/05-new.conf").exists());
 }
 
 /// Nothing that it asked was forbidden, and of what it may do nothing was not asked.

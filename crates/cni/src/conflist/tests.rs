@@ -64,8 +64,19 @@ fn the_entry_goes_to_the_end_once_and_is_put_right_where_it_was_changed() {
 #[test]
 fn a_single_plugin_becomes_a_list_that_takes_its_place() {
     let edit = insert(&only("/d/10-flannel.conf", ONE), &ours()).unwrap().unwrap();
-    assert_eq!(edit.path, Path::new("/d/10-flannel.conflist"));
+    assert_eq!(edit.path, Path::new("/d/10-flannel.conf.conflist"));
     assert_eq!(edit.instead_of.as_deref(), Some(Path::new("/d/10-flannel.conf")));
+    // Between what its owner writes anew and a list that he may have, too.
+    let all = directory(&[
+        ("10-flannel.conflist", LIST),
+        ("10-flannel.conf.conflist", &edit.text),
+        ("10-flannel.conf", ONE),
+    ]);
+    for name in ["10-flannel.conf", "10-flannel.conf.conflist", "10-flannel.conflist"] {
+        let path = all.path().join(name);
+        assert_eq!(primary(all.path()).unwrap().unwrap().path, path);
+        std::fs::remove_file(path).unwrap();
+    }
     let made: Value = serde_json::from_str(&edit.text).unwrap();
     let first = json!({"type": "flannel", "delegate": {"isDefaultGateway": true}});
     assert_eq!(made, json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [first, ours()]}));

@@ -1,14 +1,17 @@
 //! Programs in the network namespaces of Pods.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -16,6 +19,32 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 /// For a program that makes rules.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
+/// Of what one says.
+const LONGEST: u64 = 64 * 1024;
+
+/// A network namespace of a Pod.
+#[derive(Debug, Clone)]
+pub(super) enum Netns {
+    /// As a runtime names it.
+    At(PathBuf),
+    /// Held open: it is that one for whoever has this, whatever becomes of the process that it was found by, or of this agent's wish.
+    Open(Arc<File>),
+}
+
+impl Netns {
+    fn open(self) -> Result<(Arc<File>, String), Trouble> {
+        let path = match self {
+            Self::Open(file) => return Ok((file, "of a process of the Pod".to_owned())),
+            Self::At(path) => path,
+        };
+        let shown = path.display().to_string();
+        let file = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Trouble::Gone(format!("there is no network namespace {shown}")),
+            _ => Trouble::Other(format!("the network namespace {shown} cannot be opened: {error}")),
+        })?;
+        Ok((Arc::new(file), shown))
+    }
+}
 
 /// Why a program was not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,14 +68,14 @@ pub(super) struct Ended {
 /// # Errors
 /// It could not be started there, or did not end.
 pub(super) async fn run(
-    netns: PathBuf,
+    netns: Netns,
     program: PathBuf,
     words: Vec<String>,
     permit: OwnedSemaphorePermit,
 ) -> Result<Ended, Trouble> {
     let (send, receive) = oneshot::channel();
     let work = move || {
-        let done = enter(&netns).and_then(|()| wait(&program, &words).map_err(Trouble::Other));
+        let done = enter(netns).and_then(|()| wait(&program, &words).map_err(Trouble::Other));
         // Only now, whether anybody still waits for it or not.
         drop(permit);
         let _ = send.send(done);
@@ -56,12 +85,8 @@ pub(super) async fn run(
     receive.await.unwrap_or_else(|_| Err(Trouble::Other("the thread ended early".to_owned())))
 }
 
-fn enter(netns: &Path) -> Result<(), Trouble> {
-    let shown = netns.display();
-    let file = File::open(netns).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Trouble::Gone(format!("there is no network namespace {shown}")),
-        _ => Trouble::Other(format!("the network namespace {shown} cannot be opened: {error}")),
-    })?;
+fn enter(netns: Netns) -> Result<(), Trouble> {
+    let (file, shown) = netns.open()?;
     // Rules meant for one Pod would take the connections of a whole node.
     match (identity(&file.metadata()), identity(&std::fs::metadata("/proc/self/ns/net"))) {
         (Some(there), Some(here)) if there != here => {}
@@ -100,14 +125,24 @@ fn wait(program: &Path, words: &[String]) -> Result<Ended, String> {
                 kill(&mut child);
                 return Err(format!("{shown} {} did not end within {PATIENCE:?}", words.join(" ")));
             }
-            // Errors are short: the pipe holds them.
             Ok(Some(status)) => {
-                let said = child.stderr.take().and_then(|said| std::io::read_to_string(said).ok());
-                return Ok(Ended { status, said: said.unwrap_or_default().trim().to_owned() });
+                let said = child.stderr.take().map(what_is_there).unwrap_or_default();
+                return Ok(Ended { status, said: said.trim().to_owned() });
             }
             Err(error) => return Err(format!("{shown} cannot be waited for: {error}")),
         }
     }
+}
+
+/// What was written by now: errors are short, and the pipe holds them. Whatever a program has left running may keep its end for ever.
+fn what_is_there(pipe: ChildStderr) -> String {
+    let pipe = OwnedFd::from(pipe);
+    let mut said = Vec::new();
+    if fcntl_setfl(&pipe, OFlags::NONBLOCK).is_ok() {
+        // At the end of what there is that is an error, and what was read is there.
+        let _ = File::from(pipe).take(LONGEST).read_to_end(&mut said);
+    }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// It, and whatever it has started.
@@ -120,8 +155,7 @@ fn kill(child: &mut Child) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
+    use rustix::process::kill_process;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -129,13 +163,16 @@ mod tests {
     #[tokio::test]
     async fn the_nodes_own_namespace_is_never_entered_and_one_that_is_gone_is_named() {
         let permits = Arc::new(Semaphore::new(1));
-        let ran = async |netns: &str| {
+        let ran = async |netns: Netns| {
             let permit = permits.clone().acquire_owned().await.unwrap();
-            run(netns.into(), "/bin/true".into(), vec![], permit).await
+            run(netns, "/bin/true".into(), vec![], permit).await
         };
-        let own = ran("/proc/self/ns/net").await.unwrap_err();
-        assert!(matches!(&own, Trouble::Other(why) if why.contains("of the node itself")), "{own:?}");
-        let gone = ran("/run/netns/nobody-has-made-this").await.unwrap_err();
+        let open = Netns::Open(Arc::new(File::open("/proc/self/ns/net").unwrap()));
+        for own in [Netns::At("/proc/self/ns/net".into()), open] {
+            let own = ran(own).await.unwrap_err();
+            assert!(matches!(&own, Trouble::Other(why) if why.contains("of the node itself")), "{own:?}");
+        }
+        let gone = ran(Netns::At("/run/netns/nobody-has-made-this".into())).await.unwrap_err();
         assert!(matches!(&gone, Trouble::Gone(why) if why.contains("nobody-has-made-this")), "{gone:?}");
     }
 
@@ -159,6 +196,18 @@ mod tests {
             assert!(Instant::now() < end);
             thread::sleep(PAUSE);
         }
+    }
+
+    /// Its place is another's then.
+    #[test]
+    fn what_a_program_leaves_running_is_not_waited_for() {
+        let words = ["-c", "sleep 1000 & echo $! >&2; exit 3"].map(str::to_owned);
+        let began = Instant::now();
+        let ended = wait(Path::new("/bin/sh"), &words).unwrap();
+        let took = began.elapsed();
+        let left: i32 = ended.said.parse().unwrap();
+        kill_process(Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
+        assert!(ended.status.code() == Some(3) && took < PATIENCE / 2, "{took:?}");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_cni::conflist::{self, Edit, Primary};
 use outrigger_telemetry::ready::Condition;
@@ -37,7 +37,7 @@ pub(super) struct Place {
 impl Place {
     /// Keeps everything in place, and says in `condition` whether it is.
     pub(super) async fn keep(self, condition: Condition) {
-        let mut bell = Bell::new("the network configuration", SETTLE);
+        let mut bell = Bell::but_for("the network configuration", SETTLE, is_unfinished);
         let mut said = None;
         loop {
             for directory in [&self.configurations, &self.plugins] {
@@ -109,12 +109,18 @@ impl Place {
     fn write(&self, edit: &Edit, read: &Primary) -> Result<(), String> {
         let wrong = |error: io::Error| format!("{} cannot be written: {error}", edit.path.display());
         let changed = |path: &Path| format!("{} was written by somebody else meanwhile", path.display());
-        let permissions = read.path.metadata().map_err(wrong)?.permissions();
-        let new =
-            Unfinished::write(&self.configurations, edit.text.as_bytes(), permissions).map_err(wrong)?;
-        let before = edit.instead_of.is_none().then_some(read.text.as_slice());
-        if !new.take_place(&edit.path, before).map_err(wrong)? {
-            return Err(changed(&edit.path));
+        let before = match &edit.instead_of {
+            None => Some(read.text.clone()),
+            // One that we have made of what was there before its owner wrote that anew; the name is ours.
+            Some(_) => there(&edit.path).map_err(wrong)?,
+        };
+        if before.as_deref() != Some(edit.text.as_bytes()) {
+            let permissions = read.path.metadata().map_err(wrong)?.permissions();
+            let new =
+                Unfinished::write(&self.configurations, edit.text.as_bytes(), permissions).map_err(wrong)?;
+            if !new.take_place(&edit.path, before.as_deref()).map_err(wrong)? {
+                return Err(changed(&edit.path));
+            }
         }
         // Only now: in between there are two, and never none.
         if let Some(old) = &edit.instead_of {
@@ -153,16 +159,21 @@ impl Unfinished {
     /// Whether it is in the place of what was there `before`. Whoever was quicker keeps the place, however often he writes.
     fn take_place(&self, path: &Path, before: Option<&[u8]>) -> io::Result<bool> {
         let Some(before) = before else {
-            return match renameat_with(CWD, &self.0, CWD, path, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) => Ok(false),
-                done => done.map(|()| true).map_err(io::Error::from),
+            let placed = match renameat_with(CWD, &self.0, CWD, path, RenameFlags::NOREPLACE) {
+                // A file system that cannot: a second name replaces nothing either, and the first goes with this.
+                Err(error) if is_unable(error) => fs::hard_link(&self.0, path),
+                done => done.map_err(io::Error::from),
+            };
+            return match placed {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                done => done.map(|()| true),
             };
         };
         let mut placed = fs::read(&self.0)?;
         match renameat_with(CWD, &self.0, CWD, path, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             // A file system that cannot: a moment is left in which somebody is not seen.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            Err(error) if is_unable(error) => {
                 let is_same = fs::read(path)? == before;
                 return if is_same { fs::rename(&self.0, path).map(|()| true) } else { Ok(false) };
             }
@@ -190,13 +201,34 @@ impl Drop for Unfinished {
     }
 }
 
+/// Of a way to rename that not all file systems know.
+fn is_unable(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+}
+
+/// What is in a file, if it is there.
+fn there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ours, or another agent's. What becomes of such a file is no news of the configuration: heard as news, each look that writes in vain would
+/// call for the next.
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()))
+}
+
 /// Takes away what agents that were killed have left.
 fn sweep(directory: &Path) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED));
-        let age =
-            entry.metadata().and_then(|file| file.modified()).map(|at| at.elapsed().unwrap_or_default());
-        if is_ours && age.is_ok_and(|age| age > LEFT) {
+        // Since it has this name: what is in it may be somebody's configuration, as old as the node.
+        let since = entry.metadata().map(|file| u64::try_from(file.ctime()).unwrap_or_default());
+        let is_left = since.is_ok_and(|since| now.saturating_sub(since) > LEFT.as_secs());
+        if is_left && is_unfinished(&entry.path()) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -4,8 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::Agent;
-use super::netns::Trouble;
+use super::netns::{Netns, Trouble};
 use super::pod::{Verdict, verdict};
 use crate::inject::VALIDATION;
 
@@ -110,9 +109,9 @@ impl Agent {
         let Ok(Verdict::Intercept(options)) = verdict(pod) else { return };
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let done = match self.namespace_of(pod).await {
-            Ok(netns) => match self.show(path_of(&netns)).await {
+            Ok(netns) => match self.show(netns.clone()).await {
                 Ok(true) => return self.has_made(pod),
-                Ok(false) => self.mend(pod, path_of(&netns), options).await,
+                Ok(false) => self.mend(pod, netns, options).await,
                 Err(Trouble::Gone(why) | Trouble::Other(why)) => Err(why),
             },
             Err(why) => Err(why),
@@ -176,7 +175,7 @@ impl Agent {
         }
         if self.ways.rules {
             done = match self.namespace_of(pod).await {
-                Ok(netns) => self.mend(pod, path_of(&netns), options).await.map(|()| "its rules were made"),
+                Ok(netns) => self.mend(pod, netns, options).await.map(|()| "its rules were made"),
                 Err(why) => Err(why),
             };
         }
@@ -194,10 +193,10 @@ impl Agent {
         done
     }
 
-    async fn namespace_of(&self, pod: &Pod) -> Result<File, String> {
+    async fn namespace_of(&self, pod: &Pod) -> Result<Netns, String> {
         let (uid, processes) = (pod.uid().unwrap_or_default(), self.processes.clone());
         let found = tokio::task::spawn_blocking(move || namespace_of(&processes, &uid)).await;
-        found.ok().flatten().ok_or_else(|| {
+        found.ok().flatten().map(|held| Netns::Open(Arc::new(held))).ok_or_else(|| {
             format!(
                 "no process of it was found in {}, which must be the node's (hostPID)",
                 self.processes.display()
@@ -205,7 +204,7 @@ impl Agent {
         })
     }
 
-    async fn mend(&self, pod: &Pod, netns: PathBuf, options: Vec<String>) -> Result<(), String> {
+    async fn mend(&self, pod: &Pod, netns: Netns, options: Vec<String>) -> Result<(), String> {
         // Beside the cluster's those that a Pod adds are not all that it asks: then the node's file says whom.
         let spec = pod.spec.as_ref();
         let alone = spec.filter(|spec| spec.dns_policy.as_deref() == Some("None"));
@@ -273,11 +272,6 @@ fn has_failed(status: &ContainerStatus) -> bool {
 
 fn is_made_anew(pod: &Pod) -> bool {
     pod.owner_references().iter().any(|owner| owner.controller == Some(true))
-}
-
-/// Where a namespace that is held open is, whatever has become of the process that it was found by.
-fn path_of(netns: &File) -> PathBuf {
-    format!("/proc/self/fd/{}", netns.as_raw_fd()).into()
 }
 
 /// The network namespace of a Pod, of which one process is always there, by the group that its kubelet has put it into.

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Agent;
-use super::netns::{self, Ended, Trouble};
+use super::netns::{self, Ended, Netns, Trouble};
 use super::pod::{Verdict, verdict};
 use super::repair::remember;
 
@@ -169,15 +169,16 @@ impl Agent {
     }
 
     async fn intercepted(&self, question: &Question, options: Vec<String>) -> Answer {
+        let netns = Netns::At(question.netns.as_str().into());
         let done = match question.wanted {
             Wanted::Add => {
-                let done = self.apply(question.netns.as_str().into(), options, &question.name_servers).await;
+                let done = self.apply(netns, options, &question.name_servers).await;
                 if done.is_ok() {
                     remember(&self.made, question.uid.clone());
                 }
                 done
             }
-            _ => self.show(question.netns.as_str().into()).await,
+            _ => self.show(netns).await,
         };
         match done {
             Ok(true) => Answer::Intercepted,
@@ -192,7 +193,7 @@ impl Agent {
     /// Makes the rules in a namespace, by the same program and with the same options as the container that this stands in for.
     pub(super) async fn apply(
         &self,
-        netns: std::path::PathBuf,
+        netns: Netns,
         options: Vec<String>,
         name_servers: &[String],
     ) -> Result<bool, Trouble> {
@@ -216,13 +217,13 @@ impl Agent {
         }
     }
 
-    async fn run(&self, netns: std::path::PathBuf, words: Vec<String>) -> Result<Ended, Trouble> {
+    async fn run(&self, netns: Netns, words: Vec<String>) -> Result<Ended, Trouble> {
         let permit = self.programs.clone().acquire_owned().await;
         let permit = permit.map_err(|error| Trouble::Other(error.to_string()))?;
         netns::run(netns, self.program.clone(), words, permit).await
     }
 
-    pub(super) async fn show(&self, netns: std::path::PathBuf) -> Result<bool, Trouble> {
+    pub(super) async fn show(&self, netns: Netns) -> Result<bool, Trouble> {
         let words = ["intercept", "show"].map(str::to_owned).to_vec();
         let ended = self.run(netns, words).await?;
         match ended.status.code() {

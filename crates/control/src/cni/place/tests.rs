@@ -51,7 +51,7 @@ fn all_is_put_there_once_and_taken_out_again_but_for_the_binary() {
     // A new primary one, of a single plugin; the other still has us.
     let single = place.configurations.join("05-new.conf");
     fs::write(&single, r#"{"cniVersion": "1.0.0", "name": "pods", "type": "bridge"}"#).unwrap();
-    let new = single.with_extension("conflist");
+    let new = place.configurations.join("05-new.conf.conflist");
     assert_eq!(place.put(), Ok(new.clone()));
     assert!(!single.exists());
     assert_eq!(types(&new), ["bridge", "outrigger-cni"]);
@@ -83,17 +83,74 @@ fn what_somebody_else_writes_meanwhile_is_kept() {
     fs::write(&single, r#"{"cniVersion": "1.0.0", "name": "pods", "type": "ptp"}"#).unwrap();
     let read = conflist::primary(&place.configurations).unwrap().unwrap();
     let edit = conflist::insert(&read, &place.entry).unwrap().unwrap();
-    // A list of that name that is there, too, is not ours to write over.
-    fs::write(&edit.path, &theirs).unwrap();
-    assert!(place.write(&edit, &read).is_err());
-    assert_eq!(fs::read_to_string(&edit.path).unwrap(), theirs);
-    fs::remove_file(&edit.path).unwrap();
     let newer = r#"{"cniVersion": "1.0.0", "name": "pods", "type": "macvlan"}"#;
     fs::write(&single, newer).unwrap();
     assert!(place.write(&edit, &read).unwrap_err().contains("05-new.conf was written"));
     assert_eq!(fs::read_to_string(&single).unwrap(), newer);
     let left = fs::read_dir(&place.configurations).unwrap().flatten().map(|entry| entry.file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains(UNFINISHED)));
+}
+
+/// As its owner does when he starts again, whatever we have made of it before. A list of his that is there, too, is his.
+#[test]
+fn a_single_plugin_that_its_owner_writes_anew_is_taken_in_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(directory.path());
+    let his = place.configurations.join("05-new.conflist");
+    fs::write(&his, LIST).unwrap();
+    let single = place.configurations.join("05-new.conf");
+    let ours = place.configurations.join("05-new.conf.conflist");
+    for of in ["ptp", "bridge", "bridge"] {
+        fs::write(&single, format!(r#"{{"cniVersion": "1.0.0", "name": "pods", "type": "{of}"}}"#)).unwrap();
+        assert_eq!(place.put(), Ok(ours.clone()));
+        assert_eq!((types(&ours), single.exists()), (vec![of.to_owned(), "outrigger-cni".to_owned()], false));
+    }
+    // And after the plugin was taken out.
+    place.take_out().unwrap();
+    fs::write(&single, r#"{"cniVersion": "1.0.0", "name": "pods", "type": "macvlan"}"#).unwrap();
+    assert_eq!(place.put(), Ok(ours.clone()));
+    assert_eq!(types(&ours), ["macvlan", "outrigger-cni"]);
+    assert_eq!(fs::read_to_string(&his).unwrap(), LIST);
+    assert_eq!(fs::read_dir(&place.configurations).unwrap().count(), 2);
+}
+
+/// A look that fails says so, and waits for news: its own files are none.
+#[tokio::test]
+async fn what_cannot_be_put_in_place_is_not_tried_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(directory.path());
+    fs::write(place.configurations.join("10-pods.conflist"), LIST).unwrap();
+    // Nothing takes the place of a directory that has something in it.
+    fs::create_dir_all(place.plugins.join("outrigger-cni/there")).unwrap();
+    let readiness = Readiness::new();
+    let plugins = place.plugins.clone();
+    let (heard, mut written) = tokio::sync::mpsc::unbounded_channel();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| event.kind.is_create()) {
+            let _ = heard.send(());
+        }
+    })
+    .unwrap();
+    notify::Watcher::watch(&mut watcher, &plugins, notify::RecursiveMode::NonRecursive).unwrap();
+    let kept = tokio::spawn(place.keep(readiness.register("place")));
+    let second = Duration::from_secs(20);
+    tokio::time::timeout(second, written.recv()).await.unwrap().unwrap();
+    // Ten times as long as it waits after news.
+    let again = tokio::time::timeout(SETTLE * 10, written.recv()).await;
+    assert!(again.is_err(), "it tries again without news");
+    kept.abort();
+}
+
+/// What was set aside a moment ago is not what somebody has left, however old its text is.
+#[test]
+fn what_is_swept_away_has_been_unfinished_for_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let aside = Unfinished::named(directory.path());
+    let old = SystemTime::now() - 2 * LEFT;
+    let file = File::create(&aside.0).unwrap();
+    file.set_modified(old).unwrap();
+    sweep(directory.path());
+    assert!(aside.0.exists());
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ fn the_namespace_is_that_of_a_process() {
     }
     let held = namespace_of(directory.path(), UID).unwrap();
     std::fs::remove_dir_all(directory.path().join("34")).unwrap();
-    assert_eq!(std::fs::read_to_string(path_of(&held)).unwrap(), "34", "also when the process has ended");
+    assert_eq!(std::io::read_to_string(held).unwrap(), "34", "also when the process has ended");
     assert!(namespace_of(directory.path(), "00000000-0000-4000-8000-000000000000").is_none());
     assert!(namespace_of(Path::new("/nowhere"), UID).is_none());
 }
