@@ -5,7 +5,7 @@
 //! makes a sidecar. Namespace and account are the token's; nothing that the caller says of itself is looked at.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::PostParams;
@@ -13,7 +13,9 @@ use kube::{Api, Client};
 use outrigger_identity::CONTROL_SERVICE_ACCOUNT;
 use outrigger_identity::csr::service::Denied;
 use outrigger_model::identity::SpiffeId;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::offline::Issuer;
 pub use self::offline::Whose;
@@ -24,13 +26,15 @@ mod offline;
 
 /// Whom the tokens of sidecars must be for.
 pub const AUDIENCE: &str = "outrigger-ca";
-/// Reviews at once: strangers ask for them.
+/// Reviews at once of tokens that the cluster's keys have signed, and as many of others: strangers ask for them.
 const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For its answer where the token can be judged without.
 const SHORT: Duration = Duration::from_secs(3);
 /// Others wait so long for their turn.
 const TURN: Duration = Duration::from_secs(3);
+/// One that was away is asked again after so long.
+const LATER: Duration = Duration::from_secs(5);
 /// Which Pod a token was made for.
 const POD: &str = "authentication.kubernetes.io/pod-name";
 const USER: &str = "system:serviceaccount:";
@@ -40,7 +44,10 @@ const USER: &str = "system:serviceaccount:";
 pub struct ServiceAccounts {
     settings: KubernetesSettings,
     trust_domain: Arc<str>,
-    places: Arc<Semaphore>,
+    /// Of tokens that are signed, and of others.
+    places: Arc<(Semaphore, Semaphore)>,
+    /// When the API server was found to be away, and why.
+    away: Arc<Mutex<Option<(Instant, String)>>>,
     issuer: Arc<Issuer>,
     pods: Arc<Pods>,
     /// Made with the first question.
@@ -70,7 +77,8 @@ impl ServiceAccounts {
         Self {
             settings,
             trust_domain: trust_domain.into(),
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Arc::new((Semaphore::new(AT_ONCE), Semaphore::new(AT_ONCE))),
+            away: Arc::default(),
             issuer: Arc::default(),
             pods,
             client: Arc::default(),
@@ -97,15 +105,44 @@ impl ServiceAccounts {
     /// # Errors
     /// Says why it proves nothing.
     pub async fn identify(&self, token: &str) -> Result<SpiffeId, Refused> {
-        let unknown = |why: String| {
-            Refused::Unknown(Denied(format!(
-                "the cluster could not be asked whose the token is: {why}; ask again"
-            )))
+        let judged = self.issuer.judge(token, SystemTime::now());
+        // One that was away a moment ago is away: whoever has a good token need not find that out again.
+        let away = match self.is_away().filter(|_| judged.is_ok()) {
+            Some(why) => why,
+            None => match self.review(token, judged.is_ok()).await {
+                Ok(answer) => return answer,
+                Err(why) => why,
+            },
         };
-        let Ok(Ok(_place)) = tokio::time::timeout(TURN, self.places.acquire()).await else {
-            return Err(unknown("too many are asked for at once".to_owned()));
+        judged.and_then(|whose| self.without_it(&whose)).map_err(|refused| match refused {
+            Refused::Unknown(Denied(why)) => unknown(&format!("{away}; {why}")),
+            wrong => wrong,
+        })
+    }
+
+    /// Why it was away a moment ago, if it was.
+    fn is_away(&self) -> Option<String> {
+        let away = self.away.lock();
+        away.as_ref().filter(|(at, _)| at.elapsed() < LATER).map(|(_, why)| why.clone())
+    }
+
+    /// What the API server says of a token.
+    ///
+    /// # Errors
+    /// Why it is away.
+    async fn review(&self, token: &str, is_signed: bool) -> Result<Result<SpiffeId, Refused>, String> {
+        // Strangers can make up no token that is signed: they are in nobody's way but each other's.
+        let places = if is_signed { &self.places.0 } else { &self.places.1 };
+        let place = tokio::time::timeout(TURN, places.acquire()).await;
+        // Another has found it out meanwhile.
+        if let Some(why) = self.is_away().filter(|_| is_signed) {
+            return Err(why);
+        }
+        let Ok(Ok(_place)) = place else { return Ok(Err(unknown("too many are asked for at once"))) };
+        let client = match self.client().await {
+            Ok(client) => client,
+            Err(why) => return Ok(Err(unknown(&why))),
         };
-        let client = self.client().await.map_err(unknown)?;
         let spec =
             TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
@@ -114,29 +151,28 @@ impl ServiceAccounts {
         let patience = if self.issuer.is_known() { SHORT } else { PATIENCE };
         let away = match tokio::time::timeout(patience, api.create(&params, &review)).await {
             Ok(Ok(review)) => {
+                *self.away.lock() = None;
                 let status = review.status.unwrap_or_default();
-                return identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied(why)));
+                return Ok(identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied(why))));
             }
             // It is there, and has its reasons.
             Ok(Err(kube::Error::Api(status))) if status.code != 429 && status.code < 500 => {
-                return Err(unknown(status.message.clone()));
+                *self.away.lock() = None;
+                return Ok(Err(unknown(&status.message)));
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {patience:?}"),
         };
-        self.without_it(token).map_err(|refused| match refused {
-            Refused::Unknown(Denied(why)) => unknown(format!("{away}; {why}")),
-            wrong => wrong,
-        })
+        *self.away.lock() = Some((Instant::now(), away.clone()));
+        Err(away)
     }
 
-    /// Judges a token while nobody can be asked.
-    fn without_it(&self, token: &str) -> Result<SpiffeId, Refused> {
-        let whose = self.issuer.judge(token, std::time::SystemTime::now())?;
+    /// Whose a good token is while nobody can be asked.
+    fn without_it(&self, whose: &Whose) -> Result<SpiffeId, Refused> {
         let wrong = |why: String| Refused::Wrong(Denied(why));
         let id = named(&whose.user(), true, &self.trust_domain).map_err(wrong)?;
         // Who is not known may only not be known yet.
-        (self.pods)(&whose).map_err(|why| Refused::Unknown(Denied(why)))?;
+        (self.pods)(whose).map_err(|why| Refused::Unknown(Denied(why)))?;
         tracing::info!(
             pod = whose.pod,
             namespace = whose.namespace,
@@ -144,6 +180,11 @@ impl ServiceAccounts {
         );
         Ok(id)
     }
+}
+
+fn unknown(why: &str) -> Refused {
+    let text = format!("the cluster could not be asked whose the token is: {why}; ask again");
+    Refused::Unknown(Denied(text))
 }
 
 /// What the API server found, as an identity.

@@ -1,9 +1,9 @@
 //! Tokens while the API server is away: by the keys that it signs with, as they were while it was there, and by the Pod, as it was heard of
 //! last.
 //!
-//! What nobody can say then is what has become of the Pod and of its account since. So a token is good for as long as it says (an hour at
-//! most, where our injector has made the volume) although its Pod has been deleted meanwhile, and keys that have not been seen for [`OLD`]
-//! judge nothing.
+//! What nobody can say then is what has become of the Pod and of its account since. So a token is good for as long as it says (an hour,
+//! where our injector has made the volume) although its Pod has been deleted meanwhile, but no longer than for [`OLD`] after the keys were
+//! seen last. Away is a server, too, that has too much to do (429), cannot do it (5xx) or says nothing in time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,7 +113,7 @@ impl Issuer {
         pause
     }
 
-    /// Whose a token is, if it is good.
+    /// Whose a token is, if it is good. Costs a signature's check.
     pub(super) fn judge(&self, token: &str, now: SystemTime) -> Result<Whose, Refused> {
         let provider = match &*self.known.lock() {
             Some(known) if known.at.elapsed() < OLD => known.provider.clone(),
@@ -133,6 +133,8 @@ impl Issuer {
             Err(Refusal::Signature | Refusal::NoKeys) => Err(Refused::Unknown(Denied(
                 "the token is signed with none of the keys that are known".to_owned(),
             ))),
+            // A server may have been told to take those of other issuers, too, of which it says nothing.
+            Err(why @ Refusal::UnknownIssuer) => Err(Refused::Unknown(Denied(why.text().to_owned()))),
             Err(why) => Err(Refused::Wrong(Denied(format!(
                 "the service account's token is not good: {}",
                 why.text()

@@ -1,9 +1,19 @@
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Response;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
+use super::super::{LATER, SHORT, ServiceAccounts};
 use super::*;
+use crate::registry::kubernetes::KubernetesSettings;
 
 const SECRET: &[u8] = b"what the API server signs with";
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -50,10 +60,7 @@ fn a_token_is_good_by_its_keys_its_audience_its_times_and_its_pod() {
     assert_eq!((whose.uid.as_str(), whose.node.as_deref()), ("p", Some("n1")));
     type Change = fn(&mut Value);
     for (change, word) in [
-        (
-            (|claims| claims["iss"] = "https://another".into()) as Change,
-            "wrong: the service account's token is not good: Jwt issuer",
-        ),
+        ((|claims| claims["iss"] = "https://another".into()) as Change, "unknown: Jwt issuer"),
         (
             |claims| claims["aud"] = json!(["api"]),
             "wrong: the service account's token is not good: Audiences",
@@ -128,4 +135,56 @@ fn the_pod_that_is_known_must_be_the_one_that_the_token_was_made_for() {
     // One that does not say its node is as good as API servers before it did.
     let old = issuer().judge(&token(|claims| claims["kubernetes.io"]["node"] = Value::Null), now()).unwrap();
     assert_eq!(old.is(Some(&known(|_| {}))), Ok(()));
+}
+
+/// Against a server that says nothing: whose tokens are signed are judged all the same, however many others strangers have made up.
+#[tokio::test(start_paused = true)]
+async fn strangers_take_no_place_of_whoever_has_a_good_token_while_the_api_server_is_away() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let silent = tower::service_fn(move |_: Request<Body>| {
+        count.fetch_add(1, Relaxed);
+        pending::<Result<Response<Body>, Infallible>>()
+    });
+    let accounts = ServiceAccounts {
+        client: Arc::new(OnceCell::from(Client::new(silent, "mesh"))),
+        issuer: Arc::new(issuer()),
+        ..ServiceAccounts::new(KubernetesSettings::default(), "cluster.local", Arc::new(|_| Ok(())))
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let own = |namespace: &str| {
+        token(|claims| {
+            (claims["exp"], claims["nbf"]) = ((now + 600).into(), (now - 600).into());
+            claims["sub"] = format!("system:serviceaccount:{namespace}:web").into();
+            claims["kubernetes.io"]["namespace"] = namespace.into();
+        })
+    };
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let accounts = accounts.clone();
+        strangers.spawn(async move { accounts.identify("eyJh.eyJi.c2ln").await });
+    }
+    tokio::task::yield_now().await;
+    let began = Instant::now();
+    let mut members = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let (accounts, token) = (accounts.clone(), own(&format!("shop-{n}")));
+        members.spawn(async move { accounts.identify(&token).await });
+    }
+    for joined in members.join_all().await {
+        joined.unwrap();
+    }
+    assert!(began.elapsed() <= SHORT + Duration::from_millis(100), "{:?}", began.elapsed());
+    // It is asked again now and then, and not for each of them.
+    let before = asked.load(Relaxed);
+    for _ in 0..100 {
+        accounts.identify(&own("shop")).await.unwrap();
+    }
+    assert_eq!(asked.load(Relaxed), before);
+    tokio::time::advance(LATER).await;
+    accounts.identify(&own("shop")).await.unwrap();
+    assert_eq!(asked.load(Relaxed), before + 1);
+    for refused in strangers.join_all().await {
+        assert!(matches!(refused, Err(Refused::Unknown(_) | Refused::Wrong(_))));
+    }
 }
