@@ -1,16 +1,19 @@
 //! How often a line is written that a stranger can cause: a burst, then a few in a second. The next line says how many were
 //! left out.
 //!
-//! A line is throttled that comes from a library (a peer that breaks its protocol), or that names a `remote` and no `id`: whoever
+//! A line is throttled that comes from a library (a peer that breaks its protocol), or that names a `remote` or a `node` and no `id`: whoever
 //! connects causes it. Others have a [`Throttle`] of their own where they are written. Each line has its own count, so that a
-//! flood of one hides no other.
+//! flood of one hides no other; one that names an `identity` has one for each, so that nobody hides by a flood what another was given.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::callsite::Identifier;
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -65,7 +68,24 @@ impl Throttle {
 
 /// Throttles what strangers cause; as many throttles as there are such lines in the program.
 #[derive(Default)]
-pub(super) struct Strangers(Mutex<HashMap<Identifier, Arc<Throttle>>>);
+pub(super) struct Strangers(Mutex<HashMap<(Identifier, Option<u64>), Arc<Throttle>>>);
+
+/// Lines and identities that are counted: with more of them all begin anew.
+const MOST: usize = 20_000;
+
+/// Whom a line is about.
+#[derive(Default)]
+struct Whom(Option<u64>);
+
+impl Visit for Whom {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "identity" {
+            let mut hasher = DefaultHasher::new();
+            format!("{value:?}").hash(&mut hasher);
+            self.0 = Some(hasher.finish());
+        }
+    }
+}
 
 /// Whether anybody can cause the line.
 fn is_a_strangers(metadata: &Metadata<'_>) -> bool {
@@ -80,7 +100,14 @@ impl<S: Subscriber> Layer<S> for Strangers {
         if *metadata.level() > Level::INFO || !is_a_strangers(metadata) {
             return true;
         }
-        let throttle = self.0.lock().entry(metadata.callsite()).or_default().clone();
+        let mut whom = Whom::default();
+        event.record(&mut whom);
+        let mut all = self.0.lock();
+        if all.len() >= MOST {
+            all.clear();
+        }
+        let throttle = all.entry((metadata.callsite(), whom.0)).or_default().clone();
+        drop(all);
         match throttle.admit() {
             None => false,
             Some(0) => true,
@@ -116,19 +143,20 @@ mod tests {
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
         use tracing_subscriber::layer::SubscriberExt;
 
-        struct Count(Arc<[AtomicUsize; 4]>);
+        struct Count(Arc<[AtomicUsize; 5]>);
         impl<S: Subscriber> Layer<S> for Count {
             fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
                 let line = match event.metadata().target() {
                     "h2::proto" => 0,
                     "outrigger_a" => 1,
                     "outrigger_c" => 3,
+                    "outrigger_d" => 4,
                     _ => 2,
                 };
                 self.0[line].fetch_add(1, Relaxed);
             }
         }
-        let counts: Arc<[AtomicUsize; 4]> = Arc::default();
+        let counts: Arc<[AtomicUsize; 5]> = Arc::default();
         let subscriber =
             tracing_subscriber::registry().with(Strangers::default()).with(Count(counts.clone()));
         tracing::subscriber::with_default(subscriber, || {
@@ -138,11 +166,19 @@ mod tests {
                 tracing::info!(target: "outrigger_b", remote = "1.2.3.4", id = "a", "who changed what");
                 tracing::info!(target: "outrigger_c", node = "web-1", "a member did something");
             }
+            let issued = |identity: &str| {
+                tracing::info!(target: "outrigger_d", remote = "1.2.3.4", %identity, "issued");
+            };
+            (0..500).for_each(|_| issued("web"));
+            issued("bank");
         });
-        let [library, refused, ours, members] = [0, 1, 2, 3].map(|line| counts[line].load(Relaxed));
+        let [library, refused, ours, members, issued] =
+            [0, 1, 2, 3, 4].map(|line| counts[line].load(Relaxed));
         // The line that tells of what is missing counts as neither.
         assert!((500..520).contains(&ours), "{ours} lines");
-        for lines in [library, refused, members] {
+        // One of them is of another identity, which has nothing to do with that flood.
+        assert!(issued > BURST as usize, "{issued} lines");
+        for lines in [library, refused, members, issued - 1] {
             assert!((BURST as usize..BURST as usize + 20).contains(&lines), "{lines} lines");
         }
     }
