@@ -100,6 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
         "there must be services, names and streams"
     );
     ensure!(args.names <= args.services, "--names must not be more than --services");
+    ensure!(args.services <= args.pods, "--services must not be more than --pods: each has one that changes");
     let programs = match require::netns() {
         true => Programs::find(),
         false => None,
@@ -278,9 +279,10 @@ async fn steady(
                 .await;
         }
     }
-    let took = began.elapsed().as_secs_f64();
     while let Some(done) = tasks.join_next().await {
         written.push(done??);
     }
+    // Until the API server has taken the last of them: what was asked of it says nothing of what it did.
+    let took = began.elapsed().as_secs_f64();
     Ok(Steady { changes, took, written })
 }

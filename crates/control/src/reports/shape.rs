@@ -12,9 +12,9 @@ use crate::api::route_status::CONTROLLER;
 pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
     match told.kind.as_str() {
         "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => {
-            by_place(told, ("parents", "parentRef"), generation, now, at)
+            by_place(told, ("parents", "parentRef", 32), generation, now, at)
         }
-        "BackendTLSPolicy" => by_place(told, ("ancestors", "ancestorRef"), generation, now, at),
+        "BackendTLSPolicy" => by_place(told, ("ancestors", "ancestorRef", 16), generation, now, at),
         "TrafficRules" => {
             let all = vec![accepted(told), enforced(told)];
             let mut status = json!({"observedGeneration": generation, "conditions": conditions(all, generation, &now["conditions"], at)});
@@ -33,10 +33,11 @@ pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -
     }
 }
 
-/// Entries of other controllers stay; those of parents that are no longer ours go. Policies call them ancestors.
+/// Entries of other controllers stay; those of parents that are no longer ours go. Policies call them ancestors. An API server takes no more
+/// than `most` of all, or none at all: of ours those that come last are left out.
 fn by_place(
     told: &Told,
-    (list, reference): (&str, &str),
+    (list, reference, most): (&str, &str, usize),
     generation: i64,
     now: &Value,
     at: Timestamp,
@@ -52,7 +53,7 @@ fn by_place(
         parent["conditions"] = conditions(all, generation, known, at);
         parent
     });
-    let parents: Vec<Value> = others.into_iter().chain(parents).collect();
+    let parents: Vec<Value> = others.into_iter().chain(parents).take(most).collect();
     // Nothing of ours, and nothing there: no status at all.
     if parents.is_empty() && now[list].is_null() { json!({}) } else { json!({list: parents}) }
 }
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn a_route_keeps_the_entries_of_other_controllers_and_has_none_of_ours_without_our_parents() {
         let theirs = json!({"parentRef": {"name": "gateway"}, "controllerName": "other", "conditions": []});
-        let ours = |name| {
+        let ours = |name: &str| {
             json!({"parentRef": {"name": name, "kind": "Service"}, "controllerName": CONTROLLER,
             "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}]})
         };
@@ -205,5 +206,12 @@ mod tests {
         );
         assert_eq!(after["parents"][1]["conditions"][0]["observedGeneration"], 5);
         assert_eq!(status(&told("HTTPRoute"), 5, &Value::Null, at(0)), json!({}));
+        // More than the definition has room for would lose the others, too.
+        for (kind, list, most) in [("HTTPRoute", "parents", 32), ("BackendTLSPolicy", "ancestors", 16)] {
+            let many = Told { parents: (0..40).map(|n| ours(&format!("s{n}"))).collect(), ..told(kind) };
+            let after = status(&many, 5, &json!({list: [theirs]}), at(0));
+            let all = after[list].as_array().unwrap();
+            assert_eq!((all.len(), &all[0]), (most, &theirs));
+        }
     }
 }
