@@ -147,7 +147,7 @@ impl ControlPlane {
         }
         tasks.spawn(keys::follow(parts.keeper.clone(), parts.registries.clone()));
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
-        tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone()));
+        tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone(), parts.tokens.clone()));
         tasks.spawn(recover(parts.store.clone()));
         for reporter in Reporter::all(
             &parts.settings,
@@ -200,7 +200,9 @@ async fn open(
         ..AuthorityOptions::new(&settings.trust_domain)
     };
     let (shared, lost) = match &joining {
-        Some(joining) => replicated::authority(joining, &settings, options.clone(), &contents).await?,
+        Some(joining) => {
+            replicated::authority((joining, &store), &settings, options.clone(), &contents).await?
+        }
         None => (None, None),
     };
     let opened = tokio::task::spawn_blocking(move || open_files(settings, options, contents, shared)).await;
@@ -358,10 +360,12 @@ async fn watch_roots(authority: Arc<Authority>, keeper: Keeper, store: Arc<dyn S
 }
 
 /// The authority's bundle, and with it every listener of ours, follows what the keeper says.
-async fn watch_revoked(keeper: Keeper, authority: Arc<Authority>) {
+async fn watch_revoked(keeper: Keeper, authority: Arc<Authority>, tokens: Tokens) {
     let mut generation = keeper.subscribe();
     loop {
-        authority.revoke(keeper.published().revoked.clone());
+        let published = keeper.published();
+        authority.revoke(published.revoked.clone());
+        tokens.forget_answers(published.revocations.values().map(|one| one.at).max());
         if generation.changed().await.is_err() {
             return;
         }

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use kube::Client;
@@ -27,12 +27,13 @@ use crate::keeper::{Keeper, Refused};
 use crate::others::{Others, Report};
 use crate::registry::kubernetes::KubernetesSettings;
 use crate::store::Store;
+use crate::store::records::{StoredRevocation, StoredToken};
 use crate::tokens::Tokens;
 use document::{Document, Fields, Version};
 use keys::{Before, Keys};
 use leader::{Candidate, Leadership, Stop};
 use peers::Peers;
-use store::{Entries, Shared};
+use store::{Listed, Shared};
 
 mod document;
 pub(crate) mod keys;
@@ -50,6 +51,8 @@ pub(crate) const REPORT: &str = "/v1/replica/report";
 pub(crate) const STATUS: &str = "/v1/replica/status";
 /// Where one says what it knows of revocations and join tokens.
 pub(crate) const SHARED: &str = "/v1/replica/shared";
+/// Where one says how many proxies it has.
+pub(crate) const LOAD: &str = "/v1/replica/load";
 /// Between two looks whether the API server says anything.
 const LOOK: Duration = Duration::from_secs(4);
 /// It is asked every five seconds: after so many of silence others are asked.
@@ -60,8 +63,6 @@ const PLACES: u32 = 5;
 const CUT_OFF: Duration = Duration::from_secs(20);
 /// Says in [`SHARED`] whether a replica leads, and so hears it.
 const LEADS: &str = "leads";
-/// Says there how many proxies one has, where more could go to it.
-const PROXIES: &str = "proxies";
 /// Before what cannot be in force is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -83,6 +84,13 @@ impl Default for ReplicaSettings {
     fn default() -> Self {
         Self { name: None, namespace: None, service: "outrigger-control".to_owned() }
     }
+}
+
+/// How many proxies one has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Load {
+    /// None where no more should go to it.
+    proxies: Option<usize>,
 }
 
 /// Why something was not shared.
@@ -125,8 +133,8 @@ pub(crate) struct Joining {
     service: String,
     client: Client,
     authority: Document,
-    revocations: Document,
-    tokens: Document,
+    revocations: Listed<StoredRevocation>,
+    tokens: Listed<StoredToken>,
 }
 
 impl Joining {
@@ -144,15 +152,16 @@ impl Joining {
             name: name.into(),
             service: settings.service,
             authority: document(AUTHORITY),
-            revocations: document(REVOCATIONS),
-            tokens: document(TOKENS),
+            revocations: Listed::new(document(REVOCATIONS)),
+            tokens: Listed::new(document(TOKENS)),
             namespace: namespace.as_str().into(),
             client,
         };
         let mut complained = false;
-        while let Err(trouble) = joining.revocations.read().await {
+        let revocations = &joining.revocations.document;
+        while let Err(trouble) = revocations.read().await {
             if !matches!(trouble, Trouble::Away(_)) {
-                anyhow::bail!("{} cannot be read: {trouble}", joining.revocations.place());
+                anyhow::bail!("{} cannot be read: {trouble}", revocations.place());
             }
             if !std::mem::replace(&mut complained, true) {
                 tracing::warn!(why = %trouble, "waiting for the API server, which has what replicas share");
@@ -179,19 +188,30 @@ impl Joining {
         Ok(self.authority.read().await?.is_some())
     }
 
-    /// Who is revoked is known from the first authority on: where there is one and nobody knows, it was lost. What an operator must know.
-    pub(crate) async fn revocations(&self, had_authority: bool) -> anyhow::Result<Option<String>> {
-        if self.revocations.read().await?.is_some() || !self.revocations.create(&Fields::new()).await? {
+    /// Who is revoked is known from the first authority on: where there is one and nobody knows, it was lost. What an operator must know,
+    /// which `note` has written down before there is anything that says otherwise.
+    pub(crate) async fn revocations(
+        &self,
+        had_authority: bool,
+        note: impl AsyncFnOnce(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<String>> {
+        let document = &self.revocations.document;
+        if document.read().await?.is_some() {
             return Ok(None);
         }
         if !had_authority {
+            document.create(&Fields::new()).await?;
             return Ok(None);
         }
         let notice = format!(
             "there was no {}, although there is an authority: whoever was revoked is so no longer. Restore it from a backup, or revoke anew \
-             (after a release that made none before somebody was revoked, and if nobody ever was, this is as it should be)",
-            self.revocations.place()
+             (after a release that made none before somebody was revoked, and if nobody ever was, this is as it should be); it is said until \
+             there is a revocation, which may be reinstated",
+            document.place()
         );
+        note(&notice).await?;
+        // Another may be quicker: then it says the same.
+        document.create(&Fields::new()).await?;
         tracing::error!("{notice}");
         Ok(Some(notice))
     }
@@ -223,7 +243,7 @@ impl Joining {
             tasks.spawn(self.authority.clone().follow());
             tasks.spawn(keys.follow(authority.clone()));
         }
-        for document in [&self.revocations, &self.tokens] {
+        for document in [&self.revocations.document, &self.tokens.document] {
             tasks.spawn(document.clone().follow());
         }
         tasks.spawn(share_revocations(self.revocations.clone(), keeper.clone()));
@@ -239,11 +259,12 @@ impl Joining {
         let replicas = Arc::new(Replicas {
             name: self.name,
             keys,
-            revocations: self.revocations,
+            revocations: self.revocations.document,
             tokens: self.tokens,
             known: known.clone(),
             leadership,
             peers,
+            proxies: Arc::default(),
             cut_off: AtomicBool::new(false),
             stop: Mutex::new(Some(stop)),
         });
@@ -258,10 +279,12 @@ pub(crate) struct Replicas {
     pub(crate) name: Arc<str>,
     keys: Option<Keys>,
     revocations: Document,
-    tokens: Document,
+    tokens: Listed<StoredToken>,
     known: Tokens,
     pub(crate) leadership: Leadership,
     pub(crate) peers: Peers,
+    /// How many are connected here that may as well be elsewhere.
+    pub(crate) proxies: Arc<AtomicUsize>,
     cut_off: AtomicBool,
     stop: Mutex<Option<Stop>>,
 }
@@ -287,22 +310,21 @@ impl Replicas {
     }
 
     /// Who is revoked, and which join tokens there are, for another replica. Of tokens only hashes are known.
-    pub(crate) fn shared(&self, proxies: usize) -> serde_json::Value {
+    pub(crate) fn shared(&self) -> serde_json::Value {
         let known = |document: &Document| (document.name().to_owned(), serde_json::json!(*document.latest()));
-        let word = |name: &str, number| (name.to_owned(), serde_json::json!(Version::word(number)));
-        let documents = [&self.revocations, &self.tokens].into_iter().map(known);
-        let mut words = vec![word(LEADS, self.leadership.leads().into())];
-        if self.hears().is_ok() {
-            words.push(word(PROXIES, proxies as u64));
-        }
-        documents.chain(words).collect()
+        let documents = [&self.revocations, &self.tokens.document].into_iter().map(known);
+        let leads = serde_json::json!(Version::word(self.leadership.leads().into()));
+        documents.chain([(LEADS.to_owned(), leads)]).collect()
+    }
+
+    /// How many proxies are here, for another replica.
+    pub(crate) fn load(&self) -> Load {
+        Load { proxies: self.hears().is_ok().then(|| self.proxies.load(Relaxed)) }
     }
 
     /// How many proxies each other replica has to which more could go.
     pub(crate) async fn loads(&self) -> Vec<usize> {
-        let answers = self.peers.ask::<BTreeMap<String, Version>>(SHARED).await.said;
-        let numbers = answers.iter().filter_map(|(_, said)| said.get(PROXIES).map(Version::number));
-        numbers.filter_map(|number| usize::try_from(number).ok()).collect()
+        self.peers.ask::<Load>(LOAD).await.said.into_iter().filter_map(|(_, load)| load.proxies).collect()
     }
 
     /// Not where sidecars should go: others hear of the cluster, and this one does not.
@@ -318,7 +340,7 @@ impl Replicas {
 
     /// Hears from the others what the API server does not say here: who is revoked there must be revoked here, too.
     async fn listen(self: Arc<Self>) {
-        let documents = [&self.revocations, &self.tokens];
+        let documents = [&self.revocations, &self.tokens.document];
         for look in 0_u32.. {
             tokio::time::sleep(LOOK).await;
             if documents.iter().all(|document| document.silence() <= SILENCE) {
@@ -362,8 +384,7 @@ impl Replicas {
 
     /// Knows all join tokens that there are at this moment.
     pub(crate) async fn refresh_tokens(&self) -> Result<(), String> {
-        self.tokens.read().await.map_err(|trouble| format!("{}: {trouble}", self.tokens.place()))?;
-        self.known.replace(Entries::default().heard(&self.tokens));
+        self.known.replace(self.tokens.read().await.map_err(|error| error.to_string())?);
         Ok(())
     }
 
@@ -377,13 +398,12 @@ impl Replicas {
 }
 
 /// Whom others revoke is revoked here.
-async fn share_revocations(document: Document, keeper: Keeper) {
-    let mut changes = document.subscribe();
-    let entries = Arc::new(Mutex::new(Entries::default()));
+async fn share_revocations(listed: Listed<StoredRevocation>, keeper: Keeper) {
+    let mut changes = listed.document.subscribe();
     loop {
         changes.mark_unchanged();
-        let (latest, entries) = (document.clone(), entries.clone());
-        let asked = move || Some(entries.lock().heard(&latest));
+        let listed = listed.clone();
+        let asked = move || Some(listed.heard());
         match keeper.share(Box::new(asked)).await {
             Err(Refused::Stopping) => return,
             Ok(_) => {}
@@ -400,11 +420,11 @@ async fn share_revocations(document: Document, keeper: Keeper) {
 }
 
 /// Join tokens that others make, spend and revoke are made, spent and revoked.
-async fn share_tokens(document: Document, known: Tokens) {
-    let (mut changes, mut entries) = (document.subscribe(), Entries::default());
+async fn share_tokens(listed: Listed<StoredToken>, known: Tokens) {
+    let mut changes = listed.document.subscribe();
     loop {
         changes.mark_unchanged();
-        known.replace(entries.heard(&document));
+        known.replace(listed.heard());
         if changes.changed().await.is_err() {
             return;
         }

@@ -380,11 +380,6 @@ impl Board {
         entries.values().flat_map(of).collect()
     }
 
-    /// How many are connected.
-    pub(crate) fn count(&self) -> usize {
-        self.entries.lock().len()
-    }
-
     /// Every connected proxy, as what it enforces is asked about.
     pub(crate) fn clients(&self) -> Vec<Client> {
         self.entries.lock().values().map(|entry| entry.client.clone()).collect()

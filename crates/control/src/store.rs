@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 pub mod embedded;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -36,9 +38,9 @@ pub trait Store: Send + Sync {
     /// Writes all changes or none; they survive when it answers. After an error nothing has changed.
     fn commit(self: Arc<Self>, mutations: Vec<Mutation>) -> Answer<()>;
 
-    /// Counts one use of a token, of which this is what is left by what is known here. Whether there was one: where others count,
-    /// too, they may have been quicker.
-    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool>;
+    /// Counts one use of a token, of which this is what is left by what is known here, with that use as the last. Whether there was one:
+    /// where others count, too, they may have been quicker. One that was counted for the same request after `since` is the same.
+    fn spend(self: Arc<Self>, left: StoredToken, since: Timestamp) -> Answer<bool>;
 
     /// Why changes are not taken at the moment, if they are not.
     fn trouble(&self) -> Option<String>;

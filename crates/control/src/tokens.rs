@@ -19,7 +19,7 @@ use outrigger_model::identity::SpiffeId;
 use parking_lot::Mutex;
 
 use crate::registry::claim::Range;
-use crate::store::records::StoredToken;
+use crate::store::records::{REPEATED, StoredToken, Use};
 use crate::store::{Mutation, Store, StoreError};
 use guesses::Guesses;
 
@@ -42,8 +42,10 @@ pub struct Tokens {
 struct Shared {
     store: Arc<dyn Store>,
     by_hash: Mutex<BTreeMap<String, StoredToken>>,
-    /// One use is counted at a time, so that what is stored last is what is left.
-    counting: tokio::sync::Mutex<()>,
+    /// One change at a time: what is stored last is what is left, and what is revoked is not written again by whoever counts a use.
+    changing: tokio::sync::Mutex<()>,
+    /// When somebody was revoked last: what was answered before is not answered again.
+    revoked: Mutex<Option<Timestamp>>,
     guesses: Guesses,
 }
 
@@ -66,7 +68,8 @@ impl Tokens {
     /// With what the store held.
     pub fn new(store: Arc<dyn Store>, tokens: Vec<StoredToken>) -> Self {
         let by_hash = Mutex::new(by_hash(tokens));
-        let shared = Shared { store, by_hash, counting: Default::default(), guesses: Guesses::default() };
+        let (changing, revoked) = Default::default();
+        let shared = Shared { store, by_hash, changing, revoked, guesses: Guesses::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -88,6 +91,7 @@ impl Tokens {
             uses_left: grant.uses,
             used_for: Vec::new(),
         };
+        let _changing = self.shared.changing.lock().await;
         let spent = self.spent_like(&token);
         let delete = spent.iter().cloned().map(Mutation::DeleteToken);
         let mutations = delete.chain([Mutation::PutToken(Box::new(token.clone()))]).collect();
@@ -99,14 +103,18 @@ impl Tokens {
         Ok((secret, token))
     }
 
-    /// Those that prove nothing any more, and whose holders may do no more than this one's: nobody needs them. The others say what
+    /// Those that prove nothing any more, not even to whoever has lost an answer, and whose holders may do no more than this one's: nobody needs them. The others say what
     /// whoever has joined by them may register.
     fn spent_like(&self, new: &StoredToken) -> Vec<String> {
         let by_hash = self.shared.by_hash.lock();
         let same = |token: &&StoredToken| {
             token.identity == new.identity && token.services == new.services && token.ranges == new.ranges
         };
-        let spent = by_hash.values().filter(same).filter(|token| usable(token, new.created, "").is_err());
+        let since = self.since(new.created);
+        let is_spent = |token: &&StoredToken| {
+            is_expired(token, new.created) || (token.uses_left == Some(0) && !token.may_be_repeated(since))
+        };
+        let spent = by_hash.values().filter(same).filter(is_spent);
         spent.map(|token| token.secret_sha256.clone()).collect()
     }
 
@@ -115,6 +123,7 @@ impl Tokens {
     /// # Errors
     /// When that could not be stored.
     pub async fn revoke(&self, identity: &SpiffeId) -> Result<usize, StoreError> {
+        let _changing = self.shared.changing.lock().await;
         let of = |token: &&StoredToken| token.identity == *identity;
         let hashes: Vec<String> =
             self.shared.by_hash.lock().values().filter(of).map(|t| t.secret_sha256.clone()).collect();
@@ -123,6 +132,19 @@ impl Tokens {
         let mut by_hash = self.shared.by_hash.lock();
         hashes.iter().for_each(|hash| drop(by_hash.remove(hash)));
         Ok(hashes.len())
+    }
+
+    /// Somebody is revoked, perhaps by the serial number of what a token was used for: whoever has that token and its key is not given the
+    /// same again.
+    pub(crate) fn forget_answers(&self, revoked: Option<Timestamp>) {
+        let mut last = self.shared.revoked.lock();
+        *last = (*last).max(revoked);
+    }
+
+    /// What was answered after this may be asked for again.
+    fn since(&self, now: Timestamp) -> Timestamp {
+        let long_ago = now.checked_sub(REPEATED).unwrap_or(Timestamp::UNIX_EPOCH);
+        self.shared.revoked.lock().map_or(long_ago, |revoked| revoked.max(long_ago))
     }
 
     /// Others have changed them: all that there are now.
@@ -204,7 +226,7 @@ impl Tokens {
             self.shared.guesses.wrong(source, Instant::now());
             return Err(unknown());
         };
-        usable(token, now, request)?;
+        usable(token, now, request, self.since(now))?;
         Ok(token.identity.clone())
     }
 
@@ -212,16 +234,23 @@ impl Tokens {
     async fn redeem(&self, secret: &str, request: &str, now: Timestamp) -> Result<(), Denied> {
         let hash = hash(secret);
         let known = || self.shared.by_hash.lock().get(&hash).cloned().ok_or_else(unknown);
-        usable(&known()?, now, request)?;
-        if known()?.uses_left.is_none() || known()?.was_used_for(request) {
+        let is_counted = |token: &StoredToken| {
+            let since = self.since(now);
+            usable(token, now, request, since)?;
+            Ok(token.uses_left.is_none() || token.was_used_for(request, since))
+        };
+        if is_counted(&known()?)? {
             return Ok(());
         }
-        let _counting = self.shared.counting.lock().await;
+        let _changing = self.shared.changing.lock().await;
         let mut token = known()?;
-        usable(&token, now, request)?;
-        let identity = token.identity.clone();
-        token.count(request);
-        let counted = self.shared.store.clone().spend(token.clone()).await.map_err(|error| {
+        if is_counted(&token)? {
+            return Ok(());
+        }
+        let (identity, since) = (token.identity.clone(), self.since(now));
+        let used = Use { request: request.to_owned(), at: now };
+        token.count(&used, since);
+        let counted = self.shared.store.clone().spend(token.clone(), since).await.map_err(|error| {
             tracing::error!(%error, id = %identity, "the use of a token could not be stored");
             Denied(format!(
                 "the use of the token of {identity} could not be stored, so it does not count; try again"
@@ -233,11 +262,11 @@ impl Tokens {
         if let Some(known) = self.shared.by_hash.lock().get_mut(&hash) {
             // Others may have counted meanwhile.
             known.uses_left = known.uses_left.min(token.uses_left);
-            if counted && !known.was_used_for(request) {
-                known.used_for.push(request.to_owned());
+            if counted && !known.was_used_for(request, since) {
+                known.remember(&used, since);
             }
         }
-        if counted { Ok(()) } else { usable(&token, now, "") }
+        if counted { Ok(()) } else { usable(&token, now, "", since) }
     }
 }
 
@@ -254,11 +283,15 @@ fn unknown() -> Denied {
     Denied("the token is unknown: it was revoked, or made by another control plane; `outrigger token create` makes one".into())
 }
 
-fn usable(token: &StoredToken, now: Timestamp, request: &str) -> Result<(), Denied> {
-    if let Some(expires) = token.expires.filter(|expires| *expires <= now) {
+fn is_expired(token: &StoredToken, now: Timestamp) -> bool {
+    token.expires.is_some_and(|expires| expires <= now)
+}
+
+fn usable(token: &StoredToken, now: Timestamp, request: &str, since: Timestamp) -> Result<(), Denied> {
+    if let Some(expires) = token.expires.filter(|_| is_expired(token, now)) {
         return Err(Denied(format!("the token of {} expired at {expires}", token.identity)));
     }
-    if token.uses_left == Some(0) && !token.was_used_for(request) {
+    if token.uses_left == Some(0) && !token.was_used_for(request, since) {
         return Err(Denied(format!("the token of {} has been used as often as it may", token.identity)));
     }
     Ok(())
@@ -341,159 +374,4 @@ fn hash(secret: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use super::*;
-    use crate::store::memory::Memory;
-
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-
-    fn id(name: &str) -> SpiffeId {
-        SpiffeId::workload("cluster.local", "shop", name).unwrap()
-    }
-
-    fn caller(bearer: Option<&str>) -> Caller {
-        Caller {
-            certificate: None,
-            bearer: bearer.map(str::to_owned),
-            remote: SocketAddr::from(([127, 0, 0, 1], 1)),
-            request: String::new(),
-        }
-    }
-
-    fn grant(name: &str) -> Grant {
-        Grant { identity: id(name), services: Vec::new(), ranges: Vec::new(), ttl: None, uses: None }
-    }
-
-    #[tokio::test]
-    async fn a_token_proves_its_identity_and_nothing_else_does() {
-        let store = Arc::new(Memory::default());
-        let tokens = Tokens::new(store.clone(), Vec::new());
-        let (secret, stored) = tokens.create(grant("web")).await.unwrap();
-        assert_eq!(tokens.identify(&caller(Some(&secret))).await.unwrap(), id("web"));
-        assert!(
-            tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().0.contains("unknown")
-        );
-        assert!(tokens.identify(&caller(None)).await.is_err());
-        assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
-        let reopened = Tokens::new(store.clone(), store.contents().tokens);
-        assert_eq!(reopened.check(&secret, Timestamp::now(), HERE).unwrap(), id("web"));
-        assert_eq!(reopened.revoke(&id("web")).await.unwrap(), 1);
-        assert!(reopened.check(&secret, Timestamp::now(), HERE).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_token_ends_by_time_and_by_use() {
-        let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
-        let hour = Some(Duration::from_secs(3600));
-        let (secret, stored) =
-            tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
-        let late = stored.expires.unwrap();
-        assert!(tokens.check(&secret, late, HERE).unwrap_err().0.contains("expired"));
-        for _ in 0..3 {
-            assert!(tokens.identify(&caller(Some(&secret))).await.is_ok(), "nothing was made of it yet");
-        }
-        tokens.spend(&caller(Some(&secret))).await.unwrap();
-        assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
-        assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
-    }
-
-    #[tokio::test]
-    async fn what_a_token_was_for_is_remembered_and_spent_ones_do_not_pile_up() {
-        let store = Arc::new(Memory::default());
-        let tokens = Tokens::new(store.clone(), Vec::new());
-        let once = || Grant { uses: Some(1), ..grant("web") };
-        let (other, _) = tokens.create(Grant { services: vec!["shop".into()], ..once() }).await.unwrap();
-        tokens.spend(&caller(Some(&other))).await.unwrap();
-        for _ in 0..3 {
-            let (secret, _) = tokens.create(once()).await.unwrap();
-            tokens.spend(&caller(Some(&secret))).await.unwrap();
-        }
-        assert_eq!((tokens.list().len(), store.contents().tokens.len()), (2, 2));
-        assert_eq!(tokens.services_of(&id("web")), ["shop", "web"]);
-        // One that is good goes on.
-        let (good, _) = tokens.create(once()).await.unwrap();
-        tokens.create(once()).await.unwrap();
-        assert_eq!(tokens.identify(&caller(Some(&good))).await.unwrap(), id("web"));
-    }
-
-    #[tokio::test]
-    async fn a_request_that_comes_again_uses_nothing_up() {
-        let store = Arc::new(Memory::default());
-        let tokens = Tokens::new(store.clone(), Vec::new());
-        let (secret, _) = tokens.create(Grant { uses: Some(2), ..grant("web") }).await.unwrap();
-        let asks = |request: &str| Caller { request: request.into(), ..caller(Some(&secret)) };
-        for request in ["a", "a", "b", "a", "b"] {
-            tokens.identify(&asks(request)).await.unwrap();
-            tokens.spend(&asks(request)).await.unwrap();
-        }
-        // Also after a start, and nobody else has anything of it.
-        let again = Tokens::new(store.clone(), store.contents().tokens);
-        again.spend(&asks("b")).await.unwrap();
-        for tokens in [&tokens, &again] {
-            assert!(tokens.identify(&asks("c")).await.unwrap_err().0.contains("as often"));
-            assert!(tokens.spend(&asks("")).await.unwrap_err().0.contains("as often"));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_use_that_cannot_be_stored_neither_counts_nor_is_lost() {
-        let store = Arc::new(Memory::default());
-        let tokens = Tokens::new(store.clone(), Vec::new());
-        let (secret, stored) = tokens.create(Grant { uses: Some(1), ..grant("web") }).await.unwrap();
-        store.fail("the disk is full");
-        let denied = tokens.spend(&caller(Some(&secret))).await.unwrap_err().0;
-        assert!(denied.contains("could not be stored"), "{denied}");
-        store.clone().retry().await.unwrap();
-        tokens.spend(&caller(Some(&secret))).await.unwrap();
-        assert_eq!(store.contents().tokens[0].uses_left, Some(0));
-        // Others have counted: what they say holds.
-        tokens.replace(vec![StoredToken { uses_left: Some(1), ..stored.clone() }]);
-        assert!(tokens.identify(&caller(Some(&secret))).await.is_ok());
-        tokens.replace(Vec::new());
-        assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("unknown"));
-    }
-
-    #[tokio::test]
-    async fn whoever_guesses_waits_even_with_a_good_token() {
-        let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
-        let (secret, _) = tokens.create(grant("web")).await.unwrap();
-        for _ in 0..20 {
-            assert!(
-                tokens
-                    .identify(&caller(Some("outrigger-join-guess")))
-                    .await
-                    .unwrap_err()
-                    .0
-                    .contains("unknown")
-            );
-        }
-        let waits = tokens.identify(&caller(Some(&secret))).await.unwrap_err().0;
-        assert!(waits.contains("too many wrong tokens"), "{waits}");
-        let elsewhere = Caller { remote: ([127, 0, 0, 2], 1).into(), ..caller(Some(&secret)) };
-        assert_eq!(tokens.identify(&elsewhere).await.unwrap(), id("web"));
-    }
-
-    #[tokio::test]
-    async fn services_come_from_tokens_and_default_to_the_own_name() {
-        let tokens = Tokens::new(Arc::new(Memory::default()), Vec::new());
-        assert_eq!(tokens.services_of(&id("web")), ["web"]);
-        assert!(!tokens.knows(&id("web")));
-        tokens.create(Grant { services: vec!["shopfront".into()], ..grant("web") }).await.unwrap();
-        assert_eq!(tokens.services_of(&id("web")), ["shopfront"]);
-        assert!(tokens.knows(&id("web")));
-    }
-
-    #[test]
-    fn the_admin_token_is_made_once_and_is_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        AdminToken::open(dir.path()).unwrap();
-        let path = dir.path().join(ADMIN_TOKEN_FILE);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = AdminToken::open(dir.path()).unwrap();
-        assert!(again.is(text.trim()) && !again.is("guess"));
-    }
-}
+mod tests;

@@ -12,12 +12,15 @@ use super::types::StatusBody;
 use super::{Api, Problem, status};
 use crate::enforced;
 use crate::others::{At, Report};
-use crate::replicas::{REPORT, SHARED, STATUS};
+use crate::replicas::{LOAD, Load, REPORT, Replicas, SHARED, STATUS};
 
 /// For other replicas, and nobody else.
 pub(crate) fn router(api: Api) -> Router {
-    let routes =
-        Router::new().route(REPORT, get(report)).route(STATUS, get(own_status)).route(SHARED, get(shared));
+    let routes = Router::new()
+        .route(REPORT, get(report))
+        .route(STATUS, get(own_status))
+        .route(SHARED, get(shared))
+        .route(LOAD, get(load));
     routes.with_state(api.clone()).layer(from_fn_with_state(api, replica))
 }
 
@@ -51,8 +54,14 @@ async fn report(State(api): State<Api>) -> Json<Report> {
 /// Nothing where there are no others.
 async fn shared(State(api): State<Api>) -> Json<serde_json::Value> {
     let replicas = api.shared.replicas.as_deref();
-    let shared = replicas.map(|replicas| replicas.shared(api.shared.board.count()));
+    let shared = replicas.map(Replicas::shared);
     Json(shared.unwrap_or_else(|| serde_json::json!({})))
+}
+
+/// Likewise.
+async fn load(State(api): State<Api>) -> Json<Load> {
+    let replicas = api.shared.replicas.as_deref();
+    Json(replicas.map(Replicas::load).unwrap_or_default())
 }
 
 async fn own_status(State(api): State<Api>) -> Json<StatusBody> {

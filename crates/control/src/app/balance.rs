@@ -1,13 +1,15 @@
 //! Among replicas sidecars go where there is room: one that serves many more than its share lets some of them go, those first that are
 //! connected for longest. They come in again by the Service, a part of them elsewhere. So one that came back is not idle until the next stops.
+//!
+//! Where nobody comes in elsewhere (a Service that keeps clients where they were, a replica that they do not reach) it is tried less and less.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::replicas::Replicas;
-use crate::status::Board;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(5);
@@ -15,21 +17,36 @@ const ROUND: Duration = Duration::from_secs(5);
 const PART: usize = 50;
 /// More than its share by a fifth, and by more than one, is many more.
 const FIFTH: usize = 5;
+/// Rounds between two tries at most, where others get nobody: ten minutes.
+const RAREST: u32 = 120;
 
 /// Connections wait here until they are to go, in the order in which they came.
 #[derive(Clone)]
 pub(super) struct Leavers {
     gone: Arc<Semaphore>,
+    /// How many wait.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One that waits.
+struct Waiting<'l>(&'l AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Leavers {
-    /// Nobody goes.
-    pub(super) fn new() -> Self {
-        Self { gone: Arc::new(Semaphore::new(0)) }
+    /// Nobody goes. `waiting` is how many could.
+    pub(super) fn new(waiting: Arc<AtomicUsize>) -> Self {
+        Self { gone: Arc::new(Semaphore::new(0)), waiting }
     }
 
     /// Returns when whoever waits is to go.
     pub(super) async fn leaves(&self) {
+        self.waiting.fetch_add(1, Relaxed);
+        let _waiting = Waiting(&self.waiting);
         match self.gone.acquire().await {
             Ok(permit) => permit.forget(),
             Err(_) => std::future::pending().await,
@@ -37,13 +54,14 @@ impl Leavers {
     }
 
     /// Looks after it, for ever.
-    pub(super) async fn balance(self, replicas: Arc<Replicas>, board: Arc<Board>) {
+    pub(super) async fn balance(self, replicas: Arc<Replicas>) {
+        let mut tries = Tries::default();
         loop {
             tokio::time::sleep(ROUND).await;
             // What nobody has taken is not for those who come later.
             self.gone.forget_permits(self.gone.available_permits());
-            let (own, others) = (board.count(), replicas.loads().await);
-            let many = too_many(own, &others);
+            let (own, others) = (self.waiting.load(Relaxed), replicas.loads().await);
+            let many = tries.round(own, &others);
             if many > 0 {
                 tracing::info!(
                     own,
@@ -54,6 +72,35 @@ impl Leavers {
                 self.gone.add_permits(many);
             }
         }
+    }
+}
+
+/// What came of letting some go.
+#[derive(Default)]
+struct Tries {
+    /// What the others had at the last one.
+    others: usize,
+    /// Rounds from there to the next, and those of them that are left.
+    wait: u32,
+    left: u32,
+}
+
+impl Tries {
+    /// How many to let go in this round.
+    fn round(&mut self, own: usize, others: &[usize]) -> usize {
+        let many = too_many(own, others);
+        if many == 0 {
+            *self = Self::default();
+            return 0;
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            return 0;
+        }
+        let others = others.iter().sum();
+        self.wait = if others > self.others { 1 } else { (self.wait * 2).clamp(1, RAREST) };
+        (self.left, self.others) = (self.wait - 1, others);
+        many
     }
 }
 
@@ -90,9 +137,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn where_nobody_comes_in_elsewhere_it_is_tried_less_and_less() {
+        // An hour, in which all come back.
+        let mut tries = Tries::default();
+        let shed: Vec<usize> = (0..720).filter(|_| tries.round(100, &[0]) > 0).collect();
+        assert_eq!(shed[..5], [0, 1, 3, 7, 15]);
+        assert!(shed.len() < 15 && shed.last() > Some(&500), "{shed:?}");
+        // As soon as somebody stays there all goes on as before.
+        let mut other = 1;
+        while tries.round(100, &[other]) == 0 {}
+        for _ in 0..20 {
+            other += 1;
+            assert_eq!(tries.round(100, &[other]), 2);
+        }
+        // Where there was nothing to do nothing is held against anybody.
+        assert_eq!(tries.round(100, &[90]), 0);
+        assert_eq!(tries.round(100, &[20]), 2);
+    }
+
     #[tokio::test]
     async fn who_is_there_for_longest_goes_first() {
-        let leavers = Leavers::new();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let leavers = Leavers::new(waiting.clone());
         let wait = |name: &'static str| {
             let leavers = leavers.clone();
             async move {
@@ -105,8 +172,12 @@ mod tests {
             all.spawn(wait(name));
             tokio::task::yield_now().await;
         }
+        assert_eq!(waiting.load(Relaxed), 3);
         leavers.gone.add_permits(1);
         assert_eq!(all.join_next().await.unwrap().unwrap(), "first");
         assert!(tokio::time::timeout(Duration::from_millis(20), all.join_next()).await.is_err());
+        assert_eq!(waiting.load(Relaxed), 2);
+        all.shutdown().await;
+        assert_eq!(waiting.load(Relaxed), 0);
     }
 }

@@ -10,8 +10,10 @@ use super::lineage;
 use crate::replicas::Joining;
 use crate::replicas::keys::{Keys, was_carried};
 use crate::settings::Settings;
-use crate::store::{Contents, Store};
+use crate::store::{Contents, Mutation, Store};
 use crate::webhook;
+
+const LOST: &str = "lost-revocations";
 
 /// What is shared, found before anything is opened; the store goes over that of the data directory.
 pub(super) async fn begin(
@@ -30,7 +32,7 @@ pub(super) async fn begin(
 
 /// The authority that replicas share; `None` where an operator has provided one, which each of them opens for itself.
 pub(super) async fn authority(
-    joining: &Joining,
+    (joining, store): (&Joining, &Arc<dyn Store>),
     settings: &Settings,
     options: AuthorityOptions,
     contents: &Contents,
@@ -39,11 +41,11 @@ pub(super) async fn authority(
     let place = directory.clone();
     let provided = tokio::task::spawn_blocking(move || files::is_provided(&place)).await;
     if provided.context("opening the authority")? {
-        return Ok((None, joining.revocations(false).await?));
+        return Ok((None, lost_revocations(joining, false, store, contents).await?));
     }
     let had = joining.has_authority().await?;
     // Before the authority: whoever finds that finds these.
-    let lost = joining.revocations(had).await?;
+    let lost = lost_revocations(joining, had, store, contents).await?;
     let told = match (had, &settings.injector) {
         (false, Some(injector)) => {
             webhook::bundle::told(joining.client(), &webhook::configurations(injector)).await?
@@ -52,4 +54,25 @@ pub(super) async fn authority(
     };
     let roots = lineage::known_roots(contents);
     Ok((Some(joining.authority(options, directory, roots, told).await?), lost))
+}
+
+/// That a list of who is revoked was lost. It is there again, empty, from then on; so it is written down here until somebody has mended it,
+/// which a start is no sign of.
+async fn lost_revocations(
+    joining: &Joining,
+    had_authority: bool,
+    store: &Arc<dyn Store>,
+    contents: &Contents,
+) -> anyhow::Result<Option<String>> {
+    let note = async |notice: &str| {
+        let fact = Mutation::PutFact { name: LOST, value: notice.to_owned() };
+        Ok(store.clone().commit(vec![fact]).await?)
+    };
+    let found = joining.revocations(had_authority, note).await?;
+    let noted = contents.facts.get(LOST).filter(|notice| !notice.is_empty());
+    if noted.is_some() && !contents.revoked.is_empty() {
+        note("").await?;
+        return Ok(None);
+    }
+    Ok(found.or_else(|| noted.cloned()))
 }

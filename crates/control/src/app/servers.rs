@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use outrigger_identity::accept::ClientAuth;
 use outrigger_identity::distrust::distrusted;
-use outrigger_identity::{CertificateService, CredentialStore, Handshaker, PeerInfo};
+use outrigger_identity::{CertificateService, CredentialStore, Handshaker, PeerInfo, control_plane_id};
 use outrigger_model::identity::SpiffeId;
 use outrigger_telemetry::admin::AdminServer;
 use outrigger_telemetry::{Drain, Registry, listen};
@@ -36,7 +36,8 @@ use crate::webhook::validate::Validator;
 use crate::webhook::{self, Injector};
 use crate::xds_source::XdsSource;
 
-/// Exports that are read at once, and for how long each: some 20 MiB may be held by each while it is decoded.
+/// Exports that are read at once, and for how long each: some 64 MiB may be held by each while it is decoded,
+/// some 24 MiB by an ordinary one that is as large as may be.
 const EXPORTS: usize = 8;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -166,10 +167,9 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
 
 /// Who is to go where there is more room, among replicas.
 fn leavers(parts: &Parts, tasks: &mut JoinSet<()>) -> Leavers {
-    let leavers = Leavers::new();
-    if let Some(replicas) = parts.replicas.clone() {
-        tasks.spawn(leavers.clone().balance(replicas, parts.board.clone()));
-    }
+    let Some(replicas) = parts.replicas.clone() else { return Leavers::new(Arc::default()) };
+    let leavers = Leavers::new(replicas.proxies.clone());
+    tasks.spawn(leavers.clone().balance(replicas));
     leavers
 }
 
@@ -293,12 +293,17 @@ impl Listeners {
                     Some(_) => Terms::MEMBER,
                 };
                 let remote = info.remote;
-                let is_member = info.identity.as_ref().is_some_and(|one| one.trust_domain() == trust_domain);
+                // Another replica asks and goes; where it should be is not the question.
+                let own = control_plane_id(&trust_domain).ok();
+                let may_leave = info
+                    .identity
+                    .as_ref()
+                    .is_some_and(|one| one.trust_domain() == trust_domain && own.as_ref() != Some(one));
                 let shown = io.get_ref().1.peer_certificates().unwrap_or_default();
                 let shown = shown.iter().cloned().map(CertificateDer::into_owned).collect();
                 tokio::select! {
                     () = Box::pin(grpc::connection(io, info, terms, served, drain)) => {}
-                    () = leavers.leaves(), if is_member => {
+                    () = leavers.leaves(), if may_leave => {
                         tracing::debug!(%remote, "let go, to come in again where there is more room");
                     }
                     problem = distrusted(credentials, shown) => {

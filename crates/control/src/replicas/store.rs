@@ -7,24 +7,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use jiff::Timestamp;
+use outrigger_identity::Revocation;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Trouble;
 use super::document::{Document, Fields};
-use crate::store::records::{Contents, HistoryEntry, StoredSaid, StoredToken};
+use crate::store::records::{Contents, HistoryEntry, StoredRevocation, StoredSaid, StoredToken};
 use crate::store::{Answer, Mutation, Store, StoreError};
 
 /// What it is made of.
 #[derive(Clone)]
 pub(crate) struct Shared {
     local: Arc<dyn Store>,
-    pub(super) revocations: Document,
-    pub(super) tokens: Document,
+    revocations: Listed<StoredRevocation>,
+    tokens: Listed<StoredToken>,
 }
 
 impl Shared {
-    pub(super) fn new(local: Arc<dyn Store>, revocations: Document, tokens: Document) -> Self {
+    pub(super) fn new(
+        local: Arc<dyn Store>,
+        revocations: Listed<StoredRevocation>,
+        tokens: Listed<StoredToken>,
+    ) -> Self {
         Self { local, revocations, tokens }
     }
 
@@ -45,8 +52,8 @@ impl Shared {
             return Ok(());
         }
         let (revoked, tokens) = (&contents.revoked, &contents.tokens);
-        put_absent(&self.revocations, revoked, |stored| key(&stored.entry)).await?;
-        put_absent(&self.tokens, tokens, |stored| stored.secret_sha256.clone()).await?;
+        put_absent(&self.revocations.document, revoked, |stored| key(&stored.entry)).await?;
+        put_absent(&self.tokens.document, tokens, |stored| stored.secret_sha256.clone()).await?;
         let revoked = contents.revoked.into_iter().map(|stored| Mutation::DeleteRevocation(stored.entry));
         let tokens = contents.tokens.into_iter().map(|stored| Mutation::DeleteToken(stored.secret_sha256));
         let all: Vec<Mutation> = revoked.chain(tokens).collect();
@@ -78,7 +85,7 @@ impl Shared {
         if !own.is_empty() {
             self.local.clone().commit(own).await?;
         }
-        for (document, changes) in [(&self.revocations, revoked), (&self.tokens, tokens)] {
+        for (document, changes) in [(&self.revocations.document, revoked), (&self.tokens.document, tokens)] {
             if changes.is_empty() {
                 continue;
             }
@@ -96,20 +103,22 @@ impl Shared {
         Ok(())
     }
 
-    /// `used` is as its replica has it, with the request for which it is used last.
-    async fn count(self, used: StoredToken) -> Result<bool, StoreError> {
-        let (hash, request) = (used.secret_sha256, used.used_for.last().cloned().unwrap_or_default());
+    /// `left` is as its replica has it.
+    async fn count(self, left: StoredToken, since: Timestamp) -> Result<bool, StoreError> {
+        let Some(used) = left.used_for.last() else { return Ok(false) };
+        let hash = left.secret_sha256;
         let one = |fields: &mut Fields| {
             let Some(json) = fields.get(&hash) else { return Ok(false) };
             let mut token: StoredToken = read(json)?;
-            if !token.count(&request) {
+            if !token.count(used, since) {
                 return Ok(false);
             }
             let json = text(&token).map_err(|error| Trouble::Wrong(error.to_string()))?;
             fields.insert(hash.clone(), json);
             Ok(true)
         };
-        self.tokens.change(one).await.map_err(|trouble| not_written(&self.tokens, &trouble))
+        let document = &self.tokens.document;
+        document.change(one).await.map_err(|trouble| not_written(document, &trouble))
     }
 }
 
@@ -126,12 +135,13 @@ impl Store for Shared {
     fn load(self: Arc<Self>) -> Answer<Contents> {
         Box::pin(async move {
             let mut contents = self.local.clone().load().await?;
-            for document in [&self.revocations, &self.tokens] {
-                document.read().await.map_err(|trouble| unread(document, &trouble))?;
+            contents.revoked = self.revocations.read().await?;
+            contents.tokens = self.tokens.read().await?;
+            // Of tokens nothing is lost: one that nobody can read proves nothing.
+            match self.revocations.unread() {
+                Some(why) => Err(StoreError::Alone(why)),
+                None => Ok(contents),
             }
-            contents.revoked = Entries::default().heard(&self.revocations);
-            contents.tokens = Entries::default().heard(&self.tokens);
-            Ok(contents)
         })
     }
 
@@ -147,8 +157,8 @@ impl Store for Shared {
         done(Self::clone(&self).write(mutations))
     }
 
-    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool> {
-        done(Self::clone(&self).count(left))
+    fn spend(self: Arc<Self>, left: StoredToken, since: Timestamp) -> Answer<bool> {
+        done(Self::clone(&self).count(left, since))
     }
 
     fn trouble(&self) -> Option<String> {
@@ -158,6 +168,71 @@ impl Store for Shared {
 
     fn retry(self: Arc<Self>) -> Answer<()> {
         self.local.clone().retry()
+    }
+}
+
+/// What a field of a shared Secret is.
+pub(super) trait Entry: Clone + DeserializeOwned {
+    /// Whether it means anything.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self) -> Result<(), String>;
+}
+
+impl Entry for StoredToken {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Entry for StoredRevocation {
+    fn check(&self) -> Result<(), String> {
+        Revocation::parse(&self.entry).map(drop)
+    }
+}
+
+/// A Secret of such entries. A clone knows what all clones have known: what is read at the start is not lost to whoever follows it later.
+pub(super) struct Listed<T> {
+    pub(super) document: Document,
+    entries: Arc<Mutex<Entries<T>>>,
+}
+
+impl<T> Clone for Listed<T> {
+    fn clone(&self) -> Self {
+        Self { document: self.document.clone(), entries: self.entries.clone() }
+    }
+}
+
+impl<T: Entry> Listed<T> {
+    pub(super) fn new(document: Document) -> Self {
+        Self { document, entries: Arc::default() }
+    }
+
+    /// All that there are now, as last heard.
+    pub(super) fn heard(&self) -> Vec<T> {
+        let mut entries = self.entries.lock();
+        entries.update(&self.document.latest().fields, &self.document.place())
+    }
+
+    /// All that there are at this moment.
+    pub(super) async fn read(&self) -> Result<Vec<T>, StoreError> {
+        let read = self.document.read().await;
+        read.map_err(|trouble| {
+            StoreError::Alone(format!("{} cannot be read: {trouble}", self.document.place()))
+        })?;
+        Ok(self.heard())
+    }
+
+    /// Why one of them counts for nothing, if one does.
+    fn unread(&self) -> Option<String> {
+        let entries = self.entries.lock();
+        let (key, why) = entries.unread.iter().find(|(key, _)| !entries.known.contains_key(*key))?;
+        Some(format!(
+            "{}: {key} cannot be read ({why}), and whoever it revokes would be let in. Start the release that wrote it, restore it from \
+             a backup, or, if it is nobody's, remove it there",
+            self.document.place()
+        ))
     }
 }
 
@@ -175,23 +250,18 @@ impl<T> Default for Entries<T> {
     }
 }
 
-impl<T: Clone + DeserializeOwned> Entries<T> {
-    /// All that there are now.
-    pub(super) fn heard(&mut self, document: &Document) -> Vec<T> {
-        self.update(&document.latest().fields, &document.place())
-    }
-
+impl<T: Entry> Entries<T> {
     pub(super) fn update(&mut self, fields: &Fields, place: &str) -> Vec<T> {
         self.known.retain(|key, _| fields.contains_key(key));
         self.unread.retain(|key, _| fields.contains_key(key));
         for (key, json) in fields {
-            match serde_json::from_str(json) {
+            let read = serde_json::from_str(json).map_err(|error| error.to_string());
+            match read.and_then(|entry: T| entry.check().map(|()| entry)) {
                 Ok(entry) => {
                     self.unread.remove(key);
                     self.known.insert(key.clone(), entry);
                 }
-                Err(error) => {
-                    let why = error.to_string();
+                Err(why) => {
                     if self.unread.get(key) != Some(&why) {
                         let held = self.known.contains_key(key);
                         tracing::error!(
@@ -244,8 +314,4 @@ fn key(entry: &str) -> String {
 
 fn not_written(document: &Document, trouble: &Trouble) -> StoreError {
     StoreError::Shared { place: document.place(), reason: trouble.to_string() }
-}
-
-fn unread(document: &Document, trouble: &Trouble) -> StoreError {
-    StoreError::Alone(format!("{} cannot be read: {trouble}", document.place()))
 }

@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep};
 
 use super::document::{Document, Fields, MOST};
 use super::leader::Candidate;
-use super::store::{Entries, Shared};
+use super::store::{Entries, Listed, Shared};
 use super::{REVOCATIONS, TOKENS};
 use crate::store::memory::Memory;
-use crate::store::records::{StoredRevocation, StoredToken};
-use crate::store::{Mutation, Store};
+use crate::store::records::{StoredRevocation, StoredToken, Use};
+use crate::store::{Mutation, Store, StoreError};
 
 /// What it keeps, by path.
 #[derive(Clone, Default)]
@@ -90,7 +90,8 @@ fn store(server: &Server) -> (Arc<Shared>, Arc<Memory>) {
     let (client, _) = server.client();
     let local = Arc::new(Memory::default());
     let document = |name| Document::new(client.clone(), "mesh", name);
-    (Arc::new(Shared::new(local.clone(), document(REVOCATIONS), document(TOKENS))), local)
+    let (revocations, tokens) = (Listed::new(document(REVOCATIONS)), Listed::new(document(TOKENS)));
+    (Arc::new(Shared::new(local.clone(), revocations, tokens)), local)
 }
 
 fn token(uses: u32) -> StoredToken {
@@ -106,6 +107,12 @@ fn token(uses: u32) -> StoredToken {
     }
 }
 
+/// Spends one of what this replica believes to be left.
+async fn spend(store: &Arc<Shared>, left: u32) -> Result<bool, StoreError> {
+    let used = Use { request: String::new(), at: Timestamp::now() };
+    store.clone().spend(StoredToken { used_for: vec![used], ..token(left) }, Timestamp::UNIX_EPOCH).await
+}
+
 fn revoke(account: &str) -> Mutation {
     let entry = format!("spiffe://cluster.local/ns/shop/sa/{account}");
     Mutation::PutRevocation(Box::new(StoredRevocation { entry, by: "ann".into(), at: Timestamp::UNIX_EPOCH }))
@@ -117,17 +124,17 @@ async fn a_token_is_spent_as_often_as_it_may_be_whoever_is_asked() {
     let stores = [0; 3].map(|_| store(&server).0);
     stores[0].clone().commit(vec![Mutation::PutToken(Box::new(token(5)))]).await.unwrap();
     // Each believes that nobody else has spent anything.
-    let asked = (0..12).map(|which| stores[which % 3].clone().spend(token(4)));
+    let asked = (0..12).map(|which| spend(&stores[which % 3], 4));
     let spent = futures_util::future::join_all(asked).await;
     // One that was overtaken too often may have said so, and has spent nothing.
     let good = spent.iter().filter(|one| matches!(one, Ok(true))).count();
     let left = stores[1].clone().load().await.unwrap().tokens[0].uses_left.unwrap();
     assert_eq!(good as u32 + left, 5, "{spent:?}");
-    while let Ok(true) = stores[2].clone().spend(token(9)).await {}
-    assert!(!stores[0].clone().spend(token(4)).await.unwrap());
+    while let Ok(true) = spend(&stores[2], 9).await {}
+    assert!(!spend(&stores[0], 4).await.unwrap());
     assert_eq!(stores[0].clone().load().await.unwrap().tokens[0].uses_left, Some(0));
     stores[1].clone().commit(vec![Mutation::DeleteToken(token(0).secret_sha256)]).await.unwrap();
-    assert!(!stores[0].clone().spend(token(4)).await.unwrap(), "it was revoked elsewhere");
+    assert!(!spend(&stores[0], 4).await.unwrap(), "it was revoked elsewhere");
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,6 +187,74 @@ fn an_entry_that_cannot_be_read_is_what_it_was_and_the_others_are_read() {
     assert_eq!(who(entries.update(&fields, "here")), "bd");
     // Who has not known it before has the others.
     assert_eq!(who(Entries::default().update(&fields, "here")), "bd");
+}
+
+/// What docs/control-plane.md says of a Secret's room.
+#[test]
+fn so_many_tokens_have_room() {
+    let at = Timestamp::from_nanosecond(1_790_000_000_123_456_789).unwrap();
+    let rooms = [1, 8].map(|times| {
+        let used = Use { request: "ab".repeat(32), at };
+        let (created, expires) = (at, Some(at));
+        let token = StoredToken { created, expires, used_for: vec![used; times], ..token(1) };
+        MOST / (token.secret_sha256.len() + serde_json::to_string(&token).unwrap().len())
+    });
+    assert!((2_300..2_500).contains(&rooms[0]) && (1_000..1_100).contains(&rooms[1]), "{rooms:?}");
+}
+
+/// Whoever starts would let in whom it revokes.
+#[tokio::test(start_paused = true)]
+async fn nobody_starts_with_a_revocation_that_cannot_be_read_and_who_knew_it_goes_on() {
+    let server = Server::default();
+    let (one, _) = store(&server);
+    one.clone().commit(vec![revoke("a"), revoke("b"), Mutation::PutToken(Box::new(token(1)))]).await.unwrap();
+    assert_eq!(one.clone().load().await.unwrap().revoked.len(), 2);
+    // What a later release may write: no JSON of ours, or a kind that nobody knows here.
+    let later = json!({"entry": "key:1", "by": "ann", "at": Timestamp::UNIX_EPOCH}).to_string();
+    for text in ["{", &later] {
+        let (client, _) = server.client();
+        let document = Document::new(client, "mesh", REVOCATIONS);
+        let change = |fields: &mut Fields| {
+            *fields.values_mut().next().unwrap() = text.to_owned();
+            Ok(())
+        };
+        document.change(change).await.unwrap();
+        let why = store(&server).0.load().await.unwrap_err().to_string();
+        assert!(why.contains("outrigger-revocations") && why.contains("would be let in"), "{why}");
+        assert_eq!(one.clone().load().await.unwrap().revoked.len(), 2, "it is known what it was");
+    }
+    // A token that nobody can read lets nobody in.
+    let (client, _) = server.client();
+    let broken = |fields: &mut Fields| {
+        fields.values_mut().for_each(|text| *text = "{".to_owned());
+        Ok(())
+    };
+    Document::new(client.clone(), "mesh", TOKENS).change(broken).await.unwrap();
+    let mended = |fields: &mut Fields| {
+        fields.retain(|_, text| *text != later);
+        Ok(())
+    };
+    Document::new(client, "mesh", REVOCATIONS).change(mended).await.unwrap();
+    let contents = store(&server).0.load().await.unwrap();
+    assert_eq!((contents.revoked.len(), contents.tokens.len()), (1, 0));
+}
+
+/// By the time that replicas note, not by what each of them has heard.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_again_to_another_replica_uses_nothing_up_for_some_minutes() {
+    let server = Server::default();
+    let [one, two] = [0; 2].map(|_| store(&server).0);
+    one.clone().commit(vec![Mutation::PutToken(Box::new(token(1)))]).await.unwrap();
+    let spend = |store: &Arc<Shared>, at: Timestamp, since: Timestamp| {
+        let used = Use { request: "a".to_owned(), at };
+        store.clone().spend(StoredToken { used_for: vec![used], ..token(0) }, since)
+    };
+    let first = Timestamp::from_second(1_000_000).unwrap();
+    let minute = Duration::from_secs(60);
+    assert!(spend(&one, first, first - minute).await.unwrap());
+    assert!(spend(&two, first + minute, first - minute).await.unwrap());
+    assert!(!spend(&two, first + minute, first).await.unwrap(), "somebody was revoked since");
+    assert!(!spend(&two, first + 60 * minute, first + 50 * minute).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

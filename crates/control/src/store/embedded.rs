@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
@@ -347,7 +348,7 @@ impl Store for Embedded {
         self.off(move |store| store.commit_blocking(&mutations))
     }
 
-    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool> {
+    fn spend(self: Arc<Self>, left: StoredToken, _since: Timestamp) -> Answer<bool> {
         self.off(move |store| store.commit_blocking(&[Mutation::PutToken(Box::new(left))]).map(|()| true))
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -119,7 +120,7 @@ impl Store for Memory {
         })
     }
 
-    fn spend(self: Arc<Self>, left: StoredToken) -> Answer<bool> {
+    fn spend(self: Arc<Self>, left: StoredToken, _since: Timestamp) -> Answer<bool> {
         let done = self.commit(vec![Mutation::PutToken(Box::new(left))]);
         Box::pin(async { done.await.map(|()| true) })
     }

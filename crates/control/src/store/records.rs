@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::Object;
 use serde::{Deserialize, Serialize};
@@ -147,18 +147,54 @@ pub struct StoredToken {
     pub expires: Option<Timestamp>,
     /// Certificates that it may still be used for; none for any number.
     pub uses_left: Option<u32>,
-    /// What it was used for last, so that a request that comes again uses nothing up: SHA-256, hex.
+    /// What it was used for last, so that a request that comes again, since its answer was lost, uses nothing up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub used_for: Vec<String>,
+    pub used_for: Vec<Use>,
+}
+
+/// A request that a use of a token was counted for. It is written as one word, with seconds since 1970 behind the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Use {
+    /// SHA-256, hex.
+    pub request: String,
+    /// When it came first.
+    pub at: Timestamp,
+}
+
+impl From<String> for Use {
+    fn from(text: String) -> Self {
+        let (request, at) = text.split_once('@').unwrap_or((&text, ""));
+        // Of a release that noted no time it is over.
+        let at = at.parse().ok().and_then(|second| Timestamp::from_second(second).ok());
+        Self { request: request.to_owned(), at: at.unwrap_or(Timestamp::UNIX_EPOCH) }
+    }
+}
+
+impl From<Use> for String {
+    fn from(one: Use) -> Self {
+        format!("{}@{}", one.request, one.at.as_second())
+    }
 }
 
 /// Requests that a token remembers.
 const MOST_REMEMBERED: usize = 8;
+/// How long an answer that was lost may be asked for again: a sidecar asks every minute at least. After it a token that is used up proves
+/// nothing, not even to whom it was used by.
+pub const REPEATED: SignedDuration = SignedDuration::from_mins(10);
+
+impl Use {
+    /// By a clock that was put right since, a use may be years ahead: that is not after anything.
+    fn is_after(&self, since: Timestamp) -> bool {
+        let after = self.at.duration_since(since);
+        after.is_positive() && after <= REPEATED * 2
+    }
+}
 
 impl StoredToken {
-    /// Counts a use for a request. Whether there was one left; one that was counted for it before is as good.
-    pub fn count(&mut self, request: &str) -> bool {
-        if self.was_used_for(request) {
+    /// Counts a use. Whether there was one left; one that was counted for the same request after `since` is as good.
+    pub fn count(&mut self, used: &Use, since: Timestamp) -> bool {
+        if self.was_used_for(&used.request, since) {
             return true;
         }
         match &mut self.uses_left {
@@ -166,14 +202,25 @@ impl StoredToken {
             Some(left) => *left -= 1,
             None => return true,
         }
-        self.used_for.drain(..self.used_for.len().saturating_sub(MOST_REMEMBERED - 1));
-        self.used_for.push(request.to_owned());
+        self.remember(used, since);
         true
     }
 
-    /// Whether a use was counted for this request.
-    pub fn was_used_for(&self, request: &str) -> bool {
-        !request.is_empty() && self.used_for.iter().any(|known| known == request)
+    /// Whoever asks for the same again has it.
+    pub fn remember(&mut self, used: &Use, since: Timestamp) {
+        self.used_for.retain(|known| known.is_after(since) && known.request != used.request);
+        self.used_for.drain(..self.used_for.len().saturating_sub(MOST_REMEMBERED - 1));
+        self.used_for.push(used.clone());
+    }
+
+    /// Whether a use was counted for this request, after `since`.
+    pub fn was_used_for(&self, request: &str, since: Timestamp) -> bool {
+        !request.is_empty() && self.used_for.iter().any(|one| one.request == request && one.is_after(since))
+    }
+
+    /// Whether any answer may be asked for again.
+    pub fn may_be_repeated(&self, since: Timestamp) -> bool {
+        self.used_for.iter().any(|one| !one.request.is_empty() && one.is_after(since))
     }
 
     /// Whether its holder may register instances of a service in its namespace.

@@ -208,8 +208,10 @@ async fn attempt(
         match request_with(pair, channel, &enrollment.identity, enrollment.ttl, proof.as_deref()).await {
             Ok(issued) => {
                 let skew = issued.skew_millis;
+                install(enrollment, store, issued).map_err(|error| (error, skew))?;
+                // Only now: an answer that is of no use may have cost the use of a token, too.
                 *asked = None;
-                return install(enrollment, store, issued).map(|()| skew).map_err(|error| (error, skew));
+                return Ok(skew);
             }
             Err(failure) => failures.push(failure),
         }

@@ -16,7 +16,7 @@ use crate::csr::proto::istio_certificate_service_client::IstioCertificateService
 use crate::testing::*;
 use crate::{
     Caller, CallerPolicy, ControlPeer, ControlPlane, CredentialStore, Denied, Enrollment, RenewalHandle,
-    RenewalStatus, StateDir, Token, TrustBundle, run_renewal,
+    RenewalStatus, Revoked, StateDir, Token, TrustBundle, run_renewal,
 };
 
 /// Knows one token, counts how it is used, and can revoke renewals.
@@ -25,6 +25,8 @@ struct Tokens {
     identified: AtomicUsize,
     renewed: AtomicUsize,
     revoked: Mutex<bool>,
+    /// What it was spent for.
+    spent: Mutex<Vec<String>>,
 }
 
 #[tonic::async_trait]
@@ -38,7 +40,8 @@ impl CallerPolicy for Tokens {
         }
     }
 
-    async fn spend(&self, _: &Caller) -> Result<(), Denied> {
+    async fn spend(&self, caller: &Caller) -> Result<(), Denied> {
+        self.spent.lock().push(caller.request.clone());
         Ok(())
     }
 
@@ -103,6 +106,24 @@ async fn a_token_buys_the_first_certificate_and_that_buys_the_next() {
     let kept = state.load(&id("web"), SystemTime::now());
     assert_eq!(kept.certificate.unwrap().serial(), second.serial.unwrap());
     assert_eq!(kept.bundle.unwrap(), *server.authority.bundle());
+}
+
+/// A token that may be used once was used for it all the same.
+#[tokio::test]
+async fn an_answer_that_is_of_no_use_is_asked_for_again_with_the_same_request() {
+    let policy = Arc::new(Tokens::default());
+    let server = ControlPlaneServer::start(authority(), policy.clone()).await;
+    let good = server.authority.bundle();
+    let sidecar = Sidecar::start(&server, |_, store| {
+        let revoked = Revoked::parse([id("web").as_str()]).unwrap();
+        store.replace_bundle(Arc::new(TrustBundle::clone(&good).with_revoked(Arc::new(revoked))));
+    });
+    sidecar.until("refused", |status| status.failures > 0).await;
+    sidecar.store.replace_bundle(good);
+    sidecar.handle.renew_now();
+    sidecar.until("enrolled", |status| status.renewals == 1).await;
+    let spent = policy.spent.lock().clone();
+    assert!(spent.len() > 1 && spent.iter().all(|one| *one == spent[0]), "{spent:?}");
 }
 
 #[tokio::test]

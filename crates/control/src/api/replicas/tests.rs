@@ -10,7 +10,7 @@ use outrigger_model::identity::SpiffeId;
 
 use crate::instance::{Protocol, sample};
 use crate::others::Report;
-use crate::replicas::{REPORT, SHARED, STATUS};
+use crate::replicas::{LOAD, REPORT, SHARED, STATUS};
 use crate::{ControlPlane, Running, Settings};
 
 /// Asks at the xDS port with this certificate.
@@ -39,7 +39,7 @@ async fn only_another_control_plane_is_told_of_the_proxies_here() {
     let authority = running.authority();
     for (namespace, account) in [("shop", "web"), ("outrigger-system", "outrigger-admin")] {
         let other = SpiffeId::workload("cluster.local", namespace, account).unwrap();
-        for path in [REPORT, SHARED, STATUS] {
+        for path in [REPORT, SHARED, STATUS, LOAD] {
             let issued = authority.issue_key_and_certificate(&other, None).unwrap();
             assert_eq!(ask(&running, issued, path).await.0, StatusCode::FORBIDDEN, "{other} {path}");
         }
