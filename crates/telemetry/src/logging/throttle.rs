@@ -68,7 +68,10 @@ impl Throttle {
 
 /// Throttles what strangers cause; as many throttles as there are such lines in the program.
 #[derive(Default)]
-pub(super) struct Strangers(Mutex<HashMap<(Identifier, Option<u64>), Arc<Throttle>>>);
+pub(super) struct Strangers(Mutex<Throttles>);
+
+/// By line, and whom it is about.
+type Throttles = HashMap<(Identifier, Option<u64>), Arc<Throttle>>;
 
 /// Lines and identities that are counted: with more of them all begin anew.
 const MOST: usize = 20_000;

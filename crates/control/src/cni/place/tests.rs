@@ -124,17 +124,17 @@ async fn what_cannot_be_put_in_place_is_not_tried_without_end() {
     fs::create_dir_all(place.plugins.join("outrigger-cni/there")).unwrap();
     let readiness = Readiness::new();
     let plugins = place.plugins.clone();
-    let (heard, mut written) = tokio::sync::mpsc::unbounded_channel();
+    let (heard, mut written) = tokio::sync::mpsc::channel(16);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| event.kind.is_create()) {
-            let _ = heard.send(());
+            let _ = heard.try_send(());
         }
     })
     .unwrap();
     notify::Watcher::watch(&mut watcher, &plugins, notify::RecursiveMode::NonRecursive).unwrap();
     let kept = tokio::spawn(place.keep(readiness.register("place")));
-    let second = Duration::from_secs(20);
-    tokio::time::timeout(second, written.recv()).await.unwrap().unwrap();
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, written.recv()).await.unwrap().unwrap();
     // Ten times as long as it waits after news.
     let again = tokio::time::timeout(SETTLE * 10, written.recv()).await;
     assert!(again.is_err(), "it tries again without news");
