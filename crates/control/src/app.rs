@@ -149,6 +149,9 @@ impl ControlPlane {
         tasks.spawn(watch_roots(parts.authority.clone(), parts.keeper.clone(), parts.store.clone()));
         tasks.spawn(watch_revoked(parts.keeper.clone(), parts.authority.clone(), parts.tokens.clone()));
         tasks.spawn(recover(parts.store.clone()));
+        if parts.replicas.is_some() && !parts.notices.is_empty() {
+            tasks.spawn(replicated::mended(parts.keeper.clone(), parts.store.clone()));
+        }
         for reporter in Reporter::all(
             &parts.settings,
             &parts.registries,
@@ -199,12 +202,8 @@ async fn open(
         default_ttl: Duration::from_secs(settings.certificate_ttl_seconds),
         ..AuthorityOptions::new(&settings.trust_domain)
     };
-    let (shared, lost) = match &joining {
-        Some(joining) => {
-            replicated::authority((joining, &store), &settings, options.clone(), &contents).await?
-        }
-        None => (None, None),
-    };
+    let among = (joining.as_ref(), &store);
+    let (shared, lost) = replicated::authority(among, &settings, options.clone(), &contents).await?;
     let opened = tokio::task::spawn_blocking(move || open_files(settings, options, contents, shared)).await;
     let Opened { settings, mut contents, authority, keys, admin, mut notices } =
         opened.context("opening the data directory")??;

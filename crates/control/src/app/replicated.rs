@@ -7,10 +7,11 @@ use outrigger_identity::authority::files;
 use outrigger_identity::{Authority, AuthorityOptions};
 
 use super::lineage;
+use crate::keeper::Keeper;
 use crate::replicas::Joining;
 use crate::replicas::keys::{Keys, was_carried};
 use crate::settings::Settings;
-use crate::store::{Contents, Mutation, Store};
+use crate::store::{Contents, Mutation, Store, StoreError};
 use crate::webhook;
 
 const LOST: &str = "lost-revocations";
@@ -30,13 +31,15 @@ pub(super) async fn begin(
     Ok((Some(joining), store))
 }
 
-/// The authority that replicas share; `None` where an operator has provided one, which each of them opens for itself.
+/// The authority that replicas share, and what an operator must know of it; none where there are no others, or an operator has provided one,
+/// which each of them opens for itself.
 pub(super) async fn authority(
-    (joining, store): (&Joining, &Arc<dyn Store>),
+    (joining, store): (Option<&Joining>, &Arc<dyn Store>),
     settings: &Settings,
     options: AuthorityOptions,
     contents: &Contents,
 ) -> anyhow::Result<(Option<(Authority, Keys)>, Option<String>)> {
+    let Some(joining) = joining else { return Ok((None, None)) };
     let directory = settings.authority_path();
     let place = directory.clone();
     let provided = tokio::task::spawn_blocking(move || files::is_provided(&place)).await;
@@ -64,15 +67,54 @@ async fn lost_revocations(
     store: &Arc<dyn Store>,
     contents: &Contents,
 ) -> anyhow::Result<Option<String>> {
-    let note = async |notice: &str| {
-        let fact = Mutation::PutFact { name: LOST, value: notice.to_owned() };
-        Ok(store.clone().commit(vec![fact]).await?)
-    };
-    let found = joining.revocations(had_authority, note).await?;
+    let found =
+        joining.revocations(had_authority, async |notice: &str| Ok(note(store, notice).await?)).await?;
     let noted = contents.facts.get(LOST).filter(|notice| !notice.is_empty());
     if noted.is_some() && !contents.revoked.is_empty() {
-        note("").await?;
+        note(store, "").await?;
         return Ok(None);
     }
     Ok(found.or_else(|| noted.cloned()))
+}
+
+/// Once somebody is revoked an operator has seen to it: from the next start on nothing is said any more, even if nobody is revoked then.
+pub(super) async fn mended(keeper: Keeper, store: Arc<dyn Store>) {
+    let mut generation = keeper.subscribe();
+    while keeper.published().revocations.is_empty() {
+        if generation.changed().await.is_err() {
+            return;
+        }
+    }
+    if let Err(error) = note(&store, "").await {
+        tracing::warn!(%error, "that somebody was revoked again is not written down");
+    }
+}
+
+async fn note(store: &Arc<dyn Store>, lost: &str) -> Result<(), StoreError> {
+    store.clone().commit(vec![Mutation::PutFact { name: LOST, value: lost.to_owned() }]).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outrigger_identity::Revocation;
+
+    use super::*;
+    use crate::keeper::tests::keeper;
+
+    #[tokio::test]
+    async fn that_revocations_were_lost_is_said_until_somebody_is_revoked() {
+        let (keeper, memory) = keeper().await;
+        let store: Arc<dyn Store> = memory.clone();
+        note(&store, "they were lost").await.unwrap();
+        let watching = tokio::spawn(mended(keeper.clone(), store));
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(memory.contents().facts[LOST], "they were lost");
+        keeper.revoke(Revocation::parse("serial:1").unwrap(), "ann".to_owned()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), watching).await.unwrap().unwrap();
+        assert_eq!(memory.contents().facts[LOST], "");
+    }
 }
