@@ -17,6 +17,8 @@ const ROUND: Duration = Duration::from_secs(5);
 const PART: usize = 50;
 /// More than its share by a fifth, and by more than one, is many more.
 const FIFTH: usize = 5;
+/// Tries in a row that may be fruitless by chance: of one that is let go as often as not the others get nobody.
+const PATIENT: u32 = 12;
 /// Rounds between two tries at most, where others get nobody: ten minutes.
 const RAREST: u32 = 120;
 
@@ -80,8 +82,9 @@ impl Leavers {
 struct Tries {
     /// What the others had at the last one.
     others: usize,
-    /// Rounds from there to the next, and those of them that are left.
-    wait: u32,
+    /// In a row, of which the others got nobody.
+    fruitless: u32,
+    /// Rounds to the next.
     left: u32,
 }
 
@@ -98,8 +101,9 @@ impl Tries {
             return 0;
         }
         let others = others.iter().sum();
-        self.wait = if others > self.others { 1 } else { (self.wait * 2).clamp(1, RAREST) };
-        (self.left, self.others) = (self.wait - 1, others);
+        self.fruitless = if others > self.others { 0 } else { self.fruitless.saturating_add(1) };
+        let wait = 1_u32.checked_shl(self.fruitless.saturating_sub(PATIENT)).unwrap_or(RAREST);
+        (self.left, self.others) = (wait.min(RAREST) - 1, others);
         many
     }
 }
@@ -142,8 +146,9 @@ mod tests {
         // An hour, in which all come back.
         let mut tries = Tries::default();
         let shed: Vec<usize> = (0..720).filter(|_| tries.round(100, &[0]) > 0).collect();
-        assert_eq!(shed[..5], [0, 1, 3, 7, 15]);
-        assert!(shed.len() < 15 && shed.last() > Some(&500), "{shed:?}");
+        assert_eq!(shed[..12], Vec::from_iter(0..12));
+        assert_eq!(shed[12..16], [12, 14, 18, 26]);
+        assert!(shed.len() < 25 && shed.last() > Some(&500), "{shed:?}");
         // As soon as somebody stays there all goes on as before.
         let mut other = 1;
         while tries.round(100, &[other]) == 0 {}

@@ -113,7 +113,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(memory.contents().facts[LOST], "they were lost");
-        keeper.revoke(Revocation::parse("serial:1").unwrap(), "ann".to_owned()).await.unwrap();
+        keeper.revoke(Revocation::parse("serial:1").unwrap(), "ann").await.unwrap();
         tokio::time::timeout(Duration::from_secs(20), watching).await.unwrap().unwrap();
         assert_eq!(memory.contents().facts[LOST], "");
     }
