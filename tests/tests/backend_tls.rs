@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outrigger_tests::app::{body, get};
+use outrigger_tests::app::{body, echo, get};
 use outrigger_tests::mesh::Mesh;
 use outrigger_tests::wait::eventually;
 
@@ -92,4 +92,53 @@ async fn a_policy_says_how_a_backend_is_verified_and_nobody_is_called_in_plain_t
 
     run(&mesh, &["delete", "configmap", "billing-ca", "-n", "shop", "--wait"]).await;
     until("without certificates nobody is called", 503, "reason=no_endpoints").await;
+}
+
+fn rule(tls: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: billing, namespace: shop}}
+spec: {{host: billing, trafficPolicy: {{tls: {tls}}}}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_plain_text_was_spoken_nobody_is_called_once_tls_is_wanted_that_a_sidecar_cannot_have() {
+    let mesh = Mesh::start(BINARY).await;
+    echo(mesh.address(40, 8000), "plain").await;
+    let web = mesh.workload(&web(&["billing:8080"])).await;
+    mesh.apply(&described(&mesh)).await;
+    let entry = web.outbound[0];
+    let until = async |what: &str, status: u16, words: &str| {
+        eventually(what, || async {
+            let (got, text) = get(entry, "/", "").await.map_err(|error| error.to_string())?;
+            if got == status && text.contains(words) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    };
+    until("plain text", 200, "X-App-Name: plain").await;
+    let missing = rule("{mode: SIMPLE, caCertificates: /nowhere/ca.pem}");
+    mesh.try_apply(&missing).await.ok();
+    until("the file is not there", 503, "cannot be set up: /nowhere/ca.pem").await;
+    let state = web.page("/config_dump").await;
+    assert!(state.contains("transport_socket: /nowhere/ca.pem: "), "it is refused all the same: {state}");
+    // Without the rule it is as it was, and again not with a name that nobody can ask for.
+    run(&mesh, &["delete", "destinationrule", "billing", "-n", "shop", "--wait"]).await;
+    until("plain text again", 200, "X-App-Name: plain").await;
+    let label = "a".repeat(64);
+    mesh.apply(&rule(&format!("{{mode: SIMPLE, sni: {label}.example.com}}"))).await;
+    until("no name to ask for", 503, "cannot be asked for as a server name").await;
+}
+
+/// By which public roots a server is verified where a policy says `System`: a sidecar has none but those of its image.
+#[test]
+fn every_image_with_a_sidecar_has_the_public_roots() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/docker/Dockerfile");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, images) = text.split_once("\nFROM debian").unwrap();
+    let installed = images.lines().find(|line| line.contains("apt-get install")).unwrap();
+    assert!(installed.split_whitespace().any(|word| word == "ca-certificates"), "{installed}");
+    assert!(!images.contains("\nFROM debian"), "another base has to be looked at, too");
 }

@@ -66,6 +66,19 @@ pub fn upstream_client_config(settings: &UpstreamTls) -> Result<Arc<ClientConfig
     Ok(Arc::new(config))
 }
 
+/// Whether anybody can be verified by roots: all of them are certificates that can be read.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn usable_roots(pem: &str) -> Result<(), IdentityError> {
+    root_store(Some(pem)).map(|_| ())
+}
+
+/// Whether a server can be asked for by a name.
+pub fn is_server_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
+}
+
 fn root_store(text: Option<&str>) -> Result<RootCertStore, IdentityError> {
     let bad = |reason: String| IdentityError::bundle("upstream", reason);
     let mut store = RootCertStore::empty();

@@ -19,7 +19,8 @@ mod outlier;
 mod subsets;
 
 pub use balance::{
-    Balance, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, SHORTEST_UPDATE, Warmup, is_prime,
+    Balance, LONGEST_METRIC, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, MOST_METRICS,
+    SHORTEST_UPDATE, Warmup, is_prime,
 };
 pub use breaker::{Breaker, SHORTEST as SHORTEST_BREAKER_INTERVAL};
 pub use check::{CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};
@@ -124,6 +125,24 @@ impl Cluster {
                 Some(format!("dns|{}|{:016x}", self.name, hasher.finish()).into())
             }
             Discovery::Static(_) | Discovery::OriginalDestination => None,
+        }
+    }
+
+    /// The same cluster without anybody to call, because its TLS cannot be: what an earlier version of it let through may have been plain
+    /// text, and must not go on.
+    #[must_use]
+    pub fn barred(self, why: &str) -> Self {
+        let trouble = format!("the TLS that it asks for cannot be set up: {why}");
+        let nobody =
+            EndpointSet { trouble: Some(trouble), ..EndpointSet::new(self.name.clone(), Vec::new()) };
+        Self {
+            discovery: Discovery::Static(nobody),
+            original_port: None,
+            subsets: None,
+            health_check: None,
+            place_weights: false,
+            tls: ClientTls::None,
+            ..self
         }
     }
 }
@@ -250,6 +269,17 @@ pub enum ClientTls {
     },
     /// TLS to servers that are not the mesh's, with all endpoints.
     Outside(OutsideTls),
+}
+
+impl ClientTls {
+    /// Whether nothing leaves in plain text, to whichever endpoint.
+    pub fn is_for_all(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Mesh { required, .. } => *required,
+            Self::Outside(_) => true,
+        }
+    }
 }
 
 /// TLS to servers that are not the mesh's: their names are DNS names, and public rules apply.

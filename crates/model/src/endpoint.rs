@@ -19,7 +19,7 @@ pub struct EndpointSet<A = SocketAddr> {
     pub cluster: String,
     /// Endpoints by locality.
     pub localities: Vec<LocalityEndpoints<A>>,
-    /// Why there are none, as whoever looked for them says. Never travels.
+    /// Why there are none, as whoever looked for them says. Travels with a cluster that has its endpoints itself, otherwise never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }

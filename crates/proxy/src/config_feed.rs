@@ -235,7 +235,10 @@ impl<P: Publish> ConfigFeed<P> {
                 }
                 return stores;
             }
-            Event::Rejected { invalid, version } => self.refuse(&invalid, &version),
+            Event::Rejected { invalid, version, wants_tls } => {
+                self.refuse(&invalid, &version);
+                return wants_tls && self.state.bar(&invalid, &version, Instant::now());
+            }
         }
         false
     }
@@ -301,23 +304,30 @@ impl<P: Publish> ConfigFeed<P> {
     }
 
     fn publish(&mut self) {
-        let in_force: Vec<Arc<Resource>> =
-            self.state.in_force().map(|(_, held)| held.resource.clone()).collect();
         let generation = self.state.acknowledged();
-        let refused = self.publisher.publish(generation, &in_force, self.state.absent());
-        self.state.settle(refused.iter().map(|(key, _)| key));
+        let refused = self.bring_in_force(generation);
+        if self.state.settle(&refused) {
+            // What stands in place of those that must not go on as they were: there is nothing in it to refuse.
+            self.bring_in_force(generation);
+        }
         for ((kind, name), invalid) in refused {
             let version = self.state.version(kind, &name).unwrap_or_default();
             self.refuse(&invalid, &version);
             self.client.reject(kind, &name, &version, invalid);
         }
         let mut status = self.status.lock();
-        status.applied |= generation > 0 || !in_force.is_empty();
+        status.applied |= generation > 0 || self.state.in_force().next().is_some();
         status.generation = generation;
         status.destinations = self.state.wanted(ResourceKind::Destination);
         status.hosts = self.state.wanted(ResourceKind::Host);
         status.versions =
             self.state.in_force().map(|(key, held)| (key.clone(), held.version.clone())).collect();
+    }
+
+    fn bring_in_force(&mut self, generation: u64) -> Vec<(ResourceKey, Invalid)> {
+        let in_force: Vec<Arc<Resource>> =
+            self.state.in_force().map(|(_, held)| held.resource.clone()).collect();
+        self.publisher.publish(generation, &in_force, self.state.absent())
     }
 
     async fn save(&self) {

@@ -15,6 +15,7 @@ pub mod host;
 pub mod intent;
 mod object;
 mod options;
+mod pem;
 mod reader;
 mod schema;
 pub mod suppress;

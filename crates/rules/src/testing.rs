@@ -6,6 +6,25 @@ use crate::intent::{
 };
 use crate::{Finding, Object, parse};
 
+/// Of nobody.
+pub(crate) const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBcTCCARegAwIBAgIUZ/gDlxI4kmrKeObvUDGDTIVyLhQwCgYIKoZIzj0EAwIw
+DTELMAkGA1UEAwwCY2EwIBcNMjYxMTMwMTE0OTIyWhgPMjEyNjExMDYxMTQ5MjJa
+MA0xCzAJBgNVBAMMAmNhMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE/JpFTJCp
+W4d2Aqp7ou12sipdYS2Rq7vWAnnKjHm98ucYPUt065qV9qP6fUoe2KZJhk+VCL6S
+NvoGK6xoUbQUVKNTMFEwHQYDVR0OBBYEFHG9L0u7NSxwxi7PP5FZvGYSwGC1MB8G
+A1UdIwQYMBaAFHG9L0u7NSxwxi7PP5FZvGYSwGC1MA8GA1UdEwEB/wQFMAMBAf8w
+CgYIKoZIzj0EAwIDSAAwRQIgHTsLU73Wb6z2/tB8CJ9vE/ljXbXDcLi6dduq/YS8
+of0CIQCkU3/bvRg0FcGoAaoRBWNuvKoOj9FxVAZzGhis79f2XA==
+-----END CERTIFICATE-----
+";
+
+/// The same in double quotes, as YAML has it on one line.
+pub(crate) fn quoted_certificate() -> String {
+    format!("\"{}\"", CERTIFICATE.replace('\n', "\\n"))
+}
+
 /// Objects of a text that must be free of errors.
 pub(crate) fn objects(text: &str) -> Vec<Object> {
     let parsed = parse("rules.yaml", text);

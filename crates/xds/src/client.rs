@@ -49,6 +49,8 @@ pub enum Event {
         invalid: Invalid,
         /// The refused version.
         version: String,
+        /// It is a cluster that asks for TLS with all of its endpoints: its last good version may be plain text.
+        wants_tls: bool,
     },
 }
 

@@ -135,6 +135,12 @@ pub fn decode(type_url: &str, bytes: &[u8]) -> Result<Resource, Invalid> {
     }
 }
 
+/// Whether a cluster that may not be decoded as a whole asks for TLS with all of its endpoints.
+pub(crate) fn wants_tls(cluster: &[u8]) -> bool {
+    wire::cluster::Cluster::decode(cluster)
+        .is_ok_and(|cluster| cluster.transport_socket.as_ref().is_some_and(tls::is_tls))
+}
+
 /// The version of a resource: a hash of the model value, whose maps are ordered, never of encoded bytes.
 ///
 /// Equal for equal resources in every process of the same release.
@@ -205,12 +211,15 @@ fn left_out(field: &'static str) {
     }
 }
 
-/// `left_out` for each of the named fields that is set.
+/// `left_out` for each of the named fields that is set, those of old among them.
 macro_rules! note {
     ($message:expr, $($field:ident),+ $(,)?) => {
-        $(if $crate::convert::value::IsSet::is_set(&$message.$field) {
-            $crate::convert::left_out(stringify!($field));
-        })+
+        #[allow(deprecated)]
+        {
+            $(if $crate::convert::value::IsSet::is_set(&$message.$field) {
+                $crate::convert::left_out(stringify!($field));
+            })+
+        }
     };
 }
 use note;

@@ -5,8 +5,12 @@ use prost::Message;
 
 use crate::wire::missing::OrcaLoadReport;
 
-/// Metrics of a text.
+/// Metrics of a report, whatever its form.
 const MOST: usize = 64;
+
+fn bounded(metrics: usize) -> Result<(), String> {
+    if metrics > MOST { Err(format!("has more than {MOST} metrics")) } else { Ok(()) }
+}
 
 /// Of `xds.data.orca.v3.OrcaLoadReport`, its bytes.
 ///
@@ -27,6 +31,7 @@ pub fn binary(bytes: &[u8]) -> Result<LoadReport, String> {
         ("utilization", wire.utilization),
         ("named_metrics", wire.named_metrics),
     ];
+    bounded(maps.iter().map(|(_, values)| values.len()).sum())?;
     for (map, values) in maps {
         report.more.extend(values.into_iter().map(|(key, value)| (format!("{map}.{key}"), value)));
     }
@@ -40,6 +45,8 @@ pub fn binary(bytes: &[u8]) -> Result<LoadReport, String> {
 pub fn json(text: &[u8]) -> Result<LoadReport, String> {
     let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     let fields = value.as_object().ok_or("is no object")?;
+    let of = |value: &serde_json::Value| value.as_object().map_or(1, serde_json::Map::len);
+    bounded(fields.values().map(of).sum())?;
     let mut report = LoadReport::default();
     for (name, value) in fields {
         let name = snake(name);
@@ -63,10 +70,8 @@ pub fn json(text: &[u8]) -> Result<LoadReport, String> {
 /// The name of what is not understood.
 pub fn text(text: &str) -> Result<LoadReport, String> {
     let mut report = LoadReport::default();
-    for (count, pair) in text.split(',').enumerate() {
-        if count == MOST {
-            return Err(format!("has more than {MOST} metrics"));
-        }
+    bounded(text.split(',').count())?;
+    for pair in text.split(',') {
         let (name, value) = pair.split_once(['=', ':']).ok_or_else(|| format!("\"{pair}\" has no value"))?;
         let value = value.trim().parse::<f64>().ok().filter(|value| value.is_finite());
         put(&mut report, name.trim(), value)?;
@@ -137,6 +142,17 @@ mod tests {
             assert!(text(form).is_err(), "{form}");
         }
         assert!(text(&["eps=1"; MOST + 1].join(",")).is_err());
+        let named = |count: usize| -> std::collections::HashMap<String, f64> {
+            (0..count).map(|i| (format!("m{i}"), 1.0)).collect()
+        };
+        let wire =
+            |count| OrcaLoadReport { named_metrics: named(count), ..Default::default() }.encode_to_vec();
+        assert!(binary(&wire(MOST)).is_ok() && binary(&wire(MOST + 1)).is_err());
+        let object = |count| {
+            let named: std::collections::BTreeMap<String, f64> = named(count).into_iter().collect();
+            serde_json::json!({ "namedMetrics": named }).to_string()
+        };
+        assert!(json(object(MOST).as_bytes()).is_ok() && json(object(MOST + 1).as_bytes()).is_err());
         for form in
             ["", "[]", "{\"cpuUtilization\": \"x\"}", "{\"speed\": 1}", "{\"namedMetrics\": {\"\": 1}}"]
         {

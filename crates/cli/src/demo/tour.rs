@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outrigger_control::api::types::ApplyBody;
+
 use super::load::Load;
 use super::mesh::Mesh;
 use super::steps::{STEPS, Seen, Step, Switch};
@@ -43,32 +45,38 @@ pub(super) async fn run(mesh: &Mesh, load: &Load, steps: &[&Step]) -> anyhow::Re
     Ok(missed)
 }
 
+/// A step, after which the mesh is as it was, whatever came of it.
 async fn take(mesh: &Mesh, load: &Load, step: &Step) -> anyhow::Result<Vec<String>> {
+    let mut applied = None;
+    let judged = play(mesh, load, step, &mut applied).await;
+    let mut undone = match &applied {
+        Some(applied) => mesh.undo(applied).await,
+        None => Ok(()),
+    };
+    // Of what fails nothing keeps the rest from being undone.
+    for (service, version, _) in step.scene.iter().chain(step.trouble) {
+        undone = undone.and(mesh.switch(service, *version, "fail=0&delay=0").await);
+    }
+    let lines = judged?;
+    undone.map(|()| lines)
+}
+
+/// The step itself; what it applied is to be undone.
+async fn play(
+    mesh: &Mesh,
+    load: &Load,
+    step: &Step,
+    applied: &mut Option<ApplyBody>,
+) -> anyhow::Result<Vec<String>> {
     throw(mesh, step.scene).await?;
     let mut seen =
         Seen { before: load.window(WINDOW, "measuring without the rule").await, ..Seen::default() };
-    let applied = mesh.apply(step.yaml).await;
-    let judged = match &applied {
-        Ok(applied) => {
-            measure(mesh, load, step, &mut seen).await?;
-            let in_force = applied.in_force.as_ref().map(|f| (f.proxies, f.of)).unwrap_or_default();
-            judge(step, &seen).map(|effect| {
-                let millis = applied.in_force_millis.unwrap_or_default();
-                vec![
-                    format!("in force on {}/{} proxies after {millis:.0} ms", in_force.0, in_force.1),
-                    effect,
-                ]
-            })
-        }
-        Err(error) => Err(anyhow::anyhow!("{error:#}")),
-    };
-    if let Ok(applied) = &applied {
-        mesh.undo(applied).await?;
-    }
-    for (service, version, _) in step.scene.iter().chain(step.trouble) {
-        mesh.switch(service, *version, "fail=0&delay=0").await?;
-    }
-    judged
+    let applied = applied.insert(mesh.apply(step.yaml).await?);
+    measure(mesh, load, step, &mut seen).await?;
+    let in_force = applied.in_force.as_ref().map(|f| (f.proxies, f.of)).unwrap_or_default();
+    let millis = applied.in_force_millis.unwrap_or_default();
+    let effect = judge(step, &seen)?;
+    Ok(vec![format!("in force on {}/{} proxies after {millis:.0} ms", in_force.0, in_force.1), effect])
 }
 
 /// What is seen with the rule in force.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use outrigger_identity::upstream::is_server_name;
 use outrigger_model::cluster::{
     Balance, ClientTls, Cluster, Discovery, MAX_RING, OutsideTls, UpstreamProtocol,
 };
@@ -20,6 +21,18 @@ use crate::instance::Protocol;
 
 /// The cluster of a name; `None` when there is no such service or workload.
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
+    let cluster = written(lens, name)?;
+    match &cluster.tls {
+        ClientTls::Outside(tls) if !is_server_name(&tls.server_name) => {
+            let why = format!("\"{}\" cannot be asked for as a server name", tls.server_name);
+            without_anybody(lens, cluster, &why)
+        }
+        _ => Some(cluster),
+    }
+}
+
+/// The cluster as rules have it.
+fn written(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
     if let Some(port) = names::parse_inbound_cluster(name) {
         return Some(ingress::cluster(lens, name, port));
     }
@@ -51,7 +64,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
         cluster.origin = Some(origin(rule.origin_of(subset)));
         let mut policy = rule.effective(subset, outbound.port);
         if let Err(tls) = backend_tls(lens, &rule, &host, outbound.port, &mut policy) {
-            return without_anybody(lens, cluster, tls);
+            return unverified(lens, cluster, tls);
         }
         apply(&mut cluster, &policy, &host);
         // Of one instance's own address there is no other to go to.
@@ -113,7 +126,7 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     if let Some(rule) = &rule
         && let Err(tls) = backend_tls(lens, rule, host, outbound.port, &mut policy)
     {
-        return without_anybody(lens, cluster, tls);
+        return unverified(lens, cluster, tls);
     }
     // Outside nobody has the mesh's TLS, unless a rule says so; but whoever has registered is inside.
     let is_alone = lens.members(of.service).next().is_none();
@@ -159,19 +172,17 @@ fn backend_tls<'r>(
     Ok(())
 }
 
+/// No certificate of the backend could be trusted.
+fn unverified(lens: &Lens<'_>, mut cluster: Cluster, because: &BackendTls) -> Option<Cluster> {
+    cluster.origin = Some(origin(&because.origin));
+    let why = format!("{} names nobody whose certificate could be trusted", because.origin);
+    without_anybody(lens, cluster, &why)
+}
+
 /// Nobody may be called: what is refused or taken away would leave what was there before in force, which may be plain text. gRPC's
 /// libraries know no such cluster, and without one their calls fail.
-fn without_anybody(lens: &Lens<'_>, cluster: Cluster, because: &BackendTls) -> Option<Cluster> {
-    let nobody = EndpointSet::new(cluster.name.clone(), Vec::new());
-    let origin = Some(origin(&because.origin));
-    let cluster = Cluster {
-        discovery: Discovery::Static(nobody),
-        tls: ClientTls::None,
-        place_weights: false,
-        origin,
-        ..cluster
-    };
-    (lens.kind() != ClientKind::Grpc).then_some(cluster)
+fn without_anybody(lens: &Lens<'_>, cluster: Cluster, why: &str) -> Option<Cluster> {
+    (lens.kind() != ClientKind::Grpc).then(|| cluster.barred(why))
 }
 
 fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, host: &Host) {

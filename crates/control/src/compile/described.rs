@@ -8,13 +8,13 @@ use std::time::Duration;
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, DnsDiscovery, DnsFamilies};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, NamedAddress, Workload as Label};
 use outrigger_model::identity::SpiffeId;
-use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload};
+use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload, WorkloadIntent};
 
 use super::endpoints;
 use super::lens::{Lens, Seen};
 use super::names::Outbound;
 use super::place::{Places, Spot};
-use crate::instance::Instance;
+use crate::instance::{Instance, State};
 
 /// How often a name is asked for whose answer does not say how long it lives.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -59,7 +59,8 @@ pub(super) fn discovery(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Disco
 /// By name: those that are written down, or else the host itself.
 fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> EndpointSet<NamedAddress> {
     let mut places = Places::of(lens, of.service.host(), outbound);
-    for workload in chosen(lens, outbound, of) {
+    let subset = serving(lens, outbound, of);
+    for workload in chosen(lens, &subset, of) {
         let address = NamedAddress { host: workload.address.clone(), port: port(outbound, of, workload) };
         put(&mut places, lens, of, &of.intent.origin.namespace, workload, address);
     }
@@ -77,8 +78,9 @@ fn named(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: Of<'_>) -> En
 /// registered instances these as well.
 pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<EndpointSet> {
     let outbound = Outbound::parse(name)?;
+    let subset = serving(lens, &outbound, of);
     let mut places = Places::of(lens, of.service.host(), &outbound);
-    let own = Some(of.intent.preference.own_node).filter(|only| *only).and_then(|_| lens.node());
+    let own = own_node(lens, of);
     let mut add = |namespace: &str, workload: &Workload| {
         // Written down by hand: on no node.
         if own.is_some() {
@@ -90,34 +92,22 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
             put(&mut places, lens, of, namespace, workload, address);
         }
     };
-    for workload in chosen(lens, &outbound, of) {
+    for workload in chosen(lens, &subset, of) {
         add(&of.intent.origin.namespace, workload);
     }
-    let selects = |labels| {
-        !of.intent.selector.is_empty()
-            && crate::world::selected(&of.intent.selector, labels)
-            && endpoints::in_subset(lens, of.service.host(), outbound.subset, labels)
-    };
-    let namespace = &of.intent.origin.namespace;
-    let selecting = Some(namespace).filter(|_| !of.intent.selector.is_empty());
-    for entry in selecting.map(|namespace| lens.workloads(namespace)).unwrap_or_default() {
-        if selects(&entry.workload.labels) {
-            add(namespace, &entry.workload);
-        }
+    let is_in = |labels| endpoints::in_subset(lens, of.service.host(), &subset, labels);
+    for entry in entries(lens, of).filter(|entry| is_in(&entry.workload.labels)) {
+        add(&of.intent.origin.namespace, &entry.workload);
     }
     let port = of.intent.ports.get(&outbound.port)?;
     let target = |instance: &Instance| crate::described::target(port, outbound.port, instance);
-    let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
-    let selected = selected.filter(|instance| selects(&instance.labels));
-    let registered = lens
-        .members(of.service)
-        .filter(|instance| endpoints::in_subset(lens, of.service.host(), outbound.subset, &instance.labels));
     let at = |instance| {
         let (ip, target) = crate::described::address(of.intent, instance).zip(target(instance))?;
         Some((instance, SocketAddr::new(ip, target)))
     };
     let is_meant = |instance: &Instance| own.is_none_or(|own| instance.node() == Some(own));
-    for (instance, address) in endpoints::one_each(selected.chain(registered).filter_map(at).collect()) {
+    let meant = instances(lens, of).filter(|instance| is_in(&instance.labels));
+    for (instance, address) in endpoints::one_each(meant.filter_map(at).collect()) {
         if let Some(mut endpoint) =
             endpoints::endpoint(lens, instance, address).filter(|_| is_meant(instance))
         {
@@ -135,15 +125,52 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
     Some(places.into_set(name))
 }
 
-/// The endpoints of the description itself that belong to the subset.
-fn chosen<'a>(
-    lens: &'a Lens<'_>,
-    outbound: &'a Outbound<'_>,
-    of: Of<'a>,
-) -> impl Iterator<Item = &'a Workload> {
-    of.intent.endpoints.iter().filter(move |workload| {
-        endpoints::in_subset(lens, of.service.host(), outbound.subset, &workload.labels)
+/// The node that alone is meant.
+fn own_node<'a>(lens: &'a Lens<'_>, of: Of<'_>) -> Option<&'a str> {
+    Some(of.intent.preference.own_node).filter(|only| *only).and_then(|_| lens.node())
+}
+
+/// The subset whose endpoints serve, as with registered instances alone. Who is written down runs.
+fn serving(lens: &Lens<'_>, outbound: &Outbound<'_>, of: Of<'_>) -> String {
+    let (host, own) = (of.service.host(), own_node(lens, of));
+    let port = of.intent.ports.get(&outbound.port);
+    let takes = |instance: &&Instance| {
+        let is_up = instance.state == State::Running || of.intent.unready && instance.state != State::Stopped;
+        is_up
+            && own.is_none_or(|own| instance.node() == Some(own))
+            && port.is_some_and(|port| crate::described::target(port, outbound.port, instance).is_some())
+    };
+    endpoints::serving_subset(lens, host, outbound.subset, |subset| {
+        let written = own.is_none()
+            && (chosen(lens, subset, of).next().is_some()
+                || entries(lens, of)
+                    .any(|entry| endpoints::in_subset(lens, host, subset, &entry.workload.labels)));
+        let mut running = instances(lens, of).filter(takes);
+        written || running.any(|instance| endpoints::in_subset(lens, host, subset, &instance.labels))
     })
+}
+
+/// The endpoints of the description itself that belong to a subset.
+fn chosen<'a>(lens: &'a Lens<'_>, subset: &'a str, of: Of<'a>) -> impl Iterator<Item = &'a Workload> {
+    of.intent
+        .endpoints
+        .iter()
+        .filter(move |workload| endpoints::in_subset(lens, of.service.host(), subset, &workload.labels))
+}
+
+/// The workloads that are written down elsewhere and that the description selects.
+fn entries<'a>(lens: &'a Lens<'_>, of: Of<'a>) -> impl Iterator<Item = &'a Arc<WorkloadIntent>> {
+    let selecting = Some(&of.intent.origin.namespace).filter(|_| !of.intent.selector.is_empty());
+    let all = selecting.map(|namespace| lens.workloads(namespace)).unwrap_or_default();
+    all.iter().filter(move |entry| crate::world::selected(&of.intent.selector, &entry.workload.labels))
+}
+
+/// The instances that the description selects, and those that have registered for its host.
+fn instances<'a>(lens: &'a Lens<'_>, of: Of<'a>) -> impl Iterator<Item = &'a Instance> {
+    let selecting = Some(&of.intent.origin.namespace).filter(|_| !of.intent.selector.is_empty());
+    let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
+    let is = move |instance: &&Instance| crate::world::selected(&of.intent.selector, &instance.labels);
+    selected.filter(is).chain(lens.members(of.service))
 }
 
 fn port(outbound: &Outbound<'_>, of: Of<'_>, workload: &Workload) -> u16 {

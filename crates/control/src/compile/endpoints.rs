@@ -24,7 +24,15 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     let host = lens.resolve(outbound.host)?;
     let service = lens.service(&host)?;
     lens.offer(service, outbound.port)?;
-    let subset = serving_subset(lens, &host, &outbound);
+    let runs = |subset: &str| {
+        let is = |instance: &Instance| {
+            instance.state == State::Running
+                && instance.port(outbound.port).is_some()
+                && in_subset(lens, &host, subset, &instance.labels)
+        };
+        lens.members(service).any(is)
+    };
+    let subset = serving_subset(lens, &host, outbound.subset, runs);
     let chosen = lens.members(service).filter(|instance: &&Instance| {
         instance.port(outbound.port).is_some() && in_subset(lens, &host, &subset, &instance.labels)
     });
@@ -61,17 +69,17 @@ pub(super) fn named(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> Ve
 const MOST_FALLBACKS: usize = 8;
 
 /// The subset whose instances serve: as long as nobody of one runs, its fallback's. Of a subset that has none nobody else does.
-fn serving_subset(lens: &Lens<'_>, host: &Host, outbound: &Outbound<'_>) -> String {
-    let mut subset = outbound.subset.to_owned();
-    let (Some(rule), Some(service)) = (lens.destination_for(host), lens.service(host)) else { return subset };
+pub(super) fn serving_subset(
+    lens: &Lens<'_>,
+    host: &Host,
+    subset: &str,
+    runs: impl Fn(&str) -> bool,
+) -> String {
+    let mut subset = subset.to_owned();
+    let Some(rule) = lens.destination_for(host) else { return subset };
     for _ in 0..MOST_FALLBACKS {
         let Some(fallback) = rule.subset(&subset).and_then(|subset| subset.fallback.as_ref()) else { break };
-        let runs = |instance: &Instance| {
-            instance.state == State::Running
-                && instance.port(outbound.port).is_some()
-                && in_subset(lens, host, &subset, &instance.labels)
-        };
-        if lens.members(service).any(runs) {
+        if runs(&subset) {
             break;
         }
         subset = match fallback {

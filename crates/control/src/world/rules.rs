@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use outrigger_identity::upstream::usable_roots;
 use outrigger_rules::intent::delegate::Delegates;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
@@ -51,7 +52,9 @@ impl Rules {
             }
         }
         let find = |namespace: &str, name: &str| {
-            roots.get(&(namespace.to_owned(), name.to_owned())).map(String::as_str)
+            let pem = roots.get(&(namespace.to_owned(), name.to_owned())).map(String::as_str);
+            // A proxy would refuse the cluster, and who knows what it had before.
+            pem.filter(|pem| usable_roots(pem).is_ok())
         };
         destinations.iter_mut().flat_map(|rule| &mut rule.backend_tls).for_each(|tls| tls.resolve(find));
         let destinations = destinations.into_iter().map(Arc::new).collect();

@@ -72,6 +72,11 @@ pub struct LoadReports {
     pub metrics: Vec<String>,
 }
 
+/// Of [`LoadReports::metrics`].
+pub const MOST_METRICS: usize = 16;
+/// As long as the name of a metric may be.
+pub const LONGEST_METRIC: usize = 256;
+
 /// Of [`LoadReports::update`].
 pub const SHORTEST_UPDATE: Duration = Duration::from_millis(100);
 

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_model::cluster::{Discovery, DnsDiscovery};
-use outrigger_model::resource::{Resource, ResourceKind};
+use outrigger_model::cluster::{Cluster, Discovery, DnsDiscovery};
+use outrigger_model::resource::{Invalid, Resource, ResourceKind};
 
 /// A resource goes in force at the latest this long after it arrived, even if something that it names is missing.
 pub const WARM_LIMIT: Duration = Duration::from_secs(15);
@@ -184,22 +184,48 @@ impl FeedState {
             || self.refused.get(key).is_some_and(same)
     }
 
-    /// What just went in force can be used, except these: of them the last good version is in force again, if there is one.
-    pub fn settle<'k>(&mut self, refused: impl IntoIterator<Item = &'k ResourceKey>) {
-        for key in refused {
-            let Some(bad) = self.in_force.get(key).map(|held| held.resource.clone()) else { continue };
-            if self.received.get(key).is_some_and(|held| Arc::ptr_eq(&held.resource, &bad)) {
-                self.refused.insert(key.clone(), bad);
-                match self.last_good.remove(key) {
-                    Some(good) => self.in_force.insert(key.clone(), good),
-                    None => self.in_force.remove(key),
-                };
+    /// What just went in force can be used, except these: of them the last good version is in force again, if there is one. Of a
+    /// cluster whose TLS cannot be built it is not: nobody can be called there. Says whether there is such a one.
+    pub fn settle(&mut self, refused: &[(ResourceKey, Invalid)]) -> bool {
+        let mut any = false;
+        for (key, invalid) in refused {
+            let Some(bad) = self.in_force.get(key).cloned() else { continue };
+            if self.received.get(key).is_none_or(|held| !Arc::ptr_eq(&held.resource, &bad.resource)) {
+                continue;
+            }
+            self.refused.insert(key.clone(), bad.resource.clone());
+            match (&*bad.resource, self.last_good.remove(key)) {
+                (Resource::Cluster(cluster), _) if is_of_tls(invalid) => {
+                    let barred = Resource::Cluster(cluster.clone().barred(&invalid.reason));
+                    self.in_force.insert(key.clone(), Held { resource: Arc::new(barred), ..bad });
+                    any = true;
+                }
+                (_, Some(good)) => drop(self.in_force.insert(key.clone(), good)),
+                (_, None) => drop(self.in_force.remove(key)),
             }
         }
         self.last_good.clear();
         let received = &self.received;
         self.refused
             .retain(|key, bad| received.get(key).is_some_and(|held| Arc::ptr_eq(&held.resource, bad)));
+        any
+    }
+
+    /// A cluster that asks for TLS could not even be read: where its TLS is at fault, or what was there before may be plain text, nobody
+    /// can be called there. Says whether that is so.
+    pub fn bar(&mut self, invalid: &Invalid, version: &str, now: Instant) -> bool {
+        let before = self.received.get(&(ResourceKind::Cluster, invalid.name.clone()));
+        let known = before.and_then(|held| match &*held.resource {
+            Resource::Cluster(cluster) => Some(cluster),
+            _ => None,
+        });
+        if !is_of_tls(invalid) && known.is_none_or(|cluster| cluster.tls.is_for_all()) {
+            return false;
+        }
+        let cluster = known.cloned().unwrap_or_else(|| Cluster::new(&invalid.name));
+        let why = format!("{}: {}", invalid.field, invalid.reason);
+        self.upsert(Resource::Cluster(cluster.barred(&why)), version.to_owned(), now);
+        true
     }
 
     /// The control plane says that a name does not exist. Of what nobody asks for (any more) this is not kept: traffic to
@@ -375,6 +401,11 @@ impl FeedState {
     fn is_wildcard(&self, key: &ResourceKey) -> bool {
         matches!(key.0, ResourceKind::Listener | ResourceKind::Cluster) && !self.subscribed.contains(key)
     }
+}
+
+/// Whether it is a cluster's TLS that cannot be taken.
+fn is_of_tls(invalid: &Invalid) -> bool {
+    invalid.kind == ResourceKind::Cluster && invalid.field.starts_with("transport_socket")
 }
 
 fn of_kind<V>(

@@ -109,7 +109,11 @@ impl Builder {
     }
 
     fn feed_endpoints(&mut self, handle: &ClusterHandle, fresh: bool, in_force: &InForce<'_>) {
-        let Some(name) = handle.config.endpoints_name() else { return };
+        let Some(name) = handle.config.endpoints_name() else {
+            // Once it has endpoints from elsewhere again they are to be brought again.
+            self.endpoints.remove(&*handle.name);
+            return;
+        };
         let Some(resource) = in_force.get(&(ResourceKind::Endpoints, &*name)) else { return };
         let known = self.endpoints.get(&*handle.name);
         if !fresh && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::attached::Known;
 use super::{Scene, finding, joined, seen_from, short};
 use crate::catalog::{CatalogService, Labels, ServiceCatalog};
+use crate::conditions::Surroundings;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{ClientTlsMode, DestinationIntent, Host, MtlsIntent, MtlsMode};
 
@@ -16,7 +18,7 @@ pub(super) fn refused(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         };
         let Some(namespace) = namespace_of(&rule.host) else { continue };
         let plain: Vec<u16> =
-            service.registered.iter().copied().filter(|port| is_plain(rule, *port)).collect();
+            service.registered.iter().copied().filter(|port| is_plain(scene, catalog, rule, *port)).collect();
         if plain.is_empty() {
             continue;
         }
@@ -27,10 +29,14 @@ pub(super) fn refused(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         }
         let message = format!(
             "{} has clients call port {} of {} without mTLS, but its workloads take nothing else (PeerAuthentication STRICT), so every \
-             call is refused; leave tls out, or say ISTIO_MUTUAL",
+             call is refused; {}",
             rule.origin,
             joined(ports),
-            short(&rule.host)
+            short(&rule.host),
+            match rule.backend_tls.is_empty() {
+                true => "leave tls out, or say ISTIO_MUTUAL",
+                false => "such a policy is for servers without a sidecar",
+            }
         );
         findings.push(finding(Severity::Warning, code::MTLS, &rule.origin, &rule.place, message));
     }
@@ -40,9 +46,11 @@ fn namespace_of(host: &Host) -> Option<&str> {
     host.as_str().split_once(".svc.")?.0.rsplit_once('.').map(|(_, namespace)| namespace)
 }
 
-fn is_plain(rule: &DestinationIntent, port: u16) -> bool {
+fn is_plain(scene: &Scene<'_>, catalog: &ServiceCatalog, rule: &DestinationIntent, port: u16) -> bool {
+    let named = |name: &String| Known(scene, catalog).port_named(&rule.host, name) == Some(port);
     let tls = rule.effective(None, port).tls;
     tls.is_some_and(|tls| tls.mode != ClientTlsMode::IstioMutual)
+        || rule.backend_tls.iter().any(|tls| tls.section.as_ref().is_none_or(named))
 }
 
 /// The policies that have a say in a namespace, by name: its own, and those of the mesh.

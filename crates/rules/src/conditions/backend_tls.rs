@@ -12,7 +12,10 @@ pub fn of(tls: &BackendTls, host: &Host, all: &[BackendTls], around: &impl Surro
     };
     let lost: Vec<&str> = tls.lost().collect();
     let refs = lost.iter().map(|name| {
-        let message = format!("there is no ConfigMap {name:.80} with certificates in ca.crt");
+        let message = format!(
+            "there is no ConfigMap {name:.80} with certificates in ca.crt: it is applied to the control plane as a rule is, and those \
+             of a Kubernetes cluster are not read"
+        );
         ("InvalidCACertificateRef".to_owned(), message)
     });
     let refs = condition(RouteCondition::ResolvedRefs, written(RouteCondition::ResolvedRefs).chain(refs));

@@ -79,15 +79,15 @@ fn subset(reader: &mut Reader<'_>, at: &At<'_>) -> Option<SubsetIntent> {
     Some(SubsetIntent { name, labels, policy, ports, fallback: None, place: at.place(), origin })
 }
 
-/// A subset's name is part of cluster names and SNI, so it must be a label.
+/// A subset's name is part of cluster names and SNI, so it must be a label, with room for the mark that stands behind it there.
 pub(super) fn subset_name(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<String> {
     let at = at?;
     let name = reader.text(Some(at.clone()))?;
-    let good = (1..=63).contains(&name.len())
+    let good = (1..=62).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.');
     if !good {
         let message = format!(
-            "{} must have 1 to 63 letters, digits, '-', '_' and '.', not {}",
+            "{} must have 1 to 62 letters, digits, '-', '_' and '.', not {}",
             at.path,
             crate::finding::quote(&name)
         );

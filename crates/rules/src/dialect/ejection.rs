@@ -26,7 +26,7 @@ pub(super) const OUTLIER: Table = Table::new(
 .later(&["outlierDetectionHttpErrorCodes"]);
 
 /// Those fields of a native circuit breaker that eject.
-pub(super) const NATIVE: [&str; 12] = [
+const NATIVE: [&str; 12] = [
     "consecutiveErrors",
     "consecutiveGatewayErrors",
     "consecutiveConnectErrors",
@@ -40,18 +40,34 @@ pub(super) const NATIVE: [&str; 12] = [
     "failurePercentage",
     "checkEndsEjection",
 ];
+/// What else a native circuit breaker has.
+const BESIDE: [&str; 5] = ["maxConnections", "maxPending", "maxRequests", "maxRetries", "trip"];
+/// All fields of a native circuit breaker.
+const BREAKER_FIELDS: [&str; BESIDE.len() + NATIVE.len()] = {
+    let mut all = [""; BESIDE.len() + NATIVE.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < BESIDE.len() { BESIDE[at] } else { NATIVE[at - BESIDE.len()] };
+        at += 1;
+    }
+    all
+};
+/// `circuitBreaker` of a native page.
+pub(super) const BREAKER: Table = Table::new("a circuit breaker", &BREAKER_FIELDS);
 const RATE: Table =
     Table::new("a rate of success", &["minHosts", "minRequests", "stdevFactor", "enforcePercent"]);
 const SHARE: Table =
     Table::new("a percentage of failures", &["threshold", "minHosts", "minRequests", "enforcePercent"]);
 
-/// What both dialects have alike; `base` is what the dialect calls its time.
-fn common(reader: &mut Reader<'_>, fields: &Fields<'_>, base: &'static str) -> Outlier {
+/// Times and shares, which both dialects have alike; `base` is what the dialect calls its time.
+fn times_and_shares(reader: &mut Reader<'_>, fields: &Fields<'_>, base: &'static str) -> Outlier {
     let default = Outlier::default();
     let base_ejection = reader.positive(fields.get(base)).unwrap_or(default.base_ejection);
-    let mut percent = |name, otherwise| reader.number(fields.get(name), 0..=100).unwrap_or(otherwise);
-    let (max_ejection_percent, min_health_percent) =
-        (percent("maxEjectionPercent", default.max_ejection_percent), percent("minHealthPercent", 0));
+    let mut percent = |name| reader.number(fields.get(name), 0..=100);
+    // In protobuf 0 is "not set"; natively it is refused.
+    let max_ejection_percent = percent("maxEjectionPercent").filter(|percent| *percent > 0);
+    let max_ejection_percent = max_ejection_percent.unwrap_or(default.max_ejection_percent);
+    let min_health_percent = percent("minHealthPercent").unwrap_or(0);
     Outlier {
         interval: reader.positive(fields.get("interval")).unwrap_or(default.interval),
         base_ejection,
@@ -65,7 +81,7 @@ fn common(reader: &mut Reader<'_>, fields: &Fields<'_>, base: &'static str) -> O
 /// `outlierDetection`.
 pub(super) fn istio(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
     let fields = reader.fields(at, &OUTLIER)?;
-    let common = common(reader, &fields, "baseEjectionTime");
+    let common = times_and_shares(reader, &fields, "baseEjectionTime");
     let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
     // The deprecated field meant gateway errors, and 0 switches off.
     let gateway = count("consecutiveErrors", common.consecutive_gateway);
@@ -76,15 +92,7 @@ pub(super) fn istio(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
         local_apart: reader.boolean(fields.get("splitExternalLocalOriginErrors")).unwrap_or(false),
         ..common
     };
-    let (any, gateway) = (outlier.consecutive_5xx, outlier.consecutive_gateway);
-    if gateway > any && any > 0 && fields.has("consecutiveGatewayErrors") {
-        let message = format!(
-            "{}: consecutiveGatewayErrors {gateway} has no effect, because {any} consecutive 5xx of any kind eject before; \
-             set consecutive5xxErrors to 0 or higher",
-            at.path
-        );
-        reader.warn(code::NO_EFFECT, at, message);
-    }
+    outrun(reader, &fields, &outlier, "consecutive5xxErrors");
     if let Some(at) = fields.get("consecutiveLocalOriginFailures").filter(|_| !outlier.local_apart) {
         let message = format!(
             "{} has no effect without splitExternalLocalOriginErrors: failures of the connection count as 5xx",
@@ -100,7 +108,11 @@ pub(super) fn native(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Out
     if NATIVE.into_iter().all(|name| !fields.has(name)) {
         return None;
     }
-    let common = common(reader, fields, "ejectionTime");
+    let common = times_and_shares(reader, fields, "ejectionTime");
+    if let Some(at) = fields.get("maxEjectionPercent").filter(|at| at.node.to_json() == 0) {
+        let message = format!("{}: of 0 % nobody is ejected; leave what ejects out", at.path);
+        reader.error(&at, message);
+    }
     let mut count = |name, otherwise| reader.number(fields.get(name), 0..=u32::MAX).unwrap_or(otherwise);
     let outlier = Outlier {
         consecutive_5xx: count("consecutiveErrors", common.consecutive_5xx),
@@ -114,18 +126,23 @@ pub(super) fn native(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Out
         check_ends_ejection: reader.boolean(fields.get("checkEndsEjection")).unwrap_or(false),
         ..common
     };
-    let of_any = outlier.consecutive_5xx;
+    outrun(reader, fields, &outlier, "consecutiveErrors");
+    Some(outlier)
+}
+
+/// Gateway errors that can not eject, because errors of any kind, which they are too, do before. `any` is what the dialect calls these.
+fn outrun(reader: &mut Reader<'_>, fields: &Fields<'_>, outlier: &Outlier, any: &str) {
+    let before = outlier.consecutive_5xx;
     if let Some(at) = fields.get("consecutiveGatewayErrors")
-        && of_any > 0
-        && outlier.consecutive_gateway > of_any
+        && before > 0
+        && outlier.consecutive_gateway > before
     {
         let message = format!(
-            "{} has no effect, because {of_any} errors of any kind in a row eject before; write a higher consecutiveErrors, or 0",
+            "{} has no effect, because {before} errors of any kind in a row eject before; set {any} to 0 or higher",
             at.path
         );
         reader.warn(code::NO_EFFECT, &at, message);
     }
-    Some(outlier)
 }
 
 fn longest(reader: &mut Reader<'_>, fields: &Fields<'_>, common: &Outlier) -> Duration {
@@ -290,6 +307,13 @@ mod tests {
             "{splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, minHealthPercent: 40}";
         let found = outlier(&rule(text));
         assert_eq!((found.local_apart, found.consecutive_local, found.min_health_percent), (true, 3, 40));
+        assert_eq!(
+            outlier(&rule("{maxEjectionPercent: 0}")).max_ejection_percent,
+            10,
+            "as where it is not said"
+        );
+        let told = one_told(&rule("{consecutive5xxErrors: 3, consecutiveGatewayErrors: 4}"));
+        assert!(told.contains("set consecutive5xxErrors to 0 or higher"), "{told}");
         let told = one_told(&rule("{consecutiveLocalOriginFailures: 3}"));
         assert!(told.contains("has no effect without splitExternalLocalOriginErrors"), "{told}");
     }
@@ -303,6 +327,8 @@ mod tests {
             ("{failurePercentage: {threshold: 101}}", "threshold"),
             ("{failurePercentage: {enforcePercent: 0}}", "enforcePercent"),
             ("{minHealthPercent: 101}", "minHealthPercent"),
+            ("{maxEjectionPercent: 0}", "nobody is ejected"),
+            ("{consecutiveErrors: 3, consecutiveGatewayErrors: 4}", "set consecutiveErrors to 0 or higher"),
         ] {
             let told = one_told(&page(breaker));
             assert!(told.contains(wanted), "{breaker}: {told}");

@@ -65,7 +65,7 @@ const MOST: usize = 64;
 /// `localityLbSetting`, or what a native page has in its place.
 pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>, native: bool) -> Option<Nearness> {
     let fields = reader.fields(at, if native { &NATIVE } else { &SETTING })?;
-    let mut nearness = common(reader, at, &fields, true)?;
+    let mut nearness = order(reader, at, &fields, true)?;
     if native {
         more(reader, at, &fields, &mut nearness);
     }
@@ -75,7 +75,7 @@ pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>, native: bool) -> Option
 /// `zoneAwareLbSetting`.
 pub(super) fn zone_aware(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Nearness> {
     let fields = reader.fields(at, &ZONE_SETTING)?;
-    let mut nearness = common(reader, at, &fields, false)?;
+    let mut nearness = order(reader, at, &fields, false)?;
     let default = ZoneAware::default();
     let min_endpoints =
         reader.number(fields.get("minClusterSize"), 0..=u32::MAX).unwrap_or(default.min_endpoints);
@@ -120,8 +120,8 @@ fn more(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, nearness: &mu
     }
 }
 
-/// `distributes`: the setting has shares, too.
-fn common(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, distributes: bool) -> Option<Nearness> {
+/// What all settings have alike: in which order places come. `distributes`: the setting has shares, too.
+fn order(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, distributes: bool) -> Option<Nearness> {
     let enabled = reader.boolean(fields.get("enabled")).unwrap_or(true);
     let shares = if distributes { fields.get("distribute") } else { None };
     let lists = [shares.clone(), fields.get("failover"), fields.get("failoverPriority")];

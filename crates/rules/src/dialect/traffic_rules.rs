@@ -20,6 +20,7 @@ mod upgrades;
 use std::collections::BTreeMap;
 
 use super::destination_rule::subset_name;
+use super::sessions;
 use super::shared::visibility;
 use crate::finding::quote;
 use crate::intent::{
@@ -73,7 +74,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         streams: streams::read(reader, fields.get("streams")),
         retry: retry::read(reader, fields.get("retry")).unwrap_or_default(),
         hedge: hedge::read(reader, fields.get("hedge")),
-        session: session::read(reader, fields.get("session"), &reader.origin.clone()),
+        session: session::read(reader, fields.get("session")),
     };
     let subsets = subsets(reader, fields.get("subsets"), &policy);
     let limits = limits::Limits::of_page(reader, fields.get("rateLimit"));
@@ -87,14 +88,15 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let written = service_at.and_then(|at| at.node.as_text().map(str::to_owned));
     let by_connection = connections::read(reader, fields.get("connectionRoutes"), written, &mut page);
     let visibility = visibility(reader, fields.get("exportTo"));
-    let routes::Page { host, defaults, subsets, limits } = page;
-    let Some(host) = host else { return Vec::new() };
+    sessions::mixed_up(reader, &items, &http);
+    let Some(host) = page.host.clone() else { return Vec::new() };
+    let origin = reader.origin.clone();
     if items.is_empty()
         && ["timeout", "streams", "retry", "hedge", "session"].into_iter().any(|field| fields.has(field))
     {
-        http.push(routes::everything(&host, defaults, place.clone()));
+        http.push(routes::everything(&page, &host, place.clone(), &origin));
     }
-    let origin = reader.origin.clone();
+    let routes::Page { subsets, limits, .. } = page;
     let mut intents = Vec::new();
     let (tls, tcp) = by_connection;
     if !http.is_empty() || !tls.is_empty() || !tcp.is_empty() {
@@ -164,7 +166,16 @@ fn subsets(reader: &mut Reader<'_>, at: Option<At<'_>>, page: &TrafficPolicy) ->
         subsets.push(SubsetIntent { fallback, ..subset(name, labels, policy, item.place(), reader) });
     }
     for (at, of, other) in fallbacks {
-        let Fallback::Subset(other) = other else { continue };
+        let Fallback::Subset(other) = other else {
+            if subsets.iter().any(|subset| subset.name == "any") {
+                let message = format!(
+                    "{} is any, which is all instances, and a subset, too; name the subset otherwise",
+                    at.path
+                );
+                reader.error(&at, message);
+            }
+            continue;
+        };
         if other == of || subsets.iter().all(|subset| subset.name != other) {
             let message =
                 format!("{} must be any, or the name of another subset, not {}", at.path, quote(&other));

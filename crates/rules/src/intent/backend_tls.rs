@@ -67,7 +67,11 @@ impl BackendTls {
         has_roots.then(|| ClientTls {
             mode: ClientTlsMode::Simple,
             sni: Some(self.hostname.clone()),
-            subject_alt_names: self.names.clone(),
+            // Always said: who describes the backend could name others in its place.
+            subject_alt_names: match self.names.as_slice() {
+                [] => vec![self.hostname.clone()],
+                names => names.to_vec(),
+            },
             ca_certificates: None,
             client_certificate: None,
             private_key: None,

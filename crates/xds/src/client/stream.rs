@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::subscription::{Has, Told};
 use super::{Event, Shared, Veto};
-use crate::convert::decode;
+use crate::convert::{decode, wants_tls};
 use crate::kind::{kind_of, type_url};
 use crate::nack;
 use crate::wire::discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -19,6 +19,13 @@ pub(super) enum End {
     Consumer,
     /// The connection is.
     Stream(String),
+}
+
+/// A resource of a response that cannot be taken.
+struct Refused {
+    invalid: Invalid,
+    version: String,
+    wants_tls: bool,
 }
 
 /// The state of one stream.
@@ -103,6 +110,12 @@ impl Conversation<'_> {
         for name in &response.removed_resources {
             has.remove(name);
         }
+        // So that a new stream brings what is right again, also where it is the version before.
+        for Refused { invalid, .. } in &refused {
+            if let Some(version) = has.get_mut(&invalid.name) {
+                version.clear();
+            }
+        }
         if kind != ResourceKind::Barrier {
             has.extend(upserts.iter().map(|(r, version)| (r.name().to_owned(), version.clone())));
         }
@@ -113,11 +126,13 @@ impl Conversation<'_> {
         let removed = response.removed_resources;
         let entries: Vec<_> = refused
             .iter()
-            .map(|(invalid, version)| entry(kind, invalid.name.clone(), version.clone(), invalid))
+            .map(|refused| {
+                entry(kind, refused.invalid.name.clone(), refused.version.clone(), &refused.invalid)
+            })
             .collect();
         self.event(Event::Update { kind, upserts, removed }).await?;
-        for (invalid, version) in refused {
-            self.event(Event::Rejected { invalid, version }).await?;
+        for Refused { invalid, version, wants_tls } in refused {
+            self.event(Event::Rejected { invalid, version, wants_tls }).await?;
         }
         match barrier {
             Some(generation) if entries.is_empty() => {
@@ -132,12 +147,11 @@ impl Conversation<'_> {
     }
 
     /// Validated resources, and what is wrong with the others; names that nobody wants any more are neither.
-    #[allow(clippy::type_complexity)]
     fn sort(
         &self,
         kind: ResourceKind,
         resources: Vec<discovery::Resource>,
-    ) -> (Vec<(Resource, String)>, Vec<(Invalid, String)>) {
+    ) -> (Vec<(Resource, String)>, Vec<Refused>) {
         let mut upserts = Vec::with_capacity(resources.len());
         let mut refused = Vec::new();
         // Of a name that occurs twice none is taken: which one was meant is anybody's guess, and the last good one stays.
@@ -162,7 +176,8 @@ impl Conversation<'_> {
                     // Under the name by which the control plane knows it.
                     invalid.name = wire.name;
                     invalid.kind = kind;
-                    refused.push((invalid, wire.version));
+                    let wants_tls = kind == ResourceKind::Cluster && wants_tls(&any.value);
+                    refused.push(Refused { invalid, version: wire.version, wants_tls });
                 }
             }
         }

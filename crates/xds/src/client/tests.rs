@@ -1,11 +1,12 @@
 //! The client against a control plane that follows a script: the test reads what the client says and says what it wants.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
-use outrigger_model::cluster::Cluster;
+use outrigger_model::cluster::{ClientTls, Cluster, Outlier, OutsideTls};
 use outrigger_model::resource::Barrier;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -185,8 +186,7 @@ async fn good_resources_of_a_response_are_delivered_and_bad_ones_named_in_the_na
     misnamed.name = "d".into();
     let endpoints = sent("e", "1", &Resource::Endpoints(Default::default()));
     let mut invalid = Cluster::new("f");
-    invalid.outlier =
-        Some(outrigger_model::cluster::Outlier { interval: Duration::ZERO, ..Default::default() });
+    invalid.outlier = Some(Outlier { interval: Duration::ZERO, ..Default::default() });
     let invalid = sent("f", "7", &Resource::Cluster(invalid));
     let (twin, other) = (cluster("g", "1"), cluster("g", "2"));
     let all = vec![cluster("a", "1"), malformed("b"), misnamed, endpoints, twin, other, invalid];
@@ -207,7 +207,7 @@ async fn good_resources_of_a_response_are_delivered_and_bad_ones_named_in_the_na
     ];
     assert_eq!(named, expected);
     for (name, version, _) in expected {
-        let Event::Rejected { invalid, version: refused } = play.event().await else {
+        let Event::Rejected { invalid, version: refused, .. } = play.event().await else {
             panic!("no rejection")
         };
         assert_eq!((invalid.name.as_str(), refused.as_str()), (name, version));
@@ -319,6 +319,36 @@ async fn generations_of_another_control_plane_are_acknowledged_for_themselves() 
         play.client.ack_barrier(generation);
         assert_eq!(line.hear().await.response_nonce, nonce);
     }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_asked_about_again_and_said_to_want_tls_or_not() {
+    let mut play = Play::start().await;
+    play.client.wildcard(CDS);
+    let mut line = play.line().await;
+    line.hear().await;
+    line.say(CDS, "n1", vec![cluster("a", "1"), cluster("b", "1"), cluster("c", "1")], &[]).await;
+    play.update().await;
+    line.hear().await;
+    // A name that TLS cannot ask for: for all endpoints, or for those of the mesh alone.
+    let outside = ClientTls::Outside(OutsideTls::default());
+    let bad = |name: &str, tls: ClientTls| {
+        let outlier = Outlier { interval: Duration::ZERO, ..Outlier::default() };
+        sent(name, "2", &Resource::Cluster(Cluster { tls, outlier: Some(outlier), ..Cluster::new(name) }))
+    };
+    let mesh = ClientTls::Mesh { server_name: "x".into(), identities: Vec::new(), required: false };
+    line.say(CDS, "n2", vec![bad("a", outside), bad("b", mesh)], &[]).await;
+    assert_eq!(play.update().await, (Vec::new(), Vec::new()));
+    for wanted in [("a", true), ("b", false)] {
+        let Event::Rejected { invalid, wants_tls, .. } = play.event().await else { panic!("no rejection") };
+        assert_eq!((invalid.name.as_str(), wants_tls), wanted);
+    }
+    assert!(line.hear().await.error_detail.is_some());
+    drop(line);
+    let has = play.line().await.hear().await.initial_resource_versions;
+    let has: BTreeMap<_, _> = has.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
+    let wanted = BTreeMap::from([("a", ""), ("b", ""), ("c", "1")]);
+    assert_eq!(has, wanted, "the version before would not be sent again, and may not be in force");
 }
 
 #[tokio::test]

@@ -231,7 +231,17 @@ fn decode_rbac(wire: &network_rbac::Rbac, origins: Option<&Value>, index: usize)
 }
 
 fn decode_tcp(wire: &tcp_proxy::TcpProxy) -> Decoded<TcpProxy> {
-    note!(wire, metadata_match, hash_policy, max_connect_attempts, max_downstream_connection_duration);
+    note!(
+        wire,
+        metadata_match,
+        hash_policy,
+        max_connect_attempts,
+        max_downstream_connection_duration,
+        on_demand,
+        backoff_options,
+        upstream_connect_mode,
+        proxy_protocol_tlvs,
+    );
     if wire.tunneling_config.is_some() {
         return flaw("tunneling_config", "is not supported");
     }

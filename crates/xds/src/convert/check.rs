@@ -91,6 +91,8 @@ fn decode_one(wire: &core::HealthCheck) -> Decoded<Option<HealthCheck>> {
         event_service,
         tls_options,
         transport_socket_match_criteria,
+        alt_port,
+        event_log_path,
     );
     let how = match &wire.health_checker {
         Some(HealthChecker::HttpHealthCheck(http)) => {

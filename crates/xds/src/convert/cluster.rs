@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery, Limits, RetryBudget, UpstreamProtocol};
+use outrigger_model::endpoint::EndpointSet;
 
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
@@ -101,10 +102,24 @@ fn decode_original_port(wire: &cluster::Cluster) -> Decoded<Option<u16>> {
         };
     }
     let Some(LbConfig::OriginalDstLbConfig(config)) = &wire.lb_config else { return Ok(None) };
+    if config.use_http_header || config.metadata_key.is_some() {
+        let reason = "a destination that requests name is not supported; it is the client's original one";
+        return flaw("original_dst_lb_config", reason);
+    }
     match config.upstream_port_override.as_ref().map(|number| u16::try_from(number.value)) {
         None => Ok(None),
         Some(Ok(port)) => Ok(Some(port).filter(|port| *port > 0)),
         Some(Err(_)) => flaw("original_dst_lb_config.upstream_port_override", "must be a port"),
+    }
+}
+
+/// Why nobody can be called.
+const TROUBLE: &str = "trouble";
+
+fn trouble(model: &Cluster) -> Option<&str> {
+    match &model.discovery {
+        Discovery::Static(set) => set.trouble.as_deref(),
+        _ => None,
     }
 }
 
@@ -123,6 +138,14 @@ fn decode_capacity(wire: &cluster::Cluster) -> Decoded<Option<u32>> {
 /// The panic threshold, as far as it is said: Envoy's own default holds for nobody here.
 fn decode_panic(wire: &cluster::Cluster) -> Option<u32> {
     let common = wire.common_lb_config.as_ref()?;
+    note!(
+        common,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        override_host_status,
+        consistent_hashing_lb_config,
+    );
     if let Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) = common.locality_config_specifier {
         left_out("common_lb_config.zone_aware_lb_config without a local cluster");
     }
@@ -134,6 +157,7 @@ fn encode_ours(model: &Cluster) -> impl Iterator<Item = (String, Value)> {
     origin
         .into_iter()
         .chain(model.breaker.as_ref().map(|breaker| ("breaker".to_owned(), breaker::encode(breaker))))
+        .chain(trouble(model).map(|why| (TROUBLE.to_owned(), metadata::text(why))))
         .chain(model.capacity.map(|capacity| (CAPACITY.to_owned(), metadata::number(capacity.into()))))
         .chain(model.original_port.map(|port| (ORIGINAL_PORT.to_owned(), metadata::text(&port.to_string()))))
 }
@@ -192,6 +216,13 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         preconnect_policy,
         close_connections_on_host_health_failure,
         connection_pool_per_downstream_connection,
+        protocol_selection,
+        ignore_health_on_host_removal,
+        queuing_policies,
+        upstream_http_protocol_options,
+        upstream_config,
+        track_timeout_budgets,
+        lrs_server,
     );
     if wire.name.is_empty() {
         return flaw("name", "must not be empty");
@@ -263,7 +294,9 @@ fn decode_discovery(wire: &cluster::Cluster) -> Decoded<Discovery> {
             let Some(assignment) = &wire.load_assignment else {
                 return flaw("load_assignment", "is required for STATIC");
             };
-            Ok(Discovery::Static(endpoint::decode(assignment).under("load_assignment")?))
+            let why = metadata::our(wire.metadata.as_ref(), TROUBLE).and_then(metadata::as_text);
+            let set = endpoint::decode(assignment).under("load_assignment")?;
+            Ok(Discovery::Static(EndpointSet { trouble: why.map(str::to_owned), ..set }))
         }
         Ok(DiscoveryType::OriginalDst) => {
             if wire.load_assignment.is_some() {
@@ -280,6 +313,9 @@ fn decode_discovery(wire: &cluster::Cluster) -> Decoded<Discovery> {
 fn decode_limits(wire: Option<&CircuitBreakers>) -> Decoded<Limits> {
     let default_priority = wire.and_then(|w| w.thresholds.iter().enumerate().find(|(_, t)| t.priority == 0));
     let empty = Thresholds::default();
+    if let Some(wire) = wire {
+        note!(wire, per_host_thresholds);
+    }
     let (i, t) = default_priority.unwrap_or((0, &empty));
     // What is absent has Envoy's defaults.
     Ok(Limits {

@@ -141,7 +141,9 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
         retry_policy_typed_config,
         rate_limits,
         internal_redirect_policy,
+        internal_redirect_action,
         early_data_policy,
+        include_vh_rate_limits,
     );
     let timeout = duration_or(wire.timeout.as_ref(), Duration::from_secs(15), "timeout")?;
     let retry = wire.retry_policy.as_ref().map(retry::decode).transpose().under("retry_policy")?;

@@ -152,6 +152,17 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
         original_ip_detection_extensions,
         request_timeout,
         access_log,
+        use_remote_address,
+        xff_num_trusted_hops,
+        skip_xff_append,
+        via,
+        forward_client_cert_details,
+        set_current_client_cert_details,
+        path_normalization_options,
+        scheme_header_transformation,
+        typed_header_validation_config,
+        append_x_forwarded_port,
+        always_set_request_id_in_response,
     );
     let routes = match &wire.route_specifier {
         Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {

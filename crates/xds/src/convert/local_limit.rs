@@ -29,6 +29,9 @@ pub(super) fn decode(config: &Any, name: &str) -> Decoded<Option<HttpFilter>> {
         local_cluster_rate_limit,
         vh_rate_limits,
         rate_limits,
+        enable_x_ratelimit_headers,
+        always_consume_default_token_bucket,
+        rate_limited_as_resource_exhausted,
     );
     if wire.status.is_some_and(|status| status.code != TOO_MANY_REQUESTS && status.code >= 400) {
         left_out("a local rate limit's status other than 429");

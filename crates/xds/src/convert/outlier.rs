@@ -3,8 +3,8 @@
 use outrigger_model::cluster::{Enforcing, FailurePercentage, Outlier, SuccessRate};
 
 use super::flaw::{Decoded, flaw};
-use super::note;
 use super::value::{duration_or, positive_or, uint_or};
+use super::{left_out, note};
 use crate::wire::cluster::OutlierDetection;
 use crate::wire::protobuf::{BoolValue, UInt32Value};
 use crate::wire::{self, boolean, uint};
@@ -41,7 +41,7 @@ pub(super) fn encode(outlier: &Outlier, foreign: bool) -> OutlierDetection {
         })),
         max_ejection_time_jitter: Some(outlier.jitter).filter(|time| !time.is_zero()).map(wire::duration),
         max_ejection_percent: uint(outlier.max_ejection_percent),
-        always_eject_one_host: if foreign { boolean(true) } else { None },
+        always_eject_one_host: boolean(true),
         successful_active_health_check_uneject_host: boolean(outlier.check_ends_ejection),
         ..Default::default()
     };
@@ -63,6 +63,12 @@ pub(super) fn encode(outlier: &Outlier, foreign: bool) -> OutlierDetection {
 /// `min_health`: the panic threshold that the cluster gives in so many words.
 pub(super) fn decode(wire: &OutlierDetection, min_health: Option<u32>) -> Decoded<Outlier> {
     note!(wire, monitors, detect_degraded_hosts);
+    let always_one = yes_or(wire.always_eject_one_host.as_ref(), false);
+    if !always_one && uint_or(wire.max_ejection_percent.as_ref(), 10) > 0 {
+        left_out(
+            "outlier_detection without always_eject_one_host: of few endpoints one may be ejected all the same",
+        );
+    }
     let default = Outlier::default();
     let within =
         |value: &Option<UInt32Value>, default: u32, field: &str| match uint_or(value.as_ref(), default) {
@@ -102,7 +108,8 @@ pub(super) fn decode(wire: &OutlierDetection, min_health: Option<u32>) -> Decode
     let acts = |enforcing: u32, enforcing_local: u32| enforcing > 0 || (local_apart && enforcing_local > 0);
     let base_ejection =
         positive_or(wire.base_ejection_time.as_ref(), default.base_ejection, "base_ejection_time")?;
-    Ok(Outlier {
+    let max_ejection_percent = percent!(max_ejection_percent, 10);
+    let outlier = Outlier {
         consecutive_5xx,
         consecutive_gateway,
         local_apart,
@@ -126,12 +133,25 @@ pub(super) fn decode(wire: &OutlierDetection, min_health: Option<u32>) -> Decode
             default.jitter,
             "max_ejection_time_jitter",
         )?,
-        max_ejection_percent: percent!(max_ejection_percent, 10),
+        max_ejection_percent,
         min_health_percent: min_health.unwrap_or(0),
-        check_ends_ejection: yes(wire.successful_active_health_check_uneject_host.as_ref()),
-    })
+        check_ends_ejection: yes_or(wire.successful_active_health_check_uneject_host.as_ref(), true),
+    };
+    Ok(if max_ejection_percent == 0 && !always_one { ejecting_nobody(outlier) } else { outlier })
 }
 
-fn yes(wire: Option<&BoolValue>) -> bool {
-    wire.is_none_or(|value| value.value)
+/// Where none may be ejected, not one is: nothing that is found has consequences.
+fn ejecting_nobody(outlier: Outlier) -> Outlier {
+    Outlier {
+        consecutive_5xx: 0,
+        consecutive_gateway: 0,
+        consecutive_local: 0,
+        success_rate: None,
+        failure_percentage: None,
+        ..outlier
+    }
+}
+
+fn yes_or(wire: Option<&BoolValue>, otherwise: bool) -> bool {
+    wire.map_or(otherwise, |value| value.value)
 }

@@ -191,7 +191,18 @@ fn decode_host(
     edits: &Edits,
     widest_first: bool,
 ) -> Decoded<VirtualHost> {
-    note!(wire, rate_limits, retry_policy_typed_config, hedge_policy,);
+    note!(
+        wire,
+        rate_limits,
+        retry_policy_typed_config,
+        hedge_policy,
+        virtual_clusters,
+        include_request_attempt_count,
+        include_attempt_count_in_response,
+        include_is_timeout_retry_header,
+        per_request_buffer_limit_bytes,
+        request_body_buffer_limit,
+    );
     if wire.matcher.is_some() {
         return flaw("matcher", "is not supported; use routes");
     }
@@ -235,7 +246,7 @@ fn decode_domain(domain: &str) -> Decoded<String> {
 
 /// `above` are the route configuration and the virtual host.
 fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
-    note!(wire, tracing);
+    note!(wire, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit);
     let Some(matches) = &wire.r#match else { return flaw("match", "is required") };
     let action = match &wire.action {
         Some(Action::Route(r)) => {

@@ -42,6 +42,7 @@ pub(super) fn encode(subsets: &Subsets) -> LbSubsetConfig {
 pub(super) fn decode(wire: &LbSubsetConfig) -> Decoded<Subsets> {
     for (name, set) in [
         ("lb_subset_config.locality_weight_aware", wire.locality_weight_aware),
+        ("lb_subset_config.scale_locality_weight", wire.scale_locality_weight),
         ("lb_subset_config.panic_mode_any", wire.panic_mode_any),
         ("lb_subset_config.list_as_any", wire.list_as_any),
         ("lb_subset_config.metadata_fallback_policy", wire.metadata_fallback_policy != 0),

@@ -209,6 +209,14 @@ fn upstream_context(socket: &TransportSocket) -> Decoded<Option<UpstreamTlsConte
     }
 }
 
+/// Whether a transport socket is another than that for plain text, also where it is one that nobody knows.
+pub(super) fn is_tls(socket: &TransportSocket) -> bool {
+    match typed(socket) {
+        Some(config) => !is::<RawBuffer>(config),
+        None => socket.name != RAW_SOCKET,
+    }
+}
+
 fn typed(socket: &TransportSocket) -> Option<&Any> {
     match &socket.config_type {
         Some(ConfigType::TypedConfig(config)) => Some(config),

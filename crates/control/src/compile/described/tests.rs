@@ -11,6 +11,9 @@ use super::super::tests::{compiled, get, scope, shop};
 use super::NOBODY;
 use crate::instance::{Protocol, sample};
 
+mod backend_tls;
+mod fallbacks;
+
 fn entry(name: &str, spec: &str) -> String {
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
     format!(

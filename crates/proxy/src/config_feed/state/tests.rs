@@ -1,4 +1,4 @@
-use outrigger_model::cluster::{Cluster, PASSTHROUGH};
+use outrigger_model::cluster::{ClientTls, Cluster, OutsideTls, PASSTHROUGH};
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints, NamedAddress};
 use outrigger_model::listener::{Direction, FilterChain, HttpConnection, Listener, RouteSource, Terminal};
 use outrigger_model::resource::{Barrier, Destination};
@@ -295,6 +295,72 @@ fn names_that_are_looked_up_displace_no_destinations() {
     assert_eq!((state.wanted(ResourceKind::Destination), state.wanted(ResourceKind::Host)), (3, 4));
 }
 
+fn refused(key: &ResourceKey, field: &str) -> (ResourceKey, Invalid) {
+    let (kind, name) = key.clone();
+    (key.clone(), Invalid { kind, name, field: field.into(), reason: "no roots".into() })
+}
+
+/// A cluster whose TLS is not the mesh's.
+fn outside(name: &str) -> Resource {
+    let tls = OutsideTls { server_name: "a.example".into(), ..OutsideTls::default() };
+    let discovery = Discovery::OriginalDestination;
+    Resource::Cluster(Cluster { tls: ClientTls::Outside(tls), discovery, ..Cluster::new(name) })
+}
+
+/// Why nobody can be called there; `None`: somebody can.
+fn trouble(state: &FeedState, name: &str) -> Option<String> {
+    let (_, held) = state.in_force().find(|(key, _)| key.1 == name).unwrap();
+    let Resource::Cluster(cluster) = &*held.resource else { panic!() };
+    match &cluster.discovery {
+        Discovery::Static(set) => set.trouble.clone(),
+        _ => None,
+    }
+}
+
+/// One cluster in plain text, in force.
+fn plain(now: Instant) -> (FeedState, ResourceKey) {
+    let mut state = FeedState::new([]);
+    let discovery = Discovery::OriginalDestination;
+    let cluster = Resource::Cluster(Cluster { discovery, ..Cluster::new("a") });
+    assert!(feed(&mut state, vec![cluster], now).changed);
+    assert!(!state.settle(&[]));
+    (state, key(ResourceKind::Cluster, "a"))
+}
+
+#[test]
+fn where_tls_cannot_be_built_nobody_is_called_and_never_as_before() {
+    let now = Instant::now();
+    let (mut state, a) = plain(now);
+    assert!(feed(&mut state, vec![outside("a")], now).changed);
+    assert!(state.settle(&[refused(&a, "transport_socket")]), "there is something to bring in force");
+    assert!(trouble(&state, "a").unwrap().contains("cannot be set up: no roots"));
+    assert!(!state.step(now).changed && state.step(now).subscribe.is_empty(), "it is not tried again");
+    assert!(feed(&mut state, vec![outside("a")], now).changed, "until there is another version");
+    assert!(!state.settle(&[]));
+    assert_eq!(trouble(&state, "a"), None);
+}
+
+#[test]
+fn a_cluster_that_cannot_be_read_goes_on_only_where_that_is_no_plain_text_instead_of_tls() {
+    let now = Instant::now();
+    let (_, why) = refused(&key(ResourceKind::Cluster, "a"), "lb_policy");
+    let (mut state, a) = plain(now);
+    assert!(state.bar(&why, "2", now) && state.step(now).changed);
+    assert!(trouble(&state, "a").unwrap().contains("lb_policy: no roots"));
+    assert_eq!(state.version(a.0, "a").as_deref(), Some("2"));
+    // What was TLS before goes on, but not where it is TLS that is wrong with it.
+    let (mut state, a) = plain(now);
+    feed(&mut state, vec![outside("a")], now);
+    state.settle(&[]);
+    assert!(!state.bar(&why, "3", now) && !state.step(now).changed);
+    assert!(state.bar(&refused(&a, "transport_socket.sni").1, "3", now) && state.step(now).changed);
+    assert!(trouble(&state, "a").is_some());
+    // One that there was not is none, and one that cannot be called.
+    let new = refused(&key(ResourceKind::Cluster, "b"), "transport_socket").1;
+    assert!(state.bar(&new, "1", now) && state.step(now).changed);
+    assert!(trouble(&state, "b").is_some());
+}
+
 #[test]
 fn a_version_that_cannot_be_used_gives_way_to_the_last_good_one() {
     let (mut state, now) = (FeedState::new([]), Instant::now());
@@ -309,18 +375,18 @@ fn a_version_that_cannot_be_used_gives_way_to_the_last_good_one() {
     let bad = |name: &str| sized(name, 7);
     state.upsert(sized("a", 0), "1".into(), now);
     state.step(now);
-    state.settle([]);
+    state.settle(&[]);
     state.upsert(bad("a"), "2".into(), now);
     state.upsert(bad("b"), "2".into(), now);
     assert!(state.step(now).changed);
-    state.settle([&good, &new]);
+    state.settle(&[refused(&good, "lb_policy"), refused(&new, "lb_policy")]);
     assert_eq!(version(&state), ["a 1"], "this is what a restart would find on disk");
     assert!(!state.step(now).changed, "it is not tried again");
     state.upsert(routes("r", &["b"]), "2".into(), now);
     assert!(state.step(now).changed, "nobody waits for what cannot be used");
     state.upsert(bad("a"), "3".into(), now);
     state.step(now);
-    state.settle([]);
+    state.settle(&[]);
     assert_eq!(state.version(ResourceKind::Cluster, "a").as_deref(), Some("3"));
     assert!(version(&state).contains(&"a 3".to_owned()));
 }
@@ -352,7 +418,7 @@ fn of_name(name: &str, host: &str) -> (Resource, String) {
 #[test]
 fn a_cluster_of_names_waits_for_dns_and_the_control_plane_is_not_asked() {
     let (mut state, now) = (served(Instant::now()), Instant::now());
-    state.settle([]);
+    state.settle(&[]);
     let (first, set) = of_name("c", "a.example");
     let step = feed(&mut state, vec![first], now);
     let asked: Vec<String> = step.resolve.unwrap().into_keys().collect();

@@ -136,6 +136,28 @@ fn a_resource_that_cannot_be_compiled_is_named_by_field() {
 }
 
 #[test]
+fn a_barred_cluster_says_why_and_has_its_endpoints_again_once_it_can_be_called() {
+    let mut builder = Builder::default();
+    let mut resources = everything();
+    let first = build(&mut builder, &Snapshot::default(), &resources);
+    let good = std::mem::replace(
+        &mut resources[0],
+        Arc::new(Resource::Cluster(Cluster::new("c").barred("/nowhere: no such file"))),
+    );
+    let second = build(&mut builder, &first, &resources);
+    let original = (([192, 0, 2, 7], 443).into(), Reach::Network);
+    let ctx = PickContext { tried: &[], original, hash: None };
+    let failure = second.http("l", "http").unwrap().cluster("c").unwrap().pick(&ctx).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NoEndpoints);
+    assert!(failure.detail.contains("the TLS that it asks for cannot be set up: /nowhere"), "{failure}");
+    // The very endpoints of before.
+    resources[0] = good;
+    let third = build(&mut builder, &second, &resources);
+    let picked = third.http("l", "http").unwrap().cluster("c").unwrap().pick(&ctx).unwrap();
+    assert_eq!(picked.address, ([10, 0, 0, 1], 80).into());
+}
+
+#[test]
 fn what_cannot_be_compiled_leaves_its_last_good_version_serving() {
     let mut builder = Builder::default();
     let mut resources = everything();

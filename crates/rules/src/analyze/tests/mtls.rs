@@ -39,6 +39,30 @@ fn clients_that_are_refused_for_want_of_mtls_are_told() {
 }
 
 #[test]
+fn a_policy_for_backends_that_take_mtls_only_is_told() {
+    let strict = server("a", "shop", "mtls: {mode: STRICT}");
+    let policy = |section: &str| {
+        object(
+            "gateway.networking.k8s.io/v1",
+            "BackendTLSPolicy",
+            &format!(
+                "targetRefs: [{{group: '', kind: Service, name: reviews{section}}}]\n\
+                 validation: {{hostname: a.example.com, wellKnownCACertificates: System}}"
+            ),
+        )
+    };
+    let told = found(&both(&policy(""), &strict));
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(
+        told[0].contains("warning IST0113") && told[0].contains("for servers without a sidecar"),
+        "{told:?}"
+    );
+    assert_eq!(found(&policy("")), Vec::<String>::new(), "PERMISSIVE");
+    let other = found(&both(&policy(", sectionName: other"), &strict));
+    assert!(other.iter().all(|line| !line.contains("IST0113")), "another port: {other:?}");
+}
+
+#[test]
 fn the_narrowest_scope_says_what_servers_take() {
     let root = server("a", "istio-system", "mtls: {mode: STRICT}");
     let said = |more: &str| found(&both(&client("DISABLE"), &both(&root, more))).len();

@@ -240,6 +240,11 @@ pub(in crate::dialect) fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option
         reader.missing(&fields, "name");
     }
     let (path, ttl) = (reader.text(fields.get("path")), reader.duration(fields.get("ttl")));
+    if let (Some(at), Some(false)) = (fields.get("path"), path.as_ref().map(|path| path.starts_with('/'))) {
+        let message =
+            format!("{} has no effect: browsers pass over a path without a slash at its begin", at.path);
+        reader.warn(code::NO_EFFECT, &at, message);
+    }
     Some(HashOn::Cookie { name: reader.text(fields.get("name"))?, path, ttl })
 }
 

@@ -103,7 +103,7 @@ fn validation(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option
     if !fields.has("hostname") {
         reader.missing(&fields, "hostname");
     }
-    let hostname = fields.get("hostname").and_then(|at| hostname(reader, &at));
+    let hostname = fields.get("hostname").and_then(|at| hostname(reader, &at, flaws));
     let mut names = Vec::new();
     for item in reader.list(fields.get("subjectAltNames")) {
         names.extend(name(reader, &item, flaws));
@@ -112,8 +112,9 @@ fn validation(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option
     Some((hostname?, names, roots?))
 }
 
-/// A whole name: it is what is asked for.
-fn hostname(reader: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
+/// A whole name: it is what is asked for. What the API server takes and TLS cannot send is a condition: refused here, the rule would be
+/// none, and the backend be called in plain text.
+fn hostname(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<String> {
     let name = reader.text(Some(at.clone()))?;
     let label = |label: &str| {
         let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -121,7 +122,18 @@ fn hostname(reader: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
             && edge(label.bytes().last())
             && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
-    let good = name.len() <= 253 && name.split('.').all(label) && name.parse::<std::net::IpAddr>().is_err();
+    let good = name.len() <= 253 && name.split('.').all(label);
+    let why = if name.parse::<std::net::IpAddr>().is_ok() {
+        Some("is an address, and TLS asks for names")
+    } else if name.split('.').any(|label| label.len() > 63) {
+        Some("has a part of more than 63 characters, which is no server name")
+    } else {
+        None
+    };
+    if let Some(why) = why.filter(|_| good) {
+        let message = format!("{}: {} {why}, so requests are answered with an error", at.path, quote(&name));
+        flaw(reader, flaws, at, INVALID, message);
+    }
     if !good {
         let message = format!(
             "{} must be a whole host name in lower case, such as api.example.com, not {}",
@@ -224,8 +236,8 @@ pub(in crate::dialect) fn config_map(reader: &mut Reader<'_>, data: &At<'_>) -> 
         return Vec::new();
     };
     let Some(pem) = reader.text(Some(at.clone())) else { return Vec::new() };
-    if !pem.contains("-----BEGIN CERTIFICATE-----") {
-        reader.error(&at, format!("{} must be certificates in PEM", at.path));
+    if let Err(why) = crate::pem::certificates(&pem) {
+        reader.error(&at, format!("{} must be certificates in PEM: {why}", at.path));
     }
     vec![Intent::Roots(RootsIntent { origin: reader.origin.clone(), pem })]
 }
@@ -234,7 +246,7 @@ pub(in crate::dialect) fn config_map(reader: &mut Reader<'_>, data: &At<'_>) -> 
 mod tests {
     use super::*;
     use crate::intent::ClientTlsMode;
-    use crate::testing::{destination, object, objects, one_told, told};
+    use crate::testing::{CERTIFICATE, destination, object, objects, one_told, quoted_certificate, told};
 
     const TARGETS: &str = "targetRefs: [{group: '', kind: Service, name: catalog, sectionName: web}]\n";
 
@@ -257,7 +269,7 @@ mod tests {
         assert_eq!((tls.section.as_deref(), &tls.roots), (Some("web"), &Roots::System));
         let client = tls.client_tls().unwrap();
         assert_eq!((client.mode, client.sni.as_deref()), (ClientTlsMode::Simple, Some("a.example.com")));
-        assert_eq!((client.roots_pem, client.subject_alt_names.len()), (None, 0));
+        assert_eq!((client.roots_pem, client.subject_alt_names), (None, vec!["a.example.com".to_owned()]));
     }
 
     #[test]
@@ -275,11 +287,31 @@ mod tests {
             (client.roots_pem.as_deref(), client.subject_alt_names),
             (Some("PEM"), vec!["b.c".into(), "spiffe://d/e".into()])
         );
-        let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: two, namespace: shop}\ndata:\n  \
-                   ca.crt: '-----BEGIN CERTIFICATE-----'\n  other: text\n";
-        assert!(
-            matches!(&objects(map)[0].intents[..], [Intent::Roots(RootsIntent { pem, .. })] if pem.contains("BEGIN"))
-        );
+        let map = |pem: &str| {
+            format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: two, namespace: shop}}\ndata:\n  ca.crt: {pem}\n  other: text\n"
+            )
+        };
+        assert!(matches!(
+            &objects(&map(&quoted_certificate()))[0].intents[..],
+            [Intent::Roots(RootsIntent { pem, .. })] if pem == CERTIFICATE
+        ));
+        // The right words are not enough.
+        let wrong = one_told(&map("'-----BEGIN CERTIFICATE----- of ours -----END CERTIFICATE-----'"));
+        assert!(wrong.contains("must be certificates in PEM: certificate 1 is not base64"), "{wrong}");
+    }
+
+    #[test]
+    fn a_config_map_without_certificates_says_that_it_does_nothing() {
+        for data in ["", "data: {}\n", "data: {other: text}\n", "binaryData: {ca.crt: AAAA}\n"] {
+            let told = one_told(&format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: two, namespace: shop}}\n{data}"
+            ));
+            assert!(
+                told.contains("warning") && told.contains("a ConfigMap without ca.crt has no effect"),
+                "{data}: {told}"
+            );
+        }
     }
 
     #[test]
@@ -328,6 +360,8 @@ mod tests {
         );
         for (validation, reason) in [
             ("{hostname: a, wellKnownCACertificates: Mozilla}", "Invalid"),
+            ("{hostname: 10.0.0.1, wellKnownCACertificates: System}", "Invalid"),
+            (&format!("{{hostname: a.{}, wellKnownCACertificates: System}}", "b".repeat(64)), "Invalid"),
             (
                 "{hostname: a, wellKnownCACertificates: System, subjectAltNames: [{type: Hostname, hostname: '*.b'}]}",
                 "Invalid",

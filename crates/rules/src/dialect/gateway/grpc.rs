@@ -7,6 +7,7 @@ use super::flaw::Flaws;
 use super::headers::header_matches;
 use super::route::route;
 use super::{backend, session};
+use crate::dialect::sessions;
 use crate::dialect::shared::bounded;
 use crate::finding::quote;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
@@ -20,7 +21,9 @@ const METHOD: Table = Table::new("a method match", &["type", "service", "method"
 pub(in crate::dialect) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     route(reader, spec, 0, |reader, fields, flaws| {
         let items = reader.list(fields.get("rules"));
-        items.iter().filter_map(|item| rule(reader, item, flaws)).collect()
+        let rules: Vec<_> = items.iter().filter_map(|item| rule(reader, item, flaws)).collect();
+        sessions::mixed_up(reader, &items, &rules);
+        rules
     })
 }
 
@@ -31,7 +34,7 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
     let matches: Vec<HttpMatch> = blocks.iter().filter_map(|block| matching(reader, block)).collect();
     let mut effects = Effects::default();
     filter::read_grpc(reader, fields.get("filters"), flaws, &mut effects);
-    let session = session::read(reader, &fields);
+    let session = session::read(reader, &fields, &matches);
     let mut rule = HttpRoute { matches, place: at.place(), ..HttpRoute::default() };
     backend::read_grpc(reader, fields.get("backendRefs"), flaws, &mut rule, &mut effects);
     rule.route.name = reader.text(fields.get("name")).unwrap_or_default();

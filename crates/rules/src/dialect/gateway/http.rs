@@ -8,7 +8,9 @@ use super::flaw::Flaws;
 use super::headers::{header_matches, query_matches};
 use super::route::route;
 use super::{backend, limits, path, session};
+use crate::dialect::sessions;
 use crate::dialect::shared::bounded;
+use crate::finding::code;
 use crate::intent::{HttpMatch, HttpRoute, Intent};
 use crate::reader::{At, Fields, Reader, Table};
 
@@ -42,7 +44,9 @@ fn rules(reader: &mut Reader<'_>, fields: &Fields<'_>, flaws: &mut Flaws) -> Vec
         let lost = HttpRoute { place: fields.at.place(), ..HttpRoute::default() };
         return vec![backend::sent(lost, NoCluster::InternalError)];
     }
-    items.iter().filter_map(|item| rule(reader, item, flaws)).collect()
+    let rules: Vec<_> = items.iter().filter_map(|item| rule(reader, item, flaws)).collect();
+    sessions::mixed_up(reader, &items, &rules);
+    rules
 }
 
 fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpRoute> {
@@ -58,7 +62,7 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
     let mut effects = Effects::default();
     filter::read(reader, fields.get("filters"), prefix, flaws, &mut effects);
     let (timeout, retry) = limits::read(reader, &fields);
-    let session = session::read(reader, &fields);
+    let session = session::read(reader, &fields, &matches);
     let mut rule = HttpRoute { matches: matches.clone(), place: at.place(), ..HttpRoute::default() };
     backend::read(reader, fields.get("backendRefs"), prefix, flaws, &mut rule, &mut effects);
     if let Some(at) =
@@ -68,6 +72,9 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<HttpR
     }
     rule.route.name = reader.text(fields.get("name")).unwrap_or_default();
     let mut rule = filter::applied(rule, effects, timeout, retry);
+    if let Some(at) = fields.get("sessionPersistence").filter(|_| rule.forward().is_none()) {
+        reader.warn(code::NO_EFFECT, &at, format!("{} has no effect beside a redirect", at.path));
+    }
     rule.route.session = session.filter(|_| rule.forward().is_some());
     Some(backend::sent(rule, NoCluster::InternalError))
 }

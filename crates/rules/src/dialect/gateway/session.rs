@@ -3,7 +3,8 @@
 use outrigger_model::route::{Session, SessionBy};
 
 use crate::dialect::sessions::{self, own_name};
-use crate::reader::{At, Fields, Reader, Table};
+use crate::intent::HttpMatch;
+use crate::reader::{Fields, Reader, Table, is_header_name};
 
 const SESSION: Table = Table::new(
     "a session persistence",
@@ -17,8 +18,12 @@ enum Kind {
     Header,
 }
 
-/// Of the rule at a path such as `spec.rules[2]`.
-pub(super) fn read(reader: &mut Reader<'_>, rule: &Fields<'_>) -> Option<Box<Session>> {
+/// Of a rule with these matches.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    rule: &Fields<'_>,
+    matches: &[HttpMatch],
+) -> Option<Box<Session>> {
     let at = rule.get("sessionPersistence")?;
     let fields = reader.fields(&at, &SESSION)?;
     let kinds = [("Cookie", Kind::Cookie), ("Header", Kind::Header)];
@@ -34,6 +39,7 @@ pub(super) fn read(reader: &mut Reader<'_>, rule: &Fields<'_>) -> Option<Box<Ses
             format!("{}: a Permanent cookie needs absoluteTimeout, which says when it ends", at.path);
         reader.error(&at, message);
     }
+    bounded_name(reader, &fields);
     let name = match (fields.get("sessionName"), kind) {
         (Some(at), Kind::Cookie) => sessions::cookie_name(reader, &at)?,
         (Some(at), Kind::Header) => {
@@ -41,7 +47,10 @@ pub(super) fn read(reader: &mut Reader<'_>, rule: &Fields<'_>) -> Option<Box<Ses
             reader.header_name(&at, &name)?
         }
         // Each rule has sessions of its own.
-        (None, _) => own_name(&reader.origin, &index(&rule.at)),
+        (None, _) => {
+            let part = reader.text(rule.get("name")).filter(|name| is_header_name(name));
+            own_name(&reader.origin, &part.unwrap_or_else(|| unnamed(matches)))
+        }
     };
     let by = match kind {
         Kind::Header => SessionBy::Header { name },
@@ -67,10 +76,20 @@ fn permanent(reader: &mut Reader<'_>, fields: &Fields<'_>, kind: Kind) -> Option
     }
 }
 
-/// `.2` of `spec.rules[2]`.
-fn index(at: &At<'_>) -> String {
-    let number = at.path.rsplit_once('[').and_then(|(_, rest)| rest.strip_suffix(']'));
-    number.map_or(String::new(), |number| format!(".{number}"))
+/// A rule without a name is told apart by what it matches.
+fn unnamed(matches: &[HttpMatch]) -> String {
+    let requests: Vec<_> = matches.iter().map(|one| &one.request).collect();
+    sessions::digest(&requests)
+}
+
+/// As long as the API server takes.
+fn bounded_name(reader: &mut Reader<'_>, fields: &Fields<'_>) {
+    const MOST: usize = 128;
+    if let Some(at) = fields.get("sessionName")
+        && at.node.as_text().is_some_and(|name| name.chars().count() > MOST)
+    {
+        reader.error(&at, format!("{} has at most {MOST} characters", at.path));
+    }
 }
 
 #[cfg(test)]
@@ -103,14 +122,12 @@ mod tests {
             permanent,
             attributes: Vec::new(),
         };
-        let plain = Session {
-            by: cookie("outrigger-session.shop.reviews.1", false),
-            strict: None,
-            absolute: None,
-            idle: None,
-        };
         for kind in ["HTTPRoute", "GRPCRoute"] {
-            assert_eq!(session(kind, "{}"), plain);
+            let plain = session(kind, "{}");
+            let SessionBy::Cookie { name, .. } = &plain.by else { panic!() };
+            assert!(name.starts_with("outrigger-session.shop.reviews."), "{name}");
+            let by = cookie(name, false);
+            assert_eq!(plain, Session { by, strict: None, absolute: None, idle: None });
             let long = "{sessionName: mine, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}";
             let absolute = Some(Duration::from_secs(3600));
             assert_eq!(session(kind, long), Session { by: cookie("mine", true), absolute, ..plain.clone() });
@@ -122,10 +139,57 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_keeps_the_name_of_its_sessions_wherever_it_stands_and_shares_it_with_none() {
+        let rules = |rules: &[&str]| {
+            let rules: String = rules.iter().map(|rule| format!("- {rule}\n")).collect();
+            let spec = format!("parentRefs: [{{group: '', kind: Service, name: catalog}}]\nrules:\n{rules}");
+            let text = object("gateway.networking.k8s.io/v1", "HTTPRoute", &spec);
+            assert_eq!(told(&text), Vec::<String>::new());
+            let name = |rule: &crate::intent::HttpRoute| match &rule.route.session.as_ref().unwrap().by {
+                SessionBy::Cookie { name, .. } => name.clone(),
+                SessionBy::Header { .. } => panic!(),
+            };
+            attached(&text).http.iter().map(name).collect::<Vec<_>>()
+        };
+        let rule = |more: &str| {
+            format!("{{{more}, sessionPersistence: {{}}, backendRefs: [{{name: catalog, port: 8080}}]}}")
+        };
+        let by_path = |path: &str| rule(&format!("matches: [{{path: {{value: {path}}}}}]"));
+        let (a, b) = (by_path("/a"), by_path("/b"));
+        let named = rule("name: cart");
+        let before = rules(&[&a, &b, &named]);
+        assert_ne!(before[0], before[1]);
+        assert_eq!(before[2], "outrigger-session.shop.reviews.cart");
+        assert_eq!(rules(&[&by_path("/new"), &named, &b, &a])[1..], [&*before[2], &before[1], &before[0]]);
+        // What is said twice is told.
+        let said = |to: &str| {
+            format!(
+                "{{name: {to}, sessionPersistence: {{sessionName: mine}}, backendRefs: [{{name: {to}, port: 8080}}]}}"
+            )
+        };
+        let spec = format!(
+            "parentRefs: [{{group: '', kind: Service, name: catalog}}]\nrules: [{}, {}]",
+            said("catalog"),
+            said("stock")
+        );
+        let found = one_told(&object("gateway.networking.k8s.io/v1", "HTTPRoute", &spec));
+        assert!(found.contains("carry \"mine\" as those of spec.rules[0]"), "{found}");
+    }
+
+    #[test]
+    fn a_redirect_has_no_session_and_says_so() {
+        let spec = "parentRefs: [{group: '', kind: Service, name: catalog}]\nrules:\n\
+                    - {sessionPersistence: {}, filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}";
+        let found = one_told(&object("gateway.networking.k8s.io/v1", "HTTPRoute", spec));
+        assert!(found.contains("sessionPersistence has no effect beside a redirect"), "{found}");
+    }
+
+    #[test]
     fn what_the_api_server_would_refuse_is_refused() {
         for (session, wanted) in [
             ("{cookieConfig: {lifetimeType: Permanent}}", "needs absoluteTimeout"),
             ("{type: Header, cookieConfig: {}}", "can only stand beside type Cookie"),
+            (&format!("{{sessionName: {}}}", "a".repeat(129)), "at most 128 characters"),
             ("{type: Body}", "must be one of Cookie, Header"),
             ("{cookieConfig: {lifetimeType: Long}}", "must be one of Session, Permanent"),
         ] {

@@ -37,28 +37,6 @@ pub(super) const BALANCING: Table = Table::new(
     ],
 );
 pub(super) const HASH: Table = Table::new("what is hashed", &["header", "cookie", "query", "source"]);
-pub(super) const BREAKER: Table = Table::new(
-    "a circuit breaker",
-    &[
-        "maxConnections",
-        "maxPending",
-        "maxRequests",
-        "maxRetries",
-        "consecutiveErrors",
-        "consecutiveGatewayErrors",
-        "consecutiveConnectErrors",
-        "interval",
-        "ejectionTime",
-        "maxEjectionTime",
-        "ejectionJitter",
-        "maxEjectionPercent",
-        "minHealthPercent",
-        "successRate",
-        "failurePercentage",
-        "checkEndsEjection",
-        "trip",
-    ],
-);
 pub(super) const TRIP: Table = Table::new(
     "what trips a circuit breaker",
     &["failurePercent", "minRequests", "interval", "consecutiveFailures", "openTime", "probes"],
@@ -225,7 +203,7 @@ fn hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HashOn> {
 }
 
 fn breaker(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
-    let Some(fields) = reader.fields(at, &BREAKER) else { return };
+    let Some(fields) = reader.fields(at, &ejection::BREAKER) else { return };
     // Without connections every request would wait for one, and fail.
     let max_connections = reader.number(fields.get("maxConnections"), 1..=u32::MAX);
     let mut limit = |name| reader.number(fields.get(name), 0..=u32::MAX);

@@ -18,7 +18,8 @@ use crate::dialect::shared::{Spelling, header_edits, one_authority, string_match
 use crate::dialect::virtual_service::grpc_status;
 use crate::finding::{code, quote};
 use crate::intent::{
-    Host, HttpMatch, HttpRoute, MirrorTarget, Place, SubsetIntent, Target, TrafficPolicy, WeightedTarget,
+    Host, HttpMatch, HttpRoute, MirrorTarget, Origin, Place, SubsetIntent, Target, TrafficPolicy,
+    WeightedTarget,
 };
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
@@ -143,10 +144,12 @@ fn forwarded(
     };
     let session = match fields.get("session") {
         None => page.defaults.session.clone(),
-        own => session::read(reader, own, &reader.origin.clone()),
+        own => session::read(reader, own),
     };
     let rewrite = fields.get("rewrite").and_then(|at| actions::rewrite(reader, &at)).unwrap_or_default();
-    let mut route = to(targets, Defaults { timeout, streams, retry, hedge, session }, at.place());
+    let mut route = to(targets, Defaults { timeout, streams, retry, hedge, session: None }, at.place());
+    route.route.session =
+        session.map(|session| Box::new(session::named(session, &route, page, &reader.origin)));
     if let RouteAction::Forward(forward) = &mut route.route.action {
         forward.rewrite = rewrite;
     }
@@ -174,9 +177,12 @@ fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryPolicy
 }
 
 /// The route of a page that has none: all requests to the service.
-pub(super) fn everything(host: &Host, defaults: Defaults, place: Place) -> HttpRoute {
+pub(super) fn everything(page: &Page, host: &Host, place: Place, of: &Origin) -> HttpRoute {
     let targets = vec![plain_target(host, place.clone())];
-    to(targets, defaults, place)
+    let mut route = to(targets, page.defaults.clone(), place);
+    let session = route.route.session.take();
+    route.route.session = session.map(|session| Box::new(session::named(*session, &route, page, of)));
+    route
 }
 
 fn plain_target(host: &Host, place: Place) -> WeightedTarget {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::actions::{DIRECT, REDIRECT, REGEX, REWRITE};
-use super::policy::{BALANCING, BREAKER, CONNECTIONS, HASH, POLICIES, PORT, TRIP, tuning_schema};
+use super::policy::{BALANCING, CONNECTIONS, HASH, POLICIES, PORT, TRIP, tuning_schema};
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
 use super::{SPEC, SUBSET, connections, health, hedge, retry, session, streams, upgrades};
 use crate::dialect::destination_rule::policy::{COOKIE, TLS, WARMUP};
@@ -126,7 +126,7 @@ fn tls() -> Value {
 }
 
 fn breaker() -> Value {
-    let schema = object(&BREAKER, &[], |name| match name {
+    let schema = object(&ejection::BREAKER, &[], |name| match name {
         "maxConnections" => number("Connections to the service."),
         "maxPending" => number("Requests that wait for a connection."),
         "maxRequests" => number("Requests under way."),

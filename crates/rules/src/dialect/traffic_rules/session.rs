@@ -3,8 +3,9 @@
 use outrigger_model::route::{Session, SessionBy};
 use serde_json::Value as Json;
 
+use super::routes::Page;
 use crate::dialect::sessions::{self, own_name};
-use crate::intent::Origin;
+use crate::intent::{HttpRoute, Origin};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::schema::{DURATION, any, described, mapping, object, one_of, text};
 use crate::yaml::Value;
@@ -17,7 +18,8 @@ const LIFETIMES: [(&str, bool); 4] =
 /// What is answered where a strict session has lost its instance.
 const LOST: u16 = 503;
 
-pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>, of: &Origin) -> Option<Session> {
+/// A session; the name of its cookie is empty where none is said, until its route is known.
+pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<Session> {
     let at = at?;
     let fields = reader.fields(&at, &SESSION)?;
     let absolute = reader.positive(fields.get("absoluteTimeout"));
@@ -30,7 +32,7 @@ pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>, of: &Origin) -> 
             let name = reader.text(Some(header.clone()))?;
             SessionBy::Header { name: reader.header_name(&header, &name)? }
         }
-        (cookie, None) => self::cookie(reader, cookie, of)?,
+        (cookie, None) => self::cookie(reader, cookie)?,
     };
     if matches!(by, SessionBy::Cookie { permanent: true, .. }) && absolute.is_none() {
         let message =
@@ -45,8 +47,25 @@ pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>, of: &Origin) -> 
     Some(Session { by, strict, absolute, idle })
 }
 
-fn cookie(reader: &mut Reader<'_>, at: Option<At<'_>>, of: &Origin) -> Option<SessionBy> {
-    let own = || own_name(of, "");
+/// The session of a route. Without a name the page's own, for all of its service, is called after the page; another has a name by where
+/// it leads and what it says, so that those are one session which may be.
+pub(super) fn named(mut session: Session, route: &HttpRoute, page: &Page, of: &Origin) -> Session {
+    let SessionBy::Cookie { name, .. } = &session.by else { return session };
+    if !name.is_empty() {
+        return session;
+    }
+    let places = sessions::places(route);
+    let whole = page.host.as_ref().map(|host| (host.as_str(), None, None));
+    let is_pages = page.defaults.session.as_ref() == Some(&session) && places.iter().copied().eq(whole);
+    let part = if is_pages { String::new() } else { sessions::digest(&(&places, &session)) };
+    if let SessionBy::Cookie { name, .. } = &mut session.by {
+        *name = own_name(of, &part);
+    }
+    session
+}
+
+fn cookie(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<SessionBy> {
+    let own = String::new;
     let path = Some("/".to_owned());
     let Some(at) = at else {
         return Some(SessionBy::Cookie { name: own(), path, permanent: false, attributes: Vec::new() });
@@ -57,7 +76,7 @@ fn cookie(reader: &mut Reader<'_>, at: Option<At<'_>>, of: &Origin) -> Option<Se
         None => own(),
     };
     let path = match fields.get("path") {
-        Some(at) => Some(sessions::clean(reader, &at)?),
+        Some(at) => Some(sessions::cookie_path(reader, &at)?),
         None => path,
     };
     let mut attributes = Vec::new();
@@ -161,6 +180,45 @@ mod tests {
         assert_eq!(found, [Some(page), Some(own), Some(header), None]);
     }
 
+    fn names(spec: &str) -> Vec<String> {
+        let name = |session: Option<Session>| match session.unwrap().by {
+            SessionBy::Cookie { name, .. } => name,
+            SessionBy::Header { name } => name,
+        };
+        sessions(spec).into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn routes_share_a_session_where_it_is_one_and_no_name_where_it_is_not() {
+        let routes = |session: &str, routes: &[&str]| {
+            let routes: String = routes.iter().map(|route| format!("- {route}\n")).collect();
+            format!("{session}routes:\n{routes}")
+        };
+        let page = |all: &[&str]| names(&routes("session: {}\n", all));
+        let (a, b) = ("{match: {path: /a}}", "{match: {path: /b}, timeout: 3s}");
+        let old = "{match: {path: /v1}, to: [{version: v1, weight: 9}, {service: old, weight: 1}]}";
+        let shifted = "{match: {path: /v}, to: [{service: old, weight: 8}, {version: v1, weight: 2}]}";
+        let v2 = "{match: {path: /v2}, to: [{version: v2}]}";
+        let found = page(&[a, b, old, shifted, v2]);
+        assert_eq!(found[0], "outrigger-session.shop.reviews");
+        assert_eq!((&found[1], &found[3]), (&found[0], &found[2]), "the same instances");
+        assert!(found[2] != found[0] && found[4] != found[0] && found[4] != found[2], "{found:?}");
+        assert_eq!(page(&[v2, old]), [found[4].as_str(), &found[2]], "wherever they stand");
+        // Sessions of their own: those that end otherwise are others.
+        let own = |path: &str, session: &str| format!("{{match: {{path: {path}}}, session: {session}}}");
+        let (x, y, z) = (own("/x", "{}"), own("/y", "{idleTimeout: 1m}"), own("/z", "{}"));
+        let found = names(&routes("", &[&x, &y, &z]));
+        assert!(found[0] != found[1] && found[0] == found[2], "{found:?}");
+    }
+
+    #[test]
+    fn a_name_that_is_said_for_sessions_that_are_others_is_told() {
+        let text =
+            page("session: {cookie: {name: mine}}\nroutes:\n- {match: {path: /a}}\n- {to: [{version: v2}]}");
+        let found = one_told(&text);
+        assert!(found.contains("carry \"mine\" as those of spec.routes[0]"), "{found}");
+    }
+
     #[test]
     fn what_cannot_be_or_does_nothing_is_told() {
         for (session, wanted) in [
@@ -168,6 +226,7 @@ mod tests {
             ("{cookie: {lifetime: permanent}}", "needs absoluteTimeout"),
             ("{cookie: {name: 'a b'}}", "is not a name of a cookie"),
             ("{cookie: {path: '/;x'}}", "neither semicolons"),
+            ("{cookie: {path: cart}}", "must begin with a slash"),
             ("{cookie: {attributes: {Max-Age: '5'}}}", "write attributes such as SameSite"),
             ("{header: 'a b'}", "is not a header name"),
             ("{absoluteTimeout: 1m, idleTimeout: 2m}", "has no effect"),

@@ -1,6 +1,8 @@
 //! `load_balancing_policy`: a list of typed policies, of which the first known one counts.
 
-use outrigger_model::cluster::{Balance, Cluster as Model, LeastOf, LoadReports, SHORTEST_UPDATE, Warmup};
+use outrigger_model::cluster::{
+    Balance, Cluster as Model, LONGEST_METRIC, LeastOf, LoadReports, MOST_METRICS, SHORTEST_UPDATE, Warmup,
+};
 
 use super::super::extension::unpack;
 use super::super::flaw::{Decoded, Under, flaw};
@@ -208,6 +210,12 @@ fn reports(wire: &reported::ClientSideWeightedRoundRobin) -> Decoded<LoadReports
     if !(penalty >= 0.0 && f64::is_finite(penalty)) {
         return flaw("error_utilization_penalty", format!("must be at least 0, not {penalty}"));
     }
+    let metrics = &wire.metric_names_for_computing_utilization;
+    if metrics.len() > MOST_METRICS || metrics.iter().any(|name| name.len() > LONGEST_METRIC) {
+        let reason = format!("at most {MOST_METRICS} metrics of {LONGEST_METRIC} characters are looked at");
+        return flaw("metric_names_for_computing_utilization", reason);
+    }
+    note!(wire, oob_reporting_period);
     let time = |time: Option<&wire::protobuf::Duration>, default, field| duration_or(time, default, field);
     Ok(LoadReports {
         blackout: time(wire.blackout_period.as_ref(), default.blackout, "blackout_period")?,
@@ -219,7 +227,7 @@ fn reports(wire: &reported::ClientSideWeightedRoundRobin) -> Decoded<LoadReports
         update: time(wire.weight_update_period.as_ref(), default.update, "weight_update_period")?
             .max(SHORTEST_UPDATE),
         error_penalty: penalty,
-        metrics: wire.metric_names_for_computing_utilization.clone(),
+        metrics: metrics.clone(),
     })
 }
 

@@ -58,6 +58,13 @@ fn ejection_by_success_rate_is_on_where_an_envoys_is() {
     assert_eq!(local.failure_percentage, Some(share));
     assert_eq!(local.success_rate.map(|rate| (rate.enforcing, rate.enforcing_local)), Some((0, 100)));
     assert_eq!(local.max_ejection, Duration::from_secs(900), "not below the base");
+    // None of it may be ejected, unless one always may.
+    let none = OutlierDetection { max_ejection_percent: uint(0), ..default.clone() };
+    let found = ejection(none.clone()).unwrap();
+    assert_eq!((found.consecutive_5xx, found.consecutive_gateway, found.consecutive_local), (0, 0, 0));
+    assert_eq!((found.success_rate, found.failure_percentage), (None, None));
+    let one = ejection(OutlierDetection { always_eject_one_host: wire::boolean(true), ..none }).unwrap();
+    assert_eq!((one.consecutive_5xx, one.max_ejection_percent), (5, 0));
     for (field, detection) in [
         ("enforcing_success_rate", OutlierDetection { enforcing_success_rate: uint(101), ..default.clone() }),
         (
@@ -86,6 +93,25 @@ fn a_panic_threshold_is_what_ejection_leaves_and_goes_back_as_one() {
     for kind in [ClientKind::Envoy, ClientKind::Outrigger] {
         let common = cluster::encode(&model, kind).common_lb_config.unwrap();
         assert_eq!(common.healthy_panic_threshold.map(|percent| percent.value), Some(40.0), "{kind:?}");
+    }
+}
+
+#[test]
+fn the_metrics_of_a_policy_have_bounds() {
+    let read = |metrics: Vec<String>| {
+        let config = ClientSideWeightedRoundRobin {
+            metric_names_for_computing_utilization: metrics,
+            ..Default::default()
+        };
+        of_envoy(|c| c.load_balancing_policy = policies([typed(&config)])).map(|_| ())
+    };
+    assert_eq!(read(vec!["named_metrics.a".into(); 16]), Ok(()));
+    for metrics in [vec!["named_metrics.a".into(); 17], vec!["a".repeat(257)]] {
+        let why = read(metrics).unwrap_err();
+        assert!(
+            why.contains("metric_names_for_computing_utilization") && why.contains("at most 16"),
+            "{why}"
+        );
     }
 }
 

@@ -386,7 +386,8 @@ fn balancing() -> impl Strategy<Value = (Balance, LoadReports, Option<u32>)> {
 fn cluster() -> impl Strategy<Value = Cluster> {
     let discovery = prop_oneof![
         of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
-        endpoints().prop_map(Discovery::Static),
+        (endpoints(), of("[a-z ]{1,30}"))
+            .prop_map(|(set, trouble)| Discovery::Static(EndpointSet { trouble, ..set })),
         dns::discovery(),
         Just(Discovery::OriginalDestination),
     ];

@@ -72,7 +72,14 @@ pub(super) fn encode(tls: &OutsideTls, protocol: UpstreamProtocol, kind: ClientK
 }
 
 pub(super) fn decode(wire: &UpstreamTlsContext) -> Decoded<OutsideTls> {
-    note!(wire, allow_renegotiation, max_session_keys);
+    note!(
+        wire,
+        allow_renegotiation,
+        max_session_keys,
+        auto_host_sni,
+        auto_sni_san_validation,
+        enforce_rsa_key_usage,
+    );
     if wire.sni.is_empty() {
         return flaw("sni", "is required: it is also the name that the server must prove");
     }
@@ -106,7 +113,11 @@ fn decode_common(common: &CommonTlsContext, sni: &str) -> Decoded<OutsideTls> {
     };
     let strict = peer.trust_chain_verification == 0 && peer.custom_validator_config.is_none();
     let pinned = !peer.verify_certificate_hash.is_empty() || !peer.verify_certificate_spki.is_empty();
-    if !strict || pinned || peer.crl.is_some() || !peer.match_subject_alt_names.is_empty() {
+    let more = peer.max_verify_depth.is_some()
+        || peer.only_verify_leaf_cert_crl
+        || peer.require_signed_certificate_timestamp.is_some_and(|required| required.value);
+    note!(peer, allow_expired_certificate);
+    if !strict || pinned || more || peer.crl.is_some() || !peer.match_subject_alt_names.is_empty() {
         let reason =
             "only the verification of the whole chain and of match_typed_subject_alt_names is supported";
         return flaw("validation_context", reason);

@@ -1,6 +1,8 @@
 //! Settings of the policies by which a native page has instances picked.
 
-use outrigger_model::cluster::{Balance, LeastOf, LoadReports, MAX_CHOICES, SHORTEST_UPDATE};
+use outrigger_model::cluster::{
+    Balance, LONGEST_METRIC, LeastOf, LoadReports, MAX_CHOICES, MOST_METRICS, SHORTEST_UPDATE,
+};
 use serde_json::Value as Json;
 
 use crate::reader::{At, Fields, Reader, Table};
@@ -18,8 +20,6 @@ const OF: [(&str, &str); 6] = [
 pub(super) const FIELDS: [&str; 6] = ["choices", "fullScan", "bias", "decay", "initialLatency", "reports"];
 const REPORTS: Table =
     Table::new("reports of load", &["blackout", "expiration", "update", "errorPenalty", "metrics"]);
-/// Names of metrics.
-const MOST: usize = 16;
 
 /// Whether any of them is there.
 pub(super) fn is_said(fields: &Fields<'_>) -> bool {
@@ -92,8 +92,8 @@ pub(super) fn reports(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadReport
         (0.0..=1000.0).contains(&penalty)
     });
     let items = reader.list(fields.get("metrics"));
-    if let Some(at) = fields.get("metrics").filter(|_| items.len() > MOST) {
-        reader.error(&at, format!("{}: at most {MOST} metrics are looked at", at.path));
+    if let Some(at) = fields.get("metrics").filter(|_| items.len() > MOST_METRICS) {
+        reader.error(&at, format!("{}: at most {MOST_METRICS} metrics are looked at", at.path));
     }
     let mut metrics = Vec::new();
     for item in items {
@@ -101,7 +101,9 @@ pub(super) fn reports(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadReport
         let known = ["cpu_utilization", "mem_utilization", "application_utilization"];
         let keyed = ["named_metrics.", "utilization.", "request_cost."];
         let is_keyed = |map: &&str| name.len() > map.len() && name.starts_with(*map);
-        if !known.contains(&&*name) && !keyed.iter().any(is_keyed) {
+        if name.len() > LONGEST_METRIC {
+            reader.error(&item, format!("{} has more than {LONGEST_METRIC} characters", item.path));
+        } else if !known.contains(&&*name) && !keyed.iter().any(is_keyed) {
             let message =
                 format!("{} must be {}, or {}KEY", item.path, known.join(", "), keyed.join("KEY, "));
             reader.error(&item, message);
@@ -197,6 +199,13 @@ mod tests {
             ("{bias: -1}", "a number from 0 to 1000"),
             ("{policy: reportedLoad, reports: {update: 99ms}}", "at least 100ms"),
             ("{policy: reportedLoad, reports: {metrics: [speed]}}", "must be cpu_utilization"),
+            (
+                &format!(
+                    "{{policy: reportedLoad, reports: {{metrics: [named_metrics.{}]}}}}",
+                    "a".repeat(243)
+                ),
+                "more than 256 characters",
+            ),
             ("{policy: reportedLoad, reports: {errorPenalty: -1}}", "a number from 0 to 1000"),
         ] {
             let told = one_told(&page(text));

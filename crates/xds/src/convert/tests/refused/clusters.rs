@@ -25,8 +25,13 @@ fn change_tls(c: &mut wire::cluster::Cluster, change: impl Fn(&mut tls::CommonTl
 
 #[test]
 fn broken_clusters_are_refused_at_the_field() {
-    use wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+    use wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, OriginalDstLbConfig};
     let of_type = |t: DiscoveryType| Some(ClusterDiscoveryType::Type(t as i32));
+    fn original(c: &mut wire::cluster::Cluster, say: fn(&mut OriginalDstLbConfig)) {
+        let mut config = OriginalDstLbConfig::default();
+        say(&mut config);
+        c.lb_config = Some(LbConfig::OriginalDstLbConfig(config));
+    }
     each_is_refused(
         ResourceKind::Cluster,
         &cluster(),
@@ -37,6 +42,8 @@ fn broken_clusters_are_refused_at_the_field() {
             "cluster_type" => |c| {
                 c.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(Default::default()))
             },
+            "original_dst_lb_config" => |c| original(c, |config| config.use_http_header = true),
+            "original_dst_lb_config" => |c| original(c, |config| config.metadata_key = Some(Default::default())),
             "connect_timeout" => |c| c.connect_timeout = Some(protobuf::Duration { seconds: 0, nanos: -1 }),
             "circuit_breakers.thresholds[0].retry_budget.budget_percent.value" => |c| {
                 let threshold = &mut c.circuit_breakers.as_mut().unwrap().thresholds[0];
