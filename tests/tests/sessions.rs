@@ -94,7 +94,13 @@ async fn a_route_of_the_gateway_api_keeps_a_client_at_its_backend_whatever_the_w
     let (first, cookie) = meet(entry, "/split", &mut met).await;
     let (second, other) = meet(entry, "/split", &mut met).await;
     assert_eq!(met, BTreeSet::from(["new".to_owned(), "old".to_owned()]));
-    assert!(cookie.starts_with("outrigger-session.shop.catalog.0=") && cookie != other, "{cookie} {other}");
+    assert!(cookie.starts_with("outrigger-session.shop.catalog.") && cookie != other, "{cookie} {other}");
+    stays(entry, "/split", &cookie, &first).await;
+    stays(entry, "/split", &other, &second).await;
+    // A rule that is written above it ends no session.
+    let above =
+        "rules:\n  - matches: [{path: {value: /new}}]\n    backendRefs: [{name: catalog, port: 8080}]";
+    apply(&mesh, &ROUTE.replace("rules:", above)).await;
     stays(entry, "/split", &cookie, &first).await;
     stays(entry, "/split", &other, &second).await;
 

@@ -29,7 +29,7 @@ pub(crate) fn certificates(text: &str) -> Result<(), String> {
 fn base64(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     let padding = digits.iter().rev().take_while(|b| **b == b'=').count();
-    if padding > 2 || digits.len() % 4 != 0 {
+    if padding > 2 || !digits.len().is_multiple_of(4) {
         return None;
     }
     let value = |digit: &u8| match digit {

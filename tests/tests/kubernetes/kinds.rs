@@ -182,6 +182,8 @@ async fn examples(stage: &Stage, web: &str) {
         let text = std::fs::read_to_string(&file).unwrap();
         stage.cluster.apply(&text);
         let mut wanted = applied(stage, &file);
+        // Certificates of a cluster's ConfigMaps are not read.
+        wanted.retain(|rule| !rule.starts_with("ConfigMap "));
         wanted.sort();
         until_rules(
             stage,

@@ -216,7 +216,7 @@ mod tests {
         let entry = |more: &str, protocol: &str| {
             format!(
                 "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: catalog, namespace: shop}}\nspec:\n  \
-                 {{hosts: [catalog.shop.svc.cluster.local], location: MESH_EXTERNAL, resolution: STATIC, {more}ports: [{{number: 8080, name: web, protocol: {protocol}}}]}}\n"
+                 {{hosts: [catalog.shop.svc.cluster.local], location: MESH_EXTERNAL, resolution: STATIC, endpoints: [{{address: 192.0.2.1}}], {more}ports: [{{number: 8080, name: web, protocol: {protocol}}}]}}\n"
             )
         };
         assert_eq!(told(&entry("", "HTTP"), SYSTEM), Vec::<String>::new());

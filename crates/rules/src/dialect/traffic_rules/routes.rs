@@ -86,6 +86,13 @@ pub(super) struct Page {
     pub(super) limits: Limits,
 }
 
+impl Page {
+    /// Its service and its session.
+    fn own(&self) -> (Option<&Host>, Option<&Session>) {
+        (self.host.as_ref(), self.defaults.session.as_ref())
+    }
+}
+
 pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, page: &mut Page) -> Option<HttpRoute> {
     let fields = reader.fields(at, &ROUTE)?;
     let match_at = fields.get("match");
@@ -149,7 +156,7 @@ fn forwarded(
     let rewrite = fields.get("rewrite").and_then(|at| actions::rewrite(reader, &at)).unwrap_or_default();
     let mut route = to(targets, Defaults { timeout, streams, retry, hedge, session: None }, at.place());
     route.route.session =
-        session.map(|session| Box::new(session::named(session, &route, page, &reader.origin)));
+        session.map(|session| Box::new(session::named(session, &route, page.own(), &reader.origin)));
     if let RouteAction::Forward(forward) = &mut route.route.action {
         forward.rewrite = rewrite;
     }
@@ -181,7 +188,7 @@ pub(super) fn everything(page: &Page, host: &Host, place: Place, of: &Origin) ->
     let targets = vec![plain_target(host, place.clone())];
     let mut route = to(targets, page.defaults.clone(), place);
     let session = route.route.session.take();
-    route.route.session = session.map(|session| Box::new(session::named(*session, &route, page, of)));
+    route.route.session = session.map(|session| Box::new(session::named(*session, &route, page.own(), of)));
     route
 }
 

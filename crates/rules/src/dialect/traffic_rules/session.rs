@@ -3,9 +3,8 @@
 use outrigger_model::route::{Session, SessionBy};
 use serde_json::Value as Json;
 
-use super::routes::Page;
 use crate::dialect::sessions::{self, own_name};
-use crate::intent::{HttpRoute, Origin};
+use crate::intent::{Host, HttpRoute, Origin};
 use crate::reader::{At, Fields, Reader, Table};
 use crate::schema::{DURATION, any, described, mapping, object, one_of, text};
 use crate::yaml::Value;
@@ -48,15 +47,20 @@ pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<Sessio
 }
 
 /// The session of a route. Without a name the page's own, for all of its service, is called after the page; another has a name by where
-/// it leads and what it says, so that those are one session which may be.
-pub(super) fn named(mut session: Session, route: &HttpRoute, page: &Page, of: &Origin) -> Session {
+/// it leads and what it says, so that those are one session which may be. Beside it stand the page's service and session.
+pub(super) fn named(
+    mut session: Session,
+    route: &HttpRoute,
+    (service, own): (Option<&Host>, Option<&Session>),
+    of: &Origin,
+) -> Session {
     let SessionBy::Cookie { name, .. } = &session.by else { return session };
     if !name.is_empty() {
         return session;
     }
     let places = sessions::places(route);
-    let whole = page.host.as_ref().map(|host| (host.as_str(), None, None));
-    let is_pages = page.defaults.session.as_ref() == Some(&session) && places.iter().copied().eq(whole);
+    let whole = service.map(|host| (host.as_str(), None, None));
+    let is_pages = own == Some(&session) && places.iter().copied().eq(whole);
     let part = if is_pages { String::new() } else { sessions::digest(&(&places, &session)) };
     if let SessionBy::Cookie { name, .. } = &mut session.by {
         *name = own_name(of, &part);

@@ -88,6 +88,7 @@ fn balancing_connections_and_limits_are_of_the_page_its_ports_and_its_subsets() 
     );
     let outlier = found.policy.outlier.clone().unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.consecutive_gateway), (0, 3));
+    assert_eq!(found.subset("v2").unwrap().fallback, Some(crate::intent::Fallback::Subset("v1".into())));
     let new = found.effective(Some("v2"), 80).connection_pool.unwrap();
     assert_eq!(
         (new.max_requests, new.max_connections),
