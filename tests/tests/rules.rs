@@ -157,5 +157,7 @@ async fn apply_says_which_sidecar_refuses_a_rule_and_why_and_ends() {
         assert!(stderr.contains("refused by web") && stderr.contains("/nowhere/ca.pem"), "{stderr}");
         assert!(!stderr.contains("waiting for"), "{stderr}");
     }
-    assert_eq!(get(web.outbound[0], "/item", "").await.unwrap().0, 200, "the last good one serves");
+    // The one before had no such TLS, so it is not in force any more.
+    let (status, text) = get(web.outbound[0], "/item", "").await.unwrap();
+    assert!(status == 503 && text.contains("cannot be set up: /nowhere/ca.pem"), "{text}");
 }

@@ -18,7 +18,7 @@ use crate::resolve::Resolver;
 
 pub mod state;
 
-use state::{Bounds, FeedState, ResourceKey, Step};
+use state::{Bounds, FeedState, ResourceKey, Step, is_of_tls};
 
 /// Takes what is in force.
 pub trait Publish: Send + 'static {
@@ -236,8 +236,9 @@ impl<P: Publish> ConfigFeed<P> {
                 return stores;
             }
             Event::Rejected { invalid, version, wants_tls } => {
-                self.refuse(&invalid, &version);
-                return wants_tls && self.state.bar(&invalid, &version, Instant::now());
+                let barred = wants_tls && self.state.bar(&invalid, &version, Instant::now());
+                self.refuse(&invalid, &version, barred);
+                return barred;
             }
         }
         false
@@ -253,8 +254,13 @@ impl<P: Publish> ConfigFeed<P> {
         any
     }
 
-    fn refuse(&self, invalid: &Invalid, version: &str) {
-        tracing::warn!(%invalid, version, "a resource is refused; its last good version goes on serving");
+    /// `barred`: what was there before does not serve either.
+    fn refuse(&self, invalid: &Invalid, version: &str, barred: bool) {
+        let so = match barred {
+            true => "nobody is called there, as what was there before may be plain text",
+            false => "its last good version goes on serving",
+        };
+        tracing::warn!(%invalid, version, "a resource is refused; {so}");
         let mut status = self.status.lock();
         if status.refused.len() == MOST_REFUSED {
             status.refused.remove(0);
@@ -312,7 +318,7 @@ impl<P: Publish> ConfigFeed<P> {
         }
         for ((kind, name), invalid) in refused {
             let version = self.state.version(kind, &name).unwrap_or_default();
-            self.refuse(&invalid, &version);
+            self.refuse(&invalid, &version, is_of_tls(&invalid));
             self.client.reject(kind, &name, &version, invalid);
         }
         let mut status = self.status.lock();

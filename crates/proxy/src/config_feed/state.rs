@@ -404,7 +404,7 @@ impl FeedState {
 }
 
 /// Whether it is a cluster's TLS that cannot be taken.
-fn is_of_tls(invalid: &Invalid) -> bool {
+pub fn is_of_tls(invalid: &Invalid) -> bool {
     invalid.kind == ResourceKind::Cluster && invalid.field.starts_with("transport_socket")
 }
 
