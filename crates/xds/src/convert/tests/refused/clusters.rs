@@ -93,6 +93,40 @@ fn broken_clusters_are_refused_at_the_field() {
     );
 }
 
+/// A certificate is looked at for its chain and its names: what asks for more would be trusted without it.
+#[test]
+fn tls_that_asks_for_more_than_is_looked_at_is_refused() {
+    use tls::common_tls_context::ValidationContextType;
+    fn peer(c: &mut wire::cluster::Cluster, change: fn(&mut tls::CertificateValidationContext)) {
+        let Some(core::transport_socket::ConfigType::TypedConfig(config)) =
+            &mut c.transport_socket.as_mut().unwrap().config_type
+        else {
+            unreachable!()
+        };
+        let mut context = tls::UpstreamTlsContext::decode(config.value.as_slice()).unwrap();
+        let common = context.common_tls_context.as_mut().unwrap();
+        let Some(ValidationContextType::ValidationContext(peer)) = &mut common.validation_context_type else {
+            unreachable!()
+        };
+        change(peer);
+        *config = any(&context);
+    }
+    let outside =
+        outrigger_model::cluster::OutsideTls { server_name: "a.example".into(), ..Default::default() };
+    let mut model = outrigger_model::cluster::Cluster::new("it");
+    model.tls = outrigger_model::cluster::ClientTls::Outside(outside);
+    each_is_refused(
+        ResourceKind::Cluster,
+        &crate::convert::cluster::encode(&model, ClientKind::Outrigger),
+        cases! { wire::cluster::Cluster;
+            "transport_socket.typed_config.common_tls_context.validation_context" => |c| peer(c, |peer| peer.max_verify_depth = uint(2)),
+            "transport_socket.typed_config.common_tls_context.validation_context" => |c| peer(c, |peer| peer.only_verify_leaf_cert_crl = true),
+            "transport_socket.typed_config.common_tls_context.validation_context" => |c| peer(c, |peer| peer.require_signed_certificate_timestamp = wire::boolean(true)),
+            "transport_socket.typed_config.common_tls_context.validation_context" => |c| peer(c, |peer| peer.verify_certificate_hash.push("a".into())),
+        },
+    );
+}
+
 #[test]
 #[allow(deprecated)] // see convert::dns
 fn broken_clusters_of_names_are_refused_at_the_field() {
