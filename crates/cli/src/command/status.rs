@@ -398,7 +398,7 @@ mod tests {
         let scanner = StatusBody { rejections: vec![Rejection { age_seconds: 1, ..scanner }], ..empty() };
         assert!(is_well(&scanner, &[]), "anybody can cause it");
         assert!(
-            super::text(&scanner, &[])
+            text(&scanner, &[])
                 .contains("it refuses our certificate (no registered instance is there)")
         );
         let lost = StatusBody { notices: vec!["the certificate authority is lost".into()], ..empty() };
