@@ -34,6 +34,7 @@ mod canonical;
 mod debug;
 pub mod described;
 mod enforced;
+pub mod fuzzing;
 mod metrics;
 mod others;
 mod presence;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 pub mod query;
 pub mod receive;
-mod weigh;
+pub(crate) mod weigh;
 
 /// Spans of one trace; beyond that the trace is a loop, and must not push out all others.
 const MOST_PER_TRACE: usize = 2_000;

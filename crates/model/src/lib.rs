@@ -9,6 +9,7 @@ mod claims;
 pub mod cluster;
 pub mod endpoint;
 pub mod ext_authz;
+pub mod fuzzing;
 pub mod global_limit;
 pub mod identity;
 mod invalid;

@@ -397,10 +397,7 @@ mod tests {
         let scanner = Rejection { stranger: true, ..old.rejections[0].clone() };
         let scanner = StatusBody { rejections: vec![Rejection { age_seconds: 1, ..scanner }], ..empty() };
         assert!(is_well(&scanner, &[]), "anybody can cause it");
-        assert!(
-            text(&scanner, &[])
-                .contains("it refuses our certificate (no registered instance is there)")
-        );
+        assert!(text(&scanner, &[]).contains("it refuses our certificate (no registered instance is there)"));
         let lost = StatusBody { notices: vec!["the certificate authority is lost".into()], ..empty() };
         assert!(!is_well(&lost, &[]));
         assert!(text(&lost, &[]).contains("ATTENTION: the certificate authority is lost"));

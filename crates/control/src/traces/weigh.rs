@@ -15,7 +15,7 @@ use tower::Service;
 pub const MAX_MESSAGE: usize = 4 << 20;
 /// A batch of 8,192 spans with fifteen attributes each, which an OpenTelemetry Collector makes where nobody tells it otherwise, is 278,528,
 /// and it goes over that by what came last. One is some 100 bytes of memory at most, and what grows has twice its room.
-const HEAVIEST: usize = 320_000;
+pub const HEAVIEST: usize = 320_000;
 /// Before the message (gRPC over HTTP/2, Length-Prefixed-Message): a flag, and its length.
 const PREFIX: usize = 5;
 
