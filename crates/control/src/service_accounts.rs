@@ -163,7 +163,10 @@ impl ServiceAccounts {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {patience:?}"),
         };
-        *self.away.lock() = Some((Instant::now(), away.clone()));
+        // What strangers cause by a flood says nothing to those who have a token.
+        if is_signed {
+            *self.away.lock() = Some((Instant::now(), away.clone()));
+        }
         Err(away)
     }
 

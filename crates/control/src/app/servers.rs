@@ -38,7 +38,7 @@ use crate::xds_source::XdsSource;
 
 /// Exports that are read at once, and for how long each: some 64 MiB may be held by each while it is decoded,
 /// some 24 MiB by an ordinary one that is as large as may be.
-const EXPORTS: usize = 8;
+const EXPORTS: usize = 4;
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

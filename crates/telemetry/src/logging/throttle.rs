@@ -45,19 +45,20 @@ impl Throttle {
 
     /// Whether the line may be written, and how many were left out since the last.
     pub fn admit(&self) -> Option<u64> {
-        self.admit_at(Instant::now())
+        self.admit_at(Instant::now(), 1)
     }
 
-    fn admit_at(&self, now: Instant) -> Option<u64> {
+    /// The same of so many times as many lines.
+    fn admit_at(&self, now: Instant, times: u32) -> Option<u64> {
         let mut state = self.0.lock();
-        let since = *state.since.get_or_insert(now);
-        let earned = now.saturating_duration_since(since).as_millis() / EVERY.as_millis();
+        let (since, every) = (*state.since.get_or_insert(now), EVERY / times);
+        let earned = now.saturating_duration_since(since).as_millis() / every.as_millis();
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(u32::MAX);
             state.used = state.used.saturating_sub(earned);
-            state.since = Some(if state.used == 0 { now } else { since + EVERY * earned });
+            state.since = Some(if state.used == 0 { now } else { since + every * earned });
         }
-        if state.used >= BURST {
+        if state.used >= BURST * times {
             state.suppressed += 1;
             return None;
         }
@@ -75,6 +76,10 @@ type Throttles = HashMap<(Identifier, Option<u64>), Arc<Throttle>>;
 
 /// Lines and identities that are counted: with more of them all begin anew.
 const MOST: usize = 20_000;
+
+/// Stands for all whom a line is about, and how many times as many lines they have together as one.
+const EVERYBODY: u64 = 0;
+const WIDER: u32 = 20;
 
 /// Whom a line is about.
 #[derive(Default)]
@@ -107,18 +112,21 @@ impl<S: Subscriber> Layer<S> for Strangers {
         event.record(&mut whom);
         let mut all = self.0.lock();
         if all.len() >= MOST {
-            all.clear();
+            all.retain(|(_, whom), _| whom.is_none_or(|whom| whom == EVERYBODY));
         }
         let throttle = all.entry((metadata.callsite(), whom.0)).or_default().clone();
+        // Names may be made up: all of them together have so many.
+        let together = whom.0.map(|_| all.entry((metadata.callsite(), Some(EVERYBODY))).or_default().clone());
         drop(all);
-        match throttle.admit() {
-            None => false,
-            Some(0) => true,
-            Some(suppressed) => {
-                tracing::warn!(suppressed, of = metadata.target(), "lines were left out");
-                true
-            }
+        let now = Instant::now();
+        let together = together.map_or(Some(0), |together| together.admit_at(now, WIDER));
+        let Some(suppressed) = together.and_then(|others| Some(others + throttle.admit_at(now, 1)?)) else {
+            return false;
+        };
+        if suppressed > 0 {
+            tracing::warn!(suppressed, of = metadata.target(), "lines were left out");
         }
+        true
     }
 }
 
@@ -130,15 +138,15 @@ mod tests {
     fn a_burst_then_a_few_and_the_next_says_how_many_are_missing() {
         let throttle = Throttle::new();
         let began = Instant::now();
-        let admitted = (0..1000).filter(|_| throttle.admit_at(began) == Some(0)).count();
+        let admitted = (0..1000).filter(|_| throttle.admit_at(began, 1) == Some(0)).count();
         assert_eq!(admitted, BURST as usize);
-        assert_eq!(throttle.admit_at(began + EVERY), Some(950));
-        assert_eq!(throttle.admit_at(began + EVERY), None);
+        assert_eq!(throttle.admit_at(began + EVERY, 1), Some(950));
+        assert_eq!(throttle.admit_at(began + EVERY, 1), None);
         // In the long run so many in a second and no more.
-        let later = (2..=101).filter_map(|n| throttle.admit_at(began + EVERY * n)).count();
+        let later = (2..=101).filter_map(|n| throttle.admit_at(began + EVERY * n, 1)).count();
         assert_eq!(later, 100);
         let rested = began + Duration::from_secs(3600);
-        assert_eq!((0..1000).filter(|_| throttle.admit_at(rested).is_some()).count(), BURST as usize);
+        assert_eq!((0..1000).filter(|_| throttle.admit_at(rested, 1).is_some()).count(), BURST as usize);
     }
 
     #[test]
@@ -146,7 +154,7 @@ mod tests {
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
         use tracing_subscriber::layer::SubscriberExt;
 
-        struct Count(Arc<[AtomicUsize; 5]>);
+        struct Count(Arc<[AtomicUsize; 6]>);
         impl<S: Subscriber> Layer<S> for Count {
             fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
                 let line = match event.metadata().target() {
@@ -154,12 +162,13 @@ mod tests {
                     "outrigger_a" => 1,
                     "outrigger_c" => 3,
                     "outrigger_d" => 4,
+                    "outrigger_e" => 5,
                     _ => 2,
                 };
                 self.0[line].fetch_add(1, Relaxed);
             }
         }
-        let counts: Arc<[AtomicUsize; 5]> = Arc::default();
+        let counts: Arc<[AtomicUsize; 6]> = Arc::default();
         let subscriber =
             tracing_subscriber::registry().with(Strangers::default()).with(Count(counts.clone()));
         tracing::subscriber::with_default(subscriber, || {
@@ -174,9 +183,16 @@ mod tests {
             };
             (0..500).for_each(|_| issued("web"));
             issued("bank");
+            // Whoever makes names up has as many lines as twenty, whatever they are.
+            for n in 0..30_000 {
+                tracing::info!(target: "outrigger_e", remote = "1.2.3.4", identity = %n, "issued");
+            }
         });
-        let [library, refused, ours, members, issued] =
-            [0, 1, 2, 3, 4].map(|line| counts[line].load(Relaxed));
+        let [library, refused, ours, members, issued, made_up] =
+            [0, 1, 2, 3, 4, 5].map(|line| counts[line].load(Relaxed));
+        // A hundred more in each second that it takes.
+        let most = (BURST * WIDER) as usize;
+        assert!((most..most * 3).contains(&made_up), "{made_up} lines");
         // The line that tells of what is missing counts as neither.
         assert!((500..520).contains(&ours), "{ours} lines");
         // One of them is of another identity, which has nothing to do with that flood.
