@@ -236,7 +236,8 @@ impl<P: Publish> ConfigFeed<P> {
                 return stores;
             }
             Event::Rejected { invalid, version, wants_tls } => {
-                let barred = wants_tls && self.state.bar(&invalid, &version, Instant::now());
+                let barred =
+                    (wants_tls || is_of_tls(&invalid)) && self.state.bar(&invalid, &version, Instant::now());
                 self.refuse(&invalid, &version, barred);
                 return barred;
             }
@@ -312,7 +313,7 @@ impl<P: Publish> ConfigFeed<P> {
     fn publish(&mut self) {
         let generation = self.state.acknowledged();
         let refused = self.bring_in_force(generation);
-        if self.state.settle(&refused) {
+        if self.state.settle(&refused, Instant::now()) {
             // What stands in place of those that must not go on as they were: there is nothing in it to refuse.
             self.bring_in_force(generation);
         }

@@ -16,7 +16,6 @@ use outrigger_rules::intent::{
 use outrigger_xds::ClientKind;
 
 use super::scope::Scope;
-use super::upgrade;
 use crate::described::Offer;
 use crate::instance::Instance;
 use crate::provider::ExtensionProvider;
@@ -347,10 +346,14 @@ impl<'a> Lens<'a> {
     }
 
     /// What requests to a port may switch to besides WebSocket: by the word of its instances, and by rules of its namespace.
-    pub(super) fn upgrades_of(&self, service: Seen<'a>, port: u16) -> Vec<String> {
+    pub(super) fn upgrades_of(
+        &self,
+        service: Seen<'a>,
+        port: u16,
+    ) -> impl Iterator<Item = &'a String> + use<'a> {
         self.saw(Fact::Limits(service.0.namespace.clone()));
         let by_rules = self.world.limits_of(service.0).flat_map(|intent| &intent.upgrades);
-        upgrade::together(service.0.upgrades.get(&port).into_iter().flatten().chain(by_rules))
+        service.0.upgrades.get(&port).into_iter().flatten().chain(by_rules)
     }
 
     /// Whose tokens an instance knows.

@@ -86,7 +86,7 @@ pub(super) fn virtual_host(
         }
         (None, Some(intent)) => routes(lens, &intent, port),
     };
-    upgrade::add(&mut routes, &lens.upgrades_of(service, port));
+    upgrade::add(&mut routes, &upgrade::together(lens.upgrades_of(service, port)));
     host(&name, domains, routes)
 }
 

@@ -244,7 +244,7 @@ fn by_request(
             Err(refused) => return refused,
         }
     }
-    let judged = WithTokens { request: &request, tokens: Some(&proven) };
+    let judged = WithTokens { request: &request, tokens: Some(&proven), supposed: None };
     let filters = filtered(&filters, connection, &judged);
     let route = match &http.routes {
         RouteSource::Inline(routes) => {

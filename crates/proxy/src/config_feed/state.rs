@@ -19,6 +19,10 @@ pub const WARM_LIMIT: Duration = Duration::from_secs(15);
 /// A connection waits for an answer no longer than this, so who asked before has given up.
 const WAITING: Duration = Duration::from_secs(60);
 
+/// After so long TLS that could not be set up is tried again; then after twice as long, and so on, up to the second.
+const AGAIN: Duration = Duration::from_secs(10);
+const SELDOM: Duration = Duration::from_secs(300);
+
 /// How many destinations are kept, and how many hosts, and for how long nobody may use one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -56,6 +60,9 @@ pub struct FeedState {
     last_good: BTreeMap<ResourceKey, Held>,
     /// Versions that could not be used.
     refused: BTreeMap<ResourceKey, Arc<Resource>>,
+    /// Of those the clusters where nobody is called, with the time at which their TLS is tried again, and how long that was waited for: it
+    /// may only be that a file comes late.
+    barred: BTreeMap<ResourceKey, (Instant, Duration)>,
     /// With the time at which somebody last asked.
     demanded: BTreeMap<ResourceKey, Instant>,
     pinned: BTreeSet<ResourceKey>,
@@ -186,7 +193,7 @@ impl FeedState {
 
     /// What just went in force can be used, except these: of them the last good version is in force again, if there is one. Of a
     /// cluster whose TLS cannot be built it is not: nobody can be called there. Says whether there is such a one.
-    pub fn settle(&mut self, refused: &[(ResourceKey, Invalid)]) -> bool {
+    pub fn settle(&mut self, refused: &[(ResourceKey, Invalid)], now: Instant) -> bool {
         let mut any = false;
         for (key, invalid) in refused {
             let Some(bad) = self.in_force.get(key).cloned() else { continue };
@@ -198,6 +205,8 @@ impl FeedState {
                 (Resource::Cluster(cluster), _) if is_of_tls(invalid) => {
                     let barred = Resource::Cluster(cluster.clone().barred(&invalid.reason));
                     self.in_force.insert(key.clone(), Held { resource: Arc::new(barred), ..bad });
+                    let wait = self.barred.get(key).map_or(AGAIN, |(_, before)| (*before * 2).min(SELDOM));
+                    self.barred.insert(key.clone(), (now + wait, wait));
                     any = true;
                 }
                 (_, Some(good)) => drop(self.in_force.insert(key.clone(), good)),
@@ -208,7 +217,22 @@ impl FeedState {
         let received = &self.received;
         self.refused
             .retain(|key, bad| received.get(key).is_some_and(|held| Arc::ptr_eq(&held.resource, bad)));
+        let refused = &self.refused;
+        self.barred.retain(|key, _| refused.contains_key(key));
         any
+    }
+
+    /// Those whose time has come are as if they had just arrived.
+    fn try_again(&mut self, now: Instant) -> Option<Instant> {
+        for (key, (at, wait)) in &mut self.barred {
+            if *at <= now
+                && let Some(held) = self.received.get_mut(key)
+            {
+                held.resource = Arc::new((*held.resource).clone());
+                *at = now + *wait;
+            }
+        }
+        self.barred.values().map(|(at, _)| *at).min()
     }
 
     /// A cluster that asks for TLS could not even be read: where its TLS is at fault, or what was there before may be plain text, nobody
@@ -286,7 +310,9 @@ impl FeedState {
 
     /// Brings in force what is ready.
     pub fn step(&mut self, now: Instant) -> Step {
-        let mut step = Step { changed: std::mem::take(&mut self.absent_changed), ..Step::default() };
+        let deadline = self.try_again(now);
+        let mut step =
+            Step { changed: std::mem::take(&mut self.absent_changed), deadline, ..Step::default() };
         let waiting = self.promote(now, &mut step);
         self.retire(&mut step);
         self.subscriptions(&mut step);

@@ -323,7 +323,7 @@ fn plain(now: Instant) -> (FeedState, ResourceKey) {
     let discovery = Discovery::OriginalDestination;
     let cluster = Resource::Cluster(Cluster { discovery, ..Cluster::new("a") });
     assert!(feed(&mut state, vec![cluster], now).changed);
-    assert!(!state.settle(&[]));
+    assert!(!state.settle(&[], now));
     (state, key(ResourceKind::Cluster, "a"))
 }
 
@@ -332,12 +332,33 @@ fn where_tls_cannot_be_built_nobody_is_called_and_never_as_before() {
     let now = Instant::now();
     let (mut state, a) = plain(now);
     assert!(feed(&mut state, vec![outside("a")], now).changed);
-    assert!(state.settle(&[refused(&a, "transport_socket")]), "there is something to bring in force");
+    assert!(state.settle(&[refused(&a, "transport_socket")], now), "there is something to bring in force");
     assert!(trouble(&state, "a").unwrap().contains("cannot be set up: no roots"));
     assert!(!state.step(now).changed && state.step(now).subscribe.is_empty(), "it is not tried again");
     assert!(feed(&mut state, vec![outside("a")], now).changed, "until there is another version");
-    assert!(!state.settle(&[]));
+    assert!(!state.settle(&[], now));
     assert_eq!(trouble(&state, "a"), None);
+}
+
+#[test]
+fn tls_that_could_not_be_set_up_is_tried_again_by_itself() {
+    let now = Instant::now();
+    let (mut state, a) = plain(now);
+    feed(&mut state, vec![outside("a")], now);
+    let failed = [refused(&a, "transport_socket")];
+    assert!(state.settle(&failed, now));
+    let mut at = now;
+    for wait in [10, 20, 40] {
+        let wait = Duration::from_secs(wait);
+        let step = state.step(at);
+        assert_eq!((step.changed, step.deadline), (false, Some(at + wait)));
+        at += wait;
+        assert!(state.step(at).changed, "as if it had just come");
+        assert_eq!(trouble(&state, "a"), None);
+        assert!(state.settle(&failed, at));
+    }
+    assert!(state.step(at + SELDOM).changed && !state.settle(&[], at + SELDOM), "the file is there");
+    assert_eq!(state.step(at + SELDOM).deadline, None);
 }
 
 #[test]
@@ -351,7 +372,7 @@ fn a_cluster_that_cannot_be_read_goes_on_only_where_that_is_no_plain_text_instea
     // What was TLS before goes on, but not where it is TLS that is wrong with it.
     let (mut state, a) = plain(now);
     feed(&mut state, vec![outside("a")], now);
-    state.settle(&[]);
+    state.settle(&[], now);
     assert!(!state.bar(&why, "3", now) && !state.step(now).changed);
     assert!(state.bar(&refused(&a, "transport_socket.sni").1, "3", now) && state.step(now).changed);
     assert!(trouble(&state, "a").is_some());
@@ -375,18 +396,18 @@ fn a_version_that_cannot_be_used_gives_way_to_the_last_good_one() {
     let bad = |name: &str| sized(name, 7);
     state.upsert(sized("a", 0), "1".into(), now);
     state.step(now);
-    state.settle(&[]);
+    state.settle(&[], now);
     state.upsert(bad("a"), "2".into(), now);
     state.upsert(bad("b"), "2".into(), now);
     assert!(state.step(now).changed);
-    state.settle(&[refused(&good, "lb_policy"), refused(&new, "lb_policy")]);
+    state.settle(&[refused(&good, "lb_policy"), refused(&new, "lb_policy")], now);
     assert_eq!(version(&state), ["a 1"], "this is what a restart would find on disk");
     assert!(!state.step(now).changed, "it is not tried again");
     state.upsert(routes("r", &["b"]), "2".into(), now);
     assert!(state.step(now).changed, "nobody waits for what cannot be used");
     state.upsert(bad("a"), "3".into(), now);
     state.step(now);
-    state.settle(&[]);
+    state.settle(&[], now);
     assert_eq!(state.version(ResourceKind::Cluster, "a").as_deref(), Some("3"));
     assert!(version(&state).contains(&"a 3".to_owned()));
 }
@@ -418,7 +439,7 @@ fn of_name(name: &str, host: &str) -> (Resource, String) {
 #[test]
 fn a_cluster_of_names_waits_for_dns_and_the_control_plane_is_not_asked() {
     let (mut state, now) = (served(Instant::now()), Instant::now());
-    state.settle(&[]);
+    state.settle(&[], now);
     let (first, set) = of_name("c", "a.example");
     let step = feed(&mut state, vec![first], now);
     let asked: Vec<String> = step.resolve.unwrap().into_keys().collect();
