@@ -21,6 +21,10 @@ pub trait RequestView {
     fn tokens(&self) -> Option<&Proven> {
         None
     }
+    /// What all conditions on claims are supposed to come to, where nobody knows what tokens say.
+    fn supposed(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// What is known of a connection when it is authorized.

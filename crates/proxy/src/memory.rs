@@ -176,6 +176,15 @@ impl Ledger {
 
 impl Inner {
     #[inline]
+    fn hold(&self, entry: &Entry, bytes: usize) {
+        entry.held.set(entry.held.get() + bytes);
+        self.held.set(self.held.get() + bytes);
+        if entry.told.get().is_some() {
+            self.leaving.set(self.leaving.get() + bytes);
+        }
+    }
+
+    #[inline]
     fn give(&self, entry: &Entry, bytes: usize) {
         entry.held.set(entry.held.get() - bytes);
         self.held.set(self.held.get() - bytes);
@@ -219,8 +228,7 @@ impl Account {
         if (held > self.inner.most_each || all > self.inner.budget) && !self.make_room(held, all) {
             return false;
         }
-        self.entry.held.set(held);
-        self.inner.held.set(all);
+        self.inner.hold(&self.entry, bytes);
         true
     }
 
@@ -295,16 +303,12 @@ impl Spare {
             return false;
         }
         self.bytes += more;
-        self.entry.held.set(held);
-        self.inner.held.set(all);
-        if self.entry.told.get().is_some() {
-            self.inner.leaving.set(self.inner.leaving.get() + more);
-        }
+        self.inner.hold(&self.entry, more);
         true
     }
 
     /// Gives all of it back.
-    pub fn release(&mut self) {
+    fn release(&mut self) {
         // With its connection all went that this held.
         let bytes = std::mem::take(&mut self.bytes).min(self.entry.held.get());
         self.inner.give(&self.entry, bytes);

@@ -287,9 +287,10 @@ impl Condition {
                 connection.peer.is_some_and(|peer| id.matches(peer.as_str().as_bytes()))
             }
             Self::SourceIp(net) => contains(net, connection.source.ip()),
-            Self::Claim(claim) => {
-                request.and_then(RequestView::tokens).is_some_and(|tokens| claim.matches(tokens))
-            }
+            Self::Claim(claim) => request.is_some_and(|request| {
+                let says = |tokens| claim.matches(tokens);
+                request.supposed().unwrap_or_else(|| request.tokens().is_some_and(says))
+            }),
         }
     }
 }

@@ -10,6 +10,8 @@ pub struct WithTokens<'a, R> {
     pub request: &'a R,
     /// What its tokens say, if it has any good ones.
     pub tokens: Option<&'a Proven>,
+    /// Nobody can look at its tokens yet: all conditions on claims hold, or none.
+    pub supposed: Option<bool>,
 }
 
 impl<R: RequestView> RequestView for WithTokens<'_, R> {
@@ -30,5 +32,8 @@ impl<R: RequestView> RequestView for WithTokens<'_, R> {
     }
     fn tokens(&self) -> Option<&Proven> {
         self.tokens
+    }
+    fn supposed(&self) -> Option<bool> {
+        self.supposed
     }
 }

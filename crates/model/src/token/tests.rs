@@ -449,7 +449,7 @@ fn policies_decide_by_what_tokens_say() {
             destination: "10.0.0.2:2".parse().unwrap(),
             server_name: None,
         };
-        let judged = WithTokens { request: &request, tokens: Some(&effects.proven) };
+        let judged = WithTokens { request: &request, tokens: Some(&effects.proven), supposed: None };
         assert!(!set.decide(&connection, Some(&request)).is_allow(), "without a token");
         set.decide(&connection, Some(&judged)).is_allow()
     };

@@ -124,7 +124,7 @@ impl Body {
         let hopeless = match self {
             Self::Replay(replay) => {
                 let paid = room.paid.max(replay.room.paid);
-                let spare = room.spare.or(replay.room.spare.take());
+                let spare = replay.room.spare.take().or(room.spare);
                 replay.room = Room { paid, spare };
                 return;
             }

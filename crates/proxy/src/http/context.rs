@@ -98,11 +98,16 @@ pub struct Asked {
     pub judged: Option<RequestHead>,
     /// What it was judged by last.
     pub by: Option<Arc<HttpHandle>>,
+    /// Its tokens whose signatures were good, each with whose it is.
+    pub good: Vouched,
     /// When it came: what its tokens say, they say for that time.
     pub at: Duration,
     /// The services that were asked whether it may pass, by the names of their filters.
     pub authorized: Vec<String>,
 }
+
+/// Tokens with good signatures: the issuer that a rule names, and the token.
+pub type Vouched = Vec<(Box<str>, Box<str>)>;
 
 /// The session of a request.
 #[derive(Debug, Default, Clone, Copy)]
@@ -207,6 +212,15 @@ impl<'c> RequestCtx<'c> {
         let taken = self.conn.account.take(more);
         self.reserved += if taken { more } else { 0 };
         taken
+    }
+
+    /// Gives that back, where nothing is held any more.
+    #[cold]
+    pub fn give_back(&mut self) {
+        let copies = self.extras.as_ref().is_some_and(|extras| extras.copies.is_some());
+        if !copies && self.body.held().is_empty() {
+            self.conn.account.give(std::mem::take(&mut self.reserved));
+        }
     }
 
     /// What was taken so.

@@ -84,7 +84,7 @@ pub struct Input<'a> {
 impl Input<'_> {
     /// As policies look at it.
     pub fn judged(&self) -> WithTokens<'_, RequestHead> {
-        WithTokens { request: self.request, tokens: self.tokens }
+        WithTokens { request: self.request, tokens: self.tokens, supposed: None }
     }
 }
 

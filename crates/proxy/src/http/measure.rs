@@ -24,18 +24,19 @@ pub fn take(
     let now = Instant::now();
     let is_answer = matches!(outcome, Outcome::Status(_));
     match (measures, live) {
-        (Measures::Latency { decay }, Some(live)) if is_answer => {
+        (Measures::Latency { decay, .. }, Some(live)) if is_answer => {
             endpoint.load.latency().note(live.taken(now), *decay, now);
         }
         // Who fails quickly is not quick.
-        (Measures::Latency { decay }, _) if outcome.is_unanswered() => {
+        (Measures::Latency { decay, .. }, _) if outcome.is_unanswered() => {
             let latency = endpoint.load.latency();
             let known = latency.estimate(Duration::MAX, now).unwrap_or_default();
             latency.note(known.max(UNANSWERED), *decay, now);
         }
         // Given up: of who has not answered it is known that an answer takes longer, or nobody would ever know it of who never does.
-        (Measures::Latency { decay }, _) if outcome == Outcome::LocalFailure => {
-            endpoint.load.latency().at_least(now.saturating_duration_since(since), *decay, now);
+        (Measures::Latency { decay, initial }, _) if outcome == Outcome::LocalFailure => {
+            let took = now.saturating_duration_since(since);
+            endpoint.load.latency().at_least(took, *initial, *decay, now);
         }
         (Measures::Reports(reports), Some(live)) if is_answer => match of_head(&live.head) {
             Some(report) => tell(reports, endpoint, report),

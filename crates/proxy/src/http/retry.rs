@@ -115,6 +115,9 @@ fn taken(
     slot: &Slot,
 ) -> Result<(), Failure> {
     ctx.body.stop_recording();
+    if ctx.reserved() > 0 {
+        ctx.give_back();
+    }
     if number > 1 && slot.as_ref().is_some_and(|live| live.head.status() < 500) {
         ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_success.inc();
     }

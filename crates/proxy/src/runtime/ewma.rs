@@ -56,9 +56,9 @@ impl PeakEwma {
         let _ = self.0.fetch_update(Relaxed, Relaxed, next);
     }
 
-    /// An answer that has not come takes longer than this: it counts where it is more than was expected.
-    pub fn at_least(&self, took: Duration, decay: Duration, now: Instant) {
-        if self.estimate(decay, now).is_none_or(|expected| took > expected) {
+    /// An answer that has not come takes longer than this: it counts where it is more than was expected, of nobody yet `initial`.
+    pub fn at_least(&self, took: Duration, initial: Duration, decay: Duration, now: Instant) {
+        if took > self.estimate(decay, now).unwrap_or(initial) {
             self.note(took, decay, now);
         }
     }
@@ -100,11 +100,16 @@ mod tests {
             ewma.note(MILLI * 10, DECAY, Instant::now());
         }
         assert!(near(MILLI * 10), "{:?}", estimate());
-        ewma.at_least(MILLI * 5, DECAY, Instant::now());
+        ewma.at_least(MILLI * 5, MILLI, DECAY, Instant::now());
         assert!(near(MILLI * 10), "less than was expected says nothing: {:?}", estimate());
-        ewma.at_least(MILLI * 300, DECAY, Instant::now());
+        ewma.at_least(MILLI * 300, MILLI, DECAY, Instant::now());
         assert_eq!(estimate(), MILLI * 300);
         tokio::time::advance(Duration::from_hours(24 * 5)).await;
         assert_eq!(estimate(), Duration::ZERO, "after days without an answer it is asked again");
+        let new = PeakEwma::default();
+        new.at_least(MILLI, MILLI * 10, DECAY, Instant::now());
+        assert_eq!(new.estimate(DECAY, Instant::now()), None, "who is given up at once is not quick");
+        new.at_least(MILLI * 11, MILLI * 10, DECAY, Instant::now());
+        assert_eq!(new.estimate(DECAY, Instant::now()), Some(MILLI * 11));
     }
 }

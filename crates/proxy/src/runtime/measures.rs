@@ -10,8 +10,8 @@ use crate::runtime::reports::{Counts, Reports};
 /// What is wanted.
 #[derive(Debug)]
 pub enum Measures {
-    /// How long they took; what was is forgotten after so long.
-    Latency { decay: Duration },
+    /// How long they took; what was is forgotten after so long, and nobody known answers in `initial`.
+    Latency { decay: Duration, initial: Duration },
     /// What load they report.
     Reports(Arc<Reports>),
 }
@@ -20,7 +20,7 @@ impl Measures {
     /// Of a cluster.
     pub fn of(config: &Cluster, counts: &Arc<Counts>) -> Option<Self> {
         match config.balance {
-            Balance::PeakEwma { decay, .. } => Some(Self::Latency { decay }),
+            Balance::PeakEwma { decay, initial } => Some(Self::Latency { decay, initial }),
             Balance::Reported => {
                 let rules = config.load_reports.as_deref().cloned().unwrap_or_default();
                 Some(Self::Reports(Arc::new(Reports::new(rules, counts.clone()))))

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use outrigger_model::resource::Origin;
-use outrigger_model::token::{Effects, Outcome, Refusal};
+use outrigger_model::token::{Effects, Known, Outcome, Refusal, Verified};
 
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::context::RequestCtx;
+use crate::http::context::{RequestCtx, Vouched};
 use crate::http::filter::ResponseEdit;
-use crate::http::filter::tokens::Tokens;
+use crate::http::filter::tokens::{Memory, Tokens};
 
 /// Of the URL in `www-authenticate`.
 const LONGEST_REALM: usize = 256;
@@ -17,8 +17,17 @@ const LONGEST_REALM: usize = 256;
 /// Says whether routes are to be looked for again.
 #[cold]
 pub(super) fn look(ctx: &mut RequestCtx<'_>, tokens: &Tokens) -> Result<bool, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let outcome = tokens.0.decide(&ctx.head, now, &mut *ctx.conn.worker.tokens.borrow_mut());
+    let now = now();
+    let outcome = {
+        let mut memory = ctx.conn.worker.tokens.borrow_mut();
+        match ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+            None => tokens.0.decide(&ctx.head, now, &mut *memory),
+            Some(tunnel) => {
+                let mut witness = Witness { memory: &mut memory, good: &mut tunnel.good, now };
+                tokens.0.decide(&ctx.head, now, &mut witness)
+            }
+        }
+    };
     match outcome {
         Outcome::Passes(effects) => apply(ctx, effects),
         Outcome::Refused { why, origin } => {
@@ -26,6 +35,43 @@ pub(super) fn look(ctx: &mut RequestCtx<'_>, tokens: &Tokens) -> Result<bool, Fa
             ctx.extras().response.push(ResponseEdit::set("www-authenticate", value));
             Err(refused(why, origin))
         }
+    }
+}
+
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Tokens of a tunnel that it remembers as good.
+const MOST_GOOD: usize = 32;
+
+/// Remembers which tokens of a tunnel were signed, for the time when there are other keys: until a token expires its signature stays as good
+/// as it was.
+pub(super) struct Witness<'w> {
+    pub(super) memory: &'w mut Memory,
+    pub(super) good: &'w mut Vouched,
+    pub(super) now: u64,
+}
+
+impl Known for Witness<'_> {
+    fn recall(&mut self, id: &[u8; 32], token: &str) -> Option<Arc<Verified>> {
+        self.memory.recall(id, token)
+    }
+
+    fn keep(&mut self, id: &[u8; 32], token: &str, verified: &Arc<Verified>) {
+        self.memory.keep(id, token, verified);
+    }
+
+    fn good(&mut self, issuer: &str, token: &str) {
+        let known = self.good.iter().any(|(by, one)| (&**by, &**one) == (issuer, token));
+        if !known && self.good.len() < MOST_GOOD {
+            self.good.push((issuer.into(), token.into()));
+        }
+    }
+
+    fn vouches(&self, issuer: &str, token: &str, verified: &Verified) -> bool {
+        !verified.has_expired(self.now)
+            && self.good.iter().any(|(by, one)| (&**by, &**one) == (issuer, token))
     }
 }
 

@@ -7,10 +7,10 @@ use outrigger_model::ext_authz::RouteAuthz;
 use outrigger_model::route::table::RouteRef;
 use outrigger_model::token::{Outcome, Proven, Refusal};
 
-use super::tokens;
+use super::tokens::{self, Witness};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::conn::RequestConfig;
-use crate::http::context::{Asked, RequestCtx};
+use crate::http::context::{Asked, RequestCtx, Vouched};
 use crate::http::filter::tokens::Tokens;
 use crate::http::filter::{Filter, Input, Verdict};
 use crate::http::upgrade::{self, Upgrade};
@@ -45,13 +45,15 @@ pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) {
 /// It is forbidden now.
 pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
-    let Some(tunnel) = ctx.extras.as_ref().and_then(|extras| extras.tunnel.as_ref()) else { return Ok(()) };
+    let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) else { return Ok(()) };
     if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
         return Ok(());
     }
-    judge(ctx, tunnel, &view)?;
+    let mut good = std::mem::take(&mut tunnel.good);
+    let Some(tunnel) = ctx.extras.as_ref().and_then(|extras| extras.tunnel.as_ref()) else { return Ok(()) };
+    judge(ctx, tunnel, &view, &mut good)?;
     if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
-        tunnel.by = Some(view.http.clone());
+        (tunnel.good, tunnel.by) = (good, Some(view.http.clone()));
     }
     Ok(())
 }
@@ -65,25 +67,33 @@ struct Said {
 }
 
 impl Said {
-    /// A token was good when the tunnel was opened; keys that are replaced, or not there yet, make it no worse. One that it has to have now
-    /// and has not, or that is good no more by what the rules say, ends it.
-    fn look(&mut self, ctx: &RequestCtx<'_>, tunnel: &Asked, tokens: &Tokens) -> Result<(), Failure> {
+    /// Whoever it is of and for, and whether it was good when the tunnel was opened, are the rules of now to say. A token whose signature
+    /// was good is no worse for other keys until it expires.
+    fn look(
+        &mut self,
+        ctx: &RequestCtx<'_>,
+        tunnel: &Asked,
+        tokens: &Tokens,
+        good: &mut Vouched,
+    ) -> Result<(), Failure> {
         let Some(came) = &tunnel.came else { return Ok(()) };
-        let before = ctx.extras.as_ref().map(|extras| &extras.proven).filter(|proven| !proven.is_empty());
         let mut memory = ctx.conn.worker.tokens.borrow_mut();
-        match (tokens.0.decide(came, tunnel.at.as_secs(), &mut *memory), before) {
-            (Outcome::Passes(effects), _) => self.proven.extend(effects.proven),
-            (Outcome::Refused { why: Refusal::NoKeys | Refusal::Signature, .. }, Some(before)) => {
-                self.proven.extend(before.clone());
-            }
-            (Outcome::Refused { why: Refusal::NoKeys, .. }, None) => self.waits = true,
-            (Outcome::Refused { why, origin }, _) => return Err(tokens::refused(why, origin)),
+        let mut witness = Witness { memory: &mut memory, good, now: tokens::now() };
+        match tokens.0.decide(came, tunnel.at.as_secs(), &mut witness) {
+            Outcome::Passes(effects) => self.proven.extend(effects.proven),
+            Outcome::Refused { why: Refusal::NoKeys, .. } => self.waits = true,
+            Outcome::Refused { why, origin } => return Err(tokens::refused(why, origin)),
         }
         Ok(())
     }
 }
 
-fn judge(ctx: &RequestCtx<'_>, tunnel: &Asked, view: &RequestConfig) -> Result<(), Failure> {
+fn judge(
+    ctx: &RequestCtx<'_>,
+    tunnel: &Asked,
+    view: &RequestConfig,
+    good: &mut Vouched,
+) -> Result<(), Failure> {
     let Some(judged) = &tunnel.judged else { return Ok(()) };
     let found = match view.route(judged) {
         Ok(found) => {
@@ -96,14 +106,11 @@ fn judge(ctx: &RequestCtx<'_>, tunnel: &Asked, view: &RequestConfig) -> Result<(
     };
     let mut said = Said::default();
     for filter in &view.http.filters {
-        if let Filter::Tokens(tokens) = filter {
-            said.look(ctx, tunnel, tokens)?;
-            continue;
-        }
         let input = Input { request: judged, tokens: Some(&said.proven), ..ctx.input(None) };
         match filter {
-            // What its tokens would say may be what allows it.
-            Filter::Rbac(rbac) if said.waits => rbac.forbids(&input).map_or(Ok(()), Err)?,
+            Filter::Tokens(tokens) => said.look(ctx, tunnel, tokens, good)?,
+            // What its tokens will say may be what allows it, or what does not deny it.
+            Filter::Rbac(rbac) if said.waits => rbac.denies_anyway(&input).map_or(Ok(()), Err)?,
             Filter::Rbac(rbac) => {
                 if let Verdict::Fail(failure) = rbac.on_request(&input) {
                     return Err(failure);
@@ -118,7 +125,7 @@ fn judge(ctx: &RequestCtx<'_>, tunnel: &Asked, view: &RequestConfig) -> Result<(
                 }
             }
             // They count requests or delay them, which a tunnel was once.
-            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) | Filter::Tokens(_) => {}
+            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) => {}
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use outrigger_model::policy::decide::{Decision, Denial, PolicySet};
 use outrigger_model::policy::{self};
 use outrigger_model::resource::Flaw;
+use outrigger_model::token::WithTokens;
 
 use super::{Input, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
@@ -29,12 +30,16 @@ impl Rbac {
         }
     }
 
-    /// Whether a policy matches that denies; that none allows is no matter.
-    pub fn forbids(&self, input: &Input<'_>) -> Option<Failure> {
-        match self.0.decide(&input.connection, Some(&input.judged())) {
-            Decision::Deny(denial @ Denial::Matched { .. }) => Some(denied(denial)),
-            _ => None,
-        }
+    /// Why it is denied whatever its tokens say.
+    pub fn denies_anyway(&self, input: &Input<'_>) -> Option<Failure> {
+        let supposing = |holds| {
+            let judged = WithTokens { supposed: Some(holds), ..input.judged() };
+            match self.0.decide(&input.connection, Some(&judged)) {
+                Decision::Allow => None,
+                Decision::Deny(denial) => Some(denied(denial)),
+            }
+        };
+        supposing(true).and(supposing(false))
     }
 }
 

@@ -2,22 +2,21 @@
 
 use std::net::SocketAddr;
 
-use aws_lc_rs::hmac;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Request;
 use outrigger_model::ext_authz::{AuthzService, ExtAuthz, HttpAuthz};
 use outrigger_model::listener::{Direction, HttpFilter};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::path::PathNormalization;
-use outrigger_model::policy::{ClaimMatch, ClaimValue, Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::route::{PathMatch, RouteMatch, RouteUpgrade};
-use outrigger_model::token::{JwtAuthn, JwtProvider, NOT_KNOWN, Requirement, TokenRule};
+use outrigger_model::token::{JwtAuthn, JwtProvider, Requirement, TokenRule};
 
 use super::rig::*;
 use super::world;
 use crate::protocol::HttpVersion::{self, Http1, Http2};
+
+mod bearers;
 
 /// Answers with the request line and the fields that it saw.
 async fn mirror() -> SocketAddr {
@@ -371,88 +370,6 @@ async fn a_tunnel_ends_when_what_it_needed_is_withdrawn_or_what_it_lacks_is_want
         };
         let bears = with(&|setup| setup.http.filters = vec![HttpFilter::Tokens(Box::new(tokens.clone()))]);
         ends(app, &upgrade("websocket"), &plain, bears).await;
-    })
-    .await;
-}
-
-/// A token of the issuer, signed by the key.
-fn signed(key: &str) -> String {
-    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let text = format!("{}.{}", part(r#"{"alg":"HS256"}"#), part(r#"{"iss":"i","sub":"s"}"#));
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()), text.as_bytes());
-    format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag))
-}
-
-/// A token of the issuer is needed; its claims are what policies see.
-fn bearers(issuer: &str, keys: &str) -> HttpFilter {
-    let provider = JwtProvider { payload_name: "jwt".into(), ..JwtProvider::new(issuer, keys) };
-    let requires = Requirement::Provider { name: "p".into(), audiences: Vec::new() };
-    HttpFilter::Tokens(Box::new(JwtAuthn {
-        providers: [("p".to_owned(), provider)].into(),
-        rules: vec![TokenRule { matches: RouteMatch::default(), requires }],
-        bypass_preflight: false,
-    }))
-}
-
-fn key(text: &str) -> String {
-    format!(r#"{{"keys":[{{"kty":"oct","k":"{}"}}]}}"#, URL_SAFE_NO_PAD.encode(text))
-}
-
-/// Only who has a token whose subject is this.
-fn for_subject(subject: &str) -> HttpFilter {
-    let value = ClaimValue::Text(StringMatch::exact(subject));
-    let claim = ClaimMatch { path: vec!["jwt".into(), "sub".into()], value };
-    let policy = RbacPolicy {
-        permissions: vec![Permission::Any],
-        principals: vec![Principal::Claim(claim)],
-        origin: None,
-    };
-    HttpFilter::Rbac(Rbac { action: RbacAction::Allow, policies: [("p".to_owned(), policy)].into() })
-}
-
-#[tokio::test]
-async fn keys_that_are_replaced_or_still_to_come_end_no_tunnel_and_a_token_that_is_good_no_more_does() {
-    run(async {
-        let app = tunnels().await;
-        let open = async |filters: Vec<HttpFilter>| {
-            let mut setup = Setup::to(&[app]);
-            setup.direction = Direction::Inbound;
-            setup.http.filters = filters;
-            let rig = proxy(setup, Http1).await;
-            let mut client = Wire::connect(rig.address).await;
-            let token = format!("Authorization: Bearer {}\r\n\r\n", signed("old"));
-            client.send(&upgrade("websocket").replace("\r\n\r\n", &format!("\r\n{token}"))).await;
-            let head = client.head().await;
-            assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-            (rig, client)
-        };
-        let old = || bearers("i", &key("old"));
-        // Its keys are replaced, and while others are fetched there are none; what its token said holds.
-        let (rig, mut client) = open(vec![old(), for_subject("s")]).await;
-        for keys in [key("new"), NOT_KNOWN.to_owned()] {
-            apply(&rig, app, vec![bearers("i", &keys), for_subject("s")]);
-            is_open(&mut client).await;
-        }
-        apply(&rig, app, vec![old(), for_subject("somebody else")]);
-        assert_eq!(client.rest().await, "");
-        // Another issuer is not the one that signed it.
-        let (rig, mut client) = open(vec![old()]).await;
-        apply(&rig, app, vec![bearers("another", &key("old"))]);
-        assert_eq!(client.rest().await, "");
-        // Nobody wanted a token: keys that are still to come refuse nobody, and a policy sees what the token says once they are there.
-        let (rig, mut client) = open(Vec::new()).await;
-        for keys in [NOT_KNOWN.to_owned(), key("old")] {
-            apply(&rig, app, vec![bearers("i", &keys), for_subject("s")]);
-            is_open(&mut client).await;
-        }
-        // What is forbidden to everybody is not waited with.
-        let (rig, mut client) = open(Vec::new()).await;
-        apply(&rig, app, vec![bearers("i", NOT_KNOWN), rbac(RbacAction::Deny, Permission::Any)]);
-        assert_eq!(client.rest().await, "");
-        // A token that was never good is none.
-        let (rig, mut client) = open(Vec::new()).await;
-        apply(&rig, app, vec![bearers("i", &key("new"))]);
-        assert_eq!(client.rest().await, "");
     })
     .await;
 }

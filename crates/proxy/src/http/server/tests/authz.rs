@@ -86,6 +86,32 @@ async fn what_was_shown_of_a_body_is_forwarded_with_the_rest() {
     .await;
 }
 
+/// A body that was shown and has gone up is held no longer, however long the answer takes.
+#[tokio::test]
+async fn what_was_taken_for_a_body_is_given_back_when_the_answer_begins() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            wire.head().await;
+            wire.bytes(10).await;
+            wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            wire.rest().await;
+        })
+        .await;
+        let body = Some(AuthzBody { max_bytes: 100_000, allow_partial: true, as_bytes: false });
+        let setup = guards(app, service().await, |authz| authz.body = body);
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n")
+            .await;
+        until("the body is read", || rig.worker.ledger.held() > 100_000).await;
+        client.send("0\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(rig.worker.ledger.held(), 0);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_waits_to_be_told_to_go_on_is_told() {
     run(async {

@@ -226,7 +226,7 @@ async fn the_clocks_of_route_and_attempt_begin_with_the_end_of_the_request() {
             }
             client.bytes(if answered { 5 } else { 24 }).await;
         }
-        assert!(start.elapsed().as_secs() >= 5 + 20 + 20 + 2, "{:?}", start.elapsed());
+        assert!((47..52).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     })
     .await;
 }
