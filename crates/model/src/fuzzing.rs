@@ -8,14 +8,11 @@ const KEYS: &str = r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#;
 /// A token of arbitrary bytes, as a client shows one. Never panics.
 ///
 /// # Panics
-/// When a token is good whose parts are not the ones that were signed: the last bits of base64 are nobody's, so only whole texts count.
+/// When something is good that is no token.
 pub fn fuzz_token(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Ok(claims) = JwtProvider::new("", KEYS).verify(text, 1_000) {
-        let Some((signed, _)) = text.rsplit_once('.') else {
-            panic!("a token without a signature is good: {claims:?}")
-        };
-        assert_eq!(signed.matches('.').count(), 1, "a token of three parts");
+    if JwtProvider::new("", KEYS).verify(text, 1_000).is_ok() {
+        assert_eq!(text.matches('.').count(), 2, "a good token has three parts");
     }
 }
 
