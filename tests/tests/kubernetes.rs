@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::BINARY;
 
+mod chart;
 mod cni;
 mod installed;
 mod kinds;
