@@ -25,6 +25,7 @@ mod cni;
 mod installed;
 mod kinds;
 mod others;
+mod outside;
 mod pods;
 mod replicas;
 mod source;

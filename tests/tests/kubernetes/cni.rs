@@ -142,7 +142,7 @@ async fn reaches(stage: &Stage, web: &str, service: &str) {
 }
 
 /// A Pod without a sidecar, in a namespace.
-fn outsider(name: &str, namespace: &str) -> String {
+pub(super) fn outsider(name: &str, namespace: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name, "sidecar.istio.io/inject": "false"}},

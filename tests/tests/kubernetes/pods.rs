@@ -9,7 +9,7 @@ use super::*;
 const ROLLOUTS: u32 = 3;
 
 /// Only the shop front may call the catalog.
-const ONLY_WEB: &str = "apiVersion: security.istio.io/v1
+pub(super) const ONLY_WEB: &str = "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: catalog, namespace: shop}
 spec:
