@@ -6,6 +6,8 @@ use outrigger_control::api::types::{Condition, RulesQuery};
 use super::*;
 use crate::registries::{row, until};
 
+mod bookinfo;
+
 const BOOKINFO: &str = include_str!("bookinfo.yaml");
 const OURS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/crds.yaml");
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/examples");
