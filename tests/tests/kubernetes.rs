@@ -11,6 +11,7 @@ use outrigger_control::instance::{Instance, Protocol, State};
 use outrigger_tests::app;
 use outrigger_tests::cluster::{Cluster, Programs};
 use outrigger_tests::kubelet::network::Network;
+use outrigger_tests::kubelet::services::Services;
 use outrigger_tests::kubelet::{Images, Kubelet};
 use outrigger_tests::mesh::{Mesh, merge};
 use outrigger_tests::netns::{Host, Net};
@@ -51,6 +52,8 @@ struct Stage {
     place: Place,
     mesh: Mesh,
     master: Host,
+    /// Where there are any.
+    _services: Option<Services>,
 }
 
 /// A cluster with one node.
@@ -109,6 +112,11 @@ impl Stage {
 
     /// With more settings of the injector, and with a network of Pods that has plugins.
     async fn start_in(more: Value, network: Option<Network>) -> Option<Self> {
+        Self::start_with(more, network, false).await
+    }
+
+    /// With addresses and names of Services, too, if that is asked for.
+    async fn start_with(more: Value, network: Option<Network>, services: bool) -> Option<Self> {
         let injector = |master: &Host| {
             let mut settings = json!({
                 "address": "127.0.0.1:15017", "image": "outrigger/proxy:test",
@@ -117,7 +125,7 @@ impl Stage {
             merge(&mut settings, &more);
             settings
         };
-        let stage = Self::with(injector, network).await?;
+        let stage = Self::with(injector, network, services).await?;
         eventually("the webhooks are trusted", || async {
             let bundle = ["-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"];
             for webhook in WEBHOOKS {
@@ -134,10 +142,14 @@ impl Stage {
 
     /// The cluster as a registry alone.
     async fn without_injection() -> Option<Self> {
-        Self::with(|_| Value::Null, None).await
+        Self::with(|_| Value::Null, None, false).await
     }
 
-    async fn with(injector: impl FnOnce(&Host) -> Value, network: Option<Network>) -> Option<Self> {
+    async fn with(
+        injector: impl FnOnce(&Host) -> Value,
+        network: Option<Network>,
+        services: bool,
+    ) -> Option<Self> {
         let programs = able()?;
         let net = Arc::new(Net::new());
         let master = net.host("master");
@@ -167,9 +179,14 @@ impl Stage {
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;
         let client = cluster.client().await;
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), network, None)).await;
+        let services = match services {
+            true => Some(Services::start(client.clone(), net.clone(), &master).await),
+            false => None,
+        };
+        let names = services.as_ref().map(Services::names);
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), network, names)).await;
         cluster.apply(SHOP);
-        Some(Self { place: Place { kubelet, cluster }, mesh, master })
+        Some(Self { place: Place { kubelet, cluster }, mesh, master, _services: services })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Addresses and names of Services, as kube-proxy and a cluster's name server make them: whoever is in the network reaches a ready endpoint by
-//! the Service's address, through the gateway of all, and knows that address by name.
+//! the Service's address, through the gateway of all, and knows that address by name; each Pod of a StatefulSet, too, where it has one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -36,6 +36,8 @@ type Named = (String, String);
 struct Known {
     services: BTreeMap<Named, Service>,
     slices: BTreeMap<Named, EndpointSlice>,
+    /// Names of single Pods.
+    pods: BTreeSet<String>,
     rules: String,
 }
 
@@ -108,6 +110,7 @@ impl Known {
                 &address.map_or_else(|| self.endpoints_of(service), |address: IpAddr| vec![address]),
             );
         }
+        self.tell_pods(names);
         let rules = self.rules();
         if self.rules != rules {
             let (net, new) = (net.clone(), rules.clone());
@@ -115,6 +118,25 @@ impl Known {
             told.expect("the gateway takes rules").expect("the gateway takes these rules");
             self.rules = rules;
         }
+    }
+
+    /// A Pod that has a host name and a Service without an address is known by both, ready or not, until it goes.
+    fn tell_pods(&mut self, names: &NameServer) {
+        let mut pods: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for ((namespace, name), service) in &self.services {
+            let slices = self.slices_of(service).flat_map(|slice| &slice.endpoints);
+            for endpoint in slices.filter(|_| is_headless(service)) {
+                let Some(own) = &endpoint.hostname else { continue };
+                let addresses =
+                    endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+                pods.entry(format!("{own}.{name}.{namespace}.svc.cluster.local"))
+                    .or_default()
+                    .extend(addresses);
+            }
+        }
+        self.pods.iter().filter(|gone| !pods.contains_key(*gone)).for_each(|gone| names.lacks(gone));
+        pods.iter().for_each(|(pod, addresses)| names.has(pod, addresses));
+        self.pods = pods.into_keys().collect();
     }
 
     fn slices_of(&self, service: &Service) -> impl Iterator<Item = &EndpointSlice> {
@@ -167,6 +189,10 @@ impl Known {
         rules
             + "}\nchain after { type nat hook postrouting priority srcnat; ct status dnat masquerade; }\n}\n"
     }
+}
+
+fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_deref() == Some("None"))
 }
 
 fn ready(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {

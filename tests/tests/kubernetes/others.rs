@@ -1,6 +1,8 @@
 //! What is no Deployment of injected Pods: Jobs, names without an address, Pods outside of the mesh; and a cluster whose API server or
 //! webhook is away.
 
+use std::path::Path;
+
 use outrigger_control::api::types::TokenRequest;
 
 use super::cni::pod;
@@ -20,10 +22,11 @@ metadata: {name: db, namespace: shop}
 spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080, name: http}]}
 ---
 {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "shop"}, "spec": {
-    "serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}}, "template": {
+    "serviceName": "db", "replicas": 2, "selector": {"matchLabels": {"app": "db"}}, "template": {
         "metadata": {"labels": {"app": "db"}},
         "spec": {"nodeName": "node-1", "containers": [
             {"name": "app", "image": "app", "args": ["serve", "8080"], "ports": [{"containerPort": 8080}],
+             "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
              "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}
         ]}
     }
@@ -36,6 +39,9 @@ const OUTSIDER: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
         {"name": "app", "image": "app", "args": ["serve", "8080"],
          "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}
 ]}}"#;
+
+/// As whom `web` is known.
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
 /// What a Pod can show.
 struct Shown {
@@ -82,7 +88,7 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     stage.cluster.apply(OUTSIDER);
     stage.cluster.apply(JOB);
     let [web] = stage.until_ready("web", 1).await.try_into().unwrap();
-    let [db] = stage.until_ready("db", 1).await.try_into().unwrap();
+    let db = stage.until_ready("db", 2).await;
     let [outsider] = stage.until_ready("outsider", 1).await.try_into().unwrap();
 
     // With its sidecar, which ends after it.
@@ -101,16 +107,19 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     .await;
 
     // A name without an address is its Pods' addresses, and they are the mesh's.
-    let address = SocketAddr::new(stage.host(&db).v4(), 8080);
-    eventually("web reaches the database", || async {
-        match stage.ask(&web, address).await {
-            Ok((200, text)) if text.contains("spiffe://cluster.local/ns/shop/sa/web") => Ok(()),
-            other => Err(format!("{other:?}\n{}", stage.logs(&web))),
-        }
-    })
-    .await;
-    let refused = stage.ask(&outsider, address).await;
-    assert!(refused.is_err(), "{refused:?}");
+    let addresses = [&db[0], &db[1]].map(|name| SocketAddr::new(stage.host(name).v4(), 8080));
+    for (name, address) in db.iter().zip(addresses) {
+        eventually(&format!("web reaches {name}"), || async {
+            match stage.ask(&web, address).await {
+                Ok((200, text)) if text.contains(WEB) && text.contains(&format!("\r\n{name}\n")) => Ok(()),
+                other => Err(format!("{other:?}\n{}", stage.logs(&web))),
+            }
+        })
+        .await;
+        let refused = stage.ask(&outsider, address).await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    let [address, _] = addresses;
 
     // The webhook is away with its control plane: no Pod is made without a sidecar, and those that run go on.
     let client = stage.host(&web);
@@ -148,4 +157,56 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     call("without an API server").await;
     stage.cluster.start_api().await;
     call("with an API server that was restarted").await;
+}
+
+/// Asks as an application does that has a name: what has answered, with the request's head as it arrived.
+fn call(stage: &Stage, pod: &str, name: &str) -> Result<String, String> {
+    let url = format!("http://{name}:8080/");
+    stage.host(pod).ask(Path::new("curl"), &["-sS", "--fail", "--max-time", "5", &url])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_stateful_set_are_called_by_their_names_under_strict() {
+    if require::tool("curl").is_none() {
+        return;
+    }
+    // The sidecar answers for names of the mesh; a Pod's own it passes on to the cluster's name server.
+    let Some(stage) = Stage::start_with(json!({"dns": true}), None, true).await else { return };
+    stage.mesh.apply(STRICT).await;
+    stage.cluster.apply(&deployment("web", "v1", 1));
+    stage.cluster.apply(DATABASE);
+    stage.cluster.apply(OUTSIDER);
+    let [web] = stage.until_ready("web", 1).await.try_into().unwrap();
+    let db = stage.until_ready("db", 2).await;
+    let [outsider] = stage.until_ready("outsider", 1).await.try_into().unwrap();
+    assert_eq!(db, ["db-0", "db-1"]);
+    let answers = async |name: &str, who: &[&str]| {
+        eventually(&format!("{name} is one of {who:?}, who knows web"), || async {
+            let said = call(&stage, &web, name).map_err(|error| format!("{error}\n{}", stage.logs(&web)))?;
+            let known = who.iter().any(|who| said.starts_with(&format!("{who}\n"))) && said.contains(WEB);
+            if known { Ok(()) } else { Err(said) }
+        })
+        .await;
+    };
+    let by_name = async || {
+        for pod in ["db-0", "db-1"] {
+            answers(&format!("{pod}.db"), &[pod]).await;
+            answers(&format!("{pod}.db.shop.svc.cluster.local"), &[pod]).await;
+        }
+        answers("db", &["db-0", "db-1"]).await;
+        answers("db.shop.svc.cluster.local", &["db-0", "db-1"]).await;
+    };
+    by_name().await;
+    // Who has the name and no certificate is not let in: the name is known to him, the Pod is closed.
+    for name in ["db-0.db", "db-1.db", "db"] {
+        let refused = call(&stage, &outsider, name).unwrap_err();
+        assert!(!refused.contains("resolve host"), "{refused}");
+    }
+
+    // Made anew it has another address, and is who it was.
+    let before = stage.host("db-0").v4();
+    stage.cluster.kubectl(&["-n", "shop", "delete", "pod", "db-0"]).unwrap();
+    stage.until_ready("db", 2).await;
+    assert_ne!(stage.host("db-0").v4(), before);
+    by_name().await;
 }

@@ -102,7 +102,7 @@ impl Pair {
         cluster.apply(SHOP);
         let pair = {
             let place = Place { kubelet, cluster };
-            Self { stage: Stage { place, mesh, master }, other, ways, _services: services }
+            Self { stage: Stage { place, mesh, master, _services: None }, other, ways, _services: services }
         };
         pair.until_led().await;
         eventually("the webhooks are trusted", || async {
