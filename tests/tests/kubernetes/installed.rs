@@ -1,14 +1,14 @@
-//! An empty cluster, `outrigger install | kubectl apply`, and all that follows: the StatefulSet's Pods, real but for the container, serve by
+//! A cluster, `outrigger install | kubectl apply`, and all that follows: the StatefulSet's Pods, real but for the container, serve by
 //! their Service, call the API server as their own service account, and are called by it; a Pod of a labelled namespace is injected by them
 //! and serves. What they may do they do, and nothing that they do is refused. `outrigger uninstall | kubectl delete` leaves the cluster as it was.
+//! Once with the definitions of Istio and of the Gateway API beside it, so that all it may do is done; once without any.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use outrigger_control::api::types::{RevocationRequest, TokenRequest};
+use outrigger_control::api::types::{Condition, RevocationRequest, TokenRequest};
 use outrigger_control::client::Client;
 use outrigger_tests::cluster::INSTALLED;
-use outrigger_tests::kubelet::services::Services;
 
 use super::*;
 
@@ -44,7 +44,11 @@ fn shipped() -> Images {
 impl Installed {
     /// With the definitions of others' kinds, so that all are watched.
     async fn start() -> Option<Self> {
-        let definitions = [require::folder("istio-crds")?, require::folder("gateway-api-crds")?];
+        Self::start_beside(&[require::folder("istio-crds")?, require::folder("gateway-api-crds")?]).await
+    }
+
+    /// Into a cluster that has the definitions in these folders, and nothing else.
+    async fn start_beside(definitions: &[PathBuf]) -> Option<Self> {
         let programs = able()?;
         let net = Arc::new(Net::new());
         let master = net.host("master");
@@ -230,6 +234,52 @@ async fn what_is_installed_serves_injects_asks_for_no_more_than_it_may_and_goes(
     assert_eq!(asked.difference(&granted).collect::<Vec<_>>(), Vec::<&Right>::new(), "by another's grant");
 
     taken_out(&installed).await;
+}
+
+/// A cluster that has never heard of Istio or of the Gateway API.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_cluster_is_all_that_it_needs() {
+    let Some(installed) = Installed::start_beside(&[]).await else { return };
+    let place = &installed.place;
+    installed.serves().await;
+    place.cluster.apply(SHOP);
+    eventually("the webhook is trusted", || async { place.cluster.try_apply(&deployment("web", "v1", 1)) })
+        .await;
+    place.cluster.apply(&deployment("catalog", "v1", 1));
+    let [web] = place.until_ready("web", 1).await.try_into().unwrap();
+    place.until_ready("catalog", 1).await;
+    eventually("web reaches the catalog as who it is", || async {
+        match place.ask(&web, place.service("catalog", 80)).await {
+            Ok((200, text)) if text.contains("spiffe://cluster.local/ns/shop/sa/web") => Ok(()),
+            other => Err(format!("{other:?}\n{}", place.logs(&web))),
+        }
+    })
+    .await;
+
+    // Our own kinds came along, and are in force; others' are unknown, and nobody misses them.
+    let kinds = place.cluster.kubectl(&["get", "crd", "-o", "name"]).unwrap();
+    assert!(!kinds.is_empty() && kinds.lines().all(|name| name.ends_with(".outrigger.io")), "{kinds}");
+    let rules = EACH.split("\n---\n").find(|rule| rule.contains("kind: TrafficRules")).unwrap();
+    place.cluster.apply(rules);
+    eventually("the rules are in force", || async {
+        let said = ["-n", "shop", "get", "trafficrules", "each", "-o", "jsonpath={.status.inForce}"];
+        match place.cluster.kubectl(&said)? {
+            said if said.starts_with("2 of 2 proxies at generation ") => Ok(()),
+            said => Err(format!("{said:?}")),
+        }
+    })
+    .await;
+    for replica in REPLICAS {
+        let status = installed.client(replica).status().await.unwrap();
+        assert!(status.notices.is_empty() && status.proxies.len() == 2, "{replica}: {status:#?}");
+        let rows: Vec<_> = status.registries.iter().map(|row| (row.name.as_str(), row.state)).collect();
+        assert_eq!(rows, [("api", Condition::Connected), ("cluster", Condition::Connected)], "{replica}");
+        assert!(status.registries.iter().all(|row| row.last_error.is_none()), "{:#?}", status.registries);
+    }
+    installed.asked(&installed.granted());
+    taken_out(&installed).await;
+    let left = place.cluster.kubectl(&["get", "crd", "-o", "name"]).unwrap();
+    println!("definitions that are left: {left:?}");
 }
 
 /// It goes, and what runs goes on; Pods that come then have no sidecar, and nobody waits for one.
