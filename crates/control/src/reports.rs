@@ -354,3 +354,6 @@ fn findings_of(published: &Published) -> HashMap<String, Vec<Finding>> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

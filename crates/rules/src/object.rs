@@ -347,6 +347,9 @@ fn read_metadata(reader: &mut Reader<'_>, at: &At<'_>) -> (Labels, Labels) {
                 format!("{}: {} is no code of a finding, so it suppresses nothing", at.path, quote(word));
             reader.warn(code::NO_EFFECT, &at, message);
         }
+        if reader.origin.kind == ObjectKind::Service {
+            dialect::service::annotated(reader, &at, &annotations);
+        }
     }
     (reader.labels(fields.get("labels")), annotations)
 }

@@ -213,6 +213,8 @@ async fn statuses(stage: &mut Stage) {
         let path = format!(r#"{ours}.conditions[?(@.type=="{condition}")].status}}"#);
         stage.until_says("httproute", &path, status).await;
     }
+    let path = r#"{.status.parents[0].conditions[?(@.type=="outrigger.io/InForce")].message}"#;
+    stage.until_says("httproute", path, "4 of 4 proxies at generation ").await;
     // One of connections beside it has no effect until it goes.
     stage.cluster.apply(&ROUTE.replace("HTTPRoute", "TCPRoute"));
     let path = r#"{.status.parents[0].conditions[?(@.type=="Accepted")].reason}"#;

@@ -60,10 +60,14 @@ const LISTS: [(&str, Kind, &[&str]); 6] = [
     ("exclude-outbound-cidrs", Kind::Blocks, &["traffic.sidecar.istio.io/excludeOutboundIPRanges"]),
 ];
 /// Whose annotations are about sidecars.
-const DIALECTS: [&str; 7] = [
+const DIALECTS: [&str; 11] = [
     "sidecar.istio.io/",
     "traffic.sidecar.istio.io/",
     "proxy.istio.io/",
+    "inject.istio.io/",
+    "retry.linkerd.io/",
+    "timeout.linkerd.io/",
+    "balancer.linkerd.io/",
     LINKERD[0],
     LINKERD[1],
     LINKERD[2],

@@ -17,13 +17,14 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use outrigger_rules::ParseOptions;
+use outrigger_telemetry::logging::Throttle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::StreamMap;
 
-use super::{Item, Problem, Registry, Voice};
+use super::{Event, Item, Problem, Registry, Voice};
 
 mod cluster;
 mod pod;
@@ -48,6 +49,9 @@ const CORE: Duration = Duration::from_secs(30);
 /// A watch that fails so often in a row, while the API server answers, cannot go on from where it was: it lists anew. (API servers say in
 /// more than one way that a place is too old.)
 const FAILURES: u32 = 4;
+
+/// What of Services has no effect.
+static IDLE: Throttle = Throttle::new();
 
 /// A cluster of Kubernetes as a row of the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +140,7 @@ impl Kubernetes {
         }
     }
 
-    fn put(&mut self, kind: &'static str, (named, thing, flaw): watch::Seen) -> Vec<Said> {
+    fn put(&mut self, kind: &'static str, (named, thing, flaw, idle): watch::Seen) -> Vec<Said> {
         self.known.entry(kind).or_default().insert(named.clone());
         let key = (kind, named);
         let before = match flaw.clone() {
@@ -146,6 +150,14 @@ impl Kubernetes {
         let refused = self.cluster.refused().len();
         let news = self.cluster.put(kind, &key.1, thing);
         self.untold |= before != flaw || self.cluster.refused().len() != refused;
+        if is_news(kind, &news) {
+            for what in idle {
+                if let Some(suppressed) = IDLE.admit() {
+                    let object = format!("{kind} {}/{}", key.1.0, key.1.1);
+                    tracing::warn!(object, suppressed, "{what}");
+                }
+            }
+        }
         news
     }
 
@@ -339,6 +351,11 @@ impl Kubernetes {
         }
         Ok(())
     }
+}
+
+/// Whether a rule says something else than before: what is the same again was told.
+fn is_news(kind: &str, news: &[Said]) -> bool {
+    news.iter().any(|(part, event)| *part == kind && matches!(event, Event::Upsert(Item::Rule(_))))
 }
 
 /// Asks for the version, for ever.

@@ -22,7 +22,8 @@ pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -
             status
         }
         _ => {
-            let all = vec![accepted(told), reconciled(told)];
+            // As Istio calls it.
+            let all = vec![accepted(told), reached("Reconciled", told, told.accepted)];
             let messages: Vec<Value> = told.findings.iter().map(message).collect();
             json!({
                 "observedGeneration": generation,
@@ -33,7 +34,7 @@ pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -
     }
 }
 
-/// Entries of other controllers stay; those of parents that are no longer ours go. Policies call them ancestors. An API server takes no more
+/// Each of ours says besides how many proxies have it. Entries of other controllers stay; those of parents that are no longer ours go. Policies call them ancestors. An API server takes no more
 /// than `most` of all, or none at all: of ours those that come last are left out.
 fn by_place(
     told: &Told,
@@ -48,7 +49,9 @@ fn by_place(
     let parents = told.parents.iter().map(|parent| {
         let known = ours.iter().find(|known| known[reference] == parent[reference]);
         let known = known.map_or(&Value::Null, |known| &known["conditions"]);
-        let all = parent["conditions"].as_array().cloned().unwrap_or_default();
+        let mut all = parent["conditions"].as_array().cloned().unwrap_or_default();
+        let is_accepted = |one: &Value| one["type"] == "Accepted" && one["status"] == "True";
+        all.push(reached("outrigger.io/InForce", told, told.accepted && all.iter().any(is_accepted)));
         let mut parent = parent.clone();
         parent["conditions"] = conditions(all, generation, known, at);
         parent
@@ -72,10 +75,10 @@ fn enforced(told: &Told) -> Value {
     json!({"type": "Enforced", "status": status, "reason": reason, "message": told.lacking})
 }
 
-/// As Istio calls it.
-fn reconciled(told: &Told) -> Value {
-    if !told.accepted {
-        return json!({"type": "Reconciled", "status": "Unknown", "reason": "NotAccepted", "message": ""});
+/// Whether all proxies have it, and how many do.
+fn reached(name: &str, told: &Told, is_accepted: bool) -> Value {
+    if !is_accepted {
+        return json!({"type": name, "status": "Unknown", "reason": "NotAccepted", "message": ""});
     }
     let (status, reason) = match (told.is_everywhere(), told.unheard.is_empty()) {
         (true, _) => ("True", "InForce"),
@@ -83,7 +86,7 @@ fn reconciled(told: &Told) -> Value {
         (false, false) => ("Unknown", "ReplicaSilent"),
     };
     let lacking = if told.lacking.is_empty() { String::new() } else { format!("; {}", told.lacking) };
-    json!({"type": "Reconciled", "status": status, "reason": reason, "message": reach(told) + &lacking})
+    json!({"type": name, "status": status, "reason": reason, "message": reach(told) + &lacking})
 }
 
 fn reach(told: &Told) -> String {
@@ -187,6 +190,33 @@ mod tests {
         let bad = status(&bad, 2, &good, at(0));
         assert_eq!((&bad["inForce"], &bad["conditions"][0]["status"]), (&Value::Null, &json!("False")));
         assert_eq!(bad["conditions"][1]["status"], "Unknown");
+    }
+
+    #[test]
+    fn each_parent_and_ancestor_says_how_many_proxies_have_it() {
+        let of = |name: &str, accepted: &str| {
+            json!({"parentRef": {"name": name}, "ancestorRef": {"name": name}, "controllerName": CONTROLLER,
+            "conditions": [{"type": "Accepted", "status": accepted, "reason": "X", "message": ""},
+                {"type": "ResolvedRefs", "status": "True", "reason": "X", "message": ""}]})
+        };
+        for (kind, list) in [("HTTPRoute", "parents"), ("BackendTLSPolicy", "ancestors")] {
+            let route = Told { parents: vec![of("web", "True"), of("no", "False")], ..told(kind) };
+            let first = status(&route, 5, &Value::Null, at(0));
+            let said = |status: &Value, n: usize| {
+                let condition = &status[list][n]["conditions"][2];
+                assert_eq!(condition["type"], "outrigger.io/InForce");
+                let word = |name: &str| condition[name].as_str().unwrap().to_owned();
+                [word("status"), word("reason"), word("message"), word("lastTransitionTime")]
+            };
+            let words = "41 of 42 proxies at generation 12";
+            assert_eq!(said(&first, 0), ["False", "NotEverywhere", words, "1970-01-01T00:00:00Z"]);
+            assert_eq!(said(&first, 1), ["Unknown", "NotAccepted", "", "1970-01-01T00:00:00Z"]);
+            assert_eq!(status(&route, 5, &first, at(60)), first);
+            let all = Told { proxies: (42, 42), ..route };
+            let second = said(&status(&all, 5, &first, at(60)), 0);
+            let words = "42 of 42 proxies at generation 12";
+            assert_eq!(second, ["True", "InForce", words, "1970-01-01T00:01:00Z"]);
+        }
     }
 
     #[test]

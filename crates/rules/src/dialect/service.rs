@@ -33,6 +33,22 @@ pub const FIELDS: &[&str] = &[
 /// The same of one of its ports.
 pub const PORT_FIELDS: &[&str] = &["port", "name", "protocol", "targetPort", "appProtocol"];
 
+/// What is said of a Service in annotations and has no effect here: the annotation, or how it begins, the values that ask for nothing else
+/// than what is done, and what to do instead.
+const ANNOTATIONS: [(&str, &[&str], &str); 6] = [
+    ("service.kubernetes.io/topology-mode", &["Disabled", "disabled", ""], NEAR),
+    ("service.kubernetes.io/topology-aware-hints", &["Disabled", "disabled", ""], NEAR),
+    (
+        "networking.istio.io/exportTo",
+        &["*", ""],
+        "every namespace knows the Service; a Sidecar says what a namespace's workloads know",
+    ),
+    ("retry.linkerd.io/", &[], "TrafficRules have retry"),
+    ("timeout.linkerd.io/", &[], "TrafficRules have timeout"),
+    ("balancer.linkerd.io/", &[], "TrafficRules have circuitBreaker and loadBalancing"),
+];
+const NEAR: &str = "hints of EndpointSlices are not followed; spec.trafficDistribution, or localityLbSetting of a DestinationRule, keeps requests near";
+
 const SPEC: Table = Table::new("a Service", FIELDS).ignored(&[
     "allocateLoadBalancerNodePorts",
     "externalIPs",
@@ -94,6 +110,20 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     };
     // A name without ports has nothing to route; the cluster's DNS answers it.
     if intent.ports.is_empty() { Vec::new() } else { vec![Intent::Service(intent)] }
+}
+
+/// Says which annotations have no effect.
+pub(crate) fn annotated(reader: &mut Reader<'_>, at: &At<'_>, all: &BTreeMap<String, String>) {
+    for (name, value) in all {
+        let known = ANNOTATIONS.iter().find(|(known, ..)| match known.ends_with('/') {
+            true => name.starts_with(known),
+            false => name == known,
+        });
+        if let Some((_, _, instead)) = known.filter(|(_, same, _)| !same.contains(&value.trim())) {
+            let message = format!("{}: {} has no effect here: {instead}", at.path, quote(name));
+            reader.warn(code::NO_EFFECT, at, message);
+        }
+    }
 }
 
 /// What of the endpoints a client gets, by the fields of the cluster's own proxy.
@@ -335,6 +365,39 @@ ports:
         {
             let found = of(&format!("trafficDistribution: {said}"));
             assert_eq!(found, Preference { near: Some(near), ..none }, "{said}");
+        }
+    }
+
+    #[test]
+    fn annotations_that_others_follow_are_told() {
+        let annotated = |said: &str| {
+            let annotations = format!("namespace: shop, annotations: {{{said}}}}}");
+            told(&text("ports: [{port: 80}]").replacen("namespace: shop}", &annotations, 1))
+        };
+        for (said, word) in [
+            ("service.kubernetes.io/topology-mode: Auto", "hints of EndpointSlices are not followed"),
+            ("service.kubernetes.io/topology-aware-hints: auto", "spec.trafficDistribution"),
+            ("networking.istio.io/exportTo: '.'", "every namespace knows the Service"),
+            ("retry.linkerd.io/http: 5xx", "TrafficRules have retry"),
+            ("timeout.linkerd.io/request: 9s", "TrafficRules have timeout"),
+            (
+                "balancer.linkerd.io/failure-accrual: consecutive",
+                "TrafficRules have circuitBreaker and loadBalancing",
+            ),
+        ] {
+            let found = annotated(said);
+            let name = said.split(':').next().unwrap();
+            assert_eq!(found.len(), 1, "{said}: {found:?}");
+            assert!(found[0].contains("warning OUT0006: metadata.annotations: "), "{found:?}");
+            assert!(found[0].contains(name) && found[0].contains(word), "{said}: {found:?}");
+        }
+        for said in [
+            "service.kubernetes.io/topology-mode: Disabled",
+            "networking.istio.io/exportTo: '*'",
+            "service.kubernetes.io/topology-modes: Auto",
+            "prometheus.io/scrape: 'true'",
+        ] {
+            assert_eq!(annotated(said), [""; 0], "{said}");
         }
     }
 

@@ -115,6 +115,10 @@ fn what_is_not_known_is_warned_about_by_name() {
         "config.alpha.linkerd.io/proxy-wait-before-exit-seconds=9",
         "proxy.istio.io/config=tracing: {sampling: 5}",
         "sidecar.istio.io/interceptionMode=TPROXY",
+        "inject.istio.io/templates=gateway",
+        "retry.linkerd.io/http=5xx",
+        "timeout.linkerd.io/request=9s",
+        "balancer.linkerd.io/failure-accrual=consecutive",
         "team.example/anything=1",
     ];
     let (_, warnings) = injected(&with_annotations(&all), &settings());
@@ -122,7 +126,12 @@ fn what_is_not_known_is_warned_about_by_name() {
     for word in ["componentLogLevel", "opaque-ports", "wait-before-exit", "tracing", "TPROXY"] {
         assert!(all.contains(word), "{word}: {all}");
     }
-    assert_eq!(warnings.len(), 5, "{all}");
+    for word in
+        ["io/templates has", "retry.linkerd.io/http", "timeout.linkerd.io/request", "failure-accrual has"]
+    {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    assert_eq!(warnings.len(), 9, "{all}");
     let mut same_user = pod();
     same_user["spec"]["securityContext"] = json!({"runAsUser": 1337});
     let (_, warnings) = injected(&same_user, &settings());

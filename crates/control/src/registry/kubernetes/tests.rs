@@ -35,11 +35,11 @@ fn pod(name: &str) -> watch::Seen {
         "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
         "status": {"phase": "Running", "podIP": "10.1.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
     });
-    (named(name), Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new)), None)
+    (named(name), Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new)), None, Vec::new())
 }
 
 fn rule(object: Object) -> watch::Seen {
-    (named(&object.name.clone()), Thing::Rule(Some(Box::new(object))), None)
+    (named(&object.name.clone()), Thing::Rule(Some(Box::new(object))), None, Vec::new())
 }
 
 fn kubernetes() -> Kubernetes {
@@ -79,7 +79,7 @@ fn after_a_start_what_is_not_listed_has_gone_and_what_cannot_be_read_is_what_it_
     assert!(after.recall(&mut kept));
     assert_eq!(kept, said, "until the cluster answers all of it is as it was");
     assert_eq!(everything(&after), said);
-    let unreadable = (named("guard"), Thing::Rule(None), Some("spec.rules: no".to_owned()));
+    let unreadable = (named("guard"), Thing::Rule(None), Some("spec.rules: no".to_owned()), Vec::new());
     list(&mut after, SERVICE, vec![rule(service())]);
     let gone = list(&mut after, POD, vec![pod("web-2")]);
     assert_eq!(gone, [(POD, Event::Remove(Key::Instance("web-1.shop".into())))]);
@@ -106,7 +106,7 @@ async fn after_a_start_a_kind_that_cannot_be_listed_keeps_nobody_else_back() {
         after.waiting = HashSet::from([SERVICE, POD, NODE, SLICE, POLICY]);
         for kind in [SERVICE, NODE, SLICE] {
             // A Service that cannot be read any more selects whom it selected.
-            let unreadable = (named("web"), Thing::Rule(None), Some("no".to_owned()));
+            let unreadable = (named("web"), Thing::Rule(None), Some("no".to_owned()), Vec::new());
             list(&mut after, kind, if kind == SERVICE { vec![unreadable] } else { Vec::new() });
         }
         let (voice, mut words) = Voice::of_a_test();
@@ -141,4 +141,19 @@ async fn after_a_start_a_kind_that_is_not_watched_holds_until_the_cluster_says_t
     assert_eq!(everything(&kubernetes)[POLICY].len(), 1);
     assert_eq!(kubernetes.forget(POLICY).len(), 1);
     assert!(everything(&kubernetes)[POLICY].is_empty());
+}
+
+#[test]
+fn what_is_the_same_again_is_told_once() {
+    let mut kubernetes = kubernetes();
+    let said = kubernetes.put(SERVICE, rule(service()));
+    assert!(is_news(SERVICE, &said));
+    let said = kubernetes.put(SERVICE, rule(service()));
+    assert!(!is_news(SERVICE, &said));
+    let said = kubernetes.put(POD, pod("web-1"));
+    assert!(!said.is_empty() && !is_news(POD, &said) && !is_news(SERVICE, &said));
+    let mut other = service();
+    other.annotations.insert("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned());
+    let said = kubernetes.put(SERVICE, rule(other));
+    assert!(is_news(SERVICE, &said));
 }

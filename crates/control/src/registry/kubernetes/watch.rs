@@ -11,7 +11,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use outrigger_rules::ParseOptions;
+use outrigger_rules::{Finding, ParseOptions};
 
 use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
@@ -25,6 +25,8 @@ const LIFE: u32 = 60;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Of objects in one answer of a listing.
 const PAGE: u32 = 500;
+/// Pods that have not ended: those of Jobs that have stay there for long, by the thousand. One that ends the API server tells as deleted.
+const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// Endpoints that are written down by hand: those of Pods we know better.
 const BY_HAND: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
 /// No client is in it: what is at an address that clients call themselves no slice says, only what its Service has.
@@ -32,8 +34,8 @@ const BY_HAND_NETWORK: &str = "endpointslice";
 const OF_SERVICE: &str = "kubernetes.io/service-name";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// An object, what it means, and what is wrong with it.
-pub(super) type Seen = (Named, Thing, Option<String>);
+/// An object, what it means, what is wrong with it, and what of it has no effect, if nobody else says so.
+pub(super) type Seen = (Named, Thing, Option<String>, Vec<String>);
 /// What a watch says.
 pub(super) type News = Result<watcher::Event<Seen>, String>;
 pub(super) type Watch = BoxStream<'static, News>;
@@ -145,16 +147,17 @@ impl Kinds {
     fn pods(&self) -> Watch {
         let of = |pod: core::Pod| {
             let named = named(pod.metadata.namespace.clone(), pod.metadata.name.clone());
-            (named, Thing::Pod(Pod::of(&pod).map(Box::new)), None)
+            (named, Thing::Pod(Pod::of(&pod).map(Box::new)), None, Vec::new())
         };
-        said(watcher(Api::<core::Pod>::all(self.client.clone()), config()), of)
+        said(watcher(Api::<core::Pod>::all(self.client.clone()), config().fields(NOT_ENDED)), of)
     }
 
     fn nodes(&self) -> Watch {
         // Not metadata alone: that such a watch is too old an API server says in words that the client cannot read.
         let of = |node: Node| {
             let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
-            (named(None, node.metadata.name.clone()), Thing::Node((label(REGION), label(ZONE))), None)
+            let place = Thing::Node((label(REGION), label(ZONE)));
+            (named(None, node.metadata.name.clone()), place, None, Vec::new())
         };
         said(watcher(Api::<Node>::all(self.client.clone()), config()), of)
     }
@@ -163,7 +166,7 @@ impl Kinds {
         let of = |slice: EndpointSlice| {
             let named = named(slice.metadata.namespace.clone(), slice.metadata.name.clone());
             let instances = written_down(&named, &slice);
-            (named, Thing::Slice(instances), None)
+            (named, Thing::Slice(instances), None, Vec::new())
         };
         said(watcher(Api::<EndpointSlice>::all(self.client.clone()), config().labels(BY_HAND)), of)
     }
@@ -226,11 +229,14 @@ fn said<K: Send + 'static>(
 /// An object as if it had been applied.
 fn rule(object: DynamicObject, options: &ParseOptions) -> Seen {
     let named = named(object.metadata.namespace.clone(), object.metadata.name.clone());
+    // What is written as a rule is told at admission, and in its status.
+    let is_told = object.types.as_ref().is_none_or(|types| types.kind != SERVICE);
     let mut parsed = read(object, options);
     let wrong = parsed.findings.iter().find(|finding| finding.is_error());
     let flaw = wrong.map(|finding| finding.message.clone());
+    let idle = parsed.findings.iter().filter(|_| !is_told).map(Finding::of_field).collect();
     let object = parsed.objects.pop().filter(|_| flaw.is_none());
-    (named, Thing::Rule(object.map(Box::new)), flaw)
+    (named, Thing::Rule(object.map(Box::new)), flaw, idle)
 }
 
 /// Endpoints as instances of their service, without sidecars.

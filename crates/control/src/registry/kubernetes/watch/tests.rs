@@ -46,6 +46,44 @@ async fn a_kind_has_gone_only_where_the_api_server_says_so_of_its_definition() {
     }
 }
 
+/// Pods of Jobs that are done stay in a cluster for long, and are nobody's endpoints.
+#[tokio::test]
+async fn pods_that_have_ended_are_not_asked_for_and_one_that_ends_leaves() {
+    let pod = |name: &str, phase: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop", "resourceVersion": "8"},
+            "spec": {"containers": [{"name": "app"}]}, "status": {"phase": phase, "podIP": "10.1.0.7"},
+        })
+    };
+    let kinds = answered_by(move |uri| {
+        let query = uri.query().unwrap_or_default();
+        // An API server tells one that leaves the selection as deleted, as it was before.
+        if query.contains("watch=true") {
+            return (StatusCode::OK, Json(json!({"type": "DELETED", "object": pod("web", "Running")})));
+        }
+        let mut pods = vec![pod("web", "Running"), pod("done", "Succeeded"), pod("failed", "Failed")];
+        if query.contains("fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed") {
+            pods.truncate(1);
+        }
+        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": pods});
+        (StatusCode::OK, Json(list))
+    })
+    .await;
+    let mut watch = kinds.watch(POD);
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let event = tokio::time::timeout(Duration::from_secs(20), watch.next()).await;
+        seen.push(match event.unwrap().unwrap().unwrap() {
+            watcher::Event::Init => "init".to_owned(),
+            watcher::Event::InitApply(pod) => format!("{} is there", pod.0.1),
+            watcher::Event::InitDone => "these are all".to_owned(),
+            watcher::Event::Apply(pod) => format!("{} is now", pod.0.1),
+            watcher::Event::Delete(pod) => format!("{} has gone", pod.0.1),
+        });
+    }
+    assert_eq!(seen, ["init", "web is there", "these are all", "web has gone"]);
+}
+
 #[test]
 fn a_status_that_somebody_writes_is_no_news() {
     let object = |version: &str, status: Value| {
@@ -56,9 +94,9 @@ fn a_status_that_somebody_writes_is_no_news() {
         });
         rule(serde_json::from_value(object).unwrap(), &ParseOptions::default())
     };
-    let (named, Thing::Rule(Some(before)), None) = object("7", json!({})) else { panic!("it is a rule") };
+    let (named, Thing::Rule(Some(before)), None, _) = object("7", json!({})) else { panic!("it is a rule") };
     assert_eq!(named, ("shop".to_owned(), "web".to_owned()));
-    let (_, Thing::Rule(Some(after)), None) = object("8", json!({"inForce": "1 of 1"})) else {
+    let (_, Thing::Rule(Some(after)), None, _) = object("8", json!({"inForce": "1 of 1"})) else {
         panic!("it is a rule")
     };
     assert_eq!(before, after);
@@ -96,4 +134,31 @@ async fn a_kind_is_watched_in_the_first_version_that_the_cluster_has() {
     assert!(kinds.discover().await.unwrap().is_empty(), "all are watched");
     kinds.forget("VirtualService");
     assert_eq!(kinds.discover().await.unwrap().len(), 1, "it is looked up anew");
+}
+
+/// Nobody judges a Service when it is written, nor has it a status of ours.
+#[test]
+fn what_of_a_service_has_no_effect_is_told_and_of_rules_others_tell_it() {
+    let idle = |version: &str, kind: &str, annotation: &str, spec: Value| {
+        let object = json!({
+            "apiVersion": version, "kind": kind, "spec": spec,
+            "metadata": {"name": "web", "namespace": "shop", "annotations": {annotation: "Auto"}},
+        });
+        let (_, Thing::Rule(Some(_)), None, idle) =
+            rule(serde_json::from_value(object).unwrap(), &ParseOptions::default())
+        else {
+            panic!("it is a rule")
+        };
+        idle
+    };
+    let spec =
+        json!({"ports": [{"port": 80}], "trafficDistribution": "PreferFar", "selector": {"app": "web"}});
+    let said = idle("v1", SERVICE, "service.kubernetes.io/topology-mode", spec);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("topology-mode") && said[1].contains("PreferFar"), "{said:?}");
+    let plain = idle("v1", SERVICE, "team.example/word", json!({"ports": [{"port": 80}]}));
+    assert_eq!(plain, [""; 0]);
+    let page = json!({"service": "web", "timeout": "1s"});
+    let suppressed = "galley.istio.io/analyze-suppress";
+    assert_eq!(idle("outrigger.io/v1", "TrafficRules", suppressed, page), [""; 0]);
 }
