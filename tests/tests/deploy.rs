@@ -164,6 +164,26 @@ fn a_cluster_has_two_control_planes_that_are_not_taken_out_together() {
     assert!(!cluster.contains("secrets") && !cluster.contains("leases"), "only in their own namespace");
 }
 
+/// Names of objects of the cluster are the same for every installation.
+#[test]
+fn what_may_be_a_second_installation_is_warned_about_beside_what_is_printed() {
+    for (words, word) in [
+        (&["install"][..], ""),
+        (&["install", "--set", "replicas=1", "-n", "outrigger-system"], ""),
+        (&["install", "--set", "revision=new"], "of another revision than new,"),
+        (&["manifest", "-n", "mesh-new"], "in another namespace than mesh-new,"),
+    ] {
+        let output = Command::new(BINARY).args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}");
+        let (out, said) = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).into();
+        assert!(!out.contains("warning") && objects(&out).len() > 10, "{words:?}");
+        match word {
+            "" => assert_eq!(said, "", "{words:?}"),
+            word => assert!(said.contains(word) && said.contains("takes its ClusterRoleBinding"), "{said}"),
+        }
+    }
+}
+
 #[test]
 fn the_chart_is_the_manifest() {
     let Some(helm) = outrigger_tests::require::tool("helm") else { return };
@@ -185,13 +205,18 @@ fn the_chart_is_the_manifest() {
             "--set",
             "cni.enabled=true,cni.repair.rules=false,cni.repair.evict=true,cni.repair.label=true,cni.onExit=keep",
         ],
+        &[
+            "--set",
+            "injector.dns=true,injector.nativeSidecar=false,injector.resources.limits.cpu=500m,injector.bootstrap.drain_timeout=<9s>&",
+        ],
     ] {
         let ours: Vec<String> = set.iter().flat_map(|words| words.split(',')).map(str::to_owned).collect();
         // Ours takes one value at a time.
         let ours = ours.iter().filter(|word| *word != "--set").flat_map(|word| ["--set", word]);
         let ours: Vec<&str> = ["manifest", "-n", "mesh"].into_iter().chain(ours).collect();
-        let (done, ours) = outrigger(&ours);
-        assert!(done, "{ours}");
+        let output = Command::new(BINARY).args(&ours).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let ours = String::from_utf8(output.stdout).unwrap();
         let theirs = run(&[
             &["template", "o", &chart, "-n", "mesh", "--include-crds", "--kube-version", "1.32.0"][..],
             set,

@@ -52,6 +52,8 @@ impl Values {
         let Value::Object(fields) = file else { return Err("is no mapping".to_owned()) };
         for (name, value) in fields {
             let known = self.known(&name)?;
+            let below = value.as_object().into_iter().flat_map(|fields| fields.keys());
+            below.map(String::as_str).try_for_each(|field| is_known(&name, known, field))?;
             json_patch::merge(known, &value);
         }
         Ok(())
@@ -64,8 +66,12 @@ impl Values {
     pub fn set(&mut self, words: &str) -> Result<(), String> {
         let (path, text) = words.split_once('=').ok_or_else(|| format!("\"{words}\" is not NAME=VALUE"))?;
         let mut names = path.split('.');
-        let mut at = self.known(names.next().unwrap_or_default())?;
-        for name in names {
+        let first = names.next().unwrap_or_default();
+        let mut at = self.known(first)?;
+        for (depth, name) in names.enumerate() {
+            if depth == 0 {
+                is_known(first, at, name)?;
+            }
             if !at.is_object() {
                 return Err(format!("\"{path}\": there is nothing below it"));
             }
@@ -78,9 +84,25 @@ impl Values {
         Ok(())
     }
 
+    /// Whose Pods the injector takes.
+    pub fn revision(&self) -> Option<&str> {
+        self.0["revision"].as_str()
+    }
+
     fn known(&mut self, name: &str) -> Result<&mut Value, String> {
         let names: Vec<String> = self.0.as_object().into_iter().flat_map(|all| all.keys().cloned()).collect();
         self.0.get_mut(name).ok_or_else(|| format!("there is no value \"{name}\", only {}", names.join(", ")))
+    }
+}
+
+/// What is below these is ours to say, so another word is a mistake; what is below others is the cluster's.
+fn is_known(first: &str, at: &Value, name: &str) -> Result<(), String> {
+    match at.as_object() {
+        Some(known) if matches!(first, "cni" | "injector") && !known.contains_key(name) => {
+            let names: Vec<&str> = known.keys().map(String::as_str).collect();
+            Err(format!("there is no value \"{first}.{name}\", only {}", names.join(", ")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -174,7 +196,7 @@ fn written(expression: &str, namespace: &str, values: &Value) -> Result<String, 
         return Ok(words.join(","));
     }
     if let Some(path) = expression.strip_prefix("toJson ") {
-        return Ok(value(path.trim(), values)?.to_string());
+        return Ok(json(value(path.trim(), values)?));
     }
     Ok(match value(expression, values)? {
         Value::String(text) => text.clone(),
@@ -182,9 +204,59 @@ fn written(expression: &str, namespace: &str, values: &Value) -> Result<String, 
     })
 }
 
+/// As Go writes it.
+fn json(value: &Value) -> String {
+    let text = value.to_string();
+    text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inject::InjectSettings;
+    use crate::settings::Settings;
+
+    /// The settings of the control plane that a manifest has.
+    fn settings(manifest: &str) -> Settings {
+        let map = manifest.split("\n---\n").find(|object| object.contains("\nkind: ConfigMap")).unwrap();
+        let map: Value = serde_saphyr::from_str(map).unwrap();
+        let settings: Settings =
+            serde_saphyr::from_str(map["data"]["control.yaml"].as_str().unwrap()).unwrap();
+        settings.validate().unwrap();
+        settings
+    }
+
+    #[test]
+    fn values_say_what_sidecars_are_like_and_none_is_lost() {
+        let mut values = Values::defaults().unwrap();
+        let before = manifest(NAMESPACE, &values).unwrap();
+        let wanted = InjectSettings {
+            image: "outrigger-proxy:0.1.0".into(),
+            revision: Some("default".into()),
+            ..InjectSettings::default()
+        };
+        assert_eq!(settings(&before).injector.unwrap(), wanted, "defaults are those of the settings");
+        let text = "{nativeSidecar: false, initContainer: false, holdApplicationUntilProxyStarts: true, rewriteProbes: false,
+            prometheus: false, dns: true, imagePullPolicy: Always, resources: {limits: {cpu: '4'}},
+            bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File}}";
+        values.merge(&format!("injector: {text}")).unwrap();
+        values.set("injector.logLevel=warn,outrigger_proxy=debug").unwrap();
+        let after = manifest(NAMESPACE, &values).unwrap();
+        let mut wanted = serde_json::to_value(wanted).unwrap();
+        json_patch::merge(&mut wanted, &serde_saphyr::from_str::<Value>(text).unwrap());
+        wanted["logLevel"] = "warn,outrigger_proxy=debug".into();
+        assert_eq!(serde_json::to_value(settings(&after).injector).unwrap(), wanted);
+        // Whoever reads them at its start starts anew.
+        let of = |text: &str| {
+            let set = text.split("\n---\n").find(|object| object.contains("\nkind: StatefulSet")).unwrap();
+            let set: Value = serde_saphyr::from_str(set).unwrap();
+            set["spec"]["template"]["metadata"]["annotations"]["outrigger.io/settings"].clone()
+        };
+        assert!(of(&before).is_string() && of(&before) != of(&after));
+        let wrong = values.set("injector.dsn=true").unwrap_err();
+        assert!(wrong.contains("there is no value \"injector.dsn\", only bootstrap, dns, "), "{wrong}");
+        assert!(values.merge("cni: {enable: true}").unwrap_err().contains("\"cni.enable\""));
+    }
 
     #[test]
     fn the_files_are_what_the_code_says() {

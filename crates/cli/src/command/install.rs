@@ -52,6 +52,9 @@ enum Definitions {
 
 impl Manifest {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(warning) = self.wishes.second()? {
+            eprintln!("{warning}");
+        }
         if self.crds != Definitions::None {
             print!("{}", definitions()?);
         }
@@ -76,7 +79,26 @@ impl Uninstall {
 }
 
 impl Wishes {
+    /// What a second installation in one cluster would do to the first, where this may be one.
+    fn second(&self) -> anyhow::Result<Option<String>> {
+        let values = self.values()?;
+        let usual = Values::defaults().map_err(|error| anyhow!(error))?;
+        let is_usual = self.namespace == NAMESPACE && values.revision() == usual.revision();
+        Ok((!is_usual).then(|| {
+            format!(
+                "warning: one installation for a cluster: where there is another in another namespace than {}, or of another revision than {}, applying \
+                 this takes its ClusterRoleBinding and its webhooks over (docs/kubernetes.md, \"Who gets one\")",
+                self.namespace,
+                values.revision().unwrap_or_default()
+            )
+        }))
+    }
+
     fn made(&self, by: fn(&str, &Values) -> Result<String, String>) -> anyhow::Result<String> {
+        by(&self.namespace, &self.values()?).map_err(|error| anyhow!(error))
+    }
+
+    fn values(&self) -> anyhow::Result<Values> {
         let mut values = Values::defaults().map_err(|error| anyhow!(error))?;
         for file in &self.files {
             values
@@ -87,6 +109,6 @@ impl Wishes {
         for words in &self.set {
             values.set(words).map_err(|error| anyhow!("--set: {error}"))?;
         }
-        by(&self.namespace, &values).map_err(|error| anyhow!(error))
+        Ok(values)
     }
 }
