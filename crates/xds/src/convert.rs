@@ -135,12 +135,10 @@ pub fn decode(type_url: &str, bytes: &[u8]) -> Result<Resource, Invalid> {
     }
 }
 
-/// Whether a cluster that may not be decoded as a whole asks for TLS, be it with some of its endpoints.
+/// Whether a cluster that may not be decoded as a whole asks for TLS with all of its endpoints.
 pub(crate) fn wants_tls(cluster: &[u8]) -> bool {
-    wire::cluster::Cluster::decode(cluster).is_ok_and(|cluster| {
-        let matched = cluster.transport_socket_matches.iter().filter_map(|one| one.transport_socket.as_ref());
-        cluster.transport_socket.iter().chain(matched).any(tls::is_tls)
-    })
+    wire::cluster::Cluster::decode(cluster)
+        .is_ok_and(|cluster| cluster.transport_socket.as_ref().is_some_and(tls::is_tls))
 }
 
 /// The version of a resource: a hash of the model value, whose maps are ordered, never of encoded bytes.
