@@ -106,6 +106,13 @@ pub struct Asked {
     pub authorized: Vec<String>,
 }
 
+impl Asked {
+    /// Of a request, if it is for a tunnel.
+    pub fn of(extras: &mut Option<Box<Extras>>) -> Option<&mut Self> {
+        extras.as_deref_mut()?.tunnel.as_deref_mut()
+    }
+}
+
 /// Tokens with good signatures: the issuer that a rule names, and the token.
 pub type Vouched = Vec<(Box<str>, Box<str>)>;
 

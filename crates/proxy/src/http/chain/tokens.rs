@@ -7,7 +7,7 @@ use outrigger_model::resource::Origin;
 use outrigger_model::token::{Effects, Known, Outcome, Refusal, Verified};
 
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::context::{RequestCtx, Vouched};
+use crate::http::context::{Asked, RequestCtx, Vouched};
 use crate::http::filter::ResponseEdit;
 use crate::http::filter::tokens::{Memory, Tokens};
 
@@ -20,7 +20,7 @@ pub(super) fn look(ctx: &mut RequestCtx<'_>, tokens: &Tokens) -> Result<bool, Fa
     let now = now();
     let outcome = {
         let mut memory = ctx.conn.worker.tokens.borrow_mut();
-        match ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+        match Asked::of(&mut ctx.extras) {
             None => tokens.0.decide(&ctx.head, now, &mut *memory),
             Some(tunnel) => {
                 let mut witness = Witness { memory: &mut memory, good: &mut tunnel.good, now };

@@ -25,7 +25,7 @@ pub fn came(ctx: &mut RequestCtx<'_>) {
 
 /// A service is asked whether it may pass.
 pub(super) fn authorized(ctx: &mut RequestCtx<'_>, filter: &str) {
-    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
         tunnel.authorized.push(filter.to_owned());
     }
 }
@@ -33,7 +33,7 @@ pub(super) fn authorized(ctx: &mut RequestCtx<'_>, filter: &str) {
 /// A request for a tunnel has passed the filters.
 #[cold]
 pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) {
-    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
         tunnel.judged = Some(ctx.head.clone());
         tunnel.by = Some(view.http.clone());
     }
@@ -45,14 +45,14 @@ pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) {
 /// It is forbidden now.
 pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
-    let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) else { return Ok(()) };
+    let Some(tunnel) = Asked::of(&mut ctx.extras) else { return Ok(()) };
     if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
         return Ok(());
     }
     let mut good = std::mem::take(&mut tunnel.good);
     let Some(tunnel) = ctx.extras.as_ref().and_then(|extras| extras.tunnel.as_ref()) else { return Ok(()) };
     judge(ctx, tunnel, &view, &mut good)?;
-    if let Some(tunnel) = ctx.extras.as_mut().and_then(|extras| extras.tunnel.as_mut()) {
+    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
         (tunnel.good, tunnel.by) = (good, Some(view.http.clone()));
     }
     Ok(())

@@ -214,9 +214,7 @@ async fn the_clocks_of_route_and_attempt_begin_with_the_end_of_the_request() {
         for (at, answered) in [(1, true), (2, false)] {
             client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab").await;
             // After the delay the application has it: the kernel may take its time for that, which passes here.
-            while begun.get() < at {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            until("the application has it", || begun.get() >= at).await;
             tokio::time::sleep(Duration::from_secs(15)).await;
             client.send("cd").await;
             let (sent, head) = (Instant::now(), client.head().await);

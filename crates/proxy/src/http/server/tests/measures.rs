@@ -12,9 +12,16 @@ use crate::protocol::HttpVersion::Http1;
 
 const DECAY: Duration = Duration::from_secs(1000);
 
-async fn silent() -> SocketAddr {
-    upstream(|_, mut wire| async move {
-        wire.rest().await;
+/// An app that counts requests and answers none.
+async fn silent(asked: &Count) -> SocketAddr {
+    let asked = asked.clone();
+    upstream(move |_, mut wire| {
+        let asked = asked.clone();
+        async move {
+            wire.head().await;
+            asked.set(asked.get() + 1);
+            wire.rest().await;
+        }
     })
     .await
 }
@@ -35,11 +42,14 @@ fn expected(rig: &Rig, address: SocketAddr) -> Option<Duration> {
 #[tokio::test]
 async fn an_endpoint_that_nobody_waits_for_long_enough_is_known_to_be_slow() {
     run(async {
-        let app = silent().await;
+        let asked = Count::default();
+        let app = silent(&asked).await;
         let rig = proxy(to(&[app]), Http1).await;
         let mut client = Wire::connect(rig.address).await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        until("the app is asked", || asked.get() == 1).await;
+        let since = Instant::now();
+        until("it takes its time", || since.elapsed() >= Duration::from_millis(40)).await;
         assert_eq!(expected(&rig, app), None);
         drop(client);
         let known = comes("what is known of it", || expected(&rig, app)).await;
@@ -58,7 +68,7 @@ async fn a_rival_s_answer_speaks_against_who_was_slower() {
             }
         })
         .await;
-        let slow = silent().await;
+        let slow = silent(&Count::default()).await;
         let mut setup = to(&[slow, quick]);
         let delay = Some(HedgeDelay::Fixed(Duration::from_millis(30)));
         setup.forward().hedge = Some(Box::new(HedgePolicy { delay, ..HedgePolicy::default() }));

@@ -123,11 +123,18 @@ async fn a_session_that_has_lost_its_endpoint_goes_on_elsewhere_unless_it_is_str
 #[tokio::test]
 async fn a_session_whose_endpoint_is_slow_is_not_moved_by_a_hedge() {
     run(async {
-        let slow = upstream(|_, mut wire| async move {
-            loop {
-                wire.head().await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                wire.send(&ok("slow")).await;
+        let (may, seen) = (Count::default(), Count::default());
+        let slow = upstream({
+            let (may, seen) = (may.clone(), seen.clone());
+            move |_, mut wire| {
+                let (may, seen) = (may.clone(), seen.clone());
+                async move {
+                    wire.head().await;
+                    seen.set(seen.get() + 1);
+                    until("leave to answer", || may.get() > 0).await;
+                    wire.send(&ok("slow")).await;
+                    wire.rest().await;
+                }
             }
         })
         .await;
@@ -138,8 +145,16 @@ async fn a_session_whose_endpoint_is_slow_is_not_moved_by_a_hedge() {
         let rig = proxy(setup, Http1).await;
         let token = session.answered(None, slow, 0).unwrap();
         let fields = format!("cookie: s=\"{}\"\r\n", session.write(&token));
-        assert_eq!(ask(&rig, "/", &fields).await, ("slow".to_owned(), None));
-        assert_eq!(ask(&rig, "/", "").await.0, "quick", "who has none is hedged");
+        let answered = async {
+            until("the slow one has it", || seen.get() == 1).await;
+            // Others that come to the slow one are hedged meanwhile, and so would this one have been.
+            while seen.get() < 3 {
+                assert_eq!(ask(&rig, "/", "").await.0, "quick", "who has none is hedged");
+            }
+            may.set(1);
+        };
+        let (held, ()) = tokio::join!(ask(&rig, "/", &fields), answered);
+        assert_eq!(held, ("slow".to_owned(), None));
     })
     .await;
 }
