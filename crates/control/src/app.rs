@@ -13,6 +13,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 use outrigger_identity::{Authority, AuthorityOptions, CredentialStore, keep_server_certificate};
 use outrigger_telemetry::{Drain, LogControl, Readiness, Registry};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -117,6 +118,8 @@ pub(crate) struct Parts {
     /// What an operator must know for as long as this process runs.
     pub(crate) notices: Vec<String>,
     pub(crate) logs: Option<LogControl>,
+    /// Where sidecars are served.
+    pub(crate) streams: Handle,
     pub(crate) drain: Drain,
 }
 
@@ -126,10 +129,11 @@ impl ControlPlane {
     /// # Errors
     /// When a setting cannot work, a file cannot be used, or an address is taken.
     pub async fn start(settings: Settings) -> anyhow::Result<Running> {
-        Self::start_with(settings, None, None).await
+        Self::start_with(settings, None, None, Handle::current()).await
     }
 
-    /// As [`ControlPlane::start`], with the log filter on the metrics port, and a store other than the one in the data directory.
+    /// As [`ControlPlane::start`], with the log filter on the metrics port, a store other than the one in the data directory, and
+    /// sidecars served on another runtime: a thousand of them that are told of a change keep no operator waiting then.
     ///
     /// # Errors
     /// As [`ControlPlane::start`].
@@ -137,11 +141,12 @@ impl ControlPlane {
         settings: Settings,
         logs: Option<LogControl>,
         store: Option<Arc<dyn Store>>,
+        streams: Handle,
     ) -> anyhow::Result<Running> {
         settings.validate()?;
         let handles = store.as_ref().map_or(1, Arc::strong_count);
         let mut tasks = JoinSet::new();
-        let (parts, heard) = open(settings, logs, store, &mut tasks).await?;
+        let (parts, heard) = open(settings, (logs, streams), store, &mut tasks).await?;
         for heard in heard {
             tasks.spawn(pass_on(heard, parts.keeper.clone()));
         }
@@ -189,7 +194,7 @@ impl ControlPlane {
 
 async fn open(
     settings: Settings,
-    logs: Option<LogControl>,
+    (logs, streams): (Option<LogControl>, Handle),
     store: Option<Arc<dyn Store>>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(Parts, Vec<Heard>)> {
@@ -267,6 +272,7 @@ async fn open(
         rejections: Rejections::default(),
         notices,
         logs,
+        streams,
         drain,
     };
     Ok((parts, heard))

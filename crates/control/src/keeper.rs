@@ -4,7 +4,7 @@
 //! API, registries --Command--> keeper: decide -> commit to the store -> build World -> swap -> watch<generation> -> reply
 //! ```
 //!
-//! Commands that arrive within 2 ms share one commit and one world. A reply is sent only when the change is durable and
+//! Commands that arrive within 2 ms of the last turn share one commit and one world. A reply is sent only when the change is durable and
 //! swapped in. Readers never wait for the keeper: they load [`Published`].
 
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub(crate) use rules::consequences;
 pub use rules::{Action, Applied, AppliedObject, Removed, Rule, catalog};
 use turn::Turn;
 
-/// Changes that come this close together become one world.
+/// Changes that come this close together become one world; the first after a pause waits for no other.
 const BURST: Duration = Duration::from_millis(2);
 /// Before what a failing store took along is said again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -395,6 +395,7 @@ impl Task {
 
     async fn take(&mut self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(TURN);
+        let mut last = Instant::now();
         loop {
             let deadline = self.leases.next_deadline();
             let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
@@ -403,8 +404,8 @@ impl Task {
                     if received == 0 {
                         return;
                     }
-                    let end = Instant::now() + BURST;
-                    while batch.len() < TURN {
+                    let end = last + BURST;
+                    while batch.len() < TURN && Instant::now() < end {
                         match tokio::time::timeout_at(end, queue.recv()).await {
                             Ok(Some(command)) => batch.push(command),
                             _ => break,
@@ -415,6 +416,7 @@ impl Task {
             }
             let stop = batch.iter().any(|command| matches!(command, Command::Stop));
             self.turn(&mut batch).await;
+            last = Instant::now();
             if stop {
                 return;
             }
@@ -463,8 +465,10 @@ impl Task {
         let generation = self.draft.generation;
         turn.said.iter().for_each(|said| said.log(generation));
         turn.finish.into_iter().for_each(|finish| finish(Ok(generation)));
-        // Whoever asked has the answer; what it takes to find out who has to be told is nobody's wait.
+        // Whoever asked has the answer; what it takes to find out who has to be told is nobody's wait. The answers go out before
+        // streams are woken: behind a thousand of them they would wait for as many pushes.
         if let Some((stale, change)) = stale {
+            tokio::task::yield_now().await;
             self.compiled.settle(generation, stale, &change);
         }
     }

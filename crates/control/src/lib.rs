@@ -63,15 +63,19 @@ pub fn run(args: ControlArgs) -> anyhow::Result<()> {
     let format = settings.log_format.as_deref().unwrap_or("text").parse()?;
     let logs = logging::init(format, settings.log.as_deref())?;
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
+    let runtime = |name: &str, threads: usize| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let built = builder.thread_name(name).worker_threads(threads).enable_all().build();
+        built.context("the runtime cannot be started")
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // One task decides what changes; sidecars are served by as many threads as there may be.
+    let (runtime, streams) = (runtime("control", threads.min(2))?, runtime("streams", threads)?);
+    let sidecars = streams.handle().clone();
     runtime.block_on(async move {
         let parent = settings.parent_pipe.then(|| std::io::stdin().as_fd().try_clone_to_owned()).transpose();
         let parent = parent.context("parentPipe: standard input cannot be watched")?;
-        let running = ControlPlane::start_with(settings, Some(logs), None).await?;
+        let running = ControlPlane::start_with(settings, Some(logs), None, sidecars).await?;
         let orphaned = async {
             match parent {
                 Some(pipe) => parent_pipe(pipe).await,

@@ -16,6 +16,7 @@ use outrigger_telemetry::{Drain, Registry, listen};
 use outrigger_xds::server::AdsService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::service::Routes;
@@ -74,11 +75,22 @@ async fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Counts a server as active until it has ended.
 fn spawn(tasks: &mut JoinSet<()>, drain: &Drain, server: impl Future<Output = ()> + Send + 'static) {
+    spawn_on(&Handle::current(), tasks, drain, server);
+}
+
+/// The same on another runtime, with all its connections.
+fn spawn_on(
+    runtime: &Handle,
+    tasks: &mut JoinSet<()>,
+    drain: &Drain,
+    server: impl Future<Output = ()> + Send + 'static,
+) {
     let guard = drain.guard();
-    tasks.spawn(async move {
+    let server = async move {
         server.await;
         drop(guard);
-    });
+    };
+    tasks.spawn_on(server, runtime);
 }
 
 /// Binds everything, then serves; everything was loaded before, so whoever is answered gets the whole world.
@@ -119,7 +131,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         query: queries.as_ref().map(TcpListener::local_addr).transpose()?,
         injector: injector.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?,
     };
-    let leavers = leavers(&parts, tasks);
+    let (leavers, streams) = (leavers(&parts, tasks), parts.streams.clone());
     let readiness = readiness(&drain, &parts.store, parts.replicas.clone());
     let (api, shared) = api(parts, settings.advertised(addresses.xds));
     let table = debug::table(&shared, registry, readiness, logs);
@@ -131,7 +143,8 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let services = Routes::new(ads).add_service(csr).into_axum_router();
     let served = Served::new(Routes::from(services.merge(members(api.clone())).merge(replicas(api.clone()))));
     let terms = (gates.xds.clone(), leavers);
-    spawn(
+    spawn_on(
+        &streams,
         tasks,
         &drain,
         listeners.xds(xds, credentials.clone(), terms, served, settings.trust_domain.clone()),
@@ -140,7 +153,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         tracing::warn!("xDS without TLS is open: whoever reaches that port can read the configuration");
         let ads = AdsService::server(Arc::new(source.plaintext(identity)), peer_of);
         let served = Served::new(Routes::new(ads));
-        spawn(tasks, &drain, listeners.plain(listener, gates.xds, Terms::MEMBER, served));
+        spawn_on(&streams, tasks, &drain, listeners.plain(listener, gates.xds, Terms::MEMBER, served));
     }
     if let Some(listener) = otlp {
         let routes = Routes::new(receive::Receiver::server(traces.clone()));
