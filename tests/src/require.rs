@@ -58,6 +58,7 @@ const PROGRAMS: &[(&str, Source)] = &[
     ("mosquitto", Source::Debian("mosquitto")),
     ("mosquitto_pub", Source::Debian("mosquitto-clients")),
     ("mosquitto_sub", Source::Debian("mosquitto-clients")),
+    ("faketime", Source::Debian("faketime")),
     ("java", Source::Debian("default-jdk-headless")),
 ];
 

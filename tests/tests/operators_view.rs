@@ -14,6 +14,7 @@ use outrigger_tests::wait::eventually;
 use serde_json::json;
 
 use crate::BINARY;
+use crate::registries::status;
 use crate::thin_thread::{STRICT, catalog};
 
 /// A small file system; it goes with this.
@@ -162,4 +163,30 @@ async fn a_sidecar_that_left_is_listed_and_every_change_is_logged_with_who_and_w
     assert!(created.contains("version=1") && deleted.contains("version=2"), "{created}\n{deleted}");
     assert!(deleted.contains(&format!("uid {uid}")), "{deleted}");
     assert!(line("instance catalog-v1 registered").contains(&format!("uid {uid}")));
+}
+
+/// The library that gives a process another clock, beside the program of its package.
+fn faketime() -> Option<std::path::PathBuf> {
+    require::tool("faketime")?;
+    let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let at = libraries.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    Some(at.into_iter().find(|path| path.exists()).expect("the package has its library"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_whose_clock_is_two_days_ahead_says_who_is_not_there() {
+    let Some(faketime) = faketime() else { return };
+    let mut mesh = Mesh::start(BINARY).await;
+    let _catalog = mesh.workload(&catalog("v1", 11)).await;
+    assert_eq!(status(&mesh).await.0, 0);
+    mesh.stop_control().await;
+    // What it signs from now on nobody may use for two days, its own certificate first of all.
+    mesh.start_control_ahead("+2d", &faketime).await;
+    let said = eventually("its sidecar is missed", || async {
+        let (code, said) = status(&mesh).await;
+        if code == 0 { Err(said) } else { Ok(said) }
+    })
+    .await;
+    println!("{said}");
+    assert!(said.contains("catalog-v1"), "{said}");
 }

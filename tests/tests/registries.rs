@@ -144,7 +144,7 @@ async fn metric(mesh: &Mesh, series: &str) -> String {
 }
 
 /// `outrigger status`: its exit code and what it says.
-async fn status(mesh: &Mesh) -> (i32, String) {
+pub(crate) async fn status(mesh: &Mesh) -> (i32, String) {
     let mut command = std::process::Command::new(mesh.binary());
     command.arg("status").arg("--server").arg(mesh.path("control/outrigger.sock"));
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
