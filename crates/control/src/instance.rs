@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical;
 
+mod labels;
+
+pub use labels::Labels;
+
 /// The longest registration, as JSON without spaces: bytes.
 pub const MAX_BYTES: usize = 16 << 10;
 /// Addresses of one instance.
@@ -41,8 +45,9 @@ pub struct Instance {
     /// Ports and what they speak.
     pub ports: Vec<Port>,
     /// For subsets and selectors. `version` is filled from [`Instance::version`] when absent.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub labels: Labels,
     /// Free text for people and other registries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -246,12 +251,16 @@ impl Instance {
         Ok(())
     }
 
-    /// Fills in the `version` label.
+    /// Fills in the `version` label, and takes no more room than it needs.
     pub fn normalise(mut self) -> Self {
         if let Some(version) = &self.version {
             self.labels.entry("version".into()).or_insert_with(|| version.clone());
         }
         self.labels.entry("app".into()).or_insert_with(|| self.service.clone());
+        self.labels = self.labels.shared();
+        self.addresses.shrink_to_fit();
+        self.ports.shrink_to_fit();
+        self.tags.shrink_to_fit();
         self
     }
 
@@ -309,6 +318,10 @@ fn default_name() -> String {
     "default".into()
 }
 
+fn is_none(labels: &Labels) -> bool {
+    labels.is_empty()
+}
+
 fn default_weight() -> u32 {
     100
 }
@@ -334,7 +347,7 @@ pub(crate) fn sample(
         addresses: vec![address.parse().unwrap()],
         network: String::new(),
         ports: vec![Port { number: port, name: String::new(), protocol, upgrades: Vec::new() }],
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         metadata: BTreeMap::new(),
         tags: Vec::new(),
         version: Some(version.into()),

@@ -17,7 +17,7 @@ use outrigger_xds::{ClientKind, NodeInfo};
 use parking_lot::Mutex;
 use tonic::Status;
 
-use crate::compile::cache::Compiled;
+use crate::compile::cache::{Compiled, once};
 use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
@@ -241,8 +241,10 @@ impl Subscriber {
         tracing::warn!(node = %self.node, ?kind, name, field, reason, "xDS client refused a resource");
         self.source.metrics.rejected(kind);
         // Several names stand in one text when the client did not say which one it meant.
-        let rules =
-            name.split(", ").filter_map(|name| self.resource(kind, name)).flat_map(|v| rules_of(&v.resource));
+        // What was sent is kept as bytes.
+        let world = self.compiled.world();
+        let refused = name.split(", ").filter_map(|name| once(&world, &self.scope, kind, name));
+        let rules = refused.flat_map(|resource| rules_of(&resource));
         let rules = rules.collect::<BTreeSet<_>>().into_iter().collect();
         self.source.board.nacked(self.stream, kind, Nack { name, version, field, reason, rules });
     }

@@ -1,13 +1,27 @@
 //! Names of services: how what a user writes becomes the one name that routes, destinations and the registry agree on.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 /// A resolved host: lower case, without a trailing dot; a service is `name.namespace.svc.<domain>`. May be a wildcard.
+/// Copies share the text: whatever was compiled of a service notes its host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Host(String);
+#[serde(from = "String", into = "String")]
+pub struct Host(Arc<str>);
+
+impl From<String> for Host {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<Host> for String {
+    fn from(host: Host) -> Self {
+        host.as_str().to_owned()
+    }
+}
 
 impl Host {
     /// The whole name.
@@ -24,7 +38,7 @@ impl Host {
     pub(crate) fn moved_to(&self, namespace: &str) -> Self {
         let mut parts = self.0.splitn(3, '.');
         match (parts.next(), parts.nth(1)) {
-            (Some(name), Some(domain)) => Self(format!("{name}.{namespace}.{domain}")),
+            (Some(name), Some(domain)) => Self(format!("{name}.{namespace}.{domain}").into()),
             _ => self.clone(),
         }
     }
@@ -33,7 +47,7 @@ impl Host {
     pub fn covers(&self, name: &str) -> bool {
         match self.0.strip_prefix('*') {
             Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
-            None => self.0 == name,
+            None => *self.0 == *name,
         }
     }
 }
@@ -85,7 +99,9 @@ impl Resolver {
 
     /// The host of a service.
     pub fn service(&self, name: &str, namespace: &str) -> Host {
-        Host(format!("{name}.{namespace}.svc.{}", self.domain).to_ascii_lowercase())
+        let mut host = format!("{name}.{namespace}.svc.{}", self.domain);
+        host.make_ascii_lowercase();
+        host.into()
     }
 
     /// Resolves what was written in a rule of `namespace`: `reviews` is that namespace's service, `reviews.shop` and
@@ -101,20 +117,20 @@ impl Resolver {
             length => return Err(HostError::Length(length)),
         }
         if name == "*" {
-            return Ok(Host(name));
+            return Ok(name.into());
         }
         let plain = name.strip_prefix("*.").unwrap_or(&name);
         if !plain.split('.').all(is_label) {
             return Err(HostError::Label(text.chars().take(80).collect()));
         }
         if name.starts_with('*') {
-            return Ok(Host(name));
+            return Ok(name.into());
         }
         let labels: Vec<&str> = name.split('.').collect();
         Ok(match labels.as_slice() {
             [service] => self.service(service, namespace),
             [service, namespace] | [service, namespace, "svc"] => self.service(service, namespace),
-            _ => Host(name),
+            _ => name.into(),
         })
     }
 
@@ -125,12 +141,12 @@ impl Resolver {
     pub fn resolve_whole(&self, text: &str, namespace: &str) -> Result<Host, HostError> {
         let host = self.resolve(text, namespace)?;
         let name = text.strip_suffix('.').unwrap_or(text);
-        Ok(if name.matches('.').count() == 1 { Host(name.to_ascii_lowercase()) } else { host })
+        Ok(if name.matches('.').count() == 1 { name.to_ascii_lowercase().into() } else { host })
     }
 
     /// What else the rules may mean that say `example.com`: [`Resolver::resolve`] took it for a service of a namespace.
     pub fn bare(&self, host: &Host) -> Option<Host> {
-        self.split(host).map(|(name, namespace)| Host(format!("{name}.{namespace}")))
+        self.split(host).map(|(name, namespace)| format!("{name}.{namespace}").into())
     }
 
     /// How [`Resolver::resolve`] understands a host of two labels, such as `example.com`.
@@ -153,7 +169,7 @@ impl Resolver {
 
     /// A host as people say it: `reviews.shop` for a service, otherwise the host.
     pub fn short(&self, host: &Host) -> String {
-        self.split(host).map_or_else(|| host.0.clone(), |(name, namespace)| format!("{name}.{namespace}"))
+        self.split(host).map_or_else(|| host.as_str().to_owned(), |(name, namespace)| format!("{name}.{namespace}"))
     }
 }
 

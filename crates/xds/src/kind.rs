@@ -16,17 +16,8 @@ pub enum ClientKind {
 }
 
 impl ClientKind {
-    /// All kinds; the position is the kind's `index`.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Outrigger, Self::Envoy, Self::Grpc];
-
-    #[cfg(feature = "server")]
-    pub(crate) fn index(self) -> usize {
-        match self {
-            Self::Outrigger => 0,
-            Self::Envoy => 1,
-            Self::Grpc => 2,
-        }
-    }
 
     /// Whether such a client can be sent this kind of resource.
     pub fn takes(self, kind: ResourceKind) -> bool {

@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use outrigger_model::cluster::Discovery;
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::{Resource, ResourceKind};
+use parking_lot::Mutex;
 
 use crate::{ClientKind, Encoded, NodeInfo, encode, version_of};
 
@@ -28,33 +30,47 @@ pub use service::AdsService;
 /// The tonic service; add it to a `Server`.
 pub type AdsServer<S> = AggregatedDiscoveryServiceServer<AdsService<S>>;
 
-/// A resource with its version, encoded at most once for each kind of client.
+/// A resource with its version, as one kind of client sees it; from when it is first sent on only as bytes, which take less room.
 #[derive(Debug)]
 pub struct Versioned {
     /// Its name.
     pub name: String,
     /// From its content, see [`version_of`].
     pub version: String,
-    /// The resource.
-    pub resource: Arc<Resource>,
-    encoded: [OnceLock<Encoded>; 3],
+    /// Of a cluster whose endpoints are another resource the name of that.
+    endpoints: Option<String>,
+    kind: ClientKind,
+    unsent: Mutex<Option<Resource>>,
+    encoded: OnceLock<Encoded>,
 }
 
 impl Versioned {
     /// Computes the version.
-    pub fn new(resource: Resource) -> Self {
+    pub fn new(resource: Resource, kind: ClientKind) -> Self {
         let version = version_of(&resource);
-        Self {
-            name: resource.name().to_owned(),
-            version,
-            resource: Arc::new(resource),
-            encoded: Default::default(),
-        }
+        let name = resource.name().to_owned();
+        let endpoints = match &resource {
+            Resource::Cluster(cluster) => match &cluster.discovery {
+                Discovery::Eds { service_name } => service_name.clone().or_else(|| Some(cluster.name.clone())),
+                _ => None,
+            },
+            _ => None,
+        };
+        Self { name, version, endpoints, kind, unsent: Mutex::new(Some(resource)), encoded: OnceLock::new() }
     }
 
-    /// As one kind of client reads it.
-    pub fn encoded(&self, kind: ClientKind) -> &Encoded {
-        self.encoded[kind.index()].get_or_init(|| encode(&self.resource, kind))
+    /// As its kind of client reads it.
+    pub fn encoded(&self) -> &Encoded {
+        self.encoded.get_or_init(|| match self.unsent.lock().take() {
+            Some(resource) => encode(&resource, self.kind),
+            // Only this takes it, and only once.
+            None => Encoded { type_url: "", value: Vec::new() },
+        })
+    }
+
+    /// The resource, as long as it was sent to nobody.
+    pub fn resource(&self) -> Option<Resource> {
+        self.unsent.lock().clone()
     }
 }
 

@@ -297,6 +297,8 @@ impl State {
             }
         }
         if !kept.variants.iter().any(|known| known.facets == facets) {
+            // Most names are the same for all.
+            kept.variants.reserve_exact(1);
             kept.variants.push(Variant { facets, scope: scope.clone(), outcome });
         }
     }
@@ -373,7 +375,7 @@ fn compile(inputs: &Inputs, scope: &Scope, kind: ResourceKind, name: &str) -> Fr
         outcome.names = listed(&lens, kind).into_iter().map(Arc::from).collect();
     } else if let Some(mut resource) = resource(inputs, &lens, kind, name) {
         let fitted = foreign::fit(&mut resource, &lens);
-        outcome.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource)));
+        outcome.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource, lens.kind())));
         outcome.gaps = fitted.gaps.into();
     }
     let (facts, facets) = lens.looked_at();
@@ -415,8 +417,7 @@ fn resource(inputs: &Inputs, lens: &Lens<'_>, kind: ResourceKind, name: &str) ->
 /// The resource of a name as a client sees it in a world, with nothing kept; what is no matter of the world (trust) is not there.
 pub fn once(world: &Arc<World>, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
     let inputs = Inputs { world: world.clone(), roots_pem: "".into(), revoked: Arc::default() };
-    let resource = compile(&inputs, scope, kind, name).outcome.resource?;
-    Some((*resource.resource).clone())
+    compile(&inputs, scope, kind, name).outcome.resource?.resource()
 }
 
 /// The names of a wildcard.

@@ -79,6 +79,6 @@ impl Scope {
 
     /// The labels of its own registration: what `sourceLabels` compares.
     pub fn labels<'a>(&self, world: &'a World) -> Option<&'a BTreeMap<String, String>> {
-        self.own(world).map(|instance| &instance.labels)
+        self.own(world).map(|instance| &*instance.labels)
     }
 }

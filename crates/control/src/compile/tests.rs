@@ -57,7 +57,7 @@ fn web() -> Scope {
 }
 
 pub(super) fn get(compiled: &Compiled, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
-    compiled.resource(scope, kind, name).map(|versioned| (*versioned.resource).clone())
+    compiled.resource(scope, kind, name).and_then(|versioned| versioned.resource())
 }
 
 pub(super) const CATALOG: &str = "outbound|8080||catalog.shop.svc.cluster.local";

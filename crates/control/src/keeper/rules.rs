@@ -123,7 +123,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
             ports: service.ports.iter().map(|(port, spoken)| (*port, spoken.in_catalog())).collect(),
             registered: service.registered.keys().copied().collect(),
             names: service.port_names().map(|(name, number)| (name.to_owned(), number)).collect(),
-            instances: service.instances.iter().map(|instance| instance.labels.clone()).collect(),
+            instances: service.instances.iter().map(|instance| (*instance.labels).clone()).collect(),
             sidecars: service.instances.iter().all(|instance| instance.sidecar),
         };
         catalog.services.insert(service.host.clone(), known);
@@ -132,7 +132,7 @@ pub fn catalog(world: &World) -> ServiceCatalog {
         catalog.workloads.push(CatalogWorkload {
             namespace: instance.namespace.clone(),
             service_account: instance.service_account.clone(),
-            labels: instance.labels.clone(),
+            labels: (*instance.labels).clone(),
             ports: instance.ports.iter().map(|port| (port.number, port.protocol.in_catalog())).collect(),
             addresses: instance.addresses.iter().copied().collect(),
         });

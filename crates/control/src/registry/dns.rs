@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Event, Item, MOST_PROBLEMS, Problem, Registry, Voice};
-use crate::instance::{Instance, Port, Protocol, State};
+use crate::instance::{Instance, Labels, Port, Protocol, State};
 
 mod ask;
 
@@ -109,7 +109,7 @@ impl DnsService {
             addresses: vec![at.ip()],
             network: String::new(),
             ports: vec![port],
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             metadata: BTreeMap::from([("dns-name".to_owned(), self.name.clone())]),
             tags: Vec::new(),
             version: None,

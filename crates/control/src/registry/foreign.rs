@@ -92,7 +92,7 @@ impl Foreign {
             sidecar,
             ttl_seconds: None,
             services: None,
-            labels: metadata,
+            labels: metadata.into(),
             service,
         }
     }

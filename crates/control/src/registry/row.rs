@@ -20,7 +20,9 @@ pub(super) fn mark(item: &mut Item, labels: &Labels) {
         && labels.iter().any(|(key, value)| instance.labels.get(key) != Some(value))
     {
         let more = labels.iter().map(|(key, value)| (key.clone(), value.clone()));
-        Arc::make_mut(instance).labels.extend(more);
+        let instance = Arc::make_mut(instance);
+        instance.labels.extend(more);
+        instance.labels = std::mem::take(&mut instance.labels).shared();
     }
 }
 

@@ -66,10 +66,9 @@ pub(super) fn take(
 }
 
 /// One response.
-pub(super) fn response(engine: &Engine, outgoing: Outgoing) -> discovery::DeltaDiscoveryResponse {
-    let kind = engine.view.kind();
+pub(super) fn response(outgoing: Outgoing) -> discovery::DeltaDiscoveryResponse {
     let resources = outgoing.difference.upserts.iter().map(|versioned| {
-        let encoded = versioned.encoded(kind);
+        let encoded = versioned.encoded();
         discovery::Resource {
             name: versioned.name.clone(),
             version: versioned.version.clone(),

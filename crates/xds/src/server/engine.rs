@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use outrigger_model::cluster::Discovery;
 use outrigger_model::resource::{Barrier, Resource, ResourceKind};
 
 use super::audience::Seat;
@@ -249,10 +248,8 @@ impl Engine {
         }
         let Some(endpoints) = self.subscriptions.get_mut(&ResourceKind::Endpoints) else { return };
         for versioned in &difference.upserts {
-            if let Resource::Cluster(cluster) = &*versioned.resource
-                && let Discovery::Eds { service_name } = &cluster.discovery
-            {
-                endpoints.resend(service_name.as_ref().unwrap_or(&cluster.name));
+            if let Some(name) = &versioned.endpoints {
+                endpoints.resend(name);
             }
         }
     }
@@ -260,11 +257,12 @@ impl Engine {
     fn outgoing(&mut self, kind: ResourceKind, difference: Difference, generation: u64) -> Outgoing {
         let nonce = self.next_nonce.to_string();
         self.next_nonce += 1;
+        let whole = self.whole_sets;
         let subscription = self.subscription(kind);
         if !difference.upserts.is_empty() || difference.is_empty() {
             subscription.suspects.pop_front();
         }
-        subscription.note_sent(&difference, nonce.clone(), generation);
+        subscription.note_sent(&difference, nonce.clone(), generation, whole);
         let resources = difference.upserts.len() + difference.removed.len() + difference.absent.len();
         self.view.report(ClientEvent::Sent { kind, generation, resources });
         Outgoing { kind, nonce, generation, difference }
@@ -284,7 +282,7 @@ impl Engine {
             .iter()
             .find(|name| !subscription.sent.contains_key(*name) || confirmed < compared)?;
         let barrier = Barrier { name: name.clone(), generation: compared };
-        let barrier = Arc::new(Versioned::new(Resource::Barrier(barrier)));
+        let barrier = Arc::new(Versioned::new(Resource::Barrier(barrier), self.view.kind()));
         if subscription.sent.get(name).is_some_and(|known| known.version == barrier.version) {
             return None;
         }
@@ -329,7 +327,7 @@ fn portion(difference: &mut Difference) {
     let mut bytes = 0;
     let fit = difference.upserts.iter().take_while(|versioned| {
         let more = bytes < PORTION;
-        bytes += versioned.encoded(ClientKind::Outrigger).value.len();
+        bytes += versioned.encoded().value.len();
         more
     });
     let fit = fit.count();

@@ -88,8 +88,8 @@ impl Protocol for Delta {
     fn take(engine: &mut Engine, request: &Self::Request) -> Result<(), Status> {
         delta::take(engine, request)
     }
-    fn response(engine: &mut Engine, outgoing: Outgoing) -> Option<Self::Response> {
-        Some(delta::response(engine, outgoing))
+    fn response(_: &mut Engine, outgoing: Outgoing) -> Option<Self::Response> {
+        Some(delta::response(outgoing))
     }
 }
 

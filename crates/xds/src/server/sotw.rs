@@ -66,7 +66,6 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
 
 /// One response; `None` where there is nothing that could be said in this form.
 pub(super) fn response(engine: &mut Engine, outgoing: Outgoing) -> Option<discovery::DiscoveryResponse> {
-    let client = engine.view.kind();
     let kind = outgoing.kind;
     let whole = matches!(kind, ResourceKind::Listener | ResourceKind::Cluster);
     let subscription = engine.subscription(kind);
@@ -76,7 +75,7 @@ pub(super) fn response(engine: &mut Engine, outgoing: Outgoing) -> Option<discov
         let Some(versioned) = &known.resource else { continue };
         version.update(name.as_bytes());
         version.update(known.version.as_bytes());
-        let encoded = versioned.encoded(client);
+        let encoded = versioned.encoded();
         resources.push(protobuf::Any { type_url: encoded.type_url.to_owned(), value: encoded.value.clone() });
     }
     if resources.is_empty() && !whole {

@@ -43,7 +43,7 @@ enum Names {
 #[derive(Clone)]
 pub(super) struct Known {
     pub(super) version: String,
-    /// Absent where the client brought it from an earlier stream.
+    /// Only where whole sets are sent, and absent where the client brought it from an earlier stream.
     pub(super) resource: Option<Arc<Versioned>>,
 }
 
@@ -181,10 +181,16 @@ impl Subscription {
         }
     }
 
-    /// Notes what a response carries.
-    pub(super) fn note_sent(&mut self, difference: &Difference, nonce: String, generation: u64) {
+    /// Notes what a response carries. `whole`: of a whole set, whose other resources go along again.
+    pub(super) fn note_sent(
+        &mut self,
+        difference: &Difference,
+        nonce: String,
+        generation: u64,
+        whole: bool,
+    ) {
         for versioned in &difference.upserts {
-            let known = Known { version: versioned.version.clone(), resource: Some(versioned.clone()) };
+            let known = Known { version: versioned.version.clone(), resource: whole.then(|| versioned.clone()) };
             self.sent.insert(versioned.name.clone(), known);
             self.absent.remove(&versioned.name);
         }

@@ -43,7 +43,7 @@ impl Shelf {
 
     fn put(&self, resource: Resource) {
         let key = (resource.kind(), resource.name().to_owned());
-        self.items.lock().insert(key.clone(), Arc::new(Versioned::new(resource)));
+        self.items.lock().insert(key.clone(), Arc::new(Versioned::new(resource, self.kind)));
         self.mark(key);
     }
 
@@ -166,7 +166,7 @@ fn a_slow_client_sees_only_the_latest() {
         assert!(next(&mut engine, u64::from(requests)).is_empty());
     }
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
-    let Resource::Cluster(latest) = &*out[0].difference.upserts[0].resource else { panic!("no cluster") };
+    let Some(Resource::Cluster(latest)) = out[0].difference.upserts[0].resource() else { panic!("no cluster") };
     assert_eq!((out.len(), latest.max_requests_per_connection), (1, 5));
 }
 
@@ -187,8 +187,8 @@ fn an_addition_goes_before_a_removal() {
 
 fn barrier_of(out: &[Outgoing]) -> Option<u64> {
     out.iter().flat_map(|outgoing| &outgoing.difference.upserts).find_map(|versioned| {
-        match &*versioned.resource {
-            Resource::Barrier(barrier) => Some(barrier.generation),
+        match versioned.resource() {
+            Some(Resource::Barrier(barrier)) => Some(barrier.generation),
             _ => None,
         }
     })

@@ -185,7 +185,7 @@ impl Entry {
             addresses: vec![address],
             network: String::new(),
             ports: (service.port > 0).then(|| port(service.port)).into_iter().collect(),
-            labels: meta.clone(),
+            labels: meta.clone().into(),
             metadata: BTreeMap::from([("consul-node".into(), node.node.clone())]),
             tags: service.tags.clone().unwrap_or_default(),
             version: said("version"),

@@ -16,7 +16,7 @@ use outrigger_rules::intent::{Intent, ServiceIntent};
 use super::pod::Pod;
 use crate::canonical;
 use crate::described;
-use crate::instance::{Instance, Port, Protocol};
+use crate::instance::{Instance, Labels, Port, Protocol};
 use crate::registry::{Event, Item, Key};
 use crate::world::selected;
 
@@ -399,7 +399,7 @@ fn instance(
         addresses: pod.addresses.clone(),
         network: network.to_owned(),
         ports: ports(pod, own.iter().map(|(_, service)| *service)),
-        labels: pod.labels.clone(),
+        labels: Labels::from(pod.labels.clone()).shared(),
         metadata: BTreeMap::from([
             (canonical::WORKLOAD.to_owned(), pod.workload.clone()),
             (canonical::NODE.to_owned(), pod.node.clone()),
