@@ -439,6 +439,7 @@ pub(crate) fn instance(
         state: State::Running,
         sidecar: true,
         ttl_seconds: None,
+        word: Default::default(),
         services: None,
     }
 }

@@ -57,9 +57,15 @@ pub(crate) fn table<const N: usize>(
     table.load_style(NOTHING);
     table.set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| clean(&cell)));
     }
     table.lines().map(|line| line.trim().to_owned() + "\n").collect()
+}
+
+/// A text that proxies and applications chose, in one line: what a terminal takes for orders is shown instead of obeyed.
+pub(crate) fn clean(text: &str) -> String {
+    let shown = |c: char| -> String { if c.is_control() { c.escape_default().collect() } else { c.into() } };
+    text.chars().map(shown).collect()
 }
 
 /// Prints either form.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
+use crate::print::clean;
+
 /// A trace.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Trace {
@@ -69,7 +71,7 @@ fn read_span(trace: &Value, span: &Value) -> Span {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| value.to_string(), clean)
 }
 
 const WIDTH: u64 = 40;

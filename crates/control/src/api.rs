@@ -248,7 +248,7 @@ impl Api {
                 .shared
                 .tokens
                 .check(bearer, jiff::Timestamp::now(), source)
-                .map_err(|denied| nobody(&denied.0))?;
+                .map_err(|denied| nobody(&denied.reason))?;
             self.not_revoked(&identity)?;
             return Ok(self.workload(identity, remote));
         }

@@ -20,6 +20,8 @@ pub use labels::Labels;
 pub const MAX_BYTES: usize = 16 << 10;
 /// Addresses of one instance.
 const MAX_ADDRESSES: usize = 16;
+/// The largest weight, as of Istio's WorkloadEntry: shares are relative, and callers lay out rings by them.
+const MAX_WEIGHT: u32 = 1_000_000;
 
 /// One instance of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -57,7 +59,7 @@ pub struct Instance {
     /// Version of the software.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Share of traffic relative to its siblings, at least 1. Default 100.
+    /// Share of traffic relative to its siblings, 1 to 1,000,000. Default 100.
     #[serde(default = "default_weight")]
     pub weight: u32,
     /// Zone.
@@ -78,6 +80,34 @@ pub struct Instance {
     /// Seconds after the last heartbeat at which it expires. Absent: it stays until deregistered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+    /// Whose word this is; known to the control plane alone.
+    #[serde(skip)]
+    pub word: Word,
+}
+
+/// Whose word an instance is, its labels first of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// A registry's or an operator's.
+    #[default]
+    Trusted,
+    /// A workload's that may register any service.
+    Any,
+    /// A workload's; the service that its label `app` names is one that it may register.
+    Named,
+    /// A workload's.
+    Own,
+}
+
+impl Word {
+    /// Whether whoever selects by these labels has this one: a workload's label must not make it a service that it may not be.
+    pub fn may_be(self, selector: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::Trusted | Self::Any => true,
+            Self::Named => selector.contains_key("app"),
+            Self::Own => false,
+        }
+    }
 }
 
 /// A port of an instance.
@@ -197,10 +227,10 @@ impl Instance {
                 self.id
             ));
         }
-        if self.weight == 0 {
+        if !(1..=MAX_WEIGHT).contains(&self.weight) {
             return Err(format!(
-                "instance \"{}\": weight: must be at least 1; use state: maintenance to take it out",
-                self.id
+                "instance \"{}\": weight: {} must be 1 to {MAX_WEIGHT}; use state: maintenance to take it out",
+                self.id, self.weight
             ));
         }
         if self.ttl_seconds == Some(0) {
@@ -358,6 +388,7 @@ pub(crate) fn sample(
         state: State::Running,
         sidecar: true,
         ttl_seconds: None,
+        word: Word::Trusted,
     }
     .normalise()
 }
@@ -390,6 +421,7 @@ mod tests {
         let long = broken(|i| drop(i.labels.insert("a".into(), "b".repeat(MAX_BYTES))));
         assert!(long.contains("16384"), "{long}");
         assert!(broken(|i| i.weight = 0).contains("weight"));
+        assert!(broken(|i| i.weight = 1_000_001).contains("weight"));
         assert!(broken(|i| i.ports[0].number = 0).contains("ports[0].number"));
         assert!(broken(|i| i.ports.push(i.ports[0].clone())).contains("twice"));
         assert!(broken(|i| i.id = "a/b".into()).contains("id"));

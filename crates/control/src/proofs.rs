@@ -20,11 +20,11 @@ impl CallerPolicy for Proofs {
             return self.tokens.identify(caller).await;
         };
         let source = caller.remote.ip();
-        self.tokens.admit(source).map_err(|wait| Denied(wait.to_string()))?;
+        self.tokens.admit(source).map_err(|wait| Denied::guess(wait.to_string()))?;
         cluster.identify(secret).await.map_err(|refused| match refused {
             Refused::Wrong(denied) => {
                 self.tokens.wrong(source);
-                denied
+                Denied::guess(denied.reason)
             }
             Refused::Unknown(denied) => denied,
         })

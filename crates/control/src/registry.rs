@@ -107,9 +107,14 @@ impl Source {
         Arc::new(Self { place: 0, registry: Self::API.into(), part: String::new() })
     }
 
+    /// What workloads register of themselves over the management API: after all others.
+    pub fn workloads() -> Arc<Self> {
+        Arc::new(Self { place: usize::MAX, registry: Self::API.into(), part: String::new() })
+    }
+
     /// Whether it is the management API.
     pub fn is_api(&self) -> bool {
-        self.place == 0
+        self.place == 0 || self.place == usize::MAX
     }
 }
 

@@ -19,11 +19,13 @@ const LONGEST: usize = 512;
 const REPEAT: Duration = Duration::from_secs(60);
 /// Refusals are forgotten after this time without another.
 const FORGET: Duration = Duration::from_secs(3600);
-/// Lines of new refusals within [`REPEAT`]: strangers can cause them.
-const LINES: u32 = 60;
+/// Lines of new refusals within [`REPEAT`]: strangers can cause them. And those of one source.
+const LINES: (usize, usize) = (60, 15);
 
 /// What is at fault where a handshake fails.
 const CERTIFICATE: &str = "certificate";
+/// What is where somebody asks for a certificate and shows nothing that was given to anybody.
+const GUESS: &str = "unknown token";
 
 /// Who was turned away; cheap to clone.
 #[derive(Clone, Default)]
@@ -34,8 +36,25 @@ pub(crate) struct Rejections {
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
-    /// Of lines: since when, and how many.
-    window: Option<(Instant, u32)>,
+    /// Of lines: since when, and whose.
+    window: Option<(Instant, Vec<Origin>)>,
+}
+
+/// Who one source is: an address, of IPv6 a network of 64 bits, which is one host's; or a name.
+#[derive(PartialEq)]
+enum Origin {
+    Address(IpAddr),
+    Name(String),
+}
+
+impl Origin {
+    fn of(from: &str) -> Self {
+        match from.parse::<IpAddr>().map(|address| address.to_canonical()) {
+            Ok(IpAddr::V6(address)) => Self::Address(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
+            Ok(address) => Self::Address(address),
+            Err(_) => Self::Name(from.to_owned()),
+        }
+    }
 }
 
 struct Seen {
@@ -51,7 +70,7 @@ struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rejection {
-    /// What was refused: `certificate`, `token`, `renewal`, `xds`, `management`.
+    /// What was refused: `certificate`, `token`, `unknown token`, `renewal`, `xds`, `management`.
     pub what: String,
     /// Where it came from.
     pub from: String,
@@ -61,7 +80,7 @@ pub struct Rejection {
     pub count: u64,
     /// Seconds since the last time.
     pub age_seconds: u64,
-    /// A certificate was at fault, and no registered instance has this address: anybody can cause that.
+    /// A certificate or an unknown token was at fault, and no registered instance has this address: anybody can cause that.
     #[serde(default)]
     pub stranger: bool,
 }
@@ -81,6 +100,11 @@ impl Rejections {
         }
     }
 
+    fn token(&self, caller: &Caller, denied: &Denied) {
+        let from = caller.remote.ip().to_string();
+        self.note(if denied.guess { GUESS } else { "token" }, &from, &denied.reason);
+    }
+
     fn note_at(&self, what: &'static str, from: &str, reason: &str, now: Instant) {
         let reason = &reason[..reason.floor_char_boundary(LONGEST)];
         let mut state = self.shared.lock();
@@ -97,18 +121,13 @@ impl Rejections {
                 due.then_some(seen.count)
             }
             None => {
-                if state.seen.len() >= MOST {
-                    let oldest = state.seen.iter().enumerate().min_by_key(|(_, seen)| seen.last);
-                    if let Some((index, _)) = oldest {
-                        state.seen.swap_remove(index);
-                    }
-                }
+                state.make_room();
                 let (from, reason) = (from.to_owned(), reason.to_owned());
                 state.seen.push(Seen { what, from, reason, count: 1, last: now, logged: now });
                 Some(1)
             }
         };
-        if let Some(count) = due.filter(|_| state.may_log(now)) {
+        if let Some(count) = due.filter(|_| state.may_log(from, now)) {
             drop(state);
             tracing::warn!(what, from, reason, count, "turned away");
         }
@@ -126,7 +145,7 @@ impl Rejections {
             reason: seen.reason.clone(),
             count: seen.count,
             age_seconds: now.duration_since(seen.last).as_secs(),
-            stranger: seen.what == CERTIFICATE && !seen.from.parse().is_ok_and(&knows),
+            stranger: matches!(seen.what, CERTIFICATE | GUESS) && !seen.from.parse().is_ok_and(&knows),
         });
         shown.collect()
     }
@@ -137,11 +156,27 @@ impl State {
         self.seen.retain(|seen| now.duration_since(seen.last) < FORGET);
     }
 
-    fn may_log(&mut self, now: Instant) -> bool {
-        let (since, lines) =
-            self.window.filter(|(since, _)| now.duration_since(*since) < REPEAT).unwrap_or((now, 0));
-        self.window = Some((since, lines + 1));
-        lines < LINES
+    /// Of the source that has most the oldest goes, so that nobody's crowd hides what others were told.
+    fn make_room(&mut self) {
+        if self.seen.len() < MOST {
+            return;
+        }
+        let origins: Vec<Origin> = self.seen.iter().map(|seen| Origin::of(&seen.from)).collect();
+        let crowd = |at: usize| origins.iter().filter(|origin| **origin == origins[at]).count();
+        let goes = (0..self.seen.len()).max_by_key(|at| (crowd(*at), std::cmp::Reverse(self.seen[*at].last)));
+        goes.map(|at| self.seen.swap_remove(at));
+    }
+
+    fn may_log(&mut self, from: &str, now: Instant) -> bool {
+        if self.window.as_ref().is_none_or(|(since, _)| now.duration_since(*since) >= REPEAT) {
+            self.window = Some((now, Vec::new()));
+        }
+        let Some((_, lines)) = &mut self.window else { return false };
+        let from = Origin::of(from);
+        let own = lines.iter().filter(|line| **line == from).count();
+        let may = lines.len() < LINES.0 && own < LINES.1;
+        lines.extend(may.then_some(from));
+        may
     }
 }
 
@@ -155,19 +190,19 @@ pub(crate) struct Noting<P> {
 impl<P: CallerPolicy> CallerPolicy for Noting<P> {
     async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
         self.policy.identify(caller).await.inspect_err(|denied| {
-            self.rejections.note("token", &caller.remote.ip().to_string(), &denied.0);
+            self.rejections.token(caller, denied);
         })
     }
 
     async fn spend(&self, caller: &Caller) -> Result<(), Denied> {
         self.policy.spend(caller).await.inspect_err(|denied| {
-            self.rejections.note("token", &caller.remote.ip().to_string(), &denied.0);
+            self.rejections.token(caller, denied);
         })
     }
 
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
         self.policy.renew(identity).inspect_err(|denied| {
-            self.rejections.note("renewal", identity.as_str(), &denied.0);
+            self.rejections.note("renewal", identity.as_str(), &denied.reason);
         })
     }
 }
@@ -189,7 +224,7 @@ mod tests {
         async fn spend(&self, _: &Caller) -> Result<(), Denied> {
             match self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
                 false => Ok(()),
-                true => Err(Denied("used as often as it may".into())),
+                true => Err(Denied::new("used as often as it may".into())),
             }
         }
 
@@ -236,6 +271,32 @@ mod tests {
     }
 
     #[test]
+    fn a_guess_is_a_strangers_and_a_spent_token_is_not() {
+        let rejections = Rejections::default();
+        let caller = Caller { certificate: None, bearer: None, remote: ([10, 0, 0, 1], 1).into(), request: String::new() };
+        for denied in [Denied::new("used up".into()), Denied::guess("unknown".into())] {
+            rejections.token(&caller, &denied);
+        }
+        let strangers: Vec<_> = rejections.list(|_| false).iter().map(|one| (one.reason.clone(), one.stranger)).collect();
+        assert!(strangers.contains(&("used up".into(), false)) && strangers.contains(&("unknown".into(), true)));
+    }
+
+    #[test]
+    fn a_crowd_hides_nobody_else() {
+        let (rejections, now) = (Rejections::default(), Instant::now());
+        rejections.note_at("renewal", "spiffe://cluster.local/ns/shop/sa/web", "is revoked", now);
+        for n in 0..1000 {
+            let later = now + Duration::from_millis(n + 1);
+            rejections.note_at(CERTIFICATE, &format!("2001:db8::{n:x}"), &format!("reason {n}"), later);
+        }
+        rejections.note_at(CERTIFICATE, "10.0.0.7", "it refuses our certificate", now + Duration::from_secs(2));
+        let list = rejections.list(|_| false);
+        let froms: Vec<&str> = list.iter().map(|one| one.from.as_str()).collect();
+        assert!(froms.contains(&"spiffe://cluster.local/ns/shop/sa/web") && froms.contains(&"10.0.0.7"), "{froms:?}");
+        assert!(rejections.shared.lock().may_log("10.0.0.8", now), "fifteen lines are one source's");
+    }
+
+    #[test]
     fn strangers_fill_neither_memory_nor_log() {
         let (rejections, now) = (Rejections::default(), Instant::now());
         for n in 0..10_000 {
@@ -246,7 +307,7 @@ mod tests {
         assert!(list.iter().all(|rejection| rejection.stranger), "these are no addresses");
         assert!(list.iter().all(|rejection| rejection.reason.len() <= LONGEST));
         let mut state = rejections.shared.lock();
-        assert!(!state.may_log(now), "sixty lines a minute are enough");
-        assert!(state.may_log(now + REPEAT));
+        assert!(!state.may_log("x", now), "sixty lines a minute are enough");
+        assert!(state.may_log("x", now + REPEAT));
     }
 }

@@ -115,7 +115,7 @@ impl ServiceAccounts {
             },
         };
         judged.and_then(|whose| self.without_it(&whose)).map_err(|refused| match refused {
-            Refused::Unknown(Denied(why)) => unknown(&format!("{away}; {why}")),
+            Refused::Unknown(Denied { reason: why, .. }) => unknown(&format!("{away}; {why}")),
             wrong => wrong,
         })
     }
@@ -153,7 +153,7 @@ impl ServiceAccounts {
             Ok(Ok(review)) => {
                 *self.away.lock() = None;
                 let status = review.status.unwrap_or_default();
-                return Ok(identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied(why))));
+                return Ok(identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied::new(why))));
             }
             // It is there, and has its reasons.
             Ok(Err(kube::Error::Api(status))) if status.code != 429 && status.code < 500 => {
@@ -172,10 +172,10 @@ impl ServiceAccounts {
 
     /// Whose a good token is while nobody can be asked.
     fn without_it(&self, whose: &Whose) -> Result<SpiffeId, Refused> {
-        let wrong = |why: String| Refused::Wrong(Denied(why));
+        let wrong = |why: String| Refused::Wrong(Denied::new(why));
         let id = named(&whose.user(), true, &self.trust_domain).map_err(wrong)?;
         // Who is not known may only not be known yet.
-        (self.pods)(whose).map_err(|why| Refused::Unknown(Denied(why)))?;
+        (self.pods)(whose).map_err(|why| Refused::Unknown(Denied::new(why)))?;
         tracing::info!(
             pod = whose.pod,
             namespace = whose.namespace,
@@ -187,7 +187,7 @@ impl ServiceAccounts {
 
 fn unknown(why: &str) -> Refused {
     let text = format!("the cluster could not be asked whose the token is: {why}; ask again");
-    Refused::Unknown(Denied(text))
+    Refused::Unknown(Denied::new(text))
 }
 
 /// What the API server found, as an identity.

@@ -252,7 +252,7 @@ impl Tokens {
         token.count(&used, since);
         let counted = self.shared.store.clone().spend(token.clone(), since).await.map_err(|error| {
             tracing::error!(%error, id = %identity, "the use of a token could not be stored");
-            Denied(format!(
+            Denied::new(format!(
                 "the use of the token of {identity} could not be stored, so it does not count; try again"
             ))
         })?;
@@ -280,7 +280,7 @@ fn by_hash(tokens: Vec<StoredToken>) -> BTreeMap<String, StoredToken> {
 pub struct TooMany(pub Duration);
 
 fn unknown() -> Denied {
-    Denied("the token is unknown: it was revoked, or made by another control plane; `outrigger token create` makes one".into())
+    Denied::guess("the token is unknown: it was revoked, or made by another control plane; `outrigger token create` makes one".into())
 }
 
 fn is_expired(token: &StoredToken, now: Timestamp) -> bool {
@@ -289,10 +289,10 @@ fn is_expired(token: &StoredToken, now: Timestamp) -> bool {
 
 fn usable(token: &StoredToken, now: Timestamp, request: &str, since: Timestamp) -> Result<(), Denied> {
     if let Some(expires) = token.expires.filter(|_| is_expired(token, now)) {
-        return Err(Denied(format!("the token of {} expired at {expires}", token.identity)));
+        return Err(Denied::new(format!("the token of {} expired at {expires}", token.identity)));
     }
     if token.uses_left == Some(0) && !token.was_used_for(request, since) {
-        return Err(Denied(format!("the token of {} has been used as often as it may", token.identity)));
+        return Err(Denied::new(format!("the token of {} has been used as often as it may", token.identity)));
     }
     Ok(())
 }
@@ -301,10 +301,10 @@ fn usable(token: &StoredToken, now: Timestamp, request: &str, since: Timestamp) 
 impl CallerPolicy for Tokens {
     async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
         let secret = caller.bearer.as_deref().ok_or_else(|| {
-            Denied("neither a token nor a valid certificate was shown; join with the file of `outrigger token create`".into())
+            Denied::guess("neither a token nor a valid certificate was shown; join with the file of `outrigger token create`".into())
         })?;
         let source = caller.remote.ip();
-        self.admit(source).map_err(|wait| Denied(wait.to_string()))?;
+        self.admit(source).map_err(|wait| Denied::guess(wait.to_string()))?;
         self.check_for(secret, &caller.request, Timestamp::now(), source)
     }
 
@@ -319,7 +319,7 @@ impl CallerPolicy for Tokens {
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
         match identity.service_account() {
             Some(ADMIN_SERVICE_ACCOUNT | outrigger_identity::CONTROL_SERVICE_ACCOUNT) => {
-                Err(Denied(format!("{identity} is not renewed here; issue a new certificate")))
+                Err(Denied::new(format!("{identity} is not renewed here; issue a new certificate")))
             }
             _ => Ok(()),
         }

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use outrigger_model::cluster::Discovery;
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::{Resource, ResourceKind};
@@ -16,6 +15,7 @@ use crate::{ClientKind, Encoded, NodeInfo, encode, version_of};
 
 mod audience;
 mod delta;
+mod door;
 mod engine;
 mod service;
 mod sotw;
@@ -25,10 +25,13 @@ mod subscription;
 mod tests;
 
 pub use audience::{Audience, Name, Seat, WILDCARD};
+pub use door::AdsServer;
 pub use service::AdsService;
 
-/// The tonic service; add it to a `Server`.
-pub type AdsServer<S> = AggregatedDiscoveryServiceServer<AdsService<S>>;
+/// Bytes of a name that a client asks for.
+const LONGEST_NAME: usize = 512;
+/// Bytes of all names that the client of a stream holds: as many as it may have of the longest kinds that a mesh makes.
+const ROOM: usize = 8 << 20;
 
 /// A resource with its version, as one kind of client sees it; from when it is first sent on only as bytes, which take less room.
 #[derive(Debug)]

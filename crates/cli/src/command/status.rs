@@ -10,7 +10,7 @@ use outrigger_control::api::types::{
 use serde_json::json;
 
 use super::Server;
-use crate::print::{Output, show, table};
+use crate::print::{Output, clean, show, table};
 
 /// The control plane answered, and something is wrong.
 const TROUBLE: u8 = 2;
@@ -41,8 +41,10 @@ fn is_well(status: &StatusBody, rules: &[RuleStatusBody]) -> bool {
     // What any stranger can cause is shown, and makes nothing trouble.
     let recent =
         status.rejections.iter().any(|rejection| rejection.age_seconds < RECENT && !rejection.stranger);
-    let refused =
-        rules.iter().any(|rule| matches!(rule.state, RuleState::Refused | RuleState::NotUnderstood));
+    let refused = status.proxies.iter().any(|proxy| !proxy.refused.is_empty())
+        || rules.iter().any(|rule| {
+            matches!(rule.state, RuleState::Refused | RuleState::NotEnforced | RuleState::NotUnderstood)
+        });
     let odd = !(status.missing.is_empty() && status.problems.is_empty() && status.held.is_empty());
     let sources = |registry: &RegistryBody| {
         registry.state == Condition::Connected && registry.shadowed_count + registry.contested_count == 0
@@ -106,11 +108,11 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
     }
     for proxy in &status.proxies {
         for refusal in &proxy.refused {
-            text += &format!("  {} refused {refusal:?}\n", proxy.node);
+            text += &format!("  {} refused {refusal:?}\n", clean(&proxy.node));
         }
         if let Some(sidecar) = &proxy.sidecar {
             let name = proxy.instance.as_ref().unwrap_or(&proxy.node);
-            text += &format!("  {name} has what {sidecar} says\n");
+            text += &format!("  {} has what {sidecar} says\n", clean(name));
         }
     }
     let rows = rules.iter().map(|rule| {
@@ -240,7 +242,7 @@ fn age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_control::api::types::{ContestedAddress, Missing, Rejection, Shadowed};
+    use outrigger_control::api::types::{ContestedAddress, Missing, Refusal, Rejection, Shadowed};
 
     use super::*;
 
@@ -299,6 +301,35 @@ mod tests {
             ["PROXY", "CLIENT", "VERSION", "STATE", "GENERATION", "REPLICA", "ACKED/SENT"]
         );
         assert_eq!(line("web-1")[5], "control-0");
+        let rule = |state| RuleStatusBody {
+            kind: "AuthorizationPolicy".into(),
+            namespace: "shop".into(),
+            name: "deny".into(),
+            version: 1,
+            generation: 7,
+            state,
+            proxies: 0,
+            of: 1,
+            waiting: Vec::new(),
+            reasons: Vec::new(),
+        };
+        assert!(is_well(&status, &[rule(RuleState::InForce)]) && is_well(&status, &[rule(RuleState::Stale)]));
+        assert!(!is_well(&status, &[rule(RuleState::NotEnforced)]), "a policy that is none");
+        let refusal = Refusal {
+            kind: "Endpoints".into(),
+            name: "x".into(),
+            version: "1".into(),
+            field: String::new(),
+            reason: "no".into(),
+            rules: Vec::new(),
+            age_seconds: 1,
+        };
+        let mut refusing = status.clone();
+        refusing.proxies[0].refused.push(refusal);
+        refusing.proxies[0].node = "web\n-2\u{1b}[2J".into();
+        assert!(!is_well(&refusing, &[]), "no rule is behind it");
+        let shown = super::text(&refusing, &[]);
+        assert!(shown.contains(r"web\n-2\u{1b}[2J refused"), "{shown}");
     }
 
     #[test]

@@ -314,6 +314,7 @@ impl Mesh {
             state: State::Running,
             sidecar: true,
             ttl_seconds: None,
+            word: Default::default(),
             services: None,
         };
         self.client.register(&instance).await.with_context(|| workload.id())?;

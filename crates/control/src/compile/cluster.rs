@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use outrigger_identity::upstream::is_server_name;
 use outrigger_model::cluster::{
-    Balance, ClientTls, Cluster, Discovery, MAX_RING, OutsideTls, UpstreamProtocol,
+    Balance, ClientTls, Cluster, Discovery, OutsideTls, UpstreamProtocol,
 };
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
@@ -133,7 +133,7 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     let plain = policy.tls.is_none() && of.intent.location == Location::Outside && is_alone;
     if of.intent.preference.same {
         // A ring as a DestinationRule's `consistentHash` without more words.
-        cluster.balance = Balance::RingHash { minimum: 1024, maximum: MAX_RING };
+        cluster.balance = Balance::ring(1024);
     }
     if let Some(rule) = &rule {
         cluster.origin = Some(origin(rule.origin_of(subset)));

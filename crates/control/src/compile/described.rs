@@ -169,7 +169,10 @@ fn entries<'a>(lens: &'a Lens<'_>, of: Of<'a>) -> impl Iterator<Item = &'a Arc<W
 fn instances<'a>(lens: &'a Lens<'_>, of: Of<'a>) -> impl Iterator<Item = &'a Instance> {
     let selecting = Some(&of.intent.origin.namespace).filter(|_| !of.intent.selector.is_empty());
     let selected = selecting.into_iter().flat_map(|namespace| lens.instances_of(namespace));
-    let is = move |instance: &&Instance| crate::world::selected(&of.intent.selector, &instance.labels);
+    let is = move |instance: &&Instance| {
+        let selector = &of.intent.selector;
+        instance.word.may_be(selector) && crate::world::selected(selector, &instance.labels)
+    };
     selected.filter(is).chain(lens.members(of.service))
 }
 

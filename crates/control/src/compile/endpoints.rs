@@ -185,12 +185,15 @@ pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr
     })
 }
 
+/// Bytes of what an instance says of itself that callers' metrics have of it: a label's value, and a name of DNS.
+const LONGEST: (usize, usize) = (63, 253);
+
 /// How metrics name an instance: as its own sidecar does.
 pub(crate) fn workload(instance: &Instance) -> Workload {
     let version = instance.version.as_ref().or_else(|| instance.labels.get("version"));
-    let version = version.cloned().unwrap_or_default();
+    let version = version.map(|version| word(version, LONGEST.0)).unwrap_or_default();
     let name = match instance.metadata.get(canonical::WORKLOAD) {
-        Some(name) => name.clone(),
+        Some(name) => word(name, LONGEST.1),
         None if version.is_empty() => instance.service.clone(),
         None => format!("{}-{version}", instance.service),
     };
@@ -200,4 +203,9 @@ pub(crate) fn workload(instance: &Instance) -> Workload {
         service: instance.service.clone(),
         revision: version,
     }
+}
+
+/// As much of a text as metrics have room for, in one line.
+fn word(text: &str, longest: usize) -> String {
+    text[..text.floor_char_boundary(longest)].chars().filter(|c| !c.is_control()).collect()
 }

@@ -146,11 +146,9 @@ impl<'a, A> Places<'a, A> {
         let mut localities: Vec<LocalityEndpoints<A>> = self
             .found
             .into_iter()
-            .map(|((priority, locality), place)| LocalityEndpoints {
-                locality,
-                priority,
-                weight: 0,
-                endpoints: place.endpoints,
+            .map(|((priority, locality), mut place)| {
+                fit(&mut place.endpoints);
+                LocalityEndpoints { locality, priority, weight: 0, endpoints: place.endpoints }
             })
             .collect();
         if let Some(wish) = &self.wish {
@@ -219,6 +217,21 @@ impl Wish<'_> {
             place.weight = u32::try_from(part.max(1)).unwrap_or(u32::MAX);
             true
         });
+    }
+}
+
+/// No client takes a place whose weights are more than 32 bits together: they keep their proportion, as far as whole numbers go.
+fn fit<A>(endpoints: &mut [Endpoint<A>]) {
+    let most = u64::from(u32::MAX);
+    let sum: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+    if sum <= most {
+        return;
+    }
+    // What is rounded up to 1 must fit as well.
+    let room = most - (endpoints.len() as u64).min(most - 1);
+    for endpoint in endpoints {
+        let part = u128::from(endpoint.weight) * u128::from(room) / u128::from(sum);
+        endpoint.weight = u32::try_from(part).unwrap_or(u32::MAX).max(1);
     }
 }
 

@@ -231,7 +231,7 @@ spec:
         };
         cluster.balance
     };
-    assert_eq!(balance(&plain, CATALOG), Balance::RingHash { minimum: 64, maximum: 8_388_608 });
+    assert_eq!(balance(&plain, CATALOG), Balance::RingHash { minimum: 64, maximum: 262_144 });
     let routed = format!(
         "{rule}---
 apiVersion: networking.istio.io/v1

@@ -59,6 +59,18 @@ impl From<Map> for Labels {
     }
 }
 
+impl<const N: usize> From<[(String, String); N]> for Labels {
+    fn from(all: [(String, String); N]) -> Self {
+        Map::from(all).into()
+    }
+}
+
+impl FromIterator<(String, String)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(all: I) -> Self {
+        Map::from_iter(all).into()
+    }
+}
+
 impl PartialEq for Labels {
     fn eq(&self, other: &Self) -> bool {
         let same = |one: &Arc<Map>, other: &Arc<Map>| Arc::ptr_eq(one, other);

@@ -14,6 +14,7 @@ use crate::store::memory::Memory;
 
 mod instances;
 mod replicas;
+mod words;
 
 const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1

@@ -3,7 +3,7 @@
 use outrigger_model::identity::SpiffeId;
 
 use super::claim::Reach;
-use crate::instance::{Instance, State};
+use crate::instance::{Instance, State, Word};
 
 /// Registrations of one identity that its workloads may make themselves, each of at most
 /// [`crate::instance::MAX_BYTES`].
@@ -69,6 +69,17 @@ impl Caller {
         ))
     }
 
+    /// What the labels of an instance are worth that the caller registers.
+    pub fn word(&self, instance: &Instance) -> Word {
+        let Self::Workload { services, .. } = self else { return Word::Trusted };
+        let may = |name: &String| services.contains(name);
+        match (services.iter().any(|service| service == "*"), instance.labels.get("app")) {
+            (true, _) => Word::Any,
+            (false, Some(app)) if may(app) => Word::Named,
+            (false, _) => Word::Own,
+        }
+    }
+
     /// Whether the caller may say that an instance is in this state.
     ///
     /// # Errors
@@ -115,6 +126,13 @@ mod tests {
         assert_eq!(caller.may_register(&own), Ok(()));
         let other_service = Instance { service: "web".into(), ..own.clone() };
         assert!(caller.may_register(&other_service).unwrap_err().contains("web"));
+        let called = |app: &str| {
+            let mut instance = own.clone();
+            instance.labels.insert("app".into(), app.into());
+            caller.word(&instance)
+        };
+        assert_eq!((called("catalog"), called("bank")), (Word::Named, Word::Own));
+        assert_eq!(Caller::Operator("me".into()).word(&own), Word::Trusted);
         let more = Instance { services: Some(vec!["catalog".into(), "bank".into()]), ..own.clone() };
         assert!(caller.may_register(&more).unwrap_err().contains("bank"));
         let other_account = Instance { service_account: "web".into(), ..own.clone() };

@@ -120,6 +120,7 @@ impl DnsService {
             state: State::Running,
             sidecar: self.sidecar,
             ttl_seconds: None,
+            word: Default::default(),
             services: None,
         };
         instance.normalise()

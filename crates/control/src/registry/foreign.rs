@@ -91,6 +91,7 @@ impl Foreign {
             state: State::Running,
             sidecar,
             ttl_seconds: None,
+            word: Default::default(),
             services: None,
             labels: metadata.into(),
             service,

@@ -118,24 +118,24 @@ impl Issuer {
         let provider = match &*self.known.lock() {
             Some(known) if known.at.elapsed() < OLD => known.provider.clone(),
             Some(_) => {
-                return Err(Refused::Unknown(Denied(format!("its keys have not been seen for {OLD:?}"))));
+                return Err(Refused::Unknown(Denied::new(format!("its keys have not been seen for {OLD:?}"))));
             }
             None => {
                 let failed = self.failed.lock();
                 let why = failed.as_deref().unwrap_or("nobody has looked yet");
-                return Err(Refused::Unknown(Denied(format!("its keys are not known: {why}"))));
+                return Err(Refused::Unknown(Denied::new(format!("its keys are not known: {why}"))));
             }
         };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match provider.verify(token, now) {
-            Ok(claims) => whose(&claims).map_err(|why| Refused::Wrong(Denied(why))),
+            Ok(claims) => whose(&claims).map_err(|why| Refused::Wrong(Denied::new(why))),
             // It may be signed with a key that is newer than what we know.
-            Err(Refusal::Signature | Refusal::NoKeys) => Err(Refused::Unknown(Denied(
+            Err(Refusal::Signature | Refusal::NoKeys) => Err(Refused::Unknown(Denied::new(
                 "the token is signed with none of the keys that are known".to_owned(),
             ))),
             // A server may have been told to take those of other issuers, too, of which it says nothing.
-            Err(why @ Refusal::UnknownIssuer) => Err(Refused::Unknown(Denied(why.text().to_owned()))),
-            Err(why) => Err(Refused::Wrong(Denied(format!(
+            Err(why @ Refusal::UnknownIssuer) => Err(Refused::Unknown(Denied::new(why.text().to_owned()))),
+            Err(why) => Err(Refused::Wrong(Denied::new(format!(
                 "the service account's token is not good: {}",
                 why.text()
             )))),

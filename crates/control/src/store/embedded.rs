@@ -254,7 +254,8 @@ impl Embedded {
             return false;
         }
         let found = self.reopen();
-        if found.is_none() {
+        // Of a write that could not even begin nothing is uncertain, and what was before stays so.
+        if found.is_none() && count.is_some() {
             *self.uncertain.lock() = count;
         }
         found.zip(count).is_some_and(|(found, count)| found >= count)

@@ -8,7 +8,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_rules::Object;
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Instance, State};
+use crate::instance::{Instance, State, Word};
 use crate::registry::claim::Range;
 
 /// A rule in force.
@@ -93,6 +93,9 @@ pub struct StoredInstance {
     /// What is behind its state.
     #[serde(default, skip_serializing_if = "Behind::is_nothing")]
     pub behind: Behind,
+    /// Whose word it is, which the instance itself does not carry when it is written.
+    #[serde(default)]
+    pub word: Word,
 }
 
 impl StoredInstance {

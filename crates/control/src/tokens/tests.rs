@@ -30,7 +30,7 @@ async fn a_token_proves_its_identity_and_nothing_else_does() {
     let tokens = Tokens::new(store.clone(), Vec::new());
     let (secret, stored) = tokens.create(grant("web")).await.unwrap();
     assert_eq!(tokens.identify(&caller(Some(&secret))).await.unwrap(), id("web"));
-    assert!(tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().0.contains("unknown"));
+    assert!(tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().reason.contains("unknown"));
     assert!(tokens.identify(&caller(None)).await.is_err());
     assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
     let reopened = Tokens::new(store.clone(), store.contents().tokens);
@@ -45,13 +45,13 @@ async fn a_token_ends_by_time_and_by_use() {
     let hour = Some(Duration::from_secs(3600));
     let (secret, stored) = tokens.create(Grant { ttl: hour, uses: Some(1), ..grant("web") }).await.unwrap();
     let late = stored.expires.unwrap();
-    assert!(tokens.check(&secret, late, HERE).unwrap_err().0.contains("expired"));
+    assert!(tokens.check(&secret, late, HERE).unwrap_err().reason.contains("expired"));
     for _ in 0..3 {
         assert!(tokens.identify(&caller(Some(&secret))).await.is_ok(), "nothing was made of it yet");
     }
     tokens.spend(&caller(Some(&secret))).await.unwrap();
-    assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
-    assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().0.contains("as often"));
+    assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().reason.contains("as often"));
+    assert!(tokens.identify(&caller(Some(&secret))).await.unwrap_err().reason.contains("as often"));
 }
 
 #[tokio::test]
@@ -89,8 +89,8 @@ async fn a_request_that_comes_again_uses_nothing_up() {
     let again = Tokens::new(store.clone(), store.contents().tokens);
     again.spend(&asks("b")).await.unwrap();
     for tokens in [&tokens, &again] {
-        assert!(tokens.identify(&asks("c")).await.unwrap_err().0.contains("as often"));
-        assert!(tokens.spend(&asks("")).await.unwrap_err().0.contains("as often"));
+        assert!(tokens.identify(&asks("c")).await.unwrap_err().reason.contains("as often"));
+        assert!(tokens.spend(&asks("")).await.unwrap_err().reason.contains("as often"));
     }
 }
 
@@ -109,14 +109,14 @@ async fn a_token_that_is_used_up_answers_again_only_for_minutes_and_not_after_a_
         assert!(tokens.check_for(&secret, "a", soon, HERE).is_ok());
         tokens.redeem(&secret, "a", soon).await.unwrap();
         // Asking makes it last no longer.
-        assert!(tokens.check_for(&secret, "a", late, HERE).unwrap_err().0.contains("as often"));
-        assert!(tokens.redeem(&secret, "a", late).await.unwrap_err().0.contains("as often"));
+        assert!(tokens.check_for(&secret, "a", late, HERE).unwrap_err().reason.contains("as often"));
+        assert!(tokens.redeem(&secret, "a", late).await.unwrap_err().reason.contains("as often"));
         // A revocation of before is none of it.
         tokens.forget_answers(Some(first - Duration::from_secs(60)));
         assert!(tokens.check_for(&secret, "a", soon, HERE).is_ok());
         tokens.forget_answers(Some(first + Duration::from_secs(60)));
-        assert!(tokens.check_for(&secret, "a", soon, HERE).unwrap_err().0.contains("as often"));
-        assert!(tokens.redeem(&secret, "a", soon).await.unwrap_err().0.contains("as often"));
+        assert!(tokens.check_for(&secret, "a", soon, HERE).unwrap_err().reason.contains("as often"));
+        assert!(tokens.redeem(&secret, "a", soon).await.unwrap_err().reason.contains("as often"));
     }
     // Written by a release that noted no time, or by a clock that was years ahead.
     for (text, is_good) in [
@@ -226,7 +226,7 @@ async fn a_use_that_cannot_be_stored_neither_counts_nor_is_lost() {
     let tokens = Tokens::new(store.clone(), Vec::new());
     let (secret, stored) = tokens.create(Grant { uses: Some(1), ..grant("web") }).await.unwrap();
     store.fail("the disk is full");
-    let denied = tokens.spend(&caller(Some(&secret))).await.unwrap_err().0;
+    let denied = tokens.spend(&caller(Some(&secret))).await.unwrap_err().reason;
     assert!(denied.contains("could not be stored"), "{denied}");
     store.clone().retry().await.unwrap();
     tokens.spend(&caller(Some(&secret))).await.unwrap();
@@ -235,7 +235,7 @@ async fn a_use_that_cannot_be_stored_neither_counts_nor_is_lost() {
     tokens.replace(vec![StoredToken { uses_left: Some(1), ..stored.clone() }]);
     assert!(tokens.identify(&caller(Some(&secret))).await.is_ok());
     tokens.replace(Vec::new());
-    assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().0.contains("unknown"));
+    assert!(tokens.spend(&caller(Some(&secret))).await.unwrap_err().reason.contains("unknown"));
 }
 
 #[tokio::test]
@@ -244,10 +244,10 @@ async fn whoever_guesses_waits_even_with_a_good_token() {
     let (secret, _) = tokens.create(grant("web")).await.unwrap();
     for _ in 0..20 {
         assert!(
-            tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().0.contains("unknown")
+            tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().reason.contains("unknown")
         );
     }
-    let waits = tokens.identify(&caller(Some(&secret))).await.unwrap_err().0;
+    let waits = tokens.identify(&caller(Some(&secret))).await.unwrap_err().reason;
     assert!(waits.contains("too many wrong tokens"), "{waits}");
     let elsewhere = Caller { remote: ([127, 0, 0, 2], 1).into(), ..caller(Some(&secret)) };
     assert_eq!(tokens.identify(&elsewhere).await.unwrap(), id("web"));

@@ -13,6 +13,10 @@ use tokio::sync::Semaphore;
 pub(super) const MOST: usize = 3 << 20;
 /// Questions at once; others wait for their turn.
 const QUESTIONS: usize = 16;
+/// What questions may weigh together while they are answered, and one alone: an object of seven bytes is hundreds in memory.
+const ROOM: (u32, u32) = (96 << 20, 32 << 20);
+/// A map with anything in it, as serde_json keeps it; a list; what is in either.
+const WEIGHTS: (u32, u32, u32) = (640, 128, 64);
 /// Bodies on their way at once, and how long each may take: who is slow there holds up nobody whose question is whole.
 const BODIES: (usize, Duration) = (64, Duration::from_secs(2));
 
@@ -20,6 +24,7 @@ const BODIES: (usize, Duration) = (64, Duration::from_secs(2));
 pub(super) struct Desk {
     bodies: Semaphore,
     places: Semaphore,
+    room: Semaphore,
     /// For a question, its body and its turn included.
     patience: Duration,
     pub(super) unreadable: AtomicU64,
@@ -28,7 +33,8 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(patience: Duration) -> Self {
         let (bodies, places) = (Semaphore::new(BODIES.0), Semaphore::new(QUESTIONS));
-        Self { bodies, places, patience, unreadable: AtomicU64::new(0) }
+        let room = Semaphore::new(ROOM.0 as usize);
+        Self { bodies, places, room, patience, unreadable: AtomicU64::new(0) }
     }
 
     /// The answer to a question, or what is wrong with it.
@@ -50,7 +56,13 @@ impl Desk {
                     );
                 }
             };
+            let weight = weight(&body);
+            if weight > ROOM.1 {
+                let why = "the body has more maps and lists than an object of a cluster ever has";
+                return wrong(StatusCode::PAYLOAD_TOO_LARGE, why);
+            }
             let Ok(_place) = self.places.acquire().await else { return overdue() };
+            let Ok(_room) = self.room.acquire_many(weight).await else { return overdue() };
             match answer(body).await {
                 Ok(answer) => axum::Json(answer).into_response(),
                 Err(why) => {
@@ -63,10 +75,53 @@ impl Desk {
     }
 }
 
+/// What JSON weighs in memory once it is read, at most.
+fn weight(json: &[u8]) -> u32 {
+    let (mut weight, mut in_string, mut escaped) = (json.len().min(MOST) as u32, false, false);
+    for (at, byte) in json.iter().enumerate() {
+        match (in_string, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'{') if json.get(at + 1) != Some(&b'}') => weight = weight.saturating_add(WEIGHTS.0),
+            (false, b'[') => weight = weight.saturating_add(WEIGHTS.1),
+            (false, b',' | b':') => weight = weight.saturating_add(WEIGHTS.2),
+            _ => {}
+        }
+    }
+    weight
+}
+
 fn wrong(status: StatusCode, why: &str) -> Response {
     (status, format!("{why}\n")).into_response()
 }
 
 fn overdue() -> Response {
     wrong(StatusCode::SERVICE_UNAVAILABLE, "there are too many questions, or the body did not arrive in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_weighed_by_what_it_becomes() {
+        let maps = |count: usize| format!("[{}]", vec![r#"{"":0}"#; count].join(","));
+        let heavy = maps(MOST / 7 - 1);
+        assert!(heavy.len() <= MOST && weight(heavy.as_bytes()) > ROOM.1, "3 MiB that would be 270");
+        assert!(weight(maps(30_000).as_bytes()) < ROOM.1, "a large object of a cluster");
+        let text = format!("{:?}", "{[,:".repeat(100_000) + "\\\"");
+        assert_eq!(weight(text.as_bytes()) as usize, text.len(), "what is in a text is text");
+        assert_eq!(weight(b"{}"), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_heavy_is_not_read() {
+        let desk = Desk::new(Duration::from_secs(9));
+        let body = Body::from(format!("[{}]", vec![r#"{"":0}"#; 100_000].join(",")));
+        let answer = desk.ask(body, |_| async { Err("read".to_owned()) }).await;
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let answer = desk.ask(Body::from("{}"), |_| async { Ok(Value::Null) }).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
 }

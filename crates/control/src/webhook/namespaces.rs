@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace as Object;
 use kube::{Api, Client};
+use outrigger_telemetry::logging::Throttle;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -17,6 +18,8 @@ const KEPT: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Strangers may ask for names without end.
 const MOST: usize = 4096;
+
+static UNASKED: Throttle = Throttle::new();
 
 /// Namespaces of a cluster.
 pub(super) struct Namespaces {
@@ -47,7 +50,10 @@ impl Namespaces {
                 return Err(format!("the API server answers {}", status.code));
             }
             Ok(Err(error)) => {
-                tracing::warn!(namespace = name, %error, "the API server cannot be asked for a namespace");
+                // Whoever reaches the webhook causes it.
+                if let Some(suppressed) = UNASKED.admit() {
+                    tracing::warn!(namespace = name, %error, suppressed, "the API server cannot be asked for a namespace");
+                }
                 return Err("the API server cannot be asked".to_owned());
             }
             Err(_) => return Err(format!("the API server did not answer within {PATIENCE:?}")),

@@ -35,8 +35,25 @@ pub struct Caller {
 
 /// Why a caller gets no certificate; the text reaches the caller, so it holds no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Denied(pub String);
+#[error("{reason}")]
+pub struct Denied {
+    /// The text.
+    pub reason: String,
+    /// What the caller showed is nobody's: any stranger can do that.
+    pub guess: bool,
+}
+
+impl Denied {
+    /// Somebody whom there is a reason for.
+    pub fn new(reason: String) -> Self {
+        Self { reason, guess: false }
+    }
+
+    /// A stranger.
+    pub fn guess(reason: String) -> Self {
+        Self { reason, guess: true }
+    }
+}
 
 /// Decides which identity a caller may have. Called on the runtime's threads: do not block. None of it has a default, so that a policy
 /// around another cannot forget to ask that.
@@ -107,16 +124,16 @@ impl CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let refuse = |denied: Denied| {
             tracing::warn!(remote = %caller.remote, reason = %denied, "certificate request refused");
-            Status::unauthenticated(denied.0)
+            Status::unauthenticated(denied.reason)
         };
         let (identity, by_token) = self.decide(caller).await.map_err(refuse)?;
         if crate::control_plane_id(self.authority.trust_domain()).is_ok_and(|own| own == identity) {
             let reason = format!("{identity} is the control plane's own, which nobody joins as");
-            return Err(refuse(Denied(reason)));
+            return Err(refuse(Denied::new(reason)));
         }
         if self.authority.bundle().revoked().has_identity(&identity) {
             let reason = format!("{identity} is revoked; `outrigger identity reinstate` takes that back");
-            return Err(refuse(Denied(reason)));
+            return Err(refuse(Denied::new(reason)));
         }
         if identity.trust_domain() != self.authority.trust_domain() {
             let domain = self.authority.trust_domain();

@@ -35,8 +35,8 @@ impl CallerPolicy for Tokens {
         self.identified.fetch_add(1, Ordering::SeqCst);
         match caller.bearer.as_deref() {
             Some("web-token") => Ok(id("web")),
-            Some(_) => Err(Denied("the token is unknown or has expired".to_owned())),
-            None => Err(Denied("neither a token nor a certificate was shown".to_owned())),
+            Some(_) => Err(Denied::new("the token is unknown or has expired".to_owned())),
+            None => Err(Denied::new("neither a token nor a certificate was shown".to_owned())),
         }
     }
 
@@ -47,7 +47,7 @@ impl CallerPolicy for Tokens {
 
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
         self.renewed.fetch_add(1, Ordering::SeqCst);
-        if *self.revoked.lock() { Err(Denied(format!("{identity} is revoked"))) } else { Ok(()) }
+        if *self.revoked.lock() { Err(Denied::new(format!("{identity} is revoked"))) } else { Ok(()) }
     }
 }
 

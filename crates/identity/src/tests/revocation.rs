@@ -95,14 +95,14 @@ impl CallerPolicy for OneUse {
     async fn identify(&self, caller: &Caller) -> Result<SpiffeId, Denied> {
         match (caller.bearer.as_deref(), self.0.load(Ordering::SeqCst)) {
             (Some("web-token"), 0) => Ok(id("web")),
-            _ => Err(Denied("used up".to_owned())),
+            _ => Err(Denied::new("used up".to_owned())),
         }
     }
 
     async fn spend(&self, _: &Caller) -> Result<(), Denied> {
         match self.0.fetch_add(1, Ordering::SeqCst) {
             0 => Ok(()),
-            _ => Err(Denied("used up".to_owned())),
+            _ => Err(Denied::new("used up".to_owned())),
         }
     }
 

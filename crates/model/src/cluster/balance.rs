@@ -20,7 +20,7 @@ pub enum Balance {
     RingHash {
         /// At least so many points. Default 1024.
         minimum: u64,
-        /// At most so many points. Default and limit [`MAX_RING`].
+        /// At most so many points. Limit and default on the wire [`MAX_RING`]; of rules 262,144, or the minimum.
         maximum: u64,
     },
     /// The same endpoint for the same hash of a request: a lookup table.
@@ -112,6 +112,16 @@ impl Default for Warmup {
 
 /// Most points of a ring, as in Envoy.
 pub const MAX_RING: u64 = 8_388_608;
+
+/// Points of a ring where nobody says how many: an endpoint that is far heavier than another must not cost every caller the most.
+const USUAL_RING: u64 = 262_144;
+
+impl Balance {
+    /// A ring of at least so many points.
+    pub fn ring(minimum: u64) -> Self {
+        Self::RingHash { minimum, maximum: minimum.max(USUAL_RING) }
+    }
+}
 /// Most slots of a Maglev table, as in Envoy.
 pub const MAX_MAGLEV: u64 = 5_000_011;
 /// Most random choices of [`LeastOf`].

@@ -11,7 +11,7 @@ use outrigger_model::resource::{Barrier, Resource, ResourceKind};
 
 use super::audience::Seat;
 use super::subscription::{Difference, Flight, Subscription};
-use super::{ClientEvent, Versioned, View};
+use super::{ClientEvent, LONGEST_NAME, ROOM, Versioned, View};
 use crate::wire::rpc;
 use crate::{ClientKind, nack};
 
@@ -91,16 +91,31 @@ impl Engine {
         let less: BTreeSet<&String> = less.iter().filter(|name| known.contains(*name)).collect();
         let more: BTreeSet<&String> =
             more.iter().filter(|name| *name != "*" && !known.contains(*name)).collect();
-        Self::check_count(kind, known.len() - less.len() + more.len())
+        self.check_names(kind, more.iter().copied(), less.len())
     }
 
-    /// Whether a client may have so many names.
+    /// Whether a client may have these names more, and so many less.
     #[allow(clippy::result_large_err)] // tonic's own type
-    pub(super) fn check_count(kind: ResourceKind, names: usize) -> Result<(), tonic::Status> {
+    pub(super) fn check_names<'n>(
+        &self,
+        kind: ResourceKind,
+        more: impl Iterator<Item = &'n String>,
+        less: usize,
+    ) -> Result<(), tonic::Status> {
+        let refused = |why| Err(tonic::Status::resource_exhausted(why));
+        let mut names = self.subscriptions.get(&kind).map_or(0, |one| one.names.len()).saturating_sub(less);
+        let mut bytes: usize = self.subscriptions.values().map(Subscription::bytes).sum();
+        for name in more {
+            if name.len() > LONGEST_NAME {
+                return refused(format!("a name of {kind:?} has {} bytes, the most are {LONGEST_NAME}", name.len()));
+            }
+            (names, bytes) = (names + 1, bytes + name.len());
+        }
         if names > MAX_NAMES {
-            return Err(tonic::Status::resource_exhausted(format!(
-                "{names} subscriptions to {kind:?}; one client may have {MAX_NAMES}"
-            )));
+            return refused(format!("{names} subscriptions to {kind:?}; one client may have {MAX_NAMES}"));
+        }
+        if bytes > ROOM {
+            return refused(format!("the names of all subscriptions have {bytes} bytes; one client may have {ROOM}"));
         }
         Ok(())
     }

@@ -5,9 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use futures_util::Stream;
 use outrigger_model::identity::SpiffeId;
 use tokio::sync::mpsc;
@@ -19,8 +17,6 @@ use super::{AdsServer, ClientEvent, Source, View, delta, sotw};
 use crate::NodeInfo;
 use crate::wire::{core, discovery};
 
-/// Largest message that a client may send: one that reconnects lists all names and versions that it has.
-const MAX_REQUEST: usize = 16 << 20;
 /// A client that opens a stream must say who it is within this time.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Responses between the engine and a slow stream.
@@ -38,7 +34,7 @@ pub struct AdsService<S> {
 impl<S: Source> AdsService<S> {
     /// `peer_of` is how the acceptor left the identity in the request.
     pub fn server(source: Arc<S>, peer_of: PeerOf) -> AdsServer<S> {
-        AggregatedDiscoveryServiceServer::new(Self { source, peer_of }).max_decoding_message_size(MAX_REQUEST)
+        AdsServer(Arc::new(Self { source, peer_of }))
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Subscription {
     pub(super) wildcard: bool,
     /// By name.
     pub(super) names: BTreeSet<String>,
+    /// Of these.
+    bytes: usize,
     /// What the wildcard had last.
     listed: BTreeSet<Arc<str>>,
     /// What the client has or is about to have. A version that it refused stays here, so it is not sent again.
@@ -78,6 +80,7 @@ impl Subscription {
             open: false,
             wildcard: false,
             names: BTreeSet::new(),
+            bytes: 0,
             listed: BTreeSet::new(),
             sent: BTreeMap::new(),
             absent: BTreeSet::new(),
@@ -115,6 +118,11 @@ impl Subscription {
         let left = upserts.chain(&difference.removed).chain(&difference.absent).cloned().collect();
         self.stale = Names::Of(left);
         difference
+    }
+
+    /// Bytes of the names that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether everything was sent that there is to send; it may not be answered yet.
@@ -227,6 +235,7 @@ impl Subscription {
         self.mark(name);
         let new = self.names.insert(name.to_owned());
         if new {
+            self.bytes += name.len();
             self.seat.hold(self.kind, name);
         }
         new
@@ -235,8 +244,11 @@ impl Subscription {
     /// Forgets names that the client does not want any more.
     pub(super) fn unsubscribe(&mut self, name: &str, view: &dyn View) {
         self.absent.remove(name);
-        if self.names.remove(name) && !self.listed.contains(name) {
-            self.let_go(name, view);
+        if self.names.remove(name) {
+            self.bytes -= name.len();
+            if !self.listed.contains(name) {
+                self.let_go(name, view);
+            }
         }
         if self.wildcard {
             // Asked for again before the difference is taken, it must be sent: the client has dropped it.

@@ -472,3 +472,22 @@ fn names_are_counted_each_once_before_any_is_held() {
         sotw::take(&mut engine, &request).expect("a set replaces the one before it");
     }
 }
+
+#[test]
+fn the_names_of_a_client_are_bounded_in_bytes() {
+    let shelf = Shelf::new(ClientKind::Outrigger);
+    let mut engine = Engine::new(shelf.view(), false);
+    let code = |taken: Result<(), tonic::Status>| taken.map_err(|status| status.code());
+    let ask = |names: Vec<String>| discovery::DeltaDiscoveryRequest {
+        resource_names_subscribe: names,
+        ..delta(EDS, &[], "")
+    };
+    let long = delta::take(&mut engine, &ask(vec!["x".repeat(LONGEST_NAME + 1)]));
+    assert_eq!(code(long), Err(tonic::Code::ResourceExhausted));
+    let many = |kind: &str| (0..10_000).map(|n| format!("{kind}{n:0500}")).collect::<Vec<_>>();
+    assert_eq!(code(delta::take(&mut engine, &ask(many("a")))), Ok(()));
+    assert_eq!(code(delta::take(&mut engine, &ask(many("b")))), Err(tonic::Code::ResourceExhausted));
+    let instead = discovery::DeltaDiscoveryRequest { resource_names_unsubscribe: many("a"), ..ask(Vec::new()) };
+    assert_eq!(code(delta::take(&mut engine, &instead)), Ok(()));
+    assert_eq!(code(delta::take(&mut engine, &ask(many("b")))), Ok(()), "what is given up has room");
+}

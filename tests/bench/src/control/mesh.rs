@@ -91,5 +91,6 @@ fn instance(service: u32, number: u32, address: IpAddr) -> Instance {
         sidecar: true,
         services: None,
         ttl_seconds: None,
+        word: Default::default(),
     }
 }

@@ -156,6 +156,7 @@ fn instance(service: &str, address: std::net::IpAddr, ports: Vec<Port>) -> Insta
         state: State::Running,
         sidecar: true,
         ttl_seconds: None,
+        word: Default::default(),
         services: None,
     }
 }

@@ -1,6 +1,5 @@
 //! `instance register`: from flags, or from a file in the form of registry files.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -99,7 +98,7 @@ impl Register {
             addresses: self.addresses,
             network: self.network,
             ports: self.ports,
-            labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
+            labels: self.labels.into_iter().collect(),
             metadata: self.metadata.into_iter().collect(),
             tags: Vec::new(),
             version: self.version,
@@ -109,6 +108,7 @@ impl Register {
             state: Default::default(),
             sidecar: !self.no_sidecar,
             ttl_seconds: self.ttl,
+            word: Default::default(),
             services: None,
         })
     }

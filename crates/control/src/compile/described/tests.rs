@@ -9,7 +9,7 @@ use super::super::cache::Compiled;
 use super::super::scope::Scope;
 use super::super::tests::{compiled, get, scope, shop};
 use super::NOBODY;
-use crate::instance::{Protocol, sample};
+use crate::instance::{Instance, Protocol, Word, sample};
 
 mod backend_tls;
 mod fallbacks;
@@ -163,10 +163,18 @@ ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]";
     let yaml = entry("all", spec)
         + &vm.replace("NS", "shop")
         + &vm.replace("NS", "other").replace("0.2.9", "0.2.10");
-    let compiled = compiled(shop(), &yaml);
+    let called = |id: &str, address: &str, word| {
+        let mut one = sample(id, id, "v1", address, 8080, Protocol::Http);
+        one.labels.insert("app".into(), "catalog".into());
+        Instance { word, ..one }
+    };
+    let mut all = shop();
+    all.push(called("may", "127.0.0.13", Word::Named));
+    all.push(called("evil", "127.0.0.66", Word::Own));
+    let compiled = compiled(all, &yaml);
     let mut found = addresses(&endpoints(&compiled, &web(), "outbound|80||all.example.com").unwrap());
     found.sort();
-    assert_eq!(found, ["127.0.0.11:8080", "127.0.0.12:8080", "192.0.2.9:8080"]);
+    assert_eq!(found, ["127.0.0.11:8080", "127.0.0.12:8080", "127.0.0.13:8080", "192.0.2.9:8080"], "nobody makes itself one");
 }
 
 #[test]

@@ -41,6 +41,29 @@ spec: {{host: catalog, trafficPolicy: {{loadBalancer: {{localityLbSetting: {sett
     )
 }
 
+#[test]
+fn weights_that_no_client_could_add_up_keep_their_proportion() {
+    let endpoint = |weight: u32| {
+        let mut instance = at("catalog-1", 21, "eu/a");
+        instance.weight = weight;
+        let compiled = compiled(vec![at("web-1", 10, "eu/a"), instance], "");
+        let web = scope(ClientKind::Outrigger, "web", "web-1");
+        let Some(Resource::Endpoints(set)) = get(&compiled, &web, ResourceKind::Endpoints, CATALOG) else {
+            panic!("no endpoints")
+        };
+        set.localities[0].endpoints[0].clone()
+    };
+    let mut all = vec![endpoint(1_000_000); 6_000];
+    all.push(endpoint(1));
+    fit(&mut all);
+    let sum: u64 = all.iter().map(|one| u64::from(one.weight)).sum();
+    assert!(sum <= u64::from(u32::MAX) && sum > u64::from(u32::MAX) * 99 / 100, "{sum}");
+    assert_eq!((all[0].weight, all[6_000].weight), (all[1].weight, 1));
+    let mut few = vec![endpoint(7), endpoint(3)];
+    fit(&mut few);
+    assert_eq!((few[0].weight, few[1].weight), (7, 3));
+}
+
 /// Region, zone, priority and weight of each place.
 fn places(client: &str, setting: &str) -> Vec<(String, u32, u32)> {
     let compiled = compiled(mesh(client), &rule(setting));

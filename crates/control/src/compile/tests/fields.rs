@@ -100,7 +100,7 @@ fn instances() -> Vec<Instance> {
     let mut all = shop();
     let mut more = |id: &str, version: &str, address: &str, port: u16, protocol| {
         let mut instance = sample(id, id.split('-').next().unwrap(), version, address, port, protocol);
-        instance.labels = [("app".to_owned(), instance.service.clone())].into();
+        instance.labels = [("app".to_owned(), instance.service.clone())].into_iter().collect();
         (instance.region, instance.zone) = ("r1".into(), format!("z{version}"));
         all.push(instance);
     };

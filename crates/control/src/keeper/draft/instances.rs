@@ -1,5 +1,6 @@
 //! Registrations over the management API: whose they are, and whether their addresses are.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,13 +8,15 @@ use jiff::Timestamp;
 use outrigger_model::identity::SpiffeId;
 
 use super::Draft;
-use crate::instance::{Instance, State};
+use crate::instance::{Instance, State, Word};
 use crate::keeper::{Refused, Registration};
 use crate::registry::api::{Caller, MAX_PER_IDENTITY};
 use crate::registry::{Source, claim};
 use crate::store::Mutation;
 use crate::store::records::{Away, Behind, StoredInstance};
 
+/// Ports of a service that workloads may register.
+const MAX_PORTS: usize = 64;
 /// Processes of one instance that are remembered; the one that was replaced first is forgotten.
 const MOST_INCARNATIONS: usize = 16;
 
@@ -26,6 +29,8 @@ impl Draft {
         instance.validate().map_err(Refused::Invalid)?;
         let mut instance = instance.normalise();
         caller.may_register(&instance).map_err(Refused::Forbidden)?;
+        self.has_few_ports(&instance, caller)?;
+        instance.word = caller.word(&instance);
         caller.may_say(instance.state).map_err(Refused::Forbidden)?;
         let id = &instance.id;
         if let Some((source, owner)) = self.claims.owner(id) {
@@ -46,8 +51,8 @@ impl Draft {
             return Ok(Vec::new());
         }
         let by = self.claim(&instance, caller)?;
-        let (instance, at) = (Arc::new(instance), Timestamp::now());
-        Ok(self.put(StoredInstance { instance, by, at, incarnations, behind }))
+        let (word, instance, at) = (instance.word, Arc::new(instance), Timestamp::now());
+        Ok(self.put(StoredInstance { instance, by, at, incarnations, behind, word }))
     }
 
     /// Whether its addresses may be the instance's. Yields who answers for it: nobody but an operator may for some.
@@ -89,6 +94,27 @@ impl Draft {
         there.chain(revoked.into_iter().flatten())
     }
 
+    /// A port of a service is a listener of every proxy that has no interception.
+    fn has_few_ports(&self, instance: &Instance, caller: &Caller) -> Result<(), Refused> {
+        if matches!(caller, Caller::Operator(_)) {
+            return Ok(());
+        }
+        let mut own: BTreeSet<u16> = instance.ports.iter().map(|port| port.number).collect();
+        for host in self.world.served_by(instance) {
+            let service = self.world.service(&host);
+            own.extend(service.into_iter().flat_map(|service| service.registered.keys().copied()));
+            if own.len() > MAX_PORTS {
+                return Err(Refused::Forbidden(format!(
+                    "instance \"{}\": ports: {host} would have {} ports, a workload may register {MAX_PORTS}: let an operator \
+                     register it",
+                    instance.id,
+                    own.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn has_room(&self, identity: &SpiffeId) -> Result<(), Refused> {
         let own = self.of_identity.get(identity).copied().unwrap_or(0);
         if own < MAX_PER_IDENTITY {
@@ -105,14 +131,17 @@ impl Draft {
         vec![Mutation::PutInstance(Box::new(stored))]
     }
 
-    pub(super) fn enter(&mut self, stored: StoredInstance) {
+    pub(super) fn enter(&mut self, mut stored: StoredInstance) {
         let id = stored.instance.id.clone();
+        if stored.instance.word != stored.word {
+            Arc::make_mut(&mut stored.instance).word = stored.word;
+        }
         self.leave(&id);
         if let Some(by) = &stored.by {
             let own = self.of_identity.get(by).copied().unwrap_or(0);
             self.of_identity.insert_mut(by.clone(), own + 1);
         }
-        self.claims.put(&Source::api(), &id, stored.instance.clone());
+        self.claims.put(&source_of(stored.word), &id, stored.instance.clone());
         self.registrations.insert_mut(id.clone(), Registration { stored });
         self.decide(&id);
     }
@@ -126,7 +155,7 @@ impl Draft {
                 _ => drop(self.of_identity.remove_mut(&by)),
             }
         }
-        self.claims.take(&Source::api(), id);
+        self.claims.take(&source_of(known.stored.word), id);
         self.registrations.remove_mut(id)
     }
 
@@ -265,6 +294,14 @@ fn succession(known: Option<&StoredInstance>, id: &str, caller: &Caller) -> Resu
         }
     }
     Ok(all)
+}
+
+/// What a workload says of itself comes after what registries say: it may choose any id.
+fn source_of(word: Word) -> Arc<Source> {
+    match word {
+        Word::Trusted => Source::api(),
+        Word::Any | Word::Named | Word::Own => Source::workloads(),
+    }
 }
 
 fn taken(id: &str) -> Refused {

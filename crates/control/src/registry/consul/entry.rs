@@ -196,6 +196,7 @@ impl Entry {
             state,
             sidecar,
             ttl_seconds: None,
+            word: Default::default(),
             services: None,
         };
         let instance = instance.normalise();

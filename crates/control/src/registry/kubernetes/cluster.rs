@@ -414,6 +414,7 @@ fn instance(
         state: pod.state,
         sidecar: pod.sidecar,
         ttl_seconds: None,
+        word: Default::default(),
     }
 }
 

@@ -275,7 +275,7 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             addresses: vec![address],
             network: BY_HAND_NETWORK.to_owned(),
             ports: ports.clone(),
-            labels: labels.clone(),
+            labels: labels.clone().into(),
             metadata: node.map(|node| (canonical::NODE.to_owned(), node.to_owned())).into_iter().collect(),
             tags: Vec::new(),
             version: None,
@@ -286,6 +286,7 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             state,
             sidecar: false,
             ttl_seconds: None,
+            word: Default::default(),
         });
     }
     all

@@ -44,8 +44,8 @@ fn issuer() -> Issuer {
 
 fn why(refused: Refused) -> String {
     match refused {
-        Refused::Wrong(Denied(why)) => format!("wrong: {why}"),
-        Refused::Unknown(Denied(why)) => format!("unknown: {why}"),
+        Refused::Wrong(Denied { reason: why, .. }) => format!("wrong: {why}"),
+        Refused::Unknown(Denied { reason: why, .. }) => format!("unknown: {why}"),
     }
 }
 

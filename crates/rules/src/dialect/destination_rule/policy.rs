@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, MAX_RING, RetryBudget, Warmup, is_prime};
+use outrigger_model::cluster::{Balance, RetryBudget, Warmup, is_prime};
 use outrigger_model::route::HashOn;
 
 use super::Policies;
@@ -230,7 +230,7 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
     if !reader.options.consistent_hash {
         reader.not_implemented(at, "least request is used");
     }
-    let ring = Balance::RingHash { minimum: u64::from(size), maximum: MAX_RING };
+    let ring = Balance::ring(u64::from(size));
     Some(LoadBalancing { hash: Some(key?), ..maglev.unwrap_or(ring).into() })
 }
 

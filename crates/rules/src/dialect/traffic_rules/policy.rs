@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, Breaker, MAX_RING, SHORTEST_BREAKER_INTERVAL, is_prime};
+use outrigger_model::cluster::{Balance, Breaker, SHORTEST_BREAKER_INTERVAL, is_prime};
 use outrigger_model::route::HashOn;
 
 use crate::dialect::destination_rule::policy::{cookie, tls, warmup_of};
@@ -164,7 +164,7 @@ fn balancing(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
 
 fn ring(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Balance {
     let size = reader.number(fields.get("size"), 1..=8_388_608).unwrap_or(1024);
-    Balance::RingHash { minimum: u64::from(size), maximum: MAX_RING }
+    Balance::ring(u64::from(size))
 }
 
 fn maglev(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Balance {

@@ -1,6 +1,5 @@
 //! What a native page says that the other dialects have in several objects.
 
-use outrigger_model::cluster::MAX_RING;
 use outrigger_model::rate_limit::By;
 use outrigger_model::route::{HashOn, Redirect, Rewrite, RouteAction};
 
@@ -109,7 +108,7 @@ fn every_hash_and_tls_is_there() {
         let text = page(&format!("service: a\nloadBalancing: {{{block}}}"));
         destination(&text).policy.load_balancing.unwrap()
     };
-    let ring = |minimum| Balance::RingHash { minimum, maximum: MAX_RING };
+    let ring = Balance::ring;
     for (block, balance, on) in [
         ("hash: {header: X-User}", ring(1024), HashOn::Header("x-user".into())),
         ("policy: ringHash, size: 9, hash: {query: q}", ring(9), HashOn::Query("q".into())),

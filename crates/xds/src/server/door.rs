@@ -1,0 +1,228 @@
+//! ADS as a gRPC service, with requests weighed before they are decoded: a name of no bytes is two on the wire and many in
+//! memory.
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use prost::Message;
+use prost::bytes::Buf;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::body::Body;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstEncoder;
+
+use super::service::AdsService;
+use super::{LONGEST_NAME, Source};
+use crate::wire::discovery;
+
+/// Largest message that a client may send: one that reconnects lists all names and versions that it has.
+const MAX_REQUEST: usize = 16 << 20;
+/// Fields of a message: as many names as may be subscribed to, given up and had, of one kind.
+const MOST_FIELDS: usize = 65_536;
+/// Bytes of what a client says of itself; Envoy lists all its extensions.
+const LONGEST_NODE: usize = 512 << 10;
+/// Bytes of a refusal.
+const LONGEST_REFUSAL: usize = 256 << 10;
+/// A version of a name besides it, and the frame around both.
+const MORE: usize = 512;
+
+const SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+const WHOLE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// The tonic service; add it to a `Server`.
+pub struct AdsServer<S>(pub(super) Arc<AdsService<S>>);
+
+impl<S> Clone for AdsServer<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> NamedService for AdsServer<S> {
+    const NAME: &'static str = SERVICE;
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl<S, B> tonic::codegen::Service<http::Request<B>> for AdsServer<S>
+where
+    S: Source,
+    B: tonic::codegen::Body + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Answer {
+        let service = self.0.clone();
+        match request.uri().path() {
+            DELTA => Box::pin(async move { Ok(grpc().streaming(Differences(service), request).await) }),
+            WHOLE => Box::pin(async move { Ok(grpc().streaming(Sets(service), request).await) }),
+            _ => Box::pin(async { Ok(Status::unimplemented("ADS has no such method").into_http()) }),
+        }
+    }
+}
+
+fn grpc<In: Weighed, Out: Message + 'static>() -> Grpc<Weighing<In, Out>> {
+    Grpc::new(Weighing(PhantomData)).apply_max_message_size_config(Some(MAX_REQUEST), None)
+}
+
+struct Differences<S>(Arc<AdsService<S>>);
+struct Sets<S>(Arc<AdsService<S>>);
+
+type Called<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
+
+impl<S: Source> StreamingService<discovery::DeltaDiscoveryRequest> for Differences<S> {
+    type Response = discovery::DeltaDiscoveryResponse;
+    type ResponseStream = <AdsService<S> as AggregatedDiscoveryService>::DeltaAggregatedResourcesStream;
+    type Future = Called<Self::ResponseStream>;
+
+    fn call(&mut self, request: Request<Streaming<discovery::DeltaDiscoveryRequest>>) -> Self::Future {
+        let service = self.0.clone();
+        Box::pin(async move { service.delta_aggregated_resources(request).await })
+    }
+}
+
+impl<S: Source> StreamingService<discovery::DiscoveryRequest> for Sets<S> {
+    type Response = discovery::DiscoveryResponse;
+    type ResponseStream = <AdsService<S> as AggregatedDiscoveryService>::StreamAggregatedResourcesStream;
+    type Future = Called<Self::ResponseStream>;
+
+    fn call(&mut self, request: Request<Streaming<discovery::DiscoveryRequest>>) -> Self::Future {
+        let service = self.0.clone();
+        Box::pin(async move { service.stream_aggregated_resources(request).await })
+    }
+}
+
+/// A request that can be weighed.
+trait Weighed: Message + Default + 'static {
+    /// The field that says who the client is.
+    const NODE: u32;
+    /// The field of a refusal.
+    const REFUSAL: u32;
+}
+
+impl Weighed for discovery::DeltaDiscoveryRequest {
+    const NODE: u32 = 1;
+    const REFUSAL: u32 = 7;
+}
+
+impl Weighed for discovery::DiscoveryRequest {
+    const NODE: u32 = 2;
+    const REFUSAL: u32 = 6;
+}
+
+struct Weighing<In, Out>(PhantomData<(In, Out)>);
+
+impl<In: Weighed, Out: Message + 'static> Codec for Weighing<In, Out> {
+    type Encode = Out;
+    type Decode = In;
+    type Encoder = ProstEncoder<Out>;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Self(PhantomData)
+    }
+}
+
+impl<In: Weighed, Out> Decoder for Weighing<In, Out> {
+    type Item = In;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<In>, Status> {
+        let message = source.copy_to_bytes(source.remaining());
+        weigh(&message, In::NODE, In::REFUSAL)?;
+        let unreadable = |error| Status::invalid_argument(format!("the request cannot be read: {error}"));
+        In::decode(message).map(Some).map_err(unreadable)
+    }
+}
+
+/// Looks at a request's outermost fields.
+#[allow(clippy::result_large_err)] // tonic's own type
+fn weigh(mut message: &[u8], node: u32, refusal: u32) -> Result<(), Status> {
+    let unreadable = |error| Status::invalid_argument(format!("the request cannot be read: {error}"));
+    let mut fields = 0;
+    while message.has_remaining() {
+        fields += 1;
+        if fields > MOST_FIELDS {
+            let why = format!("a request has at most {MOST_FIELDS} names and fields");
+            return Err(Status::resource_exhausted(why));
+        }
+        let (field, kind) = decode_key(&mut message).map_err(unreadable)?;
+        if kind != WireType::LengthDelimited {
+            skip_field(kind, field, &mut message, DecodeContext::default()).map_err(unreadable)?;
+            continue;
+        }
+        let length = decode_varint(&mut message).map_err(unreadable)?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= message.len());
+        let Some(length) = length else {
+            return Err(Status::invalid_argument("the request cannot be read: a field is longer than it"));
+        };
+        let most = match field {
+            field if field == node => LONGEST_NODE,
+            field if field == refusal => LONGEST_REFUSAL,
+            _ => LONGEST_NAME + MORE,
+        };
+        if length > most {
+            let why = format!("field {field} of a request has {length} bytes, the most are {most}");
+            return Err(Status::resource_exhausted(why));
+        }
+        message.advance(length);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::wire::core;
+
+    fn weighed<M: Weighed>(message: &M) -> Result<(), Code> {
+        weigh(&message.encode_to_vec(), M::NODE, M::REFUSAL).map_err(|status| status.code())
+    }
+
+    fn subscribe(names: Vec<String>) -> discovery::DeltaDiscoveryRequest {
+        let node = core::Node { id: "n".repeat(100_000), ..Default::default() };
+        discovery::DeltaDiscoveryRequest {
+            node: Some(node),
+            resource_names_subscribe: names,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn names_are_bounded_in_number_and_length_and_what_an_envoy_says_of_itself_fits() {
+        let whole = (0..20_000).map(|n| format!("outbound|8080||service-{n}.shop.svc.cluster.local"));
+        let mut all = subscribe(whole.collect());
+        let names = all.resource_names_subscribe.clone();
+        all.initial_resource_versions = names.into_iter().map(|name| (name, "0".repeat(32))).collect();
+        assert_eq!(weighed(&all), Ok(()), "a client that comes back with all that it may have");
+        assert_eq!(weighed(&subscribe(vec!["x".repeat(2000)])), Err(Code::ResourceExhausted));
+        assert_eq!(weighed(&subscribe(vec![String::new(); MOST_FIELDS])), Err(Code::ResourceExhausted));
+        let whole_set = discovery::DiscoveryRequest {
+            node: subscribe(Vec::new()).node,
+            resource_names: vec!["x".repeat(2000)],
+            ..Default::default()
+        };
+        assert_eq!(weighed(&whole_set), Err(Code::ResourceExhausted));
+        assert_eq!(weigh(&[0x1a, 0xff, 0xff, 0x03], 1, 7).unwrap_err().code(), Code::InvalidArgument);
+    }
+}
