@@ -7,6 +7,7 @@
 mod circles;
 mod dist;
 mod house;
+mod limits;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ const HELP: &str = "\
 Usage: cargo xtask <task>
 
   check [step…]             what every change must pass, or only the named steps; a failure stops no other step:
-                            fmt, house (budgets), deny (bans, licences, sources), clippy, docs, layering
+                            fmt, house (budgets), limits (docs/security.md), deny (bans, licences, sources), clippy, docs, layering
   advisories                cargo-deny against the RustSec database (needs the network)
   fuzz [target] [seconds]   run one fuzz target, or every one, for so many seconds each (60);
                             needs a nightly toolchain and cargo-fuzz
@@ -83,9 +84,10 @@ enum Verdict {
 /// what `cargo test --workspace` uses again (same packages, same features), so CI compiles nothing a second time.
 fn check(wanted: &[&str]) -> Result<()> {
     type Step = (&'static str, fn(&Path) -> Result<Verdict>);
-    const STEPS: [Step; 6] = [
+    const STEPS: [Step; 7] = [
         ("fmt", |root| cargo(root, &["fmt", "--all", "--check"], &[])),
         ("house", |root| house::check(root).map(|()| Verdict::Passed)),
+        ("limits", |root| limits::check(root).map(|()| Verdict::Passed)),
         ("deny", |root| deny(root, &["--locked"], &["bans", "licenses", "sources"])),
         ("clippy", |root| {
             cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
