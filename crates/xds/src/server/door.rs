@@ -17,7 +17,7 @@ use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstEncoder;
 
-use super::service::AdsService;
+use super::service::{AdsService, PeerOf};
 use super::{LONGEST_NAME, Source};
 use crate::wire::discovery;
 
@@ -37,7 +37,14 @@ const WHOLE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Stre
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// The tonic service; add it to a `Server`.
-pub struct AdsServer<S>(pub(super) Arc<AdsService<S>>);
+pub struct AdsServer<S>(Arc<AdsService<S>>);
+
+impl<S: Source> AdsService<S> {
+    /// `peer_of` is how the acceptor left the identity in the request.
+    pub fn server(source: Arc<S>, peer_of: PeerOf) -> AdsServer<S> {
+        AdsServer(Arc::new(Self::new(source, peer_of)))
+    }
+}
 
 impl<S> Clone for AdsServer<S> {
     fn clone(&self) -> Self {

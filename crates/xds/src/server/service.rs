@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::engine::{Engine, Outgoing};
-use super::{AdsServer, ClientEvent, Source, View, delta, sotw};
+use super::{ClientEvent, Source, View, delta, sotw};
 use crate::NodeInfo;
 use crate::wire::{core, discovery};
 
@@ -32,9 +32,8 @@ pub struct AdsService<S> {
 }
 
 impl<S: Source> AdsService<S> {
-    /// `peer_of` is how the acceptor left the identity in the request.
-    pub fn server(source: Arc<S>, peer_of: PeerOf) -> AdsServer<S> {
-        AdsServer(Arc::new(Self { source, peer_of }))
+    pub(super) fn new(source: Arc<S>, peer_of: PeerOf) -> Self {
+        Self { source, peer_of }
     }
 }
 

@@ -166,7 +166,8 @@ fn a_slow_client_sees_only_the_latest() {
         assert!(next(&mut engine, u64::from(requests)).is_empty());
     }
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
-    let Some(Resource::Cluster(latest)) = out[0].difference.upserts[0].resource() else { panic!("no cluster") };
+    let latest = &out[0].difference.upserts[0].encoded().value;
+    let Ok(Resource::Cluster(latest)) = crate::decode(type_url(CDS), latest) else { panic!("no cluster") };
     assert_eq!((out.len(), latest.max_requests_per_connection), (1, 5));
 }
 

@@ -266,7 +266,8 @@ pub const ROWS: &[Row] = &[
         "with a certificate of the mesh",
         &[
             ("control/src/app/grpc.rs", &["const MEMBER: Self = Self { …, streams: {}, only"]),
-            ("xds/src/server/service.rs", &["MAX_REQUEST", "FIRST_REQUEST"]),
+            ("xds/src/server/door.rs", &["MAX_REQUEST", "MOST_FIELDS", "LONGEST_NODE", "LONGEST_REFUSAL"]),
+            ("xds/src/server/service.rs", &["FIRST_REQUEST"]),
         ],
     ),
     (
@@ -283,14 +284,20 @@ pub const ROWS: &[Row] = &[
     (
         "a registration; those",
         &[
-            ("control/src/instance.rs", &["MAX_BYTES", "MAX_ADDRESSES"]),
+            ("control/src/instance.rs", &["MAX_BYTES", "MAX_ADDRESSES", "MAX_WEIGHT"]),
             ("control/src/registry/api.rs", &["MAX_PER_IDENTITY"]),
+            ("control/src/keeper/draft/instances.rs", &["MAX_PORTS"]),
         ],
+    ),
+    (
+        "what callers' metrics have",
+        &[("control/src/compile/endpoints.rs", &["LONGEST: (usize, usize) = ({},", "LONGEST: (usize, usize) = (…, {});"])],
     ),
     (
         "names per kind of a client",
         &[
             ("xds/src/server/engine.rs", &["MAX_NAMES"]),
+            ("xds/src/server.rs", &["LONGEST_NAME", "ROOM"]),
             ("control/src/xds_source.rs", &["LONGEST_WORD"]),
             ("control/src/status.rs", &["LONGEST_REASON", "MOST_NACKS"]),
         ],
@@ -306,9 +313,11 @@ pub const ROWS: &[Row] = &[
                 "control/src/webhook/desk.rs",
                 &[
                     "MOST",
+                    "ROOM: (u32, u32) = (…, {});",
                     "BODIES: (usize, Duration) = ({},",
                     "BODIES: (usize, Duration) = (…, {});",
                     "QUESTIONS",
+                    "ROOM: (u32, u32) = ({},",
                 ],
             ),
             ("control/src/webhook.rs", &["PATIENCE"]),
@@ -354,7 +363,7 @@ pub const ROWS: &[Row] = &[
         ],
     ),
     ("explanations and descriptions", &[("control/src/api/explain.rs", &["AT_ONCE", "TURN", "MOST_BYTES"])]),
-    ("refusals remembered", &[("control/src/rejections.rs", &["MOST", "LONGEST", "LINES", "REPEAT"])]),
+    ("refusals remembered", &[("control/src/rejections.rs", &["MOST", "LONGEST", "LINES: (usize, usize) = ({},", "LINES: (usize, usize) = (…, {});", "REPEAT"])]),
     (
         "revocations",
         &[("identity/src/revoked.rs", &["MAX_REVOKED"]), ("control/src/replicas/document.rs", &["MOST"])],
