@@ -1,8 +1,9 @@
 //! A small kubelet: it gives each Pod of its node a host of its own, runs the containers as processes there, probes them, restarts them,
 //! says how they are, and ends them in order. Real but for the container: names of images stand for programs of the test.
 //!
-//! As a kubelet does: init containers one after the other, one that restarts always goes on and has to have started before the next;
-//! a Pod whose containers have ended ends its sidecars last; SIGTERM, the grace period, SIGKILL.
+//! As a kubelet does: init containers one after the other, one that restarts always goes on and has to have started before the next; then
+//! containers in the order of the Pod, each after the `postStart` of the one before; probes, and what they cost; restarts with a back-off;
+//! at the end `preStop`, SIGTERM, what is left of the grace period, SIGKILL, and sidecars after all others.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,14 +25,18 @@ use tokio::task::JoinHandle;
 
 use crate::netns::{Host, Net};
 
+mod action;
 mod container;
 mod mounts;
 pub mod network;
+mod pod;
 mod probe;
+mod running;
 pub mod services;
 
-use container::{Running, Surroundings};
+use container::Surroundings;
 use network::{Attachment, Network};
+use pod::Contents;
 
 /// Between two looks at a container.
 const TICK: Duration = Duration::from_millis(50);
@@ -79,7 +84,12 @@ impl Kubelet {
         .expect("a Node");
         let nodes: Api<Node> = Api::all(client.clone());
         nodes.create(&PostParams::default(), &object).await.expect("the node is registered");
-        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
+        // Of the same release as the API server.
+        let version = client.apiserver_version().await.expect("the API server says its version").git_version;
+        let ready = json!({"status": {
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            "nodeInfo": {"kubeletVersion": version},
+        }});
         nodes
             .patch_status(node, &PatchParams::default(), &Patch::Merge(ready))
             .await
@@ -114,6 +124,13 @@ impl Kubelet {
     /// What plugins have refused.
     pub fn network_log(&self) -> String {
         std::fs::read_to_string(self.shared.directory.path().join("network.log")).unwrap_or_default()
+    }
+
+    /// What has become of the containers of a Pod, a line for each step, in order.
+    pub fn history(&self, namespace: &str, pod: &str) -> Vec<String> {
+        let file = self.shared.directory.path().join(format!("{namespace}_{pod}")).join(container::HISTORY);
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     /// What a container has written, over all its runs.
@@ -228,22 +245,23 @@ impl Life {
         }
         let directory = self.shared.directory.path();
         let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, directory).await;
-        let mut pod = Contents { containers: Vec::new(), initial: None, surroundings };
-        self.say(&api, &pod, "Pending", false).await;
-        let succeeded = tokio::select! {
-            succeeded = async {
+        let mut pod = Contents::of(&self.pod, surroundings);
+        pod.say(&api).await;
+        let is_over = tokio::select! {
+            () = async {
                 self.attach(&host).await;
-                self.work(&api, &mut pod).await
-            } => Some(succeeded),
-            () = to_end(self.ends.clone()) => None,
+                pod.work(&api, &|container, words| self.program(container, words)).await;
+            } => true,
+            () = to_end(self.ends.clone()) => false,
         };
         let grace = self.ends.borrow().unwrap_or(30);
-        if succeeded.is_none() {
-            self.say(&api, &pod, "Running", false).await;
+        if !is_over {
+            pod.not_ready();
+            pod.say(&api).await;
         }
         pod.end(Duration::from_secs(u64::try_from(grace).unwrap_or(0))).await;
-        if let Some(succeeded) = succeeded {
-            self.say(&api, &pod, if succeeded { "Succeeded" } else { "Failed" }, false).await;
+        pod.say(&api).await;
+        if is_over {
             to_end(self.ends.clone()).await;
         }
         if self.shared.network.is_some() {
@@ -253,6 +271,13 @@ impl Life {
         let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         let _ = api.delete(&name, &now).await;
         drop(host);
+    }
+
+    /// What a container's image makes of words.
+    fn program(&self, container: &Container, words: &[String]) -> (PathBuf, Vec<String>) {
+        let image = container.image.as_deref().unwrap_or_default();
+        let program = self.shared.images.get(image);
+        program.unwrap_or_else(|| panic!("no program stands for the image {image:?}"))(words)
     }
 
     /// Has the plugins make its network, as often as it takes.
@@ -280,143 +305,6 @@ impl Life {
             network.call(command, &Attachment::of(&host, &pod[0], &pod[1], &pod[2]))
         });
         called.await.expect("no plugin ends a node")
-    }
-
-    /// Starts everything in order, then looks after it. Says whether a Pod whose containers have ended has done well.
-    async fn work(&self, api: &Api<Pod>, pod: &mut Contents) -> bool {
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        for container in spec.init_containers.iter().flatten() {
-            let sidecar = container.restart_policy.as_deref() == Some("Always");
-            loop {
-                let mut running = self.run(pod, container, sidecar);
-                if !sidecar && pod.initial.is_none() {
-                    pod.initial = Some((container.name.clone(), false));
-                    self.say(api, pod, "Pending", false).await;
-                }
-                if sidecar {
-                    running.started().await;
-                    pod.containers.push(running);
-                    break;
-                }
-                if running.ended().await {
-                    pod.initial = None;
-                    break;
-                }
-                pod.initial = Some((container.name.clone(), true));
-                self.say(api, pod, "Pending", false).await;
-                tokio::time::sleep(TICK * 4).await;
-            }
-        }
-        for container in &spec.containers {
-            let running = self.run(pod, container, false);
-            pod.containers.push(running);
-        }
-        let always = spec.restart_policy.as_deref().is_none_or(|policy| policy == "Always");
-        let never = spec.restart_policy.as_deref() == Some("Never");
-        let mut said = None;
-        loop {
-            let mut open = 0;
-            let mut failed = false;
-            for place in 0..pod.containers.len() {
-                let Some(success) = pod.containers[place].exited() else {
-                    open += usize::from(!pod.containers[place].sidecar);
-                    continue;
-                };
-                let sidecar = pod.containers[place].sidecar;
-                if sidecar || always || (!success && !never) {
-                    let container = pod.containers[place].container.clone();
-                    tokio::time::sleep(TICK * 4).await;
-                    pod.containers[place] = self.run(pod, &container, sidecar);
-                    open += usize::from(!sidecar);
-                } else {
-                    failed |= !success;
-                }
-            }
-            if open == 0 {
-                return !failed;
-            }
-            let mut ready = true;
-            for container in &mut pod.containers {
-                ready &= container.ready().await;
-            }
-            if said != Some(ready) {
-                self.say(api, pod, "Running", ready).await;
-                said = Some(ready);
-            }
-            tokio::time::sleep(TICK).await;
-        }
-    }
-
-    fn run(&self, pod: &Contents, container: &Container, sidecar: bool) -> Running {
-        let image = container.image.as_deref().unwrap_or_default();
-        let words = [container.command.clone(), container.args.clone()].into_iter().flatten().flatten();
-        let words: Vec<String> = words.collect();
-        let program = self.shared.images.get(image);
-        let (program, words) =
-            program.unwrap_or_else(|| panic!("no program stands for the image {image:?}"))(&words);
-        Running::start(container.clone(), sidecar, &program, &words, &pod.surroundings)
-    }
-
-    /// Writes the Pod's status. A server that is away is asked again.
-    async fn say(&self, api: &Api<Pod>, pod: &Contents, phase: &str, ready: bool) {
-        let host = pod.surroundings.host.v4();
-        let condition =
-            |kind: &str, is: bool| json!({"type": kind, "status": if is { "True" } else { "False" }});
-        let statuses: Vec<Value> =
-            pod.containers.iter().filter(|one| !one.sidecar).map(Running::status).collect();
-        let initial = pod.initial.iter().map(|(name, failed)| {
-            let (now, last) = match failed {
-                true => (json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"terminated": {"exitCode": 1}})),
-                false => (json!({"running": {}}), json!({})),
-            };
-            json!({
-                "name": name, "image": "", "imageID": "", "restartCount": u8::from(*failed), "ready": false, "started": false,
-                "state": now, "lastState": last,
-            })
-        });
-        let init: Vec<Value> =
-            pod.containers.iter().filter(|one| one.sidecar).map(Running::status).chain(initial).collect();
-        let status = json!({"status": {
-            "phase": phase, "podIP": host, "podIPs": [{"ip": host}], "hostIP": host,
-            "conditions": [
-                condition("PodScheduled", true), condition("Initialized", phase != "Pending"),
-                condition("ContainersReady", ready), condition("Ready", ready),
-            ],
-            "containerStatuses": statuses, "initContainerStatuses": init,
-        }});
-        for _ in 0..100 {
-            let said =
-                api.patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Merge(&status)).await;
-            match said {
-                Err(kube::Error::Api(error)) if error.code == 404 => return,
-                Ok(_) => return,
-                Err(_) => tokio::time::sleep(TICK * 4).await,
-            }
-        }
-    }
-}
-
-/// What runs in a Pod.
-struct Contents {
-    containers: Vec<Running>,
-    /// An init container that runs, or is tried again and again since it has failed.
-    initial: Option<(String, bool)>,
-    surroundings: Surroundings,
-}
-
-impl Contents {
-    /// The containers, then the sidecars from the last to the first, each with what is left of the grace period.
-    async fn end(&mut self, grace: Duration) {
-        let deadline = tokio::time::Instant::now() + grace;
-        let (sidecars, others): (Vec<_>, Vec<_>) = self.containers.iter_mut().partition(|one| one.sidecar);
-        others.iter().for_each(|one| one.terminate());
-        for one in others {
-            one.end_by(deadline).await;
-        }
-        for sidecar in sidecars.into_iter().rev() {
-            sidecar.terminate();
-            sidecar.end_by(deadline).await;
-        }
     }
 }
 

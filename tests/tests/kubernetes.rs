@@ -25,6 +25,7 @@ mod chart;
 mod cni;
 mod installed;
 mod kinds;
+mod kubelet;
 mod others;
 mod outside;
 mod pods;
@@ -93,12 +94,9 @@ fn images() -> Images {
     images.insert(
         "outrigger/proxy:test",
         Box::new(|words| {
-            // The image's own entry point is outrigger-proxy, which is two commands of `outrigger`.
-            let proxy = if words.first().is_some_and(|word| word == "intercept") {
-                &[][..]
-            } else {
-                &["proxy".to_owned()]
-            };
+            // The image's own entry point is outrigger-proxy, which is three commands of `outrigger`.
+            let command = words.first().is_some_and(|word| word == "intercept" || word == "wait");
+            let proxy = if command { &[][..] } else { &["proxy".to_owned()] };
             (PathBuf::from(BINARY), [proxy, words].concat())
         }),
     );

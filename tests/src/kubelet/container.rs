@@ -1,48 +1,34 @@
-//! A container as a process: its environment, its volumes, its user, and how it is.
+//! What a container finds: its environment, its volumes, its user.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, ServiceAccount, Volume, VolumeMount};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::TICK;
-use super::mounts::{self, Mount};
-use super::probe::{Checked, Probe};
+use super::mounts::Mount;
 use crate::netns::Host;
 
 /// Where Pods find the API server, by its Service.
 const API: [(&str, &str); 2] = [("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443")];
 
+/// In the directory of a Pod.
+pub(super) const HISTORY: &str = "history";
+
 /// What all containers of a Pod have in common.
 pub(super) struct Surroundings {
     pub(super) host: Host,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     /// That any user may run.
     programs: PathBuf,
-    pod: Pod,
+    pub(super) pod: Pod,
     /// Where each volume is.
     volumes: BTreeMap<String, PathBuf>,
-}
-
-/// A container that was started.
-pub(super) struct Running {
-    pub(super) container: Container,
-    pub(super) sidecar: bool,
-    child: Child,
-    startup: Option<Checked>,
-    readiness: Option<Checked>,
-    has_started: bool,
-    is_ready: bool,
 }
 
 impl Surroundings {
@@ -74,7 +60,7 @@ impl Surroundings {
         Self { host: host.clone(), directory, programs, pod: pod.clone(), volumes }
     }
 
-    fn mounts(&self, container: &Container) -> Vec<Mount> {
+    pub(super) fn mounts(&self, container: &Container) -> Vec<Mount> {
         let mounts = container.volume_mounts.iter().flatten();
         let mount = |mount: &VolumeMount| {
             let (to, read_only) = (mount.mount_path.clone(), mount.read_only.unwrap_or(false));
@@ -83,8 +69,15 @@ impl Surroundings {
         mounts.filter_map(mount).collect()
     }
 
+    /// What has become of its containers, a line for each step.
+    pub(super) fn note(&self, words: &str) {
+        let file = File::options().create(true).append(true).open(self.directory.join(HISTORY));
+        let mut file = file.expect("a file of our own");
+        writeln!(file, "{words}").expect("a file of our own");
+    }
+
     /// The program where any user may run it: the directory of a build need not let everybody in.
-    fn opened(&self, program: &Path) -> PathBuf {
+    pub(super) fn opened(&self, program: &Path) -> PathBuf {
         let name = program.file_name().expect("a program has a name");
         let opened = self.programs.join(name);
         if !opened.exists() {
@@ -97,13 +90,13 @@ impl Surroundings {
     }
 
     /// As whom a container runs: its own word goes before its Pod's.
-    fn user(&self, container: &Container) -> Option<u32> {
+    pub(super) fn user(&self, container: &Container) -> Option<u32> {
         let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
         let of_pod = || self.pod.spec.as_ref()?.security_context.as_ref()?.run_as_user;
         own.or_else(of_pod).and_then(|user| u32::try_from(user).ok())
     }
 
-    fn environment(&self, container: &Container) -> BTreeMap<String, String> {
+    pub(super) fn environment(&self, container: &Container) -> BTreeMap<String, String> {
         let mut all: BTreeMap<String, String> =
             API.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         for variable in container.env.iter().flatten() {
@@ -157,7 +150,7 @@ fn give_to(place: &Path, group: u32) {
 }
 
 /// `$(NAME)` of what was defined before; `$$` is `$`.
-fn expanded(text: &str, known: &BTreeMap<String, String>) -> String {
+pub(super) fn expanded(text: &str, known: &BTreeMap<String, String>) -> String {
     let mut done = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -220,125 +213,6 @@ async fn token_of(client: &Client, pod: &Pod, audiences: Vec<String>) -> String 
     let name = account.as_deref().unwrap_or("default");
     let made = accounts.create_token_request(name, &PostParams::default(), &request).await;
     made.expect("a token for the Pod").status.expect("it was made").token
-}
-
-impl Running {
-    pub(super) fn start(
-        container: Container,
-        sidecar: bool,
-        program: &Path,
-        words: &[String],
-        around: &Surroundings,
-    ) -> Self {
-        let scratch = around.directory.join(format!("{}.root", container.name));
-        std::fs::create_dir_all(&scratch).expect("a directory of our own");
-        let sealed =
-            container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem);
-        let before = mounts::words(
-            &around.pod.name_any(),
-            &scratch,
-            sealed.unwrap_or(false),
-            &around.mounts(&container),
-        );
-        let before: Vec<&str> = before.iter().map(String::as_str).collect();
-        let user = around.user(&container).filter(|user| *user != 0).map(|user| user.to_string());
-        let user = user.as_deref();
-        let as_whom = user.map(|user| ["--reuid", user, "--regid", user, "--clear-groups"]);
-        let mut command = around.host.command_with(
-            &before,
-            as_whom.as_ref().map_or(&[], |words| &words[..]),
-            around.opened(program),
-        );
-        let environment = around.environment(&container);
-        command.args(words.iter().map(|word| expanded(word, &environment)));
-        let kept = ["PATH", "OUTRIGGER_CI_RUN"]
-            .into_iter()
-            .filter_map(|name| Some((name, std::env::var(name).ok()?)));
-        command.env_clear().envs(kept).envs(environment);
-        let log = around.directory.join(format!("{}.log", container.name));
-        let out = File::options().create(true).append(true).open(log).expect("a file of our own");
-        let err = out.try_clone().expect("a file of our own");
-        let spawned = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
-        let child = spawned.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let checked = |probe: &Option<_>| {
-            probe.as_ref().map(|probe| Checked::new(Probe::of(probe, &container, &around.host)))
-        };
-        let (startup, readiness) = (checked(&container.startup_probe), checked(&container.readiness_probe));
-        Self { container, sidecar, child, startup, readiness, has_started: false, is_ready: false }
-    }
-
-    /// Whether it has ended, and well.
-    pub(super) fn exited(&mut self) -> Option<bool> {
-        self.child.try_wait().expect("our own child").map(|status| status.success())
-    }
-
-    /// Waits for its end; whether that is good.
-    pub(super) async fn ended(&mut self) -> bool {
-        loop {
-            if let Some(success) = self.exited() {
-                return success;
-            }
-            tokio::time::sleep(TICK).await;
-        }
-    }
-
-    /// Waits until its startup probe has succeeded.
-    pub(super) async fn started(&mut self) {
-        while !self.check_start().await && self.exited().is_none() {
-            tokio::time::sleep(TICK).await;
-        }
-    }
-
-    async fn check_start(&mut self) -> bool {
-        if !self.has_started {
-            self.has_started = match &mut self.startup {
-                Some(startup) => startup.passes().await,
-                None => true,
-            };
-        }
-        self.has_started
-    }
-
-    pub(super) async fn ready(&mut self) -> bool {
-        self.is_ready = self.exited().is_none()
-            && self.check_start().await
-            && match &mut self.readiness {
-                Some(readiness) => readiness.passes().await,
-                None => true,
-            };
-        self.is_ready
-    }
-
-    pub(super) fn status(&self) -> Value {
-        json!({
-            "name": self.container.name, "image": self.container.image, "imageID": "", "restartCount": 0,
-            "ready": self.is_ready, "started": self.has_started, "state": {"running": {}},
-        })
-    }
-
-    pub(super) fn terminate(&self) {
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-    }
-
-    pub(super) async fn end_by(&mut self, deadline: Instant) {
-        while self.exited().is_none() {
-            if Instant::now() >= deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[cfg(test)]

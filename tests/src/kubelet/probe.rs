@@ -1,102 +1,123 @@
 //! Probes of containers, with their periods and thresholds.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{self as core, Container};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use k8s_openapi::api::core::v1 as core;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::netns::Host;
+use super::action::{Action, Entry, Whose};
 
-/// What is asked of a container.
-pub(super) struct Probe {
-    host: Host,
-    address: SocketAddr,
-    /// Of HTTP; without one a connection is enough.
-    path: Option<String>,
-    period: Duration,
-    patience: Duration,
-    failures: u32,
-}
+/// Between two questions of what is waited for: a kubelet asks less often, and tests wait.
+const QUICK: Duration = Duration::from_millis(100);
 
 /// A probe and what it has found.
 pub(super) struct Checked {
-    probe: Probe,
+    action: Action,
+    entry: Entry,
+    period: Duration,
+    patience: Duration,
+    /// In a row.
+    successes: u32,
+    failures: u32,
+    /// Where what does not pass is waited for, such as readiness.
+    waited_for: bool,
     next: Instant,
+    asking: Option<JoinHandle<bool>>,
     passes: bool,
+    passed: u32,
     failed: u32,
-}
-
-impl Probe {
-    pub(super) fn of(probe: &core::Probe, container: &Container, host: &Host) -> Self {
-        let named = |name: &str| {
-            let ports = container.ports.iter().flatten();
-            ports.into_iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port)
-        };
-        let port = |port: &IntOrString| match port {
-            IntOrString::Int(number) => *number,
-            IntOrString::String(name) => named(name).unwrap_or_default(),
-        };
-        let http = probe.http_get.as_ref().map(|http| (port(&http.port), http.path.clone()));
-        let tcp = probe.tcp_socket.as_ref().map(|tcp| (port(&tcp.port), None));
-        let (number, path) = http.or(tcp).expect("probes of HTTP and TCP are known here");
-        let seconds = |seconds: Option<i32>, default| {
-            Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(default))
-        };
-        Self {
-            host: host.clone(),
-            address: SocketAddr::new(host.v4(), u16::try_from(number).expect("a port")),
-            path: path.or_else(|| probe.http_get.is_some().then(|| "/".to_owned())),
-            period: seconds(probe.period_seconds, 10),
-            patience: seconds(probe.timeout_seconds, 1),
-            failures: probe.failure_threshold.and_then(|times| u32::try_from(times).ok()).unwrap_or(3),
-        }
-    }
-
-    async fn ask(&self) -> bool {
-        let (address, path) = (self.address, self.path.clone());
-        let asked = self.host.run(async move {
-            match path {
-                Some(path) => status(address, &path).await.is_ok_and(|status| (200..400).contains(&status)),
-                None => TcpStream::connect(address).await.is_ok(),
-            }
-        });
-        timeout(self.patience, asked).await.unwrap_or(false)
-    }
-}
-
-/// Of the answer's first line; who answers need not close.
-async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
-    let mut stream = BufReader::new(TcpStream::connect(address).await?);
-    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    let mut line = String::new();
-    stream.read_line(&mut line).await?;
-    line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| std::io::Error::other(line))
+    /// Failures count once in a period, however often is asked.
+    counts: Instant,
 }
 
 impl Checked {
-    pub(super) fn new(probe: Probe) -> Self {
-        Self { probe, next: Instant::now(), passes: false, failed: 0 }
+    /// Of a probe whose first success is waited for.
+    pub(super) fn awaited(probe: &core::Probe, whose: &Whose<'_>, entry: &Entry) -> Self {
+        Self::new(probe, whose, entry, true)
     }
 
-    /// Asks when it is time to, and answers what holds.
+    /// Of a probe that passes until it has failed.
+    pub(super) fn trusting(probe: &core::Probe, whose: &Whose<'_>, entry: &Entry) -> Self {
+        Self::new(probe, whose, entry, false)
+    }
+
+    fn new(probe: &core::Probe, whose: &Whose<'_>, entry: &Entry, waited_for: bool) -> Self {
+        let number = |number: Option<i32>, default| {
+            number
+                .and_then(|number| u32::try_from(number).ok())
+                .filter(|number| *number > 0)
+                .unwrap_or(default)
+        };
+        let seconds = |seconds, default| Duration::from_secs(number(seconds, default).into());
+        let delay = Duration::from_secs(number(probe.initial_delay_seconds, 0).into());
+        let period = seconds(probe.period_seconds, 10);
+        let begin = Instant::now() + delay;
+        Self {
+            action: Action::of_probe(probe, whose),
+            entry: entry.clone(),
+            period,
+            patience: seconds(probe.timeout_seconds, 1),
+            successes: number(probe.success_threshold, 1),
+            failures: number(probe.failure_threshold, 3),
+            waited_for,
+            next: begin,
+            asking: None,
+            passes: !waited_for,
+            passed: 0,
+            failed: 0,
+            counts: begin,
+        }
+    }
+
+    /// Asks when it is time to, waits for nobody, and answers what holds.
     pub(super) async fn passes(&mut self) -> bool {
-        if Instant::now() < self.next {
-            return self.passes;
+        let now = Instant::now();
+        match &mut self.asking {
+            Some(asking) if asking.is_finished() => {
+                let well = asking.await.unwrap_or(false);
+                self.asking = None;
+                self.hear(well, now);
+                let quick = self.waited_for && !self.passes;
+                self.next = now + if quick { QUICK } else { self.period };
+            }
+            Some(_) => {}
+            None if now < self.next => {}
+            None => {
+                let (action, entry, patience) = (self.action.clone(), self.entry.clone(), self.patience);
+                self.asking = Some(tokio::spawn(async move {
+                    timeout(patience, action.done(&entry)).await.is_ok_and(|done| done.is_ok())
+                }));
+            }
         }
-        if self.probe.ask().await {
-            (self.passes, self.failed) = (true, 0);
-        } else {
-            self.failed += 1;
-            self.passes &= self.failed < self.probe.failures;
-        }
-        // What does not pass yet is asked more often than a kubelet would: tests wait for it.
-        let pause = if self.passes { self.probe.period } else { Duration::from_millis(100) };
-        self.next = Instant::now() + pause;
         self.passes
+    }
+
+    /// It has failed so often in a row as it may.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed >= self.failures
+    }
+
+    fn hear(&mut self, well: bool, now: Instant) {
+        if well {
+            (self.passed, self.failed) = (self.passed + 1, 0);
+            self.passes |= self.passed >= self.successes;
+            self.counts = now;
+            return;
+        }
+        self.passed = 0;
+        if now >= self.counts {
+            self.failed += 1;
+            self.counts = now + self.period;
+        }
+        self.passes &= !self.has_failed();
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
     }
 }
