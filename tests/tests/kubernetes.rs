@@ -28,6 +28,7 @@ mod kinds;
 mod kubelet;
 mod others;
 mod outside;
+mod plain;
 mod pods;
 mod replicas;
 mod source;
@@ -223,6 +224,27 @@ impl Place {
             Err(format!("{pods}\n{events}\n{}", logs.unwrap_or_default()))
         })
         .await
+    }
+
+    /// Waits until only Pods of this version are there, as many as before, and ready.
+    async fn until_only_version(&self, app: &str, version: &str) {
+        eventually(&format!("only {version} is left"), || async {
+            let (selector, count) = (format!("app={app}"), "jsonpath={.spec.replicas}");
+            let count = self.cluster.kubectl(&["-n", "shop", "get", "deployment", app, "-o", count])?;
+            let pods = self.cluster.kubectl(&["-n", "shop", "get", "pods", "-l", &selector, "-o", "json"])?;
+            let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
+            let pods = pods["items"].as_array().cloned().unwrap_or_default();
+            let of =
+                |pod: &Value| pod["metadata"]["labels"]["version"].as_str().unwrap_or_default().to_owned();
+            let versions: Vec<String> = pods.iter().map(of).collect();
+            let ready = self.ready(app)?;
+            let whole = versions.len().to_string() == count && ready.len() == versions.len();
+            match whole && versions.iter().all(|one| one == version) {
+                true => Ok(()),
+                false => Err(format!("{versions:?} {ready:?}")),
+            }
+        })
+        .await;
     }
 
     fn host(&self, pod: &str) -> Host {

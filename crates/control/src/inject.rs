@@ -17,14 +17,17 @@ pub use crate::canonical::SIDECAR;
 mod bootstrap;
 mod containers;
 mod decision;
+mod kinds;
 mod probes;
+mod release;
 mod settings;
 mod status;
 mod wishes;
 pub mod workload;
 
 pub use decision::decides_alone;
-pub use settings::InjectSettings;
+pub use release::Release;
+pub use settings::{InjectSettings, NativeSidecar};
 pub use status::uninject;
 
 /// The container that installs the rules of interception.
@@ -80,6 +83,8 @@ pub struct Subject<'a> {
     pub namespace: &'a Namespace,
     /// What makes Pods of the template, by name. A Pod says itself what it was made by.
     pub workload: Option<&'a str>,
+    /// The oldest release of Kubernetes that sees it, where that is known.
+    pub kubernetes: Option<Release>,
 }
 
 /// What came of it.
@@ -135,10 +140,10 @@ pub fn inject(
     if let Some(why) = decision::left_alone(before, subject.namespace, settings) {
         return Ok(Injection::LeftAlone(why));
     }
-    let wishes = wishes::read(before, subject.namespace, settings)?;
+    let wishes = wishes::read(before, subject.namespace, settings, subject.kubernetes)?;
     let mut warnings = wishes.warnings.clone();
+    warnings.extend(kinds::warnings(before, &wishes, settings, subject.kubernetes));
     warnings.extend(passing_by(before));
-    warnings.extend(before_the_sidecar(before, &wishes, settings));
     warnings.extend(decision::ingress(before, subject.namespace));
     let mut pod = before.clone();
     let named = names(before, subject.workload);
@@ -228,16 +233,6 @@ fn passing_by(pod: &Value) -> Option<String> {
             containers::UID
         )
     })
-}
-
-/// With the CNI plugin the rules are there from the beginning, and a plain sidecar comes after the init containers.
-fn before_the_sidecar(pod: &Value, wishes: &wishes::Wishes, settings: &InjectSettings) -> Option<String> {
-    let first =
-        pod["spec"]["initContainers"][0]["name"].as_str().filter(|_| settings.cni && !wishes.native)?;
-    Some(format!(
-        "init container {first} starts before the sidecar, and the CNI plugin's rules are there already: what it connects to is refused; \
-         use native sidecars, or exclude what it needs (traffic.sidecar.istio.io/excludeOutboundPorts, …IPRanges)"
-    ))
 }
 
 /// What is added to the annotations, where they do not say it themselves.

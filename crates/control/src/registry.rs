@@ -21,6 +21,7 @@ use outrigger_rules::Object;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::inject::Release;
 use crate::instance::Instance;
 
 pub mod api;
@@ -229,6 +230,11 @@ impl Voice {
     /// The connection is good, and that is all: no word of what there is.
     pub fn is_there(&self) {
         self.health.is_there();
+    }
+
+    /// The oldest release of a cluster.
+    fn release(&self, release: Option<Release>) {
+        self.health.set_release(release);
     }
 
     /// What cannot be read at the moment, by part; the rest is good.

@@ -23,8 +23,12 @@ use json_patch::{Patch, diff};
 use outrigger_identity::Authority;
 use outrigger_telemetry::Registry;
 use outrigger_telemetry::logging::Throttle;
+use parking_lot::Mutex;
 
-use crate::inject::{InjectSettings, Injection, Mesh, Namespace, Subject, decides_alone, inject};
+use crate::inject::{
+    InjectSettings, Injection, Mesh, Namespace, NativeSidecar, Release, Subject, decides_alone, inject,
+};
+use crate::registry::health::{Health, Table};
 use crate::settings::Settings;
 use desk::Desk;
 use namespaces::Namespaces;
@@ -57,6 +61,10 @@ pub(crate) struct Injector {
     domain: String,
     authority: Arc<Authority>,
     namespaces: Namespaces,
+    /// Of the cluster, which knows its releases.
+    cluster: Option<Arc<Health>>,
+    /// The release that was last said to be too old for native sidecars.
+    too_old: Mutex<Option<Release>>,
     desk: Desk,
     counts: Counts,
 }
@@ -66,14 +74,19 @@ impl Injector {
     pub(crate) fn new(
         settings: &Settings,
         authority: Arc<Authority>,
+        registries: &Table,
         registry: &Registry,
     ) -> Option<Arc<Self>> {
+        let row = settings.rows().into_iter().find(|row| row.kubernetes.is_some());
+        let row = row.and_then(|row| registries.rows().find(|(_, known)| *known.name == *row.name()));
         let injector = Arc::new(Self {
             settings: settings.injector.clone()?,
             trust_domain: settings.trust_domain.clone(),
             domain: settings.domain.clone(),
             authority,
             namespaces: Namespaces::new(settings.cluster()),
+            cluster: row.map(|(_, row)| row.health.clone()),
+            too_old: Mutex::default(),
             desk: Desk::new(PATIENCE),
             counts: Counts::default(),
         });
@@ -128,6 +141,26 @@ impl Injector {
         Ok(answer.written(&uid))
     }
 
+    /// The oldest release of the cluster. Where sidecars are plain for its sake, that is logged once.
+    fn release(&self) -> Option<Release> {
+        let release = self.cluster.as_ref()?.release();
+        if self.settings.native_sidecar == NativeSidecar::Auto {
+            let too_old = release.filter(|release| *release < Release::NATIVE_SIDECARS);
+            let before = std::mem::replace(&mut *self.too_old.lock(), too_old);
+            match too_old {
+                Some(release) if before != too_old => tracing::warn!(
+                    %release, needed = %Release::NATIVE_SIDECARS,
+                    "there is a Kubernetes in the cluster that knows no native sidecars: those that are injected from now on are plain containers"
+                ),
+                None if before.is_some() => {
+                    tracing::info!("sidecars that are injected from now on are native")
+                }
+                _ => {}
+            }
+        }
+        release
+    }
+
     async fn decide(&self, name: &str, pod: &serde_json::Value) -> Answer {
         let namespace = match self.namespaces.named(name).await {
             Ok(namespace) => namespace,
@@ -145,7 +178,8 @@ impl Injector {
             domain: self.domain.clone(),
             roots: self.authority.bundle().to_pem(&self.trust_domain),
         };
-        match inject(Subject { pod, namespace: &namespace, workload: None }, &self.settings, &mesh) {
+        let subject = Subject { pod, namespace: &namespace, workload: None, kubernetes: self.release() };
+        match inject(subject, &self.settings, &mesh) {
             Ok(Injection::Injected { pod: after, warnings }) => {
                 Answer::Admitted { patch: diff(pod, &after), warnings }
             }

@@ -1,11 +1,14 @@
 #![forbid(unsafe_code)]
 //! What runs in the containers of the tests' cluster: `serve PORT [SECONDS]`, HTTP that answers with its host's address and the request's
-//! head, and goes on for a while after SIGTERM as applications should; `end`, what a Job does.
+//! head, and goes on for a while after SIGTERM as applications should; `end`, what a Job does; `end ADMIN`, what a Job does whose sidecar would go
+//! on: it tells the sidecar to end, at its admin port.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use outrigger_tests::app;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "current_thread")]
@@ -22,7 +25,28 @@ async fn main() -> std::io::Result<()> {
             tokio::time::sleep(Duration::from_secs(number(2).unwrap_or(0).into())).await;
             Ok(())
         }
-        (Some("end"), _) => Ok(()),
-        _ => Err(std::io::Error::other(format!("serve PORT [SECONDS] or end, not {words:?}"))),
+        (Some("end"), None) => Ok(()),
+        (Some("end"), Some(admin)) => quit(admin).await,
+        _ => Err(std::io::Error::other(format!("serve PORT [SECONDS] or end [ADMIN], not {words:?}"))),
     }
+}
+
+/// As often as it takes: the sidecar may not be there yet.
+async fn quit(admin: u16) -> std::io::Result<()> {
+    loop {
+        if ask(admin).await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 ")) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn ask(admin: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, admin)).await?;
+    let head =
+        "POST /quitquitquit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }

@@ -51,24 +51,7 @@ async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing
     for number in 2..2 + rollouts {
         let version = format!("v{number}");
         stage.cluster.apply(&deployment("catalog", &version, 2));
-        eventually(&format!("only {version} is left"), || async {
-            let pods =
-                stage.cluster.kubectl(&["-n", "shop", "get", "pods", "-l", "app=catalog", "-o", "json"])?;
-            let pods: Value = serde_json::from_str(&pods).map_err(|error| error.to_string())?;
-            let versions: Vec<&str> = pods["items"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|pod| pod["metadata"]["labels"]["version"].as_str())
-                .collect();
-            let ready = stage.ready("catalog")?;
-            if versions == [&version, &version] && ready.len() == 2 {
-                Ok(())
-            } else {
-                Err(format!("{versions:?} {ready:?}"))
-            }
-        })
-        .await;
+        stage.until_only_version("catalog", &version).await;
     }
     let took = begun.elapsed();
     println!("{} requests during {rollouts} rollouts in {took:?}, none failed", load.none_failed().await);

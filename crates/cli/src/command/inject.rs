@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use outrigger_control::Settings;
 use outrigger_control::inject::workload::{Kind, called, kind};
 use outrigger_control::inject::{
-    InjectSettings, Injection, Mesh, Namespace, Subject, inject, uninject, yaml,
+    InjectSettings, Injection, Mesh, Namespace, Release, Subject, inject, uninject, yaml,
 };
 use outrigger_identity::TrustBundle;
 use serde_json::Value;
@@ -33,6 +33,9 @@ pub(crate) struct Inject {
     /// The revision that sidecars are of
     #[arg(long)]
     revision: Option<String>,
+    /// The oldest Kubernetes that there is in the cluster, API server or node, such as `1.28`: before 1.29 sidecars are plain containers
+    #[arg(long, value_name = "VERSION")]
+    kubernetes_version: Option<Release>,
     /// The mesh's trust domain [default: the control plane's, else cluster.local]
     #[arg(long)]
     trust_domain: Option<String>,
@@ -66,7 +69,11 @@ struct Input {
 impl Inject {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let (settings, mesh) = self.told().await?;
-        self.input.each(&|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload))
+        let kubernetes = self.kubernetes_version;
+        self.input.each(&|pod, namespace, workload| {
+            let namespace = Namespace::enabled(namespace, settings.revision.as_deref());
+            injected(&settings, &mesh, Subject { pod, namespace: &namespace, workload, kubernetes })
+        })
     }
 
     async fn told(&self) -> anyhow::Result<(InjectSettings, Mesh)> {
@@ -101,15 +108,8 @@ impl Uninject {
     }
 }
 
-fn injected(
-    settings: &InjectSettings,
-    mesh: &Mesh,
-    pod: &Value,
-    namespace: &str,
-    workload: Option<&str>,
-) -> anyhow::Result<Done> {
-    let namespace = Namespace::enabled(namespace, settings.revision.as_deref());
-    Ok(match inject(Subject { pod, namespace: &namespace, workload }, settings, mesh)? {
+fn injected(settings: &InjectSettings, mesh: &Mesh, subject: Subject<'_>) -> anyhow::Result<Done> {
+    Ok(match inject(subject, settings, mesh)? {
         Injection::Injected { pod, warnings } => Done { pod: Some(*pod), said: warnings },
         Injection::LeftAlone(why) => Done { pod: None, said: vec![format!("left alone: {why}")] },
     })

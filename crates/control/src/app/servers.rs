@@ -198,9 +198,11 @@ fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
 
 /// The webhooks, if there are to be any, and who keeps what their API server knows of them.
 fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
-    let Parts { settings, authority, keeper, registry, replicas, .. } = parts;
+    let Parts { settings, authority, keeper, registries, registry, replicas, .. } = parts;
     let leadership = replicas.as_ref().map_or_else(Leadership::alone, |replicas| replicas.leadership.clone());
-    let Some(injector) = Injector::new(settings, authority.clone(), registry) else { return Ok(None) };
+    let Some(injector) = Injector::new(settings, authority.clone(), registries, registry) else {
+        return Ok(None);
+    };
     let listener = bind(injector.address(), "the injector")?;
     if let Some(cluster) = settings.cluster() {
         for configuration in injector.configurations() {

@@ -24,6 +24,11 @@ pub(super) const UID: u64 = 1337;
 pub(super) const METRICS_PORT: u16 = 15020;
 pub(super) const HEALTH_PORT: u16 = 15021;
 
+/// Seconds that a Pod has for its end, unless it says how many.
+const GRACE: u64 = 30;
+/// Seconds that a sidecar takes for its own: those in which it accepts connections still, and some for what is under way.
+const OWN_END: u64 = 10;
+
 pub(super) const STATE_VOLUME: &str = "outrigger-state";
 pub(super) const STATE_PLACE: &str = "/var/lib/outrigger";
 pub(super) const TOKEN_VOLUME: &str = "outrigger-token";
@@ -39,7 +44,7 @@ pub(super) fn add(
 ) -> Result<(), InjectError> {
     let name = first(settings);
     let init = name.map(|name| init(name, wishes, settings));
-    let sidecar = sidecar(text, wishes, settings);
+    let sidecar = sidecar(text, spec, wishes, settings);
     if wishes.native {
         let before = init.into_iter().chain([sidecar]);
         list(spec, "initContainers")?.splice(0..0, before);
@@ -83,6 +88,12 @@ fn container(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     container
 }
 
+/// For the application to end: what the Pod has for all of it, but for what the sidecar needs then.
+fn patience(spec: &Fields) -> u64 {
+    let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(GRACE);
+    grace.saturating_sub(OWN_END).max(1)
+}
+
 /// Rules need the privilege, and only as long as they are made. Where a CNI plugin makes them, it finds their options here.
 fn init(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     let verb = if name == INIT { "apply" } else { "check" };
@@ -103,7 +114,7 @@ fn init(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     init
 }
 
-fn sidecar(text: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
+fn sidecar(text: &str, spec: &Fields, wishes: &Wishes, settings: &InjectSettings) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let ready = json!({"path": "/healthz/ready", "port": HEALTH_PORT});
@@ -136,9 +147,15 @@ fn sidecar(text: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     ]);
     if wishes.native {
         sidecar["restartPolicy"] = "Always".into();
-    } else if wishes.hold {
-        // Containers are started in turn, and the next waits for this.
-        sidecar["lifecycle"] = json!({"postStart": {"exec": {"command": ["outrigger-proxy", "wait"]}}});
+    } else {
+        // All containers are told to end at once: the application has the sidecar until it has ended.
+        let timeout = format!("--timeout={}", patience(spec));
+        let wait = json!({"exec": {"command": ["outrigger-proxy", "wait", "--for=alone", timeout]}});
+        sidecar["lifecycle"] = json!({"preStop": wait});
+        if wishes.hold {
+            // Containers are started in turn, and the next waits for this.
+            sidecar["lifecycle"]["postStart"] = json!({"exec": {"command": ["outrigger-proxy", "wait"]}});
+        }
     }
     merge(&mut sidecar, &Value::Object(settings.sidecar.clone()));
     // It could not be found again under another name.

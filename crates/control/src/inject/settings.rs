@@ -3,10 +3,14 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::bail;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::Fields;
+
+/// The word for what the cluster decides.
+const AUTO: &str = "auto";
 
 /// The injector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +32,8 @@ pub struct InjectSettings {
     /// Which sidecars are ours to inject. Default: those of whoever names no revision, or `default`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// As an init container that goes on (Kubernetes 1.29). Default true.
-    pub native_sidecar: bool,
+    /// As an init container that goes on. Default: where all of the cluster is of Kubernetes 1.29 or newer.
+    pub native_sidecar: NativeSidecar,
     /// With a container that installs the rules of interception; false where something else does. Default true.
     pub init_container: bool,
     /// The CNI plugin installs them: in place of that container there is one that has no privilege, and ends well only if they are
@@ -55,6 +59,39 @@ pub struct InjectSettings {
     pub sidecar: Fields,
 }
 
+/// What kind of container a sidecar is, `auto`, `true` or `false`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NativeSidecar {
+    /// An init container that goes on, unless the cluster is known to be too old.
+    #[default]
+    Auto,
+    /// An init container that goes on.
+    Yes,
+    /// A container as others.
+    No,
+}
+
+impl Serialize for NativeSidecar {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => to.serialize_str(AUTO),
+            Self::Yes => to.serialize_bool(true),
+            Self::No => to.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NativeSidecar {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Value::deserialize(from)? {
+            Value::Bool(true) => Ok(Self::Yes),
+            Value::Bool(false) => Ok(Self::No),
+            Value::String(word) if word == AUTO => Ok(Self::Auto),
+            other => Err(D::Error::custom(format!("nativeSidecar: {other} is not auto, true or false"))),
+        }
+    }
+}
+
 impl Default for InjectSettings {
     fn default() -> Self {
         Self {
@@ -65,7 +102,7 @@ impl Default for InjectSettings {
             image_pull_policy: None,
             control_plane: "outrigger-control.outrigger-system.svc:15012".to_owned(),
             revision: None,
-            native_sidecar: true,
+            native_sidecar: NativeSidecar::Auto,
             init_container: true,
             cni: false,
             hold_application_until_proxy_starts: false,

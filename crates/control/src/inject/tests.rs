@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 mod annotations;
 mod cni;
+mod kinds;
 mod undone;
 
 use super::*;
@@ -25,7 +26,7 @@ fn in_namespace(
     namespace: &Namespace,
     settings: &InjectSettings,
 ) -> Result<Injection, InjectError> {
-    inject(Subject { pod, namespace, workload: None }, settings, &mesh())
+    inject(Subject { pod, namespace, workload: None, kubernetes: None }, settings, &mesh())
 }
 
 /// Into a namespace that asks for sidecars.
@@ -174,8 +175,12 @@ fn a_deployment_is_injected_as_it_was_agreed() {
     let before: Value = serde_saphyr::from_str(include_str!("tests/deployment.yaml")).unwrap();
     let mut after = before.clone();
     let namespace = Namespace::enabled("shop", None);
-    let subject =
-        Subject { pod: &before["spec"]["template"], namespace: &namespace, workload: Some("catalog") };
+    let subject = Subject {
+        pod: &before["spec"]["template"],
+        namespace: &namespace,
+        workload: Some("catalog"),
+        kubernetes: None,
+    };
     let Injection::Injected { pod, warnings } = inject(subject, &settings(), &mesh()).unwrap() else {
         panic!()
     };
@@ -203,10 +208,11 @@ fn injecting_twice_changes_nothing() {
 
 #[test]
 fn what_others_add_after_us_is_injected_too_and_what_they_made_of_ours_stays() {
-    for native_sidecar in [true, false] {
+    for native in [true, false] {
+        let native_sidecar = if native { NativeSidecar::Yes } else { NativeSidecar::No };
         let settings = InjectSettings { native_sidecar, ..settings() };
         let (mut pod, _) = injected(&with_a_probe(), &settings);
-        let list = if native_sidecar { "initContainers" } else { "containers" };
+        let list = if native { "initContainers" } else { "containers" };
         // Another webhook puts a container of its own first, takes images from a mirror and is patient.
         let late = json!({"name": "late", "readinessProbe": {"httpGet": {"port": 9, "path": "/x"}}});
         pod["spec"]["containers"].as_array_mut().unwrap().insert(0, late);
@@ -218,7 +224,7 @@ fn what_others_add_after_us_is_injected_too_and_what_they_made_of_ours_stays() {
         app["livenessProbe"]["timeoutSeconds"] = 20.into();
 
         let (again, _) = injected(&pod, &settings);
-        let expected: &[&str] = if native_sidecar { &["late", "app"] } else { &[SIDECAR, "late", "app"] };
+        let expected: &[&str] = if native { &["late", "app"] } else { &[SIDECAR, "late", "app"] };
         assert_eq!(container_names(&again, "containers"), expected);
         let sidecar = container(&again, SIDECAR);
         assert_eq!(
@@ -277,8 +283,11 @@ fn containers_stand_where_they_can_do_their_work() {
     assert_eq!(container_names(&native, "containers"), ["app"]);
     assert_eq!(container(&native, SIDECAR)["restartPolicy"], "Always");
 
-    let plain =
-        InjectSettings { native_sidecar: false, hold_application_until_proxy_starts: true, ..settings() };
+    let plain = InjectSettings {
+        native_sidecar: NativeSidecar::No,
+        hold_application_until_proxy_starts: true,
+        ..settings()
+    };
     let (plain, _) = injected(&pod, &plain);
     // A plain sidecar does not run yet when init containers do.
     assert_eq!(container_names(&plain, "initContainers"), ["migrate", INIT]);
@@ -358,7 +367,7 @@ fn probes_go_through_the_sidecar_unless_it_cannot_ask_them() {
     assert!(warnings[1].contains("container other: readinessProbe"), "{warnings:?}");
 
     // Nobody waits for a plain sidecar, unless told to.
-    let plain = InjectSettings { native_sidecar: false, ..settings() };
+    let plain = InjectSettings { native_sidecar: NativeSidecar::No, ..settings() };
     let (after, warnings) = injected(&pod, &plain);
     let app = &pod["spec"]["containers"][0];
     assert_eq!(container(&after, "app")["lifecycle"]["postStart"], app["lifecycle"]["postStart"]);

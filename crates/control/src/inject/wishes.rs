@@ -7,13 +7,15 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::settings::is_log_filter;
-use super::{Fields, InjectError, InjectSettings, Namespace};
+use super::{Fields, InjectError, InjectSettings, Namespace, Release, kinds};
 
 /// What is to be injected, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Wishes {
     pub(super) image: String,
     pub(super) native: bool,
+    /// The Pod says itself which kind of sidecar it has.
+    pub(super) asked: bool,
     /// Wait for the sidecar before anything else starts.
     pub(super) hold: bool,
     pub(super) rewrite_probes: bool,
@@ -89,6 +91,7 @@ pub(super) fn read(
     pod: &Value,
     namespace: &Namespace,
     settings: &InjectSettings,
+    kubernetes: Option<Release>,
 ) -> Result<Wishes, InjectError> {
     let of_namespace = namespace.annotations.iter();
     let of_namespace = of_namespace.filter(|(key, _)| LINKERD.iter().any(|dialect| key.starts_with(dialect)));
@@ -97,9 +100,11 @@ pub(super) fn read(
     all.extend(pod["metadata"]["annotations"].as_object().cloned().unwrap_or_default());
     let all = &all;
     let of = |key: &str| all.get(key).and_then(Value::as_str);
+    let asked = boolean(NATIVE, of(NATIVE))?;
     let mut wishes = Wishes {
         image: of(IMAGE).filter(|image| !image.is_empty()).unwrap_or(&settings.image).to_owned(),
-        native: boolean(NATIVE, of(NATIVE))?.unwrap_or(settings.native_sidecar),
+        native: asked.unwrap_or_else(|| kinds::is_native(settings.native_sidecar, kubernetes)),
+        asked: asked.is_some(),
         hold: settings.hold_application_until_proxy_starts,
         rewrite_probes: boolean(PROBERS, of(PROBERS))?.unwrap_or(settings.rewrite_probes),
         log_level: settings.log_level.clone(),

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Problem, Source};
+use crate::inject::Release;
 
 /// A failure of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct State {
     pub written: Option<usize>,
     /// Of what it said, what is kept for a start without it; nothing where nothing is.
     pub kept: Option<usize>,
+    /// Of a cluster of Kubernetes: the oldest release in it, of API server and nodes.
+    pub release: Option<Release>,
     words: u64,
     pub(super) problems: Arc<Vec<Problem>>,
     /// Why what is registered here cannot be written.
@@ -79,6 +82,16 @@ impl Health {
     /// So much of what it said is kept.
     pub(crate) fn set_kept(&self, count: usize) {
         self.0.send_if_modified(|state| state.kept.replace(count) != Some(count));
+    }
+
+    /// The oldest release of the cluster.
+    pub(crate) fn set_release(&self, release: Option<Release>) {
+        self.0.send_if_modified(|state| std::mem::replace(&mut state.release, release) != release);
+    }
+
+    /// The oldest release of the cluster, where it is one and that is known.
+    pub fn release(&self) -> Option<Release> {
+        self.0.borrow().release
     }
 
     /// What it said before this start holds.

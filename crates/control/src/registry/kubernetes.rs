@@ -25,13 +25,16 @@ use tokio::time::Instant;
 use tokio_stream::StreamMap;
 
 use super::{Event, Item, Problem, Registry, Voice};
+use crate::inject::Release;
 
 mod cluster;
 mod pod;
 pub(crate) mod read;
+mod releases;
 mod watch;
 
-use cluster::{Cluster, Named, Said};
+use cluster::{Cluster, NODE, Named, Said, Thing};
+use releases::Releases;
 use watch::{Kinds, News};
 
 /// Between two questions whether the API server is there.
@@ -98,6 +101,7 @@ pub struct Kubernetes {
     settings: KubernetesSettings,
     options: ParseOptions,
     cluster: Cluster,
+    releases: Releases,
     /// What is wrong with objects.
     flaws: BTreeMap<(&'static str, Named), String>,
     /// Watches that failed, and when.
@@ -126,6 +130,7 @@ impl Kubernetes {
             settings,
             options,
             cluster,
+            releases: Releases::default(),
             flaws: BTreeMap::new(),
             trouble: BTreeMap::new(),
             failed: HashMap::new(),
@@ -142,6 +147,9 @@ impl Kubernetes {
 
     fn put(&mut self, kind: &'static str, (named, thing, flaw, idle): watch::Seen) -> Vec<Said> {
         self.known.entry(kind).or_default().insert(named.clone());
+        if let Thing::Node(_, release) = &thing {
+            self.releases.node(&named, *release);
+        }
         let key = (kind, named);
         let before = match flaw.clone() {
             Some(flaw) => self.flaws.insert(key.clone(), flaw),
@@ -164,6 +172,9 @@ impl Kubernetes {
     fn take(&mut self, kind: &'static str, named: Named) -> Vec<Said> {
         if let Some(known) = self.known.get_mut(kind) {
             known.remove(&named);
+        }
+        if kind == NODE {
+            self.releases.node(&named, None);
         }
         let news = self.cluster.take(kind, &named);
         self.untold |= self.flaws.remove(&(kind, named)).is_some();
@@ -265,8 +276,10 @@ impl Registry for Kubernetes {
             tokio::select! {
                 Some((kind, news)) = watches.next() => self.news(kind, news, voice).await?,
                 pong = pongs.recv() => match pong {
-                    Some(Ok(())) => {
+                    Some(Ok(release)) => {
                         voice.is_there();
+                        self.releases.api(release);
+                        voice.release(self.releases.oldest());
                         self.tell(voice);
                         for kind in self.suspects(&kinds) {
                             if kinds.is_gone(kind).await {
@@ -319,6 +332,9 @@ impl Kubernetes {
             false => voice.is_there(),
         }
         let said = self.hear(kind, event);
+        if kind == NODE {
+            voice.release(self.releases.oldest());
+        }
         self.pass_on(said, voice).await
     }
 
@@ -359,11 +375,11 @@ fn is_news(kind: &str, news: &[Said]) -> bool {
 }
 
 /// Asks for the version, for ever.
-async fn ping(client: Client, pong: mpsc::Sender<Result<(), String>>) {
+async fn ping(client: Client, pong: mpsc::Sender<Result<Option<Release>, String>>) {
     loop {
         let asked = tokio::time::timeout(PATIENCE, client.apiserver_version()).await;
         let answer = match asked {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(said)) => Ok(said.git_version.parse().ok()),
             Ok(Err(error)) => Err(format!("the API server does not answer: {error}")),
             Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
         };

@@ -45,6 +45,11 @@ async fn api_server(labels: Value) -> (String, Arc<AtomicU64>) {
 
 /// The injector with a cluster of this kubeconfig, or without any.
 fn injector(kubeconfig: Option<&std::path::Path>) -> Router {
+    injector_among(kubeconfig, &Table::new())
+}
+
+/// The same with registries that are followed.
+fn injector_among(kubeconfig: Option<&std::path::Path>, registries: &Table) -> Router {
     let row = kubeconfig.map(|path| Row {
         kubernetes: Some(KubernetesSettings {
             kubeconfig: Some(path.into()),
@@ -58,7 +63,7 @@ fn injector(kubeconfig: Option<&std::path::Path>) -> Router {
         ..Settings::default()
     };
     let authority = Arc::new(Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap());
-    Injector::new(&settings, authority, &Registry::new()).unwrap().router()
+    Injector::new(&settings, authority, registries, &Registry::new()).unwrap().router()
 }
 
 async fn ask(router: &Router, body: impl Into<Body>) -> (u16, String) {
@@ -110,6 +115,30 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
     assert!(env.contains("BEGIN CERTIFICATE"), "{env}");
     response(&router, review).await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_too_old_for_native_sidecars_gets_plain_ones_until_it_is_not() {
+    let (file, _) = api_server(json!({"istio-injection": "enabled"})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, file).unwrap();
+    let mut registries = Table::new();
+    let row = registries.add("kubernetes", "kubernetes");
+    let router = injector_among(Some(&path), &registries);
+    for (release, native) in [(None, true), (Some("v1.28.9"), false), (Some("v1.29.0"), true)] {
+        row.health.set_release(release.map(|text| text.parse().unwrap()));
+        let review = review("shop", json!({}));
+        let answer = response(&router, review.clone()).await;
+        let patch = STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
+        let patch: Patch = serde_json::from_slice(&patch).unwrap();
+        let mut pod = review["request"]["object"].clone();
+        json_patch::patch(&mut pod, &patch).unwrap();
+        let list = if native { &pod["spec"]["initContainers"][1] } else { &pod["spec"]["containers"][0] };
+        assert_eq!(list["name"], "outrigger-proxy", "{release:?}: {pod}");
+        let warned = answer["warnings"][0].as_str().is_some_and(|words| words.contains("Kubernetes 1.28"));
+        assert_eq!(warned, !native, "{release:?}: {answer}");
+    }
 }
 
 #[tokio::test]

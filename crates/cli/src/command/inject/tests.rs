@@ -60,7 +60,7 @@ fn what_is_injected_the_sidecar_takes() {
             "readinessProbe": {"tcpSocket": {"port": 80}}, "startupProbe": {"grpc": {"port": 90, "service": "s.S"}}}]},
     });
     let namespace = Namespace::enabled("shop", None);
-    let subject = Subject { pod: &pod, namespace: &namespace, workload: None };
+    let subject = Subject { pod: &pod, namespace: &namespace, workload: None, kubernetes: None };
     let Injection::Injected { pod, warnings } = inject(subject, &settings(), &mesh()).unwrap() else {
         panic!()
     };
@@ -127,6 +127,18 @@ fn input(diff: bool) -> Input {
     Input { files: Vec::new(), namespace: "default".into(), diff }
 }
 
+fn added(
+    settings: &InjectSettings,
+    mesh: &Mesh,
+    pod: &Value,
+    namespace: &str,
+    workload: Option<&str>,
+    kubernetes: Option<Release>,
+) -> anyhow::Result<Done> {
+    let namespace = Namespace::enabled(namespace, None);
+    injected(settings, mesh, Subject { pod, namespace: &namespace, workload, kubernetes })
+}
+
 /// What is printed of a text, and what is said of it.
 fn printed(input: &Input, text: &str, change: Change<'_>) -> (String, Vec<String>) {
     let (mut out, mut said) = (String::new(), Vec::new());
@@ -137,7 +149,7 @@ fn printed(input: &Input, text: &str, change: Change<'_>) -> (String, Vec<String
 #[test]
 fn a_stream_gets_its_sidecars_and_loses_them_again() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload);
+    let add: Change<'_> = &|pod, namespace, workload| added(&settings, &mesh, pod, namespace, workload, None);
     let (out, said) = printed(&input(false), STREAM, add);
     let all: Vec<Value> =
         documents(&out).iter().map(|(_, text)| serde_saphyr::from_str(text).unwrap()).collect();
@@ -169,9 +181,22 @@ fn a_stream_gets_its_sidecars_and_loses_them_again() {
 }
 
 #[test]
+fn an_old_cluster_that_is_named_gets_plain_sidecars() {
+    let (settings, mesh) = (settings(), mesh());
+    let add: Change<'_> = &|pod, namespace, workload| {
+        added(&settings, &mesh, pod, namespace, workload, Some("v1.28.4".parse().unwrap()))
+    };
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: {containers: [{name: app}]}\n";
+    let (out, said) = printed(&input(false), text, add);
+    let pod: Value = serde_saphyr::from_str(&out).unwrap();
+    assert_eq!(pod["spec"]["containers"][0]["name"], "outrigger-proxy");
+    assert!(said[0].contains("there is Kubernetes 1.28 in the cluster"), "{said:?}");
+}
+
+#[test]
 fn a_difference_shows_what_would_come() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload);
+    let add: Change<'_> = &|pod, namespace, workload| added(&settings, &mesh, pod, namespace, workload, None);
     let (out, _) = printed(&input(true), STREAM, add);
     assert!(out.starts_with("--- s.yaml:6 CronJob nightly\n") && out.contains("--- s.yaml:11 List"), "{out}");
     assert!(
@@ -184,7 +209,7 @@ fn a_difference_shows_what_would_come() {
 #[test]
 fn what_cannot_be_read_is_named_by_file_line_and_object() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| injected(&settings, &mesh, pod, namespace, workload);
+    let add: Change<'_> = &|pod, namespace, workload| added(&settings, &mesh, pod, namespace, workload, None);
     for (text, parts) in [
         ("a: 1\n---\nb: [\n", &["s.yaml:3"][..]),
         (

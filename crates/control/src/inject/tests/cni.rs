@@ -35,7 +35,7 @@ fn a_check_without_a_privilege_has_the_options_of_the_rules_and_comes_first() {
 
 #[test]
 fn in_front_of_a_plain_sidecar_init_containers_are_warned_of() {
-    let settings = InjectSettings { native_sidecar: false, ..with_plugin() };
+    let settings = InjectSettings { native_sidecar: NativeSidecar::No, ..with_plugin() };
     let (plain, warnings) = injected(&pod(), &settings);
     assert_eq!(container_names(&plain, "initContainers"), [VALIDATION, "migrate"]);
     assert_eq!(container_names(&plain, "containers"), [SIDECAR, "app"]);

@@ -60,7 +60,7 @@ fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
     for round in 0..2000 {
         let before = some_pod(&mut random);
         let settings = InjectSettings {
-            native_sidecar: random.bool(),
+            native_sidecar: if random.bool() { NativeSidecar::Yes } else { NativeSidecar::No },
             init_container: random.bool(),
             cni: random.bool(),
             prometheus: random.bool(),

@@ -16,6 +16,7 @@ use outrigger_rules::intent::{Intent, ServiceIntent};
 use super::pod::Pod;
 use crate::canonical;
 use crate::described;
+use crate::inject::Release;
 use crate::instance::{Instance, Labels, Port, Protocol};
 use crate::registry::{Event, Item, Key};
 use crate::world::selected;
@@ -28,8 +29,8 @@ pub(super) type Named = (String, String);
 pub(super) enum Thing {
     /// `None`: it has no address, or has ended.
     Pod(Option<Box<Pod>>),
-    /// Region and zone.
-    Node(Place),
+    /// Where it is, and the release of its kubelet.
+    Node(Place, Option<Release>),
     /// A rule; `None`: it cannot be read, and what it said before holds.
     Rule(Option<Box<Object>>),
     /// Endpoints that somebody wrote by hand.
@@ -117,7 +118,7 @@ impl Cluster {
                 }
                 news
             }
-            Thing::Node(place) => self.node(&named.1, Some(place)),
+            Thing::Node(place, _) => self.node(&named.1, Some(place)),
             Thing::Rule(None) => Vec::new(),
             Thing::Rule(Some(object)) => self.rule(kind, named, *object),
             Thing::Slice(instances) => self.slice(named, instances),

@@ -156,7 +156,9 @@ impl Kinds {
         // Not metadata alone: that such a watch is too old an API server says in words that the client cannot read.
         let of = |node: Node| {
             let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
-            let place = Thing::Node((label(REGION), label(ZONE)));
+            let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+            let release = info.and_then(|info| info.kubelet_version.parse().ok());
+            let place = Thing::Node((label(REGION), label(ZONE)), release);
             (named(None, node.metadata.name.clone()), place, None, Vec::new())
         };
         said(watcher(Api::<Node>::all(self.client.clone()), config()), of)

@@ -48,7 +48,7 @@ fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
         pod.node = node.to_owned();
         Thing::Pod(Some(pod))
     };
-    let place = |zone: &str| Thing::Node(("eu".to_owned(), zone.to_owned()));
+    let place = |zone: &str| Thing::Node(("eu".to_owned(), zone.to_owned()), None);
     let zones = |said: &[Said]| -> Vec<(String, String)> {
         instances(said).iter().map(|instance| (instance.id.clone(), instance.zone.clone())).collect()
     };
@@ -97,7 +97,7 @@ fn a_workload_has_one_name_at_both_ends() {
             "status": {"phase": "Running", "podIP": "10.1.0.7"},
         });
         let namespace = Namespace::enabled("shop", None);
-        let subject = Subject { pod: &pod, namespace: &namespace, workload: None };
+        let subject = Subject { pod: &pod, namespace: &namespace, workload: None, kubernetes: None };
         let Injection::Injected { pod, .. } = inject(subject, &settings, &mesh).unwrap() else { panic!() };
         let sidecar = &pod["spec"]["initContainers"][1];
         assert_eq!(sidecar["name"], SIDECAR);
@@ -187,7 +187,7 @@ fn what_changes_nothing_for_the_mesh_is_no_news() {
     assert_eq!(cluster.put(POD, &named("a"), pod("a", labels(), true)), []);
     let unready = cluster.put(POD, &named("a"), pod("a", labels(), false));
     assert_eq!(instances(&unready)[0].state, State::Unhealthy);
-    let place = || Thing::Node(("eu".to_owned(), "eu-1".to_owned()));
+    let place = || Thing::Node(("eu".to_owned(), "eu-1".to_owned()), None);
     let placed = cluster.put(NODE, &(String::new(), "n1".into()), place());
     assert_eq!(instances(&placed)[0].zone, "eu-1");
     assert_eq!(cluster.put(NODE, &(String::new(), "n1".into()), place()), []);

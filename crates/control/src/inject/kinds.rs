@@ -1,0 +1,68 @@
+//! Which kind of container a sidecar is, and what that means for its Pod.
+//!
+//! A native one (an init container that goes on) starts before all others and ends after them, and needs Kubernetes 1.29 at the API server and
+//! at the Pod's node. An older API server drops the field that makes it one, and the Pod never gets beyond it. A plain one stands beside the others: it
+//! starts as they do, or has them wait; it goes on when they have ended.
+
+use serde_json::Value;
+
+use super::wishes::Wishes;
+use super::{InjectSettings, NativeSidecar, Release};
+
+/// Which one, where the Pod does not say.
+pub(super) fn is_native(setting: NativeSidecar, kubernetes: Option<Release>) -> bool {
+    match setting {
+        NativeSidecar::Auto => !is_too_old(kubernetes),
+        NativeSidecar::Yes => true,
+        NativeSidecar::No => false,
+    }
+}
+
+/// What is not known is not too old: nobody runs such a cluster for long.
+fn is_too_old(kubernetes: Option<Release>) -> bool {
+    kubernetes.is_some_and(|release| release < Release::NATIVE_SIDECARS)
+}
+
+/// What the author of a Pod should know of it.
+pub(super) fn warnings(
+    pod: &Value,
+    wishes: &Wishes,
+    settings: &InjectSettings,
+    kubernetes: Option<Release>,
+) -> Vec<String> {
+    let mut all = Vec::new();
+    if let Some(release) = kubernetes.filter(|_| is_too_old(kubernetes)) {
+        if wishes.native {
+            all.push(format!(
+                "a native sidecar is asked for, and there is Kubernetes {release} in the cluster (API server or a node), which knows none: the Pod will \
+                 not get beyond it; native sidecars need {}, with nativeSidecar: auto there is a plain one until then",
+                Release::NATIVE_SIDECARS
+            ));
+        } else if settings.native_sidecar == NativeSidecar::Auto && !wishes.asked {
+            all.push(format!(
+                "the sidecar is a plain container, since there is Kubernetes {release} in the cluster (API server or a node) and native ones need {}: \
+                 init containers run without the mesh{}",
+                Release::NATIVE_SIDECARS,
+                if wishes.hold { "" } else { ", and the application may start before it (holdApplicationUntilProxyStarts has it wait)" }
+            ));
+        }
+    }
+    if wishes.native {
+        return all;
+    }
+    if let Some(policy) = pod["spec"]["restartPolicy"].as_str().filter(|policy| *policy != "Always") {
+        all.push(format!(
+            "the Pod is to end (restartPolicy {policy}), and its sidecar, a plain container, goes on: have the program end it, last of all, by POST \
+             http://127.0.0.1:15000/quitquitquit, or use a native sidecar (Kubernetes {})",
+            Release::NATIVE_SIDECARS
+        ));
+    }
+    // With the CNI plugin the rules are there from the beginning, and a plain sidecar comes after the init containers.
+    if let Some(first) = pod["spec"]["initContainers"][0]["name"].as_str().filter(|_| settings.cni) {
+        all.push(format!(
+            "init container {first} starts before the sidecar, and the CNI plugin's rules are there already: what it connects to is refused; \
+             use native sidecars, or exclude what it needs (traffic.sidecar.istio.io/excludeOutboundPorts, …IPRanges)"
+        ));
+    }
+    all
+}
