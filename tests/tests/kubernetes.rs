@@ -164,7 +164,7 @@ impl Stage {
         if served {
             settings["injector"] = injector;
         }
-        for (webhook, entries, path) in [(WEBHOOKS[0], 0..7, "inject"), (WEBHOOKS[1], 0..1, "validate")] {
+        for (webhook, entries, path) in [(WEBHOOKS[0], 0..7, "inject"), (WEBHOOKS[1], 0..2, "validate")] {
             if !served {
                 cluster.kubectl(&[&["delete"], &webhook[..]].concat()).unwrap();
                 continue;

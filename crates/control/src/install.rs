@@ -343,3 +343,48 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn kinds_that_nobody_reads_are_shown_to_the_webhook_so_that_whoever_stores_one_is_told() {
+        let text = manifest(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+        let webhooks =
+            text.split("\n---\n").find(|part| part.contains("\nkind: ValidatingWebhookConfiguration"));
+        let webhooks: Value = serde_saphyr::from_str(webhooks.unwrap()).unwrap();
+        let all = webhooks["webhooks"].as_array().unwrap();
+        let others = all.iter().find(|webhook| webhook["name"] == "others.validate.outrigger.io").unwrap();
+        assert_eq!(others["failurePolicy"], "Ignore");
+        let mut shown: Vec<(String, String)> = Vec::new();
+        for rule in others["rules"].as_array().unwrap() {
+            let words = |field: &str| -> Vec<String> { serde_json::from_value(rule[field].clone()).unwrap() };
+            assert_eq!(words("operations"), ["CREATE", "UPDATE"]);
+            for group in words("apiGroups") {
+                shown.extend(words("resources").into_iter().map(|resource| (group.clone(), resource)));
+            }
+        }
+        shown.sort();
+        let plural = |kind: &str| match kind.to_lowercase().strip_suffix('y') {
+            Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),
+            _ => format!("{}s", kind.to_lowercase()),
+        };
+        let known = outrigger_rules::foreign_kinds().map(|(group, kind)| (group.to_owned(), plural(kind)));
+        let mut known: Vec<(String, String)> = known.collect();
+        known.sort();
+        assert_eq!(shown, known);
+    }
+
+    #[test]
+    fn the_agents_say_that_they_are_unconfined_as_their_cluster_reads_it() {
+        let mut values = Values::defaults().unwrap();
+        values.set("cni.enabled=true").unwrap();
+        let (annotation, field) = (
+            "container.apparmor.security.beta.kubernetes.io/cni: unconfined",
+            "appArmorProfile: {type: Unconfined}",
+        );
+        for (release, old) in
+            [(None, false), (Some("v1.30.1"), false), (Some("1.29"), true), (Some("1.27"), true)]
+        {
+            values.render_for(release.map(|text| text.parse().unwrap()));
+            let text = manifest(NAMESPACE, &values).unwrap();
+            assert_eq!((text.contains(annotation), text.contains(field)), (old, !old), "{release:?}");
+        }
+    }
+

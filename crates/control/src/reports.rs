@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
-use outrigger_rules::{Finding, analyze};
+use outrigger_rules::Finding;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::keeper::{Keeper, Published, catalog};
+use crate::keeper::Keeper;
 use crate::others::Others;
 use crate::registry::health::Table;
 use crate::registry::kubernetes::{KubernetesSettings, read};
@@ -29,8 +29,10 @@ use crate::replicas::leader::{Leadership, WRITE};
 use crate::settings::Settings;
 use crate::status::Board;
 use crate::world::MeshSettings;
+use findings::Found;
 use told::Told;
 
+mod findings;
 mod shape;
 mod told;
 
@@ -141,7 +143,7 @@ impl Reporter {
     pub(crate) async fn tell(self) {
         let (mut generation, mut board) = (self.keeper.subscribe(), self.board.subscribe());
         let (mut known, mut late) = (HashMap::new(), HashMap::new());
-        let mut found = (0, Arc::default());
+        let mut found = Found::default();
         let mut complained: Option<String> = None;
         let mut term = 0;
         loop {
@@ -190,25 +192,21 @@ impl Reporter {
         &self,
         known: &mut HashMap<String, Known>,
         late: &mut HashMap<String, Late>,
-        found: &mut (u64, Arc<HashMap<String, Vec<Finding>>>),
+        found: &mut Found,
     ) -> Result<(Next, Option<String>), String> {
-        let (published, board, before) = (self.keeper.published(), self.board.clone(), found.clone());
+        let (published, board, mut now) =
+            (self.keeper.published(), self.board.clone(), std::mem::take(found));
         let flaws = self.flaws();
         let others = match &self.replicas {
             Some(replicas) => replicas.others().await,
             None => Others::default(),
         };
-        let (registry, place) = (self.registry.clone(), self.place);
+        let (registry, place, settings) = (self.registry.clone(), self.place, self.settings.clone());
         // Seconds for tens of thousands of rules.
         let all = tokio::task::spawn_blocking(move || {
-            let (generation, findings) = before;
-            let findings = if generation == published.generation() {
-                findings
-            } else {
-                Arc::new(findings_of(&published))
-            };
-            let all = told::all(&published, (&board, &others), &registry, place, &flaws, &findings);
-            ((published.generation(), findings), all)
+            now.renew(&published, &registry, &settings);
+            let all = told::all(&published, (&board, &others), &registry, place, &flaws, now.all());
+            (now, all)
         });
         let told: Vec<Told>;
         (*found, told) = all.await.map_err(|error| error.to_string())?;
@@ -341,18 +339,6 @@ fn hash(of: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()
-}
-
-/// What is wrong, by object.
-fn findings_of(published: &Published) -> HashMap<String, Vec<Finding>> {
-    let objects: Vec<_> = published.rules.values().filter_map(|rule| rule.object.clone()).collect();
-    let mut all: HashMap<String, Vec<Finding>> = HashMap::new();
-    for finding in analyze(&objects, Some(&catalog(&published.world))) {
-        if let Some(object) = finding.object.clone() {
-            all.entry(object).or_default().push(finding);
-        }
-    }
-    all
 }
 
 #[cfg(test)]

@@ -64,12 +64,47 @@ pub(crate) const ROWS: &[Row] = &[
     Row { kind: ObjectKind::TrafficRules, versions: NATIVE, read: traffic_rules::read },
 ];
 
-/// Kinds that people will try, and why they are refused.
-pub(crate) const FOREIGN: &[(&str, &str)] = &[
-    ("EnvoyFilter", "patches Envoy's own configuration, which Outrigger's proxy does not have"),
-    ("WasmPlugin", "needs a WebAssembly host, which Outrigger's proxy does not have"),
-    ("ProxyConfig", "is not implemented by Outrigger"),
-    ("WorkloadGroup", "is not implemented by Outrigger yet; instances are registered with the control plane"),
-    ("Gateway", "is not implemented by Outrigger yet"),
-    ("Telemetry", "is not implemented by Outrigger yet"),
+/// A kind of somebody else's that people will try.
+pub(crate) struct Foreign {
+    pub(crate) kind: &'static str,
+    pub(crate) group: &'static str,
+    /// Behind its name: why it is refused.
+    pub(crate) reason: &'static str,
+}
+
+/// All of them.
+pub(crate) const FOREIGN: &[Foreign] = &[
+    Foreign {
+        kind: "EnvoyFilter",
+        group: "networking.istio.io",
+        reason: "patches Envoy's own configuration, which Outrigger's proxy does not have",
+    },
+    Foreign {
+        kind: "WasmPlugin",
+        group: "extensions.istio.io",
+        reason: "needs a WebAssembly host, which Outrigger's proxy does not have",
+    },
+    Foreign {
+        kind: "TrafficExtension",
+        group: "extensions.istio.io",
+        reason: "needs a host for WebAssembly or Lua, which Outrigger's proxy does not have",
+    },
+    Foreign { kind: "ProxyConfig", group: "networking.istio.io", reason: "is not implemented by Outrigger" },
+    Foreign {
+        kind: "WorkloadGroup",
+        group: "networking.istio.io",
+        reason: "is not implemented by Outrigger yet; instances are registered with the control plane",
+    },
+    Foreign { kind: "Gateway", group: "networking.istio.io", reason: "is not implemented by Outrigger yet" },
+    Foreign { kind: "Telemetry", group: "telemetry.istio.io", reason: "is not implemented by Outrigger yet" },
 ];
+
+/// Why a kind of somebody else's has no effect, in words that stand behind its name. `None`: it is one of ours, or nobody knows it.
+pub fn foreign(group: &str, kind: &str) -> Option<&'static str> {
+    FOREIGN.iter().find(|known| known.kind == kind && known.group == group).map(|known| known.reason)
+}
+
+/// Group and kind of each that [`foreign`] knows.
+pub fn foreign_kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FOREIGN.iter().map(|known| (known.group, known.kind))
+}

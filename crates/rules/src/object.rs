@@ -289,12 +289,12 @@ impl<'c> Run<'c> {
         let (version, kind) = (word("apiVersion"), word("kind"));
         let ((version_at, version), (kind_at, kind)) = (version?, kind?);
         let Some(row) = dialect::ROWS.iter().find(|row| row.kind.as_str() == kind) else {
-            let known: Vec<&str> = dialect::ROWS.iter().map(|row| row.kind.as_str()).collect();
-            let meant = closest(kind, known.iter().copied());
-            let reason = dialect::FOREIGN.iter().find(|(name, _)| *name == kind);
+            let kinds: Vec<&str> = dialect::ROWS.iter().map(|row| row.kind.as_str()).collect();
+            let meant = closest(kind, kinds.iter().copied());
+            let reason = dialect::FOREIGN.iter().find(|known| known.kind == kind);
             let message = match reason {
-                Some((_, reason)) => format!("{kind} {reason}; the known kinds are {}", known.join(", ")),
-                None => format!("unknown kind {}; the known kinds are {}", quote(kind), known.join(", ")),
+                Some(known) => format!("{kind} {}; the known kinds are {}", known.reason, kinds.join(", ")),
+                None => format!("unknown kind {}; the known kinds are {}", quote(kind), kinds.join(", ")),
             };
             self.note(code::UNKNOWN_KIND, &kind_at, message, meant);
             return None;

@@ -173,9 +173,63 @@ async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_ta
         .unwrap_err();
     assert!(warned.contains("Warning: spec.http[0].route[0].destination.subset"), "{warned}");
 
+    unread(&stage).await;
     examples(&stage, &web).await;
     statuses(&mut stage).await;
     definitions(&mut stage).await;
+}
+
+/// What of a rule has no effect is told when it is applied, and stands in its status; of a kind that nobody reads it is told when it is applied.
+async fn unread(stage: &Stage) {
+    let warned = |text: &str| {
+        let words = ["apply", "--dry-run=server", "--warnings-as-errors"];
+        stage.cluster.kubectl_with(text, &words).unwrap_err()
+    };
+    let half = TEST_V2.replace("  hosts:", "  gateways: [mesh, front]\n  hosts:").replace(", subset: v2", "");
+    let half = half.replace(", subset: v1", "");
+    let words =
+        "spec.gateways is not implemented by Outrigger: there are no gateways, only \"mesh\" is served";
+    assert!(warned(&half).contains(&format!("Warning: {words}")), "{}", warned(&half));
+    stage.cluster.apply(&half);
+    let accepted = r#"{.status.conditions[?(@.type=="Accepted")].message}"#;
+    stage.until_says("virtualservice", accepted, words).await;
+    stage.until_says("virtualservice", r#"{.status.conditions[?(@.type=="Accepted")].status}"#, "True").await;
+    stage.until_says("virtualservice", "{.status.validationMessages[0].type.code}", "OUT0005").await;
+    stage.cluster.apply(&half.replace(", front", ""));
+    stage
+        .until_says("virtualservice", r#"{.status.conditions[?(@.type=="Accepted")].reason}"#, "Accepted")
+        .await;
+    stage.cluster.kubectl(&["-n", "shop", "delete", "virtualservice", "reviews"]).unwrap();
+
+    for (version, kind, spec, words) in [
+        (
+            "networking.istio.io/v1alpha3",
+            "EnvoyFilter",
+            "{}",
+            "EnvoyFilter patches Envoy's own configuration",
+        ),
+        (
+            "extensions.istio.io/v1alpha1",
+            "WasmPlugin",
+            "{url: 'oci://a/b'}",
+            "WasmPlugin needs a WebAssembly host",
+        ),
+        ("telemetry.istio.io/v1", "Telemetry", "{}", "Telemetry is not implemented by Outrigger yet"),
+        (
+            "networking.istio.io/v1",
+            "Gateway",
+            "{servers: [{hosts: ['*'], port: {number: 80, name: http, protocol: HTTP}}]}",
+            "Gateway is not implemented by Outrigger yet",
+        ),
+    ] {
+        let text = format!(
+            "{{apiVersion: {version}, kind: {kind}, metadata: {{name: other, namespace: shop}}, spec: {spec}}}"
+        );
+        assert!(warned(&text).contains(&format!("Warning: {words}")), "{kind}: {}", warned(&text));
+        // It may be there for somebody else.
+        stage.cluster.apply(&text);
+        stage.cluster.kubectl_with(&text, &["delete"]).unwrap();
+    }
 }
 
 /// Every example is taken by the API server, by its definitions, and by the mesh, without a complaint.

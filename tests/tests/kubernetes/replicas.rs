@@ -58,7 +58,7 @@ impl Pair {
             cluster.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()]).unwrap();
         }
         cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).unwrap();
-        for (webhook, entries, path) in [(WEBHOOKS[0], 0..7, "inject"), (WEBHOOKS[1], 0..1, "validate")] {
+        for (webhook, entries, path) in [(WEBHOOKS[0], 0..7, "inject"), (WEBHOOKS[1], 0..2, "validate")] {
             let to = |place| {
                 let at = format!("/webhooks/{place}/clientConfig");
                 json!({"op": "replace", "path": at, "value": {"url": format!("https://127.0.0.1:15017/{path}")}})

@@ -5,8 +5,11 @@ use outrigger_rules::finding::code;
 use outrigger_rules::{Finding, Severity};
 use serde_json::{Value, json};
 
-use super::told::Told;
+use super::told::{Told, joined};
 use crate::api::route_status::CONTROLLER;
+
+/// A route has no other place for what is worth a word about it.
+const WARNINGS: &str = "outrigger.io/Warnings";
 
 /// The status of an object of this generation, which has `now`, to be merged into it.
 pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -> Value {
@@ -52,8 +55,13 @@ fn by_place(
         let mut all = parent["conditions"].as_array().cloned().unwrap_or_default();
         let is_accepted = |one: &Value| one["type"] == "Accepted" && one["status"] == "True";
         all.push(reached("outrigger.io/InForce", told, told.accepted && all.iter().any(is_accepted)));
+        all.extend(warnings(told));
+        // It is there only while there is something to say.
+        let of_ours =
+            |one: &&Value| one["type"] != WARNINGS || all.last().is_some_and(|last| last["type"] == WARNINGS);
+        let known: Value = known.as_array().into_iter().flatten().filter(of_ours).cloned().collect();
         let mut parent = parent.clone();
-        parent["conditions"] = conditions(all, generation, known, at);
+        parent["conditions"] = conditions(all, generation, &known, at);
         parent
     });
     let parents: Vec<Value> = others.into_iter().chain(parents).take(most).collect();
@@ -64,6 +72,14 @@ fn by_place(
 fn accepted(told: &Told) -> Value {
     let status = if told.accepted { "True" } else { "False" };
     json!({"type": "Accepted", "status": status, "reason": told.reason, "message": told.message})
+}
+
+/// What has no effect, or is probably not what was meant; but for what its other conditions say.
+fn warnings(told: &Told) -> Option<Value> {
+    let said = |finding: &&Finding| finding.code != code::ROUTE_CONDITION;
+    let message = joined(told.findings.iter().filter(said).filter(|_| told.accepted).map(Finding::of_field));
+    (!message.is_empty())
+        .then(|| json!({"type": WARNINGS, "status": "True", "reason": "Findings", "message": message}))
 }
 
 fn enforced(told: &Told) -> Value {
@@ -217,6 +233,26 @@ mod tests {
             let words = "42 of 42 proxies at generation 12";
             assert_eq!(second, ["True", "InForce", words, "1970-01-01T00:01:00Z"]);
         }
+    }
+
+    #[test]
+    fn what_of_a_route_has_no_effect_stands_beside_its_conditions_for_as_long_as_it_is_so() {
+        let parent = json!({"parentRef": {"name": "web"}, "controllerName": CONTROLLER,
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "X", "message": ""}]});
+        let text = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: web, namespace: shop},
+            spec: {useDefaultGateways: All, parentRefs: [{group: '', kind: Service, name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}}";
+        let read = outrigger_rules::parse("", text);
+        assert_eq!(read.objects.len(), 1, "{:?}", read.findings);
+        let route = Told { parents: vec![parent], findings: read.findings, ..told("HTTPRoute") };
+        let first = status(&route, 5, &Value::Null, at(0));
+        let all = first["parents"][0]["conditions"].as_array().unwrap();
+        let words = all.iter().find(|one| one["type"] == WARNINGS).unwrap()["message"].as_str().unwrap();
+        assert!(words.starts_with("spec.useDefaultGateways is not implemented"), "{words}");
+        assert_eq!(status(&route, 5, &first, at(60)), first);
+        let mended = status(&Told { findings: Vec::new(), ..route }, 6, &first, at(60));
+        let types: Vec<&Value> =
+            mended["parents"][0]["conditions"].as_array().unwrap().iter().map(|one| &one["type"]).collect();
+        assert_eq!(types, ["Accepted", "outrigger.io/InForce"]);
     }
 
     #[test]

@@ -178,7 +178,7 @@ fn id_of(key: &str) -> Option<String> {
     key.contains('/').then(|| key.replacen('/', " ", 1))
 }
 
-fn joined(all: impl Iterator<Item = String>) -> String {
+pub(super) fn joined(all: impl Iterator<Item = String>) -> String {
     let mut text = all.take(MOST.0).collect::<Vec<_>>().join("; ");
     text.truncate(text.floor_char_boundary(MOST.1));
     text

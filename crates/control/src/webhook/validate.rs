@@ -1,7 +1,8 @@
 //! The validating webhook: what is wrong with a rule, said before the API server has it.
 //!
 //! A rule is judged as `apply` judges it: read, and analysed together with everything that is published. Nobody waits for the keeper, and so
-//! nobody for the watch that will bring the same rule. What another object may still mend (a host or a subset that is not there) is a
+//! nobody for the watch that will bring the same rule. A kind of somebody else's, which `apply` would refuse, is admitted with a warning: it
+//! may be there for somebody else. What another object may still mend (a host or a subset that is not there) is a
 //! warning: kubectl sends one object at a time, in any order. So is everything about a deletion, which an API server must not be kept from.
 
 use std::collections::BTreeSet;
@@ -92,6 +93,11 @@ impl Validator {
     async fn review(&self, body: &[u8]) -> Result<Value, String> {
         let request = review::read(body)?;
         let uid = request.uid.clone();
+        if let Some(why) = outrigger_rules::foreign(&request.kind.group, &request.kind.kind) {
+            self.counts.warned.fetch_add(1, Ordering::Relaxed);
+            let warning = format!("{} {why}: it is stored, and has no effect", request.kind.kind);
+            return Ok(Answer::Admitted { patch: Patch::default(), warnings: vec![warning] }.written(&uid));
+        }
         let question = Question::of(request)?;
         let id = question.id();
         let answer = match tokio::time::timeout(JUDGEMENT, self.judged(question)).await {

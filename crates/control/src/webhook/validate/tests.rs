@@ -123,6 +123,32 @@ async fn what_another_object_may_mend_and_every_deletion_is_a_warning() {
 }
 
 #[tokio::test]
+async fn a_kind_that_nobody_here_reads_is_stored_with_a_word() {
+    let (router, registry) = validator("").await;
+    for (group, kind, words) in [
+        ("networking.istio.io", "EnvoyFilter", "EnvoyFilter patches Envoy's own configuration"),
+        ("extensions.istio.io", "WasmPlugin", "WasmPlugin needs a WebAssembly host"),
+        (
+            "telemetry.istio.io",
+            "Telemetry",
+            "Telemetry is not implemented by Outrigger yet: it is stored, and has no effect",
+        ),
+    ] {
+        let mut review = review("CREATE", "VirtualService", "a", json!({}), Value::Null);
+        review["request"]["kind"] = json!({"group": group, "version": "v1", "kind": kind});
+        let answer = response(&router, review).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        assert!(answer["warnings"][0].as_str().unwrap().starts_with(words), "{answer}");
+    }
+    assert!(registry.render().contains(r#"outrigger_validations_total{outcome="warned"} 3"#));
+    // One of the same name is another's.
+    let mut review = review("CREATE", "VirtualService", "a", json!({}), Value::Null);
+    review["request"]["kind"] =
+        json!({"group": "gateway.networking.k8s.io", "version": "v1", "kind": "Gateway"});
+    assert_eq!(ask(&router, review.to_string()).await.0, 400);
+}
+
+#[tokio::test]
 async fn what_is_no_question_about_a_rule_is_told_so() {
     let (router, _) = validator("").await;
     let of = |change: fn(&mut Value)| {
