@@ -197,28 +197,39 @@ fn the_chart_is_the_manifest() {
     let chart = deploy("helm").display().to_string();
     let linted = run(&["lint", "--strict", &chart]);
     assert!(linted.contains("0 chart(s) failed"), "{linted}");
-    for set in [
-        &[][..],
-        &["--set", "image=registry/o:2,replicas=3,trustDomain=mesh.test,resources.limits.memory=2Gi"],
-        &["--set", "cni.enabled=true"],
-        &[
-            "--set",
-            "cni.enabled=true,cni.repair.rules=false,cni.repair.evict=true,cni.repair.label=true,cni.onExit=keep",
-        ],
-        &[
-            "--set",
-            "injector.dns=true,injector.nativeSidecar=false,injector.resources.limits.cpu=500m,injector.bootstrap.drain_timeout=<9s>&",
-        ],
+    for (release, set) in [
+        ("1.32.0", &[][..]),
+        (
+            "1.32.0",
+            &["--set", "image=registry/o:2,replicas=3,trustDomain=mesh.test,resources.limits.memory=2Gi"],
+        ),
+        ("1.32.0", &["--set", "cni.enabled=true"]),
+        ("1.29.4", &["--set", "cni.enabled=true"]),
+        (
+            "1.30.0",
+            &[
+                "--set",
+                "cni.enabled=true,cni.repair.rules=false,cni.repair.evict=true,cni.repair.label=true,cni.onExit=keep",
+            ],
+        ),
+        (
+            "1.28.0",
+            &[
+                "--set",
+                "injector.dns=true,injector.nativeSidecar=false,injector.resources.limits.cpu=500m,injector.bootstrap.drain_timeout=<9s>&",
+            ],
+        ),
     ] {
         let ours: Vec<String> = set.iter().flat_map(|words| words.split(',')).map(str::to_owned).collect();
         // Ours takes one value at a time.
         let ours = ours.iter().filter(|word| *word != "--set").flat_map(|word| ["--set", word]);
-        let ours: Vec<&str> = ["manifest", "-n", "mesh"].into_iter().chain(ours).collect();
+        let ours: Vec<&str> =
+            ["manifest", "-n", "mesh", "--kubernetes-version", release].into_iter().chain(ours).collect();
         let output = Command::new(BINARY).args(&ours).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let ours = String::from_utf8(output.stdout).unwrap();
         let theirs = run(&[
-            &["template", "o", &chart, "-n", "mesh", "--include-crds", "--kube-version", "1.32.0"][..],
+            &["template", "o", &chart, "-n", "mesh", "--include-crds", "--kube-version", release][..],
             set,
         ]
         .concat());

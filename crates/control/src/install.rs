@@ -1,12 +1,12 @@
 //! What is installed into a cluster, as YAML: the templates of the Helm chart, rendered here as Helm renders them.
 //!
 //! They say little: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}`, `{{ join "," .Values.a }}`, `{{ .Release.Namespace }}`, and between
-//! `{{- if .Values.a }}` and `{{- end }}` what is there only where that is so. So there is one source, and a test with the real `helm` holds
+//! `{{- if .Values.a }}` and `{{- end }}` what is there only where that is so (or `semverCompare "<1.30-0" .Capabilities.KubeVersion.Version`). So there is one source, and a test with the real `helm` holds
 //! both to the same objects.
 
 use serde_json::Value;
 
-use crate::inject::{InjectError, yaml};
+use crate::inject::{InjectError, Release, yaml};
 
 const TEMPLATES: [&str; 2] = [
     include_str!("../../../deploy/helm/templates/outrigger.yaml"),
@@ -32,7 +32,11 @@ pub fn definitions() -> Result<String, InjectError> {
 
 /// What can be said of an installation, and what holds unless it is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Values(Value);
+pub struct Values {
+    fields: Value,
+    /// Of the API server; without one it is newer than anything that is asked for.
+    kubernetes: Option<Release>,
+}
 
 impl Values {
     /// Those of the chart.
@@ -40,7 +44,13 @@ impl Values {
     /// # Errors
     /// They cannot be read.
     pub fn defaults() -> Result<Self, String> {
-        serde_saphyr::from_str(VALUES).map(Self).map_err(|error| error.to_string())
+        let fields = serde_saphyr::from_str(VALUES).map_err(|error| error.to_string())?;
+        Ok(Self { fields, kubernetes: None })
+    }
+
+    /// Renders for a cluster whose API server is of this release.
+    pub fn render_for(&mut self, kubernetes: Option<Release>) {
+        self.kubernetes = kubernetes;
     }
 
     /// Lays a file of values over these.
@@ -86,12 +96,15 @@ impl Values {
 
     /// Whose Pods the injector takes.
     pub fn revision(&self) -> Option<&str> {
-        self.0["revision"].as_str()
+        self.fields["revision"].as_str()
     }
 
     fn known(&mut self, name: &str) -> Result<&mut Value, String> {
-        let names: Vec<String> = self.0.as_object().into_iter().flat_map(|all| all.keys().cloned()).collect();
-        self.0.get_mut(name).ok_or_else(|| format!("there is no value \"{name}\", only {}", names.join(", ")))
+        let names: Vec<String> =
+            self.fields.as_object().into_iter().flat_map(|all| all.keys().cloned()).collect();
+        self.fields
+            .get_mut(name)
+            .ok_or_else(|| format!("there is no value \"{name}\", only {}", names.join(", ")))
     }
 }
 
@@ -129,11 +142,11 @@ pub fn installed(namespace: &str, values: &Values) -> Result<String, String> {
         return Err(format!("\"{namespace}\" cannot be the name of a namespace"));
     }
     let all: Result<Vec<String>, String> =
-        TEMPLATES.iter().map(|template| rendered(template, namespace, &values.0)).collect();
+        TEMPLATES.iter().map(|template| rendered(template, namespace, values)).collect();
     Ok(all?.iter().map(|text| format!("{}\n", text.trim_end())).filter(|text| text != "\n").collect())
 }
 
-fn rendered(template: &str, namespace: &str, values: &Value) -> Result<String, String> {
+fn rendered(template: &str, namespace: &str, values: &Values) -> Result<String, String> {
     let mut text = String::new();
     // Whether what is between `if` and `end` is there, from the outermost in.
     let mut open: Vec<bool> = Vec::new();
@@ -152,9 +165,9 @@ fn rendered(template: &str, namespace: &str, values: &Value) -> Result<String, S
             "end" => drop(open.pop().ok_or("the template has an end of nothing")?),
             // Also where it is not there: what it names must exist.
             expression => match expression.strip_prefix("if ") {
-                Some(path) => open.push(is_so(value(path.trim(), values)?)),
+                Some(what) => open.push(holds(what.trim(), values)?),
                 None => {
-                    let written = written(expression, namespace, values)?;
+                    let written = written(expression, namespace, &values.fields)?;
                     if open.iter().all(|is| *is) {
                         text.push_str(&written);
                     }
@@ -164,6 +177,27 @@ fn rendered(template: &str, namespace: &str, values: &Value) -> Result<String, S
     }
     text.push_str(rest);
     if open.is_empty() { Ok(text) } else { Err("the template has no end of an if".to_owned()) }
+}
+
+/// Whether a value is there, or the API server is of such a release: `semverCompare "<1.30-0" .Capabilities.KubeVersion.Version`.
+fn holds(what: &str, values: &Values) -> Result<bool, String> {
+    let Some(compared) = what.strip_prefix("semverCompare ") else {
+        return Ok(is_so(value(what, &values.fields)?));
+    };
+    let wrong = || format!("the template says {what}");
+    let wanted = compared.strip_suffix(" .Capabilities.KubeVersion.Version").ok_or_else(wrong)?;
+    let wanted = wanted.strip_prefix('"').and_then(|wanted| wanted.strip_suffix("-0\"")).ok_or_else(wrong)?;
+    match (wanted.strip_prefix(">="), wanted.strip_prefix('<')) {
+        (Some(since), _) => {
+            let since: Release = since.parse()?;
+            Ok(values.kubernetes.is_none_or(|release| release >= since))
+        }
+        (None, Some(until)) => {
+            let until: Release = until.parse()?;
+            Ok(values.kubernetes.is_some_and(|release| release < until))
+        }
+        (None, None) => Err(wrong()),
+    }
 }
 
 /// As Go's templates see it.
@@ -334,16 +368,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
-        let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
-        let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
-        assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
-        for kept in ["Namespace", "PersistentVolumeClaim", "Secret", "Lease"] {
-            assert!(!kinds.contains(&kept), "{kept} {kinds:?}");
-        }
-    }
-}
-    #[test]
     fn kinds_that_nobody_reads_are_shown_to_the_webhook_so_that_whoever_stores_one_is_told() {
         let text = manifest(NAMESPACE, &Values::defaults().unwrap()).unwrap();
         let webhooks =
@@ -388,3 +412,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
+        let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+        let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+        assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
+        for kept in ["Namespace", "PersistentVolumeClaim", "Secret", "Lease"] {
+            assert!(!kinds.contains(&kept), "{kept} {kinds:?}");
+        }
+    }
+}

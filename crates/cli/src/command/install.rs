@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
+use outrigger_control::inject::Release;
 use outrigger_control::install::{NAMESPACE, Values, definitions, installed, manifest};
 
 use super::rules::read;
@@ -41,6 +42,9 @@ struct Wishes {
     /// One value, such as `image=registry/outrigger:0.1.0` or `resources.limits.memory=2Gi`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// The Kubernetes of the API server, such as `1.29` [default: 1.30 or newer]
+    #[arg(long, value_name = "VERSION")]
+    kubernetes_version: Option<Release>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
@@ -100,6 +104,7 @@ impl Wishes {
 
     fn values(&self) -> anyhow::Result<Values> {
         let mut values = Values::defaults().map_err(|error| anyhow!(error))?;
+        values.render_for(self.kubernetes_version);
         for file in &self.files {
             values
                 .merge(&read(file)?)
