@@ -78,7 +78,9 @@ pub(super) async fn keep(agent: Arc<Agent>) {
                     {
                         tracing::warn!(pod = pod.name_any(), "whether it has its rules was not known within {:?}", PATIENCE.1);
                     }
-                    match is_broken(&pod) {
+                    // One that runs again after it has failed finds the rules that were just made.
+                    let finds = is_checked(&pod) && agent.made.lock().contains(&uid);
+                    match is_broken(&pod) && !finds {
                         true => {
                             let broken = all.entry(uid).or_insert_with(|| Broken { pod: pod.clone(), done: None });
                             broken.pod = pod;
