@@ -1,6 +1,6 @@
 //! When a request is tried again, and how long is waited before.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,10 +67,23 @@ impl RateLimitedBackOff {
     /// What an answer says, in whole seconds; `value` finds a header, `now` is in seconds since 1970.
     pub fn interval<'s>(&'s self, value: impl Fn(&'s str) -> Option<&'s [u8]>, now: u64) -> Option<Duration> {
         self.headers.iter().find_map(|header| {
-            let number: u64 = std::str::from_utf8(value(&header.name)?).ok()?.trim().parse().ok()?;
-            let seconds = if header.unix_timestamp { number.checked_sub(now)? } else { number };
+            let text = std::str::from_utf8(value(&header.name)?).ok()?.trim();
+            let seconds = match text.parse::<u64>() {
+                Ok(time) if header.unix_timestamp => time.checked_sub(now)?,
+                Ok(seconds) => seconds,
+                Err(_) => header.date(text)?.checked_sub(now)?,
+            };
             Some(Duration::from_secs(seconds)).filter(|interval| *interval <= self.max)
         })
+    }
+}
+
+impl ResetHeader {
+    /// `Retry-After` may be a date as well (RFC 9110, section 10.2.3): in seconds since 1970.
+    fn date(&self, text: &str) -> Option<u64> {
+        let is_date = self.name.eq_ignore_ascii_case("retry-after") && !self.unix_timestamp;
+        let date = is_date.then(|| httpdate::parse_http_date(text).ok()).flatten()?;
+        date.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
     }
 }
 
@@ -239,6 +252,30 @@ mod tests {
         assert_eq!(interval("", "999"), None, "what is past says nothing");
         for other in ["", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT", "99999999999999999999"] {
             assert_eq!(interval(other, ""), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn retry_after_may_be_a_date_in_each_of_the_three_formats() {
+        let back_off = |name: &str, unix_timestamp| RateLimitedBackOff {
+            headers: vec![ResetHeader { name: name.into(), unix_timestamp }],
+            max: Duration::from_secs(60),
+        };
+        let after = back_off("Retry-After", false);
+        let interval = |back_off: &RateLimitedBackOff, text: &str, now| {
+            back_off.interval(|_| Some(text.as_bytes()), now).map(|interval| interval.as_secs())
+        };
+        // RFC 9110, section 5.6.7.
+        for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(interval(&after, date, 784_111_767), Some(10), "{date}");
+            assert_eq!(interval(&after, date, 784_111_777), Some(0), "{date}: now");
+            assert_eq!(interval(&after, date, 784_111_778), None, "{date} is past");
+            assert_eq!(interval(&after, date, 784_111_700), None, "{date} is too far");
+            assert_eq!(interval(&back_off("x-reset", false), date, 784_111_767), None, "only Retry-After has dates");
+            assert_eq!(interval(&back_off("retry-after", true), date, 784_111_767), None, "nor as a timestamp");
+        }
+        for other in ["Sun, 06 Nov 1994 08:49:37", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Nov 1994 25:49:37 GMT", "x"] {
+            assert_eq!(interval(&after, other, 784_111_767), None, "{other}");
         }
     }
 }
