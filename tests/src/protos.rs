@@ -8,12 +8,13 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
 /// Files that name all others that a test needs.
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
+    "envoy/extensions/filters/http/adaptive_concurrency/v3/adaptive_concurrency.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/http/cors/v3/cors.proto",
     "envoy/extensions/filters/http/fault/v3/fault.proto",

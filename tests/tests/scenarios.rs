@@ -10,6 +10,7 @@ mod bounds;
 mod breakers;
 mod certificates;
 mod cli;
+mod concurrency;
 mod connection_routes;
 mod consul;
 mod control_flood;

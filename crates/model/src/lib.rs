@@ -7,6 +7,7 @@
 
 mod claims;
 pub mod cluster;
+pub mod concurrency;
 pub mod endpoint;
 pub mod ext_authz;
 pub mod fuzzing;

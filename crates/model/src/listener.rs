@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::concurrency::AdaptiveConcurrency;
 use crate::ext_authz::ExtAuthz;
 use crate::global_limit::GlobalLimits;
 use crate::origin::Origin;
@@ -208,6 +209,8 @@ pub enum HttpFilter {
     ExtAuthz(Box<ExtAuthz>),
     /// Of ours: how many requests pass. All limits that a request falls under must have room, in order.
     RateLimit(Vec<RateLimit>),
+    /// `envoy.filters.http.adaptive_concurrency`.
+    Concurrency(Box<AdaptiveConcurrency>),
     /// A service is asked how many requests pass.
     GlobalLimit(Box<GlobalLimits>),
     /// `envoy.filters.http.jwt_authn`.

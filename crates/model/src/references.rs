@@ -76,7 +76,7 @@ impl HttpFilter {
     /// The cluster that it asks.
     fn cluster(&self) -> Option<&str> {
         match self {
-            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Tokens(_) => None,
+            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Concurrency(_) | Self::Tokens(_) => None,
             Self::ExtAuthz(authz) => Some(&authz.cluster),
             Self::GlobalLimit(limits) => Some(&limits.cluster),
         }
@@ -149,6 +149,7 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
                 HttpFilter::Tokens(tokens) => {
                     all.extend(tokens.providers.values().filter_map(|provider| provider.origin.as_ref()))
                 }
+                HttpFilter::Concurrency(limit) => all.extend(&limit.origin),
                 HttpFilter::Fault(_) => {}
             }
         }

@@ -25,9 +25,10 @@ use crate::recent::Page;
 use crate::registration::Registrar;
 use crate::resolve::Board;
 use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::concurrency::Look;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::reports::Reported;
-use crate::runtime::snapshot::Destination;
+use crate::runtime::snapshot::{Destination, ListenerHandle, TerminalHandle};
 use crate::runtime::verdict::Checked;
 
 /// What the pages look at.
@@ -77,7 +78,7 @@ impl Pages {
                 page(clusters),
             ))
             .with(requests(self.process.clone()))
-            .with(Row::get("/listeners", "listeners and the addresses that they serve", page(listeners)))
+            .with(Row::get("/listeners", "listeners, the addresses that they serve, limits that follow latency", page(listeners)))
             .with(Row::get("/certs", "our certificate, the trust bundle, renewal, clock skew", page(certs)))
             .with(rows::logging(self.logs.clone()))
             .with(rows::quit(self.drain.clone()));
@@ -276,13 +277,25 @@ fn listeners(pages: &Pages) -> Value {
         .map(|listener| {
             let chains: Vec<&str> = listener.chains.iter().map(|chain| chain.name.as_str()).collect();
             let config = &listener.config;
-            (
-                listener.name(),
-                json!({ "direction": config.direction, "addresses": config.addresses, "chains": chains }),
-            )
+            let mut shown =
+                json!({ "direction": config.direction, "addresses": config.addresses, "chains": chains });
+            let limits = concurrency(listener);
+            if !limits.is_empty() {
+                shown["adaptiveConcurrency"] = json!(limits);
+            }
+            (listener.name(), shown)
         })
         .collect();
     json!(all)
+}
+
+/// Limits that follow latency, by the rule or the place.
+fn concurrency(listener: &ListenerHandle) -> BTreeMap<String, Look> {
+    let http = listener.chains.iter().filter_map(|chain| match &chain.terminal {
+        TerminalHandle::Http(http) => Some(http),
+        TerminalHandle::Tcp(_) => None,
+    });
+    http.flat_map(|http| http.controllers()).map(|one| (one.scope(), one.look())).collect()
 }
 
 fn certs(pages: &Pages) -> Value {

@@ -125,6 +125,13 @@ pub enum FailureKind {
         /// A service says so.
         global: bool,
     },
+    /// As many requests are under way as latency allows.
+    ConcurrencyLimit {
+        /// So many.
+        limit: u32,
+        /// What is answered.
+        status: u16,
+    },
     /// The service that authorizes could not be asked; answered with this status.
     AuthzUnavailable(u16),
     /// The service that keeps a rate limit could not be asked; answered with this status.
@@ -195,7 +202,7 @@ impl FailureKind {
             Self::DnsFailed => "DF",
             Self::NoEndpoints | Self::NoHealthyUpstream | Self::AllEjected | Self::SessionLost(_) => "UH",
             Self::ConnectFailed | Self::ConnectRefused | Self::ConnectTimeout | Self::TlsFailed => "UF",
-            Self::Overflow { .. } | Self::CircuitOpen => "UO",
+            Self::Overflow { .. } | Self::CircuitOpen | Self::ConcurrencyLimit { .. } => "UO",
             Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
             Self::StreamDuration(_) => "DT",
             Self::UpstreamReset | Self::RefusedStream => "UR",
@@ -231,6 +238,7 @@ impl FailureKind {
             | Self::BadToken(status)
             | Self::StreamDuration(status)
             | Self::SessionLost(status)
+            | Self::ConcurrencyLimit { status, .. }
             | Self::IdleTimeout(status)
             | Self::FaultAbort(FaultStatus::Http(status)) => *status,
             Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
@@ -258,6 +266,15 @@ impl FailureKind {
             return 4;
         }
         grpc_of_http(self.status())
+    }
+
+    /// The limit that is reached, and its value.
+    pub fn limit(&self) -> Option<(&'static str, u32)> {
+        match self {
+            Self::Overflow { limit, value } => Some((limit, *value)),
+            Self::ConcurrencyLimit { limit, .. } => Some(("adaptive_concurrency", *limit)),
+            _ => None,
+        }
     }
 
     /// The kind in one word, for `x-outrigger-error`, logs and metrics.
@@ -296,6 +313,7 @@ impl FailureKind {
             Self::BadToken(_) => "bad_token",
             Self::LimiterUnavailable(_) => "rate_limit_error",
             Self::RateLimited { .. } => "rate_limited",
+            Self::ConcurrencyLimit { .. } => "concurrency_limit",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout(_) => "idle_timeout",
             Self::Overload => "overload",
@@ -352,7 +370,7 @@ impl Stage {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.side.name(), self.stage.name(), self.kind.name())?;
-        if let FailureKind::Overflow { limit, value } = &self.kind {
+        if let Some((limit, value)) = self.kind.limit() {
             write!(f, " of {limit}={value}")?;
         }
         if !self.detail.is_empty() {

@@ -238,6 +238,7 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::AuthzUnavailable(_) => "ext_authz_error",
         FailureKind::RateLimited { global, .. } => respond::limited_by(*global),
         FailureKind::LimiterUnavailable(_) => "rate_limiter_error",
+        FailureKind::ConcurrencyLimit { .. } => "reached_concurrency_limit",
         FailureKind::UpstreamTimeout => "response_timeout",
         FailureKind::PerTryTimeout => "upstream_per_try_timeout",
         FailureKind::StreamDuration(_) => "max_duration_timeout",

@@ -6,6 +6,7 @@
 pub mod breaker;
 pub mod build;
 pub mod cluster;
+pub mod concurrency;
 pub mod endpoint;
 pub mod ewma;
 pub mod latency;

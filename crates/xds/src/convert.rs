@@ -20,6 +20,7 @@ mod chain;
 mod check;
 mod claim;
 mod cluster;
+mod concurrency;
 mod cors;
 mod dns;
 mod endpoint;

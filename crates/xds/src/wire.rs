@@ -15,6 +15,7 @@ pub(crate) mod dns_cluster {
 }
 
 pub(crate) use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
+pub(crate) use envoy_types::pb::envoy::extensions::filters::http::adaptive_concurrency::v3 as http_concurrency;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as http_cors;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as http_authz;
 pub(crate) use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as http_fault;

@@ -124,15 +124,17 @@ fn ejection() -> Vec<Group> {
     ]
 }
 
+/// So many requests while others are under way.
+fn held(name: &str, held: usize, asked: usize) -> Case {
+    let hold = std::iter::repeat_n(Step::Hold("GET /\nx-answers: hold".into()), held);
+    let ask = std::iter::repeat_n(Step::Ask("GET /".into()), asked);
+    let mut case = Case::new(name, [""; 0]);
+    case.steps = hold.chain(ask).collect();
+    case
+}
+
 fn limits() -> Vec<Group> {
     let threshold = |fields: Value| json!({ "circuit_breakers": { "thresholds": [fields] } });
-    let held = |name: &str, held: usize, asked: usize| {
-        let hold = std::iter::repeat_n(Step::Hold("GET /\nx-answers: hold".into()), held);
-        let ask = std::iter::repeat_n(Step::Ask("GET /".into()), asked);
-        let mut case = Case::new(name, [""; 0]);
-        case.steps = hold.chain(ask).collect();
-        case
-    };
     let retries = json!({ "retry_policy": { "retry_on": "5xx", "num_retries": 3, "retry_back_off": { "base_interval": "0.001s" } } });
     vec![
         own("max-requests-1", &["a"], threshold(json!({ "max_requests": 1 })), json!({}))
@@ -172,6 +174,25 @@ fn rates() -> Vec<Group> {
             .case(Case::new("and one", [rpc])),
         group("rate-of-1", 2).case(Case::new("calls", [rpc, rpc])),
         group("rate-of-none", 3).case(Case::new("three", ["GET /", "GET /", "GET /"])),
+    ]
+}
+
+/// Of requests to listeners with adaptive concurrency.
+fn gradients() -> Vec<Group> {
+    let group = |name: &str, listener| {
+        Group::new(name, json!([to(json!({ "prefix": "/" }), "a", json!({}))])).at(listener).in_order()
+    };
+    let mut rpc = held("a call beside one under way", 1, 0);
+    rpc.steps.push(Step::Ask("POST /\ncontent-type: application/grpc\n\nx".into()));
+    rpc.steps.push(Step::Ask("HEAD /".into()));
+    vec![
+        group("gradient-of-1", 4)
+            .case(held("one under way", 1, 2))
+            .case(held("none under way", 0, 2))
+            .case(Case::new("failures give their places back", ["GET /\nx-answers: reset", "GET /\nx-answers: 500", "GET /"]))
+            .case(rpc),
+        group("gradient-of-2", 5).case(held("one under way", 1, 1)).case(held("two under way", 2, 1)),
+        group("gradient-off", 6).case(held("one under way", 1, 1)),
     ]
 }
 
@@ -224,5 +245,5 @@ fn subsets() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [hashing(), ejection(), limits(), rates(), subsets()].into_iter().flatten().collect()
+    [hashing(), ejection(), limits(), rates(), gradients(), subsets()].into_iter().flatten().collect()
 }

@@ -20,21 +20,42 @@ use crate::thin_thread::web;
 pub const ENDPOINTS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "m", "n", "dead"];
 
 /// What the sidecar asks for when its application calls.
-const DESTINATIONS: &[&str] = &["catalog:8080", "limited-1:80", "limited-2:80", "limited-3:80"];
+const DESTINATIONS: &[&str] = &[
+    "catalog:8080",
+    "limited-1:80",
+    "limited-2:80",
+    "limited-3:80",
+    "gradient-1:80",
+    "gradient-2:80",
+    "gradient-3:80",
+];
 
-/// The listener of each, and what it has of local rate limits.
-fn listeners() -> [(&'static str, Option<Value>); DESTINATIONS.len()] {
+/// The listener of each, and what it has of limits.
+fn listeners() -> [(&'static str, Option<(&'static str, Value)>); DESTINATIONS.len()] {
     let bucket = |tokens: u32| {
         let all = json!({ "default_value": { "numerator": 100, "denominator": "HUNDRED" } });
         json!({ "stat_prefix": "limit", "filter_enabled": all, "filter_enforced": all,
                 "token_bucket": { "max_tokens": tokens, "tokens_per_fill": tokens, "fill_interval": "3600s" } })
     };
     let disabled = json!({ "stat_prefix": "limit", "token_bucket": bucket(1)["token_bucket"] });
+    let rate = |message| Some(("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", message));
+    // With a minRTT that is never reached, so that the limit is what it may be at most.
+    let gradient = |most: u32, more: Value| {
+        let mut message = json!({ "gradient_controller_config": {
+            "concurrency_limit_params": { "max_concurrency_limit": most, "concurrency_update_interval": "0.1s" },
+            "min_rtt_calc_params": { "fixed_value": "30s", "min_concurrency": most },
+        } });
+        message.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        Some(("envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency", message))
+    };
     [
         ("differential", None),
-        ("limited-1", Some(bucket(3))),
-        ("limited-2", Some(bucket(1))),
-        ("limited-3", Some(disabled)),
+        ("limited-1", rate(bucket(3))),
+        ("limited-2", rate(bucket(1))),
+        ("limited-3", rate(disabled)),
+        ("gradient-1", gradient(1, json!({}))),
+        ("gradient-2", gradient(2, json!({ "concurrency_limit_exceeded_status": { "code": 429 } }))),
+        ("gradient-3", gradient(1, json!({ "enabled": { "default_value": false, "runtime_key": "off" } }))),
     ]
 }
 
@@ -186,12 +207,9 @@ fn routes(groups: &[&Group]) -> Value {
     json!({ "name": "routes", "virtual_hosts": hosts })
 }
 
-fn listener(name: &str, address: SocketAddr, limit: Option<&Value>) -> Value {
+fn listener(name: &str, address: SocketAddr, limit: Option<&(&str, Value)>) -> Value {
     let filter = |name: &str, kind: &str, message: Value| json!({ "name": name, "typed_config": typed(kind, message) });
-    let limit = limit.map(|limit| {
-        let kind = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
-        filter("envoy.filters.http.local_ratelimit", kind, limit.clone())
-    });
+    let limit = limit.map(|(kind, limit)| filter("the-limit", kind, limit.clone()));
     let session = "envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
     let others = [
         filter("envoy.filters.http.stateful_session", session, json!({})),

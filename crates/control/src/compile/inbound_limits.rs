@@ -1,7 +1,9 @@
-//! The rate limits of a client's own service: those that each instance keeps, and those that a service keeps for all.
+//! The limits of a client's own service: rates that each instance keeps, rates that a service keeps for all, and how many requests are
+//! under way.
 
 use std::collections::BTreeMap;
 
+use outrigger_model::concurrency::AdaptiveConcurrency;
 use outrigger_model::global_limit::GlobalLimit;
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::rate_limit::{MOST_LIMITS, RateLimit};
@@ -29,12 +31,20 @@ pub(super) fn compile(lens: &Lens<'_>, own: &Instance) -> Vec<HttpFilter> {
     }
     let mut by_provider: BTreeMap<&str, Vec<GlobalLimit>> = BTreeMap::new();
     let global = intents.iter().flat_map(|intent| intent.global.iter().map(move |global| (intent, global)));
+    let mut asks = 0;
     for (intent, global) in global.take(room) {
+        asks += 1;
         let limit = GlobalLimit { origin: Some(origin(&intent.origin)), ..global.limit.clone() };
         by_provider.entry(&global.provider).or_default().push(limit);
     }
     filters
         .extend(by_provider.into_iter().filter_map(|(provider, limits)| asking(lens, own, provider, limits)));
+    // Last: what is refused otherwise is not under way, and took no time.
+    let adaptive = intents.iter().filter_map(|intent| {
+        let origin = Some(origin(&intent.origin));
+        Some(AdaptiveConcurrency { origin, ..intent.concurrency.clone()? })
+    });
+    filters.extend(adaptive.take(room - asks).map(Box::new).map(HttpFilter::Concurrency));
     filters
 }
 

@@ -55,7 +55,7 @@ pub struct Description {
     pub addresses: Vec<String>,
     /// Its ports.
     pub ports: Vec<PortBody>,
-    /// Limits of rate that hold for what comes in, in words.
+    /// Limits of rate, and of requests under way, that hold for what comes in, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<String>,
     /// Policies that hold for what comes in.
@@ -318,7 +318,9 @@ fn limits(world: &World, service: &Service) -> Vec<String> {
             let asked = words::global_limit(&global.limit, &global.provider);
             format!("{asked} ({by}): for {}", global.limit.matches)
         };
-        intent.limits.iter().map(line).chain(intent.global.iter().map(global)).collect::<Vec<_>>()
+        let concurrency = |limit| format!("{} ({by})", words::concurrency(limit));
+        let rates = intent.limits.iter().map(line).chain(intent.global.iter().map(global));
+        rates.chain(intent.concurrency.iter().map(concurrency)).collect::<Vec<_>>()
     };
     intents.flat_map(one).collect()
 }

@@ -292,6 +292,7 @@ fn filtered(filters: &[&HttpFilter], connection: &ConnectionView<'_>, request: &
                     global.limits.iter().filter(counts).map(|l| words::global_limit(l, &global.cluster)),
                 );
             }
+            HttpFilter::Concurrency(limit) => limits.push(words::concurrency(limit)),
             // Those were looked at before.
             HttpFilter::Fault(_) | HttpFilter::Tokens(_) => {}
         }
@@ -382,6 +383,16 @@ spec: {service: catalog, rateLimit: [{name: all, requests: 10, per: 1s}]}
             one.limits.len()
         };
         assert_eq!((limits("allowed"), limits("denied")), (1, 0));
+    }
+
+    #[test]
+    fn adaptive_concurrency_is_said_with_its_bounds() {
+        let limit = LIMIT.replace("rateLimit: [{name: all, requests: 10, per: 1s}]", "adaptiveConcurrency: {maxLimit: 50}");
+        let world = Arc::new(world(shop(), &format!("{GUARDED}{limit}")));
+        let answer = asked(&world, "web", "GET http://catalog:8080/secret/1");
+        let one = answer.targets[0].inbound.iter().find(|one| one.decision == "allowed").unwrap();
+        let wanted = "adaptive concurrency (TrafficRules shop/catalog): 3 to 50 requests under way, by p50 of 100ms; the minRTT is measured every 60s by 50 requests";
+        assert_eq!(one.limits, [wanted]);
     }
 
     #[test]

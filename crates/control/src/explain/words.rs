@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_model::cluster::{
     Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, LeastOf, UpstreamProtocol,
 };
+use outrigger_model::concurrency::{AdaptiveConcurrency, MinRtt};
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
@@ -296,6 +297,24 @@ pub(super) fn nearness(rule: &Nearness) -> String {
     let over = |(from, to): &(String, String)| format!("; from {from} to {to} before other regions");
     let failover: String = rule.failover.iter().map(over).collect();
     format!("the nearest endpoints first: the client's zone, its region, all others{failover}")
+}
+
+/// How many requests may be under way.
+pub(super) fn concurrency(limit: &AdaptiveConcurrency) -> String {
+    let by = limit.origin.as_ref().map_or(String::new(), |origin| format!(" ({origin})"));
+    let min_rtt = match &limit.min_rtt {
+        MinRtt::Fixed(fixed) => format!("is {}", time(*fixed)),
+        MinRtt::Measured { interval, requests, .. } => {
+            format!("is measured every {} by {requests} requests", time(*interval))
+        }
+    };
+    format!(
+        "adaptive concurrency{by}: {} to {} requests under way, by p{} of {}; the minRTT {min_rtt}",
+        limit.lowest(),
+        limit.max_limit,
+        limit.percentile,
+        time(limit.update_interval)
+    )
 }
 
 /// How many requests a limit lets through.

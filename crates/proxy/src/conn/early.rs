@@ -68,6 +68,7 @@ fn judges_requests(info: &ConnInfo) -> bool {
                 | Filter::ExtAuthz(_)
                 | Filter::RateLimit(_)
                 | Filter::GlobalLimit(_)
+                | Filter::Concurrency(_)
                 | Filter::Tokens(_) => true,
                 Filter::Fault(_) => false,
             };

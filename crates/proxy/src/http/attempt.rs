@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::context::RequestCtx;
 use super::exchange;
-use super::head::RequestHead;
+use super::head::{RequestHead, ResponseHead};
 use super::measure;
-use super::respond::{says_not_listening, says_not_reached};
+use super::respond::{says_not_listening, says_not_reached, says_shed};
 use super::session;
 use super::timeout::Clock;
 use super::trace;
@@ -220,11 +220,7 @@ impl Sent<'_> {
     fn report(self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) {
         let head = slot.as_ref().map(|live| &live.head);
         let outcome = match result {
-            Ok(()) if head.is_some_and(says_not_reached) && plan.cluster.uses_mesh(self.endpoint) => {
-                // So its own sidecar says.
-                if head.is_some_and(says_not_listening) { Outcome::Refused } else { Outcome::Unconnected }
-            }
-            Ok(()) => Outcome::Status(head.map_or(0, |head| status_of(head, is_grpc))),
+            Ok(()) => head.map_or(Outcome::Status(0), |head| outcome_of_head(plan, self.endpoint, head, is_grpc)),
             Err(failed) if failed.stale => return,
             Err(failed) => outcome_of(&failed.failure),
         };
@@ -238,6 +234,19 @@ impl Sent<'_> {
         if let Some(measures) = &plan.cluster.measures {
             measure::take(measures, self.endpoint, outcome, live, self.since);
         }
+    }
+}
+
+/// What a response tells of an endpoint, or its own sidecar by it.
+fn outcome_of_head(plan: &Plan<'_>, endpoint: &EndpointState, head: &ResponseHead, is_grpc: bool) -> Outcome {
+    if !(says_not_reached(head) && plan.cluster.uses_mesh(endpoint)) {
+        return Outcome::Status(status_of(head, is_grpc));
+    }
+    match () {
+        // It is well, and has enough to do.
+        () if says_shed(head) => Outcome::LocalFailure,
+        () if says_not_listening(head) => Outcome::Refused,
+        () => Outcome::Unconnected,
     }
 }
 

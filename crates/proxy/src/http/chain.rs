@@ -57,6 +57,7 @@ pub async fn run<'v>(
         drawn |= matches!(filter, Filter::Fault(_));
         match filter.on_request(&ctx.input(found.route.config.fault.as_ref())) {
             Verdict::Continue => {}
+            Verdict::Admitted(permit) => ctx.extras().admitted.push(permit),
             verdict => {
                 let again = match filter {
                     Filter::Tokens(tokens) => tokens::look(ctx, tokens)?,
@@ -127,7 +128,7 @@ async fn of_route(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, drawn: bool) 
 
 fn delay_of(verdict: Verdict) -> Result<Option<(Duration, Option<Failure>)>, Failure> {
     match verdict {
-        Verdict::Continue => Ok(None),
+        Verdict::Continue | Verdict::Admitted(_) => Ok(None),
         // Those that ask were settled; what would be asked and is not does not pass.
         Verdict::Ask => Err(Failure::local(
             Stage::Authorize,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
 use outrigger_model::token::Proven;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::body::{Body, Room};
@@ -24,6 +25,7 @@ use super::trace::Recording;
 use super::upgrade::Upgrade;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
+use crate::runtime::concurrency::Permit;
 use crate::runtime::limits::RequestPermit;
 use crate::runtime::snapshot::HttpHandle;
 
@@ -85,6 +87,8 @@ pub struct Extras {
     pub cookie: Option<String>,
     /// What leads it back to the same endpoint by itself.
     pub affinity: Affinity,
+    /// Limits of requests under way that count it.
+    pub admitted: SmallVec<[Permit; 1]>,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
 }
@@ -289,5 +293,18 @@ impl<'c> RequestCtx<'c> {
     pub fn open_tunnel(&mut self) {
         self.body.make_tunnel();
         self.clock = Clock::default();
+        // How long it stays open says nothing of how fast the application is.
+        if let Some(extras) = &mut self.extras {
+            extras.admitted.clear();
+        }
+    }
+
+    /// The whole response has left: limits that follow latency learn how long it took.
+    #[cold]
+    pub fn answered(&mut self) {
+        let Some(extras) = &mut self.extras else { return };
+        for permit in extras.admitted.drain(..) {
+            permit.answered(self.now);
+        }
     }
 }

@@ -13,8 +13,10 @@ use outrigger_model::token::{Proven, WithTokens};
 
 use super::head::RequestHead;
 use crate::failure::Failure;
+use crate::runtime::concurrency::Permit;
 use crate::runtime::rate::Rates;
 
+pub mod concurrency;
 pub mod cors;
 pub mod ext_authz;
 pub mod fault;
@@ -50,15 +52,17 @@ pub enum Filter {
     RateLimit(rate_limit::Limits),
     /// The same, by a service that is asked.
     GlobalLimit(Box<global_limit::GlobalLimits>),
+    /// How many are under way, as latency allows.
+    Concurrency(concurrency::Limit),
     /// What tokens say.
     Tokens(Box<tokens::Tokens>),
 }
 
-/// Compiles a filter. `rates` has the counts of limits.
+/// Compiles a filter. `rates` has the counts of limits; `place` is its listener, chain and number.
 ///
 /// # Errors
 /// The field that cannot be taken, and why.
-pub fn build(config: &HttpFilter, rates: &Rates) -> Result<Filter, Flaw> {
+pub fn build(config: &HttpFilter, rates: &Rates, place: &str) -> Result<Filter, Flaw> {
     Ok(match config {
         HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
@@ -66,6 +70,9 @@ pub fn build(config: &HttpFilter, rates: &Rates) -> Result<Filter, Flaw> {
         HttpFilter::Tokens(config) => Filter::Tokens(Box::new(tokens::Tokens::build(config)?)),
         HttpFilter::GlobalLimit(config) => {
             Filter::GlobalLimit(Box::new(global_limit::GlobalLimits::build(config, rates)?))
+        }
+        HttpFilter::Concurrency(config) => {
+            Filter::Concurrency(concurrency::Limit(rates.controllers.of(config, place)))
         }
         HttpFilter::RateLimit(limits) => Filter::RateLimit(rate_limit::Limits::build(limits, rates)?),
     })
@@ -93,6 +100,8 @@ impl Input<'_> {
 pub enum Verdict {
     /// Go on.
     Continue,
+    /// Go on, and hold this until it is answered.
+    Admitted(Permit),
     /// Wait, then go on or fail.
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
@@ -110,6 +119,7 @@ impl Filter {
             Self::Tokens(_) => Verdict::Ask,
             Self::ExtAuthz(_) => Verdict::Continue,
             Self::RateLimit(limits) => limits.on_request(input),
+            Self::Concurrency(limit) => limit.on_request(),
             Self::GlobalLimit(limits) => limits.on_request(input),
             Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
         }

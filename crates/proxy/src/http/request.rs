@@ -155,6 +155,7 @@ async fn forward(
     ctx.record.details = Cow::Borrowed("via_upstream");
     exchange::deliver(ctx, live).await?;
     if ctx.extras.is_some() {
+        ctx.answered();
         mirror::finish(ctx, true);
     }
     Ok(())

@@ -28,7 +28,9 @@ const NOT_REACHED: &str = "reached=no";
 const NOT_LISTENING: &str = "listens=no";
 
 /// [`FailureKind::name`] of what is no failure of anybody.
-const NO_ROOM: [&str; 3] = ["rate_limited", "overflow", "overload"];
+const NO_ROOM: [&str; 4] = ["rate_limited", "overflow", "overload", SHED];
+/// Of them the one by which a busy instance keeps itself fast.
+const SHED: &str = "concurrency_limit";
 
 /// Says that a limit of the cluster refused it, as Envoy does.
 const OVERLOADED: &str = "x-envoy-overloaded";
@@ -266,6 +268,7 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
     match &failure.kind {
         FailureKind::Denied => "RBAC: access denied".into(),
         FailureKind::RateLimited { global, .. } => limited_by(*global).into(),
+        FailureKind::ConcurrencyLimit { .. } => "reached concurrency limit".into(),
         FailureKind::NoEndpoints
         | FailureKind::NoHealthyUpstream
         | FailureKind::AllEjected
@@ -322,7 +325,7 @@ fn describe(failure: &Failure, to: &Audience<'_>) -> String {
     if failure.kind == FailureKind::ConnectRefused && to.inbound {
         let _ = write!(text, "; {NOT_LISTENING}");
     }
-    if let FailureKind::Overflow { limit, value } = failure.kind {
+    if let Some((limit, value)) = failure.kind.limit() {
         let _ = write!(text, "; limit={limit}:{value}");
     }
     if let Some(origin) = &failure.origin {
@@ -348,8 +351,16 @@ pub fn says_not_listening(head: &ResponseHead) -> bool {
 /// Whether a peer sidecar says that it takes no more for now: a rate limit, another limit, or its memory. That says nothing of how the
 /// application is.
 pub fn says_no_room(head: &ResponseHead) -> bool {
-    let reason = parts(head).find_map(|part| part.strip_prefix(b"reason="));
-    reason.is_some_and(|reason| NO_ROOM.iter().any(|kind| kind.as_bytes() == reason))
+    reason(head).is_some_and(|reason| NO_ROOM.iter().any(|kind| kind.as_bytes() == reason))
+}
+
+/// Whether a peer sidecar says that as many requests are under way as latency allows.
+pub fn says_shed(head: &ResponseHead) -> bool {
+    reason(head) == Some(SHED.as_bytes())
+}
+
+fn reason(head: &ResponseHead) -> Option<&[u8]> {
+    parts(head).find_map(|part| part.strip_prefix(b"reason="))
 }
 
 /// What a peer sidecar says of a failure.

@@ -305,7 +305,9 @@ fn compile_listener(
         let authorization = PolicySet::compile(&chain.authorization).map_err(at)?;
         let terminal = match &chain.terminal {
             Terminal::Http(http) => {
-                TerminalHandle::Http(Arc::new(compile_http(http, routes, clusters, rates).map_err(at)?))
+                let place = format!("{} {field}", config.name);
+                let http = compile_http(http, routes, clusters, rates, &place);
+                TerminalHandle::Http(Arc::new(http.map_err(at)?))
             }
             Terminal::Tcp(tcp) => TerminalHandle::Tcp(TcpHandle {
                 config: tcp.clone(),
@@ -324,6 +326,7 @@ fn compile_http(
     routes: &Routes,
     clusters: &Clusters,
     rates: &Rates,
+    place: &str,
 ) -> Result<HttpHandle, Flaw> {
     let failed = |invalid: Invalid| Flaw::from(invalid).under("route_config");
     let (table, inline);
@@ -351,7 +354,9 @@ fn compile_http(
     };
     let mut filters = Vec::with_capacity(config.filters.len());
     for (i, filter) in config.filters.iter().enumerate() {
-        filters.push(filter::build(filter, rates).under(format_args!("http_filters[{i}]"))?);
+        let field = format!("http_filters[{i}]");
+        let place = format!("{place} {field}");
+        filters.push(filter::build(filter, rates, &place).under(field)?);
     }
     let mut named = Clusters::default();
     for name in used.clusters().chain(config.clusters()) {

@@ -16,6 +16,8 @@ use outrigger_model::resource::Origin;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::concurrency::Controllers;
+
 pub mod tally;
 mod window;
 
@@ -58,6 +60,8 @@ pub struct Refused {
 pub struct Rates {
     counts: Mutex<Vec<Weak<Counts>>>,
     tallies: Tallies,
+    /// Limits that follow latency.
+    pub controllers: Controllers,
 }
 
 impl Rates {

@@ -16,6 +16,7 @@ use outrigger_model::route::table::RouteTable;
 
 use crate::http::filter::Filter;
 use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::concurrency::Controller;
 use crate::runtime::usage::Usage;
 
 /// Names and addresses come from the control plane, so a fast hash is safe.
@@ -204,6 +205,14 @@ impl ListenerHandle {
 }
 
 impl HttpHandle {
+    /// Limits that follow latency.
+    pub fn controllers(&self) -> impl Iterator<Item = &Arc<Controller>> {
+        self.filters.iter().filter_map(|filter| match filter {
+            Filter::Concurrency(limit) => Some(&limit.0),
+            _ => None,
+        })
+    }
+
     /// A cluster that a route names.
     pub fn cluster(&self, name: &str) -> Option<&Arc<ClusterHandle>> {
         self.clusters.get(name)

@@ -4,6 +4,7 @@
 //! about calling the service's instances), and one of their limits.
 
 mod actions;
+mod adaptive;
 mod connections;
 mod health;
 mod hedge;
@@ -51,6 +52,7 @@ const SPEC: Table = Table::new(
         "hedge",
         "session",
         "rateLimit",
+        "adaptiveConcurrency",
         "upgrades",
     ],
 );
@@ -78,6 +80,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     };
     let subsets = subsets(reader, fields.get("subsets"), &policy);
     let limits = limits::Limits::of_page(reader, fields.get("rateLimit"));
+    let concurrency = adaptive::read(reader, fields.get("adaptiveConcurrency"));
     let upgrades = upgrades::read(reader, fields.get("upgrades"));
     let mut page = routes::Page { host, defaults, subsets, limits };
     let items = reader.list(fields.get("routes"));
@@ -104,10 +107,18 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         let (place, visibility) = (place.clone(), visibility.clone());
         intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
     }
-    if !limits.own.is_empty() || !limits.global.is_empty() || !upgrades.is_empty() {
+    if !limits.is_empty() || concurrency.is_some() || !upgrades.is_empty() {
         let (origin, place, host) = (origin.clone(), place.clone(), host.clone());
         let (limits, global) = (limits.own, limits.global);
-        intents.push(Intent::Limits(LimitsIntent { origin, host, limits, global, upgrades, place }));
+        intents.push(Intent::Limits(LimitsIntent {
+            origin,
+            host,
+            limits,
+            global,
+            concurrency,
+            upgrades,
+            place,
+        }));
     }
     if !policy.is_empty() || !ports.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {

@@ -6,7 +6,7 @@ use outrigger_model::route::WeightedCluster;
 
 use super::extension::{self, HTTP_MANAGER, NETWORK_RBAC, TCP_PROXY, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
-use super::metadata::{decode_origin, origin_value, origins_value, our, ours};
+use super::metadata::{decode_origin, filters_value, origin_value, origins_value, our, ours};
 use super::value::{duration_or, port};
 use super::{forward, http, jwt, left_out, note, policy, tls};
 use crate::kind::ClientKind;
@@ -20,6 +20,7 @@ use crate::wire::{self, any, network_rbac, uint};
 const CONNECTION_ORIGINS: &str = "network_rbac_origins";
 const REQUEST_ORIGINS: &str = "http_rbac_origins";
 const TOKEN_ORIGINS: &str = "jwt_origins";
+const CONCURRENCY_ORIGINS: &str = "adaptive_concurrency_origins";
 
 pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -> listener::FilterChain {
     let filter = |name: &str, config: Any| Filter {
@@ -51,6 +52,7 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
             HttpFilter::Fault(_)
             | HttpFilter::RateLimit(_)
             | HttpFilter::GlobalLimit(_)
+            | HttpFilter::Concurrency(_)
             | HttpFilter::Tokens(_) => None,
         })),
         Terminal::Tcp(_) => None,
@@ -62,9 +64,21 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
         })),
         Terminal::Tcp(_) => None,
     };
+    let concurrency = match &chain.terminal {
+        Terminal::Http(http) => filters_value(http.filters.iter().filter_map(|f| match f {
+            HttpFilter::Concurrency(limit) => Some(limit.origin.as_ref()),
+            _ => None,
+        })),
+        Terminal::Tcp(_) => None,
+    };
     let own = ("origin", chain.origin.as_ref().map(origin_value));
-    let origins =
-        [own, (CONNECTION_ORIGINS, connection), (REQUEST_ORIGINS, request), (TOKEN_ORIGINS, tokens)];
+    let origins = [
+        own,
+        (CONNECTION_ORIGINS, connection),
+        (REQUEST_ORIGINS, request),
+        (TOKEN_ORIGINS, tokens),
+        (CONCURRENCY_ORIGINS, concurrency),
+    ];
     listener::FilterChain {
         filter_chain_match: (chain.matches != ChainMatch::default()).then(|| encode_match(&chain.matches)),
         filters,
@@ -117,7 +131,11 @@ fn encode_tcp(proxy: &TcpProxy, stat_prefix: &str, kind: ClientKind) -> tcp_prox
 pub(super) fn decode(wire: &listener::FilterChain) -> Decoded<FilterChain> {
     note!(wire, transport_socket_connect_timeout);
     let origins = |name| our(wire.metadata.as_ref(), name);
-    let of_requests = http::Origins { policies: origins(REQUEST_ORIGINS), tokens: origins(TOKEN_ORIGINS) };
+    let of_requests = http::Origins {
+        policies: origins(REQUEST_ORIGINS),
+        tokens: origins(TOKEN_ORIGINS),
+        concurrency: origins(CONCURRENCY_ORIGINS),
+    };
     let (authorization, terminal) = decode_filters(&wire.filters, origins(CONNECTION_ORIGINS), of_requests)?;
     Ok(FilterChain {
         name: wire.name.clone(),

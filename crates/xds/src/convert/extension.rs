@@ -5,6 +5,7 @@ use prost::{Message, Name};
 use super::flaw::{Decoded, Flaw, flaw};
 use crate::wire::protobuf::Any;
 
+pub(super) const CONCURRENCY: &str = "envoy.filters.http.adaptive_concurrency";
 pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const SESSION: &str = "envoy.filters.http.stateful_session";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";

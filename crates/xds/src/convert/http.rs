@@ -3,11 +3,12 @@
 use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
 use outrigger_model::route::Fault;
 
-use super::extension::{self, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, SESSION, is, unpack};
+use super::extension::{self, CONCURRENCY, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, SESSION, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
+use super::metadata::filter_origin;
 use super::value::{duration_or, percent, uint_or};
 use super::{
-    ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry, route,
+    concurrency, ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry, route,
     session, shadow, upgrade,
 };
 use crate::kind::ClientKind;
@@ -17,6 +18,7 @@ use crate::wire::hcm::{
     http_filter::ConfigType,
 };
 use crate::wire::http_authz::ExtAuthz;
+use crate::wire::http_concurrency::AdaptiveConcurrency;
 use crate::wire::http_cors::Cors;
 use crate::wire::http_fault::HttpFault;
 use crate::wire::http_jwt::JwtAuthentication;
@@ -113,6 +115,9 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
                 HttpFilter::GlobalLimit(limits) => {
                     all.push(filter(global_limit::GLOBAL_LIMIT, global_limit::encode(limits)))
                 }
+                HttpFilter::Concurrency(limit) => {
+                    all.push(filter(CONCURRENCY, any(&concurrency::encode(limit))));
+                }
                 HttpFilter::RateLimit(limits) => {
                     all.push(filter(rate_limit::RATE_LIMIT, rate_limit::encode(limits)))
                 }
@@ -140,6 +145,7 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
 pub(super) struct Origins<'a> {
     pub(super) policies: Option<&'a Value>,
     pub(super) tokens: Option<&'a Value>,
+    pub(super) concurrency: Option<&'a Value>,
 }
 
 pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Decoded<HttpConnection> {
@@ -227,7 +233,7 @@ fn decode_filters(
     origins: Origins<'_>,
 ) -> Decoded<Vec<HttpFilter>> {
     let mut filters = Vec::with_capacity(wire.len());
-    let (mut policies, mut known) = (0, 0);
+    let (mut policies, mut known, mut gradients) = (0, 0, 0);
     let mut shadows = Vec::new();
     let mut routed = false;
     for (i, filter) in wire.iter().enumerate() {
@@ -280,6 +286,12 @@ fn decode_filters(
             Some(config) if rate_limit::is(config) => {
                 let limits = rate_limit::decode(config).under(format_args!("{field}.typed_config"))?;
                 filters.push(HttpFilter::RateLimit(limits));
+            }
+            Some(config) if is::<AdaptiveConcurrency>(config) => {
+                let limit = concurrency::decode(config, filter_origin(origins.concurrency, gradients));
+                gradients += 1;
+                let limit = limit.under(format_args!("{field}.typed_config"))?;
+                filters.extend(limit.map(|limit| HttpFilter::Concurrency(Box::new(limit))));
             }
             Some(config) if is::<LocalRateLimit>(config) => {
                 let limit = local_limit::decode(config, &format!("{stat_prefix}|{}", filter.name));

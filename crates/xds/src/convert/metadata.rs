@@ -118,6 +118,18 @@ pub(super) fn origins_value<'a>(
     (!filters.is_empty()).then(|| map(filters))
 }
 
+/// Origins of filters that are one rule's each, by the position of the filter among those of its kind.
+pub(super) fn filters_value<'a>(filters: impl Iterator<Item = Option<&'a Origin>>) -> Option<Value> {
+    let with_origin = filters.enumerate().filter_map(|(i, origin)| Some((i.to_string(), origin_value(origin?))));
+    let filters: Vec<_> = with_origin.collect();
+    (!filters.is_empty()).then(|| map(filters))
+}
+
+/// The reverse of [`filters_value`] for one filter.
+pub(super) fn filter_origin(origins: Option<&Value>, filter: usize) -> Option<Origin> {
+    origin(as_map(origins?)?.get(&filter.to_string())?)
+}
+
 /// The reverse of [`origins_value`] for one policy.
 pub(super) fn policy_origin(origins: Option<&Value>, filter: usize, policy: &str) -> Option<Origin> {
     origin(as_map(as_map(origins?)?.get(&filter.to_string())?)?.get(policy)?)

@@ -168,6 +168,36 @@ spec: {{service: {service}, rateLimit: {{requests: 5, per: 1s}}}}
 }
 
 #[test]
+fn adaptive_concurrency_is_the_last_filter_with_its_rule_and_other_namespaces_have_no_say() {
+    let page = |namespace: &str, service: &str| {
+        format!(
+            "
+apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {{name: limits, namespace: {namespace}}}
+spec: {{service: {service}, rateLimit: {{requests: 5, per: 1s}}, adaptiveConcurrency: {{maxLimit: 77}}}}
+"
+        )
+    };
+    let filters = |text: &str| {
+        let c = compiled(shop(), text);
+        let Some(Resource::Listener(listener)) =
+            get(&c, &web(), ResourceKind::Listener, "inbound|127.0.0.10:8080")
+        else {
+            panic!("none")
+        };
+        let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("no HTTP") };
+        http.filters.clone()
+    };
+    let own = filters(&page("shop", "web"));
+    let [HttpFilter::RateLimit(_), HttpFilter::Concurrency(limit)] = own.as_slice() else { panic!("{own:?}") };
+    assert_eq!(limit.max_limit, 77);
+    assert_eq!(limit.origin.as_ref().unwrap().to_string(), "TrafficRules shop/limits");
+    assert_eq!(filters(&page("bank", "web.shop.svc.cluster.local")), []);
+    assert_eq!(filters(&page("shop", "catalog")), []);
+}
+
+#[test]
 fn a_limit_that_a_service_keeps_is_asked_of_its_cluster_and_never_by_itself() {
     let page = |service: &str, provider: &str| {
         format!(

@@ -21,10 +21,11 @@ use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::lease::{Leases, outcome_of, status_of};
+use super::lease::{Leases, outcome_of};
 use super::live::{Failed, Live, Plan, Slot, Tried};
 use super::{
-    Sent, arrived, decimal, expected_time, finish_span, first_byte, pick, pick_beside, send, tell_time,
+    Sent, arrived, decimal, expected_time, finish_span, first_byte, outcome_of_head, pick, pick_beside, send,
+    tell_time,
 };
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
@@ -354,7 +355,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 }
                 Err(failed) if !others => return Poll::Ready(End::Lost(rival, failed)),
                 Ok(mut live) => {
-                    let outcome = Outcome::Status(status_of(&live.head, ctx.record.is_grpc));
+                    let outcome =
+                        outcome_of_head(self.plan, &rival.endpoint, &live.head, ctx.record.is_grpc);
                     rival.tell(self.plan, outcome, Some(&mut live));
                     live.span = rival.span.take();
                     forget(ctx, live);

@@ -125,7 +125,7 @@ fn judge(
                 }
             }
             // They count requests or delay them, which a tunnel was once.
-            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) => {}
+            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) | Filter::Concurrency(_) => {}
         }
     }
     Ok(())

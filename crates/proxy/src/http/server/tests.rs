@@ -3,6 +3,7 @@
 mod access;
 mod attacks;
 mod authz;
+mod concurrency;
 mod durations;
 mod edits;
 mod h1;

@@ -23,6 +23,21 @@ fn a_limit_that_limits_nothing_is_told() {
 }
 
 #[test]
+fn adaptive_concurrency_that_nobody_holds_is_told() {
+    let page = |service: &str| {
+        object("outrigger.io/v1", "TrafficRules", &format!("service: {service}\nadaptiveConcurrency: {{}}"))
+    };
+    silent(&page("reviews"));
+    let told = only(&page("stock"));
+    assert!(told.contains("limits requests to") && told.contains("OUT0105"), "{told}");
+    let told = found(&page("pay.bank"));
+    assert!(
+        told.iter().any(|told| told.contains("which is namespace bank's: it has no effect")),
+        "{told:#?}"
+    );
+}
+
+#[test]
 fn upgrades_that_nobody_takes_are_told() {
     let page = |service: &str| {
         object("outrigger.io/v1", "TrafficRules", &format!("service: {service}\nupgrades: [tcp]"))

@@ -34,6 +34,10 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.global.is_empty()
+    }
+
     /// Those of the page itself.
     pub(super) fn of_page(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Self {
         let mut limits = Self::default();

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::actions::{DIRECT, REDIRECT, REGEX, REWRITE};
 use super::policy::{BALANCING, CONNECTIONS, HASH, POLICIES, PORT, TRIP, tuning_schema};
 use super::routes::{ABORT, DELAY, FAULT, ROUTE, TO};
-use super::{SPEC, SUBSET, connections, health, hedge, retry, session, streams, upgrades};
+use super::{SPEC, SUBSET, adaptive, connections, health, hedge, retry, session, streams, upgrades};
 use crate::dialect::destination_rule::policy::{COOKIE, TLS, WARMUP};
 use crate::dialect::shared::{EDITS, OPERATIONS};
 use crate::dialect::{cors, ejection, nearness};
@@ -29,6 +29,7 @@ pub(crate) fn spec() -> Value {
         "rateLimit" => any(
             "How many requests each instance takes, or all of them together by a service's word: one limit, or a list of up to 32.",
         ),
+        "adaptiveConcurrency" => adaptive::schema(),
         "upgrades" => upgrades::schema(),
         part => policy(part),
     })

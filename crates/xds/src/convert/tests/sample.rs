@@ -259,6 +259,7 @@ fn http() -> impl Strategy<Value = HttpConnection> {
         beside::fault().prop_map(HttpFilter::Fault),
         authz::ext_authz().prop_map(|authz| HttpFilter::ExtAuthz(Box::new(authz))),
         vec(beside::rate_limit(), 0..3).prop_map(HttpFilter::RateLimit),
+        beside::concurrency().prop_map(|limit| HttpFilter::Concurrency(Box::new(limit))),
         beside::global_limits().prop_map(|limits| HttpFilter::GlobalLimit(Box::new(limits))),
         authz::tokens().prop_map(|tokens| HttpFilter::Tokens(Box::new(tokens))),
     ];

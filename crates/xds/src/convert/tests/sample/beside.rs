@@ -6,6 +6,7 @@ use outrigger_model::cluster::{
     Breaker, CHECK_METHODS, CheckHow, Enforcing, FailurePercentage, GrpcCheck, HealthCheck, HttpCheck,
     LoadReports, Outlier, SuccessRate, TcpCheck,
 };
+use outrigger_model::concurrency::{AdaptiveConcurrency, MOST_CONCURRENCY, MinRtt};
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit, GlobalLimits};
 use outrigger_model::rate_limit::{Algorithm, By, RateLimit};
 use outrigger_model::route::{
@@ -201,6 +202,31 @@ pub(super) fn global_limits() -> impl Strategy<Value = GlobalLimits> {
             timeout,
             status_on_error,
             limits,
+        },
+    )
+}
+
+pub(super) fn concurrency() -> impl Strategy<Value = AdaptiveConcurrency> {
+    let limit = || 1..=MOST_CONCURRENCY;
+    let time = || (1_u64..86_400_000).prop_map(Duration::from_millis);
+    let percent = || 0.0..=100.0;
+    let min_rtt = prop_oneof![
+        duration().prop_map(MinRtt::Fixed),
+        (time(), 1_u32.., percent())
+            .prop_map(|(interval, requests, jitter)| MinRtt::Measured { interval, requests, jitter }),
+    ];
+    let limits = (limit(), of(limit()), limit());
+    (percent(), time(), limits, percent(), min_rtt, 400_u16..600, of(origin())).prop_map(
+        |(percentile, update_interval, limits, buffer, min_rtt, status, origin)| AdaptiveConcurrency {
+            percentile,
+            update_interval,
+            max_limit: limits.0,
+            min_limit: limits.1,
+            min_concurrency: limits.2,
+            buffer,
+            min_rtt,
+            status,
+            origin,
         },
     )
 }
