@@ -1,6 +1,7 @@
 //! What a sidecar answers itself leaves a span that says why, as what it forwards does.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::SeqCst;
 
 use outrigger_control::instance::State;
 use outrigger_tests::app::{body, echo, get};
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::BINARY;
+use crate::limits::{Gate, plenty};
 use crate::thin_thread::{catalog, web};
 
 /// The tags of the client span that the sidecar of `web` has sent for a path.
@@ -78,6 +80,60 @@ async fn refusals(query: SocketAddr, to: SocketAddr) {
     );
     assert!(tag(&over, "outrigger.error").contains("max_requests"), "{over}");
     drop(held);
+}
+
+/// The events of a span, each with its fields.
+fn events(span: &Value) -> Vec<Vec<(String, String)>> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let fields = |log: &Value| {
+        let fields = log["fields"].as_array().cloned().unwrap_or_default();
+        fields.iter().map(|field| (text(&field["key"]), text(&field["value"]))).collect()
+    };
+    span["logs"].as_array().map(|logs| logs.iter().map(fields).collect()).unwrap_or_default()
+}
+
+const TRIP: &str = "apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: catalog, namespace: shop}
+spec:
+  service: catalog
+  circuitBreaker: {trip: {consecutiveFailures: 2, openTime: 1s, probes: 1}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_attempt_makes_of_a_circuit_breaker_is_an_event_of_its_span() {
+    let mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&catalog("v1", 11)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    let query = mesh.address(1, 16686);
+    let gate = Gate::serve(catalog.app, "v1", 500, plenty()).await;
+    mesh.apply(TRIP).await;
+    let to = web.outbound[0];
+    for path in ["/first", "/second"] {
+        assert_eq!(get(to, path, "").await.unwrap().0, 500);
+    }
+    assert_eq!(events(&span_of(query, "/first").await), [[]; 0]);
+    let said = |name: &str, state: &str, why: &[&str]| {
+        let mut fields = vec![
+            ("event".to_owned(), format!("circuit_breaker.{name}")),
+            ("outrigger.circuit_breaker.state".to_owned(), state.to_owned()),
+        ];
+        fields.extend(why.iter().map(|why| ("outrigger.circuit_breaker.reason".to_owned(), (*why).to_owned())));
+        fields
+    };
+    let opened = events(&span_of(query, "/second").await);
+    assert_eq!(opened, [said("open", "open", &["2 requests in a row failed"])]);
+
+    gate.status.store(200, SeqCst);
+    let number = std::sync::atomic::AtomicU32::new(0);
+    let probe = eventually("a probe succeeds", || async {
+        let path = format!("/probe-{}", number.fetch_add(1, SeqCst));
+        let (status, text) = get(to, &path, "").await.map_err(|error| error.to_string())?;
+        if status == 200 { Ok(path) } else { Err(text) }
+    })
+    .await;
+    let closed = events(&span_of(query, &probe).await);
+    assert_eq!(closed, [said("half_open", "half_open", &[]), said("closed", "closed", &[])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,4 +13,4 @@ pub mod span;
 pub use context::{Format, Incoming, SpanId, TraceContext, TraceId, extract};
 pub use export::{ExportConfig, ExportError, Exporter, SpanSender, exporter};
 pub use sample::{Decision, Sampler};
-pub use span::{SpanKind, SpanRecord, SpanStatus, Value};
+pub use span::{SpanEvent, SpanKind, SpanRecord, SpanStatus, Value};

@@ -19,7 +19,7 @@ use super::trace;
 use super::upgrade::Upgrade;
 use super::watch;
 use crate::failure::{Failure, FailureKind};
-use crate::runtime::breaker::Pass;
+use crate::runtime::breaker::{Pass, Turned};
 use crate::runtime::cluster::PickContext;
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::upstream::pool::Leased;
@@ -27,6 +27,7 @@ use crate::upstream::pool::Leased;
 pub mod lease;
 pub mod live;
 pub mod race;
+pub mod turned;
 
 use lease::{Leases, outcome_of, status_of};
 pub use live::{Failed, Live, Plan, Slot, Tried};
@@ -71,7 +72,8 @@ pub async fn run(
         *slot = None;
     }
     let sent = Sent { endpoint: &endpoint, since, pass };
-    sent.report(plan, &result, slot, ctx.record.is_grpc);
+    let turned = sent.report(plan, &result, slot, ctx.record.is_grpc);
+    turned::told(ctx, turned);
     result
 }
 
@@ -178,7 +180,7 @@ fn send(
     let live = match Live::send(&mut out, plan.cluster, endpoint, leased) {
         Ok(live) => slot.insert(live),
         Err(failure) => {
-            finish_span(ctx, span, None, Some(&failure));
+            turned::end_span(ctx, span, None, Some(&failure));
             return Err(failure);
         }
     };
@@ -196,7 +198,7 @@ fn arrived(ctx: &mut RequestCtx<'_>, live: &mut Live, result: Result<(), Failure
         ctx.tick();
         ctx.record.upstream_time = Some(live.note_head(ctx.now));
         live.begin_response(ctx.head.method() == "HEAD")?;
-        finish_span(ctx, live.span.take(), Some(live.head.status()), None);
+        turned::end_span(ctx, live.span.take(), Some(live.head.status()), None);
         return Ok(());
     };
     if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
@@ -204,7 +206,7 @@ fn arrived(ctx: &mut RequestCtx<'_>, live: &mut Live, result: Result<(), Failure
     }
     let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);
     let stale = silent && live.is_stale();
-    finish_span(ctx, live.span.take(), None, Some(&failure));
+    turned::end_span(ctx, live.span.take(), None, Some(&failure));
     Err(Failed { failure, stale })
 }
 
@@ -217,23 +219,24 @@ struct Sent<'s> {
 
 impl Sent<'_> {
     /// Tells the endpoint what came of it.
-    fn report(self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) {
+    fn report(self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) -> Turned {
         let head = slot.as_ref().map(|live| &live.head);
         let outcome = match result {
             Ok(()) => head.map_or(Outcome::Status(0), |head| outcome_of_head(plan, self.endpoint, head, is_grpc)),
-            Err(failed) if failed.stale => return,
+            Err(failed) if failed.stale => return Turned::default(),
             Err(failed) => outcome_of(&failed.failure),
         };
-        self.tell(plan, outcome, slot.as_mut());
+        self.tell(plan, outcome, slot.as_mut())
     }
 
     /// The same of an attempt that nobody waits for any more.
     #[inline]
-    fn tell(self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) {
-        plan.cluster.report(self.endpoint, outcome, self.pass);
+    fn tell(self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) -> Turned {
+        let turned = plan.cluster.report(self.endpoint, outcome, self.pass);
         if let Some(measures) = &plan.cluster.measures {
             measure::take(measures, self.endpoint, outcome, live, self.since);
         }
+        turned
     }
 }
 

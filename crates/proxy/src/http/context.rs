@@ -8,6 +8,7 @@ use bytes::Bytes;
 use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
 use outrigger_model::token::Proven;
+use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -25,6 +26,7 @@ use super::trace::Recording;
 use super::upgrade::Upgrade;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
+use crate::runtime::breaker::Turned;
 use crate::runtime::concurrency::Permit;
 use crate::runtime::limits::RequestPermit;
 use crate::runtime::snapshot::HttpHandle;
@@ -89,6 +91,10 @@ pub struct Extras {
     pub affinity: Affinity,
     /// Limits of requests under way that count it.
     pub admitted: SmallVec<[Permit; 1]>,
+    /// The span of an attempt, until its circuit breaker is told of it.
+    pub ended: Option<Box<SpanRecord>>,
+    /// What attempts without a span have made of a circuit breaker.
+    pub turned: Vec<Turned>,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
 }

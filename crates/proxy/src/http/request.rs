@@ -11,6 +11,7 @@ use outrigger_model::listener::Direction;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Forward, RetryPolicy, RouteAction};
 
+use super::attempt::turned::note;
 use super::attempt::{Live, Plan};
 use super::body::Body;
 use super::chain::{self, Stop};
@@ -240,7 +241,10 @@ fn open_span(ctx: &mut RequestCtx<'_>) {
         Direction::Inbound => recording.server(&mut ctx.head, route, info, local),
         Direction::Outbound => {
             let cluster = ctx.record.cluster.as_ref().map(|cluster| &cluster.name);
-            recording.unsent(&ctx.head, route, cluster, local)
+            let mut span = recording.unsent(&ctx.head, route, cluster, local);
+            let turned = ctx.extras.as_mut().map(|extras| std::mem::take(&mut extras.turned));
+            turned.into_iter().flatten().for_each(|turned| note(&mut span, turned));
+            span
         }
     });
 }

@@ -94,6 +94,24 @@ pub struct Pass {
     /// As it was when it was given.
     now: u32,
     told: bool,
+    /// It is the first probe.
+    half_opened: bool,
+}
+
+/// What one request has made of a breaker; mostly nothing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Turned {
+    /// It came when the time was over, as the first probe.
+    pub half_opened: bool,
+    /// What came of it closed the breaker, or opened it, and why.
+    pub to: Option<(Phase, String)>,
+}
+
+impl Turned {
+    /// Whether it has made nothing of it.
+    pub fn is_nothing(&self) -> bool {
+        !self.half_opened && self.to.is_none()
+    }
 }
 
 /// What a breaker looks like from outside.
@@ -146,7 +164,7 @@ impl Breaker {
     pub fn admit(self: &Arc<Self>) -> Result<Pass, Failure> {
         let now = self.now.load(Relaxed);
         if phase(now) == Phase::Closed {
-            return Ok(Pass { breaker: self.clone(), now, told: false });
+            return Ok(Pass { breaker: self.clone(), now, told: false, half_opened: false });
         }
         self.probe(Instant::now())
     }
@@ -155,6 +173,7 @@ impl Breaker {
     fn probe(self: &Arc<Self>, at: Instant) -> Result<Pass, Failure> {
         let mut turn = self.turn.lock();
         let age = at.saturating_duration_since(turn.since);
+        let mut half_opened = false;
         match phase(self.now.load(Relaxed)) {
             Phase::Closed => {}
             Phase::Open if age < self.rules.open_time => return Err(self.refuse(&turn, age)),
@@ -162,6 +181,7 @@ impl Breaker {
                 let why = std::mem::take(&mut turn.why);
                 self.turn_to(&mut turn, Phase::HalfOpen, at, why);
                 turn.out = 1;
+                half_opened = true;
             }
             Phase::HalfOpen if turn.out + turn.good < self.rules.probes => {
                 turn.out += 1;
@@ -175,7 +195,7 @@ impl Breaker {
             }
             Phase::HalfOpen => return Err(self.refuse(&turn, age)),
         }
-        Ok(Pass { breaker: self.clone(), now: self.now.load(Relaxed), told: false })
+        Ok(Pass { breaker: self.clone(), now: self.now.load(Relaxed), told: false, half_opened })
     }
 
     fn refuse(&self, turn: &Turn, age: Duration) -> Failure {
@@ -188,8 +208,8 @@ impl Breaker {
         Failure::local(Stage::Pick, FailureKind::CircuitOpen, detail).because_of(self.origin.clone())
     }
 
-    /// Counts what ended while it is closed; opens it where that is too much.
-    fn count(&self, sent: u32, failed: bool, at: Instant) {
+    /// Counts what ended while it is closed; opens it where that is too much, and says why.
+    fn count(&self, sent: u32, failed: bool, at: Instant) -> Option<(Phase, String)> {
         let tick = self.tick(at);
         let slot = &self.slots[(tick % SLOTS) as usize];
         add(&slot.ended, tick);
@@ -208,38 +228,35 @@ impl Breaker {
             let share = 100.0 * failed as f64 / ended.max(1) as f64;
             let enough = ended >= u64::from(rules.minimum_requests);
             if rules.failure_percent == 0.0 || !enough || share < rules.failure_percent {
-                return;
+                return None;
             }
             format!("{failed} of {ended} requests in {:?} failed", rules.interval)
         };
         let mut turn = self.turn.lock();
-        if self.now.load(Relaxed) == sent {
-            self.turn_to(&mut turn, Phase::Open, at, why);
-        }
+        (self.now.load(Relaxed) == sent).then(|| self.turn_to(&mut turn, Phase::Open, at, why))
     }
 
     /// What came of a probe.
     #[cold]
-    fn judge(&self, sent: u32, failed: Option<bool>, at: Instant) {
+    fn judge(&self, sent: u32, failed: Option<bool>, at: Instant) -> Option<(Phase, String)> {
         let mut turn = self.turn.lock();
         if self.now.load(Relaxed) != sent {
-            return;
+            return None;
         }
         turn.out = turn.out.saturating_sub(1);
         match failed {
-            None => {}
-            Some(true) => self.turn_to(&mut turn, Phase::Open, at, "a probe failed".to_owned()),
+            None => None,
+            Some(true) => Some(self.turn_to(&mut turn, Phase::Open, at, "a probe failed".to_owned())),
             Some(false) => {
                 turn.good += 1;
-                if turn.good >= self.rules.probes {
-                    self.turn_to(&mut turn, Phase::Closed, at, String::new());
-                }
+                let enough = turn.good >= self.rules.probes;
+                enough.then(|| self.turn_to(&mut turn, Phase::Closed, at, String::new()))
             }
         }
     }
 
-    /// Begins the next term.
-    fn turn_to(&self, turn: &mut Turn, to: Phase, at: Instant, why: String) {
+    /// Begins the next term; which, and why.
+    fn turn_to(&self, turn: &mut Turn, to: Phase, at: Instant, why: String) -> (Phase, String) {
         if to == Phase::Closed {
             self.run.store(0, Relaxed);
             for slot in &self.slots {
@@ -254,7 +271,8 @@ impl Breaker {
             Phase::Open => tracing::warn!(cluster = %self.cluster, %why, "circuit breaker is open"),
             _ => tracing::info!(cluster = %self.cluster, "circuit breaker is {}", to.name()),
         }
-        *turn = Turn { since: at, probed: at, why, out: 0, good: 0 };
+        *turn = Turn { since: at, probed: at, why: why.clone(), out: 0, good: 0 };
+        (to, why)
     }
 
     /// The number of the part of the interval that it is.
@@ -308,21 +326,25 @@ impl Pass {
         phase(self.now) != Phase::Closed
     }
 
-    /// Tells what came of the request.
-    pub fn tell(mut self, outcome: Outcome) {
+    /// Tells what came of the request; what that has made of the breaker.
+    pub fn tell(mut self, outcome: Outcome) -> Turned {
+        let half_opened = self.half_opened;
         let failed = match outcome {
             Outcome::Status(status) => status >= 500,
             Outcome::GatewayError | Outcome::Unconnected | Outcome::Refused => true,
             Outcome::Success => false,
-            Outcome::LocalFailure => return,
+            Outcome::LocalFailure => return Turned { half_opened, to: None },
         };
         self.told = true;
         let at = Instant::now();
-        if self.is_probe() {
-            self.breaker.judge(self.now, Some(failed), at);
+        let to = if self.is_probe() {
+            self.breaker.judge(self.now, Some(failed), at)
         } else if self.breaker.now.load(Relaxed) == self.now {
-            self.breaker.count(self.now, failed, at);
-        }
+            self.breaker.count(self.now, failed, at)
+        } else {
+            None
+        };
+        Turned { half_opened, to }
     }
 }
 

@@ -19,7 +19,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::runtime::breaker::{Breaker, Pass};
+use crate::runtime::breaker::{Breaker, Pass, Turned};
 use crate::runtime::endpoint::{EndpointState, Outcome, Reach};
 use crate::runtime::latency::Latencies;
 use crate::runtime::limits::Limits;
@@ -263,21 +263,20 @@ impl ClusterHandle {
         self.breaker.as_ref().map(Breaker::admit).transpose()
     }
 
-    /// Tells what became of a request to an endpoint, which may be ejected for it, and of the leave that it was sent with.
-    pub fn report(&self, endpoint: &EndpointState, outcome: Outcome, pass: Option<Pass>) {
+    /// Tells what became of a request to an endpoint, which may be ejected for it, and of the leave that it was sent with;
+    /// what it has made of the circuit breaker.
+    pub fn report(&self, endpoint: &EndpointState, outcome: Outcome, pass: Option<Pass>) -> Turned {
         endpoint.note(outcome);
         // It may have had no connection, and then nobody has counted it.
         if outcome.is_unanswered() {
             self.lasting.unmet.fetch_add(1, Relaxed);
         }
-        if let Some(pass) = pass {
-            pass.tell(outcome);
-        }
+        let turned = pass.map(|pass| pass.tell(outcome)).unwrap_or_default();
         if outcome == Outcome::Refused {
             self.refused(endpoint);
         }
         // Without rules there is no clock to read.
-        let Some(rules) = &self.config.outlier else { return };
+        let Some(rules) = &self.config.outlier else { return turned };
         let now = Instant::now();
         let table = self.lasting.table.load();
         let health = &endpoint.load.health;
@@ -286,6 +285,7 @@ impl ClusterHandle {
             tracing::warn!(cluster = %self.name, endpoint = %endpoint.address, ?cause, "endpoint ejected");
             self.held([endpoint]);
         }
+        turned
     }
 
     /// These were ejected by a table that may be an old one: who is gone by now would be counted for ever.

@@ -15,6 +15,9 @@ pub const MAX_TEXT: usize = 1024;
 /// Attributes per span; more are counted, not kept.
 pub const MAX_ATTRIBUTES: usize = 64;
 
+/// Events per span; more are not kept.
+pub const MAX_EVENTS: usize = 8;
+
 /// Which side of a hop a span describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanKind {
@@ -146,6 +149,19 @@ pub struct SpanRecord {
     pub attributes: Vec<(Cow<'static, str>, Value)>,
     /// Attributes beyond [`MAX_ATTRIBUTES`].
     pub dropped_attributes: u32,
+    /// What happened meanwhile; most spans have nothing.
+    pub events: Vec<SpanEvent>,
+}
+
+/// Something that happened during a span.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpanEvent {
+    /// What, in words of low cardinality.
+    pub name: &'static str,
+    /// When, nanoseconds since the Unix epoch.
+    pub time: u64,
+    /// What is known of it.
+    pub attributes: Vec<(&'static str, Value)>,
 }
 
 impl SpanRecord {
@@ -171,6 +187,7 @@ impl SpanRecord {
             status: SpanStatus::Unset,
             attributes: Vec::with_capacity(16),
             dropped_attributes: 0,
+            events: Vec::new(),
         }
     }
 
@@ -193,6 +210,13 @@ impl SpanRecord {
         self.set(key, Value::copied(text));
     }
 
+    /// Adds what happened; what is beyond [`MAX_EVENTS`] is lost.
+    pub fn add_event(&mut self, event: SpanEvent) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push(event);
+        }
+    }
+
     /// Ends the span now.
     pub fn finish(&mut self) {
         // The wall clock may have been set back since: a span never ends before it began.
@@ -204,7 +228,14 @@ impl SpanRecord {
         let attributes: usize =
             self.attributes.iter().map(|(key, value)| key.len() + value.weight() + 16).sum();
         let state = self.tracestate.as_ref().map_or(0, |state| state.len());
-        128 + self.name.len() + state + attributes
+        128 + self.name.len() + state + attributes + self.events.iter().map(SpanEvent::weight).sum::<usize>()
+    }
+}
+
+impl SpanEvent {
+    fn weight(&self) -> usize {
+        let attributes = self.attributes.iter().map(|(key, value)| key.len() + value.weight() + 16);
+        48 + self.name.len() + attributes.sum::<usize>()
     }
 }
 
@@ -245,6 +276,18 @@ mod tests {
         assert_eq!(span.attributes.len(), MAX_ATTRIBUTES);
         assert_eq!(span.dropped_attributes, 38);
         assert!(span.weight() < 5000);
+    }
+
+    #[test]
+    fn events_are_bounded_and_weigh_something() {
+        let mut span = SpanRecord::begin(&TraceContext::root(true), None, SpanKind::Client, "x");
+        let before = span.weight();
+        for time in 0..100 {
+            let attributes = vec![("why", Value::copied(&"y".repeat(100)))];
+            span.add_event(SpanEvent { name: "it happened", time, attributes });
+        }
+        assert_eq!(span.events.len(), MAX_EVENTS);
+        assert!(span.weight() >= before + MAX_EVENTS * 100);
     }
 
     #[test]

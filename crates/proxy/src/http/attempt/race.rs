@@ -25,7 +25,7 @@ use super::lease::{Leases, outcome_of};
 use super::live::{Failed, Live, Plan, Slot, Tried};
 use super::{
     Sent, arrived, decimal, expected_time, finish_span, first_byte, outcome_of_head, pick, pick_beside, send,
-    tell_time,
+    tell_time, turned,
 };
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::{Body, REPLAY_LIMIT};
@@ -430,7 +430,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 ctx.record.upstream_local = live.local();
                 let result = arrived(ctx, live, Ok(()));
                 let sent = Sent { endpoint: &rival.endpoint, since: rival.since, pass: rival.pass.take() };
-                sent.report(self.plan, &result, slot, ctx.record.is_grpc);
+                let turned = sent.report(self.plan, &result, slot, ctx.record.is_grpc);
+                turned::told(ctx, turned);
                 if result.is_err() {
                     *slot = None;
                 }
@@ -454,16 +455,22 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
     }
 
     /// Tells what came of the first attempt.
-    fn report(&mut self, ctx: &RequestCtx<'_>, slot: &mut Slot, result: &Result<(), Failed>) {
+    fn report(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot, result: &Result<(), Failed>) {
         let sent = Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
-        sent.report(self.plan, result, slot, ctx.record.is_grpc);
+        let turned = sent.report(self.plan, result, slot, ctx.record.is_grpc);
+        turned::told(ctx, turned);
     }
 }
 
 impl Rival {
     fn tell(&mut self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) {
         let sent = Sent { endpoint: &self.endpoint, since: self.since, pass: self.pass.take() };
-        sent.tell(plan, outcome, live);
+        let turned = sent.tell(plan, outcome, live);
+        if let Some(span) = self.span.as_mut().filter(|_| !turned.is_nothing()) {
+            // Its span is still open.
+            span.finish();
+            turned::note(span, turned);
+        }
     }
 }
 

@@ -168,7 +168,7 @@ async fn what_was_sent_before_it_opened_says_nothing_later() {
     pass(Duration::from_secs(30)).await;
     (0..3).for_each(|_| send(&breaker, GOOD));
     assert_eq!(breaker.phase(), Phase::Closed);
-    slow.into_iter().for_each(|pass| pass.tell(Outcome::GatewayError));
+    slow.into_iter().for_each(|pass| drop(pass.tell(Outcome::GatewayError)));
     assert_eq!((breaker.phase(), breaker.look().ended), (Phase::Closed, 0));
 }
 
@@ -197,4 +197,20 @@ fn probes_are_exact_across_threads() {
             assert!(admitted <= 5, "{admitted} probes in term {term}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_is_told_what_it_has_made_of_it() {
+    let breaker = breaker(model::Breaker { failure_percent: 0.0, consecutive_failures: 2, probes: 1, ..rules() });
+    let told = |outcome| breaker.admit().unwrap_or_else(|refused| panic!("{refused}")).tell(outcome);
+    assert!(told(GOOD).is_nothing() && told(BAD).is_nothing());
+    let why = || "2 requests in a row failed".to_owned();
+    assert_eq!(told(BAD), Turned { half_opened: false, to: Some((Phase::Open, why())) });
+    pass(rules().open_time).await;
+    assert_eq!(told(BAD), Turned { half_opened: true, to: Some((Phase::Open, "a probe failed".into())) });
+    pass(rules().open_time).await;
+    // It has opened half, and says nothing else.
+    assert_eq!(told(Outcome::LocalFailure), Turned { half_opened: true, to: None });
+    assert_eq!(told(GOOD), Turned { half_opened: false, to: Some((Phase::Closed, String::new())) });
+    assert!(told(GOOD).is_nothing());
 }

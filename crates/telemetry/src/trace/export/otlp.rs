@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use opentelemetry::trace::{
-    SpanContext, SpanId, SpanKind as OtelKind, Status, TraceFlags, TraceId, TraceState,
+    Event, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceFlags, TraceId, TraceState,
 };
 use opentelemetry::{InstrumentationScope, KeyValue, StringValue, Value as OtelValue};
 use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
 
-use super::super::span::{SpanKind, SpanRecord, SpanStatus, Value};
+use super::super::span::{SpanEvent, SpanKind, SpanRecord, SpanStatus, Value};
 use super::ExportError;
 
 pub(super) fn check_endpoint(endpoint: &str) -> Result<(), ExportError> {
@@ -100,7 +100,7 @@ pub(super) fn span_data(span: SpanRecord) -> SpanData {
             .map(|(key, value)| KeyValue::new(key, otel_value(value)))
             .collect(),
         dropped_attributes_count: span.dropped_attributes,
-        events: SpanEvents::default(),
+        events: events(span.events),
         links: SpanLinks::default(),
         status: match span.status {
             SpanStatus::Unset => Status::Unset,
@@ -109,6 +109,18 @@ pub(super) fn span_data(span: SpanRecord) -> SpanData {
         },
         instrumentation_scope: scope(),
     }
+}
+
+fn events(events: Vec<SpanEvent>) -> SpanEvents {
+    let event = |event: SpanEvent| {
+        let time = UNIX_EPOCH + Duration::from_nanos(event.time);
+        let attributes = event.attributes.into_iter();
+        let attributes = attributes.map(|(key, value)| KeyValue::new(key, otel_value(value))).collect();
+        Event::new(event.name, time, attributes, 0)
+    };
+    let mut all = SpanEvents::default();
+    all.events = events.into_iter().map(event).collect();
+    all
 }
 
 fn otel_value(value: Value) -> OtelValue {

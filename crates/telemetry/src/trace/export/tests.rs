@@ -150,6 +150,9 @@ async fn collector_receives_ids_parents_attributes_and_resource() {
     server.set("upstream_cluster", Arc::<str>::from("outbound|9080|v1|reviews"));
     server.set("retried", true);
     server.set("share", 0.25);
+    let attributes = vec![("outrigger.circuit_breaker.state", Value::from("open".to_owned()))];
+    let event = crate::trace::SpanEvent { name: "circuit_breaker.open", time: server.start + 5, attributes };
+    server.add_event(event);
     server.status = SpanStatus::Error(Cow::Borrowed("UF"));
     server.finish();
     let mut client = SpanRecord::begin(&incoming, Some(server.span_id), SpanKind::Client, "GET");
@@ -184,6 +187,11 @@ async fn collector_receives_ids_parents_attributes_and_resource() {
     assert_eq!(attribute(&server.attributes, "upstream_cluster"), &cluster);
     assert_eq!(attribute(&server.attributes, "retried"), &ProtoValue::BoolValue(true));
     assert_eq!(attribute(&server.attributes, "share"), &ProtoValue::DoubleValue(0.25));
+    let [event] = server.events.as_slice() else { panic!("{:?}", server.events) };
+    assert_eq!((event.name.as_str(), event.time_unix_nano), ("circuit_breaker.open", server_sent.start + 5));
+    let state = attribute(&event.attributes, "outrigger.circuit_breaker.state");
+    assert_eq!(state, &ProtoValue::StringValue("open".into()));
+    assert!(client.events.is_empty());
     assert_eq!(client.span_id, client_sent.span_id);
     assert_eq!(client.parent_span_id, server.span_id);
     assert_eq!(client.trace_id, server.trace_id);
