@@ -23,8 +23,8 @@ pub struct Mesh {
     settings: Value,
     /// Where the control plane runs; absent: on this machine's loopback addresses.
     place: Option<Host>,
-    /// What the control plane is started behind, such as `prlimit`.
-    behind: Vec<String>,
+    /// What the control plane is started behind when it is next, such as `prlimit`.
+    pub behind: Vec<String>,
     control: Option<Process>,
     /// Where sidecars that are started from now on send their spans, beside the control plane's own store.
     pub collectors: Vec<String>,
@@ -271,15 +271,6 @@ impl Mesh {
     /// What the control plane has logged since it was started last.
     pub fn control_log(&self) -> String {
         self.control.as_ref().map(Process::log).unwrap_or_default()
-    }
-
-    /// Starts the control plane (again), its clock ahead of everybody else's. `faketime` is the library.
-    pub async fn start_control_ahead(&mut self, by: &str, faketime: &Path) {
-        let words = ["LD_PRELOAD=", "FAKETIME=", "FAKETIME_DONT_FAKE_MONOTONIC="];
-        let values = [&faketime.display().to_string(), by, "1"];
-        let set = words.iter().zip(values).map(|(word, value)| format!("{word}{value}"));
-        self.behind = std::iter::once("env".to_owned()).chain(set).collect();
-        self.start_control().await;
     }
 
     /// Starts the control plane without waiting for it.

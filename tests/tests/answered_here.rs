@@ -118,7 +118,8 @@ async fn what_an_attempt_makes_of_a_circuit_breaker_is_an_event_of_its_span() {
             ("event".to_owned(), format!("circuit_breaker.{name}")),
             ("outrigger.circuit_breaker.state".to_owned(), state.to_owned()),
         ];
-        fields.extend(why.iter().map(|why| ("outrigger.circuit_breaker.reason".to_owned(), (*why).to_owned())));
+        fields
+            .extend(why.iter().map(|why| ("outrigger.circuit_breaker.reason".to_owned(), (*why).to_owned())));
         fields
     };
     let opened = events(&span_of(query, "/second").await);

@@ -148,7 +148,12 @@ async fn an_instance_under_a_crowd_stays_fast_and_does_as_much_as_without_a_limi
 
     let with = crowd(entry, CROWD, time).await;
     let (fast, slow) = (with.median(), without.median());
-    println!("{} good in {slow:?} without, {} in {fast:?} and {} refused with a limit", without.good.len(), with.good.len(), with.refused.len());
+    println!(
+        "{} good in {slow:?} without, {} in {fast:?} and {} refused with a limit",
+        without.good.len(),
+        with.good.len(),
+        with.refused.len()
+    );
     assert!(fast * 2 < slow, "{fast:?} with a limit, {slow:?} without");
     assert!(with.good.len() * 2 > without.good.len(), "{} of {}", with.good.len(), without.good.len());
     let refused = with.refused.first().expect("there were too many");
@@ -182,17 +187,22 @@ async fn a_limit_is_exact_for_five_hundred_requests_at_once_and_counts_on_throug
     mesh.apply(&page("  retry: {attempts: 0}\n", fixed)).await;
     until(&catalog, "outrigger_concurrency_limit", 137.0).await;
     let entry = web.outbound[0];
-    let asked: Vec<_> = (0..500).map(|_| tokio::spawn(async move { get(entry, "/", "").await.unwrap().0 })).collect();
+    let asked: Vec<_> =
+        (0..500).map(|_| tokio::spawn(async move { get(entry, "/", "").await.unwrap().0 })).collect();
     until(&catalog, "outrigger_concurrency_limited_total", 363.0).await;
     assert_eq!(metric(&catalog, "outrigger_concurrency_requests").await, Some(137.0));
     let listeners = catalog.page("/listeners").await;
-    assert!(listeners.contains("\"adaptiveConcurrency\"") && listeners.contains("TrafficRules shop/catalog"), "{listeners}");
+    assert!(
+        listeners.contains("\"adaptiveConcurrency\"") && listeners.contains("TrafficRules shop/catalog"),
+        "{listeners}"
+    );
     // The listener is compiled anew; who is under way still is.
     mesh.apply(DENY).await;
     assert_eq!(get(entry, "/denied", "").await.unwrap().0, 403);
     assert_eq!(get(entry, "/", "").await.unwrap().0, 503);
     // Other settings: a status of one's own, and nobody is forgotten.
-    mesh.apply(&page("  retry: {attempts: 0}\n", &fixed.replace("{minLimit", "{status: 429, minLimit"))).await;
+    mesh.apply(&page("  retry: {attempts: 0}\n", &fixed.replace("{minLimit", "{status: 429, minLimit")))
+        .await;
     eventually("the new status", || async {
         let (status, text) = get(entry, "/", "").await.unwrap();
         if status == 429 { Ok(()) } else { Err(text) }

@@ -181,7 +181,10 @@ async fn a_control_plane_whose_clock_is_two_days_ahead_says_who_is_not_there() {
     assert_eq!(status(&mesh).await.0, 0);
     mesh.stop_control().await;
     // What it signs from now on nobody may use for two days, its own certificate first of all.
-    mesh.start_control_ahead("+2d", &faketime).await;
+    let preload = format!("LD_PRELOAD={}", faketime.display());
+    mesh.behind =
+        ["env", &preload, "FAKETIME=+2d", "FAKETIME_DONT_FAKE_MONOTONIC=1"].map(str::to_owned).into();
+    mesh.start_control().await;
     let said = eventually("its sidecar is missed", || async {
         let (code, said) = status(&mesh).await;
         if code == 0 { Err(said) } else { Ok(said) }

@@ -136,7 +136,7 @@ impl ControlPlane {
     /// sidecars served on another runtime: a thousand of them that are told of a change keep no operator waiting then.
     ///
     /// # Errors
-    /// As [`ControlPlane::start`].
+    /// The same.
     pub async fn start_with(
         settings: Settings,
         logs: Option<LogControl>,
@@ -175,7 +175,7 @@ impl ControlPlane {
             xds = %addresses.xds, socket = %socket.display(), generation = keeper.published().generation(),
             "the control plane serves"
         );
-        let running = Running {
+        Ok(Running {
             addresses,
             socket,
             keeper,
@@ -187,8 +187,7 @@ impl ControlPlane {
             replicas,
             drain,
             tasks,
-        };
-        Ok(running)
+        })
     }
 }
 

@@ -273,12 +273,20 @@ mod tests {
     #[test]
     fn a_guess_is_a_strangers_and_a_spent_token_is_not() {
         let rejections = Rejections::default();
-        let caller = Caller { certificate: None, bearer: None, remote: ([10, 0, 0, 1], 1).into(), request: String::new() };
+        let caller = Caller {
+            certificate: None,
+            bearer: None,
+            remote: ([10, 0, 0, 1], 1).into(),
+            request: String::new(),
+        };
         for denied in [Denied::new("used up".into()), Denied::guess("unknown".into())] {
             rejections.token(&caller, &denied);
         }
-        let strangers: Vec<_> = rejections.list(|_| false).iter().map(|one| (one.reason.clone(), one.stranger)).collect();
-        assert!(strangers.contains(&("used up".into(), false)) && strangers.contains(&("unknown".into(), true)));
+        let strangers: Vec<_> =
+            rejections.list(|_| false).iter().map(|one| (one.reason.clone(), one.stranger)).collect();
+        assert!(
+            strangers.contains(&("used up".into(), false)) && strangers.contains(&("unknown".into(), true))
+        );
     }
 
     #[test]
@@ -289,10 +297,18 @@ mod tests {
             let later = now + Duration::from_millis(n + 1);
             rejections.note_at(CERTIFICATE, &format!("2001:db8::{n:x}"), &format!("reason {n}"), later);
         }
-        rejections.note_at(CERTIFICATE, "10.0.0.7", "it refuses our certificate", now + Duration::from_secs(2));
+        rejections.note_at(
+            CERTIFICATE,
+            "10.0.0.7",
+            "it refuses our certificate",
+            now + Duration::from_secs(2),
+        );
         let list = rejections.list(|_| false);
         let froms: Vec<&str> = list.iter().map(|one| one.from.as_str()).collect();
-        assert!(froms.contains(&"spiffe://cluster.local/ns/shop/sa/web") && froms.contains(&"10.0.0.7"), "{froms:?}");
+        assert!(
+            froms.contains(&"spiffe://cluster.local/ns/shop/sa/web") && froms.contains(&"10.0.0.7"),
+            "{froms:?}"
+        );
         assert!(rejections.shared.lock().may_log("10.0.0.8", now), "fifteen lines are one source's");
     }
 

@@ -153,7 +153,9 @@ impl ServiceAccounts {
             Ok(Ok(review)) => {
                 *self.away.lock() = None;
                 let status = review.status.unwrap_or_default();
-                return Ok(identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied::new(why))));
+                return Ok(
+                    identity(&status, &self.trust_domain).map_err(|why| Refused::Wrong(Denied::new(why)))
+                );
             }
             // It is there, and has its reasons.
             Ok(Err(kube::Error::Api(status))) if status.code != 429 && status.code < 500 => {

@@ -76,7 +76,9 @@ impl HttpFilter {
     /// The cluster that it asks.
     fn cluster(&self) -> Option<&str> {
         match self {
-            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Concurrency(_) | Self::Tokens(_) => None,
+            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Concurrency(_) | Self::Tokens(_) => {
+                None
+            }
             Self::ExtAuthz(authz) => Some(&authz.cluster),
             Self::GlobalLimit(limits) => Some(&limits.cluster),
         }

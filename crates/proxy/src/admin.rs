@@ -78,7 +78,11 @@ impl Pages {
                 page(clusters),
             ))
             .with(requests(self.process.clone()))
-            .with(Row::get("/listeners", "listeners, the addresses that they serve, limits that follow latency", page(listeners)))
+            .with(Row::get(
+                "/listeners",
+                "listeners, the addresses that they serve, limits that follow latency",
+                page(listeners),
+            ))
             .with(Row::get("/certs", "our certificate, the trust bundle, renewal, clock skew", page(certs)))
             .with(rows::logging(self.logs.clone()))
             .with(rows::quit(self.drain.clone()));

@@ -169,7 +169,8 @@ impl Resolver {
 
     /// A host as people say it: `reviews.shop` for a service, otherwise the host.
     pub fn short(&self, host: &Host) -> String {
-        self.split(host).map_or_else(|| host.as_str().to_owned(), |(name, namespace)| format!("{name}.{namespace}"))
+        self.split(host)
+            .map_or_else(|| host.as_str().to_owned(), |(name, namespace)| format!("{name}.{namespace}"))
     }
 }
 

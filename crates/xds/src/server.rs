@@ -54,7 +54,9 @@ impl Versioned {
         let name = resource.name().to_owned();
         let endpoints = match &resource {
             Resource::Cluster(cluster) => match &cluster.discovery {
-                Discovery::Eds { service_name } => service_name.clone().or_else(|| Some(cluster.name.clone())),
+                Discovery::Eds { service_name } => {
+                    service_name.clone().or_else(|| Some(cluster.name.clone()))
+                }
                 _ => None,
             },
             _ => None,

@@ -189,7 +189,10 @@ fn gradients() -> Vec<Group> {
         group("gradient-of-1", 4)
             .case(held("one under way", 1, 2))
             .case(held("none under way", 0, 2))
-            .case(Case::new("failures give their places back", ["GET /\nx-answers: reset", "GET /\nx-answers: 500", "GET /"]))
+            .case(Case::new(
+                "failures give their places back",
+                ["GET /\nx-answers: reset", "GET /\nx-answers: 500", "GET /"],
+            ))
             .case(rpc),
         group("gradient-of-2", 5).case(held("one under way", 1, 1)).case(held("two under way", 2, 1)),
         group("gradient-off", 6).case(held("one under way", 1, 1)),

@@ -35,7 +35,14 @@ async fn a_data_directory_of_another_trust_domain_is_refused_and_left_as_it_is()
 async fn whatever_store_it_is_given_is_used_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::default());
-    let on = || ControlPlane::start_with(Settings::ephemeral(dir.path()), None, Some(store.clone()), Handle::current());
+    let on = || {
+        ControlPlane::start_with(
+            Settings::ephemeral(dir.path()),
+            None,
+            Some(store.clone()),
+            Handle::current(),
+        )
+    };
     let running = on().await.unwrap();
     let web = sample("web-1", "web", "v1", "127.0.0.5", 80, Protocol::Http);
     running.client().register(&web).await.unwrap();

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use outrigger_identity::upstream::is_server_name;
-use outrigger_model::cluster::{
-    Balance, ClientTls, Cluster, Discovery, OutsideTls, UpstreamProtocol,
-};
+use outrigger_model::cluster::{Balance, ClientTls, Cluster, Discovery, OutsideTls, UpstreamProtocol};
 use outrigger_model::endpoint::EndpointSet;
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{

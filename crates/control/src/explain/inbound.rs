@@ -387,7 +387,10 @@ spec: {service: catalog, rateLimit: [{name: all, requests: 10, per: 1s}]}
 
     #[test]
     fn adaptive_concurrency_is_said_with_its_bounds() {
-        let limit = LIMIT.replace("rateLimit: [{name: all, requests: 10, per: 1s}]", "adaptiveConcurrency: {maxLimit: 50}");
+        let limit = LIMIT.replace(
+            "rateLimit: [{name: all, requests: 10, per: 1s}]",
+            "adaptiveConcurrency: {maxLimit: 50}",
+        );
         let world = Arc::new(world(shop(), &format!("{GUARDED}{limit}")));
         let answer = asked(&world, "web", "GET http://catalog:8080/secret/1");
         let one = answer.targets[0].inbound.iter().find(|one| one.decision == "allowed").unwrap();

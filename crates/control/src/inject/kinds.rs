@@ -9,20 +9,6 @@ use serde_json::Value;
 use super::wishes::Wishes;
 use super::{InjectSettings, NativeSidecar, Release};
 
-/// Which one, where the Pod does not say.
-pub(super) fn is_native(setting: NativeSidecar, kubernetes: Option<Release>) -> bool {
-    match setting {
-        NativeSidecar::Auto => !is_too_old(kubernetes),
-        NativeSidecar::Yes => true,
-        NativeSidecar::No => false,
-    }
-}
-
-/// What is not known is not too old: nobody runs such a cluster for long.
-fn is_too_old(kubernetes: Option<Release>) -> bool {
-    kubernetes.is_some_and(|release| release < Release::NATIVE_SIDECARS)
-}
-
 /// What the author of a Pod should know of it.
 pub(super) fn warnings(
     pod: &Value,
@@ -31,7 +17,7 @@ pub(super) fn warnings(
     kubernetes: Option<Release>,
 ) -> Vec<String> {
     let mut all = Vec::new();
-    if let Some(release) = kubernetes.filter(|_| is_too_old(kubernetes)) {
+    if let Some(release) = kubernetes.filter(|release| release.is_too_old()) {
         if wishes.native {
             all.push(format!(
                 "a native sidecar is asked for, and there is Kubernetes {release} in the cluster (API server or a node), which knows none: the Pod will \

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::Fields;
+use super::release::Release;
 
 /// The word for what the cluster decides.
 const AUTO: &str = "auto";
@@ -69,6 +70,18 @@ pub enum NativeSidecar {
     Yes,
     /// A container as others.
     No,
+}
+
+impl NativeSidecar {
+    /// Whether sidecars are native, where the Pod does not say. A release that is not known is not too old: nobody runs such a cluster for
+    /// long.
+    pub(super) fn is_native(self, kubernetes: Option<Release>) -> bool {
+        match self {
+            Self::Auto => !kubernetes.is_some_and(Release::is_too_old),
+            Self::Yes => true,
+            Self::No => false,
+        }
+    }
 }
 
 impl Serialize for NativeSidecar {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::settings::is_log_filter;
-use super::{Fields, InjectError, InjectSettings, Namespace, Release, kinds};
+use super::{Fields, InjectError, InjectSettings, Namespace, Release};
 
 /// What is to be injected, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -103,7 +103,7 @@ pub(super) fn read(
     let asked = boolean(NATIVE, of(NATIVE))?;
     let mut wishes = Wishes {
         image: of(IMAGE).filter(|image| !image.is_empty()).unwrap_or(&settings.image).to_owned(),
-        native: asked.unwrap_or_else(|| kinds::is_native(settings.native_sidecar, kubernetes)),
+        native: asked.unwrap_or_else(|| settings.native_sidecar.is_native(kubernetes)),
         asked: asked.is_some(),
         hold: settings.hold_application_until_proxy_starts,
         rewrite_probes: boolean(PROBERS, of(PROBERS))?.unwrap_or(settings.rewrite_probes),

@@ -74,7 +74,8 @@ impl FromIterator<(String, String)> for Labels {
 impl PartialEq for Labels {
     fn eq(&self, other: &Self) -> bool {
         let same = |one: &Arc<Map>, other: &Arc<Map>| Arc::ptr_eq(one, other);
-        self.0.as_ref().zip(other.0.as_ref()).is_some_and(|(one, other)| same(one, other)) || **self == **other
+        self.0.as_ref().zip(other.0.as_ref()).is_some_and(|(one, other)| same(one, other))
+            || **self == **other
     }
 }
 
@@ -98,7 +99,8 @@ mod tests {
 
     #[test]
     fn equal_ones_are_one_until_one_changes() {
-        let of = |value: &str| Labels::from(Map::from([("tests-labels".to_owned(), value.to_owned())])).shared();
+        let of =
+            |value: &str| Labels::from(Map::from([("tests-labels".to_owned(), value.to_owned())])).shared();
         let (one, mut other) = (of("a"), of("a"));
         assert!(Arc::ptr_eq(one.0.as_ref().unwrap(), other.0.as_ref().unwrap()));
         other.insert("more".into(), "b".into());

@@ -118,7 +118,9 @@ impl Issuer {
         let provider = match &*self.known.lock() {
             Some(known) if known.at.elapsed() < OLD => known.provider.clone(),
             Some(_) => {
-                return Err(Refused::Unknown(Denied::new(format!("its keys have not been seen for {OLD:?}"))));
+                return Err(Refused::Unknown(Denied::new(format!(
+                    "its keys have not been seen for {OLD:?}"
+                ))));
             }
             None => {
                 let failed = self.failed.lock();

@@ -30,7 +30,9 @@ async fn a_token_proves_its_identity_and_nothing_else_does() {
     let tokens = Tokens::new(store.clone(), Vec::new());
     let (secret, stored) = tokens.create(grant("web")).await.unwrap();
     assert_eq!(tokens.identify(&caller(Some(&secret))).await.unwrap(), id("web"));
-    assert!(tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().reason.contains("unknown"));
+    assert!(
+        tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().reason.contains("unknown")
+    );
     assert!(tokens.identify(&caller(None)).await.is_err());
     assert!(!format!("{stored:?}").contains(&secret), "only the hash is kept");
     let reopened = Tokens::new(store.clone(), store.contents().tokens);
@@ -244,7 +246,12 @@ async fn whoever_guesses_waits_even_with_a_good_token() {
     let (secret, _) = tokens.create(grant("web")).await.unwrap();
     for _ in 0..20 {
         assert!(
-            tokens.identify(&caller(Some("outrigger-join-guess"))).await.unwrap_err().reason.contains("unknown")
+            tokens
+                .identify(&caller(Some("outrigger-join-guess")))
+                .await
+                .unwrap_err()
+                .reason
+                .contains("unknown")
         );
     }
     let waits = tokens.identify(&caller(Some(&secret))).await.unwrap_err().reason;

@@ -266,15 +266,30 @@ mod tests {
             back_off.interval(|_| Some(text.as_bytes()), now).map(|interval| interval.as_secs())
         };
         // RFC 9110, section 5.6.7.
-        for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+        for date in
+            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+        {
             assert_eq!(interval(&after, date, 784_111_767), Some(10), "{date}");
             assert_eq!(interval(&after, date, 784_111_777), Some(0), "{date}: now");
             assert_eq!(interval(&after, date, 784_111_778), None, "{date} is past");
             assert_eq!(interval(&after, date, 784_111_700), None, "{date} is too far");
-            assert_eq!(interval(&back_off("x-reset", false), date, 784_111_767), None, "only Retry-After has dates");
-            assert_eq!(interval(&back_off("retry-after", true), date, 784_111_767), None, "nor as a timestamp");
+            assert_eq!(
+                interval(&back_off("x-reset", false), date, 784_111_767),
+                None,
+                "only Retry-After has dates"
+            );
+            assert_eq!(
+                interval(&back_off("retry-after", true), date, 784_111_767),
+                None,
+                "nor as a timestamp"
+            );
         }
-        for other in ["Sun, 06 Nov 1994 08:49:37", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Nov 1994 25:49:37 GMT", "x"] {
+        for other in [
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:49:37 GMT",
+            "x",
+        ] {
             assert_eq!(interval(&after, other, 784_111_767), None, "{other}");
         }
     }

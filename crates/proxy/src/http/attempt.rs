@@ -222,7 +222,9 @@ impl Sent<'_> {
     fn report(self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) -> Turned {
         let head = slot.as_ref().map(|live| &live.head);
         let outcome = match result {
-            Ok(()) => head.map_or(Outcome::Status(0), |head| outcome_of_head(plan, self.endpoint, head, is_grpc)),
+            Ok(()) => {
+                head.map_or(Outcome::Status(0), |head| outcome_of_head(plan, self.endpoint, head, is_grpc))
+            }
             Err(failed) if failed.stale => return Turned::default(),
             Err(failed) => outcome_of(&failed.failure),
         };

@@ -102,7 +102,8 @@ impl Controllers {
         let of_rule: Vec<_> = all.iter().filter_map(Weak::upgrade).filter(same).collect();
         let known = of_rule.iter().find(|controller| controller.rules == *rules);
         known.cloned().unwrap_or_else(|| {
-            let in_flight = of_rule.first().map(|controller| controller.in_flight.clone()).unwrap_or_default();
+            let in_flight =
+                of_rule.first().map(|controller| controller.in_flight.clone()).unwrap_or_default();
             let controller = Arc::new(Controller::new(rules.clone(), place, in_flight));
             all.push(Arc::downgrade(&controller));
             controller

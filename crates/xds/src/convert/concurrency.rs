@@ -90,7 +90,8 @@ fn controller_of(wire: &GradientControllerConfig) -> Decoded<(AdaptiveConcurrenc
     let Some(rtt) = &wire.min_rtt_calc_params else {
         return flaw("min_rtt_calc_params", "is required");
     };
-    let part = |wire: Option<&Percent>, default: f64, field: &str| wire.map_or(Ok(default), percent).under(field);
+    let part =
+        |wire: Option<&Percent>, default: f64, field: &str| wire.map_or(Ok(default), percent).under(field);
     let interval = duration_at(limit.concurrency_update_interval.as_ref(), "concurrency_update_interval")
         .under("concurrency_limit_params")?;
     let Some(update_interval) = interval else {

@@ -8,8 +8,8 @@ use super::flaw::{Decoded, Under, flaw};
 use super::metadata::filter_origin;
 use super::value::{duration_or, percent, uint_or};
 use super::{
-    concurrency, ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry, route,
-    session, shadow, upgrade,
+    concurrency, ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry,
+    route, session, shadow, upgrade,
 };
 use crate::kind::ClientKind;
 use crate::wire::hcm::{

@@ -120,7 +120,8 @@ pub(super) fn origins_value<'a>(
 
 /// Origins of filters that are one rule's each, by the position of the filter among those of its kind.
 pub(super) fn filters_value<'a>(filters: impl Iterator<Item = Option<&'a Origin>>) -> Option<Value> {
-    let with_origin = filters.enumerate().filter_map(|(i, origin)| Some((i.to_string(), origin_value(origin?))));
+    let with_origin =
+        filters.enumerate().filter_map(|(i, origin)| Some((i.to_string(), origin_value(origin?))));
     let filters: Vec<_> = with_origin.collect();
     (!filters.is_empty()).then(|| map(filters))
 }

@@ -107,7 +107,10 @@ impl Engine {
         let mut bytes: usize = self.subscriptions.values().map(Subscription::bytes).sum();
         for name in more {
             if name.len() > LONGEST_NAME {
-                return refused(format!("a name of {kind:?} has {} bytes, the most are {LONGEST_NAME}", name.len()));
+                return refused(format!(
+                    "a name of {kind:?} has {} bytes, the most are {LONGEST_NAME}",
+                    name.len()
+                ));
             }
             (names, bytes) = (names + 1, bytes + name.len());
         }
@@ -115,7 +118,9 @@ impl Engine {
             return refused(format!("{names} subscriptions to {kind:?}; one client may have {MAX_NAMES}"));
         }
         if bytes > ROOM {
-            return refused(format!("the names of all subscriptions have {bytes} bytes; one client may have {ROOM}"));
+            return refused(format!(
+                "the names of all subscriptions have {bytes} bytes; one client may have {ROOM}"
+            ));
         }
         Ok(())
     }

@@ -190,15 +190,10 @@ impl Subscription {
     }
 
     /// Notes what a response carries. `whole`: of a whole set, whose other resources go along again.
-    pub(super) fn note_sent(
-        &mut self,
-        difference: &Difference,
-        nonce: String,
-        generation: u64,
-        whole: bool,
-    ) {
+    pub(super) fn note_sent(&mut self, difference: &Difference, nonce: String, generation: u64, whole: bool) {
         for versioned in &difference.upserts {
-            let known = Known { version: versioned.version.clone(), resource: whole.then(|| versioned.clone()) };
+            let known =
+                Known { version: versioned.version.clone(), resource: whole.then(|| versioned.clone()) };
             self.sent.insert(versioned.name.clone(), known);
             self.absent.remove(&versioned.name);
         }

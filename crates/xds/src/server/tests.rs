@@ -488,7 +488,8 @@ fn the_names_of_a_client_are_bounded_in_bytes() {
     let many = |kind: &str| (0..10_000).map(|n| format!("{kind}{n:0500}")).collect::<Vec<_>>();
     assert_eq!(code(delta::take(&mut engine, &ask(many("a")))), Ok(()));
     assert_eq!(code(delta::take(&mut engine, &ask(many("b")))), Err(tonic::Code::ResourceExhausted));
-    let instead = discovery::DeltaDiscoveryRequest { resource_names_unsubscribe: many("a"), ..ask(Vec::new()) };
+    let instead =
+        discovery::DeltaDiscoveryRequest { resource_names_unsubscribe: many("a"), ..ask(Vec::new()) };
     assert_eq!(code(delta::take(&mut engine, &instead)), Ok(()));
     assert_eq!(code(delta::take(&mut engine, &ask(many("b")))), Ok(()), "what is given up has room");
 }

@@ -147,6 +147,14 @@ pub const ROWS: &[Row] = &[
         ],
     ),
     (
+        "requests under way by `adaptiveConcurrency`",
+        &[
+            ("model/src/concurrency.rs", &["MOST_CONCURRENCY"]),
+            ("proxy/src/runtime/concurrency/samples.rs", &["BUCKETS: usize = {} * STEPS", "STEPS"]),
+            ("model/src/rate_limit.rs", &["MOST_LIMITS"]),
+        ],
+    ),
+    (
         "names that an identity has in metrics",
         &[
             ("proxy/src/metrics/guests.rs", &["NAMES", "KEPT"]),
@@ -291,7 +299,10 @@ pub const ROWS: &[Row] = &[
     ),
     (
         "what callers' metrics have",
-        &[("control/src/compile/endpoints.rs", &["LONGEST: (usize, usize) = ({},", "LONGEST: (usize, usize) = (…, {});"])],
+        &[(
+            "control/src/compile/endpoints.rs",
+            &["LONGEST: (usize, usize) = ({},", "LONGEST: (usize, usize) = (…, {});"],
+        )],
     ),
     (
         "names per kind of a client",
@@ -363,7 +374,19 @@ pub const ROWS: &[Row] = &[
         ],
     ),
     ("explanations and descriptions", &[("control/src/api/explain.rs", &["AT_ONCE", "TURN", "MOST_BYTES"])]),
-    ("refusals remembered", &[("control/src/rejections.rs", &["MOST", "LONGEST", "LINES: (usize, usize) = ({},", "LINES: (usize, usize) = (…, {});", "REPEAT"])]),
+    (
+        "refusals remembered",
+        &[(
+            "control/src/rejections.rs",
+            &[
+                "MOST",
+                "LONGEST",
+                "LINES: (usize, usize) = ({},",
+                "LINES: (usize, usize) = (…, {});",
+                "REPEAT",
+            ],
+        )],
+    ),
     (
         "revocations",
         &[("identity/src/revoked.rs", &["MAX_REVOKED"]), ("control/src/replicas/document.rs", &["MOST"])],

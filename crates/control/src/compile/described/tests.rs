@@ -174,7 +174,11 @@ ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]";
     let compiled = compiled(all, &yaml);
     let mut found = addresses(&endpoints(&compiled, &web(), "outbound|80||all.example.com").unwrap());
     found.sort();
-    assert_eq!(found, ["127.0.0.11:8080", "127.0.0.12:8080", "127.0.0.13:8080", "192.0.2.9:8080"], "nobody makes itself one");
+    assert_eq!(
+        found,
+        ["127.0.0.11:8080", "127.0.0.12:8080", "127.0.0.13:8080", "192.0.2.9:8080"],
+        "nobody makes itself one"
+    );
 }
 
 #[test]

@@ -190,7 +190,9 @@ spec: {{service: {service}, rateLimit: {{requests: 5, per: 1s}}, adaptiveConcurr
         http.filters.clone()
     };
     let own = filters(&page("shop", "web"));
-    let [HttpFilter::RateLimit(_), HttpFilter::Concurrency(limit)] = own.as_slice() else { panic!("{own:?}") };
+    let [HttpFilter::RateLimit(_), HttpFilter::Concurrency(limit)] = own.as_slice() else {
+        panic!("{own:?}")
+    };
     assert_eq!(limit.max_limit, 77);
     assert_eq!(limit.origin.as_ref().unwrap().to_string(), "TrafficRules shop/limits");
     assert_eq!(filters(&page("bank", "web.shop.svc.cluster.local")), []);

@@ -16,7 +16,11 @@ async fn whoever_takes_an_id_first_does_not_keep_it_from_a_registry() {
     assert_eq!(service("db-0"), "evil");
     let pods = [at("db-0", "db", "10.0.0.5"), at("db-1", "db", "10.0.0.6")];
     keeper.registry(file(1, "pods"), has(&pods)).await.unwrap();
-    assert_eq!((service("db-0").as_str(), service("db-1").as_str()), ("db", "spare"), "an operator's word is before");
+    assert_eq!(
+        (service("db-0").as_str(), service("db-1").as_str()),
+        ("db", "spare"),
+        "an operator's word is before"
+    );
     keeper.registry(file(1, "pods"), has(&[])).await.unwrap();
     assert_eq!(service("db-0"), "evil", "nobody else says it any more");
 }

@@ -201,7 +201,8 @@ fn probes_are_exact_across_threads() {
 
 #[tokio::test(start_paused = true)]
 async fn each_request_is_told_what_it_has_made_of_it() {
-    let breaker = breaker(model::Breaker { failure_percent: 0.0, consecutive_failures: 2, probes: 1, ..rules() });
+    let breaker =
+        breaker(model::Breaker { failure_percent: 0.0, consecutive_failures: 2, probes: 1, ..rules() });
     let told = |outcome| breaker.admit().unwrap_or_else(|refused| panic!("{refused}")).tell(outcome);
     assert!(told(GOOD).is_nothing() && told(BAD).is_nothing());
     let why = || "2 requests in a row failed".to_owned();

@@ -206,7 +206,12 @@ fn a_fixed_min_rtt_is_never_measured() {
 
 #[test]
 fn the_highest_limit_may_be_the_lowest() {
-    let one = AdaptiveConcurrency { max_limit: 1, min_concurrency: 1, min_rtt: MinRtt::Fixed(millis(9)), ..rules() };
+    let one = AdaptiveConcurrency {
+        max_limit: 1,
+        min_concurrency: 1,
+        min_rtt: MinRtt::Fixed(millis(9)),
+        ..rules()
+    };
     let mut bench = Bench::new(one);
     for _ in 0..9 {
         assert_eq!(bench.window(millis(1)), 1);
@@ -257,7 +262,9 @@ fn no_more_are_under_way_than_the_limit_says_whatever_the_threads() {
 #[test]
 fn a_rule_has_one_controller_wherever_it_holds_and_a_place_its_own() {
     let all = Controllers::default();
-    let origin = |name: &str| Some(Origin { kind: "TrafficRules".into(), namespace: "shop".into(), name: name.into() });
+    let origin = |name: &str| {
+        Some(Origin { kind: "TrafficRules".into(), namespace: "shop".into(), name: name.into() })
+    };
     let of_rule = AdaptiveConcurrency { origin: origin("a"), ..rules() };
     let first = all.of(&of_rule, "here");
     assert!(Arc::ptr_eq(&first, &all.of(&of_rule, "there")));

@@ -21,9 +21,8 @@ pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<Adapti
     let fields = reader.fields(&at?, &LIMIT)?;
     let default = AdaptiveConcurrency::default();
     let percentile_at = fields.get("percentile");
-    let percentile = reader.decimal(percentile_at, "a percentile above 0, up to 100", |value| {
-        0.0 < value && value <= 100.0
-    });
+    let percentile = reader
+        .decimal(percentile_at, "a percentile above 0, up to 100", |value| 0.0 < value && value <= 100.0);
     let max_limit = reader.number(fields.get("maxLimit"), 1..=MOST_CONCURRENCY).unwrap_or(default.max_limit);
     let min_limit = reader.number(fields.get("minLimit"), 1..=MOST_CONCURRENCY);
     let update_interval = window(reader, &fields, "updateInterval").unwrap_or(default.update_interval);
@@ -74,8 +73,10 @@ fn min_rtt(reader: &mut Reader<'_>, fields: &Fields<'_>, base: AdaptiveConcurren
     }
     if let Some(at) = fields.get("minConcurrency") {
         if base.min_limit.is_some() {
-            let message =
-                format!("{} has no effect beside minLimit, which holds during measurements, too; leave one out", at.path);
+            let message = format!(
+                "{} has no effect beside minLimit, which holds during measurements, too; leave one out",
+                at.path
+            );
             reader.error(&at, message);
         } else if min_concurrency > base.max_limit {
             let message = format!("{} is more than maxLimit, which is {}", at.path, base.max_limit);

@@ -26,10 +26,11 @@ fn one_at_a_time(setup: &mut Setup) {
 
 fn look(rig: &Rig) -> Look {
     let snapshot = rig.worker.process.snapshot.load();
-    let http = snapshot.listeners().flat_map(|listener| &listener.chains).find_map(|chain| match &chain.terminal {
-        TerminalHandle::Http(http) => Some(http),
-        TerminalHandle::Tcp(_) => None,
-    });
+    let http =
+        snapshot.listeners().flat_map(|listener| &listener.chains).find_map(|chain| match &chain.terminal {
+            TerminalHandle::Http(http) => Some(http),
+            TerminalHandle::Tcp(_) => None,
+        });
     http.unwrap().controllers().next().unwrap().look()
 }
 

@@ -212,8 +212,11 @@ pub(super) fn concurrency() -> impl Strategy<Value = AdaptiveConcurrency> {
     let percent = || 0.0..=100.0;
     let min_rtt = prop_oneof![
         duration().prop_map(MinRtt::Fixed),
-        (time(), 1_u32.., percent())
-            .prop_map(|(interval, requests, jitter)| MinRtt::Measured { interval, requests, jitter }),
+        (time(), 1_u32.., percent()).prop_map(|(interval, requests, jitter)| MinRtt::Measured {
+            interval,
+            requests,
+            jitter
+        }),
     ];
     let limits = (limit(), of(limit()), limit());
     (percent(), time(), limits, percent(), min_rtt, 400_u16..600, of(origin())).prop_map(
