@@ -164,14 +164,15 @@ fn a_cluster_has_two_control_planes_that_are_not_taken_out_together() {
     assert!(!cluster.contains("secrets") && !cluster.contains("leases"), "only in their own namespace");
 }
 
-/// Names of objects of the cluster are the same for every installation.
+/// Names of objects of the cluster are the same for every installation of a revision, and the authority is that of its namespace.
 #[test]
 fn what_may_be_a_second_installation_is_warned_about_beside_what_is_printed() {
     for (words, word) in [
         (&["install"][..], ""),
         (&["install", "--set", "replicas=1", "-n", "outrigger-system"], ""),
-        (&["install", "--set", "revision=new"], "of another revision than new,"),
-        (&["manifest", "-n", "mesh-new"], "in another namespace than mesh-new,"),
+        (&["install", "--set", "revision=new"], ""),
+        (&["install", "--revision", "new"], ""),
+        (&["manifest", "-n", "mesh-new"], "in another one than mesh-new,"),
     ] {
         let output = Command::new(BINARY).args(words).output().unwrap();
         assert!(output.status.success(), "{words:?}");
@@ -205,6 +206,7 @@ fn the_chart_is_the_manifest() {
         ),
         ("1.32.0", &["--set", "cni.enabled=true"]),
         ("1.29.4", &["--set", "cni.enabled=true"]),
+        ("1.32.0", &["--set", "revision=1-2,cni.enabled=true,replicas=1"]),
         (
             "1.30.0",
             &[

@@ -31,6 +31,7 @@ mod outside;
 mod plain;
 mod pods;
 mod replicas;
+mod revisions;
 mod source;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");

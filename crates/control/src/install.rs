@@ -1,7 +1,8 @@
 //! What is installed into a cluster, as YAML: the templates of the Helm chart, rendered here as Helm renders them.
 //!
 //! They say little: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}`, `{{ join "," .Values.a }}`, `{{ .Release.Namespace }}`, and between
-//! `{{- if .Values.a }}` and `{{- end }}` what is there only where that is so (or `semverCompare "<1.30-0" .Capabilities.KubeVersion.Version`). So there is one source, and a test with the real `helm` holds
+//! `{{- if .Values.a }}` and `{{- end }}` what is there only where that is so (or `eq .Values.a "word"`, or `semverCompare "<1.30-0" .Capabilities.KubeVersion.Version`); `{{ include "outrigger.rev" . }}` is what stands behind
+//! the names of a revision. So there is one source, and a test with the real `helm` holds
 //! both to the same objects.
 
 use serde_json::Value;
@@ -13,6 +14,11 @@ const TEMPLATES: [&str; 2] = [
     include_str!("../../../deploy/helm/templates/cni.yaml"),
 ];
 const VALUES: &str = include_str!("../../../deploy/helm/values.yaml");
+
+/// The revision that stands for itself, without a word behind its names.
+const DEFAULT_REVISION: &str = "default";
+/// Of a revision: a Pod's host name has 63 characters at most, `outrigger-control` and a number among them.
+const LONGEST: usize = 40;
 
 /// Where it is installed unless somebody says otherwise.
 pub const NAMESPACE: &str = "outrigger-system";
@@ -94,9 +100,20 @@ impl Values {
         Ok(())
     }
 
-    /// Whose Pods the injector takes.
-    pub fn revision(&self) -> Option<&str> {
-        self.fields["revision"].as_str()
+    /// What stands behind the names of a revision that is beside the default one; the chart has it in `_helpers.tpl`.
+    fn behind(&self) -> Result<String, String> {
+        let revision = self.fields["revision"].as_str().unwrap_or_default();
+        let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        if revision.is_empty()
+            || revision.len() > LONGEST
+            || !revision.bytes().all(plain)
+            || revision.ends_with('-')
+        {
+            return Err(format!(
+                "revision: \"{revision}\" cannot be a part of names: write {LONGEST} lower-case letters, digits or - at most, such as 1-2"
+            ));
+        }
+        Ok(if revision == DEFAULT_REVISION { String::new() } else { format!("-{revision}") })
     }
 
     fn known(&mut self, name: &str) -> Result<&mut Value, String> {
@@ -167,7 +184,7 @@ fn rendered(template: &str, namespace: &str, values: &Values) -> Result<String, 
             expression => match expression.strip_prefix("if ") {
                 Some(what) => open.push(holds(what.trim(), values)?),
                 None => {
-                    let written = written(expression, namespace, &values.fields)?;
+                    let written = written(expression, namespace, values)?;
                     if open.iter().all(|is| *is) {
                         text.push_str(&written);
                     }
@@ -179,8 +196,16 @@ fn rendered(template: &str, namespace: &str, values: &Values) -> Result<String, 
     if open.is_empty() { Ok(text) } else { Err("the template has no end of an if".to_owned()) }
 }
 
-/// Whether a value is there, or the API server is of such a release: `semverCompare "<1.30-0" .Capabilities.KubeVersion.Version`.
+/// Whether a value is there, or is a word or is not, or the API server is of such a release.
 fn holds(what: &str, values: &Values) -> Result<bool, String> {
+    for (operator, wanted) in [("eq ", true), ("ne ", false)] {
+        let Some((path, word)) = what.strip_prefix(operator).and_then(|words| words.split_once(' ')) else {
+            continue;
+        };
+        let word = word.strip_prefix('"').and_then(|word| word.strip_suffix('"'));
+        let word = word.ok_or_else(|| format!("the template says {what}"))?;
+        return Ok((value(path, &values.fields)?.as_str() == Some(word)) == wanted);
+    }
     let Some(compared) = what.strip_prefix("semverCompare ") else {
         return Ok(is_so(value(what, &values.fields)?));
     };
@@ -218,10 +243,13 @@ fn value<'v>(path: &str, values: &'v Value) -> Result<&'v Value, String> {
     found.ok_or_else(|| format!("there is no value \"{path}\""))
 }
 
-fn written(expression: &str, namespace: &str, values: &Value) -> Result<String, String> {
-    if expression == ".Release.Namespace" {
-        return Ok(namespace.to_owned());
+fn written(expression: &str, namespace: &str, values: &Values) -> Result<String, String> {
+    match expression {
+        ".Release.Namespace" => return Ok(namespace.to_owned()),
+        r#"include "outrigger.rev" ."# => return values.behind(),
+        _ => {}
     }
+    let values = &values.fields;
     if let Some(path) = expression.strip_prefix("join \",\" ") {
         let all = value(path.trim(), values)?;
         let all = all.as_array().ok_or_else(|| format!("\"{}\" is no list", path.trim()))?;
@@ -245,180 +273,4 @@ fn json(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::inject::InjectSettings;
-    use crate::settings::Settings;
-
-    /// The settings of the control plane that a manifest has.
-    fn settings(manifest: &str) -> Settings {
-        let map = manifest.split("\n---\n").find(|object| object.contains("\nkind: ConfigMap")).unwrap();
-        let map: Value = serde_saphyr::from_str(map).unwrap();
-        let settings: Settings =
-            serde_saphyr::from_str(map["data"]["control.yaml"].as_str().unwrap()).unwrap();
-        settings.validate().unwrap();
-        settings
-    }
-
-    #[test]
-    fn values_say_what_sidecars_are_like_and_none_is_lost() {
-        let mut values = Values::defaults().unwrap();
-        let before = manifest(NAMESPACE, &values).unwrap();
-        let wanted = InjectSettings {
-            image: "outrigger-proxy:0.1.0".into(),
-            revision: Some("default".into()),
-            ..InjectSettings::default()
-        };
-        assert_eq!(settings(&before).injector.unwrap(), wanted, "defaults are those of the settings");
-        let text = "{nativeSidecar: false, initContainer: false, holdApplicationUntilProxyStarts: true, rewriteProbes: false,
-            prometheus: false, dns: true, imagePullPolicy: Always, resources: {limits: {cpu: '4'}},
-            bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File}}";
-        values.merge(&format!("injector: {text}")).unwrap();
-        values.set("injector.logLevel=warn,outrigger_proxy=debug").unwrap();
-        let after = manifest(NAMESPACE, &values).unwrap();
-        let mut wanted = serde_json::to_value(wanted).unwrap();
-        json_patch::merge(&mut wanted, &serde_saphyr::from_str::<Value>(text).unwrap());
-        wanted["logLevel"] = "warn,outrigger_proxy=debug".into();
-        assert_eq!(serde_json::to_value(settings(&after).injector).unwrap(), wanted);
-        // Whoever reads them at its start starts anew.
-        let of = |text: &str| {
-            let set = text.split("\n---\n").find(|object| object.contains("\nkind: StatefulSet")).unwrap();
-            let set: Value = serde_saphyr::from_str(set).unwrap();
-            set["spec"]["template"]["metadata"]["annotations"]["outrigger.io/settings"].clone()
-        };
-        assert!(of(&before).is_string() && of(&before) != of(&after));
-        let wrong = values.set("injector.dsn=true").unwrap_err();
-        assert!(wrong.contains("there is no value \"injector.dsn\", only bootstrap, dns, "), "{wrong}");
-        assert!(values.merge("cni: {enable: true}").unwrap_err().contains("\"cni.enable\""));
-    }
-
-    #[test]
-    fn the_files_are_what_the_code_says() {
-        let file = include_str!("../../../deploy/kubernetes/crds.yaml");
-        let how = "outrigger manifest --crds only > deploy/kubernetes/crds.yaml";
-        assert_eq!(file, definitions().unwrap(), "run `{how}`");
-        let file = include_str!("../../../deploy/kubernetes/outrigger.yaml");
-        let how = "outrigger manifest --crds none > deploy/kubernetes/outrigger.yaml";
-        assert_eq!(file, manifest(NAMESPACE, &Values::defaults().unwrap()).unwrap(), "run `{how}`");
-    }
-
-    #[test]
-    fn values_are_laid_over_the_defaults_and_unknown_ones_are_told() {
-        let mut values = Values::defaults().unwrap();
-        values.merge("{image: 'registry/outrigger:2', resources: {limits: {cpu: '2'}}}").unwrap();
-        values.set("resources.limits.memory=2Gi").unwrap();
-        values.set("trustDomain=mesh.test").unwrap();
-        let text = manifest("mesh", &values).unwrap();
-        for wanted in [
-            r#"image: "registry/outrigger:2""#,
-            r#"resources: {"limits":{"cpu":"2","memory":"2Gi"},"requests":{"cpu":"100m","memory":"128Mi"}}"#,
-            r#"trustDomain: "mesh.test""#,
-            "dnsNames: [outrigger-control.mesh.svc, localhost]",
-        ] {
-            assert!(text.contains(wanted), "{wanted}\n{text}");
-        }
-        assert!(!text.contains("outrigger-system") && !text.contains("{{ "), "{text}");
-        assert!(
-            values
-                .set("images=2")
-                .unwrap_err()
-                .starts_with("there is no value \"images\", only cni, image, ")
-        );
-        assert!(
-            values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
-        );
-        assert!(manifest("Mesh System", &values).is_err());
-    }
-
-    #[test]
-    fn the_cni_plugin_is_there_where_it_is_wanted_and_may_do_what_it_was_told_to() {
-        let mut values = Values::defaults().unwrap();
-        let without = manifest(NAMESPACE, &values).unwrap();
-        assert!(!without.contains("outrigger-cni") && without.contains("      cni: false\n"), "{without}");
-        values.set("cni.enabled=true").unwrap();
-        let with = manifest(NAMESPACE, &values).unwrap();
-        for wanted in [
-            "      cni: true\n",
-            "\n---\n# The CNI plugin",
-            "        - --exclude-namespaces=outrigger-system,kube-system\n",
-            "        - --exclude-namespaces=kube-system,kube-public,kube-node-lease\n",
-            "        - --repair-rules\n        env:",
-            "hostPID: true",
-        ] {
-            assert!(with.contains(wanted), "{wanted}\n{with}");
-        }
-        assert!(
-            !with.contains("pods/eviction") && !with.contains("verbs: [patch]}\n---\napiVersion: rbac"),
-            "{with}"
-        );
-        values.merge("cni: {repair: {rules: false, evict: true, label: true}}").unwrap();
-        let with = manifest(NAMESPACE, &values).unwrap();
-        for wanted in [
-            "[pods/eviction], verbs: [create]",
-            "resources: [pods], verbs: [patch]",
-            "--repair-evict",
-            "--repair-label",
-        ] {
-            assert!(with.contains(wanted), "{wanted}\n{with}");
-        }
-        assert!(with.contains("hostPID: true") && !with.contains("--repair-rules"), "{with}");
-        let excluded =
-            values.set("cni.excludeNamespaces=kube-system").and_then(|()| manifest(NAMESPACE, &values));
-        assert!(excluded.unwrap_err().contains("is no list"));
-    }
-
-    #[test]
-    fn kinds_that_nobody_reads_are_shown_to_the_webhook_so_that_whoever_stores_one_is_told() {
-        let text = manifest(NAMESPACE, &Values::defaults().unwrap()).unwrap();
-        let webhooks =
-            text.split("\n---\n").find(|part| part.contains("\nkind: ValidatingWebhookConfiguration"));
-        let webhooks: Value = serde_saphyr::from_str(webhooks.unwrap()).unwrap();
-        let all = webhooks["webhooks"].as_array().unwrap();
-        let others = all.iter().find(|webhook| webhook["name"] == "others.validate.outrigger.io").unwrap();
-        assert_eq!(others["failurePolicy"], "Ignore");
-        let mut shown: Vec<(String, String)> = Vec::new();
-        for rule in others["rules"].as_array().unwrap() {
-            let words = |field: &str| -> Vec<String> { serde_json::from_value(rule[field].clone()).unwrap() };
-            assert_eq!(words("operations"), ["CREATE", "UPDATE"]);
-            for group in words("apiGroups") {
-                shown.extend(words("resources").into_iter().map(|resource| (group.clone(), resource)));
-            }
-        }
-        shown.sort();
-        let plural = |kind: &str| match kind.to_lowercase().strip_suffix('y') {
-            Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),
-            _ => format!("{}s", kind.to_lowercase()),
-        };
-        let known = outrigger_rules::foreign_kinds().map(|(group, kind)| (group.to_owned(), plural(kind)));
-        let mut known: Vec<(String, String)> = known.collect();
-        known.sort();
-        assert_eq!(shown, known);
-    }
-
-    #[test]
-    fn the_agents_say_that_they_are_unconfined_as_their_cluster_reads_it() {
-        let mut values = Values::defaults().unwrap();
-        values.set("cni.enabled=true").unwrap();
-        let (annotation, field) = (
-            "container.apparmor.security.beta.kubernetes.io/cni: unconfined",
-            "appArmorProfile: {type: Unconfined}",
-        );
-        for (release, old) in
-            [(None, false), (Some("v1.30.1"), false), (Some("1.29"), true), (Some("1.27"), true)]
-        {
-            values.render_for(release.map(|text| text.parse().unwrap()));
-            let text = manifest(NAMESPACE, &values).unwrap();
-            assert_eq!((text.contains(annotation), text.contains(field)), (old, !old), "{release:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
-        let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
-        let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
-        assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
-        for kept in ["Namespace", "PersistentVolumeClaim", "Secret", "Lease"] {
-            assert!(!kinds.contains(&kept), "{kept} {kinds:?}");
-        }
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kube::Client;
 use outrigger_identity::authority::files::Step;
 use outrigger_identity::{Authority, AuthorityOptions, CredentialStore};
@@ -76,13 +77,17 @@ pub struct ReplicaSettings {
     /// Where their Secrets and their Lease are. Default: the Pod's own, or that of the kubeconfig.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// The Service there whose endpoints they are; the Lease is called like it. Default `outrigger-control`.
+    /// The Service there whose endpoints they are, where sidecars and API servers find them. Default `outrigger-control`.
     pub service: String,
+    /// The Lease of the one that writes status. Control planes of another revision, which have a Service of their own, share it, and find each
+    /// other by the label `outrigger.io/control-planes` of their Services, whose value it is. Default: called like the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 impl Default for ReplicaSettings {
     fn default() -> Self {
-        Self { name: None, namespace: None, service: "outrigger-control".to_owned() }
+        Self { name: None, namespace: None, service: "outrigger-control".to_owned(), lease: None }
     }
 }
 
@@ -131,6 +136,7 @@ pub(crate) struct Joining {
     name: Arc<str>,
     namespace: Arc<str>,
     service: String,
+    lease: String,
     client: Client,
     authority: Document,
     revocations: Listed<StoredRevocation>,
@@ -150,6 +156,7 @@ impl Joining {
         let document = |name| Document::new(client.clone(), &namespace, name);
         let joining = Self {
             name: name.into(),
+            lease: settings.lease.unwrap_or_else(|| settings.service.clone()),
             service: settings.service,
             authority: document(AUTHORITY),
             revocations: Listed::new(document(REVOCATIONS)),
@@ -249,12 +256,24 @@ impl Joining {
         tasks.spawn(share_revocations(self.revocations.clone(), keeper.clone()));
         tasks.spawn(share_tokens(self.tokens.clone(), known.clone()));
         let identity: Arc<str> = format!("{}_{:016x}", self.name, fastrand::u64(..)).into();
-        let candidate = Candidate::new(self.client.clone(), &self.namespace, &self.service, identity);
-        let leadership = candidate.leadership();
-        let (stop, running) = candidate.run();
-        tasks.spawn(running);
-        let place =
-            peers::Place { namespace: self.namespace, service: self.service, name: self.name.clone() };
+        let mut stops = Vec::new();
+        let mut stand = |lease: &str| {
+            let candidate = Candidate::new(self.client.clone(), &self.namespace, lease, identity.clone());
+            let leadership = candidate.leadership();
+            let (stop, running) = candidate.run();
+            tasks.spawn(running);
+            stops.push(stop);
+            leadership
+        };
+        let leadership = stand(&self.lease);
+        // What is a revision's own is written by one of its own.
+        let own = if self.lease == self.service { leadership.clone() } else { stand(&self.service) };
+        let place = peers::Place {
+            namespace: self.namespace,
+            service: self.service,
+            among: self.lease,
+            name: self.name.clone(),
+        };
         let peers = Peers::new(self.client, place, authority.trust_domain(), credentials.clone())?;
         let replicas = Arc::new(Replicas {
             name: self.name,
@@ -263,10 +282,11 @@ impl Joining {
             tokens: self.tokens,
             known: known.clone(),
             leadership,
+            own,
             peers,
             proxies: Arc::default(),
             cut_off: AtomicBool::new(false),
-            stop: Mutex::new(Some(stop)),
+            stop: Mutex::new(stops),
         });
         tasks.spawn(replicas.clone().listen());
         Ok(replicas)
@@ -282,11 +302,13 @@ pub(crate) struct Replicas {
     tokens: Listed<StoredToken>,
     known: Tokens,
     pub(crate) leadership: Leadership,
+    /// Which of those of this revision writes what is the revision's own.
+    pub(crate) own: Leadership,
     pub(crate) peers: Peers,
     /// How many are connected here that may as well be elsewhere.
     pub(crate) proxies: Arc<AtomicUsize>,
     cut_off: AtomicBool,
-    stop: Mutex<Option<Stop>>,
+    stop: Mutex<Vec<Stop>>,
 }
 
 impl Replicas {
@@ -313,7 +335,7 @@ impl Replicas {
     pub(crate) fn shared(&self) -> serde_json::Value {
         let known = |document: &Document| (document.name().to_owned(), serde_json::json!(*document.latest()));
         let documents = [&self.revocations, &self.tokens.document].into_iter().map(known);
-        let leads = serde_json::json!(Version::word(self.leadership.leads().into()));
+        let leads = serde_json::json!(Version::word(self.own.leads().into()));
         documents.chain([(LEADS.to_owned(), leads)]).collect()
     }
 
@@ -322,9 +344,10 @@ impl Replicas {
         Load { proxies: self.hears().is_ok().then(|| self.proxies.load(Relaxed)) }
     }
 
-    /// How many proxies each other replica has to which more could go.
+    /// How many proxies each other replica has to which more could go: those of another revision have sidecars of their own.
     pub(crate) async fn loads(&self) -> Vec<usize> {
-        self.peers.ask::<Load>(LOAD).await.said.into_iter().filter_map(|(_, load)| load.proxies).collect()
+        let said = self.peers.ask::<Load>(LOAD).await.said.into_iter();
+        said.filter(|(name, _)| self.peers.is_own(name)).filter_map(|(_, load)| load.proxies).collect()
     }
 
     /// Not where sidecars should go: others hear of the cluster, and this one does not.
@@ -356,7 +379,8 @@ impl Replicas {
             let said = self.peers.ask::<BTreeMap<String, Version>>(SHARED).await.said;
             let is_long = documents.iter().all(|document| document.silence() > CUT_OFF);
             // While nobody hears it none is better than another.
-            let led = said.iter().any(|(_, said)| said.get(LEADS).is_some_and(|word| word.number() > 0));
+            let mut own = said.iter().filter(|(name, _)| self.peers.is_own(name));
+            let led = own.any(|(_, said)| said.get(LEADS).is_some_and(|word| word.number() > 0));
             if is_long && self.cut_off.swap(led, Relaxed) != led {
                 tracing::warn!(
                     led,
@@ -388,12 +412,10 @@ impl Replicas {
         Ok(())
     }
 
-    /// Gives the Lease back, so that another need not wait.
+    /// Gives the Leases back, so that another need not wait.
     pub(crate) async fn stop(&self) {
-        let stop = self.stop.lock().take();
-        if let Some(stop) = stop {
-            stop.stop().await;
-        }
+        let stops = std::mem::take(&mut *self.stop.lock());
+        join_all(stops.into_iter().map(Stop::stop)).await;
     }
 }
 

@@ -26,7 +26,8 @@ use outrigger_telemetry::logging::Throttle;
 use parking_lot::Mutex;
 
 use crate::inject::{
-    InjectSettings, Injection, Mesh, Namespace, NativeSidecar, Release, Subject, decides_alone, inject,
+    InjectError, InjectSettings, Injection, Mesh, Namespace, NativeSidecar, Release, Subject, decides_alone,
+    inject,
 };
 use crate::registry::health::{Health, Table};
 use crate::settings::Settings;
@@ -162,10 +163,12 @@ impl Injector {
     }
 
     async fn decide(&self, name: &str, pod: &serde_json::Value) -> Answer {
-        let namespace = match self.namespaces.named(name).await {
-            Ok(namespace) => namespace,
+        let (namespace, kept) = match self.namespaces.named(name).await {
+            Ok(found) => found,
             // A Pod that says clearly what it wants needs nobody else's word.
-            Err(_) if decides_alone(pod, name) => Namespace { name: name.to_owned(), ..Namespace::default() },
+            Err(_) if decides_alone(pod, name) => {
+                (Namespace { name: name.to_owned(), ..Namespace::default() }, false)
+            }
             Err(why) => {
                 return Answer::Refused(format!(
                     "whether namespace {name} asks for sidecars cannot be found out: {why}; a Pod with the label \
@@ -173,13 +176,15 @@ impl Injector {
                 ));
             }
         };
-        let mesh = Mesh {
-            trust_domain: self.trust_domain.clone(),
-            domain: self.domain.clone(),
-            roots: self.authority.bundle().to_pem(&self.trust_domain),
-        };
-        let subject = Subject { pod, namespace: &namespace, workload: None, kubernetes: self.release() };
-        match inject(subject, &self.settings, &mesh) {
+        let mut judged = self.judge(pod, &namespace);
+        // API servers ask because of what a namespace says now: what it said before leaves no Pod without a sidecar.
+        if kept
+            && matches!(judged, Ok(Injection::LeftAlone(_)))
+            && let Ok(now) = self.namespaces.now(name).await
+        {
+            judged = self.judge(pod, &now);
+        }
+        match judged {
             Ok(Injection::Injected { pod: after, warnings }) => {
                 Answer::Admitted { patch: diff(pod, &after), warnings }
             }
@@ -189,6 +194,16 @@ impl Injector {
             }
             Err(error) => Answer::Refused(format!("outrigger cannot inject its sidecar: {error}")),
         }
+    }
+
+    fn judge(&self, pod: &serde_json::Value, namespace: &Namespace) -> Result<Injection, InjectError> {
+        let mesh = Mesh {
+            trust_domain: self.trust_domain.clone(),
+            domain: self.domain.clone(),
+            roots: self.authority.bundle().to_pem(&self.trust_domain),
+        };
+        let subject = Subject { pod, namespace, workload: None, kubernetes: self.release() };
+        inject(subject, &self.settings, &mesh)
     }
 }
 

@@ -12,8 +12,8 @@ use outrigger_tests::cluster::INSTALLED;
 
 use super::*;
 
-const SYSTEM: &str = "outrigger-system";
-const REPLICAS: [&str; 2] = ["outrigger-control-0", "outrigger-control-1"];
+pub(super) const SYSTEM: &str = "outrigger-system";
+pub(super) const REPLICAS: [&str; 2] = ["outrigger-control-0", "outrigger-control-1"];
 /// One rule of each kind.
 const EACH: &str = include_str!("each.yaml");
 
@@ -21,12 +21,12 @@ const EACH: &str = include_str!("each.yaml");
 type Right = [String; 4];
 
 /// A cluster in which it is installed.
-struct Installed {
-    place: Place,
+pub(super) struct Installed {
+    pub(super) place: Place,
     _services: Services,
 }
 
-fn outrigger(words: &[&str]) -> String {
+pub(super) fn outrigger(words: &[&str]) -> String {
     let output = Command::new(BINARY).args(words).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -48,7 +48,7 @@ impl Installed {
     }
 
     /// Into a cluster that has the definitions in these folders, and nothing else.
-    async fn start_beside(definitions: &[PathBuf]) -> Option<Self> {
+    pub(super) async fn start_beside(definitions: &[PathBuf]) -> Option<Self> {
         let programs = able()?;
         let net = Arc::new(Net::new());
         let master = net.host("master");
@@ -69,7 +69,7 @@ impl Installed {
     }
 
     /// Waits until both are ready, the second after the first.
-    async fn serves(&self) {
+    pub(super) async fn serves(&self) {
         for replica in REPLICAS {
             eventually(&format!("{replica} is ready"), || async {
                 let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
@@ -84,7 +84,7 @@ impl Installed {
     }
 
     /// As an operator asks in the Pod: `kubectl exec … outrigger status`.
-    fn client(&self, replica: &str) -> Client {
+    pub(super) fn client(&self, replica: &str) -> Client {
         Client::socket(self.place.kubelet.claim(SYSTEM, &format!("data-{replica}")).join("outrigger.sock"))
     }
 

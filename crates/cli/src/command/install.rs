@@ -36,6 +36,9 @@ struct Wishes {
     /// The namespace of the control plane
     #[arg(short, long, default_value = NAMESPACE)]
     namespace: String,
+    /// Beside an installation of revision `default` in the same namespace: the same as `--set revision=NAME`
+    #[arg(long, value_name = "NAME")]
+    revision: Option<String>,
     /// A file of values, as in deploy/helm/values.yaml
     #[arg(short = 'f', long = "values", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -56,7 +59,7 @@ enum Definitions {
 
 impl Manifest {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        if let Some(warning) = self.wishes.second()? {
+        if let Some(warning) = self.wishes.second() {
             eprintln!("{warning}");
         }
         if self.crds != Definitions::None {
@@ -84,18 +87,14 @@ impl Uninstall {
 
 impl Wishes {
     /// What a second installation in one cluster would do to the first, where this may be one.
-    fn second(&self) -> anyhow::Result<Option<String>> {
-        let values = self.values()?;
-        let usual = Values::defaults().map_err(|error| anyhow!(error))?;
-        let is_usual = self.namespace == NAMESPACE && values.revision() == usual.revision();
-        Ok((!is_usual).then(|| {
+    fn second(&self) -> Option<String> {
+        (self.namespace != NAMESPACE).then(|| {
             format!(
-                "warning: one installation for a cluster: where there is another in another namespace than {}, or of another revision than {}, applying \
-                 this takes its ClusterRoleBinding and its webhooks over (docs/kubernetes.md, \"Who gets one\")",
-                self.namespace,
-                values.revision().unwrap_or_default()
+                "warning: one namespace for a cluster: where there is an installation in another one than {}, this takes its ClusterRoleBinding and its webhooks over, or \
+                 has, as another revision, an authority whose sidecars those of the first do not trust (docs/kubernetes.md, \"Revisions\")",
+                self.namespace
             )
-        }))
+        })
     }
 
     fn made(&self, by: fn(&str, &Values) -> Result<String, String>) -> anyhow::Result<String> {
@@ -110,6 +109,9 @@ impl Wishes {
                 .merge(&read(file)?)
                 .map_err(|error| anyhow!(error))
                 .with_context(|| file.display().to_string())?;
+        }
+        if let Some(revision) = &self.revision {
+            values.set(&format!("revision={revision}")).map_err(|error| anyhow!("--revision: {error}"))?;
         }
         for words in &self.set {
             values.set(words).map_err(|error| anyhow!("--set: {error}"))?;

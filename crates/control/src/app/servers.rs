@@ -199,7 +199,7 @@ fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
 /// The webhooks, if there are to be any, and who keeps what their API server knows of them.
 fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
     let Parts { settings, authority, keeper, registries, registry, replicas, .. } = parts;
-    let leadership = replicas.as_ref().map_or_else(Leadership::alone, |replicas| replicas.leadership.clone());
+    let leadership = replicas.as_ref().map_or_else(Leadership::alone, |replicas| replicas.own.clone());
     let Some(injector) = Injector::new(settings, authority.clone(), registries, registry) else {
         return Ok(None);
     };

@@ -70,8 +70,8 @@ fn unwanted(pod: &Value, namespace: &Namespace, settings: &InjectSettings) -> Op
     let of_namespace = REVISIONS.iter().find_map(|key| namespace.labels.get(*key)).map(String::as_str);
     let of_pod = REVISIONS.iter().find_map(|key| pod["metadata"]["labels"][*key].as_str());
     let revision = match by_namespace {
-        // Istio's label goes before its revisions.
-        Some(Word { key: ISTIO_NAMESPACE, .. }) => None,
+        // Istio's label goes before its revisions, whatever else is said.
+        Some(_) if namespace.labels.get(ISTIO_NAMESPACE).is_some_and(|text| !text.is_empty()) => None,
         _ => of_namespace.or(of_pod),
     };
     if by_pod.is_none() && !by_namespace.is_some_and(|word| word.yes) && revision.is_none() {
@@ -91,7 +91,8 @@ fn pod_says(metadata: &Value) -> Option<Word> {
 
 fn namespace_says(namespace: &Namespace) -> Option<Word> {
     let of = |all: &BTreeMap<String, String>, key: &'static str| word(key, all.get(key)?);
-    of(&namespace.labels, OURS)
+    let no = of(&namespace.labels, ISTIO_NAMESPACE).filter(|word| !word.yes);
+    no.or_else(|| of(&namespace.labels, OURS))
         .or_else(|| of(&namespace.labels, ISTIO_NAMESPACE))
         .or_else(|| of(&namespace.annotations, LINKERD))
         .or_else(|| of(&namespace.labels, LINKERD))

@@ -121,6 +121,14 @@ fn who_gets_a_sidecar() {
         (Some("new"), &["istio-injection=enabled"], &[], "it asks for revision default"),
         (Some("new"), &["istio-injection=enabled", "istio.io/rev=new"], &[], "it asks for revision default"),
         (Some("new"), &["outrigger.io/inject=enabled", "outrigger.io/rev=new"], &[], yes),
+        // Istio's label alone counts, where there are both.
+        (None, &["istio-injection=enabled", "outrigger.io/inject=enabled", "istio.io/rev=new"], &[], yes),
+        (
+            None,
+            &["istio-injection=disabled", "outrigger.io/inject=enabled"],
+            &[],
+            "its namespace says no (istio-injection)",
+        ),
         (Some("new"), &[], &["istio.io/rev=new"], yes),
         (Some("new"), &["istio.io/rev=old"], &["istio.io/rev=new"], "it asks for revision old"),
         (Some("new"), &[], &["sidecar.istio.io/inject=true"], "it asks for revision default"),

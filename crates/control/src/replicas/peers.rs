@@ -1,6 +1,7 @@
 //! The other replicas: where they are, and what they answer.
 //!
-//! The endpoints of the control plane's Service are all of them. They are asked over mTLS at the xDS port, by our own identity, which nobody
+//! The endpoints of the control plane's Service are all of them; those of other revisions are endpoints of Services that have the same label. They
+//! are asked over mTLS at the xDS port, by our own identity, which nobody
 //! else is given; who does not answer is said.
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http2;
@@ -32,11 +33,15 @@ const MOST_PEERS: usize = 16;
 /// How the port for xDS is called in the Service.
 const PORT: &str = "tls-xds";
 const OF_SERVICE: &str = "kubernetes.io/service-name";
+/// Of the Services of all revisions that share an authority; their slices have it, too.
+const AMONG: &str = "outrigger.io/control-planes";
 
 /// Where replicas are looked for, and which of them this is.
 pub(super) struct Place {
     pub(super) namespace: Arc<str>,
     pub(super) service: String,
+    /// Of the label that Services of all revisions have.
+    pub(super) among: String,
     pub(super) name: Arc<str>,
 }
 
@@ -49,6 +54,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// It is about to go: nobody misses it.
     leaving: bool,
+    /// Of this revision: whoever comes by its Service may come here as well.
+    own: bool,
 }
 
 /// All others.
@@ -91,6 +98,12 @@ impl Peers {
         if let Err(why) = self.others().await {
             tracing::debug!(why, "where the other replicas are is not known");
         }
+    }
+
+    /// Whether one that was found is of this revision.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        let found = self.found.lock();
+        found.iter().flat_map(|(_, peers)| peers).any(|peer| peer.own && peer.name == name)
     }
 
     /// Asks all others.
@@ -161,16 +174,18 @@ impl Peers {
         if let Some((_, others)) = known.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Ok(others.clone());
         }
-        let params = ListParams::default().labels(&format!("{OF_SERVICE}={}", self.place.service));
-        let listed = match timeout(PATIENCE.0, self.api.list(&params)).await {
-            Ok(Ok(list)) => Ok(list.items),
+        let labelled = |label: &str, value: &str| ListParams::default().labels(&format!("{label}={value}"));
+        let all = [labelled(OF_SERVICE, &self.place.service), labelled(AMONG, &self.place.among)];
+        let asked = try_join_all(all.iter().map(|params| self.api.list(params)));
+        let listed = match timeout(PATIENCE.0, asked).await {
+            Ok(Ok(lists)) => Ok(lists.into_iter().flat_map(|list| list.items)),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("the API server did not say within {:?} where they are", PATIENCE.0)),
         };
         match (listed, known) {
             (Ok(slices), _) => {
-                let mut others: Vec<Peer> = slices.iter().flat_map(|slice| self.of(slice)).collect();
-                others.sort_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
+                let mut others: Vec<Peer> = slices.flat_map(|slice| self.place.peers(&slice)).collect();
+                others.sort_by(|a, b| (&a.name, !a.own, a.address).cmp(&(&b.name, !b.own, b.address)));
                 others.dedup_by(|a, b| a.name == b.name);
                 *self.found.lock() = Some((Instant::now(), others.clone()));
                 Ok(others)
@@ -183,23 +198,56 @@ impl Peers {
             (Err(why), None) => Err(why),
         }
     }
+}
 
-    fn of(&self, slice: &EndpointSlice) -> Vec<Peer> {
+impl Place {
+    /// Those of a slice.
+    fn peers(&self, slice: &EndpointSlice) -> Vec<Peer> {
         let ports = slice.ports.iter().flatten();
         let port = ports.filter(|port| port.name.as_deref() == Some(PORT)).find_map(|port| port.port);
         let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { return Vec::new() };
+        let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(OF_SERVICE));
+        let own = service.is_some_and(|service| *service == self.service);
         let of = |endpoint: &Endpoint| {
             let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
             let target = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
             let name = target.or_else(|| endpoint.hostname.clone()).unwrap_or_else(|| address.to_string());
             let terminating = endpoint.conditions.as_ref().and_then(|all| all.terminating);
             let leaving = terminating == Some(true);
-            (name != *self.place.name).then(|| Peer {
-                name,
-                address: SocketAddr::new(address, port),
-                leaving,
-            })
+            (name != *self.name).then(|| Peer { name, address: SocketAddr::new(address, port), leaving, own })
         };
         slice.endpoints.iter().filter_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn those_of_another_revision_are_known_and_are_no_place_to_go() {
+        let place = Place {
+            namespace: "system".into(),
+            service: "control-new".into(),
+            among: "control".into(),
+            name: "control-new-0".into(),
+        };
+        let slice = |service: &str, pods: &[&str]| {
+            let endpoints: Vec<_> = pods
+                .iter()
+                .map(|pod| json!({"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": pod}}))
+                .collect();
+            let slice = json!({
+                "addressType": "IPv4", "metadata": {"labels": {OF_SERVICE: service, AMONG: "control"}}, "endpoints": endpoints,
+                "ports": [{"name": "http-metrics", "port": 15014}, {"name": PORT, "port": 15012}],
+            });
+            let peers = place.peers(&serde_json::from_value(slice).unwrap());
+            peers.into_iter().map(|peer| (peer.name, peer.address.port(), peer.own)).collect::<Vec<_>>()
+        };
+        let own = slice("control-new", &["control-new-0", "control-new-1"]);
+        assert_eq!(own, [("control-new-1".to_owned(), 15012, true)], "but for itself");
+        assert_eq!(slice("control", &["control-0"]), [("control-0".to_owned(), 15012, false)]);
     }
 }

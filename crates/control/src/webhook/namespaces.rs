@@ -34,13 +34,18 @@ impl Namespaces {
         Self { cluster, client: Mutex::default(), known: Mutex::default() }
     }
 
-    /// What a namespace says.
-    pub(super) async fn named(&self, name: &str) -> Result<Namespace, String> {
+    /// What a namespace says, or has said seconds ago; whether that is so.
+    pub(super) async fn named(&self, name: &str) -> Result<(Namespace, bool), String> {
         if let Some((at, namespace)) = self.known.lock().get(name)
             && at.elapsed() < KEPT
         {
-            return Ok(namespace.clone());
+            return Ok((namespace.clone(), true));
         }
+        Ok((self.now(name).await?, false))
+    }
+
+    /// What a namespace says at this moment.
+    pub(super) async fn now(&self, name: &str) -> Result<Namespace, String> {
         let client = self.client().await?;
         let all: Api<Object> = Api::all(client);
         let asked = tokio::time::timeout(PATIENCE, all.get(name)).await;
@@ -72,7 +77,7 @@ impl Namespaces {
         if known.len() >= MOST {
             known.retain(|_, (at, _)| at.elapsed() < KEPT);
         }
-        if known.len() < MOST {
+        if known.len() < MOST || known.contains_key(&namespace.name) {
             known.insert(namespace.name.clone(), (Instant::now(), namespace));
         }
     }

@@ -13,10 +13,16 @@ use crate::registry::kubernetes::KubernetesSettings;
 
 /// An API server that knows one namespace, and counts how often it is asked.
 async fn api_server(labels: Value) -> (String, Arc<AtomicU64>) {
+    api_server_of(Arc::new(Mutex::new(labels))).await
+}
+
+/// One whose namespace may say something else later.
+async fn api_server_of(labels: Arc<Mutex<Value>>) -> (String, Arc<AtomicU64>) {
     let asked = Arc::new(AtomicU64::new(0));
     let count = asked.clone();
     let namespace = move |axum::extract::Path(name): axum::extract::Path<String>| {
         count.fetch_add(1, Ordering::Relaxed);
+        let labels = labels.lock().clone();
         let (status, body) = match name.as_str() {
             "shop" => (
                 200,
@@ -115,6 +121,26 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
     assert!(env.contains("BEGIN CERTIFICATE"), "{env}");
     response(&router, review).await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn what_a_namespace_said_a_moment_ago_leaves_no_pod_without_a_sidecar() {
+    let labels = Arc::new(Mutex::new(json!({})));
+    let (file, asked) = api_server_of(labels.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, file).unwrap();
+    let router = injector(Some(&path));
+    let no = response(&router, review("shop", json!({}))).await;
+    assert!(no["allowed"] == true && no.get("patch").is_none(), "{no}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    *labels.lock() = json!({"istio-injection": "enabled"});
+    let yes = response(&router, review("shop", json!({}))).await;
+    assert!(yes["patch"].is_string(), "{yes}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    // A yes is kept: Pods of a Deployment come in crowds.
+    response(&router, review("shop", json!({}))).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]

@@ -1,0 +1,172 @@
+use super::*;
+use crate::inject::InjectSettings;
+use crate::settings::Settings;
+
+mod revisions;
+
+/// The settings of the control plane that a manifest has.
+fn settings(manifest: &str) -> Settings {
+    let map = manifest.split("\n---\n").find(|object| object.contains("\nkind: ConfigMap")).unwrap();
+    let map: Value = serde_saphyr::from_str(map).unwrap();
+    let settings: Settings = serde_saphyr::from_str(map["data"]["control.yaml"].as_str().unwrap()).unwrap();
+    settings.validate().unwrap();
+    settings
+}
+
+#[test]
+fn values_say_what_sidecars_are_like_and_none_is_lost() {
+    let mut values = Values::defaults().unwrap();
+    let before = manifest(NAMESPACE, &values).unwrap();
+    let wanted = InjectSettings {
+        image: "outrigger-proxy:0.1.0".into(),
+        revision: Some("default".into()),
+        ..InjectSettings::default()
+    };
+    assert_eq!(settings(&before).injector.unwrap(), wanted, "defaults are those of the settings");
+    let text = "{nativeSidecar: false, initContainer: false, holdApplicationUntilProxyStarts: true, rewriteProbes: false,
+        prometheus: false, dns: true, imagePullPolicy: Always, resources: {limits: {cpu: '4'}},
+        bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File}}";
+    values.merge(&format!("injector: {text}")).unwrap();
+    values.set("injector.logLevel=warn,outrigger_proxy=debug").unwrap();
+    let after = manifest(NAMESPACE, &values).unwrap();
+    let mut wanted = serde_json::to_value(wanted).unwrap();
+    json_patch::merge(&mut wanted, &serde_saphyr::from_str::<Value>(text).unwrap());
+    wanted["logLevel"] = "warn,outrigger_proxy=debug".into();
+    assert_eq!(serde_json::to_value(settings(&after).injector).unwrap(), wanted);
+    // Whoever reads them at its start starts anew.
+    let of = |text: &str| {
+        let set = text.split("\n---\n").find(|object| object.contains("\nkind: StatefulSet")).unwrap();
+        let set: Value = serde_saphyr::from_str(set).unwrap();
+        set["spec"]["template"]["metadata"]["annotations"]["outrigger.io/settings"].clone()
+    };
+    assert!(of(&before).is_string() && of(&before) != of(&after));
+    let wrong = values.set("injector.dsn=true").unwrap_err();
+    assert!(wrong.contains("there is no value \"injector.dsn\", only bootstrap, dns, "), "{wrong}");
+    assert!(values.merge("cni: {enable: true}").unwrap_err().contains("\"cni.enable\""));
+}
+
+#[test]
+fn the_files_are_what_the_code_says() {
+    let file = include_str!("../../../../deploy/kubernetes/crds.yaml");
+    let how = "outrigger manifest --crds only > deploy/kubernetes/crds.yaml";
+    assert_eq!(file, definitions().unwrap(), "run `{how}`");
+    let file = include_str!("../../../../deploy/kubernetes/outrigger.yaml");
+    let how = "outrigger manifest --crds none > deploy/kubernetes/outrigger.yaml";
+    assert_eq!(file, manifest(NAMESPACE, &Values::defaults().unwrap()).unwrap(), "run `{how}`");
+}
+
+#[test]
+fn values_are_laid_over_the_defaults_and_unknown_ones_are_told() {
+    let mut values = Values::defaults().unwrap();
+    values.merge("{image: 'registry/outrigger:2', resources: {limits: {cpu: '2'}}}").unwrap();
+    values.set("resources.limits.memory=2Gi").unwrap();
+    values.set("trustDomain=mesh.test").unwrap();
+    let text = manifest("mesh", &values).unwrap();
+    for wanted in [
+        r#"image: "registry/outrigger:2""#,
+        r#"resources: {"limits":{"cpu":"2","memory":"2Gi"},"requests":{"cpu":"100m","memory":"128Mi"}}"#,
+        r#"trustDomain: "mesh.test""#,
+        "dnsNames: [outrigger-control.mesh.svc, localhost]",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    assert!(!text.contains("outrigger-system") && !text.contains("{{ "), "{text}");
+    assert!(
+        values.set("images=2").unwrap_err().starts_with("there is no value \"images\", only cni, image, ")
+    );
+    assert!(
+        values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
+    );
+    assert!(manifest("Mesh System", &values).is_err());
+}
+
+#[test]
+fn the_cni_plugin_is_there_where_it_is_wanted_and_may_do_what_it_was_told_to() {
+    let mut values = Values::defaults().unwrap();
+    let without = manifest(NAMESPACE, &values).unwrap();
+    assert!(!without.contains("outrigger-cni") && without.contains("      cni: false\n"), "{without}");
+    values.set("cni.enabled=true").unwrap();
+    let with = manifest(NAMESPACE, &values).unwrap();
+    for wanted in [
+        "      cni: true\n",
+        "\n---\n# The CNI plugin",
+        "        - --exclude-namespaces=outrigger-system,kube-system\n",
+        "        - --exclude-namespaces=kube-system,kube-public,kube-node-lease\n",
+        "        - --repair-rules\n        env:",
+        "hostPID: true",
+    ] {
+        assert!(with.contains(wanted), "{wanted}\n{with}");
+    }
+    assert!(
+        !with.contains("pods/eviction") && !with.contains("verbs: [patch]}\n---\napiVersion: rbac"),
+        "{with}"
+    );
+    values.merge("cni: {repair: {rules: false, evict: true, label: true}}").unwrap();
+    let with = manifest(NAMESPACE, &values).unwrap();
+    for wanted in [
+        "[pods/eviction], verbs: [create]",
+        "resources: [pods], verbs: [patch]",
+        "--repair-evict",
+        "--repair-label",
+    ] {
+        assert!(with.contains(wanted), "{wanted}\n{with}");
+    }
+    assert!(with.contains("hostPID: true") && !with.contains("--repair-rules"), "{with}");
+    let excluded =
+        values.set("cni.excludeNamespaces=kube-system").and_then(|()| manifest(NAMESPACE, &values));
+    assert!(excluded.unwrap_err().contains("is no list"));
+}
+
+#[test]
+fn kinds_that_nobody_reads_are_shown_to_the_webhook_so_that_whoever_stores_one_is_told() {
+    let text = manifest(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+    let webhooks = text.split("\n---\n").find(|part| part.contains("\nkind: ValidatingWebhookConfiguration"));
+    let webhooks: Value = serde_saphyr::from_str(webhooks.unwrap()).unwrap();
+    let all = webhooks["webhooks"].as_array().unwrap();
+    let others = all.iter().find(|webhook| webhook["name"] == "others.validate.outrigger.io").unwrap();
+    assert_eq!(others["failurePolicy"], "Ignore");
+    let mut shown: Vec<(String, String)> = Vec::new();
+    for rule in others["rules"].as_array().unwrap() {
+        let words = |field: &str| -> Vec<String> { serde_json::from_value(rule[field].clone()).unwrap() };
+        assert_eq!(words("operations"), ["CREATE", "UPDATE"]);
+        for group in words("apiGroups") {
+            shown.extend(words("resources").into_iter().map(|resource| (group.clone(), resource)));
+        }
+    }
+    shown.sort();
+    let plural = |kind: &str| match kind.to_lowercase().strip_suffix('y') {
+        Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),
+        _ => format!("{}s", kind.to_lowercase()),
+    };
+    let known = outrigger_rules::foreign_kinds().map(|(group, kind)| (group.to_owned(), plural(kind)));
+    let mut known: Vec<(String, String)> = known.collect();
+    known.sort();
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn the_agents_say_that_they_are_unconfined_as_their_cluster_reads_it() {
+    let mut values = Values::defaults().unwrap();
+    values.set("cni.enabled=true").unwrap();
+    let (annotation, field) = (
+        "container.apparmor.security.beta.kubernetes.io/cni: unconfined",
+        "appArmorProfile: {type: Unconfined}",
+    );
+    for (release, old) in
+        [(None, false), (Some("v1.30.1"), false), (Some("1.29"), true), (Some("1.27"), true)]
+    {
+        values.render_for(release.map(|text| text.parse().unwrap()));
+        let text = manifest(NAMESPACE, &values).unwrap();
+        assert_eq!((text.contains(annotation), text.contains(field)), (old, !old), "{release:?}");
+    }
+}
+
+#[test]
+fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
+    let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+    let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
+    for kept in ["Namespace", "PersistentVolumeClaim", "Secret", "Lease"] {
+        assert!(!kinds.contains(&kept), "{kept} {kinds:?}");
+    }
+}
