@@ -80,6 +80,11 @@ async fn the_same_resources_mean_the_same_to_our_sidecar_and_to_an_envoy() {
     let stage = Arc::new(Stage::set(&envoy, &on_stage).await);
     rates::compare(&stage).await;
     let all = compare(&stage, groups).await;
+    // What both leave out would be the same, too.
+    let limited = |(name, [ours, _]): &(String, [String; 2])| {
+        name == "gradient-of-1: one under way" && ours.contains("reached concurrency limit")
+    };
+    assert!(all.iter().any(limited), "the limit of requests under way acts");
     let (mut surprises, mut met) = (Vec::new(), BTreeSet::new());
     let mut meant = 0;
     for (name, [ours, theirs]) in all.iter().filter(|(_, [ours, theirs])| ours != theirs) {

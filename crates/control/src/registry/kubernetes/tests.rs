@@ -7,6 +7,8 @@ use super::cluster::{NODE, POD, SERVICE, SLICE, Thing};
 use super::pod::Pod;
 use super::*;
 
+mod followed;
+
 const POLICY: &str = "AuthorizationPolicy";
 
 fn named(name: &str) -> Named {
@@ -141,77 +143,6 @@ async fn after_a_start_a_kind_that_is_not_watched_holds_until_the_cluster_says_t
     assert_eq!(everything(&kubernetes)[POLICY].len(), 1);
     assert_eq!(kubernetes.forget(POLICY).len(), 1);
     assert!(everything(&kubernetes)[POLICY].is_empty());
-}
-
-/// An API server of this version, with nodes of these.
-async fn api_server(version: &'static str, kubelets: &'static [&'static str]) -> KubernetesSettings {
-    let answer = move |uri: http::Uri| async move {
-        if uri.query().is_some_and(|query| query.contains("watch=true")) {
-            std::future::pending::<()>().await;
-        }
-        let body = match uri.path() {
-            "/version" => json!({
-                "major": "1", "minor": "0", "gitVersion": version, "gitCommit": "", "gitTreeState": "", "buildDate": "",
-                "goVersion": "", "compiler": "", "platform": "",
-            }),
-            "/api/v1/nodes" => {
-                let node = |(n, kubelet): (usize, &&str)| {
-                    json!({"metadata": {"name": format!("n{n}")}, "status": {"nodeInfo": {
-                        "kubeletVersion": kubelet, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
-                        "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": "",
-                    }}})
-                };
-                let nodes: Vec<_> = kubelets.iter().enumerate().map(node).collect();
-                json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": nodes})
-            }
-            path if path.starts_with("/apis/") && path.split('/').count() == 4 => {
-                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "", "resources": []})
-            }
-            _ => {
-                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": []})
-            }
-        };
-        axum::Json(body)
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
-    let file = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "a",
-        "clusters": [{"name": "a", "cluster": {"server": format!("http://{address}")}}],
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        "users": [{"name": "a", "user": {}}],
-    });
-    let dir = tempfile::tempdir().unwrap().keep();
-    let kubeconfig = dir.join("kubeconfig");
-    std::fs::write(&kubeconfig, file.to_string()).unwrap();
-    KubernetesSettings { kubeconfig: Some(kubeconfig), ..KubernetesSettings::default() }
-}
-
-#[tokio::test]
-async fn the_oldest_release_of_a_cluster_is_that_of_its_api_server_or_of_a_node() {
-    for (version, kubelets, oldest) in [
-        ("v1.31.2", &["v1.31.2", "v1.28.9-eks-1", "v1.30.0"][..], "1.28"),
-        ("v1.28.4", &["v1.28.4"], "1.28"),
-        ("v1.33.0", &[], "1.33"),
-        // Who is no kubelet says what it likes.
-        ("v1.33.0", &["virtual", "v1.33.1"], "1.33"),
-    ] {
-        let mut followed = Kubernetes::new(api_server(version, kubelets).await, ParseOptions::default());
-        let (voice, mut words) = Voice::of_a_test();
-        let mut health = voice.health.subscribe();
-        let oldest = oldest.parse().unwrap();
-        let known = async {
-            // Nodes are listed before the first word; the version is asked for meanwhile.
-            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
-            health.wait_for(|state| state.release == Some(oldest)).await.map(drop).unwrap();
-        };
-        tokio::select! {
-            ended = followed.follow(&voice) => panic!("{ended:?}"),
-            known = tokio::time::timeout(Duration::from_secs(20), known) => known.unwrap_or_else(|_| panic!("{version} {kubelets:?}: {:?}", voice.health.release())),
-        }
-        std::fs::remove_dir_all(followed.settings.kubeconfig.unwrap().parent().unwrap()).unwrap();
-    }
 }
 
 #[test]

@@ -1,0 +1,210 @@
+//! A cluster that is followed over HTTP: its releases, watches that are too old, an API server that fails.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::*;
+
+/// For what is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An answer that comes when something happens, which it does not.
+async fn silence() -> Response {
+    std::future::pending().await
+}
+
+fn list(version: u32, items: &[Value]) -> Value {
+    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version.to_string()}, "items": items})
+}
+
+fn status(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code})
+}
+
+fn version(text: &str) -> Value {
+    json!({
+        "major": "1", "minor": "0", "gitVersion": text, "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "",
+        "compiler": "", "platform": "",
+    })
+}
+
+/// A cluster whose API server answers so; nothing: as one does that has nothing of it, and where nothing changes.
+struct Played {
+    settings: KubernetesSettings,
+    _directory: tempfile::TempDir,
+}
+
+impl Played {
+    async fn start(answer: impl Fn(&Uri) -> Option<Response> + Clone + Send + Sync + 'static) -> Self {
+        let answer = move |uri: Uri| {
+            let given = answer(&uri);
+            async move {
+                if let Some(given) = given {
+                    return given;
+                }
+                if is_watch(&uri) {
+                    return silence().await;
+                }
+                match uri.path() {
+                    "/version" => Json(version("v1.33.0")),
+                    path if path.starts_with("/apis/") && path.split('/').count() == 4 => {
+                        Json(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "", "resources": []}))
+                    }
+                    _ => Json(list(7, &[])),
+                }
+                .into_response()
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+        let file = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "a",
+            "clusters": [{"name": "a", "cluster": {"server": format!("http://{address}")}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+            "users": [{"name": "a", "user": {}}],
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let kubeconfig = directory.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, file.to_string()).unwrap();
+        let settings = KubernetesSettings { kubeconfig: Some(kubeconfig), ..KubernetesSettings::default() };
+        Self { settings, _directory: directory }
+    }
+
+    /// Follows it for as long as somebody looks at what it says.
+    async fn followed<T>(&self, look: impl AsyncFnOnce(&Voice, mpsc::Receiver<Word>) -> T) -> T {
+        let mut followed = Kubernetes::new(self.settings.clone(), ParseOptions::default());
+        let (voice, words) = Voice::of_a_test();
+        let looked = tokio::time::timeout(PATIENCE, look(&voice, words));
+        tokio::select! {
+            ended = followed.follow(&voice) => panic!("{ended:?}"),
+            looked = looked => looked.unwrap_or_else(|_| panic!("{:?}", voice.health.state())),
+        }
+    }
+}
+
+fn is_watch(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.contains("watch=true"))
+}
+
+#[tokio::test]
+async fn the_oldest_release_of_a_cluster_is_that_of_its_api_server_or_of_a_node() {
+    for (api, kubelets, oldest) in [
+        ("v1.31.2", &["v1.31.2", "v1.28.9-eks-1", "v1.30.0"][..], "1.28"),
+        ("v1.28.4", &["v1.28.4"], "1.28"),
+        ("v1.33.0", &[], "1.33"),
+        // Who is no kubelet says what it likes.
+        ("v1.33.0", &["virtual", "v1.33.1"], "1.33"),
+    ] {
+        let node = |(n, kubelet): (usize, &&str)| {
+            json!({"metadata": {"name": format!("n{n}")}, "status": {"nodeInfo": {
+                "kubeletVersion": kubelet, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+                "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": "",
+            }}})
+        };
+        let nodes: Vec<Value> = kubelets.iter().enumerate().map(node).collect();
+        let cluster = Played::start(move |uri| match uri.path() {
+            "/version" => Some(Json(version(api)).into_response()),
+            "/api/v1/nodes" if !is_watch(uri) => Some(Json(list(7, &nodes)).into_response()),
+            _ => None,
+        })
+        .await;
+        let oldest = oldest.parse().unwrap();
+        cluster
+            .followed(async |voice, _words| {
+                let mut health = voice.health.subscribe();
+                health.wait_for(|state| state.release == Some(oldest)).await.map(drop).unwrap();
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_too_old_lists_anew_and_only_what_has_gone_goes() {
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
+            "status": {"phase": "Running", "podIP": format!("10.1.0.{}", name.len()), "conditions": [{"type": "Ready", "status": "True"}]},
+        })
+    };
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+    // Questions about Pods, and where each goes on from.
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = asked.clone();
+    let cluster = Played::start(move |uri| match uri.path() {
+        "/api/v1/pods" => {
+            let version = uri.query()?.split('&').find_map(|word| word.strip_prefix("resourceVersion="));
+            let version = version.unwrap_or_default().to_owned();
+            let mut seen = seen.lock();
+            if !is_watch(uri) {
+                seen.push("list".to_owned());
+                let first = seen.len() == 1;
+                let pods = if first { vec![pod("web-1"), pod("web-23")] } else { vec![pod("web-1")] };
+                return Some(Json(list(if first { 7 } else { 9 }, &pods)).into_response());
+            }
+            seen.push(format!("watch from {version}"));
+            if version != "7" {
+                return None;
+            }
+            let gone = status(410, "Expired");
+            Some(Body::from(json!({"type": "ERROR", "object": gone}).to_string()).into_response())
+        }
+        "/api/v1/services" if !is_watch(uri) => {
+            Some(Json(list(7, std::slice::from_ref(&service))).into_response())
+        }
+        _ => None,
+    })
+    .await;
+    let said = cluster
+        .followed(async |_, mut words| {
+            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
+            match words.recv().await {
+                Some(Word::Event(source, event)) => (source.part.clone(), event),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+    // The first word after all was known: the one that is still there was never taken away.
+    assert_eq!(said, (POD.to_owned(), Event::Remove(Key::Instance("web-23.shop".into()))));
+    let asked = asked.lock().clone();
+    assert_eq!(asked[..3], ["list", "watch from 7", "list"], "{asked:?}");
+}
+
+/// One kind fails, and is asked for less and less; the others are followed meanwhile.
+#[tokio::test]
+async fn an_api_server_that_fails_is_asked_after_a_pause_that_grows() {
+    let asked: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let seen = asked.clone();
+    let cluster = Played::start(move |uri| {
+        if uri.path() != "/api/v1/nodes" || is_watch(uri) {
+            return None;
+        }
+        let mut seen = seen.lock();
+        seen.push(Instant::now());
+        (seen.len() <= 2)
+            .then(|| (StatusCode::INTERNAL_SERVER_ERROR, Json(status(500, "InternalError"))).into_response())
+    })
+    .await;
+    let problems = cluster
+        .followed(async |voice, mut words| {
+            let mut health = voice.health.subscribe();
+            let told = health.wait_for(|state| !state.problems.is_empty()).await.unwrap().problems.clone();
+            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
+            told
+        })
+        .await;
+    assert_eq!((problems.len(), problems[0].file.as_str()), (1, NODE), "{problems:?}");
+    let asked = asked.lock().clone();
+    assert_eq!(asked.len(), 3);
+    let pauses = [asked[1] - asked[0], asked[2] - asked[1]];
+    // Half a second and a second, and up to half of it more by chance.
+    assert!(pauses[0] >= Duration::from_millis(500) && pauses[1] >= Duration::from_secs(1), "{pauses:?}");
+}
