@@ -63,18 +63,22 @@ impl CompiledHeader {
     }
 }
 
-/// A host is compared as it was sent, without its port, and without the dot at the end of a full name.
+/// A host is compared as it was sent, without its port, and without dots at its end, as routes are told by it.
 fn matches_host(value: &Matcher, authority: &str) -> bool {
+    let either = |authority: &str| {
+        let host = without_port(authority);
+        value.matches(authority.as_bytes())
+            || (host.len() < authority.len() && value.matches(host.as_bytes()))
+    };
+    either(authority) || without_dots(authority).is_some_and(|bare| either(&bare))
+}
+
+/// The authority without the dots at the end of its host, where there are any (a full name has one). Nothing but dots is left as
+/// it is.
+pub(crate) fn without_dots(authority: &str) -> Option<String> {
     let host = without_port(authority);
-    if value.matches(authority.as_bytes()) || (host.len() < authority.len() && value.matches(host.as_bytes()))
-    {
-        return true;
-    }
-    host.strip_suffix('.').is_some_and(|bare| {
-        let with_port = || format!("{bare}{}", &authority[host.len()..]);
-        value.matches(bare.as_bytes())
-            || (host.len() < authority.len() && value.matches(with_port().as_bytes()))
-    })
+    let bare = host.trim_end_matches('.');
+    (bare.len() < host.len() && !bare.is_empty()).then(|| format!("{bare}{}", &authority[host.len()..]))
 }
 
 /// `host` of `host:port`; keeps an IPv6 literal whole.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::invalid::{Flaw, Invalid, Under};
 use crate::kind::ResourceKind;
-use crate::matcher::header::{CompiledHeader, without_port};
+use crate::matcher::header::{CompiledHeader, without_dots, without_port};
 use crate::matcher::{Matcher, whole_text_regex};
 use crate::request::RequestView;
 use crate::route::{
@@ -114,8 +114,8 @@ impl RouteTable {
         Some(RouteRef { host, route })
     }
 
-    /// The virtual host for an authority: exact with port, exact without it, longest suffix, longest prefix, `*`. The dot at
-    /// the end of a full name does not count.
+    /// The virtual host for an authority: exact with port, exact without it, longest suffix, longest prefix, `*`. Dots at the end
+    /// of a name do not count.
     pub fn find_host(&self, authority: &str) -> Option<&CompiledHost> {
         if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
             return self.any.map(|index| &self.hosts[index]);
@@ -127,10 +127,9 @@ impl RouteTable {
         } else {
             authority
         };
+        let bare = without_dots(authority);
+        let authority = bare.as_deref().unwrap_or(authority);
         let host = without_port(authority);
-        if let Some(bare) = host.strip_suffix('.').filter(|bare| !bare.is_empty()) {
-            return self.find_host(&format!("{bare}{}", &authority[host.len()..]));
-        }
         let index = self.exact.get(authority).or_else(|| self.exact.get(host)).copied();
         let index = index.or_else(|| {
             let longer = |text: &str| host.len() > text.len();

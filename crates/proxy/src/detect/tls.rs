@@ -187,9 +187,9 @@ fn server_name(data: &[u8]) -> Option<Option<Box<str>>> {
     Some(None)
 }
 
-/// A name of a host has one form: without case, and without the final dot that a server name must not have (RFC 6066, section 3).
+/// A name of a host has one form: without case, and without the final dots that a server name must not have (RFC 6066, section 3).
 fn plain(name: &str) -> Box<str> {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()
+    name.trim_end_matches('.').to_ascii_lowercase().into()
 }
 
 fn alpn(data: &[u8]) -> Option<Vec<Box<[u8]>>> {

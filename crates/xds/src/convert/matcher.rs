@@ -101,7 +101,7 @@ fn host_regex(value: &StringMatch) -> Option<String> {
     }
     let fold = if value.ignore_case { "(?i)" } else { "" };
     let text = escape(text.strip_suffix('.').unwrap_or(text));
-    Some(format!("{fold}{before}{text}\\.?(:[0-9]+)?"))
+    Some(format!("{fold}{before}{text}\\.*(:[0-9]+)?"))
 }
 
 /// One or two conditions that must all hold: "there is a value and it is not x" is two here.

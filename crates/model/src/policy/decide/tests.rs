@@ -207,7 +207,9 @@ fn a_host_is_a_host_with_and_without_its_port_and_dot() {
     let host = |text: &str| {
         header(":authority", StringMatch { pattern: Pattern::Exact(text.into()), ignore_case: true })
     };
-    for authority in ["web.shop", "web.shop:80", "WEB.shop.", "web.shop.:8080"] {
+    for authority in
+        ["web.shop", "web.shop:80", "WEB.shop.", "web.shop.:8080", "web.shop..", "web.shop...:8080"]
+    {
         let request = Told { authority, ..PLAIN };
         assert!(!permits(Deny, host("web.shop"), &request), "{authority}");
         assert!(permits(Allow, host("web.shop"), &request), "{authority}");

@@ -284,6 +284,16 @@ fn the_dot_of_a_full_name_does_not_count() {
     for authority in [".", "..", ".:80", "other."] {
         assert_eq!(table.find_host(authority).unwrap().name, "rest", "{authority}");
     }
+    // However many there are: on a worker's stack, which a look for each of them would have overrun.
+    let many = std::thread::Builder::new().stack_size(2 << 20).spawn(move || {
+        let dots = ".".repeat(60_000);
+        let name = |authority: String| table.find_host(&authority).unwrap().name.clone();
+        assert_eq!(name(format!("catalog.shop{dots}")), "exact");
+        assert_eq!(name(format!("catalog.shop{dots}:80")), "exact");
+        assert_eq!(name(format!("a{dots}")), "rest");
+        assert_eq!(name(dots), "rest");
+    });
+    many.unwrap().join().unwrap();
 }
 
 #[test]

@@ -18,7 +18,11 @@ static TARGET: [bool; 256] = class(b"!\"$%&'()*+,-./:;=?@[]^_{|}~");
 
 static HOST: [bool; 256] = class(b"-._~%!$&'()*+,;=");
 
-/// `host` or `host:port` (RFC 3986, section 3.2): no user info, no empty host or port, brackets only around an IPv6 literal.
+/// No name of a host is longer (RFC 1035, section 2.3.4), without its final dot. Whatever looks at hosts costs as much.
+const LONGEST_HOST: usize = 253;
+
+/// `host` or `host:port` (RFC 3986, section 3.2): no user info, no empty host or port, no host longer than any name, brackets
+/// only around an IPv6 literal.
 pub(crate) fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = match authority.first() {
         Some(b'[') => {
@@ -47,7 +51,7 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
         _ => false,
     };
     // What is neither name nor port is left over where a port would be.
-    port_ok && !host.is_empty()
+    port_ok && !host.is_empty() && host.strip_suffix(b".").unwrap_or(host).len() <= LONGEST_HOST
 }
 
 /// RFC 9110, section 7.8: a token, and a version that is one, too.

@@ -70,7 +70,9 @@ pub enum Refusal {
     HostMissing,
     #[error("there is more than one Host (RFC 9112, section 3.2)")]
     HostRepeated,
-    #[error("Host or the target's authority is not host[:port] (RFC 9112, section 3.2)")]
+    #[error(
+        "Host or the target's authority is not host[:port], with a host of at most 253 bytes (RFC 9112, section 3.2)"
+    )]
     HostInvalid,
     #[error("Host and the target's authority disagree (RFC 9112, section 3.2.2)")]
     HostDisagrees,

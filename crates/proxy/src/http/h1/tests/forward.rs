@@ -189,9 +189,17 @@ fn h2_request(edit: impl FnOnce(&mut http::request::Parts)) -> http::request::Pa
 #[test]
 fn http2_heads_that_http1_would_choke_on_are_refused() {
     type Edit = fn(&mut http::request::Parts);
-    let cases: [(Edit, Refusal); 7] = [
+    let cases: [(Edit, Refusal); 9] = [
         (|p| drop(p.headers.insert("host", "y".parse().unwrap())), Refusal::HostDisagrees),
         (|p| p.uri = "http://u@x/a".parse().unwrap(), Refusal::HostInvalid),
+        (|p| p.uri = format!("http://a{}/a", ".".repeat(7_000)).parse().unwrap(), Refusal::HostInvalid),
+        (
+            |p| {
+                p.uri = "/a".parse().unwrap();
+                p.headers.insert("host", "a".repeat(254).parse().unwrap());
+            },
+            Refusal::HostInvalid,
+        ),
         (|p| p.uri = "/a".parse().unwrap(), Refusal::HostMissing),
         (
             |p| drop(p.headers.insert("transfer-encoding", "chunked".parse().unwrap())),
