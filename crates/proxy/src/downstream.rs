@@ -21,7 +21,7 @@ use crate::listen::Purpose;
 use crate::metrics::Shard;
 use crate::protocol::HttpVersion;
 use crate::runtime::endpoint::Reach;
-use crate::runtime::snapshot::{ChainHandle, ListenerHandle, TcpHandle, TerminalHandle};
+use crate::runtime::snapshot::{ChainHandle, ListenerHandle, Snapshot, TcpHandle, TerminalHandle};
 
 pub mod registry;
 pub mod speakers;
@@ -71,6 +71,9 @@ pub struct ConnInfo {
     /// Generation of the credentials by which that was verified.
     pub(crate) verified_by: u64,
 }
+
+/// What plain text is detected as, where it is HTTP.
+const HTTP: [&str; 2] = ["http/1.1", "h2c"];
 
 /// Stands in records of connections that found no listener or chain.
 static NOWHERE: LazyLock<(Arc<ListenerHandle>, Arc<ChainHandle>)> = LazyLock::new(|| {
@@ -204,15 +207,45 @@ impl ConnInfo {
         self.protocols = Rc::from([Box::from(name)]);
     }
 
-    /// The chain of this listener that takes the connection.
+    /// The chain of this listener that takes the connection. HTTP that was never looked at, since no chain asked what it is,
+    /// is HTTP to one that does.
     pub(crate) fn chosen<'l>(&self, listener: &'l ListenerHandle) -> Option<&'l Arc<ChainHandle>> {
+        let is_http = matches!(self.chain.terminal, TerminalHandle::Http(_));
+        if is_http && self.protocols.is_empty() && !self.is_tls {
+            return self.chosen_by(listener, &HTTP);
+        }
         let protocols: Vec<&str> = self.protocols.iter().map(|p| &**p).collect();
+        self.chosen_by(listener, &protocols)
+    }
+
+    fn chosen_by<'l>(
+        &self,
+        listener: &'l ListenerHandle,
+        application_protocols: &[&str],
+    ) -> Option<&'l Arc<ChainHandle>> {
         listener.select(&ChainInput {
             destination_port: self.destination.port(),
             tls: self.is_tls,
             server_name: self.server_name.as_deref(),
-            application_protocols: &protocols,
+            application_protocols,
         })
+    }
+
+    /// The listener that would take the connection now, as `conn::resolve` finds it: a port may have got one of its own since,
+    /// or lost it to the one for all other ports. Outbound it stays with its destination's.
+    pub(crate) fn present<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<ListenerHandle>> {
+        let by_address = || snapshot.listener_or_other(self.direction, self.destination);
+        let found = if self.direction == Direction::Inbound { by_address() } else { None };
+        found.or_else(|| snapshot.listener_named(self.listener.name()))
+    }
+
+    /// Whether requests in it would be judged as such: there is a chain of HTTP for it if it begins so.
+    pub(crate) fn may_be_http(&self) -> bool {
+        if self.mtls {
+            return self.inside(HttpVersion::Http1).or_else(|| self.inside(HttpVersion::Http2)).is_some();
+        }
+        let takes_http = |chain: &ChainHandle| matches!(chain.terminal, TerminalHandle::Http(_));
+        !self.is_tls && self.chosen_by(&self.listener, &HTTP).is_some_and(|chain| takes_http(chain))
     }
 
     /// Why a tunnel ends, if whom it reached is trusted no longer.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_identity::{TrustBundle, verify};
+use outrigger_model::listener::Direction;
 use rustls::pki_types::UnixTime;
 
 use super::{authorize, terminate};
 use crate::downstream::ConnInfo;
 use crate::downstream::registry::{Entry, Open};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::runtime::snapshot::Snapshot;
+use crate::runtime::snapshot::{Snapshot, TerminalHandle};
 use crate::worker::Worker;
 
 /// Whether what is in force now still permits the connection: since it chose its chain and was let in, configuration or
@@ -41,8 +42,8 @@ fn verdict(entry: &Entry, snapshot: &Snapshot, trust: Option<&TrustBundle>) -> R
             Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, detail)
         })?;
     }
-    // A listener that is gone serves what it has until the connection ends.
-    let Some(listener) = snapshot.listener_named(info.listener.name()) else { return Ok(()) };
+    // Where no listener is left for its address at all, what is open is served until it ends.
+    let Some(listener) = info.present(snapshot) else { return Ok(()) };
     if Arc::ptr_eq(listener, &info.listener) {
         return Ok(());
     }
@@ -57,10 +58,24 @@ fn verdict(entry: &Entry, snapshot: &Snapshot, trust: Option<&TrustBundle>) -> R
             Err(Failure::local(Stage::Terminate, FailureKind::PlainText, detail))
         }
         Some(chain) => {
-            let again = ConnInfo { chain: chain.clone(), ..info.clone() };
+            let again = ConnInfo { chain: chain.clone(), listener: listener.clone(), ..info.clone() };
+            if info.direction == Direction::Inbound && are_requests_now(info, &again) {
+                let detail = format!(
+                    "{} serves HTTP by now, and what this connection carries was not looked at",
+                    listener.name()
+                );
+                return Err(Failure::local(Stage::Authorize, FailureKind::NoChain, detail));
+            }
             authorize::connection(&again)
         }
     }
+}
+
+/// Whether what passed as bytes would be looked at by now, and its requests judged: the port has become one of HTTP, or one whose
+/// protocol is detected, which it was not when the connection came.
+fn are_requests_now(info: &ConnInfo, again: &ConnInfo) -> bool {
+    let are_bytes = |info: &ConnInfo| matches!(info.chain.terminal, TerminalHandle::Tcp(_));
+    are_bytes(info) && (!are_bytes(again) || (again.may_be_http() && !info.may_be_http()))
 }
 
 /// Judges the open connections whenever configuration or trust changes; a task of each worker, for its life.

@@ -12,7 +12,7 @@ use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::h1::Limits;
 use crate::http::head::RequestHead;
 use crate::memory::Account;
-use crate::runtime::snapshot::HttpHandle;
+use crate::runtime::snapshot::{HttpHandle, TerminalHandle};
 use crate::worker::Worker;
 
 /// What a connection's requests share.
@@ -70,14 +70,17 @@ impl HttpConn {
         Self { worker, info, view, client_cert, account }
     }
 
-    /// The present configuration of the connection's listener and chain. If either is gone the old one serves on, until
-    /// the connection is closed.
+    /// The present configuration of what would take the connection now, as open connections are judged. Where that is no HTTP
+    /// the old one serves on, until the connection is closed.
     pub fn view(&self) -> Rc<RequestConfig> {
         let snapshot = self.worker.snapshot();
         let mut view = self.view.borrow_mut();
         if view.generation != snapshot.generation {
-            let found = snapshot.http(self.info.listener.name(), &self.info.chain.name);
-            let http = found.unwrap_or_else(|| view.http.clone());
+            let found = self.info.present(&snapshot).and_then(|listener| self.info.chosen(listener));
+            let http = match found.map(|chain| &chain.terminal) {
+                Some(TerminalHandle::Http(http)) => http.clone(),
+                _ => view.http.clone(),
+            };
             *view = Rc::new(RequestConfig { generation: snapshot.generation, http });
         }
         view.clone()

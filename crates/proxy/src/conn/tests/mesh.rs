@@ -190,7 +190,12 @@ async fn other_tls_is_the_applications_own_and_passes_through_when_permissive() 
 
 /// Answers every request with 204.
 pub(super) fn answering() -> Terminal {
-    http(RouteAction::Direct { status: 204, body: String::new() })
+    answering_with(204)
+}
+
+/// Answers every request with this.
+pub(super) fn answering_with(status: u16) -> Terminal {
+    http(RouteAction::Direct { status, body: String::new() })
 }
 
 /// Does the same with every request.

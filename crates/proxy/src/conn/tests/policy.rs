@@ -8,7 +8,7 @@ use outrigger_identity::{Authority, Revoked, TrustBundle};
 use outrigger_model::listener::{Direction, FilterChain, TransportMatch};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
-use outrigger_model::resource::Origin;
+use outrigger_model::resource::{Origin, Resource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -156,14 +156,132 @@ async fn a_root_that_is_added_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_listener_that_goes_away_serves_what_it_has() {
+async fn where_no_listener_is_left_at_all_what_is_open_is_served() {
     local(async {
         let authority = authority();
         let mut server = Server::new(&authority).await;
         let mut bare = opened(server.address).await;
-        let moved = SocketAddr::from(([127, 0, 0, 9], 1));
-        server.rig.apply([listener("in", Direction::Inbound, Some(moved), vec![plain()])]);
+        server.rig.apply([elsewhere(vec![plain()])]);
         lives(&mut bare).await;
+    })
+    .await;
+}
+
+/// The listener of the port that the tests begin with has gone to another one.
+fn elsewhere(chains: Vec<FilterChain>) -> Resource {
+    listener("in", Direction::Inbound, Some(SocketAddr::from(([127, 0, 0, 9], 1))), chains)
+}
+
+/// The listener for all other ports of an address.
+fn other(address: SocketAddr, chains: Vec<FilterChain>) -> Resource {
+    listener("other", Direction::Inbound, Some(SocketAddr::new(address.ip(), 0)), chains)
+}
+
+/// A port that was PERMISSIVE by itself is STRICT like all others, once nothing is said of it any more.
+#[tokio::test]
+async fn a_port_that_loses_its_listener_is_judged_by_the_one_for_all_others() {
+    local(async {
+        let authority = authority();
+        let mut server = Server::new(&authority).await;
+        let bare = opened(server.address).await;
+        let (_web, mut web) = server.visit(&authority, "web").await;
+        let (_load, load) = server.visit(&authority, "load").await;
+        let strict = vec![mesh_chain("mtls-tcp", &[], deny("load"))];
+        server.rig.apply([elsewhere(vec![plain()]), other(server.address, strict)]);
+        is_cut(bare).await;
+        is_cut(load).await;
+        lives(&mut web).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_port_that_gets_a_listener_of_its_own_is_judged_by_that() {
+    local(async {
+        let authority = authority();
+        let mut server = Server::new(&authority).await;
+        let chains = vec![mesh_chain("mtls-tcp", &["istio"], Vec::new()), plain()];
+        server.rig.apply([elsewhere(vec![plain()]), other(server.address, chains)]);
+        let bare = opened(server.address).await;
+        let (_web, mut web) = server.visit(&authority, "web").await;
+        server.set(vec![mesh_chain("mtls-tcp", &[], Vec::new())]);
+        is_cut(bare).await;
+        lives(&mut web).await;
+    })
+    .await;
+}
+
+fn web(mut chain: FilterChain) -> FilterChain {
+    chain.terminal = super::mesh::answering();
+    chain
+}
+
+const IN_TLS: [&str; 2] = ["istio-http/1.1", "istio-h2"];
+
+/// Requests are judged by path, and so on, where bytes are by their peer alone.
+#[tokio::test]
+async fn bytes_end_where_their_port_becomes_one_of_http() {
+    local(async {
+        let authority = authority();
+        let mut server = Server::new(&authority).await;
+        let bare = opened(server.address).await;
+        let (_web, tunnel) = server.visit(&authority, "web").await;
+        server.set(vec![web(mesh_chain("mtls-http", &["istio"], Vec::new())), web(plain())]);
+        is_cut(bare).await;
+        is_cut(tunnel).await;
+        let error = server.rig.line().await["error"].to_string();
+        assert!(error.contains("serves HTTP by now"), "{error}");
+    })
+    .await;
+}
+
+/// What was looked at and is no HTTP stays; what nobody looked at may be.
+#[tokio::test]
+async fn bytes_that_were_never_looked_at_end_where_protocols_are_detected() {
+    local(async {
+        let authority = authority();
+        let mut server = Server::new(&authority).await;
+        let (_web, unseen) = server.visit(&authority, "web").await;
+        let detecting = |denied| {
+            let http = web(mesh_chain("mtls-http", &IN_TLS, Vec::new()));
+            let plain_http =
+                web(chain("plain-http", TransportMatch::Plain, &["http/1.1", "h2c"], tcp("app")));
+            vec![http, mesh_chain("mtls-tcp", &["istio"], deny(denied)), plain_http, plain()]
+        };
+        server.set(detecting("nobody"));
+        is_cut(unseen).await;
+        let mut bare = opened(server.address).await;
+        let (_load, mut load) = server.visit(&authority, "load").await;
+        let (_web, tunnel) = server.visit(&authority, "web").await;
+        server.set(detecting("web"));
+        is_cut(tunnel).await;
+        lives(&mut load).await;
+        lives(&mut bare).await;
+    })
+    .await;
+}
+
+/// Its requests are judged by what would take the connection now.
+#[tokio::test]
+async fn requests_of_an_open_connection_follow_their_port_to_another_listener() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let address = rig.inbound(nobody().await);
+        rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), vec![web(plain())])]);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(get).await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head += &read(&mut stream, 1).await;
+        }
+        assert!(head.starts_with("HTTP/1.1 204"), "{head}");
+        let mut denying = plain();
+        denying.name = "another".into();
+        denying.terminal = super::mesh::answering_with(403);
+        rig.apply([elsewhere(vec![plain()]), other(address, vec![denying])]);
+        stream.write_all(get).await.unwrap();
+        assert_eq!(read(&mut stream, 12).await, "HTTP/1.1 403");
     })
     .await;
 }
