@@ -1,8 +1,9 @@
 //! Whether bytes begin an HTTP connection: pure, bounded by the caller.
 //!
 //! Only a whole first line that names a version of HTTP is a request: `get key` and `delete 1` are memcached's and
-//! beanstalkd's, RTSP, SIP and ICAP share HTTP's methods. Servers skip empty lines before it (RFC 9112, section 2.2) and take
-//! methods that nobody knows, so both count. What is no request, but what a lenient server could serve all the same, is
+//! beanstalkd's, RTSP, SIP and ICAP share HTTP's methods. Servers skip empty lines before it (RFC 9112, section 2.2), take
+//! methods that nobody knows, and cut the line at whatever they know as a blank, before it and within: all of that counts. Whether
+//! it is one that we would serve is our parser's to say, which is where it goes. What is no request, but what a lenient server could serve all the same, is
 //! [`Verdict::Unclear`]: it must not pass as opaque and so around policy for requests.
 
 /// The verdict on some bytes.
@@ -43,7 +44,7 @@ const MAX_METHOD: usize = 32;
 /// The verdict on these bytes. More bytes never change a verdict other than `NeedMore`. `end`: no more will come, and a line
 /// ends where they do.
 pub fn classify(bytes: &[u8], end: bool) -> Verdict {
-    let bytes = skip_empty_lines(bytes);
+    let bytes = skip_blanks(bytes);
     let n = bytes.len().min(PREFACE.len());
     if bytes[..n] == PREFACE[..n] {
         return if n == PREFACE.len() { Verdict::Http2 } else { Verdict::NeedMore };
@@ -56,13 +57,11 @@ pub fn classify(bytes: &[u8], end: bool) -> Verdict {
     match rest.first() {
         None => return Verdict::NeedMore,
         Some(gap) if token > 0 && is_gap(*gap) => {}
-        // A lone CR may be the first half of an empty line.
-        Some(b'\r') if bytes.len() == 1 => return Verdict::NeedMore,
         Some(_) => return Verdict::Other,
     }
     // Such as a length that happens to be a letter (LDAP): no target begins so.
     let target = rest.iter().find(|b| !is_gap(**b));
-    if target.is_some_and(|b| b.is_ascii_control() && !matches!(b, b'\r' | b'\n')) {
+    if target.is_some_and(|b| b.is_ascii_control() && *b != b'\n') {
         return Verdict::Other;
     }
     match rest.iter().position(|b| *b == b'\n') {
@@ -74,8 +73,7 @@ pub fn classify(bytes: &[u8], end: bool) -> Verdict {
 
 /// The verdict on a whole line.
 fn on_line(method: &[u8], rest: &[u8]) -> Verdict {
-    let mut words =
-        rest.trim_ascii_end().split(|b| is_gap(*b) || *b == b'\r').filter(|word| !word.is_empty());
+    let mut words = rest.split(|b| is_gap(*b)).filter(|word| !word.is_empty());
     let Some(target) = words.next() else { return Verdict::Other };
     let Some(last) = words.next_back() else {
         // RFC 1945, section 4.1: a request without a version.
@@ -119,13 +117,10 @@ pub fn classify_server(bytes: &[u8]) -> Words {
     }
 }
 
-fn skip_empty_lines(mut bytes: &[u8]) -> &[u8] {
-    loop {
-        bytes = match bytes {
-            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
-            _ => return bytes,
-        };
-    }
+/// Empty lines, and what lenient servers skip before a word.
+fn skip_blanks(bytes: &[u8]) -> &[u8] {
+    let begins = bytes.iter().position(|b| !is_gap(*b) && *b != b'\n').unwrap_or(bytes.len());
+    &bytes[begins..]
 }
 
 /// RFC 9110, section 5.6.2.
@@ -133,7 +128,8 @@ fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
-/// Between the words of a request line, to servers that are lenient (RFC 9112, section 3).
+/// Around the words of a request line, to servers that are lenient (RFC 9112, section 3), the bare CR too. The last six are blanks to
+/// those that take bytes for Latin-1 text, as Python's do.
 fn is_gap(b: u8) -> bool {
-    matches!(b, b' ' | b'\t' | 0x0b | 0x0c)
+    matches!(b, b' ' | b'\t' | b'\r' | 0x0b | 0x0c | 0x1c..=0x1f | 0x85 | 0xa0)
 }

@@ -91,7 +91,7 @@ fn a_hello_in_many_records_is_the_same_hello() {
 
 #[test]
 fn http_is_told_from_everything_else() {
-    let cases: [(&[u8], Detected); 27] = [
+    let cases: [(&[u8], Detected); 41] = [
         (b"GET / HTTP/1.1\r\n", Detected::Http1),
         (b"get / http/1.1\n", Detected::Http1),
         (b"GET\t/\t HTTP/1.0 \r\n", Detected::Http1),
@@ -115,8 +115,24 @@ fn http_is_told_from_everything_else() {
         (b"REQMOD icap://scan/ ICAP/1.0\r\n", Detected::Opaque),
         (b"GET / HTTPS/1.1\r\n", Detected::Opaque),
         (b"GET \r\n", Detected::Opaque),
+        // What lenient servers take for a request line, and ours for none: not around policy for requests.
+        (b" GET /admin HTTP/1.1\r\n", Detected::Http1),
+        (b"\t \r\n \x0cGET /admin HTTP/1.1\r\n", Detected::Http1),
+        (b"\xa0\x85GET /admin HTTP/1.1\r\n", Detected::Http1),
+        (b"GET\xa0/admin\xa0HTTP/1.1\r\n", Detected::Http1),
+        (b"GET\x1c/admin\x1fHTTP/1.1\r\n", Detected::Http1),
+        (b"GET\x85/admin HTTP/1.1\xa0\r\n", Detected::Http1),
+        (b"GET\r/admin\rHTTP/1.1\n", Detected::Http1),
+        (b"\rGET /admin HTTP/1.1\n", Detected::Http1),
+        (b" GET /admin\n", Detected::Unclear),
+        (b" OPTIONS rtsp://camera/ RTSP/1.0\r\n", Detected::Opaque),
+        (b"CONNECT\r\naccept-version:1.2\r\n", Detected::Opaque),
         // LDAP: the length of a bind request is a blank.
         (b"0 \x02\x01\x01\x60", Detected::Opaque),
+        (b"0\x1c\x02\x01\x01\x60", Detected::Opaque),
+        // A length of one byte, and one of four, that happen to be blanks.
+        (b"\x20\x00\x00\x00", Detected::Opaque),
+        (b"\x1f\x01login", Detected::Opaque),
         // Whom a lenient server would serve.
         (b"GET /admin\r\n", Detected::Unclear),
         (b"POST /admin\n", Detected::Unclear),
@@ -135,7 +151,8 @@ fn http_is_told_from_everything_else() {
 
 #[test]
 fn a_known_method_is_no_request_before_its_line_is_whole() {
-    for bytes in [&b"GET "[..], b"get /", b"GET / HTTP/1.1", b"DELETE 1", b"\r\n\r\nPOST /x", b"PURGE"] {
+    let begun = [&b"GET "[..], b"get /", b"GET / HTTP/1.1", b"DELETE 1", b"\r\n\r\nPOST /x", b"PURGE"];
+    for bytes in begun.into_iter().chain([&b" "[..], b"\r", b" \xa0GET", b"GET\xa0/adm", b"GET\r"]) {
         assert_eq!(classify(bytes, Look::Http, false), None, "{}", bytes.escape_ascii());
     }
     // A server may take the end for that of the line.
