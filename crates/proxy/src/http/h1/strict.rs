@@ -50,6 +50,8 @@ pub enum Refusal {
     SpaceBeforeColon,
     #[error("a header line has no colon, or its name is not a token (RFC 9112, section 5)")]
     FieldName,
+    #[error("Connection has more than 64 options (RFC 9110, section 7.6.1)")]
+    ConnectionOptions,
     #[error("a header name differs from Content-Length or Transfer-Encoding only in punctuation")]
     Lookalike,
     #[error("Content-Length is not a number of digits that fits (RFC 9112, section 6.3, rule 5)")]
@@ -133,6 +135,7 @@ impl Seen {
 pub(super) fn survey(fields: &mut H1Fields, is_request: bool) -> Result<Seen, Refusal> {
     let mut seen = Seen::default();
     let mut options = ConnectionOptions::default();
+    let mut named = 0;
     for at in 0..fields.list.len() {
         let field = fields.list[at];
         let value = fields.value_of(&field);
@@ -156,9 +159,12 @@ pub(super) fn survey(fields: &mut H1Fields, is_request: bool) -> Result<Seen, Re
             }
             Known::Host if seen.host.is_some() => return Err(Refusal::HostRepeated),
             Known::Host => seen.host = Some(at),
-            Known::Connection => connection(value, &mut options),
+            Known::Connection => named += connection(value, &mut options),
             _ => {}
         }
+    }
+    if named > MOST_OPTIONS {
+        return Err(Refusal::ConnectionOptions);
     }
     fields.options = options;
     Ok(seen)
@@ -194,8 +200,14 @@ fn transfer_encoding(value: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-fn connection(value: &[u8], options: &mut ConnectionOptions) {
+/// Each field of a head is looked for among them.
+const MOST_OPTIONS: usize = 64;
+
+/// How many there are.
+fn connection(value: &[u8], options: &mut ConnectionOptions) -> usize {
+    let mut count = 0;
     for option in list_members(value) {
+        count += 1;
         match option.len() {
             5 if option.eq_ignore_ascii_case(b"close") => options.close = true,
             10 if option.eq_ignore_ascii_case(b"keep-alive") => options.keep_alive = true,
@@ -204,6 +216,7 @@ fn connection(value: &[u8], options: &mut ConnectionOptions) {
             _ => options.names_fields = true,
         }
     }
+    count
 }
 
 /// `Content_Length` reaches a CGI-like backend as CONTENT_LENGTH, `Transfer.Encoding` some as the real thing.

@@ -145,6 +145,45 @@ fn host_must_be_one_valid_and_the_targets() {
 }
 
 #[test]
+fn a_host_is_no_longer_than_a_name_may_be() {
+    let longest = ["a"; 127].join(".");
+    assert_eq!(longest.len(), 253);
+    for host in [longest.clone(), format!("{longest}."), format!("{longest}.:65535"), "a".repeat(253)] {
+        for head in
+            [format!("GET / HTTP/1.1\r\nHost: {host}"), format!("GET http://{host}/ HTTP/1.1\r\nHost: a")]
+        {
+            let text = format!("{head}\r\n\r\n");
+            assert!(request_of(text.as_bytes(), Limits::default()).unwrap().is_some(), "{head:?}");
+        }
+    }
+    let dots = ".".repeat(7_000);
+    for host in ["a".repeat(254), format!("{longest}.."), format!("a{dots}"), format!("a{dots}:80")] {
+        let heads =
+            [format!("GET / HTTP/1.1\r\nHost: {host}"), format!("GET http://{host}/ HTTP/1.1\r\nHost: a")];
+        for head in heads {
+            let refusal = refused(format!("{head}\r\n\r\n").as_bytes());
+            assert_eq!((refusal, refusal.status()), (Refusal::HostInvalid, 400), "{} bytes", host.len());
+        }
+    }
+}
+
+/// Each field would be compared with each of them.
+#[test]
+fn connection_has_so_many_options_and_no_more() {
+    let head = |lines: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+    let most = ["close"; 64].join(",");
+    assert!(request_of(head(&format!("Connection: {most}\r\n")).as_bytes(), Limits::default()).is_ok());
+    let (one, two) = ("Connection: a\r\n", format!("Connection: {}\r\n", ["b"; 20_000].join(",")));
+    for lines in [format!("Connection: {most}\r\n{one}"), format!("Connection: {most},a\r\n"), two.clone()] {
+        let refusal = refused(head(&lines).as_bytes());
+        assert_eq!((refusal, refusal.status()), (Refusal::ConnectionOptions, 400));
+    }
+    let response = format!("HTTP/1.1 200 OK\r\n{two}\r\n");
+    let refusal = response_of(response.as_bytes(), Asked::default(), Limits::default()).unwrap_err();
+    assert_eq!(refusal, Refusal::ConnectionOptions);
+}
+
+#[test]
 fn what_is_plain_passes() {
     for head in [
         "GET / HTTP/1.1\r\nHost: a.example\r\n",
