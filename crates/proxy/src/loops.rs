@@ -92,7 +92,7 @@ fn ourselves(address: SocketAddr) -> Failure {
 }
 
 /// Whether a connection to `address` reaches one of these.
-fn is_among(all: &[SocketAddr], address: SocketAddr) -> bool {
+pub fn is_among(all: &[SocketAddr], address: SocketAddr) -> bool {
     // Linux takes a connection to no address for one to this host.
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
-use outrigger_telemetry::Registry;
+use outrigger_telemetry::{Registry, listen};
 use parking_lot::Mutex;
 
 use super::names::MeshNames;
@@ -14,6 +14,7 @@ use super::upstream::Upstreams;
 use super::{Counters, Dns, tcp, udp};
 use crate::bootstrap::dns::{DEFAULT_BINDS, Section};
 use crate::config_feed::FeedStatus;
+use crate::loops::is_among;
 use crate::process::Process;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -122,12 +123,20 @@ fn host_configuration(path: &Path) -> ResolvConf {
     }
 }
 
-/// Never ourselves: a query would go round for ever.
+/// Never ourselves, by whichever of our addresses: a query would go round for ever.
 fn upstreams(section: Option<&Section>, host: &ResolvConf, bound: &[SocketAddr]) -> Vec<SocketAddr> {
     let given = section.and_then(|section| section.upstream.as_ref());
     let given = given.map(|given| given.iter().map(|upstream| upstream.0).collect());
     let mut all: Vec<SocketAddr> = given.unwrap_or_else(|| host.nameservers.clone());
-    all.retain(|upstream| !bound.contains(upstream));
+    // A socket for all addresses of IPv6 takes those of IPv4, too.
+    let own: Vec<SocketAddr> = bound.iter().copied().flat_map(listen::reached).collect();
+    all.retain(|upstream| {
+        let ours = is_among(&own, *upstream);
+        if ours {
+            tracing::warn!(%upstream, "this resolver is ourselves, and not asked: a query would go round for ever");
+        }
+        !ours
+    });
     all
 }
 
@@ -150,6 +159,24 @@ mod tests {
         assert_eq!(ask(&section("upstream: [\"127.0.0.1\", \"[::1]:5353\"]")), ["[::1]:5353"]);
         assert_eq!(ask(&section("upstream: []")), [""; 0]);
         assert_eq!(upstreams(None, &host, &[]).len(), 2, "without a section nobody is asked but the host's");
+    }
+
+    #[test]
+    fn ourselves_are_all_addresses_that_a_socket_for_all_takes() {
+        let given = section("upstream: [\"127.0.0.1\", \"127.0.0.53:5353\", \"::1\", \"192.0.2.53\"]");
+        let ask = |bound: &str| -> Vec<String> {
+            let bound = [bound.parse().unwrap()];
+            let asked = upstreams(Some(&given), &ResolvConf::default(), &bound);
+            asked.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(ask("0.0.0.0:53"), ["127.0.0.53:5353", "[::1]:53", "192.0.2.53:53"]);
+        assert_eq!(ask("0.0.0.0:5353"), ["127.0.0.1:53", "[::1]:53", "192.0.2.53:53"]);
+        assert_eq!(ask("127.0.0.1:53"), ["127.0.0.53:5353", "[::1]:53", "192.0.2.53:53"]);
+        let both = ask("[::]:53");
+        assert!(
+            !both.contains(&"127.0.0.1:53".to_owned()) && both.contains(&"192.0.2.53:53".to_owned()),
+            "{both:?}"
+        );
     }
 
     #[test]
