@@ -53,6 +53,8 @@ pub struct StreamRecord {
     pub cluster: Option<Arc<ClusterHandle>>,
     pub endpoint: Option<Arc<EndpointState>>,
     pub upstream_local: Option<SocketAddr>,
+    /// The path was rewritten here, and `x-envoy-original-path` has the one that came. Else that header is the client's word.
+    pub rewritten: bool,
     /// How often it was sent.
     pub attempts: u32,
     /// From the end of our request to the head of the response, `x-envoy-upstream-service-time`.
@@ -87,6 +89,7 @@ impl StreamRecord {
             cluster: None,
             endpoint: None,
             upstream_local: None,
+            rewritten: false,
             attempts: 0,
             upstream_time: None,
             span: None,

@@ -19,7 +19,7 @@ use crate::http::respond::ERROR_HEADER;
 const OWN_PREFIX: &str = "x-outrigger-";
 
 /// Envoy's header for a rewritten path.
-const ORIGINAL_PATH: &str = "x-envoy-original-path";
+pub const ORIGINAL_PATH: &str = "x-envoy-original-path";
 
 /// And for a rewritten host.
 const ORIGINAL_HOST: &str = "x-envoy-original-host";
@@ -138,6 +138,7 @@ pub fn request(
         }
         if head.size() + ORIGINAL_PATH.len() + original.len() <= MAX_HEAD {
             put(head, ORIGINAL_PATH, original.as_bytes());
+            ctx.record.rewritten = head.has(ORIGINAL_PATH);
         }
     }
     if let Some(authority) = &rewrite.authority {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::StreamRecord;
 use crate::access_log::Format;
+use crate::http::edit::ORIGINAL_PATH;
 use crate::http::head::RequestHead;
 
 /// Names of the JSON fields, in the order of the text format.
@@ -145,7 +146,8 @@ fn text_field(record: &StreamRecord, request: Option<&RequestHead>, at: usize, o
     let failure = record.failure.as_deref();
     let text = match at {
         1 => request.map(RequestHead::method).map(Into::into),
-        2 => header("x-envoy-original-path").or_else(|| request.map(RequestHead::path).map(Into::into)),
+        2 if record.rewritten => header(ORIGINAL_PATH),
+        2 => request.map(RequestHead::path).map(Into::into),
         3 => record.spoken().map(Into::into),
         6 => Some(record.details.as_ref().into()),
         // For a TCP connection the failure is why it ended; Envoy has only a few words there.

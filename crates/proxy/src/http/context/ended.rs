@@ -6,6 +6,7 @@ use outrigger_model::listener::Direction;
 use tokio::time::Instant;
 
 use super::RequestCtx;
+use crate::http::edit::ORIGINAL_PATH;
 use crate::recent::Ended;
 use crate::record::StreamRecord;
 
@@ -25,7 +26,7 @@ pub(super) fn of(ctx: &RequestCtx<'_>) -> Ended {
     let took = record.ended.unwrap_or_else(Instant::now).saturating_duration_since(record.started);
     let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
     let began = jiff::Timestamp::try_from(began).unwrap_or_default();
-    let path = header("x-envoy-original-path").unwrap_or_else(|| head.path().into());
+    let path = header(ORIGINAL_PATH).filter(|_| record.rewritten).unwrap_or_else(|| head.path().into());
     let routes = &view.http.routes;
     let route = ctx.route.and_then(|id| routes.routes().nth(id as usize)).map(|route| &route.config);
     let (cluster, failure) = (record.cluster.as_deref(), record.failure.as_deref());

@@ -103,6 +103,30 @@ async fn text_line_is_istios() {
     .await;
 }
 
+/// What stands in the log is what was judged, whatever a client claims that it was before.
+#[tokio::test]
+async fn the_logged_path_is_the_one_that_came_and_not_what_the_client_says_of_it() {
+    run(async {
+        for (rewrite, wanted) in [(None, "/admin?x"), (Some("/inner"), "/admin?x")] {
+            let (sink, lines) = log(Format::Json);
+            let mut setup = Setup::to(&[app().await]);
+            setup.log = Some(sink);
+            setup.route.matches.path = outrigger_model::route::PathMatch::Prefix("/admin".into());
+            setup.forward().rewrite.prefix = rewrite.map(str::to_owned);
+            let rig = proxy(setup, Http1).await;
+            let mut client = Wire::connect(rig.address).await;
+            client
+                .send("GET /admin?x HTTP/1.1\r\nHost: shop\r\nX-Envoy-Original-Path: /innocent\r\n\r\n")
+                .await;
+            client.head().await;
+            client.bytes(5).await;
+            let line: serde_json::Value = serde_json::from_str(&next(&lines)).unwrap();
+            assert_eq!(line["path"], wanted, "{line}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn refusals_are_logged_once_too() {
     run(async {
