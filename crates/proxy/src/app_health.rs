@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::bootstrap::time::some_duration;
 use crate::http::grpc;
+use crate::http::h1::names;
 use crate::intercept::APP_PRIORITY;
 
 /// Of whom the bootstrap says nothing. Who asks gives up earlier.
@@ -226,7 +227,9 @@ async fn http(
     let mut request = Request::get(path).header(header::CONNECTION, "close");
     request = request.header(header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
     // Applications tell probes from visitors by User-Agent, and probes may be written with headers of their own.
-    for (name, value) in asked.iter().filter(|(name, _)| !OUR_OWN.contains(name)) {
+    // Who asks is a stranger, whom no policy has seen: what only sidecars may say he does not say either.
+    let is_his = |name: &HeaderName| !OUR_OWN.contains(name) && !names::is_ours(name.as_str().as_bytes());
+    for (name, value) in asked.iter().filter(|(name, _)| is_his(name)) {
         request = request.header(name, value);
     }
     let request = request.body(http_body_util::Empty::<Bytes>::new())?;
@@ -361,6 +364,10 @@ mod tests {
             ("user-agent", "kube-probe/1.33"),
             ("connection", "x"),
             ("host", "10.1.0.7:15021"),
+            ("x-forwarded-client-cert", "URI=spiffe://mesh/ns/shop/sa/admin"),
+            ("x.forwarded_client.cert", "URI=spiffe://mesh/ns/shop/sa/admin"),
+            ("x-outrigger-peer", "spiffe://mesh"),
+            ("x-envoy-peer-metadata", "spiffe://mesh"),
         ];
         let asked =
             asked.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
@@ -375,6 +382,7 @@ mod tests {
             "{head}"
         );
         assert!(!head.contains("connection: x"), "{head}");
+        assert!(!head.contains("spiffe"), "a stranger says what only sidecars may: {head}");
     }
 
     async fn grpc_server(answer: &'static [u8], status: &'static str) -> SocketAddr {

@@ -16,6 +16,7 @@ use super::h1::{EditError, Framing, H1Fields, H1Request, H1Response};
 use super::map;
 pub use target::scheme_of;
 
+mod alike;
 mod arrive;
 mod target;
 mod write;
@@ -183,15 +184,6 @@ impl RequestHead {
         match self {
             Self::H1(head) => head.fields.set(name, value),
             Self::H2(head) => map::set(&mut head.headers, name, value.as_ref()),
-        }
-    }
-
-    /// Removes what only looks like a name that sidecars set (`X_Forwarded_For`).
-    #[inline]
-    pub fn remove_lookalikes(&mut self) {
-        match self {
-            Self::H1(head) => head.fields.remove_lookalikes(),
-            Self::H2(head) => map::remove_lookalikes(&mut head.headers),
         }
     }
 

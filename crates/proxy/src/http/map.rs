@@ -119,6 +119,16 @@ pub fn remove_lookalikes(map: &mut HeaderMap) {
     });
 }
 
+/// Removes what only looks like one of these names.
+pub fn remove_lookalikes_of(map: &mut HeaderMap, own: &[String]) {
+    remove_where(map, |name| own.iter().any(|own| names::is_lookalike_of(name.as_bytes(), own.as_bytes())));
+}
+
+/// Removes these names, and what looks like them.
+pub fn remove_alike(map: &mut HeaderMap, own: &[String]) {
+    remove_where(map, |name| own.iter().any(|own| names::are_alike(name.as_bytes(), own.as_bytes())));
+}
+
 /// Says whether there was one.
 fn remove_where(map: &mut HeaderMap, gone: impl Fn(&str) -> bool) -> bool {
     let gone: Vec<HeaderName> = map.keys().filter(|name| gone(name.as_str())).cloned().collect();

@@ -319,6 +319,21 @@ impl H1Fields {
         }
     }
 
+    /// Removes what only looks like one of these names.
+    pub fn remove_lookalikes_of(&mut self, own: &[String]) {
+        self.remove_if(|fields, field| {
+            let name = fields.name_of(field);
+            own.iter().any(|own| names::is_lookalike_of(name, own.as_bytes()))
+        });
+    }
+
+    /// Removes these names, and what looks like them.
+    pub fn remove_alike(&mut self, own: &[String]) {
+        self.remove_if(|fields, field| {
+            own.iter().any(|own| names::are_alike(fields.name_of(field), own.as_bytes()))
+        });
+    }
+
     fn remove_if(&mut self, gone: impl Fn(&Self, &Field) -> bool) -> bool {
         let mut any = false;
         for at in 0..self.list.len() {
@@ -333,6 +348,11 @@ impl H1Fields {
     /// Bytes that arrived, and those of edits behind them.
     pub fn size(&self) -> usize {
         self.buf.len()
+    }
+
+    /// What a copy takes in memory.
+    pub fn weight(&self) -> usize {
+        self.buf.len() + self.line.len() + self.list.len() * size_of::<Field>()
     }
 
     /// Checks that so many more bytes can be addressed.

@@ -124,8 +124,8 @@ pub(super) fn bits(name: &[u8], known: Known) -> u64 {
 /// Most names are done with after a look at their first letters.
 fn lookalike_bit(name: &[u8]) -> u64 {
     match name {
-        [b'x' | b'X', b'-' | b'_', b'e' | b'E' | b'f' | b'F' | b'o' | b'O' | b'r' | b'R', ..]
-            if names::is_lookalike_of_ours(name) =>
+        [b'x' | b'X', between, b'e' | b'E' | b'f' | b'F' | b'o' | b'O' | b'r' | b'R', ..]
+            if !between.is_ascii_alphanumeric() && names::is_lookalike_of_ours(name) =>
         {
             ANY_LOOKALIKE
         }
