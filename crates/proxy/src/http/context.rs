@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use outrigger_model::identity::SpiffeId;
 use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
 use outrigger_model::token::Proven;
@@ -102,7 +103,7 @@ pub struct Extras {
 /// A request for a tunnel.
 #[derive(Default)]
 pub struct Asked {
-    /// As it came to the filters.
+    /// As it came to the filters, where they may have taken tokens out.
     pub came: Option<RequestHead>,
     /// As they left it.
     pub judged: Option<RequestHead>,
@@ -114,6 +115,10 @@ pub struct Asked {
     pub at: Duration,
     /// The services that were asked whether it may pass, by the names of their filters.
     pub authorized: Vec<String>,
+    /// Whom it reached over the mesh's mTLS, once it stands.
+    pub reached: Option<SpiffeId>,
+    /// Of the connection's account, for these heads.
+    pub paid: usize,
 }
 
 impl Asked {
@@ -159,8 +164,9 @@ impl Drop for RequestCtx<'_> {
         self.record.finish((!self.unread).then_some(&self.head));
         let worker = &self.conn.worker;
         worker.process.recent.note(worker.id, ended::has_failed(&self.record), self.now, || ended::of(self));
-        if self.reserved > 0 {
-            self.conn.account.give(self.reserved);
+        let heads = Asked::of(&mut self.extras).map_or(0, |tunnel| tunnel.paid);
+        if self.reserved + heads > 0 {
+            self.conn.account.give(self.reserved + heads);
         }
         if let RequestHead::H1(head) = &mut self.head {
             self.conn.worker.buffers.give_head(&mut head.fields);

@@ -61,12 +61,12 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     ctx.route = Some(found.route.id);
     duration::begin(ctx, &found.route.config);
     if ctx.upgrade != Upgrade::None {
-        chain::tunnel::came(ctx);
+        chain::tunnel::came(ctx, &view)?;
     }
     let found = chain::run(ctx, &view, found).await?;
     ctx.route = Some(found.route.id);
     if ctx.upgrade != Upgrade::None {
-        chain::tunnel::passed(ctx, &view);
+        chain::tunnel::passed(ctx, &view)?;
     }
     match &found.route.config.action {
         RouteAction::Forward(forward) => {

@@ -15,12 +15,35 @@ use crate::http::filter::tokens::Tokens;
 use crate::http::filter::{Filter, Input, Verdict};
 use crate::http::upgrade::{self, Upgrade};
 
-/// A request for a tunnel has come to the filters.
+use crate::http::head::RequestHead;
+use crate::runtime::endpoint::EndpointState;
+/// A request for a tunnel has come to the filters. What it looked like then is of interest only where one of them takes tokens out.
+///
+/// # Errors
+/// There is no memory for another copy of its head.
 #[cold]
-pub fn came(ctx: &mut RequestCtx<'_>) {
-    let (came, at) =
-        (Some(ctx.head.clone()), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-    ctx.extras().tunnel = Some(Box::new(Asked { came, at, ..Asked::default() }));
+pub fn came(ctx: &mut RequestCtx<'_>, view: &RequestConfig) -> Result<(), Failure> {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ctx.extras().tunnel = Some(Box::new(Asked { at, ..Asked::default() }));
+    let looks_at_tokens = view.http.filters.iter().any(|filter| matches!(filter, Filter::Tokens(_)));
+    let came = looks_at_tokens.then(|| copy(ctx)).transpose()?;
+    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
+        tunnel.came = came;
+    }
+    Ok(())
+}
+
+/// A copy of the head, which lives as long as the tunnel, and is paid for.
+fn copy(ctx: &mut RequestCtx<'_>) -> Result<RequestHead, Failure> {
+    let weight = ctx.head.weight();
+    if !ctx.conn.account.take(weight) {
+        let detail = "clients hold all memory that is handed out; see memory_limit";
+        return Err(Failure::local(Stage::Forward, FailureKind::Overload, detail));
+    }
+    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
+        tunnel.paid += weight;
+    }
+    Ok(ctx.head.clone())
 }
 
 /// A service is asked whether it may pass.
@@ -31,14 +54,25 @@ pub(super) fn authorized(ctx: &mut RequestCtx<'_>, filter: &str) {
 }
 
 /// A request for a tunnel has passed the filters.
-#[cold]
-pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) {
+///
+/// # Errors
+/// There is no memory for a copy of its head.
     if let Some(tunnel) = Asked::of(&mut ctx.extras) {
-        tunnel.judged = Some(ctx.head.clone());
+        tunnel.judged = Some(judged);
+#[cold]
+pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) -> Result<(), Failure> {
+    let judged = copy(ctx)?;
         tunnel.by = Some(view.http.clone());
     }
+    Ok(())
 }
 
+/// The tunnel stands: this is where it leads.
+pub fn stands(ctx: &mut RequestCtx<'_>, endpoint: &EndpointState) {
+    let over_mesh = ctx.record.cluster.as_ref().is_some_and(|cluster| cluster.uses_mesh(endpoint));
+    if let Some(tunnel) = Asked::of(&mut ctx.extras).filter(|_| over_mesh) {
+        tunnel.reached.clone_from(&endpoint.identity);
+    }
 /// Judges an open tunnel by the configuration of now, unless that has done so.
 ///
 /// # Errors
@@ -76,7 +110,8 @@ impl Said {
         tokens: &Tokens,
         good: &mut Vouched,
     ) -> Result<(), Failure> {
-        let Some(came) = &tunnel.came else { return Ok(()) };
+        // Where nobody looked at tokens when it came, nobody took any out.
+        let Some(came) = tunnel.came.as_ref().or(tunnel.judged.as_ref()) else { return Ok(()) };
         let mut memory = ctx.conn.worker.tokens.borrow_mut();
         let mut witness = Witness { memory: &mut memory, good, now: tokens::now() };
         match tokens.0.decide(came, tunnel.at.as_secs(), &mut witness) {
