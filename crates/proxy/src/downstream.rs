@@ -250,8 +250,15 @@ impl ConnInfo {
 
     /// Why a tunnel ends, if whom it reached is trusted no longer.
     pub fn revoked(&self, bundle: &TrustBundle) -> Option<Failure> {
-        let identity = self.reached.get().filter(|identity| bundle.revoked().has_identity(identity))?;
-        let detail = format!("{identity} is revoked");
-        Some(Failure::upstream(Stage::Forward, FailureKind::TlsFailed, Retry::Never, detail))
+        revoked(self.reached.get()?, bundle)
     }
+}
+
+/// Why what reached this identity ends, if it is trusted no longer.
+pub fn revoked(identity: &SpiffeId, bundle: &TrustBundle) -> Option<Failure> {
+    if !bundle.revoked().has_identity(identity) {
+        return None;
+    }
+    let detail = format!("{identity} is revoked");
+    Some(Failure::upstream(Stage::Forward, FailureKind::TlsFailed, Retry::Never, detail))
 }

@@ -143,24 +143,29 @@ async fn finish_upload(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), 
     .await
 }
 
-/// A tunnel is judged again whenever the configuration changes, as the requests that it stands for would be; what policy
-/// forbids now ends.
+/// A tunnel is judged again whenever the configuration or trust changes, as the requests that it stands for would be; what
+/// is forbidden now ends.
 async fn tunnel(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
     sender: &mut Sender,
     down: &mut Flow,
 ) -> Result<(), Cut> {
-    let mut swapped = ctx.conn.worker.process.swapped.subscribe();
+    let process = &ctx.conn.worker.process;
+    let (mut swapped, mut trust) = (process.swapped.subscribe(), process.credentials.subscribe());
+    chain::tunnel::stands(ctx, &live.endpoint);
     let mut turns = Turns::new(ctx, true);
     loop {
         // What was swapped in while the tunnel was opened counts, too.
         chain::tunnel::judge_again(ctx).map_err(forbidden)?;
         let mut news = pin!(swapped.changed());
-        let ended = poll_fn(|cx| match news.as_mut().poll(cx) {
-            // The worker, which sends it, outlives its connections.
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => turns.poll(ctx, cx, live, sender, down).map(Some),
+        let mut trusted = pin!(trust.changed());
+        let ended = poll_fn(|cx| {
+            // The worker, which sends both, outlives its connections.
+            if news.as_mut().poll(cx).is_ready() || trusted.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            turns.poll(ctx, cx, live, sender, down).map(Some)
         });
         if let Some(ended) = ended.await {
             return ended;
@@ -172,7 +177,7 @@ static CLOSED: Throttle = Throttle::new();
 
 fn forbidden(failure: Failure) -> Cut {
     if let Some(suppressed) = CLOSED.admit() {
-        tracing::info!(%failure, suppressed, "a tunnel is closed: the configuration has changed");
+        tracing::info!(%failure, suppressed, "a tunnel is closed: configuration or trust has changed");
     }
     Cut { failure, reason: Reason::CANCEL }
 }

@@ -1,8 +1,9 @@
 //! Two sidecars: mTLS between them, secure naming, PERMISSIVE and STRICT.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use outrigger_identity::{PeerExpectation, client_config};
+use outrigger_identity::{PeerExpectation, Revoked, TrustBundle, client_config};
 use outrigger_model::endpoint::Workload;
 use outrigger_model::listener::{Direction, HttpConnection, RouteSource, Terminal, TransportMatch};
 use outrigger_model::resource::Resource;
@@ -11,7 +12,8 @@ use outrigger_model::route::{
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -252,6 +254,67 @@ async fn a_server_may_speak_first_inside_of_mesh_tls() {
         assert_eq!(&greeting, b"220 ready");
     })
     .await;
+}
+
+/// Another protocol on a connection of HTTP is a tunnel as one of bytes is.
+#[tokio::test]
+async fn a_websocket_ends_when_the_server_that_it_reached_is_revoked() {
+    local(async {
+        let authority = authority();
+        let store = credentials(&authority, "stock");
+        let mut inbound = Rig::new(|process| process.credentials = store);
+        let address = inbound.inbound(switching().await);
+        let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
+        inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+        let store = credentials(&authority, "web");
+        let mut outbound = Rig::new(|process| process.credentials = store);
+        let to = Forward { clusters: vec![WeightedCluster::only("stock")], ..Forward::default() };
+        let chains = vec![chain("http", TransportMatch::Any, &[], http(RouteAction::Forward(to)))];
+        outbound.apply([
+            Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
+            listener("out", Direction::Outbound, None, chains),
+            destination("stock.shop:8080", "out"),
+        ]);
+        let mut client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
+        let upgrade = "GET / HTTP/1.1\r\nHost: stock\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.write_all(upgrade.as_bytes()).await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head += &read(&mut client, 1).await;
+        }
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        for account in ["load", "stock"] {
+            client.write_all(b"?").await.unwrap();
+            assert_eq!(read(&mut client, 1).await, "?");
+            let list = Revoked::parse([id(account).as_str()]).unwrap();
+            let bundle = TrustBundle::clone(&authority.bundle()).with_revoked(Arc::new(list));
+            outbound.worker.process.credentials.replace_bundle(Arc::new(bundle));
+        }
+        // A reset is as good as an end.
+        let _ = timeout(LONG, client.read_to_end(&mut Vec::new())).await.expect("still open");
+        let error = outbound.line().await["error"].to_string();
+        assert!(error.contains("sa/stock is revoked"), "{error}");
+    })
+    .await;
+}
+
+/// An application that switches to what it is asked for, and sends back what comes then.
+async fn switching() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head += &read(&mut stream, 1).await;
+        }
+        let switched =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(switched.as_bytes()).await.unwrap();
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    });
+    address
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Open tunnels, which are judged again whenever the configuration changes, as the requests that they stand for would be.
+//! Open tunnels, which are judged again whenever the configuration changes, as the requests that they stand for would be, and
+//! end when whom they reached is revoked.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,15 +9,16 @@ use outrigger_model::route::table::RouteRef;
 use outrigger_model::token::{Outcome, Proven, Refusal};
 
 use super::tokens::{self, Witness};
+use crate::downstream::revoked;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::conn::RequestConfig;
 use crate::http::context::{Asked, RequestCtx, Vouched};
 use crate::http::filter::tokens::Tokens;
 use crate::http::filter::{Filter, Input, Verdict};
-use crate::http::upgrade::{self, Upgrade};
-
 use crate::http::head::RequestHead;
+use crate::http::upgrade::{self, Upgrade};
 use crate::runtime::endpoint::EndpointState;
+
 /// A request for a tunnel has come to the filters. What it looked like then is of interest only where one of them takes tokens out.
 ///
 /// # Errors
@@ -57,11 +59,11 @@ pub(super) fn authorized(ctx: &mut RequestCtx<'_>, filter: &str) {
 ///
 /// # Errors
 /// There is no memory for a copy of its head.
-    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
-        tunnel.judged = Some(judged);
 #[cold]
 pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) -> Result<(), Failure> {
     let judged = copy(ctx)?;
+    if let Some(tunnel) = Asked::of(&mut ctx.extras) {
+        tunnel.judged = Some(judged);
         tunnel.by = Some(view.http.clone());
     }
     Ok(())
@@ -73,13 +75,20 @@ pub fn stands(ctx: &mut RequestCtx<'_>, endpoint: &EndpointState) {
     if let Some(tunnel) = Asked::of(&mut ctx.extras).filter(|_| over_mesh) {
         tunnel.reached.clone_from(&endpoint.identity);
     }
-/// Judges an open tunnel by the configuration of now, unless that has done so.
+}
+
+/// Judges an open tunnel by the trust of now, and by the configuration of now unless that has done so.
 ///
 /// # Errors
 /// It is forbidden now.
 pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
     let Some(tunnel) = Asked::of(&mut ctx.extras) else { return Ok(()) };
+    if let Some(reached) = &tunnel.reached
+        && let Some(failure) = revoked(reached, &ctx.conn.worker.process.credentials.load().bundle)
+    {
+        return Err(failure);
+    }
     if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
         return Ok(());
     }
