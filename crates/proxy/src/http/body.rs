@@ -1,18 +1,25 @@
 //! The two ends of a body: [`Body`] lends chunks and then trailers, [`super::send::Sender`] takes them.
 //!
 //! A chunk stays where it arrived (the connection's buffer, h2's `Bytes`) until it is consumed, and it is consumed only
-//! when the other side has taken it: that is all there is to back-pressure.
+//! when the other side has taken it: that is all there is to back-pressure. Of an HTTP/2 stream that nobody takes anything of,
+//! what comes within its window is gathered, since its connection is not its alone.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream};
 
 use super::h1::{BodyDecoder, Framing, Limits, Refusal, Step};
 use super::head::Trailers;
 use super::wire::Incoming;
-use crate::memory::Spare;
+
+mod http2;
+mod replay;
+
+pub use http2::H2Body;
+pub use replay::{Replay, Room};
 
 /// The largest request body that is copied aside for retries.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
@@ -58,44 +65,26 @@ pub enum BodyError {
 pub struct H1Body {
     pub incoming: Incoming,
     decoder: BodyDecoder,
+    kept_out: KeptOut,
 }
 
-/// The body of an HTTP/2 message.
-pub struct H2Body {
-    recv: RecvStream,
-    chunk: Bytes,
-    data_ended: bool,
-}
+/// Names that trailers must not have, beyond those that none may have: ours to say in the head.
+#[derive(Debug, Default)]
+struct KeptOut(Option<Arc<Vec<String>>>);
 
-/// A body that can be read again as long as it is short.
-pub struct Replay {
-    live: Body,
-    saved: BytesMut,
-    trailers: Option<Trailers>,
-    ended: bool,
-    /// How much of `saved` this reading has consumed.
-    at: usize,
-    /// This reading has had the trailers.
-    trailers_read: bool,
-    /// The body outgrew the limit: it can be read on, but not again.
-    lost: bool,
-    /// Somebody wants the copy, retries or not.
-    kept: bool,
-    room: Room,
-}
+impl KeptOut {
+    fn add(&mut self, names: &Arc<Vec<String>>) {
+        match &mut self.0 {
+            Some(known) => Arc::make_mut(known).extend_from_slice(names),
+            none => *none = Some(names.clone()),
+        }
+    }
 
-/// The memory that a copy may take.
-#[derive(Default)]
-pub struct Room {
-    /// So much was taken for it already.
-    pub paid: usize,
-    /// What is beyond comes from here.
-    pub spare: Option<Spare>,
-}
-
-impl Room {
-    fn covers(&mut self, bytes: usize) -> bool {
-        bytes <= self.paid || self.spare.as_mut().is_some_and(|spare| spare.grow_to(bytes - self.paid))
+    fn of(&self, mut trailers: Trailers) -> Trailers {
+        if let Some(names) = &self.0 {
+            trailers.remove_alike(names);
+        }
+        trailers
     }
 }
 
@@ -116,7 +105,7 @@ impl Body {
 
     /// Of an HTTP/2 stream.
     pub fn h2(recv: RecvStream) -> Self {
-        Self::H2(H2Body { recv, chunk: Bytes::new(), data_ended: false })
+        Self::H2(H2Body::new(recv))
     }
 
     /// Copies the body aside from now on, as far as there is room, unless it is known to be empty or to be too long.
@@ -253,6 +242,32 @@ impl Body {
         }
     }
 
+    /// While nobody takes what comes: holds it for later, so that the connection, which others share, is not held up by it, nor ended
+    /// for it. Only for HTTP/2, whose windows bound what that may be.
+    pub fn gather(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Empty | Self::H1(_) => {}
+            Self::H2(body) => body.gather(cx),
+            Self::Replay(replay) => replay.live.gather(cx),
+        }
+    }
+
+    /// From now on its trailers have none of these names, nor what applications take for them.
+    #[cold]
+    pub fn keep_out(&mut self, names: &Arc<Vec<String>>) {
+        match self {
+            Self::Empty => {}
+            Self::H1(body) => body.kept_out.add(names),
+            Self::H2(body) => body.kept_out.add(names),
+            Self::Replay(replay) => {
+                if let Some(trailers) = &mut replay.trailers {
+                    trailers.remove_alike(names);
+                }
+                replay.live.keep_out(names);
+            }
+        }
+    }
+
     /// What comes next.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
         match self {
@@ -268,7 +283,7 @@ impl Body {
         let bytes: &[u8] = match self {
             Self::Empty => &[],
             Self::H1(body) => &body.incoming.buf,
-            Self::H2(body) => &body.chunk,
+            Self::H2(body) => body.chunk(),
             Self::Replay(replay) if replay.at < replay.saved.len() => &replay.saved[replay.at..],
             Self::Replay(replay) => return replay.live.chunk(len),
         };
@@ -280,10 +295,7 @@ impl Body {
         match self {
             Self::Empty => {}
             Self::H1(body) => body.decoder.consume(&mut body.incoming.buf, len),
-            Self::H2(body) => {
-                body.chunk.advance(len);
-                body.release(len);
-            }
+            Self::H2(body) => drop(body.take(len)),
             Self::Replay(replay) => replay.consume(len),
         }
     }
@@ -291,11 +303,7 @@ impl Body {
     /// Takes `len` bytes that were lent; without a copy where they came by HTTP/2.
     pub fn take(&mut self, len: usize) -> Bytes {
         match self {
-            Self::H2(body) => {
-                let bytes = body.chunk.split_to(len);
-                body.release(len);
-                bytes
-            }
+            Self::H2(body) => body.take(len),
             Self::Replay(replay) if replay.at == replay.saved.len() => replay.take(len),
             _ => {
                 let bytes = Bytes::copy_from_slice(self.chunk(len));
@@ -311,7 +319,7 @@ impl Body {
         match self {
             Self::Empty => true,
             Self::H1(body) => body.decoder.is_done(),
-            Self::H2(body) => body.chunk.is_empty() && body.recv.is_end_stream(),
+            Self::H2(body) => body.is_end(),
             Self::Replay(replay) => {
                 replay.at == replay.saved.len()
                     && (replay.trailers.is_none() || replay.trailers_read)
@@ -334,12 +342,14 @@ impl Body {
 impl H1Body {
     /// For the messages of one connection; none is being read.
     pub fn new(incoming: Incoming, limits: Limits) -> Box<Self> {
-        Box::new(Self { incoming, decoder: BodyDecoder::new(Framing::None, limits) })
+        let decoder = BodyDecoder::new(Framing::None, limits);
+        Box::new(Self { incoming, decoder, kept_out: KeptOut::default() })
     }
 
     /// The next message begins: a body with this framing.
     pub fn begin(&mut self, framing: Framing) {
         self.decoder.begin(framing);
+        self.kept_out.0 = None;
     }
 
     /// Whether the whole message was read.
@@ -351,7 +361,10 @@ impl H1Body {
         loop {
             match self.decoder.poll(&mut self.incoming.buf)? {
                 Step::Data(len) => return Poll::Ready(Ok(Frame::Data(len))),
-                Step::Trailers(fields) => return Poll::Ready(Ok(Frame::Trailers(Trailers::H1(fields)))),
+                Step::Trailers(fields) => {
+                    let trailers = self.kept_out.of(Trailers::H1(fields));
+                    return Poll::Ready(Ok(Frame::Trailers(trailers)));
+                }
                 Step::End => return Poll::Ready(Ok(Frame::End)),
                 Step::NeedMore => {
                     if ready!(self.incoming.poll_fill(cx))? == 0 {
@@ -359,132 +372,6 @@ impl H1Body {
                     }
                 }
             }
-        }
-    }
-}
-
-impl H2Body {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
-        while !self.data_ended {
-            if !self.chunk.is_empty() {
-                return Poll::Ready(Ok(Frame::Data(self.chunk.len())));
-            }
-            match ready!(self.recv.poll_data(cx)) {
-                Some(Ok(chunk)) => self.chunk = chunk,
-                Some(Err(error)) => return Poll::Ready(Err(error.into())),
-                None => self.data_ended = true,
-            }
-        }
-        let trailers = ready!(self.recv.poll_trailers(cx))?;
-        Poll::Ready(Ok(trailers.map_or(Frame::End, |map| Frame::Trailers(Trailers::H2(map)))))
-    }
-
-    /// Opens the window by what the sink has taken: earlier would let the peer fill our memory.
-    fn release(&mut self, len: usize) {
-        // It fails only for more than was received.
-        let _ = self.recv.flow_control().release_capacity(len);
-    }
-}
-
-impl Replay {
-    fn of(live: Body) -> Self {
-        Self {
-            live,
-            saved: BytesMut::new(),
-            trailers: None,
-            ended: false,
-            at: 0,
-            trailers_read: false,
-            lost: false,
-            kept: false,
-            room: Room::default(),
-        }
-    }
-
-    fn poll_hold(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<bool, BodyError>> {
-        while !self.ended && self.saved.len() <= most {
-            match ready!(self.live.poll_chunk(cx))? {
-                Frame::Data(len) => {
-                    let len = len.min(most + 1 - self.saved.len());
-                    if !self.room.covers(self.saved.len() + len) {
-                        return Poll::Ready(Ok(false));
-                    }
-                    self.saved.extend_from_slice(self.live.chunk(len));
-                    self.live.consume(len);
-                }
-                Frame::Trailers(trailers) => self.trailers = Some(trailers),
-                Frame::End => self.ended = true,
-            }
-        }
-        Poll::Ready(Ok(self.saved.len() <= most))
-    }
-
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
-        if self.at < self.saved.len() {
-            return Poll::Ready(Ok(Frame::Data(self.saved.len() - self.at)));
-        }
-        if let Some(trailers) = self.trailers.as_ref().filter(|_| !self.trailers_read) {
-            self.trailers_read = true;
-            return Poll::Ready(Ok(Frame::Trailers(trailers.clone())));
-        }
-        if self.ended {
-            return Poll::Ready(Ok(Frame::End));
-        }
-        let frame = ready!(self.live.poll_chunk(cx))?;
-        match &frame {
-            Frame::Data(_) => {}
-            Frame::Trailers(trailers) => {
-                self.trailers = Some(trailers.clone());
-                self.trailers_read = true;
-            }
-            Frame::End => self.ended = true,
-        }
-        Poll::Ready(Ok(frame))
-    }
-
-    fn consume(&mut self, len: usize) {
-        if self.at < self.saved.len() {
-            self.at += len;
-            if self.lost {
-                self.forget_consumed();
-            }
-            return;
-        }
-        if self.has_room(len) {
-            self.saved.extend_from_slice(self.live.chunk(len));
-            self.at = self.saved.len();
-        }
-        self.live.consume(len);
-    }
-
-    /// Takes `len` bytes of the live body; what was saved has been read.
-    fn take(&mut self, len: usize) -> Bytes {
-        let keeps = self.has_room(len);
-        let bytes = self.live.take(len);
-        if keeps {
-            self.saved.extend_from_slice(&bytes);
-            self.at = self.saved.len();
-        }
-        bytes
-    }
-
-    /// Whether `len` more bytes can be copied aside; if not, nothing is any more.
-    fn has_room(&mut self, len: usize) -> bool {
-        let bytes = self.saved.len() + len;
-        if !self.lost && bytes <= REPLAY_LIMIT && self.room.covers(bytes) {
-            return true;
-        }
-        self.lost = true;
-        self.forget_consumed();
-        false
-    }
-
-    fn forget_consumed(&mut self) {
-        self.saved.advance(self.at);
-        self.at = 0;
-        if self.saved.is_empty() {
-            self.saved = BytesMut::new();
-            self.room = Room::default();
         }
     }
 }

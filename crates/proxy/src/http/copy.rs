@@ -88,10 +88,10 @@ impl Flow {
             }
             match from.poll_chunk(cx) {
                 Poll::Pending => {
-                    to.idle();
                     if let Poll::Ready(error) = to.poll_reset(cx) {
                         return Poll::Ready(Err(CopyError::Write(error)));
                     }
+                    to.idle().map_err(CopyError::Write)?;
                     return match to.poll_flush(cx) {
                         Poll::Ready(Err(error)) => Poll::Ready(Err(CopyError::Write(error))),
                         _ => Poll::Pending,
@@ -101,6 +101,9 @@ impl Flow {
                 Poll::Ready(Ok(Frame::Data(len))) => {
                     let room = to.poll_room(cx, len);
                     self.stuck = room.is_pending();
+                    if self.stuck {
+                        from.gather(cx);
+                    }
                     let room = ready!(room).map_err(CopyError::Write)?;
                     let len = len.min(room);
                     if let Some(messages) = &mut self.messages {

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 
 use super::body::Body;
@@ -16,6 +16,11 @@ use super::wire::{HIGH_WATER, Outgoing};
 /// only just asked for has none before its HEADERS were written, and a unary message would leave in two writes. The h2 crate
 /// holds it while the peer's window is closed.
 const CREDIT: usize = 4 * 1024;
+
+/// A piece that is shorter waits for the next, where that is there already, until they are so much together: each frame costs its
+/// reader more than what it carries, and many small ones that nobody reads cost it the connection.
+const SMALL: usize = 1024;
+const TOGETHER: usize = 16 * 1024;
 
 /// Where a body goes.
 pub enum Sender {
@@ -54,6 +59,8 @@ pub struct H1Sender {
 /// Into an HTTP/2 stream. Without a stream the message has ended with its head.
 pub struct H2Sender {
     stream: Option<SendStream<Bytes>>,
+    /// Small pieces that wait for others; never beyond the end of a turn.
+    held: Bytes,
     /// Something of the body was sent.
     begun: bool,
     reserved: bool,
@@ -72,7 +79,7 @@ impl Sender {
     /// For an HTTP/2 message whose head was sent; `stream` is absent if it ended with that.
     pub fn h2(stream: Option<SendStream<Bytes>>) -> Self {
         let finished = stream.is_none();
-        Self::H2(H2Sender { stream, begun: false, reserved: false, finished })
+        Self::H2(H2Sender { stream, held: Bytes::new(), begun: false, reserved: false, finished })
     }
 
     /// Whether the message was ended (though perhaps not flushed).
@@ -109,12 +116,7 @@ impl Sender {
             }
             Self::H2(sender) => {
                 let data = body.take(len);
-                let end = body.is_end();
-                if let Some(stream) = &mut sender.stream {
-                    stream.send_data(data, end)?;
-                }
-                (sender.begun, sender.finished) = (true, end);
-                return Ok(());
+                return sender.send(data, body.is_end());
             }
         }
         if body.is_end() { self.finish(None) } else { Ok(()) }
@@ -160,11 +162,10 @@ impl Sender {
                 sender.finished = true;
             }
             Self::H2(sender) => {
+                let Some(trailers) = trailers else { return sender.send(Bytes::new(), true) };
+                sender.leave(false)?;
                 if let Some(stream) = &mut sender.stream {
-                    match trailers {
-                        Some(trailers) => stream.send_trailers(convert::trailers_to_h2(trailers))?,
-                        None => stream.send_data(Bytes::new(), true)?,
-                    }
+                    stream.send_trailers(convert::trailers_to_h2(trailers))?;
                 }
                 sender.finished = true;
             }
@@ -172,26 +173,31 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends what is buffered. HTTP/2 frames are written by the connection's own task.
+    /// Sends what is held. HTTP/2 frames are written by the connection's own task.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         match self {
             Self::H1(sender) if sender.finished && sender.half_close => {
                 Poll::Ready(Ok(ready!(sender.outgoing.poll_half_close(cx))?))
             }
             Self::H1(sender) => Poll::Ready(Ok(ready!(sender.outgoing.poll_flush(cx))?)),
-            Self::H2(_) => Poll::Ready(Ok(())),
+            Self::H2(sender) => Poll::Ready(sender.leave(false)),
         }
     }
 
-    /// Nothing to send for now: capacity that is not used goes back to the other streams of the connection.
-    pub fn idle(&mut self) {
-        if let Self::H2(sender) = self
-            && sender.reserved
+    /// Nothing to send for now: what is held leaves, and capacity that is not used goes back to the other streams of the connection.
+    ///
+    /// # Errors
+    /// When the stream is closed.
+    pub fn idle(&mut self) -> Result<(), SendError> {
+        let Self::H2(sender) = self else { return Ok(()) };
+        sender.leave(false)?;
+        if sender.reserved
             && let Some(stream) = &mut sender.stream
         {
             stream.reserve_capacity(0);
             sender.reserved = false;
         }
+        Ok(())
     }
 
     /// Ready when the peer does not want the message any more.
@@ -227,14 +233,58 @@ impl H1Sender {
 }
 
 impl H2Sender {
+    /// Sends a piece, or holds it. Never an empty one that is not the last: the h2 crate takes a hundred of those, in the whole life of
+    /// a connection.
+    fn send(&mut self, data: Bytes, end: bool) -> Result<(), SendError> {
+        self.begun = true;
+        let small = data.len() < SMALL;
+        if !small && !self.held.is_empty() {
+            self.leave(false)?;
+        }
+        if self.held.is_empty() {
+            self.held = data;
+        } else if !data.is_empty() {
+            let mut together = BytesMut::from(std::mem::take(&mut self.held));
+            together.extend_from_slice(&data);
+            self.held = together.freeze();
+        }
+        if small && !end && self.held.len() < TOGETHER {
+            return Ok(());
+        }
+        self.leave(end)
+    }
+
+    /// Sends what is held.
+    fn leave(&mut self, end: bool) -> Result<(), SendError> {
+        if self.held.is_empty() && !end {
+            return Ok(());
+        }
+        let data = std::mem::take(&mut self.held);
+        if let Some(stream) = &mut self.stream {
+            stream.send_data(data, end)?;
+        }
+        self.finished = end;
+        Ok(())
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, SendError>> {
+        let held = self.held.len();
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(wanted)) };
         if !self.begun && wanted <= CREDIT {
             return Poll::Ready(Ok(wanted));
         }
         let wanted = wanted.min(HIGH_WATER);
-        stream.reserve_capacity(wanted);
         self.reserved = true;
+        if held > 0 {
+            stream.reserve_capacity(held + wanted);
+            let beside = stream.capacity().saturating_sub(held);
+            if beside > 0 {
+                return Poll::Ready(Ok(beside.min(wanted)));
+            }
+            self.leave(false)?;
+        }
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(wanted)) };
+        stream.reserve_capacity(wanted);
         loop {
             // send_data beyond the granted capacity would be buffered without limit.
             match stream.capacity() {

@@ -33,6 +33,7 @@ pub async fn guarded<T>(
     .await
 }
 
+        ctx.body.gather(cx);
 /// Ready when the client is gone.
 pub fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failure> {
     let gone = ctx.body.poll_gone(cx).is_ready()

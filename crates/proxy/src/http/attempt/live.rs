@@ -324,6 +324,10 @@ impl Live {
     /// Moves the request body on. A sink that fails ends the upload, not the request: the response may have come early.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>, body: &mut Body) -> Result<(), Failure> {
         if self.upload.is_over() {
+            if !self.upload.is_done() {
+                // What is left of it nobody takes any more.
+                body.gather(cx);
+            }
             return Ok(());
         }
         if self.hold {
@@ -331,12 +335,14 @@ impl Live {
             if let Poll::Ready(Err(_)) = self.sender.poll_flush(cx) {
                 self.upload.cut();
             }
+            body.gather(cx);
             return Ok(());
         }
         match self.upload.poll(cx, body, &mut self.sender, None) {
             Poll::Ready(Err(CopyError::Read(error))) => Err(breakage::downstream_failure(&error)),
             Poll::Ready(Err(CopyError::Write(_))) => {
                 self.upload.cut();
+                body.gather(cx);
                 Ok(())
             }
             _ => Ok(()),

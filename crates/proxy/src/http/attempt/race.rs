@@ -178,6 +178,9 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             if let Poll::Ready(failure) = poll_client(ctx, cx) {
                 return Poll::Ready(End::All(failure));
             }
+            if slot.is_none() {
+                ctx.body.gather(cx);
+            }
             let bytes = slot.as_ref().map_or(0, |live| live.upload.bytes);
             match idle.poll(ctx, cx, self.per_try.deadline(), bytes) {
                 Poll::Pending => Poll::Pending,

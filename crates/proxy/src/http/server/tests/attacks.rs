@@ -57,6 +57,8 @@ async fn client(address: SocketAddr) -> SendRequest<Bytes> {
     spawn_local(async move {
         let _ = connection.await;
     });
+    // Not its own connection is what the tests are about.
+    let builder = builder.data_frame_budget(usize::MAX);
     send.ready().await.unwrap()
 }
 

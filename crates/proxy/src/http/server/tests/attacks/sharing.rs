@@ -76,6 +76,123 @@ async fn uploads_that_nobody_takes_starve_no_other_stream() {
     .await;
 }
 
+/// Each of them is a frame of its own to the connection that it shares with others.
+#[tokio::test]
+async fn small_messages_that_nobody_reads_end_nobodys_connection() {
+    run(async {
+        const MESSAGES: usize = 10_000;
+        let (connections, sent): (Count, Count) = Default::default();
+        let seen = sent.clone();
+        let app = app(connections.clone(), move |request, mut respond| {
+            let sent = seen.clone();
+            async move {
+                if request.uri().path() == "/small" {
+                    return answer(100, respond).await;
+                }
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                for n in 0..MESSAGES {
+                    stream.reserve_capacity(25);
+                    while stream.capacity() < 25 {
+                        let Some(Ok(_)) = poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
+                    }
+                    if stream.send_data(format!("{n:025}").into(), n + 1 == MESSAGES).is_err() {
+                        return;
+                    }
+                    sent.set(n + 1);
+                    if n % 32 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        })
+        .await;
+        let rig = proxy(http2(app), Http2).await;
+        let (mut stuck, mut other) = (client(rig.address).await, client(rig.address).await);
+        let (response, _) = stuck.send_request(get("/messages"), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let worst = honest(&mut other, "/small", 20).await;
+        until("all messages", || sent.get() == MESSAGES).await;
+        let worst = worst.max(honest(&mut other, "/small", 20).await);
+        println!("figure: {MESSAGES} unread messages of 25 bytes: an honest client waits {worst:?} at most");
+        assert_eq!(connections.get(), 1, "all share one connection");
+        // And who reads after all gets them all.
+        let mut all = Vec::new();
+        while let Some(chunk) = timeout(NOTICED, body.data()).await.expect("no more comes") {
+            let chunk = chunk.unwrap();
+            let _ = body.flow_control().release_capacity(chunk.len());
+            all.extend_from_slice(&chunk);
+        }
+        let wanted: String = (0..MESSAGES).map(|n| format!("{n:025}")).collect();
+        assert!(all == wanted.as_bytes(), "{} bytes came", all.len());
+    })
+    .await;
+}
+
+/// The same the other way, where there is no application yet that could take them.
+#[tokio::test]
+async fn small_pieces_of_uploads_that_wait_end_nobodys_connection() {
+    run(async {
+        let (app, _held) = full().await;
+        let mut setup = Setup { direction: Direction::Inbound, ..Setup::to(&[app]) };
+        setup.cluster.connect_timeout = Duration::from_secs(600);
+        let rig = proxy(setup, Http2).await;
+        let mut send = client(rig.address).await;
+        let post = Request::post("http://a/").body(()).unwrap();
+        let (_response, mut stream) = send.send_request(post, false).unwrap();
+        for n in 0..20_000 {
+            stream.reserve_capacity(1);
+            while stream.capacity() == 0 {
+                poll_fn(|cx| stream.poll_capacity(cx)).await.expect("the stream ended").unwrap();
+            }
+            stream.send_data(Bytes::from_static(b"x"), false).expect("the connection ended");
+            if n % 32 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // Another stream of it is answered: by the sidecar, since there is no application.
+        let (response, _) = send.send_request(get("/a%00"), true).unwrap();
+        let response = timeout(NOTICED, response).await.expect("no answer").expect("the connection ended");
+        assert_eq!(response.status(), 400);
+    })
+    .await;
+}
+
+/// Chunks are a frame each to nobody: what is there together leaves together.
+#[tokio::test]
+async fn small_chunks_that_come_together_are_few_frames() {
+    run(async {
+        const CHUNKS: usize = 5_000;
+        let (frames, bytes): (Count, Count) = Default::default();
+        let seen = (frames.clone(), bytes.clone());
+        let app = app(Rc::default(), move |request, respond| {
+            let (frames, bytes) = seen.clone();
+            async move {
+                let mut body = request.into_body();
+                while let Some(Ok(chunk)) = body.data().await {
+                    let _ = body.flow_control().release_capacity(chunk.len());
+                    frames.set(frames.get() + 1);
+                    bytes.set(bytes.get() + chunk.len());
+                }
+                answer(10, respond).await;
+            }
+        })
+        .await;
+        let rig = proxy(http2(app), Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let chunks = "1\r\nx\r\n".repeat(CHUNKS);
+        client
+            .send(&format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"
+            ))
+            .await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        assert_eq!(bytes.get(), CHUNKS);
+        // One for what each read of the client brings.
+        assert!(frames.get() <= CHUNKS / 50, "{} frames", frames.get());
+    })
+    .await;
+}
+
 /// A peer's limit on resets must not end the connection that all share.
 #[tokio::test]
 async fn one_clients_cancellations_end_nobody_elses_requests() {
