@@ -24,7 +24,7 @@ pub struct CompiledTokens {
     rules: Vec<(Option<CompiledMatch>, Requirement)>,
     bypass_preflight: bool,
     /// Headers that are ours to write.
-    own: Vec<String>,
+    own: Arc<Vec<String>>,
 }
 
 /// With its name.
@@ -100,7 +100,12 @@ impl CompiledTokens {
             };
             rules.push((matches, rule.requires.clone()));
         }
-        Ok(Self { providers, rules, bypass_preflight: config.bypass_preflight, own })
+        Ok(Self { providers, rules, bypass_preflight: config.bypass_preflight, own: Arc::new(own) })
+    }
+
+    /// The headers that only good tokens write: nobody else may say them, nor what applications take for them.
+    pub fn own(&self) -> &Arc<Vec<String>> {
+        &self.own
     }
 
     /// Looks at a request; `now` in seconds since 1970.

@@ -2,6 +2,7 @@
 //! again when the request is forwarded.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use outrigger_model::ext_authz::{AuthzBody, Edit, How, RouteAuthz};
@@ -162,6 +163,13 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
     if !edits.response.is_empty() {
         let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));
         let response =
+    // What the service says is not for the client to say in what applications take for it.
+    let names = edits.request.iter().map(|edit| &edit.name).chain(&edits.remove);
+    let own: Vec<String> = names.filter(|name| !is_ours(&name.to_ascii_lowercase())).cloned().collect();
+    if !own.is_empty() {
+        ctx.head.remove_lookalikes_of(&own);
+        ctx.body.keep_out(&Arc::new(own));
+    }
             response.map(|Edit { name, value, how }| ResponseEdit { name: name.into(), value, how });
         ctx.extras().response.extend(response);
     }

@@ -29,7 +29,14 @@ pub(super) fn look(ctx: &mut RequestCtx<'_>, tokens: &Tokens) -> Result<bool, Fa
         }
     };
     match outcome {
-        Outcome::Passes(effects) => apply(ctx, effects),
+        Outcome::Passes(effects) => {
+            let own = tokens.0.own();
+            if !own.is_empty() {
+                ctx.head.remove_lookalikes_of(own);
+                ctx.body.keep_out(own);
+            }
+            apply(ctx, effects)
+        }
         Outcome::Refused { why, origin } => {
             let value = challenge(ctx, why);
             ctx.extras().response.push(ResponseEdit::set("www-authenticate", value));

@@ -16,6 +16,7 @@ use super::rig::*;
 use super::world;
 use crate::protocol::HttpVersion::{self, Http1, Http2};
 
+mod alike;
 mod bearers;
 
 /// Answers with the request line and the fields that it saw.
