@@ -20,6 +20,7 @@ use crate::balance;
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
+use crate::memory::{Account, Told};
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::breaker::Pass;
@@ -93,8 +94,8 @@ struct Tunnel {
     upstream: Upstream,
     up: Half,
     down: Half,
-    /// Nothing may go still for longer; zero: for ever.
-    idle: Duration,
+    /// Once bytes have waited that nobody took.
+    waits: Option<Box<Waits>>,
     timer: Timer,
     deadline: Option<Instant>,
     /// When metrics were brought up to date.
@@ -295,10 +296,10 @@ impl Tunnel {
         record.endpoint = Some(upstream.endpoint.clone());
         record.upstream_local = Some(upstream.local);
         record.tcp_opened();
-        let (idle, shown) = (tcp.config.idle_timeout, Instant::now());
+        let shown = Instant::now();
         let (up, down, timer) = (Half::new(), Half::new(), Timer::default());
-        let deadline = after(shown, idle);
-        Some(Box::new(Self { record, downstream, upstream, up, down, idle, timer, deadline, shown }))
+        let deadline = after(shown, tcp.config.idle_timeout);
+        Some(Box::new(Self { record, downstream, upstream, up, down, waits: None, timer, deadline, shown }))
     }
 
     /// Copies both ways until both have ended, one side breaks, or nothing moves for too long.
@@ -321,17 +322,60 @@ impl Tunnel {
         if up.state == Progress::Ended && down.state == Progress::Ended {
             return Poll::Ready(Ok(()));
         }
+        // Whatever is behind a buffer waits there.
+        let stuck = usize::from(up.region.is_some()) + usize::from(down.region.is_some());
+        if (stuck > 0 || self.waits.is_some())
+            && let Some(failure) = self.wait(cx, stuck)
+        {
+            return Poll::Ready(Err(failure));
+        }
+        let (up, down) = (&self.up, &self.down);
         if up.bytes + down.bytes != before {
             let now = Instant::now();
-            self.deadline = after(now, self.idle);
+            self.deadline = after(now, self.idle());
             if now.saturating_duration_since(self.shown) > PROGRESS {
                 self.shown = now;
-                record.tcp_progress();
+                self.record.tcp_progress();
             }
         }
         self.timer.poll(cx, self.deadline).map(|()| {
-            let detail = format!("no byte in either direction for {:?}", self.idle);
+            let detail = format!("no byte in either direction for {:?}", self.idle());
             Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout(408), detail))
+        })
+    }
+}
+
+/// What a tunnel holds of the worker's memory, in so many directions.
+struct Waits {
+    account: Account,
+    stuck: usize,
+}
+
+impl Tunnel {
+    /// Nothing may go still for longer; zero: for ever.
+    fn idle(&self) -> Duration {
+        match &self.record.conn.chain.terminal {
+            TerminalHandle::Tcp(tcp) => tcp.config.idle_timeout,
+            // Only chains that end so come here.
+            TerminalHandle::Http(_) => Duration::ZERO,
+        }
+    }
+
+    /// So many directions have bytes that nobody takes. Where memory ends, those go that have most of such.
+    fn wait(&mut self, cx: &Context<'_>, stuck: usize) -> Option<Failure> {
+        let worker = self.record.worker();
+        let waits = self.waits.get_or_insert_with(|| {
+            let account = worker.ledger.open(worker.alarm.place(&worker.process.drain));
+            Box::new(Waits { account, stuck: 0 })
+        });
+        if stuck != waits.stuck {
+            waits.stuck = stuck;
+            waits.account.park_alone(stuck);
+            waits.account.place().register(cx);
+        }
+        (waits.account.told() == Some(Told::Greedy)).then(|| {
+            let detail = "memory has come near its limit, and this tunnel holds bytes that nobody takes; see memory_limit";
+            Failure::local(Stage::Forward, FailureKind::Overload, detail)
         })
     }
 }

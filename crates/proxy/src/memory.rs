@@ -2,16 +2,19 @@
 //!
 //! A worker's share of the process's limit is handed out in advance: for each stream of HTTP/2, for each head beyond a
 //! buffer. A connection that would take too much of it is refused more; where all of it is taken, the connection that holds
-//! the most goes, or the idle ones do, and only then is the newcomer refused. Bytes of bodies that nobody takes are bounded
-//! per connection ([`crate::http::window`]); they are not handed out, since nearly all windows stay empty. So they are only
-//! counted, and where the process really comes near its limit those that made most of them go.
+//! the most goes, or the idle ones do, and only then is the newcomer refused. Bytes that nobody takes, of bodies and of tunnels,
+//! are bounded per connection ([`crate::http::window`]); they are not handed out, since nearly all windows stay empty. So they
+//! are only counted, and where the process really comes near its limit those that made most of them go: one that has many, or of many
+//! that have few as many as have come since the last look.
 //!
 //! Cells of one thread; nothing here is shared between workers.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use h2::Reason;
 use outrigger_telemetry::metrics::Page;
@@ -34,6 +37,9 @@ pub const FIELD: usize = 2 * 120;
 
 /// How often streams wait with bytes that nobody takes before the process's memory is looked at: 8 MiB at most.
 const LOOK: u32 = 32;
+
+/// But no sooner than this after a look that found room: a look is a file that is read.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What was shed, of all workers.
 #[derive(Debug, Default)]
@@ -84,6 +90,12 @@ struct Inner {
     leaving: Cell<usize>,
     entries: RefCell<Slab<Rc<Entry>>>,
     parks: Cell<u32>,
+    /// Streams with bytes that nobody takes, of all that were not told to go.
+    parked: Cell<usize>,
+    /// When there was room; nothing where there was none.
+    looked: Cell<Option<std::time::Instant>>,
+    /// The last look found the process near its limit.
+    full: Cell<bool>,
     resident: fn() -> usize,
     shed: Arc<Shed>,
 }
@@ -136,6 +148,9 @@ impl Ledger {
             leaving: Cell::new(0),
             entries: RefCell::default(),
             parks: Cell::new(0),
+            parked: Cell::new(0),
+            looked: Cell::new(None),
+            full: Cell::new(false),
             resident: budget.resident,
             shed: budget.shed.clone(),
         };
@@ -195,6 +210,7 @@ impl Inner {
 
     fn tell(&self, entry: &Entry, why: Told) {
         entry.told.set(Some(why));
+        self.parked.set(self.parked.get() - entry.parked.get());
         self.leaving.set(self.leaving.get() + entry.held.get());
         self.shed.closed[why as usize].fetch_add(1, Relaxed);
         entry.place.ring();
@@ -207,13 +223,57 @@ impl Inner {
         staying.max_by_key(|entry| entry.weight()).filter(|entry| entry.weight() >= least).cloned()
     }
 
+    fn set_parked(&self, entry: &Entry, streams: usize) {
+        let before = entry.parked.replace(streams);
+        if entry.told.get().is_none() {
+            self.parked.set(self.parked.get() - before + streams);
+        }
+    }
+
+    /// Bytes wait that nobody takes, or more of them do.
+    fn wait(&self) {
+        self.parks.set(self.parks.get() + 1);
+        if self.parks.get() >= LOOK {
+            self.look();
+        }
+    }
+
+    /// Bytes that may always wait, all together: memory does not end by less.
+    fn spared(&self) -> usize {
+        self.budget / 4
+    }
+
     #[cold]
     fn look(&self) {
         self.parks.set(0);
-        if (self.resident)() > self.limit / 5 * 4
-            && let Some(greediest) = self.greediest(self.limit / 64)
-        {
-            self.tell(&greediest, Told::Greedy);
+        if self.looked.get().is_some_and(|at| at.elapsed() < PAUSE) {
+            return;
+        }
+        self.full.set((self.resident)() > self.limit / 5 * 4);
+        self.looked.set((!self.full.get()).then(std::time::Instant::now));
+        if self.full.get() {
+            self.shed_greedy();
+        }
+    }
+
+    /// Who has very much goes. Of many that have little, as much goes as may have come since the last look.
+    fn shed_greedy(&self) {
+        let mut waiting: Vec<Rc<Entry>> = {
+            let entries = self.entries.borrow();
+            let waits = |entry: &Rc<Entry>| entry.told.get().is_none() && entry.parked.get() > 0;
+            entries.iter().map(|(_, entry)| entry).filter(|entry| waits(entry)).cloned().collect()
+        };
+        waiting.sort_by_key(|entry| Reverse(entry.weight()));
+        let all: usize = waiting.iter().map(|entry| entry.weight()).sum();
+        let excess = all.saturating_sub(self.spared()).min(LOOK as usize * window::STREAM as usize);
+        let mut shed = 0;
+        for entry in waiting {
+            let has_much = shed == 0 && entry.weight() >= self.limit / 64;
+            if shed >= excess && !has_much {
+                break;
+            }
+            shed += entry.weight();
+            self.tell(&entry, Told::Greedy);
         }
     }
 }
@@ -281,15 +341,36 @@ impl Account {
         &self.entry.place
     }
 
-    /// One of its streams waits with bytes that nobody takes.
-    pub fn park(&self) -> Parked<'_> {
-        let entry = &self.entry;
-        entry.parked.set(entry.parked.get() + 1);
-        self.inner.parks.set(self.inner.parks.get() + 1);
-        if self.inner.parks.get() >= LOOK {
-            self.inner.look();
+    /// One of its streams waits with bytes that nobody takes; or its only one.
+    pub fn park(&self, alone: bool) -> Parked<'_> {
+        if alone {
+            self.park_alone(1);
+        } else {
+            self.inner.set_parked(&self.entry, self.entry.parked.get() + 1);
+            self.inner.wait();
         }
         Parked(self)
+    }
+
+    /// Its only stream waits so, or so many directions of its tunnel do. Where there is no memory for another such it goes at once:
+    /// many may come in one turn of the worker, before those that were told to go have gone.
+    pub fn park_alone(&self, streams: usize) {
+        let inner = &self.inner;
+        let more = self.entry.parked.get() < streams;
+        inner.set_parked(&self.entry, streams);
+        if !more {
+            return;
+        }
+        inner.wait();
+        let waiting = inner.parked.get() * window::STREAM as usize;
+        if inner.full.get() && self.told().is_none() && waiting > inner.spared() {
+            inner.tell(&self.entry, Told::Greedy);
+        }
+    }
+
+    /// More has come to one that waits already.
+    pub fn waits(&self) {
+        self.inner.wait();
     }
 }
 
@@ -323,14 +404,15 @@ impl Drop for Spare {
 
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
-        let parked = &self.0.entry.parked;
-        parked.set(parked.get() - 1);
+        let Account { inner, entry, .. } = self.0;
+        inner.set_parked(entry, entry.parked.get() - 1);
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         self.give(self.entry.held.get());
+        self.inner.set_parked(&self.entry, 0);
         let entry = self.inner.entries.borrow_mut().try_remove(self.key);
         drop(entry);
     }

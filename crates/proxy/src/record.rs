@@ -98,6 +98,11 @@ impl StreamRecord {
         }
     }
 
+    /// Whose it is.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
     /// What is spoken, as access logs write it; `None` for TCP.
     pub fn spoken(&self) -> Option<&'static str> {
         match self.protocol {

@@ -17,9 +17,9 @@ use super::head::ResponseHead;
 use super::respond::BeginError;
 use super::send::Sender;
 use super::timeout::Clock;
-use super::watch::{Idle, poll_client};
+use super::watch::{self, Idle, poll_client};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
-use crate::memory::{Account, Parked};
+use crate::memory::Parked;
 
 /// Sends the request and waits for the head of its final response; interim ones are forwarded.
 pub async fn until_head(
@@ -28,12 +28,12 @@ pub async fn until_head(
     mut per_try: Clock,
 ) -> Result<(), Failure> {
     let mut idle = Idle::new(ctx);
-    let (account, mut parked) = (&ctx.conn.account, None);
+    let mut parked = None;
     let result = poll_fn(|cx| {
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure));
         }
-        follow(&mut parked, account, live.upload.stuck);
+        follow(ctx, cx, &mut parked, live.upload.stuck);
         clocks(ctx, &mut per_try, Some(live));
         loop {
             match live.poll_head(cx) {
@@ -195,22 +195,20 @@ async fn copy(
 /// Both directions of an exchange, each time that its task is woken.
 struct Turns<'c> {
     idle: Idle,
-    account: &'c Account,
     parked: Option<Parked<'c>>,
     waited: bool,
     tunnel: bool,
 }
 
 impl<'c> Turns<'c> {
-    fn new(ctx: &RequestCtx<'c>, tunnel: bool) -> Self {
-        let conn = ctx.conn;
-        Self { idle: Idle::new(ctx), account: &conn.account, parked: None, waited: false, tunnel }
+    fn new(ctx: &RequestCtx<'_>, tunnel: bool) -> Self {
+        Self { idle: Idle::new(ctx), parked: None, waited: false, tunnel }
     }
 
     #[inline]
     fn poll(
         &mut self,
-        ctx: &mut RequestCtx<'_>,
+        ctx: &mut RequestCtx<'c>,
         cx: &mut Context<'_>,
         live: &mut Live,
         sender: &mut Sender,
@@ -232,7 +230,7 @@ impl<'c> Turns<'c> {
             }
             _ => {}
         }
-        follow(&mut self.parked, self.account, down.stuck || live.upload.stuck);
+        follow(ctx, cx, &mut self.parked, down.stuck || live.upload.stuck);
         // In a tunnel the end of one direction is not the end of the other.
         if !self.tunnel && ctx.body.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(client_gone("the client went away").into()));
@@ -250,8 +248,19 @@ pub(super) fn clocks(ctx: &mut RequestCtx<'_>, per_try: &mut Clock, live: Option
 }
 
 /// Counts the stream as parked while bytes wait in it that nobody takes.
-pub(super) fn follow<'a>(parked: &mut Option<Parked<'a>>, account: &'a Account, stuck: bool) {
-    if stuck != parked.is_some() {
-        *parked = stuck.then(|| account.park());
+#[inline]
+pub(super) fn follow<'c>(
+    ctx: &RequestCtx<'c>,
+    cx: &Context<'_>,
+    parked: &mut Option<Parked<'c>>,
+    stuck: bool,
+) {
+    if stuck {
+        match parked {
+            Some(_) => ctx.conn.account.waits(),
+            None => *parked = Some(watch::park(ctx, cx)),
+        }
+    } else if parked.is_some() {
+        *parked = None;
     }
 }

@@ -10,6 +10,8 @@ use super::breakage::client_gone;
 use super::context::RequestCtx;
 use super::timeout::{after, earlier};
 use crate::failure::{Failure, FailureKind, Stage};
+use crate::memory::{Parked, Told};
+use crate::protocol::Protocol;
 
 /// Runs `future` while watching the client and the deadlines.
 pub async fn guarded<T>(
@@ -19,21 +21,35 @@ pub async fn guarded<T>(
 ) -> Result<T, Failure> {
     let mut future = pin!(future);
     ctx.clock.wait();
-    // What the client sends meanwhile is not read.
-    let _parked = (!ctx.body.is_end()).then(|| ctx.conn.account.park());
+    // What the client sends meanwhile is not sent on.
+    let mut parked = None;
     poll_fn(|cx| {
+        if parked.is_none() && !ctx.body.is_end() {
+            parked = Some(park(ctx, cx));
+        }
         if let Poll::Ready(result) = future.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
         if let Poll::Ready(failure) = poll_client(ctx, cx) {
             return Poll::Ready(Err(failure));
         }
+        ctx.body.gather(cx);
         poll_deadline(ctx, cx, per_try, ctx.ends).map(Err)
     })
     .await
 }
 
-        ctx.body.gather(cx);
+/// Bytes of the client's wait that nobody takes: its connection may have to go for them. One of HTTP/2 hears that itself, and
+/// of one of HTTP/1 its request does.
+#[cold]
+pub fn park<'c>(ctx: &RequestCtx<'c>, cx: &Context<'_>) -> Parked<'c> {
+    let (account, alone) = (&ctx.conn.account, ctx.record.protocol == Protocol::Http1);
+    if alone {
+        account.place().register(cx);
+    }
+    account.park(alone)
+}
+
 /// Ready when the client is gone.
 pub fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failure> {
     let gone = ctx.body.poll_gone(cx).is_ready()
@@ -42,17 +58,29 @@ pub fn poll_client(ctx: &mut RequestCtx<'_>, cx: &mut Context<'_>) -> Poll<Failu
 }
 
 /// Ready when time is up: of the route, of the attempt, or without a byte (`idle`, or the end of the stream where that is earlier).
+/// And when the connection is to go, for the memory that it holds.
 fn poll_deadline(
     ctx: &mut RequestCtx<'_>,
     cx: &mut Context<'_>,
     per_try: Option<Instant>,
     idle: Option<Instant>,
 ) -> Poll<Failure> {
+    if ctx.conn.account.told() == Some(Told::Greedy) {
+        return Poll::Ready(shed(ctx));
+    }
     let next = earlier(earlier(ctx.clock.deadline(), per_try), idle);
     if ctx.timer.poll(cx, next).is_pending() {
         return Poll::Pending;
     }
     Poll::Ready(late(ctx, per_try, next))
+}
+
+/// It has much that nobody takes, and others need the memory.
+#[cold]
+fn shed(ctx: &mut RequestCtx<'_>) -> Failure {
+    ctx.keep = false;
+    let detail = "memory has come near its limit, and this connection holds more than others that nobody takes; see memory_limit";
+    Failure::local(Stage::Forward, FailureKind::Overload, detail)
 }
 
 /// What has passed.

@@ -95,11 +95,30 @@ async fn among_equals_the_idle_go_and_then_the_newcomer_is_refused() {
 async fn who_holds_bytes_that_nobody_takes_goes_when_memory_ends() {
     let parks = |ledger: &Ledger, place: &dyn Fn() -> Place| {
         let (greedy, honest) = (ledger.open(place()), ledger.open(place()));
-        let _parked: Vec<_> = (0..LOOK).map(|_| greedy.park()).collect();
-        let _own = honest.park();
+        let _parked: Vec<_> = (0..LOOK).map(|_| greedy.park(false)).collect();
+        let _own = honest.park(false);
         (greedy.told(), honest.told())
     };
     with(move |ledger, place| assert_eq!(parks(ledger, place), (Some(Told::Greedy), None)), || 15 << 20)
         .await;
     with(move |ledger, place| assert_eq!(parks(ledger, place), (None, None)), || 8 << 20).await;
+}
+
+/// As HTTP/1 and tunnels do, which have one stream each.
+#[tokio::test]
+async fn of_many_that_hold_little_as_many_go_as_come() {
+    let told = |accounts: &[Account]| accounts.iter().filter(|account| account.told().is_some()).count();
+    let crowd = move |ledger: &Ledger, place: &dyn Fn() -> Place, come: usize| {
+        let accounts: Vec<_> = (0..come).map(|_| ledger.open(place())).collect();
+        accounts.iter().for_each(|account| account.park_alone(1));
+        let went = told(&accounts);
+        accounts.iter().for_each(|account| account.park_alone(0));
+        went
+    };
+    // 2 MiB are always theirs, and each counts as a quarter of one.
+    let much: fn() -> usize = || 15 << 20;
+    with(move |ledger, place| assert_eq!(crowd(ledger, place, 31), 0, "nobody has looked yet"), much).await;
+    with(move |ledger, place| assert_eq!(crowd(ledger, place, 32), 24), much).await;
+    with(move |ledger, place| assert_eq!(crowd(ledger, place, 320), 320 - 8), much).await;
+    with(move |ledger, place| assert_eq!(crowd(ledger, place, 320), 0), || 8 << 20).await;
 }

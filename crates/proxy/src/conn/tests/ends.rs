@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::rig::*;
+use crate::memory::Budget;
 
 fn plain(rig: &mut Rig, address: SocketAddr) {
     let chains = vec![chain("tcp", TransportMatch::Any, &[], tcp("app"))];
@@ -171,6 +172,46 @@ async fn a_loop_over_another_is_broken_before_descriptors_are_gone() {
         gone.notified().await;
         let line = rig.line().await;
         assert_eq!(line["response_flags"], "UO", "{line}");
+    })
+    .await;
+}
+
+/// Tunnels count for what nobody takes of them, as streams of requests do.
+#[tokio::test]
+async fn tunnels_whose_bytes_nobody_takes_end_when_memory_does() {
+    local(async {
+        let mut rig = Rig::new(|process| {
+            process.memory = Budget::new(Some(16 << 20), 1);
+            process.memory.resident = || usize::MAX;
+        });
+        // It accepts, and takes nothing; for one that is so far away, as it claims, the kernel keeps little.
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&app).set_recv_buffer_size(4096).unwrap();
+        SockRef::from(&app).set_tcp_mss(536).unwrap();
+        let address = rig.inbound(app.local_addr().unwrap());
+        spawn_local(async move {
+            let mut taken = Vec::new();
+            while let Ok((stream, _)) = app.accept().await {
+                taken.push(stream);
+            }
+        });
+        plain(&mut rig, address);
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            clients.push(spawn_local(async move {
+                // Until it is cut off.
+                let _ = stream.write_all(&vec![0; 1 << 20]).await;
+                let _ = stream.read(&mut [0; 1]).await;
+            }));
+        }
+        // A quarter of 8 MiB may wait, of a quarter of one each; and what has come since the last look, which is less than 32.
+        for _ in 0..100 - 8 - 31 {
+            let line = rig.line().await;
+            assert!(line["error"].as_str().unwrap().contains("memory_limit"), "{line}");
+        }
+        let open = clients.iter().filter(|client| !client.is_finished()).count();
+        assert!(open >= 7, "{open} are open");
     })
     .await;
 }

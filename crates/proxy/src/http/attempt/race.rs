@@ -159,13 +159,13 @@ fn connecting(
 impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
     async fn decided(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot) -> End {
         let mut idle = Idle::new(ctx);
-        let (account, mut parked) = (&ctx.conn.account, None);
+        let mut parked = None;
         let end = poll_fn(|cx| {
             if let Poll::Ready(end) = self.poll_first(ctx, cx, slot) {
                 return Poll::Ready(end);
             }
             clocks(ctx, &mut self.per_try, slot.as_ref());
-            follow(&mut parked, account, slot.as_ref().is_some_and(|live| live.upload.stuck));
+            follow(ctx, cx, &mut parked, slot.as_ref().is_some_and(|live| live.upload.stuck));
             self.poll_due(ctx, cx);
             if let Poll::Ready(end) = self.poll_rivals(ctx, cx) {
                 return Poll::Ready(end);

@@ -117,9 +117,12 @@ async fn read(ctx: &mut RequestCtx<'_>, settings: AuthzBody) -> Result<bool, Fai
     }
     let mut told = !waits;
     let mut idle = Idle::new(ctx);
-    let _parked = ctx.conn.account.park();
+    let mut parked = None;
     let paid = ctx.reserved();
     let whole = poll_fn(|cx| {
+        if parked.is_none() {
+            parked = Some(watch::park(ctx, cx));
+        }
         if let Some(responder) = ctx.responder.as_mut().filter(|_| !told) {
             match responder.poll_flush(cx) {
                 Poll::Ready(Ok(())) => told = true,
@@ -160,9 +163,6 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
     for name in edits.remove.iter().filter(|name| !is_ours(&name.to_ascii_lowercase())) {
         ctx.head.remove(name);
     }
-    if !edits.response.is_empty() {
-        let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));
-        let response =
     // What the service says is not for the client to say in what applications take for it.
     let names = edits.request.iter().map(|edit| &edit.name).chain(&edits.remove);
     let own: Vec<String> = names.filter(|name| !is_ours(&name.to_ascii_lowercase())).cloned().collect();
@@ -170,6 +170,9 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
         ctx.head.remove_lookalikes_of(&own);
         ctx.body.keep_out(&Arc::new(own));
     }
+    if !edits.response.is_empty() {
+        let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));
+        let response =
             response.map(|Edit { name, value, how }| ResponseEdit { name: name.into(), value, how });
         ctx.extras().response.extend(response);
     }

@@ -14,7 +14,11 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Request, Response};
 use outrigger_model::cluster::UpstreamProtocol;
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::route::RetryPolicy;
+use outrigger_model::token::{JwtAuthn, JwtProvider};
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -53,12 +57,12 @@ async fn client(address: SocketAddr) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(address).await.unwrap();
     let mut builder = h2::client::Builder::new();
     let builder = builder.initial_max_send_streams(4096).max_concurrent_reset_streams(4096);
+    // Not its own connection is what the tests are about.
+    let builder = builder.data_frame_budget(usize::MAX);
     let (send, connection) = builder.handshake(stream).await.unwrap();
     spawn_local(async move {
         let _ = connection.await;
     });
-    // Not its own connection is what the tests are about.
-    let builder = builder.data_frame_budget(usize::MAX);
     send.ready().await.unwrap()
 }
 
@@ -313,6 +317,119 @@ async fn slow_large_heads_make_way_for_others() {
         honest.send(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {large}\r\n\r\n")).await;
         assert!(honest.head().await.starts_with("HTTP/1.1 200"));
         assert!(rig.worker.ledger.held() <= 9 * MIB);
+    })
+    .await;
+}
+
+/// Of a tunnel the head is held as long as it lasts, once more as it was judged, and once more as it came where tokens are taken out.
+#[tokio::test]
+async fn heads_of_tunnels_are_paid_for_as_often_as_they_are_held() {
+    run(async {
+        let app = upstream(|_, mut wire| async move {
+            wire.head().await;
+            wire.send("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+            wire.rest().await;
+        })
+        .await;
+        let asked = |kib: usize| {
+            let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+            format!("{head}X-Large: {}\r\n\r\n", "x".repeat(kib * 1024))
+        };
+        let tokens = HttpFilter::Tokens(Box::new(JwtAuthn {
+            providers: [("p".to_owned(), JwtProvider::new("i", r#"{"keys":[]}"#))].into(),
+            rules: Vec::new(),
+            bypass_preflight: false,
+        }));
+        for (filters, copies) in [(vec![], 1), (vec![tokens], 2)] {
+            let mut setup = Setup { memory: 16 * MIB, ..Setup::to(&[app]) };
+            setup.http.filters = filters;
+            let rig = proxy(setup, Http1).await;
+            let mut small = Wire::connect(rig.address).await;
+            small.send(&asked(1)).await;
+            assert!(small.head().await.starts_with("HTTP/1.1 101"));
+            let held = rig.worker.ledger.held();
+            assert!((copies * 1024..copies * 2048).contains(&held), "{held} bytes for {copies} of a KiB");
+            // 8 MiB are handed out; each head is 64 KiB in its buffer, and 48 in each copy.
+            let (mut open, mut refused) = (Vec::new(), 0);
+            for _ in 0..100 {
+                let mut wire = Wire::connect(rig.address).await;
+                wire.send(&asked(48)).await;
+                let head = wire.head().await;
+                match head.starts_with("HTTP/1.1 101") {
+                    true => open.push(wire),
+                    false => {
+                        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+                        refused += 1;
+                    }
+                }
+            }
+            let most = 8 * 1024 / (64 + 48 * copies);
+            assert!((most - 2..=most).contains(&open.len()), "{} are open, {refused} refused", open.len());
+            assert!(rig.worker.ledger.held() <= 8 * MIB);
+            drop((small, open));
+            until("what was held", || rig.worker.ledger.held() == 0).await;
+        }
+    })
+    .await;
+}
+
+/// Uploads over HTTP/1 that the application does not take: none holds much, but there are many.
+#[tokio::test]
+async fn many_small_uploads_that_nobody_takes_end_before_memory_does() {
+    if !is_alone("many_small_uploads_that_nobody_takes_end_before_memory_does") {
+        return;
+    }
+    run(async {
+        // For an application that has little room and is far away, as it claims, the kernel keeps little.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_tcp_mss(536).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(1024).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let app = TcpListener::from_std(socket.into()).unwrap();
+        let address = app.local_addr().unwrap();
+        spawn_local(async move {
+            loop {
+                let mut stream = app.accept().await.unwrap().0;
+                spawn_local(async move {
+                    let mut begins = [0; 3];
+                    if stream.read_exact(&mut begins).await.is_ok() && &begins == b"GET" {
+                        let _ = stream.write_all(ok("x").as_bytes()).await;
+                    }
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        let limit = resident() + 64 * MIB;
+        let rig = proxy(Setup { memory: limit, ..Setup::to(&[address]) }, Http1).await;
+        let (mut most, clients) = (0, 1000);
+        let body: Rc<[u8]> = vec![b'x'; 512 * 1024].into();
+        let refused: Count = Rc::default();
+        for _ in 0..clients {
+            let mut wire = Wire::connect(rig.address).await;
+            wire.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n").await;
+            let (body, refused) = (body.clone(), refused.clone());
+            spawn_local(async move {
+                let _ = wire.stream.write_all(&body).await;
+                let answer = wire.rest().await;
+                refused.set(refused.get() + usize::from(answer.starts_with("HTTP/1.1 503")));
+            });
+            tokio::task::yield_now().await;
+            most = most.max(resident());
+        }
+        let mut honest = Wire::connect(rig.address).await;
+        honest.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = timeout(NOTICED, honest.head()).await.expect("an honest client waits");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        most = most.max(resident());
+        println!(
+            "figure: {clients} uploads over HTTP/1 that nobody takes: {} MiB of {} MiB, {} refused",
+            most / MIB,
+            limit / MIB,
+            refused.get()
+        );
+        assert!(most <= limit, "{} MiB are resident of {}", most / MIB, limit / MIB);
     })
     .await;
 }
