@@ -13,15 +13,12 @@ use crate::http::context::RequestCtx;
 use crate::http::filter::ResponseEdit;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
-use crate::http::respond::ERROR_HEADER;
+use crate::http::respond::{ERROR_HEADER, ORIGINAL_PATH};
 
 /// The headers that only our own components may set.
 const OWN_PREFIX: &str = "x-outrigger-";
 
-/// Envoy's header for a rewritten path.
-pub const ORIGINAL_PATH: &str = "x-envoy-original-path";
-
-/// And for a rewritten host.
+/// Envoy's header for a rewritten host.
 const ORIGINAL_HOST: &str = "x-envoy-original-host";
 
 /// Milliseconds from the end of the request to the head of its response; each proxy on the way replaces it by its own, as

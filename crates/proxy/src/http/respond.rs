@@ -21,6 +21,9 @@ use crate::failure::{Failure, FailureKind, Retry};
 /// The header that names side, stage, reason and configuration object of a failure.
 pub const ERROR_HEADER: &str = "x-outrigger-error";
 
+/// Envoy's header for a rewritten path.
+pub const ORIGINAL_PATH: &str = "x-envoy-original-path";
+
 /// In [`ERROR_HEADER`]: the application provably never saw the request.
 const NOT_REACHED: &str = "reached=no";
 

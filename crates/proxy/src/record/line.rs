@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use super::StreamRecord;
 use crate::access_log::Format;
-use crate::http::edit::ORIGINAL_PATH;
 use crate::http::head::RequestHead;
+use crate::http::respond::ORIGINAL_PATH;
 
 /// Names of the JSON fields, in the order of the text format.
 const NAMES: [&str; 24] = [

@@ -12,6 +12,7 @@ pub const ROWS: &[Row] = &[
         "memory that is handed out",
         &[("proxy/src/memory/limit.rs", &["(self.limit / {} / self.workers)", "LEAST"])],
     ),
+    ("bytes that nobody takes", &[("proxy/src/memory.rs", &["self.budget / {} }"])]),
     ("one connection's part", &[("proxy/src/memory.rs", &["most_each: budget.of_worker() / {},"])]),
     (
         "connections of a worker",
@@ -67,6 +68,14 @@ pub const ROWS: &[Row] = &[
             ],
         )],
     ),
+    (
+        "options of `Connection`",
+        &[
+            ("proxy/src/http/h1/strict.rs", &["MOST_OPTIONS"]),
+            ("proxy/src/http/h1/grammar.rs", &["LONGEST_HOST"]),
+        ],
+    ),
+    ("small DATA frames", &[]),
     ("interim responses", &[("proxy/src/http/h1/parse.rs", &["MAX_INTERIM"])]),
     (
         "resets under way to an upstream",

@@ -6,7 +6,7 @@ use outrigger_model::listener::Direction;
 use tokio::time::Instant;
 
 use super::RequestCtx;
-use crate::http::edit::ORIGINAL_PATH;
+use crate::http::respond::ORIGINAL_PATH;
 use crate::recent::Ended;
 use crate::record::StreamRecord;
 
