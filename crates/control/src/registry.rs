@@ -91,6 +91,8 @@ pub enum Event {
 /// Who says something. Ordered as they go before each other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
+    /// Comes after all that are not, whatever its place: what workloads say of themselves.
+    pub last: bool,
     /// Its place in the table.
     pub place: usize,
     /// Its name in the settings.
@@ -105,17 +107,17 @@ impl Source {
 
     /// What is registered and applied over the management API.
     pub fn api() -> Arc<Self> {
-        Arc::new(Self { place: 0, registry: Self::API.into(), part: String::new() })
+        Arc::new(Self { last: false, place: 0, registry: Self::API.into(), part: String::new() })
     }
 
     /// What workloads register of themselves over the management API: after all others.
     pub fn workloads() -> Arc<Self> {
-        Arc::new(Self { place: usize::MAX, registry: Self::API.into(), part: String::new() })
+        Arc::new(Self { last: true, ..Self::clone(&Self::api()) })
     }
 
     /// Whether it is the management API.
     pub fn is_api(&self) -> bool {
-        self.place == 0 || self.place == usize::MAX
+        self.place == 0
     }
 }
 
@@ -209,7 +211,8 @@ impl Voice {
             Event::Upsert(item) => row::mark(item, &self.labels),
             Event::Remove(_) => {}
         }
-        let source = Source { place: self.place, registry: self.registry.clone(), part: part.to_owned() };
+        let source =
+            Source { last: false, place: self.place, registry: self.registry.clone(), part: part.to_owned() };
         self.send(Word::Event(Arc::new(source), event)).await
     }
 

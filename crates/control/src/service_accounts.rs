@@ -114,8 +114,13 @@ impl ServiceAccounts {
                 Err(why) => why,
             },
         };
+        // What no key has signed that is known, anybody may have made.
+        let guess = judged.is_err();
         judged.and_then(|whose| self.without_it(&whose)).map_err(|refused| match refused {
-            Refused::Unknown(Denied { reason: why, .. }) => unknown(&format!("{away}; {why}")),
+            Refused::Unknown(Denied { reason: why, .. }) => match unknown(&format!("{away}; {why}")) {
+                Refused::Unknown(denied) => Refused::Unknown(Denied { guess, ..denied }),
+                wrong => wrong,
+            },
             wrong => wrong,
         })
     }

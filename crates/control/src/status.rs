@@ -22,7 +22,6 @@ mod refusal;
 mod shared;
 
 pub(crate) use refusal::cut;
-pub use refusal::rules_of;
 
 /// NACKs kept per proxy; one that refuses more is broken, and the first ones say why.
 const MOST_NACKS: usize = 200;

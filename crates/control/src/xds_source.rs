@@ -17,13 +17,13 @@ use outrigger_xds::{ClientKind, NodeInfo};
 use parking_lot::Mutex;
 use tonic::Status;
 
-use crate::compile::cache::{Compiled, once};
+use crate::compile::cache::Compiled;
 use crate::compile::scope::{REGEX_LIMIT, Scope};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::rejections::Rejections;
-use crate::status::{Board, Client, LONGEST_NAME, LONGEST_REASON, Nack, Refusal, cut, rules_of};
+use crate::status::{Board, Client, LONGEST_NAME, LONGEST_REASON, Nack, Refusal, cut};
 
 /// What a client without a certificate is told.
 pub(crate) const WITHOUT_CERTIFICATE: &str = "xDS takes a client certificate of this mesh: ask for one first (CSR service, or `outrigger identity issue`)";
@@ -241,10 +241,8 @@ impl Subscriber {
         tracing::warn!(node = %self.node, ?kind, name, field, reason, "xDS client refused a resource");
         self.source.metrics.rejected(kind);
         // Several names stand in one text when the client did not say which one it meant.
-        // What was sent is kept as bytes.
-        let world = self.compiled.world();
-        let refused = name.split(", ").filter_map(|name| once(&world, &self.scope, kind, name));
-        let rules = refused.flat_map(|resource| rules_of(&resource));
+        let refused = name.split(", ").filter_map(|name| self.resource(kind, name));
+        let rules = refused.flat_map(|versioned| versioned.origins.to_vec());
         let rules = rules.collect::<BTreeSet<_>>().into_iter().collect();
         self.source.board.nacked(self.stream, kind, Nack { name, version, field, reason, rules });
     }

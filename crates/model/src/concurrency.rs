@@ -22,9 +22,9 @@ pub struct AdaptiveConcurrency {
     pub update_interval: Duration,
     /// The limit is never higher.
     pub max_limit: u32,
-    /// The limit is never lower, and is not touched while the minRTT is measured. Absent: it is `min_concurrency` in both cases.
+    /// The lowest that is calculated. Absent: `min_concurrency`.
     pub min_limit: Option<u32>,
-    /// The limit while the minRTT is measured, and the lowest that is calculated, where `min_limit` says nothing.
+    /// The limit while the minRTT is measured; and the lowest that is calculated, where `min_limit` says nothing.
     pub min_concurrency: u32,
     /// So much is added to the minRTT, in percent, before a window is compared with it, 0–100.
     pub buffer: f64,

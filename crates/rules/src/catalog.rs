@@ -96,11 +96,38 @@ pub struct CatalogWorkload {
     pub service_account: String,
     /// Its labels.
     pub labels: Labels,
+    /// It chose its labels itself, and they make it no endpoint of what selects it: without `app` (where that names a service that it may
+    /// be), or at all.
+    #[serde(default)]
+    pub unselected: Unselected,
     /// Its own ports, which authorization rules name.
     pub ports: BTreeMap<u16, PortProtocol>,
     /// Where it is.
     #[serde(default)]
     pub addresses: BTreeSet<IpAddr>,
+}
+
+/// By which selectors of services a workload is not chosen that has the labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unselected {
+    /// By none.
+    #[default]
+    Never,
+    /// By those without `app`.
+    WithoutApp,
+    /// By all.
+    Always,
+}
+
+impl CatalogWorkload {
+    /// Whether a service that selects by these labels, which it has, has it.
+    pub fn may_be(&self, selector: &Labels) -> bool {
+        match self.unselected {
+            Unselected::Never => true,
+            Unselected::WithoutApp => selector.contains_key("app"),
+            Unselected::Always => false,
+        }
+    }
 }
 
 impl PortProtocol {

@@ -13,10 +13,11 @@ const INVALID_ARGUMENT: i32 = 3;
 
 /// The status of a NACK that names each refused resource.
 #[cfg(feature = "client")]
-pub(crate) fn status(entries: Vec<Entry>) -> rpc::Status {
+pub(crate) fn status(mut entries: Vec<Entry>) -> rpc::Status {
+    entries.truncate(MOST);
     let texts: Vec<_> = entries
         .iter()
-        .take(8) // the details have them all; this is for people who read the other side's log
+        .take(8) // the details have more; this is for people who read the other side's log
         .map(|e| match e.field.as_str() {
             "" => format!("\"{}\": {}", e.name, e.reason),
             field => format!("\"{}\": {field}: {}", e.name, e.reason),
@@ -33,8 +34,7 @@ pub(crate) fn status(entries: Vec<Entry>) -> rpc::Status {
     }
 }
 
-/// No more of them are looked at, whatever a client names.
-#[cfg(feature = "server")]
+/// No more of them are named, nor looked at, whatever a client names.
 const MOST: usize = 256;
 
 /// The refused resources that a NACK names; empty if the client does not speak our details.

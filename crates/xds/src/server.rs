@@ -40,6 +40,8 @@ pub struct Versioned {
     pub name: String,
     /// From its content, see [`version_of`].
     pub version: String,
+    /// The rules that it was made from, as `VirtualService shop/catalog`.
+    pub origins: Box<[String]>,
     /// Of a cluster whose endpoints are another resource the name of that.
     endpoints: Option<String>,
     kind: ClientKind,
@@ -61,7 +63,16 @@ impl Versioned {
             },
             _ => None,
         };
-        Self { name, version, endpoints, kind, unsent: Mutex::new(Some(resource)), encoded: OnceLock::new() }
+        let origins = resource.origins().into_iter().map(ToString::to_string).collect();
+        Self {
+            name,
+            version,
+            origins,
+            endpoints,
+            kind,
+            unsent: Mutex::new(Some(resource)),
+            encoded: OnceLock::new(),
+        }
     }
 
     /// As its kind of client reads it.

@@ -158,7 +158,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     if let Some(listener) = otlp {
         let routes = Routes::new(receive::Receiver::server(traces.clone()));
         let served = Served::limited(routes, EXPORTS, EXPORT_TIMEOUT);
-        spawn(tasks, &drain, listeners.plain(listener, gates.otlp, Terms::EXPORTER, served));
+        spawn_on(&streams, tasks, &drain, listeners.plain(listener, gates.otlp, Terms::EXPORTER, served));
     }
     if let Some((listener, router)) = injector {
         let (gate, credentials) = (gates.injector, credentials.clone());
@@ -170,7 +170,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     }
     if let Some(listener) = queries {
         let router = same_site(query::router(traces.clone()), &settings);
-        spawn(tasks, &drain, listeners.http(listener, gates.query, router));
+        spawn_on(&streams, tasks, &drain, listeners.http(listener, gates.query, router));
     }
     spawn(tasks, &drain, listeners.http(socket, gates.socket, router(api, Some(traces))));
     let stop = drain.clone();

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn source(place: usize, part: &str) -> Arc<Source> {
-        Arc::new(Source { place, registry: format!("r{place}").into(), part: part.to_owned() })
+        Arc::new(Source { last: false, place, registry: format!("r{place}").into(), part: part.to_owned() })
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload};
+use outrigger_rules::catalog::{CatalogProvider, CatalogService, CatalogWorkload, Unselected};
 use outrigger_rules::{Finding, Object, ServiceCatalog, analyze};
 use serde::{Deserialize, Serialize};
 
+use crate::instance::Word;
 use crate::store::records::{StoredRule, rule_key};
 use crate::world::World;
 
@@ -133,6 +134,11 @@ pub fn catalog(world: &World) -> ServiceCatalog {
             namespace: instance.namespace.clone(),
             service_account: instance.service_account.clone(),
             labels: (*instance.labels).clone(),
+            unselected: match instance.word {
+                Word::Trusted | Word::Any => Unselected::Never,
+                Word::Named => Unselected::WithoutApp,
+                Word::Own => Unselected::Always,
+            },
             ports: instance.ports.iter().map(|port| (port.number, port.protocol.in_catalog())).collect(),
             addresses: instance.addresses.iter().copied().collect(),
         });

@@ -215,7 +215,7 @@ async fn futures(all: impl Iterator<Item = impl Future<Output = Result<u64, Refu
 }
 
 fn file(place: usize, part: &str) -> Arc<Source> {
-    Arc::new(Source { place, registry: format!("files{place}").into(), part: part.to_owned() })
+    Arc::new(Source { last: false, place, registry: format!("files{place}").into(), part: part.to_owned() })
 }
 
 fn has(instances: &[Instance]) -> Event {

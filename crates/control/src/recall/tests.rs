@@ -23,7 +23,7 @@ spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}
 ";
 
 fn source(place: usize, registry: &str, part: &str) -> Arc<Source> {
-    Arc::new(Source { place, registry: registry.into(), part: part.to_owned() })
+    Arc::new(Source { last: false, place, registry: registry.into(), part: part.to_owned() })
 }
 
 /// What is in the store, as a start with these rows finds it.

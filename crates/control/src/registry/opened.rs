@@ -50,7 +50,7 @@ impl Memory {
         let (place, registry) = (voice.place, &voice.registry);
         let event = |(part, mut items): (_, Vec<Item>)| {
             items.iter_mut().for_each(|item| mark(item, &voice.labels));
-            (Arc::new(Source { place, registry: registry.clone(), part }), Event::Reset(items))
+            (Arc::new(Source { last: false, place, registry: registry.clone(), part }), Event::Reset(items))
         };
         self.parts.into_iter().map(event).collect()
     }

@@ -1,7 +1,5 @@
 //! What a client refused, in words.
 
-use outrigger_model::resource::Resource;
-
 use super::Refusal;
 
 /// What a client says has no end of its own.
@@ -16,9 +14,4 @@ impl Refusal {
         let field = if self.field.is_empty() { String::new() } else { format!("{}: ", self.field) };
         format!("{} \"{}\": {field}{}", self.kind, self.name, self.reason)
     }
-}
-
-/// The rules that a resource was made from, as `VirtualService shop/catalog`.
-pub fn rules_of(resource: &Resource) -> Vec<String> {
-    resource.origins().into_iter().map(ToString::to_string).collect()
 }

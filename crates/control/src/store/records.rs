@@ -93,12 +93,24 @@ pub struct StoredInstance {
     /// What is behind its state.
     #[serde(default, skip_serializing_if = "Behind::is_nothing")]
     pub behind: Behind,
-    /// Whose word it is, which the instance itself does not carry when it is written.
+    /// Whose word it is, which the instance itself does not carry when it is written; absent in what older releases have stored.
     #[serde(default)]
-    pub word: Word,
+    pub word: Option<Word>,
 }
 
 impl StoredInstance {
+    /// Whose word it is. Of what an older release has stored: a workload's where one stands behind it, and of its labels only what is its
+    /// service's own.
+    pub fn word(&self) -> Word {
+        let instance = &self.instance;
+        let app = instance.labels.get("app");
+        self.word.unwrap_or(match (self.by.is_some() || !self.incarnations.is_empty(), app) {
+            (false, _) => Word::Trusted,
+            (true, Some(app)) if *app == instance.service || instance.serves().contains(app) => Word::Named,
+            (true, _) => Word::Own,
+        })
+    }
+
     /// Whether nobody is there, and an operator keeps it listed all the same: it has no lease that could end.
     pub fn is_kept(&self) -> bool {
         self.behind.away.is_some() && (self.instance.state == State::Maintenance || self.by.is_none())

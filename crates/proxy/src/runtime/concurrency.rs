@@ -235,9 +235,7 @@ impl Controller {
     fn measure(&self, turn: &mut Turn, now: u64) {
         turn.deferred = self.limit.load(Relaxed);
         turn.lowest_in_a_row = 0;
-        if self.rules.min_limit.is_none() {
-            self.limit.store(self.rules.min_concurrency, Relaxed);
-        }
+        self.limit.store(turn.deferred.min(self.rules.min_concurrency), Relaxed);
         self.samples.clear();
         self.since.store(now, Relaxed);
         self.measuring.store(true, Relaxed);

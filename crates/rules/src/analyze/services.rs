@@ -78,7 +78,8 @@ pub(super) fn selectors(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         let chosen = |labels: &BTreeMap<String, String>| {
             service.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
         };
-        let registered = catalog.workloads.iter().any(|w| w.namespace == *namespace && chosen(&w.labels));
+        let labelled = || catalog.workloads.iter().filter(|w| w.namespace == *namespace && chosen(&w.labels));
+        let registered = labelled().any(|workload| workload.may_be(&service.selector));
         let intents = scene.objects.iter().flat_map(|object| &object.intents);
         let described = intents.filter_map(|intent| match intent {
             Intent::Workload(entry) if entry.origin.namespace == *namespace => Some(&entry.workload.labels),
@@ -88,10 +89,14 @@ pub(super) fn selectors(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             continue;
         }
         let wanted = joined(service.selector.iter().map(|(key, value)| format!("{key}={value}")));
-        let message = format!(
-            "{} selects {wanted}, but no workload of namespace {namespace} has that, so it has no endpoints",
-            service.origin
-        );
+        let why = match labelled().next() {
+            None => format!("no workload of namespace {namespace} has that"),
+            Some(_) => format!(
+                "those of namespace {namespace} that have it registered themselves: of these `app` must be selected, and name a service of their \
+                 token (or the token allow all)"
+            ),
+        };
+        let message = format!("{} selects {wanted}, but {why}, so it has no endpoints", service.origin);
         let place = Place { path: "spec.workloadSelector".into(), ..service.place.clone() };
         findings.push(finding(Severity::Warning, code::NO_WORKLOADS, &service.origin, &place, message));
     }

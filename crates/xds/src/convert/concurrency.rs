@@ -1,6 +1,6 @@
 //! `envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency`.
 
-use outrigger_model::concurrency::{AdaptiveConcurrency, MinRtt};
+use outrigger_model::concurrency::{AdaptiveConcurrency, MOST_CONCURRENCY, MinRtt, WINDOWS};
 use outrigger_model::resource::Origin;
 
 use super::extension::unpack;
@@ -103,10 +103,11 @@ fn controller_of(wire: &GradientControllerConfig) -> Decoded<(AdaptiveConcurrenc
             default.percentile,
             "sample_aggregate_percentile",
         )?,
-        update_interval,
-        max_limit: uint_or(limit.max_concurrency_limit.as_ref(), default.max_limit),
-        min_limit: limit.min_concurrency_limit.map(|limit| limit.value),
-        min_concurrency: uint_or(rtt.min_concurrency.as_ref(), default.min_concurrency),
+        // An Envoy takes more than anybody means.
+        update_interval: update_interval.clamp(WINDOWS.0, WINDOWS.1),
+        max_limit: uint_or(limit.max_concurrency_limit.as_ref(), default.max_limit).min(MOST_CONCURRENCY),
+        min_limit: limit.min_concurrency_limit.map(|limit| limit.value.min(MOST_CONCURRENCY)),
+        min_concurrency: uint_or(rtt.min_concurrency.as_ref(), default.min_concurrency).min(MOST_CONCURRENCY),
         buffer: part(rtt.buffer.as_ref(), default.buffer, "buffer").under("min_rtt_calc_params")?,
         min_rtt: min_rtt(rtt).under("min_rtt_calc_params")?,
         ..default
@@ -132,6 +133,7 @@ fn min_rtt(wire: &MinimumRttCalculationParams) -> Decoded<MinRtt> {
     let jitter = wire.jitter.as_ref().map_or(Ok(15.0), percent).under("jitter")?;
     match (interval, fixed) {
         (Some(interval), None) => {
+            let interval = interval.clamp(WINDOWS.0, WINDOWS.1);
             Ok(MinRtt::Measured { interval, requests: uint_or(wire.request_count.as_ref(), 50), jitter })
         }
         (None, Some(time)) => Ok(MinRtt::Fixed(time)),

@@ -28,7 +28,7 @@ const MOST_FIELDS: usize = 65_536;
 /// Bytes of what a client says of itself; Envoy lists all its extensions.
 const LONGEST_NODE: usize = 512 << 10;
 /// Bytes of a refusal.
-const LONGEST_REFUSAL: usize = 256 << 10;
+const LONGEST_REFUSAL: usize = 1 << 20;
 /// A version of a name besides it, and the frame around both.
 const MORE: usize = 512;
 

@@ -91,7 +91,7 @@ impl Engine {
         let less: BTreeSet<&String> = less.iter().filter(|name| known.contains(*name)).collect();
         let more: BTreeSet<&String> =
             more.iter().filter(|name| *name != "*" && !known.contains(*name)).collect();
-        self.check_names(kind, more.iter().copied(), less.len())
+        self.check_names(kind, more.iter().copied(), less.iter().copied())
     }
 
     /// Whether a client may have these names more, and so many less.
@@ -100,11 +100,14 @@ impl Engine {
         &self,
         kind: ResourceKind,
         more: impl Iterator<Item = &'n String>,
-        less: usize,
+        less: impl Iterator<Item = &'n String>,
     ) -> Result<(), tonic::Status> {
         let refused = |why| Err(tonic::Status::resource_exhausted(why));
-        let mut names = self.subscriptions.get(&kind).map_or(0, |one| one.names.len()).saturating_sub(less);
+        let mut names = self.subscriptions.get(&kind).map_or(0, |one| one.names.len());
         let mut bytes: usize = self.subscriptions.values().map(Subscription::bytes).sum();
+        for name in less {
+            (names, bytes) = (names.saturating_sub(1), bytes.saturating_sub(name.len()));
+        }
         for name in more {
             if name.len() > LONGEST_NAME {
                 return refused(format!(

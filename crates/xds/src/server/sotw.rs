@@ -37,8 +37,11 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
         request.resource_names.iter().filter(|name| *name != "*").cloned().collect();
     let asks_for_all = request.resource_names.iter().any(|name| name == "*")
         || (whole && request.resource_names.is_empty() && (first || subscription.wildcard));
-    let known = engine.subscription(kind).names.clone();
-    engine.check_names(kind, wanted.difference(&known), known.difference(&wanted).count())?;
+    let known = &engine.subscription(kind).names;
+    if *known != wanted {
+        let known = known.clone();
+        engine.check_names(kind, wanted.difference(&known), known.difference(&wanted))?;
+    }
     let subscription = engine.subscription(kind);
     let new_names = wanted.iter().any(|name| !subscription.names.contains(name));
     subscription.answer |=

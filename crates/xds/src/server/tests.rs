@@ -489,7 +489,6 @@ fn the_names_of_a_client_are_bounded_in_bytes() {
     assert_eq!(code(delta::take(&mut engine, &ask(many("a")))), Ok(()));
     assert_eq!(code(delta::take(&mut engine, &ask(many("b")))), Err(tonic::Code::ResourceExhausted));
     let instead =
-        discovery::DeltaDiscoveryRequest { resource_names_unsubscribe: many("a"), ..ask(Vec::new()) };
-    assert_eq!(code(delta::take(&mut engine, &instead)), Ok(()));
-    assert_eq!(code(delta::take(&mut engine, &ask(many("b")))), Ok(()), "what is given up has room");
+        discovery::DeltaDiscoveryRequest { resource_names_unsubscribe: many("a"), ..ask(many("b")) };
+    assert_eq!(code(delta::take(&mut engine, &instead)), Ok(()), "what is given up has room");
 }

@@ -52,7 +52,7 @@ impl Draft {
         }
         let by = self.claim(&instance, caller)?;
         let (word, instance, at) = (instance.word, Arc::new(instance), Timestamp::now());
-        Ok(self.put(StoredInstance { instance, by, at, incarnations, behind, word }))
+        Ok(self.put(StoredInstance { instance, by, at, incarnations, behind, word: Some(word) }))
     }
 
     /// Whether its addresses may be the instance's. Yields who answers for it: nobody but an operator may for some.
@@ -99,11 +99,13 @@ impl Draft {
         if matches!(caller, Caller::Operator(_)) {
             return Ok(());
         }
-        let mut own: BTreeSet<u16> = instance.ports.iter().map(|port| port.number).collect();
+        let ports: BTreeSet<u16> = instance.ports.iter().map(|port| port.number).collect();
         for host in self.world.served_by(instance) {
             let service = self.world.service(&host);
-            own.extend(service.into_iter().flat_map(|service| service.registered.keys().copied()));
-            if own.len() > MAX_PORTS {
+            let known: BTreeSet<u16> =
+                service.into_iter().flat_map(|service| service.registered.keys().copied()).collect();
+            let own: BTreeSet<u16> = ports.union(&known).copied().collect();
+            if own.len() > MAX_PORTS.max(known.len()) {
                 return Err(Refused::Forbidden(format!(
                     "instance \"{}\": ports: {host} would have {} ports, a workload may register {MAX_PORTS}: let an operator \
                      register it",
@@ -133,15 +135,16 @@ impl Draft {
 
     pub(super) fn enter(&mut self, mut stored: StoredInstance) {
         let id = stored.instance.id.clone();
-        if stored.instance.word != stored.word {
-            Arc::make_mut(&mut stored.instance).word = stored.word;
+        let word = stored.word();
+        if stored.instance.word != word {
+            Arc::make_mut(&mut stored.instance).word = word;
         }
         self.leave(&id);
         if let Some(by) = &stored.by {
             let own = self.of_identity.get(by).copied().unwrap_or(0);
             self.of_identity.insert_mut(by.clone(), own + 1);
         }
-        self.claims.put(&source_of(stored.word), &id, stored.instance.clone());
+        self.claims.put(&source_of(word), &id, stored.instance.clone());
         self.registrations.insert_mut(id.clone(), Registration { stored });
         self.decide(&id);
     }
@@ -155,7 +158,7 @@ impl Draft {
                 _ => drop(self.of_identity.remove_mut(&by)),
             }
         }
-        self.claims.take(&source_of(known.stored.word), id);
+        self.claims.take(&source_of(known.stored.word()), id);
         self.registrations.remove_mut(id)
     }
 

@@ -21,6 +21,11 @@ async fn whoever_takes_an_id_first_does_not_keep_it_from_a_registry() {
         ("db", "spare"),
         "an operator's word is before"
     );
+    let published = keeper.published();
+    let shadowed: Vec<_> =
+        published.claims.shadowed(0).map(|(id, _, by)| (id.to_owned(), by.part.clone())).collect();
+    let told = vec![("db-0".to_owned(), "pods".to_owned())];
+    assert_eq!((published.claims.count(0), shadowed), (2, told), "it counts, and is told");
     keeper.registry(file(1, "pods"), has(&[])).await.unwrap();
     assert_eq!(service("db-0"), "evil", "nobody else says it any more");
 }
@@ -46,6 +51,24 @@ async fn whose_word_it_was_is_known_after_a_restart() {
     assert_eq!((may_be("app"), may_be("tier")), ([true, false, true], [false, false, true]));
 }
 
+#[test]
+fn what_an_older_release_has_stored_is_a_workloads_where_one_stands_behind_it() {
+    let stored = |by: &str, incarnations: &str, app: &str| {
+        let instance = serde_json::json!({
+            "id": "w1", "service": "web", "addresses": ["10.0.0.7"], "ports": [{"number": 80}], "labels": {"app": app},
+        });
+        let json = format!(
+            r#"{{"instance":{instance},"by":{by},"at":"2026-11-01T00:00:00Z","incarnations":{incarnations}}}"#
+        );
+        serde_json::from_str::<crate::store::records::StoredInstance>(&json).unwrap().word()
+    };
+    let own = r#""spiffe://cluster.local/ns/shop/sa/web""#;
+    assert_eq!(stored(own, "[]", "web"), Word::Named);
+    assert_eq!(stored(own, "[]", "bank"), Word::Own);
+    assert_eq!(stored("null", r#"["a"]"#, "bank"), Word::Own, "an operator has no process");
+    assert_eq!(stored("null", "[]", "bank"), Word::Trusted);
+}
+
 #[tokio::test]
 async fn a_workload_opens_few_ports() {
     let (keeper, _) = keeper().await;
@@ -61,4 +84,20 @@ async fn a_workload_opens_few_ports() {
     assert!(told.contains("web.shop.svc.cluster.local would have 65 ports"), "{told}");
     keeper.register(with("w2", 8030..8064), own()).await.unwrap();
     keeper.register(with("w3", 9000..9100), operator()).await.unwrap();
+    keeper.register(with("w2", 8030..8064), own()).await.unwrap();
+    let mut leaving = with("w2", 8030..8064);
+    leaving.state = State::Stopping;
+    keeper.register(leaving, own()).await.expect("what adds no port is taken");
+    let mut both = with("w4", 7000..7040);
+    both.services = Some(vec!["a".into(), "b".into()]);
+    let mut beside = with("w5", 7040..7080);
+    beside.services = Some(vec!["b".into()]);
+    let any = || match own() {
+        Caller::Workload { identity, reach, incarnation, .. } => {
+            Caller::Workload { identity, services: vec!["*".into()], reach, incarnation }
+        }
+        operator @ Caller::Operator(_) => operator,
+    };
+    keeper.register(both, any()).await.expect("each service has its own");
+    assert!(keeper.register(beside, any()).await.is_err());
 }

@@ -157,7 +157,11 @@ impl Kinds {
         let of = |node: Node| {
             let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
             let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-            let release = info.and_then(|info| info.kubelet_version.parse().ok());
+            // What stands for a service of a cloud says the version of its own program, years old or none.
+            let is_virtual = label("type") == "virtual-kubelet";
+            let kubelet =
+                info.map(|info| info.kubelet_version.as_str()).filter(|said| !said.contains("-vk-"));
+            let release = kubelet.filter(|_| !is_virtual).and_then(|said| said.parse().ok());
             let place = Thing::Node((label(REGION), label(ZONE)), release);
             (named(None, node.metadata.name.clone()), place, None, Vec::new())
         };

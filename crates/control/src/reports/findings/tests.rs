@@ -27,7 +27,7 @@ async fn keeper() -> Keeper {
 
 async fn say(keeper: &Keeper, text: &str) {
     let rules = parse("", text).objects.into_iter().map(|object| Item::Rule(Box::new(object)));
-    let source = Source { place: 1, registry: "cluster".into(), part: "VirtualService".into() };
+    let source = Source { last: false, place: 1, registry: "cluster".into(), part: "VirtualService".into() };
     keeper.registry(Arc::new(source), Event::Reset(rules.collect())).await.unwrap();
 }
 

@@ -34,7 +34,7 @@ async fn what_was_committed_is_there_after_a_reopen() {
     let incarnations = vec!["new".into(), "old".into()];
     let behind = Behind { said: State::Unhealthy, away: Some(Away::Left) };
     let (instance, at) = (instance.into(), Timestamp::now());
-    let stored = StoredInstance { instance, by: None, at, incarnations, behind, word: Default::default() };
+    let stored = StoredInstance { instance, by: None, at, incarnations, behind, word: None };
     let changes =
         vec![put("a", 1), Mutation::PutInstance(Box::new(stored.clone())), Mutation::ReserveGeneration(77)];
     store.commit(changes).await.unwrap();

@@ -421,7 +421,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 if !matches!(self.first, First::Over) {
                     let asked =
                         Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
-                    asked.tell(self.plan, Outcome::LocalFailure, None);
+                    let turned = asked.tell(self.plan, Outcome::LocalFailure, None);
+                    turned::told(ctx, turned);
                 }
                 let live = slot.insert(*live);
                 // The head may come before the body has left: the rest does.

@@ -72,13 +72,7 @@ fn min_rtt(reader: &mut Reader<'_>, fields: &Fields<'_>, base: AdaptiveConcurren
         reader.error(&at, format!("{}: with a fixedValue nothing is measured; leave it out", at.path));
     }
     if let Some(at) = fields.get("minConcurrency") {
-        if base.min_limit.is_some() {
-            let message = format!(
-                "{} has no effect beside minLimit, which holds during measurements, too; leave one out",
-                at.path
-            );
-            reader.error(&at, message);
-        } else if min_concurrency > base.max_limit {
+        if min_concurrency > base.max_limit {
             let message = format!("{} is more than maxLimit, which is {}", at.path, base.max_limit);
             reader.error(&at, message);
         }
@@ -101,13 +95,13 @@ pub(super) fn schema() -> Json {
     let schema = object(&LIMIT, &[], |name| match name {
         "percentile" => any("Which of the latencies of a window stands for all; 50 without it."),
         "maxLimit" => number("The limit is never higher; 1000 without it."),
-        "minLimit" => number("The limit is never lower, not while the minRTT is measured either."),
+        "minLimit" => number("The lowest that is calculated; minRtt.minConcurrency without it."),
         "updateInterval" => text("After which the limit is calculated anew; 100ms without it."),
         "minRtt" => object(&RTT, &[], |name| match name {
             "interval" => text(&format!("After which it is measured again, {DURATION}")),
             "requestCount" => number("By so many requests; 50 without it."),
             "jitterPercent" => any("Later by up to this part of the interval; 15 without it."),
-            "minConcurrency" => number("The limit while it is measured, and the lowest; 3 without it."),
+            "minConcurrency" => number("The limit while it is measured; 3 without it."),
             "bufferPercent" => any("How much slower answers may be before the limit falls; 25 without it."),
             "fixedValue" => text("So long it is, and nothing is measured."),
             _ => Json::Null,
